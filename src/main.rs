@@ -1,0 +1,3 @@
+//! The command `offload`: a thin shell over the library.
+
+fn main() {}
