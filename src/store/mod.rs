@@ -5,6 +5,7 @@
 
 pub mod base16;
 pub mod base32;
+pub mod derivation;
 pub mod export;
 pub mod hash;
 mod hashing;
@@ -15,5 +16,6 @@ pub mod wire;
 #[cfg(test)]
 pub mod golden;
 
+pub use derivation::Derivation;
 pub use hash::HashAlgorithm;
 pub use path::{PathError, StoreDir, StorePath};
