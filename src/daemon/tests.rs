@@ -316,5 +316,8 @@ fn data_after_an_item_break_the_protocol() {
 fn a_bad_frame_reaches_the_caller_and_not_only_the_consumer() {
     let (mut client, _) = client(&[item(), ints(&[READ, 1])]);
     let result = export(&mut client, |reader| read_all(reader).map_err(|_| io::Error::other("the nar is cut short")));
-    assert!(matches!(&result, Err(ExportError::Daemon(Error::Protocol { what, .. })) if what == "Read(1)"), "{result:?}");
+    assert!(
+        matches!(&result, Err(ExportError::Daemon(Error::Protocol { what, .. })) if what == "Read(1)"),
+        "{result:?}"
+    );
 }

@@ -4,6 +4,11 @@
 //! overlay over one of them. All its mounts and processes live in a mount and a PID namespace whose first process reads a
 //! pipe from this process: they are gone when the fixture is dropped, and also when the test is killed.
 
+// Each test binary uses a part of this.
+#![allow(dead_code)]
+
+pub mod store;
+
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
