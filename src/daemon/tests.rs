@@ -19,10 +19,13 @@ const ERROR: u64 = 0x63787470;
 const FOO: &str = "/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo";
 const BAR: &str = "/gnu/store/hxbwv0n6dyadh2d3q6h1286kinrfp6gk-bar";
 
+/// Each write apart.
+type Writes = Arc<Mutex<Vec<Vec<u8>>>>;
+
 /// A stream that says what it was told to, and keeps each write apart.
 struct Script {
     answers: Cursor<Vec<u8>>,
-    writes: Arc<Mutex<Vec<Vec<u8>>>>,
+    writes: Writes,
 }
 
 impl Read for Script {
@@ -57,7 +60,7 @@ fn greeting() -> Vec<u8> {
 }
 
 /// A client whose daemon greets and then says `answers`, and what the client writes after its own greeting.
-fn client(answers: &[Vec<u8>]) -> (Client<Script>, Arc<Mutex<Vec<Vec<u8>>>>) {
+fn client(answers: &[Vec<u8>]) -> (Client<Script>, Writes) {
     let writes = Arc::default();
     let answers = Cursor::new([greeting(), answers.concat()].concat());
     let client = Client::connect(Script { answers, writes: Arc::clone(&writes) }, StoreDir::default()).unwrap();
@@ -86,7 +89,7 @@ fn yes() -> Vec<u8> {
 
 #[test]
 fn the_greeting_is_one_write() {
-    let writes: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+    let writes: Writes = Arc::default();
     let script = Script { answers: Cursor::new(greeting()), writes: Arc::clone(&writes) };
     let client = Client::connect(script, StoreDir::default()).unwrap();
     assert_eq!(client.version(), Version(0x164));
