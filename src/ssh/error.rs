@@ -81,10 +81,10 @@ pub enum Cause {
     #[error("timed out after {}", seconds(*.0))]
     TimedOut(Duration),
 
-    /// OpenSSH's `PerSourcePenalties`: this host's address is banned for a while.
-    #[error("the server refuses this host for the time being (\"Not allowed at this time\")")]
-    Penalized,
-    /// OpenSSH's `MaxStartups`, as far as it can be told.
+    /// OpenSSH's `PerSourcePenalties`: this host's address is banned for a while. Or, since 9.8, its `MaxStartups`.
+    #[error("the server lets nobody in from here for the time being (\"Not allowed at this time\")")]
+    NotAllowedNow,
+    /// The `MaxStartups` of older versions, as far as it can be told.
     #[error("the server closed the connection without a word{}", if *.said { ": too many are waiting to log in" } else { "" })]
     Dropped {
         /// Whether the server said that this is the reason.
@@ -180,8 +180,9 @@ impl Error {
             Cause::TimedOut(_) => {
                 "check that the machine is up and that no firewall drops packets; 'connect_timeout' is the limit".to_owned()
             }
-            Cause::Penalized => {
-                "it ends by itself, within ten minutes; `PerSourcePenaltyExemptList` in its sshd_config exempts this host"
+            Cause::NotAllowedNow => {
+                "it ends by itself, within ten minutes; in its sshd_config, `PerSourcePenaltyExemptList` exempts this host, \
+                 and `MaxStartups` may be too low"
                     .to_owned()
             }
             Cause::Dropped { .. } => "raise `MaxStartups` in its sshd_config, and see what its sshd logs".to_owned(),

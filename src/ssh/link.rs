@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{Shutdown, shutdown};
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 use ssh2::{BlockDirections, ErrorCode};
 
 use super::error::{Cause, Error, Phase};
@@ -29,6 +29,9 @@ use crate::machine::Machine;
 
 /// Codes of libssh2.h that are told apart here.
 pub(super) mod code {
+    /// Also what a key exchange gives when the connection is lost.
+    pub(crate) const GENERAL: i32 = -1;
+    pub(crate) const KEX_FAILURE: i32 = -5;
     pub(crate) const SOCKET_SEND: i32 = -7;
     pub(crate) const SOCKET_DISCONNECT: i32 = -13;
     pub(crate) const FILE: i32 = -16;
@@ -167,7 +170,10 @@ impl Link {
                 Ok(value) => return Ok(value),
                 Err(error) if is_again(&error) => {}
                 Err(error) => {
-                    let cause = cause(&error);
+                    let cause = match cause(&error) {
+                        Cause::Ssh { code: code::GENERAL, .. } if self.is_closed() => Cause::Closed,
+                        cause => cause,
+                    };
                     turn.usable &= !matches!(cause, Cause::Closed);
                     return Err(cause);
                 }
@@ -231,6 +237,10 @@ impl Link {
                 Err(error) => return Err(Cause::Io(error.into())),
             }
         }
+    }
+
+    fn is_closed(&self) -> bool {
+        !matches!(recv(&self.socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((_, 1..)) | Err(Errno::AGAIN))
     }
 
     fn turn(&self) -> MutexGuard<'_, Turn> {

@@ -3,17 +3,19 @@
 //! libssh2 skips every line before the server's version and reports one code for whatever ends a key exchange. The
 //! server's words tell more:
 //!
-//! - OpenSSH answers a banned address with the line `Not allowed at this time` in place of its version
-//!   (`PerSourcePenalties`, since 9.8), and one connection too many with `Exceeded MaxStartups` (since 8.6; before,
-//!   with nothing), and closes.
+//! - OpenSSH answers a banned address (`PerSourcePenalties`, since 9.8) and one connection too many (`MaxStartups`) with
+//!   the line `Not allowed at this time` in place of its version, and closes. For the latter it said `Exceeded
+//!   MaxStartups` before, and nothing before that.
 //! - The first packet after the version is SSH_MSG_KEXINIT (RFC 4253, sections 6 and 7.1): packet length, padding
 //!   length, the number 20, a cookie of 16 bytes, then lists of names, the second of which are the algorithms the
 //!   server has host keys for.
 //!
-//! Nothing is decided by what is found here, and what is missing or strange is simply not known: libssh2 reads the same
-//! bytes by its own rules.
+//! Nothing is decided by what is found here, and what is missing or strange is simply not known.
 
-use std::os::fd::BorrowedFd;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::net::{RecvFlags, recv};
 
@@ -37,6 +39,27 @@ impl Opening {
         if let Ok((_, length)) = recv(socket, &mut buffer[..room], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             self.bytes.extend_from_slice(&buffer[..length.min(room)]);
         }
+    }
+
+    /// Connects anew as far as SSH_MSG_KEXINIT, and leaves. What is missing at `until` is missing.
+    ///
+    /// (libssh2 reads the version and the packet in one go, so that there is no seeing the packet in between.)
+    pub(super) fn ask(socket: OwnedFd, until: Instant) -> Opening {
+        let mut opening = Opening::default();
+        // Its calls serve any stream socket.
+        let mut stream = TcpStream::from(socket);
+        if stream.write_all(b"SSH-2.0-offload\r\n").is_err() {
+            return opening;
+        }
+        let mut buffer = [0; 4096];
+        while opening.host_key_algorithms().is_none() && opening.bytes.len() < MAX {
+            let left = until.saturating_duration_since(Instant::now());
+            match stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut buffer)) {
+                Ok(0) | Err(_) => break,
+                Ok(length) => opening.bytes.extend_from_slice(&buffer[..length]),
+            }
+        }
+        opening
     }
 
     /// Whether the server said nothing at all.

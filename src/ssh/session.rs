@@ -34,10 +34,7 @@ impl Session {
         let limit = Limit::after(machine.connect_timeout);
         let key = private_key::load(machine.private_key.as_deref())
             .map_err(|cause| Error::new(machine, Phase::PrivateKey, cause))?;
-        let (socket, proxy) = match &machine.proxy_command {
-            Some(arguments) => Proxy::start(machine, arguments).map(|(socket, proxy)| (socket, Some(proxy)))?,
-            None => (tcp::connect(machine, limit.instant())?, None),
-        };
+        let (socket, proxy) = dial(machine, limit)?;
         let socket = Arc::new(socket);
         let ssh = prepare(machine, &socket).map_err(|error| Error::new(machine, Phase::Handshake, cause(&error)))?;
         let link = Link::new(machine, ssh, socket, proxy);
@@ -99,6 +96,13 @@ impl Session {
     }
 }
 
+fn dial(machine: &Machine, limit: Limit) -> Result<(OwnedFd, Option<Proxy>), Error> {
+    match &machine.proxy_command {
+        Some(arguments) => Proxy::start(machine, arguments).map(|(socket, proxy)| (socket, Some(proxy))),
+        None => tcp::connect(machine, limit.instant()).map(|socket| (socket, None)),
+    }
+}
+
 /// A libssh2 session that knows its socket and what to ask for.
 fn prepare(machine: &Machine, socket: &Arc<OwnedFd>) -> Result<ssh2::Session, ssh2::Error> {
     let mut ssh = ssh2::Session::new()?;
@@ -123,19 +127,21 @@ fn handshake(link: &Link, machine: &Machine, limit: Limit) -> Result<(), Cause> 
     });
     let Err(cause) = result else { return Ok(()) };
     Err(match (opening.other_than_ssh(), cause) {
-        (Some(line), _) if line.starts_with("Not allowed at this time") => Cause::Penalized,
+        (Some(line), _) if line.starts_with("Not allowed at this time") => Cause::NotAllowedNow,
         (Some(line), _) if line.starts_with("Exceeded MaxStartups") => Cause::Dropped { said: true },
         (Some(line), _) => Cause::NotSsh(line),
         (None, Cause::Closed) if opening.is_empty() => end_of_proxy(link).unwrap_or(Cause::Dropped { said: false }),
-        (None, cause @ Cause::Ssh { .. }) => match opening.host_key_algorithms() {
-            Some(offered) if !host_key::offers_any(&offered, &machine.host_keys) => {
-                let pinned = machine.host_keys.iter().map(|key| key.kind).collect();
-                Cause::NoCommonHostKeyType { pinned, offered }
-            }
-            _ => cause,
-        },
+        (None, cause @ Cause::Ssh { code: code::KEX_FAILURE, .. }) => no_common_type(machine, limit).unwrap_or(cause),
         (None, cause) => cause,
     })
+}
+
+/// Whether the key exchange failed because the server has no host key of a pinned type.
+fn no_common_type(machine: &Machine, limit: Limit) -> Option<Cause> {
+    let (socket, _proxy) = dial(machine, limit).ok()?;
+    let offered = Opening::ask(socket, limit.instant()).host_key_algorithms()?;
+    let pinned = machine.host_keys.iter().map(|key| key.kind).collect();
+    (!host_key::offers_any(&offered, &machine.host_keys)).then_some(Cause::NoCommonHostKeyType { pinned, offered })
 }
 
 /// A proxy command that fails closes its end a moment before it can be waited for.
