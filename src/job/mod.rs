@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::error::Failure;
 use crate::events::{Event, Observer};
 use crate::hook::{Arguments, BuildLog, Request};
-use crate::local;
+use crate::local::Directories;
 use crate::machine::Machine;
 use crate::remote::Connection;
 use crate::schedule::{self, Choice, Outcome, Rules};
@@ -39,7 +39,7 @@ pub struct Job<'a> {
     pub outputs: &'a [StorePath],
     pub machines: &'a [&'a Machine],
     pub rules: &'a dyn Rules,
-    pub head: &'a local::Head,
+    pub directories: &'a Directories,
     pub state: &'a StateDirectory,
     /// Machines tried at most.
     pub max_attempts: usize,
@@ -82,7 +82,7 @@ impl Job<'_> {
     /// Waits until a machine that has not been tried takes the build.
     fn wait(&self, tried: &[(usize, String)], observer: &mut dyn Observer) -> Result<Chosen, Failure> {
         let excluded: Vec<usize> = tried.iter().map(|(place, _)| *place).collect();
-        let network = Network::new(self.state, self.request);
+        let network = Network::new(self.state, self.directories.store(), self.request);
         let start = Instant::now();
         let mut said = None;
         loop {
