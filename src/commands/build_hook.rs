@@ -3,6 +3,7 @@
 //! Requests are answered one after the other until one is accepted; then this process builds it and ends. The machine file
 //! is evaluated anew for each request, so that a change counts at once.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::error::Error;
 use std::ffi::OsString;
@@ -60,13 +61,13 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Bo
     let arguments: Vec<String> = arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
     let arguments = Arguments::parse(&arguments)?;
     let directories = Directories::from_environment()?;
-    let state = StateDirectory::new(directories.state().join("offload"));
+    let state = StateDirectory::new(directories.state.join("offload"));
     let mut hook = Hook { arguments, directories, state, said: String::new() };
     let mut requests = BufReader::new(&descriptors.requests);
-    while let Some(request) = request::read_request(&mut requests, hook.directories.store())? {
+    while let Some(request) = request::read_request(&mut requests, &hook.directories.store)? {
         let pool = hook.load_pool();
         let machines: Vec<&Machine> = pool.machines.iter().map(|entry| &entry.machine).collect();
-        let (decision, _place) = hook.decide(&request, &pool, &machines);
+        let (decision, place) = hook.decide(&request, &pool, &machines);
         hook.explain(&request, &machines, &decision);
         decision.reply().send(&mut &descriptors.replies)?;
         let first = match decision {
@@ -74,10 +75,10 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Bo
             Decision::AcceptAndWait(_) => None,
             Decision::Decline(_) | Decision::Postpone(_) => continue,
         };
-        let inputs = paths::read_paths(&mut requests, hook.directories.store(), "inputs")?;
-        let outputs = paths::read_paths(&mut requests, hook.directories.store(), "outputs")?;
-        let mut log = BuildLog::new(descriptors.build_log.try_clone()?);
-        let result = hook.build(&request, &pool, &machines, (&inputs, &outputs), first, &mut log, &descriptors.messages);
+        let inputs = paths::read_paths(&mut requests, &hook.directories.store, "inputs")?;
+        let outputs = paths::read_paths(&mut requests, &hook.directories.store, "outputs")?;
+        let log = BuildLog::new(descriptors.build_log.try_clone()?);
+        let result = hook.build(&request, &pool, &machines, (&inputs, &outputs), (first, place), &log, &descriptors.messages);
         // The daemon throws away what it has not read of the log when this process ends.
         let unread = log.drain();
         if unread > 0 {
@@ -117,7 +118,7 @@ impl Hook {
 
     /// Decides, and takes a place among those that wait where the build will have to.
     fn decide(&self, request: &Request, pool: &Pool, machines: &[&Machine]) -> (HookDecision, Option<Place>) {
-        let network = Network::new(&self.state, self.directories.store(), request);
+        let network = Network::new(&self.state, &self.directories.store, request);
         let outcome = schedule::choose(machines, request, &BuiltIn(machines), &[], &network);
         let place = match outcome {
             Outcome::Busy(_) => self.waiting_place(request, machines),
@@ -167,9 +168,9 @@ impl Hook {
         request: &Request,
         pool: &Pool,
         machines: &[&Machine],
-        (inputs, outputs): (&[StorePath], &[StorePath]),
-        first: Option<Chosen>,
-        log: &mut BuildLog,
+        (inputs, outputs): (&BTreeSet<StorePath>, &BTreeSet<StorePath>),
+        (first, place): (Option<Chosen>, Option<Place>),
+        log: &BuildLog,
         messages: &File,
     ) -> Result<(), Failure> {
         let mut observer = |event: &Event<'_>| {
@@ -197,7 +198,7 @@ impl Hook {
             max_attempts: pool.settings.max_attempts as usize,
             wait_for_slot: pool.settings.wait_for_slot,
         };
-        job.run(first, log, &mut observer)
+        job.run(first, place, log, &mut observer)
     }
 
     fn say_once(&mut self, level: Level, text: String) {
@@ -212,7 +213,7 @@ impl Hook {
 fn machine_file(directories: &Directories) -> PathBuf {
     match env::var_os("OFFLOAD_MACHINE_FILE") {
         Some(path) => PathBuf::from(path),
-        None => directories.configuration().join("machines.lua"),
+        None => directories.configuration.join("machines.lua"),
     }
 }
 
