@@ -123,8 +123,8 @@ fn a_client_can_be_interrupted() {
     let host = lab.build_machine("b1").start();
     for signal in [Signal::INT, Signal::KILL] {
         let name = format!("slow-{}", signal.as_raw());
-        let mut build = host.client().start(&[&Drv::new(&name).script("echo started; sleep 60")]);
-        build.wait_for_log("started");
+        let mut build = host.client().start(&[&Drv::new(&name).script("echo under way; sleep 60")]);
+        build.wait_for_log("under way");
         assert!(host.is_building() && !build.is_done());
         build.interrupt(signal);
         wait_until("the build is gone", Duration::from_secs(5), || !host.is_building());
@@ -135,7 +135,7 @@ fn a_client_can_be_interrupted() {
 fn hosts_freeze_and_lose_power() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
-    let slow = Drv::new("slow").script("echo started; sleep 60");
+    let slow = Drv::new("slow").script("echo under way; sleep 60");
 
     b1.freeze();
     assert!(banner(&b1, Duration::from_millis(300)).is_none());
@@ -144,7 +144,7 @@ fn hosts_freeze_and_lose_power() {
 
     for stop in [Host::stop_daemon, Host::power_off] {
         let build = b1.client().start(&[&slow]);
-        build.wait_for_log("started");
+        build.wait_for_log("under way");
         stop(&b1);
         assert_eq!(build.wait().status, None);
         wait_until("the build is gone", Duration::from_secs(5), || !b1.is_building());
@@ -381,8 +381,8 @@ fn spawn_with_lab() -> (std::process::Child, PathBuf) {
 fn holds_a_lab() {
     let lab = Lab::new();
     let host = lab.build_machine("b1").start();
-    let build = host.client().start(&[&Drv::new("slow").script("echo started; sleep 60")]);
-    build.wait_for_log("started");
+    let build = host.client().start(&[&Drv::new("slow").script("echo under way; sleep 60")]);
+    build.wait_for_log("under way");
     println!("lab: {}", lab.directory().display());
     build.wait();
 }
