@@ -1,15 +1,15 @@
 //! One try to build on one machine: connect, send, build, retrieve.
 
+use std::error::Error;
 use std::fmt::Display;
-use std::io::Write;
 
-use log::{debug, warn};
+use log::debug;
 
 use super::surroundings::{remember_failure, remember_success};
 use super::verdict::{Verdict, verdict};
 use super::{Chosen, Job};
 use crate::daemon::{self, Client, Options};
-use crate::error::Failure;
+use crate::error::{Failure, with_causes};
 use crate::events::{Event, Observer};
 use crate::hook::BuildLog;
 use crate::machine::Machine;
@@ -18,7 +18,8 @@ use crate::schedule::Choice;
 use crate::ssh;
 use crate::state::health::{self, FRESH};
 use crate::state::{HealthRecord, Slot};
-use crate::transfer::{self, Retrieved};
+use crate::transfer::retrieve::Wanted;
+use crate::transfer::{self, Head, Retrieved};
 
 impl Job<'_> {
     /// Builds on the machine that was chosen, and puts the outputs in their places.
@@ -32,12 +33,13 @@ impl Job<'_> {
         let machine = self.machines[machine];
         let derivation = &self.request.derivation;
         observer.observe(&Event::Offloading { derivation, machine: &machine.name });
-        let on = On { job: self, machine };
+        let head = Head::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
+        let on = On { job: self, machine, head: &head };
         let retrieved = on.build(slot, link, log, observer);
         if let Err(Failure::Machine { cause, .. }) = &retrieved {
             remember_failure(self.state, machine, cause);
         }
-        retrieved?.place().map_err(|error| Failure::Head(error.to_string()))?;
+        retrieved?.place().map_err(|error| Failure::Head(with_causes(&error)))?;
         observer.observe(&Event::Done { derivation, machine: &machine.name });
         Ok(())
     }
@@ -47,9 +49,10 @@ impl Job<'_> {
 struct On<'a> {
     job: &'a Job<'a>,
     machine: &'a Machine,
+    head: &'a Head<'a>,
 }
 
-impl On<'_> {
+impl<'a> On<'a> {
     /// All that needs the machine. The slot is given back when that is done.
     fn build(
         &self,
@@ -57,7 +60,7 @@ impl On<'_> {
         link: Option<Connection>,
         log: &BuildLog,
         observer: &mut dyn Observer,
-    ) -> Result<Retrieved, Failure> {
+    ) -> Result<Retrieved<'a>, Failure> {
         let job = self.job;
         let connection = match link {
             Some(connection) => connection,
@@ -68,9 +71,8 @@ impl On<'_> {
             Client::connect(stream, job.directories.store.clone()).map_err(|error| self.daemon_failed(&error))?;
         client.set_options(&self.options()).map_err(|error| self.daemon_failed(&error))?;
 
-        transfer::send(&mut client, job.directories, job.inputs, &self.machine.name, observer).map_err(|error| {
-            if error.is_of_machine() { self.failed(error) } else { Failure::Head(error.to_string()) }
-        })?;
+        transfer::send(&mut client, self.head, job.inputs, &self.machine.name, observer)
+            .map_err(|error| self.transfer_failed(error.is_of_machine(), &error))?;
 
         let derivation = &job.request.derivation;
         observer.observe(&Event::Building { derivation, machine: &self.machine.name });
@@ -82,9 +84,9 @@ impl On<'_> {
             return Err(self.judge(error, &mut client, &connection));
         }
 
-        let retrieved =
-            transfer::retrieve(&mut client, job.directories, derivation, job.inputs, job.outputs, &self.machine.name, observer)
-                .map_err(|error| if error.is_of_machine() { self.failed(error) } else { Failure::Head(error.to_string()) })?;
+        let wanted = Wanted { derivation, inputs: job.inputs, outputs: job.outputs };
+        let retrieved = transfer::retrieve(&mut client, self.head, &wanted, &self.machine.name, observer)
+            .map_err(|error| self.transfer_failed(error.is_of_machine(), &error))?;
         self.refresh_status(&connection);
         Ok(retrieved)
     }
@@ -143,6 +145,11 @@ impl On<'_> {
             _ => None,
         };
         self.failed(with_hint(error, hint))
+    }
+
+    fn transfer_failed(&self, is_of_machine: bool, error: &dyn Error) -> Failure {
+        let cause = with_causes(error);
+        if is_of_machine { self.failed(cause) } else { Failure::Head(cause) }
     }
 
     fn failed(&self, cause: impl Display) -> Failure {

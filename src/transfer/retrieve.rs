@@ -11,7 +11,7 @@
 //! point leaves the store valid: a tree that nobody registers is removed before the next build of its path.
 
 use std::collections::BTreeSet;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 
 use super::head::Head;
 use crate::daemon::{self, Client};
@@ -121,7 +121,7 @@ pub fn retrieve<'a, S: Read + Write>(
     observer: &mut dyn Observer,
 ) -> Result<Retrieved<'a>, RetrieveError> {
     let derivation = read_derivation(head, wanted.derivation)?;
-    let acl = load_acl(head.directories)?;
+    let acl = load_acl(&head.directories.acl())?;
     let mut allowed = wanted.inputs.clone();
     allowed.extend(derivation.output_paths().cloned());
 
@@ -179,10 +179,10 @@ fn receive<R: Read>(
     acl: &Acl,
     staging: &Staging<'_>,
 ) -> Result<(), Received> {
-    let mut reader = HashingReader::new(BufReader::with_capacity(256 << 10, item));
+    let mut reader = HashingReader::new(item);
     match nar::read(&mut reader, &mut staging.restore()) {
         Ok(_) => {}
-        Err(NarError::Visitor(cause)) => return Err(Received::NotRestored(cause)),
+        Err(NarError::Visitor { source, .. }) => return Err(Received::NotRestored(source)),
         Err(error) => return Err(Refusal::Nar(error).into()),
     }
     let (trailer, digest) = Trailer::read(&head.directories.store, &mut reader).map_err(Refusal::from)?;

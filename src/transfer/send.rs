@@ -16,7 +16,8 @@ use std::io::{self, Read, Write};
 use crate::daemon::{self, Client};
 use crate::events::{Event, Observer};
 use crate::gcrypt::SigningKey;
-use crate::local::{Bundle, Database, DatabaseError, Directories, Item, Store, StoreError};
+use super::head::Head;
+use crate::local::{Bundle, Database, DatabaseError, Item};
 use crate::store::path::StorePath;
 
 /// How often inputs may get lost while they are sent before the machine is given up.
@@ -31,8 +32,6 @@ const PROGRESS: u64 = 16 << 20;
 /// Why inputs could not be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
     #[error(transparent)]
     Database(#[from] DatabaseError),
     #[error(transparent)]
@@ -53,7 +52,7 @@ impl SendError {
     pub fn is_of_machine(&self) -> bool {
         match self {
             SendError::Machine(_) | SendError::Lost => true,
-            SendError::Store(_) | SendError::Database(_) | SendError::SigningKey(_) | SendError::Source(_) => false,
+            SendError::Database(_) | SendError::SigningKey(_) | SendError::Source(_) => false,
         }
     }
 }
@@ -62,18 +61,17 @@ impl SendError {
 /// protected for as long as the connection lasts.
 pub fn send<S: Read + Write>(
     client: &mut Client<S>,
-    directories: &Directories,
+    head: &Head<'_>,
     inputs: &BTreeSet<StorePath>,
     machine: &str,
     observer: &mut dyn Observer,
 ) -> Result<(), SendError> {
-    let database = Database::open(&directories.database, &directories.store)?;
-    let tops = tops(&database, inputs)?;
+    let tops = tops(&head.database, inputs)?;
     for _ in 0..ATTEMPTS {
         let present = client.query_valid_paths(inputs).map_err(SendError::Machine)?;
         let missing: BTreeSet<StorePath> = inputs.difference(&present).cloned().collect();
         if !missing.is_empty() {
-            match import(client, directories, database.items(&missing)?, machine, observer) {
+            match import(client, head, head.database.items(&missing)?, machine, observer) {
                 // What the items refer to was there a moment ago.
                 Err(SendError::Machine(daemon::Error::Daemon { .. })) if lost(client, inputs, &missing)? => continue,
                 result => result?,
@@ -115,16 +113,15 @@ fn lost<S: Read + Write>(
 
 fn import<S: Read + Write>(
     client: &mut Client<S>,
-    directories: &Directories,
+    head: &Head<'_>,
     items: Vec<Item>,
     machine: &str,
     observer: &mut dyn Observer,
 ) -> Result<(), SendError> {
     let bytes = items.iter().map(|item| item.nar_size).sum();
     observer.observe(&Event::Sending { machine, items: items.len(), bytes });
-    let key = SigningKey::load(&directories.signing_key())?;
-    let store = Store::open(&directories.store)?;
-    let bundle = Bundle::new(&store, items, |digest| key.sign(digest).map_err(io::Error::other));
+    let key = SigningKey::load(&head.directories.signing_key().with_extension("sec"))?;
+    let bundle = Bundle::new(&head.store, items, |digest| key.sign(digest).map_err(io::Error::other));
     let mut counted = Counted { bundle, machine, observer, sent: 0, told: 0, of: bytes };
     match client.import_paths(&mut counted) {
         Ok(_) => Ok(()),
