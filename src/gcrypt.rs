@@ -4,14 +4,13 @@
 //! RSA and PKCS #1 where the key is an old one. libgcrypt is the only library that does the former, so this is a binding to
 //! the few functions that it takes. Signatures come out bit for bit as `guix authenticate` makes them.
 //!
-//! This is the only module with `unsafe` code: a foreign library cannot be called without it. Handles of libgcrypt never
-//! leave it, and whatever goes in has been read or written by [`store::sexp`](crate::store::sexp) before, the secret key
+//! The calls themselves are in `ffi`, the only file with `unsafe` code. Handles of libgcrypt never leave this module, and
+//! whatever goes in has been read or written by [`store::sexp`](crate::store::sexp) before, the secret key
 //! excepted: that one is read by libgcrypt alone, from and into its secure memory, which is kept out of swap where the
 //! system allows it and wiped when freed. Without it libgcrypt would leave the key and what is computed from it in freed
 //! memory. The pool takes 128 KiB and grows.
 //!
 //! Not checked here: who owns the key files, and whether the keys are any good.
-#![allow(unsafe_code)]
 
 mod ffi;
 

@@ -1,4 +1,7 @@
 //! What is used of libgcrypt: s-expressions, signing, verifying.
+//!
+//! A foreign library cannot be called without `unsafe` code, and this is the only file that has any.
+#![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr::{self, NonNull};
