@@ -91,10 +91,11 @@ fn a_builder_that_is_silent() {
 #[test]
 fn a_client_that_interrupts() {
     let (_lab, b1, head) = pool();
-    for signal in [Signal::INT, Signal::KILL] {
-        let drv = Drv::new(&format!("endless-{signal:?}").replace(['(', ')'], "-")).script("echo running; sleep 1000");
+    for (name, signal) in [("interrupted", Signal::INT), ("killed", Signal::KILL)] {
+        let drv = Drv::new(name).script("echo running; sleep 1000");
         let build = head.client().start(&[&drv]);
-        wait_until("the build runs", Duration::from_secs(30), || b1.is_building());
+        build.wait_for_log("running");
+        assert!(b1.is_building());
         build.interrupt(signal);
         wait_until("the build is gone", Duration::from_secs(2), || !b1.is_building());
         assert_no_slot_taken(&head);

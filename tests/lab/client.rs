@@ -134,9 +134,12 @@ impl RunningBuild {
     }
 
     /// Waits until the build log contains `text`.
+    #[track_caller]
     pub fn wait_for_log(&self, text: &str) {
-        let limit = self.deadline.saturating_duration_since(Instant::now());
-        wait_until(&format!("{text:?} in the build log"), limit, || self.log().contains(text));
+        while !self.log().contains(text) {
+            assert!(Instant::now() < self.deadline, "{text:?} does not come in the build log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Ends the client with a signal, and waits for its end.
