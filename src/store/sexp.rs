@@ -15,7 +15,8 @@
 //!
 //! [`to_advanced`](Sexp::to_advanced) writes what libgcrypt's `gcry_sexp_sprint` writes in its advanced form, byte for byte.
 //! Signatures are compared and passed on in that form. Note that it is not always ASCII: an atom that happens to look like
-//! text is written as text, and bytes from 0xa1 on count as such. Source: `src/sexp.c` of libgcrypt.
+//! text is written as text, and bytes from 0xa1 on count as such. In one case the result is another than libgcrypt's, which
+//! takes NUL for a character of tokens, writes it bare, and cannot read that again. Source: `src/sexp.c` of libgcrypt.
 
 mod parse;
 
@@ -132,6 +133,7 @@ fn write_atom(text: &mut Vec<u8>, bytes: &[u8]) {
             for &byte in bytes {
                 match ESCAPES.iter().find(|(_, escaped)| *escaped == byte) {
                     Some(&(letter, _)) => text.extend([b'\\', letter]),
+                    None if byte == 0 => text.extend(b"\\x00"),
                     None => text.push(byte),
                 }
             }
@@ -140,14 +142,15 @@ fn write_atom(text: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-/// Whether libgcrypt prints these bytes as text: no control characters but those that have an escape of one letter. Bytes
-/// from 0xa1 on pass for letters, but not at the beginning, where they would be the sign of a negative number.
+/// Whether libgcrypt prints these bytes as text: no control characters but those that have an escape of one letter, and
+/// NUL. Bytes from 0xa1 on pass for letters. At the beginning those would be the sign of a negative number, and NUL one of
+/// a number, so neither may be there.
 fn looks_like_text(bytes: &[u8]) -> bool {
     let is_text = |byte: &u8| match byte {
-        0..0x20 | 0x7f..=0xa0 => ESCAPES.iter().any(|(_, escaped)| escaped == byte),
+        1..0x20 | 0x7f..=0xa0 => ESCAPES.iter().any(|(_, escaped)| escaped == byte),
         _ => true,
     };
-    bytes.first().is_none_or(u8::is_ascii) && bytes.iter().all(is_text)
+    bytes.first().is_none_or(|byte| (1..0x80).contains(byte)) && bytes.iter().all(is_text)
 }
 
 fn is_token_character(byte: &u8) -> bool {
@@ -163,4 +166,4 @@ pub struct SexpError {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

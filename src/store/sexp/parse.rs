@@ -71,7 +71,8 @@ impl<'a> Scanner<'a> {
             }
             Some(b'|') => {
                 let text = self.delimited(b'|')?;
-                STANDARD.decode(text).map_err(|_| SexpError { position: start, problem: "bad base 64" })?
+                let bytes = STANDARD.decode(text).ok().filter(|bytes| !bytes.is_empty());
+                bytes.ok_or(SexpError { position: start, problem: "bad base 64" })?
             }
             Some(byte) if length.is_none() && is_token_character(&byte) => {
                 let rest = &self.text[start..];
