@@ -183,7 +183,10 @@ fn imports_that_are_refused() {
         let log = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&log);
         client.set_log(Some(Box::new(move |bytes| sink.lock().unwrap().extend_from_slice(bytes))));
-        assert_daemon_says(client.import_paths(&mut bundle(std::slice::from_ref(&signed)).as_slice()), "unauthorized public key");
+        assert_daemon_says(
+            client.import_paths(&mut bundle(std::slice::from_ref(&signed)).as_slice()),
+            "unauthorized public key",
+        );
         assert_in_step(&mut client);
         assert_daemon_says(client.import_paths(&mut bundle(&[unsigned]).as_slice()), "lacks a signature");
         assert_in_step(&mut client);
