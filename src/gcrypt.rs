@@ -12,7 +12,10 @@
 //!
 //! Not checked here: who owns the key files, and whether the keys are any good.
 
+mod digest;
 mod ffi;
+
+pub use digest::{Digest, DigestError};
 
 use std::fmt;
 use std::fs::File;

@@ -183,13 +183,16 @@ fn imports_that_are_refused() {
         let log = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&log);
         client.set_log(Some(Box::new(move |bytes| sink.lock().unwrap().extend_from_slice(bytes))));
-        assert_daemon_says(client.import_paths(&mut bundle(&[signed.clone()]).as_slice()), "unauthorized public key");
+        assert_daemon_says(
+            client.import_paths(&mut bundle(std::slice::from_ref(&signed)).as_slice()),
+            "unauthorized public key",
+        );
         assert_in_step(&mut client);
         assert_daemon_says(client.import_paths(&mut bundle(&[unsigned]).as_slice()), "lacks a signature");
         assert_in_step(&mut client);
         assert_daemon_says(client.import_paths(&mut [7u8; 8].as_slice()), "doesn't look like");
         assert_in_step(&mut client);
-        let mut broken = bundle(&[signed.clone()]);
+        let mut broken = bundle(std::slice::from_ref(&signed));
         broken[8 + 8] = b'N';
         assert_daemon_says(client.import_paths(&mut broken.as_slice()), "input doesn't look like a normalized archive");
         assert_in_step(&mut client);

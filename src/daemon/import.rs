@@ -15,7 +15,8 @@ impl<S: Read + Write> Client<S> {
     /// Imports the items of `bundle`, markers included, and returns their paths. The daemon reads and verifies every item
     /// but leaves those that are valid already. It stores item by item: an error leaves those before it imported.
     ///
-    /// When `bundle` fails, the daemon is told so, the item under way is dropped, and the client stays usable.
+    /// When `bundle` fails, the daemon is told so, what was read since its last question is dropped, and the client stays
+    /// usable.
     pub fn import_paths(&mut self, bundle: &mut dyn Read) -> Result<Vec<StorePath>, Error> {
         let request = Request::new(Operation::ImportPaths);
         let operation = request.operation.name();

@@ -1,9 +1,9 @@
-//! What is used of libgcrypt: s-expressions, signing, verifying.
+//! What is used of libgcrypt: s-expressions, signing, verifying, hashing.
 //!
 //! A foreign library cannot be called without `unsafe` code, and this is the only file that has any.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 
@@ -33,6 +33,10 @@ unsafe extern "C" {
     fn gcry_sexp_release(sexp: *mut c_void);
     fn gcry_pk_sign(signature: *mut *mut c_void, data: *mut c_void, key: *mut c_void) -> c_uint;
     fn gcry_pk_verify(signature: *mut c_void, data: *mut c_void, key: *mut c_void) -> c_uint;
+    fn gcry_md_open(hash: *mut *mut c_void, algorithm: c_int, flags: c_uint) -> c_uint;
+    fn gcry_md_write(hash: *mut c_void, bytes: *const c_void, length: usize);
+    fn gcry_md_read(hash: *mut c_void, algorithm: c_int) -> *const c_uchar;
+    fn gcry_md_close(hash: *mut c_void);
 }
 
 /// An s-expression inside libgcrypt. Never changed once it is there.
@@ -128,6 +132,48 @@ impl Drop for SecureCopy {
     fn drop(&mut self) {
         // SAFETY: the memory came from libgcrypt and is freed nowhere else. Being secure, it is wiped.
         unsafe { gcry_free(self.memory.as_ptr()) }
+    }
+}
+
+/// A hash that is being computed, of one algorithm.
+pub struct Hash {
+    handle: NonNull<c_void>,
+    size: usize,
+}
+
+// SAFETY: a hash belongs to no thread, and there is no way to use a shared one.
+unsafe impl Send for Hash {}
+
+impl Hash {
+    /// `algorithm` is one of `enum gcry_md_algos`, whose hashes have `size` bytes.
+    pub fn new(algorithm: c_int, size: usize) -> Result<Hash, String> {
+        initialize()?;
+        let mut handle = ptr::null_mut();
+        // SAFETY: the first argument is a place to write to. An unknown algorithm is an error.
+        check(unsafe { gcry_md_open(&raw mut handle, algorithm, 0) })?;
+        NonNull::new(handle).map(|handle| Hash { handle, size }).ok_or_else(|| "libgcrypt gave nothing".to_owned())
+    }
+
+    pub fn update(&mut self, bytes: &[u8]) {
+        // SAFETY: the handle is alive, and `bytes` is valid for its length.
+        unsafe { gcry_md_write(self.handle.as_ptr(), bytes.as_ptr().cast(), bytes.len()) }
+    }
+
+    pub fn finish(self) -> Vec<u8> {
+        // SAFETY: the handle is alive and has one algorithm, for which 0 stands. The result belongs to the handle.
+        let hash = unsafe { gcry_md_read(self.handle.as_ptr(), 0) };
+        if hash.is_null() {
+            return Vec::new();
+        }
+        // SAFETY: the caller of `new` said how long it is, and the handle lives until the copy is made.
+        unsafe { std::slice::from_raw_parts(hash, self.size) }.to_vec()
+    }
+}
+
+impl Drop for Hash {
+    fn drop(&mut self) {
+        // SAFETY: the handle came from libgcrypt and is closed nowhere else.
+        unsafe { gcry_md_close(self.handle.as_ptr()) }
     }
 }
 

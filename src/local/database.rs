@@ -125,7 +125,8 @@ struct Row {
 }
 
 /// `paths` in an order in which each comes after those that it refers to. References to itself and to others than `paths` do
-/// not count.
+/// not count. Derivations come as early as they can: a daemon that imports an item forgets its deriver if it does not have
+/// that yet.
 pub fn references_first<'p, 'r>(
     paths: &'p BTreeSet<StorePath>,
     references: impl Fn(&StorePath) -> &'r [StorePath],
@@ -133,7 +134,8 @@ pub fn references_first<'p, 'r>(
     let mut order = Vec::with_capacity(paths.len());
     // False while what the item refers to is being placed, true once the item itself is.
     let mut placed: HashMap<&StorePath, bool> = HashMap::new();
-    for path in paths {
+    let (derivations, others): (Vec<_>, Vec<_>) = paths.iter().partition(|path| path.is_derivation());
+    for path in derivations.into_iter().chain(others) {
         if placed.contains_key(path) {
             continue;
         }

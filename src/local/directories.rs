@@ -77,9 +77,9 @@ impl Directories {
         self.configuration.join("acl")
     }
 
-    /// The public half of the signing key; the secret half lies beside it and ends in `.sec`.
+    /// The secret half of the signing key; the public half lies beside it and ends in `.pub`.
     pub fn signing_key(&self) -> PathBuf {
-        self.configuration.join("signing-key.pub")
+        self.configuration.join("signing-key.sec")
     }
 }
 
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(found.database, Path::new("/state/guix/db"));
         assert_eq!(found.daemon_socket(), Path::new("/state/guix/daemon-socket/socket"));
         assert_eq!(found.acl(), Path::new("/conf/acl"));
-        assert_eq!(found.signing_key(), Path::new("/conf/signing-key.pub"));
+        assert_eq!(found.signing_key(), Path::new("/conf/signing-key.sec"));
         assert_eq!(found.log, Path::new("/"));
     }
 

@@ -21,7 +21,12 @@ pub fn canonical_times() -> Timestamps {
 
 /// Opens the directory `name` in `parent` for reading.
 pub fn open_directory(parent: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::openat(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::openat(
+        parent,
+        name,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 /// Makes the directory `name` in `parent` and opens it.

@@ -11,6 +11,7 @@ mod directories;
 mod dump;
 mod export;
 mod files;
+mod fixed;
 mod restore;
 mod store;
 
@@ -19,5 +20,6 @@ pub use database::{Database, DatabaseError, Item, references_first};
 pub use directories::{Directories, DirectoryError};
 pub use dump::Dump;
 pub use export::{Bundle, ExportError};
+pub use fixed::{FixedError, check_fixed_output};
 pub use restore::{Restore, RestoreError, Staging};
 pub use store::{Store, StoreError};

@@ -14,11 +14,11 @@
 //! build or garbage collection.
 
 use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use thiserror::Error;
 
 use super::database::{Database, DatabaseError};
@@ -68,15 +68,13 @@ impl<'a> Staging<'a> {
         Dump::new(&self.fd, ITEM)
     }
 
-    /// Opens the output if it is a file, and tells whether that is executable.
-    pub(super) fn open_file(&self) -> io::Result<(std::fs::File, bool)> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = std::fs::File::from(rustix::fs::openat(&self.fd, ITEM, flags, Mode::empty())?);
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
-        }
-        Ok((file, Mode::from_raw_mode(metadata.mode()).contains(Mode::XUSR)))
+    /// Opens the output if it is a regular file that is not executable.
+    pub(super) fn plain_file(&self) -> io::Result<Option<File>> {
+        let status = rustix::fs::statat(&self.fd, ITEM, AtFlags::SYMLINK_NOFOLLOW)?;
+        let plain = FileType::from_raw_mode(status.st_mode) == FileType::RegularFile
+            && !Mode::from_raw_mode(status.st_mode).contains(Mode::XUSR);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        plain.then(|| Ok(rustix::fs::openat(&self.fd, ITEM, flags, Mode::empty())?.into())).transpose()
     }
 
     /// Moves the output to its place, where something that is not valid is removed first. False, and nothing is done, if
@@ -153,7 +151,7 @@ impl Visitor for Restore<'_> {
     fn file(&mut self, path: &NarPath, executable: bool, size: u64, contents: &mut dyn Read) -> io::Result<()> {
         let (parent, name) = self.place(path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = std::fs::File::from(rustix::fs::openat(parent, &name, flags, Mode::RUSR | Mode::WUSR)?);
+        let mut file = File::from(rustix::fs::openat(parent, &name, flags, Mode::RUSR | Mode::WUSR)?);
         let mut left = size;
         while left > 0 {
             let count = contents.read(&mut self.chunk)?;

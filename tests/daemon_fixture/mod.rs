@@ -60,7 +60,7 @@ impl Daemon {
     /// Starts a daemon with more `options`, in an environment with more variables.
     pub fn start_with(release: Release, options: &[&str], environment: &[(&str, &str)]) -> Daemon {
         let top = tempfile::Builder::new().prefix("offload-daemon-").tempdir().unwrap();
-        for name in ["upper", "work", "root"] {
+        for name in ["upper", "work", "root", "store", "state"] {
             fs::create_dir(top.path().join(name)).unwrap();
         }
         let mut shell = Command::new("unshare")
@@ -94,15 +94,16 @@ impl Daemon {
         }
     }
 
-    /// The daemon's root directory as seen from here.
-    pub fn root(&self) -> PathBuf {
-        let top = self.top.path().to_str().unwrap();
-        PathBuf::from(format!("/proc/{}/root{top}/root", self.pid))
-    }
-
     /// What `path` in the daemon's root directory is called here.
     pub fn path(&self, path: &str) -> PathBuf {
-        self.root().join(path.strip_prefix('/').expect("an absolute path"))
+        let top = self.top.path();
+        for (inside, outside) in [("/gnu/store", "store"), ("/var/guix", "state")] {
+            if let Ok(rest) = Path::new(path).strip_prefix(inside) {
+                return top.join(outside).join(rest);
+            }
+        }
+        let root = format!("/proc/{}/root{}/root", self.pid, top.display());
+        Path::new(&root).join(path.strip_prefix('/').expect("an absolute path"))
     }
 
     pub fn socket(&self) -> PathBuf {

@@ -9,6 +9,10 @@ shift 2
 echo "pid $(cut -d ' ' -f 4 /proc/self/stat)"
 mount -t overlay overlay -o "lowerdir=$common,upperdir=$top/upper,workdir=$top/work" "$top/root"
 cd "$top/root"
+# The store and the state are directories that can be seen from outside too: SQLite wants a name without magic links.
+mkdir -p gnu/store var/guix
+mount --bind "$top/store" gnu/store
+mount --bind "$top/state" var/guix
 mount -t proc proc proc
 mount --rbind /dev dev
 mount --make-rslave dev

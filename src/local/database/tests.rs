@@ -24,6 +24,17 @@ fn references_come_first() {
 }
 
 #[test]
+fn derivations_come_before_what_they_build() {
+    let path =
+        |name| StorePath::parse(&StoreDir::default(), format!("/gnu/store/{}-{name}", "0".repeat(32)).as_bytes());
+    let [a, b, drv] = ["a", "b", "c.drv"].map(|name| path(name).unwrap());
+    let paths = BTreeSet::from([a.clone(), b.clone(), drv.clone()]);
+    let source = [b.clone()];
+    let order = references_first(&paths, |path| if *path == drv { &source } else { &[] }).unwrap();
+    assert_eq!(order, [&b, &drv, &a]);
+}
+
+#[test]
 fn a_long_chain_is_no_deep_recursion() {
     let store = StoreDir::default();
     let name = |index: u32| format!("/gnu/store/{}-{index:06}", "0".repeat(32));
