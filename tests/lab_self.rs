@@ -207,6 +207,20 @@ fn accounts_open_with_the_keys_they_should() {
 }
 
 #[test]
+fn the_program_is_in_a_head() {
+    let lab = Lab::new();
+    let head = lab.head().start();
+    for name in ["offload", "guix"] {
+        // What it says is for other tests; here it must be found and its libraries be there.
+        let status = head.command(&format!("/opt/offload/{name}")).arg("--version").status().unwrap();
+        assert!(status.code().is_some_and(|code| code < 126), "{name}: {status}");
+    }
+    let daemon = head.processes().into_iter().find(|process| process.name == "guix-daemon").unwrap();
+    let environment = std::fs::read(format!("/proc/{}/environ", daemon.pid)).unwrap();
+    assert!(String::from_utf8_lossy(&environment).split('\0').any(|pair| pair == "GUIX=/opt/offload/guix"));
+}
+
+#[test]
 fn an_old_guix_builds() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").release(Release::Bullseye).start();

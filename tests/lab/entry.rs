@@ -125,6 +125,12 @@ impl From<f64> for Value {
     }
 }
 
+impl From<i32> for Value {
+    fn from(number: i32) -> Value {
+        Value::Number(f64::from(number))
+    }
+}
+
 impl From<bool> for Value {
     fn from(value: bool) -> Value {
         Value::Boolean(value)

@@ -54,8 +54,10 @@ impl Keeper {
         let output = BufReader::new(child.stdout.take().unwrap());
         let mut inner = Inner { child, input, output, names: Vec::new(), roots: Vec::new(), addresses: 0 };
         let answer = inner.answer();
-        let name = answer.strip_prefix("ready ").unwrap_or_else(|| panic!("the lab's keeper says {answer:?}"));
-        Keeper { directory: runs.join(name), inner: Mutex::new(inner) }
+        let directory = answer.strip_prefix("ready ").unwrap_or_else(|| panic!("the lab's keeper says {answer:?}"));
+        // The name of a socket has 107 bytes, and that of a daemon's takes the rest.
+        assert!(directory.len() < 60, "{directory} is too long a name, with it that of a daemon's socket");
+        Keeper { directory: directory.into(), inner: Mutex::new(inner) }
     }
 
     pub fn directory(&self) -> &Path {
