@@ -220,15 +220,17 @@ fn throughput() {
     let server = Server::start(&SID);
     let socket = listen(&server, |stream| {
         let mut request = [0];
-        (&stream).read_exact(&mut request).unwrap();
-        if request == *b"d" {
-            io::copy(&mut io::repeat(b'x').take(LENGTH), &mut &stream).unwrap();
-        } else {
-            io::copy(&mut &stream, &mut io::sink()).unwrap();
-            (&stream).write_all(b"k").unwrap();
+        match (&stream).read(&mut request).unwrap() {
+            1 if request == *b"d" => {
+                io::copy(&mut io::repeat(b'x').take(LENGTH), &mut &stream).unwrap();
+            }
+            1 => {
+                io::copy(&mut &stream, &mut io::sink()).unwrap();
+                (&stream).write_all(b"k").unwrap();
+            }
+            _ => {}
         }
     });
-    let rate = |start: Instant| (LENGTH >> 20) as f64 / start.elapsed().as_secs_f64();
     let mut times: Vec<Duration> = Vec::new();
     for _ in 0..20 {
         let start = Instant::now();
@@ -243,16 +245,42 @@ fn throughput() {
     for size in [32 << 10, 64 << 10, 256 << 10, 1 << 20] {
         let mut piece = vec![b'x'; size];
         let mut channel = session.open_socket(&socket).unwrap();
-        let start = Instant::now();
+        let watch = Watch::start();
         channel.write_all(b"d").unwrap();
         while channel.read(&mut piece).unwrap() > 0 {}
-        let down = rate(start);
+        let down = watch.rate(LENGTH);
         let mut channel = session.open_socket(&socket).unwrap();
         channel.write_all(b"u").unwrap();
-        let start = Instant::now();
+        let watch = Watch::start();
         io::copy(&mut io::repeat(b'x').take(LENGTH), &mut io::BufWriter::with_capacity(size, &mut channel)).unwrap();
         channel.send_eof().unwrap();
         channel.read_exact(&mut [0]).unwrap();
-        println!("pieces of {:4} KiB: {down:.0} MiB/s down, {:.0} MiB/s up", size >> 10, rate(start));
+        println!("pieces of {:4} KiB: down {down}, up {}", size >> 10, watch.rate(LENGTH));
+    }
+}
+
+struct Watch {
+    start: Instant,
+    processor: f64,
+}
+
+impl Watch {
+    fn start() -> Watch {
+        Watch { start: Instant::now(), processor: Watch::processor() }
+    }
+
+    /// Seconds this thread has had a processor.
+    fn processor() -> f64 {
+        let times = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        times.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
+    }
+
+    fn rate(&self, bytes: u64) -> String {
+        let mebibytes = (bytes >> 20) as f64;
+        let processor = mebibytes / (Watch::processor() - self.processor);
+        format!(
+            "{:.0} MiB/s ({processor:.0} for each second of this thread)",
+            mebibytes / self.start.elapsed().as_secs_f64()
+        )
     }
 }
