@@ -61,7 +61,8 @@ fn a_builder_that_fails() {
 fn the_last_words_of_a_builder_are_kept() {
     let (_lab, _b1, head) = pool();
     // 1 MiB in the last instant.
-    let drv = Drv::new("wordy").script("head -c 786432 /dev/urandom | base64 -w 0 | head -c 1048576; echo; echo THE END; echo x >$out");
+    let drv = Drv::new("wordy")
+        .script("head -c 786432 /dev/urandom | base64 -w 0 | head -c 1048576; echo; echo THE END; echo x >$out");
     let result = head.build(&[&drv]).succeeded();
     let log = kept_log(&head, result.derivation("wordy"));
     assert!(log.len() > 1 << 20, "{} bytes", log.len());
@@ -122,7 +123,8 @@ fn all_slots_are_taken() {
     let b1 = lab.build_machine("b1").max_jobs(1).start();
     let head = lab.head().start();
     head.write_machines(&[b1.entry().set("overload_threshold", false)]);
-    let drvs: Vec<Drv> = (0..3).map(|number| Drv::new(&format!("queue-{number}")).script("sleep 1; echo >$out")).collect();
+    let drvs: Vec<Drv> =
+        (0..3).map(|number| Drv::new(&format!("queue-{number}")).script("sleep 1; echo >$out")).collect();
     head.build(&drvs.iter().collect::<Vec<_>>()).succeeded();
     assert_eq!(b1.built().len(), 3);
     assert_eq!(lab::max_concurrency(&b1.builds()), 1);

@@ -45,8 +45,7 @@ impl Head {
 }
 
 fn run(command: &mut Command, input: &str) -> Output {
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // A hook that refuses its arguments does not read.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
@@ -164,7 +163,8 @@ fn the_front_end_never_finds_itself() {
 
     // A wrapper that leads back here.
     fs::write(real.join("guix"), format!("#!/bin/sh\nexec {} \"$@\"\n", guix.display())).unwrap();
-    let output = run(head.command(&guix).env("PATH", std::env::join_paths([&real, Path::new("/bin")]).unwrap()).arg("gc"), "");
+    let output =
+        run(head.command(&guix).env("PATH", std::env::join_paths([&real, Path::new("/bin")]).unwrap()).arg("gc"), "");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("leads back to offload"), "{}", text(&output.stderr));
 }

@@ -33,10 +33,7 @@ fn a_single_build() {
     assert!(head.built().is_empty());
     assert!(result.log.contains("the log line"), "{}", result.log);
     assert_same_item(&head, &[&b1], "hello", result.output("hello"));
-    assert_eq!(
-        head.path_info(result.output("hello")).unwrap().deriver.as_deref(),
-        result.derivation("hello").to_str()
-    );
+    assert_eq!(head.path_info(result.output("hello")).unwrap().deriver.as_deref(), result.derivation("hello").to_str());
     head.verify_store();
 
     // Again: nothing to do.

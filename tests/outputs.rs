@@ -30,9 +30,9 @@ fn assert_same_item(head: &Host, machine: &Host, path: &Path) {
 #[test]
 fn outputs_that_refer_to_each_other() {
     let (_lab, b1, head) = pool();
-    let drv = Drv::new("library").outputs(&["out", "dev", "doc"]).script(
-        "mkdir $out $dev; echo $dev >$out/needs; echo $doc $dev >$dev/config; echo plain >$doc",
-    );
+    let drv = Drv::new("library")
+        .outputs(&["out", "dev", "doc"])
+        .script("mkdir $out $dev; echo $dev >$out/needs; echo $doc $dev >$dev/config; echo plain >$doc");
     let user = Drv::new("user").input_output("dev", &drv, "dev").script("cat $dev/config >$out");
     let result = head.build(&[&drv, &user]).succeeded();
 

@@ -3,7 +3,6 @@
 //! Requests are answered one after the other until one is accepted; then this process builds it and ends. The machine file
 //! is evaluated anew for each request, so that a change counts at once.
 
-use std::collections::BTreeSet;
 use std::env;
 use std::error::Error;
 use std::ffi::OsString;
@@ -14,11 +13,10 @@ use std::path::PathBuf;
 use env_logger::Target;
 use log::{Level, debug, error, info, log, warn};
 
-use crate::error::Failure;
 use crate::events::Event;
 use crate::exit::Status;
 use crate::hook::{Arguments, BuildLog, Descriptors, Request, paths, request, trace};
-use crate::job::{Chosen, Job, Network};
+use crate::job::{Job, Network};
 use crate::local::Directories;
 use crate::logging;
 use crate::machine::Machine;
@@ -28,7 +26,6 @@ use crate::schedule::matching::{builds_locally, mismatch};
 use crate::schedule::{self, BuiltIn, Circumstances, Decision, Otherwise, Outcome, PassedOver};
 use crate::state::waiting::{self, Place};
 use crate::state::{Slot, StateDirectory};
-use crate::store::path::StorePath;
 
 /// How many waiting hooks there may be for each slot of the machines that match.
 const WAITING_PER_SLOT: usize = 4;
@@ -78,7 +75,19 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Bo
         let inputs = paths::read_paths(&mut requests, &hook.directories.store, "inputs")?;
         let outputs = paths::read_paths(&mut requests, &hook.directories.store, "outputs")?;
         let log = BuildLog::new(descriptors.build_log.try_clone()?);
-        let result = hook.build(&request, &pool, &machines, (&inputs, &outputs), (first, place), &log, &descriptors.messages);
+        let job = Job {
+            request: &request,
+            arguments: &hook.arguments,
+            inputs: &inputs,
+            outputs: &outputs,
+            machines: &machines,
+            rules: &BuiltIn(&machines),
+            directories: &hook.directories,
+            state: &hook.state,
+            max_attempts: pool.settings.max_attempts as usize,
+            wait_for_slot: pool.settings.wait_for_slot,
+        };
+        let result = job.run(first, place, &log, &mut hook.observer(&descriptors.messages));
         // The daemon throws away what it has not read of the log when this process ends.
         let unread = log.drain();
         if unread > 0 {
@@ -162,21 +171,13 @@ impl Hook {
         self.say_once(Level::Info, text);
     }
 
-    /// Builds an accepted request.
-    fn build(
-        &self,
-        request: &Request,
-        pool: &Pool,
-        machines: &[&Machine],
-        (inputs, outputs): (&BTreeSet<StorePath>, &BTreeSet<StorePath>),
-        (first, place): (Option<Chosen>, Option<Place>),
-        log: &BuildLog,
-        messages: &File,
-    ) -> Result<(), Failure> {
-        let mut observer = |event: &Event<'_>| {
+    /// Tells the daemon's client what happens to the build.
+    fn observer(&self, mut messages: &File) -> impl FnMut(&Event<'_>) {
+        let is_traced = self.arguments.print_build_trace;
+        move |event| {
             if let Event::Building { derivation, machine } = event
-                && self.arguments.print_build_trace
-                && let Err(error) = trace::build_remote(&mut &*messages, derivation, machine)
+                && is_traced
+                && let Err(error) = trace::build_remote(&mut messages, derivation, machine)
             {
                 debug!("cannot write a trace line: {error}");
             }
@@ -185,20 +186,7 @@ impl Hook {
                 Event::Offloading { .. } | Event::Waiting { .. } => info!("{event}"),
                 _ => debug!("{event}"),
             }
-        };
-        let job = Job {
-            request,
-            arguments: &self.arguments,
-            inputs,
-            outputs,
-            machines,
-            rules: &BuiltIn(machines),
-            directories: &self.directories,
-            state: &self.state,
-            max_attempts: pool.settings.max_attempts as usize,
-            wait_for_slot: pool.settings.wait_for_slot,
-        };
-        job.run(first, place, log, &mut observer)
+        }
     }
 
     fn say_once(&mut self, level: Level, text: String) {

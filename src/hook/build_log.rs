@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 
 use log::debug;
 
+/// What appends to a log.
+pub type Sink = Box<dyn FnMut(&[u8]) + Send>;
+
 /// How long the daemon may leave the log pipe untouched before it is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -28,7 +31,7 @@ impl BuildLog {
     }
 
     /// A function that appends to the log. If the daemon is gone, which is about to end this process, it does nothing.
-    pub fn sink(&self) -> io::Result<Box<dyn FnMut(&[u8]) + Send>> {
+    pub fn sink(&self) -> io::Result<Sink> {
         let mut output = self.output.try_clone()?;
         Ok(Box::new(move |bytes| {
             if let Err(error) = output.write_all(bytes) {
@@ -65,7 +68,6 @@ impl BuildLog {
         }
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -23,12 +23,7 @@ use crate::transfer::{self, Head, Retrieved};
 
 impl Job<'_> {
     /// Builds on the machine that was chosen, and puts the outputs in their places.
-    pub(super) fn attempt(
-        &self,
-        choice: Chosen,
-        log: &BuildLog,
-        observer: &mut dyn Observer,
-    ) -> Result<(), Failure> {
+    pub(super) fn attempt(&self, choice: Chosen, log: &BuildLog, observer: &mut dyn Observer) -> Result<(), Failure> {
         let Choice { machine, slot, link } = choice;
         let machine = self.machines[machine];
         let derivation = &self.request.derivation;

@@ -14,7 +14,6 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
-
 use crate::error::Failure;
 use crate::events::{Event, Observer};
 use crate::hook::{Arguments, BuildLog, Request};

@@ -25,9 +25,10 @@ pub fn verdict(status: u32, free_disk: Option<u64>, inputs_lost: usize) -> Verdi
         (100, _, 1..) => {
             Verdict::Machine(Some(format!("{inputs_lost} inputs were garbage collected there before the build ended")))
         }
-        (100, Some(free), _) if free < NEARLY_FULL => {
-            Verdict::Machine(Some(format!("its store is nearly full ({} KiB free), which may be the cause", free >> 10)))
-        }
+        (100, Some(free), _) if free < NEARLY_FULL => Verdict::Machine(Some(format!(
+            "its store is nearly full ({} KiB free), which may be the cause",
+            free >> 10
+        ))),
         (100, _, _) => Verdict::Failed,
         _ => Verdict::Machine(None),
     }
@@ -49,7 +50,9 @@ mod tests {
 
     #[test]
     fn a_full_disk_or_lost_inputs_are_the_machines_fault() {
-        assert!(matches!(verdict(100, Some(NEARLY_FULL - 1), 0), Verdict::Machine(Some(why)) if why.contains("10239 KiB")));
+        assert!(
+            matches!(verdict(100, Some(NEARLY_FULL - 1), 0), Verdict::Machine(Some(why)) if why.contains("10239 KiB"))
+        );
         assert!(matches!(verdict(100, None, 2), Verdict::Machine(Some(why)) if why.contains("2 inputs")));
     }
 }

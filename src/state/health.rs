@@ -191,7 +191,10 @@ mod tests {
         let health = Health::reached(status.clone(), seconds(0))
             .after_failure("refused", seconds(1))
             .after_failure("timed out", seconds(20));
-        assert_eq!(health.trouble.as_ref().map(|t| (t.since, t.count, t.error.as_str())), Some((seconds(1), 2, "timed out")));
+        assert_eq!(
+            health.trouble.as_ref().map(|t| (t.since, t.count, t.error.as_str())),
+            Some((seconds(1), 2, "timed out"))
+        );
         assert_eq!(health.status, Some(status));
         assert!(!health.is_fresh(seconds(21)));
     }

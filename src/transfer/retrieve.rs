@@ -17,8 +17,8 @@ use super::head::Head;
 use crate::daemon::{self, Client};
 use crate::events::{Event, Observer};
 use crate::gcrypt::{self, VerifyError};
-use crate::local::{AclError, RestoreError, Staging, load_acl};
-use crate::store::derivation::{Derivation, DerivationError, MAX_SIZE};
+use crate::local::{AclError, FixedError, RestoreError, Staging, check_fixed_output, load_acl};
+use crate::store::derivation::{Derivation, DerivationError, FixedOutput, MAX_SIZE};
 use crate::store::export::{ExportError, HashingReader, Trailer};
 use crate::store::nar::{self, NarError};
 use crate::store::path::StorePath;
@@ -59,7 +59,7 @@ pub enum RetrieveError {
     Machine(daemon::Error),
     /// What arrived is not acceptable.
     #[error("'{output}' as it came from '{machine}' is not acceptable: {cause}")]
-    Refused { output: StorePath, machine: String, cause: Refusal },
+    Refused { output: StorePath, machine: String, cause: Box<Refusal> },
 }
 
 /// Why what arrived is not acceptable.
@@ -77,6 +77,8 @@ pub enum Refusal {
     NotSigned,
     #[error("{}", signature_problem(.0))]
     Signature(VerifyError),
+    #[error(transparent)]
+    Fixed(FixedError),
 }
 
 /// The remedy belongs to the message: the key is right there.
@@ -131,13 +133,14 @@ pub fn retrieve<'a, S: Read + Write>(
         let staging = Staging::new(&head.store, output)?;
         let exported = client.export_path(output, true, |item| {
             let progress = Progress { item, machine, output, observer, arrived: 0, told: 0 };
-            receive(progress, head, output, &allowed, &acl, &staging)
+            receive(progress, head, output, &allowed, derivation.fixed_output(), &acl, &staging)
         });
         match exported {
             Ok(()) => staged.push(staging),
             Err(daemon::ExportError::Daemon(error)) => return Err(RetrieveError::Machine(error)),
             Err(daemon::ExportError::Consumer(Received::Refused(cause))) => {
-                return Err(RetrieveError::Refused { output: output.clone(), machine: machine.to_owned(), cause });
+                let machine = machine.to_owned();
+                return Err(RetrieveError::Refused { output: output.clone(), machine, cause: Box::new(cause) });
             }
             Err(daemon::ExportError::Consumer(Received::NotRestored(cause))) => {
                 return Err(RestoreError::Stage { path: output.clone(), cause }.into());
@@ -170,21 +173,24 @@ impl<T: Into<Refusal>> From<T> for Received {
     }
 }
 
-/// Reads one item to its end, and restores it.
+/// Reads one item to its end, and restores it. `fixed`: what it must be, if that is known beforehand.
 fn receive<R: Read>(
     item: R,
     head: &Head<'_>,
     output: &StorePath,
     allowed: &BTreeSet<StorePath>,
+    fixed: Option<&FixedOutput>,
     acl: &Acl,
     staging: &Staging<'_>,
 ) -> Result<(), Received> {
     let mut reader = HashingReader::new(item);
+    reader.reset();
     match nar::read(&mut reader, &mut staging.restore()) {
         Ok(_) => {}
         Err(NarError::Visitor { source, .. }) => return Err(Received::NotRestored(source)),
         Err(error) => return Err(Refusal::Nar(error).into()),
     }
+    let nar_hash = reader.digest();
     let (trailer, digest) = Trailer::read(&head.directories.store, &mut reader).map_err(Refusal::from)?;
     if trailer.path != *output {
         return Err(Refusal::OtherItem(trailer.path).into());
@@ -194,6 +200,9 @@ fn receive<R: Read>(
     }
     let signature = trailer.signature.ok_or(Refusal::NotSigned)?;
     gcrypt::verify(&signature, &digest, acl).map_err(Refusal::Signature)?;
+    if let Some(fixed) = fixed {
+        check_fixed_output(staging, &nar_hash, fixed).map_err(Refusal::Fixed)?;
+    }
     Ok(())
 }
 

@@ -13,10 +13,10 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 
+use super::head::Head;
 use crate::daemon::{self, Client};
 use crate::events::{Event, Observer};
 use crate::gcrypt::SigningKey;
-use super::head::Head;
 use crate::local::{Bundle, Database, DatabaseError, Item};
 use crate::store::path::StorePath;
 
