@@ -1,4 +1,7 @@
 //! The client of a daemon: builds derivations through Guix's own Guile modules, see `client.scm`.
+//!
+//! Only [`Client::start`] knows that Guile is at work. A test that wants to speak to the daemon itself takes
+//! [`Host::connect_to_daemon`].
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
