@@ -1,6 +1,6 @@
 //! `offload`: a build hook for the GNU Guix daemon.
 
-//pub mod commands;
+pub mod commands;
 pub mod daemon;
 pub mod error;
 pub mod events;
