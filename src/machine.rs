@@ -8,6 +8,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod host_key;
+
+pub use host_key::{HOST_KEY_TYPES, HostKeyError};
+
 /// A build machine, as one entry of the machine file describes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Machine {

@@ -1,1 +1,48 @@
-//! (index)
+//! The machine file: a program in Lua 5.4 that returns the pool of build machines.
+//!
+//! ```lua
+//! local base = { user = "offload", private_key = "/etc/guix/offload_ed25519" }
+//!
+//! return {
+//!   build_machine {
+//!     inherit = base,                    -- fields not given here come from this table
+//!     name = "eightysix.example.org",
+//!     systems = { "x86_64-linux", "i686-linux" },
+//!     host_key = "ssh-ed25519 AAAAC3Nz…",
+//!   },
+//!   local_machine { speed = 1.0 },       -- optional: the head itself takes part
+//!   when_busy = "wait",                  -- settings of the pool have names
+//! }
+//! ```
+//!
+//! The file is evaluated (`evaluate`) in an interpreter of its own (`interpreter`, `runtime`), decoded (`fields`,
+//! `decode`, `settings`) and checked as a whole (`duplicates`); all that is wrong comes back in one [`Report`], each
+//! finding with its line (`locate`, `source`). Nothing that Lua code does can hang or end the process.
+//!
+//! Not checked here: whether hosts answer and key files exist.
+
+mod constructors;
+mod decode;
+mod diagnostic;
+mod duplicates;
+mod evaluate;
+mod fields;
+mod interpreter;
+mod locate;
+mod pool;
+mod raised;
+mod runtime;
+mod settings;
+mod source;
+mod suggest;
+mod values;
+
+pub use decode::LocalMachine;
+pub use diagnostic::{Diagnostic, Report, Severity};
+pub use evaluate::Entry;
+pub use fields::{BUILD_MACHINE, Field, LIMITS, LOCAL_MACHINE, POOL};
+pub use pool::{LoadContext, Pool, load};
+pub use settings::{Limits, Settings, When};
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,9 @@
 //! Choosing: matching machines are tried in the order of their ranks, one slot at a time.
 //!
 //! A machine is chosen when one of its slots is free, it answers, its load is below its threshold and its store has room.
-//! The slot of a machine that is passed over is given back before the next one is tried. The connection over which the
-//! machine answered is the one that builds.
+//! Where a fresh record says so, the machine is not asked; where a record says that it is down, neither. The slot of a
+//! machine that is passed over is given back before the next one is tried. The connection over which a machine answered
+//! is the one that builds.
 
 use std::fmt;
 
@@ -10,6 +11,8 @@ use super::matching::{Mismatch, mismatch};
 use super::ranking::{Rank, Rules};
 use crate::hook::Request;
 use crate::machine::Machine;
+use crate::state::Health;
+use crate::state::health::Time;
 use crate::status::Status;
 
 /// What choosing needs of the world.
@@ -25,8 +28,11 @@ pub trait Surroundings {
     /// How many of its slots are taken.
     fn taken_slots(&self, machine: &Machine) -> usize;
 
-    /// What is known of its status without asking it.
-    fn known_status(&self, machine: &Machine) -> Status;
+    /// What is remembered of it.
+    fn health(&self, machine: &Machine) -> Health;
+
+    /// The time, in the terms of [`Health`].
+    fn now(&self) -> Time;
 
     /// Connects and asks for its status; the error says why it cannot be reached.
     fn probe(&self, machine: &Machine) -> Result<(Self::Link, Status), String>;
@@ -38,8 +44,8 @@ pub struct Choice<S, L> {
     /// Its place in the list of machines.
     pub machine: usize,
     pub slot: S,
-    pub link: L,
-    pub status: Status,
+    /// The connection, if the machine had to be asked.
+    pub link: Option<L>,
 }
 
 /// How the choosing ended.
@@ -119,7 +125,7 @@ pub fn choose<W: Surroundings>(
     let mut any_busy = false;
     for Rank { place, .. } in candidates {
         match try_machine(machines[place], world) {
-            Ok((slot, link, status)) => return Outcome::Chosen(Choice { machine: place, slot, link, status }),
+            Ok((slot, link)) => return Outcome::Chosen(Choice { machine: place, slot, link }),
             Err(reason) => {
                 any_busy |= !matches!(reason, Reason::Unreachable(_) | Reason::SlotsUnknown(_));
                 passed_over.push(PassedOver { machine: place, reason });
@@ -140,23 +146,42 @@ fn rank<W: Surroundings>(
         return Err(Reason::Mismatch(mismatch));
     }
     rules.accepts(request, place).map_err(Reason::Refused)?;
-    let score = rules.score(request, place, &world.known_status(machine)).map_err(Reason::Refused)?;
+    let status = world.health(machine).status.unwrap_or_default();
+    let score = rules.score(request, place, &status).map_err(Reason::Refused)?;
     let occupied = world.taken_slots(machine) as f64 / f64::from(machine.parallel_builds.max(1));
     Ok(Rank { score, occupied, place })
 }
 
-fn try_machine<W: Surroundings>(machine: &Machine, world: &W) -> Result<(W::Slot, W::Link, Status), Reason> {
+/// A slot, and a connection where a fresh record did not spare it.
+fn try_machine<W: Surroundings>(machine: &Machine, world: &W) -> Result<(W::Slot, Option<W::Link>), Reason> {
+    let health = world.health(machine);
+    if let Some(trouble) = health.trouble.as_ref().filter(|trouble| !trouble.is_over(world.now())) {
+        return Err(Reason::Unreachable(trouble.error.clone()));
+    }
+    let is_fresh = health.is_fresh(world.now());
+    if let Some(status) = health.status.as_ref().filter(|_| is_fresh) {
+        check(machine, status)?;
+    }
     let slot = world.try_take_slot(machine).map_err(Reason::SlotsUnknown)?.ok_or(Reason::NoSlot)?;
+    if is_fresh {
+        return Ok((slot, None));
+    }
     let (link, status) = world.probe(machine).map_err(Reason::Unreachable)?;
-    if let (Some(load), Some(threshold)) = (status.load(), machine.overload_threshold) {
-        if load > threshold {
-            return Err(Reason::Overloaded { load, threshold });
-        }
+    check(machine, &status)?;
+    Ok((slot, Some(link)))
+}
+
+/// What is unknown is no reason to pass a machine over.
+fn check(machine: &Machine, status: &Status) -> Result<(), Reason> {
+    if let (Some(load), Some(threshold)) = (status.load(), machine.overload_threshold)
+        && load > threshold
+    {
+        return Err(Reason::Overloaded { load, threshold });
     }
-    if let Some(free) = status.free_disk {
-        if free < machine.minimum_disk_space {
-            return Err(Reason::LowDisk { free, minimum: machine.minimum_disk_space });
+    match status.free_disk {
+        Some(free) if free < machine.minimum_disk_space => {
+            Err(Reason::LowDisk { free, minimum: machine.minimum_disk_space })
         }
+        _ => Ok(()),
     }
-    Ok((slot, link, status))
 }

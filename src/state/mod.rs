@@ -3,6 +3,7 @@
 //! Everything lies below `STATE/offload` (normally `/var/guix/offload`): a directory for each `NAME:PORT`, so that
 //! several entries of the machine file for one host share it.
 
+pub mod health;
 pub mod slots;
 pub mod waiting;
 
@@ -11,6 +12,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+pub use health::{Health, HealthRecord};
 pub use slots::{Holder, Slot, Slots};
 
 use crate::machine::Machine;

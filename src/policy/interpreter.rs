@@ -1,0 +1,145 @@
+//! The thread on which Lua runs, and the time it is given.
+//!
+//! Lua code can fail to come back: a loop, a pattern that backtracks for ever, a command that sleeps. So nothing of it
+//! runs on the threads of the engine. They hand a piece of work to this thread and wait for a limited time; when that
+//! is over they go on without an answer, and the interpreter is abandoned for the rest of the process. An abandoned
+//! interpreter parks its thread as soon as it executes another instruction of Lua. What is stuck inside a C function
+//! cannot be stopped (a thread cannot be killed from outside in any sound way); it goes on with the lowest priority.
+
+use super::runtime::Runtime;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+type Work = Box<dyn FnOnce(&mut Runtime) + Send>;
+
+/// Room for 200 nested C calls, Lua's own limit, with Rust functions between them.
+const STACK: usize = 16 << 20;
+/// How long to wait for an interpreter that is given up to say where it is.
+const LAST_WORD: Duration = Duration::from_millis(20);
+
+/// A running interpreter; dropping it ends its thread unless it is stuck.
+#[derive(Debug)]
+pub(super) struct Interpreter {
+    work: mpsc::Sender<Work>,
+    leash: Arc<Leash>,
+}
+
+/// What the threads of the engine and that of the interpreter share.
+#[derive(Debug, Default)]
+pub(super) struct Leash {
+    abandoned: AtomicBool,
+    position: std::sync::Mutex<Option<mpsc::Sender<Position>>>,
+    thread: std::sync::OnceLock<rustix::process::Pid>,
+}
+
+/// A place in one of the user's files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    /// Name of the chunk.
+    pub chunk: String,
+    pub line: u32,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// Time was up, here.
+    Late(Option<Position>),
+    /// It was abandoned before, or its thread has ended.
+    Gone,
+}
+
+impl Leash {
+    /// Whether nobody waits for this interpreter any more.
+    pub fn abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// Says where the interpreter is to whoever gave it up, and never comes back.
+    pub fn park(&self, position: Option<Position>) -> ! {
+        if let Ok(mut sender) = self.position.lock()
+            && let (Some(sender), Some(position)) = (sender.take(), position)
+        {
+            // The other side may have stopped listening.
+            let _ = sender.send(position);
+        }
+        loop {
+            thread::park();
+        }
+    }
+
+    fn abandon(&self) -> Option<Position> {
+        let (sender, receiver) = mpsc::channel();
+        if let Ok(mut position) = self.position.lock() {
+            *position = Some(sender);
+        }
+        self.abandoned.store(true, Ordering::Release);
+        let position = receiver.recv_timeout(LAST_WORD).ok();
+        if position.is_none()
+            && let Some(thread) = self.thread.get()
+        {
+            // On Linux a priority belongs to a thread. It is a kindness to the rest of the machine, no more.
+            let _ = rustix::process::setpriority_process(Some(*thread), 19);
+        }
+        position
+    }
+}
+
+impl Interpreter {
+    /// Starts the thread and makes its interpreter there with `make`.
+    pub fn start<E: Send + 'static>(
+        make: impl FnOnce(Arc<Leash>) -> Result<Runtime, E> + Send + 'static,
+    ) -> std::io::Result<Result<Interpreter, Option<E>>> {
+        let leash = Arc::new(Leash::default());
+        let (work, jobs) = mpsc::channel::<Work>();
+        let (made, result) = mpsc::channel();
+        let shared = Arc::clone(&leash);
+        thread::Builder::new().name("lua".to_owned()).stack_size(STACK).spawn(move || {
+            let _ = shared.thread.set(rustix::thread::gettid());
+            let mut runtime = match make(shared) {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(made.send(Err(error))),
+            };
+            drop(made.send(Ok(())));
+            for job in jobs {
+                // A panic ends this interpreter and nothing else: the sender of the answer is dropped with the job.
+                if catch_unwind(AssertUnwindSafe(|| job(&mut runtime))).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(match result.recv() {
+            Ok(Ok(())) => Ok(Interpreter { work, leash }),
+            Ok(Err(error)) => Err(Some(error)),
+            Err(_) => Err(None),
+        })
+    }
+
+    /// Has `job` done by the interpreter, and waits for the answer no longer than `budget` has left, which the time
+    /// taken is subtracted from.
+    pub fn run<R: Send + 'static>(
+        &self,
+        budget: &mut Duration,
+        job: impl FnOnce(&mut Runtime) -> R + Send + 'static,
+    ) -> Result<R, Stopped> {
+        if self.leash.abandoned() {
+            return Err(Stopped::Gone);
+        }
+        let start = Instant::now();
+        let (answer, result) = mpsc::channel();
+        let job = Box::new(move |runtime: &mut Runtime| drop(answer.send(job(runtime))));
+        self.work.send(job).map_err(|_| Stopped::Gone)?;
+        let result = result.recv_timeout(*budget);
+        *budget = budget.saturating_sub(start.elapsed());
+        result.map_err(|error| match error {
+            mpsc::RecvTimeoutError::Timeout => Stopped::Late(self.leash.abandon()),
+            mpsc::RecvTimeoutError::Disconnected => {
+                self.leash.abandoned.store(true, Ordering::Release);
+                Stopped::Gone
+            }
+        })
+    }
+}

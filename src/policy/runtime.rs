@@ -1,0 +1,234 @@
+//! The world in which a machine file runs: the standard library of Lua 5.4 without what could harm the process, the
+//! constructors, and the module `offload`.
+//!
+//! Missing are the library `debug`, C modules, bytecode, finalizers and `os.setlocale`; `os.exit` raises an error, and
+//! standard output is standard error. Reading a global variable that does not exist is an error.
+
+use super::constructors::{self, Made};
+use super::interpreter::{Leash, Position};
+use super::suggest;
+use mlua::{HookTriggers, Lua, LuaOptions, LuaString, StdLib, Table, Value, VmState};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// A file of Lua may have this many bytes.
+pub(super) const MAX_CHUNK: u64 = 16 << 20;
+/// Instructions of Lua between two looks at whether anyone still waits: well under a millisecond.
+const INSTRUCTIONS: u32 = 10_000;
+/// Memory for our own work beside the user's, so that a full interpreter can still be asked what it holds.
+pub(super) const RESERVE: usize = 4 << 20;
+
+/// An interpreter and what is known of the files it runs.
+pub(super) struct Runtime {
+    pub lua: Lua,
+    pub shared: Rc<Shared>,
+    /// What the machine file gave, once it has been evaluated.
+    pub functions: Option<super::evaluate::Functions>,
+    limit: usize,
+}
+
+/// What functions called from Lua need to know.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// The directory of the machine file.
+    pub directory: PathBuf,
+    /// Path of the machine file.
+    pub file: PathBuf,
+    pub leash: Arc<Leash>,
+    /// The user's chunks, as Lua names them in messages, and their files.
+    chunks: RefCell<HashMap<String, PathBuf>>,
+    /// Build machines constructed so far, in order.
+    pub made: RefCell<Vec<Made>>,
+    /// Undefined global variables read while the machine file was evaluated; `None` once that is over.
+    pub undefined: RefCell<Option<Vec<Undefined>>>,
+}
+
+/// A global variable that was read but does not exist.
+#[derive(Clone, Debug)]
+pub(super) struct Undefined {
+    pub name: String,
+    pub position: Option<Position>,
+    pub meant: Option<String>,
+}
+
+impl Runtime {
+    /// A fresh interpreter for the machine file `file`, limited to `memory` bytes once user code runs.
+    pub fn new(file: &Path, memory: usize, leash: Arc<Leash>) -> mlua::Result<Runtime> {
+        let libraries = StdLib::COROUTINE
+            | StdLib::TABLE
+            | StdLib::IO
+            | StdLib::OS
+            | StdLib::STRING
+            | StdLib::UTF8
+            | StdLib::MATH
+            | StdLib::PACKAGE;
+        let lua = Lua::new_with(libraries, LuaOptions::default())?;
+        let directory = match file.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+            _ => PathBuf::from("."),
+        };
+        let shared = Rc::new(Shared {
+            directory,
+            file: file.to_path_buf(),
+            leash,
+            chunks: RefCell::default(),
+            made: RefCell::default(),
+            undefined: RefCell::new(Some(Vec::new())),
+        });
+        let runtime = Runtime { lua, shared, functions: None, limit: memory };
+        runtime.watch()?;
+        let offload = runtime.lua.create_table()?;
+        constructors::register(&runtime.lua, &offload, &runtime.shared)?;
+        let package: Table = runtime.lua.globals().raw_get("package")?;
+        package.raw_get::<Table>("loaded")?.raw_set("offload", &offload)?;
+        runtime.prelude()?;
+        runtime.forbid_undefined()?;
+        Ok(runtime)
+    }
+
+    /// Runs user code under the memory limit.
+    pub fn limited<R>(&self, code: impl FnOnce(&Lua) -> mlua::Result<R>) -> mlua::Result<R> {
+        self.lua.set_memory_limit(self.limit)?;
+        let result = code(&self.lua);
+        self.lua.set_memory_limit(self.limit + RESERVE)?;
+        result
+    }
+
+    /// The memory limit in bytes.
+    pub fn memory(&self) -> usize {
+        self.limit
+    }
+
+    pub fn set_memory(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Parks the thread at the next occasion once nobody waits for it any more. Coroutines inherit the hook.
+    fn watch(&self) -> mlua::Result<()> {
+        let shared = Rc::clone(&self.shared);
+        let triggers = HookTriggers::new().every_nth_instruction(INSTRUCTIONS);
+        self.lua.set_global_hook(triggers, move |lua, _| {
+            if shared.leash.abandoned() {
+                shared.leash.park(shared.position(lua, 0));
+            }
+            Ok(VmState::Continue)
+        })
+    }
+
+    fn prelude(&self) -> mlua::Result<()> {
+        let host = self.lua.create_table()?;
+        let shared = Rc::clone(&self.shared);
+        host.raw_set(
+            "read_chunk",
+            self.lua.create_function(move |lua, file: LuaString| {
+                let path = PathBuf::from(OsStr::from_bytes(&file.as_bytes()));
+                match read_chunk(&path) {
+                    Ok(text) => {
+                        let short = path.strip_prefix(&shared.directory).unwrap_or(&path).display().to_string();
+                        Ok((Some(lua.create_string(text)?), shared.add_chunk(short, path)))
+                    }
+                    Err(error) => Ok((None, format!("{}: {error}", path.display()))),
+                }
+            })?,
+        )?;
+        let directory = self.shared.directory.display();
+        host.raw_set("module_path", format!("{directory}/?.lua;{directory}/?/init.lua"))?;
+        let shared = Rc::clone(&self.shared);
+        host.raw_set(
+            "candidates",
+            self.lua.create_function(move |_, name: String| {
+                let file = shared.directory.join(name.replace('.', "/"));
+                Ok(format!("{0}.lua or {0}/init.lua", file.display()))
+            })?,
+        )?;
+        self.lua.load(include_str!("../../lua/prelude.lua")).set_name("=[offload]").call(host)
+    }
+
+    fn forbid_undefined(&self) -> mlua::Result<()> {
+        let shared = Rc::clone(&self.shared);
+        let index = self.lua.create_function(move |lua, (globals, name): (Table, Value)| {
+            let Value::String(name) = name else { return Ok(()) };
+            let name = name.to_string_lossy();
+            let keys: Vec<String> = globals.pairs::<String, Value>().filter_map(|pair| Some(pair.ok()?.0)).collect();
+            let words = keys.iter().map(String::as_str).chain(["true", "false", "nil"]);
+            let meant = suggest::nearest(&name, words).map(str::to_owned);
+            let undefined = Undefined { position: shared.position(lua, 1), name, meant };
+            if let Some(list) = &mut *shared.undefined.borrow_mut() {
+                list.push(undefined);
+                return Ok(());
+            }
+            Err(mlua::Error::RuntimeError(undefined.message()))
+        })?;
+        let metatable = self.lua.create_table()?;
+        metatable.raw_set("__index", index)?;
+        metatable.raw_set("__metatable", false)?;
+        self.lua.globals().set_metatable(Some(metatable))
+    }
+}
+
+impl Undefined {
+    /// The message, without its place.
+    pub fn message(&self) -> String {
+        format!("undefined global '{}'", self.name)
+    }
+}
+
+impl Shared {
+    /// Makes a file known under a short name; gives the name for Lua.
+    pub fn add_chunk(&self, name: String, file: PathBuf) -> String {
+        let chunk = format!("@{name}");
+        self.chunks.borrow_mut().insert(name, file);
+        chunk
+    }
+
+    /// The file that is known to Lua by this name.
+    pub fn file_of(&self, chunk: &str) -> Option<PathBuf> {
+        self.chunks.borrow().get(chunk).cloned()
+    }
+
+    /// The file of a place, for a message.
+    pub fn path_of(&self, position: &Position) -> String {
+        let file = self.file_of(&position.chunk);
+        file.map_or_else(|| position.chunk.clone(), |file| file.display().to_string())
+    }
+
+    /// What Lua calls the machine file.
+    pub fn main_chunk(&self) -> String {
+        self.file.file_name().unwrap_or(self.file.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    /// The innermost place in one of the user's files, from `level` of the call stack outwards.
+    pub fn position(&self, lua: &Lua, level: usize) -> Option<Position> {
+        (level..level + 100).map_while(|level| lua.inspect_stack(level, |call| self.position_of(call))).flatten().next()
+    }
+
+    fn position_of(&self, call: &mlua::debug::Debug) -> Option<Position> {
+        let line = call.current_line()?;
+        let chunk = call.source().short_src?.into_owned();
+        self.chunks.borrow().contains_key(&chunk).then_some(())?;
+        Some(Position { chunk, line: u32::try_from(line).ok()? })
+    }
+}
+
+/// Reads a file of Lua: no more than `MAX_CHUNK` bytes, without the first line if that begins with `#`, as `lua` does.
+pub(super) fn read_chunk(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    std::fs::File::open(path)?.take(MAX_CHUNK + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_CHUNK {
+        return Err(std::io::Error::other(format!("it has more than {MAX_CHUNK} bytes")));
+    }
+    if text.starts_with(b"\xef\xbb\xbf") {
+        text.drain(..3);
+    }
+    if text.first() == Some(&b'#') {
+        let line = text.iter().position(|&byte| byte == b'\n').unwrap_or(text.len());
+        text.drain(..line);
+    }
+    Ok(text)
+}

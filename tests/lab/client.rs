@@ -1,0 +1,361 @@
+//! The client of a daemon: builds derivations through Guix's own Guile modules, see `client.scm`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::entry::quote;
+use super::host::Host;
+use super::{SYSTEM, wait_until};
+
+const SCRIPT: &str = include_str!("client.scm");
+
+/// What each build script begins with: failures end it, and start and end go to the file that `record.rs` reads.
+const PREAMBLE: &str = "set -e
+note() { read up rest </proc/uptime; echo \"$1 $$ $up $name\" >>/var/lab/builds; }
+note start; trap 'note end' EXIT
+";
+
+/// A number that no other caller in this process gets.
+pub fn serial() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A derivation to be: a script for busybox's shell, which stops at the first command that fails. Its PATH has all of busybox,
+/// `$out` and the like are its outputs. A clone is the same derivation.
+#[derive(Clone, Debug)]
+pub struct Drv(Arc<Description>);
+
+#[derive(Clone, Debug)]
+struct Description {
+    name: String,
+    system: String,
+    script: String,
+    outputs: Vec<String>,
+    inputs: Vec<(String, Drv, String)>,
+    files: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
+    hash: Option<(String, String, bool)>,
+}
+
+impl Drv {
+    /// A derivation that makes an empty file. Names are unique within a build.
+    pub fn new(name: &str) -> Drv {
+        Drv(Arc::new(Description {
+            name: name.to_owned(),
+            system: SYSTEM.to_owned(),
+            script: "true >$out".to_owned(),
+            outputs: vec!["out".to_owned()],
+            inputs: Vec::new(),
+            files: Vec::new(),
+            environment: Vec::new(),
+            hash: None,
+        }))
+    }
+
+    fn change(mut self, change: impl FnOnce(&mut Description)) -> Drv {
+        change(Arc::make_mut(&mut self.0));
+        self
+    }
+
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    pub fn script(self, script: &str) -> Drv {
+        self.change(|it| it.script = script.to_owned())
+    }
+
+    pub fn system(self, system: &str) -> Drv {
+        self.change(|it| it.system = system.to_owned())
+    }
+
+    /// Default: `out` alone.
+    pub fn outputs(self, ids: &[&str]) -> Drv {
+        self.change(|it| it.outputs = ids.iter().map(|id| (*id).to_owned()).collect())
+    }
+
+    /// Output `out` of another derivation is an input. A variable named like that derivation, with `_` for what a variable
+    /// cannot have, holds its path.
+    pub fn input(self, of: &Drv) -> Drv {
+        let variable = of.name().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+        self.input_output(&variable, of, "out")
+    }
+
+    /// An output of another derivation is an input; `variable` holds its path.
+    pub fn input_output(self, variable: &str, of: &Drv, output: &str) -> Drv {
+        self.change(|it| it.inputs.push((variable.to_owned(), of.clone(), output.to_owned())))
+    }
+
+    /// A file or directory of the host where the client runs is added to the store as an input; `variable` holds its path.
+    pub fn file(self, variable: &str, path: &str) -> Drv {
+        self.change(|it| it.files.push((variable.to_owned(), path.to_owned())))
+    }
+
+    pub fn env(self, variable: &str, value: &str) -> Drv {
+        self.change(|it| it.environment.push((variable.to_owned(), value.to_owned())))
+    }
+
+    /// The features a machine must have.
+    pub fn features(self, features: &[&str]) -> Drv {
+        self.env("requiredSystemFeatures", &features.join(" "))
+    }
+
+    /// A fixed output: a file, or with `recursive` anything, whose hash is `hex` in base 16.
+    pub fn fixed(self, algorithm: &str, hex: &str, recursive: bool) -> Drv {
+        self.change(|it| it.hash = Some((algorithm.to_owned(), hex.to_owned(), recursive)))
+    }
+
+    /// Puts it behind what it needs, each once.
+    fn collect<'a>(&'a self, into: &mut Vec<&'a Drv>) {
+        match into.iter().find(|known| known.name() == self.name()) {
+            Some(known) => assert!(Arc::ptr_eq(&known.0, &self.0), "two derivations are named {}", self.name()),
+            None => {
+                self.0.inputs.iter().for_each(|(_, input, _)| input.collect(into));
+                into.push(self);
+            }
+        }
+    }
+
+    fn to_scheme(&self) -> String {
+        let it = &self.0;
+        let pairs = |list: &[(String, String)]| -> String {
+            list.iter().map(|(name, value)| format!("({} {})", quote(name), quote(value))).collect()
+        };
+        let mut text = format!("((name . {}) (system . {})", quote(&it.name), quote(&it.system));
+        write!(text, " (script . {})", quote(&format!("{PREAMBLE}{}", it.script))).unwrap();
+        write!(text, " (outputs {})", it.outputs.iter().map(|id| quote(id)).collect::<String>()).unwrap();
+        let inputs = it.inputs.iter().map(|(variable, drv, output)| {
+            format!("({} {} {})", quote(variable), quote(drv.name()), quote(output))
+        });
+        write!(text, " (inputs {})", inputs.collect::<String>()).unwrap();
+        write!(text, " (files {}) (environment {})", pairs(&it.files), pairs(&it.environment)).unwrap();
+        if let Some((algorithm, hex, recursive)) = &it.hash {
+            let recursive = if *recursive { "#t" } else { "#f" };
+            write!(text, " (hash {} {} {recursive})", quote(algorithm), quote(hex)).unwrap();
+        }
+        text + ")"
+    }
+}
+
+/// How a client builds.
+pub struct Client<'a> {
+    host: &'a Host,
+    options: Vec<(&'static str, String)>,
+    limit: Duration,
+}
+
+impl Host {
+    /// A client of this host's daemon: no substitutes, as many local builds as the daemon allows, ended after two minutes.
+    pub fn client(&self) -> Client<'_> {
+        Client { host: self, options: Vec::new(), limit: Duration::from_secs(120) }
+            .option("use-substitutes?", "#f")
+            .max_jobs(self.options.max_jobs)
+    }
+
+    /// Builds with the default [`client`](Host::client).
+    pub fn build(&self, drvs: &[&Drv]) -> BuildResult {
+        self.client().build(drvs)
+    }
+}
+
+impl<'a> Client<'a> {
+    /// A keyword argument of `set-build-options`, its value in Scheme.
+    pub fn option(mut self, keyword: &'static str, value: &str) -> Self {
+        self.options.retain(|(known, _)| *known != keyword);
+        self.options.push((keyword, value.to_owned()));
+        self
+    }
+
+    /// Local builds at the same time; with 0, what the hook declines fails.
+    pub fn max_jobs(self, jobs: u32) -> Self {
+        self.option("max-build-jobs", &jobs.to_string())
+    }
+
+    pub fn keep_going(self) -> Self {
+        self.option("keep-going?", "#t")
+    }
+
+    /// In seconds.
+    pub fn timeout(self, seconds: u32) -> Self {
+        self.option("timeout", &seconds.to_string())
+    }
+
+    /// In seconds.
+    pub fn max_silent_time(self, seconds: u32) -> Self {
+        self.option("max-silent-time", &seconds.to_string())
+    }
+
+    /// Builds everything here.
+    pub fn no_offload(self) -> Self {
+        self.option("offload?", "#f")
+    }
+
+    /// How long the build may take before the test fails.
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Builds `drvs` and what they need; returns when the daemon is done, be it with a failure.
+    pub fn build(self, drvs: &[&Drv]) -> BuildResult {
+        self.start(drvs).wait()
+    }
+
+    /// Starts to build.
+    pub fn start(self, drvs: &[&Drv]) -> RunningBuild {
+        let mut all = Vec::new();
+        drvs.iter().for_each(|drv| drv.collect(&mut all));
+        let mut request = "((options".to_owned();
+        for (keyword, value) in &self.options {
+            write!(request, " #:{keyword} {value}").unwrap();
+        }
+        let derivations: String = all.iter().map(|drv| drv.to_scheme() + "\n").collect();
+        let names: String = drvs.iter().map(|drv| quote(drv.name())).collect();
+        writeln!(request, ")\n(derivations\n{derivations})\n(build {names}))").unwrap();
+
+        self.host.write("/var/lab/client.scm", SCRIPT);
+        let number = serial();
+        let (output, log) = (
+            self.host.log_file(&format!("client-{number}.out")),
+            self.host.log_file(&format!("client-{number}")),
+        );
+        let mut child = self
+            .host
+            .command("guix")
+            .args(["repl", "--", "/var/lab/client.scm"])
+            .stdin(Stdio::piped())
+            .stdout(File::create(&output).unwrap())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(request.as_bytes()).expect("the client has died");
+        RunningBuild { child, output, log, deadline: Instant::now() + self.limit }
+    }
+}
+
+/// A build whose client runs. Dropping it kills the client.
+pub struct RunningBuild {
+    child: Child,
+    output: PathBuf,
+    log: PathBuf,
+    deadline: Instant,
+}
+
+impl RunningBuild {
+    /// The build log so far.
+    pub fn log(&self) -> String {
+        read(&self.log)
+    }
+
+    /// Waits until the build log contains `text`.
+    pub fn wait_for_log(&self, text: &str) {
+        let limit = self.deadline.saturating_duration_since(Instant::now());
+        wait_until(&format!("{text:?} in the build log"), limit, || self.log().contains(text));
+    }
+
+    /// Ends the client with a signal, and waits for its end.
+    pub fn interrupt(mut self, signal: Signal) {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id() as i32) {
+            rustix::process::kill_process(pid, signal).unwrap();
+        }
+        self.child.wait().unwrap();
+    }
+
+    /// Whether the client is done.
+    pub fn is_done(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Waits for the end of the build.
+    pub fn wait(mut self) -> BuildResult {
+        while !self.is_done() {
+            assert!(Instant::now() < self.deadline, "the build does not end; its log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        BuildResult::parse(&read(&self.output), self.log())
+    }
+}
+
+impl Drop for RunningBuild {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What came of a build.
+#[derive(Debug)]
+pub struct BuildResult {
+    /// 0, or the daemon's 1, 100 or 101; `None`: the daemon went away.
+    pub status: Option<u32>,
+    /// The daemon's message if the status is not 0.
+    pub error: String,
+    /// Everything the daemon sent for the client's user.
+    pub log: String,
+    /// How long the daemon took over it.
+    pub elapsed: Duration,
+    derivations: BTreeMap<String, String>,
+    outputs: BTreeMap<(String, String), String>,
+}
+
+impl BuildResult {
+    fn parse(text: &str, log: String) -> BuildResult {
+        let (mut derivations, mut outputs) = (BTreeMap::new(), BTreeMap::new());
+        let (mut built, mut error) = (None, String::new());
+        let mut lines = text.lines();
+        while let Some(line) = lines.next() {
+            match line.split('\t').collect::<Vec<_>>()[..] {
+                ["derivation", name, path] => drop(derivations.insert(name.to_owned(), path.to_owned())),
+                ["output", name, id, path] => drop(outputs.insert((name.to_owned(), id.to_owned()), path.to_owned())),
+                ["built", status, seconds] => built = Some((status.parse().ok(), seconds.parse().unwrap())),
+                ["error", first] => {
+                    error = std::iter::once(first).chain(lines.by_ref()).collect::<Vec<_>>().join("\n");
+                }
+                _ => panic!("the client said {line:?}"),
+            }
+        }
+        let Some((status, seconds)) = built else { panic!("the client died:\n{text}{log}") };
+        BuildResult { status, error, log, elapsed: Duration::from_secs_f64(seconds), derivations, outputs }
+    }
+
+    /// Itself; panics if the build failed.
+    #[track_caller]
+    pub fn succeeded(self) -> BuildResult {
+        assert_eq!(self.status, Some(0), "the build failed: {}; its log:\n{}", self.error, self.log);
+        self
+    }
+
+    /// The path of a derivation of the build.
+    pub fn derivation(&self, name: &str) -> &Path {
+        self.derivations.get(name).unwrap_or_else(|| panic!("no derivation {name}")).as_ref()
+    }
+
+    /// The path of output `out` of a derivation.
+    pub fn output(&self, name: &str) -> &Path {
+        self.output_of(name, "out")
+    }
+
+    pub fn output_of(&self, name: &str, id: &str) -> &Path {
+        let key = (name.to_owned(), id.to_owned());
+        self.outputs.get(&key).unwrap_or_else(|| panic!("no output {id} of {name}")).as_ref()
+    }
+
+    /// The paths of all outputs of all derivations.
+    pub fn outputs(&self) -> impl Iterator<Item = &Path> {
+        self.outputs.values().map(Path::new)
+    }
+}
+
+fn read(path: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+}
