@@ -12,6 +12,7 @@ mod lua;
 mod nix;
 mod scheme;
 
+use std::env;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -20,7 +21,9 @@ use std::process::ExitStatus;
 
 use super::front_end::{self, FrontEndError};
 use crate::exit::Status;
-use lua::{Document, plain};
+use lua::plain;
+
+pub use lua::Document;
 
 /// Longest file that is read, in bytes: some thousand machines.
 const MAX_FILE: u64 = 1 << 20;
@@ -45,15 +48,6 @@ pub enum ConvertError {
     /// The file itself is in error. Never empty; each with its place.
     #[error("{}", lines(.0))]
     InFile(Vec<Problem>),
-}
-
-impl ConvertError {
-    fn status(&self) -> Status {
-        match self {
-            ConvertError::InFile(_) => Status::MachineFile,
-            _ => Status::Failure,
-        }
-    }
 }
 
 /// One thing that is wrong in the file to convert.
@@ -84,32 +78,27 @@ fn lines(problems: &[Problem]) -> String {
 /// Writes the machine file in Lua that `file` amounts to on `out`, warnings and errors on `messages`. If there is an
 /// error nothing is written on `out`. What a `machines.scm` itself prints goes to standard error.
 pub fn run(file: &Path, out: &mut dyn Write, messages: &mut dyn Write) -> Status {
-    let converted = convert(file).map_err(|error| match &error {
-        ConvertError::InFile(_) => (error.status(), error.to_string()),
-        _ => (error.status(), format!("error: {error}")),
-    });
-    let written = converted.and_then(|document| {
-        let failed = |cause| (Status::Failure, format!("error: cannot write the machine file: {cause}"));
-        out.write_all(document.to_string().as_bytes()).and_then(|()| out.flush()).map_err(failed)?;
-        Ok(document.warnings())
-    });
-    let (status, said) = match written {
-        Ok(warnings) => (Status::Success, warnings),
-        Err((status, error)) => (status, vec![error]),
+    let (status, said) = match convert(file, front_end::real_guix) {
+        Ok(document) => match write!(out, "{document}").and_then(|()| out.flush()) {
+            Ok(()) => (Status::Success, document.warnings()),
+            Err(cause) => (Status::Failure, vec![format!("error: cannot write the machine file: {cause}")]),
+        },
+        Err(error @ ConvertError::InFile(_)) => (Status::MachineFile, vec![error.to_string()]),
+        Err(error) => (Status::Failure, vec![format!("error: {error}")]),
     };
     for line in said {
-        // There is nobody left to tell about it.
+        // If this fails there is nobody left to tell.
         let _ = writeln!(messages, "{line}");
     }
     status
 }
 
-fn convert(file: &Path) -> Result<Document, ConvertError> {
+/// The machine file in Lua that `file` amounts to. `guix` finds the real `guix`; it is asked only for a `machines.scm`.
+pub fn convert(file: &Path, guix: impl FnOnce() -> Result<PathBuf, FrontEndError>) -> Result<Document, ConvertError> {
     let text = read(file)?;
     if is_scheme(file, &text) {
-        let guix = front_end::real_guix()?;
-        let machines = scheme::evaluate(&guix, file)?;
-        let home = std::env::var_os("HOME").map(PathBuf::from);
+        let machines = scheme::evaluate(&guix()?, file)?;
+        let home = env::var_os("HOME").map(PathBuf::from);
         scheme::document(file, machines, home.as_deref())
     } else {
         nix::document(file, &text)

@@ -57,12 +57,9 @@ pub fn document(file: &Path, text: &[u8]) -> Result<Document, ConvertError> {
     for (number, line) in (1..).zip(text.split(|&byte| byte == b'\n')) {
         match line_entries(line) {
             Ok(machines) => entries.extend(machines.into_iter().map(|entry| Entry { line: Some(number), ..entry })),
-            Err((column, message)) => problems.push(Problem {
-                file: name.clone(),
-                line: Some(number),
-                column: Some(column),
-                message,
-            }),
+            Err((column, message)) => {
+                problems.push(Problem { file: name.clone(), line: Some(number), column: Some(column), message })
+            }
         }
     }
     match problems.is_empty() {
@@ -150,7 +147,8 @@ fn machine(words: &[Word]) -> Result<Entry, Wrong> {
     }
     if let Some(word) = set(4) {
         let expected = || (word.column, format!("expected a speed factor, found '{}'", plain(word.text)));
-        let speed: f64 = word.text.parse().ok().filter(|&speed| speed >= 0.0 && f64::is_finite(speed)).ok_or_else(expected)?;
+        let speed: f64 =
+            word.text.parse().ok().filter(|&speed| speed >= 0.0 && f64::is_finite(speed)).ok_or_else(expected)?;
         // Nix takes 0 for 1.
         if speed != 1.0 && speed != 0.0 {
             entry.set("speed", Value::Number(speed));

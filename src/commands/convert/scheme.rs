@@ -67,13 +67,12 @@ pub fn evaluate(guix: &Path, file: &Path) -> Result<Vec<Fields>, ConvertError> {
     };
     let status = repl.wait().map_err(run_error)?;
     let line = line.ok_or_else(|| ConvertError::NoAnswer { guix: guix.to_owned(), status })?;
-    let answer =
-        serde_json::from_str(&line).map_err(|cause| ConvertError::Answer { guix: guix.to_owned(), cause })?;
+    let answer = serde_json::from_str(&line).map_err(|cause| ConvertError::Answer { guix: guix.to_owned(), cause })?;
     machines(name, answer)
 }
 
 /// The JSON text of the answer. What comes before it are replies of the REPL to the other expressions.
-fn answer_line(stdout: impl Read) -> io::Result<Option<String>> {
+pub fn answer_line(stdout: impl Read) -> io::Result<Option<String>> {
     for line in BufReader::new(stdout.take(MAX_ANSWER)).lines() {
         if let Some(json) = line?.strip_prefix(MARK) {
             return Ok(Some(json.to_owned()));
