@@ -1,10 +1,6 @@
 //! `offload`: a build hook for the GNU Guix daemon.
 
-// For now without commands/mod.rs, whose build_hook is not there yet.
-pub mod commands {
-    pub mod convert;
-    pub mod front_end;
-}
+//pub mod commands;
 pub mod daemon;
 pub mod error;
 pub mod events;
