@@ -103,9 +103,7 @@ mod tests {
 
     #[test]
     fn the_name_alone_decides() {
-        for (name, is) in
-            [("guix", true), ("/usr/lib/offload/guix", true), ("offload", false), ("/guix/offload", false)]
-        {
+        for (name, is) in [("guix", true), ("/usr/lib/offload/guix", true), ("offload", false), ("/guix/offload", false)] {
             assert_eq!(is_called_as_guix(OsStr::new(name)), is, "{name}");
         }
     }

@@ -91,7 +91,10 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let message = |line| parse(line).unwrap_err().to_string();
-        assert_eq!(message("x86_64-linux 0 yes 0"), "PRINT-BUILD-TRACE?: expected 0, 1, true or false, found 'yes'");
+        assert_eq!(
+            message("x86_64-linux 0 yes 0"),
+            "PRINT-BUILD-TRACE?: expected 0, 1, true or false, found 'yes'"
+        );
         assert_eq!(message("x86_64-linux -1 1 0"), "MAX-SILENT-TIME: expected a number of seconds, found '-1'");
         assert!(message("x86_64-linux 0 1").ends_with("was given 3"));
         assert!(message("X86 0 1 0").starts_with("SYSTEM: "));

@@ -44,11 +44,8 @@ pub fn read_paths(
             }
             return Err(PathsError::Invalid { what, number, cause: "longer than 4 KiB".to_owned() });
         }
-        let path = StorePath::parse(store, &path).map_err(|error| PathsError::Invalid {
-            what,
-            number,
-            cause: error.to_string(),
-        })?;
+        let path = StorePath::parse(store, &path)
+            .map_err(|error| PathsError::Invalid { what, number, cause: error.to_string() })?;
         paths.push(path);
     }
 }

@@ -79,14 +79,8 @@ pub enum Reason {
     /// Its slots cannot be looked at.
     SlotsUnknown(String),
     Unreachable(String),
-    Overloaded {
-        load: f64,
-        threshold: f64,
-    },
-    LowDisk {
-        free: u64,
-        minimum: u64,
-    },
+    Overloaded { load: f64, threshold: f64 },
+    LowDisk { free: u64, minimum: u64 },
 }
 
 impl fmt::Display for Reason {

@@ -192,10 +192,7 @@ mod tests {
             .after_success(Some(status.clone()), seconds(0))
             .after_failure("refused", seconds(1))
             .after_failure("timed out", seconds(20));
-        assert_eq!(
-            health.trouble.as_ref().map(|t| (t.since, t.count, t.error.as_str())),
-            Some((seconds(1), 2, "timed out"))
-        );
+        assert_eq!(health.trouble.as_ref().map(|t| (t.since, t.count, t.error.as_str())), Some((seconds(1), 2, "timed out")));
         let health = health.after_success(None, seconds(60));
         assert_eq!((health.trouble, health.status), (None, Some(status)));
     }

@@ -134,10 +134,9 @@ impl Drv {
         let mut text = format!("((name . {}) (system . {})", quote(&it.name), quote(&it.system));
         write!(text, " (script . {})", quote(&format!("{PREAMBLE}{}", it.script))).unwrap();
         write!(text, " (outputs {})", it.outputs.iter().map(|id| quote(id)).collect::<String>()).unwrap();
-        let inputs = it
-            .inputs
-            .iter()
-            .map(|(variable, drv, output)| format!("({} {} {})", quote(variable), quote(drv.name()), quote(output)));
+        let inputs = it.inputs.iter().map(|(variable, drv, output)| {
+            format!("({} {} {})", quote(variable), quote(drv.name()), quote(output))
+        });
         write!(text, " (inputs {})", inputs.collect::<String>()).unwrap();
         write!(text, " (files {}) (environment {})", pairs(&it.files), pairs(&it.environment)).unwrap();
         if let Some((algorithm, hex, recursive)) = &it.hash {
@@ -226,8 +225,10 @@ impl<'a> Client<'a> {
 
         self.host.write("/var/lab/client.scm", SCRIPT);
         let number = serial();
-        let (output, log) =
-            (self.host.log_file(&format!("client-{number}.out")), self.host.log_file(&format!("client-{number}")));
+        let (output, log) = (
+            self.host.log_file(&format!("client-{number}.out")),
+            self.host.log_file(&format!("client-{number}")),
+        );
         let mut child = self
             .host
             .command("guix")

@@ -54,7 +54,8 @@ impl Host {
 /// The largest number of these builds that ran at the same time. Times are to 10 ms, and one build may start where another
 /// ends: so those that touch do not count as concurrent. One without an end counts to the last start.
 pub fn max_concurrency(builds: &[BuildRecord]) -> usize {
-    let at =
-        |time: f64| builds.iter().filter(|build| build.start <= time && build.end.is_none_or(|end| time < end)).count();
+    let at = |time: f64| {
+        builds.iter().filter(|build| build.start <= time && build.end.is_none_or(|end| time < end)).count()
+    };
     builds.iter().map(|build| at(build.start)).max().unwrap_or(0)
 }

@@ -23,8 +23,7 @@ impl Host {
     pub fn verify_store(&self) {
         let output = self.command("guix").args(["gc", "--verify=contents"]).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        let complaint =
-            said.lines().find(|line| !line.starts_with("reading the store") && !line.starts_with("checking"));
+        let complaint = said.lines().find(|line| !line.starts_with("reading the store") && !line.starts_with("checking"));
         assert!(output.status.success() && complaint.is_none(), "the store of {} is not well:\n{said}", self.name());
     }
 
