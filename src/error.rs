@@ -3,6 +3,8 @@
 //! guix-daemon reads 100 as "the build itself fails" and may remember that for good, so 100 needs the word of the build
 //! machine's daemon. Everything else is, in doubt, transient.
 
+use std::error::Error;
+
 use crate::exit::Status;
 
 /// Why an accepted build did not succeed.
@@ -44,6 +46,17 @@ impl Failure {
             Failure::Machine { .. } | Failure::Head(_) | Failure::NoMachineLeft { .. } => Status::Failure,
         }
     }
+}
+
+/// An error with what caused it, in one line of text.
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }
 
 fn summary(tried: &[(String, String)], last: &str) -> String {

@@ -1,13 +1,13 @@
 //! `offload`: a build hook for the GNU Guix daemon.
 
-//pub mod commands;
+pub mod commands;
 pub mod daemon;
 pub mod error;
 pub mod events;
 pub mod exit;
 pub mod gcrypt;
 pub mod hook;
-//pub mod job;
+pub mod job;
 pub mod local;
 pub mod logging;
 pub mod machine;
@@ -18,4 +18,4 @@ pub mod ssh;
 pub mod state;
 pub mod status;
 pub mod store;
-//pub mod transfer;
+pub mod transfer;

@@ -4,45 +4,44 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How a machine is, as of one moment.
+/// How a machine is doing, as far as it says.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Status {
-    /// Runnable processes, averaged over 1, 5 and 15 minutes.
-    pub load_average: Option<[f64; 3]>,
-    /// Processors online.
+    /// Load average of the last minute.
+    pub load1: Option<f64>,
+    pub load5: Option<f64>,
+    pub load15: Option<f64>,
     pub cores: Option<u32>,
-    /// Pressure stall information: share of the last 10 s in which some process waited, in percent.
-    pub pressure: Option<Pressure>,
-    /// Memory that new processes could use, in bytes.
+    /// Percentage of the last ten seconds in which some process waited for a processor.
+    pub pressure_cpu: Option<f64>,
+    /// The same for memory.
+    pub pressure_memory: Option<f64>,
+    /// The same for input and output.
+    pub pressure_io: Option<f64>,
+    /// Bytes available without swapping.
     pub free_memory: Option<u64>,
-    /// Free space of the store, in bytes.
-    pub free_disk: Option<u64>,
-    /// Free inodes of the store.
-    pub free_inodes: Option<u64>,
-    /// Free space where its daemon builds, in bytes.
-    pub free_build_disk: Option<u64>,
-    /// Its clock less ours, in seconds.
-    pub clock_skew: Option<f64>,
-    /// Its kernel, such as `Linux 6.1.0`.
+    /// Bytes free in the store.
+    pub store_free: Option<u64>,
+    /// Inodes free in the store; `None` also where the file system has no limit.
+    pub store_free_inodes: Option<u64>,
+    /// Bytes free where temporary files of the account go (`TMPDIR` or /tmp); usually where builds run.
+    pub build_free: Option<u64>,
+    /// Its clock, in seconds since 1970.
+    pub clock: Option<u64>,
+    /// Seconds since it was started.
+    pub uptime: Option<u64>,
+    /// Kernel and release, such as `Linux 6.12.1`.
     pub kernel: Option<String>,
-    /// Its hardware, such as `x86_64`.
+    /// As `uname -m` says, such as `x86_64`.
     pub architecture: Option<String>,
-    /// What it calls itself.
     pub host_name: Option<String>,
-}
-
-/// `some avg10` of Linux's `/proc/pressure`, in percent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Pressure {
-    pub cpu: Option<f64>,
-    pub memory: Option<f64>,
-    pub io: Option<f64>,
 }
 
 impl Status {
     /// The load over one minute for each core: 1.0 is a machine whose cores are all busy.
     pub fn load(&self) -> Option<f64> {
         let cores = f64::from(self.cores.filter(|&cores| cores > 0)?);
-        Some(self.load_average?[0] / cores)
+        Some(self.load1? / cores)
     }
 }

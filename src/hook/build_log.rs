@@ -10,6 +10,8 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use log::debug;
+
 /// How long the daemon may leave the log pipe untouched before it is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -23,6 +25,16 @@ impl BuildLog {
     /// A log that goes to `output`: the daemon's pipe, or standard error where the hook is run by hand.
     pub fn new(output: File) -> BuildLog {
         BuildLog { output }
+    }
+
+    /// A function that appends to the log. If the daemon is gone, which is about to end this process, it does nothing.
+    pub fn sink(&self) -> io::Result<Box<dyn FnMut(&[u8]) + Send>> {
+        let mut output = self.output.try_clone()?;
+        Ok(Box::new(move |bytes| {
+            if let Err(error) = output.write_all(bytes) {
+                debug!("cannot write the build log: {error}");
+            }
+        }))
     }
 
     /// Waits until the daemon has read everything. Returns the number of bytes it has left unread: 0, unless it read
@@ -54,15 +66,6 @@ impl BuildLog {
     }
 }
 
-impl Write for BuildLog {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.output.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.output.flush()
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -72,8 +75,8 @@ mod tests {
     #[test]
     fn drain_waits_for_the_reader() {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
-        let mut log = BuildLog::new(File::from(writer));
-        log.write_all(&[b'x'; 40_000]).unwrap();
+        let log = BuildLog::new(File::from(writer));
+        log.sink().unwrap()(&[b'x'; 40_000]);
         let reader = thread::spawn(move || {
             let mut reader = File::from(reader);
             let mut total = 0;
@@ -90,8 +93,8 @@ mod tests {
 
     #[test]
     fn a_file_needs_no_draining() {
-        let mut log = BuildLog::new(tempfile::tempfile().unwrap());
-        log.write_all(b"text").unwrap();
+        let log = BuildLog::new(tempfile::tempfile().unwrap());
+        log.sink().unwrap()(b"text");
         assert_eq!(log.drain(), 0);
     }
 }

@@ -4,6 +4,7 @@
 //! everything the build needs, the derivation and its own closure included; a line may be of any length, so paths are
 //! read one at a time and only their number takes memory.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufRead, Read};
 
 use crate::store::path::{StoreDir, StorePath};
@@ -27,9 +28,10 @@ pub fn read_paths(
     input: &mut impl BufRead,
     store: &StoreDir,
     what: &'static str,
-) -> Result<Vec<StorePath>, PathsError> {
+) -> Result<BTreeSet<StorePath>, PathsError> {
     let failed = |cause| PathsError::Read { what, cause };
-    let mut paths = Vec::new();
+    let mut paths = BTreeSet::new();
+    let mut number = 0;
     loop {
         if next_byte(input).map_err(failed)? == Some(b'\n') {
             input.consume(1);
@@ -37,16 +39,16 @@ pub fn read_paths(
         }
         let mut path = Vec::new();
         input.by_ref().take(MAX_PATH).read_until(b' ', &mut path).map_err(failed)?;
-        let number = paths.len() + 1;
+        number += 1;
         if path.pop_if(|byte| *byte == b' ').is_none() {
             if (path.len() as u64) < MAX_PATH {
-                return Err(PathsError::CutOff { what, count: paths.len() });
+                return Err(PathsError::CutOff { what, count: number - 1 });
             }
             return Err(PathsError::Invalid { what, number, cause: "longer than 4 KiB".to_owned() });
         }
         let path = StorePath::parse(store, &path)
             .map_err(|error| PathsError::Invalid { what, number, cause: error.to_string() })?;
-        paths.push(path);
+        paths.insert(path);
     }
 }
 
@@ -60,13 +62,13 @@ mod tests {
 
     const FOO: &str = "/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo";
 
-    fn read(line: &str) -> Result<Vec<StorePath>, PathsError> {
+    fn read(line: &str) -> Result<BTreeSet<StorePath>, PathsError> {
         read_paths(&mut line.as_bytes(), &StoreDir::default(), "inputs")
     }
 
     #[test]
     fn both_lines_are_read_and_nothing_more() {
-        let text = format!("{FOO} {FOO} \n{FOO} \n");
+        let text = format!("{FOO} {FOO}.drv \n{FOO} \n");
         let mut input = text.as_bytes();
         let store = StoreDir::default();
         assert_eq!(read_paths(&mut input, &store, "inputs").unwrap().len(), 2);
@@ -76,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_line_of_any_length() {
-        let text = format!("{FOO} ").repeat(200_000) + "\n";
+        let text: String = (0..200_000).map(|number| format!("{FOO}-{number} ")).collect::<String>() + "\n";
         let mut input = std::io::BufReader::with_capacity(1000, text.as_bytes());
         assert_eq!(read_paths(&mut input, &StoreDir::default(), "inputs").unwrap().len(), 200_000);
     }

@@ -10,16 +10,19 @@ mod verdict;
 
 pub use surroundings::Network;
 
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
+
 
 use crate::error::Failure;
 use crate::events::{Event, Observer};
 use crate::hook::{Arguments, BuildLog, Request};
-use crate::local;
+use crate::local::Directories;
 use crate::machine::Machine;
 use crate::remote::Connection;
 use crate::schedule::{self, Choice, Outcome, Rules};
+use crate::state::waiting::Place;
 use crate::state::{Slot, StateDirectory};
 use crate::store::path::StorePath;
 
@@ -34,12 +37,12 @@ pub struct Job<'a> {
     pub request: &'a Request,
     pub arguments: &'a Arguments,
     /// The closure of what the build needs, the derivation included.
-    pub inputs: &'a [StorePath],
+    pub inputs: &'a BTreeSet<StorePath>,
     /// The outputs that are missing here.
-    pub outputs: &'a [StorePath],
+    pub outputs: &'a BTreeSet<StorePath>,
     pub machines: &'a [&'a Machine],
     pub rules: &'a dyn Rules,
-    pub head: &'a local::Head,
+    pub directories: &'a Directories,
     pub state: &'a StateDirectory,
     /// Machines tried at most.
     pub max_attempts: usize,
@@ -51,15 +54,21 @@ pub struct Job<'a> {
 pub type Chosen = Choice<Slot, Connection>;
 
 impl Job<'_> {
-    /// Builds. `first` is the machine chosen before the request was accepted; without one, the build waits.
+    /// Builds. `first` is the machine chosen before the request was accepted; without one, the build waits, and gives
+    /// back its place among those that wait once it has a slot.
     pub fn run(
         &self,
         first: Option<Chosen>,
-        log: &mut BuildLog,
+        place: Option<Place>,
+        log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
         let mut tried: Vec<(usize, String)> = Vec::new();
-        let mut next = first;
+        let mut next = match first {
+            Some(choice) => Some(choice),
+            None => Some(self.wait(&tried, observer)?),
+        };
+        drop(place);
         while tried.len() < self.max_attempts {
             let choice = match next.take() {
                 Some(choice) => choice,
@@ -82,7 +91,7 @@ impl Job<'_> {
     /// Waits until a machine that has not been tried takes the build.
     fn wait(&self, tried: &[(usize, String)], observer: &mut dyn Observer) -> Result<Chosen, Failure> {
         let excluded: Vec<usize> = tried.iter().map(|(place, _)| *place).collect();
-        let network = Network::new(self.state, self.request);
+        let network = Network::new(self.state, &self.directories.store, self.request);
         let start = Instant::now();
         let mut said = None;
         loop {

@@ -9,23 +9,26 @@ use crate::schedule::Surroundings;
 use crate::state::health::{self, Time};
 use crate::state::{Health, HealthRecord, Holder, Slot, Slots, StateDirectory, StateError};
 use crate::status::Status;
+use crate::store::path::StoreDir;
 
 /// The real world, for one request.
 pub struct Network<'a> {
     state: &'a StateDirectory,
+    /// The store directory, which is the same on every machine.
+    store: &'a str,
     holder: Holder,
 }
 
 impl<'a> Network<'a> {
     /// Slots are taken for the derivation of `request`.
-    pub fn new(state: &'a StateDirectory, request: &Request) -> Network<'a> {
-        Network { state, holder: Holder::this_process(request.derivation.as_str()) }
+    pub fn new(state: &'a StateDirectory, store: &'a StoreDir, request: &Request) -> Network<'a> {
+        Network { state, store: store.as_str(), holder: Holder::this_process(request.derivation.as_str()) }
     }
 }
 
 /// Remembers that `machine` was reached.
-pub fn remember_success(state: &StateDirectory, machine: &Machine, status: Option<Status>) {
-    remember(state, machine, |health| health.after_success(status, health::now()));
+pub fn remember_success(state: &StateDirectory, machine: &Machine, status: Status) {
+    remember(state, machine, |_| Health::reached(status, health::now()));
 }
 
 /// Remembers that `machine` was not.
@@ -69,13 +72,13 @@ impl Surroundings for Network<'_> {
             Some(trouble) => Some(record.try_trial().map_err(|error| error.to_string())?.ok_or(trouble.error)?),
             None => None,
         };
-        let opened = Connection::open(machine).and_then(|mut connection| {
-            let status = connection.probe()?;
+        let opened = Connection::open(machine).and_then(|connection| {
+            let status = connection.probe(self.store)?;
             Ok((connection, status))
         });
         match opened {
             Ok((connection, status)) => {
-                remember_success(self.state, machine, Some(status.clone()));
+                remember_success(self.state, machine, status.clone());
                 Ok((connection, status))
             }
             Err(error) => {

@@ -7,10 +7,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::Error;
-use super::probe::{self, Status};
+use super::probe;
 use super::relay;
 use crate::machine::Machine;
 use crate::ssh::{Cause, Channel, Session};
+use crate::status::Status;
 
 /// How long a machine may take to tell how it is doing.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);

@@ -10,4 +10,3 @@ mod relay;
 
 pub use connection::{Connection, DaemonStream};
 pub use error::Error;
-pub use probe::Status;

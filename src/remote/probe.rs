@@ -17,44 +17,13 @@
 //! | `clock` | seconds since 1970 | date |
 //! | `uname` | kernel, host name, release, machine | uname |
 
+use crate::status::Status;
+
 /// What is read of the output at most, in bytes.
 pub const MAX_OUTPUT: usize = 64 << 10;
 
 const BEGIN: &str = "offload-probe-begin";
 const END: &str = "offload-probe-end";
-
-/// How a machine is doing, as far as it says.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Status {
-    /// Load average of the last minute.
-    pub load1: Option<f64>,
-    pub load5: Option<f64>,
-    pub load15: Option<f64>,
-    pub cores: Option<u32>,
-    /// Percentage of the last ten seconds in which some process waited for a processor.
-    pub pressure_cpu: Option<f64>,
-    /// The same for memory.
-    pub pressure_memory: Option<f64>,
-    /// The same for input and output.
-    pub pressure_io: Option<f64>,
-    /// Bytes available without swapping.
-    pub free_memory: Option<u64>,
-    /// Bytes free in the store.
-    pub store_free: Option<u64>,
-    /// Inodes free in the store; `None` also where the file system has no limit.
-    pub store_free_inodes: Option<u64>,
-    /// Bytes free where temporary files of the account go (`TMPDIR` or /tmp); usually where builds run.
-    pub build_free: Option<u64>,
-    /// Its clock, in seconds since 1970.
-    pub clock: Option<u64>,
-    /// Seconds since it was started.
-    pub uptime: Option<u64>,
-    /// Kernel and release, such as `Linux 6.12.1`.
-    pub kernel: Option<String>,
-    /// As `uname -m` says, such as `x86_64`.
-    pub architecture: Option<String>,
-    pub host_name: Option<String>,
-}
 
 /// The command that asks. `store` is left out if a shell could mistake a character of it.
 pub fn command(store: &str) -> String {

@@ -178,7 +178,7 @@ fn check(machine: &Machine, status: &Status) -> Result<(), Reason> {
     {
         return Err(Reason::Overloaded { load, threshold });
     }
-    match status.free_disk {
+    match status.store_free {
         Some(free) if free < machine.minimum_disk_space => {
             Err(Reason::LowDisk { free, minimum: machine.minimum_disk_space })
         }

@@ -9,7 +9,7 @@ pub mod decision;
 pub mod matching;
 pub mod ranking;
 
-pub use choice::{Choice, Outcome, Surroundings, choose};
+pub use choice::{Choice, Outcome, PassedOver, Reason, Surroundings, choose};
 pub use decision::{Circumstances, Decision, Otherwise, decide};
 pub use matching::Mismatch;
-pub use ranking::Rules;
+pub use ranking::{BuiltIn, Rules};

@@ -19,6 +19,19 @@ pub trait Rules {
     fn score(&self, request: &Request, machine: usize, status: &Status) -> Result<f64, String>;
 }
 
+/// The rules where the machine file has none: every matching machine may take every build.
+pub struct BuiltIn<'a>(pub &'a [&'a Machine]);
+
+impl Rules for BuiltIn<'_> {
+    fn accepts(&self, _: &Request, _: usize) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn score(&self, _: &Request, machine: usize, status: &Status) -> Result<f64, String> {
+        Ok(default_score(self.0[machine], status))
+    }
+}
+
 /// The built-in score.
 pub fn default_score(machine: &Machine, status: &Status) -> f64 {
     machine.speed / (1.0 + status.load().unwrap_or(0.0).max(0.0))
@@ -63,7 +76,7 @@ mod tests {
         machine.speed = 3.0;
         let mut status = Status::default();
         assert_eq!(default_score(&machine, &status), 3.0);
-        status.load_average = Some([4.0, 0.0, 0.0]);
+        status.load1 = Some(4.0);
         assert_eq!(default_score(&machine, &status), 3.0);
         status.cores = Some(2);
         assert_eq!(default_score(&machine, &status), 1.0);

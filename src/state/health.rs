@@ -44,8 +44,8 @@ pub fn now() -> Time {
 pub struct Health {
     /// Its status when it was last asked.
     pub status: Option<Status>,
-    /// When that was, or when a build last went well there.
-    pub reached: Option<Time>,
+    /// When that was.
+    pub measured: Option<Time>,
     /// Failures since then.
     pub trouble: Option<Trouble>,
 }
@@ -79,7 +79,7 @@ impl Trouble {
 impl Health {
     /// Age of the status at `now`, if there is one and it does not come from the future.
     pub fn age(&self, now: Time) -> Option<Duration> {
-        now.checked_sub(self.reached?).map(Duration::from_millis)
+        now.checked_sub(self.measured?).map(Duration::from_millis)
     }
 
     /// Whether the machine can be chosen on this record alone.
@@ -87,12 +87,12 @@ impl Health {
         self.trouble.is_none() && self.age(now).is_some_and(|age| age < FRESH)
     }
 
-    /// The record after the host was reached; `None` keeps the status as it was.
-    pub fn after_success(self, status: Option<Status>, now: Time) -> Health {
-        Health { status: status.or(self.status), reached: Some(now), trouble: None }
+    /// The record of a host that was reached at `now`, and found in this state.
+    pub fn reached(status: Status, now: Time) -> Health {
+        Health { status: Some(status), measured: Some(now), trouble: None }
     }
 
-    /// The record after it was not.
+    /// The record after the host could not be reached, or let a build down.
     pub fn after_failure(self, error: &str, now: Time) -> Health {
         let (since, count) = match &self.trouble {
             Some(trouble) => (trouble.since.min(now), trouble.count.saturating_add(1)),
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_clock_set_back_ends_back_off_and_freshness() {
-        let health = Health::default().after_success(None, seconds(100));
+        let health = Health::reached(Status::default(), seconds(100));
         assert!(health.is_fresh(seconds(101)));
         assert!(!health.is_fresh(seconds(131)));
         assert!(!health.is_fresh(seconds(99)));
@@ -186,15 +186,14 @@ mod tests {
     }
 
     #[test]
-    fn success_ends_trouble_and_keeps_the_status() {
+    fn trouble_counts_up_and_keeps_the_status() {
         let status = Status { cores: Some(4), ..Status::default() };
-        let health = Health::default()
-            .after_success(Some(status.clone()), seconds(0))
+        let health = Health::reached(status.clone(), seconds(0))
             .after_failure("refused", seconds(1))
             .after_failure("timed out", seconds(20));
         assert_eq!(health.trouble.as_ref().map(|t| (t.since, t.count, t.error.as_str())), Some((seconds(1), 2, "timed out")));
-        let health = health.after_success(None, seconds(60));
-        assert_eq!((health.trouble, health.status), (None, Some(status)));
+        assert_eq!(health.status, Some(status));
+        assert!(!health.is_fresh(seconds(21)));
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub mod hash;
 mod hashing;
 pub mod nar;
 pub mod path;
+pub mod sexp;
+pub mod signature;
 pub mod wire;
 
 #[cfg(test)]

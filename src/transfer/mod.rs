@@ -1,7 +1,9 @@
 //! Store items on their way: [`send`] what a build needs, [`retrieve`] what it made.
 
+pub mod head;
 pub mod retrieve;
 pub mod send;
 
-pub use retrieve::{RetrieveError, retrieve};
+pub use head::Head;
+pub use retrieve::{RetrieveError, Retrieved, retrieve};
 pub use send::{SendError, send};

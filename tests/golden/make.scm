@@ -1,12 +1,15 @@
 ;;; Makes the golden files of the store formats with the real programs.  See README.md beside this file.
-;;; Runs in `guix repl`; takes the directory to write to.
+;;; Runs in `guix repl`; takes the directory to write to, and a version or "":
+;;; with a version only export streams are made, with it in their names.
 
 (use-modules (guix store) (guix derivations) (guix serialization) (guix base16) (guix base32)
              (gcrypt hash) (gcrypt pk-crypto)
              (ice-9 binary-ports) (ice-9 match) (ice-9 popen) (ice-9 rdelim)
              (rnrs bytevectors) (srfi srfi-1))
 
-(define out (last (command-line)))
+(define-values (out version)
+  (apply values (take-right (command-line) 2)))
+(define everything? (string-null? version))
 (define (file . parts) (string-append out "/" (string-concatenate parts)))
 (define (directory name)
   (unless (file-exists? (file name)) (mkdir (file name))))
@@ -16,16 +19,18 @@
   (chmod to #o644))
 
 (define (save-drv drv)
-  (let ((name (derivation-file-name drv)))
-    (copy name (file "drv/" (basename name)))))
+  (when everything?
+    (let ((name (derivation-file-name drv)))
+      (copy name (file "drv/" (basename name))))))
 
 (define (save-nar item name)
-  (call-with-output-file (file "nar/" name ".nar")
-    (lambda (port) (write-file item port))
-    #:binary #t))
+  (when everything?
+    (call-with-output-file (file "nar/" name ".nar")
+      (lambda (port) (write-file item port))
+      #:binary #t)))
 
 (define (save-export store name items)
-  (call-with-output-file (file "export/" name ".export")
+  (call-with-output-file (file "export/" name (if everything? "" (string-append "-" version)) ".export")
     (lambda (port) (export-paths store items port #:sign? #t))
     #:binary #t))
 
@@ -46,10 +51,11 @@
       text)))
 
 (define (save-signature kind digest)
-  (call-with-output-file (file "signature/" kind "-" (bytevector->base16-string digest) ".sig")
-    (lambda (port)
-      (put-bytevector port (authenticate (file "keys/" kind ".sec") digest)))
-    #:binary #t))
+  (when everything?
+    (call-with-output-file (file "signature/" kind "-" (bytevector->base16-string digest) ".sig")
+      (lambda (port)
+        (put-bytevector port (authenticate (file "keys/" kind ".sec") digest)))
+      #:binary #t)))
 
 (define tree-builder
   ;; Names with spaces, a byte that is no UTF-8, names whose order differs between bytes and locales.
@@ -86,7 +92,8 @@ printf '%s' $out > out-path; printf '%s' $dev > $dev/dev-path; mkdir $dev/includ
          (other (map (lambda (algorithm size)
                        (fixed (string-append "fx-" (symbol->string algorithm)) #:hash-algo algorithm
                               #:hash (make-bytevector size 7) #:recursive? #t))
-                     '(sha1 sha512 sha3-256 sha3-512 blake2s-256) '(20 64 32 64 32)))
+                     (if everything? '(sha1 sha512 sha3-256 sha3-512 blake2s-256) '(sha1 sha512))
+                     '(20 64 32 64 32)))
          ;; Another way to the same fixed output: its path and its hash modulo are those of FLAT.
          (flat-again (fixed "fx" #:hash-algo 'sha256 #:hash one #:env-vars '(("mirror" . "2"))))
          (tree  (derivation store "tree" sh `("-c" ,tree-builder) #:outputs '("out" "dev")

@@ -4,147 +4,25 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use super::derivation::Drv;
 use super::entry::quote;
 use super::host::Host;
-use super::{SYSTEM, wait_until};
+use super::wait_until;
 
 const SCRIPT: &str = include_str!("client.scm");
-
-/// What each build script begins with: failures end it, and start and end go to the file that `record.rs` reads.
-const PREAMBLE: &str = "set -e
-note() { read up rest </proc/uptime; echo \"$1 $$ $up $name\" >>/var/lab/builds; }
-note start; trap 'note end' EXIT
-";
 
 /// A number that no other caller in this process gets.
 pub fn serial() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// A derivation to be: a script for busybox's shell, which stops at the first command that fails. Its PATH has all of busybox,
-/// `$out` and the like are its outputs. A clone is the same derivation.
-#[derive(Clone, Debug)]
-pub struct Drv(Arc<Description>);
-
-#[derive(Clone, Debug)]
-struct Description {
-    name: String,
-    system: String,
-    script: String,
-    outputs: Vec<String>,
-    inputs: Vec<(String, Drv, String)>,
-    files: Vec<(String, String)>,
-    environment: Vec<(String, String)>,
-    hash: Option<(String, String, bool)>,
-}
-
-impl Drv {
-    /// A derivation that makes an empty file. Names are unique within a build.
-    pub fn new(name: &str) -> Drv {
-        Drv(Arc::new(Description {
-            name: name.to_owned(),
-            system: SYSTEM.to_owned(),
-            script: "true >$out".to_owned(),
-            outputs: vec!["out".to_owned()],
-            inputs: Vec::new(),
-            files: Vec::new(),
-            environment: Vec::new(),
-            hash: None,
-        }))
-    }
-
-    fn change(mut self, change: impl FnOnce(&mut Description)) -> Drv {
-        change(Arc::make_mut(&mut self.0));
-        self
-    }
-
-    pub fn name(&self) -> &str {
-        &self.0.name
-    }
-
-    pub fn script(self, script: &str) -> Drv {
-        self.change(|it| it.script = script.to_owned())
-    }
-
-    pub fn system(self, system: &str) -> Drv {
-        self.change(|it| it.system = system.to_owned())
-    }
-
-    /// Default: `out` alone.
-    pub fn outputs(self, ids: &[&str]) -> Drv {
-        self.change(|it| it.outputs = ids.iter().map(|id| (*id).to_owned()).collect())
-    }
-
-    /// Output `out` of another derivation is an input. A variable named like that derivation, with `_` for what a variable
-    /// cannot have, holds its path.
-    pub fn input(self, of: &Drv) -> Drv {
-        let variable = of.name().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-        self.input_output(&variable, of, "out")
-    }
-
-    /// An output of another derivation is an input; `variable` holds its path.
-    pub fn input_output(self, variable: &str, of: &Drv, output: &str) -> Drv {
-        self.change(|it| it.inputs.push((variable.to_owned(), of.clone(), output.to_owned())))
-    }
-
-    /// A file or directory of the host where the client runs is added to the store as an input; `variable` holds its path.
-    pub fn file(self, variable: &str, path: &str) -> Drv {
-        self.change(|it| it.files.push((variable.to_owned(), path.to_owned())))
-    }
-
-    pub fn env(self, variable: &str, value: &str) -> Drv {
-        self.change(|it| it.environment.push((variable.to_owned(), value.to_owned())))
-    }
-
-    /// The features a machine must have.
-    pub fn features(self, features: &[&str]) -> Drv {
-        self.env("requiredSystemFeatures", &features.join(" "))
-    }
-
-    /// A fixed output: a file, or with `recursive` anything, whose hash is `hex` in base 16.
-    pub fn fixed(self, algorithm: &str, hex: &str, recursive: bool) -> Drv {
-        self.change(|it| it.hash = Some((algorithm.to_owned(), hex.to_owned(), recursive)))
-    }
-
-    /// Puts it behind what it needs, each once.
-    fn collect<'a>(&'a self, into: &mut Vec<&'a Drv>) {
-        match into.iter().find(|known| known.name() == self.name()) {
-            Some(known) => assert!(Arc::ptr_eq(&known.0, &self.0), "two derivations are named {}", self.name()),
-            None => {
-                self.0.inputs.iter().for_each(|(_, input, _)| input.collect(into));
-                into.push(self);
-            }
-        }
-    }
-
-    fn to_scheme(&self) -> String {
-        let it = &self.0;
-        let pairs = |list: &[(String, String)]| -> String {
-            list.iter().map(|(name, value)| format!("({} {})", quote(name), quote(value))).collect()
-        };
-        let mut text = format!("((name . {}) (system . {})", quote(&it.name), quote(&it.system));
-        write!(text, " (script . {})", quote(&format!("{PREAMBLE}{}", it.script))).unwrap();
-        write!(text, " (outputs {})", it.outputs.iter().map(|id| quote(id)).collect::<String>()).unwrap();
-        let inputs = it.inputs.iter().map(|(variable, drv, output)| {
-            format!("({} {} {})", quote(variable), quote(drv.name()), quote(output))
-        });
-        write!(text, " (inputs {})", inputs.collect::<String>()).unwrap();
-        write!(text, " (files {}) (environment {})", pairs(&it.files), pairs(&it.environment)).unwrap();
-        if let Some((algorithm, hex, recursive)) = &it.hash {
-            let recursive = if *recursive { "#t" } else { "#f" };
-            write!(text, " (hash {} {} {recursive})", quote(algorithm), quote(hex)).unwrap();
-        }
-        text + ")"
-    }
 }
 
 /// How a client builds.
@@ -225,10 +103,8 @@ impl<'a> Client<'a> {
 
         self.host.write("/var/lab/client.scm", SCRIPT);
         let number = serial();
-        let (output, log) = (
-            self.host.log_file(&format!("client-{number}.out")),
-            self.host.log_file(&format!("client-{number}")),
-        );
+        let (output, log) =
+            (self.host.log_file(&format!("client-{number}.out")), self.host.log_file(&format!("client-{number}")));
         let mut child = self
             .host
             .command("guix")
@@ -282,7 +158,10 @@ impl RunningBuild {
             assert!(Instant::now() < self.deadline, "the build does not end; its log:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(2));
         }
-        BuildResult::parse(&read(&self.output), self.log())
+        let output = read(&self.output);
+        // Killed along with its host.
+        let killed = self.child.wait().unwrap().signal().is_some() && !output.contains("\nbuilt\t");
+        BuildResult::parse(&(output + if killed { "built\tlost\t0\n" } else { "" }), self.log())
     }
 }
 
@@ -296,7 +175,7 @@ impl Drop for RunningBuild {
 /// What came of a build.
 #[derive(Debug)]
 pub struct BuildResult {
-    /// 0, or the daemon's 1, 100 or 101; `None`: the daemon went away.
+    /// 0, or the daemon's 1, 100 or 101; `None`: the daemon or the whole host went away.
     pub status: Option<u32>,
     /// The daemon's message if the status is not 0.
     pub error: String,

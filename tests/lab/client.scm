@@ -1,6 +1,6 @@
 ;;; Builds what one s-expression on standard input describes, as any client of the daemon does:
 ;;;   ((options . ARGUMENTS-OF-SET-BUILD-OPTIONS) (derivations DERIVATION ...) (build NAME ...))
-;;; with derivations in topological order, each an association list; see `derivations->' in client.rs, which writes it.
+;;; with derivations in topological order, each an association list; see derivation.rs, which writes them.
 ;;;
 ;;; Says on standard output, fields separated by tabs:
 ;;;   derivation NAME PATH
@@ -56,14 +56,15 @@
 
 (define (build store drvs)
   "Build DRVS; return the status and a message."
-  (guard (c ((store-protocol-error? c)
-             (values (number->string (store-protocol-error-status c)) (store-protocol-error-message c))))
-    (catch 'system-error
-      (lambda ()
+  (catch #t
+    (lambda ()
+      (guard (c ((store-protocol-error? c)
+                 (values (number->string (store-protocol-error-status c)) (store-protocol-error-message c))))
         (build-derivations store drvs)
-        (values "0" ""))
-      (lambda (key . arguments)
-        (values "lost" (strerror (system-error-errno (cons key arguments))))))))
+        (values "0" "")))
+    (lambda (key . arguments)
+      ;; Whatever the client trips over when the daemon goes away in the midst of a sentence.
+      (values "lost" (format #f "~s ~s" key arguments)))))
 
 (define (main request)
   (with-store store

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use super::entry::Entry;
 use super::keeper::Keeper;
 use super::options::{Hook, HostOptions};
-use super::processes::{Process, processes, signal_all};
+use super::processes::{Process, kill_tree, processes, signal_all};
 use super::service::Service;
 use super::{SSH_PORT, keys, wait_until};
 
@@ -172,10 +172,11 @@ impl Host {
         self.wait_for("guix-daemon", &self.daemon, || socket.exists() && UnixStream::connect(&socket).is_ok());
     }
 
-    /// Kills the daemon with the processes that serve its clients; their builds and hooks die of it.
+    /// Kills the daemon and its descendants, builds and hooks among them, as an init system does.
     pub fn stop_daemon(&self) {
-        drop(self.daemon.lock().unwrap().take());
-        signal_all(&self.root, Signal::KILL, |process| process.name == "guix-daemon");
+        if let Some(daemon) = self.daemon.lock().unwrap().take() {
+            kill_tree(&self.root, daemon.pid());
+        }
     }
 
     pub fn start_sshd(&self) {

@@ -29,6 +29,7 @@
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod client;
+mod derivation;
 mod entry;
 mod host;
 mod keeper;
@@ -45,13 +46,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use client::{BuildResult, Client, Drv, RunningBuild};
+pub use client::{BuildResult, Client, RunningBuild};
+pub use derivation::Drv;
 pub use entry::{Entry, Value};
 pub use host::Host;
 pub use options::{Hook, HostOptions, Release};
-pub use processes::Process;
+pub use processes::{Process, processes};
 pub use proxy::{Direction, Proxy};
 pub use record::{BuildRecord, max_concurrency};
+pub use rustix::process::Signal;
 pub use store::PathInfo;
 
 use keeper::Keeper;

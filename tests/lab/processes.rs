@@ -9,6 +9,8 @@ use rustix::process::{Pid, Signal, kill_process};
 #[derive(Clone, Debug)]
 pub struct Process {
     pub pid: u32,
+    /// The process identifier of its parent.
+    pub parent: u32,
     /// The program's name as the kernel has it, 15 bytes at the most.
     pub name: String,
     /// The command line, joined with blanks.
@@ -34,10 +36,12 @@ pub fn processes(root: &Path) -> Vec<Process> {
         if !fs::read_link(directory.join("root")).is_ok_and(|link| link.starts_with(root)) {
             continue;
         }
+        let stat = fs::read_to_string(directory.join("stat")).unwrap_or_default();
+        let parent = stat.rsplit(") ").next().and_then(|fields| fields.split(' ').nth(1)?.parse().ok()).unwrap_or(0);
         let name = fs::read_to_string(directory.join("comm")).unwrap_or_default().trim_end().to_owned();
         let arguments = fs::read(directory.join("cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&arguments).trim_end_matches('\0').replace('\0', " ");
-        found.push(Process { pid, name, command });
+        found.push(Process { pid, parent, name, command });
     }
     found
 }
@@ -56,4 +60,20 @@ pub fn signal_all(root: &Path, signal: Signal, choose: impl Fn(&Process) -> bool
             reached.push(process.pid);
         }
     }
+}
+
+/// Kills a process in `root` and all that descend from it.
+pub fn kill_tree(root: &Path, pid: u32) {
+    // What is stopped has no more children, and none becomes an orphan that cannot be told from others.
+    let mut tree = vec![pid];
+    loop {
+        signal_all(root, Signal::STOP, |process| tree.contains(&process.pid));
+        let mut children = processes(root);
+        children.retain(|process| tree.contains(&process.parent) && !tree.contains(&process.pid));
+        if children.is_empty() {
+            break;
+        }
+        tree.extend(children.iter().map(|process| process.pid));
+    }
+    signal_all(root, Signal::KILL, |process| tree.contains(&process.pid));
 }

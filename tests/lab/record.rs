@@ -1,4 +1,4 @@
-//! What ran on a host and when. Build scripts write it to `/var/lab/builds`, outside of the store (see `client.rs`).
+//! What ran on a host and when. Build scripts write it to `/var/lab/builds`, outside of the store (see `derivation.rs`).
 
 use super::host::Host;
 use super::processes;
@@ -12,6 +12,9 @@ pub struct BuildRecord {
     pub start: f64,
     /// `None`: it runs, or was killed.
     pub end: Option<f64>,
+    /// The order of all starts and ends on the host, which the times are too coarse to give.
+    started: usize,
+    ended: Option<usize>,
 }
 
 impl BuildRecord {
@@ -26,14 +29,18 @@ impl Host {
     pub fn builds(&self) -> Vec<BuildRecord> {
         let mut builds: Vec<BuildRecord> = Vec::new();
         let text = std::fs::read_to_string(self.path("/var/lab/builds")).unwrap_or_default();
-        for line in text.lines() {
+        for (number, line) in text.lines().enumerate() {
             let [event, pid, time, name] = line.splitn(4, ' ').collect::<Vec<_>>()[..] else { panic!("{line:?}") };
             let (pid, time) = (pid.parse().unwrap(), time.parse().unwrap());
             match event {
-                "start" => builds.push(BuildRecord { name: name.to_owned(), pid, start: time, end: None }),
+                "start" => {
+                    let name = name.to_owned();
+                    builds.push(BuildRecord { name, pid, start: time, end: None, started: number, ended: None });
+                }
                 _ => {
-                    let ended = builds.iter_mut().rev().find(|build| build.pid == pid && build.name == name);
-                    ended.unwrap_or_else(|| panic!("{name} ended before it started")).end = Some(time);
+                    let build = builds.iter_mut().rev().find(|build| build.pid == pid && build.name == name);
+                    let build = build.unwrap_or_else(|| panic!("{name} ended before it started"));
+                    (build.end, build.ended) = (Some(time), Some(number));
                 }
             }
         }
@@ -51,11 +58,10 @@ impl Host {
     }
 }
 
-/// The largest number of these builds that ran at the same time. Times are to 10 ms, and one build may start where another
-/// ends: so those that touch do not count as concurrent. One without an end counts to the last start.
+/// The largest number of these builds, all of one host, that ran at the same time. One that was killed counts as if it still ran.
 pub fn max_concurrency(builds: &[BuildRecord]) -> usize {
-    let at = |time: f64| {
-        builds.iter().filter(|build| build.start <= time && build.end.is_none_or(|end| time < end)).count()
+    let running = |at: usize| {
+        builds.iter().filter(|build| build.started <= at && build.ended.is_none_or(|ended| at < ended)).count()
     };
-    builds.iter().map(|build| at(build.start)).max().unwrap_or(0)
+    builds.iter().map(|build| running(build.started)).max().unwrap_or(0)
 }

@@ -23,14 +23,15 @@ impl Host {
     pub fn verify_store(&self) {
         let output = self.command("guix").args(["gc", "--verify=contents"]).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        let complaint = said.lines().find(|line| !line.starts_with("reading the store") && !line.starts_with("checking"));
+        let complaint =
+            said.lines().find(|line| !line.starts_with("reading the store") && !line.starts_with("checking"));
         assert!(output.status.success() && complaint.is_none(), "the store of {} is not well:\n{said}", self.name());
     }
 
     /// What the database says about a path; `None`: it is not valid.
     pub fn path_info(&self, path: impl AsRef<Path>) -> Option<PathInfo> {
         let path = path.as_ref().to_str().unwrap();
-        let database = self.database();
+        let database = self.database()?;
         let item = database
             .query_row("select id, hash, narSize, deriver from ValidPaths where path = ?", [path], |row| {
                 let info = PathInfo {
@@ -53,16 +54,19 @@ impl Host {
 
     /// The valid paths, sorted.
     pub fn valid_paths(&self) -> Vec<PathBuf> {
-        let database = self.database();
+        let Some(database) = self.database() else { return Vec::new() };
         let mut query = database.prepare("select path from ValidPaths order by path").unwrap();
         query.query_map([], |row| row.get::<_, String>(0)).unwrap().map(|path| path.unwrap().into()).collect()
     }
 
-    fn database(&self) -> Connection {
+    /// `None`: the daemon has not had a client yet.
+    fn database(&self) -> Option<Connection> {
         let file = self.path("/var/guix/db/db.sqlite");
-        let database = Connection::open_with_flags(&file, OpenFlags::SQLITE_OPEN_READ_ONLY)
-            .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        database.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
-        database
+        if !file.exists() {
+            return None;
+        }
+        // Waits 5 s for a daemon that is writing: rusqlite's default.
+        let database = Connection::open_with_flags(&file, OpenFlags::SQLITE_OPEN_READ_ONLY);
+        Some(database.unwrap_or_else(|error| panic!("{}: {error}", file.display())))
     }
 }
