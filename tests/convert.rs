@@ -118,7 +118,7 @@ fn what_the_file_prints_and_reads_does_no_harm() {
         (list (build-machine (name "a\n\"b\x00;ü\x1b;") (user "u") (systems '("x86_64-linux")) (host-key "k")))
     "#;
     let (lua, warnings) = site.convert("noisy", text).unwrap();
-    assert!(lua.contains(r#"name = "a\u{a}\"b\u{0}ü\u{1b}","#), "{lua}");
+    assert!(lua.contains(r#"name = "a\u{a}\"b\u{0};ü\u{1b};","#), "{lua}");
     assert_eq!(warnings, [""; 0]);
 }
 
@@ -143,7 +143,7 @@ fn errors_of_the_file() {
                 "m.scm:3:3: error: build-machine: missing field initializers (user host-key)",
             ),
             ("\n (build-machine (nam 1))", "m.scm:2:2: error: build-machine: extraneous field initializers (nam)"),
-            ("(define x 1)\n\n(list x y)", "m.scm:3:1: error: error: y: unbound variable"),
+            ("(define x 1)\n\n(list x y)", "m.scm:3:1: error: y: unbound variable"),
             ("(error \"no way:\" 42)", "m.scm:1:1: error: no way: 42"),
             ("(use-modules (no such))", "m.scm:1:1: error: no code for module (no such)"),
             ("1\n(exit 0)", "m.scm:2:1: error: the file calls 'exit'"),

@@ -10,6 +10,7 @@
 
 mod lua;
 mod nix;
+mod repl;
 mod scheme;
 
 use std::env;
@@ -35,6 +36,8 @@ pub enum ConvertError {
     Read { path: PathBuf, cause: io::Error },
     #[error("'{}' is longer than {MAX_FILE} bytes", plain(&.0.to_string_lossy()))]
     TooLong(PathBuf),
+    #[error("'{}' is in Lua already", plain(&.0.to_string_lossy()))]
+    Lua(PathBuf),
     #[error("the name of '{}' is not UTF-8, which Guile needs", plain(&.0.to_string_lossy()))]
     FileName(PathBuf),
     #[error("a machines.scm is a program, and needs Guix to run it: {0}")]
@@ -95,9 +98,12 @@ pub fn run(file: &Path, out: &mut dyn Write, messages: &mut dyn Write) -> Status
 
 /// The machine file in Lua that `file` amounts to. `guix` finds the real `guix`; it is asked only for a `machines.scm`.
 pub fn convert(file: &Path, guix: impl FnOnce() -> Result<PathBuf, FrontEndError>) -> Result<Document, ConvertError> {
+    if file.extension().is_some_and(|extension| extension == "lua") {
+        return Err(ConvertError::Lua(file.to_owned()));
+    }
     let text = read(file)?;
     if is_scheme(file, &text) {
-        let machines = scheme::evaluate(&guix()?, file)?;
+        let machines = repl::evaluate(&guix()?, file)?;
         let home = env::var_os("HOME").map(PathBuf::from);
         scheme::document(file, machines, home.as_deref())
     } else {

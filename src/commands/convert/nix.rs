@@ -9,8 +9,9 @@
 //! line; the host key is the base64 form of what is a host key in OpenSSH form. A machine offers its mandatory features
 //! too, and takes only builds that require all of them: an `accepts` function here.
 //!
-//! The URI is `[ssh://|ssh-ng://][USER@]HOST[:PORT][?PARAMETERS]`. Machines with other URIs have no counterpart, and
-//! neither has `@FILE`, which includes another file: both are left out with a warning.
+//! Machines that are not reached by SSH (`uri.rs`) have no counterpart, and neither has `@FILE`, which includes another file: both are left out with a warning.
+
+mod uri;
 
 use std::env::consts::ARCH;
 use std::path::Path;
@@ -22,9 +23,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::lua::{Document, Entry, Value, plain};
 use super::{ConvertError, Problem};
-
-/// The port that ssh takes without being told.
-const SSH_PORT: u16 = 22;
+use uri::{SSH_PORT, Uri};
 
 const HEADER: [&str; 4] = [
     "Each machine must run guix-daemon, and the two must have authorized each other's signing keys; see",
@@ -269,88 +268,4 @@ fn private_key(entry: &mut Entry, word: Option<Word>, uri: &mut Uri) {
         entry.warn("its key is not an absolute file name, which is needed here");
     }
     entry.set("private_key", Value::Text(key));
-}
-
-/// The URI of a machine that is reached by SSH.
-struct Uri {
-    user: Option<String>,
-    host: String,
-    port: u16,
-    parameters: Vec<(String, String)>,
-    /// Where it begins in the line.
-    column: u32,
-}
-
-impl Uri {
-    /// `None` if it is another kind of store.
-    fn parse(word: Word) -> Result<Option<Uri>, Wrong> {
-        let (address, query) = word.text.split_once('?').unwrap_or((word.text, ""));
-        let address = match address.split_once("://") {
-            Some(("ssh" | "ssh-ng", rest)) => rest.strip_suffix('/').unwrap_or(rest),
-            Some(_) => return Ok(None),
-            None if address.contains('/') || ["", "auto", "daemon", "local"].contains(&address) => return Ok(None),
-            None => address,
-        };
-        let wrong = |what: &str| (word.column, format!("{what} in '{}'", plain(word.text)));
-        let (user, authority) = match address.rsplit_once('@') {
-            Some((user, authority)) => (Some(decode(user)), authority),
-            None => (None, address),
-        };
-        let (host, port) = match authority.strip_prefix('[') {
-            Some(rest) => {
-                let (host, rest) = rest.split_once(']').ok_or_else(|| wrong("expected ']' after an IPv6 address"))?;
-                match rest {
-                    "" => (host, None),
-                    rest => (host, Some(rest.strip_prefix(':').ok_or_else(|| wrong("expected ':' after ']'"))?)),
-                }
-            }
-            // More than one colon: an IPv6 address without its brackets, as Nix once took it.
-            None => match authority.split_once(':') {
-                Some((host, port)) if !port.contains(':') => (host, Some(port)),
-                _ => (authority, None),
-            },
-        };
-        if host.is_empty() || user.as_deref() == Some("") {
-            return Err(wrong(if host.is_empty() { "expected a host name" } else { "expected an account before '@'" }));
-        }
-        let port = match port {
-            None => SSH_PORT,
-            Some(port) => port
-                .parse()
-                .ok()
-                .filter(|&port| port != 0)
-                .ok_or_else(|| wrong("expected a port from 1 to 65535 after the host"))?,
-        };
-        let parameters = query.split('&').filter(|parameter| !parameter.is_empty()).map(|parameter| {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            (decode(name), decode(value))
-        });
-        let parameters = parameters.collect();
-        Ok(Some(Uri { user, host: decode(host), port, parameters, column: word.column }))
-    }
-
-    /// Takes the parameter `name` out.
-    fn take(&mut self, name: &str) -> Option<String> {
-        let index = self.parameters.iter().position(|(parameter, _)| parameter == name)?;
-        Some(self.parameters.remove(index).1)
-    }
-}
-
-/// Text with its `%XX` resolved; what is no such escape, or would not be UTF-8, stays as it is.
-fn decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, others @ ..] = rest {
-        let escaped = match rest {
-            [b'%', high, low, ..] => hex(*high).zip(hex(*low)).map(|(high, low)| high * 16 + low),
-            _ => None,
-        };
-        bytes.push(escaped.unwrap_or(*first));
-        rest = if escaped.is_some() { &rest[3..] } else { others };
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }

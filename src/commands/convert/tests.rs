@@ -1,9 +1,12 @@
 //! Golden files: `tests/golden/convert/NAME.scm` is a `machines.scm`, `NAME.json` what the real `guix repl` says about it
 //! (`tests/convert.rs` runs it), `NAME.machines` a file of Nix, and `NAME.lua` what either becomes. The warnings stand at
 //! the end of the latter, after `-- warnings:`.
+//!
+//! A new `.json` is what stands after the mark in the output of
+//! `(cat dump.scm; echo '(dump "NAME.scm")') | HOME=/root guix repl -q -t machine`, run where `NAME.scm` is.
 
 use super::lua::{Entry, Value, plain, quote};
-use super::scheme::{Answer, Fields};
+use super::repl::{Answer, Fields};
 use super::*;
 use crate::machine::{Compression, HostKey, Machine};
 use crate::policy::{self, LoadContext, Pool, Report};
@@ -214,6 +217,10 @@ fn files_that_cannot_be_read() {
     let (status, out, messages) = run_on("machines", Some(&vec![b'\n'; MAX_FILE as usize + 1]));
     assert_eq!((status, out.as_str()), (Status::Failure, ""));
     assert_eq!(messages, "error: 'machines' is longer than 1048576 bytes\n");
+
+    let (status, out, messages) = run_on("machines.lua", Some(b"return {}"));
+    assert_eq!((status, out.as_str()), (Status::Failure, ""));
+    assert_eq!(messages, "error: 'machines.lua' is in Lua already\n");
 }
 
 #[test]

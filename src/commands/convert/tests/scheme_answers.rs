@@ -105,7 +105,7 @@ fn a_machine_of_another_file_says_so() {
 #[test]
 fn errors_of_guile() {
     let problem =
-        |answer: Json| scheme::machines("m.scm", serde_json::from_value(answer).unwrap()).unwrap_err().to_string();
+        |answer: Json| repl::machines("m.scm", serde_json::from_value(answer).unwrap()).unwrap_err().to_string();
     let raised =
         |message: &str, line: Json| problem(json!({"raised": {"message": message, "line": line, "column": line}}));
     assert_eq!(raised("In procedure +: x\n", json!(3)), "m.scm:3:3: error: In procedure +: x");
@@ -120,12 +120,12 @@ fn errors_of_guile() {
 
 #[test]
 fn the_answer_is_found_among_the_replies() {
-    let line = |text: &str| scheme::answer_line(text.as_bytes()).unwrap();
+    let line = |text: &str| repl::answer_line(text.as_bytes()).unwrap();
     let replies = "(repl-version 0 1 1)\n(values (value 1))\n\n";
     assert_eq!(line(&format!("{replies}offload-convert {{}}\nmore")).as_deref(), Some("{}"));
     assert_eq!(line(&format!("{replies} offload-convert {{}}\n")), None);
     assert_eq!(line(""), None);
-    assert!(scheme::answer_line(&b"\xff\n"[..]).is_err());
+    assert!(repl::answer_line(&b"\xff\n"[..]).is_err());
 }
 
 #[test]
