@@ -3,6 +3,7 @@
 //! A file each: the arguments of a subcommand and one function.
 
 pub mod build_hook;
+pub mod convert;
 pub mod front_end;
 
 use std::ffi::{OsStr, OsString};
