@@ -1,5 +1,4 @@
 //! `offload convert` with the real `guix repl` of both releases of the lab. Needs root and what `tests/setup` makes.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod lab;
 

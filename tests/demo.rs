@@ -1,7 +1,6 @@
 //! The demonstration: a head and two build machines with two slots each; a single build, then a graph of 20.
 //!
 //! Run by `tests/demo`. With the argument `upstream`, Guix's own hook does the same work.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod lab;
 

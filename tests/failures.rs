@@ -1,5 +1,4 @@
 //! Builds that fail, machines that cannot be used: what the client sees, and what stays behind.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod lab;
 

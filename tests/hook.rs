@@ -1,5 +1,4 @@
 //! The hook as a black box: the program itself, spoken to as guix-daemon speaks to it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
 use std::io::Write;

@@ -1,5 +1,4 @@
 //! The lab itself: what other tests rely on, shown with Guix's own `guix offload` where a hook is needed.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod lab;
 

@@ -1,5 +1,4 @@
 //! The main job: guix-daemon has its builds done by build machines, through `offload`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod lab;
 

@@ -1,5 +1,4 @@
 //! What comes back: outputs of every shape arrive as they were built.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod lab;
 

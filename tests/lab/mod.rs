@@ -26,7 +26,7 @@
 //! - a host's clock, load and memory are those of the machine.
 
 // Each test program uses a part of this, and what goes wrong here is a failed test.
-#![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(dead_code, unused_imports)]
 
 mod client;
 mod derivation;
