@@ -4,6 +4,8 @@ use super::*;
 use std::path::PathBuf;
 
 mod broken;
+mod decisions;
+mod hostile;
 mod valid;
 
 /// A host key for the files of these tests.
