@@ -56,7 +56,6 @@ pub(super) fn call(runtime: &Runtime, request: &Arc<Request>, asked: &Asked) -> 
         Asked::WhenBusy => caller.when(functions.choices.when_busy.as_ref()),
         Asked::WhenUnreachable => caller.when(functions.choices.when_unreachable.as_ref()),
     };
-    runtime.shared.leash.calling(None);
     (reply, caller.warnings)
 }
 

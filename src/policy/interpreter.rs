@@ -83,11 +83,14 @@ impl Interpreter {
         if self.leash.abandoned() {
             return Err(Stopped::Before);
         }
+        if budget.is_zero() {
+            return Err(Stopped::Late(self.leash.abandon_idle()));
+        }
         let start = Instant::now();
         let (answer, result) = mpsc::channel();
         let job = Box::new(move |runtime: &mut Runtime| drop(answer.send(job(runtime))));
         if self.work.send(job).is_err() {
-            self.leash.abandon();
+            self.leash.abandon_idle();
             return Err(Stopped::Gone);
         }
         let result = result.recv_timeout(*budget);
@@ -95,7 +98,7 @@ impl Interpreter {
         result.map_err(|error| match error {
             mpsc::RecvTimeoutError::Timeout => Stopped::Late(self.leash.abandon()),
             mpsc::RecvTimeoutError::Disconnected => {
-                self.leash.abandon();
+                self.leash.abandon_idle();
                 Stopped::Gone
             }
         })

@@ -35,7 +35,7 @@ pub(super) struct Leash {
 struct State {
     /// Who wants to know where the interpreter was when it was given up.
     asks: Option<mpsc::Sender<Option<Spot>>>,
-    /// The function that is being called.
+    /// The function that was called last.
     calling: Option<Spot>,
     /// Locks held for user code, by a number.
     locks: Vec<(u64, File)>,
@@ -137,7 +137,13 @@ impl Leash {
         }
     }
 
-    /// Gives the interpreter up. Gives the place where it was, if that can be told.
+    /// Gives up the interpreter when it has nothing to do. Gives the function that was called last.
+    pub fn abandon_idle(&self) -> Option<Spot> {
+        self.abandoned.store(true, Ordering::Release);
+        self.state().calling.take()
+    }
+
+    /// Gives up the interpreter. Gives the place where it was, if that can be told.
     pub fn abandon(&self) -> Option<Spot> {
         let (asks, answer) = mpsc::channel();
         {

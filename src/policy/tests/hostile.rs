@@ -59,13 +59,13 @@ const PROGRAMS: [(&str, &str, &str); 31] = [
     (
         "recursion in C",
         "local function f() return pcall(f) end f() local t = setmetatable({}, {}) \
-      getmetatable(t).__index = t pcall(function() return t.x end) string.gsub('x', '.', function() error('x') end)",
+      getmetatable(t).__index = t pcall(function() return t.x end) pcall(string.gsub, 'x', '.', function() error('x') end)",
         "",
     ),
     (
         "recursion of metamethods",
         "local t = setmetatable({}, { __index = function(t, k) return t[k .. 'x'] end }) return t.x",
-        "",
+        "stack overflow",
     ),
     ("bytecode", "assert(load(string.dump(function() end)))", "binary chunk"),
 ];
@@ -107,7 +107,7 @@ fn during_a_decision() {
                 assert!(warnings[0].starts_with("machines.lua:"), "{title}: {warnings:?}");
             }
         }
-        if message == "*" {
+        if message == "*" || message.contains('|') {
             continue;
         }
         // The default holds for the rest, and no second warning comes.
