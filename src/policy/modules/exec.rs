@@ -93,7 +93,11 @@ fn run(mut program: Program, timeout: Duration) -> io::Result<Outcome> {
         let surplus = messages.len().saturating_sub(MAX_MESSAGES);
         messages.drain(..surplus);
     }
-    let ended = program.wait(deadline)?;
+    // A child of the program may hold its output open when the program itself has ended.
+    let ended = match pipes.iter().any(Option::is_some) {
+        true => program.late(),
+        false => program.wait(deadline)?,
+    };
     let [output, messages] = texts;
     Ok(Outcome { ended, output, messages })
 }

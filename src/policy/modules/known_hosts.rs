@@ -148,6 +148,3 @@ fn hmac_sha1(key: &[u8], text: &[u8]) -> Vec<u8> {
     let inner = Sha1::new().chain_update(pad(0x36)).chain_update(text).finalize();
     Sha1::new().chain_update(pad(0x5c)).chain_update(inner).finalize().to_vec()
 }
-
-#[cfg(test)]
-mod tests;

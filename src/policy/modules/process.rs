@@ -60,8 +60,7 @@ impl Program {
                 return Ok(Ended::With(status));
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                self.kill();
-                return Ok(Ended::Late);
+                return Ok(self.late());
             }
             thread::sleep(ABOUT_TO_END);
         }
@@ -72,6 +71,12 @@ impl Program {
         if self.waits.abandoned() {
             self.waits.park();
         }
+    }
+
+    /// Ends it because its time is over.
+    pub fn late(&mut self) -> Ended {
+        self.kill();
+        Ended::Late
     }
 
     /// Kills it and what it has started.
