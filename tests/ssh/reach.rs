@@ -3,7 +3,8 @@
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
-use offload::remote::{Connection, Error, Status};
+use offload::remote::{Connection, Error};
+use offload::status::Status;
 
 use crate::sshd::{BULLSEYE, Options, SID, Server};
 use crate::stream::{Noise, echo, expect, listen};
