@@ -95,6 +95,11 @@ impl<S: Read + Write> Client<S> {
         self.version
     }
 
+    /// The stream to the daemon, for its settings: reading or writing would break the protocol.
+    pub fn stream_mut(&mut self) -> &mut S {
+        self.link.stream_mut()
+    }
+
     /// Whether the next operation can succeed: false once the link failed or the protocol was broken.
     pub fn is_usable(&self) -> bool {
         self.link.is_usable()

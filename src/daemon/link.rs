@@ -57,6 +57,10 @@ impl<S: Read + Write> Link<S> {
         self.log = log;
     }
 
+    pub fn stream_mut(&mut self) -> &mut S {
+        self.stream.get_mut()
+    }
+
     pub fn is_usable(&self) -> bool {
         self.usable
     }

@@ -13,9 +13,8 @@ use crate::error::{Failure, with_causes};
 use crate::events::{Event, Observer};
 use crate::hook::BuildLog;
 use crate::machine::Machine;
-use crate::remote::{self, Connection, DaemonStream};
+use crate::remote::{self, Connection, DaemonStream, Patience};
 use crate::schedule::Choice;
-use crate::ssh;
 use crate::state::health::{self, FRESH};
 use crate::state::{HealthRecord, Slot};
 use crate::transfer::retrieve::Wanted;
@@ -62,26 +61,31 @@ impl<'a> On<'a> {
             None => Connection::open(self.machine).map_err(|error| self.unreachable(&error))?,
         };
         let stream = connection.daemon().map_err(|error| self.unreachable(&error))?;
-        let mut client =
-            Client::connect(stream, job.directories.store.clone()).map_err(|error| self.daemon_failed(&error))?;
-        client.set_options(&self.options()).map_err(|error| self.daemon_failed(&error))?;
+        let mut client = Client::connect(stream, job.directories.store.clone())
+            .map_err(|error| self.daemon_failed("greeting its daemon", &error))?;
+        let max_silent_time = job.arguments.max_silent_time;
+        let patience = Patience::answer(self.machine, max_silent_time);
+        client.stream_mut().set_patience(patience.clone());
+        client.set_options(&self.options()).map_err(|error| self.daemon_failed("greeting its daemon", &error))?;
 
         transfer::send(&mut client, self.head, job.inputs, &self.machine.name, observer)
-            .map_err(|error| self.transfer_failed(error.is_of_machine(), &error))?;
+            .map_err(|error| self.transfer_failed("sending inputs", error.is_of_machine(), &error))?;
 
         let derivation = &job.request.derivation;
         observer.observe(&Event::Building { derivation, machine: &self.machine.name });
         let sink = log.sink().map_err(|error| Failure::Head(format!("no build log: {error}")))?;
         client.set_log(Some(sink));
+        client.stream_mut().set_patience(Patience::build(self.machine, max_silent_time));
         let built = client.build_paths(&[derivation.clone()].into());
         client.set_log(None);
+        client.stream_mut().set_patience(patience);
         if let Err(error) = built {
             return Err(self.judge(error, &mut client, &connection));
         }
 
         let wanted = Wanted { derivation, inputs: job.inputs, outputs: job.outputs };
         let retrieved = transfer::retrieve(&mut client, self.head, &wanted, &self.machine.name, observer)
-            .map_err(|error| self.transfer_failed(error.is_of_machine(), &error))?;
+            .map_err(|error| self.transfer_failed("retrieving outputs", error.is_of_machine(), &error))?;
         self.refresh_status(&connection);
         Ok(retrieved)
     }
@@ -97,11 +101,13 @@ impl<'a> On<'a> {
 
     /// What a failed build means.
     fn judge(&self, error: daemon::Error, client: &mut Client<DaemonStream>, connection: &Connection) -> Failure {
-        let daemon::Error::Daemon { message, status, .. } = &error else { return self.daemon_failed(&error) };
+        let daemon::Error::Daemon { message, status, .. } = &error else {
+            return self.daemon_failed("building", &error);
+        };
         let job = self.job;
         let lost = match client.query_valid_paths(job.inputs) {
             Ok(present) => job.inputs.len() - present.len(),
-            Err(error) => return self.daemon_failed(&error),
+            Err(error) => return self.daemon_failed("judging the failed build", &error),
         };
         let free = match connection.probe(job.directories.store.as_str()) {
             Ok(status) => status.store_free,
@@ -133,18 +139,18 @@ impl<'a> On<'a> {
         self.failed(with_hint(error, error.hint()))
     }
 
-    /// Errors of the link come wrapped in those of the client.
-    fn daemon_failed(&self, error: &daemon::Error) -> Failure {
+    /// `phase` is what was going on.
+    fn daemon_failed(&self, phase: &str, error: &daemon::Error) -> Failure {
         let hint = match error {
-            daemon::Error::Link { cause, .. } => ssh::Error::in_io(cause).and_then(ssh::Error::hint),
+            daemon::Error::Link { cause, .. } => remote::Error::hint_in_io(cause),
             _ => None,
         };
-        self.failed(with_hint(error, hint))
+        self.failed(with_hint(&format!("{phase}: {error}"), hint))
     }
 
-    fn transfer_failed(&self, is_of_machine: bool, error: &dyn Error) -> Failure {
+    fn transfer_failed(&self, phase: &str, is_of_machine: bool, error: &dyn Error) -> Failure {
         let cause = with_causes(error);
-        if is_of_machine { self.failed(cause) } else { Failure::Head(cause) }
+        if is_of_machine { self.failed(format!("{phase}: {cause}")) } else { Failure::Head(cause) }
     }
 
     fn failed(&self, cause: impl Display) -> Failure {

@@ -55,6 +55,7 @@ pub(super) struct Link {
     socket: Arc<OwnedFd>,
     proxy: Mutex<Option<Proxy>>,
     machine: String,
+    connect_timeout: Duration,
     stall_timeout: Duration,
     keep_alive: Duration,
     turn: Mutex<Turn>,
@@ -117,8 +118,10 @@ impl Link {
             socket,
             proxy: Mutex::new(proxy),
             machine: machine.address(),
+            connect_timeout: machine.connect_timeout,
             stall_timeout: machine.stall_timeout,
-            keep_alive: machine.keep_alive,
+            // A link is not to count as dead because nobody asked.
+            keep_alive: machine.keep_alive.min(machine.stall_timeout / 3),
             turn: Mutex::new(Turn { usable: true, parting: Vec::new() }),
         }
     }
@@ -131,8 +134,8 @@ impl Link {
         &self.socket
     }
 
-    pub(super) fn stall_timeout(&self) -> Duration {
-        self.stall_timeout
+    pub(super) fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
     }
 
     pub(super) fn error(&self, phase: Phase, cause: Cause) -> Error {

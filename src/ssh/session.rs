@@ -85,7 +85,7 @@ impl Session {
     }
 
     fn request<T>(&self, call: impl FnMut() -> Result<T, ssh2::Error>) -> Result<T, Cause> {
-        self.link.run(Kind::Request, Some(Limit::after(self.link.stall_timeout())), call)
+        self.link.run(Kind::Request, Some(Limit::after(self.link.connect_timeout())), call)
     }
 
     fn channel(&self, channel: Result<ssh2::Channel, Cause>) -> Result<Channel, Error> {
