@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use env_logger::Target;
 use log::{Level, debug, error, info, log, warn};
@@ -23,7 +24,7 @@ use crate::local::{Directories, read_derivation};
 use crate::logging;
 use crate::machine::Machine;
 use crate::policy::{self, DerivationReader, LoadContext, Pool, When};
-use crate::remote::Connection;
+use crate::remote::{Connection, patience};
 use crate::schedule::matching::{builds_locally, mismatch};
 use crate::schedule::{self, Circumstances, Decision, FileRules, Otherwise, Outcome, PassedOver};
 use crate::state::waiting::{self, Place};
@@ -32,6 +33,9 @@ use crate::store::path::{StoreDir, StorePath};
 
 /// How many waiting hooks there may be for each slot of the machines that match.
 const WAITING_PER_SLOT: usize = 4;
+
+/// How often a long transfer says how far it is, at the least; more often where the daemon's silence timer wants it.
+const LINE_EVERY: Duration = Duration::from_secs(30);
 
 /// Runs the hook with the daemon's four arguments.
 pub fn run(arguments: &[OsString]) -> Status {
@@ -180,6 +184,9 @@ impl Hook {
     /// Tells the daemon's client what happens to the build.
     fn observer(&self, mut messages: &File) -> impl FnMut(&Event<'_>) {
         let is_traced = self.arguments.print_build_trace;
+        let line_every =
+            patience::say_every(self.arguments.max_silent_time).map_or(LINE_EVERY, |time| time.min(LINE_EVERY));
+        let mut last_line = Instant::now();
         move |event| {
             if let Event::Building { derivation, machine } = event
                 && is_traced
@@ -189,7 +196,11 @@ impl Hook {
             }
             match event {
                 Event::Abandoned { .. } => warn!("{event}"),
-                Event::Offloading { .. } | Event::Waiting { .. } => info!("{event}"),
+                Event::Offloading { .. } | Event::Waiting { .. } | Event::Queueing { .. } => info!("{event}"),
+                Event::Sent { .. } | Event::Retrieved { .. } if last_line.elapsed() >= line_every => {
+                    info!("{event}");
+                    last_line = Instant::now();
+                }
                 _ => debug!("{event}"),
             }
         }

@@ -2,9 +2,11 @@
 
 use std::error::Error;
 use std::fmt::Display;
+use std::time::Duration;
 
 use log::debug;
 
+use super::connect::{connect, with_hint};
 use super::surroundings::{remember_failure, remember_success};
 use super::verdict::{Verdict, verdict};
 use super::{Chosen, Job};
@@ -13,12 +15,15 @@ use crate::error::{Failure, with_causes};
 use crate::events::{Event, Observer};
 use crate::hook::BuildLog;
 use crate::machine::Machine;
-use crate::remote::{self, Connection, DaemonStream, Patience};
+use crate::remote::{self, Connection, DaemonStream, Patience, patience};
 use crate::schedule::Choice;
 use crate::state::health::{self, FRESH};
 use crate::state::{HealthRecord, Slot};
 use crate::transfer::retrieve::Wanted;
-use crate::transfer::{self, Head, Retrieved};
+use crate::transfer::{self, Head, Retrieved, Turns};
+
+/// How often a build that waits for others says so at the least, for people.
+const SAY_EVERY: Duration = Duration::from_secs(30);
 
 impl Job<'_> {
     /// Builds on the machine that was chosen, and puts the outputs in their places.
@@ -58,7 +63,7 @@ impl<'a> On<'a> {
         let job = self.job;
         let connection = match link {
             Some(connection) => connection,
-            None => Connection::open(self.machine).map_err(|error| self.unreachable(&error))?,
+            None => connect(job.state, self.machine).map_err(|why| self.failed(why))?,
         };
         let stream = connection.daemon().map_err(|error| self.unreachable(&error))?;
         let mut client = Client::connect(stream, job.directories.store.clone())
@@ -68,7 +73,8 @@ impl<'a> On<'a> {
         client.stream_mut().set_patience(patience.clone());
         client.set_options(&self.options()).map_err(|error| self.daemon_failed("greeting its daemon", &error))?;
 
-        transfer::send(&mut client, self.head, job.inputs, &self.machine.name, observer)
+        let turns = self.turns();
+        transfer::send(&mut client, self.head, job.inputs, &turns, observer)
             .map_err(|error| self.transfer_failed("sending inputs", error.is_of_machine(), &error))?;
 
         let derivation = &job.request.derivation;
@@ -84,10 +90,17 @@ impl<'a> On<'a> {
         }
 
         let wanted = Wanted { derivation, inputs: job.inputs, outputs: job.outputs };
-        let retrieved = transfer::retrieve(&mut client, self.head, &wanted, &self.machine.name, observer)
+        let retrieved = transfer::retrieve(&mut client, self.head, &wanted, &turns, observer)
             .map_err(|error| self.transfer_failed("retrieving outputs", error.is_of_machine(), &error))?;
         self.refresh_status(&connection);
         Ok(retrieved)
+    }
+
+    fn turns(&self) -> Turns<'a> {
+        let max_silent_time = self.job.arguments.max_silent_time;
+        let limit = patience::longest_silence(self.machine, max_silent_time);
+        let say_every = patience::say_every(max_silent_time).map_or(SAY_EVERY, |time| time.min(SAY_EVERY));
+        Turns { state: self.job.state, machine: self.machine, limit, say_every }
     }
 
     fn options(&self) -> Options {
@@ -155,12 +168,5 @@ impl<'a> On<'a> {
 
     fn failed(&self, cause: impl Display) -> Failure {
         Failure::Machine { machine: self.machine.name.clone(), cause: cause.to_string() }
-    }
-}
-
-fn with_hint(error: &dyn Display, hint: Option<String>) -> String {
-    match hint {
-        Some(hint) => format!("{error}\n  hint: {hint}"),
-        None => error.to_string(),
     }
 }

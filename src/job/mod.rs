@@ -5,9 +5,11 @@
 //! daemon about the build itself ends the search ([`Failure`]).
 
 mod attempt;
+mod connect;
 mod surroundings;
 mod verdict;
 
+pub use connect::connect;
 pub use surroundings::Network;
 
 use std::collections::BTreeSet;

@@ -2,6 +2,7 @@
 
 use log::warn;
 
+use super::connect::{connect, with_hint};
 use crate::hook::Request;
 use crate::machine::Machine;
 use crate::remote::Connection;
@@ -72,8 +73,8 @@ impl Surroundings for Network<'_> {
             Some(trouble) => Some(record.try_trial().map_err(|error| error.to_string())?.ok_or(trouble.error)?),
             None => None,
         };
-        let opened = Connection::open(machine).and_then(|connection| {
-            let status = connection.probe(self.store)?;
+        let opened = connect(self.state, machine).and_then(|connection| {
+            let status = connection.probe(self.store).map_err(|error| with_hint(&error, error.hint()))?;
             Ok((connection, status))
         });
         match opened {
@@ -82,7 +83,6 @@ impl Surroundings for Network<'_> {
                 Ok((connection, status))
             }
             Err(error) => {
-                let error = error.to_string();
                 remember_failure(self.state, machine, &error);
                 Err(error)
             }

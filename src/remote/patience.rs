@@ -54,18 +54,23 @@ impl Patience {
 
     /// For an answer, and for each piece of what is transferred.
     pub fn answer(machine: &Machine, max_silent_time: Option<Duration>) -> Patience {
-        let build = Patience::build(machine, max_silent_time);
-        Patience { limit: build.limit.or(Some(LONGEST_SILENCE)), ..build }
+        let limit = Some(longest_silence(machine, max_silent_time));
+        Patience { limit, ..Patience::build(machine, max_silent_time) }
     }
 
     /// For a build.
     pub fn build(machine: &Machine, max_silent_time: Option<Duration>) -> Patience {
         Patience {
-            limit: max_silent_time.map(|time| time.saturating_add(machine.stall_timeout)),
+            limit: max_silent_time.is_some().then(|| longest_silence(machine, max_silent_time)),
             check: Some(machine.stall_timeout.saturating_add(LINK_FIRST)),
             say: say_every(max_silent_time),
         }
     }
+}
+
+/// The longest time in which nothing may happen, but for a build.
+pub fn longest_silence(machine: &Machine, max_silent_time: Option<Duration>) -> Duration {
+    max_silent_time.map_or(LONGEST_SILENCE, |time| time.saturating_add(machine.stall_timeout))
 }
 
 /// How often something that waits prints a line, for the silence timer of this machine's daemon.

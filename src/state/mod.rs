@@ -4,7 +4,10 @@
 //! several entries of the machine file for one host share it.
 
 pub mod health;
+mod lock;
+pub mod logins;
 pub mod slots;
+pub mod transfers;
 pub mod waiting;
 
 use std::fs;
