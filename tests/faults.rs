@@ -90,6 +90,7 @@ impl Pool {
             Phase::Handshake | Phase::Build => 0,
             Phase::Probe => self.login[direction as usize],
             // Everything there is before, but for the input or output itself.
+            Phase::Upload if direction == FromTarget => self.login[direction as usize] + 3000,
             Phase::Upload | Phase::Download => self.login[direction as usize] + (10 << 10),
         };
         let strike = |offset: u64| match fault {
@@ -153,8 +154,12 @@ fn login(proxy: &Proxy, far: &Host, head: &Host) -> [u64; 2] {
     let mut machine = Machine::new(&proxy.address().ip().to_string(), "root", vec![lab::SYSTEM.into()], vec![key]);
     machine.port = SSH_PORT;
     machine.private_key = Some(head.path(lab::USER_KEYS).join("ed25519"));
-    let _session = Session::connect(&machine).unwrap();
-    [ToTarget, FromTarget].map(|direction| proxy.passed(direction))
+    let session = Session::connect(&machine).unwrap();
+    let login = [ToTarget, FromTarget].map(|direction| proxy.passed(direction));
+    drop(session);
+    // What it says in parting has passed, too.
+    wait_until("the session ends", Duration::from_secs(5), || far.sshd_log().contains("Disconnected from user root"));
+    login
 }
 
 /// Bytes that cannot be compressed and are the same for nobody else.
@@ -196,7 +201,7 @@ fn offsets(phase: Phase, login: [u64; 2]) -> Vec<(Direction, u64)> {
             both(&[0, 10, 500, 1500, to - 200, to - 20], &[0, 10, 700, 1200, 1700, from - 60, from - 1])
         }
         Phase::Probe => both(&[0, 40, 900], &[0, 30, 100, 400, 700]),
-        Phase::Upload => both(&[0, 1000, 100_000, 1 << 20, 3_000_000], &[0, 500, 5000]),
+        Phase::Upload => both(&[0, 1000, 100_000, 1 << 20, 3_000_000], &[0, 1000, 2500]),
         Phase::Build => both(&[0, 30], &[0, 10, 100, 500]),
         Phase::Download => both(&[], &[0, 1000, 100_000, 1 << 20, 3_000_000]),
     }
