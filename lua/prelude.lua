@@ -7,6 +7,7 @@ local load_chunk, searchpath, protect = load, package.searchpath, setmetatable
 local error, rawget, select, tostring, type = error, rawget, select, tostring, type
 local concat = table.concat
 local stderr = io.stderr
+local write = stderr.write
 
 -- Programs come as text only: a damaged bytecode can crash the interpreter.
 function load(chunk, name, _, ...)
@@ -68,7 +69,7 @@ end
 function print(...)
   local words = {}
   for index = 1, select("#", ...) do words[index] = tostring((select(index, ...))) end
-  stderr:write(concat(words, "\t"), "\n")
+  write(stderr, concat(words, "\t") .. "\n")
 end
 
 function os.exit()

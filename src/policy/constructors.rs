@@ -4,8 +4,7 @@
 //! plain table: `pairs` and copying work. Nothing is checked yet; the call is remembered with its place, so that what
 //! is wrong can be reported with all the rest once the file has been evaluated.
 
-use super::interpreter::Position;
-use super::runtime::Shared;
+use super::runtime::{Position, Shared};
 use crate::machine::Machine;
 use mlua::{Function, Lua, Table, Value};
 use std::rc::Rc;
@@ -70,7 +69,7 @@ fn function(lua: &Lua, constructor: Constructor, shared: Rc<Shared>) -> mlua::Re
             other => made.instead = Some(other),
         }
         let table = made.table.clone();
-        if shared.undefined.borrow().is_some() {
+        if shared.noted.borrow().is_some() {
             shared.made.borrow_mut().push(made);
         }
         Ok(table)

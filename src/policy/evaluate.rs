@@ -1,13 +1,14 @@
 //! Evaluating a machine file: run it, decode what it returns, check the whole; every error in one report.
 
 use super::constructors::{Constructor, Made, label};
+use super::decision::Candidate;
 use super::decode::{self, Hooks, LocalMachine};
 use super::diagnostic::{Diagnostic, Report, Severity};
 use super::duplicates;
 use super::fields::{Fields, Finding, Place};
 use super::locate::Locator;
 use super::raised::Raised;
-use super::runtime::{Runtime, Undefined};
+use super::runtime::{Noted, Position, Runtime};
 use super::settings::{self, Choices, Limits, Settings};
 use super::source::Source;
 use super::values::{self, ListError, describe};
@@ -28,24 +29,41 @@ pub struct Entry {
     pub has_score: bool,
 }
 
+/// Which functions are given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Has {
+    pub has_accepts: bool,
+    pub has_score: bool,
+}
+
 /// What a machine file says, as values that can leave the interpreter's thread.
 #[derive(Debug)]
 pub(super) struct Evaluated {
     pub machines: Vec<Entry>,
     pub local: Option<LocalMachine>,
+    pub local_functions: Has,
     pub settings: Settings,
     pub warnings: Vec<Diagnostic>,
 }
 
 /// What a machine file says that must stay on that thread.
 #[derive(Debug)]
-#[allow(dead_code, reason = "the functions are not called yet")]
 pub(super) struct Functions {
     pub pool: Hooks,
     pub choices: Choices,
     /// In the order of the entries: the tables, which functions are given, and functions.
     pub machines: Vec<(Table, Hooks)>,
     pub local: Option<(Table, Hooks)>,
+}
+
+impl Functions {
+    /// The table and the functions of a candidate.
+    pub fn of(&self, candidate: Candidate) -> Option<&(Table, Hooks)> {
+        match candidate {
+            Candidate::Machine(index) => self.machines.get(index),
+            Candidate::Local => self.local.as_ref(),
+        }
+    }
 }
 
 /// The limits that stand in the text of a machine file as `limits = { … }`.
@@ -65,38 +83,41 @@ pub(super) fn limits(runtime: &Runtime, text: &str, limits: Limits) -> Limits {
     table.map_or(limits, |table| settings::stated_limits(&table, limits))
 }
 
-/// Evaluates a machine file. `limits` are those in force; `home` is what `~` stands for.
-pub(super) fn evaluate(
-    runtime: &mut Runtime,
-    text: &[u8],
-    limits: Limits,
-    home: Option<PathBuf>,
-) -> Result<Evaluated, Report> {
+/// Evaluates a machine file. `limits` are those in force.
+pub(super) fn evaluate(runtime: &mut Runtime, text: &[u8], limits: Limits) -> Result<Evaluated, Report> {
     let shared = &runtime.shared;
     let chunk = shared.add_chunk(shared.main_chunk(), shared.file.clone());
-    let result = runtime.limited(|lua| run(lua, text, &chunk));
-    let undefined = runtime.shared.undefined.borrow_mut().take().unwrap_or_default();
+    let result = runtime.follow().and_then(|()| runtime.limited(|lua| run(lua, text, &chunk)));
+    let line = runtime.shared.leash.line();
+    let result = runtime.watch().and(result);
+    let noted = runtime.shared.noted.borrow_mut().take().unwrap_or_default();
     let made = std::mem::take(&mut *runtime.shared.made.borrow_mut());
+    let home = runtime.shared.home.clone();
     let mut decoder = Decoder { made: &made, findings: Vec::new(), limits, home };
     let (decoded, raised) = match result {
         Ok(value) => (decoder.returned(&value), None),
         Err(error) => {
             decoder.constructed();
-            (None, Some(Raised::new(&error, &runtime.shared, runtime.memory())))
+            let mut raised = Raised::new(&error, &runtime.shared, runtime.shared.memory());
+            // Lua does not say where memory ended.
+            if let (None, Some(line)) = (&raised.position, line) {
+                raised.position = Some(Position { chunk: runtime.shared.main_chunk(), line });
+            }
+            (None, Some(raised))
         }
     };
     let findings = decoder.findings;
     let mut diagnostics = Vec::new();
-    if !(findings.is_empty() && undefined.is_empty()) {
-        diagnostics = Locator::new(&runtime.shared, &made).locate(findings, &undefined);
+    if !(findings.is_empty() && noted.is_empty()) {
+        diagnostics = Locator::new(&runtime.shared, &made).locate(findings, &noted);
     }
-    if let Some(raised) = raised.filter(|raised| !follows(raised, &undefined)) {
+    if let Some(raised) = raised.filter(|raised| !follows(raised, &noted)) {
         diagnostics.push(raised.diagnostic(&runtime.shared));
     }
     let failed = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
     match decoded {
         Some((mut evaluated, functions)) if !failed => {
-            runtime.set_memory(evaluated.settings.limits.memory);
+            runtime.shared.set_memory(evaluated.settings.limits.memory);
             runtime.functions = Some(functions);
             evaluated.warnings = diagnostics;
             Ok(evaluated)
@@ -113,8 +134,11 @@ fn run(lua: &Lua, text: &[u8], chunk: &str) -> mlua::Result<Value> {
 }
 
 /// Whether an error only follows from an undefined global that has been noted.
-fn follows(raised: &Raised, undefined: &[Undefined]) -> bool {
-    undefined.iter().any(|undefined| raised.message.contains(&format!("(global '{}')", undefined.name)))
+fn follows(raised: &Raised, noted: &[Noted]) -> bool {
+    noted.iter().filter_map(|noted| noted.global.as_ref()).any(|global| {
+        let name = format!("(global '{global}')");
+        raised.message.contains(&name)
+    })
 }
 
 struct Decoder<'a> {
@@ -166,7 +190,12 @@ impl Decoder<'_> {
         (settings.has_accepts, settings.has_score) = (hooks.accepts.is_some(), hooks.score.is_some());
         let mut functions = Functions { pool: hooks, choices, machines: Vec::new(), local: None };
         let (machines, local) = self.items(pool, &mut functions);
-        Some((Evaluated { machines, local, settings, warnings: Vec::new() }, functions))
+        let own = functions.local.as_ref().map(|(_, hooks)| hooks);
+        let local_functions = Has {
+            has_accepts: own.is_some_and(|hooks| hooks.accepts.is_some()),
+            has_score: own.is_some_and(|hooks| hooks.score.is_some()),
+        };
+        Some((Evaluated { machines, local, local_functions, settings, warnings: Vec::new() }, functions))
     }
 
     fn items(&mut self, pool: &Table, functions: &mut Functions) -> (Vec<Entry>, Option<LocalMachine>) {

@@ -6,9 +6,9 @@
 //! interpreter parks its thread as soon as it executes another instruction of Lua. What is stuck inside a C function
 //! cannot be stopped (a thread cannot be killed from outside in any sound way); it goes on with the lowest priority.
 
+use super::leash::{Leash, Spot};
 use super::runtime::Runtime;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,8 +17,13 @@ type Work = Box<dyn FnOnce(&mut Runtime) + Send>;
 
 /// Room for 200 nested C calls, Lua's own limit, with Rust functions between them.
 const STACK: usize = 16 << 20;
-/// How long to wait for an interpreter that is given up to say where it is.
-const LAST_WORD: Duration = Duration::from_millis(20);
+
+impl Interpreter {
+    /// Line of the machine file that was evaluated last, if the evaluation did not come to its end.
+    pub fn line(&self) -> Option<u32> {
+        self.leash.line()
+    }
+}
 
 /// A running interpreter; dropping it ends its thread unless it is stuck.
 #[derive(Debug)]
@@ -27,65 +32,15 @@ pub(super) struct Interpreter {
     leash: Arc<Leash>,
 }
 
-/// What the threads of the engine and that of the interpreter share.
-#[derive(Debug, Default)]
-pub(super) struct Leash {
-    abandoned: AtomicBool,
-    position: std::sync::Mutex<Option<mpsc::Sender<Position>>>,
-    thread: std::sync::OnceLock<rustix::process::Pid>,
-}
-
-/// A place in one of the user's files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Position {
-    /// Name of the chunk.
-    pub chunk: String,
-    pub line: u32,
-}
-
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Stopped {
     /// Time was up, here.
-    Late(Option<Position>),
-    /// It was abandoned before, or its thread has ended.
+    Late(Option<Spot>),
+    /// It was given up before.
+    Before,
+    /// Its thread has ended.
     Gone,
-}
-
-impl Leash {
-    /// Whether nobody waits for this interpreter any more.
-    pub fn abandoned(&self) -> bool {
-        self.abandoned.load(Ordering::Acquire)
-    }
-
-    /// Says where the interpreter is to whoever gave it up, and never comes back.
-    pub fn park(&self, position: Option<Position>) -> ! {
-        if let Ok(mut sender) = self.position.lock()
-            && let (Some(sender), Some(position)) = (sender.take(), position)
-        {
-            // The other side may have stopped listening.
-            let _ = sender.send(position);
-        }
-        loop {
-            thread::park();
-        }
-    }
-
-    fn abandon(&self) -> Option<Position> {
-        let (sender, receiver) = mpsc::channel();
-        if let Ok(mut position) = self.position.lock() {
-            *position = Some(sender);
-        }
-        self.abandoned.store(true, Ordering::Release);
-        let position = receiver.recv_timeout(LAST_WORD).ok();
-        if position.is_none()
-            && let Some(thread) = self.thread.get()
-        {
-            // On Linux a priority belongs to a thread. It is a kindness to the rest of the machine, no more.
-            let _ = rustix::process::setpriority_process(Some(*thread), 19);
-        }
-        position
-    }
 }
 
 impl Interpreter {
@@ -98,7 +53,7 @@ impl Interpreter {
         let (made, result) = mpsc::channel();
         let shared = Arc::clone(&leash);
         thread::Builder::new().name("lua".to_owned()).stack_size(STACK).spawn(move || {
-            let _ = shared.thread.set(rustix::thread::gettid());
+            shared.here();
             let mut runtime = match make(shared) {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(made.send(Err(error))),
@@ -126,18 +81,24 @@ impl Interpreter {
         job: impl FnOnce(&mut Runtime) -> R + Send + 'static,
     ) -> Result<R, Stopped> {
         if self.leash.abandoned() {
-            return Err(Stopped::Gone);
+            return Err(Stopped::Before);
+        }
+        if budget.is_zero() {
+            return Err(Stopped::Late(self.leash.abandon_idle()));
         }
         let start = Instant::now();
         let (answer, result) = mpsc::channel();
         let job = Box::new(move |runtime: &mut Runtime| drop(answer.send(job(runtime))));
-        self.work.send(job).map_err(|_| Stopped::Gone)?;
+        if self.work.send(job).is_err() {
+            self.leash.abandon_idle();
+            return Err(Stopped::Gone);
+        }
         let result = result.recv_timeout(*budget);
         *budget = budget.saturating_sub(start.elapsed());
         result.map_err(|error| match error {
             mpsc::RecvTimeoutError::Timeout => Stopped::Late(self.leash.abandon()),
             mpsc::RecvTimeoutError::Disconnected => {
-                self.leash.abandoned.store(true, Ordering::Release);
+                self.leash.abandon_idle();
                 Stopped::Gone
             }
         })

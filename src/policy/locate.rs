@@ -3,8 +3,7 @@
 use super::constructors::Made;
 use super::diagnostic::{Diagnostic, Severity};
 use super::fields::{Finding, Place};
-use super::interpreter::Position;
-use super::runtime::{Shared, Undefined, read_chunk};
+use super::runtime::{Noted, Position, Shared, read_chunk};
 use super::source::{Items, Source};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,12 +31,12 @@ impl<'a> Locator<'a> {
     }
 
     /// The diagnostics, by file and line.
-    pub fn locate(&self, findings: Vec<Finding>, undefined: &[Undefined]) -> Vec<Diagnostic> {
+    pub fn locate(&self, findings: Vec<Finding>, noted: &[Noted]) -> Vec<Diagnostic> {
         let sources: BTreeMap<&str, Source> =
             self.texts.iter().map(|(chunk, text)| (chunk.as_str(), Source::new(text))).collect();
         let main = self.shared.main_chunk();
-        let mut located: Vec<Diagnostic> = undefined.iter().map(|undefined| self.undefined(undefined)).collect();
-        let reads: Vec<&Position> = undefined.iter().filter_map(|undefined| undefined.position.as_ref()).collect();
+        let mut located: Vec<Diagnostic> = noted.iter().map(|noted| self.noted(noted)).collect();
+        let reads: Vec<&Position> = noted.iter().filter_map(|noted| noted.position.as_ref()).collect();
         for mut finding in findings {
             let (chunk, line, items) = match finding.place {
                 Place::Made(number) => match &self.made[number].position {
@@ -63,7 +62,7 @@ impl<'a> Locator<'a> {
             };
             let written = finding.field.as_ref().and_then(|field| items.fields.get(field)).copied();
             let line = written.or(line);
-            // What an undefined global leaves behind has been said.
+            // That there is nil where an error was noted needs no saying.
             let read_here = |read: &&Position| read.chunk == chunk && Some(read.line) == line;
             let empty = finding.missing || matches!(finding.place, Place::Item(_));
             if empty && line.is_some() && reads.iter().any(read_here) && (written.is_some() || !finding.missing) {
@@ -79,13 +78,12 @@ impl<'a> Locator<'a> {
         self.bounded(located)
     }
 
-    fn undefined(&self, undefined: &Undefined) -> Diagnostic {
-        let (file, line) = match &undefined.position {
+    fn noted(&self, noted: &Noted) -> Diagnostic {
+        let (file, line) = match &noted.position {
             Some(position) => (self.shared.path_of(position), Some(position.line)),
             None => (self.shared.file.display().to_string(), None),
         };
-        let hint = undefined.meant.as_ref().map(|meant| format!("did you mean '{meant}'?"));
-        Diagnostic { hint, ..Diagnostic::error(file, undefined.message()).at(line) }
+        Diagnostic { hint: noted.hint.clone(), ..Diagnostic::error(file, noted.message.clone()).at(line) }
     }
 
     /// In order, each once, and not too many.

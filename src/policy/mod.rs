@@ -21,27 +21,34 @@
 //!
 //! Not checked here: whether hosts answer and key files exist.
 
+mod calls;
 mod constructors;
+mod decision;
 mod decode;
 mod diagnostic;
 mod duplicates;
 mod evaluate;
 mod fields;
 mod interpreter;
+mod leash;
 mod locate;
+mod modules;
 mod pool;
 mod raised;
+mod request;
 mod runtime;
 mod settings;
 mod source;
 mod suggest;
 mod values;
 
+pub use decision::{Candidate, Decision, Score, Verdict, default_score};
 pub use decode::LocalMachine;
 pub use diagnostic::{Diagnostic, Report, Severity};
 pub use evaluate::Entry;
 pub use fields::{BUILD_MACHINE, Field, LIMITS, LOCAL_MACHINE, POOL};
 pub use pool::{LoadContext, Pool, load};
+pub use request::{Derivation, DerivationReader, Request, Status};
 pub use settings::{Limits, Settings, When};
 
 #[cfg(test)]

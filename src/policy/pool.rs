@@ -2,13 +2,14 @@
 
 use super::decode::LocalMachine;
 use super::diagnostic::{Diagnostic, Report};
-use super::evaluate::{self, Entry, Evaluated};
+use super::evaluate::{self, Entry, Evaluated, Has};
 use super::interpreter::{Interpreter, Stopped};
-use super::runtime::{Runtime, read_chunk};
+use super::runtime::{Runtime, Setting, read_chunk};
 use super::settings::{Limits, Settings};
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Adds an embedding program's own functions to an interpreter before the machine file is evaluated.
 pub type Extend = Arc<dyn Fn(&mlua::Lua) -> mlua::Result<()> + Send + Sync>;
@@ -18,6 +19,8 @@ pub type Extend = Arc<dyn Fn(&mlua::Lua) -> mlua::Result<()> + Send + Sync>;
 pub struct LoadContext {
     /// What `~` stands for; `None`: the home directory of the effective user.
     pub home: Option<PathBuf>,
+    /// Where `cached` keeps values between processes; `None`: nowhere.
+    pub cache: Option<PathBuf>,
     /// Limits where the file states none.
     pub limits: Limits,
     /// Functions of an embedding program.
@@ -26,9 +29,10 @@ pub struct LoadContext {
 
 impl fmt::Debug for LoadContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let LoadContext { home, limits, extend } = self;
+        let LoadContext { home, cache, limits, extend } = self;
         f.debug_struct("LoadContext")
             .field("home", home)
+            .field("cache", cache)
             .field("limits", limits)
             .field("extend", &extend.is_some())
             .finish()
@@ -48,8 +52,10 @@ pub struct Pool {
     /// The machine file.
     pub path: PathBuf,
     /// The interpreter that holds the functions; `None` if there is no machine file.
-    #[allow(dead_code, reason = "the functions are not called yet")]
-    interpreter: Option<Interpreter>,
+    pub(super) interpreter: Option<Interpreter>,
+    pub(super) local_functions: Has,
+    /// Warnings of decisions that have been given.
+    pub(super) said: Mutex<HashSet<String>>,
 }
 
 impl Pool {
@@ -62,6 +68,8 @@ impl Pool {
             warnings: Vec::new(),
             path: path.to_path_buf(),
             interpreter: None,
+            local_functions: Has::default(),
+            said: Mutex::default(),
         }
     }
 }
@@ -75,12 +83,17 @@ pub fn load(path: &Path, context: &LoadContext) -> Result<Pool, Report> {
         Err(error) => return Err(Diagnostic::error(file, format!("cannot be read: {error}")).into()),
     };
     let failed = |message: String| Report::from(Diagnostic::error(file.clone(), message));
-    let home = context.home.clone().or_else(home_directory);
     let mut limits = context.limits;
-    let (machine_file, extend) = (path.to_path_buf(), context.extend.clone());
+    let setting = Setting {
+        file: path.to_path_buf(),
+        home: context.home.clone().or_else(home_directory),
+        cache: context.cache.clone(),
+        memory: limits.memory,
+    };
+    let extend = context.extend.clone();
     let interpreter = Interpreter::start(move |leash| {
         let make = || {
-            let runtime = Runtime::new(&machine_file, limits.memory, leash)?;
+            let runtime = Runtime::new(setting, leash)?;
             if let Some(extend) = extend {
                 extend(&runtime.lua)?;
             }
@@ -97,29 +110,31 @@ pub fn load(path: &Path, context: &LoadContext) -> Result<Pool, Report> {
         Err(error) => return Err(failed(format!("no thread for the Lua interpreter: {error}"))),
     };
     let stopped = |stopped: Stopped, limits: Limits| match stopped {
-        Stopped::Late(position) => {
+        Stopped::Late(spot) => {
             let seconds = limits.evaluate.as_secs_f64();
             let message = format!("evaluation stopped: it took longer than {seconds} s (limits.evaluate)");
-            let line = position.map(|position| position.line);
-            Report::from(Diagnostic::error(file.clone(), message).at(line))
+            let (file, line) = spot.map_or((file.clone(), interpreter.line()), |spot| (spot.file, Some(spot.line)));
+            Report::from(Diagnostic::error(file, message).at(line))
         }
-        Stopped::Gone => failed("evaluation ended the Lua interpreter".to_owned()),
+        Stopped::Before | Stopped::Gone => failed("evaluation ended the Lua interpreter".to_owned()),
     };
     let source = String::from_utf8_lossy(&text).into_owned();
     let mut budget = limits.evaluate;
     limits = interpreter
         .run(&mut budget, move |runtime| {
             let limits = evaluate::limits(runtime, &source, limits);
-            runtime.set_memory(limits.memory);
+            runtime.shared.set_memory(limits.memory);
             limits
         })
         .map_err(|reason| stopped(reason, limits))?;
     let mut budget = limits.evaluate;
     let evaluated = interpreter
-        .run(&mut budget, move |runtime| evaluate::evaluate(runtime, &text, limits, home))
+        .run(&mut budget, move |runtime| evaluate::evaluate(runtime, &text, limits))
         .map_err(|reason| stopped(reason, limits))??;
-    let Evaluated { machines, local, settings, warnings } = evaluated;
-    Ok(Pool { machines, local, settings, warnings, path: path.to_path_buf(), interpreter: Some(interpreter) })
+    let Evaluated { machines, local, local_functions, settings, warnings } = evaluated;
+    let interpreter = Some(interpreter);
+    let pool = Pool::empty(path);
+    Ok(Pool { machines, local, local_functions, settings, warnings, interpreter, ..pool })
 }
 
 /// The home directory of the effective user: that of the account, since HOME may be absent or another's.

@@ -1,8 +1,7 @@
 //! Errors that Lua raises, cut down to what concerns the user: message, place and the calls in the user's own files.
 
 use super::diagnostic::Diagnostic;
-use super::interpreter::Position;
-use super::runtime::{Shared, read_chunk};
+use super::runtime::{Position, Shared, read_chunk};
 use super::source::Source;
 use mlua::Error;
 use std::path::Path;

@@ -5,10 +5,12 @@
 //! standard output is standard error. Reading a global variable that does not exist is an error.
 
 use super::constructors::{self, Made};
-use super::interpreter::{Leash, Position};
+use super::leash::{Leash, Spot};
+use super::modules;
+use super::request::Request;
 use super::suggest;
 use mlua::{HookTriggers, Lua, LuaOptions, LuaString, StdLib, Table, Value, VmState};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::Read as _;
@@ -20,7 +22,9 @@ use std::sync::Arc;
 /// A file of Lua may have this many bytes.
 pub(super) const MAX_CHUNK: u64 = 16 << 20;
 /// Instructions of Lua between two looks at whether anyone still waits: well under a millisecond.
-const INSTRUCTIONS: u32 = 10_000;
+const EVERY_NOW_AND_THEN: HookTriggers = HookTriggers::new().every_nth_instruction(10_000);
+/// Lines of the machine file that are followed one by one.
+const LINES: u32 = 20_000;
 /// Memory for our own work beside the user's, so that a full interpreter can still be asked what it holds.
 pub(super) const RESERVE: usize = 4 << 20;
 
@@ -30,7 +34,8 @@ pub(super) struct Runtime {
     pub shared: Rc<Shared>,
     /// What the machine file gave, once it has been evaluated.
     pub functions: Option<super::evaluate::Functions>,
-    limit: usize,
+    /// The request of the decision that is being taken, and its table.
+    request: RefCell<Option<(Arc<Request>, Table)>>,
 }
 
 /// What functions called from Lua need to know.
@@ -45,46 +50,78 @@ pub(super) struct Shared {
     chunks: RefCell<HashMap<String, PathBuf>>,
     /// Build machines constructed so far, in order.
     pub made: RefCell<Vec<Made>>,
-    /// Undefined global variables read while the machine file was evaluated; `None` once that is over.
-    pub undefined: RefCell<Option<Vec<Undefined>>>,
+    /// Errors noted while the machine file was evaluated, which went on; `None` once that is over.
+    pub noted: RefCell<Option<Vec<Noted>>>,
+    /// Memory limit in bytes.
+    memory: Cell<usize>,
+    /// What `~` stands for.
+    pub home: Option<PathBuf>,
+    /// Where `cached` keeps values.
+    pub cache: Option<PathBuf>,
 }
 
-/// A global variable that was read but does not exist.
+/// A place in one of the user's files, as Lua names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    pub chunk: String,
+    pub line: u32,
+}
+
+/// An error after which the evaluation went on with nil, to find all errors in one run.
 #[derive(Clone, Debug)]
-pub(super) struct Undefined {
-    pub name: String,
+pub(super) struct Noted {
+    pub message: String,
+    pub hint: Option<String>,
     pub position: Option<Position>,
-    pub meant: Option<String>,
+    /// The global variable that was read, but does not exist.
+    pub global: Option<String>,
+}
+
+/// What a runtime is made with.
+#[derive(Clone, Debug)]
+pub(super) struct Setting {
+    /// The machine file.
+    pub file: PathBuf,
+    /// What `~` stands for.
+    pub home: Option<PathBuf>,
+    /// Where `cached` keeps values.
+    pub cache: Option<PathBuf>,
+    /// Memory limit in bytes, once user code runs.
+    pub memory: usize,
 }
 
 impl Runtime {
-    /// A fresh interpreter for the machine file `file`, limited to `memory` bytes once user code runs.
-    pub fn new(file: &Path, memory: usize, leash: Arc<Leash>) -> mlua::Result<Runtime> {
+    /// A fresh interpreter.
+    pub fn new(setting: Setting, leash: Arc<Leash>) -> mlua::Result<Runtime> {
         let libraries = StdLib::COROUTINE
             | StdLib::TABLE
-            | StdLib::IO
             | StdLib::OS
             | StdLib::STRING
             | StdLib::UTF8
             | StdLib::MATH
             | StdLib::PACKAGE;
         let lua = Lua::new_with(libraries, LuaOptions::default())?;
+        let Setting { file, home, cache, memory } = setting;
         let directory = match file.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
             _ => PathBuf::from("."),
         };
         let shared = Rc::new(Shared {
             directory,
-            file: file.to_path_buf(),
+            file,
             leash,
             chunks: RefCell::default(),
             made: RefCell::default(),
-            undefined: RefCell::new(Some(Vec::new())),
+            noted: RefCell::new(Some(Vec::new())),
+            memory: Cell::new(memory),
+            home,
+            cache,
         });
-        let runtime = Runtime { lua, shared, functions: None, limit: memory };
+        let runtime = Runtime { lua, shared, functions: None, request: RefCell::default() };
         runtime.watch()?;
         let offload = runtime.lua.create_table()?;
         constructors::register(&runtime.lua, &offload, &runtime.shared)?;
+        modules::register(&runtime.lua, &offload, &runtime.shared)?;
         let package: Table = runtime.lua.globals().raw_get("package")?;
         package.raw_get::<Table>("loaded")?.raw_set("offload", &offload)?;
         runtime.prelude()?;
@@ -94,31 +131,35 @@ impl Runtime {
 
     /// Runs user code under the memory limit.
     pub fn limited<R>(&self, code: impl FnOnce(&Lua) -> mlua::Result<R>) -> mlua::Result<R> {
-        self.lua.set_memory_limit(self.limit)?;
+        self.lua.set_memory_limit(self.shared.memory())?;
         let result = code(&self.lua);
-        self.lua.set_memory_limit(self.limit + RESERVE)?;
+        self.lua.set_memory_limit(self.shared.memory() + RESERVE)?;
         result
     }
 
-    /// The memory limit in bytes.
-    pub fn memory(&self) -> usize {
-        self.limit
-    }
-
-    pub fn set_memory(&mut self, limit: usize) {
-        self.limit = limit;
+    /// The table of a request: one for all calls of one decision.
+    pub fn request(&self, request: &Arc<Request>) -> mlua::Result<Table> {
+        let mut current = self.request.borrow_mut();
+        if let Some((known, table)) = &*current
+            && Arc::ptr_eq(known, request)
+        {
+            return Ok(table.clone());
+        }
+        let table = request.to_lua(&self.lua)?;
+        *current = Some((Arc::clone(request), table.clone()));
+        Ok(table)
     }
 
     /// Parks the thread at the next occasion once nobody waits for it any more. Coroutines inherit the hook.
-    fn watch(&self) -> mlua::Result<()> {
-        let shared = Rc::clone(&self.shared);
-        let triggers = HookTriggers::new().every_nth_instruction(INSTRUCTIONS);
-        self.lua.set_global_hook(triggers, move |lua, _| {
-            if shared.leash.abandoned() {
-                shared.leash.park(shared.position(lua, 0));
-            }
-            Ok(VmState::Continue)
-        })
+    pub fn watch(&self) -> mlua::Result<()> {
+        self.shared.leash.at_line(None);
+        hook(&self.lua, &self.shared, EVERY_NOW_AND_THEN, None)
+    }
+
+    /// As `watch`, and keeps the current line of the machine file known, for the case that the evaluation gets stuck
+    /// inside a C function. That costs about 0.1 µs a line, so after `LINES` lines it is done now and then only.
+    pub fn follow(&self) -> mlua::Result<()> {
+        hook(&self.lua, &self.shared, EVERY_NOW_AND_THEN.every_line(), Some(LINES))
     }
 
     fn prelude(&self) -> mlua::Result<()> {
@@ -157,13 +198,14 @@ impl Runtime {
             let name = name.to_string_lossy();
             let keys: Vec<String> = globals.pairs::<String, Value>().filter_map(|pair| Some(pair.ok()?.0)).collect();
             let words = keys.iter().map(String::as_str).chain(["true", "false", "nil"]);
-            let meant = suggest::nearest(&name, words).map(str::to_owned);
-            let undefined = Undefined { position: shared.position(lua, 1), name, meant };
-            if let Some(list) = &mut *shared.undefined.borrow_mut() {
-                list.push(undefined);
-                return Ok(());
-            }
-            Err(mlua::Error::RuntimeError(undefined.message()))
+            let meant = suggest::nearest(&name, words);
+            let noted = Noted {
+                message: format!("undefined global '{name}'"),
+                hint: meant.map(|meant| format!("did you mean '{meant}'?")),
+                position: shared.position(lua, 1),
+                global: Some(name),
+            };
+            shared.note_or_raise(noted)
         })?;
         let metatable = self.lua.create_table()?;
         metatable.raw_set("__index", index)?;
@@ -172,14 +214,54 @@ impl Runtime {
     }
 }
 
-impl Undefined {
-    /// The message, without its place.
-    pub fn message(&self) -> String {
-        format!("undefined global '{}'", self.name)
-    }
+/// Sets the hook that looks up; with `lines`, it notes the current line, and no longer every line after so many.
+fn hook(lua: &Lua, shared: &Rc<Shared>, triggers: HookTriggers, lines: Option<u32>) -> mlua::Result<()> {
+    let (shared, main, left) = (Rc::clone(shared), shared.main_chunk(), Cell::new(lines));
+    lua.set_global_hook(triggers, move |lua, call| {
+        if shared.leash.abandoned() {
+            shared.leash.park(shared.spot(lua, 0));
+        }
+        let Some(lines) = left.get() else { return Ok(VmState::Continue) };
+        if call.source().short_src.as_deref() == Some(&main) {
+            shared.leash.at_line(call.current_line());
+        }
+        left.set(Some(lines.saturating_sub(1)));
+        if lines == 1 {
+            hook(lua, &shared, EVERY_NOW_AND_THEN, Some(0))?;
+        }
+        Ok(VmState::Continue)
+    })
 }
 
 impl Shared {
+    /// Memory limit in bytes.
+    pub fn memory(&self) -> usize {
+        self.memory.get()
+    }
+
+    pub fn set_memory(&self, limit: usize) {
+        self.memory.set(limit);
+    }
+
+    /// Notes an error at the place of the caller, while the machine file is evaluated; raises it afterwards.
+    pub fn note(&self, lua: &Lua, message: String, hint: Option<String>) -> mlua::Result<()> {
+        self.note_or_raise(Noted { message, hint, position: self.position(lua, 1), global: None })
+    }
+
+    fn note_or_raise(&self, noted: Noted) -> mlua::Result<()> {
+        match &mut *self.noted.borrow_mut() {
+            Some(list) => list.push(noted),
+            None => return Err(mlua::Error::RuntimeError(noted.message)),
+        }
+        Ok(())
+    }
+
+    /// As `position`, as a message names it.
+    pub fn spot(&self, lua: &Lua, level: usize) -> Option<Spot> {
+        let position = self.position(lua, level)?;
+        Some(Spot { file: self.path_of(&position), line: position.line })
+    }
+
     /// Makes a file known under a short name; gives the name for Lua.
     pub fn add_chunk(&self, name: String, file: PathBuf) -> String {
         let chunk = format!("@{name}");

@@ -29,10 +29,10 @@ use crate::machine::Machine;
 
 /// Codes of libssh2.h that are told apart here.
 pub(super) mod code {
-    /// Also what a key exchange gives when the connection is lost.
     pub(crate) const GENERAL: i32 = -1;
     pub(crate) const KEX_FAILURE: i32 = -5;
     pub(crate) const SOCKET_SEND: i32 = -7;
+    pub(crate) const KEY_EXCHANGE_FAILURE: i32 = -8;
     pub(crate) const SOCKET_DISCONNECT: i32 = -13;
     pub(crate) const FILE: i32 = -16;
     pub(crate) const AUTHENTICATION_FAILED: i32 = -18;
@@ -171,7 +171,10 @@ impl Link {
                 Err(error) if is_again(&error) => {}
                 Err(error) => {
                     let cause = match cause(&error) {
-                        Cause::Ssh { code: code::GENERAL, .. } if self.is_closed() => Cause::Closed,
+                        // What a key exchange gives when the connection is lost.
+                        Cause::Ssh { code: code::GENERAL | code::KEY_EXCHANGE_FAILURE, .. } if self.is_closed() => {
+                            Cause::Closed
+                        }
                         cause => cause,
                     };
                     turn.usable &= !matches!(cause, Cause::Closed);
@@ -218,10 +221,15 @@ impl Link {
 
     /// Sends a keep-alive if there is room for all of it. The answer arrives as bytes like any other.
     fn ask(&self) -> Result<(), Cause> {
-        if self.poll(PollFlags::OUT, Some(Instant::now()))? {
+        if self.can_send()? {
             self.ssh.keepalive_send().map_err(|error| cause(&error))?;
         }
         Ok(())
+    }
+
+    /// Whether the socket has room for a small packet now.
+    pub(super) fn can_send(&self) -> Result<bool, Cause> {
+        self.poll(PollFlags::OUT, Some(Instant::now()))
     }
 
     /// Whether the socket became ready, or broke, before `until`.

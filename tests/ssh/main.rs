@@ -2,6 +2,8 @@
 //!
 //! Needs root, the root directories of the lab (`OFFLOAD_LAB`) and ssh-keygen.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod faults;
 mod login;
 mod reach;

@@ -136,17 +136,26 @@ impl Server {
         machine
     }
 
-    /// Stops or continues all processes of the server, or kills its sessions.
-    pub fn signal(&self, signal: &str, only: &str) {
-        let mut count = 0;
-        for process in descendants(self.child.id()) {
-            let command = fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
-            if command.starts_with(only) {
-                let status = Command::new("kill").args([signal, &process.to_string()]).status().unwrap();
-                count += usize::from(status.success());
-            }
+    /// Sends a signal to the processes whose command line begins like this.
+    pub fn signal(&self, signal: &str, begin: &str) {
+        let processes = self.processes(|command| command.starts_with(begin));
+        assert!(!processes.is_empty(), "no process of the server begins with {begin:?}");
+        for process in processes {
+            // It may have ended together with another.
+            Command::new("kill").args([signal, &process.to_string()]).stderr(Stdio::null()).status().unwrap();
         }
-        assert!(count > 0, "no process of the server begins with {only:?}");
+    }
+
+    /// Whether a process has this in its command line.
+    pub fn runs(&self, part: &str) -> bool {
+        !self.processes(|command| command.contains(part)).is_empty()
+    }
+
+    fn processes(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<u32> {
+        let command = |process: &u32| fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        let mut processes = descendants(self.child.id());
+        processes.retain(|process| is_wanted(&command(process).replace('\0', " ")));
+        processes
     }
 }
 

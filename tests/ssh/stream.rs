@@ -284,3 +284,81 @@ impl Watch {
         )
     }
 }
+
+/// Prints what distance does: `cargo test --release --test ssh -- --ignored --nocapture distance`.
+#[test]
+#[ignore = "a measurement"]
+fn distance() {
+    const LENGTH: u64 = 128 << 20;
+    let server = Server::start(&SID);
+    let socket = listen(&server, |stream| {
+        let mut request = [0];
+        match (&stream).read(&mut request).unwrap() {
+            1 if request == *b"d" => {
+                // The test may have seen enough.
+                let _ = io::copy(&mut io::repeat(b'x').take(LENGTH), &mut &stream);
+            }
+            1 => {
+                io::copy(&mut &stream, &mut io::sink()).unwrap();
+                (&stream).write_all(b"k").unwrap();
+            }
+            _ => {}
+        }
+    });
+    for round_trip in [0, 20, 50, 100] {
+        let mut machine = server.machine();
+        machine.port = delay(server.address, Duration::from_millis(round_trip / 2));
+        let start = Instant::now();
+        let session = Session::connect(&machine).unwrap();
+        let connected = start.elapsed();
+        let mut channel = session.open_socket(&socket).unwrap();
+        let opened = start.elapsed() - connected;
+        let watch = Watch::start();
+        channel.write_all(b"d").unwrap();
+        let mut piece = vec![0; 64 << 10];
+        while channel.read(&mut piece).unwrap() > 0 {}
+        let down = watch.rate(LENGTH);
+        let mut channel = session.open_socket(&socket).unwrap();
+        let watch = Watch::start();
+        channel.write_all(b"u").unwrap();
+        io::copy(&mut io::repeat(b'x').take(LENGTH), &mut io::BufWriter::with_capacity(64 << 10, &mut channel))
+            .unwrap();
+        channel.send_eof().unwrap();
+        channel.read_exact(&mut [0]).unwrap();
+        let up = watch.rate(LENGTH);
+        println!("{round_trip} ms: connect {connected:?}, open {opened:?}, down {down}, up {up}");
+    }
+}
+
+/// A port that leads to `address`, each byte that much later.
+fn delay(address: std::net::SocketAddr, time: Duration) -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        let (near, _) = listener.accept().unwrap();
+        let far = std::net::TcpStream::connect(address).unwrap();
+        for (mut from, mut to) in [
+            (near.try_clone().unwrap(), far.try_clone().unwrap()),
+            (far.try_clone().unwrap(), near.try_clone().unwrap()),
+        ] {
+            to.set_nodelay(true).unwrap();
+            let (sender, receiver) = std::sync::mpsc::channel::<(Instant, Vec<u8>)>();
+            thread::spawn(move || {
+                let mut piece = vec![0; 64 << 10];
+                while let Ok(length @ 1..) = from.read(&mut piece) {
+                    sender.send((Instant::now() + time, piece[..length].to_vec())).unwrap();
+                }
+            });
+            thread::spawn(move || {
+                while let Ok((due, piece)) = receiver.recv() {
+                    thread::sleep(due.saturating_duration_since(Instant::now()));
+                    if to.write_all(&piece).is_err() {
+                        break;
+                    }
+                }
+                let _ = to.shutdown(std::net::Shutdown::Write);
+            });
+        }
+    });
+    port
+}

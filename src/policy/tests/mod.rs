@@ -4,6 +4,9 @@ use super::*;
 use std::path::PathBuf;
 
 mod broken;
+mod decisions;
+mod hostile;
+mod modules;
 mod valid;
 
 /// A host key for the files of these tests.

@@ -247,9 +247,13 @@ fn a_hundred_machines() {
         );
     }
     let site = Site::new(&(text + "}"));
-    let start = Instant::now();
-    let pool = site.load().unwrap();
-    let took = start.elapsed();
-    assert_eq!(pool.machines.len(), 100);
-    println!("100 machines: {took:?}");
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        let start = Instant::now();
+        let pool = site.load().unwrap();
+        times.push(start.elapsed());
+        assert_eq!(pool.machines.len(), 100);
+    }
+    times.sort();
+    println!("100 machines: median {:?}, best {:?}", times[10], times[0]);
 }
