@@ -9,23 +9,26 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use env_logger::Target;
 use log::{Level, debug, error, info, log, warn};
 
+use crate::error::with_causes;
 use crate::events::Event;
 use crate::exit::Status;
 use crate::hook::{Arguments, BuildLog, Descriptors, Request, paths, request, trace};
 use crate::job::{Job, Network};
-use crate::local::Directories;
+use crate::local::{Directories, read_derivation};
 use crate::logging;
 use crate::machine::Machine;
-use crate::policy::{self, LoadContext, Pool, When};
+use crate::policy::{self, DerivationReader, LoadContext, Pool, When};
 use crate::remote::Connection;
 use crate::schedule::matching::{builds_locally, mismatch};
-use crate::schedule::{self, BuiltIn, Circumstances, Decision, Otherwise, Outcome, PassedOver};
+use crate::schedule::{self, Circumstances, Decision, FileRules, Otherwise, Outcome, PassedOver};
 use crate::state::waiting::{self, Place};
 use crate::state::{Slot, StateDirectory};
+use crate::store::path::{StoreDir, StorePath};
 
 /// How many waiting hooks there may be for each slot of the machines that match.
 const WAITING_PER_SLOT: usize = 4;
@@ -64,7 +67,9 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Bo
     while let Some(request) = request::read_request(&mut requests, &hook.directories.store)? {
         let pool = hook.load_pool();
         let machines: Vec<&Machine> = pool.machines.iter().map(|entry| &entry.machine).collect();
-        let (decision, place) = hook.decide(&request, &pool, &machines);
+        let reader = derivation_reader(&hook.directories.store, &request.derivation);
+        let rules = FileRules::new(&pool, &request, &hook.arguments, Some(reader));
+        let (decision, place) = hook.decide(&request, &rules, &machines);
         hook.explain(&request, &machines, &decision);
         decision.reply().send(&mut &descriptors.replies)?;
         let first = match decision {
@@ -81,7 +86,7 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Bo
             inputs: &inputs,
             outputs: &outputs,
             machines: &machines,
-            rules: &BuiltIn(&machines),
+            rules: &rules,
             directories: &hook.directories,
             state: &hook.state,
             max_attempts: pool.settings.max_attempts as usize,
@@ -119,24 +124,25 @@ impl Hook {
     /// The pool; an empty one, said on standard error, where the machine file is broken.
     fn load_pool(&mut self) -> Pool {
         let path = machine_file(&self.directories);
-        policy::load(&path, &LoadContext::default()).unwrap_or_else(|report| {
+        let context = LoadContext { cache: Some(self.state.path().join("cache")), ..LoadContext::default() };
+        policy::load(&path, &context).unwrap_or_else(|report| {
             self.say_once(Level::Error, report.to_string());
             Pool::empty(&path)
         })
     }
 
     /// Decides, and takes a place among those that wait where the build will have to.
-    fn decide(&self, request: &Request, pool: &Pool, machines: &[&Machine]) -> (HookDecision, Option<Place>) {
+    fn decide(&self, request: &Request, rules: &FileRules<'_>, machines: &[&Machine]) -> (HookDecision, Option<Place>) {
         let network = Network::new(&self.state, &self.directories.store, request);
-        let outcome = schedule::choose(machines, request, &BuiltIn(machines), &[], &network);
+        let outcome = schedule::choose(machines, request, rules, &[], &network);
         let place = match outcome {
             Outcome::Busy(_) => self.waiting_place(request, machines),
             _ => None,
         };
         let circumstances = Circumstances {
             may_build_locally: request.wants_local && builds_locally(&self.arguments.system, &request.system),
-            when_busy: otherwise(pool.settings.when_busy),
-            when_unreachable: otherwise(pool.settings.when_unreachable),
+            when_busy: otherwise(rules.ask(|decision| decision.when_busy())),
+            when_unreachable: otherwise(rules.ask(|decision| decision.when_unreachable())),
             room_to_wait: place.is_some(),
         };
         (schedule::decide(outcome, &circumstances), place)
@@ -205,10 +211,29 @@ fn machine_file(directories: &Directories) -> PathBuf {
     }
 }
 
-/// Functions for these settings are not called; they count as the setting's default word would.
 fn otherwise(when: When) -> Otherwise {
     match when {
         When::Local => Otherwise::Local,
+        // A function has been asked by now.
         When::Wait | When::Function => Otherwise::Wait,
     }
+}
+
+/// What `request:read_derivation()` reads.
+fn derivation_reader(store: &StoreDir, path: &StorePath) -> DerivationReader {
+    let (store, path) = (store.clone(), path.clone());
+    DerivationReader(Arc::new(move || {
+        let derivation = read_derivation(&store, &path).map_err(|error| with_causes(&error))?;
+        let text = |path: &StorePath| path.to_string();
+        Ok(policy::Derivation {
+            inputs: (derivation.input_derivations.iter())
+                .map(|(path, outputs)| (text(path), outputs.iter().cloned().collect()))
+                .collect(),
+            sources: derivation.input_sources.iter().map(text).collect(),
+            outputs: derivation.outputs.iter().map(|(id, output)| (id.clone(), text(&output.path))).collect(),
+            builder: derivation.builder,
+            args: derivation.args,
+            env: derivation.env.into_iter().collect(),
+        })
+    }))
 }

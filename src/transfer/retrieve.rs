@@ -17,8 +17,10 @@ use super::head::Head;
 use crate::daemon::{self, Client};
 use crate::events::{Event, Observer};
 use crate::gcrypt::{self, VerifyError};
-use crate::local::{AclError, FixedError, RestoreError, Staging, check_fixed_output, load_acl};
-use crate::store::derivation::{Derivation, DerivationError, FixedOutput, MAX_SIZE};
+use crate::local::{
+    AclError, FixedError, ReadDerivationError, RestoreError, Staging, check_fixed_output, load_acl, read_derivation,
+};
+use crate::store::derivation::FixedOutput;
 use crate::store::export::{ExportError, HashingReader, Trailer};
 use crate::store::nar::{self, NarError};
 use crate::store::path::StorePath;
@@ -46,10 +48,8 @@ impl Retrieved<'_> {
 /// Why outputs could not be retrieved.
 #[derive(Debug, thiserror::Error)]
 pub enum RetrieveError {
-    #[error("cannot read the derivation '{path}': {cause}")]
-    Derivation { path: StorePath, cause: io::Error },
-    #[error("'{path}' is not a valid derivation: {cause}")]
-    BadDerivation { path: StorePath, cause: DerivationError },
+    #[error(transparent)]
+    Derivation(#[from] ReadDerivationError),
     #[error(transparent)]
     Acl(#[from] AclError),
     #[error(transparent)]
@@ -97,10 +97,7 @@ impl RetrieveError {
     pub fn is_of_machine(&self) -> bool {
         match self {
             RetrieveError::Machine(_) | RetrieveError::Refused { .. } => true,
-            RetrieveError::Derivation { .. }
-            | RetrieveError::BadDerivation { .. }
-            | RetrieveError::Acl(_)
-            | RetrieveError::Restore(_) => false,
+            RetrieveError::Derivation(_) | RetrieveError::Acl(_) | RetrieveError::Restore(_) => false,
         }
     }
 }
@@ -122,7 +119,7 @@ pub fn retrieve<'a, S: Read + Write>(
     machine: &str,
     observer: &mut dyn Observer,
 ) -> Result<Retrieved<'a>, RetrieveError> {
-    let derivation = read_derivation(head, wanted.derivation)?;
+    let derivation = read_derivation(&head.directories.store, wanted.derivation)?;
     let acl = load_acl(&head.directories.acl())?;
     let mut allowed = wanted.inputs.clone();
     allowed.extend(derivation.output_paths().cloned());
@@ -148,15 +145,6 @@ pub fn retrieve<'a, S: Read + Write>(
         }
     }
     Ok(Retrieved { head, staged })
-}
-
-fn read_derivation(head: &Head<'_>, path: &StorePath) -> Result<Derivation, RetrieveError> {
-    let mut text = Vec::new();
-    std::fs::File::open(path.as_str())
-        .and_then(|file| file.take(MAX_SIZE as u64 + 1).read_to_end(&mut text))
-        .map_err(|cause| RetrieveError::Derivation { path: path.clone(), cause })?;
-    Derivation::parse(&head.directories.store, &text)
-        .map_err(|cause| RetrieveError::BadDerivation { path: path.clone(), cause })
 }
 
 /// Why one item was not received.
