@@ -56,7 +56,7 @@ fn strays(head: &Host) -> Vec<PathBuf> {
 /// The daemon that may not build itself asks again until the machine answers; the one that may builds.
 #[track_caller]
 fn assert_postponed_or_built_here(head: &Host, case: &Case) {
-    head.write_machines(&[case.entry.clone()]);
+    head.write_machines(std::slice::from_ref(&case.entry));
     let drv = Drv::new(&case.what.replace(' ', "-")).script("echo $name >$out");
 
     forget(head);
@@ -84,13 +84,41 @@ fn machines_that_do_not_answer() {
     let key = |name: &str| format!("{USER_KEYS}/{name}");
 
     let cases = [
-        Case::new("wrong host key", entry("host_key", &stranger), &["b1", "another host key", "SHA256:", "host_key = \"ssh-ed25519"]),
-        Case::new("refused user key", entry("private_key", &key("stranger")), &["b1", "'root' may not log in", "~root/.ssh/authorized_keys on b1: ssh-ed25519"]),
-        Case::new("missing private key", entry("private_key", &key("none")), &["b1", "'/etc/guix/keys/none' does not exist", "ssh-keygen"]),
-        Case::new("private key with a passphrase", entry("private_key", &key("passphrase")), &["b1", "protected by a passphrase", "ssh-keygen -p"]),
-        Case::new("unresolvable name", entry("name", "nowhere"), &["nowhere", "does not resolve", "getent hosts nowhere"]),
-        Case::new("closed port", b1.entry().set("port", 1), &["b1", "connection refused", "correct 'port' (1 was tried)"]),
-        Case::new("no daemon", entry("daemon_socket", "/var/guix/nothing"), &["b1", "no daemon listens on '/var/guix/nothing'", "start guix-daemon there"]),
+        Case::new(
+            "wrong host key",
+            entry("host_key", &stranger),
+            &["b1", "another host key", "SHA256:", "host_key = \"ssh-ed25519"],
+        ),
+        Case::new(
+            "refused user key",
+            entry("private_key", &key("stranger")),
+            &["b1", "'root' may not log in", "~root/.ssh/authorized_keys on b1: ssh-ed25519"],
+        ),
+        Case::new(
+            "missing private key",
+            entry("private_key", &key("none")),
+            &["b1", "'/etc/guix/keys/none' does not exist", "ssh-keygen"],
+        ),
+        Case::new(
+            "private key with a passphrase",
+            entry("private_key", &key("passphrase")),
+            &["b1", "protected by a passphrase", "ssh-keygen -p"],
+        ),
+        Case::new(
+            "unresolvable name",
+            entry("name", "nowhere"),
+            &["nowhere", "does not resolve", "getent hosts nowhere"],
+        ),
+        Case::new(
+            "closed port",
+            b1.entry().set("port", 1),
+            &["b1", "connection refused", "correct 'port' (1 was tried)"],
+        ),
+        Case::new(
+            "no daemon",
+            entry("daemon_socket", "/var/guix/nothing"),
+            &["b1", "no daemon listens on '/var/guix/nothing'", "start guix-daemon there"],
+        ),
     ];
     for case in &cases {
         assert_postponed_or_built_here(&head, case);
@@ -102,10 +130,9 @@ fn machines_that_do_not_answer() {
 /// Keys of Guix itself are only found wanting when something is transferred: the build was accepted by then.
 #[track_caller]
 fn assert_failed_then_built_here(head: &Host, case: &Case) {
-    head.write_machines(&[case.entry.clone()]);
+    head.write_machine_file(&format!("return {{ {}, max_attempts = 1 }}", case.entry.lua()));
     let drv = Drv::new(&case.what.replace(' ', "-")).script("echo $name >$out");
 
-    forget(head);
     let result = head.client().max_jobs(0).build(&[&drv]);
     assert_eq!(result.status, Some(1), "{}\n{}", result.error, result.log);
     case.assert_said_once(&result.log);
@@ -113,9 +140,15 @@ fn assert_failed_then_built_here(head: &Host, case: &Case) {
     assert!(strays(head).is_empty(), "{:?}", strays(head));
 
     // The machine is left alone for a while now.
-    let result = head.client().max_jobs(2).build(&[&drv]).succeeded();
+    let other = Drv::new(&format!("{}-here", drv.name())).script("echo >$out");
+    let result = head.client().max_jobs(2).build(&[&other]).succeeded();
     case.assert_said_once(&result.log);
-    assert_eq!(head.built().last().map(String::as_str), Some(drv.name()));
+    assert_eq!(head.built().last().map(String::as_str), Some(other.name()));
+}
+
+/// The command that the hint of a message recommends.
+fn recommended(log: &str) -> &str {
+    log.split("hint: ").nth(1).unwrap().split('`').nth(1).unwrap()
 }
 
 #[test]
@@ -124,12 +157,27 @@ fn signing_keys_that_are_not_authorized() {
     let wary = lab.build_machine("wary").untrusting().start();
     let unknown = lab.build_machine("unknown").untrusted().start();
     let head = lab.head().max_jobs(2).start();
-    let cases = [
-        Case::new("head unknown to the machine", wary.entry(), &["wary", "signing key", "guix archive --authorize"]),
-        Case::new("machine unknown to the head", unknown.entry(), &["unknown", "signing key", "guix archive --authorize"]),
-    ];
-    for case in &cases {
-        assert_failed_then_built_here(&head, case);
+
+    let words = ["wary", "does not trust what this machine signs", "copy '/etc/guix/signing-key.pub' there"];
+    let case = Case::new("head unknown to the machine", wary.entry(), &words);
+    assert_failed_then_built_here(&head, &case);
+    assert!(wary.built().is_empty());
+
+    let words = ["unknown", "not acceptable: it is signed with a key that is not authorized here"];
+    let case = Case::new("machine unknown to the head", unknown.entry(), &words);
+    assert_failed_then_built_here(&head, &case);
+
+    // What the hints say helps.
+    let drv = |host: &Host| Drv::new(&format!("now-on-{}", host.name())).script("echo >$out");
+    for (host, remedied) in [(&wary, &wary), (&unknown, &head)] {
+        head.write_machine_file(&format!("return {{ {}, max_attempts = 1 }}", host.entry().lua()));
+        forget(&head);
+        let result = head.client().max_jobs(0).build(&[&drv(host)]);
+        wary.write("/tmp/signing-key.pub", head.read("/etc/guix/signing-key.pub"));
+        remedied.run("sh", &["-c", &format!("cd /tmp; {}", recommended(&result.log))]);
+        forget(&head);
+        head.client().max_jobs(0).build(&[&drv(host)]).succeeded();
+        assert_eq!(host.built().last(), Some(&format!("now-on-{}", host.name())));
     }
     head.verify_store();
 }
@@ -140,8 +188,8 @@ fn what_is_wrong_is_said_once() {
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
     head.write_machines(&[b1.entry()]);
-    b1.stop_sshd();
 
+    b1.stop_sshd();
     let drvs = ["one", "two"].map(|name| Drv::new(name).script("echo >$out"));
     let build = head.client().start(&[&drvs[0], &drvs[1]]);
     // Two rounds of requests, one of them beyond the first back-off.
@@ -153,4 +201,21 @@ fn what_is_wrong_is_said_once() {
     b1.start_sshd();
     build.wait().succeeded();
     wait_until("both are built", Duration::from_secs(1), || b1.built().len() == 2);
+}
+
+/// A fresh record says that the machine is well, so the build is accepted without asking it.
+#[test]
+fn a_machine_that_is_gone_for_a_moment() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    head.write_machines(&[b1.entry()]);
+    head.build(&[&Drv::new("before")]).succeeded();
+
+    b1.stop_sshd();
+    let mut build = head.client().start(&[&Drv::new("after")]);
+    build.wait_for_log("connection refused");
+    b1.start_sshd();
+    build.wait().succeeded();
+    assert_eq!(b1.built(), ["before", "after"]);
 }
