@@ -3,17 +3,16 @@
 //! Requests are answered one after the other until one is accepted; then this process builds it and ends. The machine file
 //! is evaluated anew for each request, so that a change counts at once.
 
-use std::env;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::BufReader;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use env_logger::Target;
 use log::{Level, debug, error, info, log, warn};
 
+use super::machines::{load_pool, machine_file};
 use crate::error::with_causes;
 use crate::events::Event;
 use crate::exit::Status;
@@ -22,7 +21,7 @@ use crate::job::{Job, Network};
 use crate::local::{Directories, read_derivation};
 use crate::logging;
 use crate::machine::Machine;
-use crate::policy::{self, DerivationReader, LoadContext, Pool, When};
+use crate::policy::{self, DerivationReader, Pool, When};
 use crate::remote::Connection;
 use crate::schedule::matching::{builds_locally, mismatch};
 use crate::schedule::{self, Circumstances, Decision, FileRules, Otherwise, Outcome, PassedOver};
@@ -123,9 +122,8 @@ type HookDecision = Decision<Slot, Connection>;
 impl Hook {
     /// The pool; an empty one, said on standard error, where the machine file is broken.
     fn load_pool(&mut self) -> Pool {
-        let path = machine_file(&self.directories);
-        let context = LoadContext { cache: Some(self.state.path().join("cache")), ..LoadContext::default() };
-        policy::load(&path, &context).unwrap_or_else(|report| {
+        let path = machine_file(None, &self.directories);
+        load_pool(&path, &self.directories).unwrap_or_else(|report| {
             self.say_once(Level::Error, report.to_string());
             Pool::empty(&path)
         })
@@ -200,14 +198,6 @@ impl Hook {
             log!(level, "{text}");
             self.said = text;
         }
-    }
-}
-
-/// The machine file: `$OFFLOAD_MACHINE_FILE`, else `machines.lua` in the configuration directory.
-fn machine_file(directories: &Directories) -> PathBuf {
-    match env::var_os("OFFLOAD_MACHINE_FILE") {
-        Some(path) => PathBuf::from(path),
-        None => directories.configuration.join("machines.lua"),
     }
 }
 
