@@ -1,1 +1,176 @@
-//! gcrypt
+//! Signing and verifying as Guix does it, with libgcrypt.
+//!
+//! Guix signs the SHA-256 of an item with ECDSA over the Edwards curve Ed25519 and deterministic nonces (RFC 6979), or with
+//! RSA and PKCS #1 where the key is an old one. libgcrypt is the only library that does the former, so this is a binding to
+//! the few functions that it takes. Signatures come out bit for bit as `guix authenticate` makes them.
+//!
+//! The calls themselves are in `ffi`, the only file with `unsafe` code. Handles of libgcrypt never leave this module, and
+//! whatever goes in has been read or written by [`store::sexp`](crate::store::sexp) before, the secret key
+//! excepted: that one is read by libgcrypt alone, from and into its secure memory, which is kept out of swap where the
+//! system allows it and wiped when freed. Without it libgcrypt would leave the key and what is computed from it in freed
+//! memory. The pool takes 128 KiB and grows.
+//!
+//! Not checked here: who owns the key files, and whether the keys are any good.
+
+mod digest;
+mod ffi;
+
+pub use digest::{Digest, DigestError};
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use crate::store::sexp::{Sexp, SexpError};
+use crate::store::signature::{self, Acl, Algorithm, PublicKey, Signature, SignatureError};
+use ffi::Handle;
+
+/// Largest key file that is read, in bytes. One with an RSA key of 4096 bits has 4 KiB.
+const MAX_KEY: usize = 64 << 10;
+
+/// A key pair that signs store items. Can be shared between threads.
+pub struct SigningKey {
+    secret: Handle,
+    public: PublicKey,
+    algorithm: Algorithm,
+}
+
+impl SigningKey {
+    /// Reads the pair whose secret key is the file `path`, `/etc/guix/signing-key.sec` as a rule; the public key is the
+    /// file beside it whose name ends in `.pub`. A secret key that its group or others can read is refused, as is a pair
+    /// whose halves do not belong together.
+    pub fn load(path: &Path) -> Result<SigningKey, Error> {
+        let public_path = path.with_extension("pub");
+        let text = read(&public_path, |_| Ok(()))?;
+        let public =
+            PublicKey::parse(&text).map_err(|source| Error::PublicKey { path: public_path.clone(), source })?;
+        let algorithm = public.algorithm().ok_or(Error::Algorithm { path: public_path })?;
+        let text = read(path, |mode| match mode & 0o077 {
+            0 => Ok(()),
+            _ => Err(Error::NotSecret { path: path.to_owned(), mode: mode & 0o7777 }),
+        })?;
+        let secret = Handle::secret(&text).map_err(|problem| Error::SecretKey { path: path.to_owned(), problem })?;
+        let key = SigningKey { secret, public, algorithm };
+        // A signature by the one that is good by the other is what it takes to be a pair.
+        let digest = [0x5a; 32];
+        let mine = key.signature(&digest).map_err(|problem| Error::SecretKey { path: path.to_owned(), problem })?;
+        match check(&mine) {
+            Ok(()) => Ok(key),
+            Err(_) => Err(Error::Mismatch { path: path.to_owned() }),
+        }
+    }
+
+    /// The complete signature of a SHA-256 digest, in the form that goes into an export stream. It is ASCII unless one of
+    /// its numbers happens to look like text in ISO 8859-1.
+    pub fn sign(&self, digest: &[u8; 32]) -> Result<Vec<u8>, Error> {
+        self.signature(digest).map(|signature| signature.to_advanced()).map_err(|problem| Error::Sign { problem })
+    }
+
+    pub fn public_key(&self) -> &PublicKey {
+        &self.public
+    }
+
+    fn signature(&self, digest: &[u8; 32]) -> Result<Signature, String> {
+        let data = Handle::new(&signature::data(self.algorithm, digest).to_advanced())?;
+        let value = data.sign(&self.secret)?.canonical();
+        let value = Sexp::parse(&value).map_err(|error| error.to_string())?;
+        let signature = Signature::new(*digest, value, self.public.clone()).map_err(|error| error.to_string())?;
+        match signature.algorithm() {
+            algorithm if algorithm == self.algorithm => Ok(signature),
+            _ => Err("the secret key is of another kind than the public key".to_owned()),
+        }
+    }
+}
+
+/// Shows the public half only.
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKey").field("public", &self.public).finish_non_exhaustive()
+    }
+}
+
+/// Whether `signature` is a signature of `digest` by a key on the list. The checks come in the order of the errors.
+pub fn verify(signature: &[u8], digest: &[u8; 32], acl: &Acl) -> Result<(), VerifyError> {
+    let signature = match Signature::parse(signature) {
+        Ok(signature) => signature,
+        Err(SignatureError::Sexp(error)) => return Err(VerifyError::NotSexp(error)),
+        Err(SignatureError::Shape { .. }) => return Err(VerifyError::Corrupt),
+    };
+    if !acl.authorizes(signature.public_key()) {
+        return Err(VerifyError::Unauthorized { key: signature.public_key().clone() });
+    }
+    // All of it: the last three bits are not part of what ECDSA signs.
+    if signature.digest() != digest {
+        return Err(VerifyError::Hash);
+    }
+    if signature.public_key().algorithm() != Some(signature.algorithm()) {
+        return Err(VerifyError::Invalid { problem: "its key is of another kind".to_owned() });
+    }
+    check(&signature).map_err(|problem| VerifyError::Invalid { problem })
+}
+
+/// The mathematics.
+fn check(signature: &Signature) -> Result<(), String> {
+    let [value, data, key] = [signature.value(), &signature.data(), signature.public_key().as_sexp()]
+        .map(|part| Handle::new(&part.to_advanced()));
+    value?.verify(&data?, &key?)
+}
+
+/// The text of a key file, once `accept` has agreed to its mode. Wiped when dropped, and never moved until then.
+fn read(path: &Path, accept: impl FnOnce(u32) -> Result<(), Error>) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let failed = |source| Error::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(failed(io::Error::other("it is not a regular file")));
+    }
+    accept(metadata.mode())?;
+    let mut text = Zeroizing::new(Vec::with_capacity(MAX_KEY + 1));
+    file.take(MAX_KEY as u64 + 1).read_to_end(&mut text).map_err(failed)?;
+    if text.len() > MAX_KEY {
+        return Err(failed(io::Error::other(format!("it is larger than {MAX_KEY} bytes"))));
+    }
+    Ok(text)
+}
+
+/// Why there is no signing key, or no signature.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot read the signing key '{path}'")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("the secret key '{path}' has mode {mode:04o}: its group or others can get at it; make that 0400")]
+    NotSecret { path: PathBuf, mode: u32 },
+    #[error("'{path}' is not a public key")]
+    PublicKey { path: PathBuf, source: SignatureError },
+    #[error("the public key '{path}' is neither an ECC key over Ed25519 nor an RSA key")]
+    Algorithm { path: PathBuf },
+    #[error("'{path}' is not a secret key that can sign: {problem}")]
+    SecretKey { path: PathBuf, problem: String },
+    #[error("the secret key '{path}' does not belong to the public key beside it")]
+    Mismatch { path: PathBuf },
+    #[error("cannot sign: {problem}")]
+    Sign { problem: String },
+}
+
+/// Why a signature is not accepted. The words are those of Guix.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    #[error("signature is not a valid s-expression")]
+    NotSexp(#[source] SexpError),
+    #[error("corrupt signature data")]
+    Corrupt,
+    #[error("unauthorized public key: {key}")]
+    Unauthorized { key: PublicKey },
+    /// The signature is of something else.
+    #[error("invalid hash")]
+    Hash,
+    #[error("invalid signature: {problem}")]
+    Invalid { problem: String },
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,25 @@
-//! (index)
+//! This machine's store, as the hook sees it: it runs with the daemon's uid while that daemon holds the locks of the outputs
+//! and has inputs and outputs as temporary roots.
+//!
+//! Inputs are read from the file system, with what the database says of them, and signed ([`Bundle`]). Outputs are restored
+//! aside and moved to their places ([`Staging`]). None of this goes through the daemon: it would wait for the locks that
+//! its own parent holds.
+
+mod acl;
+mod database;
+mod directories;
+mod dump;
+mod export;
+mod files;
+mod fixed;
+mod restore;
+mod store;
+
+pub use acl::{AclError, load_acl};
+pub use database::{Database, DatabaseError, Item, references_first};
+pub use directories::{Directories, DirectoryError};
+pub use dump::Dump;
+pub use export::{Bundle, ExportError};
+pub use fixed::{FixedError, check_fixed_output};
+pub use restore::{Restore, RestoreError, Staging};
+pub use store::{Store, StoreError};

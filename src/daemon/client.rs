@@ -1,0 +1,269 @@
+//! A connection to a daemon and its operations; importing and exporting have files of their own.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io::{self, Read, Write};
+
+use super::error::Error;
+use super::link::{Link, Log};
+use super::operation::{Operation, Request};
+use super::options::Options;
+use crate::store::base16;
+use crate::store::path::{StoreDir, StorePath};
+
+const CLIENT_MAGIC: u64 = 0x6e69_7863;
+const DAEMON_MAGIC: u64 = 0x6478_696f;
+/// The version this client speaks and announces: that of Guix 1.5.0.
+const VERSION: Version = Version(0x164);
+/// The oldest version whose layouts this client writes: that of Guix 0.16 to 1.4.
+const OLDEST: Version = Version(0x163);
+/// Most references, or other paths, that the daemon may send unasked, in one list.
+pub(super) const MAX_PATHS: usize = 1 << 17;
+
+/// A version of the worker protocol, 0xMMmm: two that differ in the major part do not understand each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u32);
+
+impl Version {
+    fn major(self) -> u32 {
+        self.0 >> 8
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// What the daemon knows about a valid store item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathInfo {
+    pub deriver: Option<StorePath>,
+    /// SHA-256 of its nar.
+    pub nar_hash: [u8; 32],
+    pub references: BTreeSet<StorePath>,
+    /// Seconds since the epoch.
+    pub registration_time: u32,
+    /// Length of its nar, in bytes.
+    pub nar_size: u64,
+}
+
+/// What `Client::collect_garbage` is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Garbage {
+    /// Tell what is alive.
+    Live,
+    /// Tell what is dead.
+    Dead,
+    /// Delete all that is dead.
+    Delete,
+    /// Delete the given items, if they are dead.
+    DeleteThese,
+}
+
+/// A connection to a daemon.
+pub struct Client<S> {
+    pub(super) link: Link<S>,
+    pub(super) store: StoreDir,
+    version: Version,
+}
+
+impl<S: Read + Write> Client<S> {
+    /// Greets the daemon behind `stream`, in one round trip. Its store must be `store`.
+    pub fn connect(stream: S, store: StoreDir) -> Result<Client<S>, Error> {
+        let mut link = Link::new(stream);
+        // The daemon reads all of this before it begins to work, so none of it is sent ahead.
+        let no_affinity = 0u64;
+        let reserve_space = 1u64;
+        let greeting = [CLIENT_MAGIC, u64::from(VERSION.0), no_affinity, reserve_space];
+        link.send(&greeting.map(u64::to_le_bytes).concat())?;
+        let magic = link.u64()?;
+        if magic != DAEMON_MAGIC {
+            return Err(link.unexpected(format!("{magic:#x} for a greeting; is this guix-daemon?")));
+        }
+        let version = Version(link.int()?);
+        if version.major() != VERSION.major() || version < OLDEST {
+            return Err(link.unexpected(format!("protocol version {version}; {OLDEST} to {VERSION} are understood")));
+        }
+        link.last()?;
+        Ok(Client { link, store, version })
+    }
+
+    /// The version the daemon announced; operations are those of the lower of the two.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Whether the next operation can succeed: false once the link failed or the protocol was broken.
+    pub fn is_usable(&self) -> bool {
+        self.link.is_usable()
+    }
+
+    /// Where log text goes from now on; until then, and with `None`, it is dropped.
+    pub fn set_log(&mut self, log: Option<Log>) {
+        self.link.set_log(log);
+    }
+
+    pub fn set_options(&mut self, options: &Options) -> Result<(), Error> {
+        let settings = options.settings();
+        let request = Request::new(Operation::SetOptions)
+            .bool(options.keep_failed)
+            .bool(options.keep_going)
+            .bool(options.fallback)
+            .int(options.verbosity)
+            .bool(options.offload)
+            .int(0) // Verbosity from which on builders' output is shown: always.
+            .int(0) // Type of the log: plain.
+            .bool(options.print_build_trace)
+            .bool(options.use_substitutes)
+            .u64(settings.len() as u64);
+        let request = settings
+            .iter()
+            .fold(request, |request, (name, value)| request.bytes(name.as_bytes()).bytes(value.as_bytes()));
+        self.call(&request, |_, _| Ok(()))
+    }
+
+    pub fn is_valid_path(&mut self, path: &StorePath) -> Result<bool, Error> {
+        self.call(&Request::new(Operation::IsValidPath).path(path), |link, _| link.bool())
+    }
+
+    /// Those of `paths` that are valid.
+    pub fn query_valid_paths(&mut self, paths: &BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, Error> {
+        let request = Request::new(Operation::QueryValidPaths).paths(paths.iter());
+        self.call(&request, |link, store| {
+            let valid: BTreeSet<StorePath> = link.paths(store, paths.len())?.into_iter().collect();
+            match valid.difference(paths).next() {
+                Some(stray) => Err(link.unexpected(format!("{stray}, which was not asked about"))),
+                None => Ok(valid),
+            }
+        })
+    }
+
+    /// An error of the daemon if `path` is not valid.
+    pub fn query_path_info(&mut self, path: &StorePath) -> Result<PathInfo, Error> {
+        self.call(&Request::new(Operation::QueryPathInfo).path(path), |link, store| {
+            let deriver = link.optional_path(store)?;
+            let hash = link.bytes(64)?;
+            let nar_hash = base16::decode_sha256(&hash);
+            Ok(PathInfo {
+                deriver,
+                nar_hash: nar_hash.ok_or_else(|| link.unexpected("a hash that is not SHA-256 in base 16"))?,
+                references: link.paths(store, MAX_PATHS)?.into_iter().collect(),
+                registration_time: link.int()?,
+                nar_size: link.u64()?,
+            })
+        })
+    }
+
+    /// Protects `path`, which need not exist, from the garbage collector until this connection ends.
+    pub fn add_temp_root(&mut self, path: &StorePath) -> Result<(), Error> {
+        self.call(&Request::new(Operation::AddTempRoot).path(path), |link, _| link.done())
+    }
+
+    /// Adds a text file, such as a derivation; it is a temporary root from then on.
+    pub fn add_text_to_store(
+        &mut self,
+        name: &str,
+        text: &[u8],
+        references: &BTreeSet<StorePath>,
+    ) -> Result<StorePath, Error> {
+        let request =
+            Request::new(Operation::AddTextToStore).bytes(name.as_bytes()).bytes(text).paths(references.iter());
+        self.call(&request, |link, store| link.path(store))
+    }
+
+    /// Adds what `nar` holds, which the daemon takes into memory whole. With `recursive` false it must be one regular
+    /// file, and `algorithm` hashes its bytes instead of the nar.
+    pub fn add_to_store(
+        &mut self,
+        name: &str,
+        recursive: bool,
+        algorithm: &str,
+        nar: &mut dyn Read,
+    ) -> Result<StorePath, Error> {
+        let request = Request::new(Operation::AddToStore)
+            .bytes(name.as_bytes())
+            .int(1)
+            .bool(recursive)
+            .bytes(algorithm.as_bytes());
+        self.link.start(&request)?;
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let size = match nar.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(size) => size,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // The daemon reads a nar to its end; there is no way to tell it that no more will come.
+                Err(cause) => return Err(Error::Source { operation: request.operation.name(), cause }),
+            };
+            if let Err(error) = self.link.send(&buffer[..size]) {
+                // The daemon closes the connection on a bad nar, after saying what is wrong with it.
+                return Err(match self.link.last() {
+                    Err(said @ Error::Daemon { .. }) => said,
+                    _ => error,
+                });
+            }
+        }
+        self.link.last()?;
+        let path = self.link.path(&self.store)?;
+        self.link.finish();
+        Ok(path)
+    }
+
+    /// Builds derivations, or substitutes other items. The log comes through the sink. An error has status 100 if a
+    /// build failed, 101 if one ran into a time limit, else 1.
+    pub fn build_paths(&mut self, paths: &BTreeSet<StorePath>) -> Result<(), Error> {
+        let normal_mode = 0;
+        let request = Request::new(Operation::BuildPaths).paths(paths.iter()).int(normal_mode);
+        self.call(&request, |link, _| link.done())
+    }
+
+    /// Returns the items that are alive, dead or deleted, and the bytes freed. It stops when `max_freed` bytes are.
+    pub fn collect_garbage(
+        &mut self,
+        action: Garbage,
+        paths: &BTreeSet<StorePath>,
+        max_freed: Option<u64>,
+    ) -> Result<(Vec<Vec<u8>>, u64), Error> {
+        let action = match action {
+            Garbage::Live => 0,
+            Garbage::Dead => 1,
+            Garbage::Delete => 2,
+            Garbage::DeleteThese => 3,
+        };
+        let request = Request::new(Operation::CollectGarbage)
+            .int(action)
+            .paths(paths.iter())
+            .bool(false) // Never ignore what is alive.
+            .u64(max_freed.unwrap_or(u64::MAX))
+            .int(0)
+            .int(0)
+            .int(0);
+        self.call(&request, |link, _| {
+            // Not store paths: whatever lies in the store and does not belong there is deleted and told too.
+            let names = link.names(MAX_PATHS)?;
+            let freed = link.u64()?;
+            let _obsolete = link.u64()?;
+            Ok((names, freed))
+        })
+    }
+
+    /// Whether the daemon found its store at fault; what it found is in the log. `contents`: hash everything.
+    pub fn verify_store(&mut self, contents: bool, repair: bool) -> Result<bool, Error> {
+        self.call(&Request::new(Operation::VerifyStore).bool(contents).bool(repair), |link, _| link.bool())
+    }
+
+    /// A request that gets no answer before its reply but log text.
+    fn call<T>(
+        &mut self,
+        request: &Request,
+        reply: impl FnOnce(&mut Link<S>, &StoreDir) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.link.start(request)?;
+        self.link.last()?;
+        let value = reply(&mut self.link, &self.store)?;
+        self.link.finish();
+        Ok(value)
+    }
+}

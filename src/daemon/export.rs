@@ -1,0 +1,97 @@
+//! `ExportPath`: the daemon pushes an item, and a function of the caller reads it.
+
+use std::io::{self, Read, Write};
+
+use super::client::Client;
+use super::error::{Error, ExportError};
+use super::link::{Frame, Link};
+use super::operation::{Operation, Request};
+use crate::store::path::StorePath;
+
+impl<S: Read + Write> Client<S> {
+    /// Lets `consume` read the item of `path` (nar and trailer, no marker), signed by the daemon if `sign` says so, and
+    /// returns what it returns. It must read the item to its end.
+    ///
+    /// A failure of the daemon or the link reaches `consume` as an error of its reader; here it comes back as itself.
+    pub fn export_path<T, E>(
+        &mut self,
+        path: &StorePath,
+        sign: bool,
+        consume: impl FnOnce(&mut dyn Read) -> Result<T, E>,
+    ) -> Result<T, ExportError<E>> {
+        self.link.start(&Request::new(Operation::ExportPath).path(path).bool(sign))?;
+        let mut item = Item { link: &mut self.link, left: 0, size: 0, end: None };
+        let result = consume(&mut item);
+        if let Some(Err(error)) = item.end {
+            return Err(error.into());
+        }
+        let value = result.map_err(ExportError::Consumer)?;
+        // The end may not have been looked for yet; a signature that failed, for one, is told after the data.
+        match item.next() {
+            Some(Err(error)) => return Err(error.into()),
+            Some(Ok(_)) => return Err(self.link.unexpected("data after the end of the item").into()),
+            None => (),
+        }
+        self.link.done()?;
+        self.link.finish();
+        Ok(value)
+    }
+}
+
+/// The data of `WRITE` frames as one stream.
+struct Item<'a, S> {
+    link: &'a mut Link<S>,
+    /// Bytes left of the frame at hand.
+    left: u64,
+    /// Bytes of the frame at hand, for its padding.
+    size: u64,
+    /// Set when no more data will come: after `LAST`, or for an error.
+    end: Option<Result<(), Error>>,
+}
+
+impl<S: Read + Write> Item<'_, S> {
+    /// Makes sure that there is something left of a frame, and tells how much. `None` at the end.
+    fn next(&mut self) -> Option<Result<u64, Error>> {
+        loop {
+            if self.left > 0 {
+                return Some(Ok(self.left));
+            }
+            if self.end.is_some() {
+                return None;
+            }
+            match self.link.frame() {
+                Ok(Frame::Write(size)) => (self.left, self.size) = (size, size),
+                Ok(Frame::Last) => self.end = Some(Ok(())),
+                Ok(frame) => return Some(Err(self.link.unexpected(format!("{frame:?}")))),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    fn read_frame(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        let Some(left) = self.next().transpose()? else { return Ok(0) };
+        let part = left.min(buffer.len() as u64) as usize;
+        self.link.data(&mut buffer[..part])?;
+        self.left -= part as u64;
+        if self.left == 0 {
+            self.link.padding(self.size)?;
+        }
+        Ok(part)
+    }
+}
+
+impl<S: Read + Write> Read for Item<'_, S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        if let Some(Err(error)) = &self.end {
+            return Err(io::Error::other(error.to_string()));
+        }
+        self.read_frame(buffer).map_err(|error| {
+            let told = io::Error::other(error.to_string());
+            self.end = Some(Err(error));
+            told
+        })
+    }
+}

@@ -1,0 +1,80 @@
+//! Requests: the operations of the worker protocol that are used here, by their numbers, and their arguments.
+
+use crate::store::path::StorePath;
+
+/// An operation; its name in errors is that of the daemon's source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operation {
+    IsValidPath = 1,
+    AddToStore = 7,
+    AddTextToStore = 8,
+    BuildPaths = 9,
+    AddTempRoot = 11,
+    ExportPath = 16,
+    SetOptions = 19,
+    CollectGarbage = 20,
+    QueryPathInfo = 26,
+    ImportPaths = 27,
+    QueryValidPaths = 31,
+    VerifyStore = 35,
+}
+
+impl Operation {
+    pub fn name(self) -> &'static str {
+        match self {
+            Operation::IsValidPath => "IsValidPath",
+            Operation::AddToStore => "AddToStore",
+            Operation::AddTextToStore => "AddTextToStore",
+            Operation::BuildPaths => "BuildPaths",
+            Operation::AddTempRoot => "AddTempRoot",
+            Operation::ExportPath => "ExportPath",
+            Operation::SetOptions => "SetOptions",
+            Operation::CollectGarbage => "CollectGarbage",
+            Operation::QueryPathInfo => "QueryPathInfo",
+            Operation::ImportPaths => "ImportPaths",
+            Operation::QueryValidPaths => "QueryValidPaths",
+            Operation::VerifyStore => "VerifyStore",
+        }
+    }
+}
+
+/// A request, gathered whole so that it leaves in one write.
+pub(super) struct Request {
+    pub operation: Operation,
+    pub bytes: Vec<u8>,
+}
+
+impl Request {
+    pub fn new(operation: Operation) -> Request {
+        Request { operation, bytes: Vec::new() }.u64(operation as u64)
+    }
+
+    pub fn u64(mut self, value: u64) -> Request {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
+    pub fn int(self, value: u32) -> Request {
+        self.u64(u64::from(value))
+    }
+
+    pub fn bool(self, value: bool) -> Request {
+        self.u64(u64::from(value))
+    }
+
+    pub fn bytes(self, value: &[u8]) -> Request {
+        let mut request = self.u64(value.len() as u64);
+        request.bytes.extend_from_slice(value);
+        request.bytes.resize(request.bytes.len().next_multiple_of(8), 0);
+        request
+    }
+
+    pub fn path(self, path: &StorePath) -> Request {
+        self.bytes(path.as_str().as_bytes())
+    }
+
+    pub fn paths<'a>(self, paths: impl ExactSizeIterator<Item = &'a StorePath>) -> Request {
+        let request = self.u64(paths.len() as u64);
+        paths.fold(request, Request::path)
+    }
+}

@@ -1,0 +1,66 @@
+//! What a client tells the daemon about the builds it asks for (`SetOptions`).
+
+use std::time::Duration;
+
+/// Options of a connection. They stay in force until they are set again.
+///
+/// What is `None` is left to the daemon's own settings. The defaults are those of a head that has a machine build for
+/// it: no offloading further on, no machine-readable trace in the log, substitutes allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Keep the build directory of a failed build. Default false.
+    pub keep_failed: bool,
+    /// Go on with other builds after one failed. Default false.
+    pub keep_going: bool,
+    /// Build when a substitute cannot be had. Default false.
+    pub fallback: bool,
+    /// 0 (errors only) to 5. Default 0; the log of a builder comes through at any value.
+    pub verbosity: u32,
+    /// Whether the daemon may offload builds in its turn. Default false.
+    pub offload: bool,
+    /// Whether lines that begin with `@ ` tell about builds in the log. Default false.
+    pub print_build_trace: bool,
+    /// Whether the daemon may fetch substitutes; true cannot turn on what the daemon was started without. Default true.
+    pub use_substitutes: bool,
+    /// Time limit of a build, whole seconds; zero is no limit. Default `None`.
+    pub build_timeout: Option<Duration>,
+    /// How long a builder may be silent, whole seconds; zero is no limit. Default `None`.
+    pub max_silent_time: Option<Duration>,
+    /// Builds at the same time on behalf of this connection. Default `None`.
+    pub max_jobs: Option<u32>,
+    /// Cores each build may use (`NIX_BUILD_CORES`); zero is all. Default `None`.
+    pub build_cores: Option<u32>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            keep_failed: false,
+            keep_going: false,
+            fallback: false,
+            verbosity: 0,
+            offload: false,
+            print_build_trace: false,
+            use_substitutes: true,
+            build_timeout: None,
+            max_silent_time: None,
+            max_jobs: None,
+            build_cores: None,
+        }
+    }
+}
+
+impl Options {
+    /// The part that travels as names and values. A limit between two seconds is rounded up, so that it never becomes
+    /// "no limit".
+    pub(super) fn settings(&self) -> Vec<(&'static str, String)> {
+        let seconds = |limit: Duration| (limit.as_secs() + u64::from(limit.subsec_nanos() > 0)).min(i32::MAX as u64);
+        let settings = [
+            ("build-timeout", self.build_timeout.map(seconds)),
+            ("build-max-silent-time", self.max_silent_time.map(seconds)),
+            ("build-max-jobs", self.max_jobs.map(u64::from)),
+            ("build-cores", self.build_cores.map(u64::from)),
+        ];
+        settings.into_iter().filter_map(|(name, value)| Some((name, value?.to_string()))).collect()
+    }
+}

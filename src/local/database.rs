@@ -1,0 +1,180 @@
+//! What the store's database says about valid items.
+//!
+//! The database is SQLite, `db.sqlite` in the database directory, and the daemon's: it is opened for reading here. Tables
+//! `ValidPaths(id, path, hash, registrationTime, deriver, narSize)` and `Refs(referrer, reference)`; `hash` is `sha256:` and
+//! the nar hash in base 16, `deriver` may be null or empty, `narSize` null or 0 where it is not known. The connection is in
+//! WAL mode, so it needs the daemon's uid (or root), waits for no writer and sees what was registered when a query
+//! begins. Sources: `libstore/schema.sql` and `local-store.cc` of the daemon.
+//!
+//! Not checked here: that the item is there, and what its files are.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use thiserror::Error;
+
+use crate::store::base16;
+use crate::store::path::{PathError, StoreDir, StorePath};
+
+/// How long to wait for the database where it is locked whole, as when it is being recovered or changed in schema.
+const BUSY: Duration = Duration::from_secs(30);
+
+/// A valid item of this store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    pub path: StorePath,
+    /// Sorted, itself among them where it refers to itself.
+    pub references: Vec<StorePath>,
+    pub deriver: Option<StorePath>,
+    /// SHA-256 of its nar.
+    pub nar_hash: [u8; 32],
+    /// Length of its nar in bytes; 0 if that was not recorded.
+    pub nar_size: u64,
+}
+
+/// The database, open for reading.
+pub struct Database {
+    connection: Connection,
+    store: StoreDir,
+    file: PathBuf,
+}
+
+impl Database {
+    /// Opens the database in `directory`, that of the items in `store`.
+    pub fn open(directory: &Path, store: &StoreDir) -> Result<Database, DatabaseError> {
+        let file = directory.join("db.sqlite");
+        let open = || {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let connection = Connection::open_with_flags(&file, flags)?;
+            connection.busy_timeout(BUSY)?;
+            Ok(connection)
+        };
+        match open() {
+            Ok(connection) => Ok(Database { connection, store: store.clone(), file }),
+            Err(cause) => Err(DatabaseError::Sqlite { file, cause }),
+        }
+    }
+
+    pub fn is_valid(&self, path: &StorePath) -> Result<bool, DatabaseError> {
+        let query = || {
+            let mut statement = self.connection.prepare_cached("SELECT 1 FROM ValidPaths WHERE path = ?")?;
+            statement.exists([path.as_str()])
+        };
+        query().map_err(|cause| self.sqlite(cause))
+    }
+
+    /// What is known about `path`; `None` if it is not valid.
+    pub fn item(&self, path: &StorePath) -> Result<Option<Item>, DatabaseError> {
+        let Some(row) = self.row(path).map_err(|cause| self.sqlite(cause))? else { return Ok(None) };
+        let references = self.references(row.id).map_err(|cause| self.sqlite(cause))?;
+        let record = |problem: String| DatabaseError::Record { path: path.clone(), problem };
+        let parse = |text: &String| StorePath::parse(&self.store, text.as_bytes());
+        let wrong = |error: PathError| record(error.to_string());
+        let mut references = references.iter().map(parse).collect::<Result<Vec<_>, _>>().map_err(wrong)?;
+        references.sort_unstable();
+        let nar_hash = row.hash.strip_prefix("sha256:").and_then(|hash| base16::decode_sha256(hash.as_bytes()));
+        Ok(Some(Item {
+            path: path.clone(),
+            references,
+            deriver: row.deriver.filter(|text| !text.is_empty()).as_ref().map(parse).transpose().map_err(wrong)?,
+            nar_hash: nar_hash.ok_or_else(|| record(format!("its hash is '{}'", row.hash)))?,
+            nar_size: u64::try_from(row.nar_size.unwrap_or(0)).map_err(|_| record("its size is negative".into()))?,
+        }))
+    }
+
+    /// What is known about each of `paths`, which must all be valid; an item comes after those of them that it refers to.
+    pub fn items(&self, paths: &BTreeSet<StorePath>) -> Result<Vec<Item>, DatabaseError> {
+        // One transaction: the same state for all queries, and no lock taken and dropped for each.
+        let transaction = self.connection.unchecked_transaction().map_err(|cause| self.sqlite(cause))?;
+        let mut items = HashMap::new();
+        for path in paths {
+            let item = self.item(path)?.ok_or_else(|| DatabaseError::NotValid { path: path.clone() })?;
+            items.insert(path, item);
+        }
+        drop(transaction);
+        let order = references_first(paths, |path| items.get(path).map_or(&[], |item| &item.references))?;
+        Ok(order.iter().filter_map(|path| items.remove(path)).collect())
+    }
+
+    fn row(&self, path: &StorePath) -> rusqlite::Result<Option<Row>> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT id, hash, deriver, narSize FROM ValidPaths WHERE path = ?")?;
+        let row = statement.query_row([path.as_str()], |row| {
+            Ok(Row { id: row.get(0)?, hash: row.get(1)?, deriver: row.get(2)?, nar_size: row.get(3)? })
+        });
+        row.optional()
+    }
+
+    fn references(&self, id: i64) -> rusqlite::Result<Vec<String>> {
+        let query = "SELECT path FROM Refs JOIN ValidPaths ON reference = id WHERE referrer = ?";
+        self.connection.prepare_cached(query)?.query_map([id], |row| row.get(0))?.collect()
+    }
+
+    fn sqlite(&self, cause: rusqlite::Error) -> DatabaseError {
+        DatabaseError::Sqlite { file: self.file.clone(), cause }
+    }
+}
+
+struct Row {
+    id: i64,
+    hash: String,
+    deriver: Option<String>,
+    nar_size: Option<i64>,
+}
+
+/// `paths` in an order in which each comes after those that it refers to. References to itself and to others than `paths` do
+/// not count. Derivations come as early as they can: a daemon that imports an item forgets its deriver if it does not have
+/// that yet.
+pub fn references_first<'p, 'r>(
+    paths: &'p BTreeSet<StorePath>,
+    references: impl Fn(&StorePath) -> &'r [StorePath],
+) -> Result<Vec<&'p StorePath>, DatabaseError> {
+    let mut order = Vec::with_capacity(paths.len());
+    // False while what the item refers to is being placed, true once the item itself is.
+    let mut placed: HashMap<&StorePath, bool> = HashMap::new();
+    let (derivations, others): (Vec<_>, Vec<_>) = paths.iter().partition(|path| path.is_derivation());
+    for path in derivations.into_iter().chain(others) {
+        if placed.contains_key(path) {
+            continue;
+        }
+        placed.insert(path, false);
+        let mut open = vec![(path, references(path).iter())];
+        while let Some((path, rest)) = open.last_mut() {
+            let path = *path;
+            match rest.find_map(|reference| paths.get(reference).filter(|found| *found != path)) {
+                Some(reference) => match placed.get(reference) {
+                    Some(true) => (),
+                    Some(false) => return Err(DatabaseError::Cycle { path: reference.clone() }),
+                    None => {
+                        placed.insert(reference, false);
+                        open.push((reference, references(reference).iter()));
+                    }
+                },
+                None => {
+                    placed.insert(path, true);
+                    order.push(path);
+                    open.pop();
+                }
+            }
+        }
+    }
+    Ok(order)
+}
+
+/// Why the database gives no answer, or one that cannot be used.
+#[derive(Debug, Error)]
+pub enum DatabaseError {
+    #[error("cannot use the store's database '{file}': {cause}")]
+    Sqlite { file: PathBuf, cause: rusqlite::Error },
+    #[error("'{path}' is not a valid store item")]
+    NotValid { path: StorePath },
+    #[error("the store's database has a bad record of '{path}': {problem}")]
+    Record { path: StorePath, problem: String },
+    #[error("'{path}' refers to itself by way of other items")]
+    Cycle { path: StorePath },
+}
+
+#[cfg(test)]
+mod tests;

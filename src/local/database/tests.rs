@@ -1,0 +1,96 @@
+use super::*;
+
+fn path(letter: char) -> StorePath {
+    let text = format!("/gnu/store/{}-{letter}", "0".repeat(32));
+    StorePath::parse(&StoreDir::default(), text.as_bytes()).unwrap()
+}
+
+fn order(edges: &[(char, &str)]) -> Result<String, DatabaseError> {
+    let paths: BTreeSet<StorePath> = edges.iter().map(|(letter, _)| path(*letter)).collect();
+    let references: HashMap<StorePath, Vec<StorePath>> =
+        edges.iter().map(|(letter, to)| (path(*letter), to.chars().map(path).collect())).collect();
+    let order = references_first(&paths, |path| &references[path])?;
+    Ok(order.iter().map(|path| path.name()).collect())
+}
+
+#[test]
+fn references_come_first() {
+    assert_eq!(order(&[]).unwrap(), "");
+    assert_eq!(order(&[('a', ""), ('b', ""), ('c', "")]).unwrap(), "abc");
+    assert_eq!(order(&[('a', "abc"), ('b', "c"), ('c', "c")]).unwrap(), "cba");
+    assert_eq!(order(&[('a', "bc"), ('b', "d"), ('c', "d"), ('d', "")]).unwrap(), "dbca");
+    // What is not among the items does not count.
+    assert_eq!(order(&[('a', "xyz"), ('b', "ax")]).unwrap(), "ab");
+}
+
+#[test]
+fn derivations_come_before_what_they_build() {
+    let path =
+        |name| StorePath::parse(&StoreDir::default(), format!("/gnu/store/{}-{name}", "0".repeat(32)).as_bytes());
+    let [a, b, drv] = ["a", "b", "c.drv"].map(|name| path(name).unwrap());
+    let paths = BTreeSet::from([a.clone(), b.clone(), drv.clone()]);
+    let source = [b.clone()];
+    let order = references_first(&paths, |path| if *path == drv { &source } else { &[] }).unwrap();
+    assert_eq!(order, [&b, &drv, &a]);
+}
+
+#[test]
+fn a_long_chain_is_no_deep_recursion() {
+    let store = StoreDir::default();
+    let name = |index: u32| format!("/gnu/store/{}-{index:06}", "0".repeat(32));
+    let path = |index| StorePath::parse(&store, name(index).as_bytes()).unwrap();
+    let paths: BTreeSet<StorePath> = (0..100_000).map(path).collect();
+    let next: HashMap<StorePath, Vec<StorePath>> =
+        (0..100_000).map(|index| (path(index), vec![path(index + 1)])).collect();
+    let order = references_first(&paths, |path| &next[path]).unwrap();
+    assert!(order.iter().rev().copied().eq(&paths));
+}
+
+#[test]
+fn a_cycle_is_an_error() {
+    for edges in [&[('a', "b"), ('b', "a")][..], &[('a', ""), ('b', "c"), ('c', "db"), ('d', "")]] {
+        assert!(matches!(order(edges), Err(DatabaseError::Cycle { .. })));
+    }
+}
+
+/// A database with the daemon's tables. What a real one holds is read in `tests/local.rs`.
+fn database(rows: &str) -> (tempfile::TempDir, Database) {
+    let directory = tempfile::tempdir().unwrap();
+    let connection = Connection::open(directory.path().join("db.sqlite")).unwrap();
+    let schema = "CREATE TABLE ValidPaths (id integer primary key autoincrement not null, path text unique not null, \
+                  hash text not null, registrationTime integer not null, deriver text, narSize integer);
+                  CREATE TABLE Refs (referrer integer not null, reference integer not null);";
+    connection.execute_batch(schema).unwrap();
+    connection.execute_batch(rows).unwrap();
+    let database = Database::open(directory.path(), &StoreDir::default()).unwrap();
+    (directory, database)
+}
+
+#[test]
+fn records_that_cannot_be_used() {
+    let hash = "ab".repeat(32);
+    let row = |hash: &str, deriver: &str, size: &str| {
+        format!("INSERT INTO ValidPaths VALUES (1, '{}', '{hash}', 1, {deriver}, {size})", path('a'))
+    };
+    let good = |deriver, size| database(&row(&format!("sha256:{hash}"), deriver, size)).1.item(&path('a'));
+    let item = good("NULL", "NULL").unwrap().unwrap();
+    assert_eq!((item.nar_size, item.deriver, item.nar_hash), (0, None, [0xab; 32]));
+    assert_eq!(good("''", "7").unwrap().unwrap().deriver, None);
+    assert!(good("'/gnu/store/x'", "7").unwrap_err().to_string().contains("not a store path"));
+    assert!(good("NULL", "-7").unwrap_err().to_string().ends_with("its size is negative"));
+    for bad in [hash.clone(), "sha256:".into(), format!("sha256:{hash}00")] {
+        let (_directory, database) = database(&row(&bad, "NULL", "7"));
+        let error = database.item(&path('a')).unwrap_err();
+        assert!(error.to_string().ends_with(&format!("its hash is '{bad}'")), "{error}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_told() {
+    let (_directory, database) = database("");
+    assert_eq!(database.item(&path('a')).unwrap(), None);
+    assert!(!database.is_valid(&path('a')).unwrap());
+    assert!(matches!(database.items(&[path('a')].into()), Err(DatabaseError::NotValid { .. })));
+    let nowhere = Database::open(Path::new("/nonexistent"), &StoreDir::default()).err().unwrap();
+    assert!(nowhere.to_string().contains("'/nonexistent/db.sqlite'"), "{nowhere}");
+}

@@ -1,0 +1,176 @@
+//! The nar of a tree in the file system, as a reader.
+//!
+//! A reader and not a walk that writes, because a daemon that imports pulls. It holds one open directory for each level, the
+//! names in it, and one open file. The format is that of [`nar`](crate::store::nar): entries sorted by their bytes,
+//! executable where the owner may execute; a file of another type than regular, directory or symbolic link is an error.
+//!
+//! Not checked here: that the tree does not change meanwhile; a file that became shorter is an error, other changes show
+//! in the hash only.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::vec;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+
+use super::files;
+use crate::store::nar::MAX_DEPTH;
+use crate::store::wire;
+
+/// Reads the nar of a tree. After an error nothing more can be read.
+pub struct Dump {
+    /// Words that were made and not yet taken: from `taken` on.
+    made: Vec<u8>,
+    taken: usize,
+    /// The directories that are open, outermost first, each with the entries that are left.
+    open: Vec<(OwnedFd, vec::IntoIter<CString>)>,
+    /// The file whose contents come next.
+    file: Option<Contents>,
+}
+
+struct Contents {
+    file: File,
+    size: u64,
+    left: u64,
+}
+
+impl Dump {
+    /// The nar of what is called `name` in `parent`.
+    pub fn new(parent: impl AsFd, name: &CStr) -> io::Result<Dump> {
+        let mut dump = Dump { made: Vec::new(), taken: 0, open: Vec::new(), file: None };
+        dump.words(&[b"nix-archive-1"]);
+        let node = Node::find(parent.as_fd(), name)?;
+        dump.begin(node)?;
+        Ok(dump)
+    }
+
+    /// Makes the words up to the next file's contents, or to the next entry or end of a directory. None at the end.
+    fn go_on(&mut self) -> io::Result<()> {
+        self.made.clear();
+        self.taken = 0;
+        if let Some(contents) = self.file.take() {
+            self.made.resize(wire::padding(contents.size), 0);
+            self.end();
+            return Ok(());
+        }
+        let Some((directory, names)) = self.open.last_mut() else { return Ok(()) };
+        let Some(name) = names.next() else {
+            self.open.pop();
+            self.end();
+            return Ok(());
+        };
+        let node = Node::find(directory.as_fd(), &name)?;
+        self.words(&[b"entry", b"(", b"name", name.to_bytes(), b"node"]);
+        self.begin(node)
+    }
+
+    /// The words of a node up to its contents or its first entry; all of them if it has neither.
+    fn begin(&mut self, node: Node) -> io::Result<()> {
+        self.words(&[b"(", b"type"]);
+        match node {
+            Node::File { file, size, executable } => {
+                self.words(&[b"regular"]);
+                if executable {
+                    self.words(&[b"executable", b""]);
+                }
+                self.words(&[b"contents"]);
+                self.made.extend_from_slice(&size.to_le_bytes());
+                self.file = Some(Contents { file, size, left: size });
+            }
+            Node::Directory { .. } if self.open.len() == MAX_DEPTH => {
+                return Err(io::Error::other(format!("directories are nested deeper than {MAX_DEPTH}")));
+            }
+            Node::Directory { fd, names } => {
+                self.words(&[b"directory"]);
+                self.open.push((fd, names.into_iter()));
+            }
+            Node::Link { target } => {
+                self.words(&[b"symlink", b"target", target.to_bytes()]);
+                self.end();
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of a node, and of the entry it is.
+    fn end(&mut self) {
+        self.words(&[b")"]);
+        if !self.open.is_empty() {
+            self.words(&[b")"]);
+        }
+    }
+
+    fn words(&mut self, words: &[&[u8]]) {
+        for word in words {
+            self.made.extend_from_slice(&(word.len() as u64).to_le_bytes());
+            self.made.extend_from_slice(word);
+            self.made.resize(self.made.len() + wire::padding(word.len() as u64), 0);
+        }
+    }
+}
+
+impl Read for Dump {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let made = &self.made[self.taken..];
+            if !made.is_empty() {
+                let count = made.len().min(buffer.len());
+                buffer[..count].copy_from_slice(&made[..count]);
+                self.taken += count;
+                return Ok(count);
+            }
+            match &mut self.file {
+                Some(contents) if contents.left > 0 => return contents.read(buffer),
+                None if self.open.is_empty() => return Ok(0),
+                _ => self.go_on()?,
+            }
+        }
+    }
+}
+
+impl Contents {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let limit = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let count = self.file.read(&mut buffer[..limit])?;
+        if count == 0 && limit > 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a file became shorter"));
+        }
+        self.left -= count as u64;
+        Ok(count)
+    }
+}
+
+/// Something in the file system that a nar can hold.
+enum Node {
+    File { file: File, size: u64, executable: bool },
+    Directory { fd: OwnedFd, names: Vec<CString> },
+    Link { target: CString },
+}
+
+impl Node {
+    fn find(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<Node> {
+        let status = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        match FileType::from_raw_mode(status.st_mode) {
+            FileType::RegularFile => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(parent, name, flags, Mode::empty())?.into();
+                let size = u64::try_from(status.st_size).map_err(io::Error::other)?;
+                Ok(Node::File { file, size, executable: Mode::from_raw_mode(status.st_mode).contains(Mode::XUSR) })
+            }
+            FileType::Directory => {
+                let fd = files::open_directory(parent, name)?;
+                Ok(Node::Directory { names: files::names(&fd)?, fd })
+            }
+            FileType::Symlink => Ok(Node::Link { target: rustix::fs::readlinkat(parent, name, Vec::new())? }),
+            other => {
+                let name = name.to_bytes().escape_ascii();
+                Err(io::Error::other(format!("'{name}' is neither file, directory nor symbolic link ({other:?})")))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! Files in the store, always reached from an open directory by one name at a time, and never through a symbolic link.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::io::Errno;
+
+/// The permissions of a regular file in the store.
+pub const PLAIN: Mode = Mode::from_raw_mode(0o444);
+/// The permissions of a directory or an executable in the store.
+pub const EXECUTABLE: Mode = Mode::from_raw_mode(0o555);
+
+/// The times of everything in the store: modified one second after the epoch; last accessed as it may be.
+pub fn canonical_times() -> Timestamps {
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: 1, tv_nsec: 0 },
+    }
+}
+
+/// Opens the directory `name` in `parent` for reading.
+pub fn open_directory(parent: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat(
+        parent,
+        name,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+}
+
+/// Makes the directory `name` in `parent` and opens it.
+pub fn make_directory(parent: impl AsFd, name: &CStr, mode: Mode) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::mkdirat(&parent, name, mode)?;
+    open_directory(parent, name)
+}
+
+/// The names in a directory, sorted by their bytes.
+pub fn names(directory: impl AsFd) -> rustix::io::Result<Vec<CString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Removes `name` from `parent`, with everything below it, whatever the permissions there. It need not exist.
+pub fn remove(parent: impl AsFd, name: &CStr) -> rustix::io::Result<()> {
+    match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
+        Err(Errno::ISDIR) => (),
+        Err(Errno::NOENT) => return Ok(()),
+        other => return other,
+    }
+    let directory = match open_directory(&parent, name) {
+        // It is a directory, and nobody else can put a symbolic link in its place.
+        Err(Errno::ACCESS) => {
+            rustix::fs::chmodat(&parent, name, Mode::RWXU, AtFlags::empty())?;
+            open_directory(&parent, name)?
+        }
+        other => other?,
+    };
+    rustix::fs::fchmod(&directory, Mode::RWXU)?;
+    for entry in names(&directory)? {
+        remove(&directory, &entry)?;
+    }
+    rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_tree_is_removed_and_nothing_else() {
+        let top = tempfile::tempdir().unwrap();
+        let (outside, tree) = (top.path().join("outside"), top.path().join("tree"));
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("kept"), "").unwrap();
+        fs::create_dir_all(tree.join("a/b")).unwrap();
+        fs::write(tree.join("a/b/file"), "").unwrap();
+        symlink(&outside, tree.join("a/link")).unwrap();
+        symlink("nowhere", tree.join("a/b/dangling")).unwrap();
+        for directory in ["a/b", "a", ""] {
+            fs::set_permissions(tree.join(directory), fs::Permissions::from_mode(0o000)).unwrap();
+        }
+        let parent = fs::File::open(top.path()).unwrap();
+        remove(&parent, c"tree").unwrap();
+        assert!(!tree.exists());
+        assert!(outside.join("kept").exists());
+        remove(&parent, c"tree").unwrap();
+
+        symlink(&outside, &tree).unwrap();
+        remove(&parent, c"tree").unwrap();
+        assert!(!tree.is_symlink() && outside.join("kept").exists());
+    }
+
+    #[test]
+    fn names_are_sorted_by_bytes() {
+        let top = tempfile::tempdir().unwrap();
+        for name in ["b", "B", "a b", "é", "a", ".hidden"] {
+            fs::write(top.path().join(name), "").unwrap();
+        }
+        let names = names(fs::File::open(top.path()).unwrap()).unwrap();
+        assert_eq!(names, [c".hidden", c"B", c"a", c"a b", c"b", c"é"].map(CStr::to_owned));
+    }
+}

@@ -1,0 +1,64 @@
+use tempfile::TempDir;
+
+use super::*;
+use crate::local::Store;
+use crate::store::nar::{self, NarPath, Visitor};
+use crate::store::path::StoreDir;
+
+fn nar(executable: bool, contents: &[u8]) -> Vec<u8> {
+    let mut writer = nar::Writer::new(Vec::new());
+    writer.file(&NarPath::root(), executable, contents.len() as u64, &mut &contents[..]).unwrap();
+    writer.finish().unwrap()
+}
+
+fn digest(algorithm: HashAlgorithm, bytes: &[u8]) -> Vec<u8> {
+    let mut digest = Digest::new(algorithm).unwrap();
+    digest.update(bytes);
+    digest.finish()
+}
+
+/// Restores `nar` and checks it.
+fn check(nar: &[u8], recursive: bool, algorithm: HashAlgorithm, hash: Vec<u8>) -> Result<(), FixedError> {
+    let top = TempDir::new().unwrap();
+    let directory = StoreDir::default();
+    let store = Store::open_at(&directory, top.path()).unwrap();
+    let output = StorePath::parse(&directory, b"/gnu/store/4fspafxnqr76lhdb1d16lrd9i88s6j8z-fx").unwrap();
+    let staging = Staging::new(&store, &output).unwrap();
+    nar::read(&mut &nar[..], &mut staging.restore()).unwrap();
+    let nar_hash = digest(HashAlgorithm::Sha256, nar).try_into().unwrap();
+    check_fixed_output(&staging, &nar_hash, &FixedOutput { recursive, algorithm, hash })
+}
+
+#[test]
+fn each_algorithm_and_method() {
+    let contents = vec![b'x'; 300_000];
+    for algorithm in HashAlgorithm::ALL {
+        let (plain, executable) = (nar(false, &contents), nar(true, &contents));
+        check(&plain, false, algorithm, digest(algorithm, &contents)).unwrap();
+        check(&plain, true, algorithm, digest(algorithm, &plain)).unwrap();
+        check(&executable, true, algorithm, digest(algorithm, &executable)).unwrap();
+        for (recursive, wrong) in [(false, &plain[..]), (true, &contents)] {
+            let error = check(&plain, recursive, algorithm, digest(algorithm, wrong)).unwrap_err();
+            assert!(matches!(error, FixedError::Mismatch { .. }), "{error:?}");
+        }
+    }
+}
+
+#[test]
+fn a_flat_hash_is_of_a_plain_file() {
+    let sha256 = HashAlgorithm::Sha256;
+    let executable = check(&nar(true, b"hi"), false, sha256, digest(sha256, b"hi"));
+    assert!(matches!(executable, Err(FixedError::NotPlain { .. })), "{executable:?}");
+    let mut link = nar::Writer::new(Vec::new());
+    link.symlink(&NarPath::root(), b"/etc/passwd").unwrap();
+    let link = check(&link.finish().unwrap(), false, sha256, digest(sha256, b"hi"));
+    assert!(matches!(link, Err(FixedError::NotPlain { .. })), "{link:?}");
+}
+
+#[test]
+fn a_mismatch_says_both() {
+    let sha1 = HashAlgorithm::Sha1;
+    let message = check(&nar(false, b"abc"), false, sha1, vec![0; 20]).unwrap_err().to_string();
+    assert!(message.starts_with("sha1 hash mismatch for '/gnu/store/4fspa"), "{message}");
+    assert!(message.ends_with("got a9993e364706816aba3e25717850c26c9cd0d89d"), "{message}");
+}

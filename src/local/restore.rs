@@ -1,0 +1,188 @@
+//! Outputs on their way into the store: restored aside, checked by the caller, then moved to where they belong.
+//!
+//! An output grows in `<output>.chroot/item`. The garbage collector leaves a name alone that is a temporary root with
+//! `.chroot` after it, and while a hook runs, the daemon that started it holds all outputs of the derivation as temporary
+//! roots: so neither the tree aside nor the one at its final path can be taken away, and what a killed hook leaves behind
+//! is garbage as soon as its daemon is gone. Nobody else writes to either place, because that daemon also holds the lock
+//! of every output.
+//!
+//! Files get the metadata of the store at once (0444 or 0555, modified one second after the epoch), directories when they
+//! are complete, the topmost after it was moved: without root's powers, a directory can be moved only while its owner may
+//! write to it. Everything is created anew (`O_EXCL`) in a directory that this process opened, one name at a time.
+//!
+//! Not done here: telling the database. A tree at its final path that nobody registers is invalid, and gone with the next
+//! build or garbage collection.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use thiserror::Error;
+
+use super::database::{Database, DatabaseError};
+use super::dump::Dump;
+use super::files::{self, EXECUTABLE, PLAIN};
+use super::store::{Store, file_name};
+use crate::store::nar::{NarPath, Visitor};
+use crate::store::path::StorePath;
+
+/// What an output is called while it is aside.
+const ITEM: &CStr = c"item";
+/// How much of a file is copied at a time, in bytes.
+const CHUNK: usize = 128 << 10;
+
+/// An output that is not in its place yet. Dropping it removes it.
+pub struct Staging<'a> {
+    store: &'a Store,
+    output: StorePath,
+    fd: OwnedFd,
+}
+
+impl<'a> Staging<'a> {
+    /// Makes room for `output`, and removes what an earlier try may have left there.
+    pub fn new(store: &'a Store, output: &StorePath) -> Result<Staging<'a>, RestoreError> {
+        let make = || -> io::Result<OwnedFd> {
+            let name = file_name(output, ".chroot")?;
+            files::remove(store.fd(), &name)?;
+            Ok(files::make_directory(store.fd(), &name, Mode::RWXU)?)
+        };
+        match make() {
+            Ok(fd) => Ok(Staging { store, output: output.clone(), fd }),
+            Err(cause) => Err(RestoreError::Stage { path: output.clone(), cause }),
+        }
+    }
+
+    pub fn output(&self) -> &StorePath {
+        &self.output
+    }
+
+    /// Restores the nar that is read into it. Only once.
+    pub fn restore(&self) -> Restore<'_> {
+        Restore { root: self.fd.as_fd(), open: Vec::new(), chunk: vec![0; CHUNK] }
+    }
+
+    /// Reads what was restored, as a nar.
+    pub fn dump(&self) -> io::Result<Dump> {
+        Dump::new(&self.fd, ITEM)
+    }
+
+    /// Opens the output if it is a regular file that is not executable.
+    pub(super) fn plain_file(&self) -> io::Result<Option<File>> {
+        let status = rustix::fs::statat(&self.fd, ITEM, AtFlags::SYMLINK_NOFOLLOW)?;
+        let plain = FileType::from_raw_mode(status.st_mode) == FileType::RegularFile
+            && !Mode::from_raw_mode(status.st_mode).contains(Mode::XUSR);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        plain.then(|| Ok(rustix::fs::openat(&self.fd, ITEM, flags, Mode::empty())?.into())).transpose()
+    }
+
+    /// Moves the output to its place, where something that is not valid is removed first. False, and nothing is done, if
+    /// it is valid there already.
+    pub fn install(self, database: &Database) -> Result<bool, RestoreError> {
+        if database.is_valid(&self.output)? {
+            return Ok(false);
+        }
+        let install = || -> io::Result<()> {
+            let name = file_name(&self.output, "")?;
+            files::remove(self.store.fd(), &name)?;
+            rustix::fs::renameat(&self.fd, ITEM, self.store.fd(), &name)?;
+            match files::open_directory(self.store.fd(), &name) {
+                Ok(directory) => Ok(seal(&directory)?),
+                // A file or a link, which is complete.
+                Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => Ok(()),
+                Err(cause) => Err(cause.into()),
+            }
+        };
+        match install() {
+            Ok(()) => Ok(true),
+            Err(cause) => Err(RestoreError::Install { path: self.output.clone(), cause }),
+        }
+    }
+}
+
+impl Drop for Staging<'_> {
+    fn drop(&mut self) {
+        // What cannot be removed now is garbage later.
+        if let Ok(name) = file_name(&self.output, ".chroot") {
+            let _ = files::remove(self.store.fd(), &name);
+        }
+    }
+}
+
+/// Gives a complete directory the metadata of the store.
+fn seal(directory: impl AsFd) -> rustix::io::Result<()> {
+    rustix::fs::fchmod(&directory, EXECUTABLE)?;
+    rustix::fs::futimens(directory, &files::canonical_times())
+}
+
+/// Makes files as a nar is read.
+pub struct Restore<'a> {
+    root: BorrowedFd<'a>,
+    /// The directories that are being filled, outermost first.
+    open: Vec<OwnedFd>,
+    chunk: Vec<u8>,
+}
+
+impl Restore<'_> {
+    /// The directory that something belongs into, and its name there.
+    fn place(&self, path: &NarPath) -> io::Result<(BorrowedFd<'_>, CString)> {
+        let parent = self.open.last().map_or(self.root, AsFd::as_fd);
+        let name = path.name().map_or(Ok(ITEM.to_owned()), CString::new);
+        Ok((parent, name.map_err(io::Error::other)?))
+    }
+}
+
+impl Visitor for Restore<'_> {
+    fn directory(&mut self, path: &NarPath) -> io::Result<()> {
+        let (parent, name) = self.place(path)?;
+        let directory = files::make_directory(parent, &name, Mode::from_raw_mode(0o755))?;
+        self.open.push(directory);
+        Ok(())
+    }
+
+    fn leave_directory(&mut self, _: &NarPath) -> io::Result<()> {
+        match self.open.pop() {
+            Some(directory) if !self.open.is_empty() => Ok(seal(directory)?),
+            _ => Ok(()),
+        }
+    }
+
+    fn file(&mut self, path: &NarPath, executable: bool, size: u64, contents: &mut dyn Read) -> io::Result<()> {
+        let (parent, name) = self.place(path)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::openat(parent, &name, flags, Mode::RUSR | Mode::WUSR)?);
+        let mut left = size;
+        while left > 0 {
+            let count = contents.read(&mut self.chunk)?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            file.write_all(&self.chunk[..count])?;
+            left = left.saturating_sub(count as u64);
+        }
+        rustix::fs::fchmod(&file, if executable { EXECUTABLE } else { PLAIN })?;
+        Ok(rustix::fs::futimens(&file, &files::canonical_times())?)
+    }
+
+    fn symlink(&mut self, path: &NarPath, target: &[u8]) -> io::Result<()> {
+        let (parent, name) = self.place(path)?;
+        rustix::fs::symlinkat(target, parent, &name)?;
+        let times = files::canonical_times();
+        Ok(rustix::fs::utimensat(parent, &name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+}
+
+/// Why an output could not be brought to its place.
+#[derive(Debug, Error)]
+pub enum RestoreError {
+    #[error("cannot make room for '{path}' in the store: {cause}")]
+    Stage { path: StorePath, cause: io::Error },
+    #[error("cannot move '{path}' to its place: {cause}")]
+    Install { path: StorePath, cause: io::Error },
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::PathBuf;
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::*;
+use crate::store::nar;
+use crate::store::path::StoreDir;
+
+/// A store with an empty database.
+struct Lab {
+    top: TempDir,
+    store: Store,
+    database: Database,
+    output: StorePath,
+}
+
+impl Lab {
+    fn new() -> Lab {
+        let top = tempfile::tempdir().unwrap();
+        let location = top.path().join("store");
+        fs::create_dir(&location).unwrap();
+        let schema = "CREATE TABLE ValidPaths (id integer primary key, path text)";
+        Connection::open(top.path().join("db.sqlite")).unwrap().execute_batch(schema).unwrap();
+        let directory = StoreDir::default();
+        Lab {
+            store: Store::open_at(&directory, &location).unwrap(),
+            database: Database::open(top.path(), &directory).unwrap(),
+            output: StorePath::parse(&directory, b"/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo").unwrap(),
+            top,
+        }
+    }
+
+    fn location(&self, suffix: &str) -> PathBuf {
+        self.top.path().join("store").join(format!("{}{suffix}", self.output.base_name()))
+    }
+
+    fn staging(&self) -> Staging<'_> {
+        Staging::new(&self.store, &self.output).unwrap()
+    }
+
+    fn names(&self) -> Vec<CString> {
+        files::names(self.store.fd()).unwrap()
+    }
+}
+
+/// A nar of whatever `fill` visits.
+fn nar(fill: impl FnOnce(&mut nar::Writer<Vec<u8>>, &mut NarPath)) -> Vec<u8> {
+    let mut writer = nar::Writer::new(Vec::new());
+    fill(&mut writer, &mut NarPath::root());
+    writer.finish().unwrap()
+}
+
+fn file(writer: &mut nar::Writer<Vec<u8>>, path: &mut NarPath, name: &[u8], executable: bool, contents: &[u8]) {
+    path.push(name).unwrap();
+    writer.file(path, executable, contents.len() as u64, &mut &contents[..]).unwrap();
+    path.pop();
+}
+
+/// A tree with a bit of everything.
+fn tree() -> Vec<u8> {
+    nar(|writer, path| {
+        writer.directory(path).unwrap();
+        file(writer, path, b"a b", true, &[7; 300_000]);
+        path.push(b"d").unwrap();
+        writer.directory(path).unwrap();
+        path.push(b"link").unwrap();
+        writer.symlink(path, b"../../../etc").unwrap();
+        path.pop();
+        file(writer, path, b"\xff\xfe", false, b"");
+        writer.leave_directory(path).unwrap();
+        path.pop();
+        file(writer, path, b"z", false, b"z");
+        writer.leave_directory(path).unwrap();
+    })
+}
+
+fn assert_canonical(path: &std::path::Path) {
+    let metadata = fs::symlink_metadata(path).unwrap();
+    assert_eq!((metadata.mtime(), metadata.mtime_nsec()), (1, 0), "{path:?}");
+    if !metadata.is_symlink() {
+        let executable = metadata.is_dir() || path.ends_with("a b");
+        assert_eq!(metadata.permissions().mode() & 0o7777, if executable { 0o555 } else { 0o444 }, "{path:?}");
+    }
+    if metadata.is_dir() {
+        fs::read_dir(path).unwrap().for_each(|entry| assert_canonical(&entry.unwrap().path()));
+    }
+}
+
+#[test]
+fn a_tree_comes_to_its_place_in_the_form_of_the_store() {
+    let lab = Lab::new();
+    let staging = lab.staging();
+    nar::read(&mut &tree()[..], &mut staging.restore()).unwrap();
+    let mut again = Vec::new();
+    staging.dump().unwrap().read_to_end(&mut again).unwrap();
+    assert_eq!(again, tree());
+    assert_eq!(lab.names(), [file_name(&lab.output, ".chroot").unwrap()]);
+    assert!(staging.install(&lab.database).unwrap());
+    assert_eq!(lab.names(), [file_name(&lab.output, "").unwrap()]);
+    assert_canonical(&lab.location(""));
+    let mut installed = Vec::new();
+    Dump::new(lab.store.fd(), &lab.names()[0]).unwrap().read_to_end(&mut installed).unwrap();
+    assert_eq!(installed, tree());
+}
+
+#[test]
+fn a_file_or_a_link_can_be_an_output() {
+    let file = nar(|writer, path| writer.file(path, false, 2, &mut &b"hi"[..]).unwrap());
+    let link = nar(|writer, path| writer.symlink(path, b"/etc").unwrap());
+    for nar in [file, link] {
+        let lab = Lab::new();
+        let staging = lab.staging();
+        nar::read(&mut &nar[..], &mut staging.restore()).unwrap();
+        staging.install(&lab.database).unwrap();
+        assert_canonical(&lab.location(""));
+        let mut installed = Vec::new();
+        Dump::new(lab.store.fd(), &lab.names()[0]).unwrap().read_to_end(&mut installed).unwrap();
+        assert_eq!(installed, nar);
+    }
+}
+
+#[test]
+fn what_is_not_installed_leaves_nothing() {
+    let lab = Lab::new();
+    let staging = lab.staging();
+    let whole = tree();
+    nar::read(&mut &whole[..whole.len() - 16], &mut staging.restore()).unwrap_err();
+    drop(staging);
+    assert!(lab.names().is_empty());
+}
+
+#[test]
+fn leftovers_are_removed() {
+    let lab = Lab::new();
+    for suffix in ["", ".chroot"] {
+        fs::create_dir_all(lab.location(suffix).join("item/old")).unwrap();
+        fs::write(lab.location(suffix).join("item/old/file"), "").unwrap();
+        fs::set_permissions(lab.location(suffix).join("item/old"), fs::Permissions::from_mode(0o555)).unwrap();
+    }
+    let staging = lab.staging();
+    nar::read(&mut &tree()[..], &mut staging.restore()).unwrap();
+    staging.install(&lab.database).unwrap();
+    assert_eq!(lab.names(), [file_name(&lab.output, "").unwrap()]);
+    assert!(!lab.location("").join("item").exists());
+}
+
+#[test]
+fn links_in_the_way_are_replaced_and_not_followed() {
+    let lab = Lab::new();
+    let outside = lab.top.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("kept"), "").unwrap();
+    symlink(&outside, lab.location(".chroot")).unwrap();
+    symlink(&outside, lab.location("")).unwrap();
+    let staging = lab.staging();
+    nar::read(&mut &tree()[..], &mut staging.restore()).unwrap();
+    staging.install(&lab.database).unwrap();
+    assert_canonical(&lab.location(""));
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+}
+
+#[test]
+fn a_valid_output_stays_as_it_is() {
+    let lab = Lab::new();
+    fs::write(lab.location(""), "valid").unwrap();
+    let connection = Connection::open(lab.top.path().join("db.sqlite")).unwrap();
+    connection.execute("INSERT INTO ValidPaths (path) VALUES (?)", [lab.output.as_str()]).unwrap();
+    let staging = lab.staging();
+    nar::read(&mut &tree()[..], &mut staging.restore()).unwrap();
+    assert!(!staging.install(&lab.database).unwrap());
+    assert_eq!(fs::read_to_string(lab.location("")).unwrap(), "valid");
+    assert_eq!(lab.names(), [file_name(&lab.output, "").unwrap()]);
+}
+
+#[test]
+fn nothing_is_made_twice_or_through_a_link() {
+    let lab = Lab::new();
+    let staging = lab.staging();
+    let mut restore = staging.restore();
+    let mut path = NarPath::root();
+    restore.directory(&path).unwrap();
+    path.push(b"x").unwrap();
+    restore.symlink(&path, b"/etc").unwrap();
+    // The reader of nars lets no name through twice. This would not follow it if it did.
+    assert!(restore.file(&path, false, 0, &mut io::empty()).is_err());
+    assert!(restore.directory(&path).is_err());
+    assert!(restore.symlink(&path, b"/etc").is_err());
+}
+
+#[test]
+fn a_store_that_cannot_be_written_to_is_told() {
+    let lab = Lab::new();
+    let gone = lab.top.path().join("store");
+    fs::remove_dir(&gone).unwrap();
+    let error = Staging::new(&lab.store, &lab.output).err().unwrap();
+    assert!(error.to_string().starts_with("cannot make room for '/gnu/store/xnryj"), "{error}");
+}

@@ -1,0 +1,54 @@
+//! The store of this machine, as a directory that stays open.
+
+use std::ffi::{CString, NulError};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use thiserror::Error;
+
+use crate::store::path::{StoreDir, StorePath};
+
+/// The store. Items are reached by their base names from the open directory, so that nothing outside can be meant.
+pub struct Store {
+    directory: StoreDir,
+    fd: OwnedFd,
+}
+
+impl Store {
+    /// Opens the store where its own name says it is.
+    pub fn open(directory: &StoreDir) -> Result<Store, StoreError> {
+        Store::open_at(directory, directory.as_ref())
+    }
+
+    /// Opens a store that is found at `location` here, under whatever name its items have: that in another root directory.
+    pub fn open_at(directory: &StoreDir, location: &Path) -> Result<Store, StoreError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::open(location, flags, Mode::empty()) {
+            Ok(fd) => Ok(Store { directory: directory.clone(), fd }),
+            Err(cause) => Err(StoreError { location: location.to_owned(), cause: cause.into() }),
+        }
+    }
+
+    pub fn directory(&self) -> &StoreDir {
+        &self.directory
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The name of an item in the store's directory, with something after it.
+pub(super) fn file_name(path: &StorePath, suffix: &str) -> io::Result<CString> {
+    CString::new(format!("{}{suffix}", path.base_name())).map_err(|error: NulError| io::Error::other(error))
+}
+
+/// There is no store.
+#[derive(Debug, Error)]
+#[error("cannot open the store '{location}': {cause}")]
+pub struct StoreError {
+    pub location: PathBuf,
+    pub cause: io::Error,
+}

@@ -1,0 +1,84 @@
+//! In which order matching machines are tried.
+//!
+//! The higher score first. The built-in score is the machine's speed over one plus its load, an unknown load being none.
+//! Between equals the one with the smaller share of its slots taken goes first, then the one that stands first in the
+//! machine file.
+
+use std::cmp::Ordering;
+
+use crate::hook::Request;
+use crate::machine::Machine;
+use crate::status::Status;
+
+/// The rules that a machine file may replace: the seam for functions written by the administrator.
+pub trait Rules {
+    /// Whether the machine may take the build; the error says why not.
+    fn accepts(&self, request: &Request, machine: usize) -> Result<(), String>;
+
+    /// How well the machine suits the build, the higher the better; the error says why it does not at all.
+    fn score(&self, request: &Request, machine: usize, status: &Status) -> Result<f64, String>;
+}
+
+/// The rules where the machine file has none: every matching machine may take every build.
+pub struct BuiltIn<'a>(pub &'a [&'a Machine]);
+
+impl Rules for BuiltIn<'_> {
+    fn accepts(&self, _: &Request, _: usize) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn score(&self, _: &Request, machine: usize, status: &Status) -> Result<f64, String> {
+        Ok(default_score(self.0[machine], status))
+    }
+}
+
+/// The built-in score.
+pub fn default_score(machine: &Machine, status: &Status) -> f64 {
+    machine.speed / (1.0 + status.load().unwrap_or(0.0).max(0.0))
+}
+
+/// What decides the place of a machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rank {
+    pub score: f64,
+    /// Taken slots over all slots.
+    pub occupied: f64,
+    /// Its place in the machine file.
+    pub place: usize,
+}
+
+impl Rank {
+    /// `Less` comes first.
+    pub fn order(&self, other: &Rank) -> Ordering {
+        other
+            .score
+            .total_cmp(&self.score)
+            .then(self.occupied.total_cmp(&other.occupied))
+            .then(self.place.cmp(&other.place))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn score_then_free_share_then_place() {
+        let rank = |score, occupied, place| Rank { score, occupied, place };
+        let mut ranks = [rank(1.0, 0.0, 0), rank(2.0, 0.5, 1), rank(2.0, 0.0, 3), rank(2.0, 0.0, 2)];
+        ranks.sort_by(Rank::order);
+        assert_eq!(ranks.map(|rank| rank.place), [2, 3, 1, 0]);
+    }
+
+    #[test]
+    fn load_lowers_the_score() {
+        let mut machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
+        machine.speed = 3.0;
+        let mut status = Status::default();
+        assert_eq!(default_score(&machine, &status), 3.0);
+        status.load1 = Some(4.0);
+        assert_eq!(default_score(&machine, &status), 3.0);
+        status.cores = Some(2);
+        assert_eq!(default_score(&machine, &status), 1.0);
+    }
+}

@@ -1,0 +1,157 @@
+//! Derivations: what is built from what, as `.drv` files say it.
+//!
+//! ```text
+//! Derive([OUTPUTS],[INPUTDRVS],[INPUTSRCS],"system","builder",[ARGS],[ENV])
+//! OUTPUT   = ("id","path","hashAlgo","hash")     sorted by id
+//! INPUTDRV = ("drv path",["id",...])             sorted by path; the ids too
+//! INPUTSRC = "path"                              sorted
+//! ARG      = "string"
+//! ENV      = ("name","value")                    sorted by name
+//! ```
+//!
+//! No white space, no newline at the end. A string stands in double quotes, in which `"`, `\`, newline, carriage return and
+//! tab are written with a backslash; a backslash before any other character counts for nothing. The hash algorithm and
+//! the base 16 hash are there for *fixed* outputs only, with `r:` before the algorithm if the hash is that of the nar.
+//! Sources: `libstore/derivations.cc` and `parseString` of the daemon, `guix/derivations.scm`.
+//!
+//! The reader refuses what is not sorted or is there twice, which the daemon does not. Not checked on reading: that the
+//! output paths are the ones that [`Hashes`] computes, and that the environment names them; the daemon did that when the
+//! derivation came into its store.
+
+mod outputs;
+mod parse;
+mod write;
+
+pub use outputs::{Hashes, Recipe};
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use sha2::{Digest, Sha256};
+
+use super::path::{self, PathError, StoreDir, StorePath};
+use super::{HashAlgorithm, base16};
+
+/// Largest derivation that is read, in bytes.
+pub const MAX_SIZE: usize = 64 << 20;
+
+/// The contents of a `.drv` file. Strings that may be anything are bytes; they have no NUL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Derivation {
+    /// By id: `out`, `dev`, and so on. Never empty.
+    pub outputs: BTreeMap<String, Output>,
+    /// The derivations it needs, and which of their outputs.
+    pub input_derivations: BTreeMap<StorePath, BTreeSet<String>>,
+    pub input_sources: BTreeSet<StorePath>,
+    /// The system type it is built on, such as `x86_64-linux`.
+    pub system: String,
+    pub builder: Vec<u8>,
+    pub args: Vec<Vec<u8>>,
+    pub env: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// An output of a derivation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    pub path: StorePath,
+    /// What its contents must be, if that is known beforehand.
+    pub fixed: Option<FixedOutput>,
+}
+
+/// The hash that an output must have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FixedOutput {
+    /// True: the hash is that of the nar. False: of the bytes of the file, which is regular and not executable.
+    pub recursive: bool,
+    pub algorithm: HashAlgorithm,
+    /// As many bytes as the algorithm gives.
+    pub hash: Vec<u8>,
+}
+
+impl FixedOutput {
+    /// `sha256` or `r:sha256`, as derivations write it.
+    pub fn method(&self) -> String {
+        format!("{}{}", if self.recursive { "r:" } else { "" }, self.algorithm)
+    }
+
+    /// The store path of an output with this hash, in a derivation of this name.
+    pub fn path(&self, store: &StoreDir, name: &str) -> Result<StorePath, PathError> {
+        path::fixed_output_path(store, name, self.recursive, self.algorithm, &self.hash)
+    }
+}
+
+impl Derivation {
+    /// The derivation that `text`, the contents of a `.drv` file, describes.
+    pub fn parse(store: &StoreDir, text: &[u8]) -> Result<Derivation, DerivationError> {
+        parse::derivation(store, text)
+    }
+
+    /// The contents of its `.drv` file.
+    pub fn write(&self) -> Vec<u8> {
+        let inputs = self.input_derivations.iter().map(|(path, ids)| (path.as_str(), ids));
+        write::derivation(self, inputs, false)
+    }
+
+    /// Whether its only output is `out` and has a hash given.
+    pub fn is_fixed_output(&self) -> bool {
+        self.fixed_output().is_some()
+    }
+
+    /// The hash that its only output must have.
+    pub fn fixed_output(&self) -> Option<&FixedOutput> {
+        let output = self.outputs.get("out")?;
+        if self.outputs.len() == 1 { output.fixed.as_ref() } else { None }
+    }
+
+    /// The paths of all outputs, in the order of their ids.
+    pub fn output_paths(&self) -> impl Iterator<Item = &StorePath> {
+        self.outputs.values().map(|output| &output.path)
+    }
+
+    /// A variable of the environment of its build.
+    pub fn env(&self, name: &str) -> Option<&[u8]> {
+        self.env.get(name.as_bytes()).map(Vec::as_slice)
+    }
+
+    /// What it demands of a build machine: the words of `requiredSystemFeatures`.
+    pub fn required_features(&self) -> Vec<String> {
+        let words = self.env("requiredSystemFeatures").unwrap_or_default();
+        let words = words.split(|byte| b" \t\n\r".contains(byte)).filter(|word| !word.is_empty());
+        words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+    }
+
+    /// Whether it asks to be built where it was asked for (`preferLocalBuild`).
+    pub fn prefers_local_build(&self) -> bool {
+        self.env("preferLocalBuild") == Some(b"1")
+    }
+
+    /// What its `.drv` file refers to, sorted.
+    pub fn references(&self) -> Vec<StorePath> {
+        self.input_sources
+            .iter()
+            .chain(self.input_derivations.keys())
+            .cloned()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
+    }
+
+    /// The store path of its `.drv` file, given its name (without `.drv`).
+    pub fn path(&self, store: &StoreDir, name: &str) -> Result<StorePath, PathError> {
+        path::text_path(store, &format!("{name}.drv"), &Sha256::digest(self.write()).into(), &self.references())
+    }
+}
+
+/// Why a derivation cannot be read, or its outputs not be computed.
+#[derive(Debug, thiserror::Error)]
+pub enum DerivationError {
+    #[error("invalid derivation, at byte {position}: {problem}")]
+    Syntax { position: usize, problem: String },
+    #[error("the input derivation '{path}' cannot be read")]
+    Input { path: StorePath, source: io::Error },
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! The output paths of derivations.
+//!
+//! The path of an output that is not fixed comes from the SHA-256 of the derivation's text in which the output paths are
+//! empty (as outputs and as variables of the environment) and each input derivation's path is replaced by that
+//! derivation's *hash modulo*, in base 16, all sorted anew. The hash modulo of a derivation is the SHA-256 of its text
+//! with the same replacement, output paths included; that of a fixed-output derivation is the SHA-256 of
+//! `fixed:out:METHOD:HASH:PATH`, so that how it is obtained makes no difference to what depends on it. Source:
+//! `hashDerivationModulo` and `checkDerivationOutputs` of the daemon.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+
+use sha2::{Digest, Sha256};
+
+use super::{Derivation, DerivationError, FixedOutput, Output, base16, write};
+use crate::store::path::{self, StoreDir, StorePath};
+
+/// Computes hashes modulo and keeps those of input derivations. `lookup` gives the derivation at a path; one that was its
+/// own input, which no real one can be, would never come to an end.
+pub struct Hashes<F> {
+    lookup: F,
+    known: HashMap<StorePath, [u8; 32]>,
+}
+
+impl<F: FnMut(&StorePath) -> io::Result<Derivation>> Hashes<F> {
+    pub fn new(lookup: F) -> Hashes<F> {
+        Hashes { lookup, known: HashMap::new() }
+    }
+
+    /// The paths that the outputs of `derivation` must have, by id, given its name (without `.drv`). Those that it has now
+    /// make no difference.
+    pub fn output_paths(
+        &mut self,
+        store: &StoreDir,
+        derivation: &Derivation,
+        name: &str,
+    ) -> Result<BTreeMap<String, StorePath>, DerivationError> {
+        if let Some(fixed) = derivation.fixed_output() {
+            return Ok(BTreeMap::from([("out".to_owned(), fixed.path(store, name)?)]));
+        }
+        let mut masked = derivation.clone();
+        for id in derivation.outputs.keys() {
+            masked.env.insert(id.clone().into_bytes(), Vec::new());
+        }
+        self.learn(derivation)?;
+        let hash = self.hash(&masked, true);
+        let path = |id: &String| Ok((id.clone(), path::output_path(store, id, &hash, name)?));
+        derivation.outputs.keys().map(path).collect()
+    }
+
+    /// The hash that stands for `derivation` in those that it is an input of.
+    pub fn modulo(&mut self, derivation: &Derivation) -> Result<[u8; 32], DerivationError> {
+        self.learn(derivation)?;
+        Ok(self.hash(derivation, false))
+    }
+
+    /// Makes the hashes of all inputs known.
+    fn learn(&mut self, derivation: &Derivation) -> Result<(), DerivationError> {
+        let mut pending = self.unknown(derivation);
+        while let Some(path) = pending.last().cloned() {
+            if self.known.contains_key(&path) {
+                pending.pop();
+                continue;
+            }
+            let input = (self.lookup)(&path).map_err(|source| DerivationError::Input { path: path.clone(), source })?;
+            let unknown = self.unknown(&input);
+            if unknown.is_empty() {
+                let hash = self.hash(&input, false);
+                self.known.insert(path, hash);
+                pending.pop();
+            } else {
+                pending.extend(unknown);
+            }
+        }
+        Ok(())
+    }
+
+    /// The inputs whose hashes must be known before its own can be.
+    fn unknown(&self, derivation: &Derivation) -> Vec<StorePath> {
+        if derivation.is_fixed_output() {
+            return Vec::new();
+        }
+        derivation.input_derivations.keys().filter(|path| !self.known.contains_key(path)).cloned().collect()
+    }
+
+    fn hash(&self, derivation: &Derivation, masked: bool) -> [u8; 32] {
+        if let (Some(fixed), Some(path)) = (derivation.fixed_output(), derivation.output_paths().next()) {
+            let subject = format!("fixed:out:{}:{}:{path}", fixed.method(), base16::encode(&fixed.hash));
+            return Sha256::digest(subject.as_bytes()).into();
+        }
+        // Where two inputs have the same hash, the daemon lets the later one win.
+        let inputs: BTreeMap<String, &BTreeSet<String>> = (derivation.input_derivations.iter())
+            .filter_map(|(path, ids)| Some((base16::encode(self.known.get(path)?), ids)))
+            .collect();
+        let inputs = inputs.iter().map(|(hash, ids)| (hash.as_str(), *ids));
+        Sha256::digest(write::derivation(derivation, inputs, masked)).into()
+    }
+}
+
+/// What a derivation is made from: all but the paths of its outputs.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// By id, with the hash that the output must have if it is fixed; that goes with a single output `out` only.
+    pub outputs: BTreeMap<String, Option<FixedOutput>>,
+    pub input_derivations: BTreeMap<StorePath, BTreeSet<String>>,
+    pub input_sources: BTreeSet<StorePath>,
+    pub system: String,
+    pub builder: Vec<u8>,
+    pub args: Vec<Vec<u8>>,
+    /// Without the outputs, which are added.
+    pub env: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Recipe {
+    /// The derivation of this name, with its output paths in place.
+    pub fn derivation<F: FnMut(&StorePath) -> io::Result<Derivation>>(
+        self,
+        store: &StoreDir,
+        name: &str,
+        hashes: &mut Hashes<F>,
+    ) -> Result<Derivation, DerivationError> {
+        // Stands where the output paths will be. What they are computed from does not have them.
+        let nowhere = path::text_path(store, name, &[0; 32], &[])?;
+        let output = |(id, fixed)| (id, Output { path: nowhere.clone(), fixed });
+        let mut derivation = Derivation {
+            outputs: self.outputs.into_iter().map(output).collect(),
+            input_derivations: self.input_derivations,
+            input_sources: self.input_sources,
+            system: self.system,
+            builder: self.builder,
+            args: self.args,
+            env: self.env,
+        };
+        for (id, path) in hashes.output_paths(store, &derivation, name)? {
+            derivation.env.insert(id.clone().into_bytes(), path.as_str().into());
+            if let Some(output) = derivation.outputs.get_mut(&id) {
+                output.path = path;
+            }
+        }
+        Ok(derivation)
+    }
+}

@@ -1,0 +1,129 @@
+//! Export streams: store items on their way between stores ("nar bundles").
+//!
+//! ```text
+//! bundle := { u64 1, item } u64 0
+//! item   := nar int "NIXE" path references deriver int 0
+//!         | nar int "NIXE" path references deriver int 1 signature
+//! ```
+//!
+//! `path`, `deriver` and `signature` are strings, `references` is a list of strings, sorted; the deriver is empty if there
+//! is none. The items of a bundle come with their references before them. What is signed is the SHA-256 of the item from
+//! the first byte of the nar to the last of the deriver, padding included; [`HashingReader`] and [`HashingWriter`] compute it
+//! on the way. The daemon's ExportPath gives one item, its ImportPaths takes a bundle.
+//! Sources: `exportPath` and `importPath` of the daemon's `libstore/local-store.cc`, `guix/nar.scm`.
+//!
+//! What follows the nar is here the *trailer*. It is read strictly: valid store paths, references sorted and unique. Not
+//! checked here: the signature, whether the item was asked for, and whether its references are what one would expect.
+
+use std::io::{self, Read, Write};
+
+use super::path::{PathError, StoreDir, StorePath};
+use super::wire::{self, WireError};
+
+pub use super::hashing::{HashingReader, HashingWriter};
+
+/// Before each item of a bundle.
+pub const ITEM_MARKER: u64 = 1;
+/// After the last item of a bundle.
+pub const END_MARKER: u64 = 0;
+/// Between the nar and the rest of an item: "NIXE".
+pub const EXPORT_MAGIC: u32 = 0x4558_494e;
+/// Most references of an item that are read.
+pub const MAX_REFERENCES: usize = 1 << 16;
+/// Longest signature that is read, in bytes. One by an RSA key of 4096 bits has 2500.
+pub const MAX_SIGNATURE: usize = 16 << 10;
+
+/// What is said about a store item after its nar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trailer {
+    pub path: StorePath,
+    /// The items it refers to, itself among them where it does. Sorted, unique.
+    pub references: Vec<StorePath>,
+    /// The derivation it is an output of, if that is known.
+    pub deriver: Option<StorePath>,
+    /// The signature's text, as bytes: in the rare case that a number looks like text, Guix writes it so, in ISO 8859-1.
+    pub signature: Option<Vec<u8>>,
+}
+
+impl Trailer {
+    /// Reads from behind the nar to the end of the item. Also returns the SHA-256 that the signature must be of, provided
+    /// that `reader` began a new digest at the first byte of the nar.
+    pub fn read<R: Read>(store: &StoreDir, reader: &mut HashingReader<R>) -> Result<(Trailer, [u8; 32]), ExportError> {
+        let wrong = |what| move |error| ExportError::wire(what, error);
+        match wire::read_int(reader).map_err(wrong("the magic number"))? {
+            EXPORT_MAGIC => {}
+            number => return Err(ExportError::Magic { number }),
+        }
+        let path = wire::read_bytes(reader, store.max_path()).map_err(wrong("the path"))?;
+        let path = StorePath::parse(store, &path)?;
+        let references = wire::read_list(reader, MAX_REFERENCES, store.max_path()).map_err(wrong("the references"))?;
+        let references =
+            references.iter().map(|reference| StorePath::parse(store, reference)).collect::<Result<Vec<_>, _>>()?;
+        if !references.is_sorted_by(|one, next| one < next) {
+            return Err(ExportError::Order { path });
+        }
+        let deriver = wire::read_bytes(reader, store.max_path()).map_err(wrong("the deriver"))?;
+        let deriver = if deriver.is_empty() { None } else { Some(StorePath::parse(store, &deriver)?) };
+        let digest = reader.digest();
+        let signature = match wire::read_bool(reader).map_err(wrong("whether there is a signature"))? {
+            true => Some(wire::read_bytes(reader, MAX_SIGNATURE).map_err(wrong("the signature"))?),
+            false => None,
+        };
+        Ok((Trailer { path, references, deriver, signature }, digest))
+    }
+
+    /// Writes what the signature covers besides the nar.
+    pub fn write_signed_part<W: Write + ?Sized>(&self, writer: &mut W) -> io::Result<()> {
+        wire::write_int(writer, EXPORT_MAGIC)?;
+        wire::write_bytes(writer, self.path.as_ref())?;
+        wire::write_list(writer, &self.references)?;
+        wire::write_bytes(writer, self.deriver.as_ref().map_or(b"", AsRef::as_ref))
+    }
+
+    /// Writes what comes after that: the signature, or that there is none.
+    pub fn write_signature<W: Write + ?Sized>(&self, writer: &mut W) -> io::Result<()> {
+        wire::write_bool(writer, self.signature.is_some())?;
+        self.signature.iter().try_for_each(|signature| wire::write_bytes(writer, signature))
+    }
+}
+
+/// Reads what comes before an item of a bundle: false at the bundle's end.
+pub fn read_marker<R: Read + ?Sized>(reader: &mut R) -> Result<bool, ExportError> {
+    match wire::read_u64(reader).map_err(|error| ExportError::wire("the marker", error))? {
+        ITEM_MARKER => Ok(true),
+        END_MARKER => Ok(false),
+        number => Err(ExportError::Marker { number }),
+    }
+}
+
+/// Why an export stream cannot be read further.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    #[error("the export stream ends in {what}")]
+    Truncated { what: &'static str },
+    #[error("the export stream cannot be read further than {what}")]
+    Io { what: &'static str, source: io::Error },
+    #[error("invalid export stream, in {what}: {problem}")]
+    Format { what: &'static str, problem: String },
+    #[error("invalid export stream: the number before an item is {number:#x}")]
+    Marker { number: u64 },
+    #[error("invalid export stream: the number after a nar is {number:#x}")]
+    Magic { number: u32 },
+    #[error("invalid export stream: {0}")]
+    Path(#[from] PathError),
+    #[error("invalid export stream: the references of '{path}' are not sorted, or one is there twice")]
+    Order { path: StorePath },
+}
+
+impl ExportError {
+    fn wire(what: &'static str, error: WireError) -> ExportError {
+        match error {
+            WireError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => ExportError::Truncated { what },
+            WireError::Io(source) => ExportError::Io { what, source },
+            other => ExportError::Format { what, problem: other.to_string() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

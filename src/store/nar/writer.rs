@@ -1,0 +1,148 @@
+//! Writing a nar.
+
+use std::io::{self, Read, Write};
+
+use super::{MAGIC, MAX_DEPTH, MAX_SIZE, NarPath, Visitor, check_target};
+use crate::store::wire;
+
+/// How much of a file is copied at a time.
+const CHUNK: usize = 128 << 10;
+
+/// Writes a nar: one call of [`Visitor`] a node, in the order of the nar, then [`finish`](Writer::finish).
+///
+/// Entries must come sorted by their bytes. What the grammar does not allow is refused with
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) before anything of the node is written. That the paths of a directory's
+/// entries begin with the directory's own is not checked: only their number of names and the last one count.
+pub struct Writer<W> {
+    writer: W,
+    /// The name before, for each directory that is open.
+    open: Vec<Vec<u8>>,
+    complete: bool,
+    /// Words that are written together.
+    words: Vec<u8>,
+    chunk: Vec<u8>,
+}
+
+impl<W: Write> Writer<W> {
+    pub fn new(writer: W) -> Writer<W> {
+        Writer { writer, open: Vec::new(), complete: false, words: Vec::new(), chunk: Vec::new() }
+    }
+
+    /// Gives the writer back. It is not flushed. An error if the nar is not complete.
+    pub fn finish(self) -> io::Result<W> {
+        if self.complete { Ok(self.writer) } else { Err(invalid("the nar is not complete")) }
+    }
+
+    /// What stands before a node: the magic word at the root, the name anywhere else.
+    fn begin(&mut self, path: &NarPath) -> io::Result<()> {
+        if self.complete || path.depth() != self.open.len() {
+            return Err(invalid(&format!("'{path}' is not where the nar goes on")));
+        }
+        self.words.clear();
+        match (path.name(), self.open.last_mut()) {
+            (Some(name), Some(before)) => {
+                if *before.as_slice() >= *name {
+                    return Err(invalid(&format!("'{path}' comes after '{}'", before.escape_ascii())));
+                }
+                before.clear();
+                before.extend_from_slice(name);
+                self.words(&[b"entry", b"(", b"name", name, b"node"])
+            }
+            _ => self.words(&[MAGIC]),
+        }
+    }
+
+    /// What stands after a node.
+    fn end(&mut self, path: &NarPath) -> io::Result<()> {
+        self.words(&[b")"])?;
+        if path.depth() > 0 {
+            self.words(&[b")"])?;
+        } else {
+            self.complete = true;
+        }
+        self.writer.write_all(&self.words)?;
+        self.words.clear();
+        Ok(())
+    }
+
+    fn words(&mut self, words: &[&[u8]]) -> io::Result<()> {
+        words.iter().try_for_each(|word| wire::write_bytes(&mut self.words, word))
+    }
+}
+
+impl<W: Write> Visitor for Writer<W> {
+    fn directory(&mut self, path: &NarPath) -> io::Result<()> {
+        if self.open.len() == MAX_DEPTH {
+            return Err(invalid(&format!("directories are nested deeper than {MAX_DEPTH}")));
+        }
+        self.begin(path)?;
+        self.words(&[b"(", b"type", b"directory"])?;
+        self.writer.write_all(&self.words)?;
+        self.words.clear();
+        self.open.push(Vec::new());
+        Ok(())
+    }
+
+    fn leave_directory(&mut self, path: &NarPath) -> io::Result<()> {
+        if self.open.len() != path.depth() + 1 {
+            return Err(invalid(&format!("the directory '{path}' is not the innermost")));
+        }
+        self.open.pop();
+        self.end(path)
+    }
+
+    /// `contents` must have `size` bytes; what it has beyond them is not looked at.
+    fn file(&mut self, path: &NarPath, executable: bool, size: u64, contents: &mut dyn Read) -> io::Result<()> {
+        if size > MAX_SIZE {
+            return Err(invalid(&format!("'{path}' is too large")));
+        }
+        self.begin(path)?;
+        self.words(&[b"(", b"type", b"regular"])?;
+        if executable {
+            self.words(&[b"executable", b""])?;
+        }
+        self.words(&[b"contents"])?;
+        wire::write_u64(&mut self.words, size)?;
+        self.writer.write_all(&self.words)?;
+        self.words.clear();
+        self.copy(path, size, contents)?;
+        wire::write_padding(&mut self.words, size)?;
+        self.end(path)
+    }
+
+    fn symlink(&mut self, path: &NarPath, target: &[u8]) -> io::Result<()> {
+        check_target(target).map_err(|problem| invalid(&format!("'{path}': {problem}")))?;
+        self.begin(path)?;
+        self.words(&[b"(", b"type", b"symlink", b"target", target])?;
+        self.end(path)
+    }
+}
+
+impl<W: Write> Writer<W> {
+    fn copy(&mut self, path: &NarPath, size: u64, contents: &mut dyn Read) -> io::Result<()> {
+        let mut left = size;
+        while left > 0 {
+            let limit = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
+            if self.chunk.len() < limit {
+                self.chunk.resize(limit, 0);
+            }
+            match contents.read(&mut self.chunk[..limit]) {
+                Ok(0) => {
+                    let message = format!("'{path}' has {left} bytes less than its size of {size}");
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+                }
+                Ok(count) => {
+                    self.writer.write_all(&self.chunk[..count])?;
+                    left -= count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn invalid(problem: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("cannot write this nar: {problem}"))
+}

@@ -1,0 +1,324 @@
+//! The client against real daemons of both releases: every operation, and after it one more on the same connection.
+
+// Helpers of tests are tests too; clippy cannot know.
+
+mod daemon_fixture;
+
+use std::collections::BTreeSet;
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use daemon_fixture::store::{Script, add_busybox, file_nar, path as parse};
+use daemon_fixture::{Daemon, RELEASES, Release};
+use offload::daemon::{Client, Error, ExportError, Garbage, Options, Version};
+use offload::store::path::{self, StoreDir, StorePath};
+use sha2::{Digest, Sha256};
+
+type Result<T> = std::result::Result<T, Error>;
+
+fn connect(daemon: &Daemon) -> Client<UnixStream> {
+    Client::connect(daemon.connect(), StoreDir::default()).unwrap()
+}
+
+/// One more operation on the same connection, with a known result.
+fn assert_in_step(client: &mut Client<UnixStream>) {
+    let path = client.add_text_to_store("foo", b"hello\n", &BTreeSet::new()).unwrap();
+    assert_eq!(path.as_str(), "/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo");
+}
+
+fn assert_daemon_says<T: std::fmt::Debug>(result: Result<T>, what: &str) {
+    match result {
+        Err(Error::Daemon { message, .. }) => assert!(message.contains(what), "{message} should mention {what}"),
+        other => panic!("{other:?} instead of {what}"),
+    }
+}
+
+fn export(client: &mut Client<UnixStream>, path: &StorePath, sign: bool) -> Vec<u8> {
+    let read = |reader: &mut dyn Read| -> io::Result<Vec<u8>> {
+        let mut item = Vec::new();
+        reader.read_to_end(&mut item).map(|_| item)
+    };
+    client.export_path(path, sign, read).unwrap()
+}
+
+/// Items with markers.
+fn bundle(items: &[Vec<u8>]) -> Vec<u8> {
+    let marked = items.iter().map(|item| [&1u64.to_le_bytes()[..], item].concat());
+    [marked.collect::<Vec<_>>().concat(), 0u64.to_le_bytes().to_vec()].concat()
+}
+
+#[test]
+fn every_operation_on_one_connection() {
+    for release in RELEASES {
+        let daemon = Daemon::start(release);
+        let mut client = connect(&daemon);
+        assert_eq!(client.version(), Version(if release == Release::Sid { 0x164 } else { 0x163 }));
+
+        let none = BTreeSet::new();
+        let foo = client.add_text_to_store("foo", b"hello\n", &none).unwrap();
+        let text = format!("see {foo}\n");
+        let bar = client.add_text_to_store("bar", text.as_bytes(), &BTreeSet::from([foo.clone()])).unwrap();
+        assert_eq!(bar.as_str(), "/gnu/store/hxbwv0n6dyadh2d3q6h1286kinrfp6gk-bar");
+        let absent = parse("/gnu/store/00000000000000000000000000000000-absent");
+
+        assert!(client.is_valid_path(&foo).unwrap());
+        assert!(!client.is_valid_path(&absent).unwrap());
+        let asked = BTreeSet::from([foo.clone(), absent.clone(), bar.clone()]);
+        assert_eq!(client.query_valid_paths(&asked).unwrap(), BTreeSet::from([foo.clone(), bar.clone()]));
+        assert_eq!(client.query_valid_paths(&none).unwrap(), none);
+
+        let info = client.query_path_info(&bar).unwrap();
+        assert_eq!((info.nar_size, info.deriver), (168, None));
+        assert_eq!(info.references, BTreeSet::from([foo.clone()]));
+        let hash = offload::store::base16::encode(&info.nar_hash);
+        assert_eq!(hash, "a7f5805e512123b7ec5ca004b2d47df0c88413846c26c4151d156263103728e3");
+        assert_daemon_says(client.query_path_info(&absent), "is not valid");
+        assert_in_step(&mut client);
+
+        client.add_temp_root(&absent).unwrap();
+        assert_in_step(&mut client);
+
+        let nar = file_nar(true, b"#!/bin/sh\n");
+        let script = client.add_to_store("script", true, "sha256", &mut nar.as_slice()).unwrap();
+        let sha256 = Sha256::digest(&nar).into();
+        assert_eq!(script, path::source_path(&StoreDir::default(), "script", &sha256).unwrap());
+        assert_in_step(&mut client);
+        let nar = file_nar(false, &[b'x'; 300_000]);
+        let flat = client.add_to_store("flat", false, "sha256", &mut nar.as_slice()).unwrap();
+        assert_eq!(client.query_path_info(&flat).unwrap().nar_hash, <[u8; 32]>::from(Sha256::digest(&nar)));
+
+        client.set_options(&Options::default()).unwrap();
+        let limits = Some(Duration::from_secs(3600));
+        let options = Options { build_timeout: limits, max_silent_time: limits, verbosity: 1, ..Options::default() };
+        client.set_options(&Options { max_jobs: Some(2), build_cores: Some(1), ..options }).unwrap();
+        assert_in_step(&mut client);
+
+        client.build_paths(&BTreeSet::from([foo.clone()])).unwrap();
+        let drv = parse("/gnu/store/00000000000000000000000000000000-absent.drv");
+        assert_daemon_says(client.build_paths(&BTreeSet::from([drv])), "absent.drv");
+        // What can only be substituted, where there are no substitutes: success that means nothing.
+        client.build_paths(&BTreeSet::from([absent.clone()])).unwrap();
+        assert!(!client.is_valid_path(&absent).unwrap());
+        assert_in_step(&mut client);
+
+        let item = export(&mut client, &foo, false);
+        assert_eq!(item.len(), 208);
+        let hash = offload::store::base16::encode(&Sha256::digest(&item));
+        assert_eq!(hash, "18f4c9ab280b70a435b430301728abeb66e5c3113d03aec6e7a704b9280c934a");
+        assert_in_step(&mut client);
+        let absent_item = client.export_path(&absent, true, |reader| reader.read_to_end(&mut Vec::new()));
+        assert!(matches!(absent_item, Err(ExportError::Daemon(Error::Daemon { .. }))), "{absent_item:?}");
+        assert_in_step(&mut client);
+
+        assert!(!client.verify_store(true, false).unwrap());
+        assert_in_step(&mut client);
+
+        // A collector takes no notice of its own temporary roots, only of those of other connections.
+        let mut collector = connect(&daemon);
+        let garbage = connect(&daemon).add_text_to_store("garbage", b"rubbish", &none).unwrap();
+        let dead = collector.collect_garbage(Garbage::Dead, &none, None).unwrap();
+        assert_eq!(dead, (names(&[&garbage]), 0));
+        let (live, _) = collector.collect_garbage(Garbage::Live, &none, None).unwrap();
+        assert!(live.contains(&foo.as_str().into()));
+        assert_daemon_says(collector.collect_garbage(Garbage::DeleteThese, &[foo.clone()].into(), None), "alive");
+        let (deleted, freed) =
+            collector.collect_garbage(Garbage::DeleteThese, &[garbage.clone()].into(), None).unwrap();
+        assert!(deleted.contains(&garbage.as_str().into()) && freed > 0, "{deleted:?}, {freed}");
+        let (deleted, _) = collector.collect_garbage(Garbage::Delete, &none, Some(1 << 30)).unwrap();
+        assert!(!deleted.contains(&foo.as_str().into()));
+        assert_in_step(&mut collector);
+        assert_in_step(&mut client);
+        assert!(client.is_valid_path(&bar).unwrap());
+    }
+}
+
+fn names(paths: &[&StorePath]) -> Vec<Vec<u8>> {
+    paths.iter().map(|path| path.as_str().into()).collect()
+}
+
+#[test]
+fn bundles_pass_both_ways_and_stay_the_same() {
+    let daemons = [Daemon::start(Release::Sid), Daemon::start(Release::Bullseye)];
+    daemons[0].authorize(&daemons[1].public_key());
+    daemons[1].authorize(&daemons[0].public_key());
+    for (from, to, word) in [(0, 1, "one"), (1, 0, "two")] {
+        let (mut sender, mut receiver) = (connect(&daemons[from]), connect(&daemons[to]));
+        let first = sender.add_text_to_store("first", word.as_bytes(), &BTreeSet::new()).unwrap();
+        let second = sender.add_text_to_store("second", word.as_bytes(), &[first.clone()].into()).unwrap();
+        let references = BTreeSet::from([first.clone(), second.clone()]);
+        let third = sender.add_text_to_store("third", word.as_bytes(), &references).unwrap();
+        let paths = [first, second, third];
+        let items = paths.each_ref().map(|path| export(&mut sender, path, true));
+
+        let wrong_order = bundle(&[items[2].clone()]);
+        assert_daemon_says(receiver.import_paths(&mut wrong_order.as_slice()), "is not valid");
+        assert_in_step(&mut receiver);
+
+        assert_eq!(receiver.import_paths(&mut bundle(&items).as_slice()).unwrap(), paths);
+        assert_in_step(&mut receiver);
+        // Once more: all is there already.
+        assert_eq!(receiver.import_paths(&mut bundle(&items).as_slice()).unwrap(), paths);
+        for path in &paths {
+            let (sent, received) = (sender.query_path_info(path).unwrap(), receiver.query_path_info(path).unwrap());
+            assert_eq!((sent.nar_hash, sent.references), (received.nar_hash, received.references));
+            assert_eq!(export(&mut sender, path, false), export(&mut receiver, path, false));
+        }
+        assert_eq!(receiver.import_paths(&mut bundle(&[]).as_slice()).unwrap(), []);
+        assert_in_step(&mut receiver);
+    }
+}
+
+#[test]
+fn imports_that_are_refused() {
+    for release in RELEASES {
+        let (sender, receiver) = (Daemon::start(release), Daemon::start(release));
+        let (mut sender, mut client) = (connect(&sender), connect(&receiver));
+        let text = sender.add_text_to_store("stranger", b"?", &BTreeSet::new()).unwrap();
+        let signed = export(&mut sender, &text, true);
+        let unsigned = [&export(&mut sender, &text, false)[..], &[]].concat();
+
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&log);
+        client.set_log(Some(Box::new(move |bytes| sink.lock().unwrap().extend_from_slice(bytes))));
+        assert_daemon_says(
+            client.import_paths(&mut bundle(std::slice::from_ref(&signed)).as_slice()),
+            "unauthorized public key",
+        );
+        assert_in_step(&mut client);
+        assert_daemon_says(client.import_paths(&mut bundle(&[unsigned]).as_slice()), "lacks a signature");
+        assert_in_step(&mut client);
+        assert_daemon_says(client.import_paths(&mut [7u8; 8].as_slice()), "doesn't look like");
+        assert_in_step(&mut client);
+        let mut broken = bundle(std::slice::from_ref(&signed));
+        broken[8 + 8] = b'N';
+        assert_daemon_says(client.import_paths(&mut broken.as_slice()), "input doesn't look like a normalized archive");
+        assert_in_step(&mut client);
+
+        // This side fails: after nothing, in the middle of an item, between items.
+        let whole = bundle(&[signed.clone(), signed]);
+        for end in [0, 4, 100] {
+            let failure = io::Error::other("the disk is on fire");
+            let mut source = io::Cursor::new(&whole[..end]).chain(Failing(Some(failure)));
+            let error = client.import_paths(&mut source).unwrap_err();
+            assert!(matches!(error, Error::Source { .. }), "{error:?}");
+            assert_in_step(&mut client);
+            let error = client.import_paths(&mut &whole[..end]).unwrap_err();
+            assert!(error.to_string().contains("ends too early"), "{error:?}");
+            assert_in_step(&mut client);
+        }
+        assert!(!client.is_valid_path(&text).unwrap());
+    }
+}
+
+struct Failing(Option<io::Error>);
+
+impl Read for Failing {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        self.0.take().map_or(Ok(0), Err)
+    }
+}
+
+#[test]
+fn a_bad_nar_is_told_before_the_connection_closes() {
+    for release in RELEASES {
+        let daemon = Daemon::start(release);
+        let mut client = connect(&daemon);
+        let mut nar = file_nar(false, &vec![0; 4 << 20]);
+        nar[8] = b'N';
+        assert_daemon_says(client.add_to_store("bad", true, "sha256", &mut nar.as_slice()), "archive");
+        assert!(matches!(
+            client.is_valid_path(&parse("/gnu/store/00000000000000000000000000000000-x")),
+            Err(Error::Link { .. })
+        ));
+    }
+}
+
+#[test]
+fn builds() {
+    for release in RELEASES {
+        let daemon = Daemon::start(release);
+        let mut client = connect(&daemon);
+        let busybox = add_busybox(&daemon, &mut client);
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&log);
+        client.set_log(Some(Box::new(move |bytes| sink.lock().unwrap().extend_from_slice(bytes))));
+        let take_log = || String::from_utf8(std::mem::take(&mut *log.lock().unwrap())).unwrap();
+        client.set_options(&Options::default()).unwrap();
+
+        let (drv, derivation) = Script::new(&busybox, "echo said; echo made > $out").add(&mut client, "good");
+        let out = &derivation.outputs["out"].path;
+        client.build_paths(&[drv.clone()].into()).unwrap();
+        assert!(take_log().lines().any(|line| line == "said"));
+        assert_eq!(std::fs::read_to_string(daemon.path(out.as_str())).unwrap(), "made\n");
+        assert_eq!(client.query_path_info(out).unwrap().deriver, Some(drv.clone()));
+        client.build_paths(&[drv].into()).unwrap();
+        assert_in_step(&mut client);
+
+        let (drv, derivation) = Script::new(&busybox, "echo alas; exit 3").add(&mut client, "bad");
+        match client.build_paths(&[drv].into()).unwrap_err() {
+            Error::Daemon { message, status: 100, .. } => assert!(message.contains("failed"), "{message}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(take_log().lines().any(|line| line == "alas"));
+        assert!(!client.is_valid_path(&derivation.outputs["out"].path).unwrap());
+
+        let second = Some(Duration::from_secs(1));
+        for (name, script, options) in [
+            ("slow", "while true; do echo a; sleep 0.2; done", Options { build_timeout: second, ..Options::default() }),
+            ("silent", "sleep 60", Options { max_silent_time: second, ..Options::default() }),
+        ] {
+            client.set_options(&options).unwrap();
+            let (drv, _) = Script::new(&busybox, script).add(&mut client, name);
+            let start = Instant::now();
+            match client.build_paths(&[drv].into()).unwrap_err() {
+                Error::Daemon { status: 101, .. } => (),
+                other => panic!("{other:?}"),
+            }
+            assert!(start.elapsed() < Duration::from_secs(20));
+            assert_in_step(&mut client);
+        }
+    }
+}
+
+#[test]
+fn a_large_item_leaves_memory_flat() {
+    const SIZE: u64 = 200 << 20;
+    let (sender, receiver) = (Daemon::start(Release::Sid), Daemon::start(Release::Bullseye));
+    receiver.authorize(&sender.public_key());
+    sender.shell("mkdir /large && dd if=/dev/urandom of=/large/file bs=1M count=200 2>/dev/null");
+    let path = sender.shell(
+        r#"cat > /add.scm <<'END'
+(use-modules (guix))
+(with-store store (display (add-to-store store "large" #t "sha256" "/large")))
+END
+guix repl /add.scm"#,
+    );
+    let path = parse(&path);
+    let (mut sender, mut receiver) = (connect(&sender), connect(&receiver));
+    let before = peak_memory();
+    let size = sender.export_path(&path, true, |reader| io::copy(reader, &mut io::sink())).unwrap();
+    assert!(size > SIZE);
+    let (mut input, mut output) = std::os::unix::net::UnixStream::pair().unwrap();
+    let sent = &path;
+    let paths = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let bytes = |number: u64| io::Cursor::new(number.to_le_bytes());
+            io::copy(&mut bytes(1), &mut input).unwrap();
+            sender.export_path(sent, true, |reader| io::copy(reader, &mut input)).unwrap();
+            io::copy(&mut bytes(0), &mut input).unwrap();
+        });
+        receiver.import_paths(&mut output).unwrap()
+    });
+    assert_eq!(paths, [path]);
+    let grown = peak_memory() - before;
+    assert!(grown < 16 << 20, "{grown} bytes more than before");
+}
+
+/// The most memory this process ever had resident, in bytes.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+}

@@ -1,0 +1,18 @@
+(signature 
+ (data 
+  (flags rfc6979)
+  (hash sha256 "32 bytes, \"quoted\" \\ \t\n\r\b\f\v \'\'\'\'")
+  )
+ (sig-val 
+  (ecdsa 
+   (r #07B3073A071EEBE9E195EC4F5CF6A7EF55D17AD32F91071AE55964BA3006BEDE#)
+   (s #09F6E873FE7D3153AB8E7373EB3663F63B48CB50623EC5612A3400DEB818B180#)
+   )
+  )
+ (public-key 
+  (ecc 
+   (curve Ed25519)
+   (q #EE05309C1F9271C89014F6DFF837CEC461CFBB48A64159F2CC06C4934C9C248C#)
+   )
+  )
+ )

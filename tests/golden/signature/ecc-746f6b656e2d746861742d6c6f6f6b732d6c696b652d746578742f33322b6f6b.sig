@@ -1,0 +1,18 @@
+(signature 
+ (data 
+  (flags rfc6979)
+  (hash sha256 token-that-looks-like-text/32+ok)
+  )
+ (sig-val 
+  (ecdsa 
+   (r #03407990A5EFA83D03ADBC7BFBB9800053EEA32AC1508B763965B7F0D648A6DF#)
+   (s #03DD2CBFD63A6A6F340DF57B6972C3874D4ABB9C07BAEE5BD09E73478315407B#)
+   )
+  )
+ (public-key 
+  (ecc 
+   (curve Ed25519)
+   (q #EE05309C1F9271C89014F6DFF837CEC461CFBB48A64159F2CC06C4934C9C248C#)
+   )
+  )
+ )
