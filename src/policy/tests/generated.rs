@@ -113,7 +113,7 @@ fn generated_files() {
             }
             Ok(pool) => {
                 loaded.set(loaded.get() + 1);
-                let mut decision = pool.decide(request());
+                let decision = pool.decide(request());
                 let candidates = (0..pool.machines.len()).map(Candidate::Machine).chain([Candidate::Local]);
                 for candidate in candidates {
                     if let Verdict::No(why) = decision.accepts(candidate) {
