@@ -21,7 +21,7 @@ use crate::job::{Job, Network};
 use crate::local::{Directories, read_derivation};
 use crate::logging;
 use crate::machine::Machine;
-use crate::policy::{self, DerivationReader, Pool, When};
+use crate::policy::{DerivationReader, Pool, When};
 use crate::remote::Connection;
 use crate::schedule::matching::{builds_locally, mismatch};
 use crate::schedule::{self, Circumstances, Decision, FileRules, Otherwise, Outcome, PassedOver};
@@ -212,18 +212,5 @@ fn otherwise(when: When) -> Otherwise {
 /// What `request:read_derivation()` reads.
 fn derivation_reader(store: &StoreDir, path: &StorePath) -> DerivationReader {
     let (store, path) = (store.clone(), path.clone());
-    DerivationReader(Arc::new(move || {
-        let derivation = read_derivation(&store, &path).map_err(|error| with_causes(&error))?;
-        let text = |path: &StorePath| path.to_string();
-        Ok(policy::Derivation {
-            inputs: (derivation.input_derivations.iter())
-                .map(|(path, outputs)| (text(path), outputs.iter().cloned().collect()))
-                .collect(),
-            sources: derivation.input_sources.iter().map(text).collect(),
-            outputs: derivation.outputs.iter().map(|(id, output)| (id.clone(), text(&output.path))).collect(),
-            builder: derivation.builder,
-            args: derivation.args,
-            env: derivation.env.into_iter().collect(),
-        })
-    }))
+    DerivationReader(Arc::new(move || read_derivation(&store, &path).map_err(|error| with_causes(&error))))
 }
