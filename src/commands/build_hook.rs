@@ -4,17 +4,16 @@
 //! is evaluated anew for each request, so that a change counts at once.
 
 use std::collections::BTreeSet;
-use std::env;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::BufReader;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use env_logger::Target;
 use log::{debug, error, info, warn};
 
+use super::machines::{load_pool, machine_file};
 use crate::error::with_causes;
 use crate::events::Event;
 use crate::exit::Status;
@@ -23,7 +22,7 @@ use crate::job::{Job, Link, Network};
 use crate::local::{Directories, read_derivation};
 use crate::logging;
 use crate::machine::Machine;
-use crate::policy::{self, DerivationReader, LoadContext, Pool, When};
+use crate::policy::{DerivationReader, Pool, When};
 use crate::schedule::matching::{builds_locally, mismatch};
 use crate::schedule::{self, Circumstances, Decision, FileRules, Otherwise, Outcome, PassedOver};
 use crate::state::waiting::{self, Place};
@@ -126,9 +125,8 @@ type HookDecision = Decision<Slot, Link>;
 impl Hook {
     /// The pool; an empty one, said on standard error, where the machine file is broken.
     fn load_pool(&mut self) -> Pool {
-        let path = machine_file(&self.directories);
-        let context = LoadContext { cache: Some(self.state.path().join("cache")), ..LoadContext::default() };
-        policy::load(&path, &context).unwrap_or_else(|report| {
+        let path = machine_file(None, &self.directories);
+        load_pool(&path, &self.directories).unwrap_or_else(|report| {
             let report = report.to_string();
             if self.is_new(&report) {
                 error!("{report}");
@@ -215,14 +213,6 @@ impl Hook {
     }
 }
 
-/// The machine file: `$OFFLOAD_MACHINE_FILE`, else `machines.lua` in the configuration directory.
-fn machine_file(directories: &Directories) -> PathBuf {
-    match env::var_os("OFFLOAD_MACHINE_FILE") {
-        Some(path) => PathBuf::from(path),
-        None => directories.configuration.join("machines.lua"),
-    }
-}
-
 fn otherwise(when: When) -> Otherwise {
     match when {
         When::Local => Otherwise::Local,
@@ -234,18 +224,5 @@ fn otherwise(when: When) -> Otherwise {
 /// What `request:read_derivation()` reads.
 fn derivation_reader(store: &StoreDir, path: &StorePath) -> DerivationReader {
     let (store, path) = (store.clone(), path.clone());
-    DerivationReader(Arc::new(move || {
-        let derivation = read_derivation(&store, &path).map_err(|error| with_causes(&error))?;
-        let text = |path: &StorePath| path.to_string();
-        Ok(policy::Derivation {
-            inputs: (derivation.input_derivations.iter())
-                .map(|(path, outputs)| (text(path), outputs.iter().cloned().collect()))
-                .collect(),
-            sources: derivation.input_sources.iter().map(text).collect(),
-            outputs: derivation.outputs.iter().map(|(id, output)| (id.clone(), text(&output.path))).collect(),
-            builder: derivation.builder,
-            args: derivation.args,
-            env: derivation.env.into_iter().collect(),
-        })
-    }))
+    DerivationReader(Arc::new(move || read_derivation(&store, &path).map_err(|error| with_causes(&error))))
 }

@@ -6,6 +6,8 @@
 pub mod build_hook;
 pub mod convert;
 pub mod front_end;
+mod machines;
+pub mod test;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -25,7 +27,7 @@ use crate::logging;
     disable_help_subcommand = true,
     override_usage = "offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT\n       offload COMMAND [ARGUMENT]...",
     after_help = "With four arguments this is the build hook, which guix-daemon runs. Exit statuses: 0 done, 1 failure, 2 \
-                  usage, 3 errors in the machine file; as the hook also 100 (the build failed) and 101 (it took too long)."
+                  usage, 3 errors in the machine file, 4 some machines cannot be used; as the hook also 100 (the build failed) and 101 (it took too long)."
 )]
 pub struct CommandLine {
     #[command(subcommand)]
@@ -39,6 +41,8 @@ enum Command {
         /// The file to convert; the result goes to standard output.
         file: PathBuf,
     },
+    /// Check whether the build machines can be used, and say what to do about those that cannot.
+    Test(test::Arguments),
 }
 
 /// Runs the program with its arguments, the program's own name first.
@@ -73,6 +77,7 @@ pub fn main(mut arguments: Vec<OsString>) -> Status {
 
 fn run(command: Command) -> Status {
     match command {
+        Command::Test(arguments) => test::run(&arguments),
         Command::Convert { file } => convert::run(&file, &mut io::stdout(), &mut io::stderr()),
     }
 }

@@ -48,7 +48,7 @@ pub use diagnostic::{Diagnostic, Report, Severity};
 pub use evaluate::Entry;
 pub use fields::{BUILD_MACHINE, Field, LIMITS, LOCAL_MACHINE, POOL};
 pub use pool::{LoadContext, Pool, load};
-pub use request::{Derivation, DerivationReader, Request, Status};
+pub use request::{DERIVATION_FIELDS, DerivationReader, OUTPUT_FIELDS, Request, Status};
 pub use settings::{Limits, Settings, When};
 
 #[cfg(test)]

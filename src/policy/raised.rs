@@ -99,7 +99,7 @@ fn own(message: &str) -> &str {
 }
 
 /// One line without control characters, of bounded length.
-fn plain(message: &str) -> String {
+pub(super) fn plain(message: &str) -> String {
     let mut plain: String = message.chars().take(MAX_MESSAGE).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if plain.len() < message.len() {
         plain.push('…');

@@ -7,6 +7,7 @@
 use super::constructors::{self, Made};
 use super::leash::{Leash, Spot};
 use super::modules;
+use super::raised::plain;
 use super::request::Request;
 use super::suggest;
 use mlua::{HookTriggers, Lua, LuaOptions, LuaString, StdLib, Table, Value, VmState};
@@ -25,8 +26,6 @@ pub(super) const MAX_CHUNK: u64 = 16 << 20;
 const EVERY_NOW_AND_THEN: HookTriggers = HookTriggers::new().every_nth_instruction(10_000);
 /// Lines of the machine file that are followed one by one.
 const LINES: u32 = 20_000;
-/// Memory for our own work beside the user's, so that a full interpreter can still be asked what it holds.
-pub(super) const RESERVE: usize = 4 << 20;
 
 /// An interpreter and what is known of the files it runs.
 pub(super) struct Runtime {
@@ -133,7 +132,8 @@ impl Runtime {
     pub fn limited<R>(&self, code: impl FnOnce(&Lua) -> mlua::Result<R>) -> mlua::Result<R> {
         self.lua.set_memory_limit(self.shared.memory())?;
         let result = code(&self.lua);
-        self.lua.set_memory_limit(self.shared.memory() + RESERVE)?;
+        // Our own work is bounded, and an interpreter without limit is quicker to ask.
+        self.lua.set_memory_limit(0)?;
         result
     }
 
@@ -249,6 +249,7 @@ impl Shared {
     }
 
     fn note_or_raise(&self, noted: Noted) -> mlua::Result<()> {
+        let noted = Noted { message: plain(&noted.message), ..noted };
         match &mut *self.noted.borrow_mut() {
             Some(list) => list.push(noted),
             None => return Err(mlua::Error::RuntimeError(noted.message)),

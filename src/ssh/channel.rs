@@ -56,6 +56,8 @@ impl Channel {
     }
 
     /// From now on, reads and writes fail once this moment has passed. `None`: no limit but the stall timeout.
+    ///
+    /// A read can be repeated after that; a write that was in the middle of a packet puts the whole session out of use.
     pub fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
     }
@@ -208,11 +210,13 @@ impl Write for Channel {
 
 impl Drop for Channel {
     fn drop(&mut self) {
-        // The other side hears of it now; its answer can be taken with whatever else is read later.
-        let limit = Limit::after(FAREWELL);
-        let _ = self.link.run(Kind::Request, Some(limit), || match self.channel.close() {
-            Err(error) if is_again(&error) && !self.link.is_sending() => Ok(()),
-            result => result,
+        // The other side hears of it now; its answer is not waited for.
+        let result = self.link.run(Kind::Request, Some(Limit::after(FAREWELL)), || match self.channel.close() {
+            Err(error) if is_again(&error) && !self.link.is_sending() => Ok(false),
+            result => result.map(|()| true),
         });
+        if let Ok(false) = result {
+            self.link.part_with(self.channel.clone());
+        }
     }
 }

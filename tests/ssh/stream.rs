@@ -190,8 +190,17 @@ fn a_deadline_ends_a_read_and_leaves_the_channel_usable() {
     assert!(matches!(Error::in_io(&error).unwrap().cause, Cause::Deadline));
     assert!((Duration::from_millis(300)..Duration::from_millis(500)).contains(&start.elapsed()));
     channel.set_deadline(None);
-    channel.write_all(b"x").unwrap();
+    channel.write_all(b"xyz").unwrap();
     channel.read_exact(&mut [0]).unwrap();
+    // A deadline counts even if there is something to read, or to be written at once.
+    let mut channel = session.open_socket(&socket).unwrap();
+    channel.write_all(&[0; 100_000]).unwrap();
+    thread::sleep(Duration::from_millis(50));
+    channel.set_deadline(Some(Instant::now()));
+    assert_eq!(channel.read(&mut [0; 50_000]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert_eq!(channel.write(b"x").unwrap_err().kind(), io::ErrorKind::TimedOut);
+    channel.set_deadline(None);
+    channel.read_exact(&mut [0; 100_000]).unwrap();
 }
 
 #[test]
@@ -259,7 +268,7 @@ fn throughput() {
     }
 }
 
-struct Watch {
+pub struct Watch {
     start: Instant,
     processor: f64,
 }
@@ -270,7 +279,7 @@ impl Watch {
     }
 
     /// Seconds this thread has had a processor.
-    fn processor() -> f64 {
+    pub fn processor() -> f64 {
         let times = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
         times.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
     }

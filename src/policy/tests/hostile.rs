@@ -91,7 +91,7 @@ fn during_a_decision() {
         let site = site(program, true);
         let pool = site.load().unwrap_or_else(|report| panic!("{title}: {report}"));
         let start = Instant::now();
-        let mut decision = pool.decide(request());
+        let decision = pool.decide(request());
         let score = decision.score(Candidate::Machine(0), &Status::default());
         let warnings: Vec<String> = decision.take_warnings().iter().map(|one| site.relative(one)).collect();
         // Built for debugging and side by side with other tests, memory fills slowly.
@@ -151,7 +151,7 @@ fn the_time_is_that_of_the_decision() {
     );
     let pool = site.load().unwrap();
     let start = Instant::now();
-    let mut decision = pool.decide(request());
+    let decision = pool.decide(request());
     let verdicts: Vec<Verdict> = (0..10).map(|_| decision.accepts(Candidate::Machine(0))).collect();
     assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Yes));
     assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
@@ -184,7 +184,7 @@ fn printing_and_reading() {
     if std::env::var_os("OFFLOAD_TEST_OUTPUT").is_some() {
         let site = site(OUTPUT, true);
         let pool = site.load().unwrap();
-        let mut decision = pool.decide(request());
+        let decision = pool.decide(request());
         assert_eq!(decision.score(Candidate::Machine(0), &Status::default()), Score::Value(5.0));
         assert_eq!(decision.take_warnings(), []);
         return;
@@ -211,7 +211,7 @@ fn printing_and_reading() {
 fn children_do_not_outlive_the_wait() {
     let site = site("os.execute('echo $$ > ' .. FIFO .. '; sleep 30 & wait')", true);
     let pool = site.load().unwrap();
-    let mut decision = pool.decide(request());
+    let decision = pool.decide(request());
     decision.score(Candidate::Machine(0), &Status::default());
     let group = std::fs::read_to_string(site.directory.path().join("fifo")).unwrap();
     let group = rustix::process::Pid::from_raw(group.trim().parse().unwrap()).unwrap();

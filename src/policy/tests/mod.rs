@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 mod broken;
 mod decisions;
+mod generated;
 mod hostile;
 mod modules;
 mod valid;
