@@ -3,6 +3,7 @@
 use super::*;
 use std::path::PathBuf;
 
+mod annotations;
 mod broken;
 mod decisions;
 mod generated;
