@@ -202,7 +202,7 @@ function offload.build_machine(machine) end
 function offload.local_machine(machine) end
 
 ---Runs a program without a shell and without input, and gives its standard output; if it does not end with 0, nil, a
----message and its exit status.
+---message and its exit status. A program named with a slash, but not absolute, stands beside the machine file.
 ---@param argv string[] the program and its arguments
 ---@param options? { timeout?: number } seconds after which it is killed; default 5
 ---@return string? output

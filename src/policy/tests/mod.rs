@@ -6,6 +6,7 @@ use std::path::PathBuf;
 mod annotations;
 mod broken;
 mod decisions;
+mod examples;
 mod generated;
 mod hostile;
 mod modules;
