@@ -42,7 +42,7 @@ fn one_bad_machine_hides_nothing_of_the_others() {
     let output = offload_test(&head, &["/etc/guix/machines.lua", "^b1$", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&json["schema"], &json["machines"][0]["usable"]), (&1.into(), &true.into()));
+    assert_eq!((&json["version"], &json["machines"][0]["usable"]), (&1.into(), &true.into()));
     assert_eq!(json["machines"].as_array().unwrap().len(), 1);
 
     let output = offload_test(&head, &["/nowhere.lua"]);

@@ -23,7 +23,25 @@ pub fn machine_file(named: Option<&Path>, directories: &Directories) -> PathBuf 
 
 /// Evaluates the machine file as the build hook does.
 pub fn load_pool(path: &Path, directories: &Directories) -> Result<Pool, Report> {
-    load(path, &LoadContext { cache: Some(directories.state.join("offload/cache")), ..LoadContext::default() })
+    load(path, &load_context(directories))
+}
+
+/// What machine files are evaluated with.
+pub fn load_context(directories: &Directories) -> LoadContext {
+    LoadContext { cache: Some(directories.state.join("offload/cache")), ..LoadContext::default() }
+}
+
+/// The system type of this machine, as Guix calls it. guix-daemon tells its own to the build hook; for the other
+/// subcommands this is what the program was built for.
+pub fn own_system() -> String {
+    let processor = match env::consts::ARCH {
+        "x86" => "i686",
+        "arm" => "armhf",
+        "powerpc64" => "powerpc64le",
+        other => other,
+    };
+    let kernel = if env::consts::OS == "hurd" { "gnu" } else { env::consts::OS };
+    format!("{processor}-{kernel}")
 }
 
 /// The machines of a pool whose names match `pattern`, each host once.

@@ -5,6 +5,7 @@
 
 pub mod build_hook;
 pub mod convert;
+pub mod eval;
 pub mod front_end;
 mod machines;
 pub mod test;
@@ -17,6 +18,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use env_logger::Target;
 
 use crate::exit::Status;
+use crate::local::Directories;
 use crate::logging;
 
 /// Have derivations built by other machines: the build hook of guix-daemon, and its tools.
@@ -40,6 +42,14 @@ enum Command {
     Convert {
         /// The file to convert; the result goes to standard output.
         file: PathBuf,
+    },
+    /// Evaluate the machine file, and print what it says or what is wrong with it.
+    Eval {
+        /// The machine file, if it is not the usual one.
+        file: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Check whether the build machines can be used, and say what to do about those that cannot.
     Test(test::Arguments),
@@ -76,8 +86,20 @@ pub fn main(mut arguments: Vec<OsString>) -> Status {
 }
 
 fn run(command: Command) -> Status {
+    let directories = match Directories::from_environment() {
+        Ok(directories) => directories,
+        Err(error) => {
+            eprintln!("offload: error: {error}");
+            return Status::Failure;
+        }
+    };
     match command {
-        Command::Test(arguments) => test::run(&arguments),
+        Command::Eval { file, json } => {
+            let file = machines::machine_file(file.as_deref(), &directories);
+            let context = machines::load_context(&directories);
+            eval::run(&file, &context, &machines::own_system(), json, &mut io::stdout(), &mut io::stderr())
+        }
+        Command::Test(arguments) => test::run(&arguments, &directories),
         Command::Convert { file } => convert::run(&file, &mut io::stdout(), &mut io::stderr()),
     }
 }

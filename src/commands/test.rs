@@ -13,7 +13,6 @@ use regex_lite::Regex;
 use serde::Serialize;
 
 use super::machines::{hosts, load_pool, machine_file};
-use crate::error::with_causes;
 use crate::exit::Status;
 use crate::local::Directories;
 use crate::machine::Machine;
@@ -21,7 +20,7 @@ use crate::state::StateDirectory;
 use checks::{Finding, Outcome};
 
 /// Version of the JSON form. It changes when a field changes its meaning or goes; new fields may come.
-const SCHEMA: u32 = 1;
+const VERSION: u32 = 1;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -44,20 +43,13 @@ struct Checked<'a> {
 }
 
 /// Checks the machines.
-pub fn run(arguments: &Arguments) -> Status {
-    let directories = match Directories::from_environment() {
-        Ok(directories) => directories,
-        Err(error) => {
-            eprintln!("offload: error: {}", with_causes(&error));
-            return Status::Failure;
-        }
-    };
-    let path = machine_file(arguments.file.as_deref(), &directories);
+pub fn run(arguments: &Arguments, directories: &Directories) -> Status {
+    let path = machine_file(arguments.file.as_deref(), directories);
     if !path.exists() {
         eprintln!("offload: error: there is no machine file '{}'", path.display());
         return Status::MachineFile;
     }
-    let pool = match load_pool(&path, &directories) {
+    let pool = match load_pool(&path, directories) {
         Ok(pool) => pool,
         Err(report) => {
             eprintln!("{report}");
@@ -65,7 +57,7 @@ pub fn run(arguments: &Arguments) -> Status {
         }
     };
     let machines = hosts(&pool, arguments.regexp.as_ref());
-    let checked = check_all(&machines, &directories);
+    let checked = check_all(&machines, directories);
     let printed = if arguments.json { print_json(checked.as_slice()) } else { print(&path, checked.as_slice()) };
     if let Err(error) = printed {
         eprintln!("offload: error: cannot print the findings: {error}");
@@ -98,7 +90,7 @@ fn check_all<'a>(machines: &[&'a Machine], directories: &Directories) -> Vec<Che
 
 fn print_json(machines: &[Checked<'_>]) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, &serde_json::json!({ "schema": SCHEMA, "machines": machines }))?;
+    serde_json::to_writer_pretty(&mut out, &serde_json::json!({ "version": VERSION, "machines": machines }))?;
     writeln!(out)
 }
 

@@ -40,6 +40,7 @@ mod runtime;
 mod settings;
 mod source;
 mod suggest;
+mod surroundings;
 mod values;
 
 pub use decision::{Candidate, Decision, Score, Verdict, default_score};
@@ -50,6 +51,10 @@ pub use fields::{BUILD_MACHINE, Field, LIMITS, LOCAL_MACHINE, POOL};
 pub use pool::{LoadContext, Pool, load};
 pub use request::{DERIVATION_FIELDS, DerivationReader, OUTPUT_FIELDS, Request, Status};
 pub use settings::{Limits, Settings, When};
+pub use surroundings::{DEFAULT_KEYS, surroundings};
+
+/// Annotations of what a machine file may use, for editors with the Lua language server.
+pub const ANNOTATIONS: &str = include_str!("../../lua/offload.lua");
 
 #[cfg(test)]
 mod tests;

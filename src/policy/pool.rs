@@ -138,7 +138,7 @@ pub fn load(path: &Path, context: &LoadContext) -> Result<Pool, Report> {
 }
 
 /// The home directory of the effective user: that of the account, since HOME may be absent or another's.
-fn home_directory() -> Option<PathBuf> {
+pub(super) fn home_directory() -> Option<PathBuf> {
     use std::io::Read as _;
     let mut accounts = String::new();
     let file = std::fs::File::open("/etc/passwd").ok()?;

@@ -201,7 +201,8 @@ impl Link {
                 BlockDirections::Inbound | BlockDirections::None => PollFlags::IN,
             };
             self.wait(kind, limit, wanted, &mut clock).inspect_err(|cause| {
-                let can_be_left = matches!(kind, Kind::Read | Kind::Write) && !wanted.contains(PollFlags::OUT);
+                // A write in particular: libssh2 may have noted how much it will take from the caller's buffer.
+                let can_be_left = kind == Kind::Read && !wanted.contains(PollFlags::OUT);
                 turn.usable = can_be_left && !matches!(cause, Cause::LinkDead(_));
             })?;
         }

@@ -204,6 +204,21 @@ fn a_deadline_ends_a_read_and_leaves_the_channel_usable() {
 }
 
 #[test]
+fn a_write_that_is_given_up_puts_the_session_out_of_use() {
+    let server = Server::start(&SID);
+    let socket = listen(&server, |_| thread::sleep(Duration::from_secs(10)));
+    let session = Session::connect(&server.machine()).unwrap();
+    let mut channel = session.open_socket(&socket).unwrap();
+    let start = Instant::now();
+    channel.set_deadline(Some(start + Duration::from_millis(500)));
+    let error = io::copy(&mut Noise::new(1 << 30), &mut channel).unwrap_err();
+    assert!(matches!(Error::in_io(&error).unwrap().cause, Cause::Deadline), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(2));
+    let error = session.exec("true").err().unwrap();
+    assert!(matches!(error.cause, Cause::OutOfUse), "{error}");
+}
+
+#[test]
 fn a_reader_that_has_gone_is_a_broken_pipe_and_its_last_words_can_be_read() {
     let server = Server::start(&SID);
     let socket = listen(&server, |mut stream| stream.write_all(b"goodbye").unwrap());
@@ -212,6 +227,7 @@ fn a_reader_that_has_gone_is_a_broken_pipe_and_its_last_words_can_be_read() {
     let start = Instant::now();
     let error = io::copy(&mut Noise::new(100 << 20), &mut channel).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "{error}");
+    assert_eq!(channel.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     assert!(matches!(Error::in_io(&error).unwrap().cause, Cause::ChannelClosed));
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     let mut words = String::new();

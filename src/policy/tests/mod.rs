@@ -3,8 +3,10 @@
 use super::*;
 use std::path::PathBuf;
 
+mod annotations;
 mod broken;
 mod decisions;
+mod examples;
 mod generated;
 mod hostile;
 mod modules;
