@@ -42,7 +42,7 @@ pub struct Job<'a> {
     pub rules: &'a dyn Rules,
     pub directories: &'a Directories,
     pub state: &'a StateDirectory,
-    /// Machines tried at most.
+    /// Attempts at most, on one machine or several.
     pub max_attempts: usize,
     /// How long the build may wait for a slot.
     pub wait_for_slot: Duration,
