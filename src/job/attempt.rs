@@ -5,11 +5,11 @@ use std::fmt::Display;
 
 use log::debug;
 
-use super::surroundings::{remember_failure, remember_success};
+use super::surroundings::{Link, remember_failure, remember_success};
 use super::verdict::{Verdict, verdict};
 use super::{Chosen, Job};
 use crate::daemon::{self, Client, Options};
-use crate::error::{Failure, with_causes};
+use crate::error::{Failure, with_causes, with_hint};
 use crate::events::{Event, Observer};
 use crate::hook::BuildLog;
 use crate::machine::Machine;
@@ -52,18 +52,17 @@ impl<'a> On<'a> {
     fn build(
         &self,
         _slot: Slot,
-        link: Option<Connection>,
+        link: Option<Link>,
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<Retrieved<'a>, Failure> {
         let job = self.job;
-        let connection = match link {
-            Some(connection) => connection,
-            None => Connection::open(self.machine).map_err(|error| self.unreachable(&error))?,
+        let Link { connection, daemon } = match link {
+            Some(link) => link,
+            None => Link::open(self.machine).map_err(|error| self.unreachable(&error))?,
         };
-        let stream = connection.daemon().map_err(|error| self.unreachable(&error))?;
         let mut client =
-            Client::connect(stream, job.directories.store.clone()).map_err(|error| self.daemon_failed(&error))?;
+            Client::connect(daemon, job.directories.store.clone()).map_err(|error| self.daemon_failed(&error))?;
         client.set_options(&self.options()).map_err(|error| self.daemon_failed(&error))?;
 
         transfer::send(&mut client, self.head, job.inputs, &self.machine.name, observer)
@@ -149,12 +148,5 @@ impl<'a> On<'a> {
 
     fn failed(&self, cause: impl Display) -> Failure {
         Failure::Machine { machine: self.machine.name.clone(), cause: cause.to_string() }
-    }
-}
-
-fn with_hint(error: &dyn Display, hint: Option<String>) -> String {
-    match hint {
-        Some(hint) => format!("{error}\n  hint: {hint}"),
-        None => error.to_string(),
     }
 }

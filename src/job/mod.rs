@@ -8,7 +8,7 @@ mod attempt;
 mod surroundings;
 mod verdict;
 
-pub use surroundings::Network;
+pub use surroundings::{Link, Network};
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -19,7 +19,6 @@ use crate::events::{Event, Observer};
 use crate::hook::{Arguments, BuildLog, Request};
 use crate::local::Directories;
 use crate::machine::Machine;
-use crate::remote::Connection;
 use crate::schedule::{self, Choice, Outcome, Rules};
 use crate::state::waiting::Place;
 use crate::state::{Slot, StateDirectory};
@@ -50,7 +49,7 @@ pub struct Job<'a> {
 }
 
 /// A machine that was chosen, by its slot and its connection.
-pub type Chosen = Choice<Slot, Connection>;
+pub type Chosen = Choice<Slot, Link>;
 
 impl Job<'_> {
     /// Builds. `first` is the machine chosen before the request was accepted; without one, the build waits, and gives
@@ -84,18 +83,23 @@ impl Job<'_> {
                 result => return result,
             }
         }
-        Err(self.no_machine_left(&tried, "the limit of machines to try is reached".to_owned()))
+        Err(self.no_machine_left(&tried, "as many attempts as 'max_attempts' allows have failed".to_owned()))
     }
 
-    /// Waits until a machine that has not been tried takes the build.
+    /// Waits until a machine takes the build: one that has not been tried or, if no such matches, one that has. Those are
+    /// left alone for their back-off first, and the build may find them in better state then.
     fn wait(&self, tried: &[(usize, String)], observer: &mut dyn Observer) -> Result<Chosen, Failure> {
-        let excluded: Vec<usize> = tried.iter().map(|(place, _)| *place).collect();
+        let mut excluded: Vec<usize> = tried.iter().map(|(place, _)| *place).collect();
         let network = Network::new(self.state, &self.directories.store, self.request);
         let start = Instant::now();
         let mut said = None;
         loop {
             let reasons = match schedule::choose(self.machines, self.request, self.rules, &excluded, &network) {
                 Outcome::Chosen(choice) => return Ok(choice),
+                Outcome::NoMatch(_) if !excluded.is_empty() => {
+                    excluded.clear();
+                    continue;
+                }
                 Outcome::NoMatch(_) => return Err(self.no_machine_left(tried, "no other machine matches".to_owned())),
                 Outcome::Busy(reasons) | Outcome::Unreachable(reasons) => reasons,
             };

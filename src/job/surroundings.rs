@@ -2,9 +2,10 @@
 
 use log::warn;
 
+use crate::error::with_hint;
 use crate::hook::Request;
 use crate::machine::Machine;
-use crate::remote::Connection;
+use crate::remote::{self, Connection, DaemonStream};
 use crate::schedule::Surroundings;
 use crate::state::health::{self, Time};
 use crate::state::{Health, HealthRecord, Holder, Slot, Slots, StateDirectory, StateError};
@@ -23,6 +24,21 @@ impl<'a> Network<'a> {
     /// Slots are taken for the derivation of `request`.
     pub fn new(state: &'a StateDirectory, store: &'a StoreDir, request: &Request) -> Network<'a> {
         Network { state, store: store.as_str(), holder: Holder::this_process(request.derivation.as_str()) }
+    }
+}
+
+/// A machine that answers, and its daemon with it.
+pub struct Link {
+    pub connection: Connection,
+    pub daemon: DaemonStream,
+}
+
+impl Link {
+    /// Connects to the machine, and to its daemon's socket.
+    pub fn open(machine: &Machine) -> Result<Link, remote::Error> {
+        let connection = Connection::open(machine)?;
+        let daemon = connection.daemon()?;
+        Ok(Link { connection, daemon })
     }
 }
 
@@ -46,7 +62,7 @@ fn remember(state: &StateDirectory, machine: &Machine, change: impl FnOnce(Healt
 
 impl Surroundings for Network<'_> {
     type Slot = Slot;
-    type Link = Connection;
+    type Link = Link;
 
     fn try_take_slot(&self, machine: &Machine) -> Result<Option<Slot>, String> {
         let take = || -> Result<Option<Slot>, StateError> { Slots::of(self.state, machine)?.try_take(&self.holder) };
@@ -65,24 +81,24 @@ impl Surroundings for Network<'_> {
         health::now()
     }
 
-    fn probe(&self, machine: &Machine) -> Result<(Connection, Status), String> {
+    fn probe(&self, machine: &Machine) -> Result<(Link, Status), String> {
         let record = HealthRecord::of(self.state, machine).map_err(|error| error.to_string())?;
         // A machine that was down is tried by one process at a time.
         let _trial = match record.read().trouble {
             Some(trouble) => Some(record.try_trial().map_err(|error| error.to_string())?.ok_or(trouble.error)?),
             None => None,
         };
-        let opened = Connection::open(machine).and_then(|connection| {
-            let status = connection.probe(self.store)?;
-            Ok((connection, status))
+        let opened = Link::open(machine).and_then(|link| {
+            let status = link.connection.probe(self.store)?;
+            Ok((link, status))
         });
         match opened {
-            Ok((connection, status)) => {
+            Ok((link, status)) => {
                 remember_success(self.state, machine, status.clone());
-                Ok((connection, status))
+                Ok((link, status))
             }
             Err(error) => {
-                let error = error.to_string();
+                let error = with_hint(&error, error.hint());
                 remember_failure(self.state, machine, &error);
                 Err(error)
             }

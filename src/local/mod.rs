@@ -7,6 +7,7 @@
 
 mod acl;
 mod database;
+mod derivation;
 mod directories;
 mod dump;
 mod export;
@@ -17,6 +18,7 @@ mod store;
 
 pub use acl::{AclError, load_acl};
 pub use database::{Database, DatabaseError, Item, references_first};
+pub use derivation::{ReadDerivationError, read_derivation};
 pub use directories::{Directories, DirectoryError};
 pub use dump::Dump;
 pub use export::{Bundle, ExportError};

@@ -8,7 +8,8 @@
 use std::fmt;
 
 use super::matching::{Mismatch, mismatch};
-use super::ranking::{Rank, Rules};
+use super::ranking::Rank;
+use super::rules::{Known, Rules};
 use crate::hook::Request;
 use crate::machine::Machine;
 use crate::state::Health;
@@ -151,10 +152,11 @@ fn rank<W: Surroundings>(
     if let Some(mismatch) = mismatch(machine, request) {
         return Err(Reason::Mismatch(mismatch));
     }
-    rules.accepts(request, place).map_err(Reason::Refused)?;
-    let status = world.health(machine).status.unwrap_or_default();
-    let score = rules.score(request, place, &status).map_err(Reason::Refused)?;
-    let occupied = world.taken_slots(machine) as f64 / f64::from(machine.parallel_builds.max(1));
+    rules.accepts(place).map_err(Reason::Refused)?;
+    let running = world.taken_slots(machine);
+    let known = Known { health: &world.health(machine), running, now: world.now() };
+    let score = rules.score(place, &known).map_err(Reason::Refused)?;
+    let occupied = running as f64 / f64::from(machine.parallel_builds.max(1));
     Ok(Rank { score, occupied, place })
 }
 

@@ -8,8 +8,9 @@ pub mod choice;
 pub mod decision;
 pub mod matching;
 pub mod ranking;
+pub mod rules;
 
 pub use choice::{Choice, Outcome, PassedOver, Reason, Surroundings, choose};
 pub use decision::{Circumstances, Decision, Otherwise, decide};
 pub use matching::Mismatch;
-pub use ranking::{BuiltIn, Rules};
+pub use rules::{BuiltIn, FileRules, Known, Rules};

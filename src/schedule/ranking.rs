@@ -6,31 +6,8 @@
 
 use std::cmp::Ordering;
 
-use crate::hook::Request;
 use crate::machine::Machine;
 use crate::status::Status;
-
-/// The rules that a machine file may replace: the seam for functions written by the administrator.
-pub trait Rules {
-    /// Whether the machine may take the build; the error says why not.
-    fn accepts(&self, request: &Request, machine: usize) -> Result<(), String>;
-
-    /// How well the machine suits the build, the higher the better; the error says why it does not at all.
-    fn score(&self, request: &Request, machine: usize, status: &Status) -> Result<f64, String>;
-}
-
-/// The rules where the machine file has none: every matching machine may take every build.
-pub struct BuiltIn<'a>(pub &'a [&'a Machine]);
-
-impl Rules for BuiltIn<'_> {
-    fn accepts(&self, _: &Request, _: usize) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn score(&self, _: &Request, machine: usize, status: &Status) -> Result<f64, String> {
-        Ok(default_score(self.0[machine], status))
-    }
-}
 
 /// The built-in score.
 pub fn default_score(machine: &Machine, status: &Status) -> f64 {

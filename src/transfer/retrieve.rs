@@ -17,8 +17,10 @@ use super::head::Head;
 use crate::daemon::{self, Client};
 use crate::events::{Event, Observer};
 use crate::gcrypt::{self, VerifyError};
-use crate::local::{AclError, FixedError, RestoreError, Staging, check_fixed_output, load_acl};
-use crate::store::derivation::{Derivation, DerivationError, FixedOutput, MAX_SIZE};
+use crate::local::{
+    AclError, FixedError, ReadDerivationError, RestoreError, Staging, check_fixed_output, load_acl, read_derivation,
+};
+use crate::store::derivation::FixedOutput;
 use crate::store::export::{ExportError, HashingReader, Trailer};
 use crate::store::nar::{self, NarError};
 use crate::store::path::StorePath;
@@ -46,10 +48,8 @@ impl Retrieved<'_> {
 /// Why outputs could not be retrieved.
 #[derive(Debug, thiserror::Error)]
 pub enum RetrieveError {
-    #[error("cannot read the derivation '{path}': {cause}")]
-    Derivation { path: StorePath, cause: io::Error },
-    #[error("'{path}' is not a valid derivation: {cause}")]
-    BadDerivation { path: StorePath, cause: DerivationError },
+    #[error(transparent)]
+    Derivation(#[from] ReadDerivationError),
     #[error(transparent)]
     Acl(#[from] AclError),
     #[error(transparent)]
@@ -81,12 +81,13 @@ pub enum Refusal {
     Fixed(FixedError),
 }
 
-/// The remedy belongs to the message: the key is right there.
+/// The remedy belongs to the message: the key is right there, in one line that can be copied.
 fn signature_problem(error: &VerifyError) -> String {
     match error {
-        VerifyError::Unauthorized { key } => format!(
-            "{error}\n  hint: if you trust that machine: guix archive --authorize <<'EOF'\n{}\nEOF",
-            String::from_utf8_lossy(&key.as_sexp().to_advanced()).trim_end()
+        // The machine's own words are about to be given to a shell.
+        VerifyError::Unauthorized { key } if !key.to_string().contains('\'') => format!(
+            "it is signed with a key that is not authorized here\n  hint: if you trust that machine, as root: `echo '{key}' | \
+             guix archive --authorize`"
         ),
         _ => error.to_string(),
     }
@@ -97,10 +98,7 @@ impl RetrieveError {
     pub fn is_of_machine(&self) -> bool {
         match self {
             RetrieveError::Machine(_) | RetrieveError::Refused { .. } => true,
-            RetrieveError::Derivation { .. }
-            | RetrieveError::BadDerivation { .. }
-            | RetrieveError::Acl(_)
-            | RetrieveError::Restore(_) => false,
+            RetrieveError::Derivation(_) | RetrieveError::Acl(_) | RetrieveError::Restore(_) => false,
         }
     }
 }
@@ -122,7 +120,7 @@ pub fn retrieve<'a, S: Read + Write>(
     machine: &str,
     observer: &mut dyn Observer,
 ) -> Result<Retrieved<'a>, RetrieveError> {
-    let derivation = read_derivation(head, wanted.derivation)?;
+    let derivation = read_derivation(&head.directories.store, wanted.derivation)?;
     let acl = load_acl(&head.directories.acl())?;
     let mut allowed = wanted.inputs.clone();
     allowed.extend(derivation.output_paths().cloned());
@@ -148,15 +146,6 @@ pub fn retrieve<'a, S: Read + Write>(
         }
     }
     Ok(Retrieved { head, staged })
-}
-
-fn read_derivation(head: &Head<'_>, path: &StorePath) -> Result<Derivation, RetrieveError> {
-    let mut text = Vec::new();
-    std::fs::File::open(path.as_str())
-        .and_then(|file| file.take(MAX_SIZE as u64 + 1).read_to_end(&mut text))
-        .map_err(|cause| RetrieveError::Derivation { path: path.clone(), cause })?;
-    Derivation::parse(&head.directories.store, &text)
-        .map_err(|cause| RetrieveError::BadDerivation { path: path.clone(), cause })
 }
 
 /// Why one item was not received.
