@@ -5,6 +5,7 @@
 
 pub mod build_hook;
 pub mod convert;
+pub mod drain;
 pub mod front_end;
 
 use std::ffi::{OsStr, OsString};
