@@ -18,19 +18,15 @@ use crate::error::with_causes;
 use crate::events::Event;
 use crate::exit::Status;
 use crate::hook::{Arguments, BuildLog, Descriptors, Request, paths, request, trace};
-use crate::job::{Job, Link, Network};
+use crate::job::{Job, Network};
 use crate::local::{Directories, read_derivation};
 use crate::logging;
 use crate::machine::Machine;
-use crate::policy::{DerivationReader, Pool, When};
-use crate::schedule::matching::{builds_locally, mismatch};
-use crate::schedule::{self, Circumstances, Decision, FileRules, Otherwise, Outcome, PassedOver};
-use crate::state::waiting::{self, Place};
-use crate::state::{Slot, StateDirectory};
+use crate::policy::{DerivationReader, Pool};
+use crate::schedule::matching::builds_locally;
+use crate::schedule::{self, Decision, FileRules, PassedOver, Question};
+use crate::state::StateDirectory;
 use crate::store::path::{StoreDir, StorePath};
-
-/// How many waiting hooks there may be for each slot of the machines that match.
-const WAITING_PER_SLOT: usize = 4;
 
 /// How many different messages about requests are remembered.
 const MAX_SAID: usize = 1000;
@@ -71,12 +67,12 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Bo
         let machines: Vec<&Machine> = pool.machines.iter().map(|entry| &entry.machine).collect();
         let reader = derivation_reader(&hook.directories.store, &request.derivation);
         let rules = FileRules::new(&pool, &request, &hook.arguments, Some(reader));
-        let (decision, place) = hook.decide(&request, &rules, &machines);
+        let decision = hook.decide(&request, &pool, &rules, &machines);
         hook.explain(&request, &machines, &decision);
         decision.reply().send(&mut &descriptors.replies)?;
-        let first = match decision {
-            Decision::Accept(choice) => Some(choice),
-            Decision::AcceptAndWait(_) => None,
+        let (first, place) = match decision {
+            Decision::Accept(choice) => (Some(choice), None),
+            Decision::AcceptAndWait(place) => (None, Some(place)),
             Decision::Decline(_) | Decision::Postpone(_) => continue,
         };
         let inputs = paths::read_paths(&mut requests, &hook.directories.store, "inputs")?;
@@ -120,8 +116,6 @@ struct Hook {
     said: BTreeSet<String>,
 }
 
-type HookDecision = Decision<Slot, Link>;
-
 impl Hook {
     /// The pool; an empty one, said on standard error, where the machine file is broken.
     fn load_pool(&mut self) -> Pool {
@@ -135,37 +129,23 @@ impl Hook {
         })
     }
 
-    /// Decides, and takes a place among those that wait where the build will have to.
-    fn decide(&self, request: &Request, rules: &FileRules<'_>, machines: &[&Machine]) -> (HookDecision, Option<Place>) {
-        let network = Network::new(&self.state, &self.directories.store, request);
-        let outcome = schedule::choose(machines, request, rules, &[], &network);
-        let place = match outcome {
-            Outcome::Busy(_) => self.waiting_place(request, machines),
-            _ => None,
-        };
-        let circumstances = Circumstances {
-            may_build_locally: request.wants_local && builds_locally(&self.arguments.system, &request.system),
-            when_busy: otherwise(rules.ask(|decision| decision.when_busy())),
-            when_unreachable: otherwise(rules.ask(|decision| decision.when_unreachable())),
-            room_to_wait: place.is_some(),
-        };
-        (schedule::decide(outcome, &circumstances), place)
-    }
-
-    fn waiting_place(&self, request: &Request, machines: &[&Machine]) -> Option<Place> {
-        let slots: usize = machines
-            .iter()
-            .filter(|machine| mismatch(machine, request).is_none())
-            .map(|machine| machine.parallel_builds as usize)
-            .sum();
-        waiting::try_take(&self.state, slots.saturating_mul(WAITING_PER_SLOT)).unwrap_or_else(|error| {
-            warn!("no place to wait for a slot: {error}");
-            None
-        })
+    fn decide(
+        &self,
+        request: &Request,
+        pool: &Pool,
+        rules: &FileRules<'_>,
+        machines: &[&Machine],
+    ) -> Decision<Network> {
+        let own = pool.local.as_ref().and_then(|head| head.systems.as_ref());
+        let can_build = builds_locally(&self.arguments.system, &request.system)
+            || own.is_some_and(|systems| systems.contains(&request.system));
+        let world = Network::new(&self.state, &self.directories.store, request);
+        let question = Question { request, machines, rules, excluded: &[], head: None };
+        schedule::decide(&question, request.wants_local && can_build, &world)
     }
 
     /// Says why a request is not accepted, as far as that was not said before.
-    fn explain(&mut self, request: &Request, machines: &[&Machine], decision: &HookDecision) {
+    fn explain(&mut self, request: &Request, machines: &[&Machine], decision: &Decision<Network>) {
         let (what, reasons) = match decision {
             Decision::Decline(reasons) => ("no build machine for", reasons),
             Decision::Postpone(reasons) => ("no build machine now for", reasons),
@@ -210,14 +190,6 @@ impl Hook {
             self.said.clear();
         }
         self.said.insert(text.to_owned())
-    }
-}
-
-fn otherwise(when: When) -> Otherwise {
-    match when {
-        When::Local => Otherwise::Local,
-        // A function has been asked by now.
-        When::Wait | When::Function => Otherwise::Wait,
     }
 }
 

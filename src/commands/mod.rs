@@ -5,6 +5,7 @@
 
 pub mod build_hook;
 pub mod convert;
+pub mod drain;
 pub mod eval;
 pub mod front_end;
 mod machines;

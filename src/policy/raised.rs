@@ -1,7 +1,8 @@
 //! Errors that Lua raises, cut down to what concerns the user: message, place and the calls in the user's own files.
 
 use super::diagnostic::Diagnostic;
-use super::runtime::{Position, Shared, read_chunk};
+use super::runtime::read_chunk;
+use super::shared::{Position, Shared};
 use super::source::Source;
 use mlua::Error;
 use std::path::Path;

@@ -4,7 +4,7 @@
 //! shell, no input, and a time limit of 5 seconds unless one is given. A program given as `./NAME` stands beside the
 //! machine file.
 
-use super::super::runtime::Shared;
+use super::super::shared::Shared;
 use super::process::{Ended, Program};
 use mlua::{Lua, LuaString, Table, Value};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

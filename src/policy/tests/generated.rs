@@ -78,12 +78,22 @@ fn expression() -> impl Strategy<Value = String> {
     })
 }
 
+/// A function that may be called during a decision.
+fn callback() -> impl Strategy<Value = String> {
+    (expression(), expression()).prop_map(|(one, two)| format!("function(...) local x = {one} return {two}, x end"))
+}
+
 fn file() -> impl Strategy<Value = String> {
     let names = |fields: &[Field]| fields.iter().map(|field| field.name).collect::<Vec<_>>();
-    let own = prop::collection::vec((prop::sample::select(names(BUILD_MACHINE)), expression()), 0..3);
-    let pool = prop::collection::vec((prop::sample::select(names(POOL)), expression()), 0..3);
-    let others = prop::collection::vec(expression(), 0..2);
-    (own, pool, others).prop_map(|(own, pool, others)| {
+    // Mostly functions where functions belong, so that many files get as far as a decision.
+    let function = prop_oneof![4 => callback(), 1 => expression()];
+    let functions =
+        prop::collection::vec((prop::sample::select(vec!["accepts", "score", "when_busy"]), function), 1..3);
+    let own = prop::collection::vec((prop::sample::select(names(BUILD_MACHINE)), expression()), 0..2);
+    let pool = prop::collection::vec((prop::sample::select(names(POOL)), expression()), 0..1);
+    let others = prop::collection::vec(expression(), 0..1);
+    (own, pool, functions, others).prop_map(|(own, mut pool, functions, others)| {
+        pool.extend(functions);
         let fields = |list: &[(&str, String)]| {
             list.iter().map(|(name, value)| format!("{name} = {value},\n")).collect::<String>()
         };
@@ -133,5 +143,5 @@ fn generated_files() {
         prop_assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     });
     println!("{} of 400 files are valid", loaded.get());
-    assert!(loaded.get() > 20, "too few files are valid for this to say anything: {}", loaded.get());
+    assert!(loaded.get() > 100, "too few files are valid for this to say anything: {}", loaded.get());
 }

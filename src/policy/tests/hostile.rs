@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// Each program, and a part of the message that it gets; nothing if it does no harm, `*` if that depends on the
 /// machine's speed; `|` stands between alternatives.
-const PROGRAMS: [(&str, &str, &str); 31] = [
+const PROGRAMS: [(&str, &str, &str); 32] = [
     ("loop", "while true do end", "took longer"),
     ("loop in a coroutine", "coroutine.wrap(function() while true do end end)()", "took longer"),
     (
@@ -67,6 +67,7 @@ const PROGRAMS: [(&str, &str, &str); 31] = [
         "local t = setmetatable({}, { __index = function(t, k) return t[k .. 'x'] end }) return t.x",
         "stack overflow",
     ),
+    ("undefined globals without end", "while true do local x = nothing_here end", "undefined global|took longer"),
     ("bytecode", "assert(load(string.dump(function() end)))", "binary chunk"),
 ];
 
