@@ -18,7 +18,7 @@ mod surroundings;
 mod verdict;
 
 pub use reach::{Reached, reach};
-pub use surroundings::Network;
+pub use surroundings::{Network, remember_failure, remember_success};
 
 use std::collections::BTreeSet;
 use std::time::Duration;

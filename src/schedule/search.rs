@@ -67,7 +67,7 @@ struct Candidate<L> {
     state: State<L>,
 }
 
-enum State<L> {
+pub(super) enum State<L> {
     /// It can take the build; the connection if there is one.
     Ready(Option<L>),
     Unknown {
@@ -121,7 +121,7 @@ impl<'a, W: Surroundings> Search<'a, W> {
             if self.question.excluded.contains(&place) {
                 continue;
             }
-            match self.rank_of(place, machine) {
+            match rank_of(self.question, place, machine, self.world) {
                 Ok(rank) => {
                     self.candidates.push(Candidate { rank, state: State::Unknown { after_trouble: false } });
                 }
@@ -134,22 +134,6 @@ impl<'a, W: Surroundings> Search<'a, W> {
             self.candidates.push(Candidate { rank, state: State::Head });
         }
         self.candidates.sort_by(|one, other| one.rank.order(&other.rank));
-    }
-
-    fn rank_of(&self, place: usize, machine: &Machine) -> Result<Rank, Reason> {
-        if let Some(mismatch) = mismatch(machine, self.question.request) {
-            return Err(Reason::Mismatch(mismatch));
-        }
-        self.question.rules.accepts(place).map_err(Reason::Refused)?;
-        self.score(place, machine, &self.world.health(machine))
-    }
-
-    fn score(&self, place: usize, machine: &Machine, health: &Health) -> Result<Rank, Reason> {
-        let running = self.world.running(machine);
-        let known = Known { health, running: &running, now: self.world.now() };
-        let score = self.question.rules.score(place, &known).map_err(Reason::Refused)?;
-        let occupied = running.len() as f64 / f64::from(machine.parallel_builds.max(1));
-        Ok(Rank { score, occupied, place })
     }
 
     /// What records and slots say of each candidate.
@@ -245,7 +229,8 @@ impl<'a, W: Surroundings> Search<'a, W> {
         if let Err(reason) = check(machine, &status) {
             return (None, State::Out(reason));
         }
-        match self.score(place, machine, &Health::reached(status, self.world.now())) {
+        let health = Health::reached(status, self.world.now());
+        match score(self.question, place, machine, &health, self.world) {
             Ok(rank) => (Some(rank), State::Ready(link)),
             Err(reason) => (None, State::Out(reason)),
         }
@@ -294,8 +279,36 @@ impl<'a, W: Surroundings> Search<'a, W> {
     }
 }
 
+/// The rank of a machine, if it may take the build.
+pub(super) fn rank_of<W: Surroundings>(
+    question: &Question<'_>,
+    place: usize,
+    machine: &Machine,
+    world: &W,
+) -> Result<Rank, Reason> {
+    if let Some(mismatch) = mismatch(machine, question.request) {
+        return Err(Reason::Mismatch(mismatch));
+    }
+    question.rules.accepts(place).map_err(Reason::Refused)?;
+    score(question, place, machine, &world.health(machine), world)
+}
+
+fn score<W: Surroundings>(
+    question: &Question<'_>,
+    place: usize,
+    machine: &Machine,
+    health: &Health,
+    world: &W,
+) -> Result<Rank, Reason> {
+    let running = world.running(machine);
+    let known = Known { health, running: &running, now: world.now() };
+    let score = question.rules.score(place, &known).map_err(Reason::Refused)?;
+    let occupied = running.len() as f64 / f64::from(machine.parallel_builds.max(1));
+    Ok(Rank { score, occupied, place })
+}
+
 /// What is known of a machine without asking it; `ahead` builds wait for it already.
-fn look_at<W: Surroundings>(machine: &Machine, ahead: usize, world: &W) -> State<W::Link> {
+pub(super) fn look_at<W: Surroundings>(machine: &Machine, ahead: usize, world: &W) -> State<W::Link> {
     let now = world.now();
     if let Some(drained) = world.drained(machine) {
         return State::Out(Reason::Drained(drained));
