@@ -15,6 +15,7 @@ pub mod search;
 pub mod surroundings;
 pub mod waiting;
 
+pub use ask::connect;
 pub use choice::{Choice, Outcome, PassedOver, Reason};
 pub use decision::{Decision, Otherwise, decide};
 pub use matching::Mismatch;
