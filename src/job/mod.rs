@@ -92,10 +92,11 @@ impl Job<'_> {
                 result => return result,
             }
         }
-        Err(self.no_machine_left(&tried, format!("{} machines were tried, no more may be", tried.len())))
+        Err(self.no_machine_left(&tried, "as many attempts as 'max_attempts' allows have failed".to_owned()))
     }
 
-    /// Waits until a machine that has not been tried takes the build.
+    /// Waits until a machine takes the build: one that has not been tried or, if no such matches, one that has. Those are
+    /// left alone for their back-off first, and the build may find them in better state then.
     fn wait(
         &self,
         tried: &Tried,
@@ -104,8 +105,29 @@ impl Job<'_> {
         observer: &mut dyn Observer,
     ) -> Result<Chosen, Failure> {
         let excluded: Vec<usize> = tried.iter().map(|(machine, _)| *machine).collect();
+        let waited = self.wait_without(&excluded, place, world, observer);
+        let waited = match waited {
+            Err(Waited::NoMatch) if !excluded.is_empty() => self.wait_without(&[], place, world, observer),
+            waited => waited,
+        };
+        waited.map_err(|waited| {
+            let last = match waited {
+                Waited::NoMatch => "no other machine matches".to_owned(),
+                Waited::TooLong(reasons) => self.nothing_free(&reasons),
+            };
+            self.no_machine_left(tried, last)
+        })
+    }
+
+    fn wait_without(
+        &self,
+        excluded: &[usize],
+        place: &mut Option<Place>,
+        world: &Network,
+        observer: &mut dyn Observer,
+    ) -> Result<Chosen, Waited> {
         let Job { request, machines, rules, .. } = *self;
-        let question = Question { request, machines, rules, excluded: &excluded, head: None };
+        let question = Question { request, machines, rules, excluded, head: None };
         let own = world.elapsed() + self.wait_for_slot;
         let daemons = self.arguments.build_timeout.map(|limit| limit.saturating_sub(MARGIN));
         let silence = self.arguments.max_silent_time.map(|limit| limit / 3);
@@ -117,23 +139,19 @@ impl Job<'_> {
         let mut say = |time: Duration| {
             observer.observe(&Event::Waiting { derivation, seconds: time.as_secs() });
         };
-        wait(&question, place, limits, world, &mut say).map_err(|waited| {
-            let last = match waited {
-                Waited::NoMatch => "no other machine matches".to_owned(),
-                Waited::TooLong(reasons) => self.nothing_free(&reasons, limits.until < own),
-            };
-            self.no_machine_left(tried, last)
-        })
+        wait(&question, place, limits, world, &mut say)
     }
 
-    fn nothing_free(&self, reasons: &[PassedOver], is_daemons_limit: bool) -> String {
+    fn nothing_free(&self, reasons: &[PassedOver]) -> String {
         let reasons: Vec<String> =
             reasons.iter().map(|over| format!("{}: {}", self.machines[over.machine].name, over.reason)).collect();
         let reasons = reasons.join("; ");
-        if is_daemons_limit {
-            return format!("no machine became free before the daemon's time limit for the build ({reasons})");
+        match self.arguments.build_timeout {
+            Some(limit) if limit < self.wait_for_slot => {
+                format!("no machine became free before the daemon's time limit for the build ({reasons})")
+            }
+            _ => format!("no machine became free within {} s ({reasons})", self.wait_for_slot.as_secs()),
         }
-        format!("no machine became free within {} s ({reasons})", self.wait_for_slot.as_secs())
     }
 
     fn no_machine_left(&self, tried: &Tried, last: String) -> Failure {

@@ -2,10 +2,10 @@
 //!
 //! A machine whose SSH server answers and whose daemon does not is no use to anybody, so both are part of reaching it.
 
-use std::fmt::Display;
 use std::time::Instant;
 
 use crate::daemon::{self, Client};
+use crate::error::with_hint;
 use crate::machine::Machine;
 use crate::remote::{self, Connection, DaemonStream};
 use crate::ssh;
@@ -40,11 +40,4 @@ pub fn daemon_failed(error: &daemon::Error) -> String {
         _ => None,
     };
     with_hint(error, hint)
-}
-
-fn with_hint(error: &dyn Display, hint: Option<String>) -> String {
-    match hint {
-        Some(hint) => format!("{error}\n  hint: {hint}"),
-        None => error.to_string(),
-    }
 }

@@ -90,18 +90,7 @@ impl<'a> FileRules<'a> {
         arguments: &Arguments,
         reader: Option<policy::DerivationReader>,
     ) -> Self {
-        let seconds = |limit: Option<std::time::Duration>| limit.map_or(0, |limit| limit.as_secs());
-        let derivation = request.derivation.to_string();
-        let request = policy::Request {
-            system: request.system.clone(),
-            features: request.features.clone(),
-            name: policy::Request::name_of(&derivation).to_owned(),
-            derivation,
-            wants_local: request.wants_local,
-            max_silent_time: seconds(arguments.max_silent_time),
-            build_timeout: seconds(arguments.build_timeout),
-            reader,
-        };
+        let request = policy::Request { reader, ..policy::Request::new(request, arguments) };
         FileRules { pool, decision: RefCell::new(pool.decide(request)) }
     }
 
@@ -173,26 +162,16 @@ fn otherwise(when: When) -> Otherwise {
 
 /// What is known of a machine, in the words of the machine file.
 fn status_for_lua(known: &Known<'_>) -> policy::Status {
-    let status = known.health.status.clone().unwrap_or_default();
-    let loads = [status.load1, status.load5, status.load15];
-    let measured = known.health.measured;
-    let is_measured = known.health.status.is_some();
+    let Health { status, trouble, .. } = known.health;
+    let measured = match (status, known.health.age(known.now)) {
+        (Some(status), Some(age)) => policy::Status::measured(status, age),
+        _ => policy::Status::default(),
+    };
     policy::Status {
         load: known.load(),
-        loadavg: loads.iter().all(Option::is_some).then(|| loads.map(Option::unwrap_or_default)),
-        cores: status.cores,
-        pressure: status.pressure_cpu,
-        free_memory: status.free_memory,
-        free_disk: status.store_free,
-        free_inodes: status.store_free_inodes,
         running: u32::try_from(known.running.len()).ok(),
-        clock_skew: status.clock.zip(measured).map(|(theirs, ours)| theirs as f64 - ours as f64 / 1000.0),
-        age: known.health.age(known.now).map(|age| age.as_secs_f64()),
-        reachable: match (&known.health.trouble, is_measured) {
-            (Some(_), _) => Some(false),
-            (None, true) => Some(true),
-            (None, false) => None,
-        },
+        reachable: if trouble.is_some() { Some(false) } else { measured.reachable },
+        ..measured
     }
 }
 
