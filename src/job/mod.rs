@@ -50,7 +50,7 @@ pub struct Job<'a> {
     pub rules: &'a dyn Rules,
     pub directories: &'a Directories,
     pub state: &'a StateDirectory,
-    /// Machines tried at most.
+    /// Attempts at most, on one machine or several.
     pub max_attempts: usize,
     /// How long the build may wait for a slot, each time it needs one.
     pub wait_for_slot: Duration,
