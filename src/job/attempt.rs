@@ -4,17 +4,17 @@ use std::error::Error;
 
 use log::debug;
 
-use super::reach::{Reached, daemon_failed, reach, unreachable};
+use super::reach::{Reached, daemon_failed, unreachable};
 use super::surroundings::{remember_failure, remember_success};
 use super::verdict::{Verdict, verdict};
-use super::{Chosen, Job};
+use super::{Chosen, Job, Network};
 use crate::daemon::{self, Client, Options};
 use crate::error::{Failure, with_causes};
 use crate::events::{Event, Observer};
 use crate::hook::BuildLog;
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream};
-use crate::schedule::Choice;
+use crate::schedule::{self, Choice};
 use crate::state::health::{self, FRESH};
 use crate::state::{HealthRecord, Slot};
 use crate::transfer::retrieve::Wanted;
@@ -22,13 +22,19 @@ use crate::transfer::{self, Head, Retrieved};
 
 impl Job<'_> {
     /// Builds on the machine that was chosen, and puts the outputs in their places.
-    pub(super) fn attempt(&self, choice: Chosen, log: &BuildLog, observer: &mut dyn Observer) -> Result<(), Failure> {
+    pub(super) fn attempt(
+        &self,
+        choice: Chosen,
+        world: &Network,
+        log: &BuildLog,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Failure> {
         let Choice { machine, slot, link } = choice;
         let machine = self.machines[machine];
         let derivation = &self.request.derivation;
         observer.observe(&Event::Offloading { derivation, machine: &machine.name });
         let head = Head::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
-        let on = On { job: self, machine, head: &head };
+        let on = On { job: self, machine, world, head: &head };
         let retrieved = on.build(slot, link, log, observer)?;
         retrieved.place().map_err(|error| Failure::Head(with_causes(&error)))?;
         observer.observe(&Event::Done { derivation, machine: &machine.name });
@@ -40,6 +46,7 @@ impl Job<'_> {
 struct On<'a> {
     job: &'a Job<'a>,
     machine: &'a Machine,
+    world: &'a Network,
     head: &'a Head<'a>,
 }
 
@@ -55,7 +62,7 @@ impl<'a> On<'a> {
         let job = self.job;
         let Reached { mut client, connection } = match link {
             Some(reached) => reached,
-            None => reach(self.machine, &job.directories.store).map_err(|why| self.failed(why))?,
+            None => schedule::connect(self.machine, self.world).map_err(|cause| self.failure(cause))?,
         };
         client.set_options(&self.options()).map_err(|error| self.daemon_failed(&error))?;
 
@@ -138,6 +145,10 @@ impl<'a> On<'a> {
     /// The machine is at fault, and other builds need not find out for themselves.
     fn failed(&self, cause: String) -> Failure {
         remember_failure(self.job.state, self.machine, &cause);
+        self.failure(cause)
+    }
+
+    fn failure(&self, cause: String) -> Failure {
         Failure::Machine { machine: self.machine.name.clone(), cause }
     }
 }

@@ -83,7 +83,7 @@ impl Job<'_> {
             // Whoever has a slot waits no more.
             place = None;
             let machine = choice.machine;
-            match self.attempt(choice, log, observer) {
+            match self.attempt(choice, &world, log, observer) {
                 Err(Failure::Machine { cause, .. }) => {
                     let (derivation, name) = (&self.request.derivation, &self.machines[machine].name);
                     observer.observe(&Event::Abandoned { derivation, machine: name, cause: &cause });

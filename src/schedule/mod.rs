@@ -16,6 +16,7 @@ pub mod surroundings;
 pub mod survey;
 pub mod waiting;
 
+pub use ask::connect;
 pub use choice::{Choice, Outcome, PassedOver, Reason};
 pub use decision::{Decision, Otherwise, decide};
 pub use matching::Mismatch;

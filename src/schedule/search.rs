@@ -155,6 +155,7 @@ impl<'a, W: Surroundings> Search<'a, W> {
 
     fn run(mut self) -> Outcome<W> {
         let mut choice_since = None;
+        let mut has_waited = false;
         loop {
             self.take_answers();
             let best = self.candidates.iter().position(|candidate| candidate.state.can_build());
@@ -168,13 +169,17 @@ impl<'a, W: Surroundings> Search<'a, W> {
             // Those on the side are asked as well when it is known that nobody waits for them.
             self.ask_next(best);
             if !is_awaited || is_late {
-                match best.map(|best| self.take(best)) {
+                if has_waited {
+                    self.rank_again();
+                }
+                match self.take() {
                     Some(Ok(outcome)) => return outcome,
                     Some(Err(())) => continue,
                     None => return self.none(),
                 }
             }
             self.world.pause(LOOK_AGAIN);
+            has_waited = true;
         }
     }
 
@@ -236,23 +241,40 @@ impl<'a, W: Surroundings> Search<'a, W> {
         }
     }
 
-    /// Takes a slot of the candidate; an error if another was faster.
-    fn take(&mut self, best: usize) -> Result<Outcome<W>, ()> {
-        let candidate = &mut self.candidates[best];
+    /// Those who waited for the same answers may have chosen by now, and what they build counts as load.
+    fn rank_again(&mut self) {
+        for number in 0..self.candidates.len() {
+            let candidate = &self.candidates[number];
+            if !matches!(candidate.state, State::Ready(_)) {
+                continue;
+            }
+            let place = candidate.rank.place;
+            let machine = self.question.machines[place];
+            match self.score(place, machine, &self.world.health(machine)) {
+                Ok(rank) => self.candidates[number].rank = rank,
+                Err(reason) => self.candidates[number].state = State::Out(reason),
+            }
+        }
+        self.candidates.sort_by(|one, other| one.rank.order(&other.rank));
+    }
+
+    /// Takes a slot of the best that can build; an error if another process was faster.
+    fn take(&mut self) -> Option<Result<Outcome<W>, ()>> {
+        let candidate = self.candidates.iter_mut().find(|candidate| candidate.state.can_build())?;
         if let State::Head = candidate.state {
-            return Ok(Outcome::Head(self.reasons()));
+            return Some(Ok(Outcome::Head(self.reasons())));
         }
         let place = candidate.rank.place;
         let reason = match self.world.try_take_slot(self.question.machines[place]) {
             Ok(Some(slot)) => {
-                let State::Ready(link) = std::mem::replace(&mut candidate.state, State::Head) else { return Err(()) };
-                return Ok(Outcome::Chosen(Choice { machine: place, slot, link }));
+                let State::Ready(link) = std::mem::replace(&mut candidate.state, State::Head) else { return None };
+                return Some(Ok(Outcome::Chosen(Choice { machine: place, slot, link })));
             }
             Ok(None) => Reason::NoSlot { ahead: 0 },
             Err(error) => Reason::SlotsUnknown(error),
         };
         candidate.state = State::Out(reason);
-        Err(())
+        Some(Err(()))
     }
 
     fn none(mut self) -> Outcome<W> {
