@@ -95,7 +95,7 @@ impl<S: Read + Write> Client<S> {
         self.version
     }
 
-    /// The stream to the daemon, for its settings: reading or writing would break the protocol.
+    /// The stream, to set its limits. Whoever reads or writes there breaks the protocol.
     pub fn stream_mut(&mut self) -> &mut S {
         self.link.stream_mut()
     }

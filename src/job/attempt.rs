@@ -1,22 +1,21 @@
 //! One try to build on one machine: connect, send, build, retrieve.
 
 use std::error::Error;
-use std::fmt::Display;
 use std::time::Duration;
 
 use log::debug;
 
-use super::connect::{connect, with_hint};
+use super::reach::{Reached, daemon_failed, unreachable};
 use super::surroundings::{remember_failure, remember_success};
 use super::verdict::{Verdict, verdict};
-use super::{Chosen, Job};
+use super::{Chosen, Job, Network};
 use crate::daemon::{self, Client, Options};
 use crate::error::{Failure, with_causes};
 use crate::events::{Event, Observer};
 use crate::hook::BuildLog;
 use crate::machine::Machine;
-use crate::remote::{self, Connection, DaemonStream, Patience, patience};
-use crate::schedule::Choice;
+use crate::remote::{Connection, DaemonStream, Patience, patience};
+use crate::schedule::{self, Choice};
 use crate::state::health::{self, FRESH};
 use crate::state::{HealthRecord, Slot};
 use crate::transfer::retrieve::Wanted;
@@ -27,18 +26,21 @@ const SAY_EVERY: Duration = Duration::from_secs(30);
 
 impl Job<'_> {
     /// Builds on the machine that was chosen, and puts the outputs in their places.
-    pub(super) fn attempt(&self, choice: Chosen, log: &BuildLog, observer: &mut dyn Observer) -> Result<(), Failure> {
+    pub(super) fn attempt(
+        &self,
+        choice: Chosen,
+        world: &Network,
+        log: &BuildLog,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Failure> {
         let Choice { machine, slot, link } = choice;
         let machine = self.machines[machine];
         let derivation = &self.request.derivation;
         observer.observe(&Event::Offloading { derivation, machine: &machine.name });
         let head = Head::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
-        let on = On { job: self, machine, head: &head };
-        let retrieved = on.build(slot, link, log, observer);
-        if let Err(Failure::Machine { cause, .. }) = &retrieved {
-            remember_failure(self.state, machine, cause);
-        }
-        retrieved?.place().map_err(|error| Failure::Head(with_causes(&error)))?;
+        let on = On { job: self, machine, world, head: &head };
+        let retrieved = on.build(slot, link, log, observer)?;
+        retrieved.place().map_err(|error| Failure::Head(with_causes(&error)))?;
         observer.observe(&Event::Done { derivation, machine: &machine.name });
         Ok(())
     }
@@ -48,6 +50,7 @@ impl Job<'_> {
 struct On<'a> {
     job: &'a Job<'a>,
     machine: &'a Machine,
+    world: &'a Network,
     head: &'a Head<'a>,
 }
 
@@ -56,18 +59,15 @@ impl<'a> On<'a> {
     fn build(
         &self,
         _slot: Slot,
-        link: Option<Connection>,
+        link: Option<Reached>,
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<Retrieved<'a>, Failure> {
         let job = self.job;
-        let connection = match link {
-            Some(connection) => connection,
-            None => connect(job.state, self.machine).map_err(|why| self.failed(why))?,
+        let Reached { mut client, connection } = match link {
+            Some(reached) => reached,
+            None => schedule::connect(self.machine, self.world).map_err(|cause| self.failure(cause))?,
         };
-        let stream = connection.daemon().map_err(|error| self.unreachable(&error))?;
-        let mut client = Client::connect(stream, job.directories.store.clone())
-            .map_err(|error| self.daemon_failed("greeting its daemon", &error))?;
         let max_silent_time = job.arguments.max_silent_time;
         let patience = Patience::answer(self.machine, max_silent_time);
         client.stream_mut().set_patience(patience.clone());
@@ -123,23 +123,27 @@ impl<'a> On<'a> {
             Err(error) => return self.daemon_failed("judging the failed build", &error),
         };
         let free = match connection.probe(job.directories.store.as_str()) {
-            Ok(status) => status.store_free,
-            Err(error) => return self.unreachable(&error),
+            Ok(status) => {
+                remember_success(job.state, self.machine, status.clone());
+                status.store_free
+            }
+            Err(error) => return self.failed(unreachable(&error)),
         };
         let (derivation, machine) = (job.request.derivation.to_string(), self.machine.name.clone());
         let message = message.clone();
         match verdict(*status, free, lost) {
             Verdict::Failed => Failure::Build { derivation, machine, message },
             Verdict::TimedOut => Failure::TimedOut { derivation, machine, message },
-            Verdict::Machine(Some(why)) => self.failed(format!("{message}; {why}")),
-            Verdict::Machine(None) => self.failed(error),
+            // The machine answers, and may be good for other builds.
+            Verdict::Machine(Some(why)) => Failure::Machine { machine, cause: format!("{message}; {why}") },
+            Verdict::Machine(None) => Failure::Machine { machine, cause: message },
         }
     }
 
     /// Measures again, so that the next decision finds a fresh record. Not worth a failure.
     fn refresh_status(&self, connection: &Connection) {
         let record = HealthRecord::of(self.job.state, self.machine).map(|record| record.read()).unwrap_or_default();
-        if record.age(health::now()).is_some_and(|age| age < FRESH / 2) {
+        if record.trouble.is_none() && record.age(health::now()).is_some_and(|age| age < FRESH / 2) {
             return;
         }
         match connection.probe(self.job.directories.store.as_str()) {
@@ -148,17 +152,9 @@ impl<'a> On<'a> {
         }
     }
 
-    fn unreachable(&self, error: &remote::Error) -> Failure {
-        self.failed(with_hint(error, error.hint()))
-    }
-
     /// `phase` is what was going on.
     fn daemon_failed(&self, phase: &str, error: &daemon::Error) -> Failure {
-        let hint = match error {
-            daemon::Error::Link { cause, .. } => remote::Error::hint_in_io(cause),
-            _ => None,
-        };
-        self.failed(with_hint(&format!("{phase}: {error}"), hint))
+        self.failed(daemon_failed(phase, error))
     }
 
     fn transfer_failed(&self, phase: &str, is_of_machine: bool, error: &dyn Error) -> Failure {
@@ -166,7 +162,13 @@ impl<'a> On<'a> {
         if is_of_machine { self.failed(format!("{phase}: {cause}")) } else { Failure::Head(cause) }
     }
 
-    fn failed(&self, cause: impl Display) -> Failure {
-        Failure::Machine { machine: self.machine.name.clone(), cause: cause.to_string() }
+    /// The machine is at fault, and other builds need not find out for themselves.
+    fn failed(&self, cause: String) -> Failure {
+        remember_failure(self.job.state, self.machine, &cause);
+        self.failure(cause)
+    }
+
+    fn failure(&self, cause: String) -> Failure {
+        Failure::Machine { machine: self.machine.name.clone(), cause }
     }
 }

@@ -5,13 +5,13 @@
 //! "Not allowed at this time" both for that and, since 9.8, to an address that it has banned for a while
 //! (`PerSourcePenalties`); when nobody else of this head was logging in it is taken for a ban, which has to be waited out.
 
-use std::fmt::Display;
 use std::process;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::{debug, warn};
 
+use super::reach::unreachable;
 use crate::machine::Machine;
 use crate::remote::{self, Connection};
 use crate::ssh::Cause;
@@ -42,19 +42,11 @@ pub fn connect(state: &StateDirectory, machine: &Machine) -> Result<Connection, 
             Err(error) => error,
         };
         let retry = retries.next().filter(|_| crowd.is_blamed(&error, login.as_ref()));
-        let Some(retry) = retry else { return Err(with_hint(&error, error.hint())) };
+        let Some(retry) = retry else { return Err(unreachable(&error)) };
         debug!("{error}; trying again");
         let _again = crowd.wait(Logins::try_again)?;
         thread::sleep(pause(retry));
         crowd.check()?;
-    }
-}
-
-/// An error with its remedy.
-pub fn with_hint(error: &dyn Display, hint: Option<String>) -> String {
-    match hint {
-        Some(hint) => format!("{error}\n  hint: {hint}"),
-        None => error.to_string(),
     }
 }
 

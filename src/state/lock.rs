@@ -3,8 +3,8 @@
 //! A lock belongs to an open file, and the kernel gives it back when the last descriptor of that file is closed, however the
 //! process ends. A file that is locked is never removed: two processes would then lock two files of one name.
 
-use std::fs::{File, OpenOptions};
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::thread;
@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 use fs4::{FileExt, TryLockError};
 
 use super::StateError;
+
+/// More than any file of the state directory.
+const MAX_FILE: u64 = 64 * 1024;
 
 /// How long a lock that is held for the moment of a change is waited for.
 const MOMENT: Duration = Duration::from_millis(500);
@@ -62,6 +65,25 @@ fn locked(mut lock: impl FnMut() -> Result<(), TryLockError>) -> io::Result<bool
     }
 }
 
+/// Replaces a file as a whole, by way of `PATH.new`: a reader sees the old or the new one, also after a kill. The caller
+/// holds a lock that keeps other writers away.
+pub(super) fn replace(path: &Path, contents: &[u8]) -> Result<(), StateError> {
+    let failed = |cause| StateError { path: path.to_owned(), cause };
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(&new).and_then(|mut file| file.write_all(contents)).map_err(failed)?;
+    fs::rename(&new, path).map_err(failed)
+}
+
+/// The contents of a file; `None` where there is none, or it cannot be read or is far too long.
+pub(super) fn contents(path: &Path) -> Option<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(path).ok()?.take(MAX_FILE + 1).read_to_end(&mut text).ok()?;
+    (text.len() as u64 <= MAX_FILE).then_some(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,5 +109,16 @@ mod tests {
         assert!(error.to_string().ends_with("does not go on"), "{error}");
         drop(held);
         lock_for_a_moment(&path).unwrap();
+    }
+
+    #[test]
+    fn what_is_too_long_is_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("record");
+        assert_eq!(contents(&path), None);
+        replace(&path, b"text").unwrap();
+        assert_eq!(contents(&path).unwrap(), b"text");
+        replace(&path, &vec![b' '; MAX_FILE as usize + 1]).unwrap();
+        assert_eq!(contents(&path), None);
     }
 }

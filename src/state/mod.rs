@@ -3,6 +3,7 @@
 //! Everything lies below `STATE/offload` (normally `/var/guix/offload`): a directory for each `NAME:PORT`, so that
 //! several entries of the machine file for one host share it.
 
+pub mod drain;
 pub mod health;
 mod lock;
 pub mod logins;
@@ -15,8 +16,10 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+pub use drain::{Drain, Drained};
 pub use health::{Health, HealthRecord};
 pub use slots::{Holder, Slot, Slots};
+pub use waiting::{Place, Places};
 
 use crate::machine::Machine;
 

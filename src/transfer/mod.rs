@@ -3,6 +3,7 @@
 pub mod head;
 pub mod retrieve;
 pub mod send;
+pub mod trial;
 pub mod turns;
 
 pub use head::Head;

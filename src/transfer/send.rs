@@ -13,6 +13,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::head::Head;
@@ -35,6 +36,9 @@ const PROGRESS: u64 = 16 << 20;
 /// And how much time at the most, as long as any are.
 const SLOW: Duration = Duration::from_secs(1);
 
+/// What the daemon's helper `guix authenticate` says of a key that is not in its access-control list.
+const UNAUTHORIZED: &str = "unauthorized public key";
+
 /// Why inputs could not be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
@@ -51,6 +55,13 @@ pub enum SendError {
     /// Others kept sending all the time.
     #[error("no turn to send inputs came for {} s", .0.as_secs())]
     NoTurn(Duration),
+    /// It trusts nothing that this machine signs.
+    #[error(
+        "its daemon does not trust what this machine signs\n  hint: copy '{}' there, and as root: \
+         `guix archive --authorize < signing-key.pub`",
+        key.display()
+    )]
+    NotAuthorized { key: PathBuf },
     /// Inputs keep disappearing from its store.
     #[error("inputs were lost {ATTEMPTS} times while they were sent; is its garbage collector running all the time?")]
     Lost,
@@ -60,7 +71,7 @@ impl SendError {
     /// Whether another machine may do better.
     pub fn is_of_machine(&self) -> bool {
         match self {
-            SendError::Machine(_) | SendError::NoTurn(_) | SendError::Lost => true,
+            SendError::Machine(_) | SendError::NotAuthorized { .. } | SendError::NoTurn(_) | SendError::Lost => true,
             SendError::Database(_) | SendError::SigningKey(_) | SendError::Source(_) => false,
         }
     }
@@ -168,12 +179,15 @@ fn import<S: Read + Write>(
 ) -> Result<(), SendError> {
     let bytes = items.iter().map(|item| item.nar_size).sum();
     observer.observe(&Event::Sending { machine, items: items.len(), bytes });
-    let key = SigningKey::load(&head.directories.signing_key().with_extension("sec"))?;
+    let key = SigningKey::load(&head.directories.signing_key())?;
     let bundle = Bundle::new(&head.store, items, |digest| key.sign(digest).map_err(io::Error::other));
     let mut counted = Counted { bundle, machine, observer, sent: 0, told: 0, told_at: Instant::now(), of: bytes };
     match client.import_paths(&mut counted) {
         Ok(_) => Ok(()),
         Err(daemon::Error::Source { cause, .. }) => Err(SendError::Source(cause)),
+        Err(daemon::Error::Daemon { message, .. }) if message.contains(UNAUTHORIZED) => {
+            Err(SendError::NotAuthorized { key: head.directories.signing_key().with_extension("pub") })
+        }
         Err(error) => Err(SendError::Machine(error)),
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// Each program, and a part of the message that it gets; nothing if it does no harm, `*` if that depends on the
 /// machine's speed; `|` stands between alternatives.
-const PROGRAMS: [(&str, &str, &str); 31] = [
+const PROGRAMS: [(&str, &str, &str); 32] = [
     ("loop", "while true do end", "took longer"),
     ("loop in a coroutine", "coroutine.wrap(function() while true do end end)()", "took longer"),
     (
@@ -26,20 +26,20 @@ const PROGRAMS: [(&str, &str, &str); 31] = [
         "took longer",
     ),
     ("loop in __tostring", "error(setmetatable({}, { __tostring = function() while true do end end }))", "took longer"),
-    ("sleep by io.popen", "io.popen('sleep 3'):read('a')", "took longer"),
-    ("sleep by closing io.popen", "io.popen('sleep 3'):close()", "took longer"),
-    ("sleep by os.execute", "os.execute('sleep 3')", "took longer"),
-    ("sleep by exec", "require('offload').exec({ 'sleep', '3' }, { timeout = 60 })", "took longer"),
+    ("sleep by io.popen", "io.popen('sleep 30'):read('a')", "took longer"),
+    ("sleep by closing io.popen", "io.popen('sleep 30'):close()", "took longer"),
+    ("sleep by os.execute", "os.execute('sleep 30')", "took longer"),
+    ("sleep by exec", "require('offload').exec({ 'sleep', '30' }, { timeout = 60 })", "took longer"),
     (
         "sleep of a child of exec",
-        "require('offload').exec({ 'sh', '-c', 'sleep 3 & sleep 3' }, { timeout = 60 })",
+        "require('offload').exec({ 'sh', '-c', 'sleep 30 & sleep 300' }, { timeout = 60 })",
         "took longer",
     ),
     ("program that prints for ever", "io.popen('yes'):read('a')", "*"),
     ("program that prints for ever, by exec", "assert(not require('offload').exec({ 'yes' }))", "*"),
     (
         "program that reads nothing",
-        "local p = io.popen('sleep 3', 'w') while true do p:write(('x'):rep(1000)) end",
+        "local p = io.popen('sleep 30', 'w') while true do p:write(('x'):rep(1000)) end",
         "took longer",
     ),
     ("fifo", "os.execute('mkfifo ' .. FIFO) io.open(FIFO, 'r+'):read()", "took longer"),
@@ -67,6 +67,7 @@ const PROGRAMS: [(&str, &str, &str); 31] = [
         "local t = setmetatable({}, { __index = function(t, k) return t[k .. 'x'] end }) return t.x",
         "stack overflow",
     ),
+    ("undefined globals without end", "while true do local x = nothing_here end", "undefined global|took longer"),
     ("bytecode", "assert(load(string.dump(function() end)))", "binary chunk"),
 ];
 
@@ -91,11 +92,11 @@ fn during_a_decision() {
         let site = site(program, true);
         let pool = site.load().unwrap_or_else(|report| panic!("{title}: {report}"));
         let start = Instant::now();
-        let mut decision = pool.decide(request());
+        let decision = pool.decide(request());
         let score = decision.score(Candidate::Machine(0), &Status::default());
         let warnings: Vec<String> = decision.take_warnings().iter().map(|one| site.relative(one)).collect();
         // Built for debugging and side by side with other tests, memory fills slowly.
-        assert!(start.elapsed() < Duration::from_secs(2), "{title}: {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(5), "{title}: {:?}", start.elapsed());
         println!("{title}: {:?} {score:?} {warnings:?}", start.elapsed());
         match message {
             "*" => {}
@@ -115,7 +116,7 @@ fn during_a_decision() {
         let again = decision.score(Candidate::Machine(0), &Status::default());
         assert!(matches!(again, Score::Value(_)), "{title}");
         assert_eq!(decision.take_warnings(), [], "{title}");
-        assert!(start.elapsed() < Duration::from_secs(2), "{title}");
+        assert!(start.elapsed() < Duration::from_secs(5), "{title}");
     }
 }
 
@@ -126,7 +127,7 @@ fn during_the_evaluation() {
         let limits = Limits { evaluate: Duration::from_millis(500), ..Limits::default() };
         let start = Instant::now();
         let result = load(&site.path(), &LoadContext { limits, ..LoadContext::default() });
-        assert!(start.elapsed() < Duration::from_secs(2), "{title}: {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(5), "{title}: {:?}", start.elapsed());
         match (message, result) {
             ("*", _) | ("", Ok(_)) => {}
             ("", Err(report)) => panic!("{title}: {report}"),
@@ -151,7 +152,7 @@ fn the_time_is_that_of_the_decision() {
     );
     let pool = site.load().unwrap();
     let start = Instant::now();
-    let mut decision = pool.decide(request());
+    let decision = pool.decide(request());
     let verdicts: Vec<Verdict> = (0..10).map(|_| decision.accepts(Candidate::Machine(0))).collect();
     assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Yes));
     assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
@@ -184,7 +185,7 @@ fn printing_and_reading() {
     if std::env::var_os("OFFLOAD_TEST_OUTPUT").is_some() {
         let site = site(OUTPUT, true);
         let pool = site.load().unwrap();
-        let mut decision = pool.decide(request());
+        let decision = pool.decide(request());
         assert_eq!(decision.score(Candidate::Machine(0), &Status::default()), Score::Value(5.0));
         assert_eq!(decision.take_warnings(), []);
         return;
@@ -211,7 +212,7 @@ fn printing_and_reading() {
 fn children_do_not_outlive_the_wait() {
     let site = site("os.execute('echo $$ > ' .. FIFO .. '; sleep 30 & wait')", true);
     let pool = site.load().unwrap();
-    let mut decision = pool.decide(request());
+    let decision = pool.decide(request());
     decision.score(Candidate::Machine(0), &Status::default());
     let group = std::fs::read_to_string(site.directory.path().join("fifo")).unwrap();
     let group = rustix::process::Pid::from_raw(group.trim().parse().unwrap()).unwrap();

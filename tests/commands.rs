@@ -1,0 +1,105 @@
+//! The subcommands, run as programs.
+
+use std::fs;
+use std::process::{Command, Output};
+
+fn offload(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_offload"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env_remove("OFFLOAD_MACHINE_FILE")
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn eval_prints_the_pool_or_what_is_wrong() {
+    let output = offload(&["eval", "examples/head.lua"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("build.example.org"), "{}", text(&output.stdout));
+
+    let directory = tempfile::tempdir().unwrap();
+    let broken = directory.path().join("machines.lua");
+    fs::write(&broken, "return { build_machine { name = 'b1', usr = 'u' } }").unwrap();
+    let output = offload(&["eval", broken.to_str().unwrap()]);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(3), String::new()));
+    assert!(text(&output.stderr).contains("did you mean 'user'?"), "{}", text(&output.stderr));
+
+    let output = offload(&["eval", "/nowhere/machines.lua"]);
+    assert_eq!(output.status.code(), Some(3));
+}
+
+#[test]
+fn eval_prints_json() {
+    let output = offload(&["eval", "--json", "examples/minimal.lua"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&json["version"], &json["machines"][0]["port"]), (&1.into(), &22.into()));
+    assert!(json.get("errors").is_none());
+    let output = offload(&["eval", "--json", "/nowhere/machines.lua"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["errors"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn convert_gives_a_file_that_eval_takes() {
+    let output = offload(&["convert", "tests/golden/convert/manual.machines"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("machines.lua");
+    fs::write(&file, &output.stdout).unwrap();
+    let output = offload(&["eval", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
+#[test]
+fn explain_says_why_and_what_the_daemon_would_be_told() {
+    let state = tempfile::tempdir().unwrap();
+    let offload = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_offload"));
+        command.current_dir(env!("CARGO_MANIFEST_DIR")).env("GUIX_STATE_DIRECTORY", state.path());
+        command.args(arguments).output().unwrap()
+    };
+    let machines = ["--machine-file", "examples/minimal.lua"];
+    let explain = |system: &str| offload(&["explain", "--system", system, "examples/minimal.lua"]);
+
+    let output = explain("x86_64-linux");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    assert!(said.contains("build.example.org:22  score 1.000  would be asked first"), "{said}");
+    assert!(said.ends_with("the daemon would be told: accept; it would be built on build.example.org\n"), "{said}");
+
+    let output = explain("riscv64-linux");
+    assert_eq!(output.status.code(), Some(5));
+    assert!(text(&output.stdout).contains("it does not build for riscv64-linux"), "{}", text(&output.stdout));
+
+    let output = offload(&["drain", "build.example.org", "--for", "2h", machines[0], machines[1]]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let said = text(&explain("x86_64-linux").stdout);
+    assert!(said.contains("drained: it gets no new builds"), "{said}");
+    assert!(said.contains("drained for 7199 s more") || said.contains("drained for 7200 s more"), "{said}");
+    offload(&["undrain", "build.example.org", machines[0], machines[1]]);
+    assert!(text(&explain("x86_64-linux").stdout).contains("would be asked first"));
+
+    let output = offload(&["explain", "--json", "--system", "x86_64-linux", "--features", "kvm,big", machines[1]]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["machines"][0]["reason"], "it lacks the feature kvm, big");
+    assert_eq!((&json["reply"], &json["machine"]), (&"decline".into(), &serde_json::Value::Null));
+}
+
+#[test]
+fn usage_errors_have_a_status_of_their_own() {
+    for arguments in [&[][..], &["evall"], &["eval", "a", "b"], &["x86_64-linux", "0", "0"]] {
+        let output = offload(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stdout).is_empty());
+    }
+    for arguments in [["--help"], ["--version"]] {
+        let output = offload(&arguments);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(!output.stdout.is_empty() && output.stderr.is_empty());
+    }
+}
