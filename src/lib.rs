@@ -10,13 +10,14 @@
 //! Arrows go one way; `tests/layers.rs` keeps it so.
 //!
 //! ```text
-//! commands ─► job ─► schedule, transfer ─► remote, local ─► daemon, ssh ─► store
-//!             schedule ─► state, policy;  transfer ─► state
+//! commands ─► engine ─► job ─► schedule, transfer ─► remote, local ─► daemon, ssh ─► store
+//!                       schedule ─► state, policy;  transfer ─► state
 //! ```
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`commands`] | a file for each subcommand: its arguments, one function |
+//! | [`engine`] | the steps from a machine file to an offloaded build, for the commands and for embedding programs |
 //! | [`hook`] | the line protocol with the daemon: arguments, requests, replies, trace lines, build log, descriptors |
 //! | [`machine`] | what a build machine is: fields, defaults, validity |
 //! | [`status`] | how a machine is doing, as a probe finds out |
@@ -38,6 +39,7 @@
 
 pub mod commands;
 pub mod daemon;
+pub mod engine;
 pub mod error;
 pub mod events;
 pub mod exit;

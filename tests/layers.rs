@@ -30,12 +30,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ssh", "state", "status", "store", "transfer",
         ],
     ),
+    ("engine", &["error", "events", "hook", "job", "local", "machine", "policy", "schedule", "state", "store"]),
     ("error", &["daemon", "exit", "gcrypt", "hook", "local", "policy", "remote", "ssh", "state", "store", "transfer"]),
     (
         "commands",
         &[
-            "daemon", "error", "events", "exit", "gcrypt", "hook", "job", "local", "logging", "machine", "policy",
-            "remote", "schedule", "ssh", "state", "status", "store", "transfer",
+            "daemon", "engine", "error", "events", "exit", "gcrypt", "hook", "job", "local", "logging", "machine",
+            "policy", "remote", "schedule", "ssh", "state", "status", "store", "transfer",
         ],
     ),
 ];

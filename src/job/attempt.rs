@@ -1,7 +1,6 @@
 //! One try to build on one machine: connect, send, build, retrieve.
 
 use std::error::Error;
-use std::time::Duration;
 
 use log::debug;
 
@@ -20,9 +19,6 @@ use crate::state::health::{self, FRESH};
 use crate::state::{HealthRecord, Slot};
 use crate::transfer::retrieve::Wanted;
 use crate::transfer::{self, Head, Retrieved, Turns};
-
-/// How often a build that waits for others says so at the least, for people.
-const SAY_EVERY: Duration = Duration::from_secs(30);
 
 impl Job<'_> {
     /// Builds on the machine that was chosen, and puts the outputs in their places.
@@ -99,7 +95,7 @@ impl<'a> On<'a> {
     fn turns(&self) -> Turns<'a> {
         let max_silent_time = self.job.arguments.max_silent_time;
         let limit = patience::longest_silence(self.machine, max_silent_time);
-        let say_every = patience::say_every(max_silent_time).map_or(SAY_EVERY, |time| time.min(SAY_EVERY));
+        let say_every = patience::line_every(max_silent_time);
         Turns { state: self.job.state, machine: self.machine, limit, say_every }
     }
 

@@ -18,7 +18,7 @@ mod store;
 
 pub use acl::{AclError, load_acl};
 pub use database::{Database, DatabaseError, Item, references_first};
-pub use derivation::{ReadDerivationError, read_derivation};
+pub use derivation::{ClosureError, ReadDerivationError, closure, read_derivation};
 pub use directories::{Directories, DirectoryError};
 pub use dump::Dump;
 pub use export::{Bundle, ExportError};

@@ -32,6 +32,9 @@ use crate::machine::Machine;
 /// The longest silence of a daemon that is not building, where no limit was given: Guix's own `max-silent-time`.
 const LONGEST_SILENCE: Duration = Duration::from_secs(3600);
 
+/// How often people are told of something that goes on for long.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+
 /// What a link that is dead is left to say so first.
 pub(super) const LINK_FIRST: Duration = Duration::from_millis(500);
 
@@ -76,6 +79,11 @@ pub fn longest_silence(machine: &Machine, max_silent_time: Option<Duration>) -> 
 /// How often something that waits prints a line, for the silence timer of this machine's daemon.
 pub fn say_every(max_silent_time: Option<Duration>) -> Option<Duration> {
     max_silent_time.map(|time| time / 2)
+}
+
+/// How often something that waits or goes on for long says so at the least, for people and for that timer.
+pub fn line_every(max_silent_time: Option<Duration>) -> Duration {
+    say_every(max_silent_time).map_or(LINE_EVERY, |time| time.min(LINE_EVERY))
 }
 
 #[cfg(test)]
