@@ -193,8 +193,7 @@ fn the_garbage_collector_leaves_staging_alone() {
             StorePath::parse(&StoreDir::default(), b"/gnu/store/00000000000000000000000000000000-out").unwrap();
         client.add_temp_root(&output).unwrap();
         let staging = Staging::new(&head.store, &output).unwrap();
-        let name = std::ffi::CString::new(text.base_name()).unwrap();
-        let mut dump = Dump::new(fs::File::open(daemon.path("/gnu/store")).unwrap(), &name).unwrap();
+        let mut dump = Dump::new(fs::File::open(daemon.path("/gnu/store")).unwrap(), &c_name(&text)).unwrap();
         nar::read(&mut dump, &mut staging.restore()).unwrap();
         fs::create_dir(daemon.path(&format!("{output}.other"))).unwrap();
 
@@ -320,4 +319,30 @@ fn what_is_registered_here_is_valid_for_the_daemon() {
         let error = register(&database, &items).unwrap_err();
         assert!(error.to_string().contains("schema version '8'"), "{error}");
     }
+}
+
+#[test]
+fn a_large_item_leaves_memory_flat() {
+    const SIZE: u64 = 200 << 20;
+    let top = tempfile::tempdir().unwrap();
+    let directory = StoreDir::default();
+    let parse = |text: &str| StorePath::parse(&directory, text.as_bytes()).unwrap();
+    let path = parse("/gnu/store/00000000000000000000000000000000-large");
+    let output = parse("/gnu/store/11111111111111111111111111111111-large");
+    fs::File::create(top.path().join(path.base_name())).unwrap().set_len(SIZE).unwrap();
+    let store = Store::open_at(&directory, top.path()).unwrap();
+    let before = daemon_fixture::peak_memory();
+    let mut nar = HashingReader::new(Dump::new(fs::File::open(top.path()).unwrap(), &c_name(&path)).unwrap());
+    let nar_size = io::copy(&mut nar, &mut io::sink()).unwrap();
+    let item = Item { path, references: Vec::new(), deriver: None, nar_hash: nar.digest(), nar_size };
+    let mut bundle = HashingReader::new(Bundle::new(&store, vec![item], |_| Ok(Vec::new())));
+    bundle.read_exact(&mut [0; 8]).unwrap();
+    let staging = Staging::new(&store, &output).unwrap();
+    assert_eq!(nar::read(&mut bundle, &mut staging.restore()).unwrap(), nar_size);
+    let grown = daemon_fixture::peak_memory() - before;
+    assert!(grown < 32 << 20, "{grown} bytes more than before");
+}
+
+fn c_name(path: &StorePath) -> std::ffi::CString {
+    std::ffi::CString::new(path.base_name()).unwrap()
 }

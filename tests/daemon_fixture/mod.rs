@@ -160,3 +160,10 @@ impl Drop for Daemon {
         let _ = self.shell.wait();
     }
 }
+
+/// The most memory this process ever had resident, in bytes.
+pub fn peak_memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+}
