@@ -156,6 +156,9 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the daemon in {} wrote:\n{}", self.top.path().display(), self.logs());
+        }
         drop(self.shell.stdin.take());
         let _ = self.shell.wait();
     }
