@@ -1,1 +1,106 @@
-//! error
+//! How an accepted build may fail, and the exit status that says so: the one place where errors become statuses.
+//!
+//! guix-daemon reads 100 as "the build itself fails" and may remember that for good, so 100 needs the word of the build
+//! machine's daemon. Everything else is, in doubt, transient.
+
+use std::error::Error;
+use std::fmt::Display;
+
+use crate::exit::Status;
+
+/// Why an accepted build did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The machine's daemon says that the build failed.
+    #[error("'{derivation}' failed to build on '{machine}': {message}")]
+    Build { derivation: String, machine: String, message: String },
+
+    /// The machine's daemon says that a time limit was exceeded.
+    #[error("'{derivation}' exceeded a time limit on '{machine}': {message}")]
+    TimedOut { derivation: String, machine: String, message: String },
+
+    /// The machine, or the way to it, let the build down. Another machine may do better.
+    #[error("{cause}")]
+    Machine { machine: String, cause: String },
+
+    /// Something is wrong on this side, which no other machine would mend.
+    #[error("{0}")]
+    Head(String),
+
+    /// No machine was left to try, or none became free in time.
+    #[error("'{derivation}' could not be offloaded: {}", summary(.tried, .last))]
+    NoMachineLeft {
+        derivation: String,
+        /// Machine and cause of each attempt.
+        tried: Vec<(String, String)>,
+        /// What ended the search.
+        last: String,
+    },
+}
+
+impl Failure {
+    /// The hook's exit status.
+    pub fn status(&self) -> Status {
+        match self {
+            Failure::Build { .. } => Status::BuildFailed,
+            Failure::TimedOut { .. } => Status::TimedOut,
+            Failure::Machine { .. } | Failure::Head(_) | Failure::NoMachineLeft { .. } => Status::Failure,
+        }
+    }
+}
+
+/// An error, and what to do about it on a line of its own.
+pub fn with_hint(error: &dyn Display, hint: Option<String>) -> String {
+    match hint {
+        Some(hint) => format!("{error}\n  hint: {hint}"),
+        None => error.to_string(),
+    }
+}
+
+/// An error with what caused it, in one line of text.
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+/// The causes were told when they came up ([`Event::Abandoned`](crate::events::Event::Abandoned)).
+fn summary(tried: &[(String, String)], last: &str) -> String {
+    if tried.is_empty() {
+        return last.to_owned();
+    }
+    let machines: Vec<String> = tried.iter().map(|(machine, _)| format!("'{machine}'")).collect();
+    format!("{last}; tried: {}", machines.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_remote_daemons_word_is_permanent() {
+        let text = || "x".to_owned();
+        let failures = [
+            (Failure::Build { derivation: text(), machine: text(), message: text() }, 100),
+            (Failure::TimedOut { derivation: text(), machine: text(), message: text() }, 101),
+            (Failure::Machine { machine: text(), cause: text() }, 1),
+            (Failure::Head(text()), 1),
+            (Failure::NoMachineLeft { derivation: text(), tried: Vec::new(), last: text() }, 1),
+        ];
+        for (failure, code) in failures {
+            assert_eq!(failure.status().code(), code, "{failure}");
+        }
+    }
+
+    #[test]
+    fn the_summary_names_what_was_tried() {
+        let tried = ["b1", "b2"].map(|machine| (machine.to_owned(), "connection lost".to_owned())).to_vec();
+        let last = "no other machine matches".to_owned();
+        let failure = Failure::NoMachineLeft { derivation: "/d.drv".into(), tried, last };
+        assert_eq!(failure.to_string(), "'/d.drv' could not be offloaded: no other machine matches; tried: 'b1', 'b2'");
+    }
+}

@@ -1,1 +1,92 @@
-//! events
+//! What happens to a build, as it happens: for the log, for progress, for programs that embed the engine.
+
+use std::fmt;
+
+use crate::store::path::StorePath;
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// All matching machines are busy; the build waits for a slot, for this many seconds already.
+    Waiting { derivation: &'a StorePath, seconds: u64 },
+    /// A machine was chosen and answers.
+    Offloading { derivation: &'a StorePath, machine: &'a str },
+    /// Missing inputs are about to be sent.
+    Sending { machine: &'a str, items: usize, bytes: u64 },
+    /// A part of them has been sent.
+    Sent { machine: &'a str, bytes: u64, of: u64 },
+    /// The machine's daemon has been asked to build.
+    Building { derivation: &'a StorePath, machine: &'a str },
+    /// An output is about to be fetched.
+    Retrieving { machine: &'a str, output: &'a StorePath },
+    /// A part of it has arrived.
+    Retrieved { machine: &'a str, output: &'a StorePath, bytes: u64 },
+    /// The outputs are in place.
+    Done { derivation: &'a StorePath, machine: &'a str },
+    /// It did not work there, for reasons that say nothing about the derivation.
+    Abandoned { derivation: &'a StorePath, machine: &'a str, cause: &'a str },
+}
+
+/// Who is told.
+pub trait Observer {
+    fn observe(&mut self, event: &Event<'_>);
+}
+
+impl<F: FnMut(&Event<'_>)> Observer for F {
+    fn observe(&mut self, event: &Event<'_>) {
+        self(event);
+    }
+}
+
+impl fmt::Display for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Waiting { derivation, seconds: 0 } => {
+                write!(f, "all matching machines are busy; '{derivation}' waits for a build slot")
+            }
+            Event::Waiting { derivation, seconds } => {
+                write!(f, "'{derivation}' has been waiting for a build slot for {seconds} s")
+            }
+            Event::Offloading { derivation, machine } => write!(f, "offloading '{derivation}' to '{machine}'"),
+            Event::Sending { machine, items, bytes } => {
+                let noun = if *items == 1 { "item" } else { "items" };
+                write!(f, "sending {items} store {noun} ({}) to '{machine}'", Bytes(*bytes))
+            }
+            Event::Sent { machine, bytes, of } => write!(f, "sent {} of {} to '{machine}'", Bytes(*bytes), Bytes(*of)),
+            Event::Building { derivation, machine } => write!(f, "building '{derivation}' on '{machine}'"),
+            Event::Retrieving { machine, output } => write!(f, "retrieving '{output}' from '{machine}'"),
+            Event::Retrieved { machine, output, bytes } => {
+                write!(f, "retrieved {} of '{output}' from '{machine}'", Bytes(*bytes))
+            }
+            Event::Done { derivation, machine } => write!(f, "done with '{derivation}', built on '{machine}'"),
+            Event::Abandoned { derivation, machine, cause } => {
+                write!(f, "'{derivation}' could not be built on '{machine}': {cause}")
+            }
+        }
+    }
+}
+
+/// A number of bytes, for people.
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+        match units.into_iter().find(|(_, shift)| self.0 >= 1 << shift) {
+            Some((unit, shift)) => write!(f, "{:.1} {unit}", self.0 as f64 / (1u64 << shift) as f64),
+            None => write!(f, "{} B", self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Bytes;
+
+    #[test]
+    fn bytes_for_people() {
+        let texts = [0, 1023, 1024, 1536, 5 << 20, 3 << 30].map(|count| Bytes(count).to_string());
+        assert_eq!(texts, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 MiB", "3.0 GiB"]);
+    }
+}

@@ -1,4 +1,40 @@
 //! `offload`: a build hook for the GNU Guix daemon.
+//!
+//! guix-daemon asks a *build hook* whether a derivation can be built elsewhere. This library is such a hook: it chooses a
+//! build machine from a pool that a Lua program describes, sends the missing inputs over SSH, has the machine's own
+//! daemon build, and brings the outputs back into the store. The program `offload` is a thin shell over it
+//! ([`commands::main`]).
+//!
+//! # Map
+//!
+//! Arrows go one way; `tests/layers.rs` keeps it so.
+//!
+//! ```text
+//! commands ─► job ─► schedule, transfer ─► remote, local ─► daemon, ssh ─► store
+//!             schedule ─► state, policy
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`commands`] | a file for each subcommand: its arguments, one function |
+//! | [`hook`] | the line protocol with the daemon: arguments, requests, replies, trace lines, build log, descriptors |
+//! | [`machine`] | what a build machine is: fields, defaults, validity |
+//! | [`status`] | how a machine is doing, as a probe finds out |
+//! | [`policy`] | the machine file: evaluate, decode, check; the Lua interpreter and its limits |
+//! | [`schedule`] | which machine: matching, ranking, choosing, deciding |
+//! | [`state`] | what outlives a process: slots, health, places to wait |
+//! | [`job`] | one accepted build from choice to outputs in their places, with fail-over |
+//! | [`transfer`] | send the missing inputs, retrieve the outputs |
+//! | [`remote`] | what is asked of a build machine: a stream to its daemon, a probe |
+//! | [`local`] | this machine's store: read and sign, restore, check |
+//! | [`daemon`] | a client of the worker protocol over any `Read + Write` |
+//! | [`ssh`] | everything that touches libssh2 |
+//! | [`store`] | formats, pure over `Read` and `Write`: paths, nars, export streams, derivations, signatures |
+//! | [`gcrypt`] | the binding to libgcrypt, the only `unsafe` code |
+//! | [`events`] | what happens to a build, for the log and for embedding programs |
+//! | [`error`], [`exit`] | how a build may fail, and the exit statuses |
+//! | [`logging`] | messages for people |
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod commands;
 pub mod daemon;
@@ -9,11 +45,13 @@ pub mod gcrypt;
 pub mod hook;
 pub mod job;
 pub mod local;
+pub mod logging;
 pub mod machine;
 pub mod policy;
 pub mod remote;
 pub mod schedule;
 pub mod ssh;
 pub mod state;
+pub mod status;
 pub mod store;
 pub mod transfer;

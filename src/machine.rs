@@ -8,6 +8,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod host_key;
+
+pub use host_key::{HOST_KEY_TYPES, HostKeyError};
+
 /// A build machine, as one entry of the machine file describes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Machine {
@@ -93,6 +97,17 @@ pub enum Compression {
     Auto,
     None,
     Zlib,
+}
+
+impl Compression {
+    /// The word for it in a machine file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Compression::Auto => "auto",
+            Compression::None => "none",
+            Compression::Zlib => "zlib",
+        }
+    }
 }
 
 /// A public key that identifies an SSH server.

@@ -1,3 +1,7 @@
 //! The command `offload`: a thin shell over the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    offload::commands::main(std::env::args_os().collect()).into()
+}

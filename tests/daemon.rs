@@ -1,8 +1,5 @@
 //! The client against real daemons of both releases: every operation, and after it one more on the same connection.
 
-// Helpers of tests are tests too; clippy cannot know.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 mod daemon_fixture;
 
 use std::collections::BTreeSet;

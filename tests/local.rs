@@ -1,8 +1,5 @@
 //! This machine's store beside real daemons of both releases: what is read from it, and what is put into it.
 
-// Helpers of tests are tests too; clippy cannot know.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 mod daemon_fixture;
 
 use std::collections::BTreeSet;

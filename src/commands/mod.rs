@@ -1,1 +1,133 @@
-//! (index)
+//! The command line: which subcommand runs, or the build hook, or the real `guix`.
+//!
+//! A file each: a subcommand and one function. The build hook has no word of its own, since guix-daemon gives it four
+//! arguments and nothing else.
+
+pub mod build_hook;
+pub mod convert;
+pub mod drain;
+pub mod eval;
+pub mod front_end;
+mod machines;
+pub mod test;
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::PathBuf;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use env_logger::Target;
+
+use crate::exit::Status;
+use crate::local::Directories;
+use crate::logging;
+
+/// Have derivations built by other machines: the build hook of guix-daemon, and its tools.
+#[derive(Debug, Parser)]
+#[command(
+    name = "offload",
+    version,
+    disable_help_subcommand = true,
+    override_usage = "offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT\n       offload COMMAND [ARGUMENT]...",
+    after_help = "With four arguments this is the build hook, which guix-daemon runs. Exit statuses: 0 done, 1 failure, 2 \
+                  usage, 3 errors in the machine file, 4 some machines cannot be used; as the hook also 100 (the build failed) and 101 (it took too long)."
+)]
+pub struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Turn a machines.scm of Guix, or a machines file of Nix, into a machine file in Lua.
+    Convert {
+        /// The file to convert; the result goes to standard output.
+        file: PathBuf,
+    },
+    /// Evaluate the machine file, and print what it says or what is wrong with it.
+    Eval {
+        /// The machine file, if it is not the usual one.
+        file: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check whether the build machines can be used, and say what to do about those that cannot.
+    Test(test::Arguments),
+}
+
+/// Runs the program with its arguments, the program's own name first.
+///
+/// Under the name `guix` only `offload` is served here; everything else goes to the real `guix`. A leading word
+/// `offload` is what guix-daemon puts before the hook's arguments.
+pub fn main(mut arguments: Vec<OsString>) -> Status {
+    let argv0 = if arguments.is_empty() { OsString::from("offload") } else { arguments.remove(0) };
+    let has_leading_word = arguments.first().is_some_and(|word| word == OsStr::new("offload"));
+    if front_end::is_called_as_guix(&argv0) && !has_leading_word {
+        eprintln!("guix: error: {}", front_end::hand_on(&argv0, &arguments));
+        return Status::Failure;
+    }
+    if has_leading_word {
+        arguments.remove(0);
+    }
+    if is_build_hook(&arguments) {
+        return build_hook::run(&arguments);
+    }
+    match CommandLine::try_parse_from([OsString::from("offload")].into_iter().chain(arguments)) {
+        Ok(command_line) => {
+            logging::start(Target::Stderr);
+            run(command_line.command)
+        }
+        Err(error) => {
+            // Help and version are errors to clap, and go to standard output.
+            let _ = error.print();
+            if error.use_stderr() { Status::Usage } else { Status::Success }
+        }
+    }
+}
+
+fn run(command: Command) -> Status {
+    let directories = match Directories::from_environment() {
+        Ok(directories) => directories,
+        Err(error) => {
+            eprintln!("offload: error: {error}");
+            return Status::Failure;
+        }
+    };
+    match command {
+        Command::Eval { file, json } => {
+            let file = machines::machine_file(file.as_deref(), &directories);
+            let context = machines::load_context(&directories);
+            eval::run(&file, &context, &machines::own_system(), json, &mut io::stdout(), &mut io::stderr())
+        }
+        Command::Test(arguments) => test::run(&arguments, &directories),
+        Command::Convert { file } => convert::run(&file, &mut io::stdout(), &mut io::stderr()),
+    }
+}
+
+/// Whether the arguments are those that the daemon gives: four, the first neither a subcommand nor an option.
+fn is_build_hook(arguments: &[OsString]) -> bool {
+    let [first, _, _, _] = arguments else { return false };
+    let is_subcommand = |word: &str| CommandLine::command().get_subcommands().any(|command| command.get_name() == word);
+    first.to_str().is_none_or(|word| !word.starts_with('-') && !is_subcommand(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_sound() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn four_arguments_are_the_build_hook() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert!(is_build_hook(&words("x86_64-linux 3600 1 0")));
+        for line in ["--help", "-V", "convert machines.scm", "convert a b c", "x86_64-linux"] {
+            assert!(!is_build_hook(&words(line)), "{line}");
+        }
+        assert!(!is_build_hook(&[]));
+    }
+}

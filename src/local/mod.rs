@@ -8,6 +8,7 @@
 mod acl;
 mod database;
 mod deduplicate;
+mod derivation;
 mod directories;
 mod dump;
 mod export;
@@ -20,6 +21,7 @@ mod store;
 pub use acl::{AclError, load_acl};
 pub use database::{Database, DatabaseError, Item, references_first};
 pub use deduplicate::{DeduplicateError, deduplicate};
+pub use derivation::{ReadDerivationError, read_derivation};
 pub use directories::{Directories, DirectoryError};
 pub use dump::Dump;
 pub use export::{Bundle, ExportError};

@@ -1,1 +1,12 @@
-//! (index)
+//! What is asked of a build machine: a stream to its daemon, and how it is doing.
+//!
+//! Those who talk to the daemon see a byte stream and nothing of SSH, so that another way of reaching it can take this
+//! one's place.
+
+mod connection;
+mod error;
+pub mod probe;
+mod relay;
+
+pub use connection::{Connection, DaemonStream};
+pub use error::Error;

@@ -1,1 +1,21 @@
-//! (index)
+//! SSH connections to build machines: everything that touches libssh2.
+//!
+//! A [`Session`] is connected, its server known by a pinned host key, and logged in. A [`Channel`] is a byte stream to
+//! a Unix-domain socket or to a command on the other side. libssh2 runs non-blocking and every wait is a poll(2) with a
+//! limit, in `link`, so that neither a dead network nor a silent server can hang the caller.
+//!
+//! What is not done here: known_hosts, `~/.ssh/config`, agents, passwords, passphrases. The machine file says it all.
+
+mod channel;
+mod error;
+mod host_key;
+mod link;
+mod opening;
+mod private_key;
+mod proxy;
+mod session;
+mod tcp;
+
+pub use channel::{Channel, Output};
+pub use error::{Cause, Error, Phase};
+pub use session::Session;

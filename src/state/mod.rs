@@ -1,1 +1,62 @@
-//! (index)
+//! What outlives a hook process, and what several of them share.
+//!
+//! Everything lies below `STATE/offload` (normally `/var/guix/offload`): a directory for each `NAME:PORT`, so that
+//! several entries of the machine file for one host share it.
+
+pub mod drain;
+pub mod health;
+mod lock;
+pub mod slots;
+pub mod waiting;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+pub use drain::{Drain, Drained};
+pub use health::{Health, HealthRecord};
+pub use slots::{Holder, Slot, Slots};
+pub use waiting::{Place, Places};
+
+use crate::machine::Machine;
+
+/// The directory of all state, `STATE/offload`.
+#[derive(Clone, Debug)]
+pub struct StateDirectory(PathBuf);
+
+/// State that cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {cause}", path.display())]
+pub struct StateError {
+    pub path: PathBuf,
+    pub cause: io::Error,
+}
+
+impl StateDirectory {
+    /// The state kept below `path`. Nothing is created before it is needed.
+    pub fn new(path: impl Into<PathBuf>) -> StateDirectory {
+        StateDirectory(path.into())
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The directory of one host, created if needed.
+    pub fn of(&self, machine: &Machine) -> Result<PathBuf, StateError> {
+        let path = self.0.join(machine.address());
+        create_directory(&path)?;
+        Ok(path)
+    }
+}
+
+/// Creates `path` and its parents; readable by the daemon's user only, since it tells who builds what.
+fn create_directory(path: &Path) -> Result<(), StateError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|cause| StateError { path: path.to_owned(), cause })
+}

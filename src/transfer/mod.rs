@@ -1,1 +1,10 @@
-//! (index)
+//! Store items on their way: [`send`] what a build needs, [`retrieve`] what it made.
+
+pub mod head;
+pub mod retrieve;
+pub mod send;
+pub mod trial;
+
+pub use head::Head;
+pub use retrieve::{RetrieveError, Retrieved, retrieve};
+pub use send::{SendError, send};

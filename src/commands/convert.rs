@@ -1,0 +1,147 @@
+//! `offload convert FILE`: a machine file of Guix or of Nix becomes a machine file in Lua.
+//!
+//! Two formats are understood. A file is taken for Guix's `machines.scm` if its name ends in `.scm`, or if the first
+//! thing in it that is neither white space nor a comment is a parenthesis or a quote; anything else is taken for a
+//! Nix `machines` file. Fields that have the default value are left out, since the two have the same meaning without
+//! them; what has no counterpart, or changed its meaning, is said in comments of the result and in warnings.
+//!
+//! This is a translation and no check: a host name or a key that was wrong before is wrong in the same way
+//! afterwards, and `offload eval` says so.
+
+mod lua;
+mod nix;
+mod repl;
+mod scheme;
+
+use std::env;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+
+use super::front_end::{self, FrontEndError};
+use crate::exit::Status;
+use lua::plain;
+
+pub use lua::Document;
+
+/// Longest file that is read, in bytes: some thousand machines.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Why a file could not be converted.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    #[error("cannot read '{}': {cause}", plain(&path.to_string_lossy()))]
+    Read { path: PathBuf, cause: io::Error },
+    #[error("'{}' is longer than {MAX_FILE} bytes", plain(&.0.to_string_lossy()))]
+    TooLong(PathBuf),
+    #[error("'{}' is in Lua already", plain(&.0.to_string_lossy()))]
+    Lua(PathBuf),
+    #[error("the name of '{}' is not UTF-8, which Guile needs", plain(&.0.to_string_lossy()))]
+    FileName(PathBuf),
+    #[error("a machines.scm is a program, and needs Guix to run it: {0}")]
+    NoGuix(#[from] FrontEndError),
+    #[error("cannot run '{} repl': {cause}", guix.display())]
+    Run { guix: PathBuf, cause: io::Error },
+    #[error("'{} repl' ended with {status} before it said what the machines are", guix.display())]
+    NoAnswer { guix: PathBuf, status: ExitStatus },
+    #[error("cannot understand what '{} repl' says about the machines: {cause}", guix.display())]
+    Answer { guix: PathBuf, cause: serde_json::Error },
+    /// The file itself is in error. Never empty; each with its place.
+    #[error("{}", lines(.0))]
+    InFile(Vec<Problem>),
+}
+
+/// One thing that is wrong in the file to convert.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub file: String,
+    /// From 1, as is `column`, which counts characters.
+    pub line: Option<u32>,
+    pub column: Option<u32>,
+    pub message: String,
+}
+
+/// `FILE:LINE:COLUMN: error: MESSAGE`
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", plain(&self.file))?;
+        for number in [self.line, self.column].into_iter().flatten() {
+            write!(f, "{number}:")?;
+        }
+        write!(f, " error: {}", self.message)
+    }
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// Writes the machine file in Lua that `file` amounts to on `out`, warnings and errors on `messages`. If there is an
+/// error nothing is written on `out`. What a `machines.scm` itself prints goes to standard error.
+pub fn run(file: &Path, out: &mut dyn Write, messages: &mut dyn Write) -> Status {
+    let (status, said) = match convert(file, front_end::real_guix) {
+        Ok(document) => match write!(out, "{document}").and_then(|()| out.flush()) {
+            Ok(()) => (Status::Success, document.warnings()),
+            Err(cause) => (Status::Failure, vec![format!("error: cannot write the machine file: {cause}")]),
+        },
+        Err(error @ ConvertError::InFile(_)) => (Status::MachineFile, vec![error.to_string()]),
+        Err(error) => (Status::Failure, vec![format!("error: {error}")]),
+    };
+    for line in said {
+        // If this fails there is nobody left to tell.
+        let _ = writeln!(messages, "{line}");
+    }
+    status
+}
+
+/// The machine file in Lua that `file` amounts to. `guix` finds the real `guix`; it is asked only for a `machines.scm`.
+pub fn convert(file: &Path, guix: impl FnOnce() -> Result<PathBuf, FrontEndError>) -> Result<Document, ConvertError> {
+    if file.extension().is_some_and(|extension| extension == "lua") {
+        return Err(ConvertError::Lua(file.to_owned()));
+    }
+    let text = read(file)?;
+    if is_scheme(file, &text) {
+        let machines = repl::evaluate(&guix()?, file)?;
+        let home = env::var_os("HOME").map(PathBuf::from);
+        scheme::document(file, machines, home.as_deref())
+    } else {
+        nix::document(file, &text)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ConvertError> {
+    let mut text = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut text))
+        .map_err(|cause| ConvertError::Read { path: path.to_owned(), cause })?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(ConvertError::TooLong(path.to_owned()));
+    }
+    Ok(text)
+}
+
+/// Whether this is a `machines.scm`; see the head of this file.
+fn is_scheme(file: &Path, text: &[u8]) -> bool {
+    if file.extension().is_some_and(|extension| extension == "scm") {
+        return true;
+    }
+    let mut rest = text.trim_ascii_start();
+    loop {
+        let comment_ends: &[u8] = match rest {
+            [b'(' | b'\'' | b'`', ..] => return true,
+            [b'#', b'|', ..] => b"|#",
+            [b'#', b'!', ..] => b"!#",
+            [b'#' | b';', ..] => b"\n",
+            _ => return false,
+        };
+        let Some(end) = rest.windows(comment_ends.len()).position(|window| window == comment_ends) else {
+            return false;
+        };
+        rest = rest[end + comment_ends.len()..].trim_ascii_start();
+    }
+}
+
+#[cfg(test)]
+mod tests;

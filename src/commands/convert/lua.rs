@@ -1,0 +1,265 @@
+//! The machine file that is written: its machines, and how they look in Lua.
+//!
+//! Names and comments come from elsewhere, so nothing but letters, digits and printable ASCII characters is written
+//! as it is: everything else becomes `\u{…}`, which Lua reads in a string and which cannot end a line in a comment.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+
+/// A `local base` must make the file shorter by this many lines.
+const WORTH_A_BASE: usize = 4;
+
+/// What machines that differ in it cannot share: the fields that concern the host and not the build.
+const OF_THE_HOST: [&str; 4] = ["user", "host_key", "daemon_socket", "parallel_builds"];
+
+/// The value of a field.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    Text(String),
+    List(Vec<String>),
+    Whole(u64),
+    Number(f64),
+    Boolean(bool),
+    /// A function that refuses builds which do not require all of these features.
+    OnlyFor(Vec<String>),
+    /// Required, but not known: written as a comment.
+    Missing,
+}
+
+/// Something to say about a machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Note {
+    pub text: String,
+    /// It is said as a warning too.
+    pub warning: bool,
+}
+
+/// One machine, or what is left of it: without fields, only the notes are written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Entry {
+    /// Where it stands, if not in the converted file itself.
+    pub file: Option<String>,
+    pub line: Option<u32>,
+    /// In the order in which they are written.
+    pub fields: Vec<(&'static str, Value)>,
+    pub notes: Vec<Note>,
+}
+
+impl Entry {
+    pub fn set(&mut self, field: &'static str, value: Value) {
+        self.fields.push((field, value));
+    }
+
+    pub fn get(&self, field: &str) -> Option<&Value> {
+        self.fields.iter().find(|(name, _)| *name == field).map(|(_, value)| value)
+    }
+
+    /// Adds a comment.
+    pub fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(Note { text: text.into(), warning: false });
+    }
+
+    /// Adds a comment that is a warning too.
+    pub fn warn(&mut self, text: impl Into<String>) {
+        self.notes.push(Note { text: text.into(), warning: true });
+    }
+
+    /// `parallel_builds` of another system; 0 is that system's way to take a machine out.
+    pub fn set_parallel_builds(&mut self, builds: u64) {
+        match builds {
+            0 => {
+                self.note("it takes no builds at the same time: it is never chosen");
+                self.set("enabled", Value::Boolean(false));
+            }
+            1 => {}
+            _ => self.set("parallel_builds", Value::Whole(builds)),
+        }
+    }
+
+    fn place(&self, converted: &str) -> String {
+        let file = plain(self.file.as_deref().unwrap_or(converted));
+        match self.line {
+            Some(line) => format!("{file}:{line}"),
+            None => file,
+        }
+    }
+}
+
+/// A machine file in Lua; `Display` writes it.
+#[derive(Debug)]
+pub struct Document {
+    /// The file that was converted.
+    pub file: String,
+    /// Comment at the top, a line each.
+    pub header: Vec<String>,
+    pub entries: Vec<Entry>,
+}
+
+impl Document {
+    /// Completes the notes of `entries` with those that concern several of them.
+    pub fn new(file: String, header: &[&str], mut entries: Vec<Entry>) -> Document {
+        note_differences(&mut entries);
+        Document { file, header: header.iter().map(|&line| line.to_owned()).collect(), entries }
+    }
+
+    /// A line each: `FILE:LINE: warning: …`.
+    pub fn warnings(&self) -> Vec<String> {
+        let of_entry = |entry: &Entry| {
+            let place = entry.place(&self.file);
+            let warnings = entry.notes.iter().filter(|note| note.warning);
+            warnings.map(|note| format!("{place}: warning: {}", plain(&note.text))).collect::<Vec<_>>()
+        };
+        self.entries.iter().flat_map(of_entry).collect()
+    }
+
+    /// The fields that all machines have in common, if writing them once is worth it.
+    fn base(&self) -> Vec<(&'static str, Value)> {
+        let machines: Vec<&Entry> = self.entries.iter().filter(|entry| !entry.fields.is_empty()).collect();
+        let Some((first, others)) = machines.split_first() else { return Vec::new() };
+        let shared = |(field, value): &&(&'static str, Value)| {
+            *field != "name" && *value != Value::Missing && others.iter().all(|other| other.get(field) == Some(value))
+        };
+        let base: Vec<_> = first.fields.iter().filter(shared).cloned().collect();
+        // Each machine loses those lines and gains "inherit"; the base itself has a first, a last and an empty line.
+        let before = machines.len() * base.len();
+        let after = base.len() + 3 + machines.len();
+        if before >= after + WORTH_A_BASE { base } else { Vec::new() }
+    }
+}
+
+impl fmt::Display for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "-- Converted from {} by 'offload convert'.", plain(&self.file))?;
+        for line in &self.header {
+            writeln!(f, "-- {line}")?;
+        }
+        writeln!(f)?;
+        let only_for = |(_, value): &(&str, Value)| matches!(value, Value::OnlyFor(_));
+        if self.entries.iter().any(|entry| entry.fields.iter().any(only_for)) {
+            writeln!(f, "{ONLY_FOR}")?;
+        }
+        let base = self.base();
+        if !base.is_empty() {
+            writeln!(f, "local base = {{")?;
+            fields(f, "  ", &base)?;
+            writeln!(f, "}}\n")?;
+        }
+        writeln!(f, "return {{")?;
+        for (index, entry) in self.entries.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            writeln!(f, "  -- {}", entry.place(&self.file))?;
+            for note in &entry.notes {
+                writeln!(f, "  -- {}", plain(&note.text))?;
+            }
+            if entry.fields.is_empty() {
+                continue;
+            }
+            writeln!(f, "  build_machine {{")?;
+            if !base.is_empty() {
+                writeln!(f, "    inherit = base,")?;
+            }
+            let own: Vec<_> = entry.fields.iter().filter(|field| !base.contains(field)).cloned().collect();
+            fields(f, "    ", &own)?;
+            writeln!(f, "  }},")?;
+        }
+        writeln!(f, "}}")
+    }
+}
+
+/// What the machines with `Value::OnlyFor` call.
+const ONLY_FOR: &str = "\
+-- For 'accepts': refuses the builds that do not require all of these features.
+local function only_for(features)
+  return function(request)
+    local required = {}
+    for _, feature in ipairs(request.features) do
+      required[feature] = true
+    end
+    for _, feature in ipairs(features) do
+      if not required[feature] then
+        return false, \"only for builds that require \" .. feature
+      end
+    end
+    return true
+  end
+end
+";
+
+fn fields(f: &mut fmt::Formatter<'_>, indent: &str, fields: &[(&'static str, Value)]) -> fmt::Result {
+    for (field, value) in fields {
+        match value {
+            Value::Missing => writeln!(f, "{indent}-- {field} = \"…\",")?,
+            value => writeln!(f, "{indent}{field} = {},", literal(value))?,
+        }
+    }
+    Ok(())
+}
+
+fn literal(value: &Value) -> String {
+    let list = |items: &[String]| match items {
+        [] => "{}".to_owned(),
+        items => format!("{{ {} }}", items.iter().map(|item| quote(item)).collect::<Vec<_>>().join(", ")),
+    };
+    match value {
+        Value::Text(text) => quote(text),
+        Value::List(items) => list(items),
+        Value::Whole(number) => number.to_string(),
+        // What Rust calls inf and NaN has no name in Lua.
+        Value::Number(number) if !number.is_finite() => "0/0".to_owned(),
+        Value::Number(number) => format!("{number:?}"),
+        Value::Boolean(boolean) => boolean.to_string(),
+        Value::OnlyFor(features) => format!("only_for {}", list(features)),
+        Value::Missing => "nil".to_owned(),
+    }
+}
+
+/// `text` as a string literal of Lua 5.4.
+pub fn quote(text: &str) -> String {
+    format!("\"{}\"", plain(&text.replace('\\', "\\\\").replace('"', "\\\"")))
+}
+
+/// `text` with everything that could end a line, or hide something from the reader, made visible.
+pub fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            ' '..='~' => plain.push(character),
+            // The ellipsis is ours.
+            _ if !character.is_ascii() && (character.is_alphanumeric() || character == '…') => plain.push(character),
+            // Writing to a string does not fail.
+            _ => drop(write!(plain, "{}", character.escape_unicode())),
+        }
+    }
+    plain
+}
+
+/// Several entries for one name and port share slots and connection, so `offload eval` wants them to agree.
+fn note_differences(entries: &mut [Entry]) {
+    let mut first_of: BTreeMap<String, usize> = BTreeMap::new();
+    for index in 0..entries.len() {
+        let Some(name) = entries[index].get("name") else { continue };
+        let address = format!("{name:?} {:?}", entries[index].get("port"));
+        let first = *first_of.entry(address).or_insert(index);
+        let differing: Vec<&str> = OF_THE_HOST
+            .into_iter()
+            .filter(|field| host_value(&entries[first], field) != host_value(&entries[index], field))
+            .collect();
+        if !differing.is_empty() {
+            let line = entries[first].line.map_or(String::new(), |line| format!(" of line {line}"));
+            let text = format!("not the same {} as in the entry{line} for the same machine", differing.join(", "));
+            entries[index].warn(format!("{text}: 'offload eval' wants them to agree"));
+        }
+    }
+}
+
+/// The value of a field without what makes no difference: the comment of a host key.
+fn host_value(entry: &Entry, field: &str) -> Option<Value> {
+    match entry.get(field) {
+        Some(Value::Text(text)) if field == "host_key" => {
+            Some(Value::Text(text.split_whitespace().take(2).collect::<Vec<_>>().join(" ")))
+        }
+        value => value.cloned(),
+    }
+}

@@ -1,0 +1,93 @@
+//! The URI of a machine in Nix's file: `[ssh://|ssh-ng://][USER@]HOST[:PORT][?NAME=VALUE&…]`, with an IPv6 address in
+//! brackets, and `%XX` for characters that would have a meaning. Whether the host's name is one is not checked here.
+
+use super::super::lua::plain;
+use super::{Word, Wrong};
+
+/// The port that ssh takes without being told.
+pub const SSH_PORT: u16 = 22;
+
+/// The URI of a machine that is reached by SSH.
+pub struct Uri {
+    pub user: Option<String>,
+    pub host: String,
+    pub port: u16,
+    /// Names and values.
+    pub parameters: Vec<(String, String)>,
+    /// Where it begins in the line.
+    pub column: u32,
+}
+
+impl Uri {
+    /// `None` if it is another kind of store.
+    pub fn parse(word: Word) -> Result<Option<Uri>, Wrong> {
+        let (address, query) = word.text.split_once('?').unwrap_or((word.text, ""));
+        let address = match address.split_once("://") {
+            Some(("ssh" | "ssh-ng", rest)) => rest.strip_suffix('/').unwrap_or(rest),
+            Some(_) => return Ok(None),
+            None if address.contains('/') || ["", "auto", "daemon", "local"].contains(&address) => return Ok(None),
+            None => address,
+        };
+        let wrong = |what: &str| (word.column, format!("{what} in '{}'", plain(word.text)));
+        let (user, authority) = match address.rsplit_once('@') {
+            Some((user, authority)) => (Some(decode(user)), authority),
+            None => (None, address),
+        };
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(rest) => {
+                let (host, rest) = rest.split_once(']').ok_or_else(|| wrong("expected ']' after an IPv6 address"))?;
+                match rest {
+                    "" => (host, None),
+                    rest => (host, Some(rest.strip_prefix(':').ok_or_else(|| wrong("expected ':' after ']'"))?)),
+                }
+            }
+            // More than one colon: an IPv6 address without its brackets, as Nix once took it.
+            None => match authority.split_once(':') {
+                Some((host, port)) if !port.contains(':') => (host, Some(port)),
+                _ => (authority, None),
+            },
+        };
+        if host.is_empty() || user.as_deref() == Some("") {
+            return Err(wrong(if host.is_empty() { "expected a host name" } else { "expected an account before '@'" }));
+        }
+        let port = match port {
+            None => SSH_PORT,
+            Some(port) => port
+                .parse()
+                .ok()
+                .filter(|&port| port != 0)
+                .ok_or_else(|| wrong("expected a port from 1 to 65535 after the host"))?,
+        };
+        let parameters = query.split('&').filter(|parameter| !parameter.is_empty()).map(|parameter| {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            (decode(name), decode(value))
+        });
+        let parameters = parameters.collect();
+        Ok(Some(Uri { user, host: decode(host), port, parameters, column: word.column }))
+    }
+
+    /// Takes the parameter `name` out.
+    pub fn take(&mut self, name: &str) -> Option<String> {
+        let index = self.parameters.iter().position(|(parameter, _)| parameter == name)?;
+        Some(self.parameters.remove(index).1)
+    }
+}
+
+/// Text with its `%XX` resolved; what is no such escape, or would not be UTF-8, stays as it is.
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, others @ ..] = rest {
+        let escaped = match rest {
+            [b'%', high, low, ..] => hex(*high).zip(hex(*low)).map(|(high, low)| high * 16 + low),
+            _ => None,
+        };
+        bytes.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { &rest[3..] } else { others };
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+}

@@ -1,0 +1,345 @@
+//! Golden files: `tests/golden/convert/NAME.scm` is a `machines.scm`, `NAME.json` what the real `guix repl` says about it
+//! (`tests/convert.rs` runs it), `NAME.machines` a file of Nix, and `NAME.lua` what either becomes. The warnings stand at
+//! the end of the latter, after `-- warnings:`.
+//!
+//! A new `.json` is what stands after the mark in the output of
+//! `(cat dump.scm; echo '(dump "NAME.scm")') | HOME=/root guix repl -q -t machine`, run where `NAME.scm` is.
+
+use super::lua::{Entry, Value, plain, quote};
+use super::repl::{Answer, Fields};
+use super::*;
+use crate::machine::{Compression, HostKey, Machine};
+use crate::policy::{self, LoadContext, Pool, Report};
+use proptest::prelude::*;
+use std::fs;
+
+mod nix_lines;
+mod scheme_answers;
+
+const HOME: &str = "/root";
+
+fn golden(extension: &str) -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/convert");
+    let mut files: Vec<PathBuf> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|other| other == extension));
+    files.sort();
+    assert!(files.len() > 1, "{files:?}");
+    files
+}
+
+fn base_name(file: &Path) -> PathBuf {
+    file.file_name().unwrap().into()
+}
+
+/// The machines that Guix says a golden `.scm` returns.
+fn guix_says(json: &Path) -> Vec<Fields> {
+    let Answer::Machines(machines) = serde_json::from_slice(&fs::read(json).unwrap()).unwrap() else {
+        panic!("{json:?} tells of an error");
+    };
+    machines
+}
+
+/// All golden inputs, converted.
+fn converted() -> Vec<(PathBuf, Document)> {
+    let scheme = golden("json").into_iter().map(|file| {
+        let scm = base_name(&file.with_extension("scm"));
+        let document = scheme::document(&scm, guix_says(&file), Some(Path::new(HOME))).unwrap();
+        (file.with_extension("lua"), document)
+    });
+    let nix = golden("machines").into_iter().map(|file| {
+        let document = nix::document(&base_name(&file), &fs::read(&file).unwrap()).unwrap();
+        (file.with_extension("lua"), document)
+    });
+    scheme.chain(nix).collect()
+}
+
+fn with_warnings(document: &Document) -> String {
+    let warnings = document.warnings().iter().map(|warning| format!("-- {warning}\n")).collect::<String>();
+    format!("{document}-- warnings:\n{warnings}")
+}
+
+#[test]
+fn what_golden_files_become() {
+    for (lua, document) in converted() {
+        let expected = fs::read_to_string(&lua).unwrap_or_else(|error| panic!("{lua:?}: {error}"));
+        assert_eq!(with_warnings(&document), expected, "{lua:?}");
+    }
+}
+
+/// After a change that is meant: `cargo test --lib write_the_golden_files -- --ignored`, and read the difference.
+#[test]
+#[ignore = "writes files that belong to the source"]
+fn write_the_golden_files() {
+    for (lua, document) in converted() {
+        fs::write(lua, with_warnings(&document)).unwrap();
+    }
+}
+
+/// The pool that a text is, as the hook sees it.
+fn load(text: &str) -> Result<Pool, Report> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("machines.lua");
+    fs::write(&file, text).unwrap();
+    policy::load(&file, &LoadContext { home: Some(HOME.into()), ..LoadContext::default() })
+}
+
+fn machines(document: &Document) -> Vec<Machine> {
+    let pool = load(&document.to_string()).unwrap_or_else(|report| panic!("{report}\n{document}"));
+    pool.machines.into_iter().map(|entry| entry.machine).collect()
+}
+
+/// A machine of Guix in our terms, got without the text in Lua.
+fn machine_of(fields: &Fields) -> Machine {
+    let text = |field: &str| fields[field].as_str().unwrap();
+    let texts = |field: &str| -> Vec<String> {
+        fields[field].as_array().unwrap().iter().map(|item| item.as_str().unwrap().to_owned()).collect()
+    };
+    let systems = match fields["systems"].is_array() {
+        true => texts("systems"),
+        false => vec![text("system").to_owned()],
+    };
+    let builds = fields["parallel-builds"].as_u64().unwrap() as u32;
+    Machine {
+        port: fields["port"].as_u64().unwrap() as u16,
+        private_key: Some(text("private-key").into()),
+        daemon_socket: text("daemon-socket").into(),
+        compression: match text("compression") {
+            "none" => Compression::None,
+            "zlib" => Compression::Zlib,
+            _ => Compression::Auto,
+        },
+        parallel_builds: builds.max(1),
+        enabled: builds > 0,
+        speed: fields["speed"].as_f64().unwrap(),
+        features: texts("features"),
+        overload_threshold: fields["overload-threshold"].as_f64(),
+        ..Machine::new(text("name"), text("user"), systems, vec![HostKey::parse(text("host-key")).unwrap()])
+    }
+}
+
+#[test]
+fn guix_and_the_machine_file_mean_the_same_pool() {
+    for file in golden("json").into_iter().filter(|file| !file.ends_with("same-host.json")) {
+        let fields = guix_says(&file);
+        let document = scheme::document(Path::new("x.scm"), fields.clone(), Some(Path::new(HOME))).unwrap();
+        assert_eq!(machines(&document), fields.iter().map(machine_of).collect::<Vec<_>>(), "{file:?}");
+    }
+}
+
+#[test]
+fn nix_and_the_machine_file_mean_the_same_pool() {
+    let (file, document) = converted().into_iter().find(|(file, _)| file.ends_with("manual.lua")).unwrap();
+    let key = |name: &str| {
+        let text = fs::read_to_string(&file).unwrap();
+        let line = text.lines().find(|line| line.contains(name)).unwrap().split('"').nth(1).unwrap().to_owned();
+        vec![HostKey::parse(&line).unwrap()]
+    };
+    let (ed25519, ecdsa) = (key("ssh-ed25519"), key("ecdsa-sha2-nistp256"));
+    let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+    let linux = ["x86_64-linux"];
+    let expected = [
+        Machine {
+            private_key: Some("/home/nix/.ssh/id_scratchy_auto".into()),
+            parallel_builds: 8,
+            features: texts(&["kvm"]),
+            ..Machine::new("scratchy.example.org", "nix", texts(&["i686-linux", "x86_64-linux"]), ed25519.clone())
+        },
+        Machine {
+            port: 2222,
+            parallel_builds: 8,
+            speed: 2.5,
+            ..Machine::new("itchy.example.org", "root", texts(&linux), ed25519)
+        },
+        Machine {
+            private_key: Some("/root/.ssh/id_poochie".into()),
+            speed: 2.0,
+            features: texts(&["kvm", "benchmark"]),
+            ..Machine::new("poochie.example.org", "root", texts(&["i686-linux", "armhf-linux"]), ecdsa.clone())
+        },
+        Machine {
+            compression: Compression::Zlib,
+            enabled: false,
+            features: texts(&["a", "b", "c"]),
+            ..Machine::new("2001:db8::7", "nix", texts(&linux), ecdsa)
+        },
+    ];
+    let pool = load(&document.to_string()).unwrap_or_else(|report| panic!("{report}"));
+    assert!(pool.warnings.is_empty(), "{:?}", pool.warnings);
+    assert_eq!(pool.machines.iter().map(|entry| entry.has_accepts).collect::<Vec<_>>(), [false, false, true, true]);
+    assert_eq!(pool.machines.into_iter().map(|entry| entry.machine).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn slots_that_differ_for_one_host_are_an_error_that_was_announced() {
+    let (_, document) = converted().into_iter().find(|(file, _)| file.ends_with("same-host.lua")).unwrap();
+    assert_eq!(document.warnings().len(), 1);
+    let report = load(&document.to_string()).unwrap_err().to_string();
+    assert!(report.contains("parallel_builds: differs"), "{report}");
+}
+
+#[test]
+fn a_file_is_recognised() {
+    for (name, text, scheme) in [
+        ("machines.scm", "", true),
+        ("machines", "", false),
+        ("machines", ";; comment\n\n  (list)", true),
+        ("machines", "#!r6rs (x) !#\n#| a\n(b |# '()", true),
+        ("machines", "`(,x)", true),
+        ("machines", "# (comment)\nssh://b1 x86_64-linux", false),
+        ("machines", "#| never ends (", false),
+        ("machines", "b1", false),
+        ("machines.lua", "(", true),
+    ] {
+        assert_eq!(is_scheme(Path::new(name), text.as_bytes()), scheme, "{name} {text:?}");
+    }
+}
+
+/// The result of `run`: status, result, messages, the latter without the directory.
+fn run_on(name: &str, text: Option<&[u8]>) -> (Status, String, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join(name);
+    if let Some(text) = text {
+        fs::write(&file, text).unwrap();
+    }
+    let (mut out, mut messages) = (Vec::new(), Vec::new());
+    let status = run(&file, &mut out, &mut messages);
+    let relative = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let prefix = format!("{}/", directory.path().display());
+    (status, relative(out).replace(&prefix, ""), relative(messages).replace(&prefix, ""))
+}
+
+#[test]
+fn files_that_cannot_be_read() {
+    let (status, out, messages) = run_on("machines", None);
+    assert_eq!((status, out.as_str()), (Status::Failure, ""));
+    assert_eq!(messages, "error: cannot read 'machines': No such file or directory (os error 2)\n");
+
+    let (status, out, messages) = run_on("machines", Some(&vec![b'\n'; MAX_FILE as usize + 1]));
+    assert_eq!((status, out.as_str()), (Status::Failure, ""));
+    assert_eq!(messages, "error: 'machines' is longer than 1048576 bytes\n");
+
+    let (status, out, messages) = run_on("machines.lua", Some(b"return {}"));
+    assert_eq!((status, out.as_str()), (Status::Failure, ""));
+    assert_eq!(messages, "error: 'machines.lua' is in Lua already\n");
+}
+
+#[test]
+fn errors_and_results_go_their_ways() {
+    let (status, out, messages) = run_on("machines", Some(b"b1 x86_64-linux - many\nb2 - - 1 fast\n"));
+    assert_eq!((status, out.as_str()), (Status::MachineFile, ""));
+    assert_eq!(
+        messages,
+        "machines:1:19: error: expected a number of jobs, found 'many'\n\
+         machines:2:10: error: expected a speed factor, found 'fast'\n"
+    );
+
+    let (status, out, messages) = run_on("machines", Some(b"b1 x86_64-linux\n"));
+    assert_eq!(status, Status::Success);
+    assert!(out.contains("name = \"b1\","), "{out}");
+    assert_eq!(
+        messages,
+        "machines:1: warning: it has no host key, which is required: run 'offload add b1' to get it\n"
+    );
+}
+
+/// What a required field lacks is told by the evaluator, and nothing else.
+#[test]
+fn a_missing_host_key_is_the_only_error() {
+    let document = nix::document(Path::new("machines"), b"root@b1 x86_64-linux").unwrap();
+    let report = load(&document.to_string()).unwrap_err();
+    assert_eq!(report.errors(), 1);
+    assert!(report.to_string().contains("host_key: missing"), "{report}");
+}
+
+/// Evaluates Lua without any of our own functions.
+fn lua<T>(text: &str, check: impl FnOnce(mlua::Value) -> T) -> T {
+    let lua = mlua::Lua::new();
+    lua.load("function build_machine(t) return t end").exec().unwrap();
+    check(lua.load(text).eval().unwrap_or_else(|error| panic!("{error}\n{text}")))
+}
+
+fn is_text(value: &mlua::Value, text: &str) -> bool {
+    value.as_string().is_some_and(|value| *value.as_bytes() == *text.as_bytes())
+}
+
+/// How many machines a text in Lua returns.
+fn count(text: &str) -> usize {
+    lua(text, |list| list.as_table().unwrap().raw_len())
+}
+
+fn hostile() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        any::<String>(),
+        prop::sample::select(vec![
+            "\"",
+            "\\",
+            "\n",
+            "\r",
+            "\0",
+            "]]",
+            "--[[",
+            "--]]",
+            "\\\"",
+            "\\u{",
+            "}",
+            "\u{2028}",
+            "\u{202e}",
+            "…",
+            "os.exit()",
+        ])
+        .prop_map(str::to_owned),
+    ];
+    prop::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn any_text_survives_its_quotes(text in hostile()) {
+        let same = lua(&format!("return {}", quote(&text)), |value| is_text(&value, &text));
+        prop_assert!(same);
+    }
+
+    #[test]
+    fn nothing_gets_out_of_a_comment(text in hostile()) {
+        let two = lua(&format!("return 1 -- {}\n + 1", plain(&text)), |value| value.as_integer());
+        prop_assert_eq!(two, Some(2));
+    }
+
+    #[test]
+    fn whatever_the_texts_the_machines_are_what_they_are(
+        texts in prop::collection::vec(hostile(), 5),
+        number in 1usize..6,
+    ) {
+        let entry = |index: usize| {
+            let mut entry = Entry { file: Some(texts[0].clone()), line: Some(1), ..Entry::default() };
+            entry.set("name", Value::Text(format!("{index}{}", texts[1])));
+            entry.set("user", Value::Text(texts[2].clone()));
+            entry.set("features", Value::List(texts.clone()));
+            entry.set("private_key", Value::Text(texts[3].clone()));
+            entry.set("accepts", Value::OnlyFor(texts.clone()));
+            entry.set("host_key", Value::Missing);
+            entry.warn(texts[4].clone());
+            entry
+        };
+        let document = Document::new(texts[0].clone(), &[], (0..number).map(entry).collect());
+        lua(&document.to_string(), |list| {
+            let list = list.as_table().unwrap();
+            assert_eq!(list.raw_len(), number);
+            for index in 0..number {
+                let machine: mlua::Table = list.get(index + 1).unwrap();
+                let base: Option<mlua::Table> = machine.get("inherit").unwrap();
+                let value = |field: &str| -> mlua::Value {
+                    let own = machine.contains_key(field).unwrap();
+                    if own { &machine } else { base.as_ref().unwrap() }.get(field).unwrap()
+                };
+                assert!(is_text(&value("name"), &format!("{index}{}", texts[1])));
+                assert!(is_text(&value("user"), &texts[2]));
+                assert!(is_text(&value("private_key"), &texts[3]));
+                let features: Vec<mlua::Value> = value("features").as_table().unwrap().sequence_values().map(Result::unwrap).collect();
+                assert!(features.len() == texts.len() && features.iter().zip(&texts).all(|(value, text)| is_text(value, text)));
+            }
+        });
+        prop_assert_eq!(document.warnings().len(), number);
+        prop_assert!(document.warnings().iter().all(|line| !line.contains('\n')));
+    }
+}

@@ -1,0 +1,99 @@
+//! The hook's command line: `[offload] SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT`.
+//!
+//! The two times are decimal seconds, 0 meaning none. The trace flag is `1` or `0` up to Guix 1.4, `true` or `false`
+//! since. The daemon's leading word `offload` is taken off by the caller.
+
+use std::time::Duration;
+
+use super::request::is_system;
+
+/// What the daemon says about all the builds of one hook process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arguments {
+    /// The daemon's own system type.
+    pub system: String,
+    /// How long a build may print nothing; `None`: as long as it likes.
+    pub max_silent_time: Option<Duration>,
+    /// Whether the client wants trace lines (`@ build-remote …`).
+    pub print_build_trace: bool,
+    /// How long a build may take; `None`: as long as it likes.
+    pub build_timeout: Option<Duration>,
+}
+
+/// An argument that cannot be understood.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ArgumentError {
+    #[error(
+        "the build hook takes four arguments, SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT, and was given {0}"
+    )]
+    Count(usize),
+    #[error("{field}: expected {expected}, found '{found}'")]
+    Value { field: &'static str, expected: &'static str, found: String },
+}
+
+impl Arguments {
+    /// Reads the four arguments.
+    pub fn parse(arguments: &[String]) -> Result<Arguments, ArgumentError> {
+        let [system, max_silent_time, print_build_trace, build_timeout] = arguments else {
+            return Err(ArgumentError::Count(arguments.len()));
+        };
+        if !is_system(system) {
+            return Err(unexpected("SYSTEM", "a system type such as x86_64-linux", system));
+        }
+        Ok(Arguments {
+            system: system.clone(),
+            max_silent_time: seconds("MAX-SILENT-TIME", max_silent_time)?,
+            print_build_trace: flag(print_build_trace)?,
+            build_timeout: seconds("BUILD-TIMEOUT", build_timeout)?,
+        })
+    }
+}
+
+fn seconds(field: &'static str, text: &str) -> Result<Option<Duration>, ArgumentError> {
+    // u32, as in the worker protocol that carries the value on to the build machine.
+    match text.parse::<u32>() {
+        Ok(0) => Ok(None),
+        Ok(seconds) => Ok(Some(Duration::from_secs(seconds.into()))),
+        Err(_) => Err(unexpected(field, "a number of seconds", text)),
+    }
+}
+
+fn flag(text: &str) -> Result<bool, ArgumentError> {
+    match text {
+        "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        _ => Err(unexpected("PRINT-BUILD-TRACE?", "0, 1, true or false", text)),
+    }
+}
+
+fn unexpected(field: &'static str, expected: &'static str, found: &str) -> ArgumentError {
+    ArgumentError::Value { field, expected, found: found.escape_debug().take(80).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, ArgumentError> {
+        Arguments::parse(&line.split(' ').map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn both_spellings_of_the_trace_flag() {
+        for (word, value) in [("0", false), ("1", true), ("false", false), ("true", true)] {
+            let arguments = parse(&format!("x86_64-linux 3600 {word} 0")).unwrap();
+            assert_eq!(arguments.print_build_trace, value);
+            assert_eq!(arguments.max_silent_time, Some(Duration::from_secs(3600)));
+            assert_eq!(arguments.build_timeout, None);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let message = |line| parse(line).unwrap_err().to_string();
+        assert_eq!(message("x86_64-linux 0 yes 0"), "PRINT-BUILD-TRACE?: expected 0, 1, true or false, found 'yes'");
+        assert_eq!(message("x86_64-linux -1 1 0"), "MAX-SILENT-TIME: expected a number of seconds, found '-1'");
+        assert!(message("x86_64-linux 0 1").ends_with("was given 3"));
+        assert!(message("X86 0 1 0").starts_with("SYSTEM: "));
+    }
+}

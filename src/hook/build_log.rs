@@ -1,0 +1,102 @@
+//! The build log: bytes for the daemon's log file and for its client, on descriptor 4.
+//!
+//! The daemon notices the end of a hook by end of file on descriptors 1 and 2 only, and then throws away whatever is
+//! still in the log pipe, but for one read. So a hook must not exit before that pipe is empty, which the write end can
+//! find out: `FIONREAD` works on both ends of a pipe.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::debug;
+
+/// What appends to a log.
+pub type Sink = Box<dyn FnMut(&[u8]) + Send>;
+
+/// How long the daemon may leave the log pipe untouched before it is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the output of the builder goes.
+#[derive(Debug)]
+pub struct BuildLog {
+    output: File,
+}
+
+impl BuildLog {
+    /// A log that goes to `output`: the daemon's pipe, or standard error where the hook is run by hand.
+    pub fn new(output: File) -> BuildLog {
+        BuildLog { output }
+    }
+
+    /// A function that appends to the log. If the daemon is gone, which is about to end this process, it does nothing.
+    pub fn sink(&self) -> io::Result<Sink> {
+        let mut output = self.output.try_clone()?;
+        Ok(Box::new(move |bytes| {
+            if let Err(error) = output.write_all(bytes) {
+                debug!("cannot write the build log: {error}");
+            }
+        }))
+    }
+
+    /// Waits until the daemon has read everything. Returns the number of bytes it has left unread: 0, unless it read
+    /// nothing at all for a minute.
+    pub fn drain(&self) -> u64 {
+        let mut unread = self.unread();
+        let mut since = Instant::now();
+        let mut pause = Duration::from_micros(100);
+        while unread > 0 && since.elapsed() < PATIENCE {
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(10));
+            let now = self.unread();
+            if now != unread {
+                unread = now;
+                since = Instant::now();
+            }
+        }
+        unread
+    }
+
+    /// 0 for what is not a pipe: nothing can be lost there.
+    fn unread(&self) -> u64 {
+        match rustix::fs::fstat(&self.output) {
+            Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo => {
+                rustix::io::ioctl_fionread(self.output.as_fd()).unwrap_or(0)
+            }
+            _ => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn drain_waits_for_the_reader() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let log = BuildLog::new(File::from(writer));
+        log.sink().unwrap()(&[b'x'; 40_000]);
+        let reader = thread::spawn(move || {
+            let mut reader = File::from(reader);
+            let mut total = 0;
+            let mut chunk = [0; 4096];
+            while total < 40_000 {
+                thread::sleep(Duration::from_millis(1));
+                total += reader.read(&mut chunk).unwrap();
+            }
+            total
+        });
+        assert_eq!(log.drain(), 0);
+        assert_eq!(reader.join().unwrap(), 40_000);
+    }
+
+    #[test]
+    fn a_file_needs_no_draining() {
+        let log = BuildLog::new(tempfile::tempfile().unwrap());
+        log.sink().unwrap()(b"text");
+        assert_eq!(log.drain(), 0);
+    }
+}

@@ -1,0 +1,104 @@
+//! The descriptors that the daemon gives its hook, and how they are kept from everybody else.
+//!
+//! The hook starts with 0 (requests), 1 and 2 (one pipe: replies, trace lines, text for the client) and 4 (the build
+//! log). A stray line on 1 or 2 could be taken for a reply, and a child that keeps one of them open keeps the build
+//! "running" for the daemon after the hook has ended. So they are moved, before anything else is done, to private
+//! close-on-exec descriptors; 0 becomes `/dev/null`; 1 and 2 become a pipe whose lines are passed on with a prefix, for
+//! children, for Lua's `print` and for libraries. Whatever else the daemon left open is marked close-on-exec.
+//!
+//! Descriptor 4 is known by its number only. It is opened anew through `/proc/self/fd`, which needs no `unsafe` and gives
+//! the same pipe; the daemon keeps a writing end of that pipe itself, so that one more in this process changes nothing.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+/// Before every line that does not come from the daemon's protocol.
+pub const PREFIX: &str = "offload: ";
+
+/// The longest stray line that is passed on in one piece, in bytes.
+const MAX_STRAY_LINE: u64 = 8192;
+
+/// How long the end of the process waits for what children still write.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// The daemon's descriptors, under private numbers.
+#[derive(Debug)]
+pub struct Descriptors {
+    /// Requests: what was descriptor 0.
+    pub requests: File,
+    /// Replies: what was descriptor 1.
+    pub replies: File,
+    /// Trace lines and text for the client: what was descriptor 2.
+    pub messages: File,
+    /// The build log: what was descriptor 4; standard error if there was none.
+    pub build_log: File,
+    /// Hears when the last stray line has been passed on.
+    strays: Receiver<()>,
+}
+
+impl Descriptors {
+    /// Moves the descriptors. To be called once, before the process has started a thread or opened a file.
+    pub fn take() -> io::Result<Descriptors> {
+        let requests = private(io::stdin())?;
+        let replies = private(io::stdout())?;
+        let messages = private(io::stderr())?;
+        // Appending matters when the hook is run by hand with a file as descriptor 4.
+        let build_log = match OpenOptions::new().append(true).open("/proc/self/fd/4") {
+            Ok(file) => file,
+            Err(_) => messages.try_clone()?,
+        };
+        close_fds::set_fds_cloexec(3, &[]);
+
+        rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        rustix::stdio::dup2_stdout(&writer)?;
+        rustix::stdio::dup2_stderr(&writer)?;
+        drop(writer);
+        let strays = pass_on_strays(reader, messages.try_clone()?);
+        Ok(Descriptors { requests, replies, messages, build_log, strays })
+    }
+
+    /// Waits, for a moment only, until stray lines written so far have been passed on. Afterwards standard output and
+    /// error lead nowhere.
+    pub fn finish(self) -> io::Result<()> {
+        let null = OpenOptions::new().write(true).open("/dev/null")?;
+        rustix::stdio::dup2_stdout(&null)?;
+        rustix::stdio::dup2_stderr(&null)?;
+        // Children may hold the pipe open; their last words are not worth a wait.
+        let _ = self.strays.recv_timeout(LAST_WORDS);
+        Ok(())
+    }
+}
+
+fn private(descriptor: impl AsFd) -> io::Result<File> {
+    // From 10 on, so that the private numbers never meet those that the daemon uses.
+    let descriptor: OwnedFd = rustix::io::fcntl_dupfd_cloexec(descriptor, 10)?;
+    Ok(File::from(descriptor))
+}
+
+/// Starts the thread that passes on every line written to standard output or error, prefixed, each with one write.
+fn pass_on_strays(reader: OwnedFd, mut messages: File) -> Receiver<()> {
+    let (done, strays) = mpsc::channel();
+    thread::spawn(move || {
+        let mut reader = BufReader::new(File::from(reader));
+        loop {
+            let mut line = PREFIX.as_bytes().to_vec();
+            match reader.by_ref().take(MAX_STRAY_LINE).read_until(b'\n', &mut line) {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+            if line.last() != Some(&b'\n') {
+                line.push(b'\n');
+            }
+            if messages.write_all(&line).is_err() {
+                break;
+            }
+        }
+        let _ = done.send(());
+    });
+    strays
+}

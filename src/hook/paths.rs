@@ -1,0 +1,102 @@
+//! The two lines that follow `# accept`: the inputs, then the outputs that are missing.
+//!
+//! Every path is followed by one blank, the last one too, and a newline ends the line. The inputs are the closure of
+//! everything the build needs, the derivation and its own closure included; a line may be of any length, so paths are
+//! read one at a time and only their number takes memory.
+
+use std::collections::BTreeSet;
+use std::io::{self, BufRead, Read};
+
+use crate::store::path::{StoreDir, StorePath};
+
+/// Longer than any valid store path.
+const MAX_PATH: u64 = 4096;
+
+/// A list of paths that cannot be read or understood.
+#[derive(Debug, thiserror::Error)]
+pub enum PathsError {
+    #[error("cannot read the {what} from the daemon: {cause}")]
+    Read { what: &'static str, cause: io::Error },
+    #[error("the daemon's line of {what} is cut off after {count} paths")]
+    CutOff { what: &'static str, count: usize },
+    #[error("invalid path {number} in the daemon's line of {what}: {cause}")]
+    Invalid { what: &'static str, number: usize, cause: String },
+}
+
+/// Reads one line of paths; `what` names it in errors: "inputs" or "outputs".
+pub fn read_paths(
+    input: &mut impl BufRead,
+    store: &StoreDir,
+    what: &'static str,
+) -> Result<BTreeSet<StorePath>, PathsError> {
+    let failed = |cause| PathsError::Read { what, cause };
+    let mut paths = BTreeSet::new();
+    let mut number = 0;
+    loop {
+        if next_byte(input).map_err(failed)? == Some(b'\n') {
+            input.consume(1);
+            return Ok(paths);
+        }
+        let mut path = Vec::new();
+        input.by_ref().take(MAX_PATH).read_until(b' ', &mut path).map_err(failed)?;
+        number += 1;
+        if path.pop_if(|byte| *byte == b' ').is_none() {
+            if (path.len() as u64) < MAX_PATH {
+                return Err(PathsError::CutOff { what, count: number - 1 });
+            }
+            return Err(PathsError::Invalid { what, number, cause: "longer than 4 KiB".to_owned() });
+        }
+        let path = StorePath::parse(store, &path).map_err(|error| PathsError::Invalid {
+            what,
+            number,
+            cause: error.to_string(),
+        })?;
+        paths.insert(path);
+    }
+}
+
+fn next_byte(input: &mut impl BufRead) -> io::Result<Option<u8>> {
+    Ok(input.fill_buf()?.first().copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FOO: &str = "/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo";
+
+    fn read(line: &str) -> Result<BTreeSet<StorePath>, PathsError> {
+        read_paths(&mut line.as_bytes(), &StoreDir::default(), "inputs")
+    }
+
+    #[test]
+    fn both_lines_are_read_and_nothing_more() {
+        let text = format!("{FOO} {FOO}.drv \n{FOO} \n");
+        let mut input = text.as_bytes();
+        let store = StoreDir::default();
+        assert_eq!(read_paths(&mut input, &store, "inputs").unwrap().len(), 2);
+        assert_eq!(read_paths(&mut input, &store, "outputs").unwrap().len(), 1);
+        assert!(input.is_empty());
+    }
+
+    #[test]
+    fn a_line_of_any_length() {
+        let text: String = (0..200_000).map(|number| format!("{FOO}-{number} ")).collect::<String>() + "\n";
+        let mut input = std::io::BufReader::with_capacity(1000, text.as_bytes());
+        assert_eq!(read_paths(&mut input, &StoreDir::default(), "inputs").unwrap().len(), 200_000);
+    }
+
+    #[test]
+    fn an_empty_line_is_an_empty_list() {
+        assert!(read("\n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let message = |line: &str| read(line).unwrap_err().to_string();
+        assert!(message(&format!("{FOO} {FOO}")).contains("cut off after 1 paths"));
+        assert!(message("").contains("cut off after 0 paths"));
+        assert!(message("/gnu/store/.. \n").contains("invalid path 1"));
+        assert!(message(&"x".repeat(5000)).contains("longer than 4 KiB"));
+    }
+}

@@ -1,0 +1,48 @@
+//! Replies: the only place that writes lines beginning with `# `.
+//!
+//! The daemon takes the first such line on the hook's standard output or error for the reply, and anything but the
+//! three known ones for a fatal error of the whole request.
+
+use std::io::{self, Write};
+
+/// What the daemon is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// This process builds it.
+    Accept,
+    /// Not here; build it locally, if that can be done.
+    Decline,
+    /// Ask again later; the daemon does so after five seconds.
+    Postpone,
+}
+
+impl Reply {
+    /// The word on the wire.
+    pub fn word(self) -> &'static str {
+        match self {
+            Reply::Accept => "accept",
+            Reply::Decline => "decline",
+            Reply::Postpone => "postpone",
+        }
+    }
+
+    /// Sends the reply.
+    pub fn send(self, output: &mut impl Write) -> io::Result<()> {
+        output.write_all(format!("# {}\n", self.word()).as_bytes())?;
+        output.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reply;
+
+    #[test]
+    fn exactly_the_three_lines_that_the_daemon_knows() {
+        let mut sent = Vec::new();
+        for reply in [Reply::Accept, Reply::Decline, Reply::Postpone] {
+            reply.send(&mut sent).unwrap();
+        }
+        assert_eq!(sent, b"# accept\n# decline\n# postpone\n");
+    }
+}

@@ -1,0 +1,143 @@
+//! One try to build on one machine: connect, send, build, retrieve.
+
+use std::error::Error;
+
+use log::debug;
+
+use super::reach::{Reached, daemon_failed, reach, unreachable};
+use super::surroundings::{remember_failure, remember_success};
+use super::verdict::{Verdict, verdict};
+use super::{Chosen, Job};
+use crate::daemon::{self, Client, Options};
+use crate::error::{Failure, with_causes};
+use crate::events::{Event, Observer};
+use crate::hook::BuildLog;
+use crate::machine::Machine;
+use crate::remote::{Connection, DaemonStream};
+use crate::schedule::Choice;
+use crate::state::health::{self, FRESH};
+use crate::state::{HealthRecord, Slot};
+use crate::transfer::retrieve::Wanted;
+use crate::transfer::{self, Head, Retrieved};
+
+impl Job<'_> {
+    /// Builds on the machine that was chosen, and puts the outputs in their places.
+    pub(super) fn attempt(&self, choice: Chosen, log: &BuildLog, observer: &mut dyn Observer) -> Result<(), Failure> {
+        let Choice { machine, slot, link } = choice;
+        let machine = self.machines[machine];
+        let derivation = &self.request.derivation;
+        observer.observe(&Event::Offloading { derivation, machine: &machine.name });
+        let head = Head::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
+        let on = On { job: self, machine, head: &head };
+        let retrieved = on.build(slot, link, log, observer)?;
+        retrieved.place().map_err(|error| Failure::Head(with_causes(&error)))?;
+        observer.observe(&Event::Done { derivation, machine: &machine.name });
+        Ok(())
+    }
+}
+
+/// A job on one machine.
+struct On<'a> {
+    job: &'a Job<'a>,
+    machine: &'a Machine,
+    head: &'a Head<'a>,
+}
+
+impl<'a> On<'a> {
+    /// All that needs the machine. The slot is given back when that is done.
+    fn build(
+        &self,
+        _slot: Slot,
+        link: Option<Reached>,
+        log: &BuildLog,
+        observer: &mut dyn Observer,
+    ) -> Result<Retrieved<'a>, Failure> {
+        let job = self.job;
+        let Reached { mut client, connection } = match link {
+            Some(reached) => reached,
+            None => reach(self.machine, &job.directories.store).map_err(|why| self.failed(why))?,
+        };
+        client.set_options(&self.options()).map_err(|error| self.daemon_failed(&error))?;
+
+        transfer::send(&mut client, self.head, job.inputs, &self.machine.name, observer)
+            .map_err(|error| self.transfer_failed(error.is_of_machine(), &error))?;
+
+        let derivation = &job.request.derivation;
+        observer.observe(&Event::Building { derivation, machine: &self.machine.name });
+        let sink = log.sink().map_err(|error| Failure::Head(format!("no build log: {error}")))?;
+        client.set_log(Some(sink));
+        let built = client.build_paths(&[derivation.clone()].into());
+        client.set_log(None);
+        if let Err(error) = built {
+            return Err(self.judge(error, &mut client, &connection));
+        }
+
+        let wanted = Wanted { derivation, inputs: job.inputs, outputs: job.outputs };
+        let retrieved = transfer::retrieve(&mut client, self.head, &wanted, &self.machine.name, observer)
+            .map_err(|error| self.transfer_failed(error.is_of_machine(), &error))?;
+        self.refresh_status(&connection);
+        Ok(retrieved)
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            build_timeout: self.job.arguments.build_timeout,
+            max_silent_time: self.job.arguments.max_silent_time,
+            use_substitutes: self.machine.use_substitutes,
+            ..Options::default()
+        }
+    }
+
+    /// What a failed build means.
+    fn judge(&self, error: daemon::Error, client: &mut Client<DaemonStream>, connection: &Connection) -> Failure {
+        let daemon::Error::Daemon { message, status, .. } = &error else { return self.daemon_failed(&error) };
+        let job = self.job;
+        let lost = match client.query_valid_paths(job.inputs) {
+            Ok(present) => job.inputs.len() - present.len(),
+            Err(error) => return self.daemon_failed(&error),
+        };
+        let free = match connection.probe(job.directories.store.as_str()) {
+            Ok(status) => {
+                remember_success(job.state, self.machine, status.clone());
+                status.store_free
+            }
+            Err(error) => return self.failed(unreachable(&error)),
+        };
+        let (derivation, machine) = (job.request.derivation.to_string(), self.machine.name.clone());
+        let message = message.clone();
+        match verdict(*status, free, lost) {
+            Verdict::Failed => Failure::Build { derivation, machine, message },
+            Verdict::TimedOut => Failure::TimedOut { derivation, machine, message },
+            // The machine answers, and may be good for other builds.
+            Verdict::Machine(Some(why)) => Failure::Machine { machine, cause: format!("{message}; {why}") },
+            Verdict::Machine(None) => Failure::Machine { machine, cause: message },
+        }
+    }
+
+    /// Measures again, so that the next decision finds a fresh record. Not worth a failure.
+    fn refresh_status(&self, connection: &Connection) {
+        let record = HealthRecord::of(self.job.state, self.machine).map(|record| record.read()).unwrap_or_default();
+        if record.trouble.is_none() && record.age(health::now()).is_some_and(|age| age < FRESH / 2) {
+            return;
+        }
+        match connection.probe(self.job.directories.store.as_str()) {
+            Ok(status) => remember_success(self.job.state, self.machine, status),
+            Err(error) => debug!("no status after the build: {error}"),
+        }
+    }
+
+    fn daemon_failed(&self, error: &daemon::Error) -> Failure {
+        self.failed(daemon_failed(error))
+    }
+
+    fn transfer_failed(&self, is_of_machine: bool, error: &dyn Error) -> Failure {
+        let cause = with_causes(error);
+        if is_of_machine { self.failed(cause) } else { Failure::Head(cause) }
+    }
+
+    /// The machine is at fault, and other builds need not find out for themselves.
+    fn failed(&self, cause: String) -> Failure {
+        remember_failure(self.job.state, self.machine, &cause);
+        Failure::Machine { machine: self.machine.name.clone(), cause }
+    }
+}

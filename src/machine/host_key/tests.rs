@@ -1,0 +1,95 @@
+use super::*;
+
+/// Keys made by ssh-keygen, and what `ssh-keygen -l` says of them.
+const KEYS: [(HostKeyKind, &str, &str); 5] = [
+    (
+        HostKeyKind::Ed25519,
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGiZC8RF5TdIuz3cZ2RZ6pH6/WJ7mzWKRX7KPrGwENOG root@a build machine",
+        "SHA256:vdmTsheNbcZW1iUV2WtL+x82yyWZZnUd0dl+jhoexg8",
+    ),
+    (
+        HostKeyKind::EcdsaP256,
+        "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBMi4MKB2fAdkCX64VuFoR6yhRNALWhZNWPt/l2sld1/v7odJpmycLk6343DCHNz7ubQWAFqik9Jgty+en8eHJSk= root@a build machine",
+        "SHA256:nauUdyTXqEGlm9KxssG0AHhAZEWoLpGCtw9TfyH2VVM",
+    ),
+    (
+        HostKeyKind::EcdsaP384,
+        "ecdsa-sha2-nistp384 AAAAE2VjZHNhLXNoYTItbmlzdHAzODQAAAAIbmlzdHAzODQAAABhBF/Y+SQNtVW9/Kh0AZmCa+c4axrLawHKMIj8tZrCPIcvSZUSqFWtFea/F3/3DtN14bMCss16qcj13Hnzoi/G4uh192la+MRzV+r7xIea6S1ws0h4hdtFxJIiz60eH+7fjA== root@a build machine",
+        "SHA256:G9TY4/4Oncvg8SD3RONrTDzl+pFSc23lIop7CKqJMTI",
+    ),
+    (
+        HostKeyKind::EcdsaP521,
+        "ecdsa-sha2-nistp521 AAAAE2VjZHNhLXNoYTItbmlzdHA1MjEAAAAIbmlzdHA1MjEAAACFBAA5UX3lzf631mqSizKwH6HZjYLMRdue0RgE3u42QFTPgKXHCl3ySQR+Dg+yQEp7hFIuEp6ewELZJ4YSOtI7yB3k+QFtuZgpBYQIvgUG/7ZCK2kiaUsn0Z9qAmzKKfIUe4UdBvyYqMZzvY+c+KaBfPZzb4FicACtN93NKF0LdxHsdTLtVg== root@a build machine",
+        "SHA256:vmqnbVyYV2PiayGXRh8Nv3fuZanl1kC/ztFk6nPMTXM",
+    ),
+    (
+        HostKeyKind::Rsa,
+        "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQCSPYchwJQZ0jZR7RvW0Qi9GbNEAwr34u+ZOraEq0BRgyULFI0sP4jzOOVaGTdz3E4dGRoXraJ6GRN/owb6/dl26Yq3kES6BedNntJWulkNXiA0G9Ye7Hi+eh0pWQhw0hUGY/PB5ZNkwMDHY6APn9jsI8hQJJb5eu93lQJygOnlNHzPdCnqE5UWMxpxDXmVGGQYYTkBud+imUnQeNtd3j1l3fBCQEI2cwYE4/yatKEuKr8g+eUMIs+9EzszwmfF7l3pdy3sXUU5qqRSpZkxyh6bAKksz1+fBHuVOj+Tjr6VCbR753hiKw2pbb0/E5G3hIKDUaHx+Rv78ZCe050TWH8H root@a build machine",
+        "SHA256:3FQ1CQSEpqwVXfuh/p6r3FK9qYlu7mg8qM/NvORC/FU",
+    ),
+];
+
+#[test]
+fn keys_of_every_type() {
+    for (kind, text, fingerprint) in KEYS {
+        let key = HostKey::parse(text).unwrap();
+        assert_eq!(key.kind, kind);
+        assert_eq!(key.fingerprint(), fingerprint);
+        let bare = text.split(" root@").next().unwrap();
+        assert_eq!(key.to_openssh(), bare);
+        assert_eq!(HostKey::parse(&format!("  {bare}\n")).unwrap(), key);
+        assert_eq!(HostKey::parse(bare.trim_end_matches('=')).unwrap(), key, "padding may be missing");
+        assert_eq!(HostKeyKind::from_name(kind.name()), Some(kind));
+    }
+}
+
+#[test]
+fn a_key_cut_anywhere_is_refused() {
+    for (_, text, _) in KEYS {
+        let bare = text.split(" root@").next().unwrap();
+        for length in 0..bare.trim_end_matches('=').len() {
+            assert!(HostKey::parse(&bare[..length]).is_err(), "{}", &bare[..length]);
+        }
+    }
+}
+
+#[test]
+fn bytes_after_the_key_are_refused() {
+    for (kind, text, _) in KEYS {
+        let mut key = HostKey::parse(text).unwrap();
+        key.blob.push(0);
+        assert_eq!(HostKey::parse(&key.to_openssh()), Err(HostKeyError::Damaged(kind)));
+        key.blob.extend([0, 0, 0]);
+        assert_eq!(HostKey::parse(&key.to_openssh()), Err(HostKeyError::Damaged(kind)));
+    }
+}
+
+#[test]
+fn what_is_no_host_key() {
+    let ed25519 = KEYS[0].1;
+    let base64 = ed25519.split(' ').nth(1).unwrap();
+    let cases = [
+        (String::new(), "expected a host key in OpenSSH form, \"ssh-ed25519 AAAA…\", found an empty string"),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl".into(), "expected a public host key, found a private key"),
+        (KEYS[0].2.into(), "expected a public host key, found a fingerprint"),
+        (
+            format!("example.org {ed25519}"),
+            "expected a host key alone, \"TYPE BASE64\", found a line of a known_hosts file",
+        ),
+        (
+            format!("ssh-dss {base64}"),
+            "expected a host key of type ssh-ed25519, ecdsa-sha2-nistp256, ecdsa-sha2-nistp384, ecdsa-sha2-nistp521 or \
+             ssh-rsa, found 'ssh-dss'",
+        ),
+        ("ssh-ed25519".into(), "the ssh-ed25519 host key has no base64 part after its type"),
+        (format!("ssh-ed25519 {base64}!"), "the base64 part of the ssh-ed25519 host key is damaged"),
+        (format!("ssh-rsa {base64}"), "the host key says it is ssh-rsa, but holds a key of type 'ssh-ed25519'"),
+        (
+            "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAIQCrCxyvhlz6GeJMxy2cVbZM9iZ8UPjTRFEPuEN8Dm28wQ==".into(),
+            "the RSA host key has 256 bits; at least 1024 are needed",
+        ),
+    ];
+    for (text, message) in cases {
+        assert_eq!(HostKey::parse(&text).unwrap_err().to_string(), message);
+    }
+}

@@ -1,0 +1,117 @@
+//! What there is to say about a machine file: errors and warnings, each with its place.
+
+use serde::Serialize;
+use std::fmt;
+
+/// Whether the machine file can be used nevertheless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The machine file cannot be used.
+    Error,
+    /// It can.
+    Warning,
+}
+
+/// One finding about a machine file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Diagnostic {
+    pub severity: Severity,
+    /// The file it is about: the machine file or a module that it requires.
+    pub file: String,
+    /// Line in `file`, from 1: of the field where it can be told, else of the call of the constructor.
+    pub line: Option<u32>,
+    /// Name of the field of a build machine or of the pool.
+    pub field: Option<String>,
+    /// What was expected and what was found.
+    pub message: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// For an error raised while Lua ran: the calls in the user's own files that led there, innermost first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trace: Vec<String>,
+}
+
+impl Diagnostic {
+    /// An error in `file`.
+    pub fn error(file: impl Into<String>, message: impl Into<String>) -> Diagnostic {
+        Diagnostic {
+            severity: Severity::Error,
+            file: file.into(),
+            line: None,
+            field: None,
+            message: message.into(),
+            hint: None,
+            trace: Vec::new(),
+        }
+    }
+
+    /// A warning about `file`.
+    pub fn warning(file: impl Into<String>, message: impl Into<String>) -> Diagnostic {
+        Diagnostic { severity: Severity::Warning, ..Diagnostic::error(file, message) }
+    }
+
+    /// The same, with its line.
+    pub fn at(self, line: Option<u32>) -> Diagnostic {
+        Diagnostic { line, ..self }
+    }
+
+    /// The same, with what to do about it.
+    pub fn hint(self, hint: impl Into<String>) -> Diagnostic {
+        Diagnostic { hint: Some(hint.into()), ..self }
+    }
+}
+
+/// `FILE:LINE: error: MESSAGE`, then hint and trace on indented lines of their own.
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.file)?;
+        if let Some(line) = self.line {
+            write!(f, "{line}:")?;
+        }
+        let severity = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        write!(f, " {severity}: {}", self.message)?;
+        if let Some(hint) = &self.hint {
+            write!(f, "\n  hint: {hint}")?;
+        }
+        for call in &self.trace {
+            write!(f, "\n  {call}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a machine file cannot be used: at least one error, and the warnings found beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+pub struct Report {
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Report {
+    /// How many errors it holds.
+    pub fn errors(&self) -> usize {
+        self.diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
+    }
+}
+
+impl From<Diagnostic> for Report {
+    fn from(diagnostic: Diagnostic) -> Report {
+        Report { diagnostics: vec![diagnostic] }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, diagnostic) in self.diagnostics.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            diagnostic.fmt(f)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,160 @@
+//! `offload.cached(key, ttl, fn)`: the value of `fn`, kept between processes.
+//!
+//! A value is kept in a file of its own, `SHA-256(key).json` in the cache directory: an object with the key, the time
+//! in seconds since 1970, and the value. A file that cannot be read counts as absent. When the value is older than
+//! `ttl` seconds, one caller calls `fn`, under a lock (`SHA-256(key).lock`, flock, never unlinked); others that come
+//! meanwhile get the old value, or wait if there is none. If `fn` fails (an error, or nil) the old value serves on.
+
+use super::super::leash::{LOOK_UP, Leash};
+use super::super::raised::Raised;
+use super::super::shared::Shared;
+use super::json;
+use super::patient::Waits;
+use fs4::{FileExt, TryLockError};
+use mlua::{Function, Lua, MultiValue, Table, Value};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+const MAX_FILE: u64 = 32 << 20;
+
+pub(super) fn register(lua: &Lua, module: &Table, shared: &Rc<Shared>) -> mlua::Result<()> {
+    let shared = Rc::clone(shared);
+    let cached = move |lua: &Lua, (key, ttl, function): (String, f64, Function)| match &shared.cache {
+        Some(directory) => Cache { lua, shared: &shared, directory, key: &key, ttl }.get(&function),
+        None => call(lua, &key, &function).map(|(value, _)| value),
+    };
+    module.raw_set("cached", lua.create_function(cached)?)
+}
+
+/// What a file of the cache holds.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    key: String,
+    time: f64,
+    value: serde_json::Value,
+}
+
+struct Cache<'a> {
+    lua: &'a Lua,
+    shared: &'a Rc<Shared>,
+    directory: &'a Path,
+    key: &'a str,
+    ttl: f64,
+}
+
+/// A lock that is held on the leash.
+struct Held<'a>(&'a Leash, u64);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.release(self.1);
+    }
+}
+
+impl Cache<'_> {
+    fn get(&self, function: &Function) -> mlua::Result<Value> {
+        let old = self.read();
+        if let Some(kept) = old.as_ref().filter(|kept| self.fresh(kept)) {
+            return self.value(kept);
+        }
+        let lock = match self.lock(old.is_none()) {
+            Ok(lock) => lock,
+            // A cache that cannot be used is no reason to have no machines.
+            Err(error) => {
+                log::info!("cache {}: {}", self.directory.display(), super::plain_error(&error));
+                return call(self.lua, self.key, function).map(|(value, _)| value);
+            }
+        };
+        if let (None, Some(kept)) = (&lock, &old) {
+            return self.value(kept);
+        }
+        let old = self.read();
+        if let Some(kept) = old.as_ref().filter(|kept| self.fresh(kept)) {
+            return self.value(kept);
+        }
+        match (call(self.lua, self.key, function), old) {
+            (Ok((value, json)), _) => {
+                if let Err(error) = self.write(json) {
+                    log::info!("cache {}: {}", self.directory.display(), super::plain_error(&error));
+                }
+                Ok(value)
+            }
+            (Err(error), Some(kept)) => {
+                let message = Raised::new(&error, self.shared, self.shared.memory()).message;
+                log::warn!(target: "offload::machine_file", "{message}; the value of {:.0} s ago is used", now() - kept.time);
+                self.value(&kept)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    fn file(&self, ending: &str) -> PathBuf {
+        let name: String = Sha256::digest(self.key).iter().map(|byte| format!("{byte:02x}")).collect();
+        self.directory.join(name + ending)
+    }
+
+    fn read(&self) -> Option<Kept> {
+        let mut text = Vec::new();
+        File::open(self.file(".json")).ok()?.take(MAX_FILE).read_to_end(&mut text).ok()?;
+        serde_json::from_slice(&text).ok().filter(|kept: &Kept| kept.key == self.key)
+    }
+
+    /// A time in the future comes from a clock that was set back; it must not keep a value alive.
+    fn fresh(&self, kept: &Kept) -> bool {
+        (now() - kept.time).abs() < self.ttl
+    }
+
+    fn value(&self, kept: &Kept) -> mlua::Result<Value> {
+        json::to_lua(self.lua, &kept.value).map_err(mlua::Error::RuntimeError)
+    }
+
+    /// The lock of this key; nothing if another caller has it, unless `wait` is true.
+    fn lock(&self, wait: bool) -> io::Result<Option<Held<'_>>> {
+        DirBuilder::new().recursive(true).mode(0o700).create(self.directory)?;
+        let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).clone();
+        let file = options.open(self.file(".lock"))?;
+        let waits = Waits::new(self.lua, self.shared);
+        loop {
+            match FileExt::try_lock(&file) {
+                Ok(()) => return Ok(Some(Held(&self.shared.leash, self.shared.leash.hold(file)))),
+                Err(TryLockError::Error(error)) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                Err(TryLockError::WouldBlock) if !wait => return Ok(None),
+                Err(_) if waits.abandoned() => waits.park(),
+                Err(_) => std::thread::sleep(LOOK_UP),
+            }
+        }
+    }
+
+    /// Puts a new value in the place of the old one, whole or not at all.
+    fn write(&self, value: serde_json::Value) -> io::Result<()> {
+        let kept = Kept { key: self.key.to_owned(), time: now(), value };
+        let temporary = self.file(&format!(".{}", std::process::id()));
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(&serde_json::to_vec(&kept)?)?;
+        std::fs::rename(temporary, self.file(".json"))
+    }
+}
+
+/// Calls `function`; its value, as it would come from the cache, and as JSON.
+fn call(lua: &Lua, key: &str, function: &Function) -> mlua::Result<(Value, serde_json::Value)> {
+    let failed = |message: String| mlua::Error::RuntimeError(format!("cached: '{key}': {message}"));
+    let values: MultiValue = function.call(())?;
+    let value = values.front().cloned().unwrap_or(Value::Nil);
+    if value.is_nil() {
+        let why = values.get(1).and_then(Value::as_string).map(|text| format!(": {}", text.to_string_lossy()));
+        return Err(failed(format!("the function gave nil{}", why.unwrap_or_default())));
+    }
+    let json = json::from_lua(lua, value).map_err(&failed)?;
+    Ok((json::to_lua(lua, &json).map_err(&failed)?, json))
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+}

@@ -1,0 +1,77 @@
+//! `offload.json.encode(value)` and `offload.json.decode(text)`.
+//!
+//! Objects and arrays become tables, null becomes nil. A table with the keys 1 to n is an array, an empty one an
+//! object, unless it was decoded from an array.
+
+use mlua::serde::{DeserializeOptions, SerializeOptions};
+use mlua::{Lua, LuaSerdeExt as _, LuaString, Table, Value};
+
+/// A longer text is an error.
+const MAX_TEXT: usize = 8 << 20;
+const MAX_DEPTH: usize = 100;
+
+pub(super) fn register(lua: &Lua, module: &Table) -> mlua::Result<()> {
+    let json = lua.create_table()?;
+    let encode = |lua: &Lua, value: Value| match encode(lua, value) {
+        Ok(text) => Ok((Some(text), None)),
+        Err(error) => Ok((None, Some(format!("json.encode: {error}")))),
+    };
+    json.raw_set("encode", lua.create_function(encode)?)?;
+    let decode = |lua: &Lua, text: LuaString| match decode(lua, &text.as_bytes()) {
+        Ok(value) => Ok((value, None)),
+        Err(error) => Ok((Value::Nil, Some(format!("json.decode: {error}")))),
+    };
+    json.raw_set("decode", lua.create_function(decode)?)?;
+    module.raw_set("json", json)
+}
+
+fn encode(lua: &Lua, value: Value) -> Result<String, String> {
+    let mut text = Vec::new();
+    serde_json::to_writer(Bounded(&mut text), &from_lua(lua, value)?).map_err(|error| error.to_string())?;
+    String::from_utf8(text).map_err(|error| error.to_string())
+}
+
+fn decode(lua: &Lua, text: &[u8]) -> Result<Value, String> {
+    if text.len() > MAX_TEXT {
+        return Err(format!("the text has more than {} MiB", MAX_TEXT >> 20));
+    }
+    let value: serde_json::Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    to_lua(lua, &value)
+}
+
+/// A Lua value as JSON; the message of what cannot be said in JSON.
+pub(super) fn from_lua(lua: &Lua, value: Value) -> Result<serde_json::Value, String> {
+    let options = DeserializeOptions::new().deny_recursive_tables(true).recursion_limit(MAX_DEPTH);
+    lua.from_value_with(value, options).map_err(|error| message(&error))
+}
+
+/// JSON as a Lua value.
+pub(super) fn to_lua(lua: &Lua, value: &serde_json::Value) -> Result<Value, String> {
+    let options =
+        SerializeOptions::new().serialize_none_to_null(false).serialize_unit_to_null(false).recursion_limit(MAX_DEPTH);
+    lua.to_value_with(value, options).map_err(|error| message(&error))
+}
+
+fn message(error: &mlua::Error) -> String {
+    match error {
+        mlua::Error::DeserializeError(message) | mlua::Error::SerializeError(message) => message.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A writer that takes no more than `MAX_TEXT` bytes.
+struct Bounded<'a>(&'a mut Vec<u8>);
+
+impl std::io::Write for Bounded<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_TEXT {
+            return Err(std::io::Error::other(format!("the text would have more than {} MiB", MAX_TEXT >> 20)));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! "Did you mean": the name that a misspelt one stands for.
+
+/// Names that other systems use for fields of a build machine.
+const ELSEWHERE: [(&str, &str); 16] = [
+    ("host", "name"),
+    ("hostname", "name"),
+    ("host_name", "name"),
+    ("address", "name"),
+    ("username", "user"),
+    ("max_jobs", "parallel_builds"),
+    ("jobs", "parallel_builds"),
+    ("slots", "parallel_builds"),
+    ("speed_factor", "speed"),
+    ("supported_features", "features"),
+    ("system_types", "systems"),
+    ("ssh_key", "private_key"),
+    ("identity_file", "private_key"),
+    ("key", "private_key"),
+    ("proxy_jump", "proxy_command"),
+    ("timeout", "connect_timeout"),
+];
+
+/// The candidate that `name` most probably stands for, if one is near enough.
+pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let name = name.to_lowercase().replace('-', "_");
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(&name, &candidate.to_lowercase()), candidate))
+        .filter(|(distance, candidate)| *distance <= (candidate.len().max(name.len()) / 3).min(3))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// As `nearest`, and the words of other systems for one of `fields`.
+pub(super) fn field<'a>(name: &str, fields: impl IntoIterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    let plain = name.to_lowercase().replace('-', "_");
+    let meant = ELSEWHERE.iter().find(|(elsewhere, _)| *elsewhere == plain).map(|(_, field)| *field);
+    let known = fields.clone().into_iter().find(|field| Some(*field) == meant);
+    known.or_else(|| nearest(name, fields))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_name() {
+        let names = ["systems", "speed", "port", "parallel_builds", "false"];
+        for (found, meant) in [
+            ("speeed", Some("speed")),
+            ("sytem", Some("systems")),
+            ("flase", Some("false")),
+            ("parallel-builds", Some("parallel_builds")),
+            ("ParallelBuilds", Some("parallel_builds")),
+            ("colour", None),
+            ("", None),
+            ("x", None),
+        ] {
+            assert_eq!(nearest(found, names), meant, "{found}");
+        }
+    }
+
+    #[test]
+    fn words_of_other_systems() {
+        assert_eq!(field("maxJobs", ["name", "parallel_builds"]), None);
+        assert_eq!(field("max-jobs", ["name", "parallel_builds"]), Some("parallel_builds"));
+        assert_eq!(field("hostname", ["name"]), Some("name"));
+        assert_eq!(field("hostname", ["speed"]), None);
+    }
+}

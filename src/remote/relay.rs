@@ -1,0 +1,107 @@
+//! The way to a daemon's socket through `guix repl`, where the SSH server does not forward to sockets.
+//!
+//! `guix repl -t machine` (Guix 1.0 and later) greets with `(repl-version …)` and evaluates what it reads. It is given
+//! `relay.scm`, which answers with a line `offload-relay ready`, or `offload-relay failed REASON`, and from then on passes
+//! bytes. Lines before that, such as a login shell's, are skipped.
+
+use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
+
+use crate::ssh::{self, Cause, Channel, Session};
+
+const COMMAND: &str = "guix repl -t machine";
+const EXPRESSION: &str = include_str!("relay.scm");
+/// What may be printed before the answer, in bytes.
+const MAX_PREAMBLE: usize = 64 << 10;
+
+pub(super) enum Failure {
+    /// The relay ran and the socket did not answer.
+    NoDaemon(String),
+    /// There is no relay.
+    NoRelay(String),
+    Link(ssh::Error),
+}
+
+/// Starts the relay and waits until it is connected to `socket`.
+pub(super) fn open(session: &Session, socket: &str, limit: Duration) -> Result<Channel, Failure> {
+    let mut channel = session.exec(COMMAND).map_err(|error| match error.cause {
+        Cause::CommandRefused(reason) => Failure::NoRelay(format!("no command may be run ({reason})")),
+        _ => Failure::Link(error),
+    })?;
+    channel.set_deadline(Some(Instant::now() + limit));
+    let answer = channel.write_all(expression(socket).as_bytes()).and_then(|()| answer(&mut channel));
+    match answer {
+        Ok(answer) if answer == "ready" => {
+            channel.set_deadline(None);
+            Ok(channel)
+        }
+        Ok(answer) => Err(match answer.strip_prefix("failed ") {
+            Some(reason) => Failure::NoDaemon(reason.to_owned()),
+            None => Failure::NoRelay(format!("it answers {answer:?}")),
+        }),
+        Err(error) => Err(failure(error, &mut channel)),
+    }
+}
+
+fn failure(error: io::Error, channel: &mut Channel) -> Failure {
+    match ssh::Error::in_io(&error).map(|error| &error.cause) {
+        None | Some(Cause::ChannelClosed) => {
+            let said = channel.stderr_so_far();
+            let last = said.lines().map(str::trim).rfind(|line| !line.is_empty());
+            Failure::NoRelay(format!("'{COMMAND}' ended: {}", last.unwrap_or("it said nothing")))
+        }
+        Some(Cause::Deadline) => Failure::NoRelay(format!("'{COMMAND}' does not answer")),
+        Some(_) => match error.downcast::<ssh::Error>() {
+            Ok(error) => Failure::Link(error),
+            Err(error) => Failure::NoRelay(error.to_string()),
+        },
+    }
+}
+
+fn expression(socket: &str) -> String {
+    let quoted: String =
+        socket.chars().flat_map(|c| matches!(c, '"' | '\\').then_some('\\').into_iter().chain([c])).collect();
+    EXPRESSION.replace("@SOCKET@", &quoted)
+}
+
+/// The rest of the first line that begins with `offload-relay`, and nothing beyond it.
+fn answer(input: &mut dyn Read) -> io::Result<String> {
+    let mut line = Vec::new();
+    for _ in 0..MAX_PREAMBLE {
+        let mut byte = [0];
+        input.read_exact(&mut byte)?;
+        if byte != *b"\n" {
+            line.push(byte[0]);
+            continue;
+        }
+        if let Some(rest) = line.strip_prefix(b"offload-relay ") {
+            return Ok(String::from_utf8_lossy(rest).into_owned());
+        }
+        line.clear();
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "too much output"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_is_found_behind_other_lines_and_nothing_more_is_read() {
+        let mut input: &[u8] = b"Welcome!\n\xff\xfe\n(repl-version 0 1 1)\n\noffload-relay failed No such file\ndata";
+        assert_eq!(answer(&mut input).unwrap(), "failed No such file");
+        assert_eq!(input, b"data");
+    }
+
+    #[test]
+    fn an_answer_that_does_not_come_is_an_error() {
+        assert_eq!(answer(&mut &b"sh: guix: not found\n"[..]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(answer(&mut io::repeat(b'x')).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(answer(&mut io::repeat(b'\n')).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn the_socket_is_quoted() {
+        assert!(expression(r#"/a"b\c"#).contains(r#"AF_UNIX "/a\"b\\c")"#));
+    }
+}

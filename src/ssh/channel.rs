@@ -1,0 +1,230 @@
+//! A byte stream through a session.
+
+use std::io::{self, Read, Write};
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::error::{Cause, Error, Phase};
+use super::link::{Kind, Limit, Link, again, code_of, is_again};
+
+/// Reads smaller than this are served from a buffer of [`BUFFER`] bytes: each call of libssh2 costs a recv(2).
+const SMALL: usize = 16 << 10;
+const BUFFER: usize = 64 << 10;
+/// What the other side may send ahead, and so what libssh2 may have to keep: with 100 ms round trips
+/// 56 MiB/s get through, rather than 15.
+const WINDOW: u32 = 8 << 20;
+/// Received bytes from which on the window is widened.
+const MUCH: u64 = 256 << 10;
+const STDOUT: i32 = 0;
+const STDERR: i32 = ssh2::EXTENDED_DATA_STDERR;
+/// How long closing a channel may hold up the caller.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// A byte stream to a socket or a command on the other side.
+///
+/// Reads are buffered; a write is one SSH packet of at most 32 KiB, sent before the call returns, so wrap it in a
+/// [`BufWriter`](io::BufWriter) where small pieces are written. Reading gives 0 bytes at the end of the stream, and
+/// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the connection was lost; writing gives
+/// [`BrokenPipe`](io::ErrorKind::BrokenPipe) for both. A link that brings nothing for the machine's `stall_timeout` gives
+/// [`TimedOut`](io::ErrorKind::TimedOut). [`Error::in_io`] tells the exact cause.
+///
+/// The channels of a session take turns: a read that waits keeps the others waiting. Use them from one thread.
+pub struct Channel {
+    // Before the link: libssh2 frees a channel while it still has the session.
+    channel: ssh2::Channel,
+    link: Arc<Link>,
+    deadline: Option<Instant>,
+    buffer: Vec<u8>,
+    taken: usize,
+    received: u64,
+    is_finished: bool,
+}
+
+/// What a command left behind.
+#[derive(Debug)]
+pub struct Output {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    /// The exit status, unless a signal ended the command.
+    pub status: Option<i32>,
+}
+
+impl Channel {
+    pub(super) fn new(channel: ssh2::Channel, link: Arc<Link>) -> Channel {
+        Channel { channel, link, deadline: None, buffer: Vec::new(), taken: 0, received: 0, is_finished: false }
+    }
+
+    /// From now on, reads and writes fail once this moment has passed. `None`: no limit but the stall timeout.
+    ///
+    /// A read can be repeated after that; a write that was given up puts the whole session out of use.
+    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    /// Tells the other side that nothing more will be written.
+    pub fn send_eof(&mut self) -> io::Result<()> {
+        self.finish().map_err(|cause| self.error(cause).into_io(io::ErrorKind::BrokenPipe))
+    }
+
+    fn finish(&mut self) -> Result<(), Cause> {
+        if !self.is_finished {
+            self.link.run(Kind::Request, self.limit(), || self.channel.send_eof())?;
+            self.is_finished = true;
+        }
+        Ok(())
+    }
+
+    /// Gives a command no more input, reads all that it prints, each stream at most `max` bytes, and waits for its end.
+    pub fn output(mut self, max: usize) -> Result<Output, Error> {
+        self.finish().map_err(|cause| self.error(cause))?;
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut piece = vec![0; SMALL];
+        loop {
+            let (stream, read) = self.read_either(&mut piece).map_err(|cause| self.error(cause))?;
+            if read == 0 {
+                break;
+            }
+            let kept = if stream == STDOUT { &mut stdout } else { &mut stderr };
+            kept.extend_from_slice(&piece[..read]);
+            if kept.len() > max {
+                return Err(self.error(Cause::TooMuchOutput(max)));
+            }
+        }
+        self.link.run(Kind::Read, self.limit(), || self.channel.wait_close()).map_err(|cause| self.error(cause))?;
+        let is_killed = self.channel.exit_signal().is_ok_and(|signal| signal.exit_signal.is_some());
+        let status = if is_killed { None } else { self.channel.exit_status().ok() };
+        Ok(Output { stdout, stderr, status })
+    }
+
+    /// What has arrived on a command's standard error, at most 64 KiB. Does not wait.
+    pub fn stderr_so_far(&mut self) -> String {
+        let mut text = vec![0; BUFFER];
+        let read = self.channel.stderr().read(&mut text).unwrap_or_default();
+        String::from_utf8_lossy(&text[..read]).into_owned()
+    }
+
+    /// Reads from whichever stream has something; both share the window, so both have to be emptied. 0 bytes: both are at
+    /// their end.
+    fn read_either(&mut self, piece: &mut [u8]) -> Result<(i32, usize), Cause> {
+        self.link.run(Kind::Read, self.limit(), || {
+            let mut is_end = true;
+            for stream in [STDOUT, STDERR] {
+                match self.channel.stream(stream).read(piece) {
+                    Ok(0) => {}
+                    Ok(read) => return Ok((stream, read)),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => is_end = false,
+                    Err(error) => return Err(code_of(&error, self.link.ssh())),
+                }
+            }
+            if is_end { Ok((STDOUT, 0)) } else { Err(again()) }
+        })
+    }
+
+    fn read_some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.widen().map_err(|cause| self.error(cause).into_io(io::ErrorKind::UnexpectedEof))?;
+        let read = self
+            .link
+            .run(Kind::Read, self.limit(), || {
+                self.channel.read(buffer).map_err(|error| code_of(&error, self.link.ssh()))
+            })
+            .map_err(|cause| self.error(cause).into_io(io::ErrorKind::UnexpectedEof))?;
+        self.received += read as u64;
+        Ok(read)
+    }
+
+    /// Keeps the receive window at [`WINDOW`] once it is clear that much is coming. libssh2 by itself keeps it between 1.5
+    /// and 2 MiB.
+    fn widen(&mut self) -> Result<(), Cause> {
+        if self.received < MUCH {
+            return Ok(());
+        }
+        let left = self.channel.read_window().remaining;
+        if left >= WINDOW / 4 * 3 || !self.link.can_send()? {
+            return Ok(());
+        }
+        let more = (WINDOW - left).into();
+        self.link.run(Kind::Request, self.limit(), || self.channel.adjust_receive_window(more, true))?;
+        Ok(())
+    }
+
+    fn limit(&self) -> Option<Limit> {
+        self.deadline.map(Limit::at)
+    }
+
+    fn error(&self, cause: Cause) -> Error {
+        self.link.error(Phase::Transfer, cause)
+    }
+}
+
+impl Read for Channel {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.taken == self.buffer.len() {
+            if buffer.is_empty() {
+                return Ok(0);
+            }
+            if buffer.len() >= SMALL {
+                return self.read_some(buffer);
+            }
+            let mut own = mem::take(&mut self.buffer);
+            own.resize(BUFFER, 0);
+            let read = self.read_some(&mut own);
+            own.truncate(*read.as_ref().unwrap_or(&0));
+            self.buffer = own;
+            self.taken = 0;
+            read?;
+        }
+        let available = &self.buffer[self.taken..];
+        let read = available.len().min(buffer.len());
+        buffer[..read].copy_from_slice(&available[..read]);
+        self.taken += read;
+        Ok(read)
+    }
+}
+
+impl Write for Channel {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        if self.is_finished {
+            return Err(self.error(Cause::ChannelClosed).into_io(io::ErrorKind::BrokenPipe));
+        }
+        let written = self.link.run(Kind::Write, self.limit(), || match self.channel.write(bytes) {
+            Ok(0) => Err(again()),
+            Ok(written) => Ok(written),
+            Err(error) => match code_of(&error, self.link.ssh()) {
+                // The window is used up. libssh2 would go on waiting for a reader that has closed its end.
+                error if is_again(&error) && is_full(&self.channel, &self.link) && self.channel.wait_eof().is_ok() => {
+                    Err(ssh2::Error::eof())
+                }
+                error => Err(error),
+            },
+        });
+        self.is_finished |= matches!(written, Err(Cause::ChannelClosed));
+        written.map_err(|cause| self.error(cause).into_io(io::ErrorKind::BrokenPipe))
+    }
+
+    /// Does nothing: what was written is on its way. (libssh2's flush discards what was received.)
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether the other side lets us send nothing more, so that libssh2 is not in the middle of a packet.
+fn is_full(channel: &ssh2::Channel, link: &Link) -> bool {
+    !link.is_sending() && channel.write_window().remaining == 0
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        // The other side hears of it now; its answer is not waited for.
+        let result = self.link.run(Kind::Request, Some(Limit::after(FAREWELL)), || match self.channel.close() {
+            Err(error) if is_again(&error) && !self.link.is_sending() => Ok(false),
+            result => result.map(|()| true),
+        });
+        if let Ok(false) = result {
+            self.link.part_with(self.channel.clone());
+        }
+    }
+}

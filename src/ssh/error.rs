@@ -1,0 +1,243 @@
+//! What can go wrong with an SSH connection: which machine, in which phase, why, and what to do about it.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::machine::{HostKeyKind, Machine};
+
+/// A failure of the connection to one machine.
+///
+/// Reads and writes of a [`Channel`](super::Channel) give an [`io::Error`] that has this as its inner error
+/// ([`Error::in_io`] finds it).
+#[derive(Debug, thiserror::Error)]
+#[error("{machine}: {phase}: {cause}")]
+pub struct Error {
+    /// `NAME:PORT`.
+    pub machine: String,
+    pub phase: Phase,
+    pub cause: Cause,
+}
+
+/// How far the connection had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Finding and reading the private key, before anything is sent.
+    PrivateKey,
+    Resolve,
+    Connect,
+    /// The SSH key exchange.
+    Handshake,
+    HostKey,
+    Authenticate,
+    OpenChannel,
+    Transfer,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::PrivateKey => "private key",
+            Phase::Resolve => "resolve",
+            Phase::Connect => "connect",
+            Phase::Handshake => "SSH handshake",
+            Phase::HostKey => "host key",
+            Phase::Authenticate => "authenticate",
+            Phase::OpenChannel => "open channel",
+            Phase::Transfer => "transfer",
+        })
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    #[error("none of the default private keys exists ({})", list(tried.iter().map(|path| path.display())))]
+    NoPrivateKey { tried: Vec<PathBuf> },
+    #[error("no home directory is known for the effective user, so there is no default private key")]
+    NoHome,
+    #[error("private key '{}' does not exist", path.display())]
+    PrivateKeyMissing { path: PathBuf },
+    #[error("cannot read private key '{}': {error}", path.display())]
+    PrivateKeyUnreadable { path: PathBuf, error: io::Error },
+    #[error("private key '{}' is accessible to others (mode {mode:04o})", path.display())]
+    PrivateKeyExposed { path: PathBuf, mode: u32 },
+    #[error("'{}' is not a private key: {found}", path.display())]
+    NotAPrivateKey { path: PathBuf, found: String },
+    #[error("private key '{}' is protected by a passphrase, which nobody is there to type", path.display())]
+    PrivateKeyEncrypted { path: PathBuf },
+    #[error("private key '{}' is of type {kind}, which is not supported", path.display())]
+    PrivateKeyUnsupported { path: PathBuf, kind: String },
+
+    #[error("name does not resolve: {0}")]
+    NameNotResolved(String),
+    #[error("connection refused ({address})")]
+    ConnectionRefused { address: String },
+    #[error("{error} ({address})")]
+    NoConnection { address: String, error: io::Error },
+    #[error("proxy command '{program}': {problem}")]
+    Proxy { program: String, problem: String },
+    /// A phase that lasted too long; after which time.
+    #[error("timed out after {}", seconds(*.0))]
+    TimedOut(Duration),
+
+    /// OpenSSH's `PerSourcePenalties`: this host's address is banned for a while. Or, since 9.8, its `MaxStartups`.
+    #[error("the server lets nobody in from here for the time being (\"Not allowed at this time\")")]
+    NotAllowedNow,
+    /// The `MaxStartups` of older versions, as far as it can be told.
+    #[error("the server closed the connection without a word{}", if *.said { ": too many are waiting to log in" } else { "" })]
+    Dropped {
+        /// Whether the server said that this is the reason.
+        said: bool,
+    },
+    #[error("no SSH server: it says {0:?}")]
+    NotSsh(String),
+    #[error("the server has no host key of a type that is asked for ({}); it offers {}", list(pinned), list(offered))]
+    NoCommonHostKeyType { pinned: Vec<HostKeyKind>, offered: Vec<String> },
+    #[error("the server shows another host key than expected: {fingerprint}")]
+    HostKeyDiffers {
+        /// The key that was shown, in OpenSSH form: what `host_key` would have to be to accept it.
+        offered: String,
+        /// `SHA256:…`, as OpenSSH prints it.
+        fingerprint: String,
+    },
+    #[error("user '{user}' may not log in with key '{}'", key.display())]
+    UserKeyRefused {
+        user: String,
+        key: PathBuf,
+        /// The key's line for `authorized_keys`, if it could be told from the file.
+        public_key: Option<String>,
+    },
+
+    #[error("no connection to socket '{socket}': {reason}")]
+    SocketRefused { socket: String, reason: String },
+    #[error("the server runs no command for this user: {0}")]
+    CommandRefused(String),
+
+    /// Nothing arrived for that long, keep-alive answers included.
+    #[error("the link is dead: nothing arrived for {}", seconds(*.0))]
+    LinkDead(Duration),
+    #[error("the connection was closed by the other side")]
+    Closed,
+    /// The other end of the channel is gone; the session may live on.
+    #[error("the other end of the channel is closed")]
+    ChannelClosed,
+    /// The deadline the caller had set passed.
+    #[error("the time allowed for this is over")]
+    Deadline,
+    /// The session failed before, in a way that leaves libssh2 unusable.
+    #[error("the connection is out of use after an earlier failure")]
+    OutOfUse,
+    #[error("more than {0} bytes of output")]
+    TooMuchOutput(usize),
+    /// Everything else libssh2 reports, in its words.
+    #[error("{message} (libssh2 error {code})")]
+    Ssh { code: i32, message: String },
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl Error {
+    pub(crate) fn new(machine: &Machine, phase: Phase, cause: impl Into<Cause>) -> Error {
+        Error { machine: machine.address(), phase, cause: cause.into() }
+    }
+
+    /// The error of this module that an error of [`io`] carries, if it does.
+    pub fn in_io(error: &io::Error) -> Option<&Error> {
+        error.get_ref()?.downcast_ref()
+    }
+
+    /// What to do about it, if that can be said.
+    pub fn hint(&self) -> Option<String> {
+        let name = self.machine.rsplit_once(':').map_or(self.machine.as_str(), |(name, _)| name);
+        let port = self.machine.rsplit_once(':').map_or("22", |(_, port)| port);
+        let hint = match &self.cause {
+            Cause::NoPrivateKey { .. } | Cause::NoHome => {
+                "make a key with `ssh-keygen -t ed25519 -N \"\" -f FILE` and name it in 'private_key'".to_owned()
+            }
+            Cause::PrivateKeyMissing { path } => {
+                format!("correct 'private_key', or make the key: `ssh-keygen -t ed25519 -N \"\" -f {}`", path.display())
+            }
+            Cause::PrivateKeyUnreadable { path, .. } => {
+                format!("the file '{}' must be readable by the user that runs guix-daemon", path.display())
+            }
+            Cause::PrivateKeyExposed { path, .. } => format!("`chmod 600 {}`", path.display()),
+            Cause::NotAPrivateKey { .. } => {
+                "'private_key' must name a private key in OpenSSH or PEM form, such as ssh-keygen writes".to_owned()
+            }
+            Cause::PrivateKeyEncrypted { path } => format!(
+                "use a key of its own without passphrase (`ssh-keygen -t ed25519 -N \"\" -f FILE`), or remove the passphrase: \
+                 `ssh-keygen -p -N \"\" -f {}`",
+                path.display()
+            ),
+            Cause::PrivateKeyUnsupported { .. } => "use an Ed25519, ECDSA or RSA key".to_owned(),
+            Cause::NameNotResolved(_) => format!("check 'name', and what `getent hosts {name}` says on this machine"),
+            Cause::ConnectionRefused { .. } => {
+                format!("start the SSH server on {name}, or correct 'port' ({port} was tried)")
+            }
+            Cause::NoConnection { .. } => "check 'name' and 'port', the network and the firewalls".to_owned(),
+            Cause::Proxy { .. } => "run the 'proxy_command' by hand: it must print the server's \"SSH-2.0-…\"".to_owned(),
+            Cause::TimedOut(_) => {
+                "check that the machine is up and that no firewall drops packets; 'connect_timeout' is the limit".to_owned()
+            }
+            Cause::NotAllowedNow => {
+                "it ends by itself, within ten minutes; in its sshd_config, `PerSourcePenaltyExemptList` exempts this host, \
+                 and `MaxStartups` may be too low"
+                    .to_owned()
+            }
+            Cause::Dropped { .. } => "raise `MaxStartups` in its sshd_config, and see what its sshd logs".to_owned(),
+            Cause::NotSsh(_) => format!("correct 'port': {port} is another service"),
+            Cause::NoCommonHostKeyType { .. } => {
+                format!("put a key of an offered type into 'host_key': `ssh-keyscan -p {port} {name}`, and compare it on {name}")
+            }
+            Cause::HostKeyDiffers { offered, .. } => format!(
+                "if the machine's key has changed and you have compared the fingerprint on the machine itself: host_key = \"{offered}\""
+            ),
+            Cause::UserKeyRefused { user, public_key: Some(line), .. } => {
+                format!("add this line to ~{user}/.ssh/authorized_keys on {name}: {line}")
+            }
+            Cause::UserKeyRefused { user, key, public_key: None } => format!(
+                "add the output of `ssh-keygen -y -f {}` to ~{user}/.ssh/authorized_keys on {name}",
+                key.display()
+            ),
+            Cause::SocketRefused { .. } => {
+                "check that guix-daemon runs there, that 'daemon_socket' is its socket, and that sshd_config has \
+                 `AllowStreamLocalForwarding yes`"
+                    .to_owned()
+            }
+            Cause::CommandRefused(_) => {
+                "the account needs a login shell and no `ForceCommand`, or `AllowStreamLocalForwarding yes`".to_owned()
+            }
+            Cause::LinkDead(_) => {
+                "the machine or the network to it stopped answering; 'stall_timeout' is the limit".to_owned()
+            }
+            Cause::Closed
+            | Cause::ChannelClosed
+            | Cause::Deadline
+            | Cause::OutOfUse
+            | Cause::TooMuchOutput(_)
+            | Cause::Ssh { .. }
+            | Cause::Io(_) => return None,
+        };
+        Some(hint)
+    }
+
+    /// As an error of a read or a write, its kind the nearest one.
+    pub(super) fn into_io(self, closed: io::ErrorKind) -> io::Error {
+        let kind = match &self.cause {
+            Cause::Closed | Cause::ChannelClosed | Cause::OutOfUse => closed,
+            Cause::LinkDead(_) | Cause::Deadline | Cause::TimedOut(_) => io::ErrorKind::TimedOut,
+            Cause::Io(error) => error.kind(),
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, self)
+    }
+}
+
+fn list<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{} s", (time.as_secs_f64() * 10.0).round() / 10.0)
+}

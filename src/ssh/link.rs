@@ -1,0 +1,308 @@
+//! One libssh2 session and the socket under it: runs libssh2's calls to their end, waiting with poll(2) in between.
+//!
+//! What libssh2 (1.11.1) asks of its caller, and how it is kept:
+//!
+//! - A call that would block returns EAGAIN and has to be made again with the same arguments until it is through. A packet
+//!   that went out in part makes every other sending call return EAGAIN for ever. So calls do not interleave: one runs to
+//!   its end under a lock, and when one is given up in the middle the session is out of use.
+//! - Some packets are sent from a buffer that does not outlive the call (keep-alive, end of file, answers to the server's
+//!   own requests), and cannot be continued when they go out in part. So nothing is sent before the socket says that there
+//!   is room; these packets are far smaller than the room a socket announces.
+//! - It neither sends keep-alives by itself nor notices a missing answer. Here a question is sent when nothing was heard
+//!   for a while, and a link that brings no byte for the stall timeout is dead. A frozen server still acknowledges TCP, so
+//!   bytes are what counts.
+//! - The answer to a keep-alive stays in its list of packets for as long as the session lives: some hundred bytes each.
+//! - `flush` discards what was received. It is not used.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
+use ssh2::{BlockDirections, ErrorCode};
+
+use super::error::{Cause, Error, Phase};
+use super::proxy::Proxy;
+use crate::machine::Machine;
+
+/// Codes of libssh2.h that are told apart here.
+pub(super) mod code {
+    pub(crate) const GENERAL: i32 = -1;
+    pub(crate) const KEX_FAILURE: i32 = -5;
+    pub(crate) const SOCKET_SEND: i32 = -7;
+    pub(crate) const KEY_EXCHANGE_FAILURE: i32 = -8;
+    pub(crate) const SOCKET_DISCONNECT: i32 = -13;
+    pub(crate) const FILE: i32 = -16;
+    pub(crate) const AUTHENTICATION_FAILED: i32 = -18;
+    pub(crate) const PUBLICKEY_UNVERIFIED: i32 = -19;
+    pub(crate) const CHANNEL_FAILURE: i32 = -21;
+    pub(crate) const CHANNEL_REQUEST_DENIED: i32 = -22;
+    pub(crate) const CHANNEL_CLOSED: i32 = -26;
+    pub(crate) const CHANNEL_EOF_SENT: i32 = -27;
+    pub(crate) const AGAIN: i32 = -37;
+    pub(crate) const SOCKET_RECV: i32 = -43;
+    pub(crate) const KEYFILE_AUTH_FAILED: i32 = -48;
+}
+
+/// How long taking leave of the server may hold up the caller.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+pub(super) struct Link {
+    ssh: ssh2::Session,
+    socket: Arc<OwnedFd>,
+    proxy: Mutex<Option<Proxy>>,
+    machine: String,
+    stall_timeout: Duration,
+    keep_alive: Duration,
+    turn: Mutex<Turn>,
+}
+
+/// Held by whoever is in a call of libssh2.
+struct Turn {
+    usable: bool,
+    /// Closed channels whose closing the other side has not confirmed yet. libssh2 frees them only then.
+    parting: Vec<ssh2::Channel>,
+}
+
+/// A point in time at which a call is given up.
+#[derive(Clone, Copy)]
+pub(super) struct Limit {
+    at: Instant,
+    /// For the message: how long it was, where that was configured.
+    after: Option<Duration>,
+}
+
+impl Limit {
+    pub(super) fn after(time: Duration) -> Limit {
+        Limit { at: Instant::now() + time, after: Some(time) }
+    }
+
+    pub(super) fn at(at: Instant) -> Limit {
+        Limit { at, after: None }
+    }
+
+    pub(super) fn instant(self) -> Instant {
+        self.at
+    }
+
+    fn cause(self) -> Cause {
+        self.after.map_or(Cause::Deadline, Cause::TimedOut)
+    }
+}
+
+/// What a call does, and so what waiting for it means.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Kind {
+    /// Part of the way to a session: no keep-alive can be sent yet, the limit alone counts.
+    Negotiation,
+    /// A question to the server, whose answer has to be taken before another can be put.
+    Request,
+    Read,
+    Write,
+}
+
+/// When something was last heard from the server, and last asked of it.
+struct Clock {
+    heard: Instant,
+    asked: Instant,
+}
+
+impl Link {
+    pub(super) fn new(machine: &Machine, ssh: ssh2::Session, socket: Arc<OwnedFd>, proxy: Option<Proxy>) -> Link {
+        Link {
+            ssh,
+            socket,
+            proxy: Mutex::new(proxy),
+            machine: machine.address(),
+            stall_timeout: machine.stall_timeout,
+            keep_alive: machine.keep_alive,
+            turn: Mutex::new(Turn { usable: true, parting: Vec::new() }),
+        }
+    }
+
+    pub(super) fn ssh(&self) -> &ssh2::Session {
+        &self.ssh
+    }
+
+    pub(super) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    pub(super) fn stall_timeout(&self) -> Duration {
+        self.stall_timeout
+    }
+
+    pub(super) fn error(&self, phase: Phase, cause: Cause) -> Error {
+        Error { machine: self.machine.clone(), phase, cause }
+    }
+
+    /// How the proxy command ended, if there is one and it has.
+    pub(super) fn proxy_end(&self) -> Option<Cause> {
+        self.proxy.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.end()
+    }
+
+    /// Whether libssh2 waits for the socket to take more.
+    pub(super) fn is_sending(&self) -> bool {
+        matches!(self.ssh.block_directions(), BlockDirections::Outbound | BlockDirections::Both)
+    }
+
+    /// Takes over a channel that has said goodbye, until the answer is there.
+    pub(super) fn part_with(&self, channel: ssh2::Channel) {
+        self.turn().parting.push(channel);
+    }
+
+    /// Makes a call of libssh2 until it no longer says EAGAIN.
+    pub(super) fn run<T>(
+        &self,
+        kind: Kind,
+        limit: Option<Limit>,
+        mut call: impl FnMut() -> Result<T, ssh2::Error>,
+    ) -> Result<T, Cause> {
+        let mut turn = self.turn();
+        if !turn.usable {
+            return Err(Cause::OutOfUse);
+        }
+        if kind == Kind::Request {
+            turn.parting.retain_mut(|channel| channel.close().is_err_and(|error| is_again(&error)));
+        }
+        let now = Instant::now();
+        if let Some(limit) = limit.filter(|limit| limit.at <= now) {
+            return Err(limit.cause());
+        }
+        let mut clock = Clock { heard: now, asked: now };
+        if matches!(kind, Kind::Request | Kind::Write) {
+            // Not sent yet, so giving up here does no harm; a dead link stays dead, though.
+            self.wait(kind, limit, PollFlags::OUT, &mut clock).inspect_err(|cause| {
+                turn.usable = !matches!(cause, Cause::LinkDead(_));
+            })?;
+        }
+        loop {
+            match call() {
+                Ok(value) => return Ok(value),
+                Err(error) if is_again(&error) => {}
+                Err(error) => {
+                    let cause = match cause(&error) {
+                        // What a key exchange gives when the connection is lost.
+                        Cause::Ssh { code: code::GENERAL | code::KEY_EXCHANGE_FAILURE, .. } if self.is_closed() => {
+                            Cause::Closed
+                        }
+                        cause => cause,
+                    };
+                    turn.usable &= !matches!(cause, Cause::Closed);
+                    return Err(cause);
+                }
+            }
+            let wanted = match self.ssh.block_directions() {
+                BlockDirections::Outbound => PollFlags::OUT,
+                BlockDirections::Both => PollFlags::IN | PollFlags::OUT,
+                BlockDirections::Inbound | BlockDirections::None => PollFlags::IN,
+            };
+            self.wait(kind, limit, wanted, &mut clock).inspect_err(|cause| {
+                // A write in particular: libssh2 may have noted how much it will take from the caller's buffer.
+                let can_be_left = kind == Kind::Read && !wanted.contains(PollFlags::OUT);
+                turn.usable = can_be_left && !matches!(cause, Cause::LinkDead(_));
+            })?;
+        }
+    }
+
+    /// Waits until the socket is ready, asks for a sign of life now and then, and gives up at the limit.
+    fn wait(&self, kind: Kind, limit: Option<Limit>, wanted: PollFlags, clock: &mut Clock) -> Result<(), Cause> {
+        let is_tended = kind != Kind::Negotiation;
+        let dead = clock.heard + self.stall_timeout;
+        loop {
+            // Before anything else: a few bytes now and then must not put the limit off.
+            if let Some(limit) = limit.filter(|limit| limit.at <= Instant::now()) {
+                return Err(limit.cause());
+            }
+            let ask = clock.asked + self.keep_alive;
+            let until = [limit.map(|limit| limit.at), is_tended.then_some(dead), is_tended.then_some(ask)];
+            if self.poll(wanted, until.into_iter().flatten().min())? {
+                clock.heard = Instant::now();
+                clock.asked = clock.heard;
+                return Ok(());
+            }
+            let now = Instant::now();
+            if is_tended && dead <= now {
+                return Err(Cause::LinkDead(self.stall_timeout));
+            }
+            if is_tended && ask <= now {
+                self.ask()?;
+                clock.asked = now;
+            }
+        }
+    }
+
+    /// Sends a keep-alive if there is room for all of it. The answer arrives as bytes like any other.
+    fn ask(&self) -> Result<(), Cause> {
+        if self.can_send()? {
+            self.ssh.keepalive_send().map_err(|error| cause(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the socket has room for a small packet now.
+    pub(super) fn can_send(&self) -> Result<bool, Cause> {
+        self.poll(PollFlags::OUT, Some(Instant::now()))
+    }
+
+    /// Whether the socket became ready, or broke, before `until`.
+    fn poll(&self, wanted: PollFlags, until: Option<Instant>) -> Result<bool, Cause> {
+        loop {
+            let left = until.map(|until| {
+                let left = until.saturating_duration_since(Instant::now());
+                Timespec { tv_sec: left.as_secs().min(i64::MAX as u64) as i64, tv_nsec: left.subsec_nanos().into() }
+            });
+            match poll(&mut [PollFd::new(&self.socket, wanted)], left.as_ref()) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(Cause::Io(error.into())),
+            }
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        !matches!(recv(&self.socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((_, 1..)) | Err(Errno::AGAIN))
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // A server that does not hear this notices the closed connection.
+        let _ = self.run(Kind::Request, Some(Limit::after(FAREWELL)), || self.ssh.disconnect(None, "done", None));
+        // What libssh2 still wants to send while it frees its channels must fail at once, not be put off: it would then keep
+        // the memory.
+        let _ = shutdown(&self.socket, Shutdown::Both);
+    }
+}
+
+/// The calls of ssh2 that follow [`std::io`] hide libssh2's code; the session still knows it.
+pub(super) fn code_of(error: &io::Error, ssh: &ssh2::Session) -> ssh2::Error {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        return again();
+    }
+    ssh2::Error::last_session_error(ssh).unwrap_or_else(ssh2::Error::unknown)
+}
+
+pub(super) fn again() -> ssh2::Error {
+    ssh2::Error::from_errno(ErrorCode::Session(code::AGAIN))
+}
+
+pub(super) fn is_again(error: &ssh2::Error) -> bool {
+    error.code() == ErrorCode::Session(code::AGAIN)
+}
+
+pub(super) fn cause(error: &ssh2::Error) -> Cause {
+    match error.code() {
+        ErrorCode::Session(code::SOCKET_SEND | code::SOCKET_DISCONNECT | code::SOCKET_RECV) => Cause::Closed,
+        ErrorCode::Session(code::CHANNEL_CLOSED | code::CHANNEL_EOF_SENT) => Cause::ChannelClosed,
+        ErrorCode::Session(number) => Cause::Ssh { code: number, message: error.message().to_owned() },
+        ErrorCode::SFTP(number) => Cause::Ssh { code: number, message: error.message().to_owned() },
+    }
+}

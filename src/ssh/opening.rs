@@ -1,0 +1,167 @@
+//! What a server says before encryption begins, read beside libssh2, for the sake of the error messages.
+//!
+//! libssh2 skips every line before the server's version and reports one code for whatever ends a key exchange. The
+//! server's words tell more:
+//!
+//! - OpenSSH answers a banned address (`PerSourcePenalties`, since 9.8) and one connection too many (`MaxStartups`) with
+//!   the line `Not allowed at this time` in place of its version, and closes. For the latter it said `Exceeded
+//!   MaxStartups` before, and nothing before that.
+//! - The first packet after the version is SSH_MSG_KEXINIT (RFC 4253, sections 6 and 7.1): packet length, padding
+//!   length, the number 20, a cookie of 16 bytes, then lists of names, the second of which are the algorithms the
+//!   server has host keys for.
+//!
+//! Nothing is decided by what is found here, and what is missing or strange is simply not known.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::net::{RecvFlags, recv};
+
+/// Enough for the lines before the version and a large SSH_MSG_KEXINIT.
+const MAX: usize = 16 << 10;
+const SSH_MSG_KEXINIT: u8 = 20;
+
+#[derive(Default)]
+pub(super) struct Opening {
+    bytes: Vec<u8>,
+}
+
+impl Opening {
+    /// Looks at what has arrived, without taking it, before libssh2 takes it all.
+    pub(super) fn peek(&mut self, socket: BorrowedFd<'_>) {
+        let mut buffer = [0; 4096];
+        let room = MAX.saturating_sub(self.bytes.len()).min(buffer.len());
+        if room == 0 {
+            return;
+        }
+        if let Ok((_, length)) = recv(socket, &mut buffer[..room], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            self.bytes.extend_from_slice(&buffer[..length.min(room)]);
+        }
+    }
+
+    /// Connects anew as far as SSH_MSG_KEXINIT, and leaves. What is missing at `until` is missing.
+    ///
+    /// (libssh2 reads the version and the packet in one go, so that there is no seeing the packet in between.)
+    pub(super) fn ask(socket: OwnedFd, until: Instant) -> Opening {
+        let mut opening = Opening::default();
+        // Its calls serve any stream socket.
+        let mut stream = TcpStream::from(socket);
+        if stream.write_all(b"SSH-2.0-offload\r\n").is_err() {
+            return opening;
+        }
+        let mut buffer = [0; 4096];
+        while opening.host_key_algorithms().is_none() && opening.bytes.len() < MAX {
+            let left = until.saturating_duration_since(Instant::now());
+            match stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut buffer)) {
+                Ok(0) | Err(_) => break,
+                Ok(length) => opening.bytes.extend_from_slice(&buffer[..length]),
+            }
+        }
+        opening
+    }
+
+    /// Whether the server said nothing at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The first line if it is not a version, made printable and short.
+    pub(super) fn other_than_ssh(&self) -> Option<String> {
+        if self.bytes.is_empty() || self.after_version().is_some() || self.bytes.starts_with(b"SSH-") {
+            return None;
+        }
+        let line = self.bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        let text = String::from_utf8_lossy(&line[..line.len().min(80)]);
+        Some(text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim_end().to_owned())
+    }
+
+    /// The host key algorithms the server offers, if its SSH_MSG_KEXINIT was seen whole.
+    pub(super) fn host_key_algorithms(&self) -> Option<Vec<String>> {
+        let (length, packet) = self.after_version()?.split_first_chunk::<4>()?;
+        let packet = packet.get(..u32::from_be_bytes(*length) as usize)?;
+        if *packet.get(1)? != SSH_MSG_KEXINIT {
+            return None;
+        }
+        let (_key_exchange, rest) = name_list(packet.get(1 + 1 + 16..)?)?;
+        let (host_key, _) = name_list(rest)?;
+        Some(String::from_utf8_lossy(host_key).split(',').map(str::to_owned).collect())
+    }
+
+    fn after_version(&self) -> Option<&[u8]> {
+        let mut rest = self.bytes.as_slice();
+        loop {
+            let end = rest.iter().position(|&byte| byte == b'\n')?;
+            let (line, after) = rest.split_at(end + 1);
+            if line.starts_with(b"SSH-") {
+                return Some(after);
+            }
+            rest = after;
+        }
+    }
+}
+
+fn name_list(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    rest.split_at_checked(u32::from_be_bytes(*length) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opening(bytes: &[u8]) -> Opening {
+        Opening { bytes: bytes.to_vec() }
+    }
+
+    fn key_exchange_init(lists: &[&str]) -> Vec<u8> {
+        let mut payload = vec![SSH_MSG_KEXINIT];
+        payload.extend([7; 16]);
+        for list in lists {
+            payload.extend((list.len() as u32).to_be_bytes());
+            payload.extend(list.as_bytes());
+        }
+        let mut packet = (payload.len() as u32 + 1 + 4).to_be_bytes().to_vec();
+        packet.push(4);
+        packet.extend(payload);
+        packet.extend([0; 4]);
+        packet
+    }
+
+    #[test]
+    fn the_host_key_algorithms_are_the_second_list() {
+        let mut bytes = b"welcome\r\nSSH-2.0-OpenSSH_9.9\r\n".to_vec();
+        bytes.extend(key_exchange_init(&["curve25519-sha256", "rsa-sha2-512,ssh-ed25519", "aes128-ctr"]));
+        let opening = opening(&bytes);
+        assert_eq!(opening.host_key_algorithms().unwrap(), ["rsa-sha2-512", "ssh-ed25519"]);
+        assert_eq!(opening.other_than_ssh(), None);
+    }
+
+    #[test]
+    fn what_is_cut_anywhere_is_not_known() {
+        let mut bytes = b"SSH-2.0-x\n".to_vec();
+        bytes.extend(key_exchange_init(&["a", "b"]));
+        for length in 0..bytes.len() {
+            assert_eq!(opening(&bytes[..length]).host_key_algorithms(), None, "{length} bytes");
+        }
+        assert!(opening(&bytes).host_key_algorithms().is_some());
+    }
+
+    #[test]
+    fn lengths_beyond_the_packet_are_refused() {
+        let mut bytes = b"SSH-2.0-x\n".to_vec();
+        bytes.extend(key_exchange_init(&["a", "b"]));
+        let at = bytes.len() - 4 - 5;
+        bytes[at..at + 4].copy_from_slice(&u32::MAX.to_be_bytes());
+        assert_eq!(opening(&bytes).host_key_algorithms(), None);
+    }
+
+    #[test]
+    fn other_services_are_quoted_without_control_characters() {
+        assert_eq!(opening(b"220 mail\x1b[2J ready\r\n").other_than_ssh().unwrap(), "220 mail [2J ready");
+        assert_eq!(opening(b"Not allowed at this time\r\n").other_than_ssh().unwrap(), "Not allowed at this time");
+        assert_eq!(opening(b"SSH-").other_than_ssh(), None);
+        assert_eq!(opening(b"").other_than_ssh(), None);
+    }
+}

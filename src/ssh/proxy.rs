@@ -1,0 +1,95 @@
+//! A program in place of the TCP connection: `proxy_command`.
+//!
+//! The list of arguments is run as it is, without a shell. In each argument `%h` becomes the machine's name, `%p` its
+//! port and `%%` a percent sign, as in ssh_config(5). One end of a socket pair is its standard input and output; its
+//! standard error is ours.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+
+use super::error::{Cause, Error, Phase};
+use crate::machine::Machine;
+
+/// A running proxy command. Killed and waited for when dropped.
+pub(super) struct Proxy {
+    program: String,
+    child: Child,
+}
+
+impl Proxy {
+    /// Starts `arguments` and returns our end of the socket pair with it.
+    pub(super) fn start(machine: &Machine, arguments: &[String]) -> Result<(OwnedFd, Proxy), Error> {
+        let failed = |program: &str, problem: String| {
+            Error::new(machine, Phase::Connect, Cause::Proxy { program: program.to_owned(), problem })
+        };
+        let arguments: Vec<String> = arguments.iter().map(|argument| expand(argument, machine)).collect();
+        let Some((program, rest)) = arguments.split_first() else {
+            return Err(failed("", "the list is empty".to_owned()));
+        };
+        let (ours, theirs) = UnixStream::pair().map_err(|error| failed(program, error.to_string()))?;
+        let input = theirs.try_clone().map_err(|error| failed(program, error.to_string()))?;
+        let child = Command::new(program)
+            .args(rest)
+            .stdin(Stdio::from(OwnedFd::from(input)))
+            .stdout(Stdio::from(OwnedFd::from(theirs)))
+            .spawn()
+            .map_err(|error| failed(program, format!("cannot be started: {error}")))?;
+        Ok((ours.into(), Proxy { program: program.clone(), child }))
+    }
+
+    /// Why nothing more comes from the program, if it has ended.
+    pub(super) fn end(&mut self) -> Option<Cause> {
+        let status = self.child.try_wait().ok().flatten()?;
+        Some(Cause::Proxy { program: self.program.clone(), problem: format!("ended with {status}") })
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // It may have ended by itself; there is nobody to tell of other failures.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn expand(argument: &str, machine: &Machine) -> String {
+    let mut expanded = String::with_capacity(argument.len());
+    let mut rest = argument;
+    while let Some(at) = rest.find('%') {
+        expanded.push_str(&rest[..at]);
+        let (replacement, length) = match rest.as_bytes().get(at + 1) {
+            Some(b'h') => (machine.name.clone(), 2),
+            Some(b'p') => (machine.port.to_string(), 2),
+            Some(b'%') => ("%".to_owned(), 2),
+            _ => ("%".to_owned(), 1),
+        };
+        expanded.push_str(&replacement);
+        rest = &rest[at + length..];
+    }
+    expanded.push_str(rest);
+    expanded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expands_the_name_the_port_and_the_percent_sign() {
+        let mut machine = Machine::new("host.example.org", "offload", Vec::new(), Vec::new());
+        machine.port = 2222;
+        for (argument, expected) in [
+            ("nc", "nc"),
+            ("%h", "host.example.org"),
+            ("%h:%p", "host.example.org:2222"),
+            ("100%%", "100%"),
+            ("%%h", "%h"),
+            ("%x", "%x"),
+            ("%", "%"),
+            ("é%pé", "é2222é"),
+        ] {
+            assert_eq!(expand(argument, &machine), expected);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! From a machine's name to a connected socket, within a deadline.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Instant;
+
+use super::error::{Cause, Error, Phase};
+use crate::machine::Machine;
+
+/// Resolves the machine's name and connects to its port: each address in turn, with an equal share of what is left.
+pub(super) fn connect(machine: &Machine, deadline: Instant) -> Result<OwnedFd, Error> {
+    let addresses = resolve(machine, deadline)?;
+    let mut failure = Cause::NameNotResolved("no address".to_owned());
+    for (i, address) in addresses.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / (addresses.len() - i) as u32;
+        if share.is_zero() {
+            failure = Cause::TimedOut(machine.connect_timeout);
+            break;
+        }
+        match TcpStream::connect_timeout(address, share) {
+            Ok(stream) => {
+                // Requests and replies are small and alternate; waiting to fill packets would cost a delay for each.
+                stream.set_nodelay(true).map_err(|error| Error::new(machine, Phase::Connect, error))?;
+                return Ok(stream.into());
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                failure = Cause::ConnectionRefused { address: address.to_string() };
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => failure = Cause::TimedOut(machine.connect_timeout),
+            Err(error) => failure = Cause::NoConnection { address: address.to_string(), error },
+        }
+    }
+    Err(Error::new(machine, Phase::Connect, failure))
+}
+
+/// The addresses of the machine. getaddrinfo(3) knows no deadline, so it runs on a thread that is left to itself when
+/// the time is over.
+fn resolve(machine: &Machine, deadline: Instant) -> Result<Vec<SocketAddr>, Error> {
+    let failed = |cause| Error::new(machine, Phase::Resolve, cause);
+    if let Ok(address) = machine.name.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, machine.port)]);
+    }
+    let (sender, receiver) = mpsc::channel();
+    let (name, port) = (machine.name.clone(), machine.port);
+    thread::Builder::new()
+        .name("resolve".to_owned())
+        .spawn(move || {
+            let addresses = (name.as_str(), port).to_socket_addrs().map(Vec::from_iter);
+            // Nobody listens any more when the deadline has passed.
+            let _ = sender.send(addresses);
+        })
+        .map_err(|error| failed(error.into()))?;
+    match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        Ok(Ok(addresses)) if addresses.is_empty() => {
+            Err(failed(Cause::NameNotResolved("it has no address".to_owned())))
+        }
+        Ok(Ok(addresses)) => Ok(addresses),
+        Ok(Err(error)) => Err(failed(Cause::NameNotResolved(without_preamble(&error)))),
+        Err(_) => Err(failed(Cause::TimedOut(machine.connect_timeout))),
+    }
+}
+
+/// The text of gai_strerror(3) alone: std prefixes it.
+fn without_preamble(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned()
+}

@@ -1,0 +1,207 @@
+//! What is remembered of a host between hook processes: its last status, and trouble in reaching it.
+//!
+//! The record is `health.json` in the host's state directory, replaced as a whole by rename, so that a reader never sees
+//! half of it and a killed writer leaves the old one. It is read, changed and written under the lock `health.lock`, so that
+//! no change of one process undoes another's.
+//!
+//! After a failure the host is left alone for a back-off that doubles with each further one. Several processes that run into the
+//! same trouble count once: what fails during a back-off was begun before it. Whoever is about to ask a host how it is holds
+//! the lock `asking` and notes the time first ([`Health::asking`]). So a host is asked by one process at a time, the others
+//! wait for what that one learns, and one that is killed while it asks has still begun a back-off.
+//!
+//! Times are those of the wall clock, which may jump. What a record says of the future counts for nothing: a clock set
+//! back ends freshness and back-off, and costs one question to the host.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::lock::{contents, lock_for_a_moment, replace, try_lock};
+use super::{StateDirectory, StateError};
+use crate::machine::Machine;
+use crate::status::Status;
+
+/// How long a status is good enough to decide on, without asking the machine again.
+pub const FRESH: Duration = Duration::from_secs(30);
+
+/// The back-off after a first failure, and the longest one.
+pub const FIRST_BACK_OFF: Duration = Duration::from_secs(10);
+pub const LONGEST_BACK_OFF: Duration = Duration::from_secs(300);
+
+/// The longest message that is kept, in characters.
+const MAX_MESSAGE: usize = 1000;
+
+/// Milliseconds since 1970.
+pub type Time = u64;
+
+/// The time now.
+pub fn now() -> Time {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as Time)
+}
+
+/// What is remembered of a host.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    /// Its status when it was last asked.
+    pub status: Option<Status>,
+    /// When that was.
+    pub measured: Option<Time>,
+    /// Failures since then.
+    pub trouble: Option<Trouble>,
+    /// When a process began to ask it, if that has not come to an end.
+    pub asked: Option<Time>,
+}
+
+/// Failures in a row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// When the first of them was.
+    pub since: Time,
+    /// When the last of them was.
+    pub last: Time,
+    /// How many there were, each at the end of a back-off.
+    pub count: u32,
+    /// What the last one was.
+    pub error: String,
+}
+
+/// How a host stands at some moment.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Standing {
+    /// It can be chosen on its record alone.
+    Fresh,
+    /// It has to be asked: never seen, or not for a while. `after_trouble`: the last thing known is a failure, and its
+    /// back-off is over.
+    Unknown { after_trouble: bool },
+    /// Some process asks it, or did and has not lived to tell.
+    Asked { since: Time },
+    /// It is left alone, for this reason.
+    Down { error: String, until: Time },
+}
+
+/// How long a host is left alone after the last of so many failures.
+fn back_off(count: u32) -> Duration {
+    let doublings = count.saturating_sub(1).min(16);
+    (FIRST_BACK_OFF * (1 << doublings)).min(LONGEST_BACK_OFF)
+}
+
+/// Whether `now` is less than `time` after `then`, and not before it.
+fn is_within(time: Duration, then: Time, now: Time) -> bool {
+    now.checked_sub(then).is_some_and(|since| since < time.as_millis() as Time)
+}
+
+impl Trouble {
+    /// How long the host is left alone after the last failure.
+    pub fn back_off(&self) -> Duration {
+        back_off(self.count)
+    }
+
+    /// Whether the back-off is over at `now`.
+    pub fn is_over(&self, now: Time) -> bool {
+        !is_within(self.back_off(), self.last, now)
+    }
+}
+
+impl Health {
+    /// Age of the status at `now`, if there is one and it does not come from the future.
+    pub fn age(&self, now: Time) -> Option<Duration> {
+        now.checked_sub(self.measured?).map(Duration::from_millis)
+    }
+
+    /// How the host stands at `now`.
+    pub fn standing(&self, now: Time) -> Standing {
+        if let Some(trouble) = self.trouble.as_ref().filter(|trouble| !trouble.is_over(now)) {
+            let until = trouble.last + trouble.back_off().as_millis() as Time;
+            return Standing::Down { error: trouble.error.clone(), until };
+        }
+        match &self.trouble {
+            None if self.age(now).is_some_and(|age| age < FRESH) => Standing::Fresh,
+            trouble => match self.asked.filter(|&asked| is_within(self.next_back_off(), asked, now)) {
+                Some(since) => Standing::Asked { since },
+                None => Standing::Unknown { after_trouble: trouble.is_some() },
+            },
+        }
+    }
+
+    /// What the back-off will be if the host fails now.
+    fn next_back_off(&self) -> Duration {
+        back_off(self.trouble.as_ref().map_or(0, |trouble| trouble.count) + 1)
+    }
+
+    /// The record of a host that is about to be asked at `now`. One that was asked before, and by a process that told
+    /// nothing of it, has failed.
+    pub fn asking(self, now: Time) -> Health {
+        let before = match self.asked {
+            Some(asked) if asked <= now => self.after_failure("no answer when it was last asked", asked),
+            _ => self,
+        };
+        Health { asked: Some(now), ..before }
+    }
+
+    /// The record of a host that was reached at `now`, and found in this state.
+    pub fn reached(status: Status, now: Time) -> Health {
+        Health { status: Some(status), measured: Some(now), trouble: None, asked: None }
+    }
+
+    /// The record after the host could not be reached, or let a build down.
+    pub fn after_failure(self, error: &str, now: Time) -> Health {
+        let error = error.chars().take(MAX_MESSAGE).collect();
+        let trouble = match self.trouble {
+            Some(trouble) if !trouble.is_over(now) => trouble,
+            Some(trouble) => {
+                Trouble { since: trouble.since.min(now), last: now, count: trouble.count.saturating_add(1), error }
+            }
+            None => Trouble { since: now, last: now, count: 1, error },
+        };
+        Health { trouble: Some(trouble), asked: None, ..self }
+    }
+}
+
+/// The record of one host.
+#[derive(Clone, Debug)]
+pub struct HealthRecord {
+    directory: PathBuf,
+}
+
+/// The right to ask a host how it is.
+#[derive(Debug)]
+pub struct Asking {
+    _file: File,
+}
+
+impl HealthRecord {
+    /// The record of the host that `machine` describes.
+    pub fn of(state: &StateDirectory, machine: &Machine) -> Result<HealthRecord, StateError> {
+        Ok(HealthRecord { directory: state.of(machine)? })
+    }
+
+    /// What is remembered; nothing, where there is no record or it makes no sense.
+    pub fn read(&self) -> Health {
+        contents(&self.path()).and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
+    /// Replaces what is remembered by what `change` makes of it.
+    pub fn change(&self, change: impl FnOnce(Health) -> Health) -> Result<(), StateError> {
+        let _lock = lock_for_a_moment(&self.directory.join("health.lock"))?;
+        let health = change(self.read());
+        let text =
+            serde_json::to_vec(&health).map_err(|error| StateError { path: self.path(), cause: error.into() })?;
+        replace(&self.path(), &text)
+    }
+
+    /// Takes the right to ask the host; `None` while another process has it.
+    pub fn try_ask(&self) -> Result<Option<Asking>, StateError> {
+        Ok(try_lock(&self.directory.join("asking"))?.map(|file| Asking { _file: file }))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.join("health.json")
+    }
+}
+
+#[cfg(test)]
+#[path = "health_tests.rs"]
+mod tests;

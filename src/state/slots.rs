@@ -1,0 +1,184 @@
+//! Build slots: how many builds run on a machine, counted by locks.
+//!
+//! A machine with `parallel_builds = N` has the files `0` to `N-1` in its state directory. Whoever holds the lock of one
+//! has that slot; the kernel gives it back when the process ends, however it ends. Beside `3` stands `3.json`, which
+//! says who holds it; it means something only while the lock is held, and may be missing for a moment after it was
+//! taken.
+//!
+//! `guix offload` locks files of the same names with fcntl, which flock does not see: run one hook or the other.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::lock::{contents, is_locked, replace, try_lock};
+use super::{StateDirectory, StateError};
+use crate::machine::Machine;
+
+/// Who holds a slot, and since when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The hook process.
+    pub pid: u32,
+    /// What it builds.
+    pub derivation: String,
+    /// When it took the slot, in seconds since 1970.
+    pub since: u64,
+}
+
+impl Holder {
+    /// This process, now, for `derivation`.
+    pub fn this_process(derivation: &str) -> Holder {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        Holder { pid: process::id(), derivation: derivation.to_owned(), since }
+    }
+}
+
+/// The slots of one host.
+#[derive(Debug)]
+pub struct Slots {
+    directory: PathBuf,
+    count: u32,
+}
+
+/// A slot that is held; dropping it gives it back.
+#[derive(Debug)]
+pub struct Slot {
+    number: u32,
+    record: PathBuf,
+    /// Holds the lock.
+    _file: File,
+}
+
+impl Slot {
+    /// Which of the machine's slots this is, from 0.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // Before the lock goes with the file: afterwards the record may be another holder's.
+        let _ = fs::remove_file(&self.record);
+    }
+}
+
+impl Slots {
+    /// The slots of the host that `machine` describes.
+    pub fn of(state: &StateDirectory, machine: &Machine) -> Result<Slots, StateError> {
+        Ok(Slots { directory: state.of(machine)?, count: machine.parallel_builds })
+    }
+
+    /// Takes the first free slot for `holder`; `None` when all are taken. Never waits.
+    pub fn try_take(&self, holder: &Holder) -> Result<Option<Slot>, StateError> {
+        for number in 0..self.count {
+            let Some(file) = try_lock(&self.slot(number))? else { continue };
+            let record = self.record(number);
+            let text =
+                serde_json::to_vec(holder).map_err(|error| StateError { path: record.clone(), cause: error.into() })?;
+            replace(&record, &text)?;
+            return Ok(Some(Slot { number, record, _file: file }));
+        }
+        Ok(None)
+    }
+
+    /// How many slots are free. The cheapest question there is: three system calls for each slot.
+    pub fn free(&self) -> Result<usize, StateError> {
+        let mut free = 0;
+        for number in 0..self.count {
+            free += usize::from(!is_locked(&self.slot(number))?);
+        }
+        Ok(free)
+    }
+
+    /// The slots that are taken, with their holders where they can be told.
+    pub fn taken(&self) -> Result<Vec<(u32, Option<Holder>)>, StateError> {
+        let mut taken = Vec::new();
+        for number in 0..self.count {
+            if is_locked(&self.slot(number))? {
+                // What cannot be read is unknown, never an error: the record only informs.
+                let holder = contents(&self.record(number)).and_then(|text| serde_json::from_slice(&text).ok());
+                taken.push((number, holder));
+            }
+        }
+        Ok(taken)
+    }
+
+    fn slot(&self, number: u32) -> PathBuf {
+        self.directory.join(number.to_string())
+    }
+
+    fn record(&self, number: u32) -> PathBuf {
+        self.directory.join(format!("{number}.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    fn machine(slots: u32) -> Machine {
+        let mut machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
+        machine.parallel_builds = slots;
+        machine
+    }
+
+    #[test]
+    fn as_many_as_there_are_and_given_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let slots = Slots::of(&StateDirectory::new(directory.path()), &machine(2)).unwrap();
+        let holder = Holder::this_process("/gnu/store/x.drv");
+        let first = slots.try_take(&holder).unwrap().unwrap();
+        let second = slots.try_take(&holder).unwrap().unwrap();
+        assert_eq!((first.number(), second.number()), (0, 1));
+        assert!(slots.try_take(&holder).unwrap().is_none());
+        assert_eq!(slots.taken().unwrap(), [(0, Some(holder.clone())), (1, Some(holder.clone()))]);
+        drop(first);
+        assert_eq!(slots.taken().unwrap().len(), 1);
+        assert_eq!(slots.try_take(&holder).unwrap().unwrap().number(), 0);
+    }
+
+    #[test]
+    fn a_record_that_makes_no_sense_is_unknown() {
+        let directory = tempfile::tempdir().unwrap();
+        let slots = Slots::of(&StateDirectory::new(directory.path()), &machine(1)).unwrap();
+        let slot = slots.try_take(&Holder::this_process("x")).unwrap().unwrap();
+        fs::write(&slot.record, b"{").unwrap();
+        assert_eq!(slots.taken().unwrap(), [(0, None)]);
+        fs::write(&slot.record, vec![b' '; 100_000]).unwrap();
+        assert_eq!(slots.taken().unwrap(), [(0, None)]);
+    }
+
+    #[test]
+    fn racing_threads_never_exceed_the_slots() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::new(directory.path());
+        let running = AtomicUsize::new(0);
+        let taken = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let slots = Slots::of(&state, &machine(3)).unwrap();
+                    for _ in 0..200 {
+                        if let Some(slot) = slots.try_take(&Holder::this_process("x")).unwrap() {
+                            assert!(running.fetch_add(1, Ordering::SeqCst) < 3);
+                            taken.fetch_add(1, Ordering::SeqCst);
+                            thread::yield_now();
+                            running.fetch_sub(1, Ordering::SeqCst);
+                            drop(slot);
+                        }
+                    }
+                });
+            }
+        });
+        assert!(taken.load(Ordering::SeqCst) > 200);
+        let slots = Slots::of(&state, &machine(3)).unwrap();
+        assert!(slots.taken().unwrap().is_empty());
+    }
+}

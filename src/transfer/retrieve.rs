@@ -1,0 +1,219 @@
+//! Retrieving the outputs.
+//!
+//! Each output comes as one signed item (ExportPath), which is restored aside while it arrives and accepted only whole:
+//! it must be the output that was asked for, refer to nothing but the inputs and the derivation's outputs, and be signed
+//! by an authorized key; a fixed output must have its hash. Only when all outputs are accepted are they moved to their
+//! places ([`Retrieved::place`]).
+//!
+//! The daemon that asked registers them. It holds their locks and takes a hook's outputs like those of a local build: it
+//! makes their metadata canonical, scans them for references, hashes, deduplicates and registers them, all in one
+//! transaction. So nothing of a build machine's word but the files themselves enters the database, and a kill at any
+//! point leaves the store valid: a tree that nobody registers is removed before the next build of its path.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+
+use super::head::Head;
+use crate::daemon::{self, Client};
+use crate::events::{Event, Observer};
+use crate::gcrypt::{self, VerifyError};
+use crate::local::{
+    AclError, FixedError, ReadDerivationError, RestoreError, Staging, check_fixed_output, load_acl, read_derivation,
+};
+use crate::store::derivation::FixedOutput;
+use crate::store::export::{ExportError, HashingReader, Trailer};
+use crate::store::nar::{self, NarError};
+use crate::store::path::StorePath;
+use crate::store::signature::Acl;
+
+/// How many bytes arrive between two events.
+const PROGRESS: u64 = 16 << 20;
+
+/// Outputs that have arrived and been accepted, and are not in their places yet. Dropping them removes them.
+pub struct Retrieved<'a> {
+    head: &'a Head<'a>,
+    staged: Vec<Staging<'a>>,
+}
+
+impl Retrieved<'_> {
+    /// Moves the outputs to their places in the store.
+    pub fn place(self) -> Result<(), RestoreError> {
+        for staging in self.staged {
+            staging.install(&self.head.database)?;
+        }
+        Ok(())
+    }
+}
+
+/// Why outputs could not be retrieved.
+#[derive(Debug, thiserror::Error)]
+pub enum RetrieveError {
+    #[error(transparent)]
+    Derivation(#[from] ReadDerivationError),
+    #[error(transparent)]
+    Acl(#[from] AclError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// The build machine's daemon, or the way there.
+    #[error(transparent)]
+    Machine(daemon::Error),
+    /// What arrived is not acceptable.
+    #[error("'{output}' as it came from '{machine}' is not acceptable: {cause}")]
+    Refused { output: StorePath, machine: String, cause: Box<Refusal> },
+}
+
+/// Why what arrived is not acceptable.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error(transparent)]
+    Nar(NarError),
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    #[error("it is another item, '{0}'")]
+    OtherItem(StorePath),
+    #[error("it refers to '{0}', which is neither an input nor an output of the derivation")]
+    Reference(StorePath),
+    #[error("it lacks a signature")]
+    NotSigned,
+    #[error("{}", signature_problem(.0))]
+    Signature(VerifyError),
+    #[error(transparent)]
+    Fixed(FixedError),
+}
+
+/// The remedy belongs to the message: the key is right there, in one line that can be copied.
+fn signature_problem(error: &VerifyError) -> String {
+    match error {
+        // The machine's own words are about to be given to a shell.
+        VerifyError::Unauthorized { key } if !key.to_string().contains('\'') => format!(
+            "it is signed with a key that is not authorized here\n  hint: if you trust that machine, as root: `echo '{key}' | \
+             guix archive --authorize`"
+        ),
+        _ => error.to_string(),
+    }
+}
+
+impl RetrieveError {
+    /// Whether another machine may do better.
+    pub fn is_of_machine(&self) -> bool {
+        match self {
+            RetrieveError::Machine(_) | RetrieveError::Refused { .. } => true,
+            RetrieveError::Derivation(_) | RetrieveError::Acl(_) | RetrieveError::Restore(_) => false,
+        }
+    }
+}
+
+/// What is fetched, and what it may refer to.
+pub struct Wanted<'a> {
+    pub derivation: &'a StorePath,
+    /// The closure of what the build needed.
+    pub inputs: &'a BTreeSet<StorePath>,
+    /// The outputs to fetch.
+    pub outputs: &'a BTreeSet<StorePath>,
+}
+
+/// Fetches `wanted` from the machine behind `client`.
+pub fn retrieve<'a, S: Read + Write>(
+    client: &mut Client<S>,
+    head: &'a Head<'a>,
+    wanted: &Wanted<'_>,
+    machine: &str,
+    observer: &mut dyn Observer,
+) -> Result<Retrieved<'a>, RetrieveError> {
+    let derivation = read_derivation(&head.directories.store, wanted.derivation)?;
+    let acl = load_acl(&head.directories.acl())?;
+    let mut allowed = wanted.inputs.clone();
+    allowed.extend(derivation.output_paths().cloned());
+
+    let mut staged = Vec::new();
+    for output in wanted.outputs {
+        observer.observe(&Event::Retrieving { machine, output });
+        let staging = Staging::new(&head.store, output)?;
+        let exported = client.export_path(output, true, |item| {
+            let progress = Progress { item, machine, output, observer, arrived: 0, told: 0 };
+            receive(progress, head, output, &allowed, derivation.fixed_output(), &acl, &staging)
+        });
+        match exported {
+            Ok(()) => staged.push(staging),
+            Err(daemon::ExportError::Daemon(error)) => return Err(RetrieveError::Machine(error)),
+            Err(daemon::ExportError::Consumer(Received::Refused(cause))) => {
+                let machine = machine.to_owned();
+                return Err(RetrieveError::Refused { output: output.clone(), machine, cause: Box::new(cause) });
+            }
+            Err(daemon::ExportError::Consumer(Received::NotRestored(cause))) => {
+                return Err(RestoreError::Stage { path: output.clone(), cause }.into());
+            }
+        }
+    }
+    Ok(Retrieved { head, staged })
+}
+
+/// Why one item was not received.
+enum Received {
+    /// It is at fault.
+    Refused(Refusal),
+    /// This machine's file system is.
+    NotRestored(io::Error),
+}
+
+impl<T: Into<Refusal>> From<T> for Received {
+    fn from(refusal: T) -> Received {
+        Received::Refused(refusal.into())
+    }
+}
+
+/// Reads one item to its end, and restores it. `fixed`: what it must be, if that is known beforehand.
+fn receive<R: Read>(
+    item: R,
+    head: &Head<'_>,
+    output: &StorePath,
+    allowed: &BTreeSet<StorePath>,
+    fixed: Option<&FixedOutput>,
+    acl: &Acl,
+    staging: &Staging<'_>,
+) -> Result<(), Received> {
+    let mut reader = HashingReader::new(item);
+    reader.reset();
+    match nar::read(&mut reader, &mut staging.restore()) {
+        Ok(_) => {}
+        Err(NarError::Visitor { source, .. }) => return Err(Received::NotRestored(source)),
+        Err(error) => return Err(Refusal::Nar(error).into()),
+    }
+    let nar_hash = reader.digest();
+    let (trailer, digest) = Trailer::read(&head.directories.store, &mut reader).map_err(Refusal::from)?;
+    if trailer.path != *output {
+        return Err(Refusal::OtherItem(trailer.path).into());
+    }
+    if let Some(stray) = trailer.references.into_iter().find(|reference| !allowed.contains(reference)) {
+        return Err(Refusal::Reference(stray).into());
+    }
+    let signature = trailer.signature.ok_or(Refusal::NotSigned)?;
+    gcrypt::verify(&signature, &digest, acl).map_err(Refusal::Signature)?;
+    if let Some(fixed) = fixed {
+        check_fixed_output(staging, &nar_hash, fixed).map_err(Refusal::Fixed)?;
+    }
+    Ok(())
+}
+
+/// Tells about the progress of what is read from it.
+struct Progress<'a, R> {
+    item: R,
+    machine: &'a str,
+    output: &'a StorePath,
+    observer: &'a mut dyn Observer,
+    arrived: u64,
+    told: u64,
+}
+
+impl<R: Read> Read for Progress<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.item.read(buffer)?;
+        self.arrived += count as u64;
+        if self.arrived >= self.told + PROGRESS {
+            self.told = self.arrived;
+            let Progress { machine, output, arrived: bytes, .. } = *self;
+            self.observer.observe(&Event::Retrieved { machine, output, bytes });
+        }
+        Ok(count)
+    }
+}

@@ -1,0 +1,167 @@
+//! Sending the inputs that the build machine lacks.
+//!
+//! One query tells which inputs are missing; they go over as one signed bundle, references first, which the machine's
+//! daemon pulls piece by piece. Memory does not grow with what is sent.
+//!
+//! Between the query and the build the machine's garbage collector may run. Items that were just imported are temporary
+//! roots of the daemon that imported them (`LocalStore::importPath` adds one for each). For those found present, a
+//! small text item that refers to all inputs is added: adding it makes it a temporary root too, a root protects what it
+//! refers to, and it can only be added while all of that is valid. So one round trip both protects the inputs and notices
+//! if some were lost before; then everything starts again from the query. The item is garbage as soon as the connection
+//! ends, and the same inputs give the same item.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+
+use super::head::Head;
+use crate::daemon::{self, Client};
+use crate::events::{Event, Observer};
+use crate::gcrypt::SigningKey;
+use crate::local::{Bundle, Database, DatabaseError, Item};
+use crate::store::path::StorePath;
+
+/// How often inputs may get lost while they are sent before the machine is given up.
+const ATTEMPTS: usize = 3;
+
+/// Name of the item that protects the inputs.
+const ROOT: &str = "offload-inputs";
+
+/// How many bytes are sent between two events.
+const PROGRESS: u64 = 16 << 20;
+
+/// What the daemon's helper `guix authenticate` says of a key that is not in its access-control list.
+const UNAUTHORIZED: &str = "unauthorized public key";
+
+/// Why inputs could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    #[error(transparent)]
+    SigningKey(#[from] crate::gcrypt::Error),
+    /// An item of this store cannot be read, or is damaged.
+    #[error("{0}")]
+    Source(io::Error),
+    /// The build machine's daemon, or the way there.
+    #[error(transparent)]
+    Machine(daemon::Error),
+    /// It trusts nothing that this machine signs.
+    #[error(
+        "its daemon does not trust what this machine signs\n  hint: copy '{}' there, and as root: \
+         `guix archive --authorize < signing-key.pub`",
+        key.display()
+    )]
+    NotAuthorized { key: PathBuf },
+    /// Inputs keep disappearing from its store.
+    #[error("inputs were lost {ATTEMPTS} times while they were sent; is its garbage collector running all the time?")]
+    Lost,
+}
+
+impl SendError {
+    /// Whether another machine may do better.
+    pub fn is_of_machine(&self) -> bool {
+        match self {
+            SendError::Machine(_) | SendError::NotAuthorized { .. } | SendError::Lost => true,
+            SendError::Database(_) | SendError::SigningKey(_) | SendError::Source(_) => false,
+        }
+    }
+}
+
+/// Sends those of `inputs` (a closure) that the machine behind `client` lacks. On return all of them are valid there, and
+/// protected for as long as the connection lasts.
+pub fn send<S: Read + Write>(
+    client: &mut Client<S>,
+    head: &Head<'_>,
+    inputs: &BTreeSet<StorePath>,
+    machine: &str,
+    observer: &mut dyn Observer,
+) -> Result<(), SendError> {
+    let tops = tops(&head.database, inputs)?;
+    for _ in 0..ATTEMPTS {
+        let present = client.query_valid_paths(inputs).map_err(SendError::Machine)?;
+        let missing: BTreeSet<StorePath> = inputs.difference(&present).cloned().collect();
+        if !missing.is_empty() {
+            match import(client, head, head.database.items(&missing)?, machine, observer) {
+                // What the items refer to was there a moment ago.
+                Err(SendError::Machine(daemon::Error::Daemon { .. })) if lost(client, inputs, &missing)? => continue,
+                result => result?,
+            }
+        }
+        match client.add_text_to_store(ROOT, b"", &tops) {
+            Ok(_) => return Ok(()),
+            Err(daemon::Error::Daemon { .. }) if lost(client, inputs, &BTreeSet::new())? => {}
+            Err(error) => return Err(SendError::Machine(error)),
+        }
+    }
+    Err(SendError::Lost)
+}
+
+/// Those of `inputs` that no other of them refers to: what protects these protects all.
+fn tops(database: &Database, inputs: &BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, SendError> {
+    let mut tops = inputs.clone();
+    for item in database.items(inputs)? {
+        for reference in item.references.iter().filter(|reference| **reference != item.path) {
+            tops.remove(reference);
+        }
+    }
+    Ok(tops)
+}
+
+/// Whether any of `inputs`, but for `missing`, is gone.
+fn lost<S: Read + Write>(
+    client: &mut Client<S>,
+    inputs: &BTreeSet<StorePath>,
+    missing: &BTreeSet<StorePath>,
+) -> Result<bool, SendError> {
+    if !client.is_usable() {
+        return Ok(false);
+    }
+    let expected: BTreeSet<StorePath> = inputs.difference(missing).cloned().collect();
+    let present = client.query_valid_paths(&expected).map_err(SendError::Machine)?;
+    Ok(present.len() < expected.len())
+}
+
+fn import<S: Read + Write>(
+    client: &mut Client<S>,
+    head: &Head<'_>,
+    items: Vec<Item>,
+    machine: &str,
+    observer: &mut dyn Observer,
+) -> Result<(), SendError> {
+    let bytes = items.iter().map(|item| item.nar_size).sum();
+    observer.observe(&Event::Sending { machine, items: items.len(), bytes });
+    let key = SigningKey::load(&head.directories.signing_key())?;
+    let bundle = Bundle::new(&head.store, items, |digest| key.sign(digest).map_err(io::Error::other));
+    let mut counted = Counted { bundle, machine, observer, sent: 0, told: 0, of: bytes };
+    match client.import_paths(&mut counted) {
+        Ok(_) => Ok(()),
+        Err(daemon::Error::Source { cause, .. }) => Err(SendError::Source(cause)),
+        Err(daemon::Error::Daemon { message, .. }) if message.contains(UNAUTHORIZED) => {
+            Err(SendError::NotAuthorized { key: head.directories.signing_key().with_extension("pub") })
+        }
+        Err(error) => Err(SendError::Machine(error)),
+    }
+}
+
+/// Tells about the progress of what is read from it.
+struct Counted<'a, R> {
+    bundle: R,
+    machine: &'a str,
+    observer: &'a mut dyn Observer,
+    sent: u64,
+    told: u64,
+    of: u64,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.bundle.read(buffer)?;
+        self.sent += count as u64;
+        if self.sent >= self.told + PROGRESS {
+            self.told = self.sent;
+            self.observer.observe(&Event::Sent { machine: self.machine, bytes: self.sent, of: self.of });
+        }
+        Ok(count)
+    }
+}

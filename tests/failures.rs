@@ -1,0 +1,130 @@
+//! Builds that fail, machines that cannot be used: what the client sees, and what stays behind.
+
+mod lab;
+
+use std::time::Duration;
+
+use lab::{Drv, Host, Lab, wait_until};
+use rustix::process::Signal;
+
+fn pool() -> (Lab, Host, Host) {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    head.write_machines(&[b1.entry().set("overload_threshold", false)]);
+    (lab, b1, head)
+}
+
+/// No slot of the head's is locked: a hook that still lived would hold one.
+#[track_caller]
+fn assert_no_slot_taken(head: &Host) {
+    let locks = std::fs::read_to_string("/proc/locks").unwrap();
+    for entry in walk(&head.path("/var/guix/offload")) {
+        let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&entry).unwrap());
+        assert!(!locks.contains(&format!(":{inode} ")), "{} is locked", entry.display());
+    }
+}
+
+fn walk(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files.extend(walk(&path)) } else { files.push(path) }
+    }
+    files
+}
+
+/// The log that the daemon of a host has kept of a derivation.
+fn kept_log(host: &Host, derivation: &std::path::Path) -> String {
+    let name = derivation.file_name().unwrap().to_str().unwrap();
+    let (directory, rest) = name.split_at(2);
+    let file = format!("/var/log/guix/drvs/{directory}/{rest}.gz");
+    host.run("gzip", &["-dc", &file])
+}
+
+#[test]
+fn a_builder_that_fails() {
+    let (_lab, b1, head) = pool();
+    let drv = Drv::new("failing").script("echo out of luck; exit 3");
+    let result = head.build(&[&drv]);
+    assert_eq!(result.status, Some(100), "{}\n{}", result.error, result.log);
+    assert!(kept_log(&head, result.derivation("failing")).contains("out of luck"));
+    assert!(result.log.contains("b1"), "{}", result.log);
+    assert!(head.path_info(result.output("failing")).is_none());
+    assert_eq!(b1.built(), ["failing"]);
+    assert_no_slot_taken(&head);
+    head.verify_store();
+}
+
+#[test]
+fn the_last_words_of_a_builder_are_kept() {
+    let (_lab, _b1, head) = pool();
+    // 1 MiB in the last instant.
+    let drv = Drv::new("wordy")
+        .script("head -c 786432 /dev/urandom | base64 -w 0 | head -c 1048576; echo; echo THE END; echo x >$out");
+    let result = head.build(&[&drv]).succeeded();
+    let log = kept_log(&head, result.derivation("wordy"));
+    assert!(log.len() > 1 << 20, "{} bytes", log.len());
+    assert!(log.trim_end().ends_with("THE END"), "{}", &log[log.len().saturating_sub(300)..]);
+}
+
+#[test]
+fn a_build_that_takes_too_long() {
+    let (_lab, b1, head) = pool();
+    let drv = Drv::new("slow").script("while true; do echo still here; sleep 0.2; done");
+    let result = head.client().timeout(2).build(&[&drv]);
+    assert_eq!(result.status, Some(101), "{}\n{}", result.error, result.log);
+    wait_until("the build is gone", Duration::from_secs(5), || !b1.is_building());
+    assert_no_slot_taken(&head);
+}
+
+#[test]
+fn a_builder_that_is_silent() {
+    let (_lab, b1, head) = pool();
+    let drv = Drv::new("silent").script("sleep 1000");
+    let result = head.client().max_silent_time(2).build(&[&drv]);
+    assert_eq!(result.status, Some(101), "{}\n{}", result.error, result.log);
+    wait_until("the build is gone", Duration::from_secs(5), || !b1.is_building());
+    assert_no_slot_taken(&head);
+}
+
+#[test]
+fn a_client_that_interrupts() {
+    let (_lab, b1, head) = pool();
+    for (name, signal) in [("interrupted", Signal::INT), ("killed", Signal::KILL)] {
+        let drv = Drv::new(name).script("echo running; sleep 1000");
+        let mut build = head.client().start(&[&drv]);
+        build.wait_for_log("running");
+        assert!(b1.is_building());
+        build.interrupt(signal);
+        wait_until("the build is gone", Duration::from_secs(2), || !b1.is_building());
+        assert_no_slot_taken(&head);
+    }
+    head.verify_store();
+}
+
+#[test]
+fn no_machine_matches() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().max_jobs(2).start();
+    head.write_machines(&[b1.entry()]);
+    let drv = Drv::new("special").features(&["quantum"]).script("echo here >$out");
+    let result = head.client().max_jobs(2).build(&[&drv]).succeeded();
+    assert_eq!(head.built(), ["special"]);
+    assert!(b1.built().is_empty());
+    assert!(result.log.contains("it lacks the feature quantum"), "{}", result.log);
+}
+
+#[test]
+fn all_slots_are_taken() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").max_jobs(1).start();
+    let head = lab.head().start();
+    head.write_machines(&[b1.entry().set("overload_threshold", false)]);
+    let drvs: Vec<Drv> =
+        (0..3).map(|number| Drv::new(&format!("queue-{number}")).script("sleep 1; echo >$out")).collect();
+    head.build(&drvs.iter().collect::<Vec<_>>()).succeeded();
+    assert_eq!(b1.built().len(), 3);
+    assert_eq!(lab::max_concurrency(&b1.builds()), 1);
+}

@@ -1,0 +1,276 @@
+//! A host: its files, commands, daemon and sshd.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use offload::machine::HostKeyKind;
+use rustix::process::Signal;
+
+use super::entry::Entry;
+use super::keeper::Keeper;
+use super::options::{Hook, HostOptions};
+use super::processes::{Process, kill_tree, processes, signal_all};
+use super::service::Service;
+use super::{SSH_PORT, keys, wait_until};
+
+const DAEMON_SOCKET: &str = "/var/guix/daemon-socket/socket";
+
+/// A head or a build machine that is up. Paths are those inside its root directory where nothing else is said.
+pub struct Host {
+    pub(super) options: HostOptions,
+    number: usize,
+    address: Ipv4Addr,
+    directory: PathBuf,
+    root: PathBuf,
+    daemon: Mutex<Option<Service>>,
+    sshd: Mutex<Option<Service>>,
+    // The last field: dropped after the services.
+    _keeper: Arc<Keeper>,
+}
+
+impl Host {
+    pub(super) fn new(
+        options: HostOptions,
+        number: usize,
+        address: Ipv4Addr,
+        directory: PathBuf,
+        keeper: Arc<Keeper>,
+    ) -> Host {
+        let root = directory.join("root");
+        let (daemon, sshd) = (Mutex::new(None), Mutex::new(None));
+        Host { options, number, address, directory, root, daemon, sshd, _keeper: keeper }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.options.name
+    }
+
+    /// Its root directory, seen from outside.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where `inside`, an absolute path, is seen from outside.
+    pub fn path(&self, inside: impl AsRef<Path>) -> PathBuf {
+        let inside = inside.as_ref();
+        self.root.join(inside.strip_prefix("/").unwrap_or_else(|_| panic!("{} is relative", inside.display())))
+    }
+
+    /// The contents of a file.
+    pub fn read(&self, inside: impl AsRef<Path>) -> Vec<u8> {
+        fs::read(self.path(inside.as_ref())).unwrap_or_else(|error| panic!("{}: {error}", inside.as_ref().display()))
+    }
+
+    /// Writes a file, and the directories above it.
+    pub fn write(&self, inside: impl AsRef<Path>, contents: impl AsRef<[u8]>) {
+        let path = self.path(inside);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, contents).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+
+    /// Writes `/etc/guix/machines.lua`.
+    pub fn write_machine_file(&self, text: &str) {
+        self.write("/etc/guix/machines.lua", text);
+    }
+
+    /// Writes the machine file that the hook of this head reads: in Lua, or in Scheme for upstream's hook.
+    pub fn write_machines(&self, entries: &[Entry]) {
+        match self.options.hook {
+            Hook::Upstream => self.write("/etc/guix/machines.scm", super::entry::scheme_file(entries)),
+            _ => self.write_machine_file(&super::entry::lua_file(entries)),
+        }
+    }
+
+    /// The entry for this host in a machine file, to be changed with [`Entry::set`].
+    pub fn entry(&self) -> Entry {
+        Entry::new(self.name(), SSH_PORT)
+            .set("user", self.options.account.as_str())
+            .set("host_key", self.host_key(self.options.host_keys[0]))
+            .set("parallel_builds", f64::from(self.options.max_jobs))
+    }
+
+    /// Its public host key of a type, in OpenSSH form.
+    pub fn host_key(&self, kind: HostKeyKind) -> String {
+        keys::host_key(self.number, kind)
+    }
+
+    /// Where its sshd listens.
+    pub fn ssh_address(&self) -> SocketAddr {
+        SocketAddr::from((self.address, SSH_PORT))
+    }
+
+    /// The socket of its daemon, seen from outside.
+    pub fn daemon_socket(&self) -> PathBuf {
+        self.path(DAEMON_SOCKET)
+    }
+
+    /// A connection to its daemon.
+    pub fn connect_to_daemon(&self) -> UnixStream {
+        let socket = self.daemon_socket();
+        UnixStream::connect(&socket).unwrap_or_else(|error| panic!("{}: {error}", socket.display()))
+    }
+
+    /// A command to be run in the host as root. Its process is the program itself, in the directory `/`.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("chroot");
+        command.arg(&self.root).arg(program).env_clear();
+        command.envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/root"), ("LC_ALL", "C.UTF-8")]);
+        command
+    }
+
+    /// Runs a command to its end; panics if it fails. Returns what it printed on its standard output.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> String {
+        let output = self.command(program).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}: {program} {arguments:?}: {}", self.name(), both(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs Guile code that may use the modules of Guix, with `arguments` after the script's name in `(command-line)`.
+    pub fn guile(&self, code: &str, arguments: &[&str]) -> Output {
+        let script = format!("/tmp/script-{}.scm", super::client::serial());
+        self.write(&script, code);
+        self.command("guix").args(["repl", "--", &script]).args(arguments).output().unwrap()
+    }
+
+    /// Starts the daemon, and sshd if asked for; returns when they answer.
+    pub(super) fn start_services(&self, sshd: bool) {
+        self.spawn_daemon();
+        if sshd {
+            self.start_sshd();
+        }
+        self.await_daemon();
+    }
+
+    pub fn start_daemon(&self) {
+        self.spawn_daemon();
+        self.await_daemon();
+    }
+
+    fn spawn_daemon(&self) {
+        let options = &self.options;
+        let mut command = self.command("guix-daemon");
+        command.args(["--disable-chroot", "--no-substitutes", &format!("--max-jobs={}", options.max_jobs)]);
+        command.args(&options.daemon_arguments).env_remove("HOME");
+        match &options.hook {
+            Hook::Offload => drop(command.env("GUIX", "/opt/offload/guix")),
+            Hook::Program(program) => drop(command.env("GUIX", program)),
+            Hook::Upstream => {}
+            Hook::None => drop(command.arg("--no-offload")),
+        }
+        command.envs(options.environment.iter().map(|(name, value)| (name, value)));
+        let _ = fs::remove_file(self.daemon_socket());
+        *self.daemon.lock().unwrap() = Some(Service::start(command, &self.log_file("daemon")));
+    }
+
+    fn await_daemon(&self) {
+        let socket = self.daemon_socket();
+        self.wait_for("guix-daemon", &self.daemon, || socket.exists() && UnixStream::connect(&socket).is_ok());
+    }
+
+    /// Kills the daemon and its descendants, builds and hooks among them, as an init system does.
+    pub fn stop_daemon(&self) {
+        if let Some(daemon) = self.daemon.lock().unwrap().take() {
+            kill_tree(&self.root, daemon.pid());
+        }
+    }
+
+    pub fn start_sshd(&self) {
+        let mut command = self.command("/usr/sbin/sshd");
+        command.args(["-D", "-e", "-f", "/etc/ssh/sshd_config"]).env_remove("HOME");
+        *self.sshd.lock().unwrap() = Some(Service::start(command, &self.log_file("sshd")));
+        self.wait_for("sshd", &self.sshd, || listens(self.ssh_address()));
+    }
+
+    /// Kills sshd with all its sessions.
+    pub fn stop_sshd(&self) {
+        drop(self.sshd.lock().unwrap().take());
+        signal_all(&self.root, Signal::KILL, |process| process.name.starts_with("sshd"));
+    }
+
+    fn wait_for(&self, program: &str, service: &Mutex<Option<Service>>, ready: impl Fn() -> bool) {
+        wait_until(&format!("{program} on {} answers", self.name()), Duration::from_secs(20), || {
+            let ended = service.lock().unwrap().as_mut().is_none_or(Service::has_ended);
+            assert!(!ended, "{program} on {} has ended:\n{}{}", self.name(), self.daemon_log(), self.sshd_log());
+            ready()
+        });
+    }
+
+    /// What the daemon has said.
+    pub fn daemon_log(&self) -> String {
+        self.log("daemon")
+    }
+
+    /// What sshd has said.
+    pub fn sshd_log(&self) -> String {
+        self.log("sshd")
+    }
+
+    /// Its processes, the daemon and sshd among them.
+    pub fn processes(&self) -> Vec<Process> {
+        processes(&self.root)
+    }
+
+    /// Stops all its processes where they are. Its sockets stay open, and nobody answers.
+    pub fn freeze(&self) {
+        signal_all(&self.root, Signal::STOP, |_| true);
+    }
+
+    /// Stops all processes of its daemon where they are.
+    pub fn freeze_daemon(&self) {
+        signal_all(&self.root, Signal::STOP, |process| process.name == "guix-daemon");
+    }
+
+    /// Lets all its processes go on.
+    pub fn thaw(&self) {
+        signal_all(&self.root, Signal::CONT, |_| true);
+    }
+
+    /// Kills all its processes. [`start_daemon`](Host::start_daemon) and [`start_sshd`](Host::start_sshd) bring it back.
+    pub fn power_off(&self) {
+        signal_all(&self.root, Signal::KILL, |_| true);
+        drop(self.daemon.lock().unwrap().take());
+        drop(self.sshd.lock().unwrap().take());
+    }
+
+    pub(super) fn log_file(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.log"))
+    }
+
+    fn log(&self, name: &str) -> String {
+        String::from_utf8_lossy(&fs::read(self.log_file(name)).unwrap_or_default()).into_owned()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The files are about to go, and with them what would tell why the test failed.
+            for name in ["daemon", "sshd"] {
+                let log = self.log(name);
+                let lines: Vec<&str> = log.lines().collect();
+                let tail = &lines[lines.len().saturating_sub(40)..];
+                eprintln!("---- {name} on {} ----\n{}", self.name(), tail.join("\n"));
+            }
+        }
+    }
+}
+
+/// Whether something listens on `address`. No connection is made, since sshd keeps account of those that say nothing.
+pub fn listens(address: SocketAddr) -> bool {
+    let SocketAddr::V4(address) = address else { return false };
+    let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port());
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next() == Some(local.as_str()) && fields.nth(1) == Some("0A")
+    })
+}
+
+fn both(output: &Output) -> String {
+    format!("{}\n{}{}", output.status, String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}

@@ -1,0 +1,123 @@
+//! The lab: real Guix pools on one machine.
+//!
+//! A [`Lab`] is a directory, a network of loopback addresses and a few [`Host`]s. A host is a root directory of its own (an
+//! overlay over one of those that `tests/setup` makes) in which a real guix-daemon and a real sshd run. Many labs can be up at
+//! the same time, in threads of a test program and in several programs; all needs root.
+//!
+//! ```ignore
+//! let lab = Lab::new();
+//! let b1 = lab.build_machine("b1").max_jobs(2).start();
+//! let head = lab.head().env("OFFLOAD_LOG", "debug").start();
+//! head.write_machines(&[b1.entry().set("speed", 2.0)]);
+//! let hello = Drv::new("hello").script("echo hi >$out");
+//! let result = head.build(&[&hello]).succeeded();
+//! assert_eq!(head.read(result.output("hello")), b"hi\n");
+//! assert_eq!(b1.builds().len(), 1);
+//! ```
+//!
+//! All of it is taken down when the last of `Lab` and its hosts is dropped, be it by a panic, and when the test process is
+//! killed: the script `keeper` beside this file sees to it.
+//!
+//! How names, keys and trust stand in a lab:
+//! - every host knows every other by name (`/etc/hosts`); sshd listens on port [`SSH_PORT`] of the host's own address;
+//! - every host trusts the signing keys of all the others, unless an option says otherwise;
+//! - a head has the users' private keys in [`USER_KEYS`]: `ed25519`, `ecdsa`, `rsa`, `passphrase` (encrypted) open root's account
+//!   and that of `offload` on all hosts, `stranger` opens none;
+//! - a host's clock, load and memory are those of the machine.
+
+// Each test program uses a part of this, and what goes wrong here is a failed test.
+#![allow(dead_code, unused_imports)]
+
+mod client;
+mod derivation;
+mod entry;
+mod host;
+mod keeper;
+mod keys;
+mod options;
+mod processes;
+mod proxy;
+mod record;
+mod service;
+mod store;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use client::{BuildResult, Client, RunningBuild};
+pub use derivation::Drv;
+pub use entry::{Entry, Value};
+pub use host::Host;
+pub use options::{Hook, HostOptions, Release};
+pub use processes::{Process, processes};
+pub use proxy::{Direction, Proxy};
+pub use record::{BuildRecord, max_concurrency};
+pub use rustix::process::Signal;
+pub use store::PathInfo;
+
+use keeper::Keeper;
+
+/// Where sshd listens in all hosts: not 22, since an sshd of the machine itself may listen there on all addresses.
+pub const SSH_PORT: u16 = 2022;
+
+/// Where a head has the private keys of its users.
+pub const USER_KEYS: &str = "/etc/guix/keys";
+
+/// The system type of all hosts.
+pub const SYSTEM: &str = if cfg!(target_arch = "aarch64") { "aarch64-linux" } else { "x86_64-linux" };
+
+/// A pool that stands by itself.
+pub struct Lab {
+    keeper: Arc<Keeper>,
+}
+
+impl Lab {
+    /// An empty lab. Clears what dead labs have left.
+    pub fn new() -> Lab {
+        Lab { keeper: Arc::new(Keeper::start()) }
+    }
+
+    /// A build machine: daemon and sshd, four jobs, no hook.
+    pub fn build_machine(&self, name: &str) -> HostOptions {
+        HostOptions::new(Arc::clone(&self.keeper), name).max_jobs(4).sshd(true).hook(Hook::None)
+    }
+
+    /// A head: a daemon without local builds whose hook is `offload`, no sshd.
+    pub fn head(&self) -> HostOptions {
+        HostOptions::new(Arc::clone(&self.keeper), "head").max_jobs(0).sshd(false).hook(Hook::Offload)
+    }
+
+    /// A proxy that passes TCP connections on to `target`, with faults as they are asked for. Hosts that start later know it
+    /// by `name`.
+    pub fn proxy(&self, name: &str, target: SocketAddr) -> Proxy {
+        let address = self.keeper.next_address();
+        self.keeper.add_name(name, address);
+        Proxy::start(name, SocketAddr::from((address, SSH_PORT)), target)
+    }
+
+    /// An address of this lab where nothing listens.
+    pub fn unused_address(&self) -> Ipv4Addr {
+        self.keeper.next_address()
+    }
+
+    /// A host key, in OpenSSH form, that no host has.
+    pub fn stranger_host_key(&self) -> String {
+        keys::stranger_host_key()
+    }
+
+    /// The directory that holds everything of this lab.
+    pub fn directory(&self) -> &Path {
+        self.keeper.directory()
+    }
+}
+
+/// Waits until `condition` holds; panics with `what` after `limit`.
+pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < limit, "waited {limit:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,199 @@
+//! What a host is to be like, and bringing it up.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use offload::machine::HostKeyKind;
+
+use super::host::Host;
+use super::keeper::{Keeper, made_by_setup};
+use super::{SSH_PORT, keys};
+
+/// The Debian release of a host, and with it the version of its Guix and its sshd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// Guix 1.5.0 or newer.
+    Sid,
+    /// Guix 1.2.0. A program built on the machine need not run there: for build machines.
+    Bullseye,
+}
+
+/// The build hook of a host's daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// The program under test.
+    Offload,
+    /// The `guix offload` of the host's own Guix.
+    Upstream,
+    /// A program in the host's root directory that the daemon runs in the place of `guix`.
+    Program(String),
+    /// No hook: nothing is offloaded.
+    None,
+}
+
+/// What a host is to be like; [`start`](HostOptions::start) brings it up.
+pub struct HostOptions {
+    keeper: Arc<Keeper>,
+    pub(super) name: String,
+    pub(super) release: Release,
+    pub(super) hook: Hook,
+    pub(super) max_jobs: u32,
+    pub(super) daemon_arguments: Vec<String>,
+    pub(super) environment: Vec<(String, String)>,
+    pub(super) account: String,
+    pub(super) host_keys: Vec<HostKeyKind>,
+    sshd: bool,
+    sshd_options: Vec<String>,
+    open: bool,
+    trusted: bool,
+    trusting: bool,
+}
+
+impl HostOptions {
+    pub(super) fn new(keeper: Arc<Keeper>, name: &str) -> HostOptions {
+        HostOptions {
+            keeper,
+            name: name.to_owned(),
+            release: Release::Sid,
+            hook: Hook::None,
+            max_jobs: 1,
+            daemon_arguments: Vec::new(),
+            environment: Vec::new(),
+            account: "root".to_owned(),
+            host_keys: vec![HostKeyKind::Ed25519],
+            sshd: true,
+            sshd_options: Vec::new(),
+            open: true,
+            trusted: true,
+            trusting: true,
+        }
+    }
+
+    /// The host's name, for a second head or the like. Default `head` for a head.
+    pub fn name(mut self, name: &str) -> Self {
+        self.name = name.to_owned();
+        self
+    }
+
+    /// Default: sid.
+    pub fn release(mut self, release: Release) -> Self {
+        self.release = release;
+        self
+    }
+
+    /// Default: `offload` on a head, none on a build machine.
+    pub fn hook(mut self, hook: Hook) -> Self {
+        self.hook = hook;
+        self
+    }
+
+    /// The daemon's `--max-jobs`. Default: 0 on a head, 4 on a build machine.
+    pub fn max_jobs(mut self, jobs: u32) -> Self {
+        self.max_jobs = jobs;
+        self
+    }
+
+    /// One more argument for guix-daemon.
+    pub fn daemon_argument(mut self, argument: &str) -> Self {
+        self.daemon_arguments.push(argument.to_owned());
+        self
+    }
+
+    /// One more variable in guix-daemon's environment, which its hook inherits. It has no HOME otherwise, as under systemd.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Whether sshd runs. Default: on build machines only.
+    pub fn sshd(mut self, sshd: bool) -> Self {
+        self.sshd = sshd;
+        self
+    }
+
+    /// A line for sshd's configuration, before those of the lab: sshd takes the first that it finds.
+    pub fn sshd_option(mut self, line: &str) -> Self {
+        self.sshd_options.push(line.to_owned());
+        self
+    }
+
+    /// The types of host key that sshd shows. The first stands in the host's machine entry. Default: Ed25519 alone.
+    pub fn host_keys(mut self, kinds: &[HostKeyKind]) -> Self {
+        self.host_keys = kinds.to_vec();
+        self
+    }
+
+    /// The account in the host's machine entry: `root` (the default) or `offload` (uid 1000).
+    pub fn account(mut self, account: &str) -> Self {
+        self.account = account.to_owned();
+        self
+    }
+
+    /// No user key opens an account.
+    pub fn closed(mut self) -> Self {
+        self.open = false;
+        self
+    }
+
+    /// The host signs with a key that no other host trusts.
+    pub fn untrusted(mut self) -> Self {
+        self.trusted = false;
+        self
+    }
+
+    /// The host trusts no other host's signing key.
+    pub fn untrusting(mut self) -> Self {
+        self.trusting = false;
+        self
+    }
+
+    /// Brings the host up; returns when its daemon and its sshd answer.
+    pub fn start(self) -> Host {
+        let base = made_by_setup(match self.release {
+            Release::Sid => "sid",
+            Release::Bullseye => "bullseye",
+        });
+        let address = self.keeper.next_address();
+        self.keeper.add_name(&self.name, address);
+        let (number, directory) = self.keeper.add_host(&self.name, &base);
+        let root = directory.join("root");
+
+        keys::install_signing_key(&root, self.trusted.then_some(number));
+        keys::install_acl(&root, self.trusting);
+        keys::install_user_keys(&root);
+        if self.open {
+            keys::authorize_users(&root);
+        }
+        if self.hook == Hook::Offload {
+            install_offload(&root.join("opt/offload"));
+        }
+        let host_keys = keys::install_host_keys(&root, number, &self.host_keys);
+        let configuration = self.sshd_configuration(&host_keys, &address.to_string());
+        std::fs::write(root.join("etc/ssh/sshd_config"), configuration).unwrap();
+
+        let (keeper, sshd) = (Arc::clone(&self.keeper), self.sshd);
+        let host = Host::new(self, number, address, directory, keeper);
+        host.start_services(sshd);
+        host
+    }
+
+    fn sshd_configuration(&self, host_keys: &str, address: &str) -> String {
+        let mut lines: String = self.sshd_options.iter().map(|line| format!("{line}\n")).collect();
+        lines += host_keys;
+        lines += &format!("ListenAddress {address}\nPort {SSH_PORT}\n");
+        lines += "PermitRootLogin yes\nUsePAM no\nPrintMotd no\nLogLevel VERBOSE\n";
+        if self.release == Release::Sid {
+            // Else it turns away an address from which connections have been broken off, and all come from one.
+            lines += "PerSourcePenalties no\n";
+        }
+        lines
+    }
+}
+
+/// Puts the program under test in `directory`, and a link `guix` to it.
+fn install_offload(directory: &std::path::Path) {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_offload"));
+    std::fs::create_dir_all(directory).unwrap();
+    std::fs::copy(program, directory.join("offload")).expect("the program cannot be copied into the head");
+    std::os::unix::fs::symlink("offload", directory.join("guix")).unwrap();
+}

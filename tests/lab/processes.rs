@@ -1,0 +1,79 @@
+//! The processes of a host: those whose root directory is the host's.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A process of a host.
+#[derive(Clone, Debug)]
+pub struct Process {
+    pub pid: u32,
+    /// The process identifier of its parent.
+    pub parent: u32,
+    /// The program's name as the kernel has it, 15 bytes at the most.
+    pub name: String,
+    /// The command line, joined with blanks.
+    pub command: String,
+}
+
+impl Process {
+    /// Sends a signal; it may be gone.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(pid) = Pid::from_raw(self.pid as i32) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+}
+
+/// The processes whose root directory is `root`, or below it.
+pub fn processes(root: &Path) -> Vec<Process> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let directory = entry.path();
+        // A process that ends meanwhile has no link any more.
+        if !fs::read_link(directory.join("root")).is_ok_and(|link| link.starts_with(root)) {
+            continue;
+        }
+        let stat = fs::read_to_string(directory.join("stat")).unwrap_or_default();
+        let parent = stat.rsplit(") ").next().and_then(|fields| fields.split(' ').nth(1)?.parse().ok()).unwrap_or(0);
+        let name = fs::read_to_string(directory.join("comm")).unwrap_or_default().trim_end().to_owned();
+        let arguments = fs::read(directory.join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&arguments).trim_end_matches('\0').replace('\0', " ");
+        found.push(Process { pid, parent, name, command });
+    }
+    found
+}
+
+/// Sends `signal` to all processes in `root` that `choose` picks, and again to those that have come meanwhile.
+pub fn signal_all(root: &Path, signal: Signal, choose: impl Fn(&Process) -> bool) {
+    let mut reached = Vec::new();
+    loop {
+        let mut fresh = processes(root);
+        fresh.retain(|process| choose(process) && !reached.contains(&process.pid));
+        if fresh.is_empty() {
+            return;
+        }
+        for process in fresh {
+            process.signal(signal);
+            reached.push(process.pid);
+        }
+    }
+}
+
+/// Kills a process in `root` and all that descend from it.
+pub fn kill_tree(root: &Path, pid: u32) {
+    // What is stopped has no more children, and none becomes an orphan that cannot be told from others.
+    let mut tree = vec![pid];
+    loop {
+        signal_all(root, Signal::STOP, |process| tree.contains(&process.pid));
+        let mut children = processes(root);
+        children.retain(|process| tree.contains(&process.parent) && !tree.contains(&process.pid));
+        if children.is_empty() {
+            break;
+        }
+        tree.extend(children.iter().map(|process| process.pid));
+    }
+    signal_all(root, Signal::KILL, |process| tree.contains(&process.pid));
+}

@@ -1,0 +1,67 @@
+//! What ran on a host and when. Build scripts write it to `/var/lab/builds`, outside of the store (see `derivation.rs`).
+
+use super::host::Host;
+use super::processes;
+
+/// One run of a build script.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BuildRecord {
+    pub name: String,
+    pub pid: u32,
+    /// Seconds since the machine started, to 10 ms; the same on all hosts.
+    pub start: f64,
+    /// `None`: it runs, or was killed.
+    pub end: Option<f64>,
+    /// The order of all starts and ends on the host, which the times are too coarse to give.
+    started: usize,
+    ended: Option<usize>,
+}
+
+impl BuildRecord {
+    /// Whether its process is still there.
+    pub fn is_running(&self) -> bool {
+        self.end.is_none() && std::path::Path::new(&format!("/proc/{}", self.pid)).exists()
+    }
+}
+
+impl Host {
+    /// The builds that ran on this host, in the order of their starts.
+    pub fn builds(&self) -> Vec<BuildRecord> {
+        let mut builds: Vec<BuildRecord> = Vec::new();
+        let text = std::fs::read_to_string(self.path("/var/lab/builds")).unwrap_or_default();
+        for (number, line) in text.lines().enumerate() {
+            let [event, pid, time, name] = line.splitn(4, ' ').collect::<Vec<_>>()[..] else { panic!("{line:?}") };
+            let (pid, time) = (pid.parse().unwrap(), time.parse().unwrap());
+            match event {
+                "start" => {
+                    let name = name.to_owned();
+                    builds.push(BuildRecord { name, pid, start: time, end: None, started: number, ended: None });
+                }
+                _ => {
+                    let build = builds.iter_mut().rev().find(|build| build.pid == pid && build.name == name);
+                    let build = build.unwrap_or_else(|| panic!("{name} ended before it started"));
+                    (build.end, build.ended) = (Some(time), Some(number));
+                }
+            }
+        }
+        builds
+    }
+
+    /// The names of the builds that ran on this host, in the order of their starts.
+    pub fn built(&self) -> Vec<String> {
+        self.builds().into_iter().map(|build| build.name).collect()
+    }
+
+    /// Whether a build runs on this host now.
+    pub fn is_building(&self) -> bool {
+        self.builds().iter().any(BuildRecord::is_running)
+    }
+}
+
+/// The largest number of these builds, all of one host, that ran at the same time. One that was killed counts as if it still ran.
+pub fn max_concurrency(builds: &[BuildRecord]) -> usize {
+    let running = |at: usize| {
+        builds.iter().filter(|build| build.started <= at && build.ended.is_none_or(|ended| at < ended)).count()
+    };
+    builds.iter().map(|build| running(build.started)).max().unwrap_or(0)
+}

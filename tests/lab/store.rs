@@ -1,0 +1,72 @@
+//! Looking into a host's store and its database.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+
+use super::host::Host;
+
+/// What a daemon knows about a valid path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathInfo {
+    /// `sha256:` and 64 digits in base 16, of the nar.
+    pub hash: String,
+    pub nar_size: u64,
+    pub deriver: Option<String>,
+    /// Sorted.
+    pub references: Vec<String>,
+}
+
+impl Host {
+    /// Lets Guix check the database and the contents of all store items; panics unless all is well.
+    #[track_caller]
+    pub fn verify_store(&self) {
+        let output = self.command("guix").args(["gc", "--verify=contents"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let complaint =
+            said.lines().find(|line| !line.starts_with("reading the store") && !line.starts_with("checking"));
+        assert!(output.status.success() && complaint.is_none(), "the store of {} is not well:\n{said}", self.name());
+    }
+
+    /// What the database says about a path; `None`: it is not valid.
+    pub fn path_info(&self, path: impl AsRef<Path>) -> Option<PathInfo> {
+        let path = path.as_ref().to_str().unwrap();
+        let database = self.database()?;
+        let item = database
+            .query_row("select id, hash, narSize, deriver from ValidPaths where path = ?", [path], |row| {
+                let info = PathInfo {
+                    hash: row.get(1)?,
+                    nar_size: row.get::<_, i64>(2)? as u64,
+                    deriver: row.get::<_, Option<String>>(3)?.filter(|deriver| !deriver.is_empty()),
+                    references: Vec::new(),
+                };
+                Ok((row.get::<_, i64>(0)?, info))
+            })
+            .optional()
+            .unwrap();
+        let (id, mut info) = item?;
+        let mut query = database
+            .prepare("select path from Refs join ValidPaths on reference = id where referrer = ? order by path")
+            .unwrap();
+        info.references = query.query_map([id], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        Some(info)
+    }
+
+    /// The valid paths, sorted.
+    pub fn valid_paths(&self) -> Vec<PathBuf> {
+        let Some(database) = self.database() else { return Vec::new() };
+        let mut query = database.prepare("select path from ValidPaths order by path").unwrap();
+        query.query_map([], |row| row.get::<_, String>(0)).unwrap().map(|path| path.unwrap().into()).collect()
+    }
+
+    /// `None`: the daemon has not had a client yet.
+    fn database(&self) -> Option<Connection> {
+        let file = self.path("/var/guix/db/db.sqlite");
+        if !file.exists() {
+            return None;
+        }
+        // Waits 5 s for a daemon that is writing: rusqlite's default.
+        let database = Connection::open_with_flags(&file, OpenFlags::SQLITE_OPEN_READ_ONLY);
+        Some(database.unwrap_or_else(|error| panic!("{}: {error}", file.display())))
+    }
+}

@@ -1,0 +1,137 @@
+//! The arrows between the folders of the library go one way. This test reads the `use crate::` lines and the paths
+//! `crate::…` in the code, and fails when a folder uses one that it must not know.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// For each part of the library, the parts that it may use. What is not listed here does not exist.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("store", &[]),
+    ("exit", &[]),
+    ("logging", &["hook"]),
+    ("gcrypt", &["store"]),
+    ("machine", &["store"]),
+    ("status", &[]),
+    ("hook", &["store"]),
+    ("ssh", &["machine", "store"]),
+    ("daemon", &["store"]),
+    ("events", &["hook", "machine", "store"]),
+    ("local", &["daemon", "gcrypt", "store"]),
+    ("remote", &["daemon", "machine", "ssh", "status", "store"]),
+    ("state", &["machine", "status", "store"]),
+    ("policy", &["hook", "machine", "state", "status", "store"]),
+    ("schedule", &["hook", "machine", "policy", "state", "status", "store"]),
+    ("transfer", &["daemon", "events", "gcrypt", "local", "machine", "remote", "store"]),
+    (
+        "job",
+        &[
+            "daemon", "error", "events", "exit", "gcrypt", "hook", "local", "machine", "policy", "remote", "schedule",
+            "ssh", "state", "status", "store", "transfer",
+        ],
+    ),
+    ("error", &["daemon", "exit", "gcrypt", "hook", "local", "policy", "remote", "ssh", "state", "store", "transfer"]),
+    (
+        "commands",
+        &[
+            "daemon", "error", "events", "exit", "gcrypt", "hook", "job", "local", "logging", "machine", "policy",
+            "remote", "schedule", "ssh", "state", "status", "store", "transfer",
+        ],
+    ),
+];
+
+fn sources(directory: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// The parts that a source text names after `crate::`, groups included: `crate::{a, b::c}`.
+fn used_parts(text: &str) -> BTreeSet<String> {
+    let word = |rest: &str| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let mut parts = BTreeSet::new();
+    for (start, _) in code.match_indices("crate::") {
+        let rest = &code[start + "crate::".len()..];
+        if let Some(group) = rest.strip_prefix('{') {
+            let mut depth = 1;
+            let mut item = String::new();
+            for c in group.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' => depth -= 1,
+                    ',' if depth == 1 => {
+                        parts.insert(word(item.trim()));
+                        item.clear();
+                        continue;
+                    }
+                    _ => {}
+                }
+                if depth == 0 {
+                    break;
+                }
+                item.push(c);
+            }
+            parts.insert(word(item.trim()));
+        } else {
+            parts.insert(word(rest));
+        }
+    }
+    parts.remove("");
+    parts
+}
+
+#[test]
+fn arrows_go_one_way() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let allowed: BTreeMap<&str, &[&str]> = MAY_USE.iter().copied().collect();
+    let mut files = Vec::new();
+    sources(&source, &mut files);
+    assert!(files.len() > 30, "only {} source files found", files.len());
+
+    let mut wrong = Vec::new();
+    for file in files {
+        let relative = file.strip_prefix(&source).unwrap();
+        let first = relative.components().next().unwrap().as_os_str().to_str().unwrap();
+        let part = first.trim_end_matches(".rs");
+        if part == "lib" || part == "main" {
+            continue;
+        }
+        let Some(may_use) = allowed.get(part) else {
+            wrong.push(format!("{part} is not on the map"));
+            continue;
+        };
+        for used in used_parts(&fs::read_to_string(&file).unwrap()) {
+            if used != part && !may_use.contains(&used.as_str()) {
+                wrong.push(format!("{}: {part} must not use {used}", relative.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_map_has_no_cycle() {
+    let allowed: BTreeMap<&str, &[&str]> = MAY_USE.iter().copied().collect();
+    let mut done: BTreeSet<&str> = BTreeSet::new();
+    while done.len() < allowed.len() {
+        let ready: Vec<&str> = allowed
+            .iter()
+            .filter(|(part, uses)| !done.contains(*part) && uses.iter().all(|used| done.contains(used)))
+            .map(|(part, _)| *part)
+            .collect();
+        assert!(!ready.is_empty(), "a cycle among {:?}", allowed.keys().filter(|p| !done.contains(*p)));
+        done.extend(ready);
+    }
+}
+
+#[test]
+fn groups_and_paths_are_both_seen() {
+    let text = "use crate::{a::{x, y}, b};\nfn f() { crate::c::g() }\n// crate::d\n";
+    assert_eq!(used_parts(text).into_iter().collect::<Vec<_>>(), ["a", "b", "c"]);
+}

@@ -1,0 +1,97 @@
+//! The main job: guix-daemon has its builds done by build machines, through `offload`.
+
+mod lab;
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use lab::{Drv, Host, Lab, max_concurrency};
+
+/// What the head knows about the output of `name` must be what the machine that built it knows, but for when it came.
+#[track_caller]
+fn assert_same_item(head: &Host, machines: &[&Host], name: &str, path: &Path) {
+    let builder = machines.iter().find(|machine| machine.built().iter().any(|built| built == name));
+    let builder = builder.unwrap_or_else(|| panic!("{name} was built on no machine"));
+    let there = builder.path_info(path);
+    assert!(there.is_some(), "{} is not valid on {}", path.display(), builder.name());
+    assert_eq!(head.path_info(path), there, "{}", path.display());
+}
+
+#[test]
+fn a_single_build() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    head.write_machines(&[b1.entry()]);
+
+    let hello = Drv::new("hello").script("echo hi >$out; echo the log line");
+    let result = head.build(&[&hello]).succeeded();
+
+    assert_eq!(head.read(result.output("hello")), b"hi\n");
+    assert_eq!(b1.built(), ["hello"]);
+    assert!(head.built().is_empty());
+    assert!(result.log.contains("the log line"), "{}", result.log);
+    assert_same_item(&head, &[&b1], "hello", result.output("hello"));
+    assert_eq!(head.path_info(result.output("hello")).unwrap().deriver.as_deref(), result.derivation("hello").to_str());
+    head.verify_store();
+
+    // Again: nothing to do.
+    head.build(&[&hello]).succeeded();
+    assert_eq!(b1.built(), ["hello"]);
+}
+
+#[test]
+fn a_graph_on_two_machines_with_two_slots_each() {
+    let lab = Lab::new();
+    let machines = [lab.build_machine("b1").max_jobs(2).start(), lab.build_machine("b2").max_jobs(2).start()];
+    let head = lab.head().start();
+    let entries = machines.each_ref().map(|machine| machine.entry().set("overload_threshold", false));
+    head.write_machines(&entries);
+
+    // Five layers of four; each needs two of the layer before it.
+    let mut layers: Vec<Vec<Drv>> = Vec::new();
+    for layer in 0..5 {
+        let drvs = (0..4).map(|number| {
+            let drv = Drv::new(&format!("item-{layer}-{number}"));
+            match layers.last() {
+                None => drv.script("sleep 0.2; echo $name >$out"),
+                Some(below) => {
+                    let (one, two) = (&below[number], &below[(number + 1) % 4]);
+                    let [one_variable, two_variable] = [one, two].map(|drv| drv.name().replace('-', "_"));
+                    drv.input(one).input(two).script(&format!(
+                        "sleep 0.2; mkdir $out; cat ${one_variable}* ${two_variable}* >$out/text 2>/dev/null || true; \
+                         echo ${one_variable} ${two_variable} >>$out/text; seq 1 3000 >$out/large"
+                    ))
+                }
+            }
+        });
+        let drvs = drvs.collect();
+        layers.push(drvs);
+    }
+    let top: Vec<&Drv> = layers[4].iter().collect();
+    let result = head.client().build(&top).succeeded();
+
+    let mut built: Vec<String> = machines.iter().flat_map(Host::built).collect();
+    built.sort();
+    let mut expected: Vec<String> = layers.iter().flatten().map(|drv| drv.name().to_owned()).collect();
+    expected.sort();
+    assert_eq!(built, expected);
+    assert!(head.built().is_empty());
+    for machine in &machines {
+        assert!(max_concurrency(&machine.builds()) <= 2, "{:#?}", machine.builds());
+        assert!(machine.built().len() >= 4, "{:?}", machine.built());
+    }
+
+    let both = machines.each_ref();
+    for drv in layers.iter().flatten() {
+        assert_same_item(&head, &both, drv.name(), result.output(drv.name()));
+    }
+    head.verify_store();
+
+    // Identical large files are one file.
+    let inode = |name: &str| std::fs::metadata(head.path(result.output(name).join("large"))).unwrap().ino();
+    assert_eq!(inode("item-4-0"), inode("item-4-3"));
+
+    head.client().build(&top).succeeded();
+    assert_eq!(machines.iter().map(|machine| machine.built().len()).sum::<usize>(), 20);
+}

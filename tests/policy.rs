@@ -1,0 +1,70 @@
+//! Functions of the machine file, called while real builds are offloaded.
+
+mod lab;
+
+use lab::{Drv, Host, Lab};
+
+/// A head and two machines with equal entries, and a machine file made of them and of `policy`, the rest of the table.
+fn pool(policy: &str) -> (Lab, [Host; 2], Host) {
+    let lab = Lab::new();
+    let machines = [lab.build_machine("b1").start(), lab.build_machine("b2").start()];
+    let head = lab.head().start();
+    let [one, two] = machines.each_ref().map(|machine| machine.entry().lua());
+    head.write_machine_file(&format!("return {{\n{one},\n{two},\n{policy}\n}}\n"));
+    (lab, machines, head)
+}
+
+#[test]
+fn a_score_that_reads_the_load() {
+    let (_lab, [b1, b2], head) = pool(
+        "score = function(request, machine, status)
+           if status.load == nil then return 0.5 end
+           return machine.name == 'b2' and 1 + 1 / (1 + status.load) or 0.1
+         end",
+    );
+    // Nothing is known of either at first; then b1 is known, and known to be worse than anything unknown.
+    head.build(&[&Drv::new("first")]).succeeded();
+    assert_eq!(b1.built(), ["first"]);
+    head.build(&[&Drv::new("second")]).succeeded();
+    assert_eq!(b2.built(), ["second"]);
+    head.build(&[&Drv::new("third")]).succeeded();
+    assert_eq!(b2.built(), ["second", "third"]);
+}
+
+#[test]
+fn accepts_reads_the_derivation() {
+    let (_lab, [b1, b2], head) = pool(
+        "accepts = function(request, machine)
+           local wanted = request:read_derivation().env.machine
+           if wanted and wanted ~= machine.name then return false, 'it wants ' .. wanted end
+           return true
+         end",
+    );
+    for name in ["b2", "b1", "b2"] {
+        let drv = Drv::new(&format!("for-{name}-{}", b1.built().len() + b2.built().len())).env("machine", name);
+        head.build(&[&drv]).succeeded();
+    }
+    assert_eq!((b1.built().len(), b2.built().len()), (1, 2));
+
+    let drv = Drv::new("for-nobody").env("machine", "b3");
+    let result = head.build(&[&drv]);
+    assert_ne!(result.status, Some(0));
+    assert!(result.log.contains("b1: it wants b3"), "{}", result.log);
+    assert!(result.log.contains("b2: it wants b3"), "{}", result.log);
+}
+
+#[test]
+fn functions_that_misbehave_do_not_fail_a_build() {
+    for (policy, warning) in [
+        ("score = function() error('no idea') end", "no idea"),
+        ("score = function() while true do end end", "took longer than 0.5 s"),
+        ("score = function() return {} end", "score"),
+        ("accepts = function() while true do pcall(error) end end", "took longer than 0.5 s"),
+    ] {
+        let (_lab, [b1, _b2], head) = pool(policy);
+        let result = head.build(&[&Drv::new("nevertheless")]).succeeded();
+        assert_eq!(b1.built(), ["nevertheless"], "{policy}");
+        assert!(result.log.contains(warning), "{policy}: {}", result.log);
+        assert!(result.log.contains("/etc/guix/machines.lua:"), "{policy}: {}", result.log);
+    }
+}

@@ -1,0 +1,211 @@
+//! Links that break or fall silent, in every phase in which something is waited for.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use offload::machine::Machine;
+use offload::ssh::{Cause, Error, Session};
+
+use rustix::process::Signal;
+
+use crate::sshd::{SID, Server};
+use crate::stream::{Noise, Watch, echo, listen};
+
+/// Which processes of sshd carry sessions.
+const SESSIONS: &str = "sshd-session";
+
+fn impatient(server: &Server) -> Machine {
+    let mut machine = server.machine();
+    machine.stall_timeout = Duration::from_secs(3);
+    machine.keep_alive = Duration::from_secs(1);
+    machine
+}
+
+fn cause(error: &io::Error) -> &Cause {
+    &Error::in_io(error).unwrap_or_else(|| panic!("{error} has no cause")).cause
+}
+
+/// Between the stall timeout and a little more.
+fn assert_stalled(start: Instant, error: &io::Error) {
+    assert!(matches!(cause(error), Cause::LinkDead(after) if after.as_secs() == 3), "{error}");
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    let took = start.elapsed();
+    assert!((Duration::from_millis(2900)..Duration::from_secs(5)).contains(&took), "{took:?}");
+}
+
+#[test]
+fn a_frozen_server_is_a_dead_link_when_read_from() {
+    let server = Server::start(&SID);
+    let socket = listen(&server, echo);
+    let session = Session::connect(&impatient(&server)).unwrap();
+    let mut channel = session.open_socket(&socket).unwrap();
+    channel.write_all(b"x").unwrap();
+    channel.read_exact(&mut [0]).unwrap();
+    server.signal(Signal::STOP, SESSIONS);
+    let start = Instant::now();
+    assert_stalled(start, &channel.read(&mut [0]).unwrap_err());
+    // From now on it costs nothing.
+    let start = Instant::now();
+    assert!(matches!(cause(&channel.write(b"x").unwrap_err()), Cause::OutOfUse));
+    assert!(session.open_socket(&socket).is_err() && session.exec("true").is_err());
+    drop(channel);
+    drop(session);
+    assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_frozen_server_is_a_dead_link_when_written_to() {
+    let server = Server::start(&SID);
+    let socket = listen(&server, |stream| {
+        let _ = io::copy(&mut &stream, &mut io::sink());
+    });
+    let session = Session::connect(&impatient(&server)).unwrap();
+    let mut channel = session.open_socket(&socket).unwrap();
+    channel.write_all(&[0; 100_000]).unwrap();
+    server.signal(Signal::STOP, SESSIONS);
+    let start = Instant::now();
+    let error = io::copy(&mut Noise::new(1 << 30), &mut channel).unwrap_err();
+    assert_stalled(start, &error);
+}
+
+#[test]
+fn a_frozen_server_is_a_dead_link_when_asked_for_a_channel() {
+    let server = Server::start(&SID);
+    let session = Session::connect(&impatient(&server)).unwrap();
+    // The server's last process for the session starts after the login.
+    session.exec("true").unwrap().output(0).unwrap();
+    server.signal(Signal::STOP, SESSIONS);
+    let start = Instant::now();
+    let error = session.exec("true").err().unwrap();
+    assert!(matches!(error.cause, Cause::LinkDead(_) | Cause::TimedOut(_)), "{error}");
+    assert!((Duration::from_millis(2900)..Duration::from_secs(5)).contains(&start.elapsed()));
+}
+
+#[test]
+fn leaving_a_frozen_server_takes_no_time() {
+    let server = Server::start(&SID);
+    let socket = listen(&server, echo);
+    let session = Session::connect(&server.machine()).unwrap();
+    let channel = session.open_socket(&socket).unwrap();
+    server.signal(Signal::STOP, SESSIONS);
+    let start = Instant::now();
+    drop(channel);
+    drop(session);
+    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+}
+
+#[test]
+fn keep_alives_hold_up_a_link_on_which_nothing_else_happens() {
+    let server = Server::start(&SID);
+    let socket = listen(&server, |mut stream| {
+        thread::sleep(Duration::from_secs(8));
+        stream.write_all(b"at last").unwrap();
+    });
+    let session = Session::connect(&impatient(&server)).unwrap();
+    let mut channel = session.open_socket(&socket).unwrap();
+    let mut text = String::new();
+    let processor = Watch::processor();
+    channel.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "at last");
+    assert!(Watch::processor() - processor < 0.1, "it does not sleep");
+}
+
+#[test]
+fn a_reader_that_does_not_read_is_waited_for() {
+    let server = Server::start(&SID);
+    let socket = listen(&server, |mut stream| {
+        thread::sleep(Duration::from_secs(5));
+        let count = io::copy(&mut &stream, &mut io::sink()).unwrap();
+        stream.write_all(&count.to_le_bytes()).unwrap();
+    });
+    let session = Session::connect(&impatient(&server)).unwrap();
+    let mut channel = session.open_socket(&socket).unwrap();
+    let mut bytes = Vec::new();
+    Noise::new(10 << 20).read_to_end(&mut bytes).unwrap();
+    let processor = Watch::processor();
+    channel.write_all(&bytes).unwrap();
+    assert!(Watch::processor() - processor < 0.5, "it does not sleep");
+    channel.send_eof().unwrap();
+    let mut count = [0; 8];
+    channel.read_exact(&mut count).unwrap();
+    assert_eq!(u64::from_le_bytes(count), 10 << 20);
+}
+
+#[test]
+fn a_server_killed_in_the_middle_of_a_transfer_is_noticed_at_once() {
+    for is_reading in [true, false] {
+        let server = Server::start(&SID);
+        let socket = listen(&server, |stream| {
+            // Both go on until the server is gone.
+            let copy = stream.try_clone().unwrap();
+            thread::spawn(move || io::copy(&mut Noise::new(u64::MAX), &mut &copy));
+            let _ = io::copy(&mut &stream, &mut io::sink());
+        });
+        let session = Session::connect(&server.machine()).unwrap();
+        let mut channel = session.open_socket(&socket).unwrap();
+        let end = thread::spawn(move || {
+            let error = if is_reading {
+                io::copy(&mut channel, &mut io::sink()).unwrap_err()
+            } else {
+                io::copy(&mut Noise::new(u64::MAX), &mut channel).unwrap_err()
+            };
+            (Instant::now(), error)
+        });
+        thread::sleep(Duration::from_millis(500));
+        let start = Instant::now();
+        server.signal(Signal::KILL, SESSIONS);
+        let (noticed, error) = end.join().unwrap();
+        assert!(noticed.saturating_duration_since(start) < Duration::from_secs(1));
+        assert!(matches!(cause(&error), Cause::Closed), "{error}");
+        let kind = if is_reading { io::ErrorKind::UnexpectedEof } else { io::ErrorKind::BrokenPipe };
+        assert_eq!(error.kind(), kind);
+    }
+}
+
+/// A port that leads to the server, until so many bytes have come from it; then the connection is cut.
+fn cut_after(server: &Server, limit: u64) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let address = server.address;
+    thread::spawn(move || {
+        let (near, _) = listener.accept().unwrap();
+        let far = TcpStream::connect(address).unwrap();
+        let (to_far, from_near) = (far.try_clone().unwrap(), near.try_clone().unwrap());
+        thread::spawn(move || io::copy(&mut &from_near, &mut &to_far));
+        let _ = io::copy(&mut (&far).take(limit), &mut &near);
+        let _ = near.shutdown(Shutdown::Both);
+        let _ = far.shutdown(Shutdown::Both);
+    });
+    port
+}
+
+#[test]
+fn a_connection_cut_anywhere_is_an_error_and_never_a_hang() {
+    let server = Server::start(&SID);
+    let socket = listen(&server, echo);
+    let mut machine = server.machine();
+    machine.connect_timeout = Duration::from_secs(3);
+    let mut outcomes = Vec::new();
+    for limit in (0..6600).step_by(150) {
+        machine.port = cut_after(&server, limit);
+        let start = Instant::now();
+        let outcome = Session::connect(&machine).and_then(|session| {
+            let mut channel = session.open_socket(&socket)?;
+            let result = channel.write_all(&[7; 3000]).and_then(|()| channel.read_exact(&mut [0; 3000]));
+            // Whatever it is, it must be one of ours.
+            result.map_err(|error| error.downcast::<Error>().expect("an error of ssh"))
+        });
+        assert!(start.elapsed() < Duration::from_secs(2), "{limit} bytes: {:?}", start.elapsed());
+        if let Err(error) = &outcome {
+            assert!(matches!(error.cause, Cause::Closed | Cause::Dropped { .. }), "{limit} bytes: {error}");
+        }
+        outcomes.push(outcome.map_err(|error| error.phase));
+    }
+    // The cuts went through every phase, up to none.
+    let described = format!("{outcomes:?}");
+    for phase in ["Handshake", "Authenticate", "OpenChannel", "Transfer", "Ok"] {
+        assert!(described.contains(phase), "no cut in phase {phase}: {described}");
+    }
+}

@@ -1,0 +1,11 @@
+//! SSH against real servers: the sshd of Debian sid (OpenSSH 10) and of bullseye (8.4), with Guix 1.5.0 and 1.2.0.
+//!
+//! Needs root, the root directories of the lab (`OFFLOAD_LAB`) and ssh-keygen.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod faults;
+mod login;
+mod reach;
+mod sshd;
+mod stream;

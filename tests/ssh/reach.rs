@@ -1,0 +1,228 @@
+//! To the daemon of a build machine: directly, through the relay, or not at all; and the probe.
+
+use std::io::{self, Read, Write};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use offload::remote::{Connection, Error};
+use offload::status::Status;
+
+use crate::sshd::{BULLSEYE, Options, SID, Server};
+use crate::stream::{Noise, echo, expect, listen};
+
+const FORBIDDEN: &str = "AllowStreamLocalForwarding=no";
+const STORE: &str = "/gnu/store";
+
+/// The first words of the worker protocol; returns the daemon's version.
+fn greet(mut stream: impl Read + Write) -> u64 {
+    stream.write_all(&0x6e697863_u64.to_le_bytes()).unwrap();
+    let mut words = [0; 16];
+    stream.read_exact(&mut words).unwrap();
+    assert_eq!(words[..8], 0x6478696f_u64.to_le_bytes());
+    u64::from_le_bytes(words[8..].try_into().unwrap())
+}
+
+#[test]
+fn the_daemon_answers_directly_and_through_the_relay() {
+    for (options, version) in [(&SID, 0x164), (&BULLSEYE, 0x163)] {
+        for sshd in [&[][..], &[FORBIDDEN]] {
+            let server = Server::start(&Options { sshd, daemon: true, ..*options });
+            let connection = Connection::open(&server.machine()).unwrap();
+            let mut first = connection.daemon().unwrap();
+            assert_eq!(greet(&mut first), version);
+            // The probe and a second stream on the same session, while the first is open.
+            assert!(connection.probe(STORE).unwrap().cores.is_some());
+            assert_eq!(greet(connection.daemon().unwrap()), version);
+        }
+    }
+}
+
+/// Keeps what is logged.
+struct Journal;
+
+static JOURNAL: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl log::Log for Journal {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        JOURNAL.lock().unwrap().push(format!("{} {}", record.level(), record.args()));
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn the_relay_is_announced_once() {
+    log::set_logger(&Journal).unwrap();
+    log::set_max_level(log::LevelFilter::Warn);
+    let server = Server::start(&Options { sshd: &[FORBIDDEN], daemon: true, ..SID });
+    for _ in 0..2 {
+        let connection = Connection::open(&server.machine()).unwrap();
+        greet(connection.daemon().unwrap());
+        greet(connection.daemon().unwrap());
+    }
+    let address = server.machine().address();
+    let journal = JOURNAL.lock().unwrap();
+    let lines: Vec<&String> = journal.iter().filter(|line| line.contains(&address)).collect();
+    let [line] = lines[..] else { panic!("{lines:?}") };
+    assert!(line.starts_with(&format!("WARN {address}: its SSH server does not forward to sockets")), "{line}");
+}
+
+#[test]
+fn the_relay_passes_every_byte_both_ways_at_once() {
+    for options in [&SID, &BULLSEYE] {
+        let server = Server::start(&Options { sshd: &[FORBIDDEN], ..*options });
+        let mut machine = server.machine();
+        machine.daemon_socket = listen(&server, echo);
+        let connection = Connection::open(&machine).unwrap();
+        let mut stream = connection.daemon().unwrap();
+
+        let all: Vec<u8> = (0..=255).collect();
+        stream.write_all(&all).unwrap();
+        let mut back = vec![0; 256];
+        stream.read_exact(&mut back).unwrap();
+        assert_eq!(back, all);
+
+        // More than all buffers on the way hold: neither direction may wait for the other.
+        let length = 20 << 20;
+        let mut sent = Noise::new(length);
+        let mut received = Noise::new(length);
+        let mut piece = vec![0; 1 << 20];
+        while sent.read(&mut piece).unwrap() > 0 {
+            stream.write_all(&piece).unwrap();
+            let mut back = (&mut stream).take(piece.len() as u64);
+            expect(&mut back, (&mut received).take(piece.len() as u64));
+        }
+    }
+}
+
+#[test]
+fn the_relay_ends_with_either_side() {
+    let server = Server::start(&Options { sshd: &[FORBIDDEN], ..SID });
+    let mut machine = server.machine();
+    machine.daemon_socket = listen(&server, |mut stream| {
+        stream.read_exact(&mut [0]).unwrap();
+        stream.write_all(b"goodbye").unwrap();
+    });
+    let connection = Connection::open(&machine).unwrap();
+    let mut stream = connection.daemon().unwrap();
+    stream.write_all(b"x").unwrap();
+    let mut words = String::new();
+    stream.read_to_string(&mut words).unwrap();
+    assert_eq!(words, "goodbye");
+
+    let stream = connection.daemon().unwrap();
+    let is_running = || connection.probe(STORE).is_ok() && server.runs("guix repl");
+    assert!(is_running());
+    drop(stream);
+    let start = Instant::now();
+    while is_running() {
+        assert!(start.elapsed() < Duration::from_secs(2), "the relay goes on");
+    }
+}
+
+fn refusal(connection: &Connection) -> Error {
+    match connection.daemon() {
+        Ok(_) => panic!("there is a daemon"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn no_daemon_is_told_apart_from_no_way_to_it() {
+    for sshd in [&[][..], &[FORBIDDEN]] {
+        let server = Server::start(&Options { sshd, ..SID });
+        let mut machine = server.machine();
+        let connection = Connection::open(&machine).unwrap();
+        let error = refusal(&connection);
+        let text = format!(
+            "{}: no daemon answers on '/var/guix/daemon-socket/socket': No such file or directory",
+            machine.address()
+        );
+        assert_eq!(error.to_string(), text);
+        assert!(matches!(error, Error::NoDaemon { .. }) && error.hint().is_some());
+
+        // A socket that nobody listens on any more, and a name that has to be quoted.
+        drop(std::os::unix::net::UnixListener::bind(server.shared().join("so\\ck\"et")).unwrap());
+        machine.daemon_socket = "/mnt/so\\ck\"et".into();
+        let error = refusal(&Connection::open(&machine).unwrap());
+        assert!(error.to_string().ends_with("Connection refused"), "{error}");
+    }
+
+    let server = Server::start(&Options { sshd: &[FORBIDDEN, "ForceCommand=echo no entry >&2; exit 1"], ..SID });
+    let error = refusal(&Connection::open(&server.machine()).unwrap());
+    assert!(matches!(error, Error::NoWay { .. }), "{error}");
+    assert!(error.to_string().ends_with("relay failed: 'guix repl -t machine' ended: no entry"), "{error}");
+}
+
+#[test]
+fn a_machine_without_guix_is_said() {
+    let server = Server::start(&Options { sshd: &[FORBIDDEN, "SetEnv=PATH=/nonexistent"], ..SID });
+    let error = refusal(&Connection::open(&server.machine()).unwrap());
+    assert!(matches!(error, Error::NoWay { .. }), "{error}");
+    assert!(
+        error.to_string().contains("guix: command not found") || error.to_string().contains("guix: not found"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_probe_tells_how_the_machine_is() {
+    // In the other root there is no store before something is put into it.
+    for (options, store) in [(&SID, STORE), (&BULLSEYE, "/")] {
+        let server = Server::start(options);
+        let status = Connection::open(&server.machine()).unwrap().probe(store).unwrap();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        assert!(status.clock.unwrap().abs_diff(now) < 5, "{status:?}");
+        assert!(status.load1.is_some() && status.load5.is_some() && status.load15.is_some(), "{status:?}");
+        assert!(status.cores > Some(0) && status.free_memory > Some(1 << 20), "{status:?}");
+        assert!(status.store_free > Some(1 << 20) && status.build_free > Some(1 << 20), "{status:?}");
+        assert!(status.kernel.is_some_and(|kernel| kernel.starts_with("Linux ")) && status.host_name.is_some());
+        assert_eq!(status.architecture.as_deref(), Some(std::env::consts::ARCH));
+    }
+}
+
+#[test]
+fn an_account_that_may_do_nothing_has_no_status_but_a_daemon() {
+    let forced = Server::start(&Options { sshd: &["ForceCommand=cat"], daemon: true, ..SID });
+    // The account of Debian's 'nobody' has /usr/sbin/nologin for a shell.
+    let nologin = Server::start(&Options { daemon: true, ..SID });
+    let mut restricted = nologin.machine();
+    restricted.user = "nobody".to_owned();
+    for machine in [forced.machine(), restricted] {
+        let connection = Connection::open(&machine).unwrap();
+        let start = Instant::now();
+        assert_eq!(connection.probe(STORE).unwrap(), Status::default());
+        assert!(start.elapsed() < Duration::from_secs(2));
+        assert_eq!(greet(connection.daemon().unwrap()), 0x164);
+    }
+}
+
+#[test]
+fn a_talkative_shell_does_not_disturb() {
+    let talkative = Server::start(&Options {
+        sshd: &["ForceCommand=echo load 99 99 99; sh -c \"$SSH_ORIGINAL_COMMAND\"; echo load 98 98 98", FORBIDDEN],
+        daemon: true,
+        ..SID
+    });
+    let connection = Connection::open(&talkative.machine()).unwrap();
+    let status = connection.probe(STORE).unwrap();
+    assert!(status.load1.unwrap() < 90.0 && status.cores.is_some(), "{status:?}");
+    assert_eq!(greet(connection.daemon().unwrap()), 0x164);
+}
+
+#[test]
+fn the_stream_of_a_dead_connection_gives_its_cause() {
+    let server = Server::start(&Options { daemon: true, ..SID });
+    let connection = Connection::open(&server.machine()).unwrap();
+    let mut stream = connection.daemon().unwrap();
+    stream.set_deadline(Some(Instant::now() + Duration::from_millis(100)));
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    stream.set_deadline(None);
+    server.signal(rustix::process::Signal::KILL, "sshd-session");
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    assert!(matches!(connection.probe(STORE), Err(Error::Ssh(_))));
+}
