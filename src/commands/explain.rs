@@ -178,8 +178,8 @@ fn request<'a>(
 fn probe(machines: &[&Machine], request: &Request, state: &StateDirectory, world: &Network) {
     thread::scope(|scope| {
         for machine in machines.iter().filter(|machine| mismatch(machine, request).is_none()) {
-            scope.spawn(move || match world.reach(machine) {
-                Ok((_, status)) => remember_success(state, machine, status),
+            scope.spawn(move || match world.connect(machine).and_then(|reached| world.status(&reached)) {
+                Ok(status) => remember_success(state, machine, status),
                 Err(error) => remember_failure(state, machine, &error),
             });
         }

@@ -250,7 +250,7 @@ impl<'a, W: Surroundings> Search<'a, W> {
             }
             let place = candidate.rank.place;
             let machine = self.question.machines[place];
-            match self.score(place, machine, &self.world.health(machine)) {
+            match score(self.question, place, machine, &self.world.health(machine), self.world) {
                 Ok(rank) => self.candidates[number].rank = rank,
                 Err(reason) => self.candidates[number].state = State::Out(reason),
             }

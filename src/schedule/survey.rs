@@ -84,7 +84,8 @@ struct Rehearsal<W>(W);
 
 impl<W: Surroundings> Surroundings for Rehearsal<W> {
     type Slot = ();
-    type Link = ();
+    /// What the machine would say.
+    type Link = Status;
     type Asking = ();
     type Place = ();
 
@@ -118,8 +119,12 @@ impl<W: Surroundings> Surroundings for Rehearsal<W> {
         Ok(Some(()))
     }
 
-    fn reach(&self, machine: &Machine) -> Result<((), Status), String> {
-        Ok(((), self.0.health(machine).status.unwrap_or_default()))
+    fn connect(&self, machine: &Machine) -> Result<Status, String> {
+        Ok(self.0.health(machine).status.unwrap_or_default())
+    }
+
+    fn status(&self, link: &Status) -> Result<Status, String> {
+        Ok(link.clone())
     }
 
     fn running(&self, machine: &Machine) -> Vec<Time> {
