@@ -117,7 +117,7 @@ impl<'a> On<'a> {
             Verdict::TimedOut => Failure::TimedOut { derivation, machine, message },
             // The machine answers, and may be good for other builds.
             Verdict::Machine(Some(why)) => Failure::Machine { machine, cause: format!("{message}; {why}") },
-            Verdict::Machine(None) => Failure::Machine { machine, cause: message },
+            Verdict::Machine(None) => Failure::Refused { machine, cause: message },
         }
     }
 
