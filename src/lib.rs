@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! commands ─► engine ─► job ─► schedule, transfer ─► remote, local ─► daemon, ssh ─► store
-//!                       schedule ─► state, policy
+//!                       schedule ─► state, policy;  transfer ─► state
 //! ```
 //!
 //! | module | holds |
@@ -23,7 +23,7 @@
 //! | [`status`] | how a machine is doing, as a probe finds out |
 //! | [`policy`] | the machine file: evaluate, decode, check; the Lua interpreter and its limits |
 //! | [`schedule`] | which machine: matching, ranking, choosing, deciding |
-//! | [`state`] | what outlives a process: slots, health, places to wait |
+//! | [`state`] | what outlives a process: slots, health, places to wait, transfers |
 //! | [`job`] | one accepted build from choice to outputs in their places, with fail-over |
 //! | [`transfer`] | send the missing inputs, retrieve the outputs |
 //! | [`remote`] | what is asked of a build machine: a stream to its daemon, a probe |

@@ -8,6 +8,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::BufReader;
+use std::time::Instant;
 
 use env_logger::Target;
 use log::{debug, error, info, warn};
@@ -22,6 +23,7 @@ use crate::local::Directories;
 use crate::logging;
 use crate::machine::Machine;
 use crate::policy::Pool;
+use crate::remote::patience;
 use crate::schedule::{Decision, PassedOver};
 
 /// How many different messages about requests are remembered.
@@ -72,7 +74,7 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Bo
         let inputs = paths::read_paths(&mut requests, store, "inputs")?;
         let outputs = paths::read_paths(&mut requests, store, "outputs")?;
         let log = BuildLog::new(descriptors.build_log.try_clone()?);
-        let mut observer = observer(engine.arguments.print_build_trace, &descriptors.messages);
+        let mut observer = observer(&engine.arguments, &descriptors.messages);
         let result = consideration.offload(accepted, &inputs, &outputs, &log, &mut observer);
         // The daemon throws away what it has not read of the log when this process ends.
         let unread = log.drain();
@@ -125,7 +127,10 @@ fn explain(request: &Request, machines: &[&Machine], decision: &Decision<Network
 }
 
 /// Tells the daemon's client what happens to the build.
-fn observer(is_traced: bool, mut messages: &File) -> impl FnMut(&Event<'_>) {
+fn observer(arguments: &Arguments, mut messages: &File) -> impl FnMut(&Event<'_>) {
+    let is_traced = arguments.print_build_trace;
+    let line_every = patience::line_every(arguments.max_silent_time);
+    let mut last_line = Instant::now();
     move |event| {
         if let Event::Building { derivation, machine } = event
             && is_traced
@@ -135,7 +140,11 @@ fn observer(is_traced: bool, mut messages: &File) -> impl FnMut(&Event<'_>) {
         }
         match event {
             Event::Abandoned { .. } => warn!("{event}"),
-            Event::Offloading { .. } | Event::Waiting { .. } => info!("{event}"),
+            Event::Offloading { .. } | Event::Waiting { .. } | Event::Queueing { .. } => info!("{event}"),
+            Event::Sent { .. } | Event::Retrieved { .. } if last_line.elapsed() >= line_every => {
+                info!("{event}");
+                last_line = Instant::now();
+            }
             _ => debug!("{event}"),
         }
     }
