@@ -151,7 +151,7 @@ fn a_daemon_that_stops() {
 
     // During a build. Nothing is said about limits, so only the daemon's silence can tell.
     let drv = Drv::new("stopped").script("echo here we are; sleep 5; echo done >$out");
-    let build = head.client().max_silent_time(0).timeout(0).limit(Duration::from_secs(30)).start(&[&drv]);
+    let mut build = head.client().max_silent_time(0).timeout(0).limit(Duration::from_secs(30)).start(&[&drv]);
     build.wait_for_log("here we are");
     bad.freeze_daemon();
     let result = build.wait().succeeded();
