@@ -29,6 +29,7 @@ use crate::schedule::{self, Circumstances, Decision, FileRules, Otherwise, Outco
 use crate::state::waiting::{self, Place};
 use crate::state::{Slot, StateDirectory};
 use crate::store::path::{StoreDir, StorePath};
+use crate::timing::Stopwatch;
 
 /// How many waiting hooks there may be for each slot of the machines that match.
 const WAITING_PER_SLOT: usize = 4;
@@ -65,11 +66,14 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Bo
     let mut hook = Hook { arguments, directories, state, said: String::new() };
     let mut requests = BufReader::new(&descriptors.requests);
     while let Some(request) = request::read_request(&mut requests, &hook.directories.store)? {
+        let mut stopwatch = Stopwatch::start();
         let pool = hook.load_pool();
+        stopwatch.lap("evaluate");
         let machines: Vec<&Machine> = pool.machines.iter().map(|entry| &entry.machine).collect();
         let reader = derivation_reader(&hook.directories.store, &request.derivation);
         let rules = FileRules::new(&pool, &request, &hook.arguments, Some(reader));
         let (decision, place) = hook.decide(&request, &rules, &machines);
+        stopwatch.lap("choose");
         hook.explain(&request, &machines, &decision);
         decision.reply().send(&mut &descriptors.replies)?;
         let first = match decision {
@@ -79,6 +83,7 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Bo
         };
         let inputs = paths::read_paths(&mut requests, &hook.directories.store, "inputs")?;
         let outputs = paths::read_paths(&mut requests, &hook.directories.store, "outputs")?;
+        stopwatch.lap("read");
         let log = BuildLog::new(descriptors.build_log.try_clone()?);
         let job = Job {
             request: &request,
@@ -94,7 +99,9 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Bo
         };
         let result = job.run(first, place, &log, &mut hook.observer(&descriptors.messages));
         // The daemon throws away what it has not read of the log when this process ends.
+        let mut stopwatch = Stopwatch::start();
         let unread = log.drain();
+        stopwatch.lap("log");
         if unread > 0 {
             warn!("the daemon left {unread} bytes of the build log unread");
         }

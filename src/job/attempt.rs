@@ -18,6 +18,7 @@ use crate::schedule::Choice;
 use crate::ssh;
 use crate::state::health::{self, FRESH};
 use crate::state::{HealthRecord, Slot};
+use crate::timing::Stopwatch;
 use crate::transfer::retrieve::Wanted;
 use crate::transfer::{self, Head, Retrieved};
 
@@ -34,7 +35,10 @@ impl Job<'_> {
         if let Err(Failure::Machine { cause, .. }) = &retrieved {
             remember_failure(self.state, machine, cause);
         }
-        retrieved?.place().map_err(|error| Failure::Head(with_causes(&error)))?;
+        let retrieved = retrieved?;
+        let mut stopwatch = Stopwatch::start();
+        retrieved.place().map_err(|error| Failure::Head(with_causes(&error)))?;
+        stopwatch.lap("place");
         observer.observe(&Event::Done { derivation, machine: &machine.name });
         Ok(())
     }
@@ -61,20 +65,24 @@ impl<'a> On<'a> {
             Some(connection) => connection,
             None => Connection::open(self.machine).map_err(|error| self.unreachable(&error))?,
         };
+        let mut stopwatch = Stopwatch::start();
         let stream = connection.daemon().map_err(|error| self.unreachable(&error))?;
         let mut client =
             Client::connect(stream, job.directories.store.clone()).map_err(|error| self.daemon_failed(&error))?;
         client.set_options(&self.options()).map_err(|error| self.daemon_failed(&error))?;
+        stopwatch.lap("greet");
 
         transfer::send(&mut client, self.head, job.inputs, &self.machine.name, observer)
             .map_err(|error| self.transfer_failed(error.is_of_machine(), &error))?;
 
         let derivation = &job.request.derivation;
         observer.observe(&Event::Building { derivation, machine: &self.machine.name });
+        let mut stopwatch = Stopwatch::start();
         let sink = log.sink().map_err(|error| Failure::Head(format!("no build log: {error}")))?;
         client.set_log(Some(sink));
         let built = client.build_paths(&[derivation.clone()].into());
         client.set_log(None);
+        stopwatch.lap("build");
         if let Err(error) = built {
             return Err(self.judge(error, &mut client, &connection));
         }

@@ -12,6 +12,7 @@ use super::relay;
 use crate::machine::Machine;
 use crate::ssh::{Cause, Channel, Session};
 use crate::status::Status;
+use crate::timing::Stopwatch;
 
 /// How long a machine may take to tell how it is doing.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
@@ -68,10 +69,12 @@ impl Connection {
     /// Asks how the machine is doing; `store` is its store directory. Fields it does not tell are `None`: all of them
     /// where commands are forbidden. An error means that the connection itself failed.
     pub fn probe(&self, store: &str) -> Result<Status, Error> {
+        let mut stopwatch = Stopwatch::start();
         let output = self.session.exec(&probe::command(store)).and_then(|mut channel| {
             channel.set_deadline(Some(Instant::now() + PROBE_LIMIT));
             channel.output(probe::MAX_OUTPUT)
         });
+        stopwatch.lap("probe");
         match output {
             Ok(output) => Ok(probe::parse(&output.stdout)),
             Err(error) => match error.cause {

@@ -19,6 +19,7 @@ use crate::events::{Event, Observer};
 use crate::gcrypt::SigningKey;
 use crate::local::{Bundle, Database, DatabaseError, Item};
 use crate::store::path::StorePath;
+use crate::timing::{Pieces, Stopwatch};
 
 /// How often inputs may get lost while they are sent before the machine is given up.
 const ATTEMPTS: usize = 3;
@@ -68,7 +69,9 @@ pub fn send<S: Read + Write>(
 ) -> Result<(), SendError> {
     let tops = tops(&head.database, inputs)?;
     for _ in 0..ATTEMPTS {
+        let mut stopwatch = Stopwatch::start();
         let present = client.query_valid_paths(inputs).map_err(SendError::Machine)?;
+        stopwatch.lap("query");
         let missing: BTreeSet<StorePath> = inputs.difference(&present).cloned().collect();
         if !missing.is_empty() {
             match import(client, head, head.database.items(&missing)?, machine, observer) {
@@ -77,7 +80,10 @@ pub fn send<S: Read + Write>(
                 result => result?,
             }
         }
-        match client.add_text_to_store(ROOT, b"", &tops) {
+        let mut stopwatch = Stopwatch::start();
+        let protected = client.add_text_to_store(ROOT, b"", &tops);
+        stopwatch.lap("protect");
+        match protected {
             Ok(_) => return Ok(()),
             Err(daemon::Error::Daemon { .. }) if lost(client, inputs, &BTreeSet::new())? => {}
             Err(error) => return Err(SendError::Machine(error)),
@@ -121,9 +127,12 @@ fn import<S: Read + Write>(
     let bytes = items.iter().map(|item| item.nar_size).sum();
     observer.observe(&Event::Sending { machine, items: items.len(), bytes });
     let key = SigningKey::load(&head.directories.signing_key().with_extension("sec"))?;
-    let bundle = Bundle::new(&head.store, items, |digest| key.sign(digest).map_err(io::Error::other));
-    let mut counted = Counted { bundle, machine, observer, sent: 0, told: 0, of: bytes };
-    match client.import_paths(&mut counted) {
+    let (mut stopwatch, mut signing) = (Stopwatch::start(), Pieces::default());
+    let sign = |digest: &[u8; 32]| signing.add(|| key.sign(digest)).map_err(io::Error::other);
+    let bundle = Bundle::new(&head.store, items, sign);
+    let imported = client.import_paths(&mut Counted { bundle, machine, observer, sent: 0, told: 0, of: bytes });
+    stopwatch.lap_without(signing.end("sign"), "send");
+    match imported {
         Ok(_) => Ok(()),
         Err(daemon::Error::Source { cause, .. }) => Err(SendError::Source(cause)),
         Err(error) => Err(SendError::Machine(error)),
