@@ -4,6 +4,7 @@
 //! machine's daemon. Everything else is, in doubt, transient.
 
 use std::error::Error;
+use std::fmt::Display;
 
 use crate::exit::Status;
 
@@ -48,6 +49,14 @@ impl Failure {
     }
 }
 
+/// An error, and what to do about it on a line of its own.
+pub fn with_hint(error: &dyn Display, hint: Option<String>) -> String {
+    match hint {
+        Some(hint) => format!("{error}\n  hint: {hint}"),
+        None => error.to_string(),
+    }
+}
+
 /// An error with what caused it, in one line of text.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -59,12 +68,13 @@ pub fn with_causes(error: &dyn Error) -> String {
     text
 }
 
+/// The causes were told when they came up ([`Event::Abandoned`](crate::events::Event::Abandoned)).
 fn summary(tried: &[(String, String)], last: &str) -> String {
-    let mut text = last.to_owned();
-    for (machine, cause) in tried {
-        text.push_str(&format!("\n  tried '{machine}': {cause}"));
+    if tried.is_empty() {
+        return last.to_owned();
     }
-    text
+    let machines: Vec<String> = tried.iter().map(|(machine, _)| format!("'{machine}'")).collect();
+    format!("{last}; tried: {}", machines.join(", "))
 }
 
 #[cfg(test)]
@@ -88,11 +98,9 @@ mod tests {
 
     #[test]
     fn the_summary_names_what_was_tried() {
-        let tried = vec![("b1".to_owned(), "connection lost".to_owned())];
-        let failure = Failure::NoMachineLeft { derivation: "/d.drv".into(), tried, last: "no machine is left".into() };
-        assert_eq!(
-            failure.to_string(),
-            "'/d.drv' could not be offloaded: no machine is left\n  tried 'b1': connection lost"
-        );
+        let tried = ["b1", "b2"].map(|machine| (machine.to_owned(), "connection lost".to_owned())).to_vec();
+        let last = "no other machine matches".to_owned();
+        let failure = Failure::NoMachineLeft { derivation: "/d.drv".into(), tried, last };
+        assert_eq!(failure.to_string(), "'/d.drv' could not be offloaded: no other machine matches; tried: 'b1', 'b2'");
     }
 }

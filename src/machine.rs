@@ -99,6 +99,17 @@ pub enum Compression {
     Zlib,
 }
 
+impl Compression {
+    /// The word for it in a machine file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Compression::Auto => "auto",
+            Compression::None => "none",
+            Compression::Zlib => "zlib",
+        }
+    }
+}
+
 /// A public key that identifies an SSH server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HostKey {

@@ -7,7 +7,8 @@
 //! | read | the daemon's lists of inputs and outputs are read |
 //! | connect, handshake, authenticate | TCP, the SSH key exchange, the user's key |
 //! | probe | the machine tells how it is doing |
-//! | greet | a channel to the machine's daemon, its greeting, options |
+//! | greet | a channel to the machine's daemon, its greeting |
+//! | options | the daemon's options are set |
 //! | query | which inputs it has |
 //! | sign, send | the missing ones: signing them; reading, hashing and sending them |
 //! | protect | the inputs are protected from its garbage collector |

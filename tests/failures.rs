@@ -93,7 +93,7 @@ fn a_client_that_interrupts() {
     let (_lab, b1, head) = pool();
     for (name, signal) in [("interrupted", Signal::INT), ("killed", Signal::KILL)] {
         let drv = Drv::new(name).script("echo running; sleep 1000");
-        let build = head.client().start(&[&drv]);
+        let mut build = head.client().start(&[&drv]);
         build.wait_for_log("running");
         assert!(b1.is_building());
         build.interrupt(signal);

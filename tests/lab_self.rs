@@ -142,7 +142,7 @@ fn hosts_freeze_and_lose_power() {
     assert!(banner(&b1, Duration::from_secs(5)).is_some());
 
     for stop in [Host::stop_daemon, Host::power_off] {
-        let build = b1.client().start(&[&slow]);
+        let mut build = b1.client().start(&[&slow]);
         build.wait_for_log("under way");
         stop(&b1);
         assert_eq!(build.wait().status, None);
@@ -394,7 +394,7 @@ fn spawn_with_lab() -> (std::process::Child, PathBuf) {
 fn holds_a_lab() {
     let lab = Lab::new();
     let host = lab.build_machine("b1").start();
-    let build = host.client().start(&[&Drv::new("slow").script("echo under way; sleep 60")]);
+    let mut build = host.client().start(&[&Drv::new("slow").script("echo under way; sleep 60")]);
     build.wait_for_log("under way");
     println!("lab: {}", lab.directory().display());
     build.wait();

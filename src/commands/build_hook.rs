@@ -3,17 +3,17 @@
 //! Requests are answered one after the other until one is accepted; then this process builds it and ends. The machine file
 //! is evaluated anew for each request, so that a change counts at once.
 
-use std::env;
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::BufReader;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use env_logger::Target;
-use log::{Level, debug, error, info, log, warn};
+use log::{debug, error, info, warn};
 
+use super::machines::{load_pool, machine_file};
 use crate::error::with_causes;
 use crate::events::Event;
 use crate::exit::Status;
@@ -22,17 +22,15 @@ use crate::job::{Job, Network};
 use crate::local::{Directories, read_derivation};
 use crate::logging;
 use crate::machine::Machine;
-use crate::policy::{self, DerivationReader, LoadContext, Pool, When};
-use crate::remote::Connection;
-use crate::schedule::matching::{builds_locally, mismatch};
-use crate::schedule::{self, Circumstances, Decision, FileRules, Otherwise, Outcome, PassedOver};
-use crate::state::waiting::{self, Place};
-use crate::state::{Slot, StateDirectory};
+use crate::policy::{DerivationReader, Pool};
+use crate::schedule::matching::builds_locally;
+use crate::schedule::{self, Decision, FileRules, PassedOver, Question};
+use crate::state::StateDirectory;
 use crate::store::path::{StoreDir, StorePath};
 use crate::timing::Stopwatch;
 
-/// How many waiting hooks there may be for each slot of the machines that match.
-const WAITING_PER_SLOT: usize = 4;
+/// How many different messages about requests are remembered.
+const MAX_SAID: usize = 1000;
 
 /// Runs the hook with the daemon's four arguments.
 pub fn run(arguments: &[OsString]) -> Status {
@@ -63,7 +61,7 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Bo
     let arguments = Arguments::parse(&arguments)?;
     let directories = Directories::from_environment()?;
     let state = StateDirectory::new(directories.state.join("offload"));
-    let mut hook = Hook { arguments, directories, state, said: String::new() };
+    let mut hook = Hook { arguments, directories, state, said: BTreeSet::new() };
     let mut requests = BufReader::new(&descriptors.requests);
     while let Some(request) = request::read_request(&mut requests, &hook.directories.store)? {
         let mut stopwatch = Stopwatch::start();
@@ -72,13 +70,13 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Bo
         let machines: Vec<&Machine> = pool.machines.iter().map(|entry| &entry.machine).collect();
         let reader = derivation_reader(&hook.directories.store, &request.derivation);
         let rules = FileRules::new(&pool, &request, &hook.arguments, Some(reader));
-        let (decision, place) = hook.decide(&request, &rules, &machines);
+        let decision = hook.decide(&request, &pool, &rules, &machines);
         stopwatch.lap("choose");
         hook.explain(&request, &machines, &decision);
         decision.reply().send(&mut &descriptors.replies)?;
-        let first = match decision {
-            Decision::Accept(choice) => Some(choice),
-            Decision::AcceptAndWait(_) => None,
+        let (first, place) = match decision {
+            Decision::Accept(choice) => (Some(choice), None),
+            Decision::AcceptAndWait(place) => (None, Some(place)),
             Decision::Decline(_) | Decision::Postpone(_) => continue,
         };
         let inputs = paths::read_paths(&mut requests, &hook.directories.store, "inputs")?;
@@ -121,67 +119,58 @@ struct Hook {
     arguments: Arguments,
     directories: Directories,
     state: StateDirectory,
-    /// The last message about a request that was not accepted, so that it is not said again each time.
-    said: String,
+    /// What has been said about requests that were not accepted, so that it is not said again each time.
+    said: BTreeSet<String>,
 }
-
-type HookDecision = Decision<Slot, Connection>;
 
 impl Hook {
     /// The pool; an empty one, said on standard error, where the machine file is broken.
     fn load_pool(&mut self) -> Pool {
-        let path = machine_file(&self.directories);
-        let context = LoadContext { cache: Some(self.state.path().join("cache")), ..LoadContext::default() };
-        policy::load(&path, &context).unwrap_or_else(|report| {
-            self.say_once(Level::Error, report.to_string());
+        let path = machine_file(None, &self.directories);
+        load_pool(&path, &self.directories).unwrap_or_else(|report| {
+            let report = report.to_string();
+            if self.is_new(&report) {
+                error!("{report}");
+            }
             Pool::empty(&path)
         })
     }
 
-    /// Decides, and takes a place among those that wait where the build will have to.
-    fn decide(&self, request: &Request, rules: &FileRules<'_>, machines: &[&Machine]) -> (HookDecision, Option<Place>) {
-        let network = Network::new(&self.state, &self.directories.store, request);
-        let outcome = schedule::choose(machines, request, rules, &[], &network);
-        let place = match outcome {
-            Outcome::Busy(_) => self.waiting_place(request, machines),
-            _ => None,
-        };
-        let circumstances = Circumstances {
-            may_build_locally: request.wants_local && builds_locally(&self.arguments.system, &request.system),
-            when_busy: otherwise(rules.ask(|decision| decision.when_busy())),
-            when_unreachable: otherwise(rules.ask(|decision| decision.when_unreachable())),
-            room_to_wait: place.is_some(),
-        };
-        (schedule::decide(outcome, &circumstances), place)
+    fn decide(
+        &self,
+        request: &Request,
+        pool: &Pool,
+        rules: &FileRules<'_>,
+        machines: &[&Machine],
+    ) -> Decision<Network> {
+        let own = pool.local.as_ref().and_then(|head| head.systems.as_ref());
+        let can_build = builds_locally(&self.arguments.system, &request.system)
+            || own.is_some_and(|systems| systems.contains(&request.system));
+        let world = Network::new(&self.state, &self.directories.store, request);
+        let question = Question { request, machines, rules, excluded: &[], head: None };
+        schedule::decide(&question, request.wants_local && can_build, &world)
     }
 
-    fn waiting_place(&self, request: &Request, machines: &[&Machine]) -> Option<Place> {
-        let slots: usize = machines
-            .iter()
-            .filter(|machine| mismatch(machine, request).is_none())
-            .map(|machine| machine.parallel_builds as usize)
-            .sum();
-        waiting::try_take(&self.state, slots.saturating_mul(WAITING_PER_SLOT)).unwrap_or_else(|error| {
-            warn!("no place to wait for a slot: {error}");
-            None
-        })
-    }
-
-    /// Says why a request is not accepted.
-    fn explain(&mut self, request: &Request, machines: &[&Machine], decision: &HookDecision) {
+    /// Says why a request is not accepted, as far as that was not said before.
+    fn explain(&mut self, request: &Request, machines: &[&Machine], decision: &Decision<Network>) {
         let (what, reasons) = match decision {
             Decision::Decline(reasons) => ("no build machine for", reasons),
             Decision::Postpone(reasons) => ("no build machine now for", reasons),
             Decision::Accept(_) | Decision::AcceptAndWait(_) => return,
         };
-        if machines.is_empty() {
-            return;
-        }
-        let mut text = format!("{what} '{}'", request.derivation);
+        let mut text = String::new();
         for PassedOver { machine, reason } in reasons {
-            text.push_str(&format!("\n  {}: {reason}", machines[*machine].name));
+            let (machine, reason) = (machines[*machine], reason.to_string());
+            // Errors of the connection name the machine themselves.
+            let names_itself = reason.starts_with(&machine.address());
+            let line = if names_itself { reason } else { format!("{}: {reason}", machine.name) };
+            if self.is_new(&line) {
+                text.push_str(&format!("\n  {}", line.replace('\n', "\n  ")));
+            }
         }
-        self.say_once(Level::Info, text);
+        if !text.is_empty() {
+            info!("{what} '{}'{text}", request.derivation);
+        }
     }
 
     /// Tells the daemon's client what happens to the build.
@@ -202,45 +191,17 @@ impl Hook {
         }
     }
 
-    fn say_once(&mut self, level: Level, text: String) {
-        if self.said != text {
-            log!(level, "{text}");
-            self.said = text;
+    /// Whether this has not been said. What holds changing numbers is new each time and not worth much memory.
+    fn is_new(&mut self, text: &str) -> bool {
+        if self.said.len() >= MAX_SAID {
+            self.said.clear();
         }
-    }
-}
-
-/// The machine file: `$OFFLOAD_MACHINE_FILE`, else `machines.lua` in the configuration directory.
-fn machine_file(directories: &Directories) -> PathBuf {
-    match env::var_os("OFFLOAD_MACHINE_FILE") {
-        Some(path) => PathBuf::from(path),
-        None => directories.configuration.join("machines.lua"),
-    }
-}
-
-fn otherwise(when: When) -> Otherwise {
-    match when {
-        When::Local => Otherwise::Local,
-        // A function has been asked by now.
-        When::Wait | When::Function => Otherwise::Wait,
+        self.said.insert(text.to_owned())
     }
 }
 
 /// What `request:read_derivation()` reads.
 fn derivation_reader(store: &StoreDir, path: &StorePath) -> DerivationReader {
     let (store, path) = (store.clone(), path.clone());
-    DerivationReader(Arc::new(move || {
-        let derivation = read_derivation(&store, &path).map_err(|error| with_causes(&error))?;
-        let text = |path: &StorePath| path.to_string();
-        Ok(policy::Derivation {
-            inputs: (derivation.input_derivations.iter())
-                .map(|(path, outputs)| (text(path), outputs.iter().cloned().collect()))
-                .collect(),
-            sources: derivation.input_sources.iter().map(text).collect(),
-            outputs: derivation.outputs.iter().map(|(id, output)| (id.clone(), text(&output.path))).collect(),
-            builder: derivation.builder,
-            args: derivation.args,
-            env: derivation.env.into_iter().collect(),
-        })
-    }))
+    DerivationReader(Arc::new(move || read_derivation(&store, &path).map_err(|error| with_causes(&error))))
 }

@@ -5,7 +5,11 @@
 
 pub mod build_hook;
 pub mod convert;
+pub mod drain;
+pub mod eval;
 pub mod front_end;
+mod machines;
+pub mod test;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -15,6 +19,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use env_logger::Target;
 
 use crate::exit::Status;
+use crate::local::Directories;
 use crate::logging;
 
 /// Have derivations built by other machines: the build hook of guix-daemon, and its tools.
@@ -25,7 +30,7 @@ use crate::logging;
     disable_help_subcommand = true,
     override_usage = "offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT\n       offload COMMAND [ARGUMENT]...",
     after_help = "With four arguments this is the build hook, which guix-daemon runs. Exit statuses: 0 done, 1 failure, 2 \
-                  usage, 3 errors in the machine file; as the hook also 100 (the build failed) and 101 (it took too long)."
+                  usage, 3 errors in the machine file, 4 some machines cannot be used; as the hook also 100 (the build failed) and 101 (it took too long)."
 )]
 pub struct CommandLine {
     #[command(subcommand)]
@@ -39,6 +44,16 @@ enum Command {
         /// The file to convert; the result goes to standard output.
         file: PathBuf,
     },
+    /// Evaluate the machine file, and print what it says or what is wrong with it.
+    Eval {
+        /// The machine file, if it is not the usual one.
+        file: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check whether the build machines can be used, and say what to do about those that cannot.
+    Test(test::Arguments),
 }
 
 /// Runs the program with its arguments, the program's own name first.
@@ -72,7 +87,20 @@ pub fn main(mut arguments: Vec<OsString>) -> Status {
 }
 
 fn run(command: Command) -> Status {
+    let directories = match Directories::from_environment() {
+        Ok(directories) => directories,
+        Err(error) => {
+            eprintln!("offload: error: {error}");
+            return Status::Failure;
+        }
+    };
     match command {
+        Command::Eval { file, json } => {
+            let file = machines::machine_file(file.as_deref(), &directories);
+            let context = machines::load_context(&directories);
+            eval::run(&file, &context, &machines::own_system(), json, &mut io::stdout(), &mut io::stderr())
+        }
+        Command::Test(arguments) => test::run(&arguments, &directories),
         Command::Convert { file } => convert::run(&file, &mut io::stdout(), &mut io::stderr()),
     }
 }

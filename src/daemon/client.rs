@@ -95,6 +95,11 @@ impl<S: Read + Write> Client<S> {
         self.version
     }
 
+    /// The stream, to set its limits. Whoever reads or writes there breaks the protocol.
+    pub fn stream_mut(&mut self) -> &mut S {
+        self.link.stream_mut()
+    }
+
     /// Whether the next operation can succeed: false once the link failed or the protocol was broken.
     pub fn is_usable(&self) -> bool {
         self.link.is_usable()

@@ -1,10 +1,10 @@
 //! One try to build on one machine: connect, send, build, retrieve.
 
 use std::error::Error;
-use std::fmt::Display;
 
 use log::debug;
 
+use super::reach::{Reached, daemon_failed, reach, unreachable};
 use super::surroundings::{remember_failure, remember_success};
 use super::verdict::{Verdict, verdict};
 use super::{Chosen, Job};
@@ -13,9 +13,8 @@ use crate::error::{Failure, with_causes};
 use crate::events::{Event, Observer};
 use crate::hook::BuildLog;
 use crate::machine::Machine;
-use crate::remote::{self, Connection, DaemonStream};
+use crate::remote::{Connection, DaemonStream};
 use crate::schedule::Choice;
-use crate::ssh;
 use crate::state::health::{self, FRESH};
 use crate::state::{HealthRecord, Slot};
 use crate::timing::Stopwatch;
@@ -31,11 +30,7 @@ impl Job<'_> {
         observer.observe(&Event::Offloading { derivation, machine: &machine.name });
         let head = Head::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
         let on = On { job: self, machine, head: &head };
-        let retrieved = on.build(slot, link, log, observer);
-        if let Err(Failure::Machine { cause, .. }) = &retrieved {
-            remember_failure(self.state, machine, cause);
-        }
-        let retrieved = retrieved?;
+        let retrieved = on.build(slot, link, log, observer)?;
         let mut stopwatch = Stopwatch::start();
         retrieved.place().map_err(|error| Failure::Head(with_causes(&error)))?;
         stopwatch.lap("place");
@@ -56,21 +51,18 @@ impl<'a> On<'a> {
     fn build(
         &self,
         _slot: Slot,
-        link: Option<Connection>,
+        link: Option<Reached>,
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<Retrieved<'a>, Failure> {
         let job = self.job;
-        let connection = match link {
-            Some(connection) => connection,
-            None => Connection::open(self.machine).map_err(|error| self.unreachable(&error))?,
+        let Reached { mut client, connection } = match link {
+            Some(reached) => reached,
+            None => reach(self.machine, &job.directories.store).map_err(|why| self.failed(why))?,
         };
         let mut stopwatch = Stopwatch::start();
-        let stream = connection.daemon().map_err(|error| self.unreachable(&error))?;
-        let mut client =
-            Client::connect(stream, job.directories.store.clone()).map_err(|error| self.daemon_failed(&error))?;
         client.set_options(&self.options()).map_err(|error| self.daemon_failed(&error))?;
-        stopwatch.lap("greet");
+        stopwatch.lap("options");
 
         transfer::send(&mut client, self.head, job.inputs, &self.machine.name, observer)
             .map_err(|error| self.transfer_failed(error.is_of_machine(), &error))?;
@@ -112,23 +104,27 @@ impl<'a> On<'a> {
             Err(error) => return self.daemon_failed(&error),
         };
         let free = match connection.probe(job.directories.store.as_str()) {
-            Ok(status) => status.store_free,
-            Err(error) => return self.unreachable(&error),
+            Ok(status) => {
+                remember_success(job.state, self.machine, status.clone());
+                status.store_free
+            }
+            Err(error) => return self.failed(unreachable(&error)),
         };
         let (derivation, machine) = (job.request.derivation.to_string(), self.machine.name.clone());
         let message = message.clone();
         match verdict(*status, free, lost) {
             Verdict::Failed => Failure::Build { derivation, machine, message },
             Verdict::TimedOut => Failure::TimedOut { derivation, machine, message },
-            Verdict::Machine(Some(why)) => self.failed(format!("{message}; {why}")),
-            Verdict::Machine(None) => self.failed(error),
+            // The machine answers, and may be good for other builds.
+            Verdict::Machine(Some(why)) => Failure::Machine { machine, cause: format!("{message}; {why}") },
+            Verdict::Machine(None) => Failure::Machine { machine, cause: message },
         }
     }
 
     /// Measures again, so that the next decision finds a fresh record. Not worth a failure.
     fn refresh_status(&self, connection: &Connection) {
         let record = HealthRecord::of(self.job.state, self.machine).map(|record| record.read()).unwrap_or_default();
-        if record.age(health::now()).is_some_and(|age| age < FRESH / 2) {
+        if record.trouble.is_none() && record.age(health::now()).is_some_and(|age| age < FRESH / 2) {
             return;
         }
         match connection.probe(self.job.directories.store.as_str()) {
@@ -137,17 +133,8 @@ impl<'a> On<'a> {
         }
     }
 
-    fn unreachable(&self, error: &remote::Error) -> Failure {
-        self.failed(with_hint(error, error.hint()))
-    }
-
-    /// Errors of the link come wrapped in those of the client.
     fn daemon_failed(&self, error: &daemon::Error) -> Failure {
-        let hint = match error {
-            daemon::Error::Link { cause, .. } => ssh::Error::in_io(cause).and_then(ssh::Error::hint),
-            _ => None,
-        };
-        self.failed(with_hint(error, hint))
+        self.failed(daemon_failed(error))
     }
 
     fn transfer_failed(&self, is_of_machine: bool, error: &dyn Error) -> Failure {
@@ -155,14 +142,9 @@ impl<'a> On<'a> {
         if is_of_machine { self.failed(cause) } else { Failure::Head(cause) }
     }
 
-    fn failed(&self, cause: impl Display) -> Failure {
-        Failure::Machine { machine: self.machine.name.clone(), cause: cause.to_string() }
-    }
-}
-
-fn with_hint(error: &dyn Display, hint: Option<String>) -> String {
-    match hint {
-        Some(hint) => format!("{error}\n  hint: {hint}"),
-        None => error.to_string(),
+    /// The machine is at fault, and other builds need not find out for themselves.
+    fn failed(&self, cause: String) -> Failure {
+        remember_failure(self.job.state, self.machine, &cause);
+        Failure::Machine { machine: self.machine.name.clone(), cause }
     }
 }

@@ -3,33 +3,40 @@
 //! A machine that lets the build down is replaced by another inside the same process: once the daemon has its
 //! `# accept` there is no local build any more, and a hook that fails is a failed build. Only the word of a machine's
 //! daemon about the build itself ends the search ([`Failure`]).
+//!
+//! What a failure means for the machine: one that cannot be reached, is lost, or refuses what every build needs (inputs, a
+//! signature) is left alone for a while. One whose daemon only failed this build, for reasons that say nothing
+//! about the derivation, is not tried again for it, and remains good for others. What fails on this side is no machine's
+//! fault, and no other machine would mend it.
+//!
+//! The daemon counts its time limit for the build from `# accept` on, whatever happens here. So no machine is waited for up
+//! to that moment: the daemon would say that the build took too long, which would not be true.
 
 mod attempt;
+mod reach;
 mod surroundings;
 mod verdict;
 
+pub use reach::{Reached, reach};
 pub use surroundings::Network;
 
 use std::collections::BTreeSet;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::Failure;
 use crate::events::{Event, Observer};
 use crate::hook::{Arguments, BuildLog, Request};
 use crate::local::Directories;
 use crate::machine::Machine;
-use crate::remote::Connection;
-use crate::schedule::{self, Choice, Outcome, Rules};
-use crate::state::waiting::Place;
-use crate::state::{Slot, StateDirectory};
+use crate::schedule::{Choice, PassedOver, Question, Rules, Surroundings, Waited, wait, waiting};
+use crate::state::{Place, StateDirectory};
 use crate::store::path::StorePath;
 
-/// How often a waiting build looks for a free slot. Machines are not asked as often: their records say how they are.
-const LOOK_AGAIN: Duration = Duration::from_millis(25);
+/// How often a waiting build says so at the least, for people. The daemon's silence timer may want it more often.
+const SAY_EVERY: Duration = Duration::from_secs(30);
 
-/// How often a waiting build says so, for people and for the daemon's silence timer.
-const SAY_AGAIN: u64 = 30;
+/// How long before the daemon's time limit waiting ends.
+const MARGIN: Duration = Duration::from_secs(1);
 
 /// An accepted build.
 pub struct Job<'a> {
@@ -45,78 +52,109 @@ pub struct Job<'a> {
     pub state: &'a StateDirectory,
     /// Machines tried at most.
     pub max_attempts: usize,
-    /// How long the build may wait for a slot.
+    /// How long the build may wait for a slot, each time it needs one.
     pub wait_for_slot: Duration,
 }
 
 /// A machine that was chosen, by its slot and its connection.
-pub type Chosen = Choice<Slot, Connection>;
+pub type Chosen = Choice<Network>;
+
+/// A machine that let the build down, by its place in the list, and why.
+type Tried = Vec<(usize, String)>;
 
 impl Job<'_> {
-    /// Builds. `first` is the machine chosen before the request was accepted; without one, the build waits, and gives
-    /// back its place among those that wait once it has a slot.
+    /// Builds. `first` is the machine chosen before the request was accepted; without one the build waits, at `place` in the
+    /// line.
     pub fn run(
         &self,
         first: Option<Chosen>,
-        place: Option<Place>,
+        mut place: Option<Place>,
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
-        let mut tried: Vec<(usize, String)> = Vec::new();
-        let mut next = match first {
-            Some(choice) => Some(choice),
-            None => Some(self.wait(&tried, observer)?),
-        };
-        drop(place);
+        let world = Network::new(self.state, &self.directories.store, self.request);
+        let mut tried = Tried::new();
+        let mut next = first;
         while tried.len() < self.max_attempts {
             let choice = match next.take() {
                 Some(choice) => choice,
-                None => self.wait(&tried, observer)?,
+                None => self.wait(&tried, &mut place, &world, observer)?,
             };
-            let place = choice.machine;
-            let machine = &self.machines[place].name;
+            // Whoever has a slot waits no more.
+            place = None;
+            let machine = choice.machine;
             match self.attempt(choice, log, observer) {
                 Err(Failure::Machine { cause, .. }) => {
-                    let derivation = &self.request.derivation;
-                    observer.observe(&Event::Abandoned { derivation, machine, cause: &cause });
-                    tried.push((place, cause));
+                    let (derivation, name) = (&self.request.derivation, &self.machines[machine].name);
+                    observer.observe(&Event::Abandoned { derivation, machine: name, cause: &cause });
+                    tried.push((machine, cause));
                 }
                 result => return result,
             }
         }
-        Err(self.no_machine_left(&tried, "the limit of machines to try is reached".to_owned()))
+        Err(self.no_machine_left(&tried, "as many attempts as 'max_attempts' allows have failed".to_owned()))
     }
 
-    /// Waits until a machine that has not been tried takes the build.
-    fn wait(&self, tried: &[(usize, String)], observer: &mut dyn Observer) -> Result<Chosen, Failure> {
-        let excluded: Vec<usize> = tried.iter().map(|(place, _)| *place).collect();
-        let network = Network::new(self.state, &self.directories.store, self.request);
-        let start = Instant::now();
-        let mut said = None;
-        loop {
-            let reasons = match schedule::choose(self.machines, self.request, self.rules, &excluded, &network) {
-                Outcome::Chosen(choice) => return Ok(choice),
-                Outcome::NoMatch(_) => return Err(self.no_machine_left(tried, "no other machine matches".to_owned())),
-                Outcome::Busy(reasons) | Outcome::Unreachable(reasons) => reasons,
+    /// Waits until a machine takes the build: one that has not been tried or, if no such matches, one that has. Those are
+    /// left alone for their back-off first, and the build may find them in better state then.
+    fn wait(
+        &self,
+        tried: &Tried,
+        place: &mut Option<Place>,
+        world: &Network,
+        observer: &mut dyn Observer,
+    ) -> Result<Chosen, Failure> {
+        let excluded: Vec<usize> = tried.iter().map(|(machine, _)| *machine).collect();
+        let waited = self.wait_without(&excluded, place, world, observer);
+        let waited = match waited {
+            Err(Waited::NoMatch) if !excluded.is_empty() => self.wait_without(&[], place, world, observer),
+            waited => waited,
+        };
+        waited.map_err(|waited| {
+            let last = match waited {
+                Waited::NoMatch => "no other machine matches".to_owned(),
+                Waited::TooLong(reasons) => self.nothing_free(&reasons),
             };
-            let seconds = start.elapsed().as_secs();
-            if start.elapsed() >= self.wait_for_slot {
-                let reasons: Vec<String> = reasons
-                    .iter()
-                    .map(|over| format!("{}: {}", self.machines[over.machine].name, over.reason))
-                    .collect();
-                let last = format!("no machine became free within {seconds} s ({})", reasons.join("; "));
-                return Err(self.no_machine_left(tried, last));
+            self.no_machine_left(tried, last)
+        })
+    }
+
+    fn wait_without(
+        &self,
+        excluded: &[usize],
+        place: &mut Option<Place>,
+        world: &Network,
+        observer: &mut dyn Observer,
+    ) -> Result<Chosen, Waited> {
+        let Job { request, machines, rules, .. } = *self;
+        let question = Question { request, machines, rules, excluded, head: None };
+        let own = world.elapsed() + self.wait_for_slot;
+        let daemons = self.arguments.build_timeout.map(|limit| limit.saturating_sub(MARGIN));
+        let silence = self.arguments.max_silent_time.map(|limit| limit / 3);
+        let limits = waiting::Limits {
+            until: daemons.map_or(own, |daemons| own.min(daemons)),
+            say_every: silence.map_or(SAY_EVERY, |silence| silence.min(SAY_EVERY)),
+        };
+        let derivation = &request.derivation;
+        let mut say = |time: Duration| {
+            observer.observe(&Event::Waiting { derivation, seconds: time.as_secs() });
+        };
+        wait(&question, place, limits, world, &mut say)
+    }
+
+    fn nothing_free(&self, reasons: &[PassedOver]) -> String {
+        let reasons: Vec<String> =
+            reasons.iter().map(|over| format!("{}: {}", self.machines[over.machine].name, over.reason)).collect();
+        let reasons = reasons.join("; ");
+        match self.arguments.build_timeout {
+            Some(limit) if limit < self.wait_for_slot => {
+                format!("no machine became free before the daemon's time limit for the build ({reasons})")
             }
-            if said.is_none_or(|said| seconds >= said + SAY_AGAIN) {
-                observer.observe(&Event::Waiting { derivation: &self.request.derivation, seconds });
-                said = Some(seconds);
-            }
-            thread::sleep(LOOK_AGAIN);
+            _ => format!("no machine became free within {} s ({reasons})", self.wait_for_slot.as_secs()),
         }
     }
 
-    fn no_machine_left(&self, tried: &[(usize, String)], last: String) -> Failure {
+    fn no_machine_left(&self, tried: &Tried, last: String) -> Failure {
         let tried = tried.iter().map(|(place, cause)| (self.machines[*place].name.clone(), cause.clone())).collect();
         Failure::NoMachineLeft { derivation: self.request.derivation.to_string(), tried, last }
     }

@@ -1,91 +1,159 @@
 //! The world as the choosing sees it: slot files, health records, machines on the network.
 
+use std::fs;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
 use log::warn;
 
+use super::reach::{Reached, reach, unreachable};
 use crate::hook::Request;
 use crate::machine::Machine;
-use crate::remote::Connection;
 use crate::schedule::Surroundings;
-use crate::state::health::{self, Time};
-use crate::state::{Health, HealthRecord, Holder, Slot, Slots, StateDirectory, StateError};
+use crate::state::health::{self, Asking, Time};
+use crate::state::{
+    Drain, Drained, Health, HealthRecord, Holder, Place, Places, Slot, Slots, StateDirectory, StateError,
+};
 use crate::status::Status;
 use crate::store::path::StoreDir;
 
 /// The real world, for one request.
-pub struct Network<'a> {
-    state: &'a StateDirectory,
-    /// The store directory, which is the same on every machine.
-    store: &'a str,
-    holder: Holder,
+#[derive(Clone)]
+pub struct Network(Arc<World>);
+
+struct World {
+    state: StateDirectory,
+    store: StoreDir,
+    derivation: String,
+    start: Instant,
 }
 
-impl<'a> Network<'a> {
-    /// Slots are taken for the derivation of `request`.
-    pub fn new(state: &'a StateDirectory, store: &'a StoreDir, request: &Request) -> Network<'a> {
-        Network { state, store: store.as_str(), holder: Holder::this_process(request.derivation.as_str()) }
+impl Network {
+    /// Slots are taken for the derivation of `request`. The store directory is the same on every machine.
+    pub fn new(state: &StateDirectory, store: &StoreDir, request: &Request) -> Network {
+        Network(Arc::new(World {
+            state: state.clone(),
+            store: store.clone(),
+            derivation: request.derivation.to_string(),
+            start: Instant::now(),
+        }))
+    }
+
+    fn slots(&self, machine: &Machine) -> Result<Slots, StateError> {
+        Slots::of(&self.0.state, machine)
     }
 }
 
 /// Remembers that `machine` was reached.
 pub fn remember_success(state: &StateDirectory, machine: &Machine, status: Status) {
-    remember(state, machine, |_| Health::reached(status, health::now()));
+    let mut status = Some(status);
+    remember(state, machine, &mut |_| Health::reached(status.take().unwrap_or_default(), health::now()));
 }
 
-/// Remembers that `machine` was not.
+/// Remembers that `machine` was not, or let a build down.
 pub fn remember_failure(state: &StateDirectory, machine: &Machine, error: &str) {
-    remember(state, machine, |health| health.after_failure(error, health::now()));
+    remember(state, machine, &mut |health| health.after_failure(error, health::now()));
 }
 
-/// A record that cannot be written costs speed, not a build.
-fn remember(state: &StateDirectory, machine: &Machine, change: impl FnOnce(Health) -> Health) {
-    let written = HealthRecord::of(state, machine).and_then(|record| record.write(&change(record.read())));
-    if let Err(error) = written {
+/// A record that cannot be written costs time, not a build.
+fn remember(state: &StateDirectory, machine: &Machine, change: &mut dyn FnMut(Health) -> Health) {
+    if let Err(error) = HealthRecord::of(state, machine).and_then(|record| record.change(change)) {
         warn!("cannot remember the health of '{}': {error}", machine.name);
     }
 }
 
-impl Surroundings for Network<'_> {
+fn hosts(machines: &[&Machine]) -> Vec<String> {
+    machines.iter().map(|machine| machine.address()).collect()
+}
+
+fn message(error: StateError) -> String {
+    error.to_string()
+}
+
+impl Surroundings for Network {
     type Slot = Slot;
-    type Link = Connection;
-
-    fn try_take_slot(&self, machine: &Machine) -> Result<Option<Slot>, String> {
-        let take = || -> Result<Option<Slot>, StateError> { Slots::of(self.state, machine)?.try_take(&self.holder) };
-        take().map_err(|error| error.to_string())
-    }
-
-    fn taken_slots(&self, machine: &Machine) -> usize {
-        Slots::of(self.state, machine).and_then(|slots| slots.taken()).map_or(0, |taken| taken.len())
-    }
-
-    fn health(&self, machine: &Machine) -> Health {
-        HealthRecord::of(self.state, machine).map(|record| record.read()).unwrap_or_default()
-    }
+    type Link = Reached;
+    type Asking = Asking;
+    type Place = Place;
 
     fn now(&self) -> Time {
         health::now()
     }
 
-    fn probe(&self, machine: &Machine) -> Result<(Connection, Status), String> {
-        let record = HealthRecord::of(self.state, machine).map_err(|error| error.to_string())?;
-        // A machine that was down is tried by one process at a time.
-        let _trial = match record.read().trouble {
-            Some(trouble) => Some(record.try_trial().map_err(|error| error.to_string())?.ok_or(trouble.error)?),
-            None => None,
-        };
-        let opened = Connection::open(machine).and_then(|connection| {
-            let status = connection.probe(self.store)?;
-            Ok((connection, status))
-        });
-        match opened {
-            Ok((connection, status)) => {
-                remember_success(self.state, machine, status.clone());
-                Ok((connection, status))
-            }
-            Err(error) => {
-                let error = error.to_string();
-                remember_failure(self.state, machine, &error);
-                Err(error)
-            }
+    fn elapsed(&self) -> Duration {
+        self.0.start.elapsed()
+    }
+
+    fn pause(&self, time: Duration) {
+        thread::sleep(time);
+    }
+
+    fn spawn(&self, task: Box<dyn FnOnce() + Send>) {
+        if let Err(error) = thread::Builder::new().name("ask".to_owned()).spawn(task) {
+            warn!("cannot start a thread: {error}");
         }
+    }
+
+    fn health(&self, machine: &Machine) -> Health {
+        HealthRecord::of(&self.0.state, machine).map(|record| record.read()).unwrap_or_default()
+    }
+
+    fn change_health(&self, machine: &Machine, change: &mut dyn FnMut(Health) -> Health) {
+        remember(&self.0.state, machine, change);
+    }
+
+    fn drained(&self, machine: &Machine) -> Option<Drained> {
+        Drain::of(&self.0.state, machine).ok()?.read(health::now())
+    }
+
+    fn try_ask(&self, machine: &Machine) -> Result<Option<Asking>, String> {
+        HealthRecord::of(&self.0.state, machine).and_then(|record| record.try_ask()).map_err(message)
+    }
+
+    fn reach(&self, machine: &Machine) -> Result<(Reached, Status), String> {
+        let reached = reach(machine, &self.0.store)?;
+        let status = reached.connection.probe(self.0.store.as_str()).map_err(|error| unreachable(&error))?;
+        Ok((reached, status))
+    }
+
+    fn running(&self, machine: &Machine) -> Vec<Time> {
+        let taken = self.slots(machine).and_then(|slots| slots.taken()).unwrap_or_default();
+        taken.iter().map(|(_, holder)| holder.as_ref().map_or_else(health::now, |holder| holder.since * 1000)).collect()
+    }
+
+    fn free_slots(&self, machine: &Machine) -> Result<usize, String> {
+        self.slots(machine).and_then(|slots| slots.free()).map_err(message)
+    }
+
+    fn try_take_slot(&self, machine: &Machine) -> Result<Option<Slot>, String> {
+        let holder = Holder::this_process(&self.0.derivation);
+        self.slots(machine).and_then(|slots| slots.try_take(&holder)).map_err(message)
+    }
+
+    fn try_take_place(&self, machines: &[&Machine], limit: usize) -> Result<Option<Place>, String> {
+        let places = Places::of(&self.0.state).map_err(message)?;
+        places.try_take(&hosts(machines), limit, health::now()).map_err(message)
+    }
+
+    fn renew_place(&self, place: &Place, machines: &[&Machine]) {
+        let renewed = Places::of(&self.0.state).and_then(|places| places.renew(place, &hosts(machines), health::now()));
+        if let Err(error) = renewed {
+            warn!("cannot keep the place in line: {error}");
+        }
+    }
+
+    fn ahead(&self, machines: &[&Machine], place: Option<&Place>) -> Vec<usize> {
+        Places::of(&self.0.state)
+            .and_then(|places| places.ahead(&hosts(machines), place, health::now()))
+            .unwrap_or_else(|_| vec![0; machines.len()])
+    }
+
+    fn own_status(&self) -> Status {
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let mut loads = load.split(' ').map(|load| load.parse().ok());
+        let cores = thread::available_parallelism().ok().and_then(|cores| u32::try_from(cores.get()).ok());
+        let mut next = || loads.next().flatten();
+        Status { load1: next(), load5: next(), load15: next(), cores, ..Status::default() }
     }
 }

@@ -4,7 +4,7 @@
 //! plain table: `pairs` and copying work. Nothing is checked yet; the call is remembered with its place, so that what
 //! is wrong can be reported with all the rest once the file has been evaluated.
 
-use super::runtime::{Position, Shared};
+use super::shared::{Position, Shared};
 use crate::machine::Machine;
 use mlua::{Function, Lua, Table, Value};
 use std::rc::Rc;

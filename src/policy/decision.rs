@@ -9,6 +9,7 @@ use super::interpreter::Stopped;
 use super::pool::Pool;
 use super::request::{Request, Status};
 use super::settings::When;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,21 +50,21 @@ pub struct Decision<'a> {
     pool: &'a Pool,
     request: Arc<Request>,
     /// Time that is left for functions.
-    budget: Duration,
-    warnings: Vec<Diagnostic>,
+    budget: Cell<Duration>,
+    warnings: RefCell<Vec<Diagnostic>>,
 }
 
 impl Pool {
     /// Begins a decision about `request`.
     pub fn decide(&self, request: Request) -> Decision<'_> {
-        let budget = self.settings.limits.decide;
-        Decision { pool: self, request: Arc::new(request), budget, warnings: Vec::new() }
+        let budget = Cell::new(self.settings.limits.decide);
+        Decision { pool: self, request: Arc::new(request), budget, warnings: RefCell::default() }
     }
 }
 
 impl Decision<'_> {
     /// Whether the pool and the machine agree to build it there. Without functions, they do.
-    pub fn accepts(&mut self, candidate: Candidate) -> Verdict {
+    pub fn accepts(&self, candidate: Candidate) -> Verdict {
         let own = match candidate {
             Candidate::Machine(index) => self.pool.machines.get(index).is_some_and(|entry| entry.has_accepts),
             Candidate::Local => self.pool.local_functions.has_accepts,
@@ -78,7 +79,7 @@ impl Decision<'_> {
     }
 
     /// How well the machine is suited. May be asked more than once.
-    pub fn score(&mut self, candidate: Candidate, status: &Status) -> Score {
+    pub fn score(&self, candidate: Candidate, status: &Status) -> Score {
         let (own, speed) = match candidate {
             Candidate::Machine(index) => match self.pool.machines.get(index) {
                 Some(entry) => (entry.has_score, entry.machine.speed),
@@ -101,12 +102,12 @@ impl Decision<'_> {
     }
 
     /// What to do when every matching machine is busy: [`When::Wait`] or [`When::Local`].
-    pub fn when_busy(&mut self) -> When {
+    pub fn when_busy(&self) -> When {
         self.choice(self.pool.settings.when_busy, When::Wait, Asked::WhenBusy)
     }
 
     /// What to do when no matching machine answers: [`When::Wait`] or [`When::Local`].
-    pub fn when_unreachable(&mut self) -> When {
+    pub fn when_unreachable(&self) -> When {
         self.choice(self.pool.settings.when_unreachable, When::Local, Asked::WhenUnreachable)
     }
 
@@ -116,11 +117,11 @@ impl Decision<'_> {
     }
 
     /// The warnings since the last time, each of which is given once in the life of the pool.
-    pub fn take_warnings(&mut self) -> Vec<Diagnostic> {
-        std::mem::take(&mut self.warnings)
+    pub fn take_warnings(&self) -> Vec<Diagnostic> {
+        self.warnings.take()
     }
 
-    fn choice(&mut self, setting: When, default: When, asked: Asked) -> When {
+    fn choice(&self, setting: When, default: When, asked: Asked) -> When {
         match setting {
             When::Function => match self.ask(asked) {
                 Some(Reply::When(when)) => when,
@@ -130,10 +131,12 @@ impl Decision<'_> {
         }
     }
 
-    fn ask(&mut self, asked: Asked) -> Option<Reply> {
+    fn ask(&self, asked: Asked) -> Option<Reply> {
         let interpreter = self.pool.interpreter.as_ref()?;
         let (request, function) = (Arc::clone(&self.request), asked.field());
-        let answer = interpreter.run(&mut self.budget, move |runtime| calls::call(runtime, &request, &asked));
+        let mut budget = self.budget.get();
+        let answer = interpreter.run(&mut budget, move |runtime| calls::call(runtime, &request, &asked));
+        self.budget.set(budget);
         match answer {
             Ok((reply, warnings)) => {
                 for warning in warnings {
@@ -165,11 +168,11 @@ impl Decision<'_> {
         }
     }
 
-    fn warn(&mut self, warning: Diagnostic) {
+    fn warn(&self, warning: Diagnostic) {
         if let Ok(mut said) = self.pool.said.lock()
             && said.insert(warning.to_string())
         {
-            self.warnings.push(warning);
+            self.warnings.borrow_mut().push(warning);
         }
     }
 }

@@ -8,8 +8,9 @@ use super::duplicates;
 use super::fields::{Fields, Finding, Place};
 use super::locate::Locator;
 use super::raised::Raised;
-use super::runtime::{Noted, Position, Runtime};
+use super::runtime::Runtime;
 use super::settings::{self, Choices, Limits, Settings};
+use super::shared::{Noted, Position};
 use super::source::Source;
 use super::values::{self, ListError, describe};
 use crate::machine::Machine;
@@ -133,11 +134,11 @@ fn run(lua: &Lua, text: &[u8], chunk: &str) -> mlua::Result<Value> {
     Ok(values.into_iter().next().unwrap_or(Value::Nil))
 }
 
-/// Whether an error only follows from an undefined global that has been noted.
+/// Whether an error says again, or only follows from, what has been noted.
 fn follows(raised: &Raised, noted: &[Noted]) -> bool {
-    noted.iter().filter_map(|noted| noted.global.as_ref()).any(|global| {
-        let name = format!("(global '{global}')");
-        raised.message.contains(&name)
+    noted.iter().any(|noted| {
+        let named = noted.global.as_ref().map(|global| format!("(global '{global}')"));
+        raised.message == noted.message || named.is_some_and(|name| raised.message.contains(&name))
     })
 }
 

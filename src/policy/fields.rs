@@ -253,13 +253,13 @@ impl Fields<'_> {
 
     /// An error for each field that is not one of `known`; `list` allows items without a name.
     pub fn unknown(&mut self, known: &[Field], list: bool) {
-        let pairs: Vec<(Value, Value)> = self.table.pairs().filter_map(Result::ok).collect();
+        let pairs = self.table.pairs::<Value, Value>().filter_map(Result::ok);
+        let pairs: Vec<(Value, Value)> = pairs.filter(|(key, _)| !is_one_of(key, known)).collect();
         let names = known.iter().map(|field| field.name);
         let mut unknown: Vec<(String, Value)> = Vec::new();
         for (key, value) in pairs {
             match &key {
                 Value::Integer(_) if list => {}
-                Value::String(name) if names.clone().any(|known| *name == known) => {}
                 Value::String(name) => unknown.push((name.to_string_lossy(), value)),
                 Value::Integer(_) => {
                     let message = format!("expected fields with names, found {} without one", describe(&value));
@@ -288,6 +288,12 @@ impl Fields<'_> {
             });
         }
     }
+}
+
+fn is_one_of(key: &Value, known: &[Field]) -> bool {
+    let Value::String(key) = key else { return false };
+    let key = key.as_bytes();
+    known.iter().any(|field| field.name.as_bytes() == &*key)
 }
 
 fn unknown_item(fields: &mut Fields, message: String) {

@@ -3,7 +3,8 @@
 use super::constructors::Made;
 use super::diagnostic::{Diagnostic, Severity};
 use super::fields::{Finding, Place};
-use super::runtime::{Noted, Position, Shared, read_chunk};
+use super::runtime::read_chunk;
+use super::shared::{Noted, Position, Shared};
 use super::source::{Items, Source};
 use std::collections::{BTreeMap, BTreeSet};
 

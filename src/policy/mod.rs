@@ -15,11 +15,15 @@
 //! }
 //! ```
 //!
-//! The file is evaluated (`evaluate`) in an interpreter of its own (`interpreter`, `runtime`), decoded (`fields`,
-//! `decode`, `settings`) and checked as a whole (`duplicates`); all that is wrong comes back in one [`Report`], each
-//! finding with its line (`locate`, `source`). Nothing that Lua code does can hang or end the process.
+//! [`load`] evaluates the file (`evaluate`) in an interpreter of its own (`interpreter`, `runtime`), decodes what it
+//! returns (`fields`, `decode`, `settings`) and checks the whole (`duplicates`); all that is wrong comes back in one
+//! [`Report`], each finding with its line (`locate`, `source`). [`Pool::decide`] begins a [`Decision`], which asks the
+//! functions of the file (`calls`). What the file may use beside the language is in `modules`.
 //!
-//! Not checked here: whether hosts answer and key files exist.
+//! Nothing that Lua code does can hang, end or confuse the process. It runs on a thread of its own, which is given up
+//! when the time of [`Limits`] is over; see `interpreter` and `leash`. Where a function fails there is a default.
+//!
+//! Not checked here: whether hosts answer. Whether key files can be read, [`surroundings`] says.
 
 mod calls;
 mod constructors;
@@ -38,8 +42,10 @@ mod raised;
 mod request;
 mod runtime;
 mod settings;
+mod shared;
 mod source;
 mod suggest;
+mod surroundings;
 mod values;
 
 pub use decision::{Candidate, Decision, Score, Verdict, default_score};
@@ -48,8 +54,12 @@ pub use diagnostic::{Diagnostic, Report, Severity};
 pub use evaluate::Entry;
 pub use fields::{BUILD_MACHINE, Field, LIMITS, LOCAL_MACHINE, POOL};
 pub use pool::{LoadContext, Pool, load};
-pub use request::{Derivation, DerivationReader, Request, Status};
+pub use request::{DERIVATION_FIELDS, DerivationReader, OUTPUT_FIELDS, Request, Status};
 pub use settings::{Limits, Settings, When};
+pub use surroundings::{DEFAULT_KEYS, surroundings};
+
+/// Annotations of what a machine file may use, for editors with the Lua language server.
+pub const ANNOTATIONS: &str = include_str!("../../lua/offload.lua");
 
 #[cfg(test)]
 mod tests;

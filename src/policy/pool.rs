@@ -4,8 +4,9 @@ use super::decode::LocalMachine;
 use super::diagnostic::{Diagnostic, Report};
 use super::evaluate::{self, Entry, Evaluated, Has};
 use super::interpreter::{Interpreter, Stopped};
-use super::runtime::{Runtime, Setting, read_chunk};
+use super::runtime::{Runtime, read_chunk};
 use super::settings::{Limits, Settings};
+use super::shared::Setting;
 use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -138,7 +139,7 @@ pub fn load(path: &Path, context: &LoadContext) -> Result<Pool, Report> {
 }
 
 /// The home directory of the effective user: that of the account, since HOME may be absent or another's.
-fn home_directory() -> Option<PathBuf> {
+pub(super) fn home_directory() -> Option<PathBuf> {
     use std::io::Read as _;
     let mut accounts = String::new();
     let file = std::fs::File::open("/etc/passwd").ok()?;

@@ -1,7 +1,8 @@
 //! Errors that Lua raises, cut down to what concerns the user: message, place and the calls in the user's own files.
 
 use super::diagnostic::Diagnostic;
-use super::runtime::{Position, Shared, read_chunk};
+use super::runtime::read_chunk;
+use super::shared::{Position, Shared};
 use super::source::Source;
 use mlua::Error;
 use std::path::Path;
@@ -99,7 +100,7 @@ fn own(message: &str) -> &str {
 }
 
 /// One line without control characters, of bounded length.
-fn plain(message: &str) -> String {
+pub(super) fn plain(message: &str) -> String {
     let mut plain: String = message.chars().take(MAX_MESSAGE).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if plain.len() < message.len() {
         plain.push('…');

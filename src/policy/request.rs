@@ -1,8 +1,12 @@
 //! What the functions of a machine file are told: the request, and the status of a machine.
 
+use crate::hook::{self, Arguments};
+use crate::store::base16;
+use crate::store::derivation::Derivation;
 use mlua::{Lua, Table, Value};
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What the daemon asks for: one derivation to be built.
 #[derive(Clone, Debug, Default)]
@@ -13,7 +17,7 @@ pub struct Request {
     pub features: Vec<String>,
     /// File name of the derivation in the store.
     pub derivation: String,
-    /// Name of the derivation: without directory, hash and `.drv`. See [`Request::name_of`].
+    /// Name of the derivation: without directory, hash and `.drv`.
     pub name: String,
     /// Whether the daemon has room for a local build: the first field of its request.
     pub wants_local: bool,
@@ -26,11 +30,20 @@ pub struct Request {
 }
 
 impl Request {
-    /// The name in the file name of a derivation: `hello-2.12` in `/gnu/store/HASH-hello-2.12.drv`.
-    pub fn name_of(derivation: &str) -> &str {
-        let base = derivation.rsplit('/').next().unwrap_or_default();
-        let base = base.split_once('-').map_or(base, |(_, name)| name);
-        base.strip_suffix(".drv").unwrap_or(base)
+    /// What the daemon asked, and what it said when it started the hook.
+    pub fn new(request: &hook::Request, arguments: &Arguments) -> Request {
+        let seconds = |limit: Option<Duration>| limit.map_or(0, |limit| limit.as_secs());
+        let name = request.derivation.name();
+        Request {
+            system: request.system.clone(),
+            features: request.features.clone(),
+            derivation: request.derivation.as_str().to_owned(),
+            name: name.strip_suffix(".drv").unwrap_or(name).to_owned(),
+            wants_local: request.wants_local,
+            max_silent_time: seconds(arguments.max_silent_time),
+            build_timeout: seconds(arguments.build_timeout),
+            reader: None,
+        }
     }
 }
 
@@ -42,22 +55,6 @@ impl fmt::Debug for DerivationReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("DerivationReader")
     }
-}
-
-/// What `request:read_derivation()` shows of a derivation.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Derivation {
-    /// The program that builds it.
-    pub builder: Vec<u8>,
-    pub args: Vec<Vec<u8>>,
-    /// Environment variables of the builder.
-    pub env: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Derivations it needs, each with the names of their outputs.
-    pub inputs: Vec<(String, Vec<String>)>,
-    /// Store items it needs that are no outputs.
-    pub sources: Vec<String>,
-    /// Names of its outputs, with their file names.
-    pub outputs: Vec<(String, String)>,
 }
 
 /// What is known of a machine at this moment.
@@ -86,6 +83,28 @@ pub struct Status {
 }
 
 impl Status {
+    /// What a probe of a machine found out, `age` ago.
+    pub fn measured(probe: &crate::status::Status, age: Duration) -> Status {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
+        let loadavg = match (probe.load1, probe.load5, probe.load15) {
+            (Some(load1), Some(load5), Some(load15)) => Some([load1, load5, load15]),
+            _ => None,
+        };
+        Status {
+            load: probe.load(),
+            loadavg,
+            cores: probe.cores,
+            pressure: probe.pressure_cpu,
+            free_memory: probe.free_memory,
+            free_disk: probe.store_free,
+            free_inodes: probe.store_free_inodes,
+            running: None,
+            clock_skew: probe.clock.map(|clock| clock as f64 - (now - age.as_secs_f64())),
+            age: Some(age.as_secs_f64()),
+            reachable: Some(true),
+        }
+    }
+
     /// The fields' names in Lua.
     pub const FIELDS: [&str; 11] = [
         "load",
@@ -142,7 +161,8 @@ impl Request {
             let failed =
                 |error: &str| mlua::Error::RuntimeError(format!("the derivation {file} cannot be read: {error}"));
             let reader = reader.as_ref().ok_or_else(|| failed("nothing reads it here"))?;
-            let derivation = (reader.0)().map_err(|error| failed(&error))?.to_lua(lua)?;
+            let derivation = (reader.0)().map_err(|error| failed(&error))?;
+            let derivation = derivation_to_lua(lua, &derivation)?;
             cell.raw_set(1, &derivation)?;
             Ok(derivation)
         };
@@ -155,32 +175,42 @@ impl Request {
     }
 }
 
-impl Derivation {
-    /// The fields' names in Lua.
-    pub const FIELDS: [&str; 6] = ["builder", "args", "env", "inputs", "sources", "outputs"];
+/// The names of the fields of a derivation in Lua.
+pub const DERIVATION_FIELDS: [&str; 6] = ["builder", "args", "env", "inputs", "sources", "outputs"];
+/// The names of the fields of an output of a derivation in Lua.
+pub const OUTPUT_FIELDS: [&str; 3] = ["path", "method", "hash"];
 
-    fn to_lua(&self, lua: &Lua) -> mlua::Result<Table> {
-        let string = |bytes: &Vec<u8>| lua.create_string(bytes);
-        let table = lua.create_table()?;
-        table.raw_set("builder", string(&self.builder)?)?;
-        let args = self.args.iter().map(string).collect::<mlua::Result<Vec<_>>>()?;
-        table.raw_set("args", args)?;
-        let env = lua.create_table()?;
-        for (name, value) in &self.env {
-            env.raw_set(string(name)?, string(value)?)?;
-        }
-        table.raw_set("env", env)?;
-        let inputs = lua.create_table()?;
-        for (derivation, outputs) in &self.inputs {
-            inputs.raw_set(derivation.as_str(), outputs.as_slice())?;
-        }
-        table.raw_set("inputs", inputs)?;
-        table.raw_set("sources", self.sources.as_slice())?;
-        let outputs = lua.create_table()?;
-        for (name, file) in &self.outputs {
-            outputs.raw_set(name.as_str(), file.as_str())?;
-        }
-        table.raw_set("outputs", outputs)?;
-        Ok(table)
+/// The table of a derivation. The system is that of the request.
+fn derivation_to_lua(lua: &Lua, derivation: &Derivation) -> mlua::Result<Table> {
+    let strings = |strings: &mut dyn Iterator<Item = &[u8]>| {
+        let strings = strings.map(|bytes| lua.create_string(bytes)).collect::<mlua::Result<Vec<_>>>()?;
+        lua.create_sequence_from(strings)
+    };
+    let table = lua.create_table()?;
+    table.raw_set("builder", lua.create_string(&derivation.builder)?)?;
+    table.raw_set("args", strings(&mut derivation.args.iter().map(Vec::as_slice))?)?;
+    let env = lua.create_table()?;
+    for (name, value) in &derivation.env {
+        env.raw_set(lua.create_string(name)?, lua.create_string(value)?)?;
     }
+    table.raw_set("env", env)?;
+    let inputs = lua.create_table()?;
+    for (input, outputs) in &derivation.input_derivations {
+        inputs.raw_set(input.as_str(), strings(&mut outputs.iter().map(String::as_bytes))?)?;
+    }
+    table.raw_set("inputs", inputs)?;
+    let sources = &mut derivation.input_sources.iter().map(|source| source.as_str().as_bytes());
+    table.raw_set("sources", strings(sources)?)?;
+    let outputs = lua.create_table()?;
+    for (id, output) in &derivation.outputs {
+        let shown = lua.create_table()?;
+        shown.raw_set("path", output.path.as_str())?;
+        if let Some(fixed) = &output.fixed {
+            shown.raw_set("method", fixed.method())?;
+            shown.raw_set("hash", base16::encode(&fixed.hash))?;
+        }
+        outputs.raw_set(id.as_str(), shown)?;
+    }
+    table.raw_set("outputs", outputs)?;
+    Ok(table)
 }

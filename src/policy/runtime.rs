@@ -4,14 +4,14 @@
 //! Missing are the library `debug`, C modules, bytecode, finalizers and `os.setlocale`; `os.exit` raises an error, and
 //! standard output is standard error. Reading a global variable that does not exist is an error.
 
-use super::constructors::{self, Made};
-use super::leash::{Leash, Spot};
+use super::constructors;
+use super::leash::Leash;
 use super::modules;
 use super::request::Request;
+use super::shared::{Noted, Setting, Shared};
 use super::suggest;
 use mlua::{HookTriggers, Lua, LuaOptions, LuaString, StdLib, Table, Value, VmState};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -25,8 +25,6 @@ pub(super) const MAX_CHUNK: u64 = 16 << 20;
 const EVERY_NOW_AND_THEN: HookTriggers = HookTriggers::new().every_nth_instruction(10_000);
 /// Lines of the machine file that are followed one by one.
 const LINES: u32 = 20_000;
-/// Memory for our own work beside the user's, so that a full interpreter can still be asked what it holds.
-pub(super) const RESERVE: usize = 4 << 20;
 
 /// An interpreter and what is known of the files it runs.
 pub(super) struct Runtime {
@@ -36,58 +34,6 @@ pub(super) struct Runtime {
     pub functions: Option<super::evaluate::Functions>,
     /// The request of the decision that is being taken, and its table.
     request: RefCell<Option<(Arc<Request>, Table)>>,
-}
-
-/// What functions called from Lua need to know.
-#[derive(Debug)]
-pub(super) struct Shared {
-    /// The directory of the machine file.
-    pub directory: PathBuf,
-    /// Path of the machine file.
-    pub file: PathBuf,
-    pub leash: Arc<Leash>,
-    /// The user's chunks, as Lua names them in messages, and their files.
-    chunks: RefCell<HashMap<String, PathBuf>>,
-    /// Build machines constructed so far, in order.
-    pub made: RefCell<Vec<Made>>,
-    /// Errors noted while the machine file was evaluated, which went on; `None` once that is over.
-    pub noted: RefCell<Option<Vec<Noted>>>,
-    /// Memory limit in bytes.
-    memory: Cell<usize>,
-    /// What `~` stands for.
-    pub home: Option<PathBuf>,
-    /// Where `cached` keeps values.
-    pub cache: Option<PathBuf>,
-}
-
-/// A place in one of the user's files, as Lua names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Position {
-    pub chunk: String,
-    pub line: u32,
-}
-
-/// An error after which the evaluation went on with nil, to find all errors in one run.
-#[derive(Clone, Debug)]
-pub(super) struct Noted {
-    pub message: String,
-    pub hint: Option<String>,
-    pub position: Option<Position>,
-    /// The global variable that was read, but does not exist.
-    pub global: Option<String>,
-}
-
-/// What a runtime is made with.
-#[derive(Clone, Debug)]
-pub(super) struct Setting {
-    /// The machine file.
-    pub file: PathBuf,
-    /// What `~` stands for.
-    pub home: Option<PathBuf>,
-    /// Where `cached` keeps values.
-    pub cache: Option<PathBuf>,
-    /// Memory limit in bytes, once user code runs.
-    pub memory: usize,
 }
 
 impl Runtime {
@@ -101,22 +47,7 @@ impl Runtime {
             | StdLib::MATH
             | StdLib::PACKAGE;
         let lua = Lua::new_with(libraries, LuaOptions::default())?;
-        let Setting { file, home, cache, memory } = setting;
-        let directory = match file.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
-            _ => PathBuf::from("."),
-        };
-        let shared = Rc::new(Shared {
-            directory,
-            file,
-            leash,
-            chunks: RefCell::default(),
-            made: RefCell::default(),
-            noted: RefCell::new(Some(Vec::new())),
-            memory: Cell::new(memory),
-            home,
-            cache,
-        });
+        let shared = Rc::new(Shared::new(setting, leash));
         let runtime = Runtime { lua, shared, functions: None, request: RefCell::default() };
         runtime.watch()?;
         let offload = runtime.lua.create_table()?;
@@ -133,7 +64,8 @@ impl Runtime {
     pub fn limited<R>(&self, code: impl FnOnce(&Lua) -> mlua::Result<R>) -> mlua::Result<R> {
         self.lua.set_memory_limit(self.shared.memory())?;
         let result = code(&self.lua);
-        self.lua.set_memory_limit(self.shared.memory() + RESERVE)?;
+        // Our own work is bounded, and an interpreter without limit is quicker to ask.
+        self.lua.set_memory_limit(0)?;
         result
     }
 
@@ -231,71 +163,6 @@ fn hook(lua: &Lua, shared: &Rc<Shared>, triggers: HookTriggers, lines: Option<u3
         }
         Ok(VmState::Continue)
     })
-}
-
-impl Shared {
-    /// Memory limit in bytes.
-    pub fn memory(&self) -> usize {
-        self.memory.get()
-    }
-
-    pub fn set_memory(&self, limit: usize) {
-        self.memory.set(limit);
-    }
-
-    /// Notes an error at the place of the caller, while the machine file is evaluated; raises it afterwards.
-    pub fn note(&self, lua: &Lua, message: String, hint: Option<String>) -> mlua::Result<()> {
-        self.note_or_raise(Noted { message, hint, position: self.position(lua, 1), global: None })
-    }
-
-    fn note_or_raise(&self, noted: Noted) -> mlua::Result<()> {
-        match &mut *self.noted.borrow_mut() {
-            Some(list) => list.push(noted),
-            None => return Err(mlua::Error::RuntimeError(noted.message)),
-        }
-        Ok(())
-    }
-
-    /// As `position`, as a message names it.
-    pub fn spot(&self, lua: &Lua, level: usize) -> Option<Spot> {
-        let position = self.position(lua, level)?;
-        Some(Spot { file: self.path_of(&position), line: position.line })
-    }
-
-    /// Makes a file known under a short name; gives the name for Lua.
-    pub fn add_chunk(&self, name: String, file: PathBuf) -> String {
-        let chunk = format!("@{name}");
-        self.chunks.borrow_mut().insert(name, file);
-        chunk
-    }
-
-    /// The file that is known to Lua by this name.
-    pub fn file_of(&self, chunk: &str) -> Option<PathBuf> {
-        self.chunks.borrow().get(chunk).cloned()
-    }
-
-    /// The file of a place, for a message.
-    pub fn path_of(&self, position: &Position) -> String {
-        let file = self.file_of(&position.chunk);
-        file.map_or_else(|| position.chunk.clone(), |file| file.display().to_string())
-    }
-
-    /// What Lua calls the machine file.
-    pub fn main_chunk(&self) -> String {
-        self.file.file_name().unwrap_or(self.file.as_os_str()).to_string_lossy().into_owned()
-    }
-
-    /// The innermost place in one of the user's files, from `level` of the call stack outwards.
-    pub fn position(&self, lua: &Lua, level: usize) -> Option<Position> {
-        (level..level + 100).map_while(|level| lua.inspect_stack(level, |call| self.position_of(call))).flatten().next()
-    }
-
-    fn position_of(&self, call: &mlua::debug::Debug) -> Option<Position> {
-        let line = call.current_line()?;
-        let chunk = call.source().short_src?.into_owned();
-        self.chunks.borrow().contains_key(&chunk).then_some(())?;
-        Some(Position { chunk, line: u32::try_from(line).ok()? })
-    }
 }
 
 /// Reads a file of Lua: no more than `MAX_CHUNK` bytes, without the first line if that begins with `#`, as `lua` does.

@@ -6,8 +6,8 @@ use crate::ssh;
 pub enum Error {
     #[error(transparent)]
     Ssh(#[from] ssh::Error),
-    /// The machine answers, and nobody listens on the socket.
-    #[error("{machine}: no daemon listens on '{socket}': {reason}")]
+    /// The machine answers, its daemon's socket does not.
+    #[error("{machine}: no daemon answers on '{socket}': {reason}")]
     NoDaemon { machine: String, socket: String, reason: String },
     /// The daemon may be there, but neither way to it is open.
     #[error(

@@ -2,11 +2,27 @@
 //!
 //! A decline is a failed build where the daemon may not build itself (`--max-jobs=0`, or another system type). So while
 //! any machine matches, the reply is `# decline` only if the daemon offers to build it now and its system can. A build
-//! that must wait is accepted if there is room to wait, since a postponed one is asked about again only after five
-//! seconds.
+//! for which all slots are taken is accepted if there is room to wait, since a postponed one is asked about again only after
+//! five seconds. What cannot be built for other reasons (no machine answers, all are overloaded) is postponed: nobody
+//! knows for how long, and an accepted build would have to fail some day.
 
-use super::choice::{Choice, Outcome, PassedOver};
+use std::time::Duration;
+
+use super::choice::{Choice, Outcome, PassedOver, Reason};
+use super::search::{Question, choose};
+use super::surroundings::Surroundings;
 use crate::hook::Reply;
+use crate::machine::Machine;
+
+/// How many builds may wait for each slot of the machines that may take them.
+pub const WAITING_PER_SLOT: usize = 4;
+
+/// How long answers of machines are waited for before a request is answered.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long a request is kept that would have to be postponed because too many builds wait.
+const ROOM_WITHIN: Duration = Duration::from_millis(200);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What to do when no machine can take a build now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,17 +34,16 @@ pub enum Otherwise {
 }
 
 /// A request answered.
-#[derive(Debug)]
-pub enum Decision<S, L> {
+pub enum Decision<W: Surroundings> {
     /// Build it on this machine.
-    Accept(Choice<S, L>),
-    /// Accept it, and wait for a machine.
-    AcceptAndWait(Vec<PassedOver>),
+    Accept(Choice<W>),
+    /// Accept it, and wait for a machine, at this place.
+    AcceptAndWait(W::Place),
     Decline(Vec<PassedOver>),
     Postpone(Vec<PassedOver>),
 }
 
-impl<S, L> Decision<S, L> {
+impl<W: Surroundings> Decision<W> {
     /// The reply that says so.
     pub fn reply(&self) -> Reply {
         match self {
@@ -39,55 +54,49 @@ impl<S, L> Decision<S, L> {
     }
 }
 
-/// What a decision depends on besides the outcome of the choosing.
-#[derive(Clone, Copy, Debug)]
-pub struct Circumstances {
-    /// The daemon would build it at once, and its system can.
-    pub may_build_locally: bool,
-    pub when_busy: Otherwise,
-    pub when_unreachable: Otherwise,
-    /// Whether one more hook process may wait for a slot.
-    pub room_to_wait: bool,
-}
-
-/// Decides.
-pub fn decide<S, L>(outcome: Outcome<S, L>, circumstances: &Circumstances) -> Decision<S, L> {
-    let locally = |otherwise| otherwise == Otherwise::Local && circumstances.may_build_locally;
-    match outcome {
-        Outcome::Chosen(choice) => Decision::Accept(choice),
-        Outcome::NoMatch(reasons) => Decision::Decline(reasons),
-        Outcome::Busy(reasons) if locally(circumstances.when_busy) => Decision::Decline(reasons),
-        Outcome::Busy(reasons) if circumstances.room_to_wait => Decision::AcceptAndWait(reasons),
-        Outcome::Unreachable(reasons) if locally(circumstances.when_unreachable) => Decision::Decline(reasons),
-        Outcome::Busy(reasons) | Outcome::Unreachable(reasons) => Decision::Postpone(reasons),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reply(outcome: Outcome<(), ()>, circumstances: &Circumstances) -> Reply {
-        decide(outcome, circumstances).reply()
-    }
-
-    #[test]
-    fn a_decline_only_where_the_head_can_build() {
-        let mut circumstances = Circumstances {
-            may_build_locally: false,
-            when_busy: Otherwise::Local,
-            when_unreachable: Otherwise::Local,
-            room_to_wait: false,
+/// Decides. `may_build_locally`: the daemon would build it at once, and its system can.
+pub fn decide<W: Surroundings>(question: &Question<'_>, may_build_locally: bool, world: &W) -> Decision<W> {
+    let rules = question.rules;
+    let head = if may_build_locally { rules.head(&world.own_status()) } else { None };
+    let question = &Question { head, ..*question };
+    let start = world.elapsed();
+    let reasons = loop {
+        let reasons = match choose(question, None, ANSWER_WITHIN, world) {
+            Outcome::Chosen(choice) => return Decision::Accept(choice),
+            Outcome::Head(reasons) | Outcome::NoMatch(reasons) => return Decision::Decline(reasons),
+            Outcome::Unreachable(reasons) if may_build_locally && rules.when_unreachable() == Otherwise::Local => {
+                return Decision::Decline(reasons);
+            }
+            Outcome::Unreachable(reasons) => break reasons,
+            Outcome::Busy(reasons) if may_build_locally && rules.when_busy() == Otherwise::Local => {
+                return Decision::Decline(reasons);
+            }
+            Outcome::Busy(reasons) => reasons,
         };
-        assert_eq!(reply(Outcome::NoMatch(Vec::new()), &circumstances), Reply::Decline);
-        assert_eq!(reply(Outcome::Busy(Vec::new()), &circumstances), Reply::Postpone);
-        assert_eq!(reply(Outcome::Unreachable(Vec::new()), &circumstances), Reply::Postpone);
-        circumstances.may_build_locally = true;
-        assert_eq!(reply(Outcome::Busy(Vec::new()), &circumstances), Reply::Decline);
-        assert_eq!(reply(Outcome::Unreachable(Vec::new()), &circumstances), Reply::Decline);
-        circumstances.when_busy = Otherwise::Wait;
-        assert_eq!(reply(Outcome::Busy(Vec::new()), &circumstances), Reply::Postpone);
-        circumstances.room_to_wait = true;
-        assert_eq!(reply(Outcome::Busy(Vec::new()), &circumstances), Reply::Accept);
-    }
+        if !reasons.iter().any(|over| matches!(over.reason, Reason::NoSlot { .. })) {
+            break reasons;
+        }
+        if let Some(place) = take_place(question, &reasons, world) {
+            return Decision::AcceptAndWait(place);
+        }
+        if world.elapsed() >= start + ROOM_WITHIN {
+            break reasons;
+        }
+        world.pause(LOOK_AGAIN);
+    };
+    Decision::Postpone(reasons)
+}
+
+fn take_place<W: Surroundings>(question: &Question<'_>, reasons: &[PassedOver], world: &W) -> Option<W::Place> {
+    let machines = eligible(question.machines, reasons);
+    let slots: usize = machines.iter().map(|machine| machine.parallel_builds as usize).sum();
+    world.try_take_place(&machines, slots.saturating_mul(WAITING_PER_SLOT)).unwrap_or_else(|error| {
+        log::warn!("no place to wait for a slot: {error}");
+        None
+    })
+}
+
+/// Those of the machines passed over that may take the build another time.
+pub(super) fn eligible<'a>(machines: &[&'a Machine], reasons: &[PassedOver]) -> Vec<&'a Machine> {
+    reasons.iter().filter(|over| over.reason.is_for_now()).map(|over| machines[over.machine]).collect()
 }

@@ -1,16 +1,24 @@
 //! Which build machine a derivation goes to.
 //!
-//! [`matching`] says which machines can take a build at all, [`ranking`] in which order they are tried, [`choice`] tries
-//! them: it takes one slot at a time and asks the machine how it is. Everything that touches the world goes through the
-//! trait [`Surroundings`], so that the same code runs in the hook and in simulations.
+//! [`matching`] says which machines can take a build at all, [`ranking`] in which order they are tried, [`search`] tries
+//! them, and [`ask`] asks those whose state is not known. [`decision`] is what the daemon is told, [`waiting`] what an accepted
+//! build does while all slots are taken. Everything that touches the world goes through the trait [`Surroundings`], so that
+//! the same code runs in the hook and in simulations.
 
+pub mod ask;
 pub mod choice;
 pub mod decision;
 pub mod matching;
 pub mod ranking;
 pub mod rules;
+pub mod search;
+pub mod surroundings;
+pub mod waiting;
 
-pub use choice::{Choice, Outcome, PassedOver, Reason, Surroundings, choose};
-pub use decision::{Circumstances, Decision, Otherwise, decide};
+pub use choice::{Choice, Outcome, PassedOver, Reason};
+pub use decision::{Decision, Otherwise, decide};
 pub use matching::Mismatch;
 pub use rules::{BuiltIn, FileRules, Known, Rules};
+pub use search::{Question, choose};
+pub use surroundings::Surroundings;
+pub use waiting::{Waited, wait};

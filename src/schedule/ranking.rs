@@ -6,12 +6,9 @@
 
 use std::cmp::Ordering;
 
-use crate::machine::Machine;
-use crate::status::Status;
-
-/// The built-in score.
-pub fn default_score(machine: &Machine, status: &Status) -> f64 {
-    machine.speed / (1.0 + status.load().unwrap_or(0.0).max(0.0))
+/// The built-in score, given the load for each core.
+pub fn default_score(speed: f64, load: Option<f64>) -> f64 {
+    speed / (1.0 + load.unwrap_or(0.0).max(0.0))
 }
 
 /// What decides the place of a machine.
@@ -49,13 +46,7 @@ mod tests {
 
     #[test]
     fn load_lowers_the_score() {
-        let mut machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
-        machine.speed = 3.0;
-        let mut status = Status::default();
-        assert_eq!(default_score(&machine, &status), 3.0);
-        status.load1 = Some(4.0);
-        assert_eq!(default_score(&machine, &status), 3.0);
-        status.cores = Some(2);
-        assert_eq!(default_score(&machine, &status), 1.0);
+        assert_eq!(default_score(3.0, None), 3.0);
+        assert_eq!(default_score(3.0, Some(2.0)), 1.0);
     }
 }

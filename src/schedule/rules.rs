@@ -4,19 +4,36 @@ use std::cell::RefCell;
 
 use log::warn;
 
+use super::decision::Otherwise;
 use super::ranking::default_score;
 use crate::hook::{Arguments, Request};
 use crate::machine::Machine;
-use crate::policy::{self, Candidate, Pool, Score, Verdict};
+use crate::policy::{self, Candidate, Pool, Score, Verdict, When};
 use crate::state::Health;
 use crate::state::health::Time;
+use crate::status::Status;
 
 /// What is known of a machine when the rules are asked.
 pub struct Known<'a> {
     pub health: &'a Health,
-    /// How many of its slots are taken.
-    pub running: usize,
+    /// Since when its taken slots are held.
+    pub running: &'a [Time],
     pub now: Time,
+}
+
+/// The time over which the kernel averages the load.
+const LOAD_AVERAGE: f64 = 60_000.0;
+
+impl Known<'_> {
+    /// The load for each core that is to be expected. A build that was started `d` before the load was measured is in the
+    /// average of one minute only by the share `1 - exp(-d / 1 min)`; the rest is added, so that builds that come all at
+    /// once do not pile up on one machine.
+    pub fn load(&self) -> Option<f64> {
+        let status = self.health.status.as_ref()?;
+        let (load, measured) = (status.load()?, self.health.measured?);
+        let missing = self.running.iter().map(|&since| (-(measured.saturating_sub(since) as f64) / LOAD_AVERAGE).exp());
+        Some(load + missing.sum::<f64>() / f64::from(status.cores?))
+    }
 }
 
 /// The seam for functions written by the administrator.
@@ -26,6 +43,24 @@ pub trait Rules {
 
     /// How well the machine suits the build, the higher the better; the error says why it does not at all.
     fn score(&self, machine: usize, known: &Known<'_>) -> Result<f64, String>;
+
+    /// How well the head itself suits the build, given its status. `None`: it takes no part, or does not suit.
+    fn head(&self, _status: &Status) -> Option<f64> {
+        None
+    }
+
+    /// What to do when the machines are busy.
+    fn when_busy(&self) -> Otherwise {
+        Otherwise::Wait
+    }
+
+    /// What to do when none can be reached.
+    fn when_unreachable(&self) -> Otherwise {
+        Otherwise::Local
+    }
+
+    /// A new decision about the same request begins.
+    fn begin(&self) {}
 }
 
 /// The rules where the machine file has none: every matching machine may take every build.
@@ -37,13 +72,15 @@ impl Rules for BuiltIn<'_> {
     }
 
     fn score(&self, machine: usize, known: &Known<'_>) -> Result<f64, String> {
-        let status = known.health.status.clone().unwrap_or_default();
-        Ok(default_score(self.0[machine], &status))
+        Ok(default_score(self.0[machine].speed, known.load()))
     }
 }
 
 /// The rules of a machine file, for one request. What goes wrong in them is logged, and the built-in rules hold.
-pub struct FileRules<'a>(RefCell<policy::Decision<'a>>);
+pub struct FileRules<'a> {
+    pool: &'a Pool,
+    decision: RefCell<policy::Decision<'a>>,
+}
 
 impl<'a> FileRules<'a> {
     /// Begins a decision about `request`; all calls of the file's functions share the time of one decision.
@@ -53,23 +90,13 @@ impl<'a> FileRules<'a> {
         arguments: &Arguments,
         reader: Option<policy::DerivationReader>,
     ) -> Self {
-        let seconds = |limit: Option<std::time::Duration>| limit.map_or(0, |limit| limit.as_secs());
-        let derivation = request.derivation.to_string();
-        FileRules(RefCell::new(pool.decide(policy::Request {
-            system: request.system.clone(),
-            features: request.features.clone(),
-            name: policy::Request::name_of(&derivation).to_owned(),
-            derivation,
-            wants_local: request.wants_local,
-            max_silent_time: seconds(arguments.max_silent_time),
-            build_timeout: seconds(arguments.build_timeout),
-            reader,
-        })))
+        let request = policy::Request { reader, ..policy::Request::new(request, arguments) };
+        FileRules { pool, decision: RefCell::new(pool.decide(request)) }
     }
 
     /// Asks, and logs the warnings.
-    pub fn ask<T>(&self, question: impl FnOnce(&mut policy::Decision<'a>) -> T) -> T {
-        let mut decision = self.0.borrow_mut();
+    fn ask<T>(&self, question: impl FnOnce(&mut policy::Decision<'a>) -> T) -> T {
+        let mut decision = self.decision.borrow_mut();
         let answer = question(&mut decision);
         for warning in decision.take_warnings() {
             warn!("{warning}");
@@ -93,29 +120,75 @@ impl Rules for FileRules<'_> {
             Score::No(why) => Err(why),
         }
     }
+
+    fn head(&self, status: &Status) -> Option<f64> {
+        let head = self.pool.local.as_ref().filter(|head| head.enabled)?;
+        let decision = self.decision.borrow();
+        let lacks_feature = decision.request().features.iter().any(|feature| !head.features.contains(feature));
+        drop(decision);
+        let is_overloaded =
+            status.load().zip(head.overload_threshold).is_some_and(|(load, threshold)| load > threshold);
+        if lacks_feature || is_overloaded || self.ask(|decision| decision.accepts(Candidate::Local)) != Verdict::Yes {
+            return None;
+        }
+        let status = status_for_lua(&Known { health: &Health::reached(status.clone(), 0), running: &[], now: 0 });
+        match self.ask(|decision| decision.score(Candidate::Local, &status)) {
+            Score::Value(score) => Some(score),
+            Score::No(_) => None,
+        }
+    }
+
+    fn when_busy(&self) -> Otherwise {
+        otherwise(self.ask(|decision| decision.when_busy()))
+    }
+
+    fn when_unreachable(&self) -> Otherwise {
+        otherwise(self.ask(|decision| decision.when_unreachable()))
+    }
+
+    fn begin(&self) {
+        let request = self.decision.borrow().request().clone();
+        *self.decision.borrow_mut() = self.pool.decide(request);
+    }
+}
+
+fn otherwise(when: When) -> Otherwise {
+    match when {
+        When::Local => Otherwise::Local,
+        // A function has been asked by now.
+        When::Wait | When::Function => Otherwise::Wait,
+    }
 }
 
 /// What is known of a machine, in the words of the machine file.
 fn status_for_lua(known: &Known<'_>) -> policy::Status {
-    let status = known.health.status.clone().unwrap_or_default();
-    let loads = [status.load1, status.load5, status.load15];
-    let measured = known.health.measured;
-    let is_measured = known.health.status.is_some();
+    let Health { status, trouble, .. } = known.health;
+    let measured = match (status, known.health.age(known.now)) {
+        (Some(status), Some(age)) => policy::Status::measured(status, age),
+        _ => policy::Status::default(),
+    };
     policy::Status {
-        load: status.load(),
-        loadavg: loads.iter().all(Option::is_some).then(|| loads.map(Option::unwrap_or_default)),
-        cores: status.cores,
-        pressure: status.pressure_cpu,
-        free_memory: status.free_memory,
-        free_disk: status.store_free,
-        free_inodes: status.store_free_inodes,
-        running: u32::try_from(known.running).ok(),
-        clock_skew: status.clock.zip(measured).map(|(theirs, ours)| theirs as f64 - ours as f64 / 1000.0),
-        age: known.health.age(known.now).map(|age| age.as_secs_f64()),
-        reachable: match (&known.health.trouble, is_measured) {
-            (Some(_), _) => Some(false),
-            (None, true) => Some(true),
-            (None, false) => None,
-        },
+        load: known.load(),
+        running: u32::try_from(known.running.len()).ok(),
+        reachable: if trouble.is_some() { Some(false) } else { measured.reachable },
+        ..measured
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn builds_just_started_count_as_load() {
+        let status = Status { load1: Some(1.0), cores: Some(4), ..Status::default() };
+        let health = Health::reached(status, 100_000);
+        let load = |running: &[Time]| Known { health: &health, running, now: 110_000 }.load().unwrap();
+        assert_eq!(load(&[]), 0.25);
+        assert_eq!(load(&[100_000, 105_000]), 0.75);
+        // In the average for the most part.
+        assert!((0.25..0.30).contains(&load(&[0])), "{}", load(&[0]));
+        assert!((0.34..0.35).contains(&load(&[40_000])), "{}", load(&[40_000]));
+        assert_eq!(Known { health: &Health::default(), running: &[5], now: 10 }.load(), None);
     }
 }

@@ -56,6 +56,8 @@ impl Channel {
     }
 
     /// From now on, reads and writes fail once this moment has passed. `None`: no limit but the stall timeout.
+    ///
+    /// A read can be repeated after that; a write that was given up puts the whole session out of use.
     pub fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
     }
@@ -185,19 +187,22 @@ impl Write for Channel {
         if bytes.is_empty() {
             return Ok(0);
         }
-        self.link
-            .run(Kind::Write, self.limit(), || match self.channel.write(bytes) {
-                Ok(0) => Err(again()),
-                Ok(written) => Ok(written),
-                Err(error) => match code_of(&error, self.link.ssh()) {
-                    // The window is used up. libssh2 would go on waiting for a reader that has closed its end.
-                    error if is_again(&error) && !self.link.is_sending() && self.channel.wait_eof().is_ok() => {
-                        Err(ssh2::Error::eof())
-                    }
-                    error => Err(error),
-                },
-            })
-            .map_err(|cause| self.error(cause).into_io(io::ErrorKind::BrokenPipe))
+        if self.is_finished {
+            return Err(self.error(Cause::ChannelClosed).into_io(io::ErrorKind::BrokenPipe));
+        }
+        let written = self.link.run(Kind::Write, self.limit(), || match self.channel.write(bytes) {
+            Ok(0) => Err(again()),
+            Ok(written) => Ok(written),
+            Err(error) => match code_of(&error, self.link.ssh()) {
+                // The window is used up. libssh2 would go on waiting for a reader that has closed its end.
+                error if is_again(&error) && is_full(&self.channel, &self.link) && self.channel.wait_eof().is_ok() => {
+                    Err(ssh2::Error::eof())
+                }
+                error => Err(error),
+            },
+        });
+        self.is_finished |= matches!(written, Err(Cause::ChannelClosed));
+        written.map_err(|cause| self.error(cause).into_io(io::ErrorKind::BrokenPipe))
     }
 
     /// Does nothing: what was written is on its way. (libssh2's flush discards what was received.)
@@ -206,13 +211,20 @@ impl Write for Channel {
     }
 }
 
+/// Whether the other side lets us send nothing more, so that libssh2 is not in the middle of a packet.
+fn is_full(channel: &ssh2::Channel, link: &Link) -> bool {
+    !link.is_sending() && channel.write_window().remaining == 0
+}
+
 impl Drop for Channel {
     fn drop(&mut self) {
-        // The other side hears of it now; its answer can be taken with whatever else is read later.
-        let limit = Limit::after(FAREWELL);
-        let _ = self.link.run(Kind::Request, Some(limit), || match self.channel.close() {
-            Err(error) if is_again(&error) && !self.link.is_sending() => Ok(()),
-            result => result,
+        // The other side hears of it now; its answer is not waited for.
+        let result = self.link.run(Kind::Request, Some(Limit::after(FAREWELL)), || match self.channel.close() {
+            Err(error) if is_again(&error) && !self.link.is_sending() => Ok(false),
+            result => result.map(|()| true),
         });
+        if let Ok(false) = result {
+            self.link.part_with(self.channel.clone());
+        }
     }
 }

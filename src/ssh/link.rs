@@ -11,6 +11,7 @@
 //! - It neither sends keep-alives by itself nor notices a missing answer. Here a question is sent when nothing was heard
 //!   for a while, and a link that brings no byte for the stall timeout is dead. A frozen server still acknowledges TCP, so
 //!   bytes are what counts.
+//! - The answer to a keep-alive stays in its list of packets for as long as the session lives: some hundred bytes each.
 //! - `flush` discards what was received. It is not used.
 
 use std::io;
@@ -62,6 +63,8 @@ pub(super) struct Link {
 /// Held by whoever is in a call of libssh2.
 struct Turn {
     usable: bool,
+    /// Closed channels whose closing the other side has not confirmed yet. libssh2 frees them only then.
+    parting: Vec<ssh2::Channel>,
 }
 
 /// A point in time at which a call is given up.
@@ -116,7 +119,7 @@ impl Link {
             machine: machine.address(),
             stall_timeout: machine.stall_timeout,
             keep_alive: machine.keep_alive,
-            turn: Mutex::new(Turn { usable: true }),
+            turn: Mutex::new(Turn { usable: true, parting: Vec::new() }),
         }
     }
 
@@ -146,6 +149,11 @@ impl Link {
         matches!(self.ssh.block_directions(), BlockDirections::Outbound | BlockDirections::Both)
     }
 
+    /// Takes over a channel that has said goodbye, until the answer is there.
+    pub(super) fn part_with(&self, channel: ssh2::Channel) {
+        self.turn().parting.push(channel);
+    }
+
     /// Makes a call of libssh2 until it no longer says EAGAIN.
     pub(super) fn run<T>(
         &self,
@@ -157,7 +165,13 @@ impl Link {
         if !turn.usable {
             return Err(Cause::OutOfUse);
         }
+        if kind == Kind::Request {
+            turn.parting.retain_mut(|channel| channel.close().is_err_and(|error| is_again(&error)));
+        }
         let now = Instant::now();
+        if let Some(limit) = limit.filter(|limit| limit.at <= now) {
+            return Err(limit.cause());
+        }
         let mut clock = Clock { heard: now, asked: now };
         if matches!(kind, Kind::Request | Kind::Write) {
             // Not sent yet, so giving up here does no harm; a dead link stays dead, though.
@@ -187,7 +201,8 @@ impl Link {
                 BlockDirections::Inbound | BlockDirections::None => PollFlags::IN,
             };
             self.wait(kind, limit, wanted, &mut clock).inspect_err(|cause| {
-                let can_be_left = matches!(kind, Kind::Read | Kind::Write) && !wanted.contains(PollFlags::OUT);
+                // A write in particular: libssh2 may have noted how much it will take from the caller's buffer.
+                let can_be_left = kind == Kind::Read && !wanted.contains(PollFlags::OUT);
                 turn.usable = can_be_left && !matches!(cause, Cause::LinkDead(_));
             })?;
         }
@@ -198,6 +213,10 @@ impl Link {
         let is_tended = kind != Kind::Negotiation;
         let dead = clock.heard + self.stall_timeout;
         loop {
+            // Before anything else: a few bytes now and then must not put the limit off.
+            if let Some(limit) = limit.filter(|limit| limit.at <= Instant::now()) {
+                return Err(limit.cause());
+            }
             let ask = clock.asked + self.keep_alive;
             let until = [limit.map(|limit| limit.at), is_tended.then_some(dead), is_tended.then_some(ask)];
             if self.poll(wanted, until.into_iter().flatten().min())? {
@@ -206,9 +225,6 @@ impl Link {
                 return Ok(());
             }
             let now = Instant::now();
-            if let Some(limit) = limit.filter(|limit| limit.at <= now) {
-                return Err(limit.cause());
-            }
             if is_tended && dead <= now {
                 return Err(Cause::LinkDead(self.stall_timeout));
             }

@@ -55,9 +55,9 @@ fn first_default(home: &Path) -> Result<PathBuf, Cause> {
 
 fn home_directory() -> Option<PathBuf> {
     let user = geteuid().as_raw();
-    std::fs::read_to_string("/etc/passwd")
+    std::fs::read("/etc/passwd")
         .ok()
-        .and_then(|passwd| home_in(&passwd, user))
+        .and_then(|passwd| home_in(&String::from_utf8_lossy(&passwd), user))
         .or_else(|| std::env::var_os("HOME").map(PathBuf::from))
 }
 

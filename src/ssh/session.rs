@@ -113,6 +113,8 @@ fn prepare(machine: &Machine, socket: &Arc<OwnedFd>) -> Result<ssh2::Session, ss
     let mut ssh = ssh2::Session::new()?;
     ssh.set_blocking(false);
     ssh.method_pref(MethodType::HostKey, &host_key::algorithms(&machine.host_keys))?;
+    // `auto` is none: with zlib, one processor gets at most 180 MiB/s of programs through when receiving and 27 MiB/s when
+    // sending, where it is 360 without. Only a slow link gains.
     if machine.compression == Compression::Zlib {
         ssh.set_compress(true);
         for direction in [MethodType::CompCs, MethodType::CompSc] {

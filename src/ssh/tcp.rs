@@ -47,7 +47,7 @@ fn resolve(machine: &Machine, deadline: Instant) -> Result<Vec<SocketAddr>, Erro
     let (sender, receiver) = mpsc::channel();
     let (name, port) = (machine.name.clone(), machine.port);
     thread::Builder::new()
-        .name(format!("resolve {name}"))
+        .name("resolve".to_owned())
         .spawn(move || {
             let addresses = (name.as_str(), port).to_socket_addrs().map(Vec::from_iter);
             // Nobody listens any more when the deadline has passed.

@@ -1,22 +1,24 @@
 //! What is remembered of a host between hook processes: its last status, and trouble in reaching it.
 //!
 //! The record is `health.json` in the host's state directory, replaced as a whole by rename, so that a reader never sees
-//! half of it and a killed writer leaves the old one. When two processes write at the same time the later one wins;
-//! both then tell the truth about the same host.
+//! half of it and a killed writer leaves the old one. It is read, changed and written under the lock `health.lock`, so that
+//! no change of one process undoes another's.
 //!
-//! After a failure the host is left alone for a back-off that doubles with each further failure. When it ends, one process
-//! may try the host (the lock `trial`); for the others it stays down until that trial has ended. A record from the
-//! future, which a clock set back leaves behind, counts as too old.
+//! After a failure the host is left alone for a back-off that doubles with each further one. Several processes that run into the
+//! same trouble count once: what fails during a back-off was begun before it. Whoever is about to ask a host how it is holds
+//! the lock `asking` and notes the time first ([`Health::asking`]). So a host is asked by one process at a time, the others
+//! wait for what that one learns, and one that is killed while it asks has still begun a back-off.
+//!
+//! Times are those of the wall clock, which may jump. What a record says of the future counts for nothing: a clock set
+//! back ends freshness and back-off, and costs one question to the host.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::slots::try_lock;
+use super::lock::{contents, lock_for_a_moment, replace, try_lock};
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
 use crate::status::Status;
@@ -28,8 +30,8 @@ pub const FRESH: Duration = Duration::from_secs(30);
 pub const FIRST_BACK_OFF: Duration = Duration::from_secs(10);
 pub const LONGEST_BACK_OFF: Duration = Duration::from_secs(300);
 
-/// More than any record.
-const MAX_RECORD: u64 = 64 * 1024;
+/// The longest message that is kept, in characters.
+const MAX_MESSAGE: usize = 1000;
 
 /// Milliseconds since 1970.
 pub type Time = u64;
@@ -41,6 +43,7 @@ pub fn now() -> Time {
 
 /// What is remembered of a host.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Health {
     /// Its status when it was last asked.
     pub status: Option<Status>,
@@ -48,6 +51,8 @@ pub struct Health {
     pub measured: Option<Time>,
     /// Failures since then.
     pub trouble: Option<Trouble>,
+    /// When a process began to ask it, if that has not come to an end.
+    pub asked: Option<Time>,
 }
 
 /// Failures in a row.
@@ -57,22 +62,46 @@ pub struct Trouble {
     pub since: Time,
     /// When the last of them was.
     pub last: Time,
-    /// How many there were.
+    /// How many there were, each at the end of a back-off.
     pub count: u32,
     /// What the last one was.
     pub error: String,
 }
 
+/// How a host stands at some moment.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Standing {
+    /// It can be chosen on its record alone.
+    Fresh,
+    /// It has to be asked: never seen, or not for a while. `after_trouble`: the last thing known is a failure, and its
+    /// back-off is over.
+    Unknown { after_trouble: bool },
+    /// Some process asks it, or did and has not lived to tell.
+    Asked { since: Time },
+    /// It is left alone, for this reason.
+    Down { error: String, until: Time },
+}
+
+/// How long a host is left alone after the last of so many failures.
+fn back_off(count: u32) -> Duration {
+    let doublings = count.saturating_sub(1).min(16);
+    (FIRST_BACK_OFF * (1 << doublings)).min(LONGEST_BACK_OFF)
+}
+
+/// Whether `now` is less than `time` after `then`, and not before it.
+fn is_within(time: Duration, then: Time, now: Time) -> bool {
+    now.checked_sub(then).is_some_and(|since| since < time.as_millis() as Time)
+}
+
 impl Trouble {
     /// How long the host is left alone after the last failure.
     pub fn back_off(&self) -> Duration {
-        let doublings = self.count.saturating_sub(1).min(16);
-        (FIRST_BACK_OFF * (1 << doublings)).min(LONGEST_BACK_OFF)
+        back_off(self.count)
     }
 
     /// Whether the back-off is over at `now`.
     pub fn is_over(&self, now: Time) -> bool {
-        now < self.last || now >= self.last + self.back_off().as_millis() as Time
+        !is_within(self.back_off(), self.last, now)
     }
 }
 
@@ -82,24 +111,52 @@ impl Health {
         now.checked_sub(self.measured?).map(Duration::from_millis)
     }
 
-    /// Whether the machine can be chosen on this record alone.
-    pub fn is_fresh(&self, now: Time) -> bool {
-        self.trouble.is_none() && self.age(now).is_some_and(|age| age < FRESH)
+    /// How the host stands at `now`.
+    pub fn standing(&self, now: Time) -> Standing {
+        if let Some(trouble) = self.trouble.as_ref().filter(|trouble| !trouble.is_over(now)) {
+            let until = trouble.last + trouble.back_off().as_millis() as Time;
+            return Standing::Down { error: trouble.error.clone(), until };
+        }
+        match &self.trouble {
+            None if self.age(now).is_some_and(|age| age < FRESH) => Standing::Fresh,
+            trouble => match self.asked.filter(|&asked| is_within(self.next_back_off(), asked, now)) {
+                Some(since) => Standing::Asked { since },
+                None => Standing::Unknown { after_trouble: trouble.is_some() },
+            },
+        }
+    }
+
+    /// What the back-off will be if the host fails now.
+    fn next_back_off(&self) -> Duration {
+        back_off(self.trouble.as_ref().map_or(0, |trouble| trouble.count) + 1)
+    }
+
+    /// The record of a host that is about to be asked at `now`. One that was asked before, and by a process that told
+    /// nothing of it, has failed.
+    pub fn asking(self, now: Time) -> Health {
+        let before = match self.asked {
+            Some(asked) if asked <= now => self.after_failure("no answer when it was last asked", asked),
+            _ => self,
+        };
+        Health { asked: Some(now), ..before }
     }
 
     /// The record of a host that was reached at `now`, and found in this state.
     pub fn reached(status: Status, now: Time) -> Health {
-        Health { status: Some(status), measured: Some(now), trouble: None }
+        Health { status: Some(status), measured: Some(now), trouble: None, asked: None }
     }
 
     /// The record after the host could not be reached, or let a build down.
     pub fn after_failure(self, error: &str, now: Time) -> Health {
-        let (since, count) = match &self.trouble {
-            Some(trouble) => (trouble.since.min(now), trouble.count.saturating_add(1)),
-            None => (now, 1),
+        let error = error.chars().take(MAX_MESSAGE).collect();
+        let trouble = match self.trouble {
+            Some(trouble) if !trouble.is_over(now) => trouble,
+            Some(trouble) => {
+                Trouble { since: trouble.since.min(now), last: now, count: trouble.count.saturating_add(1), error }
+            }
+            None => Trouble { since: now, last: now, count: 1, error },
         };
-        let error = error.chars().take(1000).collect();
-        Health { trouble: Some(Trouble { since, last: now, count, error }), ..self }
+        Health { trouble: Some(trouble), asked: None, ..self }
     }
 }
 
@@ -109,9 +166,9 @@ pub struct HealthRecord {
     directory: PathBuf,
 }
 
-/// The right to try a host whose back-off has ended.
+/// The right to ask a host how it is.
 #[derive(Debug)]
-pub struct Trial {
+pub struct Asking {
     _file: File,
 }
 
@@ -123,28 +180,21 @@ impl HealthRecord {
 
     /// What is remembered; nothing, where there is no record or it makes no sense.
     pub fn read(&self) -> Health {
-        let mut text = Vec::new();
-        match File::open(self.path()).and_then(|file| file.take(MAX_RECORD).read_to_end(&mut text)) {
-            Ok(_) => serde_json::from_slice(&text).unwrap_or_default(),
-            Err(_) => Health::default(),
-        }
+        contents(&self.path()).and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
     }
 
-    /// Replaces the record.
-    pub fn write(&self, health: &Health) -> Result<(), StateError> {
-        let path = self.path();
-        let failed = |cause| StateError { path: path.clone(), cause };
-        let text = serde_json::to_vec(health).map_err(|error| failed(error.into()))?;
-        let new = self.directory.join(format!("health.{}.new", std::process::id()));
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        options.open(&new).and_then(|mut file| file.write_all(&text)).map_err(failed)?;
-        fs::rename(&new, &path).map_err(failed)
+    /// Replaces what is remembered by what `change` makes of it.
+    pub fn change(&self, change: impl FnOnce(Health) -> Health) -> Result<(), StateError> {
+        let _lock = lock_for_a_moment(&self.directory.join("health.lock"))?;
+        let health = change(self.read());
+        let text =
+            serde_json::to_vec(&health).map_err(|error| StateError { path: self.path(), cause: error.into() })?;
+        replace(&self.path(), &text)
     }
 
-    /// Takes the right to try the host; `None` while another process has it.
-    pub fn try_trial(&self) -> Result<Option<Trial>, StateError> {
-        Ok(try_lock(&self.directory.join("trial"))?.map(|file| Trial { _file: file }))
+    /// Takes the right to ask the host; `None` while another process has it.
+    pub fn try_ask(&self) -> Result<Option<Asking>, StateError> {
+        Ok(try_lock(&self.directory.join("asking"))?.map(|file| Asking { _file: file }))
     }
 
     fn path(&self) -> PathBuf {
@@ -153,75 +203,5 @@ impl HealthRecord {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn seconds(count: u64) -> Time {
-        1_000_000 + count * 1000
-    }
-
-    #[test]
-    fn back_off_doubles_and_is_bounded() {
-        let mut health = Health::default();
-        let mut waits = Vec::new();
-        for _ in 0..8 {
-            health = health.after_failure("refused", seconds(0));
-            waits.push(health.trouble.as_ref().unwrap().back_off().as_secs());
-        }
-        assert_eq!(waits, [10, 20, 40, 80, 160, 300, 300, 300]);
-        let trouble = health.trouble.unwrap();
-        assert!(!trouble.is_over(seconds(299)));
-        assert!(trouble.is_over(seconds(300)));
-    }
-
-    #[test]
-    fn a_clock_set_back_ends_back_off_and_freshness() {
-        let health = Health::reached(Status::default(), seconds(100));
-        assert!(health.is_fresh(seconds(101)));
-        assert!(!health.is_fresh(seconds(131)));
-        assert!(!health.is_fresh(seconds(99)));
-        let trouble = health.after_failure("refused", seconds(100)).trouble.unwrap();
-        assert!(!trouble.is_over(seconds(101)));
-        assert!(trouble.is_over(seconds(99)));
-    }
-
-    #[test]
-    fn trouble_counts_up_and_keeps_the_status() {
-        let status = Status { cores: Some(4), ..Status::default() };
-        let health = Health::reached(status.clone(), seconds(0))
-            .after_failure("refused", seconds(1))
-            .after_failure("timed out", seconds(20));
-        assert_eq!(
-            health.trouble.as_ref().map(|t| (t.since, t.count, t.error.as_str())),
-            Some((seconds(1), 2, "timed out"))
-        );
-        assert_eq!(health.status, Some(status));
-        assert!(!health.is_fresh(seconds(21)));
-    }
-
-    #[test]
-    fn records_survive_and_rubbish_is_nothing() {
-        let directory = tempfile::tempdir().unwrap();
-        let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
-        let record = HealthRecord::of(&StateDirectory::new(directory.path()), &machine).unwrap();
-        assert_eq!(record.read(), Health::default());
-        let health = Health::default().after_failure("refused", seconds(0));
-        record.write(&health).unwrap();
-        assert_eq!(record.read(), health);
-        for rubbish in [&b"{"[..], b"[]", b"{\"trouble\":7}", &[b' '; 100_000]] {
-            fs::write(record.path(), rubbish).unwrap();
-            assert_eq!(record.read(), Health::default());
-        }
-    }
-
-    #[test]
-    fn one_trial_at_a_time() {
-        let directory = tempfile::tempdir().unwrap();
-        let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
-        let record = HealthRecord::of(&StateDirectory::new(directory.path()), &machine).unwrap();
-        let trial = record.try_trial().unwrap().unwrap();
-        assert!(record.try_trial().unwrap().is_none());
-        drop(trial);
-        assert!(record.try_trial().unwrap().is_some());
-    }
-}
+#[path = "health_tests.rs"]
+mod tests;

@@ -3,7 +3,9 @@
 //! Everything lies below `STATE/offload` (normally `/var/guix/offload`): a directory for each `NAME:PORT`, so that
 //! several entries of the machine file for one host share it.
 
+pub mod drain;
 pub mod health;
+mod lock;
 pub mod slots;
 pub mod waiting;
 
@@ -12,8 +14,10 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+pub use drain::{Drain, Drained};
 pub use health::{Health, HealthRecord};
 pub use slots::{Holder, Slot, Slots};
+pub use waiting::{Place, Places};
 
 use crate::machine::Machine;
 

@@ -1,27 +1,22 @@
 //! Build slots: how many builds run on a machine, counted by locks.
 //!
 //! A machine with `parallel_builds = N` has the files `0` to `N-1` in its state directory. Whoever holds the lock of one
-//! (flock, through fs4) has that slot; the kernel gives it back when the process ends, however it ends. A slot file is
-//! never removed: two processes would then lock two files of one name. Beside `3` stands `3.json`, which says who
-//! holds it; it means something only while the lock is held, and may be missing for a moment after it was taken.
+//! has that slot; the kernel gives it back when the process ends, however it ends. Beside `3` stands `3.json`, which
+//! says who holds it; it means something only while the lock is held, and may be missing for a moment after it was
+//! taken.
 //!
 //! `guix offload` locks files of the same names with fcntl, which flock does not see: run one hook or the other.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::path::PathBuf;
 use std::process;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use fs4::{FileExt, TryLockError};
 use serde::{Deserialize, Serialize};
 
+use super::lock::{contents, is_locked, replace, try_lock};
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
-
-/// More than any record of a holder.
-const MAX_RECORD: u64 = 16 * 1024;
 
 /// Who holds a slot, and since when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,85 +76,45 @@ impl Slots {
     /// Takes the first free slot for `holder`; `None` when all are taken. Never waits.
     pub fn try_take(&self, holder: &Holder) -> Result<Option<Slot>, StateError> {
         for number in 0..self.count {
-            let path = self.directory.join(number.to_string());
-            let Some(file) = try_lock(&path)? else { continue };
-            let record = record_path(&self.directory, number);
-            write_record(&record, holder)?;
+            let Some(file) = try_lock(&self.slot(number))? else { continue };
+            let record = self.record(number);
+            let text =
+                serde_json::to_vec(holder).map_err(|error| StateError { path: record.clone(), cause: error.into() })?;
+            replace(&record, &text)?;
             return Ok(Some(Slot { number, record, _file: file }));
         }
         Ok(None)
+    }
+
+    /// How many slots are free. The cheapest question there is: three system calls for each slot.
+    pub fn free(&self) -> Result<usize, StateError> {
+        let mut free = 0;
+        for number in 0..self.count {
+            free += usize::from(!is_locked(&self.slot(number))?);
+        }
+        Ok(free)
     }
 
     /// The slots that are taken, with their holders where they can be told.
     pub fn taken(&self) -> Result<Vec<(u32, Option<Holder>)>, StateError> {
         let mut taken = Vec::new();
         for number in 0..self.count {
-            let path = self.directory.join(number.to_string());
-            if path.exists() && try_lock_shared(&path)?.is_none() {
-                taken.push((number, read_record(&record_path(&self.directory, number))));
+            if is_locked(&self.slot(number))? {
+                // What cannot be read is unknown, never an error: the record only informs.
+                let holder = contents(&self.record(number)).and_then(|text| serde_json::from_slice(&text).ok());
+                taken.push((number, holder));
             }
         }
         Ok(taken)
     }
-}
 
-/// `Ok(None)`: somebody else has the lock.
-pub(super) fn try_lock(path: &Path) -> Result<Option<File>, StateError> {
-    let failed = |cause| StateError { path: path.to_owned(), cause };
-    let file = open(path).map_err(failed)?;
-    match retry(|| FileExt::try_lock(&file)) {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(cause)) => Err(failed(cause)),
+    fn slot(&self, number: u32) -> PathBuf {
+        self.directory.join(number.to_string())
     }
-}
 
-/// Like [`try_lock`], but those who only look do not keep each other out.
-fn try_lock_shared(path: &Path) -> Result<Option<File>, StateError> {
-    let failed = |cause| StateError { path: path.to_owned(), cause };
-    let file = open(path).map_err(failed)?;
-    match retry(|| FileExt::try_lock_shared(&file)) {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(cause)) => Err(failed(cause)),
+    fn record(&self, number: u32) -> PathBuf {
+        self.directory.join(format!("{number}.json"))
     }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
-}
-
-fn retry(mut lock: impl FnMut() -> Result<(), TryLockError>) -> Result<(), TryLockError> {
-    loop {
-        match lock() {
-            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
-}
-
-fn record_path(directory: &Path, number: u32) -> PathBuf {
-    directory.join(format!("{number}.json"))
-}
-
-/// Whole or not at all: written under another name, then renamed. The slot's lock keeps other writers away.
-fn write_record(path: &Path, holder: &Holder) -> Result<(), StateError> {
-    let failed = |cause| StateError { path: path.to_owned(), cause };
-    let text = serde_json::to_vec(holder).map_err(|error| failed(error.into()))?;
-    let new = path.with_extension("new");
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(&new).and_then(|mut file| file.write_all(&text)).map_err(failed)?;
-    fs::rename(&new, path).map_err(failed)
-}
-
-/// What cannot be read is unknown, never an error: the record only informs.
-fn read_record(path: &Path) -> Option<Holder> {
-    let metadata = fs::metadata(path).ok()?;
-    if metadata.len() > MAX_RECORD {
-        return None;
-    }
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 pub mod head;
 pub mod retrieve;
 pub mod send;
+pub mod trial;
 
 pub use head::Head;
 pub use retrieve::{RetrieveError, Retrieved, retrieve};

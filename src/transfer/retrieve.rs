@@ -82,12 +82,13 @@ pub enum Refusal {
     Fixed(FixedError),
 }
 
-/// The remedy belongs to the message: the key is right there.
+/// The remedy belongs to the message: the key is right there, in one line that can be copied.
 fn signature_problem(error: &VerifyError) -> String {
     match error {
-        VerifyError::Unauthorized { key } => format!(
-            "{error}\n  hint: if you trust that machine: guix archive --authorize <<'EOF'\n{}\nEOF",
-            String::from_utf8_lossy(&key.as_sexp().to_advanced()).trim_end()
+        // The machine's own words are about to be given to a shell.
+        VerifyError::Unauthorized { key } if !key.to_string().contains('\'') => format!(
+            "it is signed with a key that is not authorized here\n  hint: if you trust that machine, as root: `echo '{key}' | \
+             guix archive --authorize`"
         ),
         _ => error.to_string(),
     }

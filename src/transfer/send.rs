@@ -12,6 +12,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 
 use super::head::Head;
 use crate::daemon::{self, Client};
@@ -30,6 +31,9 @@ const ROOT: &str = "offload-inputs";
 /// How many bytes are sent between two events.
 const PROGRESS: u64 = 16 << 20;
 
+/// What the daemon's helper `guix authenticate` says of a key that is not in its access-control list.
+const UNAUTHORIZED: &str = "unauthorized public key";
+
 /// Why inputs could not be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
@@ -43,6 +47,13 @@ pub enum SendError {
     /// The build machine's daemon, or the way there.
     #[error(transparent)]
     Machine(daemon::Error),
+    /// It trusts nothing that this machine signs.
+    #[error(
+        "its daemon does not trust what this machine signs\n  hint: copy '{}' there, and as root: \
+         `guix archive --authorize < signing-key.pub`",
+        key.display()
+    )]
+    NotAuthorized { key: PathBuf },
     /// Inputs keep disappearing from its store.
     #[error("inputs were lost {ATTEMPTS} times while they were sent; is its garbage collector running all the time?")]
     Lost,
@@ -52,7 +63,7 @@ impl SendError {
     /// Whether another machine may do better.
     pub fn is_of_machine(&self) -> bool {
         match self {
-            SendError::Machine(_) | SendError::Lost => true,
+            SendError::Machine(_) | SendError::NotAuthorized { .. } | SendError::Lost => true,
             SendError::Database(_) | SendError::SigningKey(_) | SendError::Source(_) => false,
         }
     }
@@ -126,7 +137,7 @@ fn import<S: Read + Write>(
 ) -> Result<(), SendError> {
     let bytes = items.iter().map(|item| item.nar_size).sum();
     observer.observe(&Event::Sending { machine, items: items.len(), bytes });
-    let key = SigningKey::load(&head.directories.signing_key().with_extension("sec"))?;
+    let key = SigningKey::load(&head.directories.signing_key())?;
     let (mut stopwatch, mut signing) = (Stopwatch::start(), Pieces::default());
     let sign = |digest: &[u8; 32]| signing.add(|| key.sign(digest)).map_err(io::Error::other);
     let bundle = Bundle::new(&head.store, items, sign);
@@ -135,6 +146,9 @@ fn import<S: Read + Write>(
     match imported {
         Ok(_) => Ok(()),
         Err(daemon::Error::Source { cause, .. }) => Err(SendError::Source(cause)),
+        Err(daemon::Error::Daemon { message, .. }) if message.contains(UNAUTHORIZED) => {
+            Err(SendError::NotAuthorized { key: head.directories.signing_key().with_extension("pub") })
+        }
         Err(error) => Err(SendError::Machine(error)),
     }
 }

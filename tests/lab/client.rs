@@ -138,9 +138,14 @@ impl RunningBuild {
 
     /// Waits until the build log contains `text`.
     #[track_caller]
-    pub fn wait_for_log(&self, text: &str) {
-        while !self.log().contains(text) {
-            assert!(Instant::now() < self.deadline, "{text:?} does not come in the build log:\n{}", self.log());
+    pub fn wait_for_log(&mut self, text: &str) {
+        loop {
+            // In this order: what the client printed at the last moment counts.
+            let is_over = self.is_done() || Instant::now() > self.deadline;
+            if self.log().contains(text) {
+                return;
+            }
+            assert!(!is_over, "{text:?} does not come in the build log:\n{}\n{}", self.log(), read(&self.output));
             std::thread::sleep(Duration::from_millis(5));
         }
     }

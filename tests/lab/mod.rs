@@ -104,6 +104,11 @@ impl Lab {
         self.keeper.next_address()
     }
 
+    /// A host key, in OpenSSH form, that no host has.
+    pub fn stranger_host_key(&self) -> String {
+        keys::stranger_host_key()
+    }
+
     /// The directory that holds everything of this lab.
     pub fn directory(&self) -> &Path {
         self.keeper.directory()

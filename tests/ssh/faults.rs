@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use offload::machine::Machine;
 use offload::ssh::{Cause, Error, Session};
 
+use rustix::process::Signal;
+
 use crate::sshd::{SID, Server};
-use crate::stream::{Noise, echo, listen};
+use crate::stream::{Noise, Watch, echo, listen};
 
 /// Which processes of sshd carry sessions.
 const SESSIONS: &str = "sshd-session";
@@ -41,7 +43,7 @@ fn a_frozen_server_is_a_dead_link_when_read_from() {
     let mut channel = session.open_socket(&socket).unwrap();
     channel.write_all(b"x").unwrap();
     channel.read_exact(&mut [0]).unwrap();
-    server.signal("-STOP", SESSIONS);
+    server.signal(Signal::STOP, SESSIONS);
     let start = Instant::now();
     assert_stalled(start, &channel.read(&mut [0]).unwrap_err());
     // From now on it costs nothing.
@@ -62,7 +64,7 @@ fn a_frozen_server_is_a_dead_link_when_written_to() {
     let session = Session::connect(&impatient(&server)).unwrap();
     let mut channel = session.open_socket(&socket).unwrap();
     channel.write_all(&[0; 100_000]).unwrap();
-    server.signal("-STOP", SESSIONS);
+    server.signal(Signal::STOP, SESSIONS);
     let start = Instant::now();
     let error = io::copy(&mut Noise::new(1 << 30), &mut channel).unwrap_err();
     assert_stalled(start, &error);
@@ -72,7 +74,9 @@ fn a_frozen_server_is_a_dead_link_when_written_to() {
 fn a_frozen_server_is_a_dead_link_when_asked_for_a_channel() {
     let server = Server::start(&SID);
     let session = Session::connect(&impatient(&server)).unwrap();
-    server.signal("-STOP", SESSIONS);
+    // The server's last process for the session starts after the login.
+    session.exec("true").unwrap().output(0).unwrap();
+    server.signal(Signal::STOP, SESSIONS);
     let start = Instant::now();
     let error = session.exec("true").err().unwrap();
     assert!(matches!(error.cause, Cause::LinkDead(_) | Cause::TimedOut(_)), "{error}");
@@ -85,7 +89,7 @@ fn leaving_a_frozen_server_takes_no_time() {
     let socket = listen(&server, echo);
     let session = Session::connect(&server.machine()).unwrap();
     let channel = session.open_socket(&socket).unwrap();
-    server.signal("-STOP", SESSIONS);
+    server.signal(Signal::STOP, SESSIONS);
     let start = Instant::now();
     drop(channel);
     drop(session);
@@ -102,8 +106,10 @@ fn keep_alives_hold_up_a_link_on_which_nothing_else_happens() {
     let session = Session::connect(&impatient(&server)).unwrap();
     let mut channel = session.open_socket(&socket).unwrap();
     let mut text = String::new();
+    let processor = Watch::processor();
     channel.read_to_string(&mut text).unwrap();
     assert_eq!(text, "at last");
+    assert!(Watch::processor() - processor < 0.1, "it does not sleep");
 }
 
 #[test]
@@ -116,7 +122,11 @@ fn a_reader_that_does_not_read_is_waited_for() {
     });
     let session = Session::connect(&impatient(&server)).unwrap();
     let mut channel = session.open_socket(&socket).unwrap();
-    io::copy(&mut Noise::new(10 << 20), &mut channel).unwrap();
+    let mut bytes = Vec::new();
+    Noise::new(10 << 20).read_to_end(&mut bytes).unwrap();
+    let processor = Watch::processor();
+    channel.write_all(&bytes).unwrap();
+    assert!(Watch::processor() - processor < 0.5, "it does not sleep");
     channel.send_eof().unwrap();
     let mut count = [0; 8];
     channel.read_exact(&mut count).unwrap();
@@ -145,7 +155,7 @@ fn a_server_killed_in_the_middle_of_a_transfer_is_noticed_at_once() {
         });
         thread::sleep(Duration::from_millis(500));
         let start = Instant::now();
-        server.signal("-KILL", SESSIONS);
+        server.signal(Signal::KILL, SESSIONS);
         let (noticed, error) = end.join().unwrap();
         assert!(noticed.saturating_duration_since(start) < Duration::from_secs(1));
         assert!(matches!(cause(&error), Cause::Closed), "{error}");

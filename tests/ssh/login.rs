@@ -13,7 +13,7 @@ use offload::machine::{Compression, Machine};
 use offload::ssh::{Cause, Error, Phase, Session};
 use tempfile::TempDir;
 
-use crate::sshd::{BULLSEYE, Options, SID, Server, host_key, keygen, root};
+use crate::sshd::{BULLSEYE, Options, SID, Server, host_key, keygen, processes, root};
 
 fn refusal(machine: &Machine) -> Error {
     match Session::connect(machine) {
@@ -222,6 +222,24 @@ fn a_server_that_says_nothing_costs_the_connect_timeout() {
 }
 
 #[test]
+fn a_server_that_says_a_little_now_and_then_costs_no_more() {
+    let directory = TempDir::new().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut machine = nowhere(&directory, "127.0.0.1", listener.local_addr().unwrap().port());
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        while stream.write_all(b"please hold the line\r\n").is_ok() {
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+    machine.connect_timeout = Duration::from_millis(500);
+    let start = Instant::now();
+    let error = refusal(&machine);
+    assert!(matches!(&error.cause, Cause::NotSsh(said) if said == "please hold the line"), "{error}");
+    assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
+}
+
+#[test]
 fn a_banned_address_is_an_error_of_its_own() {
     let server = Server::start(&Options { sshd: &["PerSourcePenalties=authfail:60s min:1s"], ..SID });
     let machine = server.machine();
@@ -281,13 +299,12 @@ fn a_program_can_carry_the_connection() {
     let server = Server::start(&SID);
     let mut machine = server.machine();
     let busybox = root("sid").join("bin/busybox").display().to_string();
-    let marker = format!("{}", server.address.port());
     machine.name = "a name that is not resolved".to_owned();
     machine.proxy_command = Some([&busybox, "nc", "127.0.0.1", "%p"].map(str::to_owned).to_vec());
     let session = Session::connect(&machine).unwrap();
     assert_eq!(session.exec("echo hello").unwrap().output(100).unwrap().stdout, b"hello\n");
-    let running =
-        || Command::new("pgrep").args(["-f", &format!("nc 127.0.0.1 {marker}")]).output().unwrap().status.success();
+    let part = format!("nc 127.0.0.1 {}", server.address.port());
+    let running = || !processes(std::process::id(), |command| command.contains(&part)).is_empty();
     assert!(running());
     drop(session);
     assert!(!running());

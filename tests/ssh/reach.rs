@@ -1,6 +1,7 @@
 //! To the daemon of a build machine: directly, through the relay, or not at all; and the probe.
 
 use std::io::{self, Read, Write};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use offload::remote::{Connection, Error};
@@ -34,6 +35,40 @@ fn the_daemon_answers_directly_and_through_the_relay() {
             assert_eq!(greet(connection.daemon().unwrap()), version);
         }
     }
+}
+
+/// Keeps what is logged.
+struct Journal;
+
+static JOURNAL: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl log::Log for Journal {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        JOURNAL.lock().unwrap().push(format!("{} {}", record.level(), record.args()));
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn the_relay_is_announced_once() {
+    log::set_logger(&Journal).unwrap();
+    log::set_max_level(log::LevelFilter::Warn);
+    let server = Server::start(&Options { sshd: &[FORBIDDEN], daemon: true, ..SID });
+    for _ in 0..2 {
+        let connection = Connection::open(&server.machine()).unwrap();
+        greet(connection.daemon().unwrap());
+        greet(connection.daemon().unwrap());
+    }
+    let address = server.machine().address();
+    let journal = JOURNAL.lock().unwrap();
+    let lines: Vec<&String> = journal.iter().filter(|line| line.contains(&address)).collect();
+    let [line] = lines[..] else { panic!("{lines:?}") };
+    assert!(line.starts_with(&format!("WARN {address}: its SSH server does not forward to sockets")), "{line}");
 }
 
 #[test]
@@ -104,7 +139,7 @@ fn no_daemon_is_told_apart_from_no_way_to_it() {
         let connection = Connection::open(&machine).unwrap();
         let error = refusal(&connection);
         let text = format!(
-            "{}: no daemon listens on '/var/guix/daemon-socket/socket': No such file or directory",
+            "{}: no daemon answers on '/var/guix/daemon-socket/socket': No such file or directory",
             machine.address()
         );
         assert_eq!(error.to_string(), text);
@@ -187,7 +222,7 @@ fn the_stream_of_a_dead_connection_gives_its_cause() {
     stream.set_deadline(Some(Instant::now() + Duration::from_millis(100)));
     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::TimedOut);
     stream.set_deadline(None);
-    server.signal("-KILL", "sshd-session");
+    server.signal(rustix::process::Signal::KILL, "sshd-session");
     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     assert!(matches!(connection.probe(STORE), Err(Error::Ssh(_))));
 }

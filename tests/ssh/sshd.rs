@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use offload::machine::{HostKey, HostKeyKind, Machine};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// Where the lab keeps its root directories.
@@ -137,25 +138,18 @@ impl Server {
     }
 
     /// Sends a signal to the processes whose command line begins like this.
-    pub fn signal(&self, signal: &str, begin: &str) {
-        let processes = self.processes(|command| command.starts_with(begin));
+    pub fn signal(&self, signal: Signal, begin: &str) {
+        let processes = processes(self.child.id(), |command| command.starts_with(begin));
         assert!(!processes.is_empty(), "no process of the server begins with {begin:?}");
         for process in processes {
             // It may have ended together with another.
-            Command::new("kill").args([signal, &process.to_string()]).stderr(Stdio::null()).status().unwrap();
+            let _ = kill_process(Pid::from_raw(process as i32).unwrap(), signal);
         }
     }
 
     /// Whether a process has this in its command line.
     pub fn runs(&self, part: &str) -> bool {
-        !self.processes(|command| command.contains(part)).is_empty()
-    }
-
-    fn processes(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<u32> {
-        let command = |process: &u32| fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
-        let mut processes = descendants(self.child.id());
-        processes.retain(|process| is_wanted(&command(process).replace('\0', " ")));
-        processes
+        !processes(self.child.id(), |command| command.contains(part)).is_empty()
     }
 }
 
@@ -169,8 +163,17 @@ impl Drop for Server {
     }
 }
 
+/// The descendants of a process whose command line is as wanted.
+pub fn processes(ancestor: u32, is_wanted: impl Fn(&str) -> bool) -> Vec<u32> {
+    let command = |process: &u32| fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    let mut processes = descendants(ancestor);
+    processes.retain(|process| is_wanted(&command(process).replace('\0', " ")));
+    processes
+}
+
 fn descendants(parent: u32) -> Vec<u32> {
-    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    let tasks = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+    let children: String = tasks.flat_map(|task| fs::read_to_string(task.path().join("children"))).collect();
     let children: Vec<u32> = children.split_whitespace().map(|child| child.parse().unwrap()).collect();
     children.iter().flat_map(|&child| [vec![child], descendants(child)].concat()).collect()
 }

@@ -190,8 +190,32 @@ fn a_deadline_ends_a_read_and_leaves_the_channel_usable() {
     assert!(matches!(Error::in_io(&error).unwrap().cause, Cause::Deadline));
     assert!((Duration::from_millis(300)..Duration::from_millis(500)).contains(&start.elapsed()));
     channel.set_deadline(None);
-    channel.write_all(b"x").unwrap();
+    channel.write_all(b"xyz").unwrap();
     channel.read_exact(&mut [0]).unwrap();
+    // A deadline counts even if there is something to read, or to be written at once.
+    let mut channel = session.open_socket(&socket).unwrap();
+    channel.write_all(&[0; 100_000]).unwrap();
+    thread::sleep(Duration::from_millis(50));
+    channel.set_deadline(Some(Instant::now()));
+    assert_eq!(channel.read(&mut [0; 50_000]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert_eq!(channel.write(b"x").unwrap_err().kind(), io::ErrorKind::TimedOut);
+    channel.set_deadline(None);
+    channel.read_exact(&mut [0; 100_000]).unwrap();
+}
+
+#[test]
+fn a_write_that_is_given_up_puts_the_session_out_of_use() {
+    let server = Server::start(&SID);
+    let socket = listen(&server, |_| thread::sleep(Duration::from_secs(10)));
+    let session = Session::connect(&server.machine()).unwrap();
+    let mut channel = session.open_socket(&socket).unwrap();
+    let start = Instant::now();
+    channel.set_deadline(Some(start + Duration::from_millis(500)));
+    let error = io::copy(&mut Noise::new(1 << 30), &mut channel).unwrap_err();
+    assert!(matches!(Error::in_io(&error).unwrap().cause, Cause::Deadline), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(2));
+    let error = session.exec("true").err().unwrap();
+    assert!(matches!(error.cause, Cause::OutOfUse), "{error}");
 }
 
 #[test]
@@ -203,6 +227,7 @@ fn a_reader_that_has_gone_is_a_broken_pipe_and_its_last_words_can_be_read() {
     let start = Instant::now();
     let error = io::copy(&mut Noise::new(100 << 20), &mut channel).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "{error}");
+    assert_eq!(channel.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     assert!(matches!(Error::in_io(&error).unwrap().cause, Cause::ChannelClosed));
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     let mut words = String::new();
@@ -259,7 +284,7 @@ fn throughput() {
     }
 }
 
-struct Watch {
+pub struct Watch {
     start: Instant,
     processor: f64,
 }
@@ -270,7 +295,7 @@ impl Watch {
     }
 
     /// Seconds this thread has had a processor.
-    fn processor() -> f64 {
+    pub fn processor() -> f64 {
         let times = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
         times.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
     }

@@ -7,7 +7,7 @@
 
 use super::super::leash::{LOOK_UP, Leash};
 use super::super::raised::Raised;
-use super::super::runtime::Shared;
+use super::super::shared::Shared;
 use super::json;
 use super::patient::Waits;
 use fs4::{FileExt, TryLockError};

@@ -1,9 +1,10 @@
 //! `offload.exec(argv, { timeout = … })`: run a program and take what it prints.
 //!
 //! Gives the standard output of a program that exits with 0, else nil, a message and the exit status. There is no
-//! shell, no input, and a time limit of 5 seconds unless one is given.
+//! shell, no input, and a time limit of 5 seconds unless one is given. A program given as `./NAME` stands beside the
+//! machine file.
 
-use super::super::runtime::Shared;
+use super::super::shared::Shared;
 use super::process::{Ended, Program};
 use mlua::{Lua, LuaString, Table, Value};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -31,7 +32,12 @@ pub(super) fn register(lua: &Lua, module: &Table, shared: &Rc<Shared>) -> mlua::
             return Err(mlua::Error::RuntimeError("exec: expected a list of arguments, found an empty one".to_owned()));
         };
         let timeout = timeout(options.as_ref())?;
-        let mut command = Command::new(program);
+        // As with files, a path that is not absolute begins at the machine file; a name is looked for in PATH.
+        let path = match program.as_bytes().contains(&b'/') {
+            true => shared.resolve(program.as_bytes()).into_os_string(),
+            false => program.clone(),
+        };
+        let mut command = Command::new(path);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let shown = program.display();
         let outcome = Program::start(lua, &shared, &mut command).and_then(|program| run(program, timeout));

@@ -1,6 +1,6 @@
 //! `offload.read_file(name)` and `offload.env(name[, default])`.
 
-use super::super::runtime::Shared;
+use super::super::shared::Shared;
 use mlua::{Lua, LuaString, Table};
 use std::ffi::OsStr;
 use std::io::Read as _;

@@ -5,7 +5,7 @@
 //! lock that `exit` of recent C libraries waits for, so that a process could not even end; children would inherit open
 //! files; and no read could be given up.
 
-use super::super::runtime::Shared;
+use super::super::shared::Shared;
 use super::patient::Waits;
 use super::process::{Program, messages, shell};
 use file::{File, Stream, failure};

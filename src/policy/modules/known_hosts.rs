@@ -5,7 +5,7 @@
 //! over; a key that is `@revoked` is not given. Without a file, `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts`
 //! are read.
 
-use super::super::runtime::Shared;
+use super::super::shared::Shared;
 use crate::machine::HostKey;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

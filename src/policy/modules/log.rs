@@ -1,6 +1,6 @@
 //! `offload.log.info(…)` and `offload.log.warn(…)`: messages with the place they come from.
 
-use super::super::runtime::Shared;
+use super::super::shared::Shared;
 use mlua::{Lua, Table, Value, Variadic};
 use std::rc::Rc;
 

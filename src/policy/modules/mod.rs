@@ -1,7 +1,7 @@
 //! What user code finds beside the constructors: the module `offload`, and the parts of Lua's standard library that
 //! reach outside, made so that they cannot hold up or confuse the process. Each group has a file with one `register`.
 
-use super::runtime::Shared;
+use super::shared::Shared;
 use mlua::{Lua, Table};
 use std::io;
 use std::rc::Rc;

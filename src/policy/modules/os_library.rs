@@ -1,7 +1,7 @@
 //! `os.execute`, as the manual of Lua describes it, but for what `process` says: the C function would make the whole
 //! process deaf to interrupts while it waits, and could not be given up.
 
-use super::super::runtime::Shared;
+use super::super::shared::Shared;
 use super::process::{Ended, Program, lua_status, shell};
 use mlua::{IntoLuaMulti as _, Lua, LuaString, MultiValue, Table, Value};
 use std::ffi::OsStr;

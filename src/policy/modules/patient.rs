@@ -4,7 +4,7 @@
 //! and then whether anyone still waits for the interpreter. If not, the thread ends its work here.
 
 use super::super::leash::{LOOK_UP, Leash, Spot};
-use super::super::runtime::Shared;
+use super::super::shared::Shared;
 use mlua::Lua;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::File;

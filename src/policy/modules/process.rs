@@ -1,7 +1,7 @@
 //! Running programs for user code. They get no input, their messages go to standard error, and they are killed with
 //! all their offspring when their time is over or nobody waits for the interpreter any more.
 
-use super::super::runtime::Shared;
+use super::super::shared::Shared;
 use super::patient::{Patient, Waits};
 use mlua::Lua;
 use std::io;

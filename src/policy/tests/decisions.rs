@@ -1,21 +1,22 @@
 //! The functions of a machine file: when they are called, what their results mean, what happens when they fail.
 
 use super::*;
+use crate::hook;
+use crate::store::derivation::Derivation;
+use crate::store::path::{StoreDir, StorePath};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub(super) fn request() -> Request {
-    let derivation = "/gnu/store/9jd3ddi4i7ymp3l9vs7vhfx7xl9wvhxz-linux-libre-6.12.3.drv";
-    Request {
-        system: "x86_64-linux".into(),
-        features: vec!["kvm".into()],
-        derivation: derivation.into(),
-        name: Request::name_of(derivation).into(),
+    let derivation = b"/gnu/store/9jd3ddi4i7ymp3l9vs7vhfx7xl9wvhxz-linux-libre-6.12.3.drv";
+    let request = hook::Request {
         wants_local: true,
-        max_silent_time: 3600,
-        build_timeout: 86400,
-        reader: None,
-    }
+        system: "x86_64-linux".into(),
+        derivation: StorePath::parse(&StoreDir::default(), derivation).unwrap(),
+        features: vec!["kvm".into()],
+    };
+    let arguments = ["x86_64-linux", "3600", "0", "86400"].map(str::to_owned);
+    Request::new(&request, &hook::Arguments::parse(&arguments).unwrap())
 }
 
 /// A pool of the machines `a` (speed 1) and `b` (speed 4), with `fields` for the pool and `own` for `b`.
@@ -29,7 +30,7 @@ fn site(fields: &str, own: &str) -> Site {
 const A: Candidate = Candidate::Machine(0);
 const B: Candidate = Candidate::Machine(1);
 
-fn warnings(site: &Site, decision: &mut Decision) -> Vec<String> {
+fn warnings(site: &Site, decision: &Decision) -> Vec<String> {
     decision.take_warnings().iter().map(|warning| site.relative(warning)).collect()
 }
 
@@ -37,7 +38,7 @@ fn warnings(site: &Site, decision: &mut Decision) -> Vec<String> {
 fn without_functions() {
     let site = site("", "");
     let pool = site.load().unwrap();
-    let mut decision = pool.decide(request());
+    let decision = pool.decide(request());
     let load = |load| Status { load: Some(load), ..Status::default() };
     assert_eq!(decision.accepts(A), Verdict::Yes);
     assert_eq!(decision.score(B, &Status::default()), Score::Value(4.0));
@@ -45,7 +46,7 @@ fn without_functions() {
     assert_eq!(decision.score(Candidate::Local, &load(0.0)), Score::Value(0.5));
     assert!(matches!(decision.score(Candidate::Machine(2), &load(0.0)), Score::No(_)));
     assert_eq!((decision.when_busy(), decision.when_unreachable()), (When::Wait, When::Local));
-    assert_eq!(warnings(&site, &mut decision), [""; 0]);
+    assert_eq!(warnings(&site, &decision), [""; 0]);
 }
 
 #[test]
@@ -55,13 +56,13 @@ fn pool_and_machine_must_both_accept() {
         "accepts = function(request, machine) return request.name == 'hello', 'only hello' end",
     );
     let pool = site.load().unwrap();
-    let mut decision = pool.decide(request());
+    let decision = pool.decide(request());
     assert_eq!(decision.accepts(A), Verdict::No("not a".into()));
     assert_eq!(decision.accepts(B), Verdict::No("only hello".into()));
     assert_eq!(decision.accepts(Candidate::Local), Verdict::Yes);
-    let mut hello = pool.decide(Request { name: "hello".into(), ..request() });
+    let hello = pool.decide(Request { name: "hello".into(), ..request() });
     assert_eq!(hello.accepts(B), Verdict::Yes);
-    assert_eq!(warnings(&site, &mut decision), [""; 0]);
+    assert_eq!(warnings(&site, &decision), [""; 0]);
 }
 
 #[test]
@@ -71,7 +72,7 @@ fn the_score_of_the_machine_wins() {
         "score = function(request, machine, status) if (status.running or 0) > 2 then return false, 'full' end return 7 end",
     );
     let pool = site.load().unwrap();
-    let mut decision = pool.decide(request());
+    let decision = pool.decide(request());
     assert_eq!(decision.score(A, &Status { load: Some(3.0), ..Status::default() }), Score::Value(2.5));
     assert_eq!(decision.score(B, &Status::default()), Score::Value(7.0));
     assert_eq!(decision.score(B, &Status { running: Some(3), ..Status::default() }), Score::No("full".into()));
@@ -84,7 +85,7 @@ fn the_head_has_functions_too() {
         "return { local_machine { accepts = function(r, m) return m.name ~= 'localhost', m.name end, score = function() return 3 end } }",
     );
     let pool = site.load().unwrap();
-    let mut decision = pool.decide(request());
+    let decision = pool.decide(request());
     assert_eq!(decision.accepts(Candidate::Local), Verdict::No("localhost".into()));
     assert_eq!(decision.score(Candidate::Local, &Status::default()), Score::Value(3.0));
 }
@@ -96,10 +97,10 @@ fn choices_by_function() {
         "",
     );
     let pool = site.load().unwrap();
-    let mut decision = pool.decide(request());
+    let decision = pool.decide(request());
     assert_eq!((decision.when_busy(), decision.when_unreachable()), (When::Local, When::Local));
     assert_eq!(
-        warnings(&site, &mut decision),
+        warnings(&site, &decision),
         [
             "machines.lua:6: warning: when_unreachable: expected \"wait\" or \"local\", found \"never\"; the default holds"
         ]
@@ -130,7 +131,7 @@ fn what_functions_are_told() {
         "",
     );
     let pool = site.load().unwrap();
-    let mut decision = pool.decide(request());
+    let decision = pool.decide(request());
     let status = Status {
         load: Some(0.5),
         loadavg: Some([1.0, 2.0, 3.0]),
@@ -146,7 +147,7 @@ fn what_functions_are_told() {
     };
     assert_eq!(decision.accepts(A), Verdict::Yes);
     assert_eq!(decision.score(A, &status), Score::Value(1.0));
-    assert_eq!(warnings(&site, &mut decision), [""; 0]);
+    assert_eq!(warnings(&site, &decision), [""; 0]);
 }
 
 #[test]
@@ -155,9 +156,11 @@ fn the_derivation_is_read_when_asked_for() {
         r#"accepts = function(request)
           local derivation = request:read_derivation()
           assert(derivation == request:read_derivation())
-          assert(derivation.builder == "/bin/sh" and derivation.args[2] == "x\0y" and derivation.env.out == "/gnu/store/o")
-          assert(derivation.inputs["/gnu/store/i.drv"][1] == "lib" and derivation.sources[1] == "/gnu/store/s")
-          assert(derivation.outputs.out == "/gnu/store/o")
+          local function path(name) return "/gnu/store/9jd3ddi4i7ymp3l9vs7vhfx7xl9wvhxz-" .. name end
+          assert(derivation.builder == "/bin/sh" and derivation.args[2] == "x" and derivation.env.out == path("o"))
+          assert(derivation.inputs[path("i.drv")][1] == "lib" and derivation.sources[1] == path("s"))
+          local out = derivation.outputs.out
+          assert(out.path == path("o") and out.method == "sha256" and out.hash == ("ab"):rep(32))
           return derivation.env.big == "1", "small"
         end"#,
         "",
@@ -167,25 +170,28 @@ fn the_derivation_is_read_when_asked_for() {
     let counter = Arc::clone(&reads);
     let reader = DerivationReader(Arc::new(move || {
         counter.fetch_add(1, Ordering::SeqCst);
-        Ok(Derivation {
-            builder: b"/bin/sh".to_vec(),
-            args: vec![b"-c".to_vec(), b"x\0y".to_vec()],
-            env: vec![(b"out".to_vec(), b"/gnu/store/o".to_vec()), (b"big".to_vec(), b"\xff".to_vec())],
-            inputs: vec![("/gnu/store/i.drv".into(), vec!["lib".into()])],
-            sources: vec!["/gnu/store/s".into()],
-            outputs: vec![("out".into(), "/gnu/store/o".into())],
-        })
+        let path = |name: &str| format!("/gnu/store/9jd3ddi4i7ymp3l9vs7vhfx7xl9wvhxz-{name}");
+        let text = format!(
+            "Derive([(\"out\",\"{}\",\"sha256\",\"{}\")],[(\"{}\",[\"lib\"])],[\"{}\"],\"x86_64-linux\",\"/bin/sh\",\
+             [\"-c\",\"x\"],[(\"big\",\"no\"),(\"out\",\"{}\")])",
+            path("o"),
+            "ab".repeat(32),
+            path("i.drv"),
+            path("s"),
+            path("o")
+        );
+        Derivation::parse(&StoreDir::default(), text.as_bytes()).map_err(|error| error.to_string())
     }));
-    let mut decision = pool.decide(Request { reader: Some(reader), ..request() });
+    let decision = pool.decide(Request { reader: Some(reader), ..request() });
     assert_eq!(decision.accepts(A), Verdict::No("small".into()));
     assert_eq!(decision.accepts(B), Verdict::No("small".into()));
     assert_eq!(reads.load(Ordering::SeqCst), 1);
-    assert_eq!(warnings(&site, &mut decision), [""; 0]);
+    assert_eq!(warnings(&site, &decision), [""; 0]);
     let failing = DerivationReader(Arc::new(|| Err("No such file or directory".into())));
-    let mut decision = pool.decide(Request { reader: Some(failing), ..request() });
+    let decision = pool.decide(Request { reader: Some(failing), ..request() });
     assert_eq!(decision.accepts(A), Verdict::Yes);
     assert_eq!(
-        warnings(&site, &mut decision),
+        warnings(&site, &decision),
         ["machines.lua:7: warning: accepts: the derivation \
           /gnu/store/9jd3ddi4i7ymp3l9vs7vhfx7xl9wvhxz-linux-libre-6.12.3.drv cannot be read: No such file or \
           directory; the default holds"]
@@ -214,11 +220,11 @@ fn results_that_are_no_answer() {
     ] {
         let site = site(&format!("accepts = function(request, machine) {body} end"), "");
         let pool = site.load().unwrap();
-        let mut decision = pool.decide(request());
+        let decision = pool.decide(request());
         assert_eq!(decision.accepts(A), verdict, "{body}");
         decision.accepts(B);
         let expected = if warning.is_empty() { vec![] } else { vec![format!("machines.lua:6: warning: {warning}")] };
-        assert_eq!(warnings(&site, &mut decision), expected, "{body}: once");
+        assert_eq!(warnings(&site, &decision), expected, "{body}: once");
     }
     for (body, score, warning) in [
         ("", 4.0, "found nothing"),
@@ -232,12 +238,12 @@ fn results_that_are_no_answer() {
     ] {
         let site = site(&format!("score = function() {body} end"), "");
         let pool = site.load().unwrap();
-        let mut decision = pool.decide(request());
+        let decision = pool.decide(request());
         assert_eq!(decision.score(B, &Status::default()), Score::Value(score), "{body}");
         let message =
             format!("machines.lua:6: warning: score: expected a number or false, {warning}; the default holds");
         let expected = if warning.is_empty() { vec![] } else { vec![message] };
-        assert_eq!(warnings(&site, &mut decision), expected, "{body}");
+        assert_eq!(warnings(&site, &decision), expected, "{body}");
     }
 }
 
@@ -248,10 +254,10 @@ fn an_error_shows_the_calls_of_the_user() {
         "",
     );
     let pool = site.load().unwrap();
-    let mut decision = pool.decide(request());
+    let decision = pool.decide(request());
     assert_eq!(decision.score(B, &Status::default()), Score::Value(4.0));
     assert_eq!(
-        warnings(&site, &mut decision),
+        warnings(&site, &decision),
         [
             "machines.lua:7: warning: score: attempt to perform arithmetic on a nil value (field 'weight'); the default holds"
         ]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// Each program, and a part of the message that it gets; nothing if it does no harm, `*` if that depends on the
 /// machine's speed; `|` stands between alternatives.
-const PROGRAMS: [(&str, &str, &str); 31] = [
+const PROGRAMS: [(&str, &str, &str); 32] = [
     ("loop", "while true do end", "took longer"),
     ("loop in a coroutine", "coroutine.wrap(function() while true do end end)()", "took longer"),
     (
@@ -67,6 +67,7 @@ const PROGRAMS: [(&str, &str, &str); 31] = [
         "local t = setmetatable({}, { __index = function(t, k) return t[k .. 'x'] end }) return t.x",
         "stack overflow",
     ),
+    ("undefined globals without end", "while true do local x = nothing_here end", "undefined global|took longer"),
     ("bytecode", "assert(load(string.dump(function() end)))", "binary chunk"),
 ];
 
@@ -91,7 +92,7 @@ fn during_a_decision() {
         let site = site(program, true);
         let pool = site.load().unwrap_or_else(|report| panic!("{title}: {report}"));
         let start = Instant::now();
-        let mut decision = pool.decide(request());
+        let decision = pool.decide(request());
         let score = decision.score(Candidate::Machine(0), &Status::default());
         let warnings: Vec<String> = decision.take_warnings().iter().map(|one| site.relative(one)).collect();
         // Built for debugging and side by side with other tests, memory fills slowly.
@@ -151,7 +152,7 @@ fn the_time_is_that_of_the_decision() {
     );
     let pool = site.load().unwrap();
     let start = Instant::now();
-    let mut decision = pool.decide(request());
+    let decision = pool.decide(request());
     let verdicts: Vec<Verdict> = (0..10).map(|_| decision.accepts(Candidate::Machine(0))).collect();
     assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Yes));
     assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
@@ -184,7 +185,7 @@ fn printing_and_reading() {
     if std::env::var_os("OFFLOAD_TEST_OUTPUT").is_some() {
         let site = site(OUTPUT, true);
         let pool = site.load().unwrap();
-        let mut decision = pool.decide(request());
+        let decision = pool.decide(request());
         assert_eq!(decision.score(Candidate::Machine(0), &Status::default()), Score::Value(5.0));
         assert_eq!(decision.take_warnings(), []);
         return;
@@ -211,7 +212,7 @@ fn printing_and_reading() {
 fn children_do_not_outlive_the_wait() {
     let site = site("os.execute('echo $$ > ' .. FIFO .. '; sleep 30 & wait')", true);
     let pool = site.load().unwrap();
-    let mut decision = pool.decide(request());
+    let decision = pool.decide(request());
     decision.score(Candidate::Machine(0), &Status::default());
     let group = std::fs::read_to_string(site.directory.path().join("fifo")).unwrap();
     let group = rustix::process::Pid::from_raw(group.trim().parse().unwrap()).unwrap();

@@ -3,8 +3,11 @@
 use super::*;
 use std::path::PathBuf;
 
+mod annotations;
 mod broken;
 mod decisions;
+mod examples;
+mod generated;
 mod hostile;
 mod modules;
 mod valid;

@@ -1,0 +1,135 @@
+//! `offload drain NAME [--for TIME]` and `offload undrain NAME`: a machine is taken out, and brought back, without a change to
+//! the machine file. Builds that run there end; no new ones come. All entries for one host are meant together.
+
+use std::io::Write;
+use std::time::Duration;
+
+use crate::exit::Status;
+use crate::machine::Machine;
+use crate::state::health::{self, Time};
+use crate::state::{Drain, Drained, Slots, StateDirectory, StateError};
+
+/// The longest time that can be asked for: a year.
+const LONGEST: u64 = 366 * 24 * 3600;
+
+/// A time such as `90s`, `30m`, `2h` or `1d`; a number alone is seconds.
+pub fn parse_time(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.char_indices().last() {
+        Some((last, 's')) => (&text[..last], 1),
+        Some((last, 'm')) => (&text[..last], 60),
+        Some((last, 'h')) => (&text[..last], 3600),
+        Some((last, 'd')) => (&text[..last], 24 * 3600),
+        _ => (text, 1),
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    match seconds {
+        Some(seconds @ 1..=LONGEST) => Ok(Duration::from_secs(seconds)),
+        _ => Err("expected a time such as 90s, 30m, 2h or 1d, a year at most".to_owned()),
+    }
+}
+
+/// Takes the machine `name` out, for `time` or until it is brought back.
+pub fn drain(
+    name: &str,
+    time: Option<Duration>,
+    machines: &[&Machine],
+    state: &StateDirectory,
+    messages: &mut dyn Write,
+) -> Status {
+    each_host(name, machines, messages, |machine| {
+        let since = health::now();
+        let until = time.map(|time| since + time.as_millis() as Time);
+        Drain::of(state, machine)?.set(&Drained { since, until })?;
+        let until = time.map_or("until it is brought back".to_owned(), |time| format!("for {} s", time.as_secs()));
+        let running = Slots::of(state, machine)?.taken()?.len();
+        let noun = if running == 1 { "build goes" } else { "builds go" };
+        Ok(format!("{}: gets no new builds {until}; {running} {noun} on there", machine.address()))
+    })
+}
+
+/// Brings the machine `name` back.
+pub fn undrain(name: &str, machines: &[&Machine], state: &StateDirectory, messages: &mut dyn Write) -> Status {
+    each_host(name, machines, messages, |machine| {
+        let drain = Drain::of(state, machine)?;
+        let was_out = drain.read(health::now()).is_some();
+        drain.clear()?;
+        let said = if was_out { "gets builds again" } else { "was not drained" };
+        Ok(format!("{}: {said}", machine.address()))
+    })
+}
+
+/// Does something with each host that is known as `name`, which may be `NAME:PORT`, and says what.
+fn each_host(
+    name: &str,
+    machines: &[&Machine],
+    messages: &mut dyn Write,
+    change: impl Fn(&Machine) -> Result<String, StateError>,
+) -> Status {
+    let mut hosts: Vec<&Machine> =
+        machines.iter().copied().filter(|machine| machine.name == name || machine.address() == name).collect();
+    hosts.sort_by_key(|machine| machine.address());
+    hosts.dedup_by_key(|machine| machine.address());
+    let mut lines = Vec::new();
+    let mut status = Status::Success;
+    if hosts.is_empty() {
+        let mut names: Vec<&str> = machines.iter().map(|machine| machine.name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let known = if names.is_empty() { "no machine".to_owned() } else { names.join(", ") };
+        lines.push(format!("error: there is no machine '{name}'; the machine file has {known}"));
+        status = Status::NoMatch;
+    }
+    for machine in hosts {
+        lines.push(change(machine).unwrap_or_else(|error| {
+            status = Status::Failure;
+            format!("error: {}: {error}", machine.address())
+        }));
+    }
+    for line in lines {
+        // If this fails there is nobody left to tell.
+        let _ = writeln!(messages, "{line}");
+    }
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        for (text, seconds) in [("90", 90), ("90s", 90), ("30m", 1800), ("2h", 7200), ("1d", 86400)] {
+            assert_eq!(parse_time(text), Ok(Duration::from_secs(seconds)));
+        }
+        for text in ["", "h", "0", "-1h", "1.5h", "2 h", "367d", "99999999999999999999d", "2ü"] {
+            assert!(parse_time(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn out_and_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::new(directory.path());
+        let machine = |port| Machine { port, ..Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new()) };
+        let (one, again, other) = (machine(22), machine(22), machine(23));
+        let machines = [&one, &again, &other];
+        let is_out = |machine| Drain::of(&state, machine).unwrap().read(health::now()).is_some();
+        let mut said = Vec::new();
+        assert_eq!(drain("b1:22", Some(Duration::from_secs(60)), &machines, &state, &mut said), Status::Success);
+        assert!(is_out(&one) && !is_out(&other));
+        assert_eq!(drain("b1", None, &machines, &state, &mut said), Status::Success);
+        assert!(is_out(&one) && is_out(&other));
+        assert_eq!(undrain("b1", &machines, &state, &mut said), Status::Success);
+        assert_eq!(undrain("b1:23", &machines, &state, &mut said), Status::Success);
+        assert!(!is_out(&one) && !is_out(&other));
+        assert_eq!(drain("b2", None, &machines, &state, &mut said), Status::NoMatch);
+        assert_eq!(
+            String::from_utf8(said).unwrap(),
+            "b1:22: gets no new builds for 60 s; 0 builds go on there\n\
+             b1:22: gets no new builds until it is brought back; 0 builds go on there\n\
+             b1:23: gets no new builds until it is brought back; 0 builds go on there\n\
+             b1:22: gets builds again\nb1:23: gets builds again\nb1:23: was not drained\n\
+             error: there is no machine 'b2'; the machine file has b1\n"
+        );
+    }
+}

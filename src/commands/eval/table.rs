@@ -1,0 +1,100 @@
+//! The pool as a table for people.
+
+use std::io::{self, Write};
+
+use crate::policy::{Pool, Settings, When};
+
+const HEAD: [&str; 6] = ["NAME", "SYSTEMS", "SLOTS", "SPEED", "FEATURES", "NOTES"];
+/// Columns with numbers, which stand to the right.
+const NUMBERS: [usize; 2] = [2, 3];
+
+pub(super) fn write(pool: &Pool, output: &mut dyn Write) -> io::Result<()> {
+    let count = match pool.machines.len() {
+        0 => "no build machines".to_owned(),
+        1 => "1 build machine".to_owned(),
+        count => format!("{count} build machines"),
+    };
+    writeln!(output, "{}: {count}", pool.path.display())?;
+    let rows = rows(pool);
+    if !rows.is_empty() {
+        writeln!(output)?;
+        write_rows(&rows, output)?;
+    }
+    writeln!(output)?;
+    write_settings(&pool.settings, output)
+}
+
+fn rows(pool: &Pool) -> Vec<[String; 6]> {
+    let list = |items: &[String]| if items.is_empty() { "-".to_owned() } else { items.join(", ") };
+    let machines = pool.machines.iter().map(|entry| {
+        let machine = &entry.machine;
+        let notes = [
+            (!machine.enabled, "disabled"),
+            (entry.has_accepts, "accepts"),
+            (entry.has_score, "score"),
+            (machine.proxy_command.is_some(), "proxy"),
+        ];
+        [
+            super::label(machine),
+            list(&machine.systems),
+            machine.parallel_builds.to_string(),
+            machine.speed.to_string(),
+            list(&machine.features),
+            list(&notes.iter().filter(|(holds, _)| *holds).map(|(_, note)| (*note).to_owned()).collect::<Vec<_>>()),
+        ]
+    });
+    let head = pool.local.iter().map(|local| {
+        let note = if local.enabled { "the head itself" } else { "the head itself, disabled" };
+        [
+            "localhost".to_owned(),
+            local.systems.as_ref().map_or("its own".to_owned(), |systems| list(systems)),
+            "-".to_owned(),
+            local.speed.to_string(),
+            list(&local.features),
+            note.to_owned(),
+        ]
+    });
+    machines.chain(head).collect()
+}
+
+fn write_rows(rows: &[[String; 6]], output: &mut dyn Write) -> io::Result<()> {
+    let head = HEAD.map(str::to_owned);
+    let rows: Vec<&[String; 6]> = std::iter::once(&head).chain(rows).collect();
+    let widths = [0, 1, 2, 3, 4, 5].map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    for row in rows {
+        let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| match NUMBERS.contains(&column) {
+            true => format!("{cell:>width$}"),
+            false => format!("{cell:width$}"),
+        });
+        writeln!(output, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+fn write_settings(settings: &Settings, output: &mut dyn Write) -> io::Result<()> {
+    let given = |function: bool, default: &'static str| if function { "a function" } else { default };
+    let when = |when: When| match when {
+        When::Wait => "wait",
+        When::Local => "local",
+        When::Function => "a function",
+    };
+    let limits = &settings.limits;
+    let lines = [
+        ("accepts", given(settings.has_accepts, "every build").to_owned()),
+        ("score", given(settings.has_score, "speed / (1 + load)").to_owned()),
+        ("when_busy", when(settings.when_busy).to_owned()),
+        ("when_unreachable", when(settings.when_unreachable).to_owned()),
+        ("max_attempts", settings.max_attempts.to_string()),
+        ("wait_for_slot", format!("{} s", settings.wait_for_slot.as_secs_f64())),
+        (
+            "limits",
+            format!(
+                "{} s to evaluate, {} s to decide, {} MiB",
+                limits.evaluate.as_secs_f64(),
+                limits.decide.as_secs_f64(),
+                limits.memory >> 20
+            ),
+        ),
+    ];
+    lines.iter().try_for_each(|(name, value)| writeln!(output, "{name:<16}  {value}"))
+}

@@ -1,0 +1,157 @@
+use super::*;
+use std::fs;
+use tempfile::TempDir;
+
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGiZC8RF5TdIuz3cZ2RZ6pH6/WJ7mzWKRX7KPrGwENOG";
+
+/// What is printed for a machine file, without the name of its directory: status, standard output, standard error.
+fn eval(text: &str, json: bool) -> (Status, String, String) {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("machines.lua");
+    fs::write(&file, text.replace("$KEY", KEY)).unwrap();
+    fs::write(directory.path().join("key"), "").unwrap();
+    let context = LoadContext { home: Some(directory.path().to_owned()), ..LoadContext::default() };
+    let (mut output, mut messages) = (Vec::new(), Vec::new());
+    let status = run(&file, &context, "x86_64-linux", json, &mut output, &mut messages);
+    let relative =
+        |text: Vec<u8>| String::from_utf8(text).unwrap().replace(&format!("{}/", directory.path().display()), "");
+    (status, relative(output), relative(messages))
+}
+
+const POOL: &str = r#"
+local base = { user = "offload", host_key = "$KEY", private_key = "~/key" }
+return {
+  build_machine { inherit = base, name = "eightysix.example.org", systems = { "x86_64-linux", "i686-linux" },
+    parallel_builds = 12, speed = 2.5, features = { "kvm", "big-parallel" }, overload_threshold = false },
+  build_machine { inherit = base, name = "arm", port = 2222, system = "aarch64-linux", enabled = false,
+    accepts = function() return true end, proxy_command = { "nc", "%h", "%p" } },
+  local_machine { speed = 0.5 },
+  when_busy = function() return "wait" end,
+}
+"#;
+
+#[test]
+fn a_pool_as_a_table() {
+    let (status, output, messages) = eval(POOL, false);
+    assert_eq!(status, Status::Success);
+    let expected = "\
+machines.lua: 2 build machines
+
+NAME                   SYSTEMS                   SLOTS  SPEED  FEATURES           NOTES
+eightysix.example.org  x86_64-linux, i686-linux     12    2.5  kvm, big-parallel  -
+arm:2222               aarch64-linux                 1      1  -                  disabled, accepts, proxy
+localhost              its own                       -    0.5  -                  the head itself
+
+accepts           every build
+score             speed / (1 + load)
+when_busy         a function
+when_unreachable  local
+max_attempts      3
+wait_for_slot     600 s
+limits            5 s to evaluate, 0.5 s to decide, 64 MiB
+";
+    assert_eq!(output, expected);
+    assert_eq!(
+        messages,
+        "machines.lua:6: warning: build_machine<arm>: system: deprecated\n  hint: write systems = { \"aarch64-linux\" }\n"
+    );
+}
+
+#[test]
+fn a_pool_as_json() {
+    let (status, output, messages) = eval(POOL, true);
+    assert_eq!((status, messages.as_str()), (Status::Success, ""));
+    let object: serde_json::Value = serde_json::from_str(&output).unwrap();
+    let expected = serde_json::json!({
+        "version": 1,
+        "file": "machines.lua",
+        "machines": [
+            {
+                "name": "eightysix.example.org", "port": 22, "user": "offload",
+                "systems": ["x86_64-linux", "i686-linux"], "host_key": [KEY], "private_key": "key",
+                "daemon_socket": "/var/guix/daemon-socket/socket", "compression": "auto", "parallel_builds": 12,
+                "speed": 2.5, "features": ["kvm", "big-parallel"], "overload_threshold": null,
+                "minimum_disk_space": 104857600, "connect_timeout": 5.0, "stall_timeout": 60.0, "keep_alive": 15.0,
+                "max_transfers": 4, "enabled": true, "proxy_command": null, "use_substitutes": true,
+                "accepts": false, "score": false, "line": 4
+            },
+            {
+                "name": "arm", "port": 2222, "user": "offload", "systems": ["aarch64-linux"], "host_key": [KEY],
+                "private_key": "key", "daemon_socket": "/var/guix/daemon-socket/socket", "compression": "auto",
+                "parallel_builds": 1, "speed": 1.0, "features": [], "overload_threshold": 0.8,
+                "minimum_disk_space": 104857600, "connect_timeout": 5.0, "stall_timeout": 60.0, "keep_alive": 15.0,
+                "max_transfers": 4, "enabled": false, "proxy_command": ["nc", "%h", "%p"], "use_substitutes": true,
+                "accepts": true, "score": false, "line": 6
+            }
+        ],
+        "local_machine": {
+            "systems": null, "speed": 0.5, "features": [], "overload_threshold": 0.8, "enabled": true
+        },
+        "policy": {
+            "accepts": false, "score": false, "when_busy": "function", "when_unreachable": "local", "max_attempts": 3,
+            "wait_for_slot": 600.0, "limits": { "evaluate": 5.0, "decide": 0.5, "memory": 67108864 }
+        },
+        "warnings": [{
+            "severity": "warning", "file": "machines.lua", "line": 6, "field": "system",
+            "message": "build_machine<arm>: system: deprecated", "hint": "write systems = { \"aarch64-linux\" }"
+        }]
+    });
+    assert_eq!(object, expected);
+}
+
+#[test]
+fn a_broken_file() {
+    let text = "return {\n  build_machine { name = 'a', speeed = 2, user = 'u', systems = { 'x86_64-linux' }, host_key = '$KEY' }\n}";
+    let (status, output, messages) = eval(text, false);
+    assert_eq!((status, output.as_str()), (Status::MachineFile, ""));
+    assert_eq!(
+        messages,
+        "machines.lua:2: error: build_machine<a>: unknown field 'speeed'\n  hint: did you mean 'speed'?\n"
+    );
+    let (status, output, messages) = eval(text, true);
+    assert_eq!((status, messages.as_str()), (Status::MachineFile, ""));
+    let expected = serde_json::json!({
+        "version": 1,
+        "file": "machines.lua",
+        "warnings": [],
+        "errors": [{
+            "severity": "error", "file": "machines.lua", "line": 2, "field": "speeed",
+            "message": "build_machine<a>: unknown field 'speeed'", "hint": "did you mean 'speed'?"
+        }]
+    });
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&output).unwrap(), expected);
+}
+
+#[test]
+fn no_machines() {
+    let (status, output, messages) = eval("return {}", false);
+    assert_eq!((status, messages.as_str()), (Status::Success, ""));
+    assert!(output.starts_with("machines.lua: no build machines\n\naccepts "), "{output}");
+    let (mut output, mut messages) = (Vec::new(), Vec::new());
+    let file = Path::new("/nonexistent/machines.lua");
+    let status = run(file, &LoadContext::default(), "x86_64-linux", false, &mut output, &mut messages);
+    assert_eq!((status, output.len()), (Status::MachineFile, 0));
+    assert_eq!(
+        String::from_utf8(messages).unwrap(),
+        "/nonexistent/machines.lua: error: there is no such machine file, so no machines\n"
+    );
+}
+
+#[test]
+fn what_is_seen_around_the_file() {
+    let (status, _, messages) = eval(
+        "local base = { user = 'u', systems = { 'aarch64-linux' }, host_key = '$KEY' }\nreturn {\n\
+         build_machine { inherit = base, name = 'a', private_key = '~/nothing' },\n\
+         build_machine { inherit = base, name = 'b' },\n\
+         build_machine { inherit = base, name = 'c', private_key = '~/nothing', enabled = false, systems = { 'x86_64-linux' } } }",
+        false,
+    );
+    assert_eq!(status, Status::Success);
+    let expected = "\
+machines.lua:3: warning: build_machine<a>: private_key: nothing: No such file or directory (os error 2)
+  hint: make one with ssh-keygen -t ed25519 -N '', and add its public half to the account's ~/.ssh/authorized_keys on the build machine
+machines.lua:4: warning: build_machine<b>: private_key: not given, and none of .ssh/id_ed25519, .ssh/id_ecdsa, .ssh/id_rsa can be read
+machines.lua: warning: no build machine is enabled for x86_64-linux, the head's own system
+";
+    assert_eq!(messages, expected);
+}

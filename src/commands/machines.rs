@@ -1,0 +1,57 @@
+//! What subcommands about machines have in common: which file, which of its machines.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use regex_lite::Regex;
+
+use crate::local::Directories;
+use crate::machine::Machine;
+use crate::policy::{LoadContext, Pool, Report, load};
+
+/// The variable that names the machine file.
+pub const MACHINE_FILE: &str = "OFFLOAD_MACHINE_FILE";
+
+/// The machine file: the one that was named, else `$OFFLOAD_MACHINE_FILE`, else `machines.lua` in the daemon's
+/// configuration directory.
+pub fn machine_file(named: Option<&Path>, directories: &Directories) -> PathBuf {
+    match named {
+        Some(path) => path.to_owned(),
+        None => env::var_os(MACHINE_FILE).map_or_else(|| directories.configuration.join("machines.lua"), PathBuf::from),
+    }
+}
+
+/// Evaluates the machine file as the build hook does.
+pub fn load_pool(path: &Path, directories: &Directories) -> Result<Pool, Report> {
+    load(path, &load_context(directories))
+}
+
+/// What machine files are evaluated with.
+pub fn load_context(directories: &Directories) -> LoadContext {
+    LoadContext { cache: Some(directories.state.join("offload/cache")), ..LoadContext::default() }
+}
+
+/// The system type of this machine, as Guix calls it. guix-daemon tells its own to the build hook; for the other
+/// subcommands this is what the program was built for.
+pub fn own_system() -> String {
+    let processor = match env::consts::ARCH {
+        "x86" => "i686",
+        "arm" => "armhf",
+        "powerpc64" => "powerpc64le",
+        other => other,
+    };
+    let kernel = if env::consts::OS == "hurd" { "gnu" } else { env::consts::OS };
+    format!("{processor}-{kernel}")
+}
+
+/// The machines of a pool whose names match `pattern`, each host once.
+pub fn hosts<'a>(pool: &'a Pool, pattern: Option<&Regex>) -> Vec<&'a Machine> {
+    let mut hosts: Vec<&Machine> = Vec::new();
+    for machine in pool.machines.iter().map(|entry| &entry.machine) {
+        let is_named = pattern.is_none_or(|pattern| pattern.is_match(&machine.name));
+        if is_named && !hosts.iter().any(|host| host.address() == machine.address()) {
+            hosts.push(machine);
+        }
+    }
+    hosts
+}

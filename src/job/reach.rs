@@ -1,0 +1,46 @@
+//! Reaching a machine: a connection whose daemon has answered.
+//!
+//! A machine whose SSH server answers and whose daemon does not is no use to anybody, so both are part of reaching it.
+
+use std::time::Instant;
+
+use crate::daemon::{self, Client};
+use crate::error::with_hint;
+use crate::machine::Machine;
+use crate::remote::{self, Connection, DaemonStream};
+use crate::ssh;
+use crate::store::path::StoreDir;
+use crate::timing::Stopwatch;
+
+/// A machine that was reached.
+pub struct Reached {
+    // Before the connection that carries it.
+    pub client: Client<DaemonStream>,
+    pub connection: Connection,
+}
+
+/// Connects to the machine and greets its daemon. The error is a message, with a remedy where there is one.
+pub fn reach(machine: &Machine, store: &StoreDir) -> Result<Reached, String> {
+    let connection = Connection::open(machine).map_err(|error| unreachable(&error))?;
+    let mut stopwatch = Stopwatch::start();
+    let mut stream = connection.daemon().map_err(|error| unreachable(&error))?;
+    stream.set_deadline(Some(Instant::now() + machine.connect_timeout));
+    let mut client = Client::connect(stream, store.clone()).map_err(|error| daemon_failed(&error))?;
+    client.stream_mut().set_deadline(None);
+    stopwatch.lap("greet");
+    Ok(Reached { client, connection })
+}
+
+/// What to say of a machine that cannot be reached.
+pub fn unreachable(error: &remote::Error) -> String {
+    with_hint(error, error.hint())
+}
+
+/// What to say of a daemon that failed. Errors of the link come wrapped in those of the client.
+pub fn daemon_failed(error: &daemon::Error) -> String {
+    let hint = match error {
+        daemon::Error::Link { cause, .. } => ssh::Error::in_io(cause).and_then(ssh::Error::hint),
+        _ => None,
+    };
+    with_hint(error, hint)
+}

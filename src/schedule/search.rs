@@ -1,0 +1,344 @@
+//! Choosing a machine: the best one that can take the build now.
+//!
+//! Machines that match are ranked. Of the best of them a record may say at once whether it can take the build; where it
+//! does not, the machine is asked, a few at the same time. A machine that answered, or that a fresh record speaks for, need
+//! not wait long for better ones that have yet to answer ([`PATIENCE`]), and not at all for those that were in trouble when
+//! they were last seen: these are asked on the side, for the sake of later builds. A slot is taken on the machine that is
+//! chosen, and on no other. The connection over which a machine answered is the one that builds.
+
+use std::time::Duration;
+
+use super::ask::{Answer, Inquiry};
+use super::choice::{Choice, Outcome, PassedOver, Reason};
+use super::matching::mismatch;
+use super::ranking::Rank;
+use super::rules::{Known, Rules};
+use super::surroundings::Surroundings;
+use crate::hook::Request;
+use crate::machine::Machine;
+use crate::state::Health;
+use crate::state::health::{Standing, Time};
+use crate::status::Status;
+
+/// How many machines are asked at the same time, not counting those that are slow to answer.
+pub const SIDE_BY_SIDE: usize = 3;
+
+/// When a machine is slow to answer.
+const SLOW: Duration = Duration::from_millis(500);
+
+/// How long a machine that can take the build waits for a better one to answer.
+pub const PATIENCE: Duration = Duration::from_millis(200);
+
+/// How often answers are looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// What is to be decided.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    pub request: &'a Request,
+    pub machines: &'a [&'a Machine],
+    pub rules: &'a dyn Rules,
+    /// The places of machines that are not to be tried again.
+    pub excluded: &'a [usize],
+    /// The score of the head itself, if it may build this and takes part.
+    pub head: Option<f64>,
+}
+
+/// Chooses a machine. `waiting`: the place of this process among those that wait. No answer is waited for longer than
+/// `limit`.
+pub fn choose<W: Surroundings>(
+    question: &Question<'_>,
+    waiting: Option<&W::Place>,
+    limit: Duration,
+    world: &W,
+) -> Outcome<W> {
+    let mut search = Search::new(question, limit, world);
+    search.rank();
+    if search.candidates.is_empty() {
+        return Outcome::NoMatch(search.passed_over);
+    }
+    search.look(waiting);
+    search.run()
+}
+
+/// A machine that may take the build, or the head.
+struct Candidate<L> {
+    rank: Rank,
+    state: State<L>,
+}
+
+enum State<L> {
+    /// It can take the build; the connection if there is one.
+    Ready(Option<L>),
+    Unknown {
+        after_trouble: bool,
+    },
+    BeingAsked {
+        after_trouble: bool,
+        since: Duration,
+    },
+    Out(Reason),
+    /// The head itself, which needs no slot.
+    Head,
+}
+
+impl<L> State<L> {
+    fn can_build(&self) -> bool {
+        matches!(self, State::Ready(_) | State::Head)
+    }
+
+    /// Whether it is worth waiting for: what was in trouble only if there is nothing else.
+    fn is_awaited(&self, has_choice: bool) -> bool {
+        match self {
+            State::Unknown { after_trouble } | State::BeingAsked { after_trouble, .. } => {
+                !(has_choice && *after_trouble)
+            }
+            _ => false,
+        }
+    }
+}
+
+struct Search<'a, W: Surroundings> {
+    question: &'a Question<'a>,
+    world: &'a W,
+    inquiry: Inquiry<'a, W>,
+    /// When this has to come to an end.
+    until: Duration,
+    candidates: Vec<Candidate<W::Link>>,
+    passed_over: Vec<PassedOver>,
+}
+
+impl<'a, W: Surroundings> Search<'a, W> {
+    fn new(question: &'a Question<'a>, limit: Duration, world: &'a W) -> Self {
+        let until = world.elapsed() + limit;
+        let inquiry = Inquiry::new(world, limit);
+        Search { question, world, inquiry, until, candidates: Vec::new(), passed_over: Vec::new() }
+    }
+
+    /// Those that match, the best first.
+    fn rank(&mut self) {
+        for (place, machine) in self.question.machines.iter().enumerate() {
+            if self.question.excluded.contains(&place) {
+                continue;
+            }
+            match self.rank_of(place, machine) {
+                Ok(rank) => {
+                    self.candidates.push(Candidate { rank, state: State::Unknown { after_trouble: false } });
+                }
+                Err(reason) => self.passed_over.push(PassedOver { machine: place, reason }),
+            }
+        }
+        if let Some(score) = self.question.head.filter(|_| !self.candidates.is_empty()) {
+            // After machines that are as good: the head has other things to do.
+            let rank = Rank { score, occupied: f64::INFINITY, place: usize::MAX };
+            self.candidates.push(Candidate { rank, state: State::Head });
+        }
+        self.candidates.sort_by(|one, other| one.rank.order(&other.rank));
+    }
+
+    fn rank_of(&self, place: usize, machine: &Machine) -> Result<Rank, Reason> {
+        if let Some(mismatch) = mismatch(machine, self.question.request) {
+            return Err(Reason::Mismatch(mismatch));
+        }
+        self.question.rules.accepts(place).map_err(Reason::Refused)?;
+        self.score(place, machine, &self.world.health(machine))
+    }
+
+    fn score(&self, place: usize, machine: &Machine, health: &Health) -> Result<Rank, Reason> {
+        let running = self.world.running(machine);
+        let known = Known { health, running: &running, now: self.world.now() };
+        let score = self.question.rules.score(place, &known).map_err(Reason::Refused)?;
+        let occupied = running.len() as f64 / f64::from(machine.parallel_builds.max(1));
+        Ok(Rank { score, occupied, place })
+    }
+
+    /// What records and slots say of each candidate.
+    fn look(&mut self, waiting: Option<&W::Place>) {
+        let (question, world) = (self.question, self.world);
+        let machines: Vec<&Machine> = (self.candidates.iter())
+            .filter(|candidate| !matches!(candidate.state, State::Head))
+            .map(|candidate| question.machines[candidate.rank.place])
+            .collect();
+        let mut ahead = world.ahead(&machines, waiting).into_iter();
+        for candidate in &mut self.candidates {
+            if let State::Head = candidate.state {
+                continue;
+            }
+            let machine = question.machines[candidate.rank.place];
+            candidate.state = look_at(machine, ahead.next().unwrap_or(0), world);
+        }
+    }
+
+    fn run(mut self) -> Outcome<W> {
+        let mut choice_since = None;
+        loop {
+            self.take_answers();
+            let best = self.candidates.iter().position(|candidate| candidate.state.can_build());
+            let before = &self.candidates[..best.unwrap_or(self.candidates.len())];
+            let is_awaited = before.iter().any(|candidate| candidate.state.is_awaited(best.is_some()));
+            let now = self.world.elapsed();
+            let is_late = match best {
+                Some(_) => now >= *choice_since.get_or_insert(now) + PATIENCE,
+                None => now >= self.until,
+            };
+            // Those on the side are asked as well when it is known that nobody waits for them.
+            self.ask_next(best);
+            if !is_awaited || is_late {
+                match best.map(|best| self.take(best)) {
+                    Some(Ok(outcome)) => return outcome,
+                    Some(Err(())) => continue,
+                    None => return self.none(),
+                }
+            }
+            self.world.pause(LOOK_AGAIN);
+        }
+    }
+
+    /// Asks the best of those not asked yet, as long as there are not too many at a time.
+    fn ask_next(&mut self, best: Option<usize>) {
+        let before = best.unwrap_or(self.candidates.len());
+        let now = self.world.elapsed();
+        let is_counted = |state: &State<W::Link>| match state {
+            State::BeingAsked { since, .. } => now < *since + SLOW,
+            _ => false,
+        };
+        let mut count = self.candidates.iter().filter(|candidate| is_counted(&candidate.state)).count();
+        for candidate in &mut self.candidates[..before] {
+            let State::Unknown { after_trouble } = candidate.state else { continue };
+            if count >= SIDE_BY_SIDE {
+                return;
+            }
+            count += 1;
+            self.inquiry.ask(candidate.rank.place, self.question.machines[candidate.rank.place]);
+            candidate.state = State::BeingAsked { after_trouble, since: now };
+        }
+    }
+
+    /// What the answers change. The score of a machine that told its status may be another now.
+    fn take_answers(&mut self) {
+        let answers = self.inquiry.answers();
+        if answers.is_empty() {
+            return;
+        }
+        for (place, answer) in answers {
+            let machine = self.question.machines[place];
+            let (rank, state) = match answer {
+                Answer::Failed(error) => (None, State::Out(Reason::Unreachable(error))),
+                Answer::Reached(link, status) => self.judge(place, machine, Some(link), status),
+                Answer::Known(status) => self.judge(place, machine, None, status),
+            };
+            if let Some(candidate) = self.candidates.iter_mut().find(|candidate| candidate.rank.place == place) {
+                candidate.state = state;
+                candidate.rank = rank.unwrap_or_else(|| candidate.rank.clone());
+            }
+        }
+        self.candidates.sort_by(|one, other| one.rank.order(&other.rank));
+    }
+
+    fn judge(
+        &self,
+        place: usize,
+        machine: &Machine,
+        link: Option<W::Link>,
+        status: Status,
+    ) -> (Option<Rank>, State<W::Link>) {
+        if let Err(reason) = check(machine, &status) {
+            return (None, State::Out(reason));
+        }
+        match self.score(place, machine, &Health::reached(status, self.world.now())) {
+            Ok(rank) => (Some(rank), State::Ready(link)),
+            Err(reason) => (None, State::Out(reason)),
+        }
+    }
+
+    /// Takes a slot of the candidate; an error if another was faster.
+    fn take(&mut self, best: usize) -> Result<Outcome<W>, ()> {
+        let candidate = &mut self.candidates[best];
+        if let State::Head = candidate.state {
+            return Ok(Outcome::Head(self.reasons()));
+        }
+        let place = candidate.rank.place;
+        let reason = match self.world.try_take_slot(self.question.machines[place]) {
+            Ok(Some(slot)) => {
+                let State::Ready(link) = std::mem::replace(&mut candidate.state, State::Head) else { return Err(()) };
+                return Ok(Outcome::Chosen(Choice { machine: place, slot, link }));
+            }
+            Ok(None) => Reason::NoSlot { ahead: 0 },
+            Err(error) => Reason::SlotsUnknown(error),
+        };
+        candidate.state = State::Out(reason);
+        Err(())
+    }
+
+    fn none(mut self) -> Outcome<W> {
+        let reasons = self.reasons();
+        if reasons.iter().any(|over| over.reason.is_busy()) {
+            Outcome::Busy(reasons)
+        } else {
+            Outcome::Unreachable(reasons)
+        }
+    }
+
+    fn reasons(&mut self) -> Vec<PassedOver> {
+        let mut reasons = std::mem::take(&mut self.passed_over);
+        for candidate in self.candidates.drain(..) {
+            let reason = match candidate.state {
+                State::Out(reason) => reason,
+                State::Ready(_) | State::Head => continue,
+                State::BeingAsked { .. } => Reason::Unreachable("it has not answered yet".to_owned()),
+                State::Unknown { .. } => Reason::Unreachable("it has not been asked yet".to_owned()),
+            };
+            reasons.push(PassedOver { machine: candidate.rank.place, reason });
+        }
+        reasons
+    }
+}
+
+/// What is known of a machine without asking it; `ahead` builds wait for it already.
+fn look_at<W: Surroundings>(machine: &Machine, ahead: usize, world: &W) -> State<W::Link> {
+    let now = world.now();
+    if let Some(drained) = world.drained(machine) {
+        return State::Out(Reason::Drained(drained));
+    }
+    let health = world.health(machine);
+    let standing = health.standing(now);
+    if let Standing::Down { error, .. } = standing {
+        return State::Out(Reason::Unreachable(error));
+    }
+    if let (Standing::Fresh, Some(status)) = (&standing, &health.status)
+        && let Err(reason) = check(machine, status)
+    {
+        return State::Out(reason);
+    }
+    match world.free_slots(machine) {
+        Ok(free) if free <= ahead => return State::Out(Reason::NoSlot { ahead }),
+        Ok(_) => {}
+        Err(error) => return State::Out(Reason::SlotsUnknown(error)),
+    }
+    match standing {
+        Standing::Fresh => State::Ready(None),
+        Standing::Unknown { after_trouble } => State::Unknown { after_trouble },
+        // Whoever asks it may be about to learn the answer, unless that takes long already.
+        Standing::Asked { since } => {
+            let is_slow = now.saturating_sub(since) > PATIENCE.as_millis() as Time;
+            State::Unknown { after_trouble: is_slow || health.trouble.is_some() }
+        }
+        Standing::Down { error, .. } => State::Out(Reason::Unreachable(error)),
+    }
+}
+
+/// What is unknown is no reason to pass a machine over. The load is the one that was measured: builds that were started
+/// since are bounded by the slots.
+pub(super) fn check(machine: &Machine, status: &Status) -> Result<(), Reason> {
+    if let (Some(load), Some(threshold)) = (status.load(), machine.overload_threshold)
+        && load > threshold
+    {
+        return Err(Reason::Overloaded { load, threshold });
+    }
+    match status.store_free {
+        Some(free) if free < machine.minimum_disk_space => {
+            Err(Reason::LowDisk { free, minimum: machine.minimum_disk_space })
+        }
+        _ => Ok(()),
+    }
+}

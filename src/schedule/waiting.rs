@@ -1,0 +1,98 @@
+//! Waiting for a slot, in the order in which builds came.
+//!
+//! A free slot of a machine belongs to those who have waited for that machine longest, as their places tell. A process looks at
+//! the slots often if it is among the first, less often the more are ahead of it: then its turn has not come anyway. Once a
+//! second it looks at everything anew: loads, back-offs and what the rules say may have changed.
+
+use std::time::Duration;
+
+use super::choice::{Choice, Outcome, PassedOver, Reason};
+use super::decision::{ANSWER_WITHIN, eligible};
+use super::search::{Question, choose};
+use super::surroundings::Surroundings;
+use crate::machine::Machine;
+
+/// How often the first in line looks for a free slot. Three system calls for each slot.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const LOOK_AGAIN_AT_MOST: Duration = Duration::from_millis(200);
+
+/// How often everything is looked at anew.
+const LOOK_ANEW: Duration = Duration::from_secs(1);
+
+/// Why waiting came to nothing.
+#[derive(Debug)]
+pub enum Waited {
+    /// No machine is left that matches.
+    NoMatch,
+    /// The time is over.
+    TooLong(Vec<PassedOver>),
+}
+
+/// Limits of waiting.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// When to give up, in terms of [`Surroundings::elapsed`].
+    pub until: Duration,
+    /// How often to say that it still waits.
+    pub say_every: Duration,
+}
+
+/// Waits until a machine takes the build. `place` is taken if there is none yet, and kept. `say` is told at once, and then
+/// regularly, how long this has taken.
+pub fn wait<W: Surroundings>(
+    question: &Question<'_>,
+    place: &mut Option<W::Place>,
+    limits: Limits,
+    world: &W,
+    say: &mut dyn FnMut(Duration),
+) -> Result<Choice<W>, Waited> {
+    let start = world.elapsed();
+    let mut say_at = start;
+    loop {
+        question.rules.begin();
+        let reasons = match choose(question, place.as_ref(), ANSWER_WITHIN.min(limits.say_every), world) {
+            Outcome::Chosen(choice) => return Ok(choice),
+            Outcome::NoMatch(_) => return Err(Waited::NoMatch),
+            Outcome::Head(reasons) | Outcome::Busy(reasons) | Outcome::Unreachable(reasons) => reasons,
+        };
+        let machines = eligible(question.machines, &reasons);
+        match place {
+            Some(place) => world.renew_place(place, &machines),
+            None => {
+                *place = world.try_take_place(&machines, usize::MAX).unwrap_or_else(|error| {
+                    log::warn!("waits without a place in line: {error}");
+                    None
+                });
+            }
+        }
+        let queue: Vec<&Machine> = (reasons.iter())
+            .filter(|over| matches!(over.reason, Reason::NoSlot { .. }))
+            .map(|over| question.machines[over.machine])
+            .collect();
+        let anew = world.elapsed() + LOOK_ANEW;
+        let mut line = world.ahead(&queue, place.as_ref());
+        loop {
+            let now = world.elapsed();
+            if now >= say_at {
+                say(now - start);
+                say_at = now + limits.say_every;
+            }
+            if now >= limits.until {
+                return Err(Waited::TooLong(reasons));
+            }
+            if now >= anew {
+                break;
+            }
+            let ahead = line.iter().min().copied().unwrap_or(usize::MAX);
+            let pause = LOOK_AGAIN.saturating_mul(ahead.saturating_add(1).min(1000) as u32).min(LOOK_AGAIN_AT_MOST);
+            world.pause(pause.min(limits.until - now).min(say_at - now));
+            let free: Vec<usize> = queue.iter().map(|machine| world.free_slots(machine).unwrap_or(0)).collect();
+            if free.iter().any(|&free| free > 0) {
+                line = world.ahead(&queue, place.as_ref());
+                if line.iter().zip(&free).any(|(ahead, free)| free > ahead) {
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Machines that are taken out for a while: they get no new builds, and those that run there end.
+//!
+//! The record is `drained.json` in the host's state directory; where there is none, or its time is over, the machine takes
+//! part.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::health::Time;
+use super::lock::{contents, lock_for_a_moment, replace};
+use super::{StateDirectory, StateError};
+use crate::machine::Machine;
+
+/// That a machine is taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// When it was taken out.
+    pub since: Time,
+    /// When it comes back by itself; `None`: not before it is brought back.
+    pub until: Option<Time>,
+}
+
+/// The drain record of one host.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    directory: PathBuf,
+}
+
+impl Drain {
+    /// The record of the host that `machine` describes.
+    pub fn of(state: &StateDirectory, machine: &Machine) -> Result<Drain, StateError> {
+        Ok(Drain { directory: state.of(machine)? })
+    }
+
+    /// Whether the machine is taken out at `now`. A record that makes no sense takes it out until somebody looks.
+    pub fn read(&self, now: Time) -> Option<Drained> {
+        let path = self.path();
+        let drained = match contents(&path).and_then(|text| serde_json::from_slice(&text).ok()) {
+            Some(drained) => drained,
+            None if path.exists() => Drained { since: now, until: None },
+            None => return None,
+        };
+        drained.until.is_none_or(|until| now < until).then_some(drained)
+    }
+
+    /// Takes the machine out.
+    pub fn set(&self, drained: &Drained) -> Result<(), StateError> {
+        let _lock = lock_for_a_moment(&self.directory.join("drained.lock"))?;
+        let text =
+            serde_json::to_vec(drained).map_err(|error| StateError { path: self.path(), cause: error.into() })?;
+        replace(&self.path(), &text)
+    }
+
+    /// Brings the machine back.
+    pub fn clear(&self) -> Result<(), StateError> {
+        match fs::remove_file(self.path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StateError { path: self.path(), cause: error })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.join("drained.json")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn out_for_a_while_or_until_brought_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
+        let drain = Drain::of(&StateDirectory::new(directory.path()), &machine).unwrap();
+        assert_eq!(drain.read(5), None);
+        let for_a_while = Drained { since: 1, until: Some(10) };
+        drain.set(&for_a_while).unwrap();
+        assert_eq!((drain.read(9), drain.read(10)), (Some(for_a_while), None));
+        let for_good = Drained { since: 2, until: None };
+        drain.set(&for_good).unwrap();
+        assert_eq!(drain.read(Time::MAX), Some(for_good));
+        drain.clear().unwrap();
+        drain.clear().unwrap();
+        assert_eq!(drain.read(5), None);
+        fs::write(drain.path(), "{").unwrap();
+        assert_eq!(drain.read(5), Some(Drained { since: 5, until: None }));
+    }
+}

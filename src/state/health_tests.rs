@@ -1,0 +1,134 @@
+use std::fs;
+use std::thread;
+
+use super::*;
+
+fn seconds(count: u64) -> Time {
+    1_000_000 + count * 1000
+}
+
+fn record(directory: &tempfile::TempDir) -> HealthRecord {
+    let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
+    HealthRecord::of(&StateDirectory::new(directory.path()), &machine).unwrap()
+}
+
+/// The back-off in seconds.
+fn wait(health: &Health) -> u64 {
+    health.trouble.as_ref().unwrap().back_off().as_secs()
+}
+
+#[test]
+fn back_off_doubles_and_is_bounded() {
+    let mut health = Health::default();
+    let mut now = seconds(0);
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        health = health.after_failure("refused", now);
+        waits.push(wait(&health));
+        now += wait(&health) * 1000 - 1;
+        assert!(matches!(health.standing(now), Standing::Down { .. }));
+        now += 1;
+        assert_eq!(health.standing(now), Standing::Unknown { after_trouble: true });
+    }
+    assert_eq!(waits, [10, 20, 40, 80, 160, 300, 300, 300]);
+}
+
+#[test]
+fn many_that_fail_together_count_once() {
+    let mut health = Health::default();
+    for second in 0..9 {
+        health = health.after_failure("refused", seconds(second));
+    }
+    let trouble = health.trouble.as_ref().unwrap();
+    assert_eq!((trouble.count, trouble.since, trouble.last), (1, seconds(0), seconds(0)));
+    health = health.after_failure("timed out", seconds(10)).after_failure("refused", seconds(12));
+    let trouble = health.trouble.unwrap();
+    assert_eq!((trouble.count, trouble.since, trouble.last), (2, seconds(0), seconds(10)));
+    assert_eq!(trouble.error, "timed out");
+}
+
+#[test]
+fn a_clock_set_back_ends_back_off_and_freshness() {
+    let health = Health::reached(Status::default(), seconds(100));
+    assert_eq!(health.standing(seconds(101)), Standing::Fresh);
+    assert_eq!(health.standing(seconds(130)), Standing::Unknown { after_trouble: false });
+    assert_eq!(health.standing(seconds(99)), Standing::Unknown { after_trouble: false });
+    let health = health.after_failure("refused", seconds(100));
+    assert!(matches!(health.standing(seconds(101)), Standing::Down { .. }));
+    assert_eq!(health.standing(seconds(99)), Standing::Unknown { after_trouble: true });
+    let health = health.after_failure("refused", seconds(50));
+    assert!(matches!(health.standing(seconds(51)), Standing::Down { until, .. } if until == seconds(70)));
+    let asked = Health::default().asking(seconds(100));
+    assert_eq!(asked.standing(seconds(101)), Standing::Asked { since: seconds(100) });
+    assert_eq!(asked.standing(seconds(99)), Standing::Unknown { after_trouble: false });
+    assert_eq!(asked.asking(seconds(99)).trouble, None);
+}
+
+#[test]
+fn a_question_without_an_end_is_a_failure_in_time() {
+    let health = Health::reached(Status::default(), seconds(0)).asking(seconds(40));
+    assert_eq!(health.standing(seconds(49)), Standing::Asked { since: seconds(40) });
+    assert_eq!(health.standing(seconds(50)), Standing::Unknown { after_trouble: false });
+    let health = health.asking(seconds(50));
+    assert_eq!(health.standing(seconds(51)), Standing::Asked { since: seconds(50) });
+    assert_eq!(health.trouble.as_ref().unwrap().last, seconds(40));
+    // As long as if it had failed, twice by now.
+    assert_eq!(health.standing(seconds(69)), Standing::Asked { since: seconds(50) });
+    assert_eq!(health.standing(seconds(70)), Standing::Unknown { after_trouble: true });
+}
+
+#[test]
+fn trouble_keeps_the_status_and_success_ends_it() {
+    let status = Status { cores: Some(4), ..Status::default() };
+    let health = Health::reached(status.clone(), seconds(0)).asking(seconds(1)).after_failure("refused", seconds(1));
+    assert_eq!((health.status, health.asked), (Some(status.clone()), None));
+    assert_eq!(Health::reached(status, seconds(2)).standing(seconds(2)), Standing::Fresh);
+}
+
+#[test]
+fn records_survive_and_rubbish_is_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let record = record(&directory);
+    assert_eq!(record.read(), Health::default());
+    record.change(|health| health.after_failure("refused", seconds(0))).unwrap();
+    assert_eq!(record.read(), Health::default().after_failure("refused", seconds(0)));
+    for rubbish in [&b"{"[..], b"[", b"{\"trouble\":7}", &[b' '; 100_000]] {
+        fs::write(record.path(), rubbish).unwrap();
+        assert_eq!(record.read(), Health::default());
+    }
+    record.change(|health| health.asking(seconds(0))).unwrap();
+    assert_eq!(record.read().asked, Some(seconds(0)));
+}
+
+#[test]
+fn no_change_undoes_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let record = record(&directory);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    // Each failure after the longest back-off, so that each counts.
+                    let later = |health: &Health| health.trouble.as_ref().map_or(0, |trouble| trouble.last + 400_000);
+                    record
+                        .change(|health| {
+                            let now = later(&health);
+                            health.after_failure("refused", now)
+                        })
+                        .unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(record.read().trouble.unwrap().count, 200);
+}
+
+#[test]
+fn one_asks_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let record = record(&directory);
+    let asking = record.try_ask().unwrap().unwrap();
+    assert!(record.try_ask().unwrap().is_none());
+    drop(asking);
+    assert!(record.try_ask().unwrap().is_some());
+}

@@ -1,0 +1,124 @@
+//! Lock files: flock, through fs4.
+//!
+//! A lock belongs to an open file, and the kernel gives it back when the last descriptor of that file is closed, however the
+//! process ends. A file that is locked is never removed: two processes would then lock two files of one name.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fs4::{FileExt, TryLockError};
+
+use super::StateError;
+
+/// More than any file of the state directory.
+const MAX_FILE: u64 = 64 * 1024;
+
+/// How long a lock that is held for the moment of a change is waited for.
+const MOMENT: Duration = Duration::from_millis(500);
+
+/// Locks `path`, which is made if needed. `None`: somebody else has the lock.
+pub(super) fn try_lock(path: &Path) -> Result<Option<File>, StateError> {
+    let failed = |cause| StateError { path: path.to_owned(), cause };
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+    Ok(locked(|| FileExt::try_lock(&file)).map_err(failed)?.then_some(file))
+}
+
+/// Whether somebody has the lock of `path`. Those who only look do not keep each other out.
+pub(super) fn is_locked(path: &Path) -> Result<bool, StateError> {
+    let failed = |cause| StateError { path: path.to_owned(), cause };
+    match File::open(path) {
+        Ok(file) => Ok(!locked(|| FileExt::try_lock_shared(&file)).map_err(failed)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Locks `path` for a short change. Others hold it for moments only, unless they were stopped in the midst of one: then it
+/// is an error, not a wait without end.
+pub(super) fn lock_for_a_moment(path: &Path) -> Result<File, StateError> {
+    let start = Instant::now();
+    loop {
+        if let Some(file) = try_lock(path)? {
+            return Ok(file);
+        }
+        if start.elapsed() > MOMENT {
+            let cause = io::Error::new(io::ErrorKind::TimedOut, "another process holds the lock and does not go on");
+            return Err(StateError { path: path.to_owned(), cause });
+        }
+        thread::sleep(Duration::from_micros(500));
+    }
+}
+
+fn locked(mut lock: impl FnMut() -> Result<(), TryLockError>) -> io::Result<bool> {
+    loop {
+        match lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
+/// Replaces a file as a whole, by way of `PATH.new`: a reader sees the old or the new one, also after a kill. The caller
+/// holds a lock that keeps other writers away.
+pub(super) fn replace(path: &Path, contents: &[u8]) -> Result<(), StateError> {
+    let failed = |cause| StateError { path: path.to_owned(), cause };
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(&new).and_then(|mut file| file.write_all(contents)).map_err(failed)?;
+    fs::rename(&new, path).map_err(failed)
+}
+
+/// The contents of a file; `None` where there is none, or it cannot be read or is far too long.
+pub(super) fn contents(path: &Path) -> Option<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(path).ok()?.take(MAX_FILE + 1).read_to_end(&mut text).ok()?;
+    (text.len() as u64 <= MAX_FILE).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looking_does_not_lock() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0");
+        assert!(!is_locked(&path).unwrap());
+        assert!(!path.exists());
+        let lock = try_lock(&path).unwrap().unwrap();
+        assert!(is_locked(&path).unwrap() && try_lock(&path).unwrap().is_none());
+        drop(lock);
+        assert!(!is_locked(&path).unwrap() && try_lock(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_that_is_held_on_and_on_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let held = lock_for_a_moment(&path).unwrap();
+        let error = lock_for_a_moment(&path).unwrap_err();
+        assert!(error.to_string().ends_with("does not go on"), "{error}");
+        drop(held);
+        lock_for_a_moment(&path).unwrap();
+    }
+
+    #[test]
+    fn what_is_too_long_is_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("record");
+        assert_eq!(contents(&path), None);
+        replace(&path, b"text").unwrap();
+        assert_eq!(contents(&path).unwrap(), b"text");
+        replace(&path, &vec![b' '; MAX_FILE as usize + 1]).unwrap();
+        assert_eq!(contents(&path), None);
+    }
+}

@@ -1,0 +1,107 @@
+//! A small text item sent there and back, to find out whether both sides accept each other's signatures.
+
+use std::io::{self, Read, Write};
+
+use sha2::{Digest, Sha256};
+
+use super::retrieve::Refusal;
+use crate::daemon::{self, Client};
+use crate::gcrypt::{self, SigningKey};
+use crate::store::export::{END_MARKER, HashingReader, HashingWriter, ITEM_MARKER, Trailer};
+use crate::store::nar::{self, NarPath, Visitor, Writer};
+use crate::store::path::{self, PathError, StoreDir, StorePath};
+use crate::store::signature::Acl;
+use crate::store::wire;
+
+/// Name of the item.
+const NAME: &str = "offload-test";
+
+/// Why the item could not be made, or was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TrialError {
+    #[error(transparent)]
+    Path(#[from] PathError),
+    #[error("cannot write the trial item: {0}")]
+    Write(#[from] io::Error),
+    #[error(transparent)]
+    Daemon(#[from] daemon::Error),
+    #[error("it answers with other items than the one that was sent")]
+    OtherItem,
+    #[error(transparent)]
+    Refused(Refusal),
+}
+
+/// Imports an item with this text, signed with `key`, into the store behind `client`.
+pub fn send<S: Read + Write>(
+    client: &mut Client<S>,
+    store: &StoreDir,
+    key: &SigningKey,
+    text: &str,
+) -> Result<StorePath, TrialError> {
+    let path = path::text_path(store, NAME, &Sha256::digest(text).into(), &[])?;
+    let bundle = bundle(path.clone(), text, key)?;
+    match client.import_paths(&mut bundle.as_slice())?.as_slice() {
+        [imported] if *imported == path => Ok(path),
+        _ => Err(TrialError::OtherItem),
+    }
+}
+
+/// Exports `path` from the store behind `client`, and checks it as an output is checked.
+pub fn retrieve<S: Read + Write>(
+    client: &mut Client<S>,
+    store: &StoreDir,
+    acl: &Acl,
+    path: &StorePath,
+) -> Result<(), TrialError> {
+    let checked = client.export_path(path, true, |item| -> Result<(), Refusal> {
+        let mut reader = HashingReader::new(item);
+        reader.reset();
+        nar::read(&mut reader, &mut Nowhere).map_err(Refusal::Nar)?;
+        let (trailer, digest) = Trailer::read(store, &mut reader)?;
+        if trailer.path != *path {
+            return Err(Refusal::OtherItem(trailer.path));
+        }
+        gcrypt::verify(&trailer.signature.ok_or(Refusal::NotSigned)?, &digest, acl).map_err(Refusal::Signature)
+    });
+    match checked {
+        Ok(()) => Ok(()),
+        Err(daemon::ExportError::Daemon(error)) => Err(error.into()),
+        Err(daemon::ExportError::Consumer(refusal)) => Err(TrialError::Refused(refusal)),
+    }
+}
+
+fn bundle(path: StorePath, text: &str, key: &SigningKey) -> io::Result<Vec<u8>> {
+    let mut bundle = Vec::new();
+    wire::write_u64(&mut bundle, ITEM_MARKER)?;
+    let mut writer = HashingWriter::new(&mut bundle);
+    let mut nar = Writer::new(&mut writer);
+    nar.file(&NarPath::root(), false, text.len() as u64, &mut text.as_bytes())?;
+    nar.finish()?;
+    let mut trailer = Trailer { path, references: Vec::new(), deriver: None, signature: None };
+    trailer.write_signed_part(&mut writer)?;
+    trailer.signature = Some(key.sign(&writer.digest()).map_err(io::Error::other)?);
+    trailer.write_signature(&mut writer)?;
+    wire::write_u64(&mut bundle, END_MARKER)?;
+    Ok(bundle)
+}
+
+/// Takes a nar and keeps nothing of it.
+struct Nowhere;
+
+impl Visitor for Nowhere {
+    fn directory(&mut self, _: &NarPath) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn leave_directory(&mut self, _: &NarPath) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn file(&mut self, _: &NarPath, _: bool, _: u64, _: &mut dyn Read) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn symlink(&mut self, _: &NarPath, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+}

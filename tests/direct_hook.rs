@@ -1,0 +1,316 @@
+//! The hook run by hand in the place of the daemon, on real derivations: what it answers, its exit status, its descriptors.
+
+mod lab;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use lab::{Drv, Entry, Host, Lab, SYSTEM, max_concurrency, wait_until};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+/// A derivation in the head's store whose inputs are there, and whose output is not.
+struct Goal {
+    derivation: PathBuf,
+    inputs: BTreeSet<PathBuf>,
+    output: PathBuf,
+}
+
+/// Puts derivations into the head's store. Nobody builds them: there is no machine file yet.
+fn instantiate<const N: usize>(head: &Host, drvs: [Drv; N]) -> [Goal; N] {
+    let result = head.client().build(&drvs.each_ref());
+    assert!(result.error.contains("unable to start any build"), "{}", result.error);
+    drvs.map(|drv| {
+        let derivation = result.derivation(drv.name()).to_owned();
+        let mut inputs = BTreeSet::new();
+        add_closure(head, &derivation, &mut inputs);
+        Goal { derivation, inputs, output: result.output(drv.name()).to_owned() }
+    })
+}
+
+fn add_closure(head: &Host, path: &Path, closure: &mut BTreeSet<PathBuf>) {
+    if closure.insert(path.to_owned()) {
+        for reference in head.path_info(path).unwrap().references {
+            add_closure(head, Path::new(&reference), closure);
+        }
+    }
+}
+
+/// Limits as the daemon gives them: seconds, 0 for none.
+#[derive(Clone, Copy)]
+struct Arguments {
+    max_silent_time: u32,
+    print_build_trace: &'static str,
+    build_timeout: u32,
+}
+
+const ARGUMENTS: Arguments = Arguments { max_silent_time: 60, print_build_trace: "false", build_timeout: 60 };
+
+/// A hook that has been asked to build something.
+struct Hook {
+    child: Child,
+    requests: ChildStdin,
+    replies: BufReader<std::process::ChildStdout>,
+    /// What it writes to standard error, one string for each write.
+    messages: JoinHandle<Vec<String>>,
+}
+
+/// What is left of a hook.
+struct Ended {
+    status: Option<i32>,
+    messages: Vec<String>,
+    elapsed: Duration,
+}
+
+impl Hook {
+    /// Starts the hook with descriptors opened by these redirections of the shell, and puts the request.
+    fn start(head: &Host, arguments: Arguments, redirections: &str, goal: &Goal) -> Hook {
+        let Arguments { max_silent_time, print_build_trace, build_timeout } = arguments;
+        // A pipe of packets: each read gives what one write gave.
+        let (reader, writer) = pipe_with(PipeFlags::DIRECT | PipeFlags::CLOEXEC).unwrap();
+        let mut child = head
+            .command("sh")
+            .args(["-c", &format!("exec /opt/offload/offload \"$@\" {redirections}"), "sh", SYSTEM])
+            .args([&max_silent_time.to_string(), print_build_trace, &build_timeout.to_string()])
+            .env_remove("HOME")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(writer)
+            .spawn()
+            .unwrap();
+        let mut requests = child.stdin.take().unwrap();
+        let replies = BufReader::new(child.stdout.take().unwrap());
+        let messages = thread::spawn(move || {
+            let mut reader = File::from(reader);
+            let mut packets = Vec::new();
+            let mut packet = vec![0; 1 << 16];
+            while let Ok(length @ 1..) = reader.read(&mut packet) {
+                packets.push(String::from_utf8_lossy(&packet[..length]).into_owned());
+            }
+            packets
+        });
+        writeln!(requests, "0 {SYSTEM} {} ", goal.derivation.display()).unwrap();
+        Hook { child, requests, replies, messages }
+    }
+
+    fn reply(&mut self) -> String {
+        let mut line = String::new();
+        self.replies.read_line(&mut line).unwrap();
+        line
+    }
+
+    /// Sends what follows `# accept`.
+    #[track_caller]
+    fn accepted(mut self, goal: &Goal) -> RunningHook {
+        assert_eq!(self.reply(), "# accept\n");
+        let mut inputs: String = goal.inputs.iter().map(|path| format!("{} ", path.display())).collect();
+        inputs += &format!("\n{} \n", goal.output.display());
+        self.requests.write_all(inputs.as_bytes()).unwrap();
+        RunningHook { child: self.child, replies: self.replies, messages: self.messages, start: Instant::now() }
+    }
+}
+
+/// A hook that builds.
+struct RunningHook {
+    child: Child,
+    replies: BufReader<std::process::ChildStdout>,
+    messages: JoinHandle<Vec<String>>,
+    start: Instant,
+}
+
+impl RunningHook {
+    fn wait(mut self) -> Ended {
+        let status = self.child.wait().unwrap().code();
+        let elapsed = self.start.elapsed();
+        let mut rest = String::new();
+        self.replies.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "", "after the reply");
+        Ended { status, messages: self.messages.join().unwrap(), elapsed }
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// Runs the hook to its end, without descriptor 4.
+#[track_caller]
+fn run(head: &Host, arguments: Arguments, goal: &Goal) -> Ended {
+    Hook::start(head, arguments, "4>&-", goal).accepted(goal).wait()
+}
+
+#[test]
+fn exit_statuses() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    let [good, bad, slow, silent, other] = instantiate(
+        &head,
+        [
+            Drv::new("good").script("echo words; echo $name >$out"),
+            Drv::new("bad").script("echo out of luck; exit 3"),
+            Drv::new("slow").script("while true; do echo still here; sleep 0.2; done"),
+            Drv::new("silent").script("sleep 1000"),
+            Drv::new("other"),
+        ],
+    );
+    head.write_machine_file(&format!("return {{ {}, max_attempts = 1 }}", b1.entry().lua()));
+    let valid = head.valid_paths();
+
+    // Built, and for the daemon to register.
+    let ended = run(&head, ARGUMENTS, &good);
+    assert_eq!(ended.status, Some(0), "{:?}", ended.messages);
+    assert_eq!(head.read(&good.output), b"good\n");
+    assert!(head.path_info(&good.output).is_none());
+    // There is no descriptor 4: the build log goes where the messages go.
+    assert!(ended.messages.iter().any(|text| text.contains("words\n")), "{:?}", ended.messages);
+
+    let ended = run(&head, ARGUMENTS, &bad);
+    assert_eq!(ended.status, Some(100), "{:?}", ended.messages);
+    let said = ended.messages.concat();
+    assert!(said.contains("out of luck\n") && said.contains("bad.drv' failed to build on 'b1'"), "{said}");
+
+    let limits = [
+        (&slow, Arguments { build_timeout: 2, ..ARGUMENTS }),
+        (&silent, Arguments { max_silent_time: 2, ..ARGUMENTS }),
+    ];
+    for (goal, arguments) in limits {
+        let ended = run(&head, arguments, goal);
+        assert_eq!(ended.status, Some(101), "{:?}", ended.messages);
+        assert!(ended.elapsed < Duration::from_secs(10), "{:?}", ended.elapsed);
+        let said = ended.messages.concat();
+        assert!(said.contains("exceeded a time limit on 'b1'"), "{said}");
+        wait_until("the build is gone", Duration::from_secs(2), || !b1.is_building());
+    }
+
+    // The machine was well a moment ago, so the build is accepted; no other is there to do it.
+    b1.stop_sshd();
+    let ended = run(&head, ARGUMENTS, &other);
+    assert_eq!(ended.status, Some(1), "{:?}", ended.messages);
+    assert!(ended.messages.concat().contains("could not be offloaded"), "{:?}", ended.messages);
+
+    assert_eq!(head.valid_paths(), valid);
+    for goal in [&bad, &slow, &silent, &other] {
+        assert!(!head.path(&goal.output).exists());
+    }
+}
+
+#[test]
+fn a_slot_that_does_not_become_free() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    let [first, second] =
+        instantiate(&head, ["first", "second"].map(|name| Drv::new(name).script("echo on; sleep 1000")));
+    let entry = b1.entry().set("parallel_builds", 1);
+    head.write_machine_file(&format!("return {{ {}, wait_for_slot = 1 }}", entry.lua()));
+
+    let holder = Hook::start(&head, ARGUMENTS, "", &first).accepted(&first);
+    wait_until("it is built", Duration::from_secs(10), || b1.is_building());
+    let ended = run(&head, ARGUMENTS, &second);
+    assert_eq!(ended.status, Some(1), "{:?}", ended.messages);
+    let said = ended.messages.concat();
+    assert!(said.contains("no machine became free within 1 s (b1: all its slots are taken)"), "{said}");
+    assert_eq!(b1.built(), ["first"]);
+
+    // One that waits gets the slot of a hook that is killed.
+    head.write_machines(&[entry]);
+    let waiting = Hook::start(&head, ARGUMENTS, "", &second).accepted(&second);
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(b1.built(), ["first"]);
+    holder.kill();
+    wait_until("the other one is built", Duration::from_secs(2), || b1.built().len() == 2);
+    waiting.kill();
+    wait_until("both are gone", Duration::from_secs(2), || !b1.is_building());
+}
+
+#[test]
+fn many_hooks_never_exceed_the_slots() {
+    const HOOKS: usize = 12;
+    let lab = Lab::new();
+    let machines = [lab.build_machine("b1").max_jobs(12).start(), lab.build_machine("b2").max_jobs(12).start()];
+    let head = lab.head().start();
+    let drvs: [Drv; HOOKS] =
+        std::array::from_fn(|number| Drv::new(&format!("racer-{number}")).script("sleep 0.3; echo $name >$out"));
+    let goals = instantiate(&head, drvs);
+    let entry = |machine: &Host, slots: i32| machine.entry().set("parallel_builds", slots);
+    head.write_machines(&[entry(&machines[0], 2), entry(&machines[1], 1)]);
+
+    let hooks: Vec<Hook> = goals.iter().map(|goal| Hook::start(&head, ARGUMENTS, "", goal)).collect();
+    let running: Vec<RunningHook> = hooks.into_iter().zip(&goals).map(|(hook, goal)| hook.accepted(goal)).collect();
+    for hook in running {
+        let ended = hook.wait();
+        assert_eq!(ended.status, Some(0), "{:?}", ended.messages);
+    }
+    for goal in &goals {
+        assert!(head.path(&goal.output).exists());
+    }
+    for (machine, slots) in machines.iter().zip([2, 1]) {
+        let builds = machine.builds();
+        assert!(max_concurrency(&builds) <= slots, "{builds:#?}");
+    }
+    assert_eq!(machines.iter().map(|machine| machine.builds().len()).sum::<usize>(), HOOKS);
+}
+
+/// The machine behind a command that leaves a list of its descriptors in a file.
+fn spied_on(machine: &Host) -> Entry {
+    let command = ["sh", "-c", "ls -l /proc/self/fd >/tmp/descriptors; echo chatter >&2; exec busybox nc b1 2022"];
+    machine.entry().set("proxy_command", command)
+}
+
+/// The proxy command has had its socket and somewhere to complain to, and nothing else.
+#[track_caller]
+fn assert_nothing_inherited(head: &Host) {
+    let text = String::from_utf8(head.read("/tmp/descriptors")).unwrap();
+    let mut descriptors: Vec<_> = text.lines().filter_map(|line| line.split_once(" -> ")).collect();
+    for (name, _) in &mut descriptors {
+        *name = name.rsplit(' ').next().unwrap();
+    }
+    // ls has opened 1, which was the socket too, and 3 itself.
+    let [("0", socket), ("1", "/tmp/descriptors"), ("2", strays), ("3", own)] = descriptors[..] else {
+        panic!("{text}")
+    };
+    assert!(socket.starts_with("socket:") && strays.starts_with("pipe:") && own.starts_with("/proc/"), "{text}");
+    fs::remove_file(head.path("/tmp/descriptors")).unwrap();
+}
+
+#[test]
+fn descriptors_and_trace_lines() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    let script = "for i in 1 2 3; do echo line $i; sleep 0.1; done; echo >$out";
+    let [traced, quiet] = instantiate(&head, ["traced", "quiet"].map(|name| Drv::new(name).script(script)));
+    head.write_machines(&[spied_on(&b1)]);
+    // As if the daemon had left other descriptors open.
+    let redirections = "4>/tmp/build-log 5>/tmp/five 9</etc/passwd";
+
+    for (flag, goal, is_traced) in [("true", &traced, true), ("0", &quiet, false)] {
+        let arguments = Arguments { print_build_trace: flag, ..ARGUMENTS };
+        let ended = Hook::start(&head, arguments, redirections, goal).accepted(goal).wait();
+        assert_eq!(ended.status, Some(0), "{:?}", ended.messages);
+        assert_eq!(head.read("/tmp/build-log"), b"line 1\nline 2\nline 3\n");
+        let trace = format!("@ build-remote {} b1\n", goal.derivation.display());
+        assert_eq!(ended.messages.contains(&trace), is_traced, "{:?}", ended.messages);
+        // Everything else is a line of its own, with the prefix; chatter of children too.
+        for text in ended.messages.iter().filter(|text| **text != trace) {
+            assert!(text.starts_with("offload: ") && text.ends_with('\n'), "{text:?}");
+        }
+        assert!(ended.messages.iter().any(|text| text == "offload: chatter\n"), "{:?}", ended.messages);
+        assert_nothing_inherited(&head);
+    }
+
+    // The same with the daemon's own descriptors.
+    let result = head.build(&[&Drv::new("asked-for-by-the-daemon").script(script)]).succeeded();
+    assert!(result.log.contains("line 3\n"), "{}", result.log);
+    assert_nothing_inherited(&head);
+
+    // The trees that those hooks have left are no hindrance.
+    head.build(&[&Drv::new("traced").script(script), &Drv::new("quiet").script(script)]).succeeded();
+    head.verify_store();
+}
