@@ -10,7 +10,8 @@
 //! | greet | a channel to the machine's daemon, its greeting |
 //! | options | the daemon's options are set |
 //! | query | which inputs it has |
-//! | sign, send | the missing ones: signing them; reading, hashing and sending them |
+//! | add | the missing ones that need no signature are sent |
+//! | sign, send | the other missing ones: signing them; reading, hashing and sending them |
 //! | protect | the inputs are protected from its garbage collector |
 //! | build | the build |
 //! | fetch, restore, verify | an output: waiting for it; hashing and writing it; its signature |

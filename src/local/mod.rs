@@ -6,6 +6,7 @@
 //! its own parent holds.
 
 mod acl;
+mod address;
 mod database;
 mod derivation;
 mod directories;
@@ -17,6 +18,7 @@ mod restore;
 mod store;
 
 pub use acl::{AclError, load_acl};
+pub use address::{Address, MAX_TEXT, address, read_nar, read_text};
 pub use database::{Database, DatabaseError, Item, references_first};
 pub use derivation::{ReadDerivationError, read_derivation};
 pub use directories::{Directories, DirectoryError};

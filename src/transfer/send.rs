@@ -1,10 +1,11 @@
 //! Sending the inputs that the build machine lacks.
 //!
-//! One query tells which inputs are missing; they go over as one signed bundle, references first, which the machine's
-//! daemon pulls piece by piece. Memory does not grow with what is sent.
+//! One query tells which inputs are missing. Those whose paths follow from their contents are added one by one where that is
+//! faster (`add`); the others go over as one signed bundle, references first, which the machine's daemon pulls piece by
+//! piece. Memory does not grow with what is sent.
 //!
-//! Between the query and the build the machine's garbage collector may run. Items that were just imported are temporary
-//! roots of the daemon that imported them (`LocalStore::importPath` adds one for each). For those found present, a
+//! Between the query and the build the machine's garbage collector may run. Items that were just sent are temporary
+//! roots of the daemon that took them (`LocalStore::importPath` and the others add one for each). For those found present, a
 //! small text item that refers to all inputs is added: adding it makes it a temporary root too, a root protects what it
 //! refers to, and it can only be added while all of that is valid. So one round trip both protects the inputs and notices
 //! if some were lost before; then everything starts again from the query. The item is garbage as soon as the connection
@@ -14,6 +15,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
+use super::add::{self, Plan};
 use super::head::Head;
 use crate::daemon::{self, Client};
 use crate::events::{Event, Observer};
@@ -85,7 +87,9 @@ pub fn send<S: Read + Write>(
         stopwatch.lap("query");
         let missing: BTreeSet<StorePath> = inputs.difference(&present).cloned().collect();
         if !missing.is_empty() {
-            match import(client, head, head.database.items(&missing)?, machine, observer) {
+            let items = head.database.items(&missing)?;
+            let mut counter = Counter::start(&items, machine, observer);
+            match transmit(client, head, items, &mut counter) {
                 // What the items refer to was there a moment ago.
                 Err(SendError::Machine(daemon::Error::Daemon { .. })) if lost(client, inputs, &missing)? => continue,
                 result => result?,
@@ -128,20 +132,32 @@ fn lost<S: Read + Write>(
     Ok(present.len() < expected.len())
 }
 
+/// Sends items, which come with their references first.
+fn transmit<S: Read + Write>(
+    client: &mut Client<S>,
+    head: &Head<'_>,
+    items: Vec<Item>,
+    counter: &mut Counter<'_>,
+) -> Result<(), SendError> {
+    let mut stopwatch = Stopwatch::start();
+    let Plan { added, bundled } = add::plan(&head.store, items, client.round_trip());
+    for (item, address) in &added {
+        add::add(client, &head.store, item, *address, counter)?;
+    }
+    stopwatch.lap("add");
+    if bundled.is_empty() { Ok(()) } else { import(client, head, bundled, counter) }
+}
+
 fn import<S: Read + Write>(
     client: &mut Client<S>,
     head: &Head<'_>,
     items: Vec<Item>,
-    machine: &str,
-    observer: &mut dyn Observer,
+    counter: &mut Counter<'_>,
 ) -> Result<(), SendError> {
-    let bytes = items.iter().map(|item| item.nar_size).sum();
-    observer.observe(&Event::Sending { machine, items: items.len(), bytes });
     let key = SigningKey::load(&head.directories.signing_key())?;
     let (mut stopwatch, mut signing) = (Stopwatch::start(), Pieces::default());
     let sign = |digest: &[u8; 32]| signing.add(|| key.sign(digest)).map_err(io::Error::other);
-    let bundle = Bundle::new(&head.store, items, sign);
-    let imported = client.import_paths(&mut Counted { bundle, machine, observer, sent: 0, told: 0, of: bytes });
+    let imported = client.import_paths(&mut counter.reader(Bundle::new(&head.store, items, sign)));
     stopwatch.lap_without(signing.end("sign"), "send");
     match imported {
         Ok(_) => Ok(()),
@@ -153,9 +169,8 @@ fn import<S: Read + Write>(
     }
 }
 
-/// Tells about the progress of what is read from it.
-struct Counted<'a, R> {
-    bundle: R,
+/// Counts what is sent, and tells about it.
+pub(super) struct Counter<'a> {
     machine: &'a str,
     observer: &'a mut dyn Observer,
     sent: u64,
@@ -163,14 +178,36 @@ struct Counted<'a, R> {
     of: u64,
 }
 
-impl<R: Read> Read for Counted<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.bundle.read(buffer)?;
-        self.sent += count as u64;
+impl<'a> Counter<'a> {
+    fn start(items: &[Item], machine: &'a str, observer: &'a mut dyn Observer) -> Counter<'a> {
+        let bytes = items.iter().map(|item| item.nar_size).sum();
+        observer.observe(&Event::Sending { machine, items: items.len(), bytes });
+        Counter { machine, observer, sent: 0, told: 0, of: bytes }
+    }
+
+    pub fn count(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
         if self.sent >= self.told + PROGRESS {
             self.told = self.sent;
             self.observer.observe(&Event::Sent { machine: self.machine, bytes: self.sent, of: self.of });
         }
+    }
+
+    /// Counts what is read from `source`.
+    pub fn reader<R: Read>(&mut self, source: R) -> Counted<'_, 'a, R> {
+        Counted { source, counter: self }
+    }
+}
+
+pub(super) struct Counted<'c, 'a, R> {
+    source: R,
+    counter: &'c mut Counter<'a>,
+}
+
+impl<R: Read> Read for Counted<'_, '_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        self.counter.count(count);
         Ok(count)
     }
 }
