@@ -10,19 +10,20 @@
 //! Arrows go one way; `tests/layers.rs` keeps it so.
 //!
 //! ```text
-//! commands ─► job ─► schedule, transfer ─► remote, local ─► daemon, ssh ─► store
-//!             schedule ─► state, policy
+//! commands ─► engine ─► job ─► schedule, transfer ─► remote, local ─► daemon, ssh ─► store
+//!                       schedule ─► state, policy;  transfer ─► state
 //! ```
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`commands`] | a file for each subcommand: its arguments, one function |
+//! | [`engine`] | the steps from a machine file to an offloaded build, for the commands and for embedding programs |
 //! | [`hook`] | the line protocol with the daemon: arguments, requests, replies, trace lines, build log, descriptors |
 //! | [`machine`] | what a build machine is: fields, defaults, validity |
 //! | [`status`] | how a machine is doing, as a probe finds out |
 //! | [`policy`] | the machine file: evaluate, decode, check; the Lua interpreter and its limits |
 //! | [`schedule`] | which machine: matching, ranking, choosing, deciding |
-//! | [`state`] | what outlives a process: slots, health, places to wait |
+//! | [`state`] | what outlives a process: slots, health, places to wait, transfers |
 //! | [`job`] | one accepted build from choice to outputs in their places, with fail-over |
 //! | [`transfer`] | send the missing inputs, retrieve the outputs |
 //! | [`remote`] | what is asked of a build machine: a stream to its daemon, a probe |
@@ -38,6 +39,7 @@
 
 pub mod commands;
 pub mod daemon;
+pub mod engine;
 pub mod error;
 pub mod events;
 pub mod exit;

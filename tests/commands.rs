@@ -56,6 +56,41 @@ fn convert_gives_a_file_that_eval_takes() {
 }
 
 #[test]
+fn explain_says_why_and_what_the_daemon_would_be_told() {
+    let state = tempfile::tempdir().unwrap();
+    let offload = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_offload"));
+        command.current_dir(env!("CARGO_MANIFEST_DIR")).env("GUIX_STATE_DIRECTORY", state.path());
+        command.args(arguments).output().unwrap()
+    };
+    let machines = ["--machine-file", "examples/minimal.lua"];
+    let explain = |system: &str| offload(&["explain", "--system", system, "examples/minimal.lua"]);
+
+    let output = explain("x86_64-linux");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    assert!(said.contains("build.example.org:22  score 1.000  would be asked first"), "{said}");
+    assert!(said.ends_with("the daemon would be told: accept; it would be built on build.example.org\n"), "{said}");
+
+    let output = explain("riscv64-linux");
+    assert_eq!(output.status.code(), Some(5));
+    assert!(text(&output.stdout).contains("it does not build for riscv64-linux"), "{}", text(&output.stdout));
+
+    let output = offload(&["drain", "build.example.org", "--for", "2h", machines[0], machines[1]]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let said = text(&explain("x86_64-linux").stdout);
+    assert!(said.contains("drained: it gets no new builds"), "{said}");
+    assert!(said.contains("drained for 7199 s more") || said.contains("drained for 7200 s more"), "{said}");
+    offload(&["undrain", "build.example.org", machines[0], machines[1]]);
+    assert!(text(&explain("x86_64-linux").stdout).contains("would be asked first"));
+
+    let output = offload(&["explain", "--json", "--system", "x86_64-linux", "--features", "kvm,big", machines[1]]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["machines"][0]["reason"], "it lacks the feature kvm, big");
+    assert_eq!((&json["reply"], &json["machine"]), (&"decline".into(), &serde_json::Value::Null));
+}
+
+#[test]
 fn usage_errors_have_a_status_of_their_own() {
     for arguments in [&[][..], &["evall"], &["eval", "a", "b"], &["x86_64-linux", "0", "0"]] {
         let output = offload(arguments);

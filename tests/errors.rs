@@ -117,7 +117,7 @@ fn machines_that_do_not_answer() {
         Case::new(
             "no daemon",
             entry("daemon_socket", "/var/guix/nothing"),
-            &["b1", "no daemon listens on '/var/guix/nothing'", "start guix-daemon there"],
+            &["b1", "no daemon answers on '/var/guix/nothing'", "start guix-daemon there"],
         ),
     ];
     for case in &cases {

@@ -23,7 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("state", &["machine", "status", "store"]),
     ("policy", &["hook", "machine", "state", "status", "store"]),
     ("schedule", &["hook", "machine", "policy", "state", "status", "store"]),
-    ("transfer", &["daemon", "events", "gcrypt", "local", "machine", "remote", "store", "timing"]),
+    ("transfer", &["daemon", "events", "gcrypt", "local", "machine", "remote", "state", "store"]),
     (
         "job",
         &[
@@ -31,12 +31,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ssh", "state", "status", "store", "timing", "transfer",
         ],
     ),
+    ("engine", &["error", "events", "hook", "job", "local", "machine", "policy", "schedule", "state", "store"]),
     ("error", &["daemon", "exit", "gcrypt", "hook", "local", "policy", "remote", "ssh", "state", "store", "transfer"]),
     (
         "commands",
         &[
-            "daemon", "error", "events", "exit", "gcrypt", "hook", "job", "local", "logging", "machine", "policy",
-            "remote", "schedule", "ssh", "state", "status", "store", "timing", "transfer",
+            "daemon", "engine", "error", "events", "exit", "gcrypt", "hook", "job", "local", "logging", "machine",
+            "policy", "remote", "schedule", "ssh", "state", "status", "store", "timing", "transfer",
         ],
     ),
 ];

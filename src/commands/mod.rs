@@ -7,20 +7,26 @@ pub mod build_hook;
 pub mod convert;
 pub mod drain;
 pub mod eval;
+pub mod explain;
 pub mod front_end;
 mod machines;
 pub mod test;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use env_logger::Target;
 
+use crate::engine::Engine;
 use crate::exit::Status;
+use crate::hook::Arguments;
 use crate::local::Directories;
 use crate::logging;
+use crate::machine::Machine;
+use crate::state::StateDirectory;
 
 /// Have derivations built by other machines: the build hook of guix-daemon, and its tools.
 #[derive(Debug, Parser)]
@@ -30,7 +36,8 @@ use crate::logging;
     disable_help_subcommand = true,
     override_usage = "offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT\n       offload COMMAND [ARGUMENT]...",
     after_help = "With four arguments this is the build hook, which guix-daemon runs. Exit statuses: 0 done, 1 failure, 2 \
-                  usage, 3 errors in the machine file, 4 some machines cannot be used; as the hook also 100 (the build failed) and 101 (it took too long)."
+                  usage, 3 errors in the machine file, 4 some machines cannot be used, 5 no \
+                  machine matches; as the hook also 100 (the build failed) and 101 (it took too long)."
 )]
 pub struct CommandLine {
     #[command(subcommand)]
@@ -43,6 +50,27 @@ enum Command {
     Convert {
         /// The file to convert; the result goes to standard output.
         file: PathBuf,
+    },
+    /// Explain which machine a build would go to, and why.
+    Explain(explain::Arguments),
+    /// Give a machine no new builds for a while; those that run there go on.
+    Drain {
+        /// Its name, or NAME:PORT.
+        name: String,
+        /// For how long, such as 90s, 30m, 2h or 1d; by default until `offload undrain`.
+        #[arg(long = "for", value_name = "TIME", value_parser = drain::parse_time)]
+        time: Option<Duration>,
+        /// The machine file, if it is not the usual one.
+        #[arg(long, value_name = "FILE")]
+        machine_file: Option<PathBuf>,
+    },
+    /// Give a machine builds again.
+    Undrain {
+        /// Its name, or NAME:PORT.
+        name: String,
+        /// The machine file, if it is not the usual one.
+        #[arg(long, value_name = "FILE")]
+        machine_file: Option<PathBuf>,
     },
     /// Evaluate the machine file, and print what it says or what is wrong with it.
     Eval {
@@ -94,14 +122,44 @@ fn run(command: Command) -> Status {
             return Status::Failure;
         }
     };
+    let system = machines::own_system();
+    let engine = Engine::new(directories, Arguments::without_limits(&system));
     match command {
         Command::Eval { file, json } => {
-            let file = machines::machine_file(file.as_deref(), &directories);
-            let context = machines::load_context(&directories);
-            eval::run(&file, &context, &machines::own_system(), json, &mut io::stdout(), &mut io::stderr())
+            let file = machines::machine_file(file.as_deref(), &engine.directories);
+            eval::run(&file, &engine.load_context(), &system, json, &mut io::stdout(), &mut io::stderr())
         }
-        Command::Test(arguments) => test::run(&arguments, &directories),
+        Command::Explain(arguments) => explain::run(&arguments, &engine),
+        Command::Drain { name, time, machine_file } => {
+            with_machines(machine_file.as_deref(), &engine, |machines, state| {
+                drain::drain(&name, time, machines, state, &mut io::stderr())
+            })
+        }
+        Command::Undrain { name, machine_file } => {
+            with_machines(machine_file.as_deref(), &engine, |machines, state| {
+                drain::undrain(&name, machines, state, &mut io::stderr())
+            })
+        }
+        Command::Test(arguments) => test::run(&arguments, &engine),
         Command::Convert { file } => convert::run(&file, &mut io::stdout(), &mut io::stderr()),
+    }
+}
+
+/// Calls `command` with the machines of the machine file and the state that hooks share.
+fn with_machines(
+    file: Option<&Path>,
+    engine: &Engine,
+    command: impl FnOnce(&[&Machine], &StateDirectory) -> Status,
+) -> Status {
+    match engine.load_pool(&machines::machine_file(file, &engine.directories), None) {
+        Ok(pool) => {
+            let machines: Vec<&Machine> = pool.machines.iter().map(|entry| &entry.machine).collect();
+            command(&machines, &engine.state)
+        }
+        Err(report) => {
+            eprintln!("{report}");
+            Status::MachineFile
+        }
     }
 }
 

@@ -4,32 +4,38 @@ use std::error::Error;
 
 use log::debug;
 
-use super::reach::{Reached, daemon_failed, reach, unreachable};
+use super::reach::{Reached, daemon_failed, unreachable};
 use super::surroundings::{remember_failure, remember_success};
 use super::verdict::{Verdict, verdict};
-use super::{Chosen, Job};
+use super::{Chosen, Job, Network};
 use crate::daemon::{self, Client, Options};
 use crate::error::{Failure, with_causes};
 use crate::events::{Event, Observer};
 use crate::hook::BuildLog;
 use crate::machine::Machine;
-use crate::remote::{Connection, DaemonStream};
-use crate::schedule::Choice;
+use crate::remote::{Connection, DaemonStream, Patience, patience};
+use crate::schedule::{self, Choice};
 use crate::state::health::{self, FRESH};
 use crate::state::{HealthRecord, Slot};
 use crate::timing::Stopwatch;
 use crate::transfer::retrieve::Wanted;
-use crate::transfer::{self, Head, Retrieved};
+use crate::transfer::{self, Head, Retrieved, Turns};
 
 impl Job<'_> {
     /// Builds on the machine that was chosen, and puts the outputs in their places.
-    pub(super) fn attempt(&self, choice: Chosen, log: &BuildLog, observer: &mut dyn Observer) -> Result<(), Failure> {
+    pub(super) fn attempt(
+        &self,
+        choice: Chosen,
+        world: &Network,
+        log: &BuildLog,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Failure> {
         let Choice { machine, slot, link } = choice;
         let machine = self.machines[machine];
         let derivation = &self.request.derivation;
         observer.observe(&Event::Offloading { derivation, machine: &machine.name });
         let head = Head::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
-        let on = On { job: self, machine, head: &head };
+        let on = On { job: self, machine, world, head: &head };
         let retrieved = on.build(slot, link, log, observer)?;
         let mut stopwatch = Stopwatch::start();
         retrieved.place().map_err(|error| Failure::Head(with_causes(&error)))?;
@@ -43,6 +49,7 @@ impl Job<'_> {
 struct On<'a> {
     job: &'a Job<'a>,
     machine: &'a Machine,
+    world: &'a Network,
     head: &'a Head<'a>,
 }
 
@@ -58,32 +65,45 @@ impl<'a> On<'a> {
         let job = self.job;
         let Reached { mut client, connection } = match link {
             Some(reached) => reached,
-            None => reach(self.machine, &job.directories.store).map_err(|why| self.failed(why))?,
+            None => schedule::connect(self.machine, self.world).map_err(|cause| self.failure(cause))?,
         };
+        let max_silent_time = job.arguments.max_silent_time;
+        let patience = Patience::answer(self.machine, max_silent_time);
+        client.stream_mut().set_patience(patience.clone());
         let mut stopwatch = Stopwatch::start();
-        client.set_options(&self.options()).map_err(|error| self.daemon_failed(&error))?;
+        client.set_options(&self.options()).map_err(|error| self.daemon_failed("greeting its daemon", &error))?;
         stopwatch.lap("options");
 
-        transfer::send(&mut client, self.head, job.inputs, &self.machine.name, observer)
-            .map_err(|error| self.transfer_failed(error.is_of_machine(), &error))?;
+        let turns = self.turns();
+        transfer::send(&mut client, self.head, job.inputs, &turns, observer)
+            .map_err(|error| self.transfer_failed("sending inputs", error.is_of_machine(), &error))?;
 
         let derivation = &job.request.derivation;
         observer.observe(&Event::Building { derivation, machine: &self.machine.name });
         let mut stopwatch = Stopwatch::start();
         let sink = log.sink().map_err(|error| Failure::Head(format!("no build log: {error}")))?;
         client.set_log(Some(sink));
+        client.stream_mut().set_patience(Patience::build(self.machine, max_silent_time));
         let built = client.build_paths(&[derivation.clone()].into());
         client.set_log(None);
+        client.stream_mut().set_patience(patience);
         stopwatch.lap("build");
         if let Err(error) = built {
             return Err(self.judge(error, &mut client, &connection));
         }
 
         let wanted = Wanted { derivation, inputs: job.inputs, outputs: job.outputs };
-        let retrieved = transfer::retrieve(&mut client, self.head, &wanted, &self.machine.name, observer)
-            .map_err(|error| self.transfer_failed(error.is_of_machine(), &error))?;
+        let retrieved = transfer::retrieve(&mut client, self.head, &wanted, &turns, observer)
+            .map_err(|error| self.transfer_failed("retrieving outputs", error.is_of_machine(), &error))?;
         self.refresh_status(&connection);
         Ok(retrieved)
+    }
+
+    fn turns(&self) -> Turns<'a> {
+        let max_silent_time = self.job.arguments.max_silent_time;
+        let limit = patience::longest_silence(self.machine, max_silent_time);
+        let say_every = patience::line_every(max_silent_time);
+        Turns { state: self.job.state, machine: self.machine, limit, say_every }
     }
 
     fn options(&self) -> Options {
@@ -97,11 +117,13 @@ impl<'a> On<'a> {
 
     /// What a failed build means.
     fn judge(&self, error: daemon::Error, client: &mut Client<DaemonStream>, connection: &Connection) -> Failure {
-        let daemon::Error::Daemon { message, status, .. } = &error else { return self.daemon_failed(&error) };
+        let daemon::Error::Daemon { message, status, .. } = &error else {
+            return self.daemon_failed("building", &error);
+        };
         let job = self.job;
         let lost = match client.query_valid_paths(job.inputs) {
             Ok(present) => job.inputs.len() - present.len(),
-            Err(error) => return self.daemon_failed(&error),
+            Err(error) => return self.daemon_failed("judging the failed build", &error),
         };
         let free = match connection.probe(job.directories.store.as_str()) {
             Ok(status) => {
@@ -117,7 +139,7 @@ impl<'a> On<'a> {
             Verdict::TimedOut => Failure::TimedOut { derivation, machine, message },
             // The machine answers, and may be good for other builds.
             Verdict::Machine(Some(why)) => Failure::Machine { machine, cause: format!("{message}; {why}") },
-            Verdict::Machine(None) => Failure::Machine { machine, cause: message },
+            Verdict::Machine(None) => Failure::Refused { machine, cause: message },
         }
     }
 
@@ -133,18 +155,23 @@ impl<'a> On<'a> {
         }
     }
 
-    fn daemon_failed(&self, error: &daemon::Error) -> Failure {
-        self.failed(daemon_failed(error))
+    /// `phase` is what was going on.
+    fn daemon_failed(&self, phase: &str, error: &daemon::Error) -> Failure {
+        self.failed(daemon_failed(phase, error))
     }
 
-    fn transfer_failed(&self, is_of_machine: bool, error: &dyn Error) -> Failure {
+    fn transfer_failed(&self, phase: &str, is_of_machine: bool, error: &dyn Error) -> Failure {
         let cause = with_causes(error);
-        if is_of_machine { self.failed(cause) } else { Failure::Head(cause) }
+        if is_of_machine { self.failed(format!("{phase}: {cause}")) } else { Failure::Head(cause) }
     }
 
     /// The machine is at fault, and other builds need not find out for themselves.
     fn failed(&self, cause: String) -> Failure {
         remember_failure(self.job.state, self.machine, &cause);
+        self.failure(cause)
+    }
+
+    fn failure(&self, cause: String) -> Failure {
         Failure::Machine { machine: self.machine.name.clone(), cause }
     }
 }

@@ -111,10 +111,12 @@ impl Surroundings for Network {
         HealthRecord::of(&self.0.state, machine).and_then(|record| record.try_ask()).map_err(message)
     }
 
-    fn reach(&self, machine: &Machine) -> Result<(Reached, Status), String> {
-        let reached = reach(machine, &self.0.store)?;
-        let status = reached.connection.probe(self.0.store.as_str()).map_err(|error| unreachable(&error))?;
-        Ok((reached, status))
+    fn connect(&self, machine: &Machine) -> Result<Reached, String> {
+        reach(&self.0.state, machine, &self.0.store)
+    }
+
+    fn status(&self, reached: &Reached) -> Result<Status, String> {
+        reached.connection.probe(self.0.store.as_str()).map_err(|error| unreachable(&error))
     }
 
     fn running(&self, machine: &Machine) -> Vec<Time> {

@@ -84,7 +84,6 @@ impl Runtime {
 
     /// Parks the thread at the next occasion once nobody waits for it any more. Coroutines inherit the hook.
     pub fn watch(&self) -> mlua::Result<()> {
-        self.shared.leash.at_line(None);
         hook(&self.lua, &self.shared, EVERY_NOW_AND_THEN, None)
     }
 

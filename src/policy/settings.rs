@@ -12,7 +12,7 @@ pub struct Settings {
     pub when_busy: When,
     /// What to do when no matching machine answers. Default `Local`.
     pub when_unreachable: When,
-    /// Machines tried for one build. Default 3.
+    /// Attempts at one build, on one machine or several. Default 3.
     pub max_attempts: u32,
     /// How long an accepted build may wait for a slot inside the hook. Default 600 s.
     pub wait_for_slot: Duration,

@@ -57,18 +57,34 @@ fn ask<W: Surroundings>(machine: &Machine, limit: Duration, is_wanted: &AtomicBo
         Standing::Unknown { .. } => {}
     }
     world.change_health(machine, &mut |health| health.asking(now));
-    match world.reach(machine) {
+    let reached = world.connect(machine).and_then(|link| {
+        let status = world.status(&link)?;
+        Ok((link, status))
+    });
+    match reached {
         Ok((link, status)) => {
             let now = world.now();
             world.change_health(machine, &mut |_| Health::reached(status.clone(), now));
             Answer::Reached(link, status)
         }
         Err(error) => {
-            let now = world.now();
-            world.change_health(machine, &mut |health| health.after_failure(&error, now));
+            failed(machine, &error, world);
             Answer::Failed(error)
         }
     }
+}
+
+/// Connects to a machine that was chosen on its record alone. If it has got into trouble since, that is the answer.
+pub fn connect<W: Surroundings>(machine: &Machine, world: &W) -> Result<W::Link, String> {
+    if let Standing::Down { error, .. } = world.health(machine).standing(world.now()) {
+        return Err(error);
+    }
+    world.connect(machine).inspect_err(|error| failed(machine, error, world))
+}
+
+fn failed<W: Surroundings>(machine: &Machine, error: &str, world: &W) {
+    let now = world.now();
+    world.change_health(machine, &mut |health| health.after_failure(error, now));
 }
 
 fn no_answer(asked: Duration) -> String {

@@ -99,7 +99,8 @@ impl<'a> FileRules<'a> {
         let mut decision = self.decision.borrow_mut();
         let answer = question(&mut decision);
         for warning in decision.take_warnings() {
-            warn!("{warning}");
+            // The log says itself that it is a warning.
+            warn!("{}", warning.to_string().replacen(" warning: ", " ", 1));
         }
         answer
     }

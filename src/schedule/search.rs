@@ -67,7 +67,7 @@ struct Candidate<L> {
     state: State<L>,
 }
 
-enum State<L> {
+pub(super) enum State<L> {
     /// It can take the build; the connection if there is one.
     Ready(Option<L>),
     Unknown {
@@ -121,7 +121,7 @@ impl<'a, W: Surroundings> Search<'a, W> {
             if self.question.excluded.contains(&place) {
                 continue;
             }
-            match self.rank_of(place, machine) {
+            match rank_of(self.question, place, machine, self.world) {
                 Ok(rank) => {
                     self.candidates.push(Candidate { rank, state: State::Unknown { after_trouble: false } });
                 }
@@ -134,22 +134,6 @@ impl<'a, W: Surroundings> Search<'a, W> {
             self.candidates.push(Candidate { rank, state: State::Head });
         }
         self.candidates.sort_by(|one, other| one.rank.order(&other.rank));
-    }
-
-    fn rank_of(&self, place: usize, machine: &Machine) -> Result<Rank, Reason> {
-        if let Some(mismatch) = mismatch(machine, self.question.request) {
-            return Err(Reason::Mismatch(mismatch));
-        }
-        self.question.rules.accepts(place).map_err(Reason::Refused)?;
-        self.score(place, machine, &self.world.health(machine))
-    }
-
-    fn score(&self, place: usize, machine: &Machine, health: &Health) -> Result<Rank, Reason> {
-        let running = self.world.running(machine);
-        let known = Known { health, running: &running, now: self.world.now() };
-        let score = self.question.rules.score(place, &known).map_err(Reason::Refused)?;
-        let occupied = running.len() as f64 / f64::from(machine.parallel_builds.max(1));
-        Ok(Rank { score, occupied, place })
     }
 
     /// What records and slots say of each candidate.
@@ -171,6 +155,7 @@ impl<'a, W: Surroundings> Search<'a, W> {
 
     fn run(mut self) -> Outcome<W> {
         let mut choice_since = None;
+        let mut has_waited = false;
         loop {
             self.take_answers();
             let best = self.candidates.iter().position(|candidate| candidate.state.can_build());
@@ -184,13 +169,17 @@ impl<'a, W: Surroundings> Search<'a, W> {
             // Those on the side are asked as well when it is known that nobody waits for them.
             self.ask_next(best);
             if !is_awaited || is_late {
-                match best.map(|best| self.take(best)) {
+                if has_waited {
+                    self.rank_again();
+                }
+                match self.take() {
                     Some(Ok(outcome)) => return outcome,
                     Some(Err(())) => continue,
                     None => return self.none(),
                 }
             }
             self.world.pause(LOOK_AGAIN);
+            has_waited = true;
         }
     }
 
@@ -245,29 +234,47 @@ impl<'a, W: Surroundings> Search<'a, W> {
         if let Err(reason) = check(machine, &status) {
             return (None, State::Out(reason));
         }
-        match self.score(place, machine, &Health::reached(status, self.world.now())) {
+        let health = Health::reached(status, self.world.now());
+        match score(self.question, place, machine, &health, self.world) {
             Ok(rank) => (Some(rank), State::Ready(link)),
             Err(reason) => (None, State::Out(reason)),
         }
     }
 
-    /// Takes a slot of the candidate; an error if another was faster.
-    fn take(&mut self, best: usize) -> Result<Outcome<W>, ()> {
-        let candidate = &mut self.candidates[best];
+    /// Those who waited for the same answers may have chosen by now, and what they build counts as load.
+    fn rank_again(&mut self) {
+        for number in 0..self.candidates.len() {
+            let candidate = &self.candidates[number];
+            if !matches!(candidate.state, State::Ready(_)) {
+                continue;
+            }
+            let place = candidate.rank.place;
+            let machine = self.question.machines[place];
+            match score(self.question, place, machine, &self.world.health(machine), self.world) {
+                Ok(rank) => self.candidates[number].rank = rank,
+                Err(reason) => self.candidates[number].state = State::Out(reason),
+            }
+        }
+        self.candidates.sort_by(|one, other| one.rank.order(&other.rank));
+    }
+
+    /// Takes a slot of the best that can build; an error if another process was faster.
+    fn take(&mut self) -> Option<Result<Outcome<W>, ()>> {
+        let candidate = self.candidates.iter_mut().find(|candidate| candidate.state.can_build())?;
         if let State::Head = candidate.state {
-            return Ok(Outcome::Head(self.reasons()));
+            return Some(Ok(Outcome::Head(self.reasons())));
         }
         let place = candidate.rank.place;
         let reason = match self.world.try_take_slot(self.question.machines[place]) {
             Ok(Some(slot)) => {
-                let State::Ready(link) = std::mem::replace(&mut candidate.state, State::Head) else { return Err(()) };
-                return Ok(Outcome::Chosen(Choice { machine: place, slot, link }));
+                let State::Ready(link) = std::mem::replace(&mut candidate.state, State::Head) else { return None };
+                return Some(Ok(Outcome::Chosen(Choice { machine: place, slot, link })));
             }
             Ok(None) => Reason::NoSlot { ahead: 0 },
             Err(error) => Reason::SlotsUnknown(error),
         };
         candidate.state = State::Out(reason);
-        Err(())
+        Some(Err(()))
     }
 
     fn none(mut self) -> Outcome<W> {
@@ -294,8 +301,36 @@ impl<'a, W: Surroundings> Search<'a, W> {
     }
 }
 
+/// The rank of a machine, if it may take the build.
+pub(super) fn rank_of<W: Surroundings>(
+    question: &Question<'_>,
+    place: usize,
+    machine: &Machine,
+    world: &W,
+) -> Result<Rank, Reason> {
+    if let Some(mismatch) = mismatch(machine, question.request) {
+        return Err(Reason::Mismatch(mismatch));
+    }
+    question.rules.accepts(place).map_err(Reason::Refused)?;
+    score(question, place, machine, &world.health(machine), world)
+}
+
+fn score<W: Surroundings>(
+    question: &Question<'_>,
+    place: usize,
+    machine: &Machine,
+    health: &Health,
+    world: &W,
+) -> Result<Rank, Reason> {
+    let running = world.running(machine);
+    let known = Known { health, running: &running, now: world.now() };
+    let score = question.rules.score(place, &known).map_err(Reason::Refused)?;
+    let occupied = running.len() as f64 / f64::from(machine.parallel_builds.max(1));
+    Ok(Rank { score, occupied, place })
+}
+
 /// What is known of a machine without asking it; `ahead` builds wait for it already.
-fn look_at<W: Surroundings>(machine: &Machine, ahead: usize, world: &W) -> State<W::Link> {
+pub(super) fn look_at<W: Surroundings>(machine: &Machine, ahead: usize, world: &W) -> State<W::Link> {
     let now = world.now();
     if let Some(drained) = world.drained(machine) {
         return State::Out(Reason::Drained(drained));

@@ -45,8 +45,11 @@ pub trait Surroundings: Clone + Send + 'static {
     /// Takes the right to ask its host; `None` while another process has it.
     fn try_ask(&self, machine: &Machine) -> Result<Option<Self::Asking>, String>;
 
-    /// Connects to its daemon and asks for its status.
-    fn reach(&self, machine: &Machine) -> Result<(Self::Link, Status), String>;
+    /// Connects to its daemon.
+    fn connect(&self, machine: &Machine) -> Result<Self::Link, String>;
+
+    /// Asks for its status.
+    fn status(&self, link: &Self::Link) -> Result<Status, String>;
 
     /// Since when its taken slots are held.
     fn running(&self, machine: &Machine) -> Vec<Time>;

@@ -5,7 +5,9 @@ pub mod head;
 pub mod retrieve;
 pub mod send;
 pub mod trial;
+pub mod turns;
 
 pub use head::Head;
 pub use retrieve::{RetrieveError, Retrieved, retrieve};
 pub use send::{SendError, send};
+pub use turns::Turns;

@@ -2,7 +2,8 @@
 //!
 //! One query tells which inputs are missing. Those whose paths follow from their contents are added one by one where that is
 //! faster (`add`); the others go over as one signed bundle, references first, which the machine's daemon pulls piece by
-//! piece. Memory does not grow with what is sent.
+//! piece. Memory does not grow with what is sent. What another process is sending to the same machine is waited for
+//! ([`turns`](super::turns)).
 //!
 //! Between the query and the build the machine's garbage collector may run. Items that were just sent are temporary
 //! roots of the daemon that took them (`LocalStore::importPath` and the others add one for each). For those found present, a
@@ -14,9 +15,11 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use super::add::{self, Plan};
 use super::head::Head;
+use super::turns::{Asked, Turns};
 use crate::daemon::{self, Client};
 use crate::events::{Event, Observer};
 use crate::gcrypt::SigningKey;
@@ -32,6 +35,9 @@ const ROOT: &str = "offload-inputs";
 
 /// How many bytes are sent between two events.
 const PROGRESS: u64 = 16 << 20;
+
+/// And how much time at the most, as long as any are.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// What the daemon's helper `guix authenticate` says of a key that is not in its access-control list.
 const UNAUTHORIZED: &str = "unauthorized public key";
@@ -49,6 +55,9 @@ pub enum SendError {
     /// The build machine's daemon, or the way there.
     #[error(transparent)]
     Machine(daemon::Error),
+    /// Others kept sending all the time.
+    #[error("no turn to send inputs came for {} s", .0.as_secs())]
+    NoTurn(Duration),
     /// It trusts nothing that this machine signs.
     #[error(
         "its daemon does not trust what this machine signs\n  hint: copy '{}' there, and as root: \
@@ -65,7 +74,7 @@ impl SendError {
     /// Whether another machine may do better.
     pub fn is_of_machine(&self) -> bool {
         match self {
-            SendError::Machine(_) | SendError::NotAuthorized { .. } | SendError::Lost => true,
+            SendError::Machine(_) | SendError::NotAuthorized { .. } | SendError::NoTurn(_) | SendError::Lost => true,
             SendError::Database(_) | SendError::SigningKey(_) | SendError::Source(_) => false,
         }
     }
@@ -77,23 +86,13 @@ pub fn send<S: Read + Write>(
     client: &mut Client<S>,
     head: &Head<'_>,
     inputs: &BTreeSet<StorePath>,
-    machine: &str,
+    turns: &Turns<'_>,
     observer: &mut dyn Observer,
 ) -> Result<(), SendError> {
     let tops = tops(&head.database, inputs)?;
     for _ in 0..ATTEMPTS {
-        let mut stopwatch = Stopwatch::start();
-        let present = client.query_valid_paths(inputs).map_err(SendError::Machine)?;
-        stopwatch.lap("query");
-        let missing: BTreeSet<StorePath> = inputs.difference(&present).cloned().collect();
-        if !missing.is_empty() {
-            let items = head.database.items(&missing)?;
-            let mut counter = Counter::start(&items, machine, observer);
-            match transmit(client, head, items, &mut counter) {
-                // What the items refer to was there a moment ago.
-                Err(SendError::Machine(daemon::Error::Daemon { .. })) if lost(client, inputs, &missing)? => continue,
-                result => result?,
-            }
+        if supply(client, head, inputs, turns, observer)? == Supplied::Lost {
+            continue;
         }
         let mut stopwatch = Stopwatch::start();
         let protected = client.add_text_to_store(ROOT, b"", &tops);
@@ -105,6 +104,54 @@ pub fn send<S: Read + Write>(
         }
     }
     Err(SendError::Lost)
+}
+
+#[derive(PartialEq)]
+enum Supplied {
+    /// All inputs were there, or were sent.
+    All,
+    /// Some got lost meanwhile.
+    Lost,
+}
+
+/// Sends what is missing, with others that may be sending some of it.
+fn supply<S: Read + Write>(
+    client: &mut Client<S>,
+    head: &Head<'_>,
+    inputs: &BTreeSet<StorePath>,
+    turns: &Turns<'_>,
+    observer: &mut dyn Observer,
+) -> Result<Supplied, SendError> {
+    let mut wait = turns.wait();
+    loop {
+        let on_the_way = turns.on_the_way();
+        let mut stopwatch = Stopwatch::start();
+        let present = client.query_valid_paths(inputs).map_err(SendError::Machine)?;
+        stopwatch.lap("query");
+        let missing: BTreeSet<StorePath> = inputs.difference(&present).cloned().collect();
+        if missing.is_empty() {
+            return Ok(Supplied::All);
+        }
+        let items = head.database.items(&missing)?;
+        let (turn, items) = match turns.upload(items, &on_the_way, &mut wait, observer) {
+            Asked::Granted(turn, items) => (turn, items),
+            Asked::LookAgain => continue,
+            Asked::TooLong(limit) => return Err(SendError::NoTurn(limit)),
+        };
+        let is_all = items.len() == missing.len();
+        let mut counter = Counter::start(&items, &turns.machine.name, observer);
+        let sent = transmit(client, head, items, &mut counter);
+        drop(turn);
+        match sent {
+            Ok(()) if is_all => return Ok(Supplied::All),
+            Ok(()) => wait = turns.wait(),
+            // What the items refer to was there a moment ago.
+            Err(SendError::Machine(daemon::Error::Daemon { .. })) if lost(client, inputs, &missing)? => {
+                return Ok(Supplied::Lost);
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Those of `inputs` that no other of them refers to: what protects these protects all.
@@ -175,6 +222,7 @@ pub(super) struct Counter<'a> {
     observer: &'a mut dyn Observer,
     sent: u64,
     told: u64,
+    told_at: Instant,
     of: u64,
 }
 
@@ -182,13 +230,13 @@ impl<'a> Counter<'a> {
     fn start(items: &[Item], machine: &'a str, observer: &'a mut dyn Observer) -> Counter<'a> {
         let bytes = items.iter().map(|item| item.nar_size).sum();
         observer.observe(&Event::Sending { machine, items: items.len(), bytes });
-        Counter { machine, observer, sent: 0, told: 0, of: bytes }
+        Counter { machine, observer, sent: 0, told: 0, told_at: Instant::now(), of: bytes }
     }
 
     pub fn count(&mut self, bytes: usize) {
         self.sent += bytes as u64;
-        if self.sent >= self.told + PROGRESS {
-            self.told = self.sent;
+        if self.sent >= self.told + PROGRESS || self.told_at.elapsed() >= SLOW {
+            (self.told, self.told_at) = (self.sent, Instant::now());
             self.observer.observe(&Event::Sent { machine: self.machine, bytes: self.sent, of: self.of });
         }
     }

@@ -40,6 +40,7 @@ mod processes;
 mod proxy;
 mod record;
 mod service;
+mod state;
 mod store;
 
 use std::net::{Ipv4Addr, SocketAddr};

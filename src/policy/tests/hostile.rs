@@ -26,20 +26,20 @@ const PROGRAMS: [(&str, &str, &str); 32] = [
         "took longer",
     ),
     ("loop in __tostring", "error(setmetatable({}, { __tostring = function() while true do end end }))", "took longer"),
-    ("sleep by io.popen", "io.popen('sleep 3'):read('a')", "took longer"),
-    ("sleep by closing io.popen", "io.popen('sleep 3'):close()", "took longer"),
-    ("sleep by os.execute", "os.execute('sleep 3')", "took longer"),
-    ("sleep by exec", "require('offload').exec({ 'sleep', '3' }, { timeout = 60 })", "took longer"),
+    ("sleep by io.popen", "io.popen('sleep 30'):read('a')", "took longer"),
+    ("sleep by closing io.popen", "io.popen('sleep 30'):close()", "took longer"),
+    ("sleep by os.execute", "os.execute('sleep 30')", "took longer"),
+    ("sleep by exec", "require('offload').exec({ 'sleep', '30' }, { timeout = 60 })", "took longer"),
     (
         "sleep of a child of exec",
-        "require('offload').exec({ 'sh', '-c', 'sleep 3 & sleep 3' }, { timeout = 60 })",
+        "require('offload').exec({ 'sh', '-c', 'sleep 30 & sleep 300' }, { timeout = 60 })",
         "took longer",
     ),
     ("program that prints for ever", "io.popen('yes'):read('a')", "*"),
     ("program that prints for ever, by exec", "assert(not require('offload').exec({ 'yes' }))", "*"),
     (
         "program that reads nothing",
-        "local p = io.popen('sleep 3', 'w') while true do p:write(('x'):rep(1000)) end",
+        "local p = io.popen('sleep 30', 'w') while true do p:write(('x'):rep(1000)) end",
         "took longer",
     ),
     ("fifo", "os.execute('mkfifo ' .. FIFO) io.open(FIFO, 'r+'):read()", "took longer"),
@@ -96,7 +96,7 @@ fn during_a_decision() {
         let score = decision.score(Candidate::Machine(0), &Status::default());
         let warnings: Vec<String> = decision.take_warnings().iter().map(|one| site.relative(one)).collect();
         // Built for debugging and side by side with other tests, memory fills slowly.
-        assert!(start.elapsed() < Duration::from_secs(2), "{title}: {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(5), "{title}: {:?}", start.elapsed());
         println!("{title}: {:?} {score:?} {warnings:?}", start.elapsed());
         match message {
             "*" => {}
@@ -116,7 +116,7 @@ fn during_a_decision() {
         let again = decision.score(Candidate::Machine(0), &Status::default());
         assert!(matches!(again, Score::Value(_)), "{title}");
         assert_eq!(decision.take_warnings(), [], "{title}");
-        assert!(start.elapsed() < Duration::from_secs(2), "{title}");
+        assert!(start.elapsed() < Duration::from_secs(5), "{title}");
     }
 }
 
@@ -127,7 +127,7 @@ fn during_the_evaluation() {
         let limits = Limits { evaluate: Duration::from_millis(500), ..Limits::default() };
         let start = Instant::now();
         let result = load(&site.path(), &LoadContext { limits, ..LoadContext::default() });
-        assert!(start.elapsed() < Duration::from_secs(2), "{title}: {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(5), "{title}: {:?}", start.elapsed());
         match (message, result) {
             ("*", _) | ("", Ok(_)) => {}
             ("", Err(report)) => panic!("{title}: {report}"),

@@ -1,0 +1,238 @@
+//! `offload explain (DRV | --system SYSTEM [--features F,…]) [FILE]`: which machine a build would go to, and why.
+//!
+//! Every machine is listed with its score or the exact reason why it is passed over, in the order in which they would be
+//! tried, and then what the daemon would be told. What is known of the machines comes from the records that all hooks
+//! share; only `--probe` asks the machines themselves. It is supposed that the daemon offers to build locally
+//! whatever its system can.
+//!
+//! With `--json` everything is one object: `version` (1), `file`, `request` (`system`, `features`, `derivation` or null),
+//! `machines` (`name`, `port`, `score` or null, `verdict`: `ready`, `unknown` or `passed-over`, `reason` or null, `holders` of
+//! its slots, `trouble` and `drained` as recorded or null), `head` (the score of the head itself, or null), `reply` (`accept`, `decline` or `postpone`) and `machine` (the name of
+//! the one that would be chosen, or null).
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::thread;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::machines::machine_file;
+use crate::engine::Engine;
+use crate::error::with_causes;
+use crate::exit::Status;
+use crate::hook::Request;
+use crate::job::{Network, remember_failure, remember_success};
+use crate::local::{Directories, read_derivation};
+use crate::machine::Machine;
+use crate::schedule::matching::mismatch;
+use crate::schedule::{Surroundings, Surveyed, Verdict};
+use crate::state::health::{self, Trouble};
+use crate::state::{Drain, Drained, HealthRecord, Holder, Slots, StateDirectory};
+use crate::store::path::StorePath;
+
+/// Version of the JSON form. It changes when a field changes its meaning or goes; new fields may come.
+const VERSION: u32 = 1;
+
+/// Stands for the derivation where there is none.
+const NO_DERIVATION: &str = "00000000000000000000000000000000-none.drv";
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The derivation to explain; with --system, the machine file.
+    #[arg(value_name = "DRV", required_unless_present = "system")]
+    first: Option<PathBuf>,
+    /// The machine file, if it is not the usual one.
+    file: Option<PathBuf>,
+    /// Explain for any derivation of this system type.
+    #[arg(long)]
+    system: Option<String>,
+    /// The features that it requires, separated by commas.
+    #[arg(long, value_delimiter = ',', requires = "system")]
+    features: Vec<String>,
+    /// Ask the machines how they are, rather than trust what is remembered of them.
+    #[arg(long)]
+    probe: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One machine, with what is recorded of it.
+#[derive(Serialize)]
+struct Explained<'a> {
+    name: &'a str,
+    port: u16,
+    score: Option<f64>,
+    verdict: &'static str,
+    reason: Option<String>,
+    holders: Vec<Option<Holder>>,
+    trouble: Option<Trouble>,
+    drained: Option<Drained>,
+}
+
+/// All that is explained, in the form of `--json`.
+#[derive(Serialize)]
+struct Report<'a> {
+    version: u32,
+    file: String,
+    request: Asked<'a>,
+    machines: Vec<Explained<'a>>,
+    head: Option<f64>,
+    reply: &'static str,
+    machine: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Asked<'a> {
+    system: &'a str,
+    features: &'a [String],
+    derivation: Option<&'a str>,
+}
+
+/// Explains.
+pub fn run(arguments: &Arguments, engine: &Engine) -> Status {
+    match explain(arguments, engine) {
+        Ok(status) => status,
+        Err((status, message)) => {
+            eprintln!("{message}");
+            status
+        }
+    }
+}
+
+fn explain(arguments: &Arguments, engine: &Engine) -> Result<Status, (Status, String)> {
+    let failed = |error: &dyn std::error::Error| (Status::Failure, format!("offload: error: {}", with_causes(error)));
+    let (request, file) = request(arguments, &engine.directories)?;
+    let path = machine_file(file, &engine.directories);
+    let pool = engine.load_pool(&path, None).map_err(|report| (Status::MachineFile, report.to_string()))?;
+    let consideration = engine.consider(&pool, &request);
+    let machines = &consideration.machines;
+    if arguments.probe {
+        probe(machines, &request, &engine.state, &consideration.world());
+    }
+
+    let surveyed = consideration.survey();
+    let explained = surveyed.iter().map(|one| explained(machines[one.machine], one, &engine.state)).collect();
+    let (reply, chosen) = consideration.foresee();
+    let report = Report {
+        version: VERSION,
+        file: path.display().to_string(),
+        request: Asked {
+            system: &request.system,
+            features: &request.features,
+            derivation: arguments.system.is_none().then(|| request.derivation.as_str()),
+        },
+        machines: explained,
+        head: consideration.head_score(),
+        reply,
+        machine: chosen.map(|place| machines[place].name.as_str()),
+    };
+    let printed = if arguments.json { print_json(&report) } else { print(&report) };
+    printed.map_err(|error| failed(&error))?;
+    let matches = surveyed.iter().any(|one| !matches!(&one.verdict, Verdict::Not(reason) if !reason.is_for_now()));
+    Ok(if matches { Status::Success } else { Status::NoMatch })
+}
+
+/// The request to explain, and the machine file that was named.
+fn request<'a>(
+    arguments: &'a Arguments,
+    directories: &Directories,
+) -> Result<(Request, Option<&'a std::path::Path>), (Status, String)> {
+    let failed = |message: String| (Status::Failure, format!("offload: error: {message}"));
+    let path =
+        |text: &str| StorePath::parse(&directories.store, text.as_bytes()).map_err(|error| failed(error.to_string()));
+    if let Some(system) = &arguments.system {
+        if arguments.file.is_some() {
+            return Err((Status::Usage, "offload: error: give a derivation or --system, not both".to_owned()));
+        }
+        let derivation = path(&format!("{}/{NO_DERIVATION}", directories.store))?;
+        let features = arguments.features.clone();
+        let request = Request { wants_local: true, system: system.clone(), derivation, features };
+        return Ok((request, arguments.first.as_deref()));
+    }
+    let derivation = path(&arguments.first.as_deref().unwrap_or("".as_ref()).to_string_lossy())?;
+    let read = read_derivation(&directories.store, &derivation).map_err(|error| failed(with_causes(&error)))?;
+    let features = read.required_features();
+    Ok((Request { wants_local: true, system: read.system, derivation, features }, arguments.file.as_deref()))
+}
+
+/// Asks all machines that match, at the same time, and remembers what they say.
+fn probe(machines: &[&Machine], request: &Request, state: &StateDirectory, world: &Network) {
+    thread::scope(|scope| {
+        for machine in machines.iter().filter(|machine| mismatch(machine, request).is_none()) {
+            scope.spawn(move || match world.connect(machine).and_then(|link| world.status(&link)) {
+                Ok(status) => remember_success(state, machine, status),
+                Err(error) => remember_failure(state, machine, &error),
+            });
+        }
+    });
+}
+
+fn explained<'a>(machine: &'a Machine, surveyed: &Surveyed, state: &StateDirectory) -> Explained<'a> {
+    let now = health::now();
+    let (verdict, reason) = match &surveyed.verdict {
+        Verdict::Ready => ("ready", None),
+        Verdict::Unknown => ("unknown", None),
+        Verdict::Not(reason) => ("passed-over", Some(reason.to_string())),
+    };
+    let taken = Slots::of(state, machine).and_then(|slots| slots.taken()).unwrap_or_default();
+    Explained {
+        name: &machine.name,
+        port: machine.port,
+        score: surveyed.score,
+        verdict,
+        reason,
+        holders: taken.into_iter().map(|(_, holder)| holder).collect(),
+        trouble: HealthRecord::of(state, machine).ok().and_then(|record| record.read().trouble),
+        drained: Drain::of(state, machine).ok().and_then(|drain| drain.read(now)),
+    }
+}
+
+fn print(report: &Report<'_>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let features = if report.request.features.is_empty() { "none" } else { &report.request.features.join(", ") };
+    writeln!(out, "system {}, required features: {features}", report.request.system)?;
+    if report.machines.is_empty() {
+        writeln!(out, "the machine file has no build machines")?;
+    }
+    for machine in &report.machines {
+        print_machine(&mut out, machine)?;
+    }
+    if let Some(score) = report.head {
+        writeln!(out, "  the head itself  score {score:.3}")?;
+    }
+    match report.machine {
+        Some(name) => writeln!(out, "the daemon would be told: {}; it would be built on {name}", report.reply),
+        None => writeln!(out, "the daemon would be told: {}", report.reply),
+    }
+}
+
+fn print_machine(out: &mut impl Write, machine: &Explained<'_>) -> io::Result<()> {
+    let score = machine.score.map_or("-".to_owned(), |score| format!("{score:.3}"));
+    let verdict = match (machine.verdict, &machine.reason) {
+        ("ready", _) => "can take it".to_owned(),
+        ("unknown", _) => "would be asked first".to_owned(),
+        (_, Some(reason)) => reason.replace('\n', "\n    "),
+        (_, None) => String::new(),
+    };
+    writeln!(out, "  {}:{}  score {score}  {verdict}", machine.name, machine.port)?;
+    for holder in machine.holders.iter().flatten() {
+        let minutes = health::now().saturating_sub(holder.since * 1000) / 60_000;
+        writeln!(out, "    a slot is held by process {} for {minutes} min: {}", holder.pid, holder.derivation)?;
+    }
+    if let Some(trouble) = &machine.trouble {
+        let seconds = health::now().saturating_sub(trouble.since) / 1000;
+        writeln!(out, "    in trouble for {seconds} s, {} failures in a row", trouble.count)?;
+    }
+    if let Some(until) = machine.drained.and_then(|drained| drained.until) {
+        writeln!(out, "    drained for {} s more", until.saturating_sub(health::now()) / 1000)?;
+    }
+    Ok(())
+}
+
+fn print_json(report: &Report<'_>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, report)?;
+    writeln!(out)
+}

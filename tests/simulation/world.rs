@@ -1,0 +1,307 @@
+//! The simulated world: machines that come and go, records, slots and places as the state directory keeps them, and bugs that
+//! can be planted.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use offload::machine::Machine;
+use offload::schedule::Surroundings;
+use offload::state::health::Time;
+use offload::state::{Drained, Health};
+use offload::status::Status;
+
+use crate::stage::{Process, Stage, lock};
+
+/// What a machine does when it is spoken to, from some moment on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Conduct {
+    /// It answers after a while.
+    Answers(Duration),
+    /// It refuses at once.
+    Refuses,
+    /// It accepts TCP and says nothing.
+    Silent,
+}
+
+/// A mistake in the world's own parts, to see whether it is noticed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bug {
+    None,
+    /// Some slots are not given back.
+    LeakedSlot,
+    /// A slot is seen to be free, and taken later without another look.
+    SlotTakenTwice,
+    /// Each process remembers the first record that it saw.
+    StaleRecord,
+    /// The right to ask a host is given to everyone.
+    AskedByAll,
+    /// Nobody is ahead of anybody.
+    NoLine,
+    /// Who looks at the slots waits until one is free.
+    WaitingLook,
+}
+
+/// What all processes share.
+pub struct Hosts {
+    pub hosts: Vec<Mutex<Host>>,
+    places: Mutex<BTreeMap<u64, (Time, Vec<u16>)>>,
+    pub bug: Bug,
+    /// What the wall clock is ahead of the true time, in milliseconds.
+    pub clock: Mutex<i64>,
+}
+
+pub struct Host {
+    /// Sorted by time.
+    pub conduct: Vec<(Duration, Conduct)>,
+    pub slots: u32,
+    health: Health,
+    asked_by: Option<u64>,
+    running: BTreeMap<u64, Time>,
+    pub most_running: usize,
+    pub drained: Option<Drained>,
+    /// When it was contacted, when that ended, and whether it answered.
+    pub contacts: Vec<(Duration, Duration, bool)>,
+}
+
+impl Host {
+    pub fn new(slots: u32, conduct: Vec<(Duration, Conduct)>) -> Host {
+        Host {
+            conduct,
+            slots,
+            health: Health::default(),
+            asked_by: None,
+            running: BTreeMap::new(),
+            most_running: 0,
+            drained: None,
+            contacts: Vec::new(),
+        }
+    }
+
+    pub fn conduct(&self, now: Duration) -> Conduct {
+        self.conduct.iter().rev().find(|(since, _)| *since <= now).map_or(Conduct::Refuses, |(_, conduct)| *conduct)
+    }
+
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    pub fn is_asked(&self) -> bool {
+        self.asked_by.is_some()
+    }
+}
+
+impl Hosts {
+    pub fn new(hosts: Vec<Host>, bug: Bug) -> Arc<Hosts> {
+        let hosts = hosts.into_iter().map(Mutex::new).collect();
+        Arc::new(Hosts { hosts, places: Mutex::default(), bug, clock: Mutex::default() })
+    }
+
+    pub fn waiting(&self) -> usize {
+        lock(&self.places).len()
+    }
+}
+
+/// The world of one process.
+#[derive(Clone)]
+pub struct World {
+    pub stage: Stage,
+    pub hosts: Arc<Hosts>,
+    pub process: Process,
+    stale: Arc<Mutex<BTreeMap<u16, Health>>>,
+}
+
+/// Something that is held, and given back when its holder ends, as the kernel does with locks.
+pub struct Held<T: Copy> {
+    world: World,
+    what: T,
+    number: u64,
+    give_back: fn(&World, T, u64),
+}
+
+impl<T: Copy> Drop for Held<T> {
+    fn drop(&mut self) {
+        (self.give_back)(&self.world, self.what, self.number);
+    }
+}
+
+impl World {
+    pub fn new(stage: &Stage, hosts: &Arc<Hosts>) -> World {
+        let (stage, hosts) = (stage.clone(), Arc::clone(hosts));
+        World { stage, hosts, process: Process::default(), stale: Arc::default() }
+    }
+
+    fn host(&self, machine: &Machine) -> std::sync::MutexGuard<'_, Host> {
+        lock(&self.hosts.hosts[usize::from(machine.port)])
+    }
+
+    /// Another process may come in between.
+    fn give_way(&self) {
+        self.stage.pause(Duration::from_micros(self.stage.random(40)));
+    }
+
+    fn held<T: Copy>(&self, what: T, give_back: fn(&World, T, u64)) -> Held<T> {
+        Held { world: self.clone(), what, number: self.stage.random(u64::MAX), give_back }
+    }
+}
+
+impl Surroundings for World {
+    type Slot = Held<u16>;
+    type Link = u16;
+    type Asking = Held<u16>;
+    type Place = Held<Time>;
+
+    fn now(&self) -> Time {
+        (1_000_000_000 + self.stage.elapsed().as_millis() as i64 + *lock(&self.hosts.clock)) as Time
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.stage.elapsed()
+    }
+
+    fn pause(&self, time: Duration) {
+        self.stage.pause(time);
+    }
+
+    fn spawn(&self, task: Box<dyn FnOnce() + Send>) {
+        self.stage.start(Duration::ZERO, &self.process, task);
+    }
+
+    fn health(&self, machine: &Machine) -> Health {
+        let health = self.host(machine).health.clone();
+        if self.hosts.bug == Bug::StaleRecord {
+            return lock(&self.stale).entry(machine.port).or_insert(health).clone();
+        }
+        health
+    }
+
+    fn change_health(&self, machine: &Machine, change: &mut dyn FnMut(Health) -> Health) {
+        self.give_way();
+        let mut host = self.host(machine);
+        host.health = change(host.health.clone());
+    }
+
+    fn drained(&self, machine: &Machine) -> Option<Drained> {
+        self.host(machine).drained
+    }
+
+    fn try_ask(&self, machine: &Machine) -> Result<Option<Held<u16>>, String> {
+        self.give_way();
+        let held = self.held(machine.port, |world, port, number| {
+            let mut host = lock(&world.hosts.hosts[usize::from(port)]);
+            host.asked_by = host.asked_by.filter(|&by| by != number);
+        });
+        let mut host = self.host(machine);
+        if host.asked_by.is_some() && self.hosts.bug != Bug::AskedByAll {
+            drop(host);
+            return Ok(None);
+        }
+        host.asked_by = Some(held.number);
+        drop(host);
+        Ok(Some(held))
+    }
+
+    fn connect(&self, machine: &Machine) -> Result<u16, String> {
+        let start = self.elapsed();
+        let conduct = self.host(machine).conduct(start);
+        let mut host = self.host(machine);
+        host.contacts.push((start, Duration::MAX, false));
+        let contact = host.contacts.len() - 1;
+        drop(host);
+        self.pause(match conduct {
+            Conduct::Answers(time) => time,
+            Conduct::Refuses => Duration::from_millis(1),
+            Conduct::Silent => machine.connect_timeout,
+        });
+        let answers = matches!(conduct, Conduct::Answers(_));
+        self.host(machine).contacts[contact] = (start, self.elapsed(), answers);
+        if answers { Ok(machine.port) } else { Err(format!("{conduct:?}")) }
+    }
+
+    fn status(&self, link: &u16) -> Result<Status, String> {
+        self.pause(Duration::from_millis(5));
+        let load = self.stage.random(100) as f64 / 100.0;
+        let _ = link;
+        Ok(Status { load1: Some(load), cores: Some(4), ..Status::default() })
+    }
+
+    fn running(&self, machine: &Machine) -> Vec<Time> {
+        self.host(machine).running.values().copied().collect()
+    }
+
+    fn free_slots(&self, machine: &Machine) -> Result<usize, String> {
+        loop {
+            let host = self.host(machine);
+            let free = (host.slots as usize).saturating_sub(host.running.len());
+            drop(host);
+            if free > 0 || self.hosts.bug != Bug::WaitingLook {
+                return Ok(free);
+            }
+            self.pause(Duration::from_millis(100));
+        }
+    }
+
+    fn try_take_slot(&self, machine: &Machine) -> Result<Option<Held<u16>>, String> {
+        let is_full = || {
+            let host = self.host(machine);
+            host.running.len() >= host.slots as usize
+        };
+        if self.hosts.bug == Bug::SlotTakenTwice && is_full() {
+            return Ok(None);
+        }
+        self.give_way();
+        if self.hosts.bug != Bug::SlotTakenTwice && is_full() {
+            return Ok(None);
+        }
+        let slot = self.held(machine.port, |world, port, number| {
+            if world.hosts.bug == Bug::LeakedSlot && number.is_multiple_of(50) {
+                return;
+            }
+            lock(&world.hosts.hosts[usize::from(port)]).running.remove(&number);
+        });
+        let now = self.now();
+        let mut host = self.host(machine);
+        host.running.insert(slot.number, now);
+        host.most_running = host.most_running.max(host.running.len());
+        drop(host);
+        Ok(Some(slot))
+    }
+
+    fn try_take_place(&self, machines: &[&Machine], limit: usize) -> Result<Option<Held<Time>>, String> {
+        self.give_way();
+        let ports: Vec<u16> = machines.iter().map(|machine| machine.port).collect();
+        let place = self.held(self.now(), |world, _, number| {
+            lock(&world.hosts.places).remove(&number);
+        });
+        let mut places = lock(&self.hosts.places);
+        let rivals = places.values().filter(|(_, wanted)| wanted.iter().any(|port| ports.contains(port))).count();
+        if rivals >= limit {
+            drop(places);
+            return Ok(None);
+        }
+        places.insert(place.number, (place.what, ports));
+        drop(places);
+        Ok(Some(place))
+    }
+
+    fn renew_place(&self, place: &Held<Time>, machines: &[&Machine]) {
+        let ports = machines.iter().map(|machine| machine.port).collect();
+        lock(&self.hosts.places).insert(place.number, (place.what, ports));
+    }
+
+    fn ahead(&self, machines: &[&Machine], place: Option<&Held<Time>>) -> Vec<usize> {
+        let places = lock(&self.hosts.places);
+        if self.hosts.bug == Bug::NoLine || places.is_empty() {
+            return vec![0; machines.len()];
+        }
+        let mine = place.map_or((Time::MAX, u64::MAX), |place| (place.what, place.number));
+        let before = |port: u16| {
+            places.iter().filter(|(number, (since, ports))| (*since, **number) < mine && ports.contains(&port)).count()
+        };
+        machines.iter().map(|machine| before(machine.port)).collect()
+    }
+
+    fn own_status(&self) -> Status {
+        Status::default()
+    }
+}
