@@ -101,7 +101,7 @@ impl Pool {
         if phase != Phase::Build {
             strike(before + offset);
         }
-        let build = self.head.client().limit(LIMIT).start(&[&drv]);
+        let mut build = self.head.client().limit(LIMIT).start(&[&drv]);
         if phase == Phase::Build {
             build.wait_for_log("line 1\n");
             strike(offset);
