@@ -6,6 +6,7 @@
 //! its own parent holds.
 
 mod acl;
+mod address;
 mod database;
 mod deduplicate;
 mod derivation;
@@ -19,6 +20,7 @@ mod restore;
 mod store;
 
 pub use acl::{AclError, load_acl};
+pub use address::{Address, MAX_TEXT, address, read_nar, read_text};
 pub use database::{Database, DatabaseError, Item, references_first};
 pub use deduplicate::{DeduplicateError, deduplicate};
 pub use derivation::{ClosureError, ReadDerivationError, closure, read_derivation};
