@@ -23,6 +23,11 @@ pub enum Failure {
     #[error("{cause}")]
     Machine { machine: String, cause: String },
 
+    /// The machine's daemon did not build it, for reasons that say nothing about the derivation and would be the same
+    /// another time. Another machine may do better.
+    #[error("{cause}")]
+    Refused { machine: String, cause: String },
+
     /// Something is wrong on this side, which no other machine would mend.
     #[error("{0}")]
     Head(String),
@@ -44,7 +49,9 @@ impl Failure {
         match self {
             Failure::Build { .. } => Status::BuildFailed,
             Failure::TimedOut { .. } => Status::TimedOut,
-            Failure::Machine { .. } | Failure::Head(_) | Failure::NoMachineLeft { .. } => Status::Failure,
+            Failure::Machine { .. } | Failure::Refused { .. } | Failure::Head(_) | Failure::NoMachineLeft { .. } => {
+                Status::Failure
+            }
         }
     }
 }
@@ -88,6 +95,7 @@ mod tests {
             (Failure::Build { derivation: text(), machine: text(), message: text() }, 100),
             (Failure::TimedOut { derivation: text(), machine: text(), message: text() }, 101),
             (Failure::Machine { machine: text(), cause: text() }, 1),
+            (Failure::Refused { machine: text(), cause: text() }, 1),
             (Failure::Head(text()), 1),
             (Failure::NoMachineLeft { derivation: text(), tried: Vec::new(), last: text() }, 1),
         ];

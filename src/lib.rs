@@ -34,7 +34,7 @@
 //! | [`gcrypt`] | the binding to libgcrypt, the only `unsafe` code |
 //! | [`events`] | what happens to a build, for the log and for embedding programs |
 //! | [`error`], [`exit`] | how a build may fail, and the exit statuses |
-//! | [`logging`] | messages for people |
+//! | [`logging`], [`timing`] | messages for people; where the time goes |
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod commands;
@@ -56,4 +56,5 @@ pub mod ssh;
 pub mod state;
 pub mod status;
 pub mod store;
+pub mod timing;
 pub mod transfer;

@@ -13,12 +13,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("gcrypt", &["store"]),
     ("machine", &["store"]),
     ("status", &[]),
+    ("timing", &[]),
     ("hook", &["store"]),
-    ("ssh", &["machine", "store"]),
+    ("ssh", &["machine", "store", "timing"]),
     ("daemon", &["store"]),
     ("events", &["hook", "machine", "store"]),
     ("local", &["daemon", "gcrypt", "store"]),
-    ("remote", &["daemon", "machine", "ssh", "status", "store"]),
+    ("remote", &["daemon", "machine", "ssh", "status", "store", "timing"]),
     ("state", &["machine", "status", "store"]),
     ("policy", &["hook", "machine", "state", "status", "store"]),
     ("schedule", &["hook", "machine", "policy", "state", "status", "store"]),
@@ -27,7 +28,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "job",
         &[
             "daemon", "error", "events", "exit", "gcrypt", "hook", "local", "machine", "policy", "remote", "schedule",
-            "ssh", "state", "status", "store", "transfer",
+            "ssh", "state", "status", "store", "timing", "transfer",
         ],
     ),
     ("engine", &["error", "events", "hook", "job", "local", "machine", "policy", "schedule", "state", "store"]),
@@ -36,7 +37,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "commands",
         &[
             "daemon", "engine", "error", "events", "exit", "gcrypt", "hook", "job", "local", "logging", "machine",
-            "policy", "remote", "schedule", "ssh", "state", "status", "store", "transfer",
+            "policy", "remote", "schedule", "ssh", "state", "status", "store", "timing", "transfer",
         ],
     ),
 ];

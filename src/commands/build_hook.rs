@@ -25,6 +25,7 @@ use crate::machine::Machine;
 use crate::policy::Pool;
 use crate::remote::patience;
 use crate::schedule::{Decision, PassedOver};
+use crate::timing::Stopwatch;
 
 /// How many different messages about requests are remembered.
 const MAX_SAID: usize = 1000;
@@ -61,9 +62,12 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Bo
     let mut said = Said::default();
     let mut requests = BufReader::new(&descriptors.requests);
     while let Some(request) = request::read_request(&mut requests, store)? {
+        let mut stopwatch = Stopwatch::start();
         let pool = load_pool(&engine, &mut said);
+        stopwatch.lap("evaluate");
         let consideration = engine.consider(&pool, &request);
         let decision = consideration.decide();
+        stopwatch.lap("choose");
         explain(&request, &consideration.machines, &decision, &mut said);
         decision.reply().send(&mut &descriptors.replies)?;
         let accepted = match decision {
@@ -73,11 +77,14 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Bo
         };
         let inputs = paths::read_paths(&mut requests, store, "inputs")?;
         let outputs = paths::read_paths(&mut requests, store, "outputs")?;
+        stopwatch.lap("read");
         let log = BuildLog::new(descriptors.build_log.try_clone()?);
         let mut observer = observer(&engine.arguments, &descriptors.messages);
         let result = consideration.offload(accepted, &inputs, &outputs, &log, &mut observer);
         // The daemon throws away what it has not read of the log when this process ends.
+        let mut stopwatch = Stopwatch::start();
         let unread = log.drain();
+        stopwatch.lap("log");
         if unread > 0 {
             warn!("the daemon left {unread} bytes of the build log unread");
         }

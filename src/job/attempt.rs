@@ -17,6 +17,7 @@ use crate::remote::{Connection, DaemonStream, Patience, patience};
 use crate::schedule::{self, Choice};
 use crate::state::health::{self, FRESH};
 use crate::state::{HealthRecord, Slot};
+use crate::timing::Stopwatch;
 use crate::transfer::retrieve::Wanted;
 use crate::transfer::{self, Head, Retrieved, Turns};
 
@@ -36,7 +37,9 @@ impl Job<'_> {
         let head = Head::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
         let on = On { job: self, machine, world, head: &head };
         let retrieved = on.build(slot, link, log, observer)?;
+        let mut stopwatch = Stopwatch::start();
         retrieved.place().map_err(|error| Failure::Head(with_causes(&error)))?;
+        stopwatch.lap("place");
         observer.observe(&Event::Done { derivation, machine: &machine.name });
         Ok(())
     }
@@ -67,7 +70,9 @@ impl<'a> On<'a> {
         let max_silent_time = job.arguments.max_silent_time;
         let patience = Patience::answer(self.machine, max_silent_time);
         client.stream_mut().set_patience(patience.clone());
+        let mut stopwatch = Stopwatch::start();
         client.set_options(&self.options()).map_err(|error| self.daemon_failed("greeting its daemon", &error))?;
+        stopwatch.lap("options");
 
         let turns = self.turns();
         transfer::send(&mut client, self.head, job.inputs, &turns, observer)
@@ -75,12 +80,14 @@ impl<'a> On<'a> {
 
         let derivation = &job.request.derivation;
         observer.observe(&Event::Building { derivation, machine: &self.machine.name });
+        let mut stopwatch = Stopwatch::start();
         let sink = log.sink().map_err(|error| Failure::Head(format!("no build log: {error}")))?;
         client.set_log(Some(sink));
         client.stream_mut().set_patience(Patience::build(self.machine, max_silent_time));
         let built = client.build_paths(&[derivation.clone()].into());
         client.set_log(None);
         client.stream_mut().set_patience(patience);
+        stopwatch.lap("build");
         if let Err(error) = built {
             return Err(self.judge(error, &mut client, &connection));
         }
@@ -132,7 +139,7 @@ impl<'a> On<'a> {
             Verdict::TimedOut => Failure::TimedOut { derivation, machine, message },
             // The machine answers, and may be good for other builds.
             Verdict::Machine(Some(why)) => Failure::Machine { machine, cause: format!("{message}; {why}") },
-            Verdict::Machine(None) => Failure::Machine { machine, cause: message },
+            Verdict::Machine(None) => Failure::Refused { machine, cause: message },
         }
     }
 

@@ -6,7 +6,7 @@
 //!
 //! What a failure means for the machine: one that cannot be reached, is lost, or refuses what every build needs (inputs, a
 //! signature) is left alone for a while. One whose daemon only failed this build, for reasons that say nothing
-//! about the derivation, is not tried again for it, and remains good for others. What fails on this side is no machine's
+//! about the derivation (status 1), is not tried again for it, and remains good for others. What fails on this side is no machine's
 //! fault, and no other machine would mend it.
 //!
 //! The daemon counts its time limit for the build from `# accept` on, whatever happens here. So no machine is waited for up
@@ -61,8 +61,14 @@ pub struct Job<'a> {
 /// A machine that was chosen, by its slot and its connection.
 pub type Chosen = Choice<Network>;
 
-/// A machine that let the build down, by its place in the list, and why.
-type Tried = Vec<(usize, String)>;
+/// A machine that let the build down.
+struct Tried {
+    /// Its place in the list.
+    machine: usize,
+    cause: String,
+    /// It did not build this, and would not another time.
+    is_final: bool,
+}
 
 impl Job<'_> {
     /// Builds. `first` is the machine chosen before the request was accepted; without one the build waits, at `place` in the
@@ -75,7 +81,7 @@ impl Job<'_> {
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
         let world = Network::new(self.state, &self.directories.store, self.request);
-        let mut tried = Tried::new();
+        let mut tried: Vec<Tried> = Vec::new();
         let mut next = first;
         while tried.len() < self.max_attempts {
             let choice = match next.take() {
@@ -85,14 +91,14 @@ impl Job<'_> {
             // Whoever has a slot waits no more.
             place = None;
             let machine = choice.machine;
-            match self.attempt(choice, &world, log, observer) {
-                Err(Failure::Machine { cause, .. }) => {
-                    let (derivation, name) = (&self.request.derivation, &self.machines[machine].name);
-                    observer.observe(&Event::Abandoned { derivation, machine: name, cause: &cause });
-                    tried.push((machine, cause));
-                }
+            let (cause, is_final) = match self.attempt(choice, &world, log, observer) {
+                Err(Failure::Machine { cause, .. }) => (cause, false),
+                Err(Failure::Refused { cause, .. }) => (cause, true),
                 result => return result,
-            }
+            };
+            let (derivation, name) = (&self.request.derivation, &self.machines[machine].name);
+            observer.observe(&Event::Abandoned { derivation, machine: name, cause: &cause });
+            tried.push(Tried { machine, cause, is_final });
         }
         Err(self.no_machine_left(&tried, "as many attempts as 'max_attempts' allows have failed".to_owned()))
     }
@@ -101,17 +107,18 @@ impl Job<'_> {
     /// left alone for their back-off first, and the build may find them in better state then.
     fn wait(
         &self,
-        tried: &Tried,
+        tried: &[Tried],
         place: &mut Option<Place>,
         world: &Network,
         observer: &mut dyn Observer,
     ) -> Result<Chosen, Failure> {
-        let excluded: Vec<usize> = tried.iter().map(|(machine, _)| *machine).collect();
-        let waited = self.wait_without(&excluded, place, world, observer);
-        let waited = match waited {
-            Err(Waited::NoMatch) if !excluded.is_empty() => self.wait_without(&[], place, world, observer),
-            waited => waited,
+        let excluded = |is_final: bool| -> Vec<usize> {
+            tried.iter().filter(|tried| tried.is_final || !is_final).map(|tried| tried.machine).collect()
         };
+        let mut waited = self.wait_without(&excluded(false), place, world, observer);
+        if matches!(waited, Err(Waited::NoMatch)) && !tried.is_empty() {
+            waited = self.wait_without(&excluded(true), place, world, observer);
+        }
         waited.map_err(|waited| {
             let last = match waited {
                 Waited::NoMatch => "no other machine matches".to_owned(),
@@ -156,8 +163,9 @@ impl Job<'_> {
         }
     }
 
-    fn no_machine_left(&self, tried: &Tried, last: String) -> Failure {
-        let tried = tried.iter().map(|(place, cause)| (self.machines[*place].name.clone(), cause.clone())).collect();
+    fn no_machine_left(&self, tried: &[Tried], last: String) -> Failure {
+        let tried =
+            tried.iter().map(|tried| (self.machines[tried.machine].name.clone(), tried.cause.clone())).collect();
         Failure::NoMachineLeft { derivation: self.request.derivation.to_string(), tried, last }
     }
 }

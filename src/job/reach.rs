@@ -9,6 +9,7 @@ use crate::machine::Machine;
 use crate::remote::{self, Connection, DaemonStream};
 use crate::state::StateDirectory;
 use crate::store::path::StoreDir;
+use crate::timing::Stopwatch;
 
 /// A machine that was reached.
 pub struct Reached {
@@ -20,9 +21,11 @@ pub struct Reached {
 /// Connects to the machine and greets its daemon. The error is a message, with a remedy where there is one.
 pub fn reach(state: &StateDirectory, machine: &Machine, store: &StoreDir) -> Result<Reached, String> {
     let connection = connect(state, machine)?;
+    let mut stopwatch = Stopwatch::start();
     let stream = connection.daemon().map_err(|error| unreachable(&error))?;
     let client =
         Client::connect(stream, store.clone()).map_err(|error| daemon_failed("greeting its daemon", &error))?;
+    stopwatch.lap("greet");
     Ok(Reached { client, connection })
 }
 

@@ -12,6 +12,7 @@ use super::stream::DaemonStream;
 use crate::machine::Machine;
 use crate::ssh::{Cause, Channel, Session};
 use crate::status::Status;
+use crate::timing::Stopwatch;
 
 /// An open connection. It ends when it, its clones and its streams are dropped.
 #[derive(Clone)]
@@ -74,10 +75,12 @@ impl Connection {
     /// Asks how the machine is doing; `store` is its store directory. Fields it does not tell are `None`: all of them
     /// where commands are forbidden, or nothing is told within `connect_timeout`. An error means that the connection itself failed.
     pub fn probe(&self, store: &str) -> Result<Status, Error> {
+        let mut stopwatch = Stopwatch::start();
         let output = self.0.session.exec(&probe::command(store)).and_then(|mut channel| {
             channel.set_deadline(Some(Instant::now() + self.0.machine.connect_timeout));
             channel.output(probe::MAX_OUTPUT)
         });
+        stopwatch.lap("probe");
         match output {
             Ok(output) => Ok(probe::parse(&output.stdout)),
             Err(error) => match error.cause {

@@ -83,7 +83,7 @@ struct Rehearsal<W>(W);
 
 impl<W: Surroundings> Surroundings for Rehearsal<W> {
     type Slot = ();
-    type Link = ();
+    type Link = Status;
     type Asking = ();
     type Place = ();
 
@@ -117,12 +117,12 @@ impl<W: Surroundings> Surroundings for Rehearsal<W> {
         Ok(Some(()))
     }
 
-    fn connect(&self, _: &Machine) -> Result<(), String> {
-        Ok(())
+    fn connect(&self, machine: &Machine) -> Result<Status, String> {
+        Ok(self.0.health(machine).status.unwrap_or_default())
     }
 
-    fn status(&self, (): &()) -> Result<Status, String> {
-        Ok(Status::default())
+    fn status(&self, link: &Status) -> Result<Status, String> {
+        Ok(link.clone())
     }
 
     fn running(&self, machine: &Machine) -> Vec<Time> {

@@ -17,6 +17,7 @@ use super::private_key::{self, PrivateKey};
 use super::proxy::Proxy;
 use super::tcp;
 use crate::machine::{Compression, Machine};
+use crate::timing::Stopwatch;
 
 /// libssh2 sends a keep-alive when it is asked to, but not more often than this, in seconds; and 2 is its minimum.
 const KEEP_ALIVE_MINIMUM: u32 = 2;
@@ -38,13 +39,17 @@ impl Session {
         let limit = Limit::after(machine.connect_timeout);
         let key = private_key::load(machine.private_key.as_deref())
             .map_err(|cause| Error::new(machine, Phase::PrivateKey, cause))?;
+        let mut stopwatch = Stopwatch::start();
         let (socket, proxy) = dial(machine, limit)?;
+        stopwatch.lap("connect");
         let socket = Arc::new(socket);
         let ssh = prepare(machine, &socket).map_err(|error| Error::new(machine, Phase::Handshake, cause(&error)))?;
         let link = Link::new(machine, ssh, socket, proxy);
         handshake(&link, machine, limit).map_err(|cause| Error::new(machine, Phase::Handshake, cause))?;
         check_host_key(&link, machine).map_err(|cause| Error::new(machine, Phase::HostKey, cause))?;
+        stopwatch.lap("handshake");
         authenticate(&link, machine, &key, limit).map_err(|cause| Error::new(machine, Phase::Authenticate, cause))?;
+        stopwatch.lap("authenticate");
         link.ssh().set_keepalive(true, KEEP_ALIVE_MINIMUM);
         Ok(Session { link: Arc::new(link) })
     }

@@ -1,5 +1,6 @@
 //! Store items on their way: [`send`] what a build needs, [`retrieve`] what it made.
 
+mod add;
 pub mod head;
 pub mod retrieve;
 pub mod send;

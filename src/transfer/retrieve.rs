@@ -28,6 +28,7 @@ use crate::store::export::{ExportError, HashingReader, Trailer};
 use crate::store::nar::{self, NarError};
 use crate::store::path::StorePath;
 use crate::store::signature::Acl;
+use crate::timing::{Pieces, Stopwatch};
 
 /// How many bytes arrive between two events.
 const PROGRESS: u64 = 16 << 20;
@@ -200,7 +201,8 @@ fn receive<R: Read>(
     acl: &Acl,
     staging: &Staging<'_>,
 ) -> Result<(), Received> {
-    let mut reader = HashingReader::new(item);
+    let mut stopwatch = Stopwatch::start();
+    let mut reader = HashingReader::new(Fetch { item, waiting: Pieces::default() });
     reader.reset();
     match nar::read(&mut reader, &mut staging.restore()) {
         Ok(_) => {}
@@ -209,6 +211,7 @@ fn receive<R: Read>(
     }
     let nar_hash = reader.digest();
     let (trailer, digest) = Trailer::read(&head.directories.store, &mut reader).map_err(Refusal::from)?;
+    stopwatch.lap_without(reader.into_inner().waiting.end("fetch"), "restore");
     if trailer.path != *output {
         return Err(Refusal::OtherItem(trailer.path).into());
     }
@@ -217,10 +220,23 @@ fn receive<R: Read>(
     }
     let signature = trailer.signature.ok_or(Refusal::NotSigned)?;
     gcrypt::verify(&signature, &digest, acl).map_err(Refusal::Signature)?;
+    stopwatch.lap("verify");
     if let Some(fixed) = fixed {
         check_fixed_output(staging, &nar_hash, fixed).map_err(Refusal::Fixed)?;
     }
     Ok(())
+}
+
+/// Measures how long it is waited for.
+struct Fetch<R> {
+    item: R,
+    waiting: Pieces,
+}
+
+impl<R: Read> Read for Fetch<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.waiting.add(|| self.item.read(buffer))
+    }
 }
 
 /// Tells about the progress of what is read from it.

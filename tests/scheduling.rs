@@ -1,0 +1,429 @@
+//! Scheduling with real daemons: machines that are dead or die, more builds than slots, hooks that are killed, builds that stay
+//! here.
+
+mod lab;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lab::{Drv, Entry, Host, Lab, RunningBuild, Signal, max_concurrency, wait_until};
+use offload::commands::drain;
+use offload::daemon::{self, Client, Options};
+use offload::exit::Status;
+use offload::machine::Machine;
+use offload::state::{Health, StateDirectory};
+use offload::store::path::{StoreDir, StorePath};
+
+/// A build of one client of the head's daemon, through our own implementation of the protocol.
+struct Ended {
+    /// 0, or the daemon's 1, 100 or 101; `None`: it went away.
+    status: Option<u32>,
+    log: String,
+    time: Duration,
+}
+
+/// Puts derivations into the head's store, where nobody builds them yet: there is no machine file.
+fn instantiate(head: &Host, drvs: &[Drv]) -> Vec<StorePath> {
+    let _ = fs::remove_file(head.path("/etc/guix/machines.lua"));
+    let result = head.client().max_jobs(0).build(&drvs.iter().collect::<Vec<_>>());
+    assert!(result.error.contains("unable to start any build"), "{}", result.error);
+    let path = |drv: &Drv| result.derivation(drv.name()).to_str().unwrap().to_owned();
+    drvs.iter().map(|drv| StorePath::parse(&StoreDir::default(), path(drv).as_bytes()).unwrap()).collect()
+}
+
+fn build(head: &Host, derivation: &StorePath, options: &Options) -> Ended {
+    let start = Instant::now();
+    let mut client = Client::connect(head.connect_to_daemon(), StoreDir::default()).unwrap();
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&log);
+    client.set_log(Some(Box::new(move |text| sink.lock().unwrap().extend_from_slice(text))));
+    client.set_options(options).unwrap();
+    let status = match client.build_paths(&[derivation.clone()].into()) {
+        Ok(()) => Some(0),
+        Err(daemon::Error::Daemon { status, .. }) => Some(status),
+        Err(daemon::Error::Link { .. }) => None,
+        Err(error) => panic!("{error}"),
+    };
+    let log = String::from_utf8_lossy(&log.lock().unwrap()).into_owned();
+    Ended { status, log, time: start.elapsed() }
+}
+
+/// Nothing is built here, everything is offloaded.
+fn offloaded() -> Options {
+    Options { offload: true, use_substitutes: false, max_jobs: Some(0), ..Options::default() }
+}
+
+/// Files of the head's state that are locked.
+fn locked(head: &Host) -> Vec<PathBuf> {
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    let mut directories = vec![head.path("/var/guix/offload")];
+    let mut files = Vec::new();
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { directories.push(path) } else { files.push(path) }
+        }
+    }
+    let is_locked =
+        |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| locks.contains(&format!(":{} ", metadata.ino())));
+    files.retain(is_locked);
+    files
+}
+
+#[track_caller]
+fn assert_nothing_locked(head: &Host) {
+    wait_until("no lock is left", Duration::from_secs(5), || locked(head).is_empty());
+}
+
+fn logins(machine: &Host) -> usize {
+    machine.sshd_log().matches("Accepted publickey").count()
+}
+
+fn quick(name: &str) -> Drv {
+    Drv::new(name).script("echo $name >$out")
+}
+
+/// Preferred to machines with the default speed.
+fn fast(entry: Entry) -> Entry {
+    entry.set("speed", 10)
+}
+
+#[test]
+fn a_machine_that_says_nothing_costs_one_short_wait() {
+    let lab = Lab::new();
+    let (silent, b2) = (lab.build_machine("silent").start(), lab.build_machine("b2").start());
+    let proxy = lab.proxy("proxy", silent.ssh_address());
+    proxy.say_nothing();
+    let head = lab.head().start();
+    let names = ["first", "second", "third", "fourth"];
+    let drvs = instantiate(&head, &names.map(quick));
+    head.write_machines(&[fast(silent.entry().via(&proxy)), b2.entry()]);
+
+    let ended: Vec<Ended> = drvs.iter().map(|drv| build(&head, drv, &offloaded())).collect();
+    for Ended { status, log, time } in &ended {
+        assert_eq!(*status, Some(0), "{log}");
+        assert!(*time < Duration::from_secs(5), "{time:?}");
+    }
+    assert_eq!(b2.built(), names);
+    // One contact for all of them, although the first build ended before it was known to have failed.
+    assert_eq!(proxy.connections(), 1);
+
+    // No other machine: the daemon may build here, and waits for the one answer no longer than it takes.
+    let head = lab.head().name("other-head").max_jobs(2).start();
+    let drvs = instantiate(&head, &["here-1", "here-2"].map(quick));
+    head.write_machines(&[silent.entry().via(&proxy)]);
+    let local = Options { max_jobs: Some(2), ..offloaded() };
+    let ended: Vec<Ended> = drvs.iter().map(|drv| build(&head, drv, &local)).collect();
+    assert!(ended.iter().all(|ended| ended.status == Some(0)));
+    assert!(ended[0].time < Duration::from_secs(5), "{:?}", ended[0].time);
+    assert!(ended[1].time < Duration::from_secs(2), "{:?}", ended[1].time);
+    assert_eq!(head.built(), ["here-1", "here-2"]);
+    assert_eq!(proxy.connections(), 2);
+}
+
+#[test]
+fn machines_that_are_down_are_left_alone() {
+    let lab = Lab::new();
+    let [b1, b2, b3] = ["b1", "b2", "b3"].map(|name| lab.build_machine(name).start());
+    b1.stop_sshd();
+    b2.stop_daemon();
+    let head = lab.head().start();
+    let names = ["first", "second", "third"];
+    let drvs = instantiate(&head, &names.map(quick));
+    head.write_machines(&[fast(b1.entry()), fast(b2.entry()), b3.entry()]);
+    for drv in &drvs {
+        let ended = build(&head, drv, &offloaded());
+        assert_eq!(ended.status, Some(0), "{}", ended.log);
+        assert!(!ended.log.contains("could not be built"), "{}", ended.log);
+    }
+    assert_eq!(b3.built(), names);
+    assert_eq!(logins(&b2), 1, "{}", b2.sshd_log());
+    assert_nothing_locked(&head);
+}
+
+#[test]
+fn a_machine_that_dies_under_a_build_is_replaced() {
+    let lab = Lab::new();
+    let (b1, b2) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());
+    let head = lab.head().start();
+    head.write_machines(&[fast(b1.entry()), b2.entry()]);
+    let mut build = head.client().start(&[&Drv::new("long").script("echo on; sleep 3; echo >$out")]);
+    build.wait_for_log("on\n");
+    assert_eq!(b1.built(), ["long"]);
+    b1.power_off();
+    let result = build.wait().succeeded();
+    assert_eq!(b2.built(), ["long"]);
+    let switches = result.log.matches("could not be built on 'b1'").count();
+    assert_eq!(switches, 1, "{}", result.log);
+    assert_nothing_locked(&head);
+    head.verify_store();
+}
+
+#[test]
+fn forty_clients_at_once() {
+    const BUILDS: usize = 40;
+    let lab = Lab::new();
+    // As sshd has them by default.
+    let machine = |name| {
+        let options = lab.build_machine(name).max_jobs(2).sshd_option("MaxStartups 10:30:100");
+        options.sshd_option("PerSourcePenalties yes").start()
+    };
+    let machines = ["b1", "b2"].map(machine);
+    let head = lab.head().start();
+    let drvs: Vec<Drv> =
+        (0..BUILDS).map(|number| Drv::new(&format!("build-{number}")).script("sleep 1; echo $name >$out")).collect();
+    let drvs = instantiate(&head, &drvs);
+    head.write_machines(&machines.each_ref().map(|machine| machine.entry()));
+
+    let start = Instant::now();
+    let ended: Vec<Ended> = thread::scope(|scope| {
+        let clients: Vec<_> = drvs.iter().map(|drv| scope.spawn(|| build(&head, drv, &offloaded()))).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    let time = start.elapsed();
+
+    for Ended { status, log, .. } in &ended {
+        assert_eq!(*status, Some(0), "{log}");
+    }
+    let mut total = 0;
+    for machine in &machines {
+        let builds = machine.builds();
+        assert_eq!(max_concurrency(&builds), 2, "{}", machine.name());
+        total += builds.len();
+    }
+    assert_eq!(total, BUILDS);
+    // Ideal: 40 builds of 1 s in 4 slots. A build may take three times as long, from its start to its end.
+    let longest = ended.iter().map(|ended| ended.time).max().unwrap();
+    eprintln!("{BUILDS} builds of 1 s in 4 slots: {time:.1?}, the longest {longest:.1?}");
+    assert!(longest < Duration::from_secs(30), "{longest:?}");
+    assert_nothing_locked(&head);
+}
+
+#[test]
+fn slots_are_given_out_in_order() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").max_jobs(1).start();
+    let head = lab.head().start();
+    let names = ["one", "two", "three", "four", "five"];
+    let drvs = instantiate(&head, &names.map(|name| Drv::new(name).script("sleep 1.2; echo >$out")));
+    head.write_machines(&[b1.entry()]);
+    // Those that wait are silent for longer than this, but for what the hook says.
+    let options = Options { max_silent_time: Some(Duration::from_secs(3)), ..offloaded() };
+    let ended: Vec<Ended> = thread::scope(|scope| {
+        let start = |(number, drv): (usize, &StorePath)| {
+            let (drv, head, options) = (drv.clone(), &head, &options);
+            scope.spawn(move || {
+                thread::sleep(Duration::from_millis(number as u64 * 150));
+                build(head, &drv, options)
+            })
+        };
+        let clients: Vec<_> = drvs.iter().enumerate().map(start).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    for Ended { status, log, .. } in &ended {
+        assert_eq!(*status, Some(0), "{log}");
+        assert!(!log.contains("waiting for locks or build slots"), "{log}");
+    }
+    assert_eq!(b1.built(), names);
+    assert!(ended[4].log.contains("has been waiting for a build slot"), "{}", ended[4].log);
+    let builds = b1.builds();
+    let gaps: Vec<f64> = builds.windows(2).map(|pair| pair[1].start - pair[0].end.unwrap()).collect();
+    eprintln!("from the end of one build to the start of the next, transfers included: {gaps:.2?} s");
+}
+
+/// The daemon reads nobody's log while it waits for a reply.
+#[test]
+fn no_deadlock_while_the_daemon_waits_for_a_reply() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    head.write_machines(&[b1.entry()]);
+    let wordy = "i=0; while [ $i -lt 16 ]; do head -c 49152 /dev/urandom | base64; i=$((i+1)); done; echo >$out";
+    let drvs: Vec<Drv> = (0..5).map(|number| Drv::new(&format!("wordy-{number}")).script(wordy)).collect();
+    let result = head.client().limit(Duration::from_secs(60)).build(&drvs.iter().collect::<Vec<_>>()).succeeded();
+    assert!(result.log.len() > 5 << 20, "{} bytes", result.log.len());
+    assert_eq!(b1.built().len(), 5);
+}
+
+/// Out of a random generator that needs no more than to be different each time.
+fn random(bound: u64) -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0) % bound
+}
+
+#[test]
+fn hooks_that_are_killed_leave_nothing_wrong() {
+    let kills = std::env::var("OFFLOAD_TEST_KILLS").map_or(20, |kills| kills.parse().unwrap());
+    let lab = Lab::new();
+    let machines = ["b1", "b2"].map(|name| lab.build_machine(name).max_jobs(1).start());
+    let head = lab.head().start();
+    let script = "head -c 3000000 /dev/urandom >$out; sleep 0.1";
+    let drvs: Vec<Drv> = (0..kills).map(|number| Drv::new(&format!("victim-{number}")).script(script)).collect();
+    let drvs = instantiate(&head, &drvs);
+    head.write_machines(&machines.each_ref().map(|machine| machine.entry()));
+    let (mut killed, mut built) = (0, 0);
+    for (number, drv) in drvs.iter().enumerate() {
+        if number % 4 == 0 {
+            // Machines that have to be asked first.
+            let _ = fs::remove_dir_all(head.path("/var/guix/offload"));
+        }
+        let ended = thread::scope(|scope| {
+            let client = scope.spawn(|| build(&head, drv, &offloaded()));
+            let is_hook = |process: &lab::Process| process.command.contains("guix offload");
+            let mut hook = None;
+            while hook.is_none() && !client.is_finished() {
+                hook = head.processes().into_iter().find(is_hook);
+            }
+            thread::sleep(Duration::from_millis(random(700)));
+            if let Some(hook) = hook {
+                hook.signal(Signal::KILL);
+            }
+            client.join().unwrap()
+        });
+        match ended.status {
+            Some(0) => built += 1,
+            // guix-daemon does not survive a hook that is gone before it has read what it is to build.
+            Some(1) | None => killed += 1,
+            status => panic!("status {status:?}: {}", ended.log),
+        }
+        assert_nothing_locked(&head);
+        for machine in &machines {
+            let record = head.path(format!("/var/guix/offload/{}:{}/health.json", machine.name(), lab::SSH_PORT));
+            if let Ok(text) = fs::read(&record) {
+                let health: Health = serde_json::from_slice(&text).unwrap();
+                assert_eq!(health.trouble, None, "{}", machine.name());
+            }
+        }
+    }
+    eprintln!("{killed} builds were killed, {built} were faster");
+    assert!(killed > kills / 3, "{killed} of {kills}");
+    wait_until("no build goes on", Duration::from_secs(5), || !machines.iter().any(Host::is_building));
+    for machine in &machines {
+        assert!(max_concurrency(&finished(machine)) <= 1);
+    }
+
+    // What was killed can be built, and nothing stands in the way.
+    let _ = fs::remove_dir_all(head.path("/var/guix/offload"));
+    for drv in &drvs {
+        let ended = build(&head, drv, &offloaded());
+        assert_eq!(ended.status, Some(0), "{}", ended.log);
+        assert!(ended.time < Duration::from_secs(10), "{:?}", ended.time);
+    }
+    head.verify_store();
+}
+
+/// Those builds that came to their end.
+fn finished(machine: &Host) -> Vec<lab::BuildRecord> {
+    machine.builds().into_iter().filter(|build| build.end.is_some()).collect()
+}
+
+/// Starts a build that fills the one slot of `machine`.
+fn fill(head: &Host, machine: &Host, name: &str) -> RunningBuild {
+    let count = machine.built().len();
+    let filler = head.client().max_jobs(0).start(&[&Drv::new(name).script("echo on; sleep 1000")]);
+    wait_until("the slot is taken", Duration::from_secs(20), || machine.built().len() > count);
+    filler
+}
+
+#[test]
+fn builds_stay_here_where_the_machine_file_says_so() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").max_jobs(1).start();
+    let head = lab.head().max_jobs(4).start();
+    let file = |more: &str| head.write_machine_file(&format!("return {{ {}, {more} }}", b1.entry().lua()));
+
+    file("when_busy = 'local'");
+    let filler = fill(&head, &b1, "filler-1");
+    head.client().max_jobs(4).build(&[&quick("busy-here")]).succeeded();
+    assert_eq!(head.built(), ["busy-here"]);
+    // A daemon that may not build waits all the same; so does one whose file says so.
+    let mut waiting = head.client().max_jobs(0).start(&[&quick("busy-there")]);
+    waiting.wait_for_log("waits for a build slot");
+    file("when_busy = function(request) return 'wait' end");
+    let mut polite = head.client().max_jobs(4).start(&[&quick("busy-polite")]);
+    polite.wait_for_log("waits for a build slot");
+    filler.interrupt(Signal::INT);
+    waiting.wait().succeeded();
+    polite.wait().succeeded();
+    assert_eq!(b1.built(), ["filler-1", "busy-there", "busy-polite"]);
+
+    // The head takes part, and is better than a machine without a free slot, worse than one with one.
+    file("local_machine { speed = 0.5, overload_threshold = false }");
+    head.client().max_jobs(4).build(&[&quick("part-there")]).succeeded();
+    assert_eq!(b1.built().last().unwrap(), "part-there");
+    let filler = fill(&head, &b1, "filler-2");
+    head.client().max_jobs(4).build(&[&quick("part-here")]).succeeded();
+    filler.interrupt(Signal::INT);
+    file("local_machine { speed = 5, overload_threshold = false }");
+    head.client().max_jobs(4).build(&[&quick("fast-here")]).succeeded();
+    assert_eq!(head.built(), ["busy-here", "part-here", "fast-here"]);
+
+    // No answer: here if allowed and possible, and else when the machine is back.
+    b1.stop_sshd();
+    let _ = fs::remove_dir_all(head.path("/var/guix/offload"));
+    file("");
+    head.client().max_jobs(4).build(&[&quick("down-here")]).succeeded();
+    file("when_unreachable = 'wait'");
+    let mut waiting = head.client().max_jobs(4).start(&[&quick("down-there")]);
+    waiting.wait_for_log("waiting for locks or build slots");
+    let mut forbidden = head.client().max_jobs(0).start(&[&quick("down-too")]);
+    forbidden.wait_for_log("waiting for locks or build slots");
+    b1.start_sshd();
+    waiting.wait().succeeded();
+    forbidden.wait().succeeded();
+    assert_eq!(head.built().last().unwrap(), "down-here");
+    let mut last = b1.built().split_off(4);
+    last.sort();
+    assert_eq!(last, ["down-there", "down-too", "filler-2"]);
+}
+
+/// A decline would be a failed build: the head cannot build that system, whatever the daemon offers.
+#[test]
+fn a_foreign_system_is_waited_for() {
+    let lab = Lab::new();
+    // Takes itself for another machine, and can do what is asked of it.
+    let b1 = lab.build_machine("b1").daemon_argument("--system=armhf-linux").start();
+    let head = lab.head().max_jobs(4).start();
+    head.write_machines(&[b1.entry().set("systems", ["armhf-linux"])]);
+    b1.stop_sshd();
+    let mut build = head.client().max_jobs(4).start(&[&quick("foreign").system("armhf-linux")]);
+    build.wait_for_log("waiting for locks or build slots");
+    b1.start_sshd();
+    build.wait().succeeded();
+    assert_eq!((b1.built(), head.built()), (vec!["foreign".to_owned()], Vec::new()));
+}
+
+#[test]
+fn a_drained_machine_gets_no_new_builds() {
+    let lab = Lab::new();
+    let (b1, b2) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());
+    let head = lab.head().start();
+    head.write_machines(&[fast(b1.entry()), b2.entry()]);
+    let state = StateDirectory::new(head.path("/var/guix/offload"));
+    let mut machine = Machine::new("b1", "root", vec![lab::SYSTEM.to_owned()], Vec::new());
+    machine.port = lab::SSH_PORT;
+
+    let mut long = head.client().start(&[&Drv::new("long").script("echo on; sleep 4; echo >$out")]);
+    long.wait_for_log("on\n");
+    let mut said = Vec::new();
+    assert_eq!(drain::drain("b1", None, &[&machine], &state, &mut said), Status::Success);
+    assert!(String::from_utf8_lossy(&said).contains("1 build goes on there"));
+    head.build(&[&quick("elsewhere")]).succeeded();
+    assert_eq!(b2.built(), ["elsewhere"]);
+    long.wait().succeeded();
+    assert_eq!(b1.built(), ["long"]);
+
+    // The only machine: the build waits until it is back.
+    head.write_machines(&[b1.entry()]);
+    let mut waiting = head.client().start(&[&quick("later")]);
+    waiting.wait_for_log("drained");
+    said.clear();
+    assert_eq!(drain::undrain("b1", &[&machine], &state, &mut said), Status::Success);
+    waiting.wait().succeeded();
+    assert_eq!(b1.built(), ["long", "later"]);
+    assert!(!head.path("/var/guix/offload/b1:2022/drained.json").exists());
+}
