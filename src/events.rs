@@ -12,6 +12,8 @@ pub enum Event<'a> {
     Waiting { derivation: &'a StorePath, seconds: u64 },
     /// A machine was chosen and answers.
     Offloading { derivation: &'a StorePath, machine: &'a str },
+    /// Other transfers with the machine go first, or others send what is missing there; for this many seconds already.
+    Queueing { machine: &'a str, seconds: u64 },
     /// Missing inputs are about to be sent.
     Sending { machine: &'a str, items: usize, bytes: u64 },
     /// A part of them has been sent.
@@ -49,6 +51,9 @@ impl fmt::Display for Event<'_> {
                 write!(f, "'{derivation}' has been waiting for a build slot for {seconds} s")
             }
             Event::Offloading { derivation, machine } => write!(f, "offloading '{derivation}' to '{machine}'"),
+            Event::Queueing { machine, seconds } => {
+                write!(f, "other transfers with '{machine}' go first, for {seconds} s now")
+            }
             Event::Sending { machine, items, bytes } => {
                 let noun = if *items == 1 { "item" } else { "items" };
                 write!(f, "sending {items} store {noun} ({}) to '{machine}'", Bytes(*bytes))

@@ -10,19 +10,20 @@
 //! Arrows go one way; `tests/layers.rs` keeps it so.
 //!
 //! ```text
-//! commands ─► job ─► schedule, transfer ─► remote, local ─► daemon, ssh ─► store
-//!             schedule ─► state, policy
+//! commands ─► engine ─► job ─► schedule, transfer ─► remote, local ─► daemon, ssh ─► store
+//!                       schedule ─► state, policy;  transfer ─► state
 //! ```
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`commands`] | a file for each subcommand: its arguments, one function |
+//! | [`engine`] | the steps from a machine file to an offloaded build, for the commands and for embedding programs |
 //! | [`hook`] | the line protocol with the daemon: arguments, requests, replies, trace lines, build log, descriptors |
 //! | [`machine`] | what a build machine is: fields, defaults, validity |
 //! | [`status`] | how a machine is doing, as a probe finds out |
 //! | [`policy`] | the machine file: evaluate, decode, check; the Lua interpreter and its limits |
 //! | [`schedule`] | which machine: matching, ranking, choosing, deciding |
-//! | [`state`] | what outlives a process: slots, health, places to wait |
+//! | [`state`] | what outlives a process: slots, health, places to wait, transfers |
 //! | [`job`] | one accepted build from choice to outputs in their places, with fail-over |
 //! | [`transfer`] | send the missing inputs, retrieve the outputs |
 //! | [`remote`] | what is asked of a build machine: a stream to its daemon, a probe |
@@ -33,11 +34,12 @@
 //! | [`gcrypt`] | the binding to libgcrypt, the only `unsafe` code |
 //! | [`events`] | what happens to a build, for the log and for embedding programs |
 //! | [`error`], [`exit`] | how a build may fail, and the exit statuses |
-//! | [`logging`] | messages for people |
+//! | [`logging`], [`timing`] | messages for people; where the time goes |
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod commands;
 pub mod daemon;
+pub mod engine;
 pub mod error;
 pub mod events;
 pub mod exit;
@@ -54,4 +56,5 @@ pub mod ssh;
 pub mod state;
 pub mod status;
 pub mod store;
+pub mod timing;
 pub mod transfer;

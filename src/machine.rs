@@ -43,7 +43,7 @@ pub struct Machine {
     pub minimum_disk_space: u64,
     /// Limit for name resolution, TCP, key exchange and authentication together. Default 5 s.
     pub connect_timeout: Duration,
-    /// How long the link may bring no byte at all before it counts as dead. Default 60 s.
+    /// How long the link may bring no byte at all before it counts as dead. Default 60 s; less than 3 s counts as 3 s.
     pub stall_timeout: Duration,
     /// How often a keep-alive question is sent over a link that is otherwise silent. Default 15 s.
     pub keep_alive: Duration,

@@ -1,7 +1,5 @@
 //! The client against real daemons of both releases: every operation, and after it one more on the same connection.
 
-// Helpers of tests are tests too; clippy cannot know.
-
 mod daemon_fixture;
 
 use std::collections::BTreeSet;
@@ -297,7 +295,7 @@ guix repl /add.scm"#,
     );
     let path = parse(&path);
     let (mut sender, mut receiver) = (connect(&sender), connect(&receiver));
-    let before = peak_memory();
+    let before = daemon_fixture::peak_memory();
     let size = sender.export_path(&path, true, |reader| io::copy(reader, &mut io::sink())).unwrap();
     assert!(size > SIZE);
     let (mut input, mut output) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -312,13 +310,6 @@ guix repl /add.scm"#,
         receiver.import_paths(&mut output).unwrap()
     });
     assert_eq!(paths, [path]);
-    let grown = peak_memory() - before;
+    let grown = daemon_fixture::peak_memory() - before;
     assert!(grown < 16 << 20, "{grown} bytes more than before");
-}
-
-/// The most memory this process ever had resident, in bytes.
-fn peak_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
 }

@@ -127,11 +127,18 @@ fn machines_that_do_not_answer() {
     head.verify_store();
 }
 
+/// An input that is not sent without a signature: the output of a build.
+fn made_here(head: &Host) -> Drv {
+    let drv = Drv::new("made-here").script("echo $name >$out");
+    head.client().no_offload().max_jobs(1).build(&[&drv]).succeeded();
+    drv
+}
+
 /// Keys of Guix itself are only found wanting when something is transferred: the build was accepted by then.
 #[track_caller]
 fn assert_failed_then_built_here(head: &Host, case: &Case) {
     head.write_machine_file(&format!("return {{ {}, max_attempts = 1 }}", case.entry.lua()));
-    let drv = Drv::new(&case.what.replace(' ', "-")).script("echo $name >$out");
+    let drv = Drv::new(&case.what.replace(' ', "-")).input(&made_here(head)).script("echo $name >$out");
 
     let result = head.client().max_jobs(0).build(&[&drv]);
     assert_eq!(result.status, Some(1), "{}\n{}", result.error, result.log);
@@ -168,7 +175,8 @@ fn signing_keys_that_are_not_authorized() {
     assert_failed_then_built_here(&head, &case);
 
     // What the hints say helps.
-    let drv = |host: &Host| Drv::new(&format!("now-on-{}", host.name())).script("echo >$out");
+    let input = made_here(&head);
+    let drv = |host: &Host| Drv::new(&format!("now-on-{}", host.name())).input(&input).script("echo >$out");
     for (host, remedied) in [(&wary, &wary), (&unknown, &head)] {
         head.write_machine_file(&format!("return {{ {}, max_attempts = 1 }}", host.entry().lua()));
         forget(&head);

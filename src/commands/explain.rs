@@ -12,22 +12,21 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::thread;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::machines::{load_pool, machine_file, own_system};
+use super::machines::machine_file;
+use crate::engine::Engine;
 use crate::error::with_causes;
 use crate::exit::Status;
-use crate::hook::{Arguments as HookArguments, Request};
+use crate::hook::Request;
 use crate::job::{Network, remember_failure, remember_success};
 use crate::local::{Directories, read_derivation};
 use crate::machine::Machine;
-use crate::policy::DerivationReader;
-use crate::schedule::matching::{builds_locally, mismatch};
-use crate::schedule::{self, FileRules, Question, Rules, Surroundings, Surveyed, Verdict};
+use crate::schedule::matching::mismatch;
+use crate::schedule::{Surroundings, Surveyed, Verdict};
 use crate::state::health::{self, Trouble};
 use crate::state::{Drain, Drained, HealthRecord, Holder, Slots, StateDirectory};
 use crate::store::path::StorePath;
@@ -92,8 +91,8 @@ struct Asked<'a> {
 }
 
 /// Explains.
-pub fn run(arguments: &Arguments, directories: &Directories) -> Status {
-    match explain(arguments, directories) {
+pub fn run(arguments: &Arguments, engine: &Engine) -> Status {
+    match explain(arguments, engine) {
         Ok(status) => status,
         Err((status, message)) => {
             eprintln!("{message}");
@@ -102,46 +101,30 @@ pub fn run(arguments: &Arguments, directories: &Directories) -> Status {
     }
 }
 
-fn explain(arguments: &Arguments, directories: &Directories) -> Result<Status, (Status, String)> {
+fn explain(arguments: &Arguments, engine: &Engine) -> Result<Status, (Status, String)> {
     let failed = |error: &dyn std::error::Error| (Status::Failure, format!("offload: error: {}", with_causes(error)));
-    let (request, file) = request(arguments, directories)?;
-    let path = machine_file(file, directories);
-    let pool = load_pool(&path, directories).map_err(|report| (Status::MachineFile, report.to_string()))?;
-    let machines: Vec<&Machine> = pool.machines.iter().map(|entry| &entry.machine).collect();
-    let state = StateDirectory::new(directories.state.join("offload"));
-    let world = Network::new(&state, &directories.store, &request);
+    let (request, file) = request(arguments, &engine.directories)?;
+    let path = machine_file(file, &engine.directories);
+    let pool = engine.load_pool(&path, None).map_err(|report| (Status::MachineFile, report.to_string()))?;
+    let consideration = engine.consider(&pool, &request);
+    let machines = &consideration.machines;
     if arguments.probe {
-        probe(&machines, &request, &state, &world);
+        probe(machines, &request, &engine.state, &consideration.world());
     }
 
-    let hook =
-        HookArguments { system: own_system(), max_silent_time: None, print_build_trace: false, build_timeout: None };
-    let (store, drv) = (directories.store.clone(), request.derivation.clone());
-    let is_given = arguments.system.is_none();
-    let reader = DerivationReader(Arc::new(move || match is_given {
-        true => read_derivation(&store, &drv).map_err(|error| with_causes(&error)),
-        false => Err("there is none, --system was given in its place".to_owned()),
-    }));
-    let rules = FileRules::new(&pool, &request, &hook, Some(reader));
-    let question = Question { request: &request, machines: &machines, rules: &rules, excluded: &[], head: None };
-    let own = pool.local.as_ref().and_then(|head| head.systems.as_ref());
-    let may_build_locally =
-        builds_locally(&hook.system, &request.system) || own.is_some_and(|systems| systems.contains(&request.system));
-
-    let surveyed = schedule::survey(&question, &world);
-    let explained: Vec<Explained<'_>> =
-        surveyed.iter().map(|surveyed| explained(machines[surveyed.machine], surveyed, &state)).collect();
-    let (reply, chosen, _) = schedule::foresee(&question, may_build_locally, &world);
+    let surveyed = consideration.survey();
+    let explained = surveyed.iter().map(|one| explained(machines[one.machine], one, &engine.state)).collect();
+    let (reply, chosen) = consideration.foresee();
     let report = Report {
         version: VERSION,
         file: path.display().to_string(),
         request: Asked {
             system: &request.system,
             features: &request.features,
-            derivation: is_given.then(|| request.derivation.as_str()),
+            derivation: arguments.system.is_none().then(|| request.derivation.as_str()),
         },
         machines: explained,
-        head: if may_build_locally { rules.head(&world.own_status()) } else { None },
+        head: consideration.head_score(),
         reply,
         machine: chosen.map(|place| machines[place].name.as_str()),
     };
@@ -178,7 +161,7 @@ fn request<'a>(
 fn probe(machines: &[&Machine], request: &Request, state: &StateDirectory, world: &Network) {
     thread::scope(|scope| {
         for machine in machines.iter().filter(|machine| mismatch(machine, request).is_none()) {
-            scope.spawn(move || match world.connect(machine).and_then(|reached| world.status(&reached)) {
+            scope.spawn(move || match world.connect(machine).and_then(|link| world.status(&link)) {
                 Ok(status) => remember_success(state, machine, status),
                 Err(error) => remember_failure(state, machine, &error),
             });

@@ -7,7 +7,7 @@ use regex_lite::Regex;
 
 use crate::local::Directories;
 use crate::machine::Machine;
-use crate::policy::{LoadContext, Pool, Report, load};
+use crate::policy::Pool;
 
 /// The variable that names the machine file.
 pub const MACHINE_FILE: &str = "OFFLOAD_MACHINE_FILE";
@@ -19,16 +19,6 @@ pub fn machine_file(named: Option<&Path>, directories: &Directories) -> PathBuf 
         Some(path) => path.to_owned(),
         None => env::var_os(MACHINE_FILE).map_or_else(|| directories.configuration.join("machines.lua"), PathBuf::from),
     }
-}
-
-/// Evaluates the machine file as the build hook does.
-pub fn load_pool(path: &Path, directories: &Directories) -> Result<Pool, Report> {
-    load(path, &load_context(directories))
-}
-
-/// What machine files are evaluated with.
-pub fn load_context(directories: &Directories) -> LoadContext {
-    LoadContext { cache: Some(directories.state.join("offload/cache")), ..LoadContext::default() }
 }
 
 /// The system type of this machine, as Guix calls it. guix-daemon tells its own to the build hook; for the other

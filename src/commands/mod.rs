@@ -20,7 +20,9 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, Subcommand};
 use env_logger::Target;
 
+use crate::engine::Engine;
 use crate::exit::Status;
+use crate::hook::Arguments;
 use crate::local::Directories;
 use crate::logging;
 use crate::machine::Machine;
@@ -120,24 +122,25 @@ fn run(command: Command) -> Status {
             return Status::Failure;
         }
     };
+    let system = machines::own_system();
+    let engine = Engine::new(directories, Arguments::without_limits(&system));
     match command {
         Command::Eval { file, json } => {
-            let file = machines::machine_file(file.as_deref(), &directories);
-            let context = machines::load_context(&directories);
-            eval::run(&file, &context, &machines::own_system(), json, &mut io::stdout(), &mut io::stderr())
+            let file = machines::machine_file(file.as_deref(), &engine.directories);
+            eval::run(&file, &engine.load_context(), &system, json, &mut io::stdout(), &mut io::stderr())
         }
-        Command::Explain(arguments) => explain::run(&arguments, &directories),
+        Command::Explain(arguments) => explain::run(&arguments, &engine),
         Command::Drain { name, time, machine_file } => {
-            with_machines(machine_file.as_deref(), &directories, |machines, state| {
+            with_machines(machine_file.as_deref(), &engine, |machines, state| {
                 drain::drain(&name, time, machines, state, &mut io::stderr())
             })
         }
         Command::Undrain { name, machine_file } => {
-            with_machines(machine_file.as_deref(), &directories, |machines, state| {
+            with_machines(machine_file.as_deref(), &engine, |machines, state| {
                 drain::undrain(&name, machines, state, &mut io::stderr())
             })
         }
-        Command::Test(arguments) => test::run(&arguments, &directories),
+        Command::Test(arguments) => test::run(&arguments, &engine),
         Command::Convert { file } => convert::run(&file, &mut io::stdout(), &mut io::stderr()),
     }
 }
@@ -145,13 +148,13 @@ fn run(command: Command) -> Status {
 /// Calls `command` with the machines of the machine file and the state that hooks share.
 fn with_machines(
     file: Option<&Path>,
-    directories: &Directories,
+    engine: &Engine,
     command: impl FnOnce(&[&Machine], &StateDirectory) -> Status,
 ) -> Status {
-    match machines::load_pool(&machines::machine_file(file, directories), directories) {
+    match engine.load_pool(&machines::machine_file(file, &engine.directories), None) {
         Ok(pool) => {
             let machines: Vec<&Machine> = pool.machines.iter().map(|entry| &entry.machine).collect();
-            command(&machines, &StateDirectory::new(directories.state.join("offload")))
+            command(&machines, &engine.state)
         }
         Err(report) => {
             eprintln!("{report}");

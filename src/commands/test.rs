@@ -12,11 +12,10 @@ use clap::Args;
 use regex_lite::Regex;
 use serde::Serialize;
 
-use super::machines::{hosts, load_pool, machine_file};
+use super::machines::{hosts, machine_file};
+use crate::engine::Engine;
 use crate::exit::Status;
-use crate::local::Directories;
 use crate::machine::Machine;
-use crate::state::StateDirectory;
 use checks::{Finding, Outcome};
 
 /// Version of the JSON form. It changes when a field changes its meaning or goes; new fields may come.
@@ -43,13 +42,13 @@ struct Checked<'a> {
 }
 
 /// Checks the machines.
-pub fn run(arguments: &Arguments, directories: &Directories) -> Status {
-    let path = machine_file(arguments.file.as_deref(), directories);
+pub fn run(arguments: &Arguments, engine: &Engine) -> Status {
+    let path = machine_file(arguments.file.as_deref(), &engine.directories);
     if !path.exists() {
         eprintln!("offload: error: there is no machine file '{}'", path.display());
         return Status::MachineFile;
     }
-    let pool = match load_pool(&path, directories) {
+    let pool = match engine.load_pool(&path, None) {
         Ok(pool) => pool,
         Err(report) => {
             eprintln!("{report}");
@@ -57,7 +56,7 @@ pub fn run(arguments: &Arguments, directories: &Directories) -> Status {
         }
     };
     let machines = hosts(&pool, arguments.regexp.as_ref());
-    let checked = check_all(&machines, directories);
+    let checked = check_all(&machines, engine);
     let printed = if arguments.json { print_json(checked.as_slice()) } else { print(&path, checked.as_slice()) };
     if let Err(error) = printed {
         eprintln!("offload: error: cannot print the findings: {error}");
@@ -70,13 +69,11 @@ pub fn run(arguments: &Arguments, directories: &Directories) -> Status {
     }
 }
 
-fn check_all<'a>(machines: &[&'a Machine], directories: &Directories) -> Vec<Checked<'a>> {
-    let state = StateDirectory::new(directories.state.join("offload"));
-    let state = &state;
+fn check_all<'a>(machines: &[&'a Machine], engine: &Engine) -> Vec<Checked<'a>> {
     thread::scope(|scope| {
         let checks: Vec<_> = machines
             .iter()
-            .map(|&machine| (machine, scope.spawn(move || checks::check(machine, directories, state))))
+            .map(|&machine| (machine, scope.spawn(move || checks::check(machine, &engine.directories, &engine.state))))
             .collect();
         let finished = checks.into_iter().map(|(machine, check)| {
             // A check that panics has found nothing, which is no good sign.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
 
 use super::error::Error;
 use super::link::{Link, Log};
@@ -67,11 +68,13 @@ pub struct Client<S> {
     pub(super) link: Link<S>,
     pub(super) store: StoreDir,
     version: Version,
+    round_trip: Duration,
 }
 
 impl<S: Read + Write> Client<S> {
     /// Greets the daemon behind `stream`, in one round trip. Its store must be `store`.
     pub fn connect(stream: S, store: StoreDir) -> Result<Client<S>, Error> {
+        let start = Instant::now();
         let mut link = Link::new(stream);
         // The daemon reads all of this before it begins to work, so none of it is sent ahead.
         let no_affinity = 0u64;
@@ -87,7 +90,7 @@ impl<S: Read + Write> Client<S> {
             return Err(link.unexpected(format!("protocol version {version}; {OLDEST} to {VERSION} are understood")));
         }
         link.last()?;
-        Ok(Client { link, store, version })
+        Ok(Client { link, store, version, round_trip: start.elapsed() })
     }
 
     /// The version the daemon announced; operations are those of the lower of the two.
@@ -98,6 +101,11 @@ impl<S: Read + Write> Client<S> {
     /// The stream, to set its limits. Whoever reads or writes there breaks the protocol.
     pub fn stream_mut(&mut self) -> &mut S {
         self.link.stream_mut()
+    }
+
+    /// The shortest time that an operation has taken so far: a round trip of the link, and a little more.
+    pub fn round_trip(&self) -> Duration {
+        self.round_trip
     }
 
     /// Whether the next operation can succeed: false once the link failed or the protocol was broken.
@@ -265,8 +273,10 @@ impl<S: Read + Write> Client<S> {
         request: &Request,
         reply: impl FnOnce(&mut Link<S>, &StoreDir) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        let start = Instant::now();
         self.link.start(request)?;
         self.link.last()?;
+        self.round_trip = self.round_trip.min(start.elapsed());
         let value = reply(&mut self.link, &self.store)?;
         self.link.finish();
         Ok(value)

@@ -53,12 +53,12 @@ impl<S: Read + Write> Link<S> {
         Link { stream: BufReader::with_capacity(64 << 10, stream), log: None, operation: "handshake", usable: true }
     }
 
-    pub fn stream_mut(&mut self) -> &mut S {
-        self.stream.get_mut()
-    }
-
     pub fn set_log(&mut self, log: Option<Log>) {
         self.log = log;
+    }
+
+    pub fn stream_mut(&mut self) -> &mut S {
+        self.stream.get_mut()
     }
 
     pub fn is_usable(&self) -> bool {

@@ -32,6 +32,11 @@ pub enum ArgumentError {
 }
 
 impl Arguments {
+    /// A head of this system type that sets no limits.
+    pub fn without_limits(system: &str) -> Arguments {
+        Arguments { system: system.to_owned(), max_silent_time: None, print_build_trace: false, build_timeout: None }
+    }
+
     /// Reads the four arguments.
     pub fn parse(arguments: &[String]) -> Result<Arguments, ArgumentError> {
         let [system, max_silent_time, print_build_trace, build_timeout] = arguments else {

@@ -13,12 +13,13 @@ use crate::error::{Failure, with_causes};
 use crate::events::{Event, Observer};
 use crate::hook::BuildLog;
 use crate::machine::Machine;
-use crate::remote::{Connection, DaemonStream};
+use crate::remote::{Connection, DaemonStream, Patience, patience};
 use crate::schedule::{self, Choice};
 use crate::state::health::{self, FRESH};
 use crate::state::{HealthRecord, Slot};
+use crate::timing::Stopwatch;
 use crate::transfer::retrieve::Wanted;
-use crate::transfer::{self, Head, Retrieved};
+use crate::transfer::{self, Head, Retrieved, Turns};
 
 impl Job<'_> {
     /// Builds on the machine that was chosen, and puts the outputs in their places.
@@ -36,7 +37,9 @@ impl Job<'_> {
         let head = Head::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
         let on = On { job: self, machine, world, head: &head };
         let retrieved = on.build(slot, link, log, observer)?;
+        let mut stopwatch = Stopwatch::start();
         retrieved.place().map_err(|error| Failure::Head(with_causes(&error)))?;
+        stopwatch.lap("place");
         observer.observe(&Event::Done { derivation, machine: &machine.name });
         Ok(())
     }
@@ -64,26 +67,43 @@ impl<'a> On<'a> {
             Some(reached) => reached,
             None => schedule::connect(self.machine, self.world).map_err(|cause| self.failure(cause))?,
         };
-        client.set_options(&self.options()).map_err(|error| self.daemon_failed(&error))?;
+        let max_silent_time = job.arguments.max_silent_time;
+        let patience = Patience::answer(self.machine, max_silent_time);
+        client.stream_mut().set_patience(patience.clone());
+        let mut stopwatch = Stopwatch::start();
+        client.set_options(&self.options()).map_err(|error| self.daemon_failed("greeting its daemon", &error))?;
+        stopwatch.lap("options");
 
-        transfer::send(&mut client, self.head, job.inputs, &self.machine.name, observer)
-            .map_err(|error| self.transfer_failed(error.is_of_machine(), &error))?;
+        let turns = self.turns();
+        transfer::send(&mut client, self.head, job.inputs, &turns, observer)
+            .map_err(|error| self.transfer_failed("sending inputs", error.is_of_machine(), &error))?;
 
         let derivation = &job.request.derivation;
         observer.observe(&Event::Building { derivation, machine: &self.machine.name });
+        let mut stopwatch = Stopwatch::start();
         let sink = log.sink().map_err(|error| Failure::Head(format!("no build log: {error}")))?;
         client.set_log(Some(sink));
+        client.stream_mut().set_patience(Patience::build(self.machine, max_silent_time));
         let built = client.build_paths(&[derivation.clone()].into());
         client.set_log(None);
+        client.stream_mut().set_patience(patience);
+        stopwatch.lap("build");
         if let Err(error) = built {
             return Err(self.judge(error, &mut client, &connection));
         }
 
         let wanted = Wanted { derivation, inputs: job.inputs, outputs: job.outputs };
-        let retrieved = transfer::retrieve(&mut client, self.head, &wanted, &self.machine.name, observer)
-            .map_err(|error| self.transfer_failed(error.is_of_machine(), &error))?;
+        let retrieved = transfer::retrieve(&mut client, self.head, &wanted, &turns, observer)
+            .map_err(|error| self.transfer_failed("retrieving outputs", error.is_of_machine(), &error))?;
         self.refresh_status(&connection);
         Ok(retrieved)
+    }
+
+    fn turns(&self) -> Turns<'a> {
+        let max_silent_time = self.job.arguments.max_silent_time;
+        let limit = patience::longest_silence(self.machine, max_silent_time);
+        let say_every = patience::line_every(max_silent_time);
+        Turns { state: self.job.state, machine: self.machine, limit, say_every }
     }
 
     fn options(&self) -> Options {
@@ -97,11 +117,13 @@ impl<'a> On<'a> {
 
     /// What a failed build means.
     fn judge(&self, error: daemon::Error, client: &mut Client<DaemonStream>, connection: &Connection) -> Failure {
-        let daemon::Error::Daemon { message, status, .. } = &error else { return self.daemon_failed(&error) };
+        let daemon::Error::Daemon { message, status, .. } = &error else {
+            return self.daemon_failed("building", &error);
+        };
         let job = self.job;
         let lost = match client.query_valid_paths(job.inputs) {
             Ok(present) => job.inputs.len() - present.len(),
-            Err(error) => return self.daemon_failed(&error),
+            Err(error) => return self.daemon_failed("judging the failed build", &error),
         };
         let free = match connection.probe(job.directories.store.as_str()) {
             Ok(status) => {
@@ -133,13 +155,14 @@ impl<'a> On<'a> {
         }
     }
 
-    fn daemon_failed(&self, error: &daemon::Error) -> Failure {
-        self.failed(daemon_failed(error))
+    /// `phase` is what was going on.
+    fn daemon_failed(&self, phase: &str, error: &daemon::Error) -> Failure {
+        self.failed(daemon_failed(phase, error))
     }
 
-    fn transfer_failed(&self, is_of_machine: bool, error: &dyn Error) -> Failure {
+    fn transfer_failed(&self, phase: &str, is_of_machine: bool, error: &dyn Error) -> Failure {
         let cause = with_causes(error);
-        if is_of_machine { self.failed(cause) } else { Failure::Head(cause) }
+        if is_of_machine { self.failed(format!("{phase}: {cause}")) } else { Failure::Head(cause) }
     }
 
     /// The machine is at fault, and other builds need not find out for themselves.

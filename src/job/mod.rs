@@ -13,10 +13,12 @@
 //! to that moment: the daemon would say that the build took too long, which would not be true.
 
 mod attempt;
+mod connect;
 mod reach;
 mod surroundings;
 mod verdict;
 
+pub use connect::connect;
 pub use reach::{Reached, reach};
 pub use surroundings::{Network, remember_failure, remember_success};
 

@@ -2,14 +2,14 @@
 //!
 //! A machine whose SSH server answers and whose daemon does not is no use to anybody, so both are part of reaching it.
 
-use std::time::Instant;
-
+use super::connect::connect;
 use crate::daemon::{self, Client};
 use crate::error::with_hint;
 use crate::machine::Machine;
 use crate::remote::{self, Connection, DaemonStream};
-use crate::ssh;
+use crate::state::StateDirectory;
 use crate::store::path::StoreDir;
+use crate::timing::Stopwatch;
 
 /// A machine that was reached.
 pub struct Reached {
@@ -19,12 +19,13 @@ pub struct Reached {
 }
 
 /// Connects to the machine and greets its daemon. The error is a message, with a remedy where there is one.
-pub fn reach(machine: &Machine, store: &StoreDir) -> Result<Reached, String> {
-    let connection = Connection::open(machine).map_err(|error| unreachable(&error))?;
-    let mut stream = connection.daemon().map_err(|error| unreachable(&error))?;
-    stream.set_deadline(Some(Instant::now() + machine.connect_timeout));
-    let mut client = Client::connect(stream, store.clone()).map_err(|error| daemon_failed(&error))?;
-    client.stream_mut().set_deadline(None);
+pub fn reach(state: &StateDirectory, machine: &Machine, store: &StoreDir) -> Result<Reached, String> {
+    let connection = connect(state, machine)?;
+    let mut stopwatch = Stopwatch::start();
+    let stream = connection.daemon().map_err(|error| unreachable(&error))?;
+    let client =
+        Client::connect(stream, store.clone()).map_err(|error| daemon_failed("greeting its daemon", &error))?;
+    stopwatch.lap("greet");
     Ok(Reached { client, connection })
 }
 
@@ -33,11 +34,11 @@ pub fn unreachable(error: &remote::Error) -> String {
     with_hint(error, error.hint())
 }
 
-/// What to say of a daemon that failed. Errors of the link come wrapped in those of the client.
-pub fn daemon_failed(error: &daemon::Error) -> String {
+/// What to say of a daemon that failed in a phase. Errors of the link come wrapped in those of the client.
+pub fn daemon_failed(phase: &str, error: &daemon::Error) -> String {
     let hint = match error {
-        daemon::Error::Link { cause, .. } => ssh::Error::in_io(cause).and_then(ssh::Error::hint),
+        daemon::Error::Link { cause, .. } => remote::Error::hint_in_io(cause),
         _ => None,
     };
-    with_hint(error, hint)
+    with_hint(&format!("{phase}: {error}"), hint)
 }

@@ -112,7 +112,7 @@ impl Surroundings for Network {
     }
 
     fn connect(&self, machine: &Machine) -> Result<Reached, String> {
-        reach(machine, &self.0.store)
+        reach(&self.0.state, machine, &self.0.store)
     }
 
     fn status(&self, reached: &Reached) -> Result<Status, String> {

@@ -1,10 +1,13 @@
 //! Derivations in this machine's store.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 
 use thiserror::Error;
 
+use super::database::{Database, DatabaseError};
+use super::directories::Directories;
 use crate::store::derivation::{Derivation, DerivationError, MAX_SIZE};
 use crate::store::path::{StoreDir, StorePath};
 
@@ -24,4 +27,38 @@ pub enum ReadDerivationError {
     Read { path: StorePath, cause: io::Error },
     #[error("'{path}' is not a valid derivation: {cause}")]
     Invalid { path: StorePath, cause: DerivationError },
+}
+
+/// The closure of what the build of a derivation needs: its inputs and the derivation itself, and all that they refer to.
+/// guix-daemon tells this to its build hook; those who build without one work it out.
+pub fn closure(
+    directories: &Directories,
+    path: &StorePath,
+    derivation: &Derivation,
+) -> Result<BTreeSet<StorePath>, ClosureError> {
+    let mut open: Vec<StorePath> = vec![path.clone()];
+    for (input, ids) in &derivation.input_derivations {
+        let input = read_derivation(&directories.store, input)?;
+        open.extend(input.outputs.iter().filter(|(id, _)| ids.contains(*id)).map(|(_, output)| output.path.clone()));
+    }
+    let database = Database::open(&directories.database, &directories.store)?;
+    let mut closure = BTreeSet::new();
+    while let Some(path) = open.pop() {
+        if closure.contains(&path) {
+            continue;
+        }
+        let item = database.item(&path)?.ok_or_else(|| DatabaseError::NotValid { path: path.clone() })?;
+        open.extend(item.references);
+        closure.insert(path);
+    }
+    Ok(closure)
+}
+
+/// Why a closure is not known.
+#[derive(Debug, Error)]
+pub enum ClosureError {
+    #[error(transparent)]
+    Derivation(#[from] ReadDerivationError),
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
 }

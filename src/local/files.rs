@@ -48,6 +48,12 @@ pub fn names(directory: impl AsFd) -> rustix::io::Result<Vec<CString>> {
     Ok(names)
 }
 
+/// Gives a complete directory the metadata of the store.
+pub fn seal(directory: impl AsFd) -> rustix::io::Result<()> {
+    rustix::fs::fchmod(&directory, EXECUTABLE)?;
+    rustix::fs::futimens(directory, &canonical_times())
+}
+
 /// Removes `name` from `parent`, with everything below it, whatever the permissions there. It need not exist.
 pub fn remove(parent: impl AsFd, name: &CStr) -> rustix::io::Result<()> {
     match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {

@@ -88,7 +88,7 @@ impl<'a> Staging<'a> {
             files::remove(self.store.fd(), &name)?;
             rustix::fs::renameat(&self.fd, ITEM, self.store.fd(), &name)?;
             match files::open_directory(self.store.fd(), &name) {
-                Ok(directory) => Ok(seal(&directory)?),
+                Ok(directory) => Ok(files::seal(&directory)?),
                 // A file or a link, which is complete.
                 Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => Ok(()),
                 Err(cause) => Err(cause.into()),
@@ -108,12 +108,6 @@ impl Drop for Staging<'_> {
             let _ = files::remove(self.store.fd(), &name);
         }
     }
-}
-
-/// Gives a complete directory the metadata of the store.
-fn seal(directory: impl AsFd) -> rustix::io::Result<()> {
-    rustix::fs::fchmod(&directory, EXECUTABLE)?;
-    rustix::fs::futimens(directory, &files::canonical_times())
 }
 
 /// Makes files as a nar is read.
@@ -143,7 +137,7 @@ impl Visitor for Restore<'_> {
 
     fn leave_directory(&mut self, _: &NarPath) -> io::Result<()> {
         match self.open.pop() {
-            Some(directory) if !self.open.is_empty() => Ok(seal(directory)?),
+            Some(directory) if !self.open.is_empty() => Ok(files::seal(directory)?),
             _ => Ok(()),
         }
     }

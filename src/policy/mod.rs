@@ -53,7 +53,7 @@ pub use decode::LocalMachine;
 pub use diagnostic::{Diagnostic, Report, Severity};
 pub use evaluate::Entry;
 pub use fields::{BUILD_MACHINE, Field, LIMITS, LOCAL_MACHINE, POOL};
-pub use pool::{LoadContext, Pool, load};
+pub use pool::{Extend, LoadContext, Pool, load};
 pub use request::{DERIVATION_FIELDS, DerivationReader, OUTPUT_FIELDS, Request, Status};
 pub use settings::{Limits, Settings, When};
 pub use surroundings::{DEFAULT_KEYS, surroundings};

@@ -1,23 +1,24 @@
 //! A connection to a build machine: streams to its daemon, and the probe.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use super::error::Error;
 use super::probe;
 use super::relay;
+use super::stream::DaemonStream;
 use crate::machine::Machine;
 use crate::ssh::{Cause, Channel, Session};
 use crate::status::Status;
+use crate::timing::Stopwatch;
 
-/// How long a machine may take to tell how it is doing.
-const PROBE_LIMIT: Duration = Duration::from_secs(10);
+/// An open connection. It ends when it, its clones and its streams are dropped.
+#[derive(Clone)]
+pub struct Connection(Arc<Inner>);
 
-/// An open connection. It ends when it and its streams are dropped.
-pub struct Connection {
+struct Inner {
     session: Session,
     machine: Machine,
     /// Whether the server is known to forward to no socket.
@@ -28,7 +29,13 @@ impl Connection {
     /// Connects to the machine and logs in, within its `connect_timeout`.
     pub fn open(machine: &Machine) -> Result<Connection, Error> {
         let session = Session::connect(machine)?;
-        Ok(Connection { session, machine: machine.clone(), is_relayed: AtomicBool::new(false) })
+        let inner = Inner { session, machine: machine.clone(), is_relayed: AtomicBool::new(false) };
+        Ok(Connection(Arc::new(inner)))
+    }
+
+    /// The machine at its other end.
+    pub fn machine(&self) -> &Machine {
+        &self.0.machine
     }
 
     /// Opens a stream to the socket of the machine's daemon. Each call gives a new one.
@@ -37,9 +44,9 @@ impl Connection {
     /// says so once for each machine.
     pub fn daemon(&self) -> Result<DaemonStream, Error> {
         let mut reason = "as before".to_owned();
-        if !self.is_relayed.load(Ordering::Relaxed) {
-            match self.session.open_socket(&self.machine.daemon_socket) {
-                Ok(channel) => return Ok(DaemonStream { channel }),
+        if !self.0.is_relayed.load(Ordering::Relaxed) {
+            match self.0.session.open_socket(&self.0.machine.daemon_socket) {
+                Ok(channel) => return Ok(DaemonStream::new(channel, self.clone())),
                 Err(error) => match error.cause {
                     Cause::SocketRefused { reason: why, .. } => reason = why,
                     _ => return Err(error.into()),
@@ -47,18 +54,18 @@ impl Connection {
             }
         }
         let channel = self.relay(reason)?;
-        if !self.is_relayed.swap(true, Ordering::Relaxed) {
-            warn_once(&self.machine.address());
+        if !self.0.is_relayed.swap(true, Ordering::Relaxed) {
+            warn_once(&self.0.machine.address());
         }
-        Ok(DaemonStream { channel })
+        Ok(DaemonStream::new(channel, self.clone()))
     }
 
     /// OpenSSH refuses a forbidden forwarding and a socket without a listener in the same words. The relay tells them
     /// apart.
     fn relay(&self, reason: String) -> Result<Channel, Error> {
-        let machine = self.machine.address();
-        let socket = self.machine.daemon_socket.to_string_lossy().into_owned();
-        relay::open(&self.session, &socket, self.machine.stall_timeout).map_err(|failure| match failure {
+        let machine = self.0.machine.address();
+        let socket = self.0.machine.daemon_socket.to_string_lossy().into_owned();
+        relay::open(&self.0.session, &socket, self.0.machine.stall_timeout).map_err(|failure| match failure {
             relay::Failure::NoDaemon(reason) => Error::NoDaemon { machine, socket, reason },
             relay::Failure::NoRelay(relay) => Error::NoWay { machine, socket, reason, relay },
             relay::Failure::Link(error) => Error::Ssh(error),
@@ -66,12 +73,14 @@ impl Connection {
     }
 
     /// Asks how the machine is doing; `store` is its store directory. Fields it does not tell are `None`: all of them
-    /// where commands are forbidden. An error means that the connection itself failed.
+    /// where commands are forbidden, or nothing is told within `connect_timeout`. An error means that the connection itself failed.
     pub fn probe(&self, store: &str) -> Result<Status, Error> {
-        let output = self.session.exec(&probe::command(store)).and_then(|mut channel| {
-            channel.set_deadline(Some(Instant::now() + PROBE_LIMIT));
+        let mut stopwatch = Stopwatch::start();
+        let output = self.0.session.exec(&probe::command(store)).and_then(|mut channel| {
+            channel.set_deadline(Some(Instant::now() + self.0.machine.connect_timeout));
             channel.output(probe::MAX_OUTPUT)
         });
+        stopwatch.lap("probe");
         match output {
             Ok(output) => Ok(probe::parse(&output.stdout)),
             Err(error) => match error.cause {
@@ -92,33 +101,5 @@ fn warn_once(machine: &str) {
             "{machine}: its SSH server does not forward to sockets, so 'guix repl' there passes the data, which is slower; \
              `AllowStreamLocalForwarding yes` in its sshd_config would help"
         );
-    }
-}
-
-/// A byte stream to a machine's daemon. Reads and writes fail as those of [`Channel`] do.
-pub struct DaemonStream {
-    channel: Channel,
-}
-
-impl DaemonStream {
-    /// From now on, reads and writes fail once this moment has passed.
-    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
-        self.channel.set_deadline(deadline);
-    }
-}
-
-impl Read for DaemonStream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.channel.read(buffer)
-    }
-}
-
-impl Write for DaemonStream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.channel.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.channel.flush()
     }
 }

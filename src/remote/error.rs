@@ -1,5 +1,8 @@
 //! Why a build machine or its daemon cannot be reached.
 
+use std::io;
+use std::time::Duration;
+
 use crate::ssh;
 
 #[derive(Debug, thiserror::Error)]
@@ -14,14 +17,30 @@ pub enum Error {
         "{machine}: no way to the daemon's socket '{socket}': forwarding refused ({reason}), relay failed: {relay}"
     )]
     NoWay { machine: String, socket: String, reason: String, relay: String },
+    /// The link is alive, and the daemon says nothing for longer than it may.
+    #[error("{machine}: its daemon has been silent for {} s", silence.as_secs())]
+    Silent { machine: String, silence: Duration },
+    /// The link is alive, and the daemon, silent for a while, answers no second greeting.
+    #[error("{machine}: its daemon has been silent for {} s and answers nobody: {cause}", silence.as_secs())]
+    Stopped { machine: String, silence: Duration, cause: String },
 }
 
 impl Error {
+    /// What to do about an error of [`io`] that carries one of this module or of `ssh`, if that can be said.
+    pub fn hint_in_io(error: &io::Error) -> Option<String> {
+        match error.get_ref()?.downcast_ref::<Error>() {
+            Some(error) => error.hint(),
+            None => ssh::Error::in_io(error)?.hint(),
+        }
+    }
+
     /// What to do about it, if that can be said.
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Ssh(error) => error.hint(),
             Error::NoDaemon { .. } => Some("start guix-daemon there, or correct 'daemon_socket'".to_owned()),
+            Error::Silent { .. } => Some("see what its guix-daemon is doing, and whether it is stopped".to_owned()),
+            Error::Stopped { .. } => Some("restart guix-daemon there".to_owned()),
             Error::NoWay { .. } => Some(
                 "check that guix-daemon runs there and that 'daemon_socket' is its socket, and allow stream-local \
                  forwarding in its sshd_config: `AllowStreamLocalForwarding yes`"

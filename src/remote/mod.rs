@@ -5,8 +5,12 @@
 
 mod connection;
 mod error;
+pub mod patience;
 pub mod probe;
 mod relay;
+mod stream;
 
-pub use connection::{Connection, DaemonStream};
+pub use connection::Connection;
 pub use error::Error;
+pub use patience::Patience;
+pub use stream::DaemonStream;

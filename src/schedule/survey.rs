@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use super::choice::{PassedOver, Reason};
+use super::choice::Reason;
 use super::decision::{Decision, decide};
 use super::ranking::Rank;
 use super::search::{Question, State, look_at, rank_of};
@@ -68,13 +68,12 @@ pub fn foresee<W: Surroundings>(
     question: &Question<'_>,
     may_build_locally: bool,
     world: &W,
-) -> (&'static str, Option<usize>, Vec<PassedOver>) {
+) -> (&'static str, Option<usize>) {
     let decision = decide(question, may_build_locally, &Rehearsal(world.clone()));
     let word = decision.reply().word();
     match decision {
-        Decision::Accept(choice) => (word, Some(choice.machine), Vec::new()),
-        Decision::AcceptAndWait(_) => (word, None, Vec::new()),
-        Decision::Decline(reasons) | Decision::Postpone(reasons) => (word, None, reasons),
+        Decision::Accept(choice) => (word, Some(choice.machine)),
+        _ => (word, None),
     }
 }
 
@@ -84,7 +83,6 @@ struct Rehearsal<W>(W);
 
 impl<W: Surroundings> Surroundings for Rehearsal<W> {
     type Slot = ();
-    /// What the machine would say.
     type Link = Status;
     type Asking = ();
     type Place = ();

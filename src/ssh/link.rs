@@ -47,6 +47,9 @@ pub(super) mod code {
     pub(crate) const KEYFILE_AUTH_FAILED: i32 = -48;
 }
 
+/// libssh2 sends no more than one keep-alive in two seconds.
+const SHORTEST_STALL: Duration = Duration::from_secs(3);
+
 /// How long taking leave of the server may hold up the caller.
 const FAREWELL: Duration = Duration::from_millis(200);
 
@@ -55,6 +58,7 @@ pub(super) struct Link {
     socket: Arc<OwnedFd>,
     proxy: Mutex<Option<Proxy>>,
     machine: String,
+    connect_timeout: Duration,
     stall_timeout: Duration,
     keep_alive: Duration,
     turn: Mutex<Turn>,
@@ -112,13 +116,16 @@ struct Clock {
 
 impl Link {
     pub(super) fn new(machine: &Machine, ssh: ssh2::Session, socket: Arc<OwnedFd>, proxy: Option<Proxy>) -> Link {
+        let stall_timeout = machine.stall_timeout.max(SHORTEST_STALL);
         Link {
             ssh,
             socket,
             proxy: Mutex::new(proxy),
             machine: machine.address(),
-            stall_timeout: machine.stall_timeout,
-            keep_alive: machine.keep_alive,
+            connect_timeout: machine.connect_timeout,
+            stall_timeout,
+            // A link is not to count as dead because nobody asked.
+            keep_alive: machine.keep_alive.min(stall_timeout / 3),
             turn: Mutex::new(Turn { usable: true, parting: Vec::new() }),
         }
     }
@@ -131,8 +138,8 @@ impl Link {
         &self.socket
     }
 
-    pub(super) fn stall_timeout(&self) -> Duration {
-        self.stall_timeout
+    pub(super) fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
     }
 
     pub(super) fn error(&self, phase: Phase, cause: Cause) -> Error {

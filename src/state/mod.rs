@@ -6,7 +6,9 @@
 pub mod drain;
 pub mod health;
 mod lock;
+pub mod logins;
 pub mod slots;
+pub mod transfers;
 pub mod waiting;
 
 use std::fs;

@@ -1,10 +1,13 @@
 //! Store items on their way: [`send`] what a build needs, [`retrieve`] what it made.
 
+mod add;
 pub mod head;
 pub mod retrieve;
 pub mod send;
 pub mod trial;
+pub mod turns;
 
 pub use head::Head;
 pub use retrieve::{RetrieveError, Retrieved, retrieve};
 pub use send::{SendError, send};
+pub use turns::Turns;

@@ -12,22 +12,29 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
 
 use super::head::Head;
+use super::turns::{Asked, Turns};
 use crate::daemon::{self, Client};
 use crate::events::{Event, Observer};
 use crate::gcrypt::{self, VerifyError};
 use crate::local::{
     AclError, FixedError, ReadDerivationError, RestoreError, Staging, check_fixed_output, load_acl, read_derivation,
 };
+use crate::state::transfers::Turn;
 use crate::store::derivation::FixedOutput;
 use crate::store::export::{ExportError, HashingReader, Trailer};
 use crate::store::nar::{self, NarError};
 use crate::store::path::StorePath;
 use crate::store::signature::Acl;
+use crate::timing::{Pieces, Stopwatch};
 
 /// How many bytes arrive between two events.
 const PROGRESS: u64 = 16 << 20;
+
+/// And how much time at the most, as long as any are.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// Outputs that have arrived and been accepted, and are not in their places yet. Dropping them removes them.
 pub struct Retrieved<'a> {
@@ -57,6 +64,9 @@ pub enum RetrieveError {
     /// The build machine's daemon, or the way there.
     #[error(transparent)]
     Machine(daemon::Error),
+    /// Others kept transferring all the time.
+    #[error("no turn to retrieve outputs came for {} s", .0.as_secs())]
+    NoTurn(Duration),
     /// What arrived is not acceptable.
     #[error("'{output}' as it came from '{machine}' is not acceptable: {cause}")]
     Refused { output: StorePath, machine: String, cause: Box<Refusal> },
@@ -97,7 +107,7 @@ impl RetrieveError {
     /// Whether another machine may do better.
     pub fn is_of_machine(&self) -> bool {
         match self {
-            RetrieveError::Machine(_) | RetrieveError::Refused { .. } => true,
+            RetrieveError::Machine(_) | RetrieveError::NoTurn(_) | RetrieveError::Refused { .. } => true,
             RetrieveError::Derivation(_) | RetrieveError::Acl(_) | RetrieveError::Restore(_) => false,
         }
     }
@@ -117,7 +127,7 @@ pub fn retrieve<'a, S: Read + Write>(
     client: &mut Client<S>,
     head: &'a Head<'a>,
     wanted: &Wanted<'_>,
-    machine: &str,
+    turns: &Turns<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Retrieved<'a>, RetrieveError> {
     let derivation = read_derivation(&head.directories.store, wanted.derivation)?;
@@ -125,12 +135,14 @@ pub fn retrieve<'a, S: Read + Write>(
     let mut allowed = wanted.inputs.clone();
     allowed.extend(derivation.output_paths().cloned());
 
+    let machine = turns.machine.name.as_str();
+    let _turn = turn(client, wanted, turns, observer)?;
     let mut staged = Vec::new();
     for output in wanted.outputs {
         observer.observe(&Event::Retrieving { machine, output });
         let staging = Staging::new(&head.store, output)?;
         let exported = client.export_path(output, true, |item| {
-            let progress = Progress { item, machine, output, observer, arrived: 0, told: 0 };
+            let progress = Progress { item, machine, output, observer, arrived: 0, told: 0, told_at: Instant::now() };
             receive(progress, head, output, &allowed, derivation.fixed_output(), &acl, &staging)
         });
         match exported {
@@ -146,6 +158,23 @@ pub fn retrieve<'a, S: Read + Write>(
         }
     }
     Ok(Retrieved { head, staged })
+}
+
+/// Waits for a turn, without letting the connection fall silent.
+fn turn<S: Read + Write>(
+    client: &mut Client<S>,
+    wanted: &Wanted<'_>,
+    turns: &Turns<'_>,
+    observer: &mut dyn Observer,
+) -> Result<Option<Turn>, RetrieveError> {
+    let mut wait = turns.wait();
+    loop {
+        match turns.download(&mut wait, observer) {
+            Asked::Granted(turn, ()) => return Ok(turn),
+            Asked::LookAgain => drop(client.query_valid_paths(wanted.outputs).map_err(RetrieveError::Machine)?),
+            Asked::TooLong(limit) => return Err(RetrieveError::NoTurn(limit)),
+        }
+    }
 }
 
 /// Why one item was not received.
@@ -172,7 +201,8 @@ fn receive<R: Read>(
     acl: &Acl,
     staging: &Staging<'_>,
 ) -> Result<(), Received> {
-    let mut reader = HashingReader::new(item);
+    let mut stopwatch = Stopwatch::start();
+    let mut reader = HashingReader::new(Fetch { item, waiting: Pieces::default() });
     reader.reset();
     match nar::read(&mut reader, &mut staging.restore()) {
         Ok(_) => {}
@@ -181,6 +211,7 @@ fn receive<R: Read>(
     }
     let nar_hash = reader.digest();
     let (trailer, digest) = Trailer::read(&head.directories.store, &mut reader).map_err(Refusal::from)?;
+    stopwatch.lap_without(reader.into_inner().waiting.end("fetch"), "restore");
     if trailer.path != *output {
         return Err(Refusal::OtherItem(trailer.path).into());
     }
@@ -189,10 +220,23 @@ fn receive<R: Read>(
     }
     let signature = trailer.signature.ok_or(Refusal::NotSigned)?;
     gcrypt::verify(&signature, &digest, acl).map_err(Refusal::Signature)?;
+    stopwatch.lap("verify");
     if let Some(fixed) = fixed {
         check_fixed_output(staging, &nar_hash, fixed).map_err(Refusal::Fixed)?;
     }
     Ok(())
+}
+
+/// Measures how long it is waited for.
+struct Fetch<R> {
+    item: R,
+    waiting: Pieces,
+}
+
+impl<R: Read> Read for Fetch<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.waiting.add(|| self.item.read(buffer))
+    }
 }
 
 /// Tells about the progress of what is read from it.
@@ -203,14 +247,15 @@ struct Progress<'a, R> {
     observer: &'a mut dyn Observer,
     arrived: u64,
     told: u64,
+    told_at: Instant,
 }
 
 impl<R: Read> Read for Progress<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.item.read(buffer)?;
         self.arrived += count as u64;
-        if self.arrived >= self.told + PROGRESS {
-            self.told = self.arrived;
+        if self.arrived >= self.told + PROGRESS || self.told_at.elapsed() >= SLOW {
+            (self.told, self.told_at) = (self.arrived, Instant::now());
             let Progress { machine, output, arrived: bytes, .. } = *self;
             self.observer.observe(&Event::Retrieved { machine, output, bytes });
         }

@@ -1,10 +1,12 @@
 //! Sending the inputs that the build machine lacks.
 //!
-//! One query tells which inputs are missing; they go over as one signed bundle, references first, which the machine's
-//! daemon pulls piece by piece. Memory does not grow with what is sent.
+//! One query tells which inputs are missing. Those whose paths follow from their contents are added one by one where that is
+//! faster (`add`); the others go over as one signed bundle, references first, which the machine's daemon pulls piece by
+//! piece. Memory does not grow with what is sent. What another process is sending to the same machine is waited for
+//! ([`turns`](super::turns)).
 //!
-//! Between the query and the build the machine's garbage collector may run. Items that were just imported are temporary
-//! roots of the daemon that imported them (`LocalStore::importPath` adds one for each). For those found present, a
+//! Between the query and the build the machine's garbage collector may run. Items that were just sent are temporary
+//! roots of the daemon that took them (`LocalStore::importPath` and the others add one for each). For those found present, a
 //! small text item that refers to all inputs is added: adding it makes it a temporary root too, a root protects what it
 //! refers to, and it can only be added while all of that is valid. So one round trip both protects the inputs and notices
 //! if some were lost before; then everything starts again from the query. The item is garbage as soon as the connection
@@ -13,13 +15,17 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+use super::add::{self, Plan};
 use super::head::Head;
+use super::turns::{Asked, Turns};
 use crate::daemon::{self, Client};
 use crate::events::{Event, Observer};
 use crate::gcrypt::SigningKey;
 use crate::local::{Bundle, Database, DatabaseError, Item};
 use crate::store::path::StorePath;
+use crate::timing::{Pieces, Stopwatch};
 
 /// How often inputs may get lost while they are sent before the machine is given up.
 const ATTEMPTS: usize = 3;
@@ -29,6 +35,9 @@ const ROOT: &str = "offload-inputs";
 
 /// How many bytes are sent between two events.
 const PROGRESS: u64 = 16 << 20;
+
+/// And how much time at the most, as long as any are.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// What the daemon's helper `guix authenticate` says of a key that is not in its access-control list.
 const UNAUTHORIZED: &str = "unauthorized public key";
@@ -46,6 +55,9 @@ pub enum SendError {
     /// The build machine's daemon, or the way there.
     #[error(transparent)]
     Machine(daemon::Error),
+    /// Others kept sending all the time.
+    #[error("no turn to send inputs came for {} s", .0.as_secs())]
+    NoTurn(Duration),
     /// It trusts nothing that this machine signs.
     #[error(
         "its daemon does not trust what this machine signs\n  hint: copy '{}' there, and as root: \
@@ -62,7 +74,7 @@ impl SendError {
     /// Whether another machine may do better.
     pub fn is_of_machine(&self) -> bool {
         match self {
-            SendError::Machine(_) | SendError::NotAuthorized { .. } | SendError::Lost => true,
+            SendError::Machine(_) | SendError::NotAuthorized { .. } | SendError::NoTurn(_) | SendError::Lost => true,
             SendError::Database(_) | SendError::SigningKey(_) | SendError::Source(_) => false,
         }
     }
@@ -74,27 +86,72 @@ pub fn send<S: Read + Write>(
     client: &mut Client<S>,
     head: &Head<'_>,
     inputs: &BTreeSet<StorePath>,
-    machine: &str,
+    turns: &Turns<'_>,
     observer: &mut dyn Observer,
 ) -> Result<(), SendError> {
     let tops = tops(&head.database, inputs)?;
     for _ in 0..ATTEMPTS {
-        let present = client.query_valid_paths(inputs).map_err(SendError::Machine)?;
-        let missing: BTreeSet<StorePath> = inputs.difference(&present).cloned().collect();
-        if !missing.is_empty() {
-            match import(client, head, head.database.items(&missing)?, machine, observer) {
-                // What the items refer to was there a moment ago.
-                Err(SendError::Machine(daemon::Error::Daemon { .. })) if lost(client, inputs, &missing)? => continue,
-                result => result?,
-            }
+        if supply(client, head, inputs, turns, observer)? == Supplied::Lost {
+            continue;
         }
-        match client.add_text_to_store(ROOT, b"", &tops) {
+        let mut stopwatch = Stopwatch::start();
+        let protected = client.add_text_to_store(ROOT, b"", &tops);
+        stopwatch.lap("protect");
+        match protected {
             Ok(_) => return Ok(()),
             Err(daemon::Error::Daemon { .. }) if lost(client, inputs, &BTreeSet::new())? => {}
             Err(error) => return Err(SendError::Machine(error)),
         }
     }
     Err(SendError::Lost)
+}
+
+#[derive(PartialEq)]
+enum Supplied {
+    /// All inputs were there, or were sent.
+    All,
+    /// Some got lost meanwhile.
+    Lost,
+}
+
+/// Sends what is missing, with others that may be sending some of it.
+fn supply<S: Read + Write>(
+    client: &mut Client<S>,
+    head: &Head<'_>,
+    inputs: &BTreeSet<StorePath>,
+    turns: &Turns<'_>,
+    observer: &mut dyn Observer,
+) -> Result<Supplied, SendError> {
+    let mut wait = turns.wait();
+    loop {
+        let on_the_way = turns.on_the_way();
+        let mut stopwatch = Stopwatch::start();
+        let present = client.query_valid_paths(inputs).map_err(SendError::Machine)?;
+        stopwatch.lap("query");
+        let missing: BTreeSet<StorePath> = inputs.difference(&present).cloned().collect();
+        if missing.is_empty() {
+            return Ok(Supplied::All);
+        }
+        let items = head.database.items(&missing)?;
+        let (turn, items) = match turns.upload(items, &on_the_way, &mut wait, observer) {
+            Asked::Granted(turn, items) => (turn, items),
+            Asked::LookAgain => continue,
+            Asked::TooLong(limit) => return Err(SendError::NoTurn(limit)),
+        };
+        let is_all = items.len() == missing.len();
+        let mut counter = Counter::start(&items, &turns.machine.name, observer);
+        let sent = transmit(client, head, items, &mut counter);
+        drop(turn);
+        match sent {
+            Ok(()) if is_all => return Ok(Supplied::All),
+            Ok(()) => wait = turns.wait(),
+            // What the items refer to was there a moment ago.
+            Err(SendError::Machine(daemon::Error::Daemon { .. })) if lost(client, inputs, &missing)? => {
+                return Ok(Supplied::Lost);
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Those of `inputs` that no other of them refers to: what protects these protects all.
@@ -122,19 +179,34 @@ fn lost<S: Read + Write>(
     Ok(present.len() < expected.len())
 }
 
+/// Sends items, which come with their references first.
+fn transmit<S: Read + Write>(
+    client: &mut Client<S>,
+    head: &Head<'_>,
+    items: Vec<Item>,
+    counter: &mut Counter<'_>,
+) -> Result<(), SendError> {
+    let mut stopwatch = Stopwatch::start();
+    let Plan { added, bundled } = add::plan(&head.store, items, client.round_trip());
+    for (item, address) in &added {
+        add::add(client, &head.store, item, *address, counter)?;
+    }
+    stopwatch.lap("add");
+    if bundled.is_empty() { Ok(()) } else { import(client, head, bundled, counter) }
+}
+
 fn import<S: Read + Write>(
     client: &mut Client<S>,
     head: &Head<'_>,
     items: Vec<Item>,
-    machine: &str,
-    observer: &mut dyn Observer,
+    counter: &mut Counter<'_>,
 ) -> Result<(), SendError> {
-    let bytes = items.iter().map(|item| item.nar_size).sum();
-    observer.observe(&Event::Sending { machine, items: items.len(), bytes });
     let key = SigningKey::load(&head.directories.signing_key())?;
-    let bundle = Bundle::new(&head.store, items, |digest| key.sign(digest).map_err(io::Error::other));
-    let mut counted = Counted { bundle, machine, observer, sent: 0, told: 0, of: bytes };
-    match client.import_paths(&mut counted) {
+    let (mut stopwatch, mut signing) = (Stopwatch::start(), Pieces::default());
+    let sign = |digest: &[u8; 32]| signing.add(|| key.sign(digest)).map_err(io::Error::other);
+    let imported = client.import_paths(&mut counter.reader(Bundle::new(&head.store, items, sign)));
+    stopwatch.lap_without(signing.end("sign"), "send");
+    match imported {
         Ok(_) => Ok(()),
         Err(daemon::Error::Source { cause, .. }) => Err(SendError::Source(cause)),
         Err(daemon::Error::Daemon { message, .. }) if message.contains(UNAUTHORIZED) => {
@@ -144,24 +216,46 @@ fn import<S: Read + Write>(
     }
 }
 
-/// Tells about the progress of what is read from it.
-struct Counted<'a, R> {
-    bundle: R,
+/// Counts what is sent, and tells about it.
+pub(super) struct Counter<'a> {
     machine: &'a str,
     observer: &'a mut dyn Observer,
     sent: u64,
     told: u64,
+    told_at: Instant,
     of: u64,
 }
 
-impl<R: Read> Read for Counted<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.bundle.read(buffer)?;
-        self.sent += count as u64;
-        if self.sent >= self.told + PROGRESS {
-            self.told = self.sent;
+impl<'a> Counter<'a> {
+    fn start(items: &[Item], machine: &'a str, observer: &'a mut dyn Observer) -> Counter<'a> {
+        let bytes = items.iter().map(|item| item.nar_size).sum();
+        observer.observe(&Event::Sending { machine, items: items.len(), bytes });
+        Counter { machine, observer, sent: 0, told: 0, told_at: Instant::now(), of: bytes }
+    }
+
+    pub fn count(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
+        if self.sent >= self.told + PROGRESS || self.told_at.elapsed() >= SLOW {
+            (self.told, self.told_at) = (self.sent, Instant::now());
             self.observer.observe(&Event::Sent { machine: self.machine, bytes: self.sent, of: self.of });
         }
+    }
+
+    /// Counts what is read from `source`.
+    pub fn reader<R: Read>(&mut self, source: R) -> Counted<'_, 'a, R> {
+        Counted { source, counter: self }
+    }
+}
+
+pub(super) struct Counted<'c, 'a, R> {
+    source: R,
+    counter: &'c mut Counter<'a>,
+}
+
+impl<R: Read> Read for Counted<'_, '_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        self.counter.count(count);
         Ok(count)
     }
 }

@@ -156,7 +156,17 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the daemon in {} wrote:\n{}", self.top.path().display(), self.logs());
+        }
         drop(self.shell.stdin.take());
         let _ = self.shell.wait();
     }
+}
+
+/// The most memory this process ever had resident, in bytes.
+pub fn peak_memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
 }

@@ -1,7 +1,7 @@
 //! The client of a daemon: builds derivations through Guix's own Guile modules, see `client.scm`.
 //!
 //! Only [`Client::start`] knows that Guile is at work. A test that wants to speak to the daemon itself takes
-//! [`Host::connect_to_daemon`].
+//! [`Host::direct`], or [`Host::connect_to_daemon`] for the bare socket.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -15,18 +15,18 @@ note start; trap 'note end' EXIT
 /// A derivation to be: a script for busybox's shell, which stops at the first command that fails. Its PATH has all of busybox,
 /// `$out` and the like are its outputs. A clone is the same derivation.
 #[derive(Clone, Debug)]
-pub struct Drv(Arc<Description>);
+pub struct Drv(pub(super) Arc<Description>);
 
 #[derive(Clone, Debug)]
-struct Description {
-    name: String,
-    system: String,
-    script: String,
-    outputs: Vec<String>,
-    inputs: Vec<(String, Drv, String)>,
-    files: Vec<(String, String)>,
-    environment: Vec<(String, String)>,
-    hash: Option<(String, String, bool)>,
+pub(super) struct Description {
+    pub name: String,
+    pub system: String,
+    pub script: String,
+    pub outputs: Vec<String>,
+    pub inputs: Vec<(String, Drv, String)>,
+    pub files: Vec<(String, String)>,
+    pub environment: Vec<(String, String)>,
+    pub hash: Option<(String, String, bool)>,
 }
 
 impl Drv {
@@ -108,6 +108,11 @@ impl Drv {
         }
     }
 
+    /// What busybox's shell runs.
+    pub(super) fn whole_script(&self) -> String {
+        format!("{PREAMBLE}{}", self.0.script)
+    }
+
     /// As `client.scm` reads it.
     pub(super) fn to_scheme(&self) -> String {
         let it = &self.0;
@@ -115,7 +120,7 @@ impl Drv {
             list.iter().map(|(name, value)| format!("({} {})", quote(name), quote(value))).collect()
         };
         let mut text = format!("((name . {}) (system . {})", quote(&it.name), quote(&it.system));
-        write!(text, " (script . {})", quote(&format!("{PREAMBLE}{}", it.script))).unwrap();
+        write!(text, " (script . {})", quote(&self.whole_script())).unwrap();
         write!(text, " (outputs {})", it.outputs.iter().map(|id| quote(id)).collect::<String>()).unwrap();
         let inputs = it
             .inputs

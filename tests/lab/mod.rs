@@ -30,6 +30,7 @@
 
 mod client;
 mod derivation;
+mod direct;
 mod entry;
 mod host;
 mod keeper;
@@ -39,6 +40,7 @@ mod processes;
 mod proxy;
 mod record;
 mod service;
+mod state;
 mod store;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -48,6 +50,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{BuildResult, Client, RunningBuild};
 pub use derivation::Drv;
+pub use direct::{Direct, Made};
 pub use entry::{Entry, Value};
 pub use host::Host;
 pub use options::{Hook, HostOptions, Release};

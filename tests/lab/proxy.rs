@@ -48,6 +48,7 @@ struct State {
     /// What will happen when so many bytes have passed, counted over all connections since it was asked for; per direction.
     cut_after: [Option<u64>; 2],
     flip_after: [Option<u64>; 2],
+    freeze_after: [Option<u64>; 2],
     /// Bytes passed, per direction.
     passed: [u64; 2],
     /// How many connections there have been.
@@ -65,6 +66,7 @@ impl Proxy {
             rate: None,
             cut_after: [None; 2],
             flip_after: [None; 2],
+            freeze_after: [None; 2],
             passed: [0; 2],
             connections: 0,
             open: Vec::new(),
@@ -122,6 +124,19 @@ impl Proxy {
         self.change(|state| state.flip_after[direction as usize] = Some(count));
     }
 
+    /// Freezes when about `count` more bytes have passed in a direction: no more than that pass.
+    pub fn freeze_after(&self, direction: Direction, count: u64) {
+        self.change(|state| state.freeze_after[direction as usize] = Some(count));
+    }
+
+    /// Takes back what has been asked for and has not happened yet, and thaws.
+    pub fn forget_faults(&self) {
+        self.change(|state| {
+            state.frozen = false;
+            (state.cut_after, state.flip_after, state.freeze_after) = ([None; 2], [None; 2], [None; 2]);
+        });
+    }
+
     /// New connections are refused: nothing listens any more. Returns when that is so.
     pub fn refuse(&self) {
         self.change(|state| state.answer = Answer::Refuse);
@@ -177,6 +192,18 @@ impl State {
         for stream in self.open.drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
+    }
+
+    /// Freezes if that is to be before `count` more bytes.
+    fn freeze_before(&mut self, direction: Direction, count: usize) {
+        let way = direction as usize;
+        self.freeze_after[way] = match self.freeze_after[way] {
+            Some(left) if left < count as u64 => {
+                self.frozen = true;
+                None
+            }
+            left => left.map(|left| left - count as u64),
+        };
     }
 
     /// Accounts for `bytes` that are about to pass, and applies what was asked for; returns how many of them pass.
@@ -262,6 +289,7 @@ impl Shared {
     fn deliver(&self, direction: Direction, pieces: Receiver<(Instant, Vec<u8>)>, mut to: TcpStream) {
         for (came, mut bytes) in pieces {
             let mut state = self.lock();
+            state.freeze_before(direction, bytes.len());
             loop {
                 let wait = (came + state.delay).saturating_duration_since(Instant::now());
                 if state.ended || (!state.frozen && wait.is_zero()) {

@@ -164,8 +164,15 @@ fn a_server_killed_in_the_middle_of_a_transfer_is_noticed_at_once() {
     }
 }
 
-/// A port that leads to the server, until so many bytes have come from it; then the connection is cut.
-fn cut_after(server: &Server, limit: u64) -> u16 {
+/// What happens to a connection after some bytes have come from the server.
+#[derive(Clone, Copy)]
+enum Fault {
+    Cut,
+    DamagedByte,
+}
+
+/// A port that leads to the server, with a fault after so many bytes from it.
+fn fault_after(server: &Server, limit: u64, fault: Fault) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let address = server.address;
@@ -175,6 +182,11 @@ fn cut_after(server: &Server, limit: u64) -> u16 {
         let (to_far, from_near) = (far.try_clone().unwrap(), near.try_clone().unwrap());
         thread::spawn(move || io::copy(&mut &from_near, &mut &to_far));
         let _ = io::copy(&mut (&far).take(limit), &mut &near);
+        if let Fault::DamagedByte = fault {
+            let mut byte = [0];
+            let _ = (&far).read_exact(&mut byte).and_then(|()| (&near).write_all(&[!byte[0]]));
+            let _ = io::copy(&mut &far, &mut &near);
+        }
         let _ = near.shutdown(Shutdown::Both);
         let _ = far.shutdown(Shutdown::Both);
     });
@@ -189,7 +201,7 @@ fn a_connection_cut_anywhere_is_an_error_and_never_a_hang() {
     machine.connect_timeout = Duration::from_secs(3);
     let mut outcomes = Vec::new();
     for limit in (0..6600).step_by(150) {
-        machine.port = cut_after(&server, limit);
+        machine.port = fault_after(&server, limit, Fault::Cut);
         let start = Instant::now();
         let outcome = Session::connect(&machine).and_then(|session| {
             let mut channel = session.open_socket(&socket)?;
@@ -208,4 +220,30 @@ fn a_connection_cut_anywhere_is_an_error_and_never_a_hang() {
     for phase in ["Handshake", "Authenticate", "OpenChannel", "Transfer", "Ok"] {
         assert!(described.contains(phase), "no cut in phase {phase}: {described}");
     }
+}
+
+#[test]
+fn a_damaged_byte_anywhere_is_an_error_and_never_a_hang() {
+    let server = Server::start(&SID);
+    let socket = listen(&server, echo);
+    let mut machine = server.machine();
+    machine.connect_timeout = Duration::from_secs(1);
+    machine.stall_timeout = Duration::from_secs(1);
+    let mut failures = 0;
+    for limit in (0..6600).step_by(143) {
+        machine.port = fault_after(&server, limit, Fault::DamagedByte);
+        let start = Instant::now();
+        let outcome = Session::connect(&machine).and_then(|session| {
+            let mut channel = session.open_socket(&socket)?;
+            channel.set_deadline(Some(Instant::now() + Duration::from_secs(1)));
+            let mut back = [0; 3000];
+            let result = channel.write_all(&[7; 3000]).and_then(|()| channel.read_exact(&mut back));
+            result.map_err(|error| error.downcast::<Error>().expect("an error of ssh"))?;
+            assert_eq!(back, [7; 3000], "{limit} bytes");
+            Ok(())
+        });
+        assert!(start.elapsed() < Duration::from_secs(4), "{limit} bytes: {:?}", start.elapsed());
+        failures += u32::from(outcome.is_err());
+    }
+    assert!(failures > 20, "only {failures} failures");
 }

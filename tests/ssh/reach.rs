@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use offload::remote::{Connection, Error};
+use offload::remote::{Connection, Error, Patience};
 use offload::status::Status;
 
 use crate::sshd::{BULLSEYE, Options, SID, Server};
@@ -219,9 +219,12 @@ fn the_stream_of_a_dead_connection_gives_its_cause() {
     let server = Server::start(&Options { daemon: true, ..SID });
     let connection = Connection::open(&server.machine()).unwrap();
     let mut stream = connection.daemon().unwrap();
-    stream.set_deadline(Some(Instant::now() + Duration::from_millis(100)));
-    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::TimedOut);
-    stream.set_deadline(None);
+    let patience = stream.patience().clone();
+    stream.set_patience(Patience { limit: Some(Duration::from_millis(100)), check: None, say: None });
+    let error = stream.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert!(error.to_string().contains("its daemon has been silent"), "{error}");
+    stream.set_patience(patience);
     server.signal(rustix::process::Signal::KILL, "sshd-session");
     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     assert!(matches!(connection.probe(STORE), Err(Error::Ssh(_))));

@@ -1,7 +1,7 @@
 //! The checks of one machine, in the order in which an offloaded build would meet what they check.
 
 use std::fmt::Display;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -11,7 +11,7 @@ use crate::events::Bytes;
 use crate::gcrypt::{SigningKey, VerifyError};
 use crate::local::{Directories, load_acl};
 use crate::machine::Machine;
-use crate::remote::{Connection, DaemonStream, Error};
+use crate::remote::{Connection, DaemonStream, Error, Patience};
 use crate::ssh::Phase;
 use crate::state::{Slots, StateDirectory};
 use crate::transfer::retrieve::Refusal;
@@ -118,6 +118,7 @@ impl Findings {
                 Phase::OpenChannel | Phase::Transfer => Step::Channel,
             },
             Error::NoDaemon { .. } | Error::NoWay { .. } => Step::Channel,
+            Error::Silent { .. } | Error::Stopped { .. } => Step::Daemon,
         };
         self.passed(step);
         self.bad(step, error, error.hint());
@@ -151,12 +152,12 @@ impl Findings {
         self.status(connection, machine, directories);
     }
 
-    fn daemon(&mut self, mut stream: DaemonStream, machine: &Machine, directories: &Directories) {
-        stream.set_deadline(Some(Instant::now() + machine.stall_timeout));
+    fn daemon(&mut self, stream: DaemonStream, machine: &Machine, directories: &Directories) {
         let mut client = match Client::connect(stream, directories.store.clone()) {
             Ok(client) => client,
             Err(error) => return self.bad(Step::Daemon, with_causes(&error), Some(no_daemon(machine))),
         };
+        client.stream_mut().set_patience(Patience { limit: Some(machine.stall_timeout), check: None, say: None });
         self.good(Step::Daemon, format_args!("speaks protocol version {}", client.version()));
         self.import_there(&mut client, machine, directories);
         self.import_here(&mut client, machine, directories);

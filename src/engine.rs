@@ -1,0 +1,146 @@
+//! The engine: what a program does that offloads builds, in four steps.
+//!
+//! 1. An [`Engine`] is made from the daemon's directories and the limits for builds.
+//! 2. It loads a machine file into a [`Pool`], with functions of the program's own if it has some.
+//! 3. It considers a request: [`Consideration::survey`] explains, [`Consideration::decide`] decides.
+//! 4. [`Consideration::offload`] does what was accepted, and tells an observer what happens.
+//!
+//! The build hook is one such program (`commands/build_hook.rs`), `examples/embed.rs` is another.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Failure, with_causes};
+use crate::events::Observer;
+use crate::hook::{Arguments, BuildLog, Request};
+use crate::job::{Chosen, Job, Network};
+use crate::local::{Directories, read_derivation};
+use crate::machine::Machine;
+use crate::policy::{DerivationReader, Extend, LoadContext, Pool, Report, load};
+use crate::schedule::matching::builds_locally;
+use crate::schedule::{self, Decision, FileRules, Question, Rules, Surroundings, Surveyed};
+use crate::state::{Place, StateDirectory};
+use crate::store::path::StorePath;
+
+/// This machine, as a head that offloads builds.
+pub struct Engine {
+    pub directories: Directories,
+    /// What all hooks of this machine share.
+    pub state: StateDirectory,
+    /// The head's own system type, and the limits for builds.
+    pub arguments: Arguments,
+}
+
+impl Engine {
+    /// An engine that keeps its state below the daemon's, in `offload`.
+    pub fn new(directories: Directories, arguments: Arguments) -> Engine {
+        let state = StateDirectory::new(directories.state.join("offload"));
+        Engine { directories, state, arguments }
+    }
+
+    /// Evaluates a machine file. `extend` may add functions to the interpreter before that.
+    pub fn load_pool(&self, path: &Path, extend: Option<Extend>) -> Result<Pool, Report> {
+        load(path, &LoadContext { extend, ..self.load_context() })
+    }
+
+    /// What machine files are evaluated with.
+    pub fn load_context(&self) -> LoadContext {
+        LoadContext { cache: Some(self.state.path().join("cache")), ..LoadContext::default() }
+    }
+
+    /// Considers a request. The functions of the machine file are asked within the time of one decision.
+    pub fn consider<'a>(&'a self, pool: &'a Pool, request: &'a Request) -> Consideration<'a> {
+        let (store, path) = (self.directories.store.clone(), request.derivation.clone());
+        let read = move || read_derivation(&store, &path).map_err(|error| with_causes(&error));
+        let rules = FileRules::new(pool, request, &self.arguments, Some(DerivationReader(Arc::new(read))));
+        let machines = pool.machines.iter().map(|entry| &entry.machine).collect();
+        Consideration { engine: self, pool, request, machines, rules }
+    }
+}
+
+/// One request and the pool that may serve it.
+pub struct Consideration<'a> {
+    engine: &'a Engine,
+    pool: &'a Pool,
+    request: &'a Request,
+    /// In the order of the machine file; others name a machine by its place in this list.
+    pub machines: Vec<&'a Machine>,
+    rules: FileRules<'a>,
+}
+
+/// What a build that was accepted begins with.
+pub enum Accepted {
+    /// A machine that takes it.
+    Chosen(Box<Chosen>),
+    /// A place among the builds that wait for a machine.
+    Waiting(Place),
+}
+
+impl Consideration<'_> {
+    /// Decides what becomes of the request. A machine that is chosen has given a slot.
+    pub fn decide(&self) -> Decision<Network> {
+        schedule::decide(&self.question(), self.may_build_locally(), &self.world())
+    }
+
+    /// Every machine with its score, or why it is passed over.
+    pub fn survey(&self) -> Vec<Surveyed> {
+        schedule::survey(&self.question(), &self.world())
+    }
+
+    /// What would be decided: the word of the reply, and the place of the machine that would be chosen.
+    pub fn foresee(&self) -> (&'static str, Option<usize>) {
+        schedule::foresee(&self.question(), self.may_build_locally(), &self.world())
+    }
+
+    /// The score of the head itself, if it takes part and could build this.
+    pub fn head_score(&self) -> Option<f64> {
+        if self.may_build_locally() { self.rules.head(&self.world().own_status()) } else { None }
+    }
+
+    /// Builds what was accepted: sends `inputs` (a closure) as far as they are missing there, has the derivation built, and
+    /// puts `outputs` in their places in the store, for the daemon to register.
+    pub fn offload(
+        &self,
+        accepted: Accepted,
+        inputs: &BTreeSet<StorePath>,
+        outputs: &BTreeSet<StorePath>,
+        log: &BuildLog,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Failure> {
+        let (first, place) = match accepted {
+            Accepted::Chosen(choice) => (Some(*choice), None),
+            Accepted::Waiting(place) => (None, Some(place)),
+        };
+        let job = Job {
+            request: self.request,
+            arguments: &self.engine.arguments,
+            inputs,
+            outputs,
+            machines: &self.machines,
+            rules: &self.rules,
+            directories: &self.engine.directories,
+            state: &self.engine.state,
+            max_attempts: self.pool.settings.max_attempts as usize,
+            wait_for_slot: self.pool.settings.wait_for_slot,
+        };
+        job.run(first, place, log, observer)
+    }
+
+    /// The world of this request.
+    pub fn world(&self) -> Network {
+        Network::new(&self.engine.state, &self.engine.directories.store, self.request)
+    }
+
+    fn question(&self) -> Question<'_> {
+        Question { request: self.request, machines: &self.machines, rules: &self.rules, excluded: &[], head: None }
+    }
+
+    /// Whether the daemon would build it at once, and the head's system can.
+    fn may_build_locally(&self) -> bool {
+        let own = self.pool.local.as_ref().and_then(|head| head.systems.as_ref());
+        let can_build = builds_locally(&self.engine.arguments.system, &self.request.system)
+            || own.is_some_and(|systems| systems.contains(&self.request.system));
+        self.request.wants_local && can_build
+    }
+}

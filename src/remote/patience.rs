@@ -1,0 +1,106 @@
+//! How long a build machine is waited for: the rule for every phase, in one place.
+//!
+//! | phase | bound | kept by |
+//! |---|---|---|
+//! | resolve, connect, SSH handshake, authenticate | `connect_timeout` for all of them together | `ssh` |
+//! | open channel | `connect_timeout` | `ssh` |
+//! | probe | `connect_timeout`; then the status is unknown, which is no failure | [`Connection::probe`] |
+//! | start of the relay | `stall_timeout`: Guile takes seconds | `relay` |
+//! | greeting of the daemon | `connect_timeout` | [`Patience::greeting`] |
+//! | each answer, upload, download | silence: see below; at most `max-silent-time` and a `stall_timeout`, or an hour | [`Patience::answer`] |
+//! | build | silence: see below; at most `max-silent-time` and a `stall_timeout`, without end where there is none | [`Patience::build`] |
+//! | anything sent | `stall_timeout` without progress | [`DaemonStream`] |
+//! | the link under all of these | `stall_timeout` without any byte, answers to keep-alives included | `ssh` |
+//!
+//! **Silence.** A daemon may have nothing to say for good reasons: a builder works, another client holds a lock, or its
+//! garbage collector runs, which keeps it from adding anything to its store until it is through, for minutes. A daemon
+//! that is stopped looks the same, and the SSH server beside it answers keep-alives as ever. So after each `stall_timeout` of silence
+//! the daemon is greeted once more, over a second channel of the same connection, within `connect_timeout`: the machine is
+//! given up when that fails, and else waited for.
+//!
+//! `max-silent-time` is what the daemon of this machine said when it started the hook, and what the build machine's daemon is told
+//! to keep; that one is to speak first, hence the `stall_timeout` on top. This machine's daemon applies it to the hook, too, so a hook that waits
+//! must print a line now and then: a line each half `max-silent-time`.
+//!
+//! [`Connection::probe`]: super::Connection::probe
+//! [`DaemonStream`]: super::DaemonStream
+
+use std::time::Duration;
+
+use crate::machine::Machine;
+
+/// The longest silence of a daemon that is not building, where no limit was given: Guix's own `max-silent-time`.
+const LONGEST_SILENCE: Duration = Duration::from_secs(3600);
+
+/// How often people are told of something that goes on for long.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+
+/// What a link that is dead is left to say so first.
+pub(super) const LINK_FIRST: Duration = Duration::from_millis(500);
+
+/// How long a daemon may be silent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// After so much silence the daemon is given up. `None`: not for its silence.
+    pub limit: Option<Duration>,
+    /// After each so much silence it is asked whether it answers at all. `None`: it is not.
+    pub check: Option<Duration>,
+    /// After each so much silence a line says so. `None`: nobody needs to hear it.
+    pub say: Option<Duration>,
+}
+
+impl Patience {
+    /// For the greeting.
+    pub fn greeting(machine: &Machine) -> Patience {
+        Patience { limit: Some(machine.connect_timeout), check: None, say: None }
+    }
+
+    /// For an answer, and for each piece of what is transferred.
+    pub fn answer(machine: &Machine, max_silent_time: Option<Duration>) -> Patience {
+        let limit = Some(longest_silence(machine, max_silent_time));
+        Patience { limit, ..Patience::build(machine, max_silent_time) }
+    }
+
+    /// For a build.
+    pub fn build(machine: &Machine, max_silent_time: Option<Duration>) -> Patience {
+        Patience {
+            limit: max_silent_time.is_some().then(|| longest_silence(machine, max_silent_time)),
+            check: Some(machine.stall_timeout.saturating_add(LINK_FIRST)),
+            say: say_every(max_silent_time),
+        }
+    }
+}
+
+/// The longest time in which nothing may happen, but for a build.
+pub fn longest_silence(machine: &Machine, max_silent_time: Option<Duration>) -> Duration {
+    max_silent_time.map_or(LONGEST_SILENCE, |time| time.saturating_add(machine.stall_timeout))
+}
+
+/// How often something that waits prints a line, for the silence timer of this machine's daemon.
+pub fn say_every(max_silent_time: Option<Duration>) -> Option<Duration> {
+    max_silent_time.map(|time| time / 2)
+}
+
+/// How often something that waits or goes on for long says so at the least, for people and for that timer.
+pub fn line_every(max_silent_time: Option<Duration>) -> Duration {
+    say_every(max_silent_time).map_or(LINE_EVERY, |time| time.min(LINE_EVERY))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_daemons_limit_counts_where_there_is_one() {
+        let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
+        let seconds = Duration::from_secs;
+        let check = Some(seconds(60) + LINK_FIRST);
+        let given = Patience { limit: Some(seconds(160)), check, say: Some(seconds(50)) };
+        assert_eq!(Patience::build(&machine, Some(seconds(100))), given);
+        assert_eq!(Patience::answer(&machine, Some(seconds(100))), given);
+        let none = Patience { limit: None, check, say: None };
+        assert_eq!(Patience::build(&machine, None), none);
+        assert_eq!(Patience::answer(&machine, None).limit, Some(seconds(3600)));
+        assert_eq!(Patience::greeting(&machine).limit, Some(seconds(5)));
+    }
+}

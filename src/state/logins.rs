@@ -1,0 +1,89 @@
+//! Logins: how many processes are connecting to a host at the same time.
+//!
+//! OpenSSH drops connections when too many have not been authenticated yet: by default some from 10 on and all from 100 on
+//! (`MaxStartups 10:30:100`). So each process that connects holds one of the locks `logins/0` to `logins/5` in the host's state
+//! directory until it is logged in, which leaves room for those of other heads. One that was dropped nevertheless tries again
+//! under the lock `logins/again`, so that these come one after the other.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use super::lock::{is_locked, try_lock};
+use super::{StateDirectory, StateError, create_directory};
+use crate::machine::Machine;
+
+/// How many processes connect to a host at the same time.
+pub const AT_A_TIME: u32 = 6;
+
+/// The logins to one host.
+#[derive(Clone, Debug)]
+pub struct Logins {
+    directory: PathBuf,
+}
+
+/// The right to connect; dropping it gives it back.
+#[derive(Debug)]
+pub struct Login {
+    number: u32,
+    /// Holds the lock.
+    _file: File,
+}
+
+impl Logins {
+    /// Those to the host that `machine` describes.
+    pub fn of(state: &StateDirectory, machine: &Machine) -> Result<Logins, StateError> {
+        let directory = state.of(machine)?.join("logins");
+        create_directory(&directory)?;
+        Ok(Logins { directory })
+    }
+
+    /// Takes the right to connect; `None` while too many have it. Never waits.
+    pub fn try_take(&self) -> Result<Option<Login>, StateError> {
+        for number in 0..AT_A_TIME {
+            if let Some(file) = try_lock(&self.login(number))? {
+                return Ok(Some(Login { number, _file: file }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether anybody else than the holder of `login` is connecting.
+    pub fn is_crowded(&self, login: Option<&Login>) -> Result<bool, StateError> {
+        for number in 0..AT_A_TIME {
+            if login.is_none_or(|login| login.number != number) && is_locked(&self.login(number))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes the right to connect once more after having been dropped; `None` while somebody else does.
+    pub fn try_again(&self) -> Result<Option<File>, StateError> {
+        try_lock(&self.directory.join("again"))
+    }
+
+    fn login(&self, number: u32) -> PathBuf {
+        self.directory.join(number.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
+        let logins = Logins::of(&StateDirectory::new(directory.path()), &machine).unwrap();
+        let first = logins.try_take().unwrap();
+        assert!(!logins.is_crowded(first.as_ref()).unwrap() && logins.is_crowded(None).unwrap());
+        let mut others: Vec<_> = (1..AT_A_TIME).map(|_| logins.try_take().unwrap().unwrap()).collect();
+        assert!(logins.try_take().unwrap().is_none());
+        assert!(logins.is_crowded(first.as_ref()).unwrap());
+        others.pop();
+        assert!(logins.try_take().unwrap().is_some());
+        let again = logins.try_again().unwrap();
+        assert!(again.is_some() && logins.try_again().unwrap().is_none());
+    }
+}

@@ -1,0 +1,99 @@
+//! The benchmark: `guix offload` and `offload` in turns, in the same lab, on the same work.
+//!
+//! Run by `tests/bench [--rounds N] [--quick] [WORK...]`. Prints a Markdown table on standard output, and each measurement on
+//! standard error. Each work has a lab of its own: build machines, and two heads that are alike but for their hooks. Builds
+//! are asked for by the product's own client of the daemon, so that no client's start is measured. Before the first round each
+//! side builds once, which is not measured.
+
+mod lab;
+#[path = "benchmark/pool.rs"]
+mod pool;
+#[path = "benchmark/site.rs"]
+mod site;
+#[path = "benchmark/table.rs"]
+mod table;
+#[path = "benchmark/usage.rs"]
+mod usage;
+#[path = "benchmark/works.rs"]
+mod works;
+
+use std::process::ExitCode;
+
+use pool::{Pool, Side};
+use site::Site;
+use table::Samples;
+use works::{WORKS, Work};
+
+const ROUNDS: usize = 5;
+
+fn main() -> ExitCode {
+    if usage::is_called_as_guix() {
+        return usage::run_as_guix();
+    }
+    let mut rounds = ROUNDS;
+    let mut names = Vec::new();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--quick" => rounds = 1,
+            "--rounds" => rounds = arguments.next().and_then(|number| number.parse().ok()).expect("--rounds N"),
+            name if WORKS.iter().any(|work| work.name == name) => names.push(argument),
+            unknown => {
+                eprintln!("there is no work '{unknown}'; there are:");
+                WORKS.iter().for_each(|work| eprintln!("  {:<14} {}", work.name, work.what));
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    println!("{}", table::HEADING);
+    for work in WORKS.iter().filter(|work| names.is_empty() || names.iter().any(|name| name == work.name)) {
+        println!("{}", table::line(work, &measure(work, rounds)));
+    }
+    let count = if rounds == 1 { "one round".to_owned() } else { format!("medians of {rounds} rounds") };
+    println!("\n{count}; {}", surroundings());
+    ExitCode::SUCCESS
+}
+
+/// Does a work so many times, the sides in turns.
+fn measure(work: &Work, rounds: usize) -> Samples {
+    let pool = Pool::start(&work.shape);
+    let mut samples = Samples::default();
+    for side in [Side::Offload, Side::Upstream] {
+        // A pool with machines that do not answer is for the measurement itself to discover.
+        if work.shape.silent == 0 {
+            let mut site = Site::new(&pool, side, false, usize::MAX);
+            site.measure_drv(&site.drv("first"));
+        }
+    }
+    for round in 0..rounds {
+        if work.is_overhead {
+            samples.local.push((work.run)(&mut Site::new(&pool, Side::Offload, true, round)).elapsed);
+        }
+        if round < work.upstream_rounds {
+            samples.upstream.push((work.run)(&mut Site::new(&pool, Side::Upstream, false, round)));
+        }
+        // What it remembers of the machines is fresh, unless the work says otherwise.
+        let mut site = Site::new(&pool, Side::Offload, false, round);
+        if work.shape.silent == 0 {
+            site.measure_drv(&site.drv("again"));
+        }
+        samples.offload.push((work.run)(&mut site));
+        let local = samples.local.last().map(|local| format!(", local {local:.3?}")).unwrap_or_default();
+        let last = |side: &[site::Sample]| side.last().map(|sample| sample.elapsed);
+        eprintln!(
+            "{}: guix offload {:.3?}, offload {:.3?}{local}",
+            work.name,
+            last(&samples.upstream).unwrap_or_default(),
+            last(&samples.offload).unwrap_or_default(),
+        );
+    }
+    samples
+}
+
+/// The machine, and what else it does.
+fn surroundings() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: Vec<&str> = load.split(' ').take(3).collect();
+    format!("{cores} cores; load averages at the end {}", load.join(", "))
+}

@@ -1,0 +1,91 @@
+//! The pool that a work is done in: two heads, alike but for their hooks, which share their build machines.
+
+use std::time::Duration;
+
+use crate::lab::{Entry, Hook, Host, Lab, Proxy};
+use crate::usage;
+
+/// What the build machines are like.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    /// The slots of each.
+    pub slots: &'static [u32],
+    pub link: Link,
+    /// Machines beside these which are faster and never answer.
+    pub silent: usize,
+}
+
+/// What lies between the heads and the build machines.
+#[derive(Clone, Copy)]
+pub enum Link {
+    Loopback,
+    /// The time of a round trip, and the bytes that pass in a second, each way and connection.
+    Far(Duration, Option<u64>),
+}
+
+/// Whose work it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Upstream,
+    Offload,
+}
+
+pub struct Pool {
+    // Before the lab: the hosts are taken down first.
+    heads: [Host; 2],
+    machines: Vec<Host>,
+    _proxies: Vec<Proxy>,
+    _lab: Lab,
+}
+
+impl Pool {
+    pub fn start(shape: &Shape) -> Pool {
+        let lab = Lab::new();
+        let (mut machines, mut proxies, mut entries) = (Vec::new(), Vec::new(), Vec::<Entry>::new());
+        for (number, slots) in shape.slots.iter().enumerate() {
+            let machine = lab.build_machine(&format!("b{number}")).max_jobs(*slots).start();
+            let mut entry = machine.entry();
+            if let Link::Far(round_trip, rate) = shape.link {
+                let proxy = lab.proxy(&format!("far{number}"), machine.ssh_address());
+                proxy.delay(round_trip / 2);
+                proxy.throttle(rate);
+                entry = entry.via(&proxy);
+                proxies.push(proxy);
+            }
+            entries.push(entry);
+            machines.push(machine);
+        }
+        for number in 0..shape.silent {
+            let proxy = lab.proxy(&format!("silent{number}"), machines[0].ssh_address());
+            proxy.say_nothing();
+            entries.push(machines[0].entry().via(&proxy).set("speed", 10.0 - number as f64));
+            proxies.push(proxy);
+        }
+        let heads = [("upstream", Hook::Upstream, "/usr/bin/guix"), ("offload", Hook::Offload, "/opt/offload/guix")];
+        let heads = heads.map(|(name, hook, program)| {
+            let level = std::env::var("OFFLOAD_LOG").unwrap_or("error".to_owned());
+            let mut head = lab.head().name(name).hook(hook).env("OFFLOAD_LOG", &level);
+            for (name, value) in usage::environment(program) {
+                head = head.env(name, &value);
+            }
+            let head = head.start();
+            usage::install(&head);
+            head.write_machines(&entries);
+            head
+        });
+        Pool { heads, machines, _proxies: proxies, _lab: lab }
+    }
+
+    pub fn head(&self, side: Side) -> &Host {
+        &self.heads[side as usize]
+    }
+
+    pub fn machines(&self) -> &[Host] {
+        &self.machines
+    }
+
+    /// The processor time of all hosts so far.
+    pub fn processor_time(&self) -> Duration {
+        self.heads.iter().chain(&self.machines).map(usage::processor_time).sum()
+    }
+}

@@ -1,0 +1,260 @@
+//! Links that fail: every fault in every phase of a build. It ends well on the other machine, and nothing is left behind.
+//!
+//! One offset for each phase and fault is tried; with `OFFLOAD_CAMPAIGN=1` in the environment, many.
+
+mod lab;
+
+use std::time::Duration;
+
+use lab::{Direction, Drv, Host, Lab, Proxy, SSH_PORT, wait_until};
+use offload::machine::{HostKey, HostKeyKind, Machine};
+use offload::ssh::Session;
+
+use Direction::{FromTarget, ToTarget};
+
+/// In seconds.
+const CONNECT_TIMEOUT: i32 = 3;
+const STALL_TIMEOUT: i32 = 3;
+
+/// What any fault may cost beyond the build itself: a link that falls silent counts as dead after the stall timeout, and
+/// asking its daemon once more takes a connect timeout. The rest is for a machine with much to do.
+const LIMIT: Duration = Duration::from_secs(STALL_TIMEOUT as u64 + CONNECT_TIMEOUT as u64 + 14);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Phase {
+    Handshake,
+    Probe,
+    Upload,
+    Build,
+    Download,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Cut,
+    Freeze,
+    Flip,
+}
+
+/// A machine behind a proxy, which is the better one, and a machine beside it.
+struct Pool {
+    _lab: Lab,
+    proxy: Proxy,
+    near: Host,
+    far: Host,
+    head: Host,
+    /// What passes while the head logs in, each way.
+    login: [u64; 2],
+    cases: u32,
+}
+
+impl Pool {
+    fn new() -> Pool {
+        let lab = Lab::new();
+        let far = lab.build_machine("far").start();
+        let near = lab.build_machine("near").start();
+        let proxy = lab.proxy("link", far.ssh_address());
+        let head = lab.head().start();
+        let hasty = |entry: lab::Entry| {
+            let entry = entry.set("connect_timeout", CONNECT_TIMEOUT).set("stall_timeout", STALL_TIMEOUT);
+            entry.set("keep_alive", 1)
+        };
+        head.write_machines(&[hasty(far.entry().via(&proxy)).set("speed", 1000), hasty(near.entry())]);
+        let login = login(&proxy, &far, &head);
+        Pool { _lab: lab, proxy, near, far, head, login, cases: 0 }
+    }
+
+    /// A derivation that nobody has built, with an input that no machine has.
+    fn derivation(&mut self, phase: Option<Phase>, input: usize, output: usize) -> Drv {
+        self.cases += 1;
+        let name = format!("case-{}", self.cases);
+        let path = format!("/tmp/{name}");
+        self.head.write(&path, noise(input, self.cases));
+        let talk =
+            if phase == Some(Phase::Build) { "for i in $(seq 15); do echo line $i; sleep 0.1; done;" } else { "" };
+        let script = format!("test $(wc -c <$data) = {input}; {talk} head -c {output} /dev/urandom >$out");
+        Drv::new(&name).file("data", &path).script(&script)
+    }
+
+    /// One build during which one fault happens.
+    fn break_once(&mut self, phase: Phase, fault: Fault, direction: Direction, offset: u64) {
+        let case = format!("{fault:?} in {phase:?}, {direction:?} + {offset}");
+        eprintln!("{case}");
+        let (input, output) = match phase {
+            Phase::Upload => (3 << 20, 1000),
+            Phase::Download => (1000, 3 << 20),
+            _ => (1000, 1000),
+        };
+        let drv = self.derivation(Some(phase), input, output);
+        let before = match phase {
+            Phase::Handshake | Phase::Build => 0,
+            Phase::Probe => self.login[direction as usize],
+            // Everything there is before, but for the input or output itself.
+            Phase::Upload if direction == FromTarget => self.login[direction as usize] + 3000,
+            Phase::Upload | Phase::Download => self.login[direction as usize] + (10 << 10),
+        };
+        let strike = |offset: u64| match fault {
+            Fault::Cut => self.proxy.cut_after(direction, offset),
+            Fault::Freeze => self.proxy.freeze_after(direction, offset),
+            Fault::Flip => self.proxy.flip_after(direction, offset),
+        };
+        if phase != Phase::Build {
+            strike(before + offset);
+        }
+        let mut build = self.head.client().limit(LIMIT).start(&[&drv]);
+        if phase == Phase::Build {
+            build.wait_for_log("line 1\n");
+            strike(offset);
+        }
+        let result = build.wait();
+        assert_eq!(result.status, Some(0), "{case}: {}\n{}", result.error, result.log);
+        let words: &[&str] = match phase {
+            // Found out before the request was answered, or by the one that asked on the side. What is cut before the server
+            // has said anything is tried again.
+            Phase::Handshake | Phase::Probe => &[],
+            Phase::Upload => &["sending inputs: "],
+            // Little is sent while a build goes on.
+            Phase::Build if direction == ToTarget => &["building: ", "retrieving outputs: "],
+            Phase::Build => &["building: "],
+            Phase::Download => &["retrieving outputs: "],
+        };
+        if !words.is_empty() {
+            let is_named = words.iter().any(|words| result.log.contains(words));
+            assert!(is_named, "{case}: the phase is not named:\n{}", result.log);
+            assert!(self.near.built().contains(&drv.name().to_owned()), "{case}: built elsewhere:\n{}", result.log);
+        }
+        self.assert_nothing_left(&case, &drv, result.output(drv.name()), output as u64);
+        self.recover();
+    }
+
+    fn assert_nothing_left(&self, case: &str, drv: &Drv, output: &std::path::Path, size: u64) {
+        assert!(self.head.path_info(output).is_some(), "{case}: {} is not valid", drv.name());
+        assert_eq!(std::fs::metadata(self.head.path(output)).unwrap().len(), size, "{case}");
+        assert!(self.head.built().is_empty(), "{case}");
+        assert_eq!(self.head.unfinished_outputs(), [""; 0], "{case}");
+        wait_until(&format!("{case}: no lock is held: {:?}", self.head.held_locks()), Duration::from_secs(2), || {
+            self.head.held_locks().is_empty()
+        });
+    }
+
+    /// The link works again, and the head does not know that it did not.
+    fn recover(&self) {
+        self.proxy.forget_faults();
+        self.proxy.cut();
+        wait_until("nobody builds", Duration::from_secs(10), || !self.far.is_building());
+        self.head.forget_health();
+    }
+
+    fn verify(&self) {
+        for host in [&self.head, &self.near, &self.far] {
+            host.verify_store();
+        }
+    }
+}
+
+/// What passes through the proxy while the head logs in.
+fn login(proxy: &Proxy, far: &Host, head: &Host) -> [u64; 2] {
+    let key = HostKey::parse(&far.host_key(HostKeyKind::Ed25519)).unwrap();
+    let mut machine = Machine::new(&proxy.address().ip().to_string(), "root", vec![lab::SYSTEM.into()], vec![key]);
+    machine.port = SSH_PORT;
+    machine.private_key = Some(head.path(lab::USER_KEYS).join("ed25519"));
+    let session = Session::connect(&machine).unwrap();
+    let login = [ToTarget, FromTarget].map(|direction| proxy.passed(direction));
+    drop(session);
+    // What it says in parting has passed, too.
+    wait_until("the session ends", Duration::from_secs(5), || far.sshd_log().contains("Disconnected from user root"));
+    login
+}
+
+/// Bytes that cannot be compressed and are the same for nobody else.
+fn noise(length: usize, seed: u32) -> Vec<u8> {
+    let mut state = u64::from(seed) << 32 | u64::from(std::process::id()) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+fn is_campaign() -> bool {
+    std::env::var_os("OFFLOAD_CAMPAIGN").is_some()
+}
+
+/// Where in a phase something happens: bytes of one direction since it began.
+fn offsets(phase: Phase, login: [u64; 2]) -> Vec<(Direction, u64)> {
+    let [to, from] = login;
+    if !is_campaign() {
+        return vec![match phase {
+            Phase::Handshake => (FromTarget, 700),
+            Phase::Probe => (FromTarget, 60),
+            Phase::Upload => (ToTarget, 1 << 20),
+            Phase::Build => (FromTarget, 10),
+            Phase::Download => (FromTarget, 1 << 20),
+        }];
+    }
+    let both = |to: &[u64], from: &[u64]| {
+        let to = to.iter().map(|&offset| (ToTarget, offset));
+        to.chain(from.iter().map(|&offset| (FromTarget, offset))).collect()
+    };
+    match phase {
+        Phase::Handshake => {
+            both(&[0, 10, 500, 1500, to - 200, to - 20], &[0, 10, 700, 1200, 1700, from - 60, from - 1])
+        }
+        Phase::Probe => both(&[0, 40, 900], &[0, 30, 100, 400, 700]),
+        Phase::Upload => both(&[0, 1000, 100_000, 1 << 20, 3_000_000], &[0, 1000, 2500]),
+        Phase::Build => both(&[0, 30], &[0, 10, 100, 500]),
+        Phase::Download => both(&[], &[0, 1000, 100_000, 1 << 20, 3_000_000]),
+    }
+}
+
+fn every_offset(fault: Fault) {
+    let mut pool = Pool::new();
+    for phase in [Phase::Handshake, Phase::Probe, Phase::Upload, Phase::Build, Phase::Download] {
+        for (direction, offset) in offsets(phase, pool.login) {
+            pool.break_once(phase, fault, direction, offset);
+        }
+    }
+    pool.verify();
+}
+
+#[test]
+fn a_link_that_is_cut() {
+    every_offset(Fault::Cut);
+}
+
+#[test]
+fn a_link_that_freezes() {
+    every_offset(Fault::Freeze);
+}
+
+#[test]
+fn a_link_that_changes_a_byte() {
+    every_offset(Fault::Flip);
+}
+
+/// Bad links, which carry everything in the end: no reason to leave the machine.
+#[test]
+fn a_link_that_is_slow_or_far() {
+    let mut pool = Pool::new();
+    // Bytes a second, and milliseconds one way.
+    let mut links = vec![(Some(600 << 10), 0), (None, 60)];
+    if is_campaign() {
+        links.extend([(Some(100 << 10), 0), (Some(20 << 20), 5), (Some(1 << 20), 100), (None, 150), (None, 250)]);
+    }
+    for (rate, delay) in links {
+        pool.proxy.throttle(rate);
+        pool.proxy.delay(Duration::from_millis(delay));
+        let case = format!("{rate:?} bytes a second, {delay} ms");
+        eprintln!("{case}");
+        let drv = pool.derivation(None, 1 << 20, 1 << 20);
+        let result = pool.head.client().limit(LIMIT * 3).build(&[&drv]).succeeded();
+        assert!(pool.far.built().contains(&drv.name().to_owned()), "{case}: {}", result.log);
+        assert!(!result.log.contains("could not be built"), "{case}: {}", result.log);
+        pool.assert_nothing_left(&case, &drv, result.output(drv.name()), 1 << 20);
+    }
+    pool.verify();
+}

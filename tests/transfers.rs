@@ -1,0 +1,171 @@
+//! Many hooks at once: what is sent once, how much at a time, and how they log in.
+
+mod lab;
+
+use std::time::{Duration, Instant};
+
+use lab::{Direction, Drv, Host, Lab, Proxy, wait_until};
+
+const MIB: usize = 1 << 20;
+
+struct Pool {
+    _lab: Lab,
+    machine: Host,
+    link: Proxy,
+    head: Host,
+}
+
+/// One machine behind a proxy.
+fn pool(change: impl Fn(lab::HostOptions) -> lab::HostOptions, entry: impl Fn(lab::Entry) -> lab::Entry) -> Pool {
+    let lab = Lab::new();
+    let machine = change(lab.build_machine("b1")).start();
+    let link = lab.proxy("link", machine.ssh_address());
+    let head = lab.head().start();
+    head.write_machines(&[entry(machine.entry().via(&link))]);
+    Pool { _lab: lab, machine, link, head }
+}
+
+fn random_file(head: &Host, path: &str, size: usize) {
+    head.run("sh", &["-c", &format!("head -c {size} /dev/urandom >{path}")]);
+}
+
+#[test]
+fn what_ten_builds_need_is_sent_once() {
+    let Pool { machine, link, head, .. } = pool(|host| host.max_jobs(10), |entry| entry);
+    random_file(&head, "/tmp/data", 20 * MIB);
+    let drvs: Vec<Drv> = (0..10)
+        .map(|i| Drv::new(&format!("user-{i}")).file("data", "/tmp/data").script("wc -c <$data >$out"))
+        .collect();
+    let result = head.build(&drvs.iter().collect::<Vec<_>>()).succeeded();
+    assert_eq!(machine.built().len(), 10);
+    assert_eq!(head.read(result.output("user-7")), format!("{}\n", 20 * MIB).as_bytes());
+    let sent = link.passed(Direction::ToTarget) as usize;
+    assert!((20 * MIB..25 * MIB).contains(&sent), "{sent} bytes were sent");
+    assert!(head.held_locks().is_empty());
+    machine.verify_store();
+}
+
+/// Uploads and downloads each last a second at least, and no two of a kind may go on at once.
+#[test]
+fn one_transfer_at_a_time() {
+    let Pool { machine, link, head, .. } = pool(|host| host, |entry| entry.set("max_transfers", 1));
+    // All that builds share is there before.
+    head.build(&[&Drv::new("first")]).succeeded();
+    link.throttle(Some(2 * MIB as u64));
+    let drvs: Vec<Drv> = (0..3)
+        .map(|i| {
+            let path = format!("/tmp/data-{i}");
+            random_file(&head, &path, 2 * MIB);
+            Drv::new(&format!("large-{i}")).file("data", &path).script("cat $data >$out")
+        })
+        .collect();
+    let result = head.build(&drvs.iter().collect::<Vec<_>>()).succeeded();
+    let mut starts: Vec<f64> = machine.builds().iter().skip(1).map(|build| build.start).collect();
+    starts.sort_by(f64::total_cmp);
+    for pair in starts.windows(2) {
+        assert!(pair[1] - pair[0] > 0.9, "two uploads at once: {starts:?}");
+    }
+    // Three uploads, and the last download at least.
+    assert!(result.elapsed > Duration::from_millis(3900), "{:?}", result.elapsed);
+    assert!(result.log.contains("other transfers with 'link' go first"), "{}", result.log);
+}
+
+/// An sshd that begins to drop connections at three, and drops every one from six on.
+#[test]
+fn twelve_builds_at_once_and_a_strict_sshd() {
+    let Pool { machine, link, head, .. } =
+        pool(|host| host.max_jobs(12).sshd_option("MaxStartups 3:50:6"), |entry| entry);
+    // Logging in takes a while, so that they meet.
+    link.delay(Duration::from_millis(15));
+    let drvs: Vec<Drv> = (0..12).map(|i| Drv::new(&format!("drv-{i}"))).collect();
+    let result = head.client().start(&drvs.iter().collect::<Vec<_>>()).wait();
+    assert_eq!(result.status, Some(0), "{}\n{}\n{}", result.error, result.log, machine.sshd_log());
+    assert_eq!(machine.built().len(), 12);
+    eprintln!("{} connections, {} dropped", link.connections(), machine.sshd_log().matches("drop connection").count());
+}
+
+/// sshd as it comes, and a key that it does not know.
+#[test]
+fn a_machine_that_lets_nobody_in() {
+    let lab = Lab::new();
+    let closed = lab.build_machine("b1").closed().sshd_option("PerSourcePenalties yes").start();
+    let link = lab.proxy("link", closed.ssh_address());
+    let other = lab.build_machine("b2").start();
+    let head = lab.head().start();
+    head.write_machines(&[closed.entry().via(&link).set("speed", 1000), other.entry()]);
+    let mut serial = 0;
+    let mut build = |count: usize| {
+        let drvs: Vec<Drv> = (serial..serial + count).map(|i| Drv::new(&format!("drv-{i}"))).collect();
+        serial += count;
+        head.build(&drvs.iter().collect::<Vec<_>>()).succeeded()
+    };
+    // One connection for each back-off, however many builds there are.
+    build(4);
+    build(4);
+    assert_eq!(link.connections(), 1);
+    assert!(head.health_of("link:2022").contains("may not log in"), "{}", head.health_of("link:2022"));
+    // sshd counts: after some failures it says "Not allowed at this time". That is known for what it is, and costs one
+    // connection as well.
+    let mut connections = 1;
+    for _ in 0..10 {
+        head.forget_health();
+        build(1);
+        connections += 1;
+        assert_eq!(link.connections(), connections);
+        if head.health_of("link:2022").contains("Not allowed at this time") {
+            return;
+        }
+    }
+    panic!("sshd never banned the head: {}", closed.sshd_log());
+}
+
+/// A garbage collector keeps the daemon from taking anything while it runs. That is no reason to leave the machine.
+#[test]
+fn a_machine_whose_garbage_collector_runs() {
+    let Pool { machine, link, head, .. } =
+        pool(|host| host, |entry| entry.set("connect_timeout", 3).set("stall_timeout", 3));
+    head.build(&[&Drv::new("before")]).succeeded();
+    let connections = link.connections();
+    let lock = std::fs::OpenOptions::new().write(true).open(machine.path("/var/guix/gc.lock")).unwrap();
+    rustix::fs::fcntl_lock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let mut build = head.client().start(&[&Drv::new("during")]);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(6) {
+        assert!(!build.is_done() && !build.log().contains("could not be built"), "{}", build.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(machine.built() == ["before"]);
+    drop(lock);
+    build.wait().succeeded();
+    assert_eq!(link.connections(), connections + 1);
+}
+
+/// Stopped, not ended: its socket takes connections, and sshd beside it is well.
+#[test]
+fn a_daemon_that_stops() {
+    let lab = Lab::new();
+    let (bad, good) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());
+    let head = lab.head().start();
+    let hasty = |entry: lab::Entry| entry.set("connect_timeout", 2).set("stall_timeout", 3);
+    head.write_machines(&[hasty(bad.entry()).set("speed", 1000), hasty(good.entry())]);
+
+    // During a build. Nothing is said about limits, so only the daemon's silence can tell.
+    let drv = Drv::new("stopped").script("echo here we are; sleep 5; echo done >$out");
+    let mut build = head.client().max_silent_time(0).timeout(0).limit(Duration::from_secs(30)).start(&[&drv]);
+    build.wait_for_log("here we are");
+    bad.freeze_daemon();
+    let result = build.wait().succeeded();
+    assert!(result.log.contains("building: ") && result.log.contains("answers nobody"), "{}", result.log);
+    assert_eq!(good.built(), ["stopped"]);
+    assert!(result.elapsed < Duration::from_secs(20), "{:?}", result.elapsed);
+
+    // Before one: the first pays a deadline, the next nothing.
+    head.forget_health();
+    let result = head.build(&[&Drv::new("next")]).succeeded();
+    assert!(result.elapsed < Duration::from_secs(7), "{:?}", result.elapsed);
+    let result = head.build(&[&Drv::new("last")]).succeeded();
+    assert!(result.elapsed < Duration::from_millis(1500), "{:?}", result.elapsed);
+    assert_eq!(good.built(), ["stopped", "next", "last"]);
+    wait_until("no lock is held", Duration::from_secs(2), || head.held_locks().is_empty());
+    bad.thaw();
+}
