@@ -15,6 +15,7 @@ use offload::commands::drain;
 use offload::daemon::{self, Client, Options};
 use offload::exit::Status;
 use offload::machine::Machine;
+use offload::state::health::Trouble;
 use offload::state::{Health, StateDirectory};
 use offload::store::path::{StoreDir, StorePath};
 
@@ -274,6 +275,7 @@ fn random(bound: u64) -> u64 {
     RandomState::new().hash_one(0) % bound
 }
 
+/// `OFFLOAD_TEST_KILLS` says how many; 200 take some minutes.
 #[test]
 fn hooks_that_are_killed_leave_nothing_wrong() {
     let kills = std::env::var("OFFLOAD_TEST_KILLS").map_or(20, |kills| kills.parse().unwrap());
@@ -314,19 +316,21 @@ fn hooks_that_are_killed_leave_nothing_wrong() {
             let record = head.path(format!("/var/guix/offload/{}:{}/health.json", machine.name(), lab::SSH_PORT));
             if let Ok(text) = fs::read(&record) {
                 let health: Health = serde_json::from_slice(&text).unwrap();
-                assert_eq!(health.trouble, None, "{}", machine.name());
+                // A question that nobody lived to see answered counts as one without an answer, and no more than that.
+                let is_unanswered = |trouble: &Trouble| trouble.error == "no answer when it was last asked";
+                assert!(health.trouble.as_ref().is_none_or(is_unanswered), "{}: {health:?}", machine.name());
             }
         }
     }
     eprintln!("{killed} builds were killed, {built} were faster");
     assert!(killed > kills / 3, "{killed} of {kills}");
     wait_until("no build goes on", Duration::from_secs(5), || !machines.iter().any(Host::is_building));
-    // What was killed can be built, and nothing stands in the way.
-    let _ = fs::remove_dir_all(head.path("/var/guix/offload"));
-    for drv in &drvs {
+    // What was killed can be built, once the machines may be asked again, and nothing stands in the way.
+    for (number, drv) in drvs.iter().enumerate() {
         let ended = build(&head, drv, &offloaded());
         assert_eq!(ended.status, Some(0), "{}", ended.log);
-        assert!(ended.time < Duration::from_secs(10), "{:?}", ended.time);
+        let limit = Duration::from_secs(if number == 0 { 60 } else { 10 });
+        assert!(ended.time < limit, "{:?}", ended.time);
     }
     head.verify_store();
 }
