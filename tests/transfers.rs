@@ -119,7 +119,8 @@ fn a_machine_that_lets_nobody_in() {
     panic!("sshd never banned the head: {}", closed.sshd_log());
 }
 
-/// A garbage collector keeps the daemon from taking anything while it runs. That is no reason to leave the machine.
+/// A garbage collector keeps the daemon from taking anything while it runs. That is no reason to leave the machine, nor for
+/// the head's daemon to end a hook that is silent for too long.
 #[test]
 fn a_machine_whose_garbage_collector_runs() {
     let Pool { machine, link, head, .. } =
@@ -128,7 +129,7 @@ fn a_machine_whose_garbage_collector_runs() {
     let connections = link.connections();
     let lock = std::fs::OpenOptions::new().write(true).open(machine.path("/var/guix/gc.lock")).unwrap();
     rustix::fs::fcntl_lock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    let mut build = head.client().start(&[&Drv::new("during")]);
+    let mut build = head.client().max_silent_time(4).start(&[&Drv::new("during")]);
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(6) {
         assert!(!build.is_done() && !build.log().contains("could not be built"), "{}", build.log());
@@ -136,7 +137,8 @@ fn a_machine_whose_garbage_collector_runs() {
     }
     assert!(machine.built() == ["before"]);
     drop(lock);
-    build.wait().succeeded();
+    let result = build.wait().succeeded();
+    assert!(result.log.contains("its daemon has been silent for"), "{}", result.log);
     assert_eq!(link.connections(), connections + 1);
 }
 
