@@ -12,6 +12,7 @@
 //! | query | which inputs it has |
 //! | add | the missing ones that need no signature are sent |
 //! | sign, send | the other missing ones: signing them; reading, hashing and sending them |
+//! | stream | the same, where a program on the other side imports them |
 //! | protect | the inputs are protected from its garbage collector |
 //! | build | the build |
 //! | fetch, restore, verify | an output: waiting for it; hashing and writing it; its signature |

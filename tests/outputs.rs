@@ -1,4 +1,4 @@
-//! What comes back: outputs of every shape arrive as they were built.
+//! What goes there and comes back: outputs of every shape arrive as they were built, by whatever way.
 
 mod lab;
 
@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use lab::{Drv, Host, Lab};
 
@@ -135,5 +136,29 @@ fn a_large_file_and_many_small_ones() {
     }
     assert_eq!(std::fs::metadata(head.path(result.output("large"))).unwrap().len(), 200 << 20);
     assert!(String::from_utf8(head.read(result.output("user"))).unwrap().starts_with("209715200\n"));
+    head.verify_store();
+}
+
+/// Over a long link the question and answer of an import are left to a program on the other side, where there is one.
+#[test]
+fn an_input_over_a_long_link() {
+    let lab = Lab::new();
+    let near = lab.build_machine("near").start();
+    let bare = lab.build_machine("bare").sshd_option("ForceCommand /bin/false").start();
+    let (far, far_bare) = (lab.proxy("far", near.ssh_address()), lab.proxy("far-bare", bare.ssh_address()));
+    for proxy in [&far, &far_bare] {
+        proxy.delay(Duration::from_millis(10));
+    }
+    let head = lab.head().env("OFFLOAD_LOG", "offload::timing=debug").start();
+    for (machine, proxy, way) in [(&near, &far, "stream"), (&bare, &far_bare, "send")] {
+        head.write_machines(&[machine.entry().via(proxy)]);
+        let input = Drv::new("input").script("dd if=/dev/urandom of=$out bs=1048576 count=2 2>/dev/null");
+        let made = head.client().no_offload().max_jobs(1).build(&[&input]).succeeded();
+        let user = Drv::new(&format!("user-{way}")).input(&input).script("sha256sum <$input >$out");
+        let result = head.build(&[&user]).succeeded();
+        assert_eq!(machine.built(), [user.name()]);
+        assert!(result.log.contains(&format!("{way}: ")), "{}", result.log);
+        assert_same_item(&head, machine, made.output("input"));
+    }
     head.verify_store();
 }

@@ -80,6 +80,8 @@ fn twelve_builds_at_once_and_a_strict_sshd() {
     let drvs: Vec<Drv> = (0..12).map(|i| Drv::new(&format!("drv-{i}"))).collect();
     let result = head.client().start(&drvs.iter().collect::<Vec<_>>()).wait();
     assert_eq!(result.status, Some(0), "{}\n{}\n{}", result.error, result.log, machine.sshd_log());
+    // A connection that was dropped is tried again, and the machine is not given up for it.
+    assert!(!result.log.contains("could not be built"), "{}", result.log);
     assert_eq!(machine.built().len(), 12);
     eprintln!("{} connections, {} dropped", link.connections(), machine.sshd_log().matches("drop connection").count());
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::error::Error;
+use super::importer::Importer;
 use super::probe;
 use super::relay;
 use super::stream::DaemonStream;
@@ -58,6 +59,15 @@ impl Connection {
             warn_once(&self.0.machine.address());
         }
         Ok(DaemonStream::new(channel, self.clone()))
+    }
+
+    /// Starts `guix archive --import` on the other side; `None` where that cannot be.
+    pub fn importer(&self) -> Result<Option<Importer>, Error> {
+        Ok(Importer::start(self)?)
+    }
+
+    pub(super) fn session(&self) -> &Session {
+        &self.0.session
     }
 
     /// OpenSSH refuses a forbidden forwarding and a socket without a listener in the same words. The relay tells them

@@ -5,6 +5,7 @@
 
 mod connection;
 mod error;
+mod importer;
 pub mod patience;
 pub mod probe;
 mod relay;
@@ -12,5 +13,6 @@ mod stream;
 
 pub use connection::Connection;
 pub use error::Error;
+pub use importer::Importer;
 pub use patience::Patience;
 pub use stream::DaemonStream;

@@ -15,7 +15,7 @@ use crate::local::{Address, Item, Store, address, read_nar, read_text};
 /// Largest tree that is added, in bytes: the machine's daemon takes it into memory whole.
 const MAX_TREE: u64 = 64 << 20;
 /// What the daemon asks for at a time when it imports, in bytes.
-const ANSWER: u64 = 32 << 10;
+pub(super) const QUESTION: u64 = 32 << 10;
 /// What it costs, about, to sign an item and have the signature verified.
 const SIGNATURE: Duration = Duration::from_millis(2);
 
@@ -27,7 +27,7 @@ pub(super) struct Plan {
 
 /// Plans the sending of `items`, which come with their references first, over a link with this time of a round trip.
 pub(super) fn plan(store: &Store, items: Vec<Item>, round_trip: Duration) -> Plan {
-    let is_small = |item: &Item| item.nar_size < ANSWER;
+    let is_small = |item: &Item| item.nar_size < QUESTION;
     let mut addresses: Vec<Option<Address>> =
         items.iter().map(|item| address(store, item).filter(|_| item.nar_size <= MAX_TREE)).collect();
     let small = items.iter().zip(&addresses).filter(|(item, address)| is_small(item) && address.is_some());
@@ -56,7 +56,7 @@ pub(super) fn plan(store: &Store, items: Vec<Item>, round_trip: Duration) -> Pla
 /// Whether so many small items take less time one by one than in a bundle.
 fn is_faster_added(count: u64, bytes: u64, round_trip: Duration) -> bool {
     let round_trips = |number: u64| round_trip.as_secs_f64() * number as f64;
-    round_trips(count) <= round_trips(2 + bytes / ANSWER) + SIGNATURE.as_secs_f64() * count as f64
+    round_trips(count) <= round_trips(2 + bytes / QUESTION) + SIGNATURE.as_secs_f64() * count as f64
 }
 
 /// Adds an item.

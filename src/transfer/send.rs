@@ -2,7 +2,8 @@
 //!
 //! One query tells which inputs are missing. Those whose paths follow from their contents are added one by one where that is
 //! faster (`add`); the others go over as one signed bundle, references first, which the machine's daemon pulls piece by
-//! piece. Memory does not grow with what is sent. What another process is sending to the same machine is waited for
+//! piece; over a long link a program over there answers it ([`Importer`](crate::remote::Importer)). Memory does not grow with
+//! what is sent. What another process is sending to the same machine is waited for
 //! ([`turns`](super::turns)).
 //!
 //! Between the query and the build the machine's garbage collector may run. Items that were just sent are temporary
@@ -17,6 +18,8 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use log::debug;
+
 use super::add::{self, Plan};
 use super::head::Head;
 use super::turns::{Asked, Turns};
@@ -24,6 +27,7 @@ use crate::daemon::{self, Client};
 use crate::events::{Event, Observer};
 use crate::gcrypt::SigningKey;
 use crate::local::{Bundle, Database, DatabaseError, Item};
+use crate::remote::Connection;
 use crate::store::path::StorePath;
 use crate::timing::{Pieces, Stopwatch};
 
@@ -32,6 +36,10 @@ const ATTEMPTS: usize = 3;
 
 /// Name of the item that protects the inputs.
 const ROOT: &str = "offload-inputs";
+
+/// From which round trip on a program over there may import, and the time that its start takes, about.
+const FAR: Duration = Duration::from_millis(5);
+const START: Duration = Duration::from_secs(1);
 
 /// How many bytes are sent between two events.
 const PROGRESS: u64 = 16 << 20;
@@ -86,12 +94,13 @@ pub fn send<S: Read + Write>(
     client: &mut Client<S>,
     head: &Head<'_>,
     inputs: &BTreeSet<StorePath>,
+    connection: &Connection,
     turns: &Turns<'_>,
     observer: &mut dyn Observer,
 ) -> Result<(), SendError> {
     let tops = tops(&head.database, inputs)?;
     for _ in 0..ATTEMPTS {
-        if supply(client, head, inputs, turns, observer)? == Supplied::Lost {
+        if supply(client, head, inputs, connection, turns, observer)? == Supplied::Lost {
             continue;
         }
         let mut stopwatch = Stopwatch::start();
@@ -119,6 +128,7 @@ fn supply<S: Read + Write>(
     client: &mut Client<S>,
     head: &Head<'_>,
     inputs: &BTreeSet<StorePath>,
+    connection: &Connection,
     turns: &Turns<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Supplied, SendError> {
@@ -140,7 +150,7 @@ fn supply<S: Read + Write>(
         };
         let is_all = items.len() == missing.len();
         let mut counter = Counter::start(&items, &turns.machine.name, observer);
-        let sent = transmit(client, head, items, &mut counter);
+        let sent = transmit(client, head, items, connection, &mut counter);
         drop(turn);
         match sent {
             Ok(()) if is_all => return Ok(Supplied::All),
@@ -184,6 +194,7 @@ fn transmit<S: Read + Write>(
     client: &mut Client<S>,
     head: &Head<'_>,
     items: Vec<Item>,
+    connection: &Connection,
     counter: &mut Counter<'_>,
 ) -> Result<(), SendError> {
     let mut stopwatch = Stopwatch::start();
@@ -192,7 +203,61 @@ fn transmit<S: Read + Write>(
         add::add(client, &head.store, item, *address, counter)?;
     }
     stopwatch.lap("add");
-    if bundled.is_empty() { Ok(()) } else { import(client, head, bundled, counter) }
+    if bundled.is_empty() {
+        return Ok(());
+    }
+    let before = counter.sent;
+    if is_long(&bundled, client.round_trip()) && stream(head, &bundled, connection, counter)? {
+        return Ok(());
+    }
+    counter.sent = before;
+    import(client, head, bundled, counter)
+}
+
+/// Whether the round trips of an import take longer than it takes to start a program over there.
+fn is_long(items: &[Item], round_trip: Duration) -> bool {
+    let bytes: u64 = items.iter().map(|item| item.nar_size).sum();
+    let questions = bytes / add::QUESTION;
+    round_trip >= FAR && round_trip.as_secs_f64() * questions as f64 > START.as_secs_f64()
+}
+
+/// Has a program on the other side import the items. False if that did not work.
+fn stream(
+    head: &Head<'_>,
+    items: &[Item],
+    connection: &Connection,
+    counter: &mut Counter<'_>,
+) -> Result<bool, SendError> {
+    let mut stopwatch = Stopwatch::start();
+    let mut importer = match connection.importer() {
+        Ok(Some(importer)) => importer,
+        Ok(None) => return Ok(false),
+        Err(error) => {
+            debug!("no program to import with: {error}");
+            return Ok(false);
+        }
+    };
+    let key = SigningKey::load(&head.directories.signing_key())?;
+    let bundle = Bundle::new(&head.store, items.to_vec(), |digest| key.sign(digest).map_err(io::Error::other));
+    let mut bundle = counter.reader(bundle);
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let size = match bundle.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(size) => size,
+            Err(error) => return Err(SendError::Source(error)),
+        };
+        if let Err(error) = importer.write_all(&buffer[..size]) {
+            debug!("importing ended early: {error}");
+            return Ok(false);
+        }
+    }
+    let imported = importer.finish();
+    stopwatch.lap("stream");
+    Ok(imported.unwrap_or_else(|error| {
+        debug!("importing failed: {error}");
+        false
+    }))
 }
 
 fn import<S: Read + Write>(
