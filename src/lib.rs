@@ -35,6 +35,33 @@
 //! | [`events`] | what happens to a build, for the log and for embedding programs |
 //! | [`error`], [`exit`] | how a build may fail, and the exit statuses |
 //! | [`logging`], [`timing`] | messages for people; where the time goes |
+//!
+//! # Embedding
+//!
+//! Another program can do what the build hook does, with functions of its own in the machine file's language and an observer
+//! of its own. The steps are those of [`engine`]; `examples/embed.rs` takes them all.
+//!
+//! ```no_run
+//! use offload::engine::Engine;
+//! use offload::hook::{Arguments, Request};
+//! use offload::local::Directories;
+//! use offload::store::path::StorePath;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let engine = Engine::new(Directories::from_environment()?, Arguments::without_limits("x86_64-linux"));
+//! let pool = engine.load_pool("/etc/guix/machines.lua".as_ref(), None)?;
+//! let derivation = b"/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-vec.drv";
+//! let request = Request {
+//!     wants_local: false,
+//!     system: "x86_64-linux".to_owned(),
+//!     derivation: StorePath::parse(&engine.directories.store, derivation)?,
+//!     features: vec!["kvm".to_owned()],
+//! };
+//! let (reply, machine) = engine.consider(&pool, &request).foresee();
+//! println!("{reply}, {machine:?}");
+//! # Ok(())
+//! # }
+//! ```
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod commands;

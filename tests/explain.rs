@@ -1,0 +1,65 @@
+//! `offload explain` on a real pool: for a derivation, with machines that are busy, down, drained or asked.
+
+mod lab;
+
+use lab::{Drv, Host, Lab};
+use rustix::process::Signal;
+
+fn explain(head: &Host, arguments: &[&str]) -> String {
+    let output = head.command("/opt/offload/offload").arg("explain").args(arguments).output().unwrap();
+    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}{errors}");
+    said.into_owned()
+}
+
+#[test]
+fn what_is_known_of_each_machine_is_said() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").max_jobs(1).start();
+    let b2 = lab.build_machine("b2").start();
+    let b3 = lab.build_machine("b3").start();
+    let head = lab.head().start();
+    let full = 1e18;
+    head.write_machine_file(&format!(
+        "return {{ {}, {}, {}, accepts = function(request, machine)
+           if request:read_derivation().env.never then return false, 'never, it says' end
+         end }}",
+        b1.entry().set("speed", 2.0).set("features", ["slow"]).lua(),
+        b2.entry().set("minimum_disk_space", full).lua(),
+        b3.entry().lua(),
+    ));
+
+    // b1 is busy with a build that goes on.
+    let endless = Drv::new("endless").features(&["slow"]).script("echo running; sleep 1000");
+    let mut build = head.client().start(&[&endless]);
+    build.wait_for_log("running\n");
+    b3.stop_sshd();
+
+    // Not asked: nothing is known of b2 and b3.
+    let derivation = {
+        let failed = head.client().no_offload().build(&[&Drv::new("explained")]);
+        failed.derivation("explained").to_str().unwrap().to_owned()
+    };
+    let said = explain(&head, &[&derivation]);
+    assert!(said.contains("all its slots are taken\n    a slot is held by process"), "{said}");
+    assert!(said.contains("-endless.drv"), "{said}");
+    assert!(said.contains("b2:2022  score 1.000  would be asked first"), "{said}");
+
+    // Asked: b2 has no room, b3 does not answer.
+    let said = explain(&head, &[&derivation, "--probe"]);
+    assert!(said.contains("its store is nearly full"), "{said}");
+    assert!(said.contains("connection refused"), "{said}");
+    assert!(said.contains("in trouble for 0 s, 1 failures in a row"), "{said}");
+    // It would wait for the slot of b1.
+    assert!(said.ends_with("the daemon would be told: accept\n"), "{said}");
+
+    // A rule that reads the derivation.
+    let failed = head.client().no_offload().build(&[&Drv::new("refused").env("never", "1")]);
+    let derivation = failed.derivation("refused").to_str().unwrap().to_owned();
+    let output = head.command("/opt/offload/offload").args(["explain", &derivation]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(said.matches("never, it says").count(), 3, "{said}");
+    assert!(said.ends_with("the daemon would be told: decline\n"), "{said}");
+    assert_eq!(output.status.code(), Some(5));
+    build.interrupt(Signal::KILL);
+}
