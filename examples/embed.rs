@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     let accepted = match consideration.decide() {
-        Decision::Accept(choice) => Accepted::Chosen(choice),
+        Decision::Accept(choice) => Accepted::Chosen(Box::new(choice)),
         Decision::AcceptAndWait(place) => Accepted::Waiting(place),
         Decision::Decline(_) | Decision::Postpone(_) => return Err("no machine takes it".into()),
     };

@@ -72,7 +72,7 @@ pub struct Consideration<'a> {
 /// What a build that was accepted begins with.
 pub enum Accepted {
     /// A machine that takes it.
-    Chosen(Chosen),
+    Chosen(Box<Chosen>),
     /// A place among the builds that wait for a machine.
     Waiting(Place),
 }
@@ -109,7 +109,7 @@ impl Consideration<'_> {
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
         let (first, place) = match accepted {
-            Accepted::Chosen(choice) => (Some(choice), None),
+            Accepted::Chosen(choice) => (Some(*choice), None),
             Accepted::Waiting(place) => (None, Some(place)),
         };
         let job = Job {

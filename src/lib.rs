@@ -22,8 +22,8 @@
 //! | [`machine`] | what a build machine is: fields, defaults, validity |
 //! | [`status`] | how a machine is doing, as a probe finds out |
 //! | [`policy`] | the machine file: evaluate, decode, check; the Lua interpreter and its limits |
-//! | [`schedule`] | which machine: matching, ranking, choosing, deciding |
-//! | [`state`] | what outlives a process: slots, health, places to wait, transfers |
+//! | [`schedule`] | which machine: matching, ranking, asking, choosing, deciding, waiting |
+//! | [`state`] | what outlives a process: slots, health, places to wait, drained machines, transfers |
 //! | [`job`] | one accepted build from choice to outputs in their places, with fail-over |
 //! | [`transfer`] | send the missing inputs, retrieve the outputs |
 //! | [`remote`] | what is asked of a build machine: a stream to its daemon, a probe |

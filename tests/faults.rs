@@ -9,6 +9,8 @@ use std::time::Duration;
 use lab::{Direction, Drv, Host, Lab, Proxy, SSH_PORT, wait_until};
 use offload::machine::{HostKey, HostKeyKind, Machine};
 use offload::ssh::Session;
+use offload::state::{Health, HealthRecord, StateDirectory, health};
+use offload::status::Status;
 
 use Direction::{FromTarget, ToTarget};
 
@@ -98,6 +100,9 @@ impl Pool {
             Fault::Freeze => self.proxy.freeze_after(direction, offset),
             Fault::Flip => self.proxy.flip_after(direction, offset),
         };
+        if phase != Phase::Probe {
+            self.trust_link();
+        }
         if phase != Phase::Build {
             strike(before + offset);
         }
@@ -108,16 +113,22 @@ impl Pool {
         }
         let result = build.wait();
         assert_eq!(result.status, Some(0), "{case}: {}\n{}", result.error, result.log);
-        assert!(self.near.built().contains(&drv.name().to_owned()), "{case}: it was built elsewhere:\n{}", result.log);
-        let words = match phase {
-            // Found out before the request was answered, or by the one that asked on the side.
-            Phase::Handshake | Phase::Probe => None,
-            Phase::Upload => Some("sending inputs: "),
-            Phase::Build => Some("building: "),
-            Phase::Download => Some("retrieving outputs: "),
+        let words: &[&str] = match phase {
+            // What is cut before the server has said anything is tried again.
+            Phase::Handshake if self.far.built().contains(&drv.name().to_owned()) => &[],
+            Phase::Handshake => &["SSH handshake: ", "host key: ", "authenticate: ", "open channel: "],
+            // Found out before the request was answered.
+            Phase::Probe => &[],
+            Phase::Upload => &["sending inputs: "],
+            // Little is sent while a build goes on.
+            Phase::Build if direction == ToTarget => &["building: ", "retrieving outputs: "],
+            Phase::Build => &["building: "],
+            Phase::Download => &["retrieving outputs: "],
         };
-        if let Some(words) = words {
-            assert!(result.log.contains(words), "{case}: the phase is not named:\n{}", result.log);
+        if !words.is_empty() {
+            let is_named = words.iter().any(|words| result.log.contains(words));
+            assert!(is_named, "{case}: the phase is not named:\n{}", result.log);
+            assert!(self.near.built().contains(&drv.name().to_owned()), "{case}: built elsewhere:\n{}", result.log);
         }
         self.assert_nothing_left(&case, &drv, result.output(drv.name()), output as u64);
         self.recover();
@@ -139,6 +150,14 @@ impl Pool {
         self.proxy.cut();
         wait_until("nobody builds", Duration::from_secs(10), || !self.far.is_building());
         self.head.forget_health();
+    }
+
+    /// The head has a fresh record of the machine behind the link, and so chooses it without asking.
+    fn trust_link(&self) {
+        let machine = Machine { port: SSH_PORT, ..Machine::new(self.proxy.name(), "root", Vec::new(), Vec::new()) };
+        let state = StateDirectory::new(self.head.path("/var/guix/offload"));
+        let record = HealthRecord::of(&state, &machine).unwrap();
+        record.change(|_| Health::reached(Status::default(), health::now())).unwrap();
     }
 
     fn verify(&self) {
@@ -247,6 +266,7 @@ fn a_link_that_is_slow_or_far() {
         let case = format!("{rate:?} bytes a second, {delay} ms");
         eprintln!("{case}");
         let drv = pool.derivation(None, 1 << 20, 1 << 20);
+        pool.trust_link();
         let result = pool.head.client().limit(LIMIT * 3).build(&[&drv]).succeeded();
         assert!(pool.far.built().contains(&drv.name().to_owned()), "{case}: {}", result.log);
         assert!(!result.log.contains("could not be built"), "{case}: {}", result.log);

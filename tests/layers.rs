@@ -23,7 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("state", &["machine", "status", "store"]),
     ("policy", &["hook", "machine", "state", "status", "store"]),
     ("schedule", &["hook", "machine", "policy", "state", "status", "store"]),
-    ("transfer", &["daemon", "events", "gcrypt", "local", "machine", "remote", "state", "store"]),
+    ("transfer", &["daemon", "events", "gcrypt", "local", "machine", "remote", "state", "store", "timing"]),
     (
         "job",
         &[

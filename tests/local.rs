@@ -13,9 +13,7 @@ use daemon_fixture::store::{Script, add_busybox};
 use daemon_fixture::{Daemon, RELEASES, Release};
 use offload::daemon::{Client, Error, Garbage, Options};
 use offload::gcrypt::{self, SigningKey};
-use offload::local::{
-    Bundle, Database, Dump, Item, RegisterError, Staging, Store, check_fixed_output, deduplicate, load_acl, register,
-};
+use offload::local::{Bundle, Database, Dump, Item, Staging, Store, check_fixed_output, load_acl};
 use offload::store::HashAlgorithm;
 use offload::store::derivation::FixedOutput;
 use offload::store::export::{HashingReader, Trailer};
@@ -266,55 +264,6 @@ fn the_daemon_registers_what_a_hook_leaves() {
             }
         }
         assert!(!client.verify_store(true, false).unwrap());
-    }
-}
-
-#[test]
-fn what_is_registered_here_is_valid_for_the_daemon() {
-    for release in RELEASES {
-        let (head, builder) = (Daemon::start(release), Daemon::start(Release::Sid));
-        head.authorize(&builder.public_key());
-        let (mut client, mut remote) = (connect(&head), connect(&builder));
-        let busybox = add_busybox(&builder, &mut remote);
-        let script = Script { outputs: &["lib", "out"], ..Script::new(&busybox, TWO_OUTPUTS) };
-        let (drv, derivation) = script.add(&mut remote, "pair");
-        remote.build_paths(&[drv.clone()].into()).unwrap();
-        let here = Head::new(&head);
-        let mut items = Vec::new();
-        for path in derivation.output_paths() {
-            let staging = Staging::new(&here.store, path).unwrap();
-            let (Trailer { path, references, deriver, .. }, nar_hash, nar_size) =
-                retrieve(&mut remote, &staging, &head.path("/etc/guix/acl"));
-            staging.install(&here.database).unwrap();
-            deduplicate(&here.store, &path).unwrap();
-            items.push(Item { path, references, deriver, nar_hash, nar_size });
-        }
-        let database = head.path("/var/guix/db");
-        // Something that is not valid is referred to: none of them is registered.
-        let mut dangling = items.clone();
-        dangling[1].references.push(busybox.clone());
-        let error = register(&database, &dangling).unwrap_err();
-        assert!(matches!(error, RegisterError::Reference { .. }), "{error:?}");
-        assert!(items.iter().all(|item| !client.is_valid_path(&item.path).unwrap()));
-
-        // The order makes no difference, and once is as good as twice.
-        items.reverse();
-        register(&database, &items).unwrap();
-        register(&database, &items).unwrap();
-        for path in derivation.output_paths() {
-            let (here, there) = (client.query_path_info(path).unwrap(), remote.query_path_info(path).unwrap());
-            assert_eq!((here.nar_hash, here.nar_size), (there.nar_hash, there.nar_size));
-            assert_eq!((here.references, here.deriver), (there.references, Some(drv.clone())));
-            assert!(here.registration_time > 1_700_000_000);
-        }
-        assert!(!client.verify_store(true, false).unwrap());
-        // The same contents again share their file.
-        let zeroes = |output: &StorePath| fs::metadata(head.path(output.as_str()).join("zeroes")).unwrap();
-        assert_eq!(zeroes(&derivation.outputs["out"].path).nlink(), 2);
-
-        fs::write(database.join("schema"), "8").unwrap();
-        let error = register(&database, &items).unwrap_err();
-        assert!(error.to_string().contains("schema version '8'"), "{error}");
     }
 }
 

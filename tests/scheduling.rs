@@ -15,6 +15,7 @@ use offload::commands::drain;
 use offload::daemon::{self, Client, Options};
 use offload::exit::Status;
 use offload::machine::Machine;
+use offload::state::health::Trouble;
 use offload::state::{Health, StateDirectory};
 use offload::store::path::{StoreDir, StorePath};
 
@@ -164,6 +165,25 @@ fn a_machine_that_dies_under_a_build_is_replaced() {
 }
 
 #[test]
+fn a_build_that_a_daemon_refuses_is_no_fault_of_the_machine() {
+    let lab = Lab::new();
+    let (b1, b2) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());
+    let head = lab.head().start();
+    head.write_machines(&[fast(b1.entry()), b2.entry()]);
+    // A fixed output with another hash: status 1.
+    let wrong = Drv::new("wrong").fixed("sha256", &"0".repeat(64), false).script("echo wrong >$out");
+    let result = head.build(&[&wrong]);
+    assert_eq!(result.status, Some(1), "{}", result.error);
+    for name in ["b1", "b2"] {
+        assert_eq!(result.log.matches(&format!("could not be built on '{name}'")).count(), 1, "{}", result.log);
+    }
+    assert!(result.log.contains("tried: 'b1', 'b2'"), "{}", result.log);
+    head.build(&[&quick("next")]).succeeded();
+    assert_eq!((b1.built(), b2.built()), (vec!["wrong".to_owned(), "next".to_owned()], vec!["wrong".to_owned()]));
+    assert_nothing_locked(&head);
+}
+
+#[test]
 fn forty_clients_at_once() {
     const BUILDS: usize = 40;
     let lab = Lab::new();
@@ -255,6 +275,7 @@ fn random(bound: u64) -> u64 {
     RandomState::new().hash_one(0) % bound
 }
 
+/// `OFFLOAD_TEST_KILLS` says how many; 200 take some minutes.
 #[test]
 fn hooks_that_are_killed_leave_nothing_wrong() {
     let kills = std::env::var("OFFLOAD_TEST_KILLS").map_or(20, |kills| kills.parse().unwrap());
@@ -295,30 +316,23 @@ fn hooks_that_are_killed_leave_nothing_wrong() {
             let record = head.path(format!("/var/guix/offload/{}:{}/health.json", machine.name(), lab::SSH_PORT));
             if let Ok(text) = fs::read(&record) {
                 let health: Health = serde_json::from_slice(&text).unwrap();
-                assert_eq!(health.trouble, None, "{}", machine.name());
+                // A question that nobody lived to see answered counts as one without an answer, and no more than that.
+                let is_unanswered = |trouble: &Trouble| trouble.error == "no answer when it was last asked";
+                assert!(health.trouble.as_ref().is_none_or(is_unanswered), "{}: {health:?}", machine.name());
             }
         }
     }
     eprintln!("{killed} builds were killed, {built} were faster");
     assert!(killed > kills / 3, "{killed} of {kills}");
     wait_until("no build goes on", Duration::from_secs(5), || !machines.iter().any(Host::is_building));
-    for machine in &machines {
-        assert!(max_concurrency(&finished(machine)) <= 1);
-    }
-
-    // What was killed can be built, and nothing stands in the way.
-    let _ = fs::remove_dir_all(head.path("/var/guix/offload"));
-    for drv in &drvs {
+    // What was killed can be built, once the machines may be asked again, and nothing stands in the way.
+    for (number, drv) in drvs.iter().enumerate() {
         let ended = build(&head, drv, &offloaded());
         assert_eq!(ended.status, Some(0), "{}", ended.log);
-        assert!(ended.time < Duration::from_secs(10), "{:?}", ended.time);
+        let limit = Duration::from_secs(if number == 0 { 60 } else { 10 });
+        assert!(ended.time < limit, "{:?}", ended.time);
     }
     head.verify_store();
-}
-
-/// Those builds that came to their end.
-fn finished(machine: &Host) -> Vec<lab::BuildRecord> {
-    machine.builds().into_iter().filter(|build| build.end.is_some()).collect()
 }
 
 /// Starts a build that fills the one slot of `machine`.

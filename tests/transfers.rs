@@ -80,6 +80,8 @@ fn twelve_builds_at_once_and_a_strict_sshd() {
     let drvs: Vec<Drv> = (0..12).map(|i| Drv::new(&format!("drv-{i}"))).collect();
     let result = head.client().start(&drvs.iter().collect::<Vec<_>>()).wait();
     assert_eq!(result.status, Some(0), "{}\n{}\n{}", result.error, result.log, machine.sshd_log());
+    // A connection that was dropped is tried again, and the machine is not given up for it.
+    assert!(!result.log.contains("could not be built"), "{}", result.log);
     assert_eq!(machine.built().len(), 12);
     eprintln!("{} connections, {} dropped", link.connections(), machine.sshd_log().matches("drop connection").count());
 }
@@ -119,7 +121,8 @@ fn a_machine_that_lets_nobody_in() {
     panic!("sshd never banned the head: {}", closed.sshd_log());
 }
 
-/// A garbage collector keeps the daemon from taking anything while it runs. That is no reason to leave the machine.
+/// A garbage collector keeps the daemon from taking anything while it runs. That is no reason to leave the machine, nor for
+/// the head's daemon to end a hook that is silent for too long.
 #[test]
 fn a_machine_whose_garbage_collector_runs() {
     let Pool { machine, link, head, .. } =
@@ -128,7 +131,7 @@ fn a_machine_whose_garbage_collector_runs() {
     let connections = link.connections();
     let lock = std::fs::OpenOptions::new().write(true).open(machine.path("/var/guix/gc.lock")).unwrap();
     rustix::fs::fcntl_lock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    let mut build = head.client().start(&[&Drv::new("during")]);
+    let mut build = head.client().max_silent_time(4).start(&[&Drv::new("during")]);
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(6) {
         assert!(!build.is_done() && !build.log().contains("could not be built"), "{}", build.log());
@@ -136,7 +139,8 @@ fn a_machine_whose_garbage_collector_runs() {
     }
     assert!(machine.built() == ["before"]);
     drop(lock);
-    build.wait().succeeded();
+    let result = build.wait().succeeded();
+    assert!(result.log.contains("its daemon has been silent for"), "{}", result.log);
     assert_eq!(link.connections(), connections + 1);
 }
 
@@ -151,7 +155,7 @@ fn a_daemon_that_stops() {
 
     // During a build. Nothing is said about limits, so only the daemon's silence can tell.
     let drv = Drv::new("stopped").script("echo here we are; sleep 5; echo done >$out");
-    let build = head.client().max_silent_time(0).timeout(0).limit(Duration::from_secs(30)).start(&[&drv]);
+    let mut build = head.client().max_silent_time(0).timeout(0).limit(Duration::from_secs(30)).start(&[&drv]);
     build.wait_for_log("here we are");
     bad.freeze_daemon();
     let result = build.wait().succeeded();

@@ -71,7 +71,7 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Bo
         explain(&request, &consideration.machines, &decision, &mut said);
         decision.reply().send(&mut &descriptors.replies)?;
         let accepted = match decision {
-            Decision::Accept(choice) => Accepted::Chosen(choice),
+            Decision::Accept(choice) => Accepted::Chosen(Box::new(choice)),
             Decision::AcceptAndWait(place) => Accepted::Waiting(place),
             Decision::Decline(_) | Decision::Postpone(_) => continue,
         };

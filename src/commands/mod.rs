@@ -3,6 +3,7 @@
 //! A file each: a subcommand and one function. The build hook has no word of its own, since guix-daemon gives it four
 //! arguments and nothing else.
 
+pub mod annotations;
 pub mod build_hook;
 pub mod convert;
 pub mod drain;
@@ -50,6 +51,11 @@ enum Command {
     Convert {
         /// The file to convert; the result goes to standard output.
         file: PathBuf,
+    },
+    /// Write the annotations for machine files where an editor finds them.
+    Annotations {
+        /// The directory of the machine file; without it they are printed.
+        directory: Option<PathBuf>,
     },
     /// Explain which machine a build would go to, and why.
     Explain(explain::Arguments),
@@ -128,6 +134,9 @@ fn run(command: Command) -> Status {
         Command::Eval { file, json } => {
             let file = machines::machine_file(file.as_deref(), &engine.directories);
             eval::run(&file, &engine.load_context(), &system, json, &mut io::stdout(), &mut io::stderr())
+        }
+        Command::Annotations { directory } => {
+            annotations::run(directory.as_deref(), &mut io::stdout(), &mut io::stderr())
         }
         Command::Explain(arguments) => explain::run(&arguments, &engine),
         Command::Drain { name, time, machine_file } => {

@@ -8,26 +8,22 @@
 mod acl;
 mod address;
 mod database;
-mod deduplicate;
 mod derivation;
 mod directories;
 mod dump;
 mod export;
 mod files;
 mod fixed;
-mod register;
 mod restore;
 mod store;
 
 pub use acl::{AclError, load_acl};
 pub use address::{Address, MAX_TEXT, address, read_nar, read_text};
 pub use database::{Database, DatabaseError, Item, references_first};
-pub use deduplicate::{DeduplicateError, deduplicate};
 pub use derivation::{ClosureError, ReadDerivationError, closure, read_derivation};
 pub use directories::{Directories, DirectoryError};
 pub use dump::Dump;
 pub use export::{Bundle, ExportError};
 pub use fixed::{FixedError, check_fixed_output};
-pub use register::{RegisterError, register};
 pub use restore::{Restore, RestoreError, Staging};
 pub use store::{Store, StoreError};

@@ -8,6 +8,7 @@
 pub mod ask;
 pub mod choice;
 pub mod decision;
+mod look;
 pub mod matching;
 pub mod ranking;
 pub mod rules;

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::choice::Reason;
 use super::decision::{Decision, decide};
+use super::look::{State, look_at, rank_of};
 use super::ranking::Rank;
-use super::search::{Question, State, look_at, rank_of};
+use super::search::Question;
 use super::surroundings::Surroundings;
 use crate::machine::Machine;
 use crate::state::Drained;

@@ -1,8 +1,8 @@
 //! Waiting for a slot, in the order in which builds came.
 //!
 //! A free slot of a machine belongs to those who have waited for that machine longest, as their places tell. A process looks at
-//! the slots often if it is among the first, less often the more are ahead of it: then its turn has not come anyway. Once a
-//! second it looks at everything anew: loads, back-offs and what the rules say may have changed.
+//! the slots often if it is among the first, less often the more are ahead of it: then its turn has not come anyway. Every
+//! second or so it looks at everything anew: loads, back-offs and what the rules say may have changed.
 
 use std::time::Duration;
 
@@ -16,8 +16,9 @@ use crate::machine::Machine;
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 const LOOK_AGAIN_AT_MOST: Duration = Duration::from_millis(200);
 
-/// How often everything is looked at anew.
+/// How often everything is looked at anew. Tickets are renewed then.
 const LOOK_ANEW: Duration = Duration::from_secs(1);
+const LOOK_ANEW_AT_MOST: Duration = Duration::from_secs(3);
 
 /// Why waiting came to nothing.
 #[derive(Debug)]
@@ -65,12 +66,14 @@ pub fn wait<W: Surroundings>(
                 });
             }
         }
-        let queue: Vec<&Machine> = (reasons.iter())
-            .filter(|over| matches!(over.reason, Reason::NoSlot { .. }))
-            .map(|over| question.machines[over.machine])
-            .collect();
-        let anew = world.elapsed() + LOOK_ANEW;
-        let mut line = world.ahead(&queue, place.as_ref());
+        let (queue, mut line): (Vec<&Machine>, Vec<usize>) = (reasons.iter())
+            .filter_map(|over| match over.reason {
+                Reason::NoSlot { ahead } => Some((question.machines[over.machine], ahead)),
+                _ => None,
+            })
+            .unzip();
+        let ahead = line.iter().min().copied().unwrap_or(0);
+        let anew = world.elapsed() + times(LOOK_ANEW, ahead / 4 + 1).min(LOOK_ANEW_AT_MOST);
         loop {
             let now = world.elapsed();
             if now >= say_at {
@@ -84,7 +87,7 @@ pub fn wait<W: Surroundings>(
                 break;
             }
             let ahead = line.iter().min().copied().unwrap_or(usize::MAX);
-            let pause = LOOK_AGAIN.saturating_mul(ahead.saturating_add(1).min(1000) as u32).min(LOOK_AGAIN_AT_MOST);
+            let pause = times(LOOK_AGAIN, ahead.saturating_add(1)).min(LOOK_AGAIN_AT_MOST);
             world.pause(pause.min(limits.until - now).min(say_at - now));
             let free: Vec<usize> = queue.iter().map(|machine| world.free_slots(machine).unwrap_or(0)).collect();
             if free.iter().any(|&free| free > 0) {
@@ -95,4 +98,8 @@ pub fn wait<W: Surroundings>(
             }
         }
     }
+}
+
+fn times(time: Duration, count: usize) -> Duration {
+    time.saturating_mul(count.min(1000) as u32)
 }

@@ -17,7 +17,11 @@ mount -t proc proc proc
 mount --rbind /dev dev
 mount --make-rslave dev
 mount -t tmpfs tmpfs run
-[ -f etc/guix/signing-key.sec ] || chroot . guix archive --generate-key >"$top/generate-key.log" 2>&1
+# One key in a thousand has a number that looks like text to libgcrypt; Guix 1.2.0 in the C locale writes that one damaged.
+while [ ! -f etc/guix/signing-key.sec ] || grep -q '"' etc/guix/signing-key.sec; do
+    rm -f etc/guix/signing-key.sec etc/guix/signing-key.pub
+    chroot . guix archive --generate-key >"$top/generate-key.log" 2>&1
+done
 chroot . guix-daemon "$@" >"$top/daemon.log" 2>&1 &
 echo started
 read -r _ || true

@@ -200,7 +200,7 @@ fn a_connection_cut_anywhere_is_an_error_and_never_a_hang() {
     let mut machine = server.machine();
     machine.connect_timeout = Duration::from_secs(3);
     let mut outcomes = Vec::new();
-    for limit in (0..6600).step_by(150) {
+    for limit in (0..6600).step_by(75) {
         machine.port = fault_after(&server, limit, Fault::Cut);
         let start = Instant::now();
         let outcome = Session::connect(&machine).and_then(|session| {

@@ -6,6 +6,7 @@
 
 mod faults;
 mod login;
+mod probe;
 mod reach;
 mod sshd;
 mod stream;

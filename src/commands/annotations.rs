@@ -1,0 +1,75 @@
+//! `offload annotations [DIRECTORY]`: what an editor must know about machine files.
+//!
+//! The annotations are those of lua-language-server (LuaLS, `---@meta`). With a directory, normally the one that holds the
+//! machine file, they go to `DIRECTORY/.offload/offload.lua`, and `DIRECTORY/.luarc.json` tells the language server to read
+//! them; one that is there already is left alone. Without a directory they go to standard output.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::exit::Status;
+use crate::policy::ANNOTATIONS;
+
+/// Tells the language server where the annotations are, and which Lua this is.
+const LUARC: &str = r#"{
+  "runtime.version": "Lua 5.4",
+  "workspace.library": [".offload"]
+}
+"#;
+
+/// Writes the annotations.
+pub fn run(directory: Option<&Path>, out: &mut dyn Write, messages: &mut dyn Write) -> Status {
+    let written = match directory {
+        None => out.write_all(ANNOTATIONS.as_bytes()).map_err(|cause| (PathBuf::from("standard output"), cause)),
+        Some(directory) => install(directory, messages),
+    };
+    match written {
+        Ok(()) => Status::Success,
+        Err((path, cause)) => {
+            let _ = writeln!(messages, "offload: error: cannot write '{}': {cause}", path.display());
+            Status::Failure
+        }
+    }
+}
+
+fn install(directory: &Path, messages: &mut dyn Write) -> Result<(), (PathBuf, io::Error)> {
+    let library = directory.join(".offload");
+    let (annotations, luarc) = (library.join("offload.lua"), directory.join(".luarc.json"));
+    fs::create_dir_all(&library).map_err(|cause| (library.clone(), cause))?;
+    fs::write(&annotations, ANNOTATIONS).map_err(|cause| (annotations.clone(), cause))?;
+    let said = if luarc.exists() {
+        let place = luarc.display();
+        writeln!(
+            messages,
+            "wrote {}; '{place}' is there already: add \".offload\" to its workspace.library",
+            annotations.display()
+        )
+    } else {
+        fs::write(&luarc, LUARC).map_err(|cause| (luarc.clone(), cause))?;
+        writeln!(messages, "wrote {} and {}", annotations.display(), luarc.display())
+    };
+    said.map_err(|cause| (PathBuf::from("standard error"), cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_already_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut said = Vec::new();
+        assert_eq!(run(Some(directory.path()), &mut io::sink(), &mut said), Status::Success);
+        let luarc = directory.path().join(".luarc.json");
+        assert_eq!(fs::read_to_string(&luarc).unwrap(), LUARC);
+        assert_eq!(fs::read_to_string(directory.path().join(".offload/offload.lua")).unwrap(), ANNOTATIONS);
+        serde_json::from_str::<serde_json::Value>(LUARC).unwrap();
+
+        fs::write(&luarc, "{}").unwrap();
+        assert_eq!(run(Some(directory.path()), &mut io::sink(), &mut said), Status::Success);
+        assert_eq!(fs::read_to_string(&luarc).unwrap(), "{}");
+        assert!(String::from_utf8(said).unwrap().contains("add \".offload\""));
+        assert_eq!(run(Some(Path::new("/proc/nowhere")), &mut io::sink(), &mut io::sink()), Status::Failure);
+    }
+}

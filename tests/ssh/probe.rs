@@ -1,0 +1,85 @@
+//! The probe on machines that lack something. What they cannot tell is unknown, and never a failure.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use offload::remote::Connection;
+use offload::status::Status;
+
+use crate::sshd::{Options, SID, Server};
+
+/// A server where every command runs through this script, in a mount namespace of its own.
+fn server(script: &str) -> Server {
+    let server = Server::start(&Options { sshd: &["ForceCommand=exec unshare --mount /mnt/account"], ..SID });
+    let account = server.shared().join("account");
+    fs::write(&account, format!("#!/bin/bash\n{script}\n")).unwrap();
+    fs::set_permissions(&account, fs::Permissions::from_mode(0o755)).unwrap();
+    server
+}
+
+fn probe(server: &Server) -> Status {
+    Connection::open(&server.machine()).unwrap().probe("/gnu").unwrap()
+}
+
+#[test]
+fn busybox_tells_everything() {
+    let server = server(
+        "set -e; mount --bind /bin/busybox /bin/dash
+        export PATH=/var/lab/busybox/bin
+        exec /bin/sh -c \"$SSH_ORIGINAL_COMMAND\"",
+    );
+    let status = probe(&server);
+    assert!(status.clock > Some(1_700_000_000), "{status:?}");
+    assert!(status.load1.is_some() && status.cores > Some(0) && status.uptime > Some(0), "{status:?}");
+    assert!(status.free_memory > Some(1 << 20) && status.store_free > Some(1 << 20), "{status:?}");
+    assert!(status.build_free > Some(1 << 20), "{status:?}");
+    assert!(status.kernel.is_some() && status.architecture.is_some() && status.host_name.is_some(), "{status:?}");
+}
+
+#[test]
+fn without_proc_the_load_is_unknown() {
+    let status = probe(&server("set -e; umount -l /proc; exec sh -c \"$SSH_ORIGINAL_COMMAND\""));
+    assert_eq!((status.load1, status.uptime, status.free_memory, status.pressure_cpu), (None, None, None, None));
+    assert!(status.clock.is_some() && status.kernel.is_some(), "{status:?}");
+    assert!(status.store_free > Some(1 << 20) && status.build_free > Some(1 << 20), "{status:?}");
+}
+
+#[test]
+fn without_programs_there_is_what_the_shell_itself_can_read() {
+    let status = probe(&server("export PATH=/nonexistent; exec /bin/sh -c \"$SSH_ORIGINAL_COMMAND\""));
+    assert!(status.load1.is_some() && status.free_memory.is_some(), "{status:?}");
+    assert_eq!((status.cores, status.clock, status.kernel, status.store_free), (None, None, None, None));
+}
+
+#[test]
+fn a_build_directory_of_its_own_is_told_apart() {
+    let server = server(
+        "set -e; mount -t tmpfs -o size=8m tmpfs /srv
+        export TMPDIR=/srv
+        exec sh -c \"$SSH_ORIGINAL_COMMAND\"",
+    );
+    let status = probe(&server);
+    assert!(status.build_free <= Some(8 << 20) && status.store_free > Some(8 << 20), "{status:?}");
+}
+
+#[test]
+fn an_account_that_never_answers_is_asked_within_the_connect_timeout() {
+    let server = server("exec sleep 1000");
+    let mut machine = server.machine();
+    machine.connect_timeout = Duration::from_secs(2);
+    let connection = Connection::open(&machine).unwrap();
+    for _ in 0..2 {
+        let start = Instant::now();
+        assert_eq!(connection.probe("/gnu").unwrap(), Status::default());
+        assert!((1900..4000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn an_account_that_talks_without_end_is_cut_short() {
+    let server = server("yes load 99 99 99");
+    let start = Instant::now();
+    assert_eq!(probe(&server), Status::default());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
