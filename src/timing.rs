@@ -15,6 +15,8 @@
 //! | stream | the same, where a program on the other side imports them |
 //! | protect | the inputs are protected from its garbage collector |
 //! | build | the build |
+//! | second | of that: a second connection to the daemon is asked for a signature |
+//! | ready | the rest of the wait for that signature |
 //! | fetch, restore, verify | an output: waiting for it; hashing and writing it; its signature |
 //! | place | the outputs are moved to their places |
 //! | log | the daemon reads the rest of the build log |

@@ -1,6 +1,6 @@
 //! The benchmark: `guix offload` and `offload` in turns, in the same lab, on the same work.
 //!
-//! Run by `tests/bench [--rounds N] [--quick] [WORK...]`. Prints a Markdown table on standard output, and each measurement on
+//! Run by `tests/bench [--rounds N] [--quick] [--against PROGRAM] [WORK...]`. Prints a Markdown table on standard output, and each measurement on
 //! standard error. Each work has a lab of its own: build machines, and two heads that are alike but for their hooks. Builds
 //! are asked for by the product's own client of the daemon, so that no client's start is measured. Before the first round each
 //! side builds once, which is not measured.
@@ -17,6 +17,7 @@ mod usage;
 #[path = "benchmark/works.rs"]
 mod works;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use pool::{Pool, Side};
@@ -32,11 +33,13 @@ fn main() -> ExitCode {
     }
     let mut rounds = ROUNDS;
     let mut names = Vec::new();
+    let mut against = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--quick" => rounds = 1,
             "--rounds" => rounds = arguments.next().and_then(|number| number.parse().ok()).expect("--rounds N"),
+            "--against" => against = Some(arguments.next().map(PathBuf::from).expect("--against PROGRAM")),
             name if WORKS.iter().any(|work| work.name == name) => names.push(argument),
             unknown => {
                 eprintln!("there is no work '{unknown}'; there are:");
@@ -47,7 +50,7 @@ fn main() -> ExitCode {
     }
     println!("{}", table::HEADING);
     for work in WORKS.iter().filter(|work| names.is_empty() || names.iter().any(|name| name == work.name)) {
-        println!("{}", table::line(work, &measure(work, rounds)));
+        println!("{}", table::line(work, &measure(work, rounds, against.as_deref())));
     }
     let count = if rounds == 1 { "one round".to_owned() } else { format!("medians of {rounds} rounds") };
     println!("\n{count}; {}", surroundings());
@@ -55,8 +58,8 @@ fn main() -> ExitCode {
 }
 
 /// Does a work so many times, the sides in turns.
-fn measure(work: &Work, rounds: usize) -> Samples {
-    let pool = Pool::start(&work.shape);
+fn measure(work: &Work, rounds: usize, against: Option<&Path>) -> Samples {
+    let pool = Pool::start(&work.shape, against);
     let mut samples = Samples::default();
     for side in [Side::Offload, Side::Upstream] {
         // A pool with machines that do not answer is for the measurement itself to discover.
@@ -70,14 +73,13 @@ fn measure(work: &Work, rounds: usize) -> Samples {
             samples.local.push((work.run)(&mut Site::new(&pool, Side::Offload, true, round)).elapsed);
         }
         if round < work.upstream_rounds {
-            samples.upstream.push((work.run)(&mut Site::new(&pool, Side::Upstream, false, round)));
+            let mut site = match against {
+                None => Site::new(&pool, Side::Upstream, false, round),
+                Some(_) => refreshed(&pool, work, Side::Upstream, round),
+            };
+            samples.upstream.push((work.run)(&mut site));
         }
-        // What it remembers of the machines is fresh, unless the work says otherwise.
-        let mut site = Site::new(&pool, Side::Offload, false, round);
-        if work.shape.silent == 0 {
-            site.measure_drv(&site.drv("again"));
-        }
-        samples.offload.push((work.run)(&mut site));
+        samples.offload.push((work.run)(&mut refreshed(&pool, work, Side::Offload, round)));
         let local = samples.local.last().map(|local| format!(", local {local:.3?}")).unwrap_or_default();
         let last = |side: &[site::Sample]| side.last().map(|sample| sample.elapsed);
         eprintln!(
@@ -88,6 +90,15 @@ fn measure(work: &Work, rounds: usize) -> Samples {
         );
     }
     samples
+}
+
+/// A place where what `offload` remembers of the machines is fresh, unless the work says otherwise.
+fn refreshed<'a>(pool: &'a Pool, work: &Work, side: Side, round: usize) -> Site<'a> {
+    let mut site = Site::new(pool, side, false, round);
+    if work.shape.silent == 0 {
+        site.measure_drv(&site.drv("again"));
+    }
+    site
 }
 
 /// The machine, and what else it does.

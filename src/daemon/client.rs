@@ -69,6 +69,7 @@ pub struct Client<S> {
     pub(super) store: StoreDir,
     version: Version,
     round_trip: Duration,
+    pub(super) has_helper: bool,
 }
 
 impl<S: Read + Write> Client<S> {
@@ -90,7 +91,7 @@ impl<S: Read + Write> Client<S> {
             return Err(link.unexpected(format!("protocol version {version}; {OLDEST} to {VERSION} are understood")));
         }
         link.last()?;
-        Ok(Client { link, store, version, round_trip: start.elapsed() })
+        Ok(Client { link, store, version, round_trip: start.elapsed(), has_helper: false })
     }
 
     /// The version the daemon announced; operations are those of the lower of the two.
@@ -106,6 +107,11 @@ impl<S: Read + Write> Client<S> {
     /// The shortest time that an operation has taken so far: a round trip of the link, and a little more.
     pub fn round_trip(&self) -> Duration {
         self.round_trip
+    }
+
+    /// Whether the daemon has signed or verified something on this connection: its helper `guix authenticate` runs then.
+    pub fn has_helper(&self) -> bool {
+        self.has_helper
     }
 
     /// Whether the next operation can succeed: false once the link failed or the protocol was broken.
@@ -227,9 +233,22 @@ impl<S: Read + Write> Client<S> {
     /// Builds derivations, or substitutes other items. The log comes through the sink. An error has status 100 if a
     /// build failed, 101 if one ran into a time limit, else 1.
     pub fn build_paths(&mut self, paths: &BTreeSet<StorePath>) -> Result<(), Error> {
+        self.start_build(paths)?;
+        self.finish_build()
+    }
+
+    /// Asks for a build, whose end [`finish_build`](Client::finish_build) must hear before anything else is done.
+    pub fn start_build(&mut self, paths: &BTreeSet<StorePath>) -> Result<(), Error> {
         let normal_mode = 0;
-        let request = Request::new(Operation::BuildPaths).paths(paths.iter()).int(normal_mode);
-        self.call(&request, |link, _| link.done())
+        self.link.start(&Request::new(Operation::BuildPaths).paths(paths.iter()).int(normal_mode))
+    }
+
+    /// The second half of [`build_paths`](Client::build_paths).
+    pub fn finish_build(&mut self) -> Result<(), Error> {
+        self.link.last()?;
+        self.link.done()?;
+        self.link.finish();
+        Ok(())
     }
 
     /// Returns the items that are alive, dead or deleted, and the bytes freed. It stops when `max_freed` bytes are.

@@ -19,7 +19,20 @@ impl<S: Read + Write> Client<S> {
         sign: bool,
         consume: impl FnOnce(&mut dyn Read) -> Result<T, E>,
     ) -> Result<T, ExportError<E>> {
-        self.link.start(&Request::new(Operation::ExportPath).path(path).bool(sign))?;
+        self.start_export(path, sign)?;
+        self.finish_export(consume)
+    }
+
+    /// Asks for an export, which [`finish_export`](Client::finish_export) must read before anything else is done.
+    pub fn start_export(&mut self, path: &StorePath, sign: bool) -> Result<(), Error> {
+        self.link.start(&Request::new(Operation::ExportPath).path(path).bool(sign))
+    }
+
+    /// The second half of [`export_path`](Client::export_path).
+    pub fn finish_export<T, E>(
+        &mut self,
+        consume: impl FnOnce(&mut dyn Read) -> Result<T, E>,
+    ) -> Result<T, ExportError<E>> {
         let mut item = Item { link: &mut self.link, left: 0, size: 0, end: None };
         let result = consume(&mut item);
         if let Some(Err(error)) = item.end {

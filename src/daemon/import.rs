@@ -40,6 +40,7 @@ impl<S: Read + Write> Client<S> {
             });
         }
         let paths = self.link.paths(&self.store, MAX_PATHS)?;
+        self.has_helper |= !paths.is_empty();
         self.link.finish();
         Ok(paths)
     }

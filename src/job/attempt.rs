@@ -19,7 +19,7 @@ use crate::state::health::{self, FRESH};
 use crate::state::{HealthRecord, Slot};
 use crate::timing::Stopwatch;
 use crate::transfer::retrieve::Wanted;
-use crate::transfer::{self, Head, Retrieved, Turns};
+use crate::transfer::{self, Head, Retrieved, Signer, Turns};
 
 impl Job<'_> {
     /// Builds on the machine that was chosen, and puts the outputs in their places.
@@ -84,7 +84,11 @@ impl<'a> On<'a> {
         let sink = log.sink().map_err(|error| Failure::Head(format!("no build log: {error}")))?;
         client.set_log(Some(sink));
         client.stream_mut().set_patience(Patience::build(self.machine, max_silent_time));
-        let built = client.build_paths(&[derivation.clone()].into());
+        let mut signer = None;
+        let built = client.start_build(&[derivation.clone()].into()).and_then(|()| {
+            signer = self.signer(&client, &connection, &patience);
+            client.finish_build()
+        });
         client.set_log(None);
         client.stream_mut().set_patience(patience);
         stopwatch.lap("build");
@@ -93,10 +97,26 @@ impl<'a> On<'a> {
         }
 
         let wanted = Wanted { derivation, inputs: job.inputs, outputs: job.outputs };
-        let retrieved = transfer::retrieve(&mut client, self.head, &wanted, &turns, observer)
+        // The first connection stays open for what it protects from the garbage collector.
+        let mut second = signer.and_then(|signer| {
+            signer.ready().inspect_err(|error| debug!("the second connection failed: {error}")).ok()
+        });
+        let exporter = second.as_mut().unwrap_or(&mut client);
+        let retrieved = transfer::retrieve(exporter, self.head, &wanted, &turns, observer)
             .map_err(|error| self.transfer_failed("retrieving outputs", error.is_of_machine(), &error))?;
         self.refresh_status(&connection);
         Ok(retrieved)
+    }
+
+    /// A connection that gets ready to sign while `client` waits for the build, where that saves time.
+    fn signer(&self, client: &Client<DaemonStream>, connection: &Connection, patience: &Patience) -> Option<Signer> {
+        if !Signer::pays(client) {
+            return None;
+        }
+        let job = self.job;
+        Signer::start(connection, &job.directories.store, &job.request.derivation, patience.clone())
+            .inspect_err(|error| debug!("no second connection: {error}"))
+            .ok()
     }
 
     fn turns(&self) -> Turns<'a> {

@@ -4,10 +4,12 @@ mod add;
 pub mod head;
 pub mod retrieve;
 pub mod send;
+pub mod signer;
 pub mod trial;
 pub mod turns;
 
 pub use head::Head;
 pub use retrieve::{RetrieveError, Retrieved, retrieve};
 pub use send::{SendError, send};
+pub use signer::Signer;
 pub use turns::Turns;

@@ -37,8 +37,9 @@ const ATTEMPTS: usize = 3;
 /// Name of the item that protects the inputs.
 const ROOT: &str = "offload-inputs";
 
-/// From which round trip on a program over there may import, and the time that its start takes, about.
-const FAR: Duration = Duration::from_millis(5);
+/// From this time of a round trip on, a link is long.
+pub(super) const FAR: Duration = Duration::from_millis(5);
+/// How long it takes, about, to start a program on the other side.
 const START: Duration = Duration::from_secs(1);
 
 /// How many bytes are sent between two events.

@@ -1,5 +1,6 @@
 //! The pool that a work is done in: two heads, alike but for their hooks, which share their build machines.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::lab::{Entry, Hook, Host, Lab, Proxy};
@@ -39,7 +40,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    pub fn start(shape: &Shape) -> Pool {
+    /// `against`: another build of `offload` takes the place of `guix offload`.
+    pub fn start(shape: &Shape, against: Option<&Path>) -> Pool {
         let lab = Lab::new();
         let (mut machines, mut proxies, mut entries) = (Vec::new(), Vec::new(), Vec::<Entry>::new());
         for (number, slots) in shape.slots.iter().enumerate() {
@@ -61,8 +63,11 @@ impl Pool {
             entries.push(machines[0].entry().via(&proxy).set("speed", 10.0 - number as f64));
             proxies.push(proxy);
         }
-        let heads = [("upstream", Hook::Upstream, "/usr/bin/guix"), ("offload", Hook::Offload, "/opt/offload/guix")];
-        let heads = heads.map(|(name, hook, program)| {
+        let upstream = match against {
+            None => ("upstream", Hook::Upstream, "/usr/bin/guix"),
+            Some(_) => ("upstream", Hook::Offload, "/opt/offload/guix"),
+        };
+        let heads = [upstream, ("offload", Hook::Offload, "/opt/offload/guix")].map(|(name, hook, program)| {
             let level = std::env::var("OFFLOAD_LOG").unwrap_or("error".to_owned());
             let mut head = lab.head().name(name).hook(hook).env("OFFLOAD_LOG", &level);
             for (name, value) in usage::environment(program) {
@@ -70,6 +75,9 @@ impl Pool {
             }
             let head = head.start();
             usage::install(&head);
+            if let Some(other) = against.filter(|_| name == "upstream") {
+                std::fs::copy(other, head.path("/opt/offload/offload")).unwrap();
+            }
             head.write_machines(&entries);
             head
         });
