@@ -1,12 +1,13 @@
 //! A real guix-daemon of a given release, in a root directory and namespaces of its own.
 //!
-//! The common root directories are `$OFFLOAD_LAB/{sid,bullseye}` (default `/var/cache/offload-lab`). Each daemon gets an
-//! overlay over one of them. All its mounts and processes live in a mount and a PID namespace whose first process reads a
+//! The common root directories are those that `tests/setup` makes. Each daemon gets an overlay over one of them. All its mounts and processes live in a mount and a PID namespace whose first process reads a
 //! pipe from this process: they are gone when the fixture is dropped, and also when the test is killed.
 
 // Each test binary uses a part of this.
 #![allow(dead_code)]
 
+#[path = "../lab/roots.rs"]
+mod roots;
 pub mod store;
 
 use std::fs::{self, File};
@@ -31,17 +32,10 @@ pub const RELEASES: [Release; 2] = [Release::Sid, Release::Bullseye];
 
 impl Release {
     fn root(self) -> PathBuf {
-        let lab = std::env::var_os("OFFLOAD_LAB").map_or(PathBuf::from("/var/cache/offload-lab"), PathBuf::from);
-        let name = match self {
+        roots::made_by_setup(match self {
             Release::Bullseye => "bullseye",
             Release::Sid => "sid",
-        };
-        let candidates = [lab.join(name), lab.join(format!("{name}.try"))];
-        candidates
-            .iter()
-            .find(|root| root.join("usr/bin/guix-daemon").exists())
-            .unwrap_or_else(|| panic!("no root directory with guix-daemon among {candidates:?}"))
-            .clone()
+        })
     }
 }
 

@@ -6,21 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 
-/// The number of the recipe by which `tests/setup` made the root directories.
-const RECIPE: &str = include_str!("recipe");
+use super::roots::cache;
+
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/keeper");
-
-/// The directory that `tests/setup` fills.
-fn cache() -> PathBuf {
-    std::env::var_os("OFFLOAD_LAB").unwrap_or_else(|| "/var/cache/offload-lab".into()).into()
-}
-
-/// A directory that `tests/setup` made.
-pub fn made_by_setup(name: &str) -> PathBuf {
-    let path = cache().join(format!("{name}.{}", RECIPE.trim()));
-    assert!(path.is_dir(), "{} is missing: run tests/setup as root first", path.display());
-    path
-}
 
 /// A lab's keeper process. Everything of the lab is gone when this has been dropped.
 pub struct Keeper {

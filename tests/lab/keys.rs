@@ -7,7 +7,7 @@ use std::path::Path;
 use offload::machine::HostKeyKind;
 
 use super::USER_KEYS;
-use super::keeper::made_by_setup;
+use super::roots::made_by_setup;
 
 /// How many hosts have keys.
 const HOSTS: usize = 10;

@@ -39,6 +39,7 @@ mod options;
 mod processes;
 mod proxy;
 mod record;
+mod roots;
 mod service;
 mod state;
 mod store;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use offload::machine::HostKeyKind;
 
 use super::host::Host;
-use super::keeper::{Keeper, made_by_setup};
+use super::keeper::Keeper;
+use super::roots::made_by_setup;
 use super::{SSH_PORT, keys};
 
 /// The Debian release of a host, and with it the version of its Guix and its sshd.

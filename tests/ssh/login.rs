@@ -13,7 +13,8 @@ use offload::machine::{Compression, Machine};
 use offload::ssh::{Cause, Error, Phase, Session};
 use tempfile::TempDir;
 
-use crate::sshd::{BULLSEYE, Options, SID, Server, host_key, keygen, processes, root};
+use crate::roots::made_by_setup;
+use crate::sshd::{BULLSEYE, Options, SID, Server, host_key, keygen, processes};
 
 fn refusal(machine: &Machine) -> Error {
     match Session::connect(machine) {
@@ -298,7 +299,7 @@ fn zlib_is_used_when_it_is_asked_for() {
 fn a_program_can_carry_the_connection() {
     let server = Server::start(&SID);
     let mut machine = server.machine();
-    let busybox = root("sid").join("bin/busybox").display().to_string();
+    let busybox = made_by_setup("sid").join("bin/busybox").display().to_string();
     machine.name = "a name that is not resolved".to_owned();
     machine.proxy_command = Some([&busybox, "nc", "127.0.0.1", "%p"].map(str::to_owned).to_vec());
     let session = Session::connect(&machine).unwrap();

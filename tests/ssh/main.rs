@@ -8,5 +8,7 @@ mod faults;
 mod login;
 mod probe;
 mod reach;
+#[path = "../lab/roots.rs"]
+mod roots;
 mod sshd;
 mod stream;

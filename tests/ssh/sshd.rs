@@ -15,19 +15,7 @@ use offload::machine::{HostKey, HostKeyKind, Machine};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// Where the lab keeps its root directories.
-pub fn lab() -> PathBuf {
-    std::env::var_os("OFFLOAD_LAB").map_or_else(|| PathBuf::from("/var/cache/offload-lab"), PathBuf::from)
-}
-
-/// The root directory of that name, whatever its revision.
-pub fn root(name: &str) -> PathBuf {
-    ["", ".1", ".try"]
-        .iter()
-        .map(|suffix| lab().join(format!("{name}{suffix}")))
-        .find(|path| path.join("usr/sbin/sshd").exists())
-        .unwrap_or_else(|| panic!("no root directory '{name}' with an sshd in {}", lab().display()))
-}
+use crate::roots::made_by_setup;
 
 pub struct Server {
     child: Child,
@@ -76,7 +64,7 @@ impl Server {
             mount -t proc proc $D/root/proc; mount --rbind /dev $D/root/dev; mount -t tmpfs tmpfs $D/root/run
             mount --bind $D/shared $D/root/mnt; mkdir $D/root/run/sshd; {}
             exec chroot $D/root {} 2>$D/log",
-            root(options.root).display(),
+            made_by_setup(options.root).display(),
             if options.daemon { daemon } else { "" },
             sshd.join(" "),
         );
