@@ -90,6 +90,25 @@ fn explain_says_why_and_what_the_daemon_would_be_told() {
     assert_eq!((&json["reply"], &json["machine"]), (&"decline".into(), &serde_json::Value::Null));
 }
 
+/// A decline would be a failed build where the daemon may not build itself; what `score` says may be otherwise in a moment.
+#[test]
+fn a_score_that_says_no_is_no_mismatch() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("machines.lua");
+    let minimal = fs::read_to_string("examples/minimal.lua").unwrap();
+    let rule = "score = function(_, _, status) return false, 'not with ' .. tostring(status.load) end, build_machine";
+    fs::write(&file, minimal.replacen("build_machine", rule, 1)).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_offload"))
+        .env("GUIX_STATE_DIRECTORY", directory.path().join("state"))
+        .args(["explain", "--system", "x86_64-linux", file.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let said = text(&output.stdout);
+    assert!(said.contains("not with nil"), "{said}{}", text(&output.stderr));
+    assert!(said.ends_with("the daemon would be told: postpone\n"), "{said}");
+    assert_eq!(output.status.code(), Some(0));
+}
+
 #[test]
 fn usage_errors_have_a_status_of_their_own() {
     for arguments in [&[][..], &["evall"], &["eval", "a", "b"], &["x86_64-linux", "0", "0"]] {

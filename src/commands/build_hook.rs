@@ -8,9 +8,9 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::BufReader;
+use std::panic::{self, AssertUnwindSafe};
 use std::time::Instant;
 
-use env_logger::Target;
 use log::{debug, error, info, warn};
 
 use super::machines::machine_file;
@@ -40,13 +40,22 @@ pub fn run(arguments: &[OsString]) -> Status {
         }
     };
     match descriptors.messages.try_clone() {
-        Ok(messages) => logging::start(Target::Pipe(Box::new(messages))),
+        Ok(messages) => logging::start(logging::pipe(messages)),
         Err(error) => debug!("no log: {error}"),
     }
-    let status = serve(arguments, &descriptors).unwrap_or_else(|error| {
-        error!("{error}");
-        Status::Failure
-    });
+    // A panic would end the process with 101, which the daemon takes for a build that took too long.
+    let served = panic::catch_unwind(AssertUnwindSafe(|| serve(arguments, &descriptors)));
+    let status = match served {
+        Ok(Ok(status)) => status,
+        Ok(Err(error)) => {
+            error!("{error}");
+            Status::Failure
+        }
+        Err(_) => {
+            error!("this is a mistake in offload; please report it with the lines above");
+            Status::Failure
+        }
+    };
     if let Err(error) = descriptors.finish() {
         debug!("standard output and error: {error}");
     }

@@ -19,8 +19,9 @@ use std::time::Duration;
 /// Before every line that does not come from the daemon's protocol.
 pub const PREFIX: &str = "offload: ";
 
-/// The longest stray line that is passed on in one piece, in bytes.
-const MAX_STRAY_LINE: u64 = 8192;
+/// The longest stray line that is passed on in one piece, in bytes: with its prefix it must fit into one write to a pipe that
+/// nothing can come between (`PIPE_BUF`).
+const MAX_STRAY_LINE: u64 = 4096 - PREFIX.len() as u64 - 1;
 
 /// How long the end of the process waits for what children still write.
 const LAST_WORDS: Duration = Duration::from_millis(200);

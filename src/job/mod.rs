@@ -37,6 +37,9 @@ use crate::store::path::StorePath;
 /// How often a waiting build says so at the least, for people. The daemon's silence timer may want it more often.
 const SAY_EVERY: Duration = Duration::from_secs(30);
 
+/// How long a build whose machine failed it waits for another one, before it takes that one again as well.
+const ANOTHER_WITHIN: Duration = Duration::from_secs(30);
+
 /// How long before the daemon's time limit waiting ends.
 const MARGIN: Duration = Duration::from_secs(1);
 
@@ -103,8 +106,8 @@ impl Job<'_> {
         Err(self.no_machine_left(&tried, "as many attempts as 'max_attempts' allows have failed".to_owned()))
     }
 
-    /// Waits until a machine takes the build: one that has not been tried or, if no such matches, one that has. Those are
-    /// left alone for their back-off first, and the build may find them in better state then.
+    /// Waits until a machine takes the build: one that has not been tried or, if there is none for a while, one that has.
+    /// Those are left alone for their back-off first, and the build may find them in better state then.
     fn wait(
         &self,
         tried: &[Tried],
@@ -115,9 +118,10 @@ impl Job<'_> {
         let excluded = |is_final: bool| -> Vec<usize> {
             tried.iter().filter(|tried| tried.is_final || !is_final).map(|tried| tried.machine).collect()
         };
-        let mut waited = self.wait_without(&excluded(false), place, world, observer);
-        if matches!(waited, Err(Waited::NoMatch)) && !tried.is_empty() {
-            waited = self.wait_without(&excluded(true), place, world, observer);
+        let limit = if tried.is_empty() { self.wait_for_slot } else { self.wait_for_slot.min(ANOTHER_WITHIN) };
+        let mut waited = self.wait_without(&excluded(false), limit, place, world, observer);
+        if waited.is_err() && !tried.is_empty() {
+            waited = self.wait_without(&excluded(true), self.wait_for_slot, place, world, observer);
         }
         waited.map_err(|waited| {
             let last = match waited {
@@ -131,13 +135,14 @@ impl Job<'_> {
     fn wait_without(
         &self,
         excluded: &[usize],
+        limit: Duration,
         place: &mut Option<Place>,
         world: &Network,
         observer: &mut dyn Observer,
     ) -> Result<Chosen, Waited> {
         let Job { request, machines, rules, .. } = *self;
         let question = Question { request, machines, rules, excluded, head: None };
-        let own = world.elapsed() + self.wait_for_slot;
+        let own = world.elapsed() + limit;
         let daemons = self.arguments.build_timeout.map(|limit| limit.saturating_sub(MARGIN));
         let silence = self.arguments.max_silent_time.map(|limit| limit / 3);
         let limits = waiting::Limits {

@@ -40,8 +40,10 @@ pub struct PassedOver {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
     Mismatch(Mismatch),
-    /// A rule of the machine file said no.
+    /// `accepts` of the machine file said no.
     Refused(String),
+    /// `score` of the machine file said no: as the machine is now.
+    NotNow(String),
     Drained(Drained),
     /// All its slots are taken, or wanted by so many builds that came before.
     NoSlot {
@@ -68,7 +70,7 @@ impl Reason {
 
     /// Whether the machine is there, and has too much to do.
     pub fn is_busy(&self) -> bool {
-        matches!(self, Reason::NoSlot { .. } | Reason::Overloaded { .. } | Reason::LowDisk { .. })
+        matches!(self, Reason::NoSlot { .. } | Reason::Overloaded { .. } | Reason::LowDisk { .. } | Reason::NotNow(_))
     }
 }
 
@@ -76,7 +78,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Mismatch(mismatch) => mismatch.fmt(f),
-            Reason::Refused(why) => f.write_str(why),
+            Reason::Refused(why) | Reason::NotNow(why) => f.write_str(why),
             Reason::Drained(_) => f.write_str("drained: it gets no new builds for now"),
             Reason::NoSlot { ahead: 0 } => f.write_str("all its slots are taken"),
             Reason::NoSlot { ahead: 1 } => f.write_str("all its slots are taken, and 1 build waits already"),

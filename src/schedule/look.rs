@@ -68,7 +68,7 @@ pub(super) fn score<W: Surroundings>(
 ) -> Result<Rank, Reason> {
     let running = world.running(machine);
     let known = Known { health, running: &running, now: world.now() };
-    let score = question.rules.score(place, &known).map_err(Reason::Refused)?;
+    let score = question.rules.score(place, &known).map_err(Reason::NotNow)?;
     let occupied = running.len() as f64 / f64::from(machine.parallel_builds.max(1));
     Ok(Rank { score, occupied, place })
 }

@@ -64,6 +64,14 @@ pub fn choose<W: Surroundings>(
 struct Candidate<L> {
     rank: Rank,
     state: State<L>,
+    /// What `score` said against it, going by its record.
+    refusal: Option<String>,
+}
+
+impl<L> Candidate<L> {
+    fn new(rank: Rank, refusal: Option<String>) -> Candidate<L> {
+        Candidate { rank, state: State::Unknown { after_trouble: false }, refusal }
+    }
 }
 
 struct Search<'a, W: Surroundings> {
@@ -90,8 +98,11 @@ impl<'a, W: Surroundings> Search<'a, W> {
                 continue;
             }
             match rank_of(self.question, place, machine, self.world) {
-                Ok(rank) => {
-                    self.candidates.push(Candidate { rank, state: State::Unknown { after_trouble: false } });
+                Ok(rank) => self.candidates.push(Candidate::new(rank, None)),
+                // It may be better now than its record says, or later than it is now; so it stays, behind the others.
+                Err(Reason::NotNow(why)) => {
+                    let rank = Rank { score: f64::NEG_INFINITY, occupied: 0.0, place };
+                    self.candidates.push(Candidate::new(rank, Some(why)));
                 }
                 Err(reason) => self.passed_over.push(PassedOver { machine: place, reason }),
             }
@@ -99,7 +110,7 @@ impl<'a, W: Surroundings> Search<'a, W> {
         if let Some(score) = self.question.head.filter(|_| !self.candidates.is_empty()) {
             // After machines that are as good: the head has other things to do.
             let rank = Rank { score, occupied: f64::INFINITY, place: usize::MAX };
-            self.candidates.push(Candidate { rank, state: State::Head });
+            self.candidates.push(Candidate { rank, state: State::Head, refusal: None });
         }
         self.candidates.sort_by(|one, other| one.rank.order(&other.rank));
     }
@@ -117,7 +128,10 @@ impl<'a, W: Surroundings> Search<'a, W> {
                 continue;
             }
             let machine = question.machines[candidate.rank.place];
-            candidate.state = look_at(machine, ahead.next().unwrap_or(0), world);
+            candidate.state = match (look_at(machine, ahead.next().unwrap_or(0), world), &candidate.refusal) {
+                (State::Ready(_), Some(why)) => State::Out(Reason::NotNow(why.clone())),
+                (state, _) => state,
+            };
         }
     }
 

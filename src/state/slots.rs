@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::process;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use log::warn;
 use serde::{Deserialize, Serialize};
 
 use super::lock::{contents, is_locked, replace, try_lock};
@@ -78,9 +79,13 @@ impl Slots {
         for number in 0..self.count {
             let Some(file) = try_lock(&self.slot(number))? else { continue };
             let record = self.record(number);
-            let text =
-                serde_json::to_vec(holder).map_err(|error| StateError { path: record.clone(), cause: error.into() })?;
-            replace(&record, &text)?;
+            // The lock is what counts; on a full disk the slot is as good without a record.
+            let written = serde_json::to_vec(holder)
+                .map_err(|error| StateError { path: record.clone(), cause: error.into() })
+                .and_then(|text| replace(&record, &text));
+            if let Err(error) = written {
+                warn!("no record of who holds a slot: {error}");
+            }
             return Ok(Some(Slot { number, record, _file: file }));
         }
         Ok(None)

@@ -228,7 +228,11 @@ fn receive<R: Read>(
     gcrypt::verify(&signature, &digest, acl).map_err(Refusal::Signature)?;
     stopwatch.lap("verify");
     if let Some(fixed) = fixed {
-        check_fixed_output(staging, &nar_hash, fixed).map_err(Refusal::Fixed)?;
+        check_fixed_output(staging, &nar_hash, fixed).map_err(|error| match error {
+            FixedError::Mismatch { .. } | FixedError::NotPlain { .. } => Received::Refused(Refusal::Fixed(error)),
+            FixedError::Read { cause, .. } => Received::NotRestored(cause),
+            FixedError::Digest(cause) => Received::NotRestored(io::Error::other(cause)),
+        })?;
     }
     Ok(())
 }
