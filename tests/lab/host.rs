@@ -117,8 +117,9 @@ impl Host {
 
     /// A command to be run in the host as root. Its process is the program itself, in the directory `/`.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("chroot");
-        command.arg(&self.root).arg(program).env_clear();
+        // Whoever starts tests in the background may have had SIGINT ignored, which children would inherit.
+        let mut command = Command::new("env");
+        command.args(["--default-signal=INT,QUIT", "chroot"]).arg(&self.root).arg(program).env_clear();
         command.envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/root"), ("LC_ALL", "C.UTF-8")]);
         command
     }
