@@ -18,6 +18,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use offload::engine::{Accepted, Engine};
 use offload::events::Event;
