@@ -22,7 +22,8 @@ fn a_score_that_reads_the_load() {
            return machine.name == 'b2' and 1 / (1 + status.load) or 0
          end",
     );
-    // Both are asked how they are before the first build; b1 would win if the load stayed unknown.
+    // Both are asked how they are; b1 would win if the load stayed unknown.
+    head.run("/opt/offload/offload", &["explain", "--system", lab::SYSTEM, "--probe"]);
     for name in ["first", "second", "third"] {
         head.build(&[&Drv::new(name)]).succeeded();
     }
