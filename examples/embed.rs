@@ -55,10 +55,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
 
-    let accepted = match consideration.decide() {
-        Decision::Accept(choice) => Accepted::Chosen(Box::new(choice)),
-        Decision::AcceptAndWait(place) => Accepted::Waiting(place),
-        Decision::Decline(_) | Decision::Postpone(_) => return Err("no machine takes it".into()),
+    let accepted = loop {
+        match consideration.decide() {
+            Decision::Accept(choice) => break Accepted::Chosen(Box::new(choice)),
+            Decision::AcceptAndWait(place) => break Accepted::Waiting(place),
+            Decision::Decline(_) => return Err("no machine takes it".into()),
+            // guix-daemon asks again after five seconds, and so does this.
+            Decision::Postpone(_) => std::thread::sleep(Duration::from_secs(5)),
+        }
     };
     // guix-daemon tells its hook the inputs and the missing outputs; here they are worked out.
     let derivation = read_derivation(&engine.directories.store, &request.derivation)?;
