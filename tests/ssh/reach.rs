@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use offload::machine::Machine;
 use offload::remote::{Connection, Error, Patience};
 use offload::status::Status;
 
@@ -174,7 +175,9 @@ fn the_probe_tells_how_the_machine_is() {
     // In the other root there is no store before something is put into it.
     for (options, store) in [(&SID, STORE), (&BULLSEYE, "/")] {
         let server = Server::start(options);
-        let status = Connection::open(&server.machine()).unwrap().probe(store).unwrap();
+        // A probe that takes longer than this tells nothing, and other tests run beside this one.
+        let machine = Machine { connect_timeout: Duration::from_secs(60), ..server.machine() };
+        let status = Connection::open(&machine).unwrap().probe(store).unwrap();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         assert!(status.clock.unwrap().abs_diff(now) < 5, "{status:?}");
         assert!(status.load1.is_some() && status.load5.is_some() && status.load15.is_some(), "{status:?}");
@@ -208,7 +211,8 @@ fn a_talkative_shell_does_not_disturb() {
         daemon: true,
         ..SID
     });
-    let connection = Connection::open(&talkative.machine()).unwrap();
+    let machine = Machine { connect_timeout: Duration::from_secs(60), ..talkative.machine() };
+    let connection = Connection::open(&machine).unwrap();
     let status = connection.probe(STORE).unwrap();
     assert!(status.load1.unwrap() < 90.0 && status.cores.is_some(), "{status:?}");
     assert_eq!(greet(connection.daemon().unwrap()), 0x164);
