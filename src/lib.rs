@@ -35,6 +35,7 @@
 //! | [`events`] | what happens to a build, for the log and for embedding programs |
 //! | [`error`], [`exit`] | how a build may fail, and the exit statuses |
 //! | [`logging`], [`timing`] | messages for people; where the time goes |
+//! | [`crash`] | points at which tests kill the process; nothing in a usual build |
 //!
 //! # Embedding
 //!
@@ -65,6 +66,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod commands;
+pub mod crash;
 pub mod daemon;
 pub mod engine;
 pub mod error;

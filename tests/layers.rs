@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("exit", &[]),
+    ("crash", &[]),
     ("logging", &["hook"]),
     ("gcrypt", &["store"]),
     ("machine", &["store"]),
@@ -18,17 +19,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ssh", &["machine", "store", "timing"]),
     ("daemon", &["store"]),
     ("events", &["hook", "machine", "store"]),
-    ("local", &["daemon", "gcrypt", "store"]),
+    ("local", &["crash", "daemon", "gcrypt", "store"]),
     ("remote", &["daemon", "machine", "ssh", "status", "store", "timing"]),
-    ("state", &["machine", "status", "store"]),
+    ("state", &["crash", "machine", "status", "store"]),
     ("policy", &["hook", "machine", "state", "status", "store"]),
-    ("schedule", &["hook", "machine", "policy", "state", "status", "store"]),
-    ("transfer", &["daemon", "events", "gcrypt", "local", "machine", "remote", "state", "store", "timing"]),
+    ("schedule", &["crash", "hook", "machine", "policy", "state", "status", "store"]),
+    ("transfer", &["crash", "daemon", "events", "gcrypt", "local", "machine", "remote", "state", "store", "timing"]),
     (
         "job",
         &[
-            "daemon", "error", "events", "exit", "gcrypt", "hook", "local", "machine", "policy", "remote", "schedule",
-            "ssh", "state", "status", "store", "timing", "transfer",
+            "crash", "daemon", "error", "events", "exit", "gcrypt", "hook", "local", "machine", "policy", "remote",
+            "schedule", "ssh", "state", "status", "store", "timing", "transfer",
         ],
     ),
     ("engine", &["error", "events", "hook", "job", "local", "machine", "policy", "schedule", "state", "store"]),
@@ -36,8 +37,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "commands",
         &[
-            "daemon", "engine", "error", "events", "exit", "gcrypt", "hook", "job", "local", "logging", "machine",
-            "policy", "remote", "schedule", "ssh", "state", "status", "store", "timing", "transfer",
+            "crash", "daemon", "engine", "error", "events", "exit", "gcrypt", "hook", "job", "local", "logging",
+            "machine", "policy", "remote", "schedule", "ssh", "state", "status", "store", "timing", "transfer",
         ],
     ),
 ];

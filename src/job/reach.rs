@@ -3,6 +3,7 @@
 //! A machine whose SSH server answers and whose daemon does not is no use to anybody, so both are part of reaching it.
 
 use super::connect::connect;
+use crate::crash::{Point, point};
 use crate::daemon::{self, Client};
 use crate::error::with_hint;
 use crate::machine::Machine;
@@ -21,11 +22,13 @@ pub struct Reached {
 /// Connects to the machine and greets its daemon. The error is a message, with a remedy where there is one.
 pub fn reach(state: &StateDirectory, machine: &Machine, store: &StoreDir) -> Result<Reached, String> {
     let connection = connect(state, machine)?;
+    point(Point::Connected);
     let mut stopwatch = Stopwatch::start();
     let stream = connection.daemon().map_err(|error| unreachable(&error))?;
     let client =
         Client::connect(stream, store.clone()).map_err(|error| daemon_failed("greeting its daemon", &error))?;
     stopwatch.lap("greet");
+    point(Point::Greeted);
     Ok(Reached { client, connection })
 }
 

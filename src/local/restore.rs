@@ -25,6 +25,7 @@ use super::database::{Database, DatabaseError};
 use super::dump::Dump;
 use super::files::{self, EXECUTABLE, PLAIN};
 use super::store::{Store, file_name};
+use crate::crash::{Point, half, point};
 use crate::store::nar::{NarPath, Visitor};
 use crate::store::path::StorePath;
 
@@ -86,7 +87,9 @@ impl<'a> Staging<'a> {
         let install = || -> io::Result<()> {
             let name = file_name(&self.output, "")?;
             files::remove(self.store.fd(), &name)?;
+            point(Point::PlaceCleared);
             rustix::fs::renameat(&self.fd, ITEM, self.store.fd(), &name)?;
+            point(Point::Moved);
             match files::open_directory(self.store.fd(), &name) {
                 Ok(directory) => Ok(files::seal(&directory)?),
                 // A file or a link, which is complete.
@@ -154,6 +157,7 @@ impl Visitor for Restore<'_> {
             }
             file.write_all(&self.chunk[..count])?;
             left = left.saturating_sub(count as u64);
+            half(Point::FileHalf, size - left, size);
         }
         rustix::fs::fchmod(&file, if executable { EXECUTABLE } else { PLAIN })?;
         Ok(rustix::fs::futimens(&file, &files::canonical_times())?)

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use fs4::{FileExt, TryLockError};
 
 use super::StateError;
+use crate::crash::{Point, point};
 
 /// More than any file of the state directory.
 const MAX_FILE: u64 = 64 * 1024;
@@ -74,6 +75,7 @@ pub(super) fn replace(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
     options.open(&new).and_then(|mut file| file.write_all(contents)).map_err(failed)?;
+    point(Point::RecordWritten);
     fs::rename(&new, path).map_err(failed)
 }
 

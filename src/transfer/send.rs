@@ -23,6 +23,7 @@ use log::debug;
 use super::add::{self, Plan};
 use super::head::Head;
 use super::turns::{Asked, Turns};
+use crate::crash::{Point, half, point};
 use crate::daemon::{self, Client};
 use crate::events::{Event, Observer};
 use crate::gcrypt::SigningKey;
@@ -149,9 +150,11 @@ fn supply<S: Read + Write>(
             Asked::LookAgain => continue,
             Asked::TooLong(limit) => return Err(SendError::NoTurn(limit)),
         };
+        point(Point::UploadTurn);
         let is_all = items.len() == missing.len();
         let mut counter = Counter::start(&items, &turns.machine.name, observer);
         let sent = transmit(client, head, items, connection, &mut counter);
+        point(Point::Uploaded);
         drop(turn);
         match sent {
             Ok(()) if is_all => return Ok(Supplied::All),
@@ -301,6 +304,7 @@ impl<'a> Counter<'a> {
 
     pub fn count(&mut self, bytes: usize) {
         self.sent += bytes as u64;
+        half(Point::UploadHalf, self.sent, self.of);
         if self.sent >= self.told + PROGRESS || self.told_at.elapsed() >= SLOW {
             (self.told, self.told_at) = (self.sent, Instant::now());
             self.observer.observe(&Event::Sent { machine: self.machine, bytes: self.sent, of: self.of });
