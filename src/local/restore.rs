@@ -24,6 +24,7 @@ use thiserror::Error;
 use super::database::{Database, DatabaseError};
 use super::dump::Dump;
 use super::files::{self, EXECUTABLE, PLAIN};
+use super::remedy;
 use super::store::{Store, file_name};
 use crate::crash::{Point, half, point};
 use crate::store::nar::{NarPath, Visitor};
@@ -174,9 +175,11 @@ impl Visitor for Restore<'_> {
 /// Why an output could not be brought to its place.
 #[derive(Debug, Error)]
 pub enum RestoreError {
-    #[error("cannot make room for '{path}' in the store: {cause}")]
+    #[error("cannot make room for '{path}' in the store: {cause}{}", remedy::of_store(cause))]
     Stage { path: StorePath, cause: io::Error },
-    #[error("cannot move '{path}' to its place: {cause}")]
+    #[error("cannot write '{path}': {cause}{}", remedy::of_store(cause))]
+    Write { path: StorePath, cause: io::Error },
+    #[error("cannot move '{path}' to its place: {cause}{}", remedy::of_store(cause))]
     Install { path: StorePath, cause: io::Error },
     #[error(transparent)]
     Database(#[from] DatabaseError),

@@ -164,7 +164,7 @@ pub fn retrieve<'a, S: Read + Write>(
                 return Err(RetrieveError::Refused { output: output.clone(), machine, cause: Box::new(cause) });
             }
             Err(daemon::ExportError::Consumer(Received::NotRestored(cause))) => {
-                return Err(RestoreError::Stage { path: output.clone(), cause }.into());
+                return Err(RestoreError::Write { path: output.clone(), cause }.into());
             }
         }
     }

@@ -13,6 +13,8 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod database;
+mod disk;
 mod points;
 mod pool;
 mod random;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use offload::state::health::{self, Trouble};
 use offload::state::{Health, HealthRecord, StateDirectory};
 use offload::status::Status;
 
-use crate::lab::{Drv, Host, HostOptions, Lab, SSH_PORT, wait_until};
+use crate::lab::{Direct, Drv, Host, HostOptions, Lab, Made, SSH_PORT, wait_until};
 
 /// The file that says where the hook is to stop, in the head.
 pub const CRASH_FILE: &str = "/var/lab/crash";
@@ -117,11 +118,17 @@ impl Pool {
 
 /// Adds a derivation and builds it, none of it here.
 pub fn build(head: &Host, drv: &Drv) -> Ended {
-    let mut direct = head.direct();
+    let mut client = head.direct();
+    let made = client.make(drv);
+    ended(&mut client, &made)
+}
+
+/// Builds a derivation that has been added.
+pub fn ended(client: &mut Direct<'_>, made: &Made) -> Ended {
     let log = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&log);
-    direct.daemon().set_log(Some(Box::new(move |text| sink.lock().unwrap().extend_from_slice(text))));
-    let (status, message) = match direct.build(&[drv]) {
+    client.daemon().set_log(Some(Box::new(move |text| sink.lock().unwrap().extend_from_slice(text))));
+    let (status, message) = match client.build_paths(std::slice::from_ref(&made.path)) {
         Ok(_) => (Some(0), String::new()),
         Err(daemon::Error::Daemon { status, message, .. }) => (Some(status), message),
         Err(daemon::Error::Link { .. }) => (None, String::new()),
@@ -157,4 +164,12 @@ fn leftovers_of(host: &Host, outputs: &[&Path]) -> Vec<String> {
     let mut names = leftovers(host);
     names.retain(|name| outputs.iter().any(|output| name.starts_with(output.file_name().unwrap().to_str().unwrap())));
     names
+}
+
+/// Mounts a file system of its own, which the keeper of the lab takes away in the end.
+pub fn mount(host: &Host, place: &str, options: &str) {
+    let place = host.path(place);
+    fs::create_dir_all(&place).unwrap();
+    let status = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(place).status().unwrap();
+    assert!(status.success());
 }
