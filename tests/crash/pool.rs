@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use offload::daemon;
@@ -97,12 +98,17 @@ impl Pool {
     /// Collects garbage on all hosts: then nothing is left that is not valid, and of valid items none of ours.
     #[track_caller]
     pub fn assert_all_is_collected(&self) {
+        self.collect(&self.hosts().collect::<Vec<_>>());
         for host in self.hosts() {
-            host.run("guix", &["gc"]);
             assert_eq!(leftovers(host), [""; 0], "on {}", host.name());
             let valid = host.valid_paths();
             assert!(!valid.iter().any(|path| path.ends_with("-offload-inputs")), "{valid:?}");
         }
+    }
+
+    /// Runs `guix gc` on some hosts at the same time.
+    pub fn collect(&self, hosts: &[&Host]) {
+        thread::scope(|scope| hosts.iter().for_each(|host| drop(scope.spawn(|| host.run("guix", &["gc"])))));
     }
 
     /// Guix has nothing to say against any store.

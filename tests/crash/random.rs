@@ -1,6 +1,6 @@
 //! Kills at any instant, from the hook's start to a while after the build would have ended.
 //!
-//! 25 of them; `OFFLOAD_TEST_KILLS` says how many, and 500 take about a quarter of an hour. What dies is the hook, the
+//! 25 of them; `OFFLOAD_TEST_KILLS` says how many, and 500 take some ten minutes. What dies is the hook, the
 //! daemon's process that started it (so that registration is hit as well), or everything on the head.
 
 use std::hash::{BuildHasher, RandomState};
