@@ -5,6 +5,8 @@ mod lab;
 use std::time::{Duration, Instant};
 
 use lab::{Direction, Drv, Host, Lab, Proxy, wait_until};
+use offload::state::Health;
+use offload::state::health::SHORTEST_BAN;
 
 const MIB: usize = 1 << 20;
 
@@ -114,7 +116,10 @@ fn a_machine_that_lets_nobody_in() {
         build(1);
         connections += 1;
         assert_eq!(link.connections(), connections);
-        if head.health_of("link:2022").contains("Not allowed at this time") {
+        let health = head.health_of("link:2022");
+        if health.contains("Not allowed at this time") {
+            let health: Health = serde_json::from_str(&health).unwrap();
+            assert!(health.trouble.unwrap().back_off() >= SHORTEST_BAN);
             return;
         }
     }
