@@ -1,8 +1,7 @@
 //! A connection to a build machine: streams to its daemon, and the probe.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::error::Error;
@@ -41,8 +40,8 @@ impl Connection {
 
     /// Opens a stream to the socket of the machine's daemon. Each call gives a new one.
     ///
-    /// Where the SSH server does not forward to sockets, `guix repl` on the other side passes the bytes, and a warning
-    /// says so once for each machine.
+    /// Where the SSH server does not forward to sockets, `guix repl` on the other side passes the bytes
+    /// ([`warning`](Connection::warning)).
     pub fn daemon(&self) -> Result<DaemonStream, Error> {
         let mut reason = "as before".to_owned();
         if !self.0.is_relayed.load(Ordering::Relaxed) {
@@ -55,10 +54,19 @@ impl Connection {
             }
         }
         let channel = self.relay(reason)?;
-        if !self.0.is_relayed.swap(true, Ordering::Relaxed) {
-            warn_once(&self.0.machine.address());
-        }
+        self.0.is_relayed.store(true, Ordering::Relaxed);
         Ok(DaemonStream::new(channel, self.clone()))
+    }
+
+    /// What is not as it should be on the way to the daemon, as far as that is known, and what would help.
+    pub fn warning(&self) -> Option<String> {
+        let machine = self.0.machine.address();
+        self.0.is_relayed.load(Ordering::Relaxed).then(|| {
+            format!(
+                "{machine}: its SSH server does not forward to sockets, so 'guix repl' there passes the data, which is \
+                 slower; `AllowStreamLocalForwarding yes` in its sshd_config would help"
+            )
+        })
     }
 
     /// Starts `guix archive --import` on the other side; `None` where that cannot be.
@@ -101,15 +109,5 @@ impl Connection {
                 _ => Err(error.into()),
             },
         }
-    }
-}
-
-fn warn_once(machine: &str) {
-    static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(machine.to_owned()) {
-        log::warn!(
-            "{machine}: its SSH server does not forward to sockets, so 'guix repl' there passes the data, which is slower; \
-             `AllowStreamLocalForwarding yes` in its sshd_config would help"
-        );
     }
 }
