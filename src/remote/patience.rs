@@ -8,6 +8,7 @@
 //! | start of the relay | `stall_timeout`: Guile takes seconds | `relay` |
 //! | greeting of the daemon | `connect_timeout` | [`Patience::greeting`] |
 //! | each answer, upload, download | silence: see below; at most `max-silent-time` and a `stall_timeout`, or an hour | [`Patience::answer`] |
+//! | a turn to transfer | an hour ([`LONGEST_TURN`]), then without | `transfer` |
 //! | build | silence: see below; at most `max-silent-time` and a `stall_timeout`, without end where there is none | [`Patience::build`] |
 //! | anything sent | `stall_timeout` without progress | [`DaemonStream`] |
 //! | the link under all of these | `stall_timeout` without any byte, answers to keep-alives included | `ssh` |
@@ -31,6 +32,9 @@ use crate::machine::Machine;
 
 /// The longest silence of a daemon that is not building, where no limit was given: Guix's own `max-silent-time`.
 const LONGEST_SILENCE: Duration = Duration::from_secs(3600);
+
+/// How long a build waits for other transfers with the machine to end.
+pub const LONGEST_TURN: Duration = Duration::from_secs(3600);
 
 /// How often people are told of something that goes on for long.
 const LINE_EVERY: Duration = Duration::from_secs(30);
@@ -72,7 +76,7 @@ impl Patience {
 }
 
 /// The longest time in which nothing may happen, but for a build.
-pub fn longest_silence(machine: &Machine, max_silent_time: Option<Duration>) -> Duration {
+fn longest_silence(machine: &Machine, max_silent_time: Option<Duration>) -> Duration {
     max_silent_time.map_or(LONGEST_SILENCE, |time| time.saturating_add(machine.stall_timeout))
 }
 

@@ -64,9 +64,6 @@ pub enum SendError {
     /// The build machine's daemon, or the way there.
     #[error(transparent)]
     Machine(daemon::Error),
-    /// Others kept sending all the time.
-    #[error("no turn to send inputs came for {} s", .0.as_secs())]
-    NoTurn(Duration),
     /// It trusts nothing that this machine signs.
     #[error(
         "its daemon does not trust what this machine signs\n  hint: copy '{}' there, and as root: \
@@ -83,7 +80,7 @@ impl SendError {
     /// Whether another machine may do better.
     pub fn is_of_machine(&self) -> bool {
         match self {
-            SendError::Machine(_) | SendError::NotAuthorized { .. } | SendError::NoTurn(_) | SendError::Lost => true,
+            SendError::Machine(_) | SendError::NotAuthorized { .. } | SendError::Lost => true,
             SendError::Database(_) | SendError::SigningKey(_) | SendError::Source(_) => false,
         }
     }
@@ -147,7 +144,6 @@ fn supply<S: Read + Write>(
         let (turn, items) = match turns.upload(items, &on_the_way, &mut wait, observer) {
             Asked::Granted(turn, items) => (turn, items),
             Asked::LookAgain => continue,
-            Asked::TooLong(limit) => return Err(SendError::NoTurn(limit)),
         };
         let is_all = items.len() == missing.len();
         let mut counter = Counter::start(&items, &turns.machine.name, observer);
