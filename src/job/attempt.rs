@@ -75,7 +75,7 @@ impl<'a> On<'a> {
         stopwatch.lap("options");
 
         let turns = self.turns();
-        transfer::send(&mut client, self.head, job.inputs, &connection, &turns, observer)
+        transfer::send(&mut client, self.head, job.inputs, &turns, observer)
             .map_err(|error| self.transfer_failed("sending inputs", error.is_of_machine(), &error))?;
 
         let derivation = &job.failover.request.derivation;

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::error::Error;
-use super::importer::Importer;
+use super::patience::{self, Patience};
 use super::probe;
 use super::relay;
 use super::stream::DaemonStream;
@@ -21,6 +21,8 @@ pub struct Connection(Arc<Inner>);
 struct Inner {
     session: Session,
     machine: Machine,
+    /// Whether the daemon has been reached.
+    is_up: AtomicBool,
     /// Whether the server is known to forward to no socket.
     is_relayed: AtomicBool,
 }
@@ -29,8 +31,8 @@ impl Connection {
     /// Connects to the machine and logs in, within its `connect_timeout`.
     pub fn open(machine: &Machine) -> Result<Connection, Error> {
         let session = Session::connect(machine)?;
-        let inner = Inner { session, machine: machine.clone(), is_relayed: AtomicBool::new(false) };
-        Ok(Connection(Arc::new(inner)))
+        let [is_up, is_relayed] = [false; 2].map(AtomicBool::new);
+        Ok(Connection(Arc::new(Inner { session, machine: machine.clone(), is_up, is_relayed })))
     }
 
     /// The machine at its other end.
@@ -43,10 +45,21 @@ impl Connection {
     /// Where the SSH server does not forward to sockets, `guix repl` on the other side passes the bytes
     /// ([`warning`](Connection::warning)).
     pub fn daemon(&self) -> Result<DaemonStream, Error> {
+        let limit = |is_up| patience::hello(&self.0.machine, is_up);
+        let stream = self.daemon_within(limit(self.0.is_up.load(Ordering::Relaxed)))?;
+        self.0.is_up.store(true, Ordering::Relaxed);
+        self.0.session.set_patience(limit(true));
+        Ok(stream)
+    }
+
+    /// The same within this time for opening the channel, which is also what the greeting may take.
+    pub(super) fn daemon_within(&self, limit: Duration) -> Result<DaemonStream, Error> {
+        self.0.session.set_patience(limit);
+        let stream = |channel| DaemonStream::new(channel, self.clone(), Patience::greeting(limit));
         let mut reason = "as before".to_owned();
         if !self.0.is_relayed.load(Ordering::Relaxed) {
             match self.0.session.open_socket(&self.0.machine.daemon_socket) {
-                Ok(channel) => return Ok(DaemonStream::new(channel, self.clone())),
+                Ok(channel) => return Ok(stream(channel)),
                 Err(error) => match error.cause {
                     Cause::SocketRefused { reason: why, .. } => reason = why,
                     _ => return Err(error.into()),
@@ -55,7 +68,7 @@ impl Connection {
         }
         let channel = self.relay(reason)?;
         self.0.is_relayed.store(true, Ordering::Relaxed);
-        Ok(DaemonStream::new(channel, self.clone()))
+        Ok(stream(channel))
     }
 
     /// What is not as it should be on the way to the daemon, as far as that is known, and what would help.
@@ -67,11 +80,6 @@ impl Connection {
                  slower; `AllowStreamLocalForwarding yes` in its sshd_config would help"
             )
         })
-    }
-
-    /// Starts `guix archive --import` on the other side; `None` where that cannot be.
-    pub fn importer(&self) -> Result<Option<Importer>, Error> {
-        Ok(Importer::start(self)?)
     }
 
     pub(super) fn session(&self) -> &Session {

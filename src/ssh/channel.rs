@@ -62,6 +62,22 @@ impl Channel {
         self.deadline = deadline;
     }
 
+    /// Waits until the other side takes more, or nobody there reads any more, which a write then tells. Unlike a write this can
+    /// be repeated after the deadline has passed.
+    pub fn wait_for_room(&mut self) -> io::Result<()> {
+        let has_room = |channel: &ssh2::Channel| channel.write_window().remaining > 0;
+        if has_room(&self.channel) {
+            return Ok(());
+        }
+        let waited = self.link.run(Kind::Read, self.limit(), || match self.channel.wait_eof() {
+            // It has taken in all that there was, and not found the end.
+            Err(error) if is_again(&error) && !has_room(&self.channel) => Err(error),
+            Err(error) if !is_again(&error) => Err(error),
+            _ => Ok(()),
+        });
+        waited.map_err(|cause| self.error(cause).into_io(io::ErrorKind::BrokenPipe))
+    }
+
     /// Tells the other side that nothing more will be written.
     pub fn send_eof(&mut self) -> io::Result<()> {
         self.finish().map_err(|cause| self.error(cause).into_io(io::ErrorKind::BrokenPipe))

@@ -58,7 +58,8 @@ pub(super) struct Link {
     socket: Arc<OwnedFd>,
     proxy: Mutex<Option<Proxy>>,
     machine: String,
-    connect_timeout: Duration,
+    /// How long a question to the server may take.
+    patience: Mutex<Duration>,
     stall_timeout: Duration,
     keep_alive: Duration,
     turn: Mutex<Turn>,
@@ -122,7 +123,7 @@ impl Link {
             socket,
             proxy: Mutex::new(proxy),
             machine: machine.address(),
-            connect_timeout: machine.connect_timeout,
+            patience: Mutex::new(machine.connect_timeout),
             stall_timeout,
             // A link is not to count as dead because nobody asked.
             keep_alive: machine.keep_alive.min(stall_timeout / 3),
@@ -138,8 +139,12 @@ impl Link {
         &self.socket
     }
 
-    pub(super) fn connect_timeout(&self) -> Duration {
-        self.connect_timeout
+    pub(super) fn patience(&self) -> Duration {
+        *self.patience.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_patience(&self, patience: Duration) {
+        *self.patience.lock().unwrap_or_else(PoisonError::into_inner) = patience;
     }
 
     pub(super) fn error(&self, phase: Phase, cause: Cause) -> Error {
