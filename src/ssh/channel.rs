@@ -5,8 +5,9 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::code::{again, code_of, is_again};
 use super::error::{Cause, Error, Phase};
-use super::link::{Kind, Limit, Link, again, code_of, is_again};
+use super::link::{Kind, Limit, Link};
 
 /// Reads smaller than this are served from a buffer of [`BUFFER`] bytes: each call of libssh2 costs a recv(2).
 const SMALL: usize = 16 << 10;

@@ -9,9 +9,10 @@ use std::time::Duration;
 use ssh2::MethodType;
 
 use super::channel::Channel;
+use super::code::{self, cause};
 use super::error::{Cause, Error, Phase};
 use super::host_key;
-use super::link::{Kind, Limit, Link, cause, code};
+use super::link::{Kind, Limit, Link};
 use super::opening::Opening;
 use super::private_key::{self, PrivateKey};
 use super::proxy::Proxy;
