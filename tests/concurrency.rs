@@ -182,7 +182,7 @@ fn the_head_has_other_things_to_do() {
     assert!(here.len() > 1 && there.len() > 2, "here: {here:?}, there: {there:?}");
     assert_eq!(here.len() + there.len(), drvs.len() + 2);
 
-    // Locked from before the build until it has been done over there, for longer than anybody waits who does not have to.
+    // Locked from before the build until some time after it has been done over there: its registration waits.
     let connection = database(&head);
     let last = Drv::new("last").script("echo last >$out");
     let mut client = head.direct();
@@ -190,7 +190,7 @@ fn the_head_has_other_things_to_do() {
     connection.execute_batch("BEGIN EXCLUSIVE").unwrap();
     thread::scope(|scope| {
         let building = scope.spawn(|| client.build(&[&last]));
-        wait_until("the output is in its place", Duration::from_secs(30), || b1.built().contains(&"last".to_owned()));
+        wait_until("it has been built", Duration::from_secs(30), || b1.built().contains(&"last".to_owned()));
         thread::sleep(Duration::from_secs(3));
         assert!(!building.is_finished());
         connection.execute_batch("COMMIT").unwrap();
