@@ -109,7 +109,7 @@ fn warn_once(machine: &str) {
     if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(machine.to_owned()) {
         log::warn!(
             "{machine}: its SSH server does not forward to sockets, so 'guix repl' there passes the data, which is slower; \
-             `AllowStreamLocalForwarding yes` in its sshd_config would help"
+             `AllowStreamLocalForwarding yes` and `AllowTcpForwarding yes` in its sshd_config would help"
         );
     }
 }
