@@ -85,11 +85,12 @@ fn passes_tcp(head: &Host, machine: &Host) -> bool {
 }
 
 fn way(report: &str) -> Way {
-    match (report.contains("ok channel to the daemon: "), report.contains("its SSH server does not forward to sockets"))
-    {
-        (true, false) => Way::Direct,
-        (true, true) => Way::Relay,
-        (false, _) => Way::None,
+    if report.contains("ok channel to the daemon: ") {
+        Way::Direct
+    } else if report.contains("?? channel to the daemon: ") && report.contains("does not forward to sockets") {
+        Way::Relay
+    } else {
+        Way::None
     }
 }
 

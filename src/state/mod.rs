@@ -7,6 +7,7 @@ pub mod drain;
 pub mod health;
 mod lock;
 pub mod logins;
+pub mod said;
 pub mod slots;
 pub mod transfers;
 pub mod waiting;

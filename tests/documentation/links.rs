@@ -72,3 +72,30 @@ fn the_contents_have_every_page() {
         }
     }
 }
+
+/// Files of the source that a page names, such as `ssh/link.rs`, are there.
+#[test]
+fn files_that_are_named_exist() {
+    let files: Vec<String> = ["src", "tests", "lua", "examples"]
+        .map(|directory| crate::reference::sources(&top().join(directory)))
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name)
+        .collect();
+    let mut found = 0;
+    let mut wrong = Vec::new();
+    for page in pages() {
+        for code in crate::page::quoted(&page.prose()) {
+            let is_file = code.ends_with(".rs")
+                && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/_.-".contains(&byte));
+            if is_file {
+                found += 1;
+                if !files.iter().any(|file| *file == code || file.ends_with(&format!("/{code}"))) {
+                    wrong.push(format!("{}: there is no {code}", page.name));
+                }
+            }
+        }
+    }
+    assert!(found > 30, "only {found} files are named");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -144,7 +144,13 @@ impl Findings {
         self.passed(Step::Channel);
         match connection.daemon() {
             Ok(stream) => {
-                self.good(Step::Channel, format_args!("'{}' answers", machine.daemon_socket.display()));
+                let answers = format!("'{}' answers", machine.daemon_socket.display());
+                match connection.warning() {
+                    None => self.good(Step::Channel, answers),
+                    Some(warning) => {
+                        self.add(Step::Channel, Outcome::Doubtful, format_args!("{answers}; {warning}"), None)
+                    }
+                }
                 self.daemon(stream, machine, directories);
             }
             Err(error) => self.not_reached(&error),
