@@ -45,21 +45,24 @@ impl Connection {
     /// Where the SSH server does not forward to sockets, `guix repl` on the other side passes the bytes
     /// ([`warning`](Connection::warning)).
     pub fn daemon(&self) -> Result<DaemonStream, Error> {
-        let limit = |is_up| patience::hello(&self.0.machine, is_up);
-        let stream = self.daemon_within(limit(self.0.is_up.load(Ordering::Relaxed)))?;
-        self.0.is_up.store(true, Ordering::Relaxed);
-        self.0.session.set_patience(limit(true));
-        Ok(stream)
+        self.daemon_within(patience::hello(&self.0.machine, self.0.is_up.load(Ordering::Relaxed)))
     }
 
     /// The same within this time for opening the channel, which is also what the greeting may take.
     pub(super) fn daemon_within(&self, limit: Duration) -> Result<DaemonStream, Error> {
         self.0.session.set_patience(limit);
-        let stream = |channel| DaemonStream::new(channel, self.clone(), Patience::greeting(limit));
+        let channel = self.channel()?;
+        self.0.is_up.store(true, Ordering::Relaxed);
+        self.0.session.set_patience(patience::hello(&self.0.machine, true));
+        Ok(DaemonStream::new(channel, self.clone(), Patience::greeting(limit)))
+    }
+
+    /// A channel to the daemon's socket, or to a relay.
+    fn channel(&self) -> Result<Channel, Error> {
         let mut reason = "as before".to_owned();
         if !self.0.is_relayed.load(Ordering::Relaxed) {
             match self.0.session.open_socket(&self.0.machine.daemon_socket) {
-                Ok(channel) => return Ok(stream(channel)),
+                Ok(channel) => return Ok(channel),
                 Err(error) => match error.cause {
                     Cause::SocketRefused { reason: why, .. } => reason = why,
                     _ => return Err(error.into()),
@@ -68,7 +71,7 @@ impl Connection {
         }
         let channel = self.relay(reason)?;
         self.0.is_relayed.store(true, Ordering::Relaxed);
-        Ok(stream(channel))
+        Ok(channel)
     }
 
     /// What is not as it should be on the way to the daemon, as far as that is known, and what would help.
