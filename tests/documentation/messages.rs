@@ -32,7 +32,9 @@ fn shown(format: &str) -> String {
             '{' if chars.next_if_eq(&'{').is_some() => text.push('{'),
             '{' => {
                 chars.by_ref().find(|&c| c == '}');
-                text.push('…');
+                if !text.ends_with('…') {
+                    text.push('…');
+                }
             }
             '}' => {
                 chars.next_if_eq(&'}');
