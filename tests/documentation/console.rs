@@ -130,7 +130,9 @@ pub fn commands(text: &str) -> Vec<(String, String, String)> {
     for line in text.lines() {
         let prompt = line.split_once(' ').filter(|(prompt, _)| {
             *prompt == "$"
-                || prompt.strip_suffix('#').is_some_and(|host| host.bytes().all(|b| b.is_ascii_alphanumeric()))
+                || prompt
+                    .strip_suffix('#')
+                    .is_some_and(|host| !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric()))
         });
         match (prompt, commands.last_mut()) {
             (Some((prompt, command)), _) => commands.push((prompt.to_owned(), command.to_owned(), String::new())),
