@@ -121,3 +121,21 @@ fn scheme_is_read_and_converted() {
     }
     assert!(converted > 0, "no machines.scm found");
 }
+
+/// As the page on migration says: a machine serves heads of both kinds at the same time, with the same keys.
+#[test]
+fn heads_of_both_kinds_share_a_machine() {
+    let lab = Lab::new();
+    let machine = lab.build_machine("b1").start();
+    let before = lab.head().name("before").hook(Hook::Upstream).start();
+    let after = lab.head().name("after").start();
+    for head in [&before, &after] {
+        head.write_machines(&[machine.entry()]);
+    }
+    let long = Drv::new("by-upstream").script("echo started; sleep 2; echo $name >$out");
+    let mut first = before.client().start(&[&long]);
+    first.wait_for_log("started");
+    after.build(&[&Drv::new("by-offload")]).succeeded();
+    first.wait().succeeded();
+    assert_eq!(machine.built().len(), 2);
+}
