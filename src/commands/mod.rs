@@ -11,6 +11,9 @@ pub mod eval;
 pub mod explain;
 pub mod front_end;
 mod machines;
+mod shell;
+pub mod status;
+mod terminal;
 pub mod test;
 
 use std::ffi::{OsStr, OsString};
@@ -88,6 +91,8 @@ enum Command {
     },
     /// Check whether the build machines can be used, and say what to do about those that cannot.
     Test(test::Arguments),
+    /// Show how the build machines are: load, disk, build slots and who has them, trouble.
+    Status(status::Arguments),
 }
 
 /// Runs the program with its arguments, the program's own name first.
@@ -150,6 +155,7 @@ fn run(command: Command) -> Status {
             })
         }
         Command::Test(arguments) => test::run(&arguments, &engine),
+        Command::Status(arguments) => status::run(&arguments, &engine),
         Command::Convert { file } => convert::run(&file, &mut io::stdout(), &mut io::stderr()),
     }
 }

@@ -1,9 +1,11 @@
 //! A connection to a build machine: streams to its daemon, and the probe.
 
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::error::Error;
 use super::importer::Importer;
@@ -11,7 +13,7 @@ use super::probe;
 use super::relay;
 use super::stream::DaemonStream;
 use crate::machine::Machine;
-use crate::ssh::{Cause, Channel, Session};
+use crate::ssh::{Cause, Channel, Output, Session};
 use crate::status::Status;
 use crate::timing::Stopwatch;
 
@@ -64,6 +66,27 @@ impl Connection {
     /// Starts `guix archive --import` on the other side; `None` where that cannot be.
     pub fn importer(&self) -> Result<Option<Importer>, Error> {
         Ok(Importer::start(self)?)
+    }
+
+    /// Whether the SSH server is known to forward to no socket, so that streams to the daemon go through `guix repl`.
+    pub fn is_relayed(&self) -> bool {
+        self.0.is_relayed.load(Ordering::Relaxed)
+    }
+
+    /// Whether something listens on another socket than the machine's `daemon_socket`, as far as the SSH server forwards.
+    pub fn listens(&self, socket: &Path) -> bool {
+        self.0.session.open_socket(socket).is_ok()
+    }
+
+    /// Runs a command with this input, and reads what it prints, at most 64 KiB; `limit` is for all of it.
+    pub fn run(&self, command: &str, input: &[u8], limit: Duration) -> Result<Output, Error> {
+        let mut channel = self.0.session.exec(command)?;
+        channel.set_deadline(Instant::now().checked_add(limit));
+        // A command that wants no input may have ended by now; what it printed counts.
+        if let Err(error) = channel.write_all(input) {
+            log::debug!("{}: '{command}' takes no input: {error}", self.0.machine.address());
+        }
+        Ok(channel.output(probe::MAX_OUTPUT)?)
     }
 
     pub(super) fn session(&self) -> &Session {

@@ -49,7 +49,7 @@ const PROGRESS: u64 = 16 << 20;
 const SLOW: Duration = Duration::from_secs(1);
 
 /// What the daemon's helper `guix authenticate` says of a key that is not in its access-control list.
-const UNAUTHORIZED: &str = "unauthorized public key";
+pub(super) const UNAUTHORIZED: &str = "unauthorized public key";
 
 /// Why inputs could not be sent.
 #[derive(Debug, thiserror::Error)]
