@@ -3,7 +3,9 @@
 //! A file each: a subcommand and one function. The build hook has no word of its own, since guix-daemon gives it four
 //! arguments and nothing else.
 
+pub mod add;
 pub mod annotations;
+pub mod authorize;
 pub mod build_hook;
 pub mod convert;
 pub mod drain;
@@ -91,6 +93,10 @@ enum Command {
     },
     /// Check whether the build machines can be used, and say what to do about those that cannot.
     Test(test::Arguments),
+    /// Fetch a machine's host key, and print an entry for the machine file.
+    Add(add::Arguments),
+    /// Have this machine and a build machine accept each other's signatures.
+    Authorize(authorize::Arguments),
     /// Show how the build machines are: load, disk, build slots and who has them, trouble.
     Status(status::Arguments),
 }
@@ -155,6 +161,8 @@ fn run(command: Command) -> Status {
             })
         }
         Command::Test(arguments) => test::run(&arguments, &engine),
+        Command::Add(arguments) => add::run(&arguments, &engine, &mut io::stdout(), &mut io::stderr()),
+        Command::Authorize(arguments) => authorize::run(&arguments, &engine),
         Command::Status(arguments) => status::run(&arguments, &engine),
         Command::Convert { file } => convert::run(&file, &mut io::stdout(), &mut io::stderr()),
     }

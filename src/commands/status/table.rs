@@ -150,7 +150,10 @@ fn short(derivation: &str, room: Option<usize>) -> String {
 /// What a line of the table cannot hold.
 fn notes(seen: &Seen, now: u64, terminal: Terminal) -> Vec<String> {
     let mut notes = Vec::new();
-    let mut say = |text: String| notes.push(terminal.wrap(2, &text));
+    let mut say = |text: String| match text.strip_prefix("  ") {
+        Some(text) => notes.push(format!("  {}", terminal.wrap(2, text))),
+        None => notes.push(terminal.wrap(2, &text)),
+    };
     let name = label(seen);
     match (&seen.error, &seen.trouble) {
         (Some(error), trouble) => {
