@@ -34,6 +34,7 @@
 //! | [`gcrypt`] | the binding to libgcrypt, the only `unsafe` code |
 //! | [`events`] | what happens to a build, for the log and for embedding programs |
 //! | [`error`], [`exit`] | how a build may fail, and the exit statuses |
+//! | [`shell`] | words of commands that people are asked to run |
 //! | [`logging`], [`timing`] | messages for people; where the time goes |
 //!
 //! # Embedding
@@ -79,6 +80,7 @@ pub mod machine;
 pub mod policy;
 pub mod remote;
 pub mod schedule;
+pub mod shell;
 pub mod ssh;
 pub mod state;
 pub mod status;

@@ -12,6 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("logging", &["hook"]),
     ("gcrypt", &["store"]),
     ("machine", &["store"]),
+    ("shell", &[]),
     ("status", &[]),
     ("timing", &[]),
     ("hook", &["store"]),
@@ -28,7 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "job",
         &[
             "daemon", "error", "events", "exit", "gcrypt", "hook", "local", "machine", "policy", "remote", "schedule",
-            "ssh", "state", "status", "store", "timing", "transfer",
+            "shell", "ssh", "state", "status", "store", "timing", "transfer",
         ],
     ),
     ("engine", &["error", "events", "hook", "job", "local", "machine", "policy", "schedule", "state", "store"]),
@@ -37,7 +38,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "commands",
         &[
             "daemon", "engine", "error", "events", "exit", "gcrypt", "hook", "job", "local", "logging", "machine",
-            "policy", "remote", "schedule", "ssh", "state", "status", "store", "timing", "transfer",
+            "policy", "remote", "schedule", "shell", "ssh", "state", "status", "store", "timing", "transfer",
         ],
     ),
 ];

@@ -10,12 +10,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::shell::quote;
 use super::terminal::plain;
 use crate::engine::Engine;
 use crate::exit::Status;
 use crate::machine::{HostKey, Machine};
 use crate::remote::{Connection, Error};
+use crate::shell::quote;
 use crate::ssh::Session;
 
 #[derive(Debug, Args)]
@@ -53,7 +53,8 @@ pub fn run(arguments: &Arguments, engine: &Engine, output: &mut dyn Write, messa
 fn add(arguments: &Arguments, engine: &Engine, output: &mut dyn Write, messages: &mut dyn Write) -> io::Result<Status> {
     let mut machine = Machine::new(&arguments.host, &arguments.user, Vec::new(), Vec::new());
     machine.port = arguments.port;
-    machine.private_key.clone_from(&arguments.private_key);
+    let private_key = arguments.private_key.as_deref().map(std::path::absolute).transpose()?;
+    machine.private_key.clone_from(&private_key);
     let key = match Session::host_key(&machine) {
         Ok(key) => key,
         Err(error) => {
@@ -78,7 +79,7 @@ fn add(arguments: &Arguments, engine: &Engine, output: &mut dyn Write, messages:
             None
         }
     };
-    output.write_all(entry(arguments, &key, learnt.as_ref()).as_bytes())?;
+    output.write_all(entry(&machine, &key, learnt.as_ref()).as_bytes())?;
     writeln!(messages, "Put the entry into the machine file, then: offload authorize {}", quote(&arguments.host))?;
     Ok(Status::Success)
 }
@@ -111,13 +112,13 @@ fn system(architecture: &str, kernel: &str) -> Option<String> {
 }
 
 /// The entry. What is not known is what a person has to look at.
-fn entry(arguments: &Arguments, key: &HostKey, learnt: Option<&Learnt>) -> String {
-    let mut lines = vec![format!("name = {},", lua(&arguments.host))];
-    if arguments.port != 22 {
-        lines.push(format!("port = {},", arguments.port));
+fn entry(machine: &Machine, key: &HostKey, learnt: Option<&Learnt>) -> String {
+    let mut lines = vec![format!("name = {},", lua(&machine.name))];
+    if machine.port != 22 {
+        lines.push(format!("port = {},", machine.port));
     }
-    lines.push(format!("user = {},", lua(&arguments.user)));
-    if let Some(path) = &arguments.private_key {
+    lines.push(format!("user = {},", lua(&machine.user)));
+    if let Some(path) = &machine.private_key {
         lines.push(format!("private_key = {},", lua(&path.to_string_lossy())));
     }
     lines.push(format!("host_key = {},", lua(&key.to_openssh())));
@@ -152,21 +153,18 @@ mod tests {
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
 
-    fn arguments() -> Arguments {
-        Arguments { host: "b1".to_owned(), port: 22, user: "offload".to_owned(), private_key: None }
-    }
-
     #[test]
     fn the_entry_says_what_is_known() {
         let key = HostKey::parse(KEY).unwrap();
         let learnt = Learnt { system: Some("aarch64-linux".to_owned()), cores: Some(8) };
-        let given = Arguments { port: 2022, private_key: Some("/a \"b\"".into()), ..arguments() };
+        let plain = Machine::new("b1", "offload", Vec::new(), Vec::new());
+        let given = Machine { port: 2022, private_key: Some("/a \"b\"".into()), ..plain.clone() };
         let expected = format!(
             "build_machine {{\n  name = \"b1\",\n  port = 2022,\n  user = \"offload\",\n  private_key = \"/a \\\"b\\\"\",\n  \
              host_key = \"{KEY}\",\n  systems = {{ \"aarch64-linux\" }},\n  parallel_builds = 1,  -- it has 8 processors\n}},\n"
         );
         assert_eq!(entry(&given, &key, Some(&learnt)), expected);
-        assert!(entry(&arguments(), &key, None).contains("-- a guess"));
+        assert!(entry(&plain, &key, None).contains("-- a guess"));
     }
 
     #[test]

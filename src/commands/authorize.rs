@@ -16,7 +16,6 @@ use std::path::PathBuf;
 
 use super::front_end::real_guix;
 use super::machines::load;
-use super::shell::quote;
 use super::terminal::plain;
 use crate::daemon::Client;
 use crate::engine::Engine;
@@ -26,6 +25,7 @@ use crate::gcrypt::{SigningKey, VerifyError};
 use crate::local::{AclError, load_acl};
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream};
+use crate::shell::quote;
 use crate::store::signature::{Acl, PublicKey};
 use crate::transfer::retrieve::Refusal;
 use crate::transfer::trial::{self, TrialError};

@@ -13,7 +13,6 @@ pub mod eval;
 pub mod explain;
 pub mod front_end;
 mod machines;
-mod shell;
 pub mod status;
 mod terminal;
 pub mod test;

@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::env;
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 
 use rustix::termios::tcgetwinsize;
 
@@ -36,9 +37,13 @@ pub enum Colour {
 impl Terminal {
     /// What standard output is.
     pub fn of_stdout() -> Terminal {
-        let stdout = io::stdout();
-        let is_terminal = stdout.is_terminal();
-        let size = is_terminal.then(|| tcgetwinsize(&stdout).ok()).flatten();
+        Terminal::of(&io::stdout())
+    }
+
+    /// What an open file is.
+    pub fn of(file: &(impl AsFd + IsTerminal)) -> Terminal {
+        let is_terminal = file.is_terminal();
+        let size = is_terminal.then(|| tcgetwinsize(file).ok()).flatten();
         let columns = env::var("COLUMNS").ok().and_then(|columns| columns.parse::<usize>().ok());
         let own = size.map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0);
         let is_wanted = |name| env::var_os(name).is_none_or(|value: std::ffi::OsString| value.is_empty());

@@ -14,6 +14,7 @@
 
 mod attempt;
 mod connect;
+mod look;
 mod reach;
 mod surroundings;
 mod verdict;

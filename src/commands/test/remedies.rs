@@ -7,11 +7,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::finding::{Place, Remedy};
-use crate::commands::shell::quote;
 use crate::daemon;
 use crate::local::Directories;
 use crate::machine::Machine;
 use crate::remote::{Connection, Error};
+use crate::shell::quote;
 use crate::ssh::{self, Cause, Session};
 use crate::store::signature::PublicKey;
 

@@ -1,4 +1,4 @@
-//! Text in commands that people are asked to run: a POSIX shell takes it as it is.
+//! Words of commands that people are asked to run: a POSIX shell takes them as they are.
 
 /// `text` as one word of a shell. Control characters, which have no business in a file name or a key, are left out.
 pub fn quote(text: &str) -> String {
