@@ -62,32 +62,78 @@ mod tests {
     use super::super::finding::Step;
     use super::*;
 
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
+    const FINGERPRINT: &str = "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU";
+
+    fn finding(step: Step, outcome: Outcome, text: &str, remedies: Vec<Remedy>) -> Finding {
+        Finding { step, outcome, text: text.to_owned(), remedies }
+    }
+
+    /// The report stands in the manual.
     #[test]
     fn only_what_is_pasted_is_longer_than_a_line() {
-        let key = format!("host_key = \"ssh-ed25519 {}\"", "A".repeat(68));
-        let remedies = vec![
-            Remedy::in_file(&key)
-                .provided("if the fingerprint is the one that the machine itself tells on its own console"),
-            Remedy::advice(Place::Head, "wait\nand see"),
+        let pin = Remedy::in_file(format_args!("host_key = \"{KEY}\""));
+        let condition = format!("if 'ssh-keygen -lf' on b1 lists {FINGERPRINT} (else somebody may be in between)");
+        let b1 = vec![
+            finding(Step::PrivateKey, Outcome::Good, "/etc/guix/offload_ed25519", Vec::new()),
+            finding(Step::Resolve, Outcome::Good, "'b1' resolves", Vec::new()),
+            finding(Step::Connect, Outcome::Good, "an SSH server answers on port 22", Vec::new()),
+            finding(
+                Step::HostKey,
+                Outcome::Bad,
+                &format!("the server shows another host key than expected: {FINGERPRINT}"),
+                vec![pin.provided(condition)],
+            ),
+            finding(Step::Slots, Outcome::Good, "0 of 4 taken", Vec::new()),
         ];
-        let text =
-            "the server shows another host key than expected: SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU";
-        let finding = Finding { step: Step::HostKey, outcome: Outcome::Bad, text: text.to_owned(), remedies };
-        let checked = Checked { name: "b1", port: 22, usable: false, findings: vec![finding] };
+        let b2 = vec![
+            finding(Step::Import, Outcome::Good, "it accepts what this machine signs", Vec::new()),
+            finding(
+                Step::Slots,
+                Outcome::Doubtful,
+                "0 of 2 taken; it is drained: it gets no builds",
+                vec![Remedy::on_head("offload undrain b2:22").provided("when it is to have builds again")],
+            ),
+        ];
+        let machines = [
+            Checked { name: "b1", port: 22, usable: false, findings: b1 },
+            Checked { name: "b2", port: 22, usable: true, findings: b2 },
+        ];
         let mut report = Vec::new();
         let terminal = Terminal { width: Some(80), ..Terminal::default() };
-        write("/m.lua".as_ref(), &[checked], terminal, &mut report).unwrap();
+        write("/etc/guix/machines.lua".as_ref(), &machines, terminal, &mut report).unwrap();
+        let report = String::from_utf8(report).unwrap();
         let expected = format!(
-            "b1:22 cannot be used
+            "\
+b1:22 cannot be used
+  ok  private key   /etc/guix/offload_ed25519
+  ok  name          'b1' resolves
+  ok  connection    an SSH server answers on port 22
   !!  host key      the server shows another host key than expected:
-                    SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU
-      if the fingerprint is the one that the machine itself tells on its own
-      console, in the machine file, for b1:
-        {key}
-      wait; and see
-0 of 1 machine in '/m.lua' can be used
+                    {FINGERPRINT}
+      if 'ssh-keygen -lf' on b1 lists
+      {FINGERPRINT} (else somebody may be in
+      between), in the machine file, for b1:
+        host_key = \"{KEY}\"
+  ok  build slots   0 of 4 taken
+b2:22 can be used
+  ok  import there  it accepts what this machine signs
+  ??  build slots   0 of 2 taken; it is drained: it gets no builds
+      when it is to have builds again, on this machine, as root:
+        offload undrain b2:22
+1 of 2 machines in '/etc/guix/machines.lua' can be used
 "
         );
-        assert_eq!(String::from_utf8(report).unwrap(), expected);
+        assert_eq!(report, expected);
+        assert!(include_str!("../../../doc/manual/commands.md").contains(&expected), "{expected}");
+    }
+
+    #[test]
+    fn advice_is_one_paragraph() {
+        let advice = finding(Step::Resolve, Outcome::Bad, "no", vec![Remedy::advice(Place::Head, "wait\nand see")]);
+        let checked = Checked { name: "b1", port: 22, usable: false, findings: vec![advice] };
+        let mut report = Vec::new();
+        write("/m.lua".as_ref(), &[checked], Terminal::default(), &mut report).unwrap();
+        assert!(String::from_utf8(report).unwrap().contains("      wait; and see\n"));
     }
 }

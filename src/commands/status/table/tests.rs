@@ -72,9 +72,7 @@ fn eighty_columns_hold_what_matters_most() {
     let third =
         Seen { state: State::Drained, drained: Some(Drained { since: 9_000, until: Some(17_200) }), ..seen("b3") };
     let text = table(&[first, second, third], Some(80));
-    assert_eq!(
-        text,
-        "\
+    let expected = "\
 NAME                   STATE        SLOTS     LOAD    DISK  MEMORY  PRESSURE
 eightysix.example.org  ready          1/4  2.13/16  201.0G   13.0G    12/0/-
 b2                     unreachable    0/4        -       -       -         -
@@ -89,8 +87,9 @@ b2: connect: connection refused (10.0.0.2:22)
   in trouble for 16 min, 3 failures in a row; builds leave it alone for 30 s
   more
 b3: drained for 2 h 0 min more, since 16 min
-"
-    );
+";
+    assert_eq!(text, expected);
+    assert!(include_str!("../../../../doc/manual/commands.md").contains(expected), "the manual shows another table");
     assert!(text.lines().all(|line| line.chars().count() <= 80));
 }
 
