@@ -35,8 +35,8 @@ impl Job<'_> {
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
         let Choice { machine, slot, link } = choice;
-        let machine = self.machines[machine];
-        let derivation = &self.request.derivation;
+        let machine = self.failover.machines[machine];
+        let derivation = &self.failover.request.derivation;
         observer.observe(&Event::Offloading { derivation, machine: &machine.name });
         let head = Head::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
         let on = On { job: self, machine, world, head: &head };
@@ -71,7 +71,7 @@ impl<'a> On<'a> {
             Some(reached) => reached,
             None => schedule::connect(self.machine, self.world).map_err(|cause| self.failure(cause))?,
         };
-        let max_silent_time = job.arguments.max_silent_time;
+        let max_silent_time = job.failover.arguments.max_silent_time;
         let patience = Patience::answer(self.machine, max_silent_time);
         client.stream_mut().set_patience(patience.clone());
         let mut stopwatch = Stopwatch::start();
@@ -79,10 +79,10 @@ impl<'a> On<'a> {
         stopwatch.lap("options");
 
         let turns = self.turns();
-        transfer::send(&mut client, self.head, job.inputs, &connection, &turns, observer)
+        transfer::send(&mut client, self.head, job.inputs, &turns, observer)
             .map_err(|error| self.transfer_failed("sending inputs", error.is_of_machine(), &error))?;
 
-        let derivation = &job.request.derivation;
+        let derivation = &job.failover.request.derivation;
         observer.observe(&Event::Building { derivation, machine: &self.machine.name });
         let mut stopwatch = Stopwatch::start();
         let mut sink = log.sink().map_err(|error| Failure::Head(format!("no build log: {error}")))?;
@@ -119,22 +119,21 @@ impl<'a> On<'a> {
             return None;
         }
         let job = self.job;
-        Signer::start(connection, &job.directories.store, &job.request.derivation, patience.clone())
+        Signer::start(connection, &job.directories.store, &job.failover.request.derivation, patience.clone())
             .inspect_err(|error| debug!("no second connection: {error}"))
             .ok()
     }
 
     fn turns(&self) -> Turns<'a> {
-        let max_silent_time = self.job.arguments.max_silent_time;
-        let limit = patience::longest_silence(self.machine, max_silent_time);
+        let max_silent_time = self.job.failover.arguments.max_silent_time;
         let say_every = patience::line_every(max_silent_time);
-        Turns { state: self.job.state, machine: self.machine, limit, say_every }
+        Turns { state: self.job.state, machine: self.machine, limit: patience::LONGEST_TURN, say_every }
     }
 
     fn options(&self) -> Options {
         Options {
-            build_timeout: self.job.arguments.build_timeout,
-            max_silent_time: self.job.arguments.max_silent_time,
+            build_timeout: self.job.failover.arguments.build_timeout,
+            max_silent_time: self.job.failover.arguments.max_silent_time,
             use_substitutes: self.machine.use_substitutes,
             ..Options::default()
         }
@@ -163,8 +162,8 @@ impl<'a> On<'a> {
                 None
             }
         };
-        let (derivation, machine) = (job.request.derivation.to_string(), self.machine.name.clone());
-        let look = how_to_look(self.machine, &job.request.derivation, has_commands);
+        let (derivation, machine) = (job.failover.request.derivation.to_string(), self.machine.name.clone());
+        let look = how_to_look(self.machine, &job.failover.request.derivation, has_commands);
         let message = message.clone();
         match verdict(*status, free, lost) {
             Verdict::Failed => Failure::Build { derivation, machine, message: message + &look },

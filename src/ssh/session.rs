@@ -9,9 +9,10 @@ use std::time::Duration;
 use ssh2::MethodType;
 
 use super::channel::Channel;
+use super::code::{self, cause};
 use super::error::{Cause, Error, Phase};
 use super::host_key;
-use super::link::{Kind, Limit, Link, cause, code};
+use super::link::{Kind, Limit, Link};
 use super::opening::Opening;
 use super::private_key::{self, PrivateKey};
 use super::proxy::Proxy;
@@ -69,6 +70,12 @@ impl Session {
         HostKey::parse(&offered).map_err(|error| Error::new(machine, Phase::HostKey, Cause::BadHostKey(error)))
     }
 
+    /// How long opening a channel may take from now on; `connect_timeout` before. One that is given up puts the session out of
+    /// use.
+    pub fn set_patience(&self, patience: Duration) {
+        self.link.set_patience(patience);
+    }
+
     /// Connects to a Unix-domain socket on the other side (OpenSSH's `direct-streamlocal`).
     ///
     /// [`Cause::SocketRefused`] when the server does not: OpenSSH gives the same answer whether it forbids the forwarding
@@ -109,7 +116,7 @@ impl Session {
     }
 
     fn request<T>(&self, call: impl FnMut() -> Result<T, ssh2::Error>) -> Result<T, Cause> {
-        self.link.run(Kind::Request, Some(Limit::after(self.link.connect_timeout())), call)
+        self.link.run(Kind::Request, Some(Limit::after(self.link.patience())), call)
     }
 
     fn channel(&self, channel: Result<ssh2::Channel, Cause>) -> Result<Channel, Error> {

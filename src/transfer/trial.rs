@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use sha2::{Digest, Sha256};
 
 use super::retrieve::Refusal;
-use super::send::UNAUTHORIZED;
+use super::transmit::UNAUTHORIZED;
 use crate::daemon::{self, Client};
 use crate::gcrypt::{self, SigningKey};
 use crate::store::export::{END_MARKER, HashingReader, HashingWriter, ITEM_MARKER, Trailer};

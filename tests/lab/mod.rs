@@ -43,6 +43,7 @@ mod roots;
 mod service;
 mod state;
 mod store;
+mod unprivileged;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;

@@ -56,7 +56,7 @@ fn of_ssh(error: &ssh::Error, machine: &Machine, directories: &Directories) -> V
         Cause::PrivateKeyEncrypted { path } => {
             vec![Remedy::on_head(format_args!("ssh-keygen -p -N '' -f {}", quote(&path.to_string_lossy())))]
         }
-        Cause::PrivateKeyUnreadable { .. } => vec![be_the_daemon()],
+        Cause::PrivateKeyUnreadable { .. } => advice(Place::Head),
         Cause::NotAPrivateKey { .. } | Cause::PrivateKeyUnsupported { .. } => advice(Place::MachineFile),
         Cause::NameNotResolved(_) | Cause::NotSsh(_) | Cause::NoConnection { .. } => advice(Place::MachineFile),
         Cause::Proxy { .. } | Cause::TimedOut(_) => advice(Place::Head),
