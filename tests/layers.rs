@@ -14,6 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("logging", &["hook"]),
     ("gcrypt", &["rights", "store"]),
     ("machine", &["store"]),
+    ("shell", &[]),
     ("status", &[]),
     ("timing", &[]),
     ("hook", &["store"]),
@@ -30,7 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "job",
         &[
             "crash", "daemon", "error", "events", "exit", "gcrypt", "hook", "local", "machine", "policy", "remote",
-            "schedule", "ssh", "state", "status", "store", "timing", "transfer",
+            "schedule", "shell", "ssh", "state", "status", "store", "timing", "transfer",
         ],
     ),
     ("engine", &["error", "events", "hook", "job", "local", "machine", "policy", "schedule", "state", "store"]),
@@ -39,7 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "commands",
         &[
             "crash", "daemon", "engine", "error", "events", "exit", "gcrypt", "hook", "job", "local", "logging",
-            "machine", "policy", "remote", "rights", "schedule", "ssh", "state", "status", "store", "timing",
+            "machine", "policy", "remote", "rights", "schedule", "shell", "ssh", "state", "status", "store", "timing",
             "transfer",
         ],
     ),
