@@ -139,8 +139,11 @@ impl Plan {
     }
 
     fn write_manifest(&self, manifest: &Manifest) -> Result<(), InstallError> {
-        let file = below(&self.root, &self.manifest);
-        put(&What::File(manifest.text().into_bytes()), &file).map_err(InstallError::file(&file))
+        let (file, text) = (below(&self.root, &self.manifest), manifest.text().into_bytes());
+        if fs::read(&file).is_ok_and(|old| old == text) {
+            return Ok(());
+        }
+        put(&What::File(text), &file).map_err(InstallError::file(&file))
     }
 }
 
