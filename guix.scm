@@ -19,8 +19,7 @@
              ((guix licenses) #:prefix license:)
              (guix packages)
              (guix utils)
-             (ice-9 popen)
-             (ice-9 rdelim)
+             (git)
              (ice-9 regex)
              (ice-9 textual-ports))
 
@@ -40,11 +39,9 @@
 ;; For 'offload --version'.
 (define commit
   (and is-checkout?
-       (let* ((port (open-pipe* OPEN_READ "git" "-C" directory
-                                "rev-parse" "--short=12" "HEAD"))
-              (line (read-line port)))
-         (close-pipe port)
-         (and (not (eof-object? line)) line))))
+       (with-repository directory repository
+         (string-take (oid->string (reference-target (repository-head repository)))
+                      12))))
 
 (define part-of-source?
   (or (and is-checkout? (git-predicate directory))
