@@ -134,6 +134,8 @@ fn a_machine_whose_garbage_collector_runs() {
         pool(|host| host, |entry| entry.set("connect_timeout", 3).set("stall_timeout", 3));
     head.build(&[&Drv::new("before")]).succeeded();
     let connections = link.connections();
+    // The one that asked how the machine is has built, too.
+    assert_eq!(connections, 1);
     let lock = lock_store(&machine);
     let mut build = head.client().max_silent_time(4).start(&[&Drv::new("during")]);
     let start = Instant::now();

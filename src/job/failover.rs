@@ -17,6 +17,9 @@ const SAY_EVERY: Duration = Duration::from_secs(30);
 /// How long a build whose machine failed it waits for another one, before it takes that one again as well.
 const ANOTHER_WITHIN: Duration = Duration::from_secs(30);
 
+/// The largest `wait_for_slot` that a machine file may give, in seconds.
+const LONGEST_WAIT: u64 = 86_400;
+
 /// How long before the daemon's time limit waiting ends.
 const MARGIN: Duration = Duration::from_secs(1);
 
@@ -138,13 +141,13 @@ impl FailOver<'_> {
             }
             _ => {
                 let seconds = self.wait_for_slot.as_secs();
+                let longer = (seconds * 6).clamp(600, LONGEST_WAIT);
                 let hint = format!(
-                    "builds wait longer for a slot with `wait_for_slot = {}` in the machine file; it is {seconds} now \
-                     (seconds)",
-                    seconds * 6
+                    "builds wait longer for a slot with `wait_for_slot = {longer}` in the machine file; it is {seconds} now \
+                     (seconds)"
                 );
                 let last = format!("no machine became free within {seconds} s ({reasons})");
-                self.no_machine_left(tried, last, is_busy.then_some(hint))
+                self.no_machine_left(tried, last, (is_busy && seconds < LONGEST_WAIT).then_some(hint))
             }
         }
     }

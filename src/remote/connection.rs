@@ -1,5 +1,7 @@
 //! A connection to a build machine: streams to its daemon, and the probe.
 
+use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +12,7 @@ use super::probe;
 use super::relay;
 use super::stream::DaemonStream;
 use crate::machine::Machine;
-use crate::ssh::{Cause, Channel, Session};
+use crate::ssh::{Cause, Channel, Output, Session};
 use crate::status::Status;
 use crate::timing::Stopwatch;
 
@@ -45,21 +47,24 @@ impl Connection {
     /// Where the SSH server does not forward to sockets, `guix repl` on the other side passes the bytes
     /// ([`warning`](Connection::warning)).
     pub fn daemon(&self) -> Result<DaemonStream, Error> {
-        let limit = |is_up| patience::hello(&self.0.machine, is_up);
-        let stream = self.daemon_within(limit(self.0.is_up.load(Ordering::Relaxed)))?;
-        self.0.is_up.store(true, Ordering::Relaxed);
-        self.0.session.set_patience(limit(true));
-        Ok(stream)
+        self.daemon_within(patience::hello(&self.0.machine, self.0.is_up.load(Ordering::Relaxed)))
     }
 
     /// The same within this time for opening the channel, which is also what the greeting may take.
     pub(super) fn daemon_within(&self, limit: Duration) -> Result<DaemonStream, Error> {
         self.0.session.set_patience(limit);
-        let stream = |channel| DaemonStream::new(channel, self.clone(), Patience::greeting(limit));
+        let channel = self.channel()?;
+        self.0.is_up.store(true, Ordering::Relaxed);
+        self.0.session.set_patience(patience::hello(&self.0.machine, true));
+        Ok(DaemonStream::new(channel, self.clone(), Patience::greeting(limit)))
+    }
+
+    /// A channel to the daemon's socket, or to a relay.
+    fn channel(&self) -> Result<Channel, Error> {
         let mut reason = "as before".to_owned();
         if !self.0.is_relayed.load(Ordering::Relaxed) {
             match self.0.session.open_socket(&self.0.machine.daemon_socket) {
-                Ok(channel) => return Ok(stream(channel)),
+                Ok(channel) => return Ok(channel),
                 Err(error) => match error.cause {
                     Cause::SocketRefused { reason: why, .. } => reason = why,
                     _ => return Err(error.into()),
@@ -68,7 +73,7 @@ impl Connection {
         }
         let channel = self.relay(reason)?;
         self.0.is_relayed.store(true, Ordering::Relaxed);
-        Ok(stream(channel))
+        Ok(channel)
     }
 
     /// What is not as it should be on the way to the daemon, as far as that is known, and what would help.
@@ -77,9 +82,30 @@ impl Connection {
         self.0.is_relayed.load(Ordering::Relaxed).then(|| {
             format!(
                 "{machine}: its SSH server does not forward to sockets, so 'guix repl' there passes the data, which is \
-                 slower; `AllowStreamLocalForwarding yes` in its sshd_config would help"
+                 slower; `AllowStreamLocalForwarding yes` and `AllowTcpForwarding yes` in its sshd_config would help"
             )
         })
+    }
+
+    /// Whether the SSH server is known to forward to no socket, so that streams to the daemon go through `guix repl`.
+    pub fn is_relayed(&self) -> bool {
+        self.0.is_relayed.load(Ordering::Relaxed)
+    }
+
+    /// Whether something listens on another socket than the machine's `daemon_socket`, as far as the SSH server forwards.
+    pub fn listens(&self, socket: &Path) -> bool {
+        self.0.session.open_socket(socket).is_ok()
+    }
+
+    /// Runs a command with this input, and reads what it prints, at most 64 KiB; `limit` is for all of it.
+    pub fn run(&self, command: &str, input: &[u8], limit: Duration) -> Result<Output, Error> {
+        let mut channel = self.0.session.exec(command)?;
+        channel.set_deadline(Instant::now().checked_add(limit));
+        // A command that wants no input may have ended by now; what it printed counts.
+        if let Err(error) = channel.write_all(input) {
+            log::debug!("{}: '{command}' takes no input: {error}", self.0.machine.address());
+        }
+        Ok(channel.output(probe::MAX_OUTPUT)?)
     }
 
     pub(super) fn session(&self) -> &Session {

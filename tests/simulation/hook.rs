@@ -48,6 +48,8 @@ pub struct Hook {
     pub request: Request,
     pub may_build_locally: bool,
     pub build_time: Duration,
+    /// The daemon's limit for the build.
+    pub build_timeout: Option<Duration>,
     pub notes: Arc<Mutex<Vec<Note>>>,
 }
 
@@ -88,7 +90,8 @@ impl Hook {
         place: Option<<World as Surroundings>::Place>,
         note: &mut Note,
     ) -> End {
-        let arguments = Arguments::without_limits(&self.request.system);
+        let arguments =
+            Arguments { build_timeout: self.build_timeout, ..Arguments::without_limits(&self.request.system) };
         let failover = FailOver {
             request: question.request,
             arguments: &arguments,
