@@ -7,19 +7,20 @@
 ;;; The sources of the Rust libraries are those that Cargo.lock lists, with the hashes that stand there, so that there is no list
 ;;; to maintain here.  That takes Guix 1.5: older ones have no 'cargo-inputs-from-lockfile'.
 
-(use-modules (gnu packages compression)
+(use-modules (git)
+             (gnu packages compression)
              (gnu packages gnupg)
              (gnu packages pkg-config)
              (gnu packages rust)
              (gnu packages tls)
              (guix build-system cargo)
              (guix gexp)
+             (guix git)
              (guix git-download)
              (guix import crate)
              ((guix licenses) #:prefix license:)
              (guix packages)
              (guix utils)
-             (git)
              (ice-9 regex)
              (ice-9 textual-ports))
 
