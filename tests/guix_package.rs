@@ -73,6 +73,19 @@ fn the_package_and_a_system_that_uses_it_have_derivations() {
     assert!(service.contains("(quote (\"GUIX=/run/current-system/profile/lib/offload/guix\"))"), "{service}");
     let profile = head.run("guix", &["gc", "--requisites", system.trim()]);
     assert!(profile.lines().any(|path| path == derivation), "the system does not have the package");
+    // The page on installation shows what stands in that file.
+    let words = |text: &str| {
+        text.lines()
+            .filter(|line| !line.trim().starts_with(';'))
+            .flat_map(str::split_whitespace)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let page = fs::read_to_string("doc/manual/installation.md").unwrap();
+    let snippet = words(page.split("```scheme\n").nth(1).unwrap().split("```").next().unwrap());
+    let example = words(&fs::read_to_string("examples/guix-system.scm").unwrap());
+    assert!(example.contains(&snippet), "{snippet}\n{example}");
+
     let special = item(&head, "-machines.lua");
     assert_eq!(special, fs::read_to_string("examples/minimal.lua").unwrap());
 }

@@ -5,7 +5,7 @@
 
 mod lab;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -127,6 +127,33 @@ fn installing_is_undone_and_a_second_time_changes_nothing() {
     assert!(text(&output.stderr).contains("nothing is installed: there is no '/usr/local/lib/offload/manifest'"));
 }
 
+/// The texts of the page on installation.
+fn page() -> String {
+    fs::read_to_string("doc/manual/installation.md").unwrap()
+}
+
+/// What the page shows is what is printed; `…` stands for anything, on a line of its own for any lines.
+#[test]
+fn the_page_on_installation_shows_what_is_done() {
+    let system = system(AS_USER);
+    let said = succeed(system.path(), &["install", "--dry-run"]);
+    let page = page();
+    let shown = page.split("```screen\n").nth(1).unwrap().split("```").next().unwrap();
+    let mut lines = said.lines();
+    let mut skips = false;
+    for wanted in shown.lines() {
+        if wanted == "…" {
+            skips = true;
+            continue;
+        }
+        let (start, end) = wanted.split_once('…').unwrap_or((wanted, ""));
+        let fits = |line: &str| line.starts_with(start) && line.ends_with(end) && (end != "" || line == wanted);
+        let found = if skips { lines.find(|line| fits(line)) } else { lines.next().filter(|line| fits(line)) };
+        assert!(found.is_some(), "{wanted} is not in its place in:\n{said}");
+        skips = false;
+    }
+}
+
 /// A program that Guix has built stays where it is.
 #[test]
 fn a_program_in_the_store_is_kept_by_a_link() {
@@ -179,23 +206,34 @@ fn rights_that_a_daemon_without_privileges_lacks() {
     let root = system.path();
     let close = |path: &str| fs::set_permissions(root.join(path), fs::Permissions::from_mode(0o600)).unwrap();
     let machines = "return { build_machine { name = 'b1', user = 'o', systems = { 'x86_64-linux' }, private_key = \
-                    '/etc/guix/key', host_key = 'ssh-ed25519 \
+                    '/etc/guix/offload_ed25519', host_key = 'ssh-ed25519 \
                     AAAAC3NzaC1lZDI1NTE5AAAAIPT8ND6KrrZZekAhAq/sAPtog9kbTgoklanLOTp4rVZ6' } }";
     fs::write(root.join("etc/guix/machines.lua"), machines).unwrap();
-    fs::write(root.join("etc/guix/key"), "").unwrap();
-    ["etc/guix/machines.lua", "etc/guix/key", "etc/guix/signing-key.sec", "etc/guix/acl"]
-        .iter()
-        .for_each(|path| close(path));
+    fs::write(root.join("etc/guix/offload_ed25519"), "").unwrap();
+    fs::create_dir(root.join("var/guix/offload")).unwrap();
+    [
+        "etc/guix/machines.lua",
+        "etc/guix/offload_ed25519",
+        "etc/guix/signing-key.sec",
+        "etc/guix/acl",
+        "etc/guix/signing-key.pub",
+    ]
+    .iter()
+    .for_each(|path| close(path));
+    succeed(root, &["install"]);
+    close("usr/local/lib/offload/offload");
     let said = succeed(root, &["install"]);
-    for remedy in [
-        "chmod a+r '/etc/guix/machines.lua'",
-        "chown guix-daemon: '/etc/guix/key'",
-        "chown guix-daemon: '/etc/guix/signing-key.sec'",
-        "chmod a+r '/etc/guix/acl'",
-    ] {
-        assert!(said.contains(&format!("\n  remedy: {remedy}\n")), "{remedy} in {said}");
-    }
+    // All rights that the page names, and no others.
+    let page = page();
+    let table = page.split("the right is missing: |\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let rows = table.lines().filter_map(|row| row.split("| `").nth(1)?.strip_suffix("` |"));
+    let due: BTreeSet<&str> = rows.collect();
+    let remedies: BTreeSet<&str> = said.lines().filter_map(|line| line.strip_prefix("  remedy: ")).collect();
+    assert_eq!(remedies, due);
+    fs::set_permissions(root.join("usr/local/lib/offload/offload"), fs::Permissions::from_mode(0o755)).unwrap();
     // The state's directory is made for the user.
+    fs::remove_dir(root.join("var/guix/offload")).unwrap();
+    succeed(root, &["install"]);
     let state = fs::metadata(root.join("var/guix/offload")).unwrap();
     assert_eq!((state.uid(), state.gid(), state.mode() & 0o777), (995, 990, 0o700));
 
