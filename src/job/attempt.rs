@@ -102,7 +102,7 @@ impl<'a> On<'a> {
             signer.ready().inspect_err(|error| debug!("the second connection failed: {error}")).ok()
         });
         let exporter = second.as_mut().unwrap_or(&mut client);
-        let retrieved = transfer::retrieve(exporter, self.head, &wanted, &turns, observer)
+        let retrieved = transfer::retrieve(exporter, self.head, &wanted, connection.compressed(), &turns, observer)
             .map_err(|error| self.transfer_failed("retrieving outputs", error.is_of_machine(), &error))?;
         self.refresh_status(&connection);
         Ok(retrieved)

@@ -5,6 +5,7 @@
 
 pub mod drain;
 pub mod health;
+pub mod line;
 mod lock;
 pub mod logins;
 pub mod slots;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 pub use drain::{Drain, Drained};
 pub use health::{Health, HealthRecord};
+pub use line::{Line, LineRecord, Pace};
 pub use slots::{Holder, Slot, Slots};
 pub use waiting::{Place, Places};
 

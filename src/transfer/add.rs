@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
-use super::send::{Counter, SendError};
+use super::counter::Counter;
+use super::send::SendError;
 use crate::daemon::{self, Client};
 use crate::local::{Address, Item, Store, address, read_nar, read_text};
 
@@ -71,7 +72,7 @@ pub(super) fn add<S: Read + Write>(
     let added = match address {
         Address::Text => {
             let text = read_text(store, path).map_err(unreadable)?;
-            counter.count(text.len());
+            counter.count(&text);
             client.add_text_to_store(path.name(), &text, &item.references.iter().cloned().collect())
         }
         Address::Tree => {

@@ -16,15 +16,15 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
-
-use log::debug;
+use std::time::Duration;
 
 use super::add::{self, Plan};
+use super::counter::Counter;
 use super::head::Head;
+use super::stream;
 use super::turns::{Asked, Turns};
 use crate::daemon::{self, Client};
-use crate::events::{Event, Observer};
+use crate::events::Observer;
 use crate::gcrypt::SigningKey;
 use crate::local::{Bundle, Database, DatabaseError, Item};
 use crate::remote::Connection;
@@ -39,14 +39,6 @@ const ROOT: &str = "offload-inputs";
 
 /// From this time of a round trip on, a link is long.
 pub(super) const FAR: Duration = Duration::from_millis(5);
-/// How long it takes, about, to start a program on the other side.
-const START: Duration = Duration::from_secs(1);
-
-/// How many bytes are sent between two events.
-const PROGRESS: u64 = 16 << 20;
-
-/// And how much time at the most, as long as any are.
-const SLOW: Duration = Duration::from_secs(1);
 
 /// What the daemon's helper `guix authenticate` says of a key that is not in its access-control list.
 const UNAUTHORIZED: &str = "unauthorized public key";
@@ -151,7 +143,11 @@ fn supply<S: Read + Write>(
         };
         let is_all = items.len() == missing.len();
         let mut counter = Counter::start(&items, &turns.machine.name, observer);
+        let count = items.len();
         let sent = transmit(client, head, items, connection, &mut counter);
+        if sent.is_ok() {
+            counter.end(count, turns, connection.compressed());
+        }
         drop(turn);
         match sent {
             Ok(()) if is_all => return Ok(Supplied::All),
@@ -207,58 +203,12 @@ fn transmit<S: Read + Write>(
     if bundled.is_empty() {
         return Ok(());
     }
-    let before = counter.sent;
-    if is_long(&bundled, client.round_trip()) && stream(head, &bundled, connection, counter)? {
+    let before = counter.sent();
+    if stream::pays(&bundled, client.round_trip()) && stream::send(head, &bundled, connection, counter)? {
         return Ok(());
     }
-    counter.sent = before;
+    counter.again(before);
     import(client, head, bundled, counter)
-}
-
-/// Whether the round trips of an import take longer than it takes to start a program over there.
-fn is_long(items: &[Item], round_trip: Duration) -> bool {
-    let bytes: u64 = items.iter().map(|item| item.nar_size).sum();
-    let questions = bytes / add::QUESTION;
-    round_trip >= FAR && round_trip.as_secs_f64() * questions as f64 > START.as_secs_f64()
-}
-
-/// Has a program on the other side import the items. False if that did not work.
-fn stream(
-    head: &Head<'_>,
-    items: &[Item],
-    connection: &Connection,
-    counter: &mut Counter<'_>,
-) -> Result<bool, SendError> {
-    let mut stopwatch = Stopwatch::start();
-    let mut importer = match connection.importer() {
-        Ok(Some(importer)) => importer,
-        Ok(None) => return Ok(false),
-        Err(error) => {
-            debug!("no program to import with: {error}");
-            return Ok(false);
-        }
-    };
-    let key = SigningKey::load(&head.directories.signing_key())?;
-    let bundle = Bundle::new(&head.store, items.to_vec(), |digest| key.sign(digest).map_err(io::Error::other));
-    let mut bundle = counter.reader(bundle);
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let size = match bundle.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(size) => size,
-            Err(error) => return Err(SendError::Source(error)),
-        };
-        if let Err(error) = importer.write_all(&buffer[..size]) {
-            debug!("importing ended early: {error}");
-            return Ok(false);
-        }
-    }
-    let imported = importer.finish();
-    stopwatch.lap("stream");
-    Ok(imported.unwrap_or_else(|error| {
-        debug!("importing failed: {error}");
-        false
-    }))
 }
 
 fn import<S: Read + Write>(
@@ -279,49 +229,5 @@ fn import<S: Read + Write>(
             Err(SendError::NotAuthorized { key: head.directories.signing_key().with_extension("pub") })
         }
         Err(error) => Err(SendError::Machine(error)),
-    }
-}
-
-/// Counts what is sent, and tells about it.
-pub(super) struct Counter<'a> {
-    machine: &'a str,
-    observer: &'a mut dyn Observer,
-    sent: u64,
-    told: u64,
-    told_at: Instant,
-    of: u64,
-}
-
-impl<'a> Counter<'a> {
-    fn start(items: &[Item], machine: &'a str, observer: &'a mut dyn Observer) -> Counter<'a> {
-        let bytes = items.iter().map(|item| item.nar_size).sum();
-        observer.observe(&Event::Sending { machine, items: items.len(), bytes });
-        Counter { machine, observer, sent: 0, told: 0, told_at: Instant::now(), of: bytes }
-    }
-
-    pub fn count(&mut self, bytes: usize) {
-        self.sent += bytes as u64;
-        if self.sent >= self.told + PROGRESS || self.told_at.elapsed() >= SLOW {
-            (self.told, self.told_at) = (self.sent, Instant::now());
-            self.observer.observe(&Event::Sent { machine: self.machine, bytes: self.sent, of: self.of });
-        }
-    }
-
-    /// Counts what is read from `source`.
-    pub fn reader<R: Read>(&mut self, source: R) -> Counted<'_, 'a, R> {
-        Counted { source, counter: self }
-    }
-}
-
-pub(super) struct Counted<'c, 'a, R> {
-    source: R,
-    counter: &'c mut Counter<'a>,
-}
-
-impl<R: Read> Read for Counted<'_, '_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.source.read(buffer)?;
-        self.counter.count(count);
-        Ok(count)
     }
 }
