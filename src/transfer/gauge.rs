@@ -1,7 +1,7 @@
 //! How fast a transfer is, and what its data are like: for the choice of [`compression`](super::compression).
 //!
 //! A transfer counts if it is held up by its bytes and not by its items, each of which takes a daemon some
-//! milliseconds ([`ITEM`]). The rate is that of the whole, if it took much longer than what else there was to do, or
+//! milliseconds ([`ITEM`]). The rate is that of the whole, if it took half a second and much longer than what else there was to do, or
 //! that of the fastest stretch of 8 MiB but for the first, whichever is higher. A stretch is as long as this since up to 2 MiB
 //! may be on their way, in nobody's hands: OpenSSH's window.
 
@@ -19,6 +19,8 @@ const LEAST: u64 = 1 << 20;
 const STRETCH: u64 = 8 << 20;
 /// What a daemon needs for an item, at the most.
 const ITEM: Duration = Duration::from_millis(10);
+/// What the whole of a transfer must take to tell something: on a busy machine a little more is nothing strange.
+const LEAST_TIME: Duration = Duration::from_millis(500);
 /// How much longer a transfer must take than its items.
 const MUCH_LONGER: f64 = 4.0;
 
@@ -90,7 +92,7 @@ fn told(bytes: u64, fastest: f64, took: Duration, items: usize, other: Duration)
     if bytes < LEAST || took < of_items.mul_f64(MUCH_LONGER) {
         return None;
     }
-    let is_whole_told = took >= (of_items + other).mul_f64(MUCH_LONGER);
+    let is_whole_told = took >= LEAST_TIME && took >= (of_items + other).mul_f64(MUCH_LONGER);
     let told = if is_whole_told { fastest.max(rate(bytes, took)) } else { fastest };
     (told > 0.0).then_some(told)
 }
@@ -143,6 +145,7 @@ mod tests {
     fn little_tells_nothing() {
         assert_eq!(told_of(1000, 0.0, 10_000, 1, 0), None);
         assert_eq!(told_of(2_000_000, 0.0, 1000, 1, 0), Some(2e6));
+        assert_eq!(told_of(2_000_000, 0.0, 100, 1, 0), None);
     }
 
     #[test]
