@@ -42,7 +42,7 @@ pub fn choose(line: &Line, now: Time) -> Compressed {
 }
 
 fn pays(pace: &Pace) -> bool {
-    if pace.rate <= SLOW {
+    if is_slow(pace.rate) {
         return true;
     }
     pace.data.is_some_and(|Data { ratio, speed }| (ratio / pace.rate).max(1.0 / speed) <= CLEARLY / pace.rate)
@@ -56,6 +56,11 @@ pub(super) struct Seen {
     pub is_compressed: bool,
     /// What the data were like; `None` where nobody looked.
     pub data: Option<Data>,
+}
+
+/// Whether a line with this rate is slower than zlib by far.
+pub(super) fn is_slow(rate: f64) -> bool {
+    rate <= SLOW
 }
 
 /// Whether the data of a transfer at this rate, in bytes of data a second, are worth a look.

@@ -1,9 +1,9 @@
 //! How fast a transfer is, and what its data are like: for the choice of [`compression`](super::compression).
 //!
 //! A transfer counts if it is held up by its bytes and not by its items, each of which takes a daemon some
-//! milliseconds ([`ITEM`]). The rate is that of the whole, if it took half a second and much longer than what else there was to do, or
-//! that of the fastest stretch of 8 MiB but for the first, whichever is higher. A stretch is as long as this since up to 2 MiB
-//! may be on their way, in nobody's hands: OpenSSH's window.
+//! milliseconds ([`ITEM`]). Its rate is that of its fastest stretch of 8 MiB but for the first; a stretch is as long as this
+//! since up to 2 MiB may be on their way, in nobody's hands: OpenSSH's window. A transfer that is too short for that tells of
+//! a slow line only, and of that if it takes long even without half a second in which anything may have happened.
 
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,8 @@ const LEAST: u64 = 1 << 20;
 const STRETCH: u64 = 8 << 20;
 /// What a daemon needs for an item, at the most.
 const ITEM: Duration = Duration::from_millis(10);
-/// What the whole of a transfer must take to tell something: on a busy machine a little more is nothing strange.
-const LEAST_TIME: Duration = Duration::from_millis(500);
+/// What a daemon on a busy machine may need for any transfer.
+const ANYTHING: Duration = Duration::from_millis(500);
 /// How much longer a transfer must take than its items.
 const MUCH_LONGER: f64 = 4.0;
 
@@ -92,9 +92,11 @@ fn told(bytes: u64, fastest: f64, took: Duration, items: usize, other: Duration)
     if bytes < LEAST || took < of_items.mul_f64(MUCH_LONGER) {
         return None;
     }
-    let is_whole_told = took >= LEAST_TIME && took >= (of_items + other).mul_f64(MUCH_LONGER);
-    let told = if is_whole_told { fastest.max(rate(bytes, took)) } else { fastest };
-    (told > 0.0).then_some(told)
+    if fastest > 0.0 {
+        return Some(fastest);
+    }
+    let rate = rate(bytes, took.saturating_sub(of_items + other + ANYTHING));
+    compression::is_slow(rate).then_some(rate)
 }
 
 fn rate(bytes: u64, time: Duration) -> f64 {
@@ -135,17 +137,18 @@ mod tests {
 
     #[test]
     fn what_else_takes_time_is_not_counted() {
-        // 4 MiB in a second and a half, one of which the other side's program took to start.
-        assert_eq!(told_of(4 << 20, 0.0, 1500, 1, 1000), None);
+        // 4 MiB in two and a half seconds, one of which the other side's program took to start.
+        assert_eq!(told_of(4 << 20, 0.0, 2500, 1, 1000), None);
         assert_eq!(told_of(32 << 20, 3e7, 2000, 1, 1000), Some(3e7));
-        assert_eq!(told_of(32_000_000, 0.0, 16_000, 1, 1000), Some(2e6));
+        assert_eq!(told_of(8_000_000, 0.0, 5510, 1, 1000), Some(2e6));
     }
 
     #[test]
-    fn little_tells_nothing() {
+    fn little_tells_nothing_but_of_a_slow_line() {
         assert_eq!(told_of(1000, 0.0, 10_000, 1, 0), None);
-        assert_eq!(told_of(2_000_000, 0.0, 1000, 1, 0), Some(2e6));
-        assert_eq!(told_of(2_000_000, 0.0, 100, 1, 0), None);
+        assert_eq!(told_of(2_000_000, 0.0, 1510, 1, 0), Some(2e6));
+        assert_eq!(told_of(2_000_000, 0.0, 700, 1, 0), None);
+        assert_eq!(told_of(8_000_000, 0.0, 700, 1, 0), None);
     }
 
     #[test]
