@@ -69,7 +69,6 @@ pub struct Client<S> {
     pub(super) store: StoreDir,
     version: Version,
     round_trip: Duration,
-    pub(super) has_helper: bool,
 }
 
 impl<S: Read + Write> Client<S> {
@@ -91,7 +90,7 @@ impl<S: Read + Write> Client<S> {
             return Err(link.unexpected(format!("protocol version {version}; {OLDEST} to {VERSION} are understood")));
         }
         link.last()?;
-        Ok(Client { link, store, version, round_trip: start.elapsed(), has_helper: false })
+        Ok(Client { link, store, version, round_trip: start.elapsed() })
     }
 
     /// The version the daemon announced; operations are those of the lower of the two.
@@ -109,9 +108,9 @@ impl<S: Read + Write> Client<S> {
         self.round_trip
     }
 
-    /// Whether the daemon has signed or verified something on this connection: its helper `guix authenticate` runs then.
-    pub fn has_helper(&self) -> bool {
-        self.has_helper
+    /// The store of the daemon.
+    pub fn store(&self) -> &StoreDir {
+        &self.store
     }
 
     /// Whether the next operation can succeed: false once the link failed or the protocol was broken.
@@ -233,22 +232,9 @@ impl<S: Read + Write> Client<S> {
     /// Builds derivations, or substitutes other items. The log comes through the sink. An error has status 100 if a
     /// build failed, 101 if one ran into a time limit, else 1.
     pub fn build_paths(&mut self, paths: &BTreeSet<StorePath>) -> Result<(), Error> {
-        self.start_build(paths)?;
-        self.finish_build()
-    }
-
-    /// Asks for a build, whose end [`finish_build`](Client::finish_build) must hear before anything else is done.
-    pub fn start_build(&mut self, paths: &BTreeSet<StorePath>) -> Result<(), Error> {
         let normal_mode = 0;
-        self.link.start(&Request::new(Operation::BuildPaths).paths(paths.iter()).int(normal_mode))
-    }
-
-    /// The second half of [`build_paths`](Client::build_paths).
-    pub fn finish_build(&mut self) -> Result<(), Error> {
-        self.link.last()?;
-        self.link.done()?;
-        self.link.finish();
-        Ok(())
+        let request = Request::new(Operation::BuildPaths).paths(paths.iter()).int(normal_mode);
+        self.call(&request, |link, _| link.done())
     }
 
     /// Returns the items that are alive, dead or deleted, and the bytes freed. It stops when `max_freed` bytes are.

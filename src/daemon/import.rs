@@ -40,7 +40,6 @@ impl<S: Read + Write> Client<S> {
             });
         }
         let paths = self.link.paths(&self.store, MAX_PATHS)?;
-        self.has_helper |= !paths.is_empty();
         self.link.finish();
         Ok(paths)
     }

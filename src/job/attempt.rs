@@ -75,7 +75,8 @@ impl<'a> On<'a> {
         stopwatch.lap("options");
 
         let turns = self.turns();
-        transfer::send(&mut client, self.head, job.inputs, &connection, &turns, observer)
+        let mut signer = Signer::new(&connection, &patience);
+        transfer::send(&mut client, self.head, job.inputs, &mut signer, &turns, observer)
             .map_err(|error| self.transfer_failed("sending inputs", error.is_of_machine(), &error))?;
 
         let derivation = &job.request.derivation;
@@ -84,11 +85,7 @@ impl<'a> On<'a> {
         let sink = log.sink().map_err(|error| Failure::Head(format!("no build log: {error}")))?;
         client.set_log(Some(sink));
         client.stream_mut().set_patience(Patience::build(self.machine, max_silent_time));
-        let mut signer = None;
-        let built = client.start_build(&[derivation.clone()].into()).and_then(|()| {
-            signer = self.signer(&client, &connection, &patience);
-            client.finish_build()
-        });
+        let built = client.build_paths(&[derivation.clone()].into());
         client.set_log(None);
         client.stream_mut().set_patience(patience);
         stopwatch.lap("build");
@@ -98,25 +95,12 @@ impl<'a> On<'a> {
 
         let wanted = Wanted { derivation, inputs: job.inputs, outputs: job.outputs };
         // The first connection stays open for what it protects from the garbage collector.
-        let mut second = signer.and_then(|signer| {
-            signer.ready().inspect_err(|error| debug!("the second connection failed: {error}")).ok()
-        });
+        let mut second = signer.ready();
         let exporter = second.as_mut().unwrap_or(&mut client);
         let retrieved = transfer::retrieve(exporter, self.head, &wanted, connection.compressed(), &turns, observer)
             .map_err(|error| self.transfer_failed("retrieving outputs", error.is_of_machine(), &error))?;
         self.refresh_status(&connection);
         Ok(retrieved)
-    }
-
-    /// A connection that gets ready to sign while `client` waits for the build, where that saves time.
-    fn signer(&self, client: &Client<DaemonStream>, connection: &Connection, patience: &Patience) -> Option<Signer> {
-        if !Signer::pays(client) {
-            return None;
-        }
-        let job = self.job;
-        Signer::start(connection, &job.directories.store, &job.request.derivation, patience.clone())
-            .inspect_err(|error| debug!("no second connection: {error}"))
-            .ok()
     }
 
     fn turns(&self) -> Turns<'a> {

@@ -21,13 +21,13 @@ use std::time::Duration;
 use super::add::{self, Plan};
 use super::counter::Counter;
 use super::head::Head;
+use super::signer::Signer;
 use super::stream;
 use super::turns::{Asked, Turns};
 use crate::daemon::{self, Client};
 use crate::events::Observer;
 use crate::gcrypt::SigningKey;
 use crate::local::{Bundle, Database, DatabaseError, Item};
-use crate::remote::Connection;
 use crate::store::path::StorePath;
 use crate::timing::{Pieces, Stopwatch};
 
@@ -82,18 +82,18 @@ impl SendError {
 }
 
 /// Sends those of `inputs` (a closure) that the machine behind `client` lacks. On return all of them are valid there, and
-/// protected for as long as the connection lasts.
+/// protected for as long as the connection lasts. `signer` is started as soon as it is clear that nothing has to be imported.
 pub fn send<S: Read + Write>(
     client: &mut Client<S>,
     head: &Head<'_>,
     inputs: &BTreeSet<StorePath>,
-    connection: &Connection,
+    signer: &mut Signer<'_>,
     turns: &Turns<'_>,
     observer: &mut dyn Observer,
 ) -> Result<(), SendError> {
     let tops = tops(&head.database, inputs)?;
     for _ in 0..ATTEMPTS {
-        if supply(client, head, inputs, connection, turns, observer)? == Supplied::Lost {
+        if supply(client, head, inputs, signer, turns, observer)? == Supplied::Lost {
             continue;
         }
         let mut stopwatch = Stopwatch::start();
@@ -121,7 +121,7 @@ fn supply<S: Read + Write>(
     client: &mut Client<S>,
     head: &Head<'_>,
     inputs: &BTreeSet<StorePath>,
-    connection: &Connection,
+    signer: &mut Signer<'_>,
     turns: &Turns<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Supplied, SendError> {
@@ -133,6 +133,7 @@ fn supply<S: Read + Write>(
         stopwatch.lap("query");
         let missing: BTreeSet<StorePath> = inputs.difference(&present).cloned().collect();
         if missing.is_empty() {
+            signer.start(client);
             return Ok(Supplied::All);
         }
         let items = head.database.items(&missing)?;
@@ -144,9 +145,9 @@ fn supply<S: Read + Write>(
         let is_all = items.len() == missing.len();
         let mut counter = Counter::start(&items, &turns.machine.name, observer);
         let count = items.len();
-        let sent = transmit(client, head, items, connection, &mut counter);
+        let sent = transmit(client, head, items, signer, &mut counter);
         if sent.is_ok() {
-            counter.end(count, turns, connection.compressed());
+            counter.end(count, turns, signer.connection.compressed());
         }
         drop(turn);
         match sent {
@@ -191,11 +192,14 @@ fn transmit<S: Read + Write>(
     client: &mut Client<S>,
     head: &Head<'_>,
     items: Vec<Item>,
-    connection: &Connection,
+    signer: &mut Signer<'_>,
     counter: &mut Counter<'_>,
 ) -> Result<(), SendError> {
     let mut stopwatch = Stopwatch::start();
     let Plan { added, bundled } = add::plan(&head.store, items, client.round_trip());
+    if bundled.is_empty() {
+        signer.start(client);
+    }
     for (item, address) in &added {
         add::add(client, &head.store, item, *address, counter)?;
     }
@@ -204,7 +208,7 @@ fn transmit<S: Read + Write>(
         return Ok(());
     }
     let before = counter.sent();
-    if stream::pays(&bundled, client.round_trip()) && stream::send(head, &bundled, connection, counter)? {
+    if stream::pays(&bundled, client.round_trip()) && stream::send(head, &bundled, signer.connection, counter)? {
         return Ok(());
     }
     counter.again(before);
