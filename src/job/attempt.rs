@@ -93,6 +93,8 @@ impl<'a> On<'a> {
             return Err(self.judge(error, &mut client, &connection));
         }
 
+        self.world.remember_stock(self.machine);
+
         let wanted = Wanted { derivation, inputs: job.inputs, outputs: job.outputs };
         // The first connection stays open for what it protects from the garbage collector.
         let mut second = signer.ready();

@@ -9,6 +9,7 @@ pub mod line;
 mod lock;
 pub mod logins;
 pub mod slots;
+pub mod stock;
 pub mod transfers;
 pub mod waiting;
 
@@ -21,6 +22,7 @@ pub use drain::{Drain, Drained};
 pub use health::{Health, HealthRecord};
 pub use line::{Line, LineRecord, Pace};
 pub use slots::{Holder, Slot, Slots};
+pub use stock::Stock;
 pub use waiting::{Place, Places};
 
 use crate::machine::Machine;
