@@ -1,16 +1,10 @@
 //! In which order matching machines are tried.
 //!
-//! The higher score first. The built-in score is the machine's speed over one plus its load, an unknown load being none.
-//! Between equals the one with the smaller share of its slots taken goes first, then the one that stands first in the
-//! machine file. But a machine that has more of what the build needs goes before one whose score is not much higher
-//! ([`nearest`]): what is there need not be sent.
+//! The higher score first. Between equals the one with the smaller share of its slots taken goes first, then the one that
+//! stands first in the machine file. But a machine that has more of what the build needs goes before one whose score is not
+//! much higher ([`nearest`]): what is there need not be sent.
 
 use std::cmp::Ordering;
-
-/// The built-in score, given the load for each core.
-pub fn default_score(speed: f64, load: Option<f64>) -> f64 {
-    speed / (1.0 + load.unwrap_or(0.0).max(0.0))
-}
 
 /// The part of the best built-in score that is nearly as good: that of a machine with one build more, often.
 pub const NEARLY_AS_GOOD: f64 = 0.6;
@@ -73,11 +67,5 @@ mod tests {
         assert_eq!(nearest(&[1.0, 0.5], &[]), Some(0));
         assert_eq!(nearest(&[-1.0, -1.0, -1.1], &[2, 1, 0]), Some(1));
         assert_eq!(super::nearest(&[1.0, 1.0, 0.9], 1.0, |number| [2, 1, 0][number]), Some(1));
-    }
-
-    #[test]
-    fn load_lowers_the_score() {
-        assert_eq!(default_score(3.0, None), 3.0);
-        assert_eq!(default_score(3.0, Some(2.0)), 1.0);
     }
 }

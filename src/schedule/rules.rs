@@ -5,10 +5,10 @@ use std::cell::RefCell;
 use log::warn;
 
 use super::decision::Otherwise;
-use super::ranking::{NEARLY_AS_GOOD, default_score};
+use super::ranking::NEARLY_AS_GOOD;
 use crate::hook::{Arguments, Request};
 use crate::machine::Machine;
-use crate::policy::{self, Candidate, Pool, Score, Verdict, When};
+use crate::policy::{self, Candidate, Pool, Score, Verdict, When, default_score};
 use crate::state::Health;
 use crate::state::health::Time;
 use crate::status::Status;

@@ -8,7 +8,7 @@ pub mod head;
 pub mod retrieve;
 pub mod send;
 pub mod signer;
-mod stream;
+mod transmit;
 pub mod trial;
 pub mod turns;
 

@@ -1,10 +1,7 @@
 //! Sending the inputs that the build machine lacks.
 //!
-//! One query tells which inputs are missing. Those whose paths follow from their contents are added one by one where that is
-//! faster (`add`); the others go over as one signed bundle, references first, which the machine's daemon pulls piece by
-//! piece; over a long link a program over there answers it ([`Importer`](crate::remote::Importer)). Memory does not grow with
-//! what is sent. What another process is sending to the same machine is waited for
-//! ([`turns`](super::turns)).
+//! One query tells which inputs are missing. Those are sent (`transmit`), but for what another process is sending to the same
+//! machine: that is waited for ([`turns`](super::turns)).
 //!
 //! Between the query and the build the machine's garbage collector may run. Items that were just sent are temporary
 //! roots of the daemon that took them (`LocalStore::importPath` and the others add one for each). For those found present, a
@@ -14,34 +11,26 @@
 //! ends, and the same inputs give the same item.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use super::add::{self, Plan};
 use super::counter::Counter;
 use super::head::Head;
 use super::signer::Signer;
-use super::stream;
+use super::transmit::transmit;
 use super::turns::{Asked, Turns};
 use crate::daemon::{self, Client};
 use crate::events::Observer;
-use crate::gcrypt::SigningKey;
-use crate::local::{Bundle, Database, DatabaseError, Item};
+use crate::local::{Database, DatabaseError};
+use crate::remote::DaemonStream;
 use crate::store::path::StorePath;
-use crate::timing::{Pieces, Stopwatch};
+use crate::timing::Stopwatch;
 
 /// How often inputs may get lost while they are sent before the machine is given up.
 const ATTEMPTS: usize = 3;
 
 /// Name of the item that protects the inputs.
 const ROOT: &str = "offload-inputs";
-
-/// From this time of a round trip on, a link is long.
-pub(super) const FAR: Duration = Duration::from_millis(5);
-
-/// What the daemon's helper `guix authenticate` says of a key that is not in its access-control list.
-const UNAUTHORIZED: &str = "unauthorized public key";
 
 /// Why inputs could not be sent.
 #[derive(Debug, thiserror::Error)]
@@ -56,9 +45,6 @@ pub enum SendError {
     /// The build machine's daemon, or the way there.
     #[error(transparent)]
     Machine(daemon::Error),
-    /// Others kept sending all the time.
-    #[error("no turn to send inputs came for {} s", .0.as_secs())]
-    NoTurn(Duration),
     /// It trusts nothing that this machine signs.
     #[error(
         "its daemon does not trust what this machine signs\n  hint: copy '{}' there, and as root: \
@@ -75,7 +61,7 @@ impl SendError {
     /// Whether another machine may do better.
     pub fn is_of_machine(&self) -> bool {
         match self {
-            SendError::Machine(_) | SendError::NotAuthorized { .. } | SendError::NoTurn(_) | SendError::Lost => true,
+            SendError::Machine(_) | SendError::NotAuthorized { .. } | SendError::Lost => true,
             SendError::Database(_) | SendError::SigningKey(_) | SendError::Source(_) => false,
         }
     }
@@ -83,8 +69,8 @@ impl SendError {
 
 /// Sends those of `inputs` (a closure) that the machine behind `client` lacks. On return all of them are valid there, and
 /// protected for as long as the connection lasts. `signer` is started as soon as it is clear that nothing has to be imported.
-pub fn send<S: Read + Write>(
-    client: &mut Client<S>,
+pub fn send(
+    client: &mut Client<DaemonStream>,
     head: &Head<'_>,
     inputs: &BTreeSet<StorePath>,
     signer: &mut Signer<'_>,
@@ -117,8 +103,8 @@ enum Supplied {
 }
 
 /// Sends what is missing, with others that may be sending some of it.
-fn supply<S: Read + Write>(
-    client: &mut Client<S>,
+fn supply(
+    client: &mut Client<DaemonStream>,
     head: &Head<'_>,
     inputs: &BTreeSet<StorePath>,
     signer: &mut Signer<'_>,
@@ -140,7 +126,6 @@ fn supply<S: Read + Write>(
         let (turn, items) = match turns.upload(items, &on_the_way, &mut wait, observer) {
             Asked::Granted(turn, items) => (turn, items),
             Asked::LookAgain => continue,
-            Asked::TooLong(limit) => return Err(SendError::NoTurn(limit)),
         };
         let is_all = items.len() == missing.len();
         let mut counter = Counter::start(&items, &turns.machine.name, observer);
@@ -174,8 +159,8 @@ fn tops(database: &Database, inputs: &BTreeSet<StorePath>) -> Result<BTreeSet<St
 }
 
 /// Whether any of `inputs`, but for `missing`, is gone.
-fn lost<S: Read + Write>(
-    client: &mut Client<S>,
+fn lost(
+    client: &mut Client<DaemonStream>,
     inputs: &BTreeSet<StorePath>,
     missing: &BTreeSet<StorePath>,
 ) -> Result<bool, SendError> {
@@ -185,53 +170,4 @@ fn lost<S: Read + Write>(
     let expected: BTreeSet<StorePath> = inputs.difference(missing).cloned().collect();
     let present = client.query_valid_paths(&expected).map_err(SendError::Machine)?;
     Ok(present.len() < expected.len())
-}
-
-/// Sends items, which come with their references first.
-fn transmit<S: Read + Write>(
-    client: &mut Client<S>,
-    head: &Head<'_>,
-    items: Vec<Item>,
-    signer: &mut Signer<'_>,
-    counter: &mut Counter<'_>,
-) -> Result<(), SendError> {
-    let mut stopwatch = Stopwatch::start();
-    let Plan { added, bundled } = add::plan(&head.store, items, client.round_trip());
-    if bundled.is_empty() {
-        signer.start(client);
-    }
-    for (item, address) in &added {
-        add::add(client, &head.store, item, *address, counter)?;
-    }
-    stopwatch.lap("add");
-    if bundled.is_empty() {
-        return Ok(());
-    }
-    let before = counter.sent();
-    if stream::pays(&bundled, client.round_trip()) && stream::send(head, &bundled, signer.connection, counter)? {
-        return Ok(());
-    }
-    counter.again(before);
-    import(client, head, bundled, counter)
-}
-
-fn import<S: Read + Write>(
-    client: &mut Client<S>,
-    head: &Head<'_>,
-    items: Vec<Item>,
-    counter: &mut Counter<'_>,
-) -> Result<(), SendError> {
-    let key = SigningKey::load(&head.directories.signing_key())?;
-    let (mut stopwatch, mut signing) = (Stopwatch::start(), Pieces::default());
-    let sign = |digest: &[u8; 32]| signing.add(|| key.sign(digest)).map_err(io::Error::other);
-    let imported = client.import_paths(&mut counter.reader(Bundle::new(&head.store, items, sign)));
-    stopwatch.lap_without(signing.end("sign"), "send");
-    match imported {
-        Ok(_) => Ok(()),
-        Err(daemon::Error::Source { cause, .. }) => Err(SendError::Source(cause)),
-        Err(daemon::Error::Daemon { message, .. }) if message.contains(UNAUTHORIZED) => {
-            Err(SendError::NotAuthorized { key: head.directories.signing_key().with_extension("pub") })
-        }
-        Err(error) => Err(SendError::Machine(error)),
-    }
 }

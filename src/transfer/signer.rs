@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 
 use log::debug;
 
-use super::send::FAR;
+use super::transmit::FAR;
 use crate::daemon::{Client, Error, ExportError};
 use crate::remote::{Connection, DaemonStream, Patience};
 use crate::timing::Stopwatch;
