@@ -6,8 +6,8 @@
 
 use std::cmp::Ordering;
 
-/// The part of the best built-in score that is nearly as good: that of a machine with one build more, often.
-pub const NEARLY_AS_GOOD: f64 = 0.6;
+/// The part of the best built-in score that is nearly as good.
+pub const NEARLY_AS_GOOD: f64 = 0.8;
 
 /// Which of some machines, whose scores come with the best first, goes first: of those whose score is at least the part
 /// `nearly_as_good` of the best, the first that lacks the fewest inputs.
