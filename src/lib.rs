@@ -35,6 +35,7 @@
 //! | [`events`] | what happens to a build, for the log and for embedding programs |
 //! | [`error`], [`exit`] | how a build may fail, and the exit statuses |
 //! | [`rights`] | who may use a file, and what to do where somebody may not |
+//! | [`shell`] | words of commands that people are asked to run |
 //! | [`logging`], [`timing`] | messages for people; where the time goes |
 //!
 //! # Embedding
@@ -81,6 +82,7 @@ pub mod policy;
 pub mod remote;
 pub mod rights;
 pub mod schedule;
+pub mod shell;
 pub mod ssh;
 pub mod state;
 pub mod status;

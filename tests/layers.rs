@@ -13,6 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("logging", &["hook"]),
     ("gcrypt", &["rights", "store"]),
     ("machine", &["store"]),
+    ("shell", &[]),
     ("status", &[]),
     ("timing", &[]),
     ("hook", &["store"]),
@@ -29,7 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "job",
         &[
             "daemon", "error", "events", "exit", "gcrypt", "hook", "local", "machine", "policy", "remote", "schedule",
-            "ssh", "state", "status", "store", "timing", "transfer",
+            "shell", "ssh", "state", "status", "store", "timing", "transfer",
         ],
     ),
     ("engine", &["error", "events", "hook", "job", "local", "machine", "policy", "schedule", "state", "store"]),
@@ -38,7 +39,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "commands",
         &[
             "daemon", "engine", "error", "events", "exit", "gcrypt", "hook", "job", "local", "logging", "machine",
-            "policy", "remote", "rights", "schedule", "ssh", "state", "status", "store", "timing", "transfer",
+            "policy", "remote", "rights", "schedule", "shell", "ssh", "state", "status", "store", "timing", "transfer",
         ],
     ),
 ];

@@ -4,6 +4,7 @@ use std::error::Error;
 
 use log::debug;
 
+use super::look::how_to_look;
 use super::reach::{Reached, daemon_failed};
 use super::surroundings::{remember_failure, remember_success};
 use super::verdict::{Verdict, verdict};
@@ -12,11 +13,14 @@ use crate::daemon::{self, Client, Options};
 use crate::error::{Failure, with_causes};
 use crate::events::{Event, Observer};
 use crate::hook::BuildLog;
+use crate::hook::descriptors::PREFIX;
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream, Patience, patience};
 use crate::schedule::{self, Choice};
 use crate::state::health::{self, FRESH};
 use crate::state::{HealthRecord, Slot};
+use crate::status::Status;
+use crate::store::path::StorePath;
 use crate::timing::Stopwatch;
 use crate::transfer::retrieve::Wanted;
 use crate::transfer::{self, Head, Retrieved, Signer, Turns};
@@ -81,7 +85,8 @@ impl<'a> On<'a> {
         let derivation = &job.failover.request.derivation;
         observer.observe(&Event::Building { derivation, machine: &self.machine.name });
         let mut stopwatch = Stopwatch::start();
-        let sink = log.sink().map_err(|error| Failure::Head(format!("no build log: {error}")))?;
+        let mut sink = log.sink().map_err(|error| Failure::Head(format!("no build log: {error}")))?;
+        sink(first_line(derivation, &self.machine.name).as_bytes());
         client.set_log(Some(sink));
         client.stream_mut().set_patience(Patience::build(self.machine, max_silent_time));
         let mut signer = None;
@@ -144,8 +149,10 @@ impl<'a> On<'a> {
             Ok(present) => job.inputs.len() - present.len(),
             Err(error) => return self.daemon_failed("judging the failed build", &error),
         };
+        let mut has_commands = false;
         let free = match connection.probe(job.directories.store.as_str()) {
             Ok(status) => {
+                has_commands = status != Status::default();
                 remember_success(job.state, self.machine, status.clone());
                 status.store_free
             }
@@ -156,10 +163,11 @@ impl<'a> On<'a> {
             }
         };
         let (derivation, machine) = (job.failover.request.derivation.to_string(), self.machine.name.clone());
+        let look = how_to_look(self.machine, &job.failover.request.derivation, has_commands);
         let message = message.clone();
         match verdict(*status, free, lost) {
-            Verdict::Failed => Failure::Build { derivation, machine, message },
-            Verdict::TimedOut => Failure::TimedOut { derivation, machine, message },
+            Verdict::Failed => Failure::Build { derivation, machine, message: message + &look },
+            Verdict::TimedOut => Failure::TimedOut { derivation, machine, message: message + &look },
             // The machine answers, and may be good for other builds.
             Verdict::Machine(Some(why)) => Failure::Machine { machine, cause: format!("{message}; {why}") },
             Verdict::Machine(None) => Failure::Refused { machine, cause: message },
@@ -197,4 +205,9 @@ impl<'a> On<'a> {
     fn failure(&self, cause: String) -> Failure {
         Failure::Machine { machine: self.machine.name.clone(), cause }
     }
+}
+
+/// What the build log begins with, so that it tells where it comes from.
+fn first_line(derivation: &StorePath, machine: &str) -> String {
+    format!("{PREFIX}building '{derivation}' on '{machine}'\n")
 }

@@ -15,6 +15,7 @@
 mod attempt;
 mod connect;
 mod failover;
+mod look;
 mod reach;
 mod surroundings;
 mod verdict;

@@ -1,5 +1,7 @@
 //! A connection to a build machine: streams to its daemon, and the probe.
 
+use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +12,7 @@ use super::probe;
 use super::relay;
 use super::stream::DaemonStream;
 use crate::machine::Machine;
-use crate::ssh::{Cause, Channel, Session};
+use crate::ssh::{Cause, Channel, Output, Session};
 use crate::status::Status;
 use crate::timing::Stopwatch;
 
@@ -83,6 +85,27 @@ impl Connection {
                  slower; `AllowStreamLocalForwarding yes` and `AllowTcpForwarding yes` in its sshd_config would help"
             )
         })
+    }
+
+    /// Whether the SSH server is known to forward to no socket, so that streams to the daemon go through `guix repl`.
+    pub fn is_relayed(&self) -> bool {
+        self.0.is_relayed.load(Ordering::Relaxed)
+    }
+
+    /// Whether something listens on another socket than the machine's `daemon_socket`, as far as the SSH server forwards.
+    pub fn listens(&self, socket: &Path) -> bool {
+        self.0.session.open_socket(socket).is_ok()
+    }
+
+    /// Runs a command with this input, and reads what it prints, at most 64 KiB; `limit` is for all of it.
+    pub fn run(&self, command: &str, input: &[u8], limit: Duration) -> Result<Output, Error> {
+        let mut channel = self.0.session.exec(command)?;
+        channel.set_deadline(Instant::now().checked_add(limit));
+        // A command that wants no input may have ended by now; what it printed counts.
+        if let Err(error) = channel.write_all(input) {
+            log::debug!("{}: '{command}' takes no input: {error}", self.0.machine.address());
+        }
+        Ok(channel.output(probe::MAX_OUTPUT)?)
     }
 
     pub(super) fn session(&self) -> &Session {

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::machine::{HostKeyKind, Machine};
+use crate::machine::{HostKeyError, HostKeyKind, Machine};
 use crate::rights::{self, Need};
 
 /// A failure of the connection to one machine.
@@ -95,6 +95,8 @@ pub enum Cause {
     NotSsh(String),
     #[error("the server has no host key of a type that is asked for ({}); it offers {}", list(pinned), list(offered))]
     NoCommonHostKeyType { pinned: Vec<HostKeyKind>, offered: Vec<String> },
+    #[error("the server shows something that is no host key: {0}")]
+    BadHostKey(HostKeyError),
     #[error("the server shows another host key than expected: {fingerprint}")]
     HostKeyDiffers {
         /// The key that was shown, in OpenSSH form: what `host_key` would have to be to accept it.
@@ -216,6 +218,7 @@ impl Error {
             }
             Cause::Closed
             | Cause::ChannelClosed
+            | Cause::BadHostKey(_)
             | Cause::Deadline
             | Cause::OutOfUse
             | Cause::TooMuchOutput(_)

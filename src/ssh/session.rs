@@ -17,7 +17,7 @@ use super::opening::Opening;
 use super::private_key::{self, PrivateKey};
 use super::proxy::Proxy;
 use super::tcp;
-use crate::machine::{Compression, Machine};
+use crate::machine::{Compression, HostKey, HostKeyKind, Machine};
 use crate::timing::Stopwatch;
 
 /// libssh2 sends a keep-alive when it is asked to, but not more often than this, in seconds; and 2 is its minimum.
@@ -53,6 +53,21 @@ impl Session {
         stopwatch.lap("authenticate");
         link.ssh().set_keepalive(true, KEEP_ALIVE_MINIMUM);
         Ok(Session { link: Arc::new(link) })
+    }
+
+    /// The host key that the machine's server shows, of the first type in [`HostKeyKind::ALL`] that it has. Nothing is known of
+    /// the server by that, nobody is logged in, and what the machine file pins does not count.
+    pub fn host_key(machine: &Machine) -> Result<HostKey, Error> {
+        let any = HostKeyKind::ALL.map(|kind| HostKey { kind, blob: Vec::new() });
+        let machine = &Machine { host_keys: any.to_vec(), ..machine.clone() };
+        let limit = Limit::after(machine.connect_timeout);
+        let (socket, proxy) = dial(machine, limit)?;
+        let socket = Arc::new(socket);
+        let ssh = prepare(machine, &socket).map_err(|error| Error::new(machine, Phase::Handshake, cause(&error)))?;
+        let link = Link::new(machine, ssh, socket, proxy);
+        handshake(&link, machine, limit).map_err(|cause| Error::new(machine, Phase::Handshake, cause))?;
+        let offered = link.ssh().host_key().map(|(blob, _)| host_key::line(blob)).unwrap_or_default();
+        HostKey::parse(&offered).map_err(|error| Error::new(machine, Phase::HostKey, Cause::BadHostKey(error)))
     }
 
     /// How long opening a channel may take from now on; `connect_timeout` before. One that is given up puts the session out of

@@ -25,7 +25,7 @@ pub(super) const FAR: Duration = Duration::from_millis(5);
 const START: Duration = Duration::from_secs(1);
 
 /// What the daemon's helper `guix authenticate` says of a key that is not in its access-control list.
-const UNAUTHORIZED: &str = "unauthorized public key";
+pub(super) const UNAUTHORIZED: &str = "unauthorized public key";
 
 /// Sends items, which come with their references first.
 pub(super) fn transmit(

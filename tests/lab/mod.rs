@@ -102,6 +102,11 @@ impl Lab {
         Proxy::start(name, SocketAddr::from((address, SSH_PORT)), target)
     }
 
+    /// One more name for a host, or whatever has this address.
+    pub fn add_name(&self, name: &str, address: Ipv4Addr) {
+        self.keeper.add_name(name, address);
+    }
+
     /// An address of this lab where nothing listens.
     pub fn unused_address(&self) -> Ipv4Addr {
         self.keeper.next_address()
