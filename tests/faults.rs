@@ -136,7 +136,8 @@ impl Pool {
         if phase != Phase::Build {
             strike(before + offset);
         }
-        let limit = if fault.is_fatal() { LIMIT } else { LIMIT * 3 };
+        // A piece of an import takes a round trip, of which some hundred may be left when the link becomes far.
+        let limit = if fault.is_fatal() { LIMIT } else { LIMIT * 8 };
         let mut build = self.head.client().limit(limit).start(&[&drv]);
         if phase == Phase::Build {
             build.wait_for_log("line 1\n");
