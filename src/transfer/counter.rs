@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
+use crate::crash::{Point, half};
 use crate::events::{Event, Observer};
 use crate::local::Item;
 
@@ -31,6 +32,7 @@ impl<'a> Counter<'a> {
 
     pub fn count(&mut self, bytes: usize) {
         self.sent += bytes as u64;
+        half(Point::UploadHalf, self.sent, self.of);
         if self.sent >= self.told + PROGRESS || self.told_at.elapsed() >= SLOW {
             (self.told, self.told_at) = (self.sent, Instant::now());
             self.observer.observe(&Event::Sent { machine: self.machine, bytes: self.sent, of: self.of });

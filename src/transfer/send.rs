@@ -18,6 +18,7 @@ use super::counter::Counter;
 use super::head::Head;
 use super::transmit::transmit;
 use super::turns::{Asked, Turns};
+use crate::crash::{Point, point};
 use crate::daemon::{self, Client};
 use crate::events::Observer;
 use crate::local::{Database, DatabaseError};
@@ -123,9 +124,11 @@ fn supply(
             Asked::Granted(turn, items) => (turn, items),
             Asked::LookAgain => continue,
         };
+        point(Point::UploadTurn);
         let is_all = items.len() == missing.len();
         let mut counter = Counter::start(&items, &turns.machine.name, observer);
         let sent = transmit(client, head, items, &mut counter);
+        point(Point::Uploaded);
         drop(turn);
         match sent {
             Ok(()) if is_all => return Ok(Supplied::All),
