@@ -1,8 +1,7 @@
 //! Blocks of shell commands: their syntax, and that what they call exists and would understand it.
 
 use crate::page::{pages, quoted, top};
-use clap::{CommandFactory, Parser};
-use offload::commands::CommandLine;
+use offload::commands::help::definition;
 use offload::hook::Arguments;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -75,7 +74,7 @@ fn understood(arguments: &[String]) -> Result<(), String> {
         return Ok(());
     }
     let words = std::iter::once("offload").chain(arguments.iter().map(String::as_str));
-    match CommandLine::try_parse_from(words) {
+    match definition().try_get_matches_from(words) {
         Err(error) if error.use_stderr() => Err(error.to_string()),
         _ => Ok(()),
     }
@@ -147,7 +146,7 @@ fn commands_are_told_apart() {
 /// Every `offload COMMAND` that is mentioned is one.
 #[test]
 fn mentioned_commands_exist() {
-    let definition = CommandLine::command();
+    let definition = definition();
     let known: Vec<&str> = definition.get_subcommands().map(|command| command.get_name()).collect();
     let mut wrong = Vec::new();
     for page in pages() {
