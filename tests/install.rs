@@ -147,7 +147,7 @@ fn the_page_on_installation_shows_what_is_done() {
             continue;
         }
         let (start, end) = wanted.split_once('…').unwrap_or((wanted, ""));
-        let fits = |line: &str| line.starts_with(start) && line.ends_with(end) && (end != "" || line == wanted);
+        let fits = |line: &str| line.starts_with(start) && line.ends_with(end) && (!end.is_empty() || line == wanted);
         let found = if skips { lines.find(|line| fits(line)) } else { lines.next().filter(|line| fits(line)) };
         assert!(found.is_some(), "{wanted} is not in its place in:\n{said}");
         skips = false;
