@@ -242,9 +242,22 @@ impl<S: Read + Write> Client<S> {
     /// Builds derivations, or substitutes other items. The log comes through the sink. An error has status 100 if a
     /// build failed, 101 if one ran into a time limit, else 1.
     pub fn build_paths(&mut self, paths: &BTreeSet<StorePath>) -> Result<(), Error> {
+        self.start_build(paths)?;
+        self.finish_build()
+    }
+
+    /// Asks for a build, whose end [`finish_build`](Client::finish_build) must hear before anything else is done.
+    pub fn start_build(&mut self, paths: &BTreeSet<StorePath>) -> Result<(), Error> {
         let normal_mode = 0;
-        let request = Request::new(Operation::BuildPaths).paths(paths.iter()).int(normal_mode);
-        self.call(&request, |link, _| link.done())
+        self.link.start(&Request::new(Operation::BuildPaths).paths(paths.iter()).int(normal_mode))
+    }
+
+    /// The second half of [`build_paths`](Client::build_paths).
+    pub fn finish_build(&mut self) -> Result<(), Error> {
+        self.link.last()?;
+        self.link.done()?;
+        self.link.finish();
+        Ok(())
     }
 
     /// Returns the items that are alive, dead or deleted, and the bytes freed. It stops when `max_freed` bytes are.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::gauge::{Gauge, Way};
 use super::turns::Turns;
+use crate::crash::{Point, half};
 use crate::events::{Event, Observer};
 use crate::local::Item;
 use crate::machine::Compressed;
@@ -47,6 +48,7 @@ impl<'a> Counter<'a> {
     pub fn count(&mut self, data: &[u8]) {
         self.gauge.pass(data);
         self.sent += data.len() as u64;
+        half(Point::UploadHalf, self.sent, self.of);
         if self.sent >= self.told + PROGRESS || self.told_at.elapsed() >= SLOW {
             (self.told, self.told_at) = (self.sent, Instant::now());
             self.observer.observe(&Event::Sent { machine: self.machine, bytes: self.sent, of: self.of });

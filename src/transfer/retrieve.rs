@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use super::gauge::{Gauge, Way};
 use super::head::Head;
 use super::turns::{Asked, Turns};
+use crate::crash::{Point, point};
 use crate::daemon::{self, Client};
 use crate::events::{Event, Observer};
 use crate::gcrypt::{self, VerifyError};
@@ -58,7 +59,9 @@ impl Retrieved<'_> {
     pub fn place(self) -> Result<(), RestoreError> {
         for staging in self.staged {
             staging.install(&self.head.database)?;
+            point(Point::Placed);
         }
+        point(Point::AllPlaced);
         Ok(())
     }
 }
@@ -146,11 +149,13 @@ pub fn retrieve<'a, S: Read + Write>(
 
     let machine = turns.machine.name.as_str();
     let _turn = turn(client, wanted, turns, observer)?;
+    point(Point::DownloadTurn);
     let mut gauge = Gauge::start();
     let mut staged = Vec::new();
     for output in wanted.outputs {
         observer.observe(&Event::Retrieving { machine, output });
         let staging = Staging::new(&head.store, output)?;
+        point(Point::Staged);
         let exported = client.export_path(output, true, |item| {
             let progress = Progress {
                 item,
@@ -172,7 +177,7 @@ pub fn retrieve<'a, S: Read + Write>(
                 return Err(RetrieveError::Refused { output: output.clone(), machine, cause: Box::new(cause) });
             }
             Err(daemon::ExportError::Consumer(Received::NotRestored(cause))) => {
-                return Err(RestoreError::Stage { path: output.clone(), cause }.into());
+                return Err(RestoreError::Write { path: output.clone(), cause }.into());
             }
         }
     }
@@ -228,6 +233,7 @@ fn receive<R: Read>(
         Err(NarError::Visitor { source, .. }) => return Err(Received::NotRestored(source)),
         Err(error) => return Err(Refusal::Nar(error).into()),
     }
+    point(Point::Restored);
     let nar_hash = reader.digest();
     let (trailer, digest) = Trailer::read(&head.directories.store, &mut reader).map_err(Refusal::from)?;
     stopwatch.lap_without(reader.into_inner().waiting.end("fetch"), "restore");
@@ -247,6 +253,7 @@ fn receive<R: Read>(
             FixedError::Digest(cause) => Received::NotRestored(io::Error::other(cause)),
         })?;
     }
+    point(Point::Verified);
     Ok(())
 }
 
@@ -279,6 +286,7 @@ impl<R: Read> Read for Progress<'_, R> {
         let count = self.item.read(buffer)?;
         self.gauge.pass(&buffer[..count]);
         self.arrived += count as u64;
+        point(Point::FirstBytes);
         if self.arrived >= self.told + PROGRESS || self.told_at.elapsed() >= SLOW {
             (self.told, self.told_at) = (self.arrived, Instant::now());
             let Progress { machine, output, arrived: bytes, .. } = *self;

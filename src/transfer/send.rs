@@ -19,6 +19,7 @@ use super::head::Head;
 use super::signer::Signer;
 use super::transmit::transmit;
 use super::turns::{Asked, Turns};
+use crate::crash::{Point, point};
 use crate::daemon::{self, Client};
 use crate::events::Observer;
 use crate::local::{Database, DatabaseError};
@@ -127,10 +128,12 @@ fn supply(
             Asked::Granted(turn, items) => (turn, items),
             Asked::LookAgain => continue,
         };
+        point(Point::UploadTurn);
         let is_all = items.len() == missing.len();
         let mut counter = Counter::start(&items, &turns.machine.name, observer);
         let count = items.len();
         let sent = transmit(client, head, items, signer, &mut counter);
+        point(Point::Uploaded);
         if sent.is_ok() {
             counter.end(count, turns, signer.connection.compressed());
         }
