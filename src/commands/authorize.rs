@@ -129,9 +129,9 @@ impl<'a> Exchange<'a> {
         };
         say(&format!("This machine does not accept what {name} signs with its key"));
         show(&key.to_string());
-        say(&format!(
-            "Authorized here, whoever has the secret half of that key can put any item into the store of this machine."
-        ));
+        say(
+            "Authorized here, whoever has the secret half of that key can put any item into the store of this machine.",
+        );
         if !confirm("Authorize it?", yes)? {
             return Ok(false);
         }

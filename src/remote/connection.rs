@@ -82,7 +82,7 @@ impl Connection {
         self.0.is_relayed.load(Ordering::Relaxed).then(|| {
             format!(
                 "{machine}: its SSH server does not forward to sockets, so 'guix repl' there passes the data, which is \
-                 slower; `AllowStreamLocalForwarding yes` in its sshd_config would help"
+                 slower; `AllowStreamLocalForwarding yes` and `AllowTcpForwarding yes` in its sshd_config would help"
             )
         })
     }
