@@ -160,19 +160,3 @@ fn mentioned_commands_exist() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
-
-/// The page of commands has a section for each, once there is such a page.
-#[test]
-fn every_command_has_its_section() {
-    if !top().join("doc/manual/commands.md").exists() {
-        return;
-    }
-    let page = crate::page::manual("commands.md");
-    let headings = page.headings();
-    for command in definition().get_subcommands().filter(|command| !command.is_hide_set()) {
-        let name = command.get_name();
-        let is_its =
-            |heading: &String| heading.split(|c: char| !(c.is_alphanumeric() || c == '-')).any(|word| word == name);
-        assert!(headings.iter().any(is_its), "{}: no section for 'offload {name}'", page.name);
-    }
-}
