@@ -83,7 +83,8 @@ impl<'a> On<'a> {
         point(Point::OptionsSet);
 
         let turns = self.turns();
-        transfer::send(&mut client, self.head, job.inputs, &turns, observer)
+        let mut signer = Signer::new(&connection, &patience);
+        transfer::send(&mut client, self.head, job.inputs, &mut signer, &turns, observer)
             .map_err(|error| self.transfer_failed("sending inputs", error.is_of_machine(), &error))?;
 
         point(Point::InputsProtected);
@@ -94,10 +95,8 @@ impl<'a> On<'a> {
         sink(first_line(derivation, &self.machine.name).as_bytes());
         client.set_log(Some(sink));
         client.stream_mut().set_patience(Patience::build(self.machine, max_silent_time));
-        let mut signer = None;
         let built = client.start_build(&[derivation.clone()].into()).and_then(|()| {
             point(Point::BuildStarted);
-            signer = self.signer(&client, &connection, &patience);
             client.finish_build()
         });
         client.set_log(None);
@@ -108,28 +107,17 @@ impl<'a> On<'a> {
         }
 
         point(Point::BuildEnded);
+        self.world.remember_stock(self.machine);
+
         let wanted = Wanted { derivation, inputs: job.inputs, outputs: job.outputs };
         // The first connection stays open for what it protects from the garbage collector.
-        let mut second = signer.and_then(|signer| {
-            signer.ready().inspect_err(|error| debug!("the second connection failed: {error}")).ok()
-        });
+        let mut second = signer.ready();
         let exporter = second.as_mut().unwrap_or(&mut client);
-        let retrieved = transfer::retrieve(exporter, self.head, &wanted, &turns, observer)
+        let retrieved = transfer::retrieve(exporter, self.head, &wanted, connection.compressed(), &turns, observer)
             .map_err(|error| self.transfer_failed("retrieving outputs", error.is_of_machine(), &error))?;
         self.refresh_status(&connection);
         point(Point::Retrieved);
         Ok(retrieved)
-    }
-
-    /// A connection that gets ready to sign while `client` waits for the build, where that saves time.
-    fn signer(&self, client: &Client<DaemonStream>, connection: &Connection, patience: &Patience) -> Option<Signer> {
-        if !Signer::pays(client) {
-            return None;
-        }
-        let job = self.job;
-        Signer::start(connection, &job.directories.store, &job.failover.request.derivation, patience.clone())
-            .inspect_err(|error| debug!("no second connection: {error}"))
-            .ok()
     }
 
     fn turns(&self) -> Turns<'a> {

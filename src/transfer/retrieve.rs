@@ -20,6 +20,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
+use super::gauge::{Gauge, Way};
 use super::head::Head;
 use super::turns::{Asked, Turns};
 use crate::crash::{Point, point};
@@ -29,6 +30,7 @@ use crate::gcrypt::{self, VerifyError};
 use crate::local::{
     AclError, FixedError, ReadDerivationError, RestoreError, Staging, check_fixed_output, load_acl, read_derivation,
 };
+use crate::machine::Compressed;
 use crate::state::transfers::Turn;
 use crate::store::derivation::FixedOutput;
 use crate::store::export::{ExportError, HashingReader, Trailer};
@@ -42,6 +44,9 @@ const PROGRESS: u64 = 16 << 20;
 
 /// And how much time at the most, as long as any are.
 const SLOW: Duration = Duration::from_secs(1);
+
+/// How long the daemon may need, about, before it makes its first signature.
+const SIGNING: Duration = Duration::from_millis(100);
 
 /// Outputs that have arrived and been accepted, and are not in their places yet. Dropping them removes them.
 pub struct Retrieved<'a> {
@@ -128,11 +133,12 @@ pub struct Wanted<'a> {
     pub outputs: &'a BTreeSet<StorePath>,
 }
 
-/// Fetches `wanted` from the machine behind `client`.
+/// Fetches `wanted` from the machine behind `client`, over a connection that is `compressed` in this way.
 pub fn retrieve<'a, S: Read + Write>(
     client: &mut Client<S>,
     head: &'a Head<'a>,
     wanted: &Wanted<'_>,
+    compressed: Compressed,
     turns: &Turns<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Retrieved<'a>, RetrieveError> {
@@ -144,13 +150,23 @@ pub fn retrieve<'a, S: Read + Write>(
     let machine = turns.machine.name.as_str();
     let _turn = turn(client, wanted, turns, observer)?;
     point(Point::DownloadTurn);
+    let mut gauge = Gauge::start();
     let mut staged = Vec::new();
     for output in wanted.outputs {
         observer.observe(&Event::Retrieving { machine, output });
         let staging = Staging::new(&head.store, output)?;
         point(Point::Staged);
         let exported = client.export_path(output, true, |item| {
-            let progress = Progress { item, machine, output, observer, arrived: 0, told: 0, told_at: Instant::now() };
+            let progress = Progress {
+                item,
+                machine,
+                output,
+                observer,
+                gauge: &mut gauge,
+                arrived: 0,
+                told: 0,
+                told_at: Instant::now(),
+            };
             receive(progress, head, output, &allowed, derivation.fixed_output(), &acl, &staging)
         });
         match exported {
@@ -165,6 +181,7 @@ pub fn retrieve<'a, S: Read + Write>(
             }
         }
     }
+    gauge.end(Way::Receiving, wanted.outputs.len(), SIGNING, turns, compressed);
     Ok(Retrieved { head, staged })
 }
 
@@ -258,6 +275,7 @@ struct Progress<'a, R> {
     machine: &'a str,
     output: &'a StorePath,
     observer: &'a mut dyn Observer,
+    gauge: &'a mut Gauge,
     arrived: u64,
     told: u64,
     told_at: Instant,
@@ -266,6 +284,7 @@ struct Progress<'a, R> {
 impl<R: Read> Read for Progress<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.item.read(buffer)?;
+        self.gauge.pass(&buffer[..count]);
         self.arrived += count as u64;
         point(Point::FirstBytes);
         if self.arrived >= self.told + PROGRESS || self.told_at.elapsed() >= SLOW {
