@@ -83,7 +83,7 @@ impl Findings<'_> {
         let steps = [
             (Step::PrivateKey, key),
             (Step::Resolve, format!("'{}' resolves", self.machine.name)),
-            (Step::Connect, format!("an SSH server answers on port {}", self.machine.port)),
+            (Step::Connect, "an SSH server answers".to_owned()),
             (Step::HostKey, "is the one in the machine file".to_owned()),
             (Step::Authenticate, format!("as '{}'", self.machine.user)),
         ];
