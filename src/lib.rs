@@ -34,7 +34,7 @@
 //! | [`gcrypt`] | the binding to libgcrypt, the only `unsafe` code |
 //! | [`events`] | what happens to a build, for the log and for embedding programs |
 //! | [`error`], [`exit`] | how a build may fail, and the exit statuses |
-//! | [`logging`], [`timing`] | messages for people; where the time goes |
+//! | [`logging`], [`text`], [`timing`] | messages for people, and what from outside may stand in them; where the time goes |
 //!
 //! # Embedding
 //!
@@ -83,5 +83,6 @@ pub mod ssh;
 pub mod state;
 pub mod status;
 pub mod store;
+pub mod text;
 pub mod timing;
 pub mod transfer;

@@ -17,17 +17,21 @@ pub struct DaemonStream {
     channel: Channel,
     connection: Connection,
     patience: Patience,
+    /// When the greeting must be over, however it trickles.
+    greeted_by: Option<Instant>,
 }
 
 impl DaemonStream {
     /// A stream that is patient enough for a greeting.
     pub(super) fn new(channel: Channel, connection: Connection) -> DaemonStream {
         let patience = Patience::greeting(connection.machine());
-        DaemonStream { channel, connection, patience }
+        let greeted_by = patience.limit.and_then(|limit| Instant::now().checked_add(limit));
+        DaemonStream { channel, connection, patience, greeted_by }
     }
 
-    /// How long the daemon may be silent from now on.
+    /// How long the daemon may be silent from now on. The greeting is over.
     pub fn set_patience(&mut self, patience: Patience) {
+        self.greeted_by = None;
         self.patience = patience;
     }
 
@@ -94,9 +98,15 @@ impl Read for DaemonStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut silence = Silence::begins(&self.patience);
         loop {
-            self.channel.set_deadline(silence.until(&self.patience));
+            let until = [silence.until(&self.patience), self.greeted_by].into_iter().flatten().min();
+            self.channel.set_deadline(until);
             match self.channel.read(buffer) {
                 Err(error) if is_deadline(&error) => {
+                    if self.greeted_by.is_some_and(|time| time <= Instant::now()) {
+                        let (machine, limit) =
+                            (self.connection.machine().address(), self.connection.machine().connect_timeout);
+                        return Err(io::Error::new(io::ErrorKind::TimedOut, Error::NotGreeted { machine, limit }));
+                    }
                     silence.goes_on(self).map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error))?;
                 }
                 result => return result,

@@ -9,8 +9,12 @@ use std::io::{self, Read, Write};
 use super::send::FAR;
 use crate::daemon::{Client, Error, ExportError};
 use crate::remote::{Connection, DaemonStream, Patience};
+use crate::store::derivation;
 use crate::store::path::{StoreDir, StorePath};
 use crate::timing::Stopwatch;
+
+/// More than the item of any derivation, in bytes.
+const MAX_ITEM: u64 = 2 * derivation::MAX_SIZE as u64;
 
 /// A connection whose daemon is about to sign.
 pub struct Signer {
@@ -51,7 +55,8 @@ impl Signer {
 
 /// Reads the item to its end.
 fn finish<S: Read + Write>(client: &mut Client<S>) -> Result<(), Error> {
-    match client.finish_export(|item| io::copy(item, &mut io::sink())) {
+    // What is left after that is an error of the daemon's.
+    match client.finish_export(|item| io::copy(&mut item.take(MAX_ITEM), &mut io::sink())) {
         Ok(_) => Ok(()),
         Err(ExportError::Daemon(error)) => Err(error),
         // A sink takes everything, so it was the source: which comes back as the daemon's error, above.

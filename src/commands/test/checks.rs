@@ -118,7 +118,7 @@ impl Findings {
                 Phase::OpenChannel | Phase::Transfer => Step::Channel,
             },
             Error::NoDaemon { .. } | Error::NoWay { .. } => Step::Channel,
-            Error::Silent { .. } | Error::Stopped { .. } => Step::Daemon,
+            Error::NotGreeted { .. } | Error::Silent { .. } | Error::Stopped { .. } => Step::Daemon,
         };
         self.passed(step);
         self.bad(step, error, error.hint());
