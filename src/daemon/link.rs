@@ -27,7 +27,7 @@ const MAX_MESSAGE: usize = 1 << 20;
 const KEPT_MESSAGE: usize = 16 << 10;
 /// Most log text that an operation may bring where nobody wants it, in bytes. It never ends otherwise: text that
 /// arrives counts as a sign of life.
-const MAX_UNHEARD: u64 = 16 << 20;
+const MAX_UNHEARD: u64 = 1 << 20;
 /// Bytes of a frame before what it holds.
 const FRAME_HEAD: u64 = 16;
 /// Longest name in the store that is accepted in a list of what was deleted, in bytes.

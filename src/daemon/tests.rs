@@ -171,7 +171,7 @@ fn log_text_that_nobody_wants_has_an_end() {
         let mut client = Client::connect(stream, StoreDir::default()).unwrap();
         assert_in_step(&mut client);
         let error = client.is_valid_path(&path(FOO)).unwrap_err();
-        assert!(error.to_string().contains("more than 16777216 bytes of log text"), "{error}");
+        assert!(error.to_string().contains("more than 1048576 bytes of log text"), "{error}");
         let greeting = Endless(Cursor::new(ints(&[0x6478696f, 0x164])), frame);
         let error = Client::connect(greeting, StoreDir::default()).err().unwrap();
         assert!(error.to_string().starts_with("handshake: unexpected answer"), "{error}");
