@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::error::{Failure, with_causes};
 use crate::events::Observer;
 use crate::hook::{Arguments, BuildLog, Request};
-use crate::job::{Chosen, Job, Network};
+use crate::job::{Chosen, FailOver, Job, Network};
 use crate::local::{Directories, read_derivation};
 use crate::machine::Machine;
 use crate::policy::{DerivationReader, Extend, LoadContext, Pool, Report, load};
@@ -112,18 +112,16 @@ impl Consideration<'_> {
             Accepted::Chosen(choice) => (Some(*choice), None),
             Accepted::Waiting(place) => (None, Some(place)),
         };
-        let job = Job {
+        let failover = FailOver {
             request: self.request,
             arguments: &self.engine.arguments,
-            inputs,
-            outputs,
             machines: &self.machines,
             rules: &self.rules,
-            directories: &self.engine.directories,
-            state: &self.engine.state,
             max_attempts: self.pool.settings.max_attempts as usize,
             wait_for_slot: self.pool.settings.wait_for_slot,
         };
+        let (directories, state) = (&self.engine.directories, &self.engine.state);
+        let job = Job { failover, inputs, outputs, directories, state };
         job.run(first, place, log, observer)
     }
 

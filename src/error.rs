@@ -33,13 +33,15 @@ pub enum Failure {
     Head(String),
 
     /// No machine was left to try, or none became free in time.
-    #[error("'{derivation}' could not be offloaded: {}", summary(.tried, .last))]
+    #[error("{}", with_hint(&format!("'{derivation}' could not be offloaded: {}", summary(.tried, .last)), hint.clone()))]
     NoMachineLeft {
         derivation: String,
         /// Machine and cause of each attempt.
         tried: Vec<(String, String)>,
         /// What ended the search.
         last: String,
+        /// What to do about that, if it can be said.
+        hint: Option<String>,
     },
 }
 
@@ -97,7 +99,7 @@ mod tests {
             (Failure::Machine { machine: text(), cause: text() }, 1),
             (Failure::Refused { machine: text(), cause: text() }, 1),
             (Failure::Head(text()), 1),
-            (Failure::NoMachineLeft { derivation: text(), tried: Vec::new(), last: text() }, 1),
+            (Failure::NoMachineLeft { derivation: text(), tried: Vec::new(), last: text(), hint: None }, 1),
         ];
         for (failure, code) in failures {
             assert_eq!(failure.status().code(), code, "{failure}");
@@ -108,7 +110,14 @@ mod tests {
     fn the_summary_names_what_was_tried() {
         let tried = ["b1", "b2"].map(|machine| (machine.to_owned(), "connection lost".to_owned())).to_vec();
         let last = "no other machine matches".to_owned();
-        let failure = Failure::NoMachineLeft { derivation: "/d.drv".into(), tried, last };
-        assert_eq!(failure.to_string(), "'/d.drv' could not be offloaded: no other machine matches; tried: 'b1', 'b2'");
+        let text = "'/d.drv' could not be offloaded: no other machine matches; tried: 'b1', 'b2'";
+        let failure = |hint| Failure::NoMachineLeft {
+            derivation: "/d.drv".into(),
+            tried: tried.clone(),
+            last: last.clone(),
+            hint,
+        };
+        assert_eq!(failure(None).to_string(), text);
+        assert_eq!(failure(Some("more".to_owned())).to_string(), format!("{text}\n  hint: more"));
     }
 }

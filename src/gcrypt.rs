@@ -18,13 +18,15 @@ mod ffi;
 pub use digest::{Digest, DigestError};
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::process::geteuid;
 use zeroize::Zeroizing;
 
+use crate::rights::{self, Need};
 use crate::store::sexp::{Sexp, SexpError};
 use crate::store::signature::{self, Acl, Algorithm, PublicKey, Signature, SignatureError};
 use ffi::Handle;
@@ -41,17 +43,21 @@ pub struct SigningKey {
 
 impl SigningKey {
     /// Reads the pair whose secret key is the file `path`, `/etc/guix/signing-key.sec` as a rule; the public key is the
-    /// file beside it whose name ends in `.pub`. A secret key that its group or others can read is refused, as is a pair
-    /// whose halves do not belong together.
+    /// file beside it whose name ends in `.pub`. A secret key that others can read is refused, as is one of this user's own
+    /// that its group can read, and a pair whose halves do not belong together.
     pub fn load(path: &Path) -> Result<SigningKey, Error> {
         let public_path = path.with_extension("pub");
         let text = read(&public_path, |_| Ok(()))?;
         let public =
             PublicKey::parse(&text).map_err(|source| Error::PublicKey { path: public_path.clone(), source })?;
         let algorithm = public.algorithm().ok_or(Error::Algorithm { path: public_path })?;
-        let text = read(path, |mode| match mode & 0o077 {
-            0 => Ok(()),
-            _ => Err(Error::NotSecret { path: path.to_owned(), mode: mode & 0o7777 }),
+        let text = read(path, |metadata| {
+            // A key of root's may be open to the group of a daemon that has no privileges.
+            let closed = if metadata.uid() == geteuid().as_raw() { 0o077 } else { 0o027 };
+            match metadata.mode() {
+                mode if mode & closed == 0 => Ok(()),
+                mode => Err(Error::NotSecret { path: path.to_owned(), mode: mode & 0o7777 }),
+            }
         })?;
         let secret = Handle::secret(&text).map_err(|problem| Error::SecretKey { path: path.to_owned(), problem })?;
         let key = SigningKey { secret, public, algorithm };
@@ -120,15 +126,15 @@ fn check(signature: &Signature) -> Result<(), String> {
     value?.verify(&data?, &key?)
 }
 
-/// The text of a key file, once `accept` has agreed to its mode. Wiped when dropped, and never moved until then.
-fn read(path: &Path, accept: impl FnOnce(u32) -> Result<(), Error>) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let failed = |source| Error::Read { path: path.to_owned(), source };
+/// The text of a key file, once `accept` has agreed to its owner and mode. Wiped when dropped, and never moved until then.
+fn read(path: &Path, accept: impl FnOnce(&Metadata) -> Result<(), Error>) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let failed = |cause| Error::Read { path: path.to_owned(), cause };
     let file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         return Err(failed(io::Error::other("it is not a regular file")));
     }
-    accept(metadata.mode())?;
+    accept(&metadata)?;
     let mut text = Zeroizing::new(Vec::with_capacity(MAX_KEY + 1));
     file.take(MAX_KEY as u64 + 1).read_to_end(&mut text).map_err(failed)?;
     if text.len() > MAX_KEY {
@@ -140,8 +146,8 @@ fn read(path: &Path, accept: impl FnOnce(u32) -> Result<(), Error>) -> Result<Ze
 /// Why there is no signing key, or no signature.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot read the signing key '{path}'")]
-    Read { path: PathBuf, source: io::Error },
+    #[error("cannot read the signing key '{path}': {cause}{}", rights::hint(path, Need::ReadSecret, cause))]
+    Read { path: PathBuf, cause: io::Error },
     #[error("the secret key '{path}' has mode {mode:04o}: its group or others can get at it; make that 0400")]
     NotSecret { path: PathBuf, mode: u32 },
     #[error("'{path}' is not a public key")]

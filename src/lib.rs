@@ -34,6 +34,8 @@
 //! | [`gcrypt`] | the binding to libgcrypt, the only `unsafe` code |
 //! | [`events`] | what happens to a build, for the log and for embedding programs |
 //! | [`error`], [`exit`] | how a build may fail, and the exit statuses |
+//! | [`rights`] | who may use a file, and what to do where somebody may not |
+//! | [`shell`] | words of commands that people are asked to run |
 //! | [`logging`], [`text`], [`timing`] | messages for people, and what from outside may stand in them; where the time goes |
 //!
 //! # Embedding
@@ -78,7 +80,9 @@ pub mod logging;
 pub mod machine;
 pub mod policy;
 pub mod remote;
+pub mod rights;
 pub mod schedule;
+pub mod shell;
 pub mod ssh;
 pub mod state;
 pub mod status;

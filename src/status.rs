@@ -44,4 +44,11 @@ impl Status {
         let cores = f64::from(self.cores.filter(|&cores| cores > 0)?);
         Some(self.load1? / cores)
     }
+
+    /// How many seconds its clock is ahead of this machine's, which says `now`. To a second: it tells no fractions.
+    pub fn clock_skew(&self, now: f64) -> Option<f64> {
+        // It was somewhere in the second that it tells.
+        let skew = self.clock? as f64 + 0.5 - now;
+        Some(if skew.abs() <= 1.0 { 0.0 } else { skew.round() })
+    }
 }

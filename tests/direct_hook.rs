@@ -294,7 +294,9 @@ fn descriptors_and_trace_lines() {
         let arguments = Arguments { print_build_trace: flag, ..ARGUMENTS };
         let ended = Hook::start(&head, arguments, redirections, goal).accepted(goal).wait();
         assert_eq!(ended.status, Some(0), "{:?}", ended.messages);
-        assert_eq!(head.read("/tmp/build-log"), b"line 1\nline 2\nline 3\n");
+        let log = String::from_utf8(head.read("/tmp/build-log")).unwrap();
+        let first = format!("offload: building '{}' on 'b1'\n", goal.derivation.display());
+        assert_eq!(log, first + "line 1\nline 2\nline 3\n");
         let trace = format!("@ build-remote {} b1\n", goal.derivation.display());
         assert_eq!(ended.messages.contains(&trace), is_traced, "{:?}", ended.messages);
         // Everything else is a line of its own, with the prefix; chatter of children too.

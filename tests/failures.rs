@@ -116,6 +116,50 @@ fn no_machine_matches() {
     assert!(result.log.contains("it lacks the feature quantum"), "{}", result.log);
 }
 
+/// The store of the better machine is on a file system that has no room for what the build needs. Three ways lead there: an item
+/// that is added, a signed bundle, and a bundle over a long link, which a program on the other side imports.
+#[test]
+fn a_disk_that_is_full_during_an_import() {
+    let lab = Lab::new();
+    let (small, other) = (lab.build_machine("small").start(), lab.build_machine("other").start());
+    small.limit_store(12);
+    let link = lab.proxy("link", small.ssh_address());
+    let head = lab.head().env("OFFLOAD_LOG", "debug").start();
+    let small_entry = small.entry().via(&link).set("speed", 1000).set("minimum_disk_space", 0);
+
+    let large = "head -c 24000000 /dev/urandom";
+    head.write_machines(&[other.entry()]);
+    let inputs = ["bundled", "streamed"].map(|name| Drv::new(name).script(&format!("{large} >$out")));
+    head.build(&inputs.each_ref()).succeeded();
+    head.run("sh", &["-c", &format!("{large} >/tmp/large")]);
+    head.write_machines(&[small_entry, other.entry()]);
+    let builds = [
+        Drv::new("of-added").file("data", "/tmp/large"),
+        Drv::new("of-bundled").input(&inputs[0]),
+        Drv::new("of-streamed").input(&inputs[1]),
+    ];
+    for (drv, delay) in builds.iter().zip([0, 0, 5]) {
+        link.delay(Duration::from_millis(delay));
+        head.forget_health();
+        let result = head.build(&[drv]).succeeded();
+        let (name, log) = (drv.name(), &result.log);
+        let line = log.lines().find(|line| line.contains("could not be built on 'link': sending inputs: "));
+        assert!(line.is_some_and(|line| line.contains("No space left on device")), "{name}: {log}");
+        assert_eq!(other.built().last().map(String::as_str), Some(name));
+        assert_eq!(log.contains("the program over there"), delay > 0, "{name}: {log}");
+        if name == "of-added" {
+            // guix-daemon itself leaves what it was adding, not valid, to its garbage collector.
+            assert!(small.strays().iter().all(|stray| stray.contains("-large")), "{:?}", small.strays());
+            small.run("guix", &["gc", "--collect-garbage"]);
+        }
+        assert_eq!((small.strays(), head.strays()), (Vec::new(), Vec::new()), "{name}");
+        assert!(head.health_of("link:2022").contains("No space left on device"), "{name}");
+        assert_no_slot_taken(&head);
+    }
+    assert_eq!(small.built(), [""; 0]);
+    [&small, &other, &head].into_iter().for_each(Host::verify_store);
+}
+
 #[test]
 fn all_slots_are_taken() {
     let lab = Lab::new();
@@ -127,4 +171,15 @@ fn all_slots_are_taken() {
     head.build(&drvs.iter().collect::<Vec<_>>()).succeeded();
     assert_eq!(b1.built().len(), 3);
     assert_eq!(lab::max_concurrency(&b1.builds()), 1);
+
+    // Longer than the machine file has it wait. The message says what would help.
+    head.write_machine_file(&format!("return {{ {}, wait_for_slot = 1 }}", b1.entry().lua()));
+    let mut long = head.client().start(&[&Drv::new("long").script("echo on; sleep 60; echo >$out")]);
+    long.wait_for_log("on\n");
+    let result = head.build(&[&Drv::new("too-late")]);
+    assert_eq!(result.status, Some(1), "{}", result.log);
+    let words =
+        ["could not be offloaded: no machine became free within 1 s (b1: all its slots are taken", "`wait_for_slot = "];
+    assert!(words.iter().all(|words| result.log.contains(words)), "{}", result.log);
+    long.interrupt(Signal::INT);
 }

@@ -229,17 +229,24 @@ fn slots_are_given_out_in_order() {
     let b1 = lab.build_machine("b1").max_jobs(1).start();
     let head = lab.head().start();
     let names = ["one", "two", "three", "four", "five"];
-    let drvs = instantiate(&head, &names.map(|name| Drv::new(name).script("sleep 1.2; echo >$out")));
+    let drvs = instantiate(&head, &names.map(|name| Drv::new(name).script("sleep 2; echo >$out")));
     head.write_machines(&[b1.entry()]);
     // Those that wait are silent for longer than this, but for what the hook says.
-    let options = Options { max_silent_time: Some(Duration::from_secs(3)), ..offloaded() };
+    let options = Options { max_silent_time: Some(Duration::from_secs(7)), ..offloaded() };
+    // Each comes when the one before has its place.
+    let waiting = || {
+        fs::read_dir(head.path("/var/guix/offload/waiting")).map_or(0, |entries| {
+            let is_ticket =
+                |entry: &fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "json");
+            entries.filter(|entry| is_ticket(entry.as_ref().unwrap())).count()
+        })
+    };
     let ended: Vec<Ended> = thread::scope(|scope| {
         let start = |(number, drv): (usize, &StorePath)| {
+            let turn = || b1.builds().len() + waiting() >= number;
+            wait_until("the one before has come", Duration::from_secs(30), turn);
             let (drv, head, options) = (drv.clone(), &head, &options);
-            scope.spawn(move || {
-                thread::sleep(Duration::from_millis(number as u64 * 150));
-                build(head, &drv, options)
-            })
+            scope.spawn(move || build(head, &drv, options))
         };
         let clients: Vec<_> = drvs.iter().enumerate().map(start).collect();
         clients.into_iter().map(|client| client.join().unwrap()).collect()

@@ -2,9 +2,16 @@
 
 mod lab;
 
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::process::Output;
+use std::{fs, thread};
 
-use lab::{Drv, Host, Lab};
+use lab::{Drv, Entry, Host, Lab, SSH_PORT, USER_KEYS};
+use offload::machine::HostKeyKind;
 
 fn offload_test(head: &Host, arguments: &[&str]) -> Output {
     head.command("/opt/offload/offload").arg("test").args(arguments).output().unwrap()
@@ -35,8 +42,7 @@ fn one_bad_machine_hides_nothing_of_the_others() {
     let report = text(&output.stdout);
     assert_eq!(output.status.code(), Some(4), "{report}{}", text(&output.stderr));
     assert!(about(&report, "b1").starts_with("b1:2022 can be used"), "{report}");
-    assert!(about(&report, "b2").contains("!! connection: b2:2022: connect: connection refused"), "{report}");
-    assert!(about(&report, "b2").contains("remedy: start the SSH server on b2"), "{report}");
+    assert!(about(&report, "b2").contains("  !!  connection    connection refused"), "{report}");
     assert!(report.ends_with("1 of 2 machines in '/etc/guix/machines.lua' can be used\n"), "{report}");
 
     let output = offload_test(&head, &["/etc/guix/machines.lua", "^b1$", "--json"]);
@@ -44,37 +50,294 @@ fn one_bad_machine_hides_nothing_of_the_others() {
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&json["version"], &json["machines"][0]["usable"]), (&1.into(), &true.into()));
     assert_eq!(json["machines"].as_array().unwrap().len(), 1);
+    check_fields(&json);
 
+    assert_eq!(offload_test(&head, &["/etc/guix/machines.lua", "b3"]).status.code(), Some(5));
     let output = offload_test(&head, &["/nowhere.lua"]);
     assert_eq!(output.status.code(), Some(3));
     assert_eq!(offload_test(&head, &["a", "b", "c", "d", "e"]).status.code(), Some(2));
 }
 
-/// Takes the command that follows `remedy: on WHERE: ` and runs it unchanged.
-fn run_remedy(report: &str, place: &str, host: &Host) {
-    let start = format!("remedy: on {place}: ");
-    let command = &report[report.find(&start).unwrap_or_else(|| panic!("no {start:?} in:\n{report}")) + start.len()..];
-    let command = &command[..command.find("\nEOF").unwrap() + 5];
-    host.run("sh", &["-c", command]);
+/// The fields of the JSON form are those that the manual lists.
+fn check_fields(json: &serde_json::Value) {
+    let manual = fs::read_to_string("doc/manual/commands.md").unwrap();
+    let names = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let machine = &json["machines"][0];
+    let known = [names(json), names(machine), names(&machine["findings"][0])].concat();
+    for name in known {
+        assert!(manual.contains(&format!("`{name}`")), "the manual does not know the field `{name}`");
+    }
 }
 
+/// What stands below the line that ends in `intent`: to be taken as it is.
+fn pastes<'a>(report: &'a str, intent: &str) -> Vec<&'a str> {
+    let lines: Vec<&str> = report.lines().collect();
+    lines.windows(2).filter(|pair| pair[0].ends_with(intent)).map(|pair| pair[1].trim_start()).collect()
+}
+
+/// A machine with a fault.
+struct Patient<'a> {
+    entry: Entry,
+    host: &'a Host,
+    /// What the finding says.
+    symptom: &'static str,
+    /// How many times `test` has to be asked: behind one fault another may wait. 0: it has no remedy that can be run here.
+    rounds: usize,
+    /// Lines that remedies have put into the entry.
+    lines: Vec<String>,
+}
+
+impl Patient<'_> {
+    fn lua(&self) -> String {
+        let field = |line: &str| line.split(' ').next().unwrap().to_owned();
+        let entry = self.lines.iter().fold(self.entry.clone(), |entry, line| entry.unset(&field(line))).lua();
+        let lines: String = self.lines.iter().map(|line| format!("  {line},\n")).collect();
+        format!("{}{lines}}},\n", entry.strip_suffix('}').unwrap())
+    }
+}
+
+/// In the place of an init system, which a lab has not: really starts, restarts and reloads the services of a host.
+const SYSTEMCTL: &str = "#!/bin/sh
+case \"$1 $2\" in
+  'start ssh') /usr/sbin/sshd -f /etc/ssh/sshd_config ;;
+  'reload ssh') kill -HUP \"$(cat /run/sshd.pid)\" ;;
+  'start guix-daemon')
+    setsid guix-daemon --disable-chroot --no-substitutes >/tmp/daemon.log 2>&1 </dev/null &
+    until test -S /var/guix/daemon-socket/socket; do sleep 0.1; done ;;
+  *) exit 1 ;;
+esac
+";
+
+fn write_program(host: &Host, path: &str, text: &str) {
+    let _ = fs::remove_file(host.path(path));
+    host.write(path, text);
+    fs::set_permissions(host.path(path), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Something at `address` that accepts connections and says `greeting`, then nothing.
+fn strange_server(address: SocketAddr, greeting: &'static [u8]) {
+    let listener = TcpListener::bind(address).unwrap();
+    thread::spawn(move || {
+        // Kept open.
+        let mut connections = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            stream.write_all(greeting).unwrap();
+            connections.push(stream);
+        }
+    });
+}
+
+/// A daemon on `socket` that greets like this.
+fn strange_daemon(host: &Host, socket: &str, greeting: &'static [u8]) {
+    let listener = UnixListener::bind(host.path(socket)).unwrap();
+    thread::spawn(move || {
+        // Kept open.
+        let mut connections = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            stream.write_all(greeting).unwrap();
+            connections.push(stream);
+        }
+    });
+}
+
+/// The greeting of Guix 0.13: the magic number, and version 0x161.
+const OLD_DAEMON: &[u8] = b"oixd\0\0\0\0\x61\x01\0\0\0\0\0\0";
+
 #[test]
-fn signing_keys_that_are_not_authorized() {
+fn every_fault_is_found_and_its_remedy_mends_it() {
     let lab = Lab::new();
-    // Neither side knows the other's key.
-    let b1 = lab.build_machine("b1").untrusted().untrusting().start();
+    let b1 = lab.build_machine("b1").start();
+    let refusing = lab.build_machine("refusing").start();
+    refusing.stop_sshd();
+    let idle = lab.build_machine("idle").start();
+    idle.stop_daemon();
+    let plain = lab.build_machine("plain").account("offload").start();
+    let unforwarding = lab.build_machine("unforwarding").sshd_option("AllowStreamLocalForwarding no").start();
+    let strangers = lab.build_machine("strangers").untrusted().untrusting().start();
+    let keyless = lab.build_machine("keyless").start();
+    let full = lab.build_machine("full").start();
+    for host in [&refusing, &idle, &unforwarding] {
+        write_program(host, "/usr/bin/systemctl", SYSTEMCTL);
+    }
+    // Names for the same host with different faults.
+    for name in
+        ["other-key", "other-type", "closed", "exposed", "no-key", "moved", "drained", "old", "mute", "passphrase"]
+    {
+        lab.add_name(name, ip(&b1));
+    }
+    lab.add_name("skewed", ip(&full));
+    for name in ["locked", "unentitled"] {
+        lab.add_name(name, ip(&plain));
+    }
+    for (name, greeting) in [("silent", &b""[..]), ("mail", b"220 mail.example.org ESMTP\r\n")] {
+        let address = lab.unused_address();
+        lab.add_name(name, address);
+        strange_server(SocketAddr::from((address, SSH_PORT)), greeting);
+    }
     let head = lab.head().start();
-    head.write_machines(&[b1.entry()]);
+    std::os::unix::fs::symlink("/opt/offload/offload", head.path("/usr/bin/offload")).unwrap();
 
-    let output = offload_test(&head, &[]);
-    let report = text(&output.stdout);
-    assert_eq!(output.status.code(), Some(1), "{report}");
-    assert!(report.contains("!! import there:"), "{report}");
-    assert!(report.contains("!! import here:"), "{report}");
-    run_remedy(&report, "b1", &b1);
-    run_remedy(&report, "this machine", &head);
+    let key = |file: &str| format!("{USER_KEYS}/{file}");
+    fs::copy(head.path(key("ed25519")), head.path(key("exposed"))).unwrap();
+    fs::set_permissions(head.path(key("exposed")), fs::Permissions::from_mode(0o644)).unwrap();
+    strange_daemon(&b1, "/var/guix/old", OLD_DAEMON);
+    strange_daemon(&b1, "/var/guix/mute", b"");
+    plain.run("usermod", &["--password", "!", "offload"]);
+    plain.run("groupadd", &["builders"]);
+    plain.run("sh", &["-c", "cd /var/guix && chgrp builders daemon-socket && chmod 750 daemon-socket"]);
+    plain.run("useradd", &["--create-home", "--shell", "/bin/sh", "--password", "*", "other"]);
+    plain.run("sh", &["-c", "cp -a /home/offload/.ssh ~other/ && chown -R other: ~other/.ssh"]);
+    keyless.run("sh", &["-c", "rm /etc/guix/signing-key.*"]);
+    fill_the_store(&full);
+    // A host's clock is that of the machine.
+    write_program(&full, "/usr/local/bin/date", "#!/bin/sh\nexec /bin/date -d '1 hour' \"$@\"\n");
+    write_program(&full, "/usr/bin/timedatectl", "#!/bin/sh\nrm -f /usr/local/bin/date\n");
 
-    let output = offload_test(&head, &[]);
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    let patient = |name: &str, host, symptom, rounds, change: &dyn Fn(Entry) -> Entry| Patient {
+        entry: change(Host::entry(host).set("name", name)),
+        host,
+        symptom,
+        rounds,
+        lines: Vec::new(),
+    };
+    let same = |entry: Entry| entry;
+    let mut patients = [
+        patient("nowhere", &b1, "!!  name          name does not resolve", 0, &same),
+        patient("silent", &b1, "!!  connection    timed out", 0, &|entry| entry.set("connect_timeout", 3.0)),
+        patient("mail", &b1, "!!  connection    no SSH server: it says", 0, &same),
+        patient("refusing", &refusing, "!!  connection    connection refused", 1, &same),
+        patient("other-key", &b1, "!!  host key      the server shows another", 1, &|entry| {
+            entry.set("host_key", lab.stranger_host_key())
+        }),
+        patient("other-type", &b1, "the server has no host key of a type that is asked for", 1, &|entry| {
+            entry.set("host_key", b1.host_key(HostKeyKind::Rsa))
+        }),
+        patient("closed", &b1, "!!  login         user 'root' may not log in", 1, &|entry| {
+            entry.set("private_key", key("stranger"))
+        }),
+        patient("exposed", &b1, "!!  private key", 1, &|entry| entry.set("private_key", key("exposed"))),
+        patient("passphrase", &b1, "!!  private key", 0, &|entry| entry.set("private_key", key("passphrase"))),
+        patient("no-key", &b1, "does not exist", 2, &|entry| entry.set("private_key", key("new"))),
+        patient("locked", &plain, "user 'offload' may not log in", 2, &same),
+        patient("unentitled", &plain, "Permission denied", 1, &|entry| entry.set("user", "other")),
+        patient("moved", &b1, "no daemon answers on '/run/guix'", 1, &|entry| entry.set("daemon_socket", "/run/guix")),
+        patient("idle", &idle, "!!  channel       no daemon answers", 1, &same),
+        patient(
+            "unforwarding",
+            &unforwarding,
+            "??  channel       to '/var/guix/daemon-socket/socket' through",
+            1,
+            &same,
+        ),
+        patient("old", &b1, "the daemon speaks protocol version 0x161; 0x163 to 0x164", 0, &|entry| {
+            entry.set("daemon_socket", "/var/guix/old")
+        }),
+        patient("mute", &b1, "!!  daemon", 0, &|entry| {
+            entry.set("daemon_socket", "/var/guix/mute").set("connect_timeout", 3.0)
+        }),
+        patient("strangers", &strangers, "!!  import there  it does not trust this machine's signing key", 1, &same),
+        patient("keyless", &keyless, "!!  import here", 2, &same),
+        patient("full", &full, "free in the store, 45.0 MiB wanted", 1, &|entry| {
+            entry.set("minimum_disk_space", f64::from(45 << 20))
+        }),
+        patient("skewed", &full, "??  clock         differs by 3600 s", 1, &|entry| {
+            entry.set("minimum_disk_space", 0.0)
+        }),
+        patient("drained", &b1, "it is drained: it gets no builds", 1, &same),
+        patient("b1", &b1, "ok  import there", 0, &same),
+    ];
+    write_pool(&head, &patients);
+    head.run("offload", &["drain", "drained"]);
+
+    let mut states = BTreeMap::new();
+    for round in 0.. {
+        let output = offload_test(&head, &[]);
+        let report = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(4), "{report}{}", text(&output.stderr));
+        if round == 0 {
+            println!("{report}");
+            for patient in &patients {
+                let found = about(&report, &name(&patient.entry));
+                assert!(found.contains(patient.symptom), "no '{}' in:\n{found}", patient.symptom);
+            }
+        }
+        states = patients.iter().map(|one| (name(&one.entry), about(&report, &name(&one.entry)))).collect();
+        let left: Vec<_> = patients.iter_mut().filter(|patient| patient.rounds > round).collect();
+        if left.is_empty() {
+            break;
+        }
+        for patient in left {
+            mend(patient, &states[&name(&patient.entry)], &head);
+        }
+        write_pool(&head, &patients);
+    }
+    for patient in &patients {
+        let state = &states[&name(&patient.entry)];
+        let is_well = !["!!", "??"].iter().any(|mark| state.contains(&format!("  {mark}  ")));
+        assert_eq!(is_well, patient.rounds > 0 || name(&patient.entry) == "b1", "{state}");
+    }
+    let advice = [
+        ("nowhere", "`getent hosts nowhere`"),
+        ("silent", "'connect_timeout' is the limit"),
+        ("mail", "correct 'port'"),
+        ("passphrase", "ssh-keygen -p -N '' -f /etc/guix/keys/passphrase"),
+        ("old", "guix pull && systemctl restart guix-daemon"),
+        ("mute", "systemctl restart guix-daemon"),
+    ];
+    for (name, words) in advice {
+        assert!(states[name].contains(words), "{}", states[name]);
+    }
+    head.write_machines(&[strangers.entry()]);
     head.build(&[&Drv::new("now")]).succeeded();
+}
+
+fn ip(host: &Host) -> Ipv4Addr {
+    match host.ssh_address() {
+        SocketAddr::V4(address) => *address.ip(),
+        SocketAddr::V6(address) => panic!("{address}"),
+    }
+}
+
+fn name(entry: &Entry) -> String {
+    let lua = entry.lua();
+    lua.split("name = \"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+}
+
+fn write_pool(head: &Host, patients: &[Patient<'_>]) {
+    let entries: String = patients.iter().map(Patient::lua).collect();
+    head.write_machine_file(&format!("return {{\n{entries}}}\n"));
+}
+
+/// Does what the report says, to the letter.
+fn mend(patient: &mut Patient<'_>, found: &str, head: &Host) {
+    let name = name(&patient.entry);
+    let mut count = 0;
+    for (intent, host) in [("on this machine, as root:", head), (&*format!("on {name}, as root:"), patient.host)] {
+        for command in pastes(found, intent) {
+            host.run("sh", &["-c", command]);
+            count += 1;
+        }
+    }
+    for line in pastes(found, &format!("in the machine file, for {name}:")) {
+        patient.lines.push(line.to_owned());
+        count += 1;
+    }
+    assert!(count > 0, "no remedy in:\n{found}");
+}
+
+/// A small store, most of it garbage.
+fn fill_the_store(host: &Host) {
+    let store = host.path("/gnu/store");
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=64m,mode=1775", "tmpfs"])
+        .arg(store)
+        .status()
+        .unwrap();
+    assert!(mounted.success());
+    let code = "(use-modules (guix)) (call-with-output-file \"/tmp/junk\" (lambda (port) (display (make-string 30000000 #\\x) port)))
+                (with-store store (add-to-store store \"junk\" #f \"sha256\" \"/tmp/junk\"))";
+    let output = host.guile(code, &[]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
 }

@@ -5,6 +5,8 @@ mod lab;
 use std::time::{Duration, Instant};
 
 use lab::{Direction, Drv, Host, Lab, Proxy, wait_until};
+use offload::state::Health;
+use offload::state::health::SHORTEST_BAN;
 
 const MIB: usize = 1 << 20;
 
@@ -114,7 +116,10 @@ fn a_machine_that_lets_nobody_in() {
         build(1);
         connections += 1;
         assert_eq!(link.connections(), connections);
-        if head.health_of("link:2022").contains("Not allowed at this time") {
+        let health = head.health_of("link:2022");
+        if health.contains("Not allowed at this time") {
+            let health: Health = serde_json::from_str(&health).unwrap();
+            assert!(health.trouble.unwrap().back_off() >= SHORTEST_BAN);
             return;
         }
     }
@@ -129,8 +134,9 @@ fn a_machine_whose_garbage_collector_runs() {
         pool(|host| host, |entry| entry.set("connect_timeout", 3).set("stall_timeout", 3));
     head.build(&[&Drv::new("before")]).succeeded();
     let connections = link.connections();
-    let lock = std::fs::OpenOptions::new().write(true).open(machine.path("/var/guix/gc.lock")).unwrap();
-    rustix::fs::fcntl_lock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    // The one that asked how the machine is has built, too.
+    assert_eq!(connections, 1);
+    let lock = lock_store(&machine);
     let mut build = head.client().max_silent_time(4).start(&[&Drv::new("during")]);
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(6) {
@@ -142,6 +148,49 @@ fn a_machine_whose_garbage_collector_runs() {
     let result = build.wait().succeeded();
     assert!(result.log.contains("its daemon has been silent for"), "{}", result.log);
     assert_eq!(link.connections(), connections + 1);
+
+    // The same while a program over there imports what comes over a long link.
+    let input = Drv::new("input").script("head -c 12000000 /dev/urandom >$out");
+    head.build(&[&input]).succeeded();
+    machine.run("sh", &["-c", "guix gc --delete $(ls -d /gnu/store/*-input)"]);
+    link.delay(Duration::from_millis(10));
+    let mut build = head.client().max_silent_time(4).start(&[&Drv::new("importing").input(&input)]);
+    let is_importing = || machine.processes().iter().any(|process| process.command.contains("archive --import"));
+    wait_until("a program imports", Duration::from_secs(20), is_importing);
+    let lock = lock_store(&machine);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(6) {
+        assert!(!build.is_done() && !build.log().contains("could not be built"), "{}", build.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(is_importing());
+    drop(lock);
+    let result = build.wait().succeeded();
+    assert!(result.log.contains("its daemon has been silent for"), "{}", result.log);
+    assert_eq!((machine.built().pop().as_deref(), link.connections()), (Some("importing"), connections + 3));
+}
+
+/// As the garbage collector does.
+fn lock_store(machine: &Host) -> std::fs::File {
+    let lock = std::fs::OpenOptions::new().write(true).open(machine.path("/var/guix/gc.lock")).unwrap();
+    rustix::fs::fcntl_lock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    lock
+}
+
+/// A machine that swaps, say: it is there, and takes longer to greet once more than one that is called for the first time may.
+#[test]
+fn a_daemon_that_is_slow_to_greet_again() {
+    let Pool { machine, link: _link, head, .. } =
+        pool(|host| host, |entry| entry.set("connect_timeout", 2).set("stall_timeout", 5));
+    let mut build = head.client().start(&[&Drv::new("long").script("echo here we are; sleep 7; echo done >$out")]);
+    build.wait_for_log("here we are");
+    machine.freeze_daemon();
+    // The question comes after 5.5 s of silence.
+    std::thread::sleep(Duration::from_millis(8500));
+    machine.thaw();
+    let result = build.wait().succeeded();
+    assert!(!result.log.contains("could not be built"), "{}", result.log);
+    assert_eq!(machine.built(), ["long"]);
 }
 
 /// Stopped, not ended: its socket takes connections, and sshd beside it is well.

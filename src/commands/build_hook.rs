@@ -3,27 +3,27 @@
 //! Requests are answered one after the other until one is accepted; then this process builds it and ends. The machine file
 //! is evaluated anew for each request, so that a change counts at once.
 
+mod progress;
+mod teller;
+
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::BufReader;
 use std::panic::{self, AssertUnwindSafe};
-use std::time::Instant;
 
 use log::{debug, error, info, warn};
 
+use self::teller::Teller;
 use super::machines::machine_file;
 use crate::engine::{Accepted, Engine};
-use crate::events::Event;
 use crate::exit::Status;
-use crate::hook::{Arguments, BuildLog, Descriptors, Request, paths, request, trace};
+use crate::hook::{Arguments, BuildLog, Descriptors, Request, paths, request};
 use crate::job::Network;
 use crate::local::Directories;
 use crate::logging;
 use crate::machine::Machine;
 use crate::policy::Pool;
-use crate::remote::patience;
 use crate::schedule::{Decision, PassedOver};
 use crate::timing::Stopwatch;
 
@@ -88,7 +88,7 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Bo
         let outputs = paths::read_paths(&mut requests, store, "outputs")?;
         stopwatch.lap("read");
         let log = BuildLog::new(descriptors.build_log.try_clone()?);
-        let mut observer = observer(&engine.arguments, &descriptors.messages);
+        let mut observer = Teller::new(&engine.arguments, &descriptors.messages);
         let result = consideration.offload(accepted, &inputs, &outputs, &log, &mut observer);
         // The daemon throws away what it has not read of the log when this process ends.
         let mut stopwatch = Stopwatch::start();
@@ -139,30 +139,6 @@ fn explain(request: &Request, machines: &[&Machine], decision: &Decision<Network
     }
     if !text.is_empty() {
         info!("{what} '{}'{text}", request.derivation);
-    }
-}
-
-/// Tells the daemon's client what happens to the build.
-fn observer(arguments: &Arguments, mut messages: &File) -> impl FnMut(&Event<'_>) {
-    let is_traced = arguments.print_build_trace;
-    let line_every = patience::line_every(arguments.max_silent_time);
-    let mut last_line = Instant::now();
-    move |event| {
-        if let Event::Building { derivation, machine } = event
-            && is_traced
-            && let Err(error) = trace::build_remote(&mut messages, derivation, machine)
-        {
-            debug!("cannot write a trace line: {error}");
-        }
-        match event {
-            Event::Abandoned { .. } => warn!("{event}"),
-            Event::Offloading { .. } | Event::Waiting { .. } | Event::Queueing { .. } => info!("{event}"),
-            Event::Sent { .. } | Event::Retrieved { .. } if last_line.elapsed() >= line_every => {
-                info!("{event}");
-                last_line = Instant::now();
-            }
-            _ => debug!("{event}"),
-        }
     }
 }
 

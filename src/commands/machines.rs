@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use regex_lite::Regex;
 
+use crate::engine::Engine;
+use crate::exit::Status;
 use crate::local::Directories;
 use crate::machine::Machine;
 use crate::policy::Pool;
@@ -21,6 +23,31 @@ pub fn machine_file(named: Option<&Path>, directories: &Directories) -> PathBuf 
     }
 }
 
+/// The pool of the machine file, which must exist. What is wrong with it goes to standard error.
+pub fn load(named: Option<&Path>, engine: &Engine) -> Result<(PathBuf, Pool), Status> {
+    let path = machine_file(named, &engine.directories);
+    if matches!(path.try_exists(), Ok(false)) {
+        eprintln!("offload: error: there is no machine file '{}'", path.display());
+        return Err(Status::MachineFile);
+    }
+    match engine.load_pool(&path, None) {
+        Ok(pool) => Ok((path, pool)),
+        Err(report) => {
+            eprintln!("{report}");
+            Err(Status::MachineFile)
+        }
+    }
+}
+
+/// The exit status when so many of all machines are well.
+pub fn verdict(well: usize, all: usize) -> Status {
+    match well {
+        well if well == all => Status::Success,
+        0 => Status::Failure,
+        _ => Status::SomeMachinesFailed,
+    }
+}
+
 /// The system type of this machine, as Guix calls it. guix-daemon tells its own to the build hook; for the other
 /// subcommands this is what the program was built for.
 pub fn own_system() -> String {
@@ -34,8 +61,8 @@ pub fn own_system() -> String {
     format!("{processor}-{kernel}")
 }
 
-/// The machines of a pool whose names match `pattern`, each host once.
-pub fn hosts<'a>(pool: &'a Pool, pattern: Option<&Regex>) -> Vec<&'a Machine> {
+/// The machines of a pool whose names match `pattern`, each host once. That none does is an error, said on standard error.
+pub fn hosts<'a>(pool: &'a Pool, pattern: Option<&Regex>) -> Result<Vec<&'a Machine>, Status> {
     let mut hosts: Vec<&Machine> = Vec::new();
     for machine in pool.machines.iter().map(|entry| &entry.machine) {
         let is_named = pattern.is_none_or(|pattern| pattern.is_match(&machine.name));
@@ -43,5 +70,11 @@ pub fn hosts<'a>(pool: &'a Pool, pattern: Option<&Regex>) -> Vec<&'a Machine> {
             hosts.push(machine);
         }
     }
-    hosts
+    match pattern {
+        Some(pattern) if hosts.is_empty() => {
+            eprintln!("offload: error: no machine in the machine file matches '{pattern}'");
+            Err(Status::NoMatch)
+        }
+        _ => Ok(hosts),
+    }
 }

@@ -3,7 +3,9 @@
 //! A file each: a subcommand and one function. The build hook has no word of its own, since guix-daemon gives it four
 //! arguments and nothing else.
 
+pub mod add;
 pub mod annotations;
+pub mod authorize;
 pub mod build_hook;
 pub mod convert;
 pub mod drain;
@@ -11,6 +13,8 @@ pub mod eval;
 pub mod explain;
 pub mod front_end;
 mod machines;
+pub mod status;
+mod terminal;
 pub mod test;
 
 use std::ffi::{OsStr, OsString};
@@ -88,6 +92,12 @@ enum Command {
     },
     /// Check whether the build machines can be used, and say what to do about those that cannot.
     Test(test::Arguments),
+    /// Fetch a machine's host key, and print an entry for the machine file.
+    Add(add::Arguments),
+    /// Have this machine and a build machine accept each other's signatures.
+    Authorize(authorize::Arguments),
+    /// Show how the build machines are: load, disk, build slots and who has them, trouble.
+    Status(status::Arguments),
 }
 
 /// Runs the program with its arguments, the program's own name first.
@@ -150,6 +160,9 @@ fn run(command: Command) -> Status {
             })
         }
         Command::Test(arguments) => test::run(&arguments, &engine),
+        Command::Add(arguments) => add::run(&arguments, &engine, &mut io::stdout(), &mut io::stderr()),
+        Command::Authorize(arguments) => authorize::run(&arguments, &engine),
+        Command::Status(arguments) => status::run(&arguments, &engine),
         Command::Convert { file } => convert::run(&file, &mut io::stdout(), &mut io::stderr()),
     }
 }

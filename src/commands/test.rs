@@ -1,8 +1,16 @@
 //! `offload test [FILE [REGEXP]]`: whether the build machines can be used, step by step, with a remedy for what is wrong.
 //!
 //! All machines are checked at the same time, and one that does not answer hides nothing of the others.
+//!
+//! The status is 0 if all can be used, 4 if some can, 1 if none can, 3 if the machine file cannot be used, 5 if no machine
+//! matches. With `--json` everything is one object: `version` (1), `file`, and `machines`, a list of objects with `name`, `port`, `usable` and
+//! `findings` in the order of the steps: `step`, `outcome` (`good`, `doubtful`, `bad`), `text` and `remedies`, each with `place`
+//! (`head`, `machine`, `machine-file`), `kind` (`command`, `line`, `advice`), `text` and sometimes `condition`.
 
 mod checks;
+mod finding;
+mod remedies;
+mod report;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -12,11 +20,12 @@ use clap::Args;
 use regex_lite::Regex;
 use serde::Serialize;
 
-use super::machines::{hosts, machine_file};
+use super::machines::{hosts, load, verdict};
+use super::terminal::Terminal;
 use crate::engine::Engine;
 use crate::exit::Status;
 use crate::machine::Machine;
-use checks::{Finding, Outcome};
+use finding::{Finding, Outcome};
 
 /// Version of the JSON form. It changes when a field changes its meaning or goes; new fields may come.
 const VERSION: u32 = 1;
@@ -43,30 +52,23 @@ struct Checked<'a> {
 
 /// Checks the machines.
 pub fn run(arguments: &Arguments, engine: &Engine) -> Status {
-    let path = machine_file(arguments.file.as_deref(), &engine.directories);
-    if !path.exists() {
-        eprintln!("offload: error: there is no machine file '{}'", path.display());
-        return Status::MachineFile;
-    }
-    let pool = match engine.load_pool(&path, None) {
-        Ok(pool) => pool,
-        Err(report) => {
-            eprintln!("{report}");
-            return Status::MachineFile;
-        }
-    };
-    let machines = hosts(&pool, arguments.regexp.as_ref());
+    check_and_print(arguments, engine).unwrap_or_else(|status| status)
+}
+
+fn check_and_print(arguments: &Arguments, engine: &Engine) -> Result<Status, Status> {
+    let (path, pool) = load(arguments.file.as_deref(), engine)?;
+    let machines = hosts(&pool, arguments.regexp.as_ref())?;
     let checked = check_all(&machines, engine);
-    let printed = if arguments.json { print_json(checked.as_slice()) } else { print(&path, checked.as_slice()) };
+    let mut out = io::stdout().lock();
+    let printed = match arguments.json {
+        true => write_json(&path, &checked, &mut out),
+        false => report::write(&path, &checked, Terminal::of_stdout(), &mut out),
+    };
     if let Err(error) = printed {
         eprintln!("offload: error: cannot print the findings: {error}");
-        return Status::Failure;
+        return Err(Status::Failure);
     }
-    match checked.iter().filter(|checked| checked.usable).count() {
-        usable if usable == checked.len() => Status::Success,
-        0 => Status::Failure,
-        _ => Status::SomeMachinesFailed,
-    }
+    Ok(verdict(checked.iter().filter(|checked| checked.usable).count(), checked.len()))
 }
 
 fn check_all<'a>(machines: &[&'a Machine], engine: &Engine) -> Vec<Checked<'a>> {
@@ -85,30 +87,9 @@ fn check_all<'a>(machines: &[&'a Machine], engine: &Engine) -> Vec<Checked<'a>> 
     })
 }
 
-fn print_json(machines: &[Checked<'_>]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, &serde_json::json!({ "version": VERSION, "machines": machines }))?;
+fn write_json(path: &Path, machines: &[Checked<'_>], out: &mut impl Write) -> io::Result<()> {
+    let file = path.display().to_string();
+    let object = serde_json::json!({ "version": VERSION, "file": file, "machines": machines });
+    serde_json::to_writer_pretty(&mut *out, &object)?;
     writeln!(out)
-}
-
-fn print(path: &Path, machines: &[Checked<'_>]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    for checked in machines {
-        let verdict = if checked.usable { "can be used" } else { "cannot be used" };
-        writeln!(out, "{}:{} {verdict}", checked.name, checked.port)?;
-        for finding in &checked.findings {
-            let mark = match finding.outcome {
-                Outcome::Good => "ok",
-                Outcome::Doubtful => "??",
-                Outcome::Bad => "!!",
-            };
-            writeln!(out, "  {mark} {}: {}", finding.step.word(), finding.text)?;
-            // Not indented: what stands there can be pasted, here-documents included.
-            if let Some(remedy) = &finding.remedy {
-                writeln!(out, "     remedy: {remedy}")?;
-            }
-        }
-    }
-    let usable = machines.iter().filter(|checked| checked.usable).count();
-    writeln!(out, "{usable} of {} machines in '{}' can be used", machines.len(), path.display())
 }

@@ -15,9 +15,9 @@ use crate::store::path::{StoreDir, StorePath};
 const CLIENT_MAGIC: u64 = 0x6e69_7863;
 const DAEMON_MAGIC: u64 = 0x6478_696f;
 /// The version this client speaks and announces: that of Guix 1.5.0.
-const VERSION: Version = Version(0x164);
+pub(super) const VERSION: Version = Version(0x164);
 /// The oldest version whose layouts this client writes: that of Guix 0.16 to 1.4.
-const OLDEST: Version = Version(0x163);
+pub(super) const OLDEST: Version = Version(0x163);
 /// Most references, or other paths, that the daemon may send unasked, in one list.
 pub(super) const MAX_PATHS: usize = 1 << 17;
 
@@ -28,6 +28,16 @@ pub struct Version(pub u32);
 impl Version {
     fn major(self) -> u32 {
         self.0 >> 8
+    }
+
+    /// The releases of Guix whose daemons speak it.
+    pub fn releases(self) -> &'static str {
+        match self.0 {
+            ..0x163 => "0.15 or older",
+            0x163 => "0.16 to 1.4",
+            0x164 => "1.5",
+            _ => "newer than 1.5",
+        }
     }
 }
 
@@ -88,7 +98,7 @@ impl<S: Read + Write> Client<S> {
         }
         let version = Version(link.int()?);
         if version.major() != VERSION.major() || version < OLDEST {
-            return Err(link.unexpected(format!("protocol version {version}; {OLDEST} to {VERSION} are understood")));
+            return Err(Error::OtherVersion { operation: "handshake", version });
         }
         link.last()?;
         Ok(Client { link, store, version, round_trip: start.elapsed(), has_helper: false })

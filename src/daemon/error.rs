@@ -4,6 +4,8 @@ use std::io;
 
 use thiserror::Error;
 
+use super::client::{OLDEST, VERSION, Version};
+
 /// Why an operation failed. The variants tell the link, the other side and this side apart, because they are answered
 /// differently: another machine, the daemon's own word, a fault here.
 #[derive(Debug, Error)]
@@ -20,6 +22,10 @@ pub enum Error {
         position: u64,
         what: String,
     },
+
+    /// The daemon speaks a version of the protocol that this client does not.
+    #[error("{operation}: the daemon speaks protocol version {version}; {OLDEST} to {VERSION} are understood")]
+    OtherVersion { operation: &'static str, version: Version },
 
     /// The daemon's own word. The client stays usable, except where the daemon closes the connection after it.
     #[error("{operation}: the daemon says: {message}")]

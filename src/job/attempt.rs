@@ -4,6 +4,7 @@ use std::error::Error;
 
 use log::debug;
 
+use super::look::how_to_look;
 use super::reach::{Reached, daemon_failed};
 use super::surroundings::{remember_failure, remember_success};
 use super::verdict::{Verdict, verdict};
@@ -12,11 +13,14 @@ use crate::daemon::{self, Client, Options};
 use crate::error::{Failure, with_causes};
 use crate::events::{Event, Observer};
 use crate::hook::BuildLog;
+use crate::hook::descriptors::PREFIX;
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream, Patience, patience};
 use crate::schedule::{self, Choice};
 use crate::state::health::{self, FRESH};
 use crate::state::{HealthRecord, Slot};
+use crate::status::Status;
+use crate::store::path::StorePath;
 use crate::timing::Stopwatch;
 use crate::transfer::retrieve::Wanted;
 use crate::transfer::{self, Head, Retrieved, Signer, Turns};
@@ -31,8 +35,8 @@ impl Job<'_> {
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
         let Choice { machine, slot, link } = choice;
-        let machine = self.machines[machine];
-        let derivation = &self.request.derivation;
+        let machine = self.failover.machines[machine];
+        let derivation = &self.failover.request.derivation;
         observer.observe(&Event::Offloading { derivation, machine: &machine.name });
         let head = Head::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
         let on = On { job: self, machine, world, head: &head };
@@ -67,7 +71,7 @@ impl<'a> On<'a> {
             Some(reached) => reached,
             None => schedule::connect(self.machine, self.world).map_err(|cause| self.failure(cause))?,
         };
-        let max_silent_time = job.arguments.max_silent_time;
+        let max_silent_time = job.failover.arguments.max_silent_time;
         let patience = Patience::answer(self.machine, max_silent_time);
         client.stream_mut().set_patience(patience.clone());
         let mut stopwatch = Stopwatch::start();
@@ -75,13 +79,14 @@ impl<'a> On<'a> {
         stopwatch.lap("options");
 
         let turns = self.turns();
-        transfer::send(&mut client, self.head, job.inputs, &connection, &turns, observer)
+        transfer::send(&mut client, self.head, job.inputs, &turns, observer)
             .map_err(|error| self.transfer_failed("sending inputs", error.is_of_machine(), &error))?;
 
-        let derivation = &job.request.derivation;
+        let derivation = &job.failover.request.derivation;
         observer.observe(&Event::Building { derivation, machine: &self.machine.name });
         let mut stopwatch = Stopwatch::start();
-        let sink = log.sink().map_err(|error| Failure::Head(format!("no build log: {error}")))?;
+        let mut sink = log.sink().map_err(|error| Failure::Head(format!("no build log: {error}")))?;
+        sink(first_line(derivation, &self.machine.name).as_bytes());
         client.set_log(Some(sink));
         client.stream_mut().set_patience(Patience::build(self.machine, max_silent_time));
         let mut signer = None;
@@ -114,22 +119,21 @@ impl<'a> On<'a> {
             return None;
         }
         let job = self.job;
-        Signer::start(connection, &job.directories.store, &job.request.derivation, patience.clone())
+        Signer::start(connection, &job.directories.store, &job.failover.request.derivation, patience.clone())
             .inspect_err(|error| debug!("no second connection: {error}"))
             .ok()
     }
 
     fn turns(&self) -> Turns<'a> {
-        let max_silent_time = self.job.arguments.max_silent_time;
-        let limit = patience::longest_silence(self.machine, max_silent_time);
+        let max_silent_time = self.job.failover.arguments.max_silent_time;
         let say_every = patience::line_every(max_silent_time);
-        Turns { state: self.job.state, machine: self.machine, limit, say_every }
+        Turns { state: self.job.state, machine: self.machine, limit: patience::LONGEST_TURN, say_every }
     }
 
     fn options(&self) -> Options {
         Options {
-            build_timeout: self.job.arguments.build_timeout,
-            max_silent_time: self.job.arguments.max_silent_time,
+            build_timeout: self.job.failover.arguments.build_timeout,
+            max_silent_time: self.job.failover.arguments.max_silent_time,
             use_substitutes: self.machine.use_substitutes,
             ..Options::default()
         }
@@ -145,8 +149,10 @@ impl<'a> On<'a> {
             Ok(present) => job.inputs.len() - present.len(),
             Err(error) => return self.daemon_failed("judging the failed build", &error),
         };
+        let mut has_commands = false;
         let free = match connection.probe(job.directories.store.as_str()) {
             Ok(status) => {
+                has_commands = status != Status::default();
                 remember_success(job.state, self.machine, status.clone());
                 status.store_free
             }
@@ -156,11 +162,12 @@ impl<'a> On<'a> {
                 None
             }
         };
-        let (derivation, machine) = (job.request.derivation.to_string(), self.machine.name.clone());
+        let (derivation, machine) = (job.failover.request.derivation.to_string(), self.machine.name.clone());
+        let look = how_to_look(self.machine, &job.failover.request.derivation, has_commands);
         let message = message.clone();
         match verdict(*status, free, lost) {
-            Verdict::Failed => Failure::Build { derivation, machine, message },
-            Verdict::TimedOut => Failure::TimedOut { derivation, machine, message },
+            Verdict::Failed => Failure::Build { derivation, machine, message: message + &look },
+            Verdict::TimedOut => Failure::TimedOut { derivation, machine, message: message + &look },
             // The machine answers, and may be good for other builds.
             Verdict::Machine(Some(why)) => Failure::Machine { machine, cause: format!("{message}; {why}") },
             Verdict::Machine(None) => Failure::Refused { machine, cause: message },
@@ -198,4 +205,9 @@ impl<'a> On<'a> {
     fn failure(&self, cause: String) -> Failure {
         Failure::Machine { machine: self.machine.name.clone(), cause }
     }
+}
+
+/// What the build log begins with, so that it tells where it comes from.
+fn first_line(derivation: &StorePath, machine: &str) -> String {
+    format!("{PREFIX}building '{derivation}' on '{machine}'\n")
 }

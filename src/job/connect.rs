@@ -3,7 +3,8 @@
 //! Few connect at a time ([`Logins`]), and none connects to a machine that another has found to be out of order while it
 //! waited for its turn. A connection that the server dropped because too many were logging in is tried again. OpenSSH says
 //! "Not allowed at this time" both for that and, since 9.8, to an address that it has banned for a while
-//! (`PerSourcePenalties`); when nobody else of this head was logging in it is taken for a ban, which has to be waited out.
+//! (`PerSourcePenalties`); when nobody else of this head was logging in it is taken for a ban, which is remembered and waited
+//! out by all ([`Health::after_ban`](crate::state::Health::after_ban)).
 
 use std::process;
 use std::thread;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use log::{debug, warn};
 
 use super::reach::unreachable;
+use super::surroundings::remember_ban;
 use crate::machine::Machine;
 use crate::remote::{self, Connection};
 use crate::ssh::Cause;
@@ -42,7 +44,13 @@ pub fn connect(state: &StateDirectory, machine: &Machine) -> Result<Connection, 
             Err(error) => error,
         };
         let retry = retries.next().filter(|_| crowd.is_blamed(&error, login.as_ref()));
-        let Some(retry) = retry else { return Err(unreachable(&error)) };
+        let Some(retry) = retry else {
+            let message = unreachable(&error);
+            if matches!(&error, remote::Error::Ssh(error) if matches!(error.cause, Cause::NotAllowedNow)) {
+                remember_ban(state, machine, &message);
+            }
+            return Err(message);
+        };
         debug!("{error}; trying again");
         let _again = crowd.wait(Logins::try_again)?;
         thread::sleep(pause(retry));

@@ -2,12 +2,14 @@
 //!
 //! A machine whose SSH server answers and whose daemon does not is no use to anybody, so both are part of reaching it.
 
+use log::warn;
+
 use super::connect::connect;
 use crate::daemon::{self, Client};
 use crate::error::with_hint;
 use crate::machine::Machine;
 use crate::remote::{self, Connection, DaemonStream};
-use crate::state::StateDirectory;
+use crate::state::{StateDirectory, said};
 use crate::store::path::StoreDir;
 use crate::timing::Stopwatch;
 
@@ -26,6 +28,11 @@ pub fn reach(state: &StateDirectory, machine: &Machine, store: &StoreDir) -> Res
     let client =
         Client::connect(stream, store.clone()).map_err(|error| daemon_failed("greeting its daemon", &error))?;
     stopwatch.lap("greet");
+    if let Some(warning) = connection.warning()
+        && said::is_due(state, machine, "relay").unwrap_or(true)
+    {
+        warn!("{warning}");
+    }
     Ok(Reached { client, connection })
 }
 

@@ -56,6 +56,11 @@ pub fn remember_failure(state: &StateDirectory, machine: &Machine, error: &str) 
     remember(state, machine, &mut |health| health.after_failure(error, health::now()));
 }
 
+/// Remembers that its SSH server lets nobody in from here for a while.
+pub(super) fn remember_ban(state: &StateDirectory, machine: &Machine, error: &str) {
+    remember(state, machine, &mut |health| health.after_ban(error, health::now()));
+}
+
 /// A record that cannot be written costs time, not a build.
 fn remember(state: &StateDirectory, machine: &Machine, change: &mut dyn FnMut(Health) -> Health) {
     if let Err(error) = HealthRecord::of(state, machine).and_then(|record| record.change(change)) {

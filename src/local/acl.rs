@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::rights::{self, Need};
 use crate::store::signature::{Acl, SignatureError};
 
 /// Largest file that is read, in bytes: room for thousands of keys.
@@ -35,7 +36,7 @@ pub enum AclError {
          `guix archive --authorize < signing-key.pub`"
     )]
     Missing { file: PathBuf },
-    #[error("cannot read '{file}': {cause}")]
+    #[error("cannot read '{file}': {cause}{}", rights::hint(file, Need::Read, cause))]
     Read { file: PathBuf, cause: io::Error },
     #[error("'{file}' is larger than a list of keys can be")]
     TooLong { file: PathBuf },

@@ -39,9 +39,9 @@ pub enum Score {
     No(String),
 }
 
-/// The score of a machine without a function: its speed, shared with the load it has.
-pub fn default_score(speed: f64, status: &Status) -> f64 {
-    speed / (1.0 + status.load.unwrap_or(0.0).max(0.0))
+/// The score of a machine without a function: its speed over one plus its load for each core. An unknown load is none.
+pub fn default_score(speed: f64, load: Option<f64>) -> f64 {
+    speed / (1.0 + load.unwrap_or(0.0).max(0.0))
 }
 
 /// One decision about one request. All calls of functions for it share the time of [`super::Limits::decide`].
@@ -90,7 +90,7 @@ impl Decision<'_> {
                 (self.pool.local_functions.has_score, speed)
             }
         };
-        let default = Score::Value(default_score(speed, status));
+        let default = Score::Value(default_score(speed, status.load));
         if !own && !self.pool.settings.has_score {
             return default;
         }
@@ -174,5 +174,17 @@ impl Decision<'_> {
         {
             self.warnings.borrow_mut().push(warning);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn load_lowers_the_default_score() {
+        assert_eq!(default_score(3.0, None), 3.0);
+        assert_eq!(default_score(3.0, Some(2.0)), 1.0);
+        assert_eq!(default_score(3.0, Some(-2.0)), 3.0);
     }
 }

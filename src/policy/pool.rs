@@ -7,6 +7,7 @@ use super::interpreter::{Interpreter, Stopped};
 use super::runtime::{Runtime, read_chunk};
 use super::settings::{Limits, Settings};
 use super::shared::Setting;
+use crate::rights::{self, Need};
 use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -81,7 +82,13 @@ pub fn load(path: &Path, context: &LoadContext) -> Result<Pool, Report> {
     let text = match read_chunk(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Pool::empty(path)),
-        Err(error) => return Err(Diagnostic::error(file, format!("cannot be read: {error}")).into()),
+        Err(error) => {
+            let diagnostic = Diagnostic::error(file, format!("cannot be read: {error}"));
+            return Err(match rights::advice(path, Need::Read, &error) {
+                Some(advice) => diagnostic.hint(advice).into(),
+                None => diagnostic.into(),
+            });
+        }
     };
     let failed = |message: String| Report::from(Diagnostic::error(file.clone(), message));
     let mut limits = context.limits;

@@ -1,17 +1,18 @@
 //! A connection to a build machine: streams to its daemon, and the probe.
 
-use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::error::Error;
-use super::importer::Importer;
+use super::patience;
 use super::probe;
 use super::relay;
 use super::stream::DaemonStream;
 use crate::machine::Machine;
-use crate::ssh::{Cause, Channel, Session};
+use crate::ssh::{Cause, Channel, Output, Session};
 use crate::status::Status;
 use crate::timing::Stopwatch;
 
@@ -22,6 +23,8 @@ pub struct Connection(Arc<Inner>);
 struct Inner {
     session: Session,
     machine: Machine,
+    /// Whether the daemon has been reached.
+    is_up: AtomicBool,
     /// Whether the server is known to forward to no socket.
     is_relayed: AtomicBool,
 }
@@ -30,8 +33,8 @@ impl Connection {
     /// Connects to the machine and logs in, within its `connect_timeout`.
     pub fn open(machine: &Machine) -> Result<Connection, Error> {
         let session = Session::connect(machine)?;
-        let inner = Inner { session, machine: machine.clone(), is_relayed: AtomicBool::new(false) };
-        Ok(Connection(Arc::new(inner)))
+        let [is_up, is_relayed] = [false; 2].map(AtomicBool::new);
+        Ok(Connection(Arc::new(Inner { session, machine: machine.clone(), is_up, is_relayed })))
     }
 
     /// The machine at its other end.
@@ -41,13 +44,27 @@ impl Connection {
 
     /// Opens a stream to the socket of the machine's daemon. Each call gives a new one.
     ///
-    /// Where the SSH server does not forward to sockets, `guix repl` on the other side passes the bytes, and a warning
-    /// says so once for each machine.
+    /// Where the SSH server does not forward to sockets, `guix repl` on the other side passes the bytes
+    /// ([`warning`](Connection::warning)).
     pub fn daemon(&self) -> Result<DaemonStream, Error> {
+        self.daemon_within(patience::hello(&self.0.machine, self.0.is_up.load(Ordering::Relaxed)))
+    }
+
+    /// The same within this time for opening the channel, which is also what the greeting may take.
+    pub(super) fn daemon_within(&self, limit: Duration) -> Result<DaemonStream, Error> {
+        self.0.session.set_patience(limit);
+        let channel = self.channel()?;
+        self.0.is_up.store(true, Ordering::Relaxed);
+        self.0.session.set_patience(patience::hello(&self.0.machine, true));
+        Ok(DaemonStream::to_be_greeted(channel, self.clone(), limit))
+    }
+
+    /// A channel to the daemon's socket, or to a relay.
+    fn channel(&self) -> Result<Channel, Error> {
         let mut reason = "as before".to_owned();
         if !self.0.is_relayed.load(Ordering::Relaxed) {
             match self.0.session.open_socket(&self.0.machine.daemon_socket) {
-                Ok(channel) => return Ok(DaemonStream::new(channel, self.clone())),
+                Ok(channel) => return Ok(channel),
                 Err(error) => match error.cause {
                     Cause::SocketRefused { reason: why, .. } => reason = why,
                     _ => return Err(error.into()),
@@ -55,15 +72,40 @@ impl Connection {
             }
         }
         let channel = self.relay(reason)?;
-        if !self.0.is_relayed.swap(true, Ordering::Relaxed) {
-            warn_once(&self.0.machine.address());
-        }
-        Ok(DaemonStream::new(channel, self.clone()))
+        self.0.is_relayed.store(true, Ordering::Relaxed);
+        Ok(channel)
     }
 
-    /// Starts `guix archive --import` on the other side; `None` where that cannot be.
-    pub fn importer(&self) -> Result<Option<Importer>, Error> {
-        Ok(Importer::start(self)?)
+    /// What is not as it should be on the way to the daemon, as far as that is known, and what would help.
+    pub fn warning(&self) -> Option<String> {
+        let machine = self.0.machine.address();
+        self.0.is_relayed.load(Ordering::Relaxed).then(|| {
+            format!(
+                "{machine}: its SSH server does not forward to sockets, so 'guix repl' there passes the data, which is \
+                 slower; `AllowStreamLocalForwarding yes` and `AllowTcpForwarding yes` in its sshd_config would help"
+            )
+        })
+    }
+
+    /// Whether the SSH server is known to forward to no socket, so that streams to the daemon go through `guix repl`.
+    pub fn is_relayed(&self) -> bool {
+        self.0.is_relayed.load(Ordering::Relaxed)
+    }
+
+    /// Whether something listens on another socket than the machine's `daemon_socket`, as far as the SSH server forwards.
+    pub fn listens(&self, socket: &Path) -> bool {
+        self.0.session.open_socket(socket).is_ok()
+    }
+
+    /// Runs a command with this input, and reads what it prints, at most 64 KiB; `limit` is for all of it.
+    pub fn run(&self, command: &str, input: &[u8], limit: Duration) -> Result<Output, Error> {
+        let mut channel = self.0.session.exec(command)?;
+        channel.set_deadline(Instant::now().checked_add(limit));
+        // A command that wants no input may have ended by now; what it printed counts.
+        if let Err(error) = channel.write_all(input) {
+            log::debug!("{}: '{command}' takes no input: {error}", self.0.machine.address());
+        }
+        Ok(channel.output(probe::MAX_OUTPUT)?)
     }
 
     pub(super) fn session(&self) -> &Session {
@@ -101,15 +143,5 @@ impl Connection {
                 _ => Err(error.into()),
             },
         }
-    }
-}
-
-fn warn_once(machine: &str) {
-    static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(machine.to_owned()) {
-        log::warn!(
-            "{machine}: its SSH server does not forward to sockets, so 'guix repl' there passes the data, which is slower; \
-             `AllowStreamLocalForwarding yes` in its sshd_config would help"
-        );
     }
 }

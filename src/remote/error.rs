@@ -47,8 +47,9 @@ impl Error {
             }
             Error::Stopped { .. } => Some("restart guix-daemon there".to_owned()),
             Error::NoWay { .. } => Some(
-                "check that guix-daemon runs there and that 'daemon_socket' is its socket, and allow stream-local \
-                 forwarding in its sshd_config: `AllowStreamLocalForwarding yes`"
+                "check that guix-daemon runs there and that 'daemon_socket' is its socket, and allow forwarding to it in \
+                 its sshd_config: `AllowStreamLocalForwarding yes`, and neither `AllowTcpForwarding` no nor a `PermitOpen` \
+                 that leaves it out, which forbid sockets as well"
                     .to_owned(),
             ),
         }

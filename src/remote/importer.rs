@@ -5,23 +5,23 @@
 //! bundle sent the slow way tells it better.
 
 use std::io::{self, Write};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::connection::Connection;
-use crate::ssh::{Channel, Error};
+use super::patience::{Patience, hello};
+use super::stream::DaemonStream;
+use crate::ssh::{self, Cause, Error};
 
-/// A running `guix archive --import`, which takes what is written to it.
+/// A running `guix archive --import`, which takes what is written to it. It is waited for as the daemon is that it speaks to: a
+/// garbage collector may keep that from taking anything for minutes.
 pub struct Importer {
-    channel: Channel,
-    /// How long it may take nothing.
-    patience: Duration,
+    stream: DaemonStream,
 }
 
 impl Importer {
     /// `None` if the name of the daemon's socket cannot be told it.
-    pub(super) fn start(connection: &Connection) -> Result<Option<Importer>, Error> {
-        let machine = connection.machine();
-        let socket = machine.daemon_socket.to_string_lossy();
+    pub(super) fn start(connection: &Connection, patience: &Patience) -> Result<Option<Importer>, Error> {
+        let socket = connection.machine().daemon_socket.to_string_lossy();
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._+-".contains(c);
         if !socket.chars().all(is_plain) {
             return Ok(None);
@@ -31,23 +31,34 @@ impl Importer {
         let command =
             format!("exec /bin/sh -c 'GUIX_DAEMON_SOCKET={socket} exec guix archive --import 3>&1 >/dev/null 2>&1'");
         let channel = connection.session().exec(&command)?;
-        Ok(Some(Importer { channel, patience: machine.stall_timeout }))
+        Ok(Some(Importer { stream: DaemonStream::new(channel, connection.clone(), patience.clone()) }))
+    }
+
+    /// Whether a write failed because the program has ended. Then there may be other ways to import.
+    pub fn has_ended(error: &io::Error) -> bool {
+        ssh::Error::in_io(error).is_some_and(|error| matches!(error.cause, Cause::ChannelClosed))
     }
 
     /// Whether all that was written has been imported.
-    pub fn finish(mut self) -> Result<bool, Error> {
-        self.channel.set_deadline(Instant::now().checked_add(self.patience));
-        Ok(self.channel.output(0)?.status == Some(0))
+    pub fn finish(self) -> io::Result<bool> {
+        let limit = hello(self.stream.connection().machine(), true);
+        let ended = self.stream.finish().and_then(|mut channel| {
+            channel.set_deadline(Instant::now().checked_add(limit));
+            channel.output(0).map_err(io::Error::other)
+        });
+        match ended {
+            Err(error) if Importer::has_ended(&error) => Ok(false),
+            output => Ok(output?.status == Some(0)),
+        }
     }
 }
 
 impl Write for Importer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.channel.set_deadline(Instant::now().checked_add(self.patience));
-        self.channel.write(bytes)
+        self.stream.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.channel.flush()
+        self.stream.flush()
     }
 }

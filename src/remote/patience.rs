@@ -3,20 +3,22 @@
 //! | phase | bound | kept by |
 //! |---|---|---|
 //! | resolve, connect, SSH handshake, authenticate | `connect_timeout` for all of them together | `ssh` |
-//! | open channel | `connect_timeout` | `ssh` |
+//! | open a channel to the daemon, and its greeting | `connect_timeout` each | [`hello`], `ssh` |
+//! | the same, and opening any other channel, once the daemon has answered | `stall_timeout` each, if that is longer | [`hello`], `ssh` |
 //! | probe | `connect_timeout`; then the status is unknown, which is no failure | [`Connection::probe`] |
 //! | start of the relay | `stall_timeout`: Guile takes seconds | `relay` |
-//! | greeting of the daemon | `connect_timeout` | [`Patience::greeting`] |
 //! | each answer, upload, download | silence: see below; at most `max-silent-time` and a `stall_timeout`, or an hour | [`Patience::answer`] |
+//! | a turn to transfer | an hour ([`LONGEST_TURN`]), then without | `transfer` |
 //! | build | silence: see below; at most `max-silent-time` and a `stall_timeout`, without end where there is none | [`Patience::build`] |
-//! | anything sent | `stall_timeout` without progress | [`DaemonStream`] |
+//! | anything sent | while the other side takes nothing, silence: see below | [`Patience::answer`] |
 //! | the link under all of these | `stall_timeout` without any byte, answers to keep-alives included | `ssh` |
 //!
 //! **Silence.** A daemon may have nothing to say for good reasons: a builder works, another client holds a lock, or its
 //! garbage collector runs, which keeps it from adding anything to its store until it is through, for minutes. A daemon
 //! that is stopped looks the same, and the SSH server beside it answers keep-alives as ever. So after each `stall_timeout` of silence
-//! the daemon is greeted once more, over a second channel of the same connection, within `connect_timeout`: the machine is
-//! given up when that fails, and else waited for.
+//! the daemon is greeted once more, over a second channel of the same connection: the machine is given up when that fails,
+//! and else waited for. A machine that was reached has shown that it is there, and much may be lost with it; so this greeting may
+//! take longer than the first.
 //!
 //! `max-silent-time` is what the daemon of this machine said when it started the hook, and what the build machine's daemon is told
 //! to keep; that one is to speak first, hence the `stall_timeout` on top. This machine's daemon applies it to the hook, too, so a hook that waits
@@ -31,6 +33,9 @@ use crate::machine::Machine;
 
 /// The longest silence of a daemon that is not building, where no limit was given: Guix's own `max-silent-time`.
 const LONGEST_SILENCE: Duration = Duration::from_secs(3600);
+
+/// How long a build waits for other transfers with the machine to end.
+pub const LONGEST_TURN: Duration = Duration::from_secs(3600);
 
 /// How often people are told of something that goes on for long.
 const LINE_EVERY: Duration = Duration::from_secs(30);
@@ -50,9 +55,9 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// For the greeting.
-    pub fn greeting(machine: &Machine) -> Patience {
-        Patience { limit: Some(machine.connect_timeout), check: None, say: None }
+    /// For a greeting that may take so long.
+    pub fn greeting(limit: Duration) -> Patience {
+        Patience { limit: Some(limit), check: None, say: None }
     }
 
     /// For an answer, and for each piece of what is transferred.
@@ -71,8 +76,21 @@ impl Patience {
     }
 }
 
+/// How long opening a channel to the daemon may take, and its greeting. `is_up`: the daemon has answered over this connection
+/// before.
+pub fn hello(machine: &Machine, is_up: bool) -> Duration {
+    if is_up { machine.stall_timeout.max(machine.connect_timeout) } else { machine.connect_timeout }
+}
+
+/// The same for a silent daemon that is greeted once more. Both steps together are to be over before the next line is due
+/// (`say`), where that leaves them a `connect_timeout`.
+pub(super) fn hello_again(machine: &Machine, say: Option<Duration>) -> Duration {
+    let limit = hello(machine, true);
+    say.map_or(limit, |say| limit.min(say / 2).max(machine.connect_timeout))
+}
+
 /// The longest time in which nothing may happen, but for a build.
-pub fn longest_silence(machine: &Machine, max_silent_time: Option<Duration>) -> Duration {
+fn longest_silence(machine: &Machine, max_silent_time: Option<Duration>) -> Duration {
     max_silent_time.map_or(LONGEST_SILENCE, |time| time.saturating_add(machine.stall_timeout))
 }
 
@@ -101,6 +119,18 @@ mod tests {
         let none = Patience { limit: None, check, say: None };
         assert_eq!(Patience::build(&machine, None), none);
         assert_eq!(Patience::answer(&machine, None).limit, Some(seconds(3600)));
-        assert_eq!(Patience::greeting(&machine).limit, Some(seconds(5)));
+    }
+
+    #[test]
+    fn a_machine_that_is_up_may_take_its_time_to_greet() {
+        let seconds = Duration::from_secs;
+        let mut machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
+        assert_eq!([false, true].map(|is_up| hello(&machine, is_up)), [seconds(5), seconds(60)]);
+        // Never so long that this machine's daemon takes the hook for silent.
+        for (say, limit) in [(None, 60), (Some(1800), 60), (Some(30), 15), (Some(3), 5)] {
+            assert_eq!(hello_again(&machine, say.map(seconds)), seconds(limit));
+        }
+        machine.stall_timeout = seconds(3);
+        assert_eq!([hello(&machine, true), hello_again(&machine, None)], [seconds(5); 2]);
     }
 }

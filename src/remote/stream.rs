@@ -1,11 +1,13 @@
 //! A byte stream to the daemon of a build machine, read and written with patience.
 
 use std::io::{self, Read, Write};
+use std::mem;
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
 use super::error::Error;
-use super::patience::{LINK_FIRST, Patience};
+use super::importer::Importer;
+use super::patience::{Patience, hello_again};
 use crate::daemon::Client;
 use crate::ssh::{self, Cause, Channel};
 use crate::store::path::StoreDir;
@@ -17,21 +19,34 @@ pub struct DaemonStream {
     channel: Channel,
     connection: Connection,
     patience: Patience,
-    /// When the greeting must be over, however it trickles.
-    greeted_by: Option<Instant>,
+    /// When the greeting must be over, however it trickles, and how long it may have taken then.
+    greeted_by: Option<(Instant, Duration)>,
+    has_written: bool,
 }
 
 impl DaemonStream {
-    /// A stream that is patient enough for a greeting.
-    pub(super) fn new(channel: Channel, connection: Connection) -> DaemonStream {
-        let patience = Patience::greeting(connection.machine());
-        let greeted_by = patience.limit.and_then(|limit| Instant::now().checked_add(limit));
-        DaemonStream { channel, connection, patience, greeted_by }
+    pub(super) fn new(channel: Channel, connection: Connection, patience: Patience) -> DaemonStream {
+        DaemonStream { channel, connection, patience, greeted_by: None, has_written: false }
     }
 
-    /// How long the daemon may be silent from now on. The greeting is over.
+    /// A stream whose daemon must have greeted within `limit`.
+    pub(super) fn to_be_greeted(channel: Channel, connection: Connection, limit: Duration) -> DaemonStream {
+        let greeted_by = Instant::now().checked_add(limit).map(|time| (time, limit));
+        DaemonStream { greeted_by, ..DaemonStream::new(channel, connection, Patience::greeting(limit)) }
+    }
+
+    /// The connection that carries it.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Starts `guix archive --import` on the other side, as patient as this stream; `None` where that cannot be.
+    pub fn importer(&self) -> Result<Option<Importer>, Error> {
+        Ok(Importer::start(&self.connection, &self.patience)?)
+    }
+
+    /// How long the daemon may be silent from now on.
     pub fn set_patience(&mut self, patience: Patience) {
-        self.greeted_by = None;
         self.patience = patience;
     }
 
@@ -40,9 +55,17 @@ impl DaemonStream {
         &self.patience
     }
 
+    /// Says that nothing more will be written, and takes what comes until the end.
+    pub(super) fn finish(mut self) -> io::Result<Channel> {
+        self.channel.send_eof()?;
+        io::copy(&mut self, &mut io::sink())?;
+        Ok(self.channel)
+    }
+
     /// Whether the daemon still answers anybody, by a second greeting.
     fn check(&self, silence: Duration) -> Result<(), Error> {
-        let cause = match self.connection.daemon() {
+        let limit = hello_again(self.connection.machine(), self.patience.say);
+        let cause = match self.connection.daemon_within(limit) {
             Ok(stream) => match Client::connect(stream, StoreDir::default()) {
                 Ok(_) => return Ok(()),
                 Err(error) => error.to_string(),
@@ -81,32 +104,40 @@ impl Silence {
         if is_due(patience.limit) {
             return Err(Error::Silent { machine: connection.machine().address(), silence });
         }
-        if is_due(self.next_check) {
+        let is_check_due = is_due(self.next_check);
+        // Nothing can be said during a check.
+        if is_due(self.next_line) || (is_check_due && patience.say.is_some()) {
+            log::info!("{}: its daemon has been silent for {} s", connection.machine().name, silence.as_secs());
+            self.next_line = patience.say.map(|time| silence + time);
+        }
+        if is_check_due {
             stream.check(silence)?;
             let silence = self.start.elapsed();
             self.next_check = patience.check.map(|time| silence + time);
-        }
-        if is_due(self.next_line) {
-            log::info!("{}: its daemon has been silent for {} s", connection.machine().name, silence.as_secs());
-            self.next_line = patience.say.map(|time| silence + time);
         }
         Ok(())
     }
 }
 
-impl Read for DaemonStream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl DaemonStream {
+    fn check_greeting(&self) -> Result<(), Error> {
+        match self.greeted_by {
+            Some((time, limit)) if time <= Instant::now() => {
+                Err(Error::NotGreeted { machine: self.connection.machine().address(), limit })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Does what can be interrupted and taken up again.
+    fn patiently<T>(&mut self, mut operation: impl FnMut(&mut Channel) -> io::Result<T>) -> io::Result<T> {
         let mut silence = Silence::begins(&self.patience);
         loop {
-            let until = [silence.until(&self.patience), self.greeted_by].into_iter().flatten().min();
-            self.channel.set_deadline(until);
-            match self.channel.read(buffer) {
+            let greeted_by = self.greeted_by.map(|(time, _)| time);
+            self.channel.set_deadline([silence.until(&self.patience), greeted_by].into_iter().flatten().min());
+            match operation(&mut self.channel) {
                 Err(error) if is_deadline(&error) => {
-                    if self.greeted_by.is_some_and(|time| time <= Instant::now()) {
-                        let (machine, limit) =
-                            (self.connection.machine().address(), self.connection.machine().connect_timeout);
-                        return Err(io::Error::new(io::ErrorKind::TimedOut, Error::NotGreeted { machine, limit }));
-                    }
+                    self.check_greeting().map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error))?;
                     silence.goes_on(self).map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error))?;
                 }
                 result => return result,
@@ -115,18 +146,24 @@ impl Read for DaemonStream {
     }
 }
 
+impl Read for DaemonStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.patiently(|channel| channel.read(buffer))
+    }
+}
+
 impl Write for DaemonStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // A write cannot be interrupted and taken up again, and whoever asked for bytes takes them.
-        let limit = self.connection.machine().stall_timeout.saturating_add(LINK_FIRST);
-        self.channel.set_deadline(Instant::now().checked_add(limit));
-        self.channel.write(bytes).map_err(|error| match is_deadline(&error) {
-            true => {
-                let error = Error::Silent { machine: self.connection.machine().address(), silence: limit };
-                io::Error::new(io::ErrorKind::TimedOut, error)
-            }
-            false => error,
-        })
+        if mem::replace(&mut self.has_written, true) {
+            // Whoever says more has been greeted.
+            self.greeted_by = None;
+        }
+        if !bytes.is_empty() {
+            self.patiently(Channel::wait_for_room)?;
+        }
+        // The write itself cannot be interrupted; it only needs the link, which has its own limit.
+        self.channel.set_deadline(None);
+        self.channel.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -1,15 +1,9 @@
 //! In which order matching machines are tried.
 //!
-//! The higher score first. The built-in score is the machine's speed over one plus its load, an unknown load being none.
-//! Between equals the one with the smaller share of its slots taken goes first, then the one that stands first in the
-//! machine file.
+//! The higher score first. Between equals the one with the smaller share of its slots taken goes first, then the one that
+//! stands first in the machine file.
 
 use std::cmp::Ordering;
-
-/// The built-in score, given the load for each core.
-pub fn default_score(speed: f64, load: Option<f64>) -> f64 {
-    speed / (1.0 + load.unwrap_or(0.0).max(0.0))
-}
 
 /// What decides the place of a machine.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,11 +36,5 @@ mod tests {
         let mut ranks = [rank(1.0, 0.0, 0), rank(2.0, 0.5, 1), rank(2.0, 0.0, 3), rank(2.0, 0.0, 2)];
         ranks.sort_by(Rank::order);
         assert_eq!(ranks.map(|rank| rank.place), [2, 3, 1, 0]);
-    }
-
-    #[test]
-    fn load_lowers_the_score() {
-        assert_eq!(default_score(3.0, None), 3.0);
-        assert_eq!(default_score(3.0, Some(2.0)), 1.0);
     }
 }

@@ -5,10 +5,9 @@ use std::cell::RefCell;
 use log::warn;
 
 use super::decision::Otherwise;
-use super::ranking::default_score;
 use crate::hook::{Arguments, Request};
 use crate::machine::Machine;
-use crate::policy::{self, Candidate, Pool, Score, Verdict, When};
+use crate::policy::{self, Candidate, Pool, Score, Verdict, When, default_score};
 use crate::state::Health;
 use crate::state::health::Time;
 use crate::status::Status;

@@ -5,8 +5,9 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::code::{again, code_of, is_again};
 use super::error::{Cause, Error, Phase};
-use super::link::{Kind, Limit, Link, again, code_of, is_again};
+use super::link::{Kind, Limit, Link};
 
 /// Reads smaller than this are served from a buffer of [`BUFFER`] bytes: each call of libssh2 costs a recv(2).
 const SMALL: usize = 16 << 10;
@@ -60,6 +61,22 @@ impl Channel {
     /// A read can be repeated after that; a write that was given up puts the whole session out of use.
     pub fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
+    }
+
+    /// Waits until the other side takes more, or nobody there reads any more, which a write then tells. Unlike a write this can
+    /// be repeated after the deadline has passed.
+    pub fn wait_for_room(&mut self) -> io::Result<()> {
+        let has_room = |channel: &ssh2::Channel| channel.write_window().remaining > 0;
+        if has_room(&self.channel) {
+            return Ok(());
+        }
+        let waited = self.link.run(Kind::Read, self.limit(), || match self.channel.wait_eof() {
+            // It has taken in all that there was, and not found the end.
+            Err(error) if is_again(&error) && !has_room(&self.channel) => Err(error),
+            Err(error) if !is_again(&error) => Err(error),
+            _ => Ok(()),
+        });
+        waited.map_err(|cause| self.error(cause).into_io(io::ErrorKind::BrokenPipe))
     }
 
     /// Tells the other side that nothing more will be written.

@@ -5,7 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::machine::{HostKeyKind, Machine};
+use crate::machine::{HostKeyError, HostKeyKind, Machine};
+use crate::rights::{self, Need};
 
 /// A failure of the connection to one machine.
 ///
@@ -94,6 +95,8 @@ pub enum Cause {
     NotSsh(String),
     #[error("the server has no host key of a type that is asked for ({}); it offers {}", list(pinned), list(offered))]
     NoCommonHostKeyType { pinned: Vec<HostKeyKind>, offered: Vec<String> },
+    #[error("the server shows something that is no host key: {0}")]
+    BadHostKey(HostKeyError),
     #[error("the server shows another host key than expected: {fingerprint}")]
     HostKeyDiffers {
         /// The key that was shown, in OpenSSH form: what `host_key` would have to be to accept it.
@@ -158,8 +161,10 @@ impl Error {
             Cause::PrivateKeyMissing { path } => {
                 format!("correct 'private_key', or make the key: `ssh-keygen -t ed25519 -N \"\" -f {}`", path.display())
             }
-            Cause::PrivateKeyUnreadable { path, .. } => {
-                format!("the file '{}' must be readable by the user that runs guix-daemon", path.display())
+            Cause::PrivateKeyUnreadable { path, error } => {
+                rights::advice(path, Need::ReadSecret, error).unwrap_or_else(|| {
+                    format!("the file '{}' must be readable by the user that runs guix-daemon", path.display())
+                })
             }
             Cause::PrivateKeyExposed { path, .. } => format!("`chmod 600 {}`", path.display()),
             Cause::NotAPrivateKey { .. } => {
@@ -213,6 +218,7 @@ impl Error {
             }
             Cause::Closed
             | Cause::ChannelClosed
+            | Cause::BadHostKey(_)
             | Cause::Deadline
             | Cause::OutOfUse
             | Cause::TooMuchOutput(_)

@@ -14,7 +14,6 @@
 //! - The answer to a keep-alive stays in its list of packets for as long as the session lives: some hundred bytes each.
 //! - `flush` discards what was received. It is not used.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,30 +21,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
-use ssh2::{BlockDirections, ErrorCode};
+use ssh2::BlockDirections;
 
+use super::code::{self, cause, is_again};
 use super::error::{Cause, Error, Phase};
 use super::proxy::Proxy;
 use crate::machine::Machine;
-
-/// Codes of libssh2.h that are told apart here.
-pub(super) mod code {
-    pub(crate) const GENERAL: i32 = -1;
-    pub(crate) const KEX_FAILURE: i32 = -5;
-    pub(crate) const SOCKET_SEND: i32 = -7;
-    pub(crate) const KEY_EXCHANGE_FAILURE: i32 = -8;
-    pub(crate) const SOCKET_DISCONNECT: i32 = -13;
-    pub(crate) const FILE: i32 = -16;
-    pub(crate) const AUTHENTICATION_FAILED: i32 = -18;
-    pub(crate) const PUBLICKEY_UNVERIFIED: i32 = -19;
-    pub(crate) const CHANNEL_FAILURE: i32 = -21;
-    pub(crate) const CHANNEL_REQUEST_DENIED: i32 = -22;
-    pub(crate) const CHANNEL_CLOSED: i32 = -26;
-    pub(crate) const CHANNEL_EOF_SENT: i32 = -27;
-    pub(crate) const AGAIN: i32 = -37;
-    pub(crate) const SOCKET_RECV: i32 = -43;
-    pub(crate) const KEYFILE_AUTH_FAILED: i32 = -48;
-}
 
 /// libssh2 sends no more than one keep-alive in two seconds.
 const SHORTEST_STALL: Duration = Duration::from_secs(3);
@@ -58,7 +39,8 @@ pub(super) struct Link {
     socket: Arc<OwnedFd>,
     proxy: Mutex<Option<Proxy>>,
     machine: String,
-    connect_timeout: Duration,
+    /// How long a question to the server may take.
+    patience: Mutex<Duration>,
     stall_timeout: Duration,
     keep_alive: Duration,
     turn: Mutex<Turn>,
@@ -122,7 +104,7 @@ impl Link {
             socket,
             proxy: Mutex::new(proxy),
             machine: machine.address(),
-            connect_timeout: machine.connect_timeout,
+            patience: Mutex::new(machine.connect_timeout),
             stall_timeout,
             // A link is not to count as dead because nobody asked.
             keep_alive: machine.keep_alive.min(stall_timeout / 3),
@@ -138,8 +120,12 @@ impl Link {
         &self.socket
     }
 
-    pub(super) fn connect_timeout(&self) -> Duration {
-        self.connect_timeout
+    pub(super) fn patience(&self) -> Duration {
+        *self.patience.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_patience(&self, patience: Duration) {
+        *self.patience.lock().unwrap_or_else(PoisonError::into_inner) = patience;
     }
 
     pub(super) fn error(&self, phase: Phase, cause: Cause) -> Error {
@@ -286,30 +272,5 @@ impl Drop for Link {
         // What libssh2 still wants to send while it frees its channels must fail at once, not be put off: it would then keep
         // the memory.
         let _ = shutdown(&self.socket, Shutdown::Both);
-    }
-}
-
-/// The calls of ssh2 that follow [`std::io`] hide libssh2's code; the session still knows it.
-pub(super) fn code_of(error: &io::Error, ssh: &ssh2::Session) -> ssh2::Error {
-    if error.kind() == io::ErrorKind::WouldBlock {
-        return again();
-    }
-    ssh2::Error::last_session_error(ssh).unwrap_or_else(ssh2::Error::unknown)
-}
-
-pub(super) fn again() -> ssh2::Error {
-    ssh2::Error::from_errno(ErrorCode::Session(code::AGAIN))
-}
-
-pub(super) fn is_again(error: &ssh2::Error) -> bool {
-    error.code() == ErrorCode::Session(code::AGAIN)
-}
-
-pub(super) fn cause(error: &ssh2::Error) -> Cause {
-    match error.code() {
-        ErrorCode::Session(code::SOCKET_SEND | code::SOCKET_DISCONNECT | code::SOCKET_RECV) => Cause::Closed,
-        ErrorCode::Session(code::CHANNEL_CLOSED | code::CHANNEL_EOF_SENT) => Cause::ChannelClosed,
-        ErrorCode::Session(number) => Cause::Ssh { code: number, message: error.message().to_owned() },
-        ErrorCode::SFTP(number) => Cause::Ssh { code: number, message: error.message().to_owned() },
     }
 }

@@ -7,6 +7,7 @@
 //! What is not done here: known_hosts, `~/.ssh/config`, agents, passwords, passphrases. The machine file says it all.
 
 mod channel;
+mod code;
 mod error;
 mod host_key;
 mod link;

@@ -9,14 +9,15 @@ use std::time::Duration;
 use ssh2::MethodType;
 
 use super::channel::Channel;
+use super::code::{self, cause};
 use super::error::{Cause, Error, Phase};
 use super::host_key;
-use super::link::{Kind, Limit, Link, cause, code};
+use super::link::{Kind, Limit, Link};
 use super::opening::Opening;
 use super::private_key::{self, PrivateKey};
 use super::proxy::Proxy;
 use super::tcp;
-use crate::machine::{Compression, Machine};
+use crate::machine::{Compression, HostKey, HostKeyKind, Machine};
 use crate::timing::Stopwatch;
 
 /// libssh2 sends a keep-alive when it is asked to, but not more often than this, in seconds; and 2 is its minimum.
@@ -52,6 +53,27 @@ impl Session {
         stopwatch.lap("authenticate");
         link.ssh().set_keepalive(true, KEEP_ALIVE_MINIMUM);
         Ok(Session { link: Arc::new(link) })
+    }
+
+    /// The host key that the machine's server shows, of the first type in [`HostKeyKind::ALL`] that it has. Nothing is known of
+    /// the server by that, nobody is logged in, and what the machine file pins does not count.
+    pub fn host_key(machine: &Machine) -> Result<HostKey, Error> {
+        let any = HostKeyKind::ALL.map(|kind| HostKey { kind, blob: Vec::new() });
+        let machine = &Machine { host_keys: any.to_vec(), ..machine.clone() };
+        let limit = Limit::after(machine.connect_timeout);
+        let (socket, proxy) = dial(machine, limit)?;
+        let socket = Arc::new(socket);
+        let ssh = prepare(machine, &socket).map_err(|error| Error::new(machine, Phase::Handshake, cause(&error)))?;
+        let link = Link::new(machine, ssh, socket, proxy);
+        handshake(&link, machine, limit).map_err(|cause| Error::new(machine, Phase::Handshake, cause))?;
+        let offered = link.ssh().host_key().map(|(blob, _)| host_key::line(blob)).unwrap_or_default();
+        HostKey::parse(&offered).map_err(|error| Error::new(machine, Phase::HostKey, Cause::BadHostKey(error)))
+    }
+
+    /// How long opening a channel may take from now on; `connect_timeout` before. One that is given up puts the session out of
+    /// use.
+    pub fn set_patience(&self, patience: Duration) {
+        self.link.set_patience(patience);
     }
 
     /// Connects to a Unix-domain socket on the other side (OpenSSH's `direct-streamlocal`).
@@ -94,7 +116,7 @@ impl Session {
     }
 
     fn request<T>(&self, call: impl FnMut() -> Result<T, ssh2::Error>) -> Result<T, Cause> {
-        self.link.run(Kind::Request, Some(Limit::after(self.link.connect_timeout())), call)
+        self.link.run(Kind::Request, Some(Limit::after(self.link.patience())), call)
     }
 
     fn channel(&self, channel: Result<ssh2::Channel, Cause>) -> Result<Channel, Error> {

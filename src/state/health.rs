@@ -7,7 +7,15 @@
 //! After a failure the host is left alone for a back-off that doubles with each further one. Several processes that run into the
 //! same trouble count once: what fails during a back-off was begun before it. Whoever is about to ask a host how it is holds
 //! the lock `asking` and notes the time first ([`Health::asking`]). So a host is asked by one process at a time, the others
-//! wait for what that one learns, and one that is killed while it asks has still begun a back-off.
+//! wait for what that one learns, and one that ends while it asks has still begun a back-off.
+//!
+//! Such a mark without an answer counts as a failure of the host. A host that is well answers within a fraction of a second,
+//! so a process that ends while it asks has nearly always been asking one that does not: its build was done elsewhere, or
+//! its daemon killed it because the request was answered or the client had gone, all of which is usual. Were the mark not to
+//! count, a silent host would cost a contact every ten seconds for ever. A host that is well and was asked at a bad moment
+//! is left alone for the first back-off, and the answer to the next question ends the matter.
+//!
+//! An SSH server that has banned this machine for a while is left alone for [`SHORTEST_BAN`] at the least.
 //!
 //! Times are those of the wall clock, which may jump. What a record says of the future counts for nothing: a clock set
 //! back ends freshness and back-off, and costs one question to the host.
@@ -29,6 +37,10 @@ pub const FRESH: Duration = Duration::from_secs(30);
 /// The back-off after a first failure, and the longest one.
 pub const FIRST_BACK_OFF: Duration = Duration::from_secs(10);
 pub const LONGEST_BACK_OFF: Duration = Duration::from_secs(300);
+
+/// The shortest time for which OpenSSH bans an address: `min` of `PerSourcePenalties`, 15 s by default. It says nothing of the
+/// time that is left. When a ban goes on, the back-off grows as after any other failure.
+pub const SHORTEST_BAN: Duration = Duration::from_secs(15);
 
 /// The longest message that is kept, in characters.
 const MAX_MESSAGE: usize = 1000;
@@ -66,6 +78,9 @@ pub struct Trouble {
     pub count: u32,
     /// What the last one was.
     pub error: String,
+    /// Whether it was a ban.
+    #[serde(default)]
+    pub is_ban: bool,
 }
 
 /// How a host stands at some moment.
@@ -96,7 +111,8 @@ fn is_within(time: Duration, then: Time, now: Time) -> bool {
 impl Trouble {
     /// How long the host is left alone after the last failure.
     pub fn back_off(&self) -> Duration {
-        back_off(self.count)
+        let shortest = if self.is_ban { SHORTEST_BAN } else { Duration::ZERO };
+        back_off(self.count).max(shortest)
     }
 
     /// Whether the back-off is over at `now`.
@@ -148,13 +164,23 @@ impl Health {
 
     /// The record after the host could not be reached, or let a build down.
     pub fn after_failure(self, error: &str, now: Time) -> Health {
+        self.after(error, now, false)
+    }
+
+    /// The record after its SSH server said that it lets nobody in from here for a while.
+    pub fn after_ban(self, error: &str, now: Time) -> Health {
+        self.after(error, now, true)
+    }
+
+    fn after(self, error: &str, now: Time, is_ban: bool) -> Health {
         let error = error.chars().take(MAX_MESSAGE).collect();
         let trouble = match self.trouble {
             Some(trouble) if !trouble.is_over(now) => trouble,
             Some(trouble) => {
-                Trouble { since: trouble.since.min(now), last: now, count: trouble.count.saturating_add(1), error }
+                let (since, count) = (trouble.since.min(now), trouble.count.saturating_add(1));
+                Trouble { since, last: now, count, error, is_ban }
             }
-            None => Trouble { since: now, last: now, count: 1, error },
+            None => Trouble { since: now, last: now, count: 1, error, is_ban },
         };
         Health { trouble: Some(trouble), asked: None, ..self }
     }

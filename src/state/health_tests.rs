@@ -78,6 +78,38 @@ fn a_question_without_an_end_is_a_failure_in_time() {
 }
 
 #[test]
+fn a_question_that_was_killed_costs_a_host_that_is_well_one_back_off() {
+    let health = Health::reached(Status::default(), seconds(0)).asking(seconds(40));
+    // Its process is gone. The next one may ask when the first back-off is over, and counts the mark.
+    let asked = health.asking(seconds(50));
+    assert_eq!(asked.trouble.as_ref().unwrap().count, 1);
+    let failed = asked.clone().after_failure("refused", seconds(51));
+    assert_eq!((failed.trouble.as_ref().unwrap().count, wait(&failed)), (2, 20));
+    // One that answers is as good as ever.
+    let well = Health::reached(Status::default(), seconds(51));
+    assert_eq!((well.standing(seconds(52)), well.trouble), (Standing::Fresh, None));
+}
+
+#[test]
+fn a_ban_is_waited_out() {
+    let mut health = Health::default();
+    let mut now = seconds(0);
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        health = health.after_ban("Not allowed at this time", now);
+        // Whoever passes on the error does not shorten it.
+        health = health.after_failure("Not allowed at this time", now + 1);
+        waits.push(wait(&health));
+        now += wait(&health) * 1000;
+    }
+    assert_eq!(waits, [15, 20, 40, 80]);
+    // Another failure is no ban.
+    let health = Health::default().after_ban("no", seconds(0)).after_failure("refused", seconds(15));
+    assert_eq!(wait(&health), 20);
+    assert_eq!(wait(&Health::default().after_failure("refused", seconds(0))), 10);
+}
+
+#[test]
 fn trouble_keeps_the_status_and_success_ends_it() {
     let status = Status { cores: Some(4), ..Status::default() };
     let health = Health::reached(status.clone(), seconds(0)).asking(seconds(1)).after_failure("refused", seconds(1));

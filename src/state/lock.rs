@@ -3,9 +3,8 @@
 //! A lock belongs to an open file, and the kernel gives it back when the last descriptor of that file is closed, however the
 //! process ends. A file that is locked is never removed: two processes would then lock two files of one name.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use std::time::{Duration, Instant};
 use fs4::{FileExt, TryLockError};
 
 use super::StateError;
+use crate::rights;
 
 /// More than any file of the state directory.
 const MAX_FILE: u64 = 64 * 1024;
@@ -20,12 +20,25 @@ const MAX_FILE: u64 = 64 * 1024;
 /// How long a lock that is held for the moment of a change is waited for.
 const MOMENT: Duration = Duration::from_millis(500);
 
-/// Locks `path`, which is made if needed. `None`: somebody else has the lock.
+/// How long a lock is tried again that only those who look at it have. Each of them has it for microseconds, but may be
+/// suspended just then.
+const LOOKING: Duration = Duration::from_millis(100);
+
+/// Locks `path`, which is made if needed. `None`: somebody else has the lock. Those who only look at it do not count.
 pub(super) fn try_lock(path: &Path) -> Result<Option<File>, StateError> {
     let failed = |cause| StateError { path: path.to_owned(), cause };
-    let mut options = OpenOptions::new();
-    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
-    Ok(locked(|| FileExt::try_lock(&file)).map_err(failed)?.then_some(file))
+    let file = rights::open_or_make(path).map_err(failed)?;
+    let start = Instant::now();
+    loop {
+        if locked(|| FileExt::try_lock(&file)).map_err(failed)? {
+            return Ok(Some(file));
+        }
+        if !locked(|| FileExt::try_lock_shared(&file)).map_err(failed)? || start.elapsed() > LOOKING {
+            return Ok(None);
+        }
+        FileExt::unlock(&file).map_err(failed)?;
+        thread::sleep(Duration::from_micros(20));
+    }
 }
 
 /// Whether somebody has the lock of `path`. Those who only look do not keep each other out.
@@ -71,10 +84,12 @@ pub(super) fn replace(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     let failed = |cause| StateError { path: path.to_owned(), cause };
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(&new).and_then(|mut file| file.write_all(contents)).map_err(failed)?;
-    fs::rename(&new, path).map_err(failed)
+    let new = Path::new(&new);
+    let make = || {
+        rights::make_anew(new)?.write_all(contents)?;
+        fs::rename(new, path)
+    };
+    make().map_err(failed)
 }
 
 /// The contents of a file; `None` where there is none, or it cannot be read or is far too long.
@@ -87,6 +102,7 @@ pub(super) fn contents(path: &Path) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn looking_does_not_lock() {
@@ -98,6 +114,28 @@ mod tests {
         assert!(is_locked(&path).unwrap() && try_lock(&path).unwrap().is_none());
         drop(lock);
         assert!(!is_locked(&path).unwrap() && try_lock(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn those_who_look_keep_nobody_from_locking() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0");
+        drop(try_lock(&path).unwrap());
+        let is_over = AtomicBool::new(false);
+        let missed = thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        is_locked(&path).unwrap();
+                        thread::sleep(Duration::from_micros(20));
+                    }
+                });
+            }
+            let missed = (0..2000).filter(|_| try_lock(&path).unwrap().is_none()).count();
+            is_over.store(true, Ordering::Relaxed);
+            missed
+        });
+        assert_eq!(missed, 0);
     }
 
     #[test]

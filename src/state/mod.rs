@@ -7,13 +7,12 @@ pub mod drain;
 pub mod health;
 mod lock;
 pub mod logins;
+pub mod said;
 pub mod slots;
 pub mod transfers;
 pub mod waiting;
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 pub use drain::{Drain, Drained};
@@ -22,6 +21,7 @@ pub use slots::{Holder, Slot, Slots};
 pub use waiting::{Place, Places};
 
 use crate::machine::Machine;
+use crate::rights::{self, Need};
 
 /// The directory of all state, `STATE/offload`.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ pub struct StateDirectory(PathBuf);
 
 /// State that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {cause}", path.display())]
+#[error("{}: {cause}{}", path.display(), hint(path, cause))]
 pub struct StateError {
     pub path: PathBuf,
     pub cause: io::Error,
@@ -54,11 +54,13 @@ impl StateDirectory {
     }
 }
 
+/// What is in the way is looked for in the whole directory of state, so that one command mends all of it.
+fn hint(path: &Path, cause: &io::Error) -> String {
+    let directory = path.ancestors().find(|directory| directory.ends_with("offload")).unwrap_or(path);
+    rights::hint(directory, Need::Own, cause)
+}
+
 /// Creates `path` and its parents; readable by the daemon's user only, since it tells who builds what.
 fn create_directory(path: &Path) -> Result<(), StateError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|cause| StateError { path: path.to_owned(), cause })
+    rights::make_directory(path).map_err(|cause| StateError { path: path.to_owned(), cause })
 }

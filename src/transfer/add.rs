@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
-use super::send::{Counter, SendError};
+use super::counter::Counter;
+use super::send::SendError;
 use crate::daemon::{self, Client};
 use crate::local::{Address, Item, Store, address, read_nar, read_text};
 

@@ -1,10 +1,12 @@
 //! Store items on their way: [`send`] what a build needs, [`retrieve`] what it made.
 
 mod add;
+mod counter;
 pub mod head;
 pub mod retrieve;
 pub mod send;
 pub mod signer;
+mod transmit;
 pub mod trial;
 pub mod turns;
 

@@ -70,9 +70,6 @@ pub enum RetrieveError {
     /// The build machine's daemon, or the way there.
     #[error(transparent)]
     Machine(daemon::Error),
-    /// Others kept transferring all the time.
-    #[error("no turn to retrieve outputs came for {} s", .0.as_secs())]
-    NoTurn(Duration),
     /// What arrived is not acceptable.
     #[error("'{output}' as it came from '{machine}' is not acceptable: {cause}")]
     Refused { output: StorePath, machine: String, cause: Box<Refusal> },
@@ -117,7 +114,7 @@ impl RetrieveError {
     /// Whether another machine may do better.
     pub fn is_of_machine(&self) -> bool {
         match self {
-            RetrieveError::Machine(_) | RetrieveError::NoTurn(_) | RetrieveError::Refused { .. } => true,
+            RetrieveError::Machine(_) | RetrieveError::Refused { .. } => true,
             RetrieveError::Derivation(_) | RetrieveError::Acl(_) | RetrieveError::Restore(_) => false,
         }
     }
@@ -182,7 +179,6 @@ fn turn<S: Read + Write>(
         match turns.download(&mut wait, observer) {
             Asked::Granted(turn, ()) => return Ok(turn),
             Asked::LookAgain => drop(client.query_valid_paths(wanted.outputs).map_err(RetrieveError::Machine)?),
-            Asked::TooLong(limit) => return Err(RetrieveError::NoTurn(limit)),
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::io::{self, Read, Write};
 
-use super::send::FAR;
+use super::transmit::FAR;
 use crate::daemon::{Client, Error, ExportError};
 use crate::remote::{Connection, DaemonStream, Patience};
 use crate::store::derivation;

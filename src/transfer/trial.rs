@@ -1,10 +1,12 @@
 //! A small text item sent there and back, to find out whether both sides accept each other's signatures.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 
 use sha2::{Digest, Sha256};
 
 use super::retrieve::Refusal;
+use super::transmit::UNAUTHORIZED;
 use crate::daemon::{self, Client};
 use crate::gcrypt::{self, SigningKey};
 use crate::store::export::{END_MARKER, HashingReader, HashingWriter, ITEM_MARKER, Trailer};
@@ -29,6 +31,18 @@ pub enum TrialError {
     OtherItem,
     #[error(transparent)]
     Refused(Refusal),
+}
+
+impl TrialError {
+    /// Whether the other side does not trust the key that the item was signed with.
+    pub fn is_unauthorized(&self) -> bool {
+        matches!(self, TrialError::Daemon(daemon::Error::Daemon { message, .. }) if message.contains(UNAUTHORIZED))
+    }
+}
+
+/// Has the daemon behind `client` make an item with this text.
+pub fn make<S: Read + Write>(client: &mut Client<S>, text: &str) -> Result<StorePath, TrialError> {
+    Ok(client.add_text_to_store(NAME, text.as_bytes(), &BTreeSet::new())?)
 }
 
 /// Imports an item with this text, signed with `key`, into the store behind `client`.

@@ -2,8 +2,11 @@
 //! by two processes at once.
 //!
 //! An item that another process is sending is waited for, and so is one that refers to it, since the machine's daemon
-//! takes no item before what it refers to. Whoever waits holds no turn. The wait is bounded; a line now and then keeps the daemon here from
+//! takes no item before what it refers to. Whoever waits holds no turn. A line now and then keeps the daemon here from
 //! taking it for silence, and a question now and then keeps the connection alive.
+//!
+//! The wait is bounded. Whoever has waited for that long goes on without a turn: it is courtesy towards the machine, no fault
+//! of it that so many want something, and no reason to throw away what has been built.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -30,7 +33,7 @@ const SAY_AFTER: Duration = Duration::from_secs(1);
 pub struct Turns<'a> {
     pub state: &'a StateDirectory,
     pub machine: &'a Machine,
-    /// How long a turn, or an item that somebody else sends, is waited for.
+    /// How long a turn, or an item that somebody else sends, is waited for. Then it goes on without.
     pub limit: Duration,
     /// How often one that waits says so.
     pub say_every: Duration,
@@ -44,12 +47,10 @@ pub(super) struct Wait {
 
 /// What comes of asking for a turn.
 pub(super) enum Asked<T> {
-    /// It is granted. Without a turn, if its files cannot be used: that costs time, not a build.
+    /// It is granted. Without a turn, if its files cannot be used or it was waited for too long: that costs time, not a build.
     Granted(Option<Turn>, T),
     /// Something has changed, or some time has passed: the machine is to be asked again.
     LookAgain,
-    /// The limit is over.
-    TooLong(Duration),
 }
 
 impl Turns<'_> {
@@ -89,8 +90,10 @@ impl Turns<'_> {
                     return Asked::Granted(None, items);
                 }
             }
-            if let Some(asked) = wait.go_on(self, look_again, observer) {
-                return asked;
+            match wait.go_on(self, look_again, observer) {
+                Waited::AMoment => {}
+                Waited::LookAgain => return Asked::LookAgain,
+                Waited::TooLong => return Asked::Granted(None, items),
             }
         }
     }
@@ -124,8 +127,10 @@ impl Turns<'_> {
                     return Asked::Granted(None, ());
                 }
             }
-            if let Some(asked) = wait.go_on(self, look_again, observer) {
-                return asked;
+            match wait.go_on(self, look_again, observer) {
+                Waited::AMoment => {}
+                Waited::LookAgain => return Asked::LookAgain,
+                Waited::TooLong => return Asked::Granted(None, ()),
             }
         }
     }
@@ -156,19 +161,29 @@ fn free<'a>(items: &'a [Item], on_the_way: &OnTheWay) -> Vec<&'a Item> {
     free
 }
 
+/// What to do after a moment of waiting.
+enum Waited {
+    /// Wait for another one.
+    AMoment,
+    LookAgain,
+    TooLong,
+}
+
 impl Wait {
-    /// Waits for a moment, and says so if it is time to; tells when there is something else to do than to wait.
-    fn go_on<T>(&mut self, turns: &Turns<'_>, look_again: Instant, observer: &mut dyn Observer) -> Option<Asked<T>> {
+    /// Waits for a moment, and says so if it is time to.
+    fn go_on(&mut self, turns: &Turns<'_>, look_again: Instant, observer: &mut dyn Observer) -> Waited {
         let waited = self.start.elapsed();
         if waited >= turns.limit {
-            return Some(Asked::TooLong(turns.limit));
+            let name = &turns.machine.name;
+            warn!("no turn to transfer to or from '{name}' came for {} s; going on without", waited.as_secs());
+            return Waited::TooLong;
         }
         if waited >= self.say_next {
             observer.observe(&Event::Queueing { machine: &turns.machine.name, seconds: waited.as_secs() });
             self.say_next = waited + turns.say_every;
         }
         thread::sleep(LOOK_AGAIN);
-        (Instant::now() >= look_again).then_some(Asked::LookAgain)
+        if Instant::now() >= look_again { Waited::LookAgain } else { Waited::AMoment }
     }
 }
 
@@ -200,5 +215,29 @@ mod tests {
         assert_eq!(sendable("abh"), "");
         // What is on its way and not wanted here disturbs nobody.
         assert_eq!(sendable("gz"), "abcdfh");
+    }
+
+    #[test]
+    fn a_turn_that_never_comes_costs_time_and_no_build() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::new(directory.path());
+        let mut machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
+        machine.max_transfers = 1;
+        // Another hook that is stopped in the midst of both.
+        let uploads = Transfers::uploads(&state, &machine).unwrap();
+        let _upload = uploads.table().unwrap().try_take([item('a', "").path].iter()).unwrap().unwrap();
+        let _download = Transfers::downloads(&state, &machine).unwrap().try_take().unwrap().unwrap();
+
+        let (limit, say_every) = (Duration::from_millis(100), Duration::from_millis(40));
+        let turns = Turns { state: &state, machine: &machine, limit, say_every };
+        let mut said = 0;
+        let mut observer = |_: &Event<'_>| said += 1;
+        let start = Instant::now();
+        assert!(matches!(turns.download(&mut turns.wait(), &mut observer), Asked::Granted(None, ())));
+        let (items, before) = (vec![item('a', ""), item('b', "a")], turns.on_the_way());
+        let asked = turns.upload(items, &before, &mut turns.wait(), &mut observer);
+        assert!(matches!(asked, Asked::Granted(None, items) if items.len() == 2));
+        assert!(start.elapsed() >= 2 * limit);
+        assert!(said >= 2, "{said}");
     }
 }

@@ -16,7 +16,7 @@ use super::keeper::Keeper;
 use super::options::{Hook, HostOptions};
 use super::processes::{Process, kill_tree, processes, signal_all};
 use super::service::Service;
-use super::{SSH_PORT, keys, wait_until};
+use super::{SSH_PORT, keys, unprivileged, wait_until};
 
 const DAEMON_SOCKET: &str = "/var/guix/daemon-socket/socket";
 
@@ -154,7 +154,12 @@ impl Host {
 
     fn spawn_daemon(&self) {
         let options = &self.options;
-        let mut command = self.command("guix-daemon");
+        let mut command = if options.unprivileged {
+            unprivileged::stop_read_only_store(&self.root);
+            unprivileged::daemon_command(self)
+        } else {
+            self.command("guix-daemon")
+        };
         command.args(["--disable-chroot", "--no-substitutes", &format!("--max-jobs={}", options.max_jobs)]);
         command.args(&options.daemon_arguments).env_remove("HOME");
         match &options.hook {
@@ -171,6 +176,9 @@ impl Host {
     fn await_daemon(&self) {
         let socket = self.daemon_socket();
         self.wait_for("guix-daemon", &self.daemon, || socket.exists() && UnixStream::connect(&socket).is_ok());
+        if self.options.unprivileged {
+            unprivileged::start_read_only_store(&self.root);
+        }
     }
 
     /// Kills the daemon and its descendants, builds and hooks among them, as an init system does.

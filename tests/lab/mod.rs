@@ -43,6 +43,7 @@ mod roots;
 mod service;
 mod state;
 mod store;
+mod unprivileged;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -99,6 +100,11 @@ impl Lab {
         let address = self.keeper.next_address();
         self.keeper.add_name(name, address);
         Proxy::start(name, SocketAddr::from((address, SSH_PORT)), target)
+    }
+
+    /// One more name for a host, or whatever has this address.
+    pub fn add_name(&self, name: &str, address: Ipv4Addr) {
+        self.keeper.add_name(name, address);
     }
 
     /// An address of this lab where nothing listens.

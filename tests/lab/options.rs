@@ -8,7 +8,7 @@ use offload::machine::HostKeyKind;
 use super::host::Host;
 use super::keeper::Keeper;
 use super::roots::made_by_setup;
-use super::{SSH_PORT, keys};
+use super::{SSH_PORT, keys, unprivileged};
 
 /// The Debian release of a host, and with it the version of its Guix and its sshd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,7 @@ pub struct HostOptions {
     open: bool,
     trusted: bool,
     trusting: bool,
+    pub(super) unprivileged: bool,
 }
 
 impl HostOptions {
@@ -67,6 +68,7 @@ impl HostOptions {
             open: true,
             trusted: true,
             trusting: true,
+            unprivileged: false,
         }
     }
 
@@ -148,6 +150,13 @@ impl HostOptions {
         self
     }
 
+    /// The daemon runs as the user `guix-daemon`, in the way that the service unit of Guix 1.5 says, and owns what the manual
+    /// of Guix has it own. To everybody else the store is read-only.
+    pub fn unprivileged(mut self) -> Self {
+        self.unprivileged = true;
+        self
+    }
+
     /// Brings the host up; returns when its daemon and its sshd answer.
     pub fn start(self) -> Host {
         let base = made_by_setup(match self.release {
@@ -172,6 +181,9 @@ impl HostOptions {
         let configuration = self.sshd_configuration(&host_keys, &address.to_string());
         std::fs::write(root.join("etc/ssh/sshd_config"), configuration).unwrap();
 
+        if self.unprivileged {
+            unprivileged::give_files(&root);
+        }
         let (keeper, sshd) = (Arc::clone(&self.keeper), self.sshd);
         let host = Host::new(self, number, address, directory, keeper);
         host.start_services(sshd);

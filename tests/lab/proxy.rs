@@ -49,6 +49,8 @@ struct State {
     cut_after: [Option<u64>; 2],
     flip_after: [Option<u64>; 2],
     freeze_after: [Option<u64>; 2],
+    /// The delay and rate from then on.
+    worsen_after: [Option<(u64, Duration, Option<u64>)>; 2],
     /// Bytes passed, per direction.
     passed: [u64; 2],
     /// How many connections there have been.
@@ -67,6 +69,7 @@ impl Proxy {
             cut_after: [None; 2],
             flip_after: [None; 2],
             freeze_after: [None; 2],
+            worsen_after: [None; 2],
             passed: [0; 2],
             connections: 0,
             open: Vec::new(),
@@ -129,11 +132,23 @@ impl Proxy {
         self.change(|state| state.freeze_after[direction as usize] = Some(count));
     }
 
-    /// Takes back what has been asked for and has not happened yet, and thaws.
+    /// Throttles when `count` more bytes have passed in a direction, both ways.
+    pub fn throttle_after(&self, direction: Direction, count: u64, bytes_per_second: u64) {
+        let worse = (count, Duration::ZERO, Some(bytes_per_second));
+        self.change(|state| state.worsen_after[direction as usize] = Some(worse));
+    }
+
+    /// Delays when `count` more bytes have passed in a direction, both ways.
+    pub fn delay_after(&self, direction: Direction, count: u64, delay: Duration) {
+        self.change(|state| state.worsen_after[direction as usize] = Some((count, delay, None)));
+    }
+
+    /// Takes back what has been asked for and has not happened yet; thaws, and is fast and near again.
     pub fn forget_faults(&self) {
         self.change(|state| {
-            state.frozen = false;
+            (state.frozen, state.delay, state.rate) = (false, Duration::ZERO, None);
             (state.cut_after, state.flip_after, state.freeze_after) = ([None; 2], [None; 2], [None; 2]);
+            state.worsen_after = [None; 2];
         });
     }
 
@@ -223,6 +238,13 @@ impl State {
                 None => self.flip_after[way] = Some(left - length as u64),
             }
         }
+        self.worsen_after[way] = match self.worsen_after[way] {
+            Some((left, delay, rate)) if left <= length as u64 => {
+                (self.delay, self.rate) = (delay, rate);
+                None
+            }
+            worse => worse.map(|(left, delay, rate)| (left - length as u64, delay, rate)),
+        };
         self.passed[way] += length as u64;
         length
     }

@@ -1,6 +1,7 @@
 //! Looking into a host's store and its database.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
@@ -57,6 +58,24 @@ impl Host {
         let Some(database) = self.database() else { return Vec::new() };
         let mut query = database.prepare("select path from ValidPaths order by path").unwrap();
         query.query_map([], |row| row.get::<_, String>(0)).unwrap().map(|path| path.unwrap().into()).collect()
+    }
+
+    /// What lies in the store and is not valid, but for files and directories of the daemon's own.
+    pub fn strays(&self) -> Vec<String> {
+        let valid = self.valid_paths();
+        let names = std::fs::read_dir(self.path("/gnu/store")).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+        names.filter(|name| !name.starts_with('.') && !valid.contains(&Path::new("/gnu/store").join(name))).collect()
+    }
+
+    /// Gives the host, which has no store items yet, a store on a file system of its own, of so many MiB. The daemon is
+    /// started anew.
+    pub fn limit_store(&self, size: u32) {
+        self.stop_daemon();
+        let options = ["-t", "tmpfs", "-o", &format!("size={size}m,mode=1775"), "tmpfs"];
+        let status = Command::new("mount").args(options).arg(self.path("/gnu/store")).status().unwrap();
+        assert!(status.success(), "no file system for the store of {}", self.name());
+        self.start_daemon();
     }
 
     /// `None`: the daemon has not had a client yet.

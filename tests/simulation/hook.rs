@@ -3,10 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use offload::hook::Request;
+use offload::error::Failure;
+use offload::events::{Event, Observer};
+use offload::hook::{Arguments, Request};
+use offload::job::FailOver;
 use offload::machine::Machine;
-use offload::schedule::waiting::Limits;
-use offload::schedule::{self, BuiltIn, Choice, Decision, Question, Surroundings, Waited};
+use offload::schedule::{self, BuiltIn, Choice, Decision, Question, Surroundings};
 use offload::state::health::Health;
 
 use crate::stage::lock;
@@ -46,11 +48,13 @@ pub struct Hook {
     pub request: Request,
     pub may_build_locally: bool,
     pub build_time: Duration,
+    /// The daemon's limit for the build.
+    pub build_timeout: Option<Duration>,
     pub notes: Arc<Mutex<Vec<Note>>>,
 }
 
 impl Hook {
-    /// The life of the process, as the daemon and `job` have it.
+    /// The life of the process, as the daemon has it.
     pub fn run(self) {
         let machines: Vec<&Machine> = self.machines.iter().collect();
         let rules = BuiltIn(&machines);
@@ -82,47 +86,51 @@ impl Hook {
     fn build(
         &self,
         question: &Question<'_>,
-        mut next: Option<Choice<World>>,
-        mut place: Option<<World as Surroundings>::Place>,
+        first: Option<Choice<World>>,
+        place: Option<<World as Surroundings>::Place>,
         note: &mut Note,
     ) -> End {
-        let mut tried = Vec::new();
-        while tried.len() < 3 {
-            let choice = match next.take() {
-                Some(choice) => choice,
-                None => {
-                    let start = self.world.elapsed();
-                    let question = Question { excluded: &tried, ..*question };
-                    let limits = Limits { until: start + WAIT_FOR_SLOT, say_every: Duration::from_secs(30) };
-                    match schedule::wait(&question, &mut place, limits, &self.world, &mut |_| {}) {
-                        Ok(choice) => {
-                            note.waited = Some((start, self.world.elapsed()));
-                            choice
-                        }
-                        Err(Waited::NoMatch | Waited::TooLong(_)) => return End::Failed,
-                    }
-                }
-            };
-            place = None;
-            if self.attempt(question.machines[choice.machine], choice.link) {
-                return End::Built;
+        let arguments =
+            Arguments { build_timeout: self.build_timeout, ..Arguments::without_limits(&self.request.system) };
+        let failover = FailOver {
+            request: question.request,
+            arguments: &arguments,
+            machines: question.machines,
+            rules: question.rules,
+            max_attempts: 3,
+            wait_for_slot: WAIT_FOR_SLOT,
+        };
+        let mut came = place.is_some().then(|| self.world.elapsed());
+        let waited = &mut note.waited;
+        let mut attempt = |choice: Choice<World>, _: &mut dyn Observer| {
+            if let Some(came) = came {
+                *waited = Some((came, self.world.elapsed()));
             }
-            tried.push(choice.machine);
-            note.tried = tried.len();
+            let result = self.attempt(question.machines[choice.machine], choice.link);
+            came = Some(self.world.elapsed());
+            result
+        };
+        let tried = &mut note.tried;
+        let mut observer = |event: &Event<'_>| *tried += usize::from(matches!(event, Event::Abandoned { .. }));
+        match failover.run(first, place, &self.world, &mut attempt, &mut observer) {
+            Ok(()) => End::Built,
+            Err(_) => End::Failed,
         }
-        End::Failed
     }
 
-    fn attempt(&self, machine: &Machine, link: Option<u16>) -> bool {
-        let Some(_link) = link.or_else(|| schedule::connect(machine, &self.world).ok()) else { return false };
+    fn attempt(&self, machine: &Machine, link: Option<u16>) -> Result<(), Failure> {
+        let failure = |cause: &str| Failure::Machine { machine: machine.name.clone(), cause: cause.to_owned() };
+        if link.is_none() {
+            schedule::connect(machine, &self.world).map_err(|cause| failure(&cause))?;
+        }
         self.world.pause(self.build_time);
         let now = self.world.elapsed();
         let conduct = lock(&self.world.hosts.hosts[usize::from(machine.port)]).conduct(now);
         if matches!(conduct, Conduct::Answers(_)) {
-            return true;
+            return Ok(());
         }
         let now = self.world.now();
         self.world.change_health(machine, &mut |health: Health| health.after_failure("lost", now));
-        false
+        Err(failure("lost"))
     }
 }

@@ -39,6 +39,8 @@ struct Play {
     /// In which the requests come.
     within: Duration,
     build_time: Duration,
+    /// The daemon's limit for a build.
+    build_timeout: Option<Duration>,
     /// Out of a hundred hooks, how many are killed.
     killed: u64,
     /// How often the wall clock is set to another time.
@@ -88,6 +90,7 @@ impl Play {
                 machines: Arc::clone(&machines),
                 may_build_locally: false,
                 build_time: self.build_time / 2 + milliseconds(stage.random(self.build_time.as_millis() as u64)),
+                build_timeout: self.build_timeout,
                 notes: Arc::clone(&notes),
                 world,
             };
@@ -182,6 +185,7 @@ fn crowd(seed: u64, killed: u64, bug: Bug) -> Play {
         requests: 300,
         within: seconds(30),
         build_time: seconds(5),
+        build_timeout: None,
         killed,
         jumps: 0,
         bug,
@@ -218,6 +222,7 @@ fn multitude(seed: u64, machines: usize, requests: u64, jumps: u64, bug: Bug) ->
         requests,
         within: seconds(600),
         build_time: seconds(60),
+        build_timeout: None,
         killed: 10,
         jumps,
         bug,
@@ -232,6 +237,9 @@ fn a_crowd_is_served_in_order() {
         check_always(&outcome, 0)
             .and_then(|()| check_all_is_well(&outcome))
             .unwrap_or_else(|why| panic!("{seed}: {why}"));
+        // Nobody is kept longer than it takes to ask a machine, or to see whether there is room to wait.
+        let longest = outcome.notes.iter().map(|note| note.longest_reply).max().unwrap();
+        assert!(longest < milliseconds(300), "seed {seed}: a reply took {longest:?}");
         let last = outcome.notes.iter().map(|note| note.time).max().unwrap();
         assert!(last < seconds(320), "seed {seed}: {last:?}; 300 builds of 5 s in 6 slots");
     }
@@ -290,6 +298,7 @@ fn silence(within: Duration, bug: Bug) -> Play {
         requests: 40,
         within,
         build_time: seconds(1),
+        build_timeout: None,
         killed: 0,
         jumps: 0,
         bug,
@@ -305,6 +314,29 @@ fn a_silent_machine_costs_one_short_wait() {
     assert!(slow <= 1 && longest < PATIENCE + milliseconds(100), "{slow} were slow, the slowest {longest:?}");
 }
 
+/// With a fresh record nobody is asked before the reply.
+#[test]
+fn a_fresh_record_answers_at_once() {
+    let answers = vec![(Duration::ZERO, Conduct::Answers(milliseconds(80)))];
+    let hosts = vec![Host::new(40, answers)];
+    let play = Play { hosts, systems: vec![0], requests: 40, within: seconds(20), ..crowd(70, 0, Bug::None) };
+    let outcome = play.run().unwrap();
+    let mut replies: Vec<Duration> = outcome.notes.iter().map(|note| note.longest_reply).collect();
+    replies.sort();
+    assert!(replies[38] < milliseconds(2) && replies[39] > milliseconds(80), "{replies:?}");
+}
+
+/// A build that waits ends before the daemon would say that it took too long.
+#[test]
+fn no_build_waits_beyond_the_daemons_limit() {
+    let play = Play { build_timeout: Some(seconds(60)), build_time: seconds(100), ..crowd(80, 0, Bug::None) };
+    let outcome = Play { requests: 20, within: seconds(1), ..play }.run().unwrap();
+    check_always(&outcome, 0).unwrap();
+    let (built, failed): (Vec<&Note>, Vec<&Note>) = outcome.notes.iter().partition(|note| note.end == End::Built);
+    assert!(built.len() >= 6 && !failed.is_empty(), "{} and {}", built.len(), failed.len());
+    assert!(failed.iter().all(|note| note.tried == 0 && note.time <= seconds(60)), "{failed:?}");
+}
+
 /// A burst is spread over machines that are equally good.
 #[test]
 fn a_burst_is_spread() {
@@ -316,6 +348,7 @@ fn a_burst_is_spread() {
         requests: 16,
         within: milliseconds(200),
         build_time: seconds(30),
+        build_timeout: None,
         killed: 0,
         jumps: 0,
         bug: Bug::None,

@@ -1,7 +1,6 @@
 //! To the daemon of a build machine: directly, through the relay, or not at all; and the probe.
 
 use std::io::{self, Read, Write};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use offload::machine::Machine;
@@ -38,38 +37,16 @@ fn the_daemon_answers_directly_and_through_the_relay() {
     }
 }
 
-/// Keeps what is logged.
-struct Journal;
-
-static JOURNAL: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-impl log::Log for Journal {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        JOURNAL.lock().unwrap().push(format!("{} {}", record.level(), record.args()));
-    }
-
-    fn flush(&self) {}
-}
-
 #[test]
-fn the_relay_is_announced_once() {
-    log::set_logger(&Journal).unwrap();
-    log::set_max_level(log::LevelFilter::Warn);
-    let server = Server::start(&Options { sshd: &[FORBIDDEN], daemon: true, ..SID });
-    for _ in 0..2 {
+fn the_relay_is_worth_a_warning() {
+    for (sshd, is_relayed) in [(&[][..], false), (&[FORBIDDEN], true)] {
+        let server = Server::start(&Options { sshd, daemon: true, ..SID });
         let connection = Connection::open(&server.machine()).unwrap();
+        assert_eq!(connection.warning(), None);
         greet(connection.daemon().unwrap());
-        greet(connection.daemon().unwrap());
+        let says = format!("{}: its SSH server does not forward to sockets", server.machine().address());
+        assert_eq!(connection.warning().is_some_and(|warning| warning.starts_with(&says)), is_relayed);
     }
-    let address = server.machine().address();
-    let journal = JOURNAL.lock().unwrap();
-    let lines: Vec<&String> = journal.iter().filter(|line| line.contains(&address)).collect();
-    let [line] = lines[..] else { panic!("{lines:?}") };
-    assert!(line.starts_with(&format!("WARN {address}: its SSH server does not forward to sockets")), "{line}");
 }
 
 #[test]

@@ -3,111 +3,60 @@
 use std::fmt::Display;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
-
+use super::finding::{Finding, Outcome, Remedy, Step};
+use super::remedies;
 use crate::daemon::Client;
 use crate::error::with_causes;
 use crate::events::Bytes;
 use crate::gcrypt::{SigningKey, VerifyError};
-use crate::local::{Directories, load_acl};
+use crate::local::{AclError, Directories, load_acl};
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream, Error, Patience};
 use crate::ssh::Phase;
-use crate::state::{Slots, StateDirectory};
+use crate::state::{Drain, Slots, StateDirectory, health};
+use crate::status::Status;
+use crate::store::signature::Acl;
 use crate::transfer::retrieve::Refusal;
 use crate::transfer::trial::{self, TrialError};
 
 /// A clock that differs by more than this many seconds is worth a word.
 const CLOCK_TOLERANCE: f64 = 60.0;
 
-/// What was found in one step.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Finding {
-    pub step: Step,
-    pub outcome: Outcome,
-    pub text: String,
-    /// What to do about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub remedy: Option<String>,
-}
-
-/// How a step went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    Good,
-    /// Builds can be offloaded, but something is not as it should be.
-    Doubtful,
-    Bad,
-}
-
-/// The steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Step {
-    PrivateKey,
-    Resolve,
-    Connect,
-    HostKey,
-    Authenticate,
-    Channel,
-    Daemon,
-    Import,
-    Export,
-    Clock,
-    Disk,
-    Load,
-    Slots,
-}
-
-impl Step {
-    /// The word for it in the report.
-    pub fn word(self) -> &'static str {
-        match self {
-            Step::PrivateKey => "private key",
-            Step::Resolve => "name",
-            Step::Connect => "connection",
-            Step::HostKey => "host key",
-            Step::Authenticate => "login",
-            Step::Channel => "channel to the daemon",
-            Step::Daemon => "daemon",
-            Step::Import => "import there",
-            Step::Export => "import here",
-            Step::Clock => "clock",
-            Step::Disk => "disk",
-            Step::Load => "load",
-            Step::Slots => "build slots",
-        }
-    }
-}
-
 /// Checks one machine.
 pub fn check(machine: &Machine, directories: &Directories, state: &StateDirectory) -> Vec<Finding> {
-    let mut findings = Findings(Vec::new());
-    findings.slots(machine, state);
+    let mut findings = Findings { found: Vec::new(), machine, directories };
     match Connection::open(machine) {
-        Ok(connection) => findings.connected(&connection, machine, directories),
-        Err(error) => findings.not_reached(&error),
+        Ok(connection) => findings.connected(&connection),
+        Err(error) => findings.not_reached(&error, None),
     }
-    findings.0
+    findings.slots(state);
+    findings.found
 }
 
-struct Findings(Vec<Finding>);
+struct Findings<'a> {
+    found: Vec<Finding>,
+    machine: &'a Machine,
+    directories: &'a Directories,
+}
 
-impl Findings {
-    fn add(&mut self, step: Step, outcome: Outcome, text: impl Display, remedy: Option<String>) {
-        self.0.push(Finding { step, outcome, text: text.to_string(), remedy });
+impl Findings<'_> {
+    fn add(&mut self, step: Step, outcome: Outcome, text: impl Display, remedies: Vec<Remedy>) {
+        self.found.push(Finding { step, outcome, text: text.to_string(), remedies });
     }
 
     fn good(&mut self, step: Step, text: impl Display) {
-        self.add(step, Outcome::Good, text, None);
+        self.add(step, Outcome::Good, text, Vec::new());
     }
 
-    fn bad(&mut self, step: Step, text: impl Display, remedy: Option<String>) {
-        self.add(step, Outcome::Bad, text, remedy);
+    fn doubtful(&mut self, step: Step, text: impl Display, remedies: Vec<Remedy>) {
+        self.add(step, Outcome::Doubtful, text, remedies);
     }
 
-    fn not_reached(&mut self, error: &Error) {
+    fn bad(&mut self, step: Step, text: impl Display, remedies: Vec<Remedy>) {
+        self.add(step, Outcome::Bad, text, remedies);
+    }
+
+    fn not_reached(&mut self, error: &Error, connection: Option<&Connection>) {
         let step = match error {
             Error::Ssh(error) => match error.phase {
                 Phase::PrivateKey => Step::PrivateKey,
@@ -121,144 +70,176 @@ impl Findings {
             Error::NotGreeted { .. } | Error::Silent { .. } | Error::Stopped { .. } => Step::Daemon,
         };
         self.passed(step);
-        self.bad(step, error, error.hint());
+        self.bad(
+            step,
+            without_name(error, self.machine),
+            remedies::of_connecting(error, self.machine, self.directories, connection),
+        );
     }
 
     /// Notes the steps of connecting that were passed before `step`.
     fn passed(&mut self, step: Step) {
+        let key = self.machine.private_key.as_ref().map_or("can be used".to_owned(), |key| key.display().to_string());
         let steps = [
-            (Step::PrivateKey, "readable"),
-            (Step::Resolve, "resolves"),
-            (Step::Connect, "an SSH server answers"),
-            (Step::HostKey, "is the one in the machine file"),
-            (Step::Authenticate, "accepted"),
+            (Step::PrivateKey, key),
+            (Step::Resolve, format!("'{}' resolves", self.machine.name)),
+            (Step::Connect, format!("an SSH server answers on port {}", self.machine.port)),
+            (Step::HostKey, "is the one in the machine file".to_owned()),
+            (Step::Authenticate, format!("as '{}'", self.machine.user)),
         ];
         for (passed, text) in steps.into_iter().take_while(|(passed, _)| *passed != step) {
-            if !self.0.iter().any(|finding| finding.step == passed) {
+            if !self.found.iter().any(|finding| finding.step == passed) {
                 self.good(passed, text);
             }
         }
     }
 
-    fn connected(&mut self, connection: &Connection, machine: &Machine, directories: &Directories) {
+    fn connected(&mut self, connection: &Connection) {
         self.passed(Step::Channel);
         match connection.daemon() {
             Ok(stream) => {
-                self.good(Step::Channel, format_args!("'{}' answers", machine.daemon_socket.display()));
-                self.daemon(stream, machine, directories);
+                let socket = self.machine.daemon_socket.display();
+                if connection.is_relayed() {
+                    let text = format!("to '{socket}' through 'guix repl', slowly: the server forwards to no socket");
+                    self.doubtful(Step::Channel, text, vec![remedies::allow_forwarding()]);
+                } else {
+                    self.good(Step::Channel, format_args!("to '{socket}'"));
+                }
+                self.daemon(stream);
             }
-            Err(error) => self.not_reached(&error),
+            Err(error) => self.not_reached(&error, Some(connection)),
         }
-        self.status(connection, machine, directories);
+        match connection.probe(self.directories.store.as_str()) {
+            Ok(status) => self.status(&status),
+            Err(error) => self.not_reached(&error, Some(connection)),
+        }
     }
 
-    fn daemon(&mut self, stream: DaemonStream, machine: &Machine, directories: &Directories) {
-        let mut client = match Client::connect(stream, directories.store.clone()) {
+    fn daemon(&mut self, stream: DaemonStream) {
+        let mut client = match Client::connect(stream, self.directories.store.clone()) {
             Ok(client) => client,
-            Err(error) => return self.bad(Step::Daemon, with_causes(&error), Some(no_daemon(machine))),
+            Err(error) => return self.bad(Step::Daemon, with_causes(&error), remedies::of_greeting(&error)),
         };
-        client.stream_mut().set_patience(Patience { limit: Some(machine.stall_timeout), check: None, say: None });
-        self.good(Step::Daemon, format_args!("speaks protocol version {}", client.version()));
-        self.import_there(&mut client, machine, directories);
-        self.import_here(&mut client, machine, directories);
+        client.stream_mut().set_patience(Patience { limit: Some(self.machine.stall_timeout), check: None, say: None });
+        let version = client.version();
+        self.good(Step::Daemon, format_args!("Guix {} (protocol {version})", version.releases()));
+        self.import_there(&mut client);
+        self.import_here(&mut client);
     }
 
-    fn import_there(&mut self, client: &mut Client<DaemonStream>, machine: &Machine, directories: &Directories) {
-        let secret = directories.signing_key().with_extension("sec");
-        let key = match SigningKey::load(&secret) {
+    fn import_there(&mut self, client: &mut Client<DaemonStream>) {
+        let key = match SigningKey::load(&self.directories.signing_key()) {
             Ok(key) => key,
             Err(error) => {
-                let remedy = "make the pair on this machine: guix archive --generate-key".to_owned();
-                return self.bad(Step::Import, with_causes(&error), Some(remedy));
+                return self.bad(Step::Import, with_causes(&error), remedies::no_signing_key(self.directories));
             }
         };
-        let text = format!("sent to {} at {:?}\n", machine.name, SystemTime::now().duration_since(UNIX_EPOCH));
-        match trial::send(client, &directories.store, &key, &text) {
+        let text = format!("sent to {} at {}\n", self.machine.name, now());
+        match trial::send(client, &self.directories.store, &key, &text) {
             Ok(_) => self.good(Step::Import, "it accepts what this machine signs"),
-            Err(error) => {
-                let remedy = authorize(&key.public_key().as_sexp().to_advanced());
-                self.bad(Step::Import, with_causes(&error), Some(format!("on {}: {remedy}", machine.name)));
+            Err(error) if error.is_unauthorized() => {
+                let text = "it does not trust this machine's signing key, so nothing can be sent there";
+                self.bad(Step::Import, text, vec![Remedy::on_machine(remedies::authorize(key.public_key()))]);
             }
+            Err(error) => self.bad(Step::Import, with_causes(&error), Vec::new()),
         }
     }
 
-    fn import_here(&mut self, client: &mut Client<DaemonStream>, machine: &Machine, directories: &Directories) {
-        let acl = match load_acl(&directories.acl()) {
+    fn import_here(&mut self, client: &mut Client<DaemonStream>) {
+        if !client.is_usable() {
+            return;
+        }
+        let acl = match load_acl(&self.directories.acl()) {
             Ok(acl) => acl,
-            Err(error) => return self.bad(Step::Export, with_causes(&error), None),
+            Err(AclError::Missing { .. }) => Acl::default(),
+            Err(error) => return self.bad(Step::Export, with_causes(&error), Vec::new()),
         };
-        let text = format!("made on {} at {:?}\n", machine.name, SystemTime::now().duration_since(UNIX_EPOCH));
-        let retrieved = client
-            .add_text_to_store("offload-test", text.as_bytes(), &Default::default())
-            .map_err(TrialError::from)
-            .and_then(|path| trial::retrieve(client, &directories.store, &acl, &path));
-        match retrieved {
+        let text = format!("made on {} at {}\n", self.machine.name, now());
+        match trial::make(client, &text).and_then(|path| trial::retrieve(client, &self.directories.store, &acl, &path))
+        {
             Ok(()) => self.good(Step::Export, "this machine accepts what it signs"),
             Err(TrialError::Refused(Refusal::Signature(VerifyError::Unauthorized { key }))) => {
-                let remedy = authorize(&key.as_sexp().to_advanced());
                 let text = "its signing key is not authorized here, so nothing it builds would be accepted";
-                self.bad(Step::Export, text, Some(format!("on this machine: {remedy}")));
+                self.bad(Step::Export, text, vec![Remedy::on_head(remedies::authorize(&key))]);
             }
             Err(error) => {
-                let remedy = format!("on {}: guix archive --generate-key", machine.name);
-                self.bad(Step::Export, with_causes(&error), Some(remedy));
+                let remedy = Remedy::on_machine("guix archive --generate-key").provided("if it has no signing key");
+                self.bad(
+                    Step::Export,
+                    format_args!("nothing it signs comes back: {}", with_causes(&error)),
+                    vec![remedy],
+                );
             }
         }
     }
 
-    fn status(&mut self, connection: &Connection, machine: &Machine, directories: &Directories) {
-        let status = match connection.probe(directories.store.as_str()) {
-            Ok(status) => status,
-            Err(error) => return self.not_reached(&error),
-        };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
-        match status.clock.map(|clock| clock as f64 - now) {
+    fn status(&mut self, status: &Status) {
+        if *status == Status::default() {
+            let text = "the account may run no command, so load, disk and clock are unknown, and not looked at";
+            return self.doubtful(Step::Status, text, Vec::new());
+        }
+        match status.clock_skew(now()) {
             Some(skew) if skew.abs() > CLOCK_TOLERANCE => {
-                let remedy = format!("on {}: set the clock, or run an NTP client", machine.name);
-                self.add(Step::Clock, Outcome::Doubtful, format_args!("differs by {skew:.0} s"), Some(remedy));
+                self.doubtful(Step::Clock, format_args!("differs by {skew:.0} s"), vec![remedies::set_clock()]);
             }
             Some(_) => self.good(Step::Clock, "agrees with this machine's"),
-            None => self.add(Step::Clock, Outcome::Doubtful, UNKNOWN, None),
+            None => self.doubtful(Step::Clock, UNKNOWN, Vec::new()),
         }
+        let wanted = self.machine.minimum_disk_space;
         match status.store_free {
-            Some(free) if free < machine.minimum_disk_space => {
-                let text = format!("{} free in the store, {} wanted", Bytes(free), Bytes(machine.minimum_disk_space));
-                self.bad(Step::Disk, text, Some(format!("on {}: guix gc", machine.name)));
+            Some(free) if free < wanted => {
+                let text = format!("{} free in the store, {} wanted", Bytes(free), Bytes(wanted));
+                self.bad(Step::Disk, text, vec![Remedy::on_machine(format_args!("guix gc -F {wanted}"))]);
             }
             Some(free) => self.good(Step::Disk, format_args!("{} free in the store", Bytes(free))),
-            None => self.add(Step::Disk, Outcome::Doubtful, UNKNOWN, None),
+            None => self.doubtful(Step::Disk, UNKNOWN, Vec::new()),
         }
-        match (status.load(), machine.overload_threshold) {
+        match (status.load(), self.machine.overload_threshold) {
             (Some(load), Some(threshold)) if load > threshold => {
                 let text = format!("{load:.2} per core, above the threshold of {threshold:.2}: not chosen now");
-                self.add(Step::Load, Outcome::Doubtful, text, None);
+                self.doubtful(Step::Load, text, Vec::new());
             }
             (Some(load), _) => self.good(Step::Load, format_args!("{load:.2} per core")),
-            (None, _) => self.add(Step::Load, Outcome::Doubtful, UNKNOWN, None),
+            (None, _) => self.doubtful(Step::Load, UNKNOWN, Vec::new()),
         }
     }
 
-    fn slots(&mut self, machine: &Machine, state: &StateDirectory) {
-        match Slots::of(state, machine).and_then(|slots| slots.taken()) {
-            Ok(taken) => {
-                self.good(Step::Slots, format_args!("{} of {} taken", taken.len(), machine.parallel_builds));
+    fn slots(&mut self, state: &StateDirectory) {
+        let machine = self.machine;
+        let taken = match Slots::of(state, machine).and_then(|slots| slots.taken()) {
+            Ok(taken) => format!("{} of {} taken", taken.len(), machine.parallel_builds),
+            Err(error) => return self.bad(Step::Slots, error, vec![remedies::be_the_daemon()]),
+        };
+        let is_drained = Drain::of(state, machine).is_ok_and(|drain| drain.read(health::now()).is_some());
+        match (machine.enabled, is_drained) {
+            (false, _) => {
+                self.doubtful(Step::Slots, format!("{taken}; 'enabled' is false: it gets no builds"), Vec::new())
             }
-            Err(error) => {
-                let remedy = "run this command as the user that guix-daemon runs as".to_owned();
-                self.bad(Step::Slots, error, Some(remedy));
+            (true, true) => {
+                let remedy = Remedy::on_head(format_args!("offload undrain {}", machine.address()));
+                let remedy = remedy.provided("when it is to have builds again");
+                self.doubtful(Step::Slots, format!("{taken}; it is drained: it gets no builds"), vec![remedy]);
             }
+            (true, false) => self.good(Step::Slots, taken),
         }
     }
 }
 
-/// What a machine does not tell; an account that may run no command, for one.
+/// The report names the machine and the step already.
+fn without_name(error: &Error, machine: &Machine) -> String {
+    match error {
+        Error::Ssh(error) => error.cause.to_string(),
+        error => {
+            let text = error.to_string();
+            text.strip_prefix(&format!("{}: ", machine.address())).map_or(text.clone(), str::to_owned)
+        }
+    }
+}
+
+/// What a machine does not tell.
 const UNKNOWN: &str = "unknown: the machine does not tell";
 
-fn no_daemon(machine: &Machine) -> String {
-    format!("on {}: start guix-daemon, or correct 'daemon_socket' in the machine file", machine.name)
-}
-
-/// The command that authorizes a key, ready to be pasted into a shell.
-fn authorize(key: &[u8]) -> String {
-    format!("guix archive --authorize <<'EOF'\n{}\nEOF", String::from_utf8_lossy(key).trim_end())
+/// Seconds since 1970.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64())
 }

@@ -10,13 +10,13 @@ use super::super::raised::Raised;
 use super::super::shared::Shared;
 use super::json;
 use super::patient::Waits;
+use crate::rights;
 use fs4::{FileExt, TryLockError};
 use mlua::{Function, Lua, MultiValue, Table, Value};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -116,9 +116,8 @@ impl Cache<'_> {
 
     /// The lock of this key; nothing if another caller has it, unless `wait` is true.
     fn lock(&self, wait: bool) -> io::Result<Option<Held<'_>>> {
-        DirBuilder::new().recursive(true).mode(0o700).create(self.directory)?;
-        let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).clone();
-        let file = options.open(self.file(".lock"))?;
+        rights::make_directory(self.directory)?;
+        let file = rights::open_or_make(&self.file(".lock"))?;
         let waits = Waits::new(self.lua, self.shared);
         loop {
             match FileExt::try_lock(&file) {
@@ -135,8 +134,7 @@ impl Cache<'_> {
     fn write(&self, value: serde_json::Value) -> io::Result<()> {
         let kept = Kept { key: self.key.to_owned(), time: now(), value };
         let temporary = self.file(&format!(".{}", std::process::id()));
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(&serde_json::to_vec(&kept)?)?;
+        rights::make_anew(&temporary)?.write_all(&serde_json::to_vec(&kept)?)?;
         std::fs::rename(temporary, self.file(".json"))
     }
 }

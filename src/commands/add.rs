@@ -1,0 +1,183 @@
+//! `offload add HOST`: an entry for the machine file, made from what the machine shows.
+//!
+//! The SSH server's host key is fetched, and its fingerprint shown on standard error: comparing it with what the machine itself
+//! says is all that stands between the entry and somebody in the middle. Then a login is tried, under that key; where
+//! it works the machine is asked for its system type and processors. The entry goes to standard output, and nothing is
+//! changed. The status is 0 when the host key was fetched, logged in or not, else 1.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::terminal::plain;
+use crate::engine::Engine;
+use crate::exit::Status;
+use crate::machine::{HostKey, Machine};
+use crate::remote::{Connection, Error};
+use crate::shell::quote;
+use crate::ssh::Session;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Its name or address.
+    host: String,
+    /// The port of its SSH server.
+    #[arg(long, default_value_t = 22)]
+    port: u16,
+    /// The account to log in as.
+    #[arg(long, default_value = "offload")]
+    user: String,
+    /// The private key that opens the account, if it is not the usual one.
+    #[arg(long, value_name = "FILE")]
+    private_key: Option<PathBuf>,
+}
+
+/// What a login tells.
+struct Learnt {
+    system: Option<String>,
+    cores: Option<u32>,
+}
+
+/// Prints an entry for the machine.
+pub fn run(arguments: &Arguments, engine: &Engine, output: &mut dyn Write, messages: &mut dyn Write) -> Status {
+    match add(arguments, engine, output, messages) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("offload: error: cannot print the entry: {error}");
+            Status::Failure
+        }
+    }
+}
+
+fn add(arguments: &Arguments, engine: &Engine, output: &mut dyn Write, messages: &mut dyn Write) -> io::Result<Status> {
+    let mut machine = Machine::new(&arguments.host, &arguments.user, Vec::new(), Vec::new());
+    machine.port = arguments.port;
+    let private_key = arguments.private_key.as_deref().map(std::path::absolute).transpose()?;
+    machine.private_key.clone_from(&private_key);
+    let key = match Session::host_key(&machine) {
+        Ok(key) => key,
+        Err(error) => {
+            writeln!(messages, "offload: error: {}", plain(&error.to_string()))?;
+            if let Some(hint) = error.hint() {
+                writeln!(messages, "  hint: {}", plain(&hint))?;
+            }
+            return Ok(Status::Failure);
+        }
+    };
+    writeln!(messages, "{} shows the host key {}", machine.address(), key.fingerprint())?;
+    writeln!(messages, "Compare it with what this prints on the machine itself:")?;
+    writeln!(messages, "  cat /etc/ssh/ssh_host_*_key.pub | ssh-keygen -lf -")?;
+    machine.host_keys = vec![key.clone()];
+    let learnt = match learn(&machine, engine) {
+        Ok(learnt) => Some(learnt),
+        Err(error) => {
+            writeln!(messages, "No login yet: {}", plain(&error.to_string()))?;
+            if let Some(hint) = error.hint() {
+                writeln!(messages, "  hint: {}", plain(&hint))?;
+            }
+            None
+        }
+    };
+    output.write_all(entry(&machine, &key, learnt.as_ref()).as_bytes())?;
+    writeln!(messages, "Put the entry into the machine file, then: offload authorize {}", quote(&arguments.host))?;
+    Ok(Status::Success)
+}
+
+/// Logs in, and asks.
+fn learn(machine: &Machine, engine: &Engine) -> Result<Learnt, Error> {
+    let status = Connection::open(machine)?.probe(engine.directories.store.as_str())?;
+    let kernel = status.kernel.as_deref().and_then(|kernel| kernel.split(' ').next());
+    let system =
+        status.architecture.as_deref().zip(kernel).and_then(|(architecture, kernel)| system(architecture, kernel));
+    Ok(Learnt { system, cores: status.cores })
+}
+
+/// The system type of a machine where `uname -m` and `uname -s` say this, as Guix calls it.
+fn system(architecture: &str, kernel: &str) -> Option<String> {
+    let processor = match architecture {
+        "x86_64" | "aarch64" | "riscv64" | "mips64el" => architecture,
+        "i386" | "i486" | "i586" | "i686" => "i686",
+        "i686-AT386" => "i586",
+        "ppc64le" => "powerpc64le",
+        "ppc" => "powerpc",
+        _ if architecture.starts_with("armv7") || architecture == "armv8l" => "armhf",
+        _ => return None,
+    };
+    match kernel {
+        "Linux" => Some(format!("{processor}-linux")),
+        "GNU" => Some(format!("{processor}-gnu")),
+        _ => None,
+    }
+}
+
+/// The entry. What is not known is what a person has to look at.
+fn entry(machine: &Machine, key: &HostKey, learnt: Option<&Learnt>) -> String {
+    let mut lines = vec![format!("name = {},", lua(&machine.name))];
+    if machine.port != 22 {
+        lines.push(format!("port = {},", machine.port));
+    }
+    lines.push(format!("user = {},", lua(&machine.user)));
+    if let Some(path) = &machine.private_key {
+        lines.push(format!("private_key = {},", lua(&path.to_string_lossy())));
+    }
+    lines.push(format!("host_key = {},", lua(&key.to_openssh())));
+    match learnt.and_then(|learnt| learnt.system.as_deref()) {
+        Some(system) => lines.push(format!("systems = {{ {} }},", lua(system))),
+        None => {
+            let own = super::machines::own_system();
+            lines.push(format!("systems = {{ {} }},  -- a guess: the machine did not tell", lua(&own)));
+        }
+    }
+    if let Some(cores) = learnt.and_then(|learnt| learnt.cores) {
+        let noun = if cores == 1 { "processor" } else { "processors" };
+        lines.push(format!("parallel_builds = 1,  -- it has {cores} {noun}"));
+    }
+    let lines: String = lines.iter().map(|line| format!("  {line}\n")).collect();
+    format!("build_machine {{\n{lines}}},\n")
+}
+
+/// A string of Lua.
+fn lua(text: &str) -> String {
+    let escaped = text.chars().map(|c| match c {
+        '"' | '\\' => format!("\\{c}"),
+        c if c.is_ascii_control() => format!("\\{:03}", u32::from(c)),
+        c => c.to_string(),
+    });
+    format!("\"{}\"", escaped.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
+
+    #[test]
+    fn the_entry_says_what_is_known() {
+        let key = HostKey::parse(KEY).unwrap();
+        let learnt = Learnt { system: Some("aarch64-linux".to_owned()), cores: Some(8) };
+        let plain = Machine::new("b1", "offload", Vec::new(), Vec::new());
+        let given = Machine { port: 2022, private_key: Some("/a \"b\"".into()), ..plain.clone() };
+        let expected = format!(
+            "build_machine {{\n  name = \"b1\",\n  port = 2022,\n  user = \"offload\",\n  private_key = \"/a \\\"b\\\"\",\n  \
+             host_key = \"{KEY}\",\n  systems = {{ \"aarch64-linux\" }},\n  parallel_builds = 1,  -- it has 8 processors\n}},\n"
+        );
+        assert_eq!(entry(&given, &key, Some(&learnt)), expected);
+        assert!(entry(&plain, &key, None).contains("-- a guess"));
+    }
+
+    #[test]
+    fn system_types_are_those_of_guix() {
+        for (architecture, kernel, expected) in [
+            ("x86_64", "Linux", Some("x86_64-linux")),
+            ("ppc64le", "Linux", Some("powerpc64le-linux")),
+            ("armv7l", "Linux", Some("armhf-linux")),
+            ("i686-AT386", "GNU", Some("i586-gnu")),
+            ("x86_64", "Darwin", None),
+            ("s390x", "Linux", None),
+        ] {
+            assert_eq!(system(architecture, kernel).as_deref(), expected);
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! `offload authorize NAME`: this machine and a build machine accept each other's signatures.
+//!
+//! Everything goes over the connection whose host key the machine file pins. The machine's key is the one that its daemon really signs
+//! with: that of a small item which it exports. What is already so is left alone; the rest is asked about, one direction
+//! after the other, and done with `guix archive --authorize`, here and there. The account there may lack the right to
+//! change the list of keys; then the command that root has to run is printed. At the end both directions are tried.
+//!
+//! The status is 0 if both directions work, 1 if not, 5 if no machine has that name.
+
+use std::io::{self, BufRead, Write};
+use std::process::{Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use std::path::PathBuf;
+
+use super::front_end::real_guix;
+use super::machines::load;
+use super::terminal::plain;
+use crate::daemon::Client;
+use crate::engine::Engine;
+use crate::error::{with_causes, with_hint};
+use crate::exit::Status;
+use crate::gcrypt::{SigningKey, VerifyError};
+use crate::local::{AclError, load_acl};
+use crate::machine::Machine;
+use crate::remote::{Connection, DaemonStream};
+use crate::shell::quote;
+use crate::store::signature::{Acl, PublicKey};
+use crate::transfer::retrieve::Refusal;
+use crate::transfer::trial::{self, TrialError};
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The machine's name, or NAME:PORT.
+    name: String,
+    /// The machine file, if it is not the usual one.
+    #[arg(long, value_name = "FILE")]
+    machine_file: Option<PathBuf>,
+    /// Do not ask.
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// Exchanges signing keys.
+pub fn run(arguments: &Arguments, engine: &Engine) -> Status {
+    authorize(arguments, engine).unwrap_or_else(|(status, message)| {
+        eprintln!("offload: error: {message}");
+        status
+    })
+}
+
+type Failed = (Status, String);
+
+fn failed(message: impl ToString) -> Failed {
+    (Status::Failure, message.to_string())
+}
+
+fn authorize(arguments: &Arguments, engine: &Engine) -> Result<Status, Failed> {
+    let (_, pool) =
+        load(arguments.machine_file.as_deref(), engine).map_err(|status| (status, "no machines".to_owned()))?;
+    let is_named = |machine: &&Machine| machine.name == arguments.name || machine.address() == arguments.name;
+    let machine = pool.machines.iter().map(|entry| &entry.machine).find(is_named);
+    let machine = machine.ok_or_else(|| (Status::NoMatch, format!("there is no machine '{}'", arguments.name)))?;
+    let exchange = Exchange::start(machine, engine)?;
+
+    let there = exchange.there(arguments.yes)?;
+    let here = exchange.here(arguments.yes)?;
+    Ok(if there && here { Status::Success } else { Status::Failure })
+}
+
+/// Both ends.
+struct Exchange<'a> {
+    machine: &'a Machine,
+    engine: &'a Engine,
+    connection: Connection,
+    own: SigningKey,
+}
+
+impl<'a> Exchange<'a> {
+    fn start(machine: &'a Machine, engine: &'a Engine) -> Result<Exchange<'a>, Failed> {
+        let own = SigningKey::load(&engine.directories.signing_key()).map_err(|error| {
+            failed(format!("{}\n  hint: as root: `guix archive --generate-key`", with_causes(&error)))
+        })?;
+        let connection = Connection::open(machine).map_err(|error| failed(with_hint(&error, error.hint())))?;
+        Ok(Exchange { machine, engine, connection, own })
+    }
+
+    /// Has the machine trust this one. Returns whether it does.
+    fn there(&self, yes: bool) -> Result<bool, Failed> {
+        let name = &self.machine.name;
+        if self.is_trusted_there()? {
+            eprintln!("{name} accepts what this machine signs already.");
+            return Ok(true);
+        }
+        let key = self.own.public_key().to_string();
+        eprintln!("{name} does not accept what this machine signs with its key");
+        eprintln!("  {key}");
+        eprintln!(
+            "Authorized there, whoever has the secret half of that key can put any item into the store of {name}."
+        );
+        if !confirm(&format!("Have {name} authorize it?"), yes)? {
+            return Ok(false);
+        }
+        let limit = self.machine.stall_timeout;
+        let command = "guix archive --authorize";
+        let problem = match self.connection.run(command, key.as_bytes(), limit) {
+            Ok(output) if output.status == Some(0) => None,
+            Ok(output) => Some(last_line(&output.stderr)),
+            Err(error) => Some(error.to_string()),
+        };
+        if problem.is_none() && self.is_trusted_there()? {
+            eprintln!("{name} accepts what this machine signs now.");
+            return Ok(true);
+        }
+        let problem = problem.unwrap_or_else(|| "it does not accept it all the same".to_owned());
+        eprintln!("The account '{}' could not do that on {name}: {}", self.machine.user, plain(&problem));
+        eprintln!("As root on {name}:");
+        eprintln!("  echo {} | {command}", quote(&key));
+        Ok(false)
+    }
+
+    /// Has this machine trust the other one. Returns whether it does.
+    fn here(&self, yes: bool) -> Result<bool, Failed> {
+        let name = &self.machine.name;
+        let Some(key) = self.stranger_here()? else {
+            eprintln!("This machine accepts what {name} signs already.");
+            return Ok(true);
+        };
+        eprintln!("This machine does not accept what {name} signs with its key");
+        eprintln!("  {}", plain(&key.to_string()));
+        eprintln!(
+            "Authorized here, whoever has the secret half of that key can put any item into the store of this machine."
+        );
+        if !confirm("Authorize it?", yes)? {
+            return Ok(false);
+        }
+        let problem = match authorize_here(&key.to_string()) {
+            Ok(problem) => problem,
+            Err(error) => Some(error),
+        };
+        if problem.is_none() && self.stranger_here()?.is_none() {
+            eprintln!("This machine accepts what {name} signs now.");
+            return Ok(true);
+        }
+        eprintln!(
+            "That could not be done: {}",
+            plain(&problem.unwrap_or_else(|| "the key is refused all the same".to_owned()))
+        );
+        eprintln!("As root on this machine:");
+        eprintln!("  echo {} | guix archive --authorize", quote(&key.to_string()));
+        Ok(false)
+    }
+
+    fn is_trusted_there(&self) -> Result<bool, Failed> {
+        let mut client = self.client()?;
+        match trial::send(&mut client, &self.engine.directories.store, &self.own, &trial_text("sent")) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_unauthorized() => Ok(false),
+            Err(error) => Err(failed(format!("{}: {}", self.machine.address(), with_causes(&error)))),
+        }
+    }
+
+    /// The key that the machine's daemon signs with, if it is not authorized here.
+    fn stranger_here(&self) -> Result<Option<PublicKey>, Failed> {
+        let directories = &self.engine.directories;
+        let acl = match load_acl(&directories.acl()) {
+            Ok(acl) => acl,
+            Err(AclError::Missing { .. }) => Acl::default(),
+            Err(error) => return Err(failed(with_causes(&error))),
+        };
+        let mut client = self.client()?;
+        let tried = trial::make(&mut client, &trial_text("made"))
+            .and_then(|path| trial::retrieve(&mut client, &directories.store, &acl, &path));
+        match tried {
+            Ok(()) => Ok(None),
+            Err(TrialError::Refused(Refusal::Signature(VerifyError::Unauthorized { key }))) => Ok(Some(key)),
+            Err(error) => {
+                let hint = format!(
+                    "on {}, as root, if it has no signing key: `guix archive --generate-key`",
+                    self.machine.name
+                );
+                Err(failed(format!("{}: {}\n  hint: {hint}", self.machine.address(), with_causes(&error))))
+            }
+        }
+    }
+
+    /// A connection of its own each time: a daemon remembers what its list said.
+    fn client(&self) -> Result<Client<DaemonStream>, Failed> {
+        let stream = self.connection.daemon().map_err(|error| failed(with_hint(&error, error.hint())))?;
+        let client = Client::connect(stream, self.engine.directories.store.clone());
+        client.map_err(|error| failed(format!("{}: {}", self.machine.address(), with_causes(&error))))
+    }
+}
+
+/// Each trial item is a new one: what is there already is not looked at.
+fn trial_text(what: &str) -> String {
+    format!("{what} to exchange keys at {:?}\n", SystemTime::now().duration_since(UNIX_EPOCH))
+}
+
+/// Runs `guix archive --authorize` here. Returns what went wrong with it.
+fn authorize_here(key: &str) -> Result<Option<String>, String> {
+    let guix = real_guix().map_err(|error| error.to_string())?;
+    let said = |error: io::Error| format!("cannot run '{}': {error}", guix.display());
+    let mut command = Command::new(&guix);
+    command.args(["archive", "--authorize"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(said)?;
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(key.as_bytes()).map_err(said)?;
+    }
+    let output = child.wait_with_output().map_err(said)?;
+    Ok((!output.status.success()).then(|| last_line(&output.stderr)))
+}
+
+fn last_line(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
+    last.unwrap_or("it said nothing").to_owned()
+}
+
+/// Asks; no answer is a no.
+fn confirm(question: &str, yes: bool) -> Result<bool, Failed> {
+    if yes {
+        return Ok(true);
+    }
+    let mut answer = String::new();
+    eprint!("{question} [y/N] ");
+    io::stderr().flush().and_then(|()| io::stdin().lock().read_line(&mut answer)).map_err(failed)?;
+    if answer.is_empty() {
+        eprintln!();
+    }
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}

@@ -1,0 +1,228 @@
+//! How far a transfer has come: items, bytes and rate.
+//!
+//! The hook's messages normally go through a pipe to the daemon, and from there to its client, who may be a person or a log.
+//! So there are a few plain lines: none for a transfer of some seconds, then one now and then, which also keeps the
+//! daemon's silence timer from running out, and one at the end if there were any. On a terminal, where the hook is run by hand,
+//! one line is kept up to date in its place.
+//!
+//! Transfers that have nothing to tell because nothing moves are the business of `remote::patience`.
+
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use log::{debug, info};
+
+use crate::commands::terminal::Terminal;
+use crate::events::{Bytes, Event};
+use crate::hook::descriptors::PREFIX;
+
+/// How long a transfer lasts before the first line about it.
+const FIRST_LINE: Duration = Duration::from_secs(5);
+
+/// Tells about one transfer after the other.
+pub struct Progress<'a> {
+    out: &'a File,
+    is_terminal: bool,
+    line_every: Duration,
+    transfer: Option<Transfer>,
+}
+
+/// A transfer that goes on.
+struct Transfer {
+    what: What,
+    machine: String,
+    start: Instant,
+    /// When there was a line about it.
+    told: Option<Instant>,
+    bytes: u64,
+}
+
+enum What {
+    Upload { items: usize, of: u64 },
+    Download { output: String },
+}
+
+impl<'a> Progress<'a> {
+    /// `line_every`: how often there is a line, after the first one, where `out` is no terminal.
+    pub fn new(out: &'a File, line_every: Duration) -> Progress<'a> {
+        Progress { out, is_terminal: out.is_terminal(), line_every, transfer: None }
+    }
+
+    /// Takes notice of what happens.
+    pub fn observe(&mut self, event: &Event<'_>) {
+        self.at(event, Instant::now());
+    }
+
+    fn at(&mut self, event: &Event<'_>, now: Instant) {
+        match *event {
+            Event::Sending { machine, items, bytes } => self.start(What::Upload { items, of: bytes }, machine, now),
+            Event::Retrieving { machine, output } => {
+                self.start(What::Download { output: output.to_string() }, machine, now);
+            }
+            Event::Sent { bytes, .. } | Event::Retrieved { bytes, .. } => self.goes_on(bytes, now),
+            Event::Building { .. } | Event::Done { .. } => self.end(true, now),
+            // It failed, or something else has to be waited for.
+            _ => self.end(false, now),
+        }
+    }
+
+    fn start(&mut self, what: What, machine: &str, now: Instant) {
+        self.end(true, now);
+        self.transfer = Some(Transfer { what, machine: machine.to_owned(), start: now, told: None, bytes: 0 });
+    }
+
+    fn goes_on(&mut self, bytes: u64, now: Instant) {
+        let Some(transfer) = &mut self.transfer else { return };
+        transfer.bytes = bytes;
+        if self.is_terminal {
+            let line = transfer.line(now);
+            transfer.told = Some(now);
+            return self.redraw(&line);
+        }
+        let (since, pause) = match transfer.told {
+            Some(told) => (told, self.line_every),
+            None => (transfer.start, self.line_every.min(FIRST_LINE)),
+        };
+        if now.duration_since(since) >= pause {
+            transfer.told = Some(now);
+            info!("{}", transfer.line(now));
+        }
+    }
+
+    /// A transfer that nothing was said about ends without a word.
+    fn end(&mut self, is_whole: bool, now: Instant) {
+        let Some(transfer) = self.transfer.take().filter(|transfer| transfer.told.is_some()) else { return };
+        let line = if is_whole { transfer.last_line(now) } else { transfer.line(now) };
+        if self.is_terminal {
+            self.redraw(&line);
+            self.write("\n");
+        } else if is_whole {
+            info!("{line}");
+        }
+    }
+
+    /// Replaces the line that the cursor is in, with as much as fits there.
+    fn redraw(&self, line: &str) {
+        let room = Terminal::of(self.out).width.unwrap_or(80).saturating_sub(PREFIX.len() + 1);
+        let line: String = line.chars().take(room).collect();
+        self.write(&format!("\r{PREFIX}{line}\x1b[K"));
+    }
+
+    fn write(&self, text: &str) {
+        if let Err(error) = (&mut &*self.out).write_all(text.as_bytes()) {
+            debug!("cannot tell the progress: {error}");
+        }
+    }
+}
+
+impl Transfer {
+    fn line(&self, now: Instant) -> String {
+        let (machine, rate) = (&self.machine, self.rate(now, self.bytes));
+        match &self.what {
+            What::Upload { items, of } => {
+                // What is sent is a little more than the items.
+                let sent = self.bytes.min(*of);
+                let percent = sent.checked_mul(100).and_then(|sent| sent.checked_div(*of)).unwrap_or(0);
+                let (sent, of, noun) = (Bytes(sent), Bytes(*of), noun(*items));
+                format!("sent {sent} of {of} to '{machine}' ({percent} % of {items} {noun}, {rate})")
+            }
+            What::Download { output } => {
+                format!("retrieved {} from '{machine}' ({rate}) of '{output}'", Bytes(self.bytes))
+            }
+        }
+    }
+
+    fn last_line(&self, now: Instant) -> String {
+        let (machine, seconds) = (&self.machine, now.duration_since(self.start).as_secs());
+        match &self.what {
+            What::Upload { items, of } => {
+                let (rate, noun) = (self.rate(now, *of), noun(*items));
+                format!("sent {items} {noun} ({}) to '{machine}' in {seconds} s ({rate})", Bytes(*of))
+            }
+            What::Download { output } => {
+                // The last bytes come without an event.
+                format!("retrieved '{output}' from '{machine}' in {seconds} s")
+            }
+        }
+    }
+
+    fn rate(&self, now: Instant, bytes: u64) -> String {
+        let seconds = now.duration_since(self.start).as_secs_f64().max(0.001);
+        format!("{}/s", Bytes((bytes as f64 / seconds) as u64))
+    }
+}
+
+fn noun(items: usize) -> &'static str {
+    if items == 1 { "item" } else { "items" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn progress(file: &File, is_terminal: bool) -> Progress<'_> {
+        Progress { out: file, is_terminal, line_every: Duration::from_secs(30), transfer: None }
+    }
+
+    /// Whether there was a line about the transfer at each second.
+    fn told(progress: &mut Progress<'_>, seconds: u64) -> Vec<u64> {
+        let start = Instant::now();
+        progress.at(&Event::Sending { machine: "b1", items: 3, bytes: 100 * MIB }, start);
+        let mut told = Vec::new();
+        for second in 1..=seconds {
+            let now = start + Duration::from_secs(second);
+            progress.at(&Event::Sent { machine: "b1", bytes: second * MIB, of: 100 * MIB }, now);
+            if progress.transfer.as_ref().is_some_and(|transfer| transfer.told == Some(now)) {
+                told.push(second);
+            }
+        }
+        told
+    }
+
+    #[test]
+    fn few_lines_where_there_is_no_terminal() {
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(told(&mut progress(&file, false), 80), [5, 35, 65]);
+        assert_eq!(told(&mut progress(&file, false), 4), [0; 0]);
+        let mut impatient = Progress { line_every: Duration::from_secs(2), ..progress(&file, false) };
+        assert_eq!(told(&mut impatient, 7), [2, 4, 6]);
+        assert_eq!(file.metadata().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn one_line_in_its_place_on_a_terminal() {
+        use std::io::{Read, Seek};
+        let mut file = tempfile::tempfile().unwrap();
+        let writer = file.try_clone().unwrap();
+        let mut progress = progress(&writer, true);
+        assert_eq!(told(&mut progress, 2), [1, 2]);
+        progress.end(false, Instant::now());
+        drop(progress);
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert!(
+            text.starts_with("\roffload: sent 1.0 MiB of 100.0 MiB to 'b1' (1 % of 3 items, 1.0 MiB/s)\x1b[K\r"),
+            "{text:?}"
+        );
+        assert_eq!((text.matches('\n').count(), text.ends_with('\n')), (1, true));
+    }
+
+    #[test]
+    fn the_end_is_told_whole() {
+        let start = Instant::now();
+        let what = What::Download { output: "/gnu/store/x".to_owned() };
+        let transfer = Transfer { what, machine: "b1".to_owned(), start, told: None, bytes: 40 * MIB };
+        let line = transfer.last_line(start + Duration::from_secs(8));
+        assert_eq!(line, "retrieved '/gnu/store/x' from 'b1' in 8 s");
+        let what = What::Upload { items: 1, of: 80 * MIB };
+        let transfer = Transfer { what, ..transfer };
+        assert_eq!(
+            transfer.last_line(start + Duration::from_secs(8)),
+            "sent 1 item (80.0 MiB) to 'b1' in 8 s (10.0 MiB/s)"
+        );
+    }
+}

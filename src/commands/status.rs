@@ -1,0 +1,139 @@
+//! `offload status [FILE [REGEXP]]`: how the build machines are, all asked at the same time.
+//!
+//! What is printed: a table for people, JSON, or records for recutils; once, or again and again. The table leaves out what does not
+//! fit into the terminal. The status is that of `offload test`: 0 if all machines answer, 4 if some do, 1 if none does, 3
+//! if the machine file cannot be used, 5 if no machine matches. A live view ends with 0, on SIGINT or SIGTERM.
+//!
+//! A machine that answers is remembered as reached, so that the build hook takes it again at once.
+
+mod look;
+mod records;
+mod table;
+mod watch;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::{Args, ValueEnum};
+use regex_lite::Regex;
+use serde::Serialize;
+
+use super::drain::parse_time;
+use super::machines::{hosts, load, verdict};
+use super::terminal::Terminal;
+use crate::engine::Engine;
+use crate::exit::Status;
+use look::{Look, Seen};
+
+/// Version of the JSON form. It changes when a field changes its meaning or goes; new fields may come.
+const VERSION: u32 = 1;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The machine file, if it is not the usual one.
+    file: Option<PathBuf>,
+    /// Ask only the machines whose names match this regular expression.
+    regexp: Option<Regex>,
+    /// What to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// The same as --format=json.
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+    /// Print it again and again, on a terminal in its place, until interrupted; every 5 s, or as often as TIME says.
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "5s", value_parser = parse_time)]
+    watch: Option<Duration>,
+}
+
+/// The forms of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A table.
+    Text,
+    /// One object; with --watch, one a line.
+    Json,
+    /// A record for each machine, for the tools of GNU recutils.
+    Recutils,
+}
+
+/// All that is printed, in the form of `--json`.
+#[derive(Serialize)]
+struct Report<'a> {
+    version: u32,
+    file: String,
+    /// Seconds since 1970.
+    time: u64,
+    machines: &'a [Seen],
+}
+
+/// Asks the machines how they are, and prints it.
+pub fn run(arguments: &Arguments, engine: &Engine) -> Status {
+    ask_and_print(arguments, engine).unwrap_or_else(|status| status)
+}
+
+fn ask_and_print(arguments: &Arguments, engine: &Engine) -> Result<Status, Status> {
+    let (path, pool) = load(arguments.file.as_deref(), engine)?;
+    let machines = hosts(&pool, arguments.regexp.as_ref())?;
+    let mut looks: Vec<Look> = machines.into_iter().map(|machine| Look::new(machine, engine)).collect();
+    let format = if arguments.json { Format::Json } else { arguments.format };
+    let Some(interval) = arguments.watch else {
+        let seen = look(&mut looks);
+        let mut text = Vec::new();
+        write(format, &path, &seen, Terminal::of_stdout(), false, &mut text)
+            .and_then(|()| io::stdout().lock().write_all(&text))
+            .or_else(broken_pipe)?;
+        return Ok(verdict(seen.iter().filter(|seen| seen.reachable).count(), seen.len()));
+    };
+    watch::run(interval, format == Format::Text, |terminal, text| {
+        write(format, &path, &look(&mut looks), terminal, true, text)
+    })
+    .or_else(broken_pipe)?;
+    Ok(Status::Success)
+}
+
+/// Looks at all machines at the same time.
+fn look(looks: &mut [Look<'_>]) -> Vec<Seen> {
+    thread::scope(|scope| {
+        let looks: Vec<_> = looks.iter_mut().map(|look| scope.spawn(|| look.look())).collect();
+        // A look that panics has said so, and the others count.
+        looks.into_iter().filter_map(|look| look.join().ok()).collect()
+    })
+}
+
+fn write(
+    format: Format,
+    path: &Path,
+    seen: &[Seen],
+    terminal: Terminal,
+    is_repeated: bool,
+    out: &mut Vec<u8>,
+) -> io::Result<()> {
+    match format {
+        Format::Text => table::write(path, seen, now(), terminal, out),
+        Format::Recutils => records::write(seen, out),
+        Format::Json => {
+            let report = Report { version: VERSION, file: path.display().to_string(), time: now(), machines: seen };
+            match is_repeated {
+                true => serde_json::to_writer(&mut *out, &report)?,
+                false => serde_json::to_writer_pretty(&mut *out, &report)?,
+            }
+            writeln!(out)
+        }
+    }
+}
+
+/// Whoever closes the pipe has seen enough.
+fn broken_pipe(error: io::Error) -> Result<(), Status> {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Ok(());
+    }
+    eprintln!("offload: error: cannot print the status: {error}");
+    Err(Status::Failure)
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
+}

@@ -1,0 +1,112 @@
+use super::super::look::{Drained, Trouble};
+use super::*;
+
+fn seen(name: &str) -> Seen {
+    Seen {
+        name: name.to_owned(),
+        port: 22,
+        state: State::Ready,
+        reachable: true,
+        error: None,
+        hint: None,
+        host_name: Some("eightysix".to_owned()),
+        kernel: Some("Linux 6.12.1-gnu".to_owned()),
+        architecture: Some("x86_64".to_owned()),
+        uptime: Some(3 * 86_400 + 7200),
+        protocol: Some("0x164".to_owned()),
+        guix: Some("1.5".to_owned()),
+        load1: Some(2.126),
+        load5: None,
+        load15: None,
+        cores: Some(16),
+        pressure_cpu: Some(12.3),
+        pressure_memory: Some(0.0),
+        pressure_io: None,
+        free_memory: Some(13 << 30),
+        free_disk: Some(201 << 30),
+        free_inodes: None,
+        clock_skew: Some(0.0),
+        slots: 4,
+        taken: Some(0),
+        builds: Vec::new(),
+        trouble: None,
+        drained: None,
+    }
+}
+
+fn table(machines: &[Seen], width: Option<usize>) -> String {
+    let mut out = Vec::new();
+    write("/m.lua".as_ref(), machines, 10_000, Terminal { width, ..Terminal::default() }, &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn eighty_columns_hold_what_matters_most() {
+    let build = Build {
+        slot: 1,
+        pid: Some(4711),
+        derivation: Some("/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-linux-libre-6.12.1.drv".to_owned()),
+        since: Some(9_700),
+    };
+    let first = Seen { taken: Some(1), builds: vec![build], ..seen("eightysix.example.org") };
+    let trouble = Trouble { since: 9_000, count: 3, error: "x".to_owned(), until: 10_030 };
+    let second = Seen {
+        state: State::Unreachable,
+        reachable: false,
+        error: Some("b2:22: connect: connection refused (10.0.0.2:22)".to_owned()),
+        hint: Some("start the SSH server on b2, or correct 'port' (22 was tried)".to_owned()),
+        trouble: Some(trouble),
+        load1: None,
+        free_disk: None,
+        free_memory: None,
+        pressure_cpu: None,
+        pressure_memory: None,
+        clock_skew: None,
+        guix: None,
+        architecture: None,
+        kernel: None,
+        host_name: None,
+        uptime: None,
+        ..seen("b2")
+    };
+    let third =
+        Seen { state: State::Drained, drained: Some(Drained { since: 9_000, until: Some(17_200) }), ..seen("b3") };
+    let text = table(&[first, second, third], Some(80));
+    let expected = "\
+NAME                   STATE        SLOTS     LOAD    DISK  MEMORY  PRESSURE
+eightysix.example.org  ready          1/4  2.13/16  201.0G   13.0G    12/0/-
+b2                     unreachable    0/4        -       -       -         -
+b3                     drained        0/4  2.13/16  201.0G   13.0G    12/0/-
+(too narrow for CLOCK, GUIX, ARCH, KERNEL, HOST, UP; --format=recutils has all)
+
+MACHINE                SLOT         FOR  PROCESS  DERIVATION
+eightysix.example.org     1       5 min     4711  linux-libre-6.12.1.drv
+
+b2: connect: connection refused (10.0.0.2:22)
+  hint: start the SSH server on b2, or correct 'port' (22 was tried)
+  in trouble for 16 min, 3 failures in a row; builds leave it alone for 30 s
+  more
+b3: drained for 2 h 0 min more, since 16 min
+";
+    assert_eq!(text, expected);
+    assert!(include_str!("../../../../doc/manual/commands.md").contains(expected), "the manual shows another table");
+    assert!(text.lines().all(|line| line.chars().count() <= 80));
+}
+
+#[test]
+fn everything_where_there_is_room() {
+    let text = table(&[seen("b1")], None);
+    assert_eq!(
+        text,
+        "\
+NAME  STATE  SLOTS     LOAD    DISK  MEMORY  PRESSURE  CLOCK  GUIX  ARCH         UP  KERNEL            HOST
+b1    ready    0/4  2.13/16  201.0G   13.0G    12/0/-   +0 s  1.5   x86_64  3 d 2 h  Linux 6.12.1-gnu  eightysix
+"
+    );
+}
+
+#[test]
+fn what_a_machine_says_is_no_command_to_the_terminal() {
+    let text = table(&[Seen { host_name: Some("\x1b[2J\n".to_owned()), ..seen("b1") }], None);
+    assert!(!text.contains('\x1b') && text.contains("?[2J"), "{text:?}");
+}

@@ -1,0 +1,131 @@
+//! What standard output is: how wide, and whether it takes colours. And how text is made fit for it.
+//!
+//! Colours are for a terminal alone, and never where `NO_COLOR` is set to something (no-color.org). The width is that of the
+//! terminal, or what `COLUMNS` says; there is none where output goes to a file or a pipe, and nothing is cut then.
+//!
+//! What other machines say is printed without its control characters, which a terminal could obey.
+
+use std::borrow::Cow;
+use std::env;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+
+use rustix::termios::tcgetwinsize;
+
+/// Nothing is laid out for less than this many columns.
+const NARROWEST: usize = 40;
+
+/// A place that text is printed to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terminal {
+    /// Columns; `None`: as many as it takes.
+    pub width: Option<usize>,
+    /// Lines, where it is a terminal.
+    pub height: Option<usize>,
+    pub has_colours: bool,
+}
+
+/// The colours that are used, each with one meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colour {
+    Good,
+    Doubtful,
+    Bad,
+    Heading,
+}
+
+impl Terminal {
+    /// What standard output is.
+    pub fn of_stdout() -> Terminal {
+        Terminal::of(&io::stdout())
+    }
+
+    /// What an open file is.
+    pub fn of(file: &(impl AsFd + IsTerminal)) -> Terminal {
+        let is_terminal = file.is_terminal();
+        let size = is_terminal.then(|| tcgetwinsize(file).ok()).flatten();
+        let columns = env::var("COLUMNS").ok().and_then(|columns| columns.parse::<usize>().ok());
+        let own = size.map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0);
+        let is_wanted = |name| env::var_os(name).is_none_or(|value: std::ffi::OsString| value.is_empty());
+        Terminal {
+            width: own.or(columns).map(|columns| columns.max(NARROWEST)),
+            height: size.map(|size| usize::from(size.ws_row)).filter(|&rows| rows > 0),
+            has_colours: is_terminal && is_wanted("NO_COLOR") && env::var_os("TERM").is_none_or(|term| term != "dumb"),
+        }
+    }
+
+    /// `text` in a colour, where there are colours.
+    pub fn paint(&self, colour: Colour, text: &str) -> String {
+        let code = match colour {
+            Colour::Good => "32",
+            Colour::Doubtful => "33",
+            Colour::Bad => "31",
+            Colour::Heading => "1",
+        };
+        if self.has_colours { format!("\x1b[{code}m{text}\x1b[m") } else { text.to_owned() }
+    }
+
+    /// Breaks `text` between words so that no line gets too long when each but the first is indented by `indent` columns, and
+    /// the first begins there. A longer word stays in one piece.
+    pub fn wrap(&self, indent: usize, text: &str) -> String {
+        let text = plain(text);
+        let Some(room) = self.width.map(|width| width.saturating_sub(indent).max(NARROWEST / 2)) else {
+            return text.into_owned();
+        };
+        let mut wrapped = String::new();
+        let mut column = 0;
+        for word in text.split(' ') {
+            let length = word.chars().count();
+            if column > 0 && column + 1 + length > room {
+                wrapped.push('\n');
+                wrapped.extend(std::iter::repeat_n(' ', indent));
+                column = 0;
+            } else if column > 0 {
+                wrapped.push(' ');
+                column += 1;
+            }
+            wrapped.push_str(word);
+            column += length;
+        }
+        wrapped
+    }
+}
+
+/// Text that a terminal only shows: a control character becomes `?`, the end of a line `; `.
+pub fn plain(text: &str) -> Cow<'_, str> {
+    let text = text.trim_end();
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    Cow::Owned(lines.join("; ").chars().map(|c| if c.is_control() { '?' } else { c }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_broken_between_words_and_only_where_there_is_a_width() {
+        let text = "one two three four five six seven eight nine ten";
+        let narrow = Terminal { width: Some(44), ..Terminal::default() };
+        assert_eq!(
+            narrow.wrap(20, text),
+            format!("one two three four five\n{0}six seven eight nine ten", " ".repeat(20))
+        );
+        assert_eq!(Terminal::default().wrap(20, text), text);
+        assert_eq!(narrow.wrap(20, &"x".repeat(50)), "x".repeat(50));
+    }
+
+    #[test]
+    fn a_terminal_is_told_nothing() {
+        assert_eq!(plain("a\x1b[2Jb\nc\r\n"), "a?[2Jb; c");
+        assert_eq!(plain("unchanged\n"), "unchanged");
+    }
+
+    #[test]
+    fn colours_only_where_they_are_wanted() {
+        assert_eq!(Terminal::default().paint(Colour::Bad, "!!"), "!!");
+        assert_eq!(Terminal { has_colours: true, ..Terminal::default() }.paint(Colour::Bad, "!!"), "\x1b[31m!!\x1b[m");
+    }
+}

@@ -1,0 +1,188 @@
+//! What mends what was found: commands for root's shell, lines for the machine file, and advice where neither is known.
+//!
+//! A command is for a machine with systemd; where Guix System does it otherwise a comment behind it says how. Nothing here
+//! is run: the commands are for people, who decide.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::finding::{Place, Remedy};
+use crate::daemon;
+use crate::local::Directories;
+use crate::machine::Machine;
+use crate::remote::{Connection, Error};
+use crate::shell::quote;
+use crate::ssh::{self, Cause, Session};
+use crate::store::signature::PublicKey;
+
+/// Where a daemon usually listens.
+const USUAL_SOCKET: &str = "/var/guix/daemon-socket/socket";
+
+/// How long a machine may take to tell about a file.
+const MOMENT: Duration = Duration::from_secs(5);
+
+/// For a machine whose daemon could not be reached. `connection`: as far as it went.
+pub fn of_connecting(
+    error: &Error,
+    machine: &Machine,
+    directories: &Directories,
+    connection: Option<&Connection>,
+) -> Vec<Remedy> {
+    match error {
+        Error::Ssh(error) => of_ssh(error, machine, directories),
+        Error::NoDaemon { reason, .. } => of_socket(reason, machine, connection),
+        Error::NoWay { .. } => vec![
+            start_daemon().provided("if guix-daemon does not run"),
+            allow_forwarding().provided("if it runs, and 'daemon_socket' is its socket"),
+        ],
+        Error::NotGreeted { .. } | Error::Silent { .. } | Error::Stopped { .. } => vec![restart_daemon()],
+    }
+}
+
+fn of_ssh(error: &ssh::Error, machine: &Machine, directories: &Directories) -> Vec<Remedy> {
+    let make_key = |path: &Path| {
+        Remedy::on_head(format_args!("ssh-keygen -q -t ed25519 -N '' -f {}", quote(&path.to_string_lossy())))
+    };
+    let advice = |place| error.hint().map(|hint| Remedy::advice(place, hint)).into_iter().collect();
+    match &error.cause {
+        Cause::NoPrivateKey { .. } | Cause::NoHome => {
+            let path = directories.configuration.join("offload_ed25519");
+            vec![make_key(&path), Remedy::in_file(format_args!("private_key = \"{}\"", path.display()))]
+        }
+        Cause::PrivateKeyMissing { path } => vec![make_key(path).provided("if that is the file you want")],
+        Cause::PrivateKeyExposed { path, .. } => {
+            vec![Remedy::on_head(format_args!("chmod 600 {}", quote(&path.to_string_lossy())))]
+        }
+        Cause::PrivateKeyEncrypted { path } => {
+            vec![Remedy::on_head(format_args!("ssh-keygen -p -N '' -f {}", quote(&path.to_string_lossy())))]
+        }
+        Cause::PrivateKeyUnreadable { .. } => advice(Place::Head),
+        Cause::NotAPrivateKey { .. } | Cause::PrivateKeyUnsupported { .. } => advice(Place::MachineFile),
+        Cause::NameNotResolved(_) | Cause::NotSsh(_) | Cause::NoConnection { .. } => advice(Place::MachineFile),
+        Cause::Proxy { .. } | Cause::TimedOut(_) => advice(Place::Head),
+        Cause::ConnectionRefused { .. } => vec![
+            Remedy::on_machine("systemctl start ssh  # Guix System: herd start ssh-daemon")
+                .provided(format_args!("if its SSH server should listen on port {}", machine.port)),
+        ],
+        Cause::HostKeyDiffers { offered, fingerprint } => vec![pin(offered, fingerprint, machine)],
+        Cause::NoCommonHostKeyType { .. } => match Session::host_key(machine) {
+            Ok(key) => vec![pin(&key.to_openssh(), &key.fingerprint(), machine)],
+            Err(_) => advice(Place::MachineFile),
+        },
+        Cause::UserKeyRefused { user, public_key, .. } if is_user_name(user) => {
+            let authorized = public_key.as_ref().map(|line| Remedy::on_machine(authorize_login(user, line)));
+            let unlock = Remedy::on_machine(format_args!("usermod -p '*' {user}"))
+                .provided("if the key is there already, and the account is locked ('passwd -S' says L)");
+            authorized.into_iter().chain([unlock]).collect()
+        }
+        _ => advice(Place::Machine),
+    }
+}
+
+/// For a socket without a daemon: `reason` is what connect(2) said over there.
+fn of_socket(reason: &str, machine: &Machine, connection: Option<&Connection>) -> Vec<Remedy> {
+    let usual = Path::new(USUAL_SOCKET);
+    let is_unusual = machine.daemon_socket != usual;
+    if is_unusual && connection.is_some_and(|connection| connection.listens(usual)) {
+        return vec![Remedy::in_file(format_args!("daemon_socket = \"{USUAL_SOCKET}\""))];
+    }
+    if reason.contains("Permission denied") {
+        return connection.and_then(|connection| open_way(machine, connection)).into_iter().collect();
+    }
+    let start = start_daemon();
+    vec![if is_unusual { start.provided("if 'daemon_socket' is its socket") } else { start }]
+}
+
+/// What gives the account the right to connect to the socket: a group where there is one for it.
+fn open_way(machine: &Machine, connection: &Connection) -> Option<Remedy> {
+    let socket = machine.daemon_socket.to_string_lossy();
+    let directory = machine.daemon_socket.parent()?.to_string_lossy();
+    let command = format!("stat -c '%a %G' {} {}", quote(&directory), quote(&socket));
+    let output = connection.run(&command, b"", MOMENT).ok()?;
+    let output = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut files = output.lines().filter_map(|line| line.split_once(' '));
+    let (mode, group) = files.next()?;
+    let mode = u32::from_str_radix(mode, 8).ok()?;
+    let user = &machine.user;
+    let is_shut = mode & 0o001 == 0;
+    match group {
+        "root" if is_shut => Some(Remedy::on_machine(format_args!("chmod a+x {}", quote(&directory)))),
+        group if is_shut && mode & 0o010 != 0 && is_user_name(group) && is_user_name(user) => {
+            Some(Remedy::on_machine(format_args!("usermod -a -G {group} {user}")))
+        }
+        _ => Some(Remedy::on_machine(format_args!("chmod a+rw {}", quote(&socket)))),
+    }
+}
+
+/// For a daemon that answered the greeting in a wrong way, or not.
+pub fn of_greeting(error: &daemon::Error) -> Vec<Remedy> {
+    match error {
+        daemon::Error::OtherVersion { .. } => {
+            let command = "guix pull && systemctl restart guix-daemon";
+            vec![Remedy::on_machine(format_args!("{command}  # Guix System: guix pull && guix system reconfigure"))]
+        }
+        daemon::Error::Protocol { .. } => {
+            vec![Remedy::advice(Place::MachineFile, "correct 'daemon_socket': that is another service")]
+        }
+        _ => vec![restart_daemon()],
+    }
+}
+
+/// The command that makes a machine trust what is signed with `key`.
+pub fn authorize(key: &PublicKey) -> String {
+    format!("echo {} | guix archive --authorize", quote(&key.to_string()))
+}
+
+/// For a head without a signing key that can be used.
+pub fn no_signing_key(directories: &Directories) -> Vec<Remedy> {
+    if directories.signing_key().exists() {
+        return vec![be_the_daemon()];
+    }
+    vec![Remedy::on_head("guix archive --generate-key")]
+}
+
+pub fn be_the_daemon() -> Remedy {
+    Remedy::advice(Place::Head, "run this command as the user that guix-daemon runs as, who must be able to read it")
+}
+
+pub fn allow_forwarding() -> Remedy {
+    Remedy::on_machine(
+        "sed -i '1i AllowStreamLocalForwarding yes' /etc/ssh/sshd_config && systemctl reload ssh  # Guix System: \
+         extra-content in openssh-configuration",
+    )
+}
+
+pub fn set_clock() -> Remedy {
+    Remedy::on_machine("timedatectl set-ntp true  # Guix System: ntp-service-type")
+}
+
+fn start_daemon() -> Remedy {
+    Remedy::on_machine("systemctl start guix-daemon  # Guix System: herd start guix-daemon")
+}
+
+fn restart_daemon() -> Remedy {
+    Remedy::on_machine("systemctl restart guix-daemon  # Guix System: herd restart guix-daemon")
+}
+
+fn pin(key: &str, fingerprint: &str, machine: &Machine) -> Remedy {
+    let condition = format!(
+        "if 'cat /etc/ssh/ssh_host_*_key.pub | ssh-keygen -lf -' on {} lists {fingerprint} (else somebody may be in between)",
+        machine.name
+    );
+    Remedy::in_file(format_args!("host_key = \"{key}\"")).provided(condition)
+}
+
+fn authorize_login(user: &str, line: &str) -> String {
+    let directory = format!("~{user}/.ssh");
+    format!(
+        "mkdir -p {directory} && echo {} >>{directory}/authorized_keys && chown -R {user}: {directory} && chmod -R \
+         go-w {directory}",
+        quote(line)
+    )
+}
+
+/// Whether a shell takes `~NAME` for that account's home.
+fn is_user_name(name: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(is_plain)
+}

@@ -1,0 +1,139 @@
+//! The report for people: a line for each finding, and what is to be done about it.
+//!
+//! What is to be pasted stands on a line of its own that is never broken; everything else is.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::Checked;
+use super::finding::{Finding, Kind, Outcome, Place, Remedy};
+use crate::commands::terminal::{Colour, Terminal, plain};
+
+/// Where the texts of the findings begin.
+const TEXT: usize = 20;
+
+/// Where remedies begin, and what is to be pasted.
+const REMEDY: usize = 6;
+const PASTE: usize = 8;
+
+/// Writes the report to `out`, which is `terminal`.
+pub fn write(path: &Path, machines: &[Checked<'_>], terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
+    for checked in machines {
+        let verdict = if checked.usable {
+            terminal.paint(Colour::Good, "can be used")
+        } else {
+            terminal.paint(Colour::Bad, "cannot be used")
+        };
+        let name = terminal.paint(Colour::Heading, &plain(&format!("{}:{}", checked.name, checked.port)));
+        writeln!(out, "{name} {verdict}")?;
+        for finding in &checked.findings {
+            write_finding(finding, checked.name, terminal, out)?;
+        }
+    }
+    let usable = machines.iter().filter(|checked| checked.usable).count();
+    let noun = if machines.len() == 1 { "machine" } else { "machines" };
+    writeln!(out, "{usable} of {} {noun} in '{}' can be used", machines.len(), path.display())
+}
+
+fn write_finding(finding: &Finding, machine: &str, terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
+    let mark = match finding.outcome {
+        Outcome::Good => terminal.paint(Colour::Good, "ok"),
+        Outcome::Doubtful => terminal.paint(Colour::Doubtful, "??"),
+        Outcome::Bad => terminal.paint(Colour::Bad, "!!"),
+    };
+    writeln!(out, "  {mark}  {:<14}{}", finding.step.word(), terminal.wrap(TEXT, &finding.text))?;
+    finding.remedies.iter().try_for_each(|remedy| write_remedy(remedy, machine, terminal, out))
+}
+
+fn write_remedy(remedy: &Remedy, machine: &str, terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
+    let place = match (remedy.kind, remedy.place) {
+        (Kind::Command, Place::Machine) => format!("on {machine}, as root:"),
+        (Kind::Command, _) => "on this machine, as root:".to_owned(),
+        (Kind::Line, _) => format!("in the machine file, for {machine}:"),
+        (Kind::Advice, _) => return writeln!(out, "{:REMEDY$}{}", "", terminal.wrap(REMEDY, &remedy.text)),
+    };
+    let intent = remedy.condition.as_ref().map_or(place.clone(), |condition| format!("{condition}, {place}"));
+    writeln!(out, "{:REMEDY$}{}", "", terminal.wrap(REMEDY, &intent))?;
+    writeln!(out, "{:PASTE$}{}", "", plain(&remedy.text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Step;
+    use super::*;
+
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
+    const FINGERPRINT: &str = "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU";
+
+    fn finding(step: Step, outcome: Outcome, text: &str, remedies: Vec<Remedy>) -> Finding {
+        Finding { step, outcome, text: text.to_owned(), remedies }
+    }
+
+    /// The report stands in the manual.
+    #[test]
+    fn only_what_is_pasted_is_longer_than_a_line() {
+        let pin = Remedy::in_file(format_args!("host_key = \"{KEY}\""));
+        let condition = format!("if 'ssh-keygen -lf' on b1 lists {FINGERPRINT} (else somebody may be in between)");
+        let b1 = vec![
+            finding(Step::PrivateKey, Outcome::Good, "/etc/guix/offload_ed25519", Vec::new()),
+            finding(Step::Resolve, Outcome::Good, "'b1' resolves", Vec::new()),
+            finding(Step::Connect, Outcome::Good, "an SSH server answers on port 22", Vec::new()),
+            finding(
+                Step::HostKey,
+                Outcome::Bad,
+                &format!("the server shows another host key than expected: {FINGERPRINT}"),
+                vec![pin.provided(condition)],
+            ),
+            finding(Step::Slots, Outcome::Good, "0 of 4 taken", Vec::new()),
+        ];
+        let b2 = vec![
+            finding(Step::Import, Outcome::Good, "it accepts what this machine signs", Vec::new()),
+            finding(
+                Step::Slots,
+                Outcome::Doubtful,
+                "0 of 2 taken; it is drained: it gets no builds",
+                vec![Remedy::on_head("offload undrain b2:22").provided("when it is to have builds again")],
+            ),
+        ];
+        let machines = [
+            Checked { name: "b1", port: 22, usable: false, findings: b1 },
+            Checked { name: "b2", port: 22, usable: true, findings: b2 },
+        ];
+        let mut report = Vec::new();
+        let terminal = Terminal { width: Some(80), ..Terminal::default() };
+        write("/etc/guix/machines.lua".as_ref(), &machines, terminal, &mut report).unwrap();
+        let report = String::from_utf8(report).unwrap();
+        let expected = format!(
+            "\
+b1:22 cannot be used
+  ok  private key   /etc/guix/offload_ed25519
+  ok  name          'b1' resolves
+  ok  connection    an SSH server answers on port 22
+  !!  host key      the server shows another host key than expected:
+                    {FINGERPRINT}
+      if 'ssh-keygen -lf' on b1 lists
+      {FINGERPRINT} (else somebody may be in
+      between), in the machine file, for b1:
+        host_key = \"{KEY}\"
+  ok  build slots   0 of 4 taken
+b2:22 can be used
+  ok  import there  it accepts what this machine signs
+  ??  build slots   0 of 2 taken; it is drained: it gets no builds
+      when it is to have builds again, on this machine, as root:
+        offload undrain b2:22
+1 of 2 machines in '/etc/guix/machines.lua' can be used
+"
+        );
+        assert_eq!(report, expected);
+        assert!(include_str!("../../../doc/manual/commands.md").contains(&expected), "{expected}");
+    }
+
+    #[test]
+    fn advice_is_one_paragraph() {
+        let advice = finding(Step::Resolve, Outcome::Bad, "no", vec![Remedy::advice(Place::Head, "wait\nand see")]);
+        let checked = Checked { name: "b1", port: 22, usable: false, findings: vec![advice] };
+        let mut report = Vec::new();
+        write("/m.lua".as_ref(), &[checked], Terminal::default(), &mut report).unwrap();
+        assert!(String::from_utf8(report).unwrap().contains("      wait; and see\n"));
+    }
+}

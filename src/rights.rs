@@ -1,0 +1,384 @@
+//! Who may use a file, by the bits of its mode: so that a message can name the file, the user and the remedy.
+//!
+//! guix-daemon may run as root, or as a user such as `guix-daemon`; commands of administrators run as root. What root
+//! leaves in a directory of that user belongs to the user ([`make_directory`], [`open_or_make`], [`make_anew`]).
+//!
+//! Not checked here: access-control lists beside the mode, read-only mounts, AppArmor and SELinux.
+
+use std::fmt;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Gid, OFlags, Uid};
+use rustix::process::{getegid, geteuid, getgroups};
+
+/// How deep a directory is looked into.
+const DEPTH: usize = 4;
+
+/// A user, as far as rights go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    pub name: String,
+    pub uid: u32,
+    /// Its own group first.
+    pub groups: Vec<u32>,
+}
+
+impl User {
+    /// The user that this process acts as.
+    pub fn effective() -> User {
+        let uid = geteuid().as_raw();
+        let others = getgroups().unwrap_or_default();
+        let groups = std::iter::once(getegid()).chain(others).map(|group| group.as_raw()).collect();
+        User { name: name_of(Path::new("/"), uid), uid, groups }
+    }
+
+    /// A user in `/etc/passwd` and `/etc/group` below `root`.
+    pub fn named(root: &Path, name: &str) -> Option<User> {
+        let passwd = fs::read_to_string(root.join("etc/passwd")).ok()?;
+        let fields = entries(&passwd).find(|fields| fields.first() == Some(&name))?;
+        let (uid, gid) = (fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?);
+        let group = fs::read_to_string(root.join("etc/group")).unwrap_or_default();
+        let others = entries(&group)
+            .filter(|fields| fields.get(3).is_some_and(|members| members.split(',').any(|member| member == name)))
+            .filter_map(|fields| fields.get(2)?.parse().ok());
+        Some(User { name: name.to_owned(), uid, groups: std::iter::once(gid).chain(others).collect() })
+    }
+
+    fn is_granted(&self, metadata: &Metadata, bits: u32) -> bool {
+        let shift = match metadata {
+            _ if self.uid == 0 => return true,
+            _ if metadata.uid() == self.uid => 6,
+            _ if self.groups.contains(&metadata.gid()) => 3,
+            _ => 0,
+        };
+        metadata.mode() >> shift & bits == bits
+    }
+}
+
+fn entries(table: &str) -> impl Iterator<Item = Vec<&str>> {
+    table.lines().map(|line| line.split(':').collect())
+}
+
+/// The name of a user; its number where `/etc/passwd` below `root` has none.
+fn name_of(root: &Path, uid: u32) -> String {
+    let passwd = fs::read_to_string(root.join("etc/passwd")).unwrap_or_default();
+    let number = uid.to_string();
+    let name =
+        entries(&passwd).find(|fields| fields.get(2) == Some(&number.as_str())).map(|fields| fields[0].to_owned());
+    name.unwrap_or(number)
+}
+
+/// What a file is needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    Read,
+    /// To be read by this user alone.
+    ReadSecret,
+    /// To be read and run.
+    Run,
+    /// A directory in which files come and go, with everything in it.
+    Own,
+}
+
+/// Why a user cannot do with a file what it needs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    user: String,
+    need: Need,
+    /// The file that was wanted.
+    wanted: PathBuf,
+    /// The file whose mode is in the way: that, or a directory above it.
+    path: PathBuf,
+    owner: String,
+    mode: u32,
+}
+
+impl Obstacle {
+    /// What is in the way of `user` who needs `path`, all below `root`. A file that does not exist is nothing in the way, unless
+    /// it would have to be made.
+    pub fn find(user: &User, root: &Path, path: &Path, need: Need) -> Option<Obstacle> {
+        let path = &if root == Path::new("/") {
+            fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+        } else {
+            path.to_owned()
+        };
+        let obstacle = |at: &Path, metadata: &Metadata| Obstacle {
+            user: user.name.clone(),
+            need,
+            wanted: path.clone(),
+            path: at.to_owned(),
+            owner: name_of(root, metadata.uid()),
+            mode: metadata.mode() & 0o7777,
+        };
+        let mut above: Vec<&Path> = path.ancestors().collect();
+        above.reverse();
+        let mut last: Option<(&Path, Metadata)> = None;
+        for at in above {
+            let metadata = match fs::metadata(below(root, at)) {
+                Ok(metadata) => metadata,
+                // Nobody can say what is in there, or there is nothing.
+                Err(_) => break,
+            };
+            let bits = match need {
+                _ if at != path => 0o1,
+                Need::Read | Need::ReadSecret => 0o4,
+                Need::Run => 0o5,
+                Need::Own if metadata.is_dir() => 0o7,
+                Need::Own => 0o6,
+            };
+            if !user.is_granted(&metadata, bits) {
+                return Some(obstacle(at, &metadata));
+            }
+            last = Some((at, metadata));
+        }
+        let (at, metadata) = last?;
+        if need != Need::Own {
+            None
+        } else if at != path {
+            (!user.is_granted(&metadata, 0o3)).then(|| obstacle(at, &metadata))
+        } else {
+            Obstacle::in_tree(user, root, path, DEPTH).map(|(at, metadata)| obstacle(&at, &metadata))
+        }
+    }
+
+    /// The first thing in `directory` that its user cannot change.
+    fn in_tree(user: &User, root: &Path, directory: &Path, depth: usize) -> Option<(PathBuf, Metadata)> {
+        for entry in fs::read_dir(below(root, directory)).ok()?.flatten() {
+            let (Ok(metadata), path) = (entry.metadata(), directory.join(entry.file_name())) else { continue };
+            let bits = if metadata.is_dir() { 0o7 } else { 0o6 };
+            if !metadata.is_symlink() && !user.is_granted(&metadata, bits) {
+                return Some((path, metadata));
+            }
+            if metadata.is_dir() && depth > 0 {
+                let found = Obstacle::in_tree(user, root, &path, depth - 1);
+                if found.is_some() {
+                    return found;
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether it is a directory above the wanted file.
+    fn is_above(&self) -> bool {
+        self.path != self.wanted && self.wanted.starts_with(&self.path)
+    }
+
+    /// The command that mends it, for root.
+    pub fn remedy(&self) -> String {
+        let Obstacle { user, wanted, path, mode, .. } = self;
+        match self.need {
+            Need::Own if self.is_above() && mode & 0o001 != 0 => {
+                format!("install -d -o {user} -m 700 '{}'", wanted.display())
+            }
+            _ if self.is_above() => format!("chmod a+x '{}'", path.display()),
+            Need::Read => format!("chmod a+r '{}'", wanted.display()),
+            Need::Run => format!("chmod a+rx '{}'", wanted.display()),
+            Need::ReadSecret => format!("chown {user}: '{}'", wanted.display()),
+            Need::Own => format!("chown -R {user}: '{}'", wanted.display()),
+        }
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Obstacle { user, path, owner, mode, .. } = self;
+        let cannot = match self.need {
+            Need::Own if self.is_above() && mode & 0o001 != 0 => "write to",
+            _ if self.is_above() => "enter",
+            Need::Read | Need::ReadSecret => "read",
+            Need::Run => "run",
+            Need::Own => "write to",
+        };
+        write!(f, "the user {user} cannot {cannot} '{}' (owner {owner}, mode {mode:04o})", path.display())
+    }
+}
+
+/// A line to follow the message about an error, with the remedy, where it is this process that lacks a right; else nothing.
+pub fn hint(path: &Path, need: Need, error: &io::Error) -> String {
+    advice(path, need, error).map_or(String::new(), |advice| format!("\n  hint: {advice}"))
+}
+
+/// Like [`hint`], for those who have a place for hints.
+pub fn advice(path: &Path, need: Need, error: &io::Error) -> Option<String> {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return None;
+    }
+    let obstacle = Obstacle::find(&User::effective(), Path::new("/"), path, need)?;
+    Some(format!("{obstacle}; as root: `{}`", obstacle.remedy()))
+}
+
+/// Where `path` is found when `root` takes the place of `/`.
+pub fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Opens a file of the state directory for reading and writing, made if needed. Symbolic links are not followed: whoever
+/// owns the directory must not lead root elsewhere.
+pub fn open_or_make(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
+    }
+    match options.create_new(true).open(path) {
+        Ok(file) => pass_on(&file, path).map(|()| file),
+        // Another process was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.create_new(false).open(path),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a file of the state directory for writing, in the place of what a killed process may have left there.
+pub fn make_anew(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    pass_on(&file, path).map(|()| file)
+}
+
+/// Gives a file that this process has just made to the owner of the directory it is in, if this process is root's.
+fn pass_on(file: &File, path: &Path) -> io::Result<()> {
+    match owner_of_parent(path)? {
+        Some((uid, gid)) => Ok(rustix::fs::fchown(file, Some(uid), Some(gid))?),
+        None => Ok(()),
+    }
+}
+
+/// Makes a directory and those above it, closed to all but their owner: that of the directory they are made in, if this
+/// process is root's.
+pub fn make_directory(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => match owner_of_parent(path)? {
+            Some((uid, gid)) => Ok(rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?),
+            None => Ok(()),
+        },
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match path.parent() {
+            Some(parent) => make_directory(parent).and_then(|()| make_directory(path)),
+            None => Err(error),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+fn owner_of_parent(path: &Path) -> io::Result<Option<(Uid, Gid)>> {
+    let Some(parent) = path.parent().filter(|_| geteuid().is_root()) else { return Ok(None) };
+    let metadata = fs::metadata(parent)?;
+    Ok((metadata.uid() != 0).then(|| (Uid::from_raw(metadata.uid()), Gid::from_raw(metadata.gid()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, chown};
+
+    fn tree() -> (tempfile::TempDir, User) {
+        let root = tempfile::tempdir().unwrap();
+        for directory in ["etc/guix", "var/guix"] {
+            fs::create_dir_all(root.path().join(directory)).unwrap();
+        }
+        fs::write(root.path().join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nguix-daemon:x:995:990::/:/no\n").unwrap();
+        fs::write(root.path().join("etc/group"), "guix-daemon:x:990:\nkvm:x:109:x,guix-daemon\nold:x:7:guix\n")
+            .unwrap();
+        let user = User::named(root.path(), "guix-daemon").unwrap();
+        (root, user)
+    }
+
+    fn give(root: &Path, path: &str, mode: u32, uid: u32, gid: u32) {
+        let path = below(root, Path::new(path));
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        chown(&path, Some(uid), Some(gid)).unwrap();
+    }
+
+    #[test]
+    fn users_have_groups() {
+        let (root, user) = tree();
+        assert_eq!(user, User { name: "guix-daemon".into(), uid: 995, groups: vec![990, 109] });
+        assert_eq!(User::named(root.path(), "nobody"), None);
+        assert_eq!(name_of(root.path(), 42), "42");
+    }
+
+    #[test]
+    fn what_is_in_the_way_and_its_remedy() {
+        let (root, user) = tree();
+        let root = root.path();
+        let key = Path::new("/etc/guix/key");
+        fs::write(below(root, key), "").unwrap();
+        let find = |need| Obstacle::find(&user, root, key, need);
+        for (mode, uid, gid, may_read) in [
+            (0o600, 0, 0, false),
+            (0o600, 995, 0, true),
+            (0o640, 0, 109, true),
+            (0o604, 0, 990, false),
+            (0o604, 0, 0, true),
+        ] {
+            give(root, "/etc/guix/key", mode, uid, gid);
+            assert_eq!(find(Need::ReadSecret).is_none(), may_read, "{mode:o} {uid} {gid}");
+        }
+        give(root, "/etc/guix/key", 0o600, 0, 0);
+        let obstacle = find(Need::ReadSecret).unwrap();
+        assert_eq!(obstacle.to_string(), "the user guix-daemon cannot read '/etc/guix/key' (owner root, mode 0600)");
+        assert_eq!(obstacle.remedy(), "chown guix-daemon: '/etc/guix/key'");
+        assert_eq!(find(Need::Read).unwrap().remedy(), "chmod a+r '/etc/guix/key'");
+        give(root, "/etc/guix", 0o700, 0, 0);
+        let obstacle = find(Need::Read).unwrap();
+        assert_eq!(obstacle.to_string(), "the user guix-daemon cannot enter '/etc/guix' (owner root, mode 0700)");
+        assert_eq!(obstacle.remedy(), "chmod a+x '/etc/guix'");
+        let everything = User { name: "root".into(), uid: 0, groups: vec![0] };
+        assert_eq!(Obstacle::find(&everything, root, key, Need::Own), None);
+    }
+
+    #[test]
+    fn a_directory_that_would_have_to_be_made() {
+        let (root, user) = tree();
+        let root = root.path();
+        let find = || Obstacle::find(&user, root, Path::new("/var/guix/offload"), Need::Own);
+        let obstacle = find().unwrap();
+        assert!(
+            obstacle.to_string().starts_with("the user guix-daemon cannot write to '/var/guix' (owner root"),
+            "{obstacle}"
+        );
+        assert_eq!(obstacle.remedy(), "install -d -o guix-daemon -m 700 '/var/guix/offload'");
+        give(root, "/var/guix", 0o755, 995, 990);
+        assert_eq!(find(), None);
+        fs::create_dir(below(root, Path::new("/var/guix/offload"))).unwrap();
+        give(root, "/var/guix/offload", 0o700, 0, 0);
+        assert_eq!(find().unwrap().remedy(), "chown -R guix-daemon: '/var/guix/offload'");
+        give(root, "/var/guix/offload", 0o700, 995, 990);
+        fs::create_dir(below(root, Path::new("/var/guix/offload/b1:22"))).unwrap();
+        let obstacle = find().unwrap();
+        assert!(obstacle.to_string().contains("cannot write to '/var/guix/offload/b1:22' (owner root"), "{obstacle}");
+        assert_eq!(obstacle.remedy(), "chown -R guix-daemon: '/var/guix/offload'");
+    }
+
+    #[test]
+    fn what_root_makes_belongs_to_the_owner_of_the_directory() {
+        let (root, _) = tree();
+        let state = root.path().join("var/guix");
+        chown(&state, Some(995), Some(990)).unwrap();
+        make_directory(&state.join("offload/b1:22")).unwrap();
+        let file = state.join("offload/b1:22/0");
+        open_or_make(&file).unwrap();
+        open_or_make(&file).unwrap();
+        let record = state.join("offload/b1:22/0.record");
+        make_anew(&record).unwrap();
+        make_anew(&record).unwrap();
+        for path in [state.join("offload"), state.join("offload/b1:22"), file, record] {
+            let metadata = fs::metadata(&path).unwrap();
+            assert_eq!((metadata.uid(), metadata.gid()), (995, 990), "{}", path.display());
+        }
+        let link = state.join("offload/link");
+        std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
+        assert!(open_or_make(&link).is_err());
+        // Where root itself is the owner, so it stays.
+        make_directory(&root.path().join("var/log/guix")).unwrap();
+        assert_eq!(fs::metadata(root.path().join("var/log")).unwrap().uid(), 0);
+    }
+}

@@ -1,0 +1,141 @@
+//! What a reader of the manual does on his machines, done in the lab: the quick start, the conversion of a `machines.scm`,
+//! and what else needs Guix.
+//!
+//! In blocks `console`, `head# ` is the head's prompt. A host of the lab has no `ssh` and no `scp`: a command with `ssh` is run on
+//! the other host by other means, and files are copied.
+
+use crate::console::{commands, fits};
+use crate::lab::{Drv, Hook, Host, Lab, SSH_PORT};
+use crate::page::{manual, pages};
+use offload::machine::HostKeyKind;
+
+const NAME: &str = "build.example.org";
+
+/// The head and the build machine of the quick start.
+struct Site {
+    head: Host,
+    build: Host,
+    _lab: Lab,
+}
+
+impl Site {
+    /// A machine on which nothing has been prepared.
+    fn new() -> Site {
+        let lab = Lab::new();
+        let build = lab.build_machine(NAME).closed().untrusting().start();
+        build.run("userdel", &["--remove", "offload"]);
+        build.write("/etc/ssh/ssh_host_ed25519_key.pub", build.host_key(HostKeyKind::Ed25519) + "\n");
+        let head = lab.head().start();
+        // Nobody is trusted here either.
+        head.write("/etc/guix/acl", build.read("/etc/guix/acl"));
+        std::os::unix::fs::symlink("/opt/offload/offload", head.path("/usr/bin/offload")).unwrap();
+        Site { head, build, _lab: lab }
+    }
+
+    /// What a command of the page prints.
+    fn run(&self, command: &str) -> String {
+        if let Some(rest) = command.strip_prefix("ssh root@") {
+            let there = rest.strip_prefix(NAME).unwrap().trim().trim_matches('"');
+            return shell(&self.build, there);
+        }
+        if let Some(rest) = command.strip_prefix("scp ") {
+            let (from, to) = rest.split_once(' ').unwrap();
+            let place = |name: &str| match name.strip_prefix(&format!("root@{NAME}:")) {
+                Some(file) => self.build.path(file),
+                None => self.head.path(name),
+            };
+            std::fs::copy(place(from), place(to)).unwrap_or_else(|error| panic!("{command}: {error}"));
+            return String::new();
+        }
+        if command.starts_with("guix build ") {
+            return self.head.build(&[&Drv::new("hello-2.12.1")]).succeeded().log;
+        }
+        shell(&self.head, command)
+    }
+
+    /// The machine file of the page, with what is different in the lab: the port, the key, the system type.
+    fn write_machine_file(&self, text: &str) {
+        let line = |field: &str| text.lines().find(|line| line.trim_start().starts_with(field)).unwrap().trim();
+        let text = text
+            .replace(line("name ="), &format!("name = {NAME:?}, port = {SSH_PORT},"))
+            .replace(line("host_key ="), &format!("host_key = {:?},", self.build.host_key(HostKeyKind::Ed25519)))
+            .replace("x86_64-linux", crate::lab::SYSTEM)
+            .replace("parallel_builds = 4", "parallel_builds = 4, overload_threshold = 1000");
+        self.head.write_machine_file(&text);
+    }
+}
+
+fn shell(host: &Host, command: &str) -> String {
+    let output = host.command("bash").args(["-c", &format!("{command} 2>&1")]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_quick_start_leads_to_a_build() {
+    let site = Site::new();
+    let mut count = 0;
+    for block in manual("quick-start.md").blocks() {
+        match block.language.as_str() {
+            "lua" => site.write_machine_file(&block.text),
+            "console" => {
+                for (prompt, command, shown) in commands(&block.text) {
+                    assert_eq!(prompt, "head#", "{}: {command}", block.place);
+                    let printed = site.run(&command).replace(&format!("{NAME}:{SSH_PORT}"), &format!("{NAME}:22"));
+                    assert!(fits(&shown, &printed), "{}: {command}\nshown:\n{shown}printed:\n{printed}", block.place);
+                    count += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    assert!(count >= 8, "only {count} commands found");
+    assert_eq!(site.build.built(), ["hello-2.12.1"]);
+}
+
+/// The file of a `build-machine` becomes the file in Lua that the page shows after it; all other Scheme is read.
+#[test]
+fn scheme_is_read_and_converted() {
+    let lab = Lab::new();
+    let host = lab.head().hook(Hook::Offload).start();
+    let mut converted = 0;
+    for page in pages() {
+        let blocks = page.blocks();
+        for (number, block) in blocks.iter().enumerate().filter(|(_, block)| block.language == "scheme") {
+            host.write("/tmp/block.scm", &block.text);
+            let read = "(call-with-input-file \"/tmp/block.scm\" (lambda (port) (let loop ((x (read port))) \
+                        (unless (eof-object? x) (loop (read port))))))";
+            let output = host.guile(read, &[]);
+            assert!(output.status.success(), "{}: {}", block.place, String::from_utf8_lossy(&output.stderr));
+            if block.text.starts_with("(list (build-machine") {
+                converted += 1;
+                let output = host.command("/opt/offload/offload").args(["convert", "/tmp/block.scm"]).output().unwrap();
+                let text = String::from_utf8(output.stdout).unwrap();
+                let code = |text: &str| -> Vec<String> {
+                    let plain = text.lines().map(|line| line.split("--").next().unwrap().trim().to_owned());
+                    plain.filter(|line| !line.is_empty()).collect()
+                };
+                let shown = &blocks[number + 1];
+                assert_eq!(code(&text), code(&shown.text), "{}: converted:\n{text}", shown.place);
+            }
+        }
+    }
+    assert!(converted > 0, "no machines.scm found");
+}
+
+/// As the page on migration says: a machine serves heads of both kinds at the same time, with the same keys.
+#[test]
+fn heads_of_both_kinds_share_a_machine() {
+    let lab = Lab::new();
+    let machine = lab.build_machine("b1").start();
+    let before = lab.head().name("before").hook(Hook::Upstream).start();
+    let after = lab.head().name("after").start();
+    for head in [&before, &after] {
+        head.write_machines(&[machine.entry()]);
+    }
+    let long = Drv::new("by-upstream").script("echo started; sleep 2; echo $name >$out");
+    let mut first = before.client().start(&[&long]);
+    first.wait_for_log("started");
+    after.build(&[&Drv::new("by-offload")]).succeeded();
+    first.wait().succeeded();
+    assert_eq!(machine.built().len(), 2);
+}

@@ -1,0 +1,182 @@
+//! An account on a build machine that may do nothing but reach the daemon's socket: what works with which settings of sshd,
+//! and what is said where too much is forbidden. `doc/manual/security.md` has the settings and the table.
+//!
+//! `cargo test --test locked_down -- --nocapture` shows how long a build takes each way.
+
+mod lab;
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+
+use lab::{Drv, Host, Lab, Release};
+
+/// The way to the daemon's socket.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Direct,
+    Relay,
+    None,
+}
+
+const SOCKET_ALONE: &str = "PermitOpen [/var/guix/daemon-socket/socket]:*";
+const NO_COMMAND: &str = "ForceCommand false";
+
+/// Settings for the account, and what follows from them: the way to the socket, whether TCP connections can be made
+/// through the account, and whether the machine tells its load.
+const CASES: [(&[&str], Way, bool, bool); 9] = [
+    (&[], Way::Direct, true, true),
+    (&[NO_COMMAND], Way::Direct, true, false),
+    (&[NO_COMMAND, SOCKET_ALONE], Way::Direct, false, false),
+    (&[NO_COMMAND, "PermitOpen [/var/guix/other]:*"], Way::None, false, false),
+    (&["AllowStreamLocalForwarding no"], Way::Relay, true, true),
+    // Whoever forbids all TCP connections forbids sockets with them.
+    (&["AllowTcpForwarding no"], Way::Relay, false, true),
+    (&["PermitOpen none"], Way::Relay, false, true),
+    (&["DisableForwarding yes"], Way::Relay, false, true),
+    (&[NO_COMMAND, "AllowTcpForwarding no"], Way::None, false, false),
+];
+
+/// The block of the manual with the settings that it recommends.
+fn recommended() -> Vec<&'static str> {
+    let page = include_str!("../doc/manual/security.md");
+    let block = page.split("```sshd_config\n").nth(1).expect("a block sshd_config").split("```").next().unwrap();
+    let mut lines = block.lines().map(str::trim);
+    assert_eq!(lines.next(), Some("Match User offload"));
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+fn offload(head: &Host, arguments: &[&str]) -> String {
+    let output = head.command("/opt/offload/offload").args(arguments).output().unwrap();
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+/// Gives the account these settings.
+fn configure(machine: &Host, lines: &[&str]) {
+    let file = "/etc/ssh/sshd_config";
+    let text = String::from_utf8(machine.read(file)).unwrap();
+    let common = text.split("Match User").next().unwrap();
+    let own: String = lines.iter().map(|line| format!("    {line}\n")).collect();
+    machine.stop_sshd();
+    machine.write(file, format!("{common}Match User offload\n{own}"));
+    machine.start_sshd();
+}
+
+/// Whether a TCP connection can be made through the account: to the SSH server itself.
+fn passes_tcp(head: &Host, machine: &Host) -> bool {
+    let address = machine.ssh_address();
+    let mut session = ssh2::Session::new().unwrap();
+    session.set_tcp_stream(TcpStream::connect(address).unwrap());
+    session.handshake().unwrap();
+    session.userauth_pubkey_file("offload", None, &head.path("/etc/guix/keys/ed25519"), None).unwrap();
+    match session.channel_direct_tcpip(&address.ip().to_string(), address.port(), None) {
+        Ok(mut channel) => {
+            let mut greeting = [0; 7];
+            channel.read_exact(&mut greeting).unwrap();
+            assert_eq!(&greeting, b"SSH-2.0");
+            true
+        }
+        Err(error) => {
+            assert_eq!(error.code(), ssh2::ErrorCode::Session(-21), "{error}");
+            false
+        }
+    }
+}
+
+fn way(report: &str) -> Way {
+    if report.contains("ok channel to the daemon: ") {
+        Way::Direct
+    } else if report.contains("?? channel to the daemon: ") && report.contains("does not forward to sockets") {
+        Way::Relay
+    } else {
+        Way::None
+    }
+}
+
+/// Has something built that needs an input; prints how long it took when the machine is known.
+fn builds(head: &Host, machine: &Host, label: &str) {
+    let input = Drv::new(&format!("input-{label}")).script("head -c 100000 /dev/urandom >$out");
+    head.client().no_offload().max_jobs(1).build(&[&input]).succeeded();
+    for number in 1..=2 {
+        let drv = Drv::new(&format!("{label}-{number}")).input(&input).script("head -c 1000000 /dev/zero >$out");
+        let result = head.build(&[&drv]).succeeded();
+        println!("{label}: {:.2} s", result.elapsed.as_secs_f64());
+        assert_eq!(machine.built().last().map(String::as_str), Some(drv.name()));
+    }
+}
+
+#[test]
+fn what_each_setting_leaves() {
+    let lab = Lab::new();
+    let machine = lab.build_machine("b1").account("offload").start();
+    let head = lab.head().start();
+    head.write_machines(&[machine.entry()]);
+    for (lines, expected, tcp, tells) in CASES {
+        configure(&machine, lines);
+        head.forget_health();
+        let report = offload(&head, &["test"]);
+        assert_eq!(way(&report), expected, "{lines:?}\n{report}");
+        assert_eq!(report.contains("?? load: unknown: the machine does not tell"), !tells, "{lines:?}\n{report}");
+        assert_eq!(passes_tcp(&head, &machine), tcp, "{lines:?}");
+        match expected {
+            Way::None => {
+                println!("{report}");
+                assert!(report.contains("no way to the daemon's socket '/var/guix/daemon-socket/socket'"), "{report}");
+                assert!(report.contains("`AllowTcpForwarding`") && report.contains("`PermitOpen`"), "{report}");
+            }
+            way => builds(&head, &machine, &format!("{way:?}-{}", machine.built().len()).to_lowercase()),
+        }
+    }
+    head.verify_store();
+}
+
+#[test]
+fn the_settings_of_the_manual_with_an_old_server_too() {
+    let lab = Lab::new();
+    let machines = [Release::Sid, Release::Bullseye].map(|release| {
+        lab.build_machine(&format!("{release:?}").to_lowercase()).release(release).account("offload").start()
+    });
+    let head = lab.head().start();
+    for machine in &machines {
+        head.write_machines(&[machine.entry()]);
+        configure(machine, &recommended());
+        assert_eq!(way(&offload(&head, &["test"])), Way::Direct);
+        assert!(!passes_tcp(&head, machine));
+        builds(&head, machine, machine.name());
+    }
+
+    // The word `restrict` before a key forbids too much by itself.
+    let [machine, _] = &machines;
+    head.write_machines(&[machine.entry()]);
+    let keys = String::from_utf8(machine.read("/home/offload/.ssh/authorized_keys")).unwrap();
+    for (options, expected) in [("restrict", Way::Relay), ("restrict,port-forwarding", Way::Direct)] {
+        let restricted: String = keys.lines().map(|key| format!("{options} {key}\n")).collect();
+        machine.write("/etc/ssh/restricted", restricted);
+        configure(machine, &["AuthorizedKeysFile /etc/ssh/restricted"]);
+        assert_eq!(way(&offload(&head, &["test"])), expected, "{options}");
+    }
+}
+
+#[test]
+fn file_permissions_alone_limit_which_sockets_it_reaches() {
+    let lab = Lab::new();
+    let machine = lab.build_machine("b1").account("offload").start();
+    let head = lab.head().start();
+    configure(&machine, &[NO_COMMAND]);
+    let reaches = |name: &str, mode: u32| {
+        let path = machine.path(format!("/run/{name}"));
+        let listener = UnixListener::bind(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let entry = machine.entry().set("daemon_socket", format!("/run/{name}").as_str()).set("connect_timeout", 2.0);
+        head.write_machines(&[entry]);
+        offload(&head, &["test"]);
+        listener.set_nonblocking(true).unwrap();
+        listener.accept().is_ok()
+    };
+    assert!(reaches("public", 0o666));
+    assert!(!reaches("private", 0o600));
+    // Settings can do more than permissions.
+    configure(&machine, &recommended());
+    assert!(!reaches("other", 0o666));
+}

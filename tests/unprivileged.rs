@@ -1,0 +1,80 @@
+//! A head whose guix-daemon runs without privileges, as the service unit of Guix 1.5 has it.
+
+mod lab;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use lab::{Drv, Host, Lab};
+
+/// The remedy in a message: what stands between backquotes behind `as root:`.
+fn remedy(log: &str) -> String {
+    let (_, after) = log.split_once("; as root: `").unwrap_or_else(|| panic!("no remedy in:\n{log}"));
+    after.split_once('`').unwrap().0.to_owned()
+}
+
+/// An output that only this head has, so that it goes to a build machine signed.
+fn own_output(head: &Host, name: &str) -> Drv {
+    let drv = Drv::new(&format!("{name}-input")).script("echo from here >$out");
+    head.client().no_offload().max_jobs(1).build(&[&drv]).succeeded();
+    drv
+}
+
+#[test]
+fn a_daemon_without_privileges_offloads_builds_and_says_which_right_it_lacks() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().unprivileged().start();
+    // A build that no machine can take now fails soon.
+    head.write_machine_file(&format!("return {{ {}, wait_for_slot = 1 }}", b1.entry().lua()));
+    let daemon = head.processes().into_iter().find(|process| process.name == "guix-daemon").unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid)).unwrap();
+    assert!(status.contains("CapEff:\t0000000000000001\n"), "more than CAP_CHOWN:\n{status}");
+    assert!(fs::write(head.path("/gnu/store/x"), "").is_err(), "the store is writable outside of the daemon");
+
+    // What root's commands make first, the daemon can use.
+    for command in ["drain", "undrain"] {
+        head.run("/opt/offload/offload", &[command, "b1"]);
+    }
+    let input = own_output(&head, "first");
+    let first = Drv::new("first").input(&input).script("mkdir $out; cp $first_input $out/file; ln -s file $out/link");
+    let result = head.build(&[&first]).succeeded();
+    assert_eq!(b1.built(), ["first"]);
+    assert_eq!(head.read(result.output("first").join("link")), b"from here\n");
+    let metadata = fs::metadata(head.path(result.output("first"))).unwrap();
+    assert_eq!(
+        (metadata.uid(), metadata.mode() & 0o777),
+        (fs::metadata(head.path("/gnu/store")).unwrap().uid(), 0o555)
+    );
+    head.verify_store();
+
+    for (number, (takes, file)) in [
+        ("chown root: /etc/guix/keys/ed25519", "/etc/guix/keys/ed25519"),
+        ("chmod 600 /etc/guix/machines.lua", "/etc/guix/machines.lua"),
+        ("chown root: /etc/guix/signing-key.sec", "/etc/guix/signing-key.sec"),
+        ("chown root: /etc/guix/acl; chmod 600 /etc/guix/acl", "/etc/guix/acl"),
+        ("chmod 700 /etc/guix; chown root /etc/guix", "/etc/guix"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("lacking-{number}");
+        let drv = Drv::new(&name).input(&own_output(&head, &name)).script("echo $lacking >$out");
+        head.run("sh", &["-c", takes]);
+        let result = head.build(&[&drv]);
+        let log = result.log;
+        assert_ne!(result.status, Some(0), "{takes}: {log}");
+        assert!(log.contains(&format!("'{file}' (owner root, mode 0")), "{takes}: {log}");
+        head.run("sh", &["-c", &remedy(&log)]);
+        head.build(&[&drv]).succeeded();
+    }
+
+    // Without its state the hook postpones builds; they go on by themselves.
+    head.run("chown", &["-R", "root:", "/var/guix/offload"]);
+    let drv = Drv::new("state").script("echo >$out");
+    let mut build = head.client().start(&[&drv]);
+    build.wait_for_log("'/var/guix/offload' (owner root, mode 0700)");
+    head.run("sh", &["-c", &remedy(&build.log())]);
+    build.wait().succeeded();
+    assert_eq!(b1.built().len(), 7);
+}
