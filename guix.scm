@@ -7,20 +7,20 @@
 ;;; The sources of the Rust libraries are those that Cargo.lock lists, with the hashes that stand there, so that there is no list
 ;;; to maintain here.  That takes Guix 1.5: older ones have no 'cargo-inputs-from-lockfile'.
 
-(use-modules (gnu packages compression)
+(use-modules (git)
+             (gnu packages compression)
              (gnu packages gnupg)
              (gnu packages pkg-config)
              (gnu packages rust)
              (gnu packages tls)
              (guix build-system cargo)
              (guix gexp)
+             (guix git)
              (guix git-download)
              (guix import crate)
              ((guix licenses) #:prefix license:)
              (guix packages)
              (guix utils)
-             (ice-9 popen)
-             (ice-9 rdelim)
              (ice-9 regex)
              (ice-9 textual-ports))
 
@@ -40,11 +40,9 @@
 ;; For 'offload --version'.
 (define commit
   (and is-checkout?
-       (let* ((port (open-pipe* OPEN_READ "git" "-C" directory
-                                "rev-parse" "--short=12" "HEAD"))
-              (line (read-line port)))
-         (close-pipe port)
-         (and (not (eof-object? line)) line))))
+       (with-repository directory repository
+         (string-take (oid->string (reference-target (repository-head repository)))
+                      12))))
 
 (define part-of-source?
   (or (and is-checkout? (git-predicate directory))

@@ -26,8 +26,8 @@
 ---File name of the Unix-domain socket guix-daemon is listening to on that machine. Default
 ---`"/var/guix/daemon-socket/socket"`.
 ---@field daemon_socket? string
----The compression of the SSH connection. `"auto"` leaves it to `offload`; the spellings of Guix, such as
----`"zlib@openssh.com,zlib"`, are understood. Default `"auto"`.
+---The compression of the SSH connection. `"auto"`: each way where it saves time, going by the transfers before, the first
+---not; the spellings of Guix, such as `"zlib@openssh.com,zlib"`, are understood. Default `"auto"`.
 ---@field compression? "auto"|"zlib"|"none"|string
 ---Has no effect: the SSH library has one level only. Accepted, with a warning, since Guix has it.
 ---@field compression_level? integer

@@ -27,6 +27,32 @@ pub enum Status {
 }
 
 impl Status {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Status; 8] = [
+        Status::Success,
+        Status::Failure,
+        Status::Usage,
+        Status::MachineFile,
+        Status::SomeMachinesFailed,
+        Status::NoMatch,
+        Status::BuildFailed,
+        Status::TimedOut,
+    ];
+
+    /// What it says, for the manual.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Status::Success => "done",
+            Status::Failure => "it could not be done",
+            Status::Usage => "the command line was not understood",
+            Status::MachineFile => "the machine file has errors",
+            Status::SomeMachinesFailed => "some machines failed a check that others passed",
+            Status::NoMatch => "no machine matches",
+            Status::BuildFailed => "as the build hook: the build failed",
+            Status::TimedOut => "as the build hook: the build took too long",
+        }
+    }
+
     /// The number that the parent process sees.
     pub fn code(self) -> u8 {
         match self {

@@ -37,6 +37,7 @@
 //! | [`rights`] | who may use a file, and what to do where somebody may not |
 //! | [`shell`] | words of commands that people are asked to run |
 //! | [`logging`], [`text`], [`timing`] | messages for people, and what from outside may stand in them; where the time goes |
+//! | [`crash`] | points at which tests kill the process; nothing in a usual build |
 //!
 //! # Embedding
 //!
@@ -67,6 +68,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod commands;
+pub mod crash;
 pub mod daemon;
 pub mod engine;
 pub mod error;

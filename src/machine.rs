@@ -101,7 +101,23 @@ pub enum Compression {
     Zlib,
 }
 
+/// The directions in which a connection is compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compressed {
+    pub sending: bool,
+    pub receiving: bool,
+}
+
 impl Compression {
+    /// The directions that are to be compressed; `auto` leaves it to `experience`.
+    pub fn directions(self, experience: impl FnOnce() -> Compressed) -> Compressed {
+        match self {
+            Compression::Auto => experience(),
+            Compression::None => Compressed::default(),
+            Compression::Zlib => Compressed { sending: true, receiving: true },
+        }
+    }
+
     /// The word for it in a machine file.
     pub fn name(self) -> &'static str {
         match self {

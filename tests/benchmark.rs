@@ -1,10 +1,12 @@
 //! The benchmark: `guix offload` and `offload` in turns, in the same lab, on the same work.
 //!
-//! Run by `tests/bench [--rounds N] [--quick] [--against PROGRAM] [WORK...]`. Prints a Markdown table on standard output, and each measurement on
+//! Run by `tests/bench [--rounds N] [--quick] [--against PROGRAM] [WORK...]`. Prints Markdown tables on standard output, and each measurement on
 //! standard error. Each work has a lab of its own: build machines, and two heads that are alike but for their hooks. Builds
 //! are asked for by the product's own client of the daemon, so that no client's start is measured. Before the first round each
 //! side builds once, which is not measured.
 
+#[path = "benchmark/compression.rs"]
+mod compression;
 mod lab;
 #[path = "benchmark/pool.rs"]
 mod pool;
@@ -21,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use pool::{Pool, Side};
-use site::Site;
+use site::{Sample, Site};
 use table::Samples;
 use works::{WORKS, Work};
 
@@ -34,12 +36,14 @@ fn main() -> ExitCode {
     let mut rounds = ROUNDS;
     let mut names = Vec::new();
     let mut against = None;
+    let mut is_compression = false;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--quick" => rounds = 1,
             "--rounds" => rounds = arguments.next().and_then(|number| number.parse().ok()).expect("--rounds N"),
             "--against" => against = Some(arguments.next().map(PathBuf::from).expect("--against PROGRAM")),
+            "compression" => is_compression = true,
             name if WORKS.iter().any(|work| work.name == name) => names.push(argument),
             unknown => {
                 eprintln!("there is no work '{unknown}'; there are:");
@@ -48,13 +52,28 @@ fn main() -> ExitCode {
             }
         }
     }
-    println!("{}", table::HEADING);
-    for work in WORKS.iter().filter(|work| names.is_empty() || names.iter().any(|name| name == work.name)) {
-        println!("{}", table::line(work, &measure(work, rounds, against.as_deref())));
+    if is_compression {
+        compression::run(rounds);
+    } else {
+        compare(&names, rounds, against.as_deref());
     }
     let count = if rounds == 1 { "one round".to_owned() } else { format!("medians of {rounds} rounds") };
     println!("\n{count}; {}", surroundings());
     ExitCode::SUCCESS
+}
+
+/// Does works, all if none is named, and prints the tables.
+fn compare(names: &[String], rounds: usize, against: Option<&Path>) {
+    println!("{}", table::HEADING);
+    let mut bare = Vec::new();
+    for work in WORKS.iter().filter(|work| names.is_empty() || names.iter().any(|name| name == work.name)) {
+        let samples = measure(work, rounds, against);
+        println!("{}", table::line(work, &samples));
+        bare.extend(table::bare_line(work, &samples));
+    }
+    if !bare.is_empty() {
+        println!("\n{}\n{}", table::BARE_HEADING, bare.join("\n"));
+    }
 }
 
 /// Does a work so many times, the sides in turns.
@@ -79,9 +98,11 @@ fn measure(work: &Work, rounds: usize, against: Option<&Path>) -> Samples {
             };
             samples.upstream.push((work.run)(&mut site));
         }
-        samples.offload.push((work.run)(&mut refreshed(&pool, work, Side::Offload, round)));
+        let mut site = refreshed(&pool, work, Side::Offload, round);
+        let sample = (work.run)(&mut site);
+        samples.offload.push(Sample { bare: work.bare.map(|bare| bare(&mut site)), ..sample });
         let local = samples.local.last().map(|local| format!(", local {local:.3?}")).unwrap_or_default();
-        let last = |side: &[site::Sample]| side.last().map(|sample| sample.elapsed);
+        let last = |side: &[Sample]| side.last().map(|sample| sample.elapsed);
         eprintln!(
             "{}: guix offload {:.3?}, offload {:.3?}{local}",
             work.name,

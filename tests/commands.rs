@@ -3,6 +3,8 @@
 use std::fs;
 use std::process::{Command, Output};
 
+use clap::CommandFactory;
+
 fn offload(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_offload"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -39,6 +41,7 @@ fn eval_prints_json() {
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&json["version"], &json["machines"][0]["port"]), (&1.into(), &22.into()));
     assert!(json.get("errors").is_none());
+    in_the_manual(&[&json]);
     let output = offload(&["eval", "--json", "/nowhere/machines.lua"]);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json["errors"].as_array().unwrap().len(), 1);
@@ -88,6 +91,38 @@ fn explain_says_why_and_what_the_daemon_would_be_told() {
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json["machines"][0]["reason"], "it lacks the feature kvm, big");
     assert_eq!((&json["reply"], &json["machine"]), (&"decline".into(), &serde_json::Value::Null));
+    in_the_manual(&[&json, &json["machines"][0], &json["request"]]);
+}
+
+/// The page of the manual about commands.
+fn manual() -> String {
+    fs::read_to_string("doc/manual/commands.md").unwrap()
+}
+
+/// Every field of these objects stands in the manual.
+fn in_the_manual(objects: &[&serde_json::Value]) {
+    for name in objects.iter().flat_map(|object| object.as_object().unwrap().keys()) {
+        assert!(manual().contains(&format!("`{name}`")), "the manual does not know the field `{name}`");
+    }
+}
+
+#[test]
+fn every_command_has_its_section_in_the_manual() {
+    let pages = fs::read_dir("doc/manual").unwrap().map(|page| fs::read_to_string(page.unwrap().path()).unwrap());
+    let pages: String = pages.collect();
+    let headings: Vec<&str> = pages.lines().filter(|line| line.starts_with('#')).collect();
+    let definition = offload::commands::CommandLine::command();
+    for command in definition.get_subcommands().filter(|command| !command.is_hide_set()) {
+        let name = format!("`offload {}`", command.get_name());
+        assert!(headings.iter().any(|heading| heading.contains(&name)), "no section about {name}");
+        let options = command.get_arguments().filter_map(|argument| argument.get_long());
+        for option in options.filter(|option| *option != "help") {
+            assert!(pages.contains(&format!("--{option}")), "{name} --{option} is not in the manual");
+        }
+    }
+    for status in 0..=5 {
+        assert!(manual().contains(&format!("\n| {status} | ")), "the status {status} is not in the manual");
+    }
 }
 
 /// A decline would be a failed build where the daemon may not build itself; what `score` says may be otherwise in a moment.

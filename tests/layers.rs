@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("exit", &[]),
+    ("crash", &[]),
     ("rights", &[]),
     ("logging", &["hook", "text"]),
     ("gcrypt", &["rights", "store"]),
@@ -21,17 +22,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ssh", &["machine", "rights", "store", "timing"]),
     ("daemon", &["store", "text"]),
     ("events", &["hook", "machine", "store"]),
-    ("local", &["daemon", "gcrypt", "rights", "store"]),
+    ("local", &["crash", "daemon", "gcrypt", "rights", "store"]),
     ("remote", &["daemon", "machine", "ssh", "status", "store", "text", "timing"]),
-    ("state", &["machine", "rights", "status", "store"]),
+    ("state", &["crash", "machine", "rights", "status", "store"]),
     ("policy", &["hook", "machine", "rights", "state", "status", "store"]),
-    ("schedule", &["hook", "machine", "policy", "state", "status", "store"]),
-    ("transfer", &["daemon", "events", "gcrypt", "local", "machine", "remote", "state", "store", "timing"]),
+    ("schedule", &["crash", "hook", "machine", "policy", "state", "status", "store"]),
+    ("transfer", &["crash", "daemon", "events", "gcrypt", "local", "machine", "remote", "state", "store", "timing"]),
     (
         "job",
         &[
-            "daemon", "error", "events", "exit", "gcrypt", "hook", "local", "machine", "policy", "remote", "schedule",
-            "shell", "ssh", "state", "status", "store", "timing", "transfer",
+            "crash", "daemon", "error", "events", "exit", "gcrypt", "hook", "local", "machine", "policy", "remote",
+            "schedule", "shell", "ssh", "state", "status", "store", "timing", "transfer",
         ],
     ),
     ("engine", &["error", "events", "hook", "job", "local", "machine", "policy", "schedule", "state", "store"]),
@@ -39,8 +40,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "commands",
         &[
-            "daemon", "engine", "error", "events", "exit", "gcrypt", "hook", "job", "local", "logging", "machine",
-            "policy", "remote", "rights", "schedule", "shell", "ssh", "state", "status", "store", "timing", "transfer",
+            "crash", "daemon", "engine", "error", "events", "exit", "gcrypt", "hook", "job", "local", "logging",
+            "machine", "policy", "remote", "rights", "schedule", "shell", "ssh", "state", "status", "store", "timing",
+            "transfer",
         ],
     ),
 ];

@@ -1,5 +1,4 @@
-//! Scheduling with real daemons: machines that are dead or die, more builds than slots, hooks that are killed, builds that stay
-//! here.
+//! Scheduling with real daemons: machines that are dead or die, more builds than slots, builds that stay here.
 
 mod lab;
 
@@ -15,8 +14,7 @@ use offload::commands::drain;
 use offload::daemon::{self, Client, Options};
 use offload::exit::Status;
 use offload::machine::Machine;
-use offload::state::health::Trouble;
-use offload::state::{Health, StateDirectory};
+use offload::state::StateDirectory;
 use offload::store::path::{StoreDir, StorePath};
 
 /// A build of one client of the head's daemon, through our own implementation of the protocol.
@@ -274,72 +272,6 @@ fn no_deadlock_while_the_daemon_waits_for_a_reply() {
     let result = head.client().limit(Duration::from_secs(60)).build(&drvs.iter().collect::<Vec<_>>()).succeeded();
     assert!(result.log.len() > 5 << 20, "{} bytes", result.log.len());
     assert_eq!(b1.built().len(), 5);
-}
-
-/// Out of a random generator that needs no more than to be different each time.
-fn random(bound: u64) -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(0) % bound
-}
-
-/// `OFFLOAD_TEST_KILLS` says how many; 200 take some minutes.
-#[test]
-fn hooks_that_are_killed_leave_nothing_wrong() {
-    let kills = std::env::var("OFFLOAD_TEST_KILLS").map_or(20, |kills| kills.parse().unwrap());
-    let lab = Lab::new();
-    let machines = ["b1", "b2"].map(|name| lab.build_machine(name).max_jobs(1).start());
-    let head = lab.head().start();
-    let script = "head -c 3000000 /dev/urandom >$out; sleep 0.1";
-    let drvs: Vec<Drv> = (0..kills).map(|number| Drv::new(&format!("victim-{number}")).script(script)).collect();
-    let drvs = instantiate(&head, &drvs);
-    head.write_machines(&machines.each_ref().map(|machine| machine.entry()));
-    let (mut killed, mut built) = (0, 0);
-    for (number, drv) in drvs.iter().enumerate() {
-        if number % 4 == 0 {
-            // Machines that have to be asked first.
-            let _ = fs::remove_dir_all(head.path("/var/guix/offload"));
-        }
-        let ended = thread::scope(|scope| {
-            let client = scope.spawn(|| build(&head, drv, &offloaded()));
-            let is_hook = |process: &lab::Process| process.command.contains("guix offload");
-            let mut hook = None;
-            while hook.is_none() && !client.is_finished() {
-                hook = head.processes().into_iter().find(is_hook);
-            }
-            thread::sleep(Duration::from_millis(random(700)));
-            if let Some(hook) = hook {
-                hook.signal(Signal::KILL);
-            }
-            client.join().unwrap()
-        });
-        match ended.status {
-            Some(0) => built += 1,
-            // guix-daemon does not survive a hook that is gone before it has read what it is to build.
-            Some(1) | None => killed += 1,
-            status => panic!("status {status:?}: {}", ended.log),
-        }
-        assert_nothing_locked(&head);
-        for machine in &machines {
-            let record = head.path(format!("/var/guix/offload/{}:{}/health.json", machine.name(), lab::SSH_PORT));
-            if let Ok(text) = fs::read(&record) {
-                let health: Health = serde_json::from_slice(&text).unwrap();
-                // A question that nobody lived to see answered counts as one without an answer, and no more than that.
-                let is_unanswered = |trouble: &Trouble| trouble.error == "no answer when it was last asked";
-                assert!(health.trouble.as_ref().is_none_or(is_unanswered), "{}: {health:?}", machine.name());
-            }
-        }
-    }
-    eprintln!("{killed} builds were killed, {built} were faster");
-    assert!(killed > kills / 3, "{killed} of {kills}");
-    wait_until("no build goes on", Duration::from_secs(5), || !machines.iter().any(Host::is_building));
-    // What was killed can be built, once the machines may be asked again, and nothing stands in the way.
-    for (number, drv) in drvs.iter().enumerate() {
-        let ended = build(&head, drv, &offloaded());
-        assert_eq!(ended.status, Some(0), "{}", ended.log);
-        let limit = Duration::from_secs(if number == 0 { 60 } else { 10 });
-        assert!(ended.time < limit, "{:?}", ended.time);
-    }
-    head.verify_store();
 }
 
 /// Starts a build that fills the one slot of `machine`.

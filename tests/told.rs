@@ -60,7 +60,7 @@ fn long_transfers_tell_how_far_they_are() {
     let slow = lab.proxy("slow", b1.ssh_address());
     let head = lab.head().start();
     head.write_machines(&[b1.entry().via(&slow)]);
-    head.write("/tmp/noise", noise(8 << 20));
+    head.write("/tmp/noise", noise(5 << 20));
     let drv = Drv::new("copy").file("noise", "/tmp/noise").script("cat $noise $noise >$out");
     slow.throttle(Some(1 << 20));
     let result = head.client().max_silent_time(4).build(&[&drv]).succeeded();

@@ -18,6 +18,8 @@ use offload::hook::request::read_request;
 use offload::local::{Staging, Store};
 use offload::machine::{self, HostKey, Machine};
 use offload::remote;
+use offload::state::line::LineRecord;
+use offload::state::stock::Stock;
 use offload::state::transfers::{Transfers, Turn};
 use offload::state::{Drain, HealthRecord, Holder, Place, Places, Slot, Slots, StateDirectory};
 use offload::store::derivation::{Derivation, DerivationError};
@@ -324,7 +326,7 @@ impl Shared {
 
     fn read(&self, data: &[u8]) {
         let host = self.directory.path().join("b1:22");
-        for name in ["health.json", "drained.json", "0.json", "uploads/0"] {
+        for name in ["health.json", "drained.json", "0.json", "line.json", "stock.json", "uploads/0"] {
             fs::write(host.join(name), data).unwrap();
         }
         fs::write(self.directory.path().join("waiting/0.json"), data).unwrap();
@@ -334,6 +336,11 @@ impl Shared {
         }
         record.change(|health| health.after_failure("x", NOW)).unwrap();
         assert!(record.read().trouble.is_some_and(|trouble| trouble.last <= NOW));
+        let line = LineRecord::of(&self.state, &self.machine).unwrap().read();
+        let _ = [line.sending, line.receiving].map(|pace| pace.is_some_and(|pace| pace.counts(NOW)));
+        let stock = Stock::of(&self.state, &self.machine).unwrap();
+        stock.add(&BTreeSet::from([path(FOO)])).unwrap();
+        assert_eq!(stock.lacks(&BTreeSet::from([path(FOO)])), 0);
         let _ = Drain::of(&self.state, &self.machine).unwrap().read(NOW);
         assert_eq!(Slots::of(&self.state, &self.machine).unwrap().taken().unwrap().len(), 1);
         let places = Places::of(&self.state).unwrap();

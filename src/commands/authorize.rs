@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use super::front_end::real_guix;
 use super::machines::load;
-use super::terminal::plain;
+use super::terminal::{Terminal, plain};
 use crate::daemon::Client;
 use crate::engine::Engine;
 use crate::error::{with_causes, with_hint};
@@ -90,15 +90,15 @@ impl<'a> Exchange<'a> {
     fn there(&self, yes: bool) -> Result<bool, Failed> {
         let name = &self.machine.name;
         if self.is_trusted_there()? {
-            eprintln!("{name} accepts what this machine signs already.");
+            say(&format!("{name} accepts what this machine signs already."));
             return Ok(true);
         }
         let key = self.own.public_key().to_string();
-        eprintln!("{name} does not accept what this machine signs with its key");
-        eprintln!("  {key}");
-        eprintln!(
+        say(&format!("{name} does not accept what this machine signs with its key"));
+        show(&key);
+        say(&format!(
             "Authorized there, whoever has the secret half of that key can put any item into the store of {name}."
-        );
+        ));
         if !confirm(&format!("Have {name} authorize it?"), yes)? {
             return Ok(false);
         }
@@ -110,13 +110,13 @@ impl<'a> Exchange<'a> {
             Err(error) => Some(error.to_string()),
         };
         if problem.is_none() && self.is_trusted_there()? {
-            eprintln!("{name} accepts what this machine signs now.");
+            say(&format!("{name} accepts what this machine signs now."));
             return Ok(true);
         }
         let problem = problem.unwrap_or_else(|| "it does not accept it all the same".to_owned());
-        eprintln!("The account '{}' could not do that on {name}: {}", self.machine.user, plain(&problem));
-        eprintln!("As root on {name}:");
-        eprintln!("  echo {} | {command}", quote(&key));
+        say(&format!("The account '{}' could not do that on {name}: {}", self.machine.user, plain(&problem)));
+        say(&format!("As root on {name}:"));
+        show(&format!("echo {} | {command}", quote(&key)));
         Ok(false)
     }
 
@@ -124,13 +124,13 @@ impl<'a> Exchange<'a> {
     fn here(&self, yes: bool) -> Result<bool, Failed> {
         let name = &self.machine.name;
         let Some(key) = self.stranger_here()? else {
-            eprintln!("This machine accepts what {name} signs already.");
+            say(&format!("This machine accepts what {name} signs already."));
             return Ok(true);
         };
-        eprintln!("This machine does not accept what {name} signs with its key");
-        eprintln!("  {}", plain(&key.to_string()));
-        eprintln!(
-            "Authorized here, whoever has the secret half of that key can put any item into the store of this machine."
+        say(&format!("This machine does not accept what {name} signs with its key"));
+        show(&key.to_string());
+        say(
+            "Authorized here, whoever has the secret half of that key can put any item into the store of this machine.",
         );
         if !confirm("Authorize it?", yes)? {
             return Ok(false);
@@ -140,15 +140,15 @@ impl<'a> Exchange<'a> {
             Err(error) => Some(error),
         };
         if problem.is_none() && self.stranger_here()?.is_none() {
-            eprintln!("This machine accepts what {name} signs now.");
+            say(&format!("This machine accepts what {name} signs now."));
             return Ok(true);
         }
-        eprintln!(
+        say(&format!(
             "That could not be done: {}",
             plain(&problem.unwrap_or_else(|| "the key is refused all the same".to_owned()))
-        );
-        eprintln!("As root on this machine:");
-        eprintln!("  echo {} | guix archive --authorize", quote(&key.to_string()));
+        ));
+        say("As root on this machine:");
+        show(&format!("echo {} | guix archive --authorize", quote(&key.to_string())));
         Ok(false)
     }
 
@@ -216,6 +216,16 @@ fn last_line(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
     last.unwrap_or("it said nothing").to_owned()
+}
+
+/// A sentence, broken where a terminal needs it.
+fn say(sentence: &str) {
+    eprintln!("{}", Terminal::of(&io::stderr()).wrap(0, sentence));
+}
+
+/// What is to be looked at or pasted, in one piece.
+fn show(line: &str) {
+    eprintln!("  {}", plain(line));
 }
 
 /// Asks; no answer is a no.

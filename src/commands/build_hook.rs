@@ -16,6 +16,7 @@ use log::{debug, error, info, warn};
 
 use self::teller::Teller;
 use super::machines::machine_file;
+use crate::crash::{Point, point};
 use crate::engine::{Accepted, Engine};
 use crate::exit::Status;
 use crate::hook::{Arguments, BuildLog, Descriptors, Request, paths, request};
@@ -59,6 +60,7 @@ pub fn run(arguments: &[OsString]) -> Status {
     if let Err(error) = descriptors.finish() {
         debug!("standard output and error: {error}");
     }
+    point(Point::Ending);
     status
 }
 
@@ -71,6 +73,7 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Bo
     let mut said = Said::default();
     let mut requests = BufReader::new(&descriptors.requests);
     while let Some(request) = request::read_request(&mut requests, store)? {
+        point(Point::RequestRead);
         let mut stopwatch = Stopwatch::start();
         let pool = load_pool(&engine, &mut said);
         stopwatch.lap("evaluate");
@@ -84,9 +87,11 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Bo
             Decision::AcceptAndWait(place) => Accepted::Waiting(place),
             Decision::Decline(_) | Decision::Postpone(_) => continue,
         };
+        point(Point::Replied);
         let inputs = paths::read_paths(&mut requests, store, "inputs")?;
         let outputs = paths::read_paths(&mut requests, store, "outputs")?;
         stopwatch.lap("read");
+        point(Point::ListsRead);
         let log = BuildLog::new(descriptors.build_log.try_clone()?);
         let mut observer = Teller::new(&engine.arguments, &descriptors.messages);
         let result = consideration.offload(accepted, &inputs, &outputs, &log, &mut observer);
@@ -94,6 +99,7 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Bo
         let mut stopwatch = Stopwatch::start();
         let unread = log.drain();
         stopwatch.lap("log");
+        point(Point::LogRead);
         if unread > 0 {
             warn!("the daemon left {unread} bytes of the build log unread");
         }

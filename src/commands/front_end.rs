@@ -25,7 +25,7 @@ pub const REAL_GUIX: &str = "OFFLOAD_GUIX";
 const HANDED_ON: &str = "OFFLOAD_FRONT_END";
 
 /// Where `guix` is found when `PATH` does not say: Guix System, a foreign distribution's package, the binary installation.
-const USUAL_PLACES: [&str; 5] = [
+pub const USUAL_PLACES: [&str; 5] = [
     "/run/current-system/profile/bin",
     "/var/guix/profiles/per-user/root/current-guix/bin",
     "/usr/bin",

@@ -8,10 +8,13 @@ pub mod annotations;
 pub mod authorize;
 pub mod build_hook;
 pub mod convert;
+pub mod documents;
 pub mod drain;
 pub mod eval;
 pub mod explain;
 pub mod front_end;
+pub mod help;
+pub mod install;
 mod machines;
 pub mod status;
 mod terminal;
@@ -22,7 +25,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use env_logger::Target;
 
 use crate::engine::Engine;
@@ -37,12 +40,8 @@ use crate::state::StateDirectory;
 #[derive(Debug, Parser)]
 #[command(
     name = "offload",
-    version,
     disable_help_subcommand = true,
-    override_usage = "offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT\n       offload COMMAND [ARGUMENT]...",
-    after_help = "With four arguments this is the build hook, which guix-daemon runs. Exit statuses: 0 done, 1 failure, 2 \
-                  usage, 3 errors in the machine file, 4 some machines cannot be used, 5 no \
-                  machine matches; as the hook also 100 (the build failed) and 101 (it took too long)."
+    override_usage = "offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT\n  or:  offload COMMAND [ARGUMENT]..."
 )]
 pub struct CommandLine {
     #[command(subcommand)]
@@ -90,6 +89,16 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Have guix-daemon use this program, on a machine with systemd.
+    Install(install::InstallArguments),
+    /// Undo what `offload install` did.
+    Uninstall(install::UninstallArguments),
+    /// Write manual pages and completions for bash, zsh and fish.
+    #[command(hide = true)]
+    Documents {
+        /// The directory to put `share/man` and the like into.
+        directory: PathBuf,
+    },
     /// Check whether the build machines can be used, and say what to do about those that cannot.
     Test(test::Arguments),
     /// Fetch a machine's host key, and print an entry for the machine file.
@@ -117,7 +126,9 @@ pub fn main(mut arguments: Vec<OsString>) -> Status {
     if is_build_hook(&arguments) {
         return build_hook::run(&arguments);
     }
-    match CommandLine::try_parse_from([OsString::from("offload")].into_iter().chain(arguments)) {
+    let arguments = [OsString::from("offload")].into_iter().chain(arguments);
+    let parsed = help::definition().try_get_matches_from(arguments);
+    match parsed.and_then(|matches| CommandLine::from_arg_matches(&matches)) {
         Ok(command_line) => {
             logging::start(Target::Stderr);
             run(command_line.command)
@@ -159,6 +170,9 @@ fn run(command: Command) -> Status {
                 drain::undrain(&name, machines, state, &mut io::stderr())
             })
         }
+        Command::Install(arguments) => install::install(&arguments, &engine, &mut io::stdout(), &mut io::stderr()),
+        Command::Uninstall(arguments) => install::uninstall(&arguments, &mut io::stdout(), &mut io::stderr()),
+        Command::Documents { directory } => documents::run(&directory, &mut io::stderr()),
         Command::Test(arguments) => test::run(&arguments, &engine),
         Command::Add(arguments) => add::run(&arguments, &engine, &mut io::stdout(), &mut io::stderr()),
         Command::Authorize(arguments) => authorize::run(&arguments, &engine),
@@ -195,11 +209,6 @@ fn is_build_hook(arguments: &[OsString]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_definition_of_the_command_line_is_sound() {
-        CommandLine::command().debug_assert();
-    }
 
     #[test]
     fn four_arguments_are_the_build_hook() {

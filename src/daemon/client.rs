@@ -79,7 +79,6 @@ pub struct Client<S> {
     pub(super) store: StoreDir,
     version: Version,
     round_trip: Duration,
-    pub(super) has_helper: bool,
 }
 
 impl<S: Read + Write> Client<S> {
@@ -101,7 +100,7 @@ impl<S: Read + Write> Client<S> {
             return Err(Error::OtherVersion { operation: "handshake", version });
         }
         link.last()?;
-        Ok(Client { link, store, version, round_trip: start.elapsed(), has_helper: false })
+        Ok(Client { link, store, version, round_trip: start.elapsed() })
     }
 
     /// The version the daemon announced; operations are those of the lower of the two.
@@ -119,9 +118,9 @@ impl<S: Read + Write> Client<S> {
         self.round_trip
     }
 
-    /// Whether the daemon has signed or verified something on this connection: its helper `guix authenticate` runs then.
-    pub fn has_helper(&self) -> bool {
-        self.has_helper
+    /// The store of the daemon.
+    pub fn store(&self) -> &StoreDir {
+        &self.store
     }
 
     /// Whether the next operation can succeed: false once the link failed or the protocol was broken.

@@ -9,6 +9,7 @@ use super::reach::{Reached, daemon_failed};
 use super::surroundings::{remember_failure, remember_success};
 use super::verdict::{Verdict, verdict};
 use super::{Chosen, Job, Network};
+use crate::crash::{Point, point};
 use crate::daemon::{self, Client, Options};
 use crate::error::{Failure, with_causes};
 use crate::events::{Event, Observer};
@@ -39,8 +40,10 @@ impl Job<'_> {
         let derivation = &self.failover.request.derivation;
         observer.observe(&Event::Offloading { derivation, machine: &machine.name });
         let head = Head::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
+        point(Point::HeadOpened);
         let on = On { job: self, machine, world, head: &head };
         let retrieved = on.build(slot, link, log, observer)?;
+        point(Point::SlotReleased);
         let mut stopwatch = Stopwatch::start();
         retrieved.place().map_err(|error| Failure::Head(with_causes(&error)))?;
         stopwatch.lap("place");
@@ -77,11 +80,14 @@ impl<'a> On<'a> {
         let mut stopwatch = Stopwatch::start();
         client.set_options(&self.options()).map_err(|error| self.daemon_failed("greeting its daemon", &error))?;
         stopwatch.lap("options");
+        point(Point::OptionsSet);
 
         let turns = self.turns();
-        transfer::send(&mut client, self.head, job.inputs, &turns, observer)
+        let mut signer = Signer::new(&connection, &patience);
+        transfer::send(&mut client, self.head, job.inputs, &mut signer, &turns, observer)
             .map_err(|error| self.transfer_failed("sending inputs", error.is_of_machine(), &error))?;
 
+        point(Point::InputsProtected);
         let derivation = &job.failover.request.derivation;
         observer.observe(&Event::Building { derivation, machine: &self.machine.name });
         let mut stopwatch = Stopwatch::start();
@@ -89,9 +95,8 @@ impl<'a> On<'a> {
         sink(first_line(derivation, &self.machine.name).as_bytes());
         client.set_log(Some(sink));
         client.stream_mut().set_patience(Patience::build(self.machine, max_silent_time));
-        let mut signer = None;
         let built = client.start_build(&[derivation.clone()].into()).and_then(|()| {
-            signer = self.signer(&client, &connection, &patience);
+            point(Point::BuildStarted);
             client.finish_build()
         });
         client.set_log(None);
@@ -101,27 +106,18 @@ impl<'a> On<'a> {
             return Err(self.judge(error, &mut client, &connection));
         }
 
+        point(Point::BuildEnded);
+        self.world.remember_stock(self.machine);
+
         let wanted = Wanted { derivation, inputs: job.inputs, outputs: job.outputs };
         // The first connection stays open for what it protects from the garbage collector.
-        let mut second = signer.and_then(|signer| {
-            signer.ready().inspect_err(|error| debug!("the second connection failed: {error}")).ok()
-        });
+        let mut second = signer.ready();
         let exporter = second.as_mut().unwrap_or(&mut client);
-        let retrieved = transfer::retrieve(exporter, self.head, &wanted, &turns, observer)
+        let retrieved = transfer::retrieve(exporter, self.head, &wanted, connection.compressed(), &turns, observer)
             .map_err(|error| self.transfer_failed("retrieving outputs", error.is_of_machine(), &error))?;
         self.refresh_status(&connection);
+        point(Point::Retrieved);
         Ok(retrieved)
-    }
-
-    /// A connection that gets ready to sign while `client` waits for the build, where that saves time.
-    fn signer(&self, client: &Client<DaemonStream>, connection: &Connection, patience: &Patience) -> Option<Signer> {
-        if !Signer::pays(client) {
-            return None;
-        }
-        let job = self.job;
-        Signer::start(connection, &job.directories.store, &job.failover.request.derivation, patience.clone())
-            .inspect_err(|error| debug!("no second connection: {error}"))
-            .ok()
     }
 
     fn turns(&self) -> Turns<'a> {

@@ -14,11 +14,12 @@ use log::{debug, warn};
 
 use super::reach::unreachable;
 use super::surroundings::remember_ban;
-use crate::machine::Machine;
+use crate::machine::{Compressed, Machine};
 use crate::remote::{self, Connection};
 use crate::ssh::Cause;
 use crate::state::logins::{Login, Logins};
-use crate::state::{HealthRecord, StateDirectory, StateError, health};
+use crate::state::{HealthRecord, LineRecord, StateDirectory, StateError, health};
+use crate::transfer::compression;
 
 /// How often a connection that was dropped is tried again.
 const RETRIES: u32 = 6;
@@ -37,9 +38,10 @@ pub fn connect(state: &StateDirectory, machine: &Machine) -> Result<Connection, 
         warn!("cannot tell who connects to '{}': {error}", machine.name);
     }
     let login = crowd.wait(Logins::try_take)?;
+    let compressed = machine.compression.directions(|| experience(state, machine));
     let mut retries = 0..RETRIES;
     loop {
-        let error = match Connection::open(machine) {
+        let error = match Connection::open_compressed(machine, compressed) {
             Ok(connection) => return Ok(connection),
             Err(error) => error,
         };
@@ -55,6 +57,17 @@ pub fn connect(state: &StateDirectory, machine: &Machine) -> Result<Connection, 
         let _again = crowd.wait(Logins::try_again)?;
         thread::sleep(pause(retry));
         crowd.check()?;
+    }
+}
+
+/// What has been found to pay, for the machines whose compression is left to that.
+fn experience(state: &StateDirectory, machine: &Machine) -> Compressed {
+    match LineRecord::of(state, machine) {
+        Ok(record) => compression::choose(&record.read(), health::now()),
+        Err(error) => {
+            debug!("what is known of the line to '{}': {error}", machine.name);
+            Compressed::default()
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 use log::warn;
 
 use super::connect::connect;
+use crate::crash::{Point, point};
 use crate::daemon::{self, Client};
 use crate::error::with_hint;
 use crate::machine::Machine;
@@ -23,6 +24,7 @@ pub struct Reached {
 /// Connects to the machine and greets its daemon. The error is a message, with a remedy where there is one.
 pub fn reach(state: &StateDirectory, machine: &Machine, store: &StoreDir) -> Result<Reached, String> {
     let connection = connect(state, machine)?;
+    point(Point::Connected);
     let mut stopwatch = Stopwatch::start();
     let stream = connection.daemon().map_err(|error| unreachable(&error))?;
     let client =
@@ -33,6 +35,7 @@ pub fn reach(state: &StateDirectory, machine: &Machine, store: &StoreDir) -> Res
     {
         warn!("{warning}");
     }
+    point(Point::Greeted);
     Ok(Reached { client, connection })
 }
 

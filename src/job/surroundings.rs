@@ -1,22 +1,24 @@
 //! The world as the choosing sees it: slot files, health records, machines on the network.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::warn;
+use log::{debug, warn};
 
 use super::reach::{Reached, reach, unreachable};
 use crate::hook::Request;
+use crate::local::read_derivation;
 use crate::machine::Machine;
 use crate::schedule::Surroundings;
 use crate::state::health::{self, Asking, Time};
 use crate::state::{
-    Drain, Drained, Health, HealthRecord, Holder, Place, Places, Slot, Slots, StateDirectory, StateError,
+    Drain, Drained, Health, HealthRecord, Holder, Place, Places, Slot, Slots, StateDirectory, StateError, Stock,
 };
 use crate::status::Status;
-use crate::store::path::StoreDir;
+use crate::store::path::{StoreDir, StorePath};
 
 /// The real world, for one request.
 #[derive(Clone)]
@@ -25,7 +27,9 @@ pub struct Network(Arc<World>);
 struct World {
     state: StateDirectory,
     store: StoreDir,
-    derivation: String,
+    derivation: StorePath,
+    /// The derivations whose outputs it needs; read when somebody asks.
+    needs: OnceLock<BTreeSet<StorePath>>,
     start: Instant,
 }
 
@@ -35,9 +39,30 @@ impl Network {
         Network(Arc::new(World {
             state: state.clone(),
             store: store.clone(),
-            derivation: request.derivation.to_string(),
+            derivation: request.derivation.clone(),
+            needs: OnceLock::new(),
             start: Instant::now(),
         }))
+    }
+
+    /// The derivations whose outputs the build needs, as far as they can be told.
+    fn needs(&self) -> &BTreeSet<StorePath> {
+        self.0.needs.get_or_init(|| match read_derivation(&self.0.store, &self.0.derivation) {
+            Ok(derivation) => derivation.input_derivations.into_keys().collect(),
+            Err(error) => {
+                debug!("{error}");
+                BTreeSet::new()
+            }
+        })
+    }
+
+    /// Remembers that `machine` has built it, and so has what it needs.
+    pub fn remember_stock(&self, machine: &Machine) {
+        let mut derivations = self.needs().clone();
+        derivations.insert(self.0.derivation.clone());
+        if let Err(error) = Stock::of(&self.0.state, machine).and_then(|stock| stock.add(&derivations)) {
+            debug!("cannot remember what '{}' has: {error}", machine.name);
+        }
     }
 
     fn slots(&self, machine: &Machine) -> Result<Slots, StateError> {
@@ -133,8 +158,16 @@ impl Surroundings for Network {
         self.slots(machine).and_then(|slots| slots.free()).map_err(message)
     }
 
+    fn lacks(&self, machine: &Machine) -> usize {
+        let needs = self.needs();
+        if needs.is_empty() {
+            return 0;
+        }
+        Stock::of(&self.0.state, machine).map_or(needs.len(), |stock| stock.lacks(needs))
+    }
+
     fn try_take_slot(&self, machine: &Machine) -> Result<Option<Slot>, String> {
-        let holder = Holder::this_process(&self.0.derivation);
+        let holder = Holder::this_process(self.0.derivation.as_str());
         self.slots(machine).and_then(|slots| slots.try_take(&holder)).map_err(message)
     }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use thiserror::Error;
 
+use super::remedy;
 use crate::store::base16;
 use crate::store::path::{PathError, StoreDir, StorePath};
 
@@ -44,11 +45,16 @@ pub struct Database {
 impl Database {
     /// Opens the database in `directory`, that of the items in `store`.
     pub fn open(directory: &Path, store: &StoreDir) -> Result<Database, DatabaseError> {
+        Database::open_patiently(directory, store, BUSY)
+    }
+
+    /// The same, where a database that is locked whole is waited for so long.
+    fn open_patiently(directory: &Path, store: &StoreDir, patience: Duration) -> Result<Database, DatabaseError> {
         let file = directory.join("db.sqlite");
         let open = || {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = Connection::open_with_flags(&file, flags)?;
-            connection.busy_timeout(BUSY)?;
+            connection.busy_timeout(patience)?;
             Ok(connection)
         };
         match open() {
@@ -166,7 +172,7 @@ pub fn references_first<'p, 'r>(
 /// Why the database gives no answer, or one that cannot be used.
 #[derive(Debug, Error)]
 pub enum DatabaseError {
-    #[error("cannot use the store's database '{file}': {cause}")]
+    #[error("cannot use the store's database '{file}': {cause}{}", remedy::of_database(cause, file))]
     Sqlite { file: PathBuf, cause: rusqlite::Error },
     #[error("'{path}' is not a valid store item")]
     NotValid { path: StorePath },

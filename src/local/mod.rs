@@ -14,6 +14,7 @@ mod dump;
 mod export;
 mod files;
 mod fixed;
+mod remedy;
 mod restore;
 mod store;
 

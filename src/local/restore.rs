@@ -24,7 +24,9 @@ use thiserror::Error;
 use super::database::{Database, DatabaseError};
 use super::dump::Dump;
 use super::files::{self, EXECUTABLE, PLAIN};
+use super::remedy;
 use super::store::{Store, file_name};
+use crate::crash::{Point, half, point};
 use crate::store::nar::{NarPath, Visitor};
 use crate::store::path::StorePath;
 
@@ -86,7 +88,9 @@ impl<'a> Staging<'a> {
         let install = || -> io::Result<()> {
             let name = file_name(&self.output, "")?;
             files::remove(self.store.fd(), &name)?;
+            point(Point::PlaceCleared);
             rustix::fs::renameat(&self.fd, ITEM, self.store.fd(), &name)?;
+            point(Point::Moved);
             match files::open_directory(self.store.fd(), &name) {
                 Ok(directory) => Ok(files::seal(&directory)?),
                 // A file or a link, which is complete.
@@ -154,6 +158,7 @@ impl Visitor for Restore<'_> {
             }
             file.write_all(&self.chunk[..count])?;
             left = left.saturating_sub(count as u64);
+            half(Point::FileHalf, size - left, size);
         }
         rustix::fs::fchmod(&file, if executable { EXECUTABLE } else { PLAIN })?;
         Ok(rustix::fs::futimens(&file, &files::canonical_times())?)
@@ -170,9 +175,11 @@ impl Visitor for Restore<'_> {
 /// Why an output could not be brought to its place.
 #[derive(Debug, Error)]
 pub enum RestoreError {
-    #[error("cannot make room for '{path}' in the store: {cause}")]
+    #[error("cannot make room for '{path}' in the store: {cause}{}", remedy::of_store(cause))]
     Stage { path: StorePath, cause: io::Error },
-    #[error("cannot move '{path}' to its place: {cause}")]
+    #[error("cannot write '{path}': {cause}{}", remedy::of_store(cause))]
+    Write { path: StorePath, cause: io::Error },
+    #[error("cannot move '{path}' to its place: {cause}{}", remedy::of_store(cause))]
     Install { path: StorePath, cause: io::Error },
     #[error(transparent)]
     Database(#[from] DatabaseError),

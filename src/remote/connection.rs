@@ -11,7 +11,7 @@ use super::patience;
 use super::probe;
 use super::relay;
 use super::stream::DaemonStream;
-use crate::machine::Machine;
+use crate::machine::{Compressed, Machine};
 use crate::ssh::{Cause, Channel, Output, Session};
 use crate::status::Status;
 use crate::timing::Stopwatch;
@@ -30,9 +30,14 @@ struct Inner {
 }
 
 impl Connection {
-    /// Connects to the machine and logs in, within its `connect_timeout`.
+    /// Connects to the machine and logs in, within its `connect_timeout`. Compressed if the machine file says so; `auto` is not.
     pub fn open(machine: &Machine) -> Result<Connection, Error> {
-        let session = Session::connect(machine)?;
+        Connection::open_compressed(machine, machine.compression.directions(Compressed::default))
+    }
+
+    /// Connects in the same way, and asks for this compression. A server that does not compress is taken as it is.
+    pub fn open_compressed(machine: &Machine, compressed: Compressed) -> Result<Connection, Error> {
+        let session = Session::connect_compressed(machine, compressed)?;
         let [is_up, is_relayed] = [false; 2].map(AtomicBool::new);
         Ok(Connection(Arc::new(Inner { session, machine: machine.clone(), is_up, is_relayed })))
     }
@@ -40,6 +45,11 @@ impl Connection {
     /// The machine at its other end.
     pub fn machine(&self) -> &Machine {
         &self.0.machine
+    }
+
+    /// The directions that are compressed.
+    pub fn compressed(&self) -> Compressed {
+        self.0.session.compressed()
     }
 
     /// Opens a stream to the socket of the machine's daemon. Each call gives a new one.

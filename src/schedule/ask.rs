@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::surroundings::Surroundings;
+use crate::crash::{Point, point};
 use crate::machine::Machine;
 use crate::state::Health;
 use crate::state::health::Standing;
@@ -57,6 +58,7 @@ fn ask<W: Surroundings>(machine: &Machine, limit: Duration, is_wanted: &AtomicBo
         Standing::Unknown { .. } => {}
     }
     world.change_health(machine, &mut |health| health.asking(now));
+    point(Point::Asking);
     let reached = world.connect(machine).and_then(|link| {
         let status = world.status(&link)?;
         Ok((link, status))
@@ -65,6 +67,7 @@ fn ask<W: Surroundings>(machine: &Machine, limit: Duration, is_wanted: &AtomicBo
         Ok((link, status)) => {
             let now = world.now();
             world.change_health(machine, &mut |_| Health::reached(status.clone(), now));
+            point(Point::Answered);
             Answer::Reached(link, status)
         }
         Err(error) => {

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use log::warn;
 
 use super::decision::Otherwise;
+use super::ranking::NEARLY_AS_GOOD;
 use crate::hook::{Arguments, Request};
 use crate::machine::Machine;
 use crate::policy::{self, Candidate, Pool, Score, Verdict, When, default_score};
@@ -42,6 +43,11 @@ pub trait Rules {
 
     /// How well the machine suits the build, the higher the better; the error says why it does not at all.
     fn score(&self, machine: usize, known: &Known<'_>) -> Result<f64, String>;
+
+    /// The part of the best score that is nearly as good, where a machine has more of the inputs.
+    fn nearly_as_good(&self) -> f64 {
+        NEARLY_AS_GOOD
+    }
 
     /// How well the head itself suits the build, given its status. `None`: it takes no part, or does not suit.
     fn head(&self, _status: &Status) -> Option<f64> {
@@ -119,6 +125,12 @@ impl Rules for FileRules<'_> {
             Score::Value(score) => Ok(score),
             Score::No(why) => Err(why),
         }
+    }
+
+    /// A score of the administrator's own is meant as it is.
+    fn nearly_as_good(&self) -> f64 {
+        let has_own = self.pool.settings.has_score || self.pool.machines.iter().any(|entry| entry.has_score);
+        if has_own { 1.0 } else { NEARLY_AS_GOOD }
     }
 
     fn head(&self, status: &Status) -> Option<f64> {

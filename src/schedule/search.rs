@@ -1,6 +1,7 @@
 //! Choosing a machine: the best one that can take the build now.
 //!
-//! Machines that match are ranked. Of the best of them a record may say at once whether it can take the build; where it
+//! Machines that match are ranked. Of those that are nearly as good as the best the one goes first that has most of the
+//! inputs. Of the best of them a record may say at once whether it can take the build; where it
 //! does not, the machine is asked, a few at the same time. A machine that answered, or that a fresh record speaks for, need
 //! not wait long for better ones that have yet to answer ([`PATIENCE`]), and not at all for those that were in trouble when
 //! they were last seen: these are asked on the side, for the sake of later builds. A slot is taken on the machine that is
@@ -11,7 +12,7 @@ use std::time::Duration;
 use super::ask::{Answer, Inquiry};
 use super::choice::{Choice, Outcome, PassedOver, Reason};
 use super::look::{State, check, look_at, rank_of, score};
-use super::ranking::Rank;
+use super::ranking::{Rank, nearest};
 use super::rules::Rules;
 use super::surroundings::Surroundings;
 use crate::hook::Request;
@@ -242,10 +243,12 @@ impl<'a, W: Surroundings> Search<'a, W> {
 
     /// Takes a slot of the best that can build; an error if another process was faster.
     fn take(&mut self) -> Option<Result<Outcome<W>, ()>> {
-        let candidate = self.candidates.iter_mut().find(|candidate| candidate.state.can_build())?;
-        if let State::Head = candidate.state {
+        let best = self.candidates.iter().position(|candidate| candidate.state.can_build())?;
+        if let State::Head = self.candidates[best].state {
             return Some(Ok(Outcome::Head(self.reasons())));
         }
+        let number = self.nearest();
+        let candidate = &mut self.candidates[number.unwrap_or(best)];
         let place = candidate.rank.place;
         let reason = match self.world.try_take_slot(self.question.machines[place]) {
             Ok(Some(slot)) => {
@@ -257,6 +260,20 @@ impl<'a, W: Surroundings> Search<'a, W> {
         };
         candidate.state = State::Out(reason);
         Some(Err(()))
+    }
+
+    /// Of the machines that can build and are nearly the best, the one that has most of the inputs.
+    fn nearest(&self) -> Option<usize> {
+        let ready: Vec<usize> = (0..self.candidates.len())
+            .filter(|&number| matches!(self.candidates[number].state, State::Ready(_)))
+            .collect();
+        let scores: Vec<f64> = ready.iter().map(|&number| self.candidates[number].rank.score).collect();
+        let lacks = |number: usize| {
+            let place = self.candidates[ready[number]].rank.place;
+            self.world.lacks(self.question.machines[place])
+        };
+        let nearest = nearest(&scores, self.question.rules.nearly_as_good(), lacks)?;
+        ready.get(nearest).copied()
     }
 
     fn none(mut self) -> Outcome<W> {

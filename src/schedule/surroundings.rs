@@ -57,6 +57,11 @@ pub trait Surroundings: Clone + Send + 'static {
     /// How many of its slots are free. Asked often.
     fn free_slots(&self, machine: &Machine) -> Result<usize, String>;
 
+    /// How many of the inputs of the build it is not known to have.
+    fn lacks(&self, _machine: &Machine) -> usize {
+        0
+    }
+
     /// Takes a free slot, without waiting.
     fn try_take_slot(&self, machine: &Machine) -> Result<Option<Self::Slot>, String>;
 

@@ -134,6 +134,10 @@ impl<W: Surroundings> Surroundings for Rehearsal<W> {
         self.0.free_slots(machine)
     }
 
+    fn lacks(&self, machine: &Machine) -> usize {
+        self.0.lacks(machine)
+    }
+
     fn try_take_slot(&self, machine: &Machine) -> Result<Option<()>, String> {
         Ok((self.0.free_slots(machine)? > 0).then_some(()))
     }

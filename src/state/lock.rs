@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use fs4::{FileExt, TryLockError};
 
 use super::StateError;
+use crate::crash::{Point, point};
 use crate::rights;
 
 /// More than any file of the state directory.
@@ -87,6 +88,7 @@ pub(super) fn replace(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     let new = Path::new(&new);
     let make = || {
         rights::make_anew(new)?.write_all(contents)?;
+        point(Point::RecordWritten);
         fs::rename(new, path)
     };
     make().map_err(failed)

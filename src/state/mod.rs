@@ -5,10 +5,12 @@
 
 pub mod drain;
 pub mod health;
+pub mod line;
 mod lock;
 pub mod logins;
 pub mod said;
 pub mod slots;
+pub mod stock;
 pub mod transfers;
 pub mod waiting;
 
@@ -17,7 +19,9 @@ use std::path::{Path, PathBuf};
 
 pub use drain::{Drain, Drained};
 pub use health::{Health, HealthRecord};
+pub use line::{Line, LineRecord, Pace};
 pub use slots::{Holder, Slot, Slots};
+pub use stock::Stock;
 pub use waiting::{Place, Places};
 
 use crate::machine::Machine;

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lock::{contents, is_locked, replace, try_lock};
 use super::{StateDirectory, StateError};
+use crate::crash::{Point, point};
 use crate::machine::Machine;
 
 /// Who holds a slot, and since when.
@@ -78,6 +79,7 @@ impl Slots {
     pub fn try_take(&self, holder: &Holder) -> Result<Option<Slot>, StateError> {
         for number in 0..self.count {
             let Some(file) = try_lock(&self.slot(number))? else { continue };
+            point(Point::SlotLocked);
             let record = self.record(number);
             // The lock is what counts; on a full disk the slot is as good without a record.
             let written = serde_json::to_vec(holder)
@@ -86,6 +88,7 @@ impl Slots {
             if let Err(error) = written {
                 warn!("no record of who holds a slot: {error}");
             }
+            point(Point::SlotTaken);
             return Ok(Some(Slot { number, record, _file: file }));
         }
         Ok(None)

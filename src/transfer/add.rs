@@ -72,7 +72,7 @@ pub(super) fn add<S: Read + Write>(
     let added = match address {
         Address::Text => {
             let text = read_text(store, path).map_err(unreadable)?;
-            counter.count(text.len());
+            counter.count(&text);
             client.add_text_to_store(path.name(), &text, &item.references.iter().cloned().collect())
         }
         Address::Tree => {

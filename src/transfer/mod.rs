@@ -1,7 +1,9 @@
 //! Store items on their way: [`send`] what a build needs, [`retrieve`] what it made.
 
 mod add;
+pub mod compression;
 mod counter;
+mod gauge;
 pub mod head;
 pub mod retrieve;
 pub mod send;

@@ -20,14 +20,17 @@ use std::collections::BTreeSet;
 use std::io::{self, BufRead, Read, Write};
 use std::time::{Duration, Instant};
 
+use super::gauge::{Gauge, Way};
 use super::head::Head;
 use super::turns::{Asked, Turns};
+use crate::crash::{Point, point};
 use crate::daemon::{self, Client};
 use crate::events::{Event, Observer};
 use crate::gcrypt::{self, VerifyError};
 use crate::local::{
     AclError, FixedError, ReadDerivationError, RestoreError, Staging, check_fixed_output, load_acl, read_derivation,
 };
+use crate::machine::Compressed;
 use crate::state::transfers::Turn;
 use crate::store::derivation::FixedOutput;
 use crate::store::export::{ExportError, HashingReader, Trailer};
@@ -42,6 +45,9 @@ const PROGRESS: u64 = 16 << 20;
 /// And how much time at the most, as long as any are.
 const SLOW: Duration = Duration::from_secs(1);
 
+/// How long the daemon may need, about, before it makes its first signature.
+const SIGNING: Duration = Duration::from_millis(100);
+
 /// Outputs that have arrived and been accepted, and are not in their places yet. Dropping them removes them.
 pub struct Retrieved<'a> {
     head: &'a Head<'a>,
@@ -53,7 +59,9 @@ impl Retrieved<'_> {
     pub fn place(self) -> Result<(), RestoreError> {
         for staging in self.staged {
             staging.install(&self.head.database)?;
+            point(Point::Placed);
         }
+        point(Point::AllPlaced);
         Ok(())
     }
 }
@@ -129,11 +137,12 @@ pub struct Wanted<'a> {
     pub outputs: &'a BTreeSet<StorePath>,
 }
 
-/// Fetches `wanted` from the machine behind `client`.
+/// Fetches `wanted` from the machine behind `client`, over a connection that is `compressed` in this way.
 pub fn retrieve<'a, S: Read + Write>(
     client: &mut Client<S>,
     head: &'a Head<'a>,
     wanted: &Wanted<'_>,
+    compressed: Compressed,
     turns: &Turns<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Retrieved<'a>, RetrieveError> {
@@ -144,12 +153,24 @@ pub fn retrieve<'a, S: Read + Write>(
 
     let machine = turns.machine.name.as_str();
     let _turn = turn(client, wanted, turns, observer)?;
+    point(Point::DownloadTurn);
+    let mut gauge = Gauge::start();
     let mut staged = Vec::new();
     for output in wanted.outputs {
         observer.observe(&Event::Retrieving { machine, output });
         let staging = Staging::new(&head.store, output)?;
+        point(Point::Staged);
         let exported = client.export_path(output, true, |item| {
-            let progress = Progress { item, machine, output, observer, arrived: 0, told: 0, told_at: Instant::now() };
+            let progress = Progress {
+                item,
+                machine,
+                output,
+                observer,
+                gauge: &mut gauge,
+                arrived: 0,
+                told: 0,
+                told_at: Instant::now(),
+            };
             receive(progress, head, output, &allowed, derivation.fixed_output(), &acl, &staging)
         });
         match exported {
@@ -160,10 +181,11 @@ pub fn retrieve<'a, S: Read + Write>(
                 return Err(RetrieveError::Refused { output: output.clone(), machine, cause: Box::new(cause) });
             }
             Err(daemon::ExportError::Consumer(Received::NotRestored(cause))) => {
-                return Err(RestoreError::Stage { path: output.clone(), cause }.into());
+                return Err(RestoreError::Write { path: output.clone(), cause }.into());
             }
         }
     }
+    gauge.end(Way::Receiving, wanted.outputs.len(), SIGNING, turns, compressed);
     Ok(Retrieved { head, staged })
 }
 
@@ -215,6 +237,7 @@ fn receive<R: Read>(
         Err(NarError::Visitor { source, .. }) => return Err(Received::NotRestored(source)),
         Err(error) => return Err(Refusal::Nar(error).into()),
     }
+    point(Point::Restored);
     let nar_hash = reader.digest();
     let (trailer, digest) = Trailer::read(&head.directories.store, &mut reader).map_err(Refusal::from)?;
     let has_more = match reader.fill_buf() {
@@ -242,6 +265,7 @@ fn receive<R: Read>(
             FixedError::Digest(cause) => Received::NotRestored(io::Error::other(cause)),
         })?;
     }
+    point(Point::Verified);
     Ok(())
 }
 
@@ -263,6 +287,7 @@ struct Progress<'a, R> {
     machine: &'a str,
     output: &'a StorePath,
     observer: &'a mut dyn Observer,
+    gauge: &'a mut Gauge,
     arrived: u64,
     told: u64,
     told_at: Instant,
@@ -271,7 +296,9 @@ struct Progress<'a, R> {
 impl<R: Read> Read for Progress<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.item.read(buffer)?;
+        self.gauge.pass(&buffer[..count]);
         self.arrived += count as u64;
+        point(Point::FirstBytes);
         if self.arrived >= self.told + PROGRESS || self.told_at.elapsed() >= SLOW {
             (self.told, self.told_at) = (self.arrived, Instant::now());
             let Progress { machine, output, arrived: bytes, .. } = *self;

@@ -16,8 +16,10 @@ use std::path::PathBuf;
 
 use super::counter::Counter;
 use super::head::Head;
+use super::signer::Signer;
 use super::transmit::transmit;
 use super::turns::{Asked, Turns};
+use crate::crash::{Point, point};
 use crate::daemon::{self, Client};
 use crate::events::Observer;
 use crate::local::{Database, DatabaseError};
@@ -67,17 +69,18 @@ impl SendError {
 }
 
 /// Sends those of `inputs` (a closure) that the machine behind `client` lacks. On return all of them are valid there, and
-/// protected for as long as the connection lasts.
+/// protected for as long as the connection lasts. `signer` is started as soon as it is clear that nothing has to be imported.
 pub fn send(
     client: &mut Client<DaemonStream>,
     head: &Head<'_>,
     inputs: &BTreeSet<StorePath>,
+    signer: &mut Signer<'_>,
     turns: &Turns<'_>,
     observer: &mut dyn Observer,
 ) -> Result<(), SendError> {
     let tops = tops(&head.database, inputs)?;
     for _ in 0..ATTEMPTS {
-        if supply(client, head, inputs, turns, observer)? == Supplied::Lost {
+        if supply(client, head, inputs, signer, turns, observer)? == Supplied::Lost {
             continue;
         }
         let mut stopwatch = Stopwatch::start();
@@ -105,6 +108,7 @@ fn supply(
     client: &mut Client<DaemonStream>,
     head: &Head<'_>,
     inputs: &BTreeSet<StorePath>,
+    signer: &mut Signer<'_>,
     turns: &Turns<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Supplied, SendError> {
@@ -116,6 +120,7 @@ fn supply(
         stopwatch.lap("query");
         let missing: BTreeSet<StorePath> = inputs.difference(&present).cloned().collect();
         if missing.is_empty() {
+            signer.start(client);
             return Ok(Supplied::All);
         }
         let items = head.database.items(&missing)?;
@@ -123,9 +128,15 @@ fn supply(
             Asked::Granted(turn, items) => (turn, items),
             Asked::LookAgain => continue,
         };
+        point(Point::UploadTurn);
         let is_all = items.len() == missing.len();
         let mut counter = Counter::start(&items, &turns.machine.name, observer);
-        let sent = transmit(client, head, items, &mut counter);
+        let count = items.len();
+        let sent = transmit(client, head, items, signer, &mut counter);
+        point(Point::Uploaded);
+        if sent.is_ok() {
+            counter.end(count, turns, signer.connection.compressed());
+        }
         drop(turn);
         match sent {
             Ok(()) if is_all => return Ok(Supplied::All),

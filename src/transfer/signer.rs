@@ -1,65 +1,77 @@
-//! A second connection to a machine's daemon, which gets ready to sign while the first one builds.
+//! A second connection to a machine's daemon, which gets ready to sign while the first one sends and builds.
 //!
-//! The first signature on a connection has the daemon start `guix authenticate`, which takes 40 to 95 ms of Guile. So the
-//! derivation, which has just been sent, is asked for, signed, and its export left unread until the build is done. The outputs
-//! are then fetched over this connection.
+//! The first signature on a connection has the daemon start `guix authenticate`, which takes 40 to 95 ms of Guile. So a small
+//! text is added and asked for, signed, and its export left unread until the build is done. The outputs are then fetched over
+//! this connection. Not where the first connection has to import anyway, since it starts a helper of its own for that; and not
+//! over long links, where the connection itself takes longer than that.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
+
+use log::debug;
 
 use super::transmit::FAR;
 use crate::daemon::{Client, Error, ExportError};
 use crate::remote::{Connection, DaemonStream, Patience};
-use crate::store::derivation;
-use crate::store::path::{StoreDir, StorePath};
 use crate::timing::Stopwatch;
 
-/// More than the item of any derivation, in bytes.
-const MAX_ITEM: u64 = 2 * derivation::MAX_SIZE as u64;
+/// Name of the text; the same for all, and garbage when nobody is connected.
+const NAME: &str = "offload-signer";
 
-/// A connection whose daemon is about to sign.
-pub struct Signer {
-    client: Client<DaemonStream>,
+/// More than the item of that text, in bytes. What is left after it is an error of the daemon's.
+const MAX_ITEM: u64 = 64 << 10;
+
+/// The second connection, once there is one. Without one, signing takes its time.
+pub struct Signer<'a> {
+    pub(super) connection: &'a Connection,
+    patience: Patience,
+    client: Option<Client<DaemonStream>>,
 }
 
-impl Signer {
-    /// Whether it saves time beside `client`, which has been asked to build: not where a helper runs already, and hardly where
-    /// the second connection itself takes long.
-    pub fn pays(client: &Client<DaemonStream>) -> bool {
-        !client.has_helper() && client.round_trip() < FAR
+impl<'a> Signer<'a> {
+    /// None yet.
+    pub fn new(connection: &'a Connection, patience: &Patience) -> Signer<'a> {
+        Signer { connection, patience: patience.clone(), client: None }
     }
 
-    /// Has the daemon sign `item`, which it must have. The error is a message.
-    pub fn start(
-        connection: &Connection,
-        store: &StoreDir,
-        item: &StorePath,
-        patience: Patience,
-    ) -> Result<Signer, String> {
+    /// Has the daemon get ready to sign, if that saves time beside `client`, the first connection.
+    pub(super) fn start<S: Read + Write>(&mut self, client: &Client<S>) {
+        if self.client.is_some() || client.round_trip() >= FAR {
+            return;
+        }
         let mut stopwatch = Stopwatch::start();
-        let stream = connection.daemon().map_err(|error| error.to_string())?;
-        let mut client = Client::connect(stream, store.clone()).map_err(|error| error.to_string())?;
-        client.stream_mut().set_patience(patience);
-        client.start_export(item, true).map_err(|error| error.to_string())?;
+        match self.connect(client) {
+            Ok(client) => self.client = Some(client),
+            Err(error) => debug!("no second connection: {error}"),
+        }
         stopwatch.lap("second");
-        Ok(Signer { client })
     }
 
-    /// The connection, once the daemon has signed.
-    pub fn ready(mut self) -> Result<Client<DaemonStream>, Error> {
+    /// The error is a message.
+    fn connect<S: Read + Write>(&self, first: &Client<S>) -> Result<Client<DaemonStream>, String> {
+        let stream = self.connection.daemon().map_err(|error| error.to_string())?;
+        let connect = || -> Result<Client<DaemonStream>, Error> {
+            let mut client = Client::connect(stream, first.store().clone())?;
+            client.stream_mut().set_patience(self.patience.clone());
+            let text = client.add_text_to_store(NAME, b"", &BTreeSet::new())?;
+            client.start_export(&text, true)?;
+            Ok(client)
+        };
+        connect().map_err(|error| error.to_string())
+    }
+
+    /// The second connection, once its daemon has signed; `None` if there is none, or it did not.
+    pub fn ready(self) -> Option<Client<DaemonStream>> {
+        let mut client = self.client?;
         let mut stopwatch = Stopwatch::start();
-        finish(&mut self.client)?;
+        let signed = client.finish_export(|item| io::copy(&mut item.take(MAX_ITEM), &mut io::sink()));
         stopwatch.lap("ready");
-        Ok(self.client)
-    }
-}
-
-/// Reads the item to its end.
-fn finish<S: Read + Write>(client: &mut Client<S>) -> Result<(), Error> {
-    // What is left after that is an error of the daemon's.
-    match client.finish_export(|item| io::copy(&mut item.take(MAX_ITEM), &mut io::sink())) {
-        Ok(_) => Ok(()),
-        Err(ExportError::Daemon(error)) => Err(error),
-        // A sink takes everything, so it was the source: which comes back as the daemon's error, above.
-        Err(ExportError::Consumer(cause)) => Err(Error::Link { operation: "ExportPath", cause }),
+        let failure = match signed {
+            Ok(_) => return Some(client),
+            Err(ExportError::Daemon(error)) => error.to_string(),
+            Err(ExportError::Consumer(error)) => error.to_string(),
+        };
+        debug!("the second connection failed: {failure}");
+        None
     }
 }

@@ -13,6 +13,7 @@ use super::add::{self, Plan};
 use super::counter::Counter;
 use super::head::Head;
 use super::send::SendError;
+use super::signer::Signer;
 use crate::daemon::{self, Client};
 use crate::gcrypt::SigningKey;
 use crate::local::{Bundle, Item};
@@ -32,10 +33,14 @@ pub(super) fn transmit(
     client: &mut Client<DaemonStream>,
     head: &Head<'_>,
     items: Vec<Item>,
+    signer: &mut Signer<'_>,
     counter: &mut Counter<'_>,
 ) -> Result<(), SendError> {
     let mut stopwatch = Stopwatch::start();
     let Plan { added, bundled } = add::plan(&head.store, items, client.round_trip());
+    if bundled.is_empty() {
+        signer.start(client);
+    }
     for (item, address) in &added {
         add::add(client, &head.store, item, *address, counter)?;
     }
@@ -43,11 +48,11 @@ pub(super) fn transmit(
     if bundled.is_empty() {
         return Ok(());
     }
-    let before = counter.sent;
+    let before = counter.sent();
     if is_long(&bundled, client.round_trip()) && stream(client, head, &bundled, counter)? {
         return Ok(());
     }
-    counter.sent = before;
+    counter.again(before);
     import(client, head, bundled, counter)
 }
 
@@ -75,6 +80,7 @@ fn stream(
         }
     };
     let key = SigningKey::load(&head.directories.signing_key())?;
+    counter.spent(START);
     let bundle = Bundle::new(&head.store, items.to_vec(), |digest| key.sign(digest).map_err(io::Error::other));
     let mut bundle = counter.reader(bundle);
     let mut buffer = vec![0; 64 << 10];

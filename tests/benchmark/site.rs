@@ -1,8 +1,10 @@
 //! Where one measurement is made: a head, a connection to its daemon, and names that nothing else has.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use offload::policy::{self, LoadContext};
+use offload::remote::Connection;
 use offload::store::path::StorePath;
 
 use crate::lab::{Direct, Drv, Host};
@@ -20,6 +22,10 @@ pub struct Sample {
     pub usage: Usage,
     /// Processor time of all hosts together.
     pub everywhere: Duration,
+    /// From the end of the last hook to that of the work: the head's daemon registers the outputs.
+    pub registration: Duration,
+    /// What the [bare work](crate::works::Work::bare) took, where there is one.
+    pub bare: Option<Duration>,
 }
 
 pub struct Site<'a> {
@@ -44,6 +50,16 @@ impl<'a> Site<'a> {
             site.direct.daemon().set_log(Some(Box::new(|text| eprint!("{}", String::from_utf8_lossy(text)))));
         }
         site
+    }
+
+    /// A connection of the benchmark's own to the first build machine, as the machine file says.
+    pub fn connect(&self) -> Connection {
+        let context = LoadContext { home: Some("/root".into()), ..LoadContext::default() };
+        let pool = policy::load(&self.head.path("/etc/guix/machines.lua"), &context).unwrap();
+        let mut machine = pool.machines[0].machine.clone();
+        machine.name = self.pool.machines()[0].ssh_address().ip().to_string();
+        machine.private_key = machine.private_key.map(|key| self.head.path(key.to_str().unwrap()));
+        Connection::open(&machine).unwrap()
     }
 
     /// A name that is unique in the pool.
@@ -98,7 +114,7 @@ impl<'a> Site<'a> {
         let elapsed = self.direct.build_paths(drvs).unwrap_or_else(|error| {
             panic!("{}: {error}\n{}", self.tag, self.head.daemon_log());
         });
-        self.sample(before, elapsed)
+        self.sample(before, elapsed, SystemTime::now())
     }
 
     /// Measures something else than a build.
@@ -107,13 +123,15 @@ impl<'a> Site<'a> {
         let before = self.pool.processor_time();
         let start = Instant::now();
         run(self.head);
-        self.sample(before, start.elapsed())
+        self.sample(before, start.elapsed(), SystemTime::now())
     }
 
-    fn sample(&self, before: Duration, elapsed: Duration) -> Sample {
+    fn sample(&self, before: Duration, elapsed: Duration, end: SystemTime) -> Sample {
         thread::sleep(AFTERMATH);
         let everywhere = self.pool.processor_time().saturating_sub(before);
-        Sample { elapsed, usage: usage::take(self.head), everywhere }
+        let usage = usage::take(self.head);
+        let registration = usage.end.and_then(|hook| end.duration_since(hook).ok()).unwrap_or_default();
+        Sample { elapsed, usage, everywhere, registration, bare: None }
     }
 
     /// Adds the derivation and has it built.
@@ -121,4 +139,9 @@ impl<'a> Site<'a> {
         let made = self.direct.make(drv);
         self.measure(&[made.path])
     }
+}
+
+/// Has one derivation built; returns the seconds.
+pub fn seconds_of(direct: &mut Direct<'_>, head: &Host, drv: &Drv) -> f64 {
+    direct.build(&[drv]).unwrap_or_else(|error| panic!("{error}\n{}", head.daemon_log())).as_secs_f64()
 }

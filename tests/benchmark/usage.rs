@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
@@ -27,6 +27,8 @@ pub struct Usage {
     pub time: Duration,
     /// Largest resident memory of one process, in bytes.
     pub memory: u64,
+    /// When the last of them ended.
+    pub end: Option<SystemTime>,
 }
 
 /// The daemon's environment that puts this program between it and the hook `program`.
@@ -56,9 +58,10 @@ pub fn run_as_guix() -> ExitCode {
         panic!("{}", command.exec());
     }
     let status = command.status().unwrap();
+    let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
     let time = usage.user_time() + usage.system_time();
-    let line = format!("{} {}\n", time.num_microseconds(), usage.max_rss());
+    let line = format!("{} {} {}\n", time.num_microseconds(), usage.max_rss(), end.as_micros());
     // One write, so that the lines of several hooks do not mix.
     OpenOptions::new().append(true).create(true).open(RECORDS).unwrap().write_all(line.as_bytes()).unwrap();
     ExitCode::from(status.code().unwrap_or(1) as u8)
@@ -70,9 +73,11 @@ pub fn take(host: &Host) -> Usage {
     let _ = std::fs::remove_file(host.path(RECORDS));
     let mut usage = Usage::default();
     for line in records.lines() {
-        let (microseconds, kib) = line.split_once(' ').unwrap();
-        usage.time += Duration::from_micros(microseconds.parse().unwrap());
-        usage.memory = usage.memory.max(kib.parse::<u64>().unwrap() << 10);
+        let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().unwrap()).collect();
+        let [microseconds, kib, end] = numbers[..] else { panic!("{line}") };
+        usage.time += Duration::from_micros(microseconds);
+        usage.memory = usage.memory.max(kib << 10);
+        usage.end = usage.end.max(Some(UNIX_EPOCH + Duration::from_micros(end)));
     }
     usage
 }

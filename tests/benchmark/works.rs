@@ -1,10 +1,12 @@
 //! The works: what is prepared, and what is measured.
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use offload::store::path::StorePath;
+use offload::daemon::Client;
+use offload::store::path::{StoreDir, StorePath};
 
 use crate::lab::{Drv, SYSTEM};
 use crate::pool::{Link, Shape, Side};
@@ -21,6 +23,21 @@ pub struct Work {
     /// Rounds at most for `guix offload`, where it takes its time.
     pub upstream_rounds: usize,
     pub run: fn(&mut Site<'_>) -> Sample,
+    /// The same bytes without a build hook.
+    pub bare: Option<fn(&mut Site<'_>) -> Duration>,
+    pub asked: Asked,
+}
+
+/// What is asked of `offload`.
+#[derive(Clone, Copy)]
+pub enum Asked {
+    Nothing,
+    /// To be so many times as fast as `guix offload`.
+    Times(f64),
+    /// To take no more than so many seconds.
+    Seconds(f64),
+    /// To have no more memory than this, in MiB.
+    Memory(f64),
 }
 
 const ONE: Shape = Shape { slots: &[4], link: Link::Loopback, silent: 0 };
@@ -37,53 +54,38 @@ const BUILD: Work = Work {
     is_overhead: true,
     upstream_rounds: usize::MAX,
     run: trivial,
+    bare: None,
+    asked: Asked::Times(20.0),
 };
-const WHOLE: Work = Work { is_overhead: false, ..BUILD };
+/// A local build is not subtracted, and nothing is asked.
+const WHOLE: Work = Work { is_overhead: false, asked: Asked::Nothing, ..BUILD };
 
+/// The ideal times of the graph of 1 s builds, four rounds on six slots and five on four, and what may be added.
+const ADDED: f64 = 1.15;
+
+#[rustfmt::skip]
 pub const WORKS: &[Work] = &[
     BUILD,
     Work { name: "asked", what: "the same, the machine not asked before", run: trivial_unknown, ..BUILD },
-    Work { name: "graph", what: "20 trivial builds, 5 × 4, on 2 × 2 slots", shape: TWO_TWO, run: graph, ..WHOLE },
-    Work {
-        name: "graph-1s-6", what: "the same of 1 s each, on 2 × 3 slots", shape: TWO_THREE, run: graph_1s, ..WHOLE
-    },
-    Work { name: "graph-1s-4", what: "the same of 1 s each, on 2 × 2 slots", shape: TWO_TWO, run: graph_1s, ..WHOLE },
-    Work { name: "hundred", what: "100 independent builds on 2 × 2 slots", shape: TWO_TWO, run: hundred, ..WHOLE },
-    Work { name: "output", what: "256 MiB output, incompressible, over a local build", run: output, ..BUILD },
-    Work { name: "output-text", what: "256 MiB output, compressible, over a local build", run: output_text, ..BUILD },
-    Work { name: "input", what: "256 MiB input, over a local build", run: input, ..BUILD },
-    Work { name: "sources", what: "1,000 sources of 4 KiB, all missing", run: sources, ..WHOLE },
+    Work { name: "graph", what: "20 trivial builds, 5 × 4, on 2 × 2 slots", shape: TWO_TWO, run: graph, asked: Asked::Times(12.0), ..WHOLE },
+    Work { name: "graph-1s-6", what: "the same of 1 s each, on 2 × 3 slots", shape: TWO_THREE, run: graph_1s, asked: Asked::Seconds(4.0 * ADDED), ..WHOLE },
+    Work { name: "graph-1s-4", what: "the same of 1 s each, on 2 × 2 slots", shape: TWO_TWO, run: graph_1s, asked: Asked::Seconds(5.0 * ADDED), ..WHOLE },
+    Work { name: "hundred", what: "100 independent builds on 2 × 2 slots", shape: TWO_TWO, run: hundred, asked: Asked::Times(15.0), ..WHOLE },
+    Work { name: "output", what: "256 MiB output, incompressible, over a local build", run: output, bare: Some(bare_export), asked: Asked::Times(2.0), ..BUILD },
+    Work { name: "output-text", what: "256 MiB output, compressible, over a local build", run: output_text, asked: Asked::Times(2.0), ..BUILD },
+    Work { name: "input", what: "256 MiB input, over a local build", run: input, bare: Some(bare_import), asked: Asked::Times(2.0), ..BUILD },
+    Work { name: "sources", what: "1,000 sources of 4 KiB, all missing", run: sources, asked: Asked::Times(5.0), ..WHOLE },
     Work { name: "sources-there", what: "1,000 sources, all present", run: sources_there, ..WHOLE },
-    Work { name: "outputs", what: "1,000 build outputs of 4 KiB, all missing", run: outputs, ..WHOLE },
+    Work { name: "outputs", what: "1,000 build outputs of 4 KiB, all missing", run: outputs, asked: Asked::Times(2.0), ..WHOLE },
     Work { name: "outputs-there", what: "1,000 build outputs, all present", run: outputs_there, ..WHOLE },
-    Work { name: "far", what: "trivial build over a local one, 50 ms round trips", shape: FAR, ..BUILD },
-    Work {
-        name: "far-asked",
-        what: "the same, the machine not asked before",
-        shape: FAR,
-        run: trivial_unknown,
-        ..BUILD
-    },
-    Work { name: "far-input", what: "32 MiB input, 50 ms round trips", shape: FAR, run: small_input, ..WHOLE },
+    Work { name: "far", what: "trivial build over a local one, 50 ms round trips", shape: FAR, asked: Asked::Times(4.0), ..BUILD },
+    Work { name: "far-asked", what: "the same, the machine not asked before", shape: FAR, run: trivial_unknown, asked: Asked::Times(4.0), ..BUILD },
+    Work { name: "far-input", what: "32 MiB input, 50 ms round trips", shape: FAR, run: small_input, asked: Asked::Times(2.5), ..WHOLE },
     Work { name: "far-output", what: "32 MiB output, 50 ms round trips", shape: FAR, run: small_output, ..WHOLE },
     Work { name: "slow-input", what: "32 MiB input, 50 ms, 20 Mbit/s", shape: SLOW, run: small_input, ..WHOLE },
-    Work {
-        name: "silent",
-        what: "trivial build, the three fastest machines silent: the first",
-        shape: SILENT,
-        run: trivial_unknown,
-        upstream_rounds: 1,
-        ..WHOLE
-    },
-    Work {
-        name: "silent-next",
-        what: "the same: a following one",
-        shape: SILENT,
-        run: trivial_known,
-        upstream_rounds: 1,
-        ..WHOLE
-    },
-    Work { name: "gibibyte", what: "1 GiB input", run: gibibyte, upstream_rounds: 1, ..WHOLE },
+    Work { name: "silent", what: "trivial build, the three fastest machines silent: the first", shape: SILENT, run: trivial_unknown, upstream_rounds: 1, asked: Asked::Times(20.0), ..WHOLE },
+    Work { name: "silent-next", what: "the same: a following one", shape: SILENT, run: trivial_known, upstream_rounds: 1, asked: Asked::Times(100.0), ..WHOLE },
+    Work { name: "gibibyte", what: "1 GiB input", run: gibibyte, upstream_rounds: 1, asked: Asked::Memory(48.0), ..WHOLE },
     Work { name: "decline", what: "start of the hook to `# decline`, 100 machines", run: decline, ..WHOLE },
 ];
 
@@ -140,6 +142,30 @@ fn noise(mebibytes: u32) -> String {
 
 fn output(site: &mut Site<'_>) -> Sample {
     site.measure_drv(&site.drv("noise").script(&noise(256)))
+}
+
+/// A bare ExportPath of what was just built, over the same link.
+fn bare_export(site: &mut Site<'_>) -> Duration {
+    let path = site.direct.make(&site.drv("noise").script(&noise(256))).output().clone();
+    let connection = site.connect();
+    let mut client = Client::connect(connection.daemon().unwrap(), StoreDir::default()).unwrap();
+    let start = Instant::now();
+    client.export_path(&path, true, |item| io::copy(item, &mut io::sink())).unwrap();
+    start.elapsed()
+}
+
+/// An import of as much through the build machine's own socket.
+fn bare_import(site: &mut Site<'_>) -> Duration {
+    let input = site.drv("bare").script(&noise(256));
+    site.build_here(&input);
+    let path = site.direct.make(&input).output().to_string();
+    site.head.run("sh", &["-c", &format!("guix archive --export {path} >/tmp/bare")]);
+    let mut bundle = File::open(site.head.path("/tmp/bare")).unwrap();
+    let stream = site.pool.machines()[0].connect_to_daemon();
+    let mut client = Client::connect(stream, StoreDir::default()).unwrap();
+    let start = Instant::now();
+    client.import_paths(&mut bundle).unwrap();
+    start.elapsed()
 }
 
 fn output_text(site: &mut Site<'_>) -> Sample {

@@ -1,8 +1,8 @@
 //! What a reader of the manual does on his machines, done in the lab: the quick start, the conversion of a `machines.scm`,
 //! and what else needs Guix.
 //!
-//! In blocks `console`, `head# ` is the head's prompt. A host of the lab has no `ssh` and no `scp`: a command with `ssh` is run on
-//! the other host by other means, and files are copied.
+//! In blocks `console`, `head# ` and `build# ` are prompts of hosts. A host of the lab has no `ssh` and no `scp`: a
+//! command with `ssh` is run on the other host by other means, and files are copied.
 
 use crate::console::{commands, fits};
 use crate::lab::{Drv, Hook, Host, Lab, SSH_PORT};
@@ -50,7 +50,7 @@ impl Site {
         if command.starts_with("guix build ") {
             return self.head.build(&[&Drv::new("hello-2.12.1")]).succeeded().log;
         }
-        shell(&self.head, command)
+        shell(&self.head, &command.replace("offload add ", &format!("offload add --port {SSH_PORT} ")))
     }
 
     /// The machine file of the page, with what is different in the lab: the port, the key, the system type.
@@ -65,24 +65,38 @@ impl Site {
     }
 }
 
+/// What is printed, as it would be with SSH's own port.
+fn as_on_port_22(printed: &str) -> String {
+    let printed = printed.replace(&format!("{NAME}:{SSH_PORT}"), &format!("{NAME}:22"));
+    printed.replace(&format!("  port = {SSH_PORT},\n"), "").replace(&format!("on port {SSH_PORT}"), "on port 22")
+}
+
 fn shell(host: &Host, command: &str) -> String {
-    let output = host.command("bash").args(["-c", &format!("{command} 2>&1")]).output().unwrap();
+    let output = host.command("bash").args(["-c", &format!("exec 2>&1; {command}")]).output().unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]
 fn the_quick_start_leads_to_a_build() {
     let site = Site::new();
-    let mut count = 0;
+    let (mut count, mut last) = (0, String::new());
     for block in manual("quick-start.md").blocks() {
         match block.language.as_str() {
             "lua" => site.write_machine_file(&block.text),
             "console" => {
                 for (prompt, command, shown) in commands(&block.text) {
-                    assert_eq!(prompt, "head#", "{}: {command}", block.place);
-                    let printed = site.run(&command).replace(&format!("{NAME}:{SSH_PORT}"), &format!("{NAME}:22"));
+                    let printed = match prompt.as_str() {
+                        "head#" => as_on_port_22(&site.run(&command)),
+                        // What the reader copies from the output before.
+                        "build#" => {
+                            let copied = last.lines().map(str::trim).find(|line| fits(&command, line));
+                            shell(&site.build, copied.unwrap_or_else(|| panic!("{command} was not printed before")))
+                        }
+                        _ => panic!("{}: {prompt}", block.place),
+                    };
                     assert!(fits(&shown, &printed), "{}: {command}\nshown:\n{shown}printed:\n{printed}", block.place);
                     count += 1;
+                    last = printed;
                 }
             }
             _ => {}

@@ -1,8 +1,7 @@
 //! Blocks of shell commands: their syntax, and that what they call exists and would understand it.
 
 use crate::page::{pages, quoted, top};
-use clap::{CommandFactory, Parser};
-use offload::commands::CommandLine;
+use offload::commands::help::definition;
 use offload::hook::Arguments;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -75,7 +74,7 @@ fn understood(arguments: &[String]) -> Result<(), String> {
         return Ok(());
     }
     let words = std::iter::once("offload").chain(arguments.iter().map(String::as_str));
-    match CommandLine::try_parse_from(words) {
+    match definition().try_get_matches_from(words) {
         Err(error) if error.use_stderr() => Err(error.to_string()),
         _ => Ok(()),
     }
@@ -147,7 +146,7 @@ fn commands_are_told_apart() {
 /// Every `offload COMMAND` that is mentioned is one.
 #[test]
 fn mentioned_commands_exist() {
-    let definition = CommandLine::command();
+    let definition = definition();
     let known: Vec<&str> = definition.get_subcommands().map(|command| command.get_name()).collect();
     let mut wrong = Vec::new();
     for page in pages() {
@@ -160,20 +159,4 @@ fn mentioned_commands_exist() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-/// The page of commands has a section for each, once there is such a page.
-#[test]
-fn every_command_has_its_section() {
-    if !top().join("doc/manual/commands.md").exists() {
-        return;
-    }
-    let page = crate::page::manual("commands.md");
-    let headings = page.headings();
-    for command in CommandLine::command().get_subcommands().filter(|command| !command.is_hide_set()) {
-        let name = command.get_name();
-        let is_its =
-            |heading: &String| heading.split(|c: char| !(c.is_alphanumeric() || c == '-')).any(|word| word == name);
-        assert!(headings.iter().any(is_its), "{}: no section for 'offload {name}'", page.name);
-    }
 }

@@ -83,7 +83,7 @@ impl Stage {
     /// Plays `play` while the derivation is built; the result of the build, and what the client was told.
     fn build(&self, direct: &mut Direct<'_>, scene: &Scene, but: But, play: Play) -> (Result<Duration, Error>, String) {
         self.trust();
-        self.peer.play(play, &scene.derivation);
+        self.peer.play(play);
         self.memory.store(0, Ordering::Relaxed);
         let mut options = direct.options();
         // The daemon keeps what it was told before; zero is no limit.

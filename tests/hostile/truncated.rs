@@ -11,7 +11,7 @@ use offload::daemon::Client;
 use offload::events::Event;
 use offload::gcrypt::SigningKey;
 use offload::local::{Database, Directories, Store};
-use offload::machine::Machine;
+use offload::machine::{Compressed, Machine};
 use offload::state::StateDirectory;
 use offload::store::derivation::{Hashes, Recipe};
 use offload::store::path::{StoreDir, StorePath};
@@ -92,7 +92,7 @@ impl Place {
         let turns = Turns { state: &state, machine: &machine, limit, say_every };
         let (inputs, outputs) = (BTreeSet::new(), BTreeSet::from([self.output.clone()]));
         let wanted = Wanted { derivation: &self.derivation, inputs: &inputs, outputs: &outputs };
-        let retrieved = retrieve(&mut client, head, &wanted, &turns, &mut |_: &Event<'_>| {});
+        let retrieved = retrieve(&mut client, head, &wanted, Compressed::default(), &turns, &mut |_: &Event<'_>| {});
         retrieved.map_err(|error| error.to_string())?.place().map_err(|error| error.to_string())?;
         let mut dump = Vec::new();
         let name = std::ffi::CString::new(self.output.base_name()).unwrap();

@@ -1,6 +1,6 @@
 //! What a host is to be like, and bringing it up.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use offload::machine::HostKeyKind;
@@ -41,6 +41,7 @@ pub struct HostOptions {
     pub(super) max_jobs: u32,
     pub(super) daemon_arguments: Vec<String>,
     pub(super) environment: Vec<(String, String)>,
+    program: PathBuf,
     pub(super) account: String,
     pub(super) host_keys: Vec<HostKeyKind>,
     sshd: bool,
@@ -61,6 +62,7 @@ impl HostOptions {
             max_jobs: 1,
             daemon_arguments: Vec::new(),
             environment: Vec::new(),
+            program: env!("CARGO_BIN_EXE_offload").into(),
             account: "root".to_owned(),
             host_keys: vec![HostKeyKind::Ed25519],
             sshd: true,
@@ -105,6 +107,12 @@ impl HostOptions {
     /// One more variable in guix-daemon's environment, which its hook inherits. It has no HOME otherwise, as under systemd.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The file that is the hook `offload`. Default: the program under test.
+    pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.program = program.into();
         self
     }
 
@@ -175,7 +183,7 @@ impl HostOptions {
             keys::authorize_users(&root);
         }
         if self.hook == Hook::Offload {
-            install_offload(&root.join("opt/offload"));
+            install_offload(&self.program, &root.join("opt/offload"));
         }
         let host_keys = keys::install_host_keys(&root, number, &self.host_keys);
         let configuration = self.sshd_configuration(&host_keys, &address.to_string());
@@ -203,9 +211,8 @@ impl HostOptions {
     }
 }
 
-/// Puts the program under test in `directory`, and a link `guix` to it.
-fn install_offload(directory: &std::path::Path) {
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_offload"));
+/// Puts `program` in `directory` as `offload`, and a link `guix` to it.
+fn install_offload(program: &Path, directory: &Path) {
     std::fs::create_dir_all(directory).unwrap();
     std::fs::copy(program, directory.join("offload")).expect("the program cannot be copied into the head");
     std::os::unix::fs::symlink("offload", directory.join("guix")).unwrap();

@@ -53,6 +53,9 @@ struct State {
     worsen_after: [Option<(u64, Duration, Option<u64>)>; 2],
     /// Bytes passed, per direction.
     passed: [u64; 2],
+    /// How often something passed from the target after something had passed to it: round trips.
+    answers: u32,
+    last: Option<Direction>,
     /// How many connections there have been.
     connections: u32,
     open: Vec<TcpStream>,
@@ -71,6 +74,8 @@ impl Proxy {
             freeze_after: [None; 2],
             worsen_after: [None; 2],
             passed: [0; 2],
+            answers: 0,
+            last: None,
             connections: 0,
             open: Vec::new(),
         };
@@ -179,6 +184,12 @@ impl Proxy {
         self.shared.lock().connections
     }
 
+    /// How often the target spoke after it had been spoken to, over all connections: the round trips of those who wait for
+    /// each answer.
+    pub fn answers(&self) -> u32 {
+        self.shared.lock().answers
+    }
+
     /// How many bytes have passed in a direction.
     pub fn passed(&self, direction: Direction) -> u64 {
         self.shared.lock().passed[direction as usize]
@@ -246,6 +257,10 @@ impl State {
             worse => worse.map(|(left, delay, rate)| (left - length as u64, delay, rate)),
         };
         self.passed[way] += length as u64;
+        if direction == Direction::FromTarget && self.last == Some(Direction::ToTarget) {
+            self.answers += 1;
+        }
+        self.last = Some(direction);
         length
     }
 }

@@ -180,7 +180,8 @@ fn notes(seen: &Seen, now: u64, terminal: Terminal) -> Vec<String> {
             Some(until) => format!("for {} more", duration(until.saturating_sub(now))),
             None => "until it is brought back".to_owned(),
         };
-        say(format!("{name}: drained {until}, since {}", duration(now.saturating_sub(drained.since))));
+        let ago = duration(now.saturating_sub(drained.since));
+        say(format!("{name}: drained {ago} ago, {until}"));
     }
     if seen.taken.is_none() {
         say(format!(

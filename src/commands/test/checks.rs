@@ -101,7 +101,8 @@ impl Findings<'_> {
                 let socket = self.machine.daemon_socket.display();
                 if connection.is_relayed() {
                     let text = format!("to '{socket}' through 'guix repl', slowly: the server forwards to no socket");
-                    self.doubtful(Step::Channel, text, vec![remedies::allow_forwarding()]);
+                    let ways_out = vec![remedies::allow_forwarding(), remedies::allow_tcp_forwarding()];
+                    self.doubtful(Step::Channel, text, ways_out);
                 } else {
                     self.good(Step::Channel, format_args!("to '{socket}'"));
                 }

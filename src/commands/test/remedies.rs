@@ -34,6 +34,7 @@ pub fn of_connecting(
         Error::NoWay { .. } => vec![
             start_daemon().provided("if guix-daemon does not run"),
             allow_forwarding().provided("if it runs, and 'daemon_socket' is its socket"),
+            allow_tcp_forwarding(),
         ],
         Error::NotGreeted { .. } | Error::Silent { .. } | Error::Stopped { .. } => vec![restart_daemon()],
     }
@@ -150,6 +151,15 @@ pub fn allow_forwarding() -> Remedy {
         "sed -i '1i AllowStreamLocalForwarding yes' /etc/ssh/sshd_config && systemctl reload ssh  # Guix System: \
          extra-content in openssh-configuration",
     )
+}
+
+/// sshd refuses sockets, too, where it is to refuse all TCP connections.
+pub fn allow_tcp_forwarding() -> Remedy {
+    Remedy::advice(
+        Place::Machine,
+        "in its sshd_config, AllowTcpForwarding no, DisableForwarding yes, or a PermitOpen without the socket forbids sockets too",
+    )
+    .provided("if that does not help")
 }
 
 pub fn set_clock() -> Remedy {

@@ -112,8 +112,8 @@ b1:22 cannot be used
   !!  host key      the server shows another host key than expected:
                     {FINGERPRINT}
       if 'ssh-keygen -lf' on b1 lists
-      {FINGERPRINT} (else somebody may be in
-      between), in the machine file, for b1:
+      {FINGERPRINT} (else somebody may be
+      in between), in the machine file, for b1:
         host_key = \"{KEY}\"
   ok  build slots   0 of 4 taken
 b2:22 can be used

@@ -94,3 +94,49 @@ fn what_is_missing_is_told() {
     let nowhere = Database::open(Path::new("/nonexistent"), &StoreDir::default()).err().unwrap();
     assert!(nowhere.to_string().contains("'/nonexistent/db.sqlite'"), "{nowhere}");
 }
+
+/// Two programs that keep the database to themselves: one for a while, one for good.
+#[test]
+fn a_database_that_is_locked_whole_is_waited_for_and_not_for_ever() {
+    let (directory, database) = database("");
+    drop(database);
+    let file = directory.path().join("db.sqlite");
+    let lock = || {
+        let other = Connection::open(&file).unwrap();
+        other.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE").unwrap();
+        other
+    };
+    let is_valid = |patience| {
+        let store = StoreDir::default();
+        let database = Database::open_patiently(directory.path(), &store, Duration::from_millis(patience))?;
+        database.is_valid(&path('a'))
+    };
+    for mode in ["DELETE", "WAL"] {
+        Connection::open(&file).unwrap().execute_batch(&format!("PRAGMA journal_mode = {mode}")).unwrap();
+        let other = lock();
+        let error = is_valid(50).unwrap_err().to_string();
+        assert!(error.contains("db.sqlite': database is locked") && error.contains("`fuser -v "), "{error}");
+        let waiting = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| is_valid(60_000));
+            std::thread::sleep(Duration::from_millis(100));
+            assert!(!waiting.is_finished());
+            drop(other);
+            waiting.join().unwrap()
+        });
+        assert!(!waiting.unwrap());
+    }
+}
+
+#[test]
+fn a_database_that_cannot_be_used_is_told_with_a_remedy() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("db.sqlite");
+    let message = || {
+        let database = Database::open(directory.path(), &StoreDir::default()).unwrap();
+        database.is_valid(&path('a')).unwrap_err().to_string()
+    };
+    std::fs::write(&file, "").unwrap();
+    assert!(message().contains("no such table: ValidPaths\n  hint: is it guix-daemon's?"), "{}", message());
+    std::fs::write(&file, [b'x'; 8192]).unwrap();
+    assert!(message().contains("file is not a database\n  hint: it is damaged"), "{}", message());
+}

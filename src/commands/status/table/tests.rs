@@ -86,7 +86,7 @@ b2: connect: connection refused (10.0.0.2:22)
   hint: start the SSH server on b2, or correct 'port' (22 was tried)
   in trouble for 16 min, 3 failures in a row; builds leave it alone for 30 s
   more
-b3: drained for 2 h 0 min more, since 16 min
+b3: drained 16 min ago, for 2 h 0 min more
 ";
     assert_eq!(text, expected);
     assert!(include_str!("../../../../doc/manual/commands.md").contains(expected), "the manual shows another table");

@@ -1,0 +1,43 @@
+//! Sets `OFFLOAD_VERSION`, what `offload --version` says: the version, and in brackets the commit.
+//!
+//! The commit is that which `OFFLOAD_COMMIT` names, for those who build from an archive. Else git tells it, in release
+//! builds: in others, each commit would have everything built and linked again. Without git, or outside of a checkout of this
+//! very project, there is none.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn main() {
+    println!("cargo:rerun-if-env-changed=OFFLOAD_COMMIT");
+    let version = env::var("CARGO_PKG_VERSION").unwrap_or_default();
+    let directory = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
+    let is_release = env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    let named = env::var("OFFLOAD_COMMIT").ok();
+    let commit = named.or_else(|| if is_release { commit(&directory) } else { None }).filter(|name| is_sound(name));
+    let commit = commit.map_or(String::new(), |commit| format!(" ({commit})"));
+    println!("cargo:rustc-env=OFFLOAD_VERSION={version}{commit}");
+}
+
+/// The commit that is checked out in `directory`, if that is the top of a checkout: sources that lie somewhere in another
+/// project's are not that project's.
+fn commit(directory: &Path) -> Option<String> {
+    if !directory.join(".git").exists() {
+        return None;
+    }
+    for file in ["HEAD", "logs/HEAD"] {
+        println!("cargo:rerun-if-changed={}", git(directory, &["rev-parse", "--git-path", file])?);
+    }
+    git(directory, &["rev-parse", "--short=12", "HEAD"])
+}
+
+fn git(directory: &Path, arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").arg("-C").arg(directory).args(arguments).output().ok()?;
+    let line = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+    (output.status.success() && !line.is_empty()).then_some(line)
+}
+
+/// Whether it can be the name of a commit.
+fn is_sound(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._+".contains(c))
+}

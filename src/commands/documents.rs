@@ -1,0 +1,162 @@
+//! `offload documents DIRECTORY`: manual pages and completions, made from the definition of the command line.
+//!
+//! The places below DIRECTORY are those of the GNU Coding Standards and of the three shells, the same below `/usr/local`, in
+//! a distribution's package and in a profile of Guix. Packages run this; `offload install` writes the same files.
+
+mod machine_file;
+mod page;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Command;
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+use super::help::definition;
+use crate::exit::Status;
+use page::Page;
+
+/// A file, by its place below the directory.
+pub struct Document {
+    pub path: PathBuf,
+    pub contents: Vec<u8>,
+}
+
+/// Writes all documents below `directory`.
+pub fn run(directory: &Path, messages: &mut dyn Write) -> Status {
+    let written = documents().map_err(|error| (directory.to_owned(), error)).and_then(|documents| {
+        documents.iter().try_for_each(|document| {
+            let path = directory.join(&document.path);
+            path.parent()
+                .map_or(Ok(()), fs::create_dir_all)
+                .and_then(|()| fs::write(&path, &document.contents))
+                .map_err(|error| (path, error))
+        })
+    });
+    match written {
+        Ok(()) => Status::Success,
+        Err((path, error)) => {
+            // If this fails there is nobody left to tell.
+            let _ = writeln!(messages, "offload: error: {}: {error}", path.display());
+            Status::Failure
+        }
+    }
+}
+
+/// All manual pages and completions.
+pub fn documents() -> io::Result<Vec<Document>> {
+    let mut command = definition().version(env!("CARGO_PKG_VERSION"));
+    command.build();
+    let mut documents = vec![manual_page("offload.1", main_page(&command)?)];
+    for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
+        let name = format!("offload-{}.1", subcommand.get_name());
+        documents.push(manual_page(&name, subcommand_page(subcommand)?));
+    }
+    documents.push(Document {
+        path: Path::new("share/man/man5").join(machine_file::NAME),
+        contents: machine_file::page().into_bytes(),
+    });
+    for (shell, path) in [
+        (Shell::Bash, "share/bash-completion/completions/offload"),
+        (Shell::Zsh, "share/zsh/site-functions/_offload"),
+        (Shell::Fish, "share/fish/vendor_completions.d/offload.fish"),
+    ] {
+        let mut contents = Vec::new();
+        clap_complete::generate(shell, &mut command, "offload", &mut contents);
+        documents.push(Document { path: path.into(), contents });
+    }
+    Ok(documents)
+}
+
+fn manual_page(name: &str, contents: Vec<u8>) -> Document {
+    Document { path: Path::new("share/man/man1").join(name), contents }
+}
+
+fn man(command: &Command) -> Man {
+    Man::new(command.clone()).source(concat!("offload ", env!("CARGO_PKG_VERSION"))).manual("offload")
+}
+
+fn main_page(command: &Command) -> io::Result<Vec<u8>> {
+    let man = man(command);
+    let mut text = Vec::new();
+    man.render_title(&mut text)?;
+    man.render_name_section(&mut text)?;
+    let mut page = Page::default();
+    page.section("SYNOPSIS");
+    page.paragraph("`offload` *SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT*");
+    page.paragraph("`offload` *COMMAND* [*ARGUMENT*]...");
+    page.section("DESCRIPTION");
+    page.paragraph(
+        "guix-daemon asks `offload`, its build hook, whether a derivation can be built elsewhere. It chooses a build machine from \
+         those of the machine file, sends the missing inputs over SSH, has the machine's own daemon build, and brings the \
+         outputs back. The first form is what the daemon runs; the commands are for administrators.",
+    );
+    page.paragraph(
+        "Under the name `guix`, by way of a link, the program serves `guix offload` and hands every other command on to the \
+         real `guix`: that is how the daemon finds it, when its variable `GUIX` names the link. See `offload-install`(1).",
+    );
+    text.extend_from_slice(page.part().as_bytes());
+    man.render_options_section(&mut text)?;
+    man.render_subcommands_section(&mut text)?;
+    let mut page = Page::default();
+    page.section("EXIT STATUS");
+    for status in Status::ALL {
+        page.item(&format!("`{}`", status.code()), status.meaning());
+    }
+    page.section("ENVIRONMENT");
+    for (name, meaning) in ENVIRONMENT {
+        page.item(&format!("`{name}`"), meaning);
+    }
+    page.section("FILES");
+    for (name, meaning) in FILES {
+        page.item(&format!("*{name}*"), meaning);
+    }
+    page.section("SEE ALSO");
+    page.paragraph(
+        "`offload-machines.lua`(5), `guix-daemon`(1), and \"Using the Offload Facility\" in the manual of Guix.",
+    );
+    text.extend_from_slice(page.part().as_bytes());
+    Ok(text)
+}
+
+/// The environment, the hook's in that of the daemon.
+pub const ENVIRONMENT: &[(&str, &str)] = &[
+    ("OFFLOAD_MACHINE_FILE", "the machine file, if it is not the usual one"),
+    (
+        "OFFLOAD_LOG",
+        "what is told: `error`, `warn`, `info` (the default), `debug`, `trace`, or by module: `offload::ssh=trace`",
+    ),
+    ("OFFLOAD_GUIX", "the real `guix`, if it is neither the first on `PATH` nor in a usual place"),
+    ("GUIX_CONFIGURATION_DIRECTORY", "as for guix-daemon; default */etc/guix*"),
+    ("GUIX_STATE_DIRECTORY", "as for guix-daemon; default */var/guix*"),
+    ("GUIX_DATABASE_DIRECTORY", "as for guix-daemon; default *db* in the state directory"),
+    ("GUIX_LOG_DIRECTORY", "as for guix-daemon; default */var/log/guix*"),
+    ("NIX_STORE_DIR, NIX_STORE", "as for guix-daemon; default */gnu/store*"),
+];
+
+const FILES: &[(&str, &str)] = &[
+    ("/etc/guix/machines.lua", "the machine file, `offload-machines.lua`(5)"),
+    ("/etc/guix/signing-key.sec", "signs what is sent to build machines, which must have authorized the public half"),
+    ("/etc/guix/acl", "the keys whose signatures are accepted here: those of the build machines"),
+    ("/var/guix/offload", "what processes share: build slots, health, drained machines"),
+];
+
+fn subcommand_page(command: &Command) -> io::Result<Vec<u8>> {
+    let man = man(command);
+    let mut text = Vec::new();
+    man.render_title(&mut text)?;
+    man.render_name_section(&mut text)?;
+    man.render_synopsis_section(&mut text)?;
+    man.render_description_section(&mut text)?;
+    man.render_options_section(&mut text)?;
+    let mut page = Page::default();
+    page.section("SEE ALSO");
+    page.paragraph("`offload`(1), which has the exit statuses; `offload-machines.lua`(5)");
+    text.extend_from_slice(page.part().as_bytes());
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! The documents say what the code does. Whether other programs can read them, `tests/documents.rs` tests.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use super::machine_file::{self, classes};
+use super::*;
+use crate::policy::{ANNOTATIONS, BUILD_MACHINE, Field, LIMITS, LOCAL_MACHINE, POOL};
+
+fn all() -> Vec<Document> {
+    documents().unwrap()
+}
+
+fn text(name: &str) -> String {
+    let document = all().into_iter().find(|document| document.path.ends_with(name));
+    String::from_utf8(document.unwrap_or_else(|| panic!("no {name}")).contents).unwrap()
+}
+
+#[test]
+fn each_command_has_a_page() {
+    let names: BTreeSet<String> =
+        all().iter().map(|document| document.path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+    for command in definition().get_subcommands().filter(|command| !command.is_hide_set()) {
+        let name = format!("offload-{}.1", command.get_name());
+        assert!(names.contains(&name), "{names:?}");
+        // Each option with its explanation.
+        for option in command.get_opts() {
+            let long = option.get_long().unwrap().replace('-', "\\-");
+            assert!(text(&name).contains(&format!("\\-\\-{long}")), "{name}: {long}");
+            assert!(option.get_help().is_some(), "{name}: {long} is not explained");
+        }
+        assert!(text("offload.1").contains(&format!("offload\\-{}(1)", command.get_name())), "{}", text("offload.1"));
+    }
+}
+
+#[test]
+fn the_page_about_the_machine_file_has_every_field() {
+    let page = text(machine_file::NAME);
+    let classes = classes(ANNOTATIONS);
+    for (name, fields) in
+        [("BuildMachine", BUILD_MACHINE), ("LocalMachine", LOCAL_MACHINE), ("Pool", POOL), ("Limits", LIMITS)]
+    {
+        let class = classes.iter().find(|class| class.name == format!("offload.{name}")).unwrap();
+        let annotated: BTreeSet<(&str, bool)> = class
+            .fields
+            .iter()
+            .filter(|field| !field.name.starts_with('['))
+            .map(|field| (field.name.as_str(), !field.is_optional))
+            .collect();
+        let known: BTreeSet<(&str, bool)> = fields.iter().map(|Field { name, required }| (*name, *required)).collect();
+        assert_eq!(annotated, known, "{name}");
+        for field in class.fields.iter().filter(|field| !field.name.starts_with('[')) {
+            assert!(!field.about.is_empty(), "{name}: {} is not explained", field.name);
+        }
+        for Field { name, .. } in fields {
+            assert!(page.contains(&format!("\\fB{name}\\fR")), "{name} is not in the page");
+        }
+    }
+    assert!(page.contains("\\fBhost_key\\fR (string|string[], required)"), "{page}");
+}
+
+/// Every variable that the code names stands in the manual page.
+#[test]
+fn the_environment_is_complete() {
+    const INTERNAL: &[&str] = &["OFFLOAD_FRONT_END", "OFFLOAD_VERSION", "OFFLOAD_COMMIT", "OFFLOAD_TEST_OUTPUT"];
+    fn variables(directory: &Path, found: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                variables(&path, found);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            for (start, _) in text.match_indices("\"OFFLOAD_").chain(text.match_indices("\"GUIX_")) {
+                let rest = &text[start + 1..];
+                let end = rest.find(|c: char| !c.is_ascii_uppercase() && c != '_').unwrap();
+                if rest[end..].starts_with('"') && !rest[..end].ends_with('_') {
+                    found.insert(rest[..end].to_owned());
+                }
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    variables(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    assert!(found.len() > 5, "{found:?}");
+    for name in found.iter().filter(|name| !INTERNAL.contains(&name.as_str())) {
+        assert!(ENVIRONMENT.iter().any(|(known, _)| known == name), "{name} is in no manual page");
+    }
+}

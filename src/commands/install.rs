@@ -1,0 +1,276 @@
+//! `offload install` and `offload uninstall`: guix-daemon under systemd is told to run this program, and that is undone.
+//!
+//! What is installed: the program, with a link named `guix` beside it, in a directory of their own; a link in `bin`; manual
+//! pages and completions; and a drop-in for the daemon's unit that sets the variable `GUIX` (systemd.unit(5)). All of it
+//! stands in a manifest beside the program. What is not in there is never overwritten nor removed. Nothing is changed
+//! before it is known that everything can be, and a second run changes nothing. Everything lies below `--root`, which
+//! is `/` but for those who make packages or images.
+//!
+//! Whether the user that the unit names has the rights that the hook needs is said at the end; nothing is changed there, the
+//! directory of the hook's state excepted, which is made for that user.
+
+mod check;
+mod manifest;
+mod plan;
+mod unit;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::Args;
+
+use super::documents::documents;
+use super::front_end;
+use crate::engine::Engine;
+use crate::exit::Status;
+use crate::rights::{self, User, below};
+use plan::{Item, Plan, What};
+use unit::Unit;
+
+/// The daemon's unit.
+const UNIT: &str = "guix-daemon.service";
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Running builds are interrupted when guix-daemon is restarted; without --restart nothing is, and what is \
+                        left to do is printed. 'offload uninstall' takes away all that this command has written."
+)]
+pub struct InstallArguments {
+    #[command(flatten)]
+    place: Place,
+    /// The real `guix`, if it is not beside the guix-daemon that the unit starts.
+    #[arg(long, value_name = "FILE")]
+    guix: Option<PathBuf>,
+    /// Have systemd read its units again, and restart guix-daemon. Builds that are running are interrupted.
+    #[arg(long)]
+    restart: bool,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct UninstallArguments {
+    #[command(flatten)]
+    place: Place,
+    /// Have systemd read its units again, and restart guix-daemon. Builds that are running are interrupted.
+    #[arg(long)]
+    restart: bool,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+struct Place {
+    /// Where programs are installed: the program goes to DIR/lib/offload.
+    #[arg(long, value_name = "DIR", default_value = "/usr/local")]
+    prefix: PathBuf,
+    /// The directory that stands for `/`, to prepare a system that is not running.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+}
+
+impl Place {
+    /// The directory of the program, as the daemon will see it.
+    fn directory(&self) -> PathBuf {
+        self.prefix.join("lib/offload")
+    }
+
+    fn is_running_system(&self) -> bool {
+        self.root == Path::new("/")
+    }
+}
+
+/// Why nothing was installed, or removed.
+#[derive(Debug, thiserror::Error)]
+enum InstallError {
+    #[error("--prefix must be an absolute name without '..' and control characters")]
+    Prefix,
+    #[error("--restart is for the running system, not for what lies below --root")]
+    RestartElsewhere,
+    #[error(
+        "no {UNIT} in the directories of systemd\n  hint: install the daemon's unit first; for Guix System and for other init \
+         systems, see doc/manual/installation.md"
+    )]
+    NoUnit,
+    #[error("{UNIT} runs guix-daemon as '{0}', who is not in /etc/passwd")]
+    NoUser(String),
+    #[error("no real 'guix' found beside the daemon ('{}') nor in the usual places\n  hint: name it with --guix", .0.display())]
+    NoGuix(PathBuf),
+    #[error("'{}' is not the real 'guix': it does not exist, or is offload itself", .0.display())]
+    NotGuix(PathBuf),
+    #[error("'{}' is in the way: it was not written by 'offload install', or has been changed since\n  hint: move it away", .0.display())]
+    Foreign(PathBuf),
+    #[error("nothing is installed: there is no '{}'", .0.display())]
+    NotInstalled(PathBuf),
+    #[error("'{}': {cause}", path.display())]
+    File { path: PathBuf, cause: io::Error },
+    #[error("`{command}` failed: {problem}")]
+    Systemctl { command: String, problem: String },
+    #[error("cannot write the report: {0}")]
+    Report(#[from] io::Error),
+}
+
+impl InstallError {
+    fn file(path: &Path) -> impl FnOnce(io::Error) -> InstallError {
+        move |cause| InstallError::File { path: path.to_owned(), cause }
+    }
+
+    fn status(&self) -> Status {
+        match self {
+            InstallError::Prefix | InstallError::RestartElsewhere => Status::Usage,
+            _ => Status::Failure,
+        }
+    }
+}
+
+/// Runs `offload install`.
+pub fn install(arguments: &InstallArguments, engine: &Engine, out: &mut dyn Write, messages: &mut dyn Write) -> Status {
+    ended(try_install(arguments, engine, out), messages)
+}
+
+/// Runs `offload uninstall`.
+pub fn uninstall(arguments: &UninstallArguments, out: &mut dyn Write, messages: &mut dyn Write) -> Status {
+    ended(try_uninstall(arguments, out), messages)
+}
+
+fn ended(result: Result<(), InstallError>, messages: &mut dyn Write) -> Status {
+    match result {
+        Ok(()) => Status::Success,
+        Err(error) => {
+            // If this fails there is nobody left to tell.
+            let _ = writeln!(messages, "offload: error: {error}");
+            error.status()
+        }
+    }
+}
+
+fn try_install(arguments: &InstallArguments, engine: &Engine, out: &mut dyn Write) -> Result<(), InstallError> {
+    let place = &arguments.place;
+    check_arguments(place, arguments.restart)?;
+    let unit = Unit::read(&place.root, UNIT).ok_or(InstallError::NoUnit)?;
+    let user = User::named(&place.root, &unit.user).ok_or_else(|| InstallError::NoUser(unit.user.clone()))?;
+    let guix = real_guix(arguments, &unit)?;
+    let drop_in = Path::new("/etc/systemd/system").join(format!("{UNIT}.d/offload.conf"));
+    let state = engine.state.path();
+
+    let mut items = program(place, engine)?;
+    let link = place.directory().join("guix");
+    items.push(Item::file(&drop_in, unit::drop_in(&link, &guix).into_bytes()));
+    let documents = documents()?;
+    items
+        .extend(documents.into_iter().map(|document| Item::file(&place.prefix.join(document.path), document.contents)));
+    let plan = Plan::make(&place.root, &place.directory(), items)?;
+    plan.describe(out)?;
+    let makes_state = !below(&place.root, state).exists();
+    if makes_state {
+        writeln!(out, "make     {} (for {})", state.display(), user.name)?;
+    }
+    for other in unit.others_that_set_guix(&drop_in) {
+        writeln!(out, "warning: {} sets GUIX too, and comes later: it wins", other.display())?;
+    }
+    if arguments.dry_run {
+        writeln!(out, "systemd would have to read this, and guix-daemon be restarted: {}", SYSTEMCTL.join(" && "))?;
+    } else {
+        plan.apply()?;
+        if makes_state {
+            make_state(&place.root, state, &user)?;
+        }
+        after(arguments.restart, out)?;
+    }
+    check::report(out, place, &unit, &user, &guix, engine, arguments.dry_run)?;
+    if arguments.dry_run {
+        writeln!(out, "Nothing was changed.")?;
+    }
+    Ok(())
+}
+
+fn try_uninstall(arguments: &UninstallArguments, out: &mut dyn Write) -> Result<(), InstallError> {
+    let place = &arguments.place;
+    check_arguments(place, arguments.restart)?;
+    plan::remove(&place.root, &place.directory(), arguments.dry_run, out)?;
+    if arguments.dry_run {
+        writeln!(out, "Nothing was changed.")?;
+        return Ok(());
+    }
+    after(arguments.restart, out)
+}
+
+fn check_arguments(place: &Place, restart: bool) -> Result<(), InstallError> {
+    let prefix = place.prefix.to_str().unwrap_or_default();
+    let is_plain = prefix.starts_with('/') && !prefix.contains("..") && !prefix.chars().any(char::is_control);
+    match () {
+        () if !is_plain => Err(InstallError::Prefix),
+        () if restart && !place.is_running_system() => Err(InstallError::RestartElsewhere),
+        () => Ok(()),
+    }
+}
+
+/// The program and the links to it. One that lies in the store stays there, and the garbage collector is told to keep it.
+fn program(place: &Place, engine: &Engine) -> Result<Vec<Item>, InstallError> {
+    let own = std::env::current_exe().map_err(InstallError::file(Path::new("/proc/self/exe")))?;
+    let directory = place.directory();
+    let target = directory.join("offload");
+    let store: &Path = engine.directories.store.as_ref();
+    let mut items = match own.strip_prefix(store).ok().and_then(|rest| rest.components().next()) {
+        Some(item) => vec![
+            Item::link(&target, &own),
+            Item::link(&engine.directories.state.join("gcroots/offload"), &store.join(item)),
+        ],
+        None => vec![Item { path: target, what: What::Copy(own) }],
+    };
+    items.push(Item::link(&directory.join("guix"), Path::new("offload")));
+    items.push(Item::link(&place.prefix.join("bin/offload"), Path::new("../lib/offload/offload")));
+    Ok(items)
+}
+
+/// The real `guix`, as the daemon will see it.
+fn real_guix(arguments: &InstallArguments, unit: &Unit) -> Result<PathBuf, InstallError> {
+    let place = &arguments.place;
+    let is_real = |path: &Path| below(&place.root, path).exists() && !path.starts_with(place.directory());
+    if let Some(guix) = &arguments.guix {
+        return if is_real(guix) { Ok(guix.clone()) } else { Err(InstallError::NotGuix(guix.clone())) };
+    }
+    let beside = unit.daemon.with_file_name("guix");
+    let usual = front_end::USUAL_PLACES.iter().map(|directory| Path::new(directory).join("guix"));
+    std::iter::once(beside)
+        .chain(usual)
+        .find(|guix| is_real(guix))
+        .ok_or_else(|| InstallError::NoGuix(unit.daemon.clone()))
+}
+
+fn make_state(root: &Path, state: &Path, user: &User) -> Result<(), InstallError> {
+    let path = below(root, state);
+    let group = user.groups.first().copied();
+    rights::make_directory(&path)
+        .and_then(|()| std::os::unix::fs::chown(&path, Some(user.uid), group))
+        .map_err(InstallError::file(&path))
+}
+
+/// What makes systemd and the daemon notice.
+const SYSTEMCTL: [&str; 2] = ["systemctl daemon-reload", "systemctl restart guix-daemon.service"];
+
+fn after(restart: bool, out: &mut dyn Write) -> Result<(), InstallError> {
+    if !restart {
+        writeln!(
+            out,
+            "To have it take effect (builds that are running are interrupted):\n  {}",
+            SYSTEMCTL.join(" && ")
+        )?;
+        return Ok(());
+    }
+    for command in SYSTEMCTL {
+        writeln!(out, "run      {command}")?;
+        let mut words = command.split(' ');
+        let output = Command::new(words.next().unwrap_or_default()).args(words).output();
+        let problem = match output {
+            Ok(output) if output.status.success() => continue,
+            Ok(output) => format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()),
+            Err(error) => error.to_string(),
+        };
+        return Err(InstallError::Systemctl { command: command.to_owned(), problem });
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! Whether the daemon will get along with what was installed: its user's rights, the keys, and the way to the real `guix`.
+
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::super::front_end::REAL_GUIX;
+use super::super::machines::machine_file;
+use super::Place;
+use super::unit::Unit;
+use crate::engine::Engine;
+use crate::policy::DEFAULT_KEYS;
+use crate::rights::{Need, Obstacle, User, below};
+
+/// What systemd gives to services that say nothing about it.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin";
+
+/// Something that is to be mended.
+struct Finding {
+    problem: String,
+    remedy: String,
+}
+
+/// Writes what is to be mended, and what to do about it.
+pub fn report(
+    out: &mut dyn Write,
+    place: &Place,
+    unit: &Unit,
+    user: &User,
+    guix: &Path,
+    engine: &Engine,
+    dry_run: bool,
+) -> io::Result<()> {
+    let mut findings = rights(place, user, guix, engine);
+    findings.extend(app_armor(place, unit));
+    if place.is_running_system() && !dry_run {
+        findings.extend(way_to_guix(place, user, guix));
+    }
+    for Finding { problem, remedy } in &findings {
+        writeln!(out, "to do: {problem}\n  remedy: {remedy}")?;
+    }
+    if findings.is_empty() {
+        writeln!(out, "guix-daemon, which runs as {}, has all the rights that it needs.", user.name)?;
+    }
+    Ok(())
+}
+
+/// The files that the hook uses as the daemon's user.
+fn rights(place: &Place, user: &User, guix: &Path, engine: &Engine) -> Vec<Finding> {
+    let root = &place.root;
+    let directories = &engine.directories;
+    let secret = directories.signing_key();
+    let mut findings = Vec::new();
+    let mut need = |path: &Path, need: Need| {
+        if let Some(obstacle) = Obstacle::find(user, root, path, need) {
+            findings.push(Finding { problem: obstacle.to_string(), remedy: obstacle.remedy() });
+        }
+    };
+    need(&place.directory().join("offload"), Need::Run);
+    need(guix, Need::Run);
+    need(&machine_file(None, directories), Need::Read);
+    need(&directories.acl(), Need::Read);
+    need(&secret.with_extension("pub"), Need::Read);
+    need(&secret, Need::ReadSecret);
+    need(engine.state.path(), Need::Own);
+    let keys = private_keys(place, user, engine);
+    keys.iter().for_each(|key| need(key, Need::ReadSecret));
+    let missing = |path: &Path| !below(root, path).exists();
+    let mut lacking = |path: &Path, what: &str, remedy: String| {
+        if missing(path) {
+            findings.push(Finding { problem: format!("there is no {what} '{}'", path.display()), remedy });
+        }
+    };
+    let as_user = if user.uid == 0 {
+        String::new()
+    } else {
+        format!(" && chown {}: {}*", user.name, secret.with_extension("").display())
+    };
+    lacking(&secret, "signing key", format!("guix archive --generate-key{as_user}"));
+    let file = machine_file(None, directories);
+    let scheme = file.with_file_name("machines.scm");
+    let remedy = if missing(&scheme) {
+        "offload add HOST".to_owned()
+    } else {
+        format!("offload convert {} > {}", scheme.display(), file.display())
+    };
+    lacking(&file, "machine file", remedy);
+    for key in &keys {
+        lacking(key, "private key", format!("ssh-keygen -t ed25519 -N '' -f '{}'", key.display()));
+    }
+    findings
+}
+
+/// The private keys that the machine file names. What is wrong with the file, `offload eval` says.
+fn private_keys(place: &Place, user: &User, engine: &Engine) -> Vec<PathBuf> {
+    let file = below(&place.root, &machine_file(None, &engine.directories));
+    let Ok(pool) = engine.load_pool(&file, None) else { return Vec::new() };
+    let home = home(&place.root, &user.name);
+    let mut keys: Vec<PathBuf> = Vec::new();
+    for entry in &pool.machines {
+        let key = match &entry.machine.private_key {
+            Some(key) => key.strip_prefix("~").map_or_else(|_| key.clone(), |rest| home.join(rest)),
+            None => {
+                let usual = DEFAULT_KEYS.map(|key| home.join(key));
+                let found = usual.iter().find(|key| below(&place.root, key).exists());
+                found.unwrap_or(&usual[0]).clone()
+            }
+        };
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    keys
+}
+
+fn home(root: &Path, user: &str) -> PathBuf {
+    let passwd = std::fs::read_to_string(root.join("etc/passwd")).unwrap_or_default();
+    let mut entries = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let entry = entries.find(|fields| fields.first() == Some(&user));
+    entry.and_then(|fields| fields.get(5).map(PathBuf::from)).unwrap_or_default()
+}
+
+/// The profile of AppArmor that comes with Guix confines a daemon that runs from the store, and lets it run nothing else.
+fn app_armor(place: &Place, unit: &Unit) -> Option<Finding> {
+    let (profile, local) = ("/etc/apparmor.d/guix-daemon", "/etc/apparmor.d/local/guix-daemon");
+    let is_confined = unit.daemon.starts_with("/gnu/store") || unit.daemon.starts_with("/var/guix/profiles");
+    if !is_confined || !below(&place.root, Path::new(profile)).exists() {
+        return None;
+    }
+    let rule = format!("{}/* Ux,", place.directory().display());
+    let text = std::fs::read_to_string(below(&place.root, Path::new(local))).unwrap_or_default();
+    (!text.lines().any(|line| line.trim() == rule)).then(|| Finding {
+        problem: format!(
+            "the AppArmor profile '{profile}' does not let guix-daemon run '{}'",
+            place.directory().display()
+        ),
+        remedy: format!("echo '{rule}' >> {local} && apparmor_parser -r {profile}"),
+    })
+}
+
+/// Runs the front end as the daemon would, with the daemon's user and environment.
+fn way_to_guix(place: &Place, user: &User, guix: &Path) -> Option<Finding> {
+    let link = place.directory().join("guix");
+    let mut command = Command::new(&link);
+    command.arg("--version").env_clear().env("PATH", PATH).env(REAL_GUIX, guix).current_dir("/");
+    command.uid(user.uid).gid(user.groups.first().copied().unwrap_or(user.uid));
+    let problem = match command.output() {
+        Ok(output) if output.status.success() && output.stdout.starts_with(b"guix ") => return None,
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            format!("`{} --version` as {}: {}: {}", link.display(), user.name, output.status, said.trim())
+        }
+        Err(error) => format!("`{} --version` as {}: {error}", link.display(), user.name),
+    };
+    Some(Finding { problem, remedy: "name the real 'guix' with --guix".to_owned() })
+}

@@ -1,0 +1,157 @@
+//! What was installed: a text file beside the program, `manifest`.
+//!
+//! A line for each thing: `directory PATH` was made; `sha256:HEX PATH` and `link:TARGET PATH` were written. Paths are those
+//! that the installed system sees. While things are being replaced both the old and the new line stand in it, so that a run that was
+//! interrupted can be done again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+const NAME: &str = "manifest";
+
+/// What was installed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Manifest {
+    pub directories: BTreeSet<PathBuf>,
+    /// The marks of what may lie at each path.
+    pub marks: BTreeMap<PathBuf, BTreeSet<String>>,
+}
+
+impl Manifest {
+    /// Where it lies.
+    pub fn path(directory: &Path) -> PathBuf {
+        directory.join(NAME)
+    }
+
+    /// Reads the file, if there is one.
+    pub fn read(file: &Path) -> io::Result<Option<Manifest>> {
+        match fs::read_to_string(file) {
+            Ok(text) => Ok(Some(Manifest::parse(&text))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn parse(text: &str) -> Manifest {
+        let mut manifest = Manifest::default();
+        for (mark, path) in text.lines().filter_map(|line| line.split_once(" /")) {
+            let path = Path::new("/").join(path);
+            if mark == "directory" {
+                manifest.directories.insert(path);
+            } else {
+                manifest.add(&path, mark);
+            }
+        }
+        manifest
+    }
+
+    pub fn add(&mut self, path: &Path, mark: &str) {
+        self.marks.entry(path.to_owned()).or_default().insert(mark.to_owned());
+    }
+
+    /// Whether what lies at `path`, here `file`, is what was installed there.
+    pub fn has(&self, path: &Path, file: &Path) -> io::Result<bool> {
+        let Some(marks) = self.marks.get(path) else { return Ok(false) };
+        Ok(mark(file)?.is_some_and(|mark| marks.contains(&mark)))
+    }
+
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for directory in &self.directories {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "directory {}", directory.display());
+        }
+        for (path, marks) in &self.marks {
+            for mark in marks {
+                let _ = writeln!(text, "{mark} {}", path.display());
+            }
+        }
+        text
+    }
+}
+
+/// What tells a file or link from others; `None` where there is nothing. A directory is like no other.
+pub fn mark(file: &Path) -> io::Result<Option<String>> {
+    let metadata = match fs::symlink_metadata(file) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if metadata.is_symlink() {
+        return Ok(Some(mark_of_link(&fs::read_link(file)?)));
+    }
+    if !metadata.is_file() {
+        return Ok(Some("other".to_owned()));
+    }
+    let mut hash = Hashed(Sha256::new());
+    io::copy(&mut File::open(file)?, &mut hash)?;
+    Ok(Some(hex(&hash.0.finalize())))
+}
+
+pub fn mark_of_link(target: &Path) -> String {
+    format!("link:{}", String::from_utf8_lossy(target.as_os_str().as_bytes()))
+}
+
+pub fn mark_of_bytes(contents: &[u8]) -> String {
+    hex(&Sha256::digest(contents))
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+struct Hashed(Sha256);
+
+impl io::Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut manifest = Manifest::default();
+        manifest.directories.insert("/usr/local/lib/of load".into());
+        manifest.add(Path::new("/usr/local/lib/of load/guix"), &mark_of_link(Path::new("offload")));
+        manifest.add(Path::new("/etc/x"), &mark_of_bytes(b""));
+        manifest.add(Path::new("/etc/x"), &mark_of_bytes(b"new"));
+        let text = manifest.text();
+        assert!(text.contains("link:offload /usr/local/lib/of load/guix\n"), "{text}");
+        assert!(
+            text.contains("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 /etc/x\n"),
+            "{text}"
+        );
+        assert_eq!(Manifest::parse(&text), manifest);
+        assert_eq!(Manifest::parse("no sense\n\ndirectory relative\n"), Manifest::default());
+    }
+
+    #[test]
+    fn what_was_changed_is_not_what_was_installed() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("x");
+        let path = Path::new("/etc/x");
+        let mut manifest = Manifest::default();
+        manifest.add(path, &mark_of_bytes(b"old"));
+        assert!(!manifest.has(path, &file).unwrap());
+        fs::write(&file, "old").unwrap();
+        assert!(manifest.has(path, &file).unwrap());
+        fs::write(&file, "changed").unwrap();
+        assert!(!manifest.has(path, &file).unwrap());
+        assert_eq!(mark(directory.path()).unwrap().as_deref(), Some("other"));
+    }
+}

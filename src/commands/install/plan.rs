@@ -1,0 +1,204 @@
+//! What there is to do: a list of files and links, each with what lies in its place now. And doing it.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use super::InstallError;
+use super::manifest::{Manifest, mark, mark_of_bytes, mark_of_link};
+use crate::rights::below;
+
+/// Something to be installed, at a path as the installed system sees it.
+pub struct Item {
+    pub path: PathBuf,
+    pub what: What,
+}
+
+/// What is installed.
+pub enum What {
+    /// A file, readable by all.
+    File(Vec<u8>),
+    /// A copy of a program.
+    Copy(PathBuf),
+    /// A symbolic link with this target.
+    Link(PathBuf),
+}
+
+/// What is to be done with an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Keep,
+    Write,
+    Replace,
+}
+
+impl Item {
+    pub fn file(path: &Path, contents: Vec<u8>) -> Item {
+        Item { path: path.to_owned(), what: What::File(contents) }
+    }
+
+    pub fn link(path: &Path, target: &Path) -> Item {
+        Item { path: path.to_owned(), what: What::Link(target.to_owned()) }
+    }
+
+    fn mark(&self) -> Result<String, InstallError> {
+        match &self.what {
+            What::File(contents) => Ok(mark_of_bytes(contents)),
+            What::Link(target) => Ok(mark_of_link(target)),
+            What::Copy(from) => match mark(from) {
+                Ok(mark) => Ok(mark.unwrap_or_default()),
+                Err(error) => Err(InstallError::file(from)(error)),
+            },
+        }
+    }
+}
+
+/// Everything that is to be done.
+pub struct Plan {
+    root: PathBuf,
+    steps: Vec<(Item, String, Action)>,
+    old: Manifest,
+    manifest: PathBuf,
+}
+
+impl Plan {
+    /// Looks at what is there. What is not known from an earlier time is in the way, unless it is just what is wanted.
+    pub fn make(root: &Path, directory: &Path, items: Vec<Item>) -> Result<Plan, InstallError> {
+        let manifest = Manifest::path(directory);
+        let file = below(root, &manifest);
+        let old = Manifest::read(&file).map_err(InstallError::file(&file))?.unwrap_or_default();
+        let mut steps = Vec::new();
+        for item in items {
+            let (wanted, file) = (item.mark()?, below(root, &item.path));
+            let action = match mark(&file).map_err(InstallError::file(&file))? {
+                None => Action::Write,
+                Some(found) if found == wanted => Action::Keep,
+                Some(found) if old.marks.get(&item.path).is_some_and(|marks| marks.contains(&found)) => Action::Replace,
+                Some(_) => return Err(InstallError::Foreign(item.path)),
+            };
+            steps.push((item, wanted, action));
+        }
+        Ok(Plan { root: root.to_owned(), steps, old, manifest })
+    }
+
+    /// Says what will be done; the contents of the drop-in too, as the only thing that is not a matter of course.
+    pub fn describe(&self, out: &mut dyn Write) -> io::Result<()> {
+        for (item, _, action) in &self.steps {
+            let path = item.path.display();
+            match (action, &item.what) {
+                (Action::Keep, _) => writeln!(out, "keep     {path}")?,
+                (_, What::Link(target)) => writeln!(out, "link     {path} -> {}", target.display())?,
+                (_, What::Copy(from)) => writeln!(out, "copy     {path} (from {})", from.display())?,
+                (Action::Write, What::File(_)) => writeln!(out, "write    {path}")?,
+                (Action::Replace, What::File(_)) => writeln!(out, "replace  {path}")?,
+            }
+            if let What::File(contents) = &item.what
+                && item.path.extension().is_some_and(|extension| extension == "conf")
+            {
+                String::from_utf8_lossy(contents).lines().try_for_each(|line| writeln!(out, "         | {line}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does it. What an earlier version had installed and this one has not is removed.
+    pub fn apply(&self) -> Result<(), InstallError> {
+        let mut new = Manifest { directories: self.old.directories.clone(), ..Manifest::default() };
+        for (item, mark, _) in &self.steps {
+            new.add(&item.path, mark);
+            self.make_parents(&item.path, &mut new.directories)?;
+        }
+        self.make_parents(&self.manifest, &mut new.directories)?;
+        let mut both = Manifest { directories: new.directories.clone(), marks: self.old.marks.clone() };
+        self.steps.iter().for_each(|(item, mark, _)| both.add(&item.path, mark));
+        self.write_manifest(&both)?;
+        for (item, ..) in self.steps.iter().filter(|(_, _, action)| *action != Action::Keep) {
+            let file = below(&self.root, &item.path);
+            put(&item.what, &file).map_err(InstallError::file(&file))?;
+        }
+        for path in self.old.marks.keys().filter(|path| !new.marks.contains_key(*path)) {
+            let file = below(&self.root, path);
+            if self.old.has(path, &file).map_err(InstallError::file(&file))? {
+                fs::remove_file(&file).map_err(InstallError::file(&file))?;
+            }
+        }
+        self.write_manifest(&new)
+    }
+
+    fn make_parents(&self, path: &Path, made: &mut BTreeSet<PathBuf>) -> Result<(), InstallError> {
+        let missing: Vec<&Path> =
+            path.ancestors().skip(1).take_while(|directory| !below(&self.root, directory).exists()).collect();
+        for directory in missing.into_iter().rev() {
+            let file = below(&self.root, directory);
+            fs::create_dir(&file).map_err(InstallError::file(&file))?;
+            made.insert(directory.to_owned());
+        }
+        Ok(())
+    }
+
+    fn write_manifest(&self, manifest: &Manifest) -> Result<(), InstallError> {
+        let (file, text) = (below(&self.root, &self.manifest), manifest.text().into_bytes());
+        if fs::read(&file).is_ok_and(|old| old == text) {
+            return Ok(());
+        }
+        put(&What::File(text), &file).map_err(InstallError::file(&file))
+    }
+}
+
+/// Puts something in its place, whole or not at all: a hook may be running from there.
+fn put(what: &What, file: &Path) -> io::Result<()> {
+    let mut new = file.as_os_str().to_owned();
+    new.push(".new");
+    let new = Path::new(&new);
+    match fs::remove_file(new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    match what {
+        What::Link(target) => symlink(target, new)?,
+        What::File(contents) => {
+            let mut file = File::create_new(new)?;
+            file.write_all(contents)?;
+            file.set_permissions(Permissions::from_mode(0o644))?;
+            file.sync_all()?;
+        }
+        What::Copy(from) => {
+            let mut file = File::create_new(new)?;
+            io::copy(&mut File::open(from)?, &mut file)?;
+            file.set_permissions(Permissions::from_mode(0o755))?;
+            file.sync_all()?;
+        }
+    }
+    fs::rename(new, file)
+}
+
+/// Takes away what was installed, and the directories that were made for it as far as they are empty.
+pub fn remove(root: &Path, directory: &Path, dry_run: bool, out: &mut dyn Write) -> Result<(), InstallError> {
+    let path = Manifest::path(directory);
+    let file = below(root, &path);
+    let manifest = Manifest::read(&file)
+        .map_err(InstallError::file(&file))?
+        .ok_or_else(|| InstallError::NotInstalled(path.clone()))?;
+    for path in manifest.marks.keys() {
+        let file = below(root, path);
+        if manifest.has(path, &file).map_err(InstallError::file(&file))? {
+            writeln!(out, "remove   {}", path.display())?;
+            if !dry_run {
+                fs::remove_file(&file).map_err(InstallError::file(&file))?;
+            }
+        } else if fs::symlink_metadata(&file).is_ok() {
+            writeln!(out, "leave    {} (it has been changed)", path.display())?;
+        }
+    }
+    if dry_run {
+        return Ok(());
+    }
+    fs::remove_file(&file).map_err(InstallError::file(&file))?;
+    for directory in manifest.directories.iter().rev() {
+        // One that holds something else stays.
+        let _ = fs::remove_dir(below(root, directory));
+    }
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! The daemon's unit, as far as it matters here: which user, which program, and whether something else sets `GUIX`.
+//!
+//! systemd.unit(5): the unit's file is the first in a list of directories; drop-ins `*.conf` of all of them follow, in the
+//! order of their names, where one hides those of the same name in later directories. Of `User=` the last counts, and of
+//! `ExecStart=` the last that is not taken back by an empty one. systemd.service(5) has the marks before the program.
+//!
+//! Not read here: templates, `systemd.conf`, specifiers such as `%h`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::rights::below;
+
+/// Where units are, the most important first.
+const DIRECTORIES: [&str; 5] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
+/// A unit.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// `User=`; root if it names none.
+    pub user: String,
+    /// The program that is started.
+    pub daemon: PathBuf,
+    /// The files that set `GUIX`, in the order in which they count.
+    set_guix: Vec<PathBuf>,
+}
+
+impl Unit {
+    /// Reads a unit below `root`.
+    pub fn read(root: &Path, name: &str) -> Option<Unit> {
+        let file = DIRECTORIES
+            .iter()
+            .map(|directory| Path::new(directory).join(name))
+            .find(|file| below(root, file).exists())?;
+        let mut drop_ins: BTreeMap<_, PathBuf> = BTreeMap::new();
+        for directory in DIRECTORIES {
+            let directory = Path::new(directory).join(format!("{name}.d"));
+            for entry in fs::read_dir(below(root, &directory)).into_iter().flatten().flatten() {
+                let path = directory.join(entry.file_name());
+                if path.extension().is_some_and(|extension| extension == "conf") {
+                    drop_ins.entry(entry.file_name()).or_insert(path);
+                }
+            }
+        }
+        let mut unit = Unit { user: "root".to_owned(), daemon: PathBuf::new(), set_guix: Vec::new() };
+        for file in std::iter::once(file).chain(drop_ins.into_values()) {
+            unit.take(&fs::read_to_string(below(root, &file)).ok()?, &file);
+        }
+        (unit.daemon != Path::new("")).then_some(unit)
+    }
+
+    fn take(&mut self, text: &str, file: &Path) {
+        // A backslash at the end of a line joins it with the next.
+        let text = text.replace("\\\n", " ");
+        let mut is_service = false;
+        for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
+            if line.starts_with('[') {
+                is_service = line == "[Service]";
+            }
+            let Some((key, value)) = line.split_once('=').filter(|_| is_service) else { continue };
+            let value = value.trim();
+            match key.trim() {
+                "User" => self.user = if value.is_empty() { "root".to_owned() } else { value.to_owned() },
+                "ExecStart" => {
+                    let program = value.trim_start_matches(['@', '-', ':', '+', '!', '|']);
+                    self.daemon = program.split_whitespace().next().unwrap_or_default().trim_matches('"').into();
+                }
+                "Environment" if sets_guix(value) => self.set_guix.push(file.to_owned()),
+                _ => {}
+            }
+        }
+    }
+
+    /// The files that set `GUIX` and are read after `own`.
+    pub fn others_that_set_guix(&self, own: &Path) -> Vec<&Path> {
+        let after =
+            |other: &&PathBuf| other.extension().is_some_and(|e| e == "conf") && other.file_name() > own.file_name();
+        self.set_guix.iter().filter(after).map(PathBuf::as_path).collect()
+    }
+}
+
+fn sets_guix(value: &str) -> bool {
+    value.split_whitespace().any(|word| word.trim_start_matches(['"', '\'']).starts_with("GUIX="))
+}
+
+/// The drop-in that has the daemon run `link` in the place of `guix`.
+pub fn drop_in(link: &Path, guix: &Path) -> String {
+    format!(
+        "# Written by 'offload install'; 'offload uninstall' removes it.\n\
+         [Service]\n\
+         # What guix-daemon runs for 'offload', and for its other helpers, which go to the real 'guix'.\n\
+         Environment={}\n\
+         Environment={}\n",
+        quoted("GUIX", link),
+        quoted(front_end_variable(), guix),
+    )
+}
+
+fn front_end_variable() -> &'static str {
+    crate::commands::front_end::REAL_GUIX
+}
+
+/// An assignment as systemd.exec(5) and systemd.syntax(7) read it: quotes, and `%` begins a specifier.
+fn quoted(name: &str, value: &Path) -> String {
+    let value = value.to_string_lossy().replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
+    format!("\"{name}={value}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(files: &[(&str, &str)]) -> Option<Unit> {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = below(root.path(), Path::new(path));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        Unit::read(root.path(), "guix-daemon.service")
+    }
+
+    const USR: &str = "/usr/lib/systemd/system/guix-daemon.service";
+
+    #[test]
+    fn user_and_program() {
+        let read = |text| unit(&[(USR, text)]).map(|unit| (unit.user, unit.daemon));
+        let plain = "[Unit]\nUser=x\n[Service]\nExecStart=/usr/bin/guix-daemon \\\n    --discover=no\n";
+        assert_eq!(read(plain), Some(("root".into(), "/usr/bin/guix-daemon".into())));
+        let text = "[Service]\n# User=no\nUser=guix-daemon\nExecStart=-+/gnu/bin/guix-daemon\nExecStartPre=/bin/true\n";
+        assert_eq!(read(text), Some(("guix-daemon".into(), "/gnu/bin/guix-daemon".into())));
+        assert_eq!(read("[Service]\nUser=x\n"), None);
+        assert_eq!(unit(&[]), None);
+    }
+
+    #[test]
+    fn drop_ins_count_in_the_order_of_their_names() {
+        let (etc, run) = ("/etc/systemd/system/guix-daemon.service.d", "/run/systemd/system/guix-daemon.service.d");
+        let unit = unit(&[
+            (USR, "[Service]\nUser=one\nExecStart=/one/guix-daemon\nEnvironment=A=b GUIX=/in-unit\n"),
+            (&format!("{etc}/20.conf"), "[Service]\nUser=two\nExecStart=\nExecStart=/two/guix-daemon\n"),
+            (&format!("{run}/20.conf"), "[Service]\nUser=hidden\n"),
+            (&format!("{run}/10.conf"), "[Service]\nUser=earlier\nEnvironment=\"GUIX=/ten\"\n"),
+            (&format!("{etc}/override.conf"), "[Service]\nEnvironment=\"GUIX=/override\"\nEnvironment=GUIX_X=1\n"),
+            (&format!("{etc}/offload.conf"), "[Service]\nEnvironment=\"GUIX=/own\"\n"),
+        ])
+        .unwrap();
+        assert_eq!((unit.user.as_str(), unit.daemon.as_path()), ("two", Path::new("/two/guix-daemon")));
+        let own = Path::new(etc).join("offload.conf");
+        assert_eq!(unit.others_that_set_guix(&own), [Path::new(etc).join("override.conf")]);
+    }
+
+    #[test]
+    fn names_are_quoted() {
+        let text = drop_in(Path::new("/a b/100%/guix"), Path::new("/usr/bin/guix"));
+        assert!(
+            text.contains("\nEnvironment=\"GUIX=/a b/100%%/guix\"\nEnvironment=\"OFFLOAD_GUIX=/usr/bin/guix\"\n"),
+            "{text}"
+        );
+    }
+}

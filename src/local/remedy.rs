@@ -1,0 +1,90 @@
+//! What to do about the store or its database when the file system, or SQLite, does not do what it should. For the end of
+//! an error's message, on a line of its own; nothing where nothing is known.
+
+use std::io;
+use std::path::Path;
+
+use rusqlite::ErrorCode;
+use rustix::io::Errno;
+
+/// What to do about an error of the file system that holds the store.
+pub(super) fn of_store(cause: &io::Error) -> String {
+    let hint = match Errno::from_io_error(cause) {
+        Some(Errno::NOSPC | Errno::DQUOT) => {
+            "free some space, or inodes, on the store's file system, as with `guix gc`"
+        }
+        Some(Errno::ROFS) => "the store's file system is mounted read-only; `dmesg` tells whether an error made it so",
+        Some(Errno::IO) => "`dmesg` tells what is wrong with the disk of the store",
+        Some(Errno::ACCESS | Errno::PERM) => "the hook runs as the daemon's user, which must own the store",
+        _ => return String::new(),
+    };
+    line(hint)
+}
+
+/// What to do about an error of the database in `file`.
+pub(super) fn of_database(cause: &rusqlite::Error, file: &Path) -> String {
+    let name = file.display();
+    let hint = match cause.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            format!("another program keeps it locked; `fuser -v {name}` tells which")
+        }
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            "it is damaged; stop guix-daemon and put back a copy from a backup, or repair it with `sqlite3`, `.recover`"
+                .to_owned()
+        }
+        Some(ErrorCode::SystemIoFailure) => {
+            "`dmesg` tells whether its disk is at fault, `df` whether its file system is full".to_owned()
+        }
+        Some(ErrorCode::DiskFull) => "free some space on its file system".to_owned(),
+        Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => format!(
+            "the hook runs as the daemon's user, which must be able to read it, and to write '{name}-wal' and '{name}-shm' \
+             beside it"
+        ),
+        // Such as a table that is missing.
+        Some(ErrorCode::Unknown) => {
+            "is it guix-daemon's? GUIX_DATABASE_DIRECTORY and GUIX_STATE_DIRECTORY say where it is".to_owned()
+        }
+        _ => return String::new(),
+    };
+    line(&hint)
+}
+
+fn line(hint: &str) -> String {
+    format!("\n  hint: {hint}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_store_have_remedies() {
+        let hint = |errno: Errno| of_store(&io::Error::from(errno));
+        assert!(hint(Errno::NOSPC).contains("`guix gc`") && hint(Errno::DQUOT).contains("`guix gc`"));
+        assert!(hint(Errno::ROFS).contains("read-only"));
+        assert!(hint(Errno::IO).contains("dmesg"));
+        assert_eq!(hint(Errno::NOTEMPTY), "");
+        assert_eq!(of_store(&io::Error::other("no number")), "");
+    }
+
+    #[test]
+    fn errors_of_the_database_have_remedies() {
+        let hint = |code| {
+            let error = rusqlite::ffi::Error::new(code);
+            of_database(&rusqlite::Error::SqliteFailure(error, None), Path::new("/db"))
+        };
+        for (code, words) in [
+            (rusqlite::ffi::SQLITE_BUSY, "`fuser -v /db`"),
+            (rusqlite::ffi::SQLITE_CORRUPT, "damaged"),
+            (rusqlite::ffi::SQLITE_NOTADB, "damaged"),
+            (rusqlite::ffi::SQLITE_IOERR_READ, "`dmesg`"),
+            (rusqlite::ffi::SQLITE_FULL, "space"),
+            (rusqlite::ffi::SQLITE_CANTOPEN, "'/db-wal'"),
+            (rusqlite::ffi::SQLITE_READONLY, "'/db-wal'"),
+            (rusqlite::ffi::SQLITE_ERROR, "GUIX_DATABASE_DIRECTORY"),
+        ] {
+            assert!(hint(code).starts_with("\n  hint: ") && hint(code).contains(words), "{code}: {}", hint(code));
+        }
+        assert_eq!(of_database(&rusqlite::Error::InvalidQuery, Path::new("/db")), "");
+    }
+}

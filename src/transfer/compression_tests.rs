@@ -1,0 +1,112 @@
+use super::*;
+
+const NOW: Time = 1_000_000_000;
+
+/// Measured on two processors: text, programs, what does not compress.
+const TEXT: Data = Data { ratio: 0.25, speed: 60e6 };
+const PROGRAMS: Data = Data { ratio: 0.4, speed: 40e6 };
+const NOISE: Data = Data { ratio: 1.0, speed: 28e6 };
+
+fn pace(rate: f64, data: Data) -> Pace {
+    Pace { rate, measured: NOW, data: Some(data) }
+}
+
+/// What a byte takes on a line, whether compressed or not.
+fn time(rate: f64, data: Data, is_compressed: bool) -> f64 {
+    if is_compressed { (data.ratio / rate).max(1.0 / data.speed) } else { 1.0 / rate }
+}
+
+#[test]
+fn over_a_table_of_lines_and_data() {
+    for (megabytes, text, programs, noise) in [
+        (0.1, true, true, true),
+        (2.5, true, true, true), // 20 Mbit/s
+        (4.0, true, true, true),
+        (12.5, true, true, false), // 100 Mbit/s
+        (30.0, true, true, false),
+        (50.0, true, false, false),
+        (125.0, false, false, false), // 1 Gbit/s
+        (400.0, false, false, false),
+    ] {
+        let rate = megabytes * 1e6;
+        let found = [TEXT, PROGRAMS, NOISE].map(|data| pays(&pace(rate, data)));
+        assert_eq!(found, [text, programs, noise], "{megabytes} MB/s");
+    }
+}
+
+/// Data like those before: never slower than the better way by more than a tenth.
+#[test]
+fn never_much_slower_than_the_better_way() {
+    for data in [TEXT, PROGRAMS, NOISE] {
+        for step in 0..60 {
+            let rate = 1e5 * 1.15_f64.powi(step);
+            let taken = time(rate, data, pays(&pace(rate, data)));
+            let better = time(rate, data, true).min(time(rate, data, false));
+            assert!(taken <= better / CLEARLY + f64::EPSILON, "{rate} B/s, {data:?}");
+        }
+    }
+}
+
+/// On a slow line it does not matter what passed before.
+#[test]
+fn a_slow_line_is_ready_for_other_data() {
+    for before in [TEXT, NOISE] {
+        for data in [TEXT, PROGRAMS, NOISE] {
+            let rate = 2.5e6;
+            let better = time(rate, data, true).min(time(rate, data, false));
+            assert!(time(rate, data, pays(&pace(rate, before))) <= 1.1 * better);
+        }
+    }
+}
+
+#[test]
+fn the_first_transfer_is_not_compressed_and_the_ways_differ() {
+    assert_eq!(choose(&Line::default(), NOW), Compressed::default());
+    let line = Line { sending: Some(pace(1e6, TEXT)), receiving: Some(pace(1e8, TEXT)) };
+    assert_eq!(choose(&line, NOW), Compressed { sending: true, receiving: false });
+    assert_eq!(choose(&line, NOW + 4_000_000), Compressed::default());
+}
+
+#[test]
+fn the_line_is_measured_behind_the_compression() {
+    let seen = Seen { rate: 8e6, is_compressed: true, data: Some(TEXT) };
+    let pace = learn(Some(pace(2.5e6, TEXT)), seen, NOW).unwrap();
+    assert!((pace.rate - 2.25e6).abs() < 1.0, "{pace:?}");
+    assert!(pays(&pace));
+}
+
+#[test]
+fn a_line_that_is_faster_than_thought_is_measured_again() {
+    let slow = Some(pace(2.5e6, TEXT));
+    let seen = Seen { rate: 58e6, is_compressed: true, data: Some(TEXT) };
+    assert_eq!(learn(slow, seen, NOW), None);
+    // Where it is as was thought, zlib may hold it up for as long as that counts.
+    let middling = Some(pace(20e6, TEXT));
+    assert_eq!(learn(middling, seen, NOW + 1000), middling);
+    assert_eq!(learn(middling, seen, NOW + 4_000_000), None);
+}
+
+#[test]
+fn a_shared_line_is_not_taken_for_a_slow_one_at_once() {
+    let seen = |rate| Seen { rate, is_compressed: false, data: None };
+    let fast = learn(None, seen(200e6), NOW);
+    assert_eq!(learn(fast, seen(40e6), NOW).unwrap().rate, 120e6);
+    assert_eq!(learn(fast, seen(400e6), NOW).unwrap().rate, 400e6);
+}
+
+#[test]
+fn samples_are_told_apart() {
+    let text: String = (0..100_000).map(|number| format!("{number}\n")).collect();
+    let text = try_out(text.as_bytes()).unwrap();
+    assert!(text.ratio < 0.5 && text.speed > 1e5, "{text:?}");
+    let mut state = 1_u64;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    })
+    .take(500_000)
+    .collect();
+    let noise = try_out(&noise).unwrap();
+    assert!(noise.ratio > 0.99, "{noise:?}");
+    assert_eq!(try_out(&[]), None);
+}

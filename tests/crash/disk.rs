@@ -1,0 +1,111 @@
+//! A head whose disk is full, or whose store cannot be written to. The build fails with the file and what to do, nothing of it
+//! is left, and all is well when the cause is gone.
+
+use std::fs;
+
+use crate::lab::Host;
+use crate::pool::{Pool, build, build_well, leftovers, mount};
+
+/// The hook as the daemon runs it, but for a store that is read-only for it while a file says so. The daemon itself has to write
+/// there first, so that a store which is read-only for both never sees a hook.
+const READ_ONLY_HOOK: &str = r#"#!/bin/sh
+if [ "$1" = offload ] && [ -e /var/lab/read-only ]; then
+    exec unshare --mount sh -c 'mount --bind /gnu/store /gnu/store && mount -o remount,bind,ro /gnu/store &&
+        exec /opt/offload/guix "$@"' sh "$@"
+fi
+exec /opt/offload/guix "$@"
+"#;
+
+/// Changes the size of a file system of a host.
+fn resize(host: &Host, place: &str, size: &str) {
+    mount(host, place, &format!("remount,size={size}"));
+}
+
+/// The build fails on this side, says why, and leaves nothing.
+#[track_caller]
+fn assert_fails(pool: &Pool, name: &str, words: &[&str]) {
+    let drv = pool.derivation(name, 1, 40);
+    let ended = build(&pool.head, &drv);
+    assert_eq!(ended.status, Some(1), "{}", ended.log);
+    for words in words {
+        assert!(ended.log.contains(words), "{words:?} is not in {}", ended.log);
+    }
+    // No other machine would do better, and none is at fault.
+    assert!(!ended.log.contains("could not be built on"), "{}", ended.log);
+    assert_eq!(pool.machines[1].built(), [""; 0]);
+    pool.assert_quiet(name);
+    let left = leftovers(&pool.head);
+    assert!(left.iter().all(|name| name.ends_with(".lock")), "{left:?}");
+    pool.head.verify_store();
+}
+
+#[test]
+fn a_store_that_is_full_or_read_only() {
+    let pool = Pool::new(|head| head.env("GUIX", "/opt/read-only/guix"));
+    let head = &pool.head;
+    head.write("/opt/read-only/guix", READ_ONLY_HOOK);
+    head.run("chmod", &["755", "/opt/read-only/guix"]);
+    mount(head, "/gnu/store", "size=24m,mode=1775");
+
+    assert_fails(
+        &pool,
+        "large",
+        &["cannot write '/gnu/store/", "-large': No space left", "hint: free some space", "`guix gc`"],
+    );
+    let drv = pool.derivation("small", 1, 1);
+    build_well("a small output", head, &drv, 1);
+    resize(head, "/gnu/store", "200m");
+    // The one that failed, by its name; a machine has built it already.
+    let drv = pool.derivation("large", 1, 40);
+    build_well("with more space", head, &drv, 40);
+
+    head.write("/var/lab/read-only", "");
+    assert_fails(
+        &pool,
+        "nowhere",
+        &["cannot make room for '/gnu/store/", "Read-only file system", "hint: ", "mounted read-only"],
+    );
+    fs::remove_file(head.path("/var/lab/read-only")).unwrap();
+    let drv = pool.derivation("somewhere", 1, 1);
+    build_well("with a store that can be written to", head, &drv, 1);
+    pool.verify();
+    pool.assert_all_is_collected();
+}
+
+/// What hooks remember between them costs time when it is lost, and no build.
+#[test]
+fn a_state_directory_that_is_full() {
+    let pool = Pool::new(|head| head);
+    let head = &pool.head;
+    mount(head, "/var/guix/offload", "size=16k,mode=700");
+    let filler = head.path("/var/guix/offload/filler");
+    fs::write(&filler, [0; 16 << 10]).unwrap();
+    let full = pool.derivation("full", 1, 1);
+    let ended = build(head, &full);
+    assert_eq!(ended.status, Some(0), "{}", ended.log);
+    assert!(
+        ended.log.contains("cannot remember the health of") && ended.log.contains("No space left"),
+        "{}",
+        ended.log
+    );
+    fs::remove_file(&filler).unwrap();
+    build_well("with space", head, &pool.derivation("space", 1, 1), 1);
+
+    // Without any files there are no slots, and what cannot be counted is not exceeded: the build waits.
+    fs::read_dir(head.path("/var/guix/offload"))
+        .unwrap()
+        .for_each(|entry| fs::remove_dir_all(entry.unwrap().path()).unwrap());
+    mount(head, "/var/guix/offload", "remount,nr_inodes=1");
+    let waiting = pool.derivation("waiting", 1, 1);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| build(head, &waiting));
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        assert!(!waiting.is_finished());
+        mount(head, "/var/guix/offload", "remount,nr_inodes=1000");
+        let ended = waiting.join().unwrap();
+        assert_eq!(ended.status, Some(0), "{}", ended.log);
+        assert!(ended.log.contains("/var/guix/offload/b1:2022: No space left"), "{}", ended.log);
+    });
+    pool.assert_quiet("afterwards");
+    pool.verify();
+}

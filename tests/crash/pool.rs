@@ -1,0 +1,181 @@
+//! A head and two build machines, builds that fail, and what they may leave.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use offload::daemon;
+use offload::machine::Machine;
+use offload::state::health::{self, Trouble};
+use offload::state::{Health, HealthRecord, StateDirectory};
+use offload::status::Status;
+
+use crate::lab::{Direct, Drv, Host, HostOptions, Lab, Made, SSH_PORT, wait_until};
+
+/// The file that says where the hook is to stop, in the head.
+pub const CRASH_FILE: &str = "/var/lab/crash";
+
+const MIB: usize = 1 << 20;
+
+/// Two build machines, of which the first is better, and a head.
+pub struct Pool {
+    _lab: Lab,
+    pub machines: [Host; 2],
+    pub head: Host,
+}
+
+/// What came of a build.
+pub struct Ended {
+    /// 0, or the daemon's 1, 100 or 101; `None`: it went away.
+    pub status: Option<u32>,
+    /// What its client saw, the daemon's message at the end.
+    pub log: String,
+}
+
+impl Pool {
+    pub fn new(head: impl FnOnce(HostOptions) -> HostOptions) -> Pool {
+        let lab = Lab::new();
+        let machines = ["b1", "b2"].map(|name| lab.build_machine(name).start());
+        let head = head(lab.head()).start();
+        let [first, second] = &machines;
+        let entry = |machine: &Host| machine.entry().set("overload_threshold", false);
+        head.write_machines(&[entry(first).set("speed", 10), entry(second)]);
+        Pool { _lab: lab, machines, head }
+    }
+
+    /// The head knows how the second machine is, and has to ask the first.
+    pub fn has_to_ask(&self) {
+        let [first, second] = [0, 1].map(|number| self.record(number));
+        first.change(|_| Health::default()).unwrap();
+        second.change(|_| Health::reached(Status::default(), health::now())).unwrap();
+    }
+
+    /// The head knows how both machines are.
+    pub fn knows_all(&self) {
+        for number in 0..self.machines.len() {
+            self.record(number).change(|_| Health::reached(Status::default(), health::now())).unwrap();
+        }
+    }
+
+    fn record(&self, number: usize) -> HealthRecord {
+        let machine = Machine::new(self.machines[number].name(), "root", Vec::new(), Vec::new());
+        let machine = Machine { port: SSH_PORT, ..machine };
+        HealthRecord::of(&StateDirectory::new(self.head.path("/var/guix/offload")), &machine).unwrap()
+    }
+
+    /// A derivation that nobody has seen, with an input of `input` MiB and an output that refers to another, of `output`
+    /// MiB.
+    pub fn derivation(&self, name: &str, input: usize, output: usize) -> Drv {
+        let file = format!("/tmp/{name}");
+        self.head.run("sh", &["-c", &format!("head -c {} /dev/urandom >{file}", input * MIB)]);
+        let script = format!(
+            "echo on; test $(wc -c <$data) = {}; mkdir $out; head -c {} /dev/urandom >$out/data; echo >$dev; ln -s $dev $out/dev",
+            input * MIB,
+            output * MIB
+        );
+        Drv::new(name).outputs(&["out", "dev"]).file("data", &file).script(&script)
+    }
+
+    /// Nothing goes on, no lock is held, and no record says what is not so.
+    #[track_caller]
+    pub fn assert_quiet(&self, case: &str) {
+        wait_until(&format!("{case}: no build goes on"), Duration::from_secs(20), || {
+            !self.machines.iter().any(Host::is_building)
+        });
+        wait_until(&format!("{case}: no lock is held"), Duration::from_secs(20), || self.head.held_locks().is_empty());
+        for number in 0..self.machines.len() {
+            // A question that nobody lived to see answered counts as one without an answer, and no more than that.
+            let is_unanswered = |trouble: &Trouble| trouble.error == "no answer when it was last asked";
+            let health = self.record(number).read();
+            assert!(health.trouble.as_ref().is_none_or(is_unanswered), "{case}: {health:?}");
+        }
+    }
+
+    /// Collects garbage on all hosts: then nothing is left that is not valid, and of valid items none of ours.
+    #[track_caller]
+    pub fn assert_all_is_collected(&self) {
+        self.collect(&self.hosts().collect::<Vec<_>>());
+        for host in self.hosts() {
+            assert_eq!(leftovers(host), [""; 0], "on {}", host.name());
+            let valid = host.valid_paths();
+            assert!(!valid.iter().any(|path| path.ends_with("-offload-inputs")), "{valid:?}");
+        }
+    }
+
+    /// Runs `guix gc` on some hosts at the same time.
+    pub fn collect(&self, hosts: &[&Host]) {
+        thread::scope(|scope| hosts.iter().for_each(|host| drop(scope.spawn(|| host.run("guix", &["gc"])))));
+    }
+
+    /// Guix has nothing to say against any store.
+    #[track_caller]
+    pub fn verify(&self) {
+        self.hosts().for_each(Host::verify_store);
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.machines.iter().chain([&self.head])
+    }
+}
+
+/// Adds a derivation and builds it, none of it here.
+pub fn build(head: &Host, drv: &Drv) -> Ended {
+    let mut client = head.direct();
+    let made = client.make(drv);
+    ended(&mut client, &made)
+}
+
+/// Builds a derivation that has been added.
+pub fn ended(client: &mut Direct<'_>, made: &Made) -> Ended {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&log);
+    client.daemon().set_log(Some(Box::new(move |text| sink.lock().unwrap().extend_from_slice(text))));
+    let (status, message) = match client.build_paths(std::slice::from_ref(&made.path)) {
+        Ok(_) => (Some(0), String::new()),
+        Err(daemon::Error::Daemon { status, message, .. }) => (Some(status), message),
+        Err(daemon::Error::Link { .. }) => (None, String::new()),
+        Err(error) => panic!("{error}"),
+    };
+    let log = String::from_utf8_lossy(&log.lock().unwrap()).into_owned();
+    Ended { status, log: log + &message }
+}
+
+/// Builds; the outputs are there and whole.
+#[track_caller]
+pub fn build_well(case: &str, head: &Host, drv: &Drv, size: usize) {
+    let ended = build(head, drv);
+    assert_eq!(ended.status, Some(0), "{case}: {}", ended.log);
+    let output = head.direct().make(drv).output().to_string();
+    assert!(head.path_info(&output).is_some(), "{case}: {output} is not valid");
+    assert_eq!(fs::metadata(head.path(&output).join("data")).unwrap().len(), (size * MIB) as u64, "{case}");
+    let dev = fs::read_link(head.path(&output).join("dev")).unwrap();
+    assert!(head.path_info(&dev).is_some() && head.path(&dev).exists(), "{case}: {} is not valid", dev.display());
+    assert_eq!(leftovers_of(head, &[Path::new(&output), &dev]), [""; 0], "{case}");
+}
+
+/// The names in a store of what is not valid.
+pub fn leftovers(host: &Host) -> Vec<String> {
+    let valid: BTreeSet<PathBuf> = host.valid_paths().into_iter().collect();
+    let names = fs::read_dir(host.path("/gnu/store")).unwrap().map(|entry| entry.unwrap().file_name());
+    let names = names.filter(|name| name != ".links" && !valid.contains(&Path::new("/gnu/store").join(name)));
+    names.map(|name| name.to_string_lossy().into_owned()).collect()
+}
+
+/// The names in a store that begin like those of `outputs` and are not theirs.
+fn leftovers_of(host: &Host, outputs: &[&Path]) -> Vec<String> {
+    let mut names = leftovers(host);
+    names.retain(|name| outputs.iter().any(|output| name.starts_with(output.file_name().unwrap().to_str().unwrap())));
+    names
+}
+
+/// Mounts a file system of its own, which the keeper of the lab takes away in the end.
+pub fn mount(host: &Host, place: &str, options: &str) {
+    let place = host.path(place);
+    fs::create_dir_all(&place).unwrap();
+    let status = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(place).status().unwrap();
+    assert!(status.success());
+}

@@ -1,0 +1,8 @@
+//! The command `offload` as ever, for a build of the library with the feature `crash-points`. It is an example so that it does not
+//! take the place of the program that all other tests run.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    offload::commands::main(std::env::args_os().collect()).into()
+}

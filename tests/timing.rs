@@ -1,0 +1,62 @@
+//! Where the time of a build goes: the phases that are logged, and the round trips.
+
+mod lab;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use lab::{Drv, Lab};
+
+/// The names in the table of `src/timing.rs`.
+fn documented_phases() -> BTreeSet<String> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/timing.rs")).unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_prefix("//! | ")).filter_map(|row| row.split(" | ").next());
+    rows.filter(|names| *names != "phase").flat_map(|names| names.split(", ")).map(str::to_owned).collect()
+}
+
+/// The sum of the numbers in the table of round trips.
+fn documented_round_trips() -> u32 {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("doc/benchmarks.md")).unwrap();
+    let table = text.split("| what | round trips |").nth(1).unwrap();
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    rows.map(|row| row.split('|').nth(2).unwrap().trim().parse::<u32>().unwrap_or_else(|_| panic!("{row}"))).sum()
+}
+
+#[test]
+fn every_phase_is_logged_and_the_round_trips_are_as_documented() {
+    let lab = Lab::new();
+    let machine = lab.build_machine("b1").start();
+    let link = lab.proxy("link", machine.ssh_address());
+    let head = lab.head().env("OFFLOAD_LOG", "offload::timing=debug").start();
+    head.write_machines(&[machine.entry().via(&link)]);
+
+    let mut phases = BTreeSet::new();
+    let note = |phases: &mut BTreeSet<String>, log: &str| {
+        for line in log.lines().filter_map(|line| line.split("debug: ").nth(1)) {
+            phases.insert(line.split(':').next().unwrap().to_owned());
+        }
+    };
+    // On a busy machine a near line may look like a long one for once, and is then treated as such.
+    for number in 0..20 {
+        note(&mut phases, &head.build(&[&Drv::new(&format!("near-{number}"))]).succeeded().log);
+        if phases.contains("ready") {
+            break;
+        }
+    }
+    // An input that must be signed, on a near line and on a long one.
+    let made = Drv::new("made").script("head -c 3000000 /dev/urandom >$out");
+    head.client().no_offload().max_jobs(1).build(&[&made]).succeeded();
+    note(&mut phases, &head.build(&[&Drv::new("user").input(&made)]).succeeded().log);
+    link.delay(Duration::from_millis(15));
+    let large = Drv::new("large").script("head -c 3000000 /dev/urandom >$out");
+    head.client().no_offload().max_jobs(1).build(&[&large]).succeeded();
+    note(&mut phases, &head.build(&[&Drv::new("far-user").input(&large)]).succeeded().log);
+
+    let (answers, connections) = (link.answers(), link.connections());
+    note(&mut phases, &head.build(&[&Drv::new("trivial")]).succeeded().log);
+    assert_eq!(link.connections(), connections + 1);
+    // That of the TCP connection does not pass.
+    assert_eq!(link.answers() - answers + 1, documented_round_trips());
+    assert_eq!(phases, documented_phases());
+}
