@@ -67,7 +67,7 @@ impl Findings<'_> {
                 Phase::OpenChannel | Phase::Transfer => Step::Channel,
             },
             Error::NoDaemon { .. } | Error::NoWay { .. } => Step::Channel,
-            Error::Silent { .. } | Error::Stopped { .. } => Step::Daemon,
+            Error::NotGreeted { .. } | Error::Silent { .. } | Error::Stopped { .. } => Step::Daemon,
         };
         self.passed(step);
         self.bad(
