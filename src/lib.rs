@@ -36,7 +36,7 @@
 //! | [`error`], [`exit`] | how a build may fail, and the exit statuses |
 //! | [`rights`] | who may use a file, and what to do where somebody may not |
 //! | [`shell`] | words of commands that people are asked to run |
-//! | [`logging`], [`timing`] | messages for people; where the time goes |
+//! | [`logging`], [`text`], [`timing`] | messages for people, and what from outside may stand in them; where the time goes |
 //! | [`crash`] | points at which tests kill the process; nothing in a usual build |
 //!
 //! # Embedding
@@ -89,5 +89,6 @@ pub mod ssh;
 pub mod state;
 pub mod status;
 pub mod store;
+pub mod text;
 pub mod timing;
 pub mod transfer;

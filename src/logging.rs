@@ -1,4 +1,4 @@
-//! The log: messages for people, on standard error, every line prefixed.
+//! The log: messages for people, on standard error, every line prefixed, and nothing in it that a terminal would obey.
 //!
 //! The level comes from `OFFLOAD_LOG`, in the syntax of env_logger (`debug`, `offload::ssh=trace`, …); by default
 //! warnings and the few lines that tell where a build goes are shown.
@@ -10,9 +10,13 @@ use env_logger::{Builder, Env, Target};
 use log::Level;
 
 use crate::hook::descriptors::PREFIX;
+use crate::text::printable;
 
 /// The longest write to a pipe that stays in one piece.
 const MAX_WRITE: usize = 4096;
+
+/// The longest message, in bytes.
+const MAX_MESSAGE: usize = 64 << 10;
 
 /// The environment variable that sets the level.
 pub const VARIABLE: &str = "OFFLOAD_LOG";
@@ -58,7 +62,7 @@ pub fn start(target: Target) {
                 Level::Debug => "debug: ",
                 Level::Trace => "trace: ",
             };
-            let text = record.args().to_string();
+            let text = printable(&record.args().to_string(), MAX_MESSAGE);
             text.lines().try_for_each(|line| writeln!(buffer, "{PREFIX}{kind}{line}"))
         })
         .try_init();

@@ -9,8 +9,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 mod host_key;
+mod known_hosts;
 
 pub use host_key::{HOST_KEY_TYPES, HostKeyError};
+pub use known_hosts::known_hosts;
 
 /// A build machine, as one entry of the machine file describes it.
 #[derive(Clone, Debug, PartialEq)]

@@ -53,10 +53,14 @@ fn every_phase_is_logged_and_the_round_trips_are_as_documented() {
     head.client().no_offload().max_jobs(1).build(&[&large]).succeeded();
     note(&mut phases, &head.build(&[&Drv::new("far-user").input(&large)]).succeeded().log);
 
-    let (answers, connections) = (link.answers(), link.connections());
-    note(&mut phases, &head.build(&[&Drv::new("trivial")]).succeeded().log);
-    assert_eq!(link.connections(), connections + 1);
-    // That of the TCP connection does not pass.
-    assert_eq!(link.answers() - answers + 1, documented_round_trips());
+    // The server's messages may cross with ours and its status may have to be asked for again, which adds some.
+    let round_trips = (0..4).map(|number| {
+        let (answers, connections) = (link.answers(), link.connections());
+        note(&mut phases, &head.build(&[&Drv::new(&format!("trivial-{number}"))]).succeeded().log);
+        assert_eq!(link.connections(), connections + 1);
+        // That of the TCP connection does not pass.
+        link.answers() - answers + 1
+    });
+    assert_eq!(round_trips.min().unwrap(), documented_round_trips());
     assert_eq!(phases, documented_phases());
 }

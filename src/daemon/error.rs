@@ -15,8 +15,13 @@ pub enum Error {
     Link { operation: &'static str, cause: io::Error },
 
     /// The daemon sent what the protocol does not allow, or more than the bounds do. The client is of no more use.
-    #[error("{operation}: unexpected answer from the daemon: {what}")]
-    Protocol { operation: &'static str, what: String },
+    #[error("{operation}: unexpected answer from the daemon, at byte {position}: {what}")]
+    Protocol {
+        operation: &'static str,
+        /// How far had been read: bytes since the connection began.
+        position: u64,
+        what: String,
+    },
 
     /// The daemon speaks a version of the protocol that this client does not.
     #[error("{operation}: the daemon speaks protocol version {version}; {OLDEST} to {VERSION} are understood")]
@@ -26,7 +31,7 @@ pub enum Error {
     #[error("{operation}: the daemon says: {message}")]
     Daemon {
         operation: &'static str,
-        /// The daemon's message, without white space at its end.
+        /// The daemon's message, without white space at its end; 16 KiB of it at the most, fit for a terminal.
         message: String,
         /// For `BuildPaths` 100 (a build failed), 101 (a time-out) or 1 (all else); otherwise 1.
         status: u32,

@@ -4,12 +4,13 @@
 //! values of a reply follow `LAST`. Nothing is ever sent between a request and the end of its reply, but the answer to a
 //! `READ` frame: the daemon takes any byte that arrives while it works for the end of the connection.
 
-use std::io::{BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 
 use super::error::Error;
 use super::operation::Request;
 use crate::store::path::{StoreDir, StorePath};
 use crate::store::wire::{self, WireError};
+use crate::text::printable;
 
 const NEXT: u64 = 0x6f6c_6d67;
 const WRITE: u64 = 0x6461_7416;
@@ -22,6 +23,13 @@ const ERROR: u64 = 0x6378_7470;
 const MAX_FRAME: u64 = 64 << 20;
 /// Largest error message accepted, in bytes.
 const MAX_MESSAGE: usize = 1 << 20;
+/// How much of an error message is kept, in bytes.
+const KEPT_MESSAGE: usize = 16 << 10;
+/// Most log text that an operation may bring where nobody wants it, in bytes. It never ends otherwise: text that
+/// arrives counts as a sign of life.
+const MAX_UNHEARD: u64 = 1 << 20;
+/// Bytes of a frame before what it holds.
+const FRAME_HEAD: u64 = 16;
 /// Longest name in the store that is accepted in a list of what was deleted, in bytes.
 const MAX_NAME: usize = 4096;
 
@@ -40,8 +48,10 @@ pub(super) enum Frame {
 }
 
 pub(super) struct Link<S> {
-    stream: BufReader<S>,
+    stream: Counted<S>,
     log: Option<Log>,
+    /// How much log text has been dropped during the operation at hand, frames included.
+    unheard: u64,
     /// What is going on, for errors.
     operation: &'static str,
     /// Whether the next byte in each direction is known to begin a request or a reply.
@@ -50,7 +60,8 @@ pub(super) struct Link<S> {
 
 impl<S: Read + Write> Link<S> {
     pub fn new(stream: S) -> Link<S> {
-        Link { stream: BufReader::with_capacity(64 << 10, stream), log: None, operation: "handshake", usable: true }
+        let stream = Counted { reader: BufReader::with_capacity(64 << 10, stream), count: 0 };
+        Link { stream, log: None, unheard: 0, operation: "handshake", usable: true }
     }
 
     pub fn set_log(&mut self, log: Option<Log>) {
@@ -58,7 +69,7 @@ impl<S: Read + Write> Link<S> {
     }
 
     pub fn stream_mut(&mut self) -> &mut S {
-        self.stream.get_mut()
+        self.stream.reader.get_mut()
     }
 
     pub fn is_usable(&self) -> bool {
@@ -72,6 +83,7 @@ impl<S: Read + Write> Link<S> {
             return Err(Error::Broken { operation: self.operation });
         }
         self.usable = false;
+        self.unheard = 0;
         self.send(&request.bytes)
     }
 
@@ -81,7 +93,7 @@ impl<S: Read + Write> Link<S> {
     }
 
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let stream = self.stream.get_mut();
+        let stream = self.stream.reader.get_mut();
         let sent = stream.write_all(bytes).and_then(|()| stream.flush());
         sent.map_err(|cause| Error::Link { operation: self.operation, cause })
     }
@@ -96,7 +108,7 @@ impl<S: Read + Write> Link<S> {
                 LAST => return Ok(Frame::Last),
                 ERROR => {
                     let message = self.bytes(MAX_MESSAGE)?;
-                    let message = String::from_utf8_lossy(&message).trim_end().to_owned();
+                    let message = printable(String::from_utf8_lossy(&message).trim_end(), KEPT_MESSAGE);
                     let status = self.int()?;
                     self.finish();
                     return Err(Error::Daemon { operation: self.operation, message, status });
@@ -116,6 +128,14 @@ impl<S: Read + Write> Link<S> {
 
     fn log_text(&mut self) -> Result<(), Error> {
         let size = self.frame_size()?;
+        if self.log.is_none() {
+            self.unheard += FRAME_HEAD + size;
+            if self.unheard > MAX_UNHEARD {
+                return Err(
+                    self.unexpected(format!("more than {MAX_UNHEARD} bytes of log text where nothing is built"))
+                );
+            }
+        }
         let mut left = size;
         let mut buffer = [0; 8 << 10];
         while left > 0 {
@@ -189,23 +209,19 @@ impl<S: Read + Write> Link<S> {
 
     /// A list of at most `max` paths.
     pub fn paths(&mut self, store: &StoreDir, max: usize) -> Result<Vec<StorePath>, Error> {
-        let list = self.list(max, store.max_path())?;
-        let paths = list.iter().map(|path| StorePath::parse(store, path)).collect::<Result<_, _>>();
-        paths.map_err(|error| self.unexpected(error.to_string()))
+        let count = wire::read_count(&mut self.stream, max);
+        let count = count.map_err(|error| self.failed(error))?;
+        (0..count).map(|_| self.path(store)).collect()
     }
 
     /// A list of at most `max` names of any form.
     pub fn names(&mut self, max: usize) -> Result<Vec<Vec<u8>>, Error> {
-        self.list(max, MAX_NAME)
-    }
-
-    fn list(&mut self, max: usize, max_each: usize) -> Result<Vec<Vec<u8>>, Error> {
-        let read = wire::read_list(&mut self.stream, max, max_each);
+        let read = wire::read_list(&mut self.stream, max, MAX_NAME);
         read.map_err(|error| self.failed(error))
     }
 
     pub fn unexpected(&self, what: impl Into<String>) -> Error {
-        Error::Protocol { operation: self.operation, what: what.into() }
+        Error::Protocol { operation: self.operation, position: self.stream.count, what: what.into() }
     }
 
     fn failed(&self, error: WireError) -> Error {
@@ -213,5 +229,19 @@ impl<S: Read + Write> Link<S> {
             WireError::Io(cause) => Error::Link { operation: self.operation, cause },
             malformed => self.unexpected(malformed.to_string()),
         }
+    }
+}
+
+/// A buffered reader, and how many bytes have been taken from it.
+struct Counted<S> {
+    reader: BufReader<S>,
+    count: u64,
+}
+
+impl<S: Read> Read for Counted<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        self.count += count as u64;
+        Ok(count)
     }
 }

@@ -78,7 +78,7 @@ fn refused(answers: Vec<u8>) -> Error {
 }
 
 /// Reads `true` from one more request: the connection is in step.
-fn assert_in_step(client: &mut Client<Script>) {
+fn assert_in_step<S: Read + Write>(client: &mut Client<S>) {
     assert!(client.is_usable());
     assert!(client.is_valid_path(&path(FOO)).unwrap());
 }
@@ -139,6 +139,63 @@ fn log_text_arrives_as_it_is() {
     client.set_log(Some(Box::new(move |bytes| sink.lock().unwrap().extend_from_slice(bytes))));
     assert_in_step(&mut client);
     assert_eq!(*text.lock().unwrap(), [&b"half a l\xffne"[..], &long].concat());
+}
+
+#[test]
+fn log_text_that_nobody_wants_has_an_end() {
+    /// Greets, answers, and then never stops to log.
+    struct Endless(Cursor<Vec<u8>>, Cursor<Vec<u8>>);
+    impl Read for Endless {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if self.0.position() < self.0.get_ref().len() as u64 {
+                return self.0.read(buffer);
+            }
+            if self.1.position() == self.1.get_ref().len() as u64 {
+                self.1.set_position(0);
+            }
+            self.1.read(buffer)
+        }
+    }
+    impl Write for Endless {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    // Large frames, and empty ones.
+    for text in [vec![b'x'; 60_000], Vec::new()] {
+        let frame = Cursor::new([ints(&[NEXT]), string(&text)].concat());
+        let stream = Endless(Cursor::new([greeting(), ints(&[LAST, 1])].concat()), frame.clone());
+        let mut client = Client::connect(stream, StoreDir::default()).unwrap();
+        assert_in_step(&mut client);
+        let error = client.is_valid_path(&path(FOO)).unwrap_err();
+        assert!(error.to_string().contains("more than 1048576 bytes of log text"), "{error}");
+        let greeting = Endless(Cursor::new(ints(&[0x6478696f, 0x164])), frame);
+        let error = Client::connect(greeting, StoreDir::default()).err().unwrap();
+        assert!(error.to_string().starts_with("handshake: unexpected answer"), "{error}");
+    }
+}
+
+#[test]
+fn a_message_is_fit_for_a_terminal() {
+    let wild = [b"\x1b[2J\xff".to_vec(), vec![b'x'; 100_000]].concat();
+    let (mut client, _) = client(&[ints(&[ERROR]), string(&wild), ints(&[1]), yes()]);
+    let message = client.build_paths(&BTreeSet::new()).unwrap_err().to_string();
+    assert!(
+        message.starts_with("BuildPaths: the daemon says: \\u{1b}[2J\u{fffd}xxx") && message.len() < 17_000,
+        "{message}"
+    );
+    assert_in_step(&mut client);
+}
+
+#[test]
+fn an_answer_that_goes_wrong_is_told_with_its_place() {
+    let (mut client, _) = client(&[ints(&[LAST, 1]), ints(&[LAST, 2])]);
+    assert_in_step(&mut client);
+    let message = client.is_valid_path(&path(FOO)).unwrap_err().to_string();
+    assert_eq!(message, "IsValidPath: unexpected answer from the daemon, at byte 56: 0x2 is not a boolean");
 }
 
 #[test]

@@ -12,6 +12,9 @@ use crate::store::path::{StoreDir, StorePath};
 /// Longer than any valid store path.
 const MAX_PATH: u64 = 4096;
 
+/// More than any build has inputs.
+const MAX_PATHS: usize = 1 << 18;
+
 /// A list of paths that cannot be read or understood.
 #[derive(Debug, thiserror::Error)]
 pub enum PathsError {
@@ -19,6 +22,8 @@ pub enum PathsError {
     Read { what: &'static str, cause: io::Error },
     #[error("the daemon's line of {what} is cut off after {count} paths")]
     CutOff { what: &'static str, count: usize },
+    #[error("the daemon's line of {what} has more than {MAX_PATHS} paths")]
+    TooMany { what: &'static str },
     #[error("invalid path {number} in the daemon's line of {what}: {cause}")]
     Invalid { what: &'static str, number: usize, cause: String },
 }
@@ -40,6 +45,9 @@ pub fn read_paths(
         let mut path = Vec::new();
         input.by_ref().take(MAX_PATH).read_until(b' ', &mut path).map_err(failed)?;
         number += 1;
+        if number > MAX_PATHS {
+            return Err(PathsError::TooMany { what });
+        }
         if path.pop_if(|byte| *byte == b' ').is_none() {
             if (path.len() as u64) < MAX_PATH {
                 return Err(PathsError::CutOff { what, count: number - 1 });
@@ -89,6 +97,24 @@ mod tests {
     #[test]
     fn an_empty_line_is_an_empty_list() {
         assert!(read("\n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_line_without_end() {
+        struct Endless(u8);
+        impl io::Read for Endless {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let text = format!("{FOO} ");
+                for byte in &mut *buffer {
+                    *byte = text.as_bytes()[usize::from(self.0)];
+                    self.0 = (self.0 + 1) % text.len() as u8;
+                }
+                Ok(buffer.len())
+            }
+        }
+        let mut input = io::BufReader::new(Endless(0));
+        let error = read_paths(&mut input, &StoreDir::default(), "inputs").unwrap_err();
+        assert_eq!(error.to_string(), "the daemon's line of inputs has more than 262144 paths");
     }
 
     #[test]

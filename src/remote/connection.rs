@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::error::Error;
-use super::patience::{self, Patience};
+use super::patience;
 use super::probe;
 use super::relay;
 use super::stream::DaemonStream;
@@ -66,7 +66,7 @@ impl Connection {
         let channel = self.channel()?;
         self.0.is_up.store(true, Ordering::Relaxed);
         self.0.session.set_patience(patience::hello(&self.0.machine, true));
-        Ok(DaemonStream::new(channel, self.clone(), Patience::greeting(limit)))
+        Ok(DaemonStream::to_be_greeted(channel, self.clone(), limit))
     }
 
     /// A channel to the daemon's socket, or to a relay.

@@ -17,6 +17,9 @@ pub enum Error {
         "{machine}: no way to the daemon's socket '{socket}': forwarding refused ({reason}), relay failed: {relay}"
     )]
     NoWay { machine: String, socket: String, reason: String, relay: String },
+    /// The link is alive, and the daemon's greeting does not come, or not to its end.
+    #[error("{machine}: its daemon has not greeted within {} s", limit.as_secs())]
+    NotGreeted { machine: String, limit: Duration },
     /// The link is alive, and the daemon says nothing for longer than it may.
     #[error("{machine}: its daemon has been silent for {} s", silence.as_secs())]
     Silent { machine: String, silence: Duration },
@@ -39,7 +42,9 @@ impl Error {
         match self {
             Error::Ssh(error) => error.hint(),
             Error::NoDaemon { .. } => Some("start guix-daemon there, or correct 'daemon_socket'".to_owned()),
-            Error::Silent { .. } => Some("see what its guix-daemon is doing, and whether it is stopped".to_owned()),
+            Error::Silent { .. } | Error::NotGreeted { .. } => {
+                Some("see what its guix-daemon is doing, and whether it is stopped".to_owned())
+            }
             Error::Stopped { .. } => Some("restart guix-daemon there".to_owned()),
             Error::NoWay { .. } => Some(
                 "check that guix-daemon runs there and that 'daemon_socket' is its socket, and allow forwarding to it in \

@@ -8,7 +8,7 @@ mod error;
 mod importer;
 pub mod patience;
 pub mod probe;
-mod relay;
+pub mod relay;
 mod stream;
 
 pub use connection::Connection;

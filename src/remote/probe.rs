@@ -18,9 +18,13 @@
 //! | `uname` | kernel, host name, release, machine | uname |
 
 use crate::status::Status;
+use crate::text::printable;
 
 /// What is read of the output at most, in bytes.
 pub const MAX_OUTPUT: usize = 64 << 10;
+
+/// What is kept of a text, in bytes: the record of a host has room for 64 KiB.
+const MAX_TEXT: usize = 128;
 
 const BEGIN: &str = "offload-probe-begin";
 const END: &str = "offload-probe-end";
@@ -76,9 +80,10 @@ pub fn parse(output: &[u8]) -> Status {
             "clock" => status.clock = values.first().and_then(|clock| clock.parse().ok()),
             "uname" => {
                 if let [system, host, .., machine] = values[..] {
-                    status.host_name = Some(host.to_owned());
-                    status.architecture = Some(machine.to_owned());
-                    status.kernel = Some([&[system], &values[2..values.len() - 1]].concat().join(" "));
+                    status.host_name = Some(printable(host, MAX_TEXT));
+                    status.architecture = Some(printable(machine, MAX_TEXT));
+                    let kernel = [&[system], &values[2..values.len() - 1]].concat().join(" ");
+                    status.kernel = Some(printable(&kernel, MAX_TEXT));
                 }
             }
             "store" => {

@@ -119,3 +119,13 @@ fn the_command_holds_nothing_that_a_login_shell_would_interpret() {
         assert!(super::command(store).contains("s store \"\";"), "{store}");
     }
 }
+
+/// The record of a host holds what it said, and must be read again.
+#[test]
+fn texts_are_short_and_fit_for_a_terminal() {
+    let wild =
+        format!("offload-probe-begin\nuname Linux \u{1b}[2J{0} {0} {0}\noffload-probe-end\n", "x".repeat(20_000));
+    let status = parse(wild.as_bytes());
+    assert!(status.host_name.as_ref().unwrap().starts_with("\\u{1b}[2Jxxx"), "{status:?}");
+    assert!(serde_json::to_vec(&status).unwrap().len() < 4096);
+}

@@ -8,11 +8,14 @@ use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use crate::ssh::{self, Cause, Channel, Session};
+use crate::text::printable;
 
 const COMMAND: &str = "guix repl -t machine";
 const EXPRESSION: &str = include_str!("relay.scm");
 /// What may be printed before the answer, in bytes.
 const MAX_PREAMBLE: usize = 64 << 10;
+/// What is kept of a reason, in bytes.
+const MAX_REASON: usize = 1 << 10;
 
 pub(super) enum Failure {
     /// The relay ran and the socket did not answer.
@@ -47,8 +50,8 @@ fn failure(error: io::Error, channel: &mut Channel) -> Failure {
     match ssh::Error::in_io(&error).map(|error| &error.cause) {
         None | Some(Cause::ChannelClosed) => {
             let said = channel.stderr_so_far();
-            let last = said.lines().map(str::trim).rfind(|line| !line.is_empty());
-            Failure::NoRelay(format!("'{COMMAND}' ended: {}", last.unwrap_or("it said nothing")))
+            let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it said nothing");
+            Failure::NoRelay(format!("'{COMMAND}' ended: {}", printable(last, MAX_REASON)))
         }
         Some(Cause::Deadline) => Failure::NoRelay(format!("'{COMMAND}' does not answer")),
         Some(_) => match error.downcast::<ssh::Error>() {
@@ -65,7 +68,7 @@ fn expression(socket: &str) -> String {
 }
 
 /// The rest of the first line that begins with `offload-relay`, and nothing beyond it.
-fn answer(input: &mut dyn Read) -> io::Result<String> {
+pub fn answer(input: &mut dyn Read) -> io::Result<String> {
     let mut line = Vec::new();
     for _ in 0..MAX_PREAMBLE {
         let mut byte = [0];
@@ -75,7 +78,7 @@ fn answer(input: &mut dyn Read) -> io::Result<String> {
             continue;
         }
         if let Some(rest) = line.strip_prefix(b"offload-relay ") {
-            return Ok(String::from_utf8_lossy(rest).into_owned());
+            return Ok(printable(&String::from_utf8_lossy(rest), MAX_REASON));
         }
         line.clear();
     }

@@ -1,6 +1,7 @@
 //! A byte stream to the daemon of a build machine, read and written with patience.
 
 use std::io::{self, Read, Write};
+use std::mem;
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
@@ -18,11 +19,20 @@ pub struct DaemonStream {
     channel: Channel,
     connection: Connection,
     patience: Patience,
+    /// When the greeting must be over, however it trickles, and how long it may have taken then.
+    greeted_by: Option<(Instant, Duration)>,
+    has_written: bool,
 }
 
 impl DaemonStream {
     pub(super) fn new(channel: Channel, connection: Connection, patience: Patience) -> DaemonStream {
-        DaemonStream { channel, connection, patience }
+        DaemonStream { channel, connection, patience, greeted_by: None, has_written: false }
+    }
+
+    /// A stream whose daemon must have greeted within `limit`.
+    pub(super) fn to_be_greeted(channel: Channel, connection: Connection, limit: Duration) -> DaemonStream {
+        let greeted_by = Instant::now().checked_add(limit).map(|time| (time, limit));
+        DaemonStream { greeted_by, ..DaemonStream::new(channel, connection, Patience::greeting(limit)) }
     }
 
     /// The connection that carries it.
@@ -110,13 +120,24 @@ impl Silence {
 }
 
 impl DaemonStream {
+    fn check_greeting(&self) -> Result<(), Error> {
+        match self.greeted_by {
+            Some((time, limit)) if time <= Instant::now() => {
+                Err(Error::NotGreeted { machine: self.connection.machine().address(), limit })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Does what can be interrupted and taken up again.
     fn patiently<T>(&mut self, mut operation: impl FnMut(&mut Channel) -> io::Result<T>) -> io::Result<T> {
         let mut silence = Silence::begins(&self.patience);
         loop {
-            self.channel.set_deadline(silence.until(&self.patience));
+            let greeted_by = self.greeted_by.map(|(time, _)| time);
+            self.channel.set_deadline([silence.until(&self.patience), greeted_by].into_iter().flatten().min());
             match operation(&mut self.channel) {
                 Err(error) if is_deadline(&error) => {
+                    self.check_greeting().map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error))?;
                     silence.goes_on(self).map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error))?;
                 }
                 result => return result,
@@ -133,6 +154,10 @@ impl Read for DaemonStream {
 
 impl Write for DaemonStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if mem::replace(&mut self.has_written, true) {
+            // Whoever says more has been greeted.
+            self.greeted_by = None;
+        }
         if !bytes.is_empty() {
             self.patiently(Channel::wait_for_room)?;
         }

@@ -49,24 +49,24 @@ impl Trailer {
     /// Reads from behind the nar to the end of the item. Also returns the SHA-256 that the signature must be of, provided
     /// that `reader` began a new digest at the first byte of the nar.
     pub fn read<R: Read>(store: &StoreDir, reader: &mut HashingReader<R>) -> Result<(Trailer, [u8; 32]), ExportError> {
-        let wrong = |what| move |error| ExportError::wire(what, error);
-        match wire::read_int(reader).map_err(wrong("the magic number"))? {
+        match part(reader, "the magic number", wire::read_int)? {
             EXPORT_MAGIC => {}
-            number => return Err(ExportError::Magic { number }),
+            number => return Err(ExportError::Magic { number, position: reader.count() }),
         }
-        let path = wire::read_bytes(reader, store.max_path()).map_err(wrong("the path"))?;
-        let path = StorePath::parse(store, &path)?;
-        let references = wire::read_list(reader, MAX_REFERENCES, store.max_path()).map_err(wrong("the references"))?;
-        let references =
-            references.iter().map(|reference| StorePath::parse(store, reference)).collect::<Result<Vec<_>, _>>()?;
-        if !references.is_sorted_by(|one, next| one < next) {
-            return Err(ExportError::Order { path });
+        let path = read_path(store, reader, "the path")?;
+        let count = part(reader, "the references", |reader| wire::read_count(reader, MAX_REFERENCES))?;
+        let mut references: Vec<StorePath> = Vec::new();
+        for _ in 0..count {
+            let reference = read_path(store, reader, "the references")?;
+            if references.last().is_some_and(|before| *before >= reference) {
+                return Err(ExportError::Order { path, position: reader.count() });
+            }
+            references.push(reference);
         }
-        let deriver = wire::read_bytes(reader, store.max_path()).map_err(wrong("the deriver"))?;
-        let deriver = if deriver.is_empty() { None } else { Some(StorePath::parse(store, &deriver)?) };
+        let deriver = read_optional_path(store, reader, "the deriver")?;
         let digest = reader.digest();
-        let signature = match wire::read_bool(reader).map_err(wrong("whether there is a signature"))? {
-            true => Some(wire::read_bytes(reader, MAX_SIGNATURE).map_err(wrong("the signature"))?),
+        let signature = match part(reader, "whether there is a signature", wire::read_bool)? {
+            true => Some(part(reader, "the signature", |reader| wire::read_bytes(reader, MAX_SIGNATURE))?),
             false => None,
         };
         Ok((Trailer { path, references, deriver, signature }, digest))
@@ -87,40 +87,74 @@ impl Trailer {
     }
 }
 
+/// Reads one part of a trailer; `what` names it.
+fn part<R: Read, T>(
+    reader: &mut HashingReader<R>,
+    what: &'static str,
+    read: impl FnOnce(&mut HashingReader<R>) -> Result<T, WireError>,
+) -> Result<T, ExportError> {
+    read(reader).map_err(|error| ExportError::wire(what, reader.count(), error))
+}
+
+/// Reads a path, or nothing.
+fn read_optional_path<R: Read>(
+    store: &StoreDir,
+    reader: &mut HashingReader<R>,
+    what: &'static str,
+) -> Result<Option<StorePath>, ExportError> {
+    let path = part(reader, what, |reader| wire::read_bytes(reader, store.max_path()))?;
+    let path = (!path.is_empty()).then(|| StorePath::parse(store, &path)).transpose();
+    path.map_err(|cause| ExportError::Path { what, position: reader.count(), cause })
+}
+
+fn read_path<R: Read>(
+    store: &StoreDir,
+    reader: &mut HashingReader<R>,
+    what: &'static str,
+) -> Result<StorePath, ExportError> {
+    let path = part(reader, what, |reader| wire::read_bytes(reader, store.max_path()))?;
+    StorePath::parse(store, &path).map_err(|cause| ExportError::Path { what, position: reader.count(), cause })
+}
+
 /// Reads what comes before an item of a bundle: false at the bundle's end.
 pub fn read_marker<R: Read + ?Sized>(reader: &mut R) -> Result<bool, ExportError> {
-    match wire::read_u64(reader).map_err(|error| ExportError::wire("the marker", error))? {
+    match wire::read_u64(reader).map_err(|error| ExportError::wire("the marker", 0, error))? {
         ITEM_MARKER => Ok(true),
         END_MARKER => Ok(false),
         number => Err(ExportError::Marker { number }),
     }
 }
 
-/// Why an export stream cannot be read further.
+/// Why an export stream cannot be read further. Positions say how far had been read: bytes from the beginning of the item.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    #[error("the export stream ends in {what}")]
-    Truncated { what: &'static str },
-    #[error("the export stream cannot be read further than {what}")]
-    Io { what: &'static str, source: io::Error },
-    #[error("invalid export stream, in {what}: {problem}")]
-    Format { what: &'static str, problem: String },
+    #[error("the export stream ends in {what}, at byte {position} of the item")]
+    Truncated { what: &'static str, position: u64 },
+    #[error("the export stream cannot be read further than {what}, at byte {position} of the item")]
+    Io { what: &'static str, position: u64, source: io::Error },
+    #[error("invalid export stream, in {what}, at byte {position} of the item: {problem}")]
+    Format { what: &'static str, position: u64, problem: String },
     #[error("invalid export stream: the number before an item is {number:#x}")]
     Marker { number: u64 },
-    #[error("invalid export stream: the number after a nar is {number:#x}")]
-    Magic { number: u32 },
-    #[error("invalid export stream: {0}")]
-    Path(#[from] PathError),
-    #[error("invalid export stream: the references of '{path}' are not sorted, or one is there twice")]
-    Order { path: StorePath },
+    #[error("invalid export stream, at byte {position} of the item: the number after the nar is {number:#x}")]
+    Magic { number: u32, position: u64 },
+    #[error("invalid export stream, in {what}, at byte {position} of the item: {cause}")]
+    Path { what: &'static str, position: u64, cause: PathError },
+    #[error(
+        "invalid export stream, at byte {position} of the item: the references of '{path}' are not sorted, or one is there \
+         twice"
+    )]
+    Order { path: StorePath, position: u64 },
 }
 
 impl ExportError {
-    fn wire(what: &'static str, error: WireError) -> ExportError {
+    fn wire(what: &'static str, position: u64, error: WireError) -> ExportError {
         match error {
-            WireError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => ExportError::Truncated { what },
-            WireError::Io(source) => ExportError::Io { what, source },
-            other => ExportError::Format { what, problem: other.to_string() },
+            WireError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                ExportError::Truncated { what, position }
+            }
+            WireError::Io(source) => ExportError::Io { what, position, source },
+            other => ExportError::Format { what, position, problem: other.to_string() },
         }
     }
 }

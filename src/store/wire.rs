@@ -88,11 +88,17 @@ pub fn read_list<R: Read + ?Sized>(
     max_count: usize,
     max_each: usize,
 ) -> Result<Vec<Vec<u8>>, WireError> {
-    let count = read_u64(reader)?;
-    if count > max_count as u64 {
-        return Err(WireError::TooMany { count, max: max_count });
-    }
+    let count = read_count(reader, max_count)?;
     (0..count).map(|_| read_bytes(reader, max_each)).collect()
+}
+
+/// The number of strings in a list, at most `max`, when the caller reads these itself.
+pub fn read_count<R: Read + ?Sized>(reader: &mut R, max: usize) -> Result<usize, WireError> {
+    let count = read_u64(reader)?;
+    match usize::try_from(count) {
+        Ok(few) if few <= max => Ok(few),
+        _ => Err(WireError::TooMany { count, max }),
+    }
 }
 
 /// The zero bytes after a string of `length` bytes, when the caller has read the string itself.

@@ -16,11 +16,10 @@
 //! lower one by half.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::Instant;
 
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::machine::Compressed;
 use crate::state::health::Time;
@@ -90,21 +89,16 @@ pub(super) fn learn(before: Option<Pace>, seen: Seen, now: Time) -> Option<Pace>
     Some(Pace { rate, measured: now, data })
 }
 
-/// What zlib makes of a sample, at the level that libssh2 has. `None` if it is empty or too small to be timed.
+/// What zlib makes of a sample, at the level that libssh2 has. `None` if it is empty. The time is what it takes on this machine as
+/// busy as it is, like that of the transfer.
 pub(super) fn try_out(sample: &[u8]) -> Option<Data> {
-    let start = processor_time();
+    let start = Instant::now();
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(sample).ok()?;
     let size = encoder.finish().ok()?.len();
-    let time = (processor_time() - start).as_secs_f64();
+    let time = start.elapsed().as_secs_f64();
     let is_measured = !sample.is_empty() && time > 0.0;
     is_measured.then(|| Data { ratio: size as f64 / sample.len() as f64, speed: sample.len() as f64 / time })
-}
-
-/// What this thread has had of the processor, so that what else the machine does is not counted.
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@
 //! would have to follow the daemon's for ever.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::time::{Duration, Instant};
 
 use super::gauge::{Gauge, Way};
@@ -90,6 +90,8 @@ pub enum Refusal {
     Nar(NarError),
     #[error(transparent)]
     Export(#[from] ExportError),
+    #[error("there are data after the end of the item")]
+    More,
     #[error("it is another item, '{0}'")]
     OtherItem(StorePath),
     #[error("it refers to '{0}', which is neither an input nor an output of the derivation")]
@@ -110,6 +112,8 @@ fn signature_problem(error: &VerifyError) -> String {
             "it is signed with a key that is not authorized here\n  hint: if you trust that machine, as root: `echo '{key}' | \
              guix archive --authorize`"
         ),
+        VerifyError::Hash => format!("its signature is of something else: {error}"),
+        VerifyError::NotSexp(cause) => format!("{error}: {cause}"),
         _ => error.to_string(),
     }
 }
@@ -236,7 +240,15 @@ fn receive<R: Read>(
     point(Point::Restored);
     let nar_hash = reader.digest();
     let (trailer, digest) = Trailer::read(&head.directories.store, &mut reader).map_err(Refusal::from)?;
+    let has_more = match reader.fill_buf() {
+        Ok(rest) => !rest.is_empty(),
+        // Of the link or the daemon: the client tells it.
+        Err(error) => return Err(Received::NotRestored(error)),
+    };
     stopwatch.lap_without(reader.into_inner().waiting.end("fetch"), "restore");
+    if has_more {
+        return Err(Refusal::More.into());
+    }
     if trailer.path != *output {
         return Err(Refusal::OtherItem(trailer.path).into());
     }

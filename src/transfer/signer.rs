@@ -18,6 +18,9 @@ use crate::timing::Stopwatch;
 /// Name of the text; the same for all, and garbage when nobody is connected.
 const NAME: &str = "offload-signer";
 
+/// More than the item of that text, in bytes. What is left after it is an error of the daemon's.
+const MAX_ITEM: u64 = 64 << 10;
+
 /// The second connection, once there is one. Without one, signing takes its time.
 pub struct Signer<'a> {
     pub(super) connection: &'a Connection,
@@ -61,7 +64,7 @@ impl<'a> Signer<'a> {
     pub fn ready(self) -> Option<Client<DaemonStream>> {
         let mut client = self.client?;
         let mut stopwatch = Stopwatch::start();
-        let signed = client.finish_export(|item| io::copy(item, &mut io::sink()));
+        let signed = client.finish_export(|item| io::copy(&mut item.take(MAX_ITEM), &mut io::sink()));
         stopwatch.lap("ready");
         let failure = match signed {
             Ok(_) => return Some(client),

@@ -16,7 +16,7 @@
 //! |---|---|---|
 //! | kills at named points: 32 points, hook and head each | 64 | none |
 //! | kills at random instants: 284 of hooks, 102 of the daemon's process, 114 of heads | 500, of which 248 cut a build short | none |
-//! | `guix gc` on all hosts at each of the 32 points of a build | 32 | none |
+//! | `guix gc` on head and machine at each of the 32 points of a build | 32 | none |
 //! | `guix gc` in a loop on three hosts (471 runs), two clients for each build (`tests/concurrency.rs`) | 200 builds | none |
 
 #[path = "../lab/mod.rs"]

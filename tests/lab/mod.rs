@@ -117,6 +117,11 @@ impl Lab {
         keys::stranger_host_key()
     }
 
+    /// The secret half of a signing key that nobody trusts; the public half lies beside it.
+    pub fn stranger_signing_key(&self) -> std::path::PathBuf {
+        roots::made_by_setup("keys").join("stranger/signing-key.sec")
+    }
+
     /// The directory that holds everything of this lab.
     pub fn directory(&self) -> &Path {
         self.keeper.directory()

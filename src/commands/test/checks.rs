@@ -67,7 +67,7 @@ impl Findings<'_> {
                 Phase::OpenChannel | Phase::Transfer => Step::Channel,
             },
             Error::NoDaemon { .. } | Error::NoWay { .. } => Step::Channel,
-            Error::Silent { .. } | Error::Stopped { .. } => Step::Daemon,
+            Error::NotGreeted { .. } | Error::Silent { .. } | Error::Stopped { .. } => Step::Daemon,
         };
         self.passed(step);
         self.bad(
@@ -83,7 +83,7 @@ impl Findings<'_> {
         let steps = [
             (Step::PrivateKey, key),
             (Step::Resolve, format!("'{}' resolves", self.machine.name)),
-            (Step::Connect, format!("an SSH server answers on port {}", self.machine.port)),
+            (Step::Connect, "an SSH server answers".to_owned()),
             (Step::HostKey, "is the one in the machine file".to_owned()),
             (Step::Authenticate, format!("as '{}'", self.machine.user)),
         ];

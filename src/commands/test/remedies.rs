@@ -36,7 +36,7 @@ pub fn of_connecting(
             allow_forwarding().provided("if it runs, and 'daemon_socket' is its socket"),
             allow_tcp_forwarding(),
         ],
-        Error::Silent { .. } | Error::Stopped { .. } => vec![restart_daemon()],
+        Error::NotGreeted { .. } | Error::Silent { .. } | Error::Stopped { .. } => vec![restart_daemon()],
     }
 }
 

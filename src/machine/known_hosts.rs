@@ -1,0 +1,107 @@
+//! Files of known hosts: which host keys OpenSSH has noted for a host.
+//!
+//! The format is that of sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT": patterns separated by commas, or a hashed name
+//! (`|1|SALT|HMAC-SHA1`), then the key. Lines with `@cert-authority` say nothing about a host's own key and are passed
+//! over; a key that is `@revoked` is not given. A line that makes no sense is passed over, as OpenSSH does.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha1::{Digest as _, Sha1};
+
+use super::HostKey;
+
+/// The keys that a file of known hosts gives for `host`, which may be `NAME`, `NAME:PORT` or `[NAME]:PORT`.
+pub fn known_hosts(text: &str, host: &str) -> Vec<HostKey> {
+    let name = canonical(host);
+    let mut keys: Vec<HostKey> = Vec::new();
+    let mut revoked = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
+        let (marker, line) = match line.strip_prefix('@') {
+            Some(rest) => rest.split_once([' ', '\t']).unwrap_or((rest, "")),
+            None => ("", line),
+        };
+        let Some((hosts, key)) = line.trim_start().split_once([' ', '\t']) else { continue };
+        if !matches(hosts, &name) {
+            continue;
+        }
+        // A type that cannot be pinned is no reason to refuse the others.
+        let Ok(key) = HostKey::parse(key) else { continue };
+        match marker {
+            "" if !keys.contains(&key) => keys.push(key),
+            "revoked" => revoked.push(key),
+            _ => {}
+        }
+    }
+    keys.retain(|key| !revoked.contains(key));
+    keys
+}
+
+/// The name under which OpenSSH notes a host: with its port only if that is not 22.
+fn canonical(host: &str) -> String {
+    let host = host.to_lowercase();
+    let split = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once("]:"),
+        None => host.split_once(':').filter(|(_, port)| !port.contains(':')),
+    };
+    match split {
+        Some((name, "22")) => name.to_owned(),
+        Some((name, port)) => format!("[{name}]:{port}"),
+        None => host.trim_matches(['[', ']']).to_owned(),
+    }
+}
+
+/// Whether the first field of a line stands for `name`.
+fn matches(hosts: &str, name: &str) -> bool {
+    if let Some(hashed) = hosts.strip_prefix("|1|") {
+        let decoded = hashed.split_once('|').map(|(salt, hash)| (STANDARD.decode(salt), STANDARD.decode(hash)));
+        return matches!(decoded, Some((Ok(salt), Ok(hash))) if hash == hmac_sha1(&salt, name.as_bytes()));
+    }
+    let mut matched = false;
+    for pattern in hosts.split(',').map(str::to_lowercase) {
+        match pattern.strip_prefix('!') {
+            Some(pattern) if glob(pattern.as_bytes(), name.as_bytes()) => return false,
+            Some(_) => {}
+            None => matched = matched || glob(pattern.as_bytes(), name.as_bytes()),
+        }
+    }
+    matched
+}
+
+/// Whether `text` fits a pattern with `*` and `?`.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut at, mut from) = (0, 0);
+    let mut star = None;
+    while from < text.len() {
+        match pattern.get(at) {
+            Some(b'*') => {
+                star = Some((at, from));
+                at += 1;
+            }
+            Some(&byte) if byte == b'?' || byte == text[from] => {
+                at += 1;
+                from += 1;
+            }
+            _ => match star {
+                Some((position, taken)) => {
+                    star = Some((position, taken + 1));
+                    (at, from) = (position + 1, taken + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[at..].iter().all(|&byte| byte == b'*')
+}
+
+/// HMAC (RFC 2104) with SHA-1.
+fn hmac_sha1(key: &[u8], text: &[u8]) -> Vec<u8> {
+    const BLOCK: usize = 64;
+    let mut block = [0; BLOCK];
+    match key.len() > BLOCK {
+        true => block[..20].copy_from_slice(&Sha1::digest(key)),
+        false => block[..key.len()].copy_from_slice(key),
+    }
+    let pad = |byte: u8| block.map(|key| key ^ byte);
+    let inner = Sha1::new().chain_update(pad(0x36)).chain_update(text).finalize();
+    Sha1::new().chain_update(pad(0x5c)).chain_update(inner).finalize().to_vec()
+}

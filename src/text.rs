@@ -1,0 +1,50 @@
+//! Text from outside, made fit for messages: what a build machine or its daemon says may end on somebody's terminal.
+
+use std::fmt::Write;
+
+/// `text` in at most `max` bytes and a few more that say so. Newlines and tabs stay; other control characters, which a
+/// terminal would obey, and those that change the direction of writing are escaped, such as `\u{1b}`.
+pub fn printable(text: &str, max: usize) -> String {
+    let mut printed = String::new();
+    for character in text.chars() {
+        if printed.len() >= max {
+            printed.push_str(" ...");
+            break;
+        }
+        match character {
+            '\n' | '\t' => printed.push(character),
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                escape(&mut printed, character)
+            }
+            _ if character.is_control() => escape(&mut printed, character),
+            _ => printed.push(character),
+        }
+    }
+    printed
+}
+
+fn escape(printed: &mut String, character: char) {
+    // Writing to a string does not fail.
+    let _ = write!(printed, "{}", character.escape_unicode());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped() {
+        assert_eq!(printable("a\tb\nc é", 99), "a\tb\nc é");
+        assert_eq!(
+            printable("\u{1b}[2J\r# accept\u{9b}\u{202e}x\0", 99),
+            "\\u{1b}[2J\\u{d}# accept\\u{9b}\\u{202e}x\\u{0}"
+        );
+    }
+
+    #[test]
+    fn what_is_long_is_cut() {
+        assert_eq!(printable("abcdef", 6), "abcdef");
+        assert_eq!(printable("abcdefg", 6), "abcdef ...");
+        assert!(printable(&"\0".repeat(1 << 20), 100).len() < 120);
+    }
+}
