@@ -350,6 +350,27 @@ fn a_foreign_system_is_waited_for() {
     assert_eq!((b1.built(), head.built()), (vec!["foreign".to_owned()], Vec::new()));
 }
 
+/// The first machine of the file would be chosen by its place. But the second one has what the build needs.
+#[test]
+fn among_equals_the_one_that_has_the_inputs() {
+    let lab = Lab::new();
+    let (b1, b2) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());
+    let head = lab.head().start();
+    let equals = |entries: &[Entry]| {
+        let entries: Vec<String> = entries.iter().map(Entry::lua).collect();
+        head.write_machine_file(&format!("return {{ {}, score = function() return 1 end }}", entries.join(", ")));
+    };
+    let input = Drv::new("input").script("head -c 3000000 /dev/zero >$out");
+    equals(&[b2.entry()]);
+    head.build(&[&input]).succeeded();
+
+    equals(&[b1.entry(), b2.entry()]);
+    head.build(&[&Drv::new("needs-it").input(&input).script("echo $input >$out")]).succeeded();
+    head.build(&[&quick("needs-nothing")]).succeeded();
+    assert_eq!(b2.built(), ["input", "needs-it"]);
+    assert_eq!(b1.built(), ["needs-nothing"]);
+}
+
 #[test]
 fn a_drained_machine_gets_no_new_builds() {
     let lab = Lab::new();
