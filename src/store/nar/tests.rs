@@ -269,6 +269,10 @@ fn names_that_lead_elsewhere() {
     let bytes = |name: &str| nar(&format!("( type directory entry ( name {name} node ( type directory ) ) )"));
     assert!(read(&mut &bytes(&name)[..], &mut Blind).is_ok());
     assert!(problem(&bytes(&(name + "x"))).1.contains("255"));
+    // Nor has what is written such a name.
+    let mut path = NarPath::root();
+    assert!(path.push(&[b'x'; MAX_NAME + 1]).is_err());
+    path.push(&[b'x'; MAX_NAME]).unwrap();
 }
 
 #[test]
@@ -299,6 +303,10 @@ fn targets_of_links() {
     assert!(problem(&bytes("a\0b")).1.contains("NUL"));
     assert!(problem(&bytes(&"x".repeat(MAX_TARGET + 1))).1.contains("4095"));
     assert_eq!(tree(&bytes(&"x".repeat(MAX_TARGET))), Tree::Symlink(vec![b'x'; MAX_TARGET]));
+    // Nor is such a one written.
+    let write = |target: &[u8]| Writer::new(Vec::new()).symlink(&NarPath::root(), target);
+    assert!(write(&[b'x'; MAX_TARGET + 1]).is_err() && write(b"").is_err() && write(b"a\0b").is_err());
+    write(&[b'x'; MAX_TARGET]).unwrap();
 }
 
 #[test]
@@ -505,4 +513,27 @@ proptest! {
         let magic = words(&["nix-archive-1", "(", "type", "directory"]);
         let _ = read(&mut &[magic, bytes].concat()[..], &mut Blind);
     }
+}
+
+/// Is interrupted before everything that it gives, a byte at a time.
+struct Interrupted<'a>(&'a [u8], bool);
+
+impl Read for Interrupted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.1 = !self.1;
+        match self.1 {
+            true => Err(io::ErrorKind::Interrupted.into()),
+            false => self.0.read(&mut buffer[..1]),
+        }
+    }
+}
+
+#[test]
+fn an_interruption_is_no_failure() {
+    let bytes = Tree::File(false, b"hello".to_vec()).nar();
+    let mut reader = Interrupted(&bytes, false);
+    let mut builder = Builder::default();
+    read(&mut reader, &mut builder).unwrap();
+    assert_eq!(builder.root, Some(Tree::File(false, b"hello".to_vec())));
+    assert!(reader.0.is_empty());
 }
