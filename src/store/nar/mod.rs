@@ -58,6 +58,27 @@ pub trait Visitor {
     fn symlink(&mut self, path: &NarPath, target: &[u8]) -> io::Result<()>;
 }
 
+/// Keeps nothing: for a nar that is only to be checked, or to be got over.
+pub struct Nothing;
+
+impl Visitor for Nothing {
+    fn directory(&mut self, _: &NarPath) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn leave_directory(&mut self, _: &NarPath) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn file(&mut self, _: &NarPath, _: bool, _: u64, _: &mut dyn Read) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn symlink(&mut self, _: &NarPath, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn check_target(target: &[u8]) -> Result<(), &'static str> {
     match target {
         [] => Err("the target of a symbolic link is empty"),
