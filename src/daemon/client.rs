@@ -103,6 +103,7 @@ impl<S: Read + Write> Client<S> {
         self.link.set_log(log);
     }
 
+    /// Settings for what is done over this connection from now on.
     pub fn set_options(&mut self, options: &Options) -> Result<(), Error> {
         let settings = options.settings();
         let request = Request::new(Operation::SetOptions)

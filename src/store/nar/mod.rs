@@ -38,7 +38,8 @@ pub const MAX_TARGET: usize = 4095;
 /// Largest file, in bytes: what fits into the kernel's file offsets.
 pub const MAX_SIZE: u64 = i64::MAX as u64;
 
-const MAGIC: &[u8] = b"nix-archive-1";
+/// The word that a nar begins with.
+pub const MAGIC: &[u8] = b"nix-archive-1";
 
 /// What is called for each node of a tree, in the order of the nar. A node's path is empty at the root.
 ///
