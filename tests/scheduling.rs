@@ -3,8 +3,6 @@
 mod lab;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -56,26 +54,9 @@ fn offloaded() -> Options {
     Options { offload: true, use_substitutes: false, max_jobs: Some(0), ..Options::default() }
 }
 
-/// Files of the head's state that are locked.
-fn locked(head: &Host) -> Vec<PathBuf> {
-    let locks = fs::read_to_string("/proc/locks").unwrap();
-    let mut directories = vec![head.path("/var/guix/offload")];
-    let mut files = Vec::new();
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(directory).into_iter().flatten() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { directories.push(path) } else { files.push(path) }
-        }
-    }
-    let is_locked =
-        |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| locks.contains(&format!(":{} ", metadata.ino())));
-    files.retain(is_locked);
-    files
-}
-
 #[track_caller]
 fn assert_nothing_locked(head: &Host) {
-    wait_until("no lock is left", Duration::from_secs(5), || locked(head).is_empty());
+    wait_until("no lock is left", Duration::from_secs(30), || head.held_locks().is_empty());
 }
 
 fn logins(machine: &Host) -> usize {
