@@ -181,5 +181,4 @@ fn public_key_beside(path: &Path) -> Option<String> {
 }
 
 #[cfg(test)]
-#[path = "private_key_tests.rs"]
 mod tests;
