@@ -4,7 +4,7 @@
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
 
-mod daemon_fixture;
+mod lab;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use daemon_fixture::{Daemon, Release, peak_memory};
+use lab::{Host, Lab, Release, peak_memory};
 use offload::daemon::Client;
 use offload::store::path::StoreDir;
 
@@ -74,16 +74,19 @@ fn the_list_of_targets_is_complete() {
 #[test]
 #[ignore = "writes into fuzz/corpus"]
 fn record_seeds() {
-    for (release, name) in [(Release::Sid, "sid"), (Release::Bullseye, "bullseye")] {
-        let daemon = Daemon::start(release);
-        let mut client = Client::connect(daemon.connect(), StoreDir::default()).unwrap();
+    let lab = Lab::new();
+    let hosts = [lab.daemon("sid", Release::Sid).start(), lab.daemon("bullseye", Release::Bullseye).start()];
+    let shell = |host: &Host, script: &str| host.run("sh", &["-c", script]);
+    for host in &hosts {
+        let name = host.name();
+        let mut client = Client::connect(host.connect_to_daemon(), StoreDir::default()).unwrap();
         client.add_text_to_store("foo", b"hello\n", &BTreeSet::new()).unwrap();
         // The operations by their numbers in `targets::operate`; those that only fail come last.
         for (index, operations) in
             [&[0, 2, 1, 4, 5][..], &[1, 3], &[6, 1], &[2, 7], &[8], &[9], &[10, 11], &[11]].iter().enumerate()
         {
             let heard = Arc::new(Mutex::new(Vec::new()));
-            let stream = Heard { stream: daemon.connect(), heard: Arc::clone(&heard) };
+            let stream = Heard { stream: host.connect_to_daemon(), heard: Arc::clone(&heard) };
             let mut client = Client::connect(stream, StoreDir::default()).unwrap();
             for operation in *operations {
                 let _ = targets::operate(&mut client, *operation);
@@ -91,12 +94,12 @@ fn record_seeds() {
             let seed = [&[operations.len() as u8], *operations, &heard.lock().unwrap()].concat();
             fs::write(top().join(format!("fuzz/corpus/daemon/{name}-{index}")), seed).unwrap();
         }
-        let printed = daemon.shell(&offload::remote::probe::command("/gnu/store"));
+        let printed = shell(host, &offload::remote::probe::command("/gnu/store"));
         fs::write(top().join(format!("fuzz/corpus/probe/{name}")), printed).unwrap();
     }
     let busybox = "exec /bin/busybox sh -c 'PATH=/var/lab/busybox/bin; ".to_owned();
     let command = offload::remote::probe::command("/gnu/store").replacen("exec /bin/sh -c '", &busybox, 1);
-    let printed = Daemon::start(Release::Sid).shell(&command);
+    let printed = shell(&hosts[0], &command);
     fs::write(top().join("fuzz/corpus/probe/busybox"), printed).unwrap();
 }
 

@@ -1,6 +1,6 @@
 //! The client against real daemons of both releases: every operation, and after it one more on the same connection.
 
-mod daemon_fixture;
+mod lab;
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
@@ -8,16 +8,30 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use daemon_fixture::store::{Script, add_busybox, file_nar, path as parse};
-use daemon_fixture::{Daemon, RELEASES, Release};
+use lab::{Drv, Host, Lab, Made, RELEASES, Release, peak_memory};
 use offload::daemon::{Client, Error, ExportError, Garbage, Options, Version};
+use offload::store::nar::{self, NarPath, Visitor};
 use offload::store::path::{self, StoreDir, StorePath};
 use sha2::{Digest, Sha256};
 
 type Result<T> = std::result::Result<T, Error>;
 
-fn connect(daemon: &Daemon) -> Client<UnixStream> {
-    Client::connect(daemon.connect(), StoreDir::default()).unwrap()
+fn connect(daemon: &Host) -> Client<UnixStream> {
+    let stream = daemon.connect_to_daemon();
+    // A daemon that says nothing for a minute is a failed test, not a hanging one.
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    Client::connect(stream, StoreDir::default()).unwrap()
+}
+
+fn parse(text: &str) -> StorePath {
+    StorePath::parse(&StoreDir::default(), text.as_bytes()).unwrap()
+}
+
+/// The nar of one file.
+fn file_nar(executable: bool, contents: &[u8]) -> Vec<u8> {
+    let mut writer = nar::Writer::new(Vec::new());
+    writer.file(&NarPath::root(), executable, contents.len() as u64, &mut &contents[..]).unwrap();
+    writer.finish().unwrap()
 }
 
 /// One more operation on the same connection, with a known result.
@@ -50,7 +64,8 @@ fn bundle(items: &[Vec<u8>]) -> Vec<u8> {
 #[test]
 fn every_operation_on_one_connection() {
     for release in RELEASES {
-        let daemon = Daemon::start(release);
+        let lab = Lab::new();
+        let daemon = lab.daemon("b1", release).start();
         let mut client = connect(&daemon);
         assert_eq!(client.version(), Version(if release == Release::Sid { 0x164 } else { 0x163 }));
 
@@ -138,9 +153,8 @@ fn names(paths: &[&StorePath]) -> Vec<Vec<u8>> {
 
 #[test]
 fn bundles_pass_both_ways_and_stay_the_same() {
-    let daemons = [Daemon::start(Release::Sid), Daemon::start(Release::Bullseye)];
-    daemons[0].authorize(&daemons[1].public_key());
-    daemons[1].authorize(&daemons[0].public_key());
+    let lab = Lab::new();
+    let daemons = [lab.daemon("sid", Release::Sid).start(), lab.daemon("bullseye", Release::Bullseye).start()];
     for (from, to, word) in [(0, 1, "one"), (1, 0, "two")] {
         let (mut sender, mut receiver) = (connect(&daemons[from]), connect(&daemons[to]));
         let first = sender.add_text_to_store("first", word.as_bytes(), &BTreeSet::new()).unwrap();
@@ -171,7 +185,9 @@ fn bundles_pass_both_ways_and_stay_the_same() {
 #[test]
 fn imports_that_are_refused() {
     for release in RELEASES {
-        let (sender, receiver) = (Daemon::start(release), Daemon::start(release));
+        let lab = Lab::new();
+        let (sender, receiver) =
+            (lab.daemon("sender", release).start(), lab.daemon("receiver", release).untrusting().start());
         let (mut sender, mut client) = (connect(&sender), connect(&receiver));
         let text = sender.add_text_to_store("stranger", b"?", &BTreeSet::new()).unwrap();
         let signed = export(&mut sender, &text, true);
@@ -221,7 +237,8 @@ impl Read for Failing {
 #[test]
 fn a_bad_nar_is_told_before_the_connection_closes() {
     for release in RELEASES {
-        let daemon = Daemon::start(release);
+        let lab = Lab::new();
+        let daemon = lab.daemon("b1", release).start();
         let mut client = connect(&daemon);
         let mut nar = file_nar(false, &vec![0; 4 << 20]);
         nar[8] = b'N';
@@ -236,25 +253,27 @@ fn a_bad_nar_is_told_before_the_connection_closes() {
 #[test]
 fn builds() {
     for release in RELEASES {
-        let daemon = Daemon::start(release);
-        let mut client = connect(&daemon);
-        let busybox = add_busybox(&daemon, &mut client);
+        let lab = Lab::new();
+        let daemon = lab.daemon("b1", release).start();
+        let mut direct = daemon.direct();
         let log = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&log);
-        client.set_log(Some(Box::new(move |bytes| sink.lock().unwrap().extend_from_slice(bytes))));
+        direct.daemon().set_log(Some(Box::new(move |bytes| sink.lock().unwrap().extend_from_slice(bytes))));
         let take_log = || String::from_utf8(std::mem::take(&mut *log.lock().unwrap())).unwrap();
-        client.set_options(&Options::default()).unwrap();
+        direct.set_options(&Options::default());
 
-        let (drv, derivation) = Script::new(&busybox, "echo said; echo made > $out").add(&mut client, "good");
+        let Made { path: drv, derivation } = direct.make(&Drv::new("good").script("echo said; echo made > $out"));
+        let client = direct.daemon();
         let out = &derivation.outputs["out"].path;
         client.build_paths(&[drv.clone()].into()).unwrap();
         assert!(take_log().lines().any(|line| line == "said"));
-        assert_eq!(std::fs::read_to_string(daemon.path(out.as_str())).unwrap(), "made\n");
+        assert_eq!(daemon.read(out.as_str()), b"made\n");
         assert_eq!(client.query_path_info(out).unwrap().deriver, Some(drv.clone()));
         client.build_paths(&[drv].into()).unwrap();
-        assert_in_step(&mut client);
+        assert_in_step(client);
 
-        let (drv, derivation) = Script::new(&busybox, "echo alas; exit 3").add(&mut client, "bad");
+        let Made { path: drv, derivation } = direct.make(&Drv::new("bad").script("echo alas; exit 3"));
+        let client = direct.daemon();
         match client.build_paths(&[drv].into()).unwrap_err() {
             Error::Daemon { message, status: 100, .. } => assert!(message.contains("failed"), "{message}"),
             other => panic!("{other:?}"),
@@ -267,15 +286,15 @@ fn builds() {
             ("slow", "while true; do echo a; sleep 0.2; done", Options { build_timeout: second, ..Options::default() }),
             ("silent", "sleep 60", Options { max_silent_time: second, ..Options::default() }),
         ] {
-            client.set_options(&options).unwrap();
-            let (drv, _) = Script::new(&busybox, script).add(&mut client, name);
+            direct.set_options(&options);
+            let drv = direct.make(&Drv::new(name).script(script)).path;
             let start = Instant::now();
-            match client.build_paths(&[drv].into()).unwrap_err() {
+            match direct.daemon().build_paths(&[drv].into()).unwrap_err() {
                 Error::Daemon { status: 101, .. } => (),
                 other => panic!("{other:?}"),
             }
             assert!(start.elapsed() < Duration::from_secs(20));
-            assert_in_step(&mut client);
+            assert_in_step(direct.daemon());
         }
     }
 }
@@ -283,10 +302,12 @@ fn builds() {
 #[test]
 fn a_large_item_leaves_memory_flat() {
     const SIZE: u64 = 200 << 20;
-    let (sender, receiver) = (Daemon::start(Release::Sid), Daemon::start(Release::Bullseye));
-    receiver.authorize(&sender.public_key());
-    sender.shell("mkdir /large && dd if=/dev/urandom of=/large/file bs=1M count=200 2>/dev/null");
-    let path = sender.shell(
+    let lab = Lab::new();
+    let (sender, receiver) =
+        (lab.daemon("sender", Release::Sid).start(), lab.daemon("receiver", Release::Bullseye).start());
+    let shell = |script| sender.run("sh", &["-c", script]);
+    shell("mkdir /large && dd if=/dev/urandom of=/large/file bs=1M count=200 2>/dev/null");
+    let path = shell(
         r#"cat > /add.scm <<'END'
 (use-modules (guix))
 (with-store store (display (add-to-store store "large" #t "sha256" "/large")))
@@ -295,7 +316,7 @@ guix repl /add.scm"#,
     );
     let path = parse(&path);
     let (mut sender, mut receiver) = (connect(&sender), connect(&receiver));
-    let before = daemon_fixture::peak_memory();
+    let before = peak_memory();
     let size = sender.export_path(&path, true, |reader| io::copy(reader, &mut io::sink())).unwrap();
     assert!(size > SIZE);
     let (mut input, mut output) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -310,6 +331,6 @@ guix repl /add.scm"#,
         receiver.import_paths(&mut output).unwrap()
     });
     assert_eq!(paths, [path]);
-    let grown = daemon_fixture::peak_memory() - before;
+    let grown = peak_memory() - before;
     assert!(grown < 16 << 20, "{grown} bytes more than before");
 }

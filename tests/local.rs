@@ -1,6 +1,6 @@
 //! This machine's store beside real daemons of both releases: what is read from it, and what is put into it.
 
-mod daemon_fixture;
+mod lab;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,19 +9,18 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use daemon_fixture::store::{Script, add_busybox};
-use daemon_fixture::{Daemon, RELEASES, Release};
+use lab::{Drv, Hook, Host, Lab, Made, RELEASES, Release, peak_memory};
 use offload::daemon::{Client, Error, Garbage, Options};
 use offload::gcrypt::{self, SigningKey};
 use offload::local::{Bundle, Database, Dump, Item, Staging, Store, check_fixed_output, load_acl};
-use offload::store::HashAlgorithm;
-use offload::store::derivation::FixedOutput;
+use offload::store::base16;
 use offload::store::export::{HashingReader, Trailer};
 use offload::store::nar;
 use offload::store::path::{StoreDir, StorePath};
+use sha2::{Digest, Sha256};
 
-fn connect(daemon: &Daemon) -> Client<UnixStream> {
-    let mut client = Client::connect(daemon.connect(), StoreDir::default()).unwrap();
+fn connect(daemon: &Host) -> Client<UnixStream> {
+    let mut client = Client::connect(daemon.connect_to_daemon(), StoreDir::default()).unwrap();
     client.set_options(&Options::default()).unwrap();
     client
 }
@@ -34,7 +33,7 @@ struct Head {
 }
 
 impl Head {
-    fn new(daemon: &Daemon) -> Head {
+    fn new(daemon: &Host) -> Head {
         let directory = StoreDir::default();
         Head {
             store: Store::open_at(&directory, &daemon.path("/gnu/store")).unwrap(),
@@ -54,14 +53,19 @@ const TWO_OUTPUTS: &str = "mkdir -p $out/bin $out/empty && echo $lib > $out/lib 
                            echo lib > $lib && printf '#!/bin/sh\\n' > $out/bin/run && chmod +x $out/bin/run && \
                            : > \"$out/a b\" && ln -s ../nowhere $out/link && head -c 300000 /dev/zero > $out/zeroes";
 
+fn pair() -> Drv {
+    Drv::new("pair").outputs(&["lib", "out"]).script(TWO_OUTPUTS)
+}
+
 #[test]
 fn the_database_says_what_the_daemon_says() {
     for release in RELEASES {
-        let daemon = Daemon::start(release);
-        let mut client = connect(&daemon);
-        let busybox = add_busybox(&daemon, &mut client);
-        let script = Script { outputs: &["lib", "out"], ..Script::new(&busybox, TWO_OUTPUTS) };
-        let (drv, derivation) = script.add(&mut client, "pair");
+        let lab = Lab::new();
+        let daemon = lab.daemon("b1", release).start();
+        let mut direct = daemon.direct();
+        let Made { path: drv, derivation } = direct.make(&pair());
+        let busybox = derivation.input_sources.first().unwrap().clone();
+        let client = direct.daemon();
         client.build_paths(&[drv.clone()].into()).unwrap();
         let head = Head::new(&daemon);
         let single = BTreeSet::from([busybox.clone(), drv.clone(), derivation.outputs["lib"].path.clone()]);
@@ -82,11 +86,13 @@ fn the_database_says_what_the_daemon_says() {
 #[test]
 fn items_are_sent_to_either_release() {
     for (from, to) in [(Release::Sid, Release::Bullseye), (Release::Bullseye, Release::Sid)] {
-        let (sender, receiver) = (Daemon::start(from), Daemon::start(to));
-        receiver.authorize(&sender.public_key());
-        let (mut client, mut remote) = (connect(&sender), connect(&receiver));
-        let busybox = add_busybox(&sender, &mut client);
-        let (drv, derivation) = Script::new(&busybox, &TWO_OUTPUTS.replace("$lib", "$out/lib")).add(&mut client, "one");
+        let lab = Lab::new();
+        let (sender, receiver) = (lab.daemon("sender", from).start(), lab.daemon("receiver", to).start());
+        let (mut direct, mut remote) = (sender.direct(), connect(&receiver));
+        let one = Drv::new("one").script(&TWO_OUTPUTS.replace("$lib", "$out/lib"));
+        let Made { path: drv, derivation } = direct.make(&one);
+        let busybox = derivation.input_sources.first().unwrap().clone();
+        let client = direct.daemon();
         client.build_paths(&[drv.clone()].into()).unwrap();
         let output = &derivation.outputs["out"].path;
         let paths = BTreeSet::from([busybox, drv, output.clone()]);
@@ -112,8 +118,9 @@ fn items_are_sent_to_either_release() {
 
 #[test]
 fn a_damaged_item_stops_the_import_and_nothing_else() {
-    let (sender, receiver) = (Daemon::start(Release::Sid), Daemon::start(Release::Bullseye));
-    receiver.authorize(&sender.public_key());
+    let lab = Lab::new();
+    let (sender, receiver) =
+        (lab.daemon("sender", Release::Sid).start(), lab.daemon("receiver", Release::Bullseye).start());
     let (mut client, mut remote) = (connect(&sender), connect(&receiver));
     let good = client.add_text_to_store("good", b"good", &BTreeSet::new()).unwrap();
     let bad = client.add_text_to_store("bad", b"bad", &[good.clone()].into()).unwrap();
@@ -144,18 +151,17 @@ fn retrieve(remote: &mut Client<UnixStream>, staging: &Staging<'_>, acl: &Path) 
 #[test]
 fn outputs_come_from_either_release() {
     for release in RELEASES {
-        let (head, builder) = (Daemon::start(Release::Sid), Daemon::start(release));
-        head.authorize(&builder.public_key());
+        let lab = Lab::new();
+        let (head, builder) = (lab.daemon("head", Release::Sid).start(), lab.daemon("b1", release).start());
         // The head's daemon makes its database when it is first connected to.
-        let (_client, mut remote) = (connect(&head), connect(&builder));
-        let busybox = add_busybox(&builder, &mut remote);
-        let script = Script { outputs: &["lib", "out"], ..Script::new(&busybox, TWO_OUTPUTS) };
-        let (drv, derivation) = script.add(&mut remote, "pair");
+        let (_client, mut direct) = (connect(&head), builder.direct());
+        let Made { path: drv, derivation } = direct.make(&pair());
+        let remote = direct.daemon();
         remote.build_paths(&[drv].into()).unwrap();
         let here = Head::new(&head);
         for path in derivation.output_paths() {
             let staging = Staging::new(&here.store, path).unwrap();
-            let (trailer, nar_hash, size) = retrieve(&mut remote, &staging, &head.path("/etc/guix/acl"));
+            let (trailer, nar_hash, size) = retrieve(remote, &staging, &head.path("/etc/guix/acl"));
             let info = remote.query_path_info(path).unwrap();
             assert_eq!((&trailer.path, nar_hash, size), (path, info.nar_hash, info.nar_size));
             assert_eq!(BTreeSet::from_iter(trailer.references), info.references);
@@ -180,7 +186,8 @@ fn assert_same(one: &Path, other: &Path) {
 #[test]
 fn the_garbage_collector_leaves_staging_alone() {
     for release in RELEASES {
-        let daemon = Daemon::start(release);
+        let lab = Lab::new();
+        let daemon = lab.daemon("b1", release).start();
         let (mut client, mut collector) = (connect(&daemon), connect(&daemon));
         let head = Head::new(&daemon);
         let text = client.add_text_to_store("text", b"text", &BTreeSet::new()).unwrap();
@@ -190,7 +197,7 @@ fn the_garbage_collector_leaves_staging_alone() {
         let staging = Staging::new(&head.store, &output).unwrap();
         let mut dump = Dump::new(fs::File::open(daemon.path("/gnu/store")).unwrap(), &c_name(&text)).unwrap();
         nar::read(&mut dump, &mut staging.restore()).unwrap();
-        fs::create_dir(daemon.path(&format!("{output}.other"))).unwrap();
+        fs::create_dir(daemon.path(format!("{output}.other"))).unwrap();
 
         let (deleted, _) = collector.collect_garbage(Garbage::Delete, &BTreeSet::new(), None).unwrap();
         assert!(deleted.contains(&format!("{output}.other").into()), "{deleted:?}");
@@ -200,11 +207,11 @@ fn the_garbage_collector_leaves_staging_alone() {
         assert!(daemon.path(output.as_str()).exists());
 
         // What a killed hook leaves is garbage when its daemon is gone.
-        std::mem::forget(Staging::new(&head.store, &output).unwrap());
+        fs::create_dir(daemon.path(format!("{output}.chroot"))).unwrap();
         drop(client);
         let gone = |collector: &mut Client<UnixStream>| {
             collector.collect_garbage(Garbage::Delete, &BTreeSet::new(), None).unwrap();
-            !daemon.path(output.as_str()).exists() && !daemon.path(&format!("{output}.chroot")).exists()
+            !daemon.path(output.as_str()).exists() && !daemon.path(format!("{output}.chroot")).exists()
         };
         assert!(
             (0..100)
@@ -213,14 +220,22 @@ fn the_garbage_collector_leaves_staging_alone() {
     }
 }
 
+/// The smallest hook there can be: it accepts, and copies what the test prepared to where the outputs belong.
+const HOOK: &str = r##"#!/bin/sh
+[ "$1" = offload ] || exec /usr/bin/guix "$@"
+read -r request
+echo "# accept" >&2
+read -r inputs
+read -r outputs
+for output in $outputs; do cp -a "/staged/${output##*/}" "$output"; done
+"##;
+
 /// A daemon whose builds are all done by the hook.
-fn daemon_with_hook(release: Release) -> Daemon {
-    let daemon = Daemon::start_with(release, &[], &[("GUIX", "/hook"), ("NIX_BIN_DIR", "/hooks")]);
-    for name in ["/hook", "/hooks/guix"] {
-        fs::create_dir_all(daemon.path("/hooks")).unwrap();
-        fs::write(daemon.path(name), include_str!("daemon_fixture/hook.sh")).unwrap();
-        fs::set_permissions(daemon.path(name), fs::Permissions::from_mode(0o755)).unwrap();
-    }
+fn daemon_with_hook(lab: &Lab, release: Release) -> Host {
+    let hook = Hook::Program("/hooks/guix".to_owned());
+    let daemon = lab.daemon("head", release).hook(hook).env("NIX_BIN_DIR", "/hooks").start();
+    daemon.write("/hooks/guix", HOOK);
+    fs::set_permissions(daemon.path("/hooks/guix"), fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(daemon.path("/staged")).unwrap();
     daemon
 }
@@ -228,32 +243,27 @@ fn daemon_with_hook(release: Release) -> Daemon {
 #[test]
 fn the_daemon_registers_what_a_hook_leaves() {
     for release in RELEASES {
-        let (head, builder) = (daemon_with_hook(release), Daemon::start(Release::Sid));
-        head.authorize(&builder.public_key());
-        let (mut client, mut remote) = (connect(&head), connect(&builder));
-        let busybox = add_busybox(&builder, &mut remote);
+        let lab = Lab::new();
+        let (head, builder) = (daemon_with_hook(&lab, release), lab.daemon("b1", Release::Sid).start());
+        let (mut client, mut direct) = (connect(&head), builder.direct());
         let bundle = Head::new(&builder);
-        head.authorize(&builder.public_key());
-        let two = Script { outputs: &["lib", "out"], ..Script::new(&busybox, TWO_OUTPUTS) };
-        let hash = {
-            use sha2::Digest;
-            sha2::Sha256::digest(b"fixed\n").to_vec()
-        };
-        let fixed = FixedOutput { recursive: false, algorithm: HashAlgorithm::Sha256, hash };
-        let one = Script { fixed: Some(fixed), ..Script::new(&busybox, "echo fixed > $out") };
-        for (script, name) in [(two, "pair"), (one, "fixed")] {
-            let (drv, derivation) = script.add(&mut remote, name);
+        let hash = base16::encode(&Sha256::digest(b"fixed\n"));
+        let one = Drv::new("fixed").fixed("sha256", &hash, false).script("echo fixed > $out");
+        for made in [direct.make(&pair()), direct.make(&one)] {
+            let Made { path: drv, derivation } = made;
+            let busybox = derivation.input_sources.first().unwrap().clone();
+            let remote = direct.daemon();
             client.import_paths(&mut bundle.bundle(&[busybox.clone(), drv.clone()].into())).unwrap();
             remote.build_paths(&[drv.clone()].into()).unwrap();
             let here = Head::new(&head);
             for path in derivation.output_paths() {
                 let staging = Staging::new(&here.store, path).unwrap();
-                let (_, nar_hash, _) = retrieve(&mut remote, &staging, &head.path("/etc/guix/acl"));
+                let (_, nar_hash, _) = retrieve(remote, &staging, &head.path("/etc/guix/acl"));
                 if let Some(fixed) = derivation.fixed_output() {
                     check_fixed_output(&staging, &nar_hash, fixed).unwrap();
                 }
                 staging.install(&here.database).unwrap();
-                head.shell(&format!("mv {path} /staged/"));
+                head.run("mv", &[path.as_str(), "/staged/"]);
             }
             client.set_options(&Options { offload: true, max_jobs: Some(0), ..Options::default() }).unwrap();
             client.build_paths(&[drv.clone()].into()).unwrap();
@@ -277,7 +287,7 @@ fn a_large_item_leaves_memory_flat() {
     let output = parse("/gnu/store/11111111111111111111111111111111-large");
     fs::File::create(top.path().join(path.base_name())).unwrap().set_len(SIZE).unwrap();
     let store = Store::open_at(&directory, top.path()).unwrap();
-    let before = daemon_fixture::peak_memory();
+    let before = peak_memory();
     let mut nar = HashingReader::new(Dump::new(fs::File::open(top.path()).unwrap(), &c_name(&path)).unwrap());
     let nar_size = io::copy(&mut nar, &mut io::sink()).unwrap();
     let item = Item { path, references: Vec::new(), deriver: None, nar_hash: nar.digest(), nar_size };
@@ -285,7 +295,7 @@ fn a_large_item_leaves_memory_flat() {
     bundle.read_exact(&mut [0; 8]).unwrap();
     let staging = Staging::new(&store, &output).unwrap();
     assert_eq!(nar::read(&mut bundle, &mut staging.restore()).unwrap(), nar_size);
-    let grown = daemon_fixture::peak_memory() - before;
+    let grown = peak_memory() - before;
     assert!(grown < 32 << 20, "{grown} bytes more than before");
 }
 

@@ -27,7 +27,7 @@ use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream};
 use crate::shell::quote;
 use crate::store::signature::{Acl, PublicKey};
-use crate::transfer::retrieve::Refusal;
+use crate::transfer::Refusal;
 use crate::transfer::trial::{self, TrialError};
 
 #[derive(Debug, Args)]

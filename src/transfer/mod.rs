@@ -5,6 +5,7 @@ pub mod compression;
 mod counter;
 mod gauge;
 pub mod head;
+mod refusal;
 pub mod retrieve;
 pub mod send;
 pub mod signer;
@@ -13,6 +14,7 @@ pub mod trial;
 pub mod turns;
 
 pub use head::Head;
+pub use refusal::Refusal;
 pub use retrieve::{RetrieveError, Retrieved, retrieve};
 pub use send::{SendError, send};
 pub use signer::Signer;

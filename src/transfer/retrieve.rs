@@ -22,18 +22,19 @@ use std::time::{Duration, Instant};
 
 use super::gauge::{Gauge, Way};
 use super::head::Head;
+use super::refusal::Refusal;
 use super::turns::{Asked, Turns};
 use crate::crash::{Point, point};
 use crate::daemon::{self, Client};
 use crate::events::{Event, Observer};
-use crate::gcrypt::{self, VerifyError};
+use crate::gcrypt;
 use crate::local::{
     AclError, FixedError, ReadDerivationError, RestoreError, Staging, check_fixed_output, load_acl, read_derivation,
 };
 use crate::machine::Compressed;
 use crate::state::transfers::Turn;
 use crate::store::derivation::FixedOutput;
-use crate::store::export::{ExportError, HashingReader, Trailer};
+use crate::store::export::{HashingReader, Trailer};
 use crate::store::nar::{self, NarError};
 use crate::store::path::StorePath;
 use crate::store::signature::Acl;
@@ -81,41 +82,6 @@ pub enum RetrieveError {
     /// What arrived is not acceptable.
     #[error("'{output}' as it came from '{machine}' is not acceptable: {cause}")]
     Refused { output: StorePath, machine: String, cause: Box<Refusal> },
-}
-
-/// Why what arrived is not acceptable.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    #[error(transparent)]
-    Nar(NarError),
-    #[error(transparent)]
-    Export(#[from] ExportError),
-    #[error("there are data after the end of the item")]
-    More,
-    #[error("it is another item, '{0}'")]
-    OtherItem(StorePath),
-    #[error("it refers to '{0}', which is neither an input nor an output of the derivation")]
-    Reference(StorePath),
-    #[error("it lacks a signature")]
-    NotSigned,
-    #[error("{}", signature_problem(.0))]
-    Signature(VerifyError),
-    #[error(transparent)]
-    Fixed(FixedError),
-}
-
-/// The remedy belongs to the message: the key is right there, in one line that can be copied.
-fn signature_problem(error: &VerifyError) -> String {
-    match error {
-        // The machine's own words are about to be given to a shell.
-        VerifyError::Unauthorized { key } if !key.to_string().contains('\'') => format!(
-            "it is signed with a key that is not authorized here\n  hint: if you trust that machine, as root: `echo '{key}' | \
-             guix archive --authorize`"
-        ),
-        VerifyError::Hash => format!("its signature is of something else: {error}"),
-        VerifyError::NotSexp(cause) => format!("{error}: {cause}"),
-        _ => error.to_string(),
-    }
 }
 
 impl RetrieveError {

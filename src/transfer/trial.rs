@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 
 use sha2::{Digest, Sha256};
 
-use super::retrieve::Refusal;
+use super::refusal::Refusal;
 use super::transmit::UNAUTHORIZED;
 use crate::daemon::{self, Client};
 use crate::gcrypt::{self, SigningKey};

@@ -55,8 +55,8 @@ pub use derivation::Drv;
 pub use direct::{Direct, Made};
 pub use entry::{Entry, Value};
 pub use host::Host;
-pub use options::{Hook, HostOptions, Release};
-pub use processes::{Process, processes};
+pub use options::{Hook, HostOptions, RELEASES, Release};
+pub use processes::{Process, peak_memory, processes};
 pub use proxy::{Direction, Proxy};
 pub use record::{BuildRecord, max_concurrency};
 pub use rustix::process::Signal;
@@ -87,6 +87,11 @@ impl Lab {
     /// A build machine: daemon and sshd, four jobs, no hook.
     pub fn build_machine(&self, name: &str) -> HostOptions {
         HostOptions::new(Arc::clone(&self.keeper), name).max_jobs(4).sshd(true).hook(Hook::None)
+    }
+
+    /// A daemon and nothing else: four jobs, no hook, no sshd.
+    pub fn daemon(&self, name: &str, release: Release) -> HostOptions {
+        self.build_machine(name).release(release).sshd(false)
     }
 
     /// A head: a daemon without local builds whose hook is `offload`, no sshd.

@@ -19,6 +19,9 @@ pub enum Release {
     Bullseye,
 }
 
+/// Both.
+pub const RELEASES: [Release; 2] = [Release::Sid, Release::Bullseye];
+
 /// The build hook of a host's daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hook {

@@ -77,3 +77,10 @@ pub fn kill_tree(root: &Path, pid: u32) {
     }
     signal_all(root, Signal::KILL, |process| tree.contains(&process.pid));
 }
+
+/// The most memory that this process ever had resident, in bytes.
+pub fn peak_memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+}

@@ -16,7 +16,7 @@ use crate::ssh::Phase;
 use crate::state::{Drain, Slots, StateDirectory, health};
 use crate::status::Status;
 use crate::store::signature::Acl;
-use crate::transfer::retrieve::Refusal;
+use crate::transfer::Refusal;
 use crate::transfer::trial::{self, TrialError};
 
 /// A clock that differs by more than this many seconds is worth a word.
