@@ -211,8 +211,8 @@ cases! {
     { "half an answer, and the connection ends", "the connection to the daemon failed", |_| Play::ends(At::Query, ints(&[LAST])[..5].to_vec()) }
 
     "Silence":
-    { "no greeting", "its daemon has not greeted within 1 s", |_| Play::is_silent(At::Greeting) }
-    { "a greeting of one byte now and then", "its daemon has not greeted within 1 s", |_| Play::new(At::Greeting, trickle) }
+    { "no greeting", "its daemon has not greeted within 4 s", |_| Play::is_silent(At::Greeting) }
+    { "a greeting of one byte now and then", "its daemon has not greeted within 4 s", |_| Play::new(At::Greeting, trickle) }
     { "no answer", "its daemon has been silent for 7 s"; MaxSilentTime, |_| Play::is_silent(At::Query) }
     { "no item", "its daemon has been silent for 7 s"; MaxSilentTime, |_| Play::is_silent(At::Export) }
 }
