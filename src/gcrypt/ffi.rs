@@ -243,6 +243,22 @@ pub mod tests {
         assert!(!is_secure(&public));
     }
 
+    /// Freed means wiped. What is not given back would show: some 240 MB either of copies or of s-expressions.
+    #[test]
+    fn secrets_are_given_back() {
+        let resident = || {
+            let sizes = std::fs::read_to_string("/proc/self/statm").unwrap();
+            sizes.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+        };
+        let text = [b"(1:a60000:", &[b'x'; 60_000][..], b")"].concat();
+        let before = resident();
+        for _ in 0..4000 {
+            drop(Handle::secret(&text).unwrap());
+        }
+        let more = resident().saturating_sub(before);
+        assert!(more < 150 << 20, "{more} bytes more");
+    }
+
     #[test]
     fn errors_have_words() {
         assert_eq!(check(8).unwrap_err(), "Bad signature");

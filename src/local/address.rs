@@ -102,4 +102,25 @@ mod tests {
         fs::write(top.path().join(foo.base_name()), "damaged\n").unwrap();
         assert_eq!(address(&store, &item(&foo, &[], foo_hash, 120)), None);
     }
+
+    #[test]
+    fn what_is_read_as_a_text_is_a_file_and_not_too_large() {
+        let top = tempfile::tempdir().unwrap();
+        let directory = StoreDir::default();
+        let store = Store::open_at(&directory, top.path()).unwrap();
+        let path = StorePath::parse(&directory, b"/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo").unwrap();
+        let file = top.path().join(path.base_name());
+        for (size, is_read) in [(MAX_TEXT, true), (MAX_TEXT + 1, false)] {
+            fs::File::create(&file).unwrap().set_len(size).unwrap();
+            assert_eq!(read_text(&store, &path).is_ok_and(|text| text.len() as u64 == size), is_read, "{size}");
+        }
+        fs::write(top.path().join("outside"), "hello\n").unwrap();
+        fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink("outside", &file).unwrap();
+        assert!(read_text(&store, &path).is_err());
+        // One that nobody writes to: no wait.
+        fs::remove_file(&file).unwrap();
+        rustix::fs::mknodat(store.fd(), path.base_name(), rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        assert!(read_text(&store, &path).is_ok_and(|text| text.is_empty()));
+    }
 }
