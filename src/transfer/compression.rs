@@ -6,7 +6,7 @@
 //!
 //! Compressing goes on beside sending, so that a compressed line takes for a byte of data whichever is longer: what is left of it on the
 //! line, or the compressing. That pays where it is clearly less than a byte takes on the line. On a line that is
-//! far slower than zlib is with any data ([`SLOW`]) compressing costs no time whatever passes, and so it is on there, for the
+//! far slower than zlib is with any data (`SLOW`) compressing costs no time whatever passes, and so it is on there, for the
 //! sake of data that differ from those before.
 //!
 //! What is learned has its limits. A transfer of small items shows how fast a daemon is and not the line, and is not counted;

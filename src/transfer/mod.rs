@@ -1,4 +1,4 @@
-//! Store items on their way: [`send`] what a build needs, [`retrieve`] what it made.
+//! Store items on their way: [`send`](send()) what a build needs, [`retrieve`](retrieve()) what it made.
 
 mod add;
 pub mod compression;
