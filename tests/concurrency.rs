@@ -196,7 +196,7 @@ fn the_head_has_other_things_to_do() {
         connection.execute_batch("COMMIT").unwrap();
         building.join().unwrap().unwrap();
     });
-    wait_until("no lock is held", Duration::from_secs(5), || head.held_locks().is_empty());
+    wait_until("no lock is held", Duration::from_secs(30), || head.held_locks().is_empty());
     for host in [&b1, &head] {
         host.verify_store();
     }

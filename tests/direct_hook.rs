@@ -185,7 +185,7 @@ fn exit_statuses() {
         assert!(ended.elapsed < Duration::from_secs(10), "{:?}", ended.elapsed);
         let said = ended.messages.concat();
         assert!(said.contains("exceeded a time limit on 'b1'"), "{said}");
-        wait_until("the build is gone", Duration::from_secs(2), || !b1.is_building());
+        wait_until("the build is gone", Duration::from_secs(30), || !b1.is_building());
     }
 
     // The machine was well a moment ago, so the build is accepted; no other is there to do it.
@@ -211,7 +211,7 @@ fn a_slot_that_does_not_become_free() {
     head.write_machine_file(&format!("return {{ {}, wait_for_slot = 1 }}", entry.lua()));
 
     let holder = Hook::start(&head, ARGUMENTS, "", &first).accepted(&first);
-    wait_until("it is built", Duration::from_secs(10), || b1.is_building());
+    wait_until("it is built", Duration::from_secs(30), || b1.is_building());
     let ended = run(&head, ARGUMENTS, &second);
     assert_eq!(ended.status, Some(1), "{:?}", ended.messages);
     let said = ended.messages.concat();
@@ -224,9 +224,9 @@ fn a_slot_that_does_not_become_free() {
     thread::sleep(Duration::from_millis(300));
     assert_eq!(b1.built(), ["first"]);
     holder.kill();
-    wait_until("the other one is built", Duration::from_secs(2), || b1.built().len() == 2);
+    wait_until("the other one is built", Duration::from_secs(30), || b1.built().len() == 2);
     waiting.kill();
-    wait_until("both are gone", Duration::from_secs(2), || !b1.is_building());
+    wait_until("both are gone", Duration::from_secs(30), || !b1.is_building());
 }
 
 #[test]

@@ -208,7 +208,7 @@ fn what_is_wrong_is_said_once() {
     // The hook lives and takes up the build as soon as the machine is back.
     b1.start_sshd();
     build.wait().succeeded();
-    wait_until("both are built", Duration::from_secs(1), || b1.built().len() == 2);
+    wait_until("both are built", Duration::from_secs(30), || b1.built().len() == 2);
 }
 
 /// A fresh record says that the machine is well, so the build is accepted without asking it.

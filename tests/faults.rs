@@ -178,7 +178,7 @@ impl Pool {
         assert_eq!(std::fs::metadata(self.head.path(output)).unwrap().len(), size, "{case}");
         assert!(self.head.built().iter().all(|name| name.starts_with(INPUT)), "{case}");
         assert_eq!(self.head.unfinished_outputs(), [""; 0], "{case}");
-        wait_until(&format!("{case}: no lock is held: {:?}", self.head.held_locks()), Duration::from_secs(2), || {
+        wait_until(&format!("{case}: no lock is held: {:?}", self.head.held_locks()), Duration::from_secs(30), || {
             self.head.held_locks().is_empty()
         });
     }
@@ -187,7 +187,7 @@ impl Pool {
     fn recover(&self) {
         self.proxy.forget_faults();
         self.proxy.cut();
-        wait_until("nobody builds", Duration::from_secs(10), || !self.far.is_building());
+        wait_until("nobody builds", Duration::from_secs(30), || !self.far.is_building());
         self.head.forget_health();
     }
 
@@ -216,7 +216,7 @@ fn login(proxy: &Proxy, far: &Host, head: &Host) -> [u64; 2] {
     let login = [ToTarget, FromTarget].map(|direction| proxy.passed(direction));
     drop(session);
     // What it says in parting has passed, too.
-    wait_until("the session ends", Duration::from_secs(5), || far.sshd_log().contains("Disconnected from user root"));
+    wait_until("the session ends", Duration::from_secs(30), || far.sshd_log().contains("Disconnected from user root"));
     login
 }
 

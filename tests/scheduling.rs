@@ -3,8 +3,6 @@
 mod lab;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -56,26 +54,9 @@ fn offloaded() -> Options {
     Options { offload: true, use_substitutes: false, max_jobs: Some(0), ..Options::default() }
 }
 
-/// Files of the head's state that are locked.
-fn locked(head: &Host) -> Vec<PathBuf> {
-    let locks = fs::read_to_string("/proc/locks").unwrap();
-    let mut directories = vec![head.path("/var/guix/offload")];
-    let mut files = Vec::new();
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(directory).into_iter().flatten() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { directories.push(path) } else { files.push(path) }
-        }
-    }
-    let is_locked =
-        |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| locks.contains(&format!(":{} ", metadata.ino())));
-    files.retain(is_locked);
-    files
-}
-
 #[track_caller]
 fn assert_nothing_locked(head: &Host) {
-    wait_until("no lock is left", Duration::from_secs(5), || locked(head).is_empty());
+    wait_until("no lock is left", Duration::from_secs(30), || head.held_locks().is_empty());
 }
 
 fn logins(machine: &Host) -> usize {
@@ -348,6 +329,27 @@ fn a_foreign_system_is_waited_for() {
     b1.start_sshd();
     build.wait().succeeded();
     assert_eq!((b1.built(), head.built()), (vec!["foreign".to_owned()], Vec::new()));
+}
+
+/// The first machine of the file would be chosen by its place. But the second one has what the build needs.
+#[test]
+fn among_equals_the_one_that_has_the_inputs() {
+    let lab = Lab::new();
+    let (b1, b2) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());
+    let head = lab.head().start();
+    let equals = |entries: &[Entry]| {
+        let entries: Vec<String> = entries.iter().map(Entry::lua).collect();
+        head.write_machine_file(&format!("return {{ {}, score = function() return 1 end }}", entries.join(", ")));
+    };
+    let input = Drv::new("input").script("head -c 3000000 /dev/zero >$out");
+    equals(&[b2.entry()]);
+    head.build(&[&input]).succeeded();
+
+    equals(&[b1.entry(), b2.entry()]);
+    head.build(&[&Drv::new("needs-it").input(&input).script("echo $input >$out")]).succeeded();
+    head.build(&[&quick("needs-nothing")]).succeeded();
+    assert_eq!(b2.built(), ["input", "needs-it"]);
+    assert_eq!(b1.built(), ["needs-nothing"]);
 }
 
 #[test]

@@ -47,8 +47,7 @@ fn a_failed_build_says_where_and_how_to_look_at_it() {
             .any(|entry| { entry.unwrap().file_name().to_string_lossy().starts_with("guix-build-fails.drv") })
     );
     // Also on the head, in the file that `guix build --log-file` names.
-    let file = derivation.rsplit('/').next().unwrap();
-    let log = head.run("zcat", &[&format!("/var/log/guix/drvs/{}/{}.gz", &file[..2], &file[2..])]);
+    let log = head.build_log(&derivation);
     assert!(log.starts_with(&format!("{first}\ncomplaint\n")), "{log}");
 }
 

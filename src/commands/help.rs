@@ -5,14 +5,17 @@ use clap::{Command, CommandFactory};
 use super::CommandLine;
 use crate::exit::Status;
 
-/// For `--version`; `build.rs` finds the version with its commit.
+/// For `--version`; `build.rs` finds the version with its commit, and what it is built from.
 const VERSION: &str = concat!(
     env!("OFFLOAD_VERSION"),
     "\n\
      Copyright (C) 2026 the authors of offload\n\
      License GPLv3+: GNU GPL version 3 or later <https://gnu.org/licenses/gpl.html>.\n\
      This is free software: you are free to change and redistribute it.\n\
-     There is NO WARRANTY, to the extent permitted by law."
+     There is NO WARRANTY, to the extent permitted by law.\n\n\
+     Built by ",
+    env!("OFFLOAD_BUILT"),
+    ".\nlibgcrypt, OpenSSL and zlib are those of the system."
 );
 
 /// The order of things: how it is called, what it does, its arguments.
@@ -65,5 +68,9 @@ mod tests {
         assert!(lines[0].starts_with(concat!("offload ", env!("CARGO_PKG_VERSION"))), "{lines:?}");
         assert!(lines[1].starts_with("Copyright (C) "), "{lines:?}");
         assert!(lines[2].starts_with("License GPLv3+"), "{lines:?}");
+        let built = lines.iter().find(|line| line.starts_with("Built by rustc 1.")).unwrap();
+        for package in ["libsqlite3-sys 0.", "libssh2-sys 0.", "lua-src "] {
+            assert!(built.contains(package), "{built}");
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! A connection to a daemon and its operations; importing and exporting have files of their own.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
@@ -9,43 +8,14 @@ use super::error::Error;
 use super::link::{Link, Log};
 use super::operation::{Operation, Request};
 use super::options::Options;
+use super::version::{OLDEST, VERSION, Version};
 use crate::store::base16;
 use crate::store::path::{StoreDir, StorePath};
 
 const CLIENT_MAGIC: u64 = 0x6e69_7863;
 const DAEMON_MAGIC: u64 = 0x6478_696f;
-/// The version this client speaks and announces: that of Guix 1.5.0.
-pub(super) const VERSION: Version = Version(0x164);
-/// The oldest version whose layouts this client writes: that of Guix 0.16 to 1.4.
-pub(super) const OLDEST: Version = Version(0x163);
 /// Most references, or other paths, that the daemon may send unasked, in one list.
 pub(super) const MAX_PATHS: usize = 1 << 17;
-
-/// A version of the worker protocol, 0xMMmm: two that differ in the major part do not understand each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version(pub u32);
-
-impl Version {
-    fn major(self) -> u32 {
-        self.0 >> 8
-    }
-
-    /// The releases of Guix whose daemons speak it.
-    pub fn releases(self) -> &'static str {
-        match self.0 {
-            ..0x163 => "0.15 or older",
-            0x163 => "0.16 to 1.4",
-            0x164 => "1.5",
-            _ => "newer than 1.5",
-        }
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}", self.0)
-    }
-}
 
 /// What the daemon knows about a valid store item.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,6 +103,7 @@ impl<S: Read + Write> Client<S> {
         self.link.set_log(log);
     }
 
+    /// Settings for what is done over this connection from now on.
     pub fn set_options(&mut self, options: &Options) -> Result<(), Error> {
         let settings = options.settings();
         let request = Request::new(Operation::SetOptions)

@@ -4,7 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
-use super::client::{OLDEST, VERSION, Version};
+use super::version::{OLDEST, VERSION, Version};
 
 /// Why an operation failed. The variants tell the link, the other side and this side apart, because they are answered
 /// differently: another machine, the daemon's own word, a fault here.

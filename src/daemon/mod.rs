@@ -16,11 +16,13 @@ mod import;
 mod link;
 mod operation;
 mod options;
+mod version;
 
-pub use client::{Client, Garbage, PathInfo, Version};
+pub use client::{Client, Garbage, PathInfo};
 pub use error::{Error, ExportError};
 pub use link::Log;
 pub use options::Options;
+pub use version::Version;
 
 #[cfg(test)]
 mod tests;

@@ -243,6 +243,12 @@ fn pairs_that_are_none() {
         replace(&path, bad, 0o400);
         assert!(matches!(load(), Error::SecretKey { .. } | Error::Read { .. }), "{}", load());
     }
+    let text = String::from_utf8(golden::file("keys/ecc.sec")).unwrap();
+    let blanks = " ".repeat(MAX_KEY - text.len());
+    replace(&path, &format!("{text}{blanks}"), 0o400);
+    assert!(SigningKey::load(&path).is_ok());
+    replace(&path, &format!("{text}{blanks} "), 0o400);
+    assert!(load().to_string().contains("larger"), "{}", load());
     fs::remove_file(&path).unwrap();
     assert!(matches!(load(), Error::Read { path: missing, .. } if missing == path));
     fs::create_dir(&path).unwrap();

@@ -6,7 +6,7 @@ use log::debug;
 
 use super::look::how_to_look;
 use super::reach::{Reached, daemon_failed};
-use super::surroundings::{remember_failure, remember_success};
+use super::remember::{remember_failure, remember_success};
 use super::verdict::{Verdict, verdict};
 use super::{Chosen, Job, Network};
 use crate::crash::{Point, point};

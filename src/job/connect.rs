@@ -12,8 +12,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::{debug, warn};
 
-use super::reach::unreachable;
-use super::surroundings::remember_ban;
+use super::remember::remember_ban;
+use crate::error::with_hint;
 use crate::machine::{Compressed, Machine};
 use crate::remote::{self, Connection};
 use crate::ssh::Cause;
@@ -58,6 +58,11 @@ pub fn connect(state: &StateDirectory, machine: &Machine) -> Result<Connection, 
         thread::sleep(pause(retry));
         crowd.check()?;
     }
+}
+
+/// What to say of a machine that cannot be reached.
+pub fn unreachable(error: &remote::Error) -> String {
+    with_hint(error, error.hint())
 }
 
 /// What has been found to pay, for the machines whose compression is left to that.

@@ -17,13 +17,15 @@ mod connect;
 mod failover;
 mod look;
 mod reach;
+mod remember;
 mod surroundings;
 mod verdict;
 
 pub use connect::connect;
 pub use failover::{Attempt, FailOver};
 pub use reach::{Reached, reach};
-pub use surroundings::{Network, remember_failure, remember_success};
+pub use remember::{remember_failure, remember_success};
+pub use surroundings::Network;
 
 use std::collections::BTreeSet;
 

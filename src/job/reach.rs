@@ -4,7 +4,7 @@
 
 use log::warn;
 
-use super::connect::connect;
+use super::connect::{connect, unreachable};
 use crate::crash::{Point, point};
 use crate::daemon::{self, Client};
 use crate::error::with_hint;
@@ -37,11 +37,6 @@ pub fn reach(state: &StateDirectory, machine: &Machine, store: &StoreDir) -> Res
     }
     point(Point::Greeted);
     Ok(Reached { client, connection })
-}
-
-/// What to say of a machine that cannot be reached.
-pub fn unreachable(error: &remote::Error) -> String {
-    with_hint(error, error.hint())
 }
 
 /// What to say of a daemon that failed in a phase. Errors of the link come wrapped in those of the client.

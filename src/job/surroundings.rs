@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use log::{debug, warn};
 
-use super::reach::{Reached, reach, unreachable};
+use super::connect::unreachable;
+use super::reach::{Reached, reach};
+use super::remember::remember;
 use crate::hook::Request;
 use crate::local::read_derivation;
 use crate::machine::Machine;
@@ -67,29 +69,6 @@ impl Network {
 
     fn slots(&self, machine: &Machine) -> Result<Slots, StateError> {
         Slots::of(&self.0.state, machine)
-    }
-}
-
-/// Remembers that `machine` was reached.
-pub fn remember_success(state: &StateDirectory, machine: &Machine, status: Status) {
-    let mut status = Some(status);
-    remember(state, machine, &mut |_| Health::reached(status.take().unwrap_or_default(), health::now()));
-}
-
-/// Remembers that `machine` was not, or let a build down.
-pub fn remember_failure(state: &StateDirectory, machine: &Machine, error: &str) {
-    remember(state, machine, &mut |health| health.after_failure(error, health::now()));
-}
-
-/// Remembers that its SSH server lets nobody in from here for a while.
-pub(super) fn remember_ban(state: &StateDirectory, machine: &Machine, error: &str) {
-    remember(state, machine, &mut |health| health.after_ban(error, health::now()));
-}
-
-/// A record that cannot be written costs time, not a build.
-fn remember(state: &StateDirectory, machine: &Machine, change: &mut dyn FnMut(Health) -> Health) {
-    if let Err(error) = HealthRecord::of(state, machine).and_then(|record| record.change(change)) {
-        warn!("cannot remember the health of '{}': {error}", machine.name);
     }
 }
 

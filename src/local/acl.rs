@@ -55,6 +55,11 @@ mod tests {
         let key = "(public-key (ecc (curve Ed25519) (q #AB#)))";
         std::fs::write(&file, format!("(acl (entry {key} (tag (guix import))))\n")).unwrap();
         assert_eq!(load_acl(&file).unwrap().keys().len(), 1);
+        // As large as it may be.
+        let text = format!("(acl (entry {key} (tag (guix import))))");
+        let blanks = " ".repeat(MAX_SIZE as usize - text.len());
+        std::fs::write(&file, text + &blanks).unwrap();
+        assert_eq!(load_acl(&file).unwrap().keys().len(), 1);
     }
 
     #[test]

@@ -63,6 +63,7 @@ impl Database {
         }
     }
 
+    /// Whether the item is registered.
     pub fn is_valid(&self, path: &StorePath) -> Result<bool, DatabaseError> {
         let query = || {
             let mut statement = self.connection.prepare_cached("SELECT 1 FROM ValidPaths WHERE path = ?")?;

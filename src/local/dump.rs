@@ -9,21 +9,20 @@
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::vec;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::files;
-use crate::store::nar::MAX_DEPTH;
+use crate::store::nar::{MAGIC, MAX_DEPTH};
 use crate::store::wire;
 
 /// Reads the nar of a tree. After an error nothing more can be read.
 pub struct Dump {
-    /// Words that were made and not yet taken: from `taken` on.
-    made: Vec<u8>,
-    taken: usize,
+    /// Words that were made, and how much of them has been taken.
+    made: Cursor<Vec<u8>>,
     /// The directories that are open, outermost first, each with the entries that are left.
     open: Vec<(OwnedFd, vec::IntoIter<CString>)>,
     /// The file whose contents come next.
@@ -39,8 +38,8 @@ struct Contents {
 impl Dump {
     /// The nar of what is called `name` in `parent`.
     pub fn new(parent: impl AsFd, name: &CStr) -> io::Result<Dump> {
-        let mut dump = Dump { made: Vec::new(), taken: 0, open: Vec::new(), file: None };
-        dump.words(&[b"nix-archive-1"]);
+        let mut dump = Dump { made: Cursor::default(), open: Vec::new(), file: None };
+        dump.words(&[MAGIC]);
         let node = Node::find(parent.as_fd(), name)?;
         dump.begin(node)?;
         Ok(dump)
@@ -48,10 +47,10 @@ impl Dump {
 
     /// Makes the words up to the next file's contents, or to the next entry or end of a directory. None at the end.
     fn go_on(&mut self) -> io::Result<()> {
-        self.made.clear();
-        self.taken = 0;
+        self.made.set_position(0);
+        self.made.get_mut().clear();
         if let Some(contents) = self.file.take() {
-            self.made.resize(wire::padding(contents.size), 0);
+            self.made.get_mut().resize(wire::padding(contents.size), 0);
             self.end();
             return Ok(());
         }
@@ -76,7 +75,7 @@ impl Dump {
                     self.words(&[b"executable", b""]);
                 }
                 self.words(&[b"contents"]);
-                self.made.extend_from_slice(&size.to_le_bytes());
+                self.made.get_mut().extend_from_slice(&size.to_le_bytes());
                 self.file = Some(Contents { file, size, left: size });
             }
             Node::Directory { .. } if self.open.len() == MAX_DEPTH => {
@@ -103,22 +102,23 @@ impl Dump {
     }
 
     fn words(&mut self, words: &[&[u8]]) {
+        let made = self.made.get_mut();
         for word in words {
-            self.made.extend_from_slice(&(word.len() as u64).to_le_bytes());
-            self.made.extend_from_slice(word);
-            self.made.resize(self.made.len() + wire::padding(word.len() as u64), 0);
+            made.extend_from_slice(&(word.len() as u64).to_le_bytes());
+            made.extend_from_slice(word);
+            made.resize(made.len() + wire::padding(word.len() as u64), 0);
         }
     }
 }
 
 impl Read for Dump {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
         loop {
-            let made = &self.made[self.taken..];
-            if !made.is_empty() {
-                let count = made.len().min(buffer.len());
-                buffer[..count].copy_from_slice(&made[..count]);
-                self.taken += count;
+            let count = self.made.read(buffer)?;
+            if count > 0 {
                 return Ok(count);
             }
             match &mut self.file {

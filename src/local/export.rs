@@ -4,15 +4,16 @@
 //! damaged here is not passed on under this machine's name. The format is that of
 //! [`store::export`](crate::store::export). Memory does not grow with the size of the items.
 
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read};
 use std::vec;
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use super::address::read_nar;
 use super::database::Item;
 use super::dump::Dump;
-use super::store::{Store, file_name};
+use super::store::Store;
 use crate::store::base16;
 use crate::store::export::{END_MARKER, ITEM_MARKER, Trailer};
 use crate::store::path::StorePath;
@@ -25,9 +26,8 @@ pub struct Bundle<'a, F> {
     sign: F,
     items: vec::IntoIter<Item>,
     current: Option<Reading>,
-    /// Bytes that were made and not yet taken: from `taken` on.
-    made: Vec<u8>,
-    taken: usize,
+    /// Bytes that were made, and how much of them has been taken.
+    made: Cursor<Vec<u8>>,
     ended: bool,
 }
 
@@ -43,8 +43,7 @@ struct Reading {
 impl<'a, F: FnMut(&[u8; 32]) -> io::Result<Vec<u8>>> Bundle<'a, F> {
     /// A bundle of `items`, which must come with their references first. `sign` makes the signature of a digest.
     pub fn new(store: &'a Store, items: Vec<Item>, sign: F) -> Bundle<'a, F> {
-        let (made, items) = (Vec::new(), items.into_iter());
-        Bundle { store, sign, items, current: None, made, taken: 0, ended: false }
+        Bundle { store, sign, items: items.into_iter(), current: None, made: Cursor::default(), ended: false }
     }
 
     /// Reads from the nar at hand; nothing at its end, and where there is none.
@@ -58,19 +57,20 @@ impl<'a, F: FnMut(&[u8; 32]) -> io::Result<Vec<u8>>> Bundle<'a, F> {
 
     /// Makes what comes after a nar and before the next.
     fn go_on(&mut self) -> Result<(), ExportError> {
-        self.made.clear();
-        self.taken = 0;
+        self.made.set_position(0);
+        let made = self.made.get_mut();
+        made.clear();
         if let Some(reading) = self.current.take() {
-            reading.trailer(&mut self.sign, &mut self.made)?;
+            reading.trailer(&mut self.sign, made)?;
         }
         if let Some(item) = self.items.next() {
-            let nar = file_name(&item.path, "").and_then(|name| Dump::new(self.store.fd(), &name));
-            let nar = nar.map_err(|cause| ExportError::Read { path: item.path.clone(), cause })?;
+            let nar = read_nar(self.store, &item.path)
+                .map_err(|cause| ExportError::Read { path: item.path.clone(), cause })?;
             self.current = Some(Reading { item, nar, hasher: Sha256::new(), size: 0 });
-            self.made.extend_from_slice(&ITEM_MARKER.to_le_bytes());
+            made.extend_from_slice(&ITEM_MARKER.to_le_bytes());
         } else if !self.ended {
             self.ended = true;
-            self.made.extend_from_slice(&END_MARKER.to_le_bytes());
+            made.extend_from_slice(&END_MARKER.to_le_bytes());
         }
         Ok(())
     }
@@ -82,11 +82,8 @@ impl<F: FnMut(&[u8; 32]) -> io::Result<Vec<u8>>> Read for Bundle<'_, F> {
             return Ok(0);
         }
         loop {
-            let made = &self.made[self.taken..];
-            if !made.is_empty() {
-                let count = made.len().min(buffer.len());
-                buffer[..count].copy_from_slice(&made[..count]);
-                self.taken += count;
+            let count = self.made.read(buffer)?;
+            if count > 0 {
                 return Ok(count);
             }
             let count = self.read_nar(buffer).map_err(io::Error::other)?;
@@ -94,7 +91,7 @@ impl<F: FnMut(&[u8; 32]) -> io::Result<Vec<u8>>> Read for Bundle<'_, F> {
                 return Ok(count);
             }
             self.go_on().map_err(io::Error::other)?;
-            if self.made.is_empty() {
+            if self.made.get_ref().is_empty() {
                 return Ok(0);
             }
         }

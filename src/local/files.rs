@@ -108,6 +108,19 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_is_opened_for_this_process_and_never_through_a_link() {
+        let top = tempfile::tempdir().unwrap();
+        fs::create_dir(top.path().join("directory")).unwrap();
+        fs::write(top.path().join("file"), "").unwrap();
+        symlink("directory", top.path().join("link")).unwrap();
+        let parent = fs::File::open(top.path()).unwrap();
+        let directory = open_directory(&parent, c"directory").unwrap();
+        assert!(rustix::io::fcntl_getfd(&directory).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        assert_eq!(open_directory(&parent, c"file").unwrap_err(), Errno::NOTDIR);
+        assert!(open_directory(&parent, c"link").is_err());
+    }
+
+    #[test]
     fn names_are_sorted_by_bytes() {
         let top = tempfile::tempdir().unwrap();
         for name in ["b", "B", "a b", "é", "a", ".hidden"] {

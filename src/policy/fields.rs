@@ -127,14 +127,17 @@ impl Fields<'_> {
 
     fn record(&mut self, severity: Severity, field: &str, message: String, hint: Option<String>) {
         let subject = if self.subject.is_empty() { String::new() } else { format!("{}: ", self.subject) };
-        self.findings.push(Finding {
-            severity,
-            place: self.place,
-            field: Some(field.to_owned()),
-            message: format!("{subject}{field}: {message}"),
-            hint,
-            missing: false,
-        });
+        self.push(severity, Some(field.to_owned()), format!("{subject}{field}: {message}"), hint);
+    }
+
+    /// Records an error about the table as a whole; `field` is one that it should not have.
+    fn error_in_table(&mut self, field: Option<String>, message: String, hint: Option<String>) {
+        let subject = if self.subject.is_empty() { "the pool" } else { &self.subject };
+        self.push(Severity::Error, field, format!("{subject}: {message}"), hint);
+    }
+
+    fn push(&mut self, severity: Severity, field: Option<String>, message: String, hint: Option<String>) {
+        self.findings.push(Finding { severity, place: self.place, field, message, hint, missing: false });
     }
 
     /// The value of `field` as `read` understands it; an error if it is there and `read` gives nothing.
@@ -145,9 +148,7 @@ impl Fields<'_> {
         }
         let result = read(&value);
         if result.is_none() {
-            let quoted = matches!(&value, Value::String(text)
-                if matches!(text.to_string_lossy().trim(), "true" | "false") || values_number(text).is_some());
-            let hint = (quoted && !expected.contains('"')).then(|| "leave out the quotes".to_owned());
+            let hint = (is_quoted(&value) && !expected.contains('"')).then(|| "leave out the quotes".to_owned());
             self.error(field, format!("expected {expected}, found {}", describe(&value)), hint);
         }
         result
@@ -262,10 +263,13 @@ impl Fields<'_> {
                 Value::Integer(_) if list => {}
                 Value::String(name) => unknown.push((name.to_string_lossy(), value)),
                 Value::Integer(_) => {
-                    let message = format!("expected fields with names, found {} without one", describe(&value));
-                    unknown_item(self, message);
+                    let found = describe(&value);
+                    self.error_in_table(None, format!("expected fields with names, found {found} without one"), None);
                 }
-                other => unknown_item(self, format!("expected a name of a field, found {}", describe(other))),
+                other => {
+                    let found = describe(other);
+                    self.error_in_table(None, format!("expected a name of a field, found {found}"), None);
+                }
             }
         }
         unknown.sort_by(|one, other| one.0.cmp(&other.0));
@@ -277,15 +281,7 @@ impl Fields<'_> {
                 }
                 _ => suggest::field(&name, names.clone()).map(|meant| format!("did you mean '{meant}'?")),
             };
-            let subject = if self.subject.is_empty() { "the pool".to_owned() } else { self.subject.clone() };
-            self.findings.push(Finding {
-                severity: Severity::Error,
-                place: self.place,
-                field: Some(name),
-                message: format!("{subject}: unknown field '{shown}'"),
-                hint,
-                missing: false,
-            });
+            self.error_in_table(Some(name), format!("unknown field '{shown}'"), hint);
         }
     }
 }
@@ -296,18 +292,9 @@ fn is_one_of(key: &Value, known: &[Field]) -> bool {
     known.iter().any(|field| field.name.as_bytes() == &*key)
 }
 
-fn unknown_item(fields: &mut Fields, message: String) {
-    let subject = if fields.subject.is_empty() { "the pool".to_owned() } else { fields.subject.clone() };
-    fields.findings.push(Finding {
-        severity: Severity::Error,
-        place: fields.place,
-        field: None,
-        message: format!("{subject}: {message}"),
-        hint: None,
-        missing: false,
-    });
-}
-
-fn values_number(text: &mlua::LuaString) -> Option<f64> {
-    text.to_string_lossy().trim().parse().ok()
+/// Whether this is a number or a boolean within quotes.
+fn is_quoted(value: &Value) -> bool {
+    let Value::String(text) = value else { return false };
+    let text = text.to_string_lossy();
+    matches!(text.trim(), "true" | "false") || text.trim().parse::<f64>().is_ok()
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::ssh;
 
+/// What is in the way, with the name of the machine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]

@@ -22,14 +22,7 @@ impl Importer {
     /// `None` if the name of the daemon's socket cannot be told it.
     pub(super) fn start(connection: &Connection, patience: &Patience) -> Result<Option<Importer>, Error> {
         let socket = connection.machine().daemon_socket.to_string_lossy();
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._+-".contains(c);
-        if !socket.chars().all(is_plain) {
-            return Ok(None);
-        }
-        // Its own output would fill the window that nobody empties. Descriptor 3 keeps the channel's output open all the same:
-        // the end of the output looks as if nobody read the input any more.
-        let command =
-            format!("exec /bin/sh -c 'GUIX_DAEMON_SOCKET={socket} exec guix archive --import 3>&1 >/dev/null 2>&1'");
+        let Some(command) = command(&socket) else { return Ok(None) };
         let channel = connection.session().exec(&command)?;
         Ok(Some(Importer { stream: DaemonStream::new(channel, connection.clone(), patience.clone()) }))
     }
@@ -53,6 +46,16 @@ impl Importer {
     }
 }
 
+/// The command for a shell over there; `None` if that could mistake a character of the socket's name.
+fn command(socket: &str) -> Option<String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._+-".contains(c);
+    // Its own output would fill the window that nobody empties. Descriptor 3 keeps the channel's output open all the same:
+    // the end of the output looks as if nobody read the input any more.
+    socket.chars().all(is_plain).then(|| {
+        format!("exec /bin/sh -c 'GUIX_DAEMON_SOCKET={socket} exec guix archive --import 3>&1 >/dev/null 2>&1'")
+    })
+}
+
 impl Write for Importer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.stream.write(bytes)
@@ -60,5 +63,21 @@ impl Write for Importer {
 
     fn flush(&mut self) -> io::Result<()> {
         self.stream.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::command;
+
+    #[test]
+    fn no_shell_gets_what_it_could_mistake() {
+        assert!(
+            command("/var/guix/daemon-socket/socket")
+                .is_some_and(|text| text.contains("=/var/guix/daemon-socket/socket "))
+        );
+        for character in (0..=255).map(char::from).filter(|c| !c.is_ascii_alphanumeric() && !"/._+-".contains(*c)) {
+            assert_eq!(command(&format!("/a{character}b")), None, "{character:?}");
+        }
     }
 }

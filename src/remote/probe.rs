@@ -144,5 +144,4 @@ fn available(values: &[&str]) -> Option<u64> {
 }
 
 #[cfg(test)]
-#[path = "probe_tests.rs"]
 mod tests;

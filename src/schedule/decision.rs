@@ -9,7 +9,8 @@
 use std::time::Duration;
 
 use super::choice::{Choice, Outcome, PassedOver, Reason};
-use super::search::{Question, choose};
+use super::question::Question;
+use super::search::choose;
 use super::surroundings::Surroundings;
 use crate::hook::Reply;
 use crate::machine::Machine;

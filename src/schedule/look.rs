@@ -4,15 +4,19 @@ use std::time::Duration;
 
 use super::choice::Reason;
 use super::matching::mismatch;
+use super::question::Question;
 use super::ranking::Rank;
 use super::rules::Known;
-use super::search::{PATIENCE, Question};
 use super::surroundings::Surroundings;
 use crate::machine::Machine;
 use crate::state::Health;
 use crate::state::health::{Standing, Time};
 use crate::status::Status;
 
+/// How long a machine that can take the build waits for a better one to answer.
+pub const PATIENCE: Duration = Duration::from_millis(200);
+
+/// How a machine stands in a search, or the head.
 pub(super) enum State<L> {
     /// It can take the build; the connection if there is one.
     Ready(Option<L>),

@@ -1,8 +1,8 @@
 //! Choosing a machine: the best one that can take the build now.
 //!
-//! Machines that match are ranked. Of those that are nearly as good as the best the one goes first that has most of the
-//! inputs. Of the best of them a record may say at once whether it can take the build; where it
-//! does not, the machine is asked, a few at the same time. A machine that answered, or that a fresh record speaks for, need
+//! Machines that match are ranked. Of those that are nearly as good as the best the one goes first that has most of
+//! the inputs. Of the best of them a record may say at once whether it can take the build; where it does not, the machine
+//! is asked, a few at the same time. A machine that answered, or that a fresh record speaks for, need
 //! not wait long for better ones that have yet to answer ([`PATIENCE`]), and not at all for those that were in trouble when
 //! they were last seen: these are asked on the side, for the sake of later builds. A slot is taken on the machine that is
 //! chosen, and on no other. The connection over which a machine answered is the one that builds.
@@ -11,11 +11,10 @@ use std::time::Duration;
 
 use super::ask::{Answer, Inquiry};
 use super::choice::{Choice, Outcome, PassedOver, Reason};
-use super::look::{State, check, look_at, rank_of, score};
+use super::look::{PATIENCE, State, check, look_at, rank_of, score};
+use super::question::Question;
 use super::ranking::{Rank, nearest};
-use super::rules::Rules;
 use super::surroundings::Surroundings;
-use crate::hook::Request;
 use crate::machine::Machine;
 use crate::state::Health;
 use crate::status::Status;
@@ -26,23 +25,8 @@ pub const SIDE_BY_SIDE: usize = 3;
 /// When a machine is slow to answer.
 const SLOW: Duration = Duration::from_millis(500);
 
-/// How long a machine that can take the build waits for a better one to answer.
-pub const PATIENCE: Duration = Duration::from_millis(200);
-
 /// How often answers are looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
-
-/// What is to be decided.
-#[derive(Clone, Copy)]
-pub struct Question<'a> {
-    pub request: &'a Request,
-    pub machines: &'a [&'a Machine],
-    pub rules: &'a dyn Rules,
-    /// The places of machines that are not to be tried again.
-    pub excluded: &'a [usize],
-    /// The score of the head itself, if it may build this and takes part.
-    pub head: Option<f64>,
-}
 
 /// Chooses a machine. `waiting`: the place of this process among those that wait. No answer is waited for longer than
 /// `limit`.

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::choice::{Choice, Outcome, PassedOver, Reason};
 use super::decision::{ANSWER_WITHIN, eligible};
-use super::search::{Question, choose};
+use super::question::Question;
+use super::search::choose;
 use super::surroundings::Surroundings;
 use crate::machine::Machine;
 

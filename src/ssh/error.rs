@@ -51,6 +51,7 @@ impl fmt::Display for Phase {
     }
 }
 
+/// What went wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
     #[error("none of the default private keys exists ({})", list(tried.iter().map(|path| path.display())))]

@@ -1,16 +1,15 @@
 //! Machines that are taken out for a while: they get no new builds, and those that run there end.
 //!
-//! The record is `drained.json` in the host's state directory; where there is none, or its time is over, the machine takes
-//! part.
+//! The record (see `record`) is `drained.json` in the host's state directory; where there is none, or its time is over, the
+//! machine takes part.
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::health::Time;
-use super::lock::{contents, lock_for_a_moment, replace};
+use super::record::Record;
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
 
@@ -25,22 +24,19 @@ pub struct Drained {
 
 /// The drain record of one host.
 #[derive(Clone, Debug)]
-pub struct Drain {
-    directory: PathBuf,
-}
+pub struct Drain(Record<Drained>);
 
 impl Drain {
     /// The record of the host that `machine` describes.
     pub fn of(state: &StateDirectory, machine: &Machine) -> Result<Drain, StateError> {
-        Ok(Drain { directory: state.of(machine)? })
+        Ok(Drain(Record::of(state, machine, "drained")?))
     }
 
     /// Whether the machine is taken out at `now`. A record that makes no sense takes it out until somebody looks.
     pub fn read(&self, now: Time) -> Option<Drained> {
-        let path = self.path();
-        let drained = match contents(&path).and_then(|text| serde_json::from_slice(&text).ok()) {
+        let drained = match self.0.read() {
             Some(drained) => drained,
-            None if path.exists() => Drained { since: now, until: None },
+            None if self.0.path().exists() => Drained { since: now, until: None },
             None => return None,
         };
         drained.until.is_none_or(|until| now < until).then_some(drained)
@@ -48,24 +44,17 @@ impl Drain {
 
     /// Takes the machine out.
     pub fn set(&self, drained: &Drained) -> Result<(), StateError> {
-        let _lock = lock_for_a_moment(&self.directory.join("drained.lock"))?;
-        let text =
-            serde_json::to_vec(drained).map_err(|error| StateError { path: self.path(), cause: error.into() })?;
-        replace(&self.path(), &text)
+        self.0.change(|_| *drained)
     }
 
     /// Brings the machine back.
     pub fn clear(&self) -> Result<(), StateError> {
-        match fs::remove_file(self.path()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StateError { path: self.path(), cause: error })
+        match fs::remove_file(self.0.path()) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+                Err(StateError { path: self.0.path().to_owned(), cause })
             }
             _ => Ok(()),
         }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.join("drained.json")
     }
 }
 
@@ -88,7 +77,7 @@ mod tests {
         drain.clear().unwrap();
         drain.clear().unwrap();
         assert_eq!(drain.read(5), None);
-        fs::write(drain.path(), "{").unwrap();
+        fs::write(drain.0.path(), "{").unwrap();
         assert_eq!(drain.read(5), Some(Drained { since: 5, until: None }));
     }
 }

@@ -1,8 +1,6 @@
 //! What is remembered of a host between hook processes: its last status, and trouble in reaching it.
 //!
-//! The record is `health.json` in the host's state directory, replaced as a whole by rename, so that a reader never sees
-//! half of it and a killed writer leaves the old one. It is read, changed and written under the lock `health.lock`, so that
-//! no change of one process undoes another's.
+//! The record (see `record`) is `health.json` in the host's state directory.
 //!
 //! After a failure the host is left alone for a back-off that doubles with each further one. Several processes that run into the
 //! same trouble count once: what fails during a back-off was begun before it. Whoever is about to ask a host how it is holds
@@ -21,12 +19,12 @@
 //! back ends freshness and back-off, and costs one question to the host.
 
 use std::fs::File;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::lock::{contents, lock_for_a_moment, replace, try_lock};
+use super::lock::try_lock;
+use super::record::Record;
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
 use crate::status::Status;
@@ -188,9 +186,7 @@ impl Health {
 
 /// The record of one host.
 #[derive(Clone, Debug)]
-pub struct HealthRecord {
-    directory: PathBuf,
-}
+pub struct HealthRecord(Record<Health>);
 
 /// The right to ask a host how it is.
 #[derive(Debug)]
@@ -201,33 +197,24 @@ pub struct Asking {
 impl HealthRecord {
     /// The record of the host that `machine` describes.
     pub fn of(state: &StateDirectory, machine: &Machine) -> Result<HealthRecord, StateError> {
-        Ok(HealthRecord { directory: state.of(machine)? })
+        Ok(HealthRecord(Record::of(state, machine, "health")?))
     }
 
     /// What is remembered; nothing, where there is no record or it makes no sense.
     pub fn read(&self) -> Health {
-        contents(&self.path()).and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+        self.0.read().unwrap_or_default()
     }
 
     /// Replaces what is remembered by what `change` makes of it.
     pub fn change(&self, change: impl FnOnce(Health) -> Health) -> Result<(), StateError> {
-        let _lock = lock_for_a_moment(&self.directory.join("health.lock"))?;
-        let health = change(self.read());
-        let text =
-            serde_json::to_vec(&health).map_err(|error| StateError { path: self.path(), cause: error.into() })?;
-        replace(&self.path(), &text)
+        self.0.change(|health| change(health.unwrap_or_default()))
     }
 
     /// Takes the right to ask the host; `None` while another process has it.
     pub fn try_ask(&self) -> Result<Option<Asking>, StateError> {
-        Ok(try_lock(&self.directory.join("asking"))?.map(|file| Asking { _file: file }))
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.join("health.json")
+        Ok(try_lock(&self.0.path().with_file_name("asking"))?.map(|file| Asking { _file: file }))
     }
 }
 
 #[cfg(test)]
-#[path = "health_tests.rs"]
 mod tests;

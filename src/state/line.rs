@@ -1,15 +1,14 @@
 //! What is remembered of the line to a host: how fast it was, and what was sent over it.
 //!
-//! The record is `line.json` in the host's state directory, replaced as a whole. It says nothing before a large transfer, and
+//! The record (see `record`) is `line.json` in the host's state directory. It says nothing before a large transfer, and
 //! what it says counts for an hour ([`FOR`]): lines change.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::health::Time;
-use super::lock::{contents, lock_for_a_moment, replace};
+use super::record::Record;
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
 
@@ -53,32 +52,26 @@ impl Pace {
 
 /// The record of one host's line.
 #[derive(Clone, Debug)]
-pub struct LineRecord {
-    directory: PathBuf,
-}
+pub struct LineRecord(Record<Line>);
 
 impl LineRecord {
     /// The record of the host that `machine` describes.
     pub fn of(state: &StateDirectory, machine: &Machine) -> Result<LineRecord, StateError> {
-        Ok(LineRecord { directory: state.of(machine)? })
+        Ok(LineRecord(Record::of(state, machine, "line")?))
     }
 
     /// What is remembered; nothing, where there is no record or it makes no sense.
     pub fn read(&self) -> Line {
-        contents(&self.path()).and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+        self.0.read().unwrap_or_default()
     }
 
     /// Replaces what is remembered by what `change` makes of it.
     pub fn change(&self, change: impl FnOnce(&mut Line)) -> Result<(), StateError> {
-        let _lock = lock_for_a_moment(&self.directory.join("line.lock"))?;
-        let mut line = self.read();
-        change(&mut line);
-        let text = serde_json::to_vec(&line).map_err(|error| StateError { path: self.path(), cause: error.into() })?;
-        replace(&self.path(), &text)
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.join("line.json")
+        self.0.change(|line| {
+            let mut line = line.unwrap_or_default();
+            change(&mut line);
+            line
+        })
     }
 }
 
@@ -96,7 +89,7 @@ mod tests {
         record.change(|line| line.sending = Some(pace)).unwrap();
         record.change(|line| line.receiving = Some(Pace { data: None, ..pace })).unwrap();
         assert_eq!(record.read(), Line { sending: Some(pace), receiving: Some(Pace { data: None, ..pace }) });
-        std::fs::write(record.path(), "{\"sending\": 3}").unwrap();
+        std::fs::write(record.0.path(), "{\"sending\": 3}").unwrap();
         assert_eq!(record.read(), Line::default());
     }
 

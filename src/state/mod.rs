@@ -8,6 +8,7 @@ pub mod health;
 pub mod line;
 mod lock;
 pub mod logins;
+mod record;
 pub mod said;
 pub mod slots;
 pub mod stock;

@@ -1,12 +1,11 @@
 //! What a host is known to have: the derivations that were built there lately, or whose outputs were sent there.
 //!
-//! The record is `stock.json` in the host's state directory, the hash parts of their names, the newest first. It is a guess, for
-//! the choice of a machine: the host's garbage collector tells nobody. What is missing after all is sent.
+//! The record (see `record`) is `stock.json` in the host's state directory: the hash parts of their names, the newest
+//! first. It is a guess, for the choice of a machine: the host's garbage collector tells nobody. What is missing after all is sent.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
-use super::lock::{contents, lock_for_a_moment, replace};
+use super::record::Record;
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
 use crate::store::path::StorePath;
@@ -16,14 +15,12 @@ const MOST: usize = 500;
 
 /// The record of one host's stock.
 #[derive(Clone, Debug)]
-pub struct Stock {
-    directory: PathBuf,
-}
+pub struct Stock(Record<Vec<String>>);
 
 impl Stock {
     /// The record of the host that `machine` describes.
     pub fn of(state: &StateDirectory, machine: &Machine) -> Result<Stock, StateError> {
-        Ok(Stock { directory: state.of(machine)? })
+        Ok(Stock(Record::of(state, machine, "stock")?))
     }
 
     /// How many of `derivations` the host is not known to have.
@@ -34,22 +31,17 @@ impl Stock {
 
     /// Remembers that the host has what these derivations make.
     pub fn add(&self, derivations: &BTreeSet<StorePath>) -> Result<(), StateError> {
-        let _lock = lock_for_a_moment(&self.directory.join("stock.lock"))?;
-        let mut hashes: Vec<String> = derivations.iter().map(|path| path.hash_part().to_owned()).collect();
-        let before = self.read().into_iter().filter(|hash| !derivations.iter().any(|path| path.hash_part() == hash));
-        hashes.extend(before);
-        hashes.truncate(MOST);
-        let text =
-            serde_json::to_vec(&hashes).map_err(|error| StateError { path: self.path(), cause: error.into() })?;
-        replace(&self.path(), &text)
+        let is_new = |hash: &String| derivations.iter().any(|path| path.hash_part() == hash);
+        self.0.change(|before| {
+            let mut hashes: Vec<String> = derivations.iter().map(|path| path.hash_part().to_owned()).collect();
+            hashes.extend(before.unwrap_or_default().into_iter().filter(|hash| !is_new(hash)));
+            hashes.truncate(MOST);
+            hashes
+        })
     }
 
     fn read(&self) -> Vec<String> {
-        contents(&self.path()).and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.join("stock.json")
+        self.0.read().unwrap_or_default()
     }
 }
 
@@ -79,7 +71,7 @@ mod tests {
         stock.add(&paths(1000..2000)).unwrap();
         assert_eq!(stock.read().len(), MOST);
         assert_eq!(stock.lacks(&paths(0..3)), 3);
-        std::fs::write(stock.path(), "nonsense").unwrap();
+        std::fs::write(stock.0.path(), "nonsense").unwrap();
         assert_eq!(stock.lacks(&paths(0..3)), 3);
     }
 }

@@ -1,4 +1,5 @@
-//! The hash algorithms that a fixed output may name, with their sizes. Only SHA-256 is computed by this crate.
+//! The hash algorithms that a fixed output may name, with their sizes. [`gcrypt`](crate::gcrypt::Digest)
+//! computes them.
 
 use std::fmt;
 

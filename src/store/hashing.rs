@@ -173,6 +173,11 @@ mod tests {
         assert_eq!(reader.fill_buf().unwrap(), b"hello, world");
         reader.consume(5);
         assert_eq!((reader.digest(), reader.count()), (sha256(b"hello"), 5));
+        // Nor is it passed over by who reads much at a time.
+        let mut rest = vec![0; 2 * BUFFER];
+        assert_eq!(reader.read(&mut rest).unwrap(), 7);
+        assert_eq!(rest[..7], *b", world");
+        assert_eq!((reader.digest(), reader.count()), (sha256(b"hello, world"), 12));
     }
 
     #[test]

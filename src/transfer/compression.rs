@@ -102,5 +102,4 @@ pub(super) fn try_out(sample: &[u8]) -> Option<Data> {
 }
 
 #[cfg(test)]
-#[path = "compression_tests.rs"]
 mod tests;

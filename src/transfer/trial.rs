@@ -70,7 +70,7 @@ pub fn retrieve<S: Read + Write>(
     let checked = client.export_path(path, true, |item| -> Result<(), Refusal> {
         let mut reader = HashingReader::new(item);
         reader.reset();
-        nar::read(&mut reader, &mut Nowhere).map_err(Refusal::Nar)?;
+        nar::read(&mut reader, &mut nar::Nothing).map_err(Refusal::Nar)?;
         let (trailer, digest) = Trailer::read(store, &mut reader)?;
         if trailer.path != *path {
             return Err(Refusal::OtherItem(trailer.path));
@@ -97,25 +97,4 @@ fn bundle(path: StorePath, text: &str, key: &SigningKey) -> io::Result<Vec<u8>> 
     trailer.write_signature(&mut writer)?;
     wire::write_u64(&mut bundle, END_MARKER)?;
     Ok(bundle)
-}
-
-/// Takes a nar and keeps nothing of it.
-struct Nowhere;
-
-impl Visitor for Nowhere {
-    fn directory(&mut self, _: &NarPath) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn leave_directory(&mut self, _: &NarPath) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn file(&mut self, _: &NarPath, _: bool, _: u64, _: &mut dyn Read) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn symlink(&mut self, _: &NarPath, _: &[u8]) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -214,6 +214,12 @@ impl Host {
         self.log("daemon")
     }
 
+    /// The log that the daemon keeps of the last build of a derivation.
+    pub fn build_log(&self, derivation: impl AsRef<Path>) -> String {
+        let name = derivation.as_ref().file_name().unwrap().to_str().unwrap();
+        self.run("zcat", &[&format!("/var/log/guix/drvs/{}/{}.gz", &name[..2], &name[2..])])
+    }
+
     /// What sshd has said.
     pub fn sshd_log(&self) -> String {
         self.log("sshd")

@@ -13,7 +13,7 @@ use std::time::Duration;
 use hook::{End, Hook, Note};
 use offload::hook::Request;
 use offload::machine::Machine;
-use offload::schedule::search::PATIENCE;
+use offload::schedule::PATIENCE;
 use offload::state::Drained;
 use offload::store::path::{StoreDir, StorePath};
 use stage::{Stage, lock};

@@ -63,8 +63,14 @@ fn the_page_about_the_machine_file_has_every_field() {
 /// Every variable that the code names stands in the manual page.
 #[test]
 fn the_environment_is_complete() {
-    const INTERNAL: &[&str] =
-        &["OFFLOAD_FRONT_END", "OFFLOAD_VERSION", "OFFLOAD_COMMIT", "OFFLOAD_TEST_OUTPUT", "OFFLOAD_CRASH_FILE"];
+    const INTERNAL: &[&str] = &[
+        "OFFLOAD_FRONT_END",
+        "OFFLOAD_VERSION",
+        "OFFLOAD_BUILT",
+        "OFFLOAD_COMMIT",
+        "OFFLOAD_TEST_OUTPUT",
+        "OFFLOAD_CRASH_FILE",
+    ];
     fn variables(directory: &Path, found: &mut BTreeSet<String>) {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();

@@ -98,7 +98,11 @@ fn of_socket(reason: &str, machine: &Machine, connection: Option<&Connection>) -
 fn open_way(machine: &Machine, connection: &Connection) -> Option<Remedy> {
     let socket = machine.daemon_socket.to_string_lossy();
     let directory = machine.daemon_socket.parent()?.to_string_lossy();
-    let command = format!("stat -c '%a %G' {} {}", quote(&directory), quote(&socket));
+    // A login shell of any kind gets it: nothing that one of them could mistake.
+    if quote(&socket) != socket {
+        return None;
+    }
+    let command = format!("stat -c '%a %G' {directory} {socket}");
     let output = connection.run(&command, b"", MOMENT).ok()?;
     let output = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut files = output.lines().filter_map(|line| line.split_once(' '));

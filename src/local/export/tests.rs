@@ -2,29 +2,8 @@ use std::fs;
 
 use super::*;
 use crate::store::export::{HashingReader, read_marker};
-use crate::store::nar::{self, NarPath, Visitor};
+use crate::store::nar;
 use crate::store::path::StoreDir;
-
-/// Takes a nar for what it is worth.
-struct Any;
-
-impl Visitor for Any {
-    fn directory(&mut self, _: &NarPath) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn leave_directory(&mut self, _: &NarPath) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn file(&mut self, _: &NarPath, _: bool, _: u64, _: &mut dyn Read) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn symlink(&mut self, _: &NarPath, _: &[u8]) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 fn path(text: &str) -> StorePath {
     StorePath::parse(&StoreDir::default(), text.as_bytes()).unwrap()
@@ -69,7 +48,7 @@ fn a_bundle_reads_as_one() {
     for item in &items {
         assert!(read_marker(&mut reader).unwrap());
         reader.reset();
-        nar::read(&mut reader, &mut Any).unwrap();
+        nar::read(&mut reader, &mut nar::Nothing).unwrap();
         assert_eq!((reader.digest(), reader.count()), (item.nar_hash, item.nar_size));
         let (trailer, digest) = Trailer::read(&StoreDir::default(), &mut reader).unwrap();
         assert_eq!((&trailer.path, &trailer.references, &trailer.deriver), (&item.path, &item.references, &None));

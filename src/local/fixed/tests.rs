@@ -62,3 +62,33 @@ fn a_mismatch_says_both() {
     assert!(message.starts_with("sha1 hash mismatch for '/gnu/store/4fspa"), "{message}");
     assert!(message.ends_with("got a9993e364706816aba3e25717850c26c9cd0d89d"), "{message}");
 }
+
+/// Gives these results one after the other, then the end.
+struct Reads(Vec<io::Result<&'static [u8]>>);
+
+impl Read for Reads {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.pop() {
+            None => Ok(0),
+            Some(Ok(bytes)) => {
+                buffer[..bytes.len()].copy_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            Some(Err(error)) => Err(error),
+        }
+    }
+}
+
+#[test]
+fn an_interruption_is_no_end_and_an_error_no_hash() {
+    let path = StorePath::parse(&StoreDir::default(), b"/gnu/store/4fspafxnqr76lhdb1d16lrd9i88s6j8z-fx").unwrap();
+    let of = |reads| {
+        let failed = |cause| FixedError::Read { path: path.clone(), cause };
+        hash(HashAlgorithm::Sha256, &mut Reads(reads), failed)
+    };
+    let interrupted = || Err(io::ErrorKind::Interrupted.into());
+    let whole = of(vec![Ok(&b"lo"[..]), interrupted(), Ok(b"hel"), interrupted()]);
+    assert_eq!(whole.unwrap(), digest(HashAlgorithm::Sha256, b"hello"));
+    let error = of(vec![Ok(&b"lo"[..]), Err(io::ErrorKind::TimedOut.into()), Ok(b"hel")]).unwrap_err();
+    assert!(matches!(error, FixedError::Read { .. }), "{error:?}");
+}

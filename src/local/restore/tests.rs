@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
@@ -109,7 +110,9 @@ fn a_tree_comes_to_its_place_in_the_form_of_the_store() {
 #[test]
 fn a_file_or_a_link_can_be_an_output() {
     let file = nar(|writer, path| writer.file(path, false, 2, &mut &b"hi"[..]).unwrap());
-    let link = nar(|writer, path| writer.symlink(path, b"/etc").unwrap());
+    let outside = tempfile::tempdir().unwrap();
+    let before = fs::metadata(outside.path()).unwrap();
+    let link = nar(|writer, path| writer.symlink(path, outside.path().as_os_str().as_bytes()).unwrap());
     for nar in [file, link] {
         let lab = Lab::new();
         let staging = lab.staging();
@@ -120,6 +123,9 @@ fn a_file_or_a_link_can_be_an_output() {
         Dump::new(lab.store.fd(), &lab.names()[0]).unwrap().read_to_end(&mut installed).unwrap();
         assert_eq!(installed, nar);
     }
+    // Where the link leads, nothing was given the form of the store.
+    let after = fs::metadata(outside.path()).unwrap();
+    assert_eq!((after.mode(), after.mtime()), (before.mode(), before.mtime()));
 }
 
 #[test]
@@ -180,14 +186,55 @@ fn nothing_is_made_twice_or_through_a_link() {
     let lab = Lab::new();
     let staging = lab.staging();
     let mut restore = staging.restore();
+    let [kept, missing] = ["kept", "missing"].map(|name| lab.top.path().join(name));
+    fs::write(&kept, "kept").unwrap();
     let mut path = NarPath::root();
     restore.directory(&path).unwrap();
-    path.push(b"x").unwrap();
-    restore.symlink(&path, b"/etc").unwrap();
     // The reader of nars lets no name through twice. This would not follow it if it did.
-    assert!(restore.file(&path, false, 0, &mut io::empty()).is_err());
-    assert!(restore.directory(&path).is_err());
-    assert!(restore.symlink(&path, b"/etc").is_err());
+    for (name, target) in [(b"x", &kept), (b"y", &missing)] {
+        path.push(name).unwrap();
+        restore.symlink(&path, target.as_os_str().as_bytes()).unwrap();
+        assert!(restore.file(&path, false, 3, &mut &b"new"[..]).is_err());
+        assert!(restore.directory(&path).is_err());
+        assert!(restore.symlink(&path, b"elsewhere").is_err());
+        path.pop();
+    }
+    assert_eq!(fs::read_to_string(&kept).unwrap(), "kept");
+    assert!(!missing.exists());
+    path.push(b"z").unwrap();
+    restore.file(&path, false, 3, &mut &b"old"[..]).unwrap();
+    assert!(restore.file(&path, false, 3, &mut &b"new"[..]).is_err());
+}
+
+/// Contents that look at the file they are written to.
+struct Watching<'a>(&'a std::path::Path, bool);
+
+impl Read for Watching<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let mut fds = open.filter(|entry| fs::read_link(entry.path()).is_ok_and(|file| file == self.0));
+        let fd = fds.next().expect("the file is open").file_name();
+        let flags = fs::read_to_string(std::path::Path::new("/proc/self/fdinfo").join(fd)).unwrap();
+        let flags = flags.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim();
+        let flags = OFlags::from_bits_retain(u32::from_str_radix(flags, 8).unwrap());
+        assert!(flags.contains(OFlags::CLOEXEC | OFlags::NOFOLLOW), "{flags:?}");
+        self.1 = true;
+        buffer[0] = b'x';
+        Ok(1)
+    }
+}
+
+#[test]
+fn what_is_open_is_not_for_children_and_was_no_link() {
+    let lab = Lab::new();
+    let staging = lab.staging();
+    let file = lab.location(".chroot").join("item");
+    let mut watching = Watching(&file, false);
+    staging.restore().file(&NarPath::root(), false, 1, &mut watching).unwrap();
+    assert!(watching.1);
+    let file = staging.plain_file().unwrap().unwrap();
+    assert!(rustix::io::fcntl_getfd(&file).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+    assert!(rustix::fs::fcntl_getfl(&file).unwrap().contains(OFlags::NOFOLLOW));
 }
 
 #[test]

@@ -38,7 +38,8 @@ pub const MAX_TARGET: usize = 4095;
 /// Largest file, in bytes: what fits into the kernel's file offsets.
 pub const MAX_SIZE: u64 = i64::MAX as u64;
 
-const MAGIC: &[u8] = b"nix-archive-1";
+/// The word that a nar begins with.
+pub const MAGIC: &[u8] = b"nix-archive-1";
 
 /// What is called for each node of a tree, in the order of the nar. A node's path is empty at the root.
 ///
@@ -56,6 +57,27 @@ pub trait Visitor {
 
     /// A symbolic link. `target` is neither empty nor has it a NUL; it may lead anywhere.
     fn symlink(&mut self, path: &NarPath, target: &[u8]) -> io::Result<()>;
+}
+
+/// Keeps nothing: for a nar that is only to be checked, or to be got over.
+pub struct Nothing;
+
+impl Visitor for Nothing {
+    fn directory(&mut self, _: &NarPath) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn leave_directory(&mut self, _: &NarPath) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn file(&mut self, _: &NarPath, _: bool, _: u64, _: &mut dyn Read) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn symlink(&mut self, _: &NarPath, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn check_target(target: &[u8]) -> Result<(), &'static str> {

@@ -85,24 +85,6 @@ impl Visitor for Builder {
     }
 }
 
-/// Accepts everything and looks at nothing.
-struct Blind;
-
-impl Visitor for Blind {
-    fn directory(&mut self, _: &NarPath) -> io::Result<()> {
-        Ok(())
-    }
-    fn leave_directory(&mut self, _: &NarPath) -> io::Result<()> {
-        Ok(())
-    }
-    fn file(&mut self, _: &NarPath, _: bool, _: u64, _: &mut dyn Read) -> io::Result<()> {
-        Ok(())
-    }
-    fn symlink(&mut self, _: &NarPath, _: &[u8]) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 fn tree(nar: &[u8]) -> Tree {
     let mut builder = Builder::default();
     let mut reader = nar;
@@ -131,7 +113,7 @@ fn nar(text: &str) -> Vec<u8> {
 }
 
 fn problem(nar: &[u8]) -> (u64, String) {
-    match read(&mut &nar[..], &mut Blind) {
+    match read(&mut &nar[..], &mut Nothing) {
         Err(NarError::Format { position, problem }) => (position, problem),
         other => panic!("{other:?}"),
     }
@@ -157,7 +139,7 @@ fn a_writer_takes_what_a_reader_shows() {
 fn golden_nars_cut_anywhere() {
     for (name, bytes) in golden::files("nar/*.nar") {
         for end in 0..bytes.len() {
-            match read(&mut &bytes[..end], &mut Blind) {
+            match read(&mut &bytes[..end], &mut Nothing) {
                 Err(NarError::Truncated { position }) => assert_eq!(position, end as u64, "{name}"),
                 other => panic!("{name} cut at {end}: {other:?}"),
             }
@@ -214,7 +196,7 @@ fn what_follows_the_nar_is_left() {
     let mut bytes = Tree::Directory(BTreeMap::new()).nar();
     bytes.extend(b"more");
     let mut reader = &bytes[..];
-    assert_eq!(read(&mut reader, &mut Blind).unwrap(), bytes.len() as u64 - 4);
+    assert_eq!(read(&mut reader, &mut Nothing).unwrap(), bytes.len() as u64 - 4);
     assert_eq!(reader, b"more");
 }
 
@@ -267,8 +249,12 @@ fn names_that_lead_elsewhere() {
     }
     let name = "x".repeat(MAX_NAME);
     let bytes = |name: &str| nar(&format!("( type directory entry ( name {name} node ( type directory ) ) )"));
-    assert!(read(&mut &bytes(&name)[..], &mut Blind).is_ok());
+    assert!(read(&mut &bytes(&name)[..], &mut Nothing).is_ok());
     assert!(problem(&bytes(&(name + "x"))).1.contains("255"));
+    // Nor has what is written such a name.
+    let mut path = NarPath::root();
+    assert!(path.push(&[b'x'; MAX_NAME + 1]).is_err());
+    path.push(&[b'x'; MAX_NAME]).unwrap();
 }
 
 #[test]
@@ -288,7 +274,7 @@ fn entries_are_sorted_and_unique() {
     let bytes = |next: &str| {
         nar(&format!("( type directory entry ( name m node {inner} ) entry ( name {next} node ( type directory ) ) )"))
     };
-    assert!(read(&mut &bytes("n")[..], &mut Blind).is_ok());
+    assert!(read(&mut &bytes("n")[..], &mut Nothing).is_ok());
     assert!(problem(&bytes("b")).1.contains("out of order"));
 }
 
@@ -299,6 +285,10 @@ fn targets_of_links() {
     assert!(problem(&bytes("a\0b")).1.contains("NUL"));
     assert!(problem(&bytes(&"x".repeat(MAX_TARGET + 1))).1.contains("4095"));
     assert_eq!(tree(&bytes(&"x".repeat(MAX_TARGET))), Tree::Symlink(vec![b'x'; MAX_TARGET]));
+    // Nor is such a one written.
+    let write = |target: &[u8]| Writer::new(Vec::new()).symlink(&NarPath::root(), target);
+    assert!(write(&[b'x'; MAX_TARGET + 1]).is_err() && write(b"").is_err() && write(b"a\0b").is_err());
+    write(&[b'x'; MAX_TARGET]).unwrap();
 }
 
 #[test]
@@ -324,7 +314,7 @@ fn padding_is_zero_everywhere() {
 fn announced_sizes_are_not_believed() {
     for size in [MAX_SIZE, MAX_SIZE - 7, 1 << 40] {
         let bytes = nar(&format!("( type regular contents {{{size}}} "));
-        let error = read(&mut &bytes[..], &mut Blind).unwrap_err();
+        let error = read(&mut &bytes[..], &mut Nothing).unwrap_err();
         assert!(matches!(error, NarError::Truncated { position } if position == bytes.len() as u64));
     }
     for size in [MAX_SIZE + 1, u64::MAX] {
@@ -364,7 +354,7 @@ fn the_visitor_need_not_read() {
     ]));
     let bytes = whole.nar();
     let mut reader = HashingReader::new(&bytes[..]);
-    assert_eq!(read(&mut reader, &mut Blind).unwrap(), bytes.len() as u64);
+    assert_eq!(read(&mut reader, &mut Nothing).unwrap(), bytes.len() as u64);
     assert_eq!(reader.digest(), <[u8; 32]>::from(Sha256::digest(&bytes)));
 }
 
@@ -503,6 +493,29 @@ proptest! {
     #[test]
     fn never_panics(bytes in vec(any::<u8>(), 0..200)) {
         let magic = words(&["nix-archive-1", "(", "type", "directory"]);
-        let _ = read(&mut &[magic, bytes].concat()[..], &mut Blind);
+        let _ = read(&mut &[magic, bytes].concat()[..], &mut Nothing);
     }
+}
+
+/// Is interrupted before everything that it gives, a byte at a time.
+struct Interrupted<'a>(&'a [u8], bool);
+
+impl Read for Interrupted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.1 = !self.1;
+        match self.1 {
+            true => Err(io::ErrorKind::Interrupted.into()),
+            false => self.0.read(&mut buffer[..1]),
+        }
+    }
+}
+
+#[test]
+fn an_interruption_is_no_failure() {
+    let bytes = Tree::File(false, b"hello".to_vec()).nar();
+    let mut reader = Interrupted(&bytes, false);
+    let mut builder = Builder::default();
+    read(&mut reader, &mut builder).unwrap();
+    assert_eq!(builder.root, Some(Tree::File(false, b"hello".to_vec())));
+    assert!(reader.0.is_empty());
 }

@@ -22,6 +22,7 @@ fn the_parts_of_a_path() {
     let path = parse(FOO).unwrap();
     assert_eq!(path.as_str(), FOO);
     assert_eq!(path.to_string(), FOO);
+    assert_eq!((AsRef::<str>::as_ref(&path), format!("{path:?}").contains("-foo")), (FOO, true));
     assert_eq!(path.hash_part(), "xnryj9c4k27hjviqs29c3dydawc71ga6");
     assert_eq!(path.name(), "foo");
     assert_eq!(path.base_name(), "xnryj9c4k27hjviqs29c3dydawc71ga6-foo");
@@ -143,4 +144,12 @@ fn other_store_directories() {
     for bad in ["", "/", "gnu/store", "/gnu/store/", "/gnu//store", "/gnu/../store", "/gnu/./s", "/gnu/st ore"] {
         assert!(StoreDir::new(bad).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn messages_show_what_was_wrong_without_what_it_could_do_to_a_terminal() {
+    let message = |text: &str| parse(text).unwrap_err().to_string();
+    assert!(message("/elsewhere/\x1b[31m").contains("/elsewhere/\\x1b[31m"), "{}", message("/elsewhere/\x1b[31m"));
+    let long = message(&format!("/elsewhere/{}", "y".repeat(1000)));
+    assert!(long.contains("yyy...") && long.len() < 600, "{long}");
 }

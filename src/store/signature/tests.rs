@@ -86,6 +86,8 @@ fn kinds_of_keys() {
         "(public-key (ecc (curve Ed25519) (q (x))))",
         "(public-key (ecc (curve Ed25519) (q)))",
         "(public-key (rsa (n #01#)))",
+        "(public-key (rsa (n #01#) (e ##)))",
+        "(public-key (rsa (n ##) (e #01#)))",
         "(public-key (rsa (e #01#) (n #01#)))",
     ] {
         assert_eq!(algorithm(other), None, "{other}");

@@ -125,7 +125,7 @@ fn records_survive_and_rubbish_is_nothing() {
     record.change(|health| health.after_failure("refused", seconds(0))).unwrap();
     assert_eq!(record.read(), Health::default().after_failure("refused", seconds(0)));
     for rubbish in [&b"{"[..], b"[", b"{\"trouble\":7}", &[b' '; 100_000]] {
-        fs::write(record.path(), rubbish).unwrap();
+        fs::write(record.0.path(), rubbish).unwrap();
         assert_eq!(record.read(), Health::default());
     }
     record.change(|health| health.asking(seconds(0))).unwrap();

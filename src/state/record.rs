@@ -1,0 +1,84 @@
+//! A record of one host: a value as JSON, in a file that is replaced as a whole.
+//!
+//! `NAME.json` in the host's state directory is read, changed and written under the lock `NAME.lock`, so that no change of
+//! one process undoes another's. A reader needs no lock: it sees the old value or the new one, also after a kill. What
+//! cannot be read, or makes no sense, counts as nothing.
+
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::lock::{contents, lock_for_a_moment, replace};
+use super::{StateDirectory, StateError};
+use crate::machine::Machine;
+
+/// Where a record is.
+#[derive(Clone, Debug)]
+pub(super) struct Record<T> {
+    path: PathBuf,
+    _value: PhantomData<fn() -> T>,
+}
+
+impl<T: Serialize + DeserializeOwned> Record<T> {
+    /// The record `name` of the host that `machine` describes.
+    pub fn of(state: &StateDirectory, machine: &Machine, name: &str) -> Result<Record<T>, StateError> {
+        Ok(Record { path: state.of(machine)?.join(format!("{name}.json")), _value: PhantomData })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The value, if there is one.
+    pub fn read(&self) -> Option<T> {
+        contents(&self.path).and_then(|text| serde_json::from_slice(&text).ok())
+    }
+
+    /// Replaces the value by what `change` makes of it.
+    pub fn change(&self, change: impl FnOnce(Option<T>) -> T) -> Result<(), StateError> {
+        let _lock = lock_for_a_moment(&self.path.with_extension("lock"))?;
+        let text = serde_json::to_vec(&change(self.read()))
+            .map_err(|error| StateError { path: self.path.clone(), cause: error.into() })?;
+        replace(&self.path, &text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    fn record(directory: &Path) -> Record<u32> {
+        let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
+        Record::of(&StateDirectory::new(directory), &machine, "count").unwrap()
+    }
+
+    #[test]
+    fn no_change_undoes_another() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(record(directory.path()).read(), None);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let record = record(directory.path());
+                    (0..25).for_each(|_| record.change(|count| count.unwrap_or(0) + 1).unwrap());
+                });
+            }
+        });
+        assert_eq!(record(directory.path()).read(), Some(100));
+    }
+
+    #[test]
+    fn nonsense_is_nothing_and_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let record = record(directory.path());
+        std::fs::write(record.path(), "{").unwrap();
+        assert_eq!(record.read(), None);
+        record.change(|count| count.unwrap_or(7)).unwrap();
+        assert_eq!(record.read(), Some(7));
+    }
+}
