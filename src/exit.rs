@@ -14,7 +14,7 @@ pub enum Status {
     Failure,
     /// 2: the command line was not understood.
     Usage,
-    /// 3: the machine file has errors.
+    /// 3: the machine file is missing or has errors.
     MachineFile,
     /// 4: some machines failed a check that others passed.
     SomeMachinesFailed,
@@ -45,7 +45,7 @@ impl Status {
             Status::Success => "done",
             Status::Failure => "it could not be done",
             Status::Usage => "the command line was not understood",
-            Status::MachineFile => "the machine file has errors",
+            Status::MachineFile => "the machine file is missing or has errors",
             Status::SomeMachinesFailed => "some machines failed a check that others passed",
             Status::NoMatch => "no machine matches",
             Status::BuildFailed => "as the build hook: the build failed",

@@ -11,8 +11,10 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Gid, OFlags, Uid};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::process::{getegid, geteuid, getgroups};
+
+use crate::shell::in_quotes;
 
 /// How deep a directory is looked into.
 const DEPTH: usize = 4;
@@ -169,16 +171,15 @@ impl Obstacle {
 
     /// The command that mends it, for root.
     pub fn remedy(&self) -> String {
-        let Obstacle { user, wanted, path, mode, .. } = self;
+        let Obstacle { user, mode, .. } = self;
+        let [wanted, path] = [&self.wanted, &self.path].map(|path| in_quotes(&path.to_string_lossy()));
         match self.need {
-            Need::Own if self.is_above() && mode & 0o001 != 0 => {
-                format!("install -d -o {user} -m 700 '{}'", wanted.display())
-            }
-            _ if self.is_above() => format!("chmod a+x '{}'", path.display()),
-            Need::Read => format!("chmod a+r '{}'", wanted.display()),
-            Need::Run => format!("chmod a+rx '{}'", wanted.display()),
-            Need::ReadSecret => format!("chown {user}: '{}'", wanted.display()),
-            Need::Own => format!("chown -R {user}: '{}'", wanted.display()),
+            Need::Own if self.is_above() && mode & 0o001 != 0 => format!("install -d -o {user} -m 700 {wanted}"),
+            _ if self.is_above() => format!("chmod a+x {path}"),
+            Need::Read => format!("chmod a+r {wanted}"),
+            Need::Run => format!("chmod a+rx {wanted}"),
+            Need::ReadSecret => format!("chown {user}: {wanted}"),
+            Need::Own => format!("chown -R {user}: {wanted}"),
         }
     }
 }
@@ -254,16 +255,27 @@ fn pass_on(file: &File, path: &Path) -> io::Result<()> {
 /// Makes a directory and those above it, closed to all but their owner: that of the directory they are made in, if this
 /// process is root's.
 pub fn make_directory(path: &Path) -> io::Result<()> {
+    match make_one_directory(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match path.parent() {
+            // Once more and not again: /proc says so of everything that somebody wants to make there.
+            Some(parent) => make_directory(parent).and_then(|()| make_one_directory(path)),
+            None => Err(error),
+        },
+        made => made,
+    }
+}
+
+fn make_one_directory(path: &Path) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => match owner_of_parent(path)? {
-            Some((uid, gid)) => Ok(rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?),
+            Some((uid, gid)) => {
+                let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let directory = rustix::fs::open(path, flags, Mode::empty())?;
+                Ok(rustix::fs::fchown(&directory, Some(uid), Some(gid))?)
+            }
             None => Ok(()),
         },
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => match path.parent() {
-            Some(parent) => make_directory(parent).and_then(|()| make_directory(path)),
-            None => Err(error),
-        },
         Err(error) => Err(error),
     }
 }

@@ -2,14 +2,19 @@
 
 /// `text` as one word of a shell. Control characters, which have no business in a file name or a key, are left out.
 pub fn quote(text: &str) -> String {
-    let text: String = text.chars().filter(|c| !c.is_control()).collect();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._+-:@%,=".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if !text.is_empty() && text.chars().all(is_plain) { text.to_owned() } else { in_quotes(text) }
+}
+
+/// The same, in quotes also where it needs none.
+pub fn in_quotes(text: &str) -> String {
+    let text: String = text.chars().filter(|c| !c.is_control()).collect();
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::quote;
+    use super::{in_quotes, quote};
 
     #[test]
     fn a_shell_takes_it_as_it_is() {
@@ -22,5 +27,6 @@ mod tests {
         ] {
             assert_eq!(quote(text), quoted);
         }
+        assert_eq!((in_quotes("/a").as_str(), in_quotes("it's").as_str()), ("'/a'", r"'it'\''s'"));
     }
 }

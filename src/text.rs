@@ -13,14 +13,19 @@ pub fn printable(text: &str, max: usize) -> String {
         }
         match character {
             '\n' | '\t' => printed.push(character),
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                escape(&mut printed, character)
-            }
-            _ if character.is_control() => escape(&mut printed, character),
+            _ if is_obeyed(character) => escape(&mut printed, character),
             _ => printed.push(character),
         }
     }
     printed
+}
+
+/// Whether a terminal does something else with a character than show it: a control character, or one that changes the direction of
+/// writing.
+pub fn is_obeyed(character: char) -> bool {
+    let turns =
+        matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || character.is_control()
 }
 
 fn escape(printed: &mut String, character: char) {

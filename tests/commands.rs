@@ -33,6 +33,36 @@ fn eval_prints_the_pool_or_what_is_wrong() {
 
     let output = offload(&["eval", "/nowhere/machines.lua"]);
     assert_eq!(output.status.code(), Some(3));
+
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut eval = Command::new(env!("CARGO_BIN_EXE_offload"));
+    let output = eval.args(["eval", "examples/head.lua"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("No space left on device"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_machine_file_that_is_not_there_is_told_from_one_without_the_machine() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("machines.lua");
+    let file = file.to_str().unwrap();
+    for (written, status) in [(false, 3), (true, 5)] {
+        if written {
+            fs::write(file, "return {}").unwrap();
+        }
+        for command in ["drain", "undrain", "authorize"] {
+            let output = offload(&[command, "b1", "--machine-file", file]);
+            assert_eq!(output.status.code(), Some(status), "{command}: {}", text(&output.stderr));
+            assert_eq!(text(&output.stderr).lines().count(), 1, "{command}: {}", text(&output.stderr));
+        }
+    }
+}
+
+#[test]
+fn a_command_that_is_mistyped_is_not_taken_for_the_hook() {
+    let output = offload(&["drian", "b1", "--for", "2h"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("'drain'"), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -261,6 +261,7 @@ fn where_it_cannot_be_installed() {
     fs::write(&unit, confined).unwrap();
     refuse(&["install", "--restart"], 2, "--restart is for the running system");
     refuse(&["install", "--prefix", "usr/local"], 2, "--prefix must be an absolute name");
+    refuse(&["install", "--guix", "usr/bin/guix"], 2, "--guix must be an absolute name");
     refuse(&["install", "--guix", "/usr/local/lib/offload/guix"], 1, "is not the real 'guix'");
     // Not beside the daemon, but in a usual place.
     fs::create_dir_all(root.join("etc/apparmor.d/local")).unwrap();

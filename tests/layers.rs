@@ -11,7 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("exit", &[]),
     ("crash", &[]),
-    ("rights", &[]),
+    ("rights", &["shell"]),
     ("logging", &["hook", "text"]),
     ("gcrypt", &["rights", "store"]),
     ("machine", &[]),
@@ -43,7 +43,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "crash", "daemon", "engine", "error", "events", "exit", "gcrypt", "hook", "job", "local", "logging",
             "machine", "policy", "remote", "rights", "schedule", "shell", "ssh", "state", "status", "store", "timing",
-            "transfer",
+            "text", "transfer",
         ],
     ),
 ];

@@ -23,7 +23,7 @@ pub struct Arguments {
     /// Its name or address.
     host: String,
     /// The port of its SSH server.
-    #[arg(long, default_value_t = 22)]
+    #[arg(long, default_value_t = 22, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
     /// The account to log in as.
     #[arg(long, default_value = "offload")]

@@ -45,23 +45,26 @@ pub struct Arguments {
 /// Exchanges signing keys.
 pub fn run(arguments: &Arguments, engine: &Engine) -> Status {
     authorize(arguments, engine).unwrap_or_else(|(status, message)| {
-        eprintln!("offload: error: {message}");
+        if let Some(message) = message {
+            eprintln!("offload: error: {message}");
+        }
         status
     })
 }
 
-type Failed = (Status, String);
+/// The message is missing where it has been said.
+type Failed = (Status, Option<String>);
 
 fn failed(message: impl ToString) -> Failed {
-    (Status::Failure, message.to_string())
+    (Status::Failure, Some(message.to_string()))
 }
 
 fn authorize(arguments: &Arguments, engine: &Engine) -> Result<Status, Failed> {
-    let (_, pool) =
-        load(arguments.machine_file.as_deref(), engine).map_err(|status| (status, "no machines".to_owned()))?;
+    let (_, pool) = load(arguments.machine_file.as_deref(), engine).map_err(|status| (status, None))?;
     let is_named = |machine: &&Machine| machine.name == arguments.name || machine.address() == arguments.name;
     let machine = pool.machines.iter().map(|entry| &entry.machine).find(is_named);
-    let machine = machine.ok_or_else(|| (Status::NoMatch, format!("there is no machine '{}'", arguments.name)))?;
+    let machine = machine
+        .ok_or_else(|| (Status::NoMatch, Some(format!("the machine file has no machine '{}'", arguments.name))))?;
     let exchange = Exchange::start(machine, engine)?;
 
     let there = exchange.there(arguments.yes)?;

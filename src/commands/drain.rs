@@ -76,13 +76,13 @@ fn each_host(
         names.sort_unstable();
         names.dedup();
         let known = if names.is_empty() { "no machine".to_owned() } else { names.join(", ") };
-        lines.push(format!("error: there is no machine '{name}'; the machine file has {known}"));
+        lines.push(format!("offload: error: there is no machine '{name}'; the machine file has {known}"));
         status = Status::NoMatch;
     }
     for machine in hosts {
         lines.push(change(machine).unwrap_or_else(|error| {
             status = Status::Failure;
-            format!("error: {}: {error}", machine.address())
+            format!("offload: error: {}: {error}", machine.address())
         }));
     }
     for line in lines {
@@ -129,7 +129,7 @@ mod tests {
              b1:22: gets no new builds until it is brought back; 0 builds go on there\n\
              b1:23: gets no new builds until it is brought back; 0 builds go on there\n\
              b1:22: gets builds again\nb1:23: gets builds again\nb1:23: was not drained\n\
-             error: there is no machine 'b2'; the machine file has b1\n"
+             offload: error: there is no machine 'b2'; the machine file has b1\n"
         );
     }
 }

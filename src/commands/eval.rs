@@ -43,7 +43,13 @@ pub fn run(
         false => write_text(&result, output, messages),
     };
     match (written, result) {
-        (Err(_), _) => Status::Failure,
+        (Err(error), _) => {
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                // If this fails there is nobody left to tell.
+                let _ = writeln!(messages, "offload: error: cannot print what the machine file says: {error}");
+            }
+            Status::Failure
+        }
         (Ok(()), Ok(_)) => Status::Success,
         (Ok(()), Err(_)) => Status::MachineFile,
     }

@@ -147,7 +147,7 @@ fn request<'a>(
             return Err((Status::Usage, "offload: error: give a derivation or --system, not both".to_owned()));
         }
         let derivation = path(&format!("{}/{NO_DERIVATION}", directories.store))?;
-        let features = arguments.features.clone();
+        let features = arguments.features.iter().filter(|feature| !feature.is_empty()).cloned().collect();
         let request = Request { wants_local: true, system: system.clone(), derivation, features };
         return Ok((request, arguments.first.as_deref()));
     }
@@ -218,12 +218,13 @@ fn print_machine(out: &mut impl Write, machine: &Explained<'_>) -> io::Result<()
     };
     writeln!(out, "  {}:{}  score {score}  {verdict}", machine.name, machine.port)?;
     for holder in machine.holders.iter().flatten() {
-        let minutes = health::now().saturating_sub(holder.since * 1000) / 60_000;
+        let minutes = health::now().saturating_sub(holder.since.saturating_mul(1000)) / 60_000;
         writeln!(out, "    a slot is held by process {} for {minutes} min: {}", holder.pid, holder.derivation)?;
     }
     if let Some(trouble) = &machine.trouble {
         let seconds = health::now().saturating_sub(trouble.since) / 1000;
-        writeln!(out, "    in trouble for {seconds} s, {} failures in a row", trouble.count)?;
+        let noun = if trouble.count == 1 { "failure" } else { "failures in a row" };
+        writeln!(out, "    in trouble for {seconds} s, {} {noun}", trouble.count)?;
     }
     if let Some(until) = machine.drained.and_then(|drained| drained.until) {
         writeln!(out, "    drained for {} s more", until.saturating_sub(health::now()) / 1000)?;

@@ -88,6 +88,8 @@ impl Place {
 enum InstallError {
     #[error("--prefix must be an absolute name without '..' and control characters")]
     Prefix,
+    #[error("--guix must be an absolute name without control characters")]
+    GuixName,
     #[error("--restart is for the running system, not for what lies below --root")]
     RestartElsewhere,
     #[error(
@@ -120,7 +122,7 @@ impl InstallError {
 
     fn status(&self) -> Status {
         match self {
-            InstallError::Prefix | InstallError::RestartElsewhere => Status::Usage,
+            InstallError::Prefix | InstallError::GuixName | InstallError::RestartElsewhere => Status::Usage,
             _ => Status::Failure,
         }
     }
@@ -231,6 +233,10 @@ fn real_guix(arguments: &InstallArguments, unit: &Unit) -> Result<PathBuf, Insta
     let place = &arguments.place;
     let is_real = |path: &Path| below(&place.root, path).exists() && !path.starts_with(place.directory());
     if let Some(guix) = &arguments.guix {
+        // It goes into a file of lines, and systemd takes no other name.
+        if !guix.to_str().is_some_and(|name| name.starts_with('/') && !name.contains(char::is_control)) {
+            return Err(InstallError::GuixName);
+        }
         return if is_real(guix) { Ok(guix.clone()) } else { Err(InstallError::NotGuix(guix.clone())) };
     }
     let beside = unit.daemon.with_file_name("guix");

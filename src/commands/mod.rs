@@ -187,23 +187,21 @@ fn with_machines(
     engine: &Engine,
     command: impl FnOnce(&[&Machine], &StateDirectory) -> Status,
 ) -> Status {
-    match engine.load_pool(&machines::machine_file(file, &engine.directories), None) {
-        Ok(pool) => {
+    match machines::load(file, engine) {
+        Ok((_, pool)) => {
             let machines: Vec<&Machine> = pool.machines.iter().map(|entry| &entry.machine).collect();
             command(&machines, &engine.state)
         }
-        Err(report) => {
-            eprintln!("{report}");
-            Status::MachineFile
-        }
+        Err(status) => status,
     }
 }
 
-/// Whether the arguments are those that the daemon gives: four, the first neither a subcommand nor an option.
+/// Whether the arguments are those that the daemon gives: four, the first a system type, which has a hyphen in it, and neither
+/// an option nor a subcommand. So a subcommand that is mistyped is not taken for one.
 fn is_build_hook(arguments: &[OsString]) -> bool {
     let [first, _, _, _] = arguments else { return false };
     let is_subcommand = |word: &str| CommandLine::command().get_subcommands().any(|command| command.get_name() == word);
-    first.to_str().is_none_or(|word| !word.starts_with('-') && !is_subcommand(word))
+    first.to_str().is_some_and(|word| word.contains('-') && !word.starts_with('-') && !is_subcommand(word))
 }
 
 #[cfg(test)]
@@ -214,7 +212,7 @@ mod tests {
     fn four_arguments_are_the_build_hook() {
         let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
         assert!(is_build_hook(&words("x86_64-linux 3600 1 0")));
-        for line in ["--help", "-V", "convert machines.scm", "convert a b c", "x86_64-linux"] {
+        for line in ["--help", "-V", "convert machines.scm", "convert a b c", "drian b1 --for 2h", "x86_64-linux"] {
             assert!(!is_build_hook(&words(line)), "{line}");
         }
         assert!(!is_build_hook(&[]));

@@ -12,6 +12,8 @@ use std::os::fd::AsFd;
 
 use rustix::termios::tcgetwinsize;
 
+use crate::text::is_obeyed;
+
 /// Nothing is laid out for less than this many columns.
 const NARROWEST: usize = 40;
 
@@ -91,14 +93,14 @@ impl Terminal {
     }
 }
 
-/// Text that a terminal only shows: a control character becomes `?`, the end of a line `; `.
+/// Text that a terminal only shows: what it would obey becomes `?`, the end of a line `; `.
 pub fn plain(text: &str) -> Cow<'_, str> {
     let text = text.trim_end();
-    if !text.contains(char::is_control) {
+    if !text.contains(is_obeyed) {
         return Cow::Borrowed(text);
     }
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    Cow::Owned(lines.join("; ").chars().map(|c| if c.is_control() { '?' } else { c }).collect())
+    Cow::Owned(lines.join("; ").chars().map(|c| if is_obeyed(c) { '?' } else { c }).collect())
 }
 
 #[cfg(test)]
@@ -121,6 +123,7 @@ mod tests {
     fn a_terminal_is_told_nothing() {
         assert_eq!(plain("a\x1b[2Jb\nc\r\n"), "a?[2Jb; c");
         assert_eq!(plain("unchanged\n"), "unchanged");
+        assert_eq!(plain("\u{202e}desrever"), "?desrever");
     }
 
     #[test]

@@ -34,7 +34,7 @@ fn ssh(machine: &Machine) -> String {
         let words: Vec<String> = proxy.iter().map(|word| quote(word)).collect();
         command += &format!(" -o {}", quote(&format!("ProxyCommand={}", words.join(" "))));
     }
-    format!("{command} {}@{}", machine.user, machine.name)
+    format!("{command} {}", quote(&format!("{}@{}", machine.user, machine.name)))
 }
 
 #[cfg(test)]
@@ -53,6 +53,9 @@ mod tests {
         assert!(text.ends_with(&format!(": ssh offload@b1 guix build --keep-failed {derivation}")), "{text}");
         assert!(how_to_look(&machine, &derivation, false).starts_with(&format!("\n  its log: on b1: {log}\n")));
 
+        machine.user = "o;x".to_owned();
+        assert!(how_to_look(&machine, &derivation, true).contains(": ssh 'o;x@b1' zcat"));
+        machine.user = "offload".to_owned();
         machine.port = 2022;
         machine.private_key = Some("/etc/guix/a key".into());
         machine.proxy_command = Some(["nc", "-X", "it's", "%h"].map(str::to_owned).to_vec());

@@ -161,7 +161,9 @@ fn name(fields: &mut Fields) -> Option<String> {
 
 fn user(fields: &mut Fields) -> Option<String> {
     let fits = |user: &String| {
-        !user.is_empty() && user.len() <= 255 && !user.contains(|c: char| c.is_whitespace() || c.is_control())
+        let is_bare = !user.contains(|c: char| c.is_whitespace() || c.is_control());
+        // What is offered to be pasted must not be taken for an option.
+        !user.is_empty() && user.len() <= 255 && !user.starts_with('-') && is_bare
     };
     fields.required("user", "the name of an account on the build machine", |value| values::string(value).filter(fits))
 }

@@ -98,6 +98,8 @@ fn what_root_makes_belongs_to_the_owner_of_the_directory() {
     let link = state.join("offload/link");
     std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
     assert!(open_or_make(&link).is_err());
+    // Nothing can be made there, and no directory is missing.
+    assert_eq!(make_directory(Path::new("/proc/offload/b1:22")).unwrap_err().kind(), std::io::ErrorKind::NotFound);
     // Where root itself is the owner, so it stays.
     make_directory(&root.path().join("var/log/guix")).unwrap();
     assert_eq!(fs::metadata(root.path().join("var/log")).unwrap().uid(), 0);

@@ -12,6 +12,8 @@
 //!   for a while, and a link that brings no byte for the stall timeout is dead. A frozen server still acknowledges TCP, so
 //!   bytes are what counts.
 //! - The answer to a keep-alive stays in its list of packets for as long as the session lives: some hundred bytes each.
+//! - A call ends when there is nothing more to read, and a server may see to it that there always is. So where something
+//!   definite is waited for, a watchdog shuts the socket when the limit is over.
 //! - `flush` discards what was received. It is not used.
 
 use std::os::fd::OwnedFd;
@@ -26,6 +28,7 @@ use ssh2::BlockDirections;
 use super::code::{self, cause, is_again};
 use super::error::{Cause, Error, Phase};
 use super::proxy::Proxy;
+use super::watchdog::guarded;
 use crate::machine::Machine;
 
 /// libssh2 sends no more than one keep-alive in two seconds.
@@ -152,7 +155,7 @@ impl Link {
         &self,
         kind: Kind,
         limit: Option<Limit>,
-        mut call: impl FnMut() -> Result<T, ssh2::Error>,
+        call: impl FnMut() -> Result<T, ssh2::Error>,
     ) -> Result<T, Cause> {
         let mut turn = self.turn();
         if !turn.usable {
@@ -172,6 +175,25 @@ impl Link {
                 turn.usable = !matches!(cause, Cause::LinkDead(_));
             })?;
         }
+        match limit.filter(|_| matches!(kind, Kind::Negotiation | Kind::Request)) {
+            Some(limit) => {
+                let result = guarded(&self.socket, limit.at, || self.repeat(kind, Some(limit), call, &mut turn, clock));
+                // Whatever it came to, it was the watchdog that ended it.
+                result.map_err(|cause| if limit.at <= Instant::now() { limit.cause() } else { cause })
+            }
+            None => self.repeat(kind, limit, call, &mut turn, clock),
+        }
+    }
+
+    /// Makes a call until it no longer says EAGAIN, when there is room to send if it has to.
+    fn repeat<T>(
+        &self,
+        kind: Kind,
+        limit: Option<Limit>,
+        mut call: impl FnMut() -> Result<T, ssh2::Error>,
+        turn: &mut Turn,
+        mut clock: Clock,
+    ) -> Result<T, Cause> {
         loop {
             match call() {
                 Ok(value) => return Ok(value),

@@ -16,6 +16,7 @@ mod private_key;
 mod proxy;
 mod session;
 mod tcp;
+mod watchdog;
 
 pub use channel::{Channel, Output};
 pub use error::{Cause, Error, Phase};

@@ -4,11 +4,13 @@
 //! said. Two processes at once may both say it. A time in the future, as after a clock was set back, counts for nothing.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
+use crate::rights;
 
 /// How long something that was said need not be said again.
 const LATELY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -23,7 +25,9 @@ fn is_due_at(path: PathBuf, now: SystemTime) -> Result<bool, StateError> {
     if said.is_ok_and(|said| now.duration_since(said).is_ok_and(|age| age < LATELY)) {
         return Ok(false);
     }
-    fs::write(&path, "\n").map_err(|cause| StateError { path, cause })?;
+    // Whatever is written sets the time.
+    let written = rights::open_or_make(&path).and_then(|mut file| file.write_all(b"\n"));
+    written.map_err(|cause| StateError { path, cause })?;
     Ok(true)
 }
 
@@ -45,5 +49,17 @@ mod tests {
         assert!(!is_due_at(path(), now + LATELY / 2).unwrap());
         assert!(is_due_at(path(), now - LATELY).unwrap());
         assert!(is_due_at(path(), now + LATELY * 2).unwrap());
+    }
+
+    /// Root looks at machines, too, and the directory may be another user's.
+    #[test]
+    fn a_link_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let precious = directory.path().join("precious");
+        fs::write(&precious, "kept").unwrap();
+        std::os::unix::fs::symlink(&precious, directory.path().join("said-relay")).unwrap();
+        let later = SystemTime::now() + LATELY * 2;
+        assert!(is_due_at(directory.path().join("said-relay"), later).is_err());
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "kept");
     }
 }

@@ -240,6 +240,31 @@ fn a_server_that_says_a_little_now_and_then_costs_no_more() {
     assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
 }
 
+/// libssh2 does not return as long as there is something to read.
+#[test]
+fn a_server_that_never_stops_talking_is_given_up() {
+    // Packets that mean nothing: SSH_MSG_IGNORE, with an empty string and padding.
+    let ignore = [&[0, 0, 0, 12, 6, 2][..], &[0; 10]].concat();
+    for (version, flood) in [
+        ("", b"please hold the line\r\n".repeat(1000)),
+        ("", vec![b'x'; 20_000]),
+        ("SSH-2.0-x\r\n", ignore.repeat(1000)),
+    ] {
+        let directory = TempDir::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut machine = nowhere(&directory, "127.0.0.1", listener.local_addr().unwrap().port());
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(version.as_bytes()).unwrap();
+            while stream.write_all(&flood).is_ok() {}
+        });
+        machine.connect_timeout = Duration::from_millis(500);
+        let error = refusal(&machine);
+        // Its words are known if they were there before libssh2 took them.
+        assert!(matches!(error.cause, Cause::TimedOut(_) | Cause::NotSsh(_)), "{error}");
+    }
+}
+
 #[test]
 fn a_banned_address_is_an_error_of_its_own() {
     let server = Server::start(&Options { sshd: &["PerSourcePenalties=authfail:60s min:1s"], ..SID });

@@ -12,6 +12,7 @@ use super::unit::Unit;
 use crate::engine::Engine;
 use crate::policy::DEFAULT_KEYS;
 use crate::rights::{Need, Obstacle, User, below};
+use crate::shell::{in_quotes, quote};
 
 /// What systemd gives to services that say nothing about it.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin";
@@ -75,7 +76,7 @@ fn rights(place: &Place, user: &User, guix: &Path, engine: &Engine) -> Vec<Findi
     let as_user = if user.uid == 0 {
         String::new()
     } else {
-        format!(" && chown {}: {}*", user.name, secret.with_extension("").display())
+        format!(" && chown {}: {}*", user.name, quote(&secret.with_extension("").to_string_lossy()))
     };
     lacking(&secret, "signing key", format!("guix archive --generate-key{as_user}"));
     let file = machine_file(None, directories);
@@ -83,11 +84,11 @@ fn rights(place: &Place, user: &User, guix: &Path, engine: &Engine) -> Vec<Findi
     let remedy = if missing(&scheme) {
         "offload add HOST".to_owned()
     } else {
-        format!("offload convert {} > {}", scheme.display(), file.display())
+        format!("offload convert {} > {}", quote(&scheme.to_string_lossy()), quote(&file.to_string_lossy()))
     };
     lacking(&file, "machine file", remedy);
     for key in &keys {
-        lacking(key, "private key", format!("ssh-keygen -t ed25519 -N '' -f '{}'", key.display()));
+        lacking(key, "private key", format!("ssh-keygen -t ed25519 -N '' -f {}", in_quotes(&key.to_string_lossy())));
     }
     findings
 }
@@ -135,7 +136,7 @@ fn app_armor(place: &Place, unit: &Unit) -> Option<Finding> {
             "the AppArmor profile '{profile}' does not let guix-daemon run '{}'",
             place.directory().display()
         ),
-        remedy: format!("echo '{rule}' >> {local} && apparmor_parser -r {profile}"),
+        remedy: format!("echo {} >> {local} && apparmor_parser -r {profile}", in_quotes(&rule)),
     })
 }
 

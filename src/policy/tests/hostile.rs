@@ -237,3 +237,13 @@ fn running(group: i32) -> usize {
         })
         .count()
 }
+
+/// Opening a named pipe waits until somebody writes to it.
+#[test]
+fn a_pipe_in_its_place() {
+    let site = Site::new("return {}");
+    std::fs::remove_file(site.path()).unwrap();
+    assert!(Command::new("mkfifo").arg(site.path()).status().unwrap().success());
+    let report = load(&site.path(), &LoadContext::default()).unwrap_err();
+    assert!(report.to_string().contains("found nothing"), "{report}");
+}
