@@ -58,6 +58,36 @@ fn a_machine_file_that_is_not_there_is_told_from_one_without_the_machine() {
     }
 }
 
+/// All take it as an option; what stands alone then is the expression.
+#[test]
+fn the_machine_file_as_an_option() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("machines.lua");
+    fs::write(&file, "return {}").unwrap();
+    let (file, none) = (file.to_str().unwrap(), "/no/machines.lua");
+    let system = ["explain", "--system", "x86_64-linux"];
+    for (arguments, status) in [
+        (&["eval", "--machine-file", file][..], 0),
+        (&[&system[..], &["--machine-file", file]].concat(), 5),
+        (&[&system[..], &["--machine-file", none]].concat(), 3),
+        (&[&system[..], &[none]].concat(), 3),
+        (&[&system[..], &[file, "--machine-file", file]].concat(), 2),
+        (&["eval", file, "--machine-file", file], 2),
+    ] {
+        let output = offload(arguments);
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {}", text(&output.stderr));
+    }
+    for command in ["test", "status"] {
+        let run = |rest: &[&str]| offload(&[&[command][..], rest].concat());
+        assert_eq!(run(&["--machine-file", none]).status.code(), Some(3));
+        assert_eq!(run(&["--machine-file", file, "("]).status.code(), Some(2));
+        assert_eq!(run(&["--machine-file", file, "a", "b"]).status.code(), Some(2));
+        let output = run(&["--machine-file", file, "^b1$"]);
+        assert_eq!(output.status.code(), Some(5));
+        assert!(text(&output.stderr).contains("matches '^b1$'"), "{}", text(&output.stderr));
+    }
+}
+
 #[test]
 fn a_command_that_is_mistyped_is_not_taken_for_the_hook() {
     let output = offload(&["drian", "b1", "--for", "2h"]);

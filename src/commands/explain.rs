@@ -44,6 +44,9 @@ pub struct Arguments {
     first: Option<PathBuf>,
     /// The machine file, if it is not the usual one.
     file: Option<PathBuf>,
+    /// The same, as an option.
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    machine_file: Option<PathBuf>,
     /// Explain for any derivation of this system type.
     #[arg(long)]
     system: Option<String>,
@@ -105,6 +108,10 @@ fn explain(arguments: &Arguments, engine: &Engine) -> Result<Status, (Status, St
     let failed = |error: &dyn std::error::Error| (Status::Failure, format!("offload: error: {}", with_causes(error)));
     let (request, file) = request(arguments, &engine.directories)?;
     let path = machine_file(file, &engine.directories);
+    if file.is_some() && matches!(path.try_exists(), Ok(false)) {
+        let message = format!("offload: error: there is no machine file '{}'", path.display());
+        return Err((Status::MachineFile, message));
+    }
     let pool = engine.load_pool(&path, None).map_err(|report| (Status::MachineFile, report.to_string()))?;
     let consideration = engine.consider(&pool, &request);
     let machines = &consideration.machines;
@@ -143,18 +150,19 @@ fn request<'a>(
     let path =
         |text: &str| StorePath::parse(&directories.store, text.as_bytes()).map_err(|error| failed(error.to_string()));
     if let Some(system) = &arguments.system {
-        if arguments.file.is_some() {
+        if arguments.file.is_some() || (arguments.first.is_some() && arguments.machine_file.is_some()) {
             return Err((Status::Usage, "offload: error: give a derivation or --system, not both".to_owned()));
         }
         let derivation = path(&format!("{}/{NO_DERIVATION}", directories.store))?;
         let features = arguments.features.iter().filter(|feature| !feature.is_empty()).cloned().collect();
         let request = Request { wants_local: true, system: system.clone(), derivation, features };
-        return Ok((request, arguments.first.as_deref()));
+        return Ok((request, arguments.first.as_deref().or(arguments.machine_file.as_deref())));
     }
     let derivation = path(&arguments.first.as_deref().unwrap_or("".as_ref()).to_string_lossy())?;
     let read = read_derivation(&directories.store, &derivation).map_err(|error| failed(with_causes(&error)))?;
     let features = read.required_features();
-    Ok((Request { wants_local: true, system: read.system, derivation, features }, arguments.file.as_deref()))
+    let file = arguments.file.as_deref().or(arguments.machine_file.as_deref());
+    Ok((Request { wants_local: true, system: read.system, derivation, features }, file))
 }
 
 /// Asks all machines that match, at the same time, and remembers what they say.

@@ -3,6 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use regex_lite::Regex;
 
 use crate::engine::Engine;
@@ -13,6 +14,35 @@ use crate::policy::Pool;
 
 /// The variable that names the machine file.
 pub const MACHINE_FILE: &str = "OFFLOAD_MACHINE_FILE";
+
+/// Which machines a subcommand is about.
+#[derive(Debug, Args)]
+pub struct Selection {
+    /// The machine file, if it is not the usual one.
+    file: Option<PathBuf>,
+    /// Only the machines whose names match this regular expression.
+    regexp: Option<Regex>,
+    /// The machine file; a REGEXP may then stand alone.
+    #[arg(long, value_name = "FILE", conflicts_with = "regexp")]
+    machine_file: Option<PathBuf>,
+}
+
+impl Selection {
+    /// The machine file that is named, and the expression. That it is none is said on standard error.
+    pub fn parts(&self) -> Result<(Option<&Path>, Option<Regex>), Status> {
+        let (Some(machine_file), Some(regexp)) = (&self.machine_file, &self.file) else {
+            return Ok((self.machine_file.as_deref().or(self.file.as_deref()), self.regexp.clone()));
+        };
+        let regexp = regexp.to_string_lossy();
+        match Regex::new(&regexp) {
+            Ok(regexp) => Ok((Some(machine_file), Some(regexp))),
+            Err(error) => {
+                eprintln!("offload: error: '{regexp}' is no regular expression: {error}");
+                Err(Status::Usage)
+            }
+        }
+    }
+}
 
 /// The machine file: the one that was named, else `$OFFLOAD_MACHINE_FILE`, else `machines.lua` in the daemon's
 /// configuration directory.

@@ -85,6 +85,9 @@ enum Command {
     Eval {
         /// The machine file, if it is not the usual one.
         file: Option<PathBuf>,
+        /// The same, as an option.
+        #[arg(long, value_name = "FILE", conflicts_with = "file")]
+        machine_file: Option<PathBuf>,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -152,8 +155,8 @@ fn run(command: Command) -> Status {
     let system = machines::own_system();
     let engine = Engine::new(directories, Arguments::without_limits(&system));
     match command {
-        Command::Eval { file, json } => {
-            let file = machines::machine_file(file.as_deref(), &engine.directories);
+        Command::Eval { file, machine_file, json } => {
+            let file = machines::machine_file(file.or(machine_file).as_deref(), &engine.directories);
             eval::run(&file, &engine.load_context(), &system, json, &mut io::stdout(), &mut io::stderr())
         }
         Command::Annotations { directory } => {

@@ -12,16 +12,15 @@ mod table;
 mod watch;
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
-use regex_lite::Regex;
 use serde::Serialize;
 
 use super::drain::parse_time;
-use super::machines::{hosts, load, verdict};
+use super::machines::{Selection, hosts, load, verdict};
 use super::terminal::Terminal;
 use crate::engine::Engine;
 use crate::exit::Status;
@@ -32,10 +31,8 @@ const VERSION: u32 = 1;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The machine file, if it is not the usual one.
-    file: Option<PathBuf>,
-    /// Ask only the machines whose names match this regular expression.
-    regexp: Option<Regex>,
+    #[command(flatten)]
+    selection: Selection,
     /// What to print.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -74,8 +71,9 @@ pub fn run(arguments: &Arguments, engine: &Engine) -> Status {
 }
 
 fn ask_and_print(arguments: &Arguments, engine: &Engine) -> Result<Status, Status> {
-    let (path, pool) = load(arguments.file.as_deref(), engine)?;
-    let machines = hosts(&pool, arguments.regexp.as_ref())?;
+    let (file, regexp) = arguments.selection.parts()?;
+    let (path, pool) = load(file, engine)?;
+    let machines = hosts(&pool, regexp.as_ref())?;
     let mut looks: Vec<Look> = machines.into_iter().map(|machine| Look::new(machine, engine)).collect();
     let format = if arguments.json { Format::Json } else { arguments.format };
     let Some(interval) = arguments.watch else {

@@ -13,14 +13,13 @@ mod remedies;
 mod report;
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 
 use clap::Args;
-use regex_lite::Regex;
 use serde::Serialize;
 
-use super::machines::{hosts, load, verdict};
+use super::machines::{Selection, hosts, load, verdict};
 use super::terminal::Terminal;
 use crate::engine::Engine;
 use crate::exit::Status;
@@ -32,10 +31,8 @@ const VERSION: u32 = 1;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The machine file, if it is not the usual one.
-    file: Option<PathBuf>,
-    /// Check only the machines whose names match this regular expression.
-    regexp: Option<Regex>,
+    #[command(flatten)]
+    selection: Selection,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -56,8 +53,9 @@ pub fn run(arguments: &Arguments, engine: &Engine) -> Status {
 }
 
 fn check_and_print(arguments: &Arguments, engine: &Engine) -> Result<Status, Status> {
-    let (path, pool) = load(arguments.file.as_deref(), engine)?;
-    let machines = hosts(&pool, arguments.regexp.as_ref())?;
+    let (file, regexp) = arguments.selection.parts()?;
+    let (path, pool) = load(file, engine)?;
+    let machines = hosts(&pool, regexp.as_ref())?;
     let checked = check_all(&machines, engine);
     let mut out = io::stdout().lock();
     let printed = match arguments.json {
