@@ -10,9 +10,11 @@ use std::time::Duration;
 
 mod host_key;
 mod known_hosts;
+mod name;
 
 pub use host_key::{HOST_KEY_TYPES, HostKeyError};
 pub use known_hosts::known_hosts;
+pub use name::{NameFault, check_name};
 
 /// A build machine, as one entry of the machine file describes it.
 #[derive(Clone, Debug, PartialEq)]

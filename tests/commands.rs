@@ -206,7 +206,9 @@ fn a_score_that_says_no_is_no_mismatch() {
 
 #[test]
 fn usage_errors_have_a_status_of_their_own() {
-    for arguments in [&[][..], &["evall"], &["eval", "a", "b"], &["x86_64-linux", "0", "0"]] {
+    let hosts = ["", "a b", "root@b1", "b1:22", "[::1]", ".b1"].map(|host| ["add", host]);
+    let others = [&[][..], &["evall"], &["eval", "a", "b"], &["x86_64-linux", "0", "0"]];
+    for arguments in others.into_iter().chain(hosts.iter().map(<[_; 2]>::as_slice)) {
         let output = offload(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(text(&output.stdout).is_empty());

@@ -13,7 +13,7 @@ use clap::Args;
 use super::terminal::plain;
 use crate::engine::Engine;
 use crate::exit::Status;
-use crate::machine::{HostKey, Machine};
+use crate::machine::{HostKey, Machine, NameFault, check_name};
 use crate::remote::{Connection, Error};
 use crate::shell::quote;
 use crate::ssh::Session;
@@ -21,6 +21,7 @@ use crate::ssh::Session;
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Its name or address.
+    #[arg(value_parser = host)]
     host: String,
     /// The port of its SSH server.
     #[arg(long, default_value_t = 22, value_parser = clap::value_parser!(u16).range(1..))]
@@ -82,6 +83,17 @@ fn add(arguments: &Arguments, engine: &Engine, output: &mut dyn Write, messages:
     output.write_all(entry(&machine, &key, learnt.as_ref()).as_bytes())?;
     writeln!(messages, "Put the entry into the machine file, then: offload authorize {}", quote(&arguments.host))?;
     Ok(Status::Success)
+}
+
+/// What the machine file takes as a name.
+fn host(text: &str) -> Result<String, String> {
+    match check_name(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(NameFault::Port(port)) => Err(format!("the port is an option: --port {port}")),
+        Err(NameFault::Account(user)) => Err(format!("the account is an option: --user {user}")),
+        Err(NameFault::Brackets) => Err("an IPv6 address has no brackets here".to_owned()),
+        Err(NameFault::Other) => Err("not a host name or address".to_owned()),
+    }
 }
 
 /// Logs in, and asks.

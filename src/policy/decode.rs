@@ -3,7 +3,7 @@
 use super::fields::{BUILD_MACHINE, Fields, LOCAL_MACHINE};
 use super::suggest;
 use super::values::{self, describe};
-use crate::machine::{Compression, HostKey, Machine};
+use crate::machine::{Compression, HostKey, Machine, NameFault, check_name};
 use mlua::{Function, Value};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -139,21 +139,14 @@ fn common(fields: &mut Fields, speed: &mut f64, threshold: &mut Option<f64>, ena
 fn name(fields: &mut Fields) -> Option<String> {
     const EXPECTED: &str = "a host name or address";
     let name = fields.required("name", EXPECTED, |value| values::string(value).filter(|name| !name.is_empty()))?;
-    let strange = |character: char| !(character.is_ascii_alphanumeric() || ".-_:%".contains(character));
-    if name.len() <= 253 && !name.starts_with(['-', '.']) && !name.contains(strange) {
-        if let Some((_, port)) = name.split_once(':')
-            && port.bytes().all(|byte| byte.is_ascii_digit())
-        {
-            let hint = Some(format!("give the port in its own field: port = {port}"));
-            fields.error("name", format!("expected {EXPECTED}, found {}", values::quote(&name)), hint);
-            return None;
+    let hint = match check_name(&name) {
+        Ok(()) => return Some(name),
+        Err(NameFault::Port(port)) => Some(format!("give the port in its own field: port = {port}")),
+        Err(NameFault::Account(user)) => {
+            Some(format!("give the account in its own field: user = {}", values::quote(user)))
         }
-        return Some(name);
-    }
-    let hint = match name.split_once('@') {
-        Some((user, _)) => Some(format!("give the account in its own field: user = {}", values::quote(user))),
-        None if name.starts_with('[') => Some("write an IPv6 address without brackets".to_owned()),
-        None => None,
+        Err(NameFault::Brackets) => Some("write an IPv6 address without brackets".to_owned()),
+        Err(NameFault::Other) => None,
     };
     fields.error("name", format!("expected {EXPECTED}, found {}", values::quote(&name)), hint);
     None
