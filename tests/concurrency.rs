@@ -128,6 +128,22 @@ fn database(host: &Host) -> Connection {
     connection
 }
 
+/// A database that nobody else can write to, until this is dropped; also when a test fails.
+struct Held<'a>(&'a Connection);
+
+impl Held<'_> {
+    fn of(connection: &Connection) -> Held<'_> {
+        connection.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        Held(connection)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.execute_batch("COMMIT");
+    }
+}
+
 #[test]
 fn the_head_has_other_things_to_do() {
     let lab = Lab::new();
@@ -138,14 +154,17 @@ fn the_head_has_other_things_to_do() {
     // Two clients ask for the same at the same moment.
     let both = Barrier::new(2);
     let shared = Drv::new("shared").script("sleep 1; echo shared >$out");
+    let clients = [(); 2].map(|()| {
+        let mut client = head.direct();
+        let output = client.make(&shared).output().to_string();
+        (client, output)
+    });
     thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                let mut client = head.direct();
-                client.make(&shared);
+        for (mut client, output) in clients {
+            let (both, shared, head) = (&both, &shared, &head);
+            scope.spawn(move || {
                 both.wait();
-                client.build(&[&shared]).unwrap();
-                let output = client.make(&shared).output().to_string();
+                client.build(&[shared]).unwrap();
                 assert_eq!(fs::read_to_string(head.path(output)).unwrap(), "shared\n");
             });
         }
@@ -167,9 +186,9 @@ fn the_head_has_other_things_to_do() {
                 if is_over.load(Ordering::Relaxed) {
                     break;
                 }
-                connection.execute_batch("BEGIN EXCLUSIVE").unwrap();
+                let held = Held::of(&connection);
                 thread::sleep(Duration::from_millis(hold));
-                connection.execute_batch("COMMIT").unwrap();
+                drop(held);
                 thread::sleep(Duration::from_millis(20));
             }
         });
@@ -187,13 +206,13 @@ fn the_head_has_other_things_to_do() {
     let last = Drv::new("last").script("echo last >$out");
     let mut client = head.direct();
     client.make(&last);
-    connection.execute_batch("BEGIN EXCLUSIVE").unwrap();
     thread::scope(|scope| {
+        let held = Held::of(&connection);
         let building = scope.spawn(|| client.build(&[&last]));
         wait_until("it has been built", Duration::from_secs(30), || b1.built().contains(&"last".to_owned()));
         thread::sleep(Duration::from_secs(3));
         assert!(!building.is_finished());
-        connection.execute_batch("COMMIT").unwrap();
+        drop(held);
         building.join().unwrap().unwrap();
     });
     wait_until("no lock is held", Duration::from_secs(30), || head.held_locks().is_empty());
