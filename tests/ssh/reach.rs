@@ -154,9 +154,10 @@ fn the_probe_tells_how_the_machine_is() {
         let server = Server::start(options);
         // A probe that takes longer than this tells nothing, and other tests run beside this one.
         let machine = Machine { connect_timeout: Duration::from_secs(60), ..server.machine() };
+        let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let before = now();
         let status = Connection::open(&machine).unwrap().probe(store).unwrap();
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-        assert!(status.clock.unwrap().abs_diff(now) < 5, "{status:?}");
+        assert!((before - 5..now() + 5).contains(&status.clock.unwrap()), "{before}: {status:?}");
         assert!(status.load1.is_some() && status.load5.is_some() && status.load15.is_some(), "{status:?}");
         assert!(status.cores > Some(0) && status.free_memory > Some(1 << 20), "{status:?}");
         assert!(status.store_free > Some(1 << 20) && status.build_free > Some(1 << 20), "{status:?}");
@@ -173,10 +174,12 @@ fn an_account_that_may_do_nothing_has_no_status_but_a_daemon() {
     let mut restricted = nologin.machine();
     restricted.user = "nobody".to_owned();
     for machine in [forced.machine(), restricted] {
+        // The limit of the probe, which is not waited for.
+        let machine = Machine { connect_timeout: Duration::from_secs(60), ..machine };
         let connection = Connection::open(&machine).unwrap();
         let start = Instant::now();
         assert_eq!(connection.probe(STORE).unwrap(), Status::default());
-        assert!(start.elapsed() < Duration::from_secs(2));
+        assert!(start.elapsed() < Duration::from_secs(30));
         assert_eq!(greet(connection.daemon().unwrap()), 0x164);
     }
 }
