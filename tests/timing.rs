@@ -53,14 +53,19 @@ fn every_phase_is_logged_and_the_round_trips_are_as_documented() {
     head.client().no_offload().max_jobs(1).build(&[&large]).succeeded();
     note(&mut phases, &head.build(&[&Drv::new("far-user").input(&large)]).succeeded().log);
 
-    // The server's messages may cross with ours and its status may have to be asked for again, which adds some.
-    let round_trips = (0..4).map(|number| {
+    // The server's messages may cross with ours and its status may have to be asked for again, which adds some: so the least
+    // of some builds counts, of more builds the busier the machine is.
+    let mut least = u32::MAX;
+    for number in 0..20 {
         let (answers, connections) = (link.answers(), link.connections());
         note(&mut phases, &head.build(&[&Drv::new(&format!("trivial-{number}"))]).succeeded().log);
         assert_eq!(link.connections(), connections + 1);
         // That of the TCP connection does not pass.
-        link.answers() - answers + 1
-    });
-    assert_eq!(round_trips.min().unwrap(), documented_round_trips());
+        least = least.min(link.answers() - answers + 1);
+        if number >= 3 && least <= documented_round_trips() {
+            break;
+        }
+    }
+    assert_eq!(least, documented_round_trips());
     assert_eq!(phases, documented_phases());
 }
