@@ -8,7 +8,9 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use offload::daemon::Client;
 use offload::machine::HostKeyKind;
+use offload::store::path::StoreDir;
 use rustix::process::Signal;
 
 use super::entry::Entry;
@@ -175,7 +177,15 @@ impl Host {
 
     fn await_daemon(&self) {
         let socket = self.daemon_socket();
-        self.wait_for("guix-daemon", &self.daemon, || socket.exists() && UnixStream::connect(&socket).is_ok());
+        // A daemon makes its directories and its database for its first client, and may fail when two come at once: so the first
+        // one comes alone, and is waited for.
+        let greet = |stream: UnixStream| {
+            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            drop(Client::connect(stream, StoreDir::default()));
+        };
+        self.wait_for("guix-daemon", &self.daemon, || {
+            socket.exists() && UnixStream::connect(&socket).map(greet).is_ok()
+        });
         if self.options.unprivileged {
             unprivileged::start_read_only_store(&self.root);
         }

@@ -192,11 +192,6 @@ impl HostOptions {
         let configuration = self.sshd_configuration(&host_keys, &address.to_string());
         std::fs::write(root.join("etc/ssh/sshd_config"), configuration).unwrap();
 
-        // The daemon makes this for its first client, and fails when two come at once.
-        let roots = root.join("var/guix/gcroots");
-        std::fs::create_dir_all(&roots).unwrap();
-        std::os::unix::fs::symlink("/var/guix/profiles", roots.join("profiles")).unwrap();
-
         if self.unprivileged {
             unprivileged::give_files(&root);
         }
