@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fs4::{FileExt, TryLockError};
+use rustix::fs::{Mode, OFlags};
 
 use super::StateError;
 use crate::crash::{Point, point};
@@ -45,7 +46,7 @@ pub(super) fn try_lock(path: &Path) -> Result<Option<File>, StateError> {
 /// Whether somebody has the lock of `path`. Those who only look do not keep each other out.
 pub(super) fn is_locked(path: &Path) -> Result<bool, StateError> {
     let failed = |cause| StateError { path: path.to_owned(), cause };
-    match File::open(path) {
+    match open(path) {
         Ok(file) => Ok(!locked(|| FileExt::try_lock_shared(&file)).map_err(failed)?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(failed(error)),
@@ -94,10 +95,17 @@ pub(super) fn replace(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     make().map_err(failed)
 }
 
+/// Opens a file to look at it. The directory may belong to another user than the one who looks: a link is not followed, and a
+/// named pipe not waited for.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::RDONLY;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+}
+
 /// The contents of a file; `None` where there is none, or it cannot be read or is far too long.
 pub(super) fn contents(path: &Path) -> Option<Vec<u8>> {
     let mut text = Vec::new();
-    File::open(path).ok()?.take(MAX_FILE + 1).read_to_end(&mut text).ok()?;
+    open(path).ok()?.take(MAX_FILE + 1).read_to_end(&mut text).ok()?;
     (text.len() as u64 <= MAX_FILE).then_some(text)
 }
 
@@ -105,6 +113,18 @@ pub(super) fn contents(path: &Path) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn looking_neither_follows_nor_waits() {
+        let directory = tempfile::tempdir().unwrap();
+        let [file, link, pipe] = ["file", "link", "pipe"].map(|name| directory.path().join(name));
+        fs::write(&file, "here").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        assert_eq!(contents(&file).unwrap(), b"here");
+        assert!(contents(&link).is_none() && is_locked(&link).is_err());
+        assert!(contents(&pipe).is_none_or(|text| text.is_empty()) && !is_locked(&pipe).unwrap());
+    }
 
     #[test]
     fn looking_does_not_lock() {
