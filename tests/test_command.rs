@@ -3,7 +3,7 @@
 mod lab;
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -114,32 +114,26 @@ fn write_program(host: &Host, path: &str, text: &str) {
     fs::set_permissions(host.path(path), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Something at `address` that accepts connections and says `greeting`, then nothing.
+/// Says `greeting` to each of these connections, then nothing, and keeps them open.
+fn greet<S: Write + Send + 'static>(connections: impl Iterator<Item = io::Result<S>>, greeting: &[u8]) {
+    let mut kept = Vec::new();
+    for stream in connections {
+        let mut stream = stream.unwrap();
+        stream.write_all(greeting).unwrap();
+        kept.push(stream);
+    }
+}
+
+/// An SSH server at `address` that greets like this.
 fn strange_server(address: SocketAddr, greeting: &'static [u8]) {
     let listener = TcpListener::bind(address).unwrap();
-    thread::spawn(move || {
-        // Kept open.
-        let mut connections = Vec::new();
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            stream.write_all(greeting).unwrap();
-            connections.push(stream);
-        }
-    });
+    thread::spawn(move || greet(listener.incoming(), greeting));
 }
 
 /// A daemon on `socket` that greets like this.
 fn strange_daemon(host: &Host, socket: &str, greeting: &'static [u8]) {
     let listener = UnixListener::bind(host.path(socket)).unwrap();
-    thread::spawn(move || {
-        // Kept open.
-        let mut connections = Vec::new();
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            stream.write_all(greeting).unwrap();
-            connections.push(stream);
-        }
-    });
+    thread::spawn(move || greet(listener.incoming(), greeting));
 }
 
 /// The greeting of Guix 0.13: the magic number, and version 0x161.
