@@ -237,9 +237,7 @@ fn every_fault_is_found_and_its_remedy_mends_it() {
             entry.set("minimum_disk_space", f64::from(45 << 20))
         }),
         // About an hour: a second may begin between the two clocks' being read.
-        patient("skewed", &full, "??  clock         differs by 3", 1, &|entry| {
-            entry.set("minimum_disk_space", 0.0)
-        }),
+        patient("skewed", &full, "??  clock         differs by 3", 1, &|entry| entry.set("minimum_disk_space", 0.0)),
         patient("drained", &b1, "it is drained: it gets no builds", 1, &same),
         patient("b1", &b1, "ok  import there", 0, &same),
     ];

@@ -132,6 +132,11 @@ pub enum Cause {
     /// The session failed before, in a way that leaves libssh2 unusable.
     #[error("the connection is out of use after an earlier failure")]
     OutOfUse,
+    /// More than a server has to say until somebody is logged in, in bytes.
+    #[error("the server sent more than {} KiB before the login was through", .0 >> 10)]
+    TooMuchBeforeLogin(u64),
+    #[error("the server keeps sending what nobody asked for")]
+    TooMuchUnasked,
     #[error("more than {0} bytes of output")]
     TooMuchOutput(usize),
     /// Everything else libssh2 reports, in its words.
@@ -216,6 +221,10 @@ impl Error {
             }
             Cause::LinkDead(_) => {
                 "the machine or the network to it stopped answering; 'stall_timeout' is the limit".to_owned()
+            }
+            Cause::TooMuchBeforeLogin(_) => format!("see what listens on port {port} of {name}: no usual SSH server does this"),
+            Cause::TooMuchUnasked => {
+                "no usual SSH server does this: look at the machine before it is used again".to_owned()
             }
             Cause::Closed
             | Cause::ChannelClosed

@@ -12,7 +12,8 @@ use super::channel::Channel;
 use super::code::{self, cause};
 use super::error::{Cause, Error, Phase};
 use super::host_key;
-use super::link::{Kind, Limit, Link};
+use super::limit::Limit;
+use super::link::{Kind, Link};
 use super::opening::Opening;
 use super::private_key::{self, PrivateKey};
 use super::proxy::Proxy;
@@ -27,8 +28,9 @@ const KEEP_ALIVE_MINIMUM: u32 = 2;
 /// falls into an endless loop in the midst of a call (its pull request 2392), which no deadline ends.
 const CIPHERS: &str = "aes256-gcm@openssh.com,aes128-gcm@openssh.com,aes256-ctr,aes192-ctr,aes128-ctr";
 
-/// The compressions that are asked for. libssh2 has zlib's default level only.
-const COMPRESSION: &str = "zlib@openssh.com,zlib,none";
+/// The compressions that are asked for. libssh2 has zlib's default level only. Not `zlib`, which unpacks what a server sends that
+/// nobody knows yet.
+const COMPRESSION: &str = "zlib@openssh.com,none";
 const NO_COMPRESSION: &str = "none";
 
 /// An SSH session with a build machine. The connection ends when it and all its channels are dropped.
@@ -61,6 +63,7 @@ impl Session {
         stopwatch.lap("handshake");
         authenticate(&link, machine, &key, limit).map_err(|cause| Error::new(machine, Phase::Authenticate, cause))?;
         stopwatch.lap("authenticate");
+        link.log_in();
         link.ssh().set_keepalive(true, KEEP_ALIVE_MINIMUM);
         Ok(Session { link: Arc::new(link) })
     }
