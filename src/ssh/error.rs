@@ -96,6 +96,14 @@ pub enum Cause {
     NotSsh(String),
     #[error("the server has no host key of a type that is asked for ({}); it offers {}", list(pinned), list(offered))]
     NoCommonHostKeyType { pinned: Vec<HostKeyKind>, offered: Vec<String> },
+    #[error("the server has no {what} in common with this program; it offers {}", list(offered))]
+    NoCommonAlgorithm {
+        what: &'static str,
+        /// The word for it in sshd_config.
+        setting: &'static str,
+        offered: Vec<String>,
+        known: Vec<String>,
+    },
     #[error("the server shows something that is no host key: {0}")]
     BadHostKey(HostKeyError),
     #[error("the server shows another host key than expected: {fingerprint}")]
@@ -200,6 +208,9 @@ impl Error {
             Cause::NotSsh(_) => format!("correct 'port': {port} is another service"),
             Cause::NoCommonHostKeyType { .. } => {
                 format!("put a key of an offered type into 'host_key': `ssh-keyscan -p {port} {name}`, and compare it on {name}")
+            }
+            Cause::NoCommonAlgorithm { setting, known, .. } => {
+                format!("in the sshd_config of {name}, `{setting}` must allow one of {}", list(known))
             }
             Cause::HostKeyDiffers { offered, .. } => format!(
                 "if the machine's key has changed and you have compared the fingerprint on the machine itself: host_key = \"{offered}\""

@@ -341,6 +341,24 @@ fn zlib_is_used_when_it_is_asked_for() {
 }
 
 #[test]
+fn what_a_server_has_not_in_common_is_named() {
+    for (setting, what, offered) in [
+        ("KexAlgorithms=sntrup761x25519-sha512@openssh.com", "key exchange", "sntrup761x25519-sha512@openssh.com"),
+        ("Ciphers=chacha20-poly1305@openssh.com", "cipher", "chacha20-poly1305@openssh.com"),
+        ("MACs=umac-64@openssh.com", "MAC", "umac-64@openssh.com"),
+    ] {
+        let ciphers = if what == "MAC" { "Ciphers=aes128-ctr" } else { "LogLevel=INFO" };
+        let server = Server::start(&Options { sshd: &[setting, ciphers], ..SID });
+        let error = refusal(&server.machine());
+        let text = format!("the server has no {what} in common with this program; it offers {offered}");
+        assert!(error.to_string().contains(&text), "{error}");
+        let hint = error.hint().unwrap();
+        let setting = setting.split('=').next().unwrap();
+        assert!(hint.contains(&format!("`{setting}` must allow one of ")) && !hint.contains("ext-info"), "{hint}");
+    }
+}
+
+#[test]
 fn a_program_can_carry_the_connection() {
     let server = Server::start(&SID);
     let mut machine = server.machine();
@@ -364,4 +382,30 @@ fn a_program_can_carry_the_connection() {
         let error = refusal(&machine);
         assert!(error.to_string().ends_with(expected), "{error}");
     }
+}
+
+/// Nothing that a terminal would obey, and no line without the prefix.
+#[test]
+fn what_a_program_complains_of_is_logged() {
+    let directory = TempDir::new().unwrap();
+    let machines = directory.path().join("machines.lua");
+    let machine = nowhere(&directory, "behind", 22);
+    let text = format!(
+        r#"return {{ build_machine {{
+            name = "behind", user = "root", systems = {{ "x86_64-linux" }}, private_key = {:?}, host_key = {:?},
+            proxy_command = {{ "sh", "-c", [[printf 'no \\033[2Jway\\n' >&2; exit 3]] }},
+        }} }}"#,
+        machine.private_key.unwrap(),
+        machine.host_keys[0].to_openssh(),
+    );
+    fs::write(&machines, text).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_offload"))
+        .args(["status", "--machine-file"])
+        .arg(&machines)
+        .env("GUIX_STATE_DIRECTORY", directory.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let line = said.lines().find(|line| line.contains("way")).unwrap_or_else(|| panic!("{said}"));
+    assert!(line.starts_with("offload: proxy command 'sh': no ") && !said.contains('\x1b'), "{said}");
 }
