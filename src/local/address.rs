@@ -112,7 +112,8 @@ mod tests {
         let file = top.path().join(path.base_name());
         for (size, is_read) in [(MAX_TEXT, true), (MAX_TEXT + 1, false)] {
             fs::File::create(&file).unwrap().set_len(size).unwrap();
-            assert_eq!(read_text(&store, &path).is_ok_and(|text| text.len() as u64 == size), is_read, "{size}");
+            // And not cut.
+            assert_eq!(read_text(&store, &path).ok().map(|text| text.len() as u64), is_read.then_some(size));
         }
         fs::write(top.path().join("outside"), "hello\n").unwrap();
         fs::remove_file(&file).unwrap();
