@@ -4,7 +4,7 @@
 //! RSA and PKCS #1 where the key is an old one. libgcrypt is the only library that does the former, so this is a binding to
 //! the few functions that it takes. Signatures come out bit for bit as `guix authenticate` makes them.
 //!
-//! The calls themselves are in `ffi`, the only file with `unsafe` code. Handles of libgcrypt never leave this module, and
+//! The calls themselves are in `ffi`, the only file here with `unsafe` code. Handles of libgcrypt never leave this module, and
 //! whatever goes in has been read or written by [`store::sexp`](crate::store::sexp) before, the secret key
 //! excepted: that one is read by libgcrypt alone, from and into its secure memory, which is kept out of swap where the
 //! system allows it and wiped when freed. Without it libgcrypt would leave the key and what is computed from it in freed

@@ -7,7 +7,7 @@
 //!
 //! # Map
 //!
-//! Arrows go one way; `tests/layers.rs` keeps it so.
+//! Arrows go one way; `tests/layers.rs` keeps it so, and `unsafe` code in the two files that bind a C library.
 //!
 //! ```text
 //! commands ─► engine ─► job ─► schedule, transfer ─► remote, local ─► daemon, ssh ─► store
@@ -31,7 +31,7 @@
 //! | [`daemon`] | a client of the worker protocol over any `Read + Write` |
 //! | [`ssh`] | everything that touches libssh2 |
 //! | [`store`] | formats, pure over `Read` and `Write`: paths, nars, export streams, derivations, signatures |
-//! | [`gcrypt`] | the binding to libgcrypt, the only `unsafe` code |
+//! | [`gcrypt`] | the binding to libgcrypt |
 //! | [`events`] | what happens to a build, for the log and for embedding programs |
 //! | [`error`], [`exit`] | how a build may fail, and the exit statuses |
 //! | [`rights`] | who may use a file, and what to do where somebody may not |

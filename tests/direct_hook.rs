@@ -303,7 +303,11 @@ fn descriptors_and_trace_lines() {
         for text in ended.messages.iter().filter(|text| **text != trace) {
             assert!(text.starts_with("offload: ") && text.ends_with('\n'), "{text:?}");
         }
-        assert!(ended.messages.iter().any(|text| text == "offload: chatter\n"), "{:?}", ended.messages);
+        assert!(
+            ended.messages.iter().any(|text| text == "offload: proxy command 'sh': chatter\n"),
+            "{:?}",
+            ended.messages
+        );
         assert_nothing_inherited(&head);
     }
 

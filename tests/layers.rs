@@ -1,6 +1,6 @@
 //! The arrows between the folders of the library go one way. This test reads the `use crate::` lines and the paths
 //! `crate::…` in the code, and fails when a folder uses one that it must not know, or the list of arrows has one too many.
-//! Every folder stands on the map of the crate's documentation.
+//! Every folder stands on the map of the crate's documentation. `unsafe` code is where a library in C is bound, and nowhere else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -125,6 +125,21 @@ fn arrows_go_one_way() {
     }
     wrong.extend(arrows.iter().map(|(part, used)| format!("{part} may use {used}, and does not")));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Elsewhere the lint `unsafe_code` is an error (`Cargo.toml`).
+#[test]
+fn unsafe_code_stands_where_a_library_is_bound() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&source, &mut files);
+    let allows = |file: &PathBuf| {
+        let code = fs::read_to_string(file).unwrap();
+        code.lines().any(|line| line.trim_start().starts_with("#") && line.contains("unsafe_code"))
+    };
+    let allowing: BTreeSet<_> =
+        files.iter().filter(|file| allows(file)).map(|file| file.strip_prefix(&source).unwrap()).collect();
+    assert_eq!(allowing, ["gcrypt/ffi.rs", "ssh/ffi.rs"].map(Path::new).into());
 }
 
 #[test]

@@ -8,10 +8,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::process::Output;
+use std::thread::JoinHandle;
 use std::{fs, thread};
 
 use lab::{Drv, Entry, Host, Lab, SSH_PORT, USER_KEYS};
 use offload::machine::HostKeyKind;
+use rustix::net::{Shutdown, shutdown};
 
 fn offload_test(head: &Host, arguments: &[&str]) -> Output {
     head.command("/opt/offload/offload").arg("test").args(arguments).output().unwrap()
@@ -114,11 +116,10 @@ fn write_program(host: &Host, path: &str, text: &str) {
     fs::set_permissions(host.path(path), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Says `greeting` to each of these connections, then nothing, and keeps them open.
+/// Says `greeting` to each of these connections, then nothing, and keeps them open for as long as there may be more.
 fn greet<S: Write + Send + 'static>(connections: impl Iterator<Item = io::Result<S>>, greeting: &[u8]) {
     let mut kept = Vec::new();
-    for stream in connections {
-        let mut stream = stream.unwrap();
+    for mut stream in connections.map_while(Result::ok) {
         stream.write_all(greeting).unwrap();
         kept.push(stream);
     }
@@ -130,10 +131,27 @@ fn strange_server(address: SocketAddr, greeting: &'static [u8]) {
     thread::spawn(move || greet(listener.incoming(), greeting));
 }
 
-/// A daemon on `socket` that greets like this.
-fn strange_daemon(host: &Host, socket: &str, greeting: &'static [u8]) {
-    let listener = UnixListener::bind(host.path(socket)).unwrap();
-    thread::spawn(move || greet(listener.incoming(), greeting));
+/// A daemon that greets, and says nothing more. Ends when dropped: its sockets keep the host's file system busy.
+struct StrangeDaemon {
+    listener: UnixListener,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl StrangeDaemon {
+    fn start(host: &Host, socket: &str, greeting: &'static [u8]) -> StrangeDaemon {
+        let listener = UnixListener::bind(host.path(socket)).unwrap();
+        let ours = listener.try_clone().unwrap();
+        let thread = thread::spawn(move || greet(ours.incoming(), greeting));
+        StrangeDaemon { listener, thread: Some(thread) }
+    }
+}
+
+impl Drop for StrangeDaemon {
+    fn drop(&mut self) {
+        // What waits for a connection hears that there will be none.
+        let _ = shutdown(&self.listener, Shutdown::Both);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 /// The greeting of Guix 0.13: the magic number, and version 0x161.
@@ -176,8 +194,8 @@ fn every_fault_is_found_and_its_remedy_mends_it() {
     let key = |file: &str| format!("{USER_KEYS}/{file}");
     fs::copy(head.path(key("ed25519")), head.path(key("exposed"))).unwrap();
     fs::set_permissions(head.path(key("exposed")), fs::Permissions::from_mode(0o644)).unwrap();
-    strange_daemon(&b1, "/var/guix/old", OLD_DAEMON);
-    strange_daemon(&b1, "/var/guix/mute", b"");
+    let _old = StrangeDaemon::start(&b1, "/var/guix/old", OLD_DAEMON);
+    let _mute = StrangeDaemon::start(&b1, "/var/guix/mute", b"");
     plain.run("usermod", &["--password", "!", "offload"]);
     plain.run("groupadd", &["builders"]);
     plain.run("sh", &["-c", "cd /var/guix && chgrp builders daemon-socket && chmod 750 daemon-socket"]);
@@ -237,9 +255,7 @@ fn every_fault_is_found_and_its_remedy_mends_it() {
             entry.set("minimum_disk_space", f64::from(45 << 20))
         }),
         // About an hour: a second may begin between the two clocks' being read.
-        patient("skewed", &full, "??  clock         differs by 3", 1, &|entry| {
-            entry.set("minimum_disk_space", 0.0)
-        }),
+        patient("skewed", &full, "??  clock         differs by 3", 1, &|entry| entry.set("minimum_disk_space", 0.0)),
         patient("drained", &b1, "it is drained: it gets no builds", 1, &same),
         patient("b1", &b1, "ok  import there", 0, &same),
     ];

@@ -1,6 +1,6 @@
 //! What is used of libgcrypt: s-expressions, signing, verifying, hashing.
 //!
-//! A foreign library cannot be called without `unsafe` code, and this is the only file that has any.
+//! A foreign library cannot be called without `unsafe` code; all that there is for this one is here.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_void};

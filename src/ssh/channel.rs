@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::code::{again, code_of, is_again};
 use super::error::{Cause, Error, Phase};
-use super::link::{Kind, Limit, Link};
+use super::limit::Limit;
+use super::link::{Kind, Link};
 
 /// Reads smaller than this are served from a buffer of [`BUFFER`] bytes: each call of libssh2 costs a recv(2).
 const SMALL: usize = 16 << 10;
@@ -102,6 +103,7 @@ impl Channel {
             if read == 0 {
                 break;
             }
+            self.link.moved(read);
             let kept = if stream == STDOUT { &mut stdout } else { &mut stderr };
             kept.extend_from_slice(&piece[..read]);
             if kept.len() > max {
@@ -117,7 +119,7 @@ impl Channel {
     /// What has arrived on a command's standard error, at most 64 KiB. Does not wait.
     pub fn stderr_so_far(&mut self) -> String {
         let mut text = vec![0; BUFFER];
-        let read = self.channel.stderr().read(&mut text).unwrap_or_default();
+        let read = self.link.once(|| self.channel.stderr().read(&mut text)).unwrap_or_default();
         String::from_utf8_lossy(&text[..read]).into_owned()
     }
 
@@ -147,6 +149,7 @@ impl Channel {
             })
             .map_err(|cause| self.error(cause).into_io(io::ErrorKind::UnexpectedEof))?;
         self.received += read as u64;
+        self.link.moved(read);
         Ok(read)
     }
 
@@ -219,6 +222,7 @@ impl Write for Channel {
             },
         });
         self.is_finished |= matches!(written, Err(Cause::ChannelClosed));
+        self.link.moved(*written.as_ref().unwrap_or(&0));
         written.map_err(|cause| self.error(cause).into_io(io::ErrorKind::BrokenPipe))
     }
 

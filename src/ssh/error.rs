@@ -96,6 +96,14 @@ pub enum Cause {
     NotSsh(String),
     #[error("the server has no host key of a type that is asked for ({}); it offers {}", list(pinned), list(offered))]
     NoCommonHostKeyType { pinned: Vec<HostKeyKind>, offered: Vec<String> },
+    #[error("the server has no {what} in common with this program; it offers {}", list(offered))]
+    NoCommonAlgorithm {
+        what: &'static str,
+        /// The word for it in sshd_config.
+        setting: &'static str,
+        offered: Vec<String>,
+        known: Vec<String>,
+    },
     #[error("the server shows something that is no host key: {0}")]
     BadHostKey(HostKeyError),
     #[error("the server shows another host key than expected: {fingerprint}")]
@@ -132,6 +140,11 @@ pub enum Cause {
     /// The session failed before, in a way that leaves libssh2 unusable.
     #[error("the connection is out of use after an earlier failure")]
     OutOfUse,
+    /// More than a server has to say until somebody is logged in, in bytes.
+    #[error("the server sent more than {} KiB before the login was through", .0 >> 10)]
+    TooMuchBeforeLogin(u64),
+    #[error("the server keeps sending what nobody asked for")]
+    TooMuchUnasked,
     #[error("more than {0} bytes of output")]
     TooMuchOutput(usize),
     /// Everything else libssh2 reports, in its words.
@@ -196,6 +209,9 @@ impl Error {
             Cause::NoCommonHostKeyType { .. } => {
                 format!("put a key of an offered type into 'host_key': `ssh-keyscan -p {port} {name}`, and compare it on {name}")
             }
+            Cause::NoCommonAlgorithm { setting, known, .. } => {
+                format!("in the sshd_config of {name}, `{setting}` must allow one of {}", list(known))
+            }
             Cause::HostKeyDiffers { offered, .. } => format!(
                 "if the machine's key has changed and you have compared the fingerprint on the machine itself: host_key = \"{offered}\""
             ),
@@ -216,6 +232,10 @@ impl Error {
             }
             Cause::LinkDead(_) => {
                 "the machine or the network to it stopped answering; 'stall_timeout' is the limit".to_owned()
+            }
+            Cause::TooMuchBeforeLogin(_) => format!("see what listens on port {port} of {name}: no usual SSH server does this"),
+            Cause::TooMuchUnasked => {
+                "no usual SSH server does this: look at the machine before it is used again".to_owned()
             }
             Cause::Closed
             | Cause::ChannelClosed

@@ -12,10 +12,11 @@
 //!   for a while, and a link that brings no byte for the stall timeout is dead. A frozen server still acknowledges TCP, so
 //!   bytes are what counts.
 //! - The answer to a keep-alive stays in its list of packets for as long as the session lives: some hundred bytes each.
-//! - A call ends when there is nothing more to read, and a server may see to it that there always is. So where something
-//!   definite is waited for, a watchdog shuts the socket when the limit is over.
+//! - A call ends when there is nothing more to read, and a server may see to it that there always is; and what nobody asked for
+//!   is kept. So each call receives so much at the most (`ffi`), and the server sends so much in all (`allowance`).
 //! - `flush` discards what was received. It is not used.
 
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,10 +26,12 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 use ssh2::BlockDirections;
 
+use super::allowance::Allowance;
 use super::code::{self, cause, is_again};
 use super::error::{Cause, Error, Phase};
+use super::ffi;
+use super::limit::Limit;
 use super::proxy::Proxy;
-use super::watchdog::guarded;
 use crate::machine::Machine;
 
 /// libssh2 sends no more than one keep-alive in two seconds.
@@ -52,33 +55,16 @@ pub(super) struct Link {
 /// Held by whoever is in a call of libssh2.
 struct Turn {
     usable: bool,
+    allowance: Allowance,
     /// Closed channels whose closing the other side has not confirmed yet. libssh2 frees them only then.
     parting: Vec<ssh2::Channel>,
 }
 
-/// A point in time at which a call is given up.
-#[derive(Clone, Copy)]
-pub(super) struct Limit {
-    at: Instant,
-    /// For the message: how long it was, where that was configured.
-    after: Option<Duration>,
-}
-
-impl Limit {
-    pub(super) fn after(time: Duration) -> Limit {
-        Limit { at: Instant::now() + time, after: Some(time) }
-    }
-
-    pub(super) fn at(at: Instant) -> Limit {
-        Limit { at, after: None }
-    }
-
-    pub(super) fn instant(self) -> Instant {
-        self.at
-    }
-
-    fn cause(self) -> Cause {
-        self.after.map_or(Cause::Deadline, Cause::TimedOut)
+impl Turn {
+    fn once<T>(&mut self, call: impl FnOnce() -> T) -> T {
+        let (result, received) = ffi::limited(self.allowance.slice(), call);
+        self.allowance.received(received);
+        result
     }
 }
 
@@ -102,6 +88,7 @@ struct Clock {
 impl Link {
     pub(super) fn new(machine: &Machine, ssh: ssh2::Session, socket: Arc<OwnedFd>, proxy: Option<Proxy>) -> Link {
         let stall_timeout = machine.stall_timeout.max(SHORTEST_STALL);
+        ffi::meter(&ssh);
         Link {
             ssh,
             socket,
@@ -111,7 +98,7 @@ impl Link {
             stall_timeout,
             // A link is not to count as dead because nobody asked.
             keep_alive: machine.keep_alive.min(stall_timeout / 3),
-            turn: Mutex::new(Turn { usable: true, parting: Vec::new() }),
+            turn: Mutex::new(Turn { usable: true, allowance: Allowance::new(), parting: Vec::new() }),
         }
     }
 
@@ -145,6 +132,21 @@ impl Link {
         matches!(self.ssh.block_directions(), BlockDirections::Outbound | BlockDirections::Both)
     }
 
+    /// From now on the server is one that may be asked for something.
+    pub(super) fn log_in(&self) {
+        self.turn().allowance.log_in();
+    }
+
+    /// Notes that bytes which were wanted have come, or gone.
+    pub(super) fn moved(&self, bytes: usize) {
+        self.turn().allowance.moved(bytes);
+    }
+
+    /// Makes one call of libssh2, which takes in no more than a slice of what has arrived.
+    pub(super) fn once<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.turn().once(call)
+    }
+
     /// Takes over a channel that has said goodbye, until the answer is there.
     pub(super) fn part_with(&self, channel: ssh2::Channel) {
         self.turn().parting.push(channel);
@@ -155,47 +157,29 @@ impl Link {
         &self,
         kind: Kind,
         limit: Option<Limit>,
-        call: impl FnMut() -> Result<T, ssh2::Error>,
+        mut call: impl FnMut() -> Result<T, ssh2::Error>,
     ) -> Result<T, Cause> {
         let mut turn = self.turn();
         if !turn.usable {
             return Err(Cause::OutOfUse);
         }
         if kind == Kind::Request {
-            turn.parting.retain_mut(|channel| channel.close().is_err_and(|error| is_again(&error)));
+            let mut parting = mem::take(&mut turn.parting);
+            parting.retain_mut(|channel| turn.once(|| channel.close()).is_err_and(|error| is_again(&error)));
+            turn.parting = parting;
         }
         let now = Instant::now();
-        if let Some(limit) = limit.filter(|limit| limit.at <= now) {
+        if let Some(limit) = limit.filter(|limit| limit.instant() <= now) {
             return Err(limit.cause());
         }
         let mut clock = Clock { heard: now, asked: now };
         if matches!(kind, Kind::Request | Kind::Write) {
             // Not sent yet, so giving up here does no harm; a dead link stays dead, though.
-            self.wait(kind, limit, PollFlags::OUT, &mut clock).inspect_err(|cause| {
-                turn.usable = !matches!(cause, Cause::LinkDead(_));
-            })?;
+            let waited = self.wait(kind, limit, PollFlags::OUT, &mut turn, &mut clock);
+            waited.inspect_err(|cause| turn.usable = !matches!(cause, Cause::LinkDead(_)))?;
         }
-        match limit.filter(|_| matches!(kind, Kind::Negotiation | Kind::Request)) {
-            Some(limit) => {
-                let result = guarded(&self.socket, limit.at, || self.repeat(kind, Some(limit), call, &mut turn, clock));
-                // Whatever it came to, it was the watchdog that ended it.
-                result.map_err(|cause| if limit.at <= Instant::now() { limit.cause() } else { cause })
-            }
-            None => self.repeat(kind, limit, call, &mut turn, clock),
-        }
-    }
-
-    /// Makes a call until it no longer says EAGAIN, when there is room to send if it has to.
-    fn repeat<T>(
-        &self,
-        kind: Kind,
-        limit: Option<Limit>,
-        mut call: impl FnMut() -> Result<T, ssh2::Error>,
-        turn: &mut Turn,
-        mut clock: Clock,
-    ) -> Result<T, Cause> {
         loop {
-            match call() {
+            match turn.once(&mut call) {
                 Ok(value) => return Ok(value),
                 Err(error) if is_again(&error) => {}
                 Err(error) => {
@@ -215,7 +199,11 @@ impl Link {
                 BlockDirections::Both => PollFlags::IN | PollFlags::OUT,
                 BlockDirections::Inbound | BlockDirections::None => PollFlags::IN,
             };
-            self.wait(kind, limit, wanted, &mut clock).inspect_err(|cause| {
+            if let Some(cause) = turn.allowance.exceeded() {
+                turn.usable = false;
+                return Err(cause);
+            }
+            self.wait(kind, limit, wanted, &mut turn, &mut clock).inspect_err(|cause| {
                 // A write in particular: libssh2 may have noted how much it will take from the caller's buffer.
                 let can_be_left = kind == Kind::Read && !wanted.contains(PollFlags::OUT);
                 turn.usable = can_be_left && !matches!(cause, Cause::LinkDead(_));
@@ -224,16 +212,23 @@ impl Link {
     }
 
     /// Waits until the socket is ready, asks for a sign of life now and then, and gives up at the limit.
-    fn wait(&self, kind: Kind, limit: Option<Limit>, wanted: PollFlags, clock: &mut Clock) -> Result<(), Cause> {
+    fn wait(
+        &self,
+        kind: Kind,
+        limit: Option<Limit>,
+        wanted: PollFlags,
+        turn: &mut Turn,
+        clock: &mut Clock,
+    ) -> Result<(), Cause> {
         let is_tended = kind != Kind::Negotiation;
         let dead = clock.heard + self.stall_timeout;
         loop {
             // Before anything else: a few bytes now and then must not put the limit off.
-            if let Some(limit) = limit.filter(|limit| limit.at <= Instant::now()) {
+            if let Some(limit) = limit.filter(|limit| limit.instant() <= Instant::now()) {
                 return Err(limit.cause());
             }
             let ask = clock.asked + self.keep_alive;
-            let until = [limit.map(|limit| limit.at), is_tended.then_some(dead), is_tended.then_some(ask)];
+            let until = [limit.map(Limit::instant), is_tended.then_some(dead), is_tended.then_some(ask)];
             if self.poll(wanted, until.into_iter().flatten().min())? {
                 clock.heard = Instant::now();
                 clock.asked = clock.heard;
@@ -244,16 +239,17 @@ impl Link {
                 return Err(Cause::LinkDead(self.stall_timeout));
             }
             if is_tended && ask <= now {
-                self.ask()?;
+                self.ask(turn)?;
                 clock.asked = now;
             }
         }
     }
 
     /// Sends a keep-alive if there is room for all of it. The answer arrives as bytes like any other.
-    fn ask(&self) -> Result<(), Cause> {
+    fn ask(&self, turn: &mut Turn) -> Result<(), Cause> {
         if self.can_send()? {
-            self.ssh.keepalive_send().map_err(|error| cause(&error))?;
+            turn.once(|| self.ssh.keepalive_send()).map_err(|error| cause(&error))?;
+            turn.allowance.asked();
         }
         Ok(())
     }
@@ -296,3 +292,6 @@ impl Drop for Link {
         let _ = shutdown(&self.socket, Shutdown::Both);
     }
 }
+
+#[cfg(test)]
+mod tests;

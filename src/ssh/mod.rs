@@ -6,17 +6,19 @@
 //!
 //! What is not done here: known_hosts, `~/.ssh/config`, agents, passwords, passphrases. The machine file says it all.
 
+mod allowance;
 mod channel;
 mod code;
 mod error;
+mod ffi;
 mod host_key;
+mod limit;
 mod link;
 mod opening;
 mod private_key;
 mod proxy;
 mod session;
 mod tcp;
-mod watchdog;
 
 pub use channel::{Channel, Output};
 pub use error::{Cause, Error, Phase};

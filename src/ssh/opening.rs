@@ -7,8 +7,7 @@
 //!   the line `Not allowed at this time` in place of its version, and closes. For the latter it said `Exceeded
 //!   MaxStartups` before, and nothing before that.
 //! - The first packet after the version is SSH_MSG_KEXINIT (RFC 4253, sections 6 and 7.1): packet length, padding
-//!   length, the number 20, a cookie of 16 bytes, then lists of names, the second of which are the algorithms the
-//!   server has host keys for.
+//!   length, the number 20, a cookie of 16 bytes, then lists of names: what the server knows of each kind of algorithm.
 //!
 //! Nothing is decided by what is found here, and what is missing or strange is simply not known.
 
@@ -26,6 +25,15 @@ const SSH_MSG_KEXINIT: u8 = 20;
 #[derive(Default)]
 pub(super) struct Opening {
     bytes: Vec<u8>,
+}
+
+/// The algorithms that a server knows, by kind. For the last two, what it takes and what it sends.
+#[derive(Debug, PartialEq)]
+pub(super) struct Algorithms {
+    pub(super) key_exchange: Vec<String>,
+    pub(super) host_key: Vec<String>,
+    pub(super) ciphers: [Vec<String>; 2],
+    pub(super) macs: [Vec<String>; 2],
 }
 
 impl Opening {
@@ -52,7 +60,7 @@ impl Opening {
             return opening;
         }
         let mut buffer = [0; 4096];
-        while opening.host_key_algorithms().is_none() && opening.bytes.len() < MAX {
+        while opening.algorithms().is_none() && opening.bytes.len() < MAX {
             let left = until.saturating_duration_since(Instant::now());
             match stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut buffer)) {
                 Ok(0) | Err(_) => break,
@@ -73,20 +81,28 @@ impl Opening {
             return None;
         }
         let line = self.bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
-        let text = String::from_utf8_lossy(&line[..line.len().min(80)]);
-        Some(text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim_end().to_owned())
+        Some(printable(&line[..line.len().min(80)]).trim_end().to_owned())
     }
 
-    /// The host key algorithms the server offers, if its SSH_MSG_KEXINIT was seen whole.
-    pub(super) fn host_key_algorithms(&self) -> Option<Vec<String>> {
+    /// What the server offers, if its SSH_MSG_KEXINIT was seen whole.
+    pub(super) fn algorithms(&self) -> Option<Algorithms> {
         let (length, packet) = self.after_version()?.split_first_chunk::<4>()?;
         let packet = packet.get(..u32::from_be_bytes(*length) as usize)?;
         if *packet.get(1)? != SSH_MSG_KEXINIT {
             return None;
         }
-        let (_key_exchange, rest) = name_list(packet.get(1 + 1 + 16..)?)?;
-        let (host_key, _) = name_list(rest)?;
-        Some(String::from_utf8_lossy(host_key).split(',').map(str::to_owned).collect())
+        let mut rest = packet.get(1 + 1 + 16..)?;
+        let mut next = || {
+            let (names, after) = name_list(rest)?;
+            rest = after;
+            Some(printable(names).split(',').map(str::to_owned).collect())
+        };
+        Some(Algorithms {
+            key_exchange: next()?,
+            host_key: next()?,
+            ciphers: [next()?, next()?],
+            macs: [next()?, next()?],
+        })
     }
 
     fn after_version(&self) -> Option<&[u8]> {
@@ -100,6 +116,10 @@ impl Opening {
             rest = after;
         }
     }
+}
+
+fn printable(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn name_list(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -130,31 +150,46 @@ mod tests {
     }
 
     #[test]
-    fn the_host_key_algorithms_are_the_second_list() {
+    fn the_algorithms_are_in_the_order_of_the_rfc() {
         let mut bytes = b"welcome\r\nSSH-2.0-OpenSSH_9.9\r\n".to_vec();
-        bytes.extend(key_exchange_init(&["curve25519-sha256", "rsa-sha2-512,ssh-ed25519", "aes128-ctr"]));
+        bytes.extend(key_exchange_init(&[
+            "curve25519-sha256",
+            "rsa-sha2-512,ssh-ed25519",
+            "a",
+            "b",
+            "c,d",
+            "e",
+            "none",
+        ]));
         let opening = opening(&bytes);
-        assert_eq!(opening.host_key_algorithms().unwrap(), ["rsa-sha2-512", "ssh-ed25519"]);
+        let list = |names: &str| names.split(',').map(str::to_owned).collect::<Vec<_>>();
+        let expected = Algorithms {
+            key_exchange: list("curve25519-sha256"),
+            host_key: list("rsa-sha2-512,ssh-ed25519"),
+            ciphers: [list("a"), list("b")],
+            macs: [list("c,d"), list("e")],
+        };
+        assert_eq!(opening.algorithms(), Some(expected));
         assert_eq!(opening.other_than_ssh(), None);
     }
 
     #[test]
     fn what_is_cut_anywhere_is_not_known() {
         let mut bytes = b"SSH-2.0-x\n".to_vec();
-        bytes.extend(key_exchange_init(&["a", "b"]));
+        bytes.extend(key_exchange_init(&["a"; 6]));
         for length in 0..bytes.len() {
-            assert_eq!(opening(&bytes[..length]).host_key_algorithms(), None, "{length} bytes");
+            assert_eq!(opening(&bytes[..length]).algorithms(), None, "{length} bytes");
         }
-        assert!(opening(&bytes).host_key_algorithms().is_some());
+        assert!(opening(&bytes).algorithms().is_some());
     }
 
     #[test]
     fn lengths_beyond_the_packet_are_refused() {
         let mut bytes = b"SSH-2.0-x\n".to_vec();
-        bytes.extend(key_exchange_init(&["a", "b"]));
+        bytes.extend(key_exchange_init(&["a"; 6]));
         let at = bytes.len() - 4 - 5;
         bytes[at..at + 4].copy_from_slice(&u32::MAX.to_be_bytes());
-        assert_eq!(opening(&bytes).host_key_algorithms(), None);
+        assert_eq!(opening(&bytes).algorithms(), None);
     }
 
     #[test]

@@ -1,20 +1,37 @@
 //! A program in place of the TCP connection: `proxy_command`.
 //!
 //! The list of arguments is run as it is, without a shell. In each argument `%h` becomes the machine's name, `%p` its
-//! port and `%%` a percent sign, as in ssh_config(5). One end of a socket pair is its standard input and output; its
-//! standard error is ours.
+//! port and `%%` a percent sign, as in ssh_config(5). One end of a socket pair is its standard input and output; what it
+//! writes on standard error goes to the log, line by line.
+//!
+//! It stays in this process' group, so that the signal with which guix-daemon ends a hook reaches it and its children. When the
+//! connection is no longer needed it is killed alone: children of its own find the socket closed.
 
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use log::info;
 
 use super::error::{Cause, Error, Phase};
 use crate::machine::Machine;
+
+/// The longest line of its standard error that is logged in one piece, in bytes.
+const MAX_LINE: u64 = 1024;
+
+/// How long its last words are waited for: a child of its own may hold standard error open.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// A running proxy command. Killed and waited for when dropped.
 pub(super) struct Proxy {
     program: String,
     child: Child,
+    /// Hears when the last line of standard error has been logged.
+    words: Receiver<()>,
 }
 
 impl Proxy {
@@ -29,13 +46,15 @@ impl Proxy {
         };
         let (ours, theirs) = UnixStream::pair().map_err(|error| failed(program, error.to_string()))?;
         let input = theirs.try_clone().map_err(|error| failed(program, error.to_string()))?;
-        let child = Command::new(program)
+        let mut child = Command::new(program)
             .args(rest)
             .stdin(Stdio::from(OwnedFd::from(input)))
             .stdout(Stdio::from(OwnedFd::from(theirs)))
+            .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| failed(program, format!("cannot be started: {error}")))?;
-        Ok((ours.into(), Proxy { program: program.clone(), child }))
+        let words = pass_on(program.clone(), child.stderr.take());
+        Ok((ours.into(), Proxy { program: program.clone(), child, words }))
     }
 
     /// Why nothing more comes from the program, if it has ended.
@@ -50,7 +69,26 @@ impl Drop for Proxy {
         // It may have ended by itself; there is nobody to tell of other failures.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let _ = self.words.recv_timeout(LAST_WORDS);
     }
+}
+
+/// Logs what the program writes, which makes it printable, on a thread that ends with it.
+fn pass_on(program: String, stderr: Option<ChildStderr>) -> Receiver<()> {
+    let (end, words) = mpsc::channel();
+    let Some(stderr) = stderr else { return words };
+    let pass_on = move || {
+        let mut stderr = BufReader::new(stderr);
+        let mut line = Vec::new();
+        while matches!((&mut stderr).take(MAX_LINE).read_until(b'\n', &mut line), Ok(1..)) {
+            info!("proxy command '{program}': {}", String::from_utf8_lossy(&line).trim_end());
+            line.clear();
+        }
+        drop(end);
+    };
+    // Without a thread nothing is logged, and the program finds the pipe closed.
+    let _ = thread::Builder::new().name("proxy".to_owned()).spawn(pass_on);
+    words
 }
 
 fn expand(argument: &str, machine: &Machine) -> String {

@@ -12,7 +12,8 @@ use super::channel::Channel;
 use super::code::{self, cause};
 use super::error::{Cause, Error, Phase};
 use super::host_key;
-use super::link::{Kind, Limit, Link};
+use super::limit::Limit;
+use super::link::{Kind, Link};
 use super::opening::Opening;
 use super::private_key::{self, PrivateKey};
 use super::proxy::Proxy;
@@ -27,8 +28,12 @@ const KEEP_ALIVE_MINIMUM: u32 = 2;
 /// falls into an endless loop in the midst of a call (its pull request 2392), which no deadline ends.
 const CIPHERS: &str = "aes256-gcm@openssh.com,aes128-gcm@openssh.com,aes256-ctr,aes192-ctr,aes128-ctr";
 
-/// The compressions that are asked for. libssh2 has zlib's default level only.
-const COMPRESSION: &str = "zlib@openssh.com,zlib,none";
+/// What libssh2 has among the algorithms for a key exchange, and is none.
+const KEX_SIGNALS: [&str; 2] = ["ext-info-c", "kex-strict-c-v00@openssh.com"];
+
+/// The compressions that are asked for. libssh2 has zlib's default level only. Not `zlib`, which unpacks what a server sends that
+/// nobody knows yet.
+const COMPRESSION: &str = "zlib@openssh.com,none";
 const NO_COMPRESSION: &str = "none";
 
 /// An SSH session with a build machine. The connection ends when it and all its channels are dropped.
@@ -61,6 +66,7 @@ impl Session {
         stopwatch.lap("handshake");
         authenticate(&link, machine, &key, limit).map_err(|cause| Error::new(machine, Phase::Authenticate, cause))?;
         stopwatch.lap("authenticate");
+        link.log_in();
         link.ssh().set_keepalive(true, KEEP_ALIVE_MINIMUM);
         Ok(Session { link: Arc::new(link) })
     }
@@ -181,17 +187,38 @@ fn handshake(link: &Link, machine: &Machine, limit: Limit) -> Result<(), Cause> 
         (Some(line), _) if line.starts_with("Exceeded MaxStartups") => Cause::Dropped { said: true },
         (Some(line), _) => Cause::NotSsh(line),
         (None, Cause::Closed) if opening.is_empty() => end_of_proxy(link).unwrap_or(Cause::Dropped { said: false }),
-        (None, cause @ Cause::Ssh { code: code::KEX_FAILURE, .. }) => no_common_type(machine, limit).unwrap_or(cause),
+        (None, cause @ Cause::Ssh { code: code::KEX_FAILURE, .. }) => {
+            nothing_in_common(link, machine, limit).unwrap_or(cause)
+        }
         (None, cause) => cause,
     })
 }
 
-/// Whether the key exchange failed because the server has no host key of a pinned type.
-fn no_common_type(machine: &Machine, limit: Limit) -> Option<Cause> {
+/// What the server lacks, so that the key exchange failed: a host key of a pinned type, or another algorithm.
+fn nothing_in_common(link: &Link, machine: &Machine, limit: Limit) -> Option<Cause> {
     let (socket, _proxy) = dial(machine, limit).ok()?;
-    let offered = Opening::ask(socket, limit.instant()).host_key_algorithms()?;
-    let pinned = machine.host_keys.iter().map(|key| key.kind).collect();
-    (!host_key::offers_any(&offered, &machine.host_keys)).then_some(Cause::NoCommonHostKeyType { pinned, offered })
+    let offered = Opening::ask(socket, limit.instant()).algorithms()?;
+    if !host_key::offers_any(&offered.host_key, &machine.host_keys) {
+        let pinned = machine.host_keys.iter().map(|key| key.kind).collect();
+        return Some(Cause::NoCommonHostKeyType { pinned, offered: offered.host_key });
+    }
+    let supported = |method| {
+        let mut names = link.ssh().supported_algs(method).unwrap_or_default();
+        names.retain(|name| !KEX_SIGNALS.contains(name));
+        names
+    };
+    let (ciphers, macs) = (CIPHERS.split(',').collect(), supported(MethodType::MacCs));
+    let lacks = |what, setting, known: &Vec<&str>, offered: &[String]| {
+        (!known.iter().any(|known| offered.iter().any(|offered| offered == known))).then(|| Cause::NoCommonAlgorithm {
+            what,
+            setting,
+            offered: offered.to_vec(),
+            known: known.iter().map(|&name| name.to_owned()).collect(),
+        })
+    };
+    lacks("key exchange", "KexAlgorithms", &supported(MethodType::Kex), &offered.key_exchange)
+        .or_else(|| offered.ciphers.iter().find_map(|offered| lacks("cipher", "Ciphers", &ciphers, offered)))
+        .or_else(|| offered.macs.iter().find_map(|offered| lacks("MAC", "MACs", &macs, offered)))
 }
 
 /// A proxy command that fails closes its end a moment before it can be waited for.

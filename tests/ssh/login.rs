@@ -240,28 +240,48 @@ fn a_server_that_says_a_little_now_and_then_costs_no_more() {
     assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
 }
 
-/// libssh2 does not return as long as there is something to read.
+/// A plain packet of a type that is `kind`, with so many bytes of content and no padding.
+fn packet(kind: u8, length: u32) -> Vec<u8> {
+    let mut packet = (length + 2).to_be_bytes().to_vec();
+    packet.extend([0, kind]);
+    packet.resize(packet.len() + length as usize, 0);
+    packet
+}
+
+/// Left to itself libssh2 does not return as long as there is something to read, and keeps each packet that it does not know.
 #[test]
 fn a_server_that_never_stops_talking_is_given_up() {
-    // Packets that mean nothing: SSH_MSG_IGNORE, with an empty string and padding.
-    let ignore = [&[0, 0, 0, 12, 6, 2][..], &[0; 10]].concat();
-    for (version, flood) in [
-        ("", b"please hold the line\r\n".repeat(1000)),
-        ("", vec![b'x'; 20_000]),
-        ("SSH-2.0-x\r\n", ignore.repeat(1000)),
+    const IGNORE: u8 = 2;
+    const UNKNOWN: u8 = 250;
+    let too_much = "SSH handshake: the server sent more than 1024 KiB before the login was through";
+    for (version, flood, expected) in [
+        ("", b"please hold the line\r\n".repeat(1000), "please hold the line"),
+        ("", vec![b'x'; 20_000], "no SSH server"),
+        ("SSH-2.0-x\r\n", packet(IGNORE, 10).repeat(1000), too_much),
+        ("SSH-2.0-x\r\n", packet(UNKNOWN, 30_000), too_much),
+        ("SSH-2.0-x\r\n", packet(UNKNOWN, 0).repeat(1000), too_much),
     ] {
         let directory = TempDir::new().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut machine = nowhere(&directory, "127.0.0.1", listener.local_addr().unwrap().port());
+        let machine = nowhere(&directory, "127.0.0.1", listener.local_addr().unwrap().port());
         thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            stream.write_all(version.as_bytes()).unwrap();
-            while stream.write_all(&flood).is_ok() {}
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                stream.write_all(version.as_bytes()).unwrap();
+                while stream.write_all(&flood).is_ok() {}
+            }
         });
-        machine.connect_timeout = Duration::from_millis(500);
-        let error = refusal(&machine);
+        // A program by itself, since only a process has a limit of memory.
+        let output = Command::new("prlimit")
+            .arg(format!("--data={}", 64 << 20))
+            .args([env!("CARGO_BIN_EXE_offload"), "add", "127.0.0.1", "--port", &machine.port.to_string()])
+            .arg("--private-key")
+            .arg(machine.private_key.unwrap())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
         // Its words are known if they were there before libssh2 took them.
-        assert!(matches!(error.cause, Cause::TimedOut(_) | Cause::NotSsh(_)), "{error}");
+        assert!(said.contains(expected) || version.is_empty() && said.contains(too_much), "{said}");
     }
 }
 
@@ -321,6 +341,24 @@ fn zlib_is_used_when_it_is_asked_for() {
 }
 
 #[test]
+fn what_a_server_has_not_in_common_is_named() {
+    for (setting, what, offered) in [
+        ("KexAlgorithms=sntrup761x25519-sha512@openssh.com", "key exchange", "sntrup761x25519-sha512@openssh.com"),
+        ("Ciphers=chacha20-poly1305@openssh.com", "cipher", "chacha20-poly1305@openssh.com"),
+        ("MACs=umac-64@openssh.com", "MAC", "umac-64@openssh.com"),
+    ] {
+        let ciphers = if what == "MAC" { "Ciphers=aes128-ctr" } else { "LogLevel=INFO" };
+        let server = Server::start(&Options { sshd: &[setting, ciphers], ..SID });
+        let error = refusal(&server.machine());
+        let text = format!("the server has no {what} in common with this program; it offers {offered}");
+        assert!(error.to_string().contains(&text), "{error}");
+        let hint = error.hint().unwrap();
+        let setting = setting.split('=').next().unwrap();
+        assert!(hint.contains(&format!("`{setting}` must allow one of ")) && !hint.contains("ext-info"), "{hint}");
+    }
+}
+
+#[test]
 fn a_program_can_carry_the_connection() {
     let server = Server::start(&SID);
     let mut machine = server.machine();
@@ -344,4 +382,30 @@ fn a_program_can_carry_the_connection() {
         let error = refusal(&machine);
         assert!(error.to_string().ends_with(expected), "{error}");
     }
+}
+
+/// Nothing that a terminal would obey, and no line without the prefix.
+#[test]
+fn what_a_program_complains_of_is_logged() {
+    let directory = TempDir::new().unwrap();
+    let machines = directory.path().join("machines.lua");
+    let machine = nowhere(&directory, "behind", 22);
+    let text = format!(
+        r#"return {{ build_machine {{
+            name = "behind", user = "root", systems = {{ "x86_64-linux" }}, private_key = {:?}, host_key = {:?},
+            proxy_command = {{ "sh", "-c", [[printf 'no \\033[2Jway\\n' >&2; exit 3]] }},
+        }} }}"#,
+        machine.private_key.unwrap(),
+        machine.host_keys[0].to_openssh(),
+    );
+    fs::write(&machines, text).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_offload"))
+        .args(["status", "--machine-file"])
+        .arg(&machines)
+        .env("GUIX_STATE_DIRECTORY", directory.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let line = said.lines().find(|line| line.contains("way")).unwrap_or_else(|| panic!("{said}"));
+    assert!(line.starts_with("offload: proxy command 'sh': no ") && !said.contains('\x1b'), "{said}");
 }

@@ -1,0 +1,120 @@
+//! What is used of libssh2 beside the crate `ssh2`: that a program may receive for it (`LIBSSH2_CALLBACK_RECV`), and so have a
+//! say in how much that is.
+//!
+//! libssh2 (1.11.1) returns to its caller when there is nothing more to read, and looks at no clock and no size before. A
+//! server that never pauses keeps it in one call for as long as it likes: with lines before its version
+//! (`session_startup`), with packets that mean nothing (`_libssh2_packet_requirev`), with any packets during a read
+//! (`_libssh2_channel_read`). Here a call is given a number of bytes; when they are used up it finds that there is nothing to
+//! read, says EAGAIN as always, and can be made again.
+//!
+//! A foreign library cannot be called without `unsafe` code. The declarations are those of libssh2.h, and the library is the
+//! one that comes with `ssh2`.
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
+use std::slice;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+
+const LIBSSH2_CALLBACK_RECV: c_int = 6;
+
+type Receive = unsafe extern "C" fn(c_int, *mut c_void, usize, c_int, *mut *mut c_void) -> isize;
+
+unsafe extern "C" {
+    fn libssh2_session_callback_set2(session: *mut c_void, kind: c_int, callback: Receive) -> *mut c_void;
+}
+
+thread_local! {
+    /// What the call of libssh2 that this thread is in may still receive. Calls do not nest, and none changes threads.
+    static LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// From now on [`limited`] counts for this session.
+pub(super) fn meter(ssh: &ssh2::Session) {
+    let mut session = ssh.raw();
+    // SAFETY: the session is alive, and nobody else uses it while the guard is held. `receive` is what a callback of this kind
+    // has to be, and being a function it is there for as long as the session.
+    unsafe { libssh2_session_callback_set2((&raw mut *session).cast(), LIBSSH2_CALLBACK_RECV, receive) };
+}
+
+/// Makes a call of libssh2 that receives so many bytes at most. Tells how many they were as well.
+pub(super) fn limited<T>(most: usize, call: impl FnOnce() -> T) -> (T, usize) {
+    LEFT.set(most);
+    let result = call();
+    let left = LEFT.replace(usize::MAX);
+    (result, most - left)
+}
+
+/// recv(2) as libssh2 has it: minus the error number when it fails, and EAGAIN where it should only be repeated.
+///
+/// # Safety
+///
+/// `socket` is an open descriptor, and `buffer` has room for `length` bytes.
+unsafe extern "C" fn receive(
+    socket: c_int,
+    buffer: *mut c_void,
+    length: usize,
+    flags: c_int,
+    _session: *mut *mut c_void,
+) -> isize {
+    let failed = |error: Errno| -(error.raw_os_error() as isize);
+    let left = LEFT.get();
+    if left == 0 {
+        return failed(Errno::AGAIN);
+    }
+    // SAFETY: the session owns its socket and keeps it open.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+    // SAFETY: the buffer belongs to the call that this one is part of, which does not use it meanwhile. It may hold anything.
+    let buffer = unsafe { slice::from_raw_parts_mut(buffer.cast::<MaybeUninit<u8>>(), length.min(left)) };
+    match recv(socket, buffer, RecvFlags::from_bits_retain(flags as u32)) {
+        Ok((_, received)) => {
+            LEFT.set(left - received);
+            received as isize
+        }
+        Err(Errno::INTR) => failed(Errno::AGAIN),
+        Err(error) => failed(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+    use std::ptr;
+
+    fn take(socket: &impl AsRawFd, buffer: &mut [u8]) -> isize {
+        // SAFETY: the descriptor is open, and the buffer has the length that is given.
+        unsafe { receive(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0, ptr::null_mut()) }
+    }
+
+    #[test]
+    fn a_call_receives_so_much_and_no_more() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(&[7; 1000]).unwrap();
+        let again = -(Errno::AGAIN.raw_os_error() as isize);
+        let mut buffer = [0; 300];
+        let call = || [take(&ours, &mut buffer), take(&ours, &mut buffer), take(&ours, &mut buffer)];
+        assert_eq!(limited(500, call), ([300, 200, again], 500));
+        // What is left is there for the next one, and nothing counts between them.
+        assert_eq!(limited(500, || take(&ours, &mut [0; 300])), (300, 300));
+        assert_eq!(take(&ours, &mut [0; 300]), 200);
+    }
+
+    #[test]
+    fn errors_and_the_end_are_those_of_recv() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        assert_eq!(take(&ours, &mut [0]), -(Errno::AGAIN.raw_os_error() as isize));
+        drop(theirs);
+        assert_eq!(take(&ours, &mut [0]), 0);
+        let file = File::open("/dev/null").unwrap();
+        assert_eq!(limited(5, || take(&file, &mut [0])), (-(Errno::NOTSOCK.raw_os_error() as isize), 0));
+    }
+}
