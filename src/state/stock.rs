@@ -44,8 +44,9 @@ impl Stock {
         let new = derivations.iter().map(StorePath::hash_part).filter(|hash| !recent.contains(hash));
         let new: Vec<String> = new.take(MOST).map(str::to_owned).collect();
         lines.extend(new);
-        if lines.len() > 2 * MOST {
-            replace(&self.path, &text(&lines[lines.len() - MOST..]))
+        // What can't be read as a list is not appended to: it might never come to an end.
+        if before == 0 || lines.len() > 2 * MOST {
+            replace(&self.path, &text(&lines[lines.len().saturating_sub(MOST)..]))
         } else if lines.len() > before {
             append(&self.path, &text(&lines[before..]))
         } else {
@@ -94,7 +95,11 @@ mod tests {
         }
         assert_eq!(stock.lacks(&paths(4000 - MOST..4000)), 0);
         assert_eq!(stock.lacks(&paths(0..3)), 3);
-        std::fs::write(&stock.path, "nonsense").unwrap();
-        assert_eq!(stock.lacks(&paths(0..3)), 3);
+        for nonsense in ["nonsense".to_owned(), "\n".repeat(100_000)] {
+            std::fs::write(&stock.path, nonsense).unwrap();
+            assert_eq!(stock.lacks(&paths(0..3)), 3);
+            stock.add(&paths(0..3)).unwrap();
+            assert_eq!(stock.lacks(&paths(0..3)), 0);
+        }
     }
 }
