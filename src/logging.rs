@@ -1,13 +1,14 @@
 //! The log: messages for people, on standard error, every line prefixed, and nothing in it that a terminal would obey.
 //!
 //! The level comes from `OFFLOAD_LOG`, in the syntax of env_logger (`debug`, `offload::ssh=trace`, …); by default
-//! warnings and the few lines that tell where a build goes are shown.
+//! warnings and the few lines that tell where a build goes are shown, as they are where it means nothing.
 
+use std::env;
 use std::fs::File;
 use std::io::{self, Write};
 
-use env_logger::{Builder, Env, Target};
-use log::Level;
+use env_logger::{Builder, Target};
+use log::{Level, LevelFilter, warn};
 
 use crate::hook::descriptors::PREFIX;
 use crate::text::printable;
@@ -50,9 +51,15 @@ impl Write for Lines {
     }
 }
 
+/// What is logged by default.
+const DEFAULT: &str = "offload=info";
+
 /// Starts logging to `target`; only the first call in a process has an effect.
 pub fn start(target: Target) {
-    let _ = Builder::from_env(Env::new().filter_or(VARIABLE, "offload=info"))
+    let wanted = env::var_os(VARIABLE).map_or(DEFAULT.to_owned(), |wanted| wanted.to_string_lossy().into_owned());
+    let odd = odd_part(&wanted);
+    let _ = Builder::new()
+        .parse_filters(if odd.is_some() { DEFAULT } else { &wanted })
         .target(target)
         .format(|buffer, record| {
             let kind = match record.level() {
@@ -66,12 +73,46 @@ pub fn start(target: Target) {
             text.lines().try_for_each(|line| writeln!(buffer, "{PREFIX}{kind}{line}"))
         })
         .try_init();
+    if let Some(part) = odd {
+        warn!("{VARIABLE} is not used: '{part}' is neither a level, such as 'debug', nor 'offload::MODULE=LEVEL'");
+    }
+}
+
+/// The first part that means nothing. env_logger would take a level that is mistyped for the name of a library, and be silent
+/// about everything else.
+fn odd_part(wanted: &str) -> Option<&str> {
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    let is_own = |word: &str| word == "offload" || word.starts_with("offload::");
+    // Behind a slash is what messages must have in them.
+    let parts = wanted.split('/').take(1).flat_map(|parts| parts.split(',')).map(str::trim);
+    parts.filter(|part| !part.is_empty()).find(|part| match part.split_once('=') {
+        Some((name, level)) => !is_own(name.trim()) || !is_level(level.trim()),
+        None => !is_own(part) && !is_level(part),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::{Read, Seek};
+
+    #[test]
+    fn what_cannot_be_a_level_or_a_module_is_found() {
+        for wanted in
+            ["", "debug", "WARN", "offload", "offload::ssh=trace, info", "off,offload::timing=debug", "debug/ssh"]
+        {
+            assert_eq!(odd_part(wanted), None, "{wanted}");
+        }
+        for (wanted, part) in [
+            ("debgu", "debgu"),
+            ("info,ssh=debug", "ssh=debug"),
+            ("offload::ssh=loud", "offload::ssh=loud"),
+            ("offload=a=b", "offload=a=b"),
+            ("offloads", "offloads"),
+        ] {
+            assert_eq!(odd_part(wanted), Some(part));
+        }
+    }
 
     #[test]
     fn long_lines_come_in_prefixed_pieces() {

@@ -217,6 +217,13 @@ pub fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
+/// Opens a file for reading. A named pipe that nobody writes to is empty, and not waited for.
+pub fn open_at_once(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
+    rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
+    Ok(file)
+}
+
 /// Opens a file of the state directory for reading and writing, made if needed. Symbolic links are not followed: whoever
 /// owns the directory must not lead root elsewhere.
 pub fn open_or_make(path: &Path) -> io::Result<File> {

@@ -42,6 +42,28 @@ fn eval_prints_the_pool_or_what_is_wrong() {
 }
 
 #[test]
+fn what_cannot_be_written_is_an_error_of_help_too() {
+    for arguments in [&["--help"][..], &["--version"], &["eval", "--help"]] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_offload")).args(arguments).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(text(&output.stderr).contains("No space left on device"), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_level_of_the_log_that_means_nothing_is_told_and_not_used() {
+    let mut eval = Command::new(env!("CARGO_BIN_EXE_offload"));
+    let output = eval.current_dir(env!("CARGO_MANIFEST_DIR")).env("OFFLOAD_LOG", "debgu");
+    let output = output.args(["eval", "examples/minimal.lua"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let said = text(&output.stderr);
+    let line = said.lines().find(|line| line.contains("OFFLOAD_LOG")).unwrap_or_default();
+    assert!(line.starts_with("offload: warning: OFFLOAD_LOG is not used: 'debgu' is neither a level"), "{said}");
+    assert!(!text(&output.stdout).contains("OFFLOAD_LOG"));
+}
+
+#[test]
 fn a_machine_file_that_is_not_there_is_told_from_one_without_the_machine() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("machines.lua");
@@ -143,7 +165,7 @@ fn explain_says_why_and_what_the_daemon_would_be_told() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let said = text(&explain("x86_64-linux").stdout);
     assert!(said.contains("drained: it gets no new builds"), "{said}");
-    assert!(said.contains("drained for 7199 s more") || said.contains("drained for 7200 s more"), "{said}");
+    assert!(said.contains("drained for 1 h 59 min more") || said.contains("drained for 2 h 0 min more"), "{said}");
     offload(&["undrain", "build.example.org", machines[0], machines[1]]);
     assert!(text(&explain("x86_64-linux").stdout).contains("would be asked first"));
 

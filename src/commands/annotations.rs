@@ -36,7 +36,11 @@ pub fn run(directory: Option<&Path>, out: &mut dyn Write, messages: &mut dyn Wri
 fn install(directory: &Path, messages: &mut dyn Write) -> Result<(), (PathBuf, io::Error)> {
     let library = directory.join(".offload");
     let (annotations, luarc) = (library.join("offload.lua"), directory.join(".luarc.json"));
-    fs::create_dir_all(&library).map_err(|cause| (library.clone(), cause))?;
+    // And not the directory itself: a name that is mistyped is not made.
+    match fs::create_dir(&library) {
+        Err(cause) if !library.is_dir() => return Err((library, cause)),
+        _ => {}
+    }
     fs::write(&annotations, ANNOTATIONS).map_err(|cause| (annotations.clone(), cause))?;
     let said = if luarc.exists() {
         let place = luarc.display();
@@ -70,6 +74,9 @@ mod tests {
         assert_eq!(run(Some(directory.path()), &mut io::sink(), &mut said), Status::Success);
         assert_eq!(fs::read_to_string(&luarc).unwrap(), "{}");
         assert!(String::from_utf8(said).unwrap().contains("add \".offload\""));
+        let mistyped = directory.path().join("mistyped");
+        assert_eq!(run(Some(&mistyped), &mut io::sink(), &mut io::sink()), Status::Failure);
+        assert!(!mistyped.exists());
         assert_eq!(run(Some(Path::new("/proc/nowhere")), &mut io::sink(), &mut io::sink()), Status::Failure);
     }
 }

@@ -15,13 +15,13 @@ mod scheme;
 
 use std::env;
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use super::front_end::{self, FrontEndError};
 use crate::exit::Status;
+use crate::rights;
 use lua::plain;
 
 pub use lua::Document;
@@ -34,6 +34,8 @@ const MAX_FILE: u64 = 1 << 20;
 pub enum ConvertError {
     #[error("cannot read '{}': {cause}", plain(&path.to_string_lossy()))]
     Read { path: PathBuf, cause: io::Error },
+    #[error("'{}' is no regular file, and nothing comes out of it", plain(&.0.to_string_lossy()))]
+    Nothing(PathBuf),
     #[error("'{}' is longer than {MAX_FILE} bytes", plain(&.0.to_string_lossy()))]
     TooLong(PathBuf),
     #[error("'{}' is in Lua already", plain(&.0.to_string_lossy()))]
@@ -113,9 +115,13 @@ pub fn convert(file: &Path, guix: impl FnOnce() -> Result<PathBuf, FrontEndError
 
 fn read(path: &Path) -> Result<Vec<u8>, ConvertError> {
     let mut text = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut text))
+    let file = rights::open_at_once(path).map_err(|cause| ConvertError::Read { path: path.to_owned(), cause })?;
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut text)
         .map_err(|cause| ConvertError::Read { path: path.to_owned(), cause })?;
+    if text.is_empty() && !path.is_file() {
+        return Err(ConvertError::Nothing(path.to_owned()));
+    }
     if text.len() as u64 > MAX_FILE {
         return Err(ConvertError::TooLong(path.to_owned()));
     }

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use super::terminal::Span;
 use crate::exit::Status;
 use crate::machine::Machine;
 use crate::state::health::{self, Time};
@@ -40,7 +41,7 @@ pub fn drain(
         let since = health::now();
         let until = time.map(|time| since + time.as_millis() as Time);
         Drain::of(state, machine)?.set(&Drained { since, until })?;
-        let until = time.map_or("until it is brought back".to_owned(), |time| format!("for {} s", time.as_secs()));
+        let until = time.map_or("until it is brought back".to_owned(), |time| format!("for {}", Span(time.as_secs())));
         let running = Slots::of(state, machine)?.taken()?.len();
         let noun = if running == 1 { "build goes" } else { "builds go" };
         Ok(format!("{}: gets no new builds {until}; {running} {noun} on there", machine.address()))
@@ -125,7 +126,7 @@ mod tests {
         assert_eq!(drain("b2", None, &machines, &state, &mut said), Status::NoMatch);
         assert_eq!(
             String::from_utf8(said).unwrap(),
-            "b1:22: gets no new builds for 60 s; 0 builds go on there\n\
+            "b1:22: gets no new builds for 1 min; 0 builds go on there\n\
              b1:22: gets no new builds until it is brought back; 0 builds go on there\n\
              b1:23: gets no new builds until it is brought back; 0 builds go on there\n\
              b1:22: gets builds again\nb1:23: gets builds again\nb1:23: was not drained\n\

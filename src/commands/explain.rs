@@ -18,6 +18,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::machines::machine_file;
+use super::terminal::Span;
 use crate::engine::Engine;
 use crate::error::with_causes;
 use crate::exit::Status;
@@ -27,7 +28,7 @@ use crate::local::{Directories, read_derivation};
 use crate::machine::Machine;
 use crate::schedule::matching::mismatch;
 use crate::schedule::{Surroundings, Surveyed, Verdict};
-use crate::state::health::{self, Trouble};
+use crate::state::health::{self, Time, Trouble};
 use crate::state::{Drain, Drained, HealthRecord, Holder, Slots, StateDirectory};
 use crate::store::path::StorePath;
 
@@ -226,18 +227,22 @@ fn print_machine(out: &mut impl Write, machine: &Explained<'_>) -> io::Result<()
     };
     writeln!(out, "  {}:{}  score {score}  {verdict}", machine.name, machine.port)?;
     for holder in machine.holders.iter().flatten() {
-        let minutes = health::now().saturating_sub(holder.since.saturating_mul(1000)) / 60_000;
-        writeln!(out, "    a slot is held by process {} for {minutes} min: {}", holder.pid, holder.derivation)?;
+        let time = span(health::now().saturating_sub(holder.since.saturating_mul(1000)));
+        writeln!(out, "    a slot is held by process {} for {time}: {}", holder.pid, holder.derivation)?;
     }
     if let Some(trouble) = &machine.trouble {
-        let seconds = health::now().saturating_sub(trouble.since) / 1000;
+        let time = span(health::now().saturating_sub(trouble.since));
         let noun = if trouble.count == 1 { "failure" } else { "failures in a row" };
-        writeln!(out, "    in trouble for {seconds} s, {} {noun}", trouble.count)?;
+        writeln!(out, "    in trouble for {time}, {} {noun}", trouble.count)?;
     }
     if let Some(until) = machine.drained.and_then(|drained| drained.until) {
-        writeln!(out, "    drained for {} s more", until.saturating_sub(health::now()) / 1000)?;
+        writeln!(out, "    drained for {} more", span(until.saturating_sub(health::now())))?;
     }
     Ok(())
+}
+
+fn span(milliseconds: Time) -> Span {
+    Span(milliseconds / 1000)
 }
 
 fn print_json(report: &Report<'_>) -> io::Result<()> {

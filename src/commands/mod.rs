@@ -21,7 +21,7 @@ mod terminal;
 pub mod test;
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -138,8 +138,14 @@ pub fn main(mut arguments: Vec<OsString>) -> Status {
         }
         Err(error) => {
             // Help and version are errors to clap, and go to standard output.
-            let _ = error.print();
-            if error.use_stderr() { Status::Usage } else { Status::Success }
+            match error.print().and_then(|()| io::stdout().flush()) {
+                _ if error.use_stderr() => Status::Usage,
+                Ok(()) => Status::Success,
+                Err(cause) => {
+                    eprintln!("offload: error: cannot write to standard output: {cause}");
+                    Status::Failure
+                }
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::env;
+use std::fmt;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 
@@ -103,6 +104,21 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     Cow::Owned(lines.join("; ").chars().map(|c| if is_obeyed(c) { '?' } else { c }).collect())
 }
 
+/// A time in seconds, for people, in its two greatest units.
+pub struct Span(pub u64);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seconds, minutes, hours, days) = (self.0, self.0 / 60, self.0 / 3600, self.0 / 86_400);
+        match seconds {
+            0..60 => write!(f, "{seconds} s"),
+            60..3600 => write!(f, "{minutes} min"),
+            3600..86_400 => write!(f, "{hours} h {} min", minutes % 60),
+            _ => write!(f, "{days} d {} h", hours % 24),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,5 +146,13 @@ mod tests {
     fn colours_only_where_they_are_wanted() {
         assert_eq!(Terminal::default().paint(Colour::Bad, "!!"), "!!");
         assert_eq!(Terminal { has_colours: true, ..Terminal::default() }.paint(Colour::Bad, "!!"), "\x1b[31m!!\x1b[m");
+    }
+
+    #[test]
+    fn times_for_people() {
+        let texts = [0, 59, 60, 3599, 3600, 7260, 86_399, 86_400, 366 * 86_400].map(|count| Span(count).to_string());
+        let expected =
+            ["0 s", "59 s", "1 min", "59 min", "1 h 0 min", "2 h 1 min", "23 h 59 min", "1 d 0 h", "366 d 0 h"];
+        assert_eq!(texts, expected);
     }
 }

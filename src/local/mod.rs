@@ -16,6 +16,7 @@ mod files;
 mod fixed;
 mod remedy;
 mod restore;
+mod room;
 mod store;
 
 pub use acl::{AclError, load_acl};

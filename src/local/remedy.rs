@@ -9,10 +9,11 @@ use rustix::io::Errno;
 
 /// What to do about an error of the file system that holds the store.
 pub(super) fn of_store(cause: &io::Error) -> String {
+    // By their kinds: not all of them have a number.
+    if matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return line("free some space, or inodes, on the store's file system, as with `guix gc`");
+    }
     let hint = match Errno::from_io_error(cause) {
-        Some(Errno::NOSPC | Errno::DQUOT) => {
-            "free some space, or inodes, on the store's file system, as with `guix gc`"
-        }
         Some(Errno::ROFS) => "the store's file system is mounted read-only; `dmesg` tells whether an error made it so",
         Some(Errno::IO) => "`dmesg` tells what is wrong with the disk of the store",
         Some(Errno::ACCESS | Errno::PERM) => "the hook runs as the daemon's user, which must own the store",
@@ -61,6 +62,7 @@ mod tests {
     fn errors_of_the_store_have_remedies() {
         let hint = |errno: Errno| of_store(&io::Error::from(errno));
         assert!(hint(Errno::NOSPC).contains("`guix gc`") && hint(Errno::DQUOT).contains("`guix gc`"));
+        assert!(of_store(&io::ErrorKind::StorageFull.into()).contains("`guix gc`"));
         assert!(hint(Errno::ROFS).contains("read-only"));
         assert!(hint(Errno::IO).contains("dmesg"));
         assert_eq!(hint(Errno::NOTEMPTY), "");

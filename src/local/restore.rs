@@ -10,6 +10,8 @@
 //! are complete, the topmost after it was moved: without root's powers, a directory can be moved only while its owner may
 //! write to it. Everything is created anew (`O_EXCL`) in a directory that this process opened, one name at a time.
 //!
+//! What does not fit is not begun ([`room`](super::room)).
+//!
 //! Not done here: telling the database. A tree at its final path that nobody registers is invalid, and gone with the next
 //! build or garbage collection.
 
@@ -25,6 +27,7 @@ use super::database::{Database, DatabaseError};
 use super::dump::Dump;
 use super::files::{self, EXECUTABLE, PLAIN};
 use super::remedy;
+use super::room::Room;
 use super::store::{Store, file_name};
 use crate::crash::{Point, half, point};
 use crate::store::nar::{NarPath, Visitor};
@@ -62,7 +65,7 @@ impl<'a> Staging<'a> {
 
     /// Restores the nar that is read into it. Only once.
     pub fn restore(&self) -> Restore<'_> {
-        Restore { root: self.fd.as_fd(), open: Vec::new(), chunk: vec![0; CHUNK] }
+        Restore { root: self.fd.as_fd(), open: Vec::new(), room: Room::default(), chunk: vec![0; CHUNK] }
     }
 
     /// Reads what was restored, as a nar.
@@ -119,6 +122,7 @@ pub struct Restore<'a> {
     root: BorrowedFd<'a>,
     /// The directories that are being filled, outermost first.
     open: Vec<OwnedFd>,
+    room: Room,
     chunk: Vec<u8>,
 }
 
@@ -133,6 +137,7 @@ impl Restore<'_> {
 
 impl Visitor for Restore<'_> {
     fn directory(&mut self, path: &NarPath) -> io::Result<()> {
+        self.room.for_node(self.root, 0)?;
         let (parent, name) = self.place(path)?;
         let directory = files::make_directory(parent, &name, Mode::from_raw_mode(0o755))?;
         self.open.push(directory);
@@ -147,6 +152,7 @@ impl Visitor for Restore<'_> {
     }
 
     fn file(&mut self, path: &NarPath, executable: bool, size: u64, contents: &mut dyn Read) -> io::Result<()> {
+        self.room.for_node(self.root, size)?;
         let (parent, name) = self.place(path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(rustix::fs::openat(parent, &name, flags, Mode::RUSR | Mode::WUSR)?);
@@ -156,6 +162,7 @@ impl Visitor for Restore<'_> {
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            self.room.for_bytes(self.root, count as u64, left)?;
             file.write_all(&self.chunk[..count])?;
             left = left.saturating_sub(count as u64);
             half(Point::FileHalf, size - left, size);
@@ -165,6 +172,7 @@ impl Visitor for Restore<'_> {
     }
 
     fn symlink(&mut self, path: &NarPath, target: &[u8]) -> io::Result<()> {
+        self.room.for_node(self.root, 0)?;
         let (parent, name) = self.place(path)?;
         rustix::fs::symlinkat(target, parent, &name)?;
         let times = files::canonical_times();

@@ -10,13 +10,12 @@ use super::modules;
 use super::request::Request;
 use super::shared::{Noted, Setting, Shared};
 use super::suggest;
+use crate::rights;
 use mlua::{HookTriggers, Lua, LuaOptions, LuaString, StdLib, Table, Value, VmState};
-use rustix::fs::OFlags;
 use std::cell::{Cell, RefCell};
 use std::ffi::OsStr;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -166,18 +165,10 @@ fn hook(lua: &Lua, shared: &Rc<Shared>, triggers: HookTriggers, lines: Option<u3
     })
 }
 
-/// Opens a file for reading. A named pipe that nobody writes to is empty, and not waited for.
-fn open(path: &Path) -> std::io::Result<std::fs::File> {
-    let flags = OFlags::NONBLOCK.bits() as i32;
-    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
-    Ok(file)
-}
-
 /// Reads a file of Lua: no more than `MAX_CHUNK` bytes, without the first line if that begins with `#`, as `lua` does.
 pub(super) fn read_chunk(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    open(path)?.take(MAX_CHUNK + 1).read_to_end(&mut text)?;
+    rights::open_at_once(path)?.take(MAX_CHUNK + 1).read_to_end(&mut text)?;
     if text.len() as u64 > MAX_CHUNK {
         return Err(std::io::Error::other(format!("it has more than {MAX_CHUNK} bytes")));
     }

@@ -61,6 +61,11 @@ impl StateDirectory {
 
 /// What is in the way is looked for in the whole directory of state, so that one command mends all of it.
 fn hint(path: &Path, cause: &io::Error) -> String {
+    if matches!(cause.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists)
+        && let Some(file) = path.ancestors().find(|path| path.symlink_metadata().is_ok() && !path.is_dir())
+    {
+        return format!("\n  hint: '{}' must be a directory; move away what is there", file.display());
+    }
     let directory = path.ancestors().find(|directory| directory.ends_with("offload")).unwrap_or(path);
     rights::hint(directory, Need::Own, cause)
 }
@@ -68,4 +73,32 @@ fn hint(path: &Path, cause: &io::Error) -> String {
 /// Creates `path` and its parents; readable by the daemon's user only, since it tells who builds what.
 fn create_directory(path: &Path) -> Result<(), StateError> {
     rights::make_directory(path).map_err(|cause| StateError { path: path.to_owned(), cause })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_directory_is_named() {
+        let top = tempfile::tempdir().unwrap();
+        let machine = Machine::new("b1", "root", Vec::new(), Vec::new());
+        let (state, host) = (top.path().join("offload"), top.path().join("offload/b1:22"));
+        let assert_names = |file: &Path| {
+            let error = StateDirectory::new(&state).of(&machine).unwrap_err().to_string();
+            let hint = format!("\n  hint: '{}' must be a directory; move away what is there", file.display());
+            assert!(error.starts_with(host.to_str().unwrap()) && error.ends_with(&hint), "{error}");
+        };
+        fs::write(&state, "").unwrap();
+        assert_names(&state);
+        fs::remove_file(&state).unwrap();
+        std::os::unix::fs::symlink("nowhere", &state).unwrap();
+        assert_names(&state);
+        fs::remove_file(&state).unwrap();
+        fs::create_dir(&state).unwrap();
+        fs::write(&host, "").unwrap();
+        assert_names(&host);
+    }
 }

@@ -50,7 +50,7 @@ fn a_store_that_is_full_or_read_only() {
     assert_fails(
         &pool,
         "large",
-        &["cannot write '/gnu/store/", "-large': No space left", "hint: free some space", "`guix gc`"],
+        &["cannot write '/gnu/store/", "-large': 40964 KiB do not fit", "hint: free some space", "`guix gc`"],
     );
     let drv = pool.derivation("small", 1, 1);
     build_well("a small output", head, &drv, 1);

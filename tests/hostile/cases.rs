@@ -168,10 +168,14 @@ cases! {
     "Sizes":
     { "a file that is shorter than it is said to be", "invalid nar, at byte", |scene| scene.tree(&file_of(16, b"hello\n")) }
     { "a file that is longer than it is said to be", "the padding after a string is not zero", |scene| scene.tree(&file_of(3, b"hello\n")) }
-    { "a file of a tebibyte, of which a few bytes come", "the nar ends early, at byte", |scene| scene.tree(&file_of(1 << 40, b"hello\n")) }
+    { "a file of 64 MiB, of which a few bytes come", "the nar ends early, at byte", |scene| scene.tree(&file_of(64 << 20, b"hello\n")) }
+    { "a file of a tebibyte", "1073741828 KiB do not fit into the file system of the store, where ",
+        |scene| scene.tree(&file_of(1 << 40, b"hello\n")) }
+    { "files without end", "do not fit into the file system of the store, where ", |_| without_end(file(&[b'x'; 1 << 20])) }
+    { "empty files without end", "free inodes, and ", |_| without_end(file(b"")) }
     { "a file of 2^64 - 1 bytes", "a file of 18446744073709551615 bytes is too large", |scene| scene.tree(&file_of(u64::MAX, b"hello\n")) }
     { "64 MiB of a file, and then the end of the connection", "the connection to the daemon failed",
-        |scene| huge(Item { nar: nar(&file_of(1 << 40, b"")), ..scene.item() }) }
+        |scene| huge(Item { nar: nar(&file_of(80 << 20, b"")), ..scene.item() }) }
     { "the archive is cut, and the daemon says that this is all", "the nar ends early, at byte",
         |scene| Play::exports(&scene.item().nar[..60]) }
     { "the archive is cut, and the connection ends", "the connection to the daemon failed",
@@ -243,6 +247,20 @@ fn huge(item: Item) -> Play {
             stream.write_all(&piece)?;
         }
         Err(io::ErrorKind::BrokenPipe.into())
+    })
+}
+
+/// A directory that has one entry after the other, all of them like `node`.
+fn without_end(node: Vec<u8>) -> Play {
+    let end = word(b")").len();
+    let start = directory(&[]).len() - end;
+    Play::new(At::Export, move |stream| {
+        stream.write_all(&frames(&nar(&directory(&[])[..start])))?;
+        for number in 0.. {
+            let whole = directory(&[(format!("{number:08}").as_bytes(), node.clone())]);
+            stream.write_all(&frames(&whole[start..whole.len() - end]))?;
+        }
+        Ok(())
     })
 }
 

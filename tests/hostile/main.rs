@@ -27,6 +27,9 @@ use peer::{Peer, Play};
 /// Where the peer listens on the machine.
 const SOCKET: &str = "/var/lab/hostile.sock";
 
+/// The size of the head's store, in MiB.
+const STORE: u32 = 128;
+
 /// The most that a hostile machine may make a hook take beyond what an honest one does, in bytes.
 const MORE_MEMORY: u64 = 16 << 20;
 
@@ -70,6 +73,7 @@ impl Stage {
         let lab = Lab::new();
         let machine = lab.build_machine("b1").start();
         let head = lab.head().start();
+        head.limit_store(STORE);
         let entry = machine.entry().set("daemon_socket", SOCKET).set("connect_timeout", 4).set("stall_timeout", 3);
         head.write_machine_file(&format!("return {{ {}, max_attempts = 1, wait_for_slot = 1 }}", entry.lua()));
         let memory = Arc::new(AtomicU64::new(0));

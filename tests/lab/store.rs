@@ -68,11 +68,11 @@ impl Host {
         names.filter(|name| !name.starts_with('.') && !valid.contains(&Path::new("/gnu/store").join(name))).collect()
     }
 
-    /// Gives the host, which has no store items yet, a store on a file system of its own, of so many MiB. The daemon is
-    /// started anew.
+    /// Gives the host, which has no store items yet, a store on a file system of its own, of so many MiB and 8,192
+    /// inodes. The daemon is started anew.
     pub fn limit_store(&self, size: u32) {
         self.stop_daemon();
-        let options = ["-t", "tmpfs", "-o", &format!("size={size}m,mode=1775"), "tmpfs"];
+        let options = ["-t", "tmpfs", "-o", &format!("size={size}m,nr_inodes=8k,mode=1775"), "tmpfs"];
         let status = Command::new("mount").args(options).arg(self.path("/gnu/store")).status().unwrap();
         assert!(status.success(), "no file system for the store of {}", self.name());
         self.start_daemon();

@@ -12,6 +12,7 @@ use crate::machine::{Compression, HostKey, Machine};
 use crate::policy::{self, LoadContext, Pool, Report};
 use proptest::prelude::*;
 use std::fs;
+use std::process::Command;
 
 mod nix_lines;
 mod scheme_answers;
@@ -342,4 +343,14 @@ proptest! {
         prop_assert_eq!(document.warnings().len(), number);
         prop_assert!(document.warnings().iter().all(|line| !line.contains('\n')));
     }
+}
+
+/// Opening a named pipe waits until somebody writes to it.
+#[test]
+fn a_pipe_that_nobody_writes_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("machines");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let error = convert(&pipe, || unreachable!()).unwrap_err();
+    assert!(matches!(error, ConvertError::Nothing(_)), "{error}");
 }

@@ -1,6 +1,7 @@
 //! Looking at one machine: what it says of itself, and what this head knows of it.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -10,7 +11,7 @@ use crate::engine::Engine;
 use crate::job::{Reached, reach, remember_success};
 use crate::machine::Machine;
 use crate::state::health::{self, Time};
-use crate::state::{Drain, HealthRecord, Slots};
+use crate::state::{Drain, HealthRecord, Slots, StateError};
 
 /// How a machine is. What is not known is null in JSON, and missing in a record.
 #[derive(Clone, Debug, Serialize)]
@@ -48,6 +49,9 @@ pub struct Seen {
     pub slots: u32,
     /// Slots that this head's hooks hold.
     pub taken: Option<usize>,
+    /// Why they cannot be counted, if it is not that this user may not.
+    #[serde(skip)]
+    pub slots_error: Option<String>,
     pub builds: Vec<Build>,
     pub trouble: Option<Trouble>,
     pub drained: Option<Drained>,
@@ -178,7 +182,10 @@ impl<'a> Look<'a> {
     fn known(&self) -> Seen {
         let (machine, state) = (self.machine, &self.engine.state);
         let seconds = |time: Time| time / 1000;
-        let taken = Slots::of(state, machine).and_then(|slots| slots.taken()).ok();
+        let counted = Slots::of(state, machine).and_then(|slots| slots.taken());
+        let is_odd = |error: &&StateError| error.cause.kind() != io::ErrorKind::PermissionDenied;
+        let slots_error = counted.as_ref().err().filter(is_odd).map(StateError::to_string);
+        let taken = counted.ok();
         let builds = taken.iter().flatten().map(|(slot, holder)| Build {
             slot: *slot,
             pid: holder.as_ref().map(|holder| holder.pid),
@@ -213,6 +220,7 @@ impl<'a> Look<'a> {
             clock_skew: None,
             slots: machine.parallel_builds,
             taken: taken.as_ref().map(Vec::len),
+            slots_error,
             builds: builds.collect(),
             trouble: trouble.map(|trouble| Trouble {
                 since: seconds(trouble.since),

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::look::{Build, Seen, State};
-use crate::commands::terminal::{Colour, Terminal, plain};
+use crate::commands::terminal::{Colour, Span, Terminal, plain};
 use crate::events::Bytes;
 
 /// Between two columns.
@@ -38,7 +38,7 @@ const COLUMNS: [Column; 13] = [
     },
     Column { heading: "GUIX", rank: 6, is_number: false, cell: |seen| seen.guix.clone() },
     Column { heading: "ARCH", rank: 7, is_number: false, cell: |seen| seen.architecture.clone() },
-    Column { heading: "UP", rank: 10, is_number: true, cell: |seen| seen.uptime.map(duration) },
+    Column { heading: "UP", rank: 10, is_number: true, cell: |seen| seen.uptime.map(|time| Span(time).to_string()) },
     Column { heading: "KERNEL", rank: 8, is_number: false, cell: |seen| seen.kernel.clone() },
     Column { heading: "HOST", rank: 9, is_number: false, cell: |seen| seen.host_name.clone() },
 ];
@@ -122,7 +122,7 @@ fn write_builds(machines: &[Seen], now: u64, terminal: Terminal, out: &mut impl 
     let heading = format!("{:name_width$}  {:>4}  {:>10}  {:>7}  DERIVATION", "MACHINE", "SLOT", "FOR", "PROCESS");
     writeln!(out, "{}", terminal.paint(Colour::Heading, &heading))?;
     for (seen, build) in builds {
-        let age = build.since.map_or("-".to_owned(), |since| duration(now.saturating_sub(since)));
+        let age = build.since.map_or("-".to_owned(), |since| Span(now.saturating_sub(since)).to_string());
         let pid = build.pid.map_or("-".to_owned(), |pid| pid.to_string());
         let line = format!("{:name_width$}  {:>4}  {age:>10}  {pid:>7}  ", label(seen), build.slot);
         let derivation = build.derivation.as_deref().map_or("-".into(), plain);
@@ -163,10 +163,10 @@ fn notes(seen: &Seen, now: u64, terminal: Terminal) -> Vec<String> {
                 say(format!("  hint: {hint}"));
             }
             if let Some(trouble) = trouble {
-                let since = duration(now.saturating_sub(trouble.since));
+                let since = Span(now.saturating_sub(trouble.since));
                 let left = match trouble.until.saturating_sub(now) {
                     0 => "the next build tries it again".to_owned(),
-                    left => format!("builds leave it alone for {} more", duration(left)),
+                    left => format!("builds leave it alone for {} more", Span(left)),
                 };
                 let failures = if trouble.count == 1 { "failure" } else { "failures in a row" };
                 say(format!("  in trouble for {since}, {} {failures}; {left}", trouble.count));
@@ -177,13 +177,15 @@ fn notes(seen: &Seen, now: u64, terminal: Terminal) -> Vec<String> {
     }
     if let Some(drained) = &seen.drained {
         let until = match drained.until {
-            Some(until) => format!("for {} more", duration(until.saturating_sub(now))),
+            Some(until) => format!("for {} more", Span(until.saturating_sub(now))),
             None => "until it is brought back".to_owned(),
         };
-        let ago = duration(now.saturating_sub(drained.since));
+        let ago = Span(now.saturating_sub(drained.since));
         say(format!("{name}: drained {ago} ago, {until}"));
     }
-    if seen.taken.is_none() {
+    if let Some(error) = &seen.slots_error {
+        say(format!("{name}: its slots cannot be counted: {error}"));
+    } else if seen.taken.is_none() {
         say(format!(
             "{name}: its slots can be counted by the user that guix-daemon runs as, who owns the state directory"
         ));
@@ -215,17 +217,6 @@ fn pressure(seen: &Seen) -> Option<String> {
 /// Bytes, short.
 fn size(bytes: u64) -> String {
     Bytes(bytes).to_string().replace("iB", "").replace(' ', "")
-}
-
-/// A time in its two greatest units.
-fn duration(seconds: u64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{minutes} min"),
-        3600..86_400 => format!("{hours} h {} min", minutes % 60),
-        _ => format!("{days} d {} h", hours % 24),
-    }
 }
 
 #[cfg(test)]

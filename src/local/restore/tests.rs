@@ -139,6 +139,15 @@ fn what_is_not_installed_leaves_nothing() {
 }
 
 #[test]
+fn what_does_not_fit_is_not_begun() {
+    let lab = Lab::new();
+    let staging = lab.staging();
+    let error = staging.restore().file(&NarPath::root(), false, 1 << 62, &mut io::repeat(0)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    assert!(!lab.location(".chroot").join("item").exists());
+}
+
+#[test]
 fn leftovers_are_removed() {
     let lab = Lab::new();
     for suffix in ["", ".chroot"] {

@@ -28,6 +28,7 @@ fn seen(name: &str) -> Seen {
         clock_skew: Some(0.0),
         slots: 4,
         taken: Some(0),
+        slots_error: None,
         builds: Vec::new(),
         trouble: None,
         drained: None,
