@@ -45,7 +45,8 @@ fn the_last_words_of_a_builder_are_kept() {
 fn a_build_that_takes_too_long() {
     let (_lab, b1, head) = pool();
     let drv = Drv::new("slow").script("while true; do echo still here; sleep 0.2; done");
-    let result = head.client().timeout(2).build(&[&drv]);
+    // Enough for the build to have begun: guix-daemon does not find a builder to kill that it is just starting.
+    let result = head.client().timeout(5).build(&[&drv]);
     assert_eq!(result.status, Some(101), "{}\n{}", result.error, result.log);
     wait_until("the build is gone", LONG, || !b1.is_building());
     head.await_no_lock("afterwards");
