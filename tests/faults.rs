@@ -19,7 +19,7 @@ const LONG_TIMEOUTS: i32 = 30;
 
 /// What any fault may cost beyond the build itself: a link that falls silent counts as dead after the stall timeout, and
 /// asking its daemon once more takes a connect timeout. The rest is for a machine with much to do.
-const LIMIT: Duration = Duration::from_secs(2 * SHORT_TIMEOUTS as u64 + 60);
+const LIMIT: Duration = Duration::from_secs(2 * SHORT_TIMEOUTS as u64 + 180);
 
 /// Begins the names of inputs that the head builds itself.
 const INPUT: &str = "input-of-";
@@ -136,7 +136,7 @@ impl Pool {
             strike(before + offset);
         }
         // A piece of an import takes a round trip, of which some hundred may be left when the link becomes far.
-        let limit = if fault.is_fatal() { LIMIT } else { LIMIT * 8 };
+        let limit = if fault.is_fatal() { LIMIT } else { LIMIT * 3 };
         let mut build = self.head.client().limit(limit).start(&[&drv]);
         if phase == Phase::Build {
             build.wait_for_log("line 1\n");

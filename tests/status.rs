@@ -47,7 +47,8 @@ fn machines_at_work_drained_and_gone() {
     let gone = lab.build_machine("gone").start();
     gone.stop_sshd();
     let head = lab.head().start();
-    head.write_machines(&[b1.entry(), b2.entry(), gone.entry().set("systems", ["mips64el-linux"])]);
+    let patient = |host: &Host| host.entry().set("connect_timeout", 60);
+    head.write_machines(&[patient(&b1), patient(&b2), gone.entry().set("systems", ["mips64el-linux"])]);
     head.run("/opt/offload/offload", &["drain", "b2", "--for", "2h"]);
     let drv = Drv::new("long").script("while ! test -e /var/lab/go; do busybox sleep 0.1; done; echo >$out");
     let build = head.client().start(&[&drv]);
@@ -126,7 +127,7 @@ fn a_live_view_is_drawn_in_place_and_leaves_nothing_behind() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
-    head.write_machines(&[b1.entry()]);
+    head.write_machines(&[b1.entry().set("connect_timeout", 60)]);
 
     // A line for each time, where nothing is in place.
     let mut command = head.command("/opt/offload/offload");
