@@ -121,6 +121,9 @@ fn a_disk_that_is_full_during_an_import() {
     for (drv, delay) in builds.iter().zip([0, 0, 5]) {
         link.delay(Duration::from_millis(delay));
         head.forget_health();
+        // Well a moment ago, so that it need not be asked: the other one may answer much sooner, and be taken for that.
+        let record = format!("{{ \"status\": {{}}, \"measured\": {} }}", offload::state::health::now());
+        head.write("/var/guix/offload/link:2022/health.json", record);
         let result = head.build(&[drv]).succeeded();
         let (name, log) = (drv.name(), &result.log);
         let line = log.lines().find(|line| line.contains("could not be built on 'link': sending inputs: "));
