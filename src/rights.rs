@@ -273,6 +273,10 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
 }
 
 fn make_one_directory(path: &Path) -> io::Result<()> {
+    // As nearly always; and looking is cheaper than trying to make it.
+    if path.is_dir() {
+        return Ok(());
+    }
     match fs::DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => match owner_of_parent(path)? {
             Some((uid, gid)) => {

@@ -7,7 +7,7 @@ mod lab;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lab::{Drv, Entry, Host, Lab, Signal, USER_KEYS, wait_until};
+use lab::{Drv, Entry, Host, LONG, Lab, Signal, USER_KEYS, wait_until};
 
 /// What is wrong, the entry that has it, and words that must stand in the message.
 struct Case {
@@ -147,6 +147,8 @@ fn assert_failed_then_built_here(head: &Host, case: &Case) {
     assert!(strays(head).is_empty(), "{:?}", strays(head));
 
     // The machine is left alone for a while now.
+    let name = case.words[0].as_str();
+    head.avoid(name);
     let other = Drv::new(&format!("{}-here", drv.name())).script("echo >$out");
     let result = head.client().max_jobs(2).build(&[&other]).succeeded();
     case.assert_said_once(&result.log);
@@ -199,7 +201,8 @@ fn what_is_wrong_is_said_once() {
 
     b1.stop_sshd();
     let drvs = ["one", "two"].map(|name| Drv::new(name).script("echo >$out"));
-    let build = head.client().start(&[&drvs[0], &drvs[1]]);
+    let mut build = head.client().start(&[&drvs[0], &drvs[1]]);
+    build.wait_for_log("hint: ");
     // Two rounds of requests, one of them beyond the first back-off.
     std::thread::sleep(Duration::from_secs(12));
     let log = build.log();
@@ -208,7 +211,7 @@ fn what_is_wrong_is_said_once() {
     // The hook lives and takes up the build as soon as the machine is back.
     b1.start_sshd();
     build.wait().succeeded();
-    wait_until("both are built", Duration::from_secs(30), || b1.built().len() == 2);
+    wait_until("both are built", LONG, || b1.built().len() == 2);
 }
 
 /// A fresh record says that the machine is well, so the build is accepted without asking it.

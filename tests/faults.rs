@@ -6,21 +6,20 @@ mod lab;
 
 use std::time::{Duration, Instant};
 
-use lab::{Direction, Drv, Host, Lab, Proxy, SSH_PORT, wait_until};
+use lab::{Direction, Drv, Host, LONG, Lab, Proxy, SSH_PORT, wait_until};
 use offload::machine::{HostKey, HostKeyKind, Machine};
 use offload::ssh::Session;
-use offload::state::{Health, HealthRecord, StateDirectory, health};
-use offload::status::Status;
 
 use Direction::{FromTarget, ToTarget};
 
-/// In seconds.
-const CONNECT_TIMEOUT: i32 = 3;
-const STALL_TIMEOUT: i32 = 3;
+/// In seconds. For a link that is to be given up.
+const SHORT_TIMEOUTS: i32 = 4;
+/// For a link that is not, on a machine with much to do.
+const LONG_TIMEOUTS: i32 = 30;
 
 /// What any fault may cost beyond the build itself: a link that falls silent counts as dead after the stall timeout, and
 /// asking its daemon once more takes a connect timeout. The rest is for a machine with much to do.
-const LIMIT: Duration = Duration::from_secs(STALL_TIMEOUT as u64 + CONNECT_TIMEOUT as u64 + 14);
+const LIMIT: Duration = Duration::from_secs(2 * SHORT_TIMEOUTS as u64 + 60);
 
 /// Begins the names of inputs that the head builds itself.
 const INPUT: &str = "input-of-";
@@ -73,15 +72,15 @@ struct Pool {
 }
 
 impl Pool {
-    fn new() -> Pool {
+    /// In which links may be silent for so many seconds.
+    fn new(timeouts: i32) -> Pool {
         let lab = Lab::new();
         let far = lab.build_machine("far").start();
         let near = lab.build_machine("near").start();
         let proxy = lab.proxy("link", far.ssh_address());
         let head = lab.head().start();
         let hasty = |entry: lab::Entry| {
-            let entry = entry.set("connect_timeout", CONNECT_TIMEOUT).set("stall_timeout", STALL_TIMEOUT);
-            entry.set("keep_alive", 1)
+            entry.set("connect_timeout", timeouts).set("stall_timeout", timeouts).set("keep_alive", 1)
         };
         head.write_machines(&[hasty(far.entry().via(&proxy)).set("speed", 1000), hasty(near.entry())]);
         let login = login(&proxy, &far, &head);
@@ -131,7 +130,7 @@ impl Pool {
             Fault::Delay(time) => self.proxy.delay_after(direction, offset, Duration::from_millis(time)),
         };
         if phase != Phase::Probe {
-            self.trust_link();
+            self.head.trust(self.proxy.name());
         }
         if phase != Phase::Build {
             strike(before + offset);
@@ -178,25 +177,15 @@ impl Pool {
         assert_eq!(std::fs::metadata(self.head.path(output)).unwrap().len(), size, "{case}");
         assert!(self.head.built().iter().all(|name| name.starts_with(INPUT)), "{case}");
         assert_eq!(self.head.unfinished_outputs(), [""; 0], "{case}");
-        wait_until(&format!("{case}: no lock is held: {:?}", self.head.held_locks()), Duration::from_secs(30), || {
-            self.head.held_locks().is_empty()
-        });
+        self.head.await_no_lock(case);
     }
 
     /// The link works again, and the head does not know that it did not.
     fn recover(&self) {
         self.proxy.forget_faults();
         self.proxy.cut();
-        wait_until("nobody builds", Duration::from_secs(30), || !self.far.is_building());
+        wait_until("nobody builds", LONG, || !self.far.is_building());
         self.head.forget_health();
-    }
-
-    /// The head has a fresh record of the machine behind the link, and so chooses it without asking.
-    fn trust_link(&self) {
-        let machine = Machine { port: SSH_PORT, ..Machine::new(self.proxy.name(), "root", Vec::new(), Vec::new()) };
-        let state = StateDirectory::new(self.head.path("/var/guix/offload"));
-        let record = HealthRecord::of(&state, &machine).unwrap();
-        record.change(|_| Health::reached(Status::default(), health::now())).unwrap();
     }
 
     fn verify(&self) {
@@ -216,7 +205,7 @@ fn login(proxy: &Proxy, far: &Host, head: &Host) -> [u64; 2] {
     let login = [ToTarget, FromTarget].map(|direction| proxy.passed(direction));
     drop(session);
     // What it says in parting has passed, too.
-    wait_until("the session ends", Duration::from_secs(30), || far.sshd_log().contains("Disconnected from user root"));
+    wait_until("the session ends", LONG, || far.sshd_log().contains("Disconnected from user root"));
     login
 }
 
@@ -266,7 +255,8 @@ fn offsets(phase: Phase, login: [u64; 2]) -> Vec<(Direction, u64)> {
 }
 
 fn every_offset(faults: &[Fault]) {
-    let mut pool = Pool::new();
+    let is_mild = faults.iter().all(|fault| !fault.is_fatal());
+    let mut pool = Pool::new(if is_mild { LONG_TIMEOUTS } else { SHORT_TIMEOUTS });
     let start = Instant::now();
     for fault in faults {
         for phase in [Phase::Handshake, Phase::Probe, Phase::Upload, Phase::Build, Phase::Download] {

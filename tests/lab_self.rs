@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lab::{Direction, Drv, Hook, Host, Lab, Release, Signal, max_concurrency, wait_until};
+use lab::{Direction, Drv, Hook, Host, LONG, Lab, Release, Signal, max_concurrency, wait_until};
 use offload::machine::HostKeyKind;
 
 /// Fails if anything of a lab is left.
@@ -65,7 +65,7 @@ fn a_failed_build_has_a_status_and_a_log() {
     assert_eq!(host.client().timeout(1).build(&[&slow]).status, Some(101));
     assert_eq!(host.client().max_silent_time(1).build(&[&slow]).status, Some(101));
     assert_eq!(host.built(), ["bad", "slow", "slow"]);
-    assert!(!host.is_building());
+    wait_until("no build is left", LONG, || !host.is_building());
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn sha256_of(bytes: &[u8]) -> String {
 fn concurrency_is_measured() {
     let lab = Lab::new();
     let host = lab.build_machine("b1").max_jobs(2).start();
-    let leaves: Vec<Drv> = (0..4).map(|n| Drv::new(&format!("leaf-{n}")).script("sleep 0.3; true >$out")).collect();
+    let leaves: Vec<Drv> = (0..4).map(|n| Drv::new(&format!("leaf-{n}")).script("sleep 1.5; true >$out")).collect();
     let top = leaves.iter().fold(Drv::new("top"), Drv::input);
 
     host.build(&[&top]).succeeded();
@@ -113,7 +113,7 @@ fn concurrency_is_measured() {
     assert_eq!(builds[4].name, "top");
     assert_eq!(max_concurrency(&builds), 2, "{builds:?}");
     assert_eq!(max_concurrency(&builds[4..]), 1);
-    assert!(builds[..4].iter().all(|build| build.end.unwrap() - build.start >= 0.29), "{builds:?}");
+    assert!(builds[..4].iter().all(|build| build.end.unwrap() - build.start >= 1.49), "{builds:?}");
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_client_can_be_interrupted() {
         build.wait_for_log("under way");
         assert!(host.is_building() && !build.is_done());
         build.interrupt(signal);
-        wait_until("the build is gone", Duration::from_secs(30), || !host.is_building());
+        wait_until("the build is gone", LONG, || !host.is_building());
     }
 }
 
@@ -139,19 +139,19 @@ fn hosts_freeze_and_lose_power() {
     b1.freeze();
     assert!(banner(&b1, Duration::from_millis(300)).is_none());
     b1.thaw();
-    assert!(banner(&b1, Duration::from_secs(5)).is_some());
+    assert!(banner(&b1, LONG).is_some());
 
     for stop in [Host::stop_daemon, Host::power_off] {
         let mut build = b1.client().start(&[&slow]);
         build.wait_for_log("under way");
         stop(&b1);
         assert_eq!(build.wait().status, None);
-        wait_until("the build is gone", Duration::from_secs(30), || !b1.is_building());
+        wait_until("the build is gone", LONG, || !b1.is_building());
         b1.start_daemon();
     }
     assert!(TcpStream::connect(b1.ssh_address()).is_err());
     b1.start_sshd();
-    assert!(banner(&b1, Duration::from_secs(5)).is_some());
+    assert!(banner(&b1, LONG).is_some());
     b1.stop_sshd();
     assert!(TcpStream::connect(b1.ssh_address()).is_err());
     b1.build(&[&Drv::new("quick")]).succeeded();
@@ -248,14 +248,16 @@ fn a_proxy_misbehaves_as_it_is_told() {
     });
     let connect = || {
         let stream = TcpStream::connect(proxy.address()).unwrap();
-        stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
         stream
     };
-    // Reads until so many bytes, or none for a while, have come.
+    // Reads until so many bytes have come, or the end, or none for too long.
     let receive = |mut stream: &TcpStream, count: usize| {
         let mut bytes = vec![0; count];
         let mut got = 0;
-        while let Ok(more @ 1..) = stream.read(&mut bytes[got..]) {
+        while got < count
+            && let Ok(more @ 1..) = stream.read(&mut bytes[got..])
+        {
             got += more;
         }
         bytes.truncate(got);
@@ -264,6 +266,14 @@ fn a_proxy_misbehaves_as_it_is_told() {
     let exchange = |mut stream: &TcpStream, bytes: &[u8]| {
         let _ = stream.write_all(bytes);
         receive(stream, bytes.len())
+    };
+    // Nothing comes, and no end.
+    let assert_silence = |mut stream: &TcpStream, bytes: &[u8]| {
+        stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        stream.write_all(bytes).unwrap();
+        let error = stream.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}");
+        stream.set_read_timeout(Some(LONG)).unwrap();
     };
 
     let stream = connect();
@@ -291,7 +301,7 @@ fn a_proxy_misbehaves_as_it_is_told() {
     assert_eq!(exchange(&stream, b"abc"), b"abc");
 
     proxy.freeze();
-    assert_eq!(exchange(&stream, b"held"), b"");
+    assert_silence(&stream, b"held");
     proxy.thaw();
     assert_eq!(receive(&stream, 4), b"held");
 
@@ -305,8 +315,7 @@ fn a_proxy_misbehaves_as_it_is_told() {
     assert_eq!(exchange(&stream, b"12345"), b"");
 
     proxy.say_nothing();
-    let stream = connect();
-    assert_eq!(exchange(&stream, b"12345"), b"");
+    assert_silence(&connect(), b"12345");
     proxy.refuse();
     assert!(TcpStream::connect(proxy.address()).is_err());
     proxy.pass();
@@ -357,7 +366,7 @@ fn a_lab_goes_with_a_killed_process() {
     let (mut child, directory) = spawn_with_lab();
     child.kill().unwrap();
     child.wait().unwrap();
-    wait_until("the keeper has cleared up", Duration::from_secs(30), || !directory.exists());
+    wait_until("the keeper has cleared up", LONG, || !directory.exists());
     assert_gone(&directory);
 }
 
@@ -365,15 +374,13 @@ fn a_lab_goes_with_a_killed_process() {
 fn a_new_lab_clears_what_dead_ones_left() {
     let (mut child, directory) = spawn_with_lab();
     let keeper = std::fs::read_to_string(directory.join("keeper")).unwrap().trim().parse().unwrap();
+    assert!(lab::processes(&directory).len() >= 3);
+    // From now on any other lab may do it.
     rustix::process::kill_process(rustix::process::Pid::from_raw(keeper).unwrap(), Signal::KILL).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(directory.exists() && lab::processes(&directory).len() >= 3);
-
     let living = Lab::new();
-    wait_until("another lab has cleared up", Duration::from_secs(30), || {
-        !directory.exists() || directory == living.directory()
-    });
+    wait_until("another lab has cleared up", LONG, || !directory.exists() || directory == living.directory());
     assert!(living.directory() == directory || lab::processes(&directory).is_empty());
 }
 

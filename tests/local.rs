@@ -214,7 +214,7 @@ fn the_garbage_collector_leaves_staging_alone() {
             !daemon.path(output.as_str()).exists() && !daemon.path(format!("{output}.chroot")).exists()
         };
         assert!(
-            (0..100)
+            (0..1000)
                 .any(|_| gone(&mut collector) || (std::thread::sleep(std::time::Duration::from_millis(50)), false).1)
         );
     }
@@ -296,7 +296,8 @@ fn a_large_item_leaves_memory_flat() {
     let staging = Staging::new(&store, &output).unwrap();
     assert_eq!(nar::read(&mut bundle, &mut staging.restore()).unwrap(), nar_size);
     let grown = peak_memory() - before;
-    assert!(grown < 32 << 20, "{grown} bytes more than before");
+    // Other tests of this program run beside it.
+    assert!(grown < SIZE / 2, "{grown} bytes more than before");
 }
 
 fn c_name(path: &StorePath) -> std::ffi::CString {

@@ -177,7 +177,7 @@ fn file_permissions_alone_limit_which_sockets_it_reaches() {
         let path = machine.path(format!("/run/{name}"));
         let listener = UnixListener::bind(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        let entry = machine.entry().set("daemon_socket", format!("/run/{name}").as_str()).set("connect_timeout", 2.0);
+        let entry = machine.entry().set("daemon_socket", format!("/run/{name}").as_str()).set("connect_timeout", 6.0);
         head.write_machines(&[entry]);
         Report::of(&head);
         listener.set_nonblocking(true).unwrap();

@@ -79,7 +79,7 @@ fn a_graph_on_two_machines_with_two_slots_each() {
     assert!(head.built().is_empty());
     for machine in &machines {
         assert!(max_concurrency(&machine.builds()) <= 2, "{:#?}", machine.builds());
-        assert!(machine.built().len() >= 4, "{:?}", machine.built());
+        assert!(!machine.built().is_empty(), "{:?}", machine.built());
     }
 
     let both = machines.each_ref();

@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lab::{Drv, Entry, Host, Lab, RunningBuild, Signal, max_concurrency, wait_until};
+use lab::{Drv, Entry, Host, LONG, Lab, RunningBuild, Signal, max_concurrency, wait_until};
 use offload::commands::drain;
 use offload::daemon::{self, Client, Options};
 use offload::exit::Status;
 use offload::machine::Machine;
-use offload::state::StateDirectory;
+use offload::schedule::decision::ANSWER_WITHIN;
+use offload::state::health::FIRST_BACK_OFF;
+use offload::state::{Health, StateDirectory};
 use offload::store::path::{StoreDir, StorePath};
 
 /// A build of one client of the head's daemon, through our own implementation of the protocol.
@@ -54,11 +56,6 @@ fn offloaded() -> Options {
     Options { offload: true, use_substitutes: false, max_jobs: Some(0), ..Options::default() }
 }
 
-#[track_caller]
-fn assert_nothing_locked(head: &Host) {
-    wait_until("no lock is left", Duration::from_secs(30), || head.held_locks().is_empty());
-}
-
 fn logins(machine: &Host) -> usize {
     machine.sshd_log().matches("Accepted publickey").count()
 }
@@ -67,9 +64,24 @@ fn quick(name: &str) -> Drv {
     Drv::new(name).script("echo $name >$out")
 }
 
-/// Preferred to machines with the default speed.
+/// Preferred to machines with the default speed, whatever load they tell.
 fn fast(entry: Entry) -> Entry {
-    entry.set("speed", 10)
+    entry.set("speed", 1000)
+}
+
+/// How often a machine that does not answer may be contacted in all since `start`: once, and once more when the first back-off
+/// is over.
+fn contacts_allowed(start: Instant) -> usize {
+    1 + (start.elapsed().as_secs() / FIRST_BACK_OFF.as_secs()) as usize
+}
+
+/// A build that goes on until [`finish`] is called for its host.
+fn endless(name: &str) -> Drv {
+    Drv::new(name).script("echo on; until test -e /var/lab/finish; do sleep 0.1; done; echo >$out")
+}
+
+fn finish(machine: &Host) {
+    machine.write("/var/lab/finish", "");
 }
 
 #[test]
@@ -81,28 +93,35 @@ fn a_machine_that_says_nothing_costs_one_short_wait() {
     let head = lab.head().start();
     let names = ["first", "second", "third", "fourth"];
     let drvs = instantiate(&head, &names.map(quick));
-    head.write_machines(&[fast(silent.entry().via(&proxy)), b2.entry()]);
+    // Whoever waited for its answer would take twice as long as the test has.
+    let silent_entry = || silent.entry().via(&proxy).set("connect_timeout", 2 * LONG.as_secs() as i32);
+    head.write_machines(&[fast(silent_entry()), b2.entry()]);
 
+    let start = Instant::now();
     let ended: Vec<Ended> = drvs.iter().map(|drv| build(&head, drv, &offloaded())).collect();
-    for Ended { status, log, time } in &ended {
+    for Ended { status, log, .. } in &ended {
         assert_eq!(*status, Some(0), "{log}");
-        assert!(*time < Duration::from_secs(5), "{time:?}");
     }
+    assert!(start.elapsed() < LONG, "{:?}", start.elapsed());
     assert_eq!(b2.built(), names);
     // One contact for all of them, although the first build ended before it was known to have failed.
-    assert_eq!(proxy.connections(), 1);
+    let contacts = proxy.connections() as usize;
+    assert!((1..=contacts_allowed(start)).contains(&contacts), "{contacts} in {:?}", start.elapsed());
 
-    // No other machine: the daemon may build here, and waits for the one answer no longer than it takes.
+    // No other machine: the daemon may build here, and waits for the one answer once.
     let head = lab.head().name("other-head").max_jobs(2).start();
-    let drvs = instantiate(&head, &["here-1", "here-2"].map(quick));
-    head.write_machines(&[silent.entry().via(&proxy)]);
+    let names = ["here-1", "here-2", "here-3", "here-4"];
+    let drvs = instantiate(&head, &names.map(quick));
+    head.write_machines(&[silent_entry()]);
     let local = Options { max_jobs: Some(2), ..offloaded() };
+    let start = Instant::now();
     let ended: Vec<Ended> = drvs.iter().map(|drv| build(&head, drv, &local)).collect();
     assert!(ended.iter().all(|ended| ended.status == Some(0)));
-    assert!(ended[0].time < Duration::from_secs(5), "{:?}", ended[0].time);
-    assert!(ended[1].time < Duration::from_secs(2), "{:?}", ended[1].time);
-    assert_eq!(head.built(), ["here-1", "here-2"]);
-    assert_eq!(proxy.connections(), 2);
+    let times: Vec<Duration> = ended.iter().map(|ended| ended.time).collect();
+    assert!(start.elapsed() < LONG && times[1..].iter().any(|time| *time < ANSWER_WITHIN), "{times:?}");
+    assert_eq!(head.built(), names);
+    let contacts = proxy.connections() as usize - contacts;
+    assert!((1..=contacts_allowed(start)).contains(&contacts), "{contacts} in {:?}", start.elapsed());
 }
 
 #[test]
@@ -115,14 +134,15 @@ fn machines_that_are_down_are_left_alone() {
     let names = ["first", "second", "third"];
     let drvs = instantiate(&head, &names.map(quick));
     head.write_machines(&[fast(b1.entry()), fast(b2.entry()), b3.entry()]);
+    let start = Instant::now();
     for drv in &drvs {
         let ended = build(&head, drv, &offloaded());
         assert_eq!(ended.status, Some(0), "{}", ended.log);
         assert!(!ended.log.contains("could not be built"), "{}", ended.log);
     }
     assert_eq!(b3.built(), names);
-    assert_eq!(logins(&b2), 1, "{}", b2.sshd_log());
-    assert_nothing_locked(&head);
+    assert!((1..=contacts_allowed(start)).contains(&logins(&b2)), "{}", b2.sshd_log());
+    head.await_no_lock("afterwards");
 }
 
 #[test]
@@ -131,7 +151,9 @@ fn a_machine_that_dies_under_a_build_is_replaced() {
     let (b1, b2) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());
     let head = lab.head().start();
     head.write_machines(&[fast(b1.entry()), b2.entry()]);
-    let mut build = head.client().start(&[&Drv::new("long").script("echo on; sleep 3; echo >$out")]);
+    finish(&b2);
+    head.trust("b1");
+    let mut build = head.client().start(&[&endless("long")]);
     build.wait_for_log("on\n");
     assert_eq!(b1.built(), ["long"]);
     b1.power_off();
@@ -139,7 +161,7 @@ fn a_machine_that_dies_under_a_build_is_replaced() {
     assert_eq!(b2.built(), ["long"]);
     let switches = result.log.matches("could not be built on 'b1'").count();
     assert_eq!(switches, 1, "{}", result.log);
-    assert_nothing_locked(&head);
+    head.await_no_lock("afterwards");
     head.verify_store();
 }
 
@@ -151,15 +173,19 @@ fn a_build_that_a_daemon_refuses_is_no_fault_of_the_machine() {
     head.write_machines(&[fast(b1.entry()), b2.entry()]);
     // A fixed output with another hash: status 1.
     let wrong = Drv::new("wrong").fixed("sha256", &"0".repeat(64), false).script("echo wrong >$out");
+    head.trust("b1");
     let result = head.build(&[&wrong]);
     assert_eq!(result.status, Some(1), "{}", result.error);
     for name in ["b1", "b2"] {
         assert_eq!(result.log.matches(&format!("could not be built on '{name}'")).count(), 1, "{}", result.log);
     }
     assert!(result.log.contains("tried: 'b1', 'b2'"), "{}", result.log);
+    let health: Health = serde_json::from_str(&head.health_of("b1:2022")).unwrap();
+    assert!(health.trouble.is_none(), "{health:?}");
+    head.trust("b1");
     head.build(&[&quick("next")]).succeeded();
     assert_eq!((b1.built(), b2.built()), (vec!["wrong".to_owned(), "next".to_owned()], vec!["wrong".to_owned()]));
-    assert_nothing_locked(&head);
+    head.await_no_lock("afterwards");
 }
 
 #[test]
@@ -195,11 +221,11 @@ fn forty_clients_at_once() {
         total += builds.len();
     }
     assert_eq!(total, BUILDS);
-    // Ideal: 40 builds of 1 s in 4 slots. A build may take three times as long, from its start to its end.
+    // Ideal: 40 builds of 1 s in 4 slots. Nobody starves.
     let longest = ended.iter().map(|ended| ended.time).max().unwrap();
     eprintln!("{BUILDS} builds of 1 s in 4 slots: {time:.1?}, the longest {longest:.1?}");
-    assert!(longest < Duration::from_secs(30), "{longest:?}");
-    assert_nothing_locked(&head);
+    assert!(longest < 3 * LONG, "{longest:?}");
+    head.await_no_lock("afterwards");
 }
 
 #[test]
@@ -208,7 +234,8 @@ fn slots_are_given_out_in_order() {
     let b1 = lab.build_machine("b1").max_jobs(1).start();
     let head = lab.head().start();
     let names = ["one", "two", "three", "four", "five"];
-    let drvs = instantiate(&head, &names.map(|name| Drv::new(name).script("sleep 2; echo >$out")));
+    let slow = "until test -e /var/lab/finish; do echo; sleep 0.5; done; echo >$out";
+    let drvs = instantiate(&head, &names.map(|name| Drv::new(name).script(slow)));
     head.write_machines(&[b1.entry()]);
     // Those that wait are silent for longer than this, but for what the hook says.
     let options = Options { max_silent_time: Some(Duration::from_secs(7)), ..offloaded() };
@@ -223,11 +250,14 @@ fn slots_are_given_out_in_order() {
     let ended: Vec<Ended> = thread::scope(|scope| {
         let start = |(number, drv): (usize, &StorePath)| {
             let turn = || b1.builds().len() + waiting() >= number;
-            wait_until("the one before has come", Duration::from_secs(30), turn);
+            wait_until("the one before has come", LONG, turn);
             let (drv, head, options) = (drv.clone(), &head, &options);
             scope.spawn(move || build(head, &drv, options))
         };
         let clients: Vec<_> = drvs.iter().enumerate().map(start).collect();
+        wait_until("all have come", LONG, || b1.builds().len() + waiting() == names.len());
+        thread::sleep(Duration::from_secs(8));
+        finish(&b1);
         clients.into_iter().map(|client| client.join().unwrap()).collect()
     });
     for Ended { status, log, .. } in &ended {
@@ -250,7 +280,7 @@ fn no_deadlock_while_the_daemon_waits_for_a_reply() {
     head.write_machines(&[b1.entry()]);
     let wordy = "i=0; while [ $i -lt 16 ]; do head -c 49152 /dev/urandom | base64; i=$((i+1)); done; echo >$out";
     let drvs: Vec<Drv> = (0..5).map(|number| Drv::new(&format!("wordy-{number}")).script(wordy)).collect();
-    let result = head.client().limit(Duration::from_secs(60)).build(&drvs.iter().collect::<Vec<_>>()).succeeded();
+    let result = head.client().build(&drvs.iter().collect::<Vec<_>>()).succeeded();
     assert!(result.log.len() > 5 << 20, "{} bytes", result.log.len());
     assert_eq!(b1.built().len(), 5);
 }
@@ -259,7 +289,7 @@ fn no_deadlock_while_the_daemon_waits_for_a_reply() {
 fn fill(head: &Host, machine: &Host, name: &str) -> RunningBuild {
     let count = machine.built().len();
     let filler = head.client().max_jobs(0).start(&[&Drv::new(name).script("echo on; sleep 1000")]);
-    wait_until("the slot is taken", Duration::from_secs(20), || machine.built().len() > count);
+    wait_until("the slot is taken", LONG, || machine.built().len() > count);
     filler
 }
 
@@ -292,7 +322,7 @@ fn builds_stay_here_where_the_machine_file_says_so() {
     let filler = fill(&head, &b1, "filler-2");
     head.client().max_jobs(4).build(&[&quick("part-here")]).succeeded();
     filler.interrupt(Signal::INT);
-    file("local_machine { speed = 5, overload_threshold = false }");
+    file("local_machine { speed = 1000, overload_threshold = false }");
     head.client().max_jobs(4).build(&[&quick("fast-here")]).succeeded();
     assert_eq!(head.built(), ["busy-here", "part-here", "fast-here"]);
 
@@ -347,6 +377,8 @@ fn among_equals_the_one_that_has_the_inputs() {
 
     equals(&[b1.entry(), b2.entry()]);
     head.build(&[&Drv::new("needs-it").input(&input).script("echo $input >$out")]).succeeded();
+    // Nobody is asked, so that nobody's answer comes first.
+    ["b1", "b2"].iter().for_each(|name| head.trust(name));
     head.build(&[&quick("needs-nothing")]).succeeded();
     assert_eq!(b2.built(), ["input", "needs-it"]);
     assert_eq!(b1.built(), ["needs-nothing"]);
@@ -362,13 +394,15 @@ fn a_drained_machine_gets_no_new_builds() {
     let mut machine = Machine::new("b1", "root", vec![lab::SYSTEM.to_owned()], Vec::new());
     machine.port = lab::SSH_PORT;
 
-    let mut long = head.client().start(&[&Drv::new("long").script("echo on; sleep 4; echo >$out")]);
+    head.trust("b1");
+    let mut long = head.client().start(&[&endless("long")]);
     long.wait_for_log("on\n");
     let mut said = Vec::new();
     assert_eq!(drain::drain("b1", None, &[&machine], &state, &mut said), Status::Success);
     assert!(String::from_utf8_lossy(&said).contains("1 build goes on there"));
     head.build(&[&quick("elsewhere")]).succeeded();
     assert_eq!(b2.built(), ["elsewhere"]);
+    finish(&b1);
     long.wait().succeeded();
     assert_eq!(b1.built(), ["long"]);
 

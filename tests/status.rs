@@ -5,9 +5,8 @@ mod lab;
 use std::fs;
 use std::io::Read;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
-use lab::{Drv, Host, Lab, wait_until};
+use lab::{Drv, Host, LONG, Lab, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn status(head: &Host, arguments: &[&str]) -> Output {
@@ -48,11 +47,11 @@ fn machines_at_work_drained_and_gone() {
     let gone = lab.build_machine("gone").start();
     gone.stop_sshd();
     let head = lab.head().start();
-    head.write_machines(&[b1.entry().set("speed", 9.0), b2.entry(), gone.entry().set("systems", ["mips64el-linux"])]);
+    head.write_machines(&[b1.entry(), b2.entry(), gone.entry().set("systems", ["mips64el-linux"])]);
+    head.run("/opt/offload/offload", &["drain", "b2", "--for", "2h"]);
     let drv = Drv::new("long").script("while ! test -e /var/lab/go; do busybox sleep 0.1; done; echo >$out");
     let build = head.client().start(&[&drv]);
-    wait_until("the build runs", Duration::from_secs(60), || b1.is_building());
-    head.run("/opt/offload/offload", &["drain", "b2", "--for", "2h"]);
+    wait_until("the build runs", LONG, || b1.is_building());
 
     let output = status(&head, &[]);
     let table = text(&output.stdout);
@@ -66,8 +65,9 @@ fn machines_at_work_drained_and_gone() {
     assert!(line("b1:2022     0 ").ends_with("-long.drv"), "{table}");
     assert!(line("gone:2022: ").contains("connect: connection refused"), "{table}");
     let drained = line("b2:2022: ");
+    assert!(drained.contains(" ago, for "), "{table}");
     assert!(
-        ["1 h 59 min", "2 h 0 min"].iter().any(|left| drained.ends_with(&format!(" s ago, for {left} more"))),
+        ["1 h 59 min more", "1 h 58 min more", "2 h 0 min more"].iter().any(|left| drained.ends_with(left)),
         "{table}"
     );
 
@@ -80,7 +80,8 @@ fn machines_at_work_drained_and_gone() {
     assert_eq!(json["version"], 1);
     assert_eq!(machines[0]["state"], "ready");
     assert_eq!(machines[0]["protocol"], "0x164");
-    assert_eq!(machines[0]["clock_skew"], 0.0);
+    // The answer may take a while.
+    assert!(machines[0]["clock_skew"].as_f64().unwrap().abs() < 60.0, "{}", machines[0]);
     assert_eq!((&machines[0]["slots"], &machines[0]["taken"]), (&4.into(), &1.into()));
     assert!(machines[0]["builds"][0]["derivation"].as_str().unwrap().ends_with("-long.drv"));
     for known in ["host_name", "kernel", "architecture", "load1", "cores", "free_memory", "free_disk"] {
@@ -132,7 +133,7 @@ fn a_live_view_is_drawn_in_place_and_leaves_nothing_behind() {
     let mut child = command.args(["status", "--watch=1s", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut output = child.stdout.take().unwrap();
     let mut seen = Vec::new();
-    wait_until("two lines", Duration::from_secs(60), || {
+    wait_until("two lines", LONG, || {
         let mut piece = [0; 4096];
         let read = output.read(&mut piece).unwrap();
         seen.extend_from_slice(&piece[..read]);
@@ -159,7 +160,7 @@ fn a_live_view_is_drawn_in_place_and_leaves_nothing_behind() {
         .spawn()
         .unwrap();
     let screens = || fs::read_to_string(&typescript).unwrap_or_default().matches("offload status, every 1 s").count();
-    wait_until("two screens", Duration::from_secs(60), || screens() >= 2);
+    wait_until("two screens", LONG, || screens() >= 2);
     interrupt(&head);
     assert_eq!(child.wait().unwrap().code(), Some(0));
     let drawn = fs::read_to_string(&typescript).unwrap();

@@ -45,9 +45,15 @@ fn every_phase_is_logged_and_the_round_trips_are_as_documented() {
         }
     }
     // An input that must be signed, on a near line and on a long one.
-    let made = Drv::new("made").script("head -c 3000000 /dev/urandom >$out");
-    head.client().no_offload().max_jobs(1).build(&[&made]).succeeded();
-    note(&mut phases, &head.build(&[&Drv::new("user").input(&made)]).succeeded().log);
+    for number in 0..20 {
+        let made = Drv::new(&format!("made-{number}")).script("head -c 3000000 /dev/urandom >$out");
+        head.client().no_offload().max_jobs(1).build(&[&made]).succeeded();
+        let user = Drv::new(&format!("user-{number}")).input(&made);
+        note(&mut phases, &head.build(&[&user]).succeeded().log);
+        if phases.contains("send") {
+            break;
+        }
+    }
     link.delay(Duration::from_millis(15));
     let large = Drv::new("large").script("head -c 3000000 /dev/urandom >$out");
     head.client().no_offload().max_jobs(1).build(&[&large]).succeeded();

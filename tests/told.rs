@@ -3,9 +3,7 @@
 
 mod lab;
 
-use std::time::Duration;
-
-use lab::{Drv, Lab, wait_until};
+use lab::{Drv, Lab};
 
 /// The lines of the hook, which are all prefixed.
 fn lines(log: &str) -> Vec<&str> {
@@ -65,8 +63,10 @@ fn long_transfers_tell_how_far_they_are() {
     let result = head.client().max_silent_time(4).build(&[&drv]).succeeded();
     println!("{}", result.log);
     let about = |start: &str| lines(&result.log).into_iter().filter(|line| line.starts_with(start)).count();
-    assert!((2..16).contains(&about("offload: sent ")), "{}", result.log);
-    assert!((2..16).contains(&about("offload: retrieved ")), "{}", result.log);
+    // One for two seconds, and one at the end.
+    let most = 2 + result.elapsed.as_secs() as usize / 2;
+    assert!((2..=most).contains(&about("offload: sent ")), "{}", result.log);
+    assert!((2..=most).contains(&about("offload: retrieved ")), "{}", result.log);
     let last = result.log.lines().find(|line| line.starts_with("offload: sent ") && line.contains(" in ")).unwrap();
     assert!(last.contains(" to 'slow' in ") && last.ends_with("/s)"), "{last}");
 }
@@ -84,16 +84,19 @@ fn many_requests_make_few_lines() {
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().max_jobs(4).start();
     head.write_machines(&[b1.entry()]);
+    // What all builds need is there before: nobody waits for others to send it.
+    head.build(&[&Drv::new("first")]).succeeded();
     let foreign: Vec<Drv> =
         (0..8).map(|i| Drv::new(&format!("foreign{i}")).features(&["quantum"]).script("echo >$out")).collect();
     let result = head.build(&foreign.iter().collect::<Vec<_>>()).succeeded();
     assert_eq!(lines(&result.log).len(), 2, "{}", result.log);
-    assert!(b1.built().is_empty());
+    assert_eq!(b1.built(), ["first"]);
 
     // A line for the client, and one for the log of each build that is offloaded.
     let own: Vec<Drv> = (0..4).map(|i| Drv::new(&format!("own{i}")).script("echo >$out")).collect();
     let result = head.build(&own.iter().collect::<Vec<_>>()).succeeded();
-    let offloaded = b1.built().len();
-    wait_until("the builds are recorded", Duration::from_secs(10), || b1.built().len() == 4);
-    assert_eq!((offloaded, lines(&result.log).len()), (4, 8), "{}", result.log);
+    // What takes long is told besides, on a machine with much else to do.
+    let is_transfer = |line: &&str| line.starts_with("offload: sent ") || line.starts_with("offload: retrieved ");
+    let count = lines(&result.log).iter().filter(|line| !is_transfer(line)).count();
+    assert_eq!((b1.built().len(), count), (5, 8), "{}", result.log);
 }

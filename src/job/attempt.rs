@@ -83,7 +83,7 @@ impl<'a> On<'a> {
         point(Point::OptionsSet);
 
         let turns = self.turns();
-        let mut signer = Signer::new(&connection, &patience);
+        let mut signer = Signer::new(&connection, &patience, &turns);
         transfer::send(&mut client, self.head, job.inputs, &mut signer, &turns, observer)
             .map_err(|error| self.transfer_failed("sending inputs", error.is_of_machine(), &error))?;
 
@@ -97,6 +97,7 @@ impl<'a> On<'a> {
         client.stream_mut().set_patience(Patience::build(self.machine, max_silent_time));
         let built = client.start_build(&[derivation.clone()].into()).and_then(|()| {
             point(Point::BuildStarted);
+            signer.start_late(&mut client);
             client.finish_build()
         });
         client.set_log(None);

@@ -12,10 +12,13 @@ use crate::store::signature::{Acl, SignatureError};
 /// Largest file that is read, in bytes: room for thousands of keys.
 const MAX_SIZE: u64 = 1 << 20;
 
+/// What is read in one piece: more than most have.
+const USUAL_SIZE: usize = 8 << 10;
+
 /// Reads the list in `file`, which is `acl` in the configuration directory.
 pub fn load_acl(file: &Path) -> Result<Acl, AclError> {
     let read = || -> io::Result<Vec<u8>> {
-        let mut text = Vec::new();
+        let mut text = Vec::with_capacity(USUAL_SIZE);
         File::open(file)?.take(MAX_SIZE + 1).read_to_end(&mut text)?;
         Ok(text)
     };

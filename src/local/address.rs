@@ -22,6 +22,9 @@ use crate::store::path::{StorePath, source_path, text_path};
 /// Largest text that is looked at, in bytes: it is held in memory.
 pub const MAX_TEXT: u64 = 4 << 20;
 
+/// More than most have: what is read in one piece.
+const USUAL_TEXT: usize = 8 << 10;
+
 /// How the path of an item follows from its contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -50,7 +53,7 @@ pub fn address(store: &Store, item: &Item) -> Option<Address> {
 pub fn read_text(store: &Store, path: &StorePath) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::openat(store.fd(), file_name(path, "")?, flags, Mode::empty())?);
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(USUAL_TEXT);
     if file.take(MAX_TEXT + 1).read_to_end(&mut text)? as u64 > MAX_TEXT {
         return Err(io::Error::other("it is larger than a text may be"));
     }

@@ -11,9 +11,12 @@ use super::directories::Directories;
 use crate::store::derivation::{Derivation, DerivationError, MAX_SIZE};
 use crate::store::path::{StoreDir, StorePath};
 
+/// More than most have, in bytes: what is read in one piece.
+const USUAL_SIZE: usize = 8 << 10;
+
 /// Reads the derivation in the file `path`.
 pub fn read_derivation(store: &StoreDir, path: &StorePath) -> Result<Derivation, ReadDerivationError> {
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(USUAL_SIZE);
     File::open(path.as_str())
         .and_then(|file| file.take(MAX_SIZE as u64 + 1).read_to_end(&mut text))
         .map_err(|cause| ReadDerivationError::Read { path: path.clone(), cause })?;

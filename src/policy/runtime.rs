@@ -22,6 +22,8 @@ use std::sync::Arc;
 
 /// A file of Lua may have this many bytes.
 pub(super) const MAX_CHUNK: u64 = 16 << 20;
+/// More than most have: what is read in one piece.
+const USUAL_CHUNK: usize = 8 << 10;
 /// Instructions of Lua between two looks at whether anyone still waits: well under a millisecond.
 const EVERY_NOW_AND_THEN: HookTriggers = HookTriggers::new().every_nth_instruction(10_000);
 /// Lines of the machine file that are followed one by one.
@@ -167,7 +169,7 @@ fn hook(lua: &Lua, shared: &Rc<Shared>, triggers: HookTriggers, lines: Option<u3
 
 /// Reads a file of Lua: no more than `MAX_CHUNK` bytes, without the first line if that begins with `#`, as `lua` does.
 pub(super) fn read_chunk(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(USUAL_CHUNK);
     rights::open_at_once(path)?.take(MAX_CHUNK + 1).read_to_end(&mut text)?;
     if text.len() as u64 > MAX_CHUNK {
         return Err(std::io::Error::other(format!("it has more than {MAX_CHUNK} bytes")));

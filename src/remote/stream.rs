@@ -22,11 +22,13 @@ pub struct DaemonStream {
     /// When the greeting must be over, however it trickles, and how long it may have taken then.
     greeted_by: Option<(Instant, Duration)>,
     has_written: bool,
+    /// What was read while it was waited for.
+    first: Option<u8>,
 }
 
 impl DaemonStream {
     pub(super) fn new(channel: Channel, connection: Connection, patience: Patience) -> DaemonStream {
-        DaemonStream { channel, connection, patience, greeted_by: None, has_written: false }
+        DaemonStream { channel, connection, patience, greeted_by: None, has_written: false, first: None }
     }
 
     /// A stream whose daemon must have greeted within `limit`.
@@ -53,6 +55,16 @@ impl DaemonStream {
     /// How long it may be silent.
     pub fn patience(&self) -> &Patience {
         &self.patience
+    }
+
+    /// Waits until there is something to read, for so long at the most. What goes wrong shows with the next read.
+    pub fn wait(&mut self, limit: Duration) {
+        if self.first.is_some() {
+            return;
+        }
+        let mut byte = [0];
+        self.channel.set_deadline(Instant::now().checked_add(limit));
+        self.first = matches!(self.channel.read(&mut byte), Ok(1)).then_some(byte[0]);
     }
 
     /// Says that nothing more will be written, and takes what comes until the end.
@@ -148,7 +160,13 @@ impl DaemonStream {
 
 impl Read for DaemonStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.patiently(|channel| channel.read(buffer))
+        match (buffer, self.first) {
+            ([to, ..], Some(first)) => {
+                (*to, self.first) = (first, None);
+                Ok(1)
+            }
+            (buffer, _) => self.patiently(|channel| channel.read(buffer)),
+        }
     }
 }
 

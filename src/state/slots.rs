@@ -2,12 +2,12 @@
 //!
 //! A machine with `parallel_builds = N` has the files `0` to `N-1` in its state directory. Whoever holds the lock of one
 //! has that slot; the kernel gives it back when the process ends, however it ends. Beside `3` stands `3.json`, which
-//! says who holds it; it means something only while the lock is held, and may be missing for a moment after it was
-//! taken.
+//! says who holds it; it means something only while the lock is held, and for a moment after it was taken it may still
+//! name the holder before. It is written over and stays: making and removing a file for each build is dear.
 //!
 //! `guix offload` locks files of the same names with fcntl, which flock does not see: run one hook or the other.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::PathBuf;
 use std::process;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use log::warn;
 use serde::{Deserialize, Serialize};
 
-use super::lock::{contents, is_locked, replace, try_lock};
+use super::lock::{contents, is_locked, overwrite, try_lock};
 use super::{StateDirectory, StateError};
 use crate::crash::{Point, point};
 use crate::machine::Machine;
@@ -50,7 +50,6 @@ pub struct Slots {
 #[derive(Debug)]
 pub struct Slot {
     number: u32,
-    record: PathBuf,
     /// Holds the lock.
     _file: File,
 }
@@ -59,13 +58,6 @@ impl Slot {
     /// Which of the machine's slots this is, from 0.
     pub fn number(&self) -> u32 {
         self.number
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        // Before the lock goes with the file: afterwards the record may be another holder's.
-        let _ = fs::remove_file(&self.record);
     }
 }
 
@@ -84,12 +76,12 @@ impl Slots {
             // The lock is what counts; on a full disk the slot is as good without a record.
             let written = serde_json::to_vec(holder)
                 .map_err(|error| StateError { path: record.clone(), cause: error.into() })
-                .and_then(|text| replace(&record, &text));
+                .and_then(|text| overwrite(&record, &text));
             if let Err(error) = written {
                 warn!("no record of who holds a slot: {error}");
             }
             point(Point::SlotTaken);
-            return Ok(Some(Slot { number, record, _file: file }));
+            return Ok(Some(Slot { number, _file: file }));
         }
         Ok(None)
     }
@@ -157,10 +149,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let slots = Slots::of(&StateDirectory::new(directory.path()), &machine(1)).unwrap();
         let slot = slots.try_take(&Holder::this_process("x")).unwrap().unwrap();
-        fs::write(&slot.record, b"{").unwrap();
+        std::fs::write(slots.record(0), b"{").unwrap();
         assert_eq!(slots.taken().unwrap(), [(0, None)]);
-        fs::write(&slot.record, vec![b' '; 100_000]).unwrap();
+        std::fs::write(slots.record(0), vec![b' '; 100_000]).unwrap();
         assert_eq!(slots.taken().unwrap(), [(0, None)]);
+        // The next holder mends it.
+        drop(slot);
+        let (holder, _slot) = (Holder::this_process("y"), slots.try_take(&Holder::this_process("y")).unwrap());
+        assert_eq!(slots.taken().unwrap(), [(0, Some(holder))]);
     }
 
     #[test]

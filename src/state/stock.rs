@@ -1,48 +1,68 @@
 //! What a host is known to have: the derivations that were built there lately, or whose outputs were sent there.
 //!
-//! The record (see `record`) is `stock.json` in the host's state directory: the hash parts of their names, the newest
-//! first. It is a guess, for the choice of a machine: the host's garbage collector tells nobody. What is missing after all is sent.
+//! `stock` in the host's state directory has the hash part of the name of each on a line of its own, the newest last. A build
+//! appends to it, under the lock `stock.lock`; when it has become too long the older half goes. It is a guess, for the choice of a
+//! machine: the host's garbage collector tells nobody. What is missing after all is sent.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
-use super::record::Record;
+use super::lock::{append, contents, lock_for_a_moment, replace};
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
-use crate::store::path::StorePath;
+use crate::store::path::{HASH_PART, StorePath};
 
 /// How many derivations are remembered.
 const MOST: usize = 500;
 
 /// The record of one host's stock.
 #[derive(Clone, Debug)]
-pub struct Stock(Record<Vec<String>>);
+pub struct Stock {
+    path: PathBuf,
+}
 
 impl Stock {
     /// The record of the host that `machine` describes.
     pub fn of(state: &StateDirectory, machine: &Machine) -> Result<Stock, StateError> {
-        Ok(Stock(Record::of(state, machine, "stock")?))
+        Ok(Stock { path: state.of(machine)?.join("stock") })
     }
 
     /// How many of `derivations` the host is not known to have.
     pub fn lacks(&self, derivations: &BTreeSet<StorePath>) -> usize {
-        let known = self.read();
-        derivations.iter().filter(|path| !known.iter().any(|hash| hash == path.hash_part())).count()
+        let lines = self.lines();
+        let known: BTreeSet<&str> = lines.iter().rev().take(MOST).map(String::as_str).collect();
+        derivations.iter().filter(|path| !known.contains(path.hash_part())).count()
     }
 
     /// Remembers that the host has what these derivations make.
     pub fn add(&self, derivations: &BTreeSet<StorePath>) -> Result<(), StateError> {
-        let is_new = |hash: &String| derivations.iter().any(|path| path.hash_part() == hash);
-        self.0.change(|before| {
-            let mut hashes: Vec<String> = derivations.iter().map(|path| path.hash_part().to_owned()).collect();
-            hashes.extend(before.unwrap_or_default().into_iter().filter(|hash| !is_new(hash)));
-            hashes.truncate(MOST);
-            hashes
-        })
+        let _lock = lock_for_a_moment(&self.path.with_extension("lock"))?;
+        let mut lines = self.lines();
+        let before = lines.len();
+        // What will be forgotten soon is remembered anew.
+        let recent: BTreeSet<&str> = lines.iter().rev().take(MOST / 2).map(String::as_str).collect();
+        let new = derivations.iter().map(StorePath::hash_part).filter(|hash| !recent.contains(hash));
+        let new: Vec<String> = new.take(MOST).map(str::to_owned).collect();
+        lines.extend(new);
+        // What can't be read as a list is not appended to: it might never come to an end.
+        if before == 0 || lines.len() > 2 * MOST {
+            replace(&self.path, &text(&lines[lines.len().saturating_sub(MOST)..]))
+        } else if lines.len() > before {
+            append(&self.path, &text(&lines[before..]))
+        } else {
+            Ok(())
+        }
     }
 
-    fn read(&self) -> Vec<String> {
-        self.0.read().unwrap_or_default()
+    fn lines(&self) -> Vec<String> {
+        let text = contents(&self.path).unwrap_or_default();
+        let lines = text.split(|&byte| byte == b'\n').filter(|line| line.len() == HASH_PART);
+        lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect()
     }
+}
+
+fn text(lines: &[String]) -> Vec<u8> {
+    lines.iter().flat_map(|line| [line.as_bytes(), b"\n"]).flatten().copied().collect()
 }
 
 #[cfg(test)]
@@ -67,11 +87,19 @@ mod tests {
         stock.add(&paths(0..2)).unwrap();
         stock.add(&paths(1..2)).unwrap();
         assert_eq!(stock.lacks(&paths(0..3)), 1);
-        assert_eq!(stock.read().len(), 2);
-        stock.add(&paths(1000..2000)).unwrap();
-        assert_eq!(stock.read().len(), MOST);
+        assert_eq!(stock.lines().len(), 2);
+        // The file does not grow for ever.
+        for start in (1000..4000).step_by(100) {
+            stock.add(&paths(start..start + 100)).unwrap();
+            assert!(stock.lines().len() <= 2 * MOST);
+        }
+        assert_eq!(stock.lacks(&paths(4000 - MOST..4000)), 0);
         assert_eq!(stock.lacks(&paths(0..3)), 3);
-        std::fs::write(stock.0.path(), "nonsense").unwrap();
-        assert_eq!(stock.lacks(&paths(0..3)), 3);
+        for nonsense in ["nonsense".to_owned(), "\n".repeat(100_000)] {
+            std::fs::write(&stock.path, nonsense).unwrap();
+            assert_eq!(stock.lacks(&paths(0..3)), 3);
+            stock.add(&paths(0..3)).unwrap();
+            assert_eq!(stock.lacks(&paths(0..3)), 0);
+        }
     }
 }

@@ -115,6 +115,7 @@ fn supply(
     let mut wait = turns.wait();
     loop {
         let on_the_way = turns.on_the_way();
+        signer.is_busy = !on_the_way.is_empty();
         let mut stopwatch = Stopwatch::start();
         let present = client.query_valid_paths(inputs).map_err(SendError::Machine)?;
         stopwatch.lap("query");

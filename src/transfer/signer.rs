@@ -4,15 +4,21 @@
 //! text is added and asked for, signed, and its export left unread until the build is done. The outputs are then fetched over
 //! this connection. Not where the first connection has to import anyway, since it starts a helper of its own for that; and not
 //! over long links, where the connection itself takes longer than that.
+//!
+//! While others are logging in to the machine, or sending to it, its processors have more urgent things to do, and this is put
+//! off: until the build has something to say or has gone on for a moment ([`LATER`]).
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use log::debug;
 
 use super::transmit::FAR;
+use super::turns::Turns;
 use crate::daemon::{Client, Error, ExportError};
 use crate::remote::{Connection, DaemonStream, Patience};
+use crate::state::logins::Logins;
 use crate::timing::Stopwatch;
 
 /// Name of the text; the same for all, and garbage when nobody is connected.
@@ -21,24 +27,47 @@ const NAME: &str = "offload-signer";
 /// More than the item of that text, in bytes. What is left after it is an error of the daemon's.
 const MAX_ITEM: u64 = 64 << 10;
 
+/// How long a build goes on before the connection that was put off is made.
+const LATER: Duration = Duration::from_millis(200);
+
 /// The second connection, once there is one. Without one, signing takes its time.
 pub struct Signer<'a> {
     pub(super) connection: &'a Connection,
     patience: Patience,
+    turns: &'a Turns<'a>,
+    /// Whether others are sending to the machine.
+    pub(super) is_busy: bool,
+    is_put_off: bool,
     client: Option<Client<DaemonStream>>,
 }
 
 impl<'a> Signer<'a> {
     /// None yet.
-    pub fn new(connection: &'a Connection, patience: &Patience) -> Signer<'a> {
-        Signer { connection, patience: patience.clone(), client: None }
+    pub fn new(connection: &'a Connection, patience: &Patience, turns: &'a Turns<'a>) -> Signer<'a> {
+        Signer { connection, patience: patience.clone(), turns, is_busy: false, is_put_off: false, client: None }
     }
 
-    /// Has the daemon get ready to sign, if that saves time beside `client`, the first connection.
+    /// Has the daemon get ready to sign, if that saves time beside `client`, the first connection; later, if the machine is busy.
     pub(super) fn start<S: Read + Write>(&mut self, client: &Client<S>) {
         if self.client.is_some() || client.round_trip() >= FAR {
             return;
         }
+        let logins = Logins::of(self.turns.state, self.turns.machine);
+        self.is_put_off = self.is_busy || logins.and_then(|logins| logins.is_crowded(None)).unwrap_or(false);
+        if !self.is_put_off {
+            self.start_now(client);
+        }
+    }
+
+    /// Does what was put off, as soon as `client`, which waits for a build, has something to read, or has waited long enough.
+    pub fn start_late(&mut self, client: &mut Client<DaemonStream>) {
+        if self.is_put_off {
+            client.stream_mut().wait(LATER);
+            self.start_now(client);
+        }
+    }
+
+    fn start_now<S: Read + Write>(&mut self, client: &Client<S>) {
         let mut stopwatch = Stopwatch::start();
         match self.connect(client) {
             Ok(client) => self.client = Some(client),

@@ -228,7 +228,7 @@ mod tests {
         let _upload = uploads.table().unwrap().try_take([item('a', "").path].iter()).unwrap().unwrap();
         let _download = Transfers::downloads(&state, &machine).unwrap().try_take().unwrap().unwrap();
 
-        let (limit, say_every) = (Duration::from_millis(100), Duration::from_millis(40));
+        let (limit, say_every) = (Duration::from_millis(500), Duration::from_millis(40));
         let turns = Turns { state: &state, machine: &machine, limit, say_every };
         let mut said = 0;
         let mut observer = |_: &Event<'_>| said += 1;

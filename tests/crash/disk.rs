@@ -25,6 +25,7 @@ fn resize(host: &Host, place: &str, size: &str) {
 #[track_caller]
 fn assert_fails(pool: &Pool, name: &str, words: &[&str]) {
     let drv = pool.derivation(name, 1, 40);
+    pool.knows_all();
     let ended = build(&pool.head, &drv);
     assert_eq!(ended.status, Some(1), "{}", ended.log);
     for words in words {

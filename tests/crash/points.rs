@@ -5,12 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
 
 use offload::crash::{self, Point};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::lab::{Drv, wait_until};
+use crate::lab::{Drv, LONG, wait_until};
 use crate::pool::{CRASH_FILE, Ended, Pool, build, build_well, ended, leftovers};
 
 /// The program that all other tests run.
@@ -50,7 +49,7 @@ fn stop_at(pool: &Pool, point: Point, client: impl FnOnce() -> Ended + Send, blo
     let reached = head.path(format!("{CRASH_FILE}.reached"));
     thread::scope(|scope| {
         let client = scope.spawn(client);
-        wait_until(&format!("a build comes to {point:?}"), Duration::from_secs(60), || {
+        wait_until(&format!("a build comes to {point:?}"), 2 * LONG, || {
             let is_over = client.is_finished();
             assert!(reached.exists() || !is_over, "the build never came to {point:?}");
             reached.exists()

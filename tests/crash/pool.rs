@@ -6,15 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
 use offload::daemon;
 use offload::machine::Machine;
-use offload::state::health::{self, Trouble};
+use offload::state::health::Trouble;
 use offload::state::{Health, HealthRecord, StateDirectory};
-use offload::status::Status;
 
-use crate::lab::{Direct, Drv, Host, HostOptions, Lab, Made, SSH_PORT, wait_until};
+use crate::lab::{Direct, Drv, Host, HostOptions, LONG, Lab, Made, SSH_PORT, wait_until};
 
 /// The file that says where the hook is to stop, in the head.
 pub const CRASH_FILE: &str = "/var/lab/crash";
@@ -43,21 +41,20 @@ impl Pool {
         let head = head(lab.head()).start();
         let [first, second] = &machines;
         let entry = |machine: &Host| machine.entry().set("overload_threshold", false);
-        head.write_machines(&[entry(first).set("speed", 10), entry(second)]);
+        head.write_machines(&[entry(first).set("speed", 1000), entry(second)]);
         Pool { _lab: lab, machines, head }
     }
 
     /// The head knows how the second machine is, and has to ask the first.
     pub fn has_to_ask(&self) {
-        let [first, second] = [0, 1].map(|number| self.record(number));
-        first.change(|_| Health::default()).unwrap();
-        second.change(|_| Health::reached(Status::default(), health::now())).unwrap();
+        self.head.change_health(self.machines[0].name(), |_| Health::default());
+        self.head.trust(self.machines[1].name());
     }
 
     /// The head knows how both machines are.
     pub fn knows_all(&self) {
         for number in 0..self.machines.len() {
-            self.record(number).change(|_| Health::reached(Status::default(), health::now())).unwrap();
+            self.head.trust(self.machines[number].name());
         }
     }
 
@@ -83,10 +80,8 @@ impl Pool {
     /// Nothing goes on, no lock is held, and no record says what is not so.
     #[track_caller]
     pub fn assert_quiet(&self, case: &str) {
-        wait_until(&format!("{case}: no build goes on"), Duration::from_secs(20), || {
-            !self.machines.iter().any(Host::is_building)
-        });
-        wait_until(&format!("{case}: no lock is held"), Duration::from_secs(20), || self.head.held_locks().is_empty());
+        wait_until(&format!("{case}: no build goes on"), LONG, || !self.machines.iter().any(Host::is_building));
+        self.head.await_no_lock(case);
         for number in 0..self.machines.len() {
             // A question that nobody lived to see answered counts as one without an answer, and no more than that.
             let is_unanswered = |trouble: &Trouble| trouble.error == "no answer when it was last asked";

@@ -98,5 +98,6 @@ fn kills_at_any_instant() {
         "{kills} kills ({hooks} of hooks, {daemons} of daemons, {heads} of heads): {cut_short} builds were cut short, none was \
          lost"
     );
-    assert!(cut_short > kills / 4, "{cut_short} of {kills}");
+    // About half are; fewer than a tenth of 25 by chance once in a hundred thousand times.
+    assert!(cut_short > kills / 10, "{cut_short} of {kills}");
 }

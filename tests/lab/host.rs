@@ -16,9 +16,9 @@ use rustix::process::Signal;
 use super::entry::Entry;
 use super::keeper::Keeper;
 use super::options::{Hook, HostOptions};
-use super::processes::{Process, kill_tree, processes, signal_all};
+use super::processes::{Process, kill_all, kill_tree, processes, signal_all};
 use super::service::Service;
-use super::{SSH_PORT, keys, unprivileged, wait_until};
+use super::{LONG, SSH_PORT, keys, unprivileged, wait_until};
 
 const DAEMON_SOCKET: &str = "/var/guix/daemon-socket/socket";
 
@@ -208,11 +208,11 @@ impl Host {
     /// Kills sshd with all its sessions.
     pub fn stop_sshd(&self) {
         drop(self.sshd.lock().unwrap().take());
-        signal_all(&self.root, Signal::KILL, |process| process.name.starts_with("sshd"));
+        kill_all(&self.root, |process| process.name.starts_with("sshd"));
     }
 
     fn wait_for(&self, program: &str, service: &Mutex<Option<Service>>, ready: impl Fn() -> bool) {
-        wait_until(&format!("{program} on {} answers", self.name()), Duration::from_secs(20), || {
+        wait_until(&format!("{program} on {} answers", self.name()), LONG, || {
             let ended = service.lock().unwrap().as_mut().is_none_or(Service::has_ended);
             assert!(!ended, "{program} on {} has ended:\n{}{}", self.name(), self.daemon_log(), self.sshd_log());
             ready()
@@ -257,7 +257,7 @@ impl Host {
 
     /// Kills all its processes. [`start_daemon`](Host::start_daemon) and [`start_sshd`](Host::start_sshd) bring it back.
     pub fn power_off(&self) {
-        signal_all(&self.root, Signal::KILL, |_| true);
+        kill_all(&self.root, |_| true);
         drop(self.daemon.lock().unwrap().take());
         drop(self.sshd.lock().unwrap().take());
     }

@@ -100,7 +100,11 @@ impl Inner {
             text += &format!("{address} {name}\n");
         }
         for root in &self.roots {
-            std::fs::write(root.join("etc/hosts"), &text).expect("/etc/hosts cannot be written");
+            // As a whole: somebody may be reading it.
+            let (new, file) = (root.join("etc/hosts.new"), root.join("etc/hosts"));
+            std::fs::write(&new, &text)
+                .and_then(|()| std::fs::rename(&new, file))
+                .expect("/etc/hosts cannot be written");
         }
     }
 }

@@ -58,7 +58,7 @@ pub use host::Host;
 pub use options::{Hook, HostOptions, RELEASES, Release};
 pub use processes::{Process, peak_memory, processes};
 pub use proxy::{Direction, Proxy};
-pub use record::{BuildRecord, max_concurrency};
+pub use record::{BuildRecord, max_concurrency, uptime};
 pub use rustix::process::Signal;
 pub use store::PathInfo;
 
@@ -72,6 +72,9 @@ pub const USER_KEYS: &str = "/etc/guix/keys";
 
 /// The system type of all hosts.
 pub const SYSTEM: &str = if cfg!(target_arch = "aarch64") { "aarch64-linux" } else { "x86_64-linux" };
+
+/// How long something is waited for that takes a moment, on a machine with much else to do.
+pub const LONG: Duration = Duration::from_secs(60);
 
 /// A pool that stands by itself.
 pub struct Lab {

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::{LONG, wait_until};
+
 /// A process of a host.
 #[derive(Clone, Debug)]
 pub struct Process {
@@ -62,6 +64,14 @@ pub fn signal_all(root: &Path, signal: Signal, choose: impl Fn(&Process) -> bool
     }
 }
 
+/// Kills all processes in `root` that `choose` picks; returns when they are gone, and with them their locks and sockets.
+pub fn kill_all(root: &Path, choose: impl Fn(&Process) -> bool) {
+    wait_until("what was killed is gone", LONG, || {
+        signal_all(root, Signal::KILL, &choose);
+        !processes(root).iter().any(&choose)
+    });
+}
+
 /// Kills a process in `root` and all that descend from it.
 pub fn kill_tree(root: &Path, pid: u32) {
     // What is stopped has no more children, and none becomes an orphan that cannot be told from others.
@@ -75,7 +85,7 @@ pub fn kill_tree(root: &Path, pid: u32) {
         }
         tree.extend(children.iter().map(|process| process.pid));
     }
-    signal_all(root, Signal::KILL, |process| tree.contains(&process.pid));
+    kill_all(root, |process| tree.contains(&process.pid));
 }
 
 /// The most memory that this process ever had resident, in bytes.

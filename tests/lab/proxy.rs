@@ -160,8 +160,7 @@ impl Proxy {
     /// New connections are refused: nothing listens any more. Returns when that is so.
     pub fn refuse(&self) {
         self.change(|state| state.answer = Answer::Refuse);
-        let limit = Duration::from_secs(5);
-        super::wait_until("the proxy refuses", limit, || TcpStream::connect(self.address).is_err());
+        super::wait_until("the proxy refuses", super::LONG, || !super::host::listens(self.address));
     }
 
     /// New connections are accepted, and nothing is ever said on them.
@@ -174,8 +173,7 @@ impl Proxy {
         let refused = self.shared.lock().answer == Answer::Refuse;
         self.change(|state| state.answer = Answer::Pass);
         if refused {
-            let limit = Duration::from_secs(5);
-            super::wait_until("the proxy listens", limit, || super::host::listens(self.address));
+            super::wait_until("the proxy listens", super::LONG, || super::host::listens(self.address));
         }
     }
 
@@ -283,7 +281,8 @@ impl Shared {
             if answer == Answer::Refuse {
                 listener = None;
             } else if let Ok((client, _)) = listener.get_or_insert_with(|| listen(address)).accept() {
-                self.lock().connections += 1;
+                // What was asked for while it was waited for counts.
+                let answer = self.note(&client);
                 let shared = Arc::clone(&self);
                 thread::spawn(move || shared.connect(client, answer));
                 continue;
@@ -292,18 +291,29 @@ impl Shared {
         }
     }
 
+    /// A new connection, which is open from now on; what is to be done with it.
+    fn note(&self, client: &TcpStream) -> Answer {
+        let mut state = self.lock();
+        state.connections += 1;
+        state.open.push(client.try_clone().unwrap());
+        state.answer
+    }
+
     fn connect(self: Arc<Self>, client: TcpStream, answer: Answer) {
         client.set_nonblocking(false).unwrap();
         if answer == Answer::Silence {
-            self.lock().open.push(client);
             return;
         }
-        // A target that refuses: the client finds its connection closed.
-        let Ok(target) = TcpStream::connect(self.target) else { return };
+        let target = TcpStream::connect(self.target).ok().filter(|_| answer == Answer::Pass);
+        let Some(target) = target else {
+            // A target that refuses: the client finds its connection closed.
+            let _ = client.shutdown(Shutdown::Both);
+            return;
+        };
         for stream in [&client, &target] {
             stream.set_nodelay(true).unwrap();
-            self.lock().open.push(stream.try_clone().unwrap());
         }
+        self.lock().open.push(target.try_clone().unwrap());
         let (back_from, back_to) = (target.try_clone().unwrap(), client.try_clone().unwrap());
         Arc::clone(&self).carry(Direction::ToTarget, client, target);
         self.carry(Direction::FromTarget, back_from, back_to);

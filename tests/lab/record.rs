@@ -20,7 +20,8 @@ pub struct BuildRecord {
 impl BuildRecord {
     /// Whether its process is still there.
     pub fn is_running(&self) -> bool {
-        self.end.is_none() && std::path::Path::new(&format!("/proc/{}", self.pid)).exists()
+        // One that has ended and was not waited for has no program any more.
+        self.end.is_none() && std::fs::read_link(format!("/proc/{}/exe", self.pid)).is_ok()
     }
 }
 
@@ -29,7 +30,8 @@ impl Host {
     pub fn builds(&self) -> Vec<BuildRecord> {
         let mut builds: Vec<BuildRecord> = Vec::new();
         let text = std::fs::read_to_string(self.path("/var/lab/builds")).unwrap_or_default();
-        for (number, line) in text.lines().enumerate() {
+        // The last one may be on its way.
+        for (number, line) in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).enumerate() {
             let [event, pid, time, name] = line.splitn(4, ' ').collect::<Vec<_>>()[..] else { panic!("{line:?}") };
             let (pid, time) = (pid.parse().unwrap(), time.parse().unwrap());
             match event {
@@ -56,6 +58,11 @@ impl Host {
     pub fn is_building(&self) -> bool {
         self.builds().iter().any(BuildRecord::is_running)
     }
+}
+
+/// Seconds since the machine started, as build records have it.
+pub fn uptime() -> f64 {
+    std::fs::read_to_string("/proc/uptime").unwrap().split(' ').next().unwrap().parse().unwrap()
 }
 
 /// The largest number of these builds, all of one host, that ran at the same time. One that was killed counts as if it still ran.

@@ -4,7 +4,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use offload::machine::Machine;
+use offload::state::{Health, HealthRecord, StateDirectory, health};
+use offload::status::Status;
+use rustix::fs::{major, minor};
+
 use super::host::Host;
+use super::{LONG, SSH_PORT, wait_until};
 
 const STATE: &str = "/var/guix/offload";
 
@@ -14,8 +20,42 @@ impl Host {
         let locks = fs::read_to_string("/proc/locks").unwrap();
         let mut files = Vec::new();
         walk(&self.path(STATE), &mut files);
-        files.retain(|file| fs::metadata(file).is_ok_and(|file| locks.contains(&format!(":{} ", file.ino()))));
+        // Of an overlay only directories tell its own device, under which the kernel counts locks; other labs have files of the
+        // same number.
+        let name = |file: &Path| -> Option<String> {
+            let device = fs::metadata(file.parent()?).ok()?.dev();
+            let number = fs::metadata(file).ok()?.ino();
+            Some(format!(" {:02x}:{:02x}:{number} ", major(device), minor(device)))
+        };
+        files.retain(|file| name(file).is_some_and(|name| locks.contains(&name)));
         files
+    }
+
+    /// Waits until no process has a lock any more: what is killed may take a moment to go.
+    #[track_caller]
+    pub fn await_no_lock(&self, case: &str) {
+        wait_until(&format!("{case}: no lock is held"), LONG, || self.held_locks().is_empty());
+    }
+
+    /// Gives the head a fresh record of a machine, so that it chooses it without asking.
+    pub fn trust(&self, name: &str) {
+        self.change_health(name, |_| Health::reached(Status::default(), health::now()));
+    }
+
+    /// Has the head leave a machine that is in trouble alone for five minutes, however long the test takes.
+    pub fn avoid(&self, name: &str) {
+        self.change_health(name, |mut health| {
+            health.trouble.as_mut().expect("the machine is in trouble").count = 100;
+            health
+        });
+    }
+
+    /// Changes what the head remembers of a machine.
+    pub fn change_health(&self, name: &str, change: impl Fn(Health) -> Health) {
+        let machine = Machine { port: SSH_PORT, ..Machine::new(name, "root", Vec::new(), Vec::new()) };
+        let record = HealthRecord::of(&StateDirectory::new(self.path(STATE)), &machine).unwrap();
+        // Hooks have it for moments, and a change does not wait for long.
+        wait_until("the record is written", LONG, || record.change(&change).is_ok());
     }
 
     /// Makes the head forget what it knows about machines, but for their names.

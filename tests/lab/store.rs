@@ -5,6 +5,7 @@ use std::process::Command;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
+use super::LONG;
 use super::host::Host;
 
 /// What a daemon knows about a valid path.
@@ -84,8 +85,10 @@ impl Host {
         if !file.exists() {
             return None;
         }
-        // Waits 5 s for a daemon that is writing: rusqlite's default.
         let database = Connection::open_with_flags(&file, OpenFlags::SQLITE_OPEN_READ_ONLY);
-        Some(database.unwrap_or_else(|error| panic!("{}: {error}", file.display())))
+        let database = database.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        // For a daemon that is writing.
+        database.busy_timeout(LONG).unwrap();
+        Some(database)
     }
 }

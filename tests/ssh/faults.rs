@@ -16,9 +16,14 @@ use crate::stream::{Noise, Watch, echo, listen};
 /// Which processes of sshd carry sessions.
 const SESSIONS: &str = "sshd-session";
 
+const STALL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What nothing takes, on a machine with much else to do.
+const LONG: Duration = Duration::from_secs(60);
+
 fn impatient(server: &Server) -> Machine {
     let mut machine = server.machine();
-    machine.stall_timeout = Duration::from_secs(3);
+    machine.stall_timeout = STALL_TIMEOUT;
     machine.keep_alive = Duration::from_secs(1);
     machine
 }
@@ -27,12 +32,12 @@ fn cause(error: &io::Error) -> &Cause {
     &Error::in_io(error).unwrap_or_else(|| panic!("{error} has no cause")).cause
 }
 
-/// Between the stall timeout and a little more.
+/// After the stall timeout, which begins with the last that was heard: after `start`.
 fn assert_stalled(start: Instant, error: &io::Error) {
-    assert!(matches!(cause(error), Cause::LinkDead(after) if after.as_secs() == 3), "{error}");
+    assert!(matches!(cause(error), Cause::LinkDead(STALL_TIMEOUT)), "{error}");
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     let took = start.elapsed();
-    assert!((Duration::from_millis(2900)..Duration::from_secs(5)).contains(&took), "{took:?}");
+    assert!((STALL_TIMEOUT..LONG).contains(&took), "{took:?}");
 }
 
 #[test]
@@ -41,10 +46,10 @@ fn a_frozen_server_is_a_dead_link_when_read_from() {
     let socket = listen(&server, echo);
     let session = Session::connect(&impatient(&server)).unwrap();
     let mut channel = session.open_socket(&socket).unwrap();
+    let start = Instant::now();
     channel.write_all(b"x").unwrap();
     channel.read_exact(&mut [0]).unwrap();
     server.signal(Signal::STOP, SESSIONS);
-    let start = Instant::now();
     assert_stalled(start, &channel.read(&mut [0]).unwrap_err());
     // From now on it costs nothing.
     let start = Instant::now();
@@ -52,7 +57,7 @@ fn a_frozen_server_is_a_dead_link_when_read_from() {
     assert!(session.open_socket(&socket).is_err() && session.exec("true").is_err());
     drop(channel);
     drop(session);
-    assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
+    assert!(start.elapsed() < STALL_TIMEOUT, "{:?}", start.elapsed());
 }
 
 #[test]
@@ -62,10 +67,10 @@ fn a_frozen_server_is_a_dead_link_when_written_to() {
         let _ = io::copy(&mut &stream, &mut io::sink());
     });
     let session = Session::connect(&impatient(&server)).unwrap();
+    let start = Instant::now();
     let mut channel = session.open_socket(&socket).unwrap();
     channel.write_all(&[0; 100_000]).unwrap();
     server.signal(Signal::STOP, SESSIONS);
-    let start = Instant::now();
     let error = io::copy(&mut Noise::new(1 << 30), &mut channel).unwrap_err();
     assert_stalled(start, &error);
 }
@@ -75,25 +80,26 @@ fn a_frozen_server_is_a_dead_link_when_asked_for_a_channel() {
     let server = Server::start(&SID);
     let session = Session::connect(&impatient(&server)).unwrap();
     // The server's last process for the session starts after the login.
+    let start = Instant::now();
     session.exec("true").unwrap().output(0).unwrap();
     server.signal(Signal::STOP, SESSIONS);
-    let start = Instant::now();
     let error = session.exec("true").err().unwrap();
     assert!(matches!(error.cause, Cause::LinkDead(_) | Cause::TimedOut(_)), "{error}");
-    assert!((Duration::from_millis(2900)..Duration::from_secs(5)).contains(&start.elapsed()));
+    assert!((STALL_TIMEOUT..LONG).contains(&start.elapsed()), "{:?}", start.elapsed());
 }
 
 #[test]
 fn leaving_a_frozen_server_takes_no_time() {
     let server = Server::start(&SID);
     let socket = listen(&server, echo);
+    // With the timeouts as they are by default, which are longer.
     let session = Session::connect(&server.machine()).unwrap();
     let channel = session.open_socket(&socket).unwrap();
     server.signal(Signal::STOP, SESSIONS);
     let start = Instant::now();
     drop(channel);
     drop(session);
-    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    assert!(start.elapsed() < STALL_TIMEOUT, "{:?}", start.elapsed());
 }
 
 #[test]
@@ -109,7 +115,7 @@ fn keep_alives_hold_up_a_link_on_which_nothing_else_happens() {
     let processor = Watch::processor();
     channel.read_to_string(&mut text).unwrap();
     assert_eq!(text, "at last");
-    assert!(Watch::processor() - processor < 0.1, "it does not sleep");
+    assert!(Watch::processor() - processor < 0.5, "it does not sleep");
 }
 
 #[test]
@@ -157,7 +163,8 @@ fn a_server_killed_in_the_middle_of_a_transfer_is_noticed_at_once() {
         let start = Instant::now();
         server.signal(Signal::KILL, SESSIONS);
         let (noticed, error) = end.join().unwrap();
-        assert!(noticed.saturating_duration_since(start) < Duration::from_secs(1));
+        // Long before the stall timeout, which is a minute by default.
+        assert!(noticed.saturating_duration_since(start) < Duration::from_secs(30));
         assert!(matches!(cause(&error), Cause::Closed), "{error}");
         let kind = if is_reading { io::ErrorKind::UnexpectedEof } else { io::ErrorKind::BrokenPipe };
         assert_eq!(error.kind(), kind);
@@ -173,7 +180,7 @@ enum Fault {
 
 /// A port that leads to the server, with a fault after so many bytes from it.
 fn fault_after(server: &Server, limit: u64, fault: Fault) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind((server.address.ip(), 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let address = server.address;
     thread::spawn(move || {
@@ -198,7 +205,7 @@ fn a_connection_cut_anywhere_is_an_error_and_never_a_hang() {
     let server = Server::start(&SID);
     let socket = listen(&server, echo);
     let mut machine = server.machine();
-    machine.connect_timeout = Duration::from_secs(3);
+    machine.connect_timeout = 2 * LONG;
     let mut outcomes = Vec::new();
     for limit in (0..6600).step_by(75) {
         machine.port = fault_after(&server, limit, Fault::Cut);
@@ -209,7 +216,7 @@ fn a_connection_cut_anywhere_is_an_error_and_never_a_hang() {
             // Whatever it is, it must be one of ours.
             result.map_err(|error| error.downcast::<Error>().expect("an error of ssh"))
         });
-        assert!(start.elapsed() < Duration::from_secs(2), "{limit} bytes: {:?}", start.elapsed());
+        assert!(start.elapsed() < LONG, "{limit} bytes: {:?}", start.elapsed());
         if let Err(error) = &outcome {
             assert!(matches!(error.cause, Cause::Closed | Cause::Dropped { .. }), "{limit} bytes: {error}");
         }
@@ -242,7 +249,7 @@ fn a_damaged_byte_anywhere_is_an_error_and_never_a_hang() {
             assert_eq!(back, [7; 3000], "{limit} bytes");
             Ok(())
         });
-        assert!(start.elapsed() < Duration::from_secs(4), "{limit} bytes: {:?}", start.elapsed());
+        assert!(start.elapsed() < LONG, "{limit} bytes: {:?}", start.elapsed());
         failures += u32::from(outcome.is_err());
     }
     assert!(failures > 20, "only {failures} failures");

@@ -98,7 +98,7 @@ fn the_relay_ends_with_either_side() {
     drop(stream);
     let start = Instant::now();
     while is_running() {
-        assert!(start.elapsed() < Duration::from_secs(2), "the relay goes on");
+        assert!(start.elapsed() < Duration::from_secs(60), "the relay goes on");
     }
 }
 
@@ -152,11 +152,9 @@ fn the_probe_tells_how_the_machine_is() {
     // In the other root there is no store before something is put into it.
     for (options, store) in [(&SID, STORE), (&BULLSEYE, "/")] {
         let server = Server::start(options);
-        // A probe that takes longer than this tells nothing, and other tests run beside this one.
-        let machine = Machine { connect_timeout: Duration::from_secs(60), ..server.machine() };
         let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         let before = now();
-        let status = Connection::open(&machine).unwrap().probe(store).unwrap();
+        let status = Connection::open(&server.machine()).unwrap().probe(store).unwrap();
         assert!((before - 5..now() + 5).contains(&status.clock.unwrap()), "{before}: {status:?}");
         assert!(status.load1.is_some() && status.load5.is_some() && status.load15.is_some(), "{status:?}");
         assert!(status.cores > Some(0) && status.free_memory > Some(1 << 20), "{status:?}");
@@ -175,11 +173,11 @@ fn an_account_that_may_do_nothing_has_no_status_but_a_daemon() {
     restricted.user = "nobody".to_owned();
     for machine in [forced.machine(), restricted] {
         // The limit of the probe, which is not waited for.
-        let machine = Machine { connect_timeout: Duration::from_secs(60), ..machine };
+        let machine = Machine { connect_timeout: Duration::from_secs(120), ..machine };
         let connection = Connection::open(&machine).unwrap();
         let start = Instant::now();
         assert_eq!(connection.probe(STORE).unwrap(), Status::default());
-        assert!(start.elapsed() < Duration::from_secs(30));
+        assert!(start.elapsed() < Duration::from_secs(60));
         assert_eq!(greet(connection.daemon().unwrap()), 0x164);
     }
 }
@@ -191,8 +189,7 @@ fn a_talkative_shell_does_not_disturb() {
         daemon: true,
         ..SID
     });
-    let machine = Machine { connect_timeout: Duration::from_secs(60), ..talkative.machine() };
-    let connection = Connection::open(&machine).unwrap();
+    let connection = Connection::open(&talkative.machine()).unwrap();
     let status = connection.probe(STORE).unwrap();
     assert!(status.load1.unwrap() < 90.0 && status.cores.is_some(), "{status:?}");
     assert_eq!(greet(connection.daemon().unwrap()), 0x164);

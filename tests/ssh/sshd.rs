@@ -5,9 +5,10 @@
 
 use std::fs;
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -46,10 +47,10 @@ impl Server {
         keygen(&user_key, &["-t", "ed25519"]);
         fs::copy(user_key.with_extension("pub"), shared.join("authorized_keys")).unwrap();
 
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = own_address();
         let mut sshd = vec![
             "/usr/sbin/sshd -D -e -f /dev/null".to_owned(),
-            format!("-o ListenAddress=127.0.0.1 -o Port={}", address.port()),
+            format!("-o ListenAddress={} -o Port={}", address.ip(), address.port()),
             "-o HostKey=/mnt/host_key -o AuthorizedKeysFile=/mnt/authorized_keys -o StrictModes=no".to_owned(),
             "-o PermitRootLogin=yes -o UsePAM=no -o PidFile=none -o LogLevel=VERBOSE".to_owned(),
         ];
@@ -96,7 +97,7 @@ impl Server {
     fn await_(&self, what: &str, mut is_there: impl FnMut() -> bool) {
         let start = Instant::now();
         while !is_there() {
-            assert!(start.elapsed() < Duration::from_secs(20), "{what} does not answer:\n{}", self.log());
+            assert!(start.elapsed() < Duration::from_secs(60), "{what} does not answer:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -116,12 +117,15 @@ impl Server {
         self.directory.path().join("user_key")
     }
 
-    /// A build machine that is this server.
+    /// A build machine that is this server, with time for all that it does.
     pub fn machine(&self) -> Machine {
         let key = host_key(&self.shared().join("host_key.pub"));
-        let mut machine = Machine::new("127.0.0.1", "root", vec!["x86_64-linux".to_owned()], vec![key]);
+        let mut machine =
+            Machine::new(&self.address.ip().to_string(), "root", vec!["x86_64-linux".to_owned()], vec![key]);
         machine.port = self.address.port();
         machine.private_key = Some(self.user_key());
+        // Other tests run beside this one.
+        machine.connect_timeout = Duration::from_secs(60);
         machine
     }
 
@@ -147,6 +151,21 @@ impl Drop for Server {
         self.child.wait().unwrap();
         if std::thread::panicking() {
             eprintln!("--- sshd:\n{}---", self.log());
+        }
+    }
+}
+
+/// An address that no other test has: ports that the system gives out may be given to somebody else before a server has them.
+pub fn own_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(2022);
+    // A process identifier has 22 bits. Labs have the networks below these.
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        let address = SocketAddr::from((Ipv4Addr::new(127, 192 | (high & 63), middle, low), port));
+        // Somebody may listen on this port on all addresses.
+        if TcpListener::bind(address).is_ok() {
+            return address;
         }
     }
 }

@@ -140,7 +140,7 @@ fn generated_files() {
                 }
             }
         }
-        prop_assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        prop_assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     });
     println!("{} of 400 files are valid", loaded.get());
     assert!(loaded.get() > 100, "too few files are valid for this to say anything: {}", loaded.get());

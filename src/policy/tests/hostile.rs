@@ -71,13 +71,23 @@ const PROGRAMS: [(&str, &str, &str); 32] = [
     ("bytecode", "assert(load(string.dump(function() end)))", "binary chunk"),
 ];
 
-fn site(program: &str, decision: bool) -> Site {
+/// What nothing here takes that has a limit, on a machine with much else to do.
+const LONG: Duration = Duration::from_secs(30);
+
+/// The limit for a program that gets this message: a short one where the limit is what ends it.
+fn limit(message: &str) -> Duration {
+    let is_ended = message == "*" || message == "__gc" || message.contains("took longer");
+    if is_ended { Duration::from_millis(500) } else { Duration::from_secs(20) }
+}
+
+fn site(program: &str, decision: bool, limit: Duration) -> Site {
     let body = format!("local FIFO = (...) and FIFO_NAME\n{program}\n");
     let site = match decision {
         false => Site::new(&format!("FIFO_NAME = $FIFO\nlocal function run(...)\n{body}end\nrun(1)\nreturn {{}}")),
         true => Site::new(&format!(
-            "FIFO_NAME = $FIFO\nlocal function run(...)\n{body}end\nreturn {{ limits = {{ decide = 0.5 }}, build_machine {{ \
-             name = 'a', $REST, speed = 3 }}, score = function() run(1) return 5 end }}"
+            "FIFO_NAME = $FIFO\nlocal function run(...)\n{body}end\nreturn {{ limits = {{ decide = {} }}, build_machine {{ name = \
+             'a', $REST, speed = 3 }}, score = function() run(1) return 5 end }}",
+            limit.as_secs_f64()
         )),
     };
     let text = std::fs::read_to_string(site.path()).unwrap();
@@ -89,14 +99,14 @@ fn site(program: &str, decision: bool) -> Site {
 #[test]
 fn during_a_decision() {
     for (title, program, message) in PROGRAMS {
-        let site = site(program, true);
+        let site = site(program, true, limit(message));
         let pool = site.load().unwrap_or_else(|report| panic!("{title}: {report}"));
         let start = Instant::now();
         let decision = pool.decide(request());
         let score = decision.score(Candidate::Machine(0), &Status::default());
         let warnings: Vec<String> = decision.take_warnings().iter().map(|one| site.relative(one)).collect();
         // Built for debugging and side by side with other tests, memory fills slowly.
-        assert!(start.elapsed() < Duration::from_secs(5), "{title}: {:?}", start.elapsed());
+        assert!(start.elapsed() < LONG, "{title}: {:?}", start.elapsed());
         println!("{title}: {:?} {score:?} {warnings:?}", start.elapsed());
         match message {
             "*" => {}
@@ -116,18 +126,18 @@ fn during_a_decision() {
         let again = decision.score(Candidate::Machine(0), &Status::default());
         assert!(matches!(again, Score::Value(_)), "{title}");
         assert_eq!(decision.take_warnings(), [], "{title}");
-        assert!(start.elapsed() < Duration::from_secs(5), "{title}");
+        assert!(start.elapsed() < LONG, "{title}");
     }
 }
 
 #[test]
 fn during_the_evaluation() {
     for (title, program, message) in PROGRAMS {
-        let site = site(program, false);
-        let limits = Limits { evaluate: Duration::from_millis(500), ..Limits::default() };
+        let site = site(program, false, limit(message));
+        let limits = Limits { evaluate: limit(message), ..Limits::default() };
         let start = Instant::now();
         let result = load(&site.path(), &LoadContext { limits, ..LoadContext::default() });
-        assert!(start.elapsed() < Duration::from_secs(5), "{title}: {:?}", start.elapsed());
+        assert!(start.elapsed() < LONG, "{title}: {:?}", start.elapsed());
         match (message, result) {
             ("*", _) | ("", Ok(_)) => {}
             ("", Err(report)) => panic!("{title}: {report}"),
@@ -147,20 +157,20 @@ fn during_the_evaluation() {
 #[test]
 fn the_time_is_that_of_the_decision() {
     let site = Site::new(
-        "local function busy() local e = os.clock() + 0.2 while os.clock() < e do end return true end\n\
-         return { build_machine { name = 'a', $REST, speed = 3 }, accepts = busy, limits = { decide = 0.5 } }",
+        "local function busy() local e = os.time() + 1 while os.time() < e do end return true end\n\
+         return { build_machine { name = 'a', $REST, speed = 3 }, accepts = busy, limits = { decide = 2.5 } }",
     );
     let pool = site.load().unwrap();
     let start = Instant::now();
     let decision = pool.decide(request());
     let verdicts: Vec<Verdict> = (0..10).map(|_| decision.accepts(Candidate::Machine(0))).collect();
     assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Yes));
-    assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     let warnings = decision.take_warnings();
     assert_eq!(warnings.len(), 1);
     assert_eq!(
         site.relative(&warnings[0]),
-        "machines.lua:1: warning: accepts: took longer than 0.5 s (limits.decide); the functions of this file are not \
+        "machines.lua:1: warning: accepts: took longer than 2.5 s (limits.decide); the functions of this file are not \
          called any more"
     );
 }
@@ -183,7 +193,7 @@ const OUTPUT: &str = r##"
 #[test]
 fn printing_and_reading() {
     if std::env::var_os("OFFLOAD_TEST_OUTPUT").is_some() {
-        let site = site(OUTPUT, true);
+        let site = site(OUTPUT, true, limit(""));
         let pool = site.load().unwrap();
         let decision = pool.decide(request());
         assert_eq!(decision.score(Candidate::Machine(0), &Status::default()), Score::Value(5.0));
@@ -210,7 +220,7 @@ fn printing_and_reading() {
 /// A program that nobody waits for any more is killed, with what it has started.
 #[test]
 fn children_do_not_outlive_the_wait() {
-    let site = site("os.execute('echo $$ > ' .. FIFO .. '; sleep 30 & wait')", true);
+    let site = site("os.execute('echo $$ > ' .. FIFO .. '; sleep 30 & wait')", true, Duration::from_secs(3));
     let pool = site.load().unwrap();
     let decision = pool.decide(request());
     decision.score(Candidate::Machine(0), &Status::default());
@@ -219,7 +229,7 @@ fn children_do_not_outlive_the_wait() {
     let start = Instant::now();
     // The leader is a zombie until the test ends, so the group exists; but nothing in it runs.
     while running(group.as_raw_pid()) > 0 {
-        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(start.elapsed() < Duration::from_secs(20));
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -213,7 +213,7 @@ fn limits_are_known_before_the_file_is_evaluated() {
     ));
     let start = Instant::now();
     let report = site.load().unwrap_err();
-    assert!(start.elapsed() < Duration::from_secs(4));
+    assert!(start.elapsed() < Duration::from_secs(15));
     assert_eq!(
         site.relative(&report),
         "machines.lua:2: error: evaluation stopped: it took longer than 0.25 s (limits.evaluate)"
