@@ -11,9 +11,9 @@
 //! one that comes with `ssh2`.
 #![allow(unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_void};
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::os::fd::BorrowedFd;
 use std::slice;
 
@@ -31,6 +31,8 @@ unsafe extern "C" {
 thread_local! {
     /// What the call of libssh2 that this thread is in may still receive. Calls do not nest, and none changes threads.
     static LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
+    /// What it has received, if that is to be known.
+    static HEARD: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
 /// From now on [`limited`] counts for this session.
@@ -47,6 +49,14 @@ pub(super) fn limited<T>(most: usize, call: impl FnOnce() -> T) -> (T, usize) {
     let result = call();
     let left = LEFT.replace(usize::MAX);
     (result, most - left)
+}
+
+/// Makes a call of libssh2, and adds what it receives to `heard`.
+pub(super) fn overheard<T>(heard: &mut Vec<u8>, call: impl FnOnce() -> T) -> T {
+    HEARD.set(Some(mem::take(heard)));
+    let result = call();
+    *heard = HEARD.take().unwrap_or_default();
+    result
 }
 
 /// recv(2) as libssh2 has it: minus the error number when it fails, and EAGAIN where it should only be repeated.
@@ -71,9 +81,10 @@ unsafe extern "C" fn receive(
     // SAFETY: the buffer belongs to the call that this one is part of, which does not use it meanwhile. It may hold anything.
     let buffer = unsafe { slice::from_raw_parts_mut(buffer.cast::<MaybeUninit<u8>>(), length.min(left)) };
     match recv(socket, buffer, RecvFlags::from_bits_retain(flags as u32)) {
-        Ok((_, received)) => {
-            LEFT.set(left - received);
-            received as isize
+        Ok(((received, _), _)) => {
+            LEFT.set(left - received.len());
+            HEARD.with_borrow_mut(|heard| heard.iter_mut().for_each(|heard| heard.extend_from_slice(received)));
+            received.len() as isize
         }
         Err(Errno::INTR) => failed(Errno::AGAIN),
         Err(error) => failed(error),
@@ -105,6 +116,18 @@ mod tests {
         // What is left is there for the next one, and nothing counts between them.
         assert_eq!(limited(500, || take(&ours, &mut [0; 300])), (300, 300));
         assert_eq!(take(&ours, &mut [0; 300]), 200);
+    }
+
+    #[test]
+    fn what_a_call_receives_is_overheard() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"SSH-2.0-x").unwrap();
+        let mut heard = Vec::new();
+        for _ in 0..2 {
+            assert_eq!(overheard(&mut heard, || take(&ours, &mut [0; 4])), 4);
+        }
+        take(&ours, &mut [0; 4]);
+        assert_eq!(heard, b"SSH-2.0-");
     }
 
     #[test]

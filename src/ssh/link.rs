@@ -106,10 +106,6 @@ impl Link {
         &self.ssh
     }
 
-    pub(super) fn socket(&self) -> &OwnedFd {
-        &self.socket
-    }
-
     pub(super) fn patience(&self) -> Duration {
         *self.patience.lock().unwrap_or_else(PoisonError::into_inner)
     }

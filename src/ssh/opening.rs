@@ -1,4 +1,4 @@
-//! What a server says before encryption begins, read beside libssh2, for the sake of the error messages.
+//! What a server says before encryption begins, overheard while libssh2 receives it, for the sake of the error messages.
 //!
 //! libssh2 skips every line before the server's version and reports one code for whatever ends a key exchange. The
 //! server's words tell more:
@@ -11,20 +11,12 @@
 //!
 //! Nothing is decided by what is found here, and what is missing or strange is simply not known.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::time::Instant;
-
-use rustix::net::{RecvFlags, recv};
-
-/// Enough for the lines before the version and a large SSH_MSG_KEXINIT.
-const MAX: usize = 16 << 10;
 const SSH_MSG_KEXINIT: u8 = 20;
 
+/// What was received, from the first byte on.
 #[derive(Default)]
 pub(super) struct Opening {
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
 }
 
 /// The algorithms that a server knows, by kind. For the last two, what it takes and what it sends.
@@ -37,39 +29,6 @@ pub(super) struct Algorithms {
 }
 
 impl Opening {
-    /// Looks at what has arrived, without taking it, before libssh2 takes it all.
-    pub(super) fn peek(&mut self, socket: BorrowedFd<'_>) {
-        let mut buffer = [0; 4096];
-        let room = MAX.saturating_sub(self.bytes.len()).min(buffer.len());
-        if room == 0 {
-            return;
-        }
-        if let Ok((_, length)) = recv(socket, &mut buffer[..room], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-            self.bytes.extend_from_slice(&buffer[..length.min(room)]);
-        }
-    }
-
-    /// Connects anew as far as SSH_MSG_KEXINIT, and leaves. What is missing at `until` is missing.
-    ///
-    /// (libssh2 reads the version and the packet in one go, so that there is no seeing the packet in between.)
-    pub(super) fn ask(socket: OwnedFd, until: Instant) -> Opening {
-        let mut opening = Opening::default();
-        // Its calls serve any stream socket.
-        let mut stream = TcpStream::from(socket);
-        if stream.write_all(b"SSH-2.0-offload\r\n").is_err() {
-            return opening;
-        }
-        let mut buffer = [0; 4096];
-        while opening.algorithms().is_none() && opening.bytes.len() < MAX {
-            let left = until.saturating_duration_since(Instant::now());
-            match stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut buffer)) {
-                Ok(0) | Err(_) => break,
-                Ok(length) => opening.bytes.extend_from_slice(&buffer[..length]),
-            }
-        }
-        opening
-    }
-
     /// Whether the server said nothing at all.
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()

@@ -1,6 +1,6 @@
 //! A session: connected, the server known by its key, logged in.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -11,6 +11,7 @@ use ssh2::MethodType;
 use super::channel::Channel;
 use super::code::{self, cause};
 use super::error::{Cause, Error, Phase};
+use super::ffi;
 use super::host_key;
 use super::limit::Limit;
 use super::link::{Kind, Link};
@@ -177,10 +178,7 @@ fn prepare(machine: &Machine, compressed: Compressed, socket: &Arc<OwnedFd>) -> 
 fn handshake(link: &Link, machine: &Machine, limit: Limit) -> Result<(), Cause> {
     let mut opening = Opening::default();
     let mut ssh = link.ssh().clone();
-    let result = link.run(Kind::Negotiation, Some(limit), || {
-        opening.peek(link.socket().as_fd());
-        ssh.handshake()
-    });
+    let result = link.run(Kind::Negotiation, Some(limit), || ffi::overheard(&mut opening.bytes, || ssh.handshake()));
     let Err(cause) = result else { return Ok(()) };
     Err(match (opening.other_than_ssh(), cause) {
         (Some(line), _) if line.starts_with("Not allowed at this time") => Cause::NotAllowedNow,
@@ -188,22 +186,21 @@ fn handshake(link: &Link, machine: &Machine, limit: Limit) -> Result<(), Cause> 
         (Some(line), _) => Cause::NotSsh(line),
         (None, Cause::Closed) if opening.is_empty() => end_of_proxy(link).unwrap_or(Cause::Dropped { said: false }),
         (None, cause @ Cause::Ssh { code: code::KEX_FAILURE, .. }) => {
-            nothing_in_common(link, machine, limit).unwrap_or(cause)
+            nothing_in_common(&ssh, machine, &opening).unwrap_or(cause)
         }
         (None, cause) => cause,
     })
 }
 
 /// What the server lacks, so that the key exchange failed: a host key of a pinned type, or another algorithm.
-fn nothing_in_common(link: &Link, machine: &Machine, limit: Limit) -> Option<Cause> {
-    let (socket, _proxy) = dial(machine, limit).ok()?;
-    let offered = Opening::ask(socket, limit.instant()).algorithms()?;
+fn nothing_in_common(ssh: &ssh2::Session, machine: &Machine, opening: &Opening) -> Option<Cause> {
+    let offered = opening.algorithms()?;
     if !host_key::offers_any(&offered.host_key, &machine.host_keys) {
         let pinned = machine.host_keys.iter().map(|key| key.kind).collect();
         return Some(Cause::NoCommonHostKeyType { pinned, offered: offered.host_key });
     }
     let supported = |method| {
-        let mut names = link.ssh().supported_algs(method).unwrap_or_default();
+        let mut names = ssh.supported_algs(method).unwrap_or_default();
         names.retain(|name| !KEX_SIGNALS.contains(name));
         names
     };

@@ -317,7 +317,7 @@ fn one_connection_too_many_is_told_apart() {
                 break waiting;
             }
         };
-        // What is said at once may go unseen, now and then.
+        // What is said may be lost with a connection that is reset.
         let causes: Vec<Cause> = (0..10).map(|_| refusal(&server.machine()).cause).collect();
         let is_told = |cause: &Cause| match options.root {
             "sid" => matches!(cause, Cause::NotAllowedNow),
