@@ -1,5 +1,5 @@
-//! A program with a build hook of its own: it adds a function to the machine file's language, explains a decision, and has a
-//! derivation built elsewhere.
+//! A program with a build hook of its own: it adds a function to the machine file's language, explains a decision, and
+//! has a derivation built elsewhere.
 //!
 //! ```text
 //! embed MACHINE-FILE            explain what would become of a build for this system

@@ -1,12 +1,12 @@
 //! Named points in the life of a build, at which tests stop the process, to kill it or for something to happen
 //! meanwhile.
 //!
-//! Only with the feature `crash-points`, which nothing turns on but the test that needs it (`tests/crash/`). Without it a
-//! point is an empty function, and the program does not have the variable's name in it; the same test sees to that.
+//! Only with the feature `crash-points`, which nothing turns on but the test that needs it (`tests/crash/`). Without it
+//! a point is an empty function, and the program does not have the variable's name in it; the same test sees to that.
 //!
-//! With the feature, the file that `OFFLOAD_CRASH_FILE` names may hold the name of a [`Point`]. A process that comes to that
-//! point writes its process identifier to `FILE.reached`, removes the file, and stops (`SIGSTOP`, so all its threads do)
-//! until it is killed, or told to go on. The file is removed so that the next process does not stop.
+//! With the feature, the file that `OFFLOAD_CRASH_FILE` names may hold the name of a [`Point`]. A process that comes to
+//! that point writes its process identifier to `FILE.reached`, removes the file, and stops (`SIGSTOP`, so all its
+//! threads do) until it is killed, or told to go on. The file is removed so that the next process does not stop.
 
 macro_rules! points {
     ($($(#[$about:meta])* $name:ident,)*) => {

@@ -98,8 +98,8 @@ impl Consideration<'_> {
         if self.may_build_locally() { self.rules.head(&self.world().own_status()) } else { None }
     }
 
-    /// Builds what was accepted: sends `inputs` (a closure) as far as they are missing there, has the derivation built, and
-    /// puts `outputs` in their places in the store, for the daemon to register.
+    /// Builds what was accepted: sends `inputs` (a closure) as far as they are missing there, has the derivation built,
+    /// and puts `outputs` in their places in the store, for the daemon to register.
     pub fn offload(
         &self,
         accepted: Accepted,

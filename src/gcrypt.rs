@@ -1,14 +1,14 @@
 //! Signing and verifying as Guix does it, with libgcrypt.
 //!
-//! Guix signs the SHA-256 of an item with ECDSA over the Edwards curve Ed25519 and deterministic nonces (RFC 6979), or with
-//! RSA and PKCS #1 where the key is an old one. libgcrypt is the only library that does the former, so this is a binding to
-//! the few functions that it takes. Signatures come out bit for bit as `guix authenticate` makes them.
+//! Guix signs the SHA-256 of an item with ECDSA over the Edwards curve Ed25519 and deterministic nonces (RFC 6979), or
+//! with RSA and PKCS #1 where the key is an old one. libgcrypt is the only library that does the former, so this is a
+//! binding to the few functions that it takes. Signatures come out bit for bit as `guix authenticate` makes them.
 //!
-//! The calls themselves are in `ffi`, the only file here with `unsafe` code. Handles of libgcrypt never leave this module, and
-//! whatever goes in has been read or written by [`store::sexp`](crate::store::sexp) before, the secret key
+//! The calls themselves are in `ffi`, the only file here with `unsafe` code. Handles of libgcrypt never leave this
+//! module, and whatever goes in has been read or written by [`store::sexp`](crate::store::sexp) before, the secret key
 //! excepted: that one is read by libgcrypt alone, from and into its secure memory, which is kept out of swap where the
-//! system allows it and wiped when freed. Without it libgcrypt would leave the key and what is computed from it in freed
-//! memory. The pool takes 128 KiB and grows.
+//! system allows it and wiped when freed. Without it libgcrypt would leave the key and what is computed from it in
+//! freed memory. The pool takes 128 KiB and grows.
 //!
 //! Not checked here: who owns the key files, and whether the keys are any good.
 
@@ -43,8 +43,8 @@ pub struct SigningKey {
 
 impl SigningKey {
     /// Reads the pair whose secret key is the file `path`, `/etc/guix/signing-key.sec` as a rule; the public key is the
-    /// file beside it whose name ends in `.pub`. A secret key that others can read is refused, as is one of this user's own
-    /// that its group can read, and a pair whose halves do not belong together.
+    /// file beside it whose name ends in `.pub`. A secret key that others can read is refused, as is one of this user's
+    /// own that its group can read, and a pair whose halves do not belong together.
     pub fn load(path: &Path) -> Result<SigningKey, Error> {
         let public_path = path.with_extension("pub");
         let text = read(&public_path, |_| Ok(()))?;
@@ -70,8 +70,8 @@ impl SigningKey {
         }
     }
 
-    /// The complete signature of a SHA-256 digest, in the form that goes into an export stream. It is ASCII unless one of
-    /// its numbers happens to look like text in ISO 8859-1.
+    /// The complete signature of a SHA-256 digest, in the form that goes into an export stream. It is ASCII unless one
+    /// of its numbers happens to look like text in ISO 8859-1.
     pub fn sign(&self, digest: &[u8; 32]) -> Result<Vec<u8>, Error> {
         self.signature(digest).map(|signature| signature.to_advanced()).map_err(|problem| Error::Sign { problem })
     }
@@ -126,7 +126,8 @@ fn check(signature: &Signature) -> Result<(), String> {
     value?.verify(&data?, &key?)
 }
 
-/// The text of a key file, once `accept` has agreed to its owner and mode. Wiped when dropped, and never moved until then.
+/// The text of a key file, once `accept` has agreed to its owner and mode. Wiped when dropped, and never moved until
+/// then.
 fn read(path: &Path, accept: impl FnOnce(&Metadata) -> Result<(), Error>) -> Result<Zeroizing<Vec<u8>>, Error> {
     let failed = |cause| Error::Read { path: path.to_owned(), cause };
     let file = File::open(path).map_err(failed)?;

@@ -1,7 +1,7 @@
 //! `offload`: a build hook for the GNU Guix daemon.
 //!
-//! guix-daemon asks a *build hook* whether a derivation can be built elsewhere. This library is such a hook: it chooses a
-//! build machine from a pool that a Lua program describes, sends the missing inputs over SSH, has the machine's own
+//! guix-daemon asks a *build hook* whether a derivation can be built elsewhere. This library is such a hook: it chooses
+//! a build machine from a pool that a Lua program describes, sends the missing inputs over SSH, has the machine's own
 //! daemon build, and brings the outputs back into the store. The program `offload` is a thin shell over it
 //! ([`commands::main`]).
 //!
@@ -41,8 +41,8 @@
 //!
 //! # Embedding
 //!
-//! Another program can do what the build hook does, with functions of its own in the machine file's language and an observer
-//! of its own. The steps are those of [`engine`]; `examples/embed.rs` takes them all.
+//! Another program can do what the build hook does, with functions of its own in the machine file's language and an
+//! observer of its own. The steps are those of [`engine`]; `examples/embed.rs` takes them all.
 //!
 //! ```no_run
 //! use offload::engine::Engine;

@@ -78,8 +78,8 @@ pub fn start(target: Target) {
     }
 }
 
-/// The first part that means nothing. env_logger would take a level that is mistyped for the name of a library, and be silent
-/// about everything else.
+/// The first part that means nothing. env_logger would take a level that is mistyped for the name of a library, and be
+/// silent about everything else.
 fn odd_part(wanted: &str) -> Option<&str> {
     let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
     let is_own = |word: &str| word == "offload" || word.starts_with("offload::");

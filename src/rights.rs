@@ -99,8 +99,8 @@ pub struct Obstacle {
 }
 
 impl Obstacle {
-    /// What is in the way of `user` who needs `path`, all below `root`. A file that does not exist is nothing in the way, unless
-    /// it would have to be made.
+    /// What is in the way of `user` who needs `path`, all below `root`. A file that does not exist is nothing in the
+    /// way, unless it would have to be made.
     pub fn find(user: &User, root: &Path, path: &Path, need: Need) -> Option<Obstacle> {
         let path = &if root == Path::new("/") {
             fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
@@ -198,7 +198,8 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// A line to follow the message about an error, with the remedy, where it is this process that lacks a right; else nothing.
+/// A line to follow the message about an error, with the remedy, where it is this process that lacks a right; else
+/// nothing.
 pub fn hint(path: &Path, need: Need, error: &io::Error) -> String {
     advice(path, need, error).map_or(String::new(), |advice| format!("\n  hint: {advice}"))
 }
@@ -224,8 +225,8 @@ pub fn open_at_once(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Opens a file of the state directory for reading and writing, made if needed. Symbolic links are not followed: whoever
-/// owns the directory must not lead root elsewhere.
+/// Opens a file of the state directory for reading and writing, made if needed. Symbolic links are not followed:
+/// whoever owns the directory must not lead root elsewhere.
 pub fn open_or_make(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);

@@ -20,8 +20,8 @@ pub fn printable(text: &str, max: usize) -> String {
     printed
 }
 
-/// Whether a terminal does something else with a character than show it: a control character, or one that changes the direction of
-/// writing.
+/// Whether a terminal does something else with a character than show it: a control character, or one that changes the
+/// direction of writing.
 pub fn is_obeyed(character: char) -> bool {
     let turns =
         matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

@@ -207,7 +207,8 @@ fn every_command_has_its_section_in_the_manual() {
     }
 }
 
-/// A decline would be a failed build where the daemon may not build itself; what `score` says may be otherwise in a moment.
+/// A decline would be a failed build where the daemon may not build itself; what `score` says may be otherwise in a
+/// moment.
 #[test]
 fn a_score_that_says_no_is_no_mismatch() {
     let directory = tempfile::tempdir().unwrap();

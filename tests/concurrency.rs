@@ -1,5 +1,5 @@
-//! Builds beside everything else that Guix does at the same time: garbage collectors on all hosts, two clients that want the
-//! same, the head's own builds, a database that somebody else holds.
+//! Builds beside everything else that Guix does at the same time: garbage collectors on all hosts, two clients that
+//! want the same, the head's own builds, a database that somebody else holds.
 //!
 //! 20 builds are offloaded while `guix gc` runs in a loop; `OFFLOAD_CAMPAIGN=1` makes it 200, for some minutes.
 
@@ -172,8 +172,8 @@ fn the_head_has_other_things_to_do() {
     });
     assert_eq!((b1.built(), head.built()), (vec!["shared".to_owned()], Vec::new()));
 
-    // More than there are slots, which are taken until one has been built here: the others are built here, and so is what had
-    // better be. Meanwhile somebody else writes to the database, now and then for longer.
+    // More than there are slots, which are taken until one has been built here: the others are built here, and so is
+    // what had better be. Meanwhile somebody else writes to the database, now and then for longer.
     head.write("/var/lab/one-is-here", "");
     let script = "until test -e /var/lab/one-is-here; do sleep 0.1; done; sleep 0.5; cat $shared >$out";
     let drvs: Vec<Drv> =

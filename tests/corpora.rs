@@ -1,5 +1,5 @@
-//! The corpora of the fuzzer, on stable Rust: every reader of bytes from outside over everything that was ever of interest to
-//! it. What the readers promise stands in `fuzz/src/lib.rs`; `tests/fuzz` looks for more.
+//! The corpora of the fuzzer, on stable Rust: every reader of bytes from outside over everything that was ever of
+//! interest to it. What the readers promise stands in `fuzz/src/lib.rs`; `tests/fuzz` looks for more.
 
 #[path = "../fuzz/src/lib.rs"]
 mod targets;

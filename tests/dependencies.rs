@@ -1,6 +1,6 @@
-//! What is built from other people's code: each dependency has its reason, no feature that nobody asked for, a licence that goes
-//! with ours, one version, and comes from crates.io. `cargo deny check` looks at the same and at advisories besides; the lists
-//! of licences and of exceptions are those of its `deny.toml`.
+//! What is built from other people's code: each dependency has its reason, no feature that nobody asked for, a licence
+//! that goes with ours, one version, and comes from crates.io. `cargo deny check` looks at the same and at advisories
+//! besides; the lists of licences and of exceptions are those of its `deny.toml`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;

@@ -1,4 +1,5 @@
-//! The hook run by hand in the place of the daemon, on real derivations: what it answers, its exit status, its descriptors.
+//! The hook run by hand in the place of the daemon, on real derivations: what it answers, its exit status, its
+//! descriptors.
 
 mod lab;
 

@@ -90,8 +90,9 @@ fn no_machine_matches() {
     assert!(result.log.contains("it lacks the feature quantum"), "{}", result.log);
 }
 
-/// The store of the better machine is on a file system that has no room for what the build needs. Three ways lead there: an item
-/// that is added, a signed bundle, and a bundle over a long link, which a program on the other side imports.
+/// The store of the better machine is on a file system that has no room for what the build needs. Three ways lead
+/// there: an item that is added, a signed bundle, and a bundle over a long link, which a program on the other side
+/// imports.
 #[test]
 fn a_disk_that_is_full_during_an_import() {
     let lab = Lab::new();

@@ -1,4 +1,5 @@
-//! Links that fail: every fault in every phase of a build. It ends well on the other machine, and nothing is left behind.
+//! Links that fail: every fault in every phase of a build. It ends well on the other machine, and nothing is left
+//! behind.
 //!
 //! One offset for each phase and fault is tried; with `OFFLOAD_CAMPAIGN=1` in the environment, many.
 
@@ -17,8 +18,8 @@ const SHORT_TIMEOUTS: i32 = 4;
 /// For a link that is not, on a machine with much to do.
 const LONG_TIMEOUTS: i32 = 30;
 
-/// What any fault may cost beyond the build itself: a link that falls silent counts as dead after the stall timeout, and
-/// asking its daemon once more takes a connect timeout. The rest is for a machine with much to do.
+/// What any fault may cost beyond the build itself: a link that falls silent counts as dead after the stall timeout,
+/// and asking its daemon once more takes a connect timeout. The rest is for a machine with much to do.
 const LIMIT: Duration = Duration::from_secs(2 * SHORT_TIMEOUTS as u64 + 180);
 
 /// Begins the names of inputs that the head builds itself.

@@ -1,5 +1,5 @@
-//! `guix.scm` and `examples/guix-system.scm`, as far as they go without a network: they load, and their derivations compute.
-//! Nothing is built: that would take a Rust compiler from the network.
+//! `guix.scm` and `examples/guix-system.scm`, as far as they go without a network: they load, and their derivations
+//! compute. Nothing is built: that would take a Rust compiler from the network.
 
 mod lab;
 

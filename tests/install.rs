@@ -1,7 +1,8 @@
-//! `offload install` and `offload uninstall`: below a directory of their own, and on a host of the lab, whose daemon then offloads.
+//! `offload install` and `offload uninstall`: below a directory of their own, and on a host of the lab, whose daemon
+//! then offloads.
 //!
-//! No systemd runs in a lab: what it would read is checked by `systemd-analyze`, and `systemctl` is a script that writes down
-//! how it was called.
+//! No systemd runs in a lab: what it would read is checked by `systemd-analyze`, and `systemctl` is a script that
+//! writes down how it was called.
 
 mod lab;
 

@@ -1,12 +1,14 @@
 //! The arrows between the folders of the library go one way. This test reads the `use crate::` lines and the paths
-//! `crate::…` in the code, and fails when a folder uses one that it must not know, or the list of arrows has one too many.
-//! Every folder stands on the map of the crate's documentation. `unsafe` code is where a library in C is bound, and nowhere else.
+//! `crate::…` in the code, and fails when a folder uses one that it must not know, or the list of arrows has one too
+//! many. Every folder stands on the map of the crate's documentation. `unsafe` code is where a library in C is bound,
+//! and nowhere else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// For each part of the library, the parts that it uses: what is not listed here does not exist, and what is listed does.
+/// For each part of the library, the parts that it uses: what is not listed here does not exist, and what is listed
+/// does.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("exit", &[]),

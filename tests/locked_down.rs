@@ -1,5 +1,5 @@
-//! An account on a build machine that may do nothing but reach the daemon's socket: what works with which settings of sshd,
-//! and what is said where too much is forbidden. `doc/manual/security.md` has the settings and the table.
+//! An account on a build machine that may do nothing but reach the daemon's socket: what works with which settings of
+//! sshd, and what is said where too much is forbidden. `doc/manual/security.md` has the settings and the table.
 //!
 //! `cargo test --test locked_down -- --nocapture` shows how long a build takes each way.
 

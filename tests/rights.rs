@@ -11,8 +11,8 @@ use base64::engine::general_purpose::STANDARD;
 use lab::{Drv, Host, Lab, USER_KEYS};
 use offload::store::base16;
 
-/// A machine file that starts children in all ways that Lua has, and asks what they were given. `exec` and `io.popen` give what
-/// the child prints; `os.execute` has it go to the log.
+/// A machine file that starts children in all ways that Lua has, and asks what they were given. `exec` and `io.popen`
+/// give what the child prints; `os.execute` has it go to the log.
 const CHILDREN: &str = r#"
 local offload = require "offload"
 local function keep(name, text) local file = assert(io.open("/tmp/" .. name, "w")); file:write(text); file:close() end
@@ -46,7 +46,8 @@ fn secrets(head: &Host) -> Vec<(&'static str, String)> {
     let public = String::from_utf8(head.read(format!("{USER_KEYS}/ed25519.pub"))).unwrap();
     let public = STANDARD.decode(public.split(' ').nth(1).unwrap()).unwrap();
     let point = &public[public.len() - 32..];
-    // The secret number, 64 bytes that end in the public point, comes after the second time that the point stands there.
+    // The secret number, 64 bytes that end in the public point, comes after the second time that the point stands
+    // there.
     let places: Vec<usize> = (0..bytes.len() - 32).filter(|&at| &bytes[at..at + 32] == point).collect();
     let [_, _, end] = places[..] else { panic!("{places:?}") };
     let number = &bytes[end - 32..end];

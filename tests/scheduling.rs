@@ -69,8 +69,8 @@ fn fast(entry: Entry) -> Entry {
     entry.set("speed", 1000)
 }
 
-/// How often a machine that does not answer may be contacted in all since `start`: once, and once more when the first back-off
-/// is over.
+/// How often a machine that does not answer may be contacted in all since `start`: once, and once more when the first
+/// back-off is over.
 fn contacts_allowed(start: Instant) -> usize {
     1 + (start.elapsed().as_secs() / FIRST_BACK_OFF.as_secs()) as usize
 }

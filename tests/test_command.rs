@@ -83,7 +83,8 @@ struct Patient<'a> {
     host: &'a Host,
     /// What the finding says.
     symptom: &'static str,
-    /// How many times `test` has to be asked: behind one fault another may wait. 0: it has no remedy that can be run here.
+    /// How many times `test` has to be asked: behind one fault another may wait. 0: it has no remedy that can be run
+    /// here.
     rounds: usize,
     /// Lines that remedies have put into the entry.
     lines: Vec<String>,

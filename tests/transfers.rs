@@ -47,8 +47,8 @@ fn what_ten_builds_need_is_sent_once() {
     machine.verify_store();
 }
 
-/// Uploads and downloads each last a second at least, and no two of a kind may go on at once. The first upload lasts until
-/// others wait for it.
+/// Uploads and downloads each last a second at least, and no two of a kind may go on at once. The first upload lasts
+/// until others wait for it.
 #[test]
 fn one_transfer_at_a_time() {
     let Pool { machine, link, head, .. } = pool(|host| host, |entry| entry.set("max_transfers", 1));
@@ -94,8 +94,8 @@ fn twelve_builds_at_once_and_a_strict_sshd() {
     eprintln!("{} connections, {} dropped", link.connections(), machine.sshd_log().matches("drop connection").count());
 }
 
-/// An sshd that counts failures, as it does by default, and has not forgotten them by the time of the next; and a key that it
-/// does not know.
+/// An sshd that counts failures, as it does by default, and has not forgotten them by the time of the next; and a key
+/// that it does not know.
 #[test]
 fn a_machine_that_lets_nobody_in() {
     let lab = Lab::new();
@@ -136,8 +136,8 @@ fn a_machine_that_lets_nobody_in() {
     panic!("sshd never banned the head: {}", closed.sshd_log());
 }
 
-/// A garbage collector keeps the daemon from taking anything while it runs. That is no reason to leave the machine, nor for
-/// the head's daemon to end a hook that is silent for too long.
+/// A garbage collector keeps the daemon from taking anything while it runs. That is no reason to leave the machine, nor
+/// for the head's daemon to end a hook that is silent for too long.
 #[test]
 fn a_machine_whose_garbage_collector_runs() {
     let Pool { machine, link, head, .. } = pool(|host| host, |entry| entry.set("stall_timeout", 3));
@@ -189,7 +189,8 @@ fn lock_store(machine: &Host) -> std::fs::File {
     lock
 }
 
-/// A machine that swaps, say: it is there, and takes longer to greet once more than one that is called for the first time may.
+/// A machine that swaps, say: it is there, and takes longer to greet once more than one that is called for the first
+/// time may.
 #[test]
 fn a_daemon_that_is_slow_to_greet_again() {
     let Pool { machine, link: _link, head, .. } =

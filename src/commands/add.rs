@@ -1,9 +1,9 @@
 //! `offload add HOST`: an entry for the machine file, made from what the machine shows.
 //!
-//! The SSH server's host key is fetched, and its fingerprint shown on standard error: comparing it with what the machine itself
-//! says is all that stands between the entry and somebody in the middle. Then a login is tried, under that key; where
-//! it works the machine is asked for its system type and processors. The entry goes to standard output, and nothing is
-//! changed. The status is 0 when the host key was fetched, logged in or not, else 1.
+//! The SSH server's host key is fetched, and its fingerprint shown on standard error: comparing it with what the
+//! machine itself says is all that stands between the entry and somebody in the middle. Then a login is tried, under
+//! that key; where it works the machine is asked for its system type and processors. The entry goes to standard output,
+//! and nothing is changed. The status is 0 when the host key was fetched, logged in or not, else 1.
 
 use std::io::{self, Write};
 use std::path::PathBuf;

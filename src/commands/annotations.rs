@@ -1,8 +1,8 @@
 //! `offload annotations [DIRECTORY]`: what an editor must know about machine files.
 //!
-//! The annotations are those of lua-language-server (LuaLS, `---@meta`). With a directory, normally the one that holds the
-//! machine file, they go to `DIRECTORY/.offload/offload.lua`, and `DIRECTORY/.luarc.json` tells the language server to read
-//! them; one that is there already is left alone. Without a directory they go to standard output.
+//! The annotations are those of lua-language-server (LuaLS, `---@meta`). With a directory, normally the one that holds
+//! the machine file, they go to `DIRECTORY/.offload/offload.lua`, and `DIRECTORY/.luarc.json` tells the language server
+//! to read them; one that is there already is left alone. Without a directory they go to standard output.
 
 use std::fs;
 use std::io::{self, Write};

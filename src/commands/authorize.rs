@@ -1,9 +1,10 @@
 //! `offload authorize NAME`: this machine and a build machine accept each other's signatures.
 //!
-//! Everything goes over the connection whose host key the machine file pins. The machine's key is the one that its daemon really signs
-//! with: that of a small item which it exports. What is already so is left alone; the rest is asked about, one direction
-//! after the other, and done with `guix archive --authorize`, here and there. The account there may lack the right to
-//! change the list of keys; then the command that root has to run is printed. At the end both directions are tried.
+//! Everything goes over the connection whose host key the machine file pins. The machine's key is the one that its
+//! daemon really signs with: that of a small item which it exports. What is already so is left alone; the rest is asked
+//! about, one direction after the other, and done with `guix archive --authorize`, here and there. The account there
+//! may lack the right to change the list of keys; then the command that root has to run is printed. At the end both
+//! directions are tried.
 //!
 //! The status is 0 if both directions work, 1 if not, 5 if no machine has that name.
 

@@ -1,7 +1,7 @@
 //! `offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT`: the build hook.
 //!
-//! Requests are answered one after the other until one is accepted; then this process builds it and ends. The machine file
-//! is evaluated anew for each request, so that a change counts at once.
+//! Requests are answered one after the other until one is accepted; then this process builds it and ends. The machine
+//! file is evaluated anew for each request, so that a change counts at once.
 
 mod progress;
 mod teller;

@@ -1,7 +1,8 @@
 //! `offload documents DIRECTORY`: manual pages and completions, made from the definition of the command line.
 //!
-//! The places below DIRECTORY are those of the GNU Coding Standards and of the three shells, the same below `/usr/local`, in
-//! a distribution's package and in a profile of Guix. Packages run this; `offload install` writes the same files.
+//! The places below DIRECTORY are those of the GNU Coding Standards and of the three shells, the same below
+//! `/usr/local`, in a distribution's package and in a profile of Guix. Packages run this; `offload install` writes the
+//! same files.
 
 mod machine_file;
 mod page;

@@ -1,5 +1,6 @@
-//! `offload drain NAME [--for TIME]` and `offload undrain NAME`: a machine is taken out, and brought back, without a change to
-//! the machine file. Builds that run there end; no new ones come. All entries for one host are meant together.
+//! `offload drain NAME [--for TIME]` and `offload undrain NAME`: a machine is taken out, and brought back, without a
+//! change to the machine file. Builds that run there end; no new ones come. All entries for one host are meant
+//! together.
 
 use std::io::Write;
 use std::time::Duration;

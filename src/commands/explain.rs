@@ -1,14 +1,15 @@
 //! `offload explain (DRV | --system SYSTEM [--features F,…]) [FILE]`: which machine a build would go to, and why.
 //!
-//! Every machine is listed with its score or the exact reason why it is passed over, in the order in which they would be
-//! tried, and then what the daemon would be told. What is known of the machines comes from the records that all hooks
-//! share; only `--probe` asks the machines themselves. It is supposed that the daemon offers to build locally
+//! Every machine is listed with its score or the exact reason why it is passed over, in the order in which they would
+//! be tried, and then what the daemon would be told. What is known of the machines comes from the records that all
+//! hooks share; only `--probe` asks the machines themselves. It is supposed that the daemon offers to build locally
 //! whatever its system can.
 //!
-//! With `--json` everything is one object: `version` (1), `file`, `request` (`system`, `features`, `derivation` or null),
-//! `machines` (`name`, `port`, `score` or null, `verdict`: `ready`, `unknown` or `passed-over`, `reason` or null, `holders` of
-//! its slots, `trouble` and `drained` as recorded or null), `head` (the score of the head itself, or null), `reply` (`accept`, `decline` or `postpone`) and `machine` (the name of
-//! the one that would be chosen, or null).
+//! With `--json` everything is one object: `version` (1), `file`, `request` (`system`, `features`, `derivation` or
+//! null), `machines` (`name`, `port`, `score` or null, `verdict`: `ready`, `unknown` or `passed-over`, `reason` or
+//! null, `holders` of its slots, `trouble` and `drained` as recorded or null), `head` (the score of the head itself, or
+//! null), `reply` (`accept`, `decline` or `postpone`) and `machine` (the name of the one that would be chosen, or
+//! null).
 
 use std::io::{self, Write};
 use std::path::PathBuf;

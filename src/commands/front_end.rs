@@ -1,12 +1,12 @@
 //! The front end: what runs when the program is called under the name `guix`.
 //!
 //! guix-daemon starts all of its helpers through one program, `$GUIX` or `$NIX_BIN_DIR/guix`: `offload`, but also
-//! `authenticate`, `substitute`, `gc --list-busy`, `perform-download` and `discover`. A link named `guix` to this program
-//! serves the first and hands the others to the real `guix` with exec. Nothing is printed on the way: the standard error
-//! of `authenticate` is the pipe that its replies travel on.
+//! `authenticate`, `substitute`, `gc --list-busy`, `perform-download` and `discover`. A link named `guix` to this
+//! program serves the first and hands the others to the real `guix` with exec. Nothing is printed on the way: the
+//! standard error of `authenticate` is the pipe that its replies travel on.
 //!
-//! The real `guix` is `$OFFLOAD_GUIX` if that is set, else the first `guix` on `PATH`, then in the usual places, that is
-//! not this program. A wrapper script that leads back here is noticed by a mark in the environment.
+//! The real `guix` is `$OFFLOAD_GUIX` if that is set, else the first `guix` on `PATH`, then in the usual places, that
+//! is not this program. A wrapper script that leads back here is noticed by a mark in the environment.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -24,7 +24,8 @@ pub const REAL_GUIX: &str = "OFFLOAD_GUIX";
 /// The process that has already been handed on once.
 const HANDED_ON: &str = "OFFLOAD_FRONT_END";
 
-/// Where `guix` is found when `PATH` does not say: Guix System, a foreign distribution's package, the binary installation.
+/// Where `guix` is found when `PATH` does not say: Guix System, a foreign distribution's package, the binary
+/// installation.
 pub const USUAL_PLACES: [&str; 5] = [
     "/run/current-system/profile/bin",
     "/var/guix/profiles/per-user/root/current-guix/bin",

@@ -1,4 +1,5 @@
-//! What `--help` and `--version` say, in the form that the GNU Coding Standards give them (section "Command-Line Interfaces").
+//! What `--help` and `--version` say, in the form that the GNU Coding Standards give them (section "Command-Line
+//! Interfaces").
 
 use clap::{Command, CommandFactory};
 

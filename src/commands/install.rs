@@ -1,13 +1,14 @@
-//! `offload install` and `offload uninstall`: guix-daemon under systemd is told to run this program, and that is undone.
+//! `offload install` and `offload uninstall`: guix-daemon under systemd is told to run this program, and that is
+//! undone.
 //!
-//! What is installed: the program, with a link named `guix` beside it, in a directory of their own; a link in `bin`; manual
-//! pages and completions; and a drop-in for the daemon's unit that sets the variable `GUIX` (systemd.unit(5)). All of it
-//! stands in a manifest beside the program. What is not in there is never overwritten nor removed. Nothing is changed
-//! before it is known that everything can be, and a second run changes nothing. Everything lies below `--root`, which
-//! is `/` but for those who make packages or images.
+//! What is installed: the program, with a link named `guix` beside it, in a directory of their own; a link in `bin`;
+//! manual pages and completions; and a drop-in for the daemon's unit that sets the variable `GUIX` (systemd.unit(5)).
+//! All of it stands in a manifest beside the program. What is not in there is never overwritten nor removed. Nothing is
+//! changed before it is known that everything can be, and a second run changes nothing. Everything lies below `--root`,
+//! which is `/` but for those who make packages or images.
 //!
-//! Whether the user that the unit names has the rights that the hook needs is said at the end; nothing is changed there, the
-//! directory of the hook's state excepted, which is made for that user.
+//! Whether the user that the unit names has the rights that the hook needs is said at the end; nothing is changed
+//! there, the directory of the hook's state excepted, which is made for that user.
 
 mod check;
 mod manifest;
@@ -210,7 +211,8 @@ fn check_arguments(place: &Place, restart: bool) -> Result<(), InstallError> {
     }
 }
 
-/// The program and the links to it. One that lies in the store stays there, and the garbage collector is told to keep it.
+/// The program and the links to it. One that lies in the store stays there, and the garbage collector is told to keep
+/// it.
 fn program(place: &Place, engine: &Engine) -> Result<Vec<Item>, InstallError> {
     let own = std::env::current_exe().map_err(InstallError::file(Path::new("/proc/self/exe")))?;
     let directory = place.directory();

@@ -91,7 +91,8 @@ pub fn own_system() -> String {
     format!("{processor}-{kernel}")
 }
 
-/// The machines of a pool whose names match `pattern`, each host once. That none does is an error, said on standard error.
+/// The machines of a pool whose names match `pattern`, each host once. That none does is an error, said on standard
+/// error.
 pub fn hosts<'a>(pool: &'a Pool, pattern: Option<&Regex>) -> Result<Vec<&'a Machine>, Status> {
     let mut hosts: Vec<&Machine> = Vec::new();
     for machine in pool.machines.iter().map(|entry| &entry.machine) {

@@ -205,8 +205,8 @@ fn with_machines(
     }
 }
 
-/// Whether the arguments are those that the daemon gives: four, the first a system type, which has a hyphen in it, and neither
-/// an option nor a subcommand. So a subcommand that is mistyped is not taken for one.
+/// Whether the arguments are those that the daemon gives: four, the first a system type, which has a hyphen in it, and
+/// neither an option nor a subcommand. So a subcommand that is mistyped is not taken for one.
 fn is_build_hook(arguments: &[OsString]) -> bool {
     let [first, _, _, _] = arguments else { return false };
     let is_subcommand = |word: &str| CommandLine::command().get_subcommands().any(|command| command.get_name() == word);

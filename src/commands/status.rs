@@ -1,8 +1,9 @@
 //! `offload status [FILE [REGEXP]]`: how the build machines are, all asked at the same time.
 //!
-//! What is printed: a table for people, JSON, or records for recutils; once, or again and again. The table leaves out what does not
-//! fit into the terminal. The status is that of `offload test`: 0 if all machines answer, 4 if some do, 1 if none does, 3
-//! if the machine file cannot be used, 5 if no machine matches. A live view ends with 0, on SIGINT or SIGTERM.
+//! What is printed: a table for people, JSON, or records for recutils; once, or again and again. The table leaves out
+//! what does not fit into the terminal. The status is that of `offload test`: 0 if all machines answer, 4 if some do, 1
+//! if none does, 3 if the machine file cannot be used, 5 if no machine matches. A live view ends with 0, on SIGINT or
+//! SIGTERM.
 //!
 //! A machine that answers is remembered as reached, so that the build hook takes it again at once.
 

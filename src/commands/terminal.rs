@@ -1,7 +1,8 @@
 //! What standard output is: how wide, and whether it takes colours. And how text is made fit for it.
 //!
-//! Colours are for a terminal alone, and never where `NO_COLOR` is set to something (no-color.org). The width is that of the
-//! terminal, or what `COLUMNS` says; there is none where output goes to a file or a pipe, and nothing is cut then.
+//! Colours are for a terminal alone, and never where `NO_COLOR` is set to something (no-color.org). The width is that
+//! of the terminal, or what `COLUMNS` says; there is none where output goes to a file or a pipe, and nothing is cut
+//! then.
 //!
 //! What other machines say is printed without its control characters, which a terminal could obey.
 
@@ -68,8 +69,8 @@ impl Terminal {
         if self.has_colours { format!("\x1b[{code}m{text}\x1b[m") } else { text.to_owned() }
     }
 
-    /// Breaks `text` between words so that no line gets too long when each but the first is indented by `indent` columns, and
-    /// the first begins there. A longer word stays in one piece.
+    /// Breaks `text` between words so that no line gets too long when each but the first is indented by `indent`
+    /// columns, and the first begins there. A longer word stays in one piece.
     pub fn wrap(&self, indent: usize, text: &str) -> String {
         let text = plain(text);
         let Some(room) = self.width.map(|width| width.saturating_sub(indent).max(NARROWEST / 2)) else {

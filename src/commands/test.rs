@@ -1,11 +1,13 @@
-//! `offload test [FILE [REGEXP]]`: whether the build machines can be used, step by step, with a remedy for what is wrong.
+//! `offload test [FILE [REGEXP]]`: whether the build machines can be used, step by step, with a remedy for what is
+//! wrong.
 //!
 //! All machines are checked at the same time, and one that does not answer hides nothing of the others.
 //!
-//! The status is 0 if all can be used, 4 if some can, 1 if none can, 3 if the machine file cannot be used, 5 if no machine
-//! matches. With `--json` everything is one object: `version` (1), `file`, and `machines`, a list of objects with `name`, `port`, `usable` and
-//! `findings` in the order of the steps: `step`, `outcome` (`good`, `doubtful`, `bad`), `text` and `remedies`, each with `place`
-//! (`head`, `machine`, `machine-file`), `kind` (`command`, `line`, `advice`), `text` and sometimes `condition`.
+//! The status is 0 if all can be used, 4 if some can, 1 if none can, 3 if the machine file cannot be used, 5 if no
+//! machine matches. With `--json` everything is one object: `version` (1), `file`, and `machines`, a list of objects
+//! with `name`, `port`, `usable` and `findings` in the order of the steps: `step`, `outcome` (`good`, `doubtful`,
+//! `bad`), `text` and `remedies`, each with `place` (`head`, `machine`, `machine-file`), `kind` (`command`, `line`,
+//! `advice`), `text` and sometimes `condition`.
 
 mod checks;
 mod finding;

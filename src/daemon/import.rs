@@ -8,16 +8,16 @@ use super::link::Frame;
 use super::operation::{Operation, Request};
 use crate::store::path::StorePath;
 
-/// What the daemon asks for at a time, in bytes; each answer costs a round trip. So much is made ready for the next question
-/// while the daemon works on the last answer.
+/// What the daemon asks for at a time, in bytes; each answer costs a round trip. So much is made ready for the next
+/// question while the daemon works on the last answer.
 const PIECE: usize = 32 << 10;
 
 impl<S: Read + Write> Client<S> {
-    /// Imports the items of `bundle`, markers included, and returns their paths. The daemon reads and verifies every item
-    /// but leaves those that are valid already. It stores item by item: an error leaves those before it imported.
+    /// Imports the items of `bundle`, markers included, and returns their paths. The daemon reads and verifies every
+    /// item but leaves those that are valid already. It stores item by item: an error leaves those before it imported.
     ///
-    /// When `bundle` fails, the daemon is told so, what was read since its last question is dropped, and the client stays
-    /// usable.
+    /// When `bundle` fails, the daemon is told so, what was read since its last question is dropped, and the client
+    /// stays usable.
     pub fn import_paths(&mut self, bundle: &mut dyn Read) -> Result<Vec<StorePath>, Error> {
         let request = Request::new(Operation::ImportPaths);
         let operation = request.operation.name();

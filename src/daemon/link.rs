@@ -1,8 +1,8 @@
 //! Requests out, frames in: the layer under the operations.
 //!
-//! A request is gathered in memory and leaves in one write. Then the daemon speaks in frames until `LAST` or `ERROR`; the
-//! values of a reply follow `LAST`. Nothing is ever sent between a request and the end of its reply, but the answer to a
-//! `READ` frame: the daemon takes any byte that arrives while it works for the end of the connection.
+//! A request is gathered in memory and leaves in one write. Then the daemon speaks in frames until `LAST` or `ERROR`;
+//! the values of a reply follow `LAST`. Nothing is ever sent between a request and the end of its reply, but the answer
+//! to a `READ` frame: the daemon takes any byte that arrives while it works for the end of the connection.
 
 use std::io::{self, BufReader, Read, Write};
 
@@ -18,8 +18,8 @@ const READ: u64 = 0x6461_7461;
 const LAST: u64 = 0x616c_7473;
 const ERROR: u64 = 0x6378_7470;
 
-/// Largest frame of log text or data accepted, in bytes. The daemon's own are 64 KiB at most, log text that it writes in
-/// one piece aside. Frames pass through a small buffer whatever their size.
+/// Largest frame of log text or data accepted, in bytes. The daemon's own are 64 KiB at most, log text that it writes
+/// in one piece aside. Frames pass through a small buffer whatever their size.
 const MAX_FRAME: u64 = 64 << 20;
 /// Largest error message accepted, in bytes.
 const MAX_MESSAGE: usize = 1 << 20;

@@ -1,8 +1,8 @@
 //! A client of the daemon: the worker protocol of Guix 1.2.0 (0x163) to 1.5.0 (0x164), over any `Read + Write`.
 //!
-//! The client greets, and from then on sends a request, reads log text and data until the daemon says `LAST` or `ERROR`,
-//! and reads the reply. Nothing is sent ahead. Everything received is bounded; store paths are checked in full. After
-//! an error of the daemon's own ([`Error::Daemon`]) the connection serves on.
+//! The client greets, and from then on sends a request, reads log text and data until the daemon says `LAST` or
+//! `ERROR`, and reads the reply. Nothing is sent ahead. Everything received is bounded; store paths are checked in
+//! full. After an error of the daemon's own ([`Error::Daemon`]) the connection serves on.
 //!
 //! Deadlines are the stream's: a `read` that fails with a time-out ends the operation with [`Error::Link`].
 //!

@@ -7,7 +7,8 @@ use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 
-/// The first version that signs with deterministic nonces over Ed25519 and prints s-expressions as they are compared here.
+/// The first version that signs with deterministic nonces over Ed25519 and prints s-expressions as they are compared
+/// here.
 const VERSION: &CStr = c"1.8.0";
 
 /// Bytes of secure memory to begin with, and by which it grows.
@@ -61,8 +62,8 @@ impl Handle {
         initialize()?;
         let mut sexp = ptr::null_mut();
         let mut offset = 0;
-        // SAFETY: `text` is valid for its length, which is given, and libgcrypt copies from it; the other two are places
-        // to write to.
+        // SAFETY: `text` is valid for its length, which is given, and libgcrypt copies from it; the other two are
+        // places to write to.
         let code = unsafe { gcry_sexp_sscan(&raw mut sexp, &raw mut offset, text.as_ptr().cast(), text.len()) };
         check(code).map_err(|error| format!("{error}, at byte {offset}"))?;
         Handle::from_result(sexp)
@@ -185,8 +186,8 @@ fn initialize() -> Result<(), String> {
         if unsafe { gcry_check_version(VERSION.as_ptr()) }.is_null() {
             return false;
         }
-        // SAFETY: each command gets the argument that it is documented to take, an `int` or the null that stands for none.
-        // If another library in this process has set libgcrypt up by now, its choices stay.
+        // SAFETY: each command gets the argument that it is documented to take, an `int` or the null that stands for
+        // none. If another library in this process has set libgcrypt up by now, its choices stay.
         unsafe {
             if gcry_control(INITIALIZATION_FINISHED_P) == 0 {
                 // Memory that cannot be locked is used all the same, and still wiped: nothing to write on stderr about.
@@ -206,8 +207,8 @@ fn check(code: c_uint) -> Result<(), String> {
     if code == 0 {
         return Ok(());
     }
-    // SAFETY: the result is a string that ends in NUL and that nobody changes or frees, for any code: it is from a table,
-    // or the C library's own for an error of the system, which it keeps for each thread.
+    // SAFETY: the result is a string that ends in NUL and that nobody changes or frees, for any code: it is from a
+    // table, or the C library's own for an error of the system, which it keeps for each thread.
     let words = unsafe { CStr::from_ptr(gcry_strerror(code)) };
     Err(words.to_string_lossy().into_owned())
 }

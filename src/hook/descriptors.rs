@@ -6,8 +6,9 @@
 //! close-on-exec descriptors; 0 becomes `/dev/null`; 1 and 2 become a pipe whose lines are passed on with a prefix, for
 //! children, for Lua's `print` and for libraries. Whatever else the daemon left open is marked close-on-exec.
 //!
-//! Descriptor 4 is known by its number only. It is opened anew through `/proc/self/fd`, which needs no `unsafe` and gives
-//! the same pipe; the daemon keeps a writing end of that pipe itself, so that one more in this process changes nothing.
+//! Descriptor 4 is known by its number only. It is opened anew through `/proc/self/fd`, which needs no `unsafe` and
+//! gives the same pipe; the daemon keeps a writing end of that pipe itself, so that one more in this process changes
+//! nothing.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -19,8 +20,8 @@ use std::time::Duration;
 /// Before every line that does not come from the daemon's protocol.
 pub const PREFIX: &str = "offload: ";
 
-/// The longest stray line that is passed on in one piece, in bytes: with its prefix it must fit into one write to a pipe that
-/// nothing can come between (`PIPE_BUF`).
+/// The longest stray line that is passed on in one piece, in bytes: with its prefix it must fit into one write to a
+/// pipe that nothing can come between (`PIPE_BUF`).
 const MAX_STRAY_LINE: u64 = 4096 - PREFIX.len() as u64 - 1;
 
 /// How long the end of the process waits for what children still write.

@@ -1,8 +1,8 @@
 //! The line protocol between guix-daemon and its build hook.
 //!
-//! The daemon starts `$GUIX offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT` and writes requests, a line
-//! each, to its standard input. It blocks until a line `# accept`, `# decline` or `# postpone` comes back on standard
-//! output or error. After `# accept` two more lines follow (inputs, outputs), and the process builds that one
+//! The daemon starts `$GUIX offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT` and writes requests, a
+//! line each, to its standard input. It blocks until a line `# accept`, `# decline` or `# postpone` comes back on
+//! standard output or error. After `# accept` two more lines follow (inputs, outputs), and the process builds that one
 //! derivation; after the other replies the next request may come, or end of file.
 //!
 //! Facts are those of `tryBuildHook` and its neighbours in guix-daemon's `build.cc`, from 1.2.0 to 1.5.0. Nothing here

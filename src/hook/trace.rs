@@ -1,7 +1,7 @@
 //! Trace lines: events that the daemon passes on to its client unread.
 //!
-//! `@ build-remote DRV HOST` tells clients where a derivation is built. A client sees it only when the whole line stands
-//! at the start of one chunk, so it is written with a single call.
+//! `@ build-remote DRV HOST` tells clients where a derivation is built. A client sees it only when the whole line
+//! stands at the start of one chunk, so it is written with a single call.
 
 use std::io::{self, Write};
 

@@ -1,10 +1,10 @@
 //! Connecting to a machine, with regard for the others that do.
 //!
-//! Few connect at a time ([`Logins`]), and none connects to a machine that another has found to be out of order while it
-//! waited for its turn. A connection that the server dropped because too many were logging in is tried again. OpenSSH says
-//! "Not allowed at this time" both for that and, since 9.8, to an address that it has banned for a while
-//! (`PerSourcePenalties`); when nobody else of this head was logging in it is taken for a ban, which is remembered and waited
-//! out by all ([`Health::after_ban`](crate::state::Health::after_ban)).
+//! Few connect at a time ([`Logins`]), and none connects to a machine that another has found to be out of order while
+//! it waited for its turn. A connection that the server dropped because too many were logging in is tried again.
+//! OpenSSH says "Not allowed at this time" both for that and, since 9.8, to an address that it has banned for a while
+//! (`PerSourcePenalties`); when nobody else of this head was logging in it is taken for a ban, which is remembered and
+//! waited out by all ([`Health::after_ban`](crate::state::Health::after_ban)).
 
 use std::process;
 use std::thread;
@@ -85,8 +85,8 @@ struct Crowd<'a> {
 }
 
 impl Crowd<'_> {
-    /// Waits until `take` gives something, or for long enough: this is courtesy, and no build fails for it. An error if the
-    /// machine was found to be out of order meanwhile.
+    /// Waits until `take` gives something, or for long enough: this is courtesy, and no build fails for it. An error if
+    /// the machine was found to be out of order meanwhile.
     fn wait<T>(&self, take: impl Fn(&Logins) -> Result<Option<T>, StateError>) -> Result<Option<T>, String> {
         loop {
             let taken = self.logins.map_or(Ok(None), &take);

@@ -1,7 +1,8 @@
 //! Fail-over: an accepted build goes from machine to machine until one of them has built it.
 //!
-//! Between attempts it waits for a machine: one that has not been tried or, if there is none for a while, one that has. All that
-//! touches the world goes through [`Surroundings`] and the attempt that is passed in, so that simulations drive this very code.
+//! Between attempts it waits for a machine: one that has not been tried or, if there is none for a while, one that has.
+//! All that touches the world goes through [`Surroundings`] and the attempt that is passed in, so that simulations
+//! drive this very code.
 
 use std::time::Duration;
 
@@ -49,8 +50,8 @@ struct Tried {
 }
 
 impl FailOver<'_> {
-    /// Makes one attempt after the other. `first` is the machine chosen before the request was accepted; without one the
-    /// build waits, at `place` in the line.
+    /// Makes one attempt after the other. `first` is the machine chosen before the request was accepted; without one
+    /// the build waits, at `place` in the line.
     pub fn run<W: Surroundings>(
         &self,
         first: Option<Choice<W>>,
@@ -82,8 +83,8 @@ impl FailOver<'_> {
         Err(self.no_machine_left(&tried, "as many attempts as 'max_attempts' allows have failed".to_owned(), None))
     }
 
-    /// Waits until a machine takes the build. Those that were tried are left alone for their back-off first, and the build
-    /// may find them in better state then. `daemons`: when the daemon's time limit for the build is about to end.
+    /// Waits until a machine takes the build. Those that were tried are left alone for their back-off first, and the
+    /// build may find them in better state then. `daemons`: when the daemon's time limit for the build is about to end.
     fn wait<W: Surroundings>(
         &self,
         tried: &[Tried],

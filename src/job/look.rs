@@ -1,8 +1,8 @@
 //! How a person looks at a build that failed on a machine: its log there, and its directory.
 //!
-//! guix-daemon keeps the log of a derivation `HASH-NAME.drv` in `/var/log/guix/drvs/HA/SH-NAME.drv.gz`, unless it was told
-//! otherwise. A client that wants failed builds kept (`--keep-failed`) does not have them offloaded, so the build is done
-//! once more, over there, where its inputs are.
+//! guix-daemon keeps the log of a derivation `HASH-NAME.drv` in `/var/log/guix/drvs/HA/SH-NAME.drv.gz`, unless it was
+//! told otherwise. A client that wants failed builds kept (`--keep-failed`) does not have them offloaded, so the build
+//! is done once more, over there, where its inputs are.
 
 use std::path::Path;
 

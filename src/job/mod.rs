@@ -4,13 +4,13 @@
 //! `# accept` there is no local build any more, and a hook that fails is a failed build. Only the word of a machine's
 //! daemon about the build itself ends the search ([`Failure`]).
 //!
-//! What a failure means for the machine: one that cannot be reached, is lost, or refuses what every build needs (inputs, a
-//! signature) is left alone for a while. One whose daemon only failed this build, for reasons that say nothing
-//! about the derivation (status 1), is not tried again for it, and remains good for others. What fails on this side is no machine's
-//! fault, and no other machine would mend it.
+//! What a failure means for the machine: one that cannot be reached, is lost, or refuses what every build needs
+//! (inputs, a signature) is left alone for a while. One whose daemon only failed this build, for reasons that say
+//! nothing about the derivation (status 1), is not tried again for it, and remains good for others. What fails on this
+//! side is no machine's fault, and no other machine would mend it.
 //!
-//! The daemon counts its time limit for the build from `# accept` on, whatever happens here. So no machine is waited for up
-//! to that moment: the daemon would say that the build took too long, which would not be true.
+//! The daemon counts its time limit for the build from `# accept` on, whatever happens here. So no machine is waited
+//! for up to that moment: the daemon would say that the build took too long, which would not be true.
 
 mod attempt;
 mod connect;
@@ -53,8 +53,8 @@ pub struct Job<'a> {
 pub type Chosen = Choice<Network>;
 
 impl Job<'_> {
-    /// Builds. `first` is the machine chosen before the request was accepted; without one the build waits, at `place` in the
-    /// line.
+    /// Builds. `first` is the machine chosen before the request was accepted; without one the build waits, at `place`
+    /// in the line.
     pub fn run(
         &self,
         first: Option<Chosen>,

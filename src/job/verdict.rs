@@ -1,8 +1,8 @@
 //! What it means that a build machine's daemon did not build.
 //!
-//! The daemon's own word decides: 100 is a failed build, 101 a time limit that was exceeded, and 1 and all else say nothing
-//! about the derivation. But a build that fails on a machine whose store is nearly full may have failed for that, and one
-//! whose inputs were collected under it certainly did not get what it needed.
+//! The daemon's own word decides: 100 is a failed build, 101 a time limit that was exceeded, and 1 and all else say
+//! nothing about the derivation. But a build that fails on a machine whose store is nearly full may have failed for
+//! that, and one whose inputs were collected under it certainly did not get what it needed.
 
 /// Below this many free bytes a failure is put down to the disk; `guix offload` draws the same line.
 pub const NEARLY_FULL: u64 = 10 << 20;

@@ -34,7 +34,8 @@ pub enum Address {
 
 /// How the path of `item` follows from its contents; `None` if it does not, or if that cannot be found out cheaply.
 ///
-/// A tree is not read but for small texts, so a damaged one is not noticed here: what the daemon makes of it has another path.
+/// A tree is not read but for small texts, so a damaged one is not noticed here: what the daemon makes of it has
+/// another path.
 pub fn address(store: &Store, item: &Item) -> Option<Address> {
     let Item { path, references, nar_hash, nar_size, .. } = item;
     if references.is_empty() && source_path(store.directory(), path.name(), nar_hash).is_ok_and(|found| found == *path)

@@ -1,10 +1,10 @@
 //! What the store's database says about valid items.
 //!
-//! The database is SQLite, `db.sqlite` in the database directory, and the daemon's: it is opened for reading here. Tables
-//! `ValidPaths(id, path, hash, registrationTime, deriver, narSize)` and `Refs(referrer, reference)`; `hash` is `sha256:` and
-//! the nar hash in base 16, `deriver` may be null or empty, `narSize` null or 0 where it is not known. The connection is in
-//! WAL mode, so it needs the daemon's uid (or root), waits for no writer and sees what was registered when a query
-//! begins. Sources: `libstore/schema.sql` and `local-store.cc` of the daemon.
+//! The database is SQLite, `db.sqlite` in the database directory, and the daemon's: it is opened for reading here.
+//! Tables `ValidPaths(id, path, hash, registrationTime, deriver, narSize)` and `Refs(referrer, reference)`; `hash` is
+//! `sha256:` and the nar hash in base 16, `deriver` may be null or empty, `narSize` null or 0 where it is not known.
+//! The connection is in WAL mode, so it needs the daemon's uid (or root), waits for no writer and sees what was
+//! registered when a query begins. Sources: `libstore/schema.sql` and `local-store.cc` of the daemon.
 //!
 //! Not checked here: that the item is there, and what its files are.
 
@@ -91,7 +91,8 @@ impl Database {
         }))
     }
 
-    /// What is known about each of `paths`, which must all be valid; an item comes after those of them that it refers to.
+    /// What is known about each of `paths`, which must all be valid; an item comes after those of them that it refers
+    /// to.
     pub fn items(&self, paths: &BTreeSet<StorePath>) -> Result<Vec<Item>, DatabaseError> {
         // One transaction: the same state for all queries, and no lock taken and dropped for each.
         let transaction = self.connection.unchecked_transaction().map_err(|cause| self.sqlite(cause))?;
@@ -131,9 +132,9 @@ struct Row {
     nar_size: Option<i64>,
 }
 
-/// `paths` in an order in which each comes after those that it refers to. References to itself and to others than `paths` do
-/// not count. Derivations come as early as they can: a daemon that imports an item forgets its deriver if it does not have
-/// that yet.
+/// `paths` in an order in which each comes after those that it refers to. References to itself and to others than
+/// `paths` do not count. Derivations come as early as they can: a daemon that imports an item forgets its deriver if it
+/// does not have that yet.
 pub fn references_first<'p, 'r>(
     paths: &'p BTreeSet<StorePath>,
     references: impl Fn(&StorePath) -> &'r [StorePath],

@@ -32,8 +32,8 @@ pub enum ReadDerivationError {
     Invalid { path: StorePath, cause: DerivationError },
 }
 
-/// The closure of what the build of a derivation needs: its inputs and the derivation itself, and all that they refer to.
-/// guix-daemon tells this to its build hook; those who build without one work it out.
+/// The closure of what the build of a derivation needs: its inputs and the derivation itself, and all that they refer
+/// to. guix-daemon tells this to its build hook; those who build without one work it out.
 pub fn closure(
     directories: &Directories,
     path: &StorePath,

@@ -1,8 +1,8 @@
 //! Where this machine's daemon keeps its things.
 //!
-//! The daemon passes its environment on to the hook, and these are the variables it looks at itself, with the defaults of
-//! a daemon installed under `/`. Paths are made canonical by their letters alone, as the daemon does: `//`, `.` and `..`
-//! go, symbolic links stay. A variable that is set to nothing, or to a relative path, is an error there and here.
+//! The daemon passes its environment on to the hook, and these are the variables it looks at itself, with the defaults
+//! of a daemon installed under `/`. Paths are made canonical by their letters alone, as the daemon does: `//`, `.` and
+//! `..` go, symbolic links stay. A variable that is set to nothing, or to a relative path, is an error there and here.
 //! Source: `Settings::processEnvironment` in the daemon's `libstore/globals.cc`, and `guix/config.scm`.
 
 use std::ffi::{OsStr, OsString};

@@ -1,11 +1,12 @@
 //! The nar of a tree in the file system, as a reader.
 //!
-//! A reader and not a walk that writes, because a daemon that imports pulls. It holds one open directory for each level, the
-//! names in it, and one open file. The format is that of [`nar`](crate::store::nar): entries sorted by their bytes,
-//! executable where the owner may execute; a file of another type than regular, directory or symbolic link is an error.
+//! A reader and not a walk that writes, because a daemon that imports pulls. It holds one open directory for each
+//! level, the names in it, and one open file. The format is that of [`nar`](crate::store::nar): entries sorted by their
+//! bytes, executable where the owner may execute; a file of another type than regular, directory or symbolic link is an
+//! error.
 //!
-//! Not checked here: that the tree does not change meanwhile; a file that became shorter is an error, other changes show
-//! in the hash only.
+//! Not checked here: that the tree does not change meanwhile; a file that became shorter is an error, other changes
+//! show in the hash only.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;

@@ -1,7 +1,8 @@
-//! Items of this store as a bundle that another store can import: read from the file system, hashed and signed on the way.
+//! Items of this store as a bundle that another store can import: read from the file system, hashed and signed on the
+//! way.
 //!
-//! Each item's size and hash are compared with what the database says of it before the signature is made, so that what was
-//! damaged here is not passed on under this machine's name. The format is that of
+//! Each item's size and hash are compared with what the database says of it before the signature is made, so that what
+//! was damaged here is not passed on under this machine's name. The format is that of
 //! [`store::export`](crate::store::export). Memory does not grow with the size of the items.
 
 use std::io::{self, Cursor, Read};

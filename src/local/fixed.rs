@@ -1,9 +1,9 @@
 //! Whether a fixed output is what its derivation says.
 //!
-//! The hash is that of the nar, or, where the method is not recursive, that of the bytes of the output, which must then be
-//! a regular file that is not executable. It is computed from what was restored, before that goes to its place: while
-//! another machine can still be asked. The daemon checks a fixed output that it registers itself, and believes a hook that
-//! has registered one. Source: `registerOutputs` in the daemon's `libstore/build.cc`.
+//! The hash is that of the nar, or, where the method is not recursive, that of the bytes of the output, which must then
+//! be a regular file that is not executable. It is computed from what was restored, before that goes to its place:
+//! while another machine can still be asked. The daemon checks a fixed output that it registers itself, and believes a
+//! hook that has registered one. Source: `registerOutputs` in the daemon's `libstore/build.cc`.
 
 use std::io::{self, Read};
 

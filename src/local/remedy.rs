@@ -1,5 +1,5 @@
-//! What to do about the store or its database when the file system, or SQLite, does not do what it should. For the end of
-//! an error's message, on a line of its own; nothing where nothing is known.
+//! What to do about the store or its database when the file system, or SQLite, does not do what it should. For the end
+//! of an error's message, on a line of its own; nothing where nothing is known.
 
 use std::io;
 use std::path::Path;

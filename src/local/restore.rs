@@ -1,19 +1,20 @@
 //! Outputs on their way into the store: restored aside, checked by the caller, then moved to where they belong.
 //!
 //! An output grows in `<output>.chroot/item`. The garbage collector leaves a name alone that is a temporary root with
-//! `.chroot` after it, and while a hook runs, the daemon that started it holds all outputs of the derivation as temporary
-//! roots: so neither the tree aside nor the one at its final path can be taken away, and what a killed hook leaves behind
-//! is garbage as soon as its daemon is gone. Nobody else writes to either place, because that daemon also holds the lock
-//! of every output.
+//! `.chroot` after it, and while a hook runs, the daemon that started it holds all outputs of the derivation as
+//! temporary roots: so neither the tree aside nor the one at its final path can be taken away, and what a killed hook
+//! leaves behind is garbage as soon as its daemon is gone. Nobody else writes to either place, because that daemon also
+//! holds the lock of every output.
 //!
-//! Files get the metadata of the store at once (0444 or 0555, modified one second after the epoch), directories when they
-//! are complete, the topmost after it was moved: without root's powers, a directory can be moved only while its owner may
-//! write to it. Everything is created anew (`O_EXCL`) in a directory that this process opened, one name at a time.
+//! Files get the metadata of the store at once (0444 or 0555, modified one second after the epoch), directories when
+//! they are complete, the topmost after it was moved: without root's powers, a directory can be moved only while its
+//! owner may write to it. Everything is created anew (`O_EXCL`) in a directory that this process opened, one name at a
+//! time.
 //!
 //! What does not fit is not begun ([`room`](super::room)).
 //!
-//! Not done here: telling the database. A tree at its final path that nobody registers is invalid, and gone with the next
-//! build or garbage collection.
+//! Not done here: telling the database. A tree at its final path that nobody registers is invalid, and gone with the
+//! next build or garbage collection.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -82,8 +83,8 @@ impl<'a> Staging<'a> {
         plain.then(|| Ok(rustix::fs::openat(&self.fd, ITEM, flags, Mode::empty())?.into())).transpose()
     }
 
-    /// Moves the output to its place, where something that is not valid is removed first. False, and nothing is done, if
-    /// it is valid there already.
+    /// Moves the output to its place, where something that is not valid is removed first. False, and nothing is done,
+    /// if it is valid there already.
     pub fn install(self, database: &Database) -> Result<bool, RestoreError> {
         if database.is_valid(&self.output)? {
             return Ok(false);

@@ -1,12 +1,13 @@
 //! Room on the store's file system: an output is written only while a reserve stays free.
 //!
-//! A nar says how large a file is before its contents, so that a file which does not fit is refused before a byte of it is
-//! written. Everything else, such as files without end, is found out by looking again after so many bytes and files.
-//! The reserve lets the database and the builds beside this one go on: a hundredth of the file system, but 100 MiB at the
-//! most, and as much of its inodes. Free is what is free for everybody (`f_bavail`), as for the builders of a local build.
+//! A nar says how large a file is before its contents, so that a file which does not fit is refused before a byte of it
+//! is written. Everything else, such as files without end, is found out by looking again after so many bytes and files.
+//! The reserve lets the database and the builds beside this one go on: a hundredth of the file system, but 100 MiB at
+//! the most, and as much of its inodes. Free is what is free for everybody (`f_bavail`), as for the builders of a local
+//! build.
 //!
-//! Not counted: quotas, what others write between two looks, what a file system saves that compresses. One that does not
-//! say how large it is has room for anything.
+//! Not counted: quotas, what others write between two looks, what a file system saves that compresses. One that does
+//! not say how large it is has room for anything.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -105,8 +106,8 @@ impl Space {
     }
 }
 
-/// There is no room for what is to be written. That is nobody's fault: a machine that says too much cannot be told from a build
-/// that makes much, and what another machine builds would be as large.
+/// There is no room for what is to be written. That is nobody's fault: a machine that says too much cannot be told from
+/// a build that makes much, and what another machine builds would be as large.
 #[derive(Debug, PartialEq, Eq, Error)]
 enum NoRoom {
     #[error(

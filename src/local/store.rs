@@ -22,7 +22,8 @@ impl Store {
         Store::open_at(directory, directory.as_ref())
     }
 
-    /// Opens a store that is found at `location` here, under whatever name its items have: that in another root directory.
+    /// Opens a store that is found at `location` here, under whatever name its items have: that in another root
+    /// directory.
     pub fn open_at(directory: &StoreDir, location: &Path) -> Result<Store, StoreError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match rustix::fs::open(location, flags, Mode::empty()) {

@@ -30,7 +30,8 @@ struct Inner {
 }
 
 impl Connection {
-    /// Connects to the machine and logs in, within its `connect_timeout`. Compressed if the machine file says so; `auto` is not.
+    /// Connects to the machine and logs in, within its `connect_timeout`. Compressed if the machine file says so;
+    /// `auto` is not.
     pub fn open(machine: &Machine) -> Result<Connection, Error> {
         Connection::open_compressed(machine, machine.compression.directions(Compressed::default))
     }
@@ -102,7 +103,8 @@ impl Connection {
         self.0.is_relayed.load(Ordering::Relaxed)
     }
 
-    /// Whether something listens on another socket than the machine's `daemon_socket`, as far as the SSH server forwards.
+    /// Whether something listens on another socket than the machine's `daemon_socket`, as far as the SSH server
+    /// forwards.
     pub fn listens(&self, socket: &Path) -> bool {
         self.0.session.open_socket(socket).is_ok()
     }
@@ -135,7 +137,8 @@ impl Connection {
     }
 
     /// Asks how the machine is doing; `store` is its store directory. Fields it does not tell are `None`: all of them
-    /// where commands are forbidden, or nothing is told within `connect_timeout`. An error means that the connection itself failed.
+    /// where commands are forbidden, or nothing is told within `connect_timeout`. An error means that the connection
+    /// itself failed.
     pub fn probe(&self, store: &str) -> Result<Status, Error> {
         let mut stopwatch = Stopwatch::start();
         let output = self.0.session.exec(&probe::command(store)).and_then(|mut channel| {

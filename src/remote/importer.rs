@@ -1,8 +1,8 @@
 //! The way for large bundles over long links: `guix archive --import` on the other side.
 //!
-//! A daemon that imports asks for 32 KiB at a time, so each 32 KiB cost a round trip. The program over there answers it at
-//! once, and the bundle goes over in one stream. It says on its standard error what went wrong; nobody listens, since the same
-//! bundle sent the slow way tells it better.
+//! A daemon that imports asks for 32 KiB at a time, so each 32 KiB cost a round trip. The program over there answers it
+//! at once, and the bundle goes over in one stream. It says on its standard error what went wrong; nobody listens,
+//! since the same bundle sent the slow way tells it better.
 
 use std::io::{self, Write};
 use std::time::Instant;
@@ -12,8 +12,8 @@ use super::patience::{Patience, hello};
 use super::stream::DaemonStream;
 use crate::ssh::{self, Cause, Error};
 
-/// A running `guix archive --import`, which takes what is written to it. It is waited for as the daemon is that it speaks to: a
-/// garbage collector may keep that from taking anything for minutes.
+/// A running `guix archive --import`, which takes what is written to it. It is waited for as the daemon is that it
+/// speaks to: a garbage collector may keep that from taking anything for minutes.
 pub struct Importer {
     stream: DaemonStream,
 }
@@ -49,8 +49,8 @@ impl Importer {
 /// The command for a shell over there; `None` if that could mistake a character of the socket's name.
 fn command(socket: &str) -> Option<String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._+-".contains(c);
-    // Its own output would fill the window that nobody empties. Descriptor 3 keeps the channel's output open all the same:
-    // the end of the output looks as if nobody read the input any more.
+    // Its own output would fill the window that nobody empties. Descriptor 3 keeps the channel's output open all the
+    // same: the end of the output looks as if nobody read the input any more.
     socket.chars().all(is_plain).then(|| {
         format!("exec /bin/sh -c 'GUIX_DAEMON_SOCKET={socket} exec guix archive --import 3>&1 >/dev/null 2>&1'")
     })

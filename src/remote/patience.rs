@@ -15,14 +15,14 @@
 //!
 //! **Silence.** A daemon may have nothing to say for good reasons: a builder works, another client holds a lock, or its
 //! garbage collector runs, which keeps it from adding anything to its store until it is through, for minutes. A daemon
-//! that is stopped looks the same, and the SSH server beside it answers keep-alives as ever. So after each `stall_timeout` of silence
-//! the daemon is greeted once more, over a second channel of the same connection: the machine is given up when that fails,
-//! and else waited for. A machine that was reached has shown that it is there, and much may be lost with it; so this greeting may
-//! take longer than the first.
+//! that is stopped looks the same, and the SSH server beside it answers keep-alives as ever. So after each
+//! `stall_timeout` of silence the daemon is greeted once more, over a second channel of the same connection: the
+//! machine is given up when that fails, and else waited for. A machine that was reached has shown that it is there, and
+//! much may be lost with it; so this greeting may take longer than the first.
 //!
-//! `max-silent-time` is what the daemon of this machine said when it started the hook, and what the build machine's daemon is told
-//! to keep; that one is to speak first, hence the `stall_timeout` on top. This machine's daemon applies it to the hook, too, so a hook that waits
-//! must print a line now and then: a line each half `max-silent-time`.
+//! `max-silent-time` is what the daemon of this machine said when it started the hook, and what the build machine's
+//! daemon is told to keep; that one is to speak first, hence the `stall_timeout` on top. This machine's daemon applies
+//! it to the hook, too, so a hook that waits must print a line now and then: a line each half `max-silent-time`.
 //!
 //! [`Connection::probe`]: super::Connection::probe
 //! [`DaemonStream`]: super::DaemonStream
@@ -76,14 +76,14 @@ impl Patience {
     }
 }
 
-/// How long opening a channel to the daemon may take, and its greeting. `is_up`: the daemon has answered over this connection
-/// before.
+/// How long opening a channel to the daemon may take, and its greeting. `is_up`: the daemon has answered over this
+/// connection before.
 pub fn hello(machine: &Machine, is_up: bool) -> Duration {
     if is_up { machine.stall_timeout.max(machine.connect_timeout) } else { machine.connect_timeout }
 }
 
-/// The same for a silent daemon that is greeted once more. Both steps together are to be over before the next line is due
-/// (`say`), where that leaves them a `connect_timeout`.
+/// The same for a silent daemon that is greeted once more. Both steps together are to be over before the next line is
+/// due (`say`), where that leaves them a `connect_timeout`.
 pub(super) fn hello_again(machine: &Machine, say: Option<Duration>) -> Duration {
     let limit = hello(machine, true);
     say.map_or(limit, |say| limit.min(say / 2).max(machine.connect_timeout))

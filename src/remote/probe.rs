@@ -1,9 +1,9 @@
 //! How a build machine is doing, asked with one command of the POSIX shell.
 //!
-//! The command prints, between two marker lines, lines of a word and its values. Every part may be missing: another kernel,
-//! BusyBox, no /proc. What a login shell prints around it is skipped. The login shell may be anything that knows `exec` and
-//! takes what stands between single quotes as it is (sh, csh and fish do, as long as there is neither a backslash, an
-//! exclamation mark nor a line break in between).
+//! The command prints, between two marker lines, lines of a word and its values. Every part may be missing: another
+//! kernel, BusyBox, no /proc. What a login shell prints around it is skipped. The login shell may be anything that
+//! knows `exec` and takes what stands between single quotes as it is (sh, csh and fish do, as long as there is neither
+//! a backslash, an exclamation mark nor a line break in between).
 //!
 //! | line | values | from |
 //! |---|---|---|

@@ -1,8 +1,8 @@
 //! The way to a daemon's socket through `guix repl`, where the SSH server does not forward to sockets.
 //!
 //! `guix repl -t machine` (Guix 1.0 and later) greets with `(repl-version …)` and evaluates what it reads. It is given
-//! `relay.scm`, which answers with a line `offload-relay ready`, or `offload-relay failed REASON`, and from then on passes
-//! bytes. Lines before that, such as a login shell's, are skipped.
+//! `relay.scm`, which answers with a line `offload-relay ready`, or `offload-relay failed REASON`, and from then on
+//! passes bytes. Lines before that, such as a login shell's, are skipped.
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! Asking machines how they are, by one process at a time.
 //!
 //! Whoever has the right to ask a host looks at its record once more: another process may just have learned how it is.
-//! So a host costs one contact for each time its record is out of date, and one for each back-off, however many hooks there
-//! are.
+//! So a host costs one contact for each time its record is out of date, and one for each back-off, however many hooks
+//! there are.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -96,8 +96,8 @@ fn no_answer(asked: Duration) -> String {
 
 type Answers<L> = Arc<Mutex<Vec<(usize, Answer<L>)>>>;
 
-/// Several machines that are asked at the same time. When this is dropped, what is still asked goes on to its end, so that it
-/// is remembered and no connection is broken off while it logs in.
+/// Several machines that are asked at the same time. When this is dropped, what is still asked goes on to its end, so
+/// that it is remembered and no connection is broken off while it logs in.
 pub(super) struct Inquiry<'a, W: Surroundings> {
     world: &'a W,
     limit: Duration,

@@ -2,9 +2,9 @@
 //!
 //! A decline is a failed build where the daemon may not build itself (`--max-jobs=0`, or another system type). So while
 //! any machine matches, the reply is `# decline` only if the daemon offers to build it now and its system can. A build
-//! for which all slots are taken is accepted if there is room to wait, since a postponed one is asked about again only after
-//! five seconds. What cannot be built for other reasons (no machine answers, all are overloaded) is postponed: nobody
-//! knows for how long, and an accepted build would have to fail some day.
+//! for which all slots are taken is accepted if there is room to wait, since a postponed one is asked about again only
+//! after five seconds. What cannot be built for other reasons (no machine answers, all are overloaded) is postponed:
+//! nobody knows for how long, and an accepted build would have to fail some day.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Which machines can take a build at all: the system type and the features decide.
 //!
-//! As in Guix: the derivation's system must be one of the machine's, and every feature that the derivation requires must
-//! be among those that the machine offers.
+//! As in Guix: the derivation's system must be one of the machine's, and every feature that the derivation requires
+//! must be among those that the machine offers.
 
 use std::fmt;
 

@@ -1,9 +1,10 @@
 //! Which build machine a derivation goes to.
 //!
-//! [`matching`] says which machines can take a build at all, [`ranking`] in which order they are tried, [`search`] tries
-//! them, and [`ask`] asks those whose state is not known. [`decision`] is what the daemon is told, [`waiting`] what an
-//! accepted build does while all slots are taken, and [`survey`](mod@survey) explains it all. Everything that touches the world goes
-//! through the trait [`Surroundings`], so that the same code runs in the hook and in simulations.
+//! [`matching`] says which machines can take a build at all, [`ranking`] in which order they are tried, [`search`]
+//! tries them, and [`ask`] asks those whose state is not known. [`decision`] is what the daemon is told, [`waiting`]
+//! what an accepted build does while all slots are taken, and [`survey`](mod@survey) explains it all. Everything that
+//! touches the world goes through the trait [`Surroundings`], so that the same code runs in the hook and in
+//! simulations.
 
 pub mod ask;
 pub mod choice;

@@ -1,8 +1,8 @@
 //! In which order matching machines are tried.
 //!
-//! The higher score first. Between equals the one with the smaller share of its slots taken goes first, then the one that
-//! stands first in the machine file. But a machine that has more of what the build needs goes before one whose score is not
-//! much higher ([`nearest`]): what is there need not be sent.
+//! The higher score first. Between equals the one with the smaller share of its slots taken goes first, then the one
+//! that stands first in the machine file. But a machine that has more of what the build needs goes before one whose
+//! score is not much higher ([`nearest`]): what is there need not be sent.
 
 use std::cmp::Ordering;
 

@@ -25,9 +25,9 @@ pub struct Known<'a> {
 const LOAD_AVERAGE: f64 = 60_000.0;
 
 impl Known<'_> {
-    /// The load for each core that is to be expected. A build that was started `d` before the load was measured is in the
-    /// average of one minute only by the share `1 - exp(-d / 1 min)`; the rest is added, so that builds that come all at
-    /// once do not pile up on one machine.
+    /// The load for each core that is to be expected. A build that was started `d` before the load was measured is in
+    /// the average of one minute only by the share `1 - exp(-d / 1 min)`; the rest is added, so that builds that come
+    /// all at once do not pile up on one machine.
     pub fn load(&self) -> Option<f64> {
         let status = self.health.status.as_ref()?;
         let (load, measured) = (status.load()?, self.health.measured?);

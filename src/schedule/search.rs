@@ -1,11 +1,11 @@
 //! Choosing a machine: the best one that can take the build now.
 //!
-//! Machines that match are ranked. Of those that are nearly as good as the best the one goes first that has most of
-//! the inputs. Of the best of them a record may say at once whether it can take the build; where it does not, the machine
-//! is asked, a few at the same time. A machine that answered, or that a fresh record speaks for, need
-//! not wait long for better ones that have yet to answer ([`PATIENCE`]), and not at all for those that were in trouble when
-//! they were last seen: these are asked on the side, for the sake of later builds. A slot is taken on the machine that is
-//! chosen, and on no other. The connection over which a machine answered is the one that builds.
+//! Machines that match are ranked. Of those that are nearly as good as the best the one goes first that has most of the
+//! inputs. Of the best of them a record may say at once whether it can take the build; where it does not, the machine
+//! is asked, a few at the same time. A machine that answered, or that a fresh record speaks for, need not wait long for
+//! better ones that have yet to answer ([`PATIENCE`]), and not at all for those that were in trouble when they were
+//! last seen: these are asked on the side, for the sake of later builds. A slot is taken on the machine that is chosen,
+//! and on no other. The connection over which a machine answered is the one that builds.
 
 use std::time::Duration;
 

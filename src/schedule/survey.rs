@@ -1,4 +1,5 @@
-//! What would be decided, and why: every machine with its score or the reason why not. Nothing is changed and nobody asked.
+//! What would be decided, and why: every machine with its score or the reason why not. Nothing is changed and nobody
+//! asked.
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -63,8 +64,8 @@ pub fn survey<W: Surroundings>(question: &Question<'_>, world: &W) -> Vec<Survey
     ranked.into_iter().map(|(_, surveyed)| surveyed).collect()
 }
 
-/// What the daemon would be told, supposing that machines which would have to be asked answer well; and the place of the
-/// machine that would be chosen.
+/// What the daemon would be told, supposing that machines which would have to be asked answer well; and the place of
+/// the machine that would be chosen.
 pub fn foresee<W: Surroundings>(
     question: &Question<'_>,
     may_build_locally: bool,

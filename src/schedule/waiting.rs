@@ -1,8 +1,8 @@
 //! Waiting for a slot, in the order in which builds came.
 //!
-//! A free slot of a machine belongs to those who have waited for that machine longest, as their places tell. A process looks at
-//! the slots often if it is among the first, less often the more are ahead of it: then its turn has not come anyway. Every
-//! second or so it looks at everything anew: loads, back-offs and what the rules say may have changed.
+//! A free slot of a machine belongs to those who have waited for that machine longest, as their places tell. A process
+//! looks at the slots often if it is among the first, less often the more are ahead of it: then its turn has not come
+//! anyway. Every second or so it looks at everything anew: loads, back-offs and what the rules say may have changed.
 
 use std::time::Duration;
 
@@ -39,8 +39,8 @@ pub struct Limits {
     pub say_every: Duration,
 }
 
-/// Waits until a machine takes the build. `place` is taken if there is none yet, and kept. `say` is told at once, and then
-/// regularly, how long this has taken.
+/// Waits until a machine takes the build. `place` is taken if there is none yet, and kept. `say` is told at once, and
+/// then regularly, how long this has taken.
 pub fn wait<W: Surroundings>(
     question: &Question<'_>,
     place: &mut Option<W::Place>,

@@ -1,30 +1,32 @@
 //! How much a server may send.
 //!
-//! libssh2 (1.11.1) keeps what nobody has asked for, in a list without a limit (`_libssh2_packet_add`): packets of types that it
-//! does not know, answers without a question, data without content. A channel's data is bounded by its window; what is left
-//! here bounds the rest, by the bytes that come:
+//! libssh2 (1.11.1) keeps what nobody has asked for, in a list without a limit (`_libssh2_packet_add`): packets of
+//! types that it does not know, answers without a question, data without content. A channel's data is bounded by its
+//! window; what is left here bounds the rest, by the bytes that come:
 //!
-//! - Until the login is through, [`BEFORE_LOGIN`] in all. A key exchange takes some 5 KiB, a long text before the login ten more.
-//!   Small packets cost about twenty times their length, so that is what a stranger can take in memory: some 20 MiB.
-//! - After that, [`UNASKED`] bytes without one that was wanted: room for the windows of several channels that are not being read,
-//!   the widened one's 8 MiB among them, in packets that are small. In memory they are 100 MiB at worst. Bytes that were wanted,
-//!   a write that was taken and a question whether the server is alive each make up for a number of others.
+//! - Until the login is through, [`BEFORE_LOGIN`] in all. A key exchange takes some 5 KiB, a long text before the login
+//!   ten more. Small packets cost about twenty times their length, so that is what a stranger can take in memory: some
+//!   20 MiB.
+//! - After that, [`UNASKED`] bytes without one that was wanted: room for the windows of several channels that are not
+//!   being read, the widened one's 8 MiB among them, in packets that are small. In memory they are 100 MiB at worst.
+//!   Bytes that were wanted, a write that was taken and a question whether the server is alive each make up for a
+//!   number of others.
 //!
-//! What remains: a machine that has proved who it is and sends what is wanted may send [`WASTE`] times as much beside it,
-//! for as long as it does so. And where a link is compressed, bytes say little about what they are unpacked to: 40 kB for
-//! each packet at the most, from less than a hundred bytes.
+//! What remains: a machine that has proved who it is and sends what is wanted may send [`WASTE`] times as much beside
+//! it, for as long as it does so. And where a link is compressed, bytes say little about what they are unpacked to: 40
+//! kB for each packet at the most, from less than a hundred bytes.
 
 use super::error::Cause;
 
-/// What one call of libssh2 may receive: little enough to look at the clock many times in a second, and enough for the buffers
-/// to be full.
+/// What one call of libssh2 may receive: little enough to look at the clock many times in a second, and enough for the
+/// buffers to be full.
 const SLICE: u64 = 256 << 10;
 
 const BEFORE_LOGIN: u64 = 1 << 20;
 const UNASKED: u64 = 32 << 20;
 
-/// The bytes on the wire for one that is wanted, when they come in the smallest packets that a daemon makes: 24 bytes of
-/// a build's log, with up to 90 around them.
+/// The bytes on the wire for one that is wanted, when they come in the smallest packets that a daemon makes: 24 bytes
+/// of a build's log, with up to 90 around them.
 const WASTE: u64 = 8;
 
 /// An answer to a keep-alive, with all that is around it.

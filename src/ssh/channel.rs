@@ -28,7 +28,8 @@ const FAREWELL: Duration = Duration::from_millis(200);
 /// Reads are buffered; a write is one SSH packet of at most 32 KiB, sent before the call returns, so wrap it in a
 /// [`BufWriter`](io::BufWriter) where small pieces are written. Reading gives 0 bytes at the end of the stream, and
 /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the connection was lost; writing gives
-/// [`BrokenPipe`](io::ErrorKind::BrokenPipe) for both. A link that brings nothing for the machine's `stall_timeout` gives
+/// [`BrokenPipe`](io::ErrorKind::BrokenPipe) for both. A link that brings nothing for the machine's `stall_timeout`
+/// gives
 /// [`TimedOut`](io::ErrorKind::TimedOut). [`Error::in_io`] tells the exact cause.
 ///
 /// The channels of a session take turns: a read that waits keeps the others waiting. Use them from one thread.
@@ -64,8 +65,8 @@ impl Channel {
         self.deadline = deadline;
     }
 
-    /// Waits until the other side takes more, or nobody there reads any more, which a write then tells. Unlike a write this can
-    /// be repeated after the deadline has passed.
+    /// Waits until the other side takes more, or nobody there reads any more, which a write then tells. Unlike a write
+    /// this can be repeated after the deadline has passed.
     pub fn wait_for_room(&mut self) -> io::Result<()> {
         let has_room = |channel: &ssh2::Channel| channel.write_window().remaining > 0;
         if has_room(&self.channel) {
@@ -123,8 +124,8 @@ impl Channel {
         String::from_utf8_lossy(&text[..read]).into_owned()
     }
 
-    /// Reads from whichever stream has something; both share the window, so both have to be emptied. 0 bytes: both are at
-    /// their end.
+    /// Reads from whichever stream has something; both share the window, so both have to be emptied. 0 bytes: both are
+    /// at their end.
     fn read_either(&mut self, piece: &mut [u8]) -> Result<(i32, usize), Cause> {
         self.link.run(Kind::Read, self.limit(), || {
             let mut is_end = true;
@@ -153,8 +154,8 @@ impl Channel {
         Ok(read)
     }
 
-    /// Keeps the receive window at [`WINDOW`] once it is clear that much is coming. libssh2 by itself keeps it between 1.5
-    /// and 2 MiB.
+    /// Keeps the receive window at [`WINDOW`] once it is clear that much is coming. libssh2 by itself keeps it between
+    /// 1.5 and 2 MiB.
     fn widen(&mut self) -> Result<(), Cause> {
         if self.received < MUCH {
             return Ok(());

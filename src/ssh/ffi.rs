@@ -1,14 +1,14 @@
-//! What is used of libssh2 beside the crate `ssh2`: that a program may receive for it (`LIBSSH2_CALLBACK_RECV`), and so have a
-//! say in how much that is.
+//! What is used of libssh2 beside the crate `ssh2`: that a program may receive for it (`LIBSSH2_CALLBACK_RECV`), and so
+//! have a say in how much that is.
 //!
-//! libssh2 (1.11.1) returns to its caller when there is nothing more to read, and looks at no clock and no size before. A
-//! server that never pauses keeps it in one call for as long as it likes: with lines before its version
+//! libssh2 (1.11.1) returns to its caller when there is nothing more to read, and looks at no clock and no size before.
+//! A server that never pauses keeps it in one call for as long as it likes: with lines before its version
 //! (`session_startup`), with packets that mean nothing (`_libssh2_packet_requirev`), with any packets during a read
-//! (`_libssh2_channel_read`). Here a call is given a number of bytes; when they are used up it finds that there is nothing to
-//! read, says EAGAIN as always, and can be made again.
+//! (`_libssh2_channel_read`). Here a call is given a number of bytes; when they are used up it finds that there is
+//! nothing to read, says EAGAIN as always, and can be made again.
 //!
-//! A foreign library cannot be called without `unsafe` code. The declarations are those of libssh2.h, and the library is the
-//! one that comes with `ssh2`.
+//! A foreign library cannot be called without `unsafe` code. The declarations are those of libssh2.h, and the library
+//! is the one that comes with `ssh2`.
 #![allow(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
@@ -38,8 +38,8 @@ thread_local! {
 /// From now on [`limited`] counts for this session.
 pub(super) fn meter(ssh: &ssh2::Session) {
     let mut session = ssh.raw();
-    // SAFETY: the session is alive, and nobody else uses it while the guard is held. `receive` is what a callback of this kind
-    // has to be, and being a function it is there for as long as the session.
+    // SAFETY: the session is alive, and nobody else uses it while the guard is held. `receive` is what a callback of
+    // this kind has to be, and being a function it is there for as long as the session.
     unsafe { libssh2_session_callback_set2((&raw mut *session).cast(), LIBSSH2_CALLBACK_RECV, receive) };
 }
 
@@ -78,7 +78,8 @@ unsafe extern "C" fn receive(
     }
     // SAFETY: the session owns its socket and keeps it open.
     let socket = unsafe { BorrowedFd::borrow_raw(socket) };
-    // SAFETY: the buffer belongs to the call that this one is part of, which does not use it meanwhile. It may hold anything.
+    // SAFETY: the buffer belongs to the call that this one is part of, which does not use it meanwhile. It may hold
+    // anything.
     let buffer = unsafe { slice::from_raw_parts_mut(buffer.cast::<MaybeUninit<u8>>(), length.min(left)) };
     match recv(socket, buffer, RecvFlags::from_bits_retain(flags as u32)) {
         Ok(((received, _), _)) => {

@@ -2,18 +2,19 @@
 //!
 //! What libssh2 (1.11.1) asks of its caller, and how it is kept:
 //!
-//! - A call that would block returns EAGAIN and has to be made again with the same arguments until it is through. A packet
-//!   that went out in part makes every other sending call return EAGAIN for ever. So calls do not interleave: one runs to
-//!   its end under a lock, and when one is given up in the middle the session is out of use.
-//! - Some packets are sent from a buffer that does not outlive the call (keep-alive, end of file, answers to the server's
-//!   own requests), and cannot be continued when they go out in part. So nothing is sent before the socket says that there
-//!   is room; these packets are far smaller than the room a socket announces.
-//! - It neither sends keep-alives by itself nor notices a missing answer. Here a question is sent when nothing was heard
-//!   for a while, and a link that brings no byte for the stall timeout is dead. A frozen server still acknowledges TCP, so
-//!   bytes are what counts.
+//! - A call that would block returns EAGAIN and has to be made again with the same arguments until it is through. A
+//!   packet that went out in part makes every other sending call return EAGAIN for ever. So calls do not interleave:
+//!   one runs to its end under a lock, and when one is given up in the middle the session is out of use.
+//! - Some packets are sent from a buffer that does not outlive the call (keep-alive, end of file, answers to the
+//!   server's own requests), and cannot be continued when they go out in part. So nothing is sent before the socket
+//!   says that there is room; these packets are far smaller than the room a socket announces.
+//! - It neither sends keep-alives by itself nor notices a missing answer. Here a question is sent when nothing was
+//!   heard for a while, and a link that brings no byte for the stall timeout is dead. A frozen server still
+//!   acknowledges TCP, so bytes are what counts.
 //! - The answer to a keep-alive stays in its list of packets for as long as the session lives: some hundred bytes each.
-//! - A call ends when there is nothing more to read, and a server may see to it that there always is; and what nobody asked for
-//!   is kept. So each call receives so much at the most (`ffi`), and the server sends so much in all (`allowance`).
+//! - A call ends when there is nothing more to read, and a server may see to it that there always is; and what nobody
+//!   asked for is kept. So each call receives so much at the most (`ffi`), and the server sends so much in all
+//!   (`allowance`).
 //! - `flush` discards what was received. It is not used.
 
 use std::mem;
@@ -283,8 +284,8 @@ impl Drop for Link {
     fn drop(&mut self) {
         // A server that does not hear this notices the closed connection.
         let _ = self.run(Kind::Request, Some(Limit::after(FAREWELL)), || self.ssh.disconnect(None, "done", None));
-        // What libssh2 still wants to send while it frees its channels must fail at once, not be put off: it would then keep
-        // the memory.
+        // What libssh2 still wants to send while it frees its channels must fail at once, not be put off: it would then
+        // keep the memory.
         let _ = shutdown(&self.socket, Shutdown::Both);
     }
 }

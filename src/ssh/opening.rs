@@ -1,10 +1,11 @@
-//! What a server says before encryption begins, overheard while libssh2 receives it, for the sake of the error messages.
+//! What a server says before encryption begins, overheard while libssh2 receives it, for the sake of the error
+//! messages.
 //!
 //! libssh2 skips every line before the server's version and reports one code for whatever ends a key exchange. The
 //! server's words tell more:
 //!
-//! - OpenSSH answers a banned address (`PerSourcePenalties`, since 9.8) and one connection too many (`MaxStartups`) with
-//!   the line `Not allowed at this time` in place of its version, and closes. For the latter it said `Exceeded
+//! - OpenSSH answers a banned address (`PerSourcePenalties`, since 9.8) and one connection too many (`MaxStartups`)
+//!   with the line `Not allowed at this time` in place of its version, and closes. For the latter it said `Exceeded
 //!   MaxStartups` before, and nothing before that.
 //! - The first packet after the version is SSH_MSG_KEXINIT (RFC 4253, sections 6 and 7.1): packet length, padding
 //!   length, the number 20, a cookie of 16 bytes, then lists of names: what the server knows of each kind of algorithm.

@@ -1,8 +1,8 @@
 //! The private key that opens the account: which file, and whether it can be used, found out before anything is sent.
 //!
 //! Without a `private_key` in the machine file it is the first of `~/.ssh/id_ed25519`, `id_ecdsa` and `id_rsa` that
-//! exists. A leading `~/` is the home directory that /etc/passwd gives the effective user; `HOME` only counts for a user
-//! that is not listed there, since a daemon started by systemd has none.
+//! exists. A leading `~/` is the home directory that /etc/passwd gives the effective user; `HOME` only counts for a
+//! user that is not listed there, since a daemon started by systemd has none.
 //!
 //! A file that belongs to the effective user and is accessible to others is refused, as OpenSSH refuses it. Read are
 //! the form of OpenSSH (PROTOCOL.key in its source) and PEM (RFC 7468, RFC 1421 for the headers of an encrypted key).

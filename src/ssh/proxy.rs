@@ -1,11 +1,11 @@
 //! A program in place of the TCP connection: `proxy_command`.
 //!
 //! The list of arguments is run as it is, without a shell. In each argument `%h` becomes the machine's name, `%p` its
-//! port and `%%` a percent sign, as in ssh_config(5). One end of a socket pair is its standard input and output; what it
-//! writes on standard error goes to the log, line by line.
+//! port and `%%` a percent sign, as in ssh_config(5). One end of a socket pair is its standard input and output; what
+//! it writes on standard error goes to the log, line by line.
 //!
-//! It stays in this process' group, so that the signal with which guix-daemon ends a hook reaches it and its children. When the
-//! connection is no longer needed it is killed alone: children of its own find the socket closed.
+//! It stays in this process' group, so that the signal with which guix-daemon ends a hook reaches it and its children.
+//! When the connection is no longer needed it is killed alone: children of its own find the socket closed.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;

@@ -25,15 +25,15 @@ use crate::timing::Stopwatch;
 /// libssh2 sends a keep-alive when it is asked to, but not more often than this, in seconds; and 2 is its minimum.
 const KEEP_ALIVE_MINIMUM: u32 = 2;
 
-/// The ciphers that are asked for, both ways. Not chacha20-poly1305: when a packet is damaged on the way, libssh2 up to 1.11.1
-/// falls into an endless loop in the midst of a call (its pull request 2392), which no deadline ends.
+/// The ciphers that are asked for, both ways. Not chacha20-poly1305: when a packet is damaged on the way, libssh2 up to
+/// 1.11.1 falls into an endless loop in the midst of a call (its pull request 2392), which no deadline ends.
 const CIPHERS: &str = "aes256-gcm@openssh.com,aes128-gcm@openssh.com,aes256-ctr,aes192-ctr,aes128-ctr";
 
 /// What libssh2 has among the algorithms for a key exchange, and is none.
 const KEX_SIGNALS: [&str; 2] = ["ext-info-c", "kex-strict-c-v00@openssh.com"];
 
-/// The compressions that are asked for. libssh2 has zlib's default level only. Not `zlib`, which unpacks what a server sends that
-/// nobody knows yet.
+/// The compressions that are asked for. libssh2 has zlib's default level only. Not `zlib`, which unpacks what a server
+/// sends that nobody knows yet.
 const COMPRESSION: &str = "zlib@openssh.com,none";
 const NO_COMPRESSION: &str = "none";
 
@@ -43,7 +43,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connects and logs in, within the machine's `connect_timeout`. Compressed if the machine file says so; `auto` is not.
+    /// Connects and logs in, within the machine's `connect_timeout`. Compressed if the machine file says so; `auto` is
+    /// not.
     ///
     /// The server's host key is compared with the pinned ones before the user's name or key is shown to it.
     pub fn connect(machine: &Machine) -> Result<Session, Error> {
@@ -72,8 +73,8 @@ impl Session {
         Ok(Session { link: Arc::new(link) })
     }
 
-    /// The host key that the machine's server shows, of the first type in [`HostKeyKind::ALL`] that it has. Nothing is known of
-    /// the server by that, nobody is logged in, and what the machine file pins does not count.
+    /// The host key that the machine's server shows, of the first type in [`HostKeyKind::ALL`] that it has. Nothing is
+    /// known of the server by that, nobody is logged in, and what the machine file pins does not count.
     pub fn host_key(machine: &Machine) -> Result<HostKey, Error> {
         let any = HostKeyKind::ALL.map(|kind| HostKey { kind, blob: Vec::new() });
         let machine = &Machine { host_keys: any.to_vec(), ..machine.clone() };
@@ -88,16 +89,16 @@ impl Session {
         HostKey::parse(&offered).map_err(|error| Error::new(machine, Phase::HostKey, Cause::BadHostKey(error)))
     }
 
-    /// How long opening a channel may take from now on; `connect_timeout` before. One that is given up puts the session out of
-    /// use.
+    /// How long opening a channel may take from now on; `connect_timeout` before. One that is given up puts the session
+    /// out of use.
     pub fn set_patience(&self, patience: Duration) {
         self.link.set_patience(patience);
     }
 
     /// Connects to a Unix-domain socket on the other side (OpenSSH's `direct-streamlocal`).
     ///
-    /// [`Cause::SocketRefused`] when the server does not: OpenSSH gives the same answer whether it forbids the forwarding
-    /// or nobody listens.
+    /// [`Cause::SocketRefused`] when the server does not: OpenSSH gives the same answer whether it forbids the
+    /// forwarding or nobody listens.
     pub fn open_socket(&self, path: &Path) -> Result<Channel, Error> {
         let socket = path.to_string_lossy();
         let channel = self.request(|| self.link.ssh().channel_direct_streamlocal(&socket, None));

@@ -1,7 +1,7 @@
 //! Machines that are taken out for a while: they get no new builds, and those that run there end.
 //!
-//! The record (see `record`) is `drained.json` in the host's state directory; where there is none, or its time is over, the
-//! machine takes part.
+//! The record (see `record`) is `drained.json` in the host's state directory; where there is none, or its time is over,
+//! the machine takes part.
 
 use std::fs;
 use std::io;

@@ -2,16 +2,16 @@
 //!
 //! The record (see `record`) is `health.json` in the host's state directory.
 //!
-//! After a failure the host is left alone for a back-off that doubles with each further one. Several processes that run into the
-//! same trouble count once: what fails during a back-off was begun before it. Whoever is about to ask a host how it is holds
-//! the lock `asking` and notes the time first ([`Health::asking`]). So a host is asked by one process at a time, the others
-//! wait for what that one learns, and one that ends while it asks has still begun a back-off.
+//! After a failure the host is left alone for a back-off that doubles with each further one. Several processes that run
+//! into the same trouble count once: what fails during a back-off was begun before it. Whoever is about to ask a host
+//! how it is holds the lock `asking` and notes the time first ([`Health::asking`]). So a host is asked by one process
+//! at a time, the others wait for what that one learns, and one that ends while it asks has still begun a back-off.
 //!
-//! Such a mark without an answer counts as a failure of the host. A host that is well answers within a fraction of a second,
-//! so a process that ends while it asks has nearly always been asking one that does not: its build was done elsewhere, or
-//! its daemon killed it because the request was answered or the client had gone, all of which is usual. Were the mark not to
-//! count, a silent host would cost a contact every ten seconds for ever. A host that is well and was asked at a bad moment
-//! is left alone for the first back-off, and the answer to the next question ends the matter.
+//! Such a mark without an answer counts as a failure of the host. A host that is well answers within a fraction of a
+//! second, so a process that ends while it asks has nearly always been asking one that does not: its build was done
+//! elsewhere, or its daemon killed it because the request was answered or the client had gone, all of which is usual.
+//! Were the mark not to count, a silent host would cost a contact every ten seconds for ever. A host that is well and
+//! was asked at a bad moment is left alone for the first back-off, and the answer to the next question ends the matter.
 //!
 //! An SSH server that has banned this machine for a while is left alone for [`SHORTEST_BAN`] at the least.
 //!
@@ -36,8 +36,8 @@ pub const FRESH: Duration = Duration::from_secs(30);
 pub const FIRST_BACK_OFF: Duration = Duration::from_secs(10);
 pub const LONGEST_BACK_OFF: Duration = Duration::from_secs(300);
 
-/// The shortest time for which OpenSSH bans an address: `min` of `PerSourcePenalties`, 15 s by default. It says nothing of the
-/// time that is left. When a ban goes on, the back-off grows as after any other failure.
+/// The shortest time for which OpenSSH bans an address: `min` of `PerSourcePenalties`, 15 s by default. It says nothing
+/// of the time that is left. When a ban goes on, the back-off grows as after any other failure.
 pub const SHORTEST_BAN: Duration = Duration::from_secs(15);
 
 /// The longest message that is kept, in characters.

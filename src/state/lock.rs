@@ -1,7 +1,8 @@
 //! Lock files: flock, through fs4.
 //!
-//! A lock belongs to an open file, and the kernel gives it back when the last descriptor of that file is closed, however the
-//! process ends. A file that is locked is never removed: two processes would then lock two files of one name.
+//! A lock belongs to an open file, and the kernel gives it back when the last descriptor of that file is closed,
+//! however the process ends. A file that is locked is never removed: two processes would then lock two files of one
+//! name.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -57,8 +58,8 @@ pub(super) fn is_locked(path: &Path) -> Result<bool, StateError> {
     }
 }
 
-/// Locks `path` for a short change. Others hold it for moments only, unless they were stopped in the midst of one: then it
-/// is an error, not a wait without end.
+/// Locks `path` for a short change. Others hold it for moments only, unless they were stopped in the midst of one: then
+/// it is an error, not a wait without end.
 pub(super) fn lock_for_a_moment(path: &Path) -> Result<File, StateError> {
     let start = Instant::now();
     loop {
@@ -84,8 +85,8 @@ fn locked(mut lock: impl FnMut() -> Result<(), TryLockError>) -> io::Result<bool
     }
 }
 
-/// Replaces a file as a whole, by way of `PATH.new`: a reader sees the old or the new one, also after a kill. The caller
-/// holds a lock that keeps other writers away.
+/// Replaces a file as a whole, by way of `PATH.new`: a reader sees the old or the new one, also after a kill. The
+/// caller holds a lock that keeps other writers away.
 pub(super) fn replace(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     let failed = |cause| StateError { path: path.to_owned(), cause };
     let mut new = path.as_os_str().to_owned();
@@ -99,11 +100,12 @@ pub(super) fn replace(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     make().map_err(failed)
 }
 
-/// Writes over a small file, which is made if needed. A reader may see the old contents, the new ones, or, for a moment or after
-/// a kill, something of both. The caller holds a lock that keeps other writers away.
+/// Writes over a small file, which is made if needed. A reader may see the old contents, the new ones, or, for a moment
+/// or after a kill, something of both. The caller holds a lock that keeps other writers away.
 ///
-/// For what is worth little: replacing a file costs ten times as much, since ext4 sends the new one to the disk at once, and
-/// far more where many files were removed in the last minute, since it looks for an inode that was not among them.
+/// For what is worth little: replacing a file costs ten times as much, since ext4 sends the new one to the disk at
+/// once, and far more where many files were removed in the last minute, since it looks for an inode that was not among
+/// them.
 pub(super) fn overwrite(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     let write = || {
         let file = rights::open_or_make(path)?;
@@ -124,8 +126,8 @@ pub(super) fn append(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     write().map_err(|cause| StateError { path: path.to_owned(), cause })
 }
 
-/// Opens a file to look at it. The directory may belong to another user than the one who looks: a link is not followed, and a
-/// named pipe not waited for.
+/// Opens a file to look at it. The directory may belong to another user than the one who looks: a link is not followed,
+/// and a named pipe not waited for.
 fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::RDONLY;
     Ok(rustix::fs::open(path, flags, Mode::empty())?.into())

@@ -1,9 +1,9 @@
 //! Logins: how many processes are connecting to a host at the same time.
 //!
-//! OpenSSH drops connections when too many have not been authenticated yet: by default some from 10 on and all from 100 on
-//! (`MaxStartups 10:30:100`). So each process that connects holds one of the locks `logins/0` to `logins/5` in the host's state
-//! directory until it is logged in, which leaves room for those of other heads. One that was dropped nevertheless tries again
-//! under the lock `logins/again`, so that these come one after the other.
+//! OpenSSH drops connections when too many have not been authenticated yet: by default some from 10 on and all from 100
+//! on (`MaxStartups 10:30:100`). So each process that connects holds one of the locks `logins/0` to `logins/5` in the
+//! host's state directory until it is logged in, which leaves room for those of other heads. One that was dropped
+//! nevertheless tries again under the lock `logins/again`, so that these come one after the other.
 
 use std::fs::File;
 use std::path::PathBuf;

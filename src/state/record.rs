@@ -1,8 +1,8 @@
 //! A record of one host: a value as JSON, in a file that is replaced as a whole.
 //!
-//! `NAME.json` in the host's state directory is read, changed and written under the lock `NAME.lock`, so that no change of
-//! one process undoes another's. A reader needs no lock: it sees the old value or the new one, also after a kill. What
-//! cannot be read, or makes no sense, counts as nothing.
+//! `NAME.json` in the host's state directory is read, changed and written under the lock `NAME.lock`, so that no change
+//! of one process undoes another's. A reader needs no lock: it sees the old value or the new one, also after a kill.
+//! What cannot be read, or makes no sense, counts as nothing.
 
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
 //! What has been said of a host lately: a warning that holds for weeks is to be read once a day, not once a build.
 //!
-//! Each kind of warning has the file `said-KIND` in the host's state directory, whose modification time tells when it was
-//! said. Two processes at once may both say it. A time in the future, as after a clock was set back, counts for nothing.
+//! Each kind of warning has the file `said-KIND` in the host's state directory, whose modification time tells when it
+//! was said. Two processes at once may both say it. A time in the future, as after a clock was set back, counts for
+//! nothing.
 
 use std::fs;
 use std::io::Write;

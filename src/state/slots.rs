@@ -1,9 +1,9 @@
 //! Build slots: how many builds run on a machine, counted by locks.
 //!
-//! A machine with `parallel_builds = N` has the files `0` to `N-1` in its state directory. Whoever holds the lock of one
-//! has that slot; the kernel gives it back when the process ends, however it ends. Beside `3` stands `3.json`, which
-//! says who holds it; it means something only while the lock is held, and for a moment after it was taken it may still
-//! name the holder before. It is written over and stays: making and removing a file for each build is dear.
+//! A machine with `parallel_builds = N` has the files `0` to `N-1` in its state directory. Whoever holds the lock of
+//! one has that slot; the kernel gives it back when the process ends, however it ends. Beside `3` stands `3.json`,
+//! which says who holds it; it means something only while the lock is held, and for a moment after it was taken it may
+//! still name the holder before. It is written over and stays: making and removing a file for each build is dear.
 //!
 //! `guix offload` locks files of the same names with fcntl, which flock does not see: run one hook or the other.
 

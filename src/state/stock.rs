@@ -1,8 +1,8 @@
 //! What a host is known to have: the derivations that were built there lately, or whose outputs were sent there.
 //!
-//! `stock` in the host's state directory has the hash part of the name of each on a line of its own, the newest last. A build
-//! appends to it, under the lock `stock.lock`; when it has become too long the older half goes. It is a guess, for the choice of a
-//! machine: the host's garbage collector tells nobody. What is missing after all is sent.
+//! `stock` in the host's state directory has the hash part of the name of each on a line of its own, the newest last. A
+//! build appends to it, under the lock `stock.lock`; when it has become too long the older half goes. It is a guess,
+//! for the choice of a machine: the host's garbage collector tells nobody. What is missing after all is sent.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -1,11 +1,11 @@
 //! Transfers: how many go on with a host at the same time, and which store items are on their way to it.
 //!
-//! In the host's state directory, `uploads/0` to `uploads/N-1` and `downloads/0` to `downloads/N-1` are locks like those of
-//! the slots, N being `max_transfers`: whoever holds one has a turn. A turn to upload lists in its file the hash parts of the items that
-//! are sent, a line each; the list means something only while the lock is held. Such turns are taken, and their lists
-//! written and read, under the lock `uploads/table`, which is held for moments. So of two processes that want to send the same
-//! item to the same host, the second knows that the first does. A process that is killed has no turn any more, and nothing of its
-//! is on its way.
+//! In the host's state directory, `uploads/0` to `uploads/N-1` and `downloads/0` to `downloads/N-1` are locks like
+//! those of the slots, N being `max_transfers`: whoever holds one has a turn. A turn to upload lists in its file the
+//! hash parts of the items that are sent, a line each; the list means something only while the lock is held. Such turns
+//! are taken, and their lists written and read, under the lock `uploads/table`, which is held for moments. So of two
+//! processes that want to send the same item to the same host, the second knows that the first does. A process that is
+//! killed has no turn any more, and nothing of its is on its way.
 //!
 //! Nobody holds a turn while waiting for anything of another process, so there is no deadlock.
 

@@ -1,12 +1,13 @@
 //! Who waits for a slot, in the order in which they came.
 //!
-//! A hook process that waits holds a place: the lock of one of the files `waiting/0`, `waiting/1`, … of the state directory,
-//! which the kernel gives back when it ends. Beside `3` stands its ticket, `3.json`: since when it waits, and which hosts may take
-//! its build. A free slot belongs to those who waited for that host longest ([`Places::ahead`]).
+//! A hook process that waits holds a place: the lock of one of the files `waiting/0`, `waiting/1`, … of the state
+//! directory, which the kernel gives back when it ends. Beside `3` stands its ticket, `3.json`: since when it waits,
+//! and which hosts may take its build. A free slot belongs to those who waited for that host longest
+//! ([`Places::ahead`]).
 //!
 //! A ticket is renewed every second or so. One that has not been for a while belongs to a process that was stopped, and
-//! nobody waits for that. Places are taken under the lock `waiting/lock`, so that their number is bounded: a client that asks
-//! for a thousand builds does not get a thousand waiting processes.
+//! nobody waits for that. Places are taken under the lock `waiting/lock`, so that their number is bounded: a client
+//! that asks for a thousand builds does not get a thousand waiting processes.
 
 use std::fs::{self, File};
 use std::path::PathBuf;

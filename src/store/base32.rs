@@ -1,8 +1,8 @@
 //! The base 32 of store paths ("nix-base32").
 //!
 //! The bytes are taken as one little-endian number. It is written with the most significant digit first, five bits a
-//! character, in an alphabet of the digits and the lower-case letters without `e`, `o`, `t` and `u`. Where the number of
-//! bits is no multiple of five, the first character carries the rest, and its unused bits must be zero.
+//! character, in an alphabet of the digits and the lower-case letters without `e`, `o`, `t` and `u`. Where the number
+//! of bits is no multiple of five, the first character carries the rest, and its unused bits must be zero.
 
 /// The 32 digits, by value.
 pub const ALPHABET: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";

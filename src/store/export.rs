@@ -6,14 +6,15 @@
 //!         | nar int "NIXE" path references deriver int 1 signature
 //! ```
 //!
-//! `path`, `deriver` and `signature` are strings, `references` is a list of strings, sorted; the deriver is empty if there
-//! is none. The items of a bundle come with their references before them. What is signed is the SHA-256 of the item from
-//! the first byte of the nar to the last of the deriver, padding included; [`HashingReader`] and [`HashingWriter`] compute it
-//! on the way. The daemon's ExportPath gives one item, its ImportPaths takes a bundle.
+//! `path`, `deriver` and `signature` are strings, `references` is a list of strings, sorted; the deriver is empty if
+//! there is none. The items of a bundle come with their references before them. What is signed is the SHA-256 of the
+//! item from the first byte of the nar to the last of the deriver, padding included; [`HashingReader`] and
+//! [`HashingWriter`] compute it on the way. The daemon's ExportPath gives one item, its ImportPaths takes a bundle.
 //! Sources: `exportPath` and `importPath` of the daemon's `libstore/local-store.cc`, `guix/nar.scm`.
 //!
-//! What follows the nar is here the *trailer*. It is read strictly: valid store paths, references sorted and unique. Not
-//! checked here: the signature, whether the item was asked for, and whether its references are what one would expect.
+//! What follows the nar is here the *trailer*. It is read strictly: valid store paths, references sorted and unique.
+//! Not checked here: the signature, whether the item was asked for, and whether its references are what one would
+//! expect.
 
 use std::io::{self, Read, Write};
 
@@ -41,13 +42,14 @@ pub struct Trailer {
     pub references: Vec<StorePath>,
     /// The derivation it is an output of, if that is known.
     pub deriver: Option<StorePath>,
-    /// The signature's text, as bytes: in the rare case that a number looks like text, Guix writes it so, in ISO 8859-1.
+    /// The signature's text, as bytes: in the rare case that a number looks like text, Guix writes it so, in ISO
+    /// 8859-1.
     pub signature: Option<Vec<u8>>,
 }
 
 impl Trailer {
-    /// Reads from behind the nar to the end of the item. Also returns the SHA-256 that the signature must be of, provided
-    /// that `reader` began a new digest at the first byte of the nar.
+    /// Reads from behind the nar to the end of the item. Also returns the SHA-256 that the signature must be of,
+    /// provided that `reader` began a new digest at the first byte of the nar.
     pub fn read<R: Read>(store: &StoreDir, reader: &mut HashingReader<R>) -> Result<(Trailer, [u8; 32]), ExportError> {
         match part(reader, "the magic number", wire::read_int)? {
             EXPORT_MAGIC => {}
@@ -125,7 +127,8 @@ pub fn read_marker<R: Read + ?Sized>(reader: &mut R) -> Result<bool, ExportError
     }
 }
 
-/// Why an export stream cannot be read further. Positions say how far had been read: bytes from the beginning of the item.
+/// Why an export stream cannot be read further. Positions say how far had been read: bytes from the beginning of the
+/// item.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     #[error("the export stream ends in {what}, at byte {position} of the item")]

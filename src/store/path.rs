@@ -5,8 +5,8 @@
 //! it takes from a client or an import may be any name without a slash, `..` included, so everything that comes from
 //! outside goes through [`StorePath::parse`].
 //!
-//! The 20 bytes are a SHA-256 folded by exclusive or. What is hashed is `TYPE:sha256:HEX:STORE:NAME`, where TYPE and HEX
-//! say where the content comes from (the functions below). Source: `makeStorePath` and its callers in the daemon's
+//! The 20 bytes are a SHA-256 folded by exclusive or. What is hashed is `TYPE:sha256:HEX:STORE:NAME`, where TYPE and
+//! HEX say where the content comes from (the functions below). Source: `makeStorePath` and its callers in the daemon's
 //! `libstore/store-api.cc`.
 //!
 //! Not checked here: whether the item exists, and whether its content has anything to do with its path.
@@ -22,8 +22,8 @@ use super::{HashAlgorithm, base16, base32};
 /// Characters in the hash part of a store path.
 pub const HASH_PART: usize = 32;
 
-/// Longest name, in bytes. Guix itself sets no limit; this one leaves room in a file name of 255 bytes for the hash part
-/// and for what the daemon and this crate append: `.lock`, `.chroot`, `.tmp`.
+/// Longest name, in bytes. Guix itself sets no limit; this one leaves room in a file name of 255 bytes for the hash
+/// part and for what the daemon and this crate append: `.lock`, `.chroot`, `.tmp`.
 pub const MAX_NAME: usize = 211;
 
 /// Longest store directory, in bytes.
@@ -188,8 +188,8 @@ pub fn source_path(store: &StoreDir, name: &str, nar_sha256: &[u8; 32]) -> Resul
     StorePath::make(store, "source", nar_sha256, name)
 }
 
-/// The path of output `id` of a derivation, from the hash that [`derivation`](super::derivation) computes. `name` is the
-/// derivation's; outputs other than `out` get `-id` appended to it.
+/// The path of output `id` of a derivation, from the hash that [`derivation`](super::derivation) computes. `name` is
+/// the derivation's; outputs other than `out` get `-id` appended to it.
 pub fn output_path(store: &StoreDir, id: &str, drv_hash: &[u8; 32], name: &str) -> Result<StorePath, PathError> {
     let kind = format!("output:{id}");
     match id {

@@ -1,7 +1,7 @@
 //! S-expressions, in which libgcrypt writes keys and signatures.
 //!
-//! An atom is a string of bytes, a list is atoms and lists in parentheses. An atom can be written in several ways, freely
-//! mixed, with white space anywhere between:
+//! An atom is a string of bytes, a list is atoms and lists in parentheses. An atom can be written in several ways,
+//! freely mixed, with white space anywhere between:
 //!
 //! - a *token*: letters, digits and `-./_:*+=`, not beginning with a digit;
 //! - `"text"` with the escapes of C: `\b` `\t` `\v` `\n` `\f` `\r` `\"` `\'` `\\`, three octal digits, `\x` and two
@@ -10,13 +10,15 @@
 //! - `|base 64|`;
 //! - `LENGTH:bytes`, in the *canonical* form.
 //!
-//! A length may also stand before the middle three; it must then be right, although libgcrypt does not look at it. Display
-//! hints (`[...]`), which Guix never writes, are refused. The reader takes one list with nothing but white space around it.
+//! A length may also stand before the middle three; it must then be right, although libgcrypt does not look at it.
+//! Display hints (`[...]`), which Guix never writes, are refused. The reader takes one list with nothing but white
+//! space around it.
 //!
-//! [`to_advanced`](Sexp::to_advanced) writes what libgcrypt's `gcry_sexp_sprint` writes in its advanced form, byte for byte.
-//! Signatures are compared and passed on in that form. Note that it is not always ASCII: an atom that happens to look like
-//! text is written as text, and bytes from 0xa1 on count as such. In one case the result is another than libgcrypt's, which
-//! takes NUL for a character of tokens, writes it bare, and cannot read that again. Source: `src/sexp.c` of libgcrypt.
+//! [`to_advanced`](Sexp::to_advanced) writes what libgcrypt's `gcry_sexp_sprint` writes in its advanced form, byte for
+//! byte. Signatures are compared and passed on in that form. Note that it is not always ASCII: an atom that happens to
+//! look like text is written as text, and bytes from 0xa1 on count as such. In one case the result is another than
+//! libgcrypt's, which takes NUL for a character of tokens, writes it bare, and cannot read that again. Source:
+//! `src/sexp.c` of libgcrypt.
 
 mod parse;
 
@@ -143,8 +145,8 @@ fn write_atom(text: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// Whether libgcrypt prints these bytes as text: no control characters but those that have an escape of one letter, and
-/// NUL. Bytes from 0xa1 on pass for letters. At the beginning those would be the sign of a negative number, and NUL one of
-/// a number, so neither may be there.
+/// NUL. Bytes from 0xa1 on pass for letters. At the beginning those would be the sign of a negative number, and NUL one
+/// of a number, so neither may be there.
 fn looks_like_text(bytes: &[u8]) -> bool {
     let is_text = |byte: &u8| match byte {
         1..0x20 | 0x7f..=0xa0 => ESCAPES.iter().any(|(_, escaped)| escaped == byte),

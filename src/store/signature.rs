@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Exactly these shapes are accepted, with a hash of 32 bytes; Guix itself looks for the parts of a signature anywhere
-//! inside it. The keys of an access-control list may be of other kinds: they are compared, as whole trees, and never used
-//! unless a signature is by the same key. Sources: `guix/pki.scm`, `(gcrypt pk-crypto)` of Guile-Gcrypt.
+//! inside it. The keys of an access-control list may be of other kinds: they are compared, as whole trees, and never
+//! used unless a signature is by the same key. Sources: `guix/pki.scm`, `(gcrypt pk-crypto)` of Guile-Gcrypt.
 //!
 //! Not checked here: whether a signature is right ([`gcrypt`](crate::gcrypt)).
 

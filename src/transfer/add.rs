@@ -1,8 +1,8 @@
 //! Sending items that need no signature, since their paths follow from their contents.
 //!
-//! A signature costs more than it seems: the first on a connection has the machine's daemon start `guix authenticate`, and
-//! each is verified there in Guile. And ImportPaths asks for every 32 KiB, one round trip each, where adding an item takes one
-//! round trip in all. Over a long link many small items are faster in a bundle, though.
+//! A signature costs more than it seems: the first on a connection has the machine's daemon start `guix authenticate`,
+//! and each is verified there in Guile. And ImportPaths asks for every 32 KiB, one round trip each, where adding an
+//! item takes one round trip in all. Over a long link many small items are faster in a bundle, though.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};

@@ -1,19 +1,19 @@
 //! Whether to compress: `compression = "auto"` in the machine file.
 //!
-//! SSH fixes compression when a connection is opened, before it is known what will pass. So the choice for each way rests on
-//! what passed before ([`state::line`](crate::state::line)): the rate of the line, and what zlib makes of such data. The first
-//! connection to a machine is not compressed.
+//! SSH fixes compression when a connection is opened, before it is known what will pass. So the choice for each way
+//! rests on what passed before ([`state::line`](crate::state::line)): the rate of the line, and what zlib makes of such
+//! data. The first connection to a machine is not compressed.
 //!
-//! Compressing goes on beside sending, so that a compressed line takes for a byte of data whichever is longer: what is left of it on the
-//! line, or the compressing. That pays where it is clearly less than a byte takes on the line. On a line that is
-//! far slower than zlib is with any data (`SLOW`) compressing costs no time whatever passes, and so it is on there, for the
-//! sake of data that differ from those before.
+//! Compressing goes on beside sending, so that a compressed line takes for a byte of data whichever is longer: what is
+//! left of it on the line, or the compressing. That pays where it is clearly less than a byte takes on the line. On a
+//! line that is far slower than zlib is with any data (`SLOW`) compressing costs no time whatever passes, and so it is
+//! on there, for the sake of data that differ from those before.
 //!
-//! What is learned has its limits. A transfer of small items shows how fast a daemon is and not the line, and is not counted;
-//! nor is the time that a program takes to start on the other side. When compressing itself was what held a transfer up, the
-//! line may be any faster: if it is, by what came through, then what was known of it is forgotten, and the next connection
-//! measures. Several transfers at once share a line, which then seems slower than it is; so a higher rate counts at once and a
-//! lower one by half.
+//! What is learned has its limits. A transfer of small items shows how fast a daemon is and not the line, and is not
+//! counted; nor is the time that a program takes to start on the other side. When compressing itself was what held a
+//! transfer up, the line may be any faster: if it is, by what came through, then what was known of it is forgotten, and
+//! the next connection measures. Several transfers at once share a line, which then seems slower than it is; so a
+//! higher rate counts at once and a lower one by half.
 
 use std::io::Write;
 use std::time::Instant;
@@ -89,8 +89,8 @@ pub(super) fn learn(before: Option<Pace>, seen: Seen, now: Time) -> Option<Pace>
     Some(Pace { rate, measured: now, data })
 }
 
-/// What zlib makes of a sample, at the level that libssh2 has. `None` if it is empty. The time is what it takes on this machine as
-/// busy as it is, like that of the transfer.
+/// What zlib makes of a sample, at the level that libssh2 has. `None` if it is empty. The time is what it takes on this
+/// machine as busy as it is, like that of the transfer.
 pub(super) fn try_out(sample: &[u8]) -> Option<Data> {
     let start = Instant::now();
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());

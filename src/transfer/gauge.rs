@@ -1,8 +1,8 @@
 //! How fast a transfer is, and what its data are like: for the choice of [`compression`](super::compression).
 //!
-//! A transfer counts if it is held up by its bytes and not by its items, each of which takes a daemon some
-//! milliseconds ([`ITEM`]). Its rate is that of its fastest stretch of 8 MiB but for the first; a stretch is as long as this
-//! since up to 2 MiB may be on their way, in nobody's hands: OpenSSH's window. A transfer that is too short for that tells of
+//! A transfer counts if it is held up by its bytes and not by its items, each of which takes a daemon some milliseconds
+//! ([`ITEM`]). Its rate is that of its fastest stretch of 8 MiB but for the first; a stretch is as long as this since
+//! up to 2 MiB may be on their way, in nobody's hands: OpenSSH's window. A transfer that is too short for that tells of
 //! a slow line only, and of that if it takes long even without half a second in which anything may have happened.
 
 use std::time::{Duration, Instant};
@@ -69,7 +69,8 @@ impl Gauge {
         }
     }
 
-    /// Remembers what was seen, where the choice is left to that. `items`: how many there were; `other`: what else took time.
+    /// Remembers what was seen, where the choice is left to that. `items`: how many there were; `other`: what else took
+    /// time.
     pub fn end(self, way: Way, items: usize, other: Duration, turns: &Turns<'_>, compressed: Compressed) {
         if turns.machine.compression != Compression::Auto {
             return;

@@ -1,20 +1,20 @@
 //! Retrieving the outputs.
 //!
 //! Each output comes as one signed item (ExportPath), which is restored aside while it arrives and accepted only whole:
-//! it must be the output that was asked for, refer to nothing but the inputs and the derivation's outputs, and be signed
-//! by an authorized key; a fixed output must have its hash. Only when all outputs are accepted are they moved to their
-//! places ([`Retrieved::place`]).
+//! it must be the output that was asked for, refer to nothing but the inputs and the derivation's outputs, and be
+//! signed by an authorized key; a fixed output must have its hash. Only when all outputs are accepted are they moved to
+//! their places ([`Retrieved::place`]).
 //!
-//! The daemon that asked registers them. It holds their locks and takes a hook's outputs like those of a local build: it
-//! makes their metadata canonical, scans them for references, hashes, deduplicates and registers them, all in one
+//! The daemon that asked registers them. It holds their locks and takes a hook's outputs like those of a local build:
+//! it makes their metadata canonical, scans them for references, hashes, deduplicates and registers them, all in one
 //! transaction. So nothing of a build machine's word but the files themselves enters the database, the references that
 //! are not allowed are found, `--disable-deduplication` counts, no schema of SQLite is depended upon, and a kill at any
 //! point leaves the store valid: a tree that nobody registers is removed before the next build of its path.
 //!
-//! The other way, deduplicating and writing the database here, was built and measured: the daemon's thread, which serves
-//! one client, is then not held up at all (1 ms), against 0.4 s for a file of 256 MiB and 0.3 s for 20,000 small files with
-//! Guix 1.5.0 (1.2 s and 0.9 s with 1.2.0), of a whole of 0.7 s and 0.6 s. That is not worth a second registration that
-//! would have to follow the daemon's for ever.
+//! The other way, deduplicating and writing the database here, was built and measured: the daemon's thread, which
+//! serves one client, is then not held up at all (1 ms), against 0.4 s for a file of 256 MiB and 0.3 s for 20,000 small
+//! files with Guix 1.5.0 (1.2 s and 0.9 s with 1.2.0), of a whole of 0.7 s and 0.6 s. That is not worth a second
+//! registration that would have to follow the daemon's for ever.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, Read, Write};

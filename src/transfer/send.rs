@@ -1,14 +1,14 @@
 //! Sending the inputs that the build machine lacks.
 //!
-//! One query tells which inputs are missing. Those are sent (`transmit`), but for what another process is sending to the same
-//! machine: that is waited for ([`turns`](super::turns)).
+//! One query tells which inputs are missing. Those are sent (`transmit`), but for what another process is sending to
+//! the same machine: that is waited for ([`turns`](super::turns)).
 //!
 //! Between the query and the build the machine's garbage collector may run. Items that were just sent are temporary
-//! roots of the daemon that took them (`LocalStore::importPath` and the others add one for each). For those found present, a
-//! small text item that refers to all inputs is added: adding it makes it a temporary root too, a root protects what it
-//! refers to, and it can only be added while all of that is valid. So one round trip both protects the inputs and notices
-//! if some were lost before; then everything starts again from the query. The item is garbage as soon as the connection
-//! ends, and the same inputs give the same item.
+//! roots of the daemon that took them (`LocalStore::importPath` and the others add one for each). For those found
+//! present, a small text item that refers to all inputs is added: adding it makes it a temporary root too, a root
+//! protects what it refers to, and it can only be added while all of that is valid. So one round trip both protects the
+//! inputs and notices if some were lost before; then everything starts again from the query. The item is garbage as
+//! soon as the connection ends, and the same inputs give the same item.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -68,8 +68,9 @@ impl SendError {
     }
 }
 
-/// Sends those of `inputs` (a closure) that the machine behind `client` lacks. On return all of them are valid there, and
-/// protected for as long as the connection lasts. `signer` is started as soon as it is clear that nothing has to be imported.
+/// Sends those of `inputs` (a closure) that the machine behind `client` lacks. On return all of them are valid there,
+/// and protected for as long as the connection lasts. `signer` is started as soon as it is clear that nothing has to be
+/// imported.
 pub fn send(
     client: &mut Client<DaemonStream>,
     head: &Head<'_>,

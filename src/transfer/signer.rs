@@ -1,12 +1,12 @@
 //! A second connection to a machine's daemon, which gets ready to sign while the first one sends and builds.
 //!
-//! The first signature on a connection has the daemon start `guix authenticate`, which takes 40 to 95 ms of Guile. So a small
-//! text is added and asked for, signed, and its export left unread until the build is done. The outputs are then fetched over
-//! this connection. Not where the first connection has to import anyway, since it starts a helper of its own for that; and not
-//! over long links, where the connection itself takes longer than that.
+//! The first signature on a connection has the daemon start `guix authenticate`, which takes 40 to 95 ms of Guile. So a
+//! small text is added and asked for, signed, and its export left unread until the build is done. The outputs are then
+//! fetched over this connection. Not where the first connection has to import anyway, since it starts a helper of its
+//! own for that; and not over long links, where the connection itself takes longer than that.
 //!
-//! While others are logging in to the machine, or sending to it, its processors have more urgent things to do, and this is put
-//! off: until the build has something to say or has gone on for a moment ([`LATER`]).
+//! While others are logging in to the machine, or sending to it, its processors have more urgent things to do, and this
+//! is put off: until the build has something to say or has gone on for a moment ([`LATER`]).
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -47,7 +47,8 @@ impl<'a> Signer<'a> {
         Signer { connection, patience: patience.clone(), turns, is_busy: false, is_put_off: false, client: None }
     }
 
-    /// Has the daemon get ready to sign, if that saves time beside `client`, the first connection; later, if the machine is busy.
+    /// Has the daemon get ready to sign, if that saves time beside `client`, the first connection; later, if the
+    /// machine is busy.
     pub(super) fn start<S: Read + Write>(&mut self, client: &Client<S>) {
         if self.client.is_some() || client.round_trip() >= FAR {
             return;
@@ -59,7 +60,8 @@ impl<'a> Signer<'a> {
         }
     }
 
-    /// Does what was put off, as soon as `client`, which waits for a build, has something to read, or has waited long enough.
+    /// Does what was put off, as soon as `client`, which waits for a build, has something to read, or has waited long
+    /// enough.
     pub fn start_late(&mut self, client: &mut Client<DaemonStream>) {
         if self.is_put_off {
             client.stream_mut().wait(LATER);

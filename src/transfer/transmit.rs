@@ -1,8 +1,8 @@
 //! Transmitting items to a machine whose daemon lacks them.
 //!
-//! Those whose paths follow from their contents are added one by one where that is faster (`add`); the others go over as one
-//! signed bundle, references first, which the machine's daemon pulls piece by piece; over a long link a program over there
-//! answers it ([`Importer`]). Memory does not grow with what is sent.
+//! Those whose paths follow from their contents are added one by one where that is faster (`add`); the others go over
+//! as one signed bundle, references first, which the machine's daemon pulls piece by piece; over a long link a program
+//! over there answers it ([`Importer`]). Memory does not grow with what is sent.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;

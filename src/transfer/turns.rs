@@ -1,12 +1,12 @@
-//! Taking turns: no more than `max_transfers` uploads to a machine at a time and as many downloads, and no item sent to it
-//! by two processes at once.
+//! Taking turns: no more than `max_transfers` uploads to a machine at a time and as many downloads, and no item sent to
+//! it by two processes at once.
 //!
 //! An item that another process is sending is waited for, and so is one that refers to it, since the machine's daemon
 //! takes no item before what it refers to. Whoever waits holds no turn. A line now and then keeps the daemon here from
 //! taking it for silence, and a question now and then keeps the connection alive.
 //!
-//! The wait is bounded. Whoever has waited for that long goes on without a turn: it is courtesy towards the machine, no fault
-//! of it that so many want something, and no reason to throw away what has been built.
+//! The wait is bounded. Whoever has waited for that long goes on without a turn: it is courtesy towards the machine, no
+//! fault of it that so many want something, and no reason to throw away what has been built.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -47,7 +47,8 @@ pub(super) struct Wait {
 
 /// What comes of asking for a turn.
 pub(super) enum Asked<T> {
-    /// It is granted. Without a turn, if its files cannot be used or it was waited for too long: that costs time, not a build.
+    /// It is granted. Without a turn, if its files cannot be used or it was waited for too long: that costs time, not a
+    /// build.
     Granted(Option<Turn>, T),
     /// Something has changed, or some time has passed: the machine is to be asked again.
     LookAgain,
@@ -67,8 +68,8 @@ impl Turns<'_> {
         })
     }
 
-    /// A turn to send those of `items`, all of which the machine lacked when `before` was on its way, that need not wait for
-    /// others. `items` come with their references first.
+    /// A turn to send those of `items`, all of which the machine lacked when `before` was on its way, that need not
+    /// wait for others. `items` come with their references first.
     pub(super) fn upload(
         &self,
         mut items: Vec<Item>,

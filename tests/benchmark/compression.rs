@@ -1,7 +1,7 @@
 //! `compression = "auto"` against both of what it chooses from: `tests/bench compression`.
 //!
-//! On a near line and on a slow one, data that compress and data that do not go over as an input and as an output. What counts
-//! is the second transfer of a kind: the first is what the choice rests on.
+//! On a near line and on a slow one, data that compress and data that do not go over as an input and as an output. What
+//! counts is the second transfer of a kind: the first is what the choice rests on.
 
 use std::time::Duration;
 

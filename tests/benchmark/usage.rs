@@ -1,7 +1,8 @@
-//! What a hook uses: the benchmark's own program, put in the place of the daemon's `guix`, runs the hook and notes what it
-//! took, the processes that it waited for included.
+//! What a hook uses: the benchmark's own program, put in the place of the daemon's `guix`, runs the hook and notes what
+//! it took, the processes that it waited for included.
 //!
-//! It adds a few milliseconds to each hook, the same to all. A hook that is killed while it waits for a request is not counted.
+//! It adds a few milliseconds to each hook, the same to all. A hook that is killed while it waits for a request is not
+//! counted.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;

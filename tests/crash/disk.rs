@@ -1,13 +1,13 @@
-//! A head whose disk is full, or whose store cannot be written to. The build fails with the file and what to do, nothing of it
-//! is left, and all is well when the cause is gone.
+//! A head whose disk is full, or whose store cannot be written to. The build fails with the file and what to do,
+//! nothing of it is left, and all is well when the cause is gone.
 
 use std::fs;
 
 use crate::lab::Host;
 use crate::pool::{Pool, build, build_well, leftovers, mount};
 
-/// The hook as the daemon runs it, but for a store that is read-only for it while a file says so. The daemon itself has to write
-/// there first, so that a store which is read-only for both never sees a hook.
+/// The hook as the daemon runs it, but for a store that is read-only for it while a file says so. The daemon itself has
+/// to write there first, so that a store which is read-only for both never sees a hook.
 const READ_ONLY_HOOK: &str = r#"#!/bin/sh
 if [ "$1" = offload ] && [ -e /var/lab/read-only ]; then
     exec unshare --mount sh -c 'mount --bind /gnu/store /gnu/store && mount -o remount,bind,ro /gnu/store &&

@@ -7,8 +7,8 @@
 //! | `disk.rs` | the head's disk is full, or its store read-only |
 //! | `database.rs` | the store's database cannot be read, is damaged, or is locked |
 //!
-//! Afterwards: `guix gc --verify=contents` has nothing to say, the build succeeds at once, and `guix gc` takes away what was
-//! left over.
+//! Afterwards: `guix gc --verify=contents` has nothing to say, the build succeeds at once, and `guix gc` takes away
+//! what was left over.
 //!
 //! # What was tried
 //!

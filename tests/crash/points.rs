@@ -1,5 +1,5 @@
-//! At each named point of a build the hook is killed, and the head loses power; and at each garbage is collected, while the
-//! hook waits there.
+//! At each named point of a build the hook is killed, and the head loses power; and at each garbage is collected, while
+//! the hook waits there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,8 @@ enum Blow {
     Collect,
 }
 
-/// Has `client` build up to the point; then the hook, which has stopped there, is dealt with. `None` if it does not come there.
+/// Has `client` build up to the point; then the hook, which has stopped there, is dealt with. `None` if it does not
+/// come there.
 fn stop_at(pool: &Pool, point: Point, client: impl FnOnce() -> Ended + Send, blow: Blow) -> Option<Ended> {
     let head = &pool.head;
     let reached = head.path(format!("{CRASH_FILE}.reached"));
@@ -126,8 +127,9 @@ const EXPOSED: &[Point] = &[
     Point::AllPlaced,
 ];
 
-/// What a build needs is not collected under it, wherever it stands; with `OFFLOAD_CAMPAIGN=1`, at all points. The output of `before` is on the machine, and nothing there
-/// needs it but the build to come; were it collected, the machine's daemon would make another one.
+/// What a build needs is not collected under it, wherever it stands; with `OFFLOAD_CAMPAIGN=1`, at all points. The
+/// output of `before` is on the machine, and nothing there needs it but the build to come; were it collected, the
+/// machine's daemon would make another one.
 #[test]
 fn a_collection_at_each_point() {
     let pool = pool();

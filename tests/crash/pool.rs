@@ -64,8 +64,8 @@ impl Pool {
         HealthRecord::of(&StateDirectory::new(self.head.path("/var/guix/offload")), &machine).unwrap()
     }
 
-    /// A derivation that nobody has seen, with an input of `input` MiB and an output that refers to another, of `output`
-    /// MiB.
+    /// A derivation that nobody has seen, with an input of `input` MiB and an output that refers to another, of
+    /// `output` MiB.
     pub fn derivation(&self, name: &str, input: usize, output: usize) -> Drv {
         let file = format!("/tmp/{name}");
         self.head.run("sh", &["-c", &format!("head -c {} /dev/urandom >{file}", input * MIB)]);

@@ -1,8 +1,8 @@
 //! Blocks `console`: commands behind a prompt, and below each what it prints.
 //!
-//! `$ offload …` is run in a directory that stands for `/`: the block `lua` before it is `/etc/guix/machines.lua`, other
-//! blocks whose introduction ends in a file name and a colon are files beside it. In what is printed, `…` stands for
-//! anything. Derivations that are named are made (`DERIVATIONS`). Comments on the page say how machines are:
+//! `$ offload …` is run in a directory that stands for `/`: the block `lua` before it is `/etc/guix/machines.lua`,
+//! other blocks whose introduction ends in a file name and a colon are files beside it. In what is printed, `…` stands
+//! for anything. Derivations that are named are made (`DERIVATIONS`). Comments on the page say how machines are:
 //!
 //! - `known: NAME:PORT FIELD=NUMBER …`: the machine told this just now;
 //! - `taken: NAME:PORT N …`: these build slots are taken.

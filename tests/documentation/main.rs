@@ -1,8 +1,8 @@
-//! The documentation says what is true: every block of code in the README and in `doc/` is run, or checked as far as that
-//! can be done; tables of fields, statuses, variables and messages are those of the code; links lead somewhere.
+//! The documentation says what is true: every block of code in the README and in `doc/` is run, or checked as far as
+//! that can be done; tables of fields, statuses, variables and messages are those of the code; links lead somewhere.
 //!
-//! What is done with a block depends on its language (`blocks`). One in a language without a rule is a failure, so nothing
-//! stays unchecked by oversight. Outputs that a page shows are compared with real ones (`console`).
+//! What is done with a block depends on its language (`blocks`). One in a language without a rule is a failure, so
+//! nothing stays unchecked by oversight. Outputs that a page shows are compared with real ones (`console`).
 
 #[path = "../lab/mod.rs"]
 mod lab;

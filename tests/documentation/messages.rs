@@ -1,7 +1,7 @@
 //! Every message that the code can print has its entry in `troubleshooting.md`.
 //!
-//! The messages are those of the errors (`#[error("…")]`) in the source, the warnings of the log, and the texts that say why
-//! a machine is passed over and what happens to a build. Where the source puts a value in, the page has `…`.
+//! The messages are those of the errors (`#[error("…")]`) in the source, the warnings of the log, and the texts that
+//! say why a machine is passed over and what happens to a build. Where the source puts a value in, the page has `…`.
 
 use crate::page::{manual, top};
 use crate::reference::sources;

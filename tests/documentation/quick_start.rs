@@ -1,5 +1,5 @@
-//! What a reader of the manual does on his machines, done in the lab: the quick start, the conversion of a `machines.scm`,
-//! and what else needs Guix.
+//! What a reader of the manual does on his machines, done in the lab: the quick start, the conversion of a
+//! `machines.scm`, and what else needs Guix.
 //!
 //! In blocks `console`, `head# ` and `build# ` are prompts of hosts. A host of the lab has no `ssh` and no `scp`: a
 //! command with `ssh` is run on the other host by other means, and files are copied.

@@ -1,4 +1,5 @@
-//! What a hostile machine may do, and what is said of it: the one table, from which `doc/manual/hostile-cases.md` is printed.
+//! What a hostile machine may do, and what is said of it: the one table, from which `doc/manual/hostile-cases.md` is
+//! printed.
 
 use std::io::{self, Write};
 use std::thread;
@@ -11,8 +12,8 @@ use super::peer::{At, ERROR, LAST, MAGIC, NEXT, Play, READ, WRITE, frames};
 
 /// What a case is played with.
 pub struct Scene {
-    /// The output that is asked for. Its derivation has no inputs but `input`, and `fixed` says whether it is that of the
-    /// fixed one.
+    /// The output that is asked for. Its derivation has no inputs but `input`, and `fixed` says whether it is that of
+    /// the fixed one.
     pub output: String,
     pub derivation: String,
     pub input: String,

@@ -1,6 +1,6 @@
-//! A hostile build machine: a real head with its daemon and database, a real sshd, and behind its socket a daemon that plays
-//! a part ([`peer`]). Whatever it does ([`cases`]), nothing of it reaches the store, the client is told what was wrong, the
-//! hook ends with the right status, and its memory stays what it was.
+//! A hostile build machine: a real head with its daemon and database, a real sshd, and behind its socket a daemon that
+//! plays a part ([`peer`]). Whatever it does ([`cases`]), nothing of it reaches the store, the client is told what was
+//! wrong, the hook ends with the right status, and its memory stays what it was.
 
 #[path = "../lab/mod.rs"]
 mod lab;

@@ -1,5 +1,5 @@
-//! A daemon that plays a part: it answers as guix-daemon does, says of everything that it has it and has built it, and at one
-//! operation does something else.
+//! A daemon that plays a part: it answers as guix-daemon does, says of everything that it has it and has built it, and
+//! at one operation does something else.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -73,7 +73,8 @@ pub fn frames(data: &[u8]) -> Vec<u8> {
     data.chunks(64 << 10).flat_map(|chunk| [ints(&[WRITE]), word(chunk)].concat()).collect()
 }
 
-/// The daemon. It serves until it is dropped, and then lets go of its socket, which keeps the host's file system in use.
+/// The daemon. It serves until it is dropped, and then lets go of its socket, which keeps the host's file system in
+/// use.
 pub struct Peer {
     stage: Arc<Mutex<Stage>>,
     path: PathBuf,

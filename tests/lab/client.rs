@@ -36,7 +36,8 @@ pub struct Client<'a> {
 }
 
 impl Host {
-    /// A client of this host's daemon: no substitutes, as many local builds as the daemon allows, ended after five minutes.
+    /// A client of this host's daemon: no substitutes, as many local builds as the daemon allows, ended after five
+    /// minutes.
     pub fn client(&self) -> Client<'_> {
         Client { host: self, options: Vec::new(), limit: Duration::from_secs(300) }
             .option("use-substitutes?", "#f")

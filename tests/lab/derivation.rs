@@ -12,8 +12,8 @@ note() { read up rest </proc/uptime; echo \"$1 $$ $up $name\" >>/var/lab/builds;
 note start; trap 'note end' EXIT
 ";
 
-/// A derivation to be: a script for busybox's shell, which stops at the first command that fails. Its PATH has all of busybox,
-/// `$out` and the like are its outputs. A clone is the same derivation.
+/// A derivation to be: a script for busybox's shell, which stops at the first command that fails. Its PATH has all of
+/// busybox, `$out` and the like are its outputs. A clone is the same derivation.
 #[derive(Clone, Debug)]
 pub struct Drv(pub(super) Arc<Description>);
 
@@ -66,8 +66,8 @@ impl Drv {
         self.change(|it| it.outputs = ids.iter().map(|id| (*id).to_owned()).collect())
     }
 
-    /// Output `out` of another derivation is an input. A variable named like that derivation, with `_` for what a variable
-    /// cannot have, holds its path.
+    /// Output `out` of another derivation is an input. A variable named like that derivation, with `_` for what a
+    /// variable cannot have, holds its path.
     pub fn input(self, of: &Drv) -> Drv {
         let variable = of.name().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
         self.input_output(&variable, of, "out")
@@ -78,7 +78,8 @@ impl Drv {
         self.change(|it| it.inputs.push((variable.to_owned(), of.clone(), output.to_owned())))
     }
 
-    /// A file or directory of the host where the client runs is added to the store as an input; `variable` holds its path.
+    /// A file or directory of the host where the client runs is added to the store as an input; `variable` holds its
+    /// path.
     pub fn file(self, variable: &str, path: &str) -> Drv {
         self.change(|it| it.files.push((variable.to_owned(), path.to_owned())))
     }

@@ -177,8 +177,8 @@ impl Host {
 
     fn await_daemon(&self) {
         let socket = self.daemon_socket();
-        // A daemon makes its directories and its database for its first client, and may fail when two come at once: so the first
-        // one comes alone, and is waited for.
+        // A daemon makes its directories and its database for its first client, and may fail when two come at once: so
+        // the first one comes alone, and is waited for.
         let greet = |stream: UnixStream| {
             stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
             drop(Client::connect(stream, StoreDir::default()));
@@ -255,7 +255,8 @@ impl Host {
         signal_all(&self.root, Signal::CONT, |_| true);
     }
 
-    /// Kills all its processes. [`start_daemon`](Host::start_daemon) and [`start_sshd`](Host::start_sshd) bring it back.
+    /// Kills all its processes. [`start_daemon`](Host::start_daemon) and [`start_sshd`](Host::start_sshd) bring it
+    /// back.
     pub fn power_off(&self) {
         kill_all(&self.root, |_| true);
         drop(self.daemon.lock().unwrap().take());

@@ -1,8 +1,8 @@
 //! The lab: real Guix pools on one machine.
 //!
-//! A [`Lab`] is a directory, a network of loopback addresses and a few [`Host`]s. A host is a root directory of its own (an
-//! overlay over one of those that `tests/setup` makes) in which a real guix-daemon and a real sshd run. Many labs can be up at
-//! the same time, in threads of a test program and in several programs; all needs root.
+//! A [`Lab`] is a directory, a network of loopback addresses and a few [`Host`]s. A host is a root directory of its own
+//! (an overlay over one of those that `tests/setup` makes) in which a real guix-daemon and a real sshd run. Many labs
+//! can be up at the same time, in threads of a test program and in several programs; all needs root.
 //!
 //! ```ignore
 //! let lab = Lab::new();
@@ -15,14 +15,14 @@
 //! assert_eq!(b1.builds().len(), 1);
 //! ```
 //!
-//! All of it is taken down when the last of `Lab` and its hosts is dropped, be it by a panic, and when the test process is
-//! killed: the script `keeper` beside this file sees to it.
+//! All of it is taken down when the last of `Lab` and its hosts is dropped, be it by a panic, and when the test process
+//! is killed: the script `keeper` beside this file sees to it.
 //!
 //! How names, keys and trust stand in a lab:
 //! - every host knows every other by name (`/etc/hosts`); sshd listens on port [`SSH_PORT`] of the host's own address;
 //! - every host trusts the signing keys of all the others, unless an option says otherwise;
-//! - a head has the users' private keys in [`USER_KEYS`]: `ed25519`, `ecdsa`, `rsa`, `passphrase` (encrypted) open root's account
-//!   and that of `offload` on all hosts, `stranger` opens none;
+//! - a head has the users' private keys in [`USER_KEYS`]: `ed25519`, `ecdsa`, `rsa`, `passphrase` (encrypted) open
+//!   root's account and that of `offload` on all hosts, `stranger` opens none;
 //! - a host's clock, load and memory are those of the machine.
 
 // Each test program uses a part of this, and what goes wrong here is a failed test.
@@ -102,8 +102,8 @@ impl Lab {
         HostOptions::new(Arc::clone(&self.keeper), "head").max_jobs(0).sshd(false).hook(Hook::Offload)
     }
 
-    /// A proxy that passes TCP connections on to `target`, with faults as they are asked for. Hosts that start later know it
-    /// by `name`.
+    /// A proxy that passes TCP connections on to `target`, with faults as they are asked for. Hosts that start later
+    /// know it by `name`.
     pub fn proxy(&self, name: &str, target: SocketAddr) -> Proxy {
         let address = self.keeper.next_address();
         self.keeper.add_name(name, address);

@@ -107,7 +107,8 @@ impl HostOptions {
         self
     }
 
-    /// One more variable in guix-daemon's environment, which its hook inherits. It has no HOME otherwise, as under systemd.
+    /// One more variable in guix-daemon's environment, which its hook inherits. It has no HOME otherwise, as under
+    /// systemd.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
@@ -161,8 +162,8 @@ impl HostOptions {
         self
     }
 
-    /// The daemon runs as the user `guix-daemon`, in the way that the service unit of Guix 1.5 says, and owns what the manual
-    /// of Guix has it own. To everybody else the store is read-only.
+    /// The daemon runs as the user `guix-daemon`, in the way that the service unit of Guix 1.5 says, and owns what the
+    /// manual of Guix has it own. To everybody else the store is read-only.
     pub fn unprivileged(mut self) -> Self {
         self.unprivileged = true;
         self

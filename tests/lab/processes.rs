@@ -64,7 +64,8 @@ pub fn signal_all(root: &Path, signal: Signal, choose: impl Fn(&Process) -> bool
     }
 }
 
-/// Kills all processes in `root` that `choose` picks; returns when they are gone, and with them their locks and sockets.
+/// Kills all processes in `root` that `choose` picks; returns when they are gone, and with them their locks and
+/// sockets.
 pub fn kill_all(root: &Path, choose: impl Fn(&Process) -> bool) {
     wait_until("what was killed is gone", LONG, || {
         signal_all(root, Signal::KILL, &choose);

@@ -45,7 +45,8 @@ struct State {
     delay: Duration,
     /// Bytes a second, each way and connection.
     rate: Option<u64>,
-    /// What will happen when so many bytes have passed, counted over all connections since it was asked for; per direction.
+    /// What will happen when so many bytes have passed, counted over all connections since it was asked for; per
+    /// direction.
     cut_after: [Option<u64>; 2],
     flip_after: [Option<u64>; 2],
     freeze_after: [Option<u64>; 2],
@@ -182,8 +183,8 @@ impl Proxy {
         self.shared.lock().connections
     }
 
-    /// How often the target spoke after it had been spoken to, over all connections: the round trips of those who wait for
-    /// each answer.
+    /// How often the target spoke after it had been spoken to, over all connections: the round trips of those who wait
+    /// for each answer.
     pub fn answers(&self) -> u32 {
         self.shared.lock().answers
     }
@@ -319,7 +320,8 @@ impl Shared {
         self.carry(Direction::FromTarget, back_from, back_to);
     }
 
-    /// Carries bytes one way until the end: one thread reads and notes when each piece came, another writes when it is due.
+    /// Carries bytes one way until the end: one thread reads and notes when each piece came, another writes when it is
+    /// due.
     fn carry(self: Arc<Self>, direction: Direction, mut from: TcpStream, to: TcpStream) {
         let (sender, receiver): (SyncSender<(Instant, Vec<u8>)>, _) = sync_channel(512);
         thread::spawn(move || {

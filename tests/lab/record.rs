@@ -1,4 +1,5 @@
-//! What ran on a host and when. Build scripts write it to `/var/lab/builds`, outside of the store (see `derivation.rs`).
+//! What ran on a host and when. Build scripts write it to `/var/lab/builds`, outside of the store (see
+//! `derivation.rs`).
 
 use super::host::Host;
 use super::processes;
@@ -65,7 +66,8 @@ pub fn uptime() -> f64 {
     std::fs::read_to_string("/proc/uptime").unwrap().split(' ').next().unwrap().parse().unwrap()
 }
 
-/// The largest number of these builds, all of one host, that ran at the same time. One that was killed counts as if it still ran.
+/// The largest number of these builds, all of one host, that ran at the same time. One that was killed counts as if it
+/// still ran.
 pub fn max_concurrency(builds: &[BuildRecord]) -> usize {
     let running = |at: usize| {
         builds.iter().filter(|build| build.started <= at && build.ended.is_none_or(|ended| at < ended)).count()

@@ -20,8 +20,8 @@ impl Host {
         let locks = fs::read_to_string("/proc/locks").unwrap();
         let mut files = Vec::new();
         walk(&self.path(STATE), &mut files);
-        // Of an overlay only directories tell its own device, under which the kernel counts locks; other labs have files of the
-        // same number.
+        // Of an overlay only directories tell its own device, under which the kernel counts locks; other labs have
+        // files of the same number.
         let name = |file: &Path| -> Option<String> {
             let device = fs::metadata(file.parent()?).ok()?.dev();
             let number = fs::metadata(file).ok()?.ino();

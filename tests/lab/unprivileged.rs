@@ -1,8 +1,8 @@
 //! A daemon without privileges, as the service units of Guix 1.5 run it.
 //!
-//! `guix-daemon.service` has `User=guix-daemon`, `AmbientCapabilities=CAP_CHOWN`, and a mount name space of its own in which
-//! the store is bound to itself (`PrivateMounts=`, `BindPaths=`, `MountFlags=private`). Once the daemon runs, `gnu-store.mount`
-//! makes the store read-only for the rest of the system. Not done as systemd does it: control groups.
+//! `guix-daemon.service` has `User=guix-daemon`, `AmbientCapabilities=CAP_CHOWN`, and a mount name space of its own in
+//! which the store is bound to itself (`PrivateMounts=`, `BindPaths=`, `MountFlags=private`). Once the daemon runs,
+//! `gnu-store.mount` makes the store read-only for the rest of the system. Not done as systemd does it: control groups.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,7 +1,8 @@
-//! Thousands of machines and requests on a simulated network: the scheduler's own code, with clocks and I/O that are played.
+//! Thousands of machines and requests on a simulated network: the scheduler's own code, with clocks and I/O that are
+//! played.
 //!
-//! What must hold is checked after each play, against what the simulated machines have seen. At the end, mistakes are planted one
-//! by one, and each must be noticed.
+//! What must hold is checked after each play, against what the simulated machines have seen. At the end, mistakes are
+//! planted one by one, and each must be noticed.
 
 mod hook;
 mod stage;
@@ -130,8 +131,9 @@ fn check_always(outcome: &Outcome, jumps: usize) -> Result<(), String> {
     if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
 }
 
-/// A host that does not answer is contacted once in each back-off: 10 s at first, twice as long each time, 300 s at most. Where
-/// it did answer before, builds that were on their way may come too. Each jump of the clock may cost one contact more.
+/// A host that does not answer is contacted once in each back-off: 10 s at first, twice as long each time, 300 s at
+/// most. Where it did answer before, builds that were on their way may come too. Each jump of the clock may cost one
+/// contact more.
 fn contacts_too_often(host: &Host, jumps: usize) -> Option<String> {
     let never_answered = host.conduct.iter().all(|(_, conduct)| !matches!(conduct, Conduct::Answers(_)));
     let (mut early, mut failures) = (0, 0u32);

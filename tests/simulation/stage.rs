@@ -1,8 +1,8 @@
 //! A stage on which tasks act one at a time, in a time of its own.
 //!
-//! Each task is a thread, but only one of them runs; the others wait for their turn. A task that pauses gives way to the one that
-//! is due next, and the clock jumps to that moment. So code that blocks can be run unchanged, thousands of seconds take none,
-//! and the same seed gives the same play.
+//! Each task is a thread, but only one of them runs; the others wait for their turn. A task that pauses gives way to
+//! the one that is due next, and the clock jumps to that moment. So code that blocks can be run unchanged, thousands of
+//! seconds take none, and the same seed gives the same play.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

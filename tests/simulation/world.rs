@@ -1,5 +1,5 @@
-//! The simulated world: machines that come and go, records, slots and places as the state directory keeps them, and bugs that
-//! can be planted.
+//! The simulated world: machines that come and go, records, slots and places as the state directory keeps them, and
+//! bugs that can be planted.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

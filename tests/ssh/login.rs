@@ -248,7 +248,8 @@ fn packet(kind: u8, length: u32) -> Vec<u8> {
     packet
 }
 
-/// Left to itself libssh2 does not return as long as there is something to read, and keeps each packet that it does not know.
+/// Left to itself libssh2 does not return as long as there is something to read, and keeps each packet that it does not
+/// know.
 #[test]
 fn a_server_that_never_stops_talking_is_given_up() {
     const IGNORE: u8 = 2;

@@ -1,7 +1,8 @@
 //! A real sshd (and guix-daemon) in a root directory of the lab.
 //!
 //! Each [`Server`] has mount and process namespaces of its own: an overlay over the common root, with nothing left to
-//! unmount and no process left to find once its first process is gone. The directory [`Server::shared`] is `/mnt` inside.
+//! unmount and no process left to find once its first process is gone. The directory [`Server::shared`] is `/mnt`
+//! inside.
 
 use std::fs;
 use std::io::Read;
@@ -155,7 +156,8 @@ impl Drop for Server {
     }
 }
 
-/// An address that no other test has: ports that the system gives out may be given to somebody else before a server has them.
+/// An address that no other test has: ports that the system gives out may be given to somebody else before a server has
+/// them.
 pub fn own_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(2022);
     // A process identifier has 22 bits. Labs have the networks below these.

@@ -1,9 +1,9 @@
 //! How far a transfer has come: items, bytes and rate.
 //!
-//! The hook's messages normally go through a pipe to the daemon, and from there to its client, who may be a person or a log.
-//! So there are a few plain lines: none for a transfer of some seconds, then one now and then, which also keeps the
-//! daemon's silence timer from running out, and one at the end if there were any. On a terminal, where the hook is run by hand,
-//! one line is kept up to date in its place.
+//! The hook's messages normally go through a pipe to the daemon, and from there to its client, who may be a person or a
+//! log. So there are a few plain lines: none for a transfer of some seconds, then one now and then, which also keeps
+//! the daemon's silence timer from running out, and one at the end if there were any. On a terminal, where the hook is
+//! run by hand, one line is kept up to date in its place.
 //!
 //! Transfers that have nothing to tell because nothing moves are the business of `remote::patience`.
 

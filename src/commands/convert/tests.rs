@@ -1,6 +1,6 @@
-//! Golden files: `tests/golden/convert/NAME.scm` is a `machines.scm`, `NAME.json` what the real `guix repl` says about it
-//! (`tests/convert.rs` runs it), `NAME.machines` a file of Nix, and `NAME.lua` what either becomes. The warnings stand at
-//! the end of the latter, after `-- warnings:`.
+//! Golden files: `tests/golden/convert/NAME.scm` is a `machines.scm`, `NAME.json` what the real `guix repl` says about
+//! it (`tests/convert.rs` runs it), `NAME.machines` a file of Nix, and `NAME.lua` what either becomes. The warnings
+//! stand at the end of the latter, after `-- warnings:`.
 //!
 //! A new `.json` is what stands after the mark in the output of
 //! `(cat dump.scm; echo '(dump "NAME.scm")') | HOME=/root guix repl -q -t machine`, run where `NAME.scm` is.

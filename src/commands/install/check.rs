@@ -1,4 +1,5 @@
-//! Whether the daemon will get along with what was installed: its user's rights, the keys, and the way to the real `guix`.
+//! Whether the daemon will get along with what was installed: its user's rights, the keys, and the way to the real
+//! `guix`.
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
@@ -122,7 +123,8 @@ fn home(root: &Path, user: &str) -> PathBuf {
     entry.and_then(|fields| fields.get(5).map(PathBuf::from)).unwrap_or_default()
 }
 
-/// The profile of AppArmor that comes with Guix confines a daemon that runs from the store, and lets it run nothing else.
+/// The profile of AppArmor that comes with Guix confines a daemon that runs from the store, and lets it run nothing
+/// else.
 fn app_armor(place: &Place, unit: &Unit) -> Option<Finding> {
     let (profile, local) = ("/etc/apparmor.d/guix-daemon", "/etc/apparmor.d/local/guix-daemon");
     let is_confined = unit.daemon.starts_with("/gnu/store") || unit.daemon.starts_with("/var/guix/profiles");

@@ -1,8 +1,8 @@
 //! What was installed: a text file beside the program, `manifest`.
 //!
-//! A line for each thing: `directory PATH` was made; `sha256:HEX PATH` and `link:TARGET PATH` were written. Paths are those
-//! that the installed system sees. While things are being replaced both the old and the new line stand in it, so that a run that was
-//! interrupted can be done again.
+//! A line for each thing: `directory PATH` was made; `sha256:HEX PATH` and `link:TARGET PATH` were written. Paths are
+//! those that the installed system sees. While things are being replaced both the old and the new line stand in it, so
+//! that a run that was interrupted can be done again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -1,8 +1,9 @@
 //! The daemon's unit, as far as it matters here: which user, which program, and whether something else sets `GUIX`.
 //!
-//! systemd.unit(5): the unit's file is the first in a list of directories; drop-ins `*.conf` of all of them follow, in the
-//! order of their names, where one hides those of the same name in later directories. Of `User=` the last counts, and of
-//! `ExecStart=` the last that is not taken back by an empty one. systemd.service(5) has the marks before the program.
+//! systemd.unit(5): the unit's file is the first in a list of directories; drop-ins `*.conf` of all of them follow, in
+//! the order of their names, where one hides those of the same name in later directories. Of `User=` the last counts,
+//! and of `ExecStart=` the last that is not taken back by an empty one. systemd.service(5) has the marks before the
+//! program.
 //!
 //! Not read here: templates, `systemd.conf`, specifiers such as `%h`.
 

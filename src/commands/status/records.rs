@@ -1,6 +1,6 @@
-//! Records for GNU recutils, in the manner of `guix processes`: a record for each machine, a line for each field, an empty
-//! line after each record. What is not known is left out. `Build` may come more than once: slot, process, seconds since
-//! 1970, derivation.
+//! Records for GNU recutils, in the manner of `guix processes`: a record for each machine, a line for each field, an
+//! empty line after each record. What is not known is left out. `Build` may come more than once: slot, process, seconds
+//! since 1970, derivation.
 //!
 //! A value is one line; what other machines say is made so.
 

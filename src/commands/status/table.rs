@@ -1,7 +1,7 @@
 //! The table for people: a line for each machine, then the builds that run, then what else is to be said.
 //!
-//! Where the terminal is too narrow for all columns the least important ones are left out, and named below. Numbers stand to
-//! the right. Without a terminal, nothing is left out.
+//! Where the terminal is too narrow for all columns the least important ones are left out, and named below. Numbers
+//! stand to the right. Without a terminal, nothing is left out.
 
 use std::io::{self, Write};
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! What mends what was found: commands for root's shell, lines for the machine file, and advice where neither is known.
 //!
-//! A command is for a machine with systemd; where Guix System does it otherwise a comment behind it says how. Nothing here
-//! is run: the commands are for people, who decide.
+//! A command is for a machine with systemd; where Guix System does it otherwise a comment behind it says how. Nothing
+//! here is run: the commands are for people, who decide.
 
 use std::path::Path;
 use std::time::Duration;

@@ -9,14 +9,14 @@
 //! ENV      = ("name","value")                    sorted by name
 //! ```
 //!
-//! No white space, no newline at the end. A string stands in double quotes, in which `"`, `\`, newline, carriage return and
-//! tab are written with a backslash; a backslash before any other character counts for nothing. The hash algorithm and
-//! the base 16 hash are there for *fixed* outputs only, with `r:` before the algorithm if the hash is that of the nar.
-//! Sources: `libstore/derivations.cc` and `parseString` of the daemon, `guix/derivations.scm`.
+//! No white space, no newline at the end. A string stands in double quotes, in which `"`, `\`, newline, carriage return
+//! and tab are written with a backslash; a backslash before any other character counts for nothing. The hash algorithm
+//! and the base 16 hash are there for *fixed* outputs only, with `r:` before the algorithm if the hash is that of the
+//! nar. Sources: `libstore/derivations.cc` and `parseString` of the daemon, `guix/derivations.scm`.
 //!
 //! The reader refuses what is not sorted or is there twice, which the daemon does not. Not checked on reading: that the
-//! output paths are the ones that [`Hashes`] computes, and that the environment names them; the daemon did that when the
-//! derivation came into its store.
+//! output paths are the ones that [`Hashes`] computes, and that the environment names them; the daemon did that when
+//! the derivation came into its store.
 
 mod outputs;
 mod parse;

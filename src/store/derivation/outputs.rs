@@ -1,7 +1,7 @@
 //! The output paths of derivations.
 //!
-//! The path of an output that is not fixed comes from the SHA-256 of the derivation's text in which the output paths are
-//! empty (as outputs and as variables of the environment) and each input derivation's path is replaced by that
+//! The path of an output that is not fixed comes from the SHA-256 of the derivation's text in which the output paths
+//! are empty (as outputs and as variables of the environment) and each input derivation's path is replaced by that
 //! derivation's *hash modulo*, in base 16, all sorted anew. The hash modulo of a derivation is the SHA-256 of its text
 //! with the same replacement, output paths included; that of a fixed-output derivation is the SHA-256 of
 //! `fixed:out:METHOD:HASH:PATH`, so that how it is obtained makes no difference to what depends on it. Source:
@@ -15,8 +15,8 @@ use sha2::{Digest, Sha256};
 use super::{Derivation, DerivationError, FixedOutput, Output, base16, write};
 use crate::store::path::{self, StoreDir, StorePath};
 
-/// Computes hashes modulo and keeps those of input derivations. `lookup` gives the derivation at a path; one that was its
-/// own input, which no real one can be, would never come to an end.
+/// Computes hashes modulo and keeps those of input derivations. `lookup` gives the derivation at a path; one that was
+/// its own input, which no real one can be, would never come to an end.
 pub struct Hashes<F> {
     lookup: F,
     known: HashMap<StorePath, [u8; 32]>,
@@ -27,8 +27,8 @@ impl<F: FnMut(&StorePath) -> io::Result<Derivation>> Hashes<F> {
         Hashes { lookup, known: HashMap::new() }
     }
 
-    /// The paths that the outputs of `derivation` must have, by id, given its name (without `.drv`). Those that it has now
-    /// make no difference.
+    /// The paths that the outputs of `derivation` must have, by id, given its name (without `.drv`). Those that it has
+    /// now make no difference.
     pub fn output_paths(
         &mut self,
         store: &StoreDir,

@@ -7,10 +7,10 @@
 //!                    | "directory" { "entry" "(" "name" name "node" node ")" } ) ")"
 //! ```
 //!
-//! All words are strings as [`wire`](super::wire) writes them; `size` has 64 bits. The entries of a directory are sorted
-//! by the bytes of their names and each name is there once; a name is not empty, `.` or `..` and has no `/` and no NUL.
-//! Nothing else about a file is recorded: no owner, mode or time. So there is one nar for a tree, and its SHA-256 (the
-//! *nar hash*) identifies the contents of a store item. Sources: `libutil/archive.cc` of the daemon,
+//! All words are strings as [`wire`](super::wire) writes them; `size` has 64 bits. The entries of a directory are
+//! sorted by the bytes of their names and each name is there once; a name is not empty, `.` or `..` and has no `/` and
+//! no NUL. Nothing else about a file is recorded: no owner, mode or time. So there is one nar for a tree, and its
+//! SHA-256 (the *nar hash*) identifies the contents of a store item. Sources: `libutil/archive.cc` of the daemon,
 //! `guix/serialization.scm`.
 //!
 //! [`read`] is stricter than both of those: what it accepts, [`Writer`] writes back byte for byte. It keeps no more of
@@ -51,8 +51,8 @@ pub trait Visitor {
     /// All entries of the directory have been visited.
     fn leave_directory(&mut self, path: &NarPath) -> io::Result<()>;
 
-    /// A regular file of `size` bytes. `contents` yields exactly these; what is left unread is skipped. Large buffers are
-    /// handed through to the source without a copy in between.
+    /// A regular file of `size` bytes. `contents` yields exactly these; what is left unread is skipped. Large buffers
+    /// are handed through to the source without a copy in between.
     fn file(&mut self, path: &NarPath, executable: bool, size: u64, contents: &mut dyn Read) -> io::Result<()>;
 
     /// A symbolic link. `target` is neither empty nor has it a NUL; it may lead anywhere.

@@ -11,8 +11,8 @@ const MAX_WORD: usize = 16;
 /// Reads one nar and calls `visitor` for each node. Returns the length of the nar in bytes.
 ///
 /// Nothing after the nar is read. `reader` gets many small calls and should be buffered;
-/// [`HashingReader`](crate::store::export::HashingReader) is. The first error ends the reading: what the visitor has been
-/// told by then is part of no valid nar.
+/// [`HashingReader`](crate::store::export::HashingReader) is. The first error ends the reading: what the visitor has
+/// been told by then is part of no valid nar.
 pub fn read<R: Read + ?Sized>(reader: &mut R, visitor: &mut dyn Visitor) -> Result<u64, NarError> {
     let mut source = Source { reader, position: 0 };
     let mut path = NarPath::root();

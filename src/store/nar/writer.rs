@@ -11,8 +11,9 @@ const CHUNK: usize = 128 << 10;
 /// Writes a nar: one call of [`Visitor`] a node, in the order of the nar, then [`finish`](Writer::finish).
 ///
 /// Entries must come sorted by their bytes. What the grammar does not allow is refused with
-/// [`InvalidInput`](io::ErrorKind::InvalidInput) before anything of the node is written. That the paths of a directory's
-/// entries begin with the directory's own is not checked: only their number of names and the last one count.
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) before anything of the node is written. That the paths of a
+/// directory's entries begin with the directory's own is not checked: only their number of names and the last one
+/// count.
 pub struct Writer<W> {
     writer: W,
     /// The name before, for each directory that is open.
