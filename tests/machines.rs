@@ -176,8 +176,12 @@ fn accounts_without_a_shell_and_without_root() {
         head.build(&[&drv, &input]).succeeded();
         assert_eq!(b1.built().last().map(String::as_str), Some(name));
     };
-    build("ordinary");
-    assert_ne!(remembered_load(&head), "null");
+    // A machine that takes long to answer is not asked before the reply.
+    let is_asked = (0..10).any(|number| {
+        build(&format!("ordinary-{number}"));
+        remembered_load(&head) != "null"
+    });
+    assert!(is_asked);
 
     b1.run("usermod", &["--shell", "/usr/sbin/nologin", "offload"]);
     build("nologin");

@@ -6,7 +6,7 @@
 //! own for that; and not over long links, where the connection itself takes longer than that.
 //!
 //! While others are logging in to the machine, or sending to it, its processors have more urgent things to do, and this
-//! is put off: until the build has something to say or has gone on for a moment ([`LATER`]).
+//! is put off: until the build has something to say or has gone on for a moment (`LATER`).
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
