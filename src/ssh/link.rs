@@ -63,9 +63,14 @@ struct Turn {
 
 impl Turn {
     fn once<T>(&mut self, call: impl FnOnce() -> T) -> T {
+        self.counted(call).0
+    }
+
+    /// Tells how many bytes it received as well.
+    fn counted<T>(&mut self, call: impl FnOnce() -> T) -> (T, usize) {
         let (result, received) = ffi::limited(self.allowance.slice(), call);
         self.allowance.received(received);
-        result
+        (result, received)
     }
 }
 
@@ -176,7 +181,8 @@ impl Link {
             waited.inspect_err(|cause| turn.usable = !matches!(cause, Cause::LinkDead(_)))?;
         }
         loop {
-            match turn.once(&mut call) {
+            let (result, received) = turn.counted(&mut call);
+            match result {
                 Ok(value) => return Ok(value),
                 Err(error) if is_again(&error) => {}
                 Err(error) => {
@@ -199,6 +205,15 @@ impl Link {
             if let Some(cause) = turn.allowance.exceeded() {
                 turn.usable = false;
                 return Err(cause);
+            }
+            // A call may ask for several things, and receive what it asked for first while it asks for the next. The
+            // socket would not tell of that again.
+            let has_more =
+                received > 0 && kind == Kind::Read && limit.is_none_or(|limit| Instant::now() < limit.instant());
+            if has_more {
+                clock.heard = Instant::now();
+                clock.asked = clock.heard;
+                continue;
             }
             self.wait(kind, limit, wanted, &mut turn, &mut clock).inspect_err(|cause| {
                 // A write in particular: libssh2 may have noted how much it will take from the caller's buffer.
