@@ -12,6 +12,10 @@ fn link_to(first: &'static [u8], flood: Vec<u8>) -> Link {
         theirs.write_all(first).unwrap();
         while theirs.write_all(&flood).is_ok() {}
     });
+    link_over(ours)
+}
+
+fn link_over(ours: UnixStream) -> Link {
     let socket = Arc::new(OwnedFd::from(ours));
     let mut ssh = ssh2::Session::new().unwrap();
     ssh.set_blocking(false);
@@ -65,4 +69,20 @@ fn the_clock_is_looked_at_while_the_server_talks() {
     link.log_in();
     let limit = Limit::after(Duration::from_millis(20));
     assert!(matches!(ask(&link, Kind::Read, Some(limit)), Cause::TimedOut(_)));
+}
+
+/// What libssh2 has taken from the socket while it was asked for one thing may be what it was asked for before.
+#[test]
+fn a_read_that_has_received_something_is_made_again() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    theirs.write_all(b"SSH-2.0-").unwrap();
+    let link = link_over(ours);
+    let mut ssh = link.ssh().clone();
+    let mut calls = 0;
+    let limit = Limit::after(Duration::from_secs(20));
+    let read = link.run(Kind::Read, Some(limit), || {
+        calls += 1;
+        if calls == 1 { ssh.handshake() } else { Ok(()) }
+    });
+    assert!(read.is_ok() && calls == 2, "{:?}, {calls} calls", read.err());
 }
