@@ -51,6 +51,8 @@ pub struct Machine {
     pub stall_timeout: Duration,
     /// How often a keep-alive question is sent over a link that is otherwise silent. Default 15 s.
     pub keep_alive: Duration,
+    /// How long a connection is kept open after a build, for the next one; `None`: it is not kept. Default 30 s.
+    pub keep_connection: Option<Duration>,
     /// Uploads at the same time, and downloads at the same time. Default 4 each.
     pub max_transfers: u32,
     /// False: never chosen. Default true.
@@ -81,6 +83,7 @@ impl Machine {
             connect_timeout: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(60),
             keep_alive: Duration::from_secs(15),
+            keep_connection: Some(Duration::from_secs(30)),
             max_transfers: 4,
             enabled: true,
             proxy_command: None,

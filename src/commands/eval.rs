@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `version` | 1. It grows when a field changes its meaning or goes; new fields may come without that. |
 //! | `file` | the machine file |
-//! | `machines` | a list with an object for each `build_machine`: its fields under their names in the machine file, `host_key` and `systems` always lists, `overload_threshold` null where the load is ignored, `private_key` and `proxy_command` null where not given; `accepts` and `score` say whether there is such a function; `line` is that of the constructor |
+//! | `machines` | a list with an object for each `build_machine`: its fields under their names in the machine file, `host_key` and `systems` always lists, `overload_threshold` null where the load is ignored, `keep_connection` null where none is kept, `private_key` and `proxy_command` null where not given; `accepts` and `score` say whether there is such a function; `line` is that of the constructor |
 //! | `local_machine` | the same for the head, or null |
 //! | `policy` | the settings of the pool; `when_busy` and `when_unreachable` are `"wait"`, `"local"` or `"function"`, times are seconds, `limits.memory` bytes |
 //! | `warnings`, `errors` | lists of objects: `severity`, `file`, `line`, `field`, `message`, and where there is one `hint`, and `trace` |
@@ -115,6 +115,7 @@ struct MachineObject<'a> {
     connect_timeout: f64,
     stall_timeout: f64,
     keep_alive: f64,
+    keep_connection: Option<f64>,
     max_transfers: u32,
     enabled: bool,
     proxy_command: Option<&'a [String]>,
@@ -194,6 +195,7 @@ impl<'a> MachineObject<'a> {
             connect_timeout: machine.connect_timeout.as_secs_f64(),
             stall_timeout: machine.stall_timeout.as_secs_f64(),
             keep_alive: machine.keep_alive.as_secs_f64(),
+            keep_connection: machine.keep_connection.map(|time| time.as_secs_f64()),
             max_transfers: machine.max_transfers,
             enabled: machine.enabled,
             proxy_command: machine.proxy_command.as_deref(),

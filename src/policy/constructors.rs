@@ -132,6 +132,7 @@ fn defaults(lua: &Lua, constructor: Constructor) -> mlua::Result<Table> {
     defaults.raw_set("connect_timeout", machine.connect_timeout.as_secs())?;
     defaults.raw_set("stall_timeout", machine.stall_timeout.as_secs())?;
     defaults.raw_set("keep_alive", machine.keep_alive.as_secs())?;
+    defaults.raw_set("keep_connection", machine.keep_connection.map(|time| time.as_secs()))?;
     defaults.raw_set("max_transfers", machine.max_transfers)?;
     defaults.raw_set("use_substitutes", machine.use_substitutes)?;
     Ok(defaults)

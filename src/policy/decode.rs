@@ -25,6 +25,8 @@ const SYSTEMS: [&str; 12] = [
 ];
 /// No wait on a link to a build machine is longer than a day.
 const MAX_SECONDS: f64 = 86400.0;
+/// No connection that nobody uses is kept for longer than an hour.
+const MAX_KEPT_SECONDS: f64 = 3600.0;
 
 /// The head itself, as a candidate.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,6 +99,9 @@ pub(super) fn build_machine(fields: &mut Fields, home: Option<&Path>) -> Option<
         if let Some(seconds) = fields.positive(field, "a number of seconds", MAX_SECONDS) {
             *value = Duration::from_secs_f64(seconds);
         }
+    }
+    if let Some(keep) = keep_connection(fields) {
+        machine.keep_connection = keep;
     }
     if let Some(transfers) = fields.whole("max_transfers", 1, 1000) {
         machine.max_transfers = transfers as u32;
@@ -269,6 +274,17 @@ fn compression(fields: &mut Fields) -> Option<Compression> {
         });
         let first = methods.next()??;
         methods.all(|method| method.is_some()).then_some(first)
+    })
+}
+
+fn keep_connection(fields: &mut Fields) -> Option<Option<Duration>> {
+    let expected = format!("a number of seconds above 0, up to {MAX_KEPT_SECONDS}, or false to keep none");
+    fields.read("keep_connection", &expected, |value| match value {
+        Value::Boolean(false) => Some(None),
+        value => {
+            let seconds = values::number(value).filter(|seconds| *seconds > 0.0 && *seconds <= MAX_KEPT_SECONDS)?;
+            Some(Some(Duration::from_secs_f64(seconds)))
+        }
     })
 }
 

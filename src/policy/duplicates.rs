@@ -1,7 +1,8 @@
 //! Several entries for one machine: same name and port.
 //!
 //! They share slots, health and transfer limits, so what concerns the host and not the build must be the same in all of
-//! them. Systems, features, speed and functions may differ: that is what a second entry is for.
+//! them. Systems, features, speed and functions may differ: that is what a second entry is for. So may fields that a
+//! connection goes by, such as `keep_connection`.
 
 use super::decode::Hooks;
 use super::diagnostic::Severity;

@@ -41,6 +41,7 @@ pub const BUILD_MACHINE: &[Field] = &[
     optional("connect_timeout"),
     optional("stall_timeout"),
     optional("keep_alive"),
+    optional("keep_connection"),
     optional("max_transfers"),
     optional("enabled"),
     optional("proxy_command"),

@@ -45,6 +45,7 @@ fn build_machine() -> Defaults {
         ("connect_timeout", machine.connect_timeout.as_secs().to_string()),
         ("stall_timeout", machine.stall_timeout.as_secs().to_string()),
         ("keep_alive", machine.keep_alive.as_secs().to_string()),
+        ("keep_connection", machine.keep_connection.unwrap().as_secs().to_string()),
         ("max_transfers", machine.max_transfers.to_string()),
         ("enabled", machine.enabled.to_string()),
         ("use_substitutes", machine.use_substitutes.to_string()),

@@ -22,7 +22,8 @@ const POOL: &str = r#"
 local base = { user = "offload", host_key = "$KEY", private_key = "~/key" }
 return {
   build_machine { inherit = base, name = "eightysix.example.org", systems = { "x86_64-linux", "i686-linux" },
-    parallel_builds = 12, speed = 2.5, features = { "kvm", "big-parallel" }, overload_threshold = false },
+    parallel_builds = 12, speed = 2.5, features = { "kvm", "big-parallel" }, overload_threshold = false,
+    keep_connection = false },
   build_machine { inherit = base, name = "arm", port = 2222, system = "aarch64-linux", enabled = false,
     accepts = function() return true end, proxy_command = { "nc", "%h", "%p" } },
   local_machine { speed = 0.5 },
@@ -38,7 +39,7 @@ fn a_pool_as_a_table() {
 machines.lua: 2 build machines
 
 NAME                   SYSTEMS                   SLOTS  SPEED  FEATURES           NOTES
-eightysix.example.org  x86_64-linux, i686-linux     12    2.5  kvm, big-parallel  -
+eightysix.example.org  x86_64-linux, i686-linux     12    2.5  kvm, big-parallel  connection not kept
 arm:2222               aarch64-linux                 1      1  -                  disabled, accepts, proxy
 localhost              its own                       -    0.5  -                  the head itself
 
@@ -53,7 +54,7 @@ limits            5 s to evaluate, 0.5 s to decide, 64 MiB
     assert_eq!(output, expected);
     assert_eq!(
         messages,
-        "machines.lua:6: warning: build_machine<arm>: system: deprecated\n  hint: write systems = { \"aarch64-linux\" }\n"
+        "machines.lua:7: warning: build_machine<arm>: system: deprecated\n  hint: write systems = { \"aarch64-linux\" }\n"
     );
 }
 
@@ -73,7 +74,7 @@ fn a_pool_as_json() {
                 "speed": 2.5, "features": ["kvm", "big-parallel"], "overload_threshold": null,
                 "minimum_disk_space": 104857600, "connect_timeout": 5.0, "stall_timeout": 60.0, "keep_alive": 15.0,
                 "max_transfers": 4, "enabled": true, "proxy_command": null, "use_substitutes": true,
-                "accepts": false, "score": false, "line": 4
+                "keep_connection": null, "accepts": false, "score": false, "line": 4
             },
             {
                 "name": "arm", "port": 2222, "user": "offload", "systems": ["aarch64-linux"], "host_key": [KEY],
@@ -81,7 +82,7 @@ fn a_pool_as_json() {
                 "parallel_builds": 1, "speed": 1.0, "features": [], "overload_threshold": 0.8,
                 "minimum_disk_space": 104857600, "connect_timeout": 5.0, "stall_timeout": 60.0, "keep_alive": 15.0,
                 "max_transfers": 4, "enabled": false, "proxy_command": ["nc", "%h", "%p"], "use_substitutes": true,
-                "accepts": true, "score": false, "line": 6
+                "keep_connection": 30.0, "accepts": true, "score": false, "line": 7
             }
         ],
         "local_machine": {
@@ -92,7 +93,7 @@ fn a_pool_as_json() {
             "wait_for_slot": 600.0, "limits": { "evaluate": 5.0, "decide": 0.5, "memory": 67108864 }
         },
         "warnings": [{
-            "severity": "warning", "file": "machines.lua", "line": 6, "field": "system",
+            "severity": "warning", "file": "machines.lua", "line": 7, "field": "system",
             "message": "build_machine<arm>: system: deprecated", "hint": "write systems = { \"aarch64-linux\" }"
         }]
     });

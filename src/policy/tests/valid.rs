@@ -30,7 +30,7 @@ fn every_field() {
             compression = "zlib@openssh.com,zlib", parallel_builds = 4.0, speed = 2, features = { "kvm", "big-parallel" },
             overload_threshold = false, minimum_disk_space = 10 * bits, connect_timeout = 2.5, stall_timeout = 30,
             keep_alive = 5, max_transfers = 8, enabled = false, proxy_command = { "ssh", "-W", "%h:%p", "bastion" },
-            use_substitutes = false, accepts = function() end, score = print,
+            use_substitutes = false, keep_connection = false, accepts = function() end, score = print,
           },
           build_machine { name = "paris", $REST },
           local_machine { speed = 0.5, systems = { "x86_64-linux" }, features = { "kvm" }, enabled = true,
@@ -62,6 +62,7 @@ fn every_field() {
         connect_timeout: Duration::from_millis(2500),
         stall_timeout: Duration::from_secs(30),
         keep_alive: Duration::from_secs(5),
+        keep_connection: None,
         max_transfers: 8,
         enabled: false,
         proxy_command: Some(strings(&["ssh", "-W", "%h:%p", "bastion"])),
@@ -108,6 +109,20 @@ fn compression_in_every_spelling() {
     }
 }
 
+#[test]
+fn how_long_a_connection_is_kept() {
+    for (text, kept) in [
+        ("false", None),
+        ("0.25", Some(Duration::from_millis(250))),
+        ("90", Some(Duration::from_secs(90))),
+        ("60 * 60", Some(Duration::from_secs(3600))),
+        ("nil", Some(Duration::from_secs(30))),
+    ] {
+        let site = Site::new(&format!("return {{ build_machine {{ name = 'a', $REST, keep_connection = {text} }} }}"));
+        assert_eq!(site.load().unwrap().machines[0].machine.keep_connection, kept, "{text}");
+    }
+}
+
 /// The files check themselves with `assert`.
 #[test]
 fn what_a_file_may_do() {
@@ -121,6 +136,7 @@ fn what_a_file_may_do() {
             assert(tostring(one) == "build_machine<berlin>")
             assert(one ~= given and given.speed == nil and one.speed == 1.0 and one.port == 22)
             assert(#one.features == 0 and one.overload_threshold == 0.8 and one.enabled == true)
+            assert(one.keep_connection == 30)
             local copy, fields = {}, 0
             for field, value in pairs(one) do copy[field] = value; fields = fields + 1 end
             assert(fields >= 15 and rawget(one, "name") == "berlin")
@@ -149,9 +165,9 @@ fn what_a_file_may_do() {
         ),
         (
             "false is a value like others in inherit",
-            r#"local base = { enabled = false, overload_threshold = false }
+            r#"local base = { enabled = false, overload_threshold = false, keep_connection = false }
             local one = build_machine { inherit = base, name = "a", $REST }
-            assert(one.enabled == false and one.overload_threshold == false)
+            assert(one.enabled == false and one.overload_threshold == false and one.keep_connection == false)
             local two = build_machine { inherit = one, name = "b", enabled = true }
             assert(two.enabled == true and two.user == "offload")
             return { one, two }"#,
