@@ -14,12 +14,14 @@ use std::time::Duration;
 
 use log::debug;
 
-use super::transmit::FAR;
 use super::turns::Turns;
 use crate::daemon::{Client, Error, ExportError};
 use crate::remote::{Connection, DaemonStream, Patience};
 use crate::state::logins::Logins;
 use crate::timing::Stopwatch;
+
+/// From this time of a round trip on, a link is long.
+const FAR: Duration = Duration::from_millis(5);
 
 /// Name of the text; the same for all, and garbage when nobody is connected.
 const NAME: &str = "offload-signer";

@@ -20,8 +20,8 @@ use crate::local::{Bundle, Item};
 use crate::remote::{DaemonStream, Importer};
 use crate::timing::{Pieces, Stopwatch};
 
-/// From this time of a round trip on, a link is long.
-pub(super) const FAR: Duration = Duration::from_millis(5);
+/// From this time of a round trip on, the questions of an import are a matter of the link, and not of the processors.
+const APART: Duration = Duration::from_micros(500);
 /// How long it takes, about, to start a program on the other side.
 const START: Duration = Duration::from_secs(1);
 
@@ -60,7 +60,7 @@ pub(super) fn transmit(
 fn is_long(items: &[Item], round_trip: Duration) -> bool {
     let bytes: u64 = items.iter().map(|item| item.nar_size).sum();
     let questions = bytes / add::QUESTION;
-    round_trip >= FAR && round_trip.as_secs_f64() * questions as f64 > START.as_secs_f64()
+    round_trip >= APART && round_trip.as_secs_f64() * questions as f64 > START.as_secs_f64()
 }
 
 /// Has a program on the other side import the items. False if that did not work and nothing else is wrong.

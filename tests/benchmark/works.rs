@@ -43,6 +43,7 @@ pub enum Asked {
 const ONE: Shape = Shape { slots: &[4], link: Link::Loopback, silent: 0 };
 const TWO_TWO: Shape = Shape { slots: &[2, 2], ..ONE };
 const TWO_THREE: Shape = Shape { slots: &[3, 3], ..ONE };
+const LAN: Shape = Shape { link: Link::Far(Duration::from_millis(1), None), ..ONE };
 const FAR: Shape = Shape { link: Link::Far(Duration::from_millis(50), None), ..ONE };
 const SLOW: Shape = Shape { link: Link::Far(Duration::from_millis(50), Some(2_500_000)), ..ONE };
 const SILENT: Shape = Shape { silent: 3, ..ONE };
@@ -81,6 +82,7 @@ pub const WORKS: &[Work] = &[
     Work { name: "far", what: "trivial build over a local one, 50 ms round trips", shape: FAR, asked: Asked::Times(4.0), ..BUILD },
     Work { name: "far-asked", what: "the same, the machine not asked before", shape: FAR, run: trivial_unknown, asked: Asked::Times(4.0), ..BUILD },
     Work { name: "far-input", what: "32 MiB input, 50 ms round trips", shape: FAR, run: small_input, asked: Asked::Times(2.5), ..WHOLE },
+    Work { name: "lan-input", what: "256 MiB input, 1 ms round trips", shape: LAN, run: input, ..WHOLE },
     Work { name: "far-output", what: "32 MiB output, 50 ms round trips", shape: FAR, run: small_output, ..WHOLE },
     Work { name: "slow-input", what: "32 MiB input, 50 ms, 20 Mbit/s", shape: SLOW, run: small_input, ..WHOLE },
     Work { name: "silent", what: "trivial build, the three fastest machines silent: the first", shape: SILENT, run: trivial_unknown, upstream_rounds: 1, asked: Asked::Times(20.0), ..WHOLE },
