@@ -49,7 +49,7 @@
 ---@field stall_timeout? number
 ---Seconds of silence after which the machine is asked for a sign of life. Default 15.
 ---@field keep_alive? number
----Seconds for which a connection to the machine is kept open after a build, for the next one; up to 3600. `false`: it
+---Seconds for which a connection to the machine is kept open after a build, for the next one; up to 600. `false`: it
 ---is not kept. Default 30.
 ---@field keep_connection? number|false
 ---How many uploads, and how many downloads, may take place at the same time. Default 4.

@@ -72,6 +72,8 @@ points! {
     Verified,
     /// All outputs have come; the slot is still held.
     Retrieved,
+    /// The connection has been kept, or has ended.
+    ConnectionKept,
     /// The slot has been given back.
     SlotReleased,
     /// What stood in an output's place is gone, and the output is not there yet.

@@ -30,13 +30,18 @@ pub struct Engine {
     pub state: StateDirectory,
     /// The head's own system type, and the limits for builds.
     pub arguments: Arguments,
+    /// Whether connections are kept for the next build. That takes a process of its own, which is split off this one
+    /// at the end of a build: no thread but those of the engine may be doing anything then, somebody has to wait for that
+    /// process, and what it was given remains with this one as well. For programs that end with the build. Default
+    /// false.
+    pub keeps_connections: bool,
 }
 
 impl Engine {
     /// An engine that keeps its state below the daemon's, in `offload`.
     pub fn new(directories: Directories, arguments: Arguments) -> Engine {
         let state = StateDirectory::new(directories.state.join("offload"));
-        Engine { directories, state, arguments }
+        Engine { directories, state, arguments, keeps_connections: false }
     }
 
     /// Evaluates a machine file. `extend` may add functions to the interpreter before that.
@@ -121,7 +126,8 @@ impl Consideration<'_> {
             wait_for_slot: self.pool.settings.wait_for_slot,
         };
         let (directories, state) = (&self.engine.directories, &self.engine.state);
-        let job = Job { failover, inputs, outputs, directories, state };
+        let job =
+            Job { failover, inputs, outputs, directories, state, keeps_connections: self.engine.keeps_connections };
         job.run(first, place, log, observer)
     }
 

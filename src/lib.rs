@@ -7,7 +7,7 @@
 //!
 //! # Map
 //!
-//! Arrows go one way; `tests/layers.rs` keeps it so, and `unsafe` code in the two files that bind a C library.
+//! Arrows go one way; `tests/layers.rs` keeps it so, and `unsafe` code in the three files that bind a C library.
 //!
 //! ```text
 //! commands ─► engine ─► job ─► schedule, transfer ─► remote, local ─► daemon, ssh ─► store
@@ -26,7 +26,7 @@
 //! | [`state`] | what outlives a process: slots, health, places to wait, drained machines, transfers |
 //! | [`job`] | one accepted build from choice to outputs in their places, with fail-over |
 //! | [`transfer`] | send the missing inputs, retrieve the outputs |
-//! | [`remote`] | what is asked of a build machine: a stream to its daemon, a probe |
+//! | [`remote`] | what is asked of a build machine: a stream to its daemon, a probe; connections that are kept |
 //! | [`local`] | this machine's store: read and sign, restore, check |
 //! | [`daemon`] | a client of the worker protocol over any `Read + Write` |
 //! | [`ssh`] | everything that touches libssh2 |

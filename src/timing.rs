@@ -9,6 +9,7 @@
 //! | probe | the machine tells how it is doing |
 //! | greet | a channel to the machine's daemon, its greeting |
 //! | options | the daemon's options are set |
+//! | borrow | instead of all these: a connection that was kept is found, and the options are set over it |
 //! | query | which inputs it has |
 //! | add | the missing ones that need no signature are sent |
 //! | sign, send | the other missing ones: signing them; reading, hashing and sending them |
@@ -18,6 +19,7 @@
 //! | build | the build |
 //! | ready | the rest of the wait for that signature |
 //! | fetch, restore, verify | an output: waiting for it; hashing and writing it; its signature |
+//! | keep | the connection is kept for the next build |
 //! | place | the outputs are moved to their places |
 //! | log | the daemon reads the rest of the build log |
 //!

@@ -140,7 +140,13 @@ fn a_machine_that_lets_nobody_in() {
 /// for the head's daemon to end a hook that is silent for too long.
 #[test]
 fn a_machine_whose_garbage_collector_runs() {
-    let Pool { machine, link, head, .. } = pool(|host| host, |entry| entry.set("stall_timeout", 3));
+    let Pool { machine, link, head, .. } = pool(
+        |host| host,
+        |entry| {
+            // A connection that is kept protects what was sent over it, and what is deleted here is not to be protected.
+            entry.set("stall_timeout", 3).set("keep_connection", false)
+        },
+    );
     head.build(&[&Drv::new("before")]).succeeded();
     let connections = link.connections();
     // The one that asked how the machine is has built, too.

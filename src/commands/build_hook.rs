@@ -68,7 +68,8 @@ pub fn run(arguments: &[OsString]) -> Status {
 fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Box<dyn Error>> {
     let arguments: Vec<String> = arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
     let arguments = Arguments::parse(&arguments)?;
-    let engine = Engine::new(Directories::from_environment()?, arguments);
+    let mut engine = Engine::new(Directories::from_environment()?, arguments);
+    engine.keeps_connections = true;
     let store = &engine.directories.store;
     let mut said = Said::default();
     let mut requests = BufReader::new(&descriptors.requests);

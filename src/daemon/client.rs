@@ -73,6 +73,17 @@ impl<S: Read + Write> Client<S> {
         Ok(Client { link, store, version, round_trip: start.elapsed() })
     }
 
+    /// A client of a daemon that was greeted before: what another one left with [`into_stream`](Client::into_stream), and
+    /// what it knew.
+    pub fn resume(stream: S, store: StoreDir, version: Version, round_trip: Duration) -> Client<S> {
+        Client { link: Link::new(stream), store, version, round_trip }
+    }
+
+    /// The stream, for a client that goes on with it; `None` if the next byte is not known to begin a reply.
+    pub fn into_stream(self) -> Option<S> {
+        self.link.into_stream()
+    }
+
     /// The version the daemon announced; operations are those of the lower of the two.
     pub fn version(&self) -> Version {
         self.version

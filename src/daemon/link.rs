@@ -72,6 +72,12 @@ impl<S: Read + Write> Link<S> {
         self.stream.reader.get_mut()
     }
 
+    /// The stream, if nothing is left to be read.
+    pub fn into_stream(self) -> Option<S> {
+        let Counted { reader, .. } = self.stream;
+        (self.usable && reader.buffer().is_empty()).then(|| reader.into_inner())
+    }
+
     pub fn is_usable(&self) -> bool {
         self.usable
     }

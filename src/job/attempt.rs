@@ -1,9 +1,11 @@
 //! One try to build on one machine: connect, send, build, retrieve.
 
+use std::cell::Cell;
 use std::error::Error;
 
-use log::debug;
+use log::{debug, warn};
 
+use super::connect::connect;
 use super::look::how_to_look;
 use super::reach::{Reached, daemon_failed};
 use super::remember::{remember_failure, remember_success};
@@ -41,7 +43,7 @@ impl Job<'_> {
         observer.observe(&Event::Offloading { derivation, machine: &machine.name });
         let head = Head::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
         point(Point::HeadOpened);
-        let on = On { job: self, machine, world, head: &head };
+        let on = On { job: self, machine, world, head: &head, blame: Cell::default() };
         let retrieved = on.build(slot, link, log, observer)?;
         point(Point::SlotReleased);
         let mut stopwatch = Stopwatch::start();
@@ -52,12 +54,17 @@ impl Job<'_> {
     }
 }
 
+/// What a build gives, with the second connection to the daemon if there is one.
+type Built<'a> = (Retrieved<'a>, Option<Client<DaemonStream>>);
+
 /// A job on one machine.
-struct On<'a> {
-    job: &'a Job<'a>,
-    machine: &'a Machine,
-    world: &'a Network,
+pub(super) struct On<'a> {
+    pub(super) job: &'a Job<'a>,
+    pub(super) machine: &'a Machine,
+    pub(super) world: &'a Network,
     head: &'a Head<'a>,
+    /// What the machine is at fault for.
+    blame: Cell<Option<String>>,
 }
 
 impl<'a> On<'a> {
@@ -69,22 +76,63 @@ impl<'a> On<'a> {
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<Retrieved<'a>, Failure> {
-        let job = self.job;
-        let Reached { mut client, connection } = match link {
+        let result = self.build_somehow(link, log, observer);
+        if let Some(cause) = self.blame.take() {
+            // Other builds need not find out for themselves.
+            remember_failure(self.job.state, self.machine, &cause);
+        }
+        result
+    }
+
+    /// Builds over the connection over which the machine was asked, else over one that was kept, else over a new one.
+    fn build_somehow(
+        &self,
+        link: Option<Reached>,
+        log: &BuildLog,
+        observer: &mut dyn Observer,
+    ) -> Result<Retrieved<'a>, Failure> {
+        if link.is_none()
+            && let Some(mut lent) = self.borrow()
+        {
+            let result = self.build_over(&mut lent, log, observer);
+            if result.is_ok() || !lent.client.stream_mut().has_lost_keeper() {
+                return result.map(|built| self.kept(built, lent));
+            }
+            let why = self.blame.take().unwrap_or_default();
+            warn!("{why}; building over a new connection");
+        }
+        let reached = match link {
             Some(reached) => reached,
             None => schedule::connect(self.machine, self.world).map_err(|cause| self.failure(cause))?,
         };
+        let mut reached = self.greet(reached)?;
+        let built = self.build_over(&mut reached, log, observer)?;
+        Ok(self.kept(built, reached))
+    }
+
+    /// Keeps the connection that is of most use to another build.
+    fn kept(&self, (retrieved, second): Built<'a>, reached: Reached) -> Retrieved<'a> {
+        self.keep(second.unwrap_or(reached.client));
+        point(Point::ConnectionKept);
+        retrieved
+    }
+
+    fn build_over(
+        &self,
+        reached: &mut Reached,
+        log: &BuildLog,
+        observer: &mut dyn Observer,
+    ) -> Result<Built<'a>, Failure> {
+        let job = self.job;
+        let Reached { client, connection } = reached;
         let max_silent_time = job.failover.arguments.max_silent_time;
         let patience = Patience::answer(self.machine, max_silent_time);
         client.stream_mut().set_patience(patience.clone());
-        let mut stopwatch = Stopwatch::start();
-        client.set_options(&self.options()).map_err(|error| self.daemon_failed("greeting its daemon", &error))?;
-        stopwatch.lap("options");
         point(Point::OptionsSet);
 
         let turns = self.turns();
-        let mut signer = Signer::new(&connection, &patience, &turns);
-        transfer::send(&mut client, self.head, job.inputs, &mut signer, &turns, observer)
+        let mut signer = Signer::new(connection, &patience, &turns);
+        transfer::send(client, self.head, job.inputs, &mut signer, &turns, observer)
             .map_err(|error| self.transfer_failed("sending inputs", error.is_of_machine(), &error))?;
 
         point(Point::InputsProtected);
@@ -97,28 +145,39 @@ impl<'a> On<'a> {
         client.stream_mut().set_patience(Patience::build(self.machine, max_silent_time));
         let built = client.start_build(&[derivation.clone()].into()).and_then(|()| {
             point(Point::BuildStarted);
-            signer.start_late(&mut client);
+            signer.start_late(client);
             client.finish_build()
         });
         client.set_log(None);
         client.stream_mut().set_patience(patience);
         stopwatch.lap("build");
         if let Err(error) = built {
-            return Err(self.judge(error, &mut client, &connection));
+            return Err(self.judge(error, client, connection));
         }
 
         point(Point::BuildEnded);
         self.world.remember_stock(self.machine);
 
         let wanted = Wanted { derivation, inputs: job.inputs, outputs: job.outputs };
-        // The first connection stays open for what it protects from the garbage collector.
+        // The first one stays open for what it protects from the garbage collector.
         let mut second = signer.ready();
-        let exporter = second.as_mut().unwrap_or(&mut client);
+        let exporter = second.as_mut().unwrap_or(client);
         let retrieved = transfer::retrieve(exporter, self.head, &wanted, connection.compressed(), &turns, observer)
             .map_err(|error| self.transfer_failed("retrieving outputs", error.is_of_machine(), &error))?;
-        self.refresh_status(&connection);
+        self.refresh_status(client, connection);
         point(Point::Retrieved);
-        Ok(retrieved)
+        Ok((retrieved, second))
+    }
+
+    /// Tells the daemon of a new connection how to build.
+    fn greet(&self, mut reached: Reached) -> Result<Reached, Failure> {
+        let patience = Patience::answer(self.machine, self.job.failover.arguments.max_silent_time);
+        reached.client.stream_mut().set_patience(patience);
+        let mut stopwatch = Stopwatch::start();
+        let taken = reached.client.set_options(&self.options());
+        stopwatch.lap("options");
+        taken.map_err(|error| self.daemon_failed("greeting its daemon", &error))?;
+        Ok(reached)
     }
 
     fn turns(&self) -> Turns<'a> {
@@ -127,7 +186,7 @@ impl<'a> On<'a> {
         Turns { state: self.job.state, machine: self.machine, limit: patience::LONGEST_TURN, say_every }
     }
 
-    fn options(&self) -> Options {
+    pub(super) fn options(&self) -> Options {
         Options {
             build_timeout: self.job.failover.arguments.build_timeout,
             max_silent_time: self.job.failover.arguments.max_silent_time,
@@ -147,7 +206,7 @@ impl<'a> On<'a> {
             Err(error) => return self.daemon_failed("judging the failed build", &error),
         };
         let mut has_commands = false;
-        let free = match connection.probe(job.directories.store.as_str()) {
+        let free = match self.probe(client, connection) {
             Ok(status) => {
                 has_commands = status != Status::default();
                 remember_success(job.state, self.machine, status.clone());
@@ -171,8 +230,20 @@ impl<'a> On<'a> {
         }
     }
 
+    /// How the machine is doing. Where another process has the session, that takes one of our own. The error is a
+    /// message.
+    fn probe(&self, client: &mut Client<DaemonStream>, connection: &Connection) -> Result<Status, String> {
+        let own = if client.stream_mut().is_lent() { Some(connect(self.job.state, self.machine)?) } else { None };
+        let probed = own.as_ref().unwrap_or(connection).probe(self.job.directories.store.as_str());
+        probed.map_err(|error| error.to_string())
+    }
+
     /// Measures again, so that the next decision finds a fresh record. Not worth a failure.
-    fn refresh_status(&self, connection: &Connection) {
+    fn refresh_status(&self, client: &mut Client<DaemonStream>, connection: &Connection) {
+        if client.stream_mut().is_lent() {
+            // That would take a login. The next decision asks if it needs to.
+            return;
+        }
         let record = HealthRecord::of(self.job.state, self.machine).map(|record| record.read()).unwrap_or_default();
         if record.trouble.is_none() && record.age(health::now()).is_some_and(|age| age < FRESH / 2) {
             return;
@@ -193,9 +264,9 @@ impl<'a> On<'a> {
         if is_of_machine { self.failed(format!("{phase}: {cause}")) } else { Failure::Head(cause) }
     }
 
-    /// The machine is at fault, and other builds need not find out for themselves.
+    /// The machine is at fault.
     fn failed(&self, cause: String) -> Failure {
-        remember_failure(self.job.state, self.machine, &cause);
+        self.blame.set(Some(cause.clone()));
         self.failure(cause)
     }
 

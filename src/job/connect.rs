@@ -38,7 +38,7 @@ pub fn connect(state: &StateDirectory, machine: &Machine) -> Result<Connection, 
         warn!("cannot tell who connects to '{}': {error}", machine.name);
     }
     let login = crowd.wait(Logins::try_take)?;
-    let compressed = machine.compression.directions(|| experience(state, machine));
+    let compressed = compressed(state, machine);
     let mut retries = 0..RETRIES;
     loop {
         let error = match Connection::open_compressed(machine, compressed) {
@@ -63,6 +63,11 @@ pub fn connect(state: &StateDirectory, machine: &Machine) -> Result<Connection, 
 /// What to say of a machine that cannot be reached.
 pub fn unreachable(error: &remote::Error) -> String {
     with_hint(error, error.hint())
+}
+
+/// The directions that a new connection compresses.
+pub(super) fn compressed(state: &StateDirectory, machine: &Machine) -> Compressed {
+    machine.compression.directions(|| experience(state, machine))
 }
 
 /// What has been found to pay, for the machines whose compression is left to that.

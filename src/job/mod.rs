@@ -15,6 +15,7 @@
 mod attempt;
 mod connect;
 mod failover;
+mod keep;
 mod look;
 mod reach;
 mod remember;
@@ -47,6 +48,9 @@ pub struct Job<'a> {
     pub outputs: &'a BTreeSet<StorePath>,
     pub directories: &'a Directories,
     pub state: &'a StateDirectory,
+    /// Whether connections are kept for other builds. Only in a process that does nothing else and ends with the build:
+    /// it is split in two ([`kept`](crate::remote::kept)).
+    pub keeps_connections: bool,
 }
 
 /// A machine that was chosen, by its slot and its connection.

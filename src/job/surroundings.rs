@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -72,6 +73,30 @@ impl Network {
     }
 }
 
+/// How many threads of this process are asking machines.
+static ASKING: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether any thread of this process is asking a machine.
+pub fn is_asking() -> bool {
+    ASKING.load(Ordering::SeqCst) > 0
+}
+
+/// Counts a thread that asks, until it is dropped.
+struct Asker;
+
+impl Asker {
+    fn start() -> Asker {
+        ASKING.fetch_add(1, Ordering::SeqCst);
+        Asker
+    }
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        ASKING.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 fn hosts(machines: &[&Machine]) -> Vec<String> {
     machines.iter().map(|machine| machine.address()).collect()
 }
@@ -99,6 +124,11 @@ impl Surroundings for Network {
     }
 
     fn spawn(&self, task: Box<dyn FnOnce() + Send>) {
+        let asking = Asker::start();
+        let task = move || {
+            let _asking = asking;
+            task();
+        };
         if let Err(error) = thread::Builder::new().name("ask".to_owned()).spawn(task) {
             warn!("cannot start a thread: {error}");
         }

@@ -25,8 +25,8 @@ const SYSTEMS: [&str; 12] = [
 ];
 /// No wait on a link to a build machine is longer than a day.
 const MAX_SECONDS: f64 = 86400.0;
-/// No connection that nobody uses is kept for longer than an hour.
-const MAX_KEPT_SECONDS: f64 = 3600.0;
+/// No connection is kept for longer than ten minutes (`remote::kept`).
+const MAX_KEPT_SECONDS: f64 = 600.0;
 
 /// The head itself, as a candidate.
 #[derive(Clone, Debug, PartialEq)]

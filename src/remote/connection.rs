@@ -21,8 +21,12 @@ use crate::timing::Stopwatch;
 pub struct Connection(Arc<Inner>);
 
 struct Inner {
-    session: Session,
+    /// `None` where another process has the session.
+    session: Option<Session>,
     machine: Machine,
+    /// The directions for which compression was asked, and those that are compressed.
+    asked: Compressed,
+    compressed: Compressed,
     /// Whether the daemon has been reached.
     is_up: AtomicBool,
     /// Whether the server is known to forward to no socket.
@@ -39,8 +43,19 @@ impl Connection {
     /// Connects in the same way, and asks for this compression. A server that does not compress is taken as it is.
     pub fn open_compressed(machine: &Machine, compressed: Compressed) -> Result<Connection, Error> {
         let session = Session::connect_compressed(machine, compressed)?;
+        let negotiated = session.compressed();
+        Ok(Connection::new(machine, Some(session), compressed, negotiated))
+    }
+
+    /// The connection of a stream that another process carries ([`kept`](super::kept)). What that one cannot do has a
+    /// session of its own each time, opened as another connection would be.
+    pub(super) fn beside(machine: &Machine, asked: Compressed, compressed: Compressed) -> Connection {
+        Connection::new(machine, None, asked, compressed)
+    }
+
+    fn new(machine: &Machine, session: Option<Session>, asked: Compressed, compressed: Compressed) -> Connection {
         let [is_up, is_relayed] = [false; 2].map(AtomicBool::new);
-        Ok(Connection(Arc::new(Inner { session, machine: machine.clone(), is_up, is_relayed })))
+        Connection(Arc::new(Inner { session, machine: machine.clone(), asked, compressed, is_up, is_relayed }))
     }
 
     /// The machine at its other end.
@@ -50,7 +65,12 @@ impl Connection {
 
     /// The directions that are compressed.
     pub fn compressed(&self) -> Compressed {
-        self.0.session.compressed()
+        self.0.compressed
+    }
+
+    /// The directions for which compression was asked.
+    pub fn asked_compression(&self) -> Compressed {
+        self.0.asked
     }
 
     /// Opens a stream to the socket of the machine's daemon. Each call gives a new one.
@@ -63,18 +83,19 @@ impl Connection {
 
     /// The same within this time for opening the channel, which is also what the greeting may take.
     pub(super) fn daemon_within(&self, limit: Duration) -> Result<DaemonStream, Error> {
-        self.0.session.set_patience(limit);
-        let channel = self.channel()?;
+        let session = self.session()?;
+        session.set_patience(limit);
+        let channel = self.channel(&session)?;
         self.0.is_up.store(true, Ordering::Relaxed);
-        self.0.session.set_patience(patience::hello(&self.0.machine, true));
+        session.set_patience(patience::hello(&self.0.machine, true));
         Ok(DaemonStream::to_be_greeted(channel, self.clone(), limit))
     }
 
     /// A channel to the daemon's socket, or to a relay.
-    fn channel(&self) -> Result<Channel, Error> {
+    fn channel(&self, session: &Session) -> Result<Channel, Error> {
         let mut reason = "as before".to_owned();
         if !self.0.is_relayed.load(Ordering::Relaxed) {
-            match self.0.session.open_socket(&self.0.machine.daemon_socket) {
+            match session.open_socket(&self.0.machine.daemon_socket) {
                 Ok(channel) => return Ok(channel),
                 Err(error) => match error.cause {
                     Cause::SocketRefused { reason: why, .. } => reason = why,
@@ -82,7 +103,7 @@ impl Connection {
                 },
             }
         }
-        let channel = self.relay(reason)?;
+        let channel = self.relay(session, reason)?;
         self.0.is_relayed.store(true, Ordering::Relaxed);
         Ok(channel)
     }
@@ -106,12 +127,12 @@ impl Connection {
     /// Whether something listens on another socket than the machine's `daemon_socket`, as far as the SSH server
     /// forwards.
     pub fn listens(&self, socket: &Path) -> bool {
-        self.0.session.open_socket(socket).is_ok()
+        self.session().is_ok_and(|session| session.open_socket(socket).is_ok())
     }
 
     /// Runs a command with this input, and reads what it prints, at most 64 KiB; `limit` is for all of it.
     pub fn run(&self, command: &str, input: &[u8], limit: Duration) -> Result<Output, Error> {
-        let mut channel = self.0.session.exec(command)?;
+        let mut channel = self.session()?.exec(command)?;
         channel.set_deadline(Instant::now().checked_add(limit));
         // A command that wants no input may have ended by now; what it printed counts.
         if let Err(error) = channel.write_all(input) {
@@ -120,16 +141,20 @@ impl Connection {
         Ok(channel.output(probe::MAX_OUTPUT)?)
     }
 
-    pub(super) fn session(&self) -> &Session {
-        &self.0.session
+    /// The session, or one beside that of the other process.
+    pub(super) fn session(&self) -> Result<Session, Error> {
+        match &self.0.session {
+            Some(session) => Ok(session.clone()),
+            None => Ok(Session::connect_compressed(&self.0.machine, self.0.asked)?),
+        }
     }
 
     /// OpenSSH refuses a forbidden forwarding and a socket without a listener in the same words. The relay tells them
     /// apart.
-    fn relay(&self, reason: String) -> Result<Channel, Error> {
+    fn relay(&self, session: &Session, reason: String) -> Result<Channel, Error> {
         let machine = self.0.machine.address();
         let socket = self.0.machine.daemon_socket.to_string_lossy().into_owned();
-        relay::open(&self.0.session, &socket, self.0.machine.stall_timeout).map_err(|failure| match failure {
+        relay::open(session, &socket, self.0.machine.stall_timeout).map_err(|failure| match failure {
             relay::Failure::NoDaemon(reason) => Error::NoDaemon { machine, socket, reason },
             relay::Failure::NoRelay(relay) => Error::NoWay { machine, socket, reason, relay },
             relay::Failure::Link(error) => Error::Ssh(error),
@@ -140,8 +165,9 @@ impl Connection {
     /// where commands are forbidden, or nothing is told within `connect_timeout`. An error means that the connection
     /// itself failed.
     pub fn probe(&self, store: &str) -> Result<Status, Error> {
+        let session = self.session()?;
         let mut stopwatch = Stopwatch::start();
-        let output = self.0.session.exec(&probe::command(store)).and_then(|mut channel| {
+        let output = session.exec(&probe::command(store)).and_then(|mut channel| {
             channel.set_deadline(Some(Instant::now() + self.0.machine.connect_timeout));
             channel.output(probe::MAX_OUTPUT)
         });

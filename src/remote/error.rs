@@ -18,6 +18,12 @@ pub enum Error {
         "{machine}: no way to the daemon's socket '{socket}': forwarding refused ({reason}), relay failed: {relay}"
     )]
     NoWay { machine: String, socket: String, reason: String, relay: String },
+    /// The way to the daemon broke under a connection that was kept from a build before.
+    #[error("{machine}: the connection that was kept is lost: {cause}")]
+    Kept { machine: String, cause: String },
+    /// The machine has nothing to do with it.
+    #[error("{machine}: the process that kept the connection to it has ended")]
+    NoKeeper { machine: String },
     /// The link is alive, and the daemon's greeting does not come, or not to its end.
     #[error("{machine}: its daemon has not greeted within {} s", limit.as_secs())]
     NotGreeted { machine: String, limit: Duration },
@@ -42,6 +48,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Ssh(error) => error.hint(),
+            Error::Kept { .. } | Error::NoKeeper { .. } => None,
             Error::NoDaemon { .. } => Some("start guix-daemon there, or correct 'daemon_socket'".to_owned()),
             Error::Silent { .. } | Error::NotGreeted { .. } => {
                 Some("see what its guix-daemon is doing, and whether it is stopped".to_owned())

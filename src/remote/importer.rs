@@ -8,9 +8,10 @@ use std::io::{self, Write};
 use std::time::Instant;
 
 use super::connection::Connection;
+use super::error::Error;
 use super::patience::{Patience, hello};
 use super::stream::DaemonStream;
-use crate::ssh::{self, Cause, Error};
+use crate::ssh::{self, Cause};
 
 /// A running `guix archive --import`, which takes what is written to it. It is waited for as the daemon is that it
 /// speaks to: a garbage collector may keep that from taking anything for minutes.
@@ -23,8 +24,8 @@ impl Importer {
     pub(super) fn start(connection: &Connection, patience: &Patience) -> Result<Option<Importer>, Error> {
         let socket = connection.machine().daemon_socket.to_string_lossy();
         let Some(command) = command(&socket) else { return Ok(None) };
-        let channel = connection.session().exec(&command)?;
-        Ok(Some(Importer { stream: DaemonStream::new(channel, connection.clone(), patience.clone()) }))
+        let channel = connection.session()?.exec(&command)?;
+        Ok(Some(Importer { stream: DaemonStream::through(channel, connection.clone(), patience.clone()) }))
     }
 
     /// Whether a write failed because the program has ended. Then there may be other ways to import.

@@ -6,6 +6,8 @@
 mod connection;
 mod error;
 mod importer;
+pub mod kept;
+mod lent;
 pub mod patience;
 pub mod probe;
 pub mod relay;

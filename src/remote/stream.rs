@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use super::connection::Connection;
 use super::error::Error;
 use super::importer::Importer;
-use super::patience::{Patience, hello_again};
+use super::lent::{Late, Lent};
+use super::patience::{Patience, hello, hello_again};
 use crate::daemon::Client;
 use crate::ssh::{self, Cause, Channel};
 use crate::store::path::StoreDir;
@@ -16,7 +17,7 @@ use crate::store::path::StoreDir;
 /// [`Error::Stopped`] inside when the daemon is silent for too long ([`Patience`]).
 pub struct DaemonStream {
     // Before the connection: it ends while there is still a session.
-    channel: Channel,
+    carrier: Carrier,
     connection: Connection,
     patience: Patience,
     /// When the greeting must be over, however it trickles, and how long it may have taken then.
@@ -26,15 +27,69 @@ pub struct DaemonStream {
     first: Option<u8>,
 }
 
+/// What the bytes go through.
+pub(super) enum Carrier {
+    Channel(Channel),
+    /// A connection that was kept from a build before.
+    Lent(Lent),
+}
+
+impl Carrier {
+    fn set_deadline(&mut self, deadline: Option<Instant>) {
+        match self {
+            Carrier::Channel(channel) => channel.set_deadline(deadline),
+            Carrier::Lent(lent) => lent.set_deadline(deadline),
+        }
+    }
+
+    fn wait_for_room(&mut self) -> io::Result<()> {
+        match self {
+            Carrier::Channel(channel) => channel.wait_for_room(),
+            // A write there can be interrupted and does this itself.
+            Carrier::Lent(_) => Ok(()),
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Carrier::Channel(channel) => channel.read(buffer),
+            Carrier::Lent(lent) => lent.read(buffer),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Carrier::Channel(channel) => channel.write(bytes),
+            Carrier::Lent(lent) => lent.write(bytes),
+        }
+    }
+}
+
 impl DaemonStream {
-    pub(super) fn new(channel: Channel, connection: Connection, patience: Patience) -> DaemonStream {
-        DaemonStream { channel, connection, patience, greeted_by: None, has_written: false, first: None }
+    fn new(carrier: Carrier, connection: Connection, patience: Patience) -> DaemonStream {
+        DaemonStream { carrier, connection, patience, greeted_by: None, has_written: false, first: None }
     }
 
     /// A stream whose daemon must have greeted within `limit`.
     pub(super) fn to_be_greeted(channel: Channel, connection: Connection, limit: Duration) -> DaemonStream {
         let greeted_by = Instant::now().checked_add(limit).map(|time| (time, limit));
-        DaemonStream { greeted_by, ..DaemonStream::new(channel, connection, Patience::greeting(limit)) }
+        DaemonStream { greeted_by, ..DaemonStream::through(channel, connection, Patience::greeting(limit)) }
+    }
+
+    /// A stream through a channel.
+    pub(super) fn through(channel: Channel, connection: Connection, patience: Patience) -> DaemonStream {
+        DaemonStream::new(Carrier::Channel(channel), connection, patience)
+    }
+
+    /// A stream to a daemon that has been greeted, and must answer the first request as it would a greeting.
+    pub(super) fn lent(lent: Lent, connection: Connection) -> DaemonStream {
+        let patience = Patience::greeting(hello(connection.machine(), false));
+        DaemonStream::new(Carrier::Lent(lent), connection, patience)
+    }
+
+    /// Whether it is borrowed, so that the daemon has signed over it before.
+    pub fn is_lent(&self) -> bool {
+        matches!(self.carrier, Carrier::Lent(_))
     }
 
     /// The connection that carries it.
@@ -44,7 +99,7 @@ impl DaemonStream {
 
     /// Starts `guix archive --import` on the other side, as patient as this stream; `None` where that cannot be.
     pub fn importer(&self) -> Result<Option<Importer>, Error> {
-        Ok(Importer::start(&self.connection, &self.patience)?)
+        Importer::start(&self.connection, &self.patience)
     }
 
     /// How long the daemon may be silent from now on.
@@ -57,21 +112,44 @@ impl DaemonStream {
         &self.patience
     }
 
+    /// Whether it was borrowed, and the process that kept it has ended since, for reasons of its own.
+    pub fn has_lost_keeper(&self) -> bool {
+        matches!(&self.carrier, Carrier::Lent(lent) if lent.has_lost_keeper())
+    }
+
+    pub(super) fn into_parts(self) -> (Carrier, Connection) {
+        (self.carrier, self.connection)
+    }
+
+    /// Whether all that has come has been read.
+    pub(super) fn is_between_replies(&self) -> bool {
+        let is_read = match &self.carrier {
+            Carrier::Channel(channel) => channel.is_empty(),
+            Carrier::Lent(_) => true,
+        };
+        is_read && self.first.is_none()
+    }
+
     /// Waits until there is something to read, for so long at the most. What goes wrong shows with the next read.
     pub fn wait(&mut self, limit: Duration) {
         if self.first.is_some() {
             return;
         }
         let mut byte = [0];
-        self.channel.set_deadline(Instant::now().checked_add(limit));
-        self.first = matches!(self.channel.read(&mut byte), Ok(1)).then_some(byte[0]);
+        self.carrier.set_deadline(Instant::now().checked_add(limit));
+        self.first = matches!(self.carrier.read(&mut byte), Ok(1)).then_some(byte[0]);
     }
 
-    /// Says that nothing more will be written, and takes what comes until the end.
+    /// Says that nothing more will be written, and takes what comes until the end. Not of a stream that is borrowed.
     pub(super) fn finish(mut self) -> io::Result<Channel> {
-        self.channel.send_eof()?;
-        io::copy(&mut self, &mut io::sink())?;
-        Ok(self.channel)
+        if let Carrier::Channel(channel) = &mut self.carrier {
+            channel.send_eof()?;
+            io::copy(&mut self, &mut io::sink())?;
+        }
+        match self.carrier {
+            Carrier::Channel(channel) => Ok(channel),
+            Carrier::Lent(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// Whether the daemon still answers anybody, by a second greeting.
@@ -84,6 +162,8 @@ impl DaemonStream {
             },
             // As where the account may run one relay and not two: that says nothing about the daemon.
             Err(Error::NoWay { .. }) => return Ok(()),
+            // Nor does a login beside a connection that is borrowed, and whose keeper tends the link.
+            Err(Error::Ssh(_)) if self.is_lent() => return Ok(()),
             Err(error) => error.to_string(),
         };
         Err(Error::Stopped { machine: self.connection.machine().address(), silence, cause })
@@ -142,12 +222,12 @@ impl DaemonStream {
     }
 
     /// Does what can be interrupted and taken up again.
-    fn patiently<T>(&mut self, mut operation: impl FnMut(&mut Channel) -> io::Result<T>) -> io::Result<T> {
+    fn patiently<T>(&mut self, mut operation: impl FnMut(&mut Carrier) -> io::Result<T>) -> io::Result<T> {
         let mut silence = Silence::begins(&self.patience);
         loop {
             let greeted_by = self.greeted_by.map(|(time, _)| time);
-            self.channel.set_deadline([silence.until(&self.patience), greeted_by].into_iter().flatten().min());
-            match operation(&mut self.channel) {
+            self.carrier.set_deadline([silence.until(&self.patience), greeted_by].into_iter().flatten().min());
+            match operation(&mut self.carrier) {
                 Err(error) if is_deadline(&error) => {
                     self.check_greeting().map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error))?;
                     silence.goes_on(self).map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error))?;
@@ -165,7 +245,7 @@ impl Read for DaemonStream {
                 (*to, self.first) = (first, None);
                 Ok(1)
             }
-            (buffer, _) => self.patiently(|channel| channel.read(buffer)),
+            (buffer, _) => self.patiently(|carrier| carrier.read(buffer)),
         }
     }
 }
@@ -176,19 +256,24 @@ impl Write for DaemonStream {
             // Whoever says more has been greeted.
             self.greeted_by = None;
         }
+        if self.is_lent() {
+            return self.patiently(|carrier| carrier.write(bytes));
+        }
         if !bytes.is_empty() {
-            self.patiently(Channel::wait_for_room)?;
+            self.patiently(Carrier::wait_for_room)?;
         }
         // The write itself cannot be interrupted; it only needs the link, which has its own limit.
-        self.channel.set_deadline(None);
-        self.channel.write(bytes)
+        self.carrier.set_deadline(None);
+        self.carrier.write(bytes)
     }
 
+    /// Does nothing: what was written is on its way.
     fn flush(&mut self) -> io::Result<()> {
-        self.channel.flush()
+        Ok(())
     }
 }
 
 fn is_deadline(error: &io::Error) -> bool {
-    ssh::Error::in_io(error).is_some_and(|error| matches!(error.cause, Cause::Deadline))
+    error.get_ref().is_some_and(|error| error.is::<Late>())
+        || ssh::Error::in_io(error).is_some_and(|error| matches!(error.cause, Cause::Deadline))
 }

@@ -5,6 +5,8 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::event::PollFd;
+
 use super::code::{again, code_of, is_again};
 use super::error::{Cause, Error, Phase};
 use super::limit::Limit;
@@ -68,17 +70,26 @@ impl Channel {
     /// Waits until the other side takes more, or nobody there reads any more, which a write then tells. Unlike a write
     /// this can be repeated after the deadline has passed.
     pub fn wait_for_room(&mut self) -> io::Result<()> {
+        self.wait_for_room_or(None).map(drop)
+    }
+
+    /// The same; false as soon as `beside` is ready and there is no room.
+    pub fn wait_for_room_beside(&mut self, beside: &PollFd<'_>) -> io::Result<bool> {
+        self.wait_for_room_or(Some(beside))
+    }
+
+    fn wait_for_room_or(&mut self, beside: Option<&PollFd<'_>>) -> io::Result<bool> {
         let has_room = |channel: &ssh2::Channel| channel.write_window().remaining > 0;
         if has_room(&self.channel) {
-            return Ok(());
+            return Ok(true);
         }
-        let waited = self.link.run(Kind::Read, self.limit(), || match self.channel.wait_eof() {
+        let waited = self.link.run_beside(Kind::Read, self.limit(), beside, || match self.channel.wait_eof() {
             // It has taken in all that there was, and not found the end.
             Err(error) if is_again(&error) && !has_room(&self.channel) => Err(error),
             Err(error) if !is_again(&error) => Err(error),
             _ => Ok(()),
         });
-        waited.map_err(|cause| self.error(cause).into_io(io::ErrorKind::BrokenPipe))
+        waited.map(|waited| waited.is_some()).map_err(|cause| self.error(cause).into_io(io::ErrorKind::BrokenPipe))
     }
 
     /// Tells the other side that nothing more will be written.
@@ -141,16 +152,34 @@ impl Channel {
         })
     }
 
+    /// Reads as ever; `None` as soon as `beside` is ready and there is nothing to read.
+    pub fn read_beside(&mut self, buffer: &mut [u8], beside: &PollFd<'_>) -> io::Result<Option<usize>> {
+        if self.taken < self.buffer.len() {
+            return self.read(buffer).map(Some);
+        }
+        self.read_some_beside(buffer, Some(beside))
+    }
+
+    /// Whether nothing that has been received waits to be read.
+    pub fn is_empty(&self) -> bool {
+        self.taken == self.buffer.len()
+    }
+
     fn read_some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(self.read_some_beside(buffer, None)?.unwrap_or_default())
+    }
+
+    fn read_some_beside(&mut self, buffer: &mut [u8], beside: Option<&PollFd<'_>>) -> io::Result<Option<usize>> {
         self.widen().map_err(|cause| self.error(cause).into_io(io::ErrorKind::UnexpectedEof))?;
         let read = self
             .link
-            .run(Kind::Read, self.limit(), || {
+            .run_beside(Kind::Read, self.limit(), beside, || {
                 self.channel.read(buffer).map_err(|error| code_of(&error, self.link.ssh()))
             })
             .map_err(|cause| self.error(cause).into_io(io::ErrorKind::UnexpectedEof))?;
-        self.received += read as u64;
-        self.link.moved(read);
+        let count = read.unwrap_or_default();
+        self.received += count as u64;
+        self.link.moved(count);
         Ok(read)
     }
 

@@ -18,11 +18,11 @@
 //! - `flush` discards what was received. It is not used.
 
 use std::mem;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 use ssh2::BlockDirections;
@@ -33,6 +33,7 @@ use super::error::{Cause, Error, Phase};
 use super::ffi;
 use super::limit::Limit;
 use super::proxy::Proxy;
+use super::ready::{self, Ready};
 use crate::machine::Machine;
 
 /// libssh2 sends no more than one keep-alive in two seconds.
@@ -112,6 +113,10 @@ impl Link {
         &self.ssh
     }
 
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
     pub(super) fn patience(&self) -> Duration {
         *self.patience.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -159,8 +164,20 @@ impl Link {
         &self,
         kind: Kind,
         limit: Option<Limit>,
-        mut call: impl FnMut() -> Result<T, ssh2::Error>,
+        call: impl FnMut() -> Result<T, ssh2::Error>,
     ) -> Result<T, Cause> {
+        // It is through, for there is nothing beside it.
+        self.run_beside(kind, limit, None, call)?.ok_or(Cause::OutOfUse)
+    }
+
+    /// The same, left with `None` as soon as `beside` is ready and the link is not. For reads: they can be taken up again.
+    pub(super) fn run_beside<T>(
+        &self,
+        kind: Kind,
+        limit: Option<Limit>,
+        beside: Option<&PollFd<'_>>,
+        mut call: impl FnMut() -> Result<T, ssh2::Error>,
+    ) -> Result<Option<T>, Cause> {
         let mut turn = self.turn();
         if !turn.usable {
             return Err(Cause::OutOfUse);
@@ -177,13 +194,13 @@ impl Link {
         let mut clock = Clock { heard: now, asked: now };
         if matches!(kind, Kind::Request | Kind::Write) {
             // Not sent yet, so giving up here does no harm; a dead link stays dead, though.
-            let waited = self.wait(kind, limit, PollFlags::OUT, &mut turn, &mut clock);
+            let waited = self.wait(kind, limit, None, PollFlags::OUT, &mut turn, &mut clock);
             waited.inspect_err(|cause| turn.usable = !matches!(cause, Cause::LinkDead(_)))?;
         }
         loop {
             let (result, received) = turn.counted(&mut call);
             match result {
-                Ok(value) => return Ok(value),
+                Ok(value) => return Ok(Some(value)),
                 Err(error) if is_again(&error) => {}
                 Err(error) => {
                     let cause = match cause(&error) {
@@ -215,11 +232,16 @@ impl Link {
                 clock.asked = clock.heard;
                 continue;
             }
-            self.wait(kind, limit, wanted, &mut turn, &mut clock).inspect_err(|cause| {
+            // A packet that went out in part comes first.
+            let beside = beside.filter(|_| !wanted.contains(PollFlags::OUT));
+            let ready = self.wait(kind, limit, beside, wanted, &mut turn, &mut clock).inspect_err(|cause| {
                 // A write in particular: libssh2 may have noted how much it will take from the caller's buffer.
                 let can_be_left = kind == Kind::Read && !wanted.contains(PollFlags::OUT);
                 turn.usable = can_be_left && !matches!(cause, Cause::LinkDead(_));
             })?;
+            if ready == Ready::Beside {
+                return Ok(None);
+            }
         }
     }
 
@@ -228,10 +250,11 @@ impl Link {
         &self,
         kind: Kind,
         limit: Option<Limit>,
+        beside: Option<&PollFd<'_>>,
         wanted: PollFlags,
         turn: &mut Turn,
         clock: &mut Clock,
-    ) -> Result<(), Cause> {
+    ) -> Result<Ready, Cause> {
         let is_tended = kind != Kind::Negotiation;
         let dead = clock.heard + self.stall_timeout;
         loop {
@@ -241,10 +264,14 @@ impl Link {
             }
             let ask = clock.asked + self.keep_alive;
             let until = [limit.map(Limit::instant), is_tended.then_some(dead), is_tended.then_some(ask)];
-            if self.poll(wanted, until.into_iter().flatten().min())? {
-                clock.heard = Instant::now();
-                clock.asked = clock.heard;
-                return Ok(());
+            match self.poll(wanted, beside, until.into_iter().flatten().min())? {
+                Ready::Link => {
+                    clock.heard = Instant::now();
+                    clock.asked = clock.heard;
+                    return Ok(Ready::Link);
+                }
+                Ready::Beside => return Ok(Ready::Beside),
+                Ready::Nothing => {}
             }
             let now = Instant::now();
             if is_tended && dead <= now {
@@ -268,22 +295,12 @@ impl Link {
 
     /// Whether the socket has room for a small packet now.
     pub(super) fn can_send(&self) -> Result<bool, Cause> {
-        self.poll(PollFlags::OUT, Some(Instant::now()))
+        Ok(self.poll(PollFlags::OUT, None, Some(Instant::now()))? == Ready::Link)
     }
 
-    /// Whether the socket became ready, or broke, before `until`.
-    fn poll(&self, wanted: PollFlags, until: Option<Instant>) -> Result<bool, Cause> {
-        loop {
-            let left = until.map(|until| {
-                let left = until.saturating_duration_since(Instant::now());
-                Timespec { tv_sec: left.as_secs().min(i64::MAX as u64) as i64, tv_nsec: left.subsec_nanos().into() }
-            });
-            match poll(&mut [PollFd::new(&self.socket, wanted)], left.as_ref()) {
-                Ok(ready) => return Ok(ready > 0),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(Cause::Io(error.into())),
-            }
-        }
+    /// What became ready, or broke, before `until`.
+    fn poll(&self, wanted: PollFlags, beside: Option<&PollFd<'_>>, until: Option<Instant>) -> Result<Ready, Cause> {
+        ready::poll(self.socket(), wanted, beside, until).map_err(|error| Cause::Io(error.into()))
     }
 
     fn is_closed(&self) -> bool {

@@ -1,6 +1,6 @@
 //! A session: connected, the server known by its key, logged in.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -37,7 +37,8 @@ const KEX_SIGNALS: [&str; 2] = ["ext-info-c", "kex-strict-c-v00@openssh.com"];
 const COMPRESSION: &str = "zlib@openssh.com,none";
 const NO_COMPRESSION: &str = "none";
 
-/// An SSH session with a build machine. The connection ends when it and all its channels are dropped.
+/// An SSH session with a build machine. The connection ends when it, its clones and all its channels are dropped.
+#[derive(Clone)]
 pub struct Session {
     link: Arc<Link>,
 }
@@ -123,6 +124,11 @@ impl Session {
             cause => cause,
         });
         self.channel(channel)
+    }
+
+    /// The socket that carries it. Whoever reads or writes there breaks the session.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.link.socket()
     }
 
     /// The algorithms in use, for a person: key exchange, host key, ciphers and compression.

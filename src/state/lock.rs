@@ -48,6 +48,11 @@ pub(super) fn try_lock(path: &Path) -> Result<Option<File>, StateError> {
     }
 }
 
+/// Gives a lock back before its file is closed.
+pub(super) fn unlock(file: &File) -> io::Result<()> {
+    FileExt::unlock(file)
+}
+
 /// Whether somebody has the lock of `path`. Those who only look do not keep each other out.
 pub(super) fn is_locked(path: &Path) -> Result<bool, StateError> {
     let failed = |cause| StateError { path: path.to_owned(), cause };

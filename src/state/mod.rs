@@ -51,6 +51,13 @@ impl StateDirectory {
         &self.0
     }
 
+    /// The directory of the sockets of kept connections, created if needed.
+    pub fn kept(&self) -> Result<PathBuf, StateError> {
+        let path = self.0.join("kept");
+        create_directory(&path)?;
+        Ok(path)
+    }
+
     /// The directory of one host, created if needed.
     pub fn of(&self, machine: &Machine) -> Result<PathBuf, StateError> {
         let path = self.0.join(machine.address());

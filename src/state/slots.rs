@@ -12,10 +12,10 @@ use std::path::PathBuf;
 use std::process;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use log::warn;
+use log::{debug, warn};
 use serde::{Deserialize, Serialize};
 
-use super::lock::{contents, is_locked, overwrite, try_lock};
+use super::lock::{contents, is_locked, overwrite, try_lock, unlock};
 use super::{StateDirectory, StateError};
 use crate::crash::{Point, point};
 use crate::machine::Machine;
@@ -51,7 +51,17 @@ pub struct Slots {
 pub struct Slot {
     number: u32,
     /// Holds the lock.
-    _file: File,
+    file: File,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // Closing the file gives the lock back as well, but not before every copy of the descriptor is closed: a process
+        // that was split off a moment ago has one.
+        if let Err(error) = unlock(&self.file) {
+            debug!("a slot stays taken until this process ends: {error}");
+        }
+    }
 }
 
 impl Slot {
@@ -81,7 +91,7 @@ impl Slots {
                 warn!("no record of who holds a slot: {error}");
             }
             point(Point::SlotTaken);
-            return Ok(Some(Slot { number, _file: file }));
+            return Ok(Some(Slot { number, file }));
         }
         Ok(None)
     }

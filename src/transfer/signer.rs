@@ -3,7 +3,7 @@
 //! The first signature on a connection has the daemon start `guix authenticate`, which takes 40 to 95 ms of Guile. So a
 //! small text is added and asked for, signed, and its export left unread until the build is done. The outputs are then
 //! fetched over this connection. Not where the first connection has to import anyway, since it starts a helper of its
-//! own for that; and not over long links, where the connection itself takes longer than that.
+//! own for that; not where it was kept from a build before and has one; and not over long links, where the connection itself takes longer than that.
 //!
 //! While others are logging in to the machine, or sending to it, its processors have more urgent things to do, and this
 //! is put off: until the build has something to say or has gone on for a moment (`LATER`).
@@ -51,8 +51,8 @@ impl<'a> Signer<'a> {
 
     /// Has the daemon get ready to sign, if that saves time beside `client`, the first connection; later, if the
     /// machine is busy.
-    pub(super) fn start<S: Read + Write>(&mut self, client: &Client<S>) {
-        if self.client.is_some() || client.round_trip() >= FAR {
+    pub(super) fn start(&mut self, client: &mut Client<DaemonStream>) {
+        if self.client.is_some() || client.round_trip() >= FAR || client.stream_mut().is_lent() {
             return;
         }
         let logins = Logins::of(self.turns.state, self.turns.machine);

@@ -91,6 +91,11 @@ impl<'a> Site<'a> {
         let _ = std::fs::remove_dir_all(self.head.path("/var/guix/offload"));
     }
 
+    /// Leaves the hook no connection that was kept.
+    pub fn forget_connections(&self) {
+        let _ = std::fs::remove_dir_all(self.head.path("/var/guix/offload/kept"));
+    }
+
     /// A text item of `size` bytes that nothing else has. It does not compress well.
     pub fn text(&mut self, name: &str, size: usize) -> StorePath {
         let name = self.name(name);

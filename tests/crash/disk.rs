@@ -78,6 +78,8 @@ fn a_store_that_is_full_or_read_only() {
 fn a_state_directory_that_is_full() {
     let pool = Pool::new(|head| head);
     let head = &pool.head;
+    // What keeps a connection has a socket there.
+    head.write_machines(&[pool.machines[0].entry().set("overload_threshold", false).set("keep_connection", false)]);
     mount(head, "/var/guix/offload", "size=16k,mode=700");
     let filler = head.path("/var/guix/offload/filler");
     fs::write(&filler, [0; 16 << 10]).unwrap();

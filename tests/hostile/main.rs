@@ -74,7 +74,9 @@ impl Stage {
         let machine = lab.build_machine("b1").start();
         let head = lab.head().start();
         head.limit_store(STORE);
-        let entry = machine.entry().set("daemon_socket", SOCKET).set("connect_timeout", 4).set("stall_timeout", 3);
+        // Each case is a connection of its own.
+        let entry = machine.entry().set("daemon_socket", SOCKET).set("keep_connection", false);
+        let entry = entry.set("connect_timeout", 4).set("stall_timeout", 3);
         head.write_machine_file(&format!("return {{ {}, max_attempts = 1, wait_for_slot = 1 }}", entry.lua()));
         let memory = Arc::new(AtomicU64::new(0));
         let (seen, root) = (Arc::clone(&memory), head.root().to_owned());

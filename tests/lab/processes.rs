@@ -26,6 +26,11 @@ impl Process {
             let _ = kill_process(pid, signal);
         }
     }
+
+    /// The most memory that it ever had resident, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        peak_memory_of(&self.pid.to_string())
+    }
 }
 
 /// The processes whose root directory is `root`, or below it.
@@ -91,7 +96,11 @@ pub fn kill_tree(root: &Path, pid: u32) {
 
 /// The most memory that this process ever had resident, in bytes.
 pub fn peak_memory() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
+    peak_memory_of("self")
+}
+
+fn peak_memory_of(pid: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
 }

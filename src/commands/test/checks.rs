@@ -67,7 +67,11 @@ impl Findings<'_> {
                 Phase::OpenChannel | Phase::Transfer => Step::Channel,
             },
             Error::NoDaemon { .. } | Error::NoWay { .. } => Step::Channel,
-            Error::NotGreeted { .. } | Error::Silent { .. } | Error::Stopped { .. } => Step::Daemon,
+            Error::NotGreeted { .. }
+            | Error::Silent { .. }
+            | Error::Stopped { .. }
+            | Error::Kept { .. }
+            | Error::NoKeeper { .. } => Step::Daemon,
         };
         self.passed(step);
         self.bad(

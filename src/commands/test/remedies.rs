@@ -37,6 +37,8 @@ pub fn of_connecting(
             allow_tcp_forwarding(),
         ],
         Error::NotGreeted { .. } | Error::Silent { .. } | Error::Stopped { .. } => vec![restart_daemon()],
+        // Of builds alone.
+        Error::Kept { .. } | Error::NoKeeper { .. } => Vec::new(),
     }
 }
 

@@ -1,0 +1,139 @@
+//! A stream to a machine's daemon that is borrowed from a keeper ([`kept`](super::kept)).
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::error::Error;
+use super::kept::GIVEN_BACK;
+use crate::text::printable;
+
+/// How long it is waited for what the keeper has to say at the end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How much of that is taken, in bytes.
+const MAX_LAST_WORDS: u64 = 4 << 10;
+
+/// Reads and writes end with [`Late`] inside the error once the deadline has passed, and with [`Error::Kept`] or
+/// [`Error::NoKeeper`] when the keeper is gone.
+pub(super) struct Lent {
+    data: UnixStream,
+    control: UnixStream,
+    /// `NAME:PORT`.
+    machine: String,
+    deadline: Option<Instant>,
+    /// What the keeper said at the end, once it has come.
+    last_words: Option<String>,
+}
+
+/// The deadline has passed. What was to be done can be done another time.
+#[derive(Debug)]
+pub(super) struct Late;
+
+impl fmt::Display for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the time allowed for this is over")
+    }
+}
+
+impl std::error::Error for Late {}
+
+impl Lent {
+    pub(super) fn new(data: UnixStream, control: UnixStream, machine: String) -> io::Result<Lent> {
+        data.set_nonblocking(true)?;
+        Ok(Lent { data, control, machine, deadline: None, last_words: None })
+    }
+
+    /// Whether the keeper has ended without a word, which is none of the machine's doing.
+    pub(super) fn has_lost_keeper(&self) -> bool {
+        self.last_words.as_ref().is_some_and(String::is_empty)
+    }
+
+    pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    /// Gives the connection back. The daemon must have replied to all that it was asked.
+    pub(super) fn give_back(mut self) {
+        // If the keeper is gone there is nobody to take it.
+        let _ = self.control.write_all(&[GIVEN_BACK]);
+    }
+
+    fn wait(&self, wanted: PollFlags) -> io::Result<()> {
+        loop {
+            let left = self.deadline.map(|deadline| {
+                let left = deadline.saturating_duration_since(Instant::now());
+                Timespec { tv_sec: left.as_secs().min(i64::MAX as u64) as i64, tv_nsec: left.subsec_nanos().into() }
+            });
+            match poll(&mut [PollFd::new(&self.data, wanted)], left.as_ref()) {
+                Ok(0) => return Err(io::Error::new(ErrorKind::TimedOut, Late)),
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The keeper's last words; without any it was killed.
+    fn listen(&self) -> String {
+        let mut words = Vec::new();
+        let _ = self.control.set_read_timeout(Some(LAST_WORDS));
+        let _ = (&self.control).take(MAX_LAST_WORDS).read_to_end(&mut words);
+        printable(&String::from_utf8_lossy(&words), words.len())
+    }
+
+    /// What to say when the other side is gone.
+    fn lost(&mut self, kind: ErrorKind) -> io::Error {
+        let words = match self.last_words.take() {
+            Some(words) => words,
+            None => self.listen(),
+        };
+        let machine = self.machine.clone();
+        let error = match words.is_empty() {
+            true => Error::NoKeeper { machine },
+            false => Error::Kept { machine, cause: words.clone() },
+        };
+        self.last_words = Some(words);
+        io::Error::new(kind, error)
+    }
+}
+
+impl Read for Lent {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.wait(PollFlags::IN)?;
+            match self.data.read(buffer) {
+                Ok(0) if !buffer.is_empty() => return Err(self.lost(ErrorKind::UnexpectedEof)),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                    return Err(self.lost(ErrorKind::UnexpectedEof));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                read => return read,
+            }
+        }
+    }
+}
+
+impl Write for Lent {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.data.write(bytes) {
+                Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                    return Err(self.lost(ErrorKind::BrokenPipe));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::OUT)?,
+                written => return written,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
