@@ -8,9 +8,14 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
+
+use offload::state::Health;
+use offload::state::health;
+use offload::status::Status;
 
 use lab::{
     BuildResult, Direction, Drv, Entry, Host, HostOptions, LONG, Lab, Process, Proxy, Release, RunningBuild, Signal,
@@ -514,6 +519,35 @@ fn much_goes_over_a_borrowed_connection() {
 }
 
 /// All of them are the daemon's user, who may enter the directory: mistakes, not attacks.
+/// Else the next decision would have to ask, and the daemon would wait for that.
+#[test]
+fn the_status_is_renewed_beside_a_borrowed_connection() {
+    let pool = Pool::new();
+    let Pool { head, link, .. } = &pool;
+    pool.kept_by(&Drv::new("first"));
+    let old = health::now() - 20_000;
+    head.change_health(link.name(), |_| Health::reached(Status::default(), old));
+    let connections = link.connections();
+    let result = head.build(&[&Drv::new("second")]).succeeded();
+    assert!(is_borrowed(&result), "{}", result.log);
+    assert_eq!(link.connections(), connections + 1);
+    let renewed = Mutex::new(Health::default());
+    head.change_health(link.name(), |health| {
+        *renewed.lock().unwrap() = health.clone();
+        health
+    });
+    let renewed = renewed.into_inner().unwrap();
+    assert!(renewed.measured.is_some_and(|measured| measured > old), "{renewed:?}");
+    assert!(renewed.status.is_some_and(|status| status.load1.is_some()));
+    // It is fresh now.
+    pool.await_idle(1);
+    let result = head.build(&[&Drv::new("third")]).succeeded();
+    assert!(is_borrowed(&result), "{}", result.log);
+    assert_eq!(link.connections(), connections + 1);
+    pool.await_idle(1);
+    head.await_no_lock("afterwards");
+}
+
 #[test]
 fn strangers_at_the_socket() {
     let pool = Pool::new();

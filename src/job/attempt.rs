@@ -114,6 +114,10 @@ impl<'a> On<'a> {
     fn kept(&self, (retrieved, second): Built<'a>, reached: Reached) -> Retrieved<'a> {
         self.keep(second.unwrap_or(reached.client));
         point(Point::ConnectionKept);
+        if reached.connection.is_borrowed() {
+            // Others can have it meanwhile.
+            self.refresh_status(&reached.connection);
+        }
         retrieved
     }
 
@@ -164,7 +168,9 @@ impl<'a> On<'a> {
         let exporter = second.as_mut().unwrap_or(client);
         let retrieved = transfer::retrieve(exporter, self.head, &wanted, connection.compressed(), &turns, observer)
             .map_err(|error| self.transfer_failed("retrieving outputs", error.is_of_machine(), &error))?;
-        self.refresh_status(client, connection);
+        if !connection.is_borrowed() {
+            self.refresh_status(connection);
+        }
         point(Point::Retrieved);
         Ok((retrieved, second))
     }
@@ -206,7 +212,7 @@ impl<'a> On<'a> {
             Err(error) => return self.daemon_failed("judging the failed build", &error),
         };
         let mut has_commands = false;
-        let free = match self.probe(client, connection) {
+        let free = match self.probe(connection) {
             Ok(status) => {
                 has_commands = status != Status::default();
                 remember_success(job.state, self.machine, status.clone());
@@ -230,25 +236,29 @@ impl<'a> On<'a> {
         }
     }
 
-    /// How the machine is doing. Where another process has the session, that takes one of our own. The error is a
-    /// message.
-    fn probe(&self, client: &mut Client<DaemonStream>, connection: &Connection) -> Result<Status, String> {
-        let own = if client.stream_mut().is_lent() { Some(connect(self.job.state, self.machine)?) } else { None };
+    /// How the machine is doing. Where another process has the session, that takes a login. The error is a message.
+    fn probe(&self, connection: &Connection) -> Result<Status, String> {
+        let own = if connection.is_borrowed() { Some(connect(self.job.state, self.machine)?) } else { None };
         let probed = own.as_ref().unwrap_or(connection).probe(self.job.directories.store.as_str());
         probed.map_err(|error| error.to_string())
     }
 
-    /// Measures again, so that the next decision finds a fresh record. Not worth a failure.
-    fn refresh_status(&self, client: &mut Client<DaemonStream>, connection: &Connection) {
-        if client.stream_mut().is_lent() {
-            // That would take a login. The next decision asks if it needs to.
+    /// Measures again, so that the next decision finds a fresh record. Not worth a failure. Where it takes a login, one
+    /// process at a time does it.
+    fn refresh_status(&self, connection: &Connection) {
+        let Ok(record) = HealthRecord::of(self.job.state, self.machine) else { return };
+        let is_fresh = || {
+            let record = record.read();
+            record.trouble.is_none() && record.age(health::now()).is_some_and(|age| age < FRESH / 2)
+        };
+        if is_fresh() {
             return;
         }
-        let record = HealthRecord::of(self.job.state, self.machine).map(|record| record.read()).unwrap_or_default();
-        if record.trouble.is_none() && record.age(health::now()).is_some_and(|age| age < FRESH / 2) {
+        let asking = if connection.is_borrowed() { record.try_ask().unwrap_or(None) } else { None };
+        if connection.is_borrowed() && (asking.is_none() || is_fresh()) {
             return;
         }
-        match connection.probe(self.job.directories.store.as_str()) {
+        match self.probe(connection) {
             Ok(status) => remember_success(self.job.state, self.machine, status),
             Err(error) => debug!("no status after the build: {error}"),
         }

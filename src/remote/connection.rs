@@ -63,6 +63,11 @@ impl Connection {
         &self.0.machine
     }
 
+    /// Whether another process has the session, so that all but the stream to the daemon takes a login.
+    pub fn is_borrowed(&self) -> bool {
+        self.0.session.is_none()
+    }
+
     /// The directions that are compressed.
     pub fn compressed(&self) -> Compressed {
         self.0.compressed
