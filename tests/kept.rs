@@ -518,14 +518,13 @@ fn much_goes_over_a_borrowed_connection() {
     machine.verify_store();
 }
 
-/// All of them are the daemon's user, who may enter the directory: mistakes, not attacks.
 /// Else the next decision would have to ask, and the daemon would wait for that.
 #[test]
 fn the_status_is_renewed_beside_a_borrowed_connection() {
     let pool = Pool::new();
     let Pool { head, link, .. } = &pool;
     pool.kept_by(&Drv::new("first"));
-    let old = health::now() - 20_000;
+    let old = health::now() - 16_000;
     head.change_health(link.name(), |_| Health::reached(Status::default(), old));
     let connections = link.connections();
     let result = head.build(&[&Drv::new("second")]).succeeded();
@@ -548,6 +547,7 @@ fn the_status_is_renewed_beside_a_borrowed_connection() {
     head.await_no_lock("afterwards");
 }
 
+/// All of them are the daemon's user, who may enter the directory: mistakes, not attacks.
 #[test]
 fn strangers_at_the_socket() {
     let pool = Pool::new();

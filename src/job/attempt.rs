@@ -21,6 +21,7 @@ use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream, Patience, patience};
 use crate::schedule::{self, Choice};
 use crate::state::health::{self, FRESH};
+use crate::state::logins::Logins;
 use crate::state::{HealthRecord, Slot};
 use crate::status::Status;
 use crate::store::path::StorePath;
@@ -43,12 +44,16 @@ impl Job<'_> {
         observer.observe(&Event::Offloading { derivation, machine: &machine.name });
         let head = Head::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
         point(Point::HeadOpened);
-        let on = On { job: self, machine, world, head: &head, blame: Cell::default() };
+        let on = On { job: self, machine, world, head: &head, blame: Cell::default(), borrowed: Cell::default() };
         let retrieved = on.build(slot, link, log, observer)?;
         point(Point::SlotReleased);
         let mut stopwatch = Stopwatch::start();
         retrieved.place().map_err(|error| Failure::Head(with_causes(&error)))?;
         stopwatch.lap("place");
+        if let Some(connection) = on.borrowed.take() {
+            // That takes a login, and nothing is to wait for it.
+            on.refresh_status(&connection);
+        }
         observer.observe(&Event::Done { derivation, machine: &machine.name });
         Ok(())
     }
@@ -65,6 +70,8 @@ pub(super) struct On<'a> {
     head: &'a Head<'a>,
     /// What the machine is at fault for.
     blame: Cell<Option<String>>,
+    /// The connection that was borrowed for the build.
+    borrowed: Cell<Option<Connection>>,
 }
 
 impl<'a> On<'a> {
@@ -98,7 +105,7 @@ impl<'a> On<'a> {
             if result.is_ok() || !lent.client.stream_mut().has_lost_keeper() {
                 return result.map(|built| self.kept(built, lent));
             }
-            let why = self.blame.take().unwrap_or_default();
+            let Some(why) = self.blame.take() else { return result.map(|built| self.kept(built, lent)) };
             warn!("{why}; building over a new connection");
         }
         let reached = match link {
@@ -114,10 +121,7 @@ impl<'a> On<'a> {
     fn kept(&self, (retrieved, second): Built<'a>, reached: Reached) -> Retrieved<'a> {
         self.keep(second.unwrap_or(reached.client));
         point(Point::ConnectionKept);
-        if reached.connection.is_borrowed() {
-            // Others can have it meanwhile.
-            self.refresh_status(&reached.connection);
-        }
+        self.borrowed.set(reached.connection.is_borrowed().then_some(reached.connection));
         retrieved
     }
 
@@ -236,7 +240,8 @@ impl<'a> On<'a> {
         }
     }
 
-    /// How the machine is doing. Where another process has the session, that takes a login. The error is a message.
+    /// How the machine is doing. Where another process has the session, that takes a login, and its turn. The error is a
+    /// message.
     fn probe(&self, connection: &Connection) -> Result<Status, String> {
         let own = if connection.is_borrowed() { Some(connect(self.job.state, self.machine)?) } else { None };
         let probed = own.as_ref().unwrap_or(connection).probe(self.job.directories.store.as_str());
@@ -255,13 +260,18 @@ impl<'a> On<'a> {
             return;
         }
         let asking = if connection.is_borrowed() { record.try_ask().unwrap_or(None) } else { None };
-        if connection.is_borrowed() && (asking.is_none() || is_fresh()) {
+        if connection.is_borrowed() && (asking.is_none() || is_fresh() || self.is_crowded()) {
             return;
         }
-        match self.probe(connection) {
+        match connection.probe(self.job.directories.store.as_str()) {
             Ok(status) => remember_success(self.job.state, self.machine, status),
             Err(error) => debug!("no status after the build: {error}"),
         }
+    }
+
+    /// Whether others are logging in to the machine.
+    fn is_crowded(&self) -> bool {
+        Logins::of(self.job.state, self.machine).and_then(|logins| logins.is_crowded(None)).unwrap_or(true)
     }
 
     /// `phase` is what was going on.

@@ -48,7 +48,7 @@ impl Connection {
     }
 
     /// The connection of a stream that another process carries ([`kept`](super::kept)). What that one cannot do has a
-    /// session of its own each time, opened as another connection would be.
+    /// session of its own each time; nobody's turn to log in is waited for.
     pub(super) fn beside(machine: &Machine, asked: Compressed, compressed: Compressed) -> Connection {
         Connection::new(machine, None, asked, compressed)
     }

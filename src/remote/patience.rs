@@ -5,6 +5,7 @@
 //! | resolve, connect, SSH handshake, authenticate | `connect_timeout` for all of them together | `ssh` |
 //! | open a channel to the daemon, and its greeting | `connect_timeout` each | [`hello`], `ssh` |
 //! | the same, and opening any other channel, once the daemon has answered | `stall_timeout` each, if that is longer | [`hello`], `ssh` |
+//! | the first answer over a connection that was kept | a second and four round trips, `connect_timeout` at the most | [`borrowed`] |
 //! | probe | `connect_timeout`; then the status is unknown, which is no failure | [`Connection::probe`] |
 //! | start of the relay | `stall_timeout`: Guile takes seconds | `relay` |
 //! | each answer, upload, download | silence: see below; at most `max-silent-time` and a `stall_timeout`, or an hour | [`Patience::answer`] |
@@ -18,7 +19,8 @@
 //! that is stopped looks the same, and the SSH server beside it answers keep-alives as ever. So after each
 //! `stall_timeout` of silence the daemon is greeted once more, over a second channel of the same connection: the
 //! machine is given up when that fails, and else waited for. A machine that was reached has shown that it is there, and
-//! much may be lost with it; so this greeting may take longer than the first.
+//! much may be lost with it; so this greeting may take longer than the first. Beside a connection that is borrowed the
+//! greeting takes a login; where that fails, nothing is known of the daemon, and it is waited for.
 //!
 //! `max-silent-time` is what the daemon of this machine said when it started the hook, and what the build machine's
 //! daemon is told to keep; that one is to speak first, hence the `stall_timeout` on top. This machine's daemon applies
@@ -39,6 +41,9 @@ pub const LONGEST_TURN: Duration = Duration::from_secs(3600);
 
 /// How often people are told of something that goes on for long.
 const LINE_EVERY: Duration = Duration::from_secs(30);
+
+/// How long a daemon may take for the simplest answer, but for the way.
+const SIMPLE_ANSWER: Duration = Duration::from_secs(1);
 
 /// What a link that is dead is left to say so first.
 pub(super) const LINK_FIRST: Duration = Duration::from_millis(500);
@@ -74,6 +79,12 @@ impl Patience {
             say: say_every(max_silent_time),
         }
     }
+}
+
+/// How long the first answer over a borrowed connection may take. Without one a new connection is made, which has its
+/// own limit; so this is short where the answer is near.
+pub(super) fn borrowed(machine: &Machine, round_trip: Duration) -> Duration {
+    machine.connect_timeout.min(SIMPLE_ANSWER + 4 * round_trip.min(machine.connect_timeout))
 }
 
 /// How long opening a channel to the daemon may take, and its greeting. `is_up`: the daemon has answered over this
@@ -132,5 +143,13 @@ mod tests {
         }
         machine.stall_timeout = seconds(3);
         assert_eq!([hello(&machine, true), hello_again(&machine, None)], [seconds(5); 2]);
+    }
+
+    #[test]
+    fn a_borrowed_connection_is_soon_given_up() {
+        let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
+        for (round_trip, limit) in [(0, 1000), (50, 1200), (2000, 5000), (u64::MAX, 5000)] {
+            assert_eq!(borrowed(&machine, Duration::from_millis(round_trip)), Duration::from_millis(limit));
+        }
     }
 }

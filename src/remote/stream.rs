@@ -8,8 +8,8 @@ use super::connection::Connection;
 use super::error::Error;
 use super::importer::Importer;
 use super::lent::{Late, Lent};
-use super::patience::{Patience, hello, hello_again};
-use crate::daemon::Client;
+use super::patience::{Patience, hello_again};
+use crate::daemon::{self, Client};
 use crate::ssh::{self, Cause, Channel};
 use crate::store::path::StoreDir;
 
@@ -81,9 +81,9 @@ impl DaemonStream {
         DaemonStream::new(Carrier::Channel(channel), connection, patience)
     }
 
-    /// A stream to a daemon that has been greeted, and must answer the first request as it would a greeting.
-    pub(super) fn lent(lent: Lent, connection: Connection) -> DaemonStream {
-        let patience = Patience::greeting(hello(connection.machine(), false));
+    /// A stream to a daemon that has been greeted, and must answer the first request within `limit`.
+    pub(super) fn lent(lent: Lent, connection: Connection, limit: Duration) -> DaemonStream {
+        let patience = Patience::greeting(limit);
         DaemonStream::new(Carrier::Lent(lent), connection, patience)
     }
 
@@ -158,12 +158,17 @@ impl DaemonStream {
         let cause = match self.connection.daemon_within(limit) {
             Ok(stream) => match Client::connect(stream, StoreDir::default()) {
                 Ok(_) => return Ok(()),
+                Err(daemon::Error::Link { cause, .. })
+                    if self.connection.is_borrowed() && ssh::Error::in_io(&cause).is_some() =>
+                {
+                    return Ok(());
+                }
                 Err(error) => error.to_string(),
             },
             // As where the account may run one relay and not two: that says nothing about the daemon.
             Err(Error::NoWay { .. }) => return Ok(()),
-            // Nor does a login beside a connection that is borrowed, and whose keeper tends the link.
-            Err(Error::Ssh(_)) if self.is_lent() => return Ok(()),
+            // Nor does a login beside a connection that is borrowed.
+            Err(Error::Ssh(_)) if self.connection.is_borrowed() => return Ok(()),
             Err(error) => error.to_string(),
         };
         Err(Error::Stopped { machine: self.connection.machine().address(), silence, cause })

@@ -16,11 +16,12 @@ use super::{Answer, GREETING, Terms};
 use crate::daemon::Client;
 use crate::machine::Machine;
 use crate::remote::lent::Lent;
+use crate::remote::patience::borrowed;
 use crate::remote::{Connection, DaemonStream};
 use crate::store::path::StoreDir;
 
 /// Borrows a connection to the daemon of `machine`, if one is kept. Whether the daemon still answers shows with the
-/// first request, which may take as long as connecting.
+/// first request.
 pub fn borrow(terms: &Terms, machine: &Machine, store: &StoreDir) -> Option<Client<DaemonStream>> {
     let until = Instant::now() + GREETING;
     let mut sockets = terms.sockets(&terms.prefix);
@@ -32,7 +33,8 @@ pub fn borrow(terms: &Terms, machine: &Machine, store: &StoreDir) -> Option<Clie
     sockets.iter().find_map(|socket| match ask(socket, machine, until) {
         Ok((lent, Answer { version, compressed, round_trip })) => {
             let connection = Connection::beside(machine, terms.compressed, compressed);
-            Some(Client::resume(DaemonStream::lent(lent, connection), store.clone(), version, round_trip))
+            let stream = DaemonStream::lent(lent, connection, borrowed(machine, round_trip));
+            Some(Client::resume(stream, store.clone(), version, round_trip))
         }
         Err(error) => {
             debug!("{}: {error}", socket.display());

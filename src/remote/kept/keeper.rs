@@ -88,8 +88,8 @@ impl Keeper<'_> {
     fn run(mut self) -> io::Result<()> {
         for number in 0.. {
             let offer = Offer::make(self.terms.own_socket(number))?;
-            // Several may have begun at the same time. The last of them sees all.
-            if self.terms.waiting() > self.terms.most {
+            // Several may have begun at the same time. The last of them sees all. Later on those who give back look.
+            if number == 0 && self.terms.waiting() > self.terms.most {
                 break;
             }
             let Some((mut control, data)) = self.wait(&offer) else { break };
@@ -156,7 +156,7 @@ impl Keeper<'_> {
                             // It may write, too, and not read before that is through.
                             Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait_for_room(data)?,
                             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                            Err(_) => return Ok(()),
+                            Err(error) => return Err(error),
                         }
                     }
                 }
@@ -164,7 +164,7 @@ impl Keeper<'_> {
                     Ok(0) => return Ok(()),
                     Ok(count) => self.send(&buffer[..count], data)?,
                     Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-                    Err(_) => return Ok(()),
+                    Err(error) => return Err(error),
                 },
             }
         }

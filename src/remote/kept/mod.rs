@@ -44,7 +44,7 @@ use crate::machine::{Compressed, Machine};
 use crate::store::base16;
 use crate::store::path::StoreDir;
 
-/// How old a connection may get. What its daemon protects from the garbage collector grows with each build.
+/// How old a connection may be when it is lent. What its daemon protects from the garbage collector grows with each build.
 const OLDEST: Duration = Duration::from_secs(600);
 
 /// How long either side waits for the other's part of the greeting.
