@@ -5,7 +5,7 @@
 //! | resolve, connect, SSH handshake, authenticate | `connect_timeout` for all of them together | `ssh` |
 //! | open a channel to the daemon, and its greeting | `connect_timeout` each | [`hello`], `ssh` |
 //! | the same, and opening any other channel, once the daemon has answered | `stall_timeout` each, if that is longer | [`hello`], `ssh` |
-//! | the first answer over a connection that was kept | a second and four round trips, `connect_timeout` at the most | [`borrowed`] |
+//! | the first answer over a connection that was kept | a second and four round trips, `connect_timeout` at the most | `kept` |
 //! | probe | `connect_timeout`; then the status is unknown, which is no failure | [`Connection::probe`] |
 //! | start of the relay | `stall_timeout`: Guile takes seconds | `relay` |
 //! | each answer, upload, download | silence: see below; at most `max-silent-time` and a `stall_timeout`, or an hour | [`Patience::answer`] |

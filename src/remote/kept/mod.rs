@@ -7,7 +7,7 @@
 //!
 //! **The keeper** is a fork of the hook ([`keep`]), for a session of libssh2 cannot be handed to another program. It
 //! closes every descriptor but the session's socket, and touches nothing but that session. It ends when nobody has
-//! borrowed for `keep_connection`, when it is [`OLDEST`], when the machine closes the connection or the link is dead,
+//! borrowed for `keep_connection`, when it is `OLDEST`, when the machine closes the connection or the link is dead,
 //! and when a borrower ends without giving it back. With the connection ends what it protected from the machine's
 //! garbage collector.
 //!
@@ -20,7 +20,7 @@
 //! **Lending**: the borrower connects (the *control* connection) and sends one byte with a descriptor, an end of a
 //! pair of sockets that carries the worker protocol from then on. The keeper answers with what is known of the daemon
 //! (`Answer`), or closes if another one was faster. To give it back, at the end of a reply, the borrower sends
-//! [`GIVEN_BACK`] over the control connection, and then closes both. Where the way to the daemon breaks, the keeper
+//! `GIVEN_BACK` over the control connection, and then closes both. Where the way to the daemon breaks, the keeper
 //! says why over the control connection, and ends.
 //!
 //! Not checked here: whether the daemon still answers. The borrower's first request tells.
