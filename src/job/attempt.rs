@@ -102,10 +102,10 @@ impl<'a> On<'a> {
             && let Some(mut lent) = self.borrow()
         {
             let result = self.build_over(&mut lent, log, observer);
-            if result.is_ok() || !lent.client.stream_mut().has_lost_keeper() {
-                return result.map(|built| self.kept(built, lent));
-            }
-            let Some(why) = self.blame.take() else { return result.map(|built| self.kept(built, lent)) };
+            // Then it is not the machine that is to blame.
+            let has_lost_keeper = result.is_err() && lent.client.stream_mut().has_lost_keeper();
+            let why = if has_lost_keeper { self.blame.take() } else { None };
+            let Some(why) = why else { return result.map(|built| self.kept(built, lent)) };
             warn!("{why}; building over a new connection");
         }
         let reached = match link {

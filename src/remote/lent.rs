@@ -2,14 +2,15 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::event::PollFlags;
 
 use super::error::Error;
 use super::kept::GIVEN_BACK;
+use crate::ssh::ready::{self, Ready};
 use crate::text::printable;
 
 /// How long it is waited for what the keeper has to say at the end.
@@ -63,17 +64,9 @@ impl Lent {
     }
 
     fn wait(&self, wanted: PollFlags) -> io::Result<()> {
-        loop {
-            let left = self.deadline.map(|deadline| {
-                let left = deadline.saturating_duration_since(Instant::now());
-                Timespec { tv_sec: left.as_secs().min(i64::MAX as u64) as i64, tv_nsec: left.subsec_nanos().into() }
-            });
-            match poll(&mut [PollFd::new(&self.data, wanted)], left.as_ref()) {
-                Ok(0) => return Err(io::Error::new(ErrorKind::TimedOut, Late)),
-                Ok(_) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+        match ready::poll(self.data.as_fd(), wanted, None, self.deadline)? {
+            Ready::Nothing => Err(io::Error::new(ErrorKind::TimedOut, Late)),
+            Ready::Link | Ready::Beside => Ok(()),
         }
     }
 

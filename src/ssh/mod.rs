@@ -17,7 +17,7 @@ mod link;
 mod opening;
 mod private_key;
 mod proxy;
-mod ready;
+pub(crate) mod ready;
 mod session;
 mod tcp;
 

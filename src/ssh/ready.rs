@@ -1,4 +1,4 @@
-//! Waiting for a socket, and for something beside it.
+//! Waiting for a socket, and for something beside it: also for those who borrow a connection (`remote::lent`).
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 /// What became ready.
 #[derive(Debug, PartialEq)]
-pub(super) enum Ready {
+pub(crate) enum Ready {
     Link,
     /// What was waited for beside it; the link is not.
     Beside,
@@ -16,7 +16,7 @@ pub(super) enum Ready {
 }
 
 /// Waits until `link` is ready for what is wanted, or broken, or `beside` is ready; or until it is time.
-pub(super) fn poll(
+pub(crate) fn poll(
     link: BorrowedFd<'_>,
     wanted: PollFlags,
     beside: Option<&PollFd<'_>>,

@@ -3,7 +3,8 @@
 //! The first signature on a connection has the daemon start `guix authenticate`, which takes 40 to 95 ms of Guile. So a
 //! small text is added and asked for, signed, and its export left unread until the build is done. The outputs are then
 //! fetched over this connection. Not where the first connection has to import anyway, since it starts a helper of its
-//! own for that; not where it was kept from a build before and has one; and not over long links, where the connection itself takes longer than that.
+//! own for that; not where it was kept from a build before and has one; and not over long links, where the connection
+//! itself takes longer than that.
 //!
 //! While others are logging in to the machine, or sending to it, its processors have more urgent things to do, and this
 //! is put off: until the build has something to say or has gone on for a moment (`LATER`).

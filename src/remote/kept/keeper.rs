@@ -112,10 +112,16 @@ impl Keeper<'_> {
                 Ok(None) => {}
                 _ => return None,
             }
-            if let Ok((control, _)) = offer.listener.accept()
-                && let Ok(data) = receive(&control)
-            {
-                return Some((control, data));
+            match offer.listener.accept() {
+                Ok((control, _)) => {
+                    if let Ok(data) = receive(&control) {
+                        return Some((control, data));
+                    }
+                }
+                // Who had connected is gone.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                // It would be there to be accepted again at once.
+                Err(_) => return None,
             }
         }
     }
