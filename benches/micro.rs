@@ -7,7 +7,7 @@ use std::path::Path;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use offload::gcrypt::{self, SigningKey};
-use offload::policy::{self, LoadContext};
+use offload::machine_file::{self, LoadContext};
 use offload::store::derivation::Derivation;
 use offload::store::export::HashingReader;
 use offload::store::nar::{self, NarPath, Visitor};
@@ -155,5 +155,5 @@ fn machine_file_with_100_machines(bencher: Bencher<'_, '_>) {
     );
     std::fs::write(&file, text).unwrap();
     let context = LoadContext { home: Some("/home/me".into()), ..LoadContext::default() };
-    bencher.counter(ItemsCount::new(100usize)).bench(|| policy::load(&file, &context).unwrap());
+    bencher.counter(ItemsCount::new(100usize)).bench(|| machine_file::load(&file, &context).unwrap());
 }

@@ -22,10 +22,10 @@ use std::time::Duration;
 
 use offload::engine::{Accepted, Engine};
 use offload::events::Event;
-use offload::hook::{Arguments, BuildLog, Request};
+use offload::hook::{BuildLog, HookArguments, Request};
 use offload::local::{Directories, closure, read_derivation};
-use offload::policy::Extend;
-use offload::schedule::{Decision, Verdict};
+use offload::machine_file::Extend;
+use offload::scheduler::{Decision, Readiness};
 use offload::store::path::StorePath;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -36,22 +36,22 @@ fn main() -> Result<(), Box<dyn Error>> {
         _ => return Err("usage: embed MACHINE-FILE [DRV]".into()),
     };
 
-    let engine = Engine::new(Directories::from_environment()?, Arguments::without_limits("x86_64-linux"));
+    let engine = Engine::new(Directories::from_environment()?, HookArguments::without_limits("x86_64-linux"));
     let pool = engine.load_pool(Path::new(file), Some(fleet()))?;
     let request = request(&engine, drv)?;
     let consideration = engine.consider(&pool, &request);
 
-    for surveyed in consideration.survey() {
+    for surveyed in consideration.explain() {
         let machine = consideration.machines[surveyed.machine];
         let verdict = match surveyed.verdict {
-            Verdict::Ready => "can take it".to_owned(),
-            Verdict::Unknown => "would have to be asked".to_owned(),
-            Verdict::Not(reason) => reason.to_string(),
+            Readiness::Ready => "can take it".to_owned(),
+            Readiness::Unknown => "would have to be asked".to_owned(),
+            Readiness::Not(reason) => reason.to_string(),
         };
         println!("{} ({} slots): {verdict}", machine.name, machine.parallel_builds);
     }
     if drv.is_none() {
-        println!("the decision would be: {}", consideration.foresee().0);
+        println!("the decision would be: {}", consideration.predict().0);
         return Ok(());
     }
 

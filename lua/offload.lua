@@ -48,7 +48,7 @@
 ---Seconds without any byte from the machine after which the connection counts as dead. Default 60.
 ---@field stall_timeout? number
 ---Seconds of silence after which the machine is asked for a sign of life. Default 15.
----@field keep_alive? number
+---@field keepalive_interval? number
 ---Seconds for which a connection to the machine is kept open after a build, for the next one; up to 600. `false`: it
 ---is not kept. Default 30.
 ---@field keep_connection? number|false

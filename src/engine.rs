@@ -2,7 +2,7 @@
 //!
 //! 1. An [`Engine`] is made from the daemon's directories and the limits for builds.
 //! 2. It loads a machine file into a [`Pool`], with functions of the program's own if it has some.
-//! 3. It considers a request: [`Consideration::survey`] explains, [`Consideration::decide`] decides.
+//! 3. It considers a request: [`Consideration::explain`] explains, [`Consideration::decide`] decides.
 //! 4. [`Consideration::offload`] does what was accepted, and tells an observer what happens.
 //!
 //! The build hook is one such program (`commands/build_hook.rs`), `examples/embed.rs` is another.
@@ -11,16 +11,16 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::build::{Build, Chosen, FailOver, LiveEnvironment};
 use crate::error::{Failure, with_causes};
 use crate::events::Observer;
-use crate::hook::{Arguments, BuildLog, Request};
-use crate::job::{Chosen, FailOver, Job, Network};
+use crate::hook::{BuildLog, HookArguments, Request};
 use crate::local::{Directories, read_derivation};
 use crate::machine::Machine;
-use crate::policy::{DerivationReader, Extend, LoadContext, Pool, Report, load};
-use crate::schedule::matching::builds_locally;
-use crate::schedule::{self, Decision, FileRules, Question, Rules, Surroundings, Surveyed};
-use crate::state::{Place, StateDirectory};
+use crate::machine_file::{DerivationReader, Extend, LoadContext, Pool, Report, load};
+use crate::scheduler::matching::builds_locally;
+use crate::scheduler::{self, Decision, Environment, Explanation, FileRules, Query, Rules};
+use crate::state::{QueueTicket, StateDirectory};
 use crate::store::path::StorePath;
 
 /// This machine, as a head that offloads builds.
@@ -29,19 +29,19 @@ pub struct Engine {
     /// What all hooks of this machine share.
     pub state: StateDirectory,
     /// The head's own system type, and the limits for builds.
-    pub arguments: Arguments,
+    pub arguments: HookArguments,
     /// Whether connections are kept for the next build. That takes a process of its own, which is split off this one
     /// at the end of a build: no thread but those of the engine may be doing anything then, somebody has to wait for that
     /// process, and what it was given remains with this one as well. For programs that end with the build. Default
     /// false.
-    pub keeps_connections: bool,
+    pub persists_connections: bool,
 }
 
 impl Engine {
     /// An engine that keeps its state below the daemon's, in `offload`.
-    pub fn new(directories: Directories, arguments: Arguments) -> Engine {
+    pub fn new(directories: Directories, arguments: HookArguments) -> Engine {
         let state = StateDirectory::new(directories.state.join("offload"));
-        Engine { directories, state, arguments, keeps_connections: false }
+        Engine { directories, state, arguments, persists_connections: false }
     }
 
     /// Evaluates a machine file. `extend` may add functions to the interpreter before that.
@@ -79,28 +79,28 @@ pub enum Accepted {
     /// A machine that takes it.
     Chosen(Box<Chosen>),
     /// A place among the builds that wait for a machine.
-    Waiting(Place),
+    Waiting(QueueTicket),
 }
 
 impl Consideration<'_> {
     /// Decides what becomes of the request. A machine that is chosen has given a slot.
-    pub fn decide(&self) -> Decision<Network> {
-        schedule::decide(&self.question(), self.may_build_locally(), &self.world())
+    pub fn decide(&self) -> Decision<LiveEnvironment> {
+        scheduler::decide(&self.query(), self.may_build_locally(), &self.env())
     }
 
     /// Every machine with its score, or why it is passed over.
-    pub fn survey(&self) -> Vec<Surveyed> {
-        schedule::survey(&self.question(), &self.world())
+    pub fn explain(&self) -> Vec<Explanation> {
+        scheduler::explain(&self.query(), &self.env())
     }
 
     /// What would be decided: the word of the reply, and the place of the machine that would be chosen.
-    pub fn foresee(&self) -> (&'static str, Option<usize>) {
-        schedule::foresee(&self.question(), self.may_build_locally(), &self.world())
+    pub fn predict(&self) -> (&'static str, Option<usize>) {
+        scheduler::predict(&self.query(), self.may_build_locally(), &self.env())
     }
 
     /// The score of the head itself, if it takes part and could build this.
     pub fn head_score(&self) -> Option<f64> {
-        if self.may_build_locally() { self.rules.head(&self.world().own_status()) } else { None }
+        if self.may_build_locally() { self.rules.head(&self.env().own_status()) } else { None }
     }
 
     /// Builds what was accepted: sends `inputs` (a closure) as far as they are missing there, has the derivation built,
@@ -113,9 +113,9 @@ impl Consideration<'_> {
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
-        let (first, place) = match accepted {
+        let (first, ticket) = match accepted {
             Accepted::Chosen(choice) => (Some(*choice), None),
-            Accepted::Waiting(place) => (None, Some(place)),
+            Accepted::Waiting(ticket) => (None, Some(ticket)),
         };
         let failover = FailOver {
             request: self.request,
@@ -126,18 +126,24 @@ impl Consideration<'_> {
             wait_for_slot: self.pool.settings.wait_for_slot,
         };
         let (directories, state) = (&self.engine.directories, &self.engine.state);
-        let job =
-            Job { failover, inputs, outputs, directories, state, keeps_connections: self.engine.keeps_connections };
-        job.run(first, place, log, observer)
+        let job = Build {
+            failover,
+            inputs,
+            outputs,
+            directories,
+            state,
+            persists_connections: self.engine.persists_connections,
+        };
+        job.run(first, ticket, log, observer)
     }
 
     /// The world of this request.
-    pub fn world(&self) -> Network {
-        Network::new(&self.engine.state, &self.engine.directories.store, self.request)
+    pub fn env(&self) -> LiveEnvironment {
+        LiveEnvironment::new(&self.engine.state, &self.engine.directories.store, self.request)
     }
 
-    fn question(&self) -> Question<'_> {
-        Question { request: self.request, machines: &self.machines, rules: &self.rules, excluded: &[], head: None }
+    fn query(&self) -> Query<'_> {
+        Query { request: self.request, machines: &self.machines, rules: &self.rules, excluded: &[], head: None }
     }
 
     /// Whether the daemon would build it at once, and the head's system can.

@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::fmt::Display;
 
-use crate::exit::Status;
+use crate::exit::ExitStatus;
 
 /// Why an accepted build did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -47,12 +47,12 @@ pub enum Failure {
 
 impl Failure {
     /// The hook's exit status.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> ExitStatus {
         match self {
-            Failure::Build { .. } => Status::BuildFailed,
-            Failure::TimedOut { .. } => Status::TimedOut,
+            Failure::Build { .. } => ExitStatus::BuildFailed,
+            Failure::TimedOut { .. } => ExitStatus::TimedOut,
             Failure::Machine { .. } | Failure::Refused { .. } | Failure::Head(_) | Failure::NoMachineLeft { .. } => {
-                Status::Failure
+                ExitStatus::Failure
             }
         }
     }

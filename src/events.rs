@@ -15,15 +15,15 @@ pub enum Event<'a> {
     /// Other transfers with the machine go first, or others send what is missing there; for this many seconds already.
     Queueing { machine: &'a str, seconds: u64 },
     /// Missing inputs are about to be sent.
-    Sending { machine: &'a str, items: usize, bytes: u64 },
+    Uploading { machine: &'a str, items: usize, bytes: u64 },
     /// A part of them has been sent.
-    Sent { machine: &'a str, bytes: u64, of: u64 },
+    Uploaded { machine: &'a str, bytes: u64, of: u64 },
     /// The machine's daemon has been asked to build.
     Building { derivation: &'a StorePath, machine: &'a str },
     /// An output is about to be fetched.
-    Retrieving { machine: &'a str, output: &'a StorePath },
+    Downloading { machine: &'a str, output: &'a StorePath },
     /// A part of it has arrived.
-    Retrieved { machine: &'a str, output: &'a StorePath, bytes: u64 },
+    Downloaded { machine: &'a str, output: &'a StorePath, bytes: u64 },
     /// The outputs are in place.
     Done { derivation: &'a StorePath, machine: &'a str },
     /// It did not work there, for reasons that say nothing about the derivation.
@@ -54,14 +54,16 @@ impl fmt::Display for Event<'_> {
             Event::Queueing { machine, seconds } => {
                 write!(f, "other transfers with '{machine}' go first, for {seconds} s now")
             }
-            Event::Sending { machine, items, bytes } => {
+            Event::Uploading { machine, items, bytes } => {
                 let noun = if *items == 1 { "item" } else { "items" };
                 write!(f, "sending {items} store {noun} ({}) to '{machine}'", Bytes(*bytes))
             }
-            Event::Sent { machine, bytes, of } => write!(f, "sent {} of {} to '{machine}'", Bytes(*bytes), Bytes(*of)),
+            Event::Uploaded { machine, bytes, of } => {
+                write!(f, "sent {} of {} to '{machine}'", Bytes(*bytes), Bytes(*of))
+            }
             Event::Building { derivation, machine } => write!(f, "building '{derivation}' on '{machine}'"),
-            Event::Retrieving { machine, output } => write!(f, "retrieving '{output}' from '{machine}'"),
-            Event::Retrieved { machine, output, bytes } => {
+            Event::Downloading { machine, output } => write!(f, "retrieving '{output}' from '{machine}'"),
+            Event::Downloaded { machine, output, bytes } => {
                 write!(f, "retrieved {} of '{output}' from '{machine}'", Bytes(*bytes))
             }
             Event::Done { derivation, machine } => write!(f, "done with '{derivation}', built on '{machine}'"),

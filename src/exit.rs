@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub enum ExitStatus {
     /// 0: done; for the hook: built, and every output is in its place.
     Success,
     /// 1: it could not be done, for reasons that may pass: a machine, the network, a full disk, a bad request.
@@ -26,62 +26,62 @@ pub enum Status {
     TimedOut,
 }
 
-impl Status {
+impl ExitStatus {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Status; 8] = [
-        Status::Success,
-        Status::Failure,
-        Status::Usage,
-        Status::MachineFile,
-        Status::SomeMachinesFailed,
-        Status::NoMatch,
-        Status::BuildFailed,
-        Status::TimedOut,
+    pub const ALL: [ExitStatus; 8] = [
+        ExitStatus::Success,
+        ExitStatus::Failure,
+        ExitStatus::Usage,
+        ExitStatus::MachineFile,
+        ExitStatus::SomeMachinesFailed,
+        ExitStatus::NoMatch,
+        ExitStatus::BuildFailed,
+        ExitStatus::TimedOut,
     ];
 
     /// What it says, for the manual.
     pub fn meaning(self) -> &'static str {
         match self {
-            Status::Success => "done",
-            Status::Failure => "it could not be done",
-            Status::Usage => "the command line was not understood",
-            Status::MachineFile => "the machine file is missing or has errors",
-            Status::SomeMachinesFailed => "some machines failed a check that others passed",
-            Status::NoMatch => "no machine matches",
-            Status::BuildFailed => "as the build hook: the build failed",
-            Status::TimedOut => "as the build hook: the build took too long",
+            ExitStatus::Success => "done",
+            ExitStatus::Failure => "it could not be done",
+            ExitStatus::Usage => "the command line was not understood",
+            ExitStatus::MachineFile => "the machine file is missing or has errors",
+            ExitStatus::SomeMachinesFailed => "some machines failed a check that others passed",
+            ExitStatus::NoMatch => "no machine matches",
+            ExitStatus::BuildFailed => "as the build hook: the build failed",
+            ExitStatus::TimedOut => "as the build hook: the build took too long",
         }
     }
 
     /// The number that the parent process sees.
     pub fn code(self) -> u8 {
         match self {
-            Status::Success => 0,
-            Status::Failure => 1,
-            Status::Usage => 2,
-            Status::MachineFile => 3,
-            Status::SomeMachinesFailed => 4,
-            Status::NoMatch => 5,
-            Status::BuildFailed => 100,
-            Status::TimedOut => 101,
+            ExitStatus::Success => 0,
+            ExitStatus::Failure => 1,
+            ExitStatus::Usage => 2,
+            ExitStatus::MachineFile => 3,
+            ExitStatus::SomeMachinesFailed => 4,
+            ExitStatus::NoMatch => 5,
+            ExitStatus::BuildFailed => 100,
+            ExitStatus::TimedOut => 101,
         }
     }
 }
 
-impl From<Status> for ExitCode {
-    fn from(status: Status) -> ExitCode {
+impl From<ExitStatus> for ExitCode {
+    fn from(status: ExitStatus) -> ExitCode {
         ExitCode::from(status.code())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Status;
+    use super::ExitStatus;
 
     /// What the hook may return is part of the contract with guix-daemon.
     #[test]
     fn the_daemons_statuses_are_fixed() {
-        let statuses = [Status::Success, Status::Failure, Status::BuildFailed, Status::TimedOut];
-        assert_eq!(statuses.map(Status::code), [0, 1, 100, 101]);
+        let statuses = [ExitStatus::Success, ExitStatus::Failure, ExitStatus::BuildFailed, ExitStatus::TimedOut];
+        assert_eq!(statuses.map(ExitStatus::code), [0, 1, 100, 101]);
     }
 }

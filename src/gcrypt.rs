@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::geteuid;
 use zeroize::Zeroizing;
 
-use crate::rights::{self, Need};
+use crate::permissions::{self, Need};
 use crate::store::sexp::{Sexp, SexpError};
 use crate::store::signature::{self, Acl, Algorithm, PublicKey, Signature, SignatureError};
 use ffi::Handle;
@@ -147,7 +147,7 @@ fn read(path: &Path, accept: impl FnOnce(&Metadata) -> Result<(), Error>) -> Res
 /// Why there is no signing key, or no signature.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot read the signing key '{path}': {cause}{}", rights::hint(path, Need::ReadSecret, cause))]
+    #[error("cannot read the signing key '{path}': {cause}{}", permissions::hint(path, Need::ReadSecret, cause))]
     Read { path: PathBuf, cause: io::Error },
     #[error("the secret key '{path}' has mode {mode:04o}: its group or others can get at it; make that 0400")]
     NotSecret { path: PathBuf, mode: u32 },

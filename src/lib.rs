@@ -10,8 +10,8 @@
 //! Arrows go one way; `tests/layers.rs` keeps it so, and `unsafe` code in the three files that bind a C library.
 //!
 //! ```text
-//! commands ─► engine ─► job ─► schedule, transfer ─► remote, local ─► daemon, ssh ─► store
-//!                       schedule ─► state, policy;  transfer ─► state
+//! commands ─► engine ─► build ─► scheduler, transfer ─► remote, local ─► daemon, ssh ─► store
+//!                       scheduler ─► state, machine_file;  transfer ─► state
 //! ```
 //!
 //! | module | holds |
@@ -21,10 +21,10 @@
 //! | [`hook`] | the line protocol with the daemon: arguments, requests, replies, trace lines, build log, descriptors |
 //! | [`machine`] | what a build machine is: fields, defaults, validity |
 //! | [`status`] | how a machine is doing, as a probe finds out |
-//! | [`policy`] | the machine file: evaluate, decode, check; the Lua interpreter and its limits |
-//! | [`schedule`] | which machine: matching, ranking, asking, choosing, deciding, waiting |
+//! | [`machine_file`] | the machine file: evaluate, decode, check; the Lua interpreter and its limits |
+//! | [`scheduler`] | which machine: matching, ranking, asking, choosing, deciding, waiting |
 //! | [`state`] | what outlives a process: slots, health, places to wait, drained machines, transfers |
-//! | [`job`] | one accepted build from choice to outputs in their places, with fail-over |
+//! | [`build`] | one accepted build from choice to outputs in their places, with fail-over |
 //! | [`transfer`] | send the missing inputs, retrieve the outputs |
 //! | [`remote`] | what is asked of a build machine: a stream to its daemon, a probe; connections that are kept |
 //! | [`local`] | this machine's store: read and sign, restore, check |
@@ -34,10 +34,10 @@
 //! | [`gcrypt`] | the binding to libgcrypt |
 //! | [`events`] | what happens to a build, for the log and for embedding programs |
 //! | [`error`], [`exit`] | how a build may fail, and the exit statuses |
-//! | [`rights`] | who may use a file, and what to do where somebody may not |
+//! | [`permissions`] | who may use a file, and what to do where somebody may not |
 //! | [`shell`] | words of commands that people are asked to run |
 //! | [`logging`], [`text`], [`timing`] | messages for people, and what from outside may stand in them; where the time goes |
-//! | [`crash`] | points at which tests kill the process; nothing in a usual build |
+//! | [`failpoints`] | points at which tests kill the process; nothing in a usual build |
 //!
 //! # Embedding
 //!
@@ -46,12 +46,12 @@
 //!
 //! ```no_run
 //! use offload::engine::Engine;
-//! use offload::hook::{Arguments, Request};
+//! use offload::hook::{HookArguments, Request};
 //! use offload::local::Directories;
 //! use offload::store::path::StorePath;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let engine = Engine::new(Directories::from_environment()?, Arguments::without_limits("x86_64-linux"));
+//! let engine = Engine::new(Directories::from_environment()?, HookArguments::without_limits("x86_64-linux"));
 //! let pool = engine.load_pool("/etc/guix/machines.lua".as_ref(), None)?;
 //! let derivation = b"/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-vec.drv";
 //! let request = Request {
@@ -67,23 +67,23 @@
 //! ```
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod build;
 pub mod commands;
-pub mod crash;
 pub mod daemon;
 pub mod engine;
 pub mod error;
 pub mod events;
 pub mod exit;
+pub mod failpoints;
 pub mod gcrypt;
 pub mod hook;
-pub mod job;
 pub mod local;
 pub mod logging;
 pub mod machine;
-pub mod policy;
+pub mod machine_file;
+pub mod permissions;
 pub mod remote;
-pub mod rights;
-pub mod schedule;
+pub mod scheduler;
 pub mod shell;
 pub mod ssh;
 pub mod state;

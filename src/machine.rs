@@ -50,7 +50,7 @@ pub struct Machine {
     /// How long the link may bring no byte at all before it counts as dead. Default 60 s; less than 3 s counts as 3 s.
     pub stall_timeout: Duration,
     /// How often a keep-alive question is sent over a link that is otherwise silent. Default 15 s.
-    pub keep_alive: Duration,
+    pub keepalive_interval: Duration,
     /// How long a connection is kept open after a build, for the next one; `None`: it is not kept. Default 30 s.
     pub keep_connection: Option<Duration>,
     /// Uploads at the same time, and downloads at the same time. Default 4 each.
@@ -82,7 +82,7 @@ impl Machine {
             minimum_disk_space: 100 << 20,
             connect_timeout: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(60),
-            keep_alive: Duration::from_secs(15),
+            keepalive_interval: Duration::from_secs(15),
             keep_connection: Some(Duration::from_secs(30)),
             max_transfers: 4,
             enabled: true,

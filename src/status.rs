@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// How a machine is doing, as far as it says.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Status {
+pub struct MachineStatus {
     /// Load average of the last minute.
     pub load1: Option<f64>,
     pub load5: Option<f64>,
@@ -38,7 +38,7 @@ pub struct Status {
     pub host_name: Option<String>,
 }
 
-impl Status {
+impl MachineStatus {
     /// The load over one minute for each core: 1.0 is a machine whose cores are all busy.
     pub fn load(&self) -> Option<f64> {
         let cores = f64::from(self.cores.filter(|&cores| cores > 0)?);

@@ -13,7 +13,7 @@ pub fn printable(text: &str, max: usize) -> String {
         }
         match character {
             '\n' | '\t' => printed.push(character),
-            _ if is_obeyed(character) => escape(&mut printed, character),
+            _ if is_terminal_control(character) => escape(&mut printed, character),
             _ => printed.push(character),
         }
     }
@@ -22,7 +22,7 @@ pub fn printable(text: &str, max: usize) -> String {
 
 /// Whether a terminal does something else with a character than show it: a control character, or one that changes the
 /// direction of writing.
-pub fn is_obeyed(character: char) -> bool {
+pub fn is_terminal_control(character: char) -> bool {
     let turns =
         matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     turns || character.is_control()

@@ -4,7 +4,7 @@ mod lab;
 
 use lab::{Host, Lab, Release};
 use offload::commands::convert::{ConvertError, convert};
-use offload::policy::{self, LoadContext};
+use offload::machine_file::{self, LoadContext};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -86,7 +86,7 @@ fn golden_files_with_an_old_guix() {
     let site = Site::new(Release::Bullseye);
     let load = |lua: &str| {
         let file = site.write("machines.lua", lua);
-        policy::load(&file, &LoadContext::default()).unwrap_or_else(|report| panic!("{report}")).machines
+        machine_file::load(&file, &LoadContext::default()).unwrap_or_else(|report| panic!("{report}")).machines
     };
     for file in golden().into_iter().filter(|file| !file.ends_with("same-host.scm")) {
         let name = file.file_name().unwrap().to_str().unwrap();

@@ -162,7 +162,7 @@ fn exit_statuses() {
     );
     head.write_machine_file(&format!("return {{ {}, max_attempts = 1 }}", b1.entry().lua()));
     let valid = head.valid_paths();
-    head.trust("b1");
+    head.mark_healthy("b1");
 
     // Built, and for the daemon to register.
     let ended = run(&head, ARGUMENTS, &good);
@@ -193,7 +193,7 @@ fn exit_statuses() {
 
     // The machine was well a moment ago, so the build is accepted; no other is there to do it.
     b1.stop_sshd();
-    head.trust("b1");
+    head.mark_healthy("b1");
     let ended = run(&head, ARGUMENTS, &other);
     assert_eq!(ended.status, Some(1), "{:?}", ended.messages);
     assert!(ended.messages.concat().contains("could not be offloaded"), "{:?}", ended.messages);
@@ -213,7 +213,7 @@ fn a_slot_that_does_not_become_free() {
         instantiate(&head, ["first", "second"].map(|name| Drv::new(name).script("echo on; sleep 1000")));
     let entry = b1.entry().set("parallel_builds", 1);
     head.write_machine_file(&format!("return {{ {}, wait_for_slot = 1 }}", entry.lua()));
-    head.trust("b1");
+    head.mark_healthy("b1");
 
     let holder = Hook::start(&head, ARGUMENTS, "", &first).accepted(&first);
     wait_until("it is built", LONG, || b1.is_building());
@@ -246,7 +246,7 @@ fn many_hooks_never_exceed_the_slots() {
     // A machine that takes long to answer all of them at once is no trouble.
     let entry = |machine: &Host, slots: i32| machine.entry().set("parallel_builds", slots).set("connect_timeout", 60);
     head.write_machines(&[entry(&machines[0], 2), entry(&machines[1], 1)]);
-    ["b1", "b2"].iter().for_each(|name| head.trust(name));
+    ["b1", "b2"].iter().for_each(|name| head.mark_healthy(name));
 
     let hooks: Vec<Hook> = goals.iter().map(|goal| Hook::start(&head, ARGUMENTS, "", goal)).collect();
     let running: Vec<RunningHook> = hooks.into_iter().zip(&goals).map(|(hook, goal)| hook.accepted(goal)).collect();
@@ -299,7 +299,7 @@ fn descriptors_and_trace_lines() {
 
     for (flag, goal, is_traced) in [("true", &traced, true), ("0", &quiet, false)] {
         let arguments = Arguments { print_build_trace: flag, ..ARGUMENTS };
-        head.trust("b1");
+        head.mark_healthy("b1");
         let ended = Hook::start(&head, arguments, redirections, goal).accepted(goal).wait();
         assert_eq!(ended.status, Some(0), "{:?}", ended.messages);
         let log = String::from_utf8(head.read("/tmp/build-log")).unwrap();

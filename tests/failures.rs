@@ -116,7 +116,7 @@ fn a_disk_that_is_full_during_an_import() {
     for (drv, delay) in builds.iter().zip([0, 0, 5]) {
         link.delay(Duration::from_millis(delay));
         head.forget_health();
-        head.trust("link");
+        head.mark_healthy("link");
         let result = head.build(&[drv]).succeeded();
         let (name, log) = (drv.name(), &result.log);
         let line = log.lines().find(|line| line.contains("could not be built on 'link': sending inputs: "));

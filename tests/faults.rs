@@ -81,7 +81,7 @@ impl Pool {
         let proxy = lab.proxy("link", far.ssh_address());
         let head = lab.head().start();
         let hasty = |entry: lab::Entry| {
-            entry.set("connect_timeout", timeouts).set("stall_timeout", timeouts).set("keep_alive", 1)
+            entry.set("connect_timeout", timeouts).set("stall_timeout", timeouts).set("keepalive_interval", 1)
         };
         head.write_machines(&[hasty(far.entry().via(&proxy)).set("speed", 1000), hasty(near.entry())]);
         let login = login(&proxy, &far, &head);
@@ -131,7 +131,7 @@ impl Pool {
             Fault::Delay(time) => self.proxy.delay_after(direction, offset, Duration::from_millis(time)),
         };
         if phase != Phase::Probe {
-            self.head.trust(self.proxy.name());
+            self.head.mark_healthy(self.proxy.name());
         }
         if phase != Phase::Build {
             strike(before + offset);

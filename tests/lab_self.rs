@@ -366,17 +366,17 @@ fn a_lab_goes_with_a_killed_process() {
     let (mut child, directory) = spawn_with_lab();
     child.kill().unwrap();
     child.wait().unwrap();
-    wait_until("the keeper has cleared up", LONG, || !directory.exists());
+    wait_until("the supervisor has cleared up", LONG, || !directory.exists());
     assert_gone(&directory);
 }
 
 #[test]
 fn a_new_lab_clears_what_dead_ones_left() {
     let (mut child, directory) = spawn_with_lab();
-    let keeper = std::fs::read_to_string(directory.join("keeper")).unwrap().trim().parse().unwrap();
+    let supervisor = std::fs::read_to_string(directory.join("keeper")).unwrap().trim().parse().unwrap();
     assert!(lab::processes(&directory).len() >= 3);
     // From now on any other lab may do it.
-    rustix::process::kill_process(rustix::process::Pid::from_raw(keeper).unwrap(), Signal::KILL).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(supervisor).unwrap(), Signal::KILL).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
     let living = Lab::new();

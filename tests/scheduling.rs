@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use lab::{Drv, Entry, Host, LONG, Lab, RunningBuild, Signal, max_concurrency, wait_until};
 use offload::commands::drain;
 use offload::daemon::{self, Client, Options};
-use offload::exit::Status;
+use offload::exit::ExitStatus;
 use offload::machine::Machine;
-use offload::schedule::decision::ANSWER_WITHIN;
+use offload::scheduler::decision::PROBE_WAIT;
 use offload::state::health::FIRST_BACK_OFF;
 use offload::state::{Health, StateDirectory};
 use offload::store::path::{StoreDir, StorePath};
@@ -118,7 +118,7 @@ fn a_machine_that_says_nothing_costs_one_short_wait() {
     let ended: Vec<Ended> = drvs.iter().map(|drv| build(&head, drv, &local)).collect();
     assert!(ended.iter().all(|ended| ended.status == Some(0)));
     let times: Vec<Duration> = ended.iter().map(|ended| ended.time).collect();
-    assert!(start.elapsed() < LONG && times[1..].iter().any(|time| *time < ANSWER_WITHIN), "{times:?}");
+    assert!(start.elapsed() < LONG && times[1..].iter().any(|time| *time < PROBE_WAIT), "{times:?}");
     assert_eq!(head.built(), names);
     let contacts = proxy.connections() as usize - contacts;
     assert!((1..=contacts_allowed(start)).contains(&contacts), "{contacts} in {:?}", start.elapsed());
@@ -152,7 +152,7 @@ fn a_machine_that_dies_under_a_build_is_replaced() {
     let head = lab.head().start();
     head.write_machines(&[fast(b1.entry()), b2.entry()]);
     finish(&b2);
-    head.trust("b1");
+    head.mark_healthy("b1");
     let mut build = head.client().start(&[&endless("long")]);
     build.wait_for_log("on\n");
     assert_eq!(b1.built(), ["long"]);
@@ -173,7 +173,7 @@ fn a_build_that_a_daemon_refuses_is_no_fault_of_the_machine() {
     head.write_machines(&[fast(b1.entry()), b2.entry()]);
     // A fixed output with another hash: status 1.
     let wrong = Drv::new("wrong").fixed("sha256", &"0".repeat(64), false).script("echo wrong >$out");
-    head.trust("b1");
+    head.mark_healthy("b1");
     let result = head.build(&[&wrong]);
     assert_eq!(result.status, Some(1), "{}", result.error);
     for name in ["b1", "b2"] {
@@ -181,8 +181,8 @@ fn a_build_that_a_daemon_refuses_is_no_fault_of_the_machine() {
     }
     assert!(result.log.contains("tried: 'b1', 'b2'"), "{}", result.log);
     let health: Health = serde_json::from_str(&head.health_of("b1:2022")).unwrap();
-    assert!(health.trouble.is_none(), "{health:?}");
-    head.trust("b1");
+    assert!(health.failures.is_none(), "{health:?}");
+    head.mark_healthy("b1");
     head.build(&[&quick("next")]).succeeded();
     assert_eq!((b1.built(), b2.built()), (vec!["wrong".to_owned(), "next".to_owned()], vec!["wrong".to_owned()]));
     head.await_no_lock("afterwards");
@@ -241,7 +241,7 @@ fn slots_are_given_out_in_order() {
     let options = Options { max_silent_time: Some(Duration::from_secs(7)), ..offloaded() };
     // Each comes when the one before has its place.
     let waiting = || {
-        fs::read_dir(head.path("/var/guix/offload/waiting")).map_or(0, |entries| {
+        fs::read_dir(head.path("/var/guix/offload/queue")).map_or(0, |entries| {
             let is_ticket =
                 |entry: &fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "json");
             entries.filter(|entry| is_ticket(entry.as_ref().unwrap())).count()
@@ -378,7 +378,7 @@ fn among_equals_the_one_that_has_the_inputs() {
     equals(&[b1.entry(), b2.entry()]);
     head.build(&[&Drv::new("needs-it").input(&input).script("echo $input >$out")]).succeeded();
     // Nobody is asked, so that nobody's answer comes first.
-    ["b1", "b2"].iter().for_each(|name| head.trust(name));
+    ["b1", "b2"].iter().for_each(|name| head.mark_healthy(name));
     head.build(&[&quick("needs-nothing")]).succeeded();
     assert_eq!(b2.built(), ["input", "needs-it"]);
     assert_eq!(b1.built(), ["needs-nothing"]);
@@ -394,11 +394,11 @@ fn a_drained_machine_gets_no_new_builds() {
     let mut machine = Machine::new("b1", "root", vec![lab::SYSTEM.to_owned()], Vec::new());
     machine.port = lab::SSH_PORT;
 
-    head.trust("b1");
+    head.mark_healthy("b1");
     let mut long = head.client().start(&[&endless("long")]);
     long.wait_for_log("on\n");
     let mut said = Vec::new();
-    assert_eq!(drain::drain("b1", None, &[&machine], &state, &mut said), Status::Success);
+    assert_eq!(drain::drain("b1", None, &[&machine], &state, &mut said), ExitStatus::Success);
     assert!(String::from_utf8_lossy(&said).contains("1 build goes on there"));
     head.build(&[&quick("elsewhere")]).succeeded();
     assert_eq!(b2.built(), ["elsewhere"]);
@@ -411,7 +411,7 @@ fn a_drained_machine_gets_no_new_builds() {
     let mut waiting = head.client().start(&[&quick("later")]);
     waiting.wait_for_log("drained");
     said.clear();
-    assert_eq!(drain::undrain("b1", &[&machine], &state, &mut said), Status::Success);
+    assert_eq!(drain::undrain("b1", &[&machine], &state, &mut said), ExitStatus::Success);
     waiting.wait().succeeded();
     assert_eq!(b1.built(), ["long", "later"]);
     assert!(!head.path("/var/guix/offload/b1:2022/drained.json").exists());

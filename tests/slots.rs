@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use offload::machine::Machine;
-use offload::state::{Holder, Slot, Slots, StateDirectory};
+use offload::state::{Slot, SlotHolder, Slots, StateDirectory};
 
 const RACERS: usize = 8;
 const SLOTS: u32 = 3;
@@ -23,7 +23,7 @@ fn slots(state: &Path) -> Slots {
 }
 
 fn try_take(slots: &Slots) -> Option<Slot> {
-    slots.try_take(&Holder::this_process("/gnu/store/x.drv")).unwrap()
+    slots.try_take(&SlotHolder::this_process("/gnu/store/x.drv")).unwrap()
 }
 
 /// Starts this program with one of its tests.

@@ -129,7 +129,7 @@ fn a_machine_that_lets_nobody_in() {
         let health = head.health_of("link:2022");
         if health.contains("Not allowed at this time") {
             let health: Health = serde_json::from_str(&health).unwrap();
-            assert!(health.trouble.unwrap().back_off() >= SHORTEST_BAN);
+            assert!(health.failures.unwrap().back_off() >= SHORTEST_BAN);
             return;
         }
     }
@@ -225,7 +225,7 @@ fn a_daemon_that_stops() {
 
     // During a build. Nothing is said about limits, so only the daemon's silence can tell.
     let drv = Drv::new("stopped").script("echo here we are; sleep 5; echo done >$out");
-    head.trust("b1");
+    head.mark_healthy("b1");
     let mut build = head.client().max_silent_time(0).timeout(0).start(&[&drv]);
     build.wait_for_log("here we are");
     bad.freeze_daemon();

@@ -12,16 +12,16 @@ use std::path::Path;
 
 use offload::daemon::{Client, Error, ExportError, Garbage, Options};
 use offload::gcrypt;
-use offload::hook::Arguments;
+use offload::hook::HookArguments;
 use offload::hook::paths::read_paths;
 use offload::hook::request::read_request;
 use offload::local::{Staging, Store};
 use offload::machine::{self, HostKey, Machine};
 use offload::remote;
-use offload::state::line::LineRecord;
-use offload::state::stock::Stock;
-use offload::state::transfers::{Transfers, Turn};
-use offload::state::{Drain, HealthRecord, Holder, Place, Places, Slot, Slots, StateDirectory};
+use offload::state::known_outputs::KnownOutputs;
+use offload::state::throughput::ThroughputRecord;
+use offload::state::transfers::{TransferSlot, Transfers};
+use offload::state::{Drain, HealthRecord, Queue, QueueTicket, Slot, SlotHolder, Slots, StateDirectory};
 use offload::store::derivation::{Derivation, DerivationError};
 use offload::store::export::{HashingReader, Trailer, read_marker};
 use offload::store::nar::{self, NarError};
@@ -76,9 +76,9 @@ pub fn restore(data: &[u8]) {
     thread_local! {
         static PLACE: (tempfile::TempDir, Store) = {
             let directory = tempfile::tempdir_in(if Path::new("/dev/shm").exists() { "/dev/shm" } else { "/tmp" }).unwrap();
-            let place = directory.path().join("store");
-            fs::create_dir(&place).unwrap();
-            let store = Store::open_at(&StoreDir::default(), &place).unwrap();
+            let ticket = directory.path().join("store");
+            fs::create_dir(&ticket).unwrap();
+            let store = Store::open_at(&StoreDir::default(), &ticket).unwrap();
             (directory, store)
         };
     }
@@ -200,7 +200,7 @@ pub fn hook(data: &[u8]) {
     }
     if let Ok(text) = str::from_utf8(data) {
         let words: Vec<String> = text.split('\0').map(str::to_owned).collect();
-        let _ = Arguments::parse(&words);
+        let _ = HookArguments::parse(&words);
     }
 }
 
@@ -279,7 +279,7 @@ pub fn probe(data: &[u8]) {
     let status = remote::probe::parse(data);
     let text = serde_json::to_vec(&status).unwrap();
     assert!(text.len() < 8 << 10, "{} bytes", text.len());
-    let again: offload::status::Status = serde_json::from_slice(&text).unwrap();
+    let again: offload::status::MachineStatus = serde_json::from_slice(&text).unwrap();
     assert_eq!((again.host_name, again.store_free), (status.host_name.clone(), status.store_free));
     let texts = [&status.host_name, &status.kernel, &status.architecture];
     assert!(texts.into_iter().flatten().all(|text| !text.contains(char::is_control)));
@@ -309,7 +309,7 @@ struct Shared {
     directory: tempfile::TempDir,
     machine: Machine,
     state: StateDirectory,
-    _held: (Slot, Place, Turn),
+    _held: (Slot, QueueTicket, TransferSlot),
 }
 
 impl Shared {
@@ -317,37 +317,43 @@ impl Shared {
         let directory = tempfile::tempdir_in(if Path::new("/dev/shm").exists() { "/dev/shm" } else { "/tmp" }).unwrap();
         let state = StateDirectory::new(directory.path());
         let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
-        let slot = Slots::of(&state, &machine).unwrap().try_take(&Holder::this_process("x")).unwrap().unwrap();
-        let place = Places::of(&state).unwrap().try_take(&[machine.address()], 1, NOW).unwrap().unwrap();
-        let turn =
-            Transfers::uploads(&state, &machine).unwrap().table().unwrap().try_take([].into_iter()).unwrap().unwrap();
-        Shared { machine, state, _held: (slot, place, turn), directory }
+        let slot = Slots::of(&state, &machine).unwrap().try_take(&SlotHolder::this_process("x")).unwrap().unwrap();
+        let ticket = Queue::of(&state).unwrap().try_join(&[machine.address()], 1, NOW).unwrap().unwrap();
+        let transfer_slot = Transfers::uploads(&state, &machine)
+            .unwrap()
+            .in_flight_table()
+            .unwrap()
+            .try_take([].into_iter())
+            .unwrap()
+            .unwrap();
+        Shared { machine, state, _held: (slot, ticket, transfer_slot), directory }
     }
 
     fn read(&self, data: &[u8]) {
         let host = self.directory.path().join("b1:22");
-        for name in ["health.json", "drained.json", "0.json", "line.json", "stock.json", "uploads/0"] {
+        for name in ["health.json", "drained.json", "0.json", "throughput.json", "known-outputs", "uploads/0"] {
             fs::write(host.join(name), data).unwrap();
         }
-        fs::write(self.directory.path().join("waiting/0.json"), data).unwrap();
+        fs::write(self.directory.path().join("queue/0.json"), data).unwrap();
         let record = HealthRecord::of(&self.state, &self.machine).unwrap();
         for now in [0, 1, NOW] {
-            let _ = (record.read().standing(now), record.read().age(now), record.read().asking(now));
+            let _ = (record.read().availability(now), record.read().age(now), record.read().probe_started(now));
         }
         record.change(|health| health.after_failure("x", NOW)).unwrap();
-        assert!(record.read().trouble.is_some_and(|trouble| trouble.last <= NOW));
-        let line = LineRecord::of(&self.state, &self.machine).unwrap().read();
-        let _ = [line.sending, line.receiving].map(|pace| pace.is_some_and(|pace| pace.counts(NOW)));
-        let stock = Stock::of(&self.state, &self.machine).unwrap();
-        stock.add(&BTreeSet::from([path(FOO)])).unwrap();
-        assert_eq!(stock.lacks(&BTreeSet::from([path(FOO)])), 0);
+        assert!(record.read().failures.is_some_and(|failures| failures.last <= NOW));
+        let line = ThroughputRecord::of(&self.state, &self.machine).unwrap().read();
+        let _ = [line.sending, line.receiving]
+            .map(|link_speed| link_speed.is_some_and(|link_speed| link_speed.counts(NOW)));
+        let known_outputs = KnownOutputs::of(&self.state, &self.machine).unwrap();
+        known_outputs.add(&BTreeSet::from([path(FOO)])).unwrap();
+        assert_eq!(known_outputs.missing_inputs(&BTreeSet::from([path(FOO)])), 0);
         let _ = Drain::of(&self.state, &self.machine).unwrap().read(NOW);
         assert_eq!(Slots::of(&self.state, &self.machine).unwrap().taken().unwrap().len(), 1);
-        let places = Places::of(&self.state).unwrap();
+        let queue = Queue::of(&self.state).unwrap();
         let hosts = ["b1:22".to_owned()];
-        assert!(places.tickets(NOW).unwrap().len() <= 1 && places.ahead(&hosts, None, NOW).unwrap()[0] <= 1);
+        assert!(queue.records(NOW).unwrap().len() <= 1 && queue.ahead(&hosts, None, NOW).unwrap()[0] <= 1);
         let uploads = Transfers::uploads(&self.state, &self.machine).unwrap();
-        let _ = uploads.table().unwrap().on_the_way();
+        let _ = uploads.in_flight_table().unwrap().in_flight();
     }
 }
 

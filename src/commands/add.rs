@@ -8,18 +8,16 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::Args;
-
 use super::terminal::plain;
 use crate::engine::Engine;
-use crate::exit::Status;
+use crate::exit::ExitStatus;
 use crate::machine::{HostKey, Machine, NameFault, check_name};
 use crate::remote::{Connection, Error};
 use crate::shell::quote;
 use crate::ssh::Session;
 
-#[derive(Debug, Args)]
-pub struct Arguments {
+#[derive(Debug, clap::Args)]
+pub struct Args {
     /// Its name or address.
     #[arg(value_parser = host)]
     host: String,
@@ -41,17 +39,17 @@ struct Learnt {
 }
 
 /// Prints an entry for the machine.
-pub fn run(arguments: &Arguments, engine: &Engine, output: &mut dyn Write, messages: &mut dyn Write) -> Status {
+pub fn run(arguments: &Args, engine: &Engine, output: &mut dyn Write, messages: &mut dyn Write) -> ExitStatus {
     match add(arguments, engine, output, messages) {
         Ok(status) => status,
         Err(error) => {
             eprintln!("offload: error: cannot print the entry: {error}");
-            Status::Failure
+            ExitStatus::Failure
         }
     }
 }
 
-fn add(arguments: &Arguments, engine: &Engine, output: &mut dyn Write, messages: &mut dyn Write) -> io::Result<Status> {
+fn add(arguments: &Args, engine: &Engine, output: &mut dyn Write, messages: &mut dyn Write) -> io::Result<ExitStatus> {
     let mut machine = Machine::new(&arguments.host, &arguments.user, Vec::new(), Vec::new());
     machine.port = arguments.port;
     let private_key = arguments.private_key.as_deref().map(std::path::absolute).transpose()?;
@@ -63,7 +61,7 @@ fn add(arguments: &Arguments, engine: &Engine, output: &mut dyn Write, messages:
             if let Some(hint) = error.hint() {
                 writeln!(messages, "  hint: {}", plain(&hint))?;
             }
-            return Ok(Status::Failure);
+            return Ok(ExitStatus::Failure);
         }
     };
     writeln!(messages, "{} shows the host key {}", machine.address(), key.fingerprint())?;
@@ -82,7 +80,7 @@ fn add(arguments: &Arguments, engine: &Engine, output: &mut dyn Write, messages:
     };
     output.write_all(entry(&machine, &key, learnt.as_ref()).as_bytes())?;
     writeln!(messages, "Put the entry into the machine file, then: offload authorize {}", quote(&arguments.host))?;
-    Ok(Status::Success)
+    Ok(ExitStatus::Success)
 }
 
 /// What the machine file takes as a name.

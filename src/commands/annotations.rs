@@ -8,8 +8,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::exit::Status;
-use crate::policy::ANNOTATIONS;
+use crate::exit::ExitStatus;
+use crate::machine_file::ANNOTATIONS;
 
 /// Tells the language server where the annotations are, and which Lua this is.
 const LUARC: &str = r#"{
@@ -19,16 +19,16 @@ const LUARC: &str = r#"{
 "#;
 
 /// Writes the annotations.
-pub fn run(directory: Option<&Path>, out: &mut dyn Write, messages: &mut dyn Write) -> Status {
+pub fn run(directory: Option<&Path>, out: &mut dyn Write, messages: &mut dyn Write) -> ExitStatus {
     let written = match directory {
         None => out.write_all(ANNOTATIONS.as_bytes()).map_err(|cause| (PathBuf::from("standard output"), cause)),
         Some(directory) => install(directory, messages),
     };
     match written {
-        Ok(()) => Status::Success,
+        Ok(()) => ExitStatus::Success,
         Err((path, cause)) => {
             let _ = writeln!(messages, "offload: error: cannot write '{}': {cause}", path.display());
-            Status::Failure
+            ExitStatus::Failure
         }
     }
 }
@@ -64,19 +64,19 @@ mod tests {
     fn what_is_there_already_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let mut said = Vec::new();
-        assert_eq!(run(Some(directory.path()), &mut io::sink(), &mut said), Status::Success);
+        assert_eq!(run(Some(directory.path()), &mut io::sink(), &mut said), ExitStatus::Success);
         let luarc = directory.path().join(".luarc.json");
         assert_eq!(fs::read_to_string(&luarc).unwrap(), LUARC);
         assert_eq!(fs::read_to_string(directory.path().join(".offload/offload.lua")).unwrap(), ANNOTATIONS);
         serde_json::from_str::<serde_json::Value>(LUARC).unwrap();
 
         fs::write(&luarc, "{}").unwrap();
-        assert_eq!(run(Some(directory.path()), &mut io::sink(), &mut said), Status::Success);
+        assert_eq!(run(Some(directory.path()), &mut io::sink(), &mut said), ExitStatus::Success);
         assert_eq!(fs::read_to_string(&luarc).unwrap(), "{}");
         assert!(String::from_utf8(said).unwrap().contains("add \".offload\""));
         let mistyped = directory.path().join("mistyped");
-        assert_eq!(run(Some(&mistyped), &mut io::sink(), &mut io::sink()), Status::Failure);
+        assert_eq!(run(Some(&mistyped), &mut io::sink(), &mut io::sink()), ExitStatus::Failure);
         assert!(!mistyped.exists());
-        assert_eq!(run(Some(Path::new("/proc/nowhere")), &mut io::sink(), &mut io::sink()), Status::Failure);
+        assert_eq!(run(Some(Path::new("/proc/nowhere")), &mut io::sink(), &mut io::sink()), ExitStatus::Failure);
     }
 }

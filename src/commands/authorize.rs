@@ -12,27 +12,26 @@ use std::io::{self, BufRead, Write};
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::Args;
 use std::path::PathBuf;
 
-use super::front_end::real_guix;
+use super::guix_wrapper::real_guix;
 use super::machines::load;
 use super::terminal::{Terminal, plain};
 use crate::daemon::Client;
 use crate::engine::Engine;
 use crate::error::{with_causes, with_hint};
-use crate::exit::Status;
+use crate::exit::ExitStatus;
 use crate::gcrypt::{SigningKey, VerifyError};
 use crate::local::{AclError, load_acl};
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream};
 use crate::shell::quote;
 use crate::store::signature::{Acl, PublicKey};
-use crate::transfer::Refusal;
-use crate::transfer::trial::{self, TrialError};
+use crate::transfer::RejectedOutput;
+use crate::transfer::signature_test::{self, SignatureTestError};
 
-#[derive(Debug, Args)]
-pub struct Arguments {
+#[derive(Debug, clap::Args)]
+pub struct Args {
     /// The machine's name, or NAME:PORT.
     name: String,
     /// The machine file, if it is not the usual one.
@@ -44,7 +43,7 @@ pub struct Arguments {
 }
 
 /// Exchanges signing keys.
-pub fn run(arguments: &Arguments, engine: &Engine) -> Status {
+pub fn run(arguments: &Args, engine: &Engine) -> ExitStatus {
     authorize(arguments, engine).unwrap_or_else(|(status, message)| {
         if let Some(message) = message {
             eprintln!("offload: error: {message}");
@@ -54,23 +53,23 @@ pub fn run(arguments: &Arguments, engine: &Engine) -> Status {
 }
 
 /// The message is missing where it has been said.
-type Failed = (Status, Option<String>);
+type Failed = (ExitStatus, Option<String>);
 
 fn failed(message: impl ToString) -> Failed {
-    (Status::Failure, Some(message.to_string()))
+    (ExitStatus::Failure, Some(message.to_string()))
 }
 
-fn authorize(arguments: &Arguments, engine: &Engine) -> Result<Status, Failed> {
+fn authorize(arguments: &Args, engine: &Engine) -> Result<ExitStatus, Failed> {
     let (_, pool) = load(arguments.machine_file.as_deref(), engine).map_err(|status| (status, None))?;
     let is_named = |machine: &&Machine| machine.name == arguments.name || machine.address() == arguments.name;
     let machine = pool.machines.iter().map(|entry| &entry.machine).find(is_named);
     let machine = machine
-        .ok_or_else(|| (Status::NoMatch, Some(format!("the machine file has no machine '{}'", arguments.name))))?;
+        .ok_or_else(|| (ExitStatus::NoMatch, Some(format!("the machine file has no machine '{}'", arguments.name))))?;
     let exchange = Exchange::start(machine, engine)?;
 
     let there = exchange.there(arguments.yes)?;
     let here = exchange.here(arguments.yes)?;
-    Ok(if there && here { Status::Success } else { Status::Failure })
+    Ok(if there && here { ExitStatus::Success } else { ExitStatus::Failure })
 }
 
 /// Both ends.
@@ -158,7 +157,7 @@ impl<'a> Exchange<'a> {
 
     fn is_trusted_there(&self) -> Result<bool, Failed> {
         let mut client = self.client()?;
-        match trial::send(&mut client, &self.engine.directories.store, &self.own, &trial_text("sent")) {
+        match signature_test::upload(&mut client, &self.engine.directories.store, &self.own, &trial_text("sent")) {
             Ok(_) => Ok(true),
             Err(error) if error.is_unauthorized() => Ok(false),
             Err(error) => Err(failed(format!("{}: {}", self.machine.address(), with_causes(&error)))),
@@ -174,11 +173,13 @@ impl<'a> Exchange<'a> {
             Err(error) => return Err(failed(with_causes(&error))),
         };
         let mut client = self.client()?;
-        let tried = trial::make(&mut client, &trial_text("made"))
-            .and_then(|path| trial::retrieve(&mut client, &directories.store, &acl, &path));
+        let tried = signature_test::make(&mut client, &trial_text("made"))
+            .and_then(|path| signature_test::download(&mut client, &directories.store, &acl, &path));
         match tried {
             Ok(()) => Ok(None),
-            Err(TrialError::Refused(Refusal::Signature(VerifyError::Unauthorized { key }))) => Ok(Some(key)),
+            Err(SignatureTestError::Refused(RejectedOutput::Signature(VerifyError::Unauthorized { key }))) => {
+                Ok(Some(key))
+            }
             Err(error) => {
                 let hint = format!(
                     "on {}, as root, if it has no signing key: `guix archive --generate-key`",

@@ -4,7 +4,7 @@
 //! file is evaluated anew for each request, so that a change counts at once.
 
 mod progress;
-mod teller;
+mod reporter;
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -14,30 +14,30 @@ use std::panic::{self, AssertUnwindSafe};
 
 use log::{debug, error, info, warn};
 
-use self::teller::Teller;
+use self::reporter::Reporter;
 use super::machines::machine_file;
-use crate::crash::{Point, point};
+use crate::build::LiveEnvironment;
 use crate::engine::{Accepted, Engine};
-use crate::exit::Status;
-use crate::hook::{Arguments, BuildLog, Descriptors, Request, paths, request};
-use crate::job::Network;
+use crate::exit::ExitStatus;
+use crate::failpoints::{Failpoint, failpoint};
+use crate::hook::{BuildLog, Descriptors, HookArguments, Request, paths, request};
 use crate::local::Directories;
 use crate::logging;
 use crate::machine::Machine;
-use crate::policy::Pool;
-use crate::schedule::{Decision, PassedOver};
+use crate::machine_file::Pool;
+use crate::scheduler::{Decision, Rejection};
 use crate::timing::Stopwatch;
 
 /// How many different messages about requests are remembered.
-const MAX_SAID: usize = 1000;
+const MAX_REPORTED: usize = 1000;
 
 /// Runs the hook with the daemon's four arguments.
-pub fn run(arguments: &[OsString]) -> Status {
+pub fn run(arguments: &[OsString]) -> ExitStatus {
     let descriptors = match Descriptors::take() {
         Ok(descriptors) => descriptors,
         Err(error) => {
             eprintln!("offload: error: cannot set up the descriptors of the build hook: {error}");
-            return Status::Failure;
+            return ExitStatus::Failure;
         }
     };
     match descriptors.messages.try_clone() {
@@ -50,77 +50,77 @@ pub fn run(arguments: &[OsString]) -> Status {
         Ok(Ok(status)) => status,
         Ok(Err(error)) => {
             error!("{error}");
-            Status::Failure
+            ExitStatus::Failure
         }
         Err(_) => {
             error!("this is a mistake in offload; please report it with the lines above");
-            Status::Failure
+            ExitStatus::Failure
         }
     };
     if let Err(error) = descriptors.finish() {
         debug!("standard output and error: {error}");
     }
-    point(Point::Ending);
+    failpoint(Failpoint::Ending);
     status
 }
 
 /// Answers requests until one is accepted, or there are no more.
-fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<Status, Box<dyn Error>> {
+fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<ExitStatus, Box<dyn Error>> {
     let arguments: Vec<String> = arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
-    let arguments = Arguments::parse(&arguments)?;
+    let arguments = HookArguments::parse(&arguments)?;
     let mut engine = Engine::new(Directories::from_environment()?, arguments);
-    engine.keeps_connections = true;
+    engine.persists_connections = true;
     let store = &engine.directories.store;
-    let mut said = Said::default();
+    let mut reported = Reported::default();
     let mut requests = BufReader::new(&descriptors.requests);
     while let Some(request) = request::read_request(&mut requests, store)? {
-        point(Point::RequestRead);
+        failpoint(Failpoint::RequestRead);
         let mut stopwatch = Stopwatch::start();
-        let pool = load_pool(&engine, &mut said);
+        let pool = load_pool(&engine, &mut reported);
         stopwatch.lap("evaluate");
         let consideration = engine.consider(&pool, &request);
         let decision = consideration.decide();
         stopwatch.lap("choose");
-        explain(&request, &consideration.machines, &decision, &mut said);
+        explain(&request, &consideration.machines, &decision, &mut reported);
         decision.reply().send(&mut &descriptors.replies)?;
         let accepted = match decision {
             Decision::Accept(choice) => Accepted::Chosen(Box::new(choice)),
-            Decision::AcceptAndWait(place) => Accepted::Waiting(place),
+            Decision::AcceptAndWait(ticket) => Accepted::Waiting(ticket),
             Decision::Decline(_) | Decision::Postpone(_) => continue,
         };
-        point(Point::Replied);
+        failpoint(Failpoint::Replied);
         let inputs = paths::read_paths(&mut requests, store, "inputs")?;
         let outputs = paths::read_paths(&mut requests, store, "outputs")?;
         stopwatch.lap("read");
-        point(Point::ListsRead);
+        failpoint(Failpoint::ListsRead);
         let log = BuildLog::new(descriptors.build_log.try_clone()?);
-        let mut observer = Teller::new(&engine.arguments, &descriptors.messages);
+        let mut observer = Reporter::new(&engine.arguments, &descriptors.messages);
         let result = consideration.offload(accepted, &inputs, &outputs, &log, &mut observer);
         // The daemon throws away what it has not read of the log when this process ends.
         let mut stopwatch = Stopwatch::start();
         let unread = log.drain();
         stopwatch.lap("log");
-        point(Point::LogRead);
+        failpoint(Failpoint::LogRead);
         if unread > 0 {
             warn!("the daemon left {unread} bytes of the build log unread");
         }
         return Ok(match result {
-            Ok(()) => Status::Success,
+            Ok(()) => ExitStatus::Success,
             Err(failure) => {
                 error!("{failure}");
                 failure.status()
             }
         });
     }
-    Ok(Status::Success)
+    Ok(ExitStatus::Success)
 }
 
 /// The pool; an empty one, said on standard error, where the machine file is broken.
-fn load_pool(engine: &Engine, said: &mut Said) -> Pool {
+fn load_pool(engine: &Engine, reported: &mut Reported) -> Pool {
     let path = machine_file(None, &engine.directories);
     engine.load_pool(&path, None).unwrap_or_else(|report| {
         let report = report.to_string();
-        if said.is_new(&report) {
+        if reported.is_new(&report) {
             error!("{report}");
         }
         Pool::empty(&path)
@@ -128,19 +128,19 @@ fn load_pool(engine: &Engine, said: &mut Said) -> Pool {
 }
 
 /// Says why a request is not accepted, as far as that was not said before.
-fn explain(request: &Request, machines: &[&Machine], decision: &Decision<Network>, said: &mut Said) {
+fn explain(request: &Request, machines: &[&Machine], decision: &Decision<LiveEnvironment>, reported: &mut Reported) {
     let (what, reasons) = match decision {
         Decision::Decline(reasons) => ("no build machine for", reasons),
         Decision::Postpone(reasons) => ("no build machine now for", reasons),
         Decision::Accept(_) | Decision::AcceptAndWait(_) => return,
     };
     let mut text = String::new();
-    for PassedOver { machine, reason } in reasons {
+    for Rejection { machine, reason } in reasons {
         let (machine, reason) = (machines[*machine], reason.to_string());
         // Errors of the connection name the machine themselves.
         let names_itself = reason.starts_with(&machine.address());
         let line = if names_itself { reason } else { format!("{}: {reason}", machine.name) };
-        if said.is_new(&line) {
+        if reported.is_new(&line) {
             text.push_str(&format!("\n  {}", line.replace('\n', "\n  ")));
         }
     }
@@ -151,12 +151,12 @@ fn explain(request: &Request, machines: &[&Machine], decision: &Decision<Network
 
 /// What has been said about requests that were not accepted, so that it is not said again for each of them.
 #[derive(Default)]
-struct Said(BTreeSet<String>);
+struct Reported(BTreeSet<String>);
 
-impl Said {
+impl Reported {
     /// Whether this has not been said. What holds changing numbers is new each time and not worth much memory.
     fn is_new(&mut self, text: &str) -> bool {
-        if self.0.len() >= MAX_SAID {
+        if self.0.len() >= MAX_REPORTED {
             self.0.clear();
         }
         self.0.insert(text.to_owned())

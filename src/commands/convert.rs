@@ -17,11 +17,11 @@ use std::env;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process;
 
-use super::front_end::{self, FrontEndError};
-use crate::exit::Status;
-use crate::rights;
+use super::guix_wrapper::{self, WrapperError};
+use crate::exit::ExitStatus;
+use crate::permissions;
 use lua::plain;
 
 pub use lua::Document;
@@ -43,11 +43,11 @@ pub enum ConvertError {
     #[error("the name of '{}' is not UTF-8, which Guile needs", plain(&.0.to_string_lossy()))]
     FileName(PathBuf),
     #[error("a machines.scm is a program, and needs Guix to run it: {0}")]
-    NoGuix(#[from] FrontEndError),
+    NoGuix(#[from] WrapperError),
     #[error("cannot run '{} repl': {cause}", guix.display())]
     Run { guix: PathBuf, cause: io::Error },
     #[error("'{} repl' ended with {status} before it said what the machines are", guix.display())]
-    NoAnswer { guix: PathBuf, status: ExitStatus },
+    NoAnswer { guix: PathBuf, status: process::ExitStatus },
     #[error("cannot understand what '{} repl' says about the machines: {cause}", guix.display())]
     Answer { guix: PathBuf, cause: serde_json::Error },
     /// The file itself is in error. Never empty; each with its place.
@@ -82,14 +82,14 @@ fn lines(problems: &[Problem]) -> String {
 
 /// Writes the machine file in Lua that `file` amounts to on `out`, warnings and errors on `messages`. If there is an
 /// error nothing is written on `out`. What a `machines.scm` itself prints goes to standard error.
-pub fn run(file: &Path, out: &mut dyn Write, messages: &mut dyn Write) -> Status {
-    let (status, said) = match convert(file, front_end::real_guix) {
+pub fn run(file: &Path, out: &mut dyn Write, messages: &mut dyn Write) -> ExitStatus {
+    let (status, said) = match convert(file, guix_wrapper::real_guix) {
         Ok(document) => match write!(out, "{document}").and_then(|()| out.flush()) {
-            Ok(()) => (Status::Success, document.warnings()),
-            Err(cause) => (Status::Failure, vec![format!("error: cannot write the machine file: {cause}")]),
+            Ok(()) => (ExitStatus::Success, document.warnings()),
+            Err(cause) => (ExitStatus::Failure, vec![format!("error: cannot write the machine file: {cause}")]),
         },
-        Err(error @ ConvertError::InFile(_)) => (Status::MachineFile, vec![error.to_string()]),
-        Err(error) => (Status::Failure, vec![format!("error: {error}")]),
+        Err(error @ ConvertError::InFile(_)) => (ExitStatus::MachineFile, vec![error.to_string()]),
+        Err(error) => (ExitStatus::Failure, vec![format!("error: {error}")]),
     };
     for line in said {
         // If this fails there is nobody left to tell.
@@ -99,7 +99,7 @@ pub fn run(file: &Path, out: &mut dyn Write, messages: &mut dyn Write) -> Status
 }
 
 /// The machine file in Lua that `file` amounts to. `guix` finds the real `guix`; it is asked only for a `machines.scm`.
-pub fn convert(file: &Path, guix: impl FnOnce() -> Result<PathBuf, FrontEndError>) -> Result<Document, ConvertError> {
+pub fn convert(file: &Path, guix: impl FnOnce() -> Result<PathBuf, WrapperError>) -> Result<Document, ConvertError> {
     if file.extension().is_some_and(|extension| extension == "lua") {
         return Err(ConvertError::Lua(file.to_owned()));
     }
@@ -115,7 +115,7 @@ pub fn convert(file: &Path, guix: impl FnOnce() -> Result<PathBuf, FrontEndError
 
 fn read(path: &Path) -> Result<Vec<u8>, ConvertError> {
     let mut text = Vec::new();
-    let file = rights::open_at_once(path).map_err(|cause| ConvertError::Read { path: path.to_owned(), cause })?;
+    let file = permissions::open_at_once(path).map_err(|cause| ConvertError::Read { path: path.to_owned(), cause })?;
     file.take(MAX_FILE + 1)
         .read_to_end(&mut text)
         .map_err(|cause| ConvertError::Read { path: path.to_owned(), cause })?;

@@ -16,7 +16,7 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::help::definition;
-use crate::exit::Status;
+use crate::exit::ExitStatus;
 use page::Page;
 
 /// A file, by its place below the directory.
@@ -26,7 +26,7 @@ pub struct Document {
 }
 
 /// Writes all documents below `directory`.
-pub fn run(directory: &Path, messages: &mut dyn Write) -> Status {
+pub fn run(directory: &Path, messages: &mut dyn Write) -> ExitStatus {
     let written = documents().map_err(|error| (directory.to_owned(), error)).and_then(|documents| {
         documents.iter().try_for_each(|document| {
             let path = directory.join(&document.path);
@@ -37,11 +37,11 @@ pub fn run(directory: &Path, messages: &mut dyn Write) -> Status {
         })
     });
     match written {
-        Ok(()) => Status::Success,
+        Ok(()) => ExitStatus::Success,
         Err((path, error)) => {
             // If this fails there is nobody left to tell.
             let _ = writeln!(messages, "offload: error: {}: {error}", path.display());
-            Status::Failure
+            ExitStatus::Failure
         }
     }
 }
@@ -103,7 +103,7 @@ fn main_page(command: &Command) -> io::Result<Vec<u8>> {
     man.render_subcommands_section(&mut text)?;
     let mut page = Page::default();
     page.section("EXIT STATUS");
-    for status in Status::ALL {
+    for status in ExitStatus::ALL {
         page.item(&format!("`{}`", status.code()), status.meaning());
     }
     page.section("ENVIRONMENT");

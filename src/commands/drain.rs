@@ -5,8 +5,8 @@
 use std::io::Write;
 use std::time::Duration;
 
-use super::terminal::Span;
-use crate::exit::Status;
+use super::terminal::HumanDuration;
+use crate::exit::ExitStatus;
 use crate::machine::Machine;
 use crate::state::health::{self, Time};
 use crate::state::{Drain, Drained, Slots, StateDirectory, StateError};
@@ -37,12 +37,13 @@ pub fn drain(
     machines: &[&Machine],
     state: &StateDirectory,
     messages: &mut dyn Write,
-) -> Status {
+) -> ExitStatus {
     each_host(name, machines, messages, |machine| {
         let since = health::now();
         let until = time.map(|time| since + time.as_millis() as Time);
         Drain::of(state, machine)?.set(&Drained { since, until })?;
-        let until = time.map_or("until it is brought back".to_owned(), |time| format!("for {}", Span(time.as_secs())));
+        let until =
+            time.map_or("until it is brought back".to_owned(), |time| format!("for {}", HumanDuration(time.as_secs())));
         let running = Slots::of(state, machine)?.taken()?.len();
         let noun = if running == 1 { "build goes" } else { "builds go" };
         Ok(format!("{}: gets no new builds {until}; {running} {noun} on there", machine.address()))
@@ -50,7 +51,7 @@ pub fn drain(
 }
 
 /// Brings the machine `name` back.
-pub fn undrain(name: &str, machines: &[&Machine], state: &StateDirectory, messages: &mut dyn Write) -> Status {
+pub fn undrain(name: &str, machines: &[&Machine], state: &StateDirectory, messages: &mut dyn Write) -> ExitStatus {
     each_host(name, machines, messages, |machine| {
         let drain = Drain::of(state, machine)?;
         let was_out = drain.read(health::now()).is_some();
@@ -66,24 +67,24 @@ fn each_host(
     machines: &[&Machine],
     messages: &mut dyn Write,
     change: impl Fn(&Machine) -> Result<String, StateError>,
-) -> Status {
+) -> ExitStatus {
     let mut hosts: Vec<&Machine> =
         machines.iter().copied().filter(|machine| machine.name == name || machine.address() == name).collect();
     hosts.sort_by_key(|machine| machine.address());
     hosts.dedup_by_key(|machine| machine.address());
     let mut lines = Vec::new();
-    let mut status = Status::Success;
+    let mut status = ExitStatus::Success;
     if hosts.is_empty() {
         let mut names: Vec<&str> = machines.iter().map(|machine| machine.name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
         let known = if names.is_empty() { "no machine".to_owned() } else { names.join(", ") };
         lines.push(format!("offload: error: there is no machine '{name}'; the machine file has {known}"));
-        status = Status::NoMatch;
+        status = ExitStatus::NoMatch;
     }
     for machine in hosts {
         lines.push(change(machine).unwrap_or_else(|error| {
-            status = Status::Failure;
+            status = ExitStatus::Failure;
             format!("offload: error: {}: {error}", machine.address())
         }));
     }
@@ -117,14 +118,14 @@ mod tests {
         let machines = [&one, &again, &other];
         let is_out = |machine| Drain::of(&state, machine).unwrap().read(health::now()).is_some();
         let mut said = Vec::new();
-        assert_eq!(drain("b1:22", Some(Duration::from_secs(60)), &machines, &state, &mut said), Status::Success);
+        assert_eq!(drain("b1:22", Some(Duration::from_secs(60)), &machines, &state, &mut said), ExitStatus::Success);
         assert!(is_out(&one) && !is_out(&other));
-        assert_eq!(drain("b1", None, &machines, &state, &mut said), Status::Success);
+        assert_eq!(drain("b1", None, &machines, &state, &mut said), ExitStatus::Success);
         assert!(is_out(&one) && is_out(&other));
-        assert_eq!(undrain("b1", &machines, &state, &mut said), Status::Success);
-        assert_eq!(undrain("b1:23", &machines, &state, &mut said), Status::Success);
+        assert_eq!(undrain("b1", &machines, &state, &mut said), ExitStatus::Success);
+        assert_eq!(undrain("b1:23", &machines, &state, &mut said), ExitStatus::Success);
         assert!(!is_out(&one) && !is_out(&other));
-        assert_eq!(drain("b2", None, &machines, &state, &mut said), Status::NoMatch);
+        assert_eq!(drain("b2", None, &machines, &state, &mut said), ExitStatus::NoMatch);
         assert_eq!(
             String::from_utf8(said).unwrap(),
             "b1:22: gets no new builds for 1 min; 0 builds go on there\n\

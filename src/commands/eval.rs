@@ -9,19 +9,19 @@
 //! | `file` | the machine file |
 //! | `machines` | a list with an object for each `build_machine`: its fields under their names in the machine file, `host_key` and `systems` always lists, `overload_threshold` null where the load is ignored, `keep_connection` null where none is kept, `private_key` and `proxy_command` null where not given; `accepts` and `score` say whether there is such a function; `line` is that of the constructor |
 //! | `local_machine` | the same for the head, or null |
-//! | `policy` | the settings of the pool; `when_busy` and `when_unreachable` are `"wait"`, `"local"` or `"function"`, times are seconds, `limits.memory` bytes |
+//! | `settings` | the settings of the pool; `when_busy` and `when_unreachable` are `"wait"`, `"local"` or `"function"`, times are seconds, `limits.memory` bytes |
 //! | `warnings`, `errors` | lists of objects: `severity`, `file`, `line`, `field`, `message`, and where there is one `hint`, and `trace` |
 //!
-//! `machines`, `local_machine` and `policy` are missing when there are errors, and `errors` when there are none.
+//! `machines`, `local_machine` and `settings` are missing when there are errors, and `errors` when there are none.
 
 use std::io::{self, Write};
 use std::path::Path;
 
 use serde::Serialize;
 
-use crate::exit::Status;
+use crate::exit::ExitStatus;
 use crate::machine::{HostKey, Machine};
-use crate::policy::{self, Diagnostic, Entry, LoadContext, LocalMachine, Pool, Settings, Severity, When};
+use crate::machine_file::{self, Diagnostic, Entry, LoadContext, LocalMachine, Pool, Settings, Severity, When};
 
 mod table;
 
@@ -36,7 +36,7 @@ pub fn run(
     json: bool,
     output: &mut dyn Write,
     messages: &mut dyn Write,
-) -> Status {
+) -> ExitStatus {
     let result = evaluate(file, context, system);
     let written = match json {
         true => write_json(file, &result, output),
@@ -48,10 +48,10 @@ pub fn run(
                 // If this fails there is nobody left to tell.
                 let _ = writeln!(messages, "offload: error: cannot print what the machine file says: {error}");
             }
-            Status::Failure
+            ExitStatus::Failure
         }
-        (Ok(()), Ok(_)) => Status::Success,
-        (Ok(()), Err(_)) => Status::MachineFile,
+        (Ok(()), Ok(_)) => ExitStatus::Success,
+        (Ok(()), Err(_)) => ExitStatus::MachineFile,
     }
 }
 
@@ -61,9 +61,9 @@ fn evaluate(file: &Path, context: &LoadContext, system: &str) -> Result<(Pool, V
         let missing = Diagnostic::error(file.display().to_string(), "there is no such machine file, so no machines");
         return Err(vec![missing]);
     }
-    let pool = policy::load(file, context).map_err(|report| report.diagnostics)?;
+    let pool = machine_file::load(file, context).map_err(|report| report.diagnostics)?;
     let mut warnings = pool.warnings.clone();
-    warnings.extend(policy::surroundings(&pool, context, system));
+    warnings.extend(machine_file::check_environment(&pool, context, system));
     Ok((pool, warnings))
 }
 
@@ -91,7 +91,7 @@ struct Object<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     local_machine: Option<Option<LocalObject<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    policy: Option<PolicyObject>,
+    settings: Option<SettingsObject>,
     warnings: Vec<&'a Diagnostic>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<&'a Diagnostic>,
@@ -114,7 +114,7 @@ struct MachineObject<'a> {
     minimum_disk_space: u64,
     connect_timeout: f64,
     stall_timeout: f64,
-    keep_alive: f64,
+    keepalive_interval: f64,
     keep_connection: Option<f64>,
     max_transfers: u32,
     enabled: bool,
@@ -135,7 +135,7 @@ struct LocalObject<'a> {
 }
 
 #[derive(Serialize)]
-struct PolicyObject {
+struct SettingsObject {
     accepts: bool,
     score: bool,
     when_busy: When,
@@ -167,7 +167,7 @@ fn write_json(
         file: file.display().to_string(),
         machines: pool.map(|pool| pool.machines.iter().map(MachineObject::new).collect()),
         local_machine: pool.map(|pool| pool.local.as_ref().map(LocalObject::new)),
-        policy: pool.map(|pool| PolicyObject::new(&pool.settings)),
+        settings: pool.map(|pool| SettingsObject::new(&pool.settings)),
         warnings: of(Severity::Warning),
         errors: of(Severity::Error),
     };
@@ -194,7 +194,7 @@ impl<'a> MachineObject<'a> {
             minimum_disk_space: machine.minimum_disk_space,
             connect_timeout: machine.connect_timeout.as_secs_f64(),
             stall_timeout: machine.stall_timeout.as_secs_f64(),
-            keep_alive: machine.keep_alive.as_secs_f64(),
+            keepalive_interval: machine.keepalive_interval.as_secs_f64(),
             keep_connection: machine.keep_connection.map(|time| time.as_secs_f64()),
             max_transfers: machine.max_transfers,
             enabled: machine.enabled,
@@ -219,9 +219,9 @@ impl<'a> LocalObject<'a> {
     }
 }
 
-impl PolicyObject {
-    fn new(settings: &Settings) -> PolicyObject {
-        PolicyObject {
+impl SettingsObject {
+    fn new(settings: &Settings) -> SettingsObject {
+        SettingsObject {
             accepts: settings.has_accepts,
             score: settings.has_score,
             when_busy: settings.when_busy,

@@ -7,7 +7,7 @@
 //!
 //! With `--json` everything is one object: `version` (1), `file`, `request` (`system`, `features`, `derivation` or
 //! null), `machines` (`name`, `port`, `score` or null, `verdict`: `ready`, `unknown` or `passed-over`, `reason` or
-//! null, `holders` of its slots, `trouble` and `drained` as recorded or null), `head` (the score of the head itself, or
+//! null, `holders` of its slots, `failures` and `drained` as recorded or null), `head` (the score of the head itself, or
 //! null), `reply` (`accept`, `decline` or `postpone`) and `machine` (the name of the one that would be chosen, or
 //! null).
 
@@ -15,22 +15,21 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::thread;
 
-use clap::Args;
 use serde::Serialize;
 
 use super::machines::machine_file;
-use super::terminal::Span;
+use super::terminal::HumanDuration;
+use crate::build::{LiveEnvironment, record_failure, record_success};
 use crate::engine::Engine;
 use crate::error::with_causes;
-use crate::exit::Status;
+use crate::exit::ExitStatus;
 use crate::hook::Request;
-use crate::job::{Network, remember_failure, remember_success};
 use crate::local::{Directories, read_derivation};
 use crate::machine::Machine;
-use crate::schedule::matching::mismatch;
-use crate::schedule::{Surroundings, Surveyed, Verdict};
-use crate::state::health::{self, Time, Trouble};
-use crate::state::{Drain, Drained, HealthRecord, Holder, Slots, StateDirectory};
+use crate::scheduler::matching::mismatch;
+use crate::scheduler::{Environment, Explanation, Readiness};
+use crate::state::health::{self, Failures, Time};
+use crate::state::{Drain, Drained, HealthRecord, SlotHolder, Slots, StateDirectory};
 use crate::store::path::StorePath;
 
 /// Version of the JSON form. It changes when a field changes its meaning or goes; new fields may come.
@@ -39,8 +38,8 @@ const VERSION: u32 = 1;
 /// Stands for the derivation where there is none.
 const NO_DERIVATION: &str = "00000000000000000000000000000000-none.drv";
 
-#[derive(Debug, Args)]
-pub struct Arguments {
+#[derive(Debug, clap::Args)]
+pub struct Args {
     /// The derivation to explain; with --system, the machine file.
     #[arg(value_name = "DRV", required_unless_present = "system")]
     first: Option<PathBuf>,
@@ -71,8 +70,8 @@ struct Explained<'a> {
     score: Option<f64>,
     verdict: &'static str,
     reason: Option<String>,
-    holders: Vec<Option<Holder>>,
-    trouble: Option<Trouble>,
+    holders: Vec<Option<SlotHolder>>,
+    failures: Option<Failures>,
     drained: Option<Drained>,
 }
 
@@ -96,7 +95,7 @@ struct Asked<'a> {
 }
 
 /// Explains.
-pub fn run(arguments: &Arguments, engine: &Engine) -> Status {
+pub fn run(arguments: &Args, engine: &Engine) -> ExitStatus {
     match explain(arguments, engine) {
         Ok(status) => status,
         Err((status, message)) => {
@@ -106,24 +105,25 @@ pub fn run(arguments: &Arguments, engine: &Engine) -> Status {
     }
 }
 
-fn explain(arguments: &Arguments, engine: &Engine) -> Result<Status, (Status, String)> {
-    let failed = |error: &dyn std::error::Error| (Status::Failure, format!("offload: error: {}", with_causes(error)));
+fn explain(arguments: &Args, engine: &Engine) -> Result<ExitStatus, (ExitStatus, String)> {
+    let failed =
+        |error: &dyn std::error::Error| (ExitStatus::Failure, format!("offload: error: {}", with_causes(error)));
     let (request, file) = request(arguments, &engine.directories)?;
     let path = machine_file(file, &engine.directories);
     if file.is_some() && matches!(path.try_exists(), Ok(false)) {
         let message = format!("offload: error: there is no machine file '{}'", path.display());
-        return Err((Status::MachineFile, message));
+        return Err((ExitStatus::MachineFile, message));
     }
-    let pool = engine.load_pool(&path, None).map_err(|report| (Status::MachineFile, report.to_string()))?;
+    let pool = engine.load_pool(&path, None).map_err(|report| (ExitStatus::MachineFile, report.to_string()))?;
     let consideration = engine.consider(&pool, &request);
     let machines = &consideration.machines;
     if arguments.probe {
-        probe(machines, &request, &engine.state, &consideration.world());
+        probe(machines, &request, &engine.state, &consideration.env());
     }
 
-    let surveyed = consideration.survey();
+    let surveyed = consideration.explain();
     let explained = surveyed.iter().map(|one| explained(machines[one.machine], one, &engine.state)).collect();
-    let (reply, chosen) = consideration.foresee();
+    let (reply, chosen) = consideration.predict();
     let report = Report {
         version: VERSION,
         file: path.display().to_string(),
@@ -139,21 +139,21 @@ fn explain(arguments: &Arguments, engine: &Engine) -> Result<Status, (Status, St
     };
     let printed = if arguments.json { print_json(&report) } else { print(&report) };
     printed.map_err(|error| failed(&error))?;
-    let matches = surveyed.iter().any(|one| !matches!(&one.verdict, Verdict::Not(reason) if !reason.is_for_now()));
-    Ok(if matches { Status::Success } else { Status::NoMatch })
+    let matches = surveyed.iter().any(|one| !matches!(&one.verdict, Readiness::Not(reason) if !reason.is_for_now()));
+    Ok(if matches { ExitStatus::Success } else { ExitStatus::NoMatch })
 }
 
 /// The request to explain, and the machine file that was named.
 fn request<'a>(
-    arguments: &'a Arguments,
+    arguments: &'a Args,
     directories: &Directories,
-) -> Result<(Request, Option<&'a std::path::Path>), (Status, String)> {
-    let failed = |message: String| (Status::Failure, format!("offload: error: {message}"));
+) -> Result<(Request, Option<&'a std::path::Path>), (ExitStatus, String)> {
+    let failed = |message: String| (ExitStatus::Failure, format!("offload: error: {message}"));
     let path =
         |text: &str| StorePath::parse(&directories.store, text.as_bytes()).map_err(|error| failed(error.to_string()));
     if let Some(system) = &arguments.system {
         if arguments.file.is_some() || (arguments.first.is_some() && arguments.machine_file.is_some()) {
-            return Err((Status::Usage, "offload: error: give a derivation or --system, not both".to_owned()));
+            return Err((ExitStatus::Usage, "offload: error: give a derivation or --system, not both".to_owned()));
         }
         let derivation = path(&format!("{}/{NO_DERIVATION}", directories.store))?;
         let features = arguments.features.iter().filter(|feature| !feature.is_empty()).cloned().collect();
@@ -168,23 +168,23 @@ fn request<'a>(
 }
 
 /// Asks all machines that match, at the same time, and remembers what they say.
-fn probe(machines: &[&Machine], request: &Request, state: &StateDirectory, world: &Network) {
+fn probe(machines: &[&Machine], request: &Request, state: &StateDirectory, env: &LiveEnvironment) {
     thread::scope(|scope| {
         for machine in machines.iter().filter(|machine| mismatch(machine, request).is_none()) {
-            scope.spawn(move || match world.connect(machine).and_then(|link| world.status(&link)) {
-                Ok(status) => remember_success(state, machine, status),
-                Err(error) => remember_failure(state, machine, &error),
+            scope.spawn(move || match env.connect(machine).and_then(|link| env.status(&link)) {
+                Ok(status) => record_success(state, machine, status),
+                Err(error) => record_failure(state, machine, &error),
             });
         }
     });
 }
 
-fn explained<'a>(machine: &'a Machine, surveyed: &Surveyed, state: &StateDirectory) -> Explained<'a> {
+fn explained<'a>(machine: &'a Machine, surveyed: &Explanation, state: &StateDirectory) -> Explained<'a> {
     let now = health::now();
     let (verdict, reason) = match &surveyed.verdict {
-        Verdict::Ready => ("ready", None),
-        Verdict::Unknown => ("unknown", None),
-        Verdict::Not(reason) => ("passed-over", Some(reason.to_string())),
+        Readiness::Ready => ("ready", None),
+        Readiness::Unknown => ("unknown", None),
+        Readiness::Not(reason) => ("passed-over", Some(reason.to_string())),
     };
     let taken = Slots::of(state, machine).and_then(|slots| slots.taken()).unwrap_or_default();
     Explained {
@@ -194,7 +194,7 @@ fn explained<'a>(machine: &'a Machine, surveyed: &Surveyed, state: &StateDirecto
         verdict,
         reason,
         holders: taken.into_iter().map(|(_, holder)| holder).collect(),
-        trouble: HealthRecord::of(state, machine).ok().and_then(|record| record.read().trouble),
+        failures: HealthRecord::of(state, machine).ok().and_then(|record| record.read().failures),
         drained: Drain::of(state, machine).ok().and_then(|drain| drain.read(now)),
     }
 }
@@ -231,10 +231,10 @@ fn print_machine(out: &mut impl Write, machine: &Explained<'_>) -> io::Result<()
         let time = span(health::now().saturating_sub(holder.since.saturating_mul(1000)));
         writeln!(out, "    a slot is held by process {} for {time}: {}", holder.pid, holder.derivation)?;
     }
-    if let Some(trouble) = &machine.trouble {
-        let time = span(health::now().saturating_sub(trouble.since));
-        let noun = if trouble.count == 1 { "failure" } else { "failures in a row" };
-        writeln!(out, "    in trouble for {time}, {} {noun}", trouble.count)?;
+    if let Some(failures) = &machine.failures {
+        let time = span(health::now().saturating_sub(failures.since));
+        let noun = if failures.count == 1 { "failure" } else { "failures in a row" };
+        writeln!(out, "    in trouble for {time}, {} {noun}", failures.count)?;
     }
     if let Some(until) = machine.drained.and_then(|drained| drained.until) {
         writeln!(out, "    drained for {} more", span(until.saturating_sub(health::now())))?;
@@ -242,8 +242,8 @@ fn print_machine(out: &mut impl Write, machine: &Explained<'_>) -> io::Result<()
     Ok(())
 }
 
-fn span(milliseconds: Time) -> Span {
-    Span(milliseconds / 1000)
+fn span(milliseconds: Time) -> HumanDuration {
+    HumanDuration(milliseconds / 1000)
 }
 
 fn print_json(report: &Report<'_>) -> io::Result<()> {

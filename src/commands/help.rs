@@ -4,7 +4,7 @@
 use clap::{Command, CommandFactory};
 
 use super::CommandLine;
-use crate::exit::Status;
+use crate::exit::ExitStatus;
 
 /// For `--version`; `build.rs` finds the version with its commit, and what it is built from.
 const VERSION: &str = concat!(
@@ -41,7 +41,7 @@ pub fn definition() -> Command {
 }
 
 fn statuses() -> String {
-    let lines = Status::ALL.iter().map(|status| format!("\n  {:<5}{}", status.code(), status.meaning()));
+    let lines = ExitStatus::ALL.iter().map(|status| format!("\n  {:<5}{}", status.code(), status.meaning()));
     format!("Exit status:{}", lines.collect::<String>())
 }
 

@@ -19,27 +19,25 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use clap::Args;
-
 use super::documents::documents;
-use super::front_end;
+use super::guix_wrapper;
 use crate::engine::Engine;
-use crate::exit::Status;
-use crate::rights::{self, User, below};
+use crate::exit::ExitStatus;
+use crate::permissions::{self, User, below};
 use plan::{Item, Plan, What};
 use unit::Unit;
 
 /// The daemon's unit.
 const UNIT: &str = "guix-daemon.service";
 
-#[derive(Debug, Args)]
+#[derive(Debug, clap::Args)]
 #[command(
     after_help = "Running builds are interrupted when guix-daemon is restarted; without --restart nothing is, and what is \
                         left to do is printed. 'offload uninstall' takes away all that this command has written."
 )]
-pub struct InstallArguments {
+pub struct InstallArgs {
     #[command(flatten)]
-    place: Place,
+    place: Target,
     /// The real `guix`, if it is not beside the guix-daemon that the unit starts.
     #[arg(long, value_name = "FILE")]
     guix: Option<PathBuf>,
@@ -51,10 +49,10 @@ pub struct InstallArguments {
     dry_run: bool,
 }
 
-#[derive(Debug, Args)]
-pub struct UninstallArguments {
+#[derive(Debug, clap::Args)]
+pub struct UninstallArgs {
     #[command(flatten)]
-    place: Place,
+    place: Target,
     /// Have systemd read its units again, and restart guix-daemon. Builds that are running are interrupted.
     #[arg(long)]
     restart: bool,
@@ -63,8 +61,8 @@ pub struct UninstallArguments {
     dry_run: bool,
 }
 
-#[derive(Debug, Args)]
-struct Place {
+#[derive(Debug, clap::Args)]
+struct Target {
     /// Where programs are installed: the program goes to DIR/lib/offload.
     #[arg(long, value_name = "DIR", default_value = "/usr/local")]
     prefix: PathBuf,
@@ -73,7 +71,7 @@ struct Place {
     root: PathBuf,
 }
 
-impl Place {
+impl Target {
     /// The directory of the program, as the daemon will see it.
     fn directory(&self) -> PathBuf {
         self.prefix.join("lib/offload")
@@ -121,27 +119,27 @@ impl InstallError {
         move |cause| InstallError::File { path: path.to_owned(), cause }
     }
 
-    fn status(&self) -> Status {
+    fn status(&self) -> ExitStatus {
         match self {
-            InstallError::Prefix | InstallError::GuixName | InstallError::RestartElsewhere => Status::Usage,
-            _ => Status::Failure,
+            InstallError::Prefix | InstallError::GuixName | InstallError::RestartElsewhere => ExitStatus::Usage,
+            _ => ExitStatus::Failure,
         }
     }
 }
 
 /// Runs `offload install`.
-pub fn install(arguments: &InstallArguments, engine: &Engine, out: &mut dyn Write, messages: &mut dyn Write) -> Status {
+pub fn install(arguments: &InstallArgs, engine: &Engine, out: &mut dyn Write, messages: &mut dyn Write) -> ExitStatus {
     ended(try_install(arguments, engine, out), messages)
 }
 
 /// Runs `offload uninstall`.
-pub fn uninstall(arguments: &UninstallArguments, out: &mut dyn Write, messages: &mut dyn Write) -> Status {
+pub fn uninstall(arguments: &UninstallArgs, out: &mut dyn Write, messages: &mut dyn Write) -> ExitStatus {
     ended(try_uninstall(arguments, out), messages)
 }
 
-fn ended(result: Result<(), InstallError>, messages: &mut dyn Write) -> Status {
+fn ended(result: Result<(), InstallError>, messages: &mut dyn Write) -> ExitStatus {
     match result {
-        Ok(()) => Status::Success,
+        Ok(()) => ExitStatus::Success,
         Err(error) => {
             // If this fails there is nobody left to tell.
             let _ = writeln!(messages, "offload: error: {error}");
@@ -150,7 +148,7 @@ fn ended(result: Result<(), InstallError>, messages: &mut dyn Write) -> Status {
     }
 }
 
-fn try_install(arguments: &InstallArguments, engine: &Engine, out: &mut dyn Write) -> Result<(), InstallError> {
+fn try_install(arguments: &InstallArgs, engine: &Engine, out: &mut dyn Write) -> Result<(), InstallError> {
     let place = &arguments.place;
     check_arguments(place, arguments.restart)?;
     let unit = Unit::read(&place.root, UNIT).ok_or(InstallError::NoUnit)?;
@@ -190,7 +188,7 @@ fn try_install(arguments: &InstallArguments, engine: &Engine, out: &mut dyn Writ
     Ok(())
 }
 
-fn try_uninstall(arguments: &UninstallArguments, out: &mut dyn Write) -> Result<(), InstallError> {
+fn try_uninstall(arguments: &UninstallArgs, out: &mut dyn Write) -> Result<(), InstallError> {
     let place = &arguments.place;
     check_arguments(place, arguments.restart)?;
     plan::remove(&place.root, &place.directory(), arguments.dry_run, out)?;
@@ -201,7 +199,7 @@ fn try_uninstall(arguments: &UninstallArguments, out: &mut dyn Write) -> Result<
     after(arguments.restart, out)
 }
 
-fn check_arguments(place: &Place, restart: bool) -> Result<(), InstallError> {
+fn check_arguments(place: &Target, restart: bool) -> Result<(), InstallError> {
     let prefix = place.prefix.to_str().unwrap_or_default();
     let is_plain = prefix.starts_with('/') && !prefix.contains("..") && !prefix.chars().any(char::is_control);
     match () {
@@ -213,7 +211,7 @@ fn check_arguments(place: &Place, restart: bool) -> Result<(), InstallError> {
 
 /// The program and the links to it. One that lies in the store stays there, and the garbage collector is told to keep
 /// it.
-fn program(place: &Place, engine: &Engine) -> Result<Vec<Item>, InstallError> {
+fn program(place: &Target, engine: &Engine) -> Result<Vec<Item>, InstallError> {
     let own = std::env::current_exe().map_err(InstallError::file(Path::new("/proc/self/exe")))?;
     let directory = place.directory();
     let target = directory.join("offload");
@@ -231,7 +229,7 @@ fn program(place: &Place, engine: &Engine) -> Result<Vec<Item>, InstallError> {
 }
 
 /// The real `guix`, as the daemon will see it.
-fn real_guix(arguments: &InstallArguments, unit: &Unit) -> Result<PathBuf, InstallError> {
+fn real_guix(arguments: &InstallArgs, unit: &Unit) -> Result<PathBuf, InstallError> {
     let place = &arguments.place;
     let is_real = |path: &Path| below(&place.root, path).exists() && !path.starts_with(place.directory());
     if let Some(guix) = &arguments.guix {
@@ -242,7 +240,7 @@ fn real_guix(arguments: &InstallArguments, unit: &Unit) -> Result<PathBuf, Insta
         return if is_real(guix) { Ok(guix.clone()) } else { Err(InstallError::NotGuix(guix.clone())) };
     }
     let beside = unit.daemon.with_file_name("guix");
-    let usual = front_end::USUAL_PLACES.iter().map(|directory| Path::new(directory).join("guix"));
+    let usual = guix_wrapper::USUAL_PLACES.iter().map(|directory| Path::new(directory).join("guix"));
     std::iter::once(beside)
         .chain(usual)
         .find(|guix| is_real(guix))
@@ -252,7 +250,7 @@ fn real_guix(arguments: &InstallArguments, unit: &Unit) -> Result<PathBuf, Insta
 fn make_state(root: &Path, state: &Path, user: &User) -> Result<(), InstallError> {
     let path = below(root, state);
     let group = user.groups.first().copied();
-    rights::make_directory(&path)
+    permissions::make_directory(&path)
         .and_then(|()| std::os::unix::fs::chown(&path, Some(user.uid), group))
         .map_err(InstallError::file(&path))
 }

@@ -3,20 +3,19 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
 use regex_lite::Regex;
 
 use crate::engine::Engine;
-use crate::exit::Status;
+use crate::exit::ExitStatus;
 use crate::local::Directories;
 use crate::machine::Machine;
-use crate::policy::Pool;
+use crate::machine_file::Pool;
 
 /// The variable that names the machine file.
 pub const MACHINE_FILE: &str = "OFFLOAD_MACHINE_FILE";
 
 /// Which machines a subcommand is about.
-#[derive(Debug, Args)]
+#[derive(Debug, clap::Args)]
 pub struct Selection {
     /// The machine file, if it is not the usual one.
     file: Option<PathBuf>,
@@ -29,7 +28,7 @@ pub struct Selection {
 
 impl Selection {
     /// The machine file that is named, and the expression. That it is none is said on standard error.
-    pub fn parts(&self) -> Result<(Option<&Path>, Option<Regex>), Status> {
+    pub fn parts(&self) -> Result<(Option<&Path>, Option<Regex>), ExitStatus> {
         let (Some(machine_file), Some(regexp)) = (&self.machine_file, &self.file) else {
             return Ok((self.machine_file.as_deref().or(self.file.as_deref()), self.regexp.clone()));
         };
@@ -38,7 +37,7 @@ impl Selection {
             Ok(regexp) => Ok((Some(machine_file), Some(regexp))),
             Err(error) => {
                 eprintln!("offload: error: '{regexp}' is no regular expression: {error}");
-                Err(Status::Usage)
+                Err(ExitStatus::Usage)
             }
         }
     }
@@ -54,27 +53,27 @@ pub fn machine_file(named: Option<&Path>, directories: &Directories) -> PathBuf 
 }
 
 /// The pool of the machine file, which must exist. What is wrong with it goes to standard error.
-pub fn load(named: Option<&Path>, engine: &Engine) -> Result<(PathBuf, Pool), Status> {
+pub fn load(named: Option<&Path>, engine: &Engine) -> Result<(PathBuf, Pool), ExitStatus> {
     let path = machine_file(named, &engine.directories);
     if matches!(path.try_exists(), Ok(false)) {
         eprintln!("offload: error: there is no machine file '{}'", path.display());
-        return Err(Status::MachineFile);
+        return Err(ExitStatus::MachineFile);
     }
     match engine.load_pool(&path, None) {
         Ok(pool) => Ok((path, pool)),
         Err(report) => {
             eprintln!("{report}");
-            Err(Status::MachineFile)
+            Err(ExitStatus::MachineFile)
         }
     }
 }
 
 /// The exit status when so many of all machines are well.
-pub fn verdict(well: usize, all: usize) -> Status {
+pub fn verdict(well: usize, all: usize) -> ExitStatus {
     match well {
-        well if well == all => Status::Success,
-        0 => Status::Failure,
-        _ => Status::SomeMachinesFailed,
+        well if well == all => ExitStatus::Success,
+        0 => ExitStatus::Failure,
+        _ => ExitStatus::SomeMachinesFailed,
     }
 }
 
@@ -93,7 +92,7 @@ pub fn own_system() -> String {
 
 /// The machines of a pool whose names match `pattern`, each host once. That none does is an error, said on standard
 /// error.
-pub fn hosts<'a>(pool: &'a Pool, pattern: Option<&Regex>) -> Result<Vec<&'a Machine>, Status> {
+pub fn hosts<'a>(pool: &'a Pool, pattern: Option<&Regex>) -> Result<Vec<&'a Machine>, ExitStatus> {
     let mut hosts: Vec<&Machine> = Vec::new();
     for machine in pool.machines.iter().map(|entry| &entry.machine) {
         let is_named = pattern.is_none_or(|pattern| pattern.is_match(&machine.name));
@@ -104,7 +103,7 @@ pub fn hosts<'a>(pool: &'a Pool, pattern: Option<&Regex>) -> Result<Vec<&'a Mach
     match pattern {
         Some(pattern) if hosts.is_empty() => {
             eprintln!("offload: error: no machine in the machine file matches '{pattern}'");
-            Err(Status::NoMatch)
+            Err(ExitStatus::NoMatch)
         }
         _ => Ok(hosts),
     }

@@ -12,7 +12,7 @@ pub mod documents;
 pub mod drain;
 pub mod eval;
 pub mod explain;
-pub mod front_end;
+pub mod guix_wrapper;
 pub mod help;
 pub mod install;
 mod machines;
@@ -29,8 +29,8 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use env_logger::Target;
 
 use crate::engine::Engine;
-use crate::exit::Status;
-use crate::hook::Arguments;
+use crate::exit::ExitStatus;
+use crate::hook::HookArguments;
 use crate::local::Directories;
 use crate::logging;
 use crate::machine::Machine;
@@ -61,7 +61,7 @@ enum Command {
         directory: Option<PathBuf>,
     },
     /// Explain which machine a build would go to, and why.
-    Explain(explain::Arguments),
+    Explain(explain::Args),
     /// Give a machine no new builds for a while; those that run there go on.
     Drain {
         /// Its name, or NAME:PORT.
@@ -93,9 +93,9 @@ enum Command {
         json: bool,
     },
     /// Have guix-daemon use this program, on a machine with systemd.
-    Install(install::InstallArguments),
+    Install(install::InstallArgs),
     /// Undo what `offload install` did.
-    Uninstall(install::UninstallArguments),
+    Uninstall(install::UninstallArgs),
     /// Write manual pages and completions for bash, zsh and fish.
     #[command(hide = true)]
     Documents {
@@ -103,25 +103,25 @@ enum Command {
         directory: PathBuf,
     },
     /// Check whether the build machines can be used, and say what to do about those that cannot.
-    Test(test::Arguments),
+    Test(test::Args),
     /// Fetch a machine's host key, and print an entry for the machine file.
-    Add(add::Arguments),
+    Add(add::Args),
     /// Have this machine and a build machine accept each other's signatures.
-    Authorize(authorize::Arguments),
+    Authorize(authorize::Args),
     /// Show how the build machines are: load, disk, build slots and who has them, trouble.
-    Status(status::Arguments),
+    Status(status::Args),
 }
 
 /// Runs the program with its arguments, the program's own name first.
 ///
 /// Under the name `guix` only `offload` is served here; everything else goes to the real `guix`. A leading word
 /// `offload` is what guix-daemon puts before the hook's arguments.
-pub fn main(mut arguments: Vec<OsString>) -> Status {
+pub fn main(mut arguments: Vec<OsString>) -> ExitStatus {
     let argv0 = if arguments.is_empty() { OsString::from("offload") } else { arguments.remove(0) };
     let has_leading_word = arguments.first().is_some_and(|word| word == OsStr::new("offload"));
-    if front_end::is_called_as_guix(&argv0) && !has_leading_word {
-        eprintln!("guix: error: {}", front_end::hand_on(&argv0, &arguments));
-        return Status::Failure;
+    if guix_wrapper::is_called_as_guix(&argv0) && !has_leading_word {
+        eprintln!("guix: error: {}", guix_wrapper::exec_real_guix(&argv0, &arguments));
+        return ExitStatus::Failure;
     }
     if has_leading_word {
         arguments.remove(0);
@@ -139,27 +139,27 @@ pub fn main(mut arguments: Vec<OsString>) -> Status {
         Err(error) => {
             // Help and version are errors to clap, and go to standard output.
             match error.print().and_then(|()| io::stdout().flush()) {
-                _ if error.use_stderr() => Status::Usage,
-                Ok(()) => Status::Success,
+                _ if error.use_stderr() => ExitStatus::Usage,
+                Ok(()) => ExitStatus::Success,
                 Err(cause) => {
                     eprintln!("offload: error: cannot write to standard output: {cause}");
-                    Status::Failure
+                    ExitStatus::Failure
                 }
             }
         }
     }
 }
 
-fn run(command: Command) -> Status {
+fn run(command: Command) -> ExitStatus {
     let directories = match Directories::from_environment() {
         Ok(directories) => directories,
         Err(error) => {
             eprintln!("offload: error: {error}");
-            return Status::Failure;
+            return ExitStatus::Failure;
         }
     };
     let system = machines::own_system();
-    let engine = Engine::new(directories, Arguments::without_limits(&system));
+    let engine = Engine::new(directories, HookArguments::without_limits(&system));
     match command {
         Command::Eval { file, machine_file, json } => {
             let file = machines::machine_file(file.or(machine_file).as_deref(), &engine.directories);
@@ -194,8 +194,8 @@ fn run(command: Command) -> Status {
 fn with_machines(
     file: Option<&Path>,
     engine: &Engine,
-    command: impl FnOnce(&[&Machine], &StateDirectory) -> Status,
-) -> Status {
+    command: impl FnOnce(&[&Machine], &StateDirectory) -> ExitStatus,
+) -> ExitStatus {
     match machines::load(file, engine) {
         Ok((_, pool)) => {
             let machines: Vec<&Machine> = pool.machines.iter().map(|entry| &entry.machine).collect();

@@ -7,8 +7,8 @@
 //!
 //! A machine that answers is remembered as reached, so that the build hook takes it again at once.
 
-mod look;
 mod records;
+mod snapshot;
 mod table;
 mod watch;
 
@@ -17,21 +17,21 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clap::{Args, ValueEnum};
+use clap::ValueEnum;
 use serde::Serialize;
 
 use super::drain::parse_time;
 use super::machines::{Selection, hosts, load, verdict};
 use super::terminal::Terminal;
 use crate::engine::Engine;
-use crate::exit::Status;
-use look::{Look, Seen};
+use crate::exit::ExitStatus;
+use snapshot::{MachineSnapshot, SnapshotSource};
 
 /// Version of the JSON form. It changes when a field changes its meaning or goes; new fields may come.
 const VERSION: u32 = 1;
 
-#[derive(Debug, Args)]
-pub struct Arguments {
+#[derive(Debug, clap::Args)]
+pub struct Args {
     #[command(flatten)]
     selection: Selection,
     /// What to print.
@@ -63,57 +63,58 @@ struct Report<'a> {
     file: String,
     /// Seconds since 1970.
     time: u64,
-    machines: &'a [Seen],
+    machines: &'a [MachineSnapshot],
 }
 
 /// Asks the machines how they are, and prints it.
-pub fn run(arguments: &Arguments, engine: &Engine) -> Status {
-    ask_and_print(arguments, engine).unwrap_or_else(|status| status)
+pub fn run(arguments: &Args, engine: &Engine) -> ExitStatus {
+    probe_and_print(arguments, engine).unwrap_or_else(|status| status)
 }
 
-fn ask_and_print(arguments: &Arguments, engine: &Engine) -> Result<Status, Status> {
+fn probe_and_print(arguments: &Args, engine: &Engine) -> Result<ExitStatus, ExitStatus> {
     let (file, regexp) = arguments.selection.parts()?;
     let (path, pool) = load(file, engine)?;
     let machines = hosts(&pool, regexp.as_ref())?;
-    let mut looks: Vec<Look> = machines.into_iter().map(|machine| Look::new(machine, engine)).collect();
+    let mut sources: Vec<SnapshotSource> =
+        machines.into_iter().map(|machine| SnapshotSource::new(machine, engine)).collect();
     let format = if arguments.json { Format::Json } else { arguments.format };
     let Some(interval) = arguments.watch else {
-        let seen = look(&mut looks);
+        let snapshot = snapshot(&mut sources);
         let mut text = Vec::new();
-        write(format, &path, &seen, Terminal::of_stdout(), false, &mut text)
+        write(format, &path, &snapshot, Terminal::of_stdout(), false, &mut text)
             .and_then(|()| io::stdout().lock().write_all(&text))
             .or_else(broken_pipe)?;
-        return Ok(verdict(seen.iter().filter(|seen| seen.reachable).count(), seen.len()));
+        return Ok(verdict(snapshot.iter().filter(|snapshot| snapshot.reachable).count(), snapshot.len()));
     };
     watch::run(interval, format == Format::Text, |terminal, text| {
-        write(format, &path, &look(&mut looks), terminal, true, text)
+        write(format, &path, &snapshot(&mut sources), terminal, true, text)
     })
     .or_else(broken_pipe)?;
-    Ok(Status::Success)
+    Ok(ExitStatus::Success)
 }
 
 /// Looks at all machines at the same time.
-fn look(looks: &mut [Look<'_>]) -> Vec<Seen> {
+fn snapshot(sources: &mut [SnapshotSource<'_>]) -> Vec<MachineSnapshot> {
     thread::scope(|scope| {
-        let looks: Vec<_> = looks.iter_mut().map(|look| scope.spawn(|| look.look())).collect();
+        let sources: Vec<_> = sources.iter_mut().map(|snapshot| scope.spawn(|| snapshot.snapshot())).collect();
         // A look that panics has said so, and the others count.
-        looks.into_iter().filter_map(|look| look.join().ok()).collect()
+        sources.into_iter().filter_map(|snapshot| snapshot.join().ok()).collect()
     })
 }
 
 fn write(
     format: Format,
     path: &Path,
-    seen: &[Seen],
+    snapshot: &[MachineSnapshot],
     terminal: Terminal,
     is_repeated: bool,
     out: &mut Vec<u8>,
 ) -> io::Result<()> {
     match format {
-        Format::Text => table::write(path, seen, now(), terminal, out),
-        Format::Recutils => records::write(seen, out),
+        Format::Text => table::write(path, snapshot, now(), terminal, out),
+        Format::Recutils => records::write(snapshot, out),
         Format::Json => {
-            let report = Report { version: VERSION, file: path.display().to_string(), time: now(), machines: seen };
+            let report = Report { version: VERSION, file: path.display().to_string(), time: now(), machines: snapshot };
             match is_repeated {
                 true => serde_json::to_writer(&mut *out, &report)?,
                 false => serde_json::to_writer_pretty(&mut *out, &report)?,
@@ -124,12 +125,12 @@ fn write(
 }
 
 /// Whoever closes the pipe has seen enough.
-fn broken_pipe(error: io::Error) -> Result<(), Status> {
+fn broken_pipe(error: io::Error) -> Result<(), ExitStatus> {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Ok(());
     }
     eprintln!("offload: error: cannot print the status: {error}");
-    Err(Status::Failure)
+    Err(ExitStatus::Failure)
 }
 
 /// Seconds since 1970.

@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 
 use rustix::termios::tcgetwinsize;
 
-use crate::text::is_obeyed;
+use crate::text::is_terminal_control;
 
 /// Nothing is laid out for less than this many columns.
 const NARROWEST: usize = 40;
@@ -32,9 +32,9 @@ pub struct Terminal {
 /// The colours that are used, each with one meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Colour {
-    Good,
-    Doubtful,
-    Bad,
+    Ok,
+    Warning,
+    Error,
     Heading,
 }
 
@@ -61,9 +61,9 @@ impl Terminal {
     /// `text` in a colour, where there are colours.
     pub fn paint(&self, colour: Colour, text: &str) -> String {
         let code = match colour {
-            Colour::Good => "32",
-            Colour::Doubtful => "33",
-            Colour::Bad => "31",
+            Colour::Ok => "32",
+            Colour::Warning => "33",
+            Colour::Error => "31",
             Colour::Heading => "1",
         };
         if self.has_colours { format!("\x1b[{code}m{text}\x1b[m") } else { text.to_owned() }
@@ -98,17 +98,17 @@ impl Terminal {
 /// Text that a terminal only shows: what it would obey becomes `?`, the end of a line `; `.
 pub fn plain(text: &str) -> Cow<'_, str> {
     let text = text.trim_end();
-    if !text.contains(is_obeyed) {
+    if !text.contains(is_terminal_control) {
         return Cow::Borrowed(text);
     }
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    Cow::Owned(lines.join("; ").chars().map(|c| if is_obeyed(c) { '?' } else { c }).collect())
+    Cow::Owned(lines.join("; ").chars().map(|c| if is_terminal_control(c) { '?' } else { c }).collect())
 }
 
 /// A time in seconds, for people, in its two greatest units.
-pub struct Span(pub u64);
+pub struct HumanDuration(pub u64);
 
-impl fmt::Display for Span {
+impl fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seconds, minutes, hours, days) = (self.0, self.0 / 60, self.0 / 3600, self.0 / 86_400);
         match seconds {
@@ -145,13 +145,17 @@ mod tests {
 
     #[test]
     fn colours_only_where_they_are_wanted() {
-        assert_eq!(Terminal::default().paint(Colour::Bad, "!!"), "!!");
-        assert_eq!(Terminal { has_colours: true, ..Terminal::default() }.paint(Colour::Bad, "!!"), "\x1b[31m!!\x1b[m");
+        assert_eq!(Terminal::default().paint(Colour::Error, "!!"), "!!");
+        assert_eq!(
+            Terminal { has_colours: true, ..Terminal::default() }.paint(Colour::Error, "!!"),
+            "\x1b[31m!!\x1b[m"
+        );
     }
 
     #[test]
     fn times_for_people() {
-        let texts = [0, 59, 60, 3599, 3600, 7260, 86_399, 86_400, 366 * 86_400].map(|count| Span(count).to_string());
+        let texts =
+            [0, 59, 60, 3599, 3600, 7260, 86_399, 86_400, 366 * 86_400].map(|count| HumanDuration(count).to_string());
         let expected =
             ["0 s", "59 s", "1 min", "59 min", "1 h 0 min", "2 h 1 min", "23 h 59 min", "1 d 0 h", "366 d 0 h"];
         assert_eq!(texts, expected);

@@ -5,8 +5,8 @@
 //!
 //! The status is 0 if all can be used, 4 if some can, 1 if none can, 3 if the machine file cannot be used, 5 if no
 //! machine matches. With `--json` everything is one object: `version` (1), `file`, and `machines`, a list of objects
-//! with `name`, `port`, `usable` and `findings` in the order of the steps: `step`, `outcome` (`good`, `doubtful`,
-//! `bad`), `text` and `remedies`, each with `place` (`head`, `machine`, `machine-file`), `kind` (`command`, `line`,
+//! with `name`, `port`, `usable` and `findings` in the order of the steps: `step`, `outcome` (`ok`, `warning`,
+//! `error`), `text` and `remedies`, each with `place` (`head`, `machine`, `machine-file`), `kind` (`command`, `line`,
 //! `advice`), `text` and sometimes `condition`.
 
 mod checks;
@@ -18,21 +18,20 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::thread;
 
-use clap::Args;
 use serde::Serialize;
 
 use super::machines::{Selection, hosts, load, verdict};
 use super::terminal::Terminal;
 use crate::engine::Engine;
-use crate::exit::Status;
+use crate::exit::ExitStatus;
 use crate::machine::Machine;
 use finding::{Finding, Outcome};
 
 /// Version of the JSON form. It changes when a field changes its meaning or goes; new fields may come.
 const VERSION: u32 = 1;
 
-#[derive(Debug, Args)]
-pub struct Arguments {
+#[derive(Debug, clap::Args)]
+pub struct Args {
     #[command(flatten)]
     selection: Selection,
     /// Print JSON.
@@ -50,11 +49,11 @@ struct Checked<'a> {
 }
 
 /// Checks the machines.
-pub fn run(arguments: &Arguments, engine: &Engine) -> Status {
+pub fn run(arguments: &Args, engine: &Engine) -> ExitStatus {
     check_and_print(arguments, engine).unwrap_or_else(|status| status)
 }
 
-fn check_and_print(arguments: &Arguments, engine: &Engine) -> Result<Status, Status> {
+fn check_and_print(arguments: &Args, engine: &Engine) -> Result<ExitStatus, ExitStatus> {
     let (file, regexp) = arguments.selection.parts()?;
     let (path, pool) = load(file, engine)?;
     let machines = hosts(&pool, regexp.as_ref())?;
@@ -66,7 +65,7 @@ fn check_and_print(arguments: &Arguments, engine: &Engine) -> Result<Status, Sta
     };
     if let Err(error) = printed {
         eprintln!("offload: error: cannot print the findings: {error}");
-        return Err(Status::Failure);
+        return Err(ExitStatus::Failure);
     }
     Ok(verdict(checked.iter().filter(|checked| checked.usable).count(), checked.len()))
 }
@@ -80,7 +79,7 @@ fn check_all<'a>(machines: &[&'a Machine], engine: &Engine) -> Vec<Checked<'a>> 
         let finished = checks.into_iter().map(|(machine, check)| {
             // A check that panics has found nothing, which is no good sign.
             let findings = check.join().unwrap_or_default();
-            let usable = !findings.is_empty() && findings.iter().all(|finding| finding.outcome != Outcome::Bad);
+            let usable = !findings.is_empty() && findings.iter().all(|finding| finding.outcome != Outcome::Error);
             Checked { name: &machine.name, port: machine.port, usable, findings }
         });
         finished.collect()

@@ -5,8 +5,8 @@ use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use super::error::Error;
-use super::link::{Link, Log};
-use super::operation::{Operation, Request};
+use super::frames::{FrameStream, Log};
+use super::operation::{Operation, WireRequest};
 use super::options::Options;
 use super::version::{OLDEST, VERSION, Version};
 use crate::store::base16;
@@ -45,7 +45,7 @@ pub enum Garbage {
 
 /// A connection to a daemon.
 pub struct Client<S> {
-    pub(super) link: Link<S>,
+    pub(super) link: FrameStream<S>,
     pub(super) store: StoreDir,
     version: Version,
     round_trip: Duration,
@@ -55,7 +55,7 @@ impl<S: Read + Write> Client<S> {
     /// Greets the daemon behind `stream`, in one round trip. Its store must be `store`.
     pub fn connect(stream: S, store: StoreDir) -> Result<Client<S>, Error> {
         let start = Instant::now();
-        let mut link = Link::new(stream);
+        let mut link = FrameStream::new(stream);
         // The daemon reads all of this before it begins to work, so none of it is sent ahead.
         let no_affinity = 0u64;
         let reserve_space = 1u64;
@@ -76,7 +76,7 @@ impl<S: Read + Write> Client<S> {
     /// A client of a daemon that was greeted before: what another one left with [`into_stream`](Client::into_stream), and
     /// what it knew.
     pub fn resume(stream: S, store: StoreDir, version: Version, round_trip: Duration) -> Client<S> {
-        Client { link: Link::new(stream), store, version, round_trip }
+        Client { link: FrameStream::new(stream), store, version, round_trip }
     }
 
     /// The stream, for a client that goes on with it; `None` if the next byte is not known to begin a reply.
@@ -117,7 +117,7 @@ impl<S: Read + Write> Client<S> {
     /// Settings for what is done over this connection from now on.
     pub fn set_options(&mut self, options: &Options) -> Result<(), Error> {
         let settings = options.settings();
-        let request = Request::new(Operation::SetOptions)
+        let request = WireRequest::new(Operation::SetOptions)
             .bool(options.keep_failed)
             .bool(options.keep_going)
             .bool(options.fallback)
@@ -135,12 +135,12 @@ impl<S: Read + Write> Client<S> {
     }
 
     pub fn is_valid_path(&mut self, path: &StorePath) -> Result<bool, Error> {
-        self.call(&Request::new(Operation::IsValidPath).path(path), |link, _| link.bool())
+        self.call(&WireRequest::new(Operation::IsValidPath).path(path), |link, _| link.bool())
     }
 
     /// Those of `paths` that are valid.
     pub fn query_valid_paths(&mut self, paths: &BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, Error> {
-        let request = Request::new(Operation::QueryValidPaths).paths(paths.iter());
+        let request = WireRequest::new(Operation::QueryValidPaths).paths(paths.iter());
         self.call(&request, |link, store| {
             let valid: BTreeSet<StorePath> = link.paths(store, paths.len())?.into_iter().collect();
             match valid.difference(paths).next() {
@@ -152,7 +152,7 @@ impl<S: Read + Write> Client<S> {
 
     /// An error of the daemon if `path` is not valid.
     pub fn query_path_info(&mut self, path: &StorePath) -> Result<PathInfo, Error> {
-        self.call(&Request::new(Operation::QueryPathInfo).path(path), |link, store| {
+        self.call(&WireRequest::new(Operation::QueryPathInfo).path(path), |link, store| {
             let deriver = link.optional_path(store)?;
             let hash = link.bytes(64)?;
             let nar_hash = base16::decode_sha256(&hash);
@@ -168,7 +168,7 @@ impl<S: Read + Write> Client<S> {
 
     /// Protects `path`, which need not exist, from the garbage collector until this connection ends.
     pub fn add_temp_root(&mut self, path: &StorePath) -> Result<(), Error> {
-        self.call(&Request::new(Operation::AddTempRoot).path(path), |link, _| link.done())
+        self.call(&WireRequest::new(Operation::AddTempRoot).path(path), |link, _| link.done())
     }
 
     /// Adds a text file, such as a derivation; it is a temporary root from then on.
@@ -179,7 +179,7 @@ impl<S: Read + Write> Client<S> {
         references: &BTreeSet<StorePath>,
     ) -> Result<StorePath, Error> {
         let request =
-            Request::new(Operation::AddTextToStore).bytes(name.as_bytes()).bytes(text).paths(references.iter());
+            WireRequest::new(Operation::AddTextToStore).bytes(name.as_bytes()).bytes(text).paths(references.iter());
         self.call(&request, |link, store| link.path(store))
     }
 
@@ -192,7 +192,7 @@ impl<S: Read + Write> Client<S> {
         algorithm: &str,
         nar: &mut dyn Read,
     ) -> Result<StorePath, Error> {
-        let request = Request::new(Operation::AddToStore)
+        let request = WireRequest::new(Operation::AddToStore)
             .bytes(name.as_bytes())
             .int(1)
             .bool(recursive)
@@ -231,7 +231,7 @@ impl<S: Read + Write> Client<S> {
     /// Asks for a build, whose end [`finish_build`](Client::finish_build) must hear before anything else is done.
     pub fn start_build(&mut self, paths: &BTreeSet<StorePath>) -> Result<(), Error> {
         let normal_mode = 0;
-        self.link.start(&Request::new(Operation::BuildPaths).paths(paths.iter()).int(normal_mode))
+        self.link.start(&WireRequest::new(Operation::BuildPaths).paths(paths.iter()).int(normal_mode))
     }
 
     /// The second half of [`build_paths`](Client::build_paths).
@@ -255,7 +255,7 @@ impl<S: Read + Write> Client<S> {
             Garbage::Delete => 2,
             Garbage::DeleteThese => 3,
         };
-        let request = Request::new(Operation::CollectGarbage)
+        let request = WireRequest::new(Operation::CollectGarbage)
             .int(action)
             .paths(paths.iter())
             .bool(false) // Never ignore what is alive.
@@ -274,14 +274,14 @@ impl<S: Read + Write> Client<S> {
 
     /// Whether the daemon found its store at fault; what it found is in the log. `contents`: hash everything.
     pub fn verify_store(&mut self, contents: bool, repair: bool) -> Result<bool, Error> {
-        self.call(&Request::new(Operation::VerifyStore).bool(contents).bool(repair), |link, _| link.bool())
+        self.call(&WireRequest::new(Operation::VerifyStore).bool(contents).bool(repair), |link, _| link.bool())
     }
 
     /// A request that gets no answer before its reply but log text.
     fn call<T>(
         &mut self,
-        request: &Request,
-        reply: impl FnOnce(&mut Link<S>, &StoreDir) -> Result<T, Error>,
+        request: &WireRequest,
+        reply: impl FnOnce(&mut FrameStream<S>, &StoreDir) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let start = Instant::now();
         self.link.start(request)?;

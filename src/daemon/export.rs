@@ -4,8 +4,8 @@ use std::io::{self, Read, Write};
 
 use super::client::Client;
 use super::error::{Error, ExportError};
-use super::link::{Frame, Link};
-use super::operation::{Operation, Request};
+use super::frames::{Frame, FrameStream};
+use super::operation::{Operation, WireRequest};
 use crate::store::path::StorePath;
 
 impl<S: Read + Write> Client<S> {
@@ -25,7 +25,7 @@ impl<S: Read + Write> Client<S> {
 
     /// Asks for an export, which [`finish_export`](Client::finish_export) must read before anything else is done.
     pub fn start_export(&mut self, path: &StorePath, sign: bool) -> Result<(), Error> {
-        self.link.start(&Request::new(Operation::ExportPath).path(path).bool(sign))
+        self.link.start(&WireRequest::new(Operation::ExportPath).path(path).bool(sign))
     }
 
     /// The second half of [`export_path`](Client::export_path).
@@ -53,7 +53,7 @@ impl<S: Read + Write> Client<S> {
 
 /// The data of `WRITE` frames as one stream.
 struct Item<'a, S> {
-    link: &'a mut Link<S>,
+    link: &'a mut FrameStream<S>,
     /// Bytes left of the frame at hand.
     left: u64,
     /// Bytes of the frame at hand, for its padding.

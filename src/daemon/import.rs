@@ -4,8 +4,8 @@ use std::io::{self, Read, Write};
 
 use super::client::{Client, MAX_PATHS};
 use super::error::Error;
-use super::link::Frame;
-use super::operation::{Operation, Request};
+use super::frames::Frame;
+use super::operation::{Operation, WireRequest};
 use crate::store::path::StorePath;
 
 /// What the daemon asks for at a time, in bytes; each answer costs a round trip. So much is made ready for the next
@@ -19,7 +19,7 @@ impl<S: Read + Write> Client<S> {
     /// When `bundle` fails, the daemon is told so, what was read since its last question is dropped, and the client
     /// stays usable.
     pub fn import_paths(&mut self, bundle: &mut dyn Read) -> Result<Vec<StorePath>, Error> {
-        let request = Request::new(Operation::ImportPaths);
+        let request = WireRequest::new(Operation::ImportPaths);
         let operation = request.operation.name();
         self.link.start(&request)?;
         let mut ahead = Ahead::default();

@@ -12,15 +12,15 @@
 mod client;
 mod error;
 mod export;
+mod frames;
 mod import;
-mod link;
 mod operation;
 mod options;
 mod version;
 
 pub use client::{Client, Garbage, PathInfo};
 pub use error::{Error, ExportError};
-pub use link::Log;
+pub use frames::Log;
 pub use options::Options;
 pub use version::Version;
 

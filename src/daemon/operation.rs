@@ -39,42 +39,42 @@ impl Operation {
 }
 
 /// A request, gathered whole so that it leaves in one write.
-pub(super) struct Request {
+pub(super) struct WireRequest {
     pub operation: Operation,
     pub bytes: Vec<u8>,
 }
 
-impl Request {
-    pub fn new(operation: Operation) -> Request {
-        Request { operation, bytes: Vec::new() }.u64(operation as u64)
+impl WireRequest {
+    pub fn new(operation: Operation) -> WireRequest {
+        WireRequest { operation, bytes: Vec::new() }.u64(operation as u64)
     }
 
-    pub fn u64(mut self, value: u64) -> Request {
+    pub fn u64(mut self, value: u64) -> WireRequest {
         self.bytes.extend_from_slice(&value.to_le_bytes());
         self
     }
 
-    pub fn int(self, value: u32) -> Request {
+    pub fn int(self, value: u32) -> WireRequest {
         self.u64(u64::from(value))
     }
 
-    pub fn bool(self, value: bool) -> Request {
+    pub fn bool(self, value: bool) -> WireRequest {
         self.u64(u64::from(value))
     }
 
-    pub fn bytes(self, value: &[u8]) -> Request {
+    pub fn bytes(self, value: &[u8]) -> WireRequest {
         let mut request = self.u64(value.len() as u64);
         request.bytes.extend_from_slice(value);
         request.bytes.resize(request.bytes.len().next_multiple_of(8), 0);
         request
     }
 
-    pub fn path(self, path: &StorePath) -> Request {
+    pub fn path(self, path: &StorePath) -> WireRequest {
         self.bytes(path.as_str().as_bytes())
     }
 
-    pub fn paths<'a>(self, paths: impl ExactSizeIterator<Item = &'a StorePath>) -> Request {
+    pub fn paths<'a>(self, paths: impl ExactSizeIterator<Item = &'a StorePath>) -> WireRequest {
         let request = self.u64(paths.len() as u64);
-        paths.fold(request, Request::path)
+        paths.fold(request, WireRequest::path)
     }
 }

@@ -9,7 +9,7 @@ use super::request::is_system;
 
 /// What the daemon says about all the builds of one hook process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Arguments {
+pub struct HookArguments {
     /// The daemon's own system type.
     pub system: String,
     /// How long a build may print nothing; `None`: as long as it likes.
@@ -22,7 +22,7 @@ pub struct Arguments {
 
 /// An argument that cannot be understood.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ArgumentError {
+pub enum HookArgumentError {
     #[error(
         "the build hook takes four arguments, SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT, and was given {0}"
     )]
@@ -31,21 +31,26 @@ pub enum ArgumentError {
     Value { field: &'static str, expected: &'static str, found: String },
 }
 
-impl Arguments {
+impl HookArguments {
     /// A head of this system type that sets no limits.
-    pub fn without_limits(system: &str) -> Arguments {
-        Arguments { system: system.to_owned(), max_silent_time: None, print_build_trace: false, build_timeout: None }
+    pub fn without_limits(system: &str) -> HookArguments {
+        HookArguments {
+            system: system.to_owned(),
+            max_silent_time: None,
+            print_build_trace: false,
+            build_timeout: None,
+        }
     }
 
     /// Reads the four arguments.
-    pub fn parse(arguments: &[String]) -> Result<Arguments, ArgumentError> {
+    pub fn parse(arguments: &[String]) -> Result<HookArguments, HookArgumentError> {
         let [system, max_silent_time, print_build_trace, build_timeout] = arguments else {
-            return Err(ArgumentError::Count(arguments.len()));
+            return Err(HookArgumentError::Count(arguments.len()));
         };
         if !is_system(system) {
             return Err(unexpected("SYSTEM", "a system type such as x86_64-linux", system));
         }
-        Ok(Arguments {
+        Ok(HookArguments {
             system: system.clone(),
             max_silent_time: seconds("MAX-SILENT-TIME", max_silent_time)?,
             print_build_trace: flag(print_build_trace)?,
@@ -54,7 +59,7 @@ impl Arguments {
     }
 }
 
-fn seconds(field: &'static str, text: &str) -> Result<Option<Duration>, ArgumentError> {
+fn seconds(field: &'static str, text: &str) -> Result<Option<Duration>, HookArgumentError> {
     // u32, as in the worker protocol that carries the value on to the build machine.
     match text.parse::<u32>() {
         Ok(0) => Ok(None),
@@ -63,7 +68,7 @@ fn seconds(field: &'static str, text: &str) -> Result<Option<Duration>, Argument
     }
 }
 
-fn flag(text: &str) -> Result<bool, ArgumentError> {
+fn flag(text: &str) -> Result<bool, HookArgumentError> {
     match text {
         "1" | "true" => Ok(true),
         "0" | "false" => Ok(false),
@@ -71,16 +76,16 @@ fn flag(text: &str) -> Result<bool, ArgumentError> {
     }
 }
 
-fn unexpected(field: &'static str, expected: &'static str, found: &str) -> ArgumentError {
-    ArgumentError::Value { field, expected, found: found.escape_debug().take(80).collect() }
+fn unexpected(field: &'static str, expected: &'static str, found: &str) -> HookArgumentError {
+    HookArgumentError::Value { field, expected, found: found.escape_debug().take(80).collect() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(line: &str) -> Result<Arguments, ArgumentError> {
-        Arguments::parse(&line.split(' ').map(str::to_owned).collect::<Vec<_>>())
+    fn parse(line: &str) -> Result<HookArguments, HookArgumentError> {
+        HookArguments::parse(&line.split(' ').map(str::to_owned).collect::<Vec<_>>())
     }
 
     #[test]

@@ -16,7 +16,7 @@ use log::debug;
 pub type Sink = Box<dyn FnMut(&[u8]) + Send>;
 
 /// How long the daemon may leave the log pipe untouched before it is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where the output of the builder goes.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl BuildLog {
         let mut unread = self.unread();
         let mut since = Instant::now();
         let mut pause = Duration::from_micros(100);
-        while unread > 0 && since.elapsed() < PATIENCE {
+        while unread > 0 && since.elapsed() < DRAIN_TIMEOUT {
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(10));
             let now = self.unread();

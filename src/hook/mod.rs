@@ -6,7 +6,7 @@
 //! derivation; after the other replies the next request may come, or end of file.
 //!
 //! Facts are those of `tryBuildHook` and its neighbours in guix-daemon's `build.cc`, from 1.2.0 to 1.5.0. Nothing here
-//! decides anything: which reply is sent is up to [`crate::schedule`].
+//! decides anything: which reply is sent is up to [`crate::scheduler`].
 
 pub mod arguments;
 pub mod build_log;
@@ -16,7 +16,7 @@ pub mod reply;
 pub mod request;
 pub mod trace;
 
-pub use arguments::Arguments;
+pub use arguments::HookArguments;
 pub use build_log::BuildLog;
 pub use descriptors::Descriptors;
 pub use reply::Reply;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::rights::{self, Need};
+use crate::permissions::{self, Need};
 use crate::store::signature::{Acl, SignatureError};
 
 /// Largest file that is read, in bytes: room for thousands of keys.
@@ -39,7 +39,7 @@ pub enum AclError {
          `guix archive --authorize < signing-key.pub`"
     )]
     Missing { file: PathBuf },
-    #[error("cannot read '{file}': {cause}{}", rights::hint(file, Need::Read, cause))]
+    #[error("cannot read '{file}': {cause}{}", permissions::hint(file, Need::Read, cause))]
     Read { file: PathBuf, cause: io::Error },
     #[error("'{file}' is larger than a list of keys can be")]
     TooLong { file: PathBuf },

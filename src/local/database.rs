@@ -15,7 +15,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use thiserror::Error;
 
-use super::remedy;
+use super::hints;
 use crate::store::base16;
 use crate::store::path::{PathError, StoreDir, StorePath};
 
@@ -174,7 +174,7 @@ pub fn references_first<'p, 'r>(
 /// Why the database gives no answer, or one that cannot be used.
 #[derive(Debug, Error)]
 pub enum DatabaseError {
-    #[error("cannot use the store's database '{file}': {cause}{}", remedy::of_database(cause, file))]
+    #[error("cannot use the store's database '{file}': {cause}{}", hints::of_database(cause, file))]
     Sqlite { file: PathBuf, cause: rusqlite::Error },
     #[error("'{path}' is not a valid store item")]
     NotValid { path: StorePath },

@@ -11,7 +11,7 @@ use std::vec;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::address::read_nar;
+use super::content_address::read_nar;
 use super::database::Item;
 use super::dump::Dump;
 use super::store::Store;

@@ -6,26 +6,28 @@
 //! locks that its own parent holds.
 
 mod acl;
-mod address;
+mod content_address;
 mod database;
 mod derivation;
 mod directories;
+mod disk_space;
 mod dump;
 mod export;
 mod files;
 mod fixed;
-mod remedy;
+mod hints;
+mod local_store;
 mod restore;
-mod room;
 mod store;
 
 pub use acl::{AclError, load_acl};
-pub use address::{Address, MAX_TEXT, address, read_nar, read_text};
+pub use content_address::{ContentAddress, MAX_TEXT, content_address, read_nar, read_text};
 pub use database::{Database, DatabaseError, Item, references_first};
 pub use derivation::{ClosureError, ReadDerivationError, closure, read_derivation};
 pub use directories::{Directories, DirectoryError};
 pub use dump::Dump;
 pub use export::{Bundle, ExportError};
 pub use fixed::{FixedError, check_fixed_output};
+pub use local_store::{LocalStore, LocalStoreError};
 pub use restore::{Restore, RestoreError, Staging};
 pub use store::{Store, StoreError};

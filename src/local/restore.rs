@@ -11,7 +11,7 @@
 //! owner may write to it. Everything is created anew (`O_EXCL`) in a directory that this process opened, one name at a
 //! time.
 //!
-//! What does not fit is not begun ([`room`](super::room)).
+//! What does not fit is not begun ([`room`](super::disk_space)).
 //!
 //! Not done here: telling the database. A tree at its final path that nobody registers is invalid, and gone with the
 //! next build or garbage collection.
@@ -25,12 +25,12 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use thiserror::Error;
 
 use super::database::{Database, DatabaseError};
+use super::disk_space::DiskReserve;
 use super::dump::Dump;
 use super::files::{self, EXECUTABLE, PLAIN};
-use super::remedy;
-use super::room::Room;
+use super::hints;
 use super::store::{Store, file_name};
-use crate::crash::{Point, half, point};
+use crate::failpoints::{Failpoint, failpoint, half};
 use crate::store::nar::{NarPath, Visitor};
 use crate::store::path::StorePath;
 
@@ -66,7 +66,7 @@ impl<'a> Staging<'a> {
 
     /// Restores the nar that is read into it. Only once.
     pub fn restore(&self) -> Restore<'_> {
-        Restore { root: self.fd.as_fd(), open: Vec::new(), room: Room::default(), chunk: vec![0; CHUNK] }
+        Restore { root: self.fd.as_fd(), open: Vec::new(), room: DiskReserve::default(), chunk: vec![0; CHUNK] }
     }
 
     /// Reads what was restored, as a nar.
@@ -92,9 +92,9 @@ impl<'a> Staging<'a> {
         let install = || -> io::Result<()> {
             let name = file_name(&self.output, "")?;
             files::remove(self.store.fd(), &name)?;
-            point(Point::PlaceCleared);
+            failpoint(Failpoint::PlaceCleared);
             rustix::fs::renameat(&self.fd, ITEM, self.store.fd(), &name)?;
-            point(Point::Moved);
+            failpoint(Failpoint::Moved);
             match files::open_directory(self.store.fd(), &name) {
                 Ok(directory) => Ok(files::seal(&directory)?),
                 // A file or a link, which is complete.
@@ -123,7 +123,7 @@ pub struct Restore<'a> {
     root: BorrowedFd<'a>,
     /// The directories that are being filled, outermost first.
     open: Vec<OwnedFd>,
-    room: Room,
+    room: DiskReserve,
     chunk: Vec<u8>,
 }
 
@@ -166,7 +166,7 @@ impl Visitor for Restore<'_> {
             self.room.for_bytes(self.root, count as u64, left)?;
             file.write_all(&self.chunk[..count])?;
             left = left.saturating_sub(count as u64);
-            half(Point::FileHalf, size - left, size);
+            half(Failpoint::FileHalf, size - left, size);
         }
         rustix::fs::fchmod(&file, if executable { EXECUTABLE } else { PLAIN })?;
         Ok(rustix::fs::futimens(&file, &files::canonical_times())?)
@@ -184,11 +184,11 @@ impl Visitor for Restore<'_> {
 /// Why an output could not be brought to its place.
 #[derive(Debug, Error)]
 pub enum RestoreError {
-    #[error("cannot make room for '{path}' in the store: {cause}{}", remedy::of_store(cause))]
+    #[error("cannot make room for '{path}' in the store: {cause}{}", hints::of_store(cause))]
     Stage { path: StorePath, cause: io::Error },
-    #[error("cannot write '{path}': {cause}{}", remedy::of_store(cause))]
+    #[error("cannot write '{path}': {cause}{}", hints::of_store(cause))]
     Write { path: StorePath, cause: io::Error },
-    #[error("cannot move '{path}' to its place: {cause}{}", remedy::of_store(cause))]
+    #[error("cannot move '{path}' to its place: {cause}{}", hints::of_store(cause))]
     Install { path: StorePath, cause: io::Error },
     #[error(transparent)]
     Database(#[from] DatabaseError),

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::error::Error;
-use super::patience;
 use super::probe;
 use super::relay;
 use super::stream::DaemonStream;
+use super::timeouts;
 use crate::machine::{Compressed, Machine};
 use crate::ssh::{Cause, Channel, Output, Session};
-use crate::status::Status;
+use crate::status::MachineStatus;
 use crate::timing::Stopwatch;
 
 /// An open connection. It ends when it, its clones and its streams are dropped.
@@ -47,7 +47,7 @@ impl Connection {
         Ok(Connection::new(machine, Some(session), compressed, negotiated))
     }
 
-    /// The connection of a stream that another process carries ([`kept`](super::kept)). What that one cannot do has a
+    /// The connection of a stream that another process carries ([`kept`](super::persist)). What that one cannot do has a
     /// session of its own each time; nobody's turn to log in is waited for.
     pub(super) fn beside(machine: &Machine, asked: Compressed, compressed: Compressed) -> Connection {
         Connection::new(machine, None, asked, compressed)
@@ -64,7 +64,7 @@ impl Connection {
     }
 
     /// Whether another process has the session, so that all but the stream to the daemon takes a login.
-    pub fn is_borrowed(&self) -> bool {
+    pub fn is_reused(&self) -> bool {
         self.0.session.is_none()
     }
 
@@ -83,16 +83,16 @@ impl Connection {
     /// Where the SSH server does not forward to sockets, `guix repl` on the other side passes the bytes
     /// ([`warning`](Connection::warning)).
     pub fn daemon(&self) -> Result<DaemonStream, Error> {
-        self.daemon_within(patience::hello(&self.0.machine, self.0.is_up.load(Ordering::Relaxed)))
+        self.daemon_within(timeouts::greeting_timeout(&self.0.machine, self.0.is_up.load(Ordering::Relaxed)))
     }
 
     /// The same within this time for opening the channel, which is also what the greeting may take.
     pub(super) fn daemon_within(&self, limit: Duration) -> Result<DaemonStream, Error> {
         let session = self.session()?;
-        session.set_patience(limit);
+        session.set_request_timeout(limit);
         let channel = self.channel(&session)?;
         self.0.is_up.store(true, Ordering::Relaxed);
-        session.set_patience(patience::hello(&self.0.machine, true));
+        session.set_request_timeout(timeouts::greeting_timeout(&self.0.machine, true));
         Ok(DaemonStream::to_be_greeted(channel, self.clone(), limit))
     }
 
@@ -161,7 +161,7 @@ impl Connection {
         let socket = self.0.machine.daemon_socket.to_string_lossy().into_owned();
         relay::open(session, &socket, self.0.machine.stall_timeout).map_err(|failure| match failure {
             relay::Failure::NoDaemon(reason) => Error::NoDaemon { machine, socket, reason },
-            relay::Failure::NoRelay(relay) => Error::NoWay { machine, socket, reason, relay },
+            relay::Failure::NoRelay(relay) => Error::NoRoute { machine, socket, reason, relay },
             relay::Failure::Link(error) => Error::Ssh(error),
         })
     }
@@ -169,7 +169,7 @@ impl Connection {
     /// Asks how the machine is doing; `store` is its store directory. Fields it does not tell are `None`: all of them
     /// where commands are forbidden, or nothing is told within `connect_timeout`. An error means that the connection
     /// itself failed.
-    pub fn probe(&self, store: &str) -> Result<Status, Error> {
+    pub fn probe(&self, store: &str) -> Result<MachineStatus, Error> {
         let session = self.session()?;
         let mut stopwatch = Stopwatch::start();
         let output = session.exec(&probe::command(store)).and_then(|mut channel| {
@@ -182,7 +182,7 @@ impl Connection {
             Err(error) => match error.cause {
                 Cause::CommandRefused(_) | Cause::TooMuchOutput(_) | Cause::Deadline | Cause::ChannelClosed => {
                     log::debug!("no status: {error}");
-                    Ok(Status::default())
+                    Ok(MachineStatus::default())
                 }
                 _ => Err(error.into()),
             },

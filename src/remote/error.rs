@@ -17,13 +17,13 @@ pub enum Error {
     #[error(
         "{machine}: no way to the daemon's socket '{socket}': forwarding refused ({reason}), relay failed: {relay}"
     )]
-    NoWay { machine: String, socket: String, reason: String, relay: String },
+    NoRoute { machine: String, socket: String, reason: String, relay: String },
     /// The way to the daemon broke under a connection that was kept from a build before.
     #[error("{machine}: the connection that was kept is lost: {cause}")]
-    Kept { machine: String, cause: String },
+    ReusedConnectionLost { machine: String, cause: String },
     /// The machine has nothing to do with it.
     #[error("{machine}: the process that kept the connection to it has ended")]
-    NoKeeper { machine: String },
+    HolderDied { machine: String },
     /// The link is alive, and the daemon's greeting does not come, or not to its end.
     #[error("{machine}: its daemon has not greeted within {} s", limit.as_secs())]
     NotGreeted { machine: String, limit: Duration },
@@ -32,7 +32,7 @@ pub enum Error {
     Silent { machine: String, silence: Duration },
     /// The link is alive, and the daemon, silent for a while, answers no second greeting.
     #[error("{machine}: its daemon has been silent for {} s and answers nobody: {cause}", silence.as_secs())]
-    Stopped { machine: String, silence: Duration, cause: String },
+    Unresponsive { machine: String, silence: Duration, cause: String },
 }
 
 impl Error {
@@ -48,13 +48,13 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Ssh(error) => error.hint(),
-            Error::Kept { .. } | Error::NoKeeper { .. } => None,
+            Error::ReusedConnectionLost { .. } | Error::HolderDied { .. } => None,
             Error::NoDaemon { .. } => Some("start guix-daemon there, or correct 'daemon_socket'".to_owned()),
             Error::Silent { .. } | Error::NotGreeted { .. } => {
                 Some("see what its guix-daemon is doing, and whether it is stopped".to_owned())
             }
-            Error::Stopped { .. } => Some("restart guix-daemon there".to_owned()),
-            Error::NoWay { .. } => Some(
+            Error::Unresponsive { .. } => Some("restart guix-daemon there".to_owned()),
+            Error::NoRoute { .. } => Some(
                 "check that guix-daemon runs there and that 'daemon_socket' is its socket, and allow forwarding to it in \
                  its sshd_config: `AllowStreamLocalForwarding yes`, and neither `AllowTcpForwarding` no nor a `PermitOpen` \
                  that leaves it out, which forbid sockets as well"

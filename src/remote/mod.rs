@@ -3,18 +3,18 @@
 //! Those who talk to the daemon see a byte stream and nothing of SSH, so that another way of reaching it can take this
 //! one's place.
 
+mod archive_import;
 mod connection;
 mod error;
-mod importer;
-pub mod kept;
-mod lent;
-pub mod patience;
+pub mod persist;
+mod persisted_stream;
 pub mod probe;
 pub mod relay;
 mod stream;
+pub mod timeouts;
 
+pub use archive_import::ArchiveImport;
 pub use connection::Connection;
 pub use error::Error;
-pub use importer::Importer;
-pub use patience::Patience;
 pub use stream::DaemonStream;
+pub use timeouts::SilencePolicy;

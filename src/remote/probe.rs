@@ -17,7 +17,7 @@
 //! | `clock` | seconds since 1970 | date |
 //! | `uname` | kernel, host name, release, machine | uname |
 
-use crate::status::Status;
+use crate::status::MachineStatus;
 use crate::text::printable;
 
 /// What is read of the output at most, in bytes.
@@ -55,9 +55,9 @@ pub fn command(store: &str) -> String {
 }
 
 /// Reads what the command printed. What is missing or strange is left out.
-pub fn parse(output: &[u8]) -> Status {
+pub fn parse(output: &[u8]) -> MachineStatus {
     let output = String::from_utf8_lossy(&output[..output.len().min(MAX_OUTPUT)]);
-    let mut status = Status::default();
+    let mut status = MachineStatus::default();
     let lines = output.lines().map(str::trim_end).skip_while(|line| *line != BEGIN).skip(1);
     for line in lines.take_while(|line| *line != END) {
         let mut words = line.split_ascii_whitespace();

@@ -4,22 +4,22 @@ use std::io::{self, Read, Write};
 use std::mem;
 use std::time::{Duration, Instant};
 
+use super::archive_import::ArchiveImport;
 use super::connection::Connection;
 use super::error::Error;
-use super::importer::Importer;
-use super::lent::{Late, Lent};
-use super::patience::{Patience, hello_again};
+use super::persisted_stream::{DeadlinePassed, PersistedStream};
+use super::timeouts::{SilencePolicy, recheck_timeout};
 use crate::daemon::{self, Client};
 use crate::ssh::{self, Cause, Channel};
 use crate::store::path::StoreDir;
 
 /// A byte stream to a machine's daemon. Reads and writes fail as those of [`Channel`] do, and with [`Error::Silent`] or
-/// [`Error::Stopped`] inside when the daemon is silent for too long ([`Patience`]).
+/// [`Error::Unresponsive`] inside when the daemon is silent for too long ([`SilencePolicy`]).
 pub struct DaemonStream {
     // Before the connection: it ends while there is still a session.
-    carrier: Carrier,
+    transport: Transport,
     connection: Connection,
-    patience: Patience,
+    silence_policy: SilencePolicy,
     /// When the greeting must be over, however it trickles, and how long it may have taken then.
     greeted_by: Option<(Instant, Duration)>,
     has_written: bool,
@@ -28,68 +28,68 @@ pub struct DaemonStream {
 }
 
 /// What the bytes go through.
-pub(super) enum Carrier {
+pub(super) enum Transport {
     Channel(Channel),
     /// A connection that was kept from a build before.
-    Lent(Lent),
+    Persisted(PersistedStream),
 }
 
-impl Carrier {
+impl Transport {
     fn set_deadline(&mut self, deadline: Option<Instant>) {
         match self {
-            Carrier::Channel(channel) => channel.set_deadline(deadline),
-            Carrier::Lent(lent) => lent.set_deadline(deadline),
+            Transport::Channel(channel) => channel.set_deadline(deadline),
+            Transport::Persisted(persisted) => persisted.set_deadline(deadline),
         }
     }
 
     fn wait_for_room(&mut self) -> io::Result<()> {
         match self {
-            Carrier::Channel(channel) => channel.wait_for_room(),
+            Transport::Channel(channel) => channel.wait_for_room(),
             // A write there can be interrupted and does this itself.
-            Carrier::Lent(_) => Ok(()),
+            Transport::Persisted(_) => Ok(()),
         }
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Carrier::Channel(channel) => channel.read(buffer),
-            Carrier::Lent(lent) => lent.read(buffer),
+            Transport::Channel(channel) => channel.read(buffer),
+            Transport::Persisted(persisted) => persisted.read(buffer),
         }
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Carrier::Channel(channel) => channel.write(bytes),
-            Carrier::Lent(lent) => lent.write(bytes),
+            Transport::Channel(channel) => channel.write(bytes),
+            Transport::Persisted(persisted) => persisted.write(bytes),
         }
     }
 }
 
 impl DaemonStream {
-    fn new(carrier: Carrier, connection: Connection, patience: Patience) -> DaemonStream {
-        DaemonStream { carrier, connection, patience, greeted_by: None, has_written: false, first: None }
+    fn new(transport: Transport, connection: Connection, silence_policy: SilencePolicy) -> DaemonStream {
+        DaemonStream { transport, connection, silence_policy, greeted_by: None, has_written: false, first: None }
     }
 
     /// A stream whose daemon must have greeted within `limit`.
     pub(super) fn to_be_greeted(channel: Channel, connection: Connection, limit: Duration) -> DaemonStream {
         let greeted_by = Instant::now().checked_add(limit).map(|time| (time, limit));
-        DaemonStream { greeted_by, ..DaemonStream::through(channel, connection, Patience::greeting(limit)) }
+        DaemonStream { greeted_by, ..DaemonStream::through(channel, connection, SilencePolicy::greeting(limit)) }
     }
 
     /// A stream through a channel.
-    pub(super) fn through(channel: Channel, connection: Connection, patience: Patience) -> DaemonStream {
-        DaemonStream::new(Carrier::Channel(channel), connection, patience)
+    pub(super) fn through(channel: Channel, connection: Connection, silence_policy: SilencePolicy) -> DaemonStream {
+        DaemonStream::new(Transport::Channel(channel), connection, silence_policy)
     }
 
     /// A stream to a daemon that has been greeted, and must answer the first request within `limit`.
-    pub(super) fn lent(lent: Lent, connection: Connection, limit: Duration) -> DaemonStream {
-        let patience = Patience::greeting(limit);
-        DaemonStream::new(Carrier::Lent(lent), connection, patience)
+    pub(super) fn persisted(persisted: PersistedStream, connection: Connection, limit: Duration) -> DaemonStream {
+        let silence_policy = SilencePolicy::greeting(limit);
+        DaemonStream::new(Transport::Persisted(persisted), connection, silence_policy)
     }
 
     /// Whether it is borrowed, so that the daemon has signed over it before.
-    pub fn is_lent(&self) -> bool {
-        matches!(self.carrier, Carrier::Lent(_))
+    pub fn is_reused(&self) -> bool {
+        matches!(self.transport, Transport::Persisted(_))
     }
 
     /// The connection that carries it.
@@ -98,34 +98,34 @@ impl DaemonStream {
     }
 
     /// Starts `guix archive --import` on the other side, as patient as this stream; `None` where that cannot be.
-    pub fn importer(&self) -> Result<Option<Importer>, Error> {
-        Importer::start(&self.connection, &self.patience)
+    pub fn archive_import(&self) -> Result<Option<ArchiveImport>, Error> {
+        ArchiveImport::start(&self.connection, &self.silence_policy)
     }
 
     /// How long the daemon may be silent from now on.
-    pub fn set_patience(&mut self, patience: Patience) {
-        self.patience = patience;
+    pub fn set_silence_policy(&mut self, silence_policy: SilencePolicy) {
+        self.silence_policy = silence_policy;
     }
 
     /// How long it may be silent.
-    pub fn patience(&self) -> &Patience {
-        &self.patience
+    pub fn silence_policy(&self) -> &SilencePolicy {
+        &self.silence_policy
     }
 
     /// Whether it was borrowed, and the process that kept it has ended since, for reasons of its own.
-    pub fn has_lost_keeper(&self) -> bool {
-        matches!(&self.carrier, Carrier::Lent(lent) if lent.has_lost_keeper())
+    pub fn has_lost_holder(&self) -> bool {
+        matches!(&self.transport, Transport::Persisted(persisted) if persisted.has_lost_holder())
     }
 
-    pub(super) fn into_parts(self) -> (Carrier, Connection) {
-        (self.carrier, self.connection)
+    pub(super) fn into_parts(self) -> (Transport, Connection) {
+        (self.transport, self.connection)
     }
 
     /// Whether all that has come has been read.
     pub(super) fn is_between_replies(&self) -> bool {
-        let is_read = match &self.carrier {
-            Carrier::Channel(channel) => channel.is_empty(),
-            Carrier::Lent(_) => true,
+        let is_read = match &self.transport {
+            Transport::Channel(channel) => channel.is_empty(),
+            Transport::Persisted(_) => true,
         };
         is_read && self.first.is_none()
     }
@@ -136,42 +136,42 @@ impl DaemonStream {
             return;
         }
         let mut byte = [0];
-        self.carrier.set_deadline(Instant::now().checked_add(limit));
-        self.first = matches!(self.carrier.read(&mut byte), Ok(1)).then_some(byte[0]);
+        self.transport.set_deadline(Instant::now().checked_add(limit));
+        self.first = matches!(self.transport.read(&mut byte), Ok(1)).then_some(byte[0]);
     }
 
     /// Says that nothing more will be written, and takes what comes until the end. Not of a stream that is borrowed.
     pub(super) fn finish(mut self) -> io::Result<Channel> {
-        if let Carrier::Channel(channel) = &mut self.carrier {
+        if let Transport::Channel(channel) = &mut self.transport {
             channel.send_eof()?;
             io::copy(&mut self, &mut io::sink())?;
         }
-        match self.carrier {
-            Carrier::Channel(channel) => Ok(channel),
-            Carrier::Lent(_) => Err(io::ErrorKind::Unsupported.into()),
+        match self.transport {
+            Transport::Channel(channel) => Ok(channel),
+            Transport::Persisted(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
     /// Whether the daemon still answers anybody, by a second greeting.
     fn check(&self, silence: Duration) -> Result<(), Error> {
-        let limit = hello_again(self.connection.machine(), self.patience.say);
+        let limit = recheck_timeout(self.connection.machine(), self.silence_policy.report);
         let cause = match self.connection.daemon_within(limit) {
             Ok(stream) => match Client::connect(stream, StoreDir::default()) {
                 Ok(_) => return Ok(()),
                 Err(daemon::Error::Link { cause, .. })
-                    if self.connection.is_borrowed() && ssh::Error::in_io(&cause).is_some() =>
+                    if self.connection.is_reused() && ssh::Error::in_io(&cause).is_some() =>
                 {
                     return Ok(());
                 }
                 Err(error) => error.to_string(),
             },
             // As where the account may run one relay and not two: that says nothing about the daemon.
-            Err(Error::NoWay { .. }) => return Ok(()),
+            Err(Error::NoRoute { .. }) => return Ok(()),
             // Nor does a login beside a connection that is borrowed.
-            Err(Error::Ssh(_)) if self.connection.is_borrowed() => return Ok(()),
+            Err(Error::Ssh(_)) if self.connection.is_reused() => return Ok(()),
             Err(error) => error.to_string(),
         };
-        Err(Error::Stopped { machine: self.connection.machine().address(), silence, cause })
+        Err(Error::Unresponsive { machine: self.connection.machine().address(), silence, cause })
     }
 }
 
@@ -183,34 +183,34 @@ struct Silence {
 }
 
 impl Silence {
-    fn begins(patience: &Patience) -> Silence {
-        Silence { start: Instant::now(), next_check: patience.check, next_line: patience.say }
+    fn begins(silence_policy: &SilencePolicy) -> Silence {
+        Silence { start: Instant::now(), next_check: silence_policy.recheck, next_line: silence_policy.report }
     }
 
     /// When there is something to do.
-    fn until(&self, patience: &Patience) -> Option<Instant> {
-        let next = [patience.limit, self.next_check, self.next_line].into_iter().flatten().min()?;
+    fn until(&self, silence_policy: &SilencePolicy) -> Option<Instant> {
+        let next = [silence_policy.give_up, self.next_check, self.next_line].into_iter().flatten().min()?;
         self.start.checked_add(next)
     }
 
     /// Does what is due; an error gives the daemon up.
     fn goes_on(&mut self, stream: &DaemonStream) -> Result<(), Error> {
-        let DaemonStream { patience, connection, .. } = stream;
+        let DaemonStream { silence_policy, connection, .. } = stream;
         let silence = self.start.elapsed();
         let is_due = |time: Option<Duration>| time.is_some_and(|time| time <= silence);
-        if is_due(patience.limit) {
+        if is_due(silence_policy.give_up) {
             return Err(Error::Silent { machine: connection.machine().address(), silence });
         }
         let is_check_due = is_due(self.next_check);
         // Nothing can be said during a check.
-        if is_due(self.next_line) || (is_check_due && patience.say.is_some()) {
+        if is_due(self.next_line) || (is_check_due && silence_policy.report.is_some()) {
             log::info!("{}: its daemon has been silent for {} s", connection.machine().name, silence.as_secs());
-            self.next_line = patience.say.map(|time| silence + time);
+            self.next_line = silence_policy.report.map(|time| silence + time);
         }
         if is_check_due {
             stream.check(silence)?;
             let silence = self.start.elapsed();
-            self.next_check = patience.check.map(|time| silence + time);
+            self.next_check = silence_policy.recheck.map(|time| silence + time);
         }
         Ok(())
     }
@@ -227,12 +227,15 @@ impl DaemonStream {
     }
 
     /// Does what can be interrupted and taken up again.
-    fn patiently<T>(&mut self, mut operation: impl FnMut(&mut Carrier) -> io::Result<T>) -> io::Result<T> {
-        let mut silence = Silence::begins(&self.patience);
+    fn within_silence_policy<T>(
+        &mut self,
+        mut operation: impl FnMut(&mut Transport) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut silence = Silence::begins(&self.silence_policy);
         loop {
             let greeted_by = self.greeted_by.map(|(time, _)| time);
-            self.carrier.set_deadline([silence.until(&self.patience), greeted_by].into_iter().flatten().min());
-            match operation(&mut self.carrier) {
+            self.transport.set_deadline([silence.until(&self.silence_policy), greeted_by].into_iter().flatten().min());
+            match operation(&mut self.transport) {
                 Err(error) if is_deadline(&error) => {
                     self.check_greeting().map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error))?;
                     silence.goes_on(self).map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error))?;
@@ -250,7 +253,7 @@ impl Read for DaemonStream {
                 (*to, self.first) = (first, None);
                 Ok(1)
             }
-            (buffer, _) => self.patiently(|carrier| carrier.read(buffer)),
+            (buffer, _) => self.within_silence_policy(|transport| transport.read(buffer)),
         }
     }
 }
@@ -261,15 +264,15 @@ impl Write for DaemonStream {
             // Whoever says more has been greeted.
             self.greeted_by = None;
         }
-        if self.is_lent() {
-            return self.patiently(|carrier| carrier.write(bytes));
+        if self.is_reused() {
+            return self.within_silence_policy(|transport| transport.write(bytes));
         }
         if !bytes.is_empty() {
-            self.patiently(Carrier::wait_for_room)?;
+            self.within_silence_policy(Transport::wait_for_room)?;
         }
         // The write itself cannot be interrupted; it only needs the link, which has its own limit.
-        self.carrier.set_deadline(None);
-        self.carrier.write(bytes)
+        self.transport.set_deadline(None);
+        self.transport.write(bytes)
     }
 
     /// Does nothing: what was written is on its way.
@@ -279,6 +282,6 @@ impl Write for DaemonStream {
 }
 
 fn is_deadline(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|error| error.is::<Late>())
+    error.get_ref().is_some_and(|error| error.is::<DeadlinePassed>())
         || ssh::Error::in_io(error).is_some_and(|error| matches!(error.cause, Cause::Deadline))
 }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFd;
 
 use super::code::{again, code_of, is_again};
+use super::deadline::Deadline;
+use super::driver::{Driver, Kind};
 use super::error::{Cause, Error, Phase};
-use super::limit::Limit;
-use super::link::{Kind, Link};
 
 /// Reads smaller than this are served from a buffer of [`BUFFER`] bytes: each call of libssh2 costs a recv(2).
 const SMALL: usize = 16 << 10;
@@ -38,7 +38,7 @@ const FAREWELL: Duration = Duration::from_millis(200);
 pub struct Channel {
     // Before the link: libssh2 frees a channel while it still has the session.
     channel: ssh2::Channel,
-    link: Arc<Link>,
+    driver: Arc<Driver>,
     deadline: Option<Instant>,
     buffer: Vec<u8>,
     taken: usize,
@@ -56,8 +56,8 @@ pub struct Output {
 }
 
 impl Channel {
-    pub(super) fn new(channel: ssh2::Channel, link: Arc<Link>) -> Channel {
-        Channel { channel, link, deadline: None, buffer: Vec::new(), taken: 0, received: 0, is_finished: false }
+    pub(super) fn new(channel: ssh2::Channel, driver: Arc<Driver>) -> Channel {
+        Channel { channel, driver, deadline: None, buffer: Vec::new(), taken: 0, received: 0, is_finished: false }
     }
 
     /// From now on, reads and writes fail once this moment has passed. `None`: no limit but the stall timeout.
@@ -83,7 +83,7 @@ impl Channel {
         if has_room(&self.channel) {
             return Ok(true);
         }
-        let waited = self.link.run_beside(Kind::Read, self.limit(), beside, || match self.channel.wait_eof() {
+        let waited = self.driver.run_beside(Kind::Read, self.limit(), beside, || match self.channel.wait_eof() {
             // It has taken in all that there was, and not found the end.
             Err(error) if is_again(&error) && !has_room(&self.channel) => Err(error),
             Err(error) if !is_again(&error) => Err(error),
@@ -99,7 +99,7 @@ impl Channel {
 
     fn finish(&mut self) -> Result<(), Cause> {
         if !self.is_finished {
-            self.link.run(Kind::Request, self.limit(), || self.channel.send_eof())?;
+            self.driver.run(Kind::Request, self.limit(), || self.channel.send_eof())?;
             self.is_finished = true;
         }
         Ok(())
@@ -115,14 +115,14 @@ impl Channel {
             if read == 0 {
                 break;
             }
-            self.link.moved(read);
+            self.driver.moved(read);
             let kept = if stream == STDOUT { &mut stdout } else { &mut stderr };
             kept.extend_from_slice(&piece[..read]);
             if kept.len() > max {
                 return Err(self.error(Cause::TooMuchOutput(max)));
             }
         }
-        self.link.run(Kind::Read, self.limit(), || self.channel.wait_close()).map_err(|cause| self.error(cause))?;
+        self.driver.run(Kind::Read, self.limit(), || self.channel.wait_close()).map_err(|cause| self.error(cause))?;
         let is_killed = self.channel.exit_signal().is_ok_and(|signal| signal.exit_signal.is_some());
         let status = if is_killed { None } else { self.channel.exit_status().ok() };
         Ok(Output { stdout, stderr, status })
@@ -131,21 +131,21 @@ impl Channel {
     /// What has arrived on a command's standard error, at most 64 KiB. Does not wait.
     pub fn stderr_so_far(&mut self) -> String {
         let mut text = vec![0; BUFFER];
-        let read = self.link.once(|| self.channel.stderr().read(&mut text)).unwrap_or_default();
+        let read = self.driver.once(|| self.channel.stderr().read(&mut text)).unwrap_or_default();
         String::from_utf8_lossy(&text[..read]).into_owned()
     }
 
     /// Reads from whichever stream has something; both share the window, so both have to be emptied. 0 bytes: both are
     /// at their end.
     fn read_either(&mut self, piece: &mut [u8]) -> Result<(i32, usize), Cause> {
-        self.link.run(Kind::Read, self.limit(), || {
+        self.driver.run(Kind::Read, self.limit(), || {
             let mut is_end = true;
             for stream in [STDOUT, STDERR] {
                 match self.channel.stream(stream).read(piece) {
                     Ok(0) => {}
                     Ok(read) => return Ok((stream, read)),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => is_end = false,
-                    Err(error) => return Err(code_of(&error, self.link.ssh())),
+                    Err(error) => return Err(code_of(&error, self.driver.ssh())),
                 }
             }
             if is_end { Ok((STDOUT, 0)) } else { Err(again()) }
@@ -172,14 +172,14 @@ impl Channel {
     fn read_some_beside(&mut self, buffer: &mut [u8], beside: Option<&PollFd<'_>>) -> io::Result<Option<usize>> {
         self.widen().map_err(|cause| self.error(cause).into_io(io::ErrorKind::UnexpectedEof))?;
         let read = self
-            .link
+            .driver
             .run_beside(Kind::Read, self.limit(), beside, || {
-                self.channel.read(buffer).map_err(|error| code_of(&error, self.link.ssh()))
+                self.channel.read(buffer).map_err(|error| code_of(&error, self.driver.ssh()))
             })
             .map_err(|cause| self.error(cause).into_io(io::ErrorKind::UnexpectedEof))?;
         let count = read.unwrap_or_default();
         self.received += count as u64;
-        self.link.moved(count);
+        self.driver.moved(count);
         Ok(read)
     }
 
@@ -190,20 +190,20 @@ impl Channel {
             return Ok(());
         }
         let left = self.channel.read_window().remaining;
-        if left >= WINDOW / 4 * 3 || !self.link.can_send()? {
+        if left >= WINDOW / 4 * 3 || !self.driver.can_send()? {
             return Ok(());
         }
         let more = (WINDOW - left).into();
-        self.link.run(Kind::Request, self.limit(), || self.channel.adjust_receive_window(more, true))?;
+        self.driver.run(Kind::Request, self.limit(), || self.channel.adjust_receive_window(more, true))?;
         Ok(())
     }
 
-    fn limit(&self) -> Option<Limit> {
-        self.deadline.map(Limit::at)
+    fn limit(&self) -> Option<Deadline> {
+        self.deadline.map(Deadline::at)
     }
 
     fn error(&self, cause: Cause) -> Error {
-        self.link.error(Phase::Transfer, cause)
+        self.driver.error(Phase::Transfer, cause)
     }
 }
 
@@ -240,19 +240,21 @@ impl Write for Channel {
         if self.is_finished {
             return Err(self.error(Cause::ChannelClosed).into_io(io::ErrorKind::BrokenPipe));
         }
-        let written = self.link.run(Kind::Write, self.limit(), || match self.channel.write(bytes) {
+        let written = self.driver.run(Kind::Write, self.limit(), || match self.channel.write(bytes) {
             Ok(0) => Err(again()),
             Ok(written) => Ok(written),
-            Err(error) => match code_of(&error, self.link.ssh()) {
+            Err(error) => match code_of(&error, self.driver.ssh()) {
                 // The window is used up. libssh2 would go on waiting for a reader that has closed its end.
-                error if is_again(&error) && is_full(&self.channel, &self.link) && self.channel.wait_eof().is_ok() => {
+                error
+                    if is_again(&error) && is_full(&self.channel, &self.driver) && self.channel.wait_eof().is_ok() =>
+                {
                     Err(ssh2::Error::eof())
                 }
                 error => Err(error),
             },
         });
         self.is_finished |= matches!(written, Err(Cause::ChannelClosed));
-        self.link.moved(*written.as_ref().unwrap_or(&0));
+        self.driver.moved(*written.as_ref().unwrap_or(&0));
         written.map_err(|cause| self.error(cause).into_io(io::ErrorKind::BrokenPipe))
     }
 
@@ -263,19 +265,19 @@ impl Write for Channel {
 }
 
 /// Whether the other side lets us send nothing more, so that libssh2 is not in the middle of a packet.
-fn is_full(channel: &ssh2::Channel, link: &Link) -> bool {
-    !link.is_sending() && channel.write_window().remaining == 0
+fn is_full(channel: &ssh2::Channel, driver: &Driver) -> bool {
+    !driver.is_sending() && channel.write_window().remaining == 0
 }
 
 impl Drop for Channel {
     fn drop(&mut self) {
         // The other side hears of it now; its answer is not waited for.
-        let result = self.link.run(Kind::Request, Some(Limit::after(FAREWELL)), || match self.channel.close() {
-            Err(error) if is_again(&error) && !self.link.is_sending() => Ok(false),
+        let result = self.driver.run(Kind::Request, Some(Deadline::after(FAREWELL)), || match self.channel.close() {
+            Err(error) if is_again(&error) && !self.driver.is_sending() => Ok(false),
             result => result.map(|()| true),
         });
         if let Ok(false) = result {
-            self.link.part_with(self.channel.clone());
+            self.driver.part_with(self.channel.clone());
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::machine::{HostKeyError, HostKeyKind, Machine};
-use crate::rights::{self, Need};
+use crate::permissions::{self, Need};
 
 /// A failure of the connection to one machine.
 ///
@@ -176,7 +176,7 @@ impl Error {
                 format!("correct 'private_key', or make the key: `ssh-keygen -t ed25519 -N \"\" -f {}`", path.display())
             }
             Cause::PrivateKeyUnreadable { path, error } => {
-                rights::advice(path, Need::ReadSecret, error).unwrap_or_else(|| {
+                permissions::advice(path, Need::ReadSecret, error).unwrap_or_else(|| {
                     format!("the file '{}' must be readable by the user that runs guix-daemon", path.display())
                 })
             }

@@ -2,22 +2,22 @@
 //!
 //! A [`Session`] is connected, its server known by a pinned host key, and logged in. A [`Channel`] is a byte stream to
 //! a Unix-domain socket or to a command on the other side. libssh2 runs non-blocking and every wait is a poll(2) with a
-//! limit, in `link`, so that neither a dead network nor a silent server can hang the caller.
+//! limit, in `driver`, so that neither a dead network nor a silent server can hang the caller.
 //!
 //! What is not done here: known_hosts, `~/.ssh/config`, agents, passwords, passphrases. The machine file says it all.
 
-mod allowance;
 mod channel;
 mod code;
+mod deadline;
+mod driver;
 mod error;
 mod ffi;
+mod handshake_sniffer;
 mod host_key;
-mod limit;
-mod link;
-mod opening;
+pub(crate) mod poll;
 mod private_key;
 mod proxy;
-pub(crate) mod ready;
+mod receive_budget;
 mod session;
 mod tcp;
 

@@ -10,12 +10,12 @@ use ssh2::MethodType;
 
 use super::channel::Channel;
 use super::code::{self, cause};
+use super::deadline::Deadline;
+use super::driver::{Driver, Kind};
 use super::error::{Cause, Error, Phase};
 use super::ffi;
+use super::handshake_sniffer::HandshakeSniffer;
 use super::host_key;
-use super::limit::Limit;
-use super::link::{Kind, Link};
-use super::opening::Opening;
 use super::private_key::{self, PrivateKey};
 use super::proxy::Proxy;
 use super::tcp;
@@ -40,7 +40,7 @@ const NO_COMPRESSION: &str = "none";
 /// An SSH session with a build machine. The connection ends when it, its clones and all its channels are dropped.
 #[derive(Clone)]
 pub struct Session {
-    link: Arc<Link>,
+    driver: Arc<Driver>,
 }
 
 impl Session {
@@ -54,7 +54,7 @@ impl Session {
 
     /// Connects in the same way, and asks for this compression. A server that does not compress is taken as it is.
     pub fn connect_compressed(machine: &Machine, compressed: Compressed) -> Result<Session, Error> {
-        let limit = Limit::after(machine.connect_timeout);
+        let limit = Deadline::after(machine.connect_timeout);
         let key = private_key::load(machine.private_key.as_deref())
             .map_err(|cause| Error::new(machine, Phase::PrivateKey, cause))?;
         let mut stopwatch = Stopwatch::start();
@@ -63,15 +63,15 @@ impl Session {
         let socket = Arc::new(socket);
         let ssh = prepare(machine, compressed, &socket)
             .map_err(|error| Error::new(machine, Phase::Handshake, cause(&error)))?;
-        let link = Link::new(machine, ssh, socket, proxy);
-        handshake(&link, machine, limit).map_err(|cause| Error::new(machine, Phase::Handshake, cause))?;
-        check_host_key(&link, machine).map_err(|cause| Error::new(machine, Phase::HostKey, cause))?;
+        let driver = Driver::new(machine, ssh, socket, proxy);
+        handshake(&driver, machine, limit).map_err(|cause| Error::new(machine, Phase::Handshake, cause))?;
+        check_host_key(&driver, machine).map_err(|cause| Error::new(machine, Phase::HostKey, cause))?;
         stopwatch.lap("handshake");
-        authenticate(&link, machine, &key, limit).map_err(|cause| Error::new(machine, Phase::Authenticate, cause))?;
+        authenticate(&driver, machine, &key, limit).map_err(|cause| Error::new(machine, Phase::Authenticate, cause))?;
         stopwatch.lap("authenticate");
-        link.log_in();
-        link.ssh().set_keepalive(true, KEEP_ALIVE_MINIMUM);
-        Ok(Session { link: Arc::new(link) })
+        driver.log_in();
+        driver.ssh().set_keepalive(true, KEEP_ALIVE_MINIMUM);
+        Ok(Session { driver: Arc::new(driver) })
     }
 
     /// The host key that the machine's server shows, of the first type in [`HostKeyKind::ALL`] that it has. Nothing is
@@ -79,21 +79,21 @@ impl Session {
     pub fn host_key(machine: &Machine) -> Result<HostKey, Error> {
         let any = HostKeyKind::ALL.map(|kind| HostKey { kind, blob: Vec::new() });
         let machine = &Machine { host_keys: any.to_vec(), ..machine.clone() };
-        let limit = Limit::after(machine.connect_timeout);
+        let limit = Deadline::after(machine.connect_timeout);
         let (socket, proxy) = dial(machine, limit)?;
         let socket = Arc::new(socket);
         let ssh = prepare(machine, Compressed::default(), &socket)
             .map_err(|error| Error::new(machine, Phase::Handshake, cause(&error)))?;
-        let link = Link::new(machine, ssh, socket, proxy);
-        handshake(&link, machine, limit).map_err(|cause| Error::new(machine, Phase::Handshake, cause))?;
-        let offered = link.ssh().host_key().map(|(blob, _)| host_key::line(blob)).unwrap_or_default();
+        let driver = Driver::new(machine, ssh, socket, proxy);
+        handshake(&driver, machine, limit).map_err(|cause| Error::new(machine, Phase::Handshake, cause))?;
+        let offered = driver.ssh().host_key().map(|(blob, _)| host_key::line(blob)).unwrap_or_default();
         HostKey::parse(&offered).map_err(|error| Error::new(machine, Phase::HostKey, Cause::BadHostKey(error)))
     }
 
     /// How long opening a channel may take from now on; `connect_timeout` before. One that is given up puts the session
     /// out of use.
-    pub fn set_patience(&self, patience: Duration) {
-        self.link.set_patience(patience);
+    pub fn set_request_timeout(&self, request_timeout: Duration) {
+        self.driver.set_request_timeout(request_timeout);
     }
 
     /// Connects to a Unix-domain socket on the other side (OpenSSH's `direct-streamlocal`).
@@ -102,7 +102,7 @@ impl Session {
     /// forwarding or nobody listens.
     pub fn open_socket(&self, path: &Path) -> Result<Channel, Error> {
         let socket = path.to_string_lossy();
-        let channel = self.request(|| self.link.ssh().channel_direct_streamlocal(&socket, None));
+        let channel = self.request(|| self.driver.ssh().channel_direct_streamlocal(&socket, None));
         let channel = channel.map_err(|cause| match cause {
             Cause::Ssh { code: code::CHANNEL_FAILURE, message } => {
                 Cause::SocketRefused { socket: socket.into_owned(), reason: reason(&message) }
@@ -114,7 +114,7 @@ impl Session {
 
     /// Runs a command through the user's login shell on the other side.
     pub fn exec(&self, command: &str) -> Result<Channel, Error> {
-        let channel = self.request(|| self.link.ssh().channel_session()).and_then(|mut channel| {
+        let channel = self.request(|| self.driver.ssh().channel_session()).and_then(|mut channel| {
             self.request(|| channel.exec(command))?;
             Ok(channel)
         });
@@ -128,37 +128,37 @@ impl Session {
 
     /// The socket that carries it. Whoever reads or writes there breaks the session.
     pub fn socket(&self) -> BorrowedFd<'_> {
-        self.link.socket()
+        self.driver.socket()
     }
 
     /// The algorithms in use, for a person: key exchange, host key, ciphers and compression.
     pub fn algorithms(&self) -> String {
         [MethodType::Kex, MethodType::HostKey, MethodType::CryptCs, MethodType::CryptSc, MethodType::CompCs]
             .into_iter()
-            .filter_map(|kind| self.link.ssh().methods(kind))
+            .filter_map(|kind| self.driver.ssh().methods(kind))
             .collect::<Vec<_>>()
             .join(" ")
     }
 
     /// The directions that are compressed.
     pub fn compressed(&self) -> Compressed {
-        let is_compressed = |kind| self.link.ssh().methods(kind).is_some_and(|method| method != NO_COMPRESSION);
+        let is_compressed = |kind| self.driver.ssh().methods(kind).is_some_and(|method| method != NO_COMPRESSION);
         Compressed { sending: is_compressed(MethodType::CompCs), receiving: is_compressed(MethodType::CompSc) }
     }
 
     fn request<T>(&self, call: impl FnMut() -> Result<T, ssh2::Error>) -> Result<T, Cause> {
-        self.link.run(Kind::Request, Some(Limit::after(self.link.patience())), call)
+        self.driver.run(Kind::Request, Some(Deadline::after(self.driver.request_timeout())), call)
     }
 
     fn channel(&self, channel: Result<ssh2::Channel, Cause>) -> Result<Channel, Error> {
         match channel {
-            Ok(channel) => Ok(Channel::new(channel, Arc::clone(&self.link))),
-            Err(cause) => Err(self.link.error(Phase::OpenChannel, cause)),
+            Ok(channel) => Ok(Channel::new(channel, Arc::clone(&self.driver))),
+            Err(cause) => Err(self.driver.error(Phase::OpenChannel, cause)),
         }
     }
 }
 
-fn dial(machine: &Machine, limit: Limit) -> Result<(OwnedFd, Option<Proxy>), Error> {
+fn dial(machine: &Machine, limit: Deadline) -> Result<(OwnedFd, Option<Proxy>), Error> {
     match &machine.proxy_command {
         Some(arguments) => Proxy::start(machine, arguments).map(|(socket, proxy)| (socket, Some(proxy))),
         None => tcp::connect(machine, limit.instant()).map(|socket| (socket, None)),
@@ -182,26 +182,26 @@ fn prepare(machine: &Machine, compressed: Compressed, socket: &Arc<OwnedFd>) -> 
     Ok(ssh)
 }
 
-fn handshake(link: &Link, machine: &Machine, limit: Limit) -> Result<(), Cause> {
-    let mut opening = Opening::default();
-    let mut ssh = link.ssh().clone();
-    let result = link.run(Kind::Negotiation, Some(limit), || ffi::overheard(&mut opening.bytes, || ssh.handshake()));
+fn handshake(driver: &Driver, machine: &Machine, limit: Deadline) -> Result<(), Cause> {
+    let mut sniffer = HandshakeSniffer::default();
+    let mut ssh = driver.ssh().clone();
+    let result = driver.run(Kind::Negotiation, Some(limit), || ffi::overheard(&mut sniffer.bytes, || ssh.handshake()));
     let Err(cause) = result else { return Ok(()) };
-    Err(match (opening.other_than_ssh(), cause) {
+    Err(match (sniffer.other_than_ssh(), cause) {
         (Some(line), _) if line.starts_with("Not allowed at this time") => Cause::NotAllowedNow,
         (Some(line), _) if line.starts_with("Exceeded MaxStartups") => Cause::Dropped { said: true },
         (Some(line), _) => Cause::NotSsh(line),
-        (None, Cause::Closed) if opening.is_empty() => end_of_proxy(link).unwrap_or(Cause::Dropped { said: false }),
+        (None, Cause::Closed) if sniffer.is_empty() => end_of_proxy(driver).unwrap_or(Cause::Dropped { said: false }),
         (None, cause @ Cause::Ssh { code: code::KEX_FAILURE, .. }) => {
-            nothing_in_common(&ssh, machine, &opening).unwrap_or(cause)
+            nothing_in_common(&ssh, machine, &sniffer).unwrap_or(cause)
         }
         (None, cause) => cause,
     })
 }
 
 /// What the server lacks, so that the key exchange failed: a host key of a pinned type, or another algorithm.
-fn nothing_in_common(ssh: &ssh2::Session, machine: &Machine, opening: &Opening) -> Option<Cause> {
-    let offered = opening.algorithms()?;
+fn nothing_in_common(ssh: &ssh2::Session, machine: &Machine, sniffer: &HandshakeSniffer) -> Option<Cause> {
+    let offered = sniffer.algorithms()?;
     if !host_key::offers_any(&offered.host_key, &machine.host_keys) {
         let pinned = machine.host_keys.iter().map(|key| key.kind).collect();
         return Some(Cause::NoCommonHostKeyType { pinned, offered: offered.host_key });
@@ -226,15 +226,15 @@ fn nothing_in_common(ssh: &ssh2::Session, machine: &Machine, opening: &Opening) 
 }
 
 /// A proxy command that fails closes its end a moment before it can be waited for.
-fn end_of_proxy(link: &Link) -> Option<Cause> {
+fn end_of_proxy(driver: &Driver) -> Option<Cause> {
     (0..10).find_map(|i| {
         thread::sleep(Duration::from_millis(i));
-        link.proxy_end()
+        driver.proxy_end()
     })
 }
 
-fn check_host_key(link: &Link, machine: &Machine) -> Result<(), Cause> {
-    let Some((offered, _)) = link.ssh().host_key() else {
+fn check_host_key(driver: &Driver, machine: &Machine) -> Result<(), Cause> {
+    let Some((offered, _)) = driver.ssh().host_key() else {
         return Err(Cause::HostKeyDiffers { offered: String::new(), fingerprint: "none".to_owned() });
     };
     if machine.host_keys.iter().any(|pinned| pinned.blob == offered) {
@@ -243,9 +243,9 @@ fn check_host_key(link: &Link, machine: &Machine) -> Result<(), Cause> {
     Err(Cause::HostKeyDiffers { offered: host_key::line(offered), fingerprint: host_key::fingerprint(offered) })
 }
 
-fn authenticate(link: &Link, machine: &Machine, key: &PrivateKey, limit: Limit) -> Result<(), Cause> {
-    let result = link.run(Kind::Negotiation, Some(limit), || {
-        link.ssh().userauth_pubkey_memory(&machine.user, None, &key.text, None)
+fn authenticate(driver: &Driver, machine: &Machine, key: &PrivateKey, limit: Deadline) -> Result<(), Cause> {
+    let result = driver.run(Kind::Negotiation, Some(limit), || {
+        driver.ssh().userauth_pubkey_memory(&machine.user, None, &key.text, None)
     });
     result.map_err(|cause| match cause {
         // libssh2 has this code both for a refusal and for a connection lost while it waited for the answer.

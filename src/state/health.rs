@@ -4,7 +4,7 @@
 //!
 //! After a failure the host is left alone for a back-off that doubles with each further one. Several processes that run
 //! into the same trouble count once: what fails during a back-off was begun before it. Whoever is about to ask a host
-//! how it is holds the lock `asking` and notes the time first ([`Health::asking`]). So a host is asked by one process
+//! how it is holds the lock `probe.lock` and notes the time first ([`Health::probe_started`]). So a host is asked by one process
 //! at a time, the others wait for what that one learns, and one that ends while it asks has still begun a back-off.
 //!
 //! Such a mark without an answer counts as a failure of the host. A host that is well answers within a fraction of a
@@ -27,7 +27,7 @@ use super::lock::try_lock;
 use super::record::Record;
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
-use crate::status::Status;
+use crate::status::MachineStatus;
 
 /// How long a status is good enough to decide on, without asking the machine again.
 pub const FRESH: Duration = Duration::from_secs(30);
@@ -56,18 +56,18 @@ pub fn now() -> Time {
 #[serde(default)]
 pub struct Health {
     /// Its status when it was last asked.
-    pub status: Option<Status>,
+    pub status: Option<MachineStatus>,
     /// When that was.
     pub measured: Option<Time>,
     /// Failures since then.
-    pub trouble: Option<Trouble>,
+    pub failures: Option<Failures>,
     /// When a process began to ask it, if that has not come to an end.
-    pub asked: Option<Time>,
+    pub probing_since: Option<Time>,
 }
 
 /// Failures in a row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Trouble {
+pub struct Failures {
     /// When the first of them was.
     pub since: Time,
     /// When the last of them was.
@@ -83,16 +83,16 @@ pub struct Trouble {
 
 /// How a host stands at some moment.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Standing {
+pub enum Availability {
     /// It can be chosen on its record alone.
     Fresh,
-    /// It has to be asked: never seen, or not for a while. `after_trouble`: the last thing known is a failure, and its
+    /// It has to be asked: never seen, or not for a while. `after_failure`: the last thing known is a failure, and its
     /// back-off is over.
-    Unknown { after_trouble: bool },
+    Unknown { after_failure: bool },
     /// Some process asks it, or did and has not lived to tell.
-    Asked { since: Time },
+    Probing { since: Time },
     /// It is left alone, for this reason.
-    Down { error: String, until: Time },
+    BackingOff { error: String, until: Time },
 }
 
 /// How long a host is left alone after the last of so many failures.
@@ -106,7 +106,7 @@ fn is_within(time: Duration, then: Time, now: Time) -> bool {
     now.checked_sub(then).is_some_and(|since| since < time.as_millis() as Time)
 }
 
-impl Trouble {
+impl Failures {
     /// How long the host is left alone after the last failure.
     pub fn back_off(&self) -> Duration {
         let shortest = if self.is_ban { SHORTEST_BAN } else { Duration::ZERO };
@@ -126,38 +126,42 @@ impl Health {
     }
 
     /// How the host stands at `now`.
-    pub fn standing(&self, now: Time) -> Standing {
-        if let Some(trouble) = self.trouble.as_ref().filter(|trouble| !trouble.is_over(now)) {
-            let until = trouble.last + trouble.back_off().as_millis() as Time;
-            return Standing::Down { error: trouble.error.clone(), until };
+    pub fn availability(&self, now: Time) -> Availability {
+        if let Some(failures) = self.failures.as_ref().filter(|failures| !failures.is_over(now)) {
+            let until = failures.last + failures.back_off().as_millis() as Time;
+            return Availability::BackingOff { error: failures.error.clone(), until };
         }
-        match &self.trouble {
-            None if self.age(now).is_some_and(|age| age < FRESH) => Standing::Fresh,
-            trouble => match self.asked.filter(|&asked| is_within(self.next_back_off(), asked, now)) {
-                Some(since) => Standing::Asked { since },
-                None => Standing::Unknown { after_trouble: trouble.is_some() },
-            },
+        match &self.failures {
+            None if self.age(now).is_some_and(|age| age < FRESH) => Availability::Fresh,
+            failures => {
+                match self.probing_since.filter(|&probing_since| is_within(self.next_back_off(), probing_since, now)) {
+                    Some(since) => Availability::Probing { since },
+                    None => Availability::Unknown { after_failure: failures.is_some() },
+                }
+            }
         }
     }
 
     /// What the back-off will be if the host fails now.
     fn next_back_off(&self) -> Duration {
-        back_off(self.trouble.as_ref().map_or(0, |trouble| trouble.count) + 1)
+        back_off(self.failures.as_ref().map_or(0, |failures| failures.count) + 1)
     }
 
     /// The record of a host that is about to be asked at `now`. One that was asked before, and by a process that told
     /// nothing of it, has failed.
-    pub fn asking(self, now: Time) -> Health {
-        let before = match self.asked {
-            Some(asked) if asked <= now => self.after_failure("no answer when it was last asked", asked),
+    pub fn probe_started(self, now: Time) -> Health {
+        let before = match self.probing_since {
+            Some(probing_since) if probing_since <= now => {
+                self.after_failure("no answer when it was last asked", probing_since)
+            }
             _ => self,
         };
-        Health { asked: Some(now), ..before }
+        Health { probing_since: Some(now), ..before }
     }
 
     /// The record of a host that was reached at `now`, and found in this state.
-    pub fn reached(status: Status, now: Time) -> Health {
-        Health { status: Some(status), measured: Some(now), trouble: None, asked: None }
+    pub fn reached(status: MachineStatus, now: Time) -> Health {
+        Health { status: Some(status), measured: Some(now), failures: None, probing_since: None }
     }
 
     /// The record after the host could not be reached, or let a build down.
@@ -172,15 +176,15 @@ impl Health {
 
     fn after(self, error: &str, now: Time, is_ban: bool) -> Health {
         let error = error.chars().take(MAX_MESSAGE).collect();
-        let trouble = match self.trouble {
-            Some(trouble) if !trouble.is_over(now) => trouble,
-            Some(trouble) => {
-                let (since, count) = (trouble.since.min(now), trouble.count.saturating_add(1));
-                Trouble { since, last: now, count, error, is_ban }
+        let failures = match self.failures {
+            Some(failures) if !failures.is_over(now) => failures,
+            Some(failures) => {
+                let (since, count) = (failures.since.min(now), failures.count.saturating_add(1));
+                Failures { since, last: now, count, error, is_ban }
             }
-            None => Trouble { since: now, last: now, count: 1, error, is_ban },
+            None => Failures { since: now, last: now, count: 1, error, is_ban },
         };
-        Health { trouble: Some(trouble), asked: None, ..self }
+        Health { failures: Some(failures), probing_since: None, ..self }
     }
 }
 
@@ -190,7 +194,7 @@ pub struct HealthRecord(Record<Health>);
 
 /// The right to ask a host how it is.
 #[derive(Debug)]
-pub struct Asking {
+pub struct ProbeLock {
     _file: File,
 }
 
@@ -211,8 +215,8 @@ impl HealthRecord {
     }
 
     /// Takes the right to ask the host; `None` while another process has it.
-    pub fn try_ask(&self) -> Result<Option<Asking>, StateError> {
-        Ok(try_lock(&self.0.path().with_file_name("asking"))?.map(|file| Asking { _file: file }))
+    pub fn try_probe_lock(&self) -> Result<Option<ProbeLock>, StateError> {
+        Ok(try_lock(&self.0.path().with_file_name("probe.lock"))?.map(|file| ProbeLock { _file: file }))
     }
 }
 

@@ -15,8 +15,8 @@ use fs4::{FileExt, TryLockError};
 use rustix::fs::{Mode, OFlags};
 
 use super::StateError;
-use crate::crash::{Point, point};
-use crate::rights;
+use crate::failpoints::{Failpoint, failpoint};
+use crate::permissions;
 
 /// More than any file of the state directory.
 const MAX_FILE: u64 = 64 * 1024;
@@ -25,22 +25,22 @@ const MAX_FILE: u64 = 64 * 1024;
 const USUAL_FILE: usize = 4096;
 
 /// How long a lock that is held for the moment of a change is waited for.
-const MOMENT: Duration = Duration::from_millis(500);
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long a lock is tried again that only those who look at it have. Each of them has it for microseconds, but may be
 /// suspended just then.
-const LOOKING: Duration = Duration::from_millis(100);
+const READER_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Locks `path`, which is made if needed. `None`: somebody else has the lock. Those who only look at it do not count.
 pub(super) fn try_lock(path: &Path) -> Result<Option<File>, StateError> {
     let failed = |cause| StateError { path: path.to_owned(), cause };
-    let file = rights::open_or_make(path).map_err(failed)?;
+    let file = permissions::open_or_make(path).map_err(failed)?;
     let start = Instant::now();
     loop {
         if locked(|| FileExt::try_lock(&file)).map_err(failed)? {
             return Ok(Some(file));
         }
-        if !locked(|| FileExt::try_lock_shared(&file)).map_err(failed)? || start.elapsed() > LOOKING {
+        if !locked(|| FileExt::try_lock_shared(&file)).map_err(failed)? || start.elapsed() > READER_TIMEOUT {
             return Ok(None);
         }
         FileExt::unlock(&file).map_err(failed)?;
@@ -65,13 +65,13 @@ pub(super) fn is_locked(path: &Path) -> Result<bool, StateError> {
 
 /// Locks `path` for a short change. Others hold it for moments only, unless they were stopped in the midst of one: then
 /// it is an error, not a wait without end.
-pub(super) fn lock_for_a_moment(path: &Path) -> Result<File, StateError> {
+pub(super) fn lock_briefly(path: &Path) -> Result<File, StateError> {
     let start = Instant::now();
     loop {
         if let Some(file) = try_lock(path)? {
             return Ok(file);
         }
-        if start.elapsed() > MOMENT {
+        if start.elapsed() > LOCK_TIMEOUT {
             let cause = io::Error::new(io::ErrorKind::TimedOut, "another process holds the lock and does not go on");
             return Err(StateError { path: path.to_owned(), cause });
         }
@@ -98,8 +98,8 @@ pub(super) fn replace(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     new.push(".new");
     let new = Path::new(&new);
     let make = || {
-        rights::make_anew(new)?.write_all(contents)?;
-        point(Point::RecordWritten);
+        permissions::make_anew(new)?.write_all(contents)?;
+        failpoint(Failpoint::RecordWritten);
         fs::rename(new, path)
     };
     make().map_err(failed)
@@ -113,9 +113,9 @@ pub(super) fn replace(path: &Path, contents: &[u8]) -> Result<(), StateError> {
 /// them.
 pub(super) fn overwrite(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     let write = || {
-        let file = rights::open_or_make(path)?;
+        let file = permissions::open_or_make(path)?;
         file.write_all_at(contents, 0)?;
-        point(Point::RecordWritten);
+        failpoint(Failpoint::RecordWritten);
         file.set_len(contents.len() as u64)
     };
     write().map_err(|cause| StateError { path: path.to_owned(), cause })
@@ -124,7 +124,7 @@ pub(super) fn overwrite(path: &Path, contents: &[u8]) -> Result<(), StateError> 
 /// Appends to a file, which is made if needed, in one piece.
 pub(super) fn append(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     let write = || {
-        let file = rights::open_or_make(path)?;
+        let file = permissions::open_or_make(path)?;
         let end = file.metadata()?.len();
         file.write_all_at(contents, end)
     };
@@ -201,11 +201,11 @@ mod tests {
     fn a_lock_that_is_held_on_and_on_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
-        let held = lock_for_a_moment(&path).unwrap();
-        let error = lock_for_a_moment(&path).unwrap_err();
+        let held = lock_briefly(&path).unwrap();
+        let error = lock_briefly(&path).unwrap_err();
         assert!(error.to_string().ends_with("does not go on"), "{error}");
         drop(held);
-        lock_for_a_moment(&path).unwrap();
+        lock_briefly(&path).unwrap();
     }
 
     #[test]

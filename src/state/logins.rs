@@ -13,7 +13,7 @@ use super::{StateDirectory, StateError, create_directory};
 use crate::machine::Machine;
 
 /// How many processes connect to a host at the same time.
-pub const AT_A_TIME: u32 = 6;
+pub const MAX_PARALLEL_LOGINS: u32 = 6;
 
 /// The logins to one host.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ impl Logins {
 
     /// Takes the right to connect; `None` while too many have it. Never waits.
     pub fn try_take(&self) -> Result<Option<Login>, StateError> {
-        for number in 0..AT_A_TIME {
+        for number in 0..MAX_PARALLEL_LOGINS {
             if let Some(file) = try_lock(&self.login(number))? {
                 return Ok(Some(Login { number, _file: file }));
             }
@@ -49,7 +49,7 @@ impl Logins {
 
     /// Whether anybody else than the holder of `login` is connecting.
     pub fn is_crowded(&self, login: Option<&Login>) -> Result<bool, StateError> {
-        for number in 0..AT_A_TIME {
+        for number in 0..MAX_PARALLEL_LOGINS {
             if login.is_none_or(|login| login.number != number) && is_locked(&self.login(number))? {
                 return Ok(true);
             }
@@ -78,7 +78,7 @@ mod tests {
         let logins = Logins::of(&StateDirectory::new(directory.path()), &machine).unwrap();
         let first = logins.try_take().unwrap();
         assert!(!logins.is_crowded(first.as_ref()).unwrap() && logins.is_crowded(None).unwrap());
-        let mut others: Vec<_> = (1..AT_A_TIME).map(|_| logins.try_take().unwrap().unwrap()).collect();
+        let mut others: Vec<_> = (1..MAX_PARALLEL_LOGINS).map(|_| logins.try_take().unwrap().unwrap()).collect();
         assert!(logins.try_take().unwrap().is_none());
         assert!(logins.is_crowded(first.as_ref()).unwrap());
         others.pop();

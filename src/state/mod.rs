@@ -5,28 +5,28 @@
 
 pub mod drain;
 pub mod health;
-pub mod line;
+pub mod known_outputs;
 mod lock;
 pub mod logins;
+pub mod queue;
 mod record;
-pub mod said;
 pub mod slots;
-pub mod stock;
+pub mod throughput;
 pub mod transfers;
-pub mod waiting;
+pub mod warning_throttle;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub use drain::{Drain, Drained};
 pub use health::{Health, HealthRecord};
-pub use line::{Line, LineRecord, Pace};
-pub use slots::{Holder, Slot, Slots};
-pub use stock::Stock;
-pub use waiting::{Place, Places};
+pub use known_outputs::KnownOutputs;
+pub use queue::{Queue, QueueTicket};
+pub use slots::{Slot, SlotHolder, Slots};
+pub use throughput::{LinkSpeed, Throughput, ThroughputRecord};
 
 use crate::machine::Machine;
-use crate::rights::{self, Need};
+use crate::permissions::{self, Need};
 
 /// The directory of all state, `STATE/offload`.
 #[derive(Clone, Debug)]
@@ -52,8 +52,8 @@ impl StateDirectory {
     }
 
     /// The directory of the sockets of kept connections, created if needed.
-    pub fn kept(&self) -> Result<PathBuf, StateError> {
-        let path = self.0.join("kept");
+    pub fn persist_directory(&self) -> Result<PathBuf, StateError> {
+        let path = self.0.join("persist");
         create_directory(&path)?;
         Ok(path)
     }
@@ -74,12 +74,12 @@ fn hint(path: &Path, cause: &io::Error) -> String {
         return format!("\n  hint: '{}' must be a directory; move away what is there", file.display());
     }
     let directory = path.ancestors().find(|directory| directory.ends_with("offload")).unwrap_or(path);
-    rights::hint(directory, Need::Own, cause)
+    permissions::hint(directory, Need::Own, cause)
 }
 
 /// Creates `path` and its parents; readable by the daemon's user only, since it tells who builds what.
 fn create_directory(path: &Path) -> Result<(), StateError> {
-    rights::make_directory(path).map_err(|cause| StateError { path: path.to_owned(), cause })
+    permissions::make_directory(path).map_err(|cause| StateError { path: path.to_owned(), cause })
 }
 
 #[cfg(test)]

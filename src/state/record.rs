@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::lock::{contents, lock_for_a_moment, replace};
+use super::lock::{contents, lock_briefly, replace};
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
 
@@ -39,7 +39,7 @@ impl<T: Serialize + DeserializeOwned> Record<T> {
 
     /// Replaces the value by what `change` makes of it.
     pub fn change(&self, change: impl FnOnce(Option<T>) -> T) -> Result<(), StateError> {
-        let _lock = lock_for_a_moment(&self.path.with_extension("lock"))?;
+        let _lock = lock_briefly(&self.path.with_extension("lock"))?;
         let text = serde_json::to_vec(&change(self.read()))
             .map_err(|error| StateError { path: self.path.clone(), cause: error.into() })?;
         replace(&self.path, &text)

@@ -17,12 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use super::lock::{contents, is_locked, overwrite, try_lock, unlock};
 use super::{StateDirectory, StateError};
-use crate::crash::{Point, point};
+use crate::failpoints::{Failpoint, failpoint};
 use crate::machine::Machine;
 
 /// Who holds a slot, and since when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
+pub struct SlotHolder {
     /// The hook process.
     pub pid: u32,
     /// What it builds.
@@ -31,11 +31,11 @@ pub struct Holder {
     pub since: u64,
 }
 
-impl Holder {
+impl SlotHolder {
     /// This process, now, for `derivation`.
-    pub fn this_process(derivation: &str) -> Holder {
+    pub fn this_process(derivation: &str) -> SlotHolder {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        Holder { pid: process::id(), derivation: derivation.to_owned(), since }
+        SlotHolder { pid: process::id(), derivation: derivation.to_owned(), since }
     }
 }
 
@@ -78,10 +78,10 @@ impl Slots {
     }
 
     /// Takes the first free slot for `holder`; `None` when all are taken. Never waits.
-    pub fn try_take(&self, holder: &Holder) -> Result<Option<Slot>, StateError> {
+    pub fn try_take(&self, holder: &SlotHolder) -> Result<Option<Slot>, StateError> {
         for number in 0..self.count {
             let Some(file) = try_lock(&self.slot(number))? else { continue };
-            point(Point::SlotLocked);
+            failpoint(Failpoint::SlotLocked);
             let record = self.record(number);
             // The lock is what counts; on a full disk the slot is as good without a record.
             let written = serde_json::to_vec(holder)
@@ -90,7 +90,7 @@ impl Slots {
             if let Err(error) = written {
                 warn!("no record of who holds a slot: {error}");
             }
-            point(Point::SlotTaken);
+            failpoint(Failpoint::SlotTaken);
             return Ok(Some(Slot { number, file }));
         }
         Ok(None)
@@ -106,7 +106,7 @@ impl Slots {
     }
 
     /// The slots that are taken, with their holders where they can be told.
-    pub fn taken(&self) -> Result<Vec<(u32, Option<Holder>)>, StateError> {
+    pub fn taken(&self) -> Result<Vec<(u32, Option<SlotHolder>)>, StateError> {
         let mut taken = Vec::new();
         for number in 0..self.count {
             if is_locked(&self.slot(number))? {
@@ -143,7 +143,7 @@ mod tests {
     fn as_many_as_there_are_and_given_back() {
         let directory = tempfile::tempdir().unwrap();
         let slots = Slots::of(&StateDirectory::new(directory.path()), &machine(2)).unwrap();
-        let holder = Holder::this_process("/gnu/store/x.drv");
+        let holder = SlotHolder::this_process("/gnu/store/x.drv");
         let first = slots.try_take(&holder).unwrap().unwrap();
         let second = slots.try_take(&holder).unwrap().unwrap();
         assert_eq!((first.number(), second.number()), (0, 1));
@@ -158,14 +158,14 @@ mod tests {
     fn a_record_that_makes_no_sense_is_unknown() {
         let directory = tempfile::tempdir().unwrap();
         let slots = Slots::of(&StateDirectory::new(directory.path()), &machine(1)).unwrap();
-        let slot = slots.try_take(&Holder::this_process("x")).unwrap().unwrap();
+        let slot = slots.try_take(&SlotHolder::this_process("x")).unwrap().unwrap();
         std::fs::write(slots.record(0), b"{").unwrap();
         assert_eq!(slots.taken().unwrap(), [(0, None)]);
         std::fs::write(slots.record(0), vec![b' '; 100_000]).unwrap();
         assert_eq!(slots.taken().unwrap(), [(0, None)]);
         // The next holder mends it.
         drop(slot);
-        let (holder, _slot) = (Holder::this_process("y"), slots.try_take(&Holder::this_process("y")).unwrap());
+        let (holder, _slot) = (SlotHolder::this_process("y"), slots.try_take(&SlotHolder::this_process("y")).unwrap());
         assert_eq!(slots.taken().unwrap(), [(0, Some(holder))]);
     }
 
@@ -180,7 +180,7 @@ mod tests {
                 scope.spawn(|| {
                     let slots = Slots::of(&state, &machine(3)).unwrap();
                     for _ in 0..200 {
-                        if let Some(slot) = slots.try_take(&Holder::this_process("x")).unwrap() {
+                        if let Some(slot) = slots.try_take(&SlotHolder::this_process("x")).unwrap() {
                             assert!(running.fetch_add(1, Ordering::SeqCst) < 3);
                             taken.fetch_add(1, Ordering::SeqCst);
                             thread::yield_now();

@@ -3,7 +3,7 @@
 //! In the host's state directory, `uploads/0` to `uploads/N-1` and `downloads/0` to `downloads/N-1` are locks like
 //! those of the slots, N being `max_transfers`: whoever holds one has a turn. A turn to upload lists in its file the
 //! hash parts of the items that are sent, a line each; the list means something only while the lock is held. Such turns
-//! are taken, and their lists written and read, under the lock `uploads/table`, which is held for moments. So of two
+//! are taken, and their lists written and read, under the lock `uploads/in_flight_table`, which is held for moments. So of two
 //! processes that want to send the same item to the same host, the second knows that the first does. A process that is
 //! killed has no turn any more, and nothing of its is on its way.
 //!
@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::PathBuf;
 
-use super::lock::{is_locked, lock_for_a_moment, try_lock};
+use super::lock::{is_locked, lock_briefly, try_lock};
 use super::{StateDirectory, StateError, create_directory};
 use crate::machine::Machine;
 use crate::store::path::StorePath;
@@ -23,7 +23,7 @@ use crate::store::path::StorePath;
 const MAX_LIST: u64 = 4 << 20;
 
 /// The hash parts of items that are on their way to a host.
-pub type OnTheWay = BTreeSet<String>;
+pub type InFlight = BTreeSet<String>;
 
 /// The uploads to one host, or the downloads from it.
 #[derive(Clone, Debug)]
@@ -34,14 +34,14 @@ pub struct Transfers {
 
 /// The right to transfer; dropping it gives it back.
 #[derive(Debug)]
-pub struct Turn {
+pub struct TransferSlot {
     /// Holds the lock.
     _file: File,
 }
 
 /// The uploads to a host, while nobody else can change anything about them.
 #[derive(Debug)]
-pub struct Table<'a> {
+pub struct InFlightTable<'a> {
     transfers: &'a Transfers,
     _lock: File,
 }
@@ -64,32 +64,32 @@ impl Transfers {
     }
 
     /// Takes a turn for which no items are listed; `None` when all are taken. Never waits.
-    pub fn try_take(&self) -> Result<Option<Turn>, StateError> {
+    pub fn try_take(&self) -> Result<Option<TransferSlot>, StateError> {
         for number in 0..self.count {
-            if let Some(file) = try_lock(&self.turn(number))? {
-                return Ok(Some(Turn { _file: file }));
+            if let Some(file) = try_lock(&self.slot(number))? {
+                return Ok(Some(TransferSlot { _file: file }));
             }
         }
         Ok(None)
     }
 
     /// Keeps others from taking a turn with items.
-    pub fn table(&self) -> Result<Table<'_>, StateError> {
-        let lock = lock_for_a_moment(&self.directory.join("table"))?;
-        Ok(Table { transfers: self, _lock: lock })
+    pub fn in_flight_table(&self) -> Result<InFlightTable<'_>, StateError> {
+        let lock = lock_briefly(&self.directory.join("table"))?;
+        Ok(InFlightTable { transfers: self, _lock: lock })
     }
 
-    fn turn(&self, number: u32) -> PathBuf {
+    fn slot(&self, number: u32) -> PathBuf {
         self.directory.join(number.to_string())
     }
 }
 
-impl Table<'_> {
+impl InFlightTable<'_> {
     /// What is on its way.
-    pub fn on_the_way(&self) -> Result<OnTheWay, StateError> {
-        let mut items = OnTheWay::new();
+    pub fn in_flight(&self) -> Result<InFlight, StateError> {
+        let mut items = InFlight::new();
         for number in 0..self.transfers.count {
-            let path = self.transfers.turn(number);
+            let path = self.transfers.slot(number);
             if is_locked(&path)? {
                 let mut text = String::new();
                 let read = File::open(&path).and_then(|file| file.take(MAX_LIST).read_to_string(&mut text));
@@ -101,14 +101,14 @@ impl Table<'_> {
     }
 
     /// Takes a turn to send `items`; `None` when all are taken.
-    pub fn try_take<'a>(&self, items: impl Iterator<Item = &'a StorePath>) -> Result<Option<Turn>, StateError> {
+    pub fn try_take<'a>(&self, items: impl Iterator<Item = &'a StorePath>) -> Result<Option<TransferSlot>, StateError> {
         let mut list = String::new();
         for item in items {
             list.push_str(item.hash_part());
             list.push('\n');
         }
         for number in 0..self.transfers.count {
-            let path = self.transfers.turn(number);
+            let path = self.transfers.slot(number);
             if let Some(mut file) = try_lock(&path)? {
                 let write = |file: &mut File| -> io::Result<()> {
                     file.set_len(0)?;
@@ -116,7 +116,7 @@ impl Table<'_> {
                     file.write_all(list.as_bytes())
                 };
                 write(&mut file).map_err(|cause| StateError { path, cause })?;
-                return Ok(Some(Turn { _file: file }));
+                return Ok(Some(TransferSlot { _file: file }));
             }
         }
         Ok(None)
@@ -145,30 +145,30 @@ mod tests {
         let state = StateDirectory::new(directory.path());
         let up = Transfers::uploads(&state, &machine(2)).unwrap();
         let down = Transfers::downloads(&state, &machine(2)).unwrap();
-        let first = up.table().unwrap().try_take([item('a')].iter()).unwrap().unwrap();
-        let _second = up.table().unwrap().try_take([item('b')].iter()).unwrap().unwrap();
-        assert!(up.table().unwrap().try_take([].iter()).unwrap().is_none());
+        let first = up.in_flight_table().unwrap().try_take([item('a')].iter()).unwrap().unwrap();
+        let _second = up.in_flight_table().unwrap().try_take([item('b')].iter()).unwrap().unwrap();
+        assert!(up.in_flight_table().unwrap().try_take([].iter()).unwrap().is_none());
         assert!(down.try_take().unwrap().is_some());
         drop(first);
-        assert!(up.table().unwrap().try_take([].iter()).unwrap().is_some());
+        assert!(up.in_flight_table().unwrap().try_take([].iter()).unwrap().is_some());
     }
 
     #[test]
     fn what_is_on_its_way_is_known_as_long_as_it_is() {
         let directory = tempfile::tempdir().unwrap();
         let up = Transfers::uploads(&StateDirectory::new(directory.path()), &machine(4)).unwrap();
-        let on_the_way = || up.table().unwrap().on_the_way().unwrap().into_iter().collect::<String>();
+        let in_flight = || up.in_flight_table().unwrap().in_flight().unwrap().into_iter().collect::<String>();
         let names = |letters: &str| letters.chars().map(|letter| letter.to_string().repeat(32)).collect::<String>();
-        assert_eq!(on_the_way(), "");
-        let first = up.table().unwrap().try_take([item('b'), item('a')].iter()).unwrap().unwrap();
-        let second = up.table().unwrap().try_take([item('c')].iter()).unwrap().unwrap();
-        assert_eq!(on_the_way(), names("abc"));
+        assert_eq!(in_flight(), "");
+        let first = up.in_flight_table().unwrap().try_take([item('b'), item('a')].iter()).unwrap().unwrap();
+        let second = up.in_flight_table().unwrap().try_take([item('c')].iter()).unwrap().unwrap();
+        assert_eq!(in_flight(), names("abc"));
         drop(first);
-        assert_eq!(on_the_way(), names("c"));
+        assert_eq!(in_flight(), names("c"));
         // A shorter list where a longer one was.
-        let _third = up.table().unwrap().try_take([item('d')].iter()).unwrap().unwrap();
-        assert_eq!(on_the_way(), names("cd"));
+        let _third = up.in_flight_table().unwrap().try_take([item('d')].iter()).unwrap().unwrap();
+        assert_eq!(in_flight(), names("cd"));
         drop(second);
-        assert_eq!(on_the_way(), names("d"));
+        assert_eq!(in_flight(), names("d"));
     }
 }

@@ -1,7 +1,7 @@
 //! Whether to compress: `compression = "auto"` in the machine file.
 //!
 //! SSH fixes compression when a connection is opened, before it is known what will pass. So the choice for each way
-//! rests on what passed before ([`state::line`](crate::state::line)): the rate of the line, and what zlib makes of such
+//! rests on what passed before ([`state::throughput`](crate::state::throughput)): the rate of the line, and what zlib makes of such
 //! data. The first connection to a machine is not compressed.
 //!
 //! Compressing goes on beside sending, so that a compressed line takes for a byte of data whichever is longer: what is
@@ -23,7 +23,7 @@ use flate2::write::ZlibEncoder;
 
 use crate::machine::Compressed;
 use crate::state::health::Time;
-use crate::state::line::{Data, Line, Pace};
+use crate::state::throughput::{Data, LinkSpeed, Throughput};
 
 /// Bytes in a second up to which a line is slower than zlib by far, whatever the data.
 const SLOW: f64 = 4e6;
@@ -35,21 +35,25 @@ const CLEARLY: f64 = 0.9;
 const HELD_UP: f64 = 0.5;
 
 /// The directions that are worth it, going by what is remembered.
-pub fn choose(line: &Line, now: Time) -> Compressed {
-    let is_worth = |pace: &Option<Pace>| pace.as_ref().is_some_and(|pace| pace.counts(now) && pays(pace));
-    Compressed { sending: is_worth(&line.sending), receiving: is_worth(&line.receiving) }
+pub fn choose(throughput: &Throughput, now: Time) -> Compressed {
+    let is_worth = |link_speed: &Option<LinkSpeed>| {
+        link_speed.as_ref().is_some_and(|link_speed| link_speed.counts(now) && pays(link_speed))
+    };
+    Compressed { sending: is_worth(&throughput.sending), receiving: is_worth(&throughput.receiving) }
 }
 
-fn pays(pace: &Pace) -> bool {
-    if is_slow(pace.rate) {
+fn pays(link_speed: &LinkSpeed) -> bool {
+    if is_slow(link_speed.rate) {
         return true;
     }
-    pace.data.is_some_and(|Data { ratio, speed }| (ratio / pace.rate).max(1.0 / speed) <= CLEARLY / pace.rate)
+    link_speed
+        .data
+        .is_some_and(|Data { ratio, speed }| (ratio / link_speed.rate).max(1.0 / speed) <= CLEARLY / link_speed.rate)
 }
 
 /// What was seen of a large transfer.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Seen {
+pub(super) struct Observation {
     /// Bytes of data in a second.
     pub rate: f64,
     pub is_compressed: bool,
@@ -63,30 +67,30 @@ pub(super) fn is_slow(rate: f64) -> bool {
 }
 
 /// Whether the data of a transfer at this rate, in bytes of data a second, are worth a look.
-pub(super) fn is_worth_a_look(rate: f64, is_compressed: bool) -> bool {
+pub(super) fn is_worth_sampling(rate: f64, is_compressed: bool) -> bool {
     is_compressed || rate < FAST
 }
 
 /// What is known after a transfer.
-pub(super) fn learn(before: Option<Pace>, seen: Seen, now: Time) -> Option<Pace> {
-    let before = before.filter(|pace| pace.counts(now));
+pub(super) fn learn(before: Option<LinkSpeed>, seen: Observation, now: Time) -> Option<LinkSpeed> {
+    let before = before.filter(|link_speed| link_speed.counts(now));
     let rate = match (seen.is_compressed, seen.data) {
         (false, _) => seen.rate,
         (true, None) => return before,
         (true, Some(Data { ratio, speed })) if seen.rate >= HELD_UP * speed => {
             let at_least = seen.rate * ratio;
-            return before.filter(|pace| at_least <= 1.5 * pace.rate);
+            return before.filter(|link_speed| at_least <= 1.5 * link_speed.rate);
         }
         (true, Some(Data { ratio, .. })) => seen.rate * ratio,
     };
-    let rate = before.map_or(rate, |pace| rate.max((rate + pace.rate) / 2.0));
-    let data = match (before.and_then(|pace| pace.data), seen.data) {
+    let rate = before.map_or(rate, |link_speed| rate.max((rate + link_speed.rate) / 2.0));
+    let data = match (before.and_then(|link_speed| link_speed.data), seen.data) {
         (Some(before), Some(data)) => {
             Some(Data { ratio: (before.ratio + data.ratio) / 2.0, speed: (before.speed + data.speed) / 2.0 })
         }
         (before, data) => data.or(before),
     };
-    Some(Pace { rate, measured: now, data })
+    Some(LinkSpeed { rate, measured: now, data })
 }
 
 /// What zlib makes of a sample, at the level that libssh2 has. `None` if it is empty. The time is what it takes on this

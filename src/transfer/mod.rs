@@ -1,21 +1,19 @@
-//! Store items on their way: [`send`](send()) what a build needs, [`retrieve`](retrieve()) what it made.
+//! Store items on their way: [`upload`](upload()) what a build needs, [`download`](download()) what it made.
 
-mod add;
+mod add_items;
+mod bundle;
 pub mod compression;
-mod counter;
-mod gauge;
-pub mod head;
-mod refusal;
-pub mod retrieve;
-pub mod send;
-pub mod signer;
-mod transmit;
-pub mod trial;
-pub mod turns;
+pub mod download;
+pub mod limiter;
+mod meter;
+mod progress;
+mod rejected;
+pub mod signature_test;
+pub mod signing_connection;
+pub mod upload;
 
-pub use head::Head;
-pub use refusal::Refusal;
-pub use retrieve::{RetrieveError, Retrieved, retrieve};
-pub use send::{SendError, send};
-pub use signer::Signer;
-pub use turns::Turns;
+pub use download::{DownloadError, Downloaded, download};
+pub use limiter::TransferLimiter;
+pub use rejected::RejectedOutput;
+pub use signing_connection::SigningConnection;
+pub use upload::{UploadError, upload};

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use offload::policy::{self, LoadContext};
+use offload::machine_file::{self, LoadContext};
 use offload::remote::Connection;
 use offload::store::path::StorePath;
 
@@ -55,7 +55,7 @@ impl<'a> Site<'a> {
     /// A connection of the benchmark's own to the first build machine, as the machine file says.
     pub fn connect(&self) -> Connection {
         let context = LoadContext { home: Some("/root".into()), ..LoadContext::default() };
-        let pool = policy::load(&self.head.path("/etc/guix/machines.lua"), &context).unwrap();
+        let pool = machine_file::load(&self.head.path("/etc/guix/machines.lua"), &context).unwrap();
         let mut machine = pool.machines[0].machine.clone();
         machine.name = self.pool.machines()[0].ssh_address().ip().to_string();
         machine.private_key = machine.private_key.map(|key| self.head.path(key.to_str().unwrap()));
@@ -93,7 +93,7 @@ impl<'a> Site<'a> {
 
     /// Leaves the hook no connection that was kept.
     pub fn forget_connections(&self) {
-        let _ = std::fs::remove_dir_all(self.head.path("/var/guix/offload/kept"));
+        let _ = std::fs::remove_dir_all(self.head.path("/var/guix/offload/persist"));
     }
 
     /// A text item of `size` bytes that nothing else has. It does not compress well.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
-use offload::crash::{self, Point};
+use offload::failpoints::{self, Failpoint};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::lab::{Drv, LONG, wait_until};
@@ -19,14 +19,14 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_offload");
 fn program_with_points() -> PathBuf {
     let profile = Path::new(PROGRAM).parent().unwrap();
     let mut command = Command::new(env!("CARGO"));
-    command.args(["build", "--quiet", "--locked", "--offline", "--features", "crash-points"]);
-    command.args(["--example", "offload-with-crash-points", "--target-dir"]).arg(profile.parent().unwrap());
+    command.args(["build", "--quiet", "--locked", "--offline", "--features", "failpoints"]);
+    command.args(["--example", "offload-with-failpoints", "--target-dir"]).arg(profile.parent().unwrap());
     if profile.ends_with("release") {
         command.arg("--release");
     }
     let status = command.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap();
     assert!(status.success(), "cargo build: {status}");
-    profile.join("examples/offload-with-crash-points")
+    profile.join("examples/offload-with-failpoints")
 }
 
 fn contains(program: &Path, text: &str) -> bool {
@@ -45,7 +45,7 @@ enum Blow {
 
 /// Has `client` build up to the point; then the hook, which has stopped there, is dealt with. `None` if it does not
 /// come there.
-fn stop_at(pool: &Pool, point: Point, client: impl FnOnce() -> Ended + Send, blow: Blow) -> Option<Ended> {
+fn stop_at(pool: &Pool, point: Failpoint, client: impl FnOnce() -> Ended + Send, blow: Blow) -> Option<Ended> {
     let head = &pool.head;
     let reached = head.path(format!("{CRASH_FILE}.reached"));
     thread::scope(|scope| {
@@ -83,7 +83,7 @@ const TRIES: usize = 10;
 fn pool() -> Pool {
     let program = program_with_points();
     // What turns it on is known to this program alone.
-    let switch = "OFFLOAD_CRASH_FILE";
+    let switch = "OFFLOAD_FAILPOINT_FILE";
     assert!(contains(&program, switch) && !contains(Path::new(PROGRAM), switch));
     Pool::new(|head| head.program(program).env(switch, CRASH_FILE))
 }
@@ -91,7 +91,7 @@ fn pool() -> Pool {
 #[test]
 fn a_kill_at_each_point() {
     let pool = pool();
-    for &point in crash::ALL {
+    for &point in failpoints::ALL {
         for blow in [Blow::PowerOff, Blow::KillHook] {
             let case = format!("{blow:?} at {point:?}");
             // The second machine is taken before the first has answered, when that takes long.
@@ -113,18 +113,22 @@ fn a_kill_at_each_point() {
         }
     }
     pool.verify();
-    assert!(leftovers(&pool.head).len() > crash::ALL.len(), "nothing was left over by {} kills", 2 * crash::ALL.len());
+    assert!(
+        leftovers(&pool.head).len() > failpoints::ALL.len(),
+        "nothing was left over by {} kills",
+        2 * failpoints::ALL.len()
+    );
     pool.assert_all_is_collected();
 }
 
 /// Where a collector might take what is needed: what is about to be sent, found there, built, restored, registered.
-const EXPOSED: &[Point] = &[
-    Point::UploadTurn,
-    Point::InputsProtected,
-    Point::BuildEnded,
-    Point::Restored,
-    Point::PlaceCleared,
-    Point::AllPlaced,
+const EXPOSED: &[Failpoint] = &[
+    Failpoint::UploadSlot,
+    Failpoint::InputsProtected,
+    Failpoint::BuildEnded,
+    Failpoint::Restored,
+    Failpoint::PlaceCleared,
+    Failpoint::AllPlaced,
 ];
 
 /// What a build needs is not collected under it, wherever it stands; with `OFFLOAD_CAMPAIGN=1`, at all points. The
@@ -135,7 +139,7 @@ fn a_collection_at_each_point() {
     let pool = pool();
     let (head, machine) = (&pool.head, &pool.machines[0]);
     head.write_machines(&[machine.entry().set("overload_threshold", false)]);
-    let points = if std::env::var_os("OFFLOAD_CAMPAIGN").is_some() { crash::ALL } else { EXPOSED };
+    let points = if std::env::var_os("OFFLOAD_CAMPAIGN").is_some() { failpoints::ALL } else { EXPOSED };
     for &point in points {
         let before = Drv::new(&format!("{point:?}-before")).script("head -c 10000 /dev/urandom >$out");
         let drv = Drv::new(&format!("{point:?}")).input_output("before", &before, "out");

@@ -9,7 +9,7 @@ use std::thread;
 
 use offload::daemon;
 use offload::machine::Machine;
-use offload::state::health::Trouble;
+use offload::state::health::Failures;
 use offload::state::{Health, HealthRecord, StateDirectory};
 
 use crate::lab::{Direct, Drv, Host, HostOptions, LONG, Lab, Made, SSH_PORT, wait_until};
@@ -48,13 +48,13 @@ impl Pool {
     /// The head knows how the second machine is, and has to ask the first.
     pub fn has_to_ask(&self) {
         self.head.change_health(self.machines[0].name(), |_| Health::default());
-        self.head.trust(self.machines[1].name());
+        self.head.mark_healthy(self.machines[1].name());
     }
 
     /// The head knows how both machines are.
     pub fn knows_all(&self) {
         for number in 0..self.machines.len() {
-            self.head.trust(self.machines[number].name());
+            self.head.mark_healthy(self.machines[number].name());
         }
     }
 
@@ -84,9 +84,9 @@ impl Pool {
         self.head.await_no_lock(case);
         for number in 0..self.machines.len() {
             // A question that nobody lived to see answered counts as one without an answer, and no more than that.
-            let is_unanswered = |trouble: &Trouble| trouble.error == "no answer when it was last asked";
+            let is_unanswered = |failures: &Failures| failures.error == "no answer when it was last asked";
             let health = self.record(number).read();
-            assert!(health.trouble.as_ref().is_none_or(is_unanswered), "{case}: {health:?}");
+            assert!(health.failures.as_ref().is_none_or(is_unanswered), "{case}: {health:?}");
         }
     }
 

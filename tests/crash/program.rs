@@ -1,4 +1,4 @@
-//! The command `offload` as ever, for a build of the library with the feature `crash-points`. It is an example so that
+//! The command `offload` as ever, for a build of the library with the feature `failpoints`. It is an example so that
 //! it does not take the place of the program that all other tests run.
 
 use std::process::ExitCode;

@@ -73,7 +73,7 @@ fn the_contents_have_every_page() {
     }
 }
 
-/// Files of the source that a page names, such as `ssh/link.rs`, are there.
+/// Files of the source that a page names, such as `ssh/driver.rs`, are there.
 #[test]
 fn files_that_are_named_exist() {
     let files: Vec<String> = ["src", "tests", "lua", "examples", "fuzz/src"]

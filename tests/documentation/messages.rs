@@ -48,7 +48,7 @@ fn shown(format: &str) -> String {
 
 /// Files whose texts for people are formatted by hand.
 const SAID: [&str; 4] =
-    ["src/schedule/choice.rs", "src/schedule/matching.rs", "src/events.rs", "src/remote/connection.rs"];
+    ["src/scheduler/choice.rs", "src/scheduler/matching.rs", "src/events.rs", "src/remote/connection.rs"];
 
 /// The messages of one source file, without those that are nothing but another's.
 fn messages(file: &str, text: &str) -> Vec<String> {

@@ -1,11 +1,11 @@
 //! Tables of the manual against the code: fields and defaults, functions, exit statuses, variables, files, tests.
 
 use crate::page::{Page, manual, quoted, top};
-use offload::exit::Status as Exit;
+use offload::exit::ExitStatus as Exit;
 use offload::machine::Machine;
-use offload::policy::{
-    ANNOTATIONS, BUILD_MACHINE, DERIVATION_FIELDS, Field, LIMITS, LOCAL_MACHINE, Limits, LocalMachine, OUTPUT_FIELDS,
-    POOL, Request, Settings, Status,
+use offload::machine_file::{
+    ANNOTATIONS, BUILD_MACHINE, DERIVATION_FIELDS, Field, LIMITS, LOCAL_MACHINE, Limits, LocalMachine, LuaRequest,
+    LuaStatus, OUTPUT_FIELDS, POOL, Settings,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -44,7 +44,7 @@ fn build_machine() -> Defaults {
         ("minimum_disk_space", mebibytes(machine.minimum_disk_space)),
         ("connect_timeout", machine.connect_timeout.as_secs().to_string()),
         ("stall_timeout", machine.stall_timeout.as_secs().to_string()),
-        ("keep_alive", machine.keep_alive.as_secs().to_string()),
+        ("keepalive_interval", machine.keepalive_interval.as_secs().to_string()),
         ("keep_connection", machine.keep_connection.unwrap().as_secs().to_string()),
         ("max_transfers", machine.max_transfers.to_string()),
         ("enabled", machine.enabled.to_string()),
@@ -136,10 +136,10 @@ fn what_functions_are_given() {
     let page = manual("machine-file.md");
     let section = |name: &str| table(&page.section(name)).into_keys().collect::<BTreeSet<_>>();
     let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>();
-    let mut request = owned(&Request::FIELDS);
+    let mut request = owned(&LuaRequest::FIELDS);
     request.insert("read_derivation".to_owned());
     assert_eq!(section("The request"), request);
-    assert_eq!(section("The status of a machine"), owned(&Status::FIELDS));
+    assert_eq!(section("The status of a machine"), owned(&LuaStatus::FIELDS));
     assert_eq!(section("A derivation"), owned(&DERIVATION_FIELDS));
     let outputs = page.section("A derivation").text;
     for field in OUTPUT_FIELDS {
@@ -196,7 +196,7 @@ fn variables_of_the_environment() {
     };
     let code = sources(&top().join("src"));
     // What a usual build does not have is not for users.
-    let code = code.iter().filter(|(file, _)| !file.contains("/tests") && !file.ends_with("crash.rs"));
+    let code = code.iter().filter(|(file, _)| !file.contains("/tests") && !file.ends_with("failpoints.rs"));
     let mut read: BTreeSet<String> = code.flat_map(|(_, text)| literals(text, is_variable)).collect();
     // From build.rs, and read by the compiler.
     read.remove("OFFLOAD_VERSION");

@@ -2,7 +2,7 @@
 
 use crate::page::{pages, quoted, top};
 use offload::commands::help::definition;
-use offload::hook::Arguments;
+use offload::hook::HookArguments;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -70,7 +70,7 @@ pub fn check_command(words: &[String]) -> Result<(), String> {
 
 /// Whether `offload` takes these arguments.
 fn understood(arguments: &[String]) -> Result<(), String> {
-    if Arguments::parse(arguments).is_ok() {
+    if HookArguments::parse(arguments).is_ok() {
         return Ok(());
     }
     let words = std::iter::once("offload").chain(arguments.iter().map(String::as_str));

@@ -88,7 +88,7 @@ impl Stage {
 
     /// Plays `play` while the derivation is built; the result of the build, and what the client was told.
     fn build(&self, direct: &mut Direct<'_>, scene: &Scene, but: But, play: Play) -> (Result<Duration, Error>, String) {
-        self.trust();
+        self.mark_healthy();
         self.peer.play(play);
         self.memory.store(0, Ordering::Relaxed);
         let mut options = direct.options();
@@ -114,7 +114,7 @@ impl Stage {
     }
 
     /// Lets the head think that the machine was well a moment ago, so that it begins with it, whatever was before.
-    fn trust(&self) {
+    fn mark_healthy(&self) {
         let record = format!("/var/guix/offload/b1:{SSH_PORT}/health.json");
         self.head.write(&record, format!("{{ \"status\": {{}}, \"measured\": {} }}", offload::state::health::now()));
     }

@@ -10,13 +10,14 @@ use std::time::Duration;
 use offload::daemon::Client;
 use offload::events::Event;
 use offload::gcrypt::SigningKey;
+use offload::local::LocalStore;
 use offload::local::{Database, Directories, Store};
 use offload::machine::{Compressed, Machine};
 use offload::state::StateDirectory;
 use offload::store::derivation::{Hashes, Recipe};
 use offload::store::path::{StoreDir, StorePath};
-use offload::transfer::retrieve::Wanted;
-use offload::transfer::{Head, Turns, retrieve};
+use offload::transfer::download::Expected;
+use offload::transfer::{TransferLimiter, download};
 use tempfile::TempDir;
 
 use super::archive::{Item, directory, file, ints, link, nar};
@@ -83,16 +84,16 @@ impl Place {
     }
 
     /// Retrieves the output from a daemon that says `answers` after its greeting: its nar, if it was accepted.
-    fn retrieve(&self, head: &Head<'_>, answers: Vec<u8>) -> Result<Vec<u8>, String> {
+    fn retrieve(&self, head: &LocalStore<'_>, answers: Vec<u8>) -> Result<Vec<u8>, String> {
         let script = Script(Cursor::new([ints(&[MAGIC, 0x164, LAST]), answers].concat()));
         let mut client = Client::connect(script, self.directories.store.clone()).unwrap();
         let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
         let state = StateDirectory::new(self.top.path().join("state"));
-        let (limit, say_every) = (Duration::from_secs(60), Duration::from_secs(60));
-        let turns = Turns { state: &state, machine: &machine, limit, say_every };
+        let (limit, report_interval) = (Duration::from_secs(60), Duration::from_secs(60));
+        let limiter = TransferLimiter { state: &state, machine: &machine, limit, report_interval };
         let (inputs, outputs) = (BTreeSet::new(), BTreeSet::from([self.output.clone()]));
-        let wanted = Wanted { derivation: &self.derivation, inputs: &inputs, outputs: &outputs };
-        let retrieved = retrieve(&mut client, head, &wanted, Compressed::default(), &turns, &mut |_: &Event<'_>| {});
+        let wanted = Expected { derivation: &self.derivation, inputs: &inputs, outputs: &outputs };
+        let retrieved = download(&mut client, head, &wanted, Compressed::default(), &limiter, &mut |_: &Event<'_>| {});
         retrieved.map_err(|error| error.to_string())?.place().map_err(|error| error.to_string())?;
         let mut dump = Vec::new();
         let name = std::ffi::CString::new(self.output.base_name()).unwrap();
@@ -107,10 +108,10 @@ impl Place {
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
-    fn head(&self) -> Head<'_> {
+    fn head(&self) -> LocalStore<'_> {
         let store = Store::open(&self.directories.store).unwrap();
         let database = Database::open(&self.directories.database, &self.directories.store).unwrap();
-        Head { directories: &self.directories, store, database }
+        LocalStore { directories: &self.directories, store, database }
     }
 }
 

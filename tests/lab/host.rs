@@ -14,10 +14,10 @@ use offload::store::path::StoreDir;
 use rustix::process::Signal;
 
 use super::entry::Entry;
-use super::keeper::Keeper;
 use super::options::{Hook, HostOptions};
 use super::processes::{Process, kill_all, kill_tree, processes, signal_all};
 use super::service::Service;
+use super::supervisor::Supervisor;
 use super::{LONG, SSH_PORT, keys, unprivileged, wait_until};
 
 const DAEMON_SOCKET: &str = "/var/guix/daemon-socket/socket";
@@ -32,7 +32,7 @@ pub struct Host {
     daemon: Mutex<Option<Service>>,
     sshd: Mutex<Option<Service>>,
     // The last field: dropped after the services.
-    _keeper: Arc<Keeper>,
+    _supervisor: Arc<Supervisor>,
 }
 
 impl Host {
@@ -41,11 +41,11 @@ impl Host {
         number: usize,
         address: Ipv4Addr,
         directory: PathBuf,
-        keeper: Arc<Keeper>,
+        supervisor: Arc<Supervisor>,
     ) -> Host {
         let root = directory.join("root");
         let (daemon, sshd) = (Mutex::new(None), Mutex::new(None));
-        Host { options, number, address, directory, root, daemon, sshd, _keeper: keeper }
+        Host { options, number, address, directory, root, daemon, sshd, _supervisor: supervisor }
     }
 
     pub fn name(&self) -> &str {

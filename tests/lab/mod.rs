@@ -16,7 +16,7 @@
 //! ```
 //!
 //! All of it is taken down when the last of `Lab` and its hosts is dropped, be it by a panic, and when the test process
-//! is killed: the script `keeper` beside this file sees to it.
+//! is killed: the script `supervisor` beside this file sees to it.
 //!
 //! How names, keys and trust stand in a lab:
 //! - every host knows every other by name (`/etc/hosts`); sshd listens on port [`SSH_PORT`] of the host's own address;
@@ -33,7 +33,6 @@ mod derivation;
 mod direct;
 mod entry;
 mod host;
-mod keeper;
 mod keys;
 mod options;
 mod processes;
@@ -43,6 +42,7 @@ mod roots;
 mod service;
 mod state;
 mod store;
+mod supervisor;
 mod unprivileged;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -62,7 +62,7 @@ pub use record::{BuildRecord, max_concurrency, uptime};
 pub use rustix::process::Signal;
 pub use store::PathInfo;
 
-use keeper::Keeper;
+use supervisor::Supervisor;
 
 /// Where sshd listens in all hosts: not 22, since an sshd of the machine itself may listen there on all addresses.
 pub const SSH_PORT: u16 = 2022;
@@ -78,18 +78,18 @@ pub const LONG: Duration = Duration::from_secs(60);
 
 /// A pool that stands by itself.
 pub struct Lab {
-    keeper: Arc<Keeper>,
+    supervisor: Arc<Supervisor>,
 }
 
 impl Lab {
     /// An empty lab. Clears what dead labs have left.
     pub fn new() -> Lab {
-        Lab { keeper: Arc::new(Keeper::start()) }
+        Lab { supervisor: Arc::new(Supervisor::start()) }
     }
 
     /// A build machine: daemon and sshd, four jobs, no hook.
     pub fn build_machine(&self, name: &str) -> HostOptions {
-        HostOptions::new(Arc::clone(&self.keeper), name).max_jobs(4).sshd(true).hook(Hook::None)
+        HostOptions::new(Arc::clone(&self.supervisor), name).max_jobs(4).sshd(true).hook(Hook::None)
     }
 
     /// A daemon and nothing else: four jobs, no hook, no sshd.
@@ -99,25 +99,25 @@ impl Lab {
 
     /// A head: a daemon without local builds whose hook is `offload`, no sshd.
     pub fn head(&self) -> HostOptions {
-        HostOptions::new(Arc::clone(&self.keeper), "head").max_jobs(0).sshd(false).hook(Hook::Offload)
+        HostOptions::new(Arc::clone(&self.supervisor), "head").max_jobs(0).sshd(false).hook(Hook::Offload)
     }
 
     /// A proxy that passes TCP connections on to `target`, with faults as they are asked for. Hosts that start later
     /// know it by `name`.
     pub fn proxy(&self, name: &str, target: SocketAddr) -> Proxy {
-        let address = self.keeper.next_address();
-        self.keeper.add_name(name, address);
+        let address = self.supervisor.next_address();
+        self.supervisor.add_name(name, address);
         Proxy::start(name, SocketAddr::from((address, SSH_PORT)), target)
     }
 
     /// One more name for a host, or whatever has this address.
     pub fn add_name(&self, name: &str, address: Ipv4Addr) {
-        self.keeper.add_name(name, address);
+        self.supervisor.add_name(name, address);
     }
 
     /// An address of this lab where nothing listens.
     pub fn unused_address(&self) -> Ipv4Addr {
-        self.keeper.next_address()
+        self.supervisor.next_address()
     }
 
     /// A host key, in OpenSSH form, that no host has.
@@ -132,7 +132,7 @@ impl Lab {
 
     /// The directory that holds everything of this lab.
     pub fn directory(&self) -> &Path {
-        self.keeper.directory()
+        self.supervisor.directory()
     }
 }
 

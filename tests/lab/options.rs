@@ -6,8 +6,8 @@ use std::sync::Arc;
 use offload::machine::HostKeyKind;
 
 use super::host::Host;
-use super::keeper::Keeper;
 use super::roots::made_by_setup;
+use super::supervisor::Supervisor;
 use super::{SSH_PORT, keys, unprivileged};
 
 /// The Debian release of a host, and with it the version of its Guix and its sshd.
@@ -37,7 +37,7 @@ pub enum Hook {
 
 /// What a host is to be like; [`start`](HostOptions::start) brings it up.
 pub struct HostOptions {
-    keeper: Arc<Keeper>,
+    supervisor: Arc<Supervisor>,
     pub(super) name: String,
     pub(super) release: Release,
     pub(super) hook: Hook,
@@ -56,9 +56,9 @@ pub struct HostOptions {
 }
 
 impl HostOptions {
-    pub(super) fn new(keeper: Arc<Keeper>, name: &str) -> HostOptions {
+    pub(super) fn new(supervisor: Arc<Supervisor>, name: &str) -> HostOptions {
         HostOptions {
-            keeper,
+            supervisor,
             name: name.to_owned(),
             release: Release::Sid,
             hook: Hook::None,
@@ -175,9 +175,9 @@ impl HostOptions {
             Release::Sid => "sid",
             Release::Bullseye => "bullseye",
         });
-        let address = self.keeper.next_address();
-        self.keeper.add_name(&self.name, address);
-        let (number, directory) = self.keeper.add_host(&self.name, &base);
+        let address = self.supervisor.next_address();
+        self.supervisor.add_name(&self.name, address);
+        let (number, directory) = self.supervisor.add_host(&self.name, &base);
         let root = directory.join("root");
 
         keys::install_signing_key(&root, self.trusted.then_some(number));
@@ -196,8 +196,8 @@ impl HostOptions {
         if self.unprivileged {
             unprivileged::give_files(&root);
         }
-        let (keeper, sshd) = (Arc::clone(&self.keeper), self.sshd);
-        let host = Host::new(self, number, address, directory, keeper);
+        let (supervisor, sshd) = (Arc::clone(&self.supervisor), self.sshd);
+        let host = Host::new(self, number, address, directory, supervisor);
         host.start_services(sshd);
         host
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use offload::machine::Machine;
 use offload::state::{Health, HealthRecord, StateDirectory, health};
-use offload::status::Status;
+use offload::status::MachineStatus;
 use rustix::fs::{major, minor};
 
 use super::host::Host;
@@ -38,14 +38,14 @@ impl Host {
     }
 
     /// Gives the head a fresh record of a machine, so that it chooses it without asking.
-    pub fn trust(&self, name: &str) {
-        self.change_health(name, |_| Health::reached(Status::default(), health::now()));
+    pub fn mark_healthy(&self, name: &str) {
+        self.change_health(name, |_| Health::reached(MachineStatus::default(), health::now()));
     }
 
     /// Has the head leave a machine that is in trouble alone for five minutes, however long the test takes.
     pub fn avoid(&self, name: &str) {
         self.change_health(name, |mut health| {
-            health.trouble.as_mut().expect("the machine is in trouble").count = 100;
+            health.failures.as_mut().expect("the machine is in trouble").count = 100;
             health
         });
     }

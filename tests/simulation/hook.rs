@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use offload::build::FailOver;
 use offload::error::Failure;
 use offload::events::{Event, Observer};
-use offload::hook::{Arguments, Request};
-use offload::job::FailOver;
+use offload::hook::{HookArguments, Request};
 use offload::machine::Machine;
-use offload::schedule::{self, BuiltIn, Choice, Decision, Question, Surroundings};
+use offload::scheduler::{self, Choice, Decision, DefaultRules, Environment, Query};
 use offload::state::health::Health;
 
 use crate::stage::lock;
@@ -57,15 +57,14 @@ impl Hook {
     /// The life of the process, as the daemon has it.
     pub fn run(self) {
         let machines: Vec<&Machine> = self.machines.iter().collect();
-        let rules = BuiltIn(&machines);
-        let question =
-            Question { request: &self.request, machines: &machines, rules: &rules, excluded: &[], head: None };
+        let rules = DefaultRules(&machines);
+        let question = Query { request: &self.request, machines: &machines, rules: &rules, excluded: &[], head: None };
         let start = self.world.elapsed();
         let (longest_reply, time) = (Duration::ZERO, Duration::ZERO);
         let mut note = Note { end: End::Postponed, longest_reply, time, waited: None, tried: 0 };
         for _ in 0..200 {
             let asked = self.world.elapsed();
-            let decision = schedule::decide(&question, self.may_build_locally, &self.world);
+            let decision = scheduler::decide(&question, self.may_build_locally, &self.world);
             note.longest_reply = note.longest_reply.max(self.world.elapsed() - asked);
             note.end = match decision {
                 Decision::Accept(choice) => self.build(&question, Some(choice), None, &mut note),
@@ -85,13 +84,13 @@ impl Hook {
 
     fn build(
         &self,
-        question: &Question<'_>,
+        question: &Query<'_>,
         first: Option<Choice<World>>,
-        place: Option<<World as Surroundings>::Place>,
+        place: Option<<World as Environment>::QueueTicket>,
         note: &mut Note,
     ) -> End {
         let arguments =
-            Arguments { build_timeout: self.build_timeout, ..Arguments::without_limits(&self.request.system) };
+            HookArguments { build_timeout: self.build_timeout, ..HookArguments::without_limits(&self.request.system) };
         let failover = FailOver {
             request: question.request,
             arguments: &arguments,
@@ -121,7 +120,7 @@ impl Hook {
     fn attempt(&self, machine: &Machine, link: Option<u16>) -> Result<(), Failure> {
         let failure = |cause: &str| Failure::Machine { machine: machine.name.clone(), cause: cause.to_owned() };
         if link.is_none() {
-            schedule::connect(machine, &self.world).map_err(|cause| failure(&cause))?;
+            scheduler::connect(machine, &self.world).map_err(|cause| failure(&cause))?;
         }
         self.world.pause(self.build_time);
         let now = self.world.elapsed();

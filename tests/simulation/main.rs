@@ -14,7 +14,7 @@ use std::time::Duration;
 use hook::{End, Hook, Note};
 use offload::hook::Request;
 use offload::machine::Machine;
-use offload::schedule::PATIENCE;
+use offload::scheduler::BETTER_MACHINE_WAIT;
 use offload::state::Drained;
 use offload::store::path::{StoreDir, StorePath};
 use stage::{Stage, lock};
@@ -313,7 +313,10 @@ fn a_silent_machine_costs_one_short_wait() {
     check_always(&outcome, 0).and_then(|()| check_all_is_well(&outcome)).unwrap();
     let slow = outcome.notes.iter().filter(|note| note.longest_reply > milliseconds(100)).count();
     let longest = outcome.notes.iter().map(|note| note.longest_reply).max().unwrap();
-    assert!(slow <= 1 && longest < PATIENCE + milliseconds(100), "{slow} were slow, the slowest {longest:?}");
+    assert!(
+        slow <= 1 && longest < BETTER_MACHINE_WAIT + milliseconds(100),
+        "{slow} were slow, the slowest {longest:?}"
+    );
 }
 
 /// With a fresh record nobody is asked before the reply.

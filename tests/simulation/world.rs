@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use offload::machine::Machine;
-use offload::schedule::Surroundings;
+use offload::scheduler::Environment;
 use offload::state::health::Time;
 use offload::state::{Drained, Health};
-use offload::status::Status;
+use offload::status::MachineStatus;
 
 use crate::stage::{Process, Stage, lock};
 
@@ -145,11 +145,11 @@ impl World {
     }
 }
 
-impl Surroundings for World {
+impl Environment for World {
     type Slot = Held<u16>;
     type Link = u16;
-    type Asking = Held<u16>;
-    type Place = Held<Time>;
+    type ProbeLock = Held<u16>;
+    type QueueTicket = Held<Time>;
 
     fn now(&self) -> Time {
         (1_000_000_000 + self.stage.elapsed().as_millis() as i64 + *lock(&self.hosts.clock)) as Time
@@ -185,7 +185,7 @@ impl Surroundings for World {
         self.host(machine).drained
     }
 
-    fn try_ask(&self, machine: &Machine) -> Result<Option<Held<u16>>, String> {
+    fn try_probe_lock(&self, machine: &Machine) -> Result<Option<Held<u16>>, String> {
         self.give_way();
         let held = self.held(machine.port, |world, port, number| {
             let mut host = lock(&world.hosts.hosts[usize::from(port)]);
@@ -218,11 +218,11 @@ impl Surroundings for World {
         if answers { Ok(machine.port) } else { Err(format!("{conduct:?}")) }
     }
 
-    fn status(&self, link: &u16) -> Result<Status, String> {
+    fn status(&self, link: &u16) -> Result<MachineStatus, String> {
         self.pause(Duration::from_millis(5));
         let load = self.stage.random(100) as f64 / 100.0;
         let _ = link;
-        Ok(Status { load1: Some(load), cores: Some(4), ..Status::default() })
+        Ok(MachineStatus { load1: Some(load), cores: Some(4), ..MachineStatus::default() })
     }
 
     fn running(&self, machine: &Machine) -> Vec<Time> {
@@ -267,7 +267,7 @@ impl Surroundings for World {
         Ok(Some(slot))
     }
 
-    fn try_take_place(&self, machines: &[&Machine], limit: usize) -> Result<Option<Held<Time>>, String> {
+    fn try_join_queue(&self, machines: &[&Machine], limit: usize) -> Result<Option<Held<Time>>, String> {
         self.give_way();
         let ports: Vec<u16> = machines.iter().map(|machine| machine.port).collect();
         let place = self.held(self.now(), |world, _, number| {
@@ -284,7 +284,7 @@ impl Surroundings for World {
         Ok(Some(place))
     }
 
-    fn renew_place(&self, place: &Held<Time>, machines: &[&Machine]) {
+    fn renew_ticket(&self, place: &Held<Time>, machines: &[&Machine]) {
         let ports = machines.iter().map(|machine| machine.port).collect();
         lock(&self.hosts.places).insert(place.number, (place.what, ports));
     }
@@ -301,7 +301,7 @@ impl Surroundings for World {
         machines.iter().map(|machine| before(machine.port)).collect()
     }
 
-    fn own_status(&self) -> Status {
-        Status::default()
+    fn own_status(&self) -> MachineStatus {
+        MachineStatus::default()
     }
 }

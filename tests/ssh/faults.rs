@@ -24,7 +24,7 @@ const LONG: Duration = Duration::from_secs(60);
 fn impatient(server: &Server) -> Machine {
     let mut machine = server.machine();
     machine.stall_timeout = STALL_TIMEOUT;
-    machine.keep_alive = Duration::from_secs(1);
+    machine.keepalive_interval = Duration::from_secs(1);
     machine
 }
 

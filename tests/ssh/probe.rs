@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use offload::machine::Machine;
 use offload::remote::Connection;
-use offload::status::Status;
+use offload::status::MachineStatus;
 
 use crate::sshd::{Options, SID, Server};
 
@@ -19,7 +19,7 @@ fn server(script: &str) -> Server {
     server
 }
 
-fn probe(server: &Server) -> Status {
+fn probe(server: &Server) -> MachineStatus {
     Connection::open(&server.machine()).unwrap().probe("/gnu").unwrap()
 }
 
@@ -72,7 +72,7 @@ fn an_account_that_never_answers_is_asked_within_the_connect_timeout() {
     let connection = Connection::open(&machine).unwrap();
     for _ in 0..2 {
         let start = Instant::now();
-        assert_eq!(connection.probe("/gnu").unwrap(), Status::default());
+        assert_eq!(connection.probe("/gnu").unwrap(), MachineStatus::default());
         assert!((3900..60_000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
     }
 }
@@ -83,6 +83,6 @@ fn an_account_that_talks_without_end_is_cut_short() {
     // The limit of the probe, which is not waited for.
     let machine = Machine { connect_timeout: Duration::from_secs(120), ..server.machine() };
     let start = Instant::now();
-    assert_eq!(Connection::open(&machine).unwrap().probe("/gnu").unwrap(), Status::default());
+    assert_eq!(Connection::open(&machine).unwrap().probe("/gnu").unwrap(), MachineStatus::default());
     assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
 }

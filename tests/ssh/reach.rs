@@ -4,8 +4,8 @@ use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use offload::machine::Machine;
-use offload::remote::{Connection, Error, Patience};
-use offload::status::Status;
+use offload::remote::{Connection, Error, SilencePolicy};
+use offload::status::MachineStatus;
 
 use crate::sshd::{BULLSEYE, Options, SID, Server};
 use crate::stream::{Noise, echo, expect, listen};
@@ -132,7 +132,7 @@ fn no_daemon_is_told_apart_from_no_way_to_it() {
 
     let server = Server::start(&Options { sshd: &[FORBIDDEN, "ForceCommand=echo no entry >&2; exit 1"], ..SID });
     let error = refusal(&Connection::open(&server.machine()).unwrap());
-    assert!(matches!(error, Error::NoWay { .. }), "{error}");
+    assert!(matches!(error, Error::NoRoute { .. }), "{error}");
     assert!(error.to_string().ends_with("relay failed: 'guix repl -t machine' ended: no entry"), "{error}");
 }
 
@@ -140,7 +140,7 @@ fn no_daemon_is_told_apart_from_no_way_to_it() {
 fn a_machine_without_guix_is_said() {
     let server = Server::start(&Options { sshd: &[FORBIDDEN, "SetEnv=PATH=/nonexistent"], ..SID });
     let error = refusal(&Connection::open(&server.machine()).unwrap());
-    assert!(matches!(error, Error::NoWay { .. }), "{error}");
+    assert!(matches!(error, Error::NoRoute { .. }), "{error}");
     assert!(
         error.to_string().contains("guix: command not found") || error.to_string().contains("guix: not found"),
         "{error}"
@@ -176,7 +176,7 @@ fn an_account_that_may_do_nothing_has_no_status_but_a_daemon() {
         let machine = Machine { connect_timeout: Duration::from_secs(120), ..machine };
         let connection = Connection::open(&machine).unwrap();
         let start = Instant::now();
-        assert_eq!(connection.probe(STORE).unwrap(), Status::default());
+        assert_eq!(connection.probe(STORE).unwrap(), MachineStatus::default());
         assert!(start.elapsed() < Duration::from_secs(60));
         assert_eq!(greet(connection.daemon().unwrap()), 0x164);
     }
@@ -200,12 +200,12 @@ fn the_stream_of_a_dead_connection_gives_its_cause() {
     let server = Server::start(&Options { daemon: true, ..SID });
     let connection = Connection::open(&server.machine()).unwrap();
     let mut stream = connection.daemon().unwrap();
-    let patience = stream.patience().clone();
-    stream.set_patience(Patience { limit: Some(Duration::from_millis(100)), check: None, say: None });
+    let silence_policy = stream.silence_policy().clone();
+    stream.set_silence_policy(SilencePolicy { give_up: Some(Duration::from_millis(100)), recheck: None, report: None });
     let error = stream.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     assert!(error.to_string().contains("its daemon has been silent"), "{error}");
-    stream.set_patience(patience);
+    stream.set_silence_policy(silence_policy);
     server.signal(rustix::process::Signal::KILL, "sshd-session");
     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     assert!(matches!(connection.probe(STORE), Err(Error::Ssh(_))));

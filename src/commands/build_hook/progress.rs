@@ -5,7 +5,7 @@
 //! the daemon's silence timer from running out, and one at the end if there were any. On a terminal, where the hook is
 //! run by hand, one line is kept up to date in its place.
 //!
-//! Transfers that have nothing to tell because nothing moves are the business of `remote::patience`.
+//! Transfers that have nothing to tell because nothing moves are the business of `remote::silence_policy`.
 
 use std::fs::File;
 use std::io::{IsTerminal, Write};
@@ -56,11 +56,11 @@ impl<'a> Progress<'a> {
 
     fn at(&mut self, event: &Event<'_>, now: Instant) {
         match *event {
-            Event::Sending { machine, items, bytes } => self.start(What::Upload { items, of: bytes }, machine, now),
-            Event::Retrieving { machine, output } => {
+            Event::Uploading { machine, items, bytes } => self.start(What::Upload { items, of: bytes }, machine, now),
+            Event::Downloading { machine, output } => {
                 self.start(What::Download { output: output.to_string() }, machine, now);
             }
-            Event::Sent { bytes, .. } | Event::Retrieved { bytes, .. } => self.goes_on(bytes, now),
+            Event::Uploaded { bytes, .. } | Event::Downloaded { bytes, .. } => self.goes_on(bytes, now),
             Event::Building { .. } | Event::Done { .. } => self.end(true, now),
             // It failed, or something else has to be waited for.
             _ => self.end(false, now),
@@ -170,11 +170,11 @@ mod tests {
     /// Whether there was a line about the transfer at each second.
     fn told(progress: &mut Progress<'_>, seconds: u64) -> Vec<u64> {
         let start = Instant::now();
-        progress.at(&Event::Sending { machine: "b1", items: 3, bytes: 100 * MIB }, start);
+        progress.at(&Event::Uploading { machine: "b1", items: 3, bytes: 100 * MIB }, start);
         let mut told = Vec::new();
         for second in 1..=seconds {
             let now = start + Duration::from_secs(second);
-            progress.at(&Event::Sent { machine: "b1", bytes: second * MIB, of: 100 * MIB }, now);
+            progress.at(&Event::Uploaded { machine: "b1", bytes: second * MIB, of: 100 * MIB }, now);
             if progress.transfer.as_ref().is_some_and(|transfer| transfer.told == Some(now)) {
                 told.push(second);
             }

@@ -9,7 +9,7 @@ use super::lua::{Entry, Value, plain, quote};
 use super::repl::{Answer, Fields};
 use super::*;
 use crate::machine::{Compression, HostKey, Machine};
-use crate::policy::{self, LoadContext, Pool, Report};
+use crate::machine_file::{self, LoadContext, Pool, Report};
 use proptest::prelude::*;
 use std::fs;
 use std::process::Command;
@@ -81,7 +81,7 @@ fn load(text: &str) -> Result<Pool, Report> {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("machines.lua");
     fs::write(&file, text).unwrap();
-    policy::load(&file, &LoadContext { home: Some(HOME.into()), ..LoadContext::default() })
+    machine_file::load(&file, &LoadContext { home: Some(HOME.into()), ..LoadContext::default() })
 }
 
 fn machines(document: &Document) -> Vec<Machine> {
@@ -196,7 +196,7 @@ fn a_file_is_recognised() {
 }
 
 /// The result of `run`: status, result, messages, the latter without the directory.
-fn run_on(name: &str, text: Option<&[u8]>) -> (Status, String, String) {
+fn run_on(name: &str, text: Option<&[u8]>) -> (ExitStatus, String, String) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join(name);
     if let Some(text) = text {
@@ -212,22 +212,22 @@ fn run_on(name: &str, text: Option<&[u8]>) -> (Status, String, String) {
 #[test]
 fn files_that_cannot_be_read() {
     let (status, out, messages) = run_on("machines", None);
-    assert_eq!((status, out.as_str()), (Status::Failure, ""));
+    assert_eq!((status, out.as_str()), (ExitStatus::Failure, ""));
     assert_eq!(messages, "error: cannot read 'machines': No such file or directory (os error 2)\n");
 
     let (status, out, messages) = run_on("machines", Some(&vec![b'\n'; MAX_FILE as usize + 1]));
-    assert_eq!((status, out.as_str()), (Status::Failure, ""));
+    assert_eq!((status, out.as_str()), (ExitStatus::Failure, ""));
     assert_eq!(messages, "error: 'machines' is longer than 1048576 bytes\n");
 
     let (status, out, messages) = run_on("machines.lua", Some(b"return {}"));
-    assert_eq!((status, out.as_str()), (Status::Failure, ""));
+    assert_eq!((status, out.as_str()), (ExitStatus::Failure, ""));
     assert_eq!(messages, "error: 'machines.lua' is in Lua already\n");
 }
 
 #[test]
 fn errors_and_results_go_their_ways() {
     let (status, out, messages) = run_on("machines", Some(b"b1 x86_64-linux - many\nb2 - - 1 fast\n"));
-    assert_eq!((status, out.as_str()), (Status::MachineFile, ""));
+    assert_eq!((status, out.as_str()), (ExitStatus::MachineFile, ""));
     assert_eq!(
         messages,
         "machines:1:19: error: expected a number of jobs, found 'many'\n\
@@ -235,7 +235,7 @@ fn errors_and_results_go_their_ways() {
     );
 
     let (status, out, messages) = run_on("machines", Some(b"b1 x86_64-linux\n"));
-    assert_eq!(status, Status::Success);
+    assert_eq!(status, ExitStatus::Success);
     assert!(out.contains("name = \"b1\","), "{out}");
     assert_eq!(
         messages,

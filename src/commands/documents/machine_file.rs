@@ -2,7 +2,7 @@
 //! against the code.
 
 use super::page::Page;
-use crate::policy::ANNOTATIONS;
+use crate::machine_file::ANNOTATIONS;
 
 /// The name of the page's file.
 pub const NAME: &str = "offload-machines.lua.5";

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::machine_file::{self, classes};
 use super::*;
-use crate::policy::{ANNOTATIONS, BUILD_MACHINE, Field, LIMITS, LOCAL_MACHINE, POOL};
+use crate::machine_file::{ANNOTATIONS, BUILD_MACHINE, Field, LIMITS, LOCAL_MACHINE, POOL};
 
 fn all() -> Vec<Document> {
     documents().unwrap()
@@ -69,7 +69,7 @@ fn the_environment_is_complete() {
         "OFFLOAD_BUILT",
         "OFFLOAD_COMMIT",
         "OFFLOAD_TEST_OUTPUT",
-        "OFFLOAD_CRASH_FILE",
+        "OFFLOAD_FAILPOINT_FILE",
     ];
     fn variables(directory: &Path, found: &mut BTreeSet<String>) {
         for entry in fs::read_dir(directory).unwrap() {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::policy::{Pool, Settings, When};
+use crate::machine_file::{Pool, Settings, When};
 
 const HEAD: [&str; 6] = ["NAME", "SYSTEMS", "SLOTS", "SPEED", "FEATURES", "NOTES"];
 /// Columns with numbers, which stand to the right.

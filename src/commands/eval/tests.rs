@@ -5,7 +5,7 @@ use tempfile::TempDir;
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGiZC8RF5TdIuz3cZ2RZ6pH6/WJ7mzWKRX7KPrGwENOG";
 
 /// What is printed for a machine file, without the name of its directory: status, standard output, standard error.
-fn eval(text: &str, json: bool) -> (Status, String, String) {
+fn eval(text: &str, json: bool) -> (ExitStatus, String, String) {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("machines.lua");
     fs::write(&file, text.replace("$KEY", KEY)).unwrap();
@@ -34,7 +34,7 @@ return {
 #[test]
 fn a_pool_as_a_table() {
     let (status, output, messages) = eval(POOL, false);
-    assert_eq!(status, Status::Success);
+    assert_eq!(status, ExitStatus::Success);
     let expected = "\
 machines.lua: 2 build machines
 
@@ -61,7 +61,7 @@ limits            5 s to evaluate, 0.5 s to decide, 64 MiB
 #[test]
 fn a_pool_as_json() {
     let (status, output, messages) = eval(POOL, true);
-    assert_eq!((status, messages.as_str()), (Status::Success, ""));
+    assert_eq!((status, messages.as_str()), (ExitStatus::Success, ""));
     let object: serde_json::Value = serde_json::from_str(&output).unwrap();
     let expected = serde_json::json!({
         "version": 1,
@@ -72,7 +72,7 @@ fn a_pool_as_json() {
                 "systems": ["x86_64-linux", "i686-linux"], "host_key": [KEY], "private_key": "key",
                 "daemon_socket": "/var/guix/daemon-socket/socket", "compression": "auto", "parallel_builds": 12,
                 "speed": 2.5, "features": ["kvm", "big-parallel"], "overload_threshold": null,
-                "minimum_disk_space": 104857600, "connect_timeout": 5.0, "stall_timeout": 60.0, "keep_alive": 15.0,
+                "minimum_disk_space": 104857600, "connect_timeout": 5.0, "stall_timeout": 60.0, "keepalive_interval": 15.0,
                 "max_transfers": 4, "enabled": true, "proxy_command": null, "use_substitutes": true,
                 "keep_connection": null, "accepts": false, "score": false, "line": 4
             },
@@ -80,7 +80,7 @@ fn a_pool_as_json() {
                 "name": "arm", "port": 2222, "user": "offload", "systems": ["aarch64-linux"], "host_key": [KEY],
                 "private_key": "key", "daemon_socket": "/var/guix/daemon-socket/socket", "compression": "auto",
                 "parallel_builds": 1, "speed": 1.0, "features": [], "overload_threshold": 0.8,
-                "minimum_disk_space": 104857600, "connect_timeout": 5.0, "stall_timeout": 60.0, "keep_alive": 15.0,
+                "minimum_disk_space": 104857600, "connect_timeout": 5.0, "stall_timeout": 60.0, "keepalive_interval": 15.0,
                 "max_transfers": 4, "enabled": false, "proxy_command": ["nc", "%h", "%p"], "use_substitutes": true,
                 "keep_connection": 30.0, "accepts": true, "score": false, "line": 7
             }
@@ -88,7 +88,7 @@ fn a_pool_as_json() {
         "local_machine": {
             "systems": null, "speed": 0.5, "features": [], "overload_threshold": 0.8, "enabled": true
         },
-        "policy": {
+        "settings": {
             "accepts": false, "score": false, "when_busy": "function", "when_unreachable": "local", "max_attempts": 3,
             "wait_for_slot": 600.0, "limits": { "evaluate": 5.0, "decide": 0.5, "memory": 67108864 }
         },
@@ -104,13 +104,13 @@ fn a_pool_as_json() {
 fn a_broken_file() {
     let text = "return {\n  build_machine { name = 'a', speeed = 2, user = 'u', systems = { 'x86_64-linux' }, host_key = '$KEY' }\n}";
     let (status, output, messages) = eval(text, false);
-    assert_eq!((status, output.as_str()), (Status::MachineFile, ""));
+    assert_eq!((status, output.as_str()), (ExitStatus::MachineFile, ""));
     assert_eq!(
         messages,
         "machines.lua:2: error: build_machine<a>: unknown field 'speeed'\n  hint: did you mean 'speed'?\n"
     );
     let (status, output, messages) = eval(text, true);
-    assert_eq!((status, messages.as_str()), (Status::MachineFile, ""));
+    assert_eq!((status, messages.as_str()), (ExitStatus::MachineFile, ""));
     let expected = serde_json::json!({
         "version": 1,
         "file": "machines.lua",
@@ -126,12 +126,12 @@ fn a_broken_file() {
 #[test]
 fn no_machines() {
     let (status, output, messages) = eval("return {}", false);
-    assert_eq!((status, messages.as_str()), (Status::Success, ""));
+    assert_eq!((status, messages.as_str()), (ExitStatus::Success, ""));
     assert!(output.starts_with("machines.lua: no build machines\n\naccepts "), "{output}");
     let (mut output, mut messages) = (Vec::new(), Vec::new());
     let file = Path::new("/nonexistent/machines.lua");
     let status = run(file, &LoadContext::default(), "x86_64-linux", false, &mut output, &mut messages);
-    assert_eq!((status, output.len()), (Status::MachineFile, 0));
+    assert_eq!((status, output.len()), (ExitStatus::MachineFile, 0));
     assert_eq!(
         String::from_utf8(messages).unwrap(),
         "/nonexistent/machines.lua: error: there is no such machine file, so no machines\n"
@@ -147,7 +147,7 @@ fn what_is_seen_around_the_file() {
          build_machine { inherit = base, name = 'c', private_key = '~/nothing', enabled = false, systems = { 'x86_64-linux' } } }",
         false,
     );
-    assert_eq!(status, Status::Success);
+    assert_eq!(status, ExitStatus::Success);
     let expected = "\
 machines.lua:3: warning: build_machine<a>: private_key: nothing: No such file or directory (os error 2)
   hint: make one with ssh-keygen -t ed25519 -N '', and add its public half to the account's ~/.ssh/authorized_keys on the build machine

@@ -6,13 +6,13 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::super::front_end::REAL_GUIX;
+use super::super::guix_wrapper::REAL_GUIX;
 use super::super::machines::machine_file;
-use super::Place;
+use super::Target;
 use super::unit::Unit;
 use crate::engine::Engine;
-use crate::policy::DEFAULT_KEYS;
-use crate::rights::{Need, Obstacle, User, below};
+use crate::machine_file::DEFAULT_KEYS;
+use crate::permissions::{Need, PermissionProblem, User, below};
 use crate::shell::{in_quotes, quote};
 
 /// What systemd gives to services that say nothing about it.
@@ -27,7 +27,7 @@ struct Finding {
 /// Writes what is to be mended, and what to do about it.
 pub fn report(
     out: &mut dyn Write,
-    place: &Place,
+    place: &Target,
     unit: &Unit,
     user: &User,
     guix: &Path,
@@ -49,14 +49,14 @@ pub fn report(
 }
 
 /// The files that the hook uses as the daemon's user.
-fn rights(place: &Place, user: &User, guix: &Path, engine: &Engine) -> Vec<Finding> {
+fn rights(place: &Target, user: &User, guix: &Path, engine: &Engine) -> Vec<Finding> {
     let root = &place.root;
     let directories = &engine.directories;
     let secret = directories.signing_key();
     let mut findings = Vec::new();
     let mut need = |path: &Path, need: Need| {
-        if let Some(obstacle) = Obstacle::find(user, root, path, need) {
-            findings.push(Finding { problem: obstacle.to_string(), remedy: obstacle.remedy() });
+        if let Some(problem) = PermissionProblem::find(user, root, path, need) {
+            findings.push(Finding { problem: problem.to_string(), remedy: problem.remedy() });
         }
     };
     need(&place.directory().join("offload"), Need::Run);
@@ -95,7 +95,7 @@ fn rights(place: &Place, user: &User, guix: &Path, engine: &Engine) -> Vec<Findi
 }
 
 /// The private keys that the machine file names. What is wrong with the file, `offload eval` says.
-fn private_keys(place: &Place, user: &User, engine: &Engine) -> Vec<PathBuf> {
+fn private_keys(place: &Target, user: &User, engine: &Engine) -> Vec<PathBuf> {
     let file = below(&place.root, &machine_file(None, &engine.directories));
     let Ok(pool) = engine.load_pool(&file, None) else { return Vec::new() };
     let home = home(&place.root, &user.name);
@@ -125,7 +125,7 @@ fn home(root: &Path, user: &str) -> PathBuf {
 
 /// The profile of AppArmor that comes with Guix confines a daemon that runs from the store, and lets it run nothing
 /// else.
-fn app_armor(place: &Place, unit: &Unit) -> Option<Finding> {
+fn app_armor(place: &Target, unit: &Unit) -> Option<Finding> {
     let (profile, local) = ("/etc/apparmor.d/guix-daemon", "/etc/apparmor.d/local/guix-daemon");
     let is_confined = unit.daemon.starts_with("/gnu/store") || unit.daemon.starts_with("/var/guix/profiles");
     if !is_confined || !below(&place.root, Path::new(profile)).exists() {
@@ -143,7 +143,7 @@ fn app_armor(place: &Place, unit: &Unit) -> Option<Finding> {
 }
 
 /// Runs the front end as the daemon would, with the daemon's user and environment.
-fn way_to_guix(place: &Place, user: &User, guix: &Path) -> Option<Finding> {
+fn way_to_guix(place: &Target, user: &User, guix: &Path) -> Option<Finding> {
     let link = place.directory().join("guix");
     let mut command = Command::new(&link);
     command.arg("--version").env_clear().env("PATH", PATH).env(REAL_GUIX, guix).current_dir("/");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::InstallError;
 use super::manifest::{Manifest, mark, mark_of_bytes, mark_of_link};
-use crate::rights::below;
+use crate::permissions::below;
 
 /// Something to be installed, at a path as the installed system sees it.
 pub struct Item {

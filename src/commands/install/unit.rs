@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::rights::below;
+use crate::permissions::below;
 
 /// Where units are, the most important first.
 const DIRECTORIES: [&str; 5] = [
@@ -105,7 +105,7 @@ pub fn drop_in(link: &Path, guix: &Path) -> String {
 }
 
 fn front_end_variable() -> &'static str {
-    crate::commands::front_end::REAL_GUIX
+    crate::commands::guix_wrapper::REAL_GUIX
 }
 
 /// An assignment as systemd.exec(5) and systemd.syntax(7) read it: quotes, and `%` begins a specifier.

@@ -7,13 +7,13 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
-use super::look::Seen;
+use super::snapshot::MachineSnapshot;
 use crate::commands::terminal::plain;
 
 /// Writes a record for each machine.
-pub fn write(machines: &[Seen], out: &mut impl Write) -> io::Result<()> {
-    for seen in machines {
-        for (name, value) in fields(seen) {
+pub fn write(machines: &[MachineSnapshot], out: &mut impl Write) -> io::Result<()> {
+    for snapshot in machines {
+        for (name, value) in fields(snapshot) {
             writeln!(out, "{name}: {}", plain(&value))?;
         }
         writeln!(out)?;
@@ -22,46 +22,46 @@ pub fn write(machines: &[Seen], out: &mut impl Write) -> io::Result<()> {
 }
 
 /// The names of the fields and their values.
-fn fields(seen: &Seen) -> Vec<(&'static str, String)> {
+fn fields(snapshot: &MachineSnapshot) -> Vec<(&'static str, String)> {
     fn text(value: &Option<impl Display>) -> Option<String> {
         value.as_ref().map(ToString::to_string)
     }
     let word = |is: bool| Some(if is { "yes" } else { "no" }.to_owned());
-    let (trouble, drained) = (seen.trouble.as_ref(), seen.drained.as_ref());
+    let (failures, drained) = (snapshot.failures.as_ref(), snapshot.drained.as_ref());
     let fields = [
-        ("Name", Some(seen.name.clone())),
-        ("Port", Some(seen.port.to_string())),
-        ("State", Some(seen.state.word().to_owned())),
-        ("Reachable", word(seen.reachable)),
-        ("Error", text(&seen.error)),
-        ("Hint", text(&seen.hint)),
-        ("HostName", text(&seen.host_name)),
-        ("Kernel", text(&seen.kernel)),
-        ("Architecture", text(&seen.architecture)),
-        ("Uptime", text(&seen.uptime)),
-        ("Protocol", text(&seen.protocol)),
-        ("Guix", text(&seen.guix)),
-        ("Load1", text(&seen.load1)),
-        ("Load5", text(&seen.load5)),
-        ("Load15", text(&seen.load15)),
-        ("Cores", text(&seen.cores)),
-        ("PressureCpu", text(&seen.pressure_cpu)),
-        ("PressureMemory", text(&seen.pressure_memory)),
-        ("PressureIo", text(&seen.pressure_io)),
-        ("FreeMemory", text(&seen.free_memory)),
-        ("FreeDisk", text(&seen.free_disk)),
-        ("FreeInodes", text(&seen.free_inodes)),
-        ("ClockSkew", text(&seen.clock_skew)),
-        ("Slots", Some(seen.slots.to_string())),
-        ("Taken", text(&seen.taken)),
-        ("TroubleSince", trouble.map(|trouble| trouble.since.to_string())),
-        ("TroubleCount", trouble.map(|trouble| trouble.count.to_string())),
-        ("TroubleError", trouble.map(|trouble| trouble.error.clone())),
-        ("TroubleUntil", trouble.map(|trouble| trouble.until.to_string())),
+        ("Name", Some(snapshot.name.clone())),
+        ("Port", Some(snapshot.port.to_string())),
+        ("State", Some(snapshot.state.word().to_owned())),
+        ("Reachable", word(snapshot.reachable)),
+        ("Error", text(&snapshot.error)),
+        ("Hint", text(&snapshot.hint)),
+        ("HostName", text(&snapshot.host_name)),
+        ("Kernel", text(&snapshot.kernel)),
+        ("Architecture", text(&snapshot.architecture)),
+        ("Uptime", text(&snapshot.uptime)),
+        ("Protocol", text(&snapshot.protocol)),
+        ("Guix", text(&snapshot.guix)),
+        ("Load1", text(&snapshot.load1)),
+        ("Load5", text(&snapshot.load5)),
+        ("Load15", text(&snapshot.load15)),
+        ("Cores", text(&snapshot.cores)),
+        ("PressureCpu", text(&snapshot.pressure_cpu)),
+        ("PressureMemory", text(&snapshot.pressure_memory)),
+        ("PressureIo", text(&snapshot.pressure_io)),
+        ("FreeMemory", text(&snapshot.free_memory)),
+        ("FreeDisk", text(&snapshot.free_disk)),
+        ("FreeInodes", text(&snapshot.free_inodes)),
+        ("ClockSkew", text(&snapshot.clock_skew)),
+        ("Slots", Some(snapshot.slots.to_string())),
+        ("Taken", text(&snapshot.taken)),
+        ("FailuresSince", failures.map(|failures| failures.since.to_string())),
+        ("FailuresCount", failures.map(|failures| failures.count.to_string())),
+        ("FailuresError", failures.map(|failures| failures.error.clone())),
+        ("FailuresUntil", failures.map(|failures| failures.until.to_string())),
         ("DrainedSince", drained.map(|drained| drained.since.to_string())),
         ("DrainedUntil", drained.and_then(|drained| text(&drained.until))),
     ];
-    let builds = seen.builds.iter().map(|build| {
+    let builds = snapshot.builds.iter().map(|build| {
         let parts = [Some(build.slot.to_string()), text(&build.pid), text(&build.since), build.derivation.clone()];
         ("Build", parts.map(|part| part.unwrap_or_else(|| "-".to_owned())).join(" "))
     });

@@ -6,8 +6,8 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::look::{Build, Seen, State};
-use crate::commands::terminal::{Colour, Span, Terminal, plain};
+use super::snapshot::{Build, MachineSnapshot, MachineState};
+use crate::commands::terminal::{Colour, HumanDuration, Terminal, plain};
 use crate::events::Bytes;
 
 /// Between two columns.
@@ -19,51 +19,68 @@ struct Column {
     /// 0 is never left out; the highest goes first.
     rank: usize,
     is_number: bool,
-    cell: fn(&Seen) -> Option<String>,
+    cell: fn(&MachineSnapshot) -> Option<String>,
 }
 
 const COLUMNS: [Column; 13] = [
-    Column { heading: "NAME", rank: 0, is_number: false, cell: |seen| Some(label(seen)) },
-    Column { heading: "STATE", rank: 0, is_number: false, cell: |seen| Some(seen.state.word().to_owned()) },
+    Column { heading: "NAME", rank: 0, is_number: false, cell: |snapshot| Some(label(snapshot)) },
+    Column { heading: "STATE", rank: 0, is_number: false, cell: |snapshot| Some(snapshot.state.word().to_owned()) },
     Column { heading: "SLOTS", rank: 0, is_number: true, cell: slots },
     Column { heading: "LOAD", rank: 1, is_number: true, cell: load },
-    Column { heading: "DISK", rank: 2, is_number: true, cell: |seen| seen.free_disk.map(size) },
-    Column { heading: "MEMORY", rank: 3, is_number: true, cell: |seen| seen.free_memory.map(size) },
+    Column { heading: "DISK", rank: 2, is_number: true, cell: |snapshot| snapshot.free_disk.map(size) },
+    Column { heading: "MEMORY", rank: 3, is_number: true, cell: |snapshot| snapshot.free_memory.map(size) },
     Column { heading: "PRESSURE", rank: 4, is_number: true, cell: pressure },
     Column {
         heading: "CLOCK",
         rank: 5,
         is_number: true,
-        cell: |seen| seen.clock_skew.map(|skew| format!("{skew:+.0} s")),
+        cell: |snapshot| snapshot.clock_skew.map(|skew| format!("{skew:+.0} s")),
     },
-    Column { heading: "GUIX", rank: 6, is_number: false, cell: |seen| seen.guix.clone() },
-    Column { heading: "ARCH", rank: 7, is_number: false, cell: |seen| seen.architecture.clone() },
-    Column { heading: "UP", rank: 10, is_number: true, cell: |seen| seen.uptime.map(|time| Span(time).to_string()) },
-    Column { heading: "KERNEL", rank: 8, is_number: false, cell: |seen| seen.kernel.clone() },
-    Column { heading: "HOST", rank: 9, is_number: false, cell: |seen| seen.host_name.clone() },
+    Column { heading: "GUIX", rank: 6, is_number: false, cell: |snapshot| snapshot.guix.clone() },
+    Column { heading: "ARCH", rank: 7, is_number: false, cell: |snapshot| snapshot.architecture.clone() },
+    Column {
+        heading: "UP",
+        rank: 10,
+        is_number: true,
+        cell: |snapshot| snapshot.uptime.map(|time| HumanDuration(time).to_string()),
+    },
+    Column { heading: "KERNEL", rank: 8, is_number: false, cell: |snapshot| snapshot.kernel.clone() },
+    Column { heading: "HOST", rank: 9, is_number: false, cell: |snapshot| snapshot.host_name.clone() },
 ];
 
 /// Writes the table to `out`, which is `terminal`. `now` is in seconds since 1970.
-pub fn write(path: &Path, machines: &[Seen], now: u64, terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
+pub fn write(
+    path: &Path,
+    machines: &[MachineSnapshot],
+    now: u64,
+    terminal: Terminal,
+    out: &mut impl Write,
+) -> io::Result<()> {
     if machines.is_empty() {
         return writeln!(out, "no build machines in '{}'", path.display());
     }
     write_machines(machines, terminal, out)?;
-    if machines.iter().any(|seen| !seen.builds.is_empty()) {
+    if machines.iter().any(|snapshot| !snapshot.builds.is_empty()) {
         writeln!(out)?;
         write_builds(machines, now, terminal, out)?;
     }
-    let notes: Vec<String> = machines.iter().flat_map(|seen| notes(seen, now, terminal)).collect();
+    let notes: Vec<String> = machines.iter().flat_map(|snapshot| notes(snapshot, now, terminal)).collect();
     if !notes.is_empty() {
         writeln!(out)?;
     }
     notes.iter().try_for_each(|note| writeln!(out, "{note}"))
 }
 
-fn write_machines(machines: &[Seen], terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
-    let cell = |column: &Column, seen| plain(&(column.cell)(seen).unwrap_or_else(|| "-".to_owned())).into_owned();
+fn write_machines(machines: &[MachineSnapshot], terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
+    let cell =
+        |column: &Column, snapshot| plain(&(column.cell)(snapshot).unwrap_or_else(|| "-".to_owned())).into_owned();
     let width = |column: &Column| {
-        machines.iter().map(|seen| cell(column, seen).chars().count()).chain([column.heading.len()]).max().unwrap_or(0)
+        machines
+            .iter()
+            .map(|snapshot| cell(column, snapshot).chars().count())
+            .chain([column.heading.len()])
+            .max()
+            .unwrap_or(0)
     };
     let mut shown: Vec<(&Column, usize)> = COLUMNS.iter().map(|column| (column, width(column))).collect();
     let mut left_out = Vec::new();
@@ -73,7 +90,7 @@ fn write_machines(machines: &[Seen], terminal: Terminal, out: &mut impl Write) -
         };
         left_out.push(shown.remove(last).0.heading);
     }
-    let line = |cells: Vec<String>, state: Option<State>| {
+    let line = |cells: Vec<String>, state: Option<MachineState>| {
         let mut line = String::new();
         for ((column, width), text) in shown.iter().zip(cells) {
             let padding = " ".repeat(width.saturating_sub(text.chars().count()));
@@ -92,8 +109,12 @@ fn write_machines(machines: &[Seen], terminal: Terminal, out: &mut impl Write) -
         line.trim_end().to_owned()
     };
     writeln!(out, "{}", line(shown.iter().map(|(column, _)| column.heading.to_owned()).collect(), None))?;
-    for seen in machines {
-        writeln!(out, "{}", line(shown.iter().map(|(column, _)| cell(column, seen)).collect(), Some(seen.state)))?;
+    for snapshot in machines {
+        writeln!(
+            out,
+            "{}",
+            line(shown.iter().map(|(column, _)| cell(column, snapshot)).collect(), Some(snapshot.state))
+        )?;
     }
     if !left_out.is_empty() {
         left_out.reverse();
@@ -107,24 +128,27 @@ fn total(shown: &[(&Column, usize)]) -> usize {
     shown.iter().map(|(_, width)| width + GAP).sum::<usize>().saturating_sub(GAP)
 }
 
-fn colour(state: State) -> Colour {
+fn colour(state: MachineState) -> Colour {
     match state {
-        State::Ready => Colour::Good,
-        State::Busy | State::Drained | State::Disabled | State::Overloaded => Colour::Doubtful,
-        State::Unreachable | State::DiskLow => Colour::Bad,
+        MachineState::Ready => Colour::Ok,
+        MachineState::Busy | MachineState::Drained | MachineState::Disabled | MachineState::Overloaded => {
+            Colour::Warning
+        }
+        MachineState::Unreachable | MachineState::DiskLow => Colour::Error,
     }
 }
 
-fn write_builds(machines: &[Seen], now: u64, terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
-    let builds: Vec<(&Seen, &Build)> =
-        machines.iter().flat_map(|seen| seen.builds.iter().map(move |build| (seen, build))).collect();
-    let name_width = builds.iter().map(|(seen, _)| label(seen).chars().count()).max().unwrap_or(0).max("MACHINE".len());
+fn write_builds(machines: &[MachineSnapshot], now: u64, terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
+    let builds: Vec<(&MachineSnapshot, &Build)> =
+        machines.iter().flat_map(|snapshot| snapshot.builds.iter().map(move |build| (snapshot, build))).collect();
+    let name_width =
+        builds.iter().map(|(snapshot, _)| label(snapshot).chars().count()).max().unwrap_or(0).max("MACHINE".len());
     let heading = format!("{:name_width$}  {:>4}  {:>10}  {:>7}  DERIVATION", "MACHINE", "SLOT", "FOR", "PROCESS");
     writeln!(out, "{}", terminal.paint(Colour::Heading, &heading))?;
-    for (seen, build) in builds {
-        let age = build.since.map_or("-".to_owned(), |since| Span(now.saturating_sub(since)).to_string());
+    for (snapshot, build) in builds {
+        let age = build.since.map_or("-".to_owned(), |since| HumanDuration(now.saturating_sub(since)).to_string());
         let pid = build.pid.map_or("-".to_owned(), |pid| pid.to_string());
-        let line = format!("{:name_width$}  {:>4}  {age:>10}  {pid:>7}  ", label(seen), build.slot);
+        let line = format!("{:name_width$}  {:>4}  {age:>10}  {pid:>7}  ", label(snapshot), build.slot);
         let derivation = build.derivation.as_deref().map_or("-".into(), plain);
         let room = terminal.width.map(|width| width.saturating_sub(line.chars().count()));
         writeln!(out, "{line}{}", short(&derivation, room))?;
@@ -148,44 +172,44 @@ fn short(derivation: &str, room: Option<usize>) -> String {
 }
 
 /// What a line of the table cannot hold.
-fn notes(seen: &Seen, now: u64, terminal: Terminal) -> Vec<String> {
+fn notes(snapshot: &MachineSnapshot, now: u64, terminal: Terminal) -> Vec<String> {
     let mut notes = Vec::new();
     let mut say = |text: String| match text.strip_prefix("  ") {
         Some(text) => notes.push(format!("  {}", terminal.wrap(2, text))),
         None => notes.push(terminal.wrap(2, &text)),
     };
-    let name = label(seen);
-    match (&seen.error, &seen.trouble) {
-        (Some(error), trouble) => {
-            let error = error.strip_prefix(&format!("{}:{}: ", seen.name, seen.port)).unwrap_or(error);
+    let name = label(snapshot);
+    match (&snapshot.error, &snapshot.failures) {
+        (Some(error), failures) => {
+            let error = error.strip_prefix(&format!("{}:{}: ", snapshot.name, snapshot.port)).unwrap_or(error);
             say(format!("{name}: {error}"));
-            if let Some(hint) = &seen.hint {
+            if let Some(hint) = &snapshot.hint {
                 say(format!("  hint: {hint}"));
             }
-            if let Some(trouble) = trouble {
-                let since = Span(now.saturating_sub(trouble.since));
-                let left = match trouble.until.saturating_sub(now) {
+            if let Some(failures) = failures {
+                let since = HumanDuration(now.saturating_sub(failures.since));
+                let left = match failures.until.saturating_sub(now) {
                     0 => "the next build tries it again".to_owned(),
-                    left => format!("builds leave it alone for {} more", Span(left)),
+                    left => format!("builds leave it alone for {} more", HumanDuration(left)),
                 };
-                let failures = if trouble.count == 1 { "failure" } else { "failures in a row" };
-                say(format!("  in trouble for {since}, {} {failures}; {left}", trouble.count));
+                let noun = if failures.count == 1 { "failure" } else { "failures in a row" };
+                say(format!("  in trouble for {since}, {} {noun}; {left}", failures.count));
             }
         }
-        (None, Some(trouble)) => say(format!("{name}: was in trouble: {}", trouble.error)),
+        (None, Some(failures)) => say(format!("{name}: was in trouble: {}", failures.error)),
         (None, None) => {}
     }
-    if let Some(drained) = &seen.drained {
+    if let Some(drained) = &snapshot.drained {
         let until = match drained.until {
-            Some(until) => format!("for {} more", Span(until.saturating_sub(now))),
+            Some(until) => format!("for {} more", HumanDuration(until.saturating_sub(now))),
             None => "until it is brought back".to_owned(),
         };
-        let ago = Span(now.saturating_sub(drained.since));
+        let ago = HumanDuration(now.saturating_sub(drained.since));
         say(format!("{name}: drained {ago} ago, {until}"));
     }
-    if let Some(error) = &seen.slots_error {
+    if let Some(error) = &snapshot.slots_error {
         say(format!("{name}: its slots cannot be counted: {error}"));
-    } else if seen.taken.is_none() {
+    } else if snapshot.taken.is_none() {
         say(format!(
             "{name}: its slots can be counted by the user that guix-daemon runs as, who owns the state directory"
         ));
@@ -194,22 +218,22 @@ fn notes(seen: &Seen, now: u64, terminal: Terminal) -> Vec<String> {
 }
 
 /// The name, with the port where that is not 22.
-fn label(seen: &Seen) -> String {
-    if seen.port == 22 { seen.name.clone() } else { format!("{}:{}", seen.name, seen.port) }
+fn label(snapshot: &MachineSnapshot) -> String {
+    if snapshot.port == 22 { snapshot.name.clone() } else { format!("{}:{}", snapshot.name, snapshot.port) }
 }
 
-fn slots(seen: &Seen) -> Option<String> {
-    Some(format!("{}/{}", seen.taken.map_or("-".to_owned(), |taken| taken.to_string()), seen.slots))
+fn slots(snapshot: &MachineSnapshot) -> Option<String> {
+    Some(format!("{}/{}", snapshot.taken.map_or("-".to_owned(), |taken| taken.to_string()), snapshot.slots))
 }
 
-fn load(seen: &Seen) -> Option<String> {
-    let cores = seen.cores.map_or("-".to_owned(), |cores| cores.to_string());
-    seen.load1.map(|load| format!("{load:.2}/{cores}"))
+fn load(snapshot: &MachineSnapshot) -> Option<String> {
+    let cores = snapshot.cores.map_or("-".to_owned(), |cores| cores.to_string());
+    snapshot.load1.map(|load| format!("{load:.2}/{cores}"))
 }
 
 /// Of processors, memory, and input and output.
-fn pressure(seen: &Seen) -> Option<String> {
-    let all = [seen.pressure_cpu, seen.pressure_memory, seen.pressure_io];
+fn pressure(snapshot: &MachineSnapshot) -> Option<String> {
+    let all = [snapshot.pressure_cpu, snapshot.pressure_memory, snapshot.pressure_io];
     let text = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0}"));
     all.iter().any(Option::is_some).then(|| all.map(text).join("/"))
 }

@@ -11,13 +11,13 @@ use crate::events::Bytes;
 use crate::gcrypt::{SigningKey, VerifyError};
 use crate::local::{AclError, Directories, load_acl};
 use crate::machine::Machine;
-use crate::remote::{Connection, DaemonStream, Error, Patience};
+use crate::remote::{Connection, DaemonStream, Error, SilencePolicy};
 use crate::ssh::Phase;
 use crate::state::{Drain, Slots, StateDirectory, health};
-use crate::status::Status;
+use crate::status::MachineStatus;
 use crate::store::signature::Acl;
-use crate::transfer::Refusal;
-use crate::transfer::trial::{self, TrialError};
+use crate::transfer::RejectedOutput;
+use crate::transfer::signature_test::{self, SignatureTestError};
 
 /// A clock that differs by more than this many seconds is worth a word.
 const CLOCK_TOLERANCE: f64 = 60.0;
@@ -44,16 +44,16 @@ impl Findings<'_> {
         self.found.push(Finding { step, outcome, text: text.to_string(), remedies });
     }
 
-    fn good(&mut self, step: Step, text: impl Display) {
-        self.add(step, Outcome::Good, text, Vec::new());
+    fn ok(&mut self, step: Step, text: impl Display) {
+        self.add(step, Outcome::Ok, text, Vec::new());
     }
 
-    fn doubtful(&mut self, step: Step, text: impl Display, remedies: Vec<Remedy>) {
-        self.add(step, Outcome::Doubtful, text, remedies);
+    fn warning(&mut self, step: Step, text: impl Display, remedies: Vec<Remedy>) {
+        self.add(step, Outcome::Warning, text, remedies);
     }
 
-    fn bad(&mut self, step: Step, text: impl Display, remedies: Vec<Remedy>) {
-        self.add(step, Outcome::Bad, text, remedies);
+    fn error(&mut self, step: Step, text: impl Display, remedies: Vec<Remedy>) {
+        self.add(step, Outcome::Error, text, remedies);
     }
 
     fn not_reached(&mut self, error: &Error, connection: Option<&Connection>) {
@@ -66,15 +66,15 @@ impl Findings<'_> {
                 Phase::Authenticate => Step::Authenticate,
                 Phase::OpenChannel | Phase::Transfer => Step::Channel,
             },
-            Error::NoDaemon { .. } | Error::NoWay { .. } => Step::Channel,
+            Error::NoDaemon { .. } | Error::NoRoute { .. } => Step::Channel,
             Error::NotGreeted { .. }
             | Error::Silent { .. }
-            | Error::Stopped { .. }
-            | Error::Kept { .. }
-            | Error::NoKeeper { .. } => Step::Daemon,
+            | Error::Unresponsive { .. }
+            | Error::ReusedConnectionLost { .. }
+            | Error::HolderDied { .. } => Step::Daemon,
         };
         self.passed(step);
-        self.bad(
+        self.error(
             step,
             without_name(error, self.machine),
             remedies::of_connecting(error, self.machine, self.directories, connection),
@@ -93,7 +93,7 @@ impl Findings<'_> {
         ];
         for (passed, text) in steps.into_iter().take_while(|(passed, _)| *passed != step) {
             if !self.found.iter().any(|finding| finding.step == passed) {
-                self.good(passed, text);
+                self.ok(passed, text);
             }
         }
     }
@@ -106,9 +106,9 @@ impl Findings<'_> {
                 if connection.is_relayed() {
                     let text = format!("to '{socket}' through 'guix repl', slowly: the server forwards to no socket");
                     let ways_out = vec![remedies::allow_forwarding(), remedies::allow_tcp_forwarding()];
-                    self.doubtful(Step::Channel, text, ways_out);
+                    self.warning(Step::Channel, text, ways_out);
                 } else {
-                    self.good(Step::Channel, format_args!("to '{socket}'"));
+                    self.ok(Step::Channel, format_args!("to '{socket}'"));
                 }
                 self.daemon(stream);
             }
@@ -123,11 +123,15 @@ impl Findings<'_> {
     fn daemon(&mut self, stream: DaemonStream) {
         let mut client = match Client::connect(stream, self.directories.store.clone()) {
             Ok(client) => client,
-            Err(error) => return self.bad(Step::Daemon, with_causes(&error), remedies::of_greeting(&error)),
+            Err(error) => return self.error(Step::Daemon, with_causes(&error), remedies::of_greeting(&error)),
         };
-        client.stream_mut().set_patience(Patience { limit: Some(self.machine.stall_timeout), check: None, say: None });
+        client.stream_mut().set_silence_policy(SilencePolicy {
+            give_up: Some(self.machine.stall_timeout),
+            recheck: None,
+            report: None,
+        });
         let version = client.version();
-        self.good(Step::Daemon, format_args!("Guix {} (protocol {version})", version.releases()));
+        self.ok(Step::Daemon, format_args!("Guix {} (protocol {version})", version.releases()));
         self.import_there(&mut client);
         self.import_here(&mut client);
     }
@@ -136,17 +140,17 @@ impl Findings<'_> {
         let key = match SigningKey::load(&self.directories.signing_key()) {
             Ok(key) => key,
             Err(error) => {
-                return self.bad(Step::Import, with_causes(&error), remedies::no_signing_key(self.directories));
+                return self.error(Step::Import, with_causes(&error), remedies::no_signing_key(self.directories));
             }
         };
         let text = format!("sent to {} at {}\n", self.machine.name, now());
-        match trial::send(client, &self.directories.store, &key, &text) {
-            Ok(_) => self.good(Step::Import, "it accepts what this machine signs"),
+        match signature_test::upload(client, &self.directories.store, &key, &text) {
+            Ok(_) => self.ok(Step::Import, "it accepts what this machine signs"),
             Err(error) if error.is_unauthorized() => {
                 let text = "it does not trust this machine's signing key, so nothing can be sent there";
-                self.bad(Step::Import, text, vec![Remedy::on_machine(remedies::authorize(key.public_key()))]);
+                self.error(Step::Import, text, vec![Remedy::on_machine(remedies::authorize(key.public_key()))]);
             }
-            Err(error) => self.bad(Step::Import, with_causes(&error), Vec::new()),
+            Err(error) => self.error(Step::Import, with_causes(&error), Vec::new()),
         }
     }
 
@@ -157,19 +161,20 @@ impl Findings<'_> {
         let acl = match load_acl(&self.directories.acl()) {
             Ok(acl) => acl,
             Err(AclError::Missing { .. }) => Acl::default(),
-            Err(error) => return self.bad(Step::Export, with_causes(&error), Vec::new()),
+            Err(error) => return self.error(Step::Export, with_causes(&error), Vec::new()),
         };
         let text = format!("made on {} at {}\n", self.machine.name, now());
-        match trial::make(client, &text).and_then(|path| trial::retrieve(client, &self.directories.store, &acl, &path))
+        match signature_test::make(client, &text)
+            .and_then(|path| signature_test::download(client, &self.directories.store, &acl, &path))
         {
-            Ok(()) => self.good(Step::Export, "this machine accepts what it signs"),
-            Err(TrialError::Refused(Refusal::Signature(VerifyError::Unauthorized { key }))) => {
+            Ok(()) => self.ok(Step::Export, "this machine accepts what it signs"),
+            Err(SignatureTestError::Refused(RejectedOutput::Signature(VerifyError::Unauthorized { key }))) => {
                 let text = "its signing key is not authorized here, so nothing it builds would be accepted";
-                self.bad(Step::Export, text, vec![Remedy::on_head(remedies::authorize(&key))]);
+                self.error(Step::Export, text, vec![Remedy::on_head(remedies::authorize(&key))]);
             }
             Err(error) => {
                 let remedy = Remedy::on_machine("guix archive --generate-key").provided("if it has no signing key");
-                self.bad(
+                self.error(
                     Step::Export,
                     format_args!("nothing it signs comes back: {}", with_causes(&error)),
                     vec![remedy],
@@ -178,34 +183,34 @@ impl Findings<'_> {
         }
     }
 
-    fn status(&mut self, status: &Status) {
-        if *status == Status::default() {
+    fn status(&mut self, status: &MachineStatus) {
+        if *status == MachineStatus::default() {
             let text = "the account may run no command, so load, disk and clock are unknown, and not looked at";
-            return self.doubtful(Step::Status, text, Vec::new());
+            return self.warning(Step::Status, text, Vec::new());
         }
         match status.clock_skew(now()) {
             Some(skew) if skew.abs() > CLOCK_TOLERANCE => {
-                self.doubtful(Step::Clock, format_args!("differs by {skew:.0} s"), vec![remedies::set_clock()]);
+                self.warning(Step::Clock, format_args!("differs by {skew:.0} s"), vec![remedies::set_clock()]);
             }
-            Some(_) => self.good(Step::Clock, "agrees with this machine's"),
-            None => self.doubtful(Step::Clock, UNKNOWN, Vec::new()),
+            Some(_) => self.ok(Step::Clock, "agrees with this machine's"),
+            None => self.warning(Step::Clock, UNKNOWN, Vec::new()),
         }
         let wanted = self.machine.minimum_disk_space;
         match status.store_free {
             Some(free) if free < wanted => {
                 let text = format!("{} free in the store, {} wanted", Bytes(free), Bytes(wanted));
-                self.bad(Step::Disk, text, vec![Remedy::on_machine(format_args!("guix gc -F {wanted}"))]);
+                self.error(Step::Disk, text, vec![Remedy::on_machine(format_args!("guix gc -F {wanted}"))]);
             }
-            Some(free) => self.good(Step::Disk, format_args!("{} free in the store", Bytes(free))),
-            None => self.doubtful(Step::Disk, UNKNOWN, Vec::new()),
+            Some(free) => self.ok(Step::Disk, format_args!("{} free in the store", Bytes(free))),
+            None => self.warning(Step::Disk, UNKNOWN, Vec::new()),
         }
         match (status.load(), self.machine.overload_threshold) {
             (Some(load), Some(threshold)) if load > threshold => {
                 let text = format!("{load:.2} per core, above the threshold of {threshold:.2}: not chosen now");
-                self.doubtful(Step::Load, text, Vec::new());
+                self.warning(Step::Load, text, Vec::new());
             }
-            (Some(load), _) => self.good(Step::Load, format_args!("{load:.2} per core")),
-            (None, _) => self.doubtful(Step::Load, UNKNOWN, Vec::new()),
+            (Some(load), _) => self.ok(Step::Load, format_args!("{load:.2} per core")),
+            (None, _) => self.warning(Step::Load, UNKNOWN, Vec::new()),
         }
     }
 
@@ -213,19 +218,19 @@ impl Findings<'_> {
         let machine = self.machine;
         let taken = match Slots::of(state, machine).and_then(|slots| slots.taken()) {
             Ok(taken) => format!("{} of {} taken", taken.len(), machine.parallel_builds),
-            Err(error) => return self.bad(Step::Slots, error, vec![remedies::be_the_daemon()]),
+            Err(error) => return self.error(Step::Slots, error, vec![remedies::be_the_daemon()]),
         };
         let is_drained = Drain::of(state, machine).is_ok_and(|drain| drain.read(health::now()).is_some());
         match (machine.enabled, is_drained) {
             (false, _) => {
-                self.doubtful(Step::Slots, format!("{taken}; 'enabled' is false: it gets no builds"), Vec::new())
+                self.warning(Step::Slots, format!("{taken}; 'enabled' is false: it gets no builds"), Vec::new())
             }
             (true, true) => {
                 let remedy = Remedy::on_head(format_args!("offload undrain {}", machine.address()));
                 let remedy = remedy.provided("when it is to have builds again");
-                self.doubtful(Step::Slots, format!("{taken}; it is drained: it gets no builds"), vec![remedy]);
+                self.warning(Step::Slots, format!("{taken}; it is drained: it gets no builds"), vec![remedy]);
             }
-            (true, false) => self.good(Step::Slots, taken),
+            (true, false) => self.ok(Step::Slots, taken),
         }
     }
 }

@@ -18,10 +18,10 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    Good,
+    Ok,
     /// Builds can be offloaded, but something is not as it should be.
-    Doubtful,
-    Bad,
+    Warning,
+    Error,
 }
 
 /// The steps, in the order in which an offloaded build would meet what they check.

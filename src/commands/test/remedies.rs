@@ -31,14 +31,14 @@ pub fn of_connecting(
     match error {
         Error::Ssh(error) => of_ssh(error, machine, directories),
         Error::NoDaemon { reason, .. } => of_socket(reason, machine, connection),
-        Error::NoWay { .. } => vec![
+        Error::NoRoute { .. } => vec![
             start_daemon().provided("if guix-daemon does not run"),
             allow_forwarding().provided("if it runs, and 'daemon_socket' is its socket"),
             allow_tcp_forwarding(),
         ],
-        Error::NotGreeted { .. } | Error::Silent { .. } | Error::Stopped { .. } => vec![restart_daemon()],
+        Error::NotGreeted { .. } | Error::Silent { .. } | Error::Unresponsive { .. } => vec![restart_daemon()],
         // Of builds alone.
-        Error::Kept { .. } | Error::NoKeeper { .. } => Vec::new(),
+        Error::ReusedConnectionLost { .. } | Error::HolderDied { .. } => Vec::new(),
     }
 }
 

@@ -20,9 +20,9 @@ const PASTE: usize = 8;
 pub fn write(path: &Path, machines: &[Checked<'_>], terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
     for checked in machines {
         let verdict = if checked.usable {
-            terminal.paint(Colour::Good, "can be used")
+            terminal.paint(Colour::Ok, "can be used")
         } else {
-            terminal.paint(Colour::Bad, "cannot be used")
+            terminal.paint(Colour::Error, "cannot be used")
         };
         let name = terminal.paint(Colour::Heading, &plain(&format!("{}:{}", checked.name, checked.port)));
         writeln!(out, "{name} {verdict}")?;
@@ -37,9 +37,9 @@ pub fn write(path: &Path, machines: &[Checked<'_>], terminal: Terminal, out: &mu
 
 fn write_finding(finding: &Finding, machine: &str, terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
     let mark = match finding.outcome {
-        Outcome::Good => terminal.paint(Colour::Good, "ok"),
-        Outcome::Doubtful => terminal.paint(Colour::Doubtful, "??"),
-        Outcome::Bad => terminal.paint(Colour::Bad, "!!"),
+        Outcome::Ok => terminal.paint(Colour::Ok, "ok"),
+        Outcome::Warning => terminal.paint(Colour::Warning, "??"),
+        Outcome::Error => terminal.paint(Colour::Error, "!!"),
     };
     writeln!(out, "  {mark}  {:<14}{}", finding.step.word(), terminal.wrap(TEXT, &finding.text))?;
     finding.remedies.iter().try_for_each(|remedy| write_remedy(remedy, machine, terminal, out))
@@ -75,22 +75,22 @@ mod tests {
         let pin = Remedy::in_file(format_args!("host_key = \"{KEY}\""));
         let condition = format!("if 'ssh-keygen -lf' on b1 lists {FINGERPRINT} (else somebody may be in between)");
         let b1 = vec![
-            finding(Step::PrivateKey, Outcome::Good, "/etc/guix/offload_ed25519", Vec::new()),
-            finding(Step::Resolve, Outcome::Good, "'b1' resolves", Vec::new()),
-            finding(Step::Connect, Outcome::Good, "an SSH server answers", Vec::new()),
+            finding(Step::PrivateKey, Outcome::Ok, "/etc/guix/offload_ed25519", Vec::new()),
+            finding(Step::Resolve, Outcome::Ok, "'b1' resolves", Vec::new()),
+            finding(Step::Connect, Outcome::Ok, "an SSH server answers", Vec::new()),
             finding(
                 Step::HostKey,
-                Outcome::Bad,
+                Outcome::Error,
                 &format!("the server shows another host key than expected: {FINGERPRINT}"),
                 vec![pin.provided(condition)],
             ),
-            finding(Step::Slots, Outcome::Good, "0 of 4 taken", Vec::new()),
+            finding(Step::Slots, Outcome::Ok, "0 of 4 taken", Vec::new()),
         ];
         let b2 = vec![
-            finding(Step::Import, Outcome::Good, "it accepts what this machine signs", Vec::new()),
+            finding(Step::Import, Outcome::Ok, "it accepts what this machine signs", Vec::new()),
             finding(
                 Step::Slots,
-                Outcome::Doubtful,
+                Outcome::Warning,
                 "0 of 2 taken; it is drained: it gets no builds",
                 vec![Remedy::on_head("offload undrain b2:22").provided("when it is to have builds again")],
             ),
@@ -130,7 +130,7 @@ b2:22 can be used
 
     #[test]
     fn advice_is_one_paragraph() {
-        let advice = finding(Step::Resolve, Outcome::Bad, "no", vec![Remedy::advice(Place::Head, "wait\nand see")]);
+        let advice = finding(Step::Resolve, Outcome::Error, "no", vec![Remedy::advice(Place::Head, "wait\nand see")]);
         let checked = Checked { name: "b1", port: 22, usable: false, findings: vec![advice] };
         let mut report = Vec::new();
         write("/m.lua".as_ref(), &[checked], Terminal::default(), &mut report).unwrap();

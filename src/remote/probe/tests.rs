@@ -24,7 +24,7 @@ load 8 8 8
 
 #[test]
 fn a_whole_answer_is_read_and_what_surrounds_it_is_not() {
-    let expected = Status {
+    let expected = MachineStatus {
         load1: Some(0.42),
         load5: Some(1.3),
         load15: Some(2.05),
@@ -57,11 +57,11 @@ fn a_line_that_is_missing_or_strange_leaves_its_field_out() {
         "cores\nclock \nstore ::::\nuname\n\u{fffd}\n\0",
     ] {
         let output = format!("{BEGIN}\n{lines}\n{END}\n");
-        assert_eq!(parse(output.as_bytes()), Status::default(), "{lines}");
+        assert_eq!(parse(output.as_bytes()), MachineStatus::default(), "{lines}");
     }
-    assert_eq!(parse(b""), Status::default());
-    assert_eq!(parse(b"This account is currently not available.\n"), Status::default());
-    assert_eq!(parse(&vec![b'x'; 1 << 20]), Status::default());
+    assert_eq!(parse(b""), MachineStatus::default());
+    assert_eq!(parse(b"This account is currently not available.\n"), MachineStatus::default());
+    assert_eq!(parse(&vec![b'x'; 1 << 20]), MachineStatus::default());
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_machine_without_proc_and_programs_answers_what_it_can() {
     let command = command("/gnu/store").replacen("echo;", "PATH=/nonexistent; echo;", 1);
     let command = command.replace("/proc/", "/nonexistent/");
     let output = Command::new("sh").arg("-c").arg(command).output().unwrap();
-    assert_eq!(parse(&output.stdout), Status::default());
+    assert_eq!(parse(&output.stdout), MachineStatus::default());
     assert!(String::from_utf8_lossy(&output.stdout).ends_with(&format!("{END}\n")));
 }
 

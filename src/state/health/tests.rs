@@ -14,7 +14,7 @@ fn record(directory: &tempfile::TempDir) -> HealthRecord {
 
 /// The back-off in seconds.
 fn wait(health: &Health) -> u64 {
-    health.trouble.as_ref().unwrap().back_off().as_secs()
+    health.failures.as_ref().unwrap().back_off().as_secs()
 }
 
 #[test]
@@ -26,9 +26,9 @@ fn back_off_doubles_and_is_bounded() {
         health = health.after_failure("refused", now);
         waits.push(wait(&health));
         now += wait(&health) * 1000 - 1;
-        assert!(matches!(health.standing(now), Standing::Down { .. }));
+        assert!(matches!(health.availability(now), Availability::BackingOff { .. }));
         now += 1;
-        assert_eq!(health.standing(now), Standing::Unknown { after_trouble: true });
+        assert_eq!(health.availability(now), Availability::Unknown { after_failure: true });
     }
     assert_eq!(waits, [10, 20, 40, 80, 160, 300, 300, 300]);
 }
@@ -39,55 +39,55 @@ fn many_that_fail_together_count_once() {
     for second in 0..9 {
         health = health.after_failure("refused", seconds(second));
     }
-    let trouble = health.trouble.as_ref().unwrap();
-    assert_eq!((trouble.count, trouble.since, trouble.last), (1, seconds(0), seconds(0)));
+    let failures = health.failures.as_ref().unwrap();
+    assert_eq!((failures.count, failures.since, failures.last), (1, seconds(0), seconds(0)));
     health = health.after_failure("timed out", seconds(10)).after_failure("refused", seconds(12));
-    let trouble = health.trouble.unwrap();
-    assert_eq!((trouble.count, trouble.since, trouble.last), (2, seconds(0), seconds(10)));
-    assert_eq!(trouble.error, "timed out");
+    let failures = health.failures.unwrap();
+    assert_eq!((failures.count, failures.since, failures.last), (2, seconds(0), seconds(10)));
+    assert_eq!(failures.error, "timed out");
 }
 
 #[test]
 fn a_clock_set_back_ends_back_off_and_freshness() {
-    let health = Health::reached(Status::default(), seconds(100));
-    assert_eq!(health.standing(seconds(101)), Standing::Fresh);
-    assert_eq!(health.standing(seconds(130)), Standing::Unknown { after_trouble: false });
-    assert_eq!(health.standing(seconds(99)), Standing::Unknown { after_trouble: false });
+    let health = Health::reached(MachineStatus::default(), seconds(100));
+    assert_eq!(health.availability(seconds(101)), Availability::Fresh);
+    assert_eq!(health.availability(seconds(130)), Availability::Unknown { after_failure: false });
+    assert_eq!(health.availability(seconds(99)), Availability::Unknown { after_failure: false });
     let health = health.after_failure("refused", seconds(100));
-    assert!(matches!(health.standing(seconds(101)), Standing::Down { .. }));
-    assert_eq!(health.standing(seconds(99)), Standing::Unknown { after_trouble: true });
+    assert!(matches!(health.availability(seconds(101)), Availability::BackingOff { .. }));
+    assert_eq!(health.availability(seconds(99)), Availability::Unknown { after_failure: true });
     let health = health.after_failure("refused", seconds(50));
-    assert!(matches!(health.standing(seconds(51)), Standing::Down { until, .. } if until == seconds(70)));
-    let asked = Health::default().asking(seconds(100));
-    assert_eq!(asked.standing(seconds(101)), Standing::Asked { since: seconds(100) });
-    assert_eq!(asked.standing(seconds(99)), Standing::Unknown { after_trouble: false });
-    assert_eq!(asked.asking(seconds(99)).trouble, None);
+    assert!(matches!(health.availability(seconds(51)), Availability::BackingOff { until, .. } if until == seconds(70)));
+    let probing_since = Health::default().probe_started(seconds(100));
+    assert_eq!(probing_since.availability(seconds(101)), Availability::Probing { since: seconds(100) });
+    assert_eq!(probing_since.availability(seconds(99)), Availability::Unknown { after_failure: false });
+    assert_eq!(probing_since.probe_started(seconds(99)).failures, None);
 }
 
 #[test]
 fn a_question_without_an_end_is_a_failure_in_time() {
-    let health = Health::reached(Status::default(), seconds(0)).asking(seconds(40));
-    assert_eq!(health.standing(seconds(49)), Standing::Asked { since: seconds(40) });
-    assert_eq!(health.standing(seconds(50)), Standing::Unknown { after_trouble: false });
-    let health = health.asking(seconds(50));
-    assert_eq!(health.standing(seconds(51)), Standing::Asked { since: seconds(50) });
-    assert_eq!(health.trouble.as_ref().unwrap().last, seconds(40));
+    let health = Health::reached(MachineStatus::default(), seconds(0)).probe_started(seconds(40));
+    assert_eq!(health.availability(seconds(49)), Availability::Probing { since: seconds(40) });
+    assert_eq!(health.availability(seconds(50)), Availability::Unknown { after_failure: false });
+    let health = health.probe_started(seconds(50));
+    assert_eq!(health.availability(seconds(51)), Availability::Probing { since: seconds(50) });
+    assert_eq!(health.failures.as_ref().unwrap().last, seconds(40));
     // As long as if it had failed, twice by now.
-    assert_eq!(health.standing(seconds(69)), Standing::Asked { since: seconds(50) });
-    assert_eq!(health.standing(seconds(70)), Standing::Unknown { after_trouble: true });
+    assert_eq!(health.availability(seconds(69)), Availability::Probing { since: seconds(50) });
+    assert_eq!(health.availability(seconds(70)), Availability::Unknown { after_failure: true });
 }
 
 #[test]
 fn a_question_that_was_killed_costs_a_host_that_is_well_one_back_off() {
-    let health = Health::reached(Status::default(), seconds(0)).asking(seconds(40));
+    let health = Health::reached(MachineStatus::default(), seconds(0)).probe_started(seconds(40));
     // Its process is gone. The next one may ask when the first back-off is over, and counts the mark.
-    let asked = health.asking(seconds(50));
-    assert_eq!(asked.trouble.as_ref().unwrap().count, 1);
-    let failed = asked.clone().after_failure("refused", seconds(51));
-    assert_eq!((failed.trouble.as_ref().unwrap().count, wait(&failed)), (2, 20));
+    let probing_since = health.probe_started(seconds(50));
+    assert_eq!(probing_since.failures.as_ref().unwrap().count, 1);
+    let failed = probing_since.clone().after_failure("refused", seconds(51));
+    assert_eq!((failed.failures.as_ref().unwrap().count, wait(&failed)), (2, 20));
     // One that answers is as good as ever.
-    let well = Health::reached(Status::default(), seconds(51));
-    assert_eq!((well.standing(seconds(52)), well.trouble), (Standing::Fresh, None));
+    let well = Health::reached(MachineStatus::default(), seconds(51));
+    assert_eq!((well.availability(seconds(52)), well.failures), (Availability::Fresh, None));
 }
 
 #[test]
@@ -111,10 +111,11 @@ fn a_ban_is_waited_out() {
 
 #[test]
 fn trouble_keeps_the_status_and_success_ends_it() {
-    let status = Status { cores: Some(4), ..Status::default() };
-    let health = Health::reached(status.clone(), seconds(0)).asking(seconds(1)).after_failure("refused", seconds(1));
-    assert_eq!((health.status, health.asked), (Some(status.clone()), None));
-    assert_eq!(Health::reached(status, seconds(2)).standing(seconds(2)), Standing::Fresh);
+    let status = MachineStatus { cores: Some(4), ..MachineStatus::default() };
+    let health =
+        Health::reached(status.clone(), seconds(0)).probe_started(seconds(1)).after_failure("refused", seconds(1));
+    assert_eq!((health.status, health.probing_since), (Some(status.clone()), None));
+    assert_eq!(Health::reached(status, seconds(2)).availability(seconds(2)), Availability::Fresh);
 }
 
 #[test]
@@ -128,8 +129,8 @@ fn records_survive_and_rubbish_is_nothing() {
         fs::write(record.0.path(), rubbish).unwrap();
         assert_eq!(record.read(), Health::default());
     }
-    record.change(|health| health.asking(seconds(0))).unwrap();
-    assert_eq!(record.read().asked, Some(seconds(0)));
+    record.change(|health| health.probe_started(seconds(0))).unwrap();
+    assert_eq!(record.read().probing_since, Some(seconds(0)));
 }
 
 #[test]
@@ -141,7 +142,8 @@ fn no_change_undoes_another() {
             scope.spawn(|| {
                 for _ in 0..50 {
                     // Each failure after the longest back-off, so that each counts.
-                    let later = |health: &Health| health.trouble.as_ref().map_or(0, |trouble| trouble.last + 400_000);
+                    let later =
+                        |health: &Health| health.failures.as_ref().map_or(0, |failures| failures.last + 400_000);
                     // On a loaded machine a thread may be kept from the lock for longer than a change waits.
                     while let Err(error) = record.change(|health| {
                         let now = later(&health);
@@ -153,15 +155,15 @@ fn no_change_undoes_another() {
             });
         }
     });
-    assert_eq!(record.read().trouble.unwrap().count, 200);
+    assert_eq!(record.read().failures.unwrap().count, 200);
 }
 
 #[test]
 fn one_asks_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
     let record = record(&directory);
-    let asking = record.try_ask().unwrap().unwrap();
-    assert!(record.try_ask().unwrap().is_none());
-    drop(asking);
-    assert!(record.try_ask().unwrap().is_some());
+    let probe_started = record.try_probe_lock().unwrap().unwrap();
+    assert!(record.try_probe_lock().unwrap().is_none());
+    drop(probe_started);
+    assert!(record.try_probe_lock().unwrap().is_some());
 }

@@ -7,8 +7,8 @@ const TEXT: Data = Data { ratio: 0.25, speed: 60e6 };
 const PROGRAMS: Data = Data { ratio: 0.4, speed: 40e6 };
 const NOISE: Data = Data { ratio: 1.0, speed: 28e6 };
 
-fn pace(rate: f64, data: Data) -> Pace {
-    Pace { rate, measured: NOW, data: Some(data) }
+fn link_speed(rate: f64, data: Data) -> LinkSpeed {
+    LinkSpeed { rate, measured: NOW, data: Some(data) }
 }
 
 /// What a byte takes on a line, whether compressed or not.
@@ -29,7 +29,7 @@ fn over_a_table_of_lines_and_data() {
         (400.0, false, false, false),
     ] {
         let rate = megabytes * 1e6;
-        let found = [TEXT, PROGRAMS, NOISE].map(|data| pays(&pace(rate, data)));
+        let found = [TEXT, PROGRAMS, NOISE].map(|data| pays(&link_speed(rate, data)));
         assert_eq!(found, [text, programs, noise], "{megabytes} MB/s");
     }
 }
@@ -40,7 +40,7 @@ fn never_much_slower_than_the_better_way() {
     for data in [TEXT, PROGRAMS, NOISE] {
         for step in 0..60 {
             let rate = 1e5 * 1.15_f64.powi(step);
-            let taken = time(rate, data, pays(&pace(rate, data)));
+            let taken = time(rate, data, pays(&link_speed(rate, data)));
             let better = time(rate, data, true).min(time(rate, data, false));
             assert!(taken <= better / CLEARLY + f64::EPSILON, "{rate} B/s, {data:?}");
         }
@@ -54,41 +54,41 @@ fn a_slow_line_is_ready_for_other_data() {
         for data in [TEXT, PROGRAMS, NOISE] {
             let rate = 2.5e6;
             let better = time(rate, data, true).min(time(rate, data, false));
-            assert!(time(rate, data, pays(&pace(rate, before))) <= 1.1 * better);
+            assert!(time(rate, data, pays(&link_speed(rate, before))) <= 1.1 * better);
         }
     }
 }
 
 #[test]
 fn the_first_transfer_is_not_compressed_and_the_ways_differ() {
-    assert_eq!(choose(&Line::default(), NOW), Compressed::default());
-    let line = Line { sending: Some(pace(1e6, TEXT)), receiving: Some(pace(1e8, TEXT)) };
-    assert_eq!(choose(&line, NOW), Compressed { sending: true, receiving: false });
-    assert_eq!(choose(&line, NOW + 4_000_000), Compressed::default());
+    assert_eq!(choose(&Throughput::default(), NOW), Compressed::default());
+    let throughput = Throughput { sending: Some(link_speed(1e6, TEXT)), receiving: Some(link_speed(1e8, TEXT)) };
+    assert_eq!(choose(&throughput, NOW), Compressed { sending: true, receiving: false });
+    assert_eq!(choose(&throughput, NOW + 4_000_000), Compressed::default());
 }
 
 #[test]
 fn the_line_is_measured_behind_the_compression() {
-    let seen = Seen { rate: 8e6, is_compressed: true, data: Some(TEXT) };
-    let pace = learn(Some(pace(2.5e6, TEXT)), seen, NOW).unwrap();
-    assert!((pace.rate - 2.25e6).abs() < 1.0, "{pace:?}");
-    assert!(pays(&pace));
+    let seen = Observation { rate: 8e6, is_compressed: true, data: Some(TEXT) };
+    let link_speed = learn(Some(link_speed(2.5e6, TEXT)), seen, NOW).unwrap();
+    assert!((link_speed.rate - 2.25e6).abs() < 1.0, "{link_speed:?}");
+    assert!(pays(&link_speed));
 }
 
 #[test]
 fn a_line_that_is_faster_than_thought_is_measured_again() {
-    let slow = Some(pace(2.5e6, TEXT));
-    let seen = Seen { rate: 58e6, is_compressed: true, data: Some(TEXT) };
+    let slow = Some(link_speed(2.5e6, TEXT));
+    let seen = Observation { rate: 58e6, is_compressed: true, data: Some(TEXT) };
     assert_eq!(learn(slow, seen, NOW), None);
     // Where it is as was thought, zlib may hold it up for as long as that counts.
-    let middling = Some(pace(20e6, TEXT));
+    let middling = Some(link_speed(20e6, TEXT));
     assert_eq!(learn(middling, seen, NOW + 1000), middling);
     assert_eq!(learn(middling, seen, NOW + 4_000_000), None);
 }
 
 #[test]
 fn a_shared_line_is_not_taken_for_a_slow_one_at_once() {
-    let seen = |rate| Seen { rate, is_compressed: false, data: None };
+    let seen = |rate| Observation { rate, is_compressed: false, data: None };
     let fast = learn(None, seen(200e6), NOW);
     assert_eq!(learn(fast, seen(40e6), NOW).unwrap().rate, 120e6);
     assert_eq!(learn(fast, seen(400e6), NOW).unwrap().rate, 400e6);

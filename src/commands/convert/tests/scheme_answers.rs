@@ -137,7 +137,7 @@ fn a_guix_that_fails() {
     assert_eq!(said("/nowhere/guix"), "cannot run '/nowhere/guix repl': No such file or directory (os error 2)");
     assert_eq!(said("/bin/false"), "'/bin/false repl' ended with exit status: 1 before it said what the machines are");
     assert_eq!(said("/bin/echo"), "'/bin/echo repl' ended with exit status: 0 before it said what the machines are");
-    let error = super::super::convert(&file, || Err(FrontEndError::NotFound)).unwrap_err().to_string();
+    let error = super::super::convert(&file, || Err(WrapperError::NotFound)).unwrap_err().to_string();
     assert!(
         error.starts_with("a machines.scm is a program, and needs Guix to run it: no real 'guix' found"),
         "{error}"

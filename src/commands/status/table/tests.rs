@@ -1,11 +1,11 @@
-use super::super::look::{Drained, Trouble};
+use super::super::snapshot::{Drained, Failures};
 use super::*;
 
-fn seen(name: &str) -> Seen {
-    Seen {
+fn snapshot(name: &str) -> MachineSnapshot {
+    MachineSnapshot {
         name: name.to_owned(),
         port: 22,
-        state: State::Ready,
+        state: MachineState::Ready,
         reachable: true,
         error: None,
         hint: None,
@@ -30,12 +30,12 @@ fn seen(name: &str) -> Seen {
         taken: Some(0),
         slots_error: None,
         builds: Vec::new(),
-        trouble: None,
+        failures: None,
         drained: None,
     }
 }
 
-fn table(machines: &[Seen], width: Option<usize>) -> String {
+fn table(machines: &[MachineSnapshot], width: Option<usize>) -> String {
     let mut out = Vec::new();
     write("/m.lua".as_ref(), machines, 10_000, Terminal { width, ..Terminal::default() }, &mut out).unwrap();
     String::from_utf8(out).unwrap()
@@ -49,14 +49,14 @@ fn eighty_columns_hold_what_matters_most() {
         derivation: Some("/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-linux-libre-6.12.1.drv".to_owned()),
         since: Some(9_700),
     };
-    let first = Seen { taken: Some(1), builds: vec![build], ..seen("eightysix.example.org") };
-    let trouble = Trouble { since: 9_000, count: 3, error: "x".to_owned(), until: 10_030 };
-    let second = Seen {
-        state: State::Unreachable,
+    let first = MachineSnapshot { taken: Some(1), builds: vec![build], ..snapshot("eightysix.example.org") };
+    let failures = Failures { since: 9_000, count: 3, error: "x".to_owned(), until: 10_030 };
+    let second = MachineSnapshot {
+        state: MachineState::Unreachable,
         reachable: false,
         error: Some("b2:22: connect: connection refused (10.0.0.2:22)".to_owned()),
         hint: Some("start the SSH server on b2, or correct 'port' (22 was tried)".to_owned()),
-        trouble: Some(trouble),
+        failures: Some(failures),
         load1: None,
         free_disk: None,
         free_memory: None,
@@ -68,10 +68,13 @@ fn eighty_columns_hold_what_matters_most() {
         kernel: None,
         host_name: None,
         uptime: None,
-        ..seen("b2")
+        ..snapshot("b2")
     };
-    let third =
-        Seen { state: State::Drained, drained: Some(Drained { since: 9_000, until: Some(17_200) }), ..seen("b3") };
+    let third = MachineSnapshot {
+        state: MachineState::Drained,
+        drained: Some(Drained { since: 9_000, until: Some(17_200) }),
+        ..snapshot("b3")
+    };
     let text = table(&[first, second, third], Some(80));
     let expected = "\
 NAME                   STATE        SLOTS     LOAD    DISK  MEMORY  PRESSURE
@@ -96,7 +99,7 @@ b3: drained 16 min ago, for 2 h 0 min more
 
 #[test]
 fn everything_where_there_is_room() {
-    let text = table(&[seen("b1")], None);
+    let text = table(&[snapshot("b1")], None);
     assert_eq!(
         text,
         "\
@@ -108,6 +111,6 @@ b1    ready    0/4  2.13/16  201.0G   13.0G    12/0/-   +0 s  1.5   x86_64  3 d 
 
 #[test]
 fn what_a_machine_says_is_no_command_to_the_terminal() {
-    let text = table(&[Seen { host_name: Some("\x1b[2J\n".to_owned()), ..seen("b1") }], None);
+    let text = table(&[MachineSnapshot { host_name: Some("\x1b[2J\n".to_owned()), ..snapshot("b1") }], None);
     assert!(!text.contains('\x1b') && text.contains("?[2J"), "{text:?}");
 }

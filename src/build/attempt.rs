@@ -1,0 +1,320 @@
+//! One try to build on one machine: connect, send, build, retrieve.
+
+use std::cell::Cell;
+use std::error::Error;
+
+use log::{debug, warn};
+
+use super::classify::{FailureClass, classify};
+use super::connect::connect;
+use super::inspect_hint::inspect_hint;
+use super::reach::{MachineLink, daemon_failed};
+use super::record_health::{record_failure, record_success};
+use super::{Build, Chosen, LiveEnvironment};
+use crate::daemon::{self, Client, Options};
+use crate::error::{Failure, with_causes};
+use crate::events::{Event, Observer};
+use crate::failpoints::{Failpoint, failpoint};
+use crate::hook::BuildLog;
+use crate::hook::descriptors::PREFIX;
+use crate::local::LocalStore;
+use crate::machine::Machine;
+use crate::remote::{Connection, DaemonStream, SilencePolicy, timeouts};
+use crate::scheduler::{self, Choice};
+use crate::state::health::{self, FRESH};
+use crate::state::logins::Logins;
+use crate::state::{HealthRecord, Slot};
+use crate::status::MachineStatus;
+use crate::store::path::StorePath;
+use crate::timing::Stopwatch;
+use crate::transfer::download::Expected;
+use crate::transfer::{self, Downloaded, SigningConnection, TransferLimiter};
+
+impl Build<'_> {
+    /// Builds on the machine that was chosen, and puts the outputs in their places.
+    pub(super) fn attempt(
+        &self,
+        choice: Chosen,
+        env: &LiveEnvironment,
+        log: &BuildLog,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Failure> {
+        let Choice { machine, slot, link } = choice;
+        let machine = self.failover.machines[machine];
+        let derivation = &self.failover.request.derivation;
+        observer.observe(&Event::Offloading { derivation, machine: &machine.name });
+        let local_store = LocalStore::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
+        failpoint(Failpoint::LocalStoreOpened);
+        let attempt = Attempt {
+            build: self,
+            machine,
+            env,
+            local_store: &local_store,
+            machine_fault: Cell::default(),
+            reused: Cell::default(),
+        };
+        let downloaded = attempt.build(slot, link, log, observer)?;
+        failpoint(Failpoint::SlotReleased);
+        let mut stopwatch = Stopwatch::start();
+        downloaded.place().map_err(|error| Failure::Head(with_causes(&error)))?;
+        stopwatch.lap("place");
+        if let Some(connection) = attempt.reused.take() {
+            // That takes a login, and nothing is to wait for it.
+            attempt.refresh_status(&connection);
+        }
+        observer.observe(&Event::Done { derivation, machine: &machine.name });
+        Ok(())
+    }
+}
+
+/// What a build gives, with the second connection to the daemon if there is one.
+type Built<'a> = (Downloaded<'a>, Option<Client<DaemonStream>>);
+
+/// A job on one machine.
+pub(super) struct Attempt<'a> {
+    pub(super) build: &'a Build<'a>,
+    pub(super) machine: &'a Machine,
+    pub(super) env: &'a LiveEnvironment,
+    local_store: &'a LocalStore<'a>,
+    /// What the machine is at fault for.
+    machine_fault: Cell<Option<String>>,
+    /// The connection that was borrowed for the build.
+    reused: Cell<Option<Connection>>,
+}
+
+impl<'a> Attempt<'a> {
+    /// All that needs the machine. The slot is given back when that is done.
+    fn build(
+        &self,
+        _slot: Slot,
+        link: Option<MachineLink>,
+        log: &BuildLog,
+        observer: &mut dyn Observer,
+    ) -> Result<Downloaded<'a>, Failure> {
+        let result = self.build_with_fallback(link, log, observer);
+        if let Some(cause) = self.machine_fault.take() {
+            // Other builds need not find out for themselves.
+            record_failure(self.build.state, self.machine, &cause);
+        }
+        result
+    }
+
+    /// Builds over the connection over which the machine was asked, else over one that was kept, else over a new one.
+    fn build_with_fallback(
+        &self,
+        link: Option<MachineLink>,
+        log: &BuildLog,
+        observer: &mut dyn Observer,
+    ) -> Result<Downloaded<'a>, Failure> {
+        if link.is_none()
+            && let Some(mut link) = self.acquire()
+        {
+            let result = self.build_over(&mut link, log, observer);
+            // Then it is not the machine that is to blame.
+            let has_lost_holder = result.is_err() && link.client.stream_mut().has_lost_holder();
+            let why = if has_lost_holder { self.machine_fault.take() } else { None };
+            let Some(why) = why else { return result.map(|built| self.persist_best(built, link)) };
+            warn!("{why}; building over a new connection");
+        }
+        let link = match link {
+            Some(link) => link,
+            None => scheduler::connect(self.machine, self.env).map_err(|cause| self.failure(cause))?,
+        };
+        let mut link = self.greet(link)?;
+        let built = self.build_over(&mut link, log, observer)?;
+        Ok(self.persist_best(built, link))
+    }
+
+    /// Keeps the connection that is of most use to another build.
+    fn persist_best(&self, (downloaded, second): Built<'a>, link: MachineLink) -> Downloaded<'a> {
+        self.persist(second.unwrap_or(link.client));
+        failpoint(Failpoint::ConnectionPersisted);
+        self.reused.set(link.connection.is_reused().then_some(link.connection));
+        downloaded
+    }
+
+    fn build_over(
+        &self,
+        link: &mut MachineLink,
+        log: &BuildLog,
+        observer: &mut dyn Observer,
+    ) -> Result<Built<'a>, Failure> {
+        let build = self.build;
+        let MachineLink { client, connection } = link;
+        let max_silent_time = build.failover.arguments.max_silent_time;
+        let silence_policy = SilencePolicy::answer(self.machine, max_silent_time);
+        client.stream_mut().set_silence_policy(silence_policy.clone());
+        failpoint(Failpoint::OptionsSet);
+
+        let limiter = self.limiter();
+        let mut signing_connection = SigningConnection::new(connection, &silence_policy, &limiter);
+        transfer::upload(client, self.local_store, build.inputs, &mut signing_connection, &limiter, observer)
+            .map_err(|error| self.transfer_failed("sending inputs", error.is_of_machine(), &error))?;
+
+        failpoint(Failpoint::InputsProtected);
+        let derivation = &build.failover.request.derivation;
+        observer.observe(&Event::Building { derivation, machine: &self.machine.name });
+        let mut stopwatch = Stopwatch::start();
+        let mut sink = log.sink().map_err(|error| Failure::Head(format!("no build log: {error}")))?;
+        sink(first_line(derivation, &self.machine.name).as_bytes());
+        client.set_log(Some(sink));
+        client.stream_mut().set_silence_policy(SilencePolicy::build(self.machine, max_silent_time));
+        let built = client.start_build(&[derivation.clone()].into()).and_then(|()| {
+            failpoint(Failpoint::BuildStarted);
+            signing_connection.start_deferred(client);
+            client.finish_build()
+        });
+        client.set_log(None);
+        client.stream_mut().set_silence_policy(silence_policy);
+        stopwatch.lap("build");
+        if let Err(error) = built {
+            return Err(self.classify_failure(error, client, connection));
+        }
+
+        failpoint(Failpoint::BuildEnded);
+        self.env.record_outputs(self.machine);
+
+        let expected = Expected { derivation, inputs: build.inputs, outputs: build.outputs };
+        // The first one stays open for what it protects from the garbage collector.
+        let mut second = signing_connection.ready();
+        let exporter = second.as_mut().unwrap_or(client);
+        let downloaded =
+            transfer::download(exporter, self.local_store, &expected, connection.compressed(), &limiter, observer)
+                .map_err(|error| self.transfer_failed("retrieving outputs", error.is_of_machine(), &error))?;
+        if !connection.is_reused() {
+            self.refresh_status(connection);
+        }
+        failpoint(Failpoint::Downloaded);
+        Ok((downloaded, second))
+    }
+
+    /// Tells the daemon of a new connection how to build.
+    fn greet(&self, mut link: MachineLink) -> Result<MachineLink, Failure> {
+        let silence_policy = SilencePolicy::answer(self.machine, self.build.failover.arguments.max_silent_time);
+        link.client.stream_mut().set_silence_policy(silence_policy);
+        let mut stopwatch = Stopwatch::start();
+        let taken = link.client.set_options(&self.options());
+        stopwatch.lap("options");
+        taken.map_err(|error| self.daemon_failed("greeting its daemon", &error))?;
+        Ok(link)
+    }
+
+    fn limiter(&self) -> TransferLimiter<'a> {
+        let max_silent_time = self.build.failover.arguments.max_silent_time;
+        let report_interval = timeouts::report_interval(max_silent_time);
+        TransferLimiter {
+            state: self.build.state,
+            machine: self.machine,
+            limit: timeouts::TRANSFER_WAIT_MAX,
+            report_interval,
+        }
+    }
+
+    pub(super) fn options(&self) -> Options {
+        Options {
+            build_timeout: self.build.failover.arguments.build_timeout,
+            max_silent_time: self.build.failover.arguments.max_silent_time,
+            use_substitutes: self.machine.use_substitutes,
+            ..Options::default()
+        }
+    }
+
+    /// What a failed build means.
+    fn classify_failure(
+        &self,
+        error: daemon::Error,
+        client: &mut Client<DaemonStream>,
+        connection: &Connection,
+    ) -> Failure {
+        let daemon::Error::Daemon { message, status, .. } = &error else {
+            return self.daemon_failed("building", &error);
+        };
+        let build = self.build;
+        let lost = match client.query_valid_paths(build.inputs) {
+            Ok(present) => build.inputs.len() - present.len(),
+            Err(error) => return self.daemon_failed("judging the failed build", &error),
+        };
+        let mut has_commands = false;
+        let free = match self.probe(connection) {
+            Ok(status) => {
+                has_commands = status != MachineStatus::default();
+                record_success(build.state, self.machine, status.clone());
+                status.store_free
+            }
+            // The daemon has spoken, and what it said stands.
+            Err(error) => {
+                debug!("no status after a failed build: {error}");
+                None
+            }
+        };
+        let (derivation, machine) = (build.failover.request.derivation.to_string(), self.machine.name.clone());
+        let hint = inspect_hint(self.machine, &build.failover.request.derivation, has_commands);
+        let message = message.clone();
+        match classify(*status, free, lost) {
+            FailureClass::Failed => Failure::Build { derivation, machine, message: message + &hint },
+            FailureClass::TimedOut => Failure::TimedOut { derivation, machine, message: message + &hint },
+            // The machine answers, and may be good for other builds.
+            FailureClass::Machine(Some(why)) => Failure::Machine { machine, cause: format!("{message}; {why}") },
+            FailureClass::Machine(None) => Failure::Refused { machine, cause: message },
+        }
+    }
+
+    /// How the machine is doing. Where another process has the session, that takes a login, and its turn. The error is a
+    /// message.
+    fn probe(&self, connection: &Connection) -> Result<MachineStatus, String> {
+        let own = if connection.is_reused() { Some(connect(self.build.state, self.machine)?) } else { None };
+        let probed = own.as_ref().unwrap_or(connection).probe(self.build.directories.store.as_str());
+        probed.map_err(|error| error.to_string())
+    }
+
+    /// Measures again, so that the next decision finds a fresh record. Not worth a failure. Where it takes a login, one
+    /// process at a time does it.
+    fn refresh_status(&self, connection: &Connection) {
+        let Ok(record) = HealthRecord::of(self.build.state, self.machine) else { return };
+        let is_fresh = || {
+            let record = record.read();
+            record.failures.is_none() && record.age(health::now()).is_some_and(|age| age < FRESH / 2)
+        };
+        if is_fresh() {
+            return;
+        }
+        let probe_lock = if connection.is_reused() { record.try_probe_lock().unwrap_or(None) } else { None };
+        if connection.is_reused() && (probe_lock.is_none() || is_fresh() || self.is_crowded()) {
+            return;
+        }
+        match connection.probe(self.build.directories.store.as_str()) {
+            Ok(status) => record_success(self.build.state, self.machine, status),
+            Err(error) => debug!("no status after the build: {error}"),
+        }
+    }
+
+    /// Whether others are logging in to the machine.
+    fn is_crowded(&self) -> bool {
+        Logins::of(self.build.state, self.machine).and_then(|logins| logins.is_crowded(None)).unwrap_or(true)
+    }
+
+    /// `phase` is what was going on.
+    fn daemon_failed(&self, phase: &str, error: &daemon::Error) -> Failure {
+        self.failed(daemon_failed(phase, error))
+    }
+
+    fn transfer_failed(&self, phase: &str, is_of_machine: bool, error: &dyn Error) -> Failure {
+        let cause = with_causes(error);
+        if is_of_machine { self.failed(format!("{phase}: {cause}")) } else { Failure::Head(cause) }
+    }
+
+    /// The machine is at fault.
+    fn failed(&self, cause: String) -> Failure {
+        self.machine_fault.set(Some(cause.clone()));
+        self.failure(cause)
+    }
+
+    fn failure(&self, cause: String) -> Failure {
+        Failure::Machine { machine: self.machine.name.clone(), cause }
+    }
+}
+
+/// What the build log begins with, so that it tells where it comes from.
+fn first_line(derivation: &StorePath, machine: &str) -> String {
+    format!("{PREFIX}building '{derivation}' on '{machine}'\n")
+}

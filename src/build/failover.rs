@@ -1,0 +1,162 @@
+//! Fail-over: an accepted build goes from machine to machine until one of them has built it.
+//!
+//! Between attempts it waits for a machine: one that has not been tried or, if there is none for a while, one that has.
+//! All that touches the world goes through [`Environment`] and the attempt that is passed in, so that simulations
+//! drive this very code.
+
+use std::time::Duration;
+
+use crate::error::Failure;
+use crate::events::{Event, Observer};
+use crate::hook::{HookArguments, Request};
+use crate::machine::Machine;
+use crate::scheduler::{Choice, Environment, Query, Rejection, Rules, WaitError, wait, wait_for_slot};
+
+/// How often a waiting build says so at the least, for people. The daemon's silence timer may want it more often.
+const REPORT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long a build whose machine failed it waits for another one, before it takes that one again as well.
+const OTHER_MACHINE_WAIT: Duration = Duration::from_secs(30);
+
+/// The largest `wait_for_slot` that a machine file may give, in seconds.
+const WAIT_FOR_SLOT_MAX: u64 = 86_400;
+
+/// How long before the daemon's time limit waiting ends.
+const BUILD_TIMEOUT_MARGIN: Duration = Duration::from_secs(1);
+
+/// Where a build may go, and for how long it may look for a place.
+pub struct FailOver<'a> {
+    pub request: &'a Request,
+    /// The daemon's limits for the build.
+    pub arguments: &'a HookArguments,
+    pub machines: &'a [&'a Machine],
+    pub rules: &'a dyn Rules,
+    /// Attempts at most, on one machine or several.
+    pub max_attempts: usize,
+    /// How long the build may wait for a slot, each time it needs one.
+    pub wait_for_slot: Duration,
+}
+
+/// Builds on the machine that was chosen. [`Failure::Machine`] and [`Failure::Refused`] leave the build to another one.
+pub type AttemptFn<'a, E> = dyn FnMut(Choice<E>, &mut dyn Observer) -> Result<(), Failure> + 'a;
+
+/// A machine that let the build down.
+struct FailedAttempt {
+    /// Its place in the list.
+    machine: usize,
+    cause: String,
+    /// It did not build this, and would not another time.
+    is_final: bool,
+}
+
+impl FailOver<'_> {
+    /// Makes one attempt after the other. `first` is the machine chosen before the request was accepted; without one
+    /// the build waits, at `ticket` in the line.
+    pub fn run<E: Environment>(
+        &self,
+        first: Option<Choice<E>>,
+        mut ticket: Option<E::QueueTicket>,
+        env: &E,
+        attempt: &mut AttemptFn<'_, E>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Failure> {
+        let daemons =
+            self.arguments.build_timeout.map(|limit| env.elapsed() + limit.saturating_sub(BUILD_TIMEOUT_MARGIN));
+        let mut tried: Vec<FailedAttempt> = Vec::new();
+        let mut next = first;
+        while tried.len() < self.max_attempts {
+            let choice = match next.take() {
+                Some(choice) => choice,
+                None => self.wait(&tried, &mut ticket, daemons, env, observer)?,
+            };
+            // Whoever has a slot waits no more.
+            ticket = None;
+            let machine = choice.machine;
+            let (cause, is_final) = match attempt(choice, observer) {
+                Err(Failure::Machine { cause, .. }) => (cause, false),
+                Err(Failure::Refused { cause, .. }) => (cause, true),
+                result => return result,
+            };
+            let (derivation, name) = (&self.request.derivation, &self.machines[machine].name);
+            observer.observe(&Event::Abandoned { derivation, machine: name, cause: &cause });
+            tried.push(FailedAttempt { machine, cause, is_final });
+        }
+        Err(self.no_machine_left(&tried, "as many attempts as 'max_attempts' allows have failed".to_owned(), None))
+    }
+
+    /// Waits until a machine takes the build. Those that were tried are left alone for their back-off first, and the
+    /// build may find them in better state then. `daemons`: when the daemon's time limit for the build is about to end.
+    fn wait<E: Environment>(
+        &self,
+        tried: &[FailedAttempt],
+        ticket: &mut Option<E::QueueTicket>,
+        daemons: Option<Duration>,
+        env: &E,
+        observer: &mut dyn Observer,
+    ) -> Result<Choice<E>, Failure> {
+        let excluded = |is_final: bool| -> Vec<usize> {
+            tried.iter().filter(|tried| tried.is_final || !is_final).map(|tried| tried.machine).collect()
+        };
+        let until = |limit: Duration| {
+            let own = env.elapsed() + limit;
+            daemons.map_or(own, |daemons| own.min(daemons))
+        };
+        let limit = if tried.is_empty() { self.wait_for_slot } else { self.wait_for_slot.min(OTHER_MACHINE_WAIT) };
+        let mut result = self.wait_without(&excluded(false), until(limit), ticket, env, observer);
+        if result.is_err() && !tried.is_empty() {
+            result = self.wait_without(&excluded(true), until(self.wait_for_slot), ticket, env, observer);
+        }
+        result.map_err(|result| match result {
+            WaitError::NoMatch => self.no_machine_left(tried, "no other machine matches".to_owned(), None),
+            WaitError::TooLong(reasons) => self.nothing_free(tried, &reasons),
+        })
+    }
+
+    fn wait_without<E: Environment>(
+        &self,
+        excluded: &[usize],
+        until: Duration,
+        ticket: &mut Option<E::QueueTicket>,
+        env: &E,
+        observer: &mut dyn Observer,
+    ) -> Result<Choice<E>, WaitError> {
+        let FailOver { request, machines, rules, .. } = *self;
+        let query = Query { request, machines, rules, excluded, head: None };
+        let silence = self.arguments.max_silent_time.map(|limit| limit / 3);
+        let report_interval = silence.map_or(REPORT_INTERVAL, |silence| silence.min(REPORT_INTERVAL));
+        let derivation = &request.derivation;
+        let mut report = |time: Duration| {
+            observer.observe(&Event::Waiting { derivation, seconds: time.as_secs() });
+        };
+        wait(&query, ticket, wait_for_slot::Limits { until, report_interval }, env, &mut report)
+    }
+
+    fn nothing_free(&self, tried: &[FailedAttempt], reasons: &[Rejection]) -> Failure {
+        let is_busy = reasons.iter().any(|over| over.reason.is_busy());
+        let reasons: Vec<String> =
+            reasons.iter().map(|over| format!("{}: {}", self.machines[over.machine].name, over.reason)).collect();
+        let reasons = reasons.join("; ");
+        match self.arguments.build_timeout {
+            Some(limit) if limit < self.wait_for_slot => {
+                let last = format!("no machine became free before the daemon's time limit for the build ({reasons})");
+                self.no_machine_left(tried, last, None)
+            }
+            _ => {
+                let seconds = self.wait_for_slot.as_secs();
+                let longer = (seconds * 6).clamp(600, WAIT_FOR_SLOT_MAX);
+                let hint = format!(
+                    "builds wait longer for a slot with `wait_for_slot = {longer}` in the machine file; it is {seconds} now \
+                     (seconds)"
+                );
+                let last = format!("no machine became free within {seconds} s ({reasons})");
+                self.no_machine_left(tried, last, (is_busy && seconds < WAIT_FOR_SLOT_MAX).then_some(hint))
+            }
+        }
+    }
+
+    fn no_machine_left(&self, tried: &[FailedAttempt], last: String, hint: Option<String>) -> Failure {
+        let tried =
+            tried.iter().map(|tried| (self.machines[tried.machine].name.clone(), tried.cause.clone())).collect();
+        Failure::NoMachineLeft { derivation: self.request.derivation.to_string(), tried, last, hint }
+    }
+}

@@ -1,0 +1,31 @@
+//! What came of a machine, remembered for the builds after this one.
+
+use log::warn;
+
+use crate::machine::Machine;
+use crate::state::health::{self, Health};
+use crate::state::{HealthRecord, StateDirectory};
+use crate::status::MachineStatus;
+
+/// Remembers that `machine` was reached.
+pub fn record_success(state: &StateDirectory, machine: &Machine, status: MachineStatus) {
+    let mut status = Some(status);
+    change_health(state, machine, &mut |_| Health::reached(status.take().unwrap_or_default(), health::now()));
+}
+
+/// Remembers that `machine` was not, or let a build down.
+pub fn record_failure(state: &StateDirectory, machine: &Machine, error: &str) {
+    change_health(state, machine, &mut |health| health.after_failure(error, health::now()));
+}
+
+/// Remembers that its SSH server lets nobody in from here for a while.
+pub(super) fn record_ban(state: &StateDirectory, machine: &Machine, error: &str) {
+    change_health(state, machine, &mut |health| health.after_ban(error, health::now()));
+}
+
+/// A record that cannot be written costs time, not a build.
+pub(super) fn change_health(state: &StateDirectory, machine: &Machine, change: &mut dyn FnMut(Health) -> Health) {
+    if let Err(error) = HealthRecord::of(state, machine).and_then(|record| record.change(change)) {
+        warn!("cannot remember the health of '{}': {error}", machine.name);
+    }
+}

@@ -1,0 +1,42 @@
+//! Tells the daemon's client what happens to a build.
+
+use std::fs::File;
+
+use log::{debug, info, warn};
+
+use super::progress::Progress;
+use crate::events::{Event, Observer};
+use crate::hook::{HookArguments, trace};
+use crate::remote::timeouts;
+
+/// Says the few things that people want to know, and everything to those who ask for it in the log.
+pub struct Reporter<'a> {
+    messages: &'a File,
+    is_traced: bool,
+    progress: Progress<'a>,
+}
+
+impl<'a> Reporter<'a> {
+    /// One that writes to `messages`: the daemon's pipe, or a terminal where the hook is run by hand.
+    pub fn new(arguments: &HookArguments, messages: &'a File) -> Reporter<'a> {
+        let line_every = timeouts::report_interval(arguments.max_silent_time);
+        Reporter { messages, is_traced: arguments.print_build_trace, progress: Progress::new(messages, line_every) }
+    }
+}
+
+impl Observer for Reporter<'_> {
+    fn observe(&mut self, event: &Event<'_>) {
+        self.progress.observe(event);
+        if let Event::Building { derivation, machine } = event
+            && self.is_traced
+            && let Err(error) = trace::build_remote(&mut self.messages, derivation, machine)
+        {
+            debug!("cannot write a trace line: {error}");
+        }
+        match event {
+            Event::Abandoned { .. } => warn!("{event}"),
+            Event::Offloading { .. } | Event::Waiting { .. } | Event::Queueing { .. } => info!("{event}"),
+            _ => debug!("{event}"),
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Looking at one machine: what it says of itself, and what this head knows of it.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::build::{MachineLink, reach, record_success};
+use crate::daemon::Client;
+use crate::engine::Engine;
+use crate::machine::Machine;
+use crate::state::health::{self, Time};
+use crate::state::{Drain, HealthRecord, Slots, StateError};
+
+/// How a machine is. What is not known is null in JSON, and missing in a record.
+#[derive(Clone, Debug, Serialize)]
+pub struct MachineSnapshot {
+    pub name: String,
+    pub port: u16,
+    pub state: MachineState,
+    pub reachable: bool,
+    /// Why it is not reachable, and what to do about it.
+    pub error: Option<String>,
+    pub hint: Option<String>,
+    pub host_name: Option<String>,
+    pub kernel: Option<String>,
+    pub architecture: Option<String>,
+    /// Seconds since it was started.
+    pub uptime: Option<u64>,
+    /// The version of the worker protocol that its daemon speaks, and the releases of Guix that do.
+    pub protocol: Option<String>,
+    pub guix: Option<String>,
+    /// Load averages of 1, 5 and 15 minutes.
+    pub load1: Option<f64>,
+    pub load5: Option<f64>,
+    pub load15: Option<f64>,
+    pub cores: Option<u32>,
+    /// Percentages of the last ten seconds in which some process waited.
+    pub pressure_cpu: Option<f64>,
+    pub pressure_memory: Option<f64>,
+    pub pressure_io: Option<f64>,
+    /// Bytes.
+    pub free_memory: Option<u64>,
+    pub free_disk: Option<u64>,
+    pub free_inodes: Option<u64>,
+    /// Seconds that its clock is ahead of this machine's.
+    pub clock_skew: Option<f64>,
+    pub slots: u32,
+    /// Slots that this head's hooks hold.
+    pub taken: Option<usize>,
+    /// Why they cannot be counted, if it is not that this user may not.
+    #[serde(skip)]
+    pub slots_error: Option<String>,
+    pub builds: Vec<Build>,
+    pub failures: Option<Failures>,
+    pub drained: Option<Drained>,
+}
+
+/// What it is good for just now; the first that applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MachineState {
+    /// `enabled` is false.
+    Disabled,
+    Unreachable,
+    Drained,
+    /// Less is free in its store than `minimum_disk_space`.
+    DiskLow,
+    /// Its load is above `overload_threshold`.
+    Overloaded,
+    /// All its slots are taken.
+    Busy,
+    Ready,
+}
+
+impl MachineState {
+    pub fn word(self) -> &'static str {
+        match self {
+            MachineState::Disabled => "disabled",
+            MachineState::Unreachable => "unreachable",
+            MachineState::Drained => "drained",
+            MachineState::DiskLow => "disk-low",
+            MachineState::Overloaded => "overloaded",
+            MachineState::Busy => "busy",
+            MachineState::Ready => "ready",
+        }
+    }
+}
+
+/// Who has a slot.
+#[derive(Clone, Debug, Serialize)]
+pub struct Build {
+    pub slot: u32,
+    /// The hook process.
+    pub pid: Option<u32>,
+    pub derivation: Option<String>,
+    /// Seconds since 1970.
+    pub since: Option<u64>,
+}
+
+/// Failures in a row, as hooks remember them. Times are seconds since 1970.
+#[derive(Clone, Debug, Serialize)]
+pub struct Failures {
+    pub since: u64,
+    pub count: u32,
+    pub error: String,
+    /// Until then hooks leave the machine alone.
+    pub until: u64,
+}
+
+/// Since when it is drained, and until when. Seconds since 1970.
+#[derive(Clone, Debug, Serialize)]
+pub struct Drained {
+    pub since: u64,
+    pub until: Option<u64>,
+}
+
+/// Looks at one machine, over a connection that is kept.
+pub struct SnapshotSource<'a> {
+    machine: &'a Machine,
+    engine: &'a Engine,
+    link: Option<MachineLink>,
+}
+
+impl<'a> SnapshotSource<'a> {
+    pub fn new(machine: &'a Machine, engine: &'a Engine) -> SnapshotSource<'a> {
+        SnapshotSource { machine, engine, link: None }
+    }
+
+    /// How the machine is now.
+    pub fn snapshot(&mut self) -> MachineSnapshot {
+        let asked = self.probe();
+        let mut snapshot = self.known();
+        match asked {
+            Ok((status, protocol, guix)) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
+                snapshot.reachable = true;
+                snapshot.clock_skew = status.clock_skew(now);
+                (snapshot.protocol, snapshot.guix) = (Some(protocol), Some(guix));
+                (snapshot.load1, snapshot.load5, snapshot.load15) = (status.load1, status.load5, status.load15);
+                (snapshot.cores, snapshot.uptime) = (status.cores, status.uptime);
+                (snapshot.pressure_cpu, snapshot.pressure_memory) = (status.pressure_cpu, status.pressure_memory);
+                (snapshot.pressure_io, snapshot.free_memory) = (status.pressure_io, status.free_memory);
+                (snapshot.free_disk, snapshot.free_inodes) = (status.store_free, status.store_free_inodes);
+                let load = status.load();
+                (snapshot.host_name, snapshot.kernel) = (status.host_name, status.kernel);
+                snapshot.architecture = status.architecture;
+                snapshot.state = self.state(&snapshot, load);
+            }
+            Err(message) => {
+                self.link = None;
+                let (error, hint) = match message.split_once("\n  hint: ") {
+                    Some((error, hint)) => (error.to_owned(), Some(hint.to_owned())),
+                    None => (message, None),
+                };
+                (snapshot.error, snapshot.hint) = (Some(error), hint);
+                snapshot.state = if self.machine.enabled { MachineState::Unreachable } else { MachineState::Disabled };
+            }
+        }
+        snapshot
+    }
+
+    /// What it says: its status, and the version of its daemon.
+    fn probe(&mut self) -> Result<(crate::status::MachineStatus, String, String), String> {
+        let store = &self.engine.directories.store;
+        let is_alive = |client: &mut Client<_>| client.query_valid_paths(&BTreeSet::new()).is_ok();
+        let link = match self.link.take().map(|mut link| (is_alive(&mut link.client), link)) {
+            Some((true, link)) => link,
+            _ => reach(&self.engine.state, self.machine, store)?,
+        };
+        let status = link.connection.probe(store.as_str()).map_err(|error| error.to_string())?;
+        let version = link.client.version();
+        self.link = Some(link);
+        if self.engine.state.of(self.machine).is_ok() {
+            record_success(&self.engine.state, self.machine, status.clone());
+        }
+        Ok((status, version.to_string(), version.releases().to_owned()))
+    }
+
+    /// What this head knows of it.
+    fn known(&self) -> MachineSnapshot {
+        let (machine, state) = (self.machine, &self.engine.state);
+        let seconds = |time: Time| time / 1000;
+        let counted = Slots::of(state, machine).and_then(|slots| slots.taken());
+        let is_odd = |error: &&StateError| error.cause.kind() != io::ErrorKind::PermissionDenied;
+        let slots_error = counted.as_ref().err().filter(is_odd).map(StateError::to_string);
+        let taken = counted.ok();
+        let builds = taken.iter().flatten().map(|(slot, holder)| Build {
+            slot: *slot,
+            pid: holder.as_ref().map(|holder| holder.pid),
+            derivation: holder.as_ref().map(|holder| holder.derivation.clone()),
+            since: holder.as_ref().map(|holder| holder.since),
+        });
+        let failures = HealthRecord::of(state, machine).ok().and_then(|record| record.read().failures);
+        let drained = Drain::of(state, machine).ok().and_then(|drain| drain.read(health::now()));
+        MachineSnapshot {
+            name: machine.name.clone(),
+            port: machine.port,
+            state: MachineState::Unreachable,
+            reachable: false,
+            error: None,
+            hint: None,
+            host_name: None,
+            kernel: None,
+            architecture: None,
+            uptime: None,
+            protocol: None,
+            guix: None,
+            load1: None,
+            load5: None,
+            load15: None,
+            cores: None,
+            pressure_cpu: None,
+            pressure_memory: None,
+            pressure_io: None,
+            free_memory: None,
+            free_disk: None,
+            free_inodes: None,
+            clock_skew: None,
+            slots: machine.parallel_builds,
+            taken: taken.as_ref().map(Vec::len),
+            slots_error,
+            builds: builds.collect(),
+            failures: failures.map(|failures| Failures {
+                since: seconds(failures.since),
+                count: failures.count,
+                until: seconds(failures.last) + failures.back_off().as_secs(),
+                error: failures.error,
+            }),
+            drained: drained
+                .map(|drained| Drained { since: seconds(drained.since), until: drained.until.map(seconds) }),
+        }
+    }
+
+    fn state(&self, snapshot: &MachineSnapshot, load: Option<f64>) -> MachineState {
+        let machine = self.machine;
+        let is_above = |threshold: f64| load.is_some_and(|load| load > threshold);
+        if !machine.enabled {
+            MachineState::Disabled
+        } else if snapshot.drained.is_some() {
+            MachineState::Drained
+        } else if snapshot.free_disk.is_some_and(|free| free < machine.minimum_disk_space) {
+            MachineState::DiskLow
+        } else if machine.overload_threshold.is_some_and(is_above) {
+            MachineState::Overloaded
+        } else if snapshot.taken.is_some_and(|taken| taken >= machine.parallel_builds as usize) {
+            MachineState::Busy
+        } else {
+            MachineState::Ready
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Calling the functions of a machine file: on the interpreter's thread.
+
+use super::cancellation::SourceLocation;
+use super::context::Position;
+use super::diagnostic::{Diagnostic, Severity};
+use super::evaluate::Functions;
+use super::lua_error::LuaError;
+use super::request::{LuaRequest, LuaStatus};
+use super::request_callbacks::Candidate;
+use super::runtime::Runtime;
+use super::settings::When;
+use super::values::{self, describe};
+use mlua::{Function, MultiValue, Table, Value};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Characters of a reason that are passed on.
+const MAX_REASON: usize = 200;
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub(super) enum Callback {
+    Accepts(Candidate),
+    Score(Candidate, LuaStatus),
+    WhenBusy,
+    WhenUnreachable,
+}
+
+impl Callback {
+    /// The field that gives the function.
+    pub fn field(&self) -> &'static str {
+        match self {
+            Callback::Accepts(_) => "accepts",
+            Callback::Score(..) => "score",
+            Callback::WhenBusy => "when_busy",
+            Callback::WhenUnreachable => "when_unreachable",
+        }
+    }
+}
+
+/// A valid answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum CallbackResult {
+    Yes,
+    No(String),
+    Number(f64),
+    When(When),
+}
+
+/// Calls what there is to call. Without a valid answer there is a warning, and the default holds.
+pub(super) fn call(
+    runtime: &Runtime,
+    request: &Arc<LuaRequest>,
+    asked: &Callback,
+) -> (Option<CallbackResult>, Vec<Diagnostic>) {
+    let Some(functions) = &runtime.functions else { return (None, Vec::new()) };
+    let mut caller = Caller { runtime, request, field: asked.field(), warnings: Vec::new() };
+    let reply = match asked {
+        Callback::Accepts(candidate) => caller.accepts(functions, *candidate),
+        Callback::Score(candidate, status) => caller.score(functions, *candidate, status),
+        Callback::WhenBusy => caller.when(functions.functions_of_pool.when_busy.as_ref()),
+        Callback::WhenUnreachable => caller.when(functions.functions_of_pool.when_unreachable.as_ref()),
+    };
+    (reply, caller.warnings)
+}
+
+struct Caller<'a> {
+    runtime: &'a Runtime,
+    request: &'a Arc<LuaRequest>,
+    field: &'static str,
+    warnings: Vec<Diagnostic>,
+}
+
+impl Caller<'_> {
+    fn accepts(&mut self, functions: &Functions, candidate: Candidate) -> Option<CallbackResult> {
+        let (machine, functions_of_machine) = functions.of(candidate)?;
+        for function in [&functions.pool.accepts, &functions_of_machine.accepts].into_iter().flatten() {
+            let Some(values) = self.values(function, machine, None) else { continue };
+            match values.front().unwrap_or(&Value::Nil) {
+                Value::Boolean(true) => {}
+                Value::Boolean(false) => return Some(CallbackResult::No(reason(values.get(1), "accepts says no"))),
+                Value::Nil => self.warn(function, "expected true or false, found nothing; it counts as true"),
+                other => {
+                    let found = describe(other);
+                    self.warn(function, &format!("expected true or false, found {found}; it counts as true"));
+                }
+            }
+        }
+        Some(CallbackResult::Yes)
+    }
+
+    fn score(&mut self, functions: &Functions, candidate: Candidate, status: &LuaStatus) -> Option<CallbackResult> {
+        let (machine, functions_of_machine) = functions.of(candidate)?;
+        let function = functions_of_machine.score.as_ref().or(functions.pool.score.as_ref())?;
+        let values = self.values(function, machine, Some(status))?;
+        match values.front().unwrap_or(&Value::Nil) {
+            Value::Boolean(false) => Some(CallbackResult::No(reason(values.get(1), "score says no"))),
+            value => match values::number(value) {
+                Some(number) if !number.is_nan() => Some(CallbackResult::Number(number)),
+                _ => {
+                    let found = describe(value);
+                    self.warn(function, &format!("expected a number or false, found {found}; the default holds"));
+                    None
+                }
+            },
+        }
+    }
+
+    fn when(&mut self, function: Option<&Function>) -> Option<CallbackResult> {
+        let function = function?;
+        let values = self.invoke(function, |request| Ok((request.clone(), Value::Nil, Value::Nil)))?;
+        let value = values.front().unwrap_or(&Value::Nil);
+        let when = values::string(value).and_then(|name| When::from_name(&name));
+        if when.is_none() {
+            let found = describe(value);
+            self.warn(function, &format!("expected \"wait\" or \"local\", found {found}; the default holds"));
+        }
+        when.map(CallbackResult::When)
+    }
+
+    fn values(&mut self, function: &Function, machine: &Table, status: Option<&LuaStatus>) -> Option<MultiValue> {
+        let lua = self.runtime.lua.clone();
+        self.invoke(function, |request| {
+            let status = status.map(|status| status.to_lua(&lua)).transpose()?;
+            Ok((request.clone(), Value::Table(machine.clone()), status.map_or(Value::Nil, Value::Table)))
+        })
+    }
+
+    fn invoke(
+        &mut self,
+        function: &Function,
+        arguments: impl FnOnce(&Table) -> mlua::Result<(Table, Value, Value)>,
+    ) -> Option<MultiValue> {
+        let (runtime, request) = (self.runtime, self.request);
+        let defined = definition_of(runtime, function);
+        let location =
+            defined.map(|position| SourceLocation { file: runtime.context.path_of(&position), line: position.line });
+        runtime.context.cancel_state.calling(location);
+        let result = runtime.limited(|_| {
+            let request = runtime.request(request)?;
+            function.call(arguments(&request)?)
+        });
+        match result {
+            Ok(values) => Some(values),
+            Err(error) => {
+                let lua_error = LuaError::new(&error, &runtime.context, runtime.context.memory());
+                let position = lua_error.position.clone().or_else(|| definition_of(runtime, function));
+                let lua_error =
+                    LuaError { position, message: format!("{}: {}", self.field, lua_error.message), ..lua_error };
+                let warning = Diagnostic {
+                    severity: Severity::Warning,
+                    field: Some(self.field.to_owned()),
+                    ..lua_error.diagnostic(&runtime.context)
+                };
+                let message = format!("{}; the default holds", warning.message);
+                self.warnings.push(Diagnostic { message, ..warning });
+                None
+            }
+        }
+    }
+
+    fn warn(&mut self, function: &Function, message: &str) {
+        let context = Rc::clone(&self.runtime.context);
+        let (file, line) = match definition_of(self.runtime, function) {
+            Some(position) => (context.path_of(&position), Some(position.line)),
+            None => (context.file.display().to_string(), None),
+        };
+        let warning = Diagnostic::warning(file, format!("{}: {message}", self.field)).at(line);
+        self.warnings.push(Diagnostic { field: Some(self.field.to_owned()), ..warning });
+    }
+}
+
+/// The reason that came with a refusal.
+fn reason(value: Option<&Value>, default: &str) -> String {
+    let text = match value {
+        Some(Value::String(text)) => text.to_string_lossy(),
+        Some(Value::Nil) | None => return default.to_owned(),
+        Some(other) => describe(other),
+    };
+    text.chars().take(MAX_REASON).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Where a function was defined, if in one of the user's files.
+fn definition_of(runtime: &Runtime, function: &Function) -> Option<Position> {
+    let info = function.info();
+    let position = Position { chunk: info.short_src?, line: u32::try_from(info.line_defined?).ok()? };
+    runtime.context.file_of(&position.chunk).is_some().then_some(position)
+}

@@ -1,0 +1,172 @@
+//! What the engine and the thread on which Lua runs share: whether anyone still waits, and what is to be undone if not.
+
+use std::fs::File;
+use std::io;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
+
+/// How long to wait for an interpreter that is given up to say where it is. Functions of ours that wait look up more
+/// often than that.
+const CANCEL_GRACE: Duration = Duration::from_millis(50);
+/// How often functions that wait for something outside look whether anyone waits for them.
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A place in one of the user's files, as a message names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SourceLocation {
+    pub file: String,
+    pub line: u32,
+}
+
+/// The connection between those who wait for Lua and the thread that runs it.
+#[derive(Debug, Default)]
+pub(super) struct CancelState {
+    is_cancelled: AtomicBool,
+    /// Line of the machine file that is being evaluated; 0: not known.
+    line: AtomicU32,
+    state: Mutex<State>,
+    thread: OnceLock<rustix::process::Pid>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Who wants to know where the interpreter was when it was given up.
+    asks: Option<mpsc::Sender<Option<SourceLocation>>>,
+    /// The function that was called last.
+    calling: Option<SourceLocation>,
+    /// Locks held for user code, by a number.
+    locks: Vec<(u64, File)>,
+    last_lock: u64,
+    /// Children of user code that have not been waited for; each leads a process group.
+    children: Vec<u32>,
+}
+
+impl CancelState {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Called by the interpreter's thread when it starts.
+    pub fn here(&self) {
+        let _ = self.thread.set(rustix::thread::gettid());
+    }
+
+    /// Whether nobody waits for this interpreter any more.
+    pub fn is_cancelled(&self) -> bool {
+        self.is_cancelled.load(Ordering::Acquire)
+    }
+
+    /// Notes which function of the user is called now.
+    pub fn calling(&self, location: Option<SourceLocation>) {
+        self.state().calling = location;
+    }
+
+    /// Notes which line of the machine file is evaluated.
+    pub fn at_line(&self, line: Option<usize>) {
+        self.line.store(line.and_then(|line| u32::try_from(line).ok()).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Line of the machine file that was evaluated last.
+    pub fn line(&self) -> Option<u32> {
+        Some(self.line.load(Ordering::Relaxed)).filter(|line| *line > 0)
+    }
+
+    /// Keeps a locked file until `release`, or until nobody waits for the interpreter any more: a lock must not stay
+    /// behind in a thread that never comes back.
+    pub fn hold(&self, lock: File) -> u64 {
+        let mut state = self.state();
+        state.last_lock += 1;
+        let number = state.last_lock;
+        if !self.is_cancelled() {
+            state.locks.push((number, lock));
+        }
+        number
+    }
+
+    /// Gives back a lock. Closing the file unlocks it.
+    pub fn release(&self, number: u64) {
+        self.state().locks.retain(|(held, _)| *held != number);
+    }
+
+    /// Starts a child that leads a process group, to be killed with it when the interpreter is given up.
+    pub fn start(&self, command: &mut Command) -> io::Result<Child> {
+        let child = command.spawn()?;
+        let mut state = self.state();
+        match self.is_cancelled() {
+            true => kill_group(child.id()),
+            false => state.children.push(child.id()),
+        }
+        Ok(child)
+    }
+
+    /// Whether a child has ended, and how. From then on its number may belong to another process.
+    pub fn ended(&self, child: &mut Child) -> io::Result<Option<ExitStatus>> {
+        let mut state = self.state();
+        let status = child.try_wait()?;
+        if status.is_some() {
+            state.children.retain(|number| *number != child.id());
+        }
+        Ok(status)
+    }
+
+    /// Kills a child and what it has started, unless it has been waited for.
+    pub fn kill(&self, child: &mut Child) {
+        {
+            let mut state = self.state();
+            if !state.children.contains(&child.id()) {
+                return;
+            }
+            state.children.retain(|number| *number != child.id());
+            kill_group(child.id());
+        }
+        // It is dead; this takes no time.
+        let _ = child.wait();
+    }
+
+    /// Says where the interpreter is to whoever gave it up, and never comes back.
+    pub fn park(&self, location: Option<SourceLocation>) -> ! {
+        if let Some(asks) = self.state().asks.take() {
+            // They may have stopped listening.
+            let _ = asks.send(location);
+        }
+        loop {
+            thread::park();
+        }
+    }
+
+    /// Gives up the interpreter when it has nothing to do. Gives the function that was called last.
+    pub fn cancel_idle(&self) -> Option<SourceLocation> {
+        self.is_cancelled.store(true, Ordering::Release);
+        self.state().calling.take()
+    }
+
+    /// Gives up the interpreter. Gives the place where it was, if that can be told.
+    pub fn cancel(&self) -> Option<SourceLocation> {
+        let (asks, answer) = mpsc::channel();
+        {
+            let mut state = self.state();
+            state.asks = Some(asks);
+            self.is_cancelled.store(true, Ordering::Release);
+            state.locks.clear();
+            state.children.drain(..).for_each(kill_group);
+        }
+        let answer = answer.recv_timeout(CANCEL_GRACE);
+        if answer.is_err()
+            && let Some(thread) = self.thread.get()
+        {
+            // Stuck inside a C function. On Linux a priority belongs to a thread; a kindness to the machine, no more.
+            let _ = rustix::process::setpriority_process(Some(*thread), 19);
+        }
+        answer.ok().flatten().or_else(|| self.state().calling.take())
+    }
+}
+
+fn kill_group(leader: u32) {
+    if let Some(group) = i32::try_from(leader).ok().and_then(rustix::process::Pid::from_raw) {
+        // They may be gone already.
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+}

@@ -1,0 +1,60 @@
+//! What can be seen from here to be wrong with a pool, without asking any machine: for those who check the machine
+//! file, not for the build hook.
+
+use super::diagnostic::Diagnostic;
+use super::pool::{LoadContext, Pool, home_directory};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// The private keys that are tried for a machine that gives none, below the home directory.
+pub const DEFAULT_KEYS: [&str; 3] = [".ssh/id_ed25519", ".ssh/id_ecdsa", ".ssh/id_rsa"];
+
+/// Warnings: private keys that cannot be read, and that nothing builds for `system`, the head's own.
+pub fn check_environment(pool: &Pool, context: &LoadContext, system: &str) -> Vec<Diagnostic> {
+    let file = pool.path.display().to_string();
+    let mut warnings = Vec::new();
+    let mut seen: Vec<&Path> = Vec::new();
+    for entry in &pool.machines {
+        let Some(key) = entry.machine.private_key.as_deref().filter(|key| !seen.contains(key)) else { continue };
+        seen.push(key);
+        if let Some(error) = unreadable(key) {
+            let name = &entry.machine.name;
+            let message = format!("build_machine<{name}>: private_key: {}: {error}", key.display());
+            let hint = "make one with ssh-keygen -t ed25519 -N '', and add its public half to the account's \
+                        ~/.ssh/authorized_keys on the build machine";
+            let warning = Diagnostic::warning(file.clone(), message).at(entry.line).hint(hint);
+            warnings.push(Diagnostic { field: Some("private_key".to_owned()), ..warning });
+        }
+    }
+    if let Some(entry) = pool.machines.iter().find(|entry| entry.machine.private_key.is_none()) {
+        let home = context.home.clone().or_else(home_directory);
+        let keys: Vec<PathBuf> = home.iter().flat_map(|home| DEFAULT_KEYS.map(|key| home.join(key))).collect();
+        if keys.iter().all(|key| unreadable(key).is_some()) {
+            let names: Vec<String> = keys.iter().map(|key| key.display().to_string()).collect();
+            let message = format!(
+                "build_machine<{}>: private_key: not given, and none of {} can be read",
+                entry.machine.name,
+                if names.is_empty() { "the usual ones".to_owned() } else { names.join(", ") }
+            );
+            let warning = Diagnostic::warning(file.clone(), message).at(entry.line);
+            warnings.push(Diagnostic { field: Some("private_key".to_owned()), ..warning });
+        }
+    }
+    let builds = |systems: &[String]| systems.iter().any(|other| other == system);
+    let any = pool.machines.iter().any(|entry| entry.machine.enabled && builds(&entry.machine.systems));
+    if !pool.machines.is_empty() && !any {
+        warnings.push(Diagnostic::warning(
+            file,
+            format!("no build machine is enabled for {system}, the head's own system"),
+        ));
+    }
+    warnings
+}
+
+fn unreadable(file: &Path) -> Option<String> {
+    match File::open(file).and_then(|file| file.metadata()) {
+        Ok(metadata) if metadata.is_file() => None,
+        Ok(_) => Some("not a file".to_owned()),
+        Err(error) => Some(error.to_string()),
+    }
+}

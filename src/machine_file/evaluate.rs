@@ -1,0 +1,287 @@
+//! Evaluating a machine file: run it, decode what it returns, check the whole; every error in one report.
+
+use super::constructors::{Constructor, ConstructorCall, label};
+use super::context::{DeferredError, Position};
+use super::decode::{self, LocalMachine, MachineFunctions};
+use super::diagnostic::{Diagnostic, Report, Severity};
+use super::duplicates;
+use super::fields::{Fields, Finding, FindingLocation};
+use super::locate::Locator;
+use super::lua_error::LuaError;
+use super::request_callbacks::Candidate;
+use super::runtime::Runtime;
+use super::settings::{self, Limits, PoolFunctions, Settings};
+use super::source::Source;
+use super::values::{self, ListError, describe};
+use crate::machine::Machine;
+use mlua::chunk::ChunkMode;
+use mlua::{Lua, MultiValue, Table, Value};
+use std::path::PathBuf;
+
+/// One `build_machine` of the pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    pub machine: Machine,
+    /// Line on which its constructor was called.
+    pub line: Option<u32>,
+    /// Whether it has an `accepts` of its own.
+    pub has_accepts: bool,
+    /// Whether it has a `score` of its own.
+    pub has_score: bool,
+}
+
+/// Which functions are given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Has {
+    pub has_accepts: bool,
+    pub has_score: bool,
+}
+
+/// What a machine file says, as values that can leave the interpreter's thread.
+#[derive(Debug)]
+pub(super) struct Evaluated {
+    pub machines: Vec<Entry>,
+    pub local: Option<LocalMachine>,
+    pub local_functions: Has,
+    pub settings: Settings,
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// What a machine file says that must stay on that thread.
+#[derive(Debug)]
+pub(super) struct Functions {
+    pub pool: MachineFunctions,
+    pub functions_of_pool: PoolFunctions,
+    /// In the order of the entries: the tables, which functions are given, and functions.
+    pub machines: Vec<(Table, MachineFunctions)>,
+    pub local: Option<(Table, MachineFunctions)>,
+}
+
+impl Functions {
+    /// The table and the functions of a candidate.
+    pub fn of(&self, candidate: Candidate) -> Option<&(Table, MachineFunctions)> {
+        match candidate {
+            Candidate::Machine(index) => self.machines.get(index),
+            Candidate::Local => self.local.as_ref(),
+        }
+    }
+}
+
+/// The limits that stand in the text of a machine file as `limits = { … }`.
+///
+/// They are needed before the file has been evaluated, so the text of the table is evaluated on its own, where no
+/// variables exist. Limits that are computed from something else keep their defaults until the evaluation is over.
+pub(super) fn limits(runtime: &Runtime, text: &str, limits: Limits) -> Limits {
+    let Some(range) = Source::new(text).table_after("limits") else { return limits };
+    let table = runtime.limited(|lua| {
+        let text = format!("return {}", &text[range]);
+        lua.load(text)
+            .set_name("=limits")
+            .set_mode(ChunkMode::Text)
+            .set_environment(lua.create_table()?)
+            .eval::<Table>()
+    });
+    table.map_or(limits, |table| settings::stated_limits(&table, limits))
+}
+
+/// Evaluates a machine file. `limits` are those in force.
+pub(super) fn evaluate(runtime: &mut Runtime, text: &[u8], limits: Limits) -> Result<Evaluated, Report> {
+    let context = &runtime.context;
+    let chunk = context.add_chunk(context.main_chunk(), context.file.clone());
+    let result = runtime.follow().and_then(|()| runtime.limited(|lua| run(lua, text, &chunk)));
+    let line = runtime.context.cancel_state.line();
+    let result = runtime.watch().and(result);
+    let deferred = runtime.context.deferred.borrow_mut().take().unwrap_or_default();
+    let made = std::mem::take(&mut *runtime.context.made.borrow_mut());
+    let home = runtime.context.home.clone();
+    let mut decoder = Decoder { made: &made, findings: Vec::new(), limits, home };
+    let (decoded, lua_error) = match result {
+        Ok(value) => (decoder.returned(&value), None),
+        Err(error) => {
+            decoder.constructed();
+            let mut lua_error = LuaError::new(&error, &runtime.context, runtime.context.memory());
+            // Lua does not say where memory ended.
+            if let (None, Some(line)) = (&lua_error.position, line) {
+                lua_error.position = Some(Position { chunk: runtime.context.main_chunk(), line });
+            }
+            (None, Some(lua_error))
+        }
+    };
+    let findings = decoder.findings;
+    let mut diagnostics = Vec::new();
+    if !(findings.is_empty() && deferred.is_empty()) {
+        diagnostics = Locator::new(&runtime.context, &made).locate(findings, &deferred);
+    }
+    if let Some(lua_error) = lua_error.filter(|lua_error| !follows(lua_error, &deferred)) {
+        diagnostics.push(lua_error.diagnostic(&runtime.context));
+    }
+    let failed = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+    match decoded {
+        Some((mut evaluated, functions)) if !failed => {
+            runtime.context.set_memory(evaluated.settings.limits.memory);
+            runtime.functions = Some(functions);
+            evaluated.warnings = diagnostics;
+            Ok(evaluated)
+        }
+        _ => Err(Report { diagnostics }),
+    }
+}
+
+/// Runs the file and gives the first value it returns.
+fn run(lua: &Lua, text: &[u8], chunk: &str) -> mlua::Result<Value> {
+    let function = lua.load(text).set_name(chunk).set_mode(ChunkMode::Text).into_function()?;
+    let values: MultiValue = function.call(())?;
+    Ok(values.into_iter().next().unwrap_or(Value::Nil))
+}
+
+/// Whether an error says again, or only follows from, what has been noted.
+fn follows(lua_error: &LuaError, deferred: &[DeferredError]) -> bool {
+    deferred.iter().any(|deferred| {
+        let named = deferred.global.as_ref().map(|global| format!("(global '{global}')"));
+        lua_error.message == deferred.message || named.is_some_and(|name| lua_error.message.contains(&name))
+    })
+}
+
+struct Decoder<'a> {
+    made: &'a [ConstructorCall],
+    findings: Vec<Finding>,
+    limits: Limits,
+    home: Option<PathBuf>,
+}
+
+impl Decoder<'_> {
+    fn error(&mut self, place: FindingLocation, message: String, hint: Option<&str>) {
+        let hint = hint.map(str::to_owned);
+        let finding = Finding { severity: Severity::Error, place, field: None, message, hint, missing: false };
+        self.findings.push(finding);
+    }
+
+    /// Checks what the constructors made, for a file that could not be run to its end.
+    fn constructed(&mut self) {
+        let base = |made: &ConstructorCall| {
+            let inherits =
+                |other: &ConstructorCall| matches!(&other.inherit, Some(Value::Table(table)) if *table == made.table);
+            self.made.iter().any(inherits)
+        };
+        let whole: Vec<usize> = (0..self.made.len().min(1000)).filter(|&index| !base(&self.made[index])).collect();
+        for index in whole {
+            match self.made[index].constructor {
+                Constructor::Build => drop(self.build(index)),
+                Constructor::Local => drop(self.local(index)),
+            }
+        }
+    }
+
+    /// Decodes what the file returned.
+    fn returned(&mut self, value: &Value) -> Option<(Evaluated, Functions)> {
+        const EXPECTED: &str = "expected the machine file to return a list of build machines";
+        let Value::Table(pool) = value else {
+            let hint = value.is_nil().then_some("end the file with: return { build_machine { … } }");
+            self.error(FindingLocation::Pool, format!("{EXPECTED}, found {}", describe(value)), hint);
+            return None;
+        };
+        if self.number_of(pool).is_some() {
+            let hint = Some("put it into a list: return { build_machine { … } }");
+            self.error(FindingLocation::Pool, format!("{EXPECTED}, found {}", describe(value)), hint);
+            return None;
+        }
+        let place = FindingLocation::Pool;
+        let mut fields = Fields { table: pool, place, subject: String::new(), findings: &mut self.findings };
+        let (mut settings, functions_of_pool) = settings::read(&mut fields, self.limits);
+        let functions_of_machine = MachineFunctions::read(&mut fields);
+        (settings.has_accepts, settings.has_score) =
+            (functions_of_machine.accepts.is_some(), functions_of_machine.score.is_some());
+        let mut functions =
+            Functions { pool: functions_of_machine, functions_of_pool, machines: Vec::new(), local: None };
+        let (machines, local) = self.items(pool, &mut functions);
+        let own = functions.local.as_ref().map(|(_, functions_of_machine)| functions_of_machine);
+        let local_functions = Has {
+            has_accepts: own.is_some_and(|functions_of_machine| functions_of_machine.accepts.is_some()),
+            has_score: own.is_some_and(|functions_of_machine| functions_of_machine.score.is_some()),
+        };
+        Some((Evaluated { machines, local, local_functions, settings, warnings: Vec::new() }, functions))
+    }
+
+    fn items(&mut self, pool: &Table, functions: &mut Functions) -> (Vec<Entry>, Option<LocalMachine>) {
+        let pairs = pool.pairs::<Value, Value>().filter_map(Result::ok);
+        let items = pairs.filter_map(|(key, value)| Some((key.as_integer().filter(|_| key.is_integer())?, value)));
+        let items = match values::in_order(items.collect()) {
+            Ok(items) => items,
+            Err(ListError::Hole(index)) => {
+                let place = usize::try_from(index).map_or(FindingLocation::Pool, FindingLocation::Item);
+                let hint = Some("an expression there gives nil");
+                self.error(place, format!("the list of machines has nothing at index {index}"), hint);
+                return (Vec::new(), None);
+            }
+            Err(_) => {
+                self.error(FindingLocation::Pool, "the list of machines begins before index 1".to_owned(), None);
+                return (Vec::new(), None);
+            }
+        };
+        let (mut machines, mut numbers, mut local) = (Vec::new(), Vec::new(), None);
+        for (index, item) in (1..).zip(&items) {
+            let number = item.as_table().and_then(|table| self.number_of(table));
+            match number.map(|number| (number, self.made[number].constructor)) {
+                Some((number, Constructor::Build)) => {
+                    if let Some((machine, functions_of_machine)) = self.build(number) {
+                        let (has_accepts, has_score) =
+                            (functions_of_machine.accepts.is_some(), functions_of_machine.score.is_some());
+                        let line = self.made[number].position.as_ref().map(|position| position.line);
+                        machines.push(Entry { machine, line, has_accepts, has_score });
+                        functions.machines.push((self.made[number].table.clone(), functions_of_machine));
+                        numbers.push(number);
+                    }
+                }
+                Some((number, Constructor::Local)) if local.is_some() => {
+                    let message = "local_machine: the pool has one already; there is one head only".to_owned();
+                    self.error(FindingLocation::Constructed(number), message, None);
+                }
+                Some((number, Constructor::Local)) => {
+                    let (machine, functions_of_machine) = self.local(number);
+                    local = Some(machine);
+                    functions.local = Some((self.made[number].table.clone(), functions_of_machine));
+                }
+                None => {
+                    let message = format!("machine {index}: expected a build_machine, found {}", describe(item));
+                    let hint = item.is_table().then_some("write build_machine { … }, also around a copy");
+                    self.error(FindingLocation::Item(index), message, hint);
+                }
+            }
+        }
+        duplicates::check(&machines, &functions.machines, &numbers, &mut self.findings);
+        (machines, local)
+    }
+
+    /// The number of the call that made this table.
+    fn number_of(&self, table: &Table) -> Option<usize> {
+        table.metatable()?;
+        self.made.iter().position(|made| made.table == *table)
+    }
+
+    fn build(&mut self, number: usize) -> Option<(Machine, MachineFunctions)> {
+        let home = self.home.clone();
+        self.with_fields(number, |fields| decode::build_machine(fields, home.as_deref()))?
+    }
+
+    fn local(&mut self, number: usize) -> (LocalMachine, MachineFunctions) {
+        let nothing = || (LocalMachine::default(), MachineFunctions::default());
+        self.with_fields(number, decode::local_machine).unwrap_or_else(nothing)
+    }
+
+    fn with_fields<R>(&mut self, number: usize, read: impl FnOnce(&mut Fields) -> R) -> Option<R> {
+        let made = &self.made[number];
+        let name = made.constructor.name();
+        if let Some(instead) = &made.instead {
+            let message = format!("{name}: expected a table, found {}", describe(instead));
+            self.error(FindingLocation::Constructed(number), message, Some(&format!("write {name} {{ … }}")));
+            return None;
+        }
+        let subject = label(made.constructor, &made.table);
+        let place = FindingLocation::Constructed(number);
+        let mut fields = Fields { table: &made.table, place, subject, findings: &mut self.findings };
+        if let Some(inherit) = made.inherit.as_ref().filter(|inherit| !inherit.is_table()) {
+            fields.error("inherit", format!("expected a table, found {}", describe(inherit)), None);
+        }
+        Some(read(&mut fields))
+    }
+}

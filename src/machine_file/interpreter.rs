@@ -1,0 +1,106 @@
+//! The thread on which Lua runs, and the time it is given.
+//!
+//! Lua code can fail to come back: a loop, a pattern that backtracks for ever, a command that sleeps. So nothing of it
+//! runs on the threads of the engine. They hand a piece of work to this thread and wait for a limited time; when that
+//! is over they go on without an answer, and the interpreter is abandoned for the rest of the process. An abandoned
+//! interpreter parks its thread as soon as it executes another instruction of Lua. What is stuck inside a C function
+//! cannot be stopped (a thread cannot be killed from outside in any sound way); it goes on with the lowest priority.
+
+use super::cancellation::{CancelState, SourceLocation};
+use super::runtime::Runtime;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+type Work = Box<dyn FnOnce(&mut Runtime) + Send>;
+
+/// Room for 200 nested C calls, Lua's own limit, with Rust functions between them.
+const STACK: usize = 16 << 20;
+
+impl Interpreter {
+    /// Line of the machine file that was evaluated last, if the evaluation did not come to its end.
+    pub fn line(&self) -> Option<u32> {
+        self.cancel_state.line()
+    }
+}
+
+/// A running interpreter; dropping it ends its thread unless it is stuck.
+#[derive(Debug)]
+pub(super) struct Interpreter {
+    work: mpsc::Sender<Work>,
+    cancel_state: Arc<CancelState>,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// Time was up, here.
+    Late(Option<SourceLocation>),
+    /// It was given up before.
+    Before,
+    /// Its thread has ended.
+    Gone,
+}
+
+impl Interpreter {
+    /// Starts the thread and makes its interpreter there with `make`.
+    pub fn start<E: Send + 'static>(
+        make: impl FnOnce(Arc<CancelState>) -> Result<Runtime, E> + Send + 'static,
+    ) -> std::io::Result<Result<Interpreter, Option<E>>> {
+        let cancel_state = Arc::new(CancelState::default());
+        let (work, jobs) = mpsc::channel::<Work>();
+        let (made, result) = mpsc::channel();
+        let context = Arc::clone(&cancel_state);
+        thread::Builder::new().name("lua".to_owned()).stack_size(STACK).spawn(move || {
+            context.here();
+            let mut runtime = match make(context) {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(made.send(Err(error))),
+            };
+            drop(made.send(Ok(())));
+            for job in jobs {
+                // A panic ends this interpreter and nothing else: the sender of the answer is dropped with the job.
+                if catch_unwind(AssertUnwindSafe(|| job(&mut runtime))).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(match result.recv() {
+            Ok(Ok(())) => Ok(Interpreter { work, cancel_state }),
+            Ok(Err(error)) => Err(Some(error)),
+            Err(_) => Err(None),
+        })
+    }
+
+    /// Has `job` done by the interpreter, and waits for the answer no longer than `budget` has left, which the time
+    /// taken is subtracted from.
+    pub fn run<R: Send + 'static>(
+        &self,
+        budget: &mut Duration,
+        job: impl FnOnce(&mut Runtime) -> R + Send + 'static,
+    ) -> Result<R, Stopped> {
+        if self.cancel_state.is_cancelled() {
+            return Err(Stopped::Before);
+        }
+        if budget.is_zero() {
+            return Err(Stopped::Late(self.cancel_state.cancel_idle()));
+        }
+        let start = Instant::now();
+        let (answer, result) = mpsc::channel();
+        let job = Box::new(move |runtime: &mut Runtime| drop(answer.send(job(runtime))));
+        if self.work.send(job).is_err() {
+            self.cancel_state.cancel_idle();
+            return Err(Stopped::Gone);
+        }
+        let result = result.recv_timeout(*budget);
+        *budget = budget.saturating_sub(start.elapsed());
+        result.map_err(|error| match error {
+            mpsc::RecvTimeoutError::Timeout => Stopped::Late(self.cancel_state.cancel()),
+            mpsc::RecvTimeoutError::Disconnected => {
+                self.cancel_state.cancel_idle();
+                Stopped::Gone
+            }
+        })
+    }
+}

@@ -1,0 +1,128 @@
+//! `offload.exec(argv, { timeout = … })`: run a program and take what it prints.
+//!
+//! Gives the standard output of a program that exits with 0, else nil, a message and the exit status. There is no
+//! shell, no input, and a time limit of 5 seconds unless one is given. A program given as `./NAME` stands beside the
+//! machine file.
+
+use super::super::context::Context;
+use super::process::{Ended, Program};
+use mlua::{Lua, LuaString, Table, Value};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// More output than this is an error.
+const MAX_OUTPUT: usize = 16 << 20;
+/// Of its messages, so many bytes are kept for the last line to be shown.
+const MAX_MESSAGES: usize = 64 << 10;
+
+type Answer = (Option<LuaString>, Option<String>, Option<i32>);
+
+pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
+    let context = Rc::clone(context);
+    let exec = move |lua: &Lua, (argv, options): (Vec<LuaString>, Option<Table>)| {
+        let words: Vec<OsString> = argv.iter().map(|word| OsStr::from_bytes(&word.as_bytes()).to_owned()).collect();
+        let Some((program, arguments)) = words.split_first() else {
+            return Err(mlua::Error::RuntimeError("exec: expected a list of arguments, found an empty one".to_owned()));
+        };
+        let timeout = timeout(options.as_ref())?;
+        // As with files, a path that is not absolute begins at the machine file; a name is looked for in PATH.
+        let path = match program.as_bytes().contains(&b'/') {
+            true => context.resolve(program.as_bytes()).into_os_string(),
+            false => program.clone(),
+        };
+        let mut command = Command::new(path);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let shown = program.display();
+        let outcome = Program::start(lua, &context, &mut command).and_then(|program| run(program, timeout));
+        match outcome {
+            Ok(outcome) => outcome.answer(lua, &shown.to_string(), timeout),
+            Err(error) => Ok((None, Some(format!("{shown}: {}", super::plain_error(&error))), None)),
+        }
+    };
+    module.raw_set("exec", lua.create_function(exec)?)
+}
+
+fn timeout(options: Option<&Table>) -> mlua::Result<Duration> {
+    let wrong = |message: String| mlua::Error::RuntimeError(format!("exec: {message}"));
+    let Some(options) = options else { return Ok(TIMEOUT) };
+    let mut timeout = TIMEOUT;
+    for pair in options.pairs::<Value, Value>() {
+        let (key, value) = pair?;
+        if key.as_string().is_none_or(|key| *key != "timeout") {
+            return Err(wrong(format!("unknown option {}", super::super::values::describe(&key))));
+        }
+        let seconds = super::super::values::number(&value).and_then(|number| Duration::try_from_secs_f64(number).ok());
+        timeout = seconds.ok_or_else(|| wrong("timeout: expected a number of seconds".to_owned()))?;
+    }
+    Ok(timeout)
+}
+
+struct Outcome {
+    ended: Ended,
+    output: Vec<u8>,
+    messages: Vec<u8>,
+}
+
+/// Takes what the program prints, and its end.
+fn run(mut program: Program, timeout: Duration) -> io::Result<Outcome> {
+    let deadline = Instant::now().checked_add(timeout);
+    let mut pipes = [program.output(), program.messages()];
+    let mut texts = [Vec::new(), Vec::new()];
+    while pipes.iter().any(Option::is_some) && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+        let mut fds: Vec<PollFd> = pipes.iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::IN)).collect();
+        let time = Timespec { tv_sec: 0, tv_nsec: super::super::cancellation::POLL_INTERVAL.subsec_nanos().into() };
+        match poll(&mut fds, Some(&time)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        program.park_if_cancelled();
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let open = pipes.iter_mut().zip(&mut texts).filter(|(pipe, _)| pipe.is_some());
+        for ((pipe, text), _) in open.zip(ready).filter(|(_, ready)| *ready) {
+            let mut buffer = [0; 64 << 10];
+            match pipe.as_mut().map_or(Ok(0), |pipe| pipe.read(&mut buffer))? {
+                0 => *pipe = None,
+                count => text.extend_from_slice(&buffer[..count]),
+            }
+        }
+        let [output, messages] = &mut texts;
+        if output.len() > MAX_OUTPUT {
+            return Err(io::Error::other(format!("it prints more than {} MiB", MAX_OUTPUT >> 20)));
+        }
+        let surplus = messages.len().saturating_sub(MAX_MESSAGES);
+        messages.drain(..surplus);
+    }
+    // A child of the program may hold its output open when the program itself has ended.
+    let ended = match pipes.iter().any(Option::is_some) {
+        true => program.late(),
+        false => program.wait(deadline)?,
+    };
+    let [output, messages] = texts;
+    Ok(Outcome { ended, output, messages })
+}
+
+impl Outcome {
+    fn answer(self, lua: &Lua, program: &str, timeout: Duration) -> mlua::Result<Answer> {
+        let (how, code) = match self.ended {
+            Ended::With(status) if status.success() => {
+                return Ok((Some(lua.create_string(self.output)?), None, Some(0)));
+            }
+            Ended::With(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => (format!("exit status {code}"), Some(code)),
+                (None, signal) => (format!("killed by signal {}", signal.unwrap_or(0)), None),
+            },
+            Ended::Late => (format!("killed after {} s", timeout.as_secs_f64()), None),
+        };
+        let messages = String::from_utf8_lossy(&self.messages);
+        let reported = messages.lines().rev().find(|line| !line.trim().is_empty());
+        let reported = reported.map_or(String::new(), |line| format!(": {}", line.trim()));
+        Ok((None, Some(format!("{program}: {how}{reported}")), code))
+    }
+}

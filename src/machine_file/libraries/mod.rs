@@ -1,0 +1,39 @@
+//! What user code finds beside the constructors: the module `offload`, and the parts of Lua's standard library that
+//! reach outside, made so that they cannot hold up or confuse the process. Each group has a file with one `register`.
+
+use super::context::Context;
+use mlua::{Lua, Table};
+use std::io;
+use std::rc::Rc;
+
+mod cached;
+mod cancellable_io;
+mod exec;
+mod files;
+mod io_library;
+mod json;
+mod known_hosts;
+mod log;
+mod os_library;
+mod process;
+
+/// Fills the module `offload`, and replaces parts of the standard library.
+pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
+    exec::register(lua, module, context)?;
+    files::register(lua, module, context)?;
+    json::register(lua, module)?;
+    cached::register(lua, module, context)?;
+    log::register(lua, module, context)?;
+    known_hosts::register(lua, module, context)?;
+    io_library::register(lua, context)?;
+    os_library::register(lua, context)
+}
+
+/// The text of a system error as C programs print it, without its number.
+fn plain_error(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" (os error ") {
+        Some((text, _)) => text.to_owned(),
+        None => text,
+    }
+}

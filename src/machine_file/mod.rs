@@ -1,0 +1,65 @@
+//! The machine file: a program in Lua 5.4 that returns the pool of build machines.
+//!
+//! ```lua
+//! local base = { user = "offload", private_key = "/etc/guix/offload_ed25519" }
+//!
+//! return {
+//!   build_machine {
+//!     inherit = base,                    -- fields not given here come from this table
+//!     name = "eightysix.example.org",
+//!     systems = { "x86_64-linux", "i686-linux" },
+//!     host_key = "ssh-ed25519 AAAAC3Nz…",
+//!   },
+//!   local_machine { speed = 1.0 },       -- optional: the head itself takes part
+//!   when_busy = "wait",                  -- settings of the pool have names
+//! }
+//! ```
+//!
+//! [`load`] evaluates the file (`evaluate`) in an interpreter of its own (`interpreter`, `runtime`), decodes what it
+//! returns (`fields`, `decode`, `settings`) and checks the whole (`duplicates`); all that is wrong comes back in one
+//! [`Report`], each finding with its line (`locate`, `source`). [`Pool::callbacks`] begins a [`RequestCallbacks`], which asks the
+//! functions of the file (`callbacks`). What the file may use beside the language is in `libraries`.
+//!
+//! Nothing that Lua code does can hang, end or confuse the process. It runs on a thread of its own, which is given up
+//! when the time of [`Limits`] is over; see `interpreter` and `cancellation`. Where a function fails there is a default.
+//!
+//! Not checked here: whether hosts answer. Whether key files can be read, [`check_environment`] says.
+
+mod callbacks;
+mod cancellation;
+mod checks;
+mod constructors;
+mod context;
+mod decode;
+mod diagnostic;
+mod duplicates;
+mod evaluate;
+mod fields;
+mod interpreter;
+mod libraries;
+mod locate;
+mod lua_error;
+mod pool;
+mod request;
+mod request_callbacks;
+mod runtime;
+mod settings;
+mod source;
+mod suggest;
+mod values;
+
+pub use checks::{DEFAULT_KEYS, check_environment};
+pub use decode::LocalMachine;
+pub use diagnostic::{Diagnostic, Report, Severity};
+pub use evaluate::Entry;
+pub use fields::{BUILD_MACHINE, Field, LIMITS, LOCAL_MACHINE, POOL};
+pub use pool::{Extend, LoadContext, Pool, load};
+pub use request::{DERIVATION_FIELDS, DerivationReader, LuaRequest, LuaStatus, OUTPUT_FIELDS};
+pub use request_callbacks::{Acceptance, Candidate, RequestCallbacks, Score, default_score};
+pub use settings::{Limits, Settings, When};
+
+/// Annotations of what a machine file may use, for editors with the Lua language server.
+pub const ANNOTATIONS: &str = include_str!("../../lua/offload.lua");
+
+#[cfg(test)]
+mod tests;

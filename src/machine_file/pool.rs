@@ -1,0 +1,162 @@
+//! Loading a machine file.
+
+use super::context::RuntimeOptions;
+use super::decode::LocalMachine;
+use super::diagnostic::{Diagnostic, Report};
+use super::evaluate::{self, Entry, Evaluated, Has};
+use super::interpreter::{Interpreter, Stopped};
+use super::runtime::{Runtime, read_chunk};
+use super::settings::{Limits, Settings};
+use crate::permissions::{self, Need};
+use std::collections::HashSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+/// Adds an embedding program's own functions to an interpreter before the machine file is evaluated.
+pub type Extend = Arc<dyn Fn(&mlua::Lua) -> mlua::Result<()> + Send + Sync>;
+
+/// What a machine file is evaluated with.
+#[derive(Clone, Default)]
+pub struct LoadContext {
+    /// What `~` stands for; `None`: the home directory of the effective user.
+    pub home: Option<PathBuf>,
+    /// Where `cached` keeps values between processes; `None`: nowhere.
+    pub cache: Option<PathBuf>,
+    /// Limits where the file states none.
+    pub limits: Limits,
+    /// Functions of an embedding program.
+    pub extend: Option<Extend>,
+}
+
+impl fmt::Debug for LoadContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let LoadContext { home, cache, limits, extend } = self;
+        f.debug_struct("LoadContext")
+            .field("home", home)
+            .field("cache", cache)
+            .field("limits", limits)
+            .field("extend", &extend.is_some())
+            .finish()
+    }
+}
+
+/// What a machine file says.
+#[derive(Debug)]
+pub struct Pool {
+    /// The build machines, in the order of the file.
+    pub machines: Vec<Entry>,
+    /// The head itself, if it takes part.
+    pub local: Option<LocalMachine>,
+    pub settings: Settings,
+    /// What is doubtful in the file, but no error.
+    pub warnings: Vec<Diagnostic>,
+    /// The machine file.
+    pub path: PathBuf,
+    /// The interpreter that holds the functions; `None` if there is no machine file.
+    pub(super) interpreter: Option<Interpreter>,
+    pub(super) local_functions: Has,
+    /// Warnings of decisions that have been given.
+    pub(super) reported: Mutex<HashSet<String>>,
+}
+
+impl Pool {
+    /// A pool without machines, as a machine file that does not exist gives it.
+    pub fn empty(path: &Path) -> Pool {
+        Pool {
+            machines: Vec::new(),
+            local: None,
+            settings: Settings::default(),
+            warnings: Vec::new(),
+            path: path.to_path_buf(),
+            interpreter: None,
+            local_functions: Has::default(),
+            reported: Mutex::default(),
+        }
+    }
+}
+
+/// Evaluates the machine file `path`. A file that does not exist means no machines.
+pub fn load(path: &Path, context: &LoadContext) -> Result<Pool, Report> {
+    let file = path.display().to_string();
+    let text = match read_chunk(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Pool::empty(path)),
+        Err(error) => {
+            let diagnostic = Diagnostic::error(file, format!("cannot be read: {error}"));
+            return Err(match permissions::advice(path, Need::Read, &error) {
+                Some(advice) => diagnostic.hint(advice).into(),
+                None => diagnostic.into(),
+            });
+        }
+    };
+    let failed = |message: String| Report::from(Diagnostic::error(file.clone(), message));
+    let mut limits = context.limits;
+    let setting = RuntimeOptions {
+        file: path.to_path_buf(),
+        home: context.home.clone().or_else(home_directory),
+        cache: context.cache.clone(),
+        memory: limits.memory,
+    };
+    let extend = context.extend.clone();
+    let interpreter = Interpreter::start(move |cancel_state| {
+        let make = || {
+            let runtime = Runtime::new(setting, cancel_state)?;
+            if let Some(extend) = extend {
+                extend(&runtime.lua)?;
+            }
+            Ok(runtime)
+        };
+        make().map_err(|error: mlua::Error| error.to_string())
+    });
+    let interpreter = match interpreter {
+        Ok(Ok(interpreter)) => interpreter,
+        Ok(Err(error)) => {
+            let error = error.unwrap_or_else(|| "its thread has ended".to_owned());
+            return Err(failed(format!("the Lua interpreter cannot be started: {error}")));
+        }
+        Err(error) => return Err(failed(format!("no thread for the Lua interpreter: {error}"))),
+    };
+    let stopped = |stopped: Stopped, limits: Limits| match stopped {
+        Stopped::Late(location) => {
+            let seconds = limits.evaluate.as_secs_f64();
+            let message = format!("evaluation stopped: it took longer than {seconds} s (limits.evaluate)");
+            let (file, line) =
+                location.map_or((file.clone(), interpreter.line()), |location| (location.file, Some(location.line)));
+            Report::from(Diagnostic::error(file, message).at(line))
+        }
+        Stopped::Before | Stopped::Gone => failed("evaluation ended the Lua interpreter".to_owned()),
+    };
+    let source = String::from_utf8_lossy(&text).into_owned();
+    let mut budget = limits.evaluate;
+    limits = interpreter
+        .run(&mut budget, move |runtime| {
+            let limits = evaluate::limits(runtime, &source, limits);
+            runtime.context.set_memory(limits.memory);
+            limits
+        })
+        .map_err(|reason| stopped(reason, limits))?;
+    let mut budget = limits.evaluate;
+    let evaluated = interpreter
+        .run(&mut budget, move |runtime| evaluate::evaluate(runtime, &text, limits))
+        .map_err(|reason| stopped(reason, limits))??;
+    let Evaluated { machines, local, local_functions, settings, warnings } = evaluated;
+    let interpreter = Some(interpreter);
+    let pool = Pool::empty(path);
+    Ok(Pool { machines, local, local_functions, settings, warnings, interpreter, ..pool })
+}
+
+/// The home directory of the effective user: that of the account, since HOME may be absent or another's.
+pub(super) fn home_directory() -> Option<PathBuf> {
+    use std::io::Read as _;
+    let mut accounts = String::new();
+    let file = std::fs::File::open("/etc/passwd").ok()?;
+    file.take(16 << 20).read_to_string(&mut accounts).ok()?;
+    let user = rustix::process::geteuid().as_raw().to_string();
+    let account = accounts.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| {
+        let [_, _, id, ..] = fields[..] else { return false };
+        id == user
+    });
+    let home = account.and_then(|fields| fields.get(5).map(PathBuf::from)).filter(|home| home.is_absolute());
+    home.or_else(std::env::home_dir)
+}

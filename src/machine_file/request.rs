@@ -1,0 +1,216 @@
+//! What the functions of a machine file are told: the request, and the status of a machine.
+
+use crate::hook::{self, HookArguments};
+use crate::store::base16;
+use crate::store::derivation::Derivation;
+use mlua::{Lua, Table, Value};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What the daemon asks for: one derivation to be built.
+#[derive(Clone, Debug, Default)]
+pub struct LuaRequest {
+    /// System type of the derivation.
+    pub system: String,
+    /// Features that the machine must offer.
+    pub features: Vec<String>,
+    /// File name of the derivation in the store.
+    pub derivation: String,
+    /// Name of the derivation: without directory, hash and `.drv`.
+    pub name: String,
+    /// Whether the daemon has room for a local build: the first field of its request.
+    pub wants_local: bool,
+    /// Seconds of silence after which a build has failed; 0: no limit.
+    pub max_silent_time: u64,
+    /// Seconds after which a build has failed; 0: no limit.
+    pub build_timeout: u64,
+    /// Reads the derivation, for `request:read_derivation()`.
+    pub reader: Option<DerivationReader>,
+}
+
+impl LuaRequest {
+    /// What the daemon asked, and what it said when it started the hook.
+    pub fn new(request: &hook::Request, arguments: &HookArguments) -> LuaRequest {
+        let seconds = |limit: Option<Duration>| limit.map_or(0, |limit| limit.as_secs());
+        let name = request.derivation.name();
+        LuaRequest {
+            system: request.system.clone(),
+            features: request.features.clone(),
+            derivation: request.derivation.as_str().to_owned(),
+            name: name.strip_suffix(".drv").unwrap_or(name).to_owned(),
+            wants_local: request.wants_local,
+            max_silent_time: seconds(arguments.max_silent_time),
+            build_timeout: seconds(arguments.build_timeout),
+            reader: None,
+        }
+    }
+}
+
+/// A function that reads the derivation of a request; its error is a message.
+#[derive(Clone)]
+pub struct DerivationReader(pub Arc<dyn Fn() -> Result<Derivation, String> + Send + Sync>);
+
+impl fmt::Debug for DerivationReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DerivationReader")
+    }
+}
+
+/// What is known of a machine at this moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LuaStatus {
+    /// One-minute load over cores.
+    pub load: Option<f64>,
+    /// Load averages over 1, 5 and 15 minutes.
+    pub loadavg: Option<[f64; 3]>,
+    pub cores: Option<u32>,
+    /// Share of time in the last 10 seconds in which some process waited for a processor, in percent.
+    pub pressure: Option<f64>,
+    /// Bytes.
+    pub free_memory: Option<u64>,
+    /// Bytes free in the store.
+    pub free_disk: Option<u64>,
+    /// Inodes free in the store.
+    pub free_inodes: Option<u64>,
+    /// Build slots that are taken.
+    pub running: Option<u32>,
+    /// Seconds its clock is ahead of ours.
+    pub clock_skew: Option<f64>,
+    /// Seconds since this was measured; `None`: never.
+    pub age: Option<f64>,
+    pub reachable: Option<bool>,
+}
+
+impl LuaStatus {
+    /// What a probe of a machine found out, `age` ago.
+    pub fn measured(probe: &crate::status::MachineStatus, age: Duration) -> LuaStatus {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
+        let loadavg = match (probe.load1, probe.load5, probe.load15) {
+            (Some(load1), Some(load5), Some(load15)) => Some([load1, load5, load15]),
+            _ => None,
+        };
+        LuaStatus {
+            load: probe.load(),
+            loadavg,
+            cores: probe.cores,
+            pressure: probe.pressure_cpu,
+            free_memory: probe.free_memory,
+            free_disk: probe.store_free,
+            free_inodes: probe.store_free_inodes,
+            running: None,
+            clock_skew: probe.clock.map(|clock| clock as f64 - (now - age.as_secs_f64())),
+            age: Some(age.as_secs_f64()),
+            reachable: Some(true),
+        }
+    }
+
+    /// The fields' names in Lua.
+    pub const FIELDS: [&str; 11] = [
+        "load",
+        "loadavg",
+        "cores",
+        "pressure",
+        "free_memory",
+        "free_disk",
+        "free_inodes",
+        "running",
+        "clock_skew",
+        "age",
+        "reachable",
+    ];
+
+    pub(super) fn to_lua(&self, lua: &Lua) -> mlua::Result<Table> {
+        let table = lua.create_table()?;
+        table.raw_set("load", self.load)?;
+        table.raw_set("loadavg", self.loadavg.map(Vec::from))?;
+        table.raw_set("cores", self.cores)?;
+        table.raw_set("pressure", self.pressure)?;
+        table.raw_set("free_memory", self.free_memory)?;
+        table.raw_set("free_disk", self.free_disk)?;
+        table.raw_set("free_inodes", self.free_inodes)?;
+        table.raw_set("running", self.running)?;
+        table.raw_set("clock_skew", self.clock_skew)?;
+        table.raw_set("age", self.age)?;
+        table.raw_set("reachable", self.reachable)?;
+        Ok(table)
+    }
+}
+
+impl LuaRequest {
+    /// The fields' names in Lua; the method is `read_derivation`.
+    pub const FIELDS: [&str; 7] =
+        ["system", "features", "derivation", "name", "wants_local", "max_silent_time", "build_timeout"];
+
+    pub(super) fn to_lua(&self, lua: &Lua) -> mlua::Result<Table> {
+        let table = lua.create_table()?;
+        table.raw_set("system", self.system.as_str())?;
+        table.raw_set("features", self.features.as_slice())?;
+        table.raw_set("derivation", self.derivation.as_str())?;
+        table.raw_set("name", self.name.as_str())?;
+        table.raw_set("wants_local", self.wants_local)?;
+        table.raw_set("max_silent_time", self.max_silent_time)?;
+        table.raw_set("build_timeout", self.build_timeout)?;
+        let methods = lua.create_table()?;
+        let (reader, file) = (self.reader.clone(), self.derivation.clone());
+        let cell = lua.create_table()?;
+        let read = move |lua: &Lua, _: Value| {
+            if let Value::Table(known) = cell.raw_get(1)? {
+                return Ok(known);
+            }
+            let failed =
+                |error: &str| mlua::Error::RuntimeError(format!("the derivation {file} cannot be read: {error}"));
+            let reader = reader.as_ref().ok_or_else(|| failed("nothing reads it here"))?;
+            let derivation = (reader.0)().map_err(|error| failed(&error))?;
+            let derivation = derivation_to_lua(lua, &derivation)?;
+            cell.raw_set(1, &derivation)?;
+            Ok(derivation)
+        };
+        methods.raw_set("read_derivation", lua.create_function(read)?)?;
+        let metatable = lua.create_table()?;
+        metatable.raw_set("__index", methods)?;
+        metatable.raw_set("__name", "request")?;
+        table.set_metatable(Some(metatable))?;
+        Ok(table)
+    }
+}
+
+/// The names of the fields of a derivation in Lua.
+pub const DERIVATION_FIELDS: [&str; 6] = ["builder", "args", "env", "inputs", "sources", "outputs"];
+/// The names of the fields of an output of a derivation in Lua.
+pub const OUTPUT_FIELDS: [&str; 3] = ["path", "method", "hash"];
+
+/// The table of a derivation. The system is that of the request.
+fn derivation_to_lua(lua: &Lua, derivation: &Derivation) -> mlua::Result<Table> {
+    let strings = |strings: &mut dyn Iterator<Item = &[u8]>| {
+        let strings = strings.map(|bytes| lua.create_string(bytes)).collect::<mlua::Result<Vec<_>>>()?;
+        lua.create_sequence_from(strings)
+    };
+    let table = lua.create_table()?;
+    table.raw_set("builder", lua.create_string(&derivation.builder)?)?;
+    table.raw_set("args", strings(&mut derivation.args.iter().map(Vec::as_slice))?)?;
+    let env = lua.create_table()?;
+    for (name, value) in &derivation.env {
+        env.raw_set(lua.create_string(name)?, lua.create_string(value)?)?;
+    }
+    table.raw_set("env", env)?;
+    let inputs = lua.create_table()?;
+    for (input, outputs) in &derivation.input_derivations {
+        inputs.raw_set(input.as_str(), strings(&mut outputs.iter().map(String::as_bytes))?)?;
+    }
+    table.raw_set("inputs", inputs)?;
+    let sources = &mut derivation.input_sources.iter().map(|source| source.as_str().as_bytes());
+    table.raw_set("sources", strings(sources)?)?;
+    let outputs = lua.create_table()?;
+    for (id, output) in &derivation.outputs {
+        let shown = lua.create_table()?;
+        shown.raw_set("path", output.path.as_str())?;
+        if let Some(fixed) = &output.fixed {
+            shown.raw_set("method", fixed.method())?;
+            shown.raw_set("hash", base16::encode(&fixed.hash))?;
+        }
+        outputs.raw_set(id.as_str(), shown)?;
+    }
+    table.raw_set("outputs", outputs)?;
+    Ok(table)
+}

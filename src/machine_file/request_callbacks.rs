@@ -1,0 +1,190 @@
+//! Asking the functions of a machine file, within the time that one decision has.
+//!
+//! Whatever a function does, there is an answer: where it fails, takes too long or gives something that is no answer,
+//! the default holds, and a warning says so once in the life of the process.
+
+use super::callbacks::{self, Callback, CallbackResult};
+use super::diagnostic::Diagnostic;
+use super::interpreter::Stopped;
+use super::pool::Pool;
+use super::request::{LuaRequest, LuaStatus};
+use super::settings::When;
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Who could build it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Candidate {
+    /// A build machine, by its index in [`Pool::machines`].
+    Machine(usize),
+    /// The head itself.
+    Local,
+}
+
+/// What `accepts` says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Acceptance {
+    Yes,
+    /// No, and why.
+    No(String),
+}
+
+/// What `score` says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Score {
+    /// The higher the better. Always finite.
+    Value(f64),
+    /// Not this one, and why.
+    No(String),
+}
+
+/// The score of a machine without a function: its speed over one plus its load for each core. An unknown load is none.
+pub fn default_score(speed: f64, load: Option<f64>) -> f64 {
+    speed / (1.0 + load.unwrap_or(0.0).max(0.0))
+}
+
+/// One decision about one request. All calls of functions for it share the time of [`super::Limits::decide`].
+#[derive(Debug)]
+pub struct RequestCallbacks<'a> {
+    pool: &'a Pool,
+    request: Arc<LuaRequest>,
+    /// Time that is left for functions.
+    budget: Cell<Duration>,
+    warnings: RefCell<Vec<Diagnostic>>,
+}
+
+impl Pool {
+    /// Begins a decision about `request`.
+    pub fn callbacks(&self, request: LuaRequest) -> RequestCallbacks<'_> {
+        let budget = Cell::new(self.settings.limits.decide);
+        RequestCallbacks { pool: self, request: Arc::new(request), budget, warnings: RefCell::default() }
+    }
+}
+
+impl RequestCallbacks<'_> {
+    /// Whether the pool and the machine agree to build it there. Without functions, they do.
+    pub fn accepts(&self, candidate: Candidate) -> Acceptance {
+        let own = match candidate {
+            Candidate::Machine(index) => self.pool.machines.get(index).is_some_and(|entry| entry.has_accepts),
+            Candidate::Local => self.pool.local_functions.has_accepts,
+        };
+        if !own && !self.pool.settings.has_accepts {
+            return Acceptance::Yes;
+        }
+        match self.ask(Callback::Accepts(candidate)) {
+            Some(CallbackResult::No(why)) => Acceptance::No(why),
+            _ => Acceptance::Yes,
+        }
+    }
+
+    /// How well the machine is suited. May be asked more than once.
+    pub fn score(&self, candidate: Candidate, status: &LuaStatus) -> Score {
+        let (own, speed) = match candidate {
+            Candidate::Machine(index) => match self.pool.machines.get(index) {
+                Some(entry) => (entry.has_score, entry.machine.speed),
+                None => return Score::No("there is no such machine".to_owned()),
+            },
+            Candidate::Local => {
+                let speed = self.pool.local.as_ref().map_or(1.0, |local| local.speed);
+                (self.pool.local_functions.has_score, speed)
+            }
+        };
+        let default = Score::Value(default_score(speed, status.load));
+        if !own && !self.pool.settings.has_score {
+            return default;
+        }
+        match self.ask(Callback::Score(candidate, status.clone())) {
+            Some(CallbackResult::Number(number)) => Score::Value(number.clamp(f64::MIN, f64::MAX)),
+            Some(CallbackResult::No(why)) => Score::No(why),
+            _ => default,
+        }
+    }
+
+    /// What to do when every matching machine is busy: [`When::Wait`] or [`When::Local`].
+    pub fn when_busy(&self) -> When {
+        self.choice(self.pool.settings.when_busy, When::Wait, Callback::WhenBusy)
+    }
+
+    /// What to do when no matching machine answers: [`When::Wait`] or [`When::Local`].
+    pub fn when_unreachable(&self) -> When {
+        self.choice(self.pool.settings.when_unreachable, When::Local, Callback::WhenUnreachable)
+    }
+
+    /// The request that is decided about.
+    pub fn request(&self) -> &LuaRequest {
+        &self.request
+    }
+
+    /// The warnings since the last time, each of which is given once in the life of the pool.
+    pub fn take_warnings(&self) -> Vec<Diagnostic> {
+        self.warnings.take()
+    }
+
+    fn choice(&self, setting: When, default: When, asked: Callback) -> When {
+        match setting {
+            When::Function => match self.ask(asked) {
+                Some(CallbackResult::When(when)) => when,
+                _ => default,
+            },
+            fixed => fixed,
+        }
+    }
+
+    fn ask(&self, asked: Callback) -> Option<CallbackResult> {
+        let interpreter = self.pool.interpreter.as_ref()?;
+        let (request, function) = (Arc::clone(&self.request), asked.field());
+        let mut budget = self.budget.get();
+        let answer = interpreter.run(&mut budget, move |runtime| callbacks::call(runtime, &request, &asked));
+        self.budget.set(budget);
+        match answer {
+            Ok((reply, warnings)) => {
+                for warning in warnings {
+                    self.warn(warning);
+                }
+                reply
+            }
+            Err(Stopped::Late(location)) => {
+                let seconds = self.pool.settings.limits.decide.as_secs_f64();
+                let message = format!(
+                    "{function}: took longer than {seconds} s (limits.decide); the functions of this file are not \
+                     called any more"
+                );
+                let main = self.pool.path.display().to_string();
+                let (file, line) = location.map_or((main, None), |location| (location.file, Some(location.line)));
+                self.warn(Diagnostic {
+                    field: Some(function.to_owned()),
+                    ..Diagnostic::warning(file, message).at(line)
+                });
+                None
+            }
+            Err(Stopped::Before) => None,
+            Err(Stopped::Gone) => {
+                let file = self.pool.path.display().to_string();
+                let message = "the Lua interpreter has ended; the functions of this file are not called any more";
+                self.warn(Diagnostic::warning(file, message));
+                None
+            }
+        }
+    }
+
+    fn warn(&self, warning: Diagnostic) {
+        if let Ok(mut reported) = self.pool.reported.lock()
+            && reported.insert(warning.to_string())
+        {
+            self.warnings.borrow_mut().push(warning);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn load_lowers_the_default_score() {
+        assert_eq!(default_score(3.0, None), 3.0);
+        assert_eq!(default_score(3.0, Some(2.0)), 1.0);
+        assert_eq!(default_score(3.0, Some(-2.0)), 3.0);
+    }
+}

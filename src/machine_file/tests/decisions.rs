@@ -1,0 +1,265 @@
+//! The functions of a machine file: when they are called, what their results mean, what happens when they fail.
+
+use super::*;
+use crate::hook;
+use crate::store::derivation::Derivation;
+use crate::store::path::{StoreDir, StorePath};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+pub(super) fn request() -> LuaRequest {
+    let derivation = b"/gnu/store/9jd3ddi4i7ymp3l9vs7vhfx7xl9wvhxz-linux-libre-6.12.3.drv";
+    let request = hook::Request {
+        wants_local: true,
+        system: "x86_64-linux".into(),
+        derivation: StorePath::parse(&StoreDir::default(), derivation).unwrap(),
+        features: vec!["kvm".into()],
+    };
+    let arguments = ["x86_64-linux", "3600", "0", "86400"].map(str::to_owned);
+    LuaRequest::new(&request, &hook::HookArguments::parse(&arguments).unwrap())
+}
+
+/// A pool of the machines `a` (speed 1) and `b` (speed 4), with `fields` for the pool and `own` for `b`.
+fn site(fields: &str, own: &str) -> Site {
+    Site::new(&format!(
+        "local offload = require \"offload\"\nreturn {{\n  build_machine {{ name = \"a\", $REST }},\n  \
+         build_machine {{ name = \"b\", $REST, speed = 4, {own} }},\n  local_machine {{ speed = 0.5 }},\n{fields} }}"
+    ))
+}
+
+const A: Candidate = Candidate::Machine(0);
+const B: Candidate = Candidate::Machine(1);
+
+fn warnings(site: &Site, decision: &RequestCallbacks) -> Vec<String> {
+    decision.take_warnings().iter().map(|warning| site.relative(warning)).collect()
+}
+
+#[test]
+fn without_functions() {
+    let site = site("", "");
+    let pool = site.load().unwrap();
+    let decision = pool.callbacks(request());
+    let load = |load| LuaStatus { load: Some(load), ..LuaStatus::default() };
+    assert_eq!(decision.accepts(A), Acceptance::Yes);
+    assert_eq!(decision.score(B, &LuaStatus::default()), Score::Value(4.0));
+    assert_eq!(decision.score(B, &load(1.0)), Score::Value(2.0));
+    assert_eq!(decision.score(Candidate::Local, &load(0.0)), Score::Value(0.5));
+    assert!(matches!(decision.score(Candidate::Machine(2), &load(0.0)), Score::No(_)));
+    assert_eq!((decision.when_busy(), decision.when_unreachable()), (When::Wait, When::Local));
+    assert_eq!(warnings(&site, &decision), [""; 0]);
+}
+
+#[test]
+fn pool_and_machine_must_both_accept() {
+    let site = site(
+        "accepts = function(request, machine) return machine.name ~= 'a', 'not a' end",
+        "accepts = function(request, machine) return request.name == 'hello', 'only hello' end",
+    );
+    let pool = site.load().unwrap();
+    let decision = pool.callbacks(request());
+    assert_eq!(decision.accepts(A), Acceptance::No("not a".into()));
+    assert_eq!(decision.accepts(B), Acceptance::No("only hello".into()));
+    assert_eq!(decision.accepts(Candidate::Local), Acceptance::Yes);
+    let hello = pool.callbacks(LuaRequest { name: "hello".into(), ..request() });
+    assert_eq!(hello.accepts(B), Acceptance::Yes);
+    assert_eq!(warnings(&site, &decision), [""; 0]);
+}
+
+#[test]
+fn the_score_of_the_machine_wins() {
+    let site = site(
+        "score = function(request, machine, status) return machine.speed * 10 / (1 + (status.load or 0)) end",
+        "score = function(request, machine, status) if (status.running or 0) > 2 then return false, 'full' end return 7 end",
+    );
+    let pool = site.load().unwrap();
+    let decision = pool.callbacks(request());
+    assert_eq!(decision.score(A, &LuaStatus { load: Some(3.0), ..LuaStatus::default() }), Score::Value(2.5));
+    assert_eq!(decision.score(B, &LuaStatus::default()), Score::Value(7.0));
+    assert_eq!(decision.score(B, &LuaStatus { running: Some(3), ..LuaStatus::default() }), Score::No("full".into()));
+    assert_eq!(decision.score(Candidate::Local, &LuaStatus::default()), Score::Value(5.0));
+}
+
+#[test]
+fn the_head_has_functions_too() {
+    let site = Site::new(
+        "return { local_machine { accepts = function(r, m) return m.name ~= 'localhost', m.name end, score = function() return 3 end } }",
+    );
+    let pool = site.load().unwrap();
+    let decision = pool.callbacks(request());
+    assert_eq!(decision.accepts(Candidate::Local), Acceptance::No("localhost".into()));
+    assert_eq!(decision.score(Candidate::Local, &LuaStatus::default()), Score::Value(3.0));
+}
+
+#[test]
+fn choices_by_function() {
+    let site = site(
+        "when_busy = function(request) return request.wants_local and 'local' or 'wait' end, when_unreachable = function() return 'never' end",
+        "",
+    );
+    let pool = site.load().unwrap();
+    let decision = pool.callbacks(request());
+    assert_eq!((decision.when_busy(), decision.when_unreachable()), (When::Local, When::Local));
+    assert_eq!(
+        warnings(&site, &decision),
+        [
+            "machines.lua:6: warning: when_unreachable: expected \"wait\" or \"local\", found \"never\"; the default holds"
+        ]
+    );
+}
+
+#[test]
+fn what_functions_are_told() {
+    let site = site(
+        r#"accepts = function(request, machine)
+          assert(request.system == "x86_64-linux" and request.features[1] == "kvm" and #request.features == 1)
+          assert(request.name == "linux-libre-6.12.3" and request.derivation:match("%.drv$"))
+          assert(request.wants_local == true and request.max_silent_time == 3600 and request.build_timeout == 86400)
+          assert(tostring(machine) == "build_machine<a>" and machine.parallel_builds == 1)
+          local fields = {}
+          for field in pairs(request) do fields[#fields + 1] = field end
+          assert(#fields == 7)
+          request.note = "kept"
+          return true
+        end,
+        score = function(request, machine, status)
+          assert(request.note == "kept")
+          assert(status.load == 0.5 and status.loadavg[3] == 3 and status.cores == 8 and status.pressure == 1.5)
+          assert(status.free_memory == 2^30 and status.free_disk == 2^31 and status.free_inodes == 9)
+          assert(status.running == 1 and status.clock_skew == -2 and status.age == 7 and status.reachable == true)
+          return 1
+        end"#,
+        "",
+    );
+    let pool = site.load().unwrap();
+    let decision = pool.callbacks(request());
+    let status = LuaStatus {
+        load: Some(0.5),
+        loadavg: Some([1.0, 2.0, 3.0]),
+        cores: Some(8),
+        pressure: Some(1.5),
+        free_memory: Some(1 << 30),
+        free_disk: Some(1 << 31),
+        free_inodes: Some(9),
+        running: Some(1),
+        clock_skew: Some(-2.0),
+        age: Some(7.0),
+        reachable: Some(true),
+    };
+    assert_eq!(decision.accepts(A), Acceptance::Yes);
+    assert_eq!(decision.score(A, &status), Score::Value(1.0));
+    assert_eq!(warnings(&site, &decision), [""; 0]);
+}
+
+#[test]
+fn the_derivation_is_read_when_asked_for() {
+    let site = site(
+        r#"accepts = function(request)
+          local derivation = request:read_derivation()
+          assert(derivation == request:read_derivation())
+          local function path(name) return "/gnu/store/9jd3ddi4i7ymp3l9vs7vhfx7xl9wvhxz-" .. name end
+          assert(derivation.builder == "/bin/sh" and derivation.args[2] == "x" and derivation.env.out == path("o"))
+          assert(derivation.inputs[path("i.drv")][1] == "lib" and derivation.sources[1] == path("s"))
+          local out = derivation.outputs.out
+          assert(out.path == path("o") and out.method == "sha256" and out.hash == ("ab"):rep(32))
+          return derivation.env.big == "1", "small"
+        end"#,
+        "",
+    );
+    let pool = site.load().unwrap();
+    let reads = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&reads);
+    let reader = DerivationReader(Arc::new(move || {
+        counter.fetch_add(1, Ordering::SeqCst);
+        let path = |name: &str| format!("/gnu/store/9jd3ddi4i7ymp3l9vs7vhfx7xl9wvhxz-{name}");
+        let text = format!(
+            "Derive([(\"out\",\"{}\",\"sha256\",\"{}\")],[(\"{}\",[\"lib\"])],[\"{}\"],\"x86_64-linux\",\"/bin/sh\",\
+             [\"-c\",\"x\"],[(\"big\",\"no\"),(\"out\",\"{}\")])",
+            path("o"),
+            "ab".repeat(32),
+            path("i.drv"),
+            path("s"),
+            path("o")
+        );
+        Derivation::parse(&StoreDir::default(), text.as_bytes()).map_err(|error| error.to_string())
+    }));
+    let decision = pool.callbacks(LuaRequest { reader: Some(reader), ..request() });
+    assert_eq!(decision.accepts(A), Acceptance::No("small".into()));
+    assert_eq!(decision.accepts(B), Acceptance::No("small".into()));
+    assert_eq!(reads.load(Ordering::SeqCst), 1);
+    assert_eq!(warnings(&site, &decision), [""; 0]);
+    let failing = DerivationReader(Arc::new(|| Err("No such file or directory".into())));
+    let decision = pool.callbacks(LuaRequest { reader: Some(failing), ..request() });
+    assert_eq!(decision.accepts(A), Acceptance::Yes);
+    assert_eq!(
+        warnings(&site, &decision),
+        ["machines.lua:7: warning: accepts: the derivation \
+          /gnu/store/9jd3ddi4i7ymp3l9vs7vhfx7xl9wvhxz-linux-libre-6.12.3.drv cannot be read: No such file or \
+          directory; the default holds"]
+    );
+}
+
+#[test]
+fn results_that_are_no_answer() {
+    for (body, verdict, warning) in [
+        ("", Acceptance::Yes, "accepts: expected true or false, found nothing; it counts as true"),
+        ("return nil, 'why'", Acceptance::Yes, "accepts: expected true or false, found nothing; it counts as true"),
+        ("return 1", Acceptance::Yes, "accepts: expected true or false, found 1; it counts as true"),
+        ("return {}", Acceptance::Yes, "accepts: expected true or false, found a table; it counts as true"),
+        ("return false", Acceptance::No("accepts says no".into()), ""),
+        ("return false, 5", Acceptance::No("5".into()), ""),
+        ("return false, 'two\\nlines'", Acceptance::No("two lines".into()), ""),
+        ("error('oh', 0)", Acceptance::Yes, "accepts: oh; the default holds"),
+        ("error()", Acceptance::Yes, "accepts: nil; the default holds"),
+        (
+            "error({})",
+            Acceptance::Yes,
+            "accepts: an error was raised with a table instead of a message; the default holds",
+        ),
+        ("return flase", Acceptance::Yes, "accepts: undefined global 'flase'; the default holds"),
+        ("coroutine.yield()", Acceptance::Yes, "accepts: attempt to yield from outside a coroutine; the default holds"),
+    ] {
+        let site = site(&format!("accepts = function(request, machine) {body} end"), "");
+        let pool = site.load().unwrap();
+        let decision = pool.callbacks(request());
+        assert_eq!(decision.accepts(A), verdict, "{body}");
+        decision.accepts(B);
+        let expected = if warning.is_empty() { vec![] } else { vec![format!("machines.lua:6: warning: {warning}")] };
+        assert_eq!(warnings(&site, &decision), expected, "{body}: once");
+    }
+    for (body, score, warning) in [
+        ("", 4.0, "found nothing"),
+        ("return 0/0", 4.0, "found NaN"),
+        ("return '5'", 4.0, "found \"5\""),
+        ("return true", 4.0, "found true"),
+        ("return {}", 4.0, "found a table"),
+        ("return 1/0", f64::MAX, ""),
+        ("return -1/0", f64::MIN, ""),
+        ("return -3", -3.0, ""),
+    ] {
+        let site = site(&format!("score = function() {body} end"), "");
+        let pool = site.load().unwrap();
+        let decision = pool.callbacks(request());
+        assert_eq!(decision.score(B, &LuaStatus::default()), Score::Value(score), "{body}");
+        let message =
+            format!("machines.lua:6: warning: score: expected a number or false, {warning}; the default holds");
+        let expected = if warning.is_empty() { vec![] } else { vec![message] };
+        assert_eq!(warnings(&site, &decision), expected, "{body}");
+    }
+}
+
+#[test]
+fn an_error_shows_the_calls_of_the_user() {
+    let site = site(
+        "score = function(request, machine, status)\n  return machine.speed * offload.json.decode('{}').weight\nend",
+        "",
+    );
+    let pool = site.load().unwrap();
+    let decision = pool.callbacks(request());
+    assert_eq!(decision.score(B, &LuaStatus::default()), Score::Value(4.0));
+    assert_eq!(
+        warnings(&site, &decision),
+        [
+            "machines.lua:7: warning: score: attempt to perform arithmetic on a nil value (field 'weight'); the default holds"
+        ]
+    );
+}

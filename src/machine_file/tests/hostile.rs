@@ -1,0 +1,259 @@
+//! Programs that try to hang, end or confuse the process, each during the evaluation and during a decision.
+
+use super::decisions::request;
+use super::*;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Each program, and a part of the message that it gets; nothing if it does no harm, `*` if that depends on the
+/// machine's speed; `|` stands between alternatives.
+const PROGRAMS: [(&str, &str, &str); 32] = [
+    ("loop", "while true do end", "took longer"),
+    ("loop in a coroutine", "coroutine.wrap(function() while true do end end)()", "took longer"),
+    (
+        "loop in a coroutine in a coroutine",
+        "coroutine.wrap(function() coroutine.wrap(function() while true do end end)() end)()",
+        "took longer",
+    ),
+    ("loop of caught loops", "while true do pcall(function() while true do end end) end", "took longer"),
+    ("loop in a handler", "xpcall(error, function() while true do end end)", "took longer"),
+    ("pattern", "string.find(('a'):rep(40), ('a*'):rep(40) .. 'b')", "took longer"),
+    ("loop in C", "table.move({}, 1, 2^62 | 0, 2)", "took longer"),
+    ("loop in __gc", "for i = 1, 1e6 do setmetatable({}, { __gc = function() while true do end end }) end", "__gc"),
+    (
+        "loop in __close",
+        "do local x <close> = setmetatable({}, { __close = function() while true do end end }) end",
+        "took longer",
+    ),
+    ("loop in __tostring", "error(setmetatable({}, { __tostring = function() while true do end end }))", "took longer"),
+    ("sleep by io.popen", "io.popen('sleep 30'):read('a')", "took longer"),
+    ("sleep by closing io.popen", "io.popen('sleep 30'):close()", "took longer"),
+    ("sleep by os.execute", "os.execute('sleep 30')", "took longer"),
+    ("sleep by exec", "require('offload').exec({ 'sleep', '30' }, { timeout = 60 })", "took longer"),
+    (
+        "sleep of a child of exec",
+        "require('offload').exec({ 'sh', '-c', 'sleep 30 & sleep 300' }, { timeout = 60 })",
+        "took longer",
+    ),
+    ("program that prints for ever", "io.popen('yes'):read('a')", "*"),
+    ("program that prints for ever, by exec", "assert(not require('offload').exec({ 'yes' }))", "*"),
+    (
+        "program that reads nothing",
+        "local p = io.popen('sleep 30', 'w') while true do p:write(('x'):rep(1000)) end",
+        "took longer",
+    ),
+    ("fifo", "os.execute('mkfifo ' .. FIFO) io.open(FIFO, 'r+'):read()", "took longer"),
+    ("exit", "os.exit()", "os.exit"),
+    ("exit with a status", "os.exit(true, true)", "os.exit"),
+    ("memory by doubling", "local s = 'x' while true do s = s .. s end", "not enough memory|took longer"),
+    ("memory by many tables", "local t = {} while true do t[#t + 1] = {} end", "not enough memory|took longer"),
+    (
+        "memory in a coroutine",
+        "local t = {} coroutine.wrap(function() while true do t[#t + 1] = ('x'):rep(1000) .. #t end end)()",
+        "not enough memory|took longer",
+    ),
+    ("memory by string.rep", "local s = ('x'):rep(2^40)", "not enough memory|too large"),
+    ("memory caught", "for i = 1, 50 do pcall(string.rep, 'x', 2^40) end", ""),
+    ("memory by reading", "io.open('/dev/zero'):read(2^40)", "not enough memory|took longer"),
+    ("recursion", "local function f() return 1 + f() end f()", "not enough memory|took longer"),
+    (
+        "recursion in C",
+        "local function f() return pcall(f) end f() local t = setmetatable({}, {}) \
+      getmetatable(t).__index = t pcall(function() return t.x end) pcall(string.gsub, 'x', '.', function() error('x') end)",
+        "",
+    ),
+    (
+        "recursion of metamethods",
+        "local t = setmetatable({}, { __index = function(t, k) return t[k .. 'x'] end }) return t.x",
+        "stack overflow",
+    ),
+    ("undefined globals without end", "while true do local x = nothing_here end", "undefined global|took longer"),
+    ("bytecode", "assert(load(string.dump(function() end)))", "binary chunk"),
+];
+
+/// What nothing here takes that has a limit, on a machine with much else to do.
+const LONG: Duration = Duration::from_secs(30);
+
+/// The limit for a program that gets this message: a short one where the limit is what ends it.
+fn limit(message: &str) -> Duration {
+    let is_ended = message == "*" || message == "__gc" || message.contains("took longer");
+    if is_ended { Duration::from_millis(500) } else { Duration::from_secs(20) }
+}
+
+fn site(program: &str, decision: bool, limit: Duration) -> Site {
+    let body = format!("local FIFO = (...) and FIFO_NAME\n{program}\n");
+    let site = match decision {
+        false => Site::new(&format!("FIFO_NAME = $FIFO\nlocal function run(...)\n{body}end\nrun(1)\nreturn {{}}")),
+        true => Site::new(&format!(
+            "FIFO_NAME = $FIFO\nlocal function run(...)\n{body}end\nreturn {{ limits = {{ decide = {} }}, build_machine {{ name = \
+             'a', $REST, speed = 3 }}, score = function() run(1) return 5 end }}",
+            limit.as_secs_f64()
+        )),
+    };
+    let text = std::fs::read_to_string(site.path()).unwrap();
+    let fifo = format!("\"{}/fifo\"", site.directory.path().display());
+    std::fs::write(site.path(), text.replace("$FIFO", &fifo)).unwrap();
+    site
+}
+
+#[test]
+fn during_a_decision() {
+    for (title, program, message) in PROGRAMS {
+        let site = site(program, true, limit(message));
+        let pool = site.load().unwrap_or_else(|report| panic!("{title}: {report}"));
+        let start = Instant::now();
+        let decision = pool.callbacks(request());
+        let score = decision.score(Candidate::Machine(0), &LuaStatus::default());
+        let warnings: Vec<String> = decision.take_warnings().iter().map(|one| site.relative(one)).collect();
+        // Built for debugging and side by side with other tests, memory fills slowly.
+        assert!(start.elapsed() < LONG, "{title}: {:?}", start.elapsed());
+        println!("{title}: {:?} {score:?} {warnings:?}", start.elapsed());
+        match message {
+            "*" => {}
+            "" => assert_eq!((score, warnings.len()), (Score::Value(5.0), 0), "{title}: {warnings:?}"),
+            message => {
+                assert_eq!(score, Score::Value(3.0), "{title}");
+                assert_eq!(warnings.len(), 1, "{title}: {warnings:?}");
+                assert!(message.split('|').any(|part| warnings[0].contains(part)), "{title}: {warnings:?}");
+                assert!(warnings[0].starts_with("machines.lua:"), "{title}: {warnings:?}");
+            }
+        }
+        if message == "*" || message.contains('|') {
+            continue;
+        }
+        // The default holds for the rest, and no second warning comes.
+        let start = Instant::now();
+        let again = decision.score(Candidate::Machine(0), &LuaStatus::default());
+        assert!(matches!(again, Score::Value(_)), "{title}");
+        assert_eq!(decision.take_warnings(), [], "{title}");
+        assert!(start.elapsed() < LONG, "{title}");
+    }
+}
+
+#[test]
+fn during_the_evaluation() {
+    for (title, program, message) in PROGRAMS {
+        let site = site(program, false, limit(message));
+        let limits = Limits { evaluate: limit(message), ..Limits::default() };
+        let start = Instant::now();
+        let result = load(&site.path(), &LoadContext { limits, ..LoadContext::default() });
+        assert!(start.elapsed() < LONG, "{title}: {:?}", start.elapsed());
+        match (message, result) {
+            ("*", _) | ("", Ok(_)) => {}
+            ("", Err(report)) => panic!("{title}: {report}"),
+            (message, Ok(_)) => panic!("{title}: no {message}"),
+            (message, Err(report)) => {
+                assert_eq!(report.errors(), 1, "{title}: {report}");
+                let report = site.relative(report);
+                assert!(message.split('|').any(|part| report.contains(part)), "{title}: {report}");
+                assert!(report.starts_with("machines.lua:4: error: "), "{title}: {report}");
+                println!("{title}: {report}");
+            }
+        }
+    }
+}
+
+/// One deadline for all the calls of a decision.
+#[test]
+fn the_time_is_that_of_the_decision() {
+    let site = Site::new(
+        "local function busy() local e = os.time() + 1 while os.time() < e do end return true end\n\
+         return { build_machine { name = 'a', $REST, speed = 3 }, accepts = busy, limits = { decide = 2.5 } }",
+    );
+    let pool = site.load().unwrap();
+    let start = Instant::now();
+    let decision = pool.callbacks(request());
+    let verdicts: Vec<Acceptance> = (0..10).map(|_| decision.accepts(Candidate::Machine(0))).collect();
+    assert!(verdicts.iter().all(|verdict| *verdict == Acceptance::Yes));
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    let warnings = decision.take_warnings();
+    assert_eq!(warnings.len(), 1);
+    assert_eq!(
+        site.relative(&warnings[0]),
+        "machines.lua:1: warning: accepts: took longer than 2.5 s (limits.decide); the functions of this file are not \
+         called any more"
+    );
+}
+
+const OUTPUT: &str = r##"
+    print("# accept") io.write("# accept\n") io.stdout:write("# accept\n") io.stderr:write("# accept\n")
+    io.output():write("# accept\n") os.execute("echo '# accept'") os.execute("echo '# accept' >&2")
+    assert(io.popen("cat >&2", "w"):write("# accept\n"):close()) io.popen("echo '# accept' >&2"):close()
+    assert(io.popen("cat", "w"):write("# accept\n"):close())
+    warn("@on") warn("# accept")
+    assert(io.read() == nil and io.read("a") == "" and io.stdin:read() == nil and io.lines()() == nil)
+    assert(not io.stdout:close() and not io.stderr:close() and not io.stdin:close() and not io.close())
+    assert(io.type(io.stdout) == "file")
+    print("# accept") io.write("# accept\n")
+    assert(os.execute("cat") == true)
+"##;
+
+/// What user code prints goes to standard error, and reading gives nothing. Run in a process of its own, whose
+/// descriptors can be looked at.
+#[test]
+fn printing_and_reading() {
+    if std::env::var_os("OFFLOAD_TEST_OUTPUT").is_some() {
+        let site = site(OUTPUT, true, limit(""));
+        let pool = site.load().unwrap();
+        let decision = pool.callbacks(request());
+        assert_eq!(decision.score(Candidate::Machine(0), &LuaStatus::default()), Score::Value(5.0));
+        assert_eq!(decision.take_warnings(), []);
+        return;
+    }
+    let mut input = tempfile::tempfile().unwrap();
+    std::io::Write::write_all(&mut input, b"input\n").unwrap();
+    std::io::Seek::rewind(&mut input).unwrap();
+    let test = "machine_file::tests::hostile::printing_and_reading";
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env("OFFLOAD_TEST_OUTPUT", "1")
+        .stdin(input)
+        .output()
+        .unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{stdout}{stderr}");
+    assert!(!stdout.contains("# accept"), "{stdout}");
+    assert!(stdout.contains("1 passed"), "{stdout}");
+    assert!(stderr.matches("# accept").count() == 12, "{stderr}");
+}
+
+/// A program that nobody waits for any more is killed, with what it has started.
+#[test]
+fn children_do_not_outlive_the_wait() {
+    let site = site("os.execute('echo $$ > ' .. FIFO .. '; sleep 30 & wait')", true, Duration::from_secs(3));
+    let pool = site.load().unwrap();
+    let decision = pool.callbacks(request());
+    decision.score(Candidate::Machine(0), &LuaStatus::default());
+    let group = std::fs::read_to_string(site.directory.path().join("fifo")).unwrap();
+    let group = rustix::process::Pid::from_raw(group.trim().parse().unwrap()).unwrap();
+    let start = Instant::now();
+    // The leader is a zombie until the test ends, so the group exists; but nothing in it runs.
+    while running(group.as_raw_pid()) > 0 {
+        assert!(start.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// How many processes of a group run.
+fn running(group: i32) -> usize {
+    let stats = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("stat")).ok());
+    let fields = stats.map(|stat| stat.rsplit(')').next().unwrap().trim().to_owned());
+    fields
+        .filter(|rest| {
+            let words: Vec<&str> = rest.split(' ').collect();
+            words[0] != "Z" && words[2] == group.to_string()
+        })
+        .count()
+}
+
+/// Opening a named pipe waits until somebody writes to it.
+#[test]
+fn a_pipe_in_its_place() {
+    let site = Site::new("return {}");
+    std::fs::remove_file(site.path()).unwrap();
+    assert!(Command::new("mkfifo").arg(site.path()).status().unwrap().success());
+    let report = load(&site.path(), &LoadContext::default()).unwrap_err();
+    assert!(report.to_string().contains("found nothing"), "{report}");
+}

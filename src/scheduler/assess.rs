@@ -1,0 +1,127 @@
+//! What is known of a machine without asking it.
+
+use std::time::Duration;
+
+use super::choice::Reason;
+use super::environment::Environment;
+use super::matching::mismatch;
+use super::query::Query;
+use super::ranking::Rank;
+use super::rules::RuleInput;
+use crate::machine::Machine;
+use crate::state::Health;
+use crate::state::health::{Availability, Time};
+use crate::status::MachineStatus;
+
+/// How long a machine that can take the build waits for a better one to answer.
+pub const BETTER_MACHINE_WAIT: Duration = Duration::from_millis(200);
+
+/// How a machine stands in a search, or the head.
+pub(super) enum CandidateState<L> {
+    /// It can take the build; the connection if there is one.
+    Ready(Option<L>),
+    Unknown {
+        after_failure: bool,
+    },
+    Probing {
+        after_failure: bool,
+        since: Duration,
+    },
+    Out(Reason),
+    /// The head itself, which needs no slot.
+    Head,
+}
+
+impl<L> CandidateState<L> {
+    pub(super) fn can_build(&self) -> bool {
+        matches!(self, CandidateState::Ready(_) | CandidateState::Head)
+    }
+
+    /// Whether it is worth waiting for: what was in trouble only if there is nothing else.
+    pub(super) fn is_awaited(&self, has_choice: bool) -> bool {
+        match self {
+            CandidateState::Unknown { after_failure } | CandidateState::Probing { after_failure, .. } => {
+                !(has_choice && *after_failure)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The rank of a machine, if it may take the build.
+pub(super) fn rank_of<E: Environment>(
+    query: &Query<'_>,
+    index: usize,
+    machine: &Machine,
+    env: &E,
+) -> Result<Rank, Reason> {
+    if let Some(mismatch) = mismatch(machine, query.request) {
+        return Err(Reason::Mismatch(mismatch));
+    }
+    query.rules.accepts(index).map_err(Reason::Refused)?;
+    score(query, index, machine, &env.health(machine), env)
+}
+
+/// The rank of a machine with this record.
+pub(super) fn score<E: Environment>(
+    query: &Query<'_>,
+    index: usize,
+    machine: &Machine,
+    health: &Health,
+    env: &E,
+) -> Result<Rank, Reason> {
+    let running = env.running(machine);
+    let known = RuleInput { health, running: &running, now: env.now() };
+    let score = query.rules.score(index, &known).map_err(Reason::ScoreDeclined)?;
+    let occupied = running.len() as f64 / f64::from(machine.parallel_builds.max(1));
+    Ok(Rank { score, occupied, index })
+}
+
+/// What is known of a machine without asking it; `ahead` builds wait for it already.
+pub(super) fn assess<E: Environment>(machine: &Machine, ahead: usize, env: &E) -> CandidateState<E::Link> {
+    let now = env.now();
+    if let Some(drained) = env.drained(machine) {
+        return CandidateState::Out(Reason::Drained(drained));
+    }
+    let health = env.health(machine);
+    let availability = health.availability(now);
+    if let Availability::BackingOff { error, .. } = availability {
+        return CandidateState::Out(Reason::Unreachable(error));
+    }
+    if let (Availability::Fresh, Some(status)) = (&availability, &health.status)
+        && let Err(reason) = check(machine, status)
+    {
+        return CandidateState::Out(reason);
+    }
+    match env.free_slots(machine) {
+        Ok(free) if free <= ahead => return CandidateState::Out(Reason::NoSlot { ahead }),
+        Ok(_) => {}
+        Err(error) => return CandidateState::Out(Reason::SlotsUnknown(error)),
+    }
+    match availability {
+        Availability::Fresh => CandidateState::Ready(None),
+        Availability::Unknown { after_failure } => CandidateState::Unknown { after_failure },
+        // Whoever asks it may be about to learn the answer, unless that takes long already.
+        Availability::Probing { since } => {
+            let is_slow = now.saturating_sub(since) > BETTER_MACHINE_WAIT.as_millis() as Time;
+            CandidateState::Unknown { after_failure: is_slow || health.failures.is_some() }
+        }
+        Availability::BackingOff { error, .. } => CandidateState::Out(Reason::Unreachable(error)),
+    }
+}
+
+/// What is unknown is no reason to pass a machine over. The load is the one that was measured: builds that were started
+/// since are bounded by the slots.
+pub(super) fn check(machine: &Machine, status: &MachineStatus) -> Result<(), Reason> {
+    if let (Some(load), Some(threshold)) = (status.load(), machine.overload_threshold)
+        && load > threshold
+    {
+        return Err(Reason::Overloaded { load, threshold });
+    }
+    match status.store_free {
+        Some(free) if free < machine.minimum_disk_space => {
+            Err(Reason::LowDisk { free, minimum: machine.minimum_disk_space })
+        }
+        _ => Ok(()),
+    }
+}

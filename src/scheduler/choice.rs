@@ -1,0 +1,99 @@
+//! What choosing ends with: a machine, or why none.
+
+use std::fmt;
+
+use super::environment::Environment;
+use super::matching::Mismatch;
+use crate::state::Drained;
+
+/// A machine that takes the build.
+pub struct Choice<E: Environment> {
+    /// Its place in the list of machines.
+    pub machine: usize,
+    pub slot: E::Slot,
+    /// The connection, if the machine had to be asked.
+    pub link: Option<E::Link>,
+}
+
+/// How the choosing ended.
+pub enum Outcome<E: Environment> {
+    Chosen(Choice<E>),
+    /// The head itself suits best of those that can take the build now.
+    Head(Vec<Rejection>),
+    /// Machines match and answer, but none can take the build now.
+    Busy(Vec<Rejection>),
+    /// Machines match, but none of them can be reached, or all are drained.
+    Unreachable(Vec<Rejection>),
+    /// No machine matches.
+    NoMatch(Vec<Rejection>),
+}
+
+/// A machine that was not chosen, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rejection {
+    /// Its place in the list of machines.
+    pub machine: usize,
+    pub reason: Reason,
+}
+
+/// Why a machine was not chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reason {
+    Mismatch(Mismatch),
+    /// `accepts` of the machine file said no.
+    Refused(String),
+    /// `score` of the machine file said no: as the machine is now.
+    ScoreDeclined(String),
+    Drained(Drained),
+    /// All its slots are taken, or wanted by so many builds that came before.
+    NoSlot {
+        ahead: usize,
+    },
+    /// Its slots cannot be looked at.
+    SlotsUnknown(String),
+    Unreachable(String),
+    Overloaded {
+        load: f64,
+        threshold: f64,
+    },
+    LowDisk {
+        free: u64,
+        minimum: u64,
+    },
+}
+
+impl Reason {
+    /// Whether the machine may take the build at another time.
+    pub fn is_for_now(&self) -> bool {
+        !matches!(self, Reason::Mismatch(_) | Reason::Refused(_))
+    }
+
+    /// Whether the machine is there, and has too much to do.
+    pub fn is_busy(&self) -> bool {
+        matches!(
+            self,
+            Reason::NoSlot { .. } | Reason::Overloaded { .. } | Reason::LowDisk { .. } | Reason::ScoreDeclined(_)
+        )
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Mismatch(mismatch) => mismatch.fmt(f),
+            Reason::Refused(why) | Reason::ScoreDeclined(why) => f.write_str(why),
+            Reason::Drained(_) => f.write_str("drained: it gets no new builds for now"),
+            Reason::NoSlot { ahead: 0 } => f.write_str("all its slots are taken"),
+            Reason::NoSlot { ahead: 1 } => f.write_str("all its slots are taken, and 1 build waits already"),
+            Reason::NoSlot { ahead } => write!(f, "all its slots are taken, and {ahead} builds wait already"),
+            Reason::SlotsUnknown(why) => write!(f, "its slots cannot be looked at: {why}"),
+            Reason::Unreachable(why) => f.write_str(why),
+            Reason::Overloaded { load, threshold } => {
+                write!(f, "overloaded: its load per core is {load:.2}, the threshold {threshold:.2}")
+            }
+            Reason::LowDisk { free, minimum } => {
+                write!(f, "its store is nearly full: {} MiB free, {} MiB wanted", free >> 20, minimum >> 20)
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What the daemon is told about a request.
+//!
+//! A decline is a failed build where the daemon may not build itself (`--max-jobs=0`, or another system type). So while
+//! any machine matches, the reply is `# decline` only if the daemon offers to build it now and its system can. A build
+//! for which all slots are taken is accepted if there is room to wait, since a postponed one is asked about again only
+//! after five seconds. What cannot be built for other reasons (no machine answers, all are overloaded) is postponed:
+//! nobody knows for how long, and an accepted build would have to fail some day.
+
+use std::time::Duration;
+
+use super::choice::{Choice, Outcome, Reason, Rejection};
+use super::environment::Environment;
+use super::query::Query;
+use super::select::select;
+use crate::hook::Reply;
+use crate::machine::Machine;
+
+/// How many builds may wait for each slot of the machines that may take them.
+pub const QUEUE_PER_SLOT: usize = 4;
+
+/// How long answers of machines are waited for before a request is answered.
+pub const PROBE_WAIT: Duration = Duration::from_secs(3);
+
+/// How long a request is kept that would have to be postponed because too many builds wait.
+const QUEUE_WAIT: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What to do when no machine can take a build now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Otherwise {
+    /// Wait for one.
+    Wait,
+    /// Let the head build it, if it can.
+    Local,
+}
+
+/// A request answered.
+pub enum Decision<E: Environment> {
+    /// Build it on this machine.
+    Accept(Choice<E>),
+    /// Accept it, and wait for a machine, at this place.
+    AcceptAndWait(E::QueueTicket),
+    Decline(Vec<Rejection>),
+    Postpone(Vec<Rejection>),
+}
+
+impl<E: Environment> Decision<E> {
+    /// The reply that says so.
+    pub fn reply(&self) -> Reply {
+        match self {
+            Decision::Accept(_) | Decision::AcceptAndWait(_) => Reply::Accept,
+            Decision::Decline(_) => Reply::Decline,
+            Decision::Postpone(_) => Reply::Postpone,
+        }
+    }
+}
+
+/// Decides. `may_build_locally`: the daemon would build it at once, and its system can.
+pub fn decide<E: Environment>(query: &Query<'_>, may_build_locally: bool, env: &E) -> Decision<E> {
+    let rules = query.rules;
+    let head = if may_build_locally { rules.head(&env.own_status()) } else { None };
+    let query = &Query { head, ..*query };
+    let start = env.elapsed();
+    let reasons = loop {
+        let reasons = match select(query, None, PROBE_WAIT, env) {
+            Outcome::Chosen(choice) => return Decision::Accept(choice),
+            Outcome::Head(reasons) | Outcome::NoMatch(reasons) => return Decision::Decline(reasons),
+            Outcome::Unreachable(reasons) if may_build_locally && rules.when_unreachable() == Otherwise::Local => {
+                return Decision::Decline(reasons);
+            }
+            Outcome::Unreachable(reasons) => break reasons,
+            Outcome::Busy(reasons) if may_build_locally && rules.when_busy() == Otherwise::Local => {
+                return Decision::Decline(reasons);
+            }
+            Outcome::Busy(reasons) => reasons,
+        };
+        if !reasons.iter().any(|over| matches!(over.reason, Reason::NoSlot { .. })) {
+            break reasons;
+        }
+        if let Some(ticket) = join_queue(query, &reasons, env) {
+            return Decision::AcceptAndWait(ticket);
+        }
+        if env.elapsed() >= start + QUEUE_WAIT {
+            break reasons;
+        }
+        env.pause(POLL_INTERVAL);
+    };
+    Decision::Postpone(reasons)
+}
+
+fn join_queue<E: Environment>(query: &Query<'_>, reasons: &[Rejection], env: &E) -> Option<E::QueueTicket> {
+    let machines = eligible(query.machines, reasons);
+    let slots: usize = machines.iter().map(|machine| machine.parallel_builds as usize).sum();
+    env.try_join_queue(&machines, slots.saturating_mul(QUEUE_PER_SLOT)).unwrap_or_else(|error| {
+        log::warn!("no place to wait for a slot: {error}");
+        None
+    })
+}
+
+/// Those of the machines passed over that may take the build another time.
+pub(super) fn eligible<'a>(machines: &[&'a Machine], reasons: &[Rejection]) -> Vec<&'a Machine> {
+    reasons.iter().filter(|over| over.reason.is_for_now()).map(|over| machines[over.machine]).collect()
+}

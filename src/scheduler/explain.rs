@@ -1,0 +1,156 @@
+//! What would be decided, and why: every machine with its score or the reason why not. Nothing is changed and nobody
+//! asked.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use super::assess::{CandidateState, assess, rank_of};
+use super::choice::Reason;
+use super::decision::{Decision, decide};
+use super::environment::Environment;
+use super::query::Query;
+use super::ranking::Rank;
+use crate::machine::Machine;
+use crate::state::Drained;
+use crate::state::Health;
+use crate::state::health::Time;
+use crate::status::MachineStatus;
+
+/// One machine, for one request.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// Its place in the list of machines.
+    pub machine: usize,
+    /// Its score, if it matches and the rules give it one.
+    pub score: Option<f64>,
+    pub verdict: Readiness,
+}
+
+/// Whether a machine could take the build now.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Readiness {
+    /// It could, as its record says.
+    Ready,
+    /// It would have to be asked first.
+    Unknown,
+    Not(Reason),
+}
+
+/// All machines, in the order in which they would be tried; those that cannot take the build last.
+pub fn explain<E: Environment>(query: &Query<'_>, env: &E) -> Vec<Explanation> {
+    let ahead = env.ahead(query.machines, None);
+    let mut ranked: Vec<(Option<Rank>, Explanation)> = Vec::new();
+    for (index, machine) in query.machines.iter().enumerate() {
+        let explanation = match rank_of(query, index, machine, env) {
+            Err(reason) => (None, Explanation { machine: index, score: None, verdict: Readiness::Not(reason) }),
+            Ok(rank) => {
+                let verdict = match assess(machine, ahead.get(index).copied().unwrap_or(0), env) {
+                    CandidateState::Out(reason) => Readiness::Not(reason),
+                    CandidateState::Ready(_) | CandidateState::Head => Readiness::Ready,
+                    CandidateState::Unknown { .. } | CandidateState::Probing { .. } => Readiness::Unknown,
+                };
+                let score = Some(rank.score);
+                (Some(rank), Explanation { machine: index, score, verdict })
+            }
+        };
+        ranked.push(explanation);
+    }
+    ranked.sort_by(|(one, _), (other, _)| match (one, other) {
+        (Some(one), Some(other)) => one.order(other),
+        (Some(_), None) => Ordering::Less,
+        (None, Some(_)) => Ordering::Greater,
+        (None, None) => Ordering::Equal,
+    });
+    ranked.into_iter().map(|(_, explanation)| explanation).collect()
+}
+
+/// What the daemon would be told, supposing that machines which would have to be asked answer well; and the place of
+/// the machine that would be chosen.
+pub fn predict<E: Environment>(query: &Query<'_>, may_build_locally: bool, env: &E) -> (&'static str, Option<usize>) {
+    let decision = decide(query, may_build_locally, &DryRun(env.clone()));
+    let word = decision.reply().word();
+    match decision {
+        Decision::Accept(choice) => (word, Some(choice.machine)),
+        _ => (word, None),
+    }
+}
+
+/// A world that is looked at only: everything that would be taken is there, and everybody who would be asked answers.
+#[derive(Clone)]
+struct DryRun<E>(E);
+
+impl<E: Environment> Environment for DryRun<E> {
+    type Slot = ();
+    type Link = MachineStatus;
+    type ProbeLock = ();
+    type QueueTicket = ();
+
+    fn now(&self) -> Time {
+        self.0.now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    fn pause(&self, time: Duration) {
+        self.0.pause(time);
+    }
+
+    fn spawn(&self, task: Box<dyn FnOnce() + Send>) {
+        task();
+    }
+
+    fn health(&self, machine: &Machine) -> Health {
+        self.0.health(machine)
+    }
+
+    fn change_health(&self, _: &Machine, _: &mut dyn FnMut(Health) -> Health) {}
+
+    fn drained(&self, machine: &Machine) -> Option<Drained> {
+        self.0.drained(machine)
+    }
+
+    fn try_probe_lock(&self, _: &Machine) -> Result<Option<()>, String> {
+        Ok(Some(()))
+    }
+
+    fn connect(&self, machine: &Machine) -> Result<MachineStatus, String> {
+        Ok(self.0.health(machine).status.unwrap_or_default())
+    }
+
+    fn status(&self, link: &MachineStatus) -> Result<MachineStatus, String> {
+        Ok(link.clone())
+    }
+
+    fn running(&self, machine: &Machine) -> Vec<Time> {
+        self.0.running(machine)
+    }
+
+    fn free_slots(&self, machine: &Machine) -> Result<usize, String> {
+        self.0.free_slots(machine)
+    }
+
+    fn missing_inputs(&self, machine: &Machine) -> usize {
+        self.0.missing_inputs(machine)
+    }
+
+    fn try_take_slot(&self, machine: &Machine) -> Result<Option<()>, String> {
+        Ok((self.0.free_slots(machine)? > 0).then_some(()))
+    }
+
+    fn try_join_queue(&self, machines: &[&Machine], limit: usize) -> Result<Option<()>, String> {
+        let waiting = self.0.ahead(machines, None).into_iter().max().unwrap_or(0);
+        Ok((waiting < limit).then_some(()))
+    }
+
+    fn renew_ticket(&self, (): &(), _: &[&Machine]) {}
+
+    fn ahead(&self, machines: &[&Machine], _: Option<&()>) -> Vec<usize> {
+        self.0.ahead(machines, None)
+    }
+
+    fn own_status(&self) -> MachineStatus {
+        self.0.own_status()
+    }
+}

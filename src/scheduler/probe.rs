@@ -1,0 +1,133 @@
+//! Asking machines how they are, by one process at a time.
+//!
+//! Whoever has the right to ask a host looks at its record once more: another process may just have learned how it is.
+//! So a host costs one contact for each time its record is out of date, and one for each back-off, however many hooks
+//! there are.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::environment::Environment;
+use crate::failpoints::{Failpoint, failpoint};
+use crate::machine::Machine;
+use crate::state::Health;
+use crate::state::health::Availability;
+use crate::status::MachineStatus;
+
+/// How often a process looks whether another one has its answer.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// What came of asking a machine.
+#[derive(Debug)]
+pub enum ProbeResult<L> {
+    /// It answered, over this connection.
+    Reached(L, MachineStatus),
+    /// It answered another process, a moment ago.
+    FromRecord(MachineStatus),
+    /// It did not answer, for this reason.
+    Failed(String),
+}
+
+/// Asks one machine. Another process that asks it is waited for until it has done so for `limit`, or nobody wants the
+/// answer any more; the asking itself is always brought to its end.
+fn probe<E: Environment>(machine: &Machine, limit: Duration, is_wanted: &AtomicBool, env: &E) -> ProbeResult<E::Link> {
+    let until = env.elapsed() + limit;
+    let _asking = loop {
+        match env.try_probe_lock(machine) {
+            Ok(Some(probe_lock)) => break probe_lock,
+            Ok(None) => {}
+            Err(error) => return ProbeResult::Failed(error),
+        }
+        let asked = match env.health(machine).availability(env.now()) {
+            Availability::Probing { since } => Duration::from_millis(env.now().saturating_sub(since)),
+            _ => Duration::ZERO,
+        };
+        if asked >= limit || env.elapsed() >= until || !is_wanted.load(Ordering::Relaxed) {
+            return ProbeResult::Failed(probe_timeout(asked));
+        }
+        env.pause(POLL_INTERVAL);
+    };
+    let (health, now) = (env.health(machine), env.now());
+    match health.availability(now) {
+        Availability::Fresh => return ProbeResult::FromRecord(health.status.unwrap_or_default()),
+        Availability::BackingOff { error, .. } => return ProbeResult::Failed(error),
+        Availability::Probing { since } => {
+            return ProbeResult::Failed(probe_timeout(Duration::from_millis(now.saturating_sub(since))));
+        }
+        Availability::Unknown { .. } => {}
+    }
+    env.change_health(machine, &mut |health| health.probe_started(now));
+    failpoint(Failpoint::Asking);
+    let reached = env.connect(machine).and_then(|link| {
+        let status = env.status(&link)?;
+        Ok((link, status))
+    });
+    match reached {
+        Ok((link, status)) => {
+            let now = env.now();
+            env.change_health(machine, &mut |_| Health::reached(status.clone(), now));
+            failpoint(Failpoint::Answered);
+            ProbeResult::Reached(link, status)
+        }
+        Err(error) => {
+            failed(machine, &error, env);
+            ProbeResult::Failed(error)
+        }
+    }
+}
+
+/// Connects to a machine that was chosen on its record alone. If it has got into trouble since, that is the answer.
+pub fn connect<E: Environment>(machine: &Machine, env: &E) -> Result<E::Link, String> {
+    if let Availability::BackingOff { error, .. } = env.health(machine).availability(env.now()) {
+        return Err(error);
+    }
+    env.connect(machine).inspect_err(|error| failed(machine, error, env))
+}
+
+fn failed<E: Environment>(machine: &Machine, error: &str, env: &E) {
+    let now = env.now();
+    env.change_health(machine, &mut |health| health.after_failure(error, now));
+}
+
+fn probe_timeout(asked: Duration) -> String {
+    format!("it has not answered yet; it was asked {:.1} s ago", asked.as_secs_f64())
+}
+
+type ProbeResults<L> = Arc<Mutex<Vec<(usize, ProbeResult<L>)>>>;
+
+/// Several machines that are asked at the same time. When this is dropped, what is still asked goes on to its end, so
+/// that it is remembered and no connection is broken off while it logs in.
+pub(super) struct Probes<'a, E: Environment> {
+    env: &'a E,
+    limit: Duration,
+    is_wanted: Arc<AtomicBool>,
+    results: ProbeResults<E::Link>,
+}
+
+impl<'a, E: Environment> Probes<'a, E> {
+    pub(super) fn new(env: &'a E, limit: Duration) -> Self {
+        Probes { env, limit, is_wanted: Arc::new(AtomicBool::new(true)), results: ProbeResults::default() }
+    }
+
+    /// Starts to ask the machine at this place in the list.
+    pub(super) fn start(&self, index: usize, machine: &Machine) {
+        let (env, machine, limit) = (self.env.clone(), machine.clone(), self.limit);
+        let (is_wanted, results) = (Arc::clone(&self.is_wanted), Arc::clone(&self.results));
+        self.env.spawn(Box::new(move || {
+            let answer = probe(&machine, limit, &is_wanted, &env);
+            results.lock().unwrap_or_else(PoisonError::into_inner).push((index, answer));
+        }));
+    }
+
+    /// The answers that have come since the last time.
+    pub(super) fn results(&self) -> Vec<(usize, ProbeResult<E::Link>)> {
+        std::mem::take(&mut *self.results.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<E: Environment> Drop for Probes<'_, E> {
+    fn drop(&mut self) {
+        self.is_wanted.store(false, Ordering::Relaxed);
+    }
+}

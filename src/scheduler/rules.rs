@@ -1,0 +1,207 @@
+//! The rules that a machine file may replace: which machine may take a build, and how well it suits.
+
+use std::cell::RefCell;
+
+use log::warn;
+
+use super::decision::Otherwise;
+use super::ranking::NEARLY_AS_GOOD;
+use crate::hook::{HookArguments, Request};
+use crate::machine::Machine;
+use crate::machine_file::{self, Acceptance, Candidate, Pool, Score, When, default_score};
+use crate::state::Health;
+use crate::state::health::Time;
+use crate::status::MachineStatus;
+
+/// What is known of a machine when the rules are asked.
+pub struct RuleInput<'a> {
+    pub health: &'a Health,
+    /// Since when its taken slots are held.
+    pub running: &'a [Time],
+    pub now: Time,
+}
+
+/// The time over which the kernel averages the load.
+const LOAD_AVERAGE: f64 = 60_000.0;
+
+impl RuleInput<'_> {
+    /// The load for each core that is to be expected. A build that was started `d` before the load was measured is in
+    /// the average of one minute only by the share `1 - exp(-d / 1 min)`; the rest is added, so that builds that come
+    /// all at once do not pile up on one machine.
+    pub fn load(&self) -> Option<f64> {
+        let status = self.health.status.as_ref()?;
+        let (load, measured) = (status.load()?, self.health.measured?);
+        let missing = self.running.iter().map(|&since| (-(measured.saturating_sub(since) as f64) / LOAD_AVERAGE).exp());
+        Some(load + missing.sum::<f64>() / f64::from(status.cores?))
+    }
+}
+
+/// The seam for functions written by the administrator.
+pub trait Rules {
+    /// Whether the machine may take the build; the error says why not.
+    fn accepts(&self, machine: usize) -> Result<(), String>;
+
+    /// How well the machine suits the build, the higher the better; the error says why it does not at all.
+    fn score(&self, machine: usize, known: &RuleInput<'_>) -> Result<f64, String>;
+
+    /// The part of the best score that is nearly as good, where a machine has more of the inputs.
+    fn nearly_as_good(&self) -> f64 {
+        NEARLY_AS_GOOD
+    }
+
+    /// How well the head itself suits the build, given its status. `None`: it takes no part, or does not suit.
+    fn head(&self, _status: &MachineStatus) -> Option<f64> {
+        None
+    }
+
+    /// What to do when the machines are busy.
+    fn when_busy(&self) -> Otherwise {
+        Otherwise::Wait
+    }
+
+    /// What to do when none can be reached.
+    fn when_unreachable(&self) -> Otherwise {
+        Otherwise::Local
+    }
+
+    /// A new decision about the same request begins.
+    fn begin(&self) {}
+}
+
+/// The rules where the machine file has none: every matching machine may take every build.
+pub struct DefaultRules<'a>(pub &'a [&'a Machine]);
+
+impl Rules for DefaultRules<'_> {
+    fn accepts(&self, _: usize) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn score(&self, machine: usize, known: &RuleInput<'_>) -> Result<f64, String> {
+        Ok(default_score(self.0[machine].speed, known.load()))
+    }
+}
+
+/// The rules of a machine file, for one request. What goes wrong in them is logged, and the built-in rules hold.
+pub struct FileRules<'a> {
+    pool: &'a Pool,
+    decision: RefCell<machine_file::RequestCallbacks<'a>>,
+}
+
+impl<'a> FileRules<'a> {
+    /// Begins a decision about `request`; all calls of the file's functions share the time of one decision.
+    pub fn new(
+        pool: &'a Pool,
+        request: &Request,
+        arguments: &HookArguments,
+        reader: Option<machine_file::DerivationReader>,
+    ) -> Self {
+        let request = machine_file::LuaRequest { reader, ..machine_file::LuaRequest::new(request, arguments) };
+        FileRules { pool, decision: RefCell::new(pool.callbacks(request)) }
+    }
+
+    /// Asks, and logs the warnings.
+    fn ask<T>(&self, query: impl FnOnce(&mut machine_file::RequestCallbacks<'a>) -> T) -> T {
+        let mut decision = self.decision.borrow_mut();
+        let answer = query(&mut decision);
+        for warning in decision.take_warnings() {
+            // The log says itself that it is a warning.
+            warn!("{}", warning.to_string().replacen(" warning: ", " ", 1));
+        }
+        answer
+    }
+}
+
+impl Rules for FileRules<'_> {
+    fn accepts(&self, machine: usize) -> Result<(), String> {
+        match self.ask(|decision| decision.accepts(Candidate::Machine(machine))) {
+            Acceptance::Yes => Ok(()),
+            Acceptance::No(why) => Err(why),
+        }
+    }
+
+    fn score(&self, machine: usize, known: &RuleInput<'_>) -> Result<f64, String> {
+        let status = status_for_lua(known);
+        match self.ask(|decision| decision.score(Candidate::Machine(machine), &status)) {
+            Score::Value(score) => Ok(score),
+            Score::No(why) => Err(why),
+        }
+    }
+
+    /// A score of the administrator's own is meant as it is.
+    fn nearly_as_good(&self) -> f64 {
+        let has_own = self.pool.settings.has_score || self.pool.machines.iter().any(|entry| entry.has_score);
+        if has_own { 1.0 } else { NEARLY_AS_GOOD }
+    }
+
+    fn head(&self, status: &MachineStatus) -> Option<f64> {
+        let head = self.pool.local.as_ref().filter(|head| head.enabled)?;
+        let decision = self.decision.borrow();
+        let lacks_feature = decision.request().features.iter().any(|feature| !head.features.contains(feature));
+        drop(decision);
+        let is_overloaded =
+            status.load().zip(head.overload_threshold).is_some_and(|(load, threshold)| load > threshold);
+        if lacks_feature || is_overloaded || self.ask(|decision| decision.accepts(Candidate::Local)) != Acceptance::Yes
+        {
+            return None;
+        }
+        let status = status_for_lua(&RuleInput { health: &Health::reached(status.clone(), 0), running: &[], now: 0 });
+        match self.ask(|decision| decision.score(Candidate::Local, &status)) {
+            Score::Value(score) => Some(score),
+            Score::No(_) => None,
+        }
+    }
+
+    fn when_busy(&self) -> Otherwise {
+        otherwise(self.ask(|decision| decision.when_busy()))
+    }
+
+    fn when_unreachable(&self) -> Otherwise {
+        otherwise(self.ask(|decision| decision.when_unreachable()))
+    }
+
+    fn begin(&self) {
+        let request = self.decision.borrow().request().clone();
+        *self.decision.borrow_mut() = self.pool.callbacks(request);
+    }
+}
+
+fn otherwise(when: When) -> Otherwise {
+    match when {
+        When::Local => Otherwise::Local,
+        // A function has been asked by now.
+        When::Wait | When::Function => Otherwise::Wait,
+    }
+}
+
+/// What is known of a machine, in the words of the machine file.
+fn status_for_lua(known: &RuleInput<'_>) -> machine_file::LuaStatus {
+    let Health { status, failures, .. } = known.health;
+    let measured = match (status, known.health.age(known.now)) {
+        (Some(status), Some(age)) => machine_file::LuaStatus::measured(status, age),
+        _ => machine_file::LuaStatus::default(),
+    };
+    machine_file::LuaStatus {
+        load: known.load(),
+        running: u32::try_from(known.running.len()).ok(),
+        reachable: if failures.is_some() { Some(false) } else { measured.reachable },
+        ..measured
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn builds_just_started_count_as_load() {
+        let status = MachineStatus { load1: Some(1.0), cores: Some(4), ..MachineStatus::default() };
+        let health = Health::reached(status, 100_000);
+        let load = |running: &[Time]| RuleInput { health: &health, running, now: 110_000 }.load().unwrap();
+        assert_eq!(load(&[]), 0.25);
+        assert_eq!(load(&[100_000, 105_000]), 0.75);
+        // In the average for the most part.
+        assert!((0.25..0.30).contains(&load(&[0])), "{}", load(&[0]));
+        assert!((0.34..0.35).contains(&load(&[40_000])), "{}", load(&[40_000]));
+        assert_eq!(RuleInput { health: &Health::default(), running: &[5], now: 10 }.load(), None);
+    }
+}

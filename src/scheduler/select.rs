@@ -1,0 +1,287 @@
+//! Choosing a machine: the best one that can take the build now.
+//!
+//! Machines that match are ranked. Of those that are nearly as good as the best the one goes first that has most of the
+//! inputs. Of the best of them a record may say at once whether it can take the build; where it does not, the machine
+//! is asked, a few at the same time. A machine that answered, or that a fresh record speaks for, need not wait long for
+//! better ones that have yet to answer ([`BETTER_MACHINE_WAIT`]), and not at all for those that were in trouble when they were
+//! last seen: these are asked on the side, for the sake of later builds. A slot is taken on the machine that is chosen,
+//! and on no other. The connection over which a machine answered is the one that builds.
+
+use std::time::Duration;
+
+use super::assess::{BETTER_MACHINE_WAIT, CandidateState, assess, check, rank_of, score};
+use super::choice::{Choice, Outcome, Reason, Rejection};
+use super::environment::Environment;
+use super::probe::{ProbeResult, Probes};
+use super::query::Query;
+use super::ranking::{Rank, prefer_locality};
+use crate::machine::Machine;
+use crate::state::Health;
+use crate::status::MachineStatus;
+
+/// How many machines are asked at the same time, not counting those that are slow to answer.
+pub const MAX_PARALLEL_PROBES: usize = 3;
+
+/// When a machine is slow to answer.
+const SLOW: Duration = Duration::from_millis(500);
+
+/// How often answers are looked for.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Chooses a machine. `waiting`: the place of this process among those that wait. No answer is waited for longer than
+/// `limit`.
+pub fn select<E: Environment>(
+    query: &Query<'_>,
+    waiting: Option<&E::QueueTicket>,
+    limit: Duration,
+    env: &E,
+) -> Outcome<E> {
+    let mut selection = Selection::new(query, limit, env);
+    selection.rank();
+    if selection.candidates.is_empty() {
+        return Outcome::NoMatch(selection.rejections);
+    }
+    selection.assess(waiting);
+    selection.run()
+}
+
+/// A machine that may take the build, or the head.
+struct Candidate<L> {
+    rank: Rank,
+    state: CandidateState<L>,
+    /// What `score` said against it, going by its record.
+    declined: Option<String>,
+}
+
+impl<L> Candidate<L> {
+    fn new(rank: Rank, declined: Option<String>) -> Candidate<L> {
+        Candidate { rank, state: CandidateState::Unknown { after_failure: false }, declined }
+    }
+}
+
+struct Selection<'a, E: Environment> {
+    query: &'a Query<'a>,
+    env: &'a E,
+    probes: Probes<'a, E>,
+    /// When this has to come to an end.
+    until: Duration,
+    candidates: Vec<Candidate<E::Link>>,
+    rejections: Vec<Rejection>,
+}
+
+impl<'a, E: Environment> Selection<'a, E> {
+    fn new(query: &'a Query<'a>, limit: Duration, env: &'a E) -> Self {
+        let until = env.elapsed() + limit;
+        let probes = Probes::new(env, limit);
+        Selection { query, env, probes, until, candidates: Vec::new(), rejections: Vec::new() }
+    }
+
+    /// Those that match, the best first.
+    fn rank(&mut self) {
+        for (index, machine) in self.query.machines.iter().enumerate() {
+            if self.query.excluded.contains(&index) {
+                continue;
+            }
+            match rank_of(self.query, index, machine, self.env) {
+                Ok(rank) => self.candidates.push(Candidate::new(rank, None)),
+                // It may be better now than its record says, or later than it is now; so it stays, behind the others.
+                Err(Reason::ScoreDeclined(why)) => {
+                    let rank = Rank { score: f64::NEG_INFINITY, occupied: 0.0, index };
+                    self.candidates.push(Candidate::new(rank, Some(why)));
+                }
+                Err(reason) => self.rejections.push(Rejection { machine: index, reason }),
+            }
+        }
+        if let Some(score) = self.query.head.filter(|_| !self.candidates.is_empty()) {
+            // After machines that are as good: the head has other things to do.
+            let rank = Rank { score, occupied: f64::INFINITY, index: usize::MAX };
+            self.candidates.push(Candidate { rank, state: CandidateState::Head, declined: None });
+        }
+        self.candidates.sort_by(|one, other| one.rank.order(&other.rank));
+    }
+
+    /// What records and slots say of each candidate.
+    fn assess(&mut self, waiting: Option<&E::QueueTicket>) {
+        let (query, env) = (self.query, self.env);
+        let machines: Vec<&Machine> = (self.candidates.iter())
+            .filter(|candidate| !matches!(candidate.state, CandidateState::Head))
+            .map(|candidate| query.machines[candidate.rank.index])
+            .collect();
+        let mut ahead = env.ahead(&machines, waiting).into_iter();
+        for candidate in &mut self.candidates {
+            if let CandidateState::Head = candidate.state {
+                continue;
+            }
+            let machine = query.machines[candidate.rank.index];
+            candidate.state = match (assess(machine, ahead.next().unwrap_or(0), env), &candidate.declined) {
+                (CandidateState::Ready(_), Some(why)) => CandidateState::Out(Reason::ScoreDeclined(why.clone())),
+                (state, _) => state,
+            };
+        }
+    }
+
+    fn run(mut self) -> Outcome<E> {
+        let mut choice_since = None;
+        let mut has_waited = false;
+        loop {
+            self.collect_results();
+            let best = self.candidates.iter().position(|candidate| candidate.state.can_build());
+            let before = &self.candidates[..best.unwrap_or(self.candidates.len())];
+            let is_awaited = before.iter().any(|candidate| candidate.state.is_awaited(best.is_some()));
+            let now = self.env.elapsed();
+            let is_late = match best {
+                Some(_) => now >= *choice_since.get_or_insert(now) + BETTER_MACHINE_WAIT,
+                None => now >= self.until,
+            };
+            // Those on the side are asked as well when it is known that nobody waits for them.
+            self.start_probes(best);
+            if !is_awaited || is_late {
+                if has_waited {
+                    self.rerank();
+                }
+                match self.claim_best() {
+                    Some(Ok(outcome)) => return outcome,
+                    Some(Err(())) => continue,
+                    None => return self.none(),
+                }
+            }
+            self.env.pause(POLL_INTERVAL);
+            has_waited = true;
+        }
+    }
+
+    /// Asks the best of those not asked yet, as long as there are not too many at a time.
+    fn start_probes(&mut self, best: Option<usize>) {
+        let before = best.unwrap_or(self.candidates.len());
+        let now = self.env.elapsed();
+        let is_counted = |state: &CandidateState<E::Link>| match state {
+            CandidateState::Probing { since, .. } => now < *since + SLOW,
+            _ => false,
+        };
+        let mut count = self.candidates.iter().filter(|candidate| is_counted(&candidate.state)).count();
+        for candidate in &mut self.candidates[..before] {
+            let CandidateState::Unknown { after_failure } = candidate.state else { continue };
+            if count >= MAX_PARALLEL_PROBES {
+                return;
+            }
+            count += 1;
+            self.probes.start(candidate.rank.index, self.query.machines[candidate.rank.index]);
+            candidate.state = CandidateState::Probing { after_failure, since: now };
+        }
+    }
+
+    /// What the answers change. The score of a machine that told its status may be another now.
+    fn collect_results(&mut self) {
+        let results = self.probes.results();
+        if results.is_empty() {
+            return;
+        }
+        for (index, result) in results {
+            let machine = self.query.machines[index];
+            let (rank, state) = match result {
+                ProbeResult::Failed(error) => (None, CandidateState::Out(Reason::Unreachable(error))),
+                ProbeResult::Reached(link, status) => self.apply_status(index, machine, Some(link), status),
+                ProbeResult::FromRecord(status) => self.apply_status(index, machine, None, status),
+            };
+            if let Some(candidate) = self.candidates.iter_mut().find(|candidate| candidate.rank.index == index) {
+                candidate.state = state;
+                candidate.rank = rank.unwrap_or_else(|| candidate.rank.clone());
+            }
+        }
+        self.candidates.sort_by(|one, other| one.rank.order(&other.rank));
+    }
+
+    fn apply_status(
+        &self,
+        index: usize,
+        machine: &Machine,
+        link: Option<E::Link>,
+        status: MachineStatus,
+    ) -> (Option<Rank>, CandidateState<E::Link>) {
+        if let Err(reason) = check(machine, &status) {
+            return (None, CandidateState::Out(reason));
+        }
+        let health = Health::reached(status, self.env.now());
+        match score(self.query, index, machine, &health, self.env) {
+            Ok(rank) => (Some(rank), CandidateState::Ready(link)),
+            Err(reason) => (None, CandidateState::Out(reason)),
+        }
+    }
+
+    /// Those who waited for the same answers may have chosen by now, and what they build counts as load.
+    fn rerank(&mut self) {
+        for number in 0..self.candidates.len() {
+            let candidate = &self.candidates[number];
+            if !matches!(candidate.state, CandidateState::Ready(_)) {
+                continue;
+            }
+            let index = candidate.rank.index;
+            let machine = self.query.machines[index];
+            match score(self.query, index, machine, &self.env.health(machine), self.env) {
+                Ok(rank) => self.candidates[number].rank = rank,
+                Err(reason) => self.candidates[number].state = CandidateState::Out(reason),
+            }
+        }
+        self.candidates.sort_by(|one, other| one.rank.order(&other.rank));
+    }
+
+    /// Takes a slot of the best that can build; an error if another process was faster.
+    fn claim_best(&mut self) -> Option<Result<Outcome<E>, ()>> {
+        let best = self.candidates.iter().position(|candidate| candidate.state.can_build())?;
+        if let CandidateState::Head = self.candidates[best].state {
+            return Some(Ok(Outcome::Head(self.reasons())));
+        }
+        let number = self.prefer_locality();
+        let candidate = &mut self.candidates[number.unwrap_or(best)];
+        let index = candidate.rank.index;
+        let reason = match self.env.try_take_slot(self.query.machines[index]) {
+            Ok(Some(slot)) => {
+                let CandidateState::Ready(link) = std::mem::replace(&mut candidate.state, CandidateState::Head) else {
+                    return None;
+                };
+                return Some(Ok(Outcome::Chosen(Choice { machine: index, slot, link })));
+            }
+            Ok(None) => Reason::NoSlot { ahead: 0 },
+            Err(error) => Reason::SlotsUnknown(error),
+        };
+        candidate.state = CandidateState::Out(reason);
+        Some(Err(()))
+    }
+
+    /// Of the machines that can build and are nearly the best, the one that has most of the inputs.
+    fn prefer_locality(&self) -> Option<usize> {
+        let ready: Vec<usize> = (0..self.candidates.len())
+            .filter(|&number| matches!(self.candidates[number].state, CandidateState::Ready(_)))
+            .collect();
+        let scores: Vec<f64> = ready.iter().map(|&number| self.candidates[number].rank.score).collect();
+        let missing_inputs = |number: usize| {
+            let index = self.candidates[ready[number]].rank.index;
+            self.env.missing_inputs(self.query.machines[index])
+        };
+        let prefer_locality = prefer_locality(&scores, self.query.rules.nearly_as_good(), missing_inputs)?;
+        ready.get(prefer_locality).copied()
+    }
+
+    fn none(mut self) -> Outcome<E> {
+        let reasons = self.reasons();
+        if reasons.iter().any(|over| over.reason.is_busy()) {
+            Outcome::Busy(reasons)
+        } else {
+            Outcome::Unreachable(reasons)
+        }
+    }
+
+    fn reasons(&mut self) -> Vec<Rejection> {
+        let mut reasons = std::mem::take(&mut self.rejections);
+        for candidate in self.candidates.drain(..) {
+            let reason = match candidate.state {
+                CandidateState::Out(reason) => reason,
+                CandidateState::Ready(_) | CandidateState::Head => continue,
+                CandidateState::Probing { .. } => Reason::Unreachable("it has not answered yet".to_owned()),
+                CandidateState::Unknown { .. } => Reason::Unreachable("it has not been asked yet".to_owned()),
+            };
+            reasons.push(Rejection { machine: candidate.rank.index, reason });
+        }
+        reasons
+    }
+}

@@ -1,0 +1,106 @@
+//! Waiting for a slot, in the order in which builds came.
+//!
+//! A free slot of a machine belongs to those who have waited for that machine longest, as their places tell. A process
+//! looks at the slots often if it is among the first, less often the more are ahead of it: then its turn has not come
+//! anyway. Every second or so it looks at everything anew: loads, back-offs and what the rules say may have changed.
+
+use std::time::Duration;
+
+use super::choice::{Choice, Outcome, Reason, Rejection};
+use super::decision::{PROBE_WAIT, eligible};
+use super::environment::Environment;
+use super::query::Query;
+use super::select::select;
+use crate::machine::Machine;
+
+/// How often the first in line looks for a free slot. Three system calls for each slot.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+const POLL_INTERVAL_MAX: Duration = Duration::from_millis(200);
+
+/// How often everything is looked at anew. Tickets are renewed then.
+const REASSESS_INTERVAL: Duration = Duration::from_secs(1);
+const REASSESS_INTERVAL_MAX: Duration = Duration::from_secs(3);
+
+/// Why waiting came to nothing.
+#[derive(Debug)]
+pub enum WaitError {
+    /// No machine is left that matches.
+    NoMatch,
+    /// The time is over.
+    TooLong(Vec<Rejection>),
+}
+
+/// Limits of waiting.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// When to give up, in terms of [`Environment::elapsed`].
+    pub until: Duration,
+    /// How often to say that it still waits.
+    pub report_interval: Duration,
+}
+
+/// Waits until a machine takes the build. `ticket` is taken if there is none yet, and kept. `report` is told at once, and
+/// then regularly, how long this has taken.
+pub fn wait<E: Environment>(
+    query: &Query<'_>,
+    ticket: &mut Option<E::QueueTicket>,
+    limits: Limits,
+    env: &E,
+    report: &mut dyn FnMut(Duration),
+) -> Result<Choice<E>, WaitError> {
+    let start = env.elapsed();
+    let mut report_at = start;
+    loop {
+        query.rules.begin();
+        let reasons = match select(query, ticket.as_ref(), PROBE_WAIT.min(limits.report_interval), env) {
+            Outcome::Chosen(choice) => return Ok(choice),
+            Outcome::NoMatch(_) => return Err(WaitError::NoMatch),
+            Outcome::Head(reasons) | Outcome::Busy(reasons) | Outcome::Unreachable(reasons) => reasons,
+        };
+        let machines = eligible(query.machines, &reasons);
+        match ticket {
+            Some(ticket) => env.renew_ticket(ticket, &machines),
+            None => {
+                *ticket = env.try_join_queue(&machines, usize::MAX).unwrap_or_else(|error| {
+                    log::warn!("waits without a place in line: {error}");
+                    None
+                });
+            }
+        }
+        let (queue, mut line): (Vec<&Machine>, Vec<usize>) = (reasons.iter())
+            .filter_map(|over| match over.reason {
+                Reason::NoSlot { ahead } => Some((query.machines[over.machine], ahead)),
+                _ => None,
+            })
+            .unzip();
+        let ahead = line.iter().min().copied().unwrap_or(0);
+        let anew = env.elapsed() + times(REASSESS_INTERVAL, ahead / 4 + 1).min(REASSESS_INTERVAL_MAX);
+        loop {
+            let now = env.elapsed();
+            if now >= report_at {
+                report(now - start);
+                report_at = now + limits.report_interval;
+            }
+            if now >= limits.until {
+                return Err(WaitError::TooLong(reasons));
+            }
+            if now >= anew {
+                break;
+            }
+            let ahead = line.iter().min().copied().unwrap_or(usize::MAX);
+            let pause = times(POLL_INTERVAL, ahead.saturating_add(1)).min(POLL_INTERVAL_MAX);
+            env.pause(pause.min(limits.until - now).min(report_at - now));
+            let free: Vec<usize> = queue.iter().map(|machine| env.free_slots(machine).unwrap_or(0)).collect();
+            if free.iter().any(|&free| free > 0) {
+                line = env.ahead(&queue, ticket.as_ref());
+                if line.iter().zip(&free).any(|(ahead, free)| free > ahead) {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn times(time: Duration, count: usize) -> Duration {
+    time.saturating_mul(count.min(1000) as u32)
+}

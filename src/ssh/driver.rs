@@ -1,0 +1,326 @@
+//! One libssh2 session and the socket under it: runs libssh2's calls to their end, waiting with poll(2) in between.
+//!
+//! What libssh2 (1.11.1) asks of its caller, and how it is kept:
+//!
+//! - A call that would block returns EAGAIN and has to be made again with the same arguments until it is through. A
+//!   packet that went out in part makes every other sending call return EAGAIN for ever. So calls do not interleave:
+//!   one runs to its end under a lock, and when one is given up in the middle the session is out of use.
+//! - Some packets are sent from a buffer that does not outlive the call (keep-alive, end of file, answers to the
+//!   server's own requests), and cannot be continued when they go out in part. So nothing is sent before the socket
+//!   says that there is room; these packets are far smaller than the room a socket announces.
+//! - It neither sends keep-alives by itself nor notices a missing answer. Here a question is sent when nothing was
+//!   heard for a while, and a link that brings no byte for the stall timeout is dead. A frozen server still
+//!   acknowledges TCP, so bytes are what counts.
+//! - The answer to a keep-alive stays in its list of packets for as long as the session lives: some hundred bytes each.
+//! - A call ends when there is nothing more to read, and a server may see to it that there always is; and what nobody
+//!   asked for is kept. So each call receives so much at the most (`ffi`), and the server sends so much in all
+//!   (`receive_budget`).
+//! - `flush` discards what was received. It is not used.
+
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
+use ssh2::BlockDirections;
+
+use super::code::{self, cause, is_again};
+use super::deadline::Deadline;
+use super::error::{Cause, Error, Phase};
+use super::ffi;
+use super::poll::{self, Ready};
+use super::proxy::Proxy;
+use super::receive_budget::ReceiveBudget;
+use crate::machine::Machine;
+
+/// libssh2 sends no more than one keep-alive in two seconds.
+const SHORTEST_STALL: Duration = Duration::from_secs(3);
+
+/// How long taking leave of the server may hold up the caller.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+pub(super) struct Driver {
+    ssh: ssh2::Session,
+    socket: Arc<OwnedFd>,
+    proxy: Mutex<Option<Proxy>>,
+    machine: String,
+    /// How long a question to the server may take.
+    request_timeout: Mutex<Duration>,
+    stall_timeout: Duration,
+    keepalive_interval: Duration,
+    calls: Mutex<CallState>,
+}
+
+/// Held by whoever is in a call of libssh2.
+struct CallState {
+    usable: bool,
+    receive_budget: ReceiveBudget,
+    /// Closed channels whose closing the other side has not confirmed yet. libssh2 frees them only then.
+    parting: Vec<ssh2::Channel>,
+}
+
+impl CallState {
+    fn once<T>(&mut self, call: impl FnOnce() -> T) -> T {
+        self.counted(call).0
+    }
+
+    /// Tells how many bytes it received as well.
+    fn counted<T>(&mut self, call: impl FnOnce() -> T) -> (T, usize) {
+        let (result, received) = ffi::limited(self.receive_budget.slice(), call);
+        self.receive_budget.received(received);
+        (result, received)
+    }
+}
+
+/// What a call does, and so what waiting for it means.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Kind {
+    /// Part of the way to a session: no keep-alive can be sent yet, the limit alone counts.
+    Negotiation,
+    /// A question to the server, whose answer has to be taken before another can be put.
+    Request,
+    Read,
+    Write,
+}
+
+/// When something was last heard from the server, and last asked of it.
+struct Clock {
+    heard: Instant,
+    asked: Instant,
+}
+
+impl Driver {
+    pub(super) fn new(machine: &Machine, ssh: ssh2::Session, socket: Arc<OwnedFd>, proxy: Option<Proxy>) -> Driver {
+        let stall_timeout = machine.stall_timeout.max(SHORTEST_STALL);
+        ffi::meter(&ssh);
+        Driver {
+            ssh,
+            socket,
+            proxy: Mutex::new(proxy),
+            machine: machine.address(),
+            request_timeout: Mutex::new(machine.connect_timeout),
+            stall_timeout,
+            // A link is not to count as dead because nobody asked.
+            keepalive_interval: machine.keepalive_interval.min(stall_timeout / 3),
+            calls: Mutex::new(CallState { usable: true, receive_budget: ReceiveBudget::new(), parting: Vec::new() }),
+        }
+    }
+
+    pub(super) fn ssh(&self) -> &ssh2::Session {
+        &self.ssh
+    }
+
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    pub(super) fn request_timeout(&self) -> Duration {
+        *self.request_timeout.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_request_timeout(&self, request_timeout: Duration) {
+        *self.request_timeout.lock().unwrap_or_else(PoisonError::into_inner) = request_timeout;
+    }
+
+    pub(super) fn error(&self, phase: Phase, cause: Cause) -> Error {
+        Error { machine: self.machine.clone(), phase, cause }
+    }
+
+    /// How the proxy command ended, if there is one and it has.
+    pub(super) fn proxy_end(&self) -> Option<Cause> {
+        self.proxy.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.end()
+    }
+
+    /// Whether libssh2 waits for the socket to take more.
+    pub(super) fn is_sending(&self) -> bool {
+        matches!(self.ssh.block_directions(), BlockDirections::Outbound | BlockDirections::Both)
+    }
+
+    /// From now on the server is one that may be asked for something.
+    pub(super) fn log_in(&self) {
+        self.calls().receive_budget.log_in();
+    }
+
+    /// Notes that bytes which were wanted have come, or gone.
+    pub(super) fn moved(&self, bytes: usize) {
+        self.calls().receive_budget.moved(bytes);
+    }
+
+    /// Makes one call of libssh2, which takes in no more than a slice of what has arrived.
+    pub(super) fn once<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.calls().once(call)
+    }
+
+    /// Takes over a channel that has said goodbye, until the answer is there.
+    pub(super) fn part_with(&self, channel: ssh2::Channel) {
+        self.calls().parting.push(channel);
+    }
+
+    /// Makes a call of libssh2 until it no longer says EAGAIN.
+    pub(super) fn run<T>(
+        &self,
+        kind: Kind,
+        limit: Option<Deadline>,
+        call: impl FnMut() -> Result<T, ssh2::Error>,
+    ) -> Result<T, Cause> {
+        // It is through, for there is nothing beside it.
+        self.run_beside(kind, limit, None, call)?.ok_or(Cause::OutOfUse)
+    }
+
+    /// The same, left with `None` as soon as `beside` is ready and the link is not. For reads: they can be taken up again.
+    pub(super) fn run_beside<T>(
+        &self,
+        kind: Kind,
+        limit: Option<Deadline>,
+        beside: Option<&PollFd<'_>>,
+        mut call: impl FnMut() -> Result<T, ssh2::Error>,
+    ) -> Result<Option<T>, Cause> {
+        let mut calls = self.calls();
+        if !calls.usable {
+            return Err(Cause::OutOfUse);
+        }
+        if kind == Kind::Request {
+            let mut parting = mem::take(&mut calls.parting);
+            parting.retain_mut(|channel| calls.once(|| channel.close()).is_err_and(|error| is_again(&error)));
+            calls.parting = parting;
+        }
+        let now = Instant::now();
+        if let Some(limit) = limit.filter(|limit| limit.instant() <= now) {
+            return Err(limit.cause());
+        }
+        let mut clock = Clock { heard: now, asked: now };
+        if matches!(kind, Kind::Request | Kind::Write) {
+            // Not sent yet, so giving up here does no harm; a dead link stays dead, though.
+            let waited = self.wait(kind, limit, None, PollFlags::OUT, &mut calls, &mut clock);
+            waited.inspect_err(|cause| calls.usable = !matches!(cause, Cause::LinkDead(_)))?;
+        }
+        loop {
+            let (result, received) = calls.counted(&mut call);
+            match result {
+                Ok(value) => return Ok(Some(value)),
+                Err(error) if is_again(&error) => {}
+                Err(error) => {
+                    let cause = match cause(&error) {
+                        // What a key exchange gives when the connection is lost.
+                        Cause::Ssh { code: code::GENERAL | code::KEY_EXCHANGE_FAILURE, .. } if self.is_closed() => {
+                            Cause::Closed
+                        }
+                        cause => cause,
+                    };
+                    calls.usable &= !matches!(cause, Cause::Closed);
+                    return Err(cause);
+                }
+            }
+            let wanted = match self.ssh.block_directions() {
+                BlockDirections::Outbound => PollFlags::OUT,
+                BlockDirections::Both => PollFlags::IN | PollFlags::OUT,
+                BlockDirections::Inbound | BlockDirections::None => PollFlags::IN,
+            };
+            if let Some(cause) = calls.receive_budget.exceeded() {
+                calls.usable = false;
+                return Err(cause);
+            }
+            // A call may ask for several things, and receive what it asked for first while it asks for the next. The
+            // socket would not tell of that again.
+            let has_more =
+                received > 0 && kind == Kind::Read && limit.is_none_or(|limit| Instant::now() < limit.instant());
+            if has_more {
+                clock.heard = Instant::now();
+                clock.asked = clock.heard;
+                continue;
+            }
+            // A packet that went out in part comes first.
+            let beside = beside.filter(|_| !wanted.contains(PollFlags::OUT));
+            let ready = self.wait(kind, limit, beside, wanted, &mut calls, &mut clock).inspect_err(|cause| {
+                // A write in particular: libssh2 may have noted how much it will take from the caller's buffer.
+                let can_be_left = kind == Kind::Read && !wanted.contains(PollFlags::OUT);
+                calls.usable = can_be_left && !matches!(cause, Cause::LinkDead(_));
+            })?;
+            if ready == Ready::Beside {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Waits until the socket is ready, asks for a sign of life now and then, and gives up at the limit.
+    fn wait(
+        &self,
+        kind: Kind,
+        limit: Option<Deadline>,
+        beside: Option<&PollFd<'_>>,
+        wanted: PollFlags,
+        calls: &mut CallState,
+        clock: &mut Clock,
+    ) -> Result<Ready, Cause> {
+        let is_tended = kind != Kind::Negotiation;
+        let dead = clock.heard + self.stall_timeout;
+        loop {
+            // Before anything else: a few bytes now and then must not put the limit off.
+            if let Some(limit) = limit.filter(|limit| limit.instant() <= Instant::now()) {
+                return Err(limit.cause());
+            }
+            let ask = clock.asked + self.keepalive_interval;
+            let until = [limit.map(Deadline::instant), is_tended.then_some(dead), is_tended.then_some(ask)];
+            match self.poll(wanted, beside, until.into_iter().flatten().min())? {
+                Ready::Link => {
+                    clock.heard = Instant::now();
+                    clock.asked = clock.heard;
+                    return Ok(Ready::Link);
+                }
+                Ready::Beside => return Ok(Ready::Beside),
+                Ready::Nothing => {}
+            }
+            let now = Instant::now();
+            if is_tended && dead <= now {
+                return Err(Cause::LinkDead(self.stall_timeout));
+            }
+            if is_tended && ask <= now {
+                self.ask(calls)?;
+                clock.asked = now;
+            }
+        }
+    }
+
+    /// Sends a keep-alive if there is room for all of it. The answer arrives as bytes like any other.
+    fn ask(&self, calls: &mut CallState) -> Result<(), Cause> {
+        if self.can_send()? {
+            calls.once(|| self.ssh.keepalive_send()).map_err(|error| cause(&error))?;
+            calls.receive_budget.asked();
+        }
+        Ok(())
+    }
+
+    /// Whether the socket has room for a small packet now.
+    pub(super) fn can_send(&self) -> Result<bool, Cause> {
+        Ok(self.poll(PollFlags::OUT, None, Some(Instant::now()))? == Ready::Link)
+    }
+
+    /// What became ready, or broke, before `until`.
+    fn poll(&self, wanted: PollFlags, beside: Option<&PollFd<'_>>, until: Option<Instant>) -> Result<Ready, Cause> {
+        poll::poll(self.socket(), wanted, beside, until).map_err(|error| Cause::Io(error.into()))
+    }
+
+    fn is_closed(&self) -> bool {
+        !matches!(recv(&self.socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((_, 1..)) | Err(Errno::AGAIN))
+    }
+
+    fn calls(&self) -> MutexGuard<'_, CallState> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // A server that does not hear this notices the closed connection.
+        let _ = self.run(Kind::Request, Some(Deadline::after(FAREWELL)), || self.ssh.disconnect(None, "done", None));
+        // What libssh2 still wants to send while it frees its channels must fail at once, not be put off: it would then
+        // keep the memory.
+        let _ = shutdown(&self.socket, Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests;

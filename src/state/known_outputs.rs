@@ -1,0 +1,105 @@
+//! What a host is known to have: the derivations that were built there lately, or whose outputs were sent there.
+//!
+//! `known_outputs` in the host's state directory has the hash part of the name of each on a line of its own, the newest last. A
+//! build appends to it, under the lock `known_outputs.lock`; when it has become too long the older half goes. It is a guess,
+//! for the choice of a machine: the host's garbage collector tells nobody. What is missing after all is sent.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use super::lock::{append, contents, lock_briefly, replace};
+use super::{StateDirectory, StateError};
+use crate::machine::Machine;
+use crate::store::path::{HASH_PART, StorePath};
+
+/// How many derivations are remembered.
+const MAX_ENTRIES: usize = 500;
+
+/// The record of one host's stock.
+#[derive(Clone, Debug)]
+pub struct KnownOutputs {
+    path: PathBuf,
+}
+
+impl KnownOutputs {
+    /// The record of the host that `machine` describes.
+    pub fn of(state: &StateDirectory, machine: &Machine) -> Result<KnownOutputs, StateError> {
+        Ok(KnownOutputs { path: state.of(machine)?.join("known-outputs") })
+    }
+
+    /// How many of `derivations` the host is not known to have.
+    pub fn missing_inputs(&self, derivations: &BTreeSet<StorePath>) -> usize {
+        let lines = self.lines();
+        let known: BTreeSet<&str> = lines.iter().rev().take(MAX_ENTRIES).map(String::as_str).collect();
+        derivations.iter().filter(|path| !known.contains(path.hash_part())).count()
+    }
+
+    /// Remembers that the host has what these derivations make.
+    pub fn add(&self, derivations: &BTreeSet<StorePath>) -> Result<(), StateError> {
+        let _lock = lock_briefly(&self.path.with_extension("lock"))?;
+        let mut lines = self.lines();
+        let before = lines.len();
+        // What will be forgotten soon is remembered anew.
+        let recent: BTreeSet<&str> = lines.iter().rev().take(MAX_ENTRIES / 2).map(String::as_str).collect();
+        let new = derivations.iter().map(StorePath::hash_part).filter(|hash| !recent.contains(hash));
+        let new: Vec<String> = new.take(MAX_ENTRIES).map(str::to_owned).collect();
+        lines.extend(new);
+        // What can't be read as a list is not appended to: it might never come to an end.
+        if before == 0 || lines.len() > 2 * MAX_ENTRIES {
+            replace(&self.path, &text(&lines[lines.len().saturating_sub(MAX_ENTRIES)..]))
+        } else if lines.len() > before {
+            append(&self.path, &text(&lines[before..]))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let text = contents(&self.path).unwrap_or_default();
+        let lines = text.split(|&byte| byte == b'\n').filter(|line| line.len() == HASH_PART);
+        lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect()
+    }
+}
+
+fn text(lines: &[String]) -> Vec<u8> {
+    lines.iter().flat_map(|line| [line.as_bytes(), b"\n"]).flatten().copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::path::StoreDir;
+
+    fn paths(numbers: std::ops::Range<usize>) -> BTreeSet<StorePath> {
+        let path = |number: usize| {
+            let text = format!("/gnu/store/{}-x.drv", format!("{number:05}").repeat(7).split_at(32).0);
+            StorePath::parse(&StoreDir::default(), text.as_bytes()).unwrap()
+        };
+        numbers.map(path).collect()
+    }
+
+    #[test]
+    fn the_newest_are_remembered() {
+        let directory = tempfile::tempdir().unwrap();
+        let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
+        let known_outputs = KnownOutputs::of(&StateDirectory::new(directory.path()), &machine).unwrap();
+        assert_eq!(known_outputs.missing_inputs(&paths(0..3)), 3);
+        known_outputs.add(&paths(0..2)).unwrap();
+        known_outputs.add(&paths(1..2)).unwrap();
+        assert_eq!(known_outputs.missing_inputs(&paths(0..3)), 1);
+        assert_eq!(known_outputs.lines().len(), 2);
+        // The file does not grow for ever.
+        for start in (1000..4000).step_by(100) {
+            known_outputs.add(&paths(start..start + 100)).unwrap();
+            assert!(known_outputs.lines().len() <= 2 * MAX_ENTRIES);
+        }
+        assert_eq!(known_outputs.missing_inputs(&paths(4000 - MAX_ENTRIES..4000)), 0);
+        assert_eq!(known_outputs.missing_inputs(&paths(0..3)), 3);
+        for nonsense in ["nonsense".to_owned(), "\n".repeat(100_000)] {
+            std::fs::write(&known_outputs.path, nonsense).unwrap();
+            assert_eq!(known_outputs.missing_inputs(&paths(0..3)), 3);
+            known_outputs.add(&paths(0..3)).unwrap();
+            assert_eq!(known_outputs.missing_inputs(&paths(0..3)), 0);
+        }
+    }
+}

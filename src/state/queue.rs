@@ -1,0 +1,202 @@
+//! Who waits for a slot, in the order in which they came.
+//!
+//! A hook process that waits holds a place: the lock of one of the files `queue/0`, `queue/1`, … of the state
+//! directory, which the kernel gives back when it ends. Beside `3` stands its ticket, `3.json`: since when it waits,
+//! and which hosts may take its build. A free slot belongs to those who waited for that host longest
+//! ([`Queue::ahead`]).
+//!
+//! A ticket is renewed every second or so. One that has not been for a while belongs to a process that was stopped, and
+//! nobody waits for that. Places are taken under the lock `queue/lock`, so that their number is bounded: a client
+//! that asks for a thousand builds does not get a thousand waiting processes.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::health::Time;
+use super::lock::{contents, is_locked, lock_briefly, replace};
+use super::{StateDirectory, StateError, create_directory};
+
+/// How long a ticket counts without being renewed.
+pub const VALID_FOR: Duration = Duration::from_secs(5);
+
+/// The most places there are, whatever the limit that is asked for.
+const MAX_ENTRIES: usize = 10_000;
+
+/// What one that waits says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TicketRecord {
+    /// When it came.
+    pub since: Time,
+    /// When this was written.
+    pub renewed: Time,
+    /// The hosts that may take its build, `NAME:PORT`.
+    pub hosts: Vec<String>,
+}
+
+impl TicketRecord {
+    fn counts(&self, now: Time) -> bool {
+        now.abs_diff(self.renewed) < VALID_FOR.as_millis() as Time
+    }
+}
+
+/// The places to wait.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    directory: PathBuf,
+}
+
+/// A place among those that wait; dropping it gives it back.
+#[derive(Debug)]
+pub struct QueueTicket {
+    number: usize,
+    since: Time,
+    record: PathBuf,
+    /// Holds the lock.
+    _file: File,
+}
+
+impl Drop for QueueTicket {
+    fn drop(&mut self) {
+        // Before the lock goes with the file: afterwards the ticket may be another's.
+        let _ = fs::remove_file(&self.record);
+    }
+}
+
+impl Queue {
+    /// The places of this state directory.
+    pub fn of(state: &StateDirectory) -> Result<Queue, StateError> {
+        let directory = state.path().join("queue");
+        create_directory(&directory)?;
+        Ok(Queue { directory })
+    }
+
+    /// Takes a place, to wait for one of `hosts`. `None` when `limit` or more wait for any of them already.
+    pub fn try_join(&self, hosts: &[String], limit: usize, now: Time) -> Result<Option<QueueTicket>, StateError> {
+        let _lock = lock_briefly(&self.directory.join("lock"))?;
+        let mut rivals = 0;
+        let mut free = None;
+        for number in 0..MAX_ENTRIES {
+            let path = self.directory.join(number.to_string());
+            if is_locked(&path)? {
+                // A ticket that cannot be read may be for anything.
+                let is_rival = |record: TicketRecord| record.hosts.iter().any(|host| hosts.contains(host));
+                rivals += usize::from(self.record(number).is_none_or(is_rival));
+            } else {
+                free = free.or(Some(number));
+                if !path.exists() {
+                    break;
+                }
+            }
+        }
+        let Some(number) = free.filter(|_| rivals < limit) else { return Ok(None) };
+        // Free, but for those who are looking just now.
+        let file = lock_briefly(&self.directory.join(number.to_string()))?;
+        let ticket = QueueTicket { number, since: now, record: self.record_path(number), _file: file };
+        self.renew(&ticket, hosts, now)?;
+        Ok(Some(ticket))
+    }
+
+    /// Says that the process still waits, and for which hosts.
+    pub fn renew(&self, ticket: &QueueTicket, hosts: &[String], now: Time) -> Result<(), StateError> {
+        let record = TicketRecord { since: ticket.since, renewed: now, hosts: hosts.to_vec() };
+        let text = serde_json::to_vec(&record)
+            .map_err(|error| StateError { path: ticket.record.clone(), cause: error.into() })?;
+        replace(&ticket.record, &text)
+    }
+
+    /// For each of `hosts`, how many wait for it and came before the holder of `ticket`; all of them, for one who has no
+    /// place.
+    pub fn ahead(&self, hosts: &[String], ticket: Option<&QueueTicket>, now: Time) -> Result<Vec<usize>, StateError> {
+        let mut ahead = vec![0; hosts.len()];
+        for (number, record) in self.records(now)? {
+            let is_before = ticket.is_none_or(|ticket| (record.since, number) < (ticket.since, ticket.number));
+            if is_before {
+                for (count, host) in ahead.iter_mut().zip(hosts) {
+                    *count += usize::from(record.hosts.contains(host));
+                }
+            }
+        }
+        Ok(ahead)
+    }
+
+    /// The tickets of all that wait, with the numbers of their places.
+    pub fn records(&self, now: Time) -> Result<Vec<(usize, TicketRecord)>, StateError> {
+        let mut records = Vec::new();
+        for number in 0..MAX_ENTRIES {
+            let path = self.directory.join(number.to_string());
+            if is_locked(&path)? {
+                records.extend(self.record(number).filter(|record| record.counts(now)).map(|record| (number, record)));
+            } else if !path.exists() {
+                break;
+            }
+        }
+        Ok(records)
+    }
+
+    fn record(&self, number: usize) -> Option<TicketRecord> {
+        serde_json::from_slice(&contents(&self.record_path(number))?).ok()
+    }
+
+    fn record_path(&self, number: usize) -> PathBuf {
+        self.directory.join(format!("{number}.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(directory: &tempfile::TempDir) -> Queue {
+        Queue::of(&StateDirectory::new(directory.path())).unwrap()
+    }
+
+    fn hosts(names: &str) -> Vec<String> {
+        names.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn places_are_bounded_and_given_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let queue = queue(&directory);
+        let first = queue.try_join(&hosts("a"), 2, 1).unwrap().unwrap();
+        let _second = queue.try_join(&hosts("a b"), 2, 1).unwrap().unwrap();
+        assert!(queue.try_join(&hosts("a"), 2, 1).unwrap().is_none());
+        // Another queue.
+        let _third = queue.try_join(&hosts("c"), 2, 1).unwrap().unwrap();
+        let _fourth = queue.try_join(&hosts("b"), 2, 1).unwrap().unwrap();
+        assert!(queue.try_join(&hosts("c b"), 3, 1).unwrap().is_none());
+        drop(first);
+        assert!(queue.try_join(&hosts("a"), 2, 1).unwrap().is_some());
+        assert!(queue.try_join(&hosts("a"), 0, 1).unwrap().is_none());
+    }
+
+    #[test]
+    fn those_who_came_first_are_ahead() {
+        let directory = tempfile::tempdir().unwrap();
+        let queue = queue(&directory);
+        let late = queue.try_join(&hosts("a b"), 9, 20).unwrap().unwrap();
+        let early = queue.try_join(&hosts("a"), 9, 10).unwrap().unwrap();
+        let both = hosts("a b");
+        assert_eq!(queue.ahead(&both, None, 20).unwrap(), [2, 1]);
+        assert_eq!(queue.ahead(&both, Some(&late), 20).unwrap(), [1, 0]);
+        assert_eq!(queue.ahead(&both, Some(&early), 20).unwrap(), [0, 0]);
+        queue.renew(&early, &hosts("b"), 20).unwrap();
+        assert_eq!(queue.ahead(&both, Some(&late), 20).unwrap(), [0, 1]);
+        drop(early);
+        assert_eq!(queue.ahead(&both, Some(&late), 20).unwrap(), [0, 0]);
+    }
+
+    #[test]
+    fn one_that_was_stopped_holds_nobody_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let queue = queue(&directory);
+        let stopped = queue.try_join(&hosts("a"), 9, 1_000).unwrap().unwrap();
+        assert_eq!(queue.ahead(&hosts("a"), None, 5_999).unwrap(), [1]);
+        assert_eq!(queue.ahead(&hosts("a"), None, 6_000).unwrap(), [0]);
+        queue.renew(&stopped, &hosts("a"), 6_000).unwrap();
+        assert_eq!(queue.ahead(&hosts("a"), None, 6_000).unwrap(), [1]);
+    }
+}

@@ -1,0 +1,66 @@
+//! What has been said of a host lately: a warning that holds for weeks is to be read once a day, not once a build.
+//!
+//! Each kind of warning has the file `warned-KIND` in the host's state directory, whose modification time tells when it
+//! was said. Two processes at once may both say it. A time in the future, as after a clock was set back, counts for
+//! nothing.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use super::{StateDirectory, StateError};
+use crate::machine::Machine;
+use crate::permissions;
+
+/// How long something that was said need not be said again.
+const REPEAT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Whether a warning of this kind, a word, is to be said now; it counts as said then.
+pub fn should_warn(state: &StateDirectory, machine: &Machine, kind: &str) -> Result<bool, StateError> {
+    should_warn_at(state.of(machine)?.join(format!("warned-{kind}")), SystemTime::now())
+}
+
+fn should_warn_at(path: PathBuf, now: SystemTime) -> Result<bool, StateError> {
+    let said = fs::metadata(&path).and_then(|metadata| metadata.modified());
+    if said.is_ok_and(|said| now.duration_since(said).is_ok_and(|age| age < REPEAT_AFTER)) {
+        return Ok(false);
+    }
+    // Whatever is written sets the time.
+    let written = permissions::open_or_make(&path).and_then(|mut file| file.write_all(b"\n"));
+    written.map_err(|cause| StateError { path, cause })?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn once_a_day_for_each_host_and_kind() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::new(directory.path());
+        let machine = |name| Machine::new(name, "root", vec!["x86_64-linux".into()], Vec::new());
+        let should_warn = |name, kind| should_warn(&state, &machine(name), kind).unwrap();
+        assert!(should_warn("b1", "relay") && !should_warn("b1", "relay"));
+        assert!(should_warn("b2", "relay") && should_warn("b1", "other"));
+
+        let path = || state.of(&machine("b1")).unwrap().join("warned-relay");
+        let now = SystemTime::now();
+        assert!(!should_warn_at(path(), now + REPEAT_AFTER / 2).unwrap());
+        assert!(should_warn_at(path(), now - REPEAT_AFTER).unwrap());
+        assert!(should_warn_at(path(), now + REPEAT_AFTER * 2).unwrap());
+    }
+
+    /// Root looks at machines, too, and the directory may be another user's.
+    #[test]
+    fn a_link_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let precious = directory.path().join("precious");
+        fs::write(&precious, "kept").unwrap();
+        std::os::unix::fs::symlink(&precious, directory.path().join("warned-relay")).unwrap();
+        let later = SystemTime::now() + REPEAT_AFTER * 2;
+        assert!(should_warn_at(directory.path().join("warned-relay"), later).is_err());
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "kept");
+    }
+}

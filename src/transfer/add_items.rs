@@ -1,0 +1,93 @@
+//! Sending items that need no signature, since their paths follow from their contents.
+//!
+//! A signature costs more than it seems: the first on a connection has the machine's daemon start `guix authenticate`,
+//! and each is verified there in Guile. And ImportPaths asks for every 32 KiB, one round trip each, where adding an
+//! item takes one round trip in all. Over a long link many small items are faster in a bundle, though.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use super::progress::Progress;
+use super::upload::UploadError;
+use crate::daemon::{self, Client};
+use crate::local::{ContentAddress, Item, Store, content_address, read_nar, read_text};
+
+/// Largest tree that is added, in bytes: the machine's daemon takes it into memory whole.
+const MAX_TREE: u64 = 64 << 20;
+/// What the daemon asks for at a time when it imports, in bytes.
+pub(super) const IMPORT_CHUNK: u64 = 32 << 10;
+/// What it costs, about, to sign an item and have the signature verified.
+const SIGNATURE: Duration = Duration::from_millis(2);
+
+/// How items are sent: first some added one by one, then the others as a bundle. Each part has references first.
+pub(super) struct Plan {
+    pub added: Vec<(Item, ContentAddress)>,
+    pub bundled: Vec<Item>,
+}
+
+/// Plans the sending of `items`, which come with their references first, over a link with this time of a round trip.
+pub(super) fn plan(store: &Store, items: Vec<Item>, round_trip: Duration) -> Plan {
+    let is_small = |item: &Item| item.nar_size < IMPORT_CHUNK;
+    let mut addresses: Vec<Option<ContentAddress>> =
+        items.iter().map(|item| content_address(store, item).filter(|_| item.nar_size <= MAX_TREE)).collect();
+    let small = items.iter().zip(&addresses).filter(|(item, address)| is_small(item) && address.is_some());
+    let (count, bytes) = small.fold((0, 0), |(count, bytes), (item, _)| (count + 1, bytes + item.nar_size));
+    if !is_faster_added(count, bytes, round_trip) {
+        for (_, address) in items.iter().zip(&mut addresses).filter(|(item, _)| is_small(item)) {
+            *address = None;
+        }
+    }
+    let mut plan = Plan { added: Vec::new(), bundled: Vec::new() };
+    let mut later = BTreeSet::new();
+    for (item, address) in items.into_iter().zip(addresses) {
+        match address {
+            Some(address) if item.references.iter().all(|reference| !later.contains(reference)) => {
+                plan.added.push((item, address));
+            }
+            _ => {
+                later.insert(item.path.clone());
+                plan.bundled.push(item);
+            }
+        }
+    }
+    plan
+}
+
+/// Whether so many small items take less time one by one than in a bundle.
+fn is_faster_added(count: u64, bytes: u64, round_trip: Duration) -> bool {
+    let round_trips = |number: u64| round_trip.as_secs_f64() * number as f64;
+    round_trips(count) <= round_trips(2 + bytes / IMPORT_CHUNK) + SIGNATURE.as_secs_f64() * count as f64
+}
+
+/// Adds an item.
+pub(super) fn add<S: Read + Write>(
+    client: &mut Client<S>,
+    store: &Store,
+    item: &Item,
+    address: ContentAddress,
+    progress: &mut Progress<'_>,
+) -> Result<(), UploadError> {
+    let (path, unreadable) = (&item.path, |cause| UploadError::Source(source_error(item, cause)));
+    let added = match address {
+        ContentAddress::Text => {
+            let text = read_text(store, path).map_err(unreadable)?;
+            progress.count(&text);
+            client.add_text_to_store(path.name(), &text, &item.references.iter().cloned().collect())
+        }
+        ContentAddress::Tree => {
+            let mut nar = progress.reader(read_nar(store, path).map_err(unreadable)?);
+            client.add_to_store(path.name(), true, "sha256", &mut nar)
+        }
+    };
+    match added {
+        Ok(added) if added == *path => Ok(()),
+        Ok(_) => Err(UploadError::Source(source_error(item, io::Error::other("its contents are not what they were")))),
+        Err(daemon::Error::Source { cause, .. }) => Err(UploadError::Source(source_error(item, cause))),
+        Err(error) => Err(UploadError::Machine(error)),
+    }
+}
+
+fn source_error(item: &Item, cause: io::Error) -> io::Error {
+    io::Error::other(format!("cannot send '{}': {cause}; try `guix gc --verify=contents,repair`", item.path))
+}

@@ -1,0 +1,132 @@
+//! Transmitting items to a machine whose daemon lacks them.
+//!
+//! Those whose paths follow from their contents are added one by one where that is faster (`add_items`); the others go over
+//! as one signed bundle, references first, which the machine's daemon pulls piece by piece; over a long link a program
+//! over there answers it ([`ArchiveImport`]). Memory does not grow with what is sent.
+
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use log::debug;
+
+use super::add_items::{self, Plan};
+use super::progress::Progress;
+use super::signing_connection::SigningConnection;
+use super::upload::UploadError;
+use crate::daemon::{self, Client};
+use crate::gcrypt::SigningKey;
+use crate::local::LocalStore;
+use crate::local::{Bundle, Item};
+use crate::remote::{ArchiveImport, DaemonStream};
+use crate::timing::{Pieces, Stopwatch};
+
+/// From this time of a round trip on, the questions of an import are a matter of the link, and not of the processors.
+const STREAM_MIN_RTT: Duration = Duration::from_micros(500);
+/// How long it takes, about, to start a program on the other side.
+const START: Duration = Duration::from_secs(1);
+
+/// What the daemon's helper `guix authenticate` says of a key that is not in its access-control list.
+pub(super) const UNAUTHORIZED: &str = "unauthorized public key";
+
+/// Sends items, which come with their references first.
+pub(super) fn send_items(
+    client: &mut Client<DaemonStream>,
+    local_store: &LocalStore<'_>,
+    items: Vec<Item>,
+    signing_connection: &mut SigningConnection<'_>,
+    progress: &mut Progress<'_>,
+) -> Result<(), UploadError> {
+    let mut stopwatch = Stopwatch::start();
+    let Plan { added, bundled } = add_items::plan(&local_store.store, items, client.round_trip());
+    if bundled.is_empty() {
+        signing_connection.start(client);
+    }
+    for (item, address) in &added {
+        add_items::add(client, &local_store.store, item, *address, progress)?;
+    }
+    stopwatch.lap("add");
+    if bundled.is_empty() {
+        return Ok(());
+    }
+    let before = progress.sent();
+    if is_long(&bundled, client.round_trip()) && stream(client, local_store, &bundled, progress)? {
+        return Ok(());
+    }
+    progress.again(before);
+    import(client, local_store, bundled, progress)
+}
+
+/// Whether the round trips of an import take longer than it takes to start a program over there.
+fn is_long(items: &[Item], round_trip: Duration) -> bool {
+    let bytes: u64 = items.iter().map(|item| item.nar_size).sum();
+    let questions = bytes / add_items::IMPORT_CHUNK;
+    round_trip >= STREAM_MIN_RTT && round_trip.as_secs_f64() * questions as f64 > START.as_secs_f64()
+}
+
+/// Has a program on the other side import the items. False if that did not work and nothing else is wrong.
+fn stream(
+    client: &mut Client<DaemonStream>,
+    local_store: &LocalStore<'_>,
+    items: &[Item],
+    progress: &mut Progress<'_>,
+) -> Result<bool, UploadError> {
+    let mut stopwatch = Stopwatch::start();
+    let mut archive_import = match client.stream_mut().archive_import() {
+        Ok(Some(archive_import)) => archive_import,
+        Ok(None) => return Ok(false),
+        Err(error) => {
+            debug!("no program to import with: {error}");
+            return Ok(false);
+        }
+    };
+    let key = SigningKey::load(&local_store.directories.signing_key())?;
+    progress.spent(START);
+    let bundle = Bundle::new(&local_store.store, items.to_vec(), |digest| key.sign(digest).map_err(io::Error::other));
+    let mut bundle = progress.reader(bundle);
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let size = match bundle.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(size) => size,
+            Err(error) => return Err(UploadError::Source(error)),
+        };
+        match archive_import.write_all(&buffer[..size]) {
+            Err(error) if ArchiveImport::has_ended(&error) => {
+                debug!("the program over there ended early");
+                return Ok(false);
+            }
+            result => result.map_err(lost_link)?,
+        }
+    }
+    let is_imported = archive_import.finish().map_err(lost_link)?;
+    stopwatch.lap("stream");
+    if !is_imported {
+        debug!("the program over there did not import");
+    }
+    Ok(is_imported)
+}
+
+fn lost_link(cause: io::Error) -> UploadError {
+    UploadError::Machine(daemon::Error::Link { operation: "guix archive --import", cause })
+}
+
+fn import(
+    client: &mut Client<DaemonStream>,
+    local_store: &LocalStore<'_>,
+    items: Vec<Item>,
+    progress: &mut Progress<'_>,
+) -> Result<(), UploadError> {
+    let key = SigningKey::load(&local_store.directories.signing_key())?;
+    let (mut stopwatch, mut signing) = (Stopwatch::start(), Pieces::default());
+    let sign = |digest: &[u8; 32]| signing.add(|| key.sign(digest)).map_err(io::Error::other);
+    let imported = client.import_paths(&mut progress.reader(Bundle::new(&local_store.store, items, sign)));
+    stopwatch.lap_without(signing.end("sign"), "send");
+    match imported {
+        Ok(_) => Ok(()),
+        Err(daemon::Error::Source { cause, .. }) => Err(UploadError::Source(cause)),
+        Err(daemon::Error::Daemon { message, .. }) if message.contains(UNAUTHORIZED) => {
+            Err(UploadError::NotAuthorized { key: local_store.directories.signing_key().with_extension("pub") })
+        }
+        Err(error) => Err(UploadError::Machine(error)),
+    }
+}

@@ -1,0 +1,244 @@
+//! Taking turns: no more than `max_transfers` uploads to a machine at a time and as many downloads, and no item sent to
+//! it by two processes at once.
+//!
+//! An item that another process is sending is waited for, and so is one that refers to it, since the machine's daemon
+//! takes no item before what it refers to. Whoever waits holds no turn. A line now and then keeps the daemon here from
+//! taking it for silence, and a question now and then keeps the connection alive.
+//!
+//! The wait is bounded. Whoever has waited for that long goes on without a turn: it is courtesy towards the machine, no
+//! fault of it that so many want something, and no reason to throw away what has been built.
+
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::warn;
+
+use crate::events::{Event, Observer};
+use crate::local::Item;
+use crate::machine::Machine;
+use crate::state::transfers::{InFlight, TransferSlot, Transfers};
+use crate::state::{StateDirectory, StateError};
+
+/// How often one that waits looks whether it is its turn.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How often the machine is asked what it has got by now: an item is there before the upload it belongs to ends.
+const REQUERY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A wait that is shorter is not worth a line.
+const REPORT_AFTER: Duration = Duration::from_secs(1);
+
+/// The turns of one machine, as one build takes them.
+pub struct TransferLimiter<'a> {
+    pub state: &'a StateDirectory,
+    pub machine: &'a Machine,
+    /// How long a turn, or an item that somebody else sends, is waited for. Then it goes on without.
+    pub limit: Duration,
+    /// How often one that waits says so.
+    pub report_interval: Duration,
+}
+
+/// A wait for turns.
+pub(super) struct Wait {
+    start: Instant,
+    report_next: Duration,
+}
+
+/// What comes of asking for a turn.
+pub(super) enum SlotRequest<T> {
+    /// It is granted. Without a turn, if its files cannot be used or it was waited for too long: that costs time, not a
+    /// build.
+    Granted(Option<TransferSlot>, T),
+    /// Something has changed, or some time has passed: the machine is to be asked again.
+    Requery,
+}
+
+impl TransferLimiter<'_> {
+    pub(super) fn wait(&self) -> Wait {
+        Wait { start: Instant::now(), report_next: REPORT_AFTER.min(self.report_interval) }
+    }
+
+    /// What others are sending to the machine.
+    pub(super) fn in_flight(&self) -> InFlight {
+        let read = || Transfers::uploads(self.state, self.machine)?.in_flight_table()?.in_flight();
+        read().unwrap_or_else(|error| {
+            warn!("cannot tell what is on its way to '{}': {error}", self.machine.name);
+            InFlight::new()
+        })
+    }
+
+    /// A turn to send those of `items`, all of which the machine lacked when `before` was on its way, that need not
+    /// wait for others. `items` come with their references first.
+    pub(super) fn upload(
+        &self,
+        mut items: Vec<Item>,
+        before: &InFlight,
+        wait: &mut Wait,
+        observer: &mut dyn Observer,
+    ) -> SlotRequest<Vec<Item>> {
+        let requery_at = Instant::now() + REQUERY_INTERVAL;
+        loop {
+            match self.try_upload(&items, before) {
+                Ok(Some(Claim::Stale)) => return SlotRequest::Requery,
+                Ok(Some(Claim::Granted(slot, kept))) => {
+                    items.retain(|item| kept.contains(item.path.hash_part()));
+                    return SlotRequest::Granted(Some(slot), items);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    self.cannot_wait(&error);
+                    return SlotRequest::Granted(None, items);
+                }
+            }
+            match wait.go_on(self, requery_at, observer) {
+                WaitStep::Continue => {}
+                WaitStep::Requery => return SlotRequest::Requery,
+                WaitStep::TimedOut => return SlotRequest::Granted(None, items),
+            }
+        }
+    }
+
+    fn try_upload(&self, items: &[Item], before: &InFlight) -> Result<Option<Claim>, StateError> {
+        let uploads = Transfers::uploads(self.state, self.machine)?;
+        let in_flight_table = uploads.in_flight_table()?;
+        let in_flight = in_flight_table.in_flight()?;
+        let is_wanted = |hash: &&String| items.iter().any(|item| item.path.hash_part() == hash.as_str());
+        if before.difference(&in_flight).any(|hash| is_wanted(&hash)) {
+            return Ok(Some(Claim::Stale));
+        }
+        let free = free(items, &in_flight);
+        if free.is_empty() {
+            return Ok(None);
+        }
+        let slot = in_flight_table.try_take(free.iter().map(|item| &item.path))?;
+        let hashes = free.iter().map(|item| item.path.hash_part().to_owned()).collect();
+        Ok(slot.map(|slot| Claim::Granted(slot, hashes)))
+    }
+
+    /// A turn to retrieve outputs.
+    pub(super) fn download(&self, wait: &mut Wait, observer: &mut dyn Observer) -> SlotRequest<()> {
+        let requery_at = Instant::now() + self.machine.keepalive_interval;
+        loop {
+            match Transfers::downloads(self.state, self.machine).and_then(|downloads| downloads.try_take()) {
+                Ok(Some(slot)) => return SlotRequest::Granted(Some(slot), ()),
+                Ok(None) => {}
+                Err(error) => {
+                    self.cannot_wait(&error);
+                    return SlotRequest::Granted(None, ());
+                }
+            }
+            match wait.go_on(self, requery_at, observer) {
+                WaitStep::Continue => {}
+                WaitStep::Requery => return SlotRequest::Requery,
+                WaitStep::TimedOut => return SlotRequest::Granted(None, ()),
+            }
+        }
+    }
+
+    fn cannot_wait(&self, error: &StateError) {
+        warn!("cannot wait for a turn to transfer to or from '{}': {error}", self.machine.name);
+    }
+}
+
+enum Claim {
+    Granted(TransferSlot, BTreeSet<String>),
+    /// An item that is wanted is on its way no more: it may have arrived.
+    Stale,
+}
+
+/// Those of `items` that are not on their way, and refer to none that is.
+fn free<'a>(items: &'a [Item], in_flight: &InFlight) -> Vec<&'a Item> {
+    let mut blocked = BTreeSet::new();
+    let mut free = Vec::new();
+    for item in items {
+        let refers = item.references.iter().any(|reference| blocked.contains(reference));
+        if refers || in_flight.contains(item.path.hash_part()) {
+            blocked.insert(&item.path);
+        } else {
+            free.push(item);
+        }
+    }
+    free
+}
+
+/// What to do after a moment of waiting.
+enum WaitStep {
+    /// Wait for another one.
+    Continue,
+    Requery,
+    TimedOut,
+}
+
+impl Wait {
+    /// Waits for a moment, and says so if it is time to.
+    fn go_on(&mut self, limiter: &TransferLimiter<'_>, requery_at: Instant, observer: &mut dyn Observer) -> WaitStep {
+        let waited = self.start.elapsed();
+        if waited >= limiter.limit {
+            let name = &limiter.machine.name;
+            warn!("no turn to transfer to or from '{name}' came for {} s; going on without", waited.as_secs());
+            return WaitStep::TimedOut;
+        }
+        if waited >= self.report_next {
+            observer.observe(&Event::Queueing { machine: &limiter.machine.name, seconds: waited.as_secs() });
+            self.report_next = waited + limiter.report_interval;
+        }
+        thread::sleep(POLL_INTERVAL);
+        if Instant::now() >= requery_at { WaitStep::Requery } else { WaitStep::Continue }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::path::{StoreDir, StorePath};
+
+    fn item(letter: char, references: &str) -> Item {
+        let path = |letter: char| {
+            let path = format!("/gnu/store/{}-x", letter.to_string().repeat(32));
+            StorePath::parse(&StoreDir::default(), path.as_bytes()).unwrap()
+        };
+        let references = references.chars().map(path).collect();
+        Item { path: path(letter), references, deriver: None, nar_hash: [0; 32], nar_size: 0 }
+    }
+
+    #[test]
+    fn what_refers_to_something_on_its_way_waits_too() {
+        let items = [item('a', ""), item('b', "b"), item('c', "ab"), item('d', "c"), item('f', "bg"), item('h', "")];
+        let sendable = |in_flight: &str| -> String {
+            let in_flight = in_flight.chars().map(|letter| letter.to_string().repeat(32)).collect();
+            free(&items, &in_flight).iter().map(|item| &item.path.hash_part()[..1]).collect()
+        };
+        assert_eq!(sendable(""), "abcdfh");
+        assert_eq!(sendable("a"), "bfh");
+        assert_eq!(sendable("b"), "ah");
+        assert_eq!(sendable("d"), "abcfh");
+        assert_eq!(sendable("abh"), "");
+        // What is on its way and not wanted here disturbs nobody.
+        assert_eq!(sendable("gz"), "abcdfh");
+    }
+
+    #[test]
+    fn a_turn_that_never_comes_costs_time_and_no_build() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::new(directory.path());
+        let mut machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
+        machine.max_transfers = 1;
+        // Another hook that is stopped in the midst of both.
+        let uploads = Transfers::uploads(&state, &machine).unwrap();
+        let _upload = uploads.in_flight_table().unwrap().try_take([item('a', "").path].iter()).unwrap().unwrap();
+        let _download = Transfers::downloads(&state, &machine).unwrap().try_take().unwrap().unwrap();
+
+        let (limit, report_interval) = (Duration::from_millis(500), Duration::from_millis(40));
+        let limiter = TransferLimiter { state: &state, machine: &machine, limit, report_interval };
+        let mut said = 0;
+        let mut observer = |_: &Event<'_>| said += 1;
+        let start = Instant::now();
+        assert!(matches!(limiter.download(&mut limiter.wait(), &mut observer), SlotRequest::Granted(None, ())));
+        let (items, before) = (vec![item('a', ""), item('b', "a")], limiter.in_flight());
+        let asked = limiter.upload(items, &before, &mut limiter.wait(), &mut observer);
+        assert!(matches!(asked, SlotRequest::Granted(None, items) if items.len() == 2));
+        assert!(start.elapsed() >= 2 * limit);
+        assert!(said >= 2, "{said}");
+    }
+}

@@ -1,0 +1,174 @@
+//! How fast a transfer is, and what its data are like: for the choice of [`compression`](super::compression).
+//!
+//! A transfer counts if it is held up by its bytes and not by its items, each of which takes a daemon some milliseconds
+//! ([`ITEM`]). Its rate is that of its fastest stretch of 8 MiB but for the first; a stretch is as long as this since
+//! up to 2 MiB may be on their way, in nobody's hands: OpenSSH's window. A transfer that is too short for that tells of
+//! a slow line only, and of that if it takes long even without half a second in which anything may have happened.
+
+use std::time::{Duration, Instant};
+
+use log::debug;
+
+use super::compression::{self, Observation};
+use super::limiter::TransferLimiter;
+use crate::machine::{Compressed, Compression};
+use crate::state::{ThroughputRecord, health};
+
+/// Less than this tells nothing.
+const MIN_BYTES: u64 = 1 << 20;
+const STRETCH: u64 = 8 << 20;
+/// What a daemon needs for an item, at the most.
+const ITEM: Duration = Duration::from_millis(10);
+/// What a daemon on a busy machine may need for any transfer.
+const OTHER_DELAYS: Duration = Duration::from_millis(500);
+/// How much longer a transfer must take than its items.
+const MUCH_LONGER: f64 = 4.0;
+
+/// A sample is taken of each mebibyte, as long as there are not enough.
+const SAMPLE_EVERY: u64 = 1 << 20;
+const SAMPLE: usize = 32 << 10;
+const SAMPLES: usize = 16;
+
+/// The two ways of a line.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Direction {
+    Sending,
+    Receiving,
+}
+
+/// Watches one transfer.
+pub(super) struct ThroughputMeter {
+    start: Instant,
+    bytes: u64,
+    /// Where the current stretch began, in bytes and time.
+    stretch: (u64, Instant),
+    /// The rate of the fastest.
+    fastest: f64,
+    samples: Vec<u8>,
+}
+
+impl ThroughputMeter {
+    pub fn start() -> ThroughputMeter {
+        let now = Instant::now();
+        ThroughputMeter { start: now, bytes: 0, stretch: (0, now), fastest: 0.0, samples: Vec::new() }
+    }
+
+    /// Some more data has passed.
+    pub fn pass(&mut self, data: &[u8]) {
+        let before = self.bytes;
+        self.bytes += data.len() as u64;
+        if before / SAMPLE_EVERY != self.bytes / SAMPLE_EVERY && self.samples.len() < SAMPLES * SAMPLE {
+            self.samples.extend_from_slice(&data[..data.len().min(SAMPLE)]);
+        }
+        if self.bytes - self.stretch.0 >= STRETCH {
+            let now = Instant::now();
+            if self.stretch.0 > 0 {
+                self.fastest = self.fastest.max(rate(self.bytes - self.stretch.0, now - self.stretch.1));
+            }
+            self.stretch = (self.bytes, now);
+        }
+    }
+
+    /// Remembers what was seen, where the choice is left to that. `items`: how many there were; `other`: what else took
+    /// time.
+    pub fn end(
+        self,
+        direction: Direction,
+        items: usize,
+        other: Duration,
+        limiter: &TransferLimiter<'_>,
+        compressed: Compressed,
+    ) {
+        if limiter.machine.compression != Compression::Auto {
+            return;
+        }
+        let took = self.start.elapsed();
+        let Some(rate) = estimated_rate(self.bytes, self.fastest, took, items, other) else { return };
+        let is_compressed = match direction {
+            Direction::Sending => compressed.sending,
+            Direction::Receiving => compressed.receiving,
+        };
+        let is_worth_a_look = compression::is_worth_sampling(rate, is_compressed);
+        let data = if is_worth_a_look { compression::try_out(&self.samples) } else { None };
+        record_speed(limiter, direction, Observation { rate, is_compressed, data });
+    }
+}
+
+/// The rate that a transfer tells of, if it does. `fastest`: that of its fastest stretch.
+fn estimated_rate(bytes: u64, fastest: f64, took: Duration, items: usize, other: Duration) -> Option<f64> {
+    let of_items = ITEM * u32::try_from(items).unwrap_or(u32::MAX);
+    if bytes < MIN_BYTES || took < of_items.mul_f64(MUCH_LONGER) {
+        return None;
+    }
+    if fastest > 0.0 {
+        return Some(fastest);
+    }
+    let rate = rate(bytes, took.saturating_sub(of_items + other + OTHER_DELAYS));
+    compression::is_slow(rate).then_some(rate)
+}
+
+fn rate(bytes: u64, time: Duration) -> f64 {
+    bytes as f64 / time.as_secs_f64().max(1e-6)
+}
+
+fn record_speed(limiter: &TransferLimiter<'_>, direction: Direction, seen: Observation) {
+    debug!("{direction:?} to '{}': {seen:?}", limiter.machine.name);
+    let changed = ThroughputRecord::of(limiter.state, limiter.machine).and_then(|record| {
+        record.change(|throughput| {
+            let link_speed = match direction {
+                Direction::Sending => &mut throughput.sending,
+                Direction::Receiving => &mut throughput.receiving,
+            };
+            *link_speed = compression::learn(*link_speed, seen, health::now());
+        })
+    });
+    // That costs time, not a build.
+    if let Err(error) = changed {
+        debug!("cannot remember the line to '{}': {error}", limiter.machine.name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn estimate(bytes: u64, fastest: f64, milliseconds: u64, items: usize, other: u64) -> Option<f64> {
+        estimated_rate(bytes, fastest, Duration::from_millis(milliseconds), items, Duration::from_millis(other))
+    }
+
+    #[test]
+    fn a_daemon_that_is_slow_with_items_does_not_make_a_slow_line() {
+        assert_eq!(estimate(4 << 20, 0.0, 2800, 1000, 0), None);
+        assert_eq!(estimate(40 << 20, 1.4e6, 28_000, 10_000, 0), None);
+        assert_eq!(estimate(256 << 20, 3e8, 1000, 1, 0), Some(3e8));
+    }
+
+    #[test]
+    fn what_else_takes_time_is_not_counted() {
+        // 4 MiB in two and a half seconds, one of which the other side's program took to start.
+        assert_eq!(estimate(4 << 20, 0.0, 2500, 1, 1000), None);
+        assert_eq!(estimate(32 << 20, 3e7, 2000, 1, 1000), Some(3e7));
+        assert_eq!(estimate(8_000_000, 0.0, 5510, 1, 1000), Some(2e6));
+    }
+
+    #[test]
+    fn little_tells_nothing_but_of_a_slow_line() {
+        assert_eq!(estimate(1000, 0.0, 10_000, 1, 0), None);
+        assert_eq!(estimate(2_000_000, 0.0, 1510, 1, 0), Some(2e6));
+        assert_eq!(estimate(2_000_000, 0.0, 700, 1, 0), None);
+        assert_eq!(estimate(8_000_000, 0.0, 700, 1, 0), None);
+    }
+
+    #[test]
+    fn samples_are_spread_and_bounded() {
+        let mut meter = ThroughputMeter::start();
+        for number in 0..1000 {
+            meter.pass(&vec![number as u8; 64 << 10]);
+        }
+        assert_eq!(meter.bytes, 1000 << 16);
+        assert_eq!(meter.samples.len(), SAMPLES * SAMPLE);
+        assert_eq!(meter.samples[0], 15);
+        assert_eq!(meter.samples[SAMPLE], 31);
+        assert!(meter.fastest > 0.0);
+    }
+}

@@ -1,0 +1,94 @@
+//! How much has been sent: for those who watch, and for what is remembered of the line.
+
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
+
+use super::limiter::TransferLimiter;
+use super::meter::{Direction, ThroughputMeter};
+use crate::events::{Event, Observer};
+use crate::failpoints::{Failpoint, half};
+use crate::local::Item;
+use crate::machine::Compressed;
+
+/// How many bytes are sent between two events.
+const PROGRESS: u64 = 16 << 20;
+
+/// And how much time at the most, as long as any are.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// Counts what is sent, and tells about it.
+pub(super) struct Progress<'a> {
+    machine: &'a str,
+    observer: &'a mut dyn Observer,
+    sent: u64,
+    reported: u64,
+    reported_at: Instant,
+    of: u64,
+    meter: ThroughputMeter,
+    /// What took time beside the items.
+    other: Duration,
+}
+
+impl<'a> Progress<'a> {
+    pub fn start(items: &[Item], machine: &'a str, observer: &'a mut dyn Observer) -> Progress<'a> {
+        let bytes = items.iter().map(|item| item.nar_size).sum();
+        observer.observe(&Event::Uploading { machine, items: items.len(), bytes });
+        Progress {
+            machine,
+            observer,
+            sent: 0,
+            reported: 0,
+            reported_at: Instant::now(),
+            of: bytes,
+            meter: ThroughputMeter::start(),
+            other: Duration::ZERO,
+        }
+    }
+
+    pub fn count(&mut self, data: &[u8]) {
+        self.meter.pass(data);
+        self.sent += data.len() as u64;
+        half(Failpoint::UploadHalf, self.sent, self.of);
+        if self.sent >= self.reported + PROGRESS || self.reported_at.elapsed() >= SLOW {
+            (self.reported, self.reported_at) = (self.sent, Instant::now());
+            self.observer.observe(&Event::Uploaded { machine: self.machine, bytes: self.sent, of: self.of });
+        }
+    }
+
+    /// Something else than items took time.
+    pub fn spent(&mut self, other: Duration) {
+        self.other += other;
+    }
+
+    /// What was sent is to be sent again.
+    pub fn again(&mut self, from: u64) {
+        self.sent = from;
+    }
+
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// All of `items` are there.
+    pub fn end(self, items: usize, limiter: &TransferLimiter<'_>, compressed: Compressed) {
+        self.meter.end(Direction::Sending, items, self.other, limiter, compressed);
+    }
+
+    /// Counts what is read from `source`.
+    pub fn reader<R: Read>(&mut self, source: R) -> CountedReader<'_, 'a, R> {
+        CountedReader { source, progress: self }
+    }
+}
+
+pub(super) struct CountedReader<'c, 'a, R> {
+    source: R,
+    progress: &'c mut Progress<'a>,
+}
+
+impl<R: Read> Read for CountedReader<'_, '_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        self.progress.count(&buffer[..count]);
+        Ok(count)
+    }
+}

@@ -1,0 +1,101 @@
+//! A small text item sent there and back, to find out whether both sides accept each other's signatures.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+
+use sha2::{Digest, Sha256};
+
+use super::bundle::UNAUTHORIZED;
+use super::rejected::RejectedOutput;
+use crate::daemon::{self, Client};
+use crate::gcrypt::{self, SigningKey};
+use crate::store::export::{END_MARKER, HashingReader, HashingWriter, ITEM_MARKER, Trailer};
+use crate::store::nar::{self, NarPath, Visitor, Writer};
+use crate::store::path::{self, PathError, StoreDir, StorePath};
+use crate::store::signature::Acl;
+use crate::store::wire;
+
+/// Name of the item.
+const NAME: &str = "offload-test";
+
+/// Why the item could not be made, or was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SignatureTestError {
+    #[error(transparent)]
+    Path(#[from] PathError),
+    #[error("cannot write the trial item: {0}")]
+    Write(#[from] io::Error),
+    #[error(transparent)]
+    Daemon(#[from] daemon::Error),
+    #[error("it answers with other items than the one that was sent")]
+    OtherItem,
+    #[error(transparent)]
+    Refused(RejectedOutput),
+}
+
+impl SignatureTestError {
+    /// Whether the other side does not trust the key that the item was signed with.
+    pub fn is_unauthorized(&self) -> bool {
+        matches!(self, SignatureTestError::Daemon(daemon::Error::Daemon { message, .. }) if message.contains(UNAUTHORIZED))
+    }
+}
+
+/// Has the daemon behind `client` make an item with this text.
+pub fn make<S: Read + Write>(client: &mut Client<S>, text: &str) -> Result<StorePath, SignatureTestError> {
+    Ok(client.add_text_to_store(NAME, text.as_bytes(), &BTreeSet::new())?)
+}
+
+/// Imports an item with this text, signed with `key`, into the store behind `client`.
+pub fn upload<S: Read + Write>(
+    client: &mut Client<S>,
+    store: &StoreDir,
+    key: &SigningKey,
+    text: &str,
+) -> Result<StorePath, SignatureTestError> {
+    let path = path::text_path(store, NAME, &Sha256::digest(text).into(), &[])?;
+    let bundle = bundle(path.clone(), text, key)?;
+    match client.import_paths(&mut bundle.as_slice())?.as_slice() {
+        [imported] if *imported == path => Ok(path),
+        _ => Err(SignatureTestError::OtherItem),
+    }
+}
+
+/// Exports `path` from the store behind `client`, and checks it as an output is checked.
+pub fn download<S: Read + Write>(
+    client: &mut Client<S>,
+    store: &StoreDir,
+    acl: &Acl,
+    path: &StorePath,
+) -> Result<(), SignatureTestError> {
+    let checked = client.export_path(path, true, |item| -> Result<(), RejectedOutput> {
+        let mut reader = HashingReader::new(item);
+        reader.reset();
+        nar::read(&mut reader, &mut nar::Nothing).map_err(RejectedOutput::Nar)?;
+        let (trailer, digest) = Trailer::read(store, &mut reader)?;
+        if trailer.path != *path {
+            return Err(RejectedOutput::OtherItem(trailer.path));
+        }
+        gcrypt::verify(&trailer.signature.ok_or(RejectedOutput::NotSigned)?, &digest, acl)
+            .map_err(RejectedOutput::Signature)
+    });
+    match checked {
+        Ok(()) => Ok(()),
+        Err(daemon::ExportError::Daemon(error)) => Err(error.into()),
+        Err(daemon::ExportError::Consumer(rejected)) => Err(SignatureTestError::Refused(rejected)),
+    }
+}
+
+fn bundle(path: StorePath, text: &str, key: &SigningKey) -> io::Result<Vec<u8>> {
+    let mut bundle = Vec::new();
+    wire::write_u64(&mut bundle, ITEM_MARKER)?;
+    let mut writer = HashingWriter::new(&mut bundle);
+    let mut nar = Writer::new(&mut writer);
+    nar.file(&NarPath::root(), false, text.len() as u64, &mut text.as_bytes())?;
+    nar.finish()?;
+    let mut trailer = Trailer { path, references: Vec::new(), deriver: None, signature: None };
+    trailer.write_signed_part(&mut writer)?;
+    trailer.signature = Some(key.sign(&writer.digest()).map_err(io::Error::other)?);
+    trailer.write_signature(&mut writer)?;
+    wire::write_u64(&mut bundle, END_MARKER)?;
+    Ok(bundle)
+}

@@ -1,0 +1,178 @@
+//! Sending the inputs that the build machine lacks.
+//!
+//! One query tells which inputs are missing. Those are sent (`send_items`), but for what another process is sending to
+//! the same machine: that is waited for ([`limiter`](super::limiter)).
+//!
+//! Between the query and the build the machine's garbage collector may run. Items that were just sent are temporary
+//! roots of the daemon that took them (`LocalStore::importPath` and the others add one for each). For those found
+//! present, a small text item that refers to all inputs is added: adding it makes it a temporary root too, a root
+//! protects what it refers to, and it can only be added while all of that is valid. So one round trip both protects the
+//! inputs and notices if some were lost before; then everything starts again from the query. The item is garbage as
+//! soon as the connection ends, and the same inputs give the same item.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+
+use super::bundle::send_items;
+use super::limiter::{SlotRequest, TransferLimiter};
+use super::progress::Progress;
+use super::signing_connection::SigningConnection;
+use crate::daemon::{self, Client};
+use crate::events::Observer;
+use crate::failpoints::{Failpoint, failpoint};
+use crate::local::LocalStore;
+use crate::local::{Database, DatabaseError};
+use crate::remote::DaemonStream;
+use crate::store::path::StorePath;
+use crate::timing::Stopwatch;
+
+/// How often inputs may get lost while they are sent before the machine is given up.
+const ATTEMPTS: usize = 3;
+
+/// Name of the item that protects the inputs.
+const ROOT: &str = "offload-inputs";
+
+/// Why inputs could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    #[error(transparent)]
+    SigningKey(#[from] crate::gcrypt::Error),
+    /// An item of this store cannot be read, or is damaged.
+    #[error("{0}")]
+    Source(io::Error),
+    /// The build machine's daemon, or the way there.
+    #[error(transparent)]
+    Machine(daemon::Error),
+    /// It trusts nothing that this machine signs.
+    #[error(
+        "its daemon does not trust what this machine signs\n  hint: copy '{}' there, and as root: \
+         `guix archive --authorize < signing-key.pub`",
+        key.display()
+    )]
+    NotAuthorized { key: PathBuf },
+    /// Inputs keep disappearing from its store.
+    #[error("inputs were lost {ATTEMPTS} times while they were sent; is its garbage collector running all the time?")]
+    Lost,
+}
+
+impl UploadError {
+    /// Whether another machine may do better.
+    pub fn is_of_machine(&self) -> bool {
+        match self {
+            UploadError::Machine(_) | UploadError::NotAuthorized { .. } | UploadError::Lost => true,
+            UploadError::Database(_) | UploadError::SigningKey(_) | UploadError::Source(_) => false,
+        }
+    }
+}
+
+/// Sends those of `inputs` (a closure) that the machine behind `client` lacks. On return all of them are valid there,
+/// and protected for as long as the connection lasts. `signing_connection` is started as soon as it is clear that nothing has to be
+/// imported.
+pub fn upload(
+    client: &mut Client<DaemonStream>,
+    local_store: &LocalStore<'_>,
+    inputs: &BTreeSet<StorePath>,
+    signing_connection: &mut SigningConnection<'_>,
+    limiter: &TransferLimiter<'_>,
+    observer: &mut dyn Observer,
+) -> Result<(), UploadError> {
+    let tops = tops(&local_store.database, inputs)?;
+    for _ in 0..ATTEMPTS {
+        if supply(client, local_store, inputs, signing_connection, limiter, observer)? == Supplied::Lost {
+            continue;
+        }
+        let mut stopwatch = Stopwatch::start();
+        let protected = client.add_text_to_store(ROOT, b"", &tops);
+        stopwatch.lap("protect");
+        match protected {
+            Ok(_) => return Ok(()),
+            Err(daemon::Error::Daemon { .. }) if lost(client, inputs, &BTreeSet::new())? => {}
+            Err(error) => return Err(UploadError::Machine(error)),
+        }
+    }
+    Err(UploadError::Lost)
+}
+
+#[derive(PartialEq)]
+enum Supplied {
+    /// All inputs were there, or were sent.
+    All,
+    /// Some got lost meanwhile.
+    Lost,
+}
+
+/// Sends what is missing, with others that may be sending some of it.
+fn supply(
+    client: &mut Client<DaemonStream>,
+    local_store: &LocalStore<'_>,
+    inputs: &BTreeSet<StorePath>,
+    signing_connection: &mut SigningConnection<'_>,
+    limiter: &TransferLimiter<'_>,
+    observer: &mut dyn Observer,
+) -> Result<Supplied, UploadError> {
+    let mut wait = limiter.wait();
+    loop {
+        let in_flight = limiter.in_flight();
+        signing_connection.is_busy = !in_flight.is_empty();
+        let mut stopwatch = Stopwatch::start();
+        let present = client.query_valid_paths(inputs).map_err(UploadError::Machine)?;
+        stopwatch.lap("query");
+        let missing: BTreeSet<StorePath> = inputs.difference(&present).cloned().collect();
+        if missing.is_empty() {
+            signing_connection.start(client);
+            return Ok(Supplied::All);
+        }
+        let items = local_store.database.items(&missing)?;
+        let (slot, items) = match limiter.upload(items, &in_flight, &mut wait, observer) {
+            SlotRequest::Granted(slot, items) => (slot, items),
+            SlotRequest::Requery => continue,
+        };
+        failpoint(Failpoint::UploadSlot);
+        let is_all = items.len() == missing.len();
+        let mut progress = Progress::start(&items, &limiter.machine.name, observer);
+        let count = items.len();
+        let sent = send_items(client, local_store, items, signing_connection, &mut progress);
+        failpoint(Failpoint::Uploaded);
+        if sent.is_ok() {
+            progress.end(count, limiter, signing_connection.connection.compressed());
+        }
+        drop(slot);
+        match sent {
+            Ok(()) if is_all => return Ok(Supplied::All),
+            Ok(()) => wait = limiter.wait(),
+            // What the items refer to was there a moment ago.
+            Err(UploadError::Machine(daemon::Error::Daemon { .. })) if lost(client, inputs, &missing)? => {
+                return Ok(Supplied::Lost);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Those of `inputs` that no other of them refers to: what protects these protects all.
+fn tops(database: &Database, inputs: &BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, UploadError> {
+    let mut tops = inputs.clone();
+    for item in database.items(inputs)? {
+        for reference in item.references.iter().filter(|reference| **reference != item.path) {
+            tops.remove(reference);
+        }
+    }
+    Ok(tops)
+}
+
+/// Whether any of `inputs`, but for `missing`, is gone.
+fn lost(
+    client: &mut Client<DaemonStream>,
+    inputs: &BTreeSet<StorePath>,
+    missing: &BTreeSet<StorePath>,
+) -> Result<bool, UploadError> {
+    if !client.is_usable() {
+        return Ok(false);
+    }
+    let expected: BTreeSet<StorePath> = inputs.difference(missing).cloned().collect();
+    let present = client.query_valid_paths(&expected).map_err(UploadError::Machine)?;
+    Ok(present.len() < expected.len())
+}
