@@ -68,6 +68,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod build;
+#[cfg(feature = "cli")]
 pub mod commands;
 pub mod daemon;
 pub mod engine;
@@ -78,6 +79,7 @@ pub mod failpoints;
 pub mod gcrypt;
 pub mod hook;
 pub mod local;
+#[cfg(feature = "cli")]
 pub mod logging;
 pub mod machine;
 pub mod machine_file;

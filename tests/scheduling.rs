@@ -8,13 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::{Drv, Entry, Host, LONG, Lab, RunningBuild, Signal, max_concurrency, wait_until};
-use offload::commands::drain;
 use offload::daemon::{self, Client, Options};
-use offload::exit::ExitStatus;
-use offload::machine::Machine;
 use offload::scheduler::decision::PROBE_WAIT;
+use offload::state::Health;
 use offload::state::health::FIRST_BACK_OFF;
-use offload::state::{Health, StateDirectory};
 use offload::store::path::{StoreDir, StorePath};
 
 /// A build of one client of the head's daemon, through our own implementation of the protocol.
@@ -390,16 +387,17 @@ fn a_drained_machine_gets_no_new_builds() {
     let (b1, b2) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());
     let head = lab.head().start();
     head.write_machines(&[fast(b1.entry()), b2.entry()]);
-    let state = StateDirectory::new(head.path("/var/guix/offload"));
-    let mut machine = Machine::new("b1", "root", vec![lab::SYSTEM.to_owned()], Vec::new());
-    machine.port = lab::SSH_PORT;
+    let offload = |arguments: &[&str]| {
+        let output = head.command("/opt/offload/offload").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
 
     head.mark_healthy("b1");
     let mut long = head.client().start(&[&endless("long")]);
     long.wait_for_log("on\n");
-    let mut said = Vec::new();
-    assert_eq!(drain::drain("b1", None, &[&machine], &state, &mut said), ExitStatus::Success);
-    assert!(String::from_utf8_lossy(&said).contains("1 build goes on there"));
+    let drained = offload(&["drain", "b1"]);
+    assert!(drained.contains("1 build goes on there"), "{drained}");
     head.build(&[&quick("elsewhere")]).succeeded();
     assert_eq!(b2.built(), ["elsewhere"]);
     finish(&b1);
@@ -410,8 +408,7 @@ fn a_drained_machine_gets_no_new_builds() {
     head.write_machines(&[b1.entry()]);
     let mut waiting = head.client().start(&[&quick("later")]);
     waiting.wait_for_log("drained");
-    said.clear();
-    assert_eq!(drain::undrain("b1", &[&machine], &state, &mut said), ExitStatus::Success);
+    offload(&["undrain", "b1"]);
     waiting.wait().succeeded();
     assert_eq!(b1.built(), ["long", "later"]);
     assert!(!head.path("/var/guix/offload/b1:2022/drained.json").exists());

@@ -8,6 +8,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use super::failure::{CommandError, CommandResult};
 use super::terminal::plain;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
@@ -39,47 +40,34 @@ struct Learnt {
 }
 
 /// Prints an entry for the machine.
-pub fn run(arguments: &Args, engine: &Engine, output: &mut dyn Write, messages: &mut dyn Write) -> ExitStatus {
-    match add(arguments, engine, output, messages) {
-        Ok(status) => status,
-        Err(error) => {
-            eprintln!("offload: error: cannot print the entry: {error}");
-            ExitStatus::Failure
-        }
-    }
-}
-
-fn add(arguments: &Args, engine: &Engine, output: &mut dyn Write, messages: &mut dyn Write) -> io::Result<ExitStatus> {
-    let mut machine = Machine::new(&arguments.host, &arguments.user, Vec::new(), Vec::new());
-    machine.port = arguments.port;
-    let private_key = arguments.private_key.as_deref().map(std::path::absolute).transpose()?;
+pub fn run(args: &Args, engine: &Engine, output: &mut dyn Write, messages: &mut dyn Write) -> CommandResult {
+    let unprinted = |error: io::Error| CommandError::output("the entry", &error);
+    let mut machine = Machine::new(&args.host, &args.user, Vec::new(), Vec::new());
+    machine.port = args.port;
+    let private_key = args.private_key.as_deref().map(std::path::absolute).transpose();
+    let private_key = private_key.map_err(|error| CommandError::failure(format!("--private-key: {error}")))?;
     machine.private_key.clone_from(&private_key);
-    let key = match Session::host_key(&machine) {
-        Ok(key) => key,
-        Err(error) => {
-            writeln!(messages, "offload: error: {}", plain(&error.to_string()))?;
-            if let Some(hint) = error.hint() {
-                writeln!(messages, "  hint: {}", plain(&hint))?;
-            }
-            return Ok(ExitStatus::Failure);
-        }
-    };
-    writeln!(messages, "{} shows the host key {}", machine.address(), key.fingerprint())?;
-    writeln!(messages, "Compare it with what this prints on the machine itself:")?;
-    writeln!(messages, "  cat /etc/ssh/ssh_host_*_key.pub | ssh-keygen -lf -")?;
+    let key = Session::host_key(&machine).map_err(|error| {
+        CommandError::failure(plain(&error.to_string())).with_hint(error.hint().map(|hint| plain(&hint).into_owned()))
+    })?;
+    writeln!(
+        messages,
+        "{} shows the host key {}\n\
+         Compare it with what this prints on the machine itself:\n  \
+         cat /etc/ssh/ssh_host_*_key.pub | ssh-keygen -lf -",
+        machine.address(),
+        key.fingerprint()
+    )
+    .map_err(unprinted)?;
     machine.host_keys = vec![key.clone()];
-    let learnt = match learn(&machine, engine) {
-        Ok(learnt) => Some(learnt),
-        Err(error) => {
-            writeln!(messages, "No login yet: {}", plain(&error.to_string()))?;
-            if let Some(hint) = error.hint() {
-                writeln!(messages, "  hint: {}", plain(&hint))?;
-            }
-            None
-        }
-    };
-    output.write_all(entry(&machine, &key, learnt.as_ref()).as_bytes())?;
-    writeln!(messages, "Put the entry into the machine file, then: offload authorize {}", quote(&arguments.host))?;
+    let learnt = learn(&machine, engine);
+    if let Err(error) = &learnt {
+        let hint = error.hint().map_or(String::new(), |hint| format!("\n  hint: {}", plain(&hint)));
+        writeln!(messages, "No login yet: {}{hint}", plain(&error.to_string())).map_err(unprinted)?;
+    }
+    output.write_all(entry(&machine, &key, learnt.ok().as_ref()).as_bytes()).map_err(unprinted)?;
+    writeln!(messages, "Put the entry into the machine file, then: offload authorize {}", quote(&args.host))
+        .map_err(unprinted)?;
     Ok(ExitStatus::Success)
 }
 

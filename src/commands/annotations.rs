@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::failure::{CommandError, CommandResult};
 use crate::exit::ExitStatus;
 use crate::machine_file::ANNOTATIONS;
 
@@ -18,18 +19,21 @@ const LUARC: &str = r#"{
 }
 "#;
 
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The directory of the machine file; without it they are printed.
+    directory: Option<PathBuf>,
+}
+
 /// Writes the annotations.
-pub fn run(directory: Option<&Path>, out: &mut dyn Write, messages: &mut dyn Write) -> ExitStatus {
-    let written = match directory {
+pub fn run(args: &Args, out: &mut dyn Write, messages: &mut dyn Write) -> CommandResult {
+    let written = match &args.directory {
         None => out.write_all(ANNOTATIONS.as_bytes()).map_err(|cause| (PathBuf::from("standard output"), cause)),
         Some(directory) => install(directory, messages),
     };
     match written {
-        Ok(()) => ExitStatus::Success,
-        Err((path, cause)) => {
-            let _ = writeln!(messages, "offload: error: cannot write '{}': {cause}", path.display());
-            ExitStatus::Failure
-        }
+        Ok(()) => Ok(ExitStatus::Success),
+        Err((path, cause)) => Err(CommandError::failure(format!("cannot write '{}': {cause}", path.display()))),
     }
 }
 
@@ -60,23 +64,27 @@ fn install(directory: &Path, messages: &mut dyn Write) -> Result<(), (PathBuf, i
 mod tests {
     use super::*;
 
+    fn below(directory: &Path) -> Args {
+        Args { directory: Some(directory.to_owned()) }
+    }
+
     #[test]
     fn what_is_there_already_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let mut said = Vec::new();
-        assert_eq!(run(Some(directory.path()), &mut io::sink(), &mut said), ExitStatus::Success);
+        assert!(run(&below(directory.path()), &mut io::sink(), &mut said).is_ok());
         let luarc = directory.path().join(".luarc.json");
         assert_eq!(fs::read_to_string(&luarc).unwrap(), LUARC);
         assert_eq!(fs::read_to_string(directory.path().join(".offload/offload.lua")).unwrap(), ANNOTATIONS);
         serde_json::from_str::<serde_json::Value>(LUARC).unwrap();
 
         fs::write(&luarc, "{}").unwrap();
-        assert_eq!(run(Some(directory.path()), &mut io::sink(), &mut said), ExitStatus::Success);
+        assert!(run(&below(directory.path()), &mut io::sink(), &mut said).is_ok());
         assert_eq!(fs::read_to_string(&luarc).unwrap(), "{}");
         assert!(String::from_utf8(said).unwrap().contains("add \".offload\""));
         let mistyped = directory.path().join("mistyped");
-        assert_eq!(run(Some(&mistyped), &mut io::sink(), &mut io::sink()), ExitStatus::Failure);
+        assert!(run(&below(&mistyped), &mut io::sink(), &mut io::sink()).is_err());
         assert!(!mistyped.exists());
-        assert_eq!(run(Some(Path::new("/proc/nowhere")), &mut io::sink(), &mut io::sink()), ExitStatus::Failure);
+        assert!(run(&below(Path::new("/proc/nowhere")), &mut io::sink(), &mut io::sink()).is_err());
     }
 }

@@ -14,12 +14,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use std::path::PathBuf;
 
+use super::failure::{CommandError, CommandResult};
 use super::guix_wrapper::real_guix;
 use super::machines::load;
 use super::terminal::{Terminal, plain};
 use crate::daemon::Client;
 use crate::engine::Engine;
-use crate::error::{with_causes, with_hint};
+use crate::error::with_causes;
 use crate::exit::ExitStatus;
 use crate::gcrypt::{SigningKey, VerifyError};
 use crate::local::{AclError, load_acl};
@@ -43,32 +44,17 @@ pub struct Args {
 }
 
 /// Exchanges signing keys.
-pub fn run(arguments: &Args, engine: &Engine) -> ExitStatus {
-    authorize(arguments, engine).unwrap_or_else(|(status, message)| {
-        if let Some(message) = message {
-            eprintln!("offload: error: {message}");
-        }
-        status
-    })
-}
-
-/// The message is missing where it has been said.
-type Failed = (ExitStatus, Option<String>);
-
-fn failed(message: impl ToString) -> Failed {
-    (ExitStatus::Failure, Some(message.to_string()))
-}
-
-fn authorize(arguments: &Args, engine: &Engine) -> Result<ExitStatus, Failed> {
-    let (_, pool) = load(arguments.machine_file.as_deref(), engine).map_err(|status| (status, None))?;
-    let is_named = |machine: &&Machine| machine.name == arguments.name || machine.address() == arguments.name;
+pub fn run(args: &Args, engine: &Engine) -> CommandResult {
+    let (_, pool) = load(args.machine_file.as_deref(), engine)?;
+    let is_named = |machine: &&Machine| machine.name == args.name || machine.address() == args.name;
     let machine = pool.machines.iter().map(|entry| &entry.machine).find(is_named);
-    let machine = machine
-        .ok_or_else(|| (ExitStatus::NoMatch, Some(format!("the machine file has no machine '{}'", arguments.name))))?;
+    let machine = machine.ok_or_else(|| {
+        CommandError::new(ExitStatus::NoMatch, format!("the machine file has no machine '{}'", args.name))
+    })?;
     let exchange = Exchange::start(machine, engine)?;
 
-    let there = exchange.there(arguments.yes)?;
-    let here = exchange.here(arguments.yes)?;
+    let there = exchange.there(args.yes)?;
+    let here = exchange.here(args.yes)?;
     Ok(if there && here { ExitStatus::Success } else { ExitStatus::Failure })
 }
 
@@ -81,16 +67,18 @@ struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    fn start(machine: &'a Machine, engine: &'a Engine) -> Result<Exchange<'a>, Failed> {
+    fn start(machine: &'a Machine, engine: &'a Engine) -> Result<Exchange<'a>, CommandError> {
         let own = SigningKey::load(&engine.directories.signing_key()).map_err(|error| {
-            failed(format!("{}\n  hint: as root: `guix archive --generate-key`", with_causes(&error)))
+            CommandError::failure(with_causes(&error))
+                .with_hint(Some("as root: `guix archive --generate-key`".to_owned()))
         })?;
-        let connection = Connection::open(machine).map_err(|error| failed(with_hint(&error, error.hint())))?;
+        let connection =
+            Connection::open(machine).map_err(|error| CommandError::failure(&error).with_hint(error.hint()))?;
         Ok(Exchange { machine, engine, connection, own })
     }
 
     /// Has the machine trust this one. Returns whether it does.
-    fn there(&self, yes: bool) -> Result<bool, Failed> {
+    fn there(&self, yes: bool) -> Result<bool, CommandError> {
         let name = &self.machine.name;
         if self.is_trusted_there()? {
             say(&format!("{name} accepts what this machine signs already."));
@@ -124,7 +112,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Has this machine trust the other one. Returns whether it does.
-    fn here(&self, yes: bool) -> Result<bool, Failed> {
+    fn here(&self, yes: bool) -> Result<bool, CommandError> {
         let name = &self.machine.name;
         let Some(key) = self.stranger_here()? else {
             say(&format!("This machine accepts what {name} signs already."));
@@ -155,22 +143,22 @@ impl<'a> Exchange<'a> {
         Ok(false)
     }
 
-    fn is_trusted_there(&self) -> Result<bool, Failed> {
+    fn is_trusted_there(&self) -> Result<bool, CommandError> {
         let mut client = self.client()?;
         match signature_test::upload(&mut client, &self.engine.directories.store, &self.own, &trial_text("sent")) {
             Ok(_) => Ok(true),
             Err(error) if error.is_unauthorized() => Ok(false),
-            Err(error) => Err(failed(format!("{}: {}", self.machine.address(), with_causes(&error)))),
+            Err(error) => Err(CommandError::failure(format!("{}: {}", self.machine.address(), with_causes(&error)))),
         }
     }
 
     /// The key that the machine's daemon signs with, if it is not authorized here.
-    fn stranger_here(&self) -> Result<Option<PublicKey>, Failed> {
+    fn stranger_here(&self) -> Result<Option<PublicKey>, CommandError> {
         let directories = &self.engine.directories;
         let acl = match load_acl(&directories.acl()) {
             Ok(acl) => acl,
             Err(AclError::Missing { .. }) => Acl::default(),
-            Err(error) => return Err(failed(with_causes(&error))),
+            Err(error) => return Err(CommandError::failure(with_causes(&error))),
         };
         let mut client = self.client()?;
         let tried = signature_test::make(&mut client, &trial_text("made"))
@@ -185,16 +173,17 @@ impl<'a> Exchange<'a> {
                     "on {}, as root, if it has no signing key: `guix archive --generate-key`",
                     self.machine.name
                 );
-                Err(failed(format!("{}: {}\n  hint: {hint}", self.machine.address(), with_causes(&error))))
+                let message = format!("{}: {}", self.machine.address(), with_causes(&error));
+                Err(CommandError::failure(message).with_hint(Some(hint)))
             }
         }
     }
 
     /// A connection of its own each time: a daemon remembers what its list said.
-    fn client(&self) -> Result<Client<DaemonStream>, Failed> {
-        let stream = self.connection.daemon().map_err(|error| failed(with_hint(&error, error.hint())))?;
+    fn client(&self) -> Result<Client<DaemonStream>, CommandError> {
+        let stream = self.connection.daemon().map_err(|error| CommandError::failure(&error).with_hint(error.hint()))?;
         let client = Client::connect(stream, self.engine.directories.store.clone());
-        client.map_err(|error| failed(format!("{}: {}", self.machine.address(), with_causes(&error))))
+        client.map_err(|error| CommandError::failure(format!("{}: {}", self.machine.address(), with_causes(&error))))
     }
 }
 
@@ -234,13 +223,13 @@ fn show(line: &str) {
 }
 
 /// Asks; no answer is a no.
-fn confirm(question: &str, yes: bool) -> Result<bool, Failed> {
+fn confirm(question: &str, yes: bool) -> Result<bool, CommandError> {
     if yes {
         return Ok(true);
     }
     let mut answer = String::new();
     eprint!("{question} [y/N] ");
-    io::stderr().flush().and_then(|()| io::stdin().lock().read_line(&mut answer)).map_err(failed)?;
+    io::stderr().flush().and_then(|()| io::stdin().lock().read_line(&mut answer)).map_err(CommandError::failure)?;
     if answer.is_empty() {
         eprintln!();
     }

@@ -19,6 +19,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process;
 
+use super::failure::{CommandError, CommandResult};
 use super::guix_wrapper::{self, WrapperError};
 use crate::exit::ExitStatus;
 use crate::permissions;
@@ -76,26 +77,36 @@ impl fmt::Display for Problem {
     }
 }
 
+impl From<ConvertError> for CommandError {
+    fn from(error: ConvertError) -> CommandError {
+        match error {
+            ConvertError::InFile(_) => CommandError::report(ExitStatus::MachineFile, error),
+            _ => CommandError::failure(error),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The file to convert; the result goes to standard output.
+    file: PathBuf,
+}
+
 fn lines(problems: &[Problem]) -> String {
     problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// Writes the machine file in Lua that `file` amounts to on `out`, warnings and errors on `messages`. If there is an
 /// error nothing is written on `out`. What a `machines.scm` itself prints goes to standard error.
-pub fn run(file: &Path, out: &mut dyn Write, messages: &mut dyn Write) -> ExitStatus {
-    let (status, said) = match convert(file, guix_wrapper::real_guix) {
-        Ok(document) => match write!(out, "{document}").and_then(|()| out.flush()) {
-            Ok(()) => (ExitStatus::Success, document.warnings()),
-            Err(cause) => (ExitStatus::Failure, vec![format!("error: cannot write the machine file: {cause}")]),
-        },
-        Err(error @ ConvertError::InFile(_)) => (ExitStatus::MachineFile, vec![error.to_string()]),
-        Err(error) => (ExitStatus::Failure, vec![format!("error: {error}")]),
-    };
-    for line in said {
-        // If this fails there is nobody left to tell.
+pub fn run(args: &Args, out: &mut dyn Write, messages: &mut dyn Write) -> CommandResult {
+    let document = convert(&args.file, guix_wrapper::real_guix)?;
+    let written = write!(out, "{document}").and_then(|()| out.flush());
+    written.map_err(|error| CommandError::output("the machine file", &error))?;
+    for line in document.warnings() {
+        // If standard error cannot be written, nobody is left to read it.
         let _ = writeln!(messages, "{line}");
     }
-    status
+    Ok(ExitStatus::Success)
 }
 
 /// The machine file in Lua that `file` amounts to. `guix` finds the real `guix`; it is asked only for a `machines.scm`.

@@ -8,13 +8,14 @@ mod machine_file;
 mod page;
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
+use super::failure::{CommandError, CommandResult};
 use super::help::definition;
 use crate::exit::ExitStatus;
 use page::Page;
@@ -25,8 +26,15 @@ pub struct Document {
     pub contents: Vec<u8>,
 }
 
-/// Writes all documents below `directory`.
-pub fn run(directory: &Path, messages: &mut dyn Write) -> ExitStatus {
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The directory to put `share/man` and the like into.
+    directory: PathBuf,
+}
+
+/// Writes all documents below the directory.
+pub fn run(args: &Args) -> CommandResult {
+    let directory = &args.directory;
     let written = documents().map_err(|error| (directory.to_owned(), error)).and_then(|documents| {
         documents.iter().try_for_each(|document| {
             let path = directory.join(&document.path);
@@ -37,12 +45,8 @@ pub fn run(directory: &Path, messages: &mut dyn Write) -> ExitStatus {
         })
     });
     match written {
-        Ok(()) => ExitStatus::Success,
-        Err((path, error)) => {
-            // If this fails there is nobody left to tell.
-            let _ = writeln!(messages, "offload: error: {}: {error}", path.display());
-            ExitStatus::Failure
-        }
+        Ok(()) => Ok(ExitStatus::Success),
+        Err((path, error)) => Err(CommandError::failure(format!("{}: {error}", path.display()))),
     }
 }
 

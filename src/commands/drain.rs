@@ -3,11 +3,16 @@
 //! together.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use super::failure::{CommandError, CommandResult};
+use super::machines::load;
 use super::terminal::HumanDuration;
+use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::machine::Machine;
+use crate::machine_file::Pool;
 use crate::state::health::{self, Time};
 use crate::state::{Drain, Drained, Slots, StateDirectory, StateError};
 
@@ -30,14 +35,54 @@ pub fn parse_time(text: &str) -> Result<Duration, String> {
     }
 }
 
+#[derive(Debug, clap::Args)]
+pub struct DrainArgs {
+    /// For how long, such as 90s, 30m, 2h or 1d; by default until `offload undrain`.
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
+    time: Option<Duration>,
+    #[command(flatten)]
+    which: Which,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct UndrainArgs {
+    #[command(flatten)]
+    which: Which,
+}
+
+#[derive(Debug, clap::Args)]
+struct Which {
+    /// Its name, or NAME:PORT.
+    name: String,
+    /// The machine file, if it is not the usual one.
+    #[arg(long, value_name = "FILE")]
+    machine_file: Option<PathBuf>,
+}
+
+/// Runs `offload drain`.
+pub fn drain(args: &DrainArgs, engine: &Engine, messages: &mut dyn Write) -> CommandResult {
+    let (_, pool) = load(args.which.machine_file.as_deref(), engine)?;
+    drain_host(&args.which.name, args.time, &machines(&pool), &engine.state, messages)
+}
+
+/// Runs `offload undrain`.
+pub fn undrain(args: &UndrainArgs, engine: &Engine, messages: &mut dyn Write) -> CommandResult {
+    let (_, pool) = load(args.which.machine_file.as_deref(), engine)?;
+    undrain_host(&args.which.name, &machines(&pool), &engine.state, messages)
+}
+
+fn machines(pool: &Pool) -> Vec<&Machine> {
+    pool.machines.iter().map(|entry| &entry.machine).collect()
+}
+
 /// Takes the machine `name` out, for `time` or until it is brought back.
-pub fn drain(
+fn drain_host(
     name: &str,
     time: Option<Duration>,
     machines: &[&Machine],
     state: &StateDirectory,
     messages: &mut dyn Write,
-) -> ExitStatus {
+) -> CommandResult {
     each_host(name, machines, messages, |machine| {
         let since = health::now();
         let until = time.map(|time| since + time.as_millis() as Time);
@@ -51,7 +96,7 @@ pub fn drain(
 }
 
 /// Brings the machine `name` back.
-pub fn undrain(name: &str, machines: &[&Machine], state: &StateDirectory, messages: &mut dyn Write) -> ExitStatus {
+fn undrain_host(name: &str, machines: &[&Machine], state: &StateDirectory, messages: &mut dyn Write) -> CommandResult {
     each_host(name, machines, messages, |machine| {
         let drain = Drain::of(state, machine)?;
         let was_out = drain.read(health::now()).is_some();
@@ -61,38 +106,34 @@ pub fn undrain(name: &str, machines: &[&Machine], state: &StateDirectory, messag
     })
 }
 
-/// Does something with each host that is known as `name`, which may be `NAME:PORT`, and says what.
+/// Changes each host that is known as `name`, which may be `NAME:PORT`, and prints what `change` says.
 fn each_host(
     name: &str,
     machines: &[&Machine],
     messages: &mut dyn Write,
     change: impl Fn(&Machine) -> Result<String, StateError>,
-) -> ExitStatus {
+) -> CommandResult {
     let mut hosts: Vec<&Machine> =
         machines.iter().copied().filter(|machine| machine.name == name || machine.address() == name).collect();
     hosts.sort_by_key(|machine| machine.address());
     hosts.dedup_by_key(|machine| machine.address());
-    let mut lines = Vec::new();
-    let mut status = ExitStatus::Success;
     if hosts.is_empty() {
         let mut names: Vec<&str> = machines.iter().map(|machine| machine.name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
         let known = if names.is_empty() { "no machine".to_owned() } else { names.join(", ") };
-        lines.push(format!("offload: error: there is no machine '{name}'; the machine file has {known}"));
-        status = ExitStatus::NoMatch;
+        let message = format!("there is no machine '{name}'; the machine file has {known}");
+        return Err(CommandError::new(ExitStatus::NoMatch, message));
     }
+    let mut errors = Vec::new();
     for machine in hosts {
-        lines.push(change(machine).unwrap_or_else(|error| {
-            status = ExitStatus::Failure;
-            format!("offload: error: {}: {error}", machine.address())
-        }));
+        match change(machine) {
+            // If standard error cannot be written, nobody is left to read it.
+            Ok(line) => drop(writeln!(messages, "{line}")),
+            Err(error) => errors.push(format!("{}: {error}", machine.address())),
+        }
     }
-    for line in lines {
-        // If this fails there is nobody left to tell.
-        let _ = writeln!(messages, "{line}");
-    }
-    status
+    if errors.is_empty() { Ok(ExitStatus::Success) } else { Err(CommandError::failure(errors.join("\n"))) }
 }
 
 #[cfg(test)]
@@ -118,14 +159,18 @@ mod tests {
         let machines = [&one, &again, &other];
         let is_out = |machine| Drain::of(&state, machine).unwrap().read(health::now()).is_some();
         let mut said = Vec::new();
-        assert_eq!(drain("b1:22", Some(Duration::from_secs(60)), &machines, &state, &mut said), ExitStatus::Success);
+        let done = Ok(ExitStatus::Success);
+        assert_eq!(drain_host("b1:22", Some(Duration::from_secs(60)), &machines, &state, &mut said), done);
         assert!(is_out(&one) && !is_out(&other));
-        assert_eq!(drain("b1", None, &machines, &state, &mut said), ExitStatus::Success);
+        assert_eq!(drain_host("b1", None, &machines, &state, &mut said), done);
         assert!(is_out(&one) && is_out(&other));
-        assert_eq!(undrain("b1", &machines, &state, &mut said), ExitStatus::Success);
-        assert_eq!(undrain("b1:23", &machines, &state, &mut said), ExitStatus::Success);
+        assert_eq!(undrain_host("b1", &machines, &state, &mut said), done);
+        assert_eq!(undrain_host("b1:23", &machines, &state, &mut said), done);
         assert!(!is_out(&one) && !is_out(&other));
-        assert_eq!(drain("b2", None, &machines, &state, &mut said), ExitStatus::NoMatch);
+        assert_eq!(
+            drain_host("b2", None, &machines, &state, &mut said).unwrap_err().print(&mut said),
+            ExitStatus::NoMatch
+        );
         assert_eq!(
             String::from_utf8(said).unwrap(),
             "b1:22: gets no new builds for 1 min; 0 builds go on there\n\

@@ -15,10 +15,13 @@
 //! `machines`, `local_machine` and `settings` are missing when there are errors, and `errors` when there are none.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::failure::{CommandError, CommandResult};
+use super::machines::machine_file;
+use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::machine::{HostKey, Machine};
 use crate::machine_file::{self, Diagnostic, Entry, LoadContext, LocalMachine, Pool, Settings, Severity, When};
@@ -28,31 +31,40 @@ mod table;
 /// The version of the JSON.
 const VERSION: u32 = 1;
 
-/// Evaluates `file`. `system` is the head's own system type.
-pub fn run(
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The machine file, if it is not the usual one.
+    file: Option<PathBuf>,
+    /// The same, as an option.
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    machine_file: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `offload eval`.
+pub fn run(args: &Args, engine: &Engine, output: &mut dyn Write, messages: &mut dyn Write) -> CommandResult {
+    let file = machine_file(args.file.as_deref().or(args.machine_file.as_deref()), &engine.directories);
+    print(&file, &engine.load_context(), &engine.arguments.system, args.json, output, messages)
+}
+
+/// Evaluates `file` and prints what it says. `system` is the head's own system type.
+fn print(
     file: &Path,
     context: &LoadContext,
     system: &str,
     json: bool,
     output: &mut dyn Write,
     messages: &mut dyn Write,
-) -> ExitStatus {
+) -> CommandResult {
     let result = evaluate(file, context, system);
     let written = match json {
         true => write_json(file, &result, output),
         false => write_text(&result, output, messages),
     };
-    match (written, result) {
-        (Err(error), _) => {
-            if error.kind() != io::ErrorKind::BrokenPipe {
-                // If this fails there is nobody left to tell.
-                let _ = writeln!(messages, "offload: error: cannot print what the machine file says: {error}");
-            }
-            ExitStatus::Failure
-        }
-        (Ok(()), Ok(_)) => ExitStatus::Success,
-        (Ok(()), Err(_)) => ExitStatus::MachineFile,
-    }
+    written.map_err(|error| CommandError::output("what the machine file says", &error))?;
+    Ok(if result.is_ok() { ExitStatus::Success } else { ExitStatus::MachineFile })
 }
 
 /// The pool with all warnings, or everything that was found.

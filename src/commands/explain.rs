@@ -17,6 +17,7 @@ use std::thread;
 
 use serde::Serialize;
 
+use super::failure::{CommandError, CommandResult};
 use super::machines::machine_file;
 use super::terminal::HumanDuration;
 use crate::build::{LiveEnvironment, record_failure, record_success};
@@ -95,29 +96,19 @@ struct Asked<'a> {
 }
 
 /// Explains.
-pub fn run(arguments: &Args, engine: &Engine) -> ExitStatus {
-    match explain(arguments, engine) {
-        Ok(status) => status,
-        Err((status, message)) => {
-            eprintln!("{message}");
-            status
-        }
-    }
-}
-
-fn explain(arguments: &Args, engine: &Engine) -> Result<ExitStatus, (ExitStatus, String)> {
-    let failed =
-        |error: &dyn std::error::Error| (ExitStatus::Failure, format!("offload: error: {}", with_causes(error)));
-    let (request, file) = request(arguments, &engine.directories)?;
+pub fn run(args: &Args, engine: &Engine) -> CommandResult {
+    let (request, file) = request(args, &engine.directories)?;
     let path = machine_file(file, &engine.directories);
     if file.is_some() && matches!(path.try_exists(), Ok(false)) {
-        let message = format!("offload: error: there is no machine file '{}'", path.display());
-        return Err((ExitStatus::MachineFile, message));
+        return Err(CommandError::new(
+            ExitStatus::MachineFile,
+            format!("there is no machine file '{}'", path.display()),
+        ));
     }
-    let pool = engine.load_pool(&path, None).map_err(|report| (ExitStatus::MachineFile, report.to_string()))?;
+    let pool = engine.load_pool(&path, None).map_err(|report| CommandError::report(ExitStatus::MachineFile, report))?;
     let consideration = engine.consider(&pool, &request);
     let machines = &consideration.machines;
-    if arguments.probe {
+    if args.probe {
         probe(machines, &request, &engine.state, &consideration.env());
     }
 
@@ -130,40 +121,39 @@ fn explain(arguments: &Args, engine: &Engine) -> Result<ExitStatus, (ExitStatus,
         request: Asked {
             system: &request.system,
             features: &request.features,
-            derivation: arguments.system.is_none().then(|| request.derivation.as_str()),
+            derivation: args.system.is_none().then(|| request.derivation.as_str()),
         },
         machines: explained,
         head: consideration.head_score(),
         reply,
         machine: chosen.map(|place| machines[place].name.as_str()),
     };
-    let printed = if arguments.json { print_json(&report) } else { print(&report) };
-    printed.map_err(|error| failed(&error))?;
+    let printed = if args.json { print_json(&report) } else { print(&report) };
+    printed.map_err(|error| CommandError::output("the explanation", &error))?;
     let matches = surveyed.iter().any(|one| !matches!(&one.verdict, Readiness::Not(reason) if !reason.is_for_now()));
     Ok(if matches { ExitStatus::Success } else { ExitStatus::NoMatch })
 }
 
 /// The request to explain, and the machine file that was named.
 fn request<'a>(
-    arguments: &'a Args,
+    args: &'a Args,
     directories: &Directories,
-) -> Result<(Request, Option<&'a std::path::Path>), (ExitStatus, String)> {
-    let failed = |message: String| (ExitStatus::Failure, format!("offload: error: {message}"));
-    let path =
-        |text: &str| StorePath::parse(&directories.store, text.as_bytes()).map_err(|error| failed(error.to_string()));
-    if let Some(system) = &arguments.system {
-        if arguments.file.is_some() || (arguments.first.is_some() && arguments.machine_file.is_some()) {
-            return Err((ExitStatus::Usage, "offload: error: give a derivation or --system, not both".to_owned()));
+) -> Result<(Request, Option<&'a std::path::Path>), CommandError> {
+    let path = |text: &str| StorePath::parse(&directories.store, text.as_bytes()).map_err(CommandError::failure);
+    if let Some(system) = &args.system {
+        if args.file.is_some() || (args.first.is_some() && args.machine_file.is_some()) {
+            return Err(CommandError::new(ExitStatus::Usage, "give a derivation or --system, not both"));
         }
         let derivation = path(&format!("{}/{NO_DERIVATION}", directories.store))?;
-        let features = arguments.features.iter().filter(|feature| !feature.is_empty()).cloned().collect();
+        let features = args.features.iter().filter(|feature| !feature.is_empty()).cloned().collect();
         let request = Request { wants_local: true, system: system.clone(), derivation, features };
-        return Ok((request, arguments.first.as_deref().or(arguments.machine_file.as_deref())));
+        return Ok((request, args.first.as_deref().or(args.machine_file.as_deref())));
     }
-    let derivation = path(&arguments.first.as_deref().unwrap_or("".as_ref()).to_string_lossy())?;
-    let read = read_derivation(&directories.store, &derivation).map_err(|error| failed(with_causes(&error)))?;
+    let derivation = path(&args.first.as_deref().unwrap_or("".as_ref()).to_string_lossy())?;
+    let read =
+        read_derivation(&directories.store, &derivation).map_err(|error| CommandError::failure(with_causes(&error)))?;
     let features = read.required_features();
-    let file = arguments.file.as_deref().or(arguments.machine_file.as_deref());
+    let file = args.file.as_deref().or(args.machine_file.as_deref());
     Ok((Request { wants_local: true, system: read.system, derivation, features }, file))
 }
 

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::documents::documents;
+use super::failure::{CommandError, CommandResult};
 use super::guix_wrapper;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
@@ -127,25 +128,20 @@ impl InstallError {
     }
 }
 
+impl From<InstallError> for CommandError {
+    fn from(error: InstallError) -> CommandError {
+        CommandError::new(error.status(), error)
+    }
+}
+
 /// Runs `offload install`.
-pub fn install(arguments: &InstallArgs, engine: &Engine, out: &mut dyn Write, messages: &mut dyn Write) -> ExitStatus {
-    ended(try_install(arguments, engine, out), messages)
+pub fn install(arguments: &InstallArgs, engine: &Engine, out: &mut dyn Write) -> CommandResult {
+    Ok(try_install(arguments, engine, out).map(|()| ExitStatus::Success)?)
 }
 
 /// Runs `offload uninstall`.
-pub fn uninstall(arguments: &UninstallArgs, out: &mut dyn Write, messages: &mut dyn Write) -> ExitStatus {
-    ended(try_uninstall(arguments, out), messages)
-}
-
-fn ended(result: Result<(), InstallError>, messages: &mut dyn Write) -> ExitStatus {
-    match result {
-        Ok(()) => ExitStatus::Success,
-        Err(error) => {
-            // If this fails there is nobody left to tell.
-            let _ = writeln!(messages, "offload: error: {error}");
-            error.status()
-        }
-    }
+pub fn uninstall(arguments: &UninstallArgs, out: &mut dyn Write) -> CommandResult {
+    Ok(try_uninstall(arguments, out).map(|()| ExitStatus::Success)?)
 }
 
 fn try_install(arguments: &InstallArgs, engine: &Engine, out: &mut dyn Write) -> Result<(), InstallError> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use regex_lite::Regex;
 
+use super::failure::CommandError;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::local::Directories;
@@ -27,8 +28,8 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// The machine file that is named, and the expression. That it is none is said on standard error.
-    pub fn parts(&self) -> Result<(Option<&Path>, Option<Regex>), ExitStatus> {
+    /// The machine file that is named, and the expression.
+    pub fn parts(&self) -> Result<(Option<&Path>, Option<Regex>), CommandError> {
         let (Some(machine_file), Some(regexp)) = (&self.machine_file, &self.file) else {
             return Ok((self.machine_file.as_deref().or(self.file.as_deref()), self.regexp.clone()));
         };
@@ -36,8 +37,7 @@ impl Selection {
         match Regex::new(&regexp) {
             Ok(regexp) => Ok((Some(machine_file), Some(regexp))),
             Err(error) => {
-                eprintln!("offload: error: '{regexp}' is no regular expression: {error}");
-                Err(ExitStatus::Usage)
+                Err(CommandError::new(ExitStatus::Usage, format!("'{regexp}' is not a regular expression: {error}")))
             }
         }
     }
@@ -52,19 +52,18 @@ pub fn machine_file(named: Option<&Path>, directories: &Directories) -> PathBuf 
     }
 }
 
-/// The pool of the machine file, which must exist. What is wrong with it goes to standard error.
-pub fn load(named: Option<&Path>, engine: &Engine) -> Result<(PathBuf, Pool), ExitStatus> {
+/// The pool of the machine file, which must exist.
+pub fn load(named: Option<&Path>, engine: &Engine) -> Result<(PathBuf, Pool), CommandError> {
     let path = machine_file(named, &engine.directories);
     if matches!(path.try_exists(), Ok(false)) {
-        eprintln!("offload: error: there is no machine file '{}'", path.display());
-        return Err(ExitStatus::MachineFile);
+        return Err(CommandError::new(
+            ExitStatus::MachineFile,
+            format!("there is no machine file '{}'", path.display()),
+        ));
     }
     match engine.load_pool(&path, None) {
         Ok(pool) => Ok((path, pool)),
-        Err(report) => {
-            eprintln!("{report}");
-            Err(ExitStatus::MachineFile)
-        }
+        Err(report) => Err(CommandError::report(ExitStatus::MachineFile, report)),
     }
 }
 
@@ -90,9 +89,8 @@ pub fn own_system() -> String {
     format!("{processor}-{kernel}")
 }
 
-/// The machines of a pool whose names match `pattern`, each host once. That none does is an error, said on standard
-/// error.
-pub fn hosts<'a>(pool: &'a Pool, pattern: Option<&Regex>) -> Result<Vec<&'a Machine>, ExitStatus> {
+/// The machines of a pool whose names match `pattern`, each host once. An error if none does.
+pub fn hosts<'a>(pool: &'a Pool, pattern: Option<&Regex>) -> Result<Vec<&'a Machine>, CommandError> {
     let mut hosts: Vec<&Machine> = Vec::new();
     for machine in pool.machines.iter().map(|entry| &entry.machine) {
         let is_named = pattern.is_none_or(|pattern| pattern.is_match(&machine.name));
@@ -102,8 +100,7 @@ pub fn hosts<'a>(pool: &'a Pool, pattern: Option<&Regex>) -> Result<Vec<&'a Mach
     }
     match pattern {
         Some(pattern) if hosts.is_empty() => {
-            eprintln!("offload: error: no machine in the machine file matches '{pattern}'");
-            Err(ExitStatus::NoMatch)
+            Err(CommandError::new(ExitStatus::NoMatch, format!("no machine in the machine file matches '{pattern}'")))
         }
         _ => Ok(hosts),
     }

@@ -12,6 +12,7 @@ pub mod documents;
 pub mod drain;
 pub mod eval;
 pub mod explain;
+mod failure;
 pub mod guix_wrapper;
 pub mod help;
 pub mod install;
@@ -22,19 +23,16 @@ pub mod test;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use env_logger::Target;
 
+use self::failure::{CommandError, CommandResult};
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::hook::HookArguments;
 use crate::local::Directories;
 use crate::logging;
-use crate::machine::Machine;
-use crate::state::StateDirectory;
 
 /// Have derivations built by other machines: the build hook of guix-daemon, and its tools.
 #[derive(Debug, Parser)]
@@ -51,57 +49,24 @@ pub struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Turn a machines.scm of Guix, or a machines file of Nix, into a machine file in Lua.
-    Convert {
-        /// The file to convert; the result goes to standard output.
-        file: PathBuf,
-    },
+    Convert(convert::Args),
     /// Write the annotations for machine files where an editor finds them.
-    Annotations {
-        /// The directory of the machine file; without it they are printed.
-        directory: Option<PathBuf>,
-    },
+    Annotations(annotations::Args),
     /// Explain which machine a build would go to, and why.
     Explain(explain::Args),
     /// Give a machine no new builds for a while; those that run there go on.
-    Drain {
-        /// Its name, or NAME:PORT.
-        name: String,
-        /// For how long, such as 90s, 30m, 2h or 1d; by default until `offload undrain`.
-        #[arg(long = "for", value_name = "TIME", value_parser = drain::parse_time)]
-        time: Option<Duration>,
-        /// The machine file, if it is not the usual one.
-        #[arg(long, value_name = "FILE")]
-        machine_file: Option<PathBuf>,
-    },
+    Drain(drain::DrainArgs),
     /// Give a machine builds again.
-    Undrain {
-        /// Its name, or NAME:PORT.
-        name: String,
-        /// The machine file, if it is not the usual one.
-        #[arg(long, value_name = "FILE")]
-        machine_file: Option<PathBuf>,
-    },
+    Undrain(drain::UndrainArgs),
     /// Evaluate the machine file, and print what it says or what is wrong with it.
-    Eval {
-        /// The machine file, if it is not the usual one.
-        file: Option<PathBuf>,
-        /// The same, as an option.
-        #[arg(long, value_name = "FILE", conflicts_with = "file")]
-        machine_file: Option<PathBuf>,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    Eval(eval::Args),
     /// Have guix-daemon use this program, on a machine with systemd.
     Install(install::InstallArgs),
     /// Undo what `offload install` did.
     Uninstall(install::UninstallArgs),
     /// Write manual pages and completions for bash, zsh and fish.
     #[command(hide = true)]
-    Documents {
-        /// The directory to put `share/man` and the like into.
-        directory: PathBuf,
-    },
+    Documents(documents::Args),
     /// Check whether the build machines can be used, and say what to do about those that cannot.
     Test(test::Args),
     /// Fetch a machine's host key, and print an entry for the machine file.
@@ -134,7 +99,7 @@ pub fn main(mut arguments: Vec<OsString>) -> ExitStatus {
     match parsed.and_then(|matches| CommandLine::from_arg_matches(&matches)) {
         Ok(command_line) => {
             logging::start(Target::Stderr);
-            run(command_line.command)
+            run(command_line.command).unwrap_or_else(|error| error.print(&mut io::stderr()))
         }
         Err(error) => {
             // Help and version are errors to clap, and go to standard output.
@@ -142,66 +107,32 @@ pub fn main(mut arguments: Vec<OsString>) -> ExitStatus {
                 _ if error.use_stderr() => ExitStatus::Usage,
                 Ok(()) => ExitStatus::Success,
                 Err(cause) => {
-                    eprintln!("offload: error: cannot write to standard output: {cause}");
-                    ExitStatus::Failure
+                    let error = CommandError::failure(format!("cannot write to standard output: {cause}"));
+                    error.print(&mut io::stderr())
                 }
             }
         }
     }
 }
 
-fn run(command: Command) -> ExitStatus {
-    let directories = match Directories::from_environment() {
-        Ok(directories) => directories,
-        Err(error) => {
-            eprintln!("offload: error: {error}");
-            return ExitStatus::Failure;
-        }
-    };
-    let system = machines::own_system();
-    let engine = Engine::new(directories, HookArguments::without_limits(&system));
+fn run(command: Command) -> CommandResult {
+    let directories = Directories::from_environment().map_err(CommandError::failure)?;
+    let engine = Engine::new(directories, HookArguments::without_limits(&machines::own_system()));
+    let (out, messages) = (&mut io::stdout(), &mut io::stderr());
     match command {
-        Command::Eval { file, machine_file, json } => {
-            let file = machines::machine_file(file.or(machine_file).as_deref(), &engine.directories);
-            eval::run(&file, &engine.load_context(), &system, json, &mut io::stdout(), &mut io::stderr())
-        }
-        Command::Annotations { directory } => {
-            annotations::run(directory.as_deref(), &mut io::stdout(), &mut io::stderr())
-        }
-        Command::Explain(arguments) => explain::run(&arguments, &engine),
-        Command::Drain { name, time, machine_file } => {
-            with_machines(machine_file.as_deref(), &engine, |machines, state| {
-                drain::drain(&name, time, machines, state, &mut io::stderr())
-            })
-        }
-        Command::Undrain { name, machine_file } => {
-            with_machines(machine_file.as_deref(), &engine, |machines, state| {
-                drain::undrain(&name, machines, state, &mut io::stderr())
-            })
-        }
-        Command::Install(arguments) => install::install(&arguments, &engine, &mut io::stdout(), &mut io::stderr()),
-        Command::Uninstall(arguments) => install::uninstall(&arguments, &mut io::stdout(), &mut io::stderr()),
-        Command::Documents { directory } => documents::run(&directory, &mut io::stderr()),
-        Command::Test(arguments) => test::run(&arguments, &engine),
-        Command::Add(arguments) => add::run(&arguments, &engine, &mut io::stdout(), &mut io::stderr()),
-        Command::Authorize(arguments) => authorize::run(&arguments, &engine),
-        Command::Status(arguments) => status::run(&arguments, &engine),
-        Command::Convert { file } => convert::run(&file, &mut io::stdout(), &mut io::stderr()),
-    }
-}
-
-/// Calls `command` with the machines of the machine file and the state that hooks share.
-fn with_machines(
-    file: Option<&Path>,
-    engine: &Engine,
-    command: impl FnOnce(&[&Machine], &StateDirectory) -> ExitStatus,
-) -> ExitStatus {
-    match machines::load(file, engine) {
-        Ok((_, pool)) => {
-            let machines: Vec<&Machine> = pool.machines.iter().map(|entry| &entry.machine).collect();
-            command(&machines, &engine.state)
-        }
-        Err(status) => status,
+        Command::Eval(args) => eval::run(&args, &engine, out, messages),
+        Command::Annotations(args) => annotations::run(&args, out, messages),
+        Command::Explain(args) => explain::run(&args, &engine),
+        Command::Drain(args) => drain::drain(&args, &engine, messages),
+        Command::Undrain(args) => drain::undrain(&args, &engine, messages),
+        Command::Install(args) => install::install(&args, &engine, out),
+        Command::Uninstall(args) => install::uninstall(&args, out),
+        Command::Documents(args) => documents::run(&args),
+        Command::Test(args) => test::run(&args, &engine),
+        Command::Add(args) => add::run(&args, &engine, out, messages),
+        Command::Authorize(args) => authorize::run(&args, &engine),
+        Command::Status(args) => status::run(&args, &engine),
+        Command::Convert(args) => convert::run(&args, out, messages),
     }
 }
 

@@ -21,6 +21,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::drain::parse_time;
+use super::failure::{CommandError, CommandResult};
 use super::machines::{Selection, hosts, load, verdict};
 use super::terminal::Terminal;
 use crate::engine::Engine;
@@ -66,19 +67,15 @@ struct Report<'a> {
     machines: &'a [MachineSnapshot],
 }
 
-/// Asks the machines how they are, and prints it.
-pub fn run(arguments: &Args, engine: &Engine) -> ExitStatus {
-    probe_and_print(arguments, engine).unwrap_or_else(|status| status)
-}
-
-fn probe_and_print(arguments: &Args, engine: &Engine) -> Result<ExitStatus, ExitStatus> {
-    let (file, regexp) = arguments.selection.parts()?;
+/// Probes the machines, and prints their status.
+pub fn run(args: &Args, engine: &Engine) -> CommandResult {
+    let (file, regexp) = args.selection.parts()?;
     let (path, pool) = load(file, engine)?;
     let machines = hosts(&pool, regexp.as_ref())?;
     let mut sources: Vec<SnapshotSource> =
         machines.into_iter().map(|machine| SnapshotSource::new(machine, engine)).collect();
-    let format = if arguments.json { Format::Json } else { arguments.format };
-    let Some(interval) = arguments.watch else {
+    let format = if args.json { Format::Json } else { args.format };
+    let Some(interval) = args.watch else {
         let snapshot = snapshot(&mut sources);
         let mut text = Vec::new();
         write(format, &path, &snapshot, Terminal::of_stdout(), false, &mut text)
@@ -124,13 +121,12 @@ fn write(
     }
 }
 
-/// Whoever closes the pipe has seen enough.
-fn broken_pipe(error: io::Error) -> Result<(), ExitStatus> {
+/// A reader that closes the pipe has seen enough.
+fn broken_pipe(error: io::Error) -> Result<(), CommandError> {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Ok(());
     }
-    eprintln!("offload: error: cannot print the status: {error}");
-    Err(ExitStatus::Failure)
+    Err(CommandError::output("the status", &error))
 }
 
 /// Seconds since 1970.

@@ -20,10 +20,10 @@ use std::thread;
 
 use serde::Serialize;
 
+use super::failure::{CommandError, CommandResult};
 use super::machines::{Selection, hosts, load, verdict};
 use super::terminal::Terminal;
 use crate::engine::Engine;
-use crate::exit::ExitStatus;
 use crate::machine::Machine;
 use finding::{Finding, Outcome};
 
@@ -49,24 +49,17 @@ struct Checked<'a> {
 }
 
 /// Checks the machines.
-pub fn run(arguments: &Args, engine: &Engine) -> ExitStatus {
-    check_and_print(arguments, engine).unwrap_or_else(|status| status)
-}
-
-fn check_and_print(arguments: &Args, engine: &Engine) -> Result<ExitStatus, ExitStatus> {
-    let (file, regexp) = arguments.selection.parts()?;
+pub fn run(args: &Args, engine: &Engine) -> CommandResult {
+    let (file, regexp) = args.selection.parts()?;
     let (path, pool) = load(file, engine)?;
     let machines = hosts(&pool, regexp.as_ref())?;
     let checked = check_all(&machines, engine);
     let mut out = io::stdout().lock();
-    let printed = match arguments.json {
+    let printed = match args.json {
         true => write_json(&path, &checked, &mut out),
         false => report::write(&path, &checked, Terminal::of_stdout(), &mut out),
     };
-    if let Err(error) = printed {
-        eprintln!("offload: error: cannot print the findings: {error}");
-        return Err(ExitStatus::Failure);
-    }
+    printed.map_err(|error| CommandError::output("the findings", &error))?;
     Ok(verdict(checked.iter().filter(|checked| checked.usable).count(), checked.len()))
 }
 

@@ -203,7 +203,8 @@ fn run_on(name: &str, text: Option<&[u8]>) -> (ExitStatus, String, String) {
         fs::write(&file, text).unwrap();
     }
     let (mut out, mut messages) = (Vec::new(), Vec::new());
-    let status = run(&file, &mut out, &mut messages);
+    let ended = run(&Args { file }, &mut out, &mut messages);
+    let status = ended.unwrap_or_else(|error| error.print(&mut messages));
     let relative = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     let prefix = format!("{}/", directory.path().display());
     (status, relative(out).replace(&prefix, ""), relative(messages).replace(&prefix, ""))
@@ -213,15 +214,15 @@ fn run_on(name: &str, text: Option<&[u8]>) -> (ExitStatus, String, String) {
 fn files_that_cannot_be_read() {
     let (status, out, messages) = run_on("machines", None);
     assert_eq!((status, out.as_str()), (ExitStatus::Failure, ""));
-    assert_eq!(messages, "error: cannot read 'machines': No such file or directory (os error 2)\n");
+    assert_eq!(messages, "offload: error: cannot read 'machines': No such file or directory (os error 2)\n");
 
     let (status, out, messages) = run_on("machines", Some(&vec![b'\n'; MAX_FILE as usize + 1]));
     assert_eq!((status, out.as_str()), (ExitStatus::Failure, ""));
-    assert_eq!(messages, "error: 'machines' is longer than 1048576 bytes\n");
+    assert_eq!(messages, "offload: error: 'machines' is longer than 1048576 bytes\n");
 
     let (status, out, messages) = run_on("machines.lua", Some(b"return {}"));
     assert_eq!((status, out.as_str()), (ExitStatus::Failure, ""));
-    assert_eq!(messages, "error: 'machines.lua' is in Lua already\n");
+    assert_eq!(messages, "offload: error: 'machines.lua' is in Lua already\n");
 }
 
 #[test]

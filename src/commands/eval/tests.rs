@@ -12,7 +12,8 @@ fn eval(text: &str, json: bool) -> (ExitStatus, String, String) {
     fs::write(directory.path().join("key"), "").unwrap();
     let context = LoadContext { home: Some(directory.path().to_owned()), ..LoadContext::default() };
     let (mut output, mut messages) = (Vec::new(), Vec::new());
-    let status = run(&file, &context, "x86_64-linux", json, &mut output, &mut messages);
+    let ended = print(&file, &context, "x86_64-linux", json, &mut output, &mut messages);
+    let status = ended.unwrap_or_else(|error| error.print(&mut messages));
     let relative =
         |text: Vec<u8>| String::from_utf8(text).unwrap().replace(&format!("{}/", directory.path().display()), "");
     (status, relative(output), relative(messages))
@@ -130,7 +131,7 @@ fn no_machines() {
     assert!(output.starts_with("machines.lua: no build machines\n\naccepts "), "{output}");
     let (mut output, mut messages) = (Vec::new(), Vec::new());
     let file = Path::new("/nonexistent/machines.lua");
-    let status = run(file, &LoadContext::default(), "x86_64-linux", false, &mut output, &mut messages);
+    let status = print(file, &LoadContext::default(), "x86_64-linux", false, &mut output, &mut messages).unwrap();
     assert_eq!((status, output.len()), (ExitStatus::MachineFile, 0));
     assert_eq!(
         String::from_utf8(messages).unwrap(),
