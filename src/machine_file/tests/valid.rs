@@ -33,8 +33,8 @@ fn every_field() {
             use_substitutes = false, keep_connection = false, accepts = function() end, score = print,
           },
           build_machine { name = "paris", $REST },
-          local_machine { speed = 0.5, systems = { "x86_64-linux" }, features = { "kvm" }, enabled = true,
-            overload_threshold = 2 },
+          local_machine { name = "head", speed = 0.5, systems = { "x86_64-linux" }, features = { "kvm" },
+            enabled = false, overload_threshold = 2, accepts = print, score = print },
           accepts = function() return true end, score = function() return 1 end,
           when_busy = "local", when_unreachable = function() end, max_attempts = 5, wait_for_slot = 60,
           limits = { evaluate = 2, decide = 0.25, memory = 32 * 2^20 },
@@ -43,53 +43,42 @@ fn every_field() {
     let pool = site.load().unwrap();
     assert_eq!(pool.warnings, []);
     let [berlin, paris] = &pool.machines[..] else { panic!("two machines") };
+    let expected = serde_json::json!({
+        "name": "berlin.example.org", "port": 2222, "user": "me", "systems": ["x86_64-linux", "i686-linux"],
+        "host_key": [KEY, KEY], "private_key": "/home/me/.ssh/id", "daemon_socket": "/run/guix",
+        "compression": "zlib", "parallel_builds": 4, "speed": 2.0, "features": ["kvm", "big-parallel"],
+        "overload_threshold": null, "minimum_disk_space": 10 << 20, "connect_timeout": 2.5, "stall_timeout": 30,
+        "keepalive_interval": 5, "keep_connection": null, "max_transfers": 8, "enabled": false,
+        "proxy_command": ["ssh", "-W", "%h:%p", "bastion"], "use_substitutes": false, "accepts": true, "score": true,
+    });
+    assert_eq!(json_with_every_field(BUILD_MACHINE, berlin), expected);
+    let expected = serde_json::json!({
+        "name": "head", "systems": ["x86_64-linux"], "speed": 0.5, "features": ["kvm"], "overload_threshold": 2.0,
+        "enabled": false, "accepts": true, "score": true,
+    });
+    assert_eq!(json_with_every_field(LOCAL_MACHINE, pool.local.as_ref().unwrap()), expected);
+    let limits = serde_json::json!({ "evaluate": 2, "decide": 0.25, "memory": 32 << 20 });
+    assert_eq!(json_with_every_field(LIMITS, &pool.settings.limits), limits);
+    let expected = serde_json::json!({
+        "accepts": true, "score": true, "when_busy": "local", "when_unreachable": "function", "max_attempts": 5,
+        "wait_for_slot": 60, "limits": limits,
+    });
+    assert_eq!(json_with_every_field(POOL, &pool.settings), expected);
+
+    assert_eq!(berlin.line, Some(4));
     let key = crate::machine::HostKey::parse(KEY).unwrap();
-    let strings = |list: &[&str]| list.iter().map(|&item| item.to_owned()).collect::<Vec<_>>();
-    let expected = Machine {
-        name: "berlin.example.org".into(),
-        port: 2222,
-        user: "me".into(),
-        systems: strings(&["x86_64-linux", "i686-linux"]),
-        host_keys: vec![key.clone(), key.clone()],
-        private_key: Some("/home/me/.ssh/id".into()),
-        daemon_socket: "/run/guix".into(),
-        compression: Compression::Zlib,
-        parallel_builds: 4,
-        speed: 2.0,
-        features: strings(&["kvm", "big-parallel"]),
-        overload_threshold: None,
-        minimum_disk_space: 10 << 20,
-        connect_timeout: Duration::from_millis(2500),
-        stall_timeout: Duration::from_secs(30),
-        keepalive_interval: Duration::from_secs(5),
-        keep_connection: None,
-        max_transfers: 8,
-        enabled: false,
-        proxy_command: Some(strings(&["ssh", "-W", "%h:%p", "bastion"])),
-        use_substitutes: false,
-    };
-    assert_eq!(berlin, &Entry { machine: expected, line: Some(4), has_accepts: true, has_score: true });
-    let expected = Machine::new("paris", "offload", strings(&["x86_64-linux"]), vec![key]);
+    let expected = Machine::new("paris", "offload", vec!["x86_64-linux".to_owned()], vec![key]);
     assert_eq!(paris, &Entry { machine: expected, line: Some(12), has_accepts: false, has_score: false });
-    let local = LocalMachine {
-        systems: Some(strings(&["x86_64-linux"])),
-        speed: 0.5,
-        features: strings(&["kvm"]),
-        overload_threshold: Some(2.0),
-        enabled: true,
-    };
-    assert_eq!(pool.local, Some(local));
-    let limits = Limits { evaluate: Duration::from_secs(2), decide: Duration::from_millis(250), memory: 32 << 20 };
-    let settings = Settings {
-        when_busy: When::Local,
-        when_unreachable: When::Function,
-        max_attempts: 5,
-        wait_for_slot: Duration::from_secs(60),
-        limits,
-        has_accepts: true,
-        has_score: true,
-    };
-    assert_eq!(pool.settings, settings);
+}
+
+/// The values in JSON, each of which must differ from its default: those of all fields are given.
+fn json_with_every_field<T: Default>(schema: &'static [Field<T>], value: &T) -> serde_json::Value {
+    let [json, defaults] =
+        [value, &T::default()].map(|value| serde_json::to_value(FieldValues(schema, value)).unwrap());
+    for (name, value) in json.as_object().unwrap() {
+        assert_ne!(*value, defaults[name], "{name}");
+    }
+    json
 }
 
 #[test]
