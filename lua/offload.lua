@@ -61,6 +61,9 @@
 ---@field proxy_command? string[]
 ---Whether its daemon may fetch substitutes while it builds. Default: true.
 ---@field use_substitutes? boolean
+---A table of your own, for functions and `offload eval --json`, such as `{ rack = "B3", cost = 0.4 }`: strings,
+---numbers, booleans and tables of these under any names, up to 8 levels and 64 KiB. Default: {}.
+---@field tags? table<string, any>
 ---Whether it takes a build. The function of the pool must agree, too.
 ---@field accepts? offload.Accepts
 ---How well it suits a build. Replaces the function of the pool.
@@ -83,6 +86,8 @@
 ---@field overload_threshold? number|false
 ---`false`: never chosen. Default: true.
 ---@field enabled? boolean
+---As for a build machine. Default: {}.
+---@field tags? table<string, any>
 ---Whether it takes a build. The function of the pool must agree, too.
 ---@field accepts? offload.Accepts
 ---How well it suits a build. Replaces the function of the pool.

@@ -61,6 +61,8 @@ pub struct Machine {
     pub proxy_command: Option<Vec<String>>,
     /// Whether its daemon may fetch inputs from substitute servers.
     pub use_substitutes: bool,
+    /// What the author of the machine file notes of it: JSON under names of theirs.
+    pub tags: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Machine {
@@ -88,6 +90,7 @@ impl Machine {
             enabled: true,
             proxy_command: None,
             use_substitutes: true,
+            tags: serde_json::Map::new(),
         }
     }
 

@@ -5,6 +5,7 @@ use super::suggest;
 use super::values::{self, describe};
 use crate::machine::{Compression, HostKey, NameFault, check_name};
 use mlua::Value;
+use serde_json::Value as Json;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +26,10 @@ const SYSTEMS: [&str; 12] = [
 ];
 /// No connection is kept for longer than ten minutes (`remote::kept`).
 const MAX_KEPT_SECONDS: f64 = 600.0;
+/// Bytes of names and texts in `tags`.
+const MAX_TAGS: usize = 64 << 10;
+/// Tables in tables in `tags`.
+const MAX_LEVELS: usize = 8;
 
 /// Seconds in JSON, without a fraction where there is none.
 pub(super) fn seconds_to_json(time: Duration) -> serde_json::Value {
@@ -211,4 +216,53 @@ pub(super) fn proxy_command(fields: &mut Fields) -> Option<Vec<String>> {
         return None;
     }
     Some(command)
+}
+
+pub(super) fn tags(fields: &mut Fields) -> Option<serde_json::Map<String, Json>> {
+    let tags = Value::Table(fields.table()?);
+    match to_json(&tags, MAX_LEVELS, &mut { MAX_TAGS }) {
+        Ok(Json::Object(tags)) => return Some(tags),
+        Ok(_) => fields.error("expected values with names, such as { rack = \"B3\" }, found a list", None),
+        Err(message) => fields.error(message, None),
+    }
+    None
+}
+
+/// A Lua value in JSON, or the names that lead to what is wrong, and that. `levels` of tables may stand in each other.
+/// `room` is how many bytes are left for names and texts; each value takes one, so that tables which stand in many
+/// places cannot grow without end.
+fn to_json(value: &Value, levels: usize, room: &mut usize) -> Result<Json, String> {
+    let text = values::string(value);
+    let size = 1 + text.as_ref().map_or(0, String::len);
+    *room = room.checked_sub(size).ok_or_else(|| format!("expected no more than {} KiB", MAX_TAGS >> 10))?;
+    match value {
+        Value::Boolean(value) => Ok((*value).into()),
+        Value::Integer(value) => Ok((*value).into()),
+        Value::Number(value) if value.is_finite() => Ok((*value).into()),
+        Value::Table(_) if levels == 0 => Err(format!("expected no more than {MAX_LEVELS} levels of tables")),
+        Value::Table(table) => match values::list(value) {
+            Ok(Ok(items)) if !items.is_empty() => {
+                let items = (1..).zip(&items).map(|(index, item)| {
+                    to_json(item, levels - 1, room).map_err(|message| format!("item {index}: {message}"))
+                });
+                items.collect()
+            }
+            _ => {
+                table.pairs::<Value, Value>().filter_map(Result::ok).map(|pair| named(pair, levels - 1, room)).collect()
+            }
+        },
+        other => {
+            let found = describe(other);
+            text.map(Json::String)
+                .ok_or(format!("expected a string in UTF-8, a number, true, false or a table, found {found}"))
+        }
+    }
+}
+
+fn named((name, value): (Value, Value), levels: usize, room: &mut usize) -> Result<(String, Json), String> {
+    let Json::String(name) = to_json(&name, 0, room)? else {
+        return Err(format!("expected names, or a list without holes, found the index {}", describe(&name)));
+    };
+    let value = to_json(&value, levels, room).map_err(|message| format!("{}: {message}", name.escape_debug()))?;
+    Ok((name, value))
 }

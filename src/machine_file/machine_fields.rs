@@ -36,6 +36,7 @@ pub struct LocalMachine {
     /// `None` ignores the load.
     pub overload_threshold: Option<f64>,
     pub enabled: bool,
+    pub tags: serde_json::Map<String, serde_json::Value>,
     pub has_accepts: bool,
     pub has_score: bool,
 }
@@ -49,6 +50,7 @@ impl Default for LocalMachine {
             features: Vec::new(),
             overload_threshold: Some(0.8),
             enabled: true,
+            tags: serde_json::Map::new(),
             has_accepts: false,
             has_score: false,
         }
@@ -186,6 +188,14 @@ pub const BUILD_MACHINE: &[Field<Entry>] = &[
     Build::new("use_substitutes", "boolean", "Whether its daemon may fetch substitutes while it builds.")
         .read(|f, e| f.boolean().map(|may| e.machine.use_substitutes = may))
         .json(|e| json!(e.machine.use_substitutes)),
+    Build::new(
+        "tags",
+        "table<string, any>",
+        "A table of your own, for functions and `offload eval --json`, such as `{ rack = \"B3\", cost = 0.4 }`: \
+         strings, numbers, booleans and tables of these under any names, up to 8 levels and 64 KiB.",
+    )
+    .read(|f, e| decode::tags(f).map(|tags| e.machine.tags = tags))
+    .json(|e| json!(e.machine.tags)),
     Build::new("accepts", "offload.Accepts", "Whether it takes a build. The function of the pool must agree, too.")
         .read(|f, e| f.function().map(|_| e.has_accepts = true))
         .json(|e| json!(e.has_accepts)),
@@ -221,6 +231,9 @@ pub const LOCAL_MACHINE: &[Field<LocalMachine>] = &[
     Local::new("enabled", "boolean", "`false`: never chosen.")
         .read(|f, l| f.boolean().map(|enabled| l.enabled = enabled))
         .json(|l| json!(l.enabled)),
+    Local::new("tags", "table<string, any>", "As for a build machine.")
+        .read(|f, l| decode::tags(f).map(|tags| l.tags = tags))
+        .json(|l| json!(l.tags)),
     Local::new("accepts", "offload.Accepts", "Whether it takes a build. The function of the pool must agree, too.")
         .read(|f, l| f.function().map(|_| l.has_accepts = true))
         .json(|l| json!(l.has_accepts)),

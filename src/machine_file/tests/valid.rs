@@ -30,11 +30,13 @@ fn every_field() {
             compression = "zlib@openssh.com,zlib", parallel_builds = 4.0, speed = 2, features = { "kvm", "big-parallel" },
             overload_threshold = false, minimum_disk_space = 10 * bits, connect_timeout = 2.5, stall_timeout = 30,
             keepalive_interval = 5, max_transfers = 8, enabled = false, proxy_command = { "ssh", "-W", "%h:%p", "bastion" },
-            use_substitutes = false, keep_connection = false, accepts = function() end, score = print,
+            use_substitutes = false, keep_connection = false,
+            tags = { rack = "B3", cost = 0.4, spare = false, owners = { "ada", "brian" }, site = { room = 7, notes = {} } },
+            accepts = function() end, score = print,
           },
           build_machine { name = "paris", $REST },
           local_machine { name = "head", speed = 0.5, systems = { "x86_64-linux" }, features = { "kvm" },
-            enabled = false, overload_threshold = 2, accepts = print, score = print },
+            enabled = false, overload_threshold = 2, tags = { rack = "A1" }, accepts = print, score = print },
           accepts = function() return true end, score = function() return 1 end,
           when_busy = "local", when_unreachable = function() end, max_attempts = 5, wait_for_slot = 60,
           limits = { evaluate = 2, decide = 0.25, memory = 32 * 2^20 },
@@ -50,11 +52,14 @@ fn every_field() {
         "overload_threshold": null, "minimum_disk_space": 10 << 20, "connect_timeout": 2.5, "stall_timeout": 30,
         "keepalive_interval": 5, "keep_connection": null, "max_transfers": 8, "enabled": false,
         "proxy_command": ["ssh", "-W", "%h:%p", "bastion"], "use_substitutes": false, "accepts": true, "score": true,
+        "tags": {
+            "rack": "B3", "cost": 0.4, "spare": false, "owners": ["ada", "brian"], "site": { "room": 7, "notes": {} }
+        },
     });
     assert_eq!(json_with_every_field(BUILD_MACHINE, berlin), expected);
     let expected = serde_json::json!({
         "name": "head", "systems": ["x86_64-linux"], "speed": 0.5, "features": ["kvm"], "overload_threshold": 2.0,
-        "enabled": false, "accepts": true, "score": true,
+        "enabled": false, "tags": { "rack": "A1" }, "accepts": true, "score": true,
     });
     assert_eq!(json_with_every_field(LOCAL_MACHINE, pool.local.as_ref().unwrap()), expected);
     let limits = serde_json::json!({ "evaluate": 2, "decide": 0.25, "memory": 32 << 20 });
@@ -68,7 +73,7 @@ fn every_field() {
     assert_eq!(berlin.line, Some(4));
     let key = crate::machine::HostKey::parse(KEY).unwrap();
     let expected = Machine::new("paris", "offload", vec!["x86_64-linux".to_owned()], vec![key]);
-    assert_eq!(paris, &Entry { machine: expected, line: Some(12), has_accepts: false, has_score: false });
+    assert_eq!(paris, &Entry { machine: expected, line: Some(14), has_accepts: false, has_score: false });
 }
 
 /// The values in JSON, each of which must differ from its default: those of all fields are given.
@@ -125,13 +130,15 @@ fn what_a_file_may_do() {
             assert(tostring(one) == "build_machine<berlin>")
             assert(one ~= given and given.speed == nil and one.speed == 1.0 and one.port == 22)
             assert(#one.features == 0 and one.overload_threshold == 0.8 and one.enabled == true)
-            assert(one.keep_connection == 30)
+            assert(one.keep_connection == 30 and next(one.tags) == nil)
             local copy, fields = {}, 0
             for field, value in pairs(one) do copy[field] = value; fields = fields + 1 end
             assert(fields >= 15 and rawget(one, "name") == "berlin")
             copy.name = "paris"
             local two = build_machine(copy)
             assert(tostring(two) == "build_machine<paris>" and two.user == one.user)
+            local three = build_machine { inherit = { tags = { rack = "B3" } }, name = "oslo", $REST }
+            assert(three.tags.rack == "B3" and next(build_machine(given).tags) == nil)
             assert(tostring(local_machine {}) == "local_machine<localhost>")
             return { one, two, build_machine { inherit = two, name = "rome", speed = 3 } }"#,
         ),
