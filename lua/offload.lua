@@ -5,117 +5,128 @@
 
 ---A build machine, as `build_machine { … }` takes it.
 ---@class offload.BuildMachine
----The host name of the build machine, or its address.
+---Host name or address. Write an IPv6 address without brackets.
 ---@field name string
----The user account on the build machine to use when connecting to it over SSH. The key pair must not be protected with
----a passphrase, to allow non-interactive logins.
+---The account to log in as.
 ---@field user string
----The machine's SSH public host key in OpenSSH form, `"ssh-ed25519 AAAA… comment"`, or a list of such keys. It
----authenticates the machine when it is connected to; on the machine it stands in a file such as
----`/etc/ssh/ssh_host_ed25519_key.pub`. Types: ssh-ed25519, ecdsa-sha2-nistp256/384/521, ssh-rsa.
+---The machine's SSH host key in OpenSSH form, `"ssh-ed25519 AAAA…"`, or a list of such keys. On the machine it is in a
+---file such as `/etc/ssh/ssh_host_ed25519_key.pub`. Types: `ssh-ed25519`, `ecdsa-sha2-nistp256`, `-nistp384`,
+---`-nistp521`, `ssh-rsa` (2048 bits or more; signatures with SHA-2).
 ---@field host_key string|string[]
----The system types the build machine supports, for example `{ "x86_64-linux", "i686-linux" }`.
+---System types it builds for, such as `{ "x86_64-linux", "i686-linux" }`.
 ---@field systems string[]
----Deprecated: one system type. Use `systems`.
+---Deprecated, as in Guix: one system type. Use `systems`.
 ---@field system? string
----Port number of the SSH server on the machine. Default 22.
+---Port of its SSH server. Default: 22.
 ---@field port? integer
----The SSH private key file to use when connecting to the machine, in OpenSSH format; absolute, or beginning with `~/`.
----Default: the first of `~/.ssh/id_ed25519`, `~/.ssh/id_ecdsa`, `~/.ssh/id_rsa` that is there.
+---File name of the SSH private key that opens the account, in OpenSSH format: absolute, or beginning with `~/`, the
+---home directory of the user that guix-daemon runs as. The key must have no passphrase, and be accessible to its owner
+---alone. Without this field: the first of `~/.ssh/id_ed25519`, `~/.ssh/id_ecdsa` and `~/.ssh/id_rsa` that exists.
 ---@field private_key? string
----File name of the Unix-domain socket guix-daemon is listening to on that machine. Default
----`"/var/guix/daemon-socket/socket"`.
+---File name of the socket that its guix-daemon listens on. Default: "/var/guix/daemon-socket/socket".
 ---@field daemon_socket? string
----The compression of the SSH connection. `"auto"`: each way where it saves time, going by the transfers before, the first
----not; the spellings of Guix, such as `"zlib@openssh.com,zlib"`, are understood. Default `"auto"`.
+---Compression of the SSH connection. `"auto"` compresses each direction where that saves time, judged by the transfers
+---of the last hour; the first transfer is not compressed. The spellings of Guix, such as `"zlib@openssh.com,zlib"`, are
+---accepted. Default: "auto".
 ---@field compression? "auto"|"zlib"|"none"|string
----Has no effect: the SSH library has one level only. Accepted, with a warning, since Guix has it.
+---Has no effect but a warning: the SSH library has one level.
 ---@field compression_level? integer
----The number of builds that may run in parallel on the machine: its build slots. Default 1.
+---Its build slots: how many builds may run on it at the same time. Default: 1.
 ---@field parallel_builds? integer
----A relative speed factor, above 0. Machines with a higher one are preferred. Default 1.0.
+---Relative speed, above 0. Default: 1.0.
 ---@field speed? number
----Specific features supported by the machine, for example `"kvm"`. Derivations can request features by name, and are
----built on matching machines only. Default none.
+---What it offers, such as `{ "kvm" }`. A derivation's `requiredSystemFeatures` must all be among them. Default: {}.
 ---@field features? string[]
----The load threshold above which the machine is disregarded: the load of the last minute over the number of cores.
----`false` ignores the load. Default 0.8.
+---The load of the last minute over cores above which it gets no builds. `false` ignores the load. Default: 0.8.
 ---@field overload_threshold? number|false
----Bytes that must be free in the store of the machine. Default 100 MiB.
----@field minimum_disk_space? integer|number
----Seconds that connecting may take, authentication included. Default 5.
+---Space that must be free in its store. In bytes. Default: 100 MiB.
+---@field minimum_disk_space? number
+---Limit for name resolution, TCP, SSH handshake and login together; then for a channel to the daemon; then for the
+---daemon's greeting. In seconds. Default: 5.
 ---@field connect_timeout? number
----Seconds without any byte from the machine after which the connection counts as dead. Default 60.
+---The connection counts as dead after this time without any byte, at least 3. Also how long a daemon that has answered
+---before may take to answer again. In seconds. Default: 60.
 ---@field stall_timeout? number
----Seconds of silence after which the machine is asked for a sign of life. Default 15.
+---After this time of silence, a keep-alive message is sent. In seconds. Default: 15.
 ---@field keepalive_interval? number
----Seconds for which a connection to the machine is kept open after a build, for the next one; up to 600. `false`: it
----is not kept. Default 30.
+---How long a connection to the machine stays open after a build, for the next one; up to 600. `false`: it is closed at
+---once. In seconds. Default: 30.
 ---@field keep_connection? number|false
----How many uploads, and how many downloads, may take place at the same time. Default 4.
+---How many uploads, and how many downloads, may run at the same time. Default: 4.
 ---@field max_transfers? integer
----`false`: the machine is never chosen. Default true.
+---`false`: never chosen. Default: true.
 ---@field enabled? boolean
----The program and arguments that carry the SSH connection on their standard input and output, for example
----`{ "ssh", "-W", "%h:%p", "bastion" }`. `%h` and `%p` stand for name and port. No shell is involved.
+---Program and arguments that carry the SSH connection on their standard input and output, such as `{ "ssh", "-W",
+---"%h:%p", "bastion" }`. `%h` and `%p` become name and port. No shell is involved.
 ---@field proxy_command? string[]
----Whether the machine's daemon may use substitutes for inputs. Default true.
+---Whether its daemon may fetch substitutes while it builds. Default: true.
 ---@field use_substitutes? boolean
----Whether this machine takes a build; asked after the function of the pool, and both must agree.
+---A table of your own, for functions and `offload eval --json`, such as `{ rack = "B3", cost = 0.4 }`: strings,
+---numbers, booleans and tables of these under any names, up to 8 levels and 64 KiB. Default: {}.
+---@field tags? table<string, any>
+---Whether it takes a build. The function of the pool must agree, too.
 ---@field accepts? offload.Accepts
----How well this machine suits a build; asked instead of the function of the pool.
+---How well it suits a build. Replaces the function of the pool.
 ---@field score? offload.ScoreFunction
----Fields that are not given here come from this table: a plain one, or another build machine.
+---Fields that are not given here come from this table or machine.
 ---@field inherit? table
 
 ---The head itself, as `local_machine { … }` takes it. When it has the best score, the daemon is told to build locally.
 ---@class offload.LocalMachine
----A name to show. Default `"localhost"`.
+---Name to show in messages. Default: "localhost".
 ---@field name? string
----The system types it supports. Default: its own.
+---System types that the head builds for. Without this field, those that its guix-daemon builds: its own, i686-linux on
+---x86_64-linux, and armhf-linux on aarch64-linux.
 ---@field systems? string[]
----A relative speed factor, above 0. Default 1.0.
+---Relative speed, above 0. Default: 1.0.
 ---@field speed? number
----Specific features it supports. Default none.
+---What it offers, such as `{ "kvm" }`. Default: {}.
 ---@field features? string[]
----The load threshold above which it is disregarded; `false` ignores the load. Default 0.8.
+---As for a build machine. Default: 0.8.
 ---@field overload_threshold? number|false
----`false`: never chosen. Default true.
+---`false`: never chosen. Default: true.
 ---@field enabled? boolean
----Whether it takes a build; asked after the function of the pool, and both must agree.
+---As for a build machine. Default: {}.
+---@field tags? table<string, any>
+---Whether it takes a build. The function of the pool must agree, too.
 ---@field accepts? offload.Accepts
----How well it suits a build; asked instead of the function of the pool.
+---How well it suits a build. Replaces the function of the pool.
 ---@field score? offload.ScoreFunction
----Fields that are not given here come from this table.
+---Fields that are not given here come from this table or machine.
 ---@field inherit? table
 
 ---What a machine file returns: the list of machines, and with names the settings of the pool.
 ---@class offload.Pool
 ---@field [integer] offload.BuildMachine|offload.LocalMachine
----Whether a machine takes a build; asked for each machine that matches. Default: always.
+---Whether a machine takes a build; called for each machine that matches. Without it, every machine takes what it
+---matches.
 ---@field accepts? offload.Accepts
----How well a machine suits a build: the highest score is chosen. Default: speed / (1 + load).
+---How well a machine suits a build: the highest score is chosen. Called for machines without a `score` of their own.
+---Without it: speed / (1 + load).
 ---@field score? offload.ScoreFunction
----What to do when every matching machine is busy: wait for one, or build locally if the head may and can. Default
----`"wait"`.
----@field when_busy? "wait"|"local"|fun(request: offload.Request): "wait"|"local"
----What to do when no matching machine answers. Default `"local"`.
----@field when_unreachable? "wait"|"local"|fun(request: offload.Request): "wait"|"local"
----How many machines are tried for one build. Default 3.
+---What to do when every matching machine is busy: `"wait"` for one, or `"local"`: let the head build, if the daemon
+---offers to and the head can. Or a function of the request that returns one of these. Default: "wait".
+---@field when_busy? "wait"|"local"|offload.Choice
+---The same for when no matching machine can be reached. Default: "local".
+---@field when_unreachable? "wait"|"local"|offload.Choice
+---How many machines are tried for one build. Default: 3.
 ---@field max_attempts? integer
----Seconds that a build may wait for a build slot once it has been accepted. Default 600.
+---How long an accepted build may wait for a build slot; 0 to 86400. In seconds. Default: 600.
 ---@field wait_for_slot? number
----What Lua code may use.
+---Limits of time and memory for Lua code.
 ---@field limits? offload.Limits
 
 ---What Lua code may use. `evaluate` and `memory` must be written as numbers here: they are read before the file runs.
 ---@class offload.Limits
----Seconds to evaluate the machine file. Default 5.
+---Time to evaluate the machine file. In seconds. Default: 5.
 ---@field evaluate? number
----Seconds for all calls of functions during one decision. Default 0.5.
+---Time for all calls of functions of the file for one request. In seconds. Default: 0.5.
 ---@field decide? number
----Bytes of memory. Default 64 MiB.
----@field memory? integer|number
+---Memory of the Lua interpreter. In bytes. Default: 64 MiB.
+---@field memory? number
+
+---What to do with a build that no machine can take now.
+---@alias offload.Choice fun(request: offload.Request): "wait"|"local"
 
 ---True, or false and why not.
 ---@alias offload.Accepts fun(request: offload.Request, machine: offload.BuildMachine|offload.LocalMachine): boolean, string?
@@ -128,19 +139,19 @@
 ---@class offload.Request
 ---System type of the derivation.
 ---@field system string
----Features that the machine must support.
+---Features that the machine must offer.
 ---@field features string[]
 ---File name of the derivation.
 ---@field derivation string
 ---Name of the derivation: its file name without directory, hash and `.drv`.
 ---@field name string
----Whether the daemon has room for a local build.
+---Whether the daemon has room to build it itself.
 ---@field wants_local boolean
----Seconds of silence after which a build has failed; 0: no limit.
+---A build fails after this time of silence; 0: no limit. In seconds.
 ---@field max_silent_time integer
----Seconds after which a build has failed; 0: no limit.
+---A build fails after this time; 0: no limit. In seconds.
 ---@field build_timeout integer
----Reads the derivation from the store.
+---A method, `request:read_derivation()`: reads the derivation from the store.
 ---@field read_derivation fun(self: offload.Request): offload.Derivation
 
 ---A derivation.
@@ -169,7 +180,7 @@
 
 ---How a machine is doing. Each field is nil where that is not known.
 ---@class offload.Status
----Load of the last minute over the number of cores.
+---Load of the last minute over the number of cores, with builds that were started just now.
 ---@field load? number
 ---Load averages over 1, 5 and 15 minutes.
 ---@field loadavg? number[]
@@ -177,19 +188,19 @@
 ---@field cores? integer
 ---Percentage of the last 10 seconds in which some process waited for a processor.
 ---@field pressure? number
----Bytes of memory that are available.
+---Memory that is available. In bytes.
 ---@field free_memory? integer
----Bytes free in the store.
+---Space free in the store. In bytes.
 ---@field free_disk? integer
 ---Inodes free in the store.
 ---@field free_inodes? integer
 ---Build slots that are taken.
 ---@field running? integer
----Seconds its clock is ahead of the head's.
+---How far its clock is ahead of the head's. In seconds.
 ---@field clock_skew? number
----Seconds since this was measured; nil: never.
+---Time since this was measured; nil: never. In seconds.
 ---@field age? number
----Whether it answered when it was asked last.
+---Whether the last attempt to reach it succeeded.
 ---@field reachable? boolean
 
 local offload = {}

@@ -16,12 +16,12 @@ pub use host_key::{HOST_KEY_TYPES, HostKeyError};
 pub use known_hosts::known_hosts;
 pub use name::{NameFault, check_name};
 
-/// A build machine, as one entry of the machine file describes it.
+/// A build machine, as one entry of the machine file describes it. [`Machine::new`] has the defaults.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Machine {
     /// Host name or address; what the resolver is given.
     pub name: String,
-    /// TCP port of its SSH server. Default 22.
+    /// TCP port of its SSH server.
     pub port: u16,
     /// The account to log in as.
     pub user: String,
@@ -31,36 +31,38 @@ pub struct Machine {
     pub host_keys: Vec<HostKey>,
     /// The private key that opens the account; `None`: the first of `~/.ssh/id_ed25519`, `id_ecdsa`, `id_rsa`.
     pub private_key: Option<PathBuf>,
-    /// Where its daemon listens. Default `/var/guix/daemon-socket/socket`.
+    /// Where its daemon listens.
     pub daemon_socket: PathBuf,
-    /// Compression of the SSH transport. Default `auto`.
+    /// Compression of the SSH transport.
     pub compression: Compression,
-    /// Builds it takes at the same time: its build slots. Default 1.
+    /// Builds it takes at the same time: its build slots.
     pub parallel_builds: u32,
-    /// Relative speed, above 0. Default 1.0.
+    /// Relative speed, above 0.
     pub speed: f64,
     /// Features it offers; a derivation's `requiredSystemFeatures` must be among them.
     pub features: Vec<String>,
-    /// One-minute load over cores above which it is passed over; `None` ignores the load. Default 0.8.
+    /// One-minute load over cores above which it is passed over; `None` ignores the load.
     pub overload_threshold: Option<f64>,
-    /// Bytes that must be free in its store. Default 100 MiB.
+    /// Bytes that must be free in its store.
     pub minimum_disk_space: u64,
-    /// Limit for name resolution, TCP, key exchange and authentication together. Default 5 s.
+    /// Limit for name resolution, TCP, key exchange and authentication together.
     pub connect_timeout: Duration,
-    /// How long the link may bring no byte at all before it counts as dead. Default 60 s; less than 3 s counts as 3 s.
+    /// How long the link may bring no byte at all before it counts as dead; less than 3 s counts as 3 s.
     pub stall_timeout: Duration,
-    /// How often a keep-alive question is sent over a link that is otherwise silent. Default 15 s.
+    /// How often a keep-alive question is sent over a link that is otherwise silent.
     pub keepalive_interval: Duration,
-    /// How long a connection is kept open after a build, for the next one; `None`: it is not kept. Default 30 s.
+    /// How long a connection is kept open after a build, for the next one; `None`: it is not kept.
     pub keep_connection: Option<Duration>,
-    /// Uploads at the same time, and downloads at the same time. Default 4 each.
+    /// Uploads at the same time, and downloads at the same time.
     pub max_transfers: u32,
-    /// False: never chosen. Default true.
+    /// False: never chosen.
     pub enabled: bool,
     /// A program whose standard input and output carry the SSH connection; `%h` and `%p` are replaced. No shell.
     pub proxy_command: Option<Vec<String>>,
-    /// Whether its daemon may fetch inputs from substitute servers. Default true.
+    /// Whether its daemon may fetch inputs from substitute servers.
     pub use_substitutes: bool,
+    /// What the author of the machine file notes of it: JSON under names of theirs.
+    pub tags: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Machine {
@@ -88,6 +90,7 @@ impl Machine {
             enabled: true,
             proxy_command: None,
             use_substitutes: true,
+            tags: serde_json::Map::new(),
         }
     }
 

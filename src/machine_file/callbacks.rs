@@ -5,9 +5,10 @@ use super::context::Position;
 use super::diagnostic::{Diagnostic, Severity};
 use super::evaluate::Functions;
 use super::lua_error::LuaError;
-use super::request::{LuaRequest, LuaStatus};
+use super::request::{LuaRequest, LuaStatus, STATUS};
 use super::request_callbacks::Candidate;
 use super::runtime::Runtime;
+use super::schema;
 use super::settings::When;
 use super::values::{self, describe};
 use mlua::{Function, MultiValue, Table, Value};
@@ -58,8 +59,8 @@ pub(super) fn call(
     let reply = match asked {
         Callback::Accepts(candidate) => caller.accepts(functions, *candidate),
         Callback::Score(candidate, status) => caller.score(functions, *candidate, status),
-        Callback::WhenBusy => caller.when(functions.functions_of_pool.when_busy.as_ref()),
-        Callback::WhenUnreachable => caller.when(functions.functions_of_pool.when_unreachable.as_ref()),
+        Callback::WhenBusy => caller.when(functions.pool.when_busy.as_ref()),
+        Callback::WhenUnreachable => caller.when(functions.pool.when_unreachable.as_ref()),
     };
     (reply, caller.warnings)
 }
@@ -121,7 +122,7 @@ impl Caller<'_> {
     fn values(&mut self, function: &Function, machine: &Table, status: Option<&LuaStatus>) -> Option<MultiValue> {
         let lua = self.runtime.lua.clone();
         self.invoke(function, |request| {
-            let status = status.map(|status| status.to_lua(&lua)).transpose()?;
+            let status = status.map(|status| schema::to_lua(STATUS, &lua, status)).transpose()?;
             Ok((request.clone(), Value::Table(machine.clone()), status.map_or(Value::Nil, Value::Table)))
         })
     }

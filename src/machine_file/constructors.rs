@@ -5,7 +5,8 @@
 //! is wrong can be reported with all the rest once the file has been evaluated.
 
 use super::context::{Context, Position};
-use crate::machine::Machine;
+use super::machine_fields::{BUILD_MACHINE, LOCAL_MACHINE};
+use super::schema::{Field, json_to_lua};
 use mlua::{Function, Lua, Table, Value};
 use std::rc::Rc;
 
@@ -35,8 +36,8 @@ pub(super) struct ConstructorCall {
     pub table: Table,
     /// What it was given, if that was not a table.
     pub instead: Option<Value>,
-    /// The value of `inherit`.
-    pub inherit: Option<Value>,
+    /// The table that it took fields from.
+    pub inherit: Option<Table>,
 }
 
 /// Adds the constructors to the global variables and to the module.
@@ -54,7 +55,10 @@ fn function(lua: &Lua, constructor: Constructor, context: Rc<Context>) -> mlua::
     metatable.raw_set("__name", constructor.name())?;
     let label = move |_: &Lua, machine: Table| Ok(label(constructor, &machine));
     metatable.raw_set("__tostring", lua.create_function(label)?)?;
-    let defaults = defaults(lua, constructor)?;
+    let defaults = match constructor {
+        Constructor::Build => defaults(BUILD_MACHINE),
+        Constructor::Local => defaults(LOCAL_MACHINE),
+    };
     lua.create_function(move |lua, given: Value| {
         let mut made = ConstructorCall {
             constructor,
@@ -76,15 +80,19 @@ fn function(lua: &Lua, constructor: Constructor, context: Rc<Context>) -> mlua::
     })
 }
 
-fn fill(lua: &Lua, made: &mut ConstructorCall, given: &Table, defaults: &Table) -> mlua::Result<()> {
+fn fill(
+    lua: &Lua,
+    made: &mut ConstructorCall,
+    given: &Table,
+    defaults: &[(&str, serde_json::Value)],
+) -> mlua::Result<()> {
     let table = &made.table;
     for pair in given.pairs::<Value, Value>() {
         let (field, value) = pair?;
         table.raw_set(field, value)?;
     }
-    let inherit: Value = table.raw_get("inherit")?;
-    table.raw_set("inherit", Value::Nil)?;
-    if let Value::Table(base) = &inherit {
+    if let Value::Table(base) = table.raw_get("inherit")? {
+        table.raw_set("inherit", Value::Nil)?;
         for pair in base.pairs::<Value, Value>() {
             let (field, value) = pair?;
             // `system` and `systems` are two spellings of one field.
@@ -95,47 +103,24 @@ fn fill(lua: &Lua, made: &mut ConstructorCall, given: &Table, defaults: &Table) 
                 table.raw_set(field, value)?;
             }
         }
+        made.inherit = Some(base);
     }
-    made.inherit = (!inherit.is_nil()).then_some(inherit);
     if let Value::String(system) = table.raw_get("system")?
         && table.raw_get::<Value>("systems")?.is_nil()
     {
         table.raw_set("systems", lua.create_sequence_from([system])?)?;
     }
-    for pair in defaults.pairs::<Value, Value>() {
-        let (field, value) = pair?;
-        if table.raw_get::<Value>(&field)?.is_nil() {
-            table.raw_set(field, value)?;
+    for (field, value) in defaults {
+        if table.raw_get::<Value>(*field)?.is_nil() {
+            table.raw_set(*field, json_to_lua(lua, value)?)?;
         }
-    }
-    if table.raw_get::<Value>("features")?.is_nil() {
-        table.raw_set("features", lua.create_table()?)?;
     }
     Ok(())
 }
 
-fn defaults(lua: &Lua, constructor: Constructor) -> mlua::Result<Table> {
-    let defaults = lua.create_table()?;
-    let machine = Machine::new("localhost", "", Vec::new(), Vec::new());
-    defaults.raw_set("speed", machine.speed)?;
-    defaults.raw_set("overload_threshold", machine.overload_threshold)?;
-    defaults.raw_set("enabled", machine.enabled)?;
-    if constructor == Constructor::Local {
-        defaults.raw_set("name", machine.name)?;
-        return Ok(defaults);
-    }
-    defaults.raw_set("port", machine.port)?;
-    defaults.raw_set("daemon_socket", machine.daemon_socket.display().to_string())?;
-    defaults.raw_set("compression", "auto")?;
-    defaults.raw_set("parallel_builds", machine.parallel_builds)?;
-    defaults.raw_set("minimum_disk_space", machine.minimum_disk_space)?;
-    defaults.raw_set("connect_timeout", machine.connect_timeout.as_secs())?;
-    defaults.raw_set("stall_timeout", machine.stall_timeout.as_secs())?;
-    defaults.raw_set("keepalive_interval", machine.keepalive_interval.as_secs())?;
-    defaults.raw_set("keep_connection", machine.keep_connection.map(|time| time.as_secs()))?;
-    defaults.raw_set("max_transfers", machine.max_transfers)?;
-    defaults.raw_set("use_substitutes", machine.use_substitutes)?;
-    Ok(defaults)
+/// The fields that have defaults, and these.
+fn defaults<T: Default>(schema: &[Field<T>]) -> Vec<(&'static str, serde_json::Value)> {
+    schema.iter().filter_map(|field| Some((field.name, field.default_value()?))).collect()
 }
 
 /// `build_machine<NAME>`, as in Guix.

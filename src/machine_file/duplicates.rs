@@ -4,10 +4,10 @@
 //! them. Systems, features, speed and functions may differ: that is what a second entry is for. So may fields that a
 //! connection goes by, such as `keep_connection`.
 
-use super::decode::MachineFunctions;
 use super::diagnostic::Severity;
-use super::evaluate::Entry;
+use super::evaluate::MachineFunctions;
 use super::fields::{Finding, FindingLocation};
+use super::machine_fields::Entry;
 use crate::machine::Machine;
 use mlua::Table;
 use std::collections::HashMap;

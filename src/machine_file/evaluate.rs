@@ -2,57 +2,57 @@
 
 use super::constructors::{Constructor, ConstructorCall, label};
 use super::context::{DeferredError, Position};
-use super::decode::{self, LocalMachine, MachineFunctions};
 use super::diagnostic::{Diagnostic, Report, Severity};
 use super::duplicates;
 use super::fields::{Fields, Finding, FindingLocation};
 use super::locate::Locator;
 use super::lua_error::LuaError;
+use super::machine_fields::{BUILD_MACHINE, Entry, LOCAL_MACHINE, LocalMachine};
 use super::request_callbacks::Candidate;
 use super::runtime::Runtime;
-use super::settings::{self, Limits, PoolFunctions, Settings};
+use super::schema::{self, Field};
+use super::settings::{self, Limits, POOL, Settings};
 use super::source::Source;
 use super::values::{self, ListError, describe};
-use crate::machine::Machine;
 use mlua::chunk::ChunkMode;
-use mlua::{Lua, MultiValue, Table, Value};
+use mlua::{Function, Lua, MultiValue, Table, Value};
 use std::path::PathBuf;
-
-/// One `build_machine` of the pool.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
-    pub machine: Machine,
-    /// Line on which its constructor was called.
-    pub line: Option<u32>,
-    /// Whether it has an `accepts` of its own.
-    pub has_accepts: bool,
-    /// Whether it has a `score` of its own.
-    pub has_score: bool,
-}
-
-/// Which functions are given.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Has {
-    pub has_accepts: bool,
-    pub has_score: bool,
-}
 
 /// What a machine file says, as values that can leave the interpreter's thread.
 #[derive(Debug)]
 pub(super) struct Evaluated {
     pub machines: Vec<Entry>,
     pub local: Option<LocalMachine>,
-    pub local_functions: Has,
     pub settings: Settings,
     pub warnings: Vec<Diagnostic>,
+}
+
+/// The functions of a machine or of the pool.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct MachineFunctions {
+    pub accepts: Option<Function>,
+    pub score: Option<Function>,
+    pub when_busy: Option<Function>,
+    pub when_unreachable: Option<Function>,
+}
+
+impl MachineFunctions {
+    fn of(table: &Table) -> MachineFunctions {
+        let function = |field| table.raw_get(field).ok().as_ref().and_then(Value::as_function).cloned();
+        MachineFunctions {
+            accepts: function("accepts"),
+            score: function("score"),
+            when_busy: function("when_busy"),
+            when_unreachable: function("when_unreachable"),
+        }
+    }
 }
 
 /// What a machine file says that must stay on that thread.
 #[derive(Debug)]
 pub(super) struct Functions {
     pub pool: MachineFunctions,
-    pub functions_of_pool: PoolFunctions,
-    /// In the order of the entries: the tables, which functions are given, and functions.
+    /// In the order of the entries: the tables that functions are given, and functions.
     pub machines: Vec<(Table, MachineFunctions)>,
     pub local: Option<(Table, MachineFunctions)>,
 }
@@ -159,8 +159,7 @@ impl Decoder<'_> {
     /// Checks what the constructors made, for a file that could not be run to its end.
     fn constructed(&mut self) {
         let base = |made: &ConstructorCall| {
-            let inherits =
-                |other: &ConstructorCall| matches!(&other.inherit, Some(Value::Table(table)) if *table == made.table);
+            let inherits = |other: &ConstructorCall| other.inherit.as_ref() == Some(&made.table);
             self.made.iter().any(inherits)
         };
         let whole: Vec<usize> = (0..self.made.len().min(1000)).filter(|&index| !base(&self.made[index])).collect();
@@ -185,21 +184,12 @@ impl Decoder<'_> {
             self.error(FindingLocation::Pool, format!("{EXPECTED}, found {}", describe(value)), hint);
             return None;
         }
-        let place = FindingLocation::Pool;
-        let mut fields = Fields { table: pool, place, subject: String::new(), findings: &mut self.findings };
-        let (mut settings, functions_of_pool) = settings::read(&mut fields, self.limits);
-        let functions_of_machine = MachineFunctions::read(&mut fields);
-        (settings.has_accepts, settings.has_score) =
-            (functions_of_machine.accepts.is_some(), functions_of_machine.score.is_some());
-        let mut functions =
-            Functions { pool: functions_of_machine, functions_of_pool, machines: Vec::new(), local: None };
+        let mut settings = Settings { limits: self.limits, ..Settings::default() };
+        let mut fields = Fields::new(pool, FindingLocation::Pool, String::new(), &mut self.findings);
+        schema::read(POOL, &mut fields, &mut settings);
+        let mut functions = Functions { pool: MachineFunctions::of(pool), machines: Vec::new(), local: None };
         let (machines, local) = self.items(pool, &mut functions);
-        let own = functions.local.as_ref().map(|(_, functions_of_machine)| functions_of_machine);
-        let local_functions = Has {
-            has_accepts: own.is_some_and(|functions_of_machine| functions_of_machine.accepts.is_some()),
-            has_score: own.is_some_and(|functions_of_machine| functions_of_machine.score.is_some()),
-        };
-        Some((Evaluated { machines, local, local_functions, settings, warnings: Vec::new() }, functions))
+        Some((Evaluated { machines, local, settings, warnings: Vec::new() }, functions))
     }
 
     fn items(&mut self, pool: &Table, functions: &mut Functions) -> (Vec<Entry>, Option<LocalMachine>) {
@@ -223,12 +213,10 @@ impl Decoder<'_> {
             let number = item.as_table().and_then(|table| self.number_of(table));
             match number.map(|number| (number, self.made[number].constructor)) {
                 Some((number, Constructor::Build)) => {
-                    if let Some((machine, functions_of_machine)) = self.build(number) {
-                        let (has_accepts, has_score) =
-                            (functions_of_machine.accepts.is_some(), functions_of_machine.score.is_some());
-                        let line = self.made[number].position.as_ref().map(|position| position.line);
-                        machines.push(Entry { machine, line, has_accepts, has_score });
-                        functions.machines.push((self.made[number].table.clone(), functions_of_machine));
+                    if let Some(entry) = self.build(number) {
+                        let table = &self.made[number].table;
+                        machines.push(entry);
+                        functions.machines.push((table.clone(), MachineFunctions::of(table)));
                         numbers.push(number);
                     }
                 }
@@ -237,9 +225,9 @@ impl Decoder<'_> {
                     self.error(FindingLocation::Constructed(number), message, None);
                 }
                 Some((number, Constructor::Local)) => {
-                    let (machine, functions_of_machine) = self.local(number);
-                    local = Some(machine);
-                    functions.local = Some((self.made[number].table.clone(), functions_of_machine));
+                    let table = &self.made[number].table;
+                    local = Some(self.local(number));
+                    functions.local = Some((table.clone(), MachineFunctions::of(table)));
                 }
                 None => {
                     let message = format!("machine {index}: expected a build_machine, found {}", describe(item));
@@ -258,30 +246,31 @@ impl Decoder<'_> {
         self.made.iter().position(|made| made.table == *table)
     }
 
-    fn build(&mut self, number: usize) -> Option<(Machine, MachineFunctions)> {
-        let home = self.home.clone();
-        self.with_fields(number, |fields| decode::build_machine(fields, home.as_deref()))?
+    fn build(&mut self, number: usize) -> Option<Entry> {
+        let line = self.made[number].position.as_ref().map(|position| position.line);
+        let mut entry = Entry { line, ..Entry::default() };
+        self.read(number, BUILD_MACHINE, &mut entry).then_some(entry)
     }
 
-    fn local(&mut self, number: usize) -> (LocalMachine, MachineFunctions) {
-        let nothing = || (LocalMachine::default(), MachineFunctions::default());
-        self.with_fields(number, decode::local_machine).unwrap_or_else(nothing)
+    fn local(&mut self, number: usize) -> LocalMachine {
+        let mut machine = LocalMachine::default();
+        self.read(number, LOCAL_MACHINE, &mut machine);
+        machine
     }
 
-    fn with_fields<R>(&mut self, number: usize, read: impl FnOnce(&mut Fields) -> R) -> Option<R> {
+    /// Reads what a call of a constructor made. False if the result cannot be used.
+    fn read<T>(&mut self, number: usize, schema: &[Field<T>], value: &mut T) -> bool {
         let made = &self.made[number];
-        let name = made.constructor.name();
+        let place = FindingLocation::Constructed(number);
         if let Some(instead) = &made.instead {
+            let name = made.constructor.name();
             let message = format!("{name}: expected a table, found {}", describe(instead));
-            self.error(FindingLocation::Constructed(number), message, Some(&format!("write {name} {{ … }}")));
-            return None;
+            self.error(place, message, Some(&format!("write {name} {{ … }}")));
+            return false;
         }
         let subject = label(made.constructor, &made.table);
-        let place = FindingLocation::Constructed(number);
-        let mut fields = Fields { table: &made.table, place, subject, findings: &mut self.findings };
-        if let Some(inherit) = made.inherit.as_ref().filter(|inherit| !inherit.is_table()) {
-            fields.error("inherit", format!("expected a table, found {}", describe(inherit)), None);
-        }
-        Some(read(&mut fields))
+        let mut fields = Fields::new(&made.table, place, subject, &mut self.findings);
+        fields.home = self.home.as_deref();
+        schema::read(schema, &mut fields, value)
     }
 }

@@ -1,82 +1,11 @@
-//! The fields of the machine file: their names, and reading them with a finding for each that is wrong.
+//! Reading the fields of one table of the machine file, with a finding for each that is wrong.
 
 use super::diagnostic::Severity;
 use super::suggest;
 use super::values::{self, ListError, describe};
 use mlua::{Function, Table, Value};
-
-/// A field of `build_machine`, of `local_machine` or of the pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Field {
-    pub name: &'static str,
-    /// The file is in error without it.
-    pub required: bool,
-}
-
-const fn required(name: &'static str) -> Field {
-    Field { name, required: true }
-}
-
-const fn optional(name: &'static str) -> Field {
-    Field { name, required: false }
-}
-
-/// The fields of `build_machine`.
-pub const BUILD_MACHINE: &[Field] = &[
-    required("name"),
-    required("user"),
-    required("host_key"),
-    required("systems"),
-    optional("system"),
-    optional("port"),
-    optional("private_key"),
-    optional("daemon_socket"),
-    optional("compression"),
-    optional("compression_level"),
-    optional("parallel_builds"),
-    optional("speed"),
-    optional("features"),
-    optional("overload_threshold"),
-    optional("minimum_disk_space"),
-    optional("connect_timeout"),
-    optional("stall_timeout"),
-    optional("keepalive_interval"),
-    optional("keep_connection"),
-    optional("max_transfers"),
-    optional("enabled"),
-    optional("proxy_command"),
-    optional("use_substitutes"),
-    optional("accepts"),
-    optional("score"),
-    optional("inherit"),
-];
-
-/// The fields of `local_machine`.
-pub const LOCAL_MACHINE: &[Field] = &[
-    optional("name"),
-    optional("systems"),
-    optional("speed"),
-    optional("features"),
-    optional("overload_threshold"),
-    optional("enabled"),
-    optional("accepts"),
-    optional("score"),
-    optional("inherit"),
-];
-
-/// The named fields of the table that a machine file returns.
-pub const POOL: &[Field] = &[
-    optional("accepts"),
-    optional("score"),
-    optional("when_busy"),
-    optional("when_unreachable"),
-    optional("max_attempts"),
-    optional("wait_for_slot"),
-    optional("limits"),
-];
-
-/// The fields of `limits`.
-pub const LIMITS: &[Field] = &[optional("evaluate"), optional("decide"), optional("memory")];
+use std::path::Path;
+use std::time::Duration;
 
 /// What a finding is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,31 +32,58 @@ pub(super) struct Finding {
     pub missing: bool,
 }
 
-/// Reads the fields of one table.
+/// Reads the fields of one table, one after the other.
 pub(super) struct Fields<'a> {
     pub table: &'a Table,
     pub place: FindingLocation,
     /// What the table is called in messages: `build_machine<NAME>`, empty for the pool.
     pub subject: String,
     pub findings: &'a mut Vec<Finding>,
+    /// What `~` stands for.
+    pub home: Option<&'a Path>,
+    /// The field that is read now.
+    field: &'static str,
+    /// The file is in error without that field.
+    is_required: bool,
 }
 
-impl Fields<'_> {
+impl<'a> Fields<'a> {
+    pub fn new(
+        table: &'a Table,
+        place: FindingLocation,
+        subject: String,
+        findings: &'a mut Vec<Finding>,
+    ) -> Fields<'a> {
+        Fields { table, place, subject, findings, home: None, field: "", is_required: false }
+    }
+
+    /// Turns to the next field.
+    pub fn begin(&mut self, field: &'static str, is_required: bool) {
+        (self.field, self.is_required) = (field, is_required);
+    }
+
+    /// The value of this field.
+    pub fn value(&self) -> Value {
+        self.get(self.field)
+    }
+
+    /// The value of any field.
     pub fn get(&self, field: &str) -> Value {
         self.table.raw_get(field).unwrap_or(Value::Nil)
     }
 
-    /// Records an error in `field`.
-    pub fn error(&mut self, field: &str, message: impl Into<String>, hint: Option<String>) {
-        self.record(Severity::Error, field, message.into(), hint);
+    /// Records an error in this field.
+    pub fn error(&mut self, message: impl Into<String>, hint: Option<String>) {
+        self.record(Severity::Error, message.into(), hint);
     }
 
-    pub fn warning(&mut self, field: &str, message: impl Into<String>, hint: Option<String>) {
-        self.record(Severity::Warning, field, message.into(), hint);
+    pub fn warning(&mut self, message: impl Into<String>, hint: Option<String>) {
+        self.record(Severity::Warning, message.into(), hint);
     }
 
-    fn record(&mut self, severity: Severity, field: &str, message: String, hint: Option<String>) {
+    fn record(&mut self, severity: Severity, message: String, hint: Option<String>) {
         let subject = if self.subject.is_empty() { String::new() } else { format!("{}: ", self.subject) };
+        let field = self.field;
         self.push(severity, Some(field.to_owned()), format!("{subject}{field}: {message}"), hint);
     }
 
@@ -141,82 +97,82 @@ impl Fields<'_> {
         self.findings.push(Finding { severity, place: self.place, field, message, hint, missing: false });
     }
 
-    /// The value of `field` as `read` understands it; an error if it is there and `read` gives nothing.
-    pub fn read<T>(&mut self, field: &str, expected: &str, read: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
-        let value = self.get(field);
-        if value.is_nil() {
+    /// The value as `read` understands it; an error if it is there and `read` gives nothing, or if it must be there.
+    pub fn read<T>(&mut self, expected: &str, read: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
+        if self.is_missing(expected) {
             return None;
         }
+        let value = self.value();
         let result = read(&value);
         if result.is_none() {
             let hint = (is_quoted(&value) && !expected.contains('"')).then(|| "leave out the quotes".to_owned());
-            self.error(field, format!("expected {expected}, found {}", describe(&value)), hint);
+            self.error(format!("expected {expected}, found {}", describe(&value)), hint);
         }
         result
     }
 
-    /// As `read`, and an error if the field is not there.
-    pub fn required<T>(&mut self, field: &str, expected: &str, read: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
-        self.missing(field, expected);
-        self.read(field, expected, read)
-    }
-
-    /// An error if the required `field` is not there.
-    pub fn missing(&mut self, field: &str, expected: &str) -> bool {
-        let missing = self.get(field).is_nil();
-        if missing {
-            self.error(field, format!("missing: expected {expected}"), None);
+    /// Whether the field is not there, which is an error if it is required.
+    pub fn is_missing(&mut self, expected: &str) -> bool {
+        let is_missing = self.value().is_nil();
+        if is_missing && self.is_required {
+            self.error(format!("missing: expected {expected}"), None);
             if let Some(finding) = self.findings.last_mut() {
                 finding.missing = true;
             }
         }
-        missing
+        is_missing
     }
 
-    pub fn string(&mut self, field: &str, expected: &str) -> Option<String> {
-        self.read(field, expected, |value| values::string(value).filter(|text| !text.is_empty()))
+    pub fn string(&mut self, expected: &str) -> Option<String> {
+        self.read(expected, |value| values::string(value).filter(|text| !text.is_empty()))
     }
 
-    pub fn boolean(&mut self, field: &str) -> Option<bool> {
-        self.read(field, "true or false", Value::as_boolean)
+    pub fn boolean(&mut self) -> Option<bool> {
+        self.read("true or false", Value::as_boolean)
     }
 
-    pub fn function(&mut self, field: &str) -> Option<Function> {
-        self.read(field, "a function", |value| value.as_function().cloned())
+    pub fn function(&mut self) -> Option<Function> {
+        self.read("a function", |value| value.as_function().cloned())
+    }
+
+    pub fn table(&mut self) -> Option<Table> {
+        self.read("a table", |value| value.as_table().cloned())
+    }
+
+    pub fn seconds(&mut self, most: f64) -> Option<Duration> {
+        self.positive("a number of seconds", most).map(Duration::from_secs_f64)
     }
 
     /// A whole number from `least` to `most`.
-    pub fn whole(&mut self, field: &str, least: u64, most: u64) -> Option<u64> {
+    pub fn whole<T: TryFrom<u64>>(&mut self, least: u64, most: u64) -> Option<T> {
         let expected = match most {
             u64::MAX => format!("a whole number, {least} or above"),
             _ => format!("a whole number from {least} to {most}"),
         };
-        self.read(field, &expected, |value| values::whole(value).filter(|number| (least..=most).contains(number)))
+        self.read(&expected, |value| {
+            let number = values::whole(value).filter(|number| (least..=most).contains(number))?;
+            T::try_from(number).ok()
+        })
     }
 
     /// A number above 0 and no more than `most`.
-    pub fn positive(&mut self, field: &str, what: &str, most: f64) -> Option<f64> {
+    pub fn positive(&mut self, what: &str, most: f64) -> Option<f64> {
         let expected = match most.is_finite() {
             true => format!("{what} above 0, up to {most}"),
             false => format!("{what} above 0"),
         };
         let fits = |number: &f64| *number > 0.0 && *number <= most && number.is_finite();
-        self.read(field, &expected, |value| values::number(value).filter(fits))
+        self.read(&expected, |value| values::number(value).filter(fits))
     }
 
     /// A list of strings, each of which `check` agrees to or says what it expected instead.
-    pub fn strings(
-        &mut self,
-        field: &str,
-        expected: &str,
-        check: impl Fn(&str) -> Result<(), String>,
-    ) -> Option<Vec<String>> {
-        let value = self.get(field);
-        if value.is_nil() {
+    pub fn strings(&mut self, expected: &str, check: impl Fn(&str) -> Result<(), String>) -> Option<Vec<String>> {
+        if self.is_missing(expected) {
             return None;
         }
+        let value = self.value();
         let found = match values::list(&value).unwrap_or(Err(ListError::NotATable)) {
-            Ok(items) => return self.items(field, &items, check),
+            Ok(items) => return self.items(&items, check),
             Err(ListError::NotATable) => describe(&value),
             Err(ListError::Field(name)) => format!("a table with the field {name}"),
             Err(ListError::Hole(index)) => format!("nothing at index {index}"),
@@ -226,16 +182,11 @@ impl Fields<'_> {
             let words = text.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty());
             format!("write {{ {} }}", words.map(values::quote).collect::<Vec<_>>().join(", "))
         });
-        self.error(field, format!("expected {expected}, found {found}"), hint);
+        self.error(format!("expected {expected}, found {found}"), hint);
         None
     }
 
-    fn items(
-        &mut self,
-        field: &str,
-        items: &[Value],
-        check: impl Fn(&str) -> Result<(), String>,
-    ) -> Option<Vec<String>> {
+    fn items(&mut self, items: &[Value], check: impl Fn(&str) -> Result<(), String>) -> Option<Vec<String>> {
         let mut strings = Vec::with_capacity(items.len());
         for (index, item) in (1..).zip(items) {
             let checked = match values::string(item) {
@@ -246,18 +197,18 @@ impl Fields<'_> {
                 Ok(text) => strings.push(text),
                 Err(expected) => {
                     let message = format!("item {index}: expected {expected}, found {}", describe(item));
-                    self.error(field, message, None);
+                    self.error(message, None);
                 }
             }
         }
         (strings.len() == items.len()).then_some(strings)
     }
 
-    /// An error for each field that is not one of `known`; `list` allows items without a name.
-    pub fn unknown(&mut self, known: &[Field], list: bool) {
+    /// An error for each field that is not one of `known`. The pool may have items without a name.
+    pub fn unknown(&mut self, known: &[&str]) {
+        let list = self.place == FindingLocation::Pool;
         let pairs = self.table.pairs::<Value, Value>().filter_map(Result::ok);
         let pairs: Vec<(Value, Value)> = pairs.filter(|(key, _)| !is_one_of(key, known)).collect();
-        let names = known.iter().map(|field| field.name);
         let mut unknown: Vec<(String, Value)> = Vec::new();
         for (key, value) in pairs {
             match &key {
@@ -280,17 +231,17 @@ impl Fields<'_> {
                 Value::Table(table) if list && table.metatable().is_some() => {
                     Some("machines stand in the list without a name".to_owned())
                 }
-                _ => suggest::field(&name, names.clone()).map(|meant| format!("did you mean '{meant}'?")),
+                _ => suggest::field(&name, known.iter().copied()).map(|meant| format!("did you mean '{meant}'?")),
             };
             self.error_in_table(Some(name), format!("unknown field '{shown}'"), hint);
         }
     }
 }
 
-fn is_one_of(key: &Value, known: &[Field]) -> bool {
+fn is_one_of(key: &Value, known: &[&str]) -> bool {
     let Value::String(key) = key else { return false };
     let key = key.as_bytes();
-    known.iter().any(|field| field.name.as_bytes() == &*key)
+    known.iter().any(|name| name.as_bytes() == &*key)
 }
 
 /// Whether this is a number or a boolean within quotes.

@@ -16,9 +16,10 @@
 //! ```
 //!
 //! [`load`] evaluates the file (`evaluate`) in an interpreter of its own (`interpreter`, `runtime`), decodes what it
-//! returns (`fields`, `decode`, `settings`) and checks the whole (`duplicates`); all that is wrong comes back in one
-//! [`Report`], each finding with its line (`locate`, `source`). [`Pool::callbacks`] begins a [`RequestCallbacks`], which asks the
-//! functions of the file (`callbacks`). What the file may use beside the language is in `libraries`.
+//! returns by the tables of fields (`schema`, `machine_fields`, `settings`) and checks the whole (`duplicates`); all
+//! that is wrong comes back in one [`Report`], each finding with its line (`locate`, `source`). [`Pool::callbacks`] begins
+//! a [`RequestCallbacks`], which asks the functions of the file (`callbacks`). What the file may use beside the language is in
+//! `libraries`.
 //!
 //! Nothing that Lua code does can hang, end or confuse the process. It runs on a thread of its own, which is given up
 //! when the time of [`Limits`] is over; see `interpreter` and `cancellation`. Where a function fails there is a default.
@@ -39,24 +40,25 @@ mod interpreter;
 mod libraries;
 mod locate;
 mod lua_error;
+mod machine_fields;
 mod pool;
 mod request;
 mod request_callbacks;
 mod runtime;
+mod schema;
 mod settings;
 mod source;
 mod suggest;
 mod values;
 
 pub use checks::{DEFAULT_KEYS, check_environment};
-pub use decode::LocalMachine;
 pub use diagnostic::{Diagnostic, Report, Severity};
-pub use evaluate::Entry;
-pub use fields::{BUILD_MACHINE, Field, LIMITS, LOCAL_MACHINE, POOL};
+pub use machine_fields::{BUILD_MACHINE, Entry, LOCAL_MACHINE, LocalMachine};
 pub use pool::{Extend, LoadContext, Pool, load};
-pub use request::{DERIVATION_FIELDS, DerivationReader, LuaRequest, LuaStatus, OUTPUT_FIELDS};
+pub use request::{DERIVATION_FIELDS, DerivationReader, LuaRequest, LuaStatus, OUTPUT_FIELDS, REQUEST, STATUS};
 pub use request_callbacks::{Acceptance, Candidate, RequestCallbacks, Score, default_score};
-pub use settings::{Limits, Settings, When};
+pub use schema::{Field, FieldValues};
+pub use settings::{LIMITS, Limits, POOL, Settings, When};
 
 /// Annotations of what a machine file may use, for editors with the Lua language server.
 pub const ANNOTATIONS: &str = include_str!("../../lua/offload.lua");

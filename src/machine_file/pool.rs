@@ -1,10 +1,10 @@
 //! Loading a machine file.
 
 use super::context::RuntimeOptions;
-use super::decode::LocalMachine;
 use super::diagnostic::{Diagnostic, Report};
-use super::evaluate::{self, Entry, Evaluated, Has};
+use super::evaluate::{self, Evaluated};
 use super::interpreter::{Interpreter, Stopped};
+use super::machine_fields::{Entry, LocalMachine};
 use super::runtime::{Runtime, read_chunk};
 use super::settings::{Limits, Settings};
 use crate::permissions::{self, Need};
@@ -55,7 +55,6 @@ pub struct Pool {
     pub path: PathBuf,
     /// The interpreter that holds the functions; `None` if there is no machine file.
     pub(super) interpreter: Option<Interpreter>,
-    pub(super) local_functions: Has,
     /// Warnings of decisions that have been given.
     pub(super) reported: Mutex<HashSet<String>>,
 }
@@ -70,7 +69,6 @@ impl Pool {
             warnings: Vec::new(),
             path: path.to_path_buf(),
             interpreter: None,
-            local_functions: Has::default(),
             reported: Mutex::default(),
         }
     }
@@ -140,10 +138,10 @@ pub fn load(path: &Path, context: &LoadContext) -> Result<Pool, Report> {
     let evaluated = interpreter
         .run(&mut budget, move |runtime| evaluate::evaluate(runtime, &text, limits))
         .map_err(|reason| stopped(reason, limits))??;
-    let Evaluated { machines, local, local_functions, settings, warnings } = evaluated;
+    let Evaluated { machines, local, settings, warnings } = evaluated;
     let interpreter = Some(interpreter);
     let pool = Pool::empty(path);
-    Ok(Pool { machines, local, local_functions, settings, warnings, interpreter, ..pool })
+    Ok(Pool { machines, local, settings, warnings, interpreter, ..pool })
 }
 
 /// The home directory of the effective user: that of the account, since HOME may be absent or another's.

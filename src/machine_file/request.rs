@@ -1,9 +1,11 @@
 //! What the functions of a machine file are told: the request, and the status of a machine.
 
+use super::schema::{self, Field};
 use crate::hook::{self, HookArguments};
 use crate::store::base16;
 use crate::store::derivation::Derivation;
 use mlua::{Lua, Table, Value};
+use serde_json::json;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -104,53 +106,68 @@ impl LuaStatus {
             reachable: Some(true),
         }
     }
-
-    /// The fields' names in Lua.
-    pub const FIELDS: [&str; 11] = [
-        "load",
-        "loadavg",
-        "cores",
-        "pressure",
-        "free_memory",
-        "free_disk",
-        "free_inodes",
-        "running",
-        "clock_skew",
-        "age",
-        "reachable",
-    ];
-
-    pub(super) fn to_lua(&self, lua: &Lua) -> mlua::Result<Table> {
-        let table = lua.create_table()?;
-        table.raw_set("load", self.load)?;
-        table.raw_set("loadavg", self.loadavg.map(Vec::from))?;
-        table.raw_set("cores", self.cores)?;
-        table.raw_set("pressure", self.pressure)?;
-        table.raw_set("free_memory", self.free_memory)?;
-        table.raw_set("free_disk", self.free_disk)?;
-        table.raw_set("free_inodes", self.free_inodes)?;
-        table.raw_set("running", self.running)?;
-        table.raw_set("clock_skew", self.clock_skew)?;
-        table.raw_set("age", self.age)?;
-        table.raw_set("reachable", self.reachable)?;
-        Ok(table)
-    }
 }
 
-impl LuaRequest {
-    /// The fields' names in Lua; the method is `read_derivation`.
-    pub const FIELDS: [&str; 7] =
-        ["system", "features", "derivation", "name", "wants_local", "max_silent_time", "build_timeout"];
+type StatusField = Field<LuaStatus>;
+type RequestField = Field<LuaRequest>;
 
+/// The fields of `status`.
+pub const STATUS: &[Field<LuaStatus>] = &[
+    StatusField::new(
+        "load",
+        "number",
+        "Load of the last minute over the number of cores, with builds that were started just now.",
+    )
+    .json(|s| json!(s.load)),
+    StatusField::new("loadavg", "number[]", "Load averages over 1, 5 and 15 minutes.").json(|s| json!(s.loadavg)),
+    StatusField::new("cores", "integer", "Number of cores.").json(|s| json!(s.cores)),
+    StatusField::new(
+        "pressure",
+        "number",
+        "Percentage of the last 10 seconds in which some process waited for a processor.",
+    )
+    .json(|s| json!(s.pressure)),
+    StatusField::new("free_memory", "integer", "Memory that is available.")
+        .unit("bytes")
+        .json(|s| json!(s.free_memory)),
+    StatusField::new("free_disk", "integer", "Space free in the store.").unit("bytes").json(|s| json!(s.free_disk)),
+    StatusField::new("free_inodes", "integer", "Inodes free in the store.").json(|s| json!(s.free_inodes)),
+    StatusField::new("running", "integer", "Build slots that are taken.").json(|s| json!(s.running)),
+    StatusField::new("clock_skew", "number", "How far its clock is ahead of the head's.")
+        .unit("seconds")
+        .json(|s| json!(s.clock_skew)),
+    StatusField::new("age", "number", "Time since this was measured; nil: never.")
+        .unit("seconds")
+        .json(|s| json!(s.age)),
+    StatusField::new("reachable", "boolean", "Whether the last attempt to reach it succeeded.")
+        .json(|s| json!(s.reachable)),
+];
+
+/// The fields of `request`.
+pub const REQUEST: &[Field<LuaRequest>] = &[
+    RequestField::new("system", "string", "System type of the derivation.").json(|r| json!(r.system)),
+    RequestField::new("features", "string[]", "Features that the machine must offer.").json(|r| json!(r.features)),
+    RequestField::new("derivation", "string", "File name of the derivation.").json(|r| json!(r.derivation)),
+    RequestField::new("name", "string", "Name of the derivation: its file name without directory, hash and `.drv`.")
+        .json(|r| json!(r.name)),
+    RequestField::new("wants_local", "boolean", "Whether the daemon has room to build it itself.")
+        .json(|r| json!(r.wants_local)),
+    RequestField::new("max_silent_time", "integer", "A build fails after this time of silence; 0: no limit.")
+        .unit("seconds")
+        .json(|r| json!(r.max_silent_time)),
+    RequestField::new("build_timeout", "integer", "A build fails after this time; 0: no limit.")
+        .unit("seconds")
+        .json(|r| json!(r.build_timeout)),
+    RequestField::new(
+        "read_derivation",
+        "fun(self: offload.Request): offload.Derivation",
+        "A method, `request:read_derivation()`: reads the derivation from the store.",
+    ),
+];
+
+impl LuaRequest {
     pub(super) fn to_lua(&self, lua: &Lua) -> mlua::Result<Table> {
-        let table = lua.create_table()?;
-        table.raw_set("system", self.system.as_str())?;
-        table.raw_set("features", self.features.as_slice())?;
-        table.raw_set("derivation", self.derivation.as_str())?;
-        table.raw_set("name", self.name.as_str())?;
-        table.raw_set("wants_local", self.wants_local)?;
-        table.raw_set("max_silent_time", self.max_silent_time)?;
-        table.raw_set("build_timeout", self.build_timeout)?;
+        let table = schema::to_lua(REQUEST, lua, self)?;
         let methods = lua.create_table()?;
         let (reader, file) = (self.reader.clone(), self.derivation.clone());
         let cell = lua.create_table()?;

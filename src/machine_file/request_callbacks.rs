@@ -67,7 +67,7 @@ impl RequestCallbacks<'_> {
     pub fn accepts(&self, candidate: Candidate) -> Acceptance {
         let own = match candidate {
             Candidate::Machine(index) => self.pool.machines.get(index).is_some_and(|entry| entry.has_accepts),
-            Candidate::Local => self.pool.local_functions.has_accepts,
+            Candidate::Local => self.pool.local.as_ref().is_some_and(|local| local.has_accepts),
         };
         if !own && !self.pool.settings.has_accepts {
             return Acceptance::Yes;
@@ -85,10 +85,7 @@ impl RequestCallbacks<'_> {
                 Some(entry) => (entry.has_score, entry.machine.speed),
                 None => return Score::No("there is no such machine".to_owned()),
             },
-            Candidate::Local => {
-                let speed = self.pool.local.as_ref().map_or(1.0, |local| local.speed);
-                (self.pool.local_functions.has_score, speed)
-            }
+            Candidate::Local => self.pool.local.as_ref().map_or((false, 1.0), |local| (local.has_score, local.speed)),
         };
         let default = Score::Value(default_score(speed, status.load));
         if !own && !self.pool.settings.has_score {

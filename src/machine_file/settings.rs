@@ -1,20 +1,23 @@
-//! The settings of the pool: the named fields of the table that a machine file returns.
+//! The settings of the pool, the named fields of the table that a machine file returns, in the order of the manual.
 
-use super::fields::{Fields, FindingLocation, LIMITS, POOL};
+use super::decode::seconds_to_json;
+use super::fields::{Fields, FindingLocation};
+use super::schema::{self, Field, FieldValues};
 use super::values;
-use mlua::{Function, Table, Value};
+use mlua::{Table, Value};
+use serde_json::json;
 use std::time::Duration;
 
 /// What the pool says beside its machines.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// What to do when every matching machine is busy. Default `Wait`.
+    /// What to do when every matching machine is busy.
     pub when_busy: When,
-    /// What to do when no matching machine answers. Default `Local`.
+    /// What to do when no matching machine answers.
     pub when_unreachable: When,
-    /// Attempts at one build, on one machine or several. Default 3.
+    /// Attempts at one build, on one machine or several.
     pub max_attempts: u32,
-    /// How long an accepted build may wait for a slot inside the hook. Default 600 s.
+    /// How long an accepted build may wait for a slot inside the hook.
     pub wait_for_slot: Duration,
     /// What Lua code may use.
     pub limits: Limits,
@@ -64,11 +67,11 @@ impl When {
 /// What Lua code may use.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
-    /// Time to evaluate the machine file. Default 5 s.
+    /// Time to evaluate the machine file.
     pub evaluate: Duration,
-    /// Time for all calls of functions of the machine file during one decision. Default 0.5 s.
+    /// Time for all calls of functions of the machine file during one decision.
     pub decide: Duration,
-    /// Bytes of memory. Default 64 MiB.
+    /// Bytes of memory.
     pub memory: usize,
 }
 
@@ -83,66 +86,91 @@ const MAX_SECONDS: f64 = 300.0;
 const LEAST_MEMORY: u64 = 1 << 20;
 const MOST_MEMORY: u64 = 1 << 40;
 
-/// The functions among the settings.
-#[derive(Clone, Debug, Default)]
-pub(super) struct PoolFunctions {
-    pub when_busy: Option<Function>,
-    pub when_unreachable: Option<Function>,
+type RuntimeOptions = Field<Settings>;
+type Limit = Field<Limits>;
+
+/// The named fields of the table that a machine file returns.
+pub const POOL: &[Field<Settings>] = &[
+    RuntimeOptions::new(
+        "accepts",
+        "offload.Accepts",
+        "Whether a machine takes a build; called for each machine that matches. Without it, every machine takes what \
+         it matches.",
+    )
+    .read(|f, s| f.function().map(|_| s.has_accepts = true))
+    .json(|s| json!(s.has_accepts)),
+    RuntimeOptions::new(
+        "score",
+        "offload.ScoreFunction",
+        "How well a machine suits a build: the highest score is chosen. Called for machines without a `score` of \
+         their own. Without it: speed / (1 + load).",
+    )
+    .read(|f, s| f.function().map(|_| s.has_score = true))
+    .json(|s| json!(s.has_score)),
+    RuntimeOptions::new(
+        "when_busy",
+        "\"wait\"|\"local\"|offload.Choice",
+        "What to do when every matching machine is busy: `\"wait\"` for one, or `\"local\"`: let the head build, if \
+         the daemon offers to and the head can. Or a function of the request that returns one of these.",
+    )
+    .read(|f, s| when(f).map(|when| s.when_busy = when))
+    .json(|s| json!(s.when_busy)),
+    RuntimeOptions::new(
+        "when_unreachable",
+        "\"wait\"|\"local\"|offload.Choice",
+        "The same for when no matching machine can be reached.",
+    )
+    .read(|f, s| when(f).map(|when| s.when_unreachable = when))
+    .json(|s| json!(s.when_unreachable)),
+    RuntimeOptions::new("max_attempts", "integer", "How many machines are tried for one build.")
+        .read(|f, s| f.whole(1, 1000).map(|attempts| s.max_attempts = attempts))
+        .json(|s| json!(s.max_attempts)),
+    RuntimeOptions::new("wait_for_slot", "number", "How long an accepted build may wait for a build slot; 0 to 86400.")
+        .unit("seconds")
+        .read(|f, s| wait_for_slot(f).map(|time| s.wait_for_slot = time))
+        .json(|s| seconds_to_json(s.wait_for_slot)),
+    RuntimeOptions::new("limits", "offload.Limits", "Limits of time and memory for Lua code.")
+        .read(|f, s| read_limits(f, &mut s.limits))
+        .json(|s| json!(FieldValues(LIMITS, &s.limits))),
+];
+
+/// The fields of `limits`.
+pub const LIMITS: &[Field<Limits>] = &[
+    Limit::new("evaluate", "number", "Time to evaluate the machine file.")
+        .unit("seconds")
+        .read(|f, l| f.seconds(MAX_SECONDS).map(|time| l.evaluate = time))
+        .json(|l| seconds_to_json(l.evaluate)),
+    Limit::new("decide", "number", "Time for all calls of functions of the file for one request.")
+        .unit("seconds")
+        .read(|f, l| f.seconds(MAX_SECONDS).map(|time| l.decide = time))
+        .json(|l| seconds_to_json(l.decide)),
+    Limit::new("memory", "number", "Memory of the Lua interpreter.")
+        .unit("bytes")
+        .read(|f, l| f.whole(LEAST_MEMORY, MOST_MEMORY).map(|bytes| l.memory = bytes))
+        .json(|l| json!(l.memory)),
+];
+
+fn when(fields: &mut Fields) -> Option<When> {
+    fields.read("\"wait\", \"local\" or a function", |value| match value {
+        Value::Function(_) => Some(When::Function),
+        value => When::from_name(&values::string(value)?),
+    })
 }
 
-/// Reads the settings; what they do not say stays as in `limits` and the defaults.
-pub(super) fn read(fields: &mut Fields, limits: Limits) -> (Settings, PoolFunctions) {
-    fields.unknown(POOL, true);
-    let mut settings = Settings { limits, ..Settings::default() };
-    let mut functions_of_pool = PoolFunctions::default();
-    for (field, setting, choice) in [
-        ("when_busy", &mut settings.when_busy, &mut functions_of_pool.when_busy),
-        ("when_unreachable", &mut settings.when_unreachable, &mut functions_of_pool.when_unreachable),
-    ] {
-        let read = |value: &Value| match value {
-            Value::Function(function) => Some((When::Function, Some(function.clone()))),
-            value => When::from_name(&values::string(value)?).map(|when| (when, None)),
-        };
-        if let Some((when, function)) = fields.read(field, "\"wait\", \"local\" or a function", read) {
-            (*setting, *choice) = (when, function);
-        }
-    }
-    if let Some(attempts) = fields.whole("max_attempts", 1, 1000) {
-        settings.max_attempts = attempts as u32;
-    }
+fn wait_for_slot(fields: &mut Fields) -> Option<Duration> {
     let seconds = |value: &Value| values::number(value).filter(|seconds| (0.0..=86400.0).contains(seconds));
-    if let Some(seconds) = fields.read("wait_for_slot", "a number of seconds from 0 to 86400", seconds) {
-        settings.wait_for_slot = Duration::from_secs_f64(seconds);
-    }
-    if let Some(table) = fields.read("limits", "a table", |value| value.as_table().cloned()) {
-        let mut inner = Fields {
-            table: &table,
-            place: FindingLocation::Limits,
-            subject: "limits".to_owned(),
-            findings: &mut *fields.findings,
-        };
-        settings.limits = read_limits(&mut inner, limits);
-    }
-    (settings, functions_of_pool)
+    fields.read("a number of seconds from 0 to 86400", seconds).map(Duration::from_secs_f64)
 }
 
-fn read_limits(fields: &mut Fields, mut limits: Limits) -> Limits {
-    fields.unknown(LIMITS, false);
-    if let Some(seconds) = fields.positive("evaluate", "a number of seconds", MAX_SECONDS) {
-        limits.evaluate = Duration::from_secs_f64(seconds);
-    }
-    if let Some(seconds) = fields.positive("decide", "a number of seconds", MAX_SECONDS) {
-        limits.decide = Duration::from_secs_f64(seconds);
-    }
-    if let Some(bytes) = fields.whole("memory", LEAST_MEMORY, MOST_MEMORY) {
-        limits.memory = bytes as usize;
-    }
-    limits
+fn read_limits(fields: &mut Fields, limits: &mut Limits) -> Option<()> {
+    let table = fields.table()?;
+    let mut inner = Fields::new(&table, FindingLocation::Limits, "limits".to_owned(), fields.findings);
+    schema::read(LIMITS, &mut inner, limits).then_some(())
 }
 
 /// The limits that a table states, as far as they are valid; used before the machine file has been evaluated.
-pub(super) fn stated_limits(table: &Table, limits: Limits) -> Limits {
+pub(super) fn stated_limits(table: &Table, mut limits: Limits) -> Limits {
     let mut findings = Vec::new();
-    let place = FindingLocation::Limits;
-    read_limits(&mut Fields { table, place, subject: String::new(), findings: &mut findings }, limits)
+    schema::read(LIMITS, &mut Fields::new(table, FindingLocation::Limits, String::new(), &mut findings), &mut limits);
+    limits
 }

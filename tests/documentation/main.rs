@@ -9,6 +9,7 @@ mod lab;
 
 mod blocks;
 mod console;
+mod fields;
 mod links;
 mod messages;
 mod page;

@@ -1,12 +1,8 @@
-//! Tables of the manual against the code: fields and defaults, functions, exit statuses, variables, files, tests.
+//! Tables of the manual against the code: functions, exit statuses, variables, files, tests.
 
 use crate::page::{Page, manual, quoted, top};
 use offload::exit::ExitStatus as Exit;
-use offload::machine::Machine;
-use offload::machine_file::{
-    ANNOTATIONS, BUILD_MACHINE, DERIVATION_FIELDS, Field, LIMITS, LOCAL_MACHINE, Limits, LocalMachine, LuaRequest,
-    LuaStatus, OUTPUT_FIELDS, POOL, Settings,
-};
+use offload::machine_file::ANNOTATIONS;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
@@ -26,125 +22,6 @@ fn table(page: &Page) -> BTreeMap<String, String> {
 
 fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
     names.into_iter().collect()
-}
-
-/// Defaults as the manual writes them. Fields that have none of their own are not here.
-type Defaults = BTreeMap<&'static str, String>;
-
-fn build_machine() -> Defaults {
-    let machine = Machine::new("", "", Vec::new(), Vec::new());
-    let mebibytes = |bytes: u64| format!("{} MiB", bytes >> 20);
-    BTreeMap::from([
-        ("port", machine.port.to_string()),
-        ("daemon_socket", format!("{:?}", machine.daemon_socket)),
-        ("compression", format!("{:?}", machine.compression.name())),
-        ("parallel_builds", machine.parallel_builds.to_string()),
-        ("speed", format!("{:?}", machine.speed)),
-        ("overload_threshold", format!("{:?}", machine.overload_threshold.unwrap())),
-        ("minimum_disk_space", mebibytes(machine.minimum_disk_space)),
-        ("connect_timeout", machine.connect_timeout.as_secs().to_string()),
-        ("stall_timeout", machine.stall_timeout.as_secs().to_string()),
-        ("keepalive_interval", machine.keepalive_interval.as_secs().to_string()),
-        ("keep_connection", machine.keep_connection.unwrap().as_secs().to_string()),
-        ("max_transfers", machine.max_transfers.to_string()),
-        ("enabled", machine.enabled.to_string()),
-        ("use_substitutes", machine.use_substitutes.to_string()),
-        ("features", none(machine.features.is_empty())),
-    ])
-}
-
-fn none(is_none: bool) -> String {
-    assert!(is_none);
-    "none".to_owned()
-}
-
-fn local_machine() -> Defaults {
-    let machine = LocalMachine::default();
-    BTreeMap::from([
-        ("speed", format!("{:?}", machine.speed)),
-        ("features", none(machine.features.is_empty())),
-        ("overload_threshold", format!("{:?}", machine.overload_threshold.unwrap())),
-        ("enabled", machine.enabled.to_string()),
-    ])
-}
-
-fn word(value: impl serde::Serialize) -> String {
-    serde_json::to_string(&value).unwrap()
-}
-
-fn pool() -> Defaults {
-    let settings = Settings::default();
-    BTreeMap::from([
-        ("when_busy", word(settings.when_busy)),
-        ("when_unreachable", word(settings.when_unreachable)),
-        ("max_attempts", settings.max_attempts.to_string()),
-        ("wait_for_slot", settings.wait_for_slot.as_secs().to_string()),
-    ])
-}
-
-fn limits() -> Defaults {
-    let limits = Limits::default();
-    BTreeMap::from([
-        ("evaluate", limits.evaluate.as_secs_f64().to_string()),
-        ("decide", limits.decide.as_secs_f64().to_string()),
-        ("memory", format!("{} MiB", limits.memory >> 20)),
-    ])
-}
-
-/// What the annotations say before each field of a class.
-fn annotated(class: &str) -> BTreeMap<&'static str, String> {
-    let mut lines = ANNOTATIONS.lines().skip_while(|line| *line != format!("---@class {class}")).skip(1);
-    let (mut fields, mut comment) = (BTreeMap::new(), String::new());
-    for line in lines.by_ref().map_while(|line| line.strip_prefix("---")) {
-        match line.strip_prefix("@field ") {
-            Some(field) => {
-                let name = field.split([' ', '?']).next().unwrap();
-                fields.insert(name, std::mem::take(&mut comment));
-            }
-            None => comment += &format!("{line} "),
-        }
-    }
-    fields
-}
-
-#[test]
-fn fields_and_defaults_of_the_machine_file() {
-    let page = manual("machine-file.md");
-    for (section, fields, defaults, class) in [
-        ("`build_machine`", BUILD_MACHINE, build_machine(), "offload.BuildMachine"),
-        ("`local_machine`", LOCAL_MACHINE, local_machine(), "offload.LocalMachine"),
-        ("The pool", POOL, pool(), "offload.Pool"),
-        ("`limits`", LIMITS, limits(), "offload.Limits"),
-    ] {
-        let table = table(&page.section(section));
-        assert_eq!(names(table.keys().map(String::as_str)), names(fields.iter().map(|field| field.name)), "{section}");
-        let annotated = annotated(class);
-        for &Field { name, required } in fields {
-            let cell = table[name].replace('`', "");
-            assert_eq!(required, cell == "required", "{section}: {name}");
-            let Some(default) = defaults.get(name) else { continue };
-            assert_eq!(&cell, default, "{section}: default of {name}");
-            let said = annotated[name].replace('`', "");
-            let says = [". ", ": "].iter().any(|end| said.contains(&format!("Default {default}{end}")));
-            assert!(says, "lua/offload.lua: default of {name}, which is {default}: {said}");
-        }
-    }
-}
-
-#[test]
-fn what_functions_are_given() {
-    let page = manual("machine-file.md");
-    let section = |name: &str| table(&page.section(name)).into_keys().collect::<BTreeSet<_>>();
-    let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>();
-    let mut request = owned(&LuaRequest::FIELDS);
-    request.insert("read_derivation".to_owned());
-    assert_eq!(section("The request"), request);
-    assert_eq!(section("The status of a machine"), owned(&LuaStatus::FIELDS));
-    assert_eq!(section("A derivation"), owned(&DERIVATION_FIELDS));
-    let outputs = page.section("A derivation").text;
-    for field in OUTPUT_FIELDS {
-        assert!(outputs.contains(&format!("`{field}`")), "{field} of an output");
-    }
 }
 
 #[test]

@@ -1,80 +1,15 @@
-//! The manual page of the machine file, made from the annotations for editors (`lua/offload.lua`), which the tests hold
-//! against the code.
+//! The manual page of the machine file, made from the tables of fields.
 
 use super::page::Page;
-use crate::machine_file::ANNOTATIONS;
+use crate::machine_file::{BUILD_MACHINE, Field, LIMITS, LOCAL_MACHINE, POOL, REQUEST, STATUS};
 
 /// The name of the page's file.
 pub const NAME: &str = "offload-machines.lua.5";
 
 const EXAMPLE: &str = include_str!("../../../examples/features.lua");
 
-/// A class of the annotations: what it is, and its fields.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Class {
-    pub name: String,
-    pub about: String,
-    pub fields: Vec<Field>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub struct Field {
-    pub name: String,
-    pub is_optional: bool,
-    pub kind: String,
-    pub about: String,
-}
-
-/// The classes in annotations for LuaLS: `---@class NAME`, `---@field NAME TYPE`, with the comment lines before each.
-pub fn classes(annotations: &str) -> Vec<Class> {
-    let mut classes: Vec<Class> = Vec::new();
-    let mut about = String::new();
-    for line in annotations.lines() {
-        let Some(line) = line.strip_prefix("---") else {
-            about.clear();
-            continue;
-        };
-        if let Some(name) = line.strip_prefix("@class ") {
-            classes.push(Class { name: name.to_owned(), about: std::mem::take(&mut about), fields: Vec::new() });
-        } else if let Some(rest) = line.strip_prefix("@field ") {
-            let (name, kind) = rest.split_once(' ').unwrap_or((rest, ""));
-            let field = Field {
-                name: name.trim_end_matches('?').to_owned(),
-                is_optional: name.ends_with('?'),
-                kind: kind.to_owned(),
-                about: std::mem::take(&mut about),
-            };
-            if let Some(class) = classes.last_mut() {
-                class.fields.push(field);
-            }
-        } else if line.starts_with('@') {
-            about.clear();
-        } else {
-            about.push_str(if about.is_empty() { "" } else { " " });
-            about.push_str(line.trim());
-        }
-    }
-    classes
-}
-
-/// The sections about tables: heading, class, text before its fields.
-const SECTIONS: &[(&str, &str, &str)] = &[
-    ("BUILD MACHINES", "offload.BuildMachine", "The fields of `build_machine { … }`:"),
-    (
-        "THE HEAD",
-        "offload.LocalMachine",
-        "With a `local_machine { … }` in the list the head takes part in the choice; when it has the best score, the daemon is \
-         told to build locally. Its fields:",
-    ),
-    ("THE POOL", "offload.Pool", "The named fields of the table that the file returns:"),
-    ("LIMITS", "offload.Limits", "The fields of `limits`:"),
-    ("REQUESTS", "offload.Request", "What `accepts` and `score` get as their first argument, `request`:"),
-    ("STATUS", "offload.Status", "What `score` gets as its third argument, `status`. All of it may be nil:"),
-];
-
 /// The page in roff.
 pub fn page() -> String {
-    let classes = classes(ANNOTATIONS);
     let mut page = Page::default();
     page.title("offload-machines.lua", "5");
     page.section("NAME");
@@ -87,26 +22,41 @@ pub fn page() -> String {
          memory. A file that does not exist means that there are no machines. `offload eval` says what is wrong with a file, \
          `offload test` what is wrong with its machines, `offload explain` what it does with a build.",
     );
-    for (heading, class, about) in SECTIONS {
-        page.section(heading);
-        page.paragraph(about);
-        for field in classes.iter().filter(|known| known.name == *class).flat_map(|class| &class.fields) {
-            if field.name.starts_with('[') {
-                continue;
-            }
-            // Functions have long types, which the text explains.
-            let kind = if field.kind.starts_with("offload.") || field.kind.starts_with("fun(") {
-                "function"
-            } else {
-                &field.kind
-            };
-            let required = if *class == "offload.BuildMachine" && !field.is_optional { ", required" } else { "" };
-            page.item(&format!("`{}` ({kind}{required})", field.name), &field.about);
-        }
-    }
+    page.section("BUILD MACHINES");
+    page.paragraph("The fields of `build_machine { … }`:");
+    fields(&mut page, BUILD_MACHINE);
+    page.section("THE HEAD");
+    page.paragraph(
+        "With a `local_machine { … }` in the list the head takes part in the choice; when it has the best score, the daemon is \
+         told to build locally. Its fields:",
+    );
+    fields(&mut page, LOCAL_MACHINE);
+    page.section("THE POOL");
+    page.paragraph("The named fields of the table that the file returns:");
+    fields(&mut page, POOL);
+    page.section("LIMITS");
+    page.paragraph("The fields of `limits`:");
+    fields(&mut page, LIMITS);
+    page.section("REQUESTS");
+    page.paragraph("What `accepts` and `score` get as their first argument, `request`:");
+    fields(&mut page, REQUEST);
+    page.section("STATUS");
+    page.paragraph("What `score` gets as its third argument, `status`. All of it may be nil:");
+    fields(&mut page, STATUS);
     page.section("EXAMPLE");
     page.example(EXAMPLE);
     page.section("SEE ALSO");
     page.paragraph("`offload`(1), `offload-eval`(1), `offload-explain`(1), `offload-test`(1)");
     page.whole()
+}
+
+fn fields<T: Default>(page: &mut Page, schema: &[Field<T>]) {
+    for field in schema {
+        let note = match field.default_text() {
+            Some(default) => format!(", default {default}"),
+            None if field.required => ", required".to_owned(),
+            None => String::new(),
+        };
+        page.item(&format!("`{}` ({}{note})", field.name, field.kind()), field.about);
+    }
 }

@@ -47,7 +47,7 @@ fn rows(pool: &Pool) -> Vec<[String; 6]> {
     let head = pool.local.iter().map(|local| {
         let note = if local.enabled { "the head itself" } else { "the head itself, disabled" };
         [
-            "localhost".to_owned(),
+            local.name.escape_debug().to_string(),
             local.systems.as_ref().map_or("its own".to_owned(), |systems| list(systems)),
             "-".to_owned(),
             local.speed.to_string(),

@@ -84,7 +84,9 @@ fn callback() -> impl Strategy<Value = String> {
 }
 
 fn file() -> impl Strategy<Value = String> {
-    let names = |fields: &[Field]| fields.iter().map(|field| field.name).collect::<Vec<_>>();
+    fn names<T>(schema: &[Field<T>]) -> Vec<&'static str> {
+        schema.iter().map(|field| field.name).collect()
+    }
     // Mostly functions where functions belong, so that many files get as far as a decision.
     let function = prop_oneof![4 => callback(), 1 => expression()];
     let functions =

@@ -30,11 +30,13 @@ fn every_field() {
             compression = "zlib@openssh.com,zlib", parallel_builds = 4.0, speed = 2, features = { "kvm", "big-parallel" },
             overload_threshold = false, minimum_disk_space = 10 * bits, connect_timeout = 2.5, stall_timeout = 30,
             keepalive_interval = 5, max_transfers = 8, enabled = false, proxy_command = { "ssh", "-W", "%h:%p", "bastion" },
-            use_substitutes = false, keep_connection = false, accepts = function() end, score = print,
+            use_substitutes = false, keep_connection = false,
+            tags = { rack = "B3", cost = 0.4, spare = false, owners = { "ada", "brian" }, site = { room = 7, notes = {} } },
+            accepts = function() end, score = print,
           },
           build_machine { name = "paris", $REST },
-          local_machine { speed = 0.5, systems = { "x86_64-linux" }, features = { "kvm" }, enabled = true,
-            overload_threshold = 2 },
+          local_machine { name = "head", speed = 0.5, systems = { "x86_64-linux" }, features = { "kvm" },
+            enabled = false, overload_threshold = 2, tags = { rack = "A1" }, accepts = print, score = print },
           accepts = function() return true end, score = function() return 1 end,
           when_busy = "local", when_unreachable = function() end, max_attempts = 5, wait_for_slot = 60,
           limits = { evaluate = 2, decide = 0.25, memory = 32 * 2^20 },
@@ -43,53 +45,45 @@ fn every_field() {
     let pool = site.load().unwrap();
     assert_eq!(pool.warnings, []);
     let [berlin, paris] = &pool.machines[..] else { panic!("two machines") };
+    let expected = serde_json::json!({
+        "name": "berlin.example.org", "port": 2222, "user": "me", "systems": ["x86_64-linux", "i686-linux"],
+        "host_key": [KEY, KEY], "private_key": "/home/me/.ssh/id", "daemon_socket": "/run/guix",
+        "compression": "zlib", "parallel_builds": 4, "speed": 2.0, "features": ["kvm", "big-parallel"],
+        "overload_threshold": null, "minimum_disk_space": 10 << 20, "connect_timeout": 2.5, "stall_timeout": 30,
+        "keepalive_interval": 5, "keep_connection": null, "max_transfers": 8, "enabled": false,
+        "proxy_command": ["ssh", "-W", "%h:%p", "bastion"], "use_substitutes": false, "accepts": true, "score": true,
+        "tags": {
+            "rack": "B3", "cost": 0.4, "spare": false, "owners": ["ada", "brian"], "site": { "room": 7, "notes": {} }
+        },
+    });
+    assert_eq!(json_with_every_field(BUILD_MACHINE, berlin), expected);
+    let expected = serde_json::json!({
+        "name": "head", "systems": ["x86_64-linux"], "speed": 0.5, "features": ["kvm"], "overload_threshold": 2.0,
+        "enabled": false, "tags": { "rack": "A1" }, "accepts": true, "score": true,
+    });
+    assert_eq!(json_with_every_field(LOCAL_MACHINE, pool.local.as_ref().unwrap()), expected);
+    let limits = serde_json::json!({ "evaluate": 2, "decide": 0.25, "memory": 32 << 20 });
+    assert_eq!(json_with_every_field(LIMITS, &pool.settings.limits), limits);
+    let expected = serde_json::json!({
+        "accepts": true, "score": true, "when_busy": "local", "when_unreachable": "function", "max_attempts": 5,
+        "wait_for_slot": 60, "limits": limits,
+    });
+    assert_eq!(json_with_every_field(POOL, &pool.settings), expected);
+
+    assert_eq!(berlin.line, Some(4));
     let key = crate::machine::HostKey::parse(KEY).unwrap();
-    let strings = |list: &[&str]| list.iter().map(|&item| item.to_owned()).collect::<Vec<_>>();
-    let expected = Machine {
-        name: "berlin.example.org".into(),
-        port: 2222,
-        user: "me".into(),
-        systems: strings(&["x86_64-linux", "i686-linux"]),
-        host_keys: vec![key.clone(), key.clone()],
-        private_key: Some("/home/me/.ssh/id".into()),
-        daemon_socket: "/run/guix".into(),
-        compression: Compression::Zlib,
-        parallel_builds: 4,
-        speed: 2.0,
-        features: strings(&["kvm", "big-parallel"]),
-        overload_threshold: None,
-        minimum_disk_space: 10 << 20,
-        connect_timeout: Duration::from_millis(2500),
-        stall_timeout: Duration::from_secs(30),
-        keepalive_interval: Duration::from_secs(5),
-        keep_connection: None,
-        max_transfers: 8,
-        enabled: false,
-        proxy_command: Some(strings(&["ssh", "-W", "%h:%p", "bastion"])),
-        use_substitutes: false,
-    };
-    assert_eq!(berlin, &Entry { machine: expected, line: Some(4), has_accepts: true, has_score: true });
-    let expected = Machine::new("paris", "offload", strings(&["x86_64-linux"]), vec![key]);
-    assert_eq!(paris, &Entry { machine: expected, line: Some(12), has_accepts: false, has_score: false });
-    let local = LocalMachine {
-        systems: Some(strings(&["x86_64-linux"])),
-        speed: 0.5,
-        features: strings(&["kvm"]),
-        overload_threshold: Some(2.0),
-        enabled: true,
-    };
-    assert_eq!(pool.local, Some(local));
-    let limits = Limits { evaluate: Duration::from_secs(2), decide: Duration::from_millis(250), memory: 32 << 20 };
-    let settings = Settings {
-        when_busy: When::Local,
-        when_unreachable: When::Function,
-        max_attempts: 5,
-        wait_for_slot: Duration::from_secs(60),
-        limits,
-        has_accepts: true,
-        has_score: true,
-    };
-    assert_eq!(pool.settings, settings);
+    let expected = Machine::new("paris", "offload", vec!["x86_64-linux".to_owned()], vec![key]);
+    assert_eq!(paris, &Entry { machine: expected, line: Some(14), has_accepts: false, has_score: false });
+}
+
+/// The values in JSON, each of which must differ from its default: those of all fields are given.
+fn json_with_every_field<T: Default>(schema: &'static [Field<T>], value: &T) -> serde_json::Value {
+    let [json, defaults] =
+        [value, &T::default()].map(|value| serde_json::to_value(FieldValues(schema, value)).unwrap());
+    for (name, value) in json.as_object().unwrap() {
+        assert_ne!(*value, defaults[name], "{name}");
+    }
+    json
 }
 
 #[test]
@@ -136,13 +130,15 @@ fn what_a_file_may_do() {
             assert(tostring(one) == "build_machine<berlin>")
             assert(one ~= given and given.speed == nil and one.speed == 1.0 and one.port == 22)
             assert(#one.features == 0 and one.overload_threshold == 0.8 and one.enabled == true)
-            assert(one.keep_connection == 30)
+            assert(one.keep_connection == 30 and next(one.tags) == nil)
             local copy, fields = {}, 0
             for field, value in pairs(one) do copy[field] = value; fields = fields + 1 end
             assert(fields >= 15 and rawget(one, "name") == "berlin")
             copy.name = "paris"
             local two = build_machine(copy)
             assert(tostring(two) == "build_machine<paris>" and two.user == one.user)
+            local three = build_machine { inherit = { tags = { rack = "B3" } }, name = "oslo", $REST }
+            assert(three.tags.rack == "B3" and next(build_machine(given).tags) == nil)
             assert(tostring(local_machine {}) == "local_machine<localhost>")
             return { one, two, build_machine { inherit = two, name = "rome", speed = 3 } }"#,
         ),
