@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::build::{Build, Chosen, FailOver, LiveEnvironment};
 use crate::error::{Failure, with_causes};
@@ -18,6 +19,7 @@ use crate::hook::{BuildLog, HookArguments, Request};
 use crate::local::{Directories, read_derivation};
 use crate::machine::Machine;
 use crate::machine_file::{DerivationReader, Extend, LoadContext, Pool, Report, load};
+use crate::scheduler::decision::QUEUE_WAIT;
 use crate::scheduler::matching::builds_locally;
 use crate::scheduler::{self, Decision, Environment, Explanation, FileRules, Query, Rules};
 use crate::state::{QueueTicket, StateDirectory};
@@ -85,7 +87,12 @@ pub enum Accepted {
 impl Consideration<'_> {
     /// Decides what becomes of the request. A machine that is chosen has given a slot.
     pub fn decide(&self) -> Decision<LiveEnvironment> {
-        scheduler::decide(&self.query(), self.may_build_locally(), &self.env())
+        self.decide_within(QUEUE_WAIT)
+    }
+
+    /// The same; a request that would have to be postponed because too many builds wait is kept for so long at most.
+    pub fn decide_within(&self, hold: Duration) -> Decision<LiveEnvironment> {
+        scheduler::decide(&self.query(), self.may_build_locally(), hold, &self.env())
     }
 
     /// Every machine with its score, or why it is passed over.

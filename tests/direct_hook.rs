@@ -11,7 +11,10 @@ use std::process::{Child, ChildStdin, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use lab::{Drv, Entry, Host, LONG, Lab, SYSTEM, max_concurrency, wait_until};
+use lab::{Drv, Entry, Host, LONG, Lab, SSH_PORT, SYSTEM, max_concurrency, wait_until};
+use offload::machine::Machine;
+use offload::scheduler::decision::{QUEUE_PER_SLOT, QUEUE_WAIT};
+use offload::state::{Queue, SlotHolder, Slots, StateDirectory, health};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 /// A derivation in the head's store whose inputs are there, and whose output is not.
@@ -262,6 +265,36 @@ fn many_hooks_never_exceed_the_slots() {
         assert!(max_concurrency(&builds) <= slots, "{builds:#?}");
     }
     assert_eq!(machines.iter().map(|machine| machine.builds().len()).sum::<usize>(), HOOKS);
+}
+
+/// The daemon serves nobody while it waits for a reply, and may have hundreds of builds to ask about.
+#[test]
+fn a_full_pool_holds_up_one_request_and_not_all() {
+    const REQUESTS: u32 = 100;
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").max_jobs(1).start();
+    let head = lab.head().start();
+    let [goal] = instantiate(&head, [Drv::new("late")]);
+    head.write_machines(&[b1.entry()]);
+    let state = StateDirectory::new(head.path("/var/guix/offload"));
+    let machine = Machine { port: SSH_PORT, ..Machine::new("b1", "root", Vec::new(), Vec::new()) };
+    let _slot = Slots::of(&state, &machine).unwrap().try_take(&SlotHolder::this_process("/gnu/store/x.drv")).unwrap();
+    let places = Queue::of(&state).unwrap();
+    let _places = [(); QUEUE_PER_SLOT]
+        .map(|()| places.try_join(&[machine.address()], QUEUE_PER_SLOT, health::now()).unwrap().unwrap());
+    head.mark_healthy("b1");
+
+    let start = Instant::now();
+    let mut hook = Hook::start(&head, ARGUMENTS, "", &goal);
+    assert_eq!(hook.reply(), "# postpone\n");
+    for _ in 1..REQUESTS {
+        writeln!(hook.requests, "0 {SYSTEM} {} ", goal.derivation.display()).unwrap();
+        assert_eq!(hook.reply(), "# postpone\n");
+    }
+    let all_held = QUEUE_WAIT * REQUESTS;
+    assert!(start.elapsed() >= QUEUE_WAIT && start.elapsed() < all_held, "{:?}", start.elapsed());
+    drop(hook.requests);
+    hook.child.wait().unwrap();
 }
 
 /// The machine behind a command that leaves a list of its descriptors in a file.

@@ -3,6 +3,7 @@
 //! Requests are answered one after the other until one is accepted; then this process builds it and ends. The machine
 //! file is evaluated anew for each request, so that a change counts at once.
 
+mod admission;
 mod progress;
 mod reporter;
 
@@ -11,20 +12,23 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::io::BufReader;
 use std::panic::{self, AssertUnwindSafe};
+use std::time::Instant;
 
 use log::{debug, error, info, warn};
 
+use self::admission::Admission;
 use self::reporter::Reporter;
 use super::machines::machine_file;
 use crate::build::LiveEnvironment;
 use crate::engine::{Accepted, Engine};
 use crate::exit::ExitStatus;
 use crate::failpoints::{Failpoint, failpoint};
-use crate::hook::{BuildLog, Descriptors, HookArguments, Request, paths, request};
+use crate::hook::{BuildLog, Descriptors, HookArguments, Reply, Request, paths, request};
 use crate::local::Directories;
 use crate::logging;
 use crate::machine::Machine;
 use crate::machine_file::Pool;
+use crate::scheduler::decision::hold;
 use crate::scheduler::{Decision, Rejection};
 use crate::timing::Stopwatch;
 
@@ -72,21 +76,34 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<ExitStatus
     engine.persists_connections = true;
     let store = &engine.directories.store;
     let mut reported = Reported::default();
+    let mut admission = Admission::new(&engine.state);
+    let mut postponed: Option<Instant> = None; // The last time.
     let mut requests = BufReader::new(&descriptors.requests);
     while let Some(request) = request::read_request(&mut requests, store)? {
         failpoint(Failpoint::RequestRead);
+        if let Some(reply) = admission.refuse(&request) {
+            reply.send(&mut &descriptors.replies)?;
+            continue;
+        }
         let mut stopwatch = Stopwatch::start();
         let pool = load_pool(&engine, &mut reported);
         stopwatch.lap("evaluate");
         let consideration = engine.consider(&pool, &request);
-        let decision = consideration.decide();
+        let decision = consideration.decide_within(hold(postponed.map(|at| at.elapsed())));
         stopwatch.lap("choose");
         explain(&request, &consideration.machines, &decision, &mut reported);
+        if decision.reply() == Reply::Accept {
+            admission.accepted();
+        }
         decision.reply().send(&mut &descriptors.replies)?;
         let accepted = match decision {
             Decision::Accept(choice) => Accepted::Chosen(Box::new(choice)),
             Decision::AcceptAndWait(ticket) => Accepted::Waiting(ticket),
-            Decision::Decline(_) | Decision::Postpone(_) => continue,
+            Decision::Decline(_) => continue,
+            Decision::Postpone(_) => {
+                postponed = Some(Instant::now());
+                continue;
+            }
         };
         failpoint(Failpoint::Replied);
         let inputs = paths::read_paths(&mut requests, store, "inputs")?;

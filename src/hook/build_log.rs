@@ -18,6 +18,9 @@ pub type Sink = Box<dyn FnMut(&[u8]) + Send>;
 /// How long the daemon may leave the log pipe untouched before it is given up.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How often the pipe is looked at while the daemon reads. Less often when it has not for longer.
+const PAUSE_MAX: Duration = Duration::from_millis(10);
+
 /// Where the output of the builder goes.
 #[derive(Debug)]
 pub struct BuildLog {
@@ -48,7 +51,8 @@ impl BuildLog {
         let mut pause = Duration::from_micros(100);
         while unread > 0 && since.elapsed() < DRAIN_TIMEOUT {
             thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(10));
+            // A daemon that has let this wait for long has many hooks, all of which look.
+            pause = (pause * 2).min(PAUSE_MAX.max(since.elapsed() / 16));
             let now = self.unread();
             if now != unread {
                 unread = now;

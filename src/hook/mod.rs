@@ -10,6 +10,7 @@
 
 pub mod arguments;
 pub mod build_log;
+pub mod daemon_process;
 pub mod descriptors;
 pub mod paths;
 pub mod reply;
@@ -18,6 +19,7 @@ pub mod trace;
 
 pub use arguments::HookArguments;
 pub use build_log::BuildLog;
+pub use daemon_process::DaemonProcess;
 pub use descriptors::Descriptors;
 pub use reply::Reply;
 pub use request::Request;

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use super::admission::POLL_INTERVAL;
 use super::choice::{Choice, Outcome, Reason, Rejection};
 use super::environment::Environment;
 use super::query::Query;
@@ -21,9 +22,15 @@ pub const QUEUE_PER_SLOT: usize = 4;
 /// How long answers of machines are waited for before a request is answered.
 pub const PROBE_WAIT: Duration = Duration::from_secs(3);
 
-/// How long a request is kept that would have to be postponed because too many builds wait.
-const QUEUE_WAIT: Duration = Duration::from_millis(200);
+/// How long a request is usually kept that would have to be postponed because too many builds wait.
+pub const QUEUE_WAIT: Duration = Duration::from_millis(200);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long the next request of a hook process may be kept. `postponed`: how long ago one was postponed. Once is enough:
+/// the daemon may have any number of builds to ask about before it gets to those that run.
+pub fn hold(postponed: Option<Duration>) -> Duration {
+    if postponed.is_some_and(|ago| ago < POLL_INTERVAL) { Duration::ZERO } else { QUEUE_WAIT }
+}
 
 /// What to do when no machine can take a build now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +62,9 @@ impl<E: Environment> Decision<E> {
     }
 }
 
-/// Decides. `may_build_locally`: the daemon would build it at once, and its system can.
-pub fn decide<E: Environment>(query: &Query<'_>, may_build_locally: bool, env: &E) -> Decision<E> {
+/// Decides. `may_build_locally`: the daemon would build it at once, and its system can. `hold`: how long a request may
+/// be kept that would have to be postponed because too many builds wait.
+pub fn decide<E: Environment>(query: &Query<'_>, may_build_locally: bool, hold: Duration, env: &E) -> Decision<E> {
     let rules = query.rules;
     let head = if may_build_locally { rules.head(&env.own_status()) } else { None };
     let query = &Query { head, ..*query };
@@ -80,7 +88,7 @@ pub fn decide<E: Environment>(query: &Query<'_>, may_build_locally: bool, env: &
         if let Some(ticket) = join_queue(query, &reasons, env) {
             return Decision::AcceptAndWait(ticket);
         }
-        if env.elapsed() >= start + QUEUE_WAIT {
+        if env.elapsed() >= start + hold {
             break reasons;
         }
         env.pause(POLL_INTERVAL);
@@ -100,4 +108,16 @@ fn join_queue<E: Environment>(query: &Query<'_>, reasons: &[Rejection], env: &E)
 /// Those of the machines passed over that may take the build another time.
 pub(super) fn eligible<'a>(machines: &[&'a Machine], reasons: &[Rejection]) -> Vec<&'a Machine> {
     reasons.iter().filter(|over| over.reason.is_for_now()).map(|over| machines[over.machine]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_of_many_requests_is_kept() {
+        assert_eq!(hold(None), QUEUE_WAIT);
+        assert_eq!(hold(Some(Duration::ZERO)), Duration::ZERO);
+        assert_eq!(hold(Some(POLL_INTERVAL)), QUEUE_WAIT);
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::assess::{CandidateState, assess, rank_of};
 use super::choice::Reason;
-use super::decision::{Decision, decide};
+use super::decision::{Decision, QUEUE_WAIT, decide};
 use super::environment::Environment;
 use super::query::Query;
 use super::ranking::Rank;
@@ -67,7 +67,7 @@ pub fn explain<E: Environment>(query: &Query<'_>, env: &E) -> Vec<Explanation> {
 /// What the daemon would be told, supposing that machines which would have to be asked answer well; and the place of
 /// the machine that would be chosen.
 pub fn predict<E: Environment>(query: &Query<'_>, may_build_locally: bool, env: &E) -> (&'static str, Option<usize>) {
-    let decision = decide(query, may_build_locally, &DryRun(env.clone()));
+    let decision = decide(query, may_build_locally, QUEUE_WAIT, &DryRun(env.clone()));
     let word = decision.reply().word();
     match decision {
         Decision::Accept(choice) => (word, Some(choice.machine)),

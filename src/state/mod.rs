@@ -3,6 +3,7 @@
 //! Everything lies below `STATE/offload` (normally `/var/guix/offload`): a directory for each `NAME:PORT`, so that
 //! several entries of the machine file for one host share it.
 
+pub mod accepted;
 pub mod drain;
 pub mod health;
 pub mod known_outputs;
@@ -18,6 +19,7 @@ pub mod warning_throttle;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use accepted::AcceptedBuilds;
 pub use drain::{Drain, Drained};
 pub use health::{Health, HealthRecord};
 pub use known_outputs::KnownOutputs;

@@ -159,6 +159,10 @@ impl Host {
         let mut command = if options.unprivileged {
             unprivileged::stop_read_only_store(&self.root);
             unprivileged::daemon_command(self)
+        } else if let Some(limit) = options.descriptor_limit {
+            let mut command = self.command("sh");
+            command.args(["-c", &format!("ulimit -n {limit} && exec guix-daemon \"$@\""), "guix-daemon"]);
+            command
         } else {
             self.command("guix-daemon")
         };

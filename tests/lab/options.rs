@@ -1,6 +1,9 @@
 //! What a host is to be like, and bringing it up.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use offload::machine::HostKeyKind;
@@ -15,7 +18,8 @@ use super::{SSH_PORT, keys, unprivileged};
 pub enum Release {
     /// Guix 1.5.0 or newer.
     Sid,
-    /// Guix 1.2.0. A program built on the machine need not run there: for build machines.
+    /// Guix 1.2.0. A program built on the machine does not run there by itself: a head gets the libraries of the machine
+    /// along with the hook.
     Bullseye,
 }
 
@@ -44,6 +48,7 @@ pub struct HostOptions {
     pub(super) max_jobs: u32,
     pub(super) daemon_arguments: Vec<String>,
     pub(super) environment: Vec<(String, String)>,
+    pub(super) descriptor_limit: Option<u32>,
     program: PathBuf,
     pub(super) account: String,
     pub(super) host_keys: Vec<HostKeyKind>,
@@ -65,6 +70,7 @@ impl HostOptions {
             max_jobs: 1,
             daemon_arguments: Vec::new(),
             environment: Vec::new(),
+            descriptor_limit: None,
             program: env!("CARGO_BIN_EXE_offload").into(),
             account: "root".to_owned(),
             host_keys: vec![HostKeyKind::Ed25519],
@@ -111,6 +117,12 @@ impl HostOptions {
     /// systemd.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// How many descriptors each process of guix-daemon may have, `ulimit -n`.
+    pub fn descriptor_limit(mut self, limit: u32) -> Self {
+        self.descriptor_limit = Some(limit);
         self
     }
 
@@ -188,6 +200,9 @@ impl HostOptions {
         }
         if self.hook == Hook::Offload {
             install_offload(&self.program, &root.join("opt/offload"));
+            if self.release == Release::Bullseye {
+                bring_libraries(&root.join("opt/offload"));
+            }
         }
         let host_keys = keys::install_host_keys(&root, number, &self.host_keys);
         let configuration = self.sshd_configuration(&host_keys, &address.to_string());
@@ -220,4 +235,27 @@ fn install_offload(program: &Path, directory: &Path) {
     std::fs::create_dir_all(directory).unwrap();
     std::fs::copy(program, directory.join("offload")).expect("the program cannot be copied into the head");
     std::os::unix::fs::symlink("offload", directory.join("guix")).unwrap();
+}
+
+/// Has `offload` in `directory`, and `guix` beside it, run with the loader and the libraries of this machine.
+fn bring_libraries(directory: &Path) {
+    let (program, link, libraries) = (directory.join("offload"), directory.join("guix"), directory.join("lib"));
+    std::fs::create_dir(&libraries).unwrap();
+    let list = Command::new("ldd").arg(&program).output().unwrap();
+    // `NAME => /FILE (ADDRESS)`, or `/FILE (ADDRESS)` for the loader.
+    let list = String::from_utf8(list.stdout).unwrap();
+    for file in list.split_whitespace().filter(|word| word.starts_with('/')) {
+        std::fs::copy(file, libraries.join(Path::new(file).file_name().unwrap())).unwrap();
+    }
+    let loader = list.split_whitespace().find(|word| word.contains("/ld-linux")).unwrap().rsplit('/').next().unwrap();
+    std::fs::rename(&program, libraries.join("offload")).unwrap();
+    std::fs::remove_file(&link).unwrap();
+    let at = "/opt/offload/lib";
+    let script = format!(
+        "#!/bin/sh\nOFFLOAD_GUIX=/usr/bin/guix exec {at}/{loader} --library-path {at} --argv0 \"$0\" {at}/offload \"$@\"\n"
+    );
+    for file in [program, link] {
+        std::fs::write(&file, &script).unwrap();
+        std::fs::set_permissions(file, Permissions::from_mode(0o755)).unwrap();
+    }
 }

@@ -1,0 +1,88 @@
+//! Whether this hook may accept a build, going by the descriptors of its daemon.
+
+use std::time::Instant;
+
+use log::{debug, info, warn};
+
+use crate::hook::daemon_process::DaemonProcess;
+use crate::hook::{Reply, Request};
+use crate::scheduler::admission::{POLL_INTERVAL, Refusals, accepts_uncounted, has_room};
+use crate::state::{AcceptedBuilds, StateDirectory};
+
+/// Looks at the daemon before each request, and has the replies to those that come while it has no room.
+pub struct Admission<'a> {
+    daemon: DaemonProcess,
+    state: &'a StateDirectory,
+    /// Since when requests are refused.
+    refusals: Option<(Instant, Refusals)>,
+    /// Those of a daemon whose descriptors cannot be counted.
+    uncounted: Option<AcceptedBuilds>,
+    is_told: bool,
+}
+
+impl<'a> Admission<'a> {
+    pub fn new(state: &'a StateDirectory) -> Admission<'a> {
+        Admission { daemon: DaemonProcess::of_this_hook(), state, refusals: None, uncounted: None, is_told: false }
+    }
+
+    /// The reply to a request that must not be accepted now.
+    pub fn refuse(&mut self, request: &Request) -> Option<Reply> {
+        let open = self.daemon.open_descriptors();
+        if self.may_accept(open, request) {
+            self.refusals = None;
+            return None;
+        }
+        let is_current = |(since, _): &(Instant, Refusals)| since.elapsed() < POLL_INTERVAL;
+        let (since, mut refusals) = self.refusals.filter(is_current).unwrap_or_else(|| {
+            let refusals = if open.is_some() { Refusals::new(self.daemon.children()) } else { Refusals::for_good() };
+            debug!("no room for another hook: {open:?} descriptors of {:?}, {refusals:?}", self.daemon);
+            (Instant::now(), refusals)
+        });
+        let reply = refusals.next(request.wants_local);
+        self.refusals = Some((since, refusals));
+        self.tell(open, &refusals);
+        Some(reply)
+    }
+
+    /// Notes that a build is about to be accepted.
+    pub fn accepted(&self) {
+        if let Some(Err(error)) = self.uncounted.as_ref().map(AcceptedBuilds::add) {
+            warn!("cannot count accepted builds: {error}");
+        }
+    }
+
+    fn may_accept(&mut self, open: Option<usize>, request: &Request) -> bool {
+        let limit = self.daemon.descriptor_limit();
+        if let Some(open) = open {
+            return has_room(open, limit, request.wants_local);
+        }
+        // Without the directory no slot can be taken either, which has a message of its own.
+        self.uncounted = AcceptedBuilds::of(self.state, self.daemon.pid()).ok();
+        self.uncounted.as_ref().is_none_or(|accepted| accepts_uncounted(accepted.count(), limit))
+    }
+
+    /// Says once why builds are not accepted.
+    fn tell(&mut self, open: Option<usize>, refusals: &Refusals) {
+        if self.is_told || !(refusals.is_exhausted() || refusals.are_slow()) {
+            return;
+        }
+        self.is_told = true;
+        let limit = self.daemon.descriptor_limit();
+        match open {
+            Some(open) if refusals.is_exhausted() => warn!(
+                "guix-daemon has {open} of {limit} descriptors in use: it keeps one for each finished build of this \
+                 request until the request ends, so no more of its builds can be offloaded\n  hint: what is built stays in \
+                 the store; run the same command again to build the rest"
+            ),
+            Some(_) => info!(
+                "as many builds are under way for this client as guix-daemon has descriptors for; the others wait until \
+                 some are done"
+            ),
+            None => warn!(
+                "the descriptors of guix-daemon cannot be counted (/proc/{}/fd), so no more builds are offloaded for this \
+                 client of the daemon\n  hint: let the build hook see /proc, or run the same command again to build the rest",
+                self.daemon.pid()
+            ),
+        }
+    }
+}

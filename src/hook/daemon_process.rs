@@ -1,0 +1,202 @@
+//! The guix-daemon process that runs this hook: what the kernel says about its descriptors and its children.
+//!
+//! guix-daemon has one process for each client. That process starts the hooks of the client, and waits for all of them
+//! with select(2), which takes no descriptor from 1,024 on: one more, and the C library ends the process. For each hook
+//! it holds two ends of the log pipe, one end of the reply pipe, the log file and a lock for each output. It gives them
+//! back only when it gets to wait for its children, which it does not do while it has requests to make; and one end of
+//! the log pipe of a build that the client itself asked for only at the end of the client's request. All this from
+//! 1.2.0 to 1.5.0 (`Agent`, `Worker` and `LocalStore::buildPaths` in guix-daemon's sources), and seen with both.
+//!
+//! Nothing here decides anything; [`crate::scheduler::admission`] does.
+
+use std::fs;
+use std::os::unix::process::parent_id;
+use std::time::Duration;
+
+use rustix::process::{Resource, getpid, getrlimit, getsid};
+
+/// Descriptors from here on cannot be given to select(2) (`FD_SETSIZE`).
+const SELECT_LIMIT: u64 = 1024;
+
+/// What the kernel counts in where `/proc/PID/stat` has times: the same on all systems that Guix runs on (`USER_HZ`).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// The process of guix-daemon that started this one.
+#[derive(Clone, Debug)]
+pub struct DaemonProcess {
+    pid: u32,
+    descriptor_limit: usize,
+}
+
+/// The children of a process: those that run, and those that have ended and have not been waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Children {
+    pub count: usize,
+    /// How long ago the one in the middle was started, in the order of their starts.
+    pub median_age: Duration,
+}
+
+impl DaemonProcess {
+    /// The daemon of this hook.
+    pub fn of_this_hook() -> DaemonProcess {
+        // The daemon starts its hook in a session of its own. What leads the session is this process, or a program in
+        // between that did not make room for this one by exec.
+        let leader = getsid(None).ok().filter(|&leader| leader != getpid());
+        let behind = leader.and_then(|leader| Some(stat(leader.as_raw_nonzero().get().cast_unsigned())?.parent));
+        let pid = behind.filter(|&pid| pid != 0).unwrap_or_else(parent_id);
+        DaemonProcess { pid, descriptor_limit: descriptor_limit(pid) }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// How many descriptors the daemon can use.
+    pub fn descriptor_limit(&self) -> usize {
+        self.descriptor_limit
+    }
+
+    /// How many descriptors it has open. `None` where that cannot be seen.
+    pub fn open_descriptors(&self) -> Option<usize> {
+        let directory = format!("/proc/{}/fd", self.pid);
+        // Linux 6.2 and newer say it here, and nothing has to be listed.
+        match fs::metadata(&directory).ok()?.len() {
+            0 => Some(fs::read_dir(directory).ok()?.count()),
+            count => usize::try_from(count).ok(),
+        }
+    }
+
+    /// Its children. `None` where they cannot be seen.
+    pub fn children(&self) -> Option<Children> {
+        let pids = self.listed_children().or_else(|| self.found_children())?;
+        let uptime: f64 = fs::read_to_string("/proc/uptime").ok()?.split(' ').next()?.parse().ok()?;
+        let median = stat(*pids.get(pids.len() / 2)?)?;
+        let median_age = Duration::try_from_secs_f64(uptime - median.started).unwrap_or_default();
+        Some(Children { count: pids.len(), median_age })
+    }
+
+    /// In the order of their starts. Not all kernels have this file.
+    fn listed_children(&self) -> Option<Vec<u32>> {
+        let list = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid)).ok()?;
+        list.split_whitespace().map(|pid| pid.parse().ok()).collect()
+    }
+
+    fn found_children(&self) -> Option<Vec<u32>> {
+        let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let mut children: Vec<(f64, u32)> = pids
+            .filter_map(|pid| Some((stat(pid)?, pid)))
+            .filter(|(stat, _)| stat.parent == self.pid)
+            .map(|(stat, pid)| (stat.started, pid))
+            .collect();
+        children.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+        // This process is one of them, or behind one.
+        (!children.is_empty()).then(|| children.into_iter().map(|(_, pid)| pid).collect())
+    }
+}
+
+/// The soft limit of open files of a process. A hook inherits it from its daemon, should that not be visible.
+fn descriptor_limit(pid: u32) -> usize {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
+    let soft = open_files(&limits).unwrap_or_else(|| getrlimit(Resource::Nofile).current.unwrap_or(SELECT_LIMIT));
+    soft.min(SELECT_LIMIT) as usize
+}
+
+/// The soft limit of open files in `/proc/PID/limits`.
+fn open_files(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    match line.split_whitespace().next()? {
+        "unlimited" => Some(u64::MAX),
+        soft => soft.parse().ok(),
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct Stat {
+    parent: u32,
+    /// In seconds since the system started.
+    started: f64,
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Reads `/proc/PID/stat`. The name of the program, in parentheses, may hold anything.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let (_, fields) = text.rsplit_once(") ")?;
+    let mut fields = fields.split(' ').skip(1);
+    let parent = fields.next()?.parse().ok()?;
+    let started: f64 = fields.nth(17)?.parse().ok()?;
+    Some(Stat { parent, started: started / TICKS_PER_SECOND })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn this_process() -> DaemonProcess {
+        let pid = std::process::id();
+        DaemonProcess { pid, descriptor_limit: descriptor_limit(pid) }
+    }
+
+    #[test]
+    fn descriptors_of_a_process_are_counted() {
+        let process = this_process();
+        let before = process.open_descriptors().unwrap();
+        let files: Vec<File> = (0..300).map(|_| File::open("/dev/null").unwrap()).collect();
+        // Other tests of this process open and close files meanwhile.
+        assert!(process.open_descriptors().unwrap() + 50 > before + files.len());
+        let nobody = DaemonProcess { pid: u32::MAX, ..process };
+        assert_eq!(nobody.open_descriptors(), None);
+    }
+
+    #[test]
+    fn children_are_counted_until_they_are_waited_for() {
+        let program = |pid| DaemonProcess { pid, descriptor_limit: 0 };
+        // Shells with children that have ended and some that have not, none of which they wait for.
+        let script = "sleep 60 & sleep 60 & true & exec sleep 60";
+        let mut parent = Command::new("setsid").args(["sh", "-c", script]).stdin(Stdio::null()).spawn().unwrap();
+        let process = program(parent.id());
+        while process.children().is_none_or(|children| children.count < 3) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(process.children().unwrap().count, 3);
+        assert_eq!(process.found_children().unwrap().len(), 3);
+        assert!(process.children().unwrap().median_age < Duration::from_secs(600));
+        for pid in process.found_children().unwrap() {
+            let _ = Command::new("kill").arg(pid.to_string()).status();
+        }
+        parent.kill().unwrap();
+        parent.wait().unwrap();
+    }
+
+    #[test]
+    fn the_limit_is_the_smaller_one() {
+        let limits = |soft: &str| {
+            let head = "Limit                     Soft Limit           Hard Limit           Units\n";
+            format!(
+                "{head}Max processes             7                    9                    processes\nMax open files            {soft:21}1048576              files\n"
+            )
+        };
+        assert_eq!(open_files(&limits("512")), Some(512));
+        assert_eq!(open_files(&limits("unlimited")), Some(u64::MAX));
+        assert_eq!(open_files("Max open files"), None);
+        assert_eq!(open_files(""), None);
+        assert!((1..=1024).contains(&this_process().descriptor_limit()));
+    }
+
+    #[test]
+    fn fields_behind_a_program_with_an_unusual_name() {
+        let fields = "S 41 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 99 98";
+        let expected = Some(Stat { parent: 41, started: 123.45 });
+        for name in ["guix-daemon", "a b", ") S 9 9 ", "((("] {
+            assert_eq!(parse_stat(&format!("12 ({name}) {fields}\n")), expected, "{name}");
+        }
+        for broken in ["", "12 (x)", "12 (x) S", "12 (x) S y", "12 (x) S 41 7"] {
+            assert_eq!(parse_stat(broken), None, "{broken}");
+        }
+    }
+}

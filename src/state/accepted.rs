@@ -1,0 +1,70 @@
+//! How many builds were accepted for a guix-daemon process whose descriptors cannot be counted.
+//!
+//! The file `accepted/PID` has a byte for each of them. Only the hooks of that process touch it, one at a time, since
+//! the daemon makes one request at a time. Nothing is taken off again: what the daemon has given back cannot be seen
+//! either. Files of processes that are gone are removed.
+
+use std::fs;
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
+
+use super::lock::append;
+use super::{StateDirectory, StateError, create_directory};
+
+/// The builds accepted for one process of guix-daemon.
+#[derive(Debug)]
+pub struct AcceptedBuilds(PathBuf);
+
+impl AcceptedBuilds {
+    /// Those of the process `daemon`.
+    pub fn of(state: &StateDirectory, daemon: u32) -> Result<AcceptedBuilds, StateError> {
+        let directory = state.path().join("accepted");
+        create_directory(&directory)?;
+        let failed = |cause| StateError { path: directory.clone(), cause };
+        for entry in fs::read_dir(&directory).map_err(failed)?.flatten() {
+            if entry.file_name().to_str().and_then(|name| name.parse().ok()).is_some_and(is_gone) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        Ok(AcceptedBuilds(directory.join(daemon.to_string())))
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        fs::symlink_metadata(&self.0).map_or(0, |metadata| metadata.len() as usize)
+    }
+
+    /// Adds one.
+    pub fn add(&self) -> Result<(), StateError> {
+        append(&self.0, b".")
+    }
+}
+
+fn is_gone(pid: i32) -> bool {
+    Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn builds_are_counted_for_each_process_while_it_lives() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::new(directory.path());
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let of = |daemon| AcceptedBuilds::of(&state, daemon).unwrap();
+        let (own, other) = (of(std::process::id()), of(child.id()));
+        own.add().unwrap();
+        own.add().unwrap();
+        other.add().unwrap();
+        assert_eq!([own.count(), other.count()], [2, 1]);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!([of(std::process::id()).count(), other.count()], [2, 0]);
+    }
+}

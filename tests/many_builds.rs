@@ -1,0 +1,235 @@
+//! More builds in one request than guix-daemon has descriptors for: it holds five for each hook that it has not waited
+//! for, and dies with the 1,024th.
+//!
+//! Each test says on standard error how many builds a second there were. `OFFLOAD_CAMPAIGN=1` adds 5,000 builds, and
+//! pools of 60 and 200 slots: some ten minutes.
+
+mod lab;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use lab::{Direct, Drv, Entry, Hook, Host, LONG, Lab, RELEASES, max_concurrency, wait_until};
+use offload::daemon::{Error, Options};
+use offload::store::path::StorePath;
+
+fn instant(prefix: &str, count: usize) -> Vec<Drv> {
+    scripts(prefix, count, "echo >$out")
+}
+
+fn scripts(prefix: &str, count: usize, script: &str) -> Vec<Drv> {
+    (0..count).map(|number| Drv::new(&format!("{prefix}-{number}")).script(script)).collect()
+}
+
+/// Machine file entries for a machine that has something to do when the test begins.
+fn calm(machine: &Host) -> Entry {
+    machine.entry().set("overload_threshold", false)
+}
+
+/// A client whose request has been answered.
+struct Answer {
+    result: Result<(), Error>,
+    log: String,
+}
+
+impl Answer {
+    #[track_caller]
+    fn succeeded(self) {
+        self.result.unwrap_or_else(|error| panic!("{error}; its log:\n{}", self.log));
+    }
+
+    /// The status and the message of a daemon that lives.
+    #[track_caller]
+    fn refused(self) -> (String, String) {
+        match self.result {
+            Err(Error::Daemon { message, .. }) => (message, self.log),
+            other => panic!("{other:?}; its log:\n{}", self.log),
+        }
+    }
+}
+
+/// Puts derivations into the store, and has the daemon build them in one request.
+fn build(client: &mut Direct<'_>, drvs: &[Drv]) -> Answer {
+    let paths: Vec<StorePath> = drvs.iter().map(|drv| client.make(drv).path).collect();
+    build_paths(client, &paths, drvs.len())
+}
+
+/// Builds derivations because another one needs them all.
+fn build_as_inputs(client: &mut Direct<'_>, name: &str, drvs: &[Drv]) -> Answer {
+    let all = drvs.iter().fold(Drv::new(name), |all, drv| all.input(drv));
+    let path = client.make(&all).path;
+    build_paths(client, &[path], drvs.len() + 1)
+}
+
+fn build_paths(client: &mut Direct<'_>, paths: &[StorePath], count: usize) -> Answer {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&log);
+    client.daemon().set_log(Some(Box::new(move |text| sink.lock().unwrap().extend_from_slice(text))));
+    let result = client.build_paths(paths);
+    if let Ok(time) = result {
+        eprintln!("{count} builds in {time:.1?}: {:.1} a second", count as f64 / time.as_secs_f64());
+    }
+    client.daemon().set_log(None);
+    let log = String::from_utf8_lossy(&log.lock().unwrap()).into_owned();
+    Answer { result: result.map(|_| ()), log }
+}
+
+fn with_local_builds(client: &mut Direct<'_>, jobs: u32) {
+    client.set_options(&Options { max_jobs: Some(jobs), ..client.options() });
+}
+
+/// The hooks of a head, and the descriptors of the daemon that started them.
+fn hooks_and_descriptors(head: &Host) -> [usize; 2] {
+    let mut processes = head.processes();
+    processes.retain(|process| process.command.contains(" offload ") && process.name != "guix-daemon");
+    let daemon = processes.first().map_or(0, |hook| hook.parent);
+    [processes.len(), fs::read_dir(format!("/proc/{daemon}/fd")).map_or(0, Iterator::count)]
+}
+
+#[test]
+fn a_thousand_short_builds_that_one_needs() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    head.write_machines(&[calm(&b1)]);
+    let mut client = head.direct();
+    build_as_inputs(&mut client, "needs-200", &instant("first", 200)).succeeded();
+    build_as_inputs(&mut client, "needs-1000", &instant("then", 1000)).succeeded();
+    assert_eq!(b1.built().len(), 1202);
+    if std::env::var_os("OFFLOAD_CAMPAIGN").is_some() {
+        build_as_inputs(&mut client, "needs-5000", &instant("last", 5000)).succeeded();
+        assert_eq!(b1.built().len(), 1202 + 5001);
+    }
+    assert!(head.built().is_empty());
+}
+
+/// All in the request itself; the daemon keeps a descriptor for each until the request ends.
+#[test]
+fn three_hundred_short_builds_of_both_releases() {
+    for release in RELEASES {
+        let lab = Lab::new();
+        let b1 = lab.build_machine("b1").start();
+        let head = lab.head().release(release).start();
+        head.write_machines(&[calm(&b1)]);
+        let mut client = head.direct();
+        build(&mut client, &instant("asked-for", 300)).succeeded();
+        assert_eq!((b1.built().len(), head.built().len()), (300, 0), "{release:?}");
+    }
+}
+
+/// The daemon may build as well, and must not be told to.
+#[test]
+fn a_daemon_that_may_build_does_not_take_what_is_postponed() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().max_jobs(1).start();
+    head.write_machines(&[calm(&b1)]);
+    let mut client = head.direct();
+    with_local_builds(&mut client, 1);
+    build(&mut client, &instant("asked-for", 250)).succeeded();
+    assert_eq!((b1.built().len(), head.built().len()), (250, 0));
+}
+
+#[test]
+fn several_clients_of_a_daemon_with_few_descriptors() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().descriptor_limit(512).start();
+    head.write_machines(&[calm(&b1)]);
+    thread::scope(|scope| {
+        for name in ["one", "two", "three"] {
+            let head = &head;
+            scope.spawn(move || build(&mut head.direct(), &instant(name, 120)).succeeded());
+        }
+    });
+    assert_eq!((b1.built().len(), head.built().len()), (360, 0));
+}
+
+/// As many builds as four for each slot would wait inside their hooks.
+#[test]
+fn builds_that_wait_for_one_of_sixty_slots() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").max_jobs(60).start();
+    let head = lab.head().start();
+    head.write_machines(&[calm(&b1)]);
+    let drvs = scripts("long", 320, "until test -e /var/lab/finish; do sleep 1; done; echo >$out");
+    let mut building = head.client().start(&drvs.iter().collect::<Vec<_>>());
+    // The daemon says so when it has asked about all of them.
+    building.wait_for_log("waiting for locks or build slots");
+    wait_until("all slots are taken", 3 * LONG, || b1.built().len() >= 60);
+    let [hooks, descriptors] = hooks_and_descriptors(&head);
+    assert!((150..200).contains(&hooks) && descriptors <= 1024 - 100, "{hooks} hooks, {descriptors} descriptors");
+    b1.write("/var/lab/finish", "");
+    building.wait().succeeded();
+    assert_eq!((b1.built().len(), head.built().len()), (320, 0));
+    assert_eq!(max_concurrency(&b1.builds()), 60);
+}
+
+/// It keeps one for each build that is done, until the request ends.
+#[test]
+fn a_request_for_more_builds_than_the_daemon_has_descriptors_for() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().descriptor_limit(128).start();
+    head.write_machines(&[calm(&b1)]);
+    let drvs = instant("asked-for", 120);
+    let (message, log) = build(&mut head.direct(), &drvs).refused();
+    assert!(message.contains("unable to start any build"), "{message}");
+    assert!(
+        log.contains("it keeps one for each finished build") && log.contains("run the same command again"),
+        "{log}"
+    );
+    let before = b1.built().len();
+    assert!((50..120).contains(&before), "{before}");
+    build(&mut head.direct(), &drvs).succeeded();
+    assert_eq!((b1.built().len(), head.built().len()), (120, 0));
+
+    // What may be built here is.
+    let mut client = head.direct();
+    with_local_builds(&mut client, 2);
+    build(&mut client, &instant("also", 120)).succeeded();
+    let (here, there) = (head.built().len(), b1.built().len() - 120);
+    assert!(here > 0 && there >= 50 && here + there == 120, "{here} here, {there} there");
+}
+
+/// Nothing of what the daemon has open can be seen.
+#[test]
+fn descriptors_that_cannot_be_counted() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().descriptor_limit(256).hook(Hook::Program("/opt/blind".to_owned())).start();
+    let program = env!("CARGO_BIN_EXE_offload");
+    fs::create_dir_all(head.path("/opt/offload")).unwrap();
+    fs::copy(program, head.path("/opt/offload/offload")).unwrap();
+    head.write(
+        "/opt/blind",
+        "#!/bin/sh\ntest \"$1\" = offload || exec /usr/bin/guix \"$@\"\n\
+         exec unshare --mount sh -c 'mount -t tmpfs none /proc && exec /opt/offload/offload \"$@\"' sh \"$@\"\n",
+    );
+    fs::set_permissions(head.path("/opt/blind"), Permissions::from_mode(0o755)).unwrap();
+    head.write_machines(&[calm(&b1)]);
+    let drvs = instant("unseen", 40);
+    let (_, log) = build(&mut head.direct(), &drvs).refused();
+    assert!(log.contains("cannot be counted"), "{log}");
+    assert_eq!(b1.built().len(), 25);
+    build(&mut head.direct(), &drvs).succeeded();
+    assert_eq!((b1.built().len(), head.built().len()), (40, 0));
+}
+
+#[test]
+fn pools_of_many_slots() {
+    let is_campaign = std::env::var_os("OFFLOAD_CAMPAIGN").is_some();
+    let (pools, count): (&[u32], usize) = if is_campaign { (&[60, 200], 1000) } else { (&[60], 250) };
+    for &slots in pools {
+        let lab = Lab::new();
+        let b1 = lab.build_machine("b1").max_jobs(slots).start();
+        let head = lab.head().start();
+        head.write_machines(&[calm(&b1)]);
+        let drvs = scripts("short", count, "sleep 2; echo >$out");
+        build_as_inputs(&mut head.direct(), "needs-short", &drvs).succeeded();
+        assert_eq!((b1.built().len(), head.built().len()), (count + 1, 0));
+        assert!(max_concurrency(&b1.builds()) <= slots as usize);
+    }
+}
