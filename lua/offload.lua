@@ -111,8 +111,11 @@
 ---@field when_unreachable? "wait"|"local"|offload.Choice
 ---How many machines are tried for one build. Default: 3.
 ---@field max_attempts? integer
----How long an accepted build may wait for a build slot; 0 to 86400. In seconds. Default: 600.
+---How long an accepted build may wait for a build slot; 0 to 86400. Without it, as long as the daemon's own limits
+---allow. In seconds.
 ---@field wait_for_slot? number
+---How long an accepted build may wait while no matching machine can be reached; 0 to 86400. In seconds. Default: 60.
+---@field wait_for_machine? number
 ---Limits of time and memory for Lua code.
 ---@field limits? offload.Limits
 

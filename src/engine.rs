@@ -131,6 +131,7 @@ impl Consideration<'_> {
             rules: &self.rules,
             max_attempts: self.pool.settings.max_attempts as usize,
             wait_for_slot: self.pool.settings.wait_for_slot,
+            wait_for_machine: self.pool.settings.wait_for_machine,
         };
         let (directories, state) = (&self.engine.directories, &self.engine.state);
         let job = Build {

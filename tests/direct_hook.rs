@@ -52,7 +52,7 @@ struct Arguments {
     build_timeout: u32,
 }
 
-const ARGUMENTS: Arguments = Arguments { max_silent_time: 60, print_build_trace: "false", build_timeout: 60 };
+const ARGUMENTS: Arguments = Arguments { max_silent_time: 60, print_build_trace: "false", build_timeout: 3600 };
 
 /// A hook that has been asked to build something.
 struct Hook {
@@ -220,10 +220,17 @@ fn a_slot_that_does_not_become_free() {
 
     let holder = Hook::start(&head, ARGUMENTS, "", &first).accepted(&first);
     wait_until("it is built", LONG, || b1.is_building());
+    // A build that would wait for longer than the machine file allows is not accepted.
+    let mut hook = Hook::start(&head, ARGUMENTS, "", &second);
+    assert_eq!(hook.reply(), "# postpone\n");
+    drop(hook);
+    // Where it was expected to wait for less, and the slot does not become free, it fails and says why.
+    head.write_machine_file(&format!("return {{ {}, wait_for_slot = 11 }}", entry.lua()));
     let ended = run(&head, ARGUMENTS, &second);
     assert_eq!(ended.status, Some(1), "{:?}", ended.messages);
     let said = ended.messages.concat();
-    assert!(said.contains("no machine became free within 1 s (b1: all its slots are taken)"), "{said}");
+    let words = ["no machine became free within 11 s (b1: all its slots are taken)", "without `wait_for_slot`"];
+    assert!(words.iter().all(|words| said.contains(words)), "{said}");
     assert_eq!(b1.built(), ["first"]);
 
     // One that waits gets the slot of a hook that is killed.

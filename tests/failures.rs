@@ -147,15 +147,25 @@ fn all_slots_are_taken() {
     head.build(&drvs.iter().collect::<Vec<_>>()).succeeded();
     assert_eq!(b1.built().len(), 3);
     assert_eq!(lab::max_concurrency(&b1.builds()), 1);
+}
 
-    // Longer than the machine file has it wait. The message says what would help.
-    head.write_machine_file(&format!("return {{ {}, wait_for_slot = 1 }}", b1.entry().lua()));
-    let mut long = head.client().start(&[&Drv::new("long").script("echo on; sleep 60; echo >$out")]);
-    long.wait_for_log("on\n");
-    let result = head.build(&[&Drv::new("too-late")]);
-    assert_eq!(result.status, Some(1), "{}", result.log);
-    let words =
-        ["could not be offloaded: no machine became free within 1 s (b1: all its slots are taken", "`wait_for_slot = "];
-    assert!(words.iter().all(|words| result.log.contains(words)), "{}", result.log);
-    long.interrupt(Signal::INT);
+/// The daemon asks again about a build that is not accepted, and an accepted one would fail.
+#[test]
+fn a_build_that_would_wait_too_long_is_not_accepted() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").max_jobs(1).start();
+    let head = lab.head().start();
+    let entry = b1.entry().set("overload_threshold", false);
+    head.write_machine_file(&format!("return {{ {}, wait_for_slot = 8 }}", entry.lua()));
+    let drvs: Vec<Drv> =
+        (0..4).map(|number| Drv::new(&format!("queue-{number}")).script("sleep 5; echo >$out")).collect();
+    head.build(&drvs.iter().collect::<Vec<_>>()).succeeded();
+    assert_eq!(b1.built().len(), 4);
+
+    // So it is where the daemon gives the build less time than the queue would take of it.
+    head.write_machines(&[entry]);
+    let drvs: Vec<Drv> =
+        (0..4).map(|number| Drv::new(&format!("limited-{number}")).script("sleep 5; echo >$out")).collect();
+    head.client().timeout(12).start(&drvs.iter().collect::<Vec<_>>()).wait().succeeded();
+    assert_eq!(b1.built().len(), 8);
 }

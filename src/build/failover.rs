@@ -18,9 +18,6 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a build whose machine failed it waits for another one, before it takes that one again as well.
 const OTHER_MACHINE_WAIT: Duration = Duration::from_secs(30);
 
-/// The largest `wait_for_slot` that a machine file may give, in seconds.
-const WAIT_FOR_SLOT_MAX: u64 = 86_400;
-
 /// How long before the daemon's time limit waiting ends.
 const BUILD_TIMEOUT_MARGIN: Duration = Duration::from_secs(1);
 
@@ -33,8 +30,10 @@ pub struct FailOver<'a> {
     pub rules: &'a dyn Rules,
     /// Attempts at most, on one machine or several.
     pub max_attempts: usize,
-    /// How long the build may wait for a slot, each time it needs one.
-    pub wait_for_slot: Duration,
+    /// How long the build may wait for a slot, each time it needs one. `None`: as long as the daemon's limits allow.
+    pub wait_for_slot: Option<Duration>,
+    /// How long the build may wait while no machine that matches can be reached.
+    pub wait_for_machine: Duration,
 }
 
 /// Builds on the machine that was chosen. [`Failure::Machine`] and [`Failure::Refused`] leave the build to another one.
@@ -97,11 +96,12 @@ impl FailOver<'_> {
         let excluded = |is_final: bool| -> Vec<usize> {
             tried.iter().filter(|tried| tried.is_final || !is_final).map(|tried| tried.machine).collect()
         };
-        let until = |limit: Duration| {
-            let own = env.elapsed() + limit;
-            daemons.map_or(own, |daemons| own.min(daemons))
+        let until = |limit: Option<Duration>| {
+            let own = limit.map(|limit| env.elapsed() + limit);
+            [own, daemons].into_iter().flatten().min()
         };
-        let limit = if tried.is_empty() { self.wait_for_slot } else { self.wait_for_slot.min(OTHER_MACHINE_WAIT) };
+        let other_machine_wait = self.wait_for_slot.map_or(OTHER_MACHINE_WAIT, |limit| limit.min(OTHER_MACHINE_WAIT));
+        let limit = if tried.is_empty() { self.wait_for_slot } else { Some(other_machine_wait) };
         let mut result = self.wait_without(&excluded(false), until(limit), ticket, env, observer);
         if result.is_err() && !tried.is_empty() {
             result = self.wait_without(&excluded(true), until(self.wait_for_slot), ticket, env, observer);
@@ -109,13 +109,14 @@ impl FailOver<'_> {
         result.map_err(|result| match result {
             WaitError::NoMatch => self.no_machine_left(tried, "no other machine matches".to_owned(), None),
             WaitError::TooLong(reasons) => self.nothing_free(tried, &reasons),
+            WaitError::Unreachable(reasons) => self.nothing_reachable(tried, &reasons),
         })
     }
 
     fn wait_without<E: Environment>(
         &self,
         excluded: &[usize],
-        until: Duration,
+        until: Option<Duration>,
         ticket: &mut Option<E::QueueTicket>,
         env: &E,
         observer: &mut dyn Observer,
@@ -128,30 +129,44 @@ impl FailOver<'_> {
         let mut report = |time: Duration| {
             observer.observe(&Event::Waiting { derivation, seconds: time.as_secs() });
         };
-        wait(&query, ticket, wait_for_slot::Limits { until, report_interval }, env, &mut report)
+        wait(
+            &query,
+            ticket,
+            wait_for_slot::Limits { until, wait_for_machine: self.wait_for_machine, report_interval },
+            env,
+            &mut report,
+        )
     }
 
     fn nothing_free(&self, tried: &[FailedAttempt], reasons: &[Rejection]) -> Failure {
         let is_busy = reasons.iter().any(|over| over.reason.is_busy());
-        let reasons: Vec<String> =
-            reasons.iter().map(|over| format!("{}: {}", self.machines[over.machine].name, over.reason)).collect();
-        let reasons = reasons.join("; ");
-        match self.arguments.build_timeout {
-            Some(limit) if limit < self.wait_for_slot => {
-                let last = format!("no machine became free before the daemon's time limit for the build ({reasons})");
-                self.no_machine_left(tried, last, None)
-            }
-            _ => {
-                let seconds = self.wait_for_slot.as_secs();
-                let longer = (seconds * 6).clamp(600, WAIT_FOR_SLOT_MAX);
-                let hint = format!(
-                    "builds wait longer for a slot with `wait_for_slot = {longer}` in the machine file; it is {seconds} now \
-                     (seconds)"
-                );
-                let last = format!("no machine became free within {seconds} s ({reasons})");
-                self.no_machine_left(tried, last, (is_busy && seconds < WAIT_FOR_SLOT_MAX).then_some(hint))
-            }
-        }
+        let reasons = self.reasons(reasons);
+        let Some(limit) =
+            self.wait_for_slot.filter(|limit| self.arguments.build_timeout.is_none_or(|own| own >= *limit))
+        else {
+            let last = format!("no machine became free before the daemon's time limit for the build ({reasons})");
+            return self.no_machine_left(tried, last, None);
+        };
+        let seconds = limit.as_secs();
+        let hint = format!(
+            "without `wait_for_slot` in the machine file builds wait for a slot as long as guix-daemon allows; it is {seconds} \
+             now (seconds)"
+        );
+        let last = format!("no machine became free within {seconds} s ({reasons})");
+        self.no_machine_left(tried, last, is_busy.then_some(hint))
+    }
+
+    fn nothing_reachable(&self, tried: &[FailedAttempt], reasons: &[Rejection]) -> Failure {
+        let seconds = self.wait_for_machine.as_secs();
+        let last = format!("no machine could be reached for {seconds} s ({})", self.reasons(reasons));
+        let hint =
+            "`offload test` checks the machines; `wait_for_machine` in the machine file says how long builds wait";
+        self.no_machine_left(tried, last, Some(hint.to_owned()))
+    }
+
+    fn reasons(&self, reasons: &[Rejection]) -> String {
+        let reasons = reasons.iter().map(|over| format!("{}: {}", self.machines[over.machine].name, over.reason));
+        reasons.collect::<Vec<_>>().join("; ")
     }
 
     fn no_machine_left(&self, tried: &[FailedAttempt], last: String, hint: Option<String>) -> Failure {

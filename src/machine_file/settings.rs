@@ -17,8 +17,10 @@ pub struct Settings {
     pub when_unreachable: When,
     /// Attempts at one build, on one machine or several.
     pub max_attempts: u32,
-    /// How long an accepted build may wait for a slot inside the hook.
-    pub wait_for_slot: Duration,
+    /// How long an accepted build may wait for a slot inside the hook. `None`: as long as the daemon's limits allow.
+    pub wait_for_slot: Option<Duration>,
+    /// How long an accepted build may wait while no matching machine can be reached.
+    pub wait_for_machine: Duration,
     /// What Lua code may use.
     pub limits: Limits,
     /// Whether the pool has an `accepts` of its own.
@@ -33,7 +35,8 @@ impl Default for Settings {
             when_busy: When::Wait,
             when_unreachable: When::Local,
             max_attempts: 3,
-            wait_for_slot: Duration::from_secs(600),
+            wait_for_slot: None,
+            wait_for_machine: Duration::from_secs(60),
             limits: Limits::default(),
             has_accepts: false,
             has_score: false,
@@ -86,12 +89,12 @@ const MAX_SECONDS: f64 = 300.0;
 const LEAST_MEMORY: u64 = 1 << 20;
 const MOST_MEMORY: u64 = 1 << 40;
 
-type RuntimeOptions = Field<Settings>;
+type Setting = Field<Settings>;
 type Limit = Field<Limits>;
 
 /// The named fields of the table that a machine file returns.
 pub const POOL: &[Field<Settings>] = &[
-    RuntimeOptions::new(
+    Setting::new(
         "accepts",
         "offload.Accepts",
         "Whether a machine takes a build; called for each machine that matches. Without it, every machine takes what \
@@ -99,7 +102,7 @@ pub const POOL: &[Field<Settings>] = &[
     )
     .read(|f, s| f.function().map(|_| s.has_accepts = true))
     .json(|s| json!(s.has_accepts)),
-    RuntimeOptions::new(
+    Setting::new(
         "score",
         "offload.ScoreFunction",
         "How well a machine suits a build: the highest score is chosen. Called for machines without a `score` of \
@@ -107,7 +110,7 @@ pub const POOL: &[Field<Settings>] = &[
     )
     .read(|f, s| f.function().map(|_| s.has_score = true))
     .json(|s| json!(s.has_score)),
-    RuntimeOptions::new(
+    Setting::new(
         "when_busy",
         "\"wait\"|\"local\"|offload.Choice",
         "What to do when every matching machine is busy: `\"wait\"` for one, or `\"local\"`: let the head build, if \
@@ -115,21 +118,34 @@ pub const POOL: &[Field<Settings>] = &[
     )
     .read(|f, s| when(f).map(|when| s.when_busy = when))
     .json(|s| json!(s.when_busy)),
-    RuntimeOptions::new(
+    Setting::new(
         "when_unreachable",
         "\"wait\"|\"local\"|offload.Choice",
         "The same for when no matching machine can be reached.",
     )
     .read(|f, s| when(f).map(|when| s.when_unreachable = when))
     .json(|s| json!(s.when_unreachable)),
-    RuntimeOptions::new("max_attempts", "integer", "How many machines are tried for one build.")
+    Setting::new("max_attempts", "integer", "How many machines are tried for one build.")
         .read(|f, s| f.whole(1, 1000).map(|attempts| s.max_attempts = attempts))
         .json(|s| json!(s.max_attempts)),
-    RuntimeOptions::new("wait_for_slot", "number", "How long an accepted build may wait for a build slot; 0 to 86400.")
-        .unit("seconds")
-        .read(|f, s| wait_for_slot(f).map(|time| s.wait_for_slot = time))
-        .json(|s| seconds_to_json(s.wait_for_slot)),
-    RuntimeOptions::new("limits", "offload.Limits", "Limits of time and memory for Lua code.")
+    Setting::new(
+        "wait_for_slot",
+        "number",
+        "How long an accepted build may wait for a build slot; 0 to 86400. Without it, as long as the daemon's own limits \
+         allow.",
+    )
+    .unit("seconds")
+    .read(|f, s| waiting_time(f).map(|time| s.wait_for_slot = Some(time)))
+    .json(|s| json!(s.wait_for_slot.map(seconds_to_json))),
+    Setting::new(
+        "wait_for_machine",
+        "number",
+        "How long an accepted build may wait while no matching machine can be reached; 0 to 86400.",
+    )
+    .unit("seconds")
+    .read(|f, s| waiting_time(f).map(|time| s.wait_for_machine = time))
+    .json(|s| seconds_to_json(s.wait_for_machine)),
+    Setting::new("limits", "offload.Limits", "Limits of time and memory for Lua code.")
         .read(|f, s| read_limits(f, &mut s.limits))
         .json(|s| json!(FieldValues(LIMITS, &s.limits))),
 ];
@@ -157,7 +173,7 @@ fn when(fields: &mut Fields) -> Option<When> {
     })
 }
 
-fn wait_for_slot(fields: &mut Fields) -> Option<Duration> {
+fn waiting_time(fields: &mut Fields) -> Option<Duration> {
     let seconds = |value: &Value| values::number(value).filter(|seconds| (0.0..=86400.0).contains(seconds));
     fields.read("a number of seconds from 0 to 86400", seconds).map(Duration::from_secs_f64)
 }

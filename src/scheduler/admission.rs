@@ -17,7 +17,7 @@ use crate::hook::Reply;
 use crate::hook::daemon_process::Children;
 
 /// After what time the daemon asks again about what was postponed (`build-poll-interval`).
-pub const POLL_INTERVAL: Duration = Duration::from_secs(5);
+pub const DAEMON_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// With fewer children than this, what the daemon holds is not for hooks that it is about to wait for.
 const FEW_CHILDREN: usize = 8;
@@ -52,7 +52,7 @@ impl Refusals {
         };
         // Half of them came within the median age, so as many end in that time where builds come and go.
         let pace = (count / 2) as f64 / median_age.as_secs_f64().max(0.1);
-        let wakeful = (pace * POLL_INTERVAL.as_secs_f64()) as usize;
+        let wakeful = (pace * DAEMON_POLL_INTERVAL.as_secs_f64()) as usize;
         Refusals { wakeful, made: 0, is_exhausted: count < FEW_CHILDREN }
     }
 
@@ -67,7 +67,7 @@ impl Refusals {
         self.is_exhausted
     }
 
-    /// Whether all builds so far come again soon, or some only after [`POLL_INTERVAL`].
+    /// Whether all builds so far come again soon, or some only after [`DAEMON_POLL_INTERVAL`].
     pub fn are_slow(&self) -> bool {
         self.made > self.wakeful + 1
     }

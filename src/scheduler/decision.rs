@@ -2,19 +2,23 @@
 //!
 //! A decline is a failed build where the daemon may not build itself (`--max-jobs=0`, or another system type). So while
 //! any machine matches, the reply is `# decline` only if the daemon offers to build it now and its system can. A build
-//! for which all slots are taken is accepted if there is room to wait, since a postponed one is asked about again only
-//! after five seconds. What cannot be built for other reasons (no machine answers, all are overloaded) is postponed:
+//! for which all slots are taken is accepted if there is room to wait and a slot can be expected soon ([`expected_wait`]),
+//! since a postponed one is asked about again only after five seconds, and one that is accepted must not fail because it
+//! waits. What cannot be built for other reasons (no machine answers, all are overloaded) is postponed:
 //! nobody knows for how long, and an accepted build would have to fail some day.
 
 use std::time::Duration;
 
-use super::admission::POLL_INTERVAL;
+use super::admission::DAEMON_POLL_INTERVAL;
 use super::choice::{Choice, Outcome, Reason, Rejection};
 use super::environment::Environment;
 use super::query::Query;
 use super::select::select;
 use crate::hook::Reply;
 use crate::machine::Machine;
+
+/// The shortest time that a build is expected to take.
+const SHORTEST_BUILD: Duration = Duration::from_secs(5);
 
 /// How many builds may wait for each slot of the machines that may take them.
 pub const QUEUE_PER_SLOT: usize = 4;
@@ -29,7 +33,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long the next request of a hook process may be kept. `postponed`: how long ago one was postponed. Once is enough:
 /// the daemon may have any number of builds to ask about before it gets to those that run.
 pub fn hold(postponed: Option<Duration>) -> Duration {
-    if postponed.is_some_and(|ago| ago < POLL_INTERVAL) { Duration::ZERO } else { QUEUE_WAIT }
+    if postponed.is_some_and(|ago| ago < DAEMON_POLL_INTERVAL) { Duration::ZERO } else { QUEUE_WAIT }
 }
 
 /// What to do when no machine can take a build now.
@@ -97,12 +101,35 @@ pub fn decide<E: Environment>(query: &Query<'_>, may_build_locally: bool, hold: 
 }
 
 fn join_queue<E: Environment>(query: &Query<'_>, reasons: &[Rejection], env: &E) -> Option<E::QueueTicket> {
+    let is_soon = |over: &Rejection| match over.reason {
+        Reason::NoSlot { ahead } => {
+            let (machine, now) = (query.machines[over.machine], env.now());
+            let ages: Vec<Duration> =
+                env.running(machine).iter().map(|&since| Duration::from_millis(now.saturating_sub(since))).collect();
+            let wait = expected_wait(ahead, machine.parallel_builds as usize, &ages);
+            query.rules.max_expected_wait().is_none_or(|most| wait <= most)
+        }
+        _ => false,
+    };
+    if !reasons.iter().any(is_soon) {
+        return None;
+    }
     let machines = eligible(query.machines, reasons);
     let slots: usize = machines.iter().map(|machine| machine.parallel_builds as usize).sum();
     env.try_join_queue(&machines, slots.saturating_mul(QUEUE_PER_SLOT)).unwrap_or_else(|error| {
         log::warn!("no place to wait for a slot: {error}");
         None
     })
+}
+
+/// How long a build with `ahead` others before it is expected to wait for one of so many slots, whose builds have run for
+/// these times. A build that has run for some time is expected to run for as long again, and none to be over within
+/// [`SHORTEST_BUILD`]: how long builds take is not known.
+fn expected_wait(ahead: usize, slots: usize, ages: &[Duration]) -> Duration {
+    let sum = ages.iter().fold(Duration::ZERO, |sum, age| sum.saturating_add(*age));
+    let mean = sum / u32::try_from(ages.len().max(1)).unwrap_or(u32::MAX);
+    let rounds = ahead / slots.max(1) + 1;
+    mean.max(SHORTEST_BUILD).saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
 }
 
 /// Those of the machines passed over that may take the build another time.
@@ -115,9 +142,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_slot_is_expected_when_the_builds_before_have_run_as_long_again() {
+        let seconds = |ages: &[u64]| ages.iter().copied().map(Duration::from_secs).collect::<Vec<_>>();
+        let wait = |ahead, slots, ages: &[u64]| expected_wait(ahead, slots, &seconds(ages)).as_secs();
+        assert_eq!(wait(0, 1, &[60]), 60);
+        assert_eq!(wait(0, 2, &[60, 20]), 40);
+        // Two slots serve the first two of those that wait in one round.
+        assert_eq!([0, 1, 2, 3, 4].map(|ahead| wait(ahead, 2, &[100, 100])), [100, 100, 200, 200, 300]);
+        // Nothing is known of a build that has just begun.
+        assert_eq!([wait(0, 1, &[0]), wait(1, 1, &[])], [5, 10]);
+        assert_eq!(expected_wait(usize::MAX, 0, &[Duration::MAX]), Duration::MAX);
+    }
+
+    #[test]
     fn only_the_first_of_many_requests_is_kept() {
         assert_eq!(hold(None), QUEUE_WAIT);
         assert_eq!(hold(Some(Duration::ZERO)), Duration::ZERO);
-        assert_eq!(hold(Some(POLL_INTERVAL)), QUEUE_WAIT);
+        assert_eq!(hold(Some(DAEMON_POLL_INTERVAL)), QUEUE_WAIT);
     }
 }

@@ -1,6 +1,7 @@
 //! The rules that a machine file may replace: which machine may take a build, and how well it suits.
 
 use std::cell::RefCell;
+use std::time::Duration;
 
 use log::warn;
 
@@ -57,6 +58,11 @@ pub trait Rules {
     /// What to do when the machines are busy.
     fn when_busy(&self) -> Otherwise {
         Otherwise::Wait
+    }
+
+    /// The longest expected wait for a slot with which a build is accepted. `None`: any.
+    fn max_expected_wait(&self) -> Option<Duration> {
+        None
     }
 
     /// What to do when none can be reached.
@@ -149,6 +155,14 @@ impl Rules for FileRules<'_> {
             Score::Value(score) => Some(score),
             Score::No(_) => None,
         }
+    }
+
+    /// Half of the time that the machine file lets a build wait, and a tenth of that which the daemon gives it for
+    /// waiting and building together: what was expected may be wrong.
+    fn max_expected_wait(&self) -> Option<Duration> {
+        let daemon = Some(self.decision.borrow().request().build_timeout).filter(|&seconds| seconds > 0);
+        let daemon = daemon.map(|seconds| Duration::from_secs(seconds) / 10);
+        [self.pool.settings.wait_for_slot.map(|limit| limit / 2), daemon].into_iter().flatten().min()
     }
 
     fn when_busy(&self) -> Otherwise {

@@ -28,13 +28,17 @@ pub enum WaitError {
     NoMatch,
     /// The time is over.
     TooLong(Vec<Rejection>),
+    /// No machine could be reached for [`Limits::wait_for_machine`].
+    Unreachable(Vec<Rejection>),
 }
 
 /// Limits of waiting.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// When to give up, in terms of [`Environment::elapsed`].
-    pub until: Duration,
+    /// When to give up, in terms of [`Environment::elapsed`]. `None`: never.
+    pub until: Option<Duration>,
+    /// How long to wait while no machine that matches can be reached.
+    pub wait_for_machine: Duration,
     /// How often to say that it still waits.
     pub report_interval: Duration,
 }
@@ -50,13 +54,22 @@ pub fn wait<E: Environment>(
 ) -> Result<Choice<E>, WaitError> {
     let start = env.elapsed();
     let mut report_at = start;
+    let mut unreachable_since = None;
     loop {
         query.rules.begin();
         let reasons = match select(query, ticket.as_ref(), PROBE_WAIT.min(limits.report_interval), env) {
             Outcome::Chosen(choice) => return Ok(choice),
             Outcome::NoMatch(_) => return Err(WaitError::NoMatch),
-            Outcome::Head(reasons) | Outcome::Busy(reasons) | Outcome::Unreachable(reasons) => reasons,
+            Outcome::Unreachable(reasons) if !is_drained(&reasons) => {
+                unreachable_since.get_or_insert(env.elapsed());
+                reasons
+            }
+            Outcome::Head(reasons) | Outcome::Busy(reasons) | Outcome::Unreachable(reasons) => {
+                unreachable_since = None;
+                reasons
+            }
         };
+        let unreachable_until = unreachable_since.map(|since| since + limits.wait_for_machine);
         let machines = eligible(query.machines, &reasons);
         match ticket {
             Some(ticket) => env.renew_ticket(ticket, &machines),
@@ -81,15 +94,19 @@ pub fn wait<E: Environment>(
                 report(now - start);
                 report_at = now + limits.report_interval;
             }
-            if now >= limits.until {
+            if limits.until.is_some_and(|until| now >= until) {
                 return Err(WaitError::TooLong(reasons));
+            }
+            if unreachable_until.is_some_and(|until| now >= until) {
+                return Err(WaitError::Unreachable(reasons));
             }
             if now >= anew {
                 break;
             }
             let ahead = line.iter().min().copied().unwrap_or(usize::MAX);
             let pause = times(POLL_INTERVAL, ahead.saturating_add(1)).min(POLL_INTERVAL_MAX);
-            env.pause(pause.min(limits.until - now).min(report_at - now));
+            let ends = [limits.until, unreachable_until, Some(report_at)].into_iter().flatten().min();
+            env.pause(ends.map_or(pause, |ends| pause.min(ends - now)));
             let free: Vec<usize> = queue.iter().map(|machine| env.free_slots(machine).unwrap_or(0)).collect();
             if free.iter().any(|&free| free > 0) {
                 line = env.ahead(&queue, ticket.as_ref());
@@ -99,6 +116,11 @@ pub fn wait<E: Environment>(
             }
         }
     }
+}
+
+/// Whether an administrator took a machine out that will be back.
+fn is_drained(reasons: &[Rejection]) -> bool {
+    reasons.iter().any(|over| matches!(over.reason, Reason::Drained(_)))
 }
 
 fn times(time: Duration, count: usize) -> Duration {

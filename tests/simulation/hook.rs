@@ -98,7 +98,8 @@ impl Hook {
             machines: question.machines,
             rules: question.rules,
             max_attempts: 3,
-            wait_for_slot: WAIT_FOR_SLOT,
+            wait_for_slot: Some(WAIT_FOR_SLOT),
+            wait_for_machine: WAIT_FOR_SLOT,
         };
         let mut came = place.is_some().then(|| self.world.elapsed());
         let waited = &mut note.waited;

@@ -6,7 +6,7 @@ use log::{debug, info, warn};
 
 use crate::hook::daemon_process::DaemonProcess;
 use crate::hook::{Reply, Request};
-use crate::scheduler::admission::{POLL_INTERVAL, Refusals, accepts_uncounted, has_room};
+use crate::scheduler::admission::{DAEMON_POLL_INTERVAL, Refusals, accepts_uncounted, has_room};
 use crate::state::{AcceptedBuilds, StateDirectory};
 
 /// Looks at the daemon before each request, and has the replies to those that come while it has no room.
@@ -32,7 +32,7 @@ impl<'a> Admission<'a> {
             self.refusals = None;
             return None;
         }
-        let is_current = |(since, _): &(Instant, Refusals)| since.elapsed() < POLL_INTERVAL;
+        let is_current = |(since, _): &(Instant, Refusals)| since.elapsed() < DAEMON_POLL_INTERVAL;
         let (since, mut refusals) = self.refusals.filter(is_current).unwrap_or_else(|| {
             let refusals = if open.is_some() { Refusals::new(self.daemon.children()) } else { Refusals::for_good() };
             debug!("no room for another hook: {open:?} descriptors of {:?}, {refusals:?}", self.daemon);

@@ -1,6 +1,7 @@
 //! The pool as a table for people.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use crate::machine_file::{Pool, Settings, When};
 
@@ -79,6 +80,7 @@ fn write_settings(settings: &Settings, output: &mut dyn Write) -> io::Result<()>
         When::Local => "local",
         When::Function => "a function",
     };
+    let seconds = |time: Duration| format!("{} s", time.as_secs_f64());
     let limits = &settings.limits;
     let lines = [
         ("accepts", given(settings.has_accepts, "every build").to_owned()),
@@ -86,7 +88,8 @@ fn write_settings(settings: &Settings, output: &mut dyn Write) -> io::Result<()>
         ("when_busy", when(settings.when_busy).to_owned()),
         ("when_unreachable", when(settings.when_unreachable).to_owned()),
         ("max_attempts", settings.max_attempts.to_string()),
-        ("wait_for_slot", format!("{} s", settings.wait_for_slot.as_secs_f64())),
+        ("wait_for_slot", settings.wait_for_slot.map_or("as long as the daemon allows".to_owned(), seconds)),
+        ("wait_for_machine", seconds(settings.wait_for_machine)),
         (
             "limits",
             format!(

@@ -49,7 +49,8 @@ score             speed / (1 + load)
 when_busy         a function
 when_unreachable  local
 max_attempts      3
-wait_for_slot     600 s
+wait_for_slot     as long as the daemon allows
+wait_for_machine  60 s
 limits            5 s to evaluate, 0.5 s to decide, 64 MiB
 ";
     assert_eq!(output, expected);

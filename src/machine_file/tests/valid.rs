@@ -38,7 +38,7 @@ fn every_field() {
           local_machine { name = "head", speed = 0.5, systems = { "x86_64-linux" }, features = { "kvm" },
             enabled = false, overload_threshold = 2, tags = { rack = "A1" }, accepts = print, score = print },
           accepts = function() return true end, score = function() return 1 end,
-          when_busy = "local", when_unreachable = function() end, max_attempts = 5, wait_for_slot = 60,
+          when_busy = "local", when_unreachable = function() end, max_attempts = 5, wait_for_slot = 60, wait_for_machine = 90,
           limits = { evaluate = 2, decide = 0.25, memory = 32 * 2^20 },
         }"#,
     );
@@ -66,7 +66,7 @@ fn every_field() {
     assert_eq!(json_with_every_field(LIMITS, &pool.settings.limits), limits);
     let expected = serde_json::json!({
         "accepts": true, "score": true, "when_busy": "local", "when_unreachable": "function", "max_attempts": 5,
-        "wait_for_slot": 60, "limits": limits,
+        "wait_for_slot": 60, "wait_for_machine": 90, "limits": limits,
     });
     assert_eq!(json_with_every_field(POOL, &pool.settings), expected);
 
