@@ -23,6 +23,9 @@ use crate::scheduler::{self, Decision, Environment, Explanation, FileRules, Quer
 use crate::state::{QueueTicket, StateDirectory};
 use crate::store::path::StorePath;
 
+/// The directory of all state, in the daemon's.
+pub const STATE: &str = "offload";
+
 /// This machine, as a head that offloads builds.
 pub struct Engine {
     pub directories: Directories,
@@ -40,7 +43,7 @@ pub struct Engine {
 impl Engine {
     /// An engine that keeps its state below the daemon's, in `offload`.
     pub fn new(directories: Directories, arguments: HookArguments) -> Engine {
-        let state = StateDirectory::new(directories.state.join("offload"));
+        let state = StateDirectory::new(directories.state.join(STATE));
         Engine { directories, state, arguments, persists_connections: false }
     }
 

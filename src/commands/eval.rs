@@ -19,6 +19,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::terminal;
 use crate::exit::ExitStatus;
 use crate::machine::{HostKey, Machine};
 use crate::machine_file::{self, Diagnostic, Entry, LoadContext, LocalMachine, Pool, Settings, Severity, When};
@@ -171,8 +172,7 @@ fn write_json(
         warnings: of(Severity::Warning),
         errors: of(Severity::Error),
     };
-    serde_json::to_writer_pretty(&mut *output, &object)?;
-    writeln!(output)
+    terminal::write_json(&object, true, output)
 }
 
 impl<'a> MachineObject<'a> {

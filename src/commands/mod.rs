@@ -5,6 +5,7 @@
 
 pub mod add;
 pub mod annotations;
+mod as_user;
 pub mod authorize;
 pub mod build_hook;
 pub mod convert;
@@ -23,12 +24,15 @@ pub mod test;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use env_logger::Target;
 
-use crate::engine::Engine;
+use as_user::AsUserError;
+
+use crate::engine::{Engine, STATE};
 use crate::exit::ExitStatus;
 use crate::hook::HookArguments;
 use crate::local::Directories;
@@ -126,15 +130,28 @@ pub fn main(mut arguments: Vec<OsString>) -> ExitStatus {
     if has_leading_word {
         arguments.remove(0);
     }
+    if as_user::is_wanted(&arguments)
+        && let Err(error) = as_user::become_user(&mut arguments)
+    {
+        eprintln!("offload: error: {error}");
+        return ExitStatus::Failure;
+    }
     if is_build_hook(&arguments) {
         return build_hook::run(&arguments);
     }
-    let arguments = [OsString::from("offload")].into_iter().chain(arguments);
-    let parsed = help::definition().try_get_matches_from(arguments);
+    let words = [OsString::from("offload")].into_iter().chain(arguments.iter().cloned());
+    let parsed = help::definition().try_get_matches_from(words);
     match parsed.and_then(|matches| CommandLine::from_arg_matches(&matches)) {
         Ok(command_line) => {
             logging::start(Target::Stderr);
-            run(command_line.command)
+            match run_as_other_user(&command_line.command, &arguments) {
+                Ok(Some(status)) => status,
+                Ok(None) => run(command_line.command),
+                Err(error) => {
+                    eprintln!("offload: error: {error}");
+                    ExitStatus::Failure
+                }
+            }
         }
         Err(error) => {
             // Help and version are errors to clap, and go to standard output.
@@ -148,6 +165,33 @@ pub fn main(mut arguments: Vec<OsString>) -> ExitStatus {
             }
         }
     }
+}
+
+/// Runs a command of root's as the user who controls the state, or the program that is to be converted. `None`: it is
+/// for this process.
+fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option<ExitStatus>, AsUserError> {
+    let user = match command {
+        Command::Convert { file } => as_user::controlling_user(&std::path::absolute(file).unwrap_or_default())?,
+        Command::Explain(_)
+        | Command::Drain { .. }
+        | Command::Undrain { .. }
+        | Command::Eval { .. }
+        | Command::Test(_)
+        | Command::Authorize(_)
+        | Command::Status(_) => match Directories::from_environment() {
+            Ok(directories) => as_user::controlling_user(&directories.state.join(STATE))?,
+            // The command says what is wrong with them.
+            Err(_) => None,
+        },
+        // They have nothing to do with the state, or (`install`) become the daemon's user where they have.
+        Command::Annotations { .. }
+        | Command::Install(_)
+        | Command::Uninstall(_)
+        | Command::Documents { .. }
+        | Command::Add(_) => None,
+    };
+    let input = if matches!(command, Command::Authorize(_)) { Stdio::inherit() } else { Stdio::null() };
+    user.map(|user| as_user::run(&user, arguments, input)).transpose()
 }
 
 fn run(command: Command) -> ExitStatus {
@@ -180,7 +224,7 @@ fn run(command: Command) -> ExitStatus {
             })
         }
         Command::Install(arguments) => install::install(&arguments, &engine, &mut io::stdout(), &mut io::stderr()),
-        Command::Uninstall(arguments) => install::uninstall(&arguments, &mut io::stdout(), &mut io::stderr()),
+        Command::Uninstall(arguments) => install::uninstall(&arguments, &engine, &mut io::stdout(), &mut io::stderr()),
         Command::Documents { directory } => documents::run(&directory, &mut io::stderr()),
         Command::Test(arguments) => test::run(&arguments, &engine),
         Command::Add(arguments) => add::run(&arguments, &engine, &mut io::stdout(), &mut io::stderr()),

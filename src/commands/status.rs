@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use super::drain::parse_time;
 use super::machines::{Selection, hosts, load, verdict};
-use super::terminal::Terminal;
+use super::terminal::{Terminal, write_json};
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use snapshot::{MachineSnapshot, SnapshotSource};
@@ -115,11 +115,7 @@ fn write(
         Format::Recutils => records::write(snapshot, out),
         Format::Json => {
             let report = Report { version: VERSION, file: path.display().to_string(), time: now(), machines: snapshot };
-            match is_repeated {
-                true => serde_json::to_writer(&mut *out, &report)?,
-                false => serde_json::to_writer_pretty(&mut *out, &report)?,
-            }
-            writeln!(out)
+            write_json(&report, !is_repeated, out)
         }
     }
 }

@@ -21,7 +21,7 @@ use std::thread;
 use serde::Serialize;
 
 use super::machines::{Selection, hosts, load, verdict};
-use super::terminal::Terminal;
+use super::terminal::{self, Terminal};
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::machine::Machine;
@@ -89,6 +89,5 @@ fn check_all<'a>(machines: &[&'a Machine], engine: &Engine) -> Vec<Checked<'a>> 
 fn write_json(path: &Path, machines: &[Checked<'_>], out: &mut impl Write) -> io::Result<()> {
     let file = path.display().to_string();
     let object = serde_json::json!({ "version": VERSION, "file": file, "machines": machines });
-    serde_json::to_writer_pretty(&mut *out, &object)?;
-    writeln!(out)
+    terminal::write_json(&object, true, out)
 }
