@@ -11,15 +11,20 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::process::geteuid;
+
 use crate::build::{Build, Chosen, FailOver, LiveEnvironment};
 use crate::error::{Failure, with_causes};
 use crate::events::Observer;
 use crate::hook::{BuildLog, HookArguments, Request};
 use crate::local::{Directories, read_derivation};
 use crate::machine::Machine;
-use crate::machine_file::{DerivationReader, Extend, LoadContext, Pool, Report, load};
+use crate::machine_file::{DerivationReader, Diagnostic, Extend, LoadContext, Pool, Report, load};
+use crate::permissions::User;
+use crate::permissions::ownership::{self, Control};
 use crate::scheduler::matching::builds_locally;
 use crate::scheduler::{self, Decision, Environment, Explanation, FileRules, Query, Rules};
+use crate::shell::in_quotes;
 use crate::state::{QueueTicket, StateDirectory};
 use crate::store::path::StorePath;
 
@@ -49,7 +54,27 @@ impl Engine {
 
     /// Evaluates a machine file. `extend` may add functions to the interpreter before that.
     pub fn load_pool(&self, path: &Path, extend: Option<Extend>) -> Result<Pool, Report> {
+        self.check_writers(path)?;
         load(path, &LoadContext { extend, ..self.load_context() })
+    }
+
+    /// Root does not evaluate what the owner of the state can write, where that is another user.
+    fn check_writers(&self, path: &Path) -> Result<(), Report> {
+        if !geteuid().is_root() {
+            return Ok(());
+        }
+        let (file, state) = (ownership::control(path), ownership::control(self.state.path()));
+        let (Ok(Control::User { path: owned, uid, gid }), Ok(Control::User { uid: owner, .. })) = (file, state) else {
+            return Ok(());
+        };
+        if uid != owner {
+            return Ok(());
+        }
+        let user = User::numbered(Path::new("/"), uid, gid).name;
+        let owned = in_quotes(&owned.to_string_lossy());
+        let message = format!("root does not evaluate it: {owned} belongs to {user}, as the state does");
+        let hint = format!("run guix-daemon as {user}; or, as root: `chown root: {owned}`");
+        Err(Diagnostic::error(path.display().to_string(), message).hint(hint).into())
     }
 
     /// What machine files are evaluated with.

@@ -221,15 +221,24 @@ impl fmt::Display for PermissionProblem {
 /// A line to follow the message about an error, with the remedy, where it is this process that lacks a right; else
 /// nothing.
 pub fn hint(path: &Path, need: Need, error: &io::Error) -> String {
-    advice(path, need, error).map_or(String::new(), |advice| format!("\n  hint: {advice}"))
+    hint_for(&User::effective(), path, need, error)
+}
+
+/// Like [`hint`], where this process has acted as `user`.
+pub fn hint_for(user: &User, path: &Path, need: Need, error: &io::Error) -> String {
+    advice_for(user, path, need, error).map_or(String::new(), |advice| format!("\n  hint: {advice}"))
 }
 
 /// Like [`hint`], for those who have a place for hints.
 pub fn advice(path: &Path, need: Need, error: &io::Error) -> Option<String> {
+    advice_for(&User::effective(), path, need, error)
+}
+
+fn advice_for(user: &User, path: &Path, need: Need, error: &io::Error) -> Option<String> {
     if error.kind() != io::ErrorKind::PermissionDenied {
         return None;
     }
-    let problem = PermissionProblem::find(&User::effective(), Path::new("/"), path, need)?;
+    let problem = PermissionProblem::find(user, Path::new("/"), path, need)?;
     Some(format!("{problem}; as root: `{}`", problem.remedy()))
 }
 

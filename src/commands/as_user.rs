@@ -1,9 +1,10 @@
-//! Running a command of root's as the user that the state belongs to.
+//! Running a command of root's as another user, who could have written what the command evaluates.
 //!
-//! With an unprivileged daemon the state and often the machine file as well belong to the daemon's user. What root did
-//! there, that user could lead elsewhere; what root evaluates, that user could have written. So root's command starts
-//! itself once more, as `offload as-user UID:GID[,GID…] ARGUMENT…`, and this process becomes the user ([`become_user`])
-//! before it does anything else. The first process only passes signals on, and waits.
+//! With an unprivileged daemon the machine file may belong to the daemon's user, as the state does: the manual of Guix gives
+//! that user `/etc/guix`. Root must not evaluate what that user can write. So root's command starts itself once more, as
+//! `offload as-user UID:GID[,GID…] ARGUMENT…`, and this process becomes the user ([`become_user`]) before it does anything
+//! else. The first process only passes signals on, and waits. (What root does with the state it does as the state's owner
+//! in any case: `rights/files.rs`.)
 //!
 //! Nothing of root's is left for the user to take: the process has a session of its own, and so no controlling terminal
 //! that it could put words into (`TIOCSTI`); its input is empty, unless the command asks something; it inherits no
@@ -24,7 +25,7 @@ use signal_hook::consts::SIGCHLD;
 use signal_hook::low_level::{emulate_default_handler, pipe};
 
 use crate::exit::ExitStatus;
-use crate::permissions::ownership::{self, Control, NotRootAlone};
+use crate::permissions::ownership::{Control, control};
 use crate::permissions::{User, identity};
 
 /// The word that begins the arguments of such a process.
@@ -42,30 +43,45 @@ const KEPT_PREFIXES: [&str; 4] = ["LC_", "GUIX_", "NIX_", "OFFLOAD_"];
 pub enum AsUserError {
     #[error("cannot tell to whom '{path}' belongs: {cause}")]
     Unknown { path: String, cause: io::Error },
-    #[error("{cause}\n  hint: {}", cause.remedy(Path::new(path)))]
-    Others { path: String, cause: NotRootAlone },
+    #[error("other users can write to '{path}', and root does not run a program that anybody can change")]
+    Others { path: String },
     #[error("cannot run this as the user {user}: {cause}")]
     Run { user: String, cause: io::Error },
 }
 
-/// The user who controls `path`, if this process is root's and that is somebody else.
-pub fn controlling_user(path: &Path) -> Result<Option<User>, AsUserError> {
-    if !geteuid().is_root() {
-        return Ok(None);
-    }
-    let shown = || path.display().to_string();
-    match ownership::control(path).map_err(|cause| AsUserError::Unknown { path: shown(), cause })? {
+/// The user as whom root's command has to evaluate the machine file `file`: the owner of the state, if it is the one who
+/// can write this file.
+pub fn for_machine_file(file: &Path, state: &Path) -> Result<Option<User>, AsUserError> {
+    Ok(match (control_of(file)?, control_of(state)?) {
+        (Control::User { uid, gid, .. }, Control::User { uid: owner, .. }) if uid == owner => Some(numbered(uid, gid)),
+        _ => None,
+    })
+}
+
+/// The user as whom root's command has to run the program in `file`.
+pub fn for_program(file: &Path) -> Result<Option<User>, AsUserError> {
+    match control_of(file)? {
         Control::Root => Ok(None),
-        Control::User { uid, gid, .. } => Ok(Some(User::numbered(Path::new("/"), uid, gid))),
-        Control::Others { path: writable } => {
-            Err(AsUserError::Others { path: shown(), cause: NotRootAlone::Others { path: writable } })
-        }
+        Control::User { uid, gid, .. } => Ok(Some(numbered(uid, gid))),
+        Control::Others { path } => Err(AsUserError::Others { path: path.display().to_string() }),
     }
+}
+
+/// Who controls a path. If this process is not root's it does not matter.
+fn control_of(path: &Path) -> Result<Control, AsUserError> {
+    if !geteuid().is_root() {
+        return Ok(Control::Root);
+    }
+    control(path).map_err(|cause| AsUserError::Unknown { path: path.display().to_string(), cause })
+}
+
+fn numbered(uid: u32, gid: u32) -> User {
+    User::numbered(Path::new("/"), uid, gid)
 }
 
 /// Runs the program with these arguments as `user`, and waits for its end. `input`: where its standard input comes from.
 pub fn run(user: &User, arguments: &[OsString], input: Stdio) -> Result<ExitStatus, AsUserError> {
-    debug!("the state belongs to {0}; this runs as {0}", user.name);
+    debug!("this runs as {}, who can write what is evaluated", user.name);
     let ended = start_and_wait(command(user).args(arguments).stdin(input));
     let ended = ended.map_err(|cause| AsUserError::Run { user: user.name.clone(), cause })?;
     if let Some(signal) = ended.signal() {

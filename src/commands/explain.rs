@@ -12,7 +12,7 @@
 //! null).
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use serde::Serialize;
@@ -64,6 +64,14 @@ pub struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+impl Args {
+    /// The machine file, if one is named.
+    pub fn machine_file(&self) -> Option<&Path> {
+        let positional = if self.system.is_some() { &self.first } else { &self.file };
+        positional.as_deref().or(self.machine_file.as_deref())
+    }
 }
 
 /// One machine, with what is recorded of it.

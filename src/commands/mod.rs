@@ -167,23 +167,27 @@ pub fn main(mut arguments: Vec<OsString>) -> ExitStatus {
     }
 }
 
-/// Runs a command of root's as the user who controls the state, or the program that is to be converted. `None`: it is
-/// for this process.
+/// Runs a command of root's as the user who can write what the command evaluates. `None`: it is for this process.
 fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option<ExitStatus>, AsUserError> {
+    let for_machine_file = |named: Option<&Path>| match Directories::from_environment() {
+        Ok(directories) => {
+            let file = machines::machine_file(named, &directories);
+            as_user::for_machine_file(&file, &directories.state.join(STATE))
+        }
+        // The command says what is wrong with them.
+        Err(_) => Ok(None),
+    };
     let user = match command {
-        Command::Convert { file } => as_user::controlling_user(&std::path::absolute(file).unwrap_or_default())?,
-        Command::Explain(_)
-        | Command::Drain { .. }
-        | Command::Undrain { .. }
-        | Command::Eval { .. }
-        | Command::Test(_)
-        | Command::Authorize(_)
-        | Command::Status(_) => match Directories::from_environment() {
-            Ok(directories) => as_user::controlling_user(&directories.state.join(STATE))?,
-            // The command says what is wrong with them.
-            Err(_) => None,
-        },
-        // They have nothing to do with the state, or (`install`) become the daemon's user where they have.
+        Command::Convert { file } => as_user::for_program(file)?,
+        Command::Explain(arguments) => for_machine_file(arguments.machine_file())?,
+        Command::Drain { machine_file, .. } | Command::Undrain { machine_file, .. } => {
+            for_machine_file(machine_file.as_deref())?
+        }
+        Command::Eval { file, machine_file, .. } => for_machine_file(file.as_deref().or(machine_file.as_deref()))?,
+        Command::Test(arguments) => for_machine_file(arguments.machine_file())?,
+        Command::Authorize(arguments) => for_machine_file(arguments.machine_file())?,
+        Command::Status(arguments) => for_machine_file(arguments.machine_file())?,
+        // They evaluate nothing, or (`install`) see to it themselves.
         Command::Annotations { .. }
         | Command::Install(_)
         | Command::Uninstall(_)

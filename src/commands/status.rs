@@ -27,6 +27,13 @@ use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use snapshot::{MachineSnapshot, SnapshotSource};
 
+impl Args {
+    /// The machine file, if one is named.
+    pub fn machine_file(&self) -> Option<&Path> {
+        self.selection.machine_file()
+    }
+}
+
 /// Version of the JSON form. It changes when a field changes its meaning or goes; new fields may come.
 const VERSION: u32 = 1;
 

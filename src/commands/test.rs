@@ -39,6 +39,13 @@ pub struct Args {
     json: bool,
 }
 
+impl Args {
+    /// The machine file, if one is named.
+    pub fn machine_file(&self) -> Option<&Path> {
+        self.selection.machine_file()
+    }
+}
+
 /// What was found of one machine.
 #[derive(Serialize)]
 struct Checked<'a> {

@@ -1,21 +1,58 @@
 //! The files and directories of the state: all of them are made, opened and removed here.
 //!
-//! They are for one user alone. For the processes of that user nothing has to be checked but that a file is one: a link
-//! is not followed, and a named pipe not waited for. Root does not work on the state of another user: its commands run
-//! as that user (`commands/as_user.rs`), and any other process of root's gets an error ([`make_directory`]), since each
-//! name in there may lead elsewhere by the time that it is used.
+//! They are for one user alone, the owner of the directory that holds the state: guix-daemon's user, as a rule. **Root does
+//! all of this as the owner** ([`as_owner`]). Whatever the owner puts in the place of a name, a link or another directory,
+//! root gets no further by it than the owner would, and what root makes is the owner's. Where it cannot be told who could do
+//! that, since anybody can, it is an error.
+//!
+//! A file is opened only if it is one: a link is not followed, and a named pipe not waited for.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::process::geteuid;
 
-use super::ownership;
+use super::User;
+use super::identity::with_files_of;
+use super::ownership::{Control, ControlledByOthers, known_control};
 
 /// What files of the state are opened with.
 const ALWAYS: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+
+/// Does something with what is at `path`: if this process is root's, as the user who controls the directory.
+fn as_owner<T>(path: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    as_owner_of(path.parent().unwrap_or(path), work)
+}
+
+/// Does something with what is in `directory`.
+fn as_owner_of<T>(directory: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    if !geteuid().is_root() {
+        return work();
+    }
+    match known_control(directory)? {
+        Control::Root => work(),
+        Control::User { uid, gid, .. } => with_files_of(uid, gid, work),
+        Control::Others { path } => Err(io::Error::other(ControlledByOthers { path })),
+    }
+}
+
+/// The user as whom all of this is done in `directory`.
+pub fn user_of(directory: &Path) -> User {
+    match known_control(directory) {
+        Ok(Control::User { uid, gid, .. }) if geteuid().is_root() => User::numbered(Path::new("/"), uid, gid),
+        _ => User::effective(),
+    }
+}
+
+/// Whether what is in `directory` rests on what this process' user alone can write.
+pub fn is_ours(directory: &Path) -> bool {
+    !geteuid().is_root() || known_control(directory).is_ok_and(|control| control == Control::Root)
+}
 
 /// Opens a file for reading.
 pub fn open(path: &Path) -> io::Result<File> {
@@ -34,7 +71,7 @@ pub fn make_anew(path: &Path) -> io::Result<File> {
 }
 
 fn open_with(path: &Path, flags: OFlags) -> io::Result<File> {
-    let file: File = rustix::fs::open(path, ALWAYS | flags, Mode::RUSR | Mode::WUSR)?.into();
+    let file: File = as_owner(path, || Ok(rustix::fs::open(path, ALWAYS | flags, Mode::RUSR | Mode::WUSR)?))?.into();
     match file.metadata()?.is_file() {
         true => Ok(file),
         false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
@@ -43,31 +80,51 @@ fn open_with(path: &Path, flags: OFlags) -> io::Result<File> {
 
 /// Whether there is anything of this name.
 pub fn exists(path: &Path) -> bool {
-    path.symlink_metadata().is_ok()
+    as_owner(path, || path.symlink_metadata()).is_ok()
+}
+
+/// When it was written last.
+pub fn modified(path: &Path) -> io::Result<SystemTime> {
+    as_owner(path, || path.symlink_metadata()?.modified())
 }
 
 /// Removes a file, if there is one.
 pub fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
+    match as_owner(path, || fs::remove_file(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Gives a file another name, in the place of what has that name.
+/// Gives a file another name in the same directory, in the place of what has that name.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    fs::rename(from, to)
+    as_owner(from, || fs::rename(from, to))
 }
 
-/// Makes a directory and those above it, closed to all but their owner. An error where this process is root's and
-/// another user can change what `path` leads to.
+/// Everything in a directory.
+pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    as_owner_of(directory, || Ok(directory.read_dir()?.flatten().map(|entry| entry.path()).collect()))
+}
+
+/// Makes a socket and listens to it. Those who connect see the user of this process.
+pub fn listen(socket: &Path) -> io::Result<UnixListener> {
+    as_owner(socket, || UnixListener::bind(socket))
+}
+
+/// Connects to a socket. The other side sees the user of this process.
+pub fn connect(socket: &Path) -> io::Result<UnixStream> {
+    as_owner(socket, || UnixStream::connect(socket))
+}
+
+/// Makes a directory and those above it, closed to all but their owner.
 pub fn make_directory(path: &Path) -> io::Result<()> {
-    ownership::require(path)?;
-    // As nearly always; and looking is cheaper than trying to make it.
-    if path.is_dir() {
-        return Ok(());
-    }
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    as_owner(path, || {
+        // As nearly always; and looking is cheaper than trying to make it.
+        if path.is_dir() {
+            return Ok(());
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(path)
+    })
 }
 
 #[cfg(test)]
@@ -120,19 +177,57 @@ mod tests {
     }
 
     #[test]
-    fn root_makes_nothing_where_another_user_can_lead_it_elsewhere() {
+    fn root_works_as_the_owner() {
         let top = directory();
-        let [of_user, open_to_all] = ["of-user", "open"].map(|name| top.path().join(name));
-        for path in [&of_user, &open_to_all] {
+        fs::set_permissions(top.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let [of_user, of_root] = ["of-user", "of-root"].map(|name| top.path().join(name));
+        for path in [&of_user, &of_root] {
             fs::create_dir(path).unwrap();
         }
         chown(&of_user, Some(995), Some(990)).unwrap();
-        fs::set_permissions(&open_to_all, fs::Permissions::from_mode(0o777)).unwrap();
-        symlink(&of_user, top.path().join("link")).unwrap();
-        for path in [&of_user, &open_to_all, &top.path().join("link")] {
-            let error = make_directory(&path.join("offload")).unwrap_err();
-            assert!(ownership::NotRootAlone::in_io(&error).is_some(), "{error}");
-            assert!(!path.join("offload").exists());
+        let state = of_user.join("offload/b1:22");
+        make_directory(&state).unwrap();
+        let [file, socket] = ["0", "socket"].map(|name| state.join(name));
+        make_anew(&file).unwrap();
+        let listener = listen(&socket).unwrap();
+        connect(&socket).unwrap();
+        drop(listener);
+        for path in [&state, &file, &socket] {
+            let data = fs::symlink_metadata(path).unwrap();
+            assert_eq!((data.uid(), data.gid()), (995, 990), "{}", path.display());
         }
+        assert_eq!(list(&state).unwrap().len(), 2);
+        assert_eq!((user_of(&state).uid, user_of(&of_root).uid), (995, 0));
+        assert!(!is_ours(&state) && is_ours(&of_root));
+
+        // Whatever is in the place of a name.
+        symlink(&of_root, of_user.join("link")).unwrap();
+        let inside = of_root.join("file");
+        fs::write(&inside, "of root").unwrap();
+        fs::set_permissions(&inside, fs::Permissions::from_mode(0o600)).unwrap();
+        let name = of_user.join("link/file");
+        for error in [
+            make_directory(&of_user.join("link/made")).unwrap_err(),
+            open(&name).unwrap_err(),
+            open_or_make(&name).unwrap_err(),
+            make_anew(&name).unwrap_err(),
+            remove(&name).unwrap_err(),
+            rename(&name, &of_user.join("link/other")).unwrap_err(),
+            listen(&of_user.join("link/socket")).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
+        }
+        assert_eq!((fs::read(&inside).unwrap(), of_root.read_dir().unwrap().count()), (b"of root".to_vec(), 1));
+    }
+
+    #[test]
+    fn nothing_is_done_where_anybody_could_lead_root_elsewhere() {
+        let top = directory();
+        let open_to_all = top.path().join("open");
+        fs::create_dir(&open_to_all).unwrap();
+        fs::set_permissions(&open_to_all, fs::Permissions::from_mode(0o777)).unwrap();
+        let error = make_directory(&open_to_all.join("offload")).unwrap_err();
+        assert!(error.to_string().starts_with("other users can write to '"), "{error}");
+        assert!(!exists(&open_to_all.join("offload")) && !is_ours(&open_to_all));
     }
 }

@@ -9,14 +9,14 @@
 //!
 //! Not checked here: what root itself changes meanwhile, access-control lists beside the mode, and mounts.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
-
-use super::name_of;
-use crate::shell::in_quotes;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 /// Links that are followed on one path; more are an error, as they are for the kernel.
 const MAX_LINKS: usize = 40;
@@ -32,18 +32,16 @@ pub enum Control {
     Others { path: PathBuf },
 }
 
-/// Root does not work where somebody else can lead it elsewhere.
+/// Root does not work where it cannot tell who could lead it elsewhere.
 #[derive(Debug, thiserror::Error)]
-pub enum NotRootAlone {
-    #[error("'{}' belongs to the user {user}; root keeps no state where another user can change it", path.display())]
-    User { path: PathBuf, user: String },
-    #[error("other users can write to '{}'; root keeps no state where another user can change it", path.display())]
-    Others { path: PathBuf },
+#[error("other users can write to '{}'; root keeps no state where anybody can change it", path.display())]
+pub struct ControlledByOthers {
+    pub path: PathBuf,
 }
 
 /// Who controls `path`. Whoever can write to a directory controls what is missing in it.
 pub fn control(path: &Path) -> io::Result<Control> {
-    control_below(Path::new("/"), path)
+    control_below(Path::new("/"), &std::path::absolute(path)?)
 }
 
 /// As [`control`], with `root`, which is trusted, in the place of `/`.
@@ -96,41 +94,26 @@ pub fn control_below(root: &Path, path: &Path) -> io::Result<Control> {
     Ok(Control::Root)
 }
 
-/// An error where root, if this process is root's, is not the only one who controls `path`.
-pub fn require(path: &Path) -> io::Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    let error = match control(path)? {
-        Control::Root => return Ok(()),
-        Control::User { path, uid, .. } => NotRootAlone::User { path, user: name_of(Path::new("/"), uid) },
-        Control::Others { path } => NotRootAlone::Others { path },
-    };
-    Err(io::Error::other(error))
-}
+/// For how long it is remembered who controls a path: nobody but root can change that.
+const REMEMBERED: Duration = Duration::from_secs(1);
 
-impl NotRootAlone {
-    /// What root can do about it, where `directory` holds all of the state.
-    pub fn remedy(&self, directory: &Path) -> String {
-        let quoted = |path: &Path| in_quotes(&path.to_string_lossy());
-        match self {
-            NotRootAlone::User { path, user } if path.starts_with(directory) => format!(
-                "as root: `rm -r {}`, which forgets which machines are drained; or run guix-daemon as {user}",
-                quoted(path)
-            ),
-            NotRootAlone::User { path, user } => format!(
-                "run guix-daemon as {user}; or, as root: `chown root: {} && rm -rf {}`",
-                quoted(path),
-                quoted(directory)
-            ),
-            NotRootAlone::Others { .. } => "keep the state where nobody but its owner can write".to_owned(),
-        }
-    }
+/// Who controls the paths that were asked about, and when that was found.
+static KNOWN: Mutex<BTreeMap<PathBuf, (Instant, Control)>> = Mutex::new(BTreeMap::new());
 
-    /// This error in one of [`require`].
-    pub fn in_io(error: &io::Error) -> Option<&NotRootAlone> {
-        error.get_ref()?.downcast_ref()
+/// As [`control`], from memory where it was found a moment ago: the same few paths come again and again.
+pub fn known_control(path: &Path) -> io::Result<Control> {
+    // A process that was split off another one may find it locked for ever.
+    if let Ok(known) = KNOWN.try_lock()
+        && let Some((found, control)) = known.get(path)
+        && found.elapsed() < REMEMBERED
+    {
+        return Ok(control.clone());
     }
+    let control = control(path)?;
+    if let Ok(mut known) = KNOWN.try_lock() {
+        known.insert(path.to_owned(), (Instant::now(), control.clone()));
+    }
+    Ok(control)
 }
 
 /// The names of a path, the last one first.

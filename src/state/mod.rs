@@ -26,7 +26,6 @@ pub use slots::{Slot, SlotHolder, Slots};
 pub use throughput::{LinkSpeed, Throughput, ThroughputRecord};
 
 use crate::machine::Machine;
-use crate::permissions::ownership::NotRootAlone;
 use crate::permissions::{self, Need, files};
 
 /// The directory of all state, `STATE/offload`.
@@ -75,10 +74,7 @@ fn hint(path: &Path, cause: &io::Error) -> String {
         return format!("\n  hint: '{}' must be a directory; move away what is there", file.display());
     }
     let directory = path.ancestors().find(|directory| directory.ends_with("offload")).unwrap_or(path);
-    match NotRootAlone::in_io(cause) {
-        Some(error) => format!("\n  hint: {}", error.remedy(directory)),
-        None => permissions::hint(directory, Need::Own, cause),
-    }
+    permissions::hint_for(&files::user_of(directory), directory, Need::Own, cause)
 }
 
 /// Creates `path` and its parents; readable by the daemon's user only, since it tells who builds what.

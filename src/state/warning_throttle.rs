@@ -21,7 +21,7 @@ pub fn should_warn(state: &StateDirectory, machine: &Machine, kind: &str) -> Res
 }
 
 fn should_warn_at(path: PathBuf, now: SystemTime) -> Result<bool, StateError> {
-    let said = files::open(&path).and_then(|file| file.metadata()?.modified());
+    let said = files::modified(&path);
     if said.is_ok_and(|said| now.duration_since(said).is_ok_and(|age| age < REPEAT_AFTER)) {
         return Ok(false);
     }

@@ -85,6 +85,13 @@ impl Site {
         fs::write(self.path("etc/machines.lua"), format!("{code}\nreturn {{ {entry} }}\n")).unwrap();
     }
 
+    /// Gives the directory of the machine file to the owner of the state, as the manual of Guix does.
+    pub fn give_machine_file(&self) {
+        for name in ["etc", "etc/machines.lua"] {
+            chown(self.path(name), Some(OWNER), Some(OWNER)).unwrap();
+        }
+    }
+
     /// The program, as root of this system runs it.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_offload"));
