@@ -8,7 +8,7 @@
 //! The build hook is one such program (`commands/build_hook.rs`), `examples/embed.rs` is another.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::process::geteuid;
@@ -20,8 +20,8 @@ use crate::hook::{BuildLog, HookArguments, Request};
 use crate::local::{Directories, read_derivation};
 use crate::machine::Machine;
 use crate::machine_file::{DerivationReader, Diagnostic, Extend, LoadContext, Pool, Report, load};
-use crate::permissions::User;
 use crate::permissions::ownership::{self, Control};
+use crate::permissions::{User, files};
 use crate::scheduler::matching::builds_locally;
 use crate::scheduler::{self, Decision, Environment, Explanation, FileRules, Query, Rules};
 use crate::shell::in_quotes;
@@ -30,6 +30,9 @@ use crate::store::path::StorePath;
 
 /// The directory of all state, in the daemon's.
 pub const STATE: &str = "offload";
+
+/// Root's own cache, by the names of the directories of state.
+const CACHE_OF_ROOT: &str = "/var/cache/offload";
 
 /// This machine, as a head that offloads builds.
 pub struct Engine {
@@ -79,7 +82,18 @@ impl Engine {
 
     /// What machine files are evaluated with.
     pub fn load_context(&self) -> LoadContext {
-        LoadContext { cache: Some(self.state.path().join("cache")), ..LoadContext::default() }
+        LoadContext { cache: Some(self.cache()), ..LoadContext::default() }
+    }
+
+    /// Where values of the machine file are kept between processes: in the state, or, where another user could write them
+    /// there and this process is root's, in a directory that is root's alone.
+    fn cache(&self) -> PathBuf {
+        let state = self.state.path();
+        let cache = state.join("cache");
+        match files::is_ours(&cache) {
+            true => cache,
+            false => Path::new(CACHE_OF_ROOT).join(state.strip_prefix("/").unwrap_or(state)),
+        }
     }
 
     /// Considers a request. The functions of the machine file are asked within the time of one decision.

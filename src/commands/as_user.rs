@@ -12,7 +12,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -34,9 +33,9 @@ const WORD: &str = "as-user";
 /// Signals that end the first process, and that the other one gets in its place.
 const PASSED_ON: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
 
-/// Variables that are passed on, and how the names of others begin that are.
+/// Variables that are passed on, and what the names of others begin with, before the first `_`, that are.
 const KEPT: [&str; 8] = ["PATH", "TERM", "COLUMNS", "LINES", "NO_COLOR", "LANG", "LANGUAGE", "TZ"];
-const KEPT_PREFIXES: [&str; 4] = ["LC_", "GUIX_", "NIX_", "OFFLOAD_"];
+const KEPT_GROUPS: [&str; 4] = ["LC", "GUIX", "NIX", "OFFLOAD"];
 
 /// Why a command cannot be run as another user.
 #[derive(Debug, thiserror::Error)]
@@ -98,8 +97,8 @@ pub fn run(user: &User, arguments: &[OsString], input: Stdio) -> Result<ExitStat
 pub fn command(user: &User) -> Command {
     let groups: Vec<String> = user.groups.iter().map(u32::to_string).collect();
     let is_kept = |name: &OsStr| {
-        KEPT.iter().any(|kept| name == *kept)
-            || KEPT_PREFIXES.iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
+        let group = name.to_str().and_then(|name| name.split_once('_')).map(|(group, _)| group);
+        KEPT.iter().any(|kept| name == *kept) || group.is_some_and(|group| KEPT_GROUPS.contains(&group))
     };
     // Another version may have taken the place of this one.
     let mut command = Command::new("/proc/self/exe");

@@ -10,6 +10,7 @@ mod site;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -145,6 +146,11 @@ fn a_value_that_the_owner_has_put_into_the_cache_is_not_evaluated_as_root() {
         fs::write(file, lie.to_string()).unwrap();
     });
     after_each_command(&site, |what| assert!(told(&site).is_empty(), "{what}"));
+    // Root keeps its own values, where nobody else can write.
+    let cache = Path::new("/var/cache/offload").join(site.state().strip_prefix("/").unwrap());
+    let kept = fs::read_to_string(cache.join(format!("{}.json", digest("key")))).unwrap();
+    assert!(kept.contains("[\"true\"]"), "{kept}");
+    assert_eq!((fs::metadata(&cache).unwrap().uid(), fs::metadata(&cache).unwrap().mode() & 0o777), (0, 0o700));
     // It is believed by those who run as its author: by that user, and by commands that do not run as root.
     let output = site.as_owner(|site| {
         // The machine is left alone for a while after its failures.

@@ -127,6 +127,14 @@ impl Site {
     }
 }
 
+impl Drop for Site {
+    fn drop(&mut self) {
+        // Root's own cache for this state.
+        let state = self.state();
+        let _ = fs::remove_dir_all(Path::new("/var/cache/offload").join(state.strip_prefix("/").unwrap()));
+    }
+}
+
 const MACHINE_UPLOADS: &str = "127.0.0.1:1/uploads";
 
 fn finish(mut child: Child, input: &str) -> Output {
