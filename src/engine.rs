@@ -8,9 +8,11 @@
 //! The build hook is one such program (`commands/build_hook.rs`), `examples/embed.rs` is another.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use rustix::process::geteuid;
 
 use crate::build::{Build, Chosen, FailOver, LiveEnvironment};
 use crate::error::{Failure, with_causes};
@@ -18,12 +20,21 @@ use crate::events::Observer;
 use crate::hook::{BuildLog, HookArguments, Request};
 use crate::local::{Directories, read_derivation};
 use crate::machine::Machine;
-use crate::machine_file::{DerivationReader, Extend, LoadContext, Pool, Report, load};
+use crate::machine_file::{DerivationReader, Diagnostic, Extend, LoadContext, Pool, Report, load};
+use crate::permissions::ownership::{self, Control};
+use crate::permissions::{User, files};
 use crate::scheduler::decision::QUEUE_WAIT;
 use crate::scheduler::matching::builds_locally;
 use crate::scheduler::{self, Decision, Environment, Explanation, FileRules, Query, Rules};
+use crate::shell::in_quotes;
 use crate::state::{QueueTicket, StateDirectory};
 use crate::store::path::StorePath;
+
+/// The directory of all state, in the daemon's.
+pub const STATE: &str = "offload";
+
+/// Root's own cache, by the names of the directories of state.
+const CACHE_OF_ROOT: &str = "/var/cache/offload";
 
 /// This machine, as a head that offloads builds.
 pub struct Engine {
@@ -42,18 +53,49 @@ pub struct Engine {
 impl Engine {
     /// An engine that keeps its state below the daemon's, in `offload`.
     pub fn new(directories: Directories, arguments: HookArguments) -> Engine {
-        let state = StateDirectory::new(directories.state.join("offload"));
+        let state = StateDirectory::new(directories.state.join(STATE));
         Engine { directories, state, arguments, persists_connections: false }
     }
 
     /// Evaluates a machine file. `extend` may add functions to the interpreter before that.
     pub fn load_pool(&self, path: &Path, extend: Option<Extend>) -> Result<Pool, Report> {
+        self.check_writers(path)?;
         load(path, &LoadContext { extend, ..self.load_context() })
+    }
+
+    /// Root does not evaluate what the owner of the state can write, where that is another user.
+    fn check_writers(&self, path: &Path) -> Result<(), Report> {
+        if !geteuid().is_root() {
+            return Ok(());
+        }
+        let (file, state) = (ownership::control(path), ownership::control(self.state.path()));
+        let (Ok(Control::User { path: owned, uid, gid }), Ok(Control::User { uid: owner, .. })) = (file, state) else {
+            return Ok(());
+        };
+        if uid != owner {
+            return Ok(());
+        }
+        let user = User::numbered(Path::new("/"), uid, gid).name;
+        let owned = in_quotes(&owned.to_string_lossy());
+        let message = format!("root does not evaluate it: {owned} belongs to {user}, as the state does");
+        let hint = format!("run guix-daemon as {user}; or, as root: `chown root: {owned}`");
+        Err(Diagnostic::error(path.display().to_string(), message).hint(hint).into())
     }
 
     /// What machine files are evaluated with.
     pub fn load_context(&self) -> LoadContext {
-        LoadContext { cache: Some(self.state.path().join("cache")), ..LoadContext::default() }
+        LoadContext { cache: Some(self.cache()), ..LoadContext::default() }
+    }
+
+    /// Where values of the machine file are kept between processes: in the state, or, where another user could write them
+    /// there and this process is root's, in a directory that is root's alone.
+    fn cache(&self) -> PathBuf {
+        let state = self.state.path();
+        let cache = state.join("cache");
+        match files::is_ours(&cache) {
+            true => cache,
+            false => Path::new(CACHE_OF_ROOT).join(state.strip_prefix("/").unwrap_or(state)),
+        }
     }
 
     /// Considers a request. The functions of the machine file are asked within the time of one decision.

@@ -34,7 +34,7 @@
 //! | [`gcrypt`] | the binding to libgcrypt |
 //! | [`events`] | what happens to a build, for the log and for embedding programs |
 //! | [`error`], [`exit`] | how a build may fail, and the exit statuses |
-//! | [`permissions`] | who may use a file, and what to do where somebody may not |
+//! | [`permissions`] | who may use a file, and what to do where somebody may not; root acting as the owner of the state |
 //! | [`shell`] | words of commands that people are asked to run |
 //! | [`logging`], [`text`], [`timing`] | messages for people, and what from outside may stand in them; where the time goes |
 //! | [`failpoints`] | points at which tests kill the process; nothing in a usual build |

@@ -1,17 +1,21 @@
 //! Who may use a file, by the bits of its mode: so that a message can name the file, the user and the remedy.
 //!
-//! guix-daemon may run as root, or as a user such as `guix-daemon`; commands of administrators run as root. What root
-//! leaves in a directory of that user belongs to the user ([`make_directory`], [`open_or_make`], [`make_anew`]).
+//! guix-daemon may run as root, or as a user such as `guix-daemon`; commands of administrators run as root. [`ownership`]
+//! says where root might be led astray, [`files`] has the files of the state, and [`identity`] makes root another user.
 //!
 //! Not checked here: access-control lists beside the mode, read-only mounts, AppArmor and SELinux.
+
+pub mod files;
+pub mod identity;
+pub mod ownership;
 
 use std::fmt;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::fs::OFlags;
 use rustix::process::{getegid, geteuid, getgroups};
 
 use crate::shell::in_quotes;
@@ -47,6 +51,22 @@ impl User {
             .filter(|fields| fields.get(3).is_some_and(|members| members.split(',').any(|member| member == name)))
             .filter_map(|fields| fields.get(2)?.parse().ok());
         Some(User { name: name.to_owned(), uid, groups: std::iter::once(gid).chain(others).collect() })
+    }
+
+    /// The user with this number; one that is not in `/etc/passwd` below `root` is in the group `gid` alone.
+    pub fn numbered(root: &Path, uid: u32, gid: u32) -> User {
+        let name = name_of(root, uid);
+        match User::named(root, &name) {
+            Some(user) if user.uid == uid => user,
+            _ => User { name, uid, groups: vec![gid] },
+        }
+    }
+
+    /// Its home directory, as `/etc/passwd` below `root` has it.
+    pub fn home(&self, root: &Path) -> Option<PathBuf> {
+        let passwd = fs::read_to_string(root.join("etc/passwd")).ok()?;
+        let fields = entries(&passwd).find(|fields| fields.first() == Some(&self.name.as_str()))?;
+        fields.get(5).map(PathBuf::from)
     }
 
     fn is_granted(&self, metadata: &Metadata, bits: u32) -> bool {
@@ -201,15 +221,24 @@ impl fmt::Display for PermissionProblem {
 /// A line to follow the message about an error, with the remedy, where it is this process that lacks a right; else
 /// nothing.
 pub fn hint(path: &Path, need: Need, error: &io::Error) -> String {
-    advice(path, need, error).map_or(String::new(), |advice| format!("\n  hint: {advice}"))
+    hint_for(&User::effective(), path, need, error)
+}
+
+/// Like [`hint`], where this process has acted as `user`.
+pub fn hint_for(user: &User, path: &Path, need: Need, error: &io::Error) -> String {
+    advice_for(user, path, need, error).map_or(String::new(), |advice| format!("\n  hint: {advice}"))
 }
 
 /// Like [`hint`], for those who have a place for hints.
 pub fn advice(path: &Path, need: Need, error: &io::Error) -> Option<String> {
+    advice_for(&User::effective(), path, need, error)
+}
+
+fn advice_for(user: &User, path: &Path, need: Need, error: &io::Error) -> Option<String> {
     if error.kind() != io::ErrorKind::PermissionDenied {
         return None;
     }
-    let problem = PermissionProblem::find(&User::effective(), Path::new("/"), path, need)?;
+    let problem = PermissionProblem::find(user, Path::new("/"), path, need)?;
     Some(format!("{problem}; as root: `{}`", problem.remedy()))
 }
 
@@ -223,79 +252,6 @@ pub fn open_at_once(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
     rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
     Ok(file)
-}
-
-/// Opens a file of the state directory for reading and writing, made if needed. Symbolic links are not followed:
-/// whoever owns the directory must not lead root elsewhere.
-pub fn open_or_make(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
-    match options.open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        opened => return opened,
-    }
-    match options.create_new(true).open(path) {
-        Ok(file) => pass_on(&file, path).map(|()| file),
-        // Another process was faster.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.create_new(false).open(path),
-        Err(error) => Err(error),
-    }
-}
-
-/// Makes a file of the state directory for writing, in the place of what a killed process may have left there.
-pub fn make_anew(path: &Path) -> io::Result<File> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    pass_on(&file, path).map(|()| file)
-}
-
-/// Gives a file that this process has just made to the owner of the directory it is in, if this process is root's.
-fn pass_on(file: &File, path: &Path) -> io::Result<()> {
-    match owner_of_parent(path)? {
-        Some((uid, gid)) => Ok(rustix::fs::fchown(file, Some(uid), Some(gid))?),
-        None => Ok(()),
-    }
-}
-
-/// Makes a directory and those above it, closed to all but their owner: that of the directory they are made in, if this
-/// process is root's.
-pub fn make_directory(path: &Path) -> io::Result<()> {
-    match make_one_directory(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => match path.parent() {
-            // Once more and not again: /proc says so of everything that somebody wants to make there.
-            Some(parent) => make_directory(parent).and_then(|()| make_one_directory(path)),
-            None => Err(error),
-        },
-        made => made,
-    }
-}
-
-fn make_one_directory(path: &Path) -> io::Result<()> {
-    // As nearly always; and looking is cheaper than trying to make it.
-    if path.is_dir() {
-        return Ok(());
-    }
-    match fs::DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => match owner_of_parent(path)? {
-            Some((uid, gid)) => {
-                let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let directory = rustix::fs::open(path, flags, Mode::empty())?;
-                Ok(rustix::fs::fchown(&directory, Some(uid), Some(gid))?)
-            }
-            None => Ok(()),
-        },
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-fn owner_of_parent(path: &Path) -> io::Result<Option<(Uid, Gid)>> {
-    let Some(parent) = path.parent().filter(|_| geteuid().is_root()) else { return Ok(None) };
-    let metadata = fs::metadata(parent)?;
-    Ok((metadata.uid() != 0).then(|| (Uid::from_raw(metadata.uid()), Gid::from_raw(metadata.gid()))))
 }
 
 #[cfg(test)]

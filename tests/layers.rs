@@ -26,7 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("daemon", &["store", "text"]),
     ("events", &["store"]),
     ("local", &["failpoints", "gcrypt", "permissions", "store"]),
-    ("remote", &["daemon", "machine", "ssh", "status", "store", "text", "timing"]),
+    ("remote", &["daemon", "machine", "permissions", "ssh", "status", "store", "text", "timing"]),
     ("state", &["failpoints", "machine", "permissions", "status", "store"]),
     ("machine_file", &["hook", "machine", "permissions", "status", "store"]),
     ("scheduler", &["failpoints", "hook", "machine", "machine_file", "state", "status", "store"]),
@@ -57,7 +57,20 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "engine",
-        &["error", "events", "hook", "build", "local", "machine", "machine_file", "scheduler", "state", "store"],
+        &[
+            "error",
+            "events",
+            "hook",
+            "build",
+            "local",
+            "machine",
+            "machine_file",
+            "permissions",
+            "scheduler",
+            "shell",
+            "state",
+            "store",
+        ],
     ),
     ("error", &["exit"]),
     (
@@ -183,6 +196,42 @@ fn unsafe_code_stands_where_a_library_is_bound() {
     let allowing: BTreeSet<_> =
         files.iter().filter(|file| allows(file)).map(|file| file.strip_prefix(&source).unwrap()).collect();
     assert_eq!(allowing, ["gcrypt/ffi.rs", "remote/persist/ffi.rs", "ssh/ffi.rs"].map(Path::new).into());
+}
+
+/// Root works on the state as its owner, which `rights/files.rs` sees to: everywhere else a name in the state would be
+/// looked up with root's rights.
+#[test]
+fn files_of_the_state_are_opened_in_one_place() {
+    const OPENS: [&str; 13] = [
+        "fs::write",
+        "fs::read",
+        "fs::remove",
+        "fs::rename",
+        "fs::create",
+        "fs::metadata",
+        "fs::open",
+        "File::open",
+        "File::create",
+        "OpenOptions",
+        "::bind(",
+        "::connect(",
+        ".read_dir(",
+    ];
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = vec![source.join("machine_file/libraries/cached.rs")];
+    sources(&source.join("state"), &mut files);
+    sources(&source.join("remote/kept"), &mut files);
+    files.retain(|file| !file.ends_with("tests.rs"));
+    assert!(files.len() > 12, "{files:?}");
+    let mut wrong = Vec::new();
+    for file in &files {
+        let text = fs::read_to_string(file).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let opens = code.lines().filter(|line| !line.contains("/dev/null") && !line.contains("files::"));
+        let opens = opens.filter(|line| OPENS.iter().any(|open| line.contains(open)) && !line.starts_with("use "));
+        wrong.extend(opens.map(|line| format!("{}: {}", file.display(), line.trim())));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

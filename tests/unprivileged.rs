@@ -2,8 +2,10 @@
 
 mod lab;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use lab::{Drv, Host, Lab};
 
@@ -18,6 +20,16 @@ fn own_output(head: &Host, name: &str) -> Drv {
     let drv = Drv::new(&format!("{name}-input")).script("echo from here >$out");
     head.client().no_offload().max_jobs(1).build(&[&drv]).succeeded();
     drv
+}
+
+/// The owners of everything at a path and below it.
+fn owners(path: &Path) -> BTreeSet<u32> {
+    let data = fs::symlink_metadata(path).unwrap();
+    let mut found = BTreeSet::from([data.uid()]);
+    if data.is_dir() {
+        fs::read_dir(path).unwrap().for_each(|entry| found.extend(owners(&entry.unwrap().path())));
+    }
+    found
 }
 
 #[test]
@@ -35,9 +47,21 @@ fn a_daemon_without_privileges_offloads_builds_and_says_which_right_it_lacks() {
     assert!(fs::write(head.path("/gnu/store/x"), "").is_err(), "the store is writable outside of the daemon");
 
     // What root's commands make first, the daemon can use.
-    for command in ["drain", "undrain"] {
-        head.run("/opt/offload/offload", &[command, "b1"]);
+    let owner = fs::metadata(head.path("/var/guix")).unwrap().uid();
+    let commands: [&[&str]; 7] = [
+        &["drain", "b1"],
+        &["undrain", "b1"],
+        &["eval"],
+        &["status"],
+        &["test"],
+        &["explain", "--system", lab::SYSTEM, "--probe"],
+        &["authorize", "b1", "--yes"],
+    ];
+    for command in commands {
+        head.run("/opt/offload/offload", command);
     }
+    assert_ne!(owner, 0);
+    assert_eq!(owners(&head.path("/var/guix/offload")), [owner].into());
     let input = own_output(&head, "first");
     let first = Drv::new("first").input(&input).script("mkdir $out; cp $first_input $out/file; ln -s file $out/link");
     let result = head.build(&[&first]).succeeded();
@@ -79,4 +103,30 @@ fn a_daemon_without_privileges_offloads_builds_and_says_which_right_it_lacks() {
     head.run("sh", &["-c", &remedy(&build.log())]);
     build.wait().succeeded();
     assert_eq!(b1.built().len(), 7);
+    assert_eq!(owners(&head.path("/var/guix/offload")), [owner].into());
+}
+
+/// The directory `/etc/guix` is the daemon's user's as well, and so is what root finds there.
+#[test]
+fn root_exchanges_keys_and_converts_as_the_daemons_user() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").untrusted().untrusting().start();
+    let head = lab.head().unprivileged().start();
+    let owner = fs::metadata(head.path("/etc/guix")).unwrap().uid();
+    head.write_machines(&[b1.entry()]);
+    let said = head.command("/opt/offload/offload").args(["authorize", "b1", "--yes"]).output().unwrap();
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("This machine accepts what b1 signs now."), "{said}");
+    assert_eq!(fs::metadata(head.path("/etc/guix/acl")).unwrap().uid(), owner);
+    head.build(&[&Drv::new("first").input(&own_output(&head, "first"))]).succeeded();
+
+    head.write("/etc/guix/machines.scm", r#"(system "id -u >/tmp/who; env >/tmp/environment") '()"#);
+    head.run("/opt/offload/offload", &["convert", "/etc/guix/machines.scm"]);
+    assert_eq!(head.read("/tmp/who"), format!("{owner}\n").into_bytes());
+    assert!(!String::from_utf8(head.read("/tmp/environment")).unwrap().contains("HOME=/root\n"));
+    // What nobody else can write is root's.
+    fs::remove_file(head.path("/tmp/who")).unwrap();
+    head.write("/root/machines.scm", head.read("/etc/guix/machines.scm"));
+    head.run("/opt/offload/offload", &["convert", "/root/machines.scm"]);
+    assert_eq!(head.read("/tmp/who"), b"0\n");
 }

@@ -163,7 +163,10 @@ impl Environment for LiveEnvironment {
 
     fn running(&self, machine: &Machine) -> Vec<Time> {
         let taken = self.slots(machine).and_then(|slots| slots.taken()).unwrap_or_default();
-        taken.iter().map(|(_, holder)| holder.as_ref().map_or_else(health::now, |holder| holder.since * 1000)).collect()
+        taken
+            .iter()
+            .map(|(_, holder)| holder.as_ref().map_or_else(health::now, |holder| holder.since.saturating_mul(1000)))
+            .collect()
     }
 
     fn free_slots(&self, machine: &Machine) -> Result<usize, String> {

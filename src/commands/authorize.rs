@@ -12,7 +12,7 @@ use std::io::{self, BufRead, Write};
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::failure::{CommandError, CommandResult};
 use super::guix_wrapper::real_guix;
@@ -41,6 +41,13 @@ pub struct Args {
     /// Do not ask.
     #[arg(long, short)]
     yes: bool,
+}
+
+impl Args {
+    /// The machine file, if one is named.
+    pub fn machine_file(&self) -> Option<&Path> {
+        self.machine_file.as_deref()
+    }
 }
 
 /// Exchanges signing keys.

@@ -92,6 +92,13 @@ pub struct Args {
     file: PathBuf,
 }
 
+impl Args {
+    /// The file to convert. A `machines.scm` is a program.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+}
+
 fn lines(problems: &[Problem]) -> String {
     problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
 }

@@ -3,7 +3,7 @@
 //! together.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::failure::{CommandError, CommandResult};
@@ -59,15 +59,29 @@ struct Which {
     machine_file: Option<PathBuf>,
 }
 
+impl DrainArgs {
+    /// The machine file, if one is named.
+    pub fn machine_file(&self) -> Option<&Path> {
+        self.which.machine_file.as_deref()
+    }
+}
+
+impl UndrainArgs {
+    /// The machine file, if one is named.
+    pub fn machine_file(&self) -> Option<&Path> {
+        self.which.machine_file.as_deref()
+    }
+}
+
 /// Runs `offload drain`.
 pub fn drain(args: &DrainArgs, engine: &Engine, messages: &mut dyn Write) -> CommandResult {
-    let (_, pool) = load(args.which.machine_file.as_deref(), engine)?;
+    let (_, pool) = load(args.machine_file(), engine)?;
     drain_host(&args.which.name, args.time, &machines(&pool), &engine.state, messages)
 }
 
 /// Runs `offload undrain`.
 pub fn undrain(args: &UndrainArgs, engine: &Engine, messages: &mut dyn Write) -> CommandResult {
-    let (_, pool) = load(args.which.machine_file.as_deref(), engine)?;
+    let (_, pool) = load(args.machine_file(), engine)?;
     undrain_host(&args.which.name, &machines(&pool), &engine.state, messages)
 }
 

@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use super::failure::{CommandError, CommandResult};
 use super::machines::machine_file;
+use super::terminal;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::machine::Machine;
@@ -46,9 +47,16 @@ pub struct Args {
     json: bool,
 }
 
+impl Args {
+    /// The machine file, if one is named.
+    pub fn machine_file(&self) -> Option<&Path> {
+        self.file.as_deref().or(self.machine_file.as_deref())
+    }
+}
+
 /// Runs `offload eval`.
 pub fn run(args: &Args, engine: &Engine, output: &mut dyn Write, messages: &mut dyn Write) -> CommandResult {
-    let file = machine_file(args.file.as_deref().or(args.machine_file.as_deref()), &engine.directories);
+    let file = machine_file(args.machine_file(), &engine.directories);
     print(&file, &engine.load_context(), &engine.arguments.system, args.json, output, messages)
 }
 
@@ -139,8 +147,7 @@ fn write_json(
         warnings: of(Severity::Warning),
         errors: of(Severity::Error),
     };
-    serde_json::to_writer_pretty(&mut *output, &object)?;
-    writeln!(output)
+    terminal::write_json(&object, true, output)
 }
 
 /// How a machine is called: its name, and its port where that is another than SSH's own.

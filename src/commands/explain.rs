@@ -12,14 +12,14 @@
 //! null).
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use serde::Serialize;
 
 use super::failure::{CommandError, CommandResult};
 use super::machines::machine_file;
-use super::terminal::HumanDuration;
+use super::terminal::{HumanDuration, plain, write_json};
 use crate::build::{LiveEnvironment, record_failure, record_success};
 use crate::engine::Engine;
 use crate::error::with_causes;
@@ -32,9 +32,13 @@ use crate::scheduler::{Environment, Explanation, Readiness};
 use crate::state::health::{self, Failures, Time};
 use crate::state::{Drain, Drained, HealthRecord, SlotHolder, Slots, StateDirectory};
 use crate::store::path::StorePath;
+use crate::text::printable;
 
 /// Version of the JSON form. It changes when a field changes its meaning or goes; new fields may come.
 const VERSION: u32 = 1;
+
+/// More than any reason why a machine is passed over, in bytes.
+const MAX_REASON: usize = 8 << 10;
 
 /// Stands for the derivation where there is none.
 const NO_DERIVATION: &str = "00000000000000000000000000000000-none.drv";
@@ -61,6 +65,14 @@ pub struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+impl Args {
+    /// The machine file, if one is named.
+    pub fn machine_file(&self) -> Option<&Path> {
+        let positional = if self.system.is_some() { &self.first } else { &self.file };
+        positional.as_deref().or(self.machine_file.as_deref())
+    }
 }
 
 /// One machine, with what is recorded of it.
@@ -213,13 +225,13 @@ fn print_machine(out: &mut impl Write, machine: &Explained<'_>) -> io::Result<()
     let verdict = match (machine.verdict, &machine.reason) {
         ("ready", _) => "can take it".to_owned(),
         ("unknown", _) => "would be asked first".to_owned(),
-        (_, Some(reason)) => reason.replace('\n', "\n    "),
+        (_, Some(reason)) => printable(reason, MAX_REASON).replace('\n', "\n    "),
         (_, None) => String::new(),
     };
     writeln!(out, "  {}:{}  score {score}  {verdict}", machine.name, machine.port)?;
     for holder in machine.holders.iter().flatten() {
         let time = span(health::now().saturating_sub(holder.since.saturating_mul(1000)));
-        writeln!(out, "    a slot is held by process {} for {time}: {}", holder.pid, holder.derivation)?;
+        writeln!(out, "    a slot is held by process {} for {time}: {}", holder.pid, plain(&holder.derivation))?;
     }
     if let Some(failures) = &machine.failures {
         let time = span(health::now().saturating_sub(failures.since));
@@ -237,7 +249,5 @@ fn span(milliseconds: Time) -> HumanDuration {
 }
 
 fn print_json(report: &Report<'_>) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, report)?;
-    writeln!(out)
+    write_json(report, true, &mut io::stdout().lock())
 }

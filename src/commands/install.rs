@@ -15,7 +15,9 @@ mod manifest;
 mod plan;
 mod unit;
 
+use std::fs::DirBuilder;
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, lchown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -24,8 +26,9 @@ use super::failure::{CommandError, CommandResult};
 use super::guix_wrapper;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
-use crate::permissions::{self, User, below};
-use plan::{Item, Plan, What};
+use crate::permissions::ownership::{self, Control};
+use crate::permissions::{User, below, identity};
+use plan::{Item, Plan, System, What};
 use unit::Unit;
 
 /// The daemon's unit.
@@ -76,6 +79,10 @@ impl Target {
     /// The directory of the program, as the daemon will see it.
     fn directory(&self) -> PathBuf {
         self.prefix.join("lib/offload")
+    }
+
+    fn system<'a>(&'a self, engine: &'a Engine) -> System<'a> {
+        System { root: &self.root, state: &engine.directories.state }
     }
 
     fn is_running_system(&self) -> bool {
@@ -140,8 +147,8 @@ pub fn install(arguments: &InstallArgs, engine: &Engine, out: &mut dyn Write) ->
 }
 
 /// Runs `offload uninstall`.
-pub fn uninstall(arguments: &UninstallArgs, out: &mut dyn Write) -> CommandResult {
-    Ok(try_uninstall(arguments, out).map(|()| ExitStatus::Success)?)
+pub fn uninstall(arguments: &UninstallArgs, engine: &Engine, out: &mut dyn Write) -> CommandResult {
+    Ok(try_uninstall(arguments, engine, out).map(|()| ExitStatus::Success)?)
 }
 
 fn try_install(arguments: &InstallArgs, engine: &Engine, out: &mut dyn Write) -> Result<(), InstallError> {
@@ -159,7 +166,7 @@ fn try_install(arguments: &InstallArgs, engine: &Engine, out: &mut dyn Write) ->
     let documents = documents()?;
     items
         .extend(documents.into_iter().map(|document| Item::file(&place.prefix.join(document.path), document.contents)));
-    let plan = Plan::make(&place.root, &place.directory(), items)?;
+    let plan = Plan::make(place.system(engine), &place.directory(), items)?;
     plan.describe(out)?;
     let makes_state = !below(&place.root, state).exists();
     if makes_state {
@@ -184,10 +191,10 @@ fn try_install(arguments: &InstallArgs, engine: &Engine, out: &mut dyn Write) ->
     Ok(())
 }
 
-fn try_uninstall(arguments: &UninstallArgs, out: &mut dyn Write) -> Result<(), InstallError> {
+fn try_uninstall(arguments: &UninstallArgs, engine: &Engine, out: &mut dyn Write) -> Result<(), InstallError> {
     let place = &arguments.place;
     check_arguments(place, arguments.restart)?;
-    plan::remove(&place.root, &place.directory(), arguments.dry_run, out)?;
+    plan::remove(place.system(engine), &place.directory(), arguments.dry_run, out)?;
     if arguments.dry_run {
         writeln!(out, "Nothing was changed.")?;
         return Ok(());
@@ -246,9 +253,16 @@ fn real_guix(arguments: &InstallArgs, unit: &Unit) -> Result<PathBuf, InstallErr
 fn make_state(root: &Path, state: &Path, user: &User) -> Result<(), InstallError> {
     let path = below(root, state);
     let group = user.groups.first().copied();
-    permissions::make_directory(&path)
-        .and_then(|()| std::os::unix::fs::chown(&path, Some(user.uid), group))
-        .map_err(InstallError::file(&path))
+    let make = || -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+        // In a directory of the user's this is the user's own doing, and nothing is left to be given.
+        match ownership::control_below(root, state)? {
+            Control::Root => lchown(&path, Some(user.uid), group),
+            _ => Ok(()),
+        }
+    };
+    let directory = state.parent().unwrap_or(state);
+    identity::in_directory(root, directory, make).map_err(InstallError::file(&path))
 }
 
 /// What makes systemd and the daemon notice.

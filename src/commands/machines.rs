@@ -28,6 +28,11 @@ pub struct Selection {
 }
 
 impl Selection {
+    /// The machine file, if one is named.
+    pub fn machine_file(&self) -> Option<&Path> {
+        self.machine_file.as_deref().or(self.file.as_deref())
+    }
+
     /// The machine file that is named, and the expression.
     pub fn parts(&self) -> Result<(Option<&Path>, Option<Regex>), CommandError> {
         let (Some(machine_file), Some(regexp)) = (&self.machine_file, &self.file) else {

@@ -5,6 +5,7 @@
 
 pub mod add;
 pub mod annotations;
+mod as_user;
 pub mod authorize;
 pub mod build_hook;
 pub mod convert;
@@ -23,12 +24,14 @@ pub mod test;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
+use std::path::Path;
+use std::process::Stdio;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use env_logger::Target;
 
 use self::failure::{CommandError, CommandResult};
-use crate::engine::Engine;
+use crate::engine::{Engine, STATE};
 use crate::exit::ExitStatus;
 use crate::hook::HookArguments;
 use crate::local::Directories;
@@ -91,15 +94,26 @@ pub fn main(mut arguments: Vec<OsString>) -> ExitStatus {
     if has_leading_word {
         arguments.remove(0);
     }
+    if as_user::is_wanted(&arguments)
+        && let Err(error) = as_user::become_user(&mut arguments)
+    {
+        eprintln!("offload: error: {error}");
+        return ExitStatus::Failure;
+    }
     if is_build_hook(&arguments) {
         return build_hook::run(&arguments);
     }
-    let arguments = [OsString::from("offload")].into_iter().chain(arguments);
-    let parsed = help::definition().try_get_matches_from(arguments);
+    let words = [OsString::from("offload")].into_iter().chain(arguments.iter().cloned());
+    let parsed = help::definition().try_get_matches_from(words);
     match parsed.and_then(|matches| CommandLine::from_arg_matches(&matches)) {
         Ok(command_line) => {
             logging::start(Target::Stderr);
-            run(command_line.command).unwrap_or_else(|error| error.print(&mut io::stderr()))
+            let ended = match run_as_other_user(&command_line.command, &arguments) {
+                Ok(Some(status)) => Ok(status),
+                Ok(None) => run(command_line.command),
+                Err(error) => Err(error),
+            };
+            ended.unwrap_or_else(|error| error.print(&mut io::stderr()))
         }
         Err(error) => {
             // Help and version are errors to clap, and go to standard output.
@@ -115,6 +129,36 @@ pub fn main(mut arguments: Vec<OsString>) -> ExitStatus {
     }
 }
 
+/// Runs a command of root's as the user who can write what the command evaluates. `None`: it is for this process.
+fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option<ExitStatus>, CommandError> {
+    let for_machine_file = |named: Option<&Path>| match Directories::from_environment() {
+        Ok(directories) => {
+            let file = machines::machine_file(named, &directories);
+            as_user::for_machine_file(&file, &directories.state.join(STATE))
+        }
+        // The command says what is wrong with them.
+        Err(_) => Ok(None),
+    };
+    let user = match command {
+        Command::Convert(args) => as_user::for_program(args.file())?,
+        Command::Explain(arguments) => for_machine_file(arguments.machine_file())?,
+        Command::Drain(args) => for_machine_file(args.machine_file())?,
+        Command::Undrain(args) => for_machine_file(args.machine_file())?,
+        Command::Eval(args) => for_machine_file(args.machine_file())?,
+        Command::Test(arguments) => for_machine_file(arguments.machine_file())?,
+        Command::Authorize(arguments) => for_machine_file(arguments.machine_file())?,
+        Command::Status(arguments) => for_machine_file(arguments.machine_file())?,
+        // They evaluate nothing, or (`install`) see to it themselves.
+        Command::Annotations(_)
+        | Command::Install(_)
+        | Command::Uninstall(_)
+        | Command::Documents(_)
+        | Command::Add(_) => None,
+    };
+    let input = if matches!(command, Command::Authorize(_)) { Stdio::inherit() } else { Stdio::null() };
+    Ok(user.map(|user| as_user::run(&user, arguments, input)).transpose()?)
+}
+
 fn run(command: Command) -> CommandResult {
     let directories = Directories::from_environment().map_err(CommandError::failure)?;
     let engine = Engine::new(directories, HookArguments::without_limits(&machines::own_system()));
@@ -126,7 +170,7 @@ fn run(command: Command) -> CommandResult {
         Command::Drain(args) => drain::drain(&args, &engine, messages),
         Command::Undrain(args) => drain::undrain(&args, &engine, messages),
         Command::Install(args) => install::install(&args, &engine, out),
-        Command::Uninstall(args) => install::uninstall(&args, out),
+        Command::Uninstall(args) => install::uninstall(&args, &engine, out),
         Command::Documents(args) => documents::run(&args),
         Command::Test(args) => test::run(&args, &engine),
         Command::Add(args) => add::run(&args, &engine, out, messages),

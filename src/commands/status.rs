@@ -23,10 +23,17 @@ use serde::Serialize;
 use super::drain::parse_time;
 use super::failure::{CommandError, CommandResult};
 use super::machines::{Selection, hosts, load, verdict};
-use super::terminal::Terminal;
+use super::terminal::{Terminal, write_json};
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use snapshot::{MachineSnapshot, SnapshotSource};
+
+impl Args {
+    /// The machine file, if one is named.
+    pub fn machine_file(&self) -> Option<&Path> {
+        self.selection.machine_file()
+    }
+}
 
 /// Version of the JSON form. It changes when a field changes its meaning or goes; new fields may come.
 const VERSION: u32 = 1;
@@ -112,11 +119,7 @@ fn write(
         Format::Recutils => records::write(snapshot, out),
         Format::Json => {
             let report = Report { version: VERSION, file: path.display().to_string(), time: now(), machines: snapshot };
-            match is_repeated {
-                true => serde_json::to_writer(&mut *out, &report)?,
-                false => serde_json::to_writer_pretty(&mut *out, &report)?,
-            }
-            writeln!(out)
+            write_json(&report, !is_repeated, out)
         }
     }
 }

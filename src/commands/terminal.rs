@@ -13,6 +13,7 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 
 use rustix::termios::tcgetwinsize;
+use serde::Serialize;
 
 use crate::text::is_terminal_control;
 
@@ -105,6 +106,22 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     Cow::Owned(lines.join("; ").chars().map(|c| if is_terminal_control(c) { '?' } else { c }).collect())
 }
 
+/// Writes a value as JSON, with an end of line. What a terminal would obey is escaped, as JSON allows everywhere in a text.
+pub fn write_json(value: &impl Serialize, is_pretty: bool, out: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
+    let text = if is_pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) }?;
+    let mut escaped = String::with_capacity(text.len() + 1);
+    for character in text.chars() {
+        match character {
+            // Only between values: in a text it has been escaped already.
+            '\n' => escaped.push(character),
+            _ if is_terminal_control(character) => escaped.push_str(&format!("\\u{:04x}", u32::from(character))),
+            _ => escaped.push(character),
+        }
+    }
+    escaped.push('\n');
+    out.write_all(escaped.as_bytes())
+}
+
 /// A time in seconds, for people, in its two greatest units.
 pub struct HumanDuration(pub u64);
 
@@ -141,6 +158,15 @@ mod tests {
         assert_eq!(plain("a\x1b[2Jb\nc\r\n"), "a?[2Jb; c");
         assert_eq!(plain("unchanged\n"), "unchanged");
         assert_eq!(plain("\u{202e}desrever"), "?desrever");
+    }
+
+    #[test]
+    fn json_tells_a_terminal_nothing_either() {
+        let value = serde_json::json!({ "text": "a\u{1b}[2J\u{9b}2J\n\u{202e}é" });
+        let mut text = Vec::new();
+        write_json(&value, false, &mut text).unwrap();
+        assert_eq!(String::from_utf8(text.clone()).unwrap(), "{\"text\":\"a\\u001b[2J\\u009b2J\\n\\u202eé\"}\n");
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&text).unwrap(), value);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use super::failure::{CommandError, CommandResult};
 use super::machines::{Selection, hosts, load, verdict};
-use super::terminal::Terminal;
+use super::terminal::{self, Terminal};
 use crate::engine::Engine;
 use crate::machine::Machine;
 use finding::{Finding, Outcome};
@@ -37,6 +37,13 @@ pub struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+impl Args {
+    /// The machine file, if one is named.
+    pub fn machine_file(&self) -> Option<&Path> {
+        self.selection.machine_file()
+    }
 }
 
 /// What was found of one machine.
@@ -82,6 +89,5 @@ fn check_all<'a>(machines: &[&'a Machine], engine: &Engine) -> Vec<Checked<'a>> 
 fn write_json(path: &Path, machines: &[Checked<'_>], out: &mut impl Write) -> io::Result<()> {
     let file = path.display().to_string();
     let object = serde_json::json!({ "version": VERSION, "file": file, "machines": machines });
-    serde_json::to_writer_pretty(&mut *out, &object)?;
-    writeln!(out)
+    terminal::write_json(&object, true, out)
 }

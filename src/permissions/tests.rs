@@ -80,27 +80,10 @@ fn a_directory_that_would_have_to_be_made() {
 }
 
 #[test]
-fn what_root_makes_belongs_to_the_owner_of_the_directory() {
-    let (root, _) = tree();
-    let state = root.path().join("var/guix");
-    chown(&state, Some(995), Some(990)).unwrap();
-    make_directory(&state.join("offload/b1:22")).unwrap();
-    let file = state.join("offload/b1:22/0");
-    open_or_make(&file).unwrap();
-    open_or_make(&file).unwrap();
-    let record = state.join("offload/b1:22/0.record");
-    make_anew(&record).unwrap();
-    make_anew(&record).unwrap();
-    for path in [state.join("offload"), state.join("offload/b1:22"), file, record] {
-        let metadata = fs::metadata(&path).unwrap();
-        assert_eq!((metadata.uid(), metadata.gid()), (995, 990), "{}", path.display());
-    }
-    let link = state.join("offload/link");
-    std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
-    assert!(open_or_make(&link).is_err());
-    // Nothing can be made there, and no directory is missing.
-    assert_eq!(make_directory(Path::new("/proc/offload/b1:22")).unwrap_err().kind(), std::io::ErrorKind::NotFound);
-    // Where root itself is the owner, so it stays.
-    make_directory(&root.path().join("var/log/guix")).unwrap();
-    assert_eq!(fs::metadata(root.path().join("var/log")).unwrap().uid(), 0);
+fn a_user_may_be_known_by_its_number_alone() {
+    let (root, user) = tree();
+    assert_eq!(User::numbered(root.path(), 995, 7), user);
+    assert_eq!(User::numbered(root.path(), 42, 7), User { name: "42".into(), uid: 42, groups: vec![7] });
+    assert_eq!(User::numbered(root.path(), 0, 0).home(root.path()), Some("/root".into()));
+    assert_eq!(User::numbered(root.path(), 42, 7).home(root.path()), None);
 }

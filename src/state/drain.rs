@@ -3,15 +3,13 @@
 //! The record (see `record`) is `drained.json` in the host's state directory; where there is none, or its time is over,
 //! the machine takes part.
 
-use std::fs;
-use std::io;
-
 use serde::{Deserialize, Serialize};
 
 use super::health::Time;
 use super::record::Record;
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
+use crate::permissions::files;
 
 /// That a machine is taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +34,7 @@ impl Drain {
     pub fn read(&self, now: Time) -> Option<Drained> {
         let drained = match self.0.read() {
             Some(drained) => drained,
-            None if self.0.path().exists() => Drained { since: now, until: None },
+            None if files::exists(self.0.path()) => Drained { since: now, until: None },
             None => return None,
         };
         drained.until.is_none_or(|until| now < until).then_some(drained)
@@ -49,12 +47,7 @@ impl Drain {
 
     /// Brings the machine back.
     pub fn clear(&self) -> Result<(), StateError> {
-        match fs::remove_file(self.0.path()) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-                Err(StateError { path: self.0.path().to_owned(), cause })
-            }
-            _ => Ok(()),
-        }
+        files::remove(self.0.path()).map_err(|cause| StateError { path: self.0.path().to_owned(), cause })
     }
 }
 
@@ -77,7 +70,7 @@ mod tests {
         drain.clear().unwrap();
         drain.clear().unwrap();
         assert_eq!(drain.read(5), None);
-        fs::write(drain.0.path(), "{").unwrap();
+        std::fs::write(drain.0.path(), "{").unwrap();
         assert_eq!(drain.read(5), Some(Drained { since: 5, until: None }));
     }
 }

@@ -4,7 +4,7 @@
 //! however the process ends. A file that is locked is never removed: two processes would then lock two files of one
 //! name.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -12,11 +12,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fs4::{FileExt, TryLockError};
-use rustix::fs::{Mode, OFlags};
 
 use super::StateError;
 use crate::failpoints::{Failpoint, failpoint};
-use crate::permissions;
+use crate::permissions::files;
 
 /// More than any file of the state directory.
 const MAX_FILE: u64 = 64 * 1024;
@@ -34,7 +33,7 @@ const READER_TIMEOUT: Duration = Duration::from_millis(100);
 /// Locks `path`, which is made if needed. `None`: somebody else has the lock. Those who only look at it do not count.
 pub(super) fn try_lock(path: &Path) -> Result<Option<File>, StateError> {
     let failed = |cause| StateError { path: path.to_owned(), cause };
-    let file = permissions::open_or_make(path).map_err(failed)?;
+    let file = files::open_or_make(path).map_err(failed)?;
     let start = Instant::now();
     loop {
         if locked(|| FileExt::try_lock(&file)).map_err(failed)? {
@@ -56,7 +55,7 @@ pub(super) fn unlock(file: &File) -> io::Result<()> {
 /// Whether somebody has the lock of `path`. Those who only look do not keep each other out.
 pub(super) fn is_locked(path: &Path) -> Result<bool, StateError> {
     let failed = |cause| StateError { path: path.to_owned(), cause };
-    match open(path) {
+    match files::open(path) {
         Ok(file) => Ok(!locked(|| FileExt::try_lock_shared(&file)).map_err(failed)?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(failed(error)),
@@ -98,9 +97,9 @@ pub(super) fn replace(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     new.push(".new");
     let new = Path::new(&new);
     let make = || {
-        permissions::make_anew(new)?.write_all(contents)?;
+        files::make_anew(new)?.write_all(contents)?;
         failpoint(Failpoint::RecordWritten);
-        fs::rename(new, path)
+        files::rename(new, path)
     };
     make().map_err(failed)
 }
@@ -113,7 +112,7 @@ pub(super) fn replace(path: &Path, contents: &[u8]) -> Result<(), StateError> {
 /// them.
 pub(super) fn overwrite(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     let write = || {
-        let file = permissions::open_or_make(path)?;
+        let file = files::open_or_make(path)?;
         file.write_all_at(contents, 0)?;
         failpoint(Failpoint::RecordWritten);
         file.set_len(contents.len() as u64)
@@ -124,30 +123,25 @@ pub(super) fn overwrite(path: &Path, contents: &[u8]) -> Result<(), StateError> 
 /// Appends to a file, which is made if needed, in one piece.
 pub(super) fn append(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     let write = || {
-        let file = permissions::open_or_make(path)?;
+        let file = files::open_or_make(path)?;
         let end = file.metadata()?.len();
         file.write_all_at(contents, end)
     };
     write().map_err(|cause| StateError { path: path.to_owned(), cause })
 }
 
-/// Opens a file to look at it. The directory may belong to another user than the one who looks: a link is not followed,
-/// and a named pipe not waited for.
-fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::RDONLY;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
-}
-
 /// The contents of a file; `None` where there is none, or it cannot be read or is far too long.
 pub(super) fn contents(path: &Path) -> Option<Vec<u8>> {
     let mut text = Vec::with_capacity(USUAL_FILE);
-    open(path).ok()?.take(MAX_FILE + 1).read_to_end(&mut text).ok()?;
+    files::open(path).ok()?.take(MAX_FILE + 1).read_to_end(&mut text).ok()?;
     (text.len() as u64 <= MAX_FILE).then_some(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::Mode;
+    use std::fs;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
@@ -159,7 +153,7 @@ mod tests {
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         assert_eq!(contents(&file).unwrap(), b"here");
         assert!(contents(&link).is_none() && is_locked(&link).is_err());
-        assert!(contents(&pipe).is_none_or(|text| text.is_empty()) && !is_locked(&pipe).unwrap());
+        assert!(contents(&pipe).is_none() && is_locked(&pipe).is_err() && try_lock(&pipe).is_err());
     }
 
     #[test]

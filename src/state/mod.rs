@@ -28,7 +28,7 @@ pub use slots::{Slot, SlotHolder, Slots};
 pub use throughput::{LinkSpeed, Throughput, ThroughputRecord};
 
 use crate::machine::Machine;
-use crate::permissions::{self, Need};
+use crate::permissions::{self, Need, files};
 
 /// The directory of all state, `STATE/offload`.
 #[derive(Clone, Debug)]
@@ -76,12 +76,12 @@ fn hint(path: &Path, cause: &io::Error) -> String {
         return format!("\n  hint: '{}' must be a directory; move away what is there", file.display());
     }
     let directory = path.ancestors().find(|directory| directory.ends_with("offload")).unwrap_or(path);
-    permissions::hint(directory, Need::Own, cause)
+    permissions::hint_for(&files::user_of(directory), directory, Need::Own, cause)
 }
 
 /// Creates `path` and its parents; readable by the daemon's user only, since it tells who builds what.
 fn create_directory(path: &Path) -> Result<(), StateError> {
-    permissions::make_directory(path).map_err(|cause| StateError { path: path.to_owned(), cause })
+    files::make_directory(path).map_err(|cause| StateError { path: path.to_owned(), cause })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //! nobody waits for that. Places are taken under the lock `queue/lock`, so that their number is bounded: a client
 //! that asks for a thousand builds does not get a thousand waiting processes.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::health::Time;
 use super::lock::{contents, is_locked, lock_briefly, replace};
 use super::{StateDirectory, StateError, create_directory};
+use crate::permissions::files;
 
 /// How long a ticket counts without being renewed.
 pub const VALID_FOR: Duration = Duration::from_secs(5);
@@ -61,7 +62,7 @@ pub struct QueueTicket {
 impl Drop for QueueTicket {
     fn drop(&mut self) {
         // Before the lock goes with the file: afterwards the ticket may be another's.
-        let _ = fs::remove_file(&self.record);
+        let _ = files::remove(&self.record);
     }
 }
 
@@ -86,7 +87,7 @@ impl Queue {
                 rivals += usize::from(self.record(number).is_none_or(is_rival));
             } else {
                 free = free.or(Some(number));
-                if !path.exists() {
+                if !files::exists(&path) {
                     break;
                 }
             }
@@ -129,7 +130,7 @@ impl Queue {
             let path = self.directory.join(number.to_string());
             if is_locked(&path)? {
                 records.extend(self.record(number).filter(|record| record.counts(now)).map(|record| (number, record)));
-            } else if !path.exists() {
+            } else if !files::exists(&path) {
                 break;
             }
         }

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use super::lock::{is_locked, lock_briefly, try_lock};
 use super::{StateDirectory, StateError, create_directory};
 use crate::machine::Machine;
+use crate::permissions::files;
 use crate::store::path::StorePath;
 
 /// More than any list of items, in bytes: 120,000 items.
@@ -92,7 +93,7 @@ impl InFlightTable<'_> {
             let path = self.transfers.slot(number);
             if is_locked(&path)? {
                 let mut text = String::new();
-                let read = File::open(&path).and_then(|file| file.take(MAX_LIST).read_to_string(&mut text));
+                let read = files::open(&path).and_then(|file| file.take(MAX_LIST).read_to_string(&mut text));
                 read.map_err(|cause| StateError { path, cause })?;
                 items.extend(text.lines().map(str::to_owned));
             }

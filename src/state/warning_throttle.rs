@@ -4,14 +4,13 @@
 //! was said. Two processes at once may both say it. A time in the future, as after a clock was set back, counts for
 //! nothing.
 
-use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
-use crate::permissions;
+use crate::permissions::files;
 
 /// How long something that was said need not be said again.
 const REPEAT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -22,18 +21,20 @@ pub fn should_warn(state: &StateDirectory, machine: &Machine, kind: &str) -> Res
 }
 
 fn should_warn_at(path: PathBuf, now: SystemTime) -> Result<bool, StateError> {
-    let said = fs::metadata(&path).and_then(|metadata| metadata.modified());
+    let said = files::modified(&path);
     if said.is_ok_and(|said| now.duration_since(said).is_ok_and(|age| age < REPEAT_AFTER)) {
         return Ok(false);
     }
     // Whatever is written sets the time.
-    let written = permissions::open_or_make(&path).and_then(|mut file| file.write_all(b"\n"));
+    let written = files::open_or_make(&path).and_then(|mut file| file.write_all(b"\n"));
     written.map_err(|cause| StateError { path, cause })?;
     Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

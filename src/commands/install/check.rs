@@ -6,12 +6,16 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::geteuid;
+
+use super::super::as_user;
 use super::super::guix_wrapper::REAL_GUIX;
 use super::super::machines::machine_file;
 use super::Target;
 use super::unit::Unit;
 use crate::engine::Engine;
-use crate::machine_file::DEFAULT_KEYS;
+use crate::machine_file::{DEFAULT_KEYS, LoadContext, load};
+use crate::permissions::ownership::{Control, control_below};
 use crate::permissions::{Need, PermissionProblem, User, below};
 use crate::shell::{in_quotes, quote};
 
@@ -96,12 +100,10 @@ fn rights(place: &Target, user: &User, guix: &Path, engine: &Engine) -> Vec<Find
 
 /// The private keys that the machine file names. What is wrong with the file, `offload eval` says.
 fn private_keys(place: &Target, user: &User, engine: &Engine) -> Vec<PathBuf> {
-    let file = below(&place.root, &machine_file(None, &engine.directories));
-    let Ok(pool) = engine.load_pool(&file, None) else { return Vec::new() };
-    let home = home(&place.root, &user.name);
+    let home = user.home(&place.root).unwrap_or_default();
     let mut keys: Vec<PathBuf> = Vec::new();
-    for entry in &pool.machines {
-        let key = match &entry.machine.private_key {
+    for key in named_keys(place, engine) {
+        let key = match &key {
             Some(key) => key.strip_prefix("~").map_or_else(|_| key.clone(), |rest| home.join(rest)),
             None => {
                 let usual = DEFAULT_KEYS.map(|key| home.join(key));
@@ -116,11 +118,31 @@ fn private_keys(place: &Target, user: &User, engine: &Engine) -> Vec<PathBuf> {
     keys
 }
 
-fn home(root: &Path, user: &str) -> PathBuf {
-    let passwd = std::fs::read_to_string(root.join("etc/passwd")).unwrap_or_default();
-    let mut entries = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
-    let entry = entries.find(|fields| fields.first() == Some(&user));
-    entry.and_then(|fields| fields.get(5).map(PathBuf::from)).unwrap_or_default()
+/// The private key of each machine, as far as one is named. Root evaluates the machine file only if nobody else can
+/// write it, and without values that others may have kept.
+fn named_keys(place: &Target, engine: &Engine) -> Vec<Option<PathBuf>> {
+    let path = machine_file(None, &engine.directories);
+    let file = below(&place.root, &path);
+    match control_below(&place.root, &path) {
+        Ok(Control::User { uid, gid, .. }) if geteuid().is_root() => {
+            evaluated_as(&User::numbered(&place.root, uid, gid), &file)
+        }
+        Ok(Control::Others { .. }) | Err(_) => Vec::new(),
+        Ok(_) => match load(&file, &LoadContext::default()) {
+            Ok(pool) => pool.machines.into_iter().map(|entry| entry.machine.private_key).collect(),
+            Err(_) => Vec::new(),
+        },
+    }
+}
+
+/// The same, from `offload eval` as another user.
+fn evaluated_as(user: &User, file: &Path) -> Vec<Option<PathBuf>> {
+    let mut command = as_user::command(user);
+    command.args(["eval", "--json"]).arg(file).current_dir("/");
+    let Ok(output) = command.output() else { return Vec::new() };
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let machines = value["machines"].as_array().map(Vec::as_slice).unwrap_or_default();
+    machines.iter().map(|machine| machine["private_key"].as_str().map(PathBuf::from)).collect()
 }
 
 /// The profile of AppArmor that comes with Guix confines a daemon that runs from the store, and lets it run nothing

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::InstallError;
 use super::manifest::{Manifest, mark, mark_of_bytes, mark_of_link};
-use crate::permissions::below;
+use crate::permissions::{below, identity};
 
 /// Something to be installed, at a path as the installed system sees it.
 pub struct Item {
@@ -55,24 +55,47 @@ impl Item {
     }
 }
 
+/// The system that something is installed in.
+#[derive(Clone, Copy)]
+pub struct System<'a> {
+    /// The directory that stands for `/`.
+    pub root: &'a Path,
+    /// The daemon's state, which may belong to a user of its own.
+    pub state: &'a Path,
+}
+
+impl System<'_> {
+    /// Does something at `path`: in the state with the rights of those whom it belongs to, who could lead root elsewhere.
+    fn at<T: Send>(&self, path: &Path, work: impl FnOnce(&Path) -> io::Result<T> + Send) -> Result<T, InstallError> {
+        let file = below(self.root, path);
+        let done = match path.parent() {
+            Some(directory) if path.starts_with(self.state) => {
+                identity::in_directory(self.root, directory, || work(&file))
+            }
+            _ => work(&file),
+        };
+        done.map_err(InstallError::file(&file))
+    }
+}
+
 /// Everything that is to be done.
-pub struct Plan {
-    root: PathBuf,
+pub struct Plan<'a> {
+    system: System<'a>,
     steps: Vec<(Item, String, Action)>,
     old: Manifest,
     manifest: PathBuf,
 }
 
-impl Plan {
+impl<'a> Plan<'a> {
     /// Looks at what is there. What is not known from an earlier time is in the way, unless it is just what is wanted.
-    pub fn make(root: &Path, directory: &Path, items: Vec<Item>) -> Result<Plan, InstallError> {
+    pub fn make(system: System<'a>, directory: &Path, items: Vec<Item>) -> Result<Plan<'a>, InstallError> {
         let manifest = Manifest::path(directory);
-        let file = below(root, &manifest);
+        let file = below(system.root, &manifest);
         let old = Manifest::read(&file).map_err(InstallError::file(&file))?.unwrap_or_default();
         let mut steps = Vec::new();
         for item in items {
-            let (wanted, file) = (item.mark()?, below(root, &item.path));
-            let action = match mark(&file).map_err(InstallError::file(&file))? {
+            let wanted = item.mark()?;
+            let action = match system.at(&item.path, mark)? {
                 None => Action::Write,
                 Some(found) if found == wanted => Action::Keep,
                 Some(found) if old.marks.get(&item.path).is_some_and(|marks| marks.contains(&found)) => Action::Replace,
@@ -80,7 +103,7 @@ impl Plan {
             };
             steps.push((item, wanted, action));
         }
-        Ok(Plan { root: root.to_owned(), steps, old, manifest })
+        Ok(Plan { system, steps, old, manifest })
     }
 
     /// Says what will be done; the contents of the drop-in too, as the only thing that is not a matter of course.
@@ -115,13 +138,11 @@ impl Plan {
         self.steps.iter().for_each(|(item, mark, _)| both.add(&item.path, mark));
         self.write_manifest(&both)?;
         for (item, ..) in self.steps.iter().filter(|(_, _, action)| *action != Action::Keep) {
-            let file = below(&self.root, &item.path);
-            put(&item.what, &file).map_err(InstallError::file(&file))?;
+            self.system.at(&item.path, |file| put(&item.what, file))?;
         }
         for path in self.old.marks.keys().filter(|path| !new.marks.contains_key(*path)) {
-            let file = below(&self.root, path);
-            if self.old.has(path, &file).map_err(InstallError::file(&file))? {
-                fs::remove_file(&file).map_err(InstallError::file(&file))?;
+            if self.system.at(path, |file| self.old.has(path, file))? {
+                self.system.at(path, |file| fs::remove_file(file))?;
             }
         }
         self.write_manifest(&new)
@@ -129,17 +150,16 @@ impl Plan {
 
     fn make_parents(&self, path: &Path, made: &mut BTreeSet<PathBuf>) -> Result<(), InstallError> {
         let missing: Vec<&Path> =
-            path.ancestors().skip(1).take_while(|directory| !below(&self.root, directory).exists()).collect();
+            path.ancestors().skip(1).take_while(|directory| !below(self.system.root, directory).exists()).collect();
         for directory in missing.into_iter().rev() {
-            let file = below(&self.root, directory);
-            fs::create_dir(&file).map_err(InstallError::file(&file))?;
+            self.system.at(directory, |file| fs::create_dir(file))?;
             made.insert(directory.to_owned());
         }
         Ok(())
     }
 
     fn write_manifest(&self, manifest: &Manifest) -> Result<(), InstallError> {
-        let (file, text) = (below(&self.root, &self.manifest), manifest.text().into_bytes());
+        let (file, text) = (below(self.system.root, &self.manifest), manifest.text().into_bytes());
         if fs::read(&file).is_ok_and(|old| old == text) {
             return Ok(());
         }
@@ -175,20 +195,19 @@ fn put(what: &What, file: &Path) -> io::Result<()> {
 }
 
 /// Takes away what was installed, and the directories that were made for it as far as they are empty.
-pub fn remove(root: &Path, directory: &Path, dry_run: bool, out: &mut dyn Write) -> Result<(), InstallError> {
+pub fn remove(system: System<'_>, directory: &Path, dry_run: bool, out: &mut dyn Write) -> Result<(), InstallError> {
     let path = Manifest::path(directory);
-    let file = below(root, &path);
+    let file = below(system.root, &path);
     let manifest = Manifest::read(&file)
         .map_err(InstallError::file(&file))?
         .ok_or_else(|| InstallError::NotInstalled(path.clone()))?;
     for path in manifest.marks.keys() {
-        let file = below(root, path);
-        if manifest.has(path, &file).map_err(InstallError::file(&file))? {
+        if system.at(path, |file| manifest.has(path, file))? {
             writeln!(out, "remove   {}", path.display())?;
             if !dry_run {
-                fs::remove_file(&file).map_err(InstallError::file(&file))?;
+                system.at(path, |file| fs::remove_file(file))?;
             }
-        } else if fs::symlink_metadata(&file).is_ok() {
+        } else if fs::symlink_metadata(below(system.root, path)).is_ok() {
             writeln!(out, "leave    {} (it has been changed)", path.display())?;
         }
     }
@@ -198,7 +217,7 @@ pub fn remove(root: &Path, directory: &Path, dry_run: bool, out: &mut dyn Write)
     fs::remove_file(&file).map_err(InstallError::file(&file))?;
     for directory in manifest.directories.iter().rev() {
         // One that holds something else stays.
-        let _ = fs::remove_dir(below(root, directory));
+        let _ = system.at(directory, |file| fs::remove_dir(file));
     }
     Ok(())
 }

@@ -10,13 +10,13 @@ use super::super::context::Context;
 use super::super::lua_error::LuaError;
 use super::cancellable_io::Canceller;
 use super::json;
-use crate::permissions;
+use crate::permissions::files;
 use fs4::{FileExt, TryLockError};
 use mlua::{Function, Lua, MultiValue, Table, Value};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use std::fs::File;
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -59,17 +59,17 @@ impl Drop for HeldLock<'_> {
 
 impl Cache<'_> {
     fn get(&self, function: &Function) -> mlua::Result<Value> {
+        // What another user can write must not be believed by root, and would be of no use to that user.
+        if !files::is_ours(self.directory) {
+            return call(self.lua, self.key, function).map(|(value, _)| value);
+        }
         let old = self.read();
         if let Some(entry) = old.as_ref().filter(|entry| self.fresh(entry)) {
             return self.value(entry);
         }
         let lock = match self.lock(old.is_none()) {
             Ok(lock) => lock,
-            // A cache that cannot be used is no reason to have no machines.
-            Err(error) => {
-                log::info!("cache {}: {}", self.directory.display(), super::plain_error(&error));
-                return call(self.lua, self.key, function).map(|(value, _)| value);
-            }
+            Err(error) => return self.without(&error, function),
         };
         if let (None, Some(entry)) = (&lock, &old) {
             return self.value(entry);
@@ -94,14 +94,25 @@ impl Cache<'_> {
         }
     }
 
+    /// Goes on without the cache: one that cannot be used is no reason to have no machines.
+    fn without(&self, error: &io::Error, function: &Function) -> mlua::Result<Value> {
+        log::info!("cache {}: {}", self.directory.display(), super::plain_error(error));
+        call(self.lua, self.key, function).map(|(value, _)| value)
+    }
+
     fn file(&self, ending: &str) -> PathBuf {
         let name: String = Sha256::digest(self.key).iter().map(|byte| format!("{byte:02x}")).collect();
         self.directory.join(name + ending)
     }
 
+    /// The value that is kept, if this user has written it.
     fn read(&self) -> Option<CacheEntry> {
+        let file = files::open(&self.file(".json")).ok()?;
+        if file.metadata().ok()?.uid() != rustix::process::geteuid().as_raw() {
+            return None;
+        }
         let mut text = Vec::new();
-        File::open(self.file(".json")).ok()?.take(MAX_FILE).read_to_end(&mut text).ok()?;
+        file.take(MAX_FILE).read_to_end(&mut text).ok()?;
         serde_json::from_slice(&text).ok().filter(|entry: &CacheEntry| entry.key == self.key)
     }
 
@@ -116,8 +127,8 @@ impl Cache<'_> {
 
     /// The lock of this key; nothing if another caller has it, unless `wait` is true.
     fn lock(&self, wait: bool) -> io::Result<Option<HeldLock<'_>>> {
-        permissions::make_directory(self.directory)?;
-        let file = permissions::open_or_make(&self.file(".lock"))?;
+        files::make_directory(self.directory)?;
+        let file = files::open_or_make(&self.file(".lock"))?;
         let canceller = Canceller::new(self.lua, self.context);
         loop {
             match FileExt::try_lock(&file) {
@@ -134,8 +145,8 @@ impl Cache<'_> {
     fn write(&self, value: serde_json::Value) -> io::Result<()> {
         let entry = CacheEntry { key: self.key.to_owned(), time: now(), value };
         let temporary = self.file(&format!(".{}", std::process::id()));
-        permissions::make_anew(&temporary)?.write_all(&serde_json::to_vec(&entry)?)?;
-        std::fs::rename(temporary, self.file(".json"))
+        files::make_anew(&temporary)?.write_all(&serde_json::to_vec(&entry)?)?;
+        files::rename(&temporary, &self.file(".json"))
     }
 }
 

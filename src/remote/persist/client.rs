@@ -1,6 +1,5 @@
 //! The borrower's side: finding a kept connection.
 
-use std::fs;
 use std::io::{self, ErrorKind, IoSlice, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
@@ -15,6 +14,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use super::{CacheKey, HANDSHAKE_TIMEOUT, Handshake};
 use crate::daemon::Client;
 use crate::machine::Machine;
+use crate::permissions::files;
 use crate::remote::persisted_stream::PersistedStream;
 use crate::remote::timeouts::reused_greeting_timeout;
 use crate::remote::{Connection, DaemonStream};
@@ -40,7 +40,7 @@ pub fn acquire(cache_key: &CacheKey, machine: &Machine, store: &StoreDir) -> Opt
             debug!("{}: {error}", socket.display());
             if error.kind() == ErrorKind::ConnectionRefused {
                 // Its keeper was killed. Whoever removes it first has removed it.
-                let _ = fs::remove_file(socket);
+                let _ = files::remove(socket);
             }
             None
         }
@@ -52,7 +52,7 @@ fn ask(socket: &Path, machine: &Machine, until: Instant) -> io::Result<(Persiste
     if left.is_zero() {
         return Err(ErrorKind::TimedOut.into());
     }
-    let mut control = UnixStream::connect(socket)?;
+    let mut control = files::connect(socket)?;
     let (ours, theirs) = UnixStream::pair()?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);

@@ -1,7 +1,7 @@
 //! The keeper's side: a process that holds a connection and lends it.
 
 use std::ffi::CStr;
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, IoSliceMut, Read, Write};
 use std::mem::{self, MaybeUninit};
 use std::os::fd::BorrowedFd;
@@ -20,6 +20,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use super::ffi::{self, Side};
 use super::{CacheKey, HANDSHAKE_TIMEOUT, Handshake, MAX_AGE, RELEASE};
 use crate::daemon::Client;
+use crate::permissions::files;
 use crate::remote::DaemonStream;
 use crate::remote::stream::Transport;
 use crate::ssh::{self, Channel};
@@ -219,10 +220,10 @@ impl ListeningSocket {
     fn make(socket: PathBuf) -> io::Result<ListeningSocket> {
         // It gets its name when somebody listens: one without is taken for that of a keeper that was killed.
         let unnamed = socket.with_file_name(format!(".{}", process::id()));
-        let _ = fs::remove_file(&unnamed);
-        let listener = UnixListener::bind(&unnamed)?;
+        let _ = files::remove(&unnamed);
+        let listener = files::listen(&unnamed)?;
         listener.set_nonblocking(true)?;
-        fs::rename(&unnamed, &socket)?;
+        files::rename(&unnamed, &socket)?;
         Ok(ListeningSocket { listener, socket })
     }
 }
@@ -230,7 +231,7 @@ impl ListeningSocket {
 impl Drop for ListeningSocket {
     fn drop(&mut self) {
         // What is left is removed by those who find nobody behind it.
-        let _ = fs::remove_file(&self.socket);
+        let _ = files::remove(&self.socket);
     }
 }
 

@@ -32,7 +32,6 @@ mod holder;
 pub use client::acquire;
 pub use holder::persist;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::time::Duration;
@@ -41,6 +40,7 @@ use sha2::{Digest, Sha256};
 
 use crate::daemon::{Options, Version};
 use crate::machine::{Compressed, Machine};
+use crate::permissions::files;
 use crate::store::base16;
 use crate::store::path::StoreDir;
 
@@ -100,21 +100,21 @@ impl CacheKey {
     fn waiting(&self) -> usize {
         let mut sockets = self.sockets(&self.machine);
         // A keeper that was killed leaves its socket behind.
-        sockets.retain(|socket| !is_outdated(socket) || fs::remove_file(socket).is_err());
+        sockets.retain(|socket| !is_outdated(socket) || files::remove(socket).is_err());
         sockets.len()
     }
 
     /// The sockets whose names begin in this way.
     fn sockets(&self, prefix: &str) -> Vec<PathBuf> {
-        let Ok(entries) = self.directory.read_dir() else { return Vec::new() };
-        let names = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
-        names.map(|entry| entry.path()).collect()
+        let mut sockets = files::list(&self.directory).unwrap_or_default();
+        sockets.retain(|socket| socket.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)));
+        sockets
     }
 }
 
 /// Whether nobody can be behind a socket any more.
 fn is_outdated(socket: &Path) -> bool {
-    let age = socket.symlink_metadata().and_then(|data| data.modified()).ok().and_then(|time| time.elapsed().ok());
+    let age = files::modified(socket).ok().and_then(|time| time.elapsed().ok());
     age.is_some_and(|age| age > 2 * MAX_AGE)
 }
 
