@@ -14,6 +14,10 @@ type Case = (Drv, &'static str);
 /// What makes an output that refers to busybox.
 const REFERS: &str = "echo $PATH >$out";
 
+/// A path of which the kernel takes each half, and not the whole.
+const TOO_DEEP: &str = "mkdir $out; cd $out; d=$(printf '%0100d' 0); p=$d; \
+    while [ ${#p} -lt 2500 ]; do p=$p/$d; done; mkdir -p x/$p y/$p; mv y x/$p/y";
+
 /// What a case needs that builds well.
 const INPUT: &str = "input";
 
@@ -65,6 +69,7 @@ fn cases() -> Vec<Case> {
             "cycle detected in the references of",
         ),
         (drv("pipe", "mkdir $out; mkfifo $out/pipe"), kind),
+        (drv("too-deep", TOO_DEEP), "getting attributes of path"),
         (drv("device", "mkdir $out; mknod $out/null c 1 3"), kind),
     ]
 }

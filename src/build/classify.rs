@@ -77,8 +77,14 @@ const REJECTED_OUTPUTS: &[&str] = &[
     "cycle detected in the references of `*'",
 ];
 
-/// What the daemon says instead of ending the build in order, so that the trace has nothing: 1.5.0 and 1.2.0.
-const UNUSABLE_OUTPUTS: &[&str] = &["file `*' has an unsupported type", "file ‘*’ has an unsupported type"];
+/// What the daemon says instead of ending the build in order, so that the trace has nothing.
+const UNUSABLE_OUTPUTS: &[&str] = &[
+    // 1.5.0 and 1.2.0.
+    "file `*' has an unsupported type",
+    "file ‘*’ has an unsupported type",
+    // Both: the path of a file in the output is longer than the kernel takes.
+    "getting attributes of path `*': File name too long",
+];
 
 /// Whether the daemon rejected what the builder made, after the builder ran to its end.
 fn is_rejected(answer: &Answer<'_>) -> bool {
