@@ -147,8 +147,8 @@ impl<'a> Attempt<'a> {
         let mut stopwatch = Stopwatch::start();
         let mut sink = log.sink().map_err(|error| Failure::Head(format!("no build log: {error}")))?;
         sink(first_line(derivation, &self.machine.name).as_bytes());
-        let watch = BuildWatch::new(derivation, build.outputs);
-        client.set_build_log(sink, watch.sink());
+        let watch = BuildWatch::new(derivation, build.outputs, client.stream_mut().progress());
+        client.set_build_log(watch.log(sink), watch.sink());
         client.stream_mut().set_silence_policy(SilencePolicy::build(self.machine, max_silent_time));
         let built = client.start_build(&[derivation.clone()].into()).and_then(|()| {
             failpoint(Failpoint::BuildStarted);
@@ -249,7 +249,7 @@ impl<'a> Attempt<'a> {
         self.failure(cause)
     }
 
-    fn failure(&self, cause: String) -> Failure {
+    pub(super) fn failure(&self, cause: String) -> Failure {
         Failure::Machine { machine: self.machine.name.clone(), cause }
     }
 }

@@ -5,12 +5,13 @@ use log::debug;
 use super::attempt::Attempt;
 use super::connect::connect;
 use super::inspect_hint::inspect_hint;
+use super::reach::daemon_failed;
 use super::record_health::record_success;
 use super::classify::{FailureClass, classify};
 use super::watch::BuildWatch;
 use crate::daemon::{self, Client};
 use crate::error::Failure;
-use crate::remote::{Connection, DaemonStream};
+use crate::remote::{self, Connection, DaemonStream};
 use crate::status::MachineStatus;
 
 impl Attempt<'_> {
@@ -22,8 +23,13 @@ impl Attempt<'_> {
         client: &mut Client<DaemonStream>,
         connection: &Connection,
     ) -> Failure {
-        let daemon::Error::Daemon { message, status, .. } = error else {
-            return self.daemon_failed("building", error);
+        let (message, status) = match error {
+            daemon::Error::Daemon { message, status, .. } => (message, status),
+            // Somebody else builds it there, or this machine itself waits for it: the machine is good for other builds.
+            daemon::Error::Link { cause, .. } if remote::Error::is_not_started(cause) => {
+                return self.failure(daemon_failed("building", error));
+            }
+            _ => return self.daemon_failed("building", error),
         };
         let build = self.build;
         let lost = match client.query_valid_paths(build.inputs) {

@@ -26,7 +26,7 @@ mod watch;
 
 pub use connect::connect;
 pub use failover::{AttemptFn, FailOver};
-pub use reach::{MachineLink, reach};
+pub use reach::{OWN_STORE, OWN_STORE_HINT, MachineLink, reach};
 pub use record_health::{record_failure, record_success};
 pub use live_environment::LiveEnvironment;
 

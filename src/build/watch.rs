@@ -1,10 +1,12 @@
 //! What a machine's daemon says of a build while it goes on, kept until the build is judged.
 
 use std::collections::BTreeSet;
+use std::mem::replace;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::classify::Answer;
-use crate::daemon::{BuildEvent, TraceSink};
+use crate::daemon::{BuildEvent, Log, TraceSink};
+use crate::remote::Progress;
 use crate::store::path::StorePath;
 
 /// Follows the build of one derivation.
@@ -12,25 +14,37 @@ use crate::store::path::StorePath;
 pub(super) struct BuildWatch {
     derivation: String,
     outputs: Arc<BTreeSet<StorePath>>,
+    progress: Progress,
     seen: Arc<Mutex<Seen>>,
 }
 
 #[derive(Default)]
 struct Seen {
     has_started: bool,
+    has_substituted: bool,
     failure: Option<String>,
     /// The hash that was expected and the one that was found, for people.
     hashes: Option<String>,
 }
 
 impl BuildWatch {
-    pub fn new(derivation: &StorePath, outputs: &BTreeSet<StorePath>) -> BuildWatch {
+    /// Follows the build of `derivation` through a stream with this `progress`.
+    pub fn new(derivation: &StorePath, outputs: &BTreeSet<StorePath>, progress: Progress) -> BuildWatch {
         let outputs = Arc::new(outputs.clone());
-        BuildWatch { derivation: derivation.to_string(), outputs, seen: Arc::default() }
+        BuildWatch { derivation: derivation.to_string(), outputs, progress, seen: Arc::default() }
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What takes log text and passes it on to `log`.
+    pub fn log(&self, mut log: Log) -> Log {
+        let progress = self.progress.clone();
+        Box::new(move |text| {
+            log(text);
+            progress.step();
+        })
     }
 
     /// What takes the build trace.
@@ -41,7 +55,19 @@ impl BuildWatch {
 
     fn take(&self, event: &BuildEvent) {
         match event {
-            BuildEvent::Started { derivation } if *derivation == self.derivation => self.seen().has_started = true,
+            BuildEvent::Started { derivation } if *derivation == self.derivation => {
+                if !replace(&mut self.seen().has_started, true) {
+                    self.progress.step();
+                }
+                self.progress.set_building(true);
+            }
+            BuildEvent::SubstituterStarted => {
+                if !replace(&mut self.seen().has_substituted, true) {
+                    self.progress.step();
+                }
+                self.progress.set_building(true);
+            }
+            BuildEvent::SubstituterEnded => self.progress.set_building(false),
             BuildEvent::Failed { derivation, message } if *derivation == self.derivation => {
                 self.seen().failure = Some(message.clone());
             }
@@ -78,7 +104,7 @@ mod tests {
         let parse = |name| StorePath::parse(&StoreDir::default(), format!("/gnu/store/{name}").as_bytes()).unwrap();
         let [own, other] =
             ["0yjkz5790xvq2z2fnq7s9wbmlrs56imh-vec.drv", "xnryj9c4k27hjviqs29c3dydawc71ga6-foo.drv"].map(parse);
-        let watch = BuildWatch::new(&own, &BTreeSet::new());
+        let watch = BuildWatch::new(&own, &BTreeSet::new(), Progress::default());
         let mut sink = watch.sink();
         let failed = |of: &StorePath| BuildEvent::Failed { derivation: of.to_string(), message: format!("no {of}") };
         sink(&BuildEvent::Started { derivation: other.to_string() });

@@ -121,6 +121,11 @@ impl<S: Read + Write> Client<S> {
         self.link.set_log(Some(log), Some(trace));
     }
 
+    /// Calls `callback` at the beginning of each request from now on.
+    pub fn on_request(&mut self, callback: Box<dyn FnMut() + Send>) {
+        self.link.on_request(callback);
+    }
+
     /// Settings for what is done over this connection from now on.
     pub fn set_options(&mut self, options: &Options) -> Result<(), Error> {
         let settings = options.settings();

@@ -54,6 +54,8 @@ pub(super) struct FrameStream<S> {
     /// Receives the build trace, where frames are to be told apart.
     trace: Option<TraceSink>,
     frames: FrameReader,
+    /// Is called when a request begins.
+    on_request: Option<Box<dyn FnMut() + Send>>,
     /// How much log text has been dropped during the operation at hand, frames included.
     unheard: u64,
     /// What is going on, for errors.
@@ -70,6 +72,7 @@ impl<S: Read + Write> FrameStream<S> {
             log: None,
             trace: None,
             frames: FrameReader::default(),
+            on_request: None,
             unheard: 0,
             operation: "handshake",
             usable: true,
@@ -78,6 +81,10 @@ impl<S: Read + Write> FrameStream<S> {
 
     pub fn set_log(&mut self, log: Option<Log>, trace: Option<TraceSink>) {
         (self.log, self.trace) = (log, trace);
+    }
+
+    pub fn on_request(&mut self, callback: Box<dyn FnMut() + Send>) {
+        self.on_request = Some(callback);
     }
 
     pub fn stream_mut(&mut self) -> &mut S {
@@ -102,6 +109,9 @@ impl<S: Read + Write> FrameStream<S> {
         }
         self.usable = false;
         self.unheard = 0;
+        if let Some(callback) = &mut self.on_request {
+            callback();
+        }
         self.send(&request.bytes)
     }
 
