@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use lab::{Drv, Host, Lab};
+use lab::{Drv, Host, Lab, Release};
 
 fn pool() -> (Lab, Host, Host) {
     let lab = Lab::new();
@@ -161,4 +161,30 @@ fn an_input_over_a_long_link() {
         assert_same_item(&head, machine, made.output("input"));
     }
     head.verify_store();
+}
+
+/// 800 directories in each other, as deep as guix-daemon can handle: it works with whole paths, of which the kernel takes
+/// 4095 bytes.
+#[test]
+fn the_deepest_tree_that_guix_daemon_builds() {
+    let lab = Lab::new();
+    let [b1, b2] = [("b1", Release::Sid), ("b2", Release::Bullseye)]
+        .map(|(name, release)| lab.build_machine(name).release(release).start());
+    let head = lab.head().start();
+    let deep =
+        Drv::new("deep").script("p=$out; while [ ${#p} -lt 4085 ]; do p=$p/deep; done; mkdir -p $p; echo end >$p/file");
+    head.write_machines(&[b1.entry()]);
+    let result = head.build(&[&deep]).succeeded();
+    assert_same_item(&head, &b1, result.output("deep"));
+
+    // And there, as an input, from this store.
+    head.write_machines(&[b2.entry()]);
+    let user =
+        Drv::new("user").input(&deep).script("p=$deep; while [ -d $p/deep ]; do p=$p/deep; done; cat $p/file >$out");
+    let result = head.build(&[&user]).succeeded();
+    assert_eq!(head.read(result.output("user")), b"end\n");
+    assert_same_item(&head, &b2, result.output("deep"));
+    for host in [&head, &b1, &b2] {
+        host.verify_store();
+    }
 }

@@ -5,29 +5,26 @@ use std::error::Error;
 
 use log::{debug, warn};
 
-use super::classify::{FailureClass, classify};
-use super::connect::connect;
-use super::inspect_hint::inspect_hint;
 use super::reach::{MachineLink, daemon_failed};
 use super::record_health::{record_failure, record_success};
-use super::{Build, Chosen, LiveEnvironment};
+use super::watch::BuildWatch;
+use super::{Chosen, Build, LiveEnvironment};
+use crate::failpoints::{Failpoint, failpoint};
 use crate::daemon::{self, Client, Options};
 use crate::error::{Failure, with_causes};
 use crate::events::{Event, Observer};
-use crate::failpoints::{Failpoint, failpoint};
 use crate::hook::BuildLog;
 use crate::hook::descriptors::PREFIX;
-use crate::local::LocalStore;
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream, SilencePolicy, timeouts};
 use crate::scheduler::{self, Choice};
 use crate::state::health::{self, FRESH};
 use crate::state::logins::Logins;
 use crate::state::{HealthRecord, Slot};
-use crate::status::MachineStatus;
 use crate::store::path::StorePath;
 use crate::timing::Stopwatch;
 use crate::transfer::download::Expected;
+use crate::local::LocalStore;
 use crate::transfer::{self, Downloaded, SigningConnection, TransferLimiter};
 
 impl Build<'_> {
@@ -45,14 +42,7 @@ impl Build<'_> {
         observer.observe(&Event::Offloading { derivation, machine: &machine.name });
         let local_store = LocalStore::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
         failpoint(Failpoint::LocalStoreOpened);
-        let attempt = Attempt {
-            build: self,
-            machine,
-            env,
-            local_store: &local_store,
-            machine_fault: Cell::default(),
-            reused: Cell::default(),
-        };
+        let attempt = Attempt { build: self, machine, env, local_store: &local_store, machine_fault: Cell::default(), reused: Cell::default() };
         let downloaded = attempt.build(slot, link, log, observer)?;
         failpoint(Failpoint::SlotReleased);
         let mut stopwatch = Stopwatch::start();
@@ -157,7 +147,8 @@ impl<'a> Attempt<'a> {
         let mut stopwatch = Stopwatch::start();
         let mut sink = log.sink().map_err(|error| Failure::Head(format!("no build log: {error}")))?;
         sink(first_line(derivation, &self.machine.name).as_bytes());
-        client.set_log(Some(sink));
+        let watch = BuildWatch::new(derivation, build.outputs, client.stream_mut().progress());
+        client.set_build_log(watch.log(sink), watch.sink());
         client.stream_mut().set_silence_policy(SilencePolicy::build(self.machine, max_silent_time));
         let built = client.start_build(&[derivation.clone()].into()).and_then(|()| {
             failpoint(Failpoint::BuildStarted);
@@ -168,7 +159,7 @@ impl<'a> Attempt<'a> {
         client.stream_mut().set_silence_policy(silence_policy);
         stopwatch.lap("build");
         if let Err(error) = built {
-            return Err(self.classify_failure(error, client, connection));
+            return Err(self.classify_failure(&error, &watch, client, connection));
         }
 
         failpoint(Failpoint::BuildEnded);
@@ -178,9 +169,8 @@ impl<'a> Attempt<'a> {
         // The first one stays open for what it protects from the garbage collector.
         let mut second = signing_connection.ready();
         let exporter = second.as_mut().unwrap_or(client);
-        let downloaded =
-            transfer::download(exporter, self.local_store, &expected, connection.compressed(), &limiter, observer)
-                .map_err(|error| self.transfer_failed("retrieving outputs", error.is_of_machine(), &error))?;
+        let downloaded = transfer::download(exporter, self.local_store, &expected, connection.compressed(), &limiter, observer)
+            .map_err(|error| self.transfer_failed("retrieving outputs", error.is_of_machine(), &error))?;
         if !connection.is_reused() {
             self.refresh_status(connection);
         }
@@ -202,12 +192,7 @@ impl<'a> Attempt<'a> {
     fn limiter(&self) -> TransferLimiter<'a> {
         let max_silent_time = self.build.failover.arguments.max_silent_time;
         let report_interval = timeouts::report_interval(max_silent_time);
-        TransferLimiter {
-            state: self.build.state,
-            machine: self.machine,
-            limit: timeouts::TRANSFER_WAIT_MAX,
-            report_interval,
-        }
+        TransferLimiter { state: self.build.state, machine: self.machine, limit: timeouts::TRANSFER_WAIT_MAX, report_interval }
     }
 
     pub(super) fn options(&self) -> Options {
@@ -215,56 +200,11 @@ impl<'a> Attempt<'a> {
             build_timeout: self.build.failover.arguments.build_timeout,
             max_silent_time: self.build.failover.arguments.max_silent_time,
             use_substitutes: self.machine.use_substitutes,
+            // What becomes of the build is told apart from what its builder prints.
+            print_build_trace: true,
+            multiplexed_build_output: true,
             ..Options::default()
         }
-    }
-
-    /// What a failed build means.
-    fn classify_failure(
-        &self,
-        error: daemon::Error,
-        client: &mut Client<DaemonStream>,
-        connection: &Connection,
-    ) -> Failure {
-        let daemon::Error::Daemon { message, status, .. } = &error else {
-            return self.daemon_failed("building", &error);
-        };
-        let build = self.build;
-        let lost = match client.query_valid_paths(build.inputs) {
-            Ok(present) => build.inputs.len() - present.len(),
-            Err(error) => return self.daemon_failed("judging the failed build", &error),
-        };
-        let mut has_commands = false;
-        let free = match self.probe(connection) {
-            Ok(status) => {
-                has_commands = status != MachineStatus::default();
-                record_success(build.state, self.machine, status.clone());
-                status.store_free
-            }
-            // The daemon has spoken, and what it said stands.
-            Err(error) => {
-                debug!("no status after a failed build: {error}");
-                None
-            }
-        };
-        let (derivation, machine) = (build.failover.request.derivation.to_string(), self.machine.name.clone());
-        let hint = inspect_hint(self.machine, &build.failover.request.derivation, has_commands);
-        let message = message.clone();
-        match classify(*status, free, lost) {
-            FailureClass::Failed => Failure::Build { derivation, machine, message: message + &hint },
-            FailureClass::TimedOut => Failure::TimedOut { derivation, machine, message: message + &hint },
-            // The machine answers, and may be good for other builds.
-            FailureClass::Machine(Some(why)) => Failure::Machine { machine, cause: format!("{message}; {why}") },
-            FailureClass::Machine(None) => Failure::Refused { machine, cause: message },
-        }
-    }
-
-    /// How the machine is doing. Where another process has the session, that takes a login, and its turn. The error is a
-    /// message.
-    fn probe(&self, connection: &Connection) -> Result<MachineStatus, String> {
-        let own = if connection.is_reused() { Some(connect(self.build.state, self.machine)?) } else { None };
-        let probed = own.as_ref().unwrap_or(connection).probe(self.build.directories.store.as_str());
-        probed.map_err(|error| error.to_string())
     }
 
     /// Measures again, so that the next decision finds a fresh record. Not worth a failure. Where it takes a login, one
@@ -294,7 +234,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// `phase` is what was going on.
-    fn daemon_failed(&self, phase: &str, error: &daemon::Error) -> Failure {
+    pub(super) fn daemon_failed(&self, phase: &str, error: &daemon::Error) -> Failure {
         self.failed(daemon_failed(phase, error))
     }
 
@@ -309,7 +249,7 @@ impl<'a> Attempt<'a> {
         self.failure(cause)
     }
 
-    fn failure(&self, cause: String) -> Failure {
+    pub(super) fn failure(&self, cause: String) -> Failure {
         Failure::Machine { machine: self.machine.name.clone(), cause }
     }
 }

@@ -1,11 +1,33 @@
 //! What it means that a build machine's daemon did not build.
 //!
-//! The daemon's own word decides: 100 is a failed build, 101 a time limit that was exceeded, and 1 and all else say
-//! nothing about the derivation. But a build that fails on a machine whose store is nearly full may have failed for
-//! that, and one whose inputs were collected under it certainly did not get what it needed.
+//! The daemon's own word decides: 100 is a failed build, 101 a time limit that was exceeded. 1 is everything else: what
+//! says nothing about the derivation, and also what the daemon finds wrong with the outputs of a builder that ran to its
+//! end, which is the derivation's fault. Its words tell those apart ([`is_rejected`]); words that are not known say
+//! nothing about the derivation.
+//!
+//! But a build that fails on a machine whose store is nearly full may have failed for that, and one whose inputs were
+//! collected under it certainly did not get what it needed.
+
+use std::collections::BTreeSet;
+
+use crate::store::path::StorePath;
 
 /// Below this many free bytes a failure is put down to the disk; `guix offload` draws the same line.
 pub const NEARLY_FULL: u64 = 10 << 20;
+
+/// What a machine's daemon says of a build that failed.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    /// The status and the message of the operation.
+    pub status: u32,
+    pub message: &'a str,
+    /// Whether a builder was started.
+    pub has_started: bool,
+    /// What the build trace says of the failure.
+    pub trace: Option<&'a str>,
+    /// The outputs that were to be built.
+    pub outputs: &'a BTreeSet<StorePath>,
+}
 
 /// How the failure of a build is to be taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,41 +40,169 @@ pub enum FailureClass {
     Machine(Option<String>),
 }
 
-/// Judges a failure with `status`, given what is known of the machine afterwards.
-pub fn classify(status: u32, free_disk: Option<u64>, inputs_lost: usize) -> FailureClass {
-    match (status, free_disk, inputs_lost) {
-        (101, _, _) => FailureClass::TimedOut,
-        (100, _, 1..) => FailureClass::Machine(Some(format!(
-            "{inputs_lost} inputs were garbage collected there before the build ended"
-        ))),
-        (100, Some(free), _) if free < NEARLY_FULL => FailureClass::Machine(Some(format!(
-            "its store is nearly full ({} KiB free), which may be the cause",
-            free >> 10
-        ))),
-        (100, _, _) => FailureClass::Failed,
-        _ => FailureClass::Machine(None),
+/// Judges a failure, given what is known of the machine afterwards.
+pub fn classify(answer: &Answer<'_>, free_disk: Option<u64>, inputs_lost: usize) -> FailureClass {
+    let has_failed = answer.status == 100 || is_rejected(answer);
+    match (answer.status, has_failed) {
+        (101, _) => FailureClass::TimedOut,
+        (_, false) => FailureClass::Machine(None),
+        (_, true) if inputs_lost > 0 => {
+            FailureClass::Machine(Some(format!("{inputs_lost} inputs were garbage collected there before the build ended")))
+        }
+        (_, true) => match free_disk {
+            Some(free) if free < NEARLY_FULL => FailureClass::Machine(Some(format!(
+                "its store is nearly full ({} KiB free), which may be the cause",
+                free >> 10
+            ))),
+            _ => FailureClass::Failed,
+        },
     }
+}
+
+/// What the build trace says of outputs that are rejected; `*` stands for a name. `tests/rejected_outputs.rs` has each of
+/// them said by the daemons of Guix 1.2.0 and 1.5.0.
+///
+/// Not in the table is "builder for `*' failed with exit code *", which comes with status 1 for fixed outputs: a download
+/// that failed on one machine may succeed on another. Nor is "output `*' of `*' differs from previous round": that is
+/// the machine's own option `--rounds`, and another machine may accept the output.
+const REJECTED_OUTPUTS: &[&str] = &[
+    "builder for `*' failed to produce output path `*'",
+    "output (`*') is not allowed to refer to path `*'",
+    "derivation contains an invalid reference specifier `*'",
+    "suspicious ownership or permission on `*'; rejecting this build output",
+    "hash mismatch for store item '*'",
+    // 1.5.0 and 1.2.0.
+    "output path `*' should be a non-executable regular file",
+    "output path `* should be a non-executable regular file",
+    "cycle detected in the references of `*'",
+];
+
+/// What the daemon says instead of ending the build in order, so that the trace has nothing.
+const UNUSABLE_OUTPUTS: &[&str] = &[
+    // 1.5.0 and 1.2.0.
+    "file `*' has an unsupported type",
+    "file ‘*’ has an unsupported type",
+    // Both: the path of a file in the output is longer than the kernel takes.
+    "getting attributes of path `*': File name too long",
+];
+
+/// Whether the daemon rejected what the builder made, after the builder ran to its end.
+fn is_rejected(answer: &Answer<'_>) -> bool {
+    let is_in = |words: &[&str], message| words.iter().any(|words| matches(words, message));
+    let is_known = match answer.trace {
+        Some(message) => is_in(REJECTED_OUTPUTS, message),
+        None => is_in(UNUSABLE_OUTPUTS, answer.message) || requires_itself(answer),
+    };
+    answer.status == 1 && answer.has_started && is_known
+}
+
+/// Whether the daemon stumbled over an output that refers to another one of the same derivation, where requisites are
+/// restricted: it looks for the requisites of what is not valid yet.
+fn requires_itself(answer: &Answer<'_>) -> bool {
+    answer.outputs.iter().any(|output| answer.message == format!("path `{output}' is not valid"))
+}
+
+/// Whether a text is `pattern`, in which each `*` stands for one or more characters.
+fn matches(pattern: &str, text: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };
+    let Some(text) = text.strip_prefix(first) else { return false };
+    text.char_indices()
+        .skip(1)
+        .map(|(index, _)| index)
+        .chain([text.len()])
+        .any(|end| end > 0 && matches(rest, &text[end..]))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::path::StoreDir;
+
+    /// A failure without a word in the trace.
+    fn status(status: u32) -> Answer<'static> {
+        static NONE: BTreeSet<StorePath> = BTreeSet::new();
+        let message = "build of `/gnu/store/x.drv' failed";
+        Answer { status, message, has_started: true, trace: None, outputs: &NONE }
+    }
 
     #[test]
     fn the_daemons_word_decides() {
-        assert_eq!(classify(100, None, 0), FailureClass::Failed);
-        assert_eq!(classify(100, Some(NEARLY_FULL), 0), FailureClass::Failed);
-        assert_eq!(classify(101, Some(0), 3), FailureClass::TimedOut);
-        for status in [0, 1, 2, 99, 102, u32::MAX] {
-            assert_eq!(classify(status, None, 0), FailureClass::Machine(None), "{status}");
+        assert_eq!(classify(&status(100), None, 0), FailureClass::Failed);
+        assert_eq!(classify(&status(100), Some(NEARLY_FULL), 0), FailureClass::Failed);
+        assert_eq!(classify(&status(101), Some(0), 3), FailureClass::TimedOut);
+        for other in [0, 1, 2, 99, 102, u32::MAX] {
+            assert_eq!(classify(&status(other), None, 0), FailureClass::Machine(None), "{other}");
         }
     }
 
     #[test]
     fn a_full_disk_or_lost_inputs_are_the_machines_fault() {
-        assert!(
-            matches!(classify(100, Some(NEARLY_FULL - 1), 0), FailureClass::Machine(Some(why)) if why.contains("10239 KiB"))
-        );
-        assert!(matches!(classify(100, None, 2), FailureClass::Machine(Some(why)) if why.contains("2 inputs")));
+        let rejected = Answer { trace: Some("hash mismatch for store item '/gnu/store/x'"), ..status(1) };
+        for answer in [status(100), rejected] {
+            assert_eq!(classify(&answer, None, 0), FailureClass::Failed);
+            assert!(
+                matches!(classify(&answer, Some(NEARLY_FULL - 1), 0), FailureClass::Machine(Some(why)) if why.contains("10239 KiB"))
+            );
+            assert!(matches!(classify(&answer, None, 2), FailureClass::Machine(Some(why)) if why.contains("2 inputs")));
+        }
+    }
+
+    #[test]
+    fn rejected_outputs_are_failed_builds() {
+        for words in REJECTED_OUTPUTS {
+            let message = words.replace('*', "/gnu/store/x");
+            let answer = Answer { trace: Some(&message), ..status(1) };
+            assert_eq!(classify(&answer, None, 0), FailureClass::Failed, "{message}");
+            assert_eq!(classify(&Answer { has_started: false, ..answer }, None, 0), FailureClass::Machine(None));
+            // As an error of the operation it says something else.
+            assert_eq!(classify(&Answer { message: &message, ..status(1) }, None, 0), FailureClass::Machine(None));
+        }
+        for words in UNUSABLE_OUTPUTS {
+            let message = words.replace('*', "/gnu/store/x/pipe");
+            assert_eq!(classify(&Answer { message: &message, ..status(1) }, None, 0), FailureClass::Failed, "{message}");
+        }
+    }
+
+    #[test]
+    fn an_output_that_is_not_valid_yet_is_the_derivations_fault() {
+        let path = |text: &str| StorePath::parse(&StoreDir::default(), text.as_bytes()).unwrap();
+        let outputs = BTreeSet::from([path("/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo")]);
+        let said = |message| classify(&Answer { outputs: &outputs, message, ..status(1) }, None, 0);
+        assert_eq!(said("path `/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo' is not valid"), FailureClass::Failed);
+        let other = "path `/gnu/store/hxbwv0n6dyadh2d3q6h1286kinrfp6gk-bar' is not valid";
+        assert_eq!(said(other), FailureClass::Machine(None));
+    }
+
+    #[test]
+    fn unknown_words_say_nothing_about_the_derivation() {
+        for message in [
+            "builder for `/gnu/store/x.drv' failed with exit code 1",
+            "builder for `/gnu/store/x.drv' failed to produce output path `'",
+            "some day an output (`/a') is not allowed to refer to path `/b'",
+            "output (`/a') is not allowed to refer to path `/b' yet",
+            "output `/a' of `/b' differs from previous round",
+            "writing to file: No space left on device",
+            "",
+        ] {
+            let answer = Answer { trace: Some(message), ..status(1) };
+            assert_eq!(classify(&answer, None, 0), FailureClass::Machine(None), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_star_stands_for_something() {
+        for (pattern, text, expected) in [
+            ("a*c", "abc", true),
+            ("a*c", "abbcc", true),
+            ("a*c", "ac", false),
+            ("a*c", "abcd", false),
+            ("a*b*c", "a1b2c", true),
+            ("a*b*c", "abbc", false),
+            ("‘*’", "‘ü’", true),
+            ("‘*’", "‘’", false),
+            ("abc", "abc", true),
+        ] {
+            assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
+        }
     }
 }

@@ -13,20 +13,22 @@
 //! for up to that moment: the daemon would say that the build took too long, which would not be true.
 
 mod attempt;
-mod classify;
 mod connect;
 mod failover;
-mod inspect_hint;
-mod live_environment;
+mod classify_failure;
 mod persist;
+mod inspect_hint;
 mod reach;
 mod record_health;
+mod live_environment;
+mod classify;
+mod watch;
 
 pub use connect::connect;
 pub use failover::{AttemptFn, FailOver};
-pub use live_environment::LiveEnvironment;
-pub use reach::{MachineLink, reach};
+pub use reach::{OWN_STORE, OWN_STORE_HINT, MachineLink, reach};
 pub use record_health::{record_failure, record_success};
+pub use live_environment::LiveEnvironment;
 
 use std::collections::BTreeSet;
 

@@ -2,17 +2,23 @@
 //!
 //! A machine whose SSH server answers and whose daemon does not is no use to anybody, so both are part of reaching it.
 
-use log::warn;
+use log::{debug, warn};
 
 use super::connect::{connect, unreachable};
+use crate::failpoints::{Failpoint, failpoint};
 use crate::daemon::{self, Client};
 use crate::error::with_hint;
-use crate::failpoints::{Failpoint, failpoint};
 use crate::machine::Machine;
 use crate::remote::{self, Connection, DaemonStream};
-use crate::state::{StateDirectory, warning_throttle};
+use crate::state::{OtherStore, StateDirectory, health, warning_throttle};
 use crate::store::path::StoreDir;
 use crate::timing::Stopwatch;
+use crate::transfer::signature_test::{self, SignatureTestError};
+
+/// What is wrong with an entry that leads to this very machine, and what to do.
+pub const OWN_STORE: &str = "its store is the store of this machine, so a build there would wait for itself";
+pub const OWN_STORE_HINT: &str =
+    "remove the entry; `local_machine { … }` in the machine file has this machine take part in the choice";
 
 /// A machine that was reached.
 pub struct MachineLink {
@@ -27,16 +33,45 @@ pub fn reach(state: &StateDirectory, machine: &Machine, store: &StoreDir) -> Res
     failpoint(Failpoint::Connected);
     let mut stopwatch = Stopwatch::start();
     let stream = connection.daemon().map_err(|error| unreachable(&error))?;
-    let client =
-        Client::connect(stream, store.clone()).map_err(|error| daemon_failed("greeting its daemon", &error))?;
+    let mut client = stream.greet(store.clone()).map_err(|error| daemon_failed("greeting its daemon", &error))?;
     stopwatch.lap("greet");
     if let Some(warning) = connection.warning()
         && warning_throttle::should_warn(state, machine, "relay").unwrap_or(true)
     {
         warn!("{warning}");
     }
+    check_store(state, machine, store, &mut client)?;
     failpoint(Failpoint::Greeted);
     Ok(MachineLink { client, connection })
+}
+
+/// An error if the machine's store is this machine's. Asked once a day, and where that cannot be told it is not.
+fn check_store(
+    state: &StateDirectory,
+    machine: &Machine,
+    store: &StoreDir,
+    client: &mut Client<DaemonStream>,
+) -> Result<(), String> {
+    let known = OtherStore::of(state, machine);
+    if known.as_ref().is_ok_and(|known| known.is_known(health::now())) {
+        return Ok(());
+    }
+    let mut stopwatch = Stopwatch::start();
+    let is_here = signature_test::is_store_here(client, store);
+    stopwatch.lap("whose store");
+    match is_here {
+        Ok(true) => return Err(with_hint(&OWN_STORE, Some(OWN_STORE_HINT.to_owned()))),
+        Ok(false) => {
+            if let Err(error) = known.and_then(|known| known.remember(health::now())) {
+                debug!("cannot remember whose store '{}' has: {error}", machine.name);
+            }
+        }
+        Err(SignatureTestError::Daemon(error)) if !client.is_usable() => {
+            return Err(daemon_failed("asking whose store it has", &error));
+        }
+        Err(error) => debug!("{}: {error}", machine.name),
+    }
+    Ok(())
 }
 
 /// What to say of a daemon that failed in a phase. Errors of the link come wrapped in those of the client.

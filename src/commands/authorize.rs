@@ -172,9 +172,7 @@ impl<'a> Exchange<'a> {
             .and_then(|path| signature_test::download(&mut client, &directories.store, &acl, &path));
         match tried {
             Ok(()) => Ok(None),
-            Err(SignatureTestError::Refused(RejectedOutput::Signature(VerifyError::Unauthorized { key }))) => {
-                Ok(Some(key))
-            }
+            Err(SignatureTestError::Refused(RejectedOutput::Signature(VerifyError::Unauthorized { key }))) => Ok(Some(key)),
             Err(error) => {
                 let hint = format!(
                     "on {}, as root, if it has no signing key: `guix archive --generate-key`",
@@ -189,7 +187,7 @@ impl<'a> Exchange<'a> {
     /// A connection of its own each time: a daemon remembers what its list said.
     fn client(&self) -> Result<Client<DaemonStream>, CommandError> {
         let stream = self.connection.daemon().map_err(|error| CommandError::failure(&error).with_hint(error.hint()))?;
-        let client = Client::connect(stream, self.engine.directories.store.clone());
+        let client = stream.greet(self.engine.directories.store.clone());
         client.map_err(|error| CommandError::failure(format!("{}: {}", self.machine.address(), with_causes(&error))))
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
+use super::build_trace::TraceSink;
 use super::error::Error;
 use super::frames::{FrameStream, Log};
 use super::operation::{Operation, WireRequest};
@@ -111,7 +112,18 @@ impl<S: Read + Write> Client<S> {
 
     /// Where log text goes from now on; until then, and with `None`, it is dropped.
     pub fn set_log(&mut self, log: Option<Log>) {
-        self.link.set_log(log);
+        self.link.set_log(log, None);
+    }
+
+    /// The same for a daemon that was told to print a build trace and to multiplex the output of builders
+    /// ([`Options`]): the log gets that output and the daemon's messages, and `trace` the trace.
+    pub fn set_build_log(&mut self, log: Log, trace: TraceSink) {
+        self.link.set_log(Some(log), Some(trace));
+    }
+
+    /// Calls `callback` at the beginning of each request from now on.
+    pub fn on_request(&mut self, callback: Box<dyn FnMut() + Send>) {
+        self.link.on_request(callback);
     }
 
     /// Settings for what is done over this connection from now on.

@@ -6,6 +6,7 @@
 
 use std::io::{self, BufReader, Read, Write};
 
+use super::build_trace::{FrameReader, TraceSink};
 use super::error::Error;
 use super::operation::WireRequest;
 use crate::store::path::{StoreDir, StorePath};
@@ -50,6 +51,11 @@ pub(super) enum Frame {
 pub(super) struct FrameStream<S> {
     stream: Counted<S>,
     log: Option<Log>,
+    /// Receives the build trace, where frames are to be told apart.
+    trace: Option<TraceSink>,
+    frames: FrameReader,
+    /// Is called when a request begins.
+    on_request: Option<Box<dyn FnMut() + Send>>,
     /// How much log text has been dropped during the operation at hand, frames included.
     unheard: u64,
     /// What is going on, for errors.
@@ -61,11 +67,24 @@ pub(super) struct FrameStream<S> {
 impl<S: Read + Write> FrameStream<S> {
     pub fn new(stream: S) -> FrameStream<S> {
         let stream = Counted { reader: BufReader::with_capacity(64 << 10, stream), count: 0 };
-        FrameStream { stream, log: None, unheard: 0, operation: "handshake", usable: true }
+        FrameStream {
+            stream,
+            log: None,
+            trace: None,
+            frames: FrameReader::default(),
+            on_request: None,
+            unheard: 0,
+            operation: "handshake",
+            usable: true,
+        }
     }
 
-    pub fn set_log(&mut self, log: Option<Log>) {
-        self.log = log;
+    pub fn set_log(&mut self, log: Option<Log>, trace: Option<TraceSink>) {
+        (self.log, self.trace) = (log, trace);
+    }
+
+    pub fn on_request(&mut self, callback: Box<dyn FnMut() + Send>) {
+        self.on_request = Some(callback);
     }
 
     pub fn stream_mut(&mut self) -> &mut S {
@@ -90,6 +109,9 @@ impl<S: Read + Write> FrameStream<S> {
         }
         self.usable = false;
         self.unheard = 0;
+        if let Some(callback) = &mut self.on_request {
+            callback();
+        }
         self.send(&request.bytes)
     }
 
@@ -144,13 +166,21 @@ impl<S: Read + Write> FrameStream<S> {
         }
         let mut left = size;
         let mut buffer = [0; 8 << 10];
+        self.frames.begin();
         while left > 0 {
             let part = left.min(buffer.len() as u64) as usize;
             self.data(&mut buffer[..part])?;
-            if let Some(log) = &mut self.log {
-                log(&buffer[..part]);
+            match (&mut self.log, &self.trace) {
+                (Some(log), None) => log(&buffer[..part]),
+                (Some(log), Some(_)) => self.frames.piece(&buffer[..part], log),
+                (None, _) => (),
             }
             left -= part as u64;
+        }
+        if let Some(trace) = &mut self.trace
+            && let Some(event) = self.frames.end()
+        {
+            trace(&event);
         }
         self.padding(size)
     }

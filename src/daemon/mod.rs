@@ -9,15 +9,17 @@
 //! Source: `nix-daemon/nix-daemon.cc`, `libstore/worker-protocol.hh` and `libutil/serialise.cc` of Guix, and the other
 //! client, `guix/store.scm`. Not checked here: whether the other end is a daemon one should trust.
 
+mod build_trace;
 mod client;
 mod error;
 mod export;
-mod frames;
 mod import;
+mod frames;
 mod operation;
 mod options;
 mod version;
 
+pub use build_trace::{BuildEvent, TraceSink};
 pub use client::{Client, Garbage, PathInfo};
 pub use error::{Error, ExportError};
 pub use frames::Log;

@@ -20,6 +20,8 @@ pub struct Options {
     pub offload: bool,
     /// Whether lines that begin with `@ ` tell about builds in the log. Default false.
     pub print_build_trace: bool,
+    /// Whether what builders print is marked in the log, so that it cannot be taken for something else. Default false.
+    pub multiplexed_build_output: bool,
     /// Whether the daemon may fetch substitutes; true cannot turn on what the daemon was started without. Default true.
     pub use_substitutes: bool,
     /// Time limit of a build, whole seconds; zero is no limit. Default `None`.
@@ -41,6 +43,7 @@ impl Default for Options {
             verbosity: 0,
             offload: false,
             print_build_trace: false,
+            multiplexed_build_output: false,
             use_substitutes: true,
             build_timeout: None,
             max_silent_time: None,
@@ -55,12 +58,14 @@ impl Options {
     /// "no limit".
     pub(super) fn settings(&self) -> Vec<(&'static str, String)> {
         let seconds = |limit: Duration| (limit.as_secs() + u64::from(limit.subsec_nanos() > 0)).min(i32::MAX as u64);
-        let settings = [
+        let numbers = [
             ("build-timeout", self.build_timeout.map(seconds)),
             ("build-max-silent-time", self.max_silent_time.map(seconds)),
             ("build-max-jobs", self.max_jobs.map(u64::from)),
             ("build-cores", self.build_cores.map(u64::from)),
         ];
-        settings.into_iter().filter_map(|(name, value)| Some((name, value?.to_string()))).collect()
+        let numbers = numbers.into_iter().filter_map(|(name, value)| Some((name, value?.to_string())));
+        let multiplexed = self.multiplexed_build_output.then(|| ("multiplexed-build-output", "true".to_owned()));
+        numbers.chain(multiplexed).collect()
     }
 }

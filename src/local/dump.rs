@@ -1,7 +1,7 @@
 //! The nar of a tree in the file system, as a reader.
 //!
-//! A reader and not a walk that writes, because a daemon that imports pulls. It holds one open directory for each
-//! level, the names in it, and one open file. The format is that of [`nar`](crate::store::nar): entries sorted by their
+//! A reader and not a walk that writes, because a daemon that imports pulls. It holds one open directory, one
+//! open file, and for each level the names that are left. The format is that of [`nar`](crate::store::nar): entries sorted by their
 //! bytes, executable where the owner may execute; a file of another type than regular, directory or symbolic link is an
 //! error.
 //!
@@ -16,16 +16,21 @@ use std::vec;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
+use super::descent::Descent;
 use super::files;
-use crate::store::nar::{MAGIC, MAX_DEPTH};
+use crate::store::nar::{MAGIC, NarPath};
 use crate::store::wire;
 
 /// Reads the nar of a tree. After an error nothing more can be read.
 pub struct Dump {
     /// Words that were made, and how much of them has been taken.
     made: Cursor<Vec<u8>>,
-    /// The directories that are open, outermost first, each with the entries that are left.
-    open: Vec<(OwnedFd, vec::IntoIter<CString>)>,
+    /// The directory that is being read, below the topmost of the tree or that itself.
+    open: Option<Descent>,
+    /// The entries that are left in it and in those above it, outermost first.
+    left: Vec<vec::IntoIter<CString>>,
+    /// Where in the tree it is.
+    path: NarPath,
     /// The file whose contents come next.
     file: Option<Contents>,
 }
@@ -39,7 +44,8 @@ struct Contents {
 impl Dump {
     /// The nar of what is called `name` in `parent`.
     pub fn new(parent: impl AsFd, name: &CStr) -> io::Result<Dump> {
-        let mut dump = Dump { made: Cursor::default(), open: Vec::new(), file: None };
+        let mut dump =
+            Dump { made: Cursor::default(), open: None, left: Vec::new(), path: NarPath::root(), file: None };
         dump.words(&[MAGIC]);
         let node = Node::find(parent.as_fd(), name)?;
         dump.begin(node)?;
@@ -55,13 +61,17 @@ impl Dump {
             self.end();
             return Ok(());
         }
-        let Some((directory, names)) = self.open.last_mut() else { return Ok(()) };
+        let (Some(directory), Some(names)) = (&mut self.open, self.left.last_mut()) else { return Ok(()) };
         let Some(name) = names.next() else {
-            self.open.pop();
+            self.left.pop();
+            if directory.leave()?.is_none() {
+                self.open = None;
+            }
             self.end();
             return Ok(());
         };
-        let node = Node::find(directory.as_fd(), &name)?;
+        let node = Node::find(directory.current(), &name)?;
+        self.path.push(name.to_bytes()).map_err(io::Error::other)?;
         self.words(&[b"entry", b"(", b"name", name.to_bytes(), b"node"]);
         self.begin(node)
     }
@@ -79,12 +89,13 @@ impl Dump {
                 self.made.get_mut().extend_from_slice(&size.to_le_bytes());
                 self.file = Some(Contents { file, size, left: size });
             }
-            Node::Directory { .. } if self.open.len() == MAX_DEPTH => {
-                return Err(io::Error::other(format!("directories are nested deeper than {MAX_DEPTH}")));
-            }
             Node::Directory { fd, names } => {
                 self.words(&[b"directory"]);
-                self.open.push((fd, names.into_iter()));
+                self.left.push(names.into_iter());
+                match &mut self.open {
+                    Some(open) => open.enter(fd)?,
+                    None => self.open = Some(Descent::new(fd)),
+                }
             }
             Node::Link { target } => {
                 self.words(&[b"symlink", b"target", target.to_bytes()]);
@@ -97,7 +108,8 @@ impl Dump {
     /// The end of a node, and of the entry it is.
     fn end(&mut self) {
         self.words(&[b")"]);
-        if !self.open.is_empty() {
+        if self.path.depth() > 0 {
+            self.path.pop();
             self.words(&[b")"]);
         }
     }
@@ -124,7 +136,7 @@ impl Read for Dump {
             }
             match &mut self.file {
                 Some(contents) if contents.left > 0 => return contents.read(buffer),
-                None if self.open.is_empty() => return Ok(0),
+                None if self.open.is_none() => return Ok(0),
                 _ => self.go_on()?,
             }
         }

@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
+use super::descent::Descent;
+
 /// The permissions of a regular file in the store.
 pub const PLAIN: Mode = Mode::from_raw_mode(0o444);
 /// The permissions of a directory or an executable in the store.
@@ -54,13 +56,45 @@ pub fn seal(directory: impl AsFd) -> rustix::io::Result<()> {
     rustix::fs::futimens(directory, &canonical_times())
 }
 
-/// Removes `name` from `parent`, with everything below it, whatever the permissions there. It need not exist.
+/// Removes `name` from `parent`, with everything below it, whatever the permissions there and however deep it goes. It
+/// need not exist.
 pub fn remove(parent: impl AsFd, name: &CStr) -> rustix::io::Result<()> {
-    match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
-        Err(Errno::ISDIR) => (),
-        Err(Errno::NOENT) => return Ok(()),
-        other => return other,
+    if is_unlinked(&parent, name)? {
+        return Ok(());
     }
+    let mut descent = Descent::new(open_to_empty(&parent, name)?);
+    // The directories below the topmost, and what is left in each and in the topmost.
+    let mut way: Vec<CString> = Vec::new();
+    let mut left = vec![names(descent.current())?];
+    while let Some(entries) = left.last_mut() {
+        if let Some(entry) = entries.pop() {
+            if !is_unlinked(descent.current(), &entry)? {
+                descent.enter(open_to_empty(descent.current(), &entry)?)?;
+                way.push(entry);
+                left.push(names(descent.current())?);
+            }
+        } else {
+            left.pop();
+            if let Some(entry) = way.pop() {
+                descent.leave()?;
+                rustix::fs::unlinkat(descent.current(), &entry, AtFlags::REMOVEDIR)?;
+            }
+        }
+    }
+    rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
+}
+
+/// Removes `name` from `parent` if it is not a directory. False if it is one.
+fn is_unlinked(parent: impl AsFd, name: &CStr) -> rustix::io::Result<bool> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Err(Errno::ISDIR) => Ok(false),
+        Err(Errno::NOENT) => Ok(true),
+        other => other.map(|()| true),
+    }
+}
+
+/// Opens the directory `name` in `parent`, and sees to it that what is in it may be removed.
+fn open_to_empty(parent: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
     let directory = match open_directory(&parent, name) {
         // It is a directory, and nobody else can put a symbolic link in its place.
         Err(Errno::ACCESS) => {
@@ -70,10 +104,7 @@ pub fn remove(parent: impl AsFd, name: &CStr) -> rustix::io::Result<()> {
         other => other?,
     };
     rustix::fs::fchmod(&directory, Mode::RWXU)?;
-    for entry in names(&directory)? {
-        remove(&directory, &entry)?;
-    }
-    rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR)
+    Ok(directory)
 }
 
 #[cfg(test)]
@@ -105,6 +136,21 @@ mod tests {
         symlink(&outside, &tree).unwrap();
         remove(&parent, c"tree").unwrap();
         assert!(!tree.is_symlink() && outside.join("kept").exists());
+    }
+
+    /// Deeper than any path that the kernel takes, and than descriptors or a stack would reach.
+    #[test]
+    fn a_tree_may_be_of_any_depth() {
+        let top = tempfile::tempdir().unwrap();
+        let parent = fs::File::open(top.path()).unwrap();
+        let mut descent = Descent::new(make_directory(&parent, c"tree", Mode::RWXU).unwrap());
+        for _ in 0..3000 {
+            let directory = make_directory(descent.current(), c"d", Mode::RWXU).unwrap();
+            descent.enter(directory).unwrap();
+        }
+        drop(descent);
+        remove(&parent, c"tree").unwrap();
+        assert!(!top.path().join("tree").exists());
     }
 
     #[test]

@@ -9,8 +9,8 @@ mod acl;
 mod content_address;
 mod database;
 mod derivation;
+mod descent;
 mod directories;
-mod disk_space;
 mod dump;
 mod export;
 mod files;
@@ -18,6 +18,7 @@ mod fixed;
 mod hints;
 mod local_store;
 mod restore;
+mod disk_space;
 mod store;
 
 pub use acl::{AclError, load_acl};

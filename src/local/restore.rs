@@ -25,12 +25,13 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use thiserror::Error;
 
 use super::database::{Database, DatabaseError};
-use super::disk_space::DiskReserve;
+use super::descent::Descent;
 use super::dump::Dump;
 use super::files::{self, EXECUTABLE, PLAIN};
 use super::hints;
+use super::disk_space::DiskReserve;
 use super::store::{Store, file_name};
-use crate::failpoints::{Failpoint, failpoint, half};
+use crate::failpoints::{Failpoint, half, failpoint};
 use crate::store::nar::{NarPath, Visitor};
 use crate::store::path::StorePath;
 
@@ -66,7 +67,7 @@ impl<'a> Staging<'a> {
 
     /// Restores the nar that is read into it. Only once.
     pub fn restore(&self) -> Restore<'_> {
-        Restore { root: self.fd.as_fd(), open: Vec::new(), room: DiskReserve::default(), chunk: vec![0; CHUNK] }
+        Restore { root: self.fd.as_fd(), open: None, room: DiskReserve::default(), chunk: vec![0; CHUNK] }
     }
 
     /// Reads what was restored, as a nar.
@@ -121,8 +122,8 @@ impl Drop for Staging<'_> {
 /// Makes files as a nar is read.
 pub struct Restore<'a> {
     root: BorrowedFd<'a>,
-    /// The directories that are being filled, outermost first.
-    open: Vec<OwnedFd>,
+    /// The directory that is being filled, below the topmost of the output or that itself.
+    open: Option<Descent>,
     room: DiskReserve,
     chunk: Vec<u8>,
 }
@@ -130,7 +131,7 @@ pub struct Restore<'a> {
 impl Restore<'_> {
     /// The directory that something belongs into, and its name there.
     fn place(&self, path: &NarPath) -> io::Result<(BorrowedFd<'_>, CString)> {
-        let parent = self.open.last().map_or(self.root, AsFd::as_fd);
+        let parent = self.open.as_ref().map_or(self.root, Descent::current);
         let name = path.name().map_or(Ok(ITEM.to_owned()), CString::new);
         Ok((parent, name.map_err(io::Error::other)?))
     }
@@ -141,14 +142,24 @@ impl Visitor for Restore<'_> {
         self.room.for_node(self.root, 0)?;
         let (parent, name) = self.place(path)?;
         let directory = files::make_directory(parent, &name, Mode::from_raw_mode(0o755))?;
-        self.open.push(directory);
-        Ok(())
+        match &mut self.open {
+            Some(open) => Ok(open.enter(directory)?),
+            None => {
+                self.open = Some(Descent::new(directory));
+                Ok(())
+            }
+        }
     }
 
     fn leave_directory(&mut self, _: &NarPath) -> io::Result<()> {
-        match self.open.pop() {
-            Some(directory) if !self.open.is_empty() => Ok(files::seal(directory)?),
-            _ => Ok(()),
+        let Some(open) = &mut self.open else { return Ok(()) };
+        match open.leave()? {
+            Some(directory) => Ok(files::seal(directory)?),
+            // The topmost is sealed when it is in its place.
+            None => {
+                self.open = None;
+                Ok(())
+            }
         }
     }
 

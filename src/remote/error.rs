@@ -30,12 +30,24 @@ pub enum Error {
     /// The link is alive, and the daemon says nothing for longer than it may.
     #[error("{machine}: its daemon has been silent for {} s", silence.as_secs())]
     Silent { machine: String, silence: Duration },
+    /// The link is alive, and what the daemon sends or takes is next to nothing.
+    #[error("{machine}: only {bytes} bytes have passed in {} s", time.as_secs())]
+    TooSlow { machine: String, bytes: u64, time: Duration },
+    /// The daemon has been asked to build, and does not begin.
+    #[error("{machine}: the build has not begun there within {} s", wait.as_secs())]
+    NotStarted { machine: String, wait: Duration },
     /// The link is alive, and the daemon, silent for a while, answers no second greeting.
     #[error("{machine}: its daemon has been silent for {} s and answers nobody: {cause}", silence.as_secs())]
     Unresponsive { machine: String, silence: Duration, cause: String },
 }
 
 impl Error {
+    /// Whether an error of [`io`] says that a build has not begun, which is no fault of the machine.
+    pub fn is_not_started(error: &io::Error) -> bool {
+        let inner = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
+        matches!(inner, Some(Error::NotStarted { .. }))
+    }
+
     /// What to do about an error of [`io`] that carries one of this module or of `ssh`, if that can be said.
     pub fn hint_in_io(error: &io::Error) -> Option<String> {
         match error.get_ref()?.downcast_ref::<Error>() {
@@ -53,6 +65,12 @@ impl Error {
             Error::Silent { .. } | Error::NotGreeted { .. } => {
                 Some("see what its guix-daemon is doing, and whether it is stopped".to_owned())
             }
+            Error::TooSlow { .. } => Some("see what slows down its network and its guix-daemon".to_owned()),
+            Error::NotStarted { .. } => Some(
+                "something else there has locked the outputs: look at `guix processes` for who builds the same, a build \
+                 that hangs, or another machine that offloads to it"
+                    .to_owned(),
+            ),
             Error::Unresponsive { .. } => Some("restart guix-daemon there".to_owned()),
             Error::NoRoute { .. } => Some(
                 "check that guix-daemon runs there and that 'daemon_socket' is its socket, and allow forwarding to it in \

@@ -4,10 +4,11 @@ use std::io::{self, Read, Write};
 use std::mem;
 use std::time::{Duration, Instant};
 
-use super::archive_import::ArchiveImport;
 use super::connection::Connection;
 use super::error::Error;
+use super::archive_import::ArchiveImport;
 use super::persisted_stream::{DeadlinePassed, PersistedStream};
+use super::pace::{Due, Pace, Progress};
 use super::timeouts::{SilencePolicy, recheck_timeout};
 use crate::daemon::{self, Client};
 use crate::ssh::{self, Cause, Channel};
@@ -20,6 +21,7 @@ pub struct DaemonStream {
     transport: Transport,
     connection: Connection,
     silence_policy: SilencePolicy,
+    pace: Pace,
     /// When the greeting must be over, however it trickles, and how long it may have taken then.
     greeted_by: Option<(Instant, Duration)>,
     has_written: bool,
@@ -67,7 +69,8 @@ impl Transport {
 
 impl DaemonStream {
     fn new(transport: Transport, connection: Connection, silence_policy: SilencePolicy) -> DaemonStream {
-        DaemonStream { transport, connection, silence_policy, greeted_by: None, has_written: false, first: None }
+        let pace = Pace::default();
+        DaemonStream { transport, connection, silence_policy, pace, greeted_by: None, has_written: false, first: None }
     }
 
     /// A stream whose daemon must have greeted within `limit`.
@@ -102,9 +105,27 @@ impl DaemonStream {
         ArchiveImport::start(&self.connection, &self.silence_policy)
     }
 
+    /// Greets the daemon; the error is the client's.
+    pub fn greet(self, store: StoreDir) -> Result<Client<DaemonStream>, daemon::Error> {
+        Ok(DaemonStream::followed(Client::connect(self, store)?))
+    }
+
+    /// A client whose requests count as progress.
+    pub(super) fn followed(mut client: Client<DaemonStream>) -> Client<DaemonStream> {
+        let progress = client.stream_mut().progress();
+        client.on_request(Box::new(move || progress.step()));
+        client
+    }
+
     /// How long the daemon may be silent from now on.
     pub fn set_silence_policy(&mut self, silence_policy: SilencePolicy) {
         self.silence_policy = silence_policy;
+        self.pace.begin();
+    }
+
+    /// Through which whoever reads the stream says that it makes progress.
+    pub fn progress(&self) -> Progress {
+        self.pace.progress().clone()
     }
 
     /// How long it may be silent.
@@ -175,47 +196,6 @@ impl DaemonStream {
     }
 }
 
-/// What is due while a daemon is silent.
-struct Silence {
-    start: Instant,
-    next_check: Option<Duration>,
-    next_line: Option<Duration>,
-}
-
-impl Silence {
-    fn begins(silence_policy: &SilencePolicy) -> Silence {
-        Silence { start: Instant::now(), next_check: silence_policy.recheck, next_line: silence_policy.report }
-    }
-
-    /// When there is something to do.
-    fn until(&self, silence_policy: &SilencePolicy) -> Option<Instant> {
-        let next = [silence_policy.give_up, self.next_check, self.next_line].into_iter().flatten().min()?;
-        self.start.checked_add(next)
-    }
-
-    /// Does what is due; an error gives the daemon up.
-    fn goes_on(&mut self, stream: &DaemonStream) -> Result<(), Error> {
-        let DaemonStream { silence_policy, connection, .. } = stream;
-        let silence = self.start.elapsed();
-        let is_due = |time: Option<Duration>| time.is_some_and(|time| time <= silence);
-        if is_due(silence_policy.give_up) {
-            return Err(Error::Silent { machine: connection.machine().address(), silence });
-        }
-        let is_check_due = is_due(self.next_check);
-        // Nothing can be said during a check.
-        if is_due(self.next_line) || (is_check_due && silence_policy.report.is_some()) {
-            log::info!("{}: its daemon has been silent for {} s", connection.machine().name, silence.as_secs());
-            self.next_line = silence_policy.report.map(|time| silence + time);
-        }
-        if is_check_due {
-            stream.check(silence)?;
-            let silence = self.start.elapsed();
-            self.next_check = silence_policy.recheck.map(|time| silence + time);
-        }
-        Ok(())
-    }
-}
-
 impl DaemonStream {
     fn check_greeting(&self) -> Result<(), Error> {
         match self.greeted_by {
@@ -226,22 +206,67 @@ impl DaemonStream {
         }
     }
 
-    /// Does what can be interrupted and taken up again.
+    /// Does what can be interrupted and taken up again; `size` is the number of bytes that it moved.
     fn within_silence_policy<T>(
         &mut self,
         mut operation: impl FnMut(&mut Transport) -> io::Result<T>,
+        size: impl Fn(&T) -> usize,
     ) -> io::Result<T> {
-        let mut silence = Silence::begins(&self.silence_policy);
+        let given_up = |error: Error| io::Error::new(io::ErrorKind::TimedOut, error);
         loop {
-            let greeted_by = self.greeted_by.map(|(time, _)| time);
-            self.transport.set_deadline([silence.until(&self.silence_policy), greeted_by].into_iter().flatten().min());
-            match operation(&mut self.transport) {
-                Err(error) if is_deadline(&error) => {
-                    self.check_greeting().map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error))?;
-                    silence.goes_on(self).map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error))?;
-                }
-                result => return result,
+            self.pace.follow();
+            while let Some(due) = self.pace.due(&self.silence_policy) {
+                self.settle(due).map_err(given_up)?;
             }
+            let begin = Instant::now();
+            let due = self.pace.next(&self.silence_policy).and_then(|time| begin.checked_add(time));
+            self.transport.set_deadline([due, self.greeted_by.map(|(time, _)| time)].into_iter().flatten().min());
+            let result = operation(&mut self.transport);
+            self.pace.waited(begin.elapsed());
+            match result {
+                Err(error) if is_deadline(&error) => self.check_greeting().map_err(given_up)?,
+                Ok(value) => {
+                    self.pace.moved(size(&value) as u64, &self.silence_policy);
+                    return Ok(value);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Does what is due; an error gives the daemon up.
+    fn settle(&mut self, due: Due) -> Result<(), Error> {
+        let machine = || self.connection.machine().address();
+        let (silence, bytes) = (self.pace.silence(), self.pace.bytes());
+        match due {
+            Due::NotStarted => Err(Error::NotStarted { machine: machine(), wait: self.pace.wait() }),
+            Due::GiveUp if !self.pace.is_silent() => Err(Error::TooSlow { machine: machine(), bytes, time: silence }),
+            Due::GiveUp => Err(Error::Silent { machine: machine(), silence }),
+            Due::Line => {
+                self.say();
+                Ok(())
+            }
+            Due::Check => {
+                // Nothing can be said during a check.
+                if self.silence_policy.report.is_some() {
+                    self.say();
+                }
+                let begin = Instant::now();
+                let checked = self.check(silence);
+                self.pace.waited(begin.elapsed());
+                checked
+            }
+        }
+    }
+
+    fn say(&self) {
+        let (name, seconds) = (&self.connection.machine().name, self.pace.silence().as_secs());
+        if self.silence_policy.wait.is_some() && !self.pace.wait().is_zero() {
+            log::info!("{name}: the build has not begun there for {} s", self.pace.wait().as_secs());
+        } else if self.pace.is_silent() {
+            log::info!("{name}: its daemon has been silent for {seconds} s");
+        } else {
+            log::info!("{name}: only {} bytes have passed in {seconds} s", self.pace.bytes());
         }
     }
 }
@@ -253,7 +278,7 @@ impl Read for DaemonStream {
                 (*to, self.first) = (first, None);
                 Ok(1)
             }
-            (buffer, _) => self.within_silence_policy(|transport| transport.read(buffer)),
+            (buffer, _) => self.within_silence_policy(|transport| transport.read(buffer), |size| *size),
         }
     }
 }
@@ -265,14 +290,16 @@ impl Write for DaemonStream {
             self.greeted_by = None;
         }
         if self.is_reused() {
-            return self.within_silence_policy(|transport| transport.write(bytes));
+            return self.within_silence_policy(|transport| transport.write(bytes), |size| *size);
         }
         if !bytes.is_empty() {
-            self.within_silence_policy(Transport::wait_for_room)?;
+            self.within_silence_policy(Transport::wait_for_room, |()| 0)?;
         }
         // The write itself cannot be interrupted; it only needs the link, which has its own limit.
         self.transport.set_deadline(None);
-        self.transport.write(bytes)
+        let size = self.transport.write(bytes)?;
+        self.pace.moved(size as u64, &self.silence_policy);
+        Ok(size)
     }
 
     /// Does nothing: what was written is on its way.

@@ -12,6 +12,8 @@
 //! | a turn to transfer | an hour ([`TRANSFER_WAIT_MAX`]), then without | `transfer` |
 //! | build | silence: see below; at most `max-silent-time` and a `stall_timeout`, without end where there is none | [`SilencePolicy::build`] |
 //! | anything sent | while the other side takes nothing, silence: see below | [`SilencePolicy::answer`] |
+//! | anything sent or received that trickles | five `stall_timeout` for each 16 KiB | [`SilencePolicy::answer`], [`SilencePolicy::build`] |
+//! | a build that has not begun | `max-silent-time`, or an hour | [`SilencePolicy::build`] |
 //! | the link under all of these | `stall_timeout` without any byte, answers to keep-alives included | `ssh` |
 //!
 //! **Silence.** A daemon may have nothing to say for good reasons: a builder works, another client holds a lock, or its
@@ -21,6 +23,15 @@
 //! machine is given up when that fails, and else waited for. A machine that was reached has shown that it is there, and
 //! much may be lost with it; so this greeting may take longer than the first. Beside a connection that is borrowed the
 //! greeting takes a login; where that fails, nothing is known of the daemon, and it is waited for.
+//!
+//! **Trickle.** Silence ends with progress, and a byte is none: a machine that sends one a second would neither be silent
+//! nor be done. Progress is 16 KiB, a new request, or text of a build log. Where bytes come all the time and make none,
+//! the machine is given up after five `stall_timeout`, which makes some 50 bytes a second by default; where they come now
+//! and then, it is silent.
+//!
+//! **Waiting for a build to begin.** The daemon over there has one build of a derivation at a time, and the others wait
+//! for its lock, without end: whoever has it may wait in turn for what this machine has locked. Such a build is not
+//! building, so lines of ours must not hide that from the time limits here. It is given up, and left to another machine.
 //!
 //! `max-silent-time` is what the daemon of this machine said when it started the hook, and what the build machine's
 //! daemon is told to keep; that one is to speak first, hence the `stall_timeout` on top. This machine's daemon applies
@@ -45,6 +56,9 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a daemon may take for the simplest answer, but for the way.
 const TRIVIAL_REPLY_MAX: Duration = Duration::from_secs(1);
 
+/// For how many times `stall_timeout` bytes may come without progress.
+const TRICKLE: u32 = 5;
+
 /// What a link that is dead is left to say so first.
 pub(super) const DEAD_LINK_MARGIN: Duration = Duration::from_millis(500);
 
@@ -57,18 +71,22 @@ pub struct SilencePolicy {
     pub recheck: Option<Duration>,
     /// After each so much silence a line says so. `None`: nobody needs to hear it.
     pub report: Option<Duration>,
+    /// After so much time in which bytes come and make no progress the daemon is given up. `None`: it is not.
+    pub trickle: Option<Duration>,
+    /// After so much time in which a build does not begin it is given up. `None`: nothing is built.
+    pub wait: Option<Duration>,
 }
 
 impl SilencePolicy {
     /// For a greeting that may take so long.
     pub fn greeting(limit: Duration) -> SilencePolicy {
-        SilencePolicy { give_up: Some(limit), recheck: None, report: None }
+        SilencePolicy { give_up: Some(limit), recheck: None, report: None, trickle: None, wait: None }
     }
 
     /// For an answer, and for each piece of what is transferred.
     pub fn answer(machine: &Machine, max_silent_time: Option<Duration>) -> SilencePolicy {
         let limit = Some(silence_max(machine, max_silent_time));
-        SilencePolicy { give_up: limit, ..SilencePolicy::build(machine, max_silent_time) }
+        SilencePolicy { give_up: limit, wait: None, ..SilencePolicy::build(machine, max_silent_time) }
     }
 
     /// For a build.
@@ -77,6 +95,8 @@ impl SilencePolicy {
             give_up: max_silent_time.is_some().then(|| silence_max(machine, max_silent_time)),
             recheck: Some(machine.stall_timeout.saturating_add(DEAD_LINK_MARGIN)),
             report: silence_report_interval(max_silent_time),
+            trickle: Some(machine.stall_timeout.saturating_mul(TRICKLE)),
+            wait: Some(max_silent_time.unwrap_or(SILENCE_MAX)),
         }
     }
 }
@@ -124,10 +144,11 @@ mod tests {
         let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
         let seconds = Duration::from_secs;
         let check = Some(seconds(60) + DEAD_LINK_MARGIN);
-        let given = SilencePolicy { give_up: Some(seconds(160)), recheck: check, report: Some(seconds(50)) };
+        let (trickle, wait) = (Some(seconds(300)), Some(seconds(100)));
+        let given = SilencePolicy { give_up: Some(seconds(160)), recheck: check, report: Some(seconds(50)), trickle, wait };
         assert_eq!(SilencePolicy::build(&machine, Some(seconds(100))), given);
-        assert_eq!(SilencePolicy::answer(&machine, Some(seconds(100))), given);
-        let none = SilencePolicy { give_up: None, recheck: check, report: None };
+        assert_eq!(SilencePolicy::answer(&machine, Some(seconds(100))), SilencePolicy { wait: None, ..given });
+        let none = SilencePolicy { give_up: None, recheck: check, report: None, trickle, wait: Some(seconds(3600)) };
         assert_eq!(SilencePolicy::build(&machine, None), none);
         assert_eq!(SilencePolicy::answer(&machine, None).give_up, Some(seconds(3600)));
     }
@@ -149,10 +170,7 @@ mod tests {
     fn a_borrowed_connection_is_soon_given_up() {
         let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
         for (round_trip, limit) in [(0, 1000), (50, 1200), (2000, 5000), (u64::MAX, 5000)] {
-            assert_eq!(
-                reused_greeting_timeout(&machine, Duration::from_millis(round_trip)),
-                Duration::from_millis(limit)
-            );
+            assert_eq!(reused_greeting_timeout(&machine, Duration::from_millis(round_trip)), Duration::from_millis(limit));
         }
     }
 }

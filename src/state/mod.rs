@@ -6,15 +6,16 @@
 pub mod accepted;
 pub mod drain;
 pub mod health;
-pub mod known_outputs;
+pub mod throughput;
 mod lock;
 pub mod logins;
-pub mod queue;
+mod other_store;
 mod record;
-pub mod slots;
-pub mod throughput;
-pub mod transfers;
 pub mod warning_throttle;
+pub mod slots;
+pub mod known_outputs;
+pub mod transfers;
+pub mod queue;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,10 +23,11 @@ use std::path::{Path, PathBuf};
 pub use accepted::AcceptedBuilds;
 pub use drain::{Drain, Drained};
 pub use health::{Health, HealthRecord};
+pub use throughput::{Throughput, ThroughputRecord, LinkSpeed};
+pub use other_store::OtherStore;
+pub use slots::{SlotHolder, Slot, Slots};
 pub use known_outputs::KnownOutputs;
-pub use queue::{Queue, QueueTicket};
-pub use slots::{Slot, SlotHolder, Slots};
-pub use throughput::{LinkSpeed, Throughput, ThroughputRecord};
+pub use queue::{QueueTicket, Queue};
 
 use crate::machine::Machine;
 use crate::permissions::{self, Need, files};

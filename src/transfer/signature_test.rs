@@ -1,12 +1,17 @@
-//! A small text item sent there and back, to find out whether both sides accept each other's signatures.
+//! A small text item sent there and back, to find out whether both sides accept each other's signatures, and whether
+//! there are two sides.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
+use std::process;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
-use super::bundle::UNAUTHORIZED;
 use super::rejected::RejectedOutput;
+use super::bundle::UNAUTHORIZED;
 use crate::daemon::{self, Client};
 use crate::gcrypt::{self, SigningKey};
 use crate::store::export::{END_MARKER, HashingReader, HashingWriter, ITEM_MARKER, Trailer};
@@ -45,6 +50,17 @@ pub fn make<S: Read + Write>(client: &mut Client<S>, text: &str) -> Result<Store
     Ok(client.add_text_to_store(NAME, text.as_bytes(), &BTreeSet::new())?)
 }
 
+/// Whether the store behind `client` is `store` on this machine: what is added there comes up here. It is garbage
+/// afterwards.
+pub fn is_store_here<S: Read + Write>(client: &mut Client<S>, store: &StoreDir) -> Result<bool, SignatureTestError> {
+    let chance = RandomState::new().build_hasher().finish();
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let text = format!("{chance:x} {time} {}\n", process::id());
+    // Something else with this text is out of the question, and so it is not there before.
+    let path = path::text_path(store, NAME, &Sha256::digest(&text).into(), &[])?;
+    Ok(make(client, &text)? == path && fs::symlink_metadata(path.as_str()).is_ok())
+}
+
 /// Imports an item with this text, signed with `key`, into the store behind `client`.
 pub fn upload<S: Read + Write>(
     client: &mut Client<S>,
@@ -75,8 +91,7 @@ pub fn download<S: Read + Write>(
         if trailer.path != *path {
             return Err(RejectedOutput::OtherItem(trailer.path));
         }
-        gcrypt::verify(&trailer.signature.ok_or(RejectedOutput::NotSigned)?, &digest, acl)
-            .map_err(RejectedOutput::Signature)
+        gcrypt::verify(&trailer.signature.ok_or(RejectedOutput::NotSigned)?, &digest, acl).map_err(RejectedOutput::Signature)
     });
     match checked {
         Ok(()) => Ok(()),

@@ -46,19 +46,8 @@ pub struct SigningConnection<'a> {
 
 impl<'a> SigningConnection<'a> {
     /// None yet.
-    pub fn new(
-        connection: &'a Connection,
-        silence_policy: &SilencePolicy,
-        limiter: &'a TransferLimiter<'a>,
-    ) -> SigningConnection<'a> {
-        SigningConnection {
-            connection,
-            silence_policy: silence_policy.clone(),
-            limiter,
-            is_busy: false,
-            is_put_off: false,
-            client: None,
-        }
+    pub fn new(connection: &'a Connection, silence_policy: &SilencePolicy, limiter: &'a TransferLimiter<'a>) -> SigningConnection<'a> {
+        SigningConnection { connection, silence_policy: silence_policy.clone(), limiter, is_busy: false, is_put_off: false, client: None }
     }
 
     /// Has the daemon get ready to sign, if that saves time beside `client`, the first connection; later, if the
@@ -96,7 +85,7 @@ impl<'a> SigningConnection<'a> {
     fn connect<S: Read + Write>(&self, first: &Client<S>) -> Result<Client<DaemonStream>, String> {
         let stream = self.connection.daemon().map_err(|error| error.to_string())?;
         let connect = || -> Result<Client<DaemonStream>, Error> {
-            let mut client = Client::connect(stream, first.store().clone())?;
+            let mut client = stream.greet(first.store().clone())?;
             client.stream_mut().set_silence_policy(self.silence_policy.clone());
             let text = client.add_text_to_store(NAME, b"", &BTreeSet::new())?;
             client.start_export(&text, true)?;

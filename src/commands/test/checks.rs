@@ -3,12 +3,13 @@
 use std::fmt::Display;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::finding::{Finding, Outcome, Remedy, Step};
+use super::finding::{Finding, Outcome, Place, Remedy, Step};
 use super::remedies;
 use crate::daemon::Client;
 use crate::error::with_causes;
 use crate::events::Bytes;
 use crate::gcrypt::{SigningKey, VerifyError};
+use crate::build::{OWN_STORE, OWN_STORE_HINT};
 use crate::local::{AclError, Directories, load_acl};
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream, Error, SilencePolicy};
@@ -69,6 +70,8 @@ impl Findings<'_> {
             Error::NoDaemon { .. } | Error::NoRoute { .. } => Step::Channel,
             Error::NotGreeted { .. }
             | Error::Silent { .. }
+            | Error::TooSlow { .. }
+            | Error::NotStarted { .. }
             | Error::Unresponsive { .. }
             | Error::ReusedConnectionLost { .. }
             | Error::HolderDied { .. } => Step::Daemon,
@@ -121,17 +124,16 @@ impl Findings<'_> {
     }
 
     fn daemon(&mut self, stream: DaemonStream) {
-        let mut client = match Client::connect(stream, self.directories.store.clone()) {
+        let mut client = match stream.greet(self.directories.store.clone()) {
             Ok(client) => client,
             Err(error) => return self.error(Step::Daemon, with_causes(&error), remedies::of_greeting(&error)),
         };
-        client.stream_mut().set_silence_policy(SilencePolicy {
-            give_up: Some(self.machine.stall_timeout),
-            recheck: None,
-            report: None,
-        });
+        client.stream_mut().set_silence_policy(SilencePolicy::greeting(self.machine.stall_timeout));
         let version = client.version();
         self.ok(Step::Daemon, format_args!("Guix {} (protocol {version})", version.releases()));
+        if let Ok(true) = signature_test::is_store_here(&mut client, &self.directories.store) {
+            return self.error(Step::Daemon, OWN_STORE, vec![Remedy::advice(Place::MachineFile, OWN_STORE_HINT)]);
+        }
         self.import_there(&mut client);
         self.import_here(&mut client);
     }
@@ -164,8 +166,7 @@ impl Findings<'_> {
             Err(error) => return self.error(Step::Export, with_causes(&error), Vec::new()),
         };
         let text = format!("made on {} at {}\n", self.machine.name, now());
-        match signature_test::make(client, &text)
-            .and_then(|path| signature_test::download(client, &self.directories.store, &acl, &path))
+        match signature_test::make(client, &text).and_then(|path| signature_test::download(client, &self.directories.store, &acl, &path))
         {
             Ok(()) => self.ok(Step::Export, "this machine accepts what it signs"),
             Err(SignatureTestError::Refused(RejectedOutput::Signature(VerifyError::Unauthorized { key }))) => {

@@ -37,8 +37,9 @@ pub fn of_connecting(
             allow_tcp_forwarding(),
         ],
         Error::NotGreeted { .. } | Error::Silent { .. } | Error::Unresponsive { .. } => vec![restart_daemon()],
+        Error::TooSlow { .. } => error.hint().map(|hint| Remedy::advice(Place::Machine, hint)).into_iter().collect(),
         // Of builds alone.
-        Error::ReusedConnectionLost { .. } | Error::HolderDied { .. } => Vec::new(),
+        Error::ReusedConnectionLost { .. } | Error::HolderDied { .. } | Error::NotStarted { .. } => Vec::new(),
     }
 }
 

@@ -129,16 +129,23 @@ fn what_no_nar_can_hold_is_an_error() {
 }
 
 #[test]
-fn depth_has_a_limit() {
+fn paths_are_bounded_and_nothing_else_bounds_depth() {
     let top = tempfile::tempdir().unwrap();
-    let make = |depth: usize| {
-        let path: std::path::PathBuf = std::iter::repeat_n("d", depth - 1).collect();
-        fs::create_dir_all(top.path().join("item").join(path)).unwrap();
+    let parent = File::open(top.path()).unwrap();
+    let mode = rustix::fs::Mode::RWXU;
+    let mut descent = Descent::new(files::make_directory(&parent, c"item", mode).unwrap());
+    let mut deeper = || {
+        let directory = files::make_directory(descent.current(), c"d", mode).unwrap();
+        descent.enter(directory).unwrap();
     };
-    make(MAX_DEPTH);
-    nodes(&dump(top.path()).unwrap());
-    make(MAX_DEPTH + 1);
-    assert!(dump(top.path()).unwrap_err().to_string().contains("deeper than 512"));
+    (0..2048).for_each(|_| deeper());
+    let size = nar::read(&mut dump(top.path()).unwrap().as_slice(), &mut nar::Nothing).unwrap();
+    assert!(size > 2048 * 150, "{size}");
+    deeper();
+    let error = dump(top.path()).unwrap_err().to_string();
+    assert!(error.contains("longer than 4095 bytes"), "{error}");
+    // The standard library's own removal takes a descriptor for each level.
+    files::remove(&parent, c"item").unwrap();
 }
 
 #[test]

@@ -254,3 +254,31 @@ fn a_store_that_cannot_be_written_to_is_told() {
     let error = Staging::new(&lab.store, &lab.output).err().unwrap();
     assert!(error.to_string().starts_with("cannot make room for '/gnu/store/xnryj"), "{error}");
 }
+
+/// More directories in each other than a process may have descriptors.
+#[test]
+fn a_deep_tree_is_restored() {
+    let lab = Lab::new();
+    let nar = nar(|writer, path| {
+        for _ in 0..1200 {
+            writer.directory(path).unwrap();
+            path.push(b"d").unwrap();
+        }
+        writer.file(path, true, 1, &mut &b"x"[..]).unwrap();
+        for _ in 0..1200 {
+            path.pop();
+            writer.leave_directory(path).unwrap();
+        }
+    });
+    let staging = lab.staging();
+    nar::read(&mut &nar[..], &mut staging.restore()).unwrap();
+    let mut again = Vec::new();
+    staging.dump().unwrap().read_to_end(&mut again).unwrap();
+    assert!(again == nar);
+    assert!(staging.install(&lab.database).unwrap());
+    let deepest: PathBuf = std::iter::repeat_n("d", 1199).collect();
+    for directory in [lab.location(""), lab.location("/d"), lab.location("").join(deepest)] {
+        assert_eq!(fs::metadata(directory).unwrap().permissions().mode() & 0o7777, 0o555);
+    }
+    files::remove(lab.store.fd(), &file_name(&lab.output, "").unwrap()).unwrap();
+}

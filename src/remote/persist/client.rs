@@ -11,7 +11,7 @@ use std::time::Instant;
 use log::debug;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use super::{CacheKey, HANDSHAKE_TIMEOUT, Handshake};
+use super::{Handshake, HANDSHAKE_TIMEOUT, CacheKey};
 use crate::daemon::Client;
 use crate::machine::Machine;
 use crate::permissions::files;
@@ -34,7 +34,7 @@ pub fn acquire(cache_key: &CacheKey, machine: &Machine, store: &StoreDir) -> Opt
         Ok((persisted, Handshake { version, compressed, round_trip })) => {
             let connection = Connection::beside(machine, cache_key.compressed, compressed);
             let stream = DaemonStream::persisted(persisted, connection, reused_greeting_timeout(machine, round_trip));
-            Some(Client::resume(stream, store.clone(), version, round_trip))
+            Some(DaemonStream::followed(Client::resume(stream, store.clone(), version, round_trip)))
         }
         Err(error) => {
             debug!("{}: {error}", socket.display());

@@ -29,8 +29,9 @@ pub use writer::Writer;
 
 use std::io::{self, Read};
 
-/// Directories within directories that are followed.
-pub const MAX_DEPTH: usize = 512;
+/// Longest path of a node below the root, in bytes. guix-daemon works with whole paths, of which the kernel takes none
+/// that is longer; and so directories are nested 2048 deep at the most.
+pub const MAX_PATH: usize = 4095;
 /// Longest name of a directory entry, in bytes; the limit of file systems.
 pub const MAX_NAME: usize = 255;
 /// Longest target of a symbolic link, in bytes; the limit of the kernel.

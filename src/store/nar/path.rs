@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::MAX_NAME;
+use super::{MAX_NAME, MAX_PATH};
 
 /// The names that lead from the root of a nar to a node. Empty for the root itself. Names are bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +22,10 @@ impl NarPath {
     /// Goes down to the entry `name`.
     pub fn push(&mut self, name: &[u8]) -> Result<(), BadName> {
         check_name(name)?;
+        let slash = usize::from(!self.starts.is_empty());
+        if self.bytes.len() + slash + name.len() > MAX_PATH {
+            return Err(BadName::new(name, "the path that it ends is longer than 4095 bytes"));
+        }
         if !self.starts.is_empty() {
             self.bytes.push(b'/');
         }
@@ -68,6 +72,12 @@ pub struct BadName {
     problem: &'static str,
 }
 
+impl BadName {
+    fn new(name: &[u8], problem: &'static str) -> BadName {
+        BadName { name: name[..name.len().min(MAX_NAME)].escape_ascii().to_string(), problem }
+    }
+}
+
 fn check_name(name: &[u8]) -> Result<(), BadName> {
     let problem = match name {
         b"" => "it is empty",
@@ -77,5 +87,5 @@ fn check_name(name: &[u8]) -> Result<(), BadName> {
         _ if name.contains(&0) => "it has a NUL",
         _ => return Ok(()),
     };
-    Err(BadName { name: name[..name.len().min(MAX_NAME)].escape_ascii().to_string(), problem })
+    Err(BadName::new(name, problem))
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use super::{MAGIC, MAX_DEPTH, MAX_NAME, MAX_SIZE, MAX_TARGET, NarPath, Visitor, check_target};
+use super::{MAGIC, MAX_NAME, MAX_SIZE, MAX_TARGET, NarPath, Visitor, check_target};
 use crate::store::wire::{self, WireError};
 
 /// Longest word of the grammar, in bytes, with its padding.
@@ -21,9 +21,6 @@ pub fn read<R: Read + ?Sized>(reader: &mut R, visitor: &mut dyn Visitor) -> Resu
     source.expect(MAGIC)?;
     loop {
         if node(&mut source, &path, visitor)? {
-            if open.len() == MAX_DEPTH {
-                return Err(source.format(format!("directories are nested deeper than {MAX_DEPTH}")));
-            }
             open.push(Vec::new());
         } else if open.is_empty() {
             return Ok(source.position);
@@ -180,10 +177,6 @@ impl<R: Read + ?Sized> Source<'_, R> {
     fn string(&mut self, max: usize) -> Result<Vec<u8>, NarError> {
         let start = self.position;
         wire::read_bytes(self, max).map_err(|error| self.wire(start, error))
-    }
-
-    fn format(&self, problem: String) -> NarError {
-        NarError::Format { position: self.position, problem }
     }
 
     fn io(&self, error: io::Error) -> NarError {

@@ -325,25 +325,39 @@ fn announced_sizes_are_not_believed() {
     }
 }
 
-#[test]
-fn nesting_is_bounded() {
-    let nested = |depth: usize| {
-        let mut tree = Tree::File(true, Vec::new());
-        for _ in 0..depth {
-            tree = Tree::Directory(BTreeMap::from([(b"d".to_vec(), tree)]));
-        }
-        tree
-    };
-    let deepest = nested(MAX_DEPTH);
-    let bytes = deepest.nar();
-    assert_eq!(tree(&bytes), deepest);
-    let error = nested(MAX_DEPTH + 1).walk(&mut NarPath::root(), &mut Writer::new(Vec::new())).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+/// The nar of directories in each other, of which the innermost has a file.
+fn nested(names: &[&[u8]]) -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new());
+    let mut path = NarPath::root();
+    for name in names {
+        writer.directory(&path).unwrap();
+        path.push(name).unwrap();
+    }
+    writer.file(&path, true, 0, &mut io::empty()).unwrap();
+    for _ in names {
+        path.pop();
+        writer.leave_directory(&path).unwrap();
+    }
+    writer.finish().unwrap()
+}
 
+#[test]
+fn paths_are_bounded_and_nothing_else_bounds_depth() {
+    // 2047 directories, and 15 with long names: paths of 4095 bytes each.
+    let long = [b'x'; MAX_NAME];
+    for names in [vec![&b"d"[..]; 2048], vec![&long[..]; 16]] {
+        let nar = nested(&names);
+        assert_eq!(read(&mut &nar[..], &mut Nothing).unwrap(), nar.len() as u64);
+        let mut path = NarPath::root();
+        names.iter().for_each(|name| path.push(name).unwrap());
+        assert_eq!(path.as_bytes().len(), MAX_PATH);
+        let error = path.push(b"d").unwrap_err().to_string();
+        assert_eq!(error, "bad name 'd': the path that it ends is longer than 4095 bytes");
+    }
     let entry = "( type directory entry ( name d node ";
     let (position, problem) = problem(&nar(&entry.repeat(100_000)));
-    assert!(problem.contains("512"), "{problem}");
-    assert!(position < 513 * 160, "{position}");
+    assert!(problem.contains("longer than 4095 bytes"), "{problem}");
+    assert!(position < 2049 * 160, "{position}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use super::{MAGIC, MAX_DEPTH, MAX_SIZE, NarPath, Visitor, check_target};
+use super::{MAGIC, MAX_SIZE, NarPath, Visitor, check_target};
 use crate::store::wire;
 
 /// How much of a file is copied at a time.
@@ -73,9 +73,6 @@ impl<W: Write> Writer<W> {
 
 impl<W: Write> Visitor for Writer<W> {
     fn directory(&mut self, path: &NarPath) -> io::Result<()> {
-        if self.open.len() == MAX_DEPTH {
-            return Err(invalid(&format!("directories are nested deeper than {MAX_DEPTH}")));
-        }
         self.begin(path)?;
         self.words(&[b"(", b"type", b"directory"])?;
         self.writer.write_all(&self.words)?;

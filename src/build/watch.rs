@@ -1,0 +1,127 @@
+//! What a machine's daemon says of a build while it goes on, kept until the build is judged.
+
+use std::collections::BTreeSet;
+use std::mem::replace;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::classify::Answer;
+use crate::daemon::{BuildEvent, Log, TraceSink};
+use crate::remote::Progress;
+use crate::store::path::StorePath;
+
+/// Follows the build of one derivation.
+#[derive(Clone)]
+pub(super) struct BuildWatch {
+    derivation: String,
+    outputs: Arc<BTreeSet<StorePath>>,
+    progress: Progress,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    has_started: bool,
+    has_substituted: bool,
+    failure: Option<String>,
+    /// The hash that was expected and the one that was found, for people.
+    hashes: Option<String>,
+}
+
+impl BuildWatch {
+    /// Follows the build of `derivation` through a stream with this `progress`.
+    pub fn new(derivation: &StorePath, outputs: &BTreeSet<StorePath>, progress: Progress) -> BuildWatch {
+        let outputs = Arc::new(outputs.clone());
+        BuildWatch { derivation: derivation.to_string(), outputs, progress, seen: Arc::default() }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What takes log text and passes it on to `log`.
+    pub fn log(&self, mut log: Log) -> Log {
+        let progress = self.progress.clone();
+        Box::new(move |text| {
+            log(text);
+            progress.step();
+        })
+    }
+
+    /// What takes the build trace.
+    pub fn sink(&self) -> TraceSink {
+        let watch = self.clone();
+        Box::new(move |event| watch.take(event))
+    }
+
+    fn take(&self, event: &BuildEvent) {
+        match event {
+            BuildEvent::Started { derivation } if *derivation == self.derivation => {
+                if !replace(&mut self.seen().has_started, true) {
+                    self.progress.step();
+                }
+                self.progress.set_building(true);
+            }
+            BuildEvent::SubstituterStarted => {
+                if !replace(&mut self.seen().has_substituted, true) {
+                    self.progress.step();
+                }
+                self.progress.set_building(true);
+            }
+            BuildEvent::SubstituterEnded => self.progress.set_building(false),
+            BuildEvent::Failed { derivation, message } if *derivation == self.derivation => {
+                self.seen().failure = Some(message.clone());
+            }
+            BuildEvent::HashMismatch { algorithm, expected, actual, .. } => {
+                self.seen().hashes =
+                    Some(format!("\n  expected {algorithm} hash: {expected}\n  actual {algorithm} hash: {actual}"));
+            }
+            _ => (),
+        }
+    }
+
+    /// Passes the answer on that ended the build with `status` and `message`.
+    pub fn with_answer<T>(&self, status: u32, message: &str, classify_failure: impl FnOnce(&Answer<'_>) -> T) -> T {
+        let seen = self.seen();
+        let (trace, outputs) = (seen.failure.as_deref(), &*self.outputs);
+        classify_failure(&Answer { status, message, has_started: seen.has_started, trace, outputs })
+    }
+
+    /// The daemon's message with what else it said of the failure.
+    pub fn explain(&self, message: &str) -> String {
+        let seen = self.seen();
+        let failure = seen.failure.as_ref().map(|failure| format!(": {failure}")).unwrap_or_default();
+        format!("{message}{failure}{}", seen.hashes.as_deref().unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::path::StoreDir;
+
+    #[test]
+    fn events_of_other_builds_do_not_count() {
+        let parse = |name| StorePath::parse(&StoreDir::default(), format!("/gnu/store/{name}").as_bytes()).unwrap();
+        let [own, other] =
+            ["0yjkz5790xvq2z2fnq7s9wbmlrs56imh-vec.drv", "xnryj9c4k27hjviqs29c3dydawc71ga6-foo.drv"].map(parse);
+        let watch = BuildWatch::new(&own, &BTreeSet::new(), Progress::default());
+        let mut sink = watch.sink();
+        let failed = |of: &StorePath| BuildEvent::Failed { derivation: of.to_string(), message: format!("no {of}") };
+        sink(&BuildEvent::Started { derivation: other.to_string() });
+        sink(&failed(&other));
+        watch.with_answer(1, "alas", |answer| assert!(!answer.has_started && answer.trace.is_none()));
+        assert_eq!(watch.explain("alas"), "alas");
+        sink(&BuildEvent::Started { derivation: own.to_string() });
+        sink(&failed(&own));
+        let hash = || "00".to_owned();
+        sink(&BuildEvent::HashMismatch {
+            output: hash(),
+            algorithm: "sha256".into(),
+            expected: hash(),
+            actual: hash(),
+        });
+        watch.with_answer(1, "alas", |answer| assert_eq!(answer.trace, Some(&*format!("no {own}"))));
+        let text = format!("alas: no {own}\n  expected sha256 hash: 00\n  actual sha256 hash: 00");
+        assert_eq!(watch.explain("alas"), text);
+    }
+}

@@ -1,0 +1,94 @@
+//! The way down into a tree of directories, with one descriptor however deep it goes.
+//!
+//! The name `..` leads back up, and must lead to the directory that the way came from: on a tree that somebody moves
+//! meanwhile the way ends with an error. So neither descriptors nor the stack limit how deep a tree may be, but for the
+//! 16 bytes of each level.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::fstat;
+use rustix::io::Errno;
+
+use super::files::open_directory;
+
+/// A directory of a tree, and the way to it.
+pub struct Descent {
+    current: OwnedFd,
+    /// The directories above it, outermost first.
+    above: Vec<Identity>,
+}
+
+type Identity = (u64, u64);
+
+fn identity(directory: &OwnedFd) -> rustix::io::Result<Identity> {
+    let status = fstat(directory)?;
+    Ok((status.st_dev, status.st_ino))
+}
+
+impl Descent {
+    /// Begins at the top of a tree.
+    pub fn new(top: OwnedFd) -> Descent {
+        Descent { current: top, above: Vec::new() }
+    }
+
+    /// The directory it is in.
+    pub fn current(&self) -> BorrowedFd<'_> {
+        self.current.as_fd()
+    }
+
+    /// Goes down into `directory`, which must be in the current one.
+    pub fn enter(&mut self, directory: OwnedFd) -> rustix::io::Result<()> {
+        self.above.push(identity(&self.current)?);
+        self.current = directory;
+        Ok(())
+    }
+
+    /// Goes up, and returns the directory that was left. `None` at the top, where it stays. [`Errno::STALE`] if the tree
+    /// was moved meanwhile.
+    pub fn leave(&mut self) -> rustix::io::Result<Option<OwnedFd>> {
+        let Some(expected) = self.above.pop() else { return Ok(None) };
+        let parent = open_directory(&self.current, c"..")?;
+        if identity(&parent)? != expected {
+            return Err(Errno::STALE);
+        }
+        Ok(Some(std::mem::replace(&mut self.current, parent)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn open(path: &std::path::Path) -> OwnedFd {
+        fs::File::open(path).unwrap().into()
+    }
+
+    #[test]
+    fn the_way_up_is_the_way_down() {
+        let top = tempfile::tempdir().unwrap();
+        fs::create_dir_all(top.path().join("a/b")).unwrap();
+        let mut descent = Descent::new(open(top.path()));
+        let a = open_directory(descent.current(), c"a").unwrap();
+        descent.enter(a).unwrap();
+        let b = open_directory(descent.current(), c"b").unwrap();
+        let b_identity = identity(&b).unwrap();
+        descent.enter(b).unwrap();
+        assert_eq!(identity(&descent.leave().unwrap().unwrap()).unwrap(), b_identity);
+        assert!(descent.leave().unwrap().is_some());
+        assert!(descent.leave().unwrap().is_none());
+        assert_eq!(identity(&descent.current).unwrap(), identity(&open(top.path())).unwrap());
+    }
+
+    #[test]
+    fn a_directory_that_was_moved_leads_nowhere() {
+        let top = tempfile::tempdir().unwrap();
+        fs::create_dir_all(top.path().join("a/b")).unwrap();
+        let mut descent = Descent::new(open(&top.path().join("a")));
+        let b = open_directory(descent.current(), c"b").unwrap();
+        descent.enter(b).unwrap();
+        fs::rename(top.path().join("a/b"), top.path().join("b")).unwrap();
+        assert_eq!(descent.leave().unwrap_err(), Errno::STALE);
+    }
+}
