@@ -166,8 +166,8 @@ impl Environment for LiveEnvironment {
         taken.iter().map(|(_, holder)| holder.as_ref().map_or_else(health::now, |holder| holder.since * 1000)).collect()
     }
 
-    fn free_slots(&self, machine: &Machine) -> Result<usize, String> {
-        self.slots(machine).and_then(|slots| slots.free()).map_err(message)
+    fn free_slots(&self, machine: &Machine, enough: usize) -> Result<usize, String> {
+        self.slots(machine).and_then(|slots| slots.free(enough)).map_err(message)
     }
 
     fn missing_inputs(&self, machine: &Machine) -> usize {
