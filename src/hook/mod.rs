@@ -11,6 +11,7 @@
 pub mod arguments;
 pub mod build_log;
 pub mod descriptors;
+pub mod limits;
 pub mod paths;
 pub mod reply;
 pub mod request;
