@@ -34,6 +34,7 @@
 //! | [`gcrypt`] | the binding to libgcrypt |
 //! | [`events`] | what happens to a build, for the log and for embedding programs |
 //! | [`error`], [`exit`] | how a build may fail, and the exit statuses |
+//! | [`supervisor`] | programs that end with the process that started them |
 //! | [`permissions`] | who may use a file, and what to do where somebody may not |
 //! | [`shell`] | words of commands that people are asked to run |
 //! | [`logging`], [`text`], [`timing`] | messages for people, and what from outside may stand in them; where the time goes |
@@ -89,6 +90,7 @@ pub mod ssh;
 pub mod state;
 pub mod status;
 pub mod store;
+pub mod supervisor;
 pub mod text;
 pub mod timing;
 pub mod transfer;
