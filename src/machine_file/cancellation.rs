@@ -56,6 +56,12 @@ impl CancelState {
         let _ = self.thread.set(rustix::thread::gettid());
     }
 
+    /// The thread of the interpreter, once it has started.
+    #[cfg(test)]
+    pub fn thread(&self) -> Option<rustix::process::Pid> {
+        self.thread.get().copied()
+    }
+
     /// Whether nobody waits for this interpreter any more.
     pub fn is_cancelled(&self) -> bool {
         self.is_cancelled.load(Ordering::Acquire)
@@ -158,8 +164,10 @@ impl CancelState {
         if answer.is_err()
             && let Some(thread) = self.thread.get()
         {
-            // Stuck inside a C function. On Linux a priority belongs to a thread; a kindness to the machine, no more.
-            let _ = rustix::process::setpriority_process(Some(*thread), 19);
+            // Inside something that takes long. Most of it comes to an end; until then it costs others nothing.
+            if let Err(error) = super::ffi::make_idle(*thread) {
+                log::debug!("the priority of the Lua interpreter: {error}");
+            }
         }
         answer.ok().flatten().or_else(|| self.state().calling.take())
     }

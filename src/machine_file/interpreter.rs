@@ -23,6 +23,12 @@ impl Interpreter {
     pub fn line(&self) -> Option<u32> {
         self.cancel_state.line()
     }
+
+    /// The thread on which it runs.
+    #[cfg(test)]
+    pub fn thread(&self) -> rustix::process::Pid {
+        self.cancel_state.thread().unwrap()
+    }
 }
 
 /// A running interpreter; dropping it ends its thread unless it is stuck.

@@ -34,6 +34,7 @@ mod decode;
 mod diagnostic;
 mod duplicates;
 mod evaluate;
+mod ffi;
 mod fields;
 mod interpreter;
 mod libraries;

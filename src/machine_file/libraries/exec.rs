@@ -18,6 +18,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of arguments: what Linux takes at the most.
+const MAX_ARGUMENTS: usize = 6 << 20;
 /// More output than this is an error.
 const MAX_OUTPUT: usize = 16 << 20;
 /// Of its messages, so many bytes are kept for the last line to be shown.
@@ -28,6 +30,10 @@ type Answer = (Option<LuaString>, Option<String>, Option<i32>);
 pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
     let context = Rc::clone(context);
     let exec = move |lua: &Lua, (argv, options): (Vec<LuaString>, Option<Table>)| {
+        if argv.iter().map(|word| word.as_bytes().len()).sum::<usize>() > MAX_ARGUMENTS {
+            let message = format!("exec: the arguments have more than {} MiB", MAX_ARGUMENTS >> 20);
+            return Err(mlua::Error::RuntimeError(message));
+        }
         let words: Vec<OsString> = argv.iter().map(|word| OsStr::from_bytes(&word.as_bytes()).to_owned()).collect();
         let Some((program, arguments)) = words.split_first() else {
             return Err(mlua::Error::RuntimeError("exec: expected a list of arguments, found an empty one".to_owned()));

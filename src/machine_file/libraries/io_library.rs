@@ -23,7 +23,7 @@ mod read;
 pub(super) fn register(lua: &Lua, context: &Rc<Context>) -> mlua::Result<()> {
     let library = lua.create_table()?;
     let stdin = lua.create_userdata(File::standard(Stream::Empty))?;
-    let stderr = lua.create_userdata(File::standard(Stream::Messages))?;
+    let stderr = lua.create_userdata(File::standard(Stream::Messages(Canceller::new(lua, context))))?;
     library.raw_set("stdin", &stdin)?;
     library.raw_set("stdout", &stderr)?;
     library.raw_set("stderr", &stderr)?;

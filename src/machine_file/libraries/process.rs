@@ -74,9 +74,7 @@ impl Program {
 
     /// Ends the work of this thread if nobody waits for it any more.
     pub fn park_if_cancelled(&self) {
-        if self.canceller.is_cancelled() {
-            self.canceller.park();
-        }
+        self.canceller.park_if_cancelled();
     }
 
     /// Ends it because its time is over.
