@@ -7,7 +7,7 @@
 //!
 //! # Map
 //!
-//! Arrows go one way; `tests/layers.rs` keeps it so, and `unsafe` code in the three files that bind a C library.
+//! Arrows go one way; `tests/layers.rs` keeps it so, and `unsafe` code in the four files that bind a C library.
 //!
 //! ```text
 //! commands ─► engine ─► build ─► scheduler, transfer ─► remote, local ─► daemon, ssh ─► store
@@ -41,6 +41,9 @@
 //! | [`failpoints`] | points at which tests kill the process; nothing in a usual build |
 //!
 //! # Embedding
+//!
+//! The first line of `main` should be [`supervisor::serve_if_asked`]: what the machine file and `proxy_command` start then
+//! ends with the process. Without it such programs outlive a process that is killed.
 //!
 //! Another program can do what the build hook does, with functions of its own in the machine file's language and an
 //! observer of its own. The steps are those of [`engine`]; `examples/embed.rs` takes them all.

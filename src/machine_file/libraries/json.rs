@@ -81,7 +81,7 @@ impl Size<'_> {
         if self.values > MAX_VALUES {
             return Err(format!("more than {MAX_VALUES} values"));
         }
-        if self.values % 1000 == 0 {
+        if self.values.is_multiple_of(1000) {
             self.context.park_if_cancelled(self.lua);
         }
         match value {

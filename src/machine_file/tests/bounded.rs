@@ -255,8 +255,7 @@ fn what_is_given_up_comes_to_an_end() {
         });
         let given_up = start.elapsed();
         let mut before = None;
-        loop {
-            let Some((state, time, _)) = thread_state(interpreter.thread()) else { break };
+        while let Some((state, time, _)) = thread_state(interpreter.thread()) {
             if state == "S" && before.as_ref() == Some(&time) {
                 break;
             }
