@@ -7,7 +7,7 @@
 //!
 //! # Map
 //!
-//! Arrows go one way; `tests/layers.rs` keeps it so, and `unsafe` code in the three files that bind a C library.
+//! Arrows go one way; `tests/layers.rs` keeps it so, and `unsafe` code in the four files that bind a C library.
 //!
 //! ```text
 //! commands ─► engine ─► build ─► scheduler, transfer ─► remote, local ─► daemon, ssh ─► store
@@ -34,12 +34,16 @@
 //! | [`gcrypt`] | the binding to libgcrypt |
 //! | [`events`] | what happens to a build, for the log and for embedding programs |
 //! | [`error`], [`exit`] | how a build may fail, and the exit statuses |
+//! | [`supervisor`] | programs that end with the process that started them |
 //! | [`permissions`] | who may use a file, and what to do where somebody may not; root acting as the owner of the state |
 //! | [`shell`] | words of commands that people are asked to run |
 //! | [`logging`], [`text`], [`timing`] | messages for people, and what from outside may stand in them; where the time goes |
 //! | [`failpoints`] | points at which tests kill the process; nothing in a usual build |
 //!
 //! # Embedding
+//!
+//! The first line of `main` should be [`supervisor::serve_if_asked`]: what the machine file and `proxy_command` start then
+//! ends with the process. Without it such programs outlive a process that is killed.
 //!
 //! Another program can do what the build hook does, with functions of its own in the machine file's language and an
 //! observer of its own. The steps are those of [`engine`]; `examples/embed.rs` takes them all.
@@ -91,6 +95,7 @@ pub mod ssh;
 pub mod state;
 pub mod status;
 pub mod store;
+pub mod supervisor;
 pub mod text;
 pub mod timing;
 pub mod transfer;

@@ -73,12 +73,17 @@ struct Ended {
 impl Hook {
     /// Starts the hook with descriptors opened by these redirections of the shell, and puts the request.
     fn start(head: &Host, arguments: Arguments, redirections: &str, goal: &Goal) -> Hook {
+        Hook::start_after(head, arguments, "true", redirections, goal)
+    }
+
+    /// As `start`; `command` runs in the shell before.
+    fn start_after(head: &Host, arguments: Arguments, command: &str, redirections: &str, goal: &Goal) -> Hook {
         let Arguments { max_silent_time, print_build_trace, build_timeout } = arguments;
         // A pipe of packets: each read gives what one write gave.
         let (reader, writer) = pipe_with(PipeFlags::DIRECT | PipeFlags::CLOEXEC).unwrap();
         let mut child = head
             .command("sh")
-            .args(["-c", &format!("exec /opt/offload/offload \"$@\" {redirections}"), "sh", SYSTEM])
+            .args(["-c", &format!("{command}; exec /opt/offload/offload \"$@\" {redirections}"), "sh", SYSTEM])
             .args([&max_silent_time.to_string(), print_build_trace, &build_timeout.to_string()])
             .env_remove("HOME")
             .stdin(Stdio::piped())
@@ -204,6 +209,35 @@ fn exit_statuses() {
     assert_eq!(head.valid_paths(), valid);
     for goal in [&bad, &slow, &silent, &other] {
         assert!(!head.path(&goal.output).exists());
+    }
+}
+
+/// Every connection would fail, and the fault would be looked for in the machines.
+#[test]
+fn a_hook_that_may_open_too_few_files_declines_and_says_so() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    let [first, second] = instantiate(&head, ["first", "second"].map(|name| Drv::new(name)));
+    head.write_machines(&[b1.entry()]);
+
+    for limit in [14, 63] {
+        head.mark_healthy("b1");
+        let mut hook = Hook::start_after(&head, ARGUMENTS, &format!("ulimit -n {limit}"), "", &first);
+        assert_eq!(hook.reply(), "# decline\n");
+        drop(hook.requests);
+        assert_eq!(hook.child.wait().unwrap().code(), Some(0));
+        let said = hook.messages.join().unwrap().concat();
+        assert!(said.contains(&format!("this process may open {limit} files")), "{said}");
+        assert!(said.contains("LimitNOFILE=1024"), "{said}");
+    }
+
+    // The least, and a limit that may be raised.
+    for (limit, goal) in [("ulimit -n 64", &first), ("ulimit -Sn 14", &second)] {
+        head.mark_healthy("b1");
+        let ended = Hook::start_after(&head, ARGUMENTS, limit, "", goal).accepted(goal).wait();
+        assert_eq!(ended.status, Some(0), "{limit}: {:?}", ended.messages);
+        assert!(!ended.messages.concat().contains("open files"), "{limit}: {:?}", ended.messages);
     }
 }
 

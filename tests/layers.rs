@@ -22,13 +22,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("text", &[]),
     ("timing", &[]),
     ("hook", &["store"]),
-    ("ssh", &["machine", "permissions", "timing"]),
+    ("supervisor", &[]),
+    ("ssh", &["machine", "permissions", "supervisor", "timing"]),
     ("daemon", &["store", "text"]),
     ("events", &["store"]),
     ("local", &["failpoints", "gcrypt", "permissions", "store"]),
     ("remote", &["daemon", "machine", "permissions", "ssh", "status", "store", "text", "timing"]),
     ("state", &["failpoints", "machine", "permissions", "status", "store"]),
-    ("machine_file", &["hook", "machine", "permissions", "status", "store"]),
+    ("machine_file", &["hook", "machine", "permissions", "status", "store", "supervisor"]),
     ("scheduler", &["failpoints", "hook", "machine", "machine_file", "state", "status", "store"]),
     (
         "transfer",
@@ -97,8 +98,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "state",
             "status",
             "store",
-            "timing",
+            "supervisor",
             "text",
+            "timing",
             "transfer",
         ],
     ),
@@ -195,7 +197,10 @@ fn unsafe_code_stands_where_a_library_is_bound() {
     };
     let allowing: BTreeSet<_> =
         files.iter().filter(|file| allows(file)).map(|file| file.strip_prefix(&source).unwrap()).collect();
-    assert_eq!(allowing, ["gcrypt/ffi.rs", "remote/persist/ffi.rs", "ssh/ffi.rs"].map(Path::new).into());
+    assert_eq!(
+        allowing,
+        ["gcrypt/ffi.rs", "machine_file/ffi.rs", "remote/persist/ffi.rs", "ssh/ffi.rs"].map(Path::new).into()
+    );
 }
 
 /// Root works on the state as its owner, which `rights/files.rs` sees to: everywhere else a name in the state would be

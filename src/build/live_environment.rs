@@ -169,8 +169,8 @@ impl Environment for LiveEnvironment {
             .collect()
     }
 
-    fn free_slots(&self, machine: &Machine) -> Result<usize, String> {
-        self.slots(machine).and_then(|slots| slots.free()).map_err(message)
+    fn free_slots(&self, machine: &Machine, enough: usize) -> Result<usize, String> {
+        self.slots(machine).and_then(|slots| slots.free(enough)).map_err(message)
     }
 
     fn missing_inputs(&self, machine: &Machine) -> usize {

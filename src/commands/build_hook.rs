@@ -23,6 +23,7 @@ use crate::build::LiveEnvironment;
 use crate::engine::{Accepted, Engine};
 use crate::exit::ExitStatus;
 use crate::failpoints::{Failpoint, failpoint};
+use crate::hook::limits::{self, TooFewFiles};
 use crate::hook::{BuildLog, Descriptors, HookArguments, Reply, Request, paths, request};
 use crate::local::Directories;
 use crate::logging;
@@ -37,10 +38,14 @@ const MAX_REPORTED: usize = 1000;
 
 /// Runs the hook with the daemon's four arguments.
 pub fn run(arguments: &[OsString]) -> ExitStatus {
+    let files = limits::raise_open_files();
     let descriptors = match Descriptors::take() {
         Ok(descriptors) => descriptors,
         Err(error) => {
             eprintln!("offload: error: cannot set up the descriptors of the build hook: {error}");
+            if let Err(error) = files {
+                eprintln!("offload: error: {error}");
+            }
             return ExitStatus::Failure;
         }
     };
@@ -49,7 +54,7 @@ pub fn run(arguments: &[OsString]) -> ExitStatus {
         Err(error) => debug!("no log: {error}"),
     }
     // A panic would end the process with 101, which the daemon takes for a build that took too long.
-    let served = panic::catch_unwind(AssertUnwindSafe(|| serve(arguments, &descriptors)));
+    let served = panic::catch_unwind(AssertUnwindSafe(|| serve(arguments, &descriptors, files)));
     let status = match served {
         Ok(Ok(status)) => status,
         Ok(Err(error)) => {
@@ -69,7 +74,11 @@ pub fn run(arguments: &[OsString]) -> ExitStatus {
 }
 
 /// Answers requests until one is accepted, or there are no more.
-fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<ExitStatus, Box<dyn Error>> {
+fn serve(
+    arguments: &[OsString],
+    descriptors: &Descriptors,
+    files: Result<(), TooFewFiles>,
+) -> Result<ExitStatus, Box<dyn Error>> {
     let arguments: Vec<String> = arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
     let arguments = HookArguments::parse(&arguments)?;
     let mut engine = Engine::new(Directories::from_environment()?, arguments);
@@ -81,6 +90,14 @@ fn serve(arguments: &[OsString], descriptors: &Descriptors) -> Result<ExitStatus
     let mut requests = BufReader::new(&descriptors.requests);
     while let Some(request) = request::read_request(&mut requests, store)? {
         failpoint(Failpoint::RequestRead);
+        if let Err(error) = &files {
+            let error = error.to_string();
+            if reported.is_new(&error) {
+                error!("{error}");
+            }
+            Reply::Decline.send(&mut &descriptors.replies)?;
+            continue;
+        }
         if let Some(reply) = admission.refuse(&request) {
             reply.send(&mut &descriptors.replies)?;
             continue;

@@ -12,6 +12,7 @@ pub mod arguments;
 pub mod build_log;
 pub mod daemon_process;
 pub mod descriptors;
+pub mod limits;
 pub mod paths;
 pub mod reply;
 pub mod request;

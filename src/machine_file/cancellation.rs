@@ -1,8 +1,10 @@
 //! What the engine and the thread on which Lua runs share: whether anyone still waits, and what is to be undone if not.
 
+use crate::supervisor::{Killer, Program, Streams};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::process::{Child, Command, ExitStatus};
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
@@ -40,8 +42,8 @@ struct State {
     /// Locks held for user code, by a number.
     locks: Vec<(u64, File)>,
     last_lock: u64,
-    /// Children of user code that have not been waited for; each leads a process group.
-    children: Vec<u32>,
+    /// Programs of user code that have not been waited for.
+    programs: Vec<Killer>,
 }
 
 impl CancelState {
@@ -52,6 +54,12 @@ impl CancelState {
     /// Called by the interpreter's thread when it starts.
     pub fn here(&self) {
         let _ = self.thread.set(rustix::thread::gettid());
+    }
+
+    /// The thread of the interpreter, once it has started.
+    #[cfg(test)]
+    pub fn thread(&self) -> Option<rustix::process::Pid> {
+        self.thread.get().copied()
     }
 
     /// Whether nobody waits for this interpreter any more.
@@ -91,39 +99,38 @@ impl CancelState {
         self.state().locks.retain(|(held, _)| *held != number);
     }
 
-    /// Starts a child that leads a process group, to be killed with it when the interpreter is given up.
-    pub fn start(&self, command: &mut Command) -> io::Result<Child> {
-        let child = command.spawn()?;
+    /// Starts a program, to be killed when the interpreter is given up.
+    pub fn start(&self, program: &OsStr, arguments: &[OsString], streams: Streams) -> io::Result<Program> {
+        let program = Program::start(program, arguments, streams)?;
         let mut state = self.state();
         match self.is_cancelled() {
-            true => kill_group(child.id()),
-            false => state.children.push(child.id()),
+            true => program.killer().kill(),
+            false => state.programs.push(program.killer()),
         }
-        Ok(child)
+        Ok(program)
     }
 
-    /// Whether a child has ended, and how. From then on its number may belong to another process.
-    pub fn ended(&self, child: &mut Child) -> io::Result<Option<ExitStatus>> {
+    /// Whether a program has ended, and how. From then on its number may belong to another process.
+    pub fn ended(&self, program: &mut Program) -> io::Result<Option<ExitStatus>> {
         let mut state = self.state();
-        let status = child.try_wait()?;
+        let status = program.try_wait()?;
         if status.is_some() {
-            state.children.retain(|number| *number != child.id());
+            state.programs.retain(|killer| *killer != program.killer());
         }
         Ok(status)
     }
 
-    /// Kills a child and what it has started, unless it has been waited for.
-    pub fn kill(&self, child: &mut Child) {
+    /// Kills a program and what it has started, unless it has been waited for.
+    pub fn kill(&self, program: &mut Program) {
         {
             let mut state = self.state();
-            if !state.children.contains(&child.id()) {
+            let before = state.programs.len();
+            state.programs.retain(|killer| *killer != program.killer());
+            if state.programs.len() == before {
                 return;
             }
-            state.children.retain(|number| *number != child.id());
-            kill_group(child.id());
         }
-        // It is dead; this takes no time.
-        let _ = child.wait();
+        program.kill();
     }
 
     /// Says where the interpreter is to whoever gave it up, and never comes back.
@@ -151,22 +158,17 @@ impl CancelState {
             state.asks = Some(asks);
             self.is_cancelled.store(true, Ordering::Release);
             state.locks.clear();
-            state.children.drain(..).for_each(kill_group);
+            state.programs.drain(..).for_each(|killer| killer.kill());
         }
         let answer = answer.recv_timeout(CANCEL_GRACE);
         if answer.is_err()
             && let Some(thread) = self.thread.get()
         {
-            // Stuck inside a C function. On Linux a priority belongs to a thread; a kindness to the machine, no more.
-            let _ = rustix::process::setpriority_process(Some(*thread), 19);
+            // Inside something that takes long. Most of it comes to an end; until then it costs others nothing.
+            if let Err(error) = super::ffi::make_idle(*thread) {
+                log::debug!("the priority of the Lua interpreter: {error}");
+            }
         }
         answer.ok().flatten().or_else(|| self.state().calling.take())
-    }
-}
-
-fn kill_group(leader: u32) {
-    if let Some(group) = i32::try_from(leader).ok().and_then(rustix::process::Pid::from_raw) {
-        // They may be gone already.
-        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
 }

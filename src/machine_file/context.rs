@@ -116,6 +116,13 @@ impl Context {
         Some(SourceLocation { file: self.path_of(&position), line: position.line })
     }
 
+    /// Ends the work of this thread if nobody waits for it any more.
+    pub fn park_if_cancelled(&self, lua: &Lua) {
+        if self.cancel_state.is_cancelled() {
+            self.cancel_state.park(self.location(lua, 0));
+        }
+    }
+
     /// Makes a file known under a short name; gives the name for Lua.
     pub fn add_chunk(&self, name: String, file: PathBuf) -> String {
         let chunk = format!("@{name}");

@@ -2,9 +2,16 @@
 //!
 //! Lua code can fail to come back: a loop, a pattern that backtracks for ever, a command that sleeps. So nothing of it
 //! runs on the threads of the engine. They hand a piece of work to this thread and wait for a limited time; when that
-//! is over they go on without an answer, and the interpreter is abandoned for the rest of the process. An abandoned
-//! interpreter parks its thread as soon as it executes another instruction of Lua. What is stuck inside a C function
-//! cannot be stopped (a thread cannot be killed from outside in any sound way); it goes on with the lowest priority.
+//! is over they go on without an answer, and the interpreter is abandoned for the rest of the process.
+//!
+//! A thread cannot be killed from outside in any sound way. So an abandoned interpreter parks its thread itself: within
+//! 100 instructions of Lua, or inside the functions that can take long (`lua/bounded.lua`, `modules`), which look
+//! whether anyone still waits. Until then the thread has the scheduling policy `SCHED_IDLE`. What memory bounds takes
+//! some seconds at the most. `tests/bounded.rs` has the list of functions, and the worst calls of each.
+//!
+//! Two things are not reached, and stay idle until they end or the process does: an instruction that calls a table
+//! whose `__call` is that table, which takes minutes before the stack is full; and a garbage collection among tens of
+//! thousands of weak tables that hold each other's keys.
 
 use super::cancellation::{CancelState, SourceLocation};
 use super::runtime::Runtime;
@@ -22,6 +29,12 @@ impl Interpreter {
     /// Line of the machine file that was evaluated last, if the evaluation did not come to its end.
     pub fn line(&self) -> Option<u32> {
         self.cancel_state.line()
+    }
+
+    /// The thread on which it runs.
+    #[cfg(test)]
+    pub fn thread(&self) -> rustix::process::Pid {
+        self.cancel_state.thread().unwrap()
     }
 }
 

@@ -181,7 +181,8 @@ pub const BUILD_MACHINE: &[Field<Entry>] = &[
         "proxy_command",
         "string[]",
         "Program and arguments that carry the SSH connection on their standard input and output, such as `{ \"ssh\", \
-         \"-W\", \"%h:%p\", \"bastion\" }`. `%h` and `%p` become name and port. No shell is involved.",
+         \"-W\", \"%h:%p\", \"bastion\" }`. `%h` and `%p` become name and port. No shell is involved. \
+         It is killed with all that it has started when the connection ends, a master of `ControlPersist` too.",
     )
     .read(|f, e| decode::proxy_command(f).map(|command| e.machine.proxy_command = Some(command)))
     .json(|e| json!(e.machine.proxy_command)),

@@ -35,6 +35,7 @@ mod decode;
 mod diagnostic;
 mod duplicates;
 mod evaluate;
+mod ffi;
 mod fields;
 mod interpreter;
 mod libraries;

@@ -24,8 +24,9 @@ use std::sync::Arc;
 pub(super) const MAX_CHUNK: u64 = 16 << 20;
 /// More than most have: what is read in one piece.
 const USUAL_CHUNK: usize = 8 << 10;
-/// Instructions of Lua between two looks at whether anyone still waits: well under a millisecond.
-const INSTRUCTION_INTERVAL: HookTriggers = HookTriggers::new().every_nth_instruction(10_000);
+/// Instructions of Lua between two looks at whether anyone still waits. Most take nanoseconds; one that compares or
+/// joins texts, or that has garbage collected, may take tens of milliseconds where 64 MiB are in use.
+const INSTRUCTION_INTERVAL: HookTriggers = HookTriggers::new().every_nth_instruction(100);
 /// Lines of the machine file that are followed one by one.
 const LINE_INTERVAL: u32 = 20_000;
 
@@ -112,6 +113,8 @@ impl Runtime {
                 }
             })?,
         )?;
+        libraries::register_bounded(&self.lua, &host, &self.context)?;
+        self.lua.load(include_str!("../../lua/bounded.lua")).set_name("=[offload]").call::<()>(&host)?;
         let directory = self.context.directory.display();
         host.raw_set("module_path", format!("{directory}/?.lua;{directory}/?/init.lua"))?;
         let context = Rc::clone(&self.context);

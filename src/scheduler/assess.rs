@@ -93,7 +93,7 @@ pub(super) fn assess<E: Environment>(machine: &Machine, ahead: usize, env: &E) -
     {
         return CandidateState::Out(reason);
     }
-    match env.free_slots(machine) {
+    match env.free_slots(machine, ahead.saturating_add(1)) {
         Ok(free) if free <= ahead => return CandidateState::Out(Reason::NoSlot { ahead }),
         Ok(_) => {}
         Err(error) => return CandidateState::Out(Reason::SlotsUnknown(error)),

@@ -54,8 +54,8 @@ pub trait Environment: Clone + Send + 'static {
     /// Since when its taken slots are held.
     fn running(&self, machine: &Machine) -> Vec<Time>;
 
-    /// How many of its slots are free. Asked often.
-    fn free_slots(&self, machine: &Machine) -> Result<usize, String>;
+    /// How many of its slots are free, counted up to `enough`. Asked often.
+    fn free_slots(&self, machine: &Machine, enough: usize) -> Result<usize, String>;
 
     /// How many of the inputs of the build it is not known to have.
     fn missing_inputs(&self, _machine: &Machine) -> usize {

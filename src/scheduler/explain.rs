@@ -127,8 +127,8 @@ impl<E: Environment> Environment for DryRun<E> {
         self.0.running(machine)
     }
 
-    fn free_slots(&self, machine: &Machine) -> Result<usize, String> {
-        self.0.free_slots(machine)
+    fn free_slots(&self, machine: &Machine, enough: usize) -> Result<usize, String> {
+        self.0.free_slots(machine, enough)
     }
 
     fn missing_inputs(&self, machine: &Machine) -> usize {
@@ -136,7 +136,7 @@ impl<E: Environment> Environment for DryRun<E> {
     }
 
     fn try_take_slot(&self, machine: &Machine) -> Result<Option<()>, String> {
-        Ok((self.0.free_slots(machine)? > 0).then_some(()))
+        Ok((self.0.free_slots(machine, 1)? > 0).then_some(()))
     }
 
     fn try_join_queue(&self, machines: &[&Machine], limit: usize) -> Result<Option<()>, String> {

@@ -17,6 +17,10 @@ use crate::machine::Machine;
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 const POLL_INTERVAL_MAX: Duration = Duration::from_millis(200);
 
+/// Looking at many machines takes long. The pause until the next time is this many times as long, as far as the limits
+/// above allow, so that waiting costs little.
+const PAUSE_PER_LOOK: u32 = 20;
+
 /// How often everything is looked at anew. Tickets are renewed then.
 const REASSESS_INTERVAL: Duration = Duration::from_secs(1);
 const REASSESS_INTERVAL_MAX: Duration = Duration::from_secs(3);
@@ -57,6 +61,7 @@ pub fn wait<E: Environment>(
     let mut unreachable_since = None;
     loop {
         query.rules.begin();
+        let begun = env.elapsed();
         let reasons = match select(query, ticket.as_ref(), PROBE_WAIT.min(limits.report_interval), env) {
             Outcome::Chosen(choice) => return Ok(choice),
             Outcome::NoMatch(_) => return Err(WaitError::NoMatch),
@@ -87,7 +92,10 @@ pub fn wait<E: Environment>(
             })
             .unzip();
         let ahead = line.iter().min().copied().unwrap_or(0);
-        let anew = env.elapsed() + times(REASSESS_INTERVAL, ahead / 4 + 1).min(REASSESS_INTERVAL_MAX);
+        let choice_took = env.elapsed().saturating_sub(begun);
+        let until_anew = times(REASSESS_INTERVAL, ahead / 4 + 1).max(choice_took * PAUSE_PER_LOOK);
+        let anew = env.elapsed() + until_anew.min(REASSESS_INTERVAL_MAX);
+        let mut look_took = Duration::ZERO;
         loop {
             let now = env.elapsed();
             if now >= report_at {
@@ -105,15 +113,20 @@ pub fn wait<E: Environment>(
             }
             let ahead = line.iter().min().copied().unwrap_or(usize::MAX);
             let pause = times(POLL_INTERVAL, ahead.saturating_add(1)).min(POLL_INTERVAL_MAX);
+            let pause = pause.max(look_took * PAUSE_PER_LOOK).min(anew - now);
             let ends = [limits.until, unreachable_until, Some(report_at)].into_iter().flatten().min();
             env.pause(ends.map_or(pause, |ends| pause.min(ends - now)));
-            let free: Vec<usize> = queue.iter().map(|machine| env.free_slots(machine).unwrap_or(0)).collect();
-            if free.iter().any(|&free| free > 0) {
+            let look = env.elapsed();
+            let has_more_than = |ahead: usize, machine: &Machine| {
+                env.free_slots(machine, ahead.saturating_add(1)).is_ok_and(|free| free > ahead)
+            };
+            if queue.iter().any(|machine| has_more_than(0, machine)) {
                 line = env.ahead(&queue, ticket.as_ref());
-                if line.iter().zip(&free).any(|(ahead, free)| free > ahead) {
+                if queue.iter().zip(&line).any(|(machine, &ahead)| has_more_than(ahead, machine)) {
                     break;
                 }
             }
+            look_took = env.elapsed().saturating_sub(look);
         }
     }
 }

@@ -4,13 +4,13 @@
 //! port and `%%` a percent sign, as in ssh_config(5). One end of a socket pair is its standard input and output; what
 //! it writes on standard error goes to the log, line by line.
 //!
-//! It stays in this process' group, so that the signal with which guix-daemon ends a hook reaches it and its children.
-//! When the connection is no longer needed it is killed alone: children of its own find the socket closed.
+//! When the connection is no longer needed, or this process ends, it is killed with all that it has started
+//! ([`supervisor`](crate::supervisor)).
 
-use std::io::{BufRead, BufReader, Read};
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader, PipeReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use log::info;
 
 use super::error::{Cause, Error, Phase};
 use crate::machine::Machine;
+use crate::supervisor::{Program, Streams};
 
 /// The longest line of its standard error that is logged in one piece, in bytes.
 const MAX_LINE: u64 = 1024;
@@ -29,7 +30,7 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 /// A running proxy command. Killed and waited for when dropped.
 pub(super) struct Proxy {
     program: String,
-    child: Child,
+    child: Program,
     /// Hears when the last line of standard error has been logged.
     words: Receiver<()>,
 }
@@ -40,20 +41,17 @@ impl Proxy {
         let failed = |program: &str, problem: String| {
             Error::new(machine, Phase::Connect, Cause::Proxy { program: program.to_owned(), problem })
         };
-        let arguments: Vec<String> = arguments.iter().map(|argument| expand(argument, machine)).collect();
         let Some((program, rest)) = arguments.split_first() else {
             return Err(failed("", "the list is empty".to_owned()));
         };
+        let program = &expand(program, machine);
+        let rest: Vec<OsString> = rest.iter().map(|argument| expand(argument, machine).into()).collect();
         let (ours, theirs) = UnixStream::pair().map_err(|error| failed(program, error.to_string()))?;
-        let input = theirs.try_clone().map_err(|error| failed(program, error.to_string()))?;
-        let mut child = Command::new(program)
-            .args(rest)
-            .stdin(Stdio::from(OwnedFd::from(input)))
-            .stdout(Stdio::from(OwnedFd::from(theirs)))
-            .stderr(Stdio::piped())
-            .spawn()
+        let (stderr, messages) = io::pipe().map_err(|error| failed(program, error.to_string()))?;
+        let streams = Streams::Socket { socket: theirs.into(), messages: messages.into() };
+        let child = Program::start(program.as_ref(), &rest, streams)
             .map_err(|error| failed(program, format!("cannot be started: {error}")))?;
-        let words = pass_on(program.clone(), child.stderr.take());
+        let words = pass_on(program.clone(), stderr);
         Ok((ours.into(), Proxy { program: program.clone(), child, words }))
     }
 
@@ -66,17 +64,14 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // It may have ended by itself; there is nobody to tell of other failures.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.child.kill();
         let _ = self.words.recv_timeout(LAST_WORDS);
     }
 }
 
 /// Logs what the program writes, which makes it printable, on a thread that ends with it.
-fn pass_on(program: String, stderr: Option<ChildStderr>) -> Receiver<()> {
+fn pass_on(program: String, stderr: PipeReader) -> Receiver<()> {
     let (end, words) = mpsc::channel();
-    let Some(stderr) = stderr else { return words };
     let pass_on = move || {
         let mut stderr = BufReader::new(stderr);
         let mut line = Vec::new();

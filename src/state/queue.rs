@@ -9,6 +9,7 @@
 //! nobody waits for that. Places are taken under the lock `queue/lock`, so that their number is bounded: a client
 //! that asks for a thousand builds does not get a thousand waiting processes.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -77,13 +78,14 @@ impl Queue {
     /// Takes a place, to wait for one of `hosts`. `None` when `limit` or more wait for any of them already.
     pub fn try_join(&self, hosts: &[String], limit: usize, now: Time) -> Result<Option<QueueTicket>, StateError> {
         let _lock = lock_briefly(&self.directory.join("lock"))?;
+        let wanted: HashSet<&str> = hosts.iter().map(String::as_str).collect();
         let mut rivals = 0;
         let mut free = None;
         for number in 0..MAX_ENTRIES {
             let path = self.directory.join(number.to_string());
             if is_locked(&path)? {
                 // A ticket that cannot be read may be for anything.
-                let is_rival = |record: TicketRecord| record.hosts.iter().any(|host| hosts.contains(host));
+                let is_rival = |record: TicketRecord| record.hosts.iter().any(|host| wanted.contains(host.as_str()));
                 rivals += usize::from(self.record(number).is_none_or(is_rival));
             } else {
                 free = free.or(Some(number));
@@ -111,16 +113,16 @@ impl Queue {
     /// For each of `hosts`, how many wait for it and came before the holder of `ticket`; all of them, for one who has no
     /// place.
     pub fn ahead(&self, hosts: &[String], ticket: Option<&QueueTicket>, now: Time) -> Result<Vec<usize>, StateError> {
-        let mut ahead = vec![0; hosts.len()];
+        let mut before: HashMap<String, usize> = HashMap::new();
         for (number, record) in self.records(now)? {
             let is_before = ticket.is_none_or(|ticket| (record.since, number) < (ticket.since, ticket.number));
             if is_before {
-                for (count, host) in ahead.iter_mut().zip(hosts) {
-                    *count += usize::from(record.hosts.contains(host));
+                for host in record.hosts.into_iter().collect::<HashSet<_>>() {
+                    *before.entry(host).or_default() += 1;
                 }
             }
         }
-        Ok(ahead)
+        Ok(hosts.iter().map(|host| before.get(host).copied().unwrap_or(0)).collect())
     }
 
     /// The tickets of all that wait, with the numbers of their places.

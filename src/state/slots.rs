@@ -46,6 +46,15 @@ pub struct Slots {
     count: u32,
 }
 
+/// What the file of a slot says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SlotState {
+    Taken,
+    Free,
+    /// It has no file, nor has any slot behind it: the first free slot is taken, and its file stays.
+    NeverUsed,
+}
+
 /// A slot that is held; dropping it gives it back.
 #[derive(Debug)]
 pub struct Slot {
@@ -96,26 +105,50 @@ impl Slots {
         Ok(None)
     }
 
-    /// How many slots are free. The cheapest question there is: three system calls for each slot.
-    pub fn free(&self) -> Result<usize, StateError> {
+    /// How many slots are free, counted up to `enough`. Costs three system calls for each slot file that is looked at.
+    pub fn free(&self, enough: usize) -> Result<usize, StateError> {
         let mut free = 0;
         for number in 0..self.count {
-            free += usize::from(!is_locked(&self.slot(number))?);
+            if free >= enough {
+                break;
+            }
+            match self.state_of(number)? {
+                SlotState::Taken => {}
+                SlotState::Free => free += 1,
+                // So are the slots behind it.
+                SlotState::NeverUsed => {
+                    free += (self.count - number) as usize;
+                    break;
+                }
+            }
         }
-        Ok(free)
+        Ok(free.min(enough))
     }
 
     /// The slots that are taken, with their holders where they can be told.
     pub fn taken(&self) -> Result<Vec<(u32, Option<SlotHolder>)>, StateError> {
         let mut taken = Vec::new();
         for number in 0..self.count {
-            if is_locked(&self.slot(number))? {
+            let state = self.state_of(number)?;
+            if state == SlotState::NeverUsed {
+                break;
+            }
+            if state == SlotState::Taken {
                 // What cannot be read is unknown, never an error: the record only informs.
                 let holder = contents(&self.record(number)).and_then(|text| serde_json::from_slice(&text).ok());
                 taken.push((number, holder));
             }
         }
         Ok(taken)
+    }
+
+    fn state_of(&self, number: u32) -> Result<SlotState, StateError> {
+        let path = self.slot(number);
+        Ok(match is_locked(&path)? {
+            true => SlotState::Taken,
+            false if path.exists() => SlotState::Free,
+            false => SlotState::NeverUsed,
+        })
     }
 
     fn slot(&self, number: u32) -> PathBuf {
@@ -152,6 +185,38 @@ mod tests {
         drop(first);
         assert_eq!(slots.taken().unwrap().len(), 1);
         assert_eq!(slots.try_take(&holder).unwrap().unwrap().number(), 0);
+    }
+
+    /// A link in the place of a slot file is an error to whoever looks at it.
+    fn put_a_link(slots: &Slots, number: u32) {
+        std::os::unix::fs::symlink("nowhere", slots.slot(number)).unwrap();
+    }
+
+    #[test]
+    fn slots_behind_one_that_was_never_used_are_not_looked_at() {
+        let directory = tempfile::tempdir().unwrap();
+        let slots = Slots::of(&StateDirectory::new(directory.path()), &machine(u32::MAX)).unwrap();
+        let holder = SlotHolder::this_process("x");
+        let held = [(); 2].map(|()| slots.try_take(&holder).unwrap().unwrap());
+        put_a_link(&slots, 3);
+        assert_eq!(slots.free(usize::MAX).unwrap(), u32::MAX as usize - 2);
+        assert_eq!(slots.taken().unwrap().len(), 2);
+        let [first, _second] = held;
+        drop(first);
+        assert_eq!(slots.free(usize::MAX).unwrap(), u32::MAX as usize - 1);
+        assert_eq!(slots.taken().unwrap(), [(1, Some(holder))]);
+    }
+
+    #[test]
+    fn counting_ends_when_enough_are_free() {
+        let directory = tempfile::tempdir().unwrap();
+        let slots = Slots::of(&StateDirectory::new(directory.path()), &machine(4)).unwrap();
+        let holder = SlotHolder::this_process("x");
+        let _held = [(); 2].map(|()| slots.try_take(&holder).unwrap().unwrap());
+        drop(slots.try_take(&holder).unwrap());
+        put_a_link(&slots, 3);
+        assert_eq!((slots.free(0).unwrap(), slots.free(1).unwrap()), (0, 1));
+        assert!(slots.free(2).is_err());
     }
 
     #[test]

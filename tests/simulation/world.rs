@@ -229,10 +229,10 @@ impl Environment for World {
         self.host(machine).running.values().copied().collect()
     }
 
-    fn free_slots(&self, machine: &Machine) -> Result<usize, String> {
+    fn free_slots(&self, machine: &Machine, enough: usize) -> Result<usize, String> {
         loop {
             let host = self.host(machine);
-            let free = (host.slots as usize).saturating_sub(host.running.len());
+            let free = (host.slots as usize).saturating_sub(host.running.len()).min(enough);
             drop(host);
             if free > 0 || self.hosts.bug != Bug::WaitingLook {
                 return Ok(free);

@@ -27,7 +27,7 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
     let context = Rc::clone(context);
     let cached = move |lua: &Lua, (key, ttl, function): (String, f64, Function)| match &context.cache {
         Some(directory) => Cache { lua, context: &context, directory, key: &key, ttl }.get(&function),
-        None => call(lua, &key, &function).map(|(value, _)| value),
+        None => call(lua, &context, &key, &function).map(|(value, _)| value),
     };
     module.raw_set("cached", lua.create_function(cached)?)
 }
@@ -61,7 +61,7 @@ impl Cache<'_> {
     fn get(&self, function: &Function) -> mlua::Result<Value> {
         // What another user can write must not be believed by root, and would be of no use to that user.
         if !files::is_ours(self.directory) {
-            return call(self.lua, self.key, function).map(|(value, _)| value);
+            return call(self.lua, self.context, self.key, function).map(|(value, _)| value);
         }
         let old = self.read();
         if let Some(entry) = old.as_ref().filter(|entry| self.fresh(entry)) {
@@ -78,7 +78,7 @@ impl Cache<'_> {
         if let Some(entry) = old.as_ref().filter(|entry| self.fresh(entry)) {
             return self.value(entry);
         }
-        match (call(self.lua, self.key, function), old) {
+        match (call(self.lua, self.context, self.key, function), old) {
             (Ok((value, json)), _) => {
                 if let Err(error) = self.write(json) {
                     log::info!("cache {}: {}", self.directory.display(), super::plain_error(&error));
@@ -97,7 +97,7 @@ impl Cache<'_> {
     /// Goes on without the cache: one that cannot be used is no reason to have no machines.
     fn without(&self, error: &io::Error, function: &Function) -> mlua::Result<Value> {
         log::info!("cache {}: {}", self.directory.display(), super::plain_error(error));
-        call(self.lua, self.key, function).map(|(value, _)| value)
+        call(self.lua, self.context, self.key, function).map(|(value, _)| value)
     }
 
     fn file(&self, ending: &str) -> PathBuf {
@@ -151,7 +151,7 @@ impl Cache<'_> {
 }
 
 /// Calls `function`; its value, as it would come from the cache, and as JSON.
-fn call(lua: &Lua, key: &str, function: &Function) -> mlua::Result<(Value, serde_json::Value)> {
+fn call(lua: &Lua, context: &Context, key: &str, function: &Function) -> mlua::Result<(Value, serde_json::Value)> {
     let failed = |message: String| mlua::Error::RuntimeError(format!("cached: '{key}': {message}"));
     let values: MultiValue = function.call(())?;
     let value = values.front().cloned().unwrap_or(Value::Nil);
@@ -159,7 +159,7 @@ fn call(lua: &Lua, key: &str, function: &Function) -> mlua::Result<(Value, serde
         let why = values.get(1).and_then(Value::as_string).map(|text| format!(": {}", text.to_string_lossy()));
         return Err(failed(format!("the function gave nil{}", why.unwrap_or_default())));
     }
-    let json = json::from_lua(lua, value).map_err(&failed)?;
+    let json = json::from_lua(lua, context, value).map_err(&failed)?;
     Ok((json::to_lua(lua, &json).map_err(&failed)?, json))
 }
 

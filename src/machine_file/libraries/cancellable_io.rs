@@ -39,6 +39,13 @@ impl Canceller {
         self.cancel_state.park(self.location.clone())
     }
 
+    /// Ends the work of this thread if nobody waits for it any more.
+    pub fn park_if_cancelled(&self) {
+        if self.is_cancelled() {
+            self.park();
+        }
+    }
+
     /// A file to be read and written with this wait.
     pub fn on(&self, file: impl Into<OwnedFd>) -> CancellableIo {
         CancellableIo { file: File::from(file.into()), canceller: self.clone() }
@@ -62,9 +69,7 @@ impl CancellableIo {
             Err(error) => Err(error.into()),
         };
         // Only now: what is given up is killed, and its pipes are ready then.
-        if self.canceller.is_cancelled() {
-            self.canceller.park();
-        }
+        self.canceller.park_if_cancelled();
         ready
     }
 }

@@ -5,18 +5,21 @@
 //! machine file.
 
 use super::super::context::Context;
+use super::cancellable_io::CancellableIo;
 use super::process::{Ended, Program};
+use crate::supervisor::Streams;
 use mlua::{Lua, LuaString, Table, Value};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of arguments: what Linux takes at the most.
+const MAX_ARGUMENTS: usize = 6 << 20;
 /// More output than this is an error.
 const MAX_OUTPUT: usize = 16 << 20;
 /// Of its messages, so many bytes are kept for the last line to be shown.
@@ -27,6 +30,10 @@ type Answer = (Option<LuaString>, Option<String>, Option<i32>);
 pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
     let context = Rc::clone(context);
     let exec = move |lua: &Lua, (argv, options): (Vec<LuaString>, Option<Table>)| {
+        if argv.iter().map(|word| word.as_bytes().len()).sum::<usize>() > MAX_ARGUMENTS {
+            let message = format!("exec: the arguments have more than {} MiB", MAX_ARGUMENTS >> 20);
+            return Err(mlua::Error::RuntimeError(message));
+        }
         let words: Vec<OsString> = argv.iter().map(|word| OsStr::from_bytes(&word.as_bytes()).to_owned()).collect();
         let Some((program, arguments)) = words.split_first() else {
             return Err(mlua::Error::RuntimeError("exec: expected a list of arguments, found an empty one".to_owned()));
@@ -37,11 +44,15 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
             true => context.resolve(program.as_bytes()).into_os_string(),
             false => program.clone(),
         };
-        let mut command = Command::new(path);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let shown = program.display();
-        let outcome = Program::start(lua, &context, &mut command).and_then(|program| run(program, timeout));
-        match outcome {
+        let run = || {
+            let (output, messages) = (io::pipe()?, io::pipe()?);
+            let streams = Streams::Output { output: output.1.into(), messages: messages.1.into() };
+            let program = Program::start(lua, &context, &path, arguments, streams)?;
+            let pipes = [program.pipe(output.0), program.pipe(messages.0)];
+            take(program, pipes, timeout)
+        };
+        match run() {
             Ok(outcome) => outcome.answer(lua, &shown.to_string(), timeout),
             Err(error) => Ok((None, Some(format!("{shown}: {}", super::plain_error(&error))), None)),
         }
@@ -71,9 +82,9 @@ struct Outcome {
 }
 
 /// Takes what the program prints, and its end.
-fn run(mut program: Program, timeout: Duration) -> io::Result<Outcome> {
+fn take(mut program: Program, pipes: [CancellableIo; 2], timeout: Duration) -> io::Result<Outcome> {
     let deadline = Instant::now().checked_add(timeout);
-    let mut pipes = [program.output(), program.messages()];
+    let mut pipes = pipes.map(Some);
     let mut texts = [Vec::new(), Vec::new()];
     while pipes.iter().any(Option::is_some) && deadline.is_none_or(|deadline| Instant::now() < deadline) {
         let mut fds: Vec<PollFd> = pipes.iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::IN)).collect();

@@ -7,13 +7,14 @@
 
 use super::super::context::Context;
 use super::cancellable_io::Canceller;
-use super::process::{Program, messages, shell};
+use super::process::{Program, messages};
+use crate::supervisor::Streams;
 use file::{File, Stream, failure};
 use mlua::{AnyUserData, Function, IntoLuaMulti as _, Lua, LuaString, MultiValue, Table, Value, Variadic};
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::process::Stdio;
 use std::rc::Rc;
 
 mod file;
@@ -22,7 +23,7 @@ mod read;
 pub(super) fn register(lua: &Lua, context: &Rc<Context>) -> mlua::Result<()> {
     let library = lua.create_table()?;
     let stdin = lua.create_userdata(File::standard(Stream::Empty))?;
-    let stderr = lua.create_userdata(File::standard(Stream::Messages))?;
+    let stderr = lua.create_userdata(File::standard(Stream::Messages(Canceller::new(lua, context))))?;
     library.raw_set("stdin", &stdin)?;
     library.raw_set("stdout", &stderr)?;
     library.raw_set("stderr", &stderr)?;
@@ -50,23 +51,23 @@ fn opening(lua: &Lua, library: &Table, context: &Rc<Context>) -> mlua::Result<()
     library.raw_set("open", lua.create_function(open_file)?)?;
     let here = Rc::clone(context);
     let popen = move |lua: &Lua, (command, mode): (LuaString, Option<String>)| -> mlua::Result<MultiValue> {
-        let mut command = shell(OsStr::from_bytes(&command.as_bytes()));
         let reads = match mode.as_deref() {
             None | Some("r") => true,
             Some("w") => false,
             Some(_) => return Err(mlua::Error::RuntimeError("io.popen: invalid mode".to_owned())),
         };
-        match reads {
-            true => command.stdout(Stdio::piped()),
-            false => command.stdin(Stdio::piped()).stdout(messages()),
+        let start = || {
+            let (reader, writer) = std::io::pipe()?;
+            let (streams, own) = match reads {
+                true => (Streams::Output { output: writer.into(), messages: messages()? }, OwnedFd::from(reader)),
+                false => (Streams::Input { input: reader.into(), messages: messages()? }, OwnedFd::from(writer)),
+            };
+            let program = Program::shell(lua, &here, OsStr::from_bytes(&command.as_bytes()), streams)?;
+            let pipe = program.pipe(own);
+            std::io::Result::Ok(File::program(program, pipe, here.memory()))
         };
-        let started = Program::start(lua, &here, &mut command).map(|mut program| {
-            let pipe = if reads { program.output() } else { program.input() };
-            (program, pipe)
-        });
-        match started {
-            Ok((program, Some(pipe))) => File::program(program, pipe, here.memory()).into_lua_multi(lua),
-            Ok((_, None)) => (Value::Nil, "no pipe to the program").into_lua_multi(lua),
+        match start() {
+            Ok(file) => file.into_lua_multi(lua),
             Err(error) => failure(None, &error).into_lua_multi(lua),
         }
     };

@@ -3,16 +3,21 @@
 //! Objects and arrays become tables, null becomes nil. A table with the keys 1 to n is an array, an empty one an
 //! object, unless it was decoded from an array.
 
+use super::super::context::Context;
 use mlua::serde::{DeserializeOptions, SerializeOptions};
 use mlua::{Lua, LuaSerdeExt as _, LuaString, Table, Value};
+use std::rc::Rc;
 
 /// A longer text is an error.
 const MAX_TEXT: usize = 8 << 20;
 const MAX_DEPTH: usize = 100;
+/// So many values, keys included, become JSON.
+const MAX_VALUES: usize = 1_000_000;
 
-pub(super) fn register(lua: &Lua, module: &Table) -> mlua::Result<()> {
+pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
     let json = lua.create_table()?;
-    let encode = |lua: &Lua, value: Value| match encode(lua, value) {
+    let context = Rc::clone(context);
+    let encode = move |lua: &Lua, value: Value| match encode(lua, &context, value) {
         Ok(text) => Ok((Some(text), None)),
         Err(error) => Ok((None, Some(format!("json.encode: {error}")))),
     };
@@ -25,9 +30,9 @@ pub(super) fn register(lua: &Lua, module: &Table) -> mlua::Result<()> {
     module.raw_set("json", json)
 }
 
-fn encode(lua: &Lua, value: Value) -> Result<String, String> {
+fn encode(lua: &Lua, context: &Context, value: Value) -> Result<String, String> {
     let mut text = Vec::new();
-    serde_json::to_writer(Bounded(&mut text), &from_lua(lua, value)?).map_err(|error| error.to_string())?;
+    serde_json::to_writer(Bounded(&mut text), &from_lua(lua, context, value)?).map_err(|error| error.to_string())?;
     String::from_utf8(text).map_err(|error| error.to_string())
 }
 
@@ -40,7 +45,9 @@ fn decode(lua: &Lua, text: &[u8]) -> Result<Value, String> {
 }
 
 /// A Lua value as JSON; the message of what cannot be said in JSON.
-pub(super) fn from_lua(lua: &Lua, value: Value) -> Result<serde_json::Value, String> {
+pub(super) fn from_lua(lua: &Lua, context: &Context, value: Value) -> Result<serde_json::Value, String> {
+    let mut size = Size { lua, context, values: 0, bytes: 0 };
+    size.add(&value, 0)?;
     let options = DeserializeOptions::new().deny_recursive_tables(true).recursion_limit(MAX_DEPTH);
     lua.from_value_with(value, options).map_err(|error| message(&error))
 }
@@ -56,6 +63,43 @@ fn message(error: &mlua::Error) -> String {
     match error {
         mlua::Error::DeserializeError(message) | mlua::Error::SerializeError(message) => message.clone(),
         other => other.to_string(),
+    }
+}
+
+/// How much JSON a value becomes. A table counts as often as it is found: a few that hold each other twice become
+/// more than any memory holds.
+struct Size<'a> {
+    lua: &'a Lua,
+    context: &'a Context,
+    values: usize,
+    bytes: usize,
+}
+
+impl Size<'_> {
+    fn add(&mut self, value: &Value, depth: usize) -> Result<(), String> {
+        self.values += 1;
+        if self.values > MAX_VALUES {
+            return Err(format!("more than {MAX_VALUES} values"));
+        }
+        if self.values.is_multiple_of(1000) {
+            self.context.park_if_cancelled(self.lua);
+        }
+        match value {
+            Value::String(text) => self.bytes += text.as_bytes().len(),
+            // What is deeper, or within itself, is an error anyway.
+            Value::Table(table) if depth <= MAX_DEPTH => {
+                for pair in table.pairs::<Value, Value>() {
+                    let (key, value) = pair.map_err(|error| message(&error))?;
+                    self.add(&key, depth + 1)?;
+                    self.add(&value, depth + 1)?;
+                }
+            }
+            _ => {}
+        }
+        match self.bytes > MAX_TEXT {
+            true => Err(format!("the text would have more than {} MiB", MAX_TEXT >> 20)),
+            false => Ok(()),
+        }
     }
 }
 

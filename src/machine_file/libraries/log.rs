@@ -11,12 +11,18 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
     for (name, level) in [("info", log::Level::Info), ("warn", log::Level::Warn)] {
         let context = Rc::clone(context);
         let function = lua.create_function(move |lua, words: Variadic<Value>| {
-            let words = words.iter().map(Value::to_string).collect::<mlua::Result<Vec<_>>>()?.join(" ");
-            let mut text: String =
-                words.chars().take(MAX_MESSAGE).map(|c| if c.is_control() { ' ' } else { c }).collect();
-            if text.len() < words.len() {
-                text.push('…');
+            let mut message = String::new();
+            for word in words.iter() {
+                if !message.is_empty() {
+                    message.push(' ');
+                }
+                message.push_str(&word.to_string()?);
+                // What follows is not shown.
+                if message.len() > 4 * MAX_MESSAGE {
+                    break;
+                }
             }
+            let text = shortened(&message);
             match context.location(lua, 1) {
                 Some(location) => {
                     log::log!(target: "offload::machine_file", level, "{}:{}: {text}", location.file, location.line)
@@ -30,9 +36,18 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
     // `warn` of the standard library; messages that begin with @ are for Lua itself.
     lua.set_warning_function(|_, message, _| {
         if !message.starts_with('@') {
-            log::warn!(target: "offload::machine_file", "{}", message.escape_debug());
+            log::warn!(target: "offload::machine_file", "{}", shortened(message));
         }
         Ok(())
     });
     module.raw_set("log", table)
+}
+
+/// A message on one line, cut after so many characters.
+fn shortened(message: &str) -> String {
+    let mut text: String = message.chars().take(MAX_MESSAGE).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.len() < message.len() {
+        text.push('…');
+    }
+    text
 }

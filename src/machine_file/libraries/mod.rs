@@ -15,18 +15,30 @@ mod json;
 mod known_hosts;
 mod log;
 mod os_library;
+mod patterns;
 mod process;
 
 /// Fills the module `offload`, and replaces parts of the standard library.
 pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
     exec::register(lua, module, context)?;
     files::register(lua, module, context)?;
-    json::register(lua, module)?;
+    json::register(lua, module, context)?;
     cached::register(lua, module, context)?;
     log::register(lua, module, context)?;
     known_hosts::register(lua, module, context)?;
     io_library::register(lua, context)?;
     os_library::register(lua, context)
+}
+
+/// Gives `host` what `lua/bounded.lua` is made of.
+pub(super) fn register_bounded(lua: &Lua, host: &Table, context: &Rc<Context>) -> mlua::Result<()> {
+    patterns::register(lua, host, context)?;
+    let context = Rc::clone(context);
+    let park_if_cancelled = move |lua: &Lua, ()| {
+        context.park_if_cancelled(lua);
+        Ok(())
+    };
+    host.raw_set("look_up", lua.create_function(park_if_cancelled)?)
 }
 
 /// The text of a system error as C programs print it, without its number.

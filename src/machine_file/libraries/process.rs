@@ -3,10 +3,14 @@
 
 use super::super::context::Context;
 use super::cancellable_io::{CancellableIo, Canceller};
+use crate::supervisor::{self, Streams};
 use mlua::Lua;
+use std::ffi::{OsStr, OsString};
+use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
 use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +20,7 @@ const ABOUT_TO_END: Duration = Duration::from_millis(1);
 
 /// A program that runs; dropping it kills it.
 pub(super) struct Program {
-    child: Child,
+    program: supervisor::Program,
     canceller: Canceller,
 }
 
@@ -29,32 +33,34 @@ pub(super) enum Ended {
 }
 
 impl Program {
-    /// Starts `command` in a process group of its own. Its standard error is ours, unless it is set already.
-    pub fn start(lua: &Lua, context: &Rc<Context>, command: &mut Command) -> io::Result<Program> {
+    /// Starts a program with these arguments.
+    pub fn start(
+        lua: &Lua,
+        context: &Rc<Context>,
+        program: &OsStr,
+        arguments: &[OsString],
+        streams: Streams,
+    ) -> io::Result<Program> {
         let canceller = Canceller::new(lua, context);
-        let child = context.cancel_state.start(command.process_group(0))?;
-        Ok(Program { child, canceller })
+        let program = context.cancel_state.start(program, arguments, streams)?;
+        Ok(Program { program, canceller })
     }
 
-    /// Its standard output, if that is a pipe.
-    pub fn output(&mut self) -> Option<CancellableIo> {
-        Some(self.canceller.on(std::os::fd::OwnedFd::from(self.child.stdout.take()?)))
+    /// Starts a shell that runs `command`.
+    pub fn shell(lua: &Lua, context: &Rc<Context>, command: &OsStr, streams: Streams) -> io::Result<Program> {
+        let arguments = [OsString::from("-c"), command.to_owned()];
+        Program::start(lua, context, OsStr::new("/bin/sh"), &arguments, streams)
     }
 
-    /// Its standard error, if that is a pipe.
-    pub fn messages(&mut self) -> Option<CancellableIo> {
-        Some(self.canceller.on(std::os::fd::OwnedFd::from(self.child.stderr.take()?)))
-    }
-
-    /// Its standard input, if that is a pipe.
-    pub fn input(&mut self) -> Option<CancellableIo> {
-        Some(self.canceller.on(std::os::fd::OwnedFd::from(self.child.stdin.take()?)))
+    /// The other end of one of its pipes, to be read or written while it is wanted.
+    pub fn pipe(&self, end: impl Into<OwnedFd>) -> CancellableIo {
+        self.canceller.on(end)
     }
 
     /// Waits for its end, until `deadline` at the latest.
     pub fn wait(&mut self, deadline: Option<Instant>) -> io::Result<Ended> {
         loop {
-            let status = self.canceller.cancel_state().ended(&mut self.child)?;
+            let status = self.canceller.cancel_state().ended(&mut self.program)?;
             self.park_if_cancelled();
             if let Some(status) = status {
                 return Ok(Ended::With(status));
@@ -68,9 +74,7 @@ impl Program {
 
     /// Ends the work of this thread if nobody waits for it any more.
     pub fn park_if_cancelled(&self) {
-        if self.canceller.is_cancelled() {
-            self.canceller.park();
-        }
+        self.canceller.park_if_cancelled();
     }
 
     /// Ends it because its time is over.
@@ -81,7 +85,7 @@ impl Program {
 
     /// Kills it and what it has started.
     pub fn kill(&mut self) {
-        self.canceller.cancel_state().kill(&mut self.child);
+        self.canceller.cancel_state().kill(&mut self.program);
     }
 }
 
@@ -91,18 +95,11 @@ impl Drop for Program {
     }
 }
 
-/// A shell that runs `command`, without input, printing to standard error.
-pub(super) fn shell(command: &std::ffi::OsStr) -> Command {
-    let mut shell = Command::new("/bin/sh");
-    shell.arg("-c").arg(command).stdin(Stdio::null()).stdout(messages());
-    shell
-}
-
-/// Our standard error, for a child.
-pub(super) fn messages() -> Stdio {
+/// Our standard error, for a program.
+pub(super) fn messages() -> io::Result<OwnedFd> {
     match rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3) {
-        Ok(copy) => copy.into(),
-        Err(_) => Stdio::null(),
+        Ok(copy) => Ok(copy),
+        Err(_) => Ok(OpenOptions::new().write(true).open("/dev/null")?.into()),
     }
 }
 

@@ -4,6 +4,7 @@ use super::*;
 use std::path::PathBuf;
 
 mod annotations;
+mod bounded;
 mod broken;
 mod decisions;
 mod examples;

@@ -1,18 +1,21 @@
 //! Files as user code holds them.
 
-use super::super::cancellable_io::CancellableIo;
+use super::super::cancellable_io::{CancellableIo, Canceller};
 use super::super::process::{Ended, Program, lua_status};
 use super::lines;
 use super::read::{self, Input};
 use mlua::{AnyUserData, IntoLuaMulti as _, Lua, MetaMethod, MultiValue, UserData, UserDataMethods, Value, Variadic};
 use std::io::{self, BufReader, Seek as _, SeekFrom, Write as _};
 
+/// Bytes that are written between two looks at whether anyone still waits.
+const PIECE: usize = 64 << 10;
+
 /// What stands behind a file.
 pub(super) enum Stream {
     /// Nothing to read.
     Empty,
-    /// Standard error.
-    Messages,
+    /// Standard error, and who waits for what is written there.
+    Messages(Canceller),
     File(BufReader<CancellableIo>),
     Program(BufReader<CancellableIo>, Program),
 }
@@ -52,7 +55,7 @@ impl File {
         let limit = self.limit;
         let input: &mut dyn Input = match self.stream()? {
             Stream::Empty => &mut io::empty(),
-            Stream::Messages => return failure(None, &rustix::io::Errno::BADF.into()).into_lua_multi(lua),
+            Stream::Messages(_) => return failure(None, &rustix::io::Errno::BADF.into()).into_lua_multi(lua),
             Stream::File(file) | Stream::Program(file, _) => file,
         };
         match read::values(lua, input, formats, limit)? {
@@ -64,7 +67,10 @@ impl File {
     fn write(&mut self, bytes: &[u8]) -> mlua::Result<io::Result<()>> {
         Ok(match self.stream()? {
             Stream::Empty => Err(rustix::io::Errno::BADF.into()),
-            Stream::Messages => io::stderr().write_all(bytes),
+            Stream::Messages(canceller) => bytes.chunks(PIECE).try_for_each(|piece| {
+                canceller.park_if_cancelled();
+                io::stderr().write_all(piece)
+            }),
             Stream::File(file) => {
                 // What has been read ahead moved the position in the file.
                 let aligned = if file.buffer().is_empty() {
