@@ -34,6 +34,7 @@
 //! | [`gcrypt`] | the binding to libgcrypt |
 //! | [`events`] | what happens to a build, for the log and for embedding programs |
 //! | [`error`], [`exit`] | how a build may fail, and the exit statuses |
+//! | [`file_stamp`] | whether a file is still what it was |
 //! | [`permissions`] | who may use a file, and what to do where somebody may not |
 //! | [`shell`] | words of commands that people are asked to run |
 //! | [`logging`], [`text`], [`timing`] | messages for people, and what from outside may stand in them; where the time goes |
@@ -75,6 +76,7 @@ pub mod error;
 pub mod events;
 pub mod exit;
 pub mod failpoints;
+pub mod file_stamp;
 pub mod gcrypt;
 pub mod hook;
 pub mod local;

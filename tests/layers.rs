@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("exit", &[]),
+    ("file_stamp", &[]),
     ("failpoints", &[]),
     ("permissions", &["shell"]),
     ("logging", &["hook", "text"]),
@@ -22,7 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("text", &[]),
     ("timing", &[]),
     ("hook", &["store"]),
-    ("ssh", &["machine", "permissions", "timing"]),
+    ("ssh", &["file_stamp", "gcrypt", "machine", "permissions", "timing"]),
     ("daemon", &["store", "text"]),
     ("events", &["store"]),
     ("local", &["failpoints", "gcrypt", "permissions", "store"]),
