@@ -1,4 +1,4 @@
-//! Signing and verifying as Guix does it, with libgcrypt.
+//! Signing and verifying as Guix does it, and signing for logins, with libgcrypt.
 //!
 //! Guix signs the SHA-256 of an item with ECDSA over the Edwards curve Ed25519 and deterministic nonces (RFC 6979), or
 //! with RSA and PKCS #1 where the key is an old one. libgcrypt is the only library that does the former, so this is a
@@ -8,14 +8,18 @@
 //! module, and whatever goes in has been read or written by [`store::sexp`](crate::store::sexp) before, the secret key
 //! excepted: that one is read by libgcrypt alone, from and into its secure memory, which is kept out of swap where the
 //! system allows it and wiped when freed. Without it libgcrypt would leave the key and what is computed from it in
-//! freed memory. The pool takes 128 KiB and grows.
+//! freed memory. The pool takes 128 KiB and grows. While libgcrypt handles a secret, all that it allocates comes from
+//! there, since it copies parts of keys into usual memory otherwise (`ffi`). The private keys of SSH users are handled
+//! in the same way (`user_key`).
 //!
 //! Not checked here: who owns the key files, and whether the keys are any good.
 
 mod digest;
 mod ffi;
+mod user_key;
 
 pub use digest::{Digest, DigestError};
+pub use user_key::{Curve, Message, Secret, UserKey};
 
 use std::fmt;
 use std::fs::{File, Metadata};

@@ -34,6 +34,7 @@
 //! | [`gcrypt`] | the binding to libgcrypt |
 //! | [`events`] | what happens to a build, for the log and for embedding programs |
 //! | [`error`], [`exit`] | how a build may fail, and the exit statuses |
+//! | [`file_stamp`] | whether a file is still what it was |
 //! | [`supervisor`] | programs that end with the process that started them |
 //! | [`permissions`] | who may use a file, and what to do where somebody may not; root acting as the owner of the state |
 //! | [`shell`] | words of commands that people are asked to run |
@@ -80,6 +81,7 @@ pub mod error;
 pub mod events;
 pub mod exit;
 pub mod failpoints;
+pub mod file_stamp;
 pub mod gcrypt;
 pub mod hook;
 pub mod local;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("exit", &[]),
+    ("file_stamp", &[]),
     ("failpoints", &[]),
     ("permissions", &["shell"]),
     ("logging", &["hook", "text"]),
@@ -23,7 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("timing", &[]),
     ("hook", &["store"]),
     ("supervisor", &[]),
-    ("ssh", &["machine", "permissions", "supervisor", "timing"]),
+    ("ssh", &["file_stamp", "gcrypt", "machine", "permissions", "supervisor", "timing"]),
     ("daemon", &["store", "text"]),
     ("events", &["store"]),
     ("local", &["failpoints", "gcrypt", "permissions", "store"]),

@@ -59,7 +59,6 @@ fn functions_that_misbehave_do_not_fail_a_build() {
         ("score = function() error('no idea') end", "no idea"),
         ("score = function() while true do end end", "took longer than 0.5 s"),
         ("score = function() return {} end", "score"),
-        ("accepts = function() while true do pcall(error) end end", "took longer than 0.5 s"),
     ] {
         let (_lab, [b1, _b2], head) = pool(policy);
         let result = head.build(&[&Drv::new("nevertheless")]).succeeded();
@@ -67,4 +66,31 @@ fn functions_that_misbehave_do_not_fail_a_build() {
         assert!(result.log.contains(warning), "{policy}: {}", result.log);
         assert!(result.log.contains("/etc/guix/machines.lua:"), "{policy}: {}", result.log);
     }
+}
+
+/// Clients choose the name of a derivation, and so whether a function that goes by it fails.
+#[test]
+fn an_accepts_that_fails_refuses() {
+    let (_lab, [b1, b2], head) = pool(
+        "accepts = function(request, machine)
+           if request.name == 'raises' and machine.name == 'b1' then error('no idea') end
+           if request.name == 'loops' then while true do pcall(error) end end
+           return true
+         end",
+    );
+    let result = head.build(&[&Drv::new("raises")]).succeeded();
+    assert_eq!(b2.built(), ["raises"], "{}", result.log);
+    assert!(result.log.contains("accepts: no idea; it counts as false"), "{}", result.log);
+    let derivation = result.derivation("raises").to_str().unwrap();
+    let explained = head.command("/opt/offload/offload").args(["explain", derivation]).output().unwrap();
+    let said = String::from_utf8_lossy(&explained.stdout).into_owned();
+    assert!(said.contains("b1:2022  score -  accepts failed: no idea\n"), "{said}");
+    assert!(said.contains("it would be built on b2"), "{said}");
+
+    let result = head.build(&[&Drv::new("loops")]);
+    assert_ne!(result.status, Some(0), "{}", result.log);
+    assert!(result.log.contains("b1: accepts took longer than 0.5 s (limits.decide)"), "{}", result.log);
+    assert!(result.log.contains("b2: accepts was not called"), "{}", result.log);
+    assert!(b1.built().is_empty());
+    assert_eq!(b2.built(), ["raises"]);
 }

@@ -8,13 +8,14 @@ use log::{debug, warn};
 use super::reach::{MachineLink, daemon_failed};
 use super::record_health::{record_failure, record_success};
 use super::watch::BuildWatch;
-use super::{Chosen, Build, LiveEnvironment};
-use crate::failpoints::{Failpoint, failpoint};
+use super::{Build, Chosen, LiveEnvironment};
 use crate::daemon::{self, Client, Options};
 use crate::error::{Failure, with_causes};
 use crate::events::{Event, Observer};
+use crate::failpoints::{Failpoint, failpoint};
 use crate::hook::BuildLog;
 use crate::hook::descriptors::PREFIX;
+use crate::local::LocalStore;
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream, SilencePolicy, timeouts};
 use crate::scheduler::{self, Choice};
@@ -24,7 +25,6 @@ use crate::state::{HealthRecord, Slot};
 use crate::store::path::StorePath;
 use crate::timing::Stopwatch;
 use crate::transfer::download::Expected;
-use crate::local::LocalStore;
 use crate::transfer::{self, Downloaded, SigningConnection, TransferLimiter};
 
 impl Build<'_> {
@@ -42,7 +42,14 @@ impl Build<'_> {
         observer.observe(&Event::Offloading { derivation, machine: &machine.name });
         let local_store = LocalStore::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
         failpoint(Failpoint::LocalStoreOpened);
-        let attempt = Attempt { build: self, machine, env, local_store: &local_store, machine_fault: Cell::default(), reused: Cell::default() };
+        let attempt = Attempt {
+            build: self,
+            machine,
+            env,
+            local_store: &local_store,
+            machine_fault: Cell::default(),
+            reused: Cell::default(),
+        };
         let downloaded = attempt.build(slot, link, log, observer)?;
         failpoint(Failpoint::SlotReleased);
         let mut stopwatch = Stopwatch::start();
@@ -169,8 +176,9 @@ impl<'a> Attempt<'a> {
         // The first one stays open for what it protects from the garbage collector.
         let mut second = signing_connection.ready();
         let exporter = second.as_mut().unwrap_or(client);
-        let downloaded = transfer::download(exporter, self.local_store, &expected, connection.compressed(), &limiter, observer)
-            .map_err(|error| self.transfer_failed("retrieving outputs", error.is_of_machine(), &error))?;
+        let downloaded =
+            transfer::download(exporter, self.local_store, &expected, connection.compressed(), &limiter, observer)
+                .map_err(|error| self.transfer_failed("retrieving outputs", error.is_of_machine(), &error))?;
         if !connection.is_reused() {
             self.refresh_status(connection);
         }
@@ -192,7 +200,12 @@ impl<'a> Attempt<'a> {
     fn limiter(&self) -> TransferLimiter<'a> {
         let max_silent_time = self.build.failover.arguments.max_silent_time;
         let report_interval = timeouts::report_interval(max_silent_time);
-        TransferLimiter { state: self.build.state, machine: self.machine, limit: timeouts::TRANSFER_WAIT_MAX, report_interval }
+        TransferLimiter {
+            state: self.build.state,
+            machine: self.machine,
+            limit: timeouts::TRANSFER_WAIT_MAX,
+            report_interval,
+        }
     }
 
     pub(super) fn options(&self) -> Options {

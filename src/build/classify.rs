@@ -46,9 +46,9 @@ pub fn classify(answer: &Answer<'_>, free_disk: Option<u64>, inputs_lost: usize)
     match (answer.status, has_failed) {
         (101, _) => FailureClass::TimedOut,
         (_, false) => FailureClass::Machine(None),
-        (_, true) if inputs_lost > 0 => {
-            FailureClass::Machine(Some(format!("{inputs_lost} inputs were garbage collected there before the build ended")))
-        }
+        (_, true) if inputs_lost > 0 => FailureClass::Machine(Some(format!(
+            "{inputs_lost} inputs were garbage collected there before the build ended"
+        ))),
         (_, true) => match free_disk {
             Some(free) if free < NEARLY_FULL => FailureClass::Machine(Some(format!(
                 "its store is nearly full ({} KiB free), which may be the cause",
@@ -159,7 +159,11 @@ mod tests {
         }
         for words in UNUSABLE_OUTPUTS {
             let message = words.replace('*', "/gnu/store/x/pipe");
-            assert_eq!(classify(&Answer { message: &message, ..status(1) }, None, 0), FailureClass::Failed, "{message}");
+            assert_eq!(
+                classify(&Answer { message: &message, ..status(1) }, None, 0),
+                FailureClass::Failed,
+                "{message}"
+            );
         }
     }
 

@@ -13,22 +13,22 @@
 //! for up to that moment: the daemon would say that the build took too long, which would not be true.
 
 mod attempt;
+mod classify;
+mod classify_failure;
 mod connect;
 mod failover;
-mod classify_failure;
-mod persist;
 mod inspect_hint;
+mod live_environment;
+mod persist;
 mod reach;
 mod record_health;
-mod live_environment;
-mod classify;
 mod watch;
 
 pub use connect::connect;
 pub use failover::{AttemptFn, FailOver};
-pub use reach::{OWN_STORE, OWN_STORE_HINT, MachineLink, reach};
-pub use record_health::{record_failure, record_success};
 pub use live_environment::LiveEnvironment;
+pub use reach::{MachineLink, OWN_STORE, OWN_STORE_HINT, reach};
+pub use record_health::{record_failure, record_success};
 
 use std::collections::BTreeSet;
 

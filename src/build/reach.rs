@@ -5,9 +5,9 @@
 use log::{debug, warn};
 
 use super::connect::{connect, unreachable};
-use crate::failpoints::{Failpoint, failpoint};
 use crate::daemon::{self, Client};
 use crate::error::with_hint;
+use crate::failpoints::{Failpoint, failpoint};
 use crate::machine::Machine;
 use crate::remote::{self, Connection, DaemonStream};
 use crate::state::{OtherStore, StateDirectory, health, warning_throttle};

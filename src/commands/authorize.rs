@@ -172,7 +172,9 @@ impl<'a> Exchange<'a> {
             .and_then(|path| signature_test::download(&mut client, &directories.store, &acl, &path));
         match tried {
             Ok(()) => Ok(None),
-            Err(SignatureTestError::Refused(RejectedOutput::Signature(VerifyError::Unauthorized { key }))) => Ok(Some(key)),
+            Err(SignatureTestError::Refused(RejectedOutput::Signature(VerifyError::Unauthorized { key }))) => {
+                Ok(Some(key))
+            }
             Err(error) => {
                 let hint = format!(
                     "on {}, as root, if it has no signing key: `guix archive --generate-key`",

@@ -3,6 +3,7 @@
 //! A foreign library cannot be called without `unsafe` code; all that there is for this one is here.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
@@ -22,18 +23,42 @@ const INITIALIZATION_FINISHED_P: c_int = 39;
 const AUTO_EXPAND_SECMEM: c_int = 78;
 const CANONICAL: c_int = 1;
 
+type Allocate = unsafe extern "C" fn(usize) -> *mut c_void;
+
+unsafe extern "C" {
+    /// That of the C library, with which libgcrypt frees what is not in secure memory.
+    fn malloc(size: usize) -> *mut c_void;
+}
+
+thread_local! {
+    /// Whether libgcrypt has a secret at hand, in a call of this thread.
+    static IS_SECRET: Cell<bool> = const { Cell::new(false) };
+}
+
 #[link(name = "gcrypt")]
 unsafe extern "C" {
     fn gcry_check_version(required: *const c_char) -> *const c_char;
     fn gcry_control(command: c_int, ...) -> c_uint;
+    fn gcry_set_allocation_handler(
+        allocate: Option<Allocate>,
+        allocate_secure: Option<Allocate>,
+        is_secure: Option<unsafe extern "C" fn(*const c_void) -> c_int>,
+        reallocate: Option<unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void>,
+        free: Option<unsafe extern "C" fn(*mut c_void)>,
+    );
     fn gcry_malloc_secure(size: usize) -> *mut c_void;
     fn gcry_free(memory: *mut c_void);
     fn gcry_strerror(error: c_uint) -> *const c_char;
     fn gcry_sexp_sscan(sexp: *mut *mut c_void, offset: *mut usize, text: *const c_char, length: usize) -> c_uint;
     fn gcry_sexp_sprint(sexp: *mut c_void, mode: c_int, buffer: *mut c_void, length: usize) -> usize;
     fn gcry_sexp_release(sexp: *mut c_void);
+    fn gcry_sexp_build(sexp: *mut *mut c_void, offset: *mut usize, format: *const c_char, ...) -> c_uint;
     fn gcry_pk_sign(signature: *mut *mut c_void, data: *mut c_void, key: *mut c_void) -> c_uint;
     fn gcry_pk_verify(signature: *mut c_void, data: *mut c_void, key: *mut c_void) -> c_uint;
+    fn gcry_mpi_ec_new(context: *mut *mut c_void, key: *mut c_void, curve: *const c_char) -> c_uint;
+    fn gcry_mpi_ec_get_mpi(name: *const c_char, context: *mut c_void, copy: c_int) -> *mut c_void;
+    fn gcry_mpi_release(number: *mut c_void);
+    fn gcry_ctx_release(context: *mut c_void);
     fn gcry_md_open(hash: *mut *mut c_void, algorithm: c_int, flags: c_uint) -> c_uint;
     fn gcry_md_write(hash: *mut c_void, bytes: *const c_void, length: usize);
     fn gcry_md_read(hash: *mut c_void, algorithm: c_int) -> *const c_uchar;
@@ -56,6 +81,25 @@ impl Drop for Handle {
     }
 }
 
+/// Makes a call in which libgcrypt handles a secret. It takes keys apart in usual memory, even those in secure memory
+/// (`gcry_sexp_find_token`), and does not wipe that. So all that it allocates meanwhile is secure memory.
+fn with_secret<T>(call: impl FnOnce() -> T) -> T {
+    let before = IS_SECRET.replace(true);
+    let result = call();
+    IS_SECRET.set(before);
+    result
+}
+
+/// What libgcrypt allocates with.
+///
+/// # Safety
+///
+/// None needed: any size will do.
+unsafe extern "C" fn allocate(size: usize) -> *mut c_void {
+    // SAFETY: any size will do for both. libgcrypt tells secure memory from other memory when it frees it.
+    unsafe { if IS_SECRET.get() { gcry_malloc_secure(size) } else { malloc(size) } }
+}
+
 impl Handle {
     /// From text. On failure, what libgcrypt says about it, with the position but without the text.
     pub fn new(text: &[u8]) -> Result<Handle, String> {
@@ -73,7 +117,7 @@ impl Handle {
     pub fn secret(text: &[u8]) -> Result<Handle, String> {
         initialize()?;
         let copy = SecureCopy::new(text)?;
-        Handle::new(copy.as_slice())
+        with_secret(|| Handle::new(copy.as_slice()))
     }
 
     /// In canonical form.
@@ -91,7 +135,7 @@ impl Handle {
     pub fn sign(&self, secret: &Handle) -> Result<Handle, String> {
         let mut signature = ptr::null_mut();
         // SAFETY: both handles are alive; the first argument is a place to write to.
-        let code = unsafe { gcry_pk_sign(&raw mut signature, self.0.as_ptr(), secret.0.as_ptr()) };
+        let code = with_secret(|| unsafe { gcry_pk_sign(&raw mut signature, self.0.as_ptr(), secret.0.as_ptr()) });
         check(code)?;
         Handle::from_result(signature)
     }
@@ -100,6 +144,31 @@ impl Handle {
     pub fn verify(&self, data: &Handle, public: &Handle) -> Result<(), String> {
         // SAFETY: all three handles are alive.
         check(unsafe { gcry_pk_verify(self.0.as_ptr(), data.0.as_ptr(), public.0.as_ptr()) })
+    }
+
+    /// `(q POINT)`: the public half of this secret key over an elliptic curve, in the encoding that `name` says (`q`, or
+    /// `q@eddsa`).
+    pub fn public_point(&self, name: &CStr) -> Result<Handle, String> {
+        let mut point = ptr::null_mut();
+        let find = || -> Result<(), String> {
+            let mut context = ptr::null_mut();
+            // SAFETY: the handle is alive; the first argument is a place to write to, the last one may be null.
+            check(unsafe { gcry_mpi_ec_new(&raw mut context, self.0.as_ptr(), ptr::null()) })?;
+            // SAFETY: the context is new and released here, and nowhere else. So is the number, a copy, if there is
+            // one; `%M` stands for one. The place to write to is one.
+            unsafe {
+                let number = gcry_mpi_ec_get_mpi(name.as_ptr(), context, 1);
+                gcry_ctx_release(context);
+                if number.is_null() {
+                    return Err("there is no public key to it".to_owned());
+                }
+                let code = gcry_sexp_build(&raw mut point, ptr::null_mut(), c"(q %M)".as_ptr(), number);
+                gcry_mpi_release(number);
+                check(code)
+            }
+        };
+        with_secret(find)?;
+        Handle::from_result(point)
     }
 
     fn from_result(sexp: *mut c_void) -> Result<Handle, String> {
@@ -182,6 +251,13 @@ impl Drop for Hash {
 fn initialize() -> Result<(), String> {
     static DONE: OnceLock<bool> = OnceLock::new();
     let done = DONE.get_or_init(|| {
+        // SAFETY: any command may be given at any time. The handler is what it has to be, and being a function it is
+        // there for as long as the process; what it allocates, libgcrypt's own functions reallocate and free.
+        unsafe {
+            if gcry_control(INITIALIZATION_FINISHED_P) == 0 {
+                gcry_set_allocation_handler(Some(allocate), None, None, None, None);
+            }
+        }
         // SAFETY: the argument is a string that ends in NUL. The call may be made at any time and sets libgcrypt up.
         if unsafe { gcry_check_version(VERSION.as_ptr()) }.is_null() {
             return false;

@@ -11,6 +11,7 @@ mod database;
 mod derivation;
 mod descent;
 mod directories;
+mod disk_space;
 mod dump;
 mod export;
 mod files;
@@ -18,7 +19,6 @@ mod fixed;
 mod hints;
 mod local_store;
 mod restore;
-mod disk_space;
 mod store;
 
 pub use acl::{AclError, load_acl};

@@ -26,12 +26,12 @@ use thiserror::Error;
 
 use super::database::{Database, DatabaseError};
 use super::descent::Descent;
+use super::disk_space::DiskReserve;
 use super::dump::Dump;
 use super::files::{self, EXECUTABLE, PLAIN};
 use super::hints;
-use super::disk_space::DiskReserve;
 use super::store::{Store, file_name};
-use crate::failpoints::{Failpoint, half, failpoint};
+use crate::failpoints::{Failpoint, failpoint, half};
 use crate::store::nar::{NarPath, Visitor};
 use crate::store::path::StorePath;
 

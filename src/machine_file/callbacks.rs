@@ -48,7 +48,8 @@ pub(super) enum CallbackResult {
     When(When),
 }
 
-/// Calls what there is to call. Without a valid answer there is a warning, and the default holds.
+/// Calls what there is to call. Without a valid answer there is a warning, and the default holds; an `accepts` that
+/// fails refuses.
 pub(super) fn call(
     runtime: &Runtime,
     request: &Arc<LuaRequest>,
@@ -76,7 +77,11 @@ impl Caller<'_> {
     fn accepts(&mut self, functions: &Functions, candidate: Candidate) -> Option<CallbackResult> {
         let (machine, functions_of_machine) = functions.of(candidate)?;
         for function in [&functions.pool.accepts, &functions_of_machine.accepts].into_iter().flatten() {
-            let Some(values) = self.values(function, machine, None) else { continue };
+            // Clients choose the names of derivations, and so they could have it fail.
+            let values = match self.values(function, machine, None) {
+                Ok(values) => values,
+                Err(message) => return Some(CallbackResult::No(shorten(&format!("accepts failed: {message}")))),
+            };
             match values.front().unwrap_or(&Value::Nil) {
                 Value::Boolean(true) => {}
                 Value::Boolean(false) => return Some(CallbackResult::No(reason(values.get(1), "accepts says no"))),
@@ -93,7 +98,7 @@ impl Caller<'_> {
     fn score(&mut self, functions: &Functions, candidate: Candidate, status: &LuaStatus) -> Option<CallbackResult> {
         let (machine, functions_of_machine) = functions.of(candidate)?;
         let function = functions_of_machine.score.as_ref().or(functions.pool.score.as_ref())?;
-        let values = self.values(function, machine, Some(status))?;
+        let values = self.values(function, machine, Some(status)).ok()?;
         match values.front().unwrap_or(&Value::Nil) {
             Value::Boolean(false) => Some(CallbackResult::No(reason(values.get(1), "score says no"))),
             value => match values::number(value) {
@@ -109,7 +114,7 @@ impl Caller<'_> {
 
     fn when(&mut self, function: Option<&Function>) -> Option<CallbackResult> {
         let function = function?;
-        let values = self.invoke(function, |request| Ok((request.clone(), Value::Nil, Value::Nil)))?;
+        let values = self.invoke(function, |request| Ok((request.clone(), Value::Nil, Value::Nil))).ok()?;
         let value = values.front().unwrap_or(&Value::Nil);
         let when = values::string(value).and_then(|name| When::from_name(&name));
         if when.is_none() {
@@ -119,7 +124,13 @@ impl Caller<'_> {
         when.map(CallbackResult::When)
     }
 
-    fn values(&mut self, function: &Function, machine: &Table, status: Option<&LuaStatus>) -> Option<MultiValue> {
+    /// The error is the message of the function that failed. A warning has been noted.
+    fn values(
+        &mut self,
+        function: &Function,
+        machine: &Table,
+        status: Option<&LuaStatus>,
+    ) -> Result<MultiValue, String> {
         let lua = self.runtime.lua.clone();
         self.invoke(function, |request| {
             let status = status.map(|status| schema::to_lua(STATUS, &lua, status)).transpose()?;
@@ -131,7 +142,7 @@ impl Caller<'_> {
         &mut self,
         function: &Function,
         arguments: impl FnOnce(&Table) -> mlua::Result<(Table, Value, Value)>,
-    ) -> Option<MultiValue> {
+    ) -> Result<MultiValue, String> {
         let (runtime, request) = (self.runtime, self.request);
         let defined = definition_of(runtime, function);
         let location =
@@ -142,20 +153,21 @@ impl Caller<'_> {
             function.call(arguments(&request)?)
         });
         match result {
-            Ok(values) => Some(values),
+            Ok(values) => Ok(values),
             Err(error) => {
                 let lua_error = LuaError::new(&error, &runtime.context, runtime.context.memory());
                 let position = lua_error.position.clone().or_else(|| definition_of(runtime, function));
-                let lua_error =
-                    LuaError { position, message: format!("{}: {}", self.field, lua_error.message), ..lua_error };
+                let cause = lua_error.message.clone();
+                let lua_error = LuaError { position, message: format!("{}: {cause}", self.field), ..lua_error };
                 let warning = Diagnostic {
                     severity: Severity::Warning,
                     field: Some(self.field.to_owned()),
                     ..lua_error.diagnostic(&runtime.context)
                 };
-                let message = format!("{}; the default holds", warning.message);
+                let consequence = if self.field == "accepts" { "it counts as false" } else { "the default holds" };
+                let message = format!("{}; {consequence}", warning.message);
                 self.warnings.push(Diagnostic { message, ..warning });
-                None
+                Err(cause)
             }
         }
     }
@@ -178,6 +190,11 @@ fn reason(value: Option<&Value>, default: &str) -> String {
         Some(Value::Nil) | None => return default.to_owned(),
         Some(other) => describe(other),
     };
+    shorten(&text)
+}
+
+/// The text as one line, not too long.
+fn shorten(text: &str) -> String {
     text.chars().take(MAX_REASON).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

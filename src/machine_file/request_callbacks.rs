@@ -1,7 +1,8 @@
 //! Asking the functions of a machine file, within the time that one decision has.
 //!
 //! Whatever a function does, there is an answer: where it fails, takes too long or gives something that is no answer,
-//! the default holds, and a warning says so once in the life of the process.
+//! the default holds, and a warning says so once in the life of the process. An `accepts` that fails or takes too long
+//! refuses: clients choose the names of derivations, and so they could choose that.
 
 use super::callbacks::{self, Callback, CallbackResult};
 use super::diagnostic::Diagnostic;
@@ -73,8 +74,9 @@ impl RequestCallbacks<'_> {
             return Acceptance::Yes;
         }
         match self.ask(Callback::Accepts(candidate)) {
-            Some(CallbackResult::No(why)) => Acceptance::No(why),
-            _ => Acceptance::Yes,
+            Ok(Some(CallbackResult::No(why))) => Acceptance::No(why),
+            Ok(_) => Acceptance::Yes,
+            Err(why) => Acceptance::No(why),
         }
     }
 
@@ -92,8 +94,8 @@ impl RequestCallbacks<'_> {
             return default;
         }
         match self.ask(Callback::Score(candidate, status.clone())) {
-            Some(CallbackResult::Number(number)) => Score::Value(number.clamp(f64::MIN, f64::MAX)),
-            Some(CallbackResult::No(why)) => Score::No(why),
+            Ok(Some(CallbackResult::Number(number))) => Score::Value(number.clamp(f64::MIN, f64::MAX)),
+            Ok(Some(CallbackResult::No(why))) => Score::No(why),
             _ => default,
         }
     }
@@ -121,48 +123,50 @@ impl RequestCallbacks<'_> {
     fn choice(&self, setting: When, default: When, asked: Callback) -> When {
         match setting {
             When::Function => match self.ask(asked) {
-                Some(CallbackResult::When(when)) => when,
+                Ok(Some(CallbackResult::When(when))) => when,
                 _ => default,
             },
             fixed => fixed,
         }
     }
 
-    fn ask(&self, asked: Callback) -> Option<CallbackResult> {
-        let interpreter = self.pool.interpreter.as_ref()?;
+    /// The valid answer of a function, if it gave one. The error says why it could not be asked.
+    fn ask(&self, asked: Callback) -> Result<Option<CallbackResult>, String> {
+        let Some(interpreter) = self.pool.interpreter.as_ref() else { return Ok(None) };
         let (request, function) = (Arc::clone(&self.request), asked.field());
         let mut budget = self.budget.get();
         let answer = interpreter.run(&mut budget, move |runtime| callbacks::call(runtime, &request, &asked));
         self.budget.set(budget);
-        match answer {
+        let stopped = match answer {
             Ok((reply, warnings)) => {
-                for warning in warnings {
-                    self.warn(warning);
-                }
-                reply
+                warnings.into_iter().for_each(|warning| self.warn(warning));
+                return Ok(reply);
             }
-            Err(Stopped::Late(location)) => {
+            Err(stopped) => stopped,
+        };
+        let what = match &stopped {
+            Stopped::Late(_) => {
                 let seconds = self.pool.settings.limits.decide.as_secs_f64();
-                let message = format!(
-                    "{function}: took longer than {seconds} s (limits.decide); the functions of this file are not \
-                     called any more"
-                );
-                let main = self.pool.path.display().to_string();
-                let (file, line) = location.map_or((main, None), |location| (location.file, Some(location.line)));
-                self.warn(Diagnostic {
-                    field: Some(function.to_owned()),
-                    ..Diagnostic::warning(file, message).at(line)
-                });
-                None
+                format!("took longer than {seconds} s (limits.decide)")
             }
-            Err(Stopped::Before) => None,
-            Err(Stopped::Gone) => {
-                let file = self.pool.path.display().to_string();
-                let message = "the Lua interpreter has ended; the functions of this file are not called any more";
-                self.warn(Diagnostic::warning(file, message));
-                None
-            }
-        }
+            Stopped::Before => "was not called: an earlier call did not return in time".to_owned(),
+            Stopped::Gone => "did not return: the Lua interpreter has ended".to_owned(),
+        };
+        self.warn_stopped(stopped, function, &what);
+        Err(format!("{function} {what}"))
+    }
+
+    /// Warns that the functions are not called any more, unless that is known.
+    fn warn_stopped(&self, stopped: Stopped, function: &str, what: &str) {
+        let location = match stopped {
+            Stopped::Before => return,
+            Stopped::Late(location) => location,
+            Stopped::Gone => None,
+        };
+        let main = self.pool.path.display().to_string();
+        let (file, line) = location.map_or((main, None), |location| (location.file, Some(location.line)));
+        let message = format!("{function}: {what}; the functions of this file are not called any more");
+        self.warn(Diagnostic { field: Some(function.to_owned()), ..Diagnostic::warning(file, message).at(line) });
     }
 
     fn warn(&self, warning: Diagnostic) {

@@ -3,20 +3,20 @@
 //! Those who talk to the daemon see a byte stream and nothing of SSH, so that another way of reaching it can take this
 //! one's place.
 
+mod archive_import;
 mod connection;
 mod error;
-mod archive_import;
+mod pace;
 pub mod persist;
 mod persisted_stream;
-mod pace;
-pub mod timeouts;
 pub mod probe;
 pub mod relay;
 mod stream;
+pub mod timeouts;
 
+pub use archive_import::ArchiveImport;
 pub use connection::Connection;
 pub use error::Error;
-pub use archive_import::ArchiveImport;
 pub use pace::Progress;
-pub use timeouts::SilencePolicy;
 pub use stream::DaemonStream;
+pub use timeouts::SilencePolicy;

@@ -193,11 +193,22 @@ mod tests {
 
     fn silence_policy() -> SilencePolicy {
         let seconds = |count| Some(SECOND * count);
-        SilencePolicy { give_up: seconds(1000), recheck: seconds(60), report: seconds(100), trickle: seconds(300), wait: None }
+        SilencePolicy {
+            give_up: seconds(1000),
+            recheck: seconds(60),
+            report: seconds(100),
+            trickle: seconds(300),
+            wait: None,
+        }
     }
 
     /// One read after the other, each of which takes a second and brings so many bytes; returns what was due when.
-    fn play(pace: &mut Pace, silence_policy: &SilencePolicy, seconds: u32, bytes: impl Fn(u32) -> u64) -> Vec<(u32, Due)> {
+    fn play(
+        pace: &mut Pace,
+        silence_policy: &SilencePolicy,
+        seconds: u32,
+        bytes: impl Fn(u32) -> u64,
+    ) -> Vec<(u32, Due)> {
         let mut due = Vec::new();
         for second in 1..=seconds {
             pace.waited(SECOND);
@@ -256,7 +267,8 @@ mod tests {
     #[test]
     fn a_build_must_begin() {
         let mut pace = Pace::default();
-        let silence_policy = SilencePolicy { wait: Some(500 * SECOND), give_up: None, recheck: None, report: None, trickle: None };
+        let silence_policy =
+            SilencePolicy { wait: Some(500 * SECOND), give_up: None, recheck: None, report: None, trickle: None };
         pace.begin();
         assert_eq!(pace.next(&silence_policy), Some(500 * SECOND));
         // What the daemon says of its waiting does not put off the end.

@@ -4,11 +4,11 @@ use std::io::{self, Read, Write};
 use std::mem;
 use std::time::{Duration, Instant};
 
+use super::archive_import::ArchiveImport;
 use super::connection::Connection;
 use super::error::Error;
-use super::archive_import::ArchiveImport;
-use super::persisted_stream::{DeadlinePassed, PersistedStream};
 use super::pace::{Due, Pace, Progress};
+use super::persisted_stream::{DeadlinePassed, PersistedStream};
 use super::timeouts::{SilencePolicy, recheck_timeout};
 use crate::daemon::{self, Client};
 use crate::ssh::{self, Cause, Channel};

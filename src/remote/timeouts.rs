@@ -145,7 +145,8 @@ mod tests {
         let seconds = Duration::from_secs;
         let check = Some(seconds(60) + DEAD_LINK_MARGIN);
         let (trickle, wait) = (Some(seconds(300)), Some(seconds(100)));
-        let given = SilencePolicy { give_up: Some(seconds(160)), recheck: check, report: Some(seconds(50)), trickle, wait };
+        let given =
+            SilencePolicy { give_up: Some(seconds(160)), recheck: check, report: Some(seconds(50)), trickle, wait };
         assert_eq!(SilencePolicy::build(&machine, Some(seconds(100))), given);
         assert_eq!(SilencePolicy::answer(&machine, Some(seconds(100))), SilencePolicy { wait: None, ..given });
         let none = SilencePolicy { give_up: None, recheck: check, report: None, trickle, wait: Some(seconds(3600)) };
@@ -170,7 +171,10 @@ mod tests {
     fn a_borrowed_connection_is_soon_given_up() {
         let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
         for (round_trip, limit) in [(0, 1000), (50, 1200), (2000, 5000), (u64::MAX, 5000)] {
-            assert_eq!(reused_greeting_timeout(&machine, Duration::from_millis(round_trip)), Duration::from_millis(limit));
+            assert_eq!(
+                reused_greeting_timeout(&machine, Duration::from_millis(round_trip)),
+                Duration::from_millis(limit)
+            );
         }
     }
 }

@@ -11,7 +11,6 @@ pub(super) const KEX_FAILURE: i32 = -5;
 pub(super) const SOCKET_SEND: i32 = -7;
 pub(super) const KEY_EXCHANGE_FAILURE: i32 = -8;
 pub(super) const SOCKET_DISCONNECT: i32 = -13;
-pub(super) const FILE: i32 = -16;
 pub(super) const AUTHENTICATION_FAILED: i32 = -18;
 pub(super) const PUBLICKEY_UNVERIFIED: i32 = -19;
 pub(super) const CHANNEL_FAILURE: i32 = -21;
@@ -20,7 +19,6 @@ pub(super) const CHANNEL_CLOSED: i32 = -26;
 pub(super) const CHANNEL_EOF_SENT: i32 = -27;
 pub(super) const AGAIN: i32 = -37;
 pub(super) const SOCKET_RECV: i32 = -43;
-pub(super) const KEYFILE_AUTH_FAILED: i32 = -48;
 
 /// The calls of ssh2 that follow [`std::io`] hide libssh2's code; the session still knows it.
 pub(super) fn code_of(error: &io::Error, ssh: &ssh2::Session) -> ssh2::Error {

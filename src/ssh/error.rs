@@ -117,9 +117,11 @@ pub enum Cause {
     UserKeyRefused {
         user: String,
         key: PathBuf,
-        /// The key's line for `authorized_keys`, if it could be told from the file.
-        public_key: Option<String>,
+        /// The key's line for `authorized_keys`.
+        public_key: String,
     },
+    #[error("private key '{}' cannot sign: {problem}", path.display())]
+    CannotSign { path: PathBuf, problem: String },
 
     #[error("no connection to socket '{socket}': {reason}")]
     SocketRefused { socket: String, reason: String },
@@ -215,13 +217,10 @@ impl Error {
             Cause::HostKeyDiffers { offered, .. } => format!(
                 "if the machine's key has changed and you have compared the fingerprint on the machine itself: host_key = \"{offered}\""
             ),
-            Cause::UserKeyRefused { user, public_key: Some(line), .. } => {
-                format!("add this line to ~{user}/.ssh/authorized_keys on {name}: {line}")
+            Cause::UserKeyRefused { user, public_key, .. } => {
+                format!("add this line to ~{user}/.ssh/authorized_keys on {name}: {public_key}")
             }
-            Cause::UserKeyRefused { user, key, public_key: None } => format!(
-                "add the output of `ssh-keygen -y -f {}` to ~{user}/.ssh/authorized_keys on {name}",
-                key.display()
-            ),
+            Cause::CannotSign { .. } => "use another key, such as `ssh-keygen -t ed25519 -N \"\" -f FILE` makes".to_owned(),
             Cause::SocketRefused { .. } => {
                 "check that guix-daemon runs there, that 'daemon_socket' is its socket, and that sshd_config has \
                  `AllowStreamLocalForwarding yes`"

@@ -1,5 +1,6 @@
 //! What is used of libssh2 beside the crate `ssh2`: that a program may receive for it (`LIBSSH2_CALLBACK_RECV`), and so
-//! have a say in how much that is.
+//! have a say in how much that is; and that a program may sign for it (`libssh2_userauth_publickey`), so that it need
+//! not have the key.
 //!
 //! libssh2 (1.11.1) returns to its caller when there is nothing more to read, and looks at no clock and no size before.
 //! A server that never pauses keeps it in one call for as long as it likes: with lines before its version
@@ -12,9 +13,10 @@
 #![allow(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uchar, c_void};
 use std::mem::{self, MaybeUninit};
 use std::os::fd::BorrowedFd;
+use std::ptr;
 use std::slice;
 
 use rustix::io::Errno;
@@ -24,8 +26,27 @@ const LIBSSH2_CALLBACK_RECV: c_int = 6;
 
 type Receive = unsafe extern "C" fn(c_int, *mut c_void, usize, c_int, *mut *mut c_void) -> isize;
 
+/// `LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED`.
+const NOT_SIGNED: c_int = -19;
+
+type Sign =
+    unsafe extern "C" fn(*mut c_void, *mut *mut c_uchar, *mut usize, *const c_uchar, usize, *mut *mut c_void) -> c_int;
+
+/// Gives a signature of what it is given, unless it cannot.
+pub(super) type Signing<'a> = &'a mut dyn FnMut(&[u8]) -> Option<Vec<u8>>;
+
 unsafe extern "C" {
     fn libssh2_session_callback_set2(session: *mut c_void, kind: c_int, callback: Receive) -> *mut c_void;
+    fn libssh2_userauth_publickey(
+        session: *mut c_void,
+        user: *const c_char,
+        public_key: *const c_uchar,
+        length: usize,
+        sign: Sign,
+        context: *mut *mut c_void,
+    ) -> c_int;
+    /// That of the C library, which sessions of the crate `ssh2` free with.
+    fn malloc(size: usize) -> *mut c_void;
 }
 
 thread_local! {
@@ -57,6 +78,65 @@ pub(super) fn overheard<T>(heard: &mut Vec<u8>, call: impl FnOnce() -> T) -> T {
     let result = call();
     *heard = HEARD.take().unwrap_or_default();
     result
+}
+
+/// Logs in with a public key, encoded as the server is shown it, and signatures by `signing`. To be called again while it
+/// says EAGAIN.
+pub(super) fn log_in(
+    ssh: &ssh2::Session,
+    user: &CStr,
+    public_key: &[u8],
+    mut signing: Signing<'_>,
+) -> Result<(), ssh2::Error> {
+    let mut session = ssh.raw();
+    let session = &raw mut *session;
+    let mut context: *mut c_void = (&raw mut signing).cast();
+    // SAFETY: the session is alive, and nobody else uses it while the guard is held. The name ends in NUL, the key is
+    // valid for its length, and libssh2 copies from both. `sign` is what a callback of this kind has to be; it is
+    // called from within this call only, while `context` and what it points to are alive and not used here.
+    let code = unsafe {
+        libssh2_userauth_publickey(
+            session.cast(),
+            user.as_ptr(),
+            public_key.as_ptr(),
+            public_key.len(),
+            sign,
+            &raw mut context,
+        )
+    };
+    if code == 0 { Ok(()) } else { Err(ssh2::Error::from_session_error_raw(session, code)) }
+}
+
+/// Has a [`Signing`] sign for libssh2.
+///
+/// # Safety
+///
+/// `data` is valid for `data_length` bytes, `signature` and `length` are places to write to, and `*context` points to a
+/// [`Signing`] that nobody else uses.
+unsafe extern "C" fn sign(
+    _session: *mut c_void,
+    signature: *mut *mut c_uchar,
+    length: *mut usize,
+    data: *const c_uchar,
+    data_length: usize,
+    context: *mut *mut c_void,
+) -> c_int {
+    // SAFETY: as the caller promises.
+    let (signing, data) = unsafe { (&mut *(*context).cast::<Signing<'_>>(), slice::from_raw_parts(data, data_length)) };
+    let Some(signed) = signing(data) else { return NOT_SIGNED };
+    // SAFETY: any size will do; zero is avoided, for which there may be no memory to point to.
+    let memory: *mut c_uchar = unsafe { malloc(signed.len().max(1)) }.cast();
+    if memory.is_null() {
+        return NOT_SIGNED;
+    }
+    // SAFETY: the new memory has room for the signature and is not part of it; the caller gave places to write to. The
+    // memory is libssh2's from now on.
+    unsafe {
+        ptr::copy_nonoverlapping(signed.as_ptr(), memory, signed.len());
+        *signature = memory;
+        *length = signed.len();
+    }
+    0
 }
 
 /// recv(2) as libssh2 has it: minus the error number when it fails, and EAGAIN where it should only be repeated.

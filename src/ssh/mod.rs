@@ -23,4 +23,5 @@ mod tcp;
 
 pub use channel::{Channel, Output};
 pub use error::{Cause, Error, Phase};
+pub use private_key::stamp as private_key_stamp;
 pub use session::Session;

@@ -5,8 +5,16 @@
 //! user that is not listed there, since a daemon started by systemd has none.
 //!
 //! A file that belongs to the effective user and is accessible to others is refused, as OpenSSH refuses it. Read are
-//! the form of OpenSSH (PROTOCOL.key in its source) and PEM (RFC 7468, RFC 1421 for the headers of an encrypted key).
-//! Here only the outside is looked at; libssh2 takes the key itself apart.
+//! the form of OpenSSH (`openssh`) and those of PEM (`der`; RFC 7468, RFC 1421 for the headers of an encrypted key).
+//!
+//! The key does its work in libgcrypt's secure memory (`signer`), and what was read is wiped. libssh2 gets signatures,
+//! and never the key: it leaves copies of the text and of the key in memory that it has freed, and so do the package
+//! `ssh2` and OpenSSL.
+
+mod der;
+mod encoding;
+mod openssh;
+mod signer;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,34 +26,64 @@ use base64::engine::general_purpose::STANDARD;
 use rustix::process::geteuid;
 use zeroize::Zeroizing;
 
+use self::openssh::OpenSshKey;
+use self::signer::Signer;
 use super::error::Cause;
 use super::host_key;
+use crate::file_stamp::FileStamp;
+use crate::gcrypt::Secret;
 
-/// What OpenSSH calls its own form, at the beginning of the decoded file.
-const OPENSSH_MAGIC: &[u8] = b"openssh-key-v1\0";
 /// RSA keys of 16384 bits are about 13 KiB.
 const MAX: u64 = 64 << 10;
 const DEFAULT_NAMES: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
 
+/// A key that can sign.
 pub(super) struct PrivateKey {
     pub(super) path: PathBuf,
-    pub(super) text: Zeroizing<String>,
-    /// The line for `authorized_keys`, where the file tells it without the need for arithmetic.
-    pub(super) public_key: Option<String>,
+    /// Of the file that was read.
+    pub(super) stamp: FileStamp,
+    signer: Signer,
+}
+
+impl PrivateKey {
+    /// The public half, as a server is shown it.
+    pub(super) fn public(&self) -> &[u8] {
+        self.signer.public()
+    }
+
+    /// The line for `authorized_keys`.
+    pub(super) fn line(&self) -> String {
+        host_key::line(self.public())
+    }
+
+    /// Signs what a server wants to have signed for a login. The error is a message.
+    pub(super) fn sign(&self, data: &[u8]) -> Result<Vec<u8>, String> {
+        self.signer.sign(data)
+    }
 }
 
 /// Finds, reads and checks the key.
 pub(super) fn load(configured: Option<&Path>) -> Result<PrivateKey, Cause> {
-    let path = match configured {
+    let path = find(configured)?;
+    let (text, stamp) = read(&path)?;
+    let signer = parse(&path, &text)?;
+    Ok(PrivateKey { path, stamp, signer })
+}
+
+/// The stamp of the key's file; `None` if there is none.
+pub fn stamp(configured: Option<&Path>) -> Option<FileStamp> {
+    FileStamp::of(&find(configured).ok()?)
+}
+
+/// The file of the key that the machine file names, or of the default one.
+fn find(configured: Option<&Path>) -> Result<PathBuf, Cause> {
+    match configured {
         Some(path) => match path.strip_prefix("~") {
-            Ok(rest) => home_directory().ok_or(Cause::NoHome)?.join(rest),
-            Err(_) => path.to_owned(),
+            Ok(rest) => Ok(home_directory().ok_or(Cause::NoHome)?.join(rest)),
+            Err(_) => Ok(path.to_owned()),
         },
-        None => first_default(&home_directory().ok_or(Cause::NoHome)?)?,
-    };
-    let text = read(&path)?;
-    let public_key = inspect(&path, &text)?.or_else(|| public_key_beside(&path));
-    Ok(PrivateKey { path, text, public_key })
+        None => first_default(&home_directory().ok_or(Cause::NoHome)?),
+    }
 }
 
 fn first_default(home: &Path) -> Result<PathBuf, Cause> {
@@ -70,7 +108,7 @@ fn home_in(passwd: &str, user: u32) -> Option<PathBuf> {
         .filter(|home| home.is_absolute())
 }
 
-fn read(path: &Path) -> Result<Zeroizing<String>, Cause> {
+fn read(path: &Path) -> Result<(Zeroizing<String>, FileStamp), Cause> {
     let unreadable = |error| Cause::PrivateKeyUnreadable { path: path.to_owned(), error };
     let not_a_key = |found: &str| Cause::NotAPrivateKey { path: path.to_owned(), found: found.to_owned() };
     let file = File::open(path).map_err(|error| match error.kind() {
@@ -91,35 +129,52 @@ fn read(path: &Path) -> Result<Zeroizing<String>, Cause> {
     // With room for all of it: what grows leaves copies behind that nobody wipes.
     let mut text = Zeroizing::new(String::with_capacity(MAX as usize + 64));
     match file.take(MAX).read_to_string(&mut text) {
-        Ok(_) => Ok(text),
+        Ok(_) => Ok((text, FileStamp::from(&metadata))),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(not_a_key("not text")),
         Err(error) => Err(unreadable(error)),
     }
 }
 
-/// Checks that the text is a private key we can use; gives the public half's line where the form keeps it readable.
-fn inspect(path: &Path, text: &str) -> Result<Option<String>, Cause> {
+/// Takes the text of a key apart.
+fn parse(path: &Path, text: &str) -> Result<Signer, Cause> {
     let not_a_key = |found: &str| Cause::NotAPrivateKey { path: path.to_owned(), found: found.to_owned() };
     let encrypted = || Cause::PrivateKeyEncrypted { path: path.to_owned() };
-    let label = text.lines().find_map(|line| line.trim_end().strip_prefix("-----BEGIN ")?.strip_suffix("-----"));
+    let unsupported = |kind: &str| Cause::PrivateKeyUnsupported { path: path.to_owned(), kind: kind.to_owned() };
+    let mut labels = text.lines().filter_map(|line| line.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----"));
+    // Parameters of a curve may come first.
+    let first = labels.clone().next();
+    let label = labels.find(|label| label.ends_with("PRIVATE KEY")).or(first);
+    let key = |bytes: Option<Zeroizing<Vec<u8>>>, parse: fn(&[u8]) -> Option<Secret<'_>>| {
+        let strange = || not_a_key("it is damaged, or of another type than Ed25519, ECDSA and RSA");
+        let bytes = bytes.ok_or_else(strange)?;
+        signer(path, &parse(&bytes).ok_or_else(strange)?)
+    };
     match label {
         Some("OPENSSH PRIVATE KEY") => {
-            let key = OpenSshKey::parse(text).ok_or_else(|| not_a_key("damaged OpenSSH private key"))?;
-            if key.cipher != b"none" {
-                return Err(encrypted());
+            let damaged = || not_a_key("damaged OpenSSH private key");
+            let bytes = decode(text, "OPENSSH PRIVATE KEY").ok_or_else(damaged)?;
+            let key = OpenSshKey::parse(&bytes).ok_or_else(damaged)?;
+            match key.kind() {
+                _ if key.is_encrypted() => return Err(encrypted()),
+                b"ssh-ed25519" | b"ssh-rsa" => {}
+                b"ecdsa-sha2-nistp256" | b"ecdsa-sha2-nistp384" | b"ecdsa-sha2-nistp521" => {}
+                kind => return Err(unsupported(&String::from_utf8_lossy(kind))),
             }
-            let line = host_key::line(&key.public);
-            match line.split(' ').next().unwrap_or_default() {
-                "ssh-ed25519" | "ssh-rsa" | "ecdsa-sha2-nistp256" | "ecdsa-sha2-nistp384" | "ecdsa-sha2-nistp521" => {
-                    Ok(Some(line))
-                }
-                kind => Err(Cause::PrivateKeyUnsupported { path: path.to_owned(), kind: kind.to_owned() }),
-            }
+            let signer = signer(path, &key.secret().ok_or_else(damaged)?)?;
+            if signer.public() == key.public { Ok(signer) } else { Err(damaged()) }
         }
         Some("ENCRYPTED PRIVATE KEY") => Err(encrypted()),
         Some(label) if label.ends_with("PRIVATE KEY") => {
-            let is_encrypted = text.lines().any(|line| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED"));
-            if is_encrypted { Err(encrypted()) } else { Ok(None) }
+            if text.lines().any(|line| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED")) {
+                return Err(encrypted());
+            }
+            let bytes = decode(text, label);
+            match label {
+                "RSA PRIVATE KEY" => key(bytes, der::pkcs1),
+                "EC PRIVATE KEY" => key(bytes, |bytes| der::sec1(bytes, None)),
+                "PRIVATE KEY" => key(bytes, der::pkcs8),
+                other => Err(unsupported(other.trim_end_matches(" PRIVATE KEY"))),
+            }
         }
         Some(label) => Err(not_a_key(&format!("it holds a {}", label.to_lowercase()))),
         None if text.starts_with("PuTTY-User-Key-File") => Err(not_a_key("a key in the form of PuTTY")),
@@ -129,38 +184,28 @@ fn inspect(path: &Path, text: &str) -> Result<Option<String>, Cause> {
     }
 }
 
-/// The unencrypted beginning of a key in OpenSSH's form.
-struct OpenSshKey {
-    cipher: Vec<u8>,
-    public: Vec<u8>,
+fn signer(path: &Path, secret: &Secret<'_>) -> Result<Signer, Cause> {
+    let unusable = |problem| Cause::NotAPrivateKey {
+        path: path.to_owned(),
+        found: format!("libgcrypt cannot use it ({problem})"),
+    };
+    Signer::new(secret).map_err(unusable)
 }
 
-impl OpenSshKey {
-    fn parse(text: &str) -> Option<OpenSshKey> {
-        let mut body = Zeroizing::new(String::with_capacity(text.len()));
-        body.extend(
-            text.lines()
-                .map(str::trim)
-                .skip_while(|line| !line.starts_with("-----BEGIN "))
-                .skip(1)
-                .take_while(|line| !line.starts_with("-----END ")),
-        );
-        let bytes = Zeroizing::new(STANDARD.decode(body.as_bytes()).ok()?);
-        let (cipher, rest) = string(bytes.strip_prefix(OPENSSH_MAGIC)?)?;
-        let (_derivation, rest) = string(rest)?;
-        let (_derivation_options, rest) = string(rest)?;
-        let (count, rest) = rest.split_first_chunk::<4>()?;
-        if u32::from_be_bytes(*count) != 1 {
-            return None;
-        }
-        let (public, _) = string(rest)?;
-        Some(OpenSshKey { cipher: cipher.to_vec(), public: public.to_vec() })
-    }
-}
-
-fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<4>()?;
-    rest.split_at_checked(u32::from_be_bytes(*length) as usize)
+/// What the base64 under a label stands for.
+fn decode(text: &str, label: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let mut body = Zeroizing::new(String::with_capacity(text.len()));
+    body.extend(
+        text.lines()
+            .map(str::trim)
+            .skip_while(|line| line.strip_prefix("-----BEGIN ").is_none_or(|rest| !rest.starts_with(label)))
+            .skip(1)
+            .take_while(|line| !line.starts_with("-----END ")),
+    );
+    // With room for all of it, too.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(body.len()));
+    STANDARD.decode_vec(body.as_bytes(), &mut bytes).ok()?;
+    Some(bytes)
 }
 
 fn is_public_key(text: &str) -> bool {
@@ -168,16 +213,6 @@ fn is_public_key(text: &str) -> bool {
     let kind = words.next().unwrap_or_default();
     (kind.starts_with("ssh-") || kind.starts_with("ecdsa-") || kind.starts_with("sk-"))
         && words.next().is_some_and(|word| word.starts_with("AAAA"))
-}
-
-/// What the file with `.pub` added holds, without its comment.
-fn public_key_beside(path: &Path) -> Option<String> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".pub");
-    let mut text = String::new();
-    File::open(PathBuf::from(name)).ok()?.take(MAX).read_to_string(&mut text).ok()?;
-    let words: Vec<&str> = text.split_whitespace().take(2).collect();
-    is_public_key(&text).then(|| words.join(" "))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A session: connected, the server known by its key, logged in.
 
+use std::ffi::CString;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use super::host_key;
 use super::private_key::{self, PrivateKey};
 use super::proxy::Proxy;
 use super::tcp;
+use crate::file_stamp::FileStamp;
 use crate::machine::{Compressed, HostKey, HostKeyKind, Machine};
 use crate::timing::Stopwatch;
 
@@ -41,6 +43,8 @@ const NO_COMPRESSION: &str = "none";
 #[derive(Clone)]
 pub struct Session {
     driver: Arc<Driver>,
+    /// Of the file of the private key that opened it.
+    key: FileStamp,
 }
 
 impl Session {
@@ -71,7 +75,7 @@ impl Session {
         stopwatch.lap("authenticate");
         driver.log_in();
         driver.ssh().set_keepalive(true, KEEP_ALIVE_MINIMUM);
-        Ok(Session { driver: Arc::new(driver) })
+        Ok(Session { driver: Arc::new(driver), key: key.stamp })
     }
 
     /// The host key that the machine's server shows, of the first type in [`HostKeyKind::ALL`] that it has. Nothing is
@@ -124,6 +128,11 @@ impl Session {
             cause => cause,
         });
         self.channel(channel)
+    }
+
+    /// The stamp of the private key's file, as it was when it opened the session.
+    pub fn key_stamp(&self) -> &FileStamp {
+        &self.key
     }
 
     /// The socket that carries it. Whoever reads or writes there breaks the session.
@@ -244,21 +253,22 @@ fn check_host_key(driver: &Driver, machine: &Machine) -> Result<(), Cause> {
 }
 
 fn authenticate(driver: &Driver, machine: &Machine, key: &PrivateKey, limit: Deadline) -> Result<(), Cause> {
+    let refused =
+        || Cause::UserKeyRefused { user: machine.user.clone(), key: key.path.clone(), public_key: key.line() };
+    // No account has such a name.
+    let Ok(user) = CString::new(machine.user.as_str()) else { return Err(refused()) };
+    let mut problem = None;
     let result = driver.run(Kind::Negotiation, Some(limit), || {
-        driver.ssh().userauth_pubkey_memory(&machine.user, None, &key.text, None)
+        let mut sign = |data: &[u8]| key.sign(data).map_err(|error| problem = Some(error)).ok();
+        ffi::log_in(driver.ssh(), &user, key.public(), &mut sign)
     });
+    if let Some(problem) = problem {
+        return Err(Cause::CannotSign { path: key.path.clone(), problem });
+    }
     result.map_err(|cause| match cause {
         // libssh2 has this code both for a refusal and for a connection lost while it waited for the answer.
         Cause::Ssh { code: code::PUBLICKEY_UNVERIFIED, message } if message.starts_with("Waiting for") => Cause::Closed,
-        Cause::Ssh { code: code::AUTHENTICATION_FAILED | code::PUBLICKEY_UNVERIFIED, .. } => Cause::UserKeyRefused {
-            user: machine.user.clone(),
-            key: key.path.clone(),
-            public_key: key.public_key.clone(),
-        },
-        Cause::Ssh { code: code::KEYFILE_AUTH_FAILED, .. } => Cause::PrivateKeyEncrypted { path: key.path.clone() },
-        Cause::Ssh { code: code::FILE, message } => {
-            Cause::NotAPrivateKey { path: key.path.clone(), found: format!("libssh2 cannot read it ({message})") }
-        }
+        Cause::Ssh { code: code::AUTHENTICATION_FAILED | code::PUBLICKEY_UNVERIFIED, .. } => refused(),
         cause => cause,
     })
 }

@@ -6,16 +6,16 @@
 pub mod accepted;
 pub mod drain;
 pub mod health;
-pub mod throughput;
+pub mod known_outputs;
 mod lock;
 pub mod logins;
 mod other_store;
-mod record;
-pub mod warning_throttle;
-pub mod slots;
-pub mod known_outputs;
-pub mod transfers;
 pub mod queue;
+mod record;
+pub mod slots;
+pub mod throughput;
+pub mod transfers;
+pub mod warning_throttle;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,11 +23,11 @@ use std::path::{Path, PathBuf};
 pub use accepted::AcceptedBuilds;
 pub use drain::{Drain, Drained};
 pub use health::{Health, HealthRecord};
-pub use throughput::{Throughput, ThroughputRecord, LinkSpeed};
-pub use other_store::OtherStore;
-pub use slots::{SlotHolder, Slot, Slots};
 pub use known_outputs::KnownOutputs;
-pub use queue::{QueueTicket, Queue};
+pub use other_store::OtherStore;
+pub use queue::{Queue, QueueTicket};
+pub use slots::{Slot, SlotHolder, Slots};
+pub use throughput::{LinkSpeed, Throughput, ThroughputRecord};
 
 use crate::machine::Machine;
 use crate::permissions::{self, Need, files};

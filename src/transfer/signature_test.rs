@@ -10,8 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
-use super::rejected::RejectedOutput;
 use super::bundle::UNAUTHORIZED;
+use super::rejected::RejectedOutput;
 use crate::daemon::{self, Client};
 use crate::gcrypt::{self, SigningKey};
 use crate::store::export::{END_MARKER, HashingReader, HashingWriter, ITEM_MARKER, Trailer};
@@ -91,7 +91,8 @@ pub fn download<S: Read + Write>(
         if trailer.path != *path {
             return Err(RejectedOutput::OtherItem(trailer.path));
         }
-        gcrypt::verify(&trailer.signature.ok_or(RejectedOutput::NotSigned)?, &digest, acl).map_err(RejectedOutput::Signature)
+        gcrypt::verify(&trailer.signature.ok_or(RejectedOutput::NotSigned)?, &digest, acl)
+            .map_err(RejectedOutput::Signature)
     });
     match checked {
         Ok(()) => Ok(()),

@@ -46,8 +46,19 @@ pub struct SigningConnection<'a> {
 
 impl<'a> SigningConnection<'a> {
     /// None yet.
-    pub fn new(connection: &'a Connection, silence_policy: &SilencePolicy, limiter: &'a TransferLimiter<'a>) -> SigningConnection<'a> {
-        SigningConnection { connection, silence_policy: silence_policy.clone(), limiter, is_busy: false, is_put_off: false, client: None }
+    pub fn new(
+        connection: &'a Connection,
+        silence_policy: &SilencePolicy,
+        limiter: &'a TransferLimiter<'a>,
+    ) -> SigningConnection<'a> {
+        SigningConnection {
+            connection,
+            silence_policy: silence_policy.clone(),
+            limiter,
+            is_busy: false,
+            is_put_off: false,
+            client: None,
+        }
     }
 
     /// Has the daemon get ready to sign, if that saves time beside `client`, the first connection; later, if the

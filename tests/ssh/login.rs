@@ -125,6 +125,24 @@ fn every_kind_of_user_key_opens_the_account() {
     }
 }
 
+/// Signatures of RSA keys are of several kinds; the server says which it takes.
+#[test]
+fn an_rsa_key_signs_as_the_server_wants() {
+    let directory = TempDir::new().unwrap();
+    let key = directory.path().join("rsa");
+    keygen(&key, &["-t", "rsa", "-b", "2048"]);
+    for (options, setting) in [
+        (&SID, "PubkeyAcceptedAlgorithms=rsa-sha2-256"),
+        (&SID, "PubkeyAcceptedAlgorithms=rsa-sha2-512"),
+        (&BULLSEYE, "PubkeyAcceptedKeyTypes=rsa-sha2-512,ssh-rsa"),
+    ] {
+        let server = Server::start(&Options { sshd: &[setting], ..*options });
+        fs::copy(key.with_extension("pub"), server.shared().join("authorized_keys")).unwrap();
+        let machine = Machine { private_key: Some(key.clone()), ..server.machine() };
+        Session::connect(&machine).unwrap_or_else(|error| panic!("{setting}: {error}\n{}", server.log()));
+    }
+}
+
 #[test]
 fn a_key_that_is_not_authorized_is_refused_with_the_line_to_add() {
     let server = Server::start(&SID);

@@ -201,7 +201,7 @@ fn the_stream_of_a_dead_connection_gives_its_cause() {
     let connection = Connection::open(&server.machine()).unwrap();
     let mut stream = connection.daemon().unwrap();
     let silence_policy = stream.silence_policy().clone();
-    stream.set_silence_policy(SilencePolicy { give_up: Some(Duration::from_millis(100)), recheck: None, report: None });
+    stream.set_silence_policy(SilencePolicy::greeting(Duration::from_millis(100)));
     let error = stream.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     assert!(error.to_string().contains("its daemon has been silent"), "{error}");

@@ -5,11 +5,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::finding::{Finding, Outcome, Place, Remedy, Step};
 use super::remedies;
+use crate::build::{OWN_STORE, OWN_STORE_HINT};
 use crate::daemon::Client;
 use crate::error::with_causes;
 use crate::events::Bytes;
 use crate::gcrypt::{SigningKey, VerifyError};
-use crate::build::{OWN_STORE, OWN_STORE_HINT};
 use crate::local::{AclError, Directories, load_acl};
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream, Error, SilencePolicy};
@@ -166,7 +166,8 @@ impl Findings<'_> {
             Err(error) => return self.error(Step::Export, with_causes(&error), Vec::new()),
         };
         let text = format!("made on {} at {}\n", self.machine.name, now());
-        match signature_test::make(client, &text).and_then(|path| signature_test::download(client, &self.directories.store, &acl, &path))
+        match signature_test::make(client, &text)
+            .and_then(|path| signature_test::download(client, &self.directories.store, &acl, &path))
         {
             Ok(()) => self.ok(Step::Export, "this machine accepts what it signs"),
             Err(SignatureTestError::Refused(RejectedOutput::Signature(VerifyError::Unauthorized { key }))) => {

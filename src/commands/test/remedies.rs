@@ -61,7 +61,9 @@ fn of_ssh(error: &ssh::Error, machine: &Machine, directories: &Directories) -> V
             vec![Remedy::on_head(format_args!("ssh-keygen -p -N '' -f {}", quote(&path.to_string_lossy())))]
         }
         Cause::PrivateKeyUnreadable { .. } => advice(Place::Head),
-        Cause::NotAPrivateKey { .. } | Cause::PrivateKeyUnsupported { .. } => advice(Place::MachineFile),
+        Cause::NotAPrivateKey { .. } | Cause::PrivateKeyUnsupported { .. } | Cause::CannotSign { .. } => {
+            advice(Place::MachineFile)
+        }
         Cause::NameNotResolved(_) | Cause::NotSsh(_) | Cause::NoConnection { .. } => advice(Place::MachineFile),
         Cause::Proxy { .. } | Cause::TimedOut(_) => advice(Place::Head),
         Cause::ConnectionRefused { .. } => vec![
@@ -74,10 +76,10 @@ fn of_ssh(error: &ssh::Error, machine: &Machine, directories: &Directories) -> V
             Err(_) => advice(Place::MachineFile),
         },
         Cause::UserKeyRefused { user, public_key, .. } if is_user_name(user) => {
-            let authorized = public_key.as_ref().map(|line| Remedy::on_machine(authorize_login(user, line)));
+            let authorized = Remedy::on_machine(authorize_login(user, public_key));
             let unlock = Remedy::on_machine(format_args!("usermod -p '*' {user}"))
                 .provided("if the key is there already, and the account is locked ('passwd -S' says L)");
-            authorized.into_iter().chain([unlock]).collect()
+            vec![authorized, unlock]
         }
         _ => advice(Place::Machine),
     }

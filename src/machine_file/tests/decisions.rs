@@ -189,17 +189,18 @@ fn the_derivation_is_read_when_asked_for() {
     assert_eq!(warnings(&site, &decision), [""; 0]);
     let failing = DerivationReader(Arc::new(|| Err("No such file or directory".into())));
     let decision = pool.callbacks(LuaRequest { reader: Some(failing), ..request() });
-    assert_eq!(decision.accepts(A), Acceptance::Yes);
+    let unreadable = "the derivation /gnu/store/9jd3ddi4i7ymp3l9vs7vhfx7xl9wvhxz-linux-libre-6.12.3.drv cannot be read: No \
+                      such file or directory";
+    assert_eq!(decision.accepts(A), Acceptance::No(format!("accepts failed: {unreadable}")));
     assert_eq!(
         warnings(&site, &decision),
-        ["machines.lua:7: warning: accepts: the derivation \
-          /gnu/store/9jd3ddi4i7ymp3l9vs7vhfx7xl9wvhxz-linux-libre-6.12.3.drv cannot be read: No such file or \
-          directory; the default holds"]
+        [format!("machines.lua:7: warning: accepts: {unreadable}; it counts as false")]
     );
 }
 
 #[test]
 fn results_that_are_no_answer() {
+    let failed = |why: &str| Acceptance::No(format!("accepts failed: {why}"));
     for (body, verdict, warning) in [
         ("", Acceptance::Yes, "accepts: expected true or false, found nothing; it counts as true"),
         ("return nil, 'why'", Acceptance::Yes, "accepts: expected true or false, found nothing; it counts as true"),
@@ -208,15 +209,20 @@ fn results_that_are_no_answer() {
         ("return false", Acceptance::No("accepts says no".into()), ""),
         ("return false, 5", Acceptance::No("5".into()), ""),
         ("return false, 'two\\nlines'", Acceptance::No("two lines".into()), ""),
-        ("error('oh', 0)", Acceptance::Yes, "accepts: oh; the default holds"),
-        ("error()", Acceptance::Yes, "accepts: nil; the default holds"),
+        ("error('oh', 0)", failed("oh"), "accepts: oh; it counts as false"),
+        ("error()", failed("nil"), "accepts: nil; it counts as false"),
+        ("error('two\\nlines', 0)", failed("two lines"), "accepts: two lines; it counts as false"),
         (
             "error({})",
-            Acceptance::Yes,
-            "accepts: an error was raised with a table instead of a message; the default holds",
+            failed("an error was raised with a table instead of a message"),
+            "accepts: an error was raised with a table instead of a message; it counts as false",
         ),
-        ("return flase", Acceptance::Yes, "accepts: undefined global 'flase'; the default holds"),
-        ("coroutine.yield()", Acceptance::Yes, "accepts: attempt to yield from outside a coroutine; the default holds"),
+        ("return flase", failed("undefined global 'flase'"), "accepts: undefined global 'flase'; it counts as false"),
+        (
+            "coroutine.yield()",
+            failed("attempt to yield from outside a coroutine"),
+            "accepts: attempt to yield from outside a coroutine; it counts as false",
+        ),
     ] {
         let site = site(&format!("accepts = function(request, machine) {body} end"), "");
         let pool = site.load().unwrap();

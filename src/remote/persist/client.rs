@@ -11,7 +11,7 @@ use std::time::Instant;
 use log::debug;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use super::{Handshake, HANDSHAKE_TIMEOUT, CacheKey};
+use super::{CacheKey, HANDSHAKE_TIMEOUT, Handshake};
 use crate::daemon::Client;
 use crate::machine::Machine;
 use crate::permissions::files;

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use super::encoding::string;
 use super::*;
 
 /// Runs ssh-keygen with these arguments; the key is DIR/key.
@@ -38,20 +39,95 @@ fn keys_without_passphrase_are_taken_in_both_forms() {
             let (_directory, path) = key(&[kind, form, &["-N", ""]].concat());
             let key = load(Some(&path)).unwrap_or_else(|cause| panic!("{kind:?} {form:?}: {cause}"));
             let public = fs::read_to_string(path.with_extension("pub")).unwrap();
-            assert_eq!(key.public_key.unwrap(), public.trim_end().strip_suffix(" comment").unwrap());
+            assert_eq!(key.line(), public.trim_end().strip_suffix(" comment").unwrap());
         }
     }
 }
 
+/// As `openssl genpkey` writes it; ssh-keygen writes no other form than OpenSSH's.
+const ED25519_PKCS8: &str = "-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC
+-----END PRIVATE KEY-----
+";
+
+/// The example of RFC 8410.
 #[test]
-fn the_public_key_is_told_from_the_openssh_form_alone() {
-    let (_directory, path) = key(&["-t", "ed25519", "-N", ""]);
-    let public = fs::read_to_string(path.with_extension("pub")).unwrap();
-    fs::remove_file(path.with_extension("pub")).unwrap();
-    assert!(public.starts_with(&load(Some(&path)).unwrap().public_key.unwrap()));
-    let (_directory, path) = key(&["-t", "rsa", "-m", "PEM", "-N", ""]);
-    fs::remove_file(path.with_extension("pub")).unwrap();
-    assert_eq!(load(Some(&path)).unwrap().public_key, None);
+fn an_ed25519_key_in_the_form_of_pkcs8() {
+    let (_directory, path) = file(ED25519_PKCS8, 0o600);
+    let key = load(Some(&path)).unwrap_or_else(|cause| panic!("{cause}"));
+    let public = STANDARD.decode("MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=").unwrap();
+    assert_eq!(key.public()[key.public().len() - 32..], public[public.len() - 32..]);
+    assert!(key.line().starts_with("ssh-ed25519 AAAA"));
+}
+
+/// Keys without their public half are rare, and it can be computed.
+#[test]
+fn public_halves_that_are_computed_are_those_of_ssh_keygen() {
+    for bits in ["256", "384", "521"] {
+        let (_directory, path) = key(&["-t", "ecdsa", "-b", bits, "-N", ""]);
+        let bytes = decode(&fs::read_to_string(&path).unwrap(), "OPENSSH PRIVATE KEY").unwrap();
+        let openssh = OpenSshKey::parse(&bytes).unwrap();
+        let Some(Secret::Ecdsa { curve, d, .. }) = openssh.secret() else { panic!("another key") };
+        let signer = Signer::new(&Secret::Ecdsa { curve, d, public: None }).unwrap();
+        assert_eq!(signer.public(), openssh.public);
+    }
+}
+
+/// As `openssl ecparam -genkey` writes it.
+#[test]
+fn parameters_may_come_before_a_key() {
+    let (_directory, path) = key(&["-t", "ecdsa", "-b", "521", "-m", "PEM", "-N", ""]);
+    let before = load(Some(&path)).unwrap_or_else(|cause| panic!("{cause}")).line();
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("-----BEGIN EC PARAMETERS-----\nBgUrgQQAIw==\n-----END EC PARAMETERS-----\n{text}"))
+        .unwrap();
+    assert_eq!(load(Some(&path)).unwrap_or_else(|cause| panic!("{cause}")).line(), before);
+}
+
+/// What a server would have signed with this algorithm.
+fn data(algorithm: &str) -> Vec<u8> {
+    let parts: [&[u8]; 5] = [b"session", b"\x32", b"user", b"ssh-connection", b"publickey"];
+    let mut data = Vec::new();
+    for part in parts {
+        if part == b"\x32" { data.push(0x32) } else { encoding::write_string(&mut data, part) }
+    }
+    data.push(1);
+    encoding::write_string(&mut data, algorithm.as_bytes());
+    data
+}
+
+/// Servers check them in `tests/ssh/login.rs`.
+#[test]
+fn signatures_have_the_form_that_ssh_wants() {
+    let signed = |arguments: &[&str], algorithm: &str| {
+        let (_directory, path) = key(&[arguments, &["-N", ""]].concat());
+        load(Some(&path)).unwrap_or_else(|cause| panic!("{cause}")).sign(&data(algorithm))
+    };
+    assert_eq!(signed(&["-t", "ed25519"], "ssh-ed25519").unwrap().len(), 64);
+    let signature = signed(&["-t", "ecdsa", "-b", "384"], "ecdsa-sha2-nistp384").unwrap();
+    let (r, rest) = string(&signature).unwrap();
+    let (s, rest) = string(rest).unwrap();
+    assert!([r, s].iter().all(|number| (40..=49).contains(&number.len())) && rest.is_empty(), "{signature:?}");
+    for algorithm in ["rsa-sha2-512", "rsa-sha2-256", "ssh-rsa"] {
+        assert_eq!(signed(&["-t", "rsa", "-b", "2048"], algorithm).unwrap().len(), 256, "{algorithm}");
+    }
+    assert!(signed(&["-t", "rsa", "-b", "2048"], "rsa-sha3").unwrap_err().contains("unknown kind"));
+}
+
+/// A file that was put together from two.
+#[test]
+fn halves_that_do_not_belong_together_are_damaged() {
+    let text = |path: &Path| fs::read_to_string(path).unwrap();
+    let [(_one, path), (_two, other)] = [(); 2].map(|()| key(&["-t", "ed25519", "-N", ""]));
+    let [mine, others] = [&path, &other].map(|path| decode(&text(path), "OPENSSH PRIVATE KEY").unwrap());
+    let public = OpenSshKey::parse(&mine).unwrap().public;
+    let strange = OpenSshKey::parse(&others).unwrap().public;
+    let at = mine.windows(public.len()).position(|window| window == public).unwrap();
+    let mixed = [&mine[..at], strange, &mine[at + public.len()..]].concat();
+    let body = STANDARD.encode(mixed);
+    fs::write(&path, format!("-----BEGIN OPENSSH PRIVATE KEY-----\n{body}\n-----END OPENSSH PRIVATE KEY-----\n"))
+        .unwrap();
+    assert!(matches!(refusal(&path), Cause::NotAPrivateKey { .. }));
 }
 
 #[test]
@@ -101,12 +177,41 @@ fn what_is_not_a_private_key_is_said() {
 }
 
 #[test]
-fn every_cut_of_an_openssh_key_is_damaged_or_whole() {
-    let (_directory, path) = key(&["-t", "ed25519", "-N", ""]);
-    let text = fs::read_to_string(&path).unwrap();
-    assert!(OpenSshKey::parse(&text).is_some());
-    for length in 0..text.len() {
-        OpenSshKey::parse(&text[..length]);
+fn every_cut_of_a_key_is_damaged() {
+    for kind in ["ed25519", "ecdsa", "rsa"] {
+        for form in [&[][..], &["-m", "PEM"], &["-m", "PKCS8"]] {
+            let (_directory, path) = key(&[&["-t", kind][..], form, &["-N", ""]].concat());
+            let text = fs::read_to_string(&path).unwrap();
+            let label = text.lines().next().unwrap().strip_prefix("-----BEGIN ").unwrap().trim_end_matches('-');
+            let bytes = decode(&text, label).unwrap();
+            let is_whole = |bytes: &[u8]| match label {
+                "OPENSSH PRIVATE KEY" => OpenSshKey::parse(bytes).is_some_and(|key| key.secret().is_some()),
+                "RSA PRIVATE KEY" => der::pkcs1(bytes).is_some(),
+                "EC PRIVATE KEY" => der::sec1(bytes, None).is_some(),
+                _ => der::pkcs8(bytes).is_some(),
+            };
+            assert!(is_whole(&bytes), "{kind} {label}");
+            assert!((0..bytes.len()).all(|length| !is_whole(&bytes[..length])), "{kind} {label}");
+        }
+    }
+}
+
+/// Whatever stands in a key, taking it apart comes to an end.
+#[test]
+fn a_changed_byte_is_no_panic() {
+    for form in [&["-t", "ed25519"][..], &["-t", "ecdsa", "-m", "PKCS8"], &["-t", "rsa", "-b", "1024", "-m", "PEM"]] {
+        let (_directory, path) = key(&[form, &["-N", ""]].concat());
+        let text = fs::read_to_string(&path).unwrap();
+        let label = text.lines().next().unwrap().strip_prefix("-----BEGIN ").unwrap().trim_end_matches('-');
+        let bytes = decode(&text, label).unwrap();
+        for position in 0..bytes.len() {
+            for change in [1, 0x80, 0xff] {
+                let mut bytes = bytes.to_vec();
+                bytes[position] ^= change;
+                let _ = (der::pkcs1(&bytes), der::sec1(&bytes, None), der::pkcs8(&bytes));
+                let _ = OpenSshKey::parse(&bytes).map(|key| (key.kind().len(), key.secret().is_some()));
+            }
+        }
     }
 }
 

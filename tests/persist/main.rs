@@ -1,6 +1,9 @@
 //! Connections kept between hook processes: what shares one, how it ends, and what becomes of a build that loses it.
 
+#[path = "../lab/mod.rs"]
 mod lab;
+mod memory;
+mod pool;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -17,121 +20,11 @@ use offload::state::Health;
 use offload::state::health;
 use offload::status::MachineStatus;
 
-use lab::{
-    BuildResult, Direction, Drv, Entry, Host, HostOptions, LONG, Lab, Process, Proxy, Release, RunningBuild, Signal,
-    wait_until,
-};
-
-const MIB: usize = 1 << 20;
-
-/// Where the sockets of kept connections are.
-const PERSIST_DIRECTORY: &str = "/var/guix/offload/persist";
-
-/// In seconds: longer than any test.
-const FOR_LONG: i32 = 600;
+use lab::{Direction, Drv, Entry, HostOptions, LONG, Release, Signal, wait_until};
+use pool::{MIB, PERSIST_DIRECTORY, Pool, is_reused, prefer};
 
 /// What a keeper may take in memory: that of the hook which it was, and little more.
 const MODEST: u64 = 48 << 20;
-
-/// A machine behind a proxy, and the head.
-struct Pool {
-    lab: Lab,
-    machine: Host,
-    link: Proxy,
-    head: Host,
-}
-
-impl Pool {
-    fn new() -> Pool {
-        Pool::with(|machine| machine, |head| head)
-    }
-
-    fn with(machine: fn(HostOptions) -> HostOptions, head: fn(HostOptions) -> HostOptions) -> Pool {
-        let lab = Lab::new();
-        let machine = machine(lab.build_machine("b1")).start();
-        let link = lab.proxy("link", machine.ssh_address());
-        let head = head(lab.head().env("OFFLOAD_LOG", "debug")).start();
-        let pool = Pool { lab, machine, link, head };
-        pool.head.write_machines(&[pool.entry()]);
-        pool
-    }
-
-    fn entry(&self) -> Entry {
-        self.machine.entry().via(&self.link).set("keep_connection", FOR_LONG).set("compression", "none")
-    }
-
-    /// Builds on the machine, unless it fails there, without asking it how it is, which would take a connection.
-    #[track_caller]
-    fn build(&self, drv: &Drv) -> BuildResult {
-        self.start(drv).wait().succeeded()
-    }
-
-    fn start(&self, drv: &Drv) -> RunningBuild {
-        self.head.mark_healthy(self.link.name());
-        self.head.client().start(&[drv])
-    }
-
-    /// The processes that keep connections, idle and lent.
-    fn holders(&self) -> Vec<Process> {
-        let mut processes = self.head.processes();
-        processes.retain(|process| process.name == "offload-persist");
-        processes
-    }
-
-    fn sockets(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.head.path(PERSIST_DIRECTORY)).into_iter().flatten();
-        entries.map(|entry| entry.unwrap().path()).collect()
-    }
-
-    /// Waits until so many connections are kept, none of them lent.
-    #[track_caller]
-    fn await_idle(&self, count: usize) {
-        wait_until(&format!("{count} connections are kept"), LONG, || {
-            self.holders().len() == count && self.sockets().len() == count
-        });
-    }
-
-    /// Builds, and returns the process that keeps the only connection then.
-    #[track_caller]
-    fn kept_by(&self, drv: &Drv) -> Process {
-        self.build(drv);
-        self.await_idle(1);
-        self.holders().remove(0)
-    }
-
-    /// An output of the head's own, which must be signed to be imported elsewhere.
-    fn made_here(&self, name: &str, size: usize) -> Drv {
-        let drv = Drv::new(name).script(&format!("head -c {size} /dev/urandom >$out"));
-        self.head.client().no_offload().max_jobs(1).build(&[&drv]).succeeded();
-        drv
-    }
-
-    /// A build that goes on until [`Pool::let_go`].
-    fn long(&self, name: &str) -> Drv {
-        Drv::new(name).script("echo here we are; until test -e /var/lab/go; do sleep 0.05; done; echo done >$out")
-    }
-
-    fn let_go(&self) {
-        self.machine.write("/var/lab/go", "");
-    }
-
-    /// Nobody is logged in to the machine, and its daemon serves nobody.
-    fn is_left(&self) -> bool {
-        let processes = self.machine.processes();
-        let count = |name: &str| processes.iter().filter(|process| process.name.starts_with(name)).count();
-        count("sshd") == 1 && count("guix-daemon") == 1
-    }
-}
-
-/// Whether a build was done over a connection that was kept, going by its log.
-fn is_reused(result: &BuildResult) -> bool {
-    result.log.contains("debug: borrow: ")
-}
-
-/// The machine behind the proxy is the better one of two.
-fn prefer(pool: &Pool, link: Entry, near: &Host) {
-    pool.head.write_machines(&[link.set("speed", 1000), near.entry().set("keep_connection", false)]);
-}
 
 #[test]
 fn the_next_builds_use_the_connection_of_the_first() {

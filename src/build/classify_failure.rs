@@ -3,11 +3,11 @@
 use log::debug;
 
 use super::attempt::Attempt;
+use super::classify::{FailureClass, classify};
 use super::connect::connect;
 use super::inspect_hint::inspect_hint;
 use super::reach::daemon_failed;
 use super::record_health::record_success;
-use super::classify::{FailureClass, classify};
 use super::watch::BuildWatch;
 use crate::daemon::{self, Client};
 use crate::error::Failure;

@@ -1,0 +1,97 @@
+//! Private keys in the forms of PEM that have no passphrase: PKCS #1 (RFC 8017), SEC 1 (RFC 5915) and PKCS #8 (RFC 5208,
+//! RFC 8410), all of them in DER.
+//!
+//! Read are the fields that a key consists of. Attributes are left out.
+
+use crate::gcrypt::{Curve, Secret};
+
+const INTEGER: u8 = 0x02;
+const BITS: u8 = 0x03;
+const OCTETS: u8 = 0x04;
+const OBJECT: u8 = 0x06;
+const SEQUENCE: u8 = 0x30;
+/// The parameters of a key in the form of SEC 1.
+const PARAMETERS: u8 = 0xa0;
+const PUBLIC: u8 = 0xa1;
+
+const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
+const ELLIPTIC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
+const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
+
+const CURVES: [(&[u8], Curve); 3] = [
+    (&[0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7], Curve::P256),
+    (&[0x2b, 0x81, 4, 0, 0x22], Curve::P384),
+    (&[0x2b, 0x81, 4, 0, 0x23], Curve::P521),
+];
+
+/// What is left of a piece of DER.
+struct Der<'a>(&'a [u8]);
+
+impl<'a> Der<'a> {
+    /// The content of the next element, if it is of this type.
+    fn next(&mut self, tag: u8) -> Option<&'a [u8]> {
+        let (&[found, length], rest) = self.0.split_first_chunk::<2>()?;
+        let (length, rest) = match length {
+            0x80.. => {
+                // As many bytes of length follow; more than three are of no private key.
+                let (bytes, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
+                let is_usual = (1..=3).contains(&bytes.len());
+                (is_usual.then(|| bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)))?, rest)
+            }
+            _ => (usize::from(length), rest),
+        };
+        let (content, rest) = rest.split_at_checked(length)?;
+        self.0 = rest;
+        (found == tag).then_some(content)
+    }
+
+    /// The same for an element that may be left out.
+    fn optional(&mut self, tag: u8) -> Option<&'a [u8]> {
+        if self.0.first() == Some(&tag) { self.next(tag) } else { None }
+    }
+}
+
+/// `RSAPrivateKey`.
+pub(super) fn pkcs1(bytes: &[u8]) -> Option<Secret<'_>> {
+    let mut fields = Der(Der(bytes).next(SEQUENCE)?);
+    let mut number = || fields.next(INTEGER);
+    let [_version, n, e, d, p, q] = [number()?, number()?, number()?, number()?, number()?, number()?];
+    let [_exponent1, _exponent2, inverse] = [number()?, number()?, number()?];
+    Some(Secret::Rsa { n, e, d, p, q, inverse })
+}
+
+/// `ECPrivateKey`. `curve`: that of the PKCS #8 around it, where there is one.
+pub(super) fn sec1(bytes: &[u8], curve: Option<Curve>) -> Option<Secret<'_>> {
+    let mut fields = Der(Der(bytes).next(SEQUENCE)?);
+    let _version = fields.next(INTEGER)?;
+    let d = fields.next(OCTETS)?;
+    let parameters = fields.optional(PARAMETERS);
+    let public = fields.optional(PUBLIC).and_then(|bits| Der(bits).next(BITS)).and_then(|bits| bits.strip_prefix(&[0]));
+    let curve = match curve {
+        Some(curve) => curve,
+        None => curve_of(Der(parameters?).next(OBJECT)?)?,
+    };
+    // Compressed ones are not what servers know.
+    let public = public.filter(|public| public.first() == Some(&4));
+    Some(Secret::Ecdsa { curve, d, public })
+}
+
+/// `PrivateKeyInfo`.
+pub(super) fn pkcs8(bytes: &[u8]) -> Option<Secret<'_>> {
+    let mut fields = Der(Der(bytes).next(SEQUENCE)?);
+    let _version = fields.next(INTEGER)?;
+    let mut algorithm = Der(fields.next(SEQUENCE)?);
+    let key = fields.next(OCTETS)?;
+    match algorithm.next(OBJECT)? {
+        RSA => pkcs1(key),
+        ELLIPTIC => sec1(key, Some(curve_of(algorithm.next(OBJECT)?)?)),
+        ED25519 => {
+            Der(key).next(OCTETS).filter(|seed| seed.len() == 32).map(|seed| Secret::Ed25519 { seed, public: None })
+        }
+        _ => None,
+    }
+}
+
+fn curve_of(object: &[u8]) -> Option<Curve> {
+    CURVES.iter().find(|(known, _)| *known == object).map(|(_, curve)| *curve)
+}

@@ -1,0 +1,198 @@
+//! No private key is left in the memory of a process that keeps a connection: neither that of the account nor that with
+//! which the head signs.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::lab::{Drv, Process, USER_KEYS};
+use crate::pool::{PERSIST_DIRECTORY, Pool};
+
+/// How many bytes tell a secret from everything else in memory.
+const ENOUGH: usize = 12;
+
+const PAGE: usize = 4096;
+
+/// A key as `ssh-keygen` writes it, and in each of the other forms that it can be converted to.
+const FORMS: [(&str, Option<&str>); 8] = [
+    ("ed25519", None),
+    ("ecdsa", None),
+    ("ecdsa", Some("PEM")),
+    ("ecdsa", Some("PKCS8")),
+    ("rsa", None),
+    ("rsa", Some("PEM")),
+    ("rsa", Some("PKCS8")),
+    // ssh-keygen has no other form for Ed25519; this one is made below.
+    ("ed25519", Some("PKCS8")),
+];
+
+#[test]
+fn nothing_of_a_private_key_is_left_in_memory() {
+    let pool = Pool::new();
+    let mut found = Vec::new();
+    for (number, (name, form)) in FORMS.into_iter().enumerate() {
+        let original = text(&pool, &format!("{USER_KEYS}/{name}"));
+        let file = format!("/etc/guix/key-{number}");
+        write_key(&pool, name, form, &file);
+        pool.head.write_machines(&[pool.entry().set("private_key", file.as_str()).set("parallel_builds", 100)]);
+        let others: Vec<u32> = pool.holders().iter().map(|holder| holder.pid).collect();
+        // The hook signs what it sends there.
+        let made = pool.made_here(&format!("made-{number}"), 1000);
+        pool.build(&Drv::new(&format!("with-{number}")).input(&made));
+        pool.await_idle(number + 1);
+        let holder = pool.holders().into_iter().find(|holder| !others.contains(&holder.pid)).unwrap();
+
+        let mut needles = Needles::default();
+        needles.add("the name of the directory", &PERSIST_DIRECTORY.as_bytes()[..ENOUGH]);
+        for (what, secret) in secrets(&original) {
+            needles.add_number(what, &secret);
+        }
+        needles.add_number("signing key", &signing_key(&text(&pool, "/etc/guix/signing-key.sec")));
+        for line in body(&text(&pool, &file)).filter(|line| line.len() >= ENOUGH) {
+            needles.add("text", line.as_bytes());
+        }
+        needles.leave_out(&text(&pool, &format!("{USER_KEYS}/{name}.pub")));
+        let mut seen = needles.found_in(&holder);
+        // What must be there shows that the search finds something.
+        assert!(seen.remove("the name of the directory").is_some(), "{name} {form:?}: {seen:?}");
+        if !seen.is_empty() {
+            found.push((name, form, seen));
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+fn text(pool: &Pool, file: &str) -> String {
+    String::from_utf8(pool.head.read(file)).unwrap()
+}
+
+/// Makes `file` the user's key `name` in this form.
+fn write_key(pool: &Pool, name: &str, form: Option<&str>, file: &str) {
+    let from = format!("{USER_KEYS}/{name}");
+    pool.head.run("cp", &["-p", &from, file]);
+    match form {
+        None => {}
+        Some("PKCS8") if name == "ed25519" => {
+            let (_, seed) = secrets(&text(pool, &from)).remove(0);
+            // RFC 8410, with the seed at the end.
+            let der = [&[0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20], &seed[..]].concat();
+            let body = STANDARD.encode(der);
+            fs::write(
+                pool.head.path(file),
+                format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n"),
+            )
+            .unwrap();
+        }
+        Some(form) => {
+            pool.head.run("ssh-keygen", &["-q", "-p", "-N", "", "-m", form, "-f", file]);
+        }
+    }
+}
+
+/// The lines of base64.
+fn body(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| !line.starts_with('-'))
+}
+
+/// The secret numbers of a key in OpenSSH's form (PROTOCOL.key).
+fn secrets(text: &str) -> Vec<(&'static str, Vec<u8>)> {
+    let bytes = STANDARD.decode(body(text).collect::<String>()).unwrap();
+    let mut rest = bytes.strip_prefix(b"openssh-key-v1\0").unwrap();
+    // Cipher, key derivation and its options; then the number of keys.
+    (0..3).for_each(|_| drop(string(&mut rest)));
+    rest = &rest[4..];
+    let _public = string(&mut rest);
+    let private = string(&mut rest);
+    // Two numbers that are the same.
+    let mut rest = &private[8..];
+    let kind = String::from_utf8(string(&mut rest)).unwrap();
+    let mut fields = || string(&mut rest);
+    match kind.as_str() {
+        "ssh-ed25519" => {
+            let _public = fields();
+            vec![("seed", fields()[..32].to_vec())]
+        }
+        "ssh-rsa" => {
+            let [_n, _e, d, _inverse, p, q] = [(); 6].map(|()| fields());
+            vec![("d", d), ("p", p), ("q", q)]
+        }
+        _ => {
+            let [_curve, _q, d] = [(); 3].map(|()| fields());
+            vec![("d", d)]
+        }
+    }
+}
+
+/// The secret number of a signing key, which stands in its text as `(d #HEXADECIMAL#)`.
+fn signing_key(text: &str) -> Vec<u8> {
+    let (_, rest) = text.split_once("(d #").unwrap();
+    let digits = rest.split('#').next().unwrap().as_bytes();
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+}
+
+fn string(rest: &mut &[u8]) -> Vec<u8> {
+    let (length, after) = rest.split_first_chunk::<4>().unwrap();
+    let (string, after) = after.split_at(u32::from_be_bytes(*length) as usize);
+    *rest = after;
+    string.to_vec()
+}
+
+/// What is looked for, by its first bytes.
+#[derive(Default)]
+struct Needles(HashMap<[u8; ENOUGH], &'static str>);
+
+impl Needles {
+    /// Each piece of it.
+    fn add(&mut self, what: &'static str, bytes: &[u8]) {
+        for piece in bytes.windows(ENOUGH) {
+            self.0.insert(piece.try_into().unwrap(), what);
+        }
+    }
+
+    /// What may be told to everybody: in base64 some of it looks the same in the file of the private key.
+    fn leave_out(&mut self, public: &str) {
+        for piece in public.as_bytes().windows(ENOUGH) {
+            self.0.remove(piece);
+        }
+    }
+
+    /// In either order of bytes, without the zero that makes it positive.
+    fn add_number(&mut self, what: &'static str, bytes: &[u8]) {
+        let mut bytes = bytes.strip_prefix(&[0]).unwrap_or(bytes).to_vec();
+        self.add(what, &bytes);
+        bytes.reverse();
+        self.add(what, &bytes);
+    }
+
+    /// What the process has in memory that it can write to, and how much of it.
+    fn found_in(&self, process: &Process) -> HashMap<&'static str, usize> {
+        let memory = File::open(format!("/proc/{}/mem", process.pid)).unwrap();
+        let maps = fs::read_to_string(format!("/proc/{}/maps", process.pid)).unwrap();
+        let mut found = HashMap::new();
+        for line in maps.lines().filter(|line| line.contains(" rw-p ")) {
+            let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+            let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
+            let mut bytes = vec![0; (end - start) as usize];
+            for (page, offset) in bytes.chunks_mut(PAGE).zip((start..).step_by(PAGE)) {
+                // What was never used may be no memory yet.
+                let _ = memory.read_exact_at(page, offset);
+            }
+            for from in (0..bytes.len()).step_by(PAGE) {
+                let to = bytes.len().min(from + PAGE);
+                // Most of it was never used.
+                if bytes[from..to].iter().all(|byte| *byte == 0) {
+                    continue;
+                }
+                for window in bytes[from..bytes.len().min(to + ENOUGH - 1)].windows(ENOUGH) {
+                    if let Some(what) = self.0.get(window) {
+                        *found.entry(*what).or_default() += 1;
+                    }
+                }
+            }
+        }
+        found
+    }
+}
