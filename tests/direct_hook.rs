@@ -218,7 +218,7 @@ fn a_hook_that_may_open_too_few_files_declines_and_says_so() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
-    let [first, second] = instantiate(&head, ["first", "second"].map(|name| Drv::new(name)));
+    let [first, second] = instantiate(&head, ["first", "second"].map(Drv::new));
     head.write_machines(&[b1.entry()]);
 
     for limit in [14, 63] {
