@@ -8,13 +8,14 @@
 //! The build hook is one such program (`commands/build_hook.rs`), `examples/embed.rs` is another.
 
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::geteuid;
 
-use crate::build::{Build, Chosen, FailOver, LiveEnvironment};
+use crate::build::{Build, Chosen, FailOver, LiveEnvironment, end_outdated};
 use crate::error::{Failure, with_causes};
 use crate::events::Observer;
 use crate::hook::{BuildLog, HookArguments, Request};
@@ -48,13 +49,16 @@ pub struct Engine {
     /// process, and what it was given remains with this one as well. For programs that end with the build. Default
     /// false.
     pub persists_connections: bool,
+    /// Finds a process with which kept connections end (pidfd_open(2)), such as the daemon whose hook this process is.
+    /// Default: there is none.
+    pub daemon: fn() -> Option<OwnedFd>,
 }
 
 impl Engine {
     /// An engine that keeps its state below the daemon's, in `offload`.
     pub fn new(directories: Directories, arguments: HookArguments) -> Engine {
         let state = StateDirectory::new(directories.state.join(STATE));
-        Engine { directories, state, arguments, persists_connections: false }
+        Engine { directories, state, arguments, persists_connections: false, daemon: || None }
     }
 
     /// Evaluates a machine file. `extend` may add functions to the interpreter before that.
@@ -142,6 +146,12 @@ impl Consideration<'_> {
         scheduler::explain(&self.query(), &self.env())
     }
 
+    /// Ends the connections that were kept and must not be used any more: to machines that are gone, whose entries have
+    /// changed, or whose keys have.
+    pub fn end_outdated_connections(&self) {
+        end_outdated(&self.engine.state, &self.engine.directories, &self.machines);
+    }
+
     /// What would be decided: the word of the reply, and the place of the machine that would be chosen.
     pub fn predict(&self) -> (&'static str, Option<usize>) {
         scheduler::predict(&self.query(), self.may_build_locally(), &self.env())
@@ -175,15 +185,8 @@ impl Consideration<'_> {
             wait_for_slot: self.pool.settings.wait_for_slot,
             wait_for_machine: self.pool.settings.wait_for_machine,
         };
-        let (directories, state) = (&self.engine.directories, &self.engine.state);
-        let job = Build {
-            failover,
-            inputs,
-            outputs,
-            directories,
-            state,
-            persists_connections: self.engine.persists_connections,
-        };
+        let &Engine { ref directories, ref state, persists_connections, daemon, .. } = self.engine;
+        let job = Build { failover, inputs, outputs, directories, state, persists_connections, daemon };
         job.run(first, ticket, log, observer)
     }
 

@@ -103,8 +103,8 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-/// Whether `signature` is a signature of `digest` by a key on the list. The checks come in the order of the errors.
-pub fn verify(signature: &[u8], digest: &[u8; 32], acl: &Acl) -> Result<(), VerifyError> {
+/// The key on the list of which `signature` is a signature of `digest`. The checks come in the order of the errors.
+pub fn verify(signature: &[u8], digest: &[u8; 32], acl: &Acl) -> Result<PublicKey, VerifyError> {
     let signature = match Signature::parse(signature) {
         Ok(signature) => signature,
         Err(SignatureError::Sexp(error)) => return Err(VerifyError::NotSexp(error)),
@@ -120,7 +120,8 @@ pub fn verify(signature: &[u8], digest: &[u8; 32], acl: &Acl) -> Result<(), Veri
     if signature.public_key().algorithm() != Some(signature.algorithm()) {
         return Err(VerifyError::Invalid { problem: "its key is of another kind".to_owned() });
     }
-    check(&signature).map_err(|problem| VerifyError::Invalid { problem })
+    check(&signature).map_err(|problem| VerifyError::Invalid { problem })?;
+    Ok(signature.public_key().clone())
 }
 
 /// The mathematics.

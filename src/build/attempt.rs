@@ -5,6 +5,7 @@ use std::error::Error;
 
 use log::{debug, warn};
 
+use super::persist::files;
 use super::reach::{MachineLink, daemon_failed};
 use super::record_health::{record_failure, record_success};
 use super::watch::BuildWatch;
@@ -17,7 +18,7 @@ use crate::hook::BuildLog;
 use crate::hook::descriptors::PREFIX;
 use crate::local::LocalStore;
 use crate::machine::Machine;
-use crate::remote::{Connection, DaemonStream, SilencePolicy, timeouts};
+use crate::remote::{Connection, DaemonStream, SilencePolicy, persist, timeouts};
 use crate::scheduler::{self, Choice};
 use crate::state::health::{self, FRESH};
 use crate::state::logins::Logins;
@@ -42,12 +43,15 @@ impl Build<'_> {
         observer.observe(&Event::Offloading { derivation, machine: &machine.name });
         let local_store = LocalStore::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
         failpoint(Failpoint::LocalStoreOpened);
+        let files = files(self.directories);
         let attempt = Attempt {
             build: self,
             machine,
             env,
             local_store: &local_store,
+            files,
             machine_fault: Cell::default(),
+            has_wrong_signature: Cell::default(),
             reused: Cell::default(),
         };
         let downloaded = attempt.build(slot, link, log, observer)?;
@@ -73,8 +77,12 @@ pub(super) struct Attempt<'a> {
     pub(super) machine: &'a Machine,
     pub(super) env: &'a LiveEnvironment,
     local_store: &'a LocalStore<'a>,
+    /// As they were before a connection was made.
+    pub(super) files: persist::Files,
     /// What the machine is at fault for.
     machine_fault: Cell<Option<String>>,
+    /// Whether a signature that came over a connection that was borrowed is not by an authorized key.
+    has_wrong_signature: Cell<bool>,
     /// The connection that was borrowed for the build.
     reused: Cell<Option<Connection>>,
 }
@@ -109,7 +117,7 @@ impl<'a> Attempt<'a> {
             let result = self.build_over(&mut link, log, observer);
             // Then it is not the machine that is to blame.
             let has_lost_holder = result.is_err() && link.client.stream_mut().has_lost_holder();
-            let why = if has_lost_holder { self.machine_fault.take() } else { None };
+            let why = if has_lost_holder { self.machine_fault.take() } else { self.old_signature() };
             let Some(why) = why else { return result.map(|built| self.persist_best(built, link)) };
             warn!("{why}; building over a new connection");
         }
@@ -120,6 +128,15 @@ impl<'a> Attempt<'a> {
         let mut link = self.greet(link)?;
         let built = self.build_over(&mut link, log, observer)?;
         Ok(self.persist_best(built, link))
+    }
+
+    /// Why the machine is not to blame for a signature that came over a connection from before: its daemon goes on with
+    /// the key that it had then.
+    fn old_signature(&self) -> Option<String> {
+        self.has_wrong_signature.take().then(|| {
+            self.machine_fault.take();
+            "an output is signed with a key that is not authorized here, over a connection that was kept".to_owned()
+        })
     }
 
     /// Keeps the connection that is of most use to another build.
@@ -178,7 +195,10 @@ impl<'a> Attempt<'a> {
         let exporter = second.as_mut().unwrap_or(client);
         let downloaded =
             transfer::download(exporter, self.local_store, &expected, connection.compressed(), &limiter, observer)
-                .map_err(|error| self.transfer_failed("retrieving outputs", error.is_of_machine(), &error))?;
+                .map_err(|error| {
+                    self.has_wrong_signature.set(connection.is_reused() && error.is_of_key());
+                    self.transfer_failed("retrieving outputs", error.is_of_machine(), &error)
+                })?;
         if !connection.is_reused() {
             self.refresh_status(connection);
         }

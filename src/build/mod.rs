@@ -27,10 +27,12 @@ mod watch;
 pub use connect::connect;
 pub use failover::{AttemptFn, FailOver};
 pub use live_environment::LiveEnvironment;
+pub use persist::end_outdated;
 pub use reach::{MachineLink, OWN_STORE, OWN_STORE_HINT, reach};
 pub use record_health::{record_failure, record_success};
 
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 
 use crate::error::Failure;
 use crate::events::Observer;
@@ -53,6 +55,8 @@ pub struct Build<'a> {
     /// Whether connections are kept for other builds. Only in a process that does nothing else and ends with the build:
     /// it is split in two ([`kept`](crate::remote::persist)).
     pub persists_connections: bool,
+    /// Finds a process with which these end, if there is one (pidfd_open(2)).
+    pub daemon: fn() -> Option<OwnedFd>,
 }
 
 /// A machine that was chosen, by its slot and its connection.

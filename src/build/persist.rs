@@ -7,9 +7,13 @@ use super::connect::compressed;
 use super::live_environment::is_probing;
 use super::reach::MachineLink;
 use crate::daemon::Client;
-use crate::machine::Compressed;
+use crate::file_stamp::FileStamp;
+use crate::local::Directories;
+use crate::machine::{Compressed, Machine};
 use crate::remote::{DaemonStream, persist};
 use crate::scheduler::Environment;
+use crate::ssh;
+use crate::state::StateDirectory;
 use crate::state::health::Availability;
 use crate::timing::Stopwatch;
 
@@ -18,7 +22,8 @@ impl Attempt<'_> {
     /// alone is left alone in this way, too.
     pub(super) fn acquire(&self) -> Option<MachineLink> {
         let build = self.build;
-        let cache_key = self.cache_key(compressed(build.state, self.machine))?;
+        let key = ssh::private_key_stamp(self.machine.private_key.as_deref());
+        let cache_key = self.cache_key(compressed(build.state, self.machine), key)?;
         if let Availability::BackingOff { .. } = self.env.health(self.machine).availability(self.env.now()) {
             return None;
         }
@@ -37,20 +42,44 @@ impl Attempt<'_> {
 
     /// Keeps the connection over which the outputs came, if another build could use it.
     pub(super) fn persist(&self, mut client: Client<DaemonStream>) {
-        let asked = client.stream_mut().connection().asked_compression();
-        if let Some(cache_key) = self.cache_key(asked).filter(|_| !is_probing()) {
+        let connection = client.stream_mut().connection();
+        // Not those that are there now: a key may have changed meanwhile.
+        let key = connection.key_stamp().cloned();
+        if let Some(cache_key) = self.cache_key(connection.asked_compression(), key).filter(|_| !is_probing()) {
             let mut stopwatch = Stopwatch::start();
-            persist::persist(client, &cache_key);
+            persist::persist(client, &cache_key, self.build.daemon);
             stopwatch.lap("keep");
         }
     }
 
-    fn cache_key(&self, asked: Compressed) -> Option<persist::CacheKey> {
+    fn cache_key(&self, asked: Compressed, key: Option<FileStamp>) -> Option<persist::CacheKey> {
         if !self.build.persists_connections {
             return None;
         }
         let directory =
             self.build.state.persist_directory().inspect_err(|error| debug!("no connection is kept: {error}")).ok()?;
-        persist::CacheKey::new(directory, self.machine, asked, &self.options(), &self.build.directories.store)
+        let files = persist::Files { private_key: key, ..self.files.clone() };
+        persist::CacheKey::new(directory, self.machine, asked, &self.options(), &self.build.directories.store, &files)
     }
+}
+
+/// The files of this machine that every kept connection depends on, as they are now, and the private key of none.
+pub(super) fn files(directories: &Directories) -> persist::Files {
+    let key = directories.signing_key();
+    persist::Files {
+        private_key: None,
+        acl: FileStamp::of(&directories.acl()),
+        signing_key: [FileStamp::of(&key), FileStamp::of(&key.with_extension("pub"))],
+    }
+}
+
+/// Ends the connections that are kept and must not be used any more: those to machines that are not among `machines`, or
+/// whose entries, or keys, have changed since.
+pub fn end_outdated(state: &StateDirectory, directories: &Directories, machines: &[&Machine]) {
+    // Nothing is made for it.
+    let common = files(directories);
+    persist::end_outdated(&state.path().join("persist"), machines, &directories.store, |machine| persist::Files {
+        private_key: ssh::private_key_stamp(machine.private_key.as_deref()),
+        ..common.clone()
+    });
 }

@@ -24,7 +24,7 @@ use crate::engine::{Accepted, Engine};
 use crate::exit::ExitStatus;
 use crate::failpoints::{Failpoint, failpoint};
 use crate::hook::limits::{self, TooFewFiles};
-use crate::hook::{BuildLog, Descriptors, HookArguments, Reply, Request, paths, request};
+use crate::hook::{self, BuildLog, Descriptors, HookArguments, Reply, Request, paths, request};
 use crate::local::Directories;
 use crate::logging;
 use crate::machine::Machine;
@@ -83,6 +83,7 @@ fn serve(
     let arguments = HookArguments::parse(&arguments)?;
     let mut engine = Engine::new(Directories::from_environment()?, arguments);
     engine.persists_connections = true;
+    engine.daemon = hook::main_daemon;
     let store = &engine.directories.store;
     let mut reported = Reported::default();
     let mut admission = Admission::new(&engine.state);
@@ -113,6 +114,7 @@ fn serve(
             admission.accepted();
         }
         decision.reply().send(&mut &descriptors.replies)?;
+        consideration.end_outdated_connections();
         let accepted = match decision {
             Decision::Accept(choice) => Accepted::Chosen(Box::new(choice)),
             Decision::AcceptAndWait(ticket) => Accepted::Waiting(ticket),

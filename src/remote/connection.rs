@@ -11,6 +11,7 @@ use super::probe;
 use super::relay;
 use super::stream::DaemonStream;
 use super::timeouts;
+use crate::file_stamp::FileStamp;
 use crate::machine::{Compressed, Machine};
 use crate::ssh::{Cause, Channel, Output, Session};
 use crate::status::MachineStatus;
@@ -61,6 +62,12 @@ impl Connection {
     /// The machine at its other end.
     pub fn machine(&self) -> &Machine {
         &self.0.machine
+    }
+
+    /// The stamp of the private key's file, as it was when it opened this connection; `None` where another process has
+    /// the session.
+    pub fn key_stamp(&self) -> Option<&FileStamp> {
+        self.0.session.as_ref().map(Session::key_stamp)
     }
 
     /// Whether another process has the session, so that all but the stream to the daemon takes a login.

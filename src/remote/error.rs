@@ -24,6 +24,9 @@ pub enum Error {
     /// The machine has nothing to do with it.
     #[error("{machine}: the process that kept the connection to it has ended")]
     HolderDied { machine: String },
+    /// Nor with this.
+    #[error("{machine}: the process that kept the connection to it is stopped")]
+    HolderStopped { machine: String },
     /// The link is alive, and the daemon's greeting does not come, or not to its end.
     #[error("{machine}: its daemon has not greeted within {} s", limit.as_secs())]
     NotGreeted { machine: String, limit: Duration },
@@ -60,7 +63,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Ssh(error) => error.hint(),
-            Error::ReusedConnectionLost { .. } | Error::HolderDied { .. } => None,
+            Error::ReusedConnectionLost { .. } | Error::HolderDied { .. } | Error::HolderStopped { .. } => None,
             Error::NoDaemon { .. } => Some("start guix-daemon there, or correct 'daemon_socket'".to_owned()),
             Error::Silent { .. } | Error::NotGreeted { .. } => {
                 Some("see what its guix-daemon is doing, and whether it is stopped".to_owned())

@@ -1,4 +1,4 @@
-//! A stream to a machine's daemon that is borrowed from a keeper ([`kept`](super::persist)).
+//! A stream to a machine's daemon that is borrowed from a keeper ([`persist`](super::persist)).
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 
 use super::error::Error;
-use super::persist::RELEASE;
+use super::persist::{self, RELEASE};
 use crate::ssh::poll::{self, Ready};
 use crate::text::printable;
 
@@ -28,6 +28,8 @@ pub(super) struct PersistedStream {
     deadline: Option<Instant>,
     /// What the keeper said at the end, once it has come.
     last_words: Option<String>,
+    /// Whether it was found stopped, and given up.
+    is_stopped: bool,
 }
 
 /// The deadline has passed. What was to be done can be done another time.
@@ -45,12 +47,18 @@ impl std::error::Error for DeadlinePassed {}
 impl PersistedStream {
     pub(super) fn new(data: UnixStream, control: UnixStream, machine: String) -> io::Result<PersistedStream> {
         data.set_nonblocking(true)?;
-        Ok(PersistedStream { data, control, machine, deadline: None, last_words: None })
+        Ok(PersistedStream { data, control, machine, deadline: None, last_words: None, is_stopped: false })
     }
 
-    /// Whether the keeper has ended without a word, which is none of the machine's doing.
+    /// Whether the keeper has ended without a word, or is stopped, which is none of the machine's doing.
     pub(super) fn has_lost_holder(&self) -> bool {
-        self.last_words.as_ref().is_some_and(String::is_empty)
+        self.is_stopped || self.last_words.as_ref().is_some_and(String::is_empty)
+    }
+
+    /// Whether the keeper is alive as far as the kernel knows. One that is stopped passes nothing on, and says nothing.
+    pub(super) fn check(&mut self) -> Result<(), Error> {
+        self.is_stopped = persist::is_stopped(&self.control);
+        if self.is_stopped { Err(Error::HolderStopped { machine: self.machine.clone() }) } else { Ok(()) }
     }
 
     pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {

@@ -173,8 +173,17 @@ impl DaemonStream {
         }
     }
 
+    /// Whether the process that carries it still does, where there is one.
+    fn check_holder(&mut self) -> Result<(), Error> {
+        match &mut self.transport {
+            Transport::Persisted(persisted) => persisted.check(),
+            Transport::Channel(_) => Ok(()),
+        }
+    }
+
     /// Whether the daemon still answers anybody, by a second greeting.
-    fn check(&self, silence: Duration) -> Result<(), Error> {
+    fn check(&mut self, silence: Duration) -> Result<(), Error> {
+        self.check_holder()?;
         let limit = recheck_timeout(self.connection.machine(), self.silence_policy.report);
         let cause = match self.connection.daemon_within(limit) {
             Ok(stream) => match Client::connect(stream, StoreDir::default()) {
@@ -241,7 +250,10 @@ impl DaemonStream {
         match due {
             Due::NotStarted => Err(Error::NotStarted { machine: machine(), wait: self.pace.wait() }),
             Due::GiveUp if !self.pace.is_silent() => Err(Error::TooSlow { machine: machine(), bytes, time: silence }),
-            Due::GiveUp => Err(Error::Silent { machine: machine(), silence }),
+            Due::GiveUp => {
+                self.check_holder()?;
+                Err(Error::Silent { machine: self.connection.machine().address(), silence })
+            }
             Due::Line => {
                 self.say();
                 Ok(())

@@ -7,14 +7,14 @@
 //! A file that belongs to the effective user and is accessible to others is refused, as OpenSSH refuses it. Read are
 //! the form of OpenSSH (`openssh`) and those of PEM (`der`; RFC 7468, RFC 1421 for the headers of an encrypted key).
 //!
-//! The key does its work in libgcrypt's secure memory (`signer`), and what was read is wiped. libssh2 gets signatures,
+//! The key does its work in libgcrypt's secure memory (`login_key`), and what was read is wiped. libssh2 gets signatures,
 //! and never the key: it leaves copies of the text and of the key in memory that it has freed, and so do the package
 //! `ssh2` and OpenSSL.
 
 mod der;
 mod encoding;
+mod login_key;
 mod openssh;
-mod signer;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -26,8 +26,8 @@ use base64::engine::general_purpose::STANDARD;
 use rustix::process::geteuid;
 use zeroize::Zeroizing;
 
+use self::login_key::LoginKey;
 use self::openssh::OpenSshKey;
-use self::signer::Signer;
 use super::error::Cause;
 use super::host_key;
 use crate::file_stamp::FileStamp;
@@ -42,13 +42,13 @@ pub(super) struct PrivateKey {
     pub(super) path: PathBuf,
     /// Of the file that was read.
     pub(super) stamp: FileStamp,
-    signer: Signer,
+    key: LoginKey,
 }
 
 impl PrivateKey {
     /// The public half, as a server is shown it.
     pub(super) fn public(&self) -> &[u8] {
-        self.signer.public()
+        self.key.public()
     }
 
     /// The line for `authorized_keys`.
@@ -58,7 +58,7 @@ impl PrivateKey {
 
     /// Signs what a server wants to have signed for a login. The error is a message.
     pub(super) fn sign(&self, data: &[u8]) -> Result<Vec<u8>, String> {
-        self.signer.sign(data)
+        self.key.sign(data)
     }
 }
 
@@ -66,8 +66,8 @@ impl PrivateKey {
 pub(super) fn load(configured: Option<&Path>) -> Result<PrivateKey, Cause> {
     let path = find(configured)?;
     let (text, stamp) = read(&path)?;
-    let signer = parse(&path, &text)?;
-    Ok(PrivateKey { path, stamp, signer })
+    let key = parse(&path, &text)?;
+    Ok(PrivateKey { path, stamp, key })
 }
 
 /// The stamp of the key's file; `None` if there is none.
@@ -136,7 +136,7 @@ fn read(path: &Path) -> Result<(Zeroizing<String>, FileStamp), Cause> {
 }
 
 /// Takes the text of a key apart.
-fn parse(path: &Path, text: &str) -> Result<Signer, Cause> {
+fn parse(path: &Path, text: &str) -> Result<LoginKey, Cause> {
     let not_a_key = |found: &str| Cause::NotAPrivateKey { path: path.to_owned(), found: found.to_owned() };
     let encrypted = || Cause::PrivateKeyEncrypted { path: path.to_owned() };
     let unsupported = |kind: &str| Cause::PrivateKeyUnsupported { path: path.to_owned(), kind: kind.to_owned() };
@@ -147,7 +147,7 @@ fn parse(path: &Path, text: &str) -> Result<Signer, Cause> {
     let key = |bytes: Option<Zeroizing<Vec<u8>>>, parse: fn(&[u8]) -> Option<Secret<'_>>| {
         let strange = || not_a_key("it is damaged, or of another type than Ed25519, ECDSA and RSA");
         let bytes = bytes.ok_or_else(strange)?;
-        signer(path, &parse(&bytes).ok_or_else(strange)?)
+        login_key(path, &parse(&bytes).ok_or_else(strange)?)
     };
     match label {
         Some("OPENSSH PRIVATE KEY") => {
@@ -160,8 +160,8 @@ fn parse(path: &Path, text: &str) -> Result<Signer, Cause> {
                 b"ecdsa-sha2-nistp256" | b"ecdsa-sha2-nistp384" | b"ecdsa-sha2-nistp521" => {}
                 kind => return Err(unsupported(&String::from_utf8_lossy(kind))),
             }
-            let signer = signer(path, &key.secret().ok_or_else(damaged)?)?;
-            if signer.public() == key.public { Ok(signer) } else { Err(damaged()) }
+            let own = login_key(path, &key.secret().ok_or_else(damaged)?)?;
+            if own.public() == key.public { Ok(own) } else { Err(damaged()) }
         }
         Some("ENCRYPTED PRIVATE KEY") => Err(encrypted()),
         Some(label) if label.ends_with("PRIVATE KEY") => {
@@ -184,12 +184,12 @@ fn parse(path: &Path, text: &str) -> Result<Signer, Cause> {
     }
 }
 
-fn signer(path: &Path, secret: &Secret<'_>) -> Result<Signer, Cause> {
+fn login_key(path: &Path, secret: &Secret<'_>) -> Result<LoginKey, Cause> {
     let unusable = |problem| Cause::NotAPrivateKey {
         path: path.to_owned(),
         found: format!("libgcrypt cannot use it ({problem})"),
     };
-    Signer::new(secret).map_err(unusable)
+    LoginKey::new(secret).map_err(unusable)
 }
 
 /// What the base64 under a label stands for.

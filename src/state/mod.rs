@@ -4,23 +4,26 @@
 //! several entries of the machine file for one host share it.
 
 pub mod accepted;
+pub mod accepted_keys;
 pub mod drain;
 pub mod health;
-pub mod known_outputs;
 mod lock;
 pub mod logins;
 mod other_store;
-pub mod queue;
 mod record;
-pub mod slots;
 pub mod throughput;
-pub mod transfers;
 pub mod warning_throttle;
+
+pub mod known_outputs;
+pub mod queue;
+pub mod slots;
+pub mod transfers;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub use accepted::AcceptedBuilds;
+pub use accepted_keys::AcceptedKeys;
 pub use drain::{Drain, Drained};
 pub use health::{Health, HealthRecord};
 pub use known_outputs::KnownOutputs;
@@ -60,6 +63,12 @@ impl StateDirectory {
         let path = self.0.join("persist");
         create_directory(&path)?;
         Ok(path)
+    }
+
+    /// The directory itself, created if needed.
+    fn shared(&self) -> Result<&Path, StateError> {
+        create_directory(&self.0)?;
+        Ok(&self.0)
     }
 
     /// The directory of one host, created if needed.

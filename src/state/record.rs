@@ -1,6 +1,6 @@
-//! A record of one host: a value as JSON, in a file that is replaced as a whole.
+//! A record of one host, or of all of them: a value as JSON, in a file that is replaced as a whole.
 //!
-//! `NAME.json` in the host's state directory is read, changed and written under the lock `NAME.lock`, so that no change
+//! `NAME.json` in its state directory is read, changed and written under the lock `NAME.lock`, so that no change
 //! of one process undoes another's. A reader needs no lock: it sees the old value or the new one, also after a kill.
 //! What cannot be read, or makes no sense, counts as nothing.
 
@@ -25,6 +25,11 @@ impl<T: Serialize + DeserializeOwned> Record<T> {
     /// The record `name` of the host that `machine` describes.
     pub fn of(state: &StateDirectory, machine: &Machine, name: &str) -> Result<Record<T>, StateError> {
         Ok(Record { path: state.of(machine)?.join(format!("{name}.json")), _value: PhantomData })
+    }
+
+    /// The record `name` of all hosts together.
+    pub fn shared(state: &StateDirectory, name: &str) -> Result<Record<T>, StateError> {
+        Ok(Record { path: state.shared()?.join(format!("{name}.json")), _value: PhantomData })
     }
 
     /// The file.

@@ -20,24 +20,27 @@ use std::collections::BTreeSet;
 use std::io::{self, BufRead, Read, Write};
 use std::time::{Duration, Instant};
 
+use log::debug;
+
 use super::limiter::{SlotRequest, TransferLimiter};
 use super::meter::{Direction, ThroughputMeter};
 use super::rejected::RejectedOutput;
 use crate::daemon::{self, Client};
 use crate::events::{Event, Observer};
 use crate::failpoints::{Failpoint, failpoint};
-use crate::gcrypt;
+use crate::gcrypt::{self, VerifyError};
 use crate::local::LocalStore;
 use crate::local::{
     AclError, FixedError, ReadDerivationError, RestoreError, Staging, check_fixed_output, load_acl, read_derivation,
 };
 use crate::machine::Compressed;
 use crate::state::transfers::TransferSlot;
+use crate::state::{AcceptedKeys, StateDirectory};
 use crate::store::derivation::FixedOutput;
 use crate::store::export::{HashingReader, Trailer};
 use crate::store::nar::{self, NarError};
 use crate::store::path::StorePath;
-use crate::store::signature::Acl;
+use crate::store::signature::{Acl, PublicKey};
 use crate::timing::{Pieces, Stopwatch};
 
 /// How many bytes arrive between two events.
@@ -85,6 +88,12 @@ pub enum DownloadError {
 }
 
 impl DownloadError {
+    /// Whether a signature is by a key that is not authorized, or not any more.
+    pub fn is_of_key(&self) -> bool {
+        let DownloadError::Refused { cause, .. } = self else { return false };
+        matches!(**cause, RejectedOutput::Revoked(_) | RejectedOutput::Signature(VerifyError::Unauthorized { .. }))
+    }
+
     /// Whether another machine may do better.
     pub fn is_of_machine(&self) -> bool {
         match self {
@@ -140,10 +149,13 @@ pub fn download<'a, S: Read + Write>(
             receive(progress, local_store, output, &allowed, derivation.fixed_output(), &acl, &staging)
         });
         match exported {
-            Ok(()) => staged.push(staging),
+            Ok(signing_connection) => {
+                record_speed(limiter.state, &signing_connection);
+                staged.push(staging);
+            }
             Err(daemon::ExportError::Daemon(error)) => return Err(DownloadError::Machine(error)),
             Err(daemon::ExportError::Consumer(Received::Refused(cause))) => {
-                let machine = machine.to_owned();
+                let (machine, cause) = (machine.to_owned(), revoked(limiter.state, cause));
                 return Err(DownloadError::Refused { output: output.clone(), machine, cause: Box::new(cause) });
             }
             Err(daemon::ExportError::Consumer(Received::NotRestored(cause))) => {
@@ -153,6 +165,25 @@ pub fn download<'a, S: Read + Write>(
     }
     meter.end(Direction::Receiving, expected.outputs.len(), SIGNING, limiter, compressed);
     Ok(Downloaded { local_store, staged })
+}
+
+/// Notes who signs. What cannot be noted only makes a message worse.
+fn record_speed(state: &StateDirectory, signing_connection: &PublicKey) {
+    if let Err(error) = AcceptedKeys::of(state).and_then(|keys| keys.remember(signing_connection)) {
+        debug!("who signs is not remembered: {error}");
+    }
+}
+
+/// The same refusal, or that of a key which was authorized before.
+fn revoked(state: &StateDirectory, rejected: RejectedOutput) -> RejectedOutput {
+    match rejected {
+        RejectedOutput::Signature(VerifyError::Unauthorized { key })
+            if AcceptedKeys::of(state).is_ok_and(|keys| keys.has(&key)) =>
+        {
+            RejectedOutput::Revoked(key)
+        }
+        other => other,
+    }
 }
 
 /// Waits for a turn, without letting the connection fall silent.
@@ -185,7 +216,7 @@ impl<T: Into<RejectedOutput>> From<T> for Received {
     }
 }
 
-/// Reads one item to its end, and restores it. `fixed`: what it must be, if that is known beforehand.
+/// Reads one item to its end, restores it, and gives the key that signed it. `fixed`: what it must be, if that is known beforehand.
 fn receive<R: Read>(
     item: R,
     local_store: &LocalStore<'_>,
@@ -194,7 +225,7 @@ fn receive<R: Read>(
     fixed: Option<&FixedOutput>,
     acl: &Acl,
     staging: &Staging<'_>,
-) -> Result<(), Received> {
+) -> Result<PublicKey, Received> {
     let mut stopwatch = Stopwatch::start();
     let mut reader = HashingReader::new(Fetch { item, waiting: Pieces::default() });
     reader.reset();
@@ -222,7 +253,7 @@ fn receive<R: Read>(
         return Err(RejectedOutput::Reference(stray).into());
     }
     let signature = trailer.signature.ok_or(RejectedOutput::NotSigned)?;
-    gcrypt::verify(&signature, &digest, acl).map_err(RejectedOutput::Signature)?;
+    let signing_connection = gcrypt::verify(&signature, &digest, acl).map_err(RejectedOutput::Signature)?;
     stopwatch.lap("verify");
     if let Some(fixed) = fixed {
         check_fixed_output(staging, &nar_hash, fixed).map_err(|error| match error {
@@ -234,7 +265,7 @@ fn receive<R: Read>(
         })?;
     }
     failpoint(Failpoint::Verified);
-    Ok(())
+    Ok(signing_connection)
 }
 
 /// Measures how long it is waited for.

@@ -5,6 +5,7 @@ use crate::local::FixedError;
 use crate::store::export::ExportError;
 use crate::store::nar::NarError;
 use crate::store::path::StorePath;
+use crate::store::signature::PublicKey;
 
 /// Why what arrived is not acceptable.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,9 @@ pub enum RejectedOutput {
     NotSigned,
     #[error("{}", signature_problem(.0))]
     Signature(VerifyError),
+    /// The remedy for other keys would be wrong for this one.
+    #[error("it is signed with a key that was authorized here before and is not any more: {0}")]
+    Revoked(PublicKey),
     #[error(transparent)]
     Fixed(FixedError),
 }

@@ -92,7 +92,8 @@ pub fn download<S: Read + Write>(
             return Err(RejectedOutput::OtherItem(trailer.path));
         }
         gcrypt::verify(&trailer.signature.ok_or(RejectedOutput::NotSigned)?, &digest, acl)
-            .map_err(RejectedOutput::Signature)
+            .map_err(RejectedOutput::Signature)?;
+        Ok(())
     });
     match checked {
         Ok(()) => Ok(()),

@@ -14,7 +14,7 @@ use crate::local::{AclError, Directories, load_acl};
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream, Error, SilencePolicy};
 use crate::ssh::Phase;
-use crate::state::{Drain, Slots, StateDirectory, health};
+use crate::state::{AcceptedKeys, Drain, Slots, StateDirectory, health};
 use crate::status::MachineStatus;
 use crate::store::signature::Acl;
 use crate::transfer::RejectedOutput;
@@ -25,12 +25,12 @@ const CLOCK_TOLERANCE: f64 = 60.0;
 
 /// Checks one machine.
 pub fn check(machine: &Machine, directories: &Directories, state: &StateDirectory) -> Vec<Finding> {
-    let mut findings = Findings { found: Vec::new(), machine, directories };
+    let mut findings = Findings { found: Vec::new(), machine, directories, state };
     match Connection::open(machine) {
         Ok(connection) => findings.connected(&connection),
         Err(error) => findings.not_reached(&error, None),
     }
-    findings.slots(state);
+    findings.slots();
     findings.found
 }
 
@@ -38,6 +38,7 @@ struct Findings<'a> {
     found: Vec<Finding>,
     machine: &'a Machine,
     directories: &'a Directories,
+    state: &'a StateDirectory,
 }
 
 impl Findings<'_> {
@@ -74,6 +75,7 @@ impl Findings<'_> {
             | Error::NotStarted { .. }
             | Error::Unresponsive { .. }
             | Error::ReusedConnectionLost { .. }
+            | Error::HolderStopped { .. }
             | Error::HolderDied { .. } => Step::Daemon,
         };
         self.passed(step);
@@ -170,6 +172,11 @@ impl Findings<'_> {
             .and_then(|path| signature_test::download(client, &self.directories.store, &acl, &path))
         {
             Ok(()) => self.ok(Step::Export, "this machine accepts what it signs"),
+            Err(SignatureTestError::Refused(RejectedOutput::Signature(VerifyError::Unauthorized { key })))
+                if AcceptedKeys::of(self.state).is_ok_and(|keys| keys.has(&key)) =>
+            {
+                self.error(Step::Export, RejectedOutput::Revoked(key), Vec::new());
+            }
             Err(SignatureTestError::Refused(RejectedOutput::Signature(VerifyError::Unauthorized { key }))) => {
                 let text = "its signing key is not authorized here, so nothing it builds would be accepted";
                 self.error(Step::Export, text, vec![Remedy::on_head(remedies::authorize(&key))]);
@@ -216,8 +223,8 @@ impl Findings<'_> {
         }
     }
 
-    fn slots(&mut self, state: &StateDirectory) {
-        let machine = self.machine;
+    fn slots(&mut self) {
+        let (machine, state) = (self.machine, self.state);
         let taken = match Slots::of(state, machine).and_then(|slots| slots.taken()) {
             Ok(taken) => format!("{} of {} taken", taken.len(), machine.parallel_builds),
             Err(error) => return self.error(Step::Slots, error, vec![remedies::be_the_daemon()]),

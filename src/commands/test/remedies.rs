@@ -39,7 +39,10 @@ pub fn of_connecting(
         Error::NotGreeted { .. } | Error::Silent { .. } | Error::Unresponsive { .. } => vec![restart_daemon()],
         Error::TooSlow { .. } => error.hint().map(|hint| Remedy::advice(Place::Machine, hint)).into_iter().collect(),
         // Of builds alone.
-        Error::ReusedConnectionLost { .. } | Error::HolderDied { .. } | Error::NotStarted { .. } => Vec::new(),
+        Error::ReusedConnectionLost { .. }
+        | Error::HolderDied { .. }
+        | Error::HolderStopped { .. }
+        | Error::NotStarted { .. } => Vec::new(),
     }
 }
 

@@ -1,17 +1,15 @@
 //! The borrower's side: finding a kept connection.
 
-use std::io::{self, ErrorKind, IoSlice, Read};
-use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process;
 use std::time::Instant;
 
 use log::debug;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use super::{CacheKey, HANDSHAKE_TIMEOUT, Handshake};
+use super::message::{Handshake, Request};
+use super::{ALL_WITHIN, ANSWER_WITHIN, CacheKey, peer};
 use crate::daemon::Client;
 use crate::machine::Machine;
 use crate::permissions::files;
@@ -23,8 +21,8 @@ use crate::store::path::StoreDir;
 /// Borrows a connection to the daemon of `machine`, if one is kept. Whether the daemon still answers shows with the
 /// first request.
 pub fn acquire(cache_key: &CacheKey, machine: &Machine, store: &StoreDir) -> Option<Client<DaemonStream>> {
-    let until = Instant::now() + HANDSHAKE_TIMEOUT;
-    let mut sockets = cache_key.sockets(&cache_key.prefix);
+    let until = Instant::now() + ALL_WITHIN;
+    let mut sockets = cache_key.sockets();
     if !sockets.is_empty() {
         // So that those who come at the same time try different ones first.
         let first = process::id() as usize % sockets.len();
@@ -38,29 +36,29 @@ pub fn acquire(cache_key: &CacheKey, machine: &Machine, store: &StoreDir) -> Opt
         }
         Err(error) => {
             debug!("{}: {error}", socket.display());
-            if error.kind() == ErrorKind::ConnectionRefused {
-                // Its keeper was killed. Whoever removes it first has removed it.
-                let _ = files::remove(socket);
-            }
             None
         }
     })
 }
 
 fn ask(socket: &Path, machine: &Machine, until: Instant) -> io::Result<(PersistedStream, Handshake)> {
-    let left = until.saturating_duration_since(Instant::now());
+    let left = until.saturating_duration_since(Instant::now()).min(ANSWER_WITHIN);
     if left.is_zero() {
         return Err(ErrorKind::TimedOut.into());
     }
-    let mut control = files::connect(socket)?;
+    let control = peer::connect(socket)?;
     let (ours, theirs) = UnixStream::pair()?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [theirs.as_fd()];
-    ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-    sendmsg(&control, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Request::Lend(theirs).send(&control)?;
     control.set_read_timeout(Some(left))?;
     let mut answer = [0; Handshake::LENGTH];
-    control.read_exact(&mut answer)?;
-    Ok((PersistedStream::new(ours, control, machine.address())?, Handshake::from_bytes(answer)))
+    if let Err(error) = (&control).read_exact(&mut answer) {
+        if error.kind() == ErrorKind::WouldBlock {
+            // Nobody else is to wait for it. If it was only slow it makes another socket.
+            let _ = files::remove(socket);
+        }
+        return Err(error);
+    }
+    let unknown = || io::Error::new(ErrorKind::InvalidData, "it answers in another version of the protocol");
+    let answer = Handshake::from_bytes(answer).ok_or_else(unknown)?;
+    Ok((PersistedStream::new(ours, control, machine.address())?, answer))
 }

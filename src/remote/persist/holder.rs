@@ -1,10 +1,11 @@
 //! The keeper's side: a process that holds a connection and lends it.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::OpenOptions;
-use std::io::{self, ErrorKind, IoSliceMut, Read, Write};
-use std::mem::{self, MaybeUninit};
-use std::os::fd::BorrowedFd;
+use std::io::{self, ErrorKind, Read, Write};
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
@@ -12,13 +13,14 @@ use std::process;
 use std::time::Instant;
 
 use log::debug;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::epoll;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::ffi::{self, Side};
-use super::{CacheKey, HANDSHAKE_TIMEOUT, Handshake, MAX_AGE, RELEASE};
+use super::message::{Handshake, RELEASE, Request};
+use super::{CacheKey, HANDSHAKE_TIMEOUT, MAX_AGE, peer};
 use crate::daemon::Client;
 use crate::permissions::files;
 use crate::remote::DaemonStream;
@@ -32,13 +34,14 @@ const NAME: &CStr = c"offload-persist";
 const BUFFER: usize = 64 << 10;
 
 /// Keeps the connection behind `client`, whose last reply has been read, for the next build: gives it back to its
-/// keeper, or becomes two processes and leaves it to the other one. A connection that cannot be kept ends.
+/// keeper, or becomes two processes and leaves it to the other one. A connection that cannot be kept ends. `daemon` finds
+/// a process with which the other one ends (pidfd_open(2)).
 ///
 /// The process must not be in the midst of anything in another thread that the child would come by (`ffi`).
-pub fn persist(client: Client<DaemonStream>, cache_key: &CacheKey) {
+pub fn persist(client: Client<DaemonStream>, cache_key: &CacheKey, daemon: fn() -> Option<OwnedFd>) {
     let (version, round_trip) = (client.version(), client.round_trip());
     let Some(stream) = client.into_stream().filter(DaemonStream::is_between_replies) else { return };
-    if cache_key.waiting() >= cache_key.most {
+    if cache_key.are_waiting(cache_key.most) {
         return;
     }
     let (channel, connection) = match stream.into_parts() {
@@ -47,14 +50,17 @@ pub fn persist(client: Client<DaemonStream>, cache_key: &CacheKey) {
     };
     let Ok(session) = connection.session() else { return };
     let answer = Handshake { version, compressed: connection.compressed(), round_trip };
+    let daemon = daemon();
+    let daemon = daemon.as_ref().map(AsFd::as_fd);
     match ffi::split() {
         // The session is the child's now, and must not be taken leave of here.
         Ok(Side::Parent) => mem::forget((channel, connection, session)),
         Ok(Side::Child) => {
             log::set_max_level(log::LevelFilter::Off);
-            let holder = Holder { channel, answer, cache_key, start: Instant::now() };
+            let holder = Holder { channel, answer, cache_key, daemon, start: Instant::now() };
+            let kept: Vec<BorrowedFd<'_>> = [Some(session.socket()), daemon].into_iter().flatten().collect();
             // Nobody hears why it ends; the next build makes a connection of its own.
-            let _ = panic::catch_unwind(AssertUnwindSafe(|| detach(session.socket()).and_then(|()| holder.run())));
+            let _ = panic::catch_unwind(AssertUnwindSafe(|| detach(&kept).and_then(|()| holder.run())));
             ffi::exit();
         }
         Err(error) => debug!("no process to keep the connection: {error}"),
@@ -62,8 +68,8 @@ pub fn persist(client: Client<DaemonStream>, cache_key: &CacheKey) {
 }
 
 /// Leaves all behind that belongs to the hook and to the daemon that started it.
-fn detach(session: BorrowedFd<'_>) -> io::Result<()> {
-    ffi::close_others(session);
+fn detach(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    ffi::close_others(kept);
     rustix::thread::set_name(NAME)?;
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
@@ -73,6 +79,7 @@ fn detach(session: BorrowedFd<'_>) -> io::Result<()> {
     rustix::process::chdir("/")?;
     // The socket is for the same user.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    ffi::end_at_sigterm();
     Ok(())
 }
 
@@ -81,6 +88,7 @@ struct Holder<'a> {
     channel: Channel,
     answer: Handshake,
     cache_key: &'a CacheKey,
+    daemon: Option<BorrowedFd<'a>>,
     start: Instant,
 }
 
@@ -88,12 +96,12 @@ impl Holder<'_> {
     /// Lends the connection until it is not worth keeping any more.
     fn run(mut self) -> io::Result<()> {
         for number in 0.. {
-            let listening_socket = ListeningSocket::make(self.cache_key.own_socket(number))?;
+            let listening_socket = ListeningSocket::make(self.cache_key.own_socket(number), self.daemon)?;
             // Several may have begun at the same time. The last of them sees all. Later on those who give back look.
-            if number == 0 && self.cache_key.waiting() > self.cache_key.most {
+            if number == 0 && self.cache_key.are_waiting(self.cache_key.most.saturating_add(1)) {
                 break;
             }
-            let Some((mut control, data)) = self.wait(&listening_socket) else { break };
+            let Some((mut control, data)) = self.wait(&listening_socket)? else { break };
             // Nobody else finds it now, and those who have just connected see the end.
             drop(listening_socket);
             if control.write_all(&self.answer.to_bytes()).is_ok() && !self.lend(&mut control, data) {
@@ -104,25 +112,29 @@ impl Holder<'_> {
     }
 
     /// Waits for a borrower. `None`: none came, or the connection is over.
-    fn wait(&mut self, listening_socket: &ListeningSocket) -> Option<(UnixStream, UnixStream)> {
+    fn wait(&mut self, listening_socket: &ListeningSocket) -> io::Result<Option<(UnixStream, UnixStream)>> {
         let until = (Instant::now() + self.cache_key.idle).min(self.start + MAX_AGE);
         self.channel.set_deadline(Some(until));
         loop {
             // Whatever arrives now was not asked for, and is the end: of the time, of the connection, or of its use.
-            match self.channel.read_beside(&mut [0], &PollFd::new(&listening_socket.listener, PollFlags::IN)) {
+            match self.channel.read_beside(&mut [0], &PollFd::new(&listening_socket.events, PollFlags::IN)) {
                 Ok(None) => {}
-                _ => return None,
+                _ => return Ok(None),
             }
-            match listening_socket.listener.accept() {
-                Ok((control, _)) => {
-                    if let Ok(data) = receive(&control) {
-                        return Some((control, data));
-                    }
-                }
+            if self.daemon.is_some_and(has_ended) {
+                return Ok(None);
+            }
+            let control = match listening_socket.listener.accept() {
+                Ok((control, _)) => control,
                 // Who had connected is gone.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
                 // It would be there to be accepted again at once.
-                Err(_) => return None,
+                Err(error) => return Err(error),
+            };
+            match receive(&control) {
+                Ok(Request::Lend(data)) => return Ok(Some((control, data))),
+                Ok(Request::End) => return Ok(None),
+                Err(_) => {}
             }
         }
     }
@@ -214,17 +226,25 @@ impl Holder<'_> {
 struct ListeningSocket {
     listener: UnixListener,
     socket: PathBuf,
+    /// Ready when somebody has connected, or the daemon has ended.
+    events: OwnedFd,
 }
 
 impl ListeningSocket {
-    fn make(socket: PathBuf) -> io::Result<ListeningSocket> {
+    fn make(socket: PathBuf, daemon: Option<BorrowedFd<'_>>) -> io::Result<ListeningSocket> {
         // It gets its name when somebody listens: one without is taken for that of a keeper that was killed.
         let unnamed = socket.with_file_name(format!(".{}", process::id()));
         let _ = files::remove(&unnamed);
         let listener = files::listen(&unnamed)?;
         listener.set_nonblocking(true)?;
+        let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&events, &listener, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+        if let Some(daemon) = daemon {
+            epoll::add(&events, daemon, epoll::EventData::new_u64(1), epoll::EventFlags::IN)?;
+        }
+        ffi::remove_at_end(CString::new(socket.as_os_str().as_bytes())?);
         files::rename(&unnamed, &socket)?;
-        Ok(ListeningSocket { listener, socket })
+        Ok(ListeningSocket { listener, socket, events })
     }
 }
 
@@ -232,23 +252,25 @@ impl Drop for ListeningSocket {
     fn drop(&mut self) {
         // What is left is removed by those who find nobody behind it.
         let _ = files::remove(&self.socket);
+        ffi::remove_nothing_at_end();
     }
 }
 
-/// The descriptor that a borrower sends.
-pub(super) fn receive(control: &UnixStream) -> io::Result<UnixStream> {
+/// Whether a process has ended, by its descriptor.
+fn has_ended(process: BorrowedFd<'_>) -> bool {
+    let mut wanted = [PollFd::from_borrowed_fd(process, PollFlags::IN)];
+    matches!(poll(&mut wanted, Some(&Timespec::default())), Ok(1..))
+}
+
+/// What somebody who has connected wants.
+fn receive(control: &UnixStream) -> io::Result<Request<UnixStream>> {
+    if !peer::may_ask(control) {
+        return Err(ErrorKind::PermissionDenied.into());
+    }
     control.set_nonblocking(false)?;
     control.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
     control.set_write_timeout(Some(HANDSHAKE_TIMEOUT))?;
-    let mut byte = [0];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    recvmsg(control, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    let descriptor = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
-    });
-    descriptor.map(UnixStream::from).ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "no descriptor"))
+    Request::receive(control)
 }
 
 /// Whether the borrower, which has ended, has said that the connection can be used again.

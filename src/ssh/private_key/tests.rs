@@ -68,8 +68,8 @@ fn public_halves_that_are_computed_are_those_of_ssh_keygen() {
         let bytes = decode(&fs::read_to_string(&path).unwrap(), "OPENSSH PRIVATE KEY").unwrap();
         let openssh = OpenSshKey::parse(&bytes).unwrap();
         let Some(Secret::Ecdsa { curve, d, .. }) = openssh.secret() else { panic!("another key") };
-        let signer = Signer::new(&Secret::Ecdsa { curve, d, public: None }).unwrap();
-        assert_eq!(signer.public(), openssh.public);
+        let computed = LoginKey::new(&Secret::Ecdsa { curve, d, public: None }).unwrap();
+        assert_eq!(computed.public(), openssh.public);
     }
 }
 

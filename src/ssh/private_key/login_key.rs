@@ -8,7 +8,7 @@ use super::encoding::{fixed, string, write_number, write_string};
 use crate::gcrypt::{Curve, Message, Secret, UserKey};
 
 /// A private key that can sign. The key itself is in libgcrypt's secure memory.
-pub(super) struct Signer {
+pub(super) struct LoginKey {
     key: UserKey,
     kind: Kind,
     /// As a server is shown it.
@@ -25,9 +25,9 @@ enum Kind {
     },
 }
 
-impl Signer {
+impl LoginKey {
     /// The error is a message.
-    pub fn new(secret: &Secret<'_>) -> Result<Signer, String> {
+    pub fn new(secret: &Secret<'_>) -> Result<LoginKey, String> {
         let key = UserKey::new(secret)?;
         let mut public = Vec::new();
         let kind = match *secret {
@@ -50,7 +50,7 @@ impl Signer {
                 Kind::Rsa { size: n.iter().skip_while(|byte| **byte == 0).count() }
             }
         };
-        Ok(Signer { key, kind, public })
+        Ok(LoginKey { key, kind, public })
     }
 
     /// The public half, as a server is shown it.

@@ -1,0 +1,129 @@
+//! Which connections are as good as a new one, and where they are found.
+
+use std::path::{Path, PathBuf};
+use std::process;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::message::PROTOCOL;
+use super::{MAX_AGE, peer};
+use crate::daemon::Options;
+use crate::file_stamp::FileStamp;
+use crate::machine::{Compressed, Machine};
+use crate::permissions::files;
+use crate::store::base16;
+use crate::store::path::StoreDir;
+
+/// The longest path that a socket can have, in bytes (`sun_path`, without the zero at its end).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Files of this machine that a connection depends on, as they were when it was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// The private key that opens the account.
+    pub private_key: Option<FileStamp>,
+    /// The list of the keys whose signatures are accepted here.
+    pub acl: Option<FileStamp>,
+    /// Both halves of the key that signs here.
+    pub signing_key: [Option<FileStamp>; 2],
+}
+
+/// Which connections are as good as a new one, and where they are found.
+pub struct CacheKey {
+    directory: PathBuf,
+    /// What the names of all sockets of the machine begin with.
+    machine: String,
+    /// What the names of those begin with that are as good.
+    pub(super) prefix: String,
+    /// The compression that is asked for.
+    pub(super) compressed: Compressed,
+    /// For how long they wait to be borrowed.
+    pub(super) idle: Duration,
+    /// How many may wait.
+    pub(super) most: usize,
+}
+
+impl CacheKey {
+    /// Those of connections to `machine` for which this compression is asked, over which the daemon, with this store, is
+    /// told these options. `None` if its connections are not kept: where the machine file says so, a program carries
+    /// them that belongs to the hook, or no socket could be made in `directory`.
+    pub fn new(
+        directory: PathBuf,
+        machine: &Machine,
+        compressed: Compressed,
+        options: &Options,
+        store: &StoreDir,
+        files: &Files,
+    ) -> Option<CacheKey> {
+        let idle = idle(machine)?;
+        let (address, settings) = (address(machine), settings(machine, store, files)?);
+        let prefix = format!("{address}.{settings}.{}.", request(compressed, options));
+        let longest = directory.as_os_str().len() + 1 + prefix.len() + "4194304-99999".len();
+        let most = machine.parallel_builds as usize;
+        let cache_key = CacheKey { directory, machine: format!("{address}."), prefix, compressed, idle, most };
+        (longest <= SOCKET_PATH_MAX).then_some(cache_key)
+    }
+
+    /// A name that no other socket has: the `number`th of this process.
+    pub(super) fn own_socket(&self, number: u32) -> PathBuf {
+        self.directory.join(format!("{}{}-{number}", self.prefix, process::id()))
+    }
+
+    /// Whether at least `count` connections wait for the machine, on whatever terms. Those whose keepers cannot lend them do
+    /// not count. Nobody is asked as long as there are not so many sockets.
+    pub(super) fn are_waiting(&self, count: usize) -> bool {
+        let sockets = sockets(&self.directory, &self.machine);
+        sockets.len() >= count && sockets.iter().filter(|socket| peer::can_lend(socket)).take(count).count() == count
+    }
+
+    /// The sockets of those that are as good as a new one.
+    pub(super) fn sockets(&self) -> Vec<PathBuf> {
+        sockets(&self.directory, &self.prefix)
+    }
+}
+
+/// The sockets whose names begin in this way. Those that are being made have a dot in front.
+pub(super) fn sockets(directory: &Path, prefix: &str) -> Vec<PathBuf> {
+    let is_ours = |name: &str| !name.starts_with('.') && name.starts_with(prefix);
+    let mut sockets = files::list(directory).unwrap_or_default();
+    sockets.retain(|socket| socket.file_name().is_some_and(|name| is_ours(&name.to_string_lossy())));
+    sockets
+}
+
+/// For how long a connection to the machine waits to be borrowed; `None` if it is not kept.
+fn idle(machine: &Machine) -> Option<Duration> {
+    Some(machine.keep_connection.filter(|_| machine.proxy_command.is_none())?.min(MAX_AGE))
+}
+
+/// The first part of the name of a socket: which machine.
+pub(super) fn address(machine: &Machine) -> String {
+    digest(&machine.address())
+}
+
+/// The second part: what the machine file and the files on this machine say. `None` if connections to the machine are not
+/// kept.
+///
+/// That is the program, which may be another one tomorrow; the server and its keys, the account and what opens it, the
+/// daemon; for how long connections are kept; and whose signatures count on either side, since a machine's daemon goes
+/// on with the signing key that it had when it was connected to.
+pub(super) fn settings(machine: &Machine, store: &StoreDir, files: &Files) -> Option<String> {
+    let keys: Vec<&[u8]> = machine.host_keys.iter().map(|key| key.blob.as_slice()).collect();
+    let Machine { user, private_key, daemon_socket, .. } = machine;
+    let program = (PROTOCOL, env!("OFFLOAD_VERSION"));
+    let server = (user, keys, private_key, daemon_socket, store.as_str());
+    Some(digest(&format!("{:?}", (program, server, idle(machine)?, files))))
+}
+
+/// The third part: the compression, and options as far as they do not replace what was set before.
+fn request(compressed: Compressed, options: &Options) -> String {
+    // A limit that is given takes the place of the one before. One that is not leaves it.
+    let given = |limit: Option<Duration>| limit.map(|_| Duration::ZERO);
+    let (build_timeout, max_silent_time) = (given(options.build_timeout), given(options.max_silent_time));
+    let options = Options { build_timeout, max_silent_time, ..options.clone() };
+    digest(&format!("{:?}", (compressed, options)))
+}
+
+fn digest(text: &str) -> String {
+    base16::encode(&Sha256::digest(text)[..6])
+}

@@ -1,0 +1,72 @@
+//! The keys whose signatures this machine has accepted: what tells a key that was revoked from one that was never
+//! authorized.
+//!
+//! The record `accepted-keys` has a hash of each, those that were seen last at the end. It decides what a message says, and
+//! nothing else: whether a key counts is up to the access-control list.
+
+use sha2::{Digest, Sha256};
+
+use super::record::Record;
+use super::{StateDirectory, StateError};
+use crate::store::base16;
+use crate::store::signature::PublicKey;
+
+/// How many keys are remembered.
+const MAX_ENTRIES: usize = 200;
+
+/// The keys that were accepted.
+pub struct AcceptedKeys(Record<Vec<String>>);
+
+impl AcceptedKeys {
+    pub fn of(state: &StateDirectory) -> Result<AcceptedKeys, StateError> {
+        Ok(AcceptedKeys(Record::shared(state, "accepted-keys")?))
+    }
+
+    /// Whether a signature by this key was accepted before.
+    pub fn has(&self, key: &PublicKey) -> bool {
+        self.0.read().is_some_and(|keys| keys.contains(&hash(key)))
+    }
+
+    /// Notes that signatures by this key are accepted.
+    pub fn remember(&self, key: &PublicKey) -> Result<(), StateError> {
+        if self.has(key) {
+            return Ok(());
+        }
+        self.0.change(|keys| {
+            let mut keys = keys.unwrap_or_default();
+            let hash = hash(key);
+            keys.retain(|known| *known != hash);
+            keys.push(hash);
+            let surplus = keys.len().saturating_sub(MAX_ENTRIES);
+            keys.split_off(surplus)
+        })
+    }
+}
+
+fn hash(key: &PublicKey) -> String {
+    base16::encode(&Sha256::digest(key.as_sexp().to_advanced()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: usize) -> PublicKey {
+        PublicKey::parse(format!("(public-key (ecc (curve Ed25519) (q #{number:04x}#)))").as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn keys_are_remembered_and_not_without_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let accepted = AcceptedKeys::of(&StateDirectory::new(directory.path().join("offload"))).unwrap();
+        assert!(!accepted.has(&key(1)));
+        for _ in 0..2 {
+            accepted.remember(&key(1)).unwrap();
+        }
+        assert!(accepted.has(&key(1)) && !accepted.has(&key(2)));
+        for number in 2..=MAX_ENTRIES + 1 {
+            accepted.remember(&key(number)).unwrap();
+        }
+        assert!(!accepted.has(&key(1)) && accepted.has(&key(2)) && accepted.has(&key(MAX_ENTRIES + 1)));
+    }
+}
