@@ -66,6 +66,8 @@ fn a_daemon_without_privileges_offloads_builds_and_says_which_right_it_lacks() {
     let first = Drv::new("first").input(&input).script("mkdir $out; cp $first_input $out/file; ln -s file $out/link");
     let result = head.build(&[&first]).succeeded();
     assert_eq!(b1.built(), ["first"]);
+    // The hook can count the descriptors of its daemon.
+    assert!(!head.path("/var/guix/offload/accepted").exists());
     assert_eq!(head.read(result.output("first").join("link")), b"from here\n");
     let metadata = fs::metadata(head.path(result.output("first"))).unwrap();
     assert_eq!(

@@ -7,9 +7,9 @@
 //! What is not accepted has to come again soon. The daemon asks again about a postponed build after five seconds, and
 //! nothing wakes it before. A *declined* build, where the daemon has no room for a local one either, is asked about
 //! again as soon as any of its children ends: then the daemon has got its descriptors back, too. So that is the reply
-//! for as many builds as are likely to be accepted within five seconds; more would be asked about over and over again
-//! for nothing. Such a decline is no failed build: the daemon reports one only when it has no children left, and each
-//! of them that ends makes it ask again.
+//! for some builds, where those that were accepted are done before the five seconds are over. For all of them it would
+//! not do: the daemon would ask about hundreds of builds whenever one ends. Such a decline is no failed build: the
+//! daemon reports one only when it has no children left, and each of them that ends makes it ask again.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ pub fn accepts_uncounted(accepted: usize, limit: usize) -> bool {
 /// Replies to requests that come while the daemon has no room for another hook, until it has waited for some.
 #[derive(Clone, Copy, Debug)]
 pub struct Refusals {
-    /// How many builds are to be asked about as soon as a child ends.
+    /// How many builds are to be asked about again as soon as a child ends.
     wakeful: usize,
     made: usize,
     is_exhausted: bool,
@@ -52,7 +52,8 @@ impl Refusals {
         };
         // Half of them came within the median age, so as many end in that time where builds come and go.
         let pace = (count / 2) as f64 / median_age.as_secs_f64().max(0.1);
-        let wakeful = (pace * DAEMON_POLL_INTERVAL.as_secs_f64()) as usize;
+        let needed = (pace * DAEMON_POLL_INTERVAL.as_secs_f64()) as usize;
+        let wakeful = needed.saturating_sub(count);
         Refusals { wakeful, made: 0, is_exhausted: count < FEW_CHILDREN }
     }
 
@@ -122,14 +123,17 @@ mod tests {
 
     #[test]
     fn short_builds_come_again_as_soon_as_one_ends() {
-        assert_eq!(replies(Refusals::new(hooks(170, 1.0)), 300, false), [1, 299]);
-        assert_eq!(replies(Refusals::new(hooks(170, 1.0)), 1000, false), [1000 - 425, 425]);
+        // 85 in each second, so 425 until those that are postponed come; 170 of these have been accepted.
+        let refusals = Refusals::new(hooks(170, 1.0));
+        assert_eq!(replies(refusals, 200, false), [1, 199]);
+        assert_eq!(replies(refusals, 1000, false), [1000 - 255, 255]);
     }
 
     #[test]
     fn long_builds_do_not_keep_the_daemon_asking() {
-        assert_eq!(replies(Refusals::new(hooks(170, 600.0)), 1000, false), [1000, 0]);
-        assert_eq!(replies(Refusals::new(hooks(170, 60.0)), 1000, false), [993, 7]);
+        for median_age in [600.0, 60.0, 2.5] {
+            assert_eq!(replies(Refusals::new(hooks(170, median_age)), 1000, false), [1000, 0]);
+        }
     }
 
     #[test]

@@ -33,6 +33,7 @@ impl<'a> Admission<'a> {
             return None;
         }
         let is_current = |(since, _): &(Instant, Refusals)| since.elapsed() < DAEMON_POLL_INTERVAL;
+        let is_lasting = self.refusals.is_some_and(|refusals| !is_current(&refusals));
         let (since, mut refusals) = self.refusals.filter(is_current).unwrap_or_else(|| {
             let refusals = if open.is_some() { Refusals::new(self.daemon.children()) } else { Refusals::for_good() };
             debug!("no room for another hook: {open:?} descriptors of {:?}, {refusals:?}", self.daemon);
@@ -40,7 +41,9 @@ impl<'a> Admission<'a> {
         });
         let reply = refusals.next(request.wants_local);
         self.refusals = Some((since, refusals));
-        self.tell(open, &refusals);
+        if is_lasting || refusals.are_slow() || refusals.is_exhausted() {
+            self.tell(open, refusals.is_exhausted());
+        }
         Some(reply)
     }
 
@@ -62,14 +65,13 @@ impl<'a> Admission<'a> {
     }
 
     /// Says once why builds are not accepted.
-    fn tell(&mut self, open: Option<usize>, refusals: &Refusals) {
-        if self.is_told || !(refusals.is_exhausted() || refusals.are_slow()) {
+    fn tell(&mut self, open: Option<usize>, is_exhausted: bool) {
+        if std::mem::replace(&mut self.is_told, true) {
             return;
         }
-        self.is_told = true;
         let limit = self.daemon.descriptor_limit();
         match open {
-            Some(open) if refusals.is_exhausted() => warn!(
+            Some(open) if is_exhausted => warn!(
                 "guix-daemon has {open} of {limit} descriptors in use: it keeps one for each finished build of this \
                  request until the request ends, so no more of its builds can be offloaded\n  hint: what is built stays in \
                  the store; run the same command again to build the rest"
