@@ -1,7 +1,7 @@
 //! The files and directories of the state: all of them are made, opened and removed here.
 //!
 //! They are for one user alone, the owner of the directory that holds the state: guix-daemon's user, as a rule. **Root does
-//! all of this as the owner** ([`as_owner`]). Whatever the owner puts in the place of a name, a link or another directory,
+//! all of this as the owner** (`as_owner`). Whatever the owner puts in the place of a name, a link or another directory,
 //! root gets no further by it than the owner would, and what root makes is the owner's. Where it cannot be told who could do
 //! that, since anybody can, it is an error.
 //!

@@ -2,7 +2,7 @@
 //!
 //! A decline is a failed build where the daemon may not build itself (`--max-jobs=0`, or another system type). So while
 //! any machine matches, the reply is `# decline` only if the daemon offers to build it now and its system can. A build
-//! for which all slots are taken is accepted if there is room to wait and a slot can be expected soon ([`expected_wait`]),
+//! for which all slots are taken is accepted if there is room to wait and a slot can be expected soon (`expected_wait`),
 //! since a postponed one is asked about again only after five seconds, and one that is accepted must not fail because it
 //! waits. What cannot be built for other reasons (no machine answers, all are overloaded) is postponed:
 //! nobody knows for how long, and an accepted build would have to fail some day.

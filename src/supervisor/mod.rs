@@ -9,7 +9,7 @@
 //! - the process that started it closes its end of a socket, the control socket, or has ended itself, however that came.
 //!
 //! **Between the two**: the supervisor's name (`argv[0]`) is [`NAME`]. Its first argument says where the program's
-//! standard streams are ([`Streams::word`]), then come the program and its arguments. Standard input is the control
+//! standard streams are (`Streams::word`), then come the program and its arguments. Standard input is the control
 //! socket, standard output and error are streams of the program. The supervisor writes four bytes to the control
 //! socket: 0, or the number of the error with which the program could not be started. It ends as the program did.
 //!
@@ -17,7 +17,7 @@
 //! one. Its programs are killed with their process groups when they are no longer wanted, and outlive it when it is
 //! killed. The same holds where `/proc` is missing.
 //!
-//! What a supervisor may not signal (a program with the rights of another user) stays, after [`KILL_WITHIN`].
+//! What a supervisor may not signal (a program with the rights of another user) stays, after `KILL_WITHIN`.
 
 mod serve;
 
