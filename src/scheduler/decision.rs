@@ -128,7 +128,7 @@ fn join_queue<E: Environment>(query: &Query<'_>, reasons: &[Rejection], env: &E)
 fn expected_wait(ahead: usize, slots: usize, ages: &[Duration]) -> Duration {
     let sum = ages.iter().fold(Duration::ZERO, |sum, age| sum.saturating_add(*age));
     let mean = sum / u32::try_from(ages.len().max(1)).unwrap_or(u32::MAX);
-    let rounds = ahead / slots.max(1) + 1;
+    let rounds = (ahead / slots.max(1)).saturating_add(1);
     mean.max(SHORTEST_BUILD).saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
 }
 

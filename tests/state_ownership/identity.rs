@@ -17,7 +17,7 @@ local proxy
 local file = assert(io.open("TOLD/status", "w"))
 file:write((require("offload").read_file("/proc/self/status")))
 file:close()
-os.execute("env >TOLD/environment")
+os.execute("env >TOLD/environment; ls -l /proc/$$/fd >TOLD/descriptors")
 "#;
 
 /// A site whose machine file runs `code` first; what that writes to the directory `TOLD` is the owner's.
@@ -39,8 +39,16 @@ fn the_machine_file_is_evaluated_as_the_owner_of_the_state() {
     let site = telling(WHO);
     for command in COMMANDS.iter().filter(|command| **command != HOOK) {
         let _ = fs::remove_file(site.path("told/status"));
-        let child = site.command(command).env("SECRET", "of root").env("LC_ALL", "C").spawn().unwrap();
-        let output = child.wait_with_output().unwrap();
+        let program = site.command(command);
+        // As a shell of root's may have it: an open file that its children inherit.
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "exec 9<\"$PRECIOUS\"; exec \"$@\"", "sh"])
+            .arg(program.get_program())
+            .args(program.get_args());
+        shell.env_clear().envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.env("PRECIOUS", site.path("outside/precious")).env("LC_ALL", "C").stdin(Stdio::null());
+        let output = shell.output().unwrap();
         let status = told(&site, "status");
         for (name, numbers) in [("Uid", 4), ("Gid", 4), ("Groups", 0)] {
             let line = status.lines().find_map(|line| line.strip_prefix(&format!("{name}:"))).unwrap_or_default();
@@ -51,7 +59,9 @@ fn the_machine_file_is_evaluated_as_the_owner_of_the_state() {
         assert!(status.contains("CapEff:\t0000000000000000\n"), "{status}");
         let environment = told(&site, "environment");
         assert!(environment.contains("LC_ALL=C\n") && environment.contains("PATH="), "{environment}");
-        assert!(!environment.contains("SECRET") && !environment.contains("HOME=/root"), "{environment}");
+        assert!(!environment.contains("PRECIOUS") && !environment.contains("HOME=/root"), "{environment}");
+        let descriptors = told(&site, "descriptors");
+        assert!(descriptors.contains(" 0 -> ") && !descriptors.contains("precious"), "{descriptors}");
     }
 }
 
