@@ -57,7 +57,8 @@
 ---`false`: never chosen. Default: true.
 ---@field enabled? boolean
 ---Program and arguments that carry the SSH connection on their standard input and output, such as `{ "ssh", "-W",
----"%h:%p", "bastion" }`. `%h` and `%p` become name and port. No shell is involved.
+---"%h:%p", "bastion" }`. `%h` and `%p` become name and port. No shell is involved. It is killed with all that it has
+---started when the connection ends, a master of `ControlPersist` too.
 ---@field proxy_command? string[]
 ---Whether its daemon may fetch substitutes while it builds. Default: true.
 ---@field use_substitutes? boolean

@@ -94,6 +94,8 @@ b3: drained 16 min ago, for 2 h 0 min more
 ";
     assert_eq!(text, expected);
     assert!(include_str!("../../../../doc/manual/commands.md").contains(expected), "the manual shows another table");
+    let (tables, _) = expected.split_once("\nb2: ").unwrap();
+    assert!(include_str!("../../../../README.md").contains(tables), "README.md shows another table");
     assert!(text.lines().all(|line| line.chars().count() <= 80));
 }
 
