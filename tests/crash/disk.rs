@@ -2,6 +2,7 @@
 //! nothing of it is left, and all is well when the cause is gone.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use crate::lab::Host;
 use crate::pool::{Pool, build, build_well, leftovers, mount};
@@ -80,7 +81,9 @@ fn a_state_directory_that_is_full() {
     let head = &pool.head;
     // What keeps a connection has a socket there.
     head.write_machines(&[pool.machines[0].entry().set("overload_threshold", false).set("keep_connection", false)]);
-    mount(head, "/var/guix/offload", "size=16k,mode=700");
+    // It belongs to the owner of the directory above it, as one that offload makes does.
+    let owner = fs::metadata(head.path("/var/guix")).unwrap().uid();
+    mount(head, "/var/guix/offload", &format!("size=16k,mode=700,uid={owner}"));
     let filler = head.path("/var/guix/offload/filler");
     fs::write(&filler, [0; 16 << 10]).unwrap();
     let full = pool.derivation("full", 1, 1);

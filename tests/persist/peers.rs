@@ -1,10 +1,11 @@
-//! Who lends a connection to whom: only processes of the same user, whatever the rights of the files say.
+//! Who lends a connection to whom: only processes of the same user, whatever the rights of the files say. Here the hook is
+//! root's, and the directory of the sockets belongs to the owner of the state.
 
 use std::fs;
 use std::io::{IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -19,14 +20,18 @@ use tempfile::TempDir;
 use crate::lab::{Drv, LONG, Process, Signal, wait_until};
 use crate::pool::{PERSIST_DIRECTORY, Pool, is_reused};
 
-/// The number of a user who is neither root nor that of a daemon.
-const STRANGER: u32 = 65534;
+/// The owner of the state, who is not the user of the hook.
+fn stranger(pool: &Pool) -> u32 {
+    let owner = fs::metadata(pool.head.path(PERSIST_DIRECTORY)).unwrap().uid();
+    assert_ne!(owner, 0);
+    owner
+}
 
 /// Does something as the stranger: in Linux each thread has a user of its own.
-fn as_stranger<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+fn as_stranger<T: Send>(stranger: u32, work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let task = || {
-            let stranger = Uid::from_raw(STRANGER);
+            let stranger = Uid::from_raw(stranger);
             set_thread_res_uid(stranger, stranger, stranger).unwrap();
             work()
         };
@@ -34,10 +39,10 @@ fn as_stranger<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Opens the directory of the sockets to everybody. Its short name is that of the file `kept` in the directory returned.
+/// Lets everybody pass through the directories of the lab. The short name of the directory of the sockets is that of the
+/// file `kept` in the directory returned.
 fn open_directory(pool: &Pool) -> TempDir {
-    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
-    ["/var/guix", "/var/guix/offload", PERSIST_DIRECTORY].iter().for_each(|directory| open(&pool.head.path(directory)));
+    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     open(pool.lab.directory());
     let short = TempDir::new().unwrap();
     open(short.path());
@@ -72,11 +77,17 @@ fn a_connection_is_not_borrowed_from_another_user() {
     let holder = pool.kept_by(&Drv::new("first"));
     let short = open_directory(&pool);
     let path = take_place(&pool, &short, &holder);
-    let listener = as_stranger(|| UnixListener::bind(&path).unwrap());
+    let stranger = stranger(&pool);
+    let listener = as_stranger(stranger, || {
+        let listener = UnixListener::bind(&path).unwrap();
+        // The hook of root connects as the owner of the state.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        listener
+    });
     let told = thread::spawn(move || first_message(&listener));
     let result = pool.build(&Drv::new("second"));
     assert!(!is_reused(&result), "{}", result.log);
-    assert!(result.log.contains(&format!("it belongs to another user (number {STRANGER})")), "{}", result.log);
+    assert!(result.log.contains(&format!("it belongs to another user (number {stranger})")), "{}", result.log);
     assert_eq!(told.join().unwrap(), b"");
 }
 
@@ -88,6 +99,7 @@ fn a_connection_is_not_lent_to_another_user() {
     // What a borrower says, as one hears it who is of the same user.
     let path = take_place(&pool, &short, &holder);
     let listener = UnixListener::bind(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
     let told = thread::spawn(move || first_message(&listener));
     pool.build(&Drv::new("second"));
     let request = told.join().unwrap();
@@ -111,7 +123,7 @@ fn a_connection_is_not_lent_to_another_user() {
         let mut byte = [0];
         matches!((&stream).read(&mut byte), Ok(1))
     };
-    assert!(!as_stranger(answer));
+    assert!(!as_stranger(stranger(&pool), answer));
     // The request is a good one.
     wait_until("it is offered", LONG, || socket.exists());
     assert!(answer());
