@@ -100,7 +100,8 @@ fn a_state_directory_that_is_full() {
     // Without any files there are no slots, and what cannot be counted is not exceeded: the build waits.
     fs::read_dir(head.path("/var/guix/offload"))
         .unwrap()
-        .for_each(|entry| fs::remove_dir_all(entry.unwrap().path()).unwrap());
+        .map(|entry| entry.unwrap().path())
+        .for_each(|path| if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap());
     mount(head, "/var/guix/offload", "remount,nr_inodes=1");
     let waiting = pool.derivation("waiting", 1, 1);
     std::thread::scope(|scope| {
