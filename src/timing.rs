@@ -9,6 +9,7 @@
 //! | probe | the machine tells how it is doing |
 //! | greet | a channel to the machine's daemon, its greeting |
 //! | options | the daemon's options are set |
+//! | store check | once a day: whether the machine's store is this machine's |
 //! | borrow | instead of all these: a connection that was kept is found, and the options are set over it |
 //! | query | which inputs it has |
 //! | add | the missing ones that need no signature are sent |

@@ -58,7 +58,7 @@ fn check_store(
     }
     let mut stopwatch = Stopwatch::start();
     let is_here = signature_test::is_store_here(client, store);
-    stopwatch.lap("whose store");
+    stopwatch.lap("store check");
     match is_here {
         Ok(true) => return Err(with_hint(&OWN_STORE, Some(OWN_STORE_HINT.to_owned()))),
         Ok(false) => {
