@@ -373,7 +373,7 @@ fn a_lab_goes_with_a_killed_process() {
 #[test]
 fn a_new_lab_clears_what_dead_ones_left() {
     let (mut child, directory) = spawn_with_lab();
-    let supervisor = std::fs::read_to_string(directory.join("keeper")).unwrap().trim().parse().unwrap();
+    let supervisor = std::fs::read_to_string(directory.join("supervisor")).unwrap().trim().parse().unwrap();
     assert!(lab::processes(&directory).len() >= 3);
     // From now on any other lab may do it.
     rustix::process::kill_process(rustix::process::Pid::from_raw(supervisor).unwrap(), Signal::KILL).unwrap();

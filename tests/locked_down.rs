@@ -63,8 +63,8 @@ impl Report {
 
     fn way(&self) -> Way {
         match self.outcome("channel") {
-            Some("good") => Way::Direct,
-            Some("doubtful") => Way::Relay,
+            Some("ok") => Way::Direct,
+            Some("warning") => Way::Relay,
             _ => Way::None,
         }
     }

@@ -4,14 +4,14 @@
 //! the daemon makes one request at a time. Nothing is taken off again: what the daemon has given back cannot be seen
 //! either. Files of processes that are gone are removed.
 
-use std::fs;
 use std::path::PathBuf;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
-use super::lock::append;
+use super::lock::{append, contents};
 use super::{StateDirectory, StateError, create_directory};
+use crate::permissions::files;
 
 /// The builds accepted for one process of guix-daemon.
 #[derive(Debug)]
@@ -23,9 +23,10 @@ impl AcceptedBuilds {
         let directory = state.path().join("accepted");
         create_directory(&directory)?;
         let failed = |cause| StateError { path: directory.clone(), cause };
-        for entry in fs::read_dir(&directory).map_err(failed)?.flatten() {
-            if entry.file_name().to_str().and_then(|name| name.parse().ok()).is_some_and(is_gone) {
-                let _ = fs::remove_file(entry.path());
+        for file in files::list(&directory).map_err(failed)? {
+            let pid = file.file_name().and_then(|name| name.to_str()?.parse().ok());
+            if pid.is_some_and(is_gone) {
+                let _ = files::remove(&file);
             }
         }
         Ok(AcceptedBuilds(directory.join(daemon.to_string())))
@@ -33,7 +34,7 @@ impl AcceptedBuilds {
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        fs::symlink_metadata(&self.0).map_or(0, |metadata| metadata.len() as usize)
+        contents(&self.0).map_or(0, |marks| marks.len())
     }
 
     /// Adds one.

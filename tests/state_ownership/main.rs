@@ -78,7 +78,7 @@ fn hard_links_and_links_in_the_place_of_files_change_nothing_of_root() {
         fs::create_dir_all(site.path("outside").join("files")).unwrap();
         let host = site.state().join(MACHINE);
         site.as_owner(|site| fs::create_dir_all(site.state().join(MACHINE)).unwrap());
-        for name in ["0", "0.json", "health.json", "health.lock", "asking", "drained.json", "drained.lock"] {
+        for name in ["0", "0.json", "health.json", "health.lock", "probe.lock", "drained.json", "drained.lock"] {
             let target = site.path("outside/files").join(name);
             fs::write(&target, "of root").unwrap();
             // On a system that does not protect hard links the owner could make this one itself.
@@ -103,7 +103,7 @@ fn nobody_waits_for_a_pipe_or_minds_a_directory() {
     site.give_machine_file();
     site.as_owner(|site| {
         let host = site.state().join(MACHINE);
-        for name in ["0", "0.json", "health.json", "asking", "drained.json"] {
+        for name in ["0", "0.json", "health.json", "probe.lock", "drained.json"] {
             fs::create_dir_all(host.join(name)).unwrap();
         }
         fs::create_dir(site.state().join("cache")).unwrap();
@@ -174,7 +174,7 @@ fn what_is_recorded_is_shown_and_nothing_else() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     let failures = |last: u64| {
         let failures = serde_json::json!({ "since": 0, "last": last, "count": u32::MAX, "error": OBEYED.repeat(1000) });
-        serde_json::json!({ "status": status, "measured": u64::MAX, "trouble": failures, "asked": u64::MAX })
+        serde_json::json!({ "status": status, "measured": u64::MAX, "failures": failures, "probing_since": u64::MAX })
     };
     let holder = serde_json::json!({ "pid": u32::MAX, "derivation": OBEYED, "since": u64::MAX });
     let numbers = serde_json::json!({ "since": u64::MAX, "until": u64::MAX });
