@@ -48,7 +48,7 @@ struct Cache<'a> {
     ttl: f64,
 }
 
-/// A lock that is held on the leash.
+/// A lock that is released when the interpreter is given up.
 struct HeldLock<'a>(&'a CancelState, u64);
 
 impl Drop for HeldLock<'_> {
