@@ -65,7 +65,7 @@
 //!     derivation: StorePath::parse(&engine.directories.store, derivation)?,
 //!     features: vec!["kvm".to_owned()],
 //! };
-//! let (reply, machine) = engine.consider(&pool, &request).foresee();
+//! let (reply, machine) = engine.consider(&pool, &request).predict();
 //! println!("{reply}, {machine:?}");
 //! # Ok(())
 //! # }

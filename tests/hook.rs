@@ -56,6 +56,17 @@ fn text(bytes: &[u8]) -> String {
 
 const ARGUMENTS: [&str; 4] = ["x86_64-linux", "3600", "true", "86400"];
 
+/// In a container whose processes belong to a session outside it, as some services for integration start them.
+#[test]
+fn a_session_that_is_led_from_outside_the_pid_name_space_does_not_matter() {
+    let head = Head::new();
+    let mut command = head.command(Path::new("unshare"));
+    command.args(["--pid", "--fork", "--mount-proc", env!("CARGO_BIN_EXE_offload")]).args(ARGUMENTS);
+    let output = run(command.env("PATH", "/usr/bin:/bin"), &format!("0 x86_64-linux {DRV} \n"));
+    assert_eq!((text(&output.stdout), text(&output.stderr)), ("# decline\n".into(), String::new()));
+    assert_eq!(output.status.code(), Some(0));
+}
+
 #[test]
 fn without_a_machine_file_everything_is_declined_and_nothing_said() {
     let head = Head::new();

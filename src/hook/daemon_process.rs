@@ -11,9 +11,10 @@
 
 use std::fs;
 use std::os::unix::process::parent_id;
+use std::process::id;
 use std::time::Duration;
 
-use rustix::process::{Resource, getpid, getrlimit, getsid};
+use rustix::process::{Resource, getrlimit};
 
 /// Descriptors from here on cannot be given to select(2) (`FD_SETSIZE`).
 const SELECT_LIMIT: u64 = 1024;
@@ -41,8 +42,9 @@ impl DaemonProcess {
     pub fn of_this_hook() -> DaemonProcess {
         // The daemon starts its hook in a session of its own. What leads the session is this process, or a program in
         // between that did not make room for this one by exec.
-        let leader = getsid(None).ok().filter(|&leader| leader != getpid());
-        let behind = leader.and_then(|leader| Some(stat(leader.as_raw_nonzero().get().cast_unsigned())?.parent));
+        // In a PID name space the leader may be outside, and is then 0, which rustix's getsid takes for impossible.
+        let leader = stat(id()).map(|own| own.session).filter(|&leader| leader != 0 && leader != id());
+        let behind = leader.and_then(|leader| Some(stat(leader)?.parent));
         let pid = behind.filter(|&pid| pid != 0).unwrap_or_else(parent_id);
         DaemonProcess { pid, descriptor_limit: descriptor_limit(pid) }
     }
@@ -113,6 +115,8 @@ fn open_files(limits: &str) -> Option<u64> {
 #[derive(Debug, PartialEq)]
 struct Stat {
     parent: u32,
+    /// The process that leads the session.
+    session: u32,
     /// In seconds since the system started.
     started: f64,
 }
@@ -126,8 +130,9 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let (_, fields) = text.rsplit_once(") ")?;
     let mut fields = fields.split(' ').skip(1);
     let parent = fields.next()?.parse().ok()?;
-    let started: f64 = fields.nth(17)?.parse().ok()?;
-    Some(Stat { parent, started: started / TICKS_PER_SECOND })
+    let session = fields.nth(1)?.parse().ok()?;
+    let started: f64 = fields.nth(15)?.parse().ok()?;
+    Some(Stat { parent, session, started: started / TICKS_PER_SECOND })
 }
 
 #[cfg(test)]
@@ -190,8 +195,8 @@ mod tests {
 
     #[test]
     fn fields_behind_a_program_with_an_unusual_name() {
-        let fields = "S 41 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 99 98";
-        let expected = Some(Stat { parent: 41, started: 123.45 });
+        let fields = "S 41 7 8 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 99 98";
+        let expected = Some(Stat { parent: 41, session: 8, started: 123.45 });
         for name in ["guix-daemon", "a b", ") S 9 9 ", "((("] {
             assert_eq!(parse_stat(&format!("12 ({name}) {fields}\n")), expected, "{name}");
         }
