@@ -11,7 +11,7 @@ use lab::{Drv, Entry, Host, LONG, Lab, RunningBuild, Signal, max_concurrency, wa
 use offload::daemon::{self, Client, Options};
 use offload::scheduler::decision::PROBE_WAIT;
 use offload::state::Health;
-use offload::state::health::FIRST_BACK_OFF;
+use offload::state::health::BACK_OFF_MIN;
 use offload::store::path::{StoreDir, StorePath};
 
 /// A build of one client of the head's daemon, through our own implementation of the protocol.
@@ -69,7 +69,7 @@ fn fast(entry: Entry) -> Entry {
 /// How often a machine that does not answer may be contacted in all since `start`: once, and once more when the first
 /// back-off is over.
 fn contacts_allowed(start: Instant) -> usize {
-    1 + (start.elapsed().as_secs() / FIRST_BACK_OFF.as_secs()) as usize
+    1 + (start.elapsed().as_secs() / BACK_OFF_MIN.as_secs()) as usize
 }
 
 /// A build that goes on until [`finish`] is called for its host.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lab::{Direction, Drv, Host, LONG, Lab, Proxy, RunningBuild, uptime, wait_until};
 use offload::state::Health;
-use offload::state::health::{FIRST_BACK_OFF, SHORTEST_BAN};
+use offload::state::health::{BACK_OFF_MIN, BAN_MIN};
 
 const MIB: usize = 1 << 20;
 
@@ -114,7 +114,7 @@ fn a_machine_that_lets_nobody_in() {
     let start = Instant::now();
     build(4);
     build(4);
-    let allowed = 1 + (start.elapsed().as_secs() / FIRST_BACK_OFF.as_secs()) as u32;
+    let allowed = 1 + (start.elapsed().as_secs() / BACK_OFF_MIN.as_secs()) as u32;
     assert!((1..=allowed).contains(&link.connections()), "{} in {:?}", link.connections(), start.elapsed());
     let health = head.health_of("link:2022");
     assert!(health.contains("may not log in") || link.connections() > 1 && health.contains("Not allowed"), "{health}");
@@ -129,7 +129,7 @@ fn a_machine_that_lets_nobody_in() {
         let health = head.health_of("link:2022");
         if health.contains("Not allowed at this time") {
             let health: Health = serde_json::from_str(&health).unwrap();
-            assert!(health.failures.unwrap().back_off() >= SHORTEST_BAN);
+            assert!(health.failures.unwrap().back_off() >= BAN_MIN);
             return;
         }
     }
@@ -239,7 +239,7 @@ fn a_daemon_that_stops() {
     let (start, before) = (Instant::now(), logins());
     head.build(&[&Drv::new("next")]).succeeded();
     head.build(&[&Drv::new("last")]).succeeded();
-    let allowed = 1 + (start.elapsed().as_secs() / FIRST_BACK_OFF.as_secs()) as usize;
+    let allowed = 1 + (start.elapsed().as_secs() / BACK_OFF_MIN.as_secs()) as usize;
     assert!((1..=allowed).contains(&(logins() - before)), "{} in {:?}", logins() - before, start.elapsed());
     assert_eq!(good.built(), ["stopped", "next", "last"]);
     head.await_no_lock("afterwards");

@@ -20,7 +20,7 @@ use crate::local::LocalStore;
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream, SilencePolicy, persist, timeouts};
 use crate::scheduler::{self, Choice};
-use crate::state::health::{self, FRESH};
+use crate::state::health::{self, STATUS_TTL};
 use crate::state::logins::Logins;
 use crate::state::{HealthRecord, Slot};
 use crate::store::path::StorePath;
@@ -246,7 +246,7 @@ impl<'a> Attempt<'a> {
         let Ok(record) = HealthRecord::of(self.build.state, self.machine) else { return };
         let is_fresh = || {
             let record = record.read();
-            record.failures.is_none() && record.age(health::now()).is_some_and(|age| age < FRESH / 2)
+            record.failures.is_none() && record.age(health::now()).is_some_and(|age| age < STATUS_TTL / 2)
         };
         if is_fresh() {
             return;

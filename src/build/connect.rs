@@ -25,9 +25,9 @@ use crate::transfer::compression;
 const RETRIES: u32 = 6;
 
 /// The pause before the first of these; each is twice as long as the one before, and up to half as long again.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 
-/// How often one that waits looks whether it is its turn.
+/// How often a waiting process checks whether it may log in.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Connects and logs in. The error is a message, with a remedy where there is one.
@@ -129,7 +129,7 @@ impl Crowd<'_> {
 
 /// A pause that differs from process to process.
 fn pause(retry: u32) -> Duration {
-    let time = FIRST_PAUSE * (1 << retry.min(RETRIES));
+    let time = RETRY_PAUSE_MIN * (1 << retry.min(RETRIES));
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.subsec_nanos());
     let chance = (nanos ^ process::id().wrapping_mul(2_654_435_761)) % 1000;
     time + time / 2000 * chance
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn pauses_grow_and_vary_within_bounds() {
         for retry in 0..RETRIES {
-            let shortest = FIRST_PAUSE * (1 << retry);
+            let shortest = RETRY_PAUSE_MIN * (1 << retry);
             let pause = pause(retry);
             assert!(pause >= shortest && pause < shortest + shortest / 2, "{pause:?}");
         }

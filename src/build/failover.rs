@@ -10,15 +10,13 @@ use crate::error::Failure;
 use crate::events::{Event, Observer};
 use crate::hook::{HookArguments, Request};
 use crate::machine::Machine;
+use crate::remote::timeouts::report_interval;
 use crate::scheduler::{Choice, Environment, Query, Rejection, Rules, WaitError, wait, wait_for_slot};
 
-/// How often a waiting build says so at the least, for people. The daemon's silence timer may want it more often.
-const REPORT_INTERVAL: Duration = Duration::from_secs(30);
-
-/// How long a build whose machine failed it waits for another one, before it takes that one again as well.
+/// How long a build waits for another machine after one has failed, before it tries the failed one again.
 const OTHER_MACHINE_WAIT: Duration = Duration::from_secs(30);
 
-/// How long before the daemon's time limit waiting ends.
+/// A build stops waiting this long before the daemon's time limit.
 const BUILD_TIMEOUT_MARGIN: Duration = Duration::from_secs(1);
 
 /// Where a build may go, and for how long it may look for a place.
@@ -123,8 +121,7 @@ impl FailOver<'_> {
     ) -> Result<Choice<E>, WaitError> {
         let FailOver { request, machines, rules, .. } = *self;
         let query = Query { request, machines, rules, excluded, head: None };
-        let silence = self.arguments.max_silent_time.map(|limit| limit / 3);
-        let report_interval = silence.map_or(REPORT_INTERVAL, |silence| silence.min(REPORT_INTERVAL));
+        let report_interval = report_interval(self.arguments.max_silent_time);
         let derivation = &request.derivation;
         let mut report = |time: Duration| {
             observer.observe(&Event::Waiting { derivation, seconds: time.as_secs() });

@@ -15,11 +15,11 @@ use log::debug;
 /// What appends to a log.
 pub type Sink = Box<dyn FnMut(&[u8]) + Send>;
 
-/// How long the daemon may leave the log pipe untouched before it is given up.
+/// How long guix-daemon may read nothing from the log pipe before the rest of the log is dropped.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How often the pipe is looked at while the daemon reads. Less often when it has not for longer.
-const PAUSE_MAX: Duration = Duration::from_millis(10);
+/// The longest pause between two checks of the log pipe, while the daemon reads it.
+const POLL_INTERVAL_MAX: Duration = Duration::from_millis(10);
 
 /// Where the output of the builder goes.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl BuildLog {
         while unread > 0 && since.elapsed() < DRAIN_TIMEOUT {
             thread::sleep(pause);
             // A daemon that has let this wait for long has many hooks, all of which look.
-            pause = (pause * 2).min(PAUSE_MAX.max(since.elapsed() / 16));
+            pause = (pause * 2).min(POLL_INTERVAL_MAX.max(since.elapsed() / 16));
             let now = self.unread();
             if now != unread {
                 unread = now;

@@ -24,8 +24,8 @@ pub const PREFIX: &str = "offload: ";
 /// pipe that nothing can come between (`PIPE_BUF`).
 const MAX_STRAY_LINE: u64 = 4096 - PREFIX.len() as u64 - 1;
 
-/// How long the end of the process waits for what children still write.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How long the process waits at its end for what its children still write.
+const STRAY_OUTPUT_GRACE: Duration = Duration::from_millis(200);
 
 /// The daemon's descriptors, under private numbers.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Descriptors {
         rustix::stdio::dup2_stdout(&null)?;
         rustix::stdio::dup2_stderr(&null)?;
         // Children may hold the pipe open; their last words are not worth a wait.
-        let _ = self.strays.recv_timeout(LAST_WORDS);
+        let _ = self.strays.recv_timeout(STRAY_OUTPUT_GRACE);
         Ok(())
     }
 }

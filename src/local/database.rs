@@ -19,8 +19,8 @@ use super::hints;
 use crate::store::base16;
 use crate::store::path::{PathError, StoreDir, StorePath};
 
-/// How long to wait for the database where it is locked whole, as when it is being recovered or changed in schema.
-const BUSY: Duration = Duration::from_secs(30);
+/// How long SQLite waits while the whole database is locked, during recovery or a change of schema.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A valid item of this store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub struct Database {
 impl Database {
     /// Opens the database in `directory`, that of the items in `store`.
     pub fn open(directory: &Path, store: &StoreDir) -> Result<Database, DatabaseError> {
-        Database::open_patiently(directory, store, BUSY)
+        Database::open_patiently(directory, store, BUSY_TIMEOUT)
     }
 
     /// The same, where a database that is locked whole is waited for so long.

@@ -94,8 +94,8 @@ pub fn control_below(root: &Path, path: &Path) -> io::Result<Control> {
     Ok(Control::Root)
 }
 
-/// For how long it is remembered who controls a path: nobody but root can change that.
-const REMEMBERED: Duration = Duration::from_secs(1);
+/// How long a cached answer to "who controls this path?" stays valid. Only root can change the answer.
+const CONTROL_TTL: Duration = Duration::from_secs(1);
 
 /// Who controls the paths that were asked about, and when that was found.
 static KNOWN: Mutex<BTreeMap<PathBuf, (Instant, Control)>> = Mutex::new(BTreeMap::new());
@@ -105,7 +105,7 @@ pub fn known_control(path: &Path) -> io::Result<Control> {
     // A process that was split off another one may find it locked for ever.
     if let Ok(known) = KNOWN.try_lock()
         && let Some((found, control)) = known.get(path)
-        && found.elapsed() < REMEMBERED
+        && found.elapsed() < CONTROL_TTL
     {
         return Ok(control.clone());
     }

@@ -13,10 +13,10 @@ use super::persist::{self, RELEASE};
 use crate::ssh::poll::{self, Ready};
 use crate::text::printable;
 
-/// How long it is waited for what the keeper has to say at the end.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Time allowed for the holder to send the reason why a stream ended.
+const ERROR_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much of that is taken, in bytes.
-const MAX_LAST_WORDS: u64 = 4 << 10;
+const MAX_ERROR: u64 = 4 << 10;
 
 /// Reads and writes end with [`DeadlinePassed`] inside the error once the deadline has passed, and with [`Error::ReusedConnectionLost`] or
 /// [`Error::HolderDied`] when the keeper is gone.
@@ -81,8 +81,8 @@ impl PersistedStream {
     /// The keeper's last words; without any it was killed.
     fn listen(&self) -> String {
         let mut words = Vec::new();
-        let _ = self.control.set_read_timeout(Some(LAST_WORDS));
-        let _ = (&self.control).take(MAX_LAST_WORDS).read_to_end(&mut words);
+        let _ = self.control.set_read_timeout(Some(ERROR_TIMEOUT));
+        let _ = (&self.control).take(MAX_ERROR).read_to_end(&mut words);
         printable(&String::from_utf8_lossy(&words), words.len())
     }
 

@@ -35,7 +35,7 @@
 //!
 //! `max-silent-time` is what the daemon of this machine said when it started the hook, and what the build machine's
 //! daemon is told to keep; that one is to speak first, hence the `stall_timeout` on top. This machine's daemon applies
-//! it to the hook, too, so a hook that waits must print a line now and then: a line each half `max-silent-time`.
+//! it to the hook, too, so a hook that waits must print a line now and then: a line each third of `max-silent-time`, two within it.
 //!
 //! [`Connection::probe`]: super::Connection::probe
 //! [`DaemonStream`]: super::DaemonStream
@@ -44,22 +44,22 @@ use std::time::Duration;
 
 use crate::machine::Machine;
 
-/// The longest silence of a daemon that is not building, where no limit was given: Guix's own `max-silent-time`.
+/// The longest silence of a daemon that is not building, if guix-daemon gave no limit: Guix's default `max-silent-time`.
 const SILENCE_MAX: Duration = Duration::from_secs(3600);
 
-/// How long a build waits for other transfers with the machine to end.
+/// How long a build waits for a transfer slot of its machine.
 pub const TRANSFER_WAIT_MAX: Duration = Duration::from_secs(3600);
 
-/// How often people are told of something that goes on for long.
+/// The longest time between two lines about something that takes long.
 const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long a daemon may take for the simplest answer, but for the way.
+/// Time allowed for a trivial reply, excluding network latency.
 const TRIVIAL_REPLY_MAX: Duration = Duration::from_secs(1);
 
-/// For how many times `stall_timeout` bytes may come without progress.
+/// How many `stall_timeout` bytes may arrive without progress.
 const TRICKLE: u32 = 5;
 
-/// What a link that is dead is left to say so first.
+/// The silence check starts this much later than `stall_timeout`, so that a dead link is noticed first.
 pub(super) const DEAD_LINK_MARGIN: Duration = Duration::from_millis(500);
 
 /// How long a daemon may be silent.
@@ -125,12 +125,13 @@ fn silence_max(machine: &Machine, max_silent_time: Option<Duration>) -> Duration
     max_silent_time.map_or(SILENCE_MAX, |time| time.saturating_add(machine.stall_timeout))
 }
 
-/// How often something that waits prints a line, for the silence timer of this machine's daemon.
-pub fn silence_report_interval(max_silent_time: Option<Duration>) -> Option<Duration> {
-    max_silent_time.map(|time| time / 2)
+/// How often something that waits prints a line, for the silence timer of this machine's daemon: twice within its limit,
+/// the time for printing them included.
+fn silence_report_interval(max_silent_time: Option<Duration>) -> Option<Duration> {
+    max_silent_time.map(|time| time / 3)
 }
 
-/// How often something that waits or goes on for long says so at the least, for people and for that timer.
+/// How often something that waits or takes long prints a line, for people and for that timer.
 pub fn report_interval(max_silent_time: Option<Duration>) -> Duration {
     silence_report_interval(max_silent_time).map_or(REPORT_INTERVAL, |time| time.min(REPORT_INTERVAL))
 }
@@ -145,8 +146,13 @@ mod tests {
         let seconds = Duration::from_secs;
         let check = Some(seconds(60) + DEAD_LINK_MARGIN);
         let (trickle, wait) = (Some(seconds(300)), Some(seconds(100)));
-        let given =
-            SilencePolicy { give_up: Some(seconds(160)), recheck: check, report: Some(seconds(50)), trickle, wait };
+        let given = SilencePolicy {
+            give_up: Some(seconds(160)),
+            recheck: check,
+            report: Some(seconds(100) / 3),
+            trickle,
+            wait,
+        };
         assert_eq!(SilencePolicy::build(&machine, Some(seconds(100))), given);
         assert_eq!(SilencePolicy::answer(&machine, Some(seconds(100))), SilencePolicy { wait: None, ..given });
         let none = SilencePolicy { give_up: None, recheck: check, report: None, trickle, wait: Some(seconds(3600)) };

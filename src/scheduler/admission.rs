@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::hook::Reply;
 use crate::hook::daemon_process::Children;
 
-/// After what time the daemon asks again about what was postponed (`build-poll-interval`).
+/// How long guix-daemon waits before it asks again about a postponed build (`build-poll-interval`).
 pub const DAEMON_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// With fewer children than this, what the daemon holds is not for hooks that it is about to wait for.

@@ -13,7 +13,7 @@ use crate::state::Health;
 use crate::state::health::{Availability, Time};
 use crate::status::MachineStatus;
 
-/// How long a machine that can take the build waits for a better one to answer.
+/// How long the hook waits for the probe of a better machine when another one can take the build.
 pub const BETTER_MACHINE_WAIT: Duration = Duration::from_millis(200);
 
 /// How a machine stands in a search, or the head.

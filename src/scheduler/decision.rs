@@ -17,17 +17,19 @@ use super::select::select;
 use crate::hook::Reply;
 use crate::machine::Machine;
 
-/// The shortest time that a build is expected to take.
-const SHORTEST_BUILD: Duration = Duration::from_secs(5);
+/// The least time that a queued build is expected to take.
+const BUILD_TIME_MIN: Duration = Duration::from_secs(5);
 
 /// How many builds may wait for each slot of the machines that may take them.
 pub const QUEUE_PER_SLOT: usize = 4;
 
-/// How long answers of machines are waited for before a request is answered.
+/// Time allowed for probing machines before the hook replies to a request.
 pub const PROBE_WAIT: Duration = Duration::from_secs(3);
 
 /// How long a request is usually kept that would have to be postponed because too many builds wait.
 pub const QUEUE_WAIT: Duration = Duration::from_millis(200);
+
+/// How often a queued build checks for its turn.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long the next request of a hook process may be kept. `postponed`: how long ago one was postponed. Once is enough:
@@ -124,12 +126,12 @@ fn join_queue<E: Environment>(query: &Query<'_>, reasons: &[Rejection], env: &E)
 
 /// How long a build with `ahead` others before it is expected to wait for one of so many slots, whose builds have run for
 /// these times. A build that has run for some time is expected to run for as long again, and none to be over within
-/// [`SHORTEST_BUILD`]: how long builds take is not known.
+/// [`BUILD_TIME_MIN`]: how long builds take is not known.
 fn expected_wait(ahead: usize, slots: usize, ages: &[Duration]) -> Duration {
     let sum = ages.iter().fold(Duration::ZERO, |sum, age| sum.saturating_add(*age));
     let mean = sum / u32::try_from(ages.len().max(1)).unwrap_or(u32::MAX);
     let rounds = (ahead / slots.max(1)).saturating_add(1);
-    mean.max(SHORTEST_BUILD).saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
+    mean.max(BUILD_TIME_MIN).saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
 }
 
 /// Those of the machines passed over that may take the build another time.

@@ -15,7 +15,7 @@ use crate::state::Health;
 use crate::state::health::Availability;
 use crate::status::MachineStatus;
 
-/// How often a process looks whether another one has its answer.
+/// How often a process checks whether another one has finished the same probe.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What came of asking a machine.

@@ -22,10 +22,10 @@ use crate::status::MachineStatus;
 /// How many machines are asked at the same time, not counting those that are slow to answer.
 pub const MAX_PARALLEL_PROBES: usize = 3;
 
-/// When a machine is slow to answer.
-const SLOW: Duration = Duration::from_millis(500);
+/// A probe that takes longer is slow, and another one is started beside it.
+const SLOW_PROBE: Duration = Duration::from_millis(500);
 
-/// How often answers are looked for.
+/// How often the results of probes are checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Chooses a machine. `waiting`: the place of this process among those that wait. No answer is waited for longer than
@@ -155,7 +155,7 @@ impl<'a, E: Environment> Selection<'a, E> {
         let before = best.unwrap_or(self.candidates.len());
         let now = self.env.elapsed();
         let is_counted = |state: &CandidateState<E::Link>| match state {
-            CandidateState::Probing { since, .. } => now < *since + SLOW,
+            CandidateState::Probing { since, .. } => now < *since + SLOW_PROBE,
             _ => false,
         };
         let mut count = self.candidates.iter().filter(|candidate| is_counted(&candidate.state)).count();

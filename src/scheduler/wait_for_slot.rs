@@ -13,16 +13,18 @@ use super::query::Query;
 use super::select::select;
 use crate::machine::Machine;
 
-/// How often the first in line looks for a free slot. Three system calls for each slot.
+/// How often the first build in the queue checks for a free slot, at first. This costs three system calls for each slot.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// The same, after a long wait or with many slots.
 const POLL_INTERVAL_MAX: Duration = Duration::from_millis(200);
 
 /// Looking at many machines takes long. The pause until the next time is this many times as long, as far as the limits
 /// above allow, so that waiting costs little.
 const PAUSE_PER_LOOK: u32 = 20;
 
-/// How often everything is looked at anew. Tickets are renewed then.
+/// How often a waiting build assesses all machines again, and renews its ticket, at first.
 const REASSESS_INTERVAL: Duration = Duration::from_secs(1);
+/// The same, where that takes long.
 const REASSESS_INTERVAL_MAX: Duration = Duration::from_secs(3);
 
 /// Why waiting came to nothing.

@@ -22,8 +22,8 @@ const WINDOW: u32 = 8 << 20;
 const MUCH: u64 = 256 << 10;
 const STDOUT: i32 = 0;
 const STDERR: i32 = ssh2::EXTENDED_DATA_STDERR;
-/// How long closing a channel may hold up the caller.
-const FAREWELL: Duration = Duration::from_millis(200);
+/// Time allowed for closing a channel.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// A byte stream to a socket or a command on the other side.
 ///
@@ -272,10 +272,11 @@ fn is_full(channel: &ssh2::Channel, driver: &Driver) -> bool {
 impl Drop for Channel {
     fn drop(&mut self) {
         // The other side hears of it now; its answer is not waited for.
-        let result = self.driver.run(Kind::Request, Some(Deadline::after(FAREWELL)), || match self.channel.close() {
-            Err(error) if is_again(&error) && !self.driver.is_sending() => Ok(false),
-            result => result.map(|()| true),
-        });
+        let result =
+            self.driver.run(Kind::Request, Some(Deadline::after(CLOSE_TIMEOUT)), || match self.channel.close() {
+                Err(error) if is_again(&error) && !self.driver.is_sending() => Ok(false),
+                result => result.map(|()| true),
+            });
         if let Ok(false) = result {
             self.driver.part_with(self.channel.clone());
         }

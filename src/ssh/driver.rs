@@ -36,11 +36,11 @@ use super::proxy::Proxy;
 use super::receive_budget::ReceiveBudget;
 use crate::machine::Machine;
 
-/// libssh2 sends no more than one keep-alive in two seconds.
-const SHORTEST_STALL: Duration = Duration::from_secs(3);
+/// The least `stall_timeout` that counts: libssh2 sends at most one keep-alive in two seconds.
+const STALL_TIMEOUT_MIN: Duration = Duration::from_secs(3);
 
-/// How long taking leave of the server may hold up the caller.
-const FAREWELL: Duration = Duration::from_millis(200);
+/// Time allowed for sending the message that disconnects.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_millis(200);
 
 pub(super) struct Driver {
     ssh: ssh2::Session,
@@ -94,7 +94,7 @@ struct Clock {
 
 impl Driver {
     pub(super) fn new(machine: &Machine, ssh: ssh2::Session, socket: Arc<OwnedFd>, proxy: Option<Proxy>) -> Driver {
-        let stall_timeout = machine.stall_timeout.max(SHORTEST_STALL);
+        let stall_timeout = machine.stall_timeout.max(STALL_TIMEOUT_MIN);
         ffi::meter(&ssh);
         Driver {
             ssh,
@@ -315,7 +315,8 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         // A server that does not hear this notices the closed connection.
-        let _ = self.run(Kind::Request, Some(Deadline::after(FAREWELL)), || self.ssh.disconnect(None, "done", None));
+        let _ = self
+            .run(Kind::Request, Some(Deadline::after(DISCONNECT_TIMEOUT)), || self.ssh.disconnect(None, "done", None));
         // What libssh2 still wants to send while it frees its channels must fail at once, not be put off: it would then
         // keep the memory.
         let _ = shutdown(&self.socket, Shutdown::Both);

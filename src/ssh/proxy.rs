@@ -24,8 +24,8 @@ use crate::supervisor::{Program, Streams};
 /// The longest line of its standard error that is logged in one piece, in bytes.
 const MAX_LINE: u64 = 1024;
 
-/// How long its last words are waited for: a child of its own may hold standard error open.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+/// Time allowed, after the command has ended, to read what it wrote to standard error: a child may hold that open.
+const STDERR_GRACE: Duration = Duration::from_millis(200);
 
 /// A running proxy command. Killed and waited for when dropped.
 pub(super) struct Proxy {
@@ -65,7 +65,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.child.kill();
-        let _ = self.words.recv_timeout(LAST_WORDS);
+        let _ = self.words.recv_timeout(STDERR_GRACE);
     }
 }
 

@@ -13,7 +13,7 @@
 //! Were the mark not to count, a silent host would cost a contact every ten seconds for ever. A host that is well and
 //! was asked at a bad moment is left alone for the first back-off, and the answer to the next question ends the matter.
 //!
-//! An SSH server that has banned this machine for a while is left alone for [`SHORTEST_BAN`] at the least.
+//! An SSH server that has banned this machine for a while is left alone for [`BAN_MIN`] at the least.
 //!
 //! Times are those of the wall clock, which may jump. What a record says of the future counts for nothing: a clock set
 //! back ends freshness and back-off, and costs one question to the host.
@@ -29,16 +29,17 @@ use super::{StateDirectory, StateError};
 use crate::machine::Machine;
 use crate::status::MachineStatus;
 
-/// How long a status is good enough to decide on, without asking the machine again.
-pub const FRESH: Duration = Duration::from_secs(30);
+/// How old a status may be for a decision. An older one is probed again.
+pub const STATUS_TTL: Duration = Duration::from_secs(30);
 
-/// The back-off after a first failure, and the longest one.
-pub const FIRST_BACK_OFF: Duration = Duration::from_secs(10);
-pub const LONGEST_BACK_OFF: Duration = Duration::from_secs(300);
+/// The back-off after a first failure.
+pub const BACK_OFF_MIN: Duration = Duration::from_secs(10);
+/// The longest back-off.
+pub const BACK_OFF_MAX: Duration = Duration::from_secs(300);
 
 /// The shortest time for which OpenSSH bans an address: `min` of `PerSourcePenalties`, 15 s by default. It says nothing
 /// of the time that is left. When a ban goes on, the back-off grows as after any other failure.
-pub const SHORTEST_BAN: Duration = Duration::from_secs(15);
+pub const BAN_MIN: Duration = Duration::from_secs(15);
 
 /// The longest message that is kept, in characters.
 const MAX_MESSAGE: usize = 1000;
@@ -98,7 +99,7 @@ pub enum Availability {
 /// How long a host is left alone after the last of so many failures.
 fn back_off(count: u32) -> Duration {
     let doublings = count.saturating_sub(1).min(16);
-    (FIRST_BACK_OFF * (1 << doublings)).min(LONGEST_BACK_OFF)
+    (BACK_OFF_MIN * (1 << doublings)).min(BACK_OFF_MAX)
 }
 
 /// Whether `now` is less than `time` after `then`, and not before it.
@@ -109,7 +110,7 @@ fn is_within(time: Duration, then: Time, now: Time) -> bool {
 impl Failures {
     /// How long the host is left alone after the last failure.
     pub fn back_off(&self) -> Duration {
-        let shortest = if self.is_ban { SHORTEST_BAN } else { Duration::ZERO };
+        let shortest = if self.is_ban { BAN_MIN } else { Duration::ZERO };
         back_off(self.count).max(shortest)
     }
 
@@ -132,7 +133,7 @@ impl Health {
             return Availability::BackingOff { error: failures.error.clone(), until };
         }
         match &self.failures {
-            None if self.age(now).is_some_and(|age| age < FRESH) => Availability::Fresh,
+            None if self.age(now).is_some_and(|age| age < STATUS_TTL) => Availability::Fresh,
             failures => {
                 match self.probing_since.filter(|&probing_since| is_within(self.next_back_off(), probing_since, now)) {
                     Some(since) => Availability::Probing { since },

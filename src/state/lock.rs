@@ -23,11 +23,11 @@ const MAX_FILE: u64 = 64 * 1024;
 /// More than most of them: what is read in one piece.
 const USUAL_FILE: usize = 4096;
 
-/// How long a lock that is held for the moment of a change is waited for.
+/// How long a process waits for a lock that others hold only while they change a file.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long a lock is tried again that only those who look at it have. Each of them has it for microseconds, but may be
-/// suspended just then.
+/// How long a process retries a lock that only readers hold. Each holds it for microseconds, but may be suspended just
+/// then.
 const READER_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Locks `path`, which is made if needed. `None`: somebody else has the lock. Those who only look at it do not count.

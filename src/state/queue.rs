@@ -21,8 +21,8 @@ use super::lock::{contents, is_locked, lock_briefly, replace};
 use super::{StateDirectory, StateError, create_directory};
 use crate::permissions::files;
 
-/// How long a ticket counts without being renewed.
-pub const VALID_FOR: Duration = Duration::from_secs(5);
+/// How long a ticket is valid unless it is renewed.
+pub const TICKET_TTL: Duration = Duration::from_secs(5);
 
 /// The most places there are, whatever the limit that is asked for.
 const MAX_ENTRIES: usize = 10_000;
@@ -40,7 +40,7 @@ pub struct TicketRecord {
 
 impl TicketRecord {
     fn counts(&self, now: Time) -> bool {
-        now.abs_diff(self.renewed) < VALID_FOR.as_millis() as Time
+        now.abs_diff(self.renewed) < TICKET_TTL.as_millis() as Time
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is remembered of the line to a host: how fast it was, and what was sent over it.
 //!
 //! The record (see `record`) is `throughput.json` in the host's state directory. It says nothing before a large transfer, and
-//! what it says counts for an hour ([`VALID_FOR`]): lines change.
+//! what it says counts for an hour ([`THROUGHPUT_TTL`]): lines change.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use super::record::Record;
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
 
-/// How long a measurement counts.
-pub const VALID_FOR: Duration = Duration::from_secs(3600);
+/// How long a measurement is valid.
+pub const THROUGHPUT_TTL: Duration = Duration::from_secs(3600);
 
 /// What is remembered of a line, each way.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ pub struct Data {
 impl LinkSpeed {
     /// Whether it still counts at `now`. What is from the future does not.
     pub fn counts(&self, now: Time) -> bool {
-        now.checked_sub(self.measured).is_some_and(|age| age < VALID_FOR.as_millis() as Time)
+        now.checked_sub(self.measured).is_some_and(|age| age < THROUGHPUT_TTL.as_millis() as Time)
     }
 }
 

@@ -12,7 +12,7 @@ use super::{StateDirectory, StateError};
 use crate::machine::Machine;
 use crate::permissions::files;
 
-/// How long something that was said need not be said again.
+/// A warning is repeated only after this time.
 const REPEAT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Whether a warning of this kind, a word, is to be said now; it counts as said then.

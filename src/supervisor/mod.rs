@@ -17,7 +17,7 @@
 //! one. Its programs are killed with their process groups when they are no longer wanted, and outlive it when it is
 //! killed. The same holds where `/proc` is missing.
 //!
-//! What a supervisor may not signal (a program with the rights of another user) stays, after `KILL_WITHIN`.
+//! What a supervisor may not signal (a program with the rights of another user) stays, after `KILL_TIMEOUT`.
 
 mod serve;
 
@@ -42,13 +42,13 @@ pub const NAME: &str = "offload-supervisor";
 /// The executable of this process, whatever has become of its file.
 const OWN_EXECUTABLE: &str = "/proc/self/exe";
 
-/// How long a supervisor may take to start a program. It is a matter of milliseconds.
-const START_WITHIN: Duration = Duration::from_secs(30);
+/// Time allowed for a supervisor to start a program, which takes milliseconds.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a supervisor tries to kill what is below it.
-const KILL_WITHIN: Duration = Duration::from_secs(2);
+/// How long a supervisor tries to kill everything below it.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often the end of a supervisor is looked for.
+/// How often a caller checks whether a supervisor has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 static HAS_SUPERVISORS: AtomicBool = AtomicBool::new(false);
@@ -161,7 +161,7 @@ impl Program {
         }
         self.killer.kill();
         // What cannot be killed is in the hands of the kernel (a file server that is gone), and is not waited for.
-        let until = Instant::now() + 2 * KILL_WITHIN;
+        let until = Instant::now() + 2 * KILL_TIMEOUT;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
             thread::sleep(POLL_INTERVAL);
         }
@@ -200,7 +200,7 @@ fn start_supervised(program: &OsStr, arguments: &[OsString], streams: Streams) -
         // The command holds these until it is dropped.
         command.stdin(OwnedFd::from(theirs)).stdout(output).stderr(messages).spawn()?
     };
-    control.set_read_timeout(Some(START_WITHIN))?;
+    control.set_read_timeout(Some(START_TIMEOUT))?;
     let mut error = [0; 4];
     let started = control.read_exact(&mut error).and_then(|()| match i32::from_ne_bytes(error) {
         0 => Ok(()),

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::{emulate_default_handler, pipe};
 
-use super::{KILL_WITHIN, Streams};
+use super::{KILL_TIMEOUT, Streams};
 
 /// The status of a supervisor that cannot serve, or whose program could not be started: that of a shell.
 const NOT_STARTED: i32 = 127;
@@ -23,8 +23,8 @@ const NOT_STARTED: i32 = 127;
 /// The status of a supervisor that has killed its program.
 const KILLED: i32 = 137;
 
-/// How long it is waited for the end of what was killed, before everything is looked for again.
-const KILL_AGAIN: Duration = Duration::from_millis(20);
+/// How often a supervisor kills again what is still below it.
+const KILL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Runs the program that the arguments name; returns the exit status for this process.
 pub(super) fn serve(arguments: &[OsString]) -> i32 {
@@ -110,13 +110,13 @@ fn drain(mut socket: &UnixStream) {
 /// Kills all that is below this process. The children of what is killed become children of this process, to be killed
 /// next.
 fn kill_all(child_ended: &UnixStream) {
-    let until = Instant::now() + KILL_WITHIN;
+    let until = Instant::now() + KILL_TIMEOUT;
     while has_children() && Instant::now() < until {
         for child in children() {
             // It may have ended, or be another user's.
             let _ = rustix::process::kill_process(child, Signal::KILL);
         }
-        let time = Timespec { tv_sec: 0, tv_nsec: KILL_AGAIN.subsec_nanos().into() };
+        let time = Timespec { tv_sec: 0, tv_nsec: KILL_INTERVAL.subsec_nanos().into() };
         if has_children() {
             let _ = poll(&mut [PollFd::new(child_ended, PollFlags::IN)], Some(&time));
             drain(child_ended);

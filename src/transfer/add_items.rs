@@ -17,8 +17,8 @@ use crate::local::{ContentAddress, Item, Store, content_address, read_nar, read_
 const MAX_TREE: u64 = 64 << 20;
 /// What the daemon asks for at a time when it imports, in bytes.
 pub(super) const IMPORT_CHUNK: u64 = 32 << 10;
-/// What it costs, about, to sign an item and have the signature verified.
-const SIGNATURE: Duration = Duration::from_millis(2);
+/// About how long it takes to sign an item and to verify the signature.
+const SIGNATURE_COST: Duration = Duration::from_millis(2);
 
 /// How items are sent: first some added one by one, then the others as a bundle. Each part has references first.
 pub(super) struct Plan {
@@ -57,7 +57,7 @@ pub(super) fn plan(store: &Store, items: Vec<Item>, round_trip: Duration) -> Pla
 /// Whether so many small items take less time one by one than in a bundle.
 fn is_faster_added(count: u64, bytes: u64, round_trip: Duration) -> bool {
     let round_trips = |number: u64| round_trip.as_secs_f64() * number as f64;
-    round_trips(count) <= round_trips(2 + bytes / IMPORT_CHUNK) + SIGNATURE.as_secs_f64() * count as f64
+    round_trips(count) <= round_trips(2 + bytes / IMPORT_CHUNK) + SIGNATURE_COST.as_secs_f64() * count as f64
 }
 
 /// Adds an item.

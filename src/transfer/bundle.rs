@@ -20,10 +20,10 @@ use crate::local::{Bundle, Item};
 use crate::remote::{ArchiveImport, DaemonStream};
 use crate::timing::{Pieces, Stopwatch};
 
-/// From this time of a round trip on, the questions of an import are a matter of the link, and not of the processors.
+/// With a longer round trip the link, and not the processors, bounds the questions of an import.
 const STREAM_MIN_RTT: Duration = Duration::from_micros(500);
-/// How long it takes, about, to start a program on the other side.
-const START: Duration = Duration::from_secs(1);
+/// About how long it takes to start a program on the build machine.
+const PROGRAM_START: Duration = Duration::from_secs(1);
 
 /// What the daemon's helper `guix authenticate` says of a key that is not in its access-control list.
 pub(super) const UNAUTHORIZED: &str = "unauthorized public key";
@@ -60,7 +60,7 @@ pub(super) fn send_items(
 fn is_long(items: &[Item], round_trip: Duration) -> bool {
     let bytes: u64 = items.iter().map(|item| item.nar_size).sum();
     let questions = bytes / add_items::IMPORT_CHUNK;
-    round_trip >= STREAM_MIN_RTT && round_trip.as_secs_f64() * questions as f64 > START.as_secs_f64()
+    round_trip >= STREAM_MIN_RTT && round_trip.as_secs_f64() * questions as f64 > PROGRAM_START.as_secs_f64()
 }
 
 /// Has a program on the other side import the items. False if that did not work and nothing else is wrong.
@@ -80,7 +80,7 @@ fn stream(
         }
     };
     let key = SigningKey::load(&local_store.directories.signing_key())?;
-    progress.spent(START);
+    progress.spent(PROGRAM_START);
     let bundle = Bundle::new(&local_store.store, items.to_vec(), |digest| key.sign(digest).map_err(io::Error::other));
     let mut bundle = progress.reader(bundle);
     let mut buffer = vec![0; 64 << 10];

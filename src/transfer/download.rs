@@ -24,6 +24,7 @@ use log::debug;
 
 use super::limiter::{SlotRequest, TransferLimiter};
 use super::meter::{Direction, ThroughputMeter};
+use super::progress::{EVENT_BYTES, EVENT_INTERVAL};
 use super::rejected::RejectedOutput;
 use crate::daemon::{self, Client};
 use crate::events::{Event, Observer};
@@ -43,14 +44,8 @@ use crate::store::path::StorePath;
 use crate::store::signature::{Acl, PublicKey};
 use crate::timing::{Pieces, Stopwatch};
 
-/// How many bytes arrive between two events.
-const PROGRESS: u64 = 16 << 20;
-
-/// And how much time at the most, as long as any are.
-const SLOW: Duration = Duration::from_secs(1);
-
-/// How long the daemon may need, about, before it makes its first signature.
-const SIGNING: Duration = Duration::from_millis(100);
+/// About how long a daemon takes until its first signature.
+const SIGNING_START: Duration = Duration::from_millis(100);
 
 /// Outputs that have arrived and been accepted, and are not in their places yet. Dropping them removes them.
 pub struct Downloaded<'a> {
@@ -163,7 +158,7 @@ pub fn download<'a, S: Read + Write>(
             }
         }
     }
-    meter.end(Direction::Receiving, expected.outputs.len(), SIGNING, limiter, compressed);
+    meter.end(Direction::Receiving, expected.outputs.len(), SIGNING_START, limiter, compressed);
     Ok(Downloaded { local_store, staged })
 }
 
@@ -298,7 +293,7 @@ impl<R: Read> Read for ProgressReader<'_, R> {
         self.meter.pass(&buffer[..count]);
         self.arrived += count as u64;
         failpoint(Failpoint::FirstBytes);
-        if self.arrived >= self.reported + PROGRESS || self.reported_at.elapsed() >= SLOW {
+        if self.arrived >= self.reported + EVENT_BYTES || self.reported_at.elapsed() >= EVENT_INTERVAL {
             (self.reported, self.reported_at) = (self.arrived, Instant::now());
             let ProgressReader { machine, output, arrived: bytes, .. } = *self;
             self.observer.observe(&Event::Downloaded { machine, output, bytes });

@@ -20,13 +20,13 @@ use crate::machine::Machine;
 use crate::state::transfers::{InFlight, TransferSlot, Transfers};
 use crate::state::{StateDirectory, StateError};
 
-/// How often one that waits looks whether it is its turn.
+/// How often a waiting transfer checks for a free transfer slot.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How often the machine is asked what it has got by now: an item is there before the upload it belongs to ends.
+/// How often a waiting transfer asks the machine which items have arrived: an item is there before its upload ends.
 const REQUERY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A wait that is shorter is not worth a line.
+/// A shorter wait is not reported.
 const REPORT_AFTER: Duration = Duration::from_secs(1);
 
 /// The turns of one machine, as one build takes them.

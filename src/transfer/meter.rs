@@ -1,7 +1,7 @@
 //! How fast a transfer is, and what its data are like: for the choice of [`compression`](super::compression).
 //!
 //! A transfer counts if it is held up by its bytes and not by its items, each of which takes a daemon some milliseconds
-//! ([`ITEM`]). Its rate is that of its fastest stretch of 8 MiB but for the first; a stretch is as long as this since
+//! ([`ITEM_COST`]). Its rate is that of its fastest stretch of 8 MiB but for the first; a stretch is as long as this since
 //! up to 2 MiB may be on their way, in nobody's hands: OpenSSH's window. A transfer that is too short for that tells of
 //! a slow line only, and of that if it takes long even without half a second in which anything may have happened.
 
@@ -14,13 +14,13 @@ use super::limiter::TransferLimiter;
 use crate::machine::{Compressed, Compression};
 use crate::state::{ThroughputRecord, health};
 
-/// Less than this tells nothing.
+/// A transfer of fewer bytes is not measured.
 const MIN_BYTES: u64 = 1 << 20;
-const STRETCH: u64 = 8 << 20;
-/// What a daemon needs for an item, at the most.
-const ITEM: Duration = Duration::from_millis(10);
-/// What a daemon on a busy machine may need for any transfer.
-const OTHER_DELAYS: Duration = Duration::from_millis(500);
+const INTERVAL_BYTES: u64 = 8 << 20;
+/// The longest time that a daemon needs for an item.
+const ITEM_COST: Duration = Duration::from_millis(10);
+/// The longest delay of any transfer that is caused by a busy machine.
+const DELAY_MAX: Duration = Duration::from_millis(500);
 /// How much longer a transfer must take than its items.
 const MUCH_LONGER: f64 = 4.0;
 
@@ -60,7 +60,7 @@ impl ThroughputMeter {
         if before / SAMPLE_EVERY != self.bytes / SAMPLE_EVERY && self.samples.len() < SAMPLES * SAMPLE {
             self.samples.extend_from_slice(&data[..data.len().min(SAMPLE)]);
         }
-        if self.bytes - self.stretch.0 >= STRETCH {
+        if self.bytes - self.stretch.0 >= INTERVAL_BYTES {
             let now = Instant::now();
             if self.stretch.0 > 0 {
                 self.fastest = self.fastest.max(rate(self.bytes - self.stretch.0, now - self.stretch.1));
@@ -96,14 +96,14 @@ impl ThroughputMeter {
 
 /// The rate that a transfer tells of, if it does. `fastest`: that of its fastest stretch.
 fn estimated_rate(bytes: u64, fastest: f64, took: Duration, items: usize, other: Duration) -> Option<f64> {
-    let of_items = ITEM * u32::try_from(items).unwrap_or(u32::MAX);
+    let of_items = ITEM_COST * u32::try_from(items).unwrap_or(u32::MAX);
     if bytes < MIN_BYTES || took < of_items.mul_f64(MUCH_LONGER) {
         return None;
     }
     if fastest > 0.0 {
         return Some(fastest);
     }
-    let rate = rate(bytes, took.saturating_sub(of_items + other + OTHER_DELAYS));
+    let rate = rate(bytes, took.saturating_sub(of_items + other + DELAY_MAX));
     compression::is_slow(rate).then_some(rate)
 }
 

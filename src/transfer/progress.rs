@@ -10,11 +10,11 @@ use crate::failpoints::{Failpoint, half};
 use crate::local::Item;
 use crate::machine::Compressed;
 
-/// How many bytes are sent between two events.
-const PROGRESS: u64 = 16 << 20;
+/// The bytes between two progress events.
+pub(super) const EVENT_BYTES: u64 = 16 << 20;
 
-/// And how much time at the most, as long as any are.
-const SLOW: Duration = Duration::from_secs(1);
+/// The longest time between two progress events while bytes flow.
+pub(super) const EVENT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts what is sent, and tells about it.
 pub(super) struct Progress<'a> {
@@ -49,7 +49,7 @@ impl<'a> Progress<'a> {
         self.meter.pass(data);
         self.sent += data.len() as u64;
         half(Failpoint::UploadHalf, self.sent, self.of);
-        if self.sent >= self.reported + PROGRESS || self.reported_at.elapsed() >= SLOW {
+        if self.sent >= self.reported + EVENT_BYTES || self.reported_at.elapsed() >= EVENT_INTERVAL {
             (self.reported, self.reported_at) = (self.sent, Instant::now());
             self.observer.observe(&Event::Uploaded { machine: self.machine, bytes: self.sent, of: self.of });
         }

@@ -7,7 +7,7 @@
 //! itself takes longer than that.
 //!
 //! While others are logging in to the machine, or sending to it, its processors have more urgent things to do, and this
-//! is put off: until the build has something to say or has gone on for a moment (`LATER`).
+//! is put off: until the build has something to say or has gone on for a moment (`START_DELAY`).
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -21,8 +21,8 @@ use crate::remote::{Connection, DaemonStream, SilencePolicy};
 use crate::state::logins::Logins;
 use crate::timing::Stopwatch;
 
-/// From this time of a round trip on, a link is long.
-const FAR: Duration = Duration::from_millis(5);
+/// A link with a longer round trip counts as long.
+const LONG_ROUND_TRIP: Duration = Duration::from_millis(5);
 
 /// Name of the text; the same for all, and garbage when nobody is connected.
 const NAME: &str = "offload-signer";
@@ -30,8 +30,8 @@ const NAME: &str = "offload-signer";
 /// More than the item of that text, in bytes. What is left after it is an error of the daemon's.
 const MAX_ITEM: u64 = 64 << 10;
 
-/// How long a build goes on before the connection that was put off is made.
-const LATER: Duration = Duration::from_millis(200);
+/// How long a build runs before the deferred connection is made.
+const START_DELAY: Duration = Duration::from_millis(200);
 
 /// The second connection, once there is one. Without one, signing takes its time.
 pub struct SigningConnection<'a> {
@@ -64,7 +64,7 @@ impl<'a> SigningConnection<'a> {
     /// Has the daemon get ready to sign, if that saves time beside `client`, the first connection; later, if the
     /// machine is busy.
     pub(super) fn start(&mut self, client: &mut Client<DaemonStream>) {
-        if self.client.is_some() || client.round_trip() >= FAR || client.stream_mut().is_reused() {
+        if self.client.is_some() || client.round_trip() >= LONG_ROUND_TRIP || client.stream_mut().is_reused() {
             return;
         }
         let logins = Logins::of(self.limiter.state, self.limiter.machine);
@@ -78,7 +78,7 @@ impl<'a> SigningConnection<'a> {
     /// enough.
     pub fn start_deferred(&mut self, client: &mut Client<DaemonStream>) {
         if self.is_put_off {
-            client.stream_mut().wait(LATER);
+            client.stream_mut().wait(START_DELAY);
             self.start_now(client);
         }
     }

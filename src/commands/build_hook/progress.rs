@@ -17,8 +17,8 @@ use crate::commands::terminal::Terminal;
 use crate::events::{Bytes, Event};
 use crate::hook::descriptors::PREFIX;
 
-/// How long a transfer lasts before the first line about it.
-const FIRST_LINE: Duration = Duration::from_secs(5);
+/// How long a transfer takes before the first line about it.
+const FIRST_REPORT_AFTER: Duration = Duration::from_secs(5);
 
 /// Tells about one transfer after the other.
 pub struct Progress<'a> {
@@ -82,7 +82,7 @@ impl<'a> Progress<'a> {
         }
         let (since, pause) = match transfer.told {
             Some(told) => (told, self.line_every),
-            None => (transfer.start, self.line_every.min(FIRST_LINE)),
+            None => (transfer.start, self.line_every.min(FIRST_REPORT_AFTER)),
         };
         if now.duration_since(since) >= pause {
             transfer.told = Some(now);

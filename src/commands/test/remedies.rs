@@ -18,8 +18,8 @@ use crate::store::signature::PublicKey;
 /// Where a daemon usually listens.
 const USUAL_SOCKET: &str = "/var/guix/daemon-socket/socket";
 
-/// How long a machine may take to tell about a file.
-const MOMENT: Duration = Duration::from_secs(5);
+/// Time allowed for a machine to report on a file.
+const FILE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For a machine whose daemon could not be reached. `connection`: as far as it went.
 pub fn of_connecting(
@@ -111,7 +111,7 @@ fn open_way(machine: &Machine, connection: &Connection) -> Option<Remedy> {
         return None;
     }
     let command = format!("stat -c '%a %G' {directory} {socket}");
-    let output = connection.run(&command, b"", MOMENT).ok()?;
+    let output = connection.run(&command, b"", FILE_TIMEOUT).ok()?;
     let output = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut files = output.lines().filter_map(|line| line.split_once(' '));
     let (mode, group) = files.next()?;

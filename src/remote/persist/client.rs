@@ -9,7 +9,7 @@ use std::time::Instant;
 use log::debug;
 
 use super::message::{Handshake, Request};
-use super::{ALL_WITHIN, ANSWER_WITHIN, CacheKey, peer};
+use super::{CacheKey, HOLDER_REPLY_TIMEOUT, HOLDER_SEARCH_TIMEOUT, peer};
 use crate::daemon::Client;
 use crate::machine::Machine;
 use crate::permissions::files;
@@ -21,7 +21,7 @@ use crate::store::path::StoreDir;
 /// Borrows a connection to the daemon of `machine`, if one is kept. Whether the daemon still answers shows with the
 /// first request.
 pub fn acquire(cache_key: &CacheKey, machine: &Machine, store: &StoreDir) -> Option<Client<DaemonStream>> {
-    let until = Instant::now() + ALL_WITHIN;
+    let until = Instant::now() + HOLDER_SEARCH_TIMEOUT;
     let mut sockets = cache_key.sockets();
     if !sockets.is_empty() {
         // So that those who come at the same time try different ones first.
@@ -42,7 +42,7 @@ pub fn acquire(cache_key: &CacheKey, machine: &Machine, store: &StoreDir) -> Opt
 }
 
 fn ask(socket: &Path, machine: &Machine, until: Instant) -> io::Result<(PersistedStream, Handshake)> {
-    let left = until.saturating_duration_since(Instant::now()).min(ANSWER_WITHIN);
+    let left = until.saturating_duration_since(Instant::now()).min(HOLDER_REPLY_TIMEOUT);
     if left.is_zero() {
         return Err(ErrorKind::TimedOut.into());
     }

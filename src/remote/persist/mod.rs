@@ -25,7 +25,7 @@
 //! then closes both. Where the way to the daemon breaks, the keeper says why over the control connection, and ends.
 //!
 //! **Who does not answer** is passed over: one that was killed at once, one that is stopped (SIGSTOP) as soon as the
-//! kernel has said so, and any other after `ANSWER_WITHIN`. The socket of the last is removed, so that nobody waits for
+//! kernel has said so, and any other after `HOLDER_REPLY_TIMEOUT`. The socket of the last is removed, so that nobody waits for
 //! it again; it makes another when it goes on.
 //!
 //! Not checked here: whether the daemon still answers. The borrower's first request tells.
@@ -48,15 +48,17 @@ pub(super) use peer::is_stopped;
 
 use std::time::Duration;
 
-/// How old a connection may be when it is lent. What its daemon protects from the garbage collector grows with each build.
+/// The greatest age, since login, of a connection that is reused. What its daemon protects from the garbage collector
+/// grows with each build.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
-/// How long a keeper waits for a request of somebody who has connected.
+/// How long a holder waits for the request of a client that has connected.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a borrower waits for the answer of one keeper, and of all that it tries.
-const ANSWER_WITHIN: Duration = Duration::from_millis(250);
-const ALL_WITHIN: Duration = Duration::from_secs(1);
+/// How long a client waits for the reply of one holder.
+const HOLDER_REPLY_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long a client waits for all holders that it tries.
+const HOLDER_SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;

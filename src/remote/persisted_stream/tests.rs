@@ -84,10 +84,10 @@ fn the_last_words_of_a_keeper_are_told() {
     }
     // However much it has to say, and whether or not it comes to an end.
     let (mut persisted, data, mut control) = persisted();
-    control.write_all(&[b'x'; 2 * MAX_LAST_WORDS as usize]).unwrap();
+    control.write_all(&[b'x'; 2 * MAX_ERROR as usize]).unwrap();
     drop(data);
     let error = persisted.read(&mut [0]).unwrap_err().to_string();
-    assert!((MAX_LAST_WORDS..MAX_LAST_WORDS + 100).contains(&(error.len() as u64)), "{} bytes", error.len());
+    assert!((MAX_ERROR..MAX_ERROR + 100).contains(&(error.len() as u64)), "{} bytes", error.len());
 }
 
 #[test]
