@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use bytesize::{ByteSize, Display as Size};
+
 use crate::store::path::StorePath;
 
 /// Something that happened.
@@ -56,15 +58,15 @@ impl fmt::Display for Event<'_> {
             }
             Event::Uploading { machine, items, bytes } => {
                 let noun = if *items == 1 { "item" } else { "items" };
-                write!(f, "sending {items} store {noun} ({}) to '{machine}'", Bytes(*bytes))
+                write!(f, "sending {items} store {noun} ({}) to '{machine}'", iec(*bytes))
             }
             Event::Uploaded { machine, bytes, of } => {
-                write!(f, "sent {} of {} to '{machine}'", Bytes(*bytes), Bytes(*of))
+                write!(f, "sent {} of {} to '{machine}'", iec(*bytes), iec(*of))
             }
             Event::Building { derivation, machine } => write!(f, "building '{derivation}' on '{machine}'"),
             Event::Downloading { machine, output } => write!(f, "retrieving '{output}' from '{machine}'"),
             Event::Downloaded { machine, output, bytes } => {
-                write!(f, "retrieved {} of '{output}' from '{machine}'", Bytes(*bytes))
+                write!(f, "retrieved {} of '{output}' from '{machine}'", iec(*bytes))
             }
             Event::Done { derivation, machine } => write!(f, "done with '{derivation}', built on '{machine}'"),
             Event::Abandoned { derivation, machine, cause } => {
@@ -74,26 +76,7 @@ impl fmt::Display for Event<'_> {
     }
 }
 
-/// A number of bytes, for people.
-pub struct Bytes(pub u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
-        match units.into_iter().find(|(_, shift)| self.0 >= 1 << shift) {
-            Some((unit, shift)) => write!(f, "{:.1} {unit}", self.0 as f64 / (1u64 << shift) as f64),
-            None => write!(f, "{} B", self.0),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Bytes;
-
-    #[test]
-    fn bytes_for_people() {
-        let texts = [0, 1023, 1024, 1536, 5 << 20, 3 << 30].map(|count| Bytes(count).to_string());
-        assert_eq!(texts, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 MiB", "3.0 GiB"]);
-    }
+/// A number of bytes for people, such as `1.5 MiB`.
+pub(crate) fn iec(bytes: u64) -> Size {
+    ByteSize(bytes).display().iec()
 }

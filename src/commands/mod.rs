@@ -19,6 +19,7 @@ pub mod help;
 pub mod install;
 mod machines;
 pub mod status;
+mod table;
 mod terminal;
 pub mod test;
 

@@ -12,8 +12,10 @@ use std::fmt;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 
+use anstyle::{AnsiColor, Style};
 use rustix::termios::tcgetwinsize;
 use serde::Serialize;
+use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm};
 
 use crate::text::is_terminal_control;
 
@@ -51,48 +53,35 @@ impl Terminal {
         let size = is_terminal.then(|| tcgetwinsize(file).ok()).flatten();
         let columns = env::var("COLUMNS").ok().and_then(|columns| columns.parse::<usize>().ok());
         let own = size.map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0);
-        let is_wanted = |name| env::var_os(name).is_none_or(|value: std::ffi::OsString| value.is_empty());
         Terminal {
             width: own.or(columns).map(|columns| columns.max(NARROWEST)),
             height: size.map(|size| usize::from(size.ws_row)).filter(|&rows| rows > 0),
-            has_colours: is_terminal && is_wanted("NO_COLOR") && env::var_os("TERM").is_none_or(|term| term != "dumb"),
+            has_colours: is_terminal && !anstyle_query::no_color() && anstyle_query::term_supports_ansi_color(),
         }
     }
 
     /// `text` in a colour, where there are colours.
     pub fn paint(&self, colour: Colour, text: &str) -> String {
-        let code = match colour {
-            Colour::Ok => "32",
-            Colour::Warning => "33",
-            Colour::Error => "31",
-            Colour::Heading => "1",
+        let style = match colour {
+            Colour::Ok => AnsiColor::Green.on_default(),
+            Colour::Warning => AnsiColor::Yellow.on_default(),
+            Colour::Error => AnsiColor::Red.on_default(),
+            Colour::Heading => Style::new().bold(),
         };
-        if self.has_colours { format!("\x1b[{code}m{text}\x1b[m") } else { text.to_owned() }
+        if self.has_colours { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 
-    /// Breaks `text` between words so that no line gets too long when each but the first is indented by `indent`
-    /// columns, and the first begins there. A longer word stays in one piece.
+    /// Breaks `text` between words so that no line gets too long. The first line begins in column `indent`; the others
+    /// are indented by so much. A longer word stays in one piece.
     pub fn wrap(&self, indent: usize, text: &str) -> String {
         let text = plain(text);
-        let Some(room) = self.width.map(|width| width.saturating_sub(indent).max(NARROWEST / 2)) else {
-            return text.into_owned();
-        };
-        let mut wrapped = String::new();
-        let mut column = 0;
-        for word in text.split(' ') {
-            let length = word.chars().count();
-            if column > 0 && column + 1 + length > room {
-                wrapped.push('\n');
-                wrapped.extend(std::iter::repeat_n(' ', indent));
-                column = 0;
-            } else if column > 0 {
-                wrapped.push(' ');
-                column += 1;
-            }
-            wrapped.push_str(word);
-            column += length;
-        }
-        wrapped
+        let Some(width) = self.width else { return text.into_owned() };
+        let options = Options::new(width.saturating_sub(indent).max(NARROWEST / 2))
+            .break_words(false)
+            .word_separator(WordSeparator::AsciiSpace)
+            .word_splitter(WordSplitter::NoHyphenation)
+            .wrap_algorithm(WrapAlgorithm::FirstFit);
+        textwrap::wrap(&text, options).join(&format!("\n{}", " ".repeat(indent)))
     }
 }
 
@@ -174,7 +163,7 @@ mod tests {
         assert_eq!(Terminal::default().paint(Colour::Error, "!!"), "!!");
         assert_eq!(
             Terminal { has_colours: true, ..Terminal::default() }.paint(Colour::Error, "!!"),
-            "\x1b[31m!!\x1b[m"
+            "\x1b[31m!!\x1b[0m"
         );
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use log::{debug, info};
 
 use crate::commands::terminal::Terminal;
-use crate::events::{Bytes, Event};
+use crate::events::{Event, iec};
 use crate::hook::descriptors::PREFIX;
 
 /// How long a transfer takes before the first line about it.
@@ -124,11 +124,11 @@ impl Transfer {
                 // What is sent is a little more than the items.
                 let sent = self.bytes.min(*of);
                 let percent = sent.checked_mul(100).and_then(|sent| sent.checked_div(*of)).unwrap_or(0);
-                let (sent, of, noun) = (Bytes(sent), Bytes(*of), noun(*items));
+                let (sent, of, noun) = (iec(sent), iec(*of), noun(*items));
                 format!("sent {sent} of {of} to '{machine}' ({percent} % of {items} {noun}, {rate})")
             }
             What::Download { output } => {
-                format!("retrieved {} from '{machine}' ({rate}) of '{output}'", Bytes(self.bytes))
+                format!("retrieved {} from '{machine}' ({rate}) of '{output}'", iec(self.bytes))
             }
         }
     }
@@ -138,7 +138,7 @@ impl Transfer {
         match &self.what {
             What::Upload { items, of } => {
                 let (rate, noun) = (self.rate(now, *of), noun(*items));
-                format!("sent {items} {noun} ({}) to '{machine}' in {seconds} s ({rate})", Bytes(*of))
+                format!("sent {items} {noun} ({}) to '{machine}' in {seconds} s ({rate})", iec(*of))
             }
             What::Download { output } => {
                 // The last bytes come without an event.
@@ -149,7 +149,7 @@ impl Transfer {
 
     fn rate(&self, now: Instant, bytes: u64) -> String {
         let seconds = now.duration_since(self.start).as_secs_f64().max(0.001);
-        format!("{}/s", Bytes((bytes as f64 / seconds) as u64))
+        format!("{}/s", iec((bytes as f64 / seconds) as u64))
     }
 }
 

@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use crate::commands::table::{self, Heading, Heading::Number, Heading::Text};
 use crate::machine_file::{Pool, Settings, When};
 
-const HEAD: [&str; 6] = ["NAME", "SYSTEMS", "SLOTS", "SPEED", "FEATURES", "NOTES"];
-/// Columns with numbers, which stand to the right.
-const NUMBERS: [usize; 2] = [2, 3];
+const HEADINGS: [Heading; 6] =
+    [Text("NAME"), Text("SYSTEMS"), Number("SLOTS"), Number("SPEED"), Text("FEATURES"), Text("NOTES")];
 
 pub(super) fn write(pool: &Pool, output: &mut dyn Write) -> io::Result<()> {
     let count = match pool.machines.len() {
@@ -19,7 +19,9 @@ pub(super) fn write(pool: &Pool, output: &mut dyn Write) -> io::Result<()> {
     let rows = rows(pool);
     if !rows.is_empty() {
         writeln!(output)?;
-        write_rows(&rows, output)?;
+        let mut table = table::table(&HEADINGS);
+        table.add_rows(rows);
+        table::lines(&table).iter().try_for_each(|line| writeln!(output, "{line}"))?;
     }
     writeln!(output)?;
     write_settings(&pool.settings, output)
@@ -57,20 +59,6 @@ fn rows(pool: &Pool) -> Vec<[String; 6]> {
         ]
     });
     machines.chain(head).collect()
-}
-
-fn write_rows(rows: &[[String; 6]], output: &mut dyn Write) -> io::Result<()> {
-    let head = HEAD.map(str::to_owned);
-    let rows: Vec<&[String; 6]> = std::iter::once(&head).chain(rows).collect();
-    let widths = [0, 1, 2, 3, 4, 5].map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
-    for row in rows {
-        let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| match NUMBERS.contains(&column) {
-            true => format!("{cell:>width$}"),
-            false => format!("{cell:width$}"),
-        });
-        writeln!(output, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
-    }
-    Ok(())
 }
 
 fn write_settings(settings: &Settings, output: &mut dyn Write) -> io::Result<()> {

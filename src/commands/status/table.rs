@@ -6,46 +6,42 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::snapshot::{Build, MachineSnapshot, MachineState};
-use crate::commands::terminal::{Colour, HumanDuration, Terminal, plain};
-use crate::events::Bytes;
+use bytesize::ByteSize;
 
-/// Between two columns.
-const GAP: usize = 2;
+use super::snapshot::{Build, MachineSnapshot, MachineState};
+use crate::commands::table::{self, Heading, Heading::Number, Heading::Text};
+use crate::commands::terminal::{Colour, HumanDuration, Terminal, plain};
 
 /// A column of the table.
 struct Column {
-    heading: &'static str,
+    heading: Heading,
     /// 0 is never left out; the highest goes first.
     rank: usize,
-    is_number: bool,
     cell: fn(&MachineSnapshot) -> Option<String>,
 }
 
 const COLUMNS: [Column; 13] = [
-    Column { heading: "NAME", rank: 0, is_number: false, cell: |snapshot| Some(label(snapshot)) },
-    Column { heading: "STATE", rank: 0, is_number: false, cell: |snapshot| Some(snapshot.state.word().to_owned()) },
-    Column { heading: "SLOTS", rank: 0, is_number: true, cell: slots },
-    Column { heading: "LOAD", rank: 1, is_number: true, cell: load },
-    Column { heading: "DISK", rank: 2, is_number: true, cell: |snapshot| snapshot.free_disk.map(size) },
-    Column { heading: "MEMORY", rank: 3, is_number: true, cell: |snapshot| snapshot.free_memory.map(size) },
-    Column { heading: "PRESSURE", rank: 4, is_number: true, cell: pressure },
+    Column { heading: Text("NAME"), rank: 0, cell: |snapshot| Some(label(snapshot)) },
+    Column { heading: Text("STATE"), rank: 0, cell: |snapshot| Some(snapshot.state.word().to_owned()) },
+    Column { heading: Number("SLOTS"), rank: 0, cell: slots },
+    Column { heading: Number("LOAD"), rank: 1, cell: load },
+    Column { heading: Number("DISK"), rank: 2, cell: |snapshot| snapshot.free_disk.map(size) },
+    Column { heading: Number("MEMORY"), rank: 3, cell: |snapshot| snapshot.free_memory.map(size) },
+    Column { heading: Number("PRESSURE"), rank: 4, cell: pressure },
     Column {
-        heading: "CLOCK",
+        heading: Number("CLOCK"),
         rank: 5,
-        is_number: true,
         cell: |snapshot| snapshot.clock_skew.map(|skew| format!("{skew:+.0} s")),
     },
-    Column { heading: "GUIX", rank: 6, is_number: false, cell: |snapshot| snapshot.guix.clone() },
-    Column { heading: "ARCH", rank: 7, is_number: false, cell: |snapshot| snapshot.architecture.clone() },
+    Column { heading: Text("GUIX"), rank: 6, cell: |snapshot| snapshot.guix.clone() },
+    Column { heading: Text("ARCH"), rank: 7, cell: |snapshot| snapshot.architecture.clone() },
     Column {
-        heading: "UP",
+        heading: Number("UP"),
         rank: 10,
-        is_number: true,
         cell: |snapshot| snapshot.uptime.map(|time| HumanDuration(time).to_string()),
     },
-    Column { heading: "KERNEL", rank: 8, is_number: false, cell: |snapshot| snapshot.kernel.clone() },
-    Column { heading: "HOST", rank: 9, is_number: false, cell: |snapshot| snapshot.host_name.clone() },
+    Column { heading: Text("KERNEL"), rank: 8, cell: |snapshot| snapshot.kernel.clone() },
+    Column { heading: Text("HOST"), rank: 9, cell: |snapshot| snapshot.host_name.clone() },
 ];
 
 /// Writes the table to `out`, which is `terminal`. `now` is in seconds since 1970.
@@ -72,49 +68,27 @@ pub fn write(
 }
 
 fn write_machines(machines: &[MachineSnapshot], terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
-    let cell =
-        |column: &Column, snapshot| plain(&(column.cell)(snapshot).unwrap_or_else(|| "-".to_owned())).into_owned();
-    let width = |column: &Column| {
-        machines
-            .iter()
-            .map(|snapshot| cell(column, snapshot).chars().count())
-            .chain([column.heading.len()])
-            .max()
-            .unwrap_or(0)
-    };
-    let mut shown: Vec<(&Column, usize)> = COLUMNS.iter().map(|column| (column, width(column))).collect();
-    let mut left_out = Vec::new();
-    while total(&shown) > terminal.width.unwrap_or(usize::MAX) {
-        let Some(last) = (0..shown.len()).max_by_key(|&at| shown[at].0.rank).filter(|&at| shown[at].0.rank > 0) else {
-            break;
-        };
-        left_out.push(shown.remove(last).0.heading);
-    }
-    let line = |cells: Vec<String>, state: Option<MachineState>| {
-        let mut line = String::new();
-        for ((column, width), text) in shown.iter().zip(cells) {
-            let padding = " ".repeat(width.saturating_sub(text.chars().count()));
-            let colour = match (state, column.heading) {
-                (Some(state), "STATE") => Some(colour(state)),
-                (None, _) => Some(Colour::Heading),
-                _ => None,
-            };
-            let text = colour.map_or(text.clone(), |colour| terminal.paint(colour, &text));
-            let cell = if column.is_number { padding + &text } else { text + &padding };
-            if !line.is_empty() {
-                line.extend([" "; GAP]);
-            }
-            line.push_str(&cell);
-        }
-        line.trim_end().to_owned()
-    };
-    writeln!(out, "{}", line(shown.iter().map(|(column, _)| column.heading.to_owned()).collect(), None))?;
+    let mut table = table::table(&COLUMNS.map(|column| column.heading));
     for snapshot in machines {
-        writeln!(
-            out,
-            "{}",
-            line(shown.iter().map(|(column, _)| cell(column, snapshot)).collect(), Some(snapshot.state))
-        )?;
+        let cell = |column: &Column| (column.cell)(snapshot).unwrap_or_else(|| "-".to_owned());
+        table.add_row(COLUMNS.iter().map(|column| plain(&cell(column)).into_owned()));
+    }
+    let mut columns: Vec<usize> = (0..COLUMNS.len()).filter(|&at| COLUMNS[at].rank > 0).collect();
+    columns.sort_by_key(|&at| COLUMNS[at].rank);
+    let mut left_out = Vec::new();
+    while table::width(&table) > terminal.width.unwrap_or(usize::MAX) {
+        let Some(last) = columns.pop() else { break };
+        table::hide(&mut table, last);
+        left_out.push(COLUMNS[last].heading.text());
+    }
+    let lines = table::lines(&table);
+    let (heading, lines) = lines.split_first().ok_or(io::ErrorKind::InvalidData)?;
+    writeln!(out, "{}", terminal.paint(Colour::Heading, heading))?;
+    for (line, snapshot) in lines.iter().zip(machines) {
+        // The state stands in the second column.
+        let (name, rest) = line.split_at(plain(&label(snapshot)).len());
+        let word = snapshot.state.word();
+        writeln!(out, "{name}{}", rest.replacen(word, &terminal.paint(colour(snapshot.state), word), 1))?;
     }
     if !left_out.is_empty() {
         left_out.reverse();
@@ -122,10 +96,6 @@ fn write_machines(machines: &[MachineSnapshot], terminal: Terminal, out: &mut im
         writeln!(out, "{}", terminal.wrap(0, &note))?;
     }
     Ok(())
-}
-
-fn total(shown: &[(&Column, usize)]) -> usize {
-    shown.iter().map(|(_, width)| width + GAP).sum::<usize>().saturating_sub(GAP)
 }
 
 fn colour(state: MachineState) -> Colour {
@@ -141,17 +111,22 @@ fn colour(state: MachineState) -> Colour {
 fn write_builds(machines: &[MachineSnapshot], now: u64, terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
     let builds: Vec<(&MachineSnapshot, &Build)> =
         machines.iter().flat_map(|snapshot| snapshot.builds.iter().map(move |build| (snapshot, build))).collect();
-    let name_width =
-        builds.iter().map(|(snapshot, _)| label(snapshot).chars().count()).max().unwrap_or(0).max("MACHINE".len());
-    let heading = format!("{:name_width$}  {:>4}  {:>10}  {:>7}  DERIVATION", "MACHINE", "SLOT", "FOR", "PROCESS");
-    writeln!(out, "{}", terminal.paint(Colour::Heading, &heading))?;
-    for (snapshot, build) in builds {
+    let mut table =
+        table::table(&[Text("MACHINE"), Number("SLOT"), Number("FOR"), Number("PROCESS"), Text("DERIVATION")]);
+    for (snapshot, build) in &builds {
         let age = build.since.map_or("-".to_owned(), |since| HumanDuration(now.saturating_sub(since)).to_string());
         let pid = build.pid.map_or("-".to_owned(), |pid| pid.to_string());
-        let line = format!("{:name_width$}  {:>4}  {age:>10}  {pid:>7}  ", label(snapshot), build.slot);
+        table.add_row([label(snapshot), build.slot.to_string(), age, pid]);
+    }
+    let taken = table::width(&table) - "DERIVATION".len();
+    let room = terminal.width.map(|width| width.saturating_sub(taken));
+    for (row, (_, build)) in table.row_iter_mut().zip(&builds) {
         let derivation = build.derivation.as_deref().map_or("-".into(), plain);
-        let room = terminal.width.map(|width| width.saturating_sub(line.chars().count()));
-        writeln!(out, "{line}{}", short(&derivation, room))?;
+        row.add_cell(short(&derivation, room).into());
+    }
+    for (at, line) in table::lines(&table).iter().enumerate() {
+        let line = if at == 0 { terminal.paint(Colour::Heading, line) } else { line.clone() };
+        writeln!(out, "{line}")?;
     }
     Ok(())
 }
@@ -238,9 +213,9 @@ fn pressure(snapshot: &MachineSnapshot) -> Option<String> {
     all.iter().any(Option::is_some).then(|| all.map(text).join("/"))
 }
 
-/// Bytes, short.
+/// Bytes in short, such as `201.0G`.
 fn size(bytes: u64) -> String {
-    Bytes(bytes).to_string().replace("iB", "").replace(' ', "")
+    ByteSize(bytes).display().iec_short().to_string()
 }
 
 #[cfg(test)]

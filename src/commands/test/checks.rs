@@ -8,7 +8,7 @@ use super::remedies;
 use crate::build::{OWN_STORE, OWN_STORE_HINT};
 use crate::daemon::Client;
 use crate::error::with_causes;
-use crate::events::Bytes;
+use crate::events::iec;
 use crate::gcrypt::{SigningKey, VerifyError};
 use crate::local::{AclError, Directories, load_acl};
 use crate::machine::Machine;
@@ -207,10 +207,10 @@ impl Findings<'_> {
         let wanted = self.machine.minimum_disk_space;
         match status.store_free {
             Some(free) if free < wanted => {
-                let text = format!("{} free in the store, {} wanted", Bytes(free), Bytes(wanted));
+                let text = format!("{} free in the store, {} wanted", iec(free), iec(wanted));
                 self.error(Step::Disk, text, vec![Remedy::on_machine(format_args!("guix gc -F {wanted}"))]);
             }
-            Some(free) => self.ok(Step::Disk, format_args!("{} free in the store", Bytes(free))),
+            Some(free) => self.ok(Step::Disk, format_args!("{} free in the store", iec(free))),
             None => self.warning(Step::Disk, UNKNOWN, Vec::new()),
         }
         match (status.load(), self.machine.overload_threshold) {

@@ -83,8 +83,8 @@ b2                     unreachable    0/4        -       -       -         -
 b3                     drained        0/4  2.13/16  201.0G   13.0G    12/0/-
 (too narrow for CLOCK, GUIX, ARCH, KERNEL, HOST, UP; --format=recutils has all)
 
-MACHINE                SLOT         FOR  PROCESS  DERIVATION
-eightysix.example.org     1       5 min     4711  linux-libre-6.12.1.drv
+MACHINE                SLOT    FOR  PROCESS  DERIVATION
+eightysix.example.org     1  5 min     4711  linux-libre-6.12.1.drv
 
 b2: connect: connection refused (10.0.0.2:22)
   hint: start the SSH server on b2, or correct 'port' (22 was tried)

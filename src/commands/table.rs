@@ -1,0 +1,80 @@
+//! Tables for people: columns two spaces apart, numbers to the right, no lines between.
+
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
+
+/// The space between two columns.
+pub const GAP: u16 = 2;
+
+/// The heading of a column.
+#[derive(Clone, Copy, Debug)]
+pub enum Heading {
+    Text(&'static str),
+    /// A column of numbers.
+    Number(&'static str),
+}
+
+impl Heading {
+    pub fn text(self) -> &'static str {
+        match self {
+            Heading::Text(text) | Heading::Number(text) => text,
+        }
+    }
+}
+
+/// A table with these headings, without rows.
+pub fn table(headings: &[Heading]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(headings.iter().map(|heading| heading.text()));
+    for (column, heading) in table.column_iter_mut().zip(headings) {
+        column.set_padding((0, GAP));
+        if let Heading::Number(_) = heading {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// How wide the table is printed.
+pub fn width(table: &Table) -> usize {
+    let shown = table.column_iter().zip(table.column_max_content_widths()).filter(|(column, _)| !column.is_hidden());
+    shown.map(|(_, width)| usize::from(width + GAP)).sum::<usize>().saturating_sub(GAP.into())
+}
+
+/// Leaves out a column.
+pub fn hide(table: &mut Table, column: usize) {
+    if let Some(column) = table.column_mut(column) {
+        column.set_constraint(ColumnConstraint::Hidden);
+    }
+}
+
+/// The lines of the table, the heading first, without spaces at their ends.
+pub fn lines(table: &Table) -> Vec<String> {
+    table.lines().map(|line| line.trim_end().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Table {
+        let mut table = table(&[Heading::Text("NAME"), Heading::Number("SLOTS"), Heading::Text("NOTES")]);
+        table.add_row(["b1", "12", "-"]).add_row(["été", "4", "a long note that is not wrapped"]);
+        table
+    }
+
+    #[test]
+    fn numbers_stand_to_the_right() {
+        let expected = ["NAME  SLOTS  NOTES", "b1       12  -", "été       4  a long note that is not wrapped"];
+        assert_eq!(lines(&example()), expected);
+        assert_eq!(width(&example()), expected[2].chars().count());
+    }
+
+    #[test]
+    fn a_hidden_column_takes_no_room() {
+        let mut table = example();
+        hide(&mut table, 2);
+        assert_eq!(lines(&table), ["NAME  SLOTS", "b1       12", "été       4"]);
+        assert_eq!(width(&table), 11);
+    }
+}
