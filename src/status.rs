@@ -22,9 +22,9 @@ pub struct MachineStatus {
     /// Bytes available without swapping.
     pub free_memory: Option<u64>,
     /// Bytes free in the store.
-    pub store_free: Option<u64>,
+    pub free_disk: Option<u64>,
     /// Inodes free in the store; `None` also where the file system has no limit.
-    pub store_free_inodes: Option<u64>,
+    pub free_inodes: Option<u64>,
     /// Bytes free where temporary files of the account go (`TMPDIR` or /tmp); usually where builds run.
     pub build_free: Option<u64>,
     /// Its clock, in seconds since 1970.

@@ -166,7 +166,7 @@ fn a_live_view_is_drawn_in_place_and_leaves_nothing_behind() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     let drawn = fs::read_to_string(&typescript).unwrap();
     let start = drawn.find("\x1b[?1049h\x1b[?25l").unwrap();
-    assert!(drawn[start..].contains("\x1b[32mready\x1b[m"), "{drawn:?}");
+    assert!(drawn[start..].contains("\x1b[32mready\x1b[0m"), "{drawn:?}");
     assert!(drawn.contains("too narrow for"), "{drawn:?}");
     assert!(drawn.contains("\x1b[?25h\x1b[?1049l"), "{drawn:?}");
 }

@@ -280,7 +280,7 @@ pub fn probe(data: &[u8]) {
     let text = serde_json::to_vec(&status).unwrap();
     assert!(text.len() < 8 << 10, "{} bytes", text.len());
     let again: offload::status::MachineStatus = serde_json::from_slice(&text).unwrap();
-    assert_eq!((again.host_name, again.store_free), (status.host_name.clone(), status.store_free));
+    assert_eq!((again.host_name, again.free_disk), (status.host_name.clone(), status.free_disk));
     let texts = [&status.host_name, &status.kernel, &status.architecture];
     assert!(texts.into_iter().flatten().all(|text| !text.contains(char::is_control)));
     assert!(status.load().is_none_or(f64::is_finite) || status.load1.is_some_and(|load| load > 1e300));

@@ -41,7 +41,7 @@ impl Attempt<'_> {
             Ok(status) => {
                 has_commands = status != MachineStatus::default();
                 record_success(build.state, self.machine, status.clone());
-                status.store_free
+                status.free_disk
             }
             // The daemon has spoken, and what it said stands.
             Err(error) => {

@@ -88,13 +88,13 @@ pub fn parse(output: &[u8]) -> MachineStatus {
             }
             "store" => {
                 let space = values.first().and_then(|values| Space::parse(values));
-                status.store_free = space.as_ref().map(|space| space.bytes);
-                status.store_free_inodes = space.and_then(|space| space.inodes);
+                status.free_disk = space.as_ref().map(|space| space.bytes);
+                status.free_inodes = space.and_then(|space| space.inodes);
             }
             "build" => {
                 status.build_free = values.first().and_then(|values| Space::parse(values)).map(|space| space.bytes)
             }
-            "store-kib" => status.store_free = available(&values).or(status.store_free),
+            "store-kib" => status.free_disk = available(&values).or(status.free_disk),
             "build-kib" => status.build_free = available(&values).or(status.build_free),
             _ => {}
         }

@@ -118,7 +118,7 @@ pub(super) fn check(machine: &Machine, status: &MachineStatus) -> Result<(), Rea
     {
         return Err(Reason::Overloaded { load, threshold });
     }
-    match status.store_free {
+    match status.free_disk {
         Some(free) if free < machine.minimum_disk_space => {
             Err(Reason::LowDisk { free, minimum: machine.minimum_disk_space })
         }

@@ -33,7 +33,7 @@ fn busybox_tells_everything() {
     let status = probe(&server);
     assert!(status.clock > Some(1_700_000_000), "{status:?}");
     assert!(status.load1.is_some() && status.cores > Some(0) && status.uptime > Some(0), "{status:?}");
-    assert!(status.free_memory > Some(1 << 20) && status.store_free > Some(1 << 20), "{status:?}");
+    assert!(status.free_memory > Some(1 << 20) && status.free_disk > Some(1 << 20), "{status:?}");
     assert!(status.build_free > Some(1 << 20), "{status:?}");
     assert!(status.kernel.is_some() && status.architecture.is_some() && status.host_name.is_some(), "{status:?}");
 }
@@ -43,14 +43,14 @@ fn without_proc_the_load_is_unknown() {
     let status = probe(&server("set -e; umount -l /proc; exec sh -c \"$SSH_ORIGINAL_COMMAND\""));
     assert_eq!((status.load1, status.uptime, status.free_memory, status.pressure_cpu), (None, None, None, None));
     assert!(status.clock.is_some() && status.kernel.is_some(), "{status:?}");
-    assert!(status.store_free > Some(1 << 20) && status.build_free > Some(1 << 20), "{status:?}");
+    assert!(status.free_disk > Some(1 << 20) && status.build_free > Some(1 << 20), "{status:?}");
 }
 
 #[test]
 fn without_programs_there_is_what_the_shell_itself_can_read() {
     let status = probe(&server("export PATH=/nonexistent; exec /bin/sh -c \"$SSH_ORIGINAL_COMMAND\""));
     assert!(status.load1.is_some() && status.free_memory.is_some(), "{status:?}");
-    assert_eq!((status.cores, status.clock, status.kernel, status.store_free), (None, None, None, None));
+    assert_eq!((status.cores, status.clock, status.kernel, status.free_disk), (None, None, None, None));
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn a_build_directory_of_its_own_is_told_apart() {
         exec sh -c \"$SSH_ORIGINAL_COMMAND\"",
     );
     let status = probe(&server);
-    assert!(status.build_free <= Some(8 << 20) && status.store_free > Some(8 << 20), "{status:?}");
+    assert!(status.build_free <= Some(8 << 20) && status.free_disk > Some(8 << 20), "{status:?}");
 }
 
 #[test]

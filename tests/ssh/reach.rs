@@ -158,7 +158,7 @@ fn the_probe_tells_how_the_machine_is() {
         assert!((before - 5..now() + 5).contains(&status.clock.unwrap()), "{before}: {status:?}");
         assert!(status.load1.is_some() && status.load5.is_some() && status.load15.is_some(), "{status:?}");
         assert!(status.cores > Some(0) && status.free_memory > Some(1 << 20), "{status:?}");
-        assert!(status.store_free > Some(1 << 20) && status.build_free > Some(1 << 20), "{status:?}");
+        assert!(status.free_disk > Some(1 << 20) && status.build_free > Some(1 << 20), "{status:?}");
         assert!(status.kernel.is_some_and(|kernel| kernel.starts_with("Linux ")) && status.host_name.is_some());
         assert_eq!(status.architecture.as_deref(), Some(std::env::consts::ARCH));
     }

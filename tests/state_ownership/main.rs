@@ -170,7 +170,7 @@ fn what_is_recorded_is_shown_and_nothing_else() {
     const OBEYED: &str = "\u{1b}[2J\u{9b}2J\u{202e}x\r";
     let site = Site::new();
     let status = serde_json::json!({ "host_name": OBEYED, "kernel": OBEYED, "architecture": OBEYED, "load1": 1e308,
-        "cores": u32::MAX, "store_free": u64::MAX, "clock": u64::MAX, "uptime": u64::MAX });
+        "cores": u32::MAX, "free_disk": u64::MAX, "clock": u64::MAX, "uptime": u64::MAX });
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     let failures = |last: u64| {
         let failures = serde_json::json!({ "since": 0, "last": last, "count": u32::MAX, "error": OBEYED.repeat(1000) });

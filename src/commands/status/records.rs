@@ -7,13 +7,15 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
+use serde_json::{Map, Value};
+
 use super::snapshot::MachineSnapshot;
 use crate::commands::terminal::plain;
 
 /// Writes a record for each machine.
 pub fn write(machines: &[MachineSnapshot], out: &mut impl Write) -> io::Result<()> {
     for snapshot in machines {
-        for (name, value) in fields(snapshot) {
+        for (name, value) in fields(snapshot)? {
             writeln!(out, "{name}: {}", plain(&value))?;
         }
         writeln!(out)?;
@@ -21,49 +23,42 @@ pub fn write(machines: &[MachineSnapshot], out: &mut impl Write) -> io::Result<(
     Ok(())
 }
 
-/// The names of the fields and their values.
-fn fields(snapshot: &MachineSnapshot) -> Vec<(&'static str, String)> {
-    fn text(value: &Option<impl Display>) -> Option<String> {
-        value.as_ref().map(ToString::to_string)
+/// The names of the fields and their values, those of the JSON object, in its order. A field of an object within it has
+/// the names of both.
+fn fields(snapshot: &MachineSnapshot) -> serde_json::Result<Vec<(String, String)>> {
+    let mut fields = Vec::new();
+    if let Value::Object(object) = serde_json::to_value(snapshot)? {
+        flatten("", object, &mut fields);
     }
-    let word = |is: bool| Some(if is { "yes" } else { "no" }.to_owned());
-    let (failures, drained) = (snapshot.failures.as_ref(), snapshot.drained.as_ref());
-    let fields = [
-        ("Name", Some(snapshot.name.clone())),
-        ("Port", Some(snapshot.port.to_string())),
-        ("State", Some(snapshot.state.word().to_owned())),
-        ("Reachable", word(snapshot.reachable)),
-        ("Error", text(&snapshot.error)),
-        ("Hint", text(&snapshot.hint)),
-        ("HostName", text(&snapshot.host_name)),
-        ("Kernel", text(&snapshot.kernel)),
-        ("Architecture", text(&snapshot.architecture)),
-        ("Uptime", text(&snapshot.uptime)),
-        ("Protocol", text(&snapshot.protocol)),
-        ("Guix", text(&snapshot.guix)),
-        ("Load1", text(&snapshot.load1)),
-        ("Load5", text(&snapshot.load5)),
-        ("Load15", text(&snapshot.load15)),
-        ("Cores", text(&snapshot.cores)),
-        ("PressureCpu", text(&snapshot.pressure_cpu)),
-        ("PressureMemory", text(&snapshot.pressure_memory)),
-        ("PressureIo", text(&snapshot.pressure_io)),
-        ("FreeMemory", text(&snapshot.free_memory)),
-        ("FreeDisk", text(&snapshot.free_disk)),
-        ("FreeInodes", text(&snapshot.free_inodes)),
-        ("ClockSkew", text(&snapshot.clock_skew)),
-        ("Slots", Some(snapshot.slots.to_string())),
-        ("Taken", text(&snapshot.taken)),
-        ("FailuresSince", failures.map(|failures| failures.since.to_string())),
-        ("FailuresCount", failures.map(|failures| failures.count.to_string())),
-        ("FailuresError", failures.map(|failures| failures.error.clone())),
-        ("FailuresUntil", failures.map(|failures| failures.until.to_string())),
-        ("DrainedSince", drained.map(|drained| drained.since.to_string())),
-        ("DrainedUntil", drained.and_then(|drained| text(&drained.until))),
-    ];
     let builds = snapshot.builds.iter().map(|build| {
         let parts = [Some(build.slot.to_string()), text(&build.pid), text(&build.since), build.derivation.clone()];
-        ("Build", parts.map(|part| part.unwrap_or_else(|| "-".to_owned())).join(" "))
+        ("Build".to_owned(), parts.map(|part| part.unwrap_or_else(|| "-".to_owned())).join(" "))
     });
-    fields.into_iter().filter_map(|(name, value)| Some((name, value?))).chain(builds).collect()
+    fields.extend(builds);
+    // The key of the record comes first.
+    fields.sort_by_key(|(name, _)| name != "Name");
+    Ok(fields)
+}
+
+fn text(value: &Option<impl Display>) -> Option<String> {
+    value.as_ref().map(ToString::to_string)
+}
+
+fn flatten(prefix: &str, object: Map<String, Value>, fields: &mut Vec<(String, String)>) {
+    for (name, value) in object {
+        let name = format!("{prefix}{}", field_name(&name));
+        match value {
+            Value::Null | Value::Array(_) => {}
+            Value::Bool(is) => fields.push((name, if is { "yes" } else { "no" }.to_owned())),
+            Value::String(text) => fields.push((name, text)),
+            Value::Number(number) => fields.push((name, number.to_string())),
+            Value::Object(object) => flatten(&name, object, fields),
+        }
+    }
+}
+
+/// A name as recutils likes it: `FreeDisk` for `free_disk`.
+fn field_name(name: &str) -> String {
+    let capitalized = |word: &str| word.get(..1).unwrap_or_default().to_uppercase() + word.get(1..).unwrap_or_default();
+    name.split('_').map(capitalized).collect()
 }

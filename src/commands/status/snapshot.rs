@@ -12,6 +12,7 @@ use crate::engine::Engine;
 use crate::machine::Machine;
 use crate::state::health::{self, Time};
 use crate::state::{Drain, HealthRecord, Slots, StateError};
+use crate::status::MachineStatus;
 
 /// How a machine is. What is not known is null in JSON, and missing in a record.
 #[derive(Clone, Debug, Serialize)]
@@ -23,27 +24,12 @@ pub struct MachineSnapshot {
     /// Why it is not reachable, and what to do about it.
     pub error: Option<String>,
     pub hint: Option<String>,
-    pub host_name: Option<String>,
-    pub kernel: Option<String>,
-    pub architecture: Option<String>,
-    /// Seconds since it was started.
-    pub uptime: Option<u64>,
+    /// What its last probe found; nothing where it is not reachable.
+    #[serde(flatten)]
+    pub status: MachineStatus,
     /// The version of the worker protocol that its daemon speaks, and the releases of Guix that do.
     pub protocol: Option<String>,
     pub guix: Option<String>,
-    /// Load averages of 1, 5 and 15 minutes.
-    pub load1: Option<f64>,
-    pub load5: Option<f64>,
-    pub load15: Option<f64>,
-    pub cores: Option<u32>,
-    /// Percentages of the last ten seconds in which some process waited.
-    pub pressure_cpu: Option<f64>,
-    pub pressure_memory: Option<f64>,
-    pub pressure_io: Option<f64>,
-    /// Bytes.
-    pub free_memory: Option<u64>,
-    pub free_disk: Option<u64>,
-    pub free_inodes: Option<u64>,
     /// Seconds that its clock is ahead of this machine's.
     pub clock_skew: Option<f64>,
     pub slots: u32,
@@ -138,15 +124,8 @@ impl<'a> SnapshotSource<'a> {
                 snapshot.reachable = true;
                 snapshot.clock_skew = status.clock_skew(now);
                 (snapshot.protocol, snapshot.guix) = (Some(protocol), Some(guix));
-                (snapshot.load1, snapshot.load5, snapshot.load15) = (status.load1, status.load5, status.load15);
-                (snapshot.cores, snapshot.uptime) = (status.cores, status.uptime);
-                (snapshot.pressure_cpu, snapshot.pressure_memory) = (status.pressure_cpu, status.pressure_memory);
-                (snapshot.pressure_io, snapshot.free_memory) = (status.pressure_io, status.free_memory);
-                (snapshot.free_disk, snapshot.free_inodes) = (status.store_free, status.store_free_inodes);
-                let load = status.load();
-                (snapshot.host_name, snapshot.kernel) = (status.host_name, status.kernel);
-                snapshot.architecture = status.architecture;
-                snapshot.state = self.state(&snapshot, load);
+                snapshot.status = status;
+                snapshot.state = self.state(&snapshot);
             }
             Err(message) => {
                 self.link = None;
@@ -162,7 +141,7 @@ impl<'a> SnapshotSource<'a> {
     }
 
     /// What it says: its status, and the version of its daemon.
-    fn probe(&mut self) -> Result<(crate::status::MachineStatus, String, String), String> {
+    fn probe(&mut self) -> Result<(MachineStatus, String, String), String> {
         let store = &self.engine.directories.store;
         let is_alive = |client: &mut Client<_>| client.query_valid_paths(&BTreeSet::new()).is_ok();
         let link = match self.link.take().map(|mut link| (is_alive(&mut link.client), link)) {
@@ -201,22 +180,9 @@ impl<'a> SnapshotSource<'a> {
             reachable: false,
             error: None,
             hint: None,
-            host_name: None,
-            kernel: None,
-            architecture: None,
-            uptime: None,
+            status: MachineStatus::default(),
             protocol: None,
             guix: None,
-            load1: None,
-            load5: None,
-            load15: None,
-            cores: None,
-            pressure_cpu: None,
-            pressure_memory: None,
-            pressure_io: None,
-            free_memory: None,
-            free_disk: None,
-            free_inodes: None,
             clock_skew: None,
             slots: machine.parallel_builds,
             taken: taken.as_ref().map(Vec::len),
@@ -233,14 +199,14 @@ impl<'a> SnapshotSource<'a> {
         }
     }
 
-    fn state(&self, snapshot: &MachineSnapshot, load: Option<f64>) -> MachineState {
+    fn state(&self, snapshot: &MachineSnapshot) -> MachineState {
         let machine = self.machine;
-        let is_above = |threshold: f64| load.is_some_and(|load| load > threshold);
+        let is_above = |threshold: f64| snapshot.status.load().is_some_and(|load| load > threshold);
         if !machine.enabled {
             MachineState::Disabled
         } else if snapshot.drained.is_some() {
             MachineState::Drained
-        } else if snapshot.free_disk.is_some_and(|free| free < machine.minimum_disk_space) {
+        } else if snapshot.status.free_disk.is_some_and(|free| free < machine.minimum_disk_space) {
             MachineState::DiskLow
         } else if machine.overload_threshold.is_some_and(is_above) {
             MachineState::Overloaded

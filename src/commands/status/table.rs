@@ -25,8 +25,8 @@ const COLUMNS: [Column; 13] = [
     Column { heading: Text("STATE"), rank: 0, cell: |snapshot| Some(snapshot.state.word().to_owned()) },
     Column { heading: Number("SLOTS"), rank: 0, cell: slots },
     Column { heading: Number("LOAD"), rank: 1, cell: load },
-    Column { heading: Number("DISK"), rank: 2, cell: |snapshot| snapshot.free_disk.map(size) },
-    Column { heading: Number("MEMORY"), rank: 3, cell: |snapshot| snapshot.free_memory.map(size) },
+    Column { heading: Number("DISK"), rank: 2, cell: |snapshot| snapshot.status.free_disk.map(size) },
+    Column { heading: Number("MEMORY"), rank: 3, cell: |snapshot| snapshot.status.free_memory.map(size) },
     Column { heading: Number("PRESSURE"), rank: 4, cell: pressure },
     Column {
         heading: Number("CLOCK"),
@@ -34,14 +34,14 @@ const COLUMNS: [Column; 13] = [
         cell: |snapshot| snapshot.clock_skew.map(|skew| format!("{skew:+.0} s")),
     },
     Column { heading: Text("GUIX"), rank: 6, cell: |snapshot| snapshot.guix.clone() },
-    Column { heading: Text("ARCH"), rank: 7, cell: |snapshot| snapshot.architecture.clone() },
+    Column { heading: Text("ARCH"), rank: 7, cell: |snapshot| snapshot.status.architecture.clone() },
     Column {
         heading: Number("UP"),
         rank: 10,
-        cell: |snapshot| snapshot.uptime.map(|time| HumanDuration(time).to_string()),
+        cell: |snapshot| snapshot.status.uptime.map(|time| HumanDuration(time).to_string()),
     },
-    Column { heading: Text("KERNEL"), rank: 8, cell: |snapshot| snapshot.kernel.clone() },
-    Column { heading: Text("HOST"), rank: 9, cell: |snapshot| snapshot.host_name.clone() },
+    Column { heading: Text("KERNEL"), rank: 8, cell: |snapshot| snapshot.status.kernel.clone() },
+    Column { heading: Text("HOST"), rank: 9, cell: |snapshot| snapshot.status.host_name.clone() },
 ];
 
 /// Writes the table to `out`, which is `terminal`. `now` is in seconds since 1970.
@@ -202,13 +202,13 @@ fn slots(snapshot: &MachineSnapshot) -> Option<String> {
 }
 
 fn load(snapshot: &MachineSnapshot) -> Option<String> {
-    let cores = snapshot.cores.map_or("-".to_owned(), |cores| cores.to_string());
-    snapshot.load1.map(|load| format!("{load:.2}/{cores}"))
+    let cores = snapshot.status.cores.map_or("-".to_owned(), |cores| cores.to_string());
+    snapshot.status.load1.map(|load| format!("{load:.2}/{cores}"))
 }
 
 /// Of processors, memory, and input and output.
 fn pressure(snapshot: &MachineSnapshot) -> Option<String> {
-    let all = [snapshot.pressure_cpu, snapshot.pressure_memory, snapshot.pressure_io];
+    let all = [snapshot.status.pressure_cpu, snapshot.status.pressure_memory, snapshot.status.pressure_io];
     let text = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0}"));
     all.iter().any(Option::is_some).then(|| all.map(text).join("/"))
 }

@@ -205,7 +205,7 @@ impl Findings<'_> {
             None => self.warning(Step::Clock, UNKNOWN, Vec::new()),
         }
         let wanted = self.machine.minimum_disk_space;
-        match status.store_free {
+        match status.free_disk {
             Some(free) if free < wanted => {
                 let text = format!("{} free in the store, {} wanted", iec(free), iec(wanted));
                 self.error(Step::Disk, text, vec![Remedy::on_machine(format_args!("guix gc -F {wanted}"))]);

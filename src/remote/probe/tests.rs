@@ -33,8 +33,8 @@ fn a_whole_answer_is_read_and_what_surrounds_it_is_not() {
         pressure_memory: Some(0.0),
         pressure_io: Some(12.5),
         free_memory: Some(24012340 * 1024),
-        store_free: Some(20315128 * 4096),
-        store_free_inodes: Some(15901221),
+        free_disk: Some(20315128 * 4096),
+        free_inodes: Some(15901221),
         build_free: Some(1000 * 4096),
         clock: Some(1767225600),
         uptime: Some(351735),
@@ -78,7 +78,7 @@ fn df_takes_the_place_of_stat() {
          build-kib tmpfs 10 10 0 100% /tmp\n{END}\n"
     );
     let status = parse(output.as_bytes());
-    assert_eq!((status.store_free, status.build_free), (Some(400 * 1024), Some(0)));
+    assert_eq!((status.free_disk, status.build_free), (Some(400 * 1024), Some(0)));
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn shells_on_this_machine_understand_the_command() {
             panic!("{shell}: {status:?}")
         };
         assert!(
-            status.cores > Some(0) && status.free_memory > Some(1 << 20) && status.store_free > Some(1 << 20),
+            status.cores > Some(0) && status.free_memory > Some(1 << 20) && status.free_disk > Some(1 << 20),
             "{status:?}"
         );
         assert!(status.clock > Some(1_700_000_000) && status.uptime > Some(0), "{status:?}");

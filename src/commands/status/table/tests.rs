@@ -1,5 +1,6 @@
 use super::super::snapshot::{Drained, Failures};
 use super::*;
+use crate::status::MachineStatus;
 
 fn snapshot(name: &str) -> MachineSnapshot {
     MachineSnapshot {
@@ -9,22 +10,21 @@ fn snapshot(name: &str) -> MachineSnapshot {
         reachable: true,
         error: None,
         hint: None,
-        host_name: Some("eightysix".to_owned()),
-        kernel: Some("Linux 6.12.1-gnu".to_owned()),
-        architecture: Some("x86_64".to_owned()),
-        uptime: Some(3 * 86_400 + 7200),
+        status: MachineStatus {
+            host_name: Some("eightysix".to_owned()),
+            kernel: Some("Linux 6.12.1-gnu".to_owned()),
+            architecture: Some("x86_64".to_owned()),
+            uptime: Some(3 * 86_400 + 7200),
+            load1: Some(2.126),
+            cores: Some(16),
+            pressure_cpu: Some(12.3),
+            pressure_memory: Some(0.0),
+            free_memory: Some(13 << 30),
+            free_disk: Some(201 << 30),
+            ..MachineStatus::default()
+        },
         protocol: Some("0x164".to_owned()),
         guix: Some("1.5".to_owned()),
-        load1: Some(2.126),
-        load5: None,
-        load15: None,
-        cores: Some(16),
-        pressure_cpu: Some(12.3),
-        pressure_memory: Some(0.0),
-        pressure_io: None,
-        free_memory: Some(13 << 30),
-        free_disk: Some(201 << 30),
-        free_inodes: None,
         clock_skew: Some(0.0),
         slots: 4,
         taken: Some(0),
@@ -57,17 +57,9 @@ fn eighty_columns_hold_what_matters_most() {
         error: Some("b2:22: connect: connection refused (10.0.0.2:22)".to_owned()),
         hint: Some("start the SSH server on b2, or correct 'port' (22 was tried)".to_owned()),
         failures: Some(failures),
-        load1: None,
-        free_disk: None,
-        free_memory: None,
-        pressure_cpu: None,
-        pressure_memory: None,
+        status: MachineStatus::default(),
         clock_skew: None,
         guix: None,
-        architecture: None,
-        kernel: None,
-        host_name: None,
-        uptime: None,
         ..snapshot("b2")
     };
     let third = MachineSnapshot {
@@ -113,6 +105,13 @@ b1    ready    0/4  2.13/16  201.0G   13.0G    12/0/-   +0 s  1.5   x86_64  3 d 
 
 #[test]
 fn what_a_machine_says_is_no_command_to_the_terminal() {
-    let text = table(&[MachineSnapshot { host_name: Some("\x1b[2J\n".to_owned()), ..snapshot("b1") }], None);
+    let text = table(
+        &[{
+            let mut odd = snapshot("b1");
+            odd.status.host_name = Some("\x1b[2J\n".to_owned());
+            odd
+        }],
+        None,
+    );
     assert!(!text.contains('\x1b') && text.contains("?[2J"), "{text:?}");
 }
