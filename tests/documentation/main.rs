@@ -16,3 +16,4 @@ mod page;
 mod quick_start;
 mod reference;
 mod shell;
+mod wording;
