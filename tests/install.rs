@@ -226,7 +226,7 @@ fn rights_that_a_daemon_without_privileges_lacks() {
     let said = succeed(root, &["install"]);
     // All rights that the page names, and no others.
     let page = page();
-    let table = page.split("the right is missing: |\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let table = page.split("command that grants it |\n").nth(1).unwrap().split("\n\n").next().unwrap();
     let rows = table.lines().filter_map(|row| row.split("| `").nth(1)?.strip_suffix("` |"));
     let due: BTreeSet<&str> = rows.collect();
     let remedies: BTreeSet<&str> = said.lines().filter_map(|line| line.strip_prefix("  remedy: ")).collect();
