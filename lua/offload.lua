@@ -29,13 +29,14 @@
 ---of the last hour; the first transfer is not compressed. The spellings of Guix, such as `"zlib@openssh.com,zlib"`, are
 ---accepted. Default: "auto".
 ---@field compression? "auto"|"zlib"|"none"|string
----Has no effect but a warning: the SSH library has one level.
+---Ignored, with a warning: the SSH library has one level.
 ---@field compression_level? integer
 ---Its build slots: how many builds may run on it at the same time. Default: 1.
 ---@field parallel_builds? integer
 ---Relative speed, above 0. Default: 1.0.
 ---@field speed? number
----What it offers, such as `{ "kvm" }`. A derivation's `requiredSystemFeatures` must all be among them. Default: {}.
+---Features that it offers, such as `{ "kvm" }`. A derivation's `requiredSystemFeatures` must all be among them.
+---Default: {}.
 ---@field features? string[]
 ---The load of the last minute over cores above which it gets no builds. `false` ignores the load. Default: 0.8.
 ---@field overload_threshold? number|false
@@ -81,7 +82,7 @@
 ---@field systems? string[]
 ---Relative speed, above 0. Default: 1.0.
 ---@field speed? number
----What it offers, such as `{ "kvm" }`. Default: {}.
+---Features that it offers, such as `{ "kvm" }`. Default: {}.
 ---@field features? string[]
 ---As for a build machine. Default: 0.8.
 ---@field overload_threshold? number|false

@@ -77,10 +77,10 @@ fn every_phase_is_logged_and_the_round_trips_are_as_documented() {
         }
         assert_eq!(least, documented, "{heading}");
     };
-    assert_round_trips("| what | round trips |", 1);
+    assert_round_trips("| step | round trips |", 1);
 
     head.write_machines(&[machine.entry().via(&link).set("keep_connection", 600)]);
     head.build(&[&Drv::new("connecting")]).succeeded();
-    assert_round_trips("| what, over a connection that was kept | round trips |", 0);
+    assert_round_trips("| step, over a persistent connection | round trips |", 0);
     assert_eq!(phases, documented_phases());
 }

@@ -19,7 +19,7 @@ use crate::ssh::Session;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Its name or address.
+    /// The machine's name or address.
     #[arg(value_parser = host)]
     host: String,
     /// The port of its SSH server.
@@ -28,7 +28,7 @@ pub struct Args {
     /// The account to log in as.
     #[arg(long, default_value = "offload")]
     user: String,
-    /// The private key that opens the account, if it is not the usual one.
+    /// The private key for the account, if it is not the default one.
     #[arg(long, value_name = "FILE")]
     private_key: Option<PathBuf>,
 }

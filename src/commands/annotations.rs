@@ -21,7 +21,7 @@ const LUARC: &str = r#"{
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The directory of the machine file; without it they are printed.
+    /// The directory of the machine file; without it, the annotations are printed.
     directory: Option<PathBuf>,
 }
 

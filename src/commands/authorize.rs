@@ -35,10 +35,10 @@ use crate::transfer::signature_test::{self, SignatureTestError};
 pub struct Args {
     /// The machine's name, or NAME:PORT.
     name: String,
-    /// The machine file, if it is not the usual one.
+    /// The machine file, if it is not the default one.
     #[arg(long, value_name = "FILE")]
     machine_file: Option<PathBuf>,
-    /// Do not ask.
+    /// Answer yes to all questions.
     #[arg(long, short)]
     yes: bool,
 }

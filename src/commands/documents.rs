@@ -28,7 +28,7 @@ pub struct Document {
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The directory to put `share/man` and the like into.
+    /// The directory for `share/man` and the completions.
     directory: PathBuf,
 }
 
@@ -94,13 +94,13 @@ fn main_page(command: &Command) -> io::Result<Vec<u8>> {
     page.paragraph("`offload` *COMMAND* [*ARGUMENT*]...");
     page.section("DESCRIPTION");
     page.paragraph(
-        "guix-daemon asks `offload`, its build hook, whether a derivation can be built elsewhere. It chooses a build machine from \
-         those of the machine file, sends the missing inputs over SSH, has the machine's own daemon build, and brings the \
-         outputs back. The first form is what the daemon runs; the commands are for administrators.",
+        "guix-daemon asks `offload`, its build hook, whether a derivation can be built on another machine. `offload` chooses a \
+         build machine from the machine file, sends the missing inputs over SSH, starts the build on the machine's daemon, \
+         and retrieves the outputs. The daemon runs the first form; the commands are for administrators.",
     );
     page.paragraph(
-        "Under the name `guix`, by way of a link, the program serves `guix offload` and hands every other command on to the \
-         real `guix`: that is how the daemon finds it, when its variable `GUIX` names the link. See `offload-install`(1).",
+        "Called through a link named `guix`, the program handles `guix offload` itself and runs the real `guix` for every other \
+         command. The daemon uses it if its variable `GUIX` names the link. See `offload-install`(1).",
     );
     text.extend_from_slice(page.part().as_bytes());
     man.render_options_section(&mut text)?;
@@ -128,12 +128,12 @@ fn main_page(command: &Command) -> io::Result<Vec<u8>> {
 
 /// The environment, the hook's in that of the daemon.
 pub const ENVIRONMENT: &[(&str, &str)] = &[
-    ("OFFLOAD_MACHINE_FILE", "the machine file, if it is not the usual one"),
+    ("OFFLOAD_MACHINE_FILE", "the machine file, if it is not the default one"),
     (
         "OFFLOAD_LOG",
-        "what is told: `error`, `warn`, `info` (the default), `debug`, `trace`, or by module: `offload::ssh=trace`",
+        "the log level: `error`, `warn`, `info` (the default), `debug`, `trace`, or by module: `offload::ssh=trace`",
     ),
-    ("OFFLOAD_GUIX", "the real `guix`, if it is neither the first on `PATH` nor in a usual place"),
+    ("OFFLOAD_GUIX", "the real `guix`, if it is neither the first on `PATH` nor in a usual directory"),
     ("GUIX_CONFIGURATION_DIRECTORY", "as for guix-daemon; default */etc/guix*"),
     ("GUIX_STATE_DIRECTORY", "as for guix-daemon; default */var/guix*"),
     ("GUIX_DATABASE_DIRECTORY", "as for guix-daemon; default *db* in the state directory"),
@@ -143,9 +143,12 @@ pub const ENVIRONMENT: &[(&str, &str)] = &[
 
 const FILES: &[(&str, &str)] = &[
     ("/etc/guix/machines.lua", "the machine file, `offload-machines.lua`(5)"),
-    ("/etc/guix/signing-key.sec", "signs what is sent to build machines, which must have authorized the public half"),
-    ("/etc/guix/acl", "the keys whose signatures are accepted here: those of the build machines"),
-    ("/var/guix/offload", "what processes share: build slots, health, drained machines"),
+    (
+        "/etc/guix/signing-key.sec",
+        "signs the items that are sent to build machines, which must have authorized the public half",
+    ),
+    ("/etc/guix/acl", "the authorized keys, with those of the build machines"),
+    ("/var/guix/offload", "the shared state: build slots, health, drained machines"),
 ];
 
 fn subcommand_page(command: &Command) -> io::Result<Vec<u8>> {
@@ -158,7 +161,7 @@ fn subcommand_page(command: &Command) -> io::Result<Vec<u8>> {
     man.render_options_section(&mut text)?;
     let mut page = Page::default();
     page.section("SEE ALSO");
-    page.paragraph("`offload`(1), which has the exit statuses; `offload-machines.lua`(5)");
+    page.paragraph("`offload`(1) for the exit statuses, `offload-machines.lua`(5)");
     text.extend_from_slice(page.part().as_bytes());
     Ok(text)
 }

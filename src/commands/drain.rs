@@ -37,7 +37,7 @@ pub fn parse_time(text: &str) -> Result<Duration, String> {
 
 #[derive(Debug, clap::Args)]
 pub struct DrainArgs {
-    /// For how long, such as 90s, 30m, 2h or 1d; by default until `offload undrain`.
+    /// The duration, such as 90s, 30m, 2h or 1d; without it, until `offload undrain`.
     #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
     time: Option<Duration>,
     #[command(flatten)]
@@ -52,9 +52,9 @@ pub struct UndrainArgs {
 
 #[derive(Debug, clap::Args)]
 struct Which {
-    /// Its name, or NAME:PORT.
+    /// The machine's name, or NAME:PORT.
     name: String,
-    /// The machine file, if it is not the usual one.
+    /// The machine file, if it is not the default one.
     #[arg(long, value_name = "FILE")]
     machine_file: Option<PathBuf>,
 }

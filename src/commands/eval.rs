@@ -37,9 +37,9 @@ const VERSION: u32 = 1;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The machine file, if it is not the usual one.
+    /// The machine file, if it is not the default one.
     file: Option<PathBuf>,
-    /// The same, as an option.
+    /// The machine file, as an option.
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     machine_file: Option<PathBuf>,
     /// Print JSON.

@@ -48,18 +48,18 @@ pub struct Args {
     /// The derivation to explain; with --system, the machine file.
     #[arg(value_name = "DRV", required_unless_present = "system")]
     first: Option<PathBuf>,
-    /// The machine file, if it is not the usual one.
+    /// The machine file, if it is not the default one.
     file: Option<PathBuf>,
-    /// The same, as an option.
+    /// The machine file, as an option.
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     machine_file: Option<PathBuf>,
     /// Explain for any derivation of this system type.
     #[arg(long)]
     system: Option<String>,
-    /// The features that it requires, separated by commas.
+    /// The required features, separated by commas.
     #[arg(long, value_delimiter = ',', requires = "system")]
     features: Vec<String>,
-    /// Ask the machines how they are, rather than trust what is remembered of them.
+    /// Probe the machines instead of using their recorded status.
     #[arg(long)]
     probe: bool,
     /// Print JSON.

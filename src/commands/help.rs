@@ -29,7 +29,7 @@ const WIDTH: usize = 79;
 pub fn definition() -> Command {
     let command = CommandLine::command().version(VERSION).help_template(TEMPLATE).term_width(WIDTH);
     let own = format!(
-        "With four arguments this is the build hook, which guix-daemon runs. 'offload COMMAND --help' says more about a \
+        "With four arguments this is the build hook, which guix-daemon runs. 'offload COMMAND --help' describes a \
          command.\n\n{}\n\n{}",
         statuses(),
         closing()
@@ -47,7 +47,7 @@ fn statuses() -> String {
 
 /// Where to turn to. `Cargo.toml` has a home page as soon as the project has.
 fn closing() -> String {
-    let bugs = "Report bugs to whoever gave you this program, with what 'offload --version' says.";
+    let bugs = "Report bugs to the distributor of this program, with the output of 'offload --version'.";
     match env!("CARGO_PKG_HOMEPAGE") {
         "" => bugs.to_owned(),
         page => format!("{bugs}\noffload home page: <{page}>"),

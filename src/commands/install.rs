@@ -36,8 +36,8 @@ const UNIT: &str = "guix-daemon.service";
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Running builds are interrupted when guix-daemon is restarted; without --restart nothing is, and what is \
-                        left to do is printed. 'offload uninstall' takes away all that this command has written."
+    after_help = "A restart of guix-daemon interrupts running builds. Without --restart nothing is restarted, and the \
+                        remaining steps are printed. 'offload uninstall' removes all files that this command has written."
 )]
 pub struct InstallArgs {
     #[command(flatten)]
@@ -45,10 +45,10 @@ pub struct InstallArgs {
     /// The real `guix`, if it is not beside the guix-daemon that the unit starts.
     #[arg(long, value_name = "FILE")]
     guix: Option<PathBuf>,
-    /// Have systemd read its units again, and restart guix-daemon. Builds that are running are interrupted.
+    /// Reload systemd's units and restart guix-daemon, which interrupts running builds.
     #[arg(long)]
     restart: bool,
-    /// Say what would be done, and do nothing.
+    /// Print the changes without making them.
     #[arg(long)]
     dry_run: bool,
 }
@@ -57,20 +57,20 @@ pub struct InstallArgs {
 pub struct UninstallArgs {
     #[command(flatten)]
     place: Target,
-    /// Have systemd read its units again, and restart guix-daemon. Builds that are running are interrupted.
+    /// Reload systemd's units and restart guix-daemon, which interrupts running builds.
     #[arg(long)]
     restart: bool,
-    /// Say what would be done, and do nothing.
+    /// Print the changes without making them.
     #[arg(long)]
     dry_run: bool,
 }
 
 #[derive(Debug, clap::Args)]
 struct Target {
-    /// Where programs are installed: the program goes to DIR/lib/offload.
+    /// The installation prefix: the program goes to DIR/lib/offload.
     #[arg(long, value_name = "DIR", default_value = "/usr/local")]
     prefix: PathBuf,
-    /// The directory that stands for `/`, to prepare a system that is not running.
+    /// The directory to use instead of `/`, to prepare a system that is not running.
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
 }

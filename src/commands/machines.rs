@@ -18,11 +18,11 @@ pub const MACHINE_FILE: &str = "OFFLOAD_MACHINE_FILE";
 /// Which machines a subcommand is about.
 #[derive(Debug, clap::Args)]
 pub struct Selection {
-    /// The machine file, if it is not the usual one.
+    /// The machine file, if it is not the default one.
     file: Option<PathBuf>,
     /// Only the machines whose names match this regular expression.
     regexp: Option<Regex>,
-    /// The machine file; a REGEXP may then stand alone.
+    /// The machine file, as an option; the first argument is then REGEXP.
     #[arg(long, value_name = "FILE", conflicts_with = "regexp")]
     machine_file: Option<PathBuf>,
 }

@@ -39,7 +39,7 @@ use crate::local::Directories;
 use crate::logging;
 use crate::supervisor;
 
-/// Have derivations built by other machines: the build hook of guix-daemon, and its tools.
+/// Run Guix builds on other machines: the build hook of guix-daemon, and its tools.
 #[derive(Debug, Parser)]
 #[command(
     name = "offload",
@@ -53,32 +53,32 @@ pub struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Turn a machines.scm of Guix, or a machines file of Nix, into a machine file in Lua.
+    /// Convert a machines.scm of Guix, or a machines file of Nix, into a machine file in Lua.
     Convert(convert::Args),
-    /// Write the annotations for machine files where an editor finds them.
+    /// Write annotations for machine files, for editors.
     Annotations(annotations::Args),
-    /// Explain which machine a build would go to, and why.
+    /// Explain where a build would go, and why.
     Explain(explain::Args),
-    /// Give a machine no new builds for a while; those that run there go on.
+    /// Give a machine no new builds for a while; its running builds continue.
     Drain(drain::DrainArgs),
-    /// Give a machine builds again.
+    /// Give a drained machine builds again.
     Undrain(drain::UndrainArgs),
-    /// Evaluate the machine file, and print what it says or what is wrong with it.
+    /// Evaluate the machine file, and print the pool or the errors.
     Eval(eval::Args),
-    /// Have guix-daemon use this program, on a machine with systemd.
+    /// Configure guix-daemon to use this program, on a machine with systemd.
     Install(install::InstallArgs),
-    /// Undo what `offload install` did.
+    /// Undo `offload install`.
     Uninstall(install::UninstallArgs),
     /// Write manual pages and completions for bash, zsh and fish.
     #[command(hide = true)]
     Documents(documents::Args),
-    /// Check whether the build machines can be used, and say what to do about those that cannot.
+    /// Check whether the build machines can be used, and print the fix of each problem.
     Test(test::Args),
     /// Fetch a machine's host key, and print an entry for the machine file.
     Add(add::Args),
-    /// Have this machine and a build machine accept each other's signatures.
+    /// Authorize the signing keys of this machine and of a build machine on each other.
     Authorize(authorize::Args),
-    /// Show how the build machines are: load, disk, build slots and who has them, trouble.
+    /// Show the status of the build machines: load, disk, builds in their slots, failures.
     Status(status::Args),
 }
 

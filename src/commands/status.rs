@@ -42,13 +42,13 @@ const VERSION: u32 = 1;
 pub struct Args {
     #[command(flatten)]
     selection: Selection,
-    /// What to print.
+    /// The form of the output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
     /// The same as --format=json.
     #[arg(long, conflicts_with = "format")]
     json: bool,
-    /// Print it again and again, on a terminal in its place, until interrupted; every 5 s, or as often as TIME says.
+    /// Repeat the output until interrupted, on a terminal in place; every 5 s, or as often as TIME says.
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "5s", value_parser = parse_time)]
     watch: Option<Duration>,
 }
@@ -58,7 +58,7 @@ pub struct Args {
 enum Format {
     /// A table.
     Text,
-    /// One object; with --watch, one a line.
+    /// One object; with --watch, one object per line.
     Json,
     /// A record for each machine, for the tools of GNU recutils.
     Recutils,

@@ -114,7 +114,7 @@ pub const BUILD_MACHINE: &[Field<Entry>] = &[
     )
     .read(|f, e| decode::compression(f).map(|compression| e.machine.compression = compression))
     .json(|e| json!(e.machine.compression.name())),
-    Build::new("compression_level", "integer", "Has no effect but a warning: the SSH library has one level.")
+    Build::new("compression_level", "integer", "Ignored, with a warning: the SSH library has one level.")
         .read(|f, _| decode::compression_level(f)),
     Build::new("parallel_builds", "integer", "Its build slots: how many builds may run on it at the same time.")
         .read(|f, e| f.whole(1, 1000).map(|slots| e.machine.parallel_builds = slots))
@@ -125,7 +125,7 @@ pub const BUILD_MACHINE: &[Field<Entry>] = &[
     Build::new(
         "features",
         "string[]",
-        "What it offers, such as `{ \"kvm\" }`. A derivation's `requiredSystemFeatures` must all be among them.",
+        "Features that it offers, such as `{ \"kvm\" }`. A derivation's `requiredSystemFeatures` must all be among them.",
     )
     .read(|f, e| decode::features(f).map(|features| e.machine.features = features))
     .json(|e| json!(e.machine.features)),
@@ -223,7 +223,7 @@ pub const LOCAL_MACHINE: &[Field<LocalMachine>] = &[
     Local::new("speed", "number", "Relative speed, above 0.")
         .read(|f, l| decode::speed(f).map(|speed| l.speed = speed))
         .json(|l| json!(l.speed)),
-    Local::new("features", "string[]", "What it offers, such as `{ \"kvm\" }`.")
+    Local::new("features", "string[]", "Features that it offers, such as `{ \"kvm\" }`.")
         .read(|f, l| decode::features(f).map(|features| l.features = features))
         .json(|l| json!(l.features)),
     Local::new("overload_threshold", "number|false", "As for a build machine.")

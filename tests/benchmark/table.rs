@@ -29,7 +29,7 @@ impl Samples {
 }
 
 pub const HEADING: &str = "\
-| work | `guix offload` | `offload` | times as fast (least to most) | asked for | processor time of the hook | peak memory of the hook | processor time of all hosts |
+| work | `guix offload` | `offload` | times as fast (least to most) | target | processor time of the hook | peak memory of the hook | processor time of all hosts |
 |---|---|---|---|---|---|---|---|";
 
 /// The table's line for a work.
@@ -70,7 +70,7 @@ fn verdict(is_met: bool) -> &'static str {
 }
 
 pub const BARE_HEADING: &str = "\
-| work | `offload` but for registration | registration | the bare work | times as long (least to most) | asked for |
+| work | `offload` without registration | registration | the bare work | times as long (least to most) | target |
 |---|---|---|---|---|---|";
 
 /// How many times as long as the bare work it may take.

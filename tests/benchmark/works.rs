@@ -68,7 +68,7 @@ const ADDED: f64 = 1.15;
 pub const WORKS: &[Work] = &[
     BUILD,
     Work { name: "new", what: "the same, over a new connection", run: trivial_new, ..BUILD },
-    Work { name: "asked", what: "the same, the machine not asked before", run: trivial_unknown, ..BUILD },
+    Work { name: "asked", what: "the same, the machine not probed before", run: trivial_unknown, ..BUILD },
     Work { name: "graph", what: "20 trivial builds, 5 × 4, on 2 × 2 slots", shape: TWO_TWO, run: graph, asked: Asked::Times(12.0), ..WHOLE },
     Work { name: "graph-1s-6", what: "the same of 1 s each, on 2 × 3 slots", shape: TWO_THREE, run: graph_1s, asked: Asked::Seconds(4.0 * ADDED), ..WHOLE },
     Work { name: "graph-1s-4", what: "the same of 1 s each, on 2 × 2 slots", shape: TWO_TWO, run: graph_1s, asked: Asked::Seconds(5.0 * ADDED), ..WHOLE },
@@ -82,7 +82,7 @@ pub const WORKS: &[Work] = &[
     Work { name: "outputs-there", what: "1,000 build outputs, all present", run: outputs_there, ..WHOLE },
     Work { name: "far", what: "trivial build over a local one, 50 ms round trips", shape: FAR, asked: Asked::Times(4.0), ..BUILD },
     Work { name: "far-new", what: "the same, over a new connection", shape: FAR, run: trivial_new, asked: Asked::Times(4.0), ..BUILD },
-    Work { name: "far-asked", what: "the same, the machine not asked before", shape: FAR, run: trivial_unknown, asked: Asked::Times(4.0), ..BUILD },
+    Work { name: "far-asked", what: "the same, the machine not probed before", shape: FAR, run: trivial_unknown, asked: Asked::Times(4.0), ..BUILD },
     Work { name: "far-input", what: "32 MiB input, 50 ms round trips", shape: FAR, run: small_input, asked: Asked::Times(2.5), ..WHOLE },
     Work { name: "lan-input", what: "256 MiB input, 1 ms round trips", shape: LAN, run: input, ..WHOLE },
     Work { name: "far-output", what: "32 MiB output, 50 ms round trips", shape: FAR, run: small_output, ..WHOLE },

@@ -5,7 +5,8 @@
 //! for anything. Derivations that are named are made (`DERIVATIONS`). Comments on the page say how machines are:
 //!
 //! - `known: NAME:PORT FIELD=NUMBER …`: the machine told this just now;
-//! - `taken: NAME:PORT N …`: these build slots are taken.
+//! - `taken: NAME:PORT N …`: these build slots are taken;
+//! - `machine file: the next block`: the next block `lua` of the page is the machine file already.
 //!
 //! A prompt `HOST# ` is a host of the lab (`quick_start`).
 
@@ -178,9 +179,17 @@ fn what_pages_show_is_printed() {
     for page in pages() {
         let mut site = Site::new();
         let mut is_new = true;
-        for part in page.parts() {
+        let parts = page.parts();
+        let is_lua = |part: &&Part| matches!(part, Part::Block(block) if block.language == "lua");
+        for (number, part) in parts.iter().enumerate() {
             match part {
-                Part::Comment(text) => site.comment(&text),
+                Part::Comment(text) if text == "machine file: the next block" => {
+                    let Some(Part::Block(block)) = parts[number..].iter().find(is_lua) else {
+                        panic!("{}: no machine file follows", page.name)
+                    };
+                    site.take(block);
+                }
+                Part::Comment(text) => site.comment(text),
                 Part::Block(block) if block.language == "console" => {
                     is_new = true;
                     for (prompt, command, shown) in commands(&block.text) {
@@ -199,7 +208,7 @@ fn what_pages_show_is_printed() {
                     if std::mem::take(&mut is_new) {
                         site = Site::new();
                     }
-                    site.take(&block);
+                    site.take(block);
                 }
                 Part::Block(_) => {}
             }

@@ -60,15 +60,19 @@ fn links_lead_somewhere() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Nobody has to guess that a page exists.
+/// The contents of the manual link to each of its pages, and the page on contributing to each page for contributors.
 #[test]
 fn the_contents_have_every_page() {
-    let contents = crate::page::manual("README.md").text;
-    for page in pages() {
-        if let Some(name) = page.name.strip_prefix("doc/manual/")
-            && name != "README.md"
-        {
-            assert!(contents.contains(&format!("]({name})")), "doc/manual/README.md does not name {name}");
+    for (contents, directory, prefix) in
+        [("doc/manual/README.md", "doc/manual/", ""), ("doc/CONTRIBUTING.md", "doc/contributing/", "contributing/")]
+    {
+        let text = Page::read(Path::new(contents)).text;
+        let pages = pages().into_iter().filter(|page| page.name != contents);
+        let names: Vec<String> =
+            pages.filter_map(|page| Some(format!("{prefix}{}", page.name.strip_prefix(directory)?))).collect();
+        assert!(names.len() > 1, "{directory}: {names:?}");
+        for name in names {
+            assert!(text.contains(&format!("]({name})")), "{contents} does not name {name}");
         }
     }
 }

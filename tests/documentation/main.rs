@@ -13,6 +13,8 @@ mod fields;
 mod links;
 mod messages;
 mod page;
+mod phrases;
 mod quick_start;
 mod reference;
 mod shell;
+mod wording;

@@ -78,7 +78,7 @@ fn variables_of_the_environment() {
     // From build.rs, and read by the compiler.
     read.remove("OFFLOAD_VERSION");
     read.remove("OFFLOAD_BUILT");
-    let rows = table(&manual("hook.md").section("Variables of the environment"));
+    let rows = table(&manual("hook.md").section("Environment variables"));
     let page: BTreeSet<String> = rows.into_keys().filter(|name| is_variable(name)).collect();
     assert_eq!(page, read);
 }

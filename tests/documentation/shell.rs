@@ -7,7 +7,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 /// Programs that blocks may call beside `offload` and those of this repository, all of them well known.
-const KNOWN: [&str; 34] = [
+const KNOWN: [&str; 35] = [
     "cargo",
     "cat",
     "cd",
@@ -30,6 +30,7 @@ const KNOWN: [&str; 34] = [
     "ls",
     "mkdir",
     "mv",
+    "pkill",
     "recsel",
     "rm",
     "ssh",

@@ -1,4 +1,4 @@
-//! What a hostile machine may do, and what is said of it: the one table, from which `doc/manual/hostile-cases.md` is
+//! What a hostile machine may do, and what is said of it: the one table, from which `doc/contributing/hostile-cases.md` is
 //! printed.
 
 use std::io::{self, Write};
@@ -90,20 +90,20 @@ macro_rules! cases {
 const FOO: &str = "/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo";
 
 cases! {
-    "What the archive says of itself":
-    { "another item than the one asked for", "is not acceptable: it is another item, '/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo'",
+    "The fields of the archive":
+    { "an item that was not requested", "is not acceptable: it is another item, '/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo'",
         |scene| scene.signed(&Item { path: FOO.to_owned(), ..scene.item() }) }
-    { "a path that is none: `/gnu/store/..`", "'/gnu/store/..' is not a store path",
+    { "an invalid path: `/gnu/store/..`", "'/gnu/store/..' is not a store path",
         |scene| scene.signed(&Item { path: "/gnu/store/..".to_owned(), ..scene.item() }) }
     { "a path outside the store: `/etc/passwd`", "'/etc/passwd' is not directly inside the store '/gnu/store'",
         |scene| scene.signed(&Item { path: "/etc/passwd".to_owned(), ..scene.item() }) }
     { "a second item behind the first", "there are data after the end of the item",
         |scene| Play::exports(&scene.item().signed(&scene.trusted).repeat(2)) }
-    { "a second item in a frame of its own", "there are data after the end of the item",
+    { "a second item in a separate frame", "there are data after the end of the item",
         |scene| { let item = frames(&scene.item().signed(&scene.trusted)); Play::says(At::Export, [item.repeat(2), ints(&[LAST, 1])].concat()) } }
     { "a bundle instead of an item", "invalid nar, at byte 0: expected 'nix-archive-1', found '",
         |scene| Play::exports(&[ints(&[1]), scene.item().signed(&scene.trusted), ints(&[0])].concat()) }
-    { "a reference to what is no input", "it refers to '/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo', which is neither an input nor an output",
+    { "a reference to an item that is not an input", "it refers to '/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo', which is neither an input nor an output",
         |scene| scene.signed(&Item { references: vec![FOO.to_owned()], ..scene.item() }) }
     { "a reference to `/gnu/store/..`", "in the references, at byte",
         |scene| scene.signed(&Item { references: vec!["/gnu/store/..".to_owned()], ..scene.item() }) }
@@ -111,27 +111,27 @@ cases! {
         |scene| scene.signed(&Item { references: vec![scene.input.clone(), scene.input.clone()], ..scene.item() }) }
     { "a list of 2^60 references", "a list of 1152921504606846976 strings is longer than the 65536 allowed here",
         |scene| Play::exports(&[scene.item().nar, ints(&[0x4558_494e]), word(scene.output.as_bytes()), ints(&[1 << 60])].concat()) }
-    { "a deriver that is no path", "in the deriver, at byte",
+    { "a deriver that is not a path", "in the deriver, at byte",
         |scene| scene.signed(&Item { deriver: "../../tmp/x".to_owned(), ..scene.item() }) }
 
     "The signature":
     { "no signature", "it lacks a signature",
         |scene| Play::exports(&scene.item().unsigned()) }
-    { "something else in its place", "signature is not a valid s-expression: invalid s-expression, at byte 0",
+    { "other data instead of a signature", "signature is not a valid s-expression: invalid s-expression, at byte 0",
         |scene| Play::exports(&scene.item().with_signature(b"signed, me")) }
-    { "an s-expression that is no signature", "corrupt signature data",
+    { "an s-expression that is not a signature", "corrupt signature data",
         |scene| Play::exports(&scene.item().with_signature(b"(signature (data) (sig-val) (public-key))")) }
-    { "a thousand lists in each other", "lists are nested too deep",
+    { "a thousand nested lists", "lists are nested too deep",
         |scene| Play::exports(&scene.item().with_signature(&b"(".repeat(1000))) }
     { "a signature of a gigabyte", "a string of 1073741824 bytes is longer than the 16384 allowed here",
         |scene| Play::exports(&[scene.item().body(), ints(&[1, 1 << 30])].concat()) }
-    { "a good signature of other contents", "its signature is of something else: invalid hash",
+    { "a valid signature of other contents", "its signature is of something else: invalid hash",
         |scene| Play::exports(&scene.item().with_signature(&Item { nar: nar(&file(b"hallo\n")), ..scene.item() }.signature(&scene.trusted))) }
-    { "a good signature of the same contents at another path", "its signature is of something else: invalid hash",
+    { "a valid signature of the same contents at another path", "its signature is of something else: invalid hash",
         |scene| Play::exports(&scene.item().with_signature(&Item { path: FOO.to_owned(), ..scene.item() }.signature(&scene.trusted))) }
-    { "a signature whose numbers are another's", "invalid signature: ",
+    { "a signature with the numbers of another one", "invalid signature: ",
         |scene| Play::exports(&scene.item().with_signature(&mixed(scene))) }
-    { "a signature by a key that nobody authorized", "it is signed with a key that is not authorized here",
+    { "a signature by a key that is not authorized", "it is signed with a key that is not authorized here",
         |scene| Play::exports(&scene.item().signed(&scene.stranger)) }
     { "a stranger's signature that names the authorized key", "invalid signature: ",
         |scene| Play::exports(&scene.item().with_signature(&renamed(scene))) }
@@ -154,12 +154,12 @@ cases! {
         |scene| scene.tree(&directory(&[(b"a", directory(&[(b"b", file(b"1"))])), (b"a", file(b"2"))])) }
     { "a symbolic link to `/tmp`, and then a directory of its name with a file in it", "the entries are out of order: 'a' comes after 'a'",
         |scene| scene.tree(&directory(&[(b"a", link(b"/tmp")), (b"a", directory(&[(b"evil", file(b"1"))]))])) }
-    { "a symbolic link to `/tmp`, and then a file behind it", "bad name 'a/evil': it has a slash",
+    { "a symbolic link to `/tmp`, and then a file below it", "bad name 'a/evil': it has a slash",
         |scene| scene.tree(&directory(&[(b"a", link(b"/tmp")), (b"a/evil", file(b"1"))])) }
     { "a symbolic link to nothing", "the target of a symbolic link is empty", |scene| scene.tree(&link(b"")) }
     { "a symbolic link with a NUL", "the target of a symbolic link has a NUL", |scene| scene.tree(&link(b"a\0b")) }
     { "a symbolic link of 5000 bytes", "a string of 5000 bytes is longer than the 4095 allowed here", |scene| scene.tree(&link(&[b'x'; 5000])) }
-    { "17 directories in each other, with names of 255 bytes", "the path that it ends is longer than 4095 bytes",
+    { "17 nested directories, with names of 255 bytes", "the path that it ends is longer than 4095 bytes",
         |scene| scene.tree(&(0..17).fold(file(b"x"), |inside, _| directory(&[(&[b'd'; 255], inside)]))) }
     { "a device", "expected a type of file, found 'block'",
         |scene| scene.tree(&[word(b"("), word(b"type"), word(b"block"), word(b")")].concat()) }
@@ -167,58 +167,58 @@ cases! {
         |scene| { let mut root = file(b"hello\n"); let at = root.len() - 17; root[at] = 1; scene.tree(&root) } }
 
     "Sizes":
-    { "a file that is shorter than it is said to be", "invalid nar, at byte", |scene| scene.tree(&file_of(16, b"hello\n")) }
-    { "a file that is longer than it is said to be", "the padding after a string is not zero", |scene| scene.tree(&file_of(3, b"hello\n")) }
-    { "a file of 64 MiB, of which a few bytes come", "the nar ends early, at byte", |scene| scene.tree(&file_of(64 << 20, b"hello\n")) }
+    { "a file that is shorter than its announced size", "invalid nar, at byte", |scene| scene.tree(&file_of(16, b"hello\n")) }
+    { "a file that is longer than its announced size", "the padding after a string is not zero", |scene| scene.tree(&file_of(3, b"hello\n")) }
+    { "a file of 64 MiB, of which it sends a few bytes", "the nar ends early, at byte", |scene| scene.tree(&file_of(64 << 20, b"hello\n")) }
     { "a file of a tebibyte", "1073741828 KiB do not fit into the file system of the store, where ",
         |scene| scene.tree(&file_of(1 << 40, b"hello\n")) }
-    { "files without end", "do not fit into the file system of the store, where ", |_| without_end(file(&[b'x'; 1 << 20])) }
-    { "empty files without end", "free inodes, and ", |_| without_end(file(b"")) }
+    { "an endless number of files", "do not fit into the file system of the store, where ", |_| without_end(file(&[b'x'; 1 << 20])) }
+    { "an endless number of empty files", "free inodes, and ", |_| without_end(file(b"")) }
     { "a file of 2^64 - 1 bytes", "a file of 18446744073709551615 bytes is too large", |scene| scene.tree(&file_of(u64::MAX, b"hello\n")) }
     { "64 MiB of a file, and then the end of the connection", "the connection to the daemon failed",
         |scene| huge(Item { nar: nar(&file_of(80 << 20, b"")), ..scene.item() }) }
-    { "the archive is cut, and the daemon says that this is all", "the nar ends early, at byte",
+    { "a cut archive, and the daemon reports its end", "the nar ends early, at byte",
         |scene| Play::exports(&scene.item().nar[..60]) }
-    { "the archive is cut, and the connection ends", "the connection to the daemon failed",
+    { "a cut archive, and the connection ends", "the connection to the daemon failed",
         |scene| Play::ends(At::Export, frames(&scene.item().nar[..60])) }
-    { "nothing at all, and the daemon says that this is all", "the nar ends early, at byte 0",
+    { "nothing, and the daemon reports the end", "the nar ends early, at byte 0",
         |_| Play::exports(b"") }
 
     "Fixed outputs":
-    { "contents whose hash is not the one that is declared", "sha256 hash mismatch for '"; Fixed,
+    { "contents with another hash than the declared one", "sha256 hash mismatch for '"; Fixed,
         |scene| scene.signed(&Item { nar: nar(&file(b"hallo\n")), references: vec![], ..scene.item() }) }
     { "an executable where a file's hash is declared", "must be a regular file that is not executable, since its hash is that of its bytes"; Fixed,
         |scene| scene.signed(&Item { nar: nar(&executable(b"hello\n")), references: vec![], ..scene.item() }) }
     { "a symbolic link to a file with that hash", "must be a regular file that is not executable, since its hash is that of its bytes"; Fixed,
         |scene| scene.signed(&Item { nar: nar(&link(b"/etc/passwd")), references: vec![], ..scene.item() }) }
 
-    "What its daemon says":
+    "The protocol of the daemon":
     { "another protocol", "is this guix-daemon?", |_| Play::says(At::Greeting, b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()) }
     { "an old version", "protocol version 0x162; 0x163 to 0x164 are understood", |_| Play::says(At::Greeting, ints(&[MAGIC, 0x162, LAST])) }
     { "a version of another kind", "protocol version 0x264; 0x163 to 0x164 are understood", |_| Play::says(At::Greeting, ints(&[MAGIC, 0x264, LAST])) }
-    { "log text without end for a greeting", "more than 1048576 bytes of log text where nothing is built",
+    { "endless log text instead of a greeting", "more than 1048576 bytes of log text where nothing is built",
         |_| Play::new(At::Greeting, |stream| { stream.write_all(&ints(&[MAGIC, 0x164]))?; text(stream) }) }
-    { "log text without end for an answer", "more than 1048576 bytes of log text where nothing is built", |_| Play::new(At::Query, text) }
-    { "log text without end for an item", "more than 1048576 bytes of log text where nothing is built", |_| Play::new(At::Export, text) }
-    { "a build log without end", "timed out"; Timeout, |_| Play::new(At::Build, text) }
+    { "endless log text instead of a reply", "more than 1048576 bytes of log text where nothing is built", |_| Play::new(At::Query, text) }
+    { "endless log text instead of an item", "more than 1048576 bytes of log text where nothing is built", |_| Play::new(At::Export, text) }
+    { "an endless build log", "timed out"; Timeout, |_| Play::new(At::Build, text) }
     { "a line of 4 GiB", "a frame of 4294967295 bytes", |_| Play::says(At::Query, ints(&[NEXT, 0xffff_ffff])) }
     { "a line of 2^40 bytes", "0x10000000000 does not fit into 32 bits", |_| Play::says(At::Query, ints(&[NEXT, 1 << 40])) }
     { "a message of 4 GiB", "a string of 4294967295 bytes is longer than the 1048576 allowed here", |_| Play::says(At::Options, ints(&[ERROR, 0xffff_ffff])) }
-    { "a message for the terminal", r"the daemon says: \u{1b}[2Jgone\u{d}# accept", |_| Play::says(At::Options, [ints(&[ERROR]), word(b"\x1b[2Jgone\r# accept"), ints(&[1])].concat()) }
+    { "a message with control characters for the terminal", r"the daemon says: \u{1b}[2Jgone\u{d}# accept", |_| Play::says(At::Options, [ints(&[ERROR]), word(b"\x1b[2Jgone\r# accept"), ints(&[1])].concat()) }
     { "a list of 2^60 paths", "a list of 1152921504606846976 strings is longer than the", |_| Play::says(At::Query, ints(&[LAST, 1 << 60])) }
-    { "a path that it was not asked about", "which was not asked about", |_| Play::says(At::Query, [ints(&[LAST, 1]), word(FOO.as_bytes())].concat()) }
-    { "a path that is none", "'/gnu/store/..' is not a store path", |_| Play::says(At::Query, [ints(&[LAST, 1]), word(b"/gnu/store/..")].concat()) }
-    { "data where none belong", "Write(8)", |_| Play::says(At::Query, ints(&[WRITE, 8, 0])) }
-    { "a wish for data where none belong", "Read(32768)", |_| Play::says(At::Export, ints(&[READ, 32768])) }
+    { "a path that was not in the query", "which was not asked about", |_| Play::says(At::Query, [ints(&[LAST, 1]), word(FOO.as_bytes())].concat()) }
+    { "an invalid path", "'/gnu/store/..' is not a store path", |_| Play::says(At::Query, [ints(&[LAST, 1]), word(b"/gnu/store/..")].concat()) }
+    { "unexpected data", "Write(8)", |_| Play::says(At::Query, ints(&[WRITE, 8, 0])) }
+    { "an unexpected request for data", "Read(32768)", |_| Play::says(At::Export, ints(&[READ, 32768])) }
     { "a frame that does not exist", "a frame of type 0x6f6c6d68", |_| Play::says(At::Build, ints(&[0x6f6c_6d68])) }
-    { "that it has built, with a number that means nothing", "2 instead of 1", |_| Play::says(At::Build, ints(&[LAST, 2])) }
-    { "that it has built, and then that there is no output", "the daemon says: path is not valid", |_| Play::says(At::Export, [ints(&[ERROR]), word(b"path is not valid"), ints(&[1])].concat()) }
-    { "half an answer, and the connection ends", "the connection to the daemon failed", |_| Play::ends(At::Query, ints(&[LAST])[..5].to_vec()) }
+    { "a report of success with an invalid number", "2 instead of 1", |_| Play::says(At::Build, ints(&[LAST, 2])) }
+    { "a report of success, and then that there is no output", "the daemon says: path is not valid", |_| Play::says(At::Export, [ints(&[ERROR]), word(b"path is not valid"), ints(&[1])].concat()) }
+    { "half a reply, and the connection ends", "the connection to the daemon failed", |_| Play::ends(At::Query, ints(&[LAST])[..5].to_vec()) }
 
     "Silence":
     { "no greeting", "its daemon has not greeted within 4 s", |_| Play::is_silent(At::Greeting) }
-    { "a greeting of one byte now and then", "its daemon has not greeted within 4 s", |_| Play::new(At::Greeting, trickle) }
-    { "no answer", "its daemon has been silent for 7 s"; MaxSilentTime, |_| Play::is_silent(At::Query) }
+    { "a greeting of one byte at a time, slowly", "its daemon has not greeted within 4 s", |_| Play::new(At::Greeting, trickle) }
+    { "no reply", "its daemon has been silent for 7 s"; MaxSilentTime, |_| Play::is_silent(At::Query) }
     { "no item", "its daemon has been silent for 7 s"; MaxSilentTime, |_| Play::is_silent(At::Export) }
 }
 

@@ -223,10 +223,10 @@ fn nothing_of_a_hostile_machine_reaches_the_store() {
 
 use archive::Item;
 
-/// `doc/manual/hostile-cases.md` is what the table says. `OFFLOAD_WRITE_TABLE=1` writes it.
+/// `doc/contributing/hostile-cases.md` is what the table says. `OFFLOAD_WRITE_TABLE=1` writes it.
 #[test]
 fn the_table_in_the_manual() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("doc/manual/hostile-cases.md");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("doc/contributing/hostile-cases.md");
     let mut text = include_str!("table.md").to_owned();
     for (title, cases) in CASES {
         text += &format!("\n## {title}\n\n| the machine sends | the message says |\n|---|---|\n");

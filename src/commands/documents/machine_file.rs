@@ -16,19 +16,19 @@ pub fn page() -> String {
     page.paragraph("offload-machines.lua - the machine file of offload");
     page.section("DESCRIPTION");
     page.paragraph(
-        "The machine file says which build machines there are and which of them builds what. It is a program in Lua 5.4, \
-         */etc/guix/machines.lua* unless `OFFLOAD_MACHINE_FILE` names another, that returns a table: the machines as a list, the \
-         policy of the pool as named fields. It is evaluated anew for each request of the daemon, within limits of time and \
-         memory. A file that does not exist means that there are no machines. `offload eval` says what is wrong with a file, \
-         `offload test` what is wrong with its machines, `offload explain` what it does with a build.",
+        "The machine file lists the build machines and decides which of them builds what. It is a program in Lua 5.4, \
+         */etc/guix/machines.lua* unless `OFFLOAD_MACHINE_FILE` names another. It returns a table: the machines as a list, the \
+         settings of the pool as named fields. The hook evaluates it for each request of the daemon, within limits of time and \
+         memory. If the file does not exist, there are no machines. `offload eval` checks the file, `offload test` its machines, \
+         and `offload explain` shows where a build would go.",
     );
     page.section("BUILD MACHINES");
     page.paragraph("The fields of `build_machine { … }`:");
     fields(&mut page, BUILD_MACHINE);
     page.section("THE HEAD");
     page.paragraph(
-        "With a `local_machine { … }` in the list the head takes part in the choice; when it has the best score, the daemon is \
-         told to build locally. Its fields:",
+        "With a `local_machine { … }` in the list the head takes part in the scoring. If it has the best score, the head builds. \
+         Its fields:",
     );
     fields(&mut page, LOCAL_MACHINE);
     page.section("THE POOL");
@@ -38,10 +38,10 @@ pub fn page() -> String {
     page.paragraph("The fields of `limits`:");
     fields(&mut page, LIMITS);
     page.section("REQUESTS");
-    page.paragraph("What `accepts` and `score` get as their first argument, `request`:");
+    page.paragraph("The fields of `request`, the first argument of `accepts` and `score`:");
     fields(&mut page, REQUEST);
     page.section("STATUS");
-    page.paragraph("What `score` gets as its third argument, `status`. All of it may be nil:");
+    page.paragraph("The fields of `status`, the third argument of `score`. Each may be nil:");
     fields(&mut page, STATUS);
     page.section("EXAMPLE");
     page.example(EXAMPLE);
