@@ -7,11 +7,12 @@
 //!
 //! # Map
 //!
-//! Arrows go one way; `tests/layers.rs` keeps it so, and `unsafe` code in the four files that bind a C library.
+//! Arrows go one way, between these modules and between the files inside each of them; `tests/layers/` keeps it so, and
+//! `unsafe` code in the four files that bind a C library.
 //!
 //! ```text
 //! commands ─► engine ─► build ─► scheduler, transfer ─► remote, local ─► daemon, ssh ─► store
-//!                       scheduler ─► state, machine_file;  transfer ─► state
+//!                       scheduler ─► state, machine_file ─► lua;  transfer ─► state
 //! ```
 //!
 //! | module | holds |
@@ -21,7 +22,8 @@
 //! | [`hook`] | the line protocol with the daemon: arguments, requests, replies, trace lines, build log, descriptors |
 //! | [`machine`] | what a build machine is: fields, defaults, validity |
 //! | [`status`] | how a machine is doing, as a probe finds out |
-//! | [`machine_file`] | the machine file: evaluate, decode, check; the Lua interpreter and its limits |
+//! | [`machine_file`] | the machine file: fields, evaluate, decode, check, call its functions |
+//! | [`lua`] | a host for Lua programs: the interpreter thread, cancellation, limits, libraries; knows nothing of machines |
 //! | [`scheduler`] | which machine: matching, ranking, asking, choosing, deciding, waiting |
 //! | [`state`] | what outlives a process: slots, health, places to wait, drained machines, transfers |
 //! | [`build`] | one accepted build from choice to outputs in their places, with fail-over |
@@ -87,6 +89,7 @@ pub mod hook;
 pub mod local;
 #[cfg(feature = "cli")]
 pub mod logging;
+pub mod lua;
 pub mod machine;
 pub mod machine_file;
 pub mod permissions;

@@ -1,48 +1,51 @@
-//! The world in which a machine file runs: the standard library of Lua 5.4 without what could harm the process, the
-//! constructors, and the module `offload`.
+//! The world in which user code runs: the standard library of Lua 5.4 without what could harm the process, and the module
+//! `offload`.
 //!
 //! Missing are the library `debug`, C modules, bytecode, finalizers and `os.setlocale`; `os.exit` raises an error, and
 //! standard output is standard error. Reading a global variable that does not exist is an error.
 
 use super::cancellation::CancelState;
-use super::constructors;
-use super::context::{Context, DeferredError, RuntimeOptions};
+use super::context::{Context, DeferredError, Position, RuntimeOptions};
 use super::libraries;
-use super::request::LuaRequest;
-use super::suggest;
-use crate::permissions;
-use mlua::{HookTriggers, Lua, LuaOptions, LuaString, StdLib, Table, Value, VmState};
-use std::cell::{Cell, RefCell};
+use super::lua_error::LuaError;
+use super::message::nearest;
+use super::source::read_chunk;
+use mlua::chunk::ChunkMode;
+use mlua::{HookTriggers, Lua, LuaOptions, LuaString, MultiValue, StdLib, Table, Value, VmState};
+use std::cell::Cell;
 use std::ffi::OsStr;
-use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// A file of Lua may have this many bytes.
-pub(super) const MAX_CHUNK: u64 = 16 << 20;
-/// More than most have: what is read in one piece.
-const USUAL_CHUNK: usize = 8 << 10;
 /// Instructions of Lua between two looks at whether anyone still waits. Most take nanoseconds; one that compares or
 /// joins texts, or that has garbage collected, may take tens of milliseconds where 64 MiB are in use.
 const INSTRUCTION_INTERVAL: HookTriggers = HookTriggers::new().every_nth_instruction(100);
-/// Lines of the machine file that are followed one by one.
+/// Lines of the main file that are followed one by one.
 const LINE_INTERVAL: u32 = 20_000;
 
 /// An interpreter and what is known of the files it runs.
-pub(super) struct Runtime {
+pub(crate) struct Runtime {
     pub lua: Lua,
     pub context: Rc<Context>,
-    /// What the machine file gave, once it has been evaluated.
-    pub functions: Option<super::evaluate::Functions>,
-    /// The request of the decision that is being taken, and its table.
-    request: RefCell<Option<(Arc<LuaRequest>, Table)>>,
+}
+
+/// What came of running the main file.
+pub(crate) struct FileRun {
+    /// The first value that it returned.
+    pub result: Result<Value, LuaError>,
+    /// Errors after which it went on.
+    pub deferred: Vec<DeferredError>,
 }
 
 impl Runtime {
-    /// A fresh interpreter.
-    pub fn new(setting: RuntimeOptions, cancel_state: Arc<CancelState>) -> mlua::Result<Runtime> {
+    /// A fresh interpreter. `extend` adds to the global variables and to the module `offload`.
+    pub fn new(
+        options: RuntimeOptions,
+        cancel_state: Arc<CancelState>,
+        extend: impl FnOnce(&Lua, &Table, &Rc<Context>) -> mlua::Result<()>,
+    ) -> mlua::Result<Runtime> {
         let libraries = StdLib::COROUTINE
             | StdLib::TABLE
             | StdLib::OS
@@ -51,17 +54,35 @@ impl Runtime {
             | StdLib::MATH
             | StdLib::PACKAGE;
         let lua = Lua::new_with(libraries, LuaOptions::default())?;
-        let context = Rc::new(Context::new(setting, cancel_state));
-        let runtime = Runtime { lua, context, functions: None, request: RefCell::default() };
+        let runtime = Runtime { lua, context: Rc::new(Context::new(options, cancel_state)) };
         runtime.watch()?;
         let offload = runtime.lua.create_table()?;
-        constructors::register(&runtime.lua, &offload, &runtime.context)?;
         libraries::register(&runtime.lua, &offload, &runtime.context)?;
+        extend(&runtime.lua, &offload, &runtime.context)?;
         let package: Table = runtime.lua.globals().raw_get("package")?;
         package.raw_get::<Table>("loaded")?.raw_set("offload", &offload)?;
         runtime.prelude()?;
         runtime.forbid_undefined()?;
         Ok(runtime)
+    }
+
+    /// Runs the main file, whose text this is.
+    pub fn run_file(&self, text: &[u8]) -> FileRun {
+        let context = &self.context;
+        let chunk = context.add_chunk(context.main_chunk(), context.file.clone());
+        let result = self.follow().and_then(|()| self.limited(|lua| run(lua, text, &chunk)));
+        let line = context.cancel_state.line();
+        let result = self.watch().and(result);
+        let deferred = context.take_deferred();
+        let result = result.map_err(|error| {
+            let mut error = LuaError::new(&error, context);
+            // Lua does not say where memory ended.
+            if let (None, Some(line)) = (&error.position, line) {
+                error.position = Some(Position { chunk: context.main_chunk(), line });
+            }
+            error
+        });
+        FileRun { result, deferred }
     }
 
     /// Runs user code under the memory limit.
@@ -73,27 +94,14 @@ impl Runtime {
         result
     }
 
-    /// The table of a request: one for all calls of one decision.
-    pub fn request(&self, request: &Arc<LuaRequest>) -> mlua::Result<Table> {
-        let mut current = self.request.borrow_mut();
-        if let Some((known, table)) = &*current
-            && Arc::ptr_eq(known, request)
-        {
-            return Ok(table.clone());
-        }
-        let table = request.to_lua(&self.lua)?;
-        *current = Some((Arc::clone(request), table.clone()));
-        Ok(table)
-    }
-
     /// Parks the thread at the next occasion once nobody waits for it any more. Coroutines inherit the hook.
-    pub fn watch(&self) -> mlua::Result<()> {
+    fn watch(&self) -> mlua::Result<()> {
         hook(&self.lua, &self.context, INSTRUCTION_INTERVAL, None)
     }
 
-    /// As `watch`, and keeps the current line of the machine file known, for the case that the evaluation gets stuck
+    /// As `watch`, and keeps the current line of the main file known, for the case that the evaluation gets stuck
     /// inside a C function. That costs about 0.1 µs a line, so after `LINE_INTERVAL` lines it is done now and then only.
-    pub fn follow(&self) -> mlua::Result<()> {
+    fn follow(&self) -> mlua::Result<()> {
         hook(&self.lua, &self.context, INSTRUCTION_INTERVAL.every_line(), Some(LINE_INTERVAL))
     }
 
@@ -135,7 +143,7 @@ impl Runtime {
             let name = name.to_string_lossy();
             let keys: Vec<String> = globals.pairs::<String, Value>().filter_map(|pair| Some(pair.ok()?.0)).collect();
             let words = keys.iter().map(String::as_str).chain(["true", "false", "nil"]);
-            let meant = suggest::nearest(&name, words);
+            let meant = nearest(&name, words);
             let deferred = DeferredError {
                 message: format!("undefined global '{name}'"),
                 hint: meant.map(|meant| format!("did you mean '{meant}'?")),
@@ -149,6 +157,13 @@ impl Runtime {
         metatable.raw_set("__metatable", false)?;
         self.lua.globals().set_metatable(Some(metatable))
     }
+}
+
+/// Runs a text and gives the first value it returns.
+fn run(lua: &Lua, text: &[u8], chunk: &str) -> mlua::Result<Value> {
+    let function = lua.load(text).set_name(chunk).set_mode(ChunkMode::Text).into_function()?;
+    let values: MultiValue = function.call(())?;
+    Ok(values.into_iter().next().unwrap_or(Value::Nil))
 }
 
 /// Sets the hook that looks up; with `lines`, it notes the current line, and no longer every line after so many.
@@ -168,21 +183,4 @@ fn hook(lua: &Lua, context: &Rc<Context>, triggers: HookTriggers, lines: Option<
         }
         Ok(VmState::Continue)
     })
-}
-
-/// Reads a file of Lua: no more than `MAX_CHUNK` bytes, without the first line if that begins with `#`, as `lua` does.
-pub(super) fn read_chunk(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut text = Vec::with_capacity(USUAL_CHUNK);
-    permissions::open_at_once(path)?.take(MAX_CHUNK + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > MAX_CHUNK {
-        return Err(std::io::Error::other(format!("it has more than {MAX_CHUNK} bytes")));
-    }
-    if text.starts_with(b"\xef\xbb\xbf") {
-        text.drain(..3);
-    }
-    if text.first() == Some(&b'#') {
-        let line = text.iter().position(|&byte| byte == b'\n').unwrap_or(text.len());
-        text.drain(..line);
-    }
-    Ok(text)
 }

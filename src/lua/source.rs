@@ -1,25 +1,33 @@
-//! Where things stand in the text of a machine file.
+//! Texts of Lua programs: reading one, and where things stand in it.
 //!
-//! Lua tells the line of a constructor's call, not those of its fields. They are found here by a light scan of the
+//! Lua tells the line of a call, not those of the fields of the table that it is given. They are found here by a light scan of the
 //! text: names, strings, comments and brackets are told apart (Lua 5.4 manual, section 3.1), the rest of the grammar
 //! is not looked at. What is found serves messages only; a text that cannot be made sense of gives no lines.
 
+use crate::permissions;
 use std::collections::HashMap;
+use std::io::Read as _;
 use std::ops::Range;
+use std::path::Path;
 
 mod scanner;
 
 use scanner::{Kind, Scanner, Token};
 
+/// A file of Lua may have this many bytes.
+const MAX_CHUNK: u64 = 16 << 20;
+/// More than most have: what is read in one piece.
+const USUAL_CHUNK: usize = 8 << 10;
+
 /// A Lua text, as tokens.
 #[derive(Debug)]
-pub(super) struct Source<'a> {
+pub(crate) struct Source<'a> {
     tokens: Vec<Token<'a>>,
 }
 
 /// Where the items of a table constructor stand.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Items {
+pub(crate) struct Items {
     /// Line on which the table begins.
     pub line: Option<u32>,
     /// Line of each field that is written `name =` or `["name"] =`.
@@ -122,6 +130,23 @@ impl<'a> Source<'a> {
             (depth > 0).then_some((at, depth))
         })
     }
+}
+
+/// Reads a file of Lua: no more than `MAX_CHUNK` bytes, without the first line if that begins with `#`, as `lua` does.
+pub(crate) fn read_chunk(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(USUAL_CHUNK);
+    permissions::open_at_once(path)?.take(MAX_CHUNK + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_CHUNK {
+        return Err(std::io::Error::other(format!("it has more than {MAX_CHUNK} bytes")));
+    }
+    if text.starts_with(b"\xef\xbb\xbf") {
+        text.drain(..3);
+    }
+    if text.first() == Some(&b'#') {
+        let line = text.iter().position(|&byte| byte == b'\n').unwrap_or(text.len());
+        text.drain(..line);
+    }
+    Ok(text)
 }
 
 #[cfg(test)]

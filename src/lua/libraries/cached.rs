@@ -8,6 +8,7 @@
 use super::super::cancellation::{CancelState, POLL_INTERVAL};
 use super::super::context::Context;
 use super::super::lua_error::LuaError;
+use super::super::message::plain_error;
 use super::cancellable_io::Canceller;
 use super::json;
 use crate::permissions::files;
@@ -81,13 +82,13 @@ impl Cache<'_> {
         match (call(self.lua, self.context, self.key, function), old) {
             (Ok((value, json)), _) => {
                 if let Err(error) = self.write(json) {
-                    log::info!("cache {}: {}", self.directory.display(), super::plain_error(&error));
+                    log::info!("cache {}: {}", self.directory.display(), plain_error(&error));
                 }
                 Ok(value)
             }
             (Err(error), Some(entry)) => {
-                let message = LuaError::new(&error, self.context, self.context.memory()).message;
-                log::warn!(target: "offload::machine_file", "{message}; the value of {:.0} s ago is used", now() - entry.time);
+                let message = LuaError::new(&error, self.context).message;
+                log::warn!(target: self.context.log_target, "{message}; the value of {:.0} s ago is used", now() - entry.time);
                 self.value(&entry)
             }
             (Err(error), None) => Err(error),
@@ -96,7 +97,7 @@ impl Cache<'_> {
 
     /// Goes on without the cache: one that cannot be used is no reason to have no machines.
     fn without(&self, error: &io::Error, function: &Function) -> mlua::Result<Value> {
-        log::info!("cache {}: {}", self.directory.display(), super::plain_error(error));
+        log::info!("cache {}: {}", self.directory.display(), plain_error(error));
         call(self.lua, self.context, self.key, function).map(|(value, _)| value)
     }
 

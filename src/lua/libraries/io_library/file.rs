@@ -1,10 +1,13 @@
 //! Files as user code holds them.
 
+use super::super::super::message::plain_error;
+use super::super::super::values::describe;
 use super::super::cancellable_io::{CancellableIo, Canceller};
 use super::super::process::{Ended, Program, lua_status};
-use super::lines;
 use super::read::{self, Input};
-use mlua::{AnyUserData, IntoLuaMulti as _, Lua, MetaMethod, MultiValue, UserData, UserDataMethods, Value, Variadic};
+use mlua::{
+    AnyUserData, Function, IntoLuaMulti as _, Lua, MetaMethod, MultiValue, UserData, UserDataMethods, Value, Variadic,
+};
 use std::io::{self, BufReader, Seek as _, SeekFrom, Write as _};
 
 /// Bytes that are written between two looks at whether anyone still waits.
@@ -120,7 +123,7 @@ impl File {
 
 /// The results with which the standard library tells of an error.
 pub(super) fn failure(name: Option<&str>, error: &io::Error) -> (Value, String, i32) {
-    let text = super::super::plain_error(error);
+    let text = plain_error(error);
     let text = name.map_or(text.clone(), |name| format!("{name}: {text}"));
     (Value::Nil, text, error.raw_os_error().unwrap_or(0))
 }
@@ -133,7 +136,7 @@ pub(super) fn write(lua: &Lua, file: AnyUserData, values: &[Value]) -> mlua::Res
             _ => None,
         };
         let Some(text) = text else {
-            let found = super::super::super::values::describe(value);
+            let found = describe(value);
             return Err(mlua::Error::RuntimeError(format!("write: expected a string or a number, found {found}")));
         };
         if let Err(error) = file.borrow_mut::<File>()?.write(&text.as_bytes())? {
@@ -141,6 +144,23 @@ pub(super) fn write(lua: &Lua, file: AnyUserData, values: &[Value]) -> mlua::Res
         }
     }
     file.into_lua_multi(lua)
+}
+
+/// The iterator of `lines`.
+pub(super) fn lines(lua: &Lua, file: AnyUserData, formats: Variadic<Value>, close: bool) -> mlua::Result<Function> {
+    lua.create_function(move |lua, ()| {
+        let mut file = file.borrow_mut::<File>()?;
+        let values = file.read(lua, &formats)?;
+        if values.front().is_none_or(Value::is_nil) {
+            if let Some(Value::String(message)) = values.get(1) {
+                return Err(mlua::Error::RuntimeError(message.to_string_lossy()));
+            }
+            if close {
+                file.close(lua)?;
+            }
+        }
+        Ok(values)
+    })
 }
 
 impl UserData for File {

@@ -1,11 +1,11 @@
 //! `offload.read_file(name)` and `offload.env(name[, default])`.
 
 use super::super::context::Context;
+use super::super::message::plain_error;
 use mlua::{Lua, LuaString, Table};
-use std::ffi::OsStr;
 use std::io::Read as _;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::Path;
 use std::rc::Rc;
 
 /// A longer file is an error.
@@ -17,7 +17,7 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
         let path = context.resolve(&name.as_bytes());
         match read(lua, &context, &path) {
             Ok(text) => Ok((Some(lua.create_string(text)?), None)),
-            Err(error) => Ok((None, Some(format!("{}: {}", path.display(), super::plain_error(&error))))),
+            Err(error) => Ok((None, Some(format!("{}: {}", path.display(), plain_error(&error))))),
         }
     };
     module.raw_set("read_file", lua.create_function(read_file)?)?;
@@ -35,16 +35,5 @@ fn read(lua: &Lua, context: &Rc<Context>, path: &Path) -> std::io::Result<Vec<u8
     match text.len() as u64 > MAX_FILE {
         true => Err(std::io::Error::other(format!("it has more than {} MiB", MAX_FILE >> 20))),
         false => Ok(text),
-    }
-}
-
-impl Context {
-    /// A file name as user code gives it: `~/` is the home directory, and what is not absolute stands beside the
-    /// machine file.
-    pub fn resolve(&self, name: &[u8]) -> PathBuf {
-        match (name.strip_prefix(b"~/"), &self.home) {
-            (Some(rest), Some(home)) => home.join(OsStr::from_bytes(rest)),
-            _ => self.directory.join(OsStr::from_bytes(name)),
-        }
     }
 }

@@ -6,11 +6,12 @@
 //! files; and no read could be given up.
 
 use super::super::context::Context;
+use super::super::values::describe;
 use super::cancellable_io::Canceller;
 use super::process::{Program, messages};
 use crate::supervisor::Streams;
-use file::{File, Stream, failure};
-use mlua::{AnyUserData, Function, IntoLuaMulti as _, Lua, LuaString, MultiValue, Table, Value, Variadic};
+use file::{File, Stream, failure, lines};
+use mlua::{AnyUserData, IntoLuaMulti as _, Lua, LuaString, MultiValue, Table, Value, Variadic};
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
@@ -103,7 +104,7 @@ fn redirecting(lua: &Lua, library: &Table, defaults: &Table, context: &Rc<Contex
                 }
                 Value::UserData(file) if file.is::<File>() => defaults.raw_set(name, file)?,
                 other => {
-                    let found = super::super::values::describe(&other);
+                    let found = describe(&other);
                     return Err(mlua::Error::RuntimeError(format!("io.{name}: expected a file, found {found}")));
                 }
             }
@@ -146,23 +147,6 @@ fn using(lua: &Lua, library: &Table, defaults: &Table, context: &Rc<Context>) ->
         file.borrow_mut::<File>()?.close(lua)
     };
     library.raw_set("close", lua.create_function(close)?)
-}
-
-/// The iterator of `lines`.
-fn lines(lua: &Lua, file: AnyUserData, formats: Variadic<Value>, close: bool) -> mlua::Result<Function> {
-    lua.create_function(move |lua, ()| {
-        let mut file = file.borrow_mut::<File>()?;
-        let values = file.read(lua, &formats)?;
-        if values.front().is_none_or(Value::is_nil) {
-            if let Some(Value::String(message)) = values.get(1) {
-                return Err(mlua::Error::RuntimeError(message.to_string_lossy()));
-            }
-            if close {
-                file.close(lua)?;
-            }
-        }
-        Ok(values)
-    })
 }
 
 fn open(lua: &Lua, context: &Rc<Context>, name: &LuaString, mode: &str) -> mlua::Result<std::io::Result<File>> {

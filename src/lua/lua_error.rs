@@ -1,19 +1,17 @@
 //! Errors that Lua raises, cut down to what concerns the user: message, place and the calls in the user's own files.
 
 use super::context::{Context, Position};
-use super::diagnostic::Diagnostic;
-use super::runtime::read_chunk;
-use super::source::Source;
+use super::message::plain;
+use super::source::{Source, read_chunk};
 use mlua::Error;
 use std::path::Path;
 
-const MAX_MESSAGE: usize = 1000;
 const MAX_CALLS: usize = 10;
 const TRACEBACK: &str = "stack traceback:";
 
 /// An error that user code raised.
 #[derive(Debug, PartialEq)]
-pub(super) struct LuaError {
+pub(crate) struct LuaError {
     pub message: String,
     pub position: Option<Position>,
     /// Calls in the user's files, innermost first; empty if there is only one.
@@ -21,7 +19,7 @@ pub(super) struct LuaError {
 }
 
 impl LuaError {
-    pub fn new(error: &Error, context: &Context, memory: usize) -> LuaError {
+    pub fn new(error: &Error, context: &Context) -> LuaError {
         let (text, outer) = match error {
             Error::CallbackError { traceback, cause } => (root(cause), traceback.as_str()),
             error => (root(error), ""),
@@ -39,7 +37,7 @@ impl LuaError {
             None => (calls.first().map(|(position, _)| position.clone()), message),
         };
         let message = match message {
-            "not enough memory" => format!("not enough memory: limits.memory is {} MiB", memory >> 20),
+            "not enough memory" => format!("not enough memory: limits.memory is {} MiB", context.memory() >> 20),
             message => match message.split_once(": 0x") {
                 Some((kind @ ("table" | "function" | "thread" | "userdata"), _)) => {
                     format!("an error was raised with a {kind} instead of a message")
@@ -54,15 +52,17 @@ impl LuaError {
         LuaError { message: plain(&message), position, trace }
     }
 
-    pub fn diagnostic(self, context: &Context) -> Diagnostic {
-        let file = match &self.position {
+    /// The file that it is about: that of its position, or the main file.
+    pub fn file(&self, context: &Context) -> String {
+        match &self.position {
             Some(position) => context.path_of(position),
             None => context.file.display().to_string(),
-        };
-        let hint =
-            comma(&self.message).or_else(|| unclosed(&self.message, &file)).or_else(|| memory_hint(&self.message));
-        let line = self.position.map(|position| position.line);
-        Diagnostic { hint, trace: self.trace, ..Diagnostic::error(file, self.message).at(line) }
+        }
+    }
+
+    /// What to do about it, for the common ones. `file` is what `file` gave.
+    pub fn hint(&self, file: &str) -> Option<String> {
+        comma(&self.message).or_else(|| unclosed(&self.message, file)).or_else(|| memory_hint(&self.message))
     }
 }
 
@@ -97,15 +97,6 @@ fn place<'a>(text: &'a str, context: &Context) -> Option<(Position, &'a str)> {
 fn own(message: &str) -> &str {
     let rest = message.strip_prefix("[offload]:").and_then(|rest| rest.split_once(": "));
     rest.map_or(message, |(_, message)| message)
-}
-
-/// One line without control characters, of bounded length.
-pub(super) fn plain(message: &str) -> String {
-    let mut plain: String = message.chars().take(MAX_MESSAGE).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if plain.len() < message.len() {
-        plain.push('…');
-    }
-    plain
 }
 
 /// The most common slip in a table: `'}' expected … near 'name'`.

@@ -3,7 +3,7 @@
 //! Without a file, `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts` are read. The format is that of
 //! [`machine::known_hosts`](crate::machine::known_hosts).
 
-use super::super::context::Context;
+use crate::lua::{Context, plain_error};
 use crate::machine::{self, HostKey};
 use mlua::{Lua, LuaString, Table};
 use std::io::Read as _;
@@ -27,7 +27,7 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
         for file in &files {
             match read(file) {
                 Ok(text) => keys.extend(machine::known_hosts(&text, &host)),
-                Err(error) => notes.push(format!("{}: {}", file.display(), super::plain_error(&error))),
+                Err(error) => notes.push(format!("{}: {}", file.display(), plain_error(&error))),
             }
         }
         if keys.is_empty() {

@@ -2,13 +2,18 @@
 //!
 //! Gives the standard output of a program that exits with 0, else nil, a message and the exit status. There is no
 //! shell, no input, and a time limit of 5 seconds unless one is given. A program given as `./NAME` stands beside the
-//! machine file.
+//! main file.
+//!
+//! `os.execute`, as the manual of Lua describes it, except for what `process` says: the C function would make the whole
+//! process deaf to interrupts while it waits, and could not be given up.
 
 use super::super::context::Context;
+use super::super::message::plain_error;
+use super::super::values::{describe, number};
 use super::cancellable_io::CancellableIo;
-use super::process::{Ended, Program};
+use super::process::{Ended, Program, lua_status, messages};
 use crate::supervisor::Streams;
-use mlua::{Lua, LuaString, Table, Value};
+use mlua::{IntoLuaMulti as _, Lua, LuaString, MultiValue, Table, Value};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _};
@@ -28,6 +33,7 @@ const MAX_MESSAGES: usize = 64 << 10;
 type Answer = (Option<LuaString>, Option<String>, Option<i32>);
 
 pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
+    register_execute(lua, context)?;
     let context = Rc::clone(context);
     let exec = move |lua: &Lua, (argv, options): (Vec<LuaString>, Option<Table>)| {
         if argv.iter().map(|word| word.as_bytes().len()).sum::<usize>() > MAX_ARGUMENTS {
@@ -39,7 +45,7 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
             return Err(mlua::Error::RuntimeError("exec: expected a list of arguments, found an empty one".to_owned()));
         };
         let timeout = timeout(options.as_ref())?;
-        // As with files, a path that is not absolute begins at the machine file; a name is looked for in PATH.
+        // As with files, a path that is not absolute begins at the main file; a name is looked for in PATH.
         let path = match program.as_bytes().contains(&b'/') {
             true => context.resolve(program.as_bytes()).into_os_string(),
             false => program.clone(),
@@ -54,10 +60,29 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
         };
         match run() {
             Ok(outcome) => outcome.answer(lua, &shown.to_string(), timeout),
-            Err(error) => Ok((None, Some(format!("{shown}: {}", super::plain_error(&error))), None)),
+            Err(error) => Ok((None, Some(format!("{shown}: {}", plain_error(&error))), None)),
         }
     };
     module.raw_set("exec", lua.create_function(exec)?)
+}
+
+/// Replaces `os.execute`.
+fn register_execute(lua: &Lua, context: &Rc<Context>) -> mlua::Result<()> {
+    let context = Rc::clone(context);
+    let execute = move |lua: &Lua, command: Option<LuaString>| -> mlua::Result<MultiValue> {
+        let Some(command) = command else { return true.into_lua_multi(lua) };
+        let run = || {
+            let streams = Streams::Output { output: messages()?, messages: messages()? };
+            Program::shell(lua, &context, OsStr::from_bytes(&command.as_bytes()), streams)?.wait(None)
+        };
+        match run() {
+            Ok(Ended::With(status)) => lua_status(status).into_lua_multi(lua),
+            Ok(Ended::Late) => (Value::Nil, "signal", 9).into_lua_multi(lua),
+            Err(error) => (Value::Nil, plain_error(&error)).into_lua_multi(lua),
+        }
+    };
+    let os: Table = lua.globals().raw_get("os")?;
+    os.raw_set("execute", lua.create_function(execute)?)
 }
 
 fn timeout(options: Option<&Table>) -> mlua::Result<Duration> {
@@ -67,9 +92,9 @@ fn timeout(options: Option<&Table>) -> mlua::Result<Duration> {
     for pair in options.pairs::<Value, Value>() {
         let (key, value) = pair?;
         if key.as_string().is_none_or(|key| *key != "timeout") {
-            return Err(wrong(format!("unknown option {}", super::super::values::describe(&key))));
+            return Err(wrong(format!("unknown option {}", describe(&key))));
         }
-        let seconds = super::super::values::number(&value).and_then(|number| Duration::try_from_secs_f64(number).ok());
+        let seconds = number(&value).and_then(|number| Duration::try_from_secs_f64(number).ok());
         timeout = seconds.ok_or_else(|| wrong("timeout: expected a number of seconds".to_owned()))?;
     }
     Ok(timeout)

@@ -30,7 +30,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("local", &["failpoints", "gcrypt", "permissions", "store"]),
     ("remote", &["daemon", "file_stamp", "machine", "permissions", "ssh", "status", "store", "text", "timing"]),
     ("state", &["failpoints", "machine", "permissions", "status", "store"]),
-    ("machine_file", &["hook", "machine", "permissions", "status", "store", "supervisor"]),
+    ("lua", &["permissions", "supervisor"]),
+    ("machine_file", &["hook", "lua", "machine", "permissions", "status", "store"]),
     ("scheduler", &["failpoints", "hook", "machine", "machine_file", "state", "status", "store"]),
     (
         "transfer",
@@ -199,10 +200,7 @@ fn unsafe_code_stands_where_a_library_is_bound() {
     };
     let allowing: BTreeSet<_> =
         files.iter().filter(|file| allows(file)).map(|file| file.strip_prefix(&source).unwrap()).collect();
-    assert_eq!(
-        allowing,
-        ["gcrypt/ffi.rs", "machine_file/ffi.rs", "remote/persist/ffi.rs", "ssh/ffi.rs"].map(Path::new).into()
-    );
+    assert_eq!(allowing, ["gcrypt/ffi.rs", "lua/ffi.rs", "remote/persist/ffi.rs", "ssh/ffi.rs"].map(Path::new).into());
 }
 
 /// Root works on the state as its owner, which `permissions/files.rs` sees to: everywhere else a name in the state would be
@@ -225,7 +223,7 @@ fn files_of_the_state_are_opened_in_one_place() {
         ".read_dir(",
     ];
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = vec![source.join("machine_file/libraries/cached.rs")];
+    let mut files = vec![source.join("lua/libraries/cached.rs")];
     sources(&source.join("state"), &mut files);
     sources(&source.join("remote/persist"), &mut files);
     files.retain(|file| !file.ends_with("tests.rs"));

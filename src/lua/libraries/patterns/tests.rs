@@ -41,8 +41,9 @@ const SHOW: &str = r##"
 
 /// The interpreter of a machine file.
 fn ours() -> Lua {
-    let setting = RuntimeOptions { file: "machines.lua".into(), home: None, cache: None, memory: 64 << 20 };
-    Runtime::new(setting, Arc::new(CancelState::default())).unwrap().lua
+    let options =
+        RuntimeOptions { file: "main.lua".into(), home: None, cache: None, memory: 64 << 20, log_target: "offload" };
+    Runtime::new(options, Arc::new(CancelState::default()), |_, _, _| Ok(())).unwrap().lua
 }
 
 fn call(show: &Function, lua: &Lua, name: &str, arguments: &[Argument]) -> Vec<u8> {

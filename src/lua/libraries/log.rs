@@ -1,10 +1,12 @@
 //! `offload.log.info(…)` and `offload.log.warn(…)`: messages with the place they come from.
 
 use super::super::context::Context;
+use super::super::message::plain;
 use mlua::{Lua, Table, Value, Variadic};
 use std::rc::Rc;
 
-const MAX_MESSAGE: usize = 1000;
+/// Bytes of a message that are put together; far less is shown.
+const MAX_BYTES: usize = 4000;
 
 pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
     let table = lua.create_table()?;
@@ -17,37 +19,28 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
                     message.push(' ');
                 }
                 message.push_str(&word.to_string()?);
-                // What follows is not shown.
-                if message.len() > 4 * MAX_MESSAGE {
+                if message.len() > MAX_BYTES {
                     break;
                 }
             }
-            let text = shortened(&message);
+            let text = plain(&message);
             match context.location(lua, 1) {
                 Some(location) => {
-                    log::log!(target: "offload::machine_file", level, "{}:{}: {text}", location.file, location.line)
+                    log::log!(target: context.log_target, level, "{}:{}: {text}", location.file, location.line)
                 }
-                None => log::log!(target: "offload::machine_file", level, "{text}"),
+                None => log::log!(target: context.log_target, level, "{text}"),
             }
             Ok(())
         })?;
         table.raw_set(name, function)?;
     }
     // `warn` of the standard library; messages that begin with @ are for Lua itself.
-    lua.set_warning_function(|_, message, _| {
+    let target = context.log_target;
+    lua.set_warning_function(move |_, message, _| {
         if !message.starts_with('@') {
-            log::warn!(target: "offload::machine_file", "{}", shortened(message));
+            log::warn!(target: target, "{}", plain(message));
         }
         Ok(())
     });
     module.raw_set("log", table)
-}
-
-/// A message on one line, cut after so many characters.
-fn shortened(message: &str) -> String {
-    let mut text: String = message.chars().take(MAX_MESSAGE).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.len() < message.len() {
-        text.push('…');
-    }
-    text
 }

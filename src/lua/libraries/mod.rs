@@ -1,9 +1,8 @@
-//! What user code finds beside the constructors: the module `offload`, and the parts of Lua's standard library that
+//! What user code finds beside the language: the module `offload`, and the parts of Lua's standard library that
 //! reach outside, made so that they cannot hold up or confuse the process. Each group has a file with one `register`.
 
 use super::context::Context;
 use mlua::{Lua, Table};
-use std::io;
 use std::rc::Rc;
 
 mod cached;
@@ -12,9 +11,7 @@ mod exec;
 mod files;
 mod io_library;
 mod json;
-mod known_hosts;
 mod log;
-mod os_library;
 mod patterns;
 mod process;
 
@@ -25,9 +22,7 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
     json::register(lua, module, context)?;
     cached::register(lua, module, context)?;
     log::register(lua, module, context)?;
-    known_hosts::register(lua, module, context)?;
-    io_library::register(lua, context)?;
-    os_library::register(lua, context)
+    io_library::register(lua, context)
 }
 
 /// Gives `host` what `lua/bounded.lua` is made of.
@@ -39,13 +34,4 @@ pub(super) fn register_bounded(lua: &Lua, host: &Table, context: &Rc<Context>) -
         Ok(())
     };
     host.raw_set("look_up", lua.create_function(park_if_cancelled)?)
-}
-
-/// The text of a system error as C programs print it, without its number.
-fn plain_error(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.rsplit_once(" (os error ") {
-        Some((text, _)) => text.to_owned(),
-        None => text,
-    }
 }

@@ -18,16 +18,16 @@ pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A place in one of the user's files, as a message names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SourceLocation {
+pub(crate) struct SourceLocation {
     pub file: String,
     pub line: u32,
 }
 
 /// The connection between those who wait for Lua and the thread that runs it.
 #[derive(Debug, Default)]
-pub(super) struct CancelState {
+pub(crate) struct CancelState {
     is_cancelled: AtomicBool,
-    /// Line of the machine file that is being evaluated; 0: not known.
+    /// Line of the main file that is being evaluated; 0: not known.
     line: AtomicU32,
     state: Mutex<State>,
     thread: OnceLock<rustix::process::Pid>,
@@ -72,12 +72,12 @@ impl CancelState {
         self.state().calling = location;
     }
 
-    /// Notes which line of the machine file is evaluated.
+    /// Notes which line of the main file is evaluated.
     pub fn at_line(&self, line: Option<usize>) {
         self.line.store(line.and_then(|line| u32::try_from(line).ok()).unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Line of the machine file that was evaluated last.
+    /// Line of the main file that was evaluated last.
     pub fn line(&self) -> Option<u32> {
         Some(self.line.load(Ordering::Relaxed)).filter(|line| *line > 0)
     }

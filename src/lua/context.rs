@@ -1,11 +1,12 @@
-//! What functions called from Lua need to know: the files, the limits, what has been constructed and noted so far.
+//! What functions called from Lua need to know: the files, the limits, the errors noted so far.
 
 use super::cancellation::{CancelState, SourceLocation};
-use super::constructors::ConstructorCall;
-use super::lua_error::plain;
-use mlua::Lua;
+use super::message::plain;
+use mlua::{Function, Lua};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,36 +17,36 @@ const MAX_LEVELS: usize = 100;
 
 /// What functions called from Lua need to know.
 #[derive(Debug)]
-pub(super) struct Context {
-    /// The directory of the machine file.
+pub(crate) struct Context {
+    /// The directory of the main file.
     pub directory: PathBuf,
-    /// Path of the machine file.
+    /// Path of the main file.
     pub file: PathBuf,
     pub cancel_state: Arc<CancelState>,
     /// The user's chunks, as Lua names them in messages, and their files.
     chunks: RefCell<HashMap<String, PathBuf>>,
-    /// Build machines constructed so far, in order.
-    pub made: RefCell<Vec<ConstructorCall>>,
-    /// Errors noted while the machine file was evaluated, which went on; `None` once that is over.
-    pub deferred: RefCell<Option<Vec<DeferredError>>>,
+    /// Errors noted while the main file ran, which went on; `None` once that is over.
+    deferred: RefCell<Option<Vec<DeferredError>>>,
     /// Memory limit in bytes.
     memory: Cell<usize>,
     /// What `~` stands for.
     pub home: Option<PathBuf>,
     /// Where `cached` keeps values.
     pub cache: Option<PathBuf>,
+    /// The target of messages that user code logs.
+    pub log_target: &'static str,
 }
 
 /// A place in one of the user's files, as Lua names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Position {
+pub(crate) struct Position {
     pub chunk: String,
     pub line: u32,
 }
 
 /// An error after which the evaluation went on with nil, to find all errors in one run.
 #[derive(Clone, Debug)]
-pub(super) struct DeferredError {
+pub(crate) struct DeferredError {
     pub message: String,
     pub hint: Option<String>,
     pub position: Option<Position>,
@@ -55,8 +56,8 @@ pub(super) struct DeferredError {
 
 /// What a runtime is made with.
 #[derive(Clone, Debug)]
-pub(super) struct RuntimeOptions {
-    /// The machine file.
+pub(crate) struct RuntimeOptions {
+    /// The main file: what the user wrote, and whose modules stand beside it.
     pub file: PathBuf,
     /// What `~` stands for.
     pub home: Option<PathBuf>,
@@ -64,11 +65,13 @@ pub(super) struct RuntimeOptions {
     pub cache: Option<PathBuf>,
     /// Memory limit in bytes, once user code runs.
     pub memory: usize,
+    /// The target of messages that user code logs.
+    pub log_target: &'static str,
 }
 
 impl Context {
-    pub fn new(setting: RuntimeOptions, cancel_state: Arc<CancelState>) -> Context {
-        let RuntimeOptions { file, home, cache, memory } = setting;
+    pub fn new(options: RuntimeOptions, cancel_state: Arc<CancelState>) -> Context {
+        let RuntimeOptions { file, home, cache, memory, log_target } = options;
         let directory = match file.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
             _ => PathBuf::from("."),
@@ -78,11 +81,11 @@ impl Context {
             file,
             cancel_state,
             chunks: RefCell::default(),
-            made: RefCell::default(),
             deferred: RefCell::new(Some(Vec::new())),
             memory: Cell::new(memory),
             home,
             cache,
+            log_target,
         }
     }
 
@@ -95,7 +98,17 @@ impl Context {
         self.memory.set(limit);
     }
 
-    /// Notes an error at the place of the caller, while the machine file is evaluated; raises it afterwards.
+    /// Whether the main file still runs.
+    pub fn runs_main_file(&self) -> bool {
+        self.deferred.borrow().is_some()
+    }
+
+    /// The errors noted while the main file ran, which is over.
+    pub fn take_deferred(&self) -> Vec<DeferredError> {
+        self.deferred.borrow_mut().take().unwrap_or_default()
+    }
+
+    /// Notes an error at the place of the caller, while the main file runs; raises it afterwards.
     pub fn defer(&self, lua: &Lua, message: String, hint: Option<String>) -> mlua::Result<()> {
         self.defer_or_raise(DeferredError { message, hint, position: self.position(lua, 1), global: None })
     }
@@ -141,7 +154,16 @@ impl Context {
         file.map_or_else(|| position.chunk.clone(), |file| file.display().to_string())
     }
 
-    /// What Lua calls the machine file.
+    /// A file name as user code gives it: `~/` is the home directory, and what is not absolute stands beside the main
+    /// file.
+    pub fn resolve(&self, name: &[u8]) -> PathBuf {
+        match (name.strip_prefix(b"~/"), &self.home) {
+            (Some(rest), Some(home)) => home.join(OsStr::from_bytes(rest)),
+            _ => self.directory.join(OsStr::from_bytes(name)),
+        }
+    }
+
+    /// What Lua calls the main file.
     pub fn main_chunk(&self) -> String {
         self.file.file_name().unwrap_or(self.file.as_os_str()).to_string_lossy().into_owned()
     }
@@ -152,6 +174,13 @@ impl Context {
             .map_while(|level| lua.inspect_stack(level, |call| self.position_of(call)))
             .flatten()
             .next()
+    }
+
+    /// Where a function was defined, if in one of the user's files.
+    pub fn definition_of(&self, function: &Function) -> Option<Position> {
+        let info = function.info();
+        let position = Position { chunk: info.short_src?, line: u32::try_from(info.line_defined?).ok()? };
+        self.file_of(&position.chunk).is_some().then_some(position)
     }
 
     fn position_of(&self, call: &mlua::debug::Debug) -> Option<Position> {

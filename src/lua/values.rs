@@ -2,50 +2,59 @@
 
 use mlua::{Table, Value};
 
-/// A list in the machine file may have this many items.
+/// A list may have this many items.
 const MAX_ITEMS: usize = 10_000;
 /// Characters of a string that a message quotes.
 const QUOTED: usize = 60;
+/// Bytes of a name in a label.
+const MAX_LABEL: usize = 255;
+/// The field of a metatable that has messages call its tables by a label.
+pub(crate) const LABELLED_BY: &str = "__labelled_by";
 
 /// How a message calls a value that was found where another was expected.
-pub(super) fn describe(value: &Value) -> String {
+pub(crate) fn describe(value: &Value) -> String {
     match value {
         Value::Nil => "nothing".to_owned(),
         Value::Boolean(value) => value.to_string(),
         Value::Integer(value) => value.to_string(),
         Value::Number(value) => format!("{value:?}"),
         Value::String(text) => quote(&text.to_string_lossy()),
-        Value::Table(table) => match machine_name(table) {
-            Some(name) => name,
-            None => "a table".to_owned(),
-        },
+        Value::Table(table) => table_label(table).unwrap_or_else(|| "a table".to_owned()),
         other => format!("a {}", other.type_name()),
     }
 }
 
-/// `build_machine<NAME>` for what a constructor made.
-fn machine_name(table: &Table) -> Option<String> {
-    use super::constructors::{Constructor, label};
-    let name: Value = table.metatable()?.raw_get("__name").ok()?;
-    let name = name.as_string()?.to_string_lossy();
-    let constructor = [Constructor::Build, Constructor::Local].into_iter().find(|one| one.name() == name)?;
-    Some(label(constructor, table))
+/// The label of a table whose metatable has a name and says, in `LABELLED_BY`, which field tells such tables apart.
+fn table_label(table: &Table) -> Option<String> {
+    let metatable = table.metatable()?;
+    let text = |key: &str| Some(metatable.raw_get::<Value>(key).ok()?.as_string()?.to_string_lossy());
+    Some(label(&text("__name")?, table, &text(LABELLED_BY)?))
+}
+
+/// `KIND<NAME>`, where the name is that of the field; `KIND<?>` without one.
+pub(crate) fn label(kind: &str, table: &Table, field: &str) -> String {
+    match table.raw_get::<Value>(field) {
+        Ok(Value::String(name)) if name.as_bytes().len() <= MAX_LABEL => {
+            format!("{kind}<{}>", name.to_string_lossy().escape_debug())
+        }
+        _ => format!("{kind}<?>"),
+    }
 }
 
 /// A string as a message quotes it: escaped, and cut when it is long.
-pub(super) fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let cut: String = text.chars().take(QUOTED).collect();
     let dots = if cut.len() < text.len() { "…" } else { "" };
     format!("\"{}{dots}\"", cut.escape_debug())
 }
 
 /// A string without NUL bytes.
-pub(super) fn string(value: &Value) -> Option<String> {
+pub(crate) fn string(value: &Value) -> Option<String> {
     let text = value.as_string()?.to_str().ok()?.to_owned();
     (!text.contains('\0')).then_some(text)
 }
 
-pub(super) fn number(value: &Value) -> Option<f64> {
+pub(crate) fn number(value: &Value) -> Option<f64> {
     match value {
         Value::Integer(value) => Some(*value as f64),
         Value::Number(value) => Some(*value),
@@ -54,7 +63,7 @@ pub(super) fn number(value: &Value) -> Option<f64> {
 }
 
 /// A whole number, 0 or above. `2^20` is a float in Lua, and welcome.
-pub(super) fn whole(value: &Value) -> Option<u64> {
+pub(crate) fn whole(value: &Value) -> Option<u64> {
     match value {
         Value::Integer(value) => u64::try_from(*value).ok(),
         Value::Number(value) if value.fract() == 0.0 && (0.0..9.0e18).contains(value) => Some(*value as u64),
@@ -64,7 +73,7 @@ pub(super) fn whole(value: &Value) -> Option<u64> {
 
 /// What is wrong with a list.
 #[derive(Debug, PartialEq)]
-pub(super) enum ListError {
+pub(crate) enum ListError {
     NotATable,
     /// It has this field besides.
     Field(String),
@@ -74,7 +83,7 @@ pub(super) enum ListError {
 }
 
 /// The items of a list, if it is one without holes.
-pub(super) fn list(value: &Value) -> mlua::Result<Result<Vec<Value>, ListError>> {
+pub(crate) fn list(value: &Value) -> mlua::Result<Result<Vec<Value>, ListError>> {
     let Value::Table(table) = value else { return Ok(Err(ListError::NotATable)) };
     let mut items = Vec::new();
     for pair in table.pairs::<Value, Value>() {
@@ -89,7 +98,7 @@ pub(super) fn list(value: &Value) -> mlua::Result<Result<Vec<Value>, ListError>>
 }
 
 /// Puts the items of a list in order, given with their indices.
-pub(super) fn in_order(mut items: Vec<(i64, Value)>) -> Result<Vec<Value>, ListError> {
+pub(crate) fn in_order(mut items: Vec<(i64, Value)>) -> Result<Vec<Value>, ListError> {
     items.sort_by_key(|(index, _)| *index);
     for (expected, (index, _)) in (1_i64..).zip(&items) {
         match index {

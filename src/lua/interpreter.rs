@@ -5,49 +5,37 @@
 //! is over they go on without an answer, and the interpreter is abandoned for the rest of the process.
 //!
 //! A thread cannot be killed from outside in any sound way. So an abandoned interpreter parks its thread itself: within
-//! 100 instructions of Lua, or inside the functions that can take long (`lua/bounded.lua`, `modules`), which look
+//! 100 instructions of Lua, or inside the functions that can take long (`lua/bounded.lua`, `libraries`), which look
 //! whether anyone still waits. Until then the thread has the scheduling policy `SCHED_IDLE`. What memory bounds takes
-//! some seconds at the most. `tests/bounded.rs` has the list of functions, and the worst calls of each.
+//! some seconds at the most. `machine_file/tests/bounded.rs` has the list of functions, and the worst calls of each.
 //!
 //! Two things are not reached, and stay idle until they end or the process does: an instruction that calls a table
 //! whose `__call` is that table, which takes minutes before the stack is full; and a garbage collection among tens of
 //! thousands of weak tables that hold each other's keys.
 
 use super::cancellation::{CancelState, SourceLocation};
-use super::runtime::Runtime;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-type Work = Box<dyn FnOnce(&mut Runtime) + Send>;
+/// Work on what the thread holds.
+type Work<T> = Box<dyn FnOnce(&mut T) + Send>;
 
 /// Room for 200 nested C calls, Lua's own limit, with Rust functions between them.
 const STACK: usize = 16 << 20;
 
-impl Interpreter {
-    /// Line of the machine file that was evaluated last, if the evaluation did not come to its end.
-    pub fn line(&self) -> Option<u32> {
-        self.cancel_state.line()
-    }
-
-    /// The thread on which it runs.
-    #[cfg(test)]
-    pub fn thread(&self) -> rustix::process::Pid {
-        self.cancel_state.thread().unwrap()
-    }
-}
-
-/// A running interpreter; dropping it ends its thread unless it is stuck.
-#[derive(Debug)]
-pub(super) struct Interpreter {
-    work: mpsc::Sender<Work>,
+/// A running interpreter; dropping it ends its thread unless it is stuck. `T` is what stays on the thread: a runtime and
+/// what belongs to it.
+pub(crate) struct Interpreter<T> {
+    work: mpsc::Sender<Work<T>>,
     cancel_state: Arc<CancelState>,
 }
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Stopped {
+pub(crate) enum Stopped {
     /// Time was up, here.
     Late(Option<SourceLocation>),
     /// It was given up before.
@@ -56,25 +44,31 @@ pub(super) enum Stopped {
     Gone,
 }
 
-impl Interpreter {
-    /// Starts the thread and makes its interpreter there with `make`.
+impl<T> fmt::Debug for Interpreter<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Interpreter").field("cancel_state", &self.cancel_state).finish_non_exhaustive()
+    }
+}
+
+impl<T: 'static> Interpreter<T> {
+    /// Starts the thread and makes what it holds there with `make`.
     pub fn start<E: Send + 'static>(
-        make: impl FnOnce(Arc<CancelState>) -> Result<Runtime, E> + Send + 'static,
-    ) -> std::io::Result<Result<Interpreter, Option<E>>> {
+        make: impl FnOnce(Arc<CancelState>) -> Result<T, E> + Send + 'static,
+    ) -> std::io::Result<Result<Interpreter<T>, Option<E>>> {
         let cancel_state = Arc::new(CancelState::default());
-        let (work, jobs) = mpsc::channel::<Work>();
+        let (work, jobs) = mpsc::channel::<Work<T>>();
         let (made, result) = mpsc::channel();
         let context = Arc::clone(&cancel_state);
         thread::Builder::new().name("lua".to_owned()).stack_size(STACK).spawn(move || {
             context.here();
-            let mut runtime = match make(context) {
-                Ok(runtime) => runtime,
+            let mut held = match make(context) {
+                Ok(held) => held,
                 Err(error) => return drop(made.send(Err(error))),
             };
             drop(made.send(Ok(())));
             for job in jobs {
                 // A panic ends this interpreter and nothing else: the sender of the answer is dropped with the job.
-                if catch_unwind(AssertUnwindSafe(|| job(&mut runtime))).is_err() {
+                if catch_unwind(AssertUnwindSafe(|| job(&mut held))).is_err() {
                     return;
                 }
             }
@@ -91,7 +85,7 @@ impl Interpreter {
     pub fn run<R: Send + 'static>(
         &self,
         budget: &mut Duration,
-        job: impl FnOnce(&mut Runtime) -> R + Send + 'static,
+        job: impl FnOnce(&mut T) -> R + Send + 'static,
     ) -> Result<R, Stopped> {
         if self.cancel_state.is_cancelled() {
             return Err(Stopped::Before);
@@ -101,7 +95,7 @@ impl Interpreter {
         }
         let start = Instant::now();
         let (answer, result) = mpsc::channel();
-        let job = Box::new(move |runtime: &mut Runtime| drop(answer.send(job(runtime))));
+        let job = Box::new(move |held: &mut T| drop(answer.send(job(held))));
         if self.work.send(job).is_err() {
             self.cancel_state.cancel_idle();
             return Err(Stopped::Gone);
@@ -115,5 +109,16 @@ impl Interpreter {
                 Stopped::Gone
             }
         })
+    }
+
+    /// Line of the main file that was evaluated last, if the evaluation did not come to its end.
+    pub fn line(&self) -> Option<u32> {
+        self.cancel_state.line()
+    }
+
+    /// The thread on which it runs.
+    #[cfg(test)]
+    pub fn thread(&self) -> rustix::process::Pid {
+        self.cancel_state.thread().unwrap()
     }
 }
