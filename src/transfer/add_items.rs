@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use super::progress::Progress;
-use super::upload::UploadError;
+use super::upload_error::UploadError;
 use crate::daemon::{self, Client};
 use crate::local::{ContentAddress, Item, Store, content_address, read_nar, read_text};
 

@@ -12,7 +12,7 @@ use log::debug;
 use super::add_items::{self, Plan};
 use super::progress::Progress;
 use super::signing_connection::SigningConnection;
-use super::upload::UploadError;
+use super::upload_error::UploadError;
 use crate::daemon::{self, Client};
 use crate::gcrypt::SigningKey;
 use crate::local::LocalStore;

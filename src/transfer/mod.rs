@@ -11,9 +11,11 @@ mod rejected;
 pub mod signature_test;
 pub mod signing_connection;
 pub mod upload;
+mod upload_error;
 
 pub use download::{DownloadError, Downloaded, download};
 pub use limiter::TransferLimiter;
 pub use rejected::RejectedOutput;
 pub use signing_connection::SigningConnection;
-pub use upload::{UploadError, upload};
+pub use upload::upload;
+pub use upload_error::UploadError;
