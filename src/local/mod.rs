@@ -18,6 +18,7 @@ mod files;
 mod fixed;
 mod hints;
 mod local_store;
+mod remove;
 mod restore;
 mod store;
 
