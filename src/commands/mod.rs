@@ -8,6 +8,7 @@ pub mod annotations;
 mod as_user;
 pub mod authorize;
 pub mod build_hook;
+mod command_line;
 pub mod convert;
 pub mod documents;
 pub mod drain;
@@ -22,14 +23,17 @@ pub mod status;
 mod terminal;
 pub mod test;
 
+pub use command_line::CommandLine;
+
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::Stdio;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches};
 use env_logger::Target;
 
+use self::command_line::Command;
 use self::failure::{CommandError, CommandResult};
 use crate::engine::{Engine, STATE};
 use crate::exit::ExitStatus;
@@ -37,49 +41,6 @@ use crate::hook::HookArguments;
 use crate::local::Directories;
 use crate::logging;
 use crate::supervisor;
-
-/// Have derivations built by other machines: the build hook of guix-daemon, and its tools.
-#[derive(Debug, Parser)]
-#[command(
-    name = "offload",
-    disable_help_subcommand = true,
-    override_usage = "offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT\n  or:  offload COMMAND [ARGUMENT]..."
-)]
-pub struct CommandLine {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Turn a machines.scm of Guix, or a machines file of Nix, into a machine file in Lua.
-    Convert(convert::Args),
-    /// Write the annotations for machine files where an editor finds them.
-    Annotations(annotations::Args),
-    /// Explain which machine a build would go to, and why.
-    Explain(explain::Args),
-    /// Give a machine no new builds for a while; those that run there go on.
-    Drain(drain::DrainArgs),
-    /// Give a machine builds again.
-    Undrain(drain::UndrainArgs),
-    /// Evaluate the machine file, and print what it says or what is wrong with it.
-    Eval(eval::Args),
-    /// Have guix-daemon use this program, on a machine with systemd.
-    Install(install::InstallArgs),
-    /// Undo what `offload install` did.
-    Uninstall(install::UninstallArgs),
-    /// Write manual pages and completions for bash, zsh and fish.
-    #[command(hide = true)]
-    Documents(documents::Args),
-    /// Check whether the build machines can be used, and say what to do about those that cannot.
-    Test(test::Args),
-    /// Fetch a machine's host key, and print an entry for the machine file.
-    Add(add::Args),
-    /// Have this machine and a build machine accept each other's signatures.
-    Authorize(authorize::Args),
-    /// Show how the build machines are: load, disk, build slots and who has them, trouble.
-    Status(status::Args),
-}
 
 /// Runs the program with its arguments, the program's own name first.
 ///
@@ -171,9 +132,9 @@ fn run(command: Command) -> CommandResult {
         Command::Explain(args) => explain::run(&args, &engine),
         Command::Drain(args) => drain::drain(&args, &engine, messages),
         Command::Undrain(args) => drain::undrain(&args, &engine, messages),
-        Command::Install(args) => install::install(&args, &engine, out),
+        Command::Install(args) => install::install(&args, help::definition(), &engine, out),
         Command::Uninstall(args) => install::uninstall(&args, &engine, out),
-        Command::Documents(args) => documents::run(&args),
+        Command::Documents(args) => documents::run(&args, help::definition()),
         Command::Test(args) => test::run(&args, &engine),
         Command::Add(args) => add::run(&args, &engine, out, messages),
         Command::Authorize(args) => authorize::run(&args, &engine),

@@ -13,6 +13,7 @@
 //! file: both are left out with a warning.
 
 mod uri;
+mod words;
 
 use std::env::consts::ARCH;
 use std::path::Path;
@@ -22,9 +23,10 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
+use super::error::{ConvertError, Problem};
 use super::lua::{Document, Entry, Value, plain};
-use super::{ConvertError, Problem};
 use uri::{SSH_PORT, Uri};
+use words::{Word, Wrong, column, words};
 
 const HEADER: [&str; 4] = [
     "Each machine must run guix-daemon, and the two must have authorized each other's signing keys; see",
@@ -38,16 +40,6 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-
-/// A word of the file, and the column in which it begins, from 1, in characters.
-#[derive(Clone, Copy)]
-struct Word<'a> {
-    text: &'a str,
-    column: u32,
-}
-
-/// What is wrong with a machine, and the column.
-type Wrong = (u32, String);
 
 /// The machine file for the text of a `machines` file.
 pub fn document(file: &Path, text: &[u8]) -> Result<Document, ConvertError> {
@@ -88,24 +80,6 @@ fn line_entries(line: &[u8]) -> Result<Vec<Entry>, Wrong> {
         start += part.len() + 1;
     }
     Ok(entries)
-}
-
-/// The words of a line that stand between two positions in it.
-fn words(line: &str, start: usize, end: usize) -> Vec<Word<'_>> {
-    let white = |c: char| c.is_ascii_whitespace();
-    let mut words = Vec::new();
-    let mut at = start;
-    for text in line[start..end].split(white) {
-        if !text.is_empty() {
-            words.push(Word { text, column: column(line, at) });
-        }
-        at += text.len() + 1;
-    }
-    words
-}
-
-fn column(line: &str, position: usize) -> u32 {
-    u32::try_from(line[..position].chars().count()).unwrap_or(u32::MAX).saturating_add(1)
 }
 
 fn included(word: &str) -> Entry {

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use crate::machine::Machine;
 use crate::machine_file::{Pool, Settings, When};
 
 const HEAD: [&str; 6] = ["NAME", "SYSTEMS", "SLOTS", "SPEED", "FEATURES", "NOTES"];
@@ -37,7 +38,7 @@ fn rows(pool: &Pool) -> Vec<[String; 6]> {
             (machine.keep_connection.is_none(), "connection not kept"),
         ];
         [
-            super::label(machine),
+            label(machine),
             list(&machine.systems),
             machine.parallel_builds.to_string(),
             machine.speed.to_string(),
@@ -57,6 +58,14 @@ fn rows(pool: &Pool) -> Vec<[String; 6]> {
         ]
     });
     machines.chain(head).collect()
+}
+
+/// How a machine is called: its name, and its port where that is another than SSH's own.
+fn label(machine: &Machine) -> String {
+    match machine.port {
+        22 => machine.name.clone(),
+        port => format!("{}:{port}", machine.name),
+    }
 }
 
 fn write_rows(rows: &[[String; 6]], output: &mut dyn Write) -> io::Result<()> {

@@ -2,7 +2,7 @@
 //! brackets, and `%XX` for characters that would have a meaning. Whether the host's name is one is not checked here.
 
 use super::super::lua::plain;
-use super::{Word, Wrong};
+use super::words::{Word, Wrong};
 
 /// The port that ssh takes without being told.
 pub const SSH_PORT: u16 = 22;
