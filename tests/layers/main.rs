@@ -3,6 +3,9 @@
 //! many. Every folder stands on the map of the crate's documentation. `unsafe` code is where a library in C is bound,
 //! and nowhere else.
 
+mod circles;
+mod library;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
