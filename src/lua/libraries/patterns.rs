@@ -4,11 +4,13 @@
 //! in Lua, as a string with a position, and not as an object of ours.
 
 use super::super::context::Context;
-use matcher::{Captured, Match, Matcher, Steps, find_plain};
+use class::Steps;
+use matcher::{Captured, Match, Matcher, find_plain};
 use mlua::{IntoLuaMulti as _, Lua, LuaString, MultiValue, Table, Value};
 use std::cell::Cell;
 use std::rc::Rc;
 
+mod class;
 mod matcher;
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 //!
 //! As there, letters and digits are those of ASCII (the C locale).
 
+use super::class::{Classes, Steps};
+
 /// Captures that a pattern may have.
 const MAX_CAPTURES: usize = 32;
 /// How deep the matcher calls itself.
@@ -12,11 +14,6 @@ const MAX_DEPTH: u32 = 200;
 /// Bytes that are compared in one step.
 const BYTES_PER_STEP: usize = 32;
 const ESCAPE: u8 = b'%';
-
-/// What is called for a number of steps.
-pub(in super::super) trait Steps {
-    fn take(&self, steps: usize);
-}
 
 /// A match: where it begins and where it ends, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +47,7 @@ struct Capture {
 pub(in super::super) struct Matcher<'a, S> {
     text: &'a [u8],
     pattern: &'a [u8],
+    classes: Classes<'a, S>,
     steps: &'a S,
     captures: Vec<Capture>,
     depth: u32,
@@ -60,7 +58,7 @@ type Result<T> = std::result::Result<T, String>;
 
 impl<'a, S: Steps> Matcher<'a, S> {
     pub fn new(text: &'a [u8], pattern: &'a [u8], steps: &'a S) -> Self {
-        Matcher { text, pattern, steps, captures: Vec::new(), depth: MAX_DEPTH }
+        Matcher { text, pattern, classes: Classes::new(pattern, steps), steps, captures: Vec::new(), depth: MAX_DEPTH }
     }
 
     /// The first match that begins at `from` or later, or there only. One that ends at `except` is none: it is empty,
@@ -134,7 +132,7 @@ impl<'a, S: Steps> Matcher<'a, S> {
                     None => return Ok(None),
                 },
                 _ => {
-                    let rest = self.class_end(p)?;
+                    let rest = self.classes.end_of(p)?;
                     let suffix = self.pattern.get(rest);
                     match (self.is_one(s, p, rest), suffix) {
                         (false, Some(b'*' | b'?' | b'-')) => p = rest + 1,
@@ -151,6 +149,12 @@ impl<'a, S: Steps> Matcher<'a, S> {
                 }
             }
         }
+    }
+
+    /// Whether the class from `p` to `rest` has the byte at `s`.
+    fn is_one(&self, s: usize, p: usize, rest: usize) -> bool {
+        self.steps.take(1);
+        self.text.get(s).is_some_and(|&byte| self.classes.has(byte, p, rest))
     }
 
     /// As many of one class as there are, and then what fits.
@@ -234,10 +238,10 @@ impl<'a, S: Steps> Matcher<'a, S> {
         if self.pattern.get(p) != Some(&b'[') {
             return Err("missing '[' after '%f' in pattern".to_owned());
         }
-        let rest = self.class_end(p)?;
+        let rest = self.classes.end_of(p)?;
         let before = if s == 0 { 0 } else { self.text[s - 1] };
         let here = self.text.get(s).copied().unwrap_or(0);
-        let is_frontier = !self.is_in_set(before, p, rest - 1) && self.is_in_set(here, p, rest - 1);
+        let is_frontier = !self.classes.is_in_set(before, p, rest - 1) && self.classes.is_in_set(here, p, rest - 1);
         Ok(is_frontier.then_some(rest))
     }
 
@@ -257,94 +261,6 @@ impl<'a, S: Steps> Matcher<'a, S> {
         let is_there = self.text[s..].starts_with(&self.text[start..start + length]);
         Ok(is_there.then_some(s + length))
     }
-
-    /// Where the class that begins at `p` ends.
-    fn class_end(&self, p: usize) -> Result<usize> {
-        match self.pattern[p] {
-            ESCAPE if p + 1 == self.pattern.len() => Err("malformed pattern (ends with '%')".to_owned()),
-            ESCAPE => Ok(p + 2),
-            b'[' => self.set_end(p + 1),
-            _ => Ok(p + 1),
-        }
-    }
-
-    /// Behind the bracket that closes a set; a bracket that comes first belongs to the set.
-    fn set_end(&self, mut p: usize) -> Result<usize> {
-        if self.pattern.get(p) == Some(&b'^') {
-            p += 1;
-        }
-        loop {
-            self.steps.take(1);
-            let Some(&byte) = self.pattern.get(p) else {
-                return Err("malformed pattern (missing ']')".to_owned());
-            };
-            p += if byte == ESCAPE { 2 } else { 1 };
-            if self.pattern.get(p) == Some(&b']') {
-                return Ok(p + 1);
-            }
-        }
-    }
-
-    /// Whether the class from `p` to `rest` has the byte at `s`.
-    fn is_one(&self, s: usize, p: usize, rest: usize) -> bool {
-        self.steps.take(1);
-        let Some(&byte) = self.text.get(s) else { return false };
-        match self.pattern[p] {
-            b'.' => true,
-            ESCAPE => is_in_class(byte, self.pattern[p + 1]),
-            b'[' => self.is_in_set(byte, p, rest - 1),
-            other => other == byte,
-        }
-    }
-
-    /// Whether the set between the brackets at `p` and `end` has a byte.
-    fn is_in_set(&self, byte: u8, mut p: usize, end: usize) -> bool {
-        let mut has_it = true;
-        if self.pattern[p + 1] == b'^' {
-            has_it = false;
-            p += 1;
-        }
-        p += 1;
-        while p < end {
-            self.steps.take(1);
-            let first = self.pattern[p];
-            if first == ESCAPE {
-                p += 1;
-                if is_in_class(byte, self.pattern[p]) {
-                    return has_it;
-                }
-            } else if self.pattern[p + 1] == b'-' && p + 2 < end {
-                p += 2;
-                if (first..=self.pattern[p]).contains(&byte) {
-                    return has_it;
-                }
-            } else if first == byte {
-                return has_it;
-            }
-            p += 1;
-        }
-        !has_it
-    }
-}
-
-/// Whether a class such as `%a` has a byte.
-fn is_in_class(byte: u8, class: u8) -> bool {
-    let has_it = match class.to_ascii_lowercase() {
-        b'a' => byte.is_ascii_alphabetic(),
-        b'c' => byte.is_ascii_control(),
-        b'd' => byte.is_ascii_digit(),
-        b'g' => byte.is_ascii_graphic(),
-        b'l' => byte.is_ascii_lowercase(),
-        b'p' => byte.is_ascii_punctuation(),
-        // C's white space has the vertical tab, Rust's has not.
-        b's' => byte.is_ascii_whitespace() || byte == 0x0b,
-        b'u' => byte.is_ascii_uppercase(),
-        b'w' => byte.is_ascii_alphanumeric(),
-        b'x' => byte.is_ascii_hexdigit(),
-        b'z' => byte == 0,
-        _ => return class == byte,
-    };
-    has_it != class.is_ascii_uppercase()
 }
 
 /// Where `part` stands in `text`, from `from` on.
