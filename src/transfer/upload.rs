@@ -13,10 +13,10 @@
 use std::collections::BTreeSet;
 
 use super::bundle::send_items;
+use super::error::{ATTEMPTS, UploadError};
 use super::limiter::{SlotRequest, TransferLimiter};
 use super::progress::Progress;
 use super::signing_connection::SigningConnection;
-use super::upload_error::{ATTEMPTS, UploadError};
 use crate::daemon::{self, Client};
 use crate::events::Observer;
 use crate::failpoints::{Failpoint, failpoint};
