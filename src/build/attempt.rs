@@ -3,12 +3,12 @@
 use std::cell::Cell;
 use std::error::Error;
 
-use log::{debug, warn};
+use log::warn;
 
 use super::classify_failure::classify_failure;
 use super::persist::ConnectionCache;
 use super::reach::{MachineLink, daemon_failed};
-use super::record_health::{record_failure, record_success};
+use super::record_health::{record_failure, refresh_status};
 use super::watch::BuildWatch;
 use super::{Build, Chosen, LiveEnvironment};
 use crate::daemon::{self, Client, Options};
@@ -21,9 +21,7 @@ use crate::local::LocalStore;
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream, SilencePolicy, timeouts};
 use crate::scheduler::{self, Choice};
-use crate::state::health::{self, FRESH};
-use crate::state::logins::Logins;
-use crate::state::{HealthRecord, QueueTicket, Slot};
+use crate::state::{QueueTicket, Slot};
 use crate::store::path::StorePath;
 use crate::timing::Stopwatch;
 use crate::transfer::download::Expected;
@@ -77,7 +75,7 @@ impl Build<'_> {
         stopwatch.lap("place");
         if let Some(connection) = attempt.reused.take() {
             // That takes a login, and nothing is to wait for it.
-            attempt.refresh_status(&connection);
+            refresh_status(self.state, machine, &self.directories.store, &connection);
         }
         observer.observe(&Event::Done { derivation, machine: &machine.name });
         Ok(())
@@ -230,7 +228,7 @@ impl<'a> Attempt<'a> {
                     self.transfer_failed("retrieving outputs", error.is_of_machine(), &error)
                 })?;
         if !connection.is_reused() {
-            self.refresh_status(connection);
+            refresh_status(build.state, self.machine, &build.directories.store, connection);
         }
         failpoint(Failpoint::Downloaded);
         Ok((downloaded, second))
@@ -256,32 +254,6 @@ impl<'a> Attempt<'a> {
             limit: timeouts::TRANSFER_WAIT_MAX,
             report_interval,
         }
-    }
-
-    /// Measures again, so that the next decision finds a fresh record. Not worth a failure. Where it takes a login, one
-    /// process at a time does it.
-    fn refresh_status(&self, connection: &Connection) {
-        let Ok(record) = HealthRecord::of(self.build.state, self.machine) else { return };
-        let is_fresh = || {
-            let record = record.read();
-            record.failures.is_none() && record.age(health::now()).is_some_and(|age| age < FRESH / 2)
-        };
-        if is_fresh() {
-            return;
-        }
-        let probe_lock = if connection.is_reused() { record.try_probe_lock().unwrap_or(None) } else { None };
-        if connection.is_reused() && (probe_lock.is_none() || is_fresh() || self.is_crowded()) {
-            return;
-        }
-        match connection.probe(self.build.directories.store.as_str()) {
-            Ok(status) => record_success(self.build.state, self.machine, status),
-            Err(error) => debug!("no status after the build: {error}"),
-        }
-    }
-
-    /// Whether others are logging in to the machine.
-    fn is_crowded(&self) -> bool {
-        Logins::of(self.build.state, self.machine).and_then(|logins| logins.is_crowded(None)).unwrap_or(true)
     }
 
     /// `phase` is what was going on.

@@ -2,7 +2,7 @@
 //!
 //! A machine that lets the build down is replaced by another inside the same process: once the daemon has its
 //! `# accept` there is no local build any more, and a hook that fails is a failed build. Only the word of a machine's
-//! daemon about the build itself ends the search ([`Failure`]).
+//! daemon about the build itself ends the search ([`Failure`](crate::error::Failure)).
 //!
 //! What a failure means for the machine: one that cannot be reached, is lost, or refuses what every build needs
 //! (inputs, a signature) is left alone for a while. One whose daemon only failed this build, for reasons that say
