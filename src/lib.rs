@@ -3,7 +3,7 @@
 //! guix-daemon asks a *build hook* whether a derivation can be built elsewhere. This library is such a hook: it chooses
 //! a build machine from a pool that a Lua program describes, sends the missing inputs over SSH, has the machine's own
 //! daemon build, and brings the outputs back into the store. The program `offload` is a thin shell over it
-//! ([`commands::main`]).
+//! ([`commands::main()`]).
 //!
 //! # Map
 //!

@@ -3,7 +3,7 @@
 
 use clap::{Command, CommandFactory};
 
-use super::command_line::CommandLine;
+use super::CommandLine;
 use crate::exit::ExitStatus;
 
 /// For `--version`; `build.rs` finds the version with its commit, and what it is built from.

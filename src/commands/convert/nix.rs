@@ -13,7 +13,6 @@
 //! file: both are left out with a warning.
 
 mod uri;
-mod words;
 
 use std::env::consts::ARCH;
 use std::path::Path;
@@ -25,8 +24,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::error::{ConvertError, Problem};
 use super::lua::{Document, Entry, Value, plain};
-use uri::{SSH_PORT, Uri};
-use words::{Word, Wrong, column, words};
+use uri::{SSH_PORT, Uri, Word, Wrong};
 
 const HEADER: [&str; 4] = [
     "Each machine must run guix-daemon, and the two must have authorized each other's signing keys; see",
@@ -80,6 +78,25 @@ fn line_entries(line: &[u8]) -> Result<Vec<Entry>, Wrong> {
         start += part.len() + 1;
     }
     Ok(entries)
+}
+
+/// The words of a line that stand between two positions in it.
+fn words(line: &str, start: usize, end: usize) -> Vec<Word<'_>> {
+    let white = |c: char| c.is_ascii_whitespace();
+    let mut words = Vec::new();
+    let mut at = start;
+    for text in line[start..end].split(white) {
+        if !text.is_empty() {
+            words.push(Word { text, column: column(line, at) });
+        }
+        at += text.len() + 1;
+    }
+    words
+}
+
+/// The column of a position in a line, from 1.
+fn column(line: &str, position: usize) -> u32 {
+    u32::try_from(line[..position].chars().count()).unwrap_or(u32::MAX).saturating_add(1)
 }
 
 fn included(word: &str) -> Entry {
