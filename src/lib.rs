@@ -3,15 +3,16 @@
 //! guix-daemon asks a *build hook* whether a derivation can be built elsewhere. This library is such a hook: it chooses
 //! a build machine from a pool that a Lua program describes, sends the missing inputs over SSH, has the machine's own
 //! daemon build, and brings the outputs back into the store. The program `offload` is a thin shell over it
-//! ([`commands::main`]).
+//! ([`commands::main()`]).
 //!
 //! # Map
 //!
-//! Arrows go one way; `tests/layers.rs` keeps it so, and `unsafe` code in the four files that bind a C library.
+//! Arrows go one way, between these modules and between the files inside each of them; `tests/layers/` keeps it so, and
+//! `unsafe` code in the four files that bind a C library.
 //!
 //! ```text
 //! commands ─► engine ─► build ─► scheduler, transfer ─► remote, local ─► daemon, ssh ─► store
-//!                       scheduler ─► state, machine_file;  transfer ─► state
+//!                       scheduler ─► state, machine_file ─► lua;  transfer ─► state
 //! ```
 //!
 //! | module | holds |
@@ -21,7 +22,8 @@
 //! | [`hook`] | the line protocol with the daemon: arguments, requests, replies, trace lines, build log, descriptors |
 //! | [`machine`] | what a build machine is: fields, defaults, validity |
 //! | [`status`] | how a machine is doing, as a probe finds out |
-//! | [`machine_file`] | the machine file: evaluate, decode, check; the Lua interpreter and its limits |
+//! | [`machine_file`] | the machine file: fields, evaluate, decode, check, call its functions |
+//! | [`lua`] | a host for Lua programs: the interpreter thread, cancellation, limits, libraries; knows nothing of machines |
 //! | [`scheduler`] | which machine: matching, ranking, asking, choosing, deciding, waiting |
 //! | [`state`] | what outlives a process: slots, health, places to wait, drained machines, transfers |
 //! | [`build`] | one accepted build from choice to outputs in their places, with fail-over |
@@ -87,6 +89,7 @@ pub mod hook;
 pub mod local;
 #[cfg(feature = "cli")]
 pub mod logging;
+pub mod lua;
 pub mod machine;
 pub mod machine_file;
 pub mod permissions;

@@ -1,13 +1,14 @@
-//! One try to build on one machine: connect, send, build, retrieve.
+//! A build, and each try at it on one machine: connect, send, build, retrieve.
 
 use std::cell::Cell;
 use std::error::Error;
 
-use log::{debug, warn};
+use log::warn;
 
-use super::persist::files;
+use super::classify_failure::classify_failure;
+use super::persist::ConnectionCache;
 use super::reach::{MachineLink, daemon_failed};
-use super::record_health::{record_failure, record_success};
+use super::record_health::{record_failure, refresh_status};
 use super::watch::BuildWatch;
 use super::{Build, Chosen, LiveEnvironment};
 use crate::daemon::{self, Client, Options};
@@ -18,19 +19,31 @@ use crate::hook::BuildLog;
 use crate::hook::descriptors::PREFIX;
 use crate::local::LocalStore;
 use crate::machine::Machine;
-use crate::remote::{Connection, DaemonStream, SilencePolicy, persist, timeouts};
+use crate::remote::{Connection, DaemonStream, SilencePolicy, timeouts};
 use crate::scheduler::{self, Choice};
-use crate::state::health::{self, STATUS_TTL};
-use crate::state::logins::Logins;
-use crate::state::{HealthRecord, Slot};
+use crate::state::{QueueTicket, Slot};
 use crate::store::path::StorePath;
 use crate::timing::Stopwatch;
 use crate::transfer::download::Expected;
 use crate::transfer::{self, Downloaded, SigningConnection, TransferLimiter};
 
 impl Build<'_> {
+    /// Builds. `first` is the machine chosen before the request was accepted; without one the build waits, at `ticket`
+    /// in the line.
+    pub fn run(
+        &self,
+        first: Option<Chosen>,
+        ticket: Option<QueueTicket>,
+        log: &BuildLog,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Failure> {
+        let env = LiveEnvironment::new(self.state, &self.directories.store, self.failover.request);
+        let mut attempt = |choice: Chosen, observer: &mut dyn Observer| self.attempt(choice, &env, log, observer);
+        self.failover.run(first, ticket, &env, &mut attempt, observer)
+    }
+
     /// Builds on the machine that was chosen, and puts the outputs in their places.
-    pub(super) fn attempt(
+    fn attempt(
         &self,
         choice: Chosen,
         env: &LiveEnvironment,
@@ -43,13 +56,14 @@ impl Build<'_> {
         observer.observe(&Event::Offloading { derivation, machine: &machine.name });
         let local_store = LocalStore::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
         failpoint(Failpoint::LocalStoreOpened);
-        let files = files(self.directories);
+        let options = self.options(machine);
         let attempt = Attempt {
             build: self,
             machine,
             env,
             local_store: &local_store,
-            files,
+            options: &options,
+            cache: ConnectionCache::new(self, machine, &options),
             machine_fault: Cell::default(),
             has_wrong_signature: Cell::default(),
             reused: Cell::default(),
@@ -61,10 +75,23 @@ impl Build<'_> {
         stopwatch.lap("place");
         if let Some(connection) = attempt.reused.take() {
             // That takes a login, and nothing is to wait for it.
-            attempt.refresh_status(&connection);
+            refresh_status(self.state, machine, &self.directories.store, &connection);
         }
         observer.observe(&Event::Done { derivation, machine: &machine.name });
         Ok(())
+    }
+
+    /// What the machine's daemon is told of the build.
+    fn options(&self, machine: &Machine) -> Options {
+        Options {
+            build_timeout: self.failover.arguments.build_timeout,
+            max_silent_time: self.failover.arguments.max_silent_time,
+            use_substitutes: machine.use_substitutes,
+            // What becomes of the build is told apart from what its builder prints.
+            print_build_trace: true,
+            multiplexed_build_output: true,
+            ..Options::default()
+        }
     }
 }
 
@@ -72,13 +99,13 @@ impl Build<'_> {
 type Built<'a> = (Downloaded<'a>, Option<Client<DaemonStream>>);
 
 /// A job on one machine.
-pub(super) struct Attempt<'a> {
-    pub(super) build: &'a Build<'a>,
-    pub(super) machine: &'a Machine,
-    pub(super) env: &'a LiveEnvironment,
+struct Attempt<'a> {
+    build: &'a Build<'a>,
+    machine: &'a Machine,
+    env: &'a LiveEnvironment,
     local_store: &'a LocalStore<'a>,
-    /// As they were before a connection was made.
-    pub(super) files: persist::Files,
+    options: &'a Options,
+    cache: ConnectionCache<'a>,
     /// What the machine is at fault for.
     machine_fault: Cell<Option<String>>,
     /// Whether a signature that came over a connection that was borrowed is not by an authorized key.
@@ -112,7 +139,7 @@ impl<'a> Attempt<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Downloaded<'a>, Failure> {
         if link.is_none()
-            && let Some(mut link) = self.acquire()
+            && let Some(mut link) = self.cache.acquire(self.env)
         {
             let result = self.build_over(&mut link, log, observer);
             // Then it is not the machine that is to blame.
@@ -141,7 +168,7 @@ impl<'a> Attempt<'a> {
 
     /// Keeps the connection that is of most use to another build.
     fn persist_best(&self, (downloaded, second): Built<'a>, link: MachineLink) -> Downloaded<'a> {
-        self.persist(second.unwrap_or(link.client));
+        self.cache.persist(second.unwrap_or(link.client));
         failpoint(Failpoint::ConnectionPersisted);
         self.reused.set(link.connection.is_reused().then_some(link.connection));
         downloaded
@@ -183,7 +210,8 @@ impl<'a> Attempt<'a> {
         client.stream_mut().set_silence_policy(silence_policy);
         stopwatch.lap("build");
         if let Err(error) = built {
-            return Err(self.classify_failure(&error, &watch, client, connection));
+            return Err(classify_failure(build, self.machine, &error, &watch, client, connection)
+                .unwrap_or_else(|cause| self.failed(cause)));
         }
 
         failpoint(Failpoint::BuildEnded);
@@ -200,7 +228,7 @@ impl<'a> Attempt<'a> {
                     self.transfer_failed("retrieving outputs", error.is_of_machine(), &error)
                 })?;
         if !connection.is_reused() {
-            self.refresh_status(connection);
+            refresh_status(build.state, self.machine, &build.directories.store, connection);
         }
         failpoint(Failpoint::Downloaded);
         Ok((downloaded, second))
@@ -211,7 +239,7 @@ impl<'a> Attempt<'a> {
         let silence_policy = SilencePolicy::answer(self.machine, self.build.failover.arguments.max_silent_time);
         link.client.stream_mut().set_silence_policy(silence_policy);
         let mut stopwatch = Stopwatch::start();
-        let taken = link.client.set_options(&self.options());
+        let taken = link.client.set_options(self.options);
         stopwatch.lap("options");
         taken.map_err(|error| self.daemon_failed("greeting its daemon", &error))?;
         Ok(link)
@@ -228,46 +256,8 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    pub(super) fn options(&self) -> Options {
-        Options {
-            build_timeout: self.build.failover.arguments.build_timeout,
-            max_silent_time: self.build.failover.arguments.max_silent_time,
-            use_substitutes: self.machine.use_substitutes,
-            // What becomes of the build is told apart from what its builder prints.
-            print_build_trace: true,
-            multiplexed_build_output: true,
-            ..Options::default()
-        }
-    }
-
-    /// Measures again, so that the next decision finds a fresh record. Not worth a failure. Where it takes a login, one
-    /// process at a time does it.
-    fn refresh_status(&self, connection: &Connection) {
-        let Ok(record) = HealthRecord::of(self.build.state, self.machine) else { return };
-        let is_fresh = || {
-            let record = record.read();
-            record.failures.is_none() && record.age(health::now()).is_some_and(|age| age < STATUS_TTL / 2)
-        };
-        if is_fresh() {
-            return;
-        }
-        let probe_lock = if connection.is_reused() { record.try_probe_lock().unwrap_or(None) } else { None };
-        if connection.is_reused() && (probe_lock.is_none() || is_fresh() || self.is_crowded()) {
-            return;
-        }
-        match connection.probe(self.build.directories.store.as_str()) {
-            Ok(status) => record_success(self.build.state, self.machine, status),
-            Err(error) => debug!("no status after the build: {error}"),
-        }
-    }
-
-    /// Whether others are logging in to the machine.
-    fn is_crowded(&self) -> bool {
-        Logins::of(self.build.state, self.machine).and_then(|logins| logins.is_crowded(None)).unwrap_or(true)
-    }
-
     /// `phase` is what was going on.
-    pub(super) fn daemon_failed(&self, phase: &str, error: &daemon::Error) -> Failure {
+    fn daemon_failed(&self, phase: &str, error: &daemon::Error) -> Failure {
         self.failed(daemon_failed(phase, error))
     }
 
@@ -282,7 +272,7 @@ impl<'a> Attempt<'a> {
         self.failure(cause)
     }
 
-    pub(super) fn failure(&self, cause: String) -> Failure {
+    fn failure(&self, cause: String) -> Failure {
         Failure::Machine { machine: self.machine.name.clone(), cause }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A machine that lets the build down is replaced by another inside the same process: once the daemon has its
 //! `# accept` there is no local build any more, and a hook that fails is a failed build. Only the word of a machine's
-//! daemon about the build itself ends the search ([`Failure`]).
+//! daemon about the build itself ends the search ([`Failure`](crate::error::Failure)).
 //!
 //! What a failure means for the machine: one that cannot be reached, is lost, or refuses what every build needs
 //! (inputs, a signature) is left alone for a while. One whose daemon only failed this build, for reasons that say
@@ -34,12 +34,9 @@ pub use record_health::{record_failure, record_success};
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
-use crate::error::Failure;
-use crate::events::Observer;
-use crate::hook::BuildLog;
 use crate::local::Directories;
 use crate::scheduler::Choice;
-use crate::state::{QueueTicket, StateDirectory};
+use crate::state::StateDirectory;
 use crate::store::path::StorePath;
 
 /// An accepted build.
@@ -61,19 +58,3 @@ pub struct Build<'a> {
 
 /// A machine that was chosen, by its slot and its connection.
 pub type Chosen = Choice<LiveEnvironment>;
-
-impl Build<'_> {
-    /// Builds. `first` is the machine chosen before the request was accepted; without one the build waits, at `ticket`
-    /// in the line.
-    pub fn run(
-        &self,
-        first: Option<Chosen>,
-        ticket: Option<QueueTicket>,
-        log: &BuildLog,
-        observer: &mut dyn Observer,
-    ) -> Result<(), Failure> {
-        let env = LiveEnvironment::new(self.state, &self.directories.store, self.failover.request);
-        let mut attempt = |choice: Chosen, observer: &mut dyn Observer| self.attempt(choice, &env, log, observer);
-        self.failover.run(first, ticket, &env, &mut attempt, observer)
-    }
-}

@@ -2,11 +2,11 @@
 
 use log::debug;
 
-use super::attempt::Attempt;
+use super::Build;
 use super::connect::compressed;
-use super::live_environment::is_probing;
+use super::live_environment::{LiveEnvironment, is_probing};
 use super::reach::MachineLink;
-use crate::daemon::Client;
+use crate::daemon::{Client, Options};
 use crate::file_stamp::FileStamp;
 use crate::local::Directories;
 use crate::machine::{Compressed, Machine};
@@ -17,19 +17,33 @@ use crate::state::StateDirectory;
 use crate::state::health::Availability;
 use crate::timing::Stopwatch;
 
-impl Attempt<'_> {
+/// The connections to one machine that builds keep for each other.
+pub(super) struct ConnectionCache<'a> {
+    build: &'a Build<'a>,
+    machine: &'a Machine,
+    options: &'a Options,
+    /// As they were before a connection was made.
+    files: persist::Files,
+}
+
+impl<'a> ConnectionCache<'a> {
+    /// Those of which the daemon has these options; for a build that has no connection yet.
+    pub fn new(build: &'a Build<'a>, machine: &'a Machine, options: &'a Options) -> ConnectionCache<'a> {
+        ConnectionCache { build, machine, options, files: files(build.directories) }
+    }
+
     /// A connection that an earlier build has kept, if the daemon takes the options over it. A machine that is left
     /// alone is left alone in this way, too.
-    pub(super) fn acquire(&self) -> Option<MachineLink> {
+    pub fn acquire(&self, env: &LiveEnvironment) -> Option<MachineLink> {
         let build = self.build;
         let key = ssh::private_key_stamp(self.machine.private_key.as_deref());
         let cache_key = self.cache_key(compressed(build.state, self.machine), key)?;
-        if let Availability::BackingOff { .. } = self.env.health(self.machine).availability(self.env.now()) {
+        if let Availability::BackingOff { .. } = env.health(self.machine).availability(env.now()) {
             return None;
         }
         let mut stopwatch = Stopwatch::start();
         let mut client = persist::acquire(&cache_key, self.machine, &build.directories.store)?;
-        let taken = client.set_options(&self.options());
+        let taken = client.set_options(self.options);
         stopwatch.lap("borrow");
         match taken {
             Ok(()) => Some(MachineLink { connection: client.stream_mut().connection().clone(), client }),
@@ -41,7 +55,7 @@ impl Attempt<'_> {
     }
 
     /// Keeps the connection over which the outputs came, if another build could use it.
-    pub(super) fn persist(&self, mut client: Client<DaemonStream>) {
+    pub fn persist(&self, mut client: Client<DaemonStream>) {
         let connection = client.stream_mut().connection();
         // Not those that are there now: a key may have changed meanwhile.
         let key = connection.key_stamp().cloned();
@@ -59,12 +73,12 @@ impl Attempt<'_> {
         let directory =
             self.build.state.persist_directory().inspect_err(|error| debug!("no connection is kept: {error}")).ok()?;
         let files = persist::Files { private_key: key, ..self.files.clone() };
-        persist::CacheKey::new(directory, self.machine, asked, &self.options(), &self.build.directories.store, &files)
+        persist::CacheKey::new(directory, self.machine, asked, self.options, &self.build.directories.store, &files)
     }
 }
 
 /// The files of this machine that every kept connection depends on, as they are now, and the private key of none.
-pub(super) fn files(directories: &Directories) -> persist::Files {
+fn files(directories: &Directories) -> persist::Files {
     let key = directories.signing_key();
     persist::Files {
         private_key: None,

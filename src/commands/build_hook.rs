@@ -23,7 +23,7 @@ use crate::build::LiveEnvironment;
 use crate::engine::{Accepted, Engine};
 use crate::exit::ExitStatus;
 use crate::failpoints::{Failpoint, failpoint};
-use crate::hook::limits::{self, TooFewFiles};
+use crate::hook::descriptors::{TooFewFiles, raise_open_files};
 use crate::hook::{self, BuildLog, Descriptors, HookArguments, Reply, Request, paths, request};
 use crate::local::Directories;
 use crate::logging;
@@ -38,7 +38,7 @@ const MAX_REPORTED: usize = 1000;
 
 /// Runs the hook with the daemon's four arguments.
 pub fn run(arguments: &[OsString]) -> ExitStatus {
-    let files = limits::raise_open_files();
+    let files = raise_open_files();
     let descriptors = match Descriptors::take() {
         Ok(descriptors) => descriptors,
         Err(error) => {

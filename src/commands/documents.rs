@@ -16,7 +16,6 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::failure::{CommandError, CommandResult};
-use super::help::definition;
 use crate::exit::ExitStatus;
 use page::Page;
 
@@ -32,10 +31,10 @@ pub struct Args {
     directory: PathBuf,
 }
 
-/// Writes all documents below the directory.
-pub fn run(args: &Args) -> CommandResult {
+/// Writes all documents below the directory. `definition` is that of the whole command line.
+pub fn run(args: &Args, definition: Command) -> CommandResult {
     let directory = &args.directory;
-    let written = documents().map_err(|error| (directory.to_owned(), error)).and_then(|documents| {
+    let written = documents(definition).map_err(|error| (directory.to_owned(), error)).and_then(|documents| {
         documents.iter().try_for_each(|document| {
             let path = directory.join(&document.path);
             path.parent()
@@ -50,9 +49,9 @@ pub fn run(args: &Args) -> CommandResult {
     }
 }
 
-/// All manual pages and completions.
-pub fn documents() -> io::Result<Vec<Document>> {
-    let mut command = definition().version(env!("CARGO_PKG_VERSION"));
+/// All manual pages and completions for the command line with this definition.
+pub fn documents(definition: Command) -> io::Result<Vec<Document>> {
+    let mut command = definition.version(env!("CARGO_PKG_VERSION"));
     command.build();
     let mut documents = vec![manual_page("offload.1", main_page(&command)?)];
     for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {

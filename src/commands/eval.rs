@@ -24,7 +24,6 @@ use super::machines::machine_file;
 use super::terminal;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
-use crate::machine::Machine;
 use crate::machine_file::{
     self, BUILD_MACHINE, Diagnostic, Entry, FieldValues, LOCAL_MACHINE, LoadContext, LocalMachine, POOL, Pool,
     Settings, Severity,
@@ -148,14 +147,6 @@ fn write_json(
         errors: of(Severity::Error),
     };
     terminal::write_json(&object, true, output)
-}
-
-/// How a machine is called: its name, and its port where that is another than SSH's own.
-fn label(machine: &Machine) -> String {
-    match machine.port {
-        22 => machine.name.clone(),
-        port => format!("{}:{port}", machine.name),
-    }
 }
 
 #[cfg(test)]

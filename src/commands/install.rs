@@ -11,6 +11,7 @@
 //! there, the directory of the hook's state excepted, which is made for that user.
 
 mod check;
+mod error;
 mod manifest;
 mod plan;
 mod unit;
@@ -22,17 +23,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::documents::documents;
-use super::failure::{CommandError, CommandResult};
+use super::failure::CommandResult;
 use super::guix_wrapper;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::permissions::ownership::{self, Control};
 use crate::permissions::{User, below, identity};
-use plan::{Item, Plan, System, What};
-use unit::Unit;
-
-/// The daemon's unit.
-const UNIT: &str = "guix-daemon.service";
+use error::InstallError;
+use plan::{Item, Plan, Target, What};
+use unit::{UNIT, Unit};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -65,85 +64,14 @@ pub struct UninstallArgs {
     dry_run: bool,
 }
 
-#[derive(Debug, clap::Args)]
-struct Target {
-    /// The installation prefix: the program goes to DIR/lib/offload.
-    #[arg(long, value_name = "DIR", default_value = "/usr/local")]
-    prefix: PathBuf,
-    /// The directory to use instead of `/`, to prepare a system that is not running.
-    #[arg(long, value_name = "DIR", default_value = "/")]
-    root: PathBuf,
-}
-
-impl Target {
-    /// The directory of the program, as the daemon will see it.
-    fn directory(&self) -> PathBuf {
-        self.prefix.join("lib/offload")
-    }
-
-    fn system<'a>(&'a self, engine: &'a Engine) -> System<'a> {
-        System { root: &self.root, state: &engine.directories.state }
-    }
-
-    fn is_running_system(&self) -> bool {
-        self.root == Path::new("/")
-    }
-}
-
-/// Why nothing was installed, or removed.
-#[derive(Debug, thiserror::Error)]
-enum InstallError {
-    #[error("--prefix must be an absolute name without '..' and control characters")]
-    Prefix,
-    #[error("--guix must be an absolute name without control characters")]
-    GuixName,
-    #[error("--restart is for the running system, not for what lies below --root")]
-    RestartElsewhere,
-    #[error(
-        "no {UNIT} in the directories of systemd\n  hint: install the daemon's unit first; for Guix System and for other init \
-         systems, see doc/manual/installation.md"
-    )]
-    NoUnit,
-    #[error("{UNIT} runs guix-daemon as '{0}', who is not in /etc/passwd")]
-    NoUser(String),
-    #[error("no real 'guix' found beside the daemon ('{}') nor in the usual places\n  hint: name it with --guix", .0.display())]
-    NoGuix(PathBuf),
-    #[error("'{}' is not the real 'guix': it does not exist, or is offload itself", .0.display())]
-    NotGuix(PathBuf),
-    #[error("'{}' is in the way: it was not written by 'offload install', or has been changed since\n  hint: move it away", .0.display())]
-    Foreign(PathBuf),
-    #[error("nothing is installed: there is no '{}'", .0.display())]
-    NotInstalled(PathBuf),
-    #[error("'{}': {cause}", path.display())]
-    File { path: PathBuf, cause: io::Error },
-    #[error("`{command}` failed: {problem}")]
-    Systemctl { command: String, problem: String },
-    #[error("cannot write the report: {0}")]
-    Report(#[from] io::Error),
-}
-
-impl InstallError {
-    fn file(path: &Path) -> impl FnOnce(io::Error) -> InstallError {
-        move |cause| InstallError::File { path: path.to_owned(), cause }
-    }
-
-    fn status(&self) -> ExitStatus {
-        match self {
-            InstallError::Prefix | InstallError::GuixName | InstallError::RestartElsewhere => ExitStatus::Usage,
-            _ => ExitStatus::Failure,
-        }
-    }
-}
-
-impl From<InstallError> for CommandError {
-    fn from(error: InstallError) -> CommandError {
-        CommandError::new(error.status(), error)
-    }
-}
-
-/// Runs `offload install`.
-pub fn install(arguments: &InstallArgs, engine: &Engine, out: &mut dyn Write) -> CommandResult {
-    Ok(try_install(arguments, engine, out).map(|()| ExitStatus::Success)?)
+/// Runs `offload install`. `definition` is that of the whole command line, of which the documents are made.
+pub fn install(
+    arguments: &InstallArgs,
+    definition: clap::Command,
+    engine: &Engine,
+    out: &mut dyn Write,
+) -> CommandResult {
+    Ok(try_install(arguments, definition, engine, out).map(|()| ExitStatus::Success)?)
 }
 
 /// Runs `offload uninstall`.
@@ -151,7 +79,12 @@ pub fn uninstall(arguments: &UninstallArgs, engine: &Engine, out: &mut dyn Write
     Ok(try_uninstall(arguments, engine, out).map(|()| ExitStatus::Success)?)
 }
 
-fn try_install(arguments: &InstallArgs, engine: &Engine, out: &mut dyn Write) -> Result<(), InstallError> {
+fn try_install(
+    arguments: &InstallArgs,
+    definition: clap::Command,
+    engine: &Engine,
+    out: &mut dyn Write,
+) -> Result<(), InstallError> {
     let place = &arguments.place;
     check_arguments(place, arguments.restart)?;
     let unit = Unit::read(&place.root, UNIT).ok_or(InstallError::NoUnit)?;
@@ -163,7 +96,7 @@ fn try_install(arguments: &InstallArgs, engine: &Engine, out: &mut dyn Write) ->
     let mut items = program(place, engine)?;
     let link = place.directory().join("guix");
     items.push(Item::file(&drop_in, unit::drop_in(&link, &guix).into_bytes()));
-    let documents = documents()?;
+    let documents = documents(definition)?;
     items
         .extend(documents.into_iter().map(|document| Item::file(&place.prefix.join(document.path), document.contents)));
     let plan = Plan::make(place.system(engine), &place.directory(), items)?;

@@ -18,26 +18,15 @@ pub mod guix_wrapper;
 pub mod help;
 pub mod install;
 mod machines;
+mod main;
 pub mod status;
 mod table;
 mod terminal;
 pub mod test;
 
-use std::ffi::{OsStr, OsString};
-use std::io::{self, Write};
-use std::path::Path;
-use std::process::Stdio;
+pub use main::main;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use env_logger::Target;
-
-use self::failure::{CommandError, CommandResult};
-use crate::engine::{Engine, STATE};
-use crate::exit::ExitStatus;
-use crate::hook::HookArguments;
-use crate::local::Directories;
-use crate::logging;
-use crate::supervisor;
+use clap::{Parser, Subcommand};
 
 /// Run Guix builds on other machines: the build hook of guix-daemon, and its tools.
 #[derive(Debug, Parser)]
@@ -80,128 +69,4 @@ enum Command {
     Authorize(authorize::Args),
     /// Show the status of the build machines: load, disk, builds in their slots, failures.
     Status(status::Args),
-}
-
-/// Runs the program with its arguments, the program's own name first.
-///
-/// Under the name `guix` only `offload` is served here; everything else goes to the real `guix`. A leading word
-/// `offload` is what guix-daemon puts before the hook's arguments.
-pub fn main(mut arguments: Vec<OsString>) -> ExitStatus {
-    supervisor::serve_if_asked(&arguments);
-    let argv0 = if arguments.is_empty() { OsString::from("offload") } else { arguments.remove(0) };
-    let has_leading_word = arguments.first().is_some_and(|word| word == OsStr::new("offload"));
-    if guix_wrapper::is_called_as_guix(&argv0) && !has_leading_word {
-        eprintln!("guix: error: {}", guix_wrapper::exec_real_guix(&argv0, &arguments));
-        return ExitStatus::Failure;
-    }
-    if has_leading_word {
-        arguments.remove(0);
-    }
-    if as_user::is_wanted(&arguments)
-        && let Err(error) = as_user::become_user(&mut arguments)
-    {
-        eprintln!("offload: error: {error}");
-        return ExitStatus::Failure;
-    }
-    if is_build_hook(&arguments) {
-        return build_hook::run(&arguments);
-    }
-    let words = [OsString::from("offload")].into_iter().chain(arguments.iter().cloned());
-    let parsed = help::definition().try_get_matches_from(words);
-    match parsed.and_then(|matches| CommandLine::from_arg_matches(&matches)) {
-        Ok(command_line) => {
-            logging::start(Target::Stderr);
-            let ended = match run_as_other_user(&command_line.command, &arguments) {
-                Ok(Some(status)) => Ok(status),
-                Ok(None) => run(command_line.command),
-                Err(error) => Err(error),
-            };
-            ended.unwrap_or_else(|error| error.print(&mut io::stderr()))
-        }
-        Err(error) => {
-            // Help and version are errors to clap, and go to standard output.
-            match error.print().and_then(|()| io::stdout().flush()) {
-                _ if error.use_stderr() => ExitStatus::Usage,
-                Ok(()) => ExitStatus::Success,
-                Err(cause) => {
-                    let error = CommandError::failure(format!("cannot write to standard output: {cause}"));
-                    error.print(&mut io::stderr())
-                }
-            }
-        }
-    }
-}
-
-/// Runs a command of root's as the user who can write what the command evaluates. `None`: it is for this process.
-fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option<ExitStatus>, CommandError> {
-    let for_machine_file = |named: Option<&Path>| match Directories::from_environment() {
-        Ok(directories) => {
-            let file = machines::machine_file(named, &directories);
-            as_user::for_machine_file(&file, &directories.state.join(STATE))
-        }
-        // The command says what is wrong with them.
-        Err(_) => Ok(None),
-    };
-    let user = match command {
-        Command::Convert(args) => as_user::for_program(args.file())?,
-        Command::Explain(arguments) => for_machine_file(arguments.machine_file())?,
-        Command::Drain(args) => for_machine_file(args.machine_file())?,
-        Command::Undrain(args) => for_machine_file(args.machine_file())?,
-        Command::Eval(args) => for_machine_file(args.machine_file())?,
-        Command::Test(arguments) => for_machine_file(arguments.machine_file())?,
-        Command::Authorize(arguments) => for_machine_file(arguments.machine_file())?,
-        Command::Status(arguments) => for_machine_file(arguments.machine_file())?,
-        // They evaluate nothing, or (`install`) see to it themselves.
-        Command::Annotations(_)
-        | Command::Install(_)
-        | Command::Uninstall(_)
-        | Command::Documents(_)
-        | Command::Add(_) => None,
-    };
-    let input = if matches!(command, Command::Authorize(_)) { Stdio::inherit() } else { Stdio::null() };
-    Ok(user.map(|user| as_user::run(&user, arguments, input)).transpose()?)
-}
-
-fn run(command: Command) -> CommandResult {
-    let directories = Directories::from_environment().map_err(CommandError::failure)?;
-    let engine = Engine::new(directories, HookArguments::without_limits(&machines::own_system()));
-    let (out, messages) = (&mut io::stdout(), &mut io::stderr());
-    match command {
-        Command::Eval(args) => eval::run(&args, &engine, out, messages),
-        Command::Annotations(args) => annotations::run(&args, out, messages),
-        Command::Explain(args) => explain::run(&args, &engine),
-        Command::Drain(args) => drain::drain(&args, &engine, messages),
-        Command::Undrain(args) => drain::undrain(&args, &engine, messages),
-        Command::Install(args) => install::install(&args, &engine, out),
-        Command::Uninstall(args) => install::uninstall(&args, &engine, out),
-        Command::Documents(args) => documents::run(&args),
-        Command::Test(args) => test::run(&args, &engine),
-        Command::Add(args) => add::run(&args, &engine, out, messages),
-        Command::Authorize(args) => authorize::run(&args, &engine),
-        Command::Status(args) => status::run(&args, &engine),
-        Command::Convert(args) => convert::run(&args, out, messages),
-    }
-}
-
-/// Whether the arguments are those that the daemon gives: four, the first a system type, which has a hyphen in it, and
-/// neither an option nor a subcommand. So a subcommand that is mistyped is not taken for one.
-fn is_build_hook(arguments: &[OsString]) -> bool {
-    let [first, _, _, _] = arguments else { return false };
-    let is_subcommand = |word: &str| CommandLine::command().get_subcommands().any(|command| command.get_name() == word);
-    first.to_str().is_some_and(|word| word.contains('-') && !word.starts_with('-') && !is_subcommand(word))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn four_arguments_are_the_build_hook() {
-        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
-        assert!(is_build_hook(&words("x86_64-linux 3600 1 0")));
-        for line in ["--help", "-V", "convert machines.scm", "convert a b c", "drian b1 --for 2h", "x86_64-linux"] {
-            assert!(!is_build_hook(&words(line)), "{line}");
-        }
-        assert!(!is_build_hook(&[]));
-    }
 }

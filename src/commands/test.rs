@@ -18,14 +18,12 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::thread;
 
-use serde::Serialize;
-
 use super::failure::{CommandError, CommandResult};
 use super::machines::{Selection, hosts, load, verdict};
 use super::terminal::{self, Terminal};
 use crate::engine::Engine;
 use crate::machine::Machine;
-use finding::{Finding, Outcome};
+use finding::{Checked, Outcome};
 
 /// Version of the JSON form. It changes when a field changes its meaning or goes; new fields may come.
 const VERSION: u32 = 1;
@@ -44,15 +42,6 @@ impl Args {
     pub fn machine_file(&self) -> Option<&Path> {
         self.selection.machine_file()
     }
-}
-
-/// What was found of one machine.
-#[derive(Serialize)]
-struct Checked<'a> {
-    name: &'a str,
-    port: u16,
-    usable: bool,
-    findings: Vec<Finding>,
 }
 
 /// Checks the machines.

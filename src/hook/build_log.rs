@@ -3,6 +3,10 @@
 //! The daemon notices the end of a hook by end of file on descriptors 1 and 2 only, and then throws away whatever is
 //! still in the log pipe, but for one read. So a hook must not exit before that pipe is empty, which the write end can
 //! find out: `FIONREAD` works on both ends of a pipe.
+//!
+//! Trace lines are events that the daemon passes on to its client unread. `@ build-remote DRV HOST` tells clients where a
+//! derivation is built. A client sees it only when the whole line stands at the start of one chunk, so it is written with a
+//! single call.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -11,6 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use log::debug;
+
+use crate::store::path::StorePath;
 
 /// What appends to a log.
 pub type Sink = Box<dyn FnMut(&[u8]) + Send>;
@@ -71,6 +77,11 @@ impl BuildLog {
             _ => 0,
         }
     }
+}
+
+/// Announces that `derivation` is now built on the machine `host`.
+pub fn build_remote(output: &mut impl Write, derivation: &StorePath, host: &str) -> io::Result<()> {
+    output.write_all(format!("@ build-remote {derivation} {host}\n").as_bytes())
 }
 
 #[cfg(test)]

@@ -7,14 +7,18 @@
 //! the log pipe of a build that the client itself asked for only at the end of the client's request. All this from
 //! 1.2.0 to 1.5.0 (`Agent`, `Worker` and `LocalStore::buildPaths` in guix-daemon's sources), and seen with both.
 //!
+//! The process for each client is a child of the daemon itself. All of these have the same name, so the last ancestor of
+//! the hook that has the name of its parent is the daemon ([`main_daemon`]).
+//!
 //! Nothing here decides anything; [`crate::scheduler::admission`] does.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::parent_id;
 use std::process::id;
 use std::time::Duration;
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Pid, PidfdFlags, Resource, getppid, getrlimit, pidfd_open};
 
 /// Descriptors from here on cannot be given to select(2) (`FD_SETSIZE`).
 const SELECT_LIMIT: u64 = 1024;
@@ -135,6 +139,27 @@ fn parse_stat(text: &str) -> Option<Stat> {
     Some(Stat { parent, session, started: started / TICKS_PER_SECOND })
 }
 
+/// A descriptor of the daemon's process; `None` where the system has none, or the daemon is not to be found.
+pub fn main_daemon() -> Option<OwnedFd> {
+    let (mut daemon, name) = (getppid()?, name(getppid()?)?);
+    while let Some(parent) = parent(daemon).filter(|parent| self::name(*parent).as_ref() == Some(&name)) {
+        daemon = parent;
+    }
+    pidfd_open(daemon, PidfdFlags::empty()).ok()
+}
+
+/// The name of a process's program, as the kernel has it.
+fn name(process: Pid) -> Option<String> {
+    fs::read_to_string(format!("/proc/{}/comm", process.as_raw_nonzero())).ok()
+}
+
+fn parent(process: Pid) -> Option<Pid> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).ok()?;
+    // The name before may have anything in it.
+    let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?;
+    parent.parse().ok().and_then(Pid::from_raw)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -203,5 +228,13 @@ mod tests {
         for broken in ["", "12 (x)", "12 (x) S", "12 (x) S y", "12 (x) S 41 7"] {
             assert_eq!(parse_stat(broken), None, "{broken}");
         }
+    }
+
+    #[test]
+    fn names_and_parents() {
+        let own = rustix::process::getpid();
+        assert_eq!(parent(own), getppid());
+        assert!(name(own).is_some_and(|name| name.starts_with("offload")));
+        assert!(main_daemon().is_some());
     }
 }

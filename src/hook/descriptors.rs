@@ -9,6 +9,10 @@
 //! Descriptor 4 is known by its number only. It is opened anew through `/proc/self/fd`, which needs no `unsafe` and
 //! gives the same pipe; the daemon keeps a writing end of that pipe itself, so that one more in this process changes
 //! nothing.
+//!
+//! A hook needs about thirty descriptors for a build, and some more where many machines are slow to answer. One that
+//! runs out of them cannot connect, and would take that for the fault of each machine in turn. So the limit of open
+//! files (`RLIMIT_NOFILE`) is raised first ([`raise_open_files`]).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -16,6 +20,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// Before every line that does not come from the daemon's protocol.
 pub const PREFIX: &str = "offload: ";
@@ -26,6 +32,12 @@ const MAX_STRAY_LINE: u64 = 4096 - PREFIX.len() as u64 - 1;
 
 /// How long the process waits at its end for what its children still write.
 const STRAY_OUTPUT_GRACE: Duration = Duration::from_millis(200);
+
+/// What a hook asks for where the limit may be raised: the usual limit of a process.
+const FILES_WANTED: u64 = 1024;
+
+/// With fewer a hook takes no build.
+const FILES_LEAST: u64 = 64;
 
 /// The daemon's descriptors, under private numbers.
 #[derive(Debug)]
@@ -103,4 +115,25 @@ fn pass_on_strays(reader: OwnedFd, mut messages: File) -> Receiver<()> {
         let _ = done.send(());
     });
     strays
+}
+
+/// The limit of open files is too low to build anything.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "no builds are offloaded: this process may open {limit} files, and needs {FILES_LEAST}\n  hint: give guix-daemon a higher \
+     limit: `LimitNOFILE=1024` in its systemd unit, or `ulimit -n 1024` in the shell that starts it"
+)]
+pub struct TooFewFiles {
+    limit: u64,
+}
+
+/// Raises the limit of open files as far as it is needed and allowed. An error where that leaves too few.
+pub fn raise_open_files() -> Result<(), TooFewFiles> {
+    let mut limit = getrlimit(Resource::Nofile);
+    // `None` is no limit.
+    let Some(current) = limit.current.filter(|&current| current < FILES_WANTED) else { return Ok(()) };
+    let raised = limit.maximum.map_or(FILES_WANTED, |maximum| maximum.min(FILES_WANTED));
+    limit.current = Some(raised);
+    let limit = if setrlimit(Resource::Nofile, limit).is_ok() { raised } else { current };
+    if limit < FILES_LEAST { Err(TooFewFiles { limit }) } else { Ok(()) }
 }

@@ -12,17 +12,13 @@ pub mod arguments;
 pub mod build_log;
 pub mod daemon_process;
 pub mod descriptors;
-pub mod limits;
-pub mod main_daemon;
 pub mod paths;
 pub mod reply;
 pub mod request;
-pub mod trace;
 
 pub use arguments::HookArguments;
 pub use build_log::BuildLog;
-pub use daemon_process::DaemonProcess;
+pub use daemon_process::{DaemonProcess, main_daemon};
 pub use descriptors::Descriptors;
-pub use main_daemon::main_daemon;
 pub use reply::Reply;
 pub use request::Request;

@@ -3,10 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
-use rustix::io::Errno;
-
-use super::descent::Descent;
+use rustix::fs::{Dir, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 
 /// The permissions of a regular file in the store.
 pub const PLAIN: Mode = Mode::from_raw_mode(0o444);
@@ -56,102 +53,14 @@ pub fn seal(directory: impl AsFd) -> rustix::io::Result<()> {
     rustix::fs::futimens(directory, &canonical_times())
 }
 
-/// Removes `name` from `parent`, with everything below it, whatever the permissions there and however deep it goes. It
-/// need not exist.
-pub fn remove(parent: impl AsFd, name: &CStr) -> rustix::io::Result<()> {
-    if is_unlinked(&parent, name)? {
-        return Ok(());
-    }
-    let mut descent = Descent::new(open_to_empty(&parent, name)?);
-    // The directories below the topmost, and what is left in each and in the topmost.
-    let mut way: Vec<CString> = Vec::new();
-    let mut left = vec![names(descent.current())?];
-    while let Some(entries) = left.last_mut() {
-        if let Some(entry) = entries.pop() {
-            if !is_unlinked(descent.current(), &entry)? {
-                descent.enter(open_to_empty(descent.current(), &entry)?)?;
-                way.push(entry);
-                left.push(names(descent.current())?);
-            }
-        } else {
-            left.pop();
-            if let Some(entry) = way.pop() {
-                descent.leave()?;
-                rustix::fs::unlinkat(descent.current(), &entry, AtFlags::REMOVEDIR)?;
-            }
-        }
-    }
-    rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
-}
-
-/// Removes `name` from `parent` if it is not a directory. False if it is one.
-fn is_unlinked(parent: impl AsFd, name: &CStr) -> rustix::io::Result<bool> {
-    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-        Err(Errno::ISDIR) => Ok(false),
-        Err(Errno::NOENT) => Ok(true),
-        other => other.map(|()| true),
-    }
-}
-
-/// Opens the directory `name` in `parent`, and sees to it that what is in it may be removed.
-fn open_to_empty(parent: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
-    let directory = match open_directory(&parent, name) {
-        // It is a directory, and nobody else can put a symbolic link in its place.
-        Err(Errno::ACCESS) => {
-            rustix::fs::chmodat(&parent, name, Mode::RWXU, AtFlags::empty())?;
-            open_directory(&parent, name)?
-        }
-        other => other?,
-    };
-    rustix::fs::fchmod(&directory, Mode::RWXU)?;
-    Ok(directory)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
+
+    use rustix::io::Errno;
 
     use super::*;
-
-    #[test]
-    fn a_tree_is_removed_and_nothing_else() {
-        let top = tempfile::tempdir().unwrap();
-        let (outside, tree) = (top.path().join("outside"), top.path().join("tree"));
-        fs::create_dir(&outside).unwrap();
-        fs::write(outside.join("kept"), "").unwrap();
-        fs::create_dir_all(tree.join("a/b")).unwrap();
-        fs::write(tree.join("a/b/file"), "").unwrap();
-        symlink(&outside, tree.join("a/link")).unwrap();
-        symlink("nowhere", tree.join("a/b/dangling")).unwrap();
-        for directory in ["a/b", "a", ""] {
-            fs::set_permissions(tree.join(directory), fs::Permissions::from_mode(0o000)).unwrap();
-        }
-        let parent = fs::File::open(top.path()).unwrap();
-        remove(&parent, c"tree").unwrap();
-        assert!(!tree.exists());
-        assert!(outside.join("kept").exists());
-        remove(&parent, c"tree").unwrap();
-
-        symlink(&outside, &tree).unwrap();
-        remove(&parent, c"tree").unwrap();
-        assert!(!tree.is_symlink() && outside.join("kept").exists());
-    }
-
-    /// Deeper than any path that the kernel takes, and than descriptors or a stack would reach.
-    #[test]
-    fn a_tree_may_be_of_any_depth() {
-        let top = tempfile::tempdir().unwrap();
-        let parent = fs::File::open(top.path()).unwrap();
-        let mut descent = Descent::new(make_directory(&parent, c"tree", Mode::RWXU).unwrap());
-        for _ in 0..3000 {
-            let directory = make_directory(descent.current(), c"d", Mode::RWXU).unwrap();
-            descent.enter(directory).unwrap();
-        }
-        drop(descent);
-        remove(&parent, c"tree").unwrap();
-        assert!(!top.path().join("tree").exists());
-    }
 
     #[test]
     fn a_directory_is_opened_for_this_process_and_never_through_a_link() {

@@ -17,7 +17,7 @@ mod export;
 mod files;
 mod fixed;
 mod hints;
-mod local_store;
+mod remove;
 mod restore;
 mod store;
 
@@ -29,6 +29,5 @@ pub use directories::{Directories, DirectoryError};
 pub use dump::Dump;
 pub use export::{Bundle, ExportError};
 pub use fixed::{FixedError, check_fixed_output};
-pub use local_store::{LocalStore, LocalStoreError};
 pub use restore::{Restore, RestoreError, Staging};
-pub use store::{Store, StoreError};
+pub use store::{LocalStore, LocalStoreError, Store, StoreError};

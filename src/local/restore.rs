@@ -30,6 +30,7 @@ use super::disk_space::DiskReserve;
 use super::dump::Dump;
 use super::files::{self, EXECUTABLE, PLAIN};
 use super::hints;
+use super::remove::remove;
 use super::store::{Store, file_name};
 use crate::failpoints::{Failpoint, failpoint, half};
 use crate::store::nar::{NarPath, Visitor};
@@ -52,7 +53,7 @@ impl<'a> Staging<'a> {
     pub fn new(store: &'a Store, output: &StorePath) -> Result<Staging<'a>, RestoreError> {
         let make = || -> io::Result<OwnedFd> {
             let name = file_name(output, ".chroot")?;
-            files::remove(store.fd(), &name)?;
+            remove(store.fd(), &name)?;
             Ok(files::make_directory(store.fd(), &name, Mode::RWXU)?)
         };
         match make() {
@@ -92,7 +93,7 @@ impl<'a> Staging<'a> {
         }
         let install = || -> io::Result<()> {
             let name = file_name(&self.output, "")?;
-            files::remove(self.store.fd(), &name)?;
+            remove(self.store.fd(), &name)?;
             failpoint(Failpoint::PlaceCleared);
             rustix::fs::renameat(&self.fd, ITEM, self.store.fd(), &name)?;
             failpoint(Failpoint::Moved);
@@ -114,7 +115,7 @@ impl Drop for Staging<'_> {
     fn drop(&mut self) {
         // What cannot be removed now is garbage later.
         if let Ok(name) = file_name(&self.output, ".chroot") {
-            let _ = files::remove(self.store.fd(), &name);
+            let _ = remove(self.store.fd(), &name);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The store of this machine, as a directory that stays open.
+//! The store of this machine: a directory that stays open, and what is known about it.
 
 use std::ffi::{CString, NulError};
 use std::io;
@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
+use super::database::{Database, DatabaseError};
+use super::directories::Directories;
 use crate::store::path::{StoreDir, StorePath};
 
 /// The store. Items are reached by their base names from the open directory, so that nothing outside can be meant.
@@ -52,4 +54,31 @@ pub(super) fn file_name(path: &StorePath, suffix: &str) -> io::Result<CString> {
 pub struct StoreError {
     pub location: PathBuf,
     pub cause: io::Error,
+}
+
+/// The store of this machine and what is known about it.
+pub struct LocalStore<'a> {
+    pub directories: &'a Directories,
+    pub store: Store,
+    pub database: Database,
+}
+
+/// The store of this machine cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalStoreError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}
+
+impl<'a> LocalStore<'a> {
+    /// Opens the store and its database.
+    pub fn open(directories: &'a Directories) -> Result<LocalStore<'a>, LocalStoreError> {
+        Ok(LocalStore {
+            directories,
+            store: Store::open(&directories.store)?,
+            database: Database::open(&directories.database, &directories.store)?,
+        })
+    }
 }

@@ -1,18 +1,14 @@
 //! Calling the functions of a machine file: on the interpreter's thread.
 
-use super::cancellation::SourceLocation;
-use super::context::Position;
 use super::diagnostic::{Diagnostic, Severity};
-use super::evaluate::Functions;
-use super::lua_error::LuaError;
+use super::functions::{Candidate, Functions};
+use super::loaded_file::LoadedFile;
 use super::request::{LuaRequest, LuaStatus, STATUS};
-use super::request_callbacks::Candidate;
-use super::runtime::Runtime;
 use super::schema;
 use super::settings::When;
-use super::values::{self, describe};
+use crate::lua::values::{self, describe};
+use crate::lua::{LuaError, SourceLocation};
 use mlua::{Function, MultiValue, Table, Value};
-use std::rc::Rc;
 use std::sync::Arc;
 
 /// Characters of a reason that are passed on.
@@ -51,12 +47,12 @@ pub(super) enum CallbackResult {
 /// Calls what there is to call. Without a valid answer there is a warning, and the default holds; an `accepts` that
 /// fails refuses.
 pub(super) fn call(
-    runtime: &Runtime,
+    file: &LoadedFile,
     request: &Arc<LuaRequest>,
     asked: &Callback,
 ) -> (Option<CallbackResult>, Vec<Diagnostic>) {
-    let Some(functions) = &runtime.functions else { return (None, Vec::new()) };
-    let mut caller = Caller { runtime, request, field: asked.field(), warnings: Vec::new() };
+    let Some(functions) = &file.functions else { return (None, Vec::new()) };
+    let mut caller = Caller { file, request, field: asked.field(), warnings: Vec::new() };
     let reply = match asked {
         Callback::Accepts(candidate) => caller.accepts(functions, *candidate),
         Callback::Score(candidate, status) => caller.score(functions, *candidate, status),
@@ -67,7 +63,7 @@ pub(super) fn call(
 }
 
 struct Caller<'a> {
-    runtime: &'a Runtime,
+    file: &'a LoadedFile,
     request: &'a Arc<LuaRequest>,
     field: &'static str,
     warnings: Vec<Diagnostic>,
@@ -131,7 +127,7 @@ impl Caller<'_> {
         machine: &Table,
         status: Option<&LuaStatus>,
     ) -> Result<MultiValue, String> {
-        let lua = self.runtime.lua.clone();
+        let lua = self.file.runtime.lua.clone();
         self.invoke(function, |request| {
             let status = status.map(|status| schema::to_lua(STATUS, &lua, status)).transpose()?;
             Ok((request.clone(), Value::Table(machine.clone()), status.map_or(Value::Nil, Value::Table)))
@@ -143,26 +139,26 @@ impl Caller<'_> {
         function: &Function,
         arguments: impl FnOnce(&Table) -> mlua::Result<(Table, Value, Value)>,
     ) -> Result<MultiValue, String> {
-        let (runtime, request) = (self.runtime, self.request);
-        let defined = definition_of(runtime, function);
-        let location =
-            defined.map(|position| SourceLocation { file: runtime.context.path_of(&position), line: position.line });
-        runtime.context.cancel_state.calling(location);
-        let result = runtime.limited(|_| {
-            let request = runtime.request(request)?;
+        let (file, request) = (self.file, self.request);
+        let context = &file.runtime.context;
+        let defined = context.definition_of(function);
+        let location = defined.map(|position| SourceLocation { file: context.path_of(&position), line: position.line });
+        context.cancel_state.calling(location);
+        let result = file.runtime.limited(|_| {
+            let request = file.request(request)?;
             function.call(arguments(&request)?)
         });
         match result {
             Ok(values) => Ok(values),
             Err(error) => {
-                let lua_error = LuaError::new(&error, &runtime.context, runtime.context.memory());
-                let position = lua_error.position.clone().or_else(|| definition_of(runtime, function));
+                let lua_error = LuaError::new(&error, context);
+                let position = lua_error.position.clone().or_else(|| context.definition_of(function));
                 let cause = lua_error.message.clone();
                 let lua_error = LuaError { position, message: format!("{}: {cause}", self.field), ..lua_error };
                 let warning = Diagnostic {
                     severity: Severity::Warning,
                     field: Some(self.field.to_owned()),
-                    ..lua_error.diagnostic(&runtime.context)
+                    ..Diagnostic::of_lua_error(lua_error, context)
                 };
                 let consequence = if self.field == "accepts" { "it counts as false" } else { "the default holds" };
                 let message = format!("{}; {consequence}", warning.message);
@@ -173,8 +169,8 @@ impl Caller<'_> {
     }
 
     fn warn(&mut self, function: &Function, message: &str) {
-        let context = Rc::clone(&self.runtime.context);
-        let (file, line) = match definition_of(self.runtime, function) {
+        let context = &self.file.runtime.context;
+        let (file, line) = match context.definition_of(function) {
             Some(position) => (context.path_of(&position), Some(position.line)),
             None => (context.file.display().to_string(), None),
         };
@@ -196,11 +192,4 @@ fn reason(value: Option<&Value>, default: &str) -> String {
 /// The text as one line, not too long.
 fn shorten(text: &str) -> String {
     text.chars().take(MAX_REASON).map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// Where a function was defined, if in one of the user's files.
-fn definition_of(runtime: &Runtime, function: &Function) -> Option<Position> {
-    let info = function.info();
-    let position = Position { chunk: info.short_src?, line: u32::try_from(info.line_defined?).ok()? };
-    runtime.context.file_of(&position.chunk).is_some().then_some(position)
 }

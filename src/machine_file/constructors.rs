@@ -4,10 +4,12 @@
 //! plain table: `pairs` and copying work. Nothing is checked yet; the call is remembered with its place, so that what
 //! is wrong can be reported with all the rest once the file has been evaluated.
 
-use super::context::{Context, Position};
 use super::machine_fields::{BUILD_MACHINE, LOCAL_MACHINE};
 use super::schema::{Field, json_to_lua};
+use crate::lua::values::{self, LABELLED_BY};
+use crate::lua::{Context, Position};
 use mlua::{Function, Lua, Table, Value};
+use std::cell::RefCell;
 use std::rc::Rc;
 
 /// The two constructors.
@@ -40,19 +42,28 @@ pub(super) struct ConstructorCall {
     pub inherit: Option<Table>,
 }
 
-/// Adds the constructors to the global variables and to the module.
-pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
+/// The calls of constructors while the machine file was evaluated, in order.
+pub(super) type ConstructorCalls = Rc<RefCell<Vec<ConstructorCall>>>;
+
+/// Adds the constructors, which note their calls in `made`, to the global variables and to the module.
+pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>, made: &ConstructorCalls) -> mlua::Result<()> {
     for constructor in [Constructor::Build, Constructor::Local] {
-        let function = function(lua, constructor, Rc::clone(context))?;
+        let function = function(lua, constructor, Rc::clone(context), Rc::clone(made))?;
         lua.globals().raw_set(constructor.name(), &function)?;
         module.raw_set(constructor.name(), function)?;
     }
     Ok(())
 }
 
-fn function(lua: &Lua, constructor: Constructor, context: Rc<Context>) -> mlua::Result<Function> {
+fn function(
+    lua: &Lua,
+    constructor: Constructor,
+    context: Rc<Context>,
+    calls: ConstructorCalls,
+) -> mlua::Result<Function> {
     let metatable = lua.create_table()?;
     metatable.raw_set("__name", constructor.name())?;
+    metatable.raw_set(LABELLED_BY, "name")?;
     let label = move |_: &Lua, machine: Table| Ok(label(constructor, &machine));
     metatable.raw_set("__tostring", lua.create_function(label)?)?;
     let defaults = match constructor {
@@ -73,8 +84,8 @@ fn function(lua: &Lua, constructor: Constructor, context: Rc<Context>) -> mlua::
             other => made.instead = Some(other),
         }
         let table = made.table.clone();
-        if context.deferred.borrow().is_some() {
-            context.made.borrow_mut().push(made);
+        if context.runs_main_file() {
+            calls.borrow_mut().push(made);
         }
         Ok(table)
     })
@@ -125,10 +136,5 @@ fn defaults<T: Default>(schema: &[Field<T>]) -> Vec<(&'static str, serde_json::V
 
 /// `build_machine<NAME>`, as in Guix.
 pub(super) fn label(constructor: Constructor, machine: &Table) -> String {
-    match machine.raw_get::<Value>("name") {
-        Ok(Value::String(name)) if name.as_bytes().len() <= 255 => {
-            format!("{}<{}>", constructor.name(), name.to_string_lossy().escape_debug())
-        }
-        _ => format!("{}<?>", constructor.name()),
-    }
+    values::label(constructor.name(), machine, "name")
 }

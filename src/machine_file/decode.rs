@@ -1,8 +1,8 @@
 //! Reading the fields of `build_machine` and `local_machine` that are more than a number, a boolean or a text.
 
 use super::fields::Fields;
-use super::suggest;
-use super::values::{self, describe};
+use crate::lua::nearest;
+use crate::lua::values::{self, describe};
 use crate::machine::{Compression, HostKey, NameFault, check_name};
 use mlua::Value;
 use serde_json::Value as Json;
@@ -134,7 +134,7 @@ pub(super) fn systems(fields: &mut Fields) -> Option<Vec<String>> {
         return None;
     }
     for system in systems.iter().filter(|system| !SYSTEMS.contains(&system.as_str())) {
-        if let Some(meant) = suggest::nearest(system, SYSTEMS) {
+        if let Some(meant) = nearest(system, SYSTEMS) {
             let hint = Some(format!("did you mean \"{meant}\"?"));
             fields.warning(format!("{} is no system type of Guix", values::quote(system)), hint);
         }

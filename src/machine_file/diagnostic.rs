@@ -1,5 +1,6 @@
 //! What there is to say about a machine file: errors and warnings, each with its place.
 
+use crate::lua::{Context, LuaError};
 use serde::Serialize;
 use std::fmt;
 
@@ -50,6 +51,13 @@ impl Diagnostic {
     /// A warning about `file`.
     pub fn warning(file: impl Into<String>, message: impl Into<String>) -> Diagnostic {
         Diagnostic { severity: Severity::Warning, ..Diagnostic::error(file, message) }
+    }
+
+    /// An error that Lua raised.
+    pub(super) fn of_lua_error(error: LuaError, context: &Context) -> Diagnostic {
+        let file = error.file(context);
+        let (hint, line) = (error.hint(&file), error.position.map(|position| position.line));
+        Diagnostic { hint, trace: error.trace, ..Diagnostic::error(file, error.message).at(line) }
     }
 
     /// The same, with its line.

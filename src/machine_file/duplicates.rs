@@ -5,8 +5,8 @@
 //! connection goes by, such as `keep_connection`.
 
 use super::diagnostic::Severity;
-use super::evaluate::MachineFunctions;
 use super::fields::{Finding, FindingLocation};
+use super::functions::MachineFunctions;
 use super::machine_fields::Entry;
 use crate::machine::Machine;
 use mlua::Table;

@@ -1,21 +1,19 @@
 //! Evaluating a machine file: run it, decode what it returns, check the whole; every error in one report.
 
 use super::constructors::{Constructor, ConstructorCall, label};
-use super::context::{DeferredError, Position};
 use super::diagnostic::{Diagnostic, Report, Severity};
 use super::duplicates;
 use super::fields::{Fields, Finding, FindingLocation};
+use super::functions::{Functions, MachineFunctions};
+use super::loaded_file::LoadedFile;
 use super::locate::Locator;
-use super::lua_error::LuaError;
 use super::machine_fields::{BUILD_MACHINE, Entry, LOCAL_MACHINE, LocalMachine};
-use super::request_callbacks::Candidate;
-use super::runtime::Runtime;
 use super::schema::{self, Field};
 use super::settings::{self, Limits, POOL, Settings};
-use super::source::Source;
-use super::values::{self, ListError, describe};
+use crate::lua::values::{self, ListError, describe};
+use crate::lua::{DeferredError, FileRun, LuaError, Runtime, Source};
 use mlua::chunk::ChunkMode;
-use mlua::{Function, Lua, MultiValue, Table, Value};
+use mlua::{Table, Value};
 use std::path::PathBuf;
 
 /// What a machine file says, as values that can leave the interpreter's thread.
@@ -25,46 +23,6 @@ pub(super) struct Evaluated {
     pub local: Option<LocalMachine>,
     pub settings: Settings,
     pub warnings: Vec<Diagnostic>,
-}
-
-/// The functions of a machine or of the pool.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct MachineFunctions {
-    pub accepts: Option<Function>,
-    pub score: Option<Function>,
-    pub when_busy: Option<Function>,
-    pub when_unreachable: Option<Function>,
-}
-
-impl MachineFunctions {
-    fn of(table: &Table) -> MachineFunctions {
-        let function = |field| table.raw_get(field).ok().as_ref().and_then(Value::as_function).cloned();
-        MachineFunctions {
-            accepts: function("accepts"),
-            score: function("score"),
-            when_busy: function("when_busy"),
-            when_unreachable: function("when_unreachable"),
-        }
-    }
-}
-
-/// What a machine file says that must stay on that thread.
-#[derive(Debug)]
-pub(super) struct Functions {
-    pub pool: MachineFunctions,
-    /// In the order of the entries: the tables that functions are given, and functions.
-    pub machines: Vec<(Table, MachineFunctions)>,
-    pub local: Option<(Table, MachineFunctions)>,
-}
-
-impl Functions {
-    /// The table and the functions of a candidate.
-    pub fn of(&self, candidate: Candidate) -> Option<&(Table, MachineFunctions)> {
-        match candidate {
-            Candidate::Machine(index) => self.machines.get(index),
-            Candidate::Local => self.local.as_ref(),
-        }
-    }
 }
 
 /// The limits that stand in the text of a machine file as `limits = { … }`.
@@ -85,53 +43,36 @@ pub(super) fn limits(runtime: &Runtime, text: &str, limits: Limits) -> Limits {
 }
 
 /// Evaluates a machine file. `limits` are those in force.
-pub(super) fn evaluate(runtime: &mut Runtime, text: &[u8], limits: Limits) -> Result<Evaluated, Report> {
-    let context = &runtime.context;
-    let chunk = context.add_chunk(context.main_chunk(), context.file.clone());
-    let result = runtime.follow().and_then(|()| runtime.limited(|lua| run(lua, text, &chunk)));
-    let line = runtime.context.cancel_state.line();
-    let result = runtime.watch().and(result);
-    let deferred = runtime.context.deferred.borrow_mut().take().unwrap_or_default();
-    let made = std::mem::take(&mut *runtime.context.made.borrow_mut());
-    let home = runtime.context.home.clone();
-    let mut decoder = Decoder { made: &made, findings: Vec::new(), limits, home };
+pub(super) fn evaluate(file: &mut LoadedFile, text: &[u8], limits: Limits) -> Result<Evaluated, Report> {
+    let FileRun { result, deferred } = file.runtime.run_file(text);
+    let context = &file.runtime.context;
+    let made = file.made.take();
+    let mut decoder = Decoder { made: &made, findings: Vec::new(), limits, home: context.home.clone() };
     let (decoded, lua_error) = match result {
         Ok(value) => (decoder.returned(&value), None),
         Err(error) => {
             decoder.constructed();
-            let mut lua_error = LuaError::new(&error, &runtime.context, runtime.context.memory());
-            // Lua does not say where memory ended.
-            if let (None, Some(line)) = (&lua_error.position, line) {
-                lua_error.position = Some(Position { chunk: runtime.context.main_chunk(), line });
-            }
-            (None, Some(lua_error))
+            (None, Some(error))
         }
     };
     let findings = decoder.findings;
     let mut diagnostics = Vec::new();
     if !(findings.is_empty() && deferred.is_empty()) {
-        diagnostics = Locator::new(&runtime.context, &made).locate(findings, &deferred);
+        diagnostics = Locator::new(context, &made).locate(findings, &deferred);
     }
     if let Some(lua_error) = lua_error.filter(|lua_error| !follows(lua_error, &deferred)) {
-        diagnostics.push(lua_error.diagnostic(&runtime.context));
+        diagnostics.push(Diagnostic::of_lua_error(lua_error, context));
     }
     let failed = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
     match decoded {
         Some((mut evaluated, functions)) if !failed => {
-            runtime.context.set_memory(evaluated.settings.limits.memory);
-            runtime.functions = Some(functions);
+            context.set_memory(evaluated.settings.limits.memory);
+            file.functions = Some(functions);
             evaluated.warnings = diagnostics;
             Ok(evaluated)
         }
         _ => Err(Report { diagnostics }),
     }
-}
-
-/// Runs the file and gives the first value it returns.
-fn run(lua: &Lua, text: &[u8], chunk: &str) -> mlua::Result<Value> {
-    let function = lua.load(text).set_name(chunk).set_mode(ChunkMode::Text).into_function()?;
-    let values: MultiValue = function.call(())?;
-    Ok(values.into_iter().next().unwrap_or(Value::Nil))
 }
 
 /// Whether an error says again, or only follows from, what has been noted.

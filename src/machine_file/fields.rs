@@ -2,7 +2,7 @@
 
 use super::diagnostic::Severity;
 use super::suggest;
-use super::values::{self, ListError, describe};
+use crate::lua::values::{self, ListError, describe};
 use mlua::{Function, Table, Value};
 use std::path::Path;
 use std::time::Duration;

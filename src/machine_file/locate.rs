@@ -1,11 +1,9 @@
 //! From findings to diagnostics: the file and the line of each.
 
 use super::constructors::ConstructorCall;
-use super::context::{Context, DeferredError, Position};
 use super::diagnostic::{Diagnostic, Severity};
 use super::fields::{Finding, FindingLocation};
-use super::runtime::read_chunk;
-use super::source::{Items, Source};
+use crate::lua::{Context, DeferredError, Items, Position, Source, read_chunk};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A report with more findings than this helps nobody.

@@ -15,49 +15,44 @@
 //! }
 //! ```
 //!
-//! [`load`] evaluates the file (`evaluate`) in an interpreter of its own (`interpreter`, `runtime`), decodes what it
-//! returns by the tables of fields (`schema`, `machine_fields`, `settings`) and checks the whole (`duplicates`); all
-//! that is wrong comes back in one [`Report`], each finding with its line (`locate`, `source`). [`Pool::callbacks`] begins
-//! a [`RequestCallbacks`], which asks the functions of the file (`callbacks`). What the file may use beside the language is in
-//! `libraries`.
+//! [`load`] evaluates the file (`evaluate`) with the Lua host of the crate's module `lua`, decodes what it returns by the
+//! tables of fields (`schema`, `machine_fields`, `settings`) and checks the whole (`duplicates`); all that is wrong comes
+//! back in one [`Report`], each finding with its line (`locate`). [`Pool::callbacks`] begins a [`RequestCallbacks`], which
+//! asks the functions of the file (`functions`, `callbacks`). Beside the language and what the host has for every
+//! program, the file may use the constructors (`constructors`) and `known_hosts`; see `loaded_file`.
 //!
 //! Nothing that Lua code does can hang, end or confuse the process. It runs on a thread of its own, which is given up
-//! when the time of [`Limits`] is over; see `interpreter` and `cancellation`. Where a function fails there is a default.
+//! when the time of [`Limits`] is over. Where a function fails there is a default.
 //!
 //! Not checked here: whether hosts answer. Whether key files can be read, [`check_environment`] says.
 
 mod callbacks;
-mod cancellation;
 mod checks;
 mod constructors;
-mod context;
 mod decode;
 mod diagnostic;
 mod duplicates;
 mod evaluate;
-mod ffi;
 mod fields;
-mod interpreter;
-mod libraries;
+mod functions;
+mod known_hosts;
+mod loaded_file;
 mod locate;
-mod lua_error;
 mod machine_fields;
 mod pool;
 mod request;
 mod request_callbacks;
-mod runtime;
 mod schema;
 mod settings;
-mod source;
 mod suggest;
-mod values;
 
 pub use checks::{DEFAULT_KEYS, check_environment};
 pub use diagnostic::{Diagnostic, Report, Severity};
+pub use functions::Candidate;
 pub use machine_fields::{BUILD_MACHINE, Entry, LOCAL_MACHINE, LocalMachine};
 pub use pool::{Extend, LoadContext, Pool, load};
 pub use request::{DERIVATION_FIELDS, DerivationReader, LuaRequest, LuaStatus, OUTPUT_FIELDS, REQUEST, STATUS};
-pub use request_callbacks::{Acceptance, Candidate, RequestCallbacks, Score, default_score};
+pub use request_callbacks::{Acceptance, RequestCallbacks, Score, default_score};
 pub use schema::{Field, FieldValues};
 pub use settings::{LIMITS, Limits, POOL, Settings, When};
 

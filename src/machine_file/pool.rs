@@ -1,12 +1,11 @@
 //! Loading a machine file.
 
-use super::context::RuntimeOptions;
 use super::diagnostic::{Diagnostic, Report};
 use super::evaluate::{self, Evaluated};
-use super::interpreter::{Interpreter, Stopped};
+use super::loaded_file::LoadedFile;
 use super::machine_fields::{Entry, LocalMachine};
-use super::runtime::{Runtime, read_chunk};
 use super::settings::{Limits, Settings};
+use crate::lua::{Interpreter, RuntimeOptions, Stopped, read_chunk};
 use crate::permissions::{self, Need};
 use std::collections::HashSet;
 use std::fmt;
@@ -54,7 +53,7 @@ pub struct Pool {
     /// The machine file.
     pub path: PathBuf,
     /// The interpreter that holds the functions; `None` if there is no machine file.
-    pub(super) interpreter: Option<Interpreter>,
+    pub(super) interpreter: Option<Interpreter<LoadedFile>>,
     /// Warnings of decisions that have been given.
     pub(super) reported: Mutex<HashSet<String>>,
 }
@@ -90,20 +89,21 @@ pub fn load(path: &Path, context: &LoadContext) -> Result<Pool, Report> {
     };
     let failed = |message: String| Report::from(Diagnostic::error(file.clone(), message));
     let mut limits = context.limits;
-    let setting = RuntimeOptions {
+    let options = RuntimeOptions {
         file: path.to_path_buf(),
         home: context.home.clone().or_else(home_directory),
         cache: context.cache.clone(),
         memory: limits.memory,
+        log_target: "offload::machine_file",
     };
     let extend = context.extend.clone();
     let interpreter = Interpreter::start(move |cancel_state| {
         let make = || {
-            let runtime = Runtime::new(setting, cancel_state)?;
+            let file = LoadedFile::new(options, cancel_state)?;
             if let Some(extend) = extend {
-                extend(&runtime.lua)?;
+                extend(&file.runtime.lua)?;
             }
-            Ok(runtime)
+            Ok(file)
         };
         make().map_err(|error: mlua::Error| error.to_string())
     });
@@ -128,15 +128,15 @@ pub fn load(path: &Path, context: &LoadContext) -> Result<Pool, Report> {
     let source = String::from_utf8_lossy(&text).into_owned();
     let mut budget = limits.evaluate;
     limits = interpreter
-        .run(&mut budget, move |runtime| {
-            let limits = evaluate::limits(runtime, &source, limits);
-            runtime.context.set_memory(limits.memory);
+        .run(&mut budget, move |file| {
+            let limits = evaluate::limits(&file.runtime, &source, limits);
+            file.runtime.context.set_memory(limits.memory);
             limits
         })
         .map_err(|reason| stopped(reason, limits))?;
     let mut budget = limits.evaluate;
     let evaluated = interpreter
-        .run(&mut budget, move |runtime| evaluate::evaluate(runtime, &text, limits))
+        .run(&mut budget, move |file| evaluate::evaluate(file, &text, limits))
         .map_err(|reason| stopped(reason, limits))??;
     let Evaluated { machines, local, settings, warnings } = evaluated;
     let interpreter = Some(interpreter);

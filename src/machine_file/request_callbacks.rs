@@ -6,22 +6,14 @@
 
 use super::callbacks::{self, Callback, CallbackResult};
 use super::diagnostic::Diagnostic;
-use super::interpreter::Stopped;
+use super::functions::Candidate;
 use super::pool::Pool;
 use super::request::{LuaRequest, LuaStatus};
 use super::settings::When;
+use crate::lua::Stopped;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Who could build it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Candidate {
-    /// A build machine, by its index in [`Pool::machines`].
-    Machine(usize),
-    /// The head itself.
-    Local,
-}
 
 /// What `accepts` says.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,7 +127,7 @@ impl RequestCallbacks<'_> {
         let Some(interpreter) = self.pool.interpreter.as_ref() else { return Ok(None) };
         let (request, function) = (Arc::clone(&self.request), asked.field());
         let mut budget = self.budget.get();
-        let answer = interpreter.run(&mut budget, move |runtime| callbacks::call(runtime, &request, &asked));
+        let answer = interpreter.run(&mut budget, move |file| callbacks::call(file, &request, &asked));
         self.budget.set(budget);
         let stopped = match answer {
             Ok((reply, warnings)) => {

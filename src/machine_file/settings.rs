@@ -3,7 +3,7 @@
 use super::decode::seconds_to_json;
 use super::fields::{Fields, FindingLocation};
 use super::schema::{self, Field, FieldValues};
-use super::values;
+use crate::lua::values;
 use mlua::{Table, Value};
 use serde_json::json;
 use std::time::Duration;

@@ -1,4 +1,6 @@
-//! "Did you mean": the name that a misspelt one stands for.
+//! "Did you mean": the field that a misspelt name stands for, or a word of another system.
+
+use crate::lua::nearest;
 
 /// Names that other systems use for fields of a build machine.
 const ELSEWHERE: [(&str, &str); 16] = [
@@ -20,17 +22,6 @@ const ELSEWHERE: [(&str, &str); 16] = [
     ("timeout", "connect_timeout"),
 ];
 
-/// The candidate that `name` most probably stands for, if one is near enough.
-pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let name = name.to_lowercase().replace('-', "_");
-    candidates
-        .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&name, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= (candidate.len().max(name.len()) / 3).min(3))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
-
 /// As `nearest`, and the words of other systems for one of `fields`.
 pub(super) fn field<'a>(name: &str, fields: impl IntoIterator<Item = &'a str> + Clone) -> Option<&'a str> {
     let plain = name.to_lowercase().replace('-', "_");
@@ -42,23 +33,6 @@ pub(super) fn field<'a>(name: &str, fields: impl IntoIterator<Item = &'a str> + 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nearest_name() {
-        let names = ["systems", "speed", "port", "parallel_builds", "false"];
-        for (found, meant) in [
-            ("speeed", Some("speed")),
-            ("sytem", Some("systems")),
-            ("flase", Some("false")),
-            ("parallel-builds", Some("parallel_builds")),
-            ("ParallelBuilds", Some("parallel_builds")),
-            ("colour", None),
-            ("", None),
-            ("x", None),
-        ] {
-            assert_eq!(nearest(found, names), meant, "{found}");
-        }
-    }
 
     #[test]
     fn words_of_other_systems() {

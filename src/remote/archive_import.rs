@@ -19,12 +19,16 @@ pub struct ArchiveImport {
     stream: DaemonStream,
 }
 
+impl DaemonStream {
+    /// Starts `guix archive --import` on the other side, as patient as this stream; `None` where that cannot be.
+    pub fn archive_import(&self) -> Result<Option<ArchiveImport>, Error> {
+        ArchiveImport::start(self.connection(), self.silence_policy())
+    }
+}
+
 impl ArchiveImport {
     /// `None` if the name of the daemon's socket cannot be told it.
-    pub(super) fn start(
-        connection: &Connection,
-        silence_policy: &SilencePolicy,
-    ) -> Result<Option<ArchiveImport>, Error> {
+    fn start(connection: &Connection, silence_policy: &SilencePolicy) -> Result<Option<ArchiveImport>, Error> {
         let socket = connection.machine().daemon_socket.to_string_lossy();
         let Some(command) = command(&socket) else { return Ok(None) };
         let channel = connection.session()?.exec(&command)?;

@@ -1,4 +1,4 @@
-//! A connection to a build machine: streams to its daemon, and the probe.
+//! A connection to a build machine: channels to its daemon, commands, and the probe.
 
 use std::io::Write;
 use std::path::Path;
@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 use super::error::Error;
 use super::probe;
 use super::relay;
-use super::stream::DaemonStream;
-use super::timeouts;
 use crate::file_stamp::FileStamp;
 use crate::machine::{Compressed, Machine};
 use crate::ssh::{Cause, Channel, Output, Session};
@@ -85,26 +83,8 @@ impl Connection {
         self.0.asked
     }
 
-    /// Opens a stream to the socket of the machine's daemon. Each call gives a new one.
-    ///
-    /// Where the SSH server does not forward to sockets, `guix repl` on the other side passes the bytes
-    /// ([`warning`](Connection::warning)).
-    pub fn daemon(&self) -> Result<DaemonStream, Error> {
-        self.daemon_within(timeouts::greeting_timeout(&self.0.machine, self.0.is_up.load(Ordering::Relaxed)))
-    }
-
-    /// The same within this time for opening the channel, which is also what the greeting may take.
-    pub(super) fn daemon_within(&self, limit: Duration) -> Result<DaemonStream, Error> {
-        let session = self.session()?;
-        session.set_request_timeout(limit);
-        let channel = self.channel(&session)?;
-        self.0.is_up.store(true, Ordering::Relaxed);
-        session.set_request_timeout(timeouts::greeting_timeout(&self.0.machine, true));
-        Ok(DaemonStream::to_be_greeted(channel, self.clone(), limit))
-    }
-
     /// A channel to the daemon's socket, or to a relay.
-    fn channel(&self, session: &Session) -> Result<Channel, Error> {
+    pub(super) fn channel(&self, session: &Session) -> Result<Channel, Error> {
         let mut reason = "as before".to_owned();
         if !self.0.is_relayed.load(Ordering::Relaxed) {
             match session.open_socket(&self.0.machine.daemon_socket) {
@@ -118,6 +98,16 @@ impl Connection {
         let channel = self.relay(session, reason)?;
         self.0.is_relayed.store(true, Ordering::Relaxed);
         Ok(channel)
+    }
+
+    /// Whether the daemon has been reached over it.
+    pub(super) fn is_up(&self) -> bool {
+        self.0.is_up.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the daemon has been reached.
+    pub(super) fn set_up(&self) {
+        self.0.is_up.store(true, Ordering::Relaxed);
     }
 
     /// What is not as it should be on the way to the daemon, as far as that is known, and what would help.

@@ -4,12 +4,12 @@ use std::io::{self, Read, Write};
 use std::mem;
 use std::time::{Duration, Instant};
 
-use super::archive_import::ArchiveImport;
 use super::connection::Connection;
 use super::error::Error;
 use super::pace::{Due, Pace, Progress};
 use super::persisted_stream::{DeadlinePassed, PersistedStream};
-use super::timeouts::{SilencePolicy, recheck_timeout};
+use super::timeouts::{SilencePolicy, greeting_timeout, recheck_timeout};
+use super::transport::Transport;
 use crate::daemon::{self, Client};
 use crate::ssh::{self, Cause, Channel};
 use crate::store::path::StoreDir;
@@ -29,41 +29,23 @@ pub struct DaemonStream {
     first: Option<u8>,
 }
 
-/// What the bytes go through.
-pub(super) enum Transport {
-    Channel(Channel),
-    /// A connection that was kept from a build before.
-    Persisted(PersistedStream),
-}
-
-impl Transport {
-    fn set_deadline(&mut self, deadline: Option<Instant>) {
-        match self {
-            Transport::Channel(channel) => channel.set_deadline(deadline),
-            Transport::Persisted(persisted) => persisted.set_deadline(deadline),
-        }
+impl Connection {
+    /// Opens a stream to the socket of the machine's daemon. Each call gives a new one.
+    ///
+    /// Where the SSH server does not forward to sockets, `guix repl` on the other side passes the bytes
+    /// ([`warning`](Connection::warning)).
+    pub fn daemon(&self) -> Result<DaemonStream, Error> {
+        self.daemon_within(greeting_timeout(self.machine(), self.is_up()))
     }
 
-    fn wait_for_room(&mut self) -> io::Result<()> {
-        match self {
-            Transport::Channel(channel) => channel.wait_for_room(),
-            // A write there can be interrupted and does this itself.
-            Transport::Persisted(_) => Ok(()),
-        }
-    }
-
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Transport::Channel(channel) => channel.read(buffer),
-            Transport::Persisted(persisted) => persisted.read(buffer),
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Transport::Channel(channel) => channel.write(bytes),
-            Transport::Persisted(persisted) => persisted.write(bytes),
-        }
+    /// The same within this time for opening the channel, which is also what the greeting may take.
+    pub(super) fn daemon_within(&self, limit: Duration) -> Result<DaemonStream, Error> {
+        let session = self.session()?;
+        session.set_request_timeout(limit);
+        let channel = self.channel(&session)?;
+        self.set_up();
+        session.set_request_timeout(greeting_timeout(self.machine(), true));
+        Ok(DaemonStream::to_be_greeted(channel, self.clone(), limit))
     }
 }
 
@@ -74,7 +56,7 @@ impl DaemonStream {
     }
 
     /// A stream whose daemon must have greeted within `limit`.
-    pub(super) fn to_be_greeted(channel: Channel, connection: Connection, limit: Duration) -> DaemonStream {
+    fn to_be_greeted(channel: Channel, connection: Connection, limit: Duration) -> DaemonStream {
         let greeted_by = Instant::now().checked_add(limit).map(|time| (time, limit));
         DaemonStream { greeted_by, ..DaemonStream::through(channel, connection, SilencePolicy::greeting(limit)) }
     }
@@ -98,11 +80,6 @@ impl DaemonStream {
     /// The connection that carries it.
     pub fn connection(&self) -> &Connection {
         &self.connection
-    }
-
-    /// Starts `guix archive --import` on the other side, as patient as this stream; `None` where that cannot be.
-    pub fn archive_import(&self) -> Result<Option<ArchiveImport>, Error> {
-        ArchiveImport::start(&self.connection, &self.silence_policy)
     }
 
     /// Greets the daemon; the error is the client's.

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use super::choice::Reason;
+use super::choice::{Query, Reason};
 use super::environment::Environment;
 use super::matching::mismatch;
-use super::query::Query;
 use super::ranking::Rank;
 use super::rules::RuleInput;
 use crate::machine::Machine;

@@ -10,9 +10,9 @@
 use std::time::Duration;
 
 use super::admission::DAEMON_POLL_INTERVAL;
-use super::choice::{Choice, Outcome, Reason, Rejection};
+use super::choice::{Choice, Outcome, Query, Reason, Rejection};
 use super::environment::Environment;
-use super::query::Query;
+use super::rules::Otherwise;
 use super::select::select;
 use crate::hook::Reply;
 use crate::machine::Machine;
@@ -36,15 +36,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// the daemon may have any number of builds to ask about before it gets to those that run.
 pub fn hold(postponed: Option<Duration>) -> Duration {
     if postponed.is_some_and(|ago| ago < DAEMON_POLL_INTERVAL) { Duration::ZERO } else { QUEUE_WAIT }
-}
-
-/// What to do when no machine can take a build now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Otherwise {
-    /// Wait for one.
-    Wait,
-    /// Let the head build it, if it can.
-    Local,
 }
 
 /// A request answered.

@@ -5,10 +5,9 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use super::assess::{CandidateState, assess, rank_of};
-use super::choice::Reason;
+use super::choice::{Query, Reason};
 use super::decision::{Decision, QUEUE_WAIT, decide};
 use super::environment::Environment;
-use super::query::Query;
 use super::ranking::Rank;
 use crate::machine::Machine;
 use crate::state::Drained;

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use log::warn;
 
-use super::decision::Otherwise;
 use super::ranking::NEARLY_AS_GOOD;
 use crate::hook::{HookArguments, Request};
 use crate::machine::Machine;
@@ -35,6 +34,15 @@ impl RuleInput<'_> {
         let missing = self.running.iter().map(|&since| (-(measured.saturating_sub(since) as f64) / LOAD_AVERAGE).exp());
         Some(load + missing.sum::<f64>() / f64::from(status.cores?))
     }
+}
+
+/// What to do when no machine can take a build now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Otherwise {
+    /// Wait for one.
+    Wait,
+    /// Let the head build it, if it can.
+    Local,
 }
 
 /// The seam for functions written by the administrator.

@@ -10,10 +10,9 @@
 use std::time::Duration;
 
 use super::assess::{BETTER_MACHINE_WAIT, CandidateState, assess, check, rank_of, score};
-use super::choice::{Choice, Outcome, Reason, Rejection};
+use super::choice::{Choice, Outcome, Query, Reason, Rejection};
 use super::environment::Environment;
 use super::probe::{ProbeResult, Probes};
-use super::query::Query;
 use super::ranking::{Rank, prefer_locality};
 use crate::machine::Machine;
 use crate::state::Health;

@@ -6,10 +6,9 @@
 
 use std::time::Duration;
 
-use super::choice::{Choice, Outcome, Reason, Rejection};
+use super::choice::{Choice, Outcome, Query, Reason, Rejection};
 use super::decision::{PROBE_WAIT, eligible};
 use super::environment::Environment;
-use super::query::Query;
 use super::select::select;
 use crate::machine::Machine;
 

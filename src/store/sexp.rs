@@ -53,11 +53,6 @@ pub enum Sexp {
 }
 
 impl Sexp {
-    /// The one list that `text` holds.
-    pub fn parse(text: &[u8]) -> Result<Sexp, SexpError> {
-        parse::list(text)
-    }
-
     pub fn atom(bytes: impl Into<Vec<u8>>) -> Sexp {
         Sexp::Atom(bytes.into())
     }

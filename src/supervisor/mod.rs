@@ -20,6 +20,9 @@
 //! What a supervisor may not signal (a program with the rights of another user) stays, after `KILL_TIMEOUT`.
 
 mod serve;
+mod streams;
+
+pub use streams::Streams;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
@@ -28,12 +31,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{self, Command, ExitStatus, Stdio};
+use std::process::{self, Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use self::serve::KILL_TIMEOUT;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// The name that a supervisor has in lists of processes.
@@ -44,9 +48,6 @@ const OWN_EXECUTABLE: &str = "/proc/self/exe";
 
 /// Time allowed for a supervisor to start a program, which takes milliseconds.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How long a supervisor tries to kill everything below it.
-const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often a caller checks whether a supervisor has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
@@ -60,57 +61,6 @@ pub fn serve_if_asked(arguments: &[OsString]) {
     match arguments.split_first() {
         Some((name, arguments)) if name == NAME => process::exit(serve::serve(arguments)),
         _ => HAS_SUPERVISORS.store(true, Ordering::Relaxed),
-    }
-}
-
-/// The standard streams of a program.
-#[derive(Debug)]
-pub enum Streams {
-    /// No input.
-    Output { output: OwnedFd, messages: OwnedFd },
-    /// One socket for both input and output.
-    Socket { socket: OwnedFd, messages: OwnedFd },
-    /// Input; output goes where messages go.
-    Input { input: OwnedFd, messages: OwnedFd },
-}
-
-impl Streams {
-    /// What a supervisor is told of them.
-    fn word(&self) -> &'static str {
-        match self {
-            Streams::Output { .. } => "output",
-            Streams::Socket { .. } => "socket",
-            Streams::Input { .. } => "input",
-        }
-    }
-
-    /// The streams that a supervisor gets as its standard output and error.
-    fn into_pair(self) -> (OwnedFd, OwnedFd) {
-        match self {
-            Streams::Output { output: first, messages }
-            | Streams::Socket { socket: first, messages }
-            | Streams::Input { input: first, messages } => (first, messages),
-        }
-    }
-
-    /// Those of a supervisor, whose own they were.
-    fn from_pair(word: &OsStr, first: OwnedFd, messages: OwnedFd) -> Option<Streams> {
-        match word.to_str()? {
-            "output" => Some(Streams::Output { output: first, messages }),
-            "socket" => Some(Streams::Socket { socket: first, messages }),
-            "input" => Some(Streams::Input { input: first, messages }),
-            _ => None,
-        }
-    }
-
-    /// Gives them to a command.
-    fn give(self, command: &mut Command) -> io::Result<()> {
-        match self {
-            Streams::Output { output, messages } => command.stdin(Stdio::null()).stdout(output).stderr(messages),
-            Streams::Socket { socket, messages } => command.stdin(socket.try_clone()?).stdout(socket).stderr(messages),
-            Streams::Input { input, messages } => command.stdin(input).stdout(messages.try_clone()?).stderr(messages),
-        };
-        Ok(())
     }
 }
 

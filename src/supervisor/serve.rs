@@ -15,13 +15,16 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::{emulate_default_handler, pipe};
 
-use super::{KILL_TIMEOUT, Streams};
+use super::streams::Streams;
 
 /// The status of a supervisor that cannot serve, or whose program could not be started: that of a shell.
 const NOT_STARTED: i32 = 127;
 
 /// The status of a supervisor that has killed its program.
 const KILLED: i32 = 137;
+
+/// How long a supervisor tries to kill everything below it.
+pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often a supervisor kills again what is still below it.
 const KILL_INTERVAL: Duration = Duration::from_millis(20);

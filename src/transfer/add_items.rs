@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
+use super::error::UploadError;
 use super::progress::Progress;
-use super::upload::UploadError;
 use crate::daemon::{self, Client};
 use crate::local::{ContentAddress, Item, Store, content_address, read_nar, read_text};
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 use log::debug;
 
 use super::add_items::{self, Plan};
+use super::error::UploadError;
 use super::progress::Progress;
 use super::signing_connection::SigningConnection;
-use super::upload::UploadError;
 use crate::daemon::{self, Client};
 use crate::gcrypt::SigningKey;
 use crate::local::LocalStore;

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use log::debug;
 
+use super::error::DownloadError;
 use super::limiter::{SlotRequest, TransferLimiter};
 use super::meter::{Direction, ThroughputMeter};
 use super::progress::{EVENT_BYTES, EVENT_INTERVAL};
@@ -31,9 +32,7 @@ use crate::events::{Event, Observer};
 use crate::failpoints::{Failpoint, failpoint};
 use crate::gcrypt::{self, VerifyError};
 use crate::local::LocalStore;
-use crate::local::{
-    AclError, FixedError, ReadDerivationError, RestoreError, Staging, check_fixed_output, load_acl, read_derivation,
-};
+use crate::local::{FixedError, RestoreError, Staging, check_fixed_output, load_acl, read_derivation};
 use crate::machine::Compressed;
 use crate::state::transfers::TransferSlot;
 use crate::state::{AcceptedKeys, StateDirectory};
@@ -62,39 +61,6 @@ impl Downloaded<'_> {
         }
         failpoint(Failpoint::AllPlaced);
         Ok(())
-    }
-}
-
-/// Why outputs could not be retrieved.
-#[derive(Debug, thiserror::Error)]
-pub enum DownloadError {
-    #[error(transparent)]
-    Derivation(#[from] ReadDerivationError),
-    #[error(transparent)]
-    Acl(#[from] AclError),
-    #[error(transparent)]
-    Restore(#[from] RestoreError),
-    /// The build machine's daemon, or the way there.
-    #[error(transparent)]
-    Machine(daemon::Error),
-    /// What arrived is not acceptable.
-    #[error("'{output}' as it came from '{machine}' is not acceptable: {cause}")]
-    Refused { output: StorePath, machine: String, cause: Box<RejectedOutput> },
-}
-
-impl DownloadError {
-    /// Whether a signature is by a key that is not authorized, or not any more.
-    pub fn is_of_key(&self) -> bool {
-        let DownloadError::Refused { cause, .. } = self else { return false };
-        matches!(**cause, RejectedOutput::Revoked(_) | RejectedOutput::Signature(VerifyError::Unauthorized { .. }))
-    }
-
-    /// Whether another machine may do better.
-    pub fn is_of_machine(&self) -> bool {
-        match self {
-            DownloadError::Machine(_) | DownloadError::Refused { .. } => true,
-            DownloadError::Derivation(_) | DownloadError::Acl(_) | DownloadError::Restore(_) => false,
-        }
     }
 }
 

@@ -11,62 +11,23 @@
 //! soon as the connection ends, and the same inputs give the same item.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::path::PathBuf;
 
 use super::bundle::send_items;
+use super::error::{ATTEMPTS, UploadError};
 use super::limiter::{SlotRequest, TransferLimiter};
 use super::progress::Progress;
 use super::signing_connection::SigningConnection;
 use crate::daemon::{self, Client};
 use crate::events::Observer;
 use crate::failpoints::{Failpoint, failpoint};
+use crate::local::Database;
 use crate::local::LocalStore;
-use crate::local::{Database, DatabaseError};
 use crate::remote::DaemonStream;
 use crate::store::path::StorePath;
 use crate::timing::Stopwatch;
 
-/// How often inputs may get lost while they are sent before the machine is given up.
-const ATTEMPTS: usize = 3;
-
 /// Name of the item that protects the inputs.
 const ROOT: &str = "offload-inputs";
-
-/// Why inputs could not be sent.
-#[derive(Debug, thiserror::Error)]
-pub enum UploadError {
-    #[error(transparent)]
-    Database(#[from] DatabaseError),
-    #[error(transparent)]
-    SigningKey(#[from] crate::gcrypt::Error),
-    /// An item of this store cannot be read, or is damaged.
-    #[error("{0}")]
-    Source(io::Error),
-    /// The build machine's daemon, or the way there.
-    #[error(transparent)]
-    Machine(daemon::Error),
-    /// It trusts nothing that this machine signs.
-    #[error(
-        "its daemon does not trust what this machine signs\n  hint: copy '{}' there, and as root: \
-         `guix archive --authorize < signing-key.pub`",
-        key.display()
-    )]
-    NotAuthorized { key: PathBuf },
-    /// Inputs keep disappearing from its store.
-    #[error("inputs were lost {ATTEMPTS} times while they were sent; is its garbage collector running all the time?")]
-    Lost,
-}
-
-impl UploadError {
-    /// Whether another machine may do better.
-    pub fn is_of_machine(&self) -> bool {
-        match self {
-            UploadError::Machine(_) | UploadError::NotAuthorized { .. } | UploadError::Lost => true,
-            UploadError::Database(_) | UploadError::SigningKey(_) | UploadError::Source(_) => false,
-        }
-    }
-}
 
 /// Sends those of `inputs` (a closure) that the machine behind `client` lacks. On return all of them are valid there,
 /// and protected for as long as the connection lasts. `signing_connection` is started as soon as it is clear that nothing has to be

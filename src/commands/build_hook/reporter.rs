@@ -6,7 +6,8 @@ use log::{debug, info, warn};
 
 use super::progress::Progress;
 use crate::events::{Event, Observer};
-use crate::hook::{HookArguments, trace};
+use crate::hook::HookArguments;
+use crate::hook::build_log::build_remote;
 use crate::remote::timeouts;
 
 /// Says the few things that people want to know, and everything to those who ask for it in the log.
@@ -29,7 +30,7 @@ impl Observer for Reporter<'_> {
         self.progress.observe(event);
         if let Event::Building { derivation, machine } = event
             && self.is_traced
-            && let Err(error) = trace::build_remote(&mut self.messages, derivation, machine)
+            && let Err(error) = build_remote(&mut self.messages, derivation, machine)
         {
             debug!("cannot write a trace line: {error}");
         }

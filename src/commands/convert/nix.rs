@@ -22,9 +22,9 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
+use super::error::{ConvertError, Problem};
 use super::lua::{Document, Entry, Value, plain};
-use super::{ConvertError, Problem};
-use uri::{SSH_PORT, Uri};
+use uri::{SSH_PORT, Uri, Word, Wrong};
 
 const HEADER: [&str; 4] = [
     "Each machine must run guix-daemon, and the two must have authorized each other's signing keys; see",
@@ -38,16 +38,6 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-
-/// A word of the file, and the column in which it begins, from 1, in characters.
-#[derive(Clone, Copy)]
-struct Word<'a> {
-    text: &'a str,
-    column: u32,
-}
-
-/// What is wrong with a machine, and the column.
-type Wrong = (u32, String);
 
 /// The machine file for the text of a `machines` file.
 pub fn document(file: &Path, text: &[u8]) -> Result<Document, ConvertError> {
@@ -104,6 +94,7 @@ fn words(line: &str, start: usize, end: usize) -> Vec<Word<'_>> {
     words
 }
 
+/// The column of a position in a line, from 1.
 fn column(line: &str, position: usize) -> u32 {
     u32::try_from(line[..position].chars().count()).unwrap_or(u32::MAX).saturating_add(1)
 }

@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
+use super::error::{ConvertError, Problem};
 use super::lua::plain;
-use super::{ConvertError, Problem};
 
 const DUMP: &str = include_str!("dump.scm");
 

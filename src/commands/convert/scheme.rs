@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
+use super::error::{ConvertError, Problem};
 use super::lua::{Document, Entry, Value, plain, quote};
 use super::repl::{Fields, position};
-use super::{ConvertError, Problem};
 
 /// A default of Guix that is not one of ours.
 const COMPRESSION: &str = "zlib@openssh.com,zlib";

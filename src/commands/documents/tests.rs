@@ -6,10 +6,11 @@ use std::path::Path;
 
 use super::machine_file;
 use super::*;
+use crate::commands::help::definition;
 use crate::machine_file::{BUILD_MACHINE, Field, LIMITS, LOCAL_MACHINE, POOL};
 
 fn all() -> Vec<Document> {
-    documents().unwrap()
+    documents(definition()).unwrap()
 }
 
 fn text(name: &str) -> String {

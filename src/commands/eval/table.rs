@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use crate::commands::table::{self, Heading, Heading::Number, Heading::Text};
+use crate::machine::Machine;
 use crate::machine_file::{Pool, Settings, When};
 
 const HEADINGS: [Heading; 6] =
@@ -39,7 +40,7 @@ fn rows(pool: &Pool) -> Vec<[String; 6]> {
             (machine.keep_connection.is_none(), "connection not kept"),
         ];
         [
-            super::label(machine),
+            label(machine),
             list(&machine.systems),
             machine.parallel_builds.to_string(),
             machine.speed.to_string(),
@@ -59,6 +60,14 @@ fn rows(pool: &Pool) -> Vec<[String; 6]> {
         ]
     });
     machines.chain(head).collect()
+}
+
+/// How a machine is called: its name, and its port where that is another than SSH's own.
+fn label(machine: &Machine) -> String {
+    match machine.port {
+        22 => machine.name.clone(),
+        port => format!("{}:{port}", machine.name),
+    }
 }
 
 fn write_settings(settings: &Settings, output: &mut dyn Write) -> io::Result<()> {

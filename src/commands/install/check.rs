@@ -11,7 +11,7 @@ use rustix::process::geteuid;
 use super::super::as_user;
 use super::super::guix_wrapper::REAL_GUIX;
 use super::super::machines::machine_file;
-use super::Target;
+use super::plan::Target;
 use super::unit::Unit;
 use crate::engine::Engine;
 use crate::machine_file::{DEFAULT_KEYS, LoadContext, load};

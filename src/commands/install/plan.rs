@@ -6,9 +6,35 @@ use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use super::InstallError;
+use super::error::InstallError;
 use super::manifest::{Manifest, mark, mark_of_bytes, mark_of_link};
+use crate::engine::Engine;
 use crate::permissions::{below, identity};
+
+#[derive(Debug, clap::Args)]
+pub struct Target {
+    /// The installation prefix: the program goes to DIR/lib/offload.
+    #[arg(long, value_name = "DIR", default_value = "/usr/local")]
+    pub prefix: PathBuf,
+    /// The directory to use instead of `/`, to prepare a system that is not running.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
+}
+
+impl Target {
+    /// The directory of the program, as the daemon will see it.
+    pub fn directory(&self) -> PathBuf {
+        self.prefix.join("lib/offload")
+    }
+
+    pub fn system<'a>(&'a self, engine: &'a Engine) -> System<'a> {
+        System { root: &self.root, state: &engine.directories.state }
+    }
+
+    pub fn is_running_system(&self) -> bool {
+        self.root == Path::new("/")
+    }
+}
 
 /// Something to be installed, at a path as the installed system sees it.
 pub struct Item {

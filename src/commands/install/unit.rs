@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 
 use crate::permissions::below;
 
+/// The daemon's unit.
+pub const UNIT: &str = "guix-daemon.service";
+
 /// Where units are, the most important first.
 const DIRECTORIES: [&str; 5] = [
     "/etc/systemd/system",

@@ -4,6 +4,15 @@ use std::fmt::Display;
 
 use serde::Serialize;
 
+/// What was found of one machine.
+#[derive(Serialize)]
+pub struct Checked<'a> {
+    pub name: &'a str,
+    pub port: u16,
+    pub usable: bool,
+    pub findings: Vec<Finding>,
+}
+
 /// What was found in one step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finding {

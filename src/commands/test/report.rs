@@ -5,8 +5,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::Checked;
-use super::finding::{Finding, Kind, Outcome, Place, Remedy};
+use super::finding::{Checked, Finding, Kind, Outcome, Place, Remedy};
 use crate::commands::terminal::{Colour, Terminal, plain};
 
 /// Where the texts of the findings begin.

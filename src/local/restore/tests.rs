@@ -280,5 +280,5 @@ fn a_deep_tree_is_restored() {
     for directory in [lab.location(""), lab.location("/d"), lab.location("").join(deepest)] {
         assert_eq!(fs::metadata(directory).unwrap().permissions().mode() & 0o7777, 0o555);
     }
-    files::remove(lab.store.fd(), &file_name(&lab.output, "").unwrap()).unwrap();
+    remove(lab.store.fd(), &file_name(&lab.output, "").unwrap()).unwrap();
 }

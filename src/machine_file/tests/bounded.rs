@@ -1,9 +1,7 @@
 //! No function of the standard library, and no instruction, keeps a processor busy for long once nobody waits for it.
 
-use super::super::cancellation::CancelState;
-use super::super::context::RuntimeOptions;
-use super::super::interpreter::{Interpreter, Stopped};
-use super::super::runtime::Runtime;
+use super::super::loaded_file::LoadedFile;
+use crate::lua::{CancelState, Interpreter, RuntimeOptions, Stopped};
 use mlua::Lua;
 use std::collections::BTreeSet;
 use std::fs;
@@ -196,12 +194,18 @@ const QUICK: &[&str] = &[
     "xpcall",
 ];
 
-fn setting() -> RuntimeOptions {
-    RuntimeOptions { file: "machines.lua".into(), home: None, cache: None, memory: 64 << 20 }
+fn options() -> RuntimeOptions {
+    RuntimeOptions {
+        file: "machines.lua".into(),
+        home: None,
+        cache: None,
+        memory: 64 << 20,
+        log_target: "offload::machine_file",
+    }
 }
 
-fn interpreter() -> Interpreter {
-    Interpreter::start(|cancel_state| Runtime::new(setting(), cancel_state).map_err(|error| error.to_string()))
+fn interpreter() -> Interpreter<LoadedFile> {
+    Interpreter::start(|cancel_state| LoadedFile::new(options(), cancel_state).map_err(|error| error.to_string()))
         .unwrap()
         .unwrap()
 }
@@ -209,7 +213,7 @@ fn interpreter() -> Interpreter {
 /// A function that is new in the library must be in one of the lists.
 #[test]
 fn every_function_is_known() {
-    let lua: Lua = Runtime::new(setting(), Arc::new(CancelState::default())).unwrap().lua;
+    let lua: Lua = LoadedFile::new(options(), Arc::new(CancelState::default())).unwrap().runtime.lua;
     let names: Vec<String> = lua
         .load(
             "local names, seen = {}, { [_G] = true, [package.loaded] = true, [package.preload] = true }
@@ -250,8 +254,8 @@ fn what_is_given_up_comes_to_an_end() {
         let code = format!("local offload = require 'offload'; {code}");
         let start = Instant::now();
         let mut budget = Duration::from_millis(300);
-        let result = interpreter.run(&mut budget, move |runtime| {
-            runtime.limited(|lua| lua.load(code).exec()).map_err(|error| error.to_string())
+        let result = interpreter.run(&mut budget, move |file| {
+            file.runtime.limited(|lua| lua.load(code).exec()).map_err(|error| error.to_string())
         });
         let given_up = start.elapsed();
         let mut before = None;
@@ -274,8 +278,10 @@ fn what_is_given_up_comes_to_an_end() {
 fn what_cannot_be_ended_is_idle() {
     let interpreter = interpreter();
     let mut budget = Duration::from_millis(100);
-    let result = interpreter.run(&mut budget, move |runtime| {
-        runtime.limited(|lua| lua.load("local t = setmetatable({}, {}) getmetatable(t).__call = t t()").exec()).is_ok()
+    let result = interpreter.run(&mut budget, move |file| {
+        file.runtime
+            .limited(|lua| lua.load("local t = setmetatable({}, {}) getmetatable(t).__call = t t()").exec())
+            .is_ok()
     });
     assert_eq!(result, Err(Stopped::Late(None)));
     let (_, _, policy) = thread_state(interpreter.thread()).unwrap();
@@ -367,7 +373,7 @@ fn functions_of_tables_are_those_of_lua() {
         note({}, type(collectgarbage("count")), collectgarbage())
         return all
     "##;
-    let own = Runtime::new(setting(), Arc::new(CancelState::default())).unwrap().lua;
+    let own = LoadedFile::new(options(), Arc::new(CancelState::default())).unwrap().runtime.lua;
     let [own, original] =
         [own, Lua::new()].map(|lua| lua.load(COMPARE).set_name("=compare").eval::<Vec<String>>().unwrap());
     assert_eq!(own.len(), original.len());

@@ -1,4 +1,4 @@
-//! The borrower's side: finding a kept connection.
+//! The borrower's side: finding a kept connection, and ending those that nobody will borrow any more.
 
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::net::UnixStream;
@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use log::debug;
 
+use super::cache_key::{Files, address, settings, sockets};
 use super::message::{Handshake, Request};
 use super::{CacheKey, HOLDER_REPLY_TIMEOUT, HOLDER_SEARCH_TIMEOUT, peer};
 use crate::daemon::Client;
@@ -61,4 +62,31 @@ fn ask(socket: &Path, machine: &Machine, until: Instant) -> io::Result<(Persiste
     let unknown = || io::Error::new(ErrorKind::InvalidData, "it answers in another version of the protocol");
     let answer = Handshake::from_bytes(answer).ok_or_else(unknown)?;
     Ok((PersistedStream::new(ours, control, machine.address())?, answer))
+}
+
+/// Ends the connections that are kept below `directory` to machines which are not among `machines`, or whose entries or
+/// files have changed since. `files`: those that a connection to a machine depends on.
+pub fn end_outdated(directory: &Path, machines: &[&Machine], store: &StoreDir, files: impl Fn(&Machine) -> Files) {
+    let sockets = sockets(directory, "");
+    if sockets.is_empty() {
+        return;
+    }
+    let addresses: Vec<(String, &Machine)> = machines.iter().map(|machine| (address(machine), *machine)).collect();
+    for socket in sockets {
+        let name = socket.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // What has another name is another program's.
+        let [of, found, _, _] = name.split('.').collect::<Vec<_>>()[..] else { continue };
+        let same = addresses.iter().filter(|(address, _)| address == of);
+        let mut wanted = same.filter_map(|(_, machine)| settings(machine, store, &files(machine)));
+        if !wanted.any(|wanted| wanted == found) {
+            end(&socket);
+        }
+    }
+}
+
+fn end(socket: &Path) {
+    match peer::connect(socket).and_then(|control| Request::<UnixStream>::End.send(&control)) {
+        Ok(()) => debug!("{}: ended, since it is outdated", socket.display()),
+        Err(error) => debug!("{}: outdated: {error}", socket.display()),
+    }
 }

@@ -24,7 +24,7 @@ use super::{CacheKey, HANDSHAKE_TIMEOUT, MAX_AGE, peer};
 use crate::daemon::Client;
 use crate::permissions::files;
 use crate::remote::DaemonStream;
-use crate::remote::stream::Transport;
+use crate::remote::transport::Transport;
 use crate::ssh::{self, Channel};
 
 /// What the process is called in lists.

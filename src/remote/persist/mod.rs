@@ -35,13 +35,11 @@ mod client;
 mod ffi;
 mod holder;
 mod message;
-mod outdated;
 mod peer;
 
 pub use cache_key::{CacheKey, Files};
-pub use client::acquire;
+pub use client::{acquire, end_outdated};
 pub use holder::persist;
-pub use outdated::end_outdated;
 
 pub(super) use message::RELEASE;
 pub(super) use peer::is_stopped;

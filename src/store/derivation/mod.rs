@@ -27,10 +27,8 @@ pub use outputs::{Hashes, Recipe};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use sha2::{Digest, Sha256};
-
+use super::HashAlgorithm;
 use super::path::{self, PathError, StoreDir, StorePath};
-use super::{HashAlgorithm, base16};
 
 /// Largest derivation that is read, in bytes.
 pub const MAX_SIZE: usize = 64 << 20;
@@ -81,17 +79,6 @@ impl FixedOutput {
 }
 
 impl Derivation {
-    /// The derivation that `text`, the contents of a `.drv` file, describes.
-    pub fn parse(store: &StoreDir, text: &[u8]) -> Result<Derivation, DerivationError> {
-        parse::derivation(store, text)
-    }
-
-    /// The contents of its `.drv` file.
-    pub fn write(&self) -> Vec<u8> {
-        let inputs = self.input_derivations.iter().map(|(path, ids)| (path.as_str(), ids));
-        write::derivation(self, inputs, false)
-    }
-
     /// Whether its only output is `out` and has a hash given.
     pub fn is_fixed_output(&self) -> bool {
         self.fixed_output().is_some()
@@ -134,11 +121,6 @@ impl Derivation {
             .collect::<BTreeSet<_>>()
             .into_iter()
             .collect()
-    }
-
-    /// The store path of its `.drv` file, given its name (without `.drv`).
-    pub fn path(&self, store: &StoreDir, name: &str) -> Result<StorePath, PathError> {
-        path::text_path(store, &format!("{name}.drv"), &Sha256::digest(self.write()).into(), &self.references())
     }
 }
 

@@ -12,7 +12,8 @@ use std::io;
 
 use sha2::{Digest, Sha256};
 
-use super::{Derivation, DerivationError, FixedOutput, Output, base16, write};
+use super::{Derivation, DerivationError, FixedOutput, Output, write};
+use crate::store::base16;
 use crate::store::path::{self, StoreDir, StorePath};
 
 /// Computes hashes modulo and keeps those of input derivations. `lookup` gives the derivation at a path; one that was

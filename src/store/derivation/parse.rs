@@ -6,7 +6,14 @@ use super::{Derivation, DerivationError, FixedOutput, MAX_SIZE, Output};
 use crate::store::path::{self, StoreDir, StorePath};
 use crate::store::{HashAlgorithm, base16};
 
-pub(super) fn derivation(store: &StoreDir, text: &[u8]) -> Result<Derivation, DerivationError> {
+impl Derivation {
+    /// The derivation that `text`, the contents of a `.drv` file, describes.
+    pub fn parse(store: &StoreDir, text: &[u8]) -> Result<Derivation, DerivationError> {
+        derivation(store, text)
+    }
+}
+
+fn derivation(store: &StoreDir, text: &[u8]) -> Result<Derivation, DerivationError> {
     let mut parser = Parser { store, text, position: 0 };
     if text.len() > MAX_SIZE {
         return Err(parser.problem(format!("it is longer than {MAX_SIZE} bytes")));

@@ -2,7 +2,24 @@
 
 use std::collections::BTreeSet;
 
-use super::{Derivation, FixedOutput, base16};
+use sha2::{Digest, Sha256};
+
+use super::{Derivation, FixedOutput};
+use crate::store::base16;
+use crate::store::path::{PathError, StoreDir, StorePath, text_path};
+
+impl Derivation {
+    /// The contents of its `.drv` file.
+    pub fn write(&self) -> Vec<u8> {
+        let inputs = self.input_derivations.iter().map(|(path, ids)| (path.as_str(), ids));
+        derivation(self, inputs, false)
+    }
+
+    /// The store path of its `.drv` file, given its name (without `.drv`).
+    pub fn path(&self, store: &StoreDir, name: &str) -> Result<StorePath, PathError> {
+        text_path(store, &format!("{name}.drv"), &Sha256::digest(self.write()).into(), &self.references())
+    }
+}
 
 /// The text, with `inputs` in the place of the input derivations. `masked`: without the paths of the outputs, as it is
 /// hashed for them.

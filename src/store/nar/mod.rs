@@ -23,17 +23,12 @@ mod path;
 mod reader;
 mod writer;
 
-pub use path::{BadName, NarPath};
+pub use path::{BadName, MAX_NAME, MAX_PATH, NarPath};
 pub use reader::{NarError, read};
 pub use writer::Writer;
 
 use std::io::{self, Read};
 
-/// Longest path of a node below the root, in bytes. guix-daemon works with whole paths, of which the kernel takes none
-/// that is longer; and so directories are nested 2048 deep at the most.
-pub const MAX_PATH: usize = 4095;
-/// Longest name of a directory entry, in bytes; the limit of file systems.
-pub const MAX_NAME: usize = 255;
 /// Longest target of a symbolic link, in bytes; the limit of the kernel.
 pub const MAX_TARGET: usize = 4095;
 /// Largest file, in bytes: what fits into the kernel's file offsets.

@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use super::{MAX_NAME, MAX_PATH};
+/// Longest path of a node below the root, in bytes. guix-daemon works with whole paths, of which the kernel takes none
+/// that is longer; and so directories are nested 2048 deep at the most.
+pub const MAX_PATH: usize = 4095;
+/// Longest name of a directory entry, in bytes; the limit of file systems.
+pub const MAX_NAME: usize = 255;
 
 /// The names that lead from the root of a nar to a node. Empty for the root itself. Names are bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

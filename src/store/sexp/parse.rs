@@ -6,7 +6,14 @@ use base64::engine::general_purpose::STANDARD;
 use super::{ESCAPES, MAX_DEPTH, MAX_SIZE, Sexp, SexpError, is_token_character};
 use crate::store::base16;
 
-pub(super) fn list(text: &[u8]) -> Result<Sexp, SexpError> {
+impl Sexp {
+    /// The one list that `text` holds.
+    pub fn parse(text: &[u8]) -> Result<Sexp, SexpError> {
+        list(text)
+    }
+}
+
+fn list(text: &[u8]) -> Result<Sexp, SexpError> {
     let mut scanner = Scanner { text, position: 0 };
     if text.len() > MAX_SIZE {
         return Err(SexpError { position: MAX_SIZE, problem: "it is too long" });

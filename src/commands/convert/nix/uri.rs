@@ -2,7 +2,16 @@
 //! brackets, and `%XX` for characters that would have a meaning. Whether the host's name is one is not checked here.
 
 use super::super::lua::plain;
-use super::{Word, Wrong};
+
+/// A word of the file, and the column in which it begins, from 1, in characters.
+#[derive(Clone, Copy)]
+pub struct Word<'a> {
+    pub text: &'a str,
+    pub column: u32,
+}
+
+/// What is wrong with a machine, and the column.
+pub type Wrong = (u32, String);
 
 /// The port that ssh takes without being told.
 pub const SSH_PORT: u16 = 22;

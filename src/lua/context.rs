@@ -1,0 +1,192 @@
+//! What functions called from Lua need to know: the files, the limits, the errors noted so far.
+
+use super::cancellation::{CancelState, SourceLocation};
+use super::message::plain;
+use mlua::{Function, Lua};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// After this many noted errors the next one ends the evaluation.
+const MAX_DEFERRED: usize = 100;
+/// Calls that are looked at on the way out to a place in the user's files.
+const MAX_LEVELS: usize = 100;
+
+/// What functions called from Lua need to know.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// The directory of the main file.
+    pub directory: PathBuf,
+    /// Path of the main file.
+    pub file: PathBuf,
+    pub cancel_state: Arc<CancelState>,
+    /// The user's chunks, as Lua names them in messages, and their files.
+    chunks: RefCell<HashMap<String, PathBuf>>,
+    /// Errors noted while the main file ran, which went on; `None` once that is over.
+    deferred: RefCell<Option<Vec<DeferredError>>>,
+    /// Memory limit in bytes.
+    memory: Cell<usize>,
+    /// What `~` stands for.
+    pub home: Option<PathBuf>,
+    /// Where `cached` keeps values.
+    pub cache: Option<PathBuf>,
+    /// The target of messages that user code logs.
+    pub log_target: &'static str,
+}
+
+/// A place in one of the user's files, as Lua names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub chunk: String,
+    pub line: u32,
+}
+
+/// An error after which the evaluation went on with nil, to find all errors in one run.
+#[derive(Clone, Debug)]
+pub(crate) struct DeferredError {
+    pub message: String,
+    pub hint: Option<String>,
+    pub position: Option<Position>,
+    /// The global variable that was read, but does not exist.
+    pub global: Option<String>,
+}
+
+/// What a runtime is made with.
+#[derive(Clone, Debug)]
+pub(crate) struct RuntimeOptions {
+    /// The main file: what the user wrote, and whose modules stand beside it.
+    pub file: PathBuf,
+    /// What `~` stands for.
+    pub home: Option<PathBuf>,
+    /// Where `cached` keeps values.
+    pub cache: Option<PathBuf>,
+    /// Memory limit in bytes, once user code runs.
+    pub memory: usize,
+    /// The target of messages that user code logs.
+    pub log_target: &'static str,
+}
+
+impl Context {
+    pub fn new(options: RuntimeOptions, cancel_state: Arc<CancelState>) -> Context {
+        let RuntimeOptions { file, home, cache, memory, log_target } = options;
+        let directory = match file.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+            _ => PathBuf::from("."),
+        };
+        Context {
+            directory,
+            file,
+            cancel_state,
+            chunks: RefCell::default(),
+            deferred: RefCell::new(Some(Vec::new())),
+            memory: Cell::new(memory),
+            home,
+            cache,
+            log_target,
+        }
+    }
+
+    /// Memory limit in bytes.
+    pub fn memory(&self) -> usize {
+        self.memory.get()
+    }
+
+    pub fn set_memory(&self, limit: usize) {
+        self.memory.set(limit);
+    }
+
+    /// Whether the main file still runs.
+    pub fn runs_main_file(&self) -> bool {
+        self.deferred.borrow().is_some()
+    }
+
+    /// The errors noted while the main file ran, which is over.
+    pub fn take_deferred(&self) -> Vec<DeferredError> {
+        self.deferred.borrow_mut().take().unwrap_or_default()
+    }
+
+    /// Notes an error at the place of the caller, while the main file runs; raises it afterwards.
+    pub fn defer(&self, lua: &Lua, message: String, hint: Option<String>) -> mlua::Result<()> {
+        self.defer_or_raise(DeferredError { message, hint, position: self.position(lua, 1), global: None })
+    }
+
+    /// As `defer`, with everything given.
+    pub fn defer_or_raise(&self, deferred: DeferredError) -> mlua::Result<()> {
+        let deferred = DeferredError { message: plain(&deferred.message), ..deferred };
+        match &mut *self.deferred.borrow_mut() {
+            Some(list) if list.len() < MAX_DEFERRED => list.push(deferred),
+            _ => return Err(mlua::Error::RuntimeError(deferred.message)),
+        }
+        Ok(())
+    }
+
+    /// As `position`, as a message names it.
+    pub fn location(&self, lua: &Lua, level: usize) -> Option<SourceLocation> {
+        let position = self.position(lua, level)?;
+        Some(SourceLocation { file: self.path_of(&position), line: position.line })
+    }
+
+    /// Ends the work of this thread if nobody waits for it any more.
+    pub fn park_if_cancelled(&self, lua: &Lua) {
+        if self.cancel_state.is_cancelled() {
+            self.cancel_state.park(self.location(lua, 0));
+        }
+    }
+
+    /// Makes a file known under a short name; gives the name for Lua.
+    pub fn add_chunk(&self, name: String, file: PathBuf) -> String {
+        let chunk = format!("@{name}");
+        self.chunks.borrow_mut().insert(name, file);
+        chunk
+    }
+
+    /// The file that is known to Lua by this name.
+    pub fn file_of(&self, chunk: &str) -> Option<PathBuf> {
+        self.chunks.borrow().get(chunk).cloned()
+    }
+
+    /// The file of a place, for a message.
+    pub fn path_of(&self, position: &Position) -> String {
+        let file = self.file_of(&position.chunk);
+        file.map_or_else(|| position.chunk.clone(), |file| file.display().to_string())
+    }
+
+    /// A file name as user code gives it: `~/` is the home directory, and what is not absolute stands beside the main
+    /// file.
+    pub fn resolve(&self, name: &[u8]) -> PathBuf {
+        match (name.strip_prefix(b"~/"), &self.home) {
+            (Some(rest), Some(home)) => home.join(OsStr::from_bytes(rest)),
+            _ => self.directory.join(OsStr::from_bytes(name)),
+        }
+    }
+
+    /// What Lua calls the main file.
+    pub fn main_chunk(&self) -> String {
+        self.file.file_name().unwrap_or(self.file.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    /// The innermost place in one of the user's files, from `level` of the call stack outwards.
+    pub fn position(&self, lua: &Lua, level: usize) -> Option<Position> {
+        (level..level + MAX_LEVELS)
+            .map_while(|level| lua.inspect_stack(level, |call| self.position_of(call)))
+            .flatten()
+            .next()
+    }
+
+    /// Where a function was defined, if in one of the user's files.
+    pub fn definition_of(&self, function: &Function) -> Option<Position> {
+        let info = function.info();
+        let position = Position { chunk: info.short_src?, line: u32::try_from(info.line_defined?).ok()? };
+        self.file_of(&position.chunk).is_some().then_some(position)
+    }
+
+    fn position_of(&self, call: &mlua::debug::Debug) -> Option<Position> {
+        let line = call.current_line()?;
+        let chunk = call.source().short_src?.into_owned();
+        self.chunks.borrow().contains_key(&chunk).then_some(())?;
+        Some(Position { chunk, line: u32::try_from(line).ok()? })
+    }
+}

@@ -1,0 +1,37 @@
+//! What user code finds beside the language: the module `offload`, and the parts of Lua's standard library that
+//! reach outside, made so that they cannot hold up or confuse the process. Each group has a file with one `register`.
+
+use super::context::Context;
+use mlua::{Lua, Table};
+use std::rc::Rc;
+
+mod cached;
+mod cancellable_io;
+mod exec;
+mod files;
+mod io_library;
+mod json;
+mod log;
+mod patterns;
+mod process;
+
+/// Fills the module `offload`, and replaces parts of the standard library.
+pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
+    exec::register(lua, module, context)?;
+    files::register(lua, module, context)?;
+    json::register(lua, module, context)?;
+    cached::register(lua, module, context)?;
+    log::register(lua, module, context)?;
+    io_library::register(lua, context)
+}
+
+/// Gives `host` what `lua/bounded.lua` is made of.
+pub(super) fn register_bounded(lua: &Lua, host: &Table, context: &Rc<Context>) -> mlua::Result<()> {
+    patterns::register(lua, host, context)?;
+    let context = Rc::clone(context);
+    let park_if_cancelled = move |lua: &Lua, ()| {
+        context.park_if_cancelled(lua);
+        Ok(())
+    };
+    host.raw_set("look_up", lua.create_function(park_if_cancelled)?)
+}

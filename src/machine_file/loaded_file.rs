@@ -1,0 +1,46 @@
+//! A machine file on the interpreter's thread: its runtime, what its constructors have made, and its functions.
+
+use super::constructors::{self, ConstructorCalls};
+use super::functions::Functions;
+use super::known_hosts;
+use super::request::LuaRequest;
+use crate::lua::{CancelState, Runtime, RuntimeOptions};
+use mlua::Table;
+use std::cell::RefCell;
+use std::sync::Arc;
+
+/// What stays on the interpreter's thread.
+pub(super) struct LoadedFile {
+    pub runtime: Runtime,
+    /// Machines that were constructed while the file was evaluated.
+    pub made: ConstructorCalls,
+    /// What the file gave, once it has been evaluated.
+    pub functions: Option<Functions>,
+    /// The request of the decision that is being taken, and its table.
+    request: RefCell<Option<(Arc<LuaRequest>, Table)>>,
+}
+
+impl LoadedFile {
+    /// A fresh interpreter with the functions for machine files, before the file has been evaluated.
+    pub fn new(options: RuntimeOptions, cancel_state: Arc<CancelState>) -> mlua::Result<LoadedFile> {
+        let made = ConstructorCalls::default();
+        let runtime = Runtime::new(options, cancel_state, |lua, module, context| {
+            constructors::register(lua, module, context, &made)?;
+            known_hosts::register(lua, module, context)
+        })?;
+        Ok(LoadedFile { runtime, made, functions: None, request: RefCell::default() })
+    }
+
+    /// The table of a request: one for all calls of one decision.
+    pub fn request(&self, request: &Arc<LuaRequest>) -> mlua::Result<Table> {
+        let mut current = self.request.borrow_mut();
+        if let Some((known, table)) = &*current
+            && Arc::ptr_eq(known, request)
+        {
+            return Ok(table.clone());
+        }
+        let table = request.to_lua(&self.runtime.lua)?;
+        *current = Some((Arc::clone(request), table.clone()));
+        Ok(table)
+    }
+}

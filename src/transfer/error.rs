@@ -1,0 +1,81 @@
+//! Why inputs could not be sent to a build machine, or outputs not be retrieved.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::rejected::RejectedOutput;
+use crate::daemon;
+use crate::gcrypt::VerifyError;
+use crate::local::{AclError, DatabaseError, ReadDerivationError, RestoreError};
+use crate::store::path::StorePath;
+
+/// How often inputs may get lost while they are sent before the machine is given up.
+pub(super) const ATTEMPTS: usize = 3;
+
+/// Why inputs could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    #[error(transparent)]
+    SigningKey(#[from] crate::gcrypt::Error),
+    /// An item of this store cannot be read, or is damaged.
+    #[error("{0}")]
+    Source(io::Error),
+    /// The build machine's daemon, or the way there.
+    #[error(transparent)]
+    Machine(daemon::Error),
+    /// It trusts nothing that this machine signs.
+    #[error(
+        "its daemon does not trust what this machine signs\n  hint: copy '{}' there, and as root: \
+         `guix archive --authorize < signing-key.pub`",
+        key.display()
+    )]
+    NotAuthorized { key: PathBuf },
+    /// Inputs keep disappearing from its store.
+    #[error("inputs were lost {ATTEMPTS} times while they were sent; is its garbage collector running all the time?")]
+    Lost,
+}
+
+impl UploadError {
+    /// Whether another machine may do better.
+    pub fn is_of_machine(&self) -> bool {
+        match self {
+            UploadError::Machine(_) | UploadError::NotAuthorized { .. } | UploadError::Lost => true,
+            UploadError::Database(_) | UploadError::SigningKey(_) | UploadError::Source(_) => false,
+        }
+    }
+}
+
+/// Why outputs could not be retrieved.
+#[derive(Debug, thiserror::Error)]
+pub enum DownloadError {
+    #[error(transparent)]
+    Derivation(#[from] ReadDerivationError),
+    #[error(transparent)]
+    Acl(#[from] AclError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// The build machine's daemon, or the way there.
+    #[error(transparent)]
+    Machine(daemon::Error),
+    /// What arrived is not acceptable.
+    #[error("'{output}' as it came from '{machine}' is not acceptable: {cause}")]
+    Refused { output: StorePath, machine: String, cause: Box<RejectedOutput> },
+}
+
+impl DownloadError {
+    /// Whether a signature is by a key that is not authorized, or not any more.
+    pub fn is_of_key(&self) -> bool {
+        let DownloadError::Refused { cause, .. } = self else { return false };
+        matches!(**cause, RejectedOutput::Revoked(_) | RejectedOutput::Signature(VerifyError::Unauthorized { .. }))
+    }
+
+    /// Whether another machine may do better.
+    pub fn is_of_machine(&self) -> bool {
+        match self {
+            DownloadError::Machine(_) | DownloadError::Refused { .. } => true,
+            DownloadError::Derivation(_) | DownloadError::Acl(_) | DownloadError::Restore(_) => false,
+        }
+    }
+}
