@@ -95,7 +95,7 @@ impl Cache<'_> {
         }
     }
 
-    /// Goes on without the cache: one that cannot be used is no reason to have no machines.
+    /// Goes on without the cache: one that cannot be used is no reason for the program to fail.
     fn without(&self, error: &io::Error, function: &Function) -> mlua::Result<Value> {
         log::info!("cache {}: {}", self.directory.display(), plain_error(error));
         call(self.lua, self.context, self.key, function).map(|(value, _)| value)
