@@ -24,7 +24,7 @@ use crate::transfer::compression;
 /// How often a connection that was dropped is tried again.
 const RETRIES: u32 = 6;
 
-/// The pause before the first of these; each is twice as long as the one before, and up to half as long again.
+/// The pause before the first retry. Each pause is twice as long as the one before, and up to half as long again.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 
 /// How often a waiting process checks whether it may log in.

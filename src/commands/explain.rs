@@ -37,7 +37,7 @@ use crate::text::printable;
 /// Version of the JSON form. It changes when a field changes its meaning or goes; new fields may come.
 const VERSION: u32 = 1;
 
-/// More than any reason why a machine is passed over, in bytes.
+/// The longest reason for a rejection, in bytes.
 const MAX_REASON: usize = 8 << 10;
 
 /// Stands for the derivation where there is none.

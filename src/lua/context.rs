@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// After this many noted errors the next one ends the evaluation.
 const MAX_DEFERRED: usize = 100;
-/// Calls that are looked at on the way out to a place in the user's files.
+/// The most calls of a stack that are searched for a place in the user's files.
 const MAX_LEVELS: usize = 100;
 
 /// What functions called from Lua need to know.

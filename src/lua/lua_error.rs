@@ -6,6 +6,7 @@ use super::source::{Source, read_chunk};
 use mlua::Error;
 use std::path::Path;
 
+/// The most calls of a traceback that are shown.
 const MAX_CALLS: usize = 10;
 const TRACEBACK: &str = "stack traceback:";
 

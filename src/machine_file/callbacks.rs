@@ -5,7 +5,7 @@ use super::functions::{Candidate, Functions};
 use super::loaded_file::LoadedFile;
 use super::request::{LuaRequest, LuaStatus, STATUS};
 use super::schema;
-use super::settings::When;
+use super::settings::Fallback;
 use crate::lua::values::{self, describe};
 use crate::lua::{LuaError, SourceLocation};
 use mlua::{Function, MultiValue, Table, Value};
@@ -41,7 +41,7 @@ pub(super) enum CallbackResult {
     Yes,
     No(String),
     Number(f64),
-    When(When),
+    Fallback(Fallback),
 }
 
 /// Calls what there is to call. Without a valid answer there is a warning, and the default holds; an `accepts` that
@@ -56,8 +56,8 @@ pub(super) fn call(
     let reply = match asked {
         Callback::Accepts(candidate) => caller.accepts(functions, *candidate),
         Callback::Score(candidate, status) => caller.score(functions, *candidate, status),
-        Callback::WhenBusy => caller.when(functions.pool.when_busy.as_ref()),
-        Callback::WhenUnreachable => caller.when(functions.pool.when_unreachable.as_ref()),
+        Callback::WhenBusy => caller.fallback(functions.pool.when_busy.as_ref()),
+        Callback::WhenUnreachable => caller.fallback(functions.pool.when_unreachable.as_ref()),
     };
     (reply, caller.warnings)
 }
@@ -108,16 +108,16 @@ impl Caller<'_> {
         }
     }
 
-    fn when(&mut self, function: Option<&Function>) -> Option<CallbackResult> {
+    fn fallback(&mut self, function: Option<&Function>) -> Option<CallbackResult> {
         let function = function?;
         let values = self.invoke(function, |request| Ok((request.clone(), Value::Nil, Value::Nil))).ok()?;
         let value = values.front().unwrap_or(&Value::Nil);
-        let when = values::string(value).and_then(|name| When::from_name(&name));
-        if when.is_none() {
+        let fallback = values::string(value).and_then(|name| Fallback::from_name(&name));
+        if fallback.is_none() {
             let found = describe(value);
             self.warn(function, &format!("expected \"wait\" or \"local\", found {found}; the default holds"));
         }
-        when.map(CallbackResult::When)
+        fallback.map(CallbackResult::Fallback)
     }
 
     /// The error is the message of the function that failed. A warning has been noted.

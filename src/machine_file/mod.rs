@@ -54,7 +54,7 @@ pub use pool::{Extend, LoadContext, Pool, load};
 pub use request::{DERIVATION_FIELDS, DerivationReader, LuaRequest, LuaStatus, OUTPUT_FIELDS, REQUEST, STATUS};
 pub use request_callbacks::{Acceptance, RequestCallbacks, Score, default_score};
 pub use schema::{Field, FieldValues};
-pub use settings::{LIMITS, Limits, POOL, Settings, When};
+pub use settings::{Fallback, LIMITS, Limits, POOL, Settings};
 
 /// Annotations of what a machine file may use, for editors with the Lua language server.
 pub const ANNOTATIONS: &str = include_str!("../../lua/offload.lua");

@@ -9,7 +9,7 @@ use super::diagnostic::Diagnostic;
 use super::functions::Candidate;
 use super::pool::Pool;
 use super::request::{LuaRequest, LuaStatus};
-use super::settings::When;
+use super::settings::Fallback;
 use crate::lua::Stopped;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -92,14 +92,14 @@ impl RequestCallbacks<'_> {
         }
     }
 
-    /// What to do when every matching machine is busy: [`When::Wait`] or [`When::Local`].
-    pub fn when_busy(&self) -> When {
-        self.choice(self.pool.settings.when_busy, When::Wait, Callback::WhenBusy)
+    /// Returns what to do when every matching machine is busy.
+    pub fn when_busy(&self) -> Fallback {
+        self.fallback(self.pool.settings.when_busy, Fallback::Wait, Callback::WhenBusy)
     }
 
-    /// What to do when no matching machine answers: [`When::Wait`] or [`When::Local`].
-    pub fn when_unreachable(&self) -> When {
-        self.choice(self.pool.settings.when_unreachable, When::Local, Callback::WhenUnreachable)
+    /// Returns what to do when no matching machine can be reached.
+    pub fn when_unreachable(&self) -> Fallback {
+        self.fallback(self.pool.settings.when_unreachable, Fallback::Local, Callback::WhenUnreachable)
     }
 
     /// The request that is decided about.
@@ -112,14 +112,11 @@ impl RequestCallbacks<'_> {
         self.warnings.take()
     }
 
-    fn choice(&self, setting: When, default: When, asked: Callback) -> When {
-        match setting {
-            When::Function => match self.ask(asked) {
-                Ok(Some(CallbackResult::When(when))) => when,
-                _ => default,
-            },
-            fixed => fixed,
-        }
+    fn fallback(&self, setting: Option<Fallback>, default: Fallback, asked: Callback) -> Fallback {
+        setting.unwrap_or_else(|| match self.ask(asked) {
+            Ok(Some(CallbackResult::Fallback(fallback))) => fallback,
+            _ => default,
+        })
     }
 
     /// The valid answer of a function, if it gave one. The error says why it could not be asked.

@@ -11,10 +11,10 @@ use std::time::Duration;
 /// What the pool says beside its machines.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// What to do when every matching machine is busy.
-    pub when_busy: When,
-    /// What to do when no matching machine answers.
-    pub when_unreachable: When,
+    /// What to do when every matching machine is busy. `None`: a function of the machine file decides.
+    pub when_busy: Option<Fallback>,
+    /// What to do when no matching machine can be reached. `None`: a function of the machine file decides.
+    pub when_unreachable: Option<Fallback>,
     /// Attempts at one build, on one machine or several.
     pub max_attempts: u32,
     /// How long an accepted build may wait for a slot inside the hook. `None`: as long as the daemon's limits allow.
@@ -32,8 +32,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
-            when_busy: When::Wait,
-            when_unreachable: When::Local,
+            when_busy: Some(Fallback::Wait),
+            when_unreachable: Some(Fallback::Local),
             max_attempts: 3,
             wait_for_slot: None,
             wait_for_machine: Duration::from_secs(60),
@@ -44,27 +44,33 @@ impl Default for Settings {
     }
 }
 
-/// What to do with a build that no machine can take right now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum When {
-    /// Wait for a machine.
+/// What to do with a build that no machine can take now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// Waits for a machine.
     Wait,
-    /// Decline, if the head may and can build it.
+    /// Declines the build, if the head may and can build it.
     Local,
-    /// Ask the function that the machine file gives.
-    Function,
 }
 
-impl When {
-    /// The choice with this name.
-    pub(super) fn from_name(name: &str) -> Option<When> {
-        match name {
-            "wait" => Some(When::Wait),
-            "local" => Some(When::Local),
-            _ => None,
+impl Fallback {
+    /// Returns the fallback with this name.
+    pub(super) fn from_name(name: &str) -> Option<Fallback> {
+        [Fallback::Wait, Fallback::Local].into_iter().find(|fallback| fallback.name() == name)
+    }
+
+    /// Returns the name that machine files use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fallback::Wait => "wait",
+            Fallback::Local => "local",
         }
     }
+}
+
+/// Returns the word that `offload eval --json` prints for such a setting.
+fn fallback_to_json(setting: Option<Fallback>) -> serde_json::Value {
+    json!(setting.map_or("function", Fallback::name))
 }
 
 /// What Lua code may use.
@@ -84,10 +90,12 @@ impl Default for Limits {
     }
 }
 
-/// A wait for Lua beyond this would hold up the daemon, which serves nothing else meanwhile.
+/// The longest time limit for Lua, in seconds: guix-daemon serves nothing else meanwhile.
 const MAX_SECONDS: f64 = 300.0;
-const LEAST_MEMORY: u64 = 1 << 20;
-const MOST_MEMORY: u64 = 1 << 40;
+/// The smallest `memory` of `limits`, in bytes.
+const MIN_MEMORY: u64 = 1 << 20;
+/// The largest `memory` of `limits`, in bytes.
+const MAX_MEMORY: u64 = 1 << 40;
 
 type Setting = Field<Settings>;
 type Limit = Field<Limits>;
@@ -116,15 +124,15 @@ pub const POOL: &[Field<Settings>] = &[
         "What to do when every matching machine is busy: `\"wait\"` for one, or `\"local\"`: let the head build, if \
          the daemon offers to and the head can. Or a function of the request that returns one of these.",
     )
-    .read(|f, s| when(f).map(|when| s.when_busy = when))
-    .json(|s| json!(s.when_busy)),
+    .read(|f, s| fallback(f).map(|fallback| s.when_busy = fallback))
+    .json(|s| fallback_to_json(s.when_busy)),
     Setting::new(
         "when_unreachable",
         "\"wait\"|\"local\"|offload.Choice",
         "The same for when no matching machine can be reached.",
     )
-    .read(|f, s| when(f).map(|when| s.when_unreachable = when))
-    .json(|s| json!(s.when_unreachable)),
+    .read(|f, s| fallback(f).map(|fallback| s.when_unreachable = fallback))
+    .json(|s| fallback_to_json(s.when_unreachable)),
     Setting::new("max_attempts", "integer", "How many machines are tried for one build.")
         .read(|f, s| f.whole(1, 1000).map(|attempts| s.max_attempts = attempts))
         .json(|s| json!(s.max_attempts)),
@@ -162,14 +170,14 @@ pub const LIMITS: &[Field<Limits>] = &[
         .json(|l| seconds_to_json(l.decide)),
     Limit::new("memory", "number", "Memory of the Lua interpreter.")
         .unit("bytes")
-        .read(|f, l| f.whole(LEAST_MEMORY, MOST_MEMORY).map(|bytes| l.memory = bytes))
+        .read(|f, l| f.whole(MIN_MEMORY, MAX_MEMORY).map(|bytes| l.memory = bytes))
         .json(|l| json!(l.memory)),
 ];
 
-fn when(fields: &mut Fields) -> Option<When> {
+fn fallback(fields: &mut Fields) -> Option<Option<Fallback>> {
     fields.read("\"wait\", \"local\" or a function", |value| match value {
-        Value::Function(_) => Some(When::Function),
-        value => When::from_name(&values::string(value)?),
+        Value::Function(_) => Some(None),
+        value => Fallback::from_name(&values::string(value)?).map(Some),
     })
 }
 

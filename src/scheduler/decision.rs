@@ -12,10 +12,10 @@ use std::time::Duration;
 use super::admission::DAEMON_POLL_INTERVAL;
 use super::choice::{Choice, Outcome, Query, Reason, Rejection};
 use super::environment::Environment;
-use super::rules::Otherwise;
 use super::select::select;
 use crate::hook::Reply;
 use crate::machine::Machine;
+use crate::machine_file::Fallback;
 
 /// The least time that a queued build is expected to take.
 const BUILD_TIME_MIN: Duration = Duration::from_secs(5);
@@ -70,11 +70,11 @@ pub fn decide<E: Environment>(query: &Query<'_>, may_build_locally: bool, hold: 
         let reasons = match select(query, None, PROBE_WAIT, env) {
             Outcome::Chosen(choice) => return Decision::Accept(choice),
             Outcome::Head(reasons) | Outcome::NoMatch(reasons) => return Decision::Decline(reasons),
-            Outcome::Unreachable(reasons) if may_build_locally && rules.when_unreachable() == Otherwise::Local => {
+            Outcome::Unreachable(reasons) if may_build_locally && rules.when_unreachable() == Fallback::Local => {
                 return Decision::Decline(reasons);
             }
             Outcome::Unreachable(reasons) => break reasons,
-            Outcome::Busy(reasons) if may_build_locally && rules.when_busy() == Otherwise::Local => {
+            Outcome::Busy(reasons) if may_build_locally && rules.when_busy() == Fallback::Local => {
                 return Decision::Decline(reasons);
             }
             Outcome::Busy(reasons) => reasons,

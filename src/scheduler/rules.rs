@@ -8,7 +8,7 @@ use log::warn;
 use super::ranking::NEARLY_AS_GOOD;
 use crate::hook::{HookArguments, Request};
 use crate::machine::Machine;
-use crate::machine_file::{self, Acceptance, Candidate, Pool, Score, When, default_score};
+use crate::machine_file::{self, Acceptance, Candidate, Fallback, Pool, Score, default_score};
 use crate::state::Health;
 use crate::state::health::Time;
 use crate::status::MachineStatus;
@@ -36,15 +36,6 @@ impl RuleInput<'_> {
     }
 }
 
-/// What to do when no machine can take a build now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Otherwise {
-    /// Wait for one.
-    Wait,
-    /// Let the head build it, if it can.
-    Local,
-}
-
 /// The seam for functions written by the administrator.
 pub trait Rules {
     /// Whether the machine may take the build; the error says why not.
@@ -64,8 +55,8 @@ pub trait Rules {
     }
 
     /// What to do when the machines are busy.
-    fn when_busy(&self) -> Otherwise {
-        Otherwise::Wait
+    fn when_busy(&self) -> Fallback {
+        Fallback::Wait
     }
 
     /// The longest expected wait for a slot with which a build is accepted. `None`: any.
@@ -74,8 +65,8 @@ pub trait Rules {
     }
 
     /// What to do when none can be reached.
-    fn when_unreachable(&self) -> Otherwise {
-        Otherwise::Local
+    fn when_unreachable(&self) -> Fallback {
+        Fallback::Local
     }
 
     /// A new decision about the same request begins.
@@ -173,25 +164,17 @@ impl Rules for FileRules<'_> {
         [self.pool.settings.wait_for_slot.map(|limit| limit / 2), daemon].into_iter().flatten().min()
     }
 
-    fn when_busy(&self) -> Otherwise {
-        otherwise(self.ask(|decision| decision.when_busy()))
+    fn when_busy(&self) -> Fallback {
+        self.ask(|decision| decision.when_busy())
     }
 
-    fn when_unreachable(&self) -> Otherwise {
-        otherwise(self.ask(|decision| decision.when_unreachable()))
+    fn when_unreachable(&self) -> Fallback {
+        self.ask(|decision| decision.when_unreachable())
     }
 
     fn begin(&self) {
         let request = self.decision.borrow().request().clone();
         *self.decision.borrow_mut() = self.pool.callbacks(request);
-    }
-}
-
-fn otherwise(when: When) -> Otherwise {
-    match when {
-        When::Local => Otherwise::Local,
-        // A function has been asked by now.
-        When::Wait | When::Function => Otherwise::Wait,
     }
 }
 

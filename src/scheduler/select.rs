@@ -18,7 +18,7 @@ use crate::machine::Machine;
 use crate::state::Health;
 use crate::status::MachineStatus;
 
-/// How many machines are asked at the same time, not counting those that are slow to answer.
+/// The most probes at the same time; those that are slow do not count.
 pub const MAX_PARALLEL_PROBES: usize = 3;
 
 /// A probe that takes longer is slow, and another one is started beside it.

@@ -24,7 +24,7 @@ use crate::permissions::files;
 /// How long a ticket is valid unless it is renewed.
 pub const TICKET_TTL: Duration = Duration::from_secs(5);
 
-/// The most places there are, whatever the limit that is asked for.
+/// The most places in a queue, whatever the machine file says.
 const MAX_ENTRIES: usize = 10_000;
 
 /// What one that waits says of itself.

@@ -8,6 +8,7 @@
 mod lab;
 
 mod blocks;
+mod bounds;
 mod console;
 mod fields;
 mod links;

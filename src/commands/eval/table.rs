@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::commands::table::{self, Heading, Heading::Number, Heading::Text};
 use crate::machine::Machine;
-use crate::machine_file::{Pool, Settings, When};
+use crate::machine_file::{Fallback, Pool, Settings};
 
 const HEADINGS: [Heading; 6] =
     [Text("NAME"), Text("SYSTEMS"), Number("SLOTS"), Number("SPEED"), Text("FEATURES"), Text("NOTES")];
@@ -72,18 +72,14 @@ fn label(machine: &Machine) -> String {
 
 fn write_settings(settings: &Settings, output: &mut dyn Write) -> io::Result<()> {
     let given = |function: bool, default: &'static str| if function { "a function" } else { default };
-    let when = |when: When| match when {
-        When::Wait => "wait",
-        When::Local => "local",
-        When::Function => "a function",
-    };
+    let fallback = |setting: Option<Fallback>| setting.map_or("a function", Fallback::name);
     let seconds = |time: Duration| format!("{} s", time.as_secs_f64());
     let limits = &settings.limits;
     let lines = [
         ("accepts", given(settings.has_accepts, "every build").to_owned()),
         ("score", given(settings.has_score, "speed / (1 + load)").to_owned()),
-        ("when_busy", when(settings.when_busy).to_owned()),
-        ("when_unreachable", when(settings.when_unreachable).to_owned()),
+        ("when_busy", fallback(settings.when_busy).to_owned()),
+        ("when_unreachable", fallback(settings.when_unreachable).to_owned()),
         ("max_attempts", settings.max_attempts.to_string()),
         ("wait_for_slot", settings.wait_for_slot.map_or("as long as the daemon allows".to_owned(), seconds)),
         ("wait_for_machine", seconds(settings.wait_for_machine)),

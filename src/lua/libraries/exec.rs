@@ -22,6 +22,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+/// How long a program may run, unless `timeout` is given.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of arguments: what Linux takes at the most.
 const MAX_ARGUMENTS: usize = 6 << 20;

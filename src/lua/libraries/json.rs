@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 /// A longer text is an error.
 const MAX_TEXT: usize = 8 << 20;
+/// Deeper nesting is an error.
 const MAX_DEPTH: usize = 100;
 /// So many values, keys included, become JSON.
 const MAX_VALUES: usize = 1_000_000;

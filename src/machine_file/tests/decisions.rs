@@ -45,7 +45,7 @@ fn without_functions() {
     assert_eq!(decision.score(B, &load(1.0)), Score::Value(2.0));
     assert_eq!(decision.score(Candidate::Local, &load(0.0)), Score::Value(0.5));
     assert!(matches!(decision.score(Candidate::Machine(2), &load(0.0)), Score::No(_)));
-    assert_eq!((decision.when_busy(), decision.when_unreachable()), (When::Wait, When::Local));
+    assert_eq!((decision.when_busy(), decision.when_unreachable()), (Fallback::Wait, Fallback::Local));
     assert_eq!(warnings(&site, &decision), [""; 0]);
 }
 
@@ -98,7 +98,7 @@ fn choices_by_function() {
     );
     let pool = site.load().unwrap();
     let decision = pool.callbacks(request());
-    assert_eq!((decision.when_busy(), decision.when_unreachable()), (When::Local, When::Local));
+    assert_eq!((decision.when_busy(), decision.when_unreachable()), (Fallback::Local, Fallback::Local));
     assert_eq!(
         warnings(&site, &decision),
         [

@@ -122,7 +122,7 @@ fn time_of_day() {
     let pool = example("time-of-day.lua");
     assert!(pool.machines[0].machine.enabled);
     let working = !pool.machines[1].machine.enabled;
-    assert_eq!(pool.settings.when_busy, if working { When::Local } else { When::Wait });
+    assert_eq!(pool.settings.when_busy, Some(if working { Fallback::Local } else { Fallback::Wait }));
 }
 
 #[test]
