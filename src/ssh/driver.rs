@@ -39,6 +39,9 @@ use crate::machine::Machine;
 /// libssh2 sends no more than one keep-alive in two seconds.
 const SHORTEST_STALL: Duration = Duration::from_secs(3);
 
+/// How long the rest of what a server sends is waited for, where libssh2 has given up in the midst of it.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
+
 /// How long taking leave of the server may hold up the caller.
 const FAREWELL: Duration = Duration::from_millis(200);
 
@@ -304,7 +307,19 @@ impl Driver {
     }
 
     fn is_closed(&self) -> bool {
-        !matches!(recv(&self.socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((_, 1..)) | Err(Errno::AGAIN))
+        !matches!(self.peek(), Ok((_, 1..)) | Err(Errno::AGAIN))
+    }
+
+    /// Why libssh2 no longer waits for an answer, which it does not tell. If there is more to read, the connection is not
+    /// at its end.
+    pub(super) fn end_of_answers(&self, limit: Deadline) -> Cause {
+        // The end of a connection, or the rest of a message, may still be on its way.
+        let _ = self.poll(PollFlags::IN, None, Some(limit.instant().min(Instant::now() + ON_ITS_WAY)));
+        if matches!(self.peek(), Ok((_, 1..))) { Cause::MessageNotTaken } else { Cause::Closed }
+    }
+
+    fn peek(&self) -> rustix::io::Result<(usize, usize)> {
+        recv(&self.socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT)
     }
 
     fn calls(&self) -> MutexGuard<'_, CallState> {

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::roots::made_by_setup;
 use crate::sshd::{BULLSEYE, Options, SID, Server, host_key, keygen, own_address, processes};
 
-fn refusal(machine: &Machine) -> Error {
+pub fn refusal(machine: &Machine) -> Error {
     match Session::connect(machine) {
         Ok(_) => panic!("the connection was opened"),
         Err(error) => {

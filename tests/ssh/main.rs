@@ -8,6 +8,7 @@ mod faults;
 mod login;
 mod probe;
 mod reach;
+mod refusals;
 #[path = "../lab/roots.rs"]
 mod roots;
 mod sshd;
