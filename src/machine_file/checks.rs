@@ -17,11 +17,16 @@ pub fn check_environment(pool: &Pool, context: &LoadContext, system: &str) -> Ve
     for entry in &pool.machines {
         let Some(key) = entry.machine.private_key.as_deref().filter(|key| !seen.contains(key)) else { continue };
         seen.push(key);
-        if let Some(error) = unreadable(key) {
+        if let Some((error, is_missing)) = unreadable(key) {
             let name = &entry.machine.name;
             let message = format!("build_machine<{name}>: private_key: {}: {error}", key.display());
-            let hint = "make one with ssh-keygen -t ed25519 -N '', and add its public half to the account's \
-                        ~/.ssh/authorized_keys on the build machine";
+            let hint = match is_missing {
+                true => {
+                    "make one with ssh-keygen -t ed25519 -N '', and add its public half to the account's \
+                         ~/.ssh/authorized_keys on the build machine"
+                }
+                false => "run this command as the user that guix-daemon runs as, who must be able to read it",
+            };
             let warning = Diagnostic::warning(file.clone(), message).at(entry.line).hint(hint);
             warnings.push(Diagnostic { field: Some("private_key".to_owned()), ..warning });
         }
@@ -51,10 +56,11 @@ pub fn check_environment(pool: &Pool, context: &LoadContext, system: &str) -> Ve
     warnings
 }
 
-fn unreadable(file: &Path) -> Option<String> {
+/// Why a file cannot be read, and whether that is because there is none.
+fn unreadable(file: &Path) -> Option<(String, bool)> {
     match File::open(file).and_then(|file| file.metadata()) {
         Ok(metadata) if metadata.is_file() => None,
-        Ok(_) => Some("not a file".to_owned()),
-        Err(error) => Some(error.to_string()),
+        Ok(_) => Some(("not a file".to_owned(), false)),
+        Err(error) => Some((error.to_string(), error.kind() == std::io::ErrorKind::NotFound)),
     }
 }

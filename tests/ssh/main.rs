@@ -6,6 +6,7 @@
 
 mod faults;
 mod login;
+mod private_key;
 mod probe;
 mod reach;
 mod refusals;
