@@ -13,7 +13,7 @@ mod known_hosts;
 mod name;
 
 pub use host_key::{HOST_KEY_TYPES, HostKeyError};
-pub use known_hosts::known_hosts;
+pub use known_hosts::{KnownHosts, known_hosts};
 pub use name::{NameFault, check_name};
 
 /// A build machine, as one entry of the machine file describes it. [`Machine::new`] has the defaults.

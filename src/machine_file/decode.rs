@@ -99,7 +99,7 @@ pub(super) fn host_keys(fields: &mut Fields) -> Option<Vec<HostKey>> {
     for text in &texts {
         match HostKey::parse(text) {
             Ok(key) => keys.push(key),
-            Err(error) => fields.error(error.to_string(), error.hint().map(str::to_owned)),
+            Err(error) => fields.error(error.to_string(), error.hint()),
         }
     }
     (keys.len() == texts.len()).then_some(keys)

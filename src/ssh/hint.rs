@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use super::error::{Cause, Error, list};
+use super::host_key;
+use crate::machine::{HostKey, HostKeyError, HostKeyKind};
 use crate::permissions::{self, Need};
 use crate::shell::quote;
 
@@ -57,15 +59,24 @@ impl Error {
             }
             Cause::Dropped { .. } => "raise `MaxStartups` in its sshd_config, and see what its sshd logs".to_owned(),
             Cause::NotSsh(_) => format!("correct 'port': {port} is another service"),
-            Cause::NoCommonHostKeyType { .. } => {
-                format!("put a key of an offered type into 'host_key': `ssh-keyscan -p {port} {name}`, and compare it on {name}")
+            Cause::NoCommonHostKeyType { offered, .. } if is_any_supported(offered) => {
+                format!("`offload add --port {port} {}` prints a key of another type for 'host_key'; compare it on {name}", quote(name))
             }
+            Cause::NoCommonHostKeyType { .. } => format!(
+                "none of these types is supported: in the sshd_config of {name}, let there be an Ed25519 key (`HostKey \
+                 /etc/ssh/ssh_host_ed25519_key`, `HostKeyAlgorithms`); as root there, `ssh-keygen -A` makes it"
+            ),
             Cause::NoCommonAlgorithm { setting, known, .. } => {
                 format!("in the sshd_config of {name}, `{setting}` must allow one of {}", list(known))
             }
-            Cause::HostKeyDiffers { offered, .. } => format!(
-                "if the machine's key has changed and you have compared the fingerprint on the machine itself: host_key = \"{offered}\""
-            ),
+            Cause::HostKeyDiffers { offered, .. } => match HostKey::parse(offered) {
+                Ok(_) => format!(
+                    "if the machine's key has changed and you have compared the fingerprint on the machine itself: host_key = \
+                     \"{offered}\""
+                ),
+                Err(error) => return unusable(&error),
+            },
+            Cause::BadHostKey(error) => return unusable(error),
             Cause::UserKeyRefused { user, public_key, .. } => format!(
                 "{}. If the key is in ~{user}/.ssh/authorized_keys already, do not add it again: its options there (from=, \
                  expiry-time=), a home directory or file that others can write to, a locked account, or `AllowUsers` or \
@@ -107,7 +118,6 @@ impl Error {
             }
             Cause::Closed
             | Cause::ChannelClosed
-            | Cause::BadHostKey(_)
             | Cause::Deadline
             | Cause::OutOfUse
             | Cause::TooMuchOutput(_)
@@ -122,6 +132,18 @@ impl Error {
 pub fn make_key(path: &Path) -> String {
     let path = quote(&path.to_string_lossy());
     format!("test -e {path} || ssh-keygen -q -t ed25519 -N '' -f {path}")
+}
+
+/// For a key that a server shows and `host_key` would not take.
+fn unusable(error: &HostKeyError) -> Option<String> {
+    let hint = error.hint().map_or(String::new(), |hint| format!("; {hint}"));
+    Some(format!("'host_key' cannot have it: {error}{hint}"))
+}
+
+/// Whether a server has a key of a type that can be pinned.
+fn is_any_supported(offered: &[String]) -> bool {
+    let any = HostKeyKind::ALL.map(|kind| HostKey { kind, blob: Vec::new() });
+    host_key::offers_any(offered, &any)
 }
 
 /// Where the reason is that a server does not give to the one it refuses.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::finding::{Place, Remedy};
 use crate::daemon;
 use crate::local::Directories;
-use crate::machine::Machine;
+use crate::machine::{HostKey, Machine};
 use crate::remote::{Connection, Error};
 use crate::shell::quote;
 use crate::ssh::{self, Cause, Session};
@@ -72,7 +72,9 @@ fn of_ssh(error: &ssh::Error, machine: &Machine, directories: &Directories) -> V
             Remedy::on_machine("systemctl start ssh  # Guix System: herd start ssh-daemon")
                 .provided(format_args!("if its SSH server should listen on port {}", machine.port)),
         ],
-        Cause::HostKeyDiffers { offered, fingerprint } => vec![pin(offered, fingerprint, machine)],
+        Cause::HostKeyDiffers { offered, fingerprint } if HostKey::parse(offered).is_ok() => {
+            vec![pin(offered, fingerprint, machine)]
+        }
         Cause::NoCommonHostKeyType { .. } => match Session::host_key(machine) {
             Ok(key) => vec![pin(&key.to_openssh(), &key.fingerprint(), machine)],
             Err(_) => advice(Place::MachineFile),
