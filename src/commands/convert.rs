@@ -5,10 +5,12 @@
 //! Nix `machines` file. Fields that have the default value are left out, since the two have the same meaning without
 //! them; what has no counterpart, or changed its meaning, is said in comments of the result and in warnings.
 //!
-//! This is a translation and no check: a host name or a key that was wrong before is wrong in the same way
-//! afterwards, and `offload eval` says so.
+//! A host name or a key that was wrong before is wrong in the same way afterwards. The result is evaluated, and what `offload
+//! eval` would refuse is an error (status 3); it is written all the same, for a person to correct.
 
+mod check;
 mod lua;
+mod meaning;
 mod nix;
 mod repl;
 mod scheme;
@@ -54,6 +56,12 @@ pub enum ConvertError {
     /// The file itself is in error. Never empty; each with its place.
     #[error("{}", lines(.0))]
     InFile(Vec<Problem>),
+    /// It is in error, and it is the configuration of a system, or code for one.
+    #[error(
+        "{}\n  hint: convert /etc/guix/machines.scm instead: `guix system reconfigure` makes it of 'build-machines', and Guix reads it",
+        lines(.0)
+    )]
+    OfSystem(Vec<Problem>),
 }
 
 /// One thing that is wrong in the file to convert.
@@ -80,7 +88,7 @@ impl fmt::Display for Problem {
 impl From<ConvertError> for CommandError {
     fn from(error: ConvertError) -> CommandError {
         match error {
-            ConvertError::InFile(_) => CommandError::report(ExitStatus::MachineFile, error),
+            ConvertError::InFile(_) | ConvertError::OfSystem(_) => CommandError::report(ExitStatus::MachineFile, error),
             _ => CommandError::failure(error),
         }
     }
@@ -103,7 +111,7 @@ fn lines(problems: &[Problem]) -> String {
     problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// Writes the machine file in Lua that `file` amounts to on `out`, warnings and errors on `messages`. If there is an
+/// Writes the machine file in Lua that `file` amounts to on `out`, warnings and errors on `messages`. If `file` is in
 /// error nothing is written on `out`. What a `machines.scm` itself prints goes to standard error.
 pub fn run(args: &Args, out: &mut dyn Write, messages: &mut dyn Write) -> CommandResult {
     let document = convert(&args.file, guix_wrapper::real_guix)?;
@@ -113,7 +121,19 @@ pub fn run(args: &Args, out: &mut dyn Write, messages: &mut dyn Write) -> Comman
         // If standard error cannot be written, nobody is left to read it.
         let _ = writeln!(messages, "{line}");
     }
-    Ok(ExitStatus::Success)
+    let found = check::check(&document);
+    for error in &found.errors {
+        let _ = writeln!(messages, "{error}");
+    }
+    match found.count {
+        0 => Ok(ExitStatus::Success),
+        count => {
+            let errors = if count == 1 { "error" } else { "errors" };
+            let message = format!("the machine file is written, and 'offload eval' refuses it: {count} {errors}");
+            let hint = "correct what the messages above name, in it or in the file that was converted".to_owned();
+            Err(CommandError::new(ExitStatus::MachineFile, message).with_hint(Some(hint)))
+        }
+    }
 }
 
 /// The machine file in Lua that `file` amounts to. `guix` finds the real `guix`; it is asked only for a `machines.scm`.
@@ -123,7 +143,10 @@ pub fn convert(file: &Path, guix: impl FnOnce() -> Result<PathBuf, WrapperError>
     }
     let text = read(file)?;
     if is_scheme(file, &text) {
-        let machines = repl::evaluate(&guix()?, file)?;
+        let machines = repl::evaluate(&guix()?, file).map_err(|error| match error {
+            ConvertError::InFile(problems) if is_of_system(&text) => ConvertError::OfSystem(problems),
+            error => error,
+        })?;
         let home = env::var_os("HOME").map(PathBuf::from);
         scheme::document(file, machines, home.as_deref())
     } else {
@@ -165,6 +188,15 @@ fn is_scheme(file: &Path, text: &[u8]) -> bool {
         };
         rest = rest[end + comment_ends.len()..].trim_ascii_start();
     }
+}
+
+/// Whether a file in Scheme looks like the configuration of a system, or like G-expressions, of which Guix System makes
+/// the list of machines.
+fn is_of_system(text: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(text);
+    ["(operating-system", "(guix-configuration", "(build-machines", "#~", "(gexp"]
+        .iter()
+        .any(|word| text.contains(word))
 }
 
 #[cfg(test)]

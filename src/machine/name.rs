@@ -31,6 +31,13 @@ pub fn check_name(name: &str) -> Result<(), NameFault<'_>> {
     })
 }
 
+/// Whether a derivation can require such a feature: guix-daemon hands the names over separated by commas, after it has
+/// checked them as it checks names of store items.
+pub fn is_feature_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._?=".contains(&byte);
+    !name.is_empty() && name.bytes().all(plain)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

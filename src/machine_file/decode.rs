@@ -3,7 +3,7 @@
 use super::fields::Fields;
 use super::suggest;
 use super::values::{self, describe};
-use crate::machine::{Compression, HostKey, NameFault, check_name};
+use crate::machine::{Compression, HostKey, NameFault, check_name, is_feature_name};
 use mlua::Value;
 use serde_json::Value as Json;
 use std::path::PathBuf;
@@ -143,13 +143,9 @@ pub(super) fn systems(fields: &mut Fields) -> Option<Vec<String>> {
 }
 
 pub(super) fn features(fields: &mut Fields) -> Option<Vec<String>> {
-    fields.strings("a list of strings, such as { \"kvm\" }", |feature| {
-        // The daemon hands them over separated by commas, after checking them as it checks names of store items.
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._?=".contains(&byte);
-        match !feature.is_empty() && feature.bytes().all(plain) {
-            true => Ok(()),
-            false => Err("the name of a feature (letters, digits and + - . _ ? =)".to_owned()),
-        }
+    fields.strings("a list of strings, such as { \"kvm\" }", |feature| match is_feature_name(feature) {
+        true => Ok(()),
+        false => Err("the name of a feature (letters, digits and + - . _ ? =)".to_owned()),
     })
 }
 

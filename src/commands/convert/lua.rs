@@ -76,7 +76,7 @@ impl Entry {
         }
     }
 
-    fn place(&self, converted: &str) -> String {
+    pub fn place(&self, converted: &str) -> String {
         let file = plain(self.file.as_deref().unwrap_or(converted));
         match self.line {
             Some(line) => format!("{file}:{line}"),
