@@ -62,15 +62,29 @@ pub(super) fn name(fields: &mut Fields) -> Option<String> {
     let name = fields.string(EXPECTED)?;
     let hint = match check_name(&name) {
         Ok(()) => return Some(name),
-        Err(NameFault::Port(port)) => Some(format!("give the port in its own field: port = {port}")),
+        Err(NameFault::Port(port)) => Some(match port.parse::<u16>() {
+            Ok(1..) => format!("give the port in its own field: port = {port}"),
+            _ => "leave out the colon and what follows it".to_owned(),
+        }),
         Err(NameFault::Account(user)) => {
             Some(format!("give the account in its own field: user = {}", values::quote(user)))
         }
-        Err(NameFault::Brackets) => Some("write an IPv6 address without brackets".to_owned()),
+        Err(NameFault::Brackets) => Some(without_brackets(&name)),
         Err(NameFault::Other) => None,
     };
     fields.error(format!("expected {EXPECTED}, found {}", values::quote(&name)), hint);
     None
+}
+
+/// The hint for an IPv6 address in brackets. A port behind them would become part of the address without them.
+fn without_brackets(name: &str) -> String {
+    let (address, port) = name.trim_start_matches('[').split_once(']').unwrap_or((name, ""));
+    let port = port.strip_prefix(':').filter(|port| matches!(port.parse::<u16>(), Ok(1..)));
+    match (check_name(address), port) {
+        (Ok(()), Some(port)) => format!("write name = {}, port = {port}", values::quote(address)),
+        (Ok(()), None) => format!("write an IPv6 address without brackets: name = {}", values::quote(address)),
+        _ => "write an IPv6 address without brackets".to_owned(),
+    }
 }
 
 pub(super) fn user(fields: &mut Fields) -> Option<String> {

@@ -231,7 +231,8 @@ fn host_key(entry: &mut Entry, word: Option<Word>, uri: &mut Uri) -> Result<(), 
         None => uri.take("base64-ssh-public-host-key").map(|value| (uri.column, value)),
     };
     let Some((column, encoded)) = given else {
-        entry.warn(format!("it has no host key, which is required: run 'offload add {}' to get it", uri.host));
+        let port = if uri.port == SSH_PORT { String::new() } else { format!("--port {} ", uri.port) };
+        entry.warn(format!("it has no host key, which is required: run 'offload add {port}{}' to get it", uri.host));
         entry.set("host_key", Value::Missing);
         return Ok(());
     };

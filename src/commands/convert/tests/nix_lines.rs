@@ -106,6 +106,13 @@ fn comments_and_separators() {
 }
 
 #[test]
+fn a_missing_host_key_is_asked_of_the_right_port() {
+    for (uri, command) in [("b1", "'offload add b1'"), ("ssh://b1:2222", "'offload add --port 2222 b1'")] {
+        assert!(entry(uri).notes.iter().any(|note| note.warning && note.text.contains(command)), "{uri}");
+    }
+}
+
+#[test]
 fn the_host_key_may_lack_its_padding() {
     // "ssh-ed25519 AAAA\n"
     for encoded in ["c3NoLWVkMjU1MTkgQUFBQQo=", "c3NoLWVkMjU1MTkgQUFBQQo"] {
