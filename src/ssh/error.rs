@@ -131,7 +131,7 @@ pub enum Cause {
     LoginRefused { user: String, key: PathBuf },
     #[error("the server accepts key '{}' for user '{user}', and wants {} besides", key.display(), list(methods))]
     MoreWanted { user: String, key: PathBuf, methods: Vec<String> },
-    #[error("the server lets user '{user}' log in with {}, and not with a key", if methods.is_empty() { "nothing".to_owned() } else { list(methods) })]
+    #[error("the server lets user '{user}' log in with {}, and not with a key", or_nothing(methods))]
     NoLoginByKey { user: String, methods: Vec<String> },
     #[error("private key '{}' cannot sign: {problem}", path.display())]
     CannotSign { path: PathBuf, problem: String },
@@ -199,6 +199,10 @@ impl Error {
 
 pub(super) fn list<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
     items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn or_nothing(methods: &[String]) -> String {
+    if methods.is_empty() { "nothing".to_owned() } else { list(methods) }
 }
 
 fn seconds(time: Duration) -> String {

@@ -1,12 +1,16 @@
 //! What to do about an error of a connection: the text of a hint, for people. Commands in it may be pasted blindly.
 
+use std::io;
 use std::path::Path;
 
 use super::error::{Cause, Error, list};
 use super::host_key;
 use crate::machine::{HostKey, HostKeyError, HostKeyKind};
-use crate::permissions::{self, Need};
+use crate::permissions::{self, Need, PermissionProblem, User};
 use crate::shell::quote;
+
+/// Where a key is that belongs to the user of guix-daemon.
+const OWN_KEY: &str = "/etc/guix/offload_ed25519";
 
 impl Error {
     /// What to do about it, if that can be said.
@@ -28,11 +32,11 @@ impl Error {
                 something covers the directory: `ProtectHome=`, `PrivateTmp=` or `InaccessiblePaths=` in its unit \
                 (`systemctl cat guix-daemon`). Move the key to /etc/guix and correct 'private_key'"
                 .to_owned(),
-            Cause::PrivateKeyUnreadable { path, error } => {
-                permissions::advice(path, Need::ReadSecret, error).unwrap_or_else(|| {
+            Cause::PrivateKeyUnreadable { path, error } => key_of_its_own(path, error)
+                .or_else(|| permissions::advice(path, Need::ReadSecret, error))
+                .unwrap_or_else(|| {
                     format!("the file '{}' must be readable by the user that runs guix-daemon", path.display())
-                })
-            }
+                }),
             Cause::PrivateKeyExposed { path, .. } => format!("`chmod 600 {}`", quote(&path.to_string_lossy())),
             Cause::NotAPrivateKey { .. } => {
                 "'private_key' must name a private key in OpenSSH or PEM form, such as ssh-keygen writes".to_owned()
@@ -60,7 +64,8 @@ impl Error {
             Cause::Dropped { .. } => "raise `MaxStartups` in its sshd_config, and see what its sshd logs".to_owned(),
             Cause::NotSsh(_) => format!("correct 'port': {port} is another service"),
             Cause::NoCommonHostKeyType { offered, .. } if is_any_supported(offered) => {
-                format!("`offload add --port {port} {}` prints a key of another type for 'host_key'; compare it on {name}", quote(name))
+                let host = quote(name);
+                format!("`offload add --port {port} {host}` prints a key of another type for 'host_key'; compare it on {name}")
             }
             Cause::NoCommonHostKeyType { .. } => format!(
                 "none of these types is supported: in the sshd_config of {name}, let there be an Ed25519 key (`HostKey \
@@ -132,6 +137,24 @@ impl Error {
 pub fn make_key(path: &Path) -> String {
     let path = quote(&path.to_string_lossy());
     format!("test -e {path} || ssh-keygen -q -t ed25519 -N '' -f {path}")
+}
+
+/// For a key below a directory that this user cannot enter, such as the home directory of another: that stays closed.
+fn key_of_its_own(path: &Path, error: &io::Error) -> Option<String> {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return None;
+    }
+    let user = User::effective();
+    let problem = PermissionProblem::find(&user, Path::new("/"), path, Need::ReadSecret)?;
+    let key = Path::new(OWN_KEY);
+    problem.is_above().then(|| {
+        format!(
+            "{problem}. Leave that so, and give that user a key of its own: as root `{{ {}; }} && chown {}: {OWN_KEY} \
+             {OWN_KEY}.pub`, private_key = \"{OWN_KEY}\", and the .pub file in authorized_keys on the machine",
+            make_key(key),
+            quote(&user.name)
+        )
+    })
 }
 
 /// For a key that a server shows and `host_key` would not take.

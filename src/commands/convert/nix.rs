@@ -9,8 +9,8 @@
 //! line; the host key is the base64 form of what is a host key in OpenSSH form. A machine offers its mandatory features
 //! too, and takes only builds that require all of them: an `accepts` function here.
 //!
-//! Of a `nix.conf` the setting `builders` is read (`format.rs`). Machines that are not reached by SSH (`uri.rs`) have no counterpart, and neither has `@FILE`, which includes another
-//! file: both are left out with a warning.
+//! Of a `nix.conf` the setting `builders` is read (`format.rs`). Machines that are not reached by SSH (`uri.rs`) have no
+//! counterpart, and neither has `@FILE`, which includes another file: both are left out with a warning.
 
 mod format;
 mod uri;
