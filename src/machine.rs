@@ -13,8 +13,8 @@ mod known_hosts;
 mod name;
 
 pub use host_key::{HOST_KEY_TYPES, HostKeyError};
-pub use known_hosts::known_hosts;
-pub use name::{NameFault, check_name};
+pub use known_hosts::{KnownHosts, known_hosts};
+pub use name::{NameFault, canonical_name, check_name, is_feature_name};
 
 /// A build machine, as one entry of the machine file describes it. [`Machine::new`] has the defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,9 +94,15 @@ impl Machine {
         }
     }
 
-    /// `NAME:PORT`, by which entries for the same host share slots and other state.
+    /// `NAME:PORT`, by which entries for the same host share slots and other state, however they spell its name.
     pub fn address(&self) -> String {
-        format!("{}:{}", self.name, self.port)
+        format!("{}:{}", canonical_name(&self.name), self.port)
+    }
+
+    /// Whether `text` is its name or its `NAME:PORT`, in any spelling.
+    pub fn is_called(&self, text: &str) -> bool {
+        let with_port = |(name, port)| format!("{}:{port}", canonical_name(name)) == self.address();
+        canonical_name(text) == canonical_name(&self.name) || text.rsplit_once(':').is_some_and(with_port)
     }
 }
 
@@ -176,5 +182,28 @@ impl HostKeyKind {
 impl fmt::Display for HostKeyKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_called_by_any_spelling_of_its_name() {
+        let machine = Machine { port: 2022, ..Machine::new("Good.lan", "u", Vec::new(), Vec::new()) };
+        assert_eq!(machine.address(), "good.lan:2022");
+        for text in ["Good.lan", "good.lan", "good.lan.", "good.lan:2022", "GOOD.lan.:2022"] {
+            assert!(machine.is_called(text), "{text}");
+        }
+        for text in ["good.lan:22", "good", "good.lan:", ":2022", ""] {
+            assert!(!machine.is_called(text), "{text}");
+        }
+        let address = Machine::new("2001:DB8::7", "u", Vec::new(), Vec::new());
+        assert!(
+            address.is_called("2001:db8:0::7")
+                && address.is_called("2001:db8::7:22")
+                && !address.is_called("2001:db8::")
+        );
     }
 }

@@ -185,7 +185,7 @@ impl PermissionProblem {
     }
 
     /// Whether it is a directory above the wanted file.
-    fn is_above(&self) -> bool {
+    pub fn is_above(&self) -> bool {
         self.path != self.wanted && self.wanted.starts_with(&self.path)
     }
 

@@ -177,6 +177,27 @@ fn errors_of_the_file() {
     }
 }
 
+/// The list that Guix reads is made of these.
+#[test]
+fn the_configuration_of_a_system_gets_the_file_that_is_wanted() {
+    let site = Site::new(Release::Sid);
+    for (text, error) in [
+        (
+            "(use-modules (gnu))\n(operating-system (host-name \"b\") (timezone \"Etc/UTC\") (file-systems %base-file-systems)
+              (bootloader (bootloader-configuration (bootloader grub-bootloader))))",
+            "expected a list of build machines, found ",
+        ),
+        ("(use-modules (guix gexp))\n(list #~(build-machine (name \"b\")))", "found a list whose item 1 is #<gexp"),
+        ("(list #~(build-machine (name \"b\")))", "missing field initializers"),
+        ("(guix-configuration (build-machines '()))", "m.scm:1:1: error: "),
+    ] {
+        let found = site.error(text);
+        assert!(found.contains(error), "{text}: {found}");
+        assert!(found.contains("\n  hint: convert /etc/guix/machines.scm instead"), "{text}: {found}");
+    }
+    assert!(!site.error("(list 1 2)").contains("hint"));
+}
+
 #[test]
 fn a_guix_without_its_offload_module_says_so() {
     let site = Site::new(Release::Sid);

@@ -204,3 +204,17 @@ fn servers_that_run_no_command() {
         assert_eq!(b.built(), [name]);
     }
 }
+
+/// Two builds at a time would meet in the directory.
+#[test]
+fn one_host_under_two_spellings_of_its_name_has_its_slots_once() {
+    let lab = Lab::new();
+    let machine = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    let entry = || machine.entry().set("parallel_builds", 1);
+    head.write_machines(&[entry(), entry().set("name", "B1").set("speed", 2), entry().set("name", "b1.")]);
+    let alone = "mkdir /tmp/busy || exit 1; for i in 1 2 3 4 5 6 7 8; do sleep 0.1; done; rmdir /tmp/busy; echo >$out";
+    let builds: Vec<Drv> = ["one", "two", "three"].map(|name| Drv::new(name).script(alone)).into();
+    head.build(&builds.iter().collect::<Vec<_>>()).succeeded();
+    assert_eq!(machine.built().len(), 3);
+}

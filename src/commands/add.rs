@@ -75,6 +75,7 @@ pub fn run(args: &Args, engine: &Engine, output: &mut dyn Write, messages: &mut 
 fn host(text: &str) -> Result<String, String> {
     match check_name(text) {
         Ok(()) => Ok(text.to_owned()),
+        Err(NameFault::Port("")) => Err("no port follows the colon; it is an option: --port PORT".to_owned()),
         Err(NameFault::Port(port)) => Err(format!("the port is an option: --port {port}")),
         Err(NameFault::Account(user)) => Err(format!("the account is an option: --user {user}")),
         Err(NameFault::Brackets) => Err("an IPv6 address has no brackets here".to_owned()),

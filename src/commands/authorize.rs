@@ -53,8 +53,7 @@ impl Args {
 /// Exchanges signing keys.
 pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let (_, pool) = load(args.machine_file.as_deref(), engine)?;
-    let is_named = |machine: &&Machine| machine.name == args.name || machine.address() == args.name;
-    let machine = pool.machines.iter().map(|entry| &entry.machine).find(is_named);
+    let machine = pool.machines.iter().map(|entry| &entry.machine).find(|machine| machine.is_called(&args.name));
     let machine = machine.ok_or_else(|| {
         CommandError::new(ExitStatus::NoMatch, format!("the machine file has no machine '{}'", args.name))
     })?;

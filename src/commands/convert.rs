@@ -5,11 +5,13 @@
 //! Nix `machines` file. Fields that have the default value are left out, since the two have the same meaning without
 //! them; what has no counterpart, or changed its meaning, is said in comments of the result and in warnings.
 //!
-//! This is a translation and no check: a host name or a key that was wrong before is wrong in the same way
-//! afterwards, and `offload eval` says so.
+//! A host name or a key that was wrong before is wrong in the same way afterwards. The result is evaluated, and what `offload
+//! eval` would refuse is an error (status 3); it is written all the same, for a person to correct.
 
+mod check;
 mod error;
 mod lua;
+mod meaning;
 mod nix;
 mod repl;
 mod scheme;
@@ -50,7 +52,19 @@ pub fn run(args: &Args, out: &mut dyn Write, messages: &mut dyn Write) -> Comman
         // If standard error cannot be written, nobody is left to read it.
         let _ = writeln!(messages, "{line}");
     }
-    Ok(ExitStatus::Success)
+    let found = check::check(&document);
+    for error in &found.errors {
+        let _ = writeln!(messages, "{error}");
+    }
+    match found.count {
+        0 => Ok(ExitStatus::Success),
+        count => {
+            let errors = if count == 1 { "error" } else { "errors" };
+            let message = format!("the machine file is written, and 'offload eval' refuses it: {count} {errors}");
+            let hint = "correct what the messages above name, in it or in the file that was converted".to_owned();
+            Err(CommandError::new(ExitStatus::MachineFile, message).with_hint(Some(hint)))
+        }
+    }
 }
 
 /// The machine file in Lua that `file` amounts to. `guix` finds the real `guix`; it is asked only for a `machines.scm`.
@@ -60,7 +74,10 @@ pub fn convert(file: &Path, guix: impl FnOnce() -> Result<PathBuf, WrapperError>
     }
     let text = read(file)?;
     if is_scheme(file, &text) {
-        let machines = repl::evaluate(&guix()?, file)?;
+        let machines = repl::evaluate(&guix()?, file).map_err(|error| match error {
+            ConvertError::InFile(problems) if is_of_system(&text) => ConvertError::OfSystem(problems),
+            error => error,
+        })?;
         let home = env::var_os("HOME").map(PathBuf::from);
         scheme::document(file, machines, home.as_deref())
     } else {
@@ -102,6 +119,15 @@ fn is_scheme(file: &Path, text: &[u8]) -> bool {
         };
         rest = rest[end + comment_ends.len()..].trim_ascii_start();
     }
+}
+
+/// Whether a file in Scheme looks like the configuration of a system, or like G-expressions, of which Guix System makes
+/// the list of machines.
+fn is_of_system(text: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(text);
+    ["(operating-system", "(guix-configuration", "(build-machines", "#~", "(gexp"]
+        .iter()
+        .any(|word| text.contains(word))
 }
 
 #[cfg(test)]

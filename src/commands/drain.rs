@@ -127,8 +127,7 @@ fn each_host(
     messages: &mut dyn Write,
     change: impl Fn(&Machine) -> Result<String, StateError>,
 ) -> CommandResult {
-    let mut hosts: Vec<&Machine> =
-        machines.iter().copied().filter(|machine| machine.name == name || machine.address() == name).collect();
+    let mut hosts: Vec<&Machine> = machines.iter().copied().filter(|machine| machine.is_called(name)).collect();
     hosts.sort_by_key(|machine| machine.address());
     hosts.dedup_by_key(|machine| machine.address());
     if hosts.is_empty() {

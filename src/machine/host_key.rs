@@ -5,68 +5,20 @@
 //! lengths of the fields are checked here, to catch a key that was cut or mixed up while it was copied; whether a
 //! point lies on its curve is not.
 
+mod error;
+mod mistakes;
+
 use super::{HostKey, HostKeyKind};
+pub use error::{HOST_KEY_TYPES, HostKeyError};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use sha2::{Digest as _, Sha256};
 
-/// The types of host key, as an error message lists them.
-pub const HOST_KEY_TYPES: &str =
-    "ssh-ed25519, ecdsa-sha2-nistp256, ecdsa-sha2-nistp384, ecdsa-sha2-nistp521 or ssh-rsa";
-
-/// An RSA key shorter than this is refused by the servers of our time.
-const RSA_BITS: usize = 1024;
+/// The shortest RSA key that is accepted, in bits. NIST SP 800-131A disallows shorter ones.
+pub(super) const RSA_BITS: usize = 2048;
 /// No key of the supported types comes near this many characters.
 const MAX_LENGTH: usize = 8192;
-
-/// Why a text is not a host key.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HostKeyError {
-    #[error("expected a host key in OpenSSH form, \"ssh-ed25519 AAAA…\", found an empty string")]
-    Empty,
-    #[error("expected a host key in OpenSSH form, \"ssh-ed25519 AAAA…\", found {0} bytes")]
-    TooLong(usize),
-    #[error("expected a public host key, found a private key")]
-    PrivateKey,
-    #[error("expected a public host key, found a fingerprint")]
-    Fingerprint,
-    #[error("expected a host key alone, \"TYPE BASE64\", found a line of a known_hosts file")]
-    KnownHostsLine,
-    #[error("expected a host key of type {HOST_KEY_TYPES}, found '{0}'")]
-    UnknownType(String),
-    #[error("the {0} host key has no base64 part after its type")]
-    NoKey(HostKeyKind),
-    #[error("the base64 part of the {0} host key is damaged")]
-    Base64(HostKeyKind),
-    #[error("the host key says it is {said}, but holds a key of type '{holds}'")]
-    Mismatch { said: HostKeyKind, holds: String },
-    #[error("the {0} host key is cut short or damaged")]
-    Damaged(HostKeyKind),
-    #[error("the RSA host key has {0} bits; at least {RSA_BITS} are needed")]
-    Short(usize),
-}
-
-impl HostKeyError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            HostKeyError::PrivateKey => Some(
-                "give the content of the .pub file of the build machine, such as /etc/ssh/ssh_host_ed25519_key.pub",
-            ),
-            HostKeyError::Fingerprint => Some(
-                "the key itself is needed: /etc/ssh/ssh_host_ed25519_key.pub on the build machine, or ssh-keyscan HOST",
-            ),
-            HostKeyError::KnownHostsLine => Some("leave out the host name in front"),
-            HostKeyError::UnknownType(kind) if kind.contains("-cert-v01@") => {
-                Some("certificates are not supported: give the host key itself")
-            }
-            HostKeyError::NoKey(_) | HostKeyError::Base64(_) | HostKeyError::Damaged(_) => {
-                Some("copy the whole line of the .pub file again")
-            }
-            _ => None,
-        }
-    }
-}
 
 impl HostKeyKind {
     /// Every type that can be pinned.
@@ -91,28 +43,29 @@ impl HostKey {
         if text.len() > MAX_LENGTH {
             return Err(HostKeyError::TooLong(text.len()));
         }
-        if text.contains("PRIVATE KEY-----") {
-            return Err(HostKeyError::PrivateKey);
-        }
         let mut words = text.split_ascii_whitespace();
-        let kind_name = words.next().ok_or(HostKeyError::Empty)?;
-        if kind_name.starts_with("SHA256:") || kind_name.starts_with("MD5:") {
-            return Err(HostKeyError::Fingerprint);
-        }
+        let kind = words.next().and_then(HostKeyKind::from_name);
+        let Some(kind) = kind.filter(|_| !text.contains('\n')) else { return Err(mistakes::find(text)) };
         let encoded = words.next();
-        let Some(kind) = HostKeyKind::from_name(kind_name) else {
-            return Err(match encoded.and_then(HostKeyKind::from_name) {
-                Some(_) => HostKeyError::KnownHostsLine,
-                None => HostKeyError::UnknownType(kind_name.chars().take(40).collect()),
-            });
-        };
         let encoded = encoded.ok_or(HostKeyError::NoKey(kind))?;
-        let blob = STANDARD
-            .decode(encoded)
-            .or_else(|_| STANDARD_NO_PAD.decode(encoded))
-            .map_err(|_| HostKeyError::Base64(kind))?;
+        let blob = decode(encoded).ok_or_else(|| match mistakes::keys_in(text).is_empty() {
+            true => HostKeyError::Base64(kind),
+            false => mistakes::find(text),
+        })?;
         check(kind, &blob)?;
+        // What follows is a comment, unless it is another key.
+        if words.any(|word| HostKeyKind::from_name(word).is_some()) && mistakes::keys_in(text).len() > 1 {
+            return Err(mistakes::find(text));
+        }
         Ok(HostKey { kind, blob })
+    }
+
+    /// The key whose encoding this is.
+    fn from_blob(blob: Vec<u8>) -> Option<HostKey> {
+        let name = field(&mut blob.as_slice())?.to_vec();
+        let kind = HostKeyKind::ALL.into_iter().find(|kind| kind.name().as_bytes() == name)?;
+        check(kind, &blob).ok()?;
+        Some(HostKey { kind, blob })
     }
 
     /// The key in OpenSSH form, without a comment.
@@ -124,6 +77,10 @@ impl HostKey {
     pub fn fingerprint(&self) -> String {
         format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(&self.blob)))
     }
+}
+
+fn decode(encoded: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(encoded).or_else(|_| STANDARD_NO_PAD.decode(encoded)).ok()
 }
 
 /// Checks the fields of a key's encoding.

@@ -2,7 +2,8 @@
 //!
 //! The format is that of sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT": patterns separated by commas, or a hashed name
 //! (`|1|SALT|HMAC-SHA1`), then the key. Lines with `@cert-authority` say nothing about a host's own key and are passed
-//! over; a key that is `@revoked` is not given. A line that makes no sense is passed over, as OpenSSH does.
+//! over; a key that is `@revoked` is not given. A line that makes no sense is passed over, as OpenSSH does. Which lines for
+//! the host those are is known to the caller.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,12 +11,20 @@ use sha1::{Digest as _, Sha1};
 
 use super::HostKey;
 
-/// The keys that a file of known hosts gives for `host`, which may be `NAME`, `NAME:PORT` or `[NAME]:PORT`.
-pub fn known_hosts(text: &str, host: &str) -> Vec<HostKey> {
+/// What a file of known hosts has for a host.
+#[derive(Debug, Default)]
+pub struct KnownHosts {
+    pub keys: Vec<HostKey>,
+    /// Why other lines for the host give no key.
+    pub passed_over: Vec<String>,
+}
+
+/// What a file of known hosts gives for `host`, which may be `NAME`, `NAME:PORT` or `[NAME]:PORT`.
+pub fn known_hosts(text: &str, host: &str) -> KnownHosts {
     let name = canonical(host);
-    let mut keys: Vec<HostKey> = Vec::new();
+    let mut known = KnownHosts::default();
     let mut revoked = Vec::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
+    for (number, line) in (1..).zip(text.lines().map(str::trim)).filter(|(_, line)| !line.starts_with('#')) {
         let (marker, line) = match line.strip_prefix('@') {
             Some(rest) => rest.split_once([' ', '\t']).unwrap_or((rest, "")),
             None => ("", line),
@@ -25,15 +34,21 @@ pub fn known_hosts(text: &str, host: &str) -> Vec<HostKey> {
             continue;
         }
         // A type that cannot be pinned is no reason to refuse the others.
-        let Ok(key) = HostKey::parse(key) else { continue };
-        match marker {
-            "" if !keys.contains(&key) => keys.push(key),
-            "revoked" => revoked.push(key),
+        let mut pass_over = |why: &str| known.passed_over.push(format!("line {number}: {why}"));
+        match (marker, HostKey::parse(key)) {
+            ("", Ok(key)) if !known.keys.contains(&key) => known.keys.push(key),
+            ("", Ok(_)) => {}
+            ("", Err(error)) => pass_over(&error.to_string()),
+            ("revoked", Ok(key)) => {
+                pass_over("a key that is revoked");
+                revoked.push(key);
+            }
+            ("cert-authority", _) => pass_over("certificates are not supported"),
             _ => {}
         }
     }
-    keys.retain(|key| !revoked.contains(key));
-    keys
+    known.keys.retain(|key| !revoked.contains(key));
+    known
 }
 
 /// The name under which OpenSSH notes a host: with its port only if that is not 22.

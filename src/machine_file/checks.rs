@@ -2,26 +2,35 @@
 //! file, not for the build hook.
 
 use super::diagnostic::Diagnostic;
+use super::machine_fields::Entry;
 use super::pool::{LoadContext, Pool, home_directory};
+use crate::lua::values;
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// The private keys that are tried for a machine that gives none, below the home directory.
 pub const DEFAULT_KEYS: [&str; 3] = [".ssh/id_ed25519", ".ssh/id_ecdsa", ".ssh/id_rsa"];
 
-/// Warnings: private keys that cannot be read, and that nothing builds for `system`, the head's own.
+/// Warnings: one machine under several names, as it seems, private keys that cannot be read, and that nothing builds for
+/// `system`, the head's own.
 pub fn check_environment(pool: &Pool, context: &LoadContext, system: &str) -> Vec<Diagnostic> {
     let file = pool.path.display().to_string();
-    let mut warnings = Vec::new();
+    let mut warnings = same_host_keys(pool, &file);
     let mut seen: Vec<&Path> = Vec::new();
     for entry in &pool.machines {
         let Some(key) = entry.machine.private_key.as_deref().filter(|key| !seen.contains(key)) else { continue };
         seen.push(key);
-        if let Some(error) = unreadable(key) {
+        if let Some((error, is_missing)) = unreadable(key) {
             let name = &entry.machine.name;
             let message = format!("build_machine<{name}>: private_key: {}: {error}", key.display());
-            let hint = "make one with ssh-keygen -t ed25519 -N '', and add its public half to the account's \
-                        ~/.ssh/authorized_keys on the build machine";
+            let hint = match is_missing {
+                true => {
+                    "make one with ssh-keygen -t ed25519 -N '', and add its public half to the account's \
+                         ~/.ssh/authorized_keys on the build machine"
+                }
+                false => "run this command as the user that guix-daemon runs as, who must be able to read it",
+            };
             let warning = Diagnostic::warning(file.clone(), message).at(entry.line).hint(hint);
             warnings.push(Diagnostic { field: Some("private_key".to_owned()), ..warning });
         }
@@ -51,10 +60,39 @@ pub fn check_environment(pool: &Pool, context: &LoadContext, system: &str) -> Ve
     warnings
 }
 
-fn unreadable(file: &Path) -> Option<String> {
+/// Names that are not alike may be those of one machine, and the same host key is a sign of it. What entries for one machine
+/// share goes by the name all the same: machines that were copied from one image have their key in common. Once for each
+/// key.
+fn same_host_keys(pool: &Pool, file: &str) -> Vec<Diagnostic> {
+    let mut warnings = Vec::new();
+    let mut seen: HashMap<(&[u8], u16), (&Entry, bool)> = HashMap::new();
+    for entry in &pool.machines {
+        let machine = &entry.machine;
+        for key in &machine.host_keys {
+            let (first, is_reported) = seen.entry((&key.blob, machine.port)).or_insert((entry, false));
+            if *is_reported || first.machine.address() == machine.address() {
+                continue;
+            }
+            *is_reported = true;
+            let line = first.line.map_or(String::new(), |line| format!(" on line {line}"));
+            let message = format!(
+                "build_machine<{}>: host_key: build_machine<{}>{line} has the same one: if that is one machine under two names, \
+                 its build slots are counted twice",
+                machine.name, first.machine.name
+            );
+            let hint = format!("write name = {} in both, if it is one", values::quote(&first.machine.name));
+            let warning = Diagnostic::warning(file, message).at(entry.line).hint(hint);
+            warnings.push(Diagnostic { field: Some("host_key".to_owned()), ..warning });
+        }
+    }
+    warnings
+}
+
+/// Why a file cannot be read, and whether that is because there is none.
+fn unreadable(file: &Path) -> Option<(String, bool)> {
     match File::open(file).and_then(|file| file.metadata()) {
         Ok(metadata) if metadata.is_file() => None,
-        Ok(_) => Some("not a file".to_owned()),
-        Err(error) => Some(error.to_string()),
+        Ok(_) => Some(("not a file".to_owned(), false)),
+        Err(error) => Some((error.to_string(), error.kind() == std::io::ErrorKind::NotFound)),
     }
 }

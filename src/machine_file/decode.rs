@@ -3,7 +3,7 @@
 use super::fields::Fields;
 use crate::lua::nearest;
 use crate::lua::values::{self, describe};
-use crate::machine::{Compression, HostKey, NameFault, check_name};
+use crate::machine::{Compression, HostKey, NameFault, check_name, is_feature_name};
 use mlua::Value;
 use serde_json::Value as Json;
 use std::path::PathBuf;
@@ -62,15 +62,29 @@ pub(super) fn name(fields: &mut Fields) -> Option<String> {
     let name = fields.string(EXPECTED)?;
     let hint = match check_name(&name) {
         Ok(()) => return Some(name),
-        Err(NameFault::Port(port)) => Some(format!("give the port in its own field: port = {port}")),
+        Err(NameFault::Port(port)) => Some(match port.parse::<u16>() {
+            Ok(1..) => format!("give the port in its own field: port = {port}"),
+            _ => "leave out the colon and what follows it".to_owned(),
+        }),
         Err(NameFault::Account(user)) => {
             Some(format!("give the account in its own field: user = {}", values::quote(user)))
         }
-        Err(NameFault::Brackets) => Some("write an IPv6 address without brackets".to_owned()),
+        Err(NameFault::Brackets) => Some(without_brackets(&name)),
         Err(NameFault::Other) => None,
     };
     fields.error(format!("expected {EXPECTED}, found {}", values::quote(&name)), hint);
     None
+}
+
+/// The hint for an IPv6 address in brackets. A port behind them would become part of the address without them.
+fn without_brackets(name: &str) -> String {
+    let (address, port) = name.trim_start_matches('[').split_once(']').unwrap_or((name, ""));
+    let port = port.strip_prefix(':').filter(|port| matches!(port.parse::<u16>(), Ok(1..)));
+    match (check_name(address), port) {
+        (Ok(()), Some(port)) => format!("write name = {}, port = {port}", values::quote(address)),
+        (Ok(()), None) => format!("write an IPv6 address without brackets: name = {}", values::quote(address)),
+        _ => "write an IPv6 address without brackets".to_owned(),
+    }
 }
 
 pub(super) fn user(fields: &mut Fields) -> Option<String> {
@@ -99,7 +113,7 @@ pub(super) fn host_keys(fields: &mut Fields) -> Option<Vec<HostKey>> {
     for text in &texts {
         match HostKey::parse(text) {
             Ok(key) => keys.push(key),
-            Err(error) => fields.error(error.to_string(), error.hint().map(str::to_owned)),
+            Err(error) => fields.error(error.to_string(), error.hint()),
         }
     }
     (keys.len() == texts.len()).then_some(keys)
@@ -143,13 +157,9 @@ pub(super) fn systems(fields: &mut Fields) -> Option<Vec<String>> {
 }
 
 pub(super) fn features(fields: &mut Fields) -> Option<Vec<String>> {
-    fields.strings("a list of strings, such as { \"kvm\" }", |feature| {
-        // The daemon hands them over separated by commas, after checking them as it checks names of store items.
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._?=".contains(&byte);
-        match !feature.is_empty() && feature.bytes().all(plain) {
-            true => Ok(()),
-            false => Err("the name of a feature (letters, digits and + - . _ ? =)".to_owned()),
-        }
+    fields.strings("a list of strings, such as { \"kvm\" }", |feature| match is_feature_name(feature) {
+        true => Ok(()),
+        false => Err("the name of a feature (letters, digits and + - . _ ? =)".to_owned()),
     })
 }
 

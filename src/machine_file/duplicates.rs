@@ -1,8 +1,9 @@
-//! Several entries for one machine: same name and port.
+//! Several entries for one machine: same name and port, however the name is spelt.
 //!
 //! They share slots, health and transfer limits, so what concerns the host and not the build must be the same in all of
 //! them. Systems, features, speed and functions may differ: that is what a second entry is for. So may fields that a
-//! connection goes by, such as `keep_connection`.
+//! connection goes by, such as `keep_connection`. Names that are not alike
+//! may still be those of one machine: `checks` warns of that.
 
 use super::diagnostic::Severity;
 use super::fields::{Finding, FindingLocation};
@@ -19,9 +20,9 @@ pub(super) fn check(
     numbers: &[usize],
     findings: &mut Vec<Finding>,
 ) {
-    let mut seen: HashMap<(&str, u16), Vec<usize>> = HashMap::new();
+    let mut seen: HashMap<String, Vec<usize>> = HashMap::new();
     for (index, Entry { machine, .. }) in entries.iter().enumerate() {
-        let same = seen.entry((&machine.name, machine.port)).or_default();
+        let same = seen.entry(machine.address()).or_default();
         if let Some(&first) = same.first() {
             let other = &entries[first];
             let place = FindingLocation::Constructed(numbers[index]);

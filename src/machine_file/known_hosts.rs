@@ -12,6 +12,8 @@ use std::rc::Rc;
 
 /// A larger file, in bytes, is an error.
 const MAX_FILE: u64 = 16 << 20;
+/// Most lines of a file that a message gives reasons for.
+const MAX_NOTES: usize = 3;
 
 pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
     let context = Rc::clone(context);
@@ -27,7 +29,12 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
         let mut notes = Vec::new();
         for file in &files {
             match read(file) {
-                Ok(text) => keys.extend(machine::known_hosts(&text, &host)),
+                Ok(text) => {
+                    let known = machine::known_hosts(&text, &host);
+                    keys.extend(known.keys);
+                    let passed_over = known.passed_over.into_iter().take(MAX_NOTES);
+                    notes.extend(passed_over.map(|why| format!("{}: {why}", file.display())));
+                }
                 Err(error) => notes.push(format!("{}: {}", file.display(), plain_error(&error))),
             }
         }
@@ -35,7 +42,7 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
             let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
             let notes = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join("; ")) };
             let message = format!("known_hosts: no host key of '{host}' in {}{notes}", names.join(" or "));
-            context.defer(lua, message, Some(format!("ssh-keyscan {host}, checked, gives one")))?;
+            context.defer(lua, message, Some(format!("`ssh-keyscan {host}`, checked, gives lines for that file")))?;
             return Ok(None);
         }
         Ok(Some(keys.iter().map(HostKey::to_openssh).collect::<Vec<_>>()))

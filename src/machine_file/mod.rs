@@ -50,7 +50,7 @@ pub use checks::{DEFAULT_KEYS, check_environment};
 pub use diagnostic::{Diagnostic, Report, Severity};
 pub use functions::Candidate;
 pub use machine_fields::{BUILD_MACHINE, Entry, LOCAL_MACHINE, LocalMachine};
-pub use pool::{Extend, LoadContext, Pool, load};
+pub use pool::{Extend, LoadContext, Pool, load, load_text};
 pub use request::{DERIVATION_FIELDS, DerivationReader, LuaRequest, LuaStatus, OUTPUT_FIELDS, REQUEST, STATUS};
 pub use request_callbacks::{Acceptance, RequestCallbacks, Score, default_score};
 pub use schema::{Field, FieldValues};

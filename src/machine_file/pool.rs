@@ -87,6 +87,12 @@ pub fn load(path: &Path, context: &LoadContext) -> Result<Pool, Report> {
             });
         }
     };
+    load_text(path, text, context)
+}
+
+/// Evaluates `text` as the content of the machine file `path`, whether there is such a file or not.
+pub fn load_text(path: &Path, text: Vec<u8>, context: &LoadContext) -> Result<Pool, Report> {
+    let file = path.display().to_string();
     let failed = |message: String| Report::from(Diagnostic::error(file.clone(), message));
     let mut limits = context.limits;
     let options = RuntimeOptions {

@@ -39,6 +39,9 @@ use crate::machine::Machine;
 /// The least `stall_timeout` that counts: libssh2 sends at most one keep-alive in two seconds.
 const STALL_TIMEOUT_MIN: Duration = Duration::from_secs(3);
 
+/// Time allowed for the rest of a message that libssh2 gave up before its end.
+const REST_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Time allowed for sending the message that disconnects.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -304,7 +307,19 @@ impl Driver {
     }
 
     fn is_closed(&self) -> bool {
-        !matches!(recv(&self.socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((_, 1..)) | Err(Errno::AGAIN))
+        !matches!(self.peek(), Ok((_, 1..)) | Err(Errno::AGAIN))
+    }
+
+    /// Why libssh2 no longer waits for an answer, which it does not tell. If there is more to read, the connection is not
+    /// at its end.
+    pub(super) fn end_of_answers(&self, limit: Deadline) -> Cause {
+        // The end of a connection, or the rest of a message, may still be on its way.
+        let _ = self.poll(PollFlags::IN, None, Some(limit.instant().min(Instant::now() + REST_TIMEOUT)));
+        if matches!(self.peek(), Ok((_, 1..))) { Cause::MessageNotTaken } else { Cause::Closed }
+    }
+
+    fn peek(&self) -> rustix::io::Result<(usize, usize)> {
+        recv(&self.socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT)
     }
 
     fn calls(&self) -> MutexGuard<'_, CallState> {

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::machine::{HostKeyError, HostKeyKind, Machine};
-use crate::permissions::{self, Need};
+
+/// The longest message that libssh2 takes, in bytes (`LIBSSH2_PACKET_MAXPAYLOAD`). OpenSSH sends longer ones: the text of
+/// a `Banner`.
+const LONGEST_MESSAGE: usize = 40_000;
 
 /// A failure of the connection to one machine.
 ///
@@ -60,6 +63,9 @@ pub enum Cause {
     NoHome,
     #[error("private key '{}' does not exist", path.display())]
     PrivateKeyMissing { path: PathBuf },
+    /// It exists outside of the mount name space of this process.
+    #[error("private key '{}' exists, and is hidden from this process", path.display())]
+    PrivateKeyHidden { path: PathBuf },
     #[error("cannot read private key '{}': {error}", path.display())]
     PrivateKeyUnreadable { path: PathBuf, error: io::Error },
     #[error("private key '{}' is accessible to others (mode {mode:04o})", path.display())]
@@ -120,6 +126,13 @@ pub enum Cause {
         /// The key's line for `authorized_keys`.
         public_key: String,
     },
+    /// The key did fit; what is in the way comes after it.
+    #[error("key '{}' opens the account of '{user}', and the server still refuses the login", key.display())]
+    LoginRefused { user: String, key: PathBuf },
+    #[error("the server accepts key '{}' for user '{user}', and wants {} besides", key.display(), list(methods))]
+    MoreWanted { user: String, key: PathBuf, methods: Vec<String> },
+    #[error("the server lets user '{user}' log in with {}, and not with a key", or_nothing(methods))]
+    NoLoginByKey { user: String, methods: Vec<String> },
     #[error("private key '{}' cannot sign: {problem}", path.display())]
     CannotSign { path: PathBuf, problem: String },
 
@@ -133,6 +146,12 @@ pub enum Cause {
     LinkDead(Duration),
     #[error("the connection was closed by the other side")]
     Closed,
+    /// With an SSH_MSG_DISCONNECT, before the login was through.
+    #[error("the server ended the connection: {0:?}")]
+    Disconnected(String),
+    /// The connection is still there, and libssh2 cannot go on with it.
+    #[error("the server sent a message that is damaged, or longer than the {} KiB that libssh2 takes", LONGEST_MESSAGE >> 10)]
+    MessageNotTaken,
     /// The other end of the channel is gone; the session may live on.
     #[error("the other end of the channel is closed")]
     ChannelClosed,
@@ -166,92 +185,10 @@ impl Error {
         error.get_ref()?.downcast_ref()
     }
 
-    /// What to do about it, if that can be said.
-    pub fn hint(&self) -> Option<String> {
-        let name = self.machine.rsplit_once(':').map_or(self.machine.as_str(), |(name, _)| name);
-        let port = self.machine.rsplit_once(':').map_or("22", |(_, port)| port);
-        let hint = match &self.cause {
-            Cause::NoPrivateKey { .. } | Cause::NoHome => {
-                "make a key with `ssh-keygen -t ed25519 -N \"\" -f FILE` and name it in 'private_key'".to_owned()
-            }
-            Cause::PrivateKeyMissing { path } => {
-                format!("correct 'private_key', or make the key: `ssh-keygen -t ed25519 -N \"\" -f {}`", path.display())
-            }
-            Cause::PrivateKeyUnreadable { path, error } => {
-                permissions::advice(path, Need::ReadSecret, error).unwrap_or_else(|| {
-                    format!("the file '{}' must be readable by the user that runs guix-daemon", path.display())
-                })
-            }
-            Cause::PrivateKeyExposed { path, .. } => format!("`chmod 600 {}`", path.display()),
-            Cause::NotAPrivateKey { .. } => {
-                "'private_key' must name a private key in OpenSSH or PEM form, such as ssh-keygen writes".to_owned()
-            }
-            Cause::PrivateKeyEncrypted { path } => format!(
-                "use a key of its own without passphrase (`ssh-keygen -t ed25519 -N \"\" -f FILE`), or remove the passphrase: \
-                 `ssh-keygen -p -N \"\" -f {}`",
-                path.display()
-            ),
-            Cause::PrivateKeyUnsupported { .. } => "use an Ed25519, ECDSA or RSA key".to_owned(),
-            Cause::NameNotResolved(_) => format!("check 'name', and what `getent hosts {name}` says on this machine"),
-            Cause::ConnectionRefused { .. } => {
-                format!("start the SSH server on {name}, or correct 'port' ({port} was tried)")
-            }
-            Cause::NoConnection { .. } => "check 'name' and 'port', the network and the firewalls".to_owned(),
-            Cause::Proxy { .. } => "run the 'proxy_command' by hand: it must print the server's \"SSH-2.0-…\"".to_owned(),
-            Cause::TimedOut(_) => {
-                "check that the machine is up and that no firewall drops packets; 'connect_timeout' is the limit".to_owned()
-            }
-            Cause::NotAllowedNow => {
-                "it ends by itself, within ten minutes; in its sshd_config, `PerSourcePenaltyExemptList` exempts this host, \
-                 and `MaxStartups` may be too low"
-                    .to_owned()
-            }
-            Cause::Dropped { .. } => "raise `MaxStartups` in its sshd_config, and see what its sshd logs".to_owned(),
-            Cause::NotSsh(_) => format!("correct 'port': {port} is another service"),
-            Cause::NoCommonHostKeyType { .. } => {
-                format!("put a key of an offered type into 'host_key': `ssh-keyscan -p {port} {name}`, and compare it on {name}")
-            }
-            Cause::NoCommonAlgorithm { setting, known, .. } => {
-                format!("in the sshd_config of {name}, `{setting}` must allow one of {}", list(known))
-            }
-            Cause::HostKeyDiffers { offered, .. } => format!(
-                "if the machine's key has changed and you have compared the fingerprint on the machine itself: host_key = \"{offered}\""
-            ),
-            Cause::UserKeyRefused { user, public_key, .. } => {
-                format!("add this line to ~{user}/.ssh/authorized_keys on {name}: {public_key}")
-            }
-            Cause::CannotSign { .. } => "use another key, such as `ssh-keygen -t ed25519 -N \"\" -f FILE` makes".to_owned(),
-            Cause::SocketRefused { .. } => {
-                "check that guix-daemon runs there, that 'daemon_socket' is its socket, and that sshd_config has \
-                 `AllowStreamLocalForwarding yes`"
-                    .to_owned()
-            }
-            Cause::CommandRefused(_) => {
-                "the account needs a login shell and no `ForceCommand`, or `AllowStreamLocalForwarding yes`".to_owned()
-            }
-            Cause::LinkDead(_) => {
-                "the machine or the network to it stopped answering; 'stall_timeout' is the limit".to_owned()
-            }
-            Cause::TooMuchBeforeLogin(_) => format!("see what listens on port {port} of {name}: no usual SSH server does this"),
-            Cause::TooMuchUnasked => {
-                "no usual SSH server does this: look at the machine before it is used again".to_owned()
-            }
-            Cause::Closed
-            | Cause::ChannelClosed
-            | Cause::BadHostKey(_)
-            | Cause::Deadline
-            | Cause::OutOfUse
-            | Cause::TooMuchOutput(_)
-            | Cause::Ssh { .. }
-            | Cause::Io(_) => return None,
-        };
-        Some(hint)
-    }
-
     /// As an error of a read or a write, its kind the nearest one.
     pub(super) fn into_io(self, closed: io::ErrorKind) -> io::Error {
         let kind = match &self.cause {
-            Cause::Closed | Cause::ChannelClosed | Cause::OutOfUse => closed,
+            Cause::Closed | Cause::Disconnected(_) | Cause::ChannelClosed | Cause::OutOfUse => closed,
             Cause::LinkDead(_) | Cause::Deadline | Cause::TimedOut(_) => io::ErrorKind::TimedOut,
             Cause::Io(error) => error.kind(),
             _ => io::ErrorKind::Other,
@@ -260,8 +197,12 @@ impl Error {
     }
 }
 
-fn list<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
+pub(super) fn list<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
     items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn or_nothing(methods: &[String]) -> String {
+    if methods.is_empty() { "nothing".to_owned() } else { list(methods) }
 }
 
 fn seconds(time: Duration) -> String {

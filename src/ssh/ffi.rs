@@ -13,7 +13,7 @@
 #![allow(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
-use std::ffi::{CStr, c_char, c_int, c_uchar, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_void};
 use std::mem::{self, MaybeUninit};
 use std::os::fd::BorrowedFd;
 use std::ptr;
@@ -22,8 +22,13 @@ use std::slice;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
+const LIBSSH2_CALLBACK_DISCONNECT: c_int = 2;
 const LIBSSH2_CALLBACK_RECV: c_int = 6;
 
+/// A callback of any kind (`libssh2_cb_generic`).
+type Callback = unsafe extern "C" fn();
+type Disconnect =
+    unsafe extern "C" fn(*mut c_void, c_int, *const c_char, c_int, *const c_char, c_int, *mut *mut c_void);
 type Receive = unsafe extern "C" fn(c_int, *mut c_void, usize, c_int, *mut *mut c_void) -> isize;
 
 /// `LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED`.
@@ -36,7 +41,7 @@ type Sign =
 pub(super) type Signing<'a> = &'a mut dyn FnMut(&[u8]) -> Option<Vec<u8>>;
 
 unsafe extern "C" {
-    fn libssh2_session_callback_set2(session: *mut c_void, kind: c_int, callback: Receive) -> *mut c_void;
+    fn libssh2_session_callback_set2(session: *mut c_void, kind: c_int, callback: Callback) -> *mut c_void;
     fn libssh2_userauth_publickey(
         session: *mut c_void,
         user: *const c_char,
@@ -45,6 +50,7 @@ unsafe extern "C" {
         sign: Sign,
         context: *mut *mut c_void,
     ) -> c_int;
+    fn libssh2_userauth_list(session: *mut c_void, user: *const c_char, length: c_uint) -> *const c_char;
     /// That of the C library, which sessions of the crate `ssh2` free with.
     fn malloc(size: usize) -> *mut c_void;
 }
@@ -54,14 +60,23 @@ thread_local! {
     static LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
     /// What it has received, if that is to be known.
     static HEARD: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+    /// What the server gave as its reason to disconnect during that call.
+    static FAREWELL: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
-/// From now on [`limited`] counts for this session.
+/// From now on [`limited`] counts for this session, and [`with_farewell`] hears it.
 pub(super) fn meter(ssh: &ssh2::Session) {
     let mut session = ssh.raw();
-    // SAFETY: the session is alive, and nobody else uses it while the guard is held. `receive` is what a callback of
-    // this kind has to be, and being a function it is there for as long as the session.
-    unsafe { libssh2_session_callback_set2((&raw mut *session).cast(), LIBSSH2_CALLBACK_RECV, receive) };
+    let session: *mut c_void = (&raw mut *session).cast();
+    // SAFETY: the session is alive, and nobody else uses it while the guard is held. `receive` and `disconnected` are what
+    // callbacks of these kinds have to be: libssh2 gives them their types back. Being functions they are there for as long
+    // as the session.
+    unsafe {
+        let receive = mem::transmute::<Receive, Callback>(receive);
+        libssh2_session_callback_set2(session, LIBSSH2_CALLBACK_RECV, receive);
+        let disconnected = mem::transmute::<Disconnect, Callback>(disconnected);
+        libssh2_session_callback_set2(session, LIBSSH2_CALLBACK_DISCONNECT, disconnected);
+    }
 }
 
 /// Makes a call of libssh2 that receives so many bytes at most. Tells how many they were as well.
@@ -77,6 +92,16 @@ pub(super) fn overheard<T>(heard: &mut Vec<u8>, call: impl FnOnce() -> T) -> T {
     HEARD.set(Some(mem::take(heard)));
     let result = call();
     *heard = HEARD.take().unwrap_or_default();
+    result
+}
+
+/// Makes a call of libssh2, and puts the reason that the server gives for a disconnection meanwhile into `farewell`.
+pub(super) fn with_farewell<T>(farewell: &mut Option<Vec<u8>>, call: impl FnOnce() -> T) -> T {
+    FAREWELL.set(None);
+    let result = call();
+    if let Some(reason) = FAREWELL.take() {
+        *farewell = Some(reason);
+    }
     result
 }
 
@@ -105,6 +130,24 @@ pub(super) fn log_in(
         )
     };
     if code == 0 { Ok(()) } else { Err(ssh2::Error::from_session_error_raw(session, code)) }
+}
+
+/// The methods with which a login can go on, separated by commas. To be called again while it says EAGAIN. (The function
+/// of the crate `ssh2` panics if they are not UTF-8.)
+pub(super) fn login_methods(ssh: &ssh2::Session, user: &CStr) -> Result<String, ssh2::Error> {
+    let mut guard = ssh.raw();
+    let session: *mut c_void = (&raw mut *guard).cast();
+    let length = user.to_bytes().len() as c_uint;
+    // SAFETY: the session is alive, and nobody else uses it while the guard is held. The name is valid for its length, and
+    // libssh2 copies from it. The text that it returns ends in NUL and is the session's, which keeps it until the next such
+    // call.
+    let list =
+        unsafe { libssh2_userauth_list(session, user.as_ptr(), length).as_ref().map(|list| CStr::from_ptr(list)) };
+    if let Some(list) = list {
+        return Ok(list.to_string_lossy().into_owned());
+    }
+    drop(guard);
+    Err(ssh2::Error::last_session_error(ssh).unwrap_or_else(ssh2::Error::unknown))
 }
 
 /// Has a [`Signing`] sign for libssh2.
@@ -137,6 +180,28 @@ unsafe extern "C" fn sign(
         *length = signed.len();
     }
     0
+}
+
+/// Notes the reason that a server gives for a disconnection.
+///
+/// # Safety
+///
+/// `message` is valid for `length` bytes.
+unsafe extern "C" fn disconnected(
+    _session: *mut c_void,
+    _code: c_int,
+    message: *const c_char,
+    length: c_int,
+    _language: *const c_char,
+    _language_length: c_int,
+    _context: *mut *mut c_void,
+) {
+    let length = usize::try_from(length).unwrap_or(0);
+    if !message.is_null() && length > 0 {
+        // SAFETY: as the caller promises.
+        let message = unsafe { slice::from_raw_parts(message.cast::<u8>(), length) };
+        FAREWELL.set(Some(message.to_vec()));
+    }
 }
 
 /// recv(2) as libssh2 has it: minus the error number when it fails, and EAGAIN where it should only be repeated.

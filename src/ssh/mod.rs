@@ -13,15 +13,18 @@ mod driver;
 mod error;
 mod ffi;
 mod handshake_sniffer;
+mod hint;
 mod host_key;
 pub(crate) mod poll;
 mod private_key;
 mod proxy;
 mod receive_budget;
+mod refusal;
 mod session;
 mod tcp;
 
 pub use channel::{Channel, Output};
 pub use error::{Cause, Error, Phase};
+pub use hint::make_key;
 pub use private_key::stamp as private_key_stamp;
 pub use session::Session;

@@ -14,6 +14,7 @@
 mod der;
 mod encoding;
 mod login_key;
+mod mount_namespace;
 mod openssh;
 
 use std::fs::File;
@@ -27,6 +28,7 @@ use rustix::process::geteuid;
 use zeroize::Zeroizing;
 
 use self::login_key::LoginKey;
+use self::mount_namespace::exists_outside;
 use self::openssh::OpenSshKey;
 use super::error::Cause;
 use super::host_key;
@@ -88,7 +90,13 @@ fn find(configured: Option<&Path>) -> Result<PathBuf, Cause> {
 
 fn first_default(home: &Path) -> Result<PathBuf, Cause> {
     let tried: Vec<PathBuf> = DEFAULT_NAMES.iter().map(|name| home.join(".ssh").join(name)).collect();
-    tried.iter().find(|path| path.exists()).cloned().ok_or(Cause::NoPrivateKey { tried })
+    if let Some(path) = tried.iter().find(|path| path.exists()) {
+        return Ok(path.clone());
+    }
+    Err(match tried.iter().find(|path| exists_outside(path)) {
+        Some(path) => Cause::PrivateKeyHidden { path: path.clone() },
+        None => Cause::NoPrivateKey { tried },
+    })
 }
 
 fn home_directory() -> Option<PathBuf> {
@@ -112,6 +120,7 @@ fn read(path: &Path) -> Result<(Zeroizing<String>, FileStamp), Cause> {
     let unreadable = |error| Cause::PrivateKeyUnreadable { path: path.to_owned(), error };
     let not_a_key = |found: &str| Cause::NotAPrivateKey { path: path.to_owned(), found: found.to_owned() };
     let file = File::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound if exists_outside(path) => Cause::PrivateKeyHidden { path: path.to_owned() },
         io::ErrorKind::NotFound => Cause::PrivateKeyMissing { path: path.to_owned() },
         _ => unreadable(error),
     })?;

@@ -19,9 +19,11 @@ use super::handshake_sniffer::HandshakeSniffer;
 use super::host_key;
 use super::private_key::{self, PrivateKey};
 use super::proxy::Proxy;
+use super::refusal::Refusal;
 use super::tcp;
 use crate::file_stamp::FileStamp;
 use crate::machine::{Compressed, HostKey, HostKeyKind, Machine};
+use crate::text::printable;
 use crate::timing::Stopwatch;
 
 /// libssh2 sends a keep-alive when it is asked to, but not more often than this, in seconds; and 2 is its minimum.
@@ -30,6 +32,9 @@ const KEEP_ALIVE_MINIMUM: u32 = 2;
 /// The ciphers that are asked for, both ways. Not chacha20-poly1305: when a packet is damaged on the way, libssh2 up to
 /// 1.11.1 falls into an endless loop in the midst of a call (its pull request 2392), which no deadline ends.
 const CIPHERS: &str = "aes256-gcm@openssh.com,aes128-gcm@openssh.com,aes256-ctr,aes192-ctr,aes128-ctr";
+
+/// How much is shown of a server's reason to disconnect, in bytes.
+const LONGEST_FAREWELL: usize = 200;
 
 /// What libssh2 has among the algorithms for a key exchange, and is none.
 const KEX_SIGNALS: [&str; 2] = ["ext-info-c", "kex-strict-c-v00@openssh.com"];
@@ -194,7 +199,10 @@ fn prepare(machine: &Machine, compressed: Compressed, socket: &Arc<OwnedFd>) -> 
 fn handshake(driver: &Driver, machine: &Machine, limit: Deadline) -> Result<(), Cause> {
     let mut sniffer = HandshakeSniffer::default();
     let mut ssh = driver.ssh().clone();
-    let result = driver.run(Kind::Negotiation, Some(limit), || ffi::overheard(&mut sniffer.bytes, || ssh.handshake()));
+    let mut farewell = None;
+    let result = driver.run(Kind::Negotiation, Some(limit), || {
+        ffi::with_farewell(&mut farewell, || ffi::overheard(&mut sniffer.bytes, || ssh.handshake()))
+    });
     let Err(cause) = result else { return Ok(()) };
     Err(match (sniffer.other_than_ssh(), cause) {
         (Some(line), _) if line.starts_with("Not allowed at this time") => Cause::NotAllowedNow,
@@ -204,6 +212,7 @@ fn handshake(driver: &Driver, machine: &Machine, limit: Deadline) -> Result<(), 
         (None, cause @ Cause::Ssh { code: code::KEX_FAILURE, .. }) => {
             nothing_in_common(&ssh, machine, &sniffer).unwrap_or(cause)
         }
+        (None, Cause::Closed | Cause::Ssh { .. }) if farewell.is_some() => disconnected(farewell),
         (None, cause) => cause,
     })
 }
@@ -253,24 +262,32 @@ fn check_host_key(driver: &Driver, machine: &Machine) -> Result<(), Cause> {
 }
 
 fn authenticate(driver: &Driver, machine: &Machine, key: &PrivateKey, limit: Deadline) -> Result<(), Cause> {
-    let refused =
-        || Cause::UserKeyRefused { user: machine.user.clone(), key: key.path.clone(), public_key: key.line() };
+    let refusal = Refusal { driver, machine, key, limit };
     // No account has such a name.
-    let Ok(user) = CString::new(machine.user.as_str()) else { return Err(refused()) };
-    let mut problem = None;
+    let Ok(user) = CString::new(machine.user.as_str()) else { return Err(refusal.of_key()) };
+    let (mut problem, mut farewell) = (None, None);
     let result = driver.run(Kind::Negotiation, Some(limit), || {
         let mut sign = |data: &[u8]| key.sign(data).map_err(|error| problem = Some(error)).ok();
-        ffi::log_in(driver.ssh(), &user, key.public(), &mut sign)
+        ffi::with_farewell(&mut farewell, || ffi::log_in(driver.ssh(), &user, key.public(), &mut sign))
     });
     if let Some(problem) = problem {
         return Err(Cause::CannotSign { path: key.path.clone(), problem });
     }
     result.map_err(|cause| match cause {
-        // libssh2 has this code both for a refusal and for a connection lost while it waited for the answer.
-        Cause::Ssh { code: code::PUBLICKEY_UNVERIFIED, message } if message.starts_with("Waiting for") => Cause::Closed,
-        Cause::Ssh { code: code::AUTHENTICATION_FAILED | code::PUBLICKEY_UNVERIFIED, .. } => refused(),
+        Cause::Closed | Cause::Ssh { .. } if farewell.is_some() => disconnected(farewell),
+        // libssh2 has this code both for a refusal and for whatever ended the wait for the answer.
+        Cause::Ssh { code: code::PUBLICKEY_UNVERIFIED, message } if message.starts_with("Waiting for") => {
+            driver.end_of_answers(limit)
+        }
+        Cause::Ssh { code: code::AUTHENTICATION_FAILED, .. } => refusal.before_signature(&user),
+        Cause::Ssh { code: code::PUBLICKEY_UNVERIFIED, .. } => refusal.after_signature(&user),
         cause => cause,
     })
+}
+
+/// The server said that it disconnects, and why.
+fn disconnected(farewell: Option<Vec<u8>>) -> Cause {
+    Cause::Disconnected(printable(&String::from_utf8_lossy(&farewell.unwrap_or_default()), LONGEST_FAREWELL))
 }
 
 /// The reason in libssh2's `Channel open failure (connect failed)`.

@@ -193,6 +193,18 @@ mod tests {
     }
 
     #[test]
+    fn spellings_of_one_name_share_slots() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::new(directory.path());
+        for names in [["good.lan", "Good.lan", "good.lan."], ["192.0.2.7", "::ffff:192.0.2.7", "192.0.519"]] {
+            let slots = names.map(|name| Slots::of(&state, &Machine { name: name.to_owned(), ..machine(2) }).unwrap());
+            let holder = SlotHolder::this_process("a");
+            let taken = [slots[0].try_take(&holder).unwrap(), slots[1].try_take(&holder).unwrap()];
+            assert!(taken.iter().all(Option::is_some) && slots[2].try_take(&holder).unwrap().is_none(), "{names:?}");
+        }
+    }
+
+    #[test]
     fn slots_behind_one_that_was_never_used_are_not_looked_at() {
         let directory = tempfile::tempdir().unwrap();
         let slots = Slots::of(&StateDirectory::new(directory.path()), &machine(u32::MAX)).unwrap();

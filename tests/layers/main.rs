@@ -27,7 +27,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("timing", &[]),
     ("hook", &["store"]),
     ("supervisor", &[]),
-    ("ssh", &["file_stamp", "gcrypt", "machine", "permissions", "supervisor", "timing"]),
+    ("ssh", &["file_stamp", "gcrypt", "machine", "permissions", "shell", "supervisor", "text", "timing"]),
     ("daemon", &["store", "text"]),
     ("events", &["store"]),
     ("local", &["failpoints", "gcrypt", "permissions", "store"]),

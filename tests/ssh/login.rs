@@ -9,14 +9,14 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use offload::machine::{Compression, Machine};
+use offload::machine::{Compression, HostKey, Machine};
 use offload::ssh::{Cause, Error, Phase, Session};
 use tempfile::TempDir;
 
 use crate::roots::made_by_setup;
 use crate::sshd::{BULLSEYE, Options, SID, Server, host_key, keygen, own_address, processes};
 
-fn refusal(machine: &Machine) -> Error {
+pub fn refusal(machine: &Machine) -> Error {
     match Session::connect(machine) {
         Ok(_) => panic!("the connection was opened"),
         Err(error) => {
@@ -91,6 +91,39 @@ fn a_type_that_the_server_has_not_is_answered_with_those_it_has() {
     let error = refusal(&machine);
     let text = "the server has no host key of a type that is asked for (ssh-ed25519); it offers ecdsa-sha2-nistp256";
     assert!(error.to_string().ends_with(text), "{error}");
+    // What the command prints is accepted. What ssh-keyscan prints is not.
+    let hint = error.hint().unwrap();
+    let command = format!("offload add --port {} {}", machine.port, machine.name);
+    assert!(hint.starts_with(&format!("`{command}`")), "{hint}");
+    let output = Command::new(env!("CARGO_BIN_EXE_offload")).args(command.split(' ').skip(1)).output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let key = printed.split("host_key = \"").nth(1).unwrap().split('"').next().unwrap();
+    machine.host_keys = vec![HostKey::parse(key).unwrap()];
+    Session::connect(&machine).unwrap();
+}
+
+/// No hint says to write what would be refused.
+#[test]
+fn a_server_whose_keys_cannot_be_pinned_gets_no_hint_to_pin_them() {
+    let directory = TempDir::new().unwrap();
+    let other = directory.path().join("other");
+    keygen(&other, &["-t", "rsa", "-b", "3072"]);
+    for options in [&SID, &BULLSEYE] {
+        let server = Server::start(&Options { host_key: &["-t", "rsa", "-b", "1024"], ..*options });
+        let machine = Machine { host_keys: vec![host_key(&other.with_extension("pub"))], ..server.machine() };
+        let differs = refusal(&machine);
+        assert!(matches!(differs.cause, Cause::HostKeyDiffers { .. }), "{differs}");
+        for error in [differs, Session::host_key(&machine).unwrap_err()] {
+            let hint = error.hint().unwrap();
+            assert!(hint.contains("at least 2048") && hint.contains("ssh-keygen -A"), "{hint}");
+            assert!(!hint.contains("host_key = "), "{hint}");
+        }
+    }
+    let options = Options { host_key: &["-t", "rsa", "-b", "3072"], sshd: &["HostKeyAlgorithms=ssh-rsa"], ..BULLSEYE };
+    let server = Server::start(&options);
+    let error = refusal(&server.machine());
+    assert!(matches!(error.cause, Cause::NoCommonHostKeyType { .. }), "{error}");
+    assert!(error.hint().unwrap().starts_with("none of these types is supported"), "{error}");
 }
 
 #[test]

@@ -6,8 +6,10 @@
 
 mod faults;
 mod login;
+mod private_key;
 mod probe;
 mod reach;
+mod refusals;
 #[path = "../lab/roots.rs"]
 mod roots;
 mod sshd;

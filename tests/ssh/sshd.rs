@@ -52,11 +52,12 @@ impl Server {
         let mut sshd = vec![
             "/usr/sbin/sshd -D -e -f /dev/null".to_owned(),
             format!("-o ListenAddress={} -o Port={}", address.ip(), address.port()),
-            "-o HostKey=/mnt/host_key -o AuthorizedKeysFile=/mnt/authorized_keys -o StrictModes=no".to_owned(),
-            "-o PermitRootLogin=yes -o UsePAM=no -o PidFile=none -o LogLevel=VERBOSE".to_owned(),
         ];
+        // sshd takes the first value given.
         sshd.extend(options.sshd.iter().map(|option| format!("-o '{option}'")));
-        // bullseye's sshd does not know the option. sshd takes the first value given.
+        sshd.push("-o HostKey=/mnt/host_key -o AuthorizedKeysFile=/mnt/authorized_keys -o StrictModes=no".to_owned());
+        sshd.push("-o PermitRootLogin=yes -o UsePAM=no -o PidFile=none -o LogLevel=VERBOSE".to_owned());
+        // bullseye's sshd does not know the option.
         if options.root == "sid" {
             sshd.push("-o PerSourcePenalties=no".to_owned());
         }

@@ -37,6 +37,12 @@ pub enum ConvertError {
     /// The file itself is in error. Never empty; each with its place.
     #[error("{}", lines(.0))]
     InFile(Vec<Problem>),
+    /// It is in error, and it is the configuration of a system, or code for one.
+    #[error(
+        "{}\n  hint: convert /etc/guix/machines.scm instead: `guix system reconfigure` makes it of 'build-machines', and Guix reads it",
+        lines(.0)
+    )]
+    OfSystem(Vec<Problem>),
 }
 
 /// One thing that is wrong in the file to convert.
@@ -63,7 +69,7 @@ impl fmt::Display for Problem {
 impl From<ConvertError> for CommandError {
     fn from(error: ConvertError) -> CommandError {
         match error {
-            ConvertError::InFile(_) => CommandError::report(ExitStatus::MachineFile, error),
+            ConvertError::InFile(_) | ConvertError::OfSystem(_) => CommandError::report(ExitStatus::MachineFile, error),
             _ => CommandError::failure(error),
         }
     }

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
+use crate::machine::canonical_name;
+
 /// A `local base` must make the file shorter by this many lines.
 const WORTH_A_BASE: usize = 4;
 
@@ -76,7 +78,7 @@ impl Entry {
         }
     }
 
-    fn place(&self, converted: &str) -> String {
+    pub fn place(&self, converted: &str) -> String {
         let file = plain(self.file.as_deref().unwrap_or(converted));
         match self.line {
             Some(line) => format!("{file}:{line}"),
@@ -239,8 +241,8 @@ pub fn plain(text: &str) -> String {
 fn note_differences(entries: &mut [Entry]) {
     let mut first_of: BTreeMap<String, usize> = BTreeMap::new();
     for index in 0..entries.len() {
-        let Some(name) = entries[index].get("name") else { continue };
-        let address = format!("{name:?} {:?}", entries[index].get("port"));
+        let Some(Value::Text(name)) = entries[index].get("name") else { continue };
+        let address = format!("{} {:?}", canonical_name(name), entries[index].get("port"));
         let first = *first_of.entry(address).or_insert(index);
         let differing: Vec<&str> = OF_THE_HOST
             .into_iter()

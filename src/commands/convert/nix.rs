@@ -9,9 +9,10 @@
 //! line; the host key is the base64 form of what is a host key in OpenSSH form. A machine offers its mandatory features
 //! too, and takes only builds that require all of them: an `accepts` function here.
 //!
-//! Machines that are not reached by SSH (`uri.rs`) have no counterpart, and neither has `@FILE`, which includes another
-//! file: both are left out with a warning.
+//! Of a `nix.conf` the setting `builders` is read (`format.rs`). Machines that are not reached by SSH (`uri.rs`) have no
+//! counterpart, and neither has `@FILE`, which includes another file: both are left out with a warning.
 
+mod format;
 mod uri;
 
 use std::env::consts::ARCH;
@@ -42,6 +43,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// The machine file for the text of a `machines` file.
 pub fn document(file: &Path, text: &[u8]) -> Result<Document, ConvertError> {
     let name = file.to_string_lossy().into_owned();
+    let text = &format::machine_lines(&name, text)?;
     let mut entries = Vec::new();
     let mut problems = Vec::new();
     for (number, line) in (1..).zip(text.split(|&byte| byte == b'\n')) {
@@ -141,19 +143,12 @@ fn machine(words: &[Word]) -> Result<Entry, Wrong> {
         let speed: f64 =
             word.text.parse().ok().filter(|&speed| speed >= 0.0 && f64::is_finite(speed)).ok_or_else(expected)?;
         // Nix takes 0 for 1.
-        if speed != 1.0 && speed != 0.0 {
-            entry.set("speed", Value::Number(speed));
-        }
+        entry.set_speed(if speed == 0.0 { 1.0 } else { speed });
     }
     let mandatory = set(6).map(|word| list(word.text)).unwrap_or_default();
     let mut features = set(5).map(|word| list(word.text)).unwrap_or_default();
     features.extend(mandatory.iter().filter(|feature| !features.contains(feature)).cloned().collect::<Vec<_>>());
-    if !features.is_empty() {
-        entry.set("features", Value::List(features));
-    }
-    if !mandatory.is_empty() {
-        entry.set("accepts", Value::OnlyFor(mandatory));
-    }
+    entry.set_features(features, mandatory);
     for (parameter, _) in &uri.parameters {
         entry.warn(format!("the parameter '{parameter}' of its URI has no counterpart"));
     }
@@ -227,7 +222,8 @@ fn host_key(entry: &mut Entry, word: Option<Word>, uri: &mut Uri) -> Result<(), 
         None => uri.take("base64-ssh-public-host-key").map(|value| (uri.column, value)),
     };
     let Some((column, encoded)) = given else {
-        entry.warn(format!("it has no host key, which is required: run 'offload add {}' to get it", uri.host));
+        let port = if uri.port == SSH_PORT { String::new() } else { format!("--port {} ", uri.port) };
+        entry.warn(format!("it has no host key, which is required: run 'offload add {port}{}' to get it", uri.host));
         entry.set("host_key", Value::Missing);
         return Ok(());
     };

@@ -62,7 +62,9 @@ impl<'a> Machine<'a> {
     }
 
     fn convert(&mut self, default_key: Option<&PathBuf>) {
-        self.required("name");
+        if let Some(name) = self.read("name", "a string", text) {
+            self.entry.set_name(name);
+        }
         if let Some(port) = self.read("port", "a whole number", whole).filter(|&port| port != 22) {
             self.entry.set("port", Value::Whole(port));
         }
@@ -71,19 +73,18 @@ impl<'a> Machine<'a> {
         self.required("host-key");
         self.private_key(default_key);
         let socket = self.read("daemon-socket", "a string", text);
-        if let Some(socket) = socket.filter(|socket| socket != "/var/guix/daemon-socket/socket") {
-            self.entry.set("daemon_socket", Value::Text(socket));
+        if let Some(socket) = socket {
+            self.entry.set_daemon_socket(socket);
         }
         self.compression();
         if let Some(builds) = self.read("parallel-builds", "a whole number", whole) {
             self.entry.set_parallel_builds(builds);
         }
-        if let Some(speed) = self.read("speed", "a number", Json::as_f64).filter(|&speed| speed != 1.0) {
-            self.entry.set("speed", Value::Number(speed));
+        if let Some(speed) = self.read("speed", "a number", Json::as_f64) {
+            self.entry.set_speed(speed);
         }
-        let features = self.read("features", "a list of strings", texts);
-        if let Some(features) = features.filter(|features| !features.is_empty()) {
-            self.entry.set("features", Value::List(features));
+        if let Some(features) = self.read("features", "a list of strings", texts) {
+            self.entry.set_features(features, Vec::new());
         }
         self.overload_threshold();
         let unknown: Vec<String> = self.fields.keys().cloned().collect();

@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use std::fs;
 use std::process::Command;
 
+mod accepted;
 mod nix_lines;
 mod scheme_answers;
 
@@ -236,11 +237,13 @@ fn errors_and_results_go_their_ways() {
     );
 
     let (status, out, messages) = run_on("machines", Some(b"b1 x86_64-linux\n"));
-    assert_eq!(status, ExitStatus::Success);
+    assert_eq!(status, ExitStatus::MachineFile);
     assert!(out.contains("name = \"b1\","), "{out}");
     assert_eq!(
         messages,
-        "machines:1: warning: it has no host key, which is required: run 'offload add b1' to get it\n"
+        "machines:1: warning: it has no host key, which is required: run 'offload add b1' to get it\n\
+         offload: error: the machine file is written, and 'offload eval' refuses it: 1 error\n  \
+         hint: correct what the messages above name, in it or in the file that was converted\n"
     );
 }
 

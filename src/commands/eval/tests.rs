@@ -156,10 +156,49 @@ fn what_is_seen_around_the_file() {
     );
     assert_eq!(status, ExitStatus::Success);
     let expected = "\
+machines.lua:4: warning: build_machine<b>: host_key: build_machine<a> on line 3 has the same one: if that is one machine under two names, its build slots are counted twice
+  hint: write name = \"a\" in both, if it is one
 machines.lua:3: warning: build_machine<a>: private_key: nothing: No such file or directory (os error 2)
   hint: make one with ssh-keygen -t ed25519 -N '', and add its public half to the account's ~/.ssh/authorized_keys on the build machine
 machines.lua:4: warning: build_machine<b>: private_key: not given, and none of .ssh/id_ed25519, .ssh/id_ecdsa, .ssh/id_rsa can be read
 machines.lua: warning: no build machine is enabled for x86_64-linux, the head's own system
 ";
     assert_eq!(messages, expected);
+}
+
+/// What entries for one machine share goes by its name, however it is spelt.
+#[test]
+fn one_machine_under_several_names() {
+    let pool = |first: &str, second: &str| {
+        eval(
+            &format!(
+                "local base = {{ user = 'u', systems = {{ 'x86_64-linux' }}, host_key = '$KEY', private_key = '/dev/null' }}\nreturn {{\n\
+                 build_machine {{ inherit = base, name = 'good.lan', {first} }},\n\
+                 build_machine {{ inherit = base, {second} }} }}"
+            ),
+            false,
+        )
+    };
+    for second in ["name = 'Good.lan'", "name = 'good.lan.'"] {
+        let (status, _, messages) = pool("speed = 2", second);
+        assert_eq!((status, messages.contains("the same one")), (ExitStatus::Success, false), "{messages}");
+        // So they must agree in what concerns the machine.
+        let (status, _, messages) = pool("speed = 2", &format!("{second}, parallel_builds = 4"));
+        assert_eq!(status, ExitStatus::MachineFile);
+        assert!(
+            messages.contains("parallel_builds: differs from that of the entry for the same machine on line 3"),
+            "{messages}"
+        );
+    }
+    for (second, is_warning) in
+        [("name = '192.0.2.7'", true), ("name = 'good'", true), ("name = 'good.lan', port = 2022", false)]
+    {
+        let (status, _, messages) = pool("speed = 2", second);
+        assert_eq!(status, ExitStatus::Success);
+        assert_eq!(
+            messages.contains("build_machine<good.lan> on line 3 has the same one"),
+            is_warning,
+            "{second}: {messages}"
+        );
+    }
 }

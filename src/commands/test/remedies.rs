@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::finding::{Place, Remedy};
 use crate::daemon;
 use crate::local::Directories;
-use crate::machine::Machine;
+use crate::machine::{HostKey, Machine};
 use crate::remote::{Connection, Error};
 use crate::shell::quote;
 use crate::ssh::{self, Cause, Session};
@@ -47,9 +47,7 @@ pub fn of_connecting(
 }
 
 fn of_ssh(error: &ssh::Error, machine: &Machine, directories: &Directories) -> Vec<Remedy> {
-    let make_key = |path: &Path| {
-        Remedy::on_head(format_args!("ssh-keygen -q -t ed25519 -N '' -f {}", quote(&path.to_string_lossy())))
-    };
+    let make_key = |path: &Path| Remedy::on_head(ssh::make_key(path));
     let advice = |place| error.hint().map(|hint| Remedy::advice(place, hint)).into_iter().collect();
     match &error.cause {
         Cause::NoPrivateKey { .. } | Cause::NoHome => {
@@ -64,16 +62,19 @@ fn of_ssh(error: &ssh::Error, machine: &Machine, directories: &Directories) -> V
             vec![Remedy::on_head(format_args!("ssh-keygen -p -N '' -f {}", quote(&path.to_string_lossy())))]
         }
         Cause::PrivateKeyUnreadable { .. } => advice(Place::Head),
-        Cause::NotAPrivateKey { .. } | Cause::PrivateKeyUnsupported { .. } | Cause::CannotSign { .. } => {
-            advice(Place::MachineFile)
-        }
+        Cause::NotAPrivateKey { .. }
+        | Cause::PrivateKeyHidden { .. }
+        | Cause::PrivateKeyUnsupported { .. }
+        | Cause::CannotSign { .. } => advice(Place::MachineFile),
         Cause::NameNotResolved(_) | Cause::NotSsh(_) | Cause::NoConnection { .. } => advice(Place::MachineFile),
         Cause::Proxy { .. } | Cause::TimedOut(_) => advice(Place::Head),
         Cause::ConnectionRefused { .. } => vec![
             Remedy::on_machine("systemctl start ssh  # Guix System: herd start ssh-daemon")
                 .provided(format_args!("if its SSH server should listen on port {}", machine.port)),
         ],
-        Cause::HostKeyDiffers { offered, fingerprint } => vec![pin(offered, fingerprint, machine)],
+        Cause::HostKeyDiffers { offered, fingerprint } if HostKey::parse(offered).is_ok() => {
+            vec![pin(offered, fingerprint, machine)]
+        }
         Cause::NoCommonHostKeyType { .. } => match Session::host_key(machine) {
             Ok(key) => vec![pin(&key.to_openssh(), &key.fingerprint(), machine)],
             Err(_) => advice(Place::MachineFile),
@@ -82,7 +83,11 @@ fn of_ssh(error: &ssh::Error, machine: &Machine, directories: &Directories) -> V
             let authorized = Remedy::on_machine(authorize_login(user, public_key));
             let unlock = Remedy::on_machine(format_args!("usermod -p '*' {user}"))
                 .provided("if the key is there already, and the account is locked ('passwd -S' says L)");
-            vec![authorized, unlock]
+            let log = Remedy::on_machine("journalctl -t sshd -t sshd-session -n 20  # Guix System: /var/log/messages")
+                .provided(
+                    "if the key is there already: its log has the reason, such as options before the key (from=)",
+                );
+            vec![authorized, unlock, log]
         }
         _ => advice(Place::Machine),
     }
@@ -196,9 +201,12 @@ fn pin(key: &str, fingerprint: &str, machine: &Machine) -> Remedy {
 
 fn authorize_login(user: &str, line: &str) -> String {
     let directory = format!("~{user}/.ssh");
+    let file = format!("{directory}/authorized_keys");
     format!(
-        "mkdir -p {directory} && echo {} >>{directory}/authorized_keys && chown -R {user}: {directory} && chmod -R \
-         go-w {directory}",
+        "mkdir -p {directory} && {{ grep -qs '^[^#]*{}' {file} || echo {} >>{file}; }} && chown -R {user}: {directory} \
+         && chmod -R go-w {directory}",
+        // A key with options in front of it must not get in without them.
+        line.split(' ').next_back().unwrap_or_default(),
         quote(line)
     )
 }
@@ -207,4 +215,34 @@ fn authorize_login(user: &str, line: &str) -> String {
 fn is_user_name(name: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(is_plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::process::Command;
+
+    #[test]
+    fn a_key_is_added_once_and_not_beside_its_own_restriction() {
+        let line = "ssh-ed25519 AAAAC3Nza+/x=";
+        for (before, after) in [
+            ("", format!("{line}\n")),
+            ("# ssh-ed25519 AAAAC3Nza+/x=\n", format!("# {line}\n{line}\n")),
+            ("from=\"192.0.2.1\" ssh-ed25519 AAAAC3Nza+/x= head\n", format!("from=\"192.0.2.1\" {line} head\n")),
+        ] {
+            let home = tempfile::tempdir().unwrap();
+            let directory = home.path().join(".ssh");
+            fs::create_dir(&directory).unwrap();
+            fs::write(directory.join("authorized_keys"), before).unwrap();
+            let user = crate::permissions::User::effective().name;
+            let command = authorize_login("NAME", line)
+                .replace("~NAME/.ssh", directory.to_str().unwrap())
+                .replace("NAME:", &format!("{user}:"));
+            for _ in 0..2 {
+                assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success(), "{command}");
+                assert_eq!(fs::read_to_string(directory.join("authorized_keys")).unwrap(), after);
+            }
+        }
+    }
 }

@@ -81,15 +81,80 @@ fn what_is_no_host_key() {
             "expected a host key of type ssh-ed25519, ecdsa-sha2-nistp256, ecdsa-sha2-nistp384, ecdsa-sha2-nistp521 or \
              ssh-rsa, found 'ssh-dss'",
         ),
+        ("@cert-authority *.example.org ssh-ed25519 AAAA".into(), "expected a host key, found a line of a known_hosts file that is marked '@cert-authority'"),
         ("ssh-ed25519".into(), "the ssh-ed25519 host key has no base64 part after its type"),
-        (format!("ssh-ed25519 {base64}!"), "the base64 part of the ssh-ed25519 host key is damaged"),
+        (format!("ssh-ed25519 {}!{}", &base64[..20], &base64[20..]), "the base64 part of the ssh-ed25519 host key is damaged"),
         (format!("ssh-rsa {base64}"), "the host key says it is ssh-rsa, but holds a key of type 'ssh-ed25519'"),
         (
             "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAIQCrCxyvhlz6GeJMxy2cVbZM9iZ8UPjTRFEPuEN8Dm28wQ==".into(),
-            "the RSA host key has 256 bits; at least 1024 are needed",
+            "the RSA host key has 256 bits; at least 2048 are needed",
+        ),
+        (
+            "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQDLXn5p5K8LJcfmff64MQNZZ+cP4bGepDgCEq4e40frDspYBSYYzYX6sRN/bgWLPu5mmjdiv3xMeH17FDVCQGrlayykKjKltfGPrxQzT+QcFPalUD2Ds8JRPrn3V7NZYLR9K/NID7BW5xDE7px2mURLIXS79lRp4xMTElfvjHiKdw==".into(),
+            "the RSA host key has 1024 bits; at least 2048 are needed",
         ),
     ];
     for (text, message) in cases {
         assert_eq!(HostKey::parse(&text).unwrap_err().to_string(), message);
+    }
+}
+
+/// What people paste, and the keys that the hint then says to write, by their number in `KEYS`.
+#[test]
+fn what_is_pasted_is_known_and_its_key_repeated() {
+    let [ed25519, p256, .., rsa] = KEYS.map(|(_, text, _)| text.split(" root@").next().unwrap());
+    let encoded = ed25519.split(' ').nth(1).unwrap();
+    for (text, error, keys) in [
+        // ssh-keyscan, with its comments; known_hosts.
+        (format!("# b1:22 SSH-2.0-OpenSSH_9.2\nb1 {ed25519}\n"), "a line of a known_hosts", vec![ed25519]),
+        (
+            format!("# b1:22 SSH-2.0-OpenSSH_9.2\nb1 {ed25519}\n# b1:22 SSH\nb1 {rsa}"),
+            "found 2 keys",
+            vec![ed25519, rsa],
+        ),
+        ("# b1:22 SSH-2.0-OpenSSH_9.2".to_owned(), "found a comment", vec![]),
+        (format!("b1,192.0.2.1 {ed25519} comment"), "a line of a known_hosts", vec![ed25519]),
+        (format!("|1|c2FsdA==|aGFzaA== {ed25519}"), "a line of a known_hosts", vec![ed25519]),
+        (format!("b1 {}", &ed25519[..60]), "a line of a known_hosts", vec![]),
+        // A certificate authority's key is no host key.
+        (format!("@cert-authority * {ed25519}"), "marked '@cert-authority'", vec![]),
+        (format!("@revoked b1 {ed25519}"), "marked '@revoked'", vec![]),
+        // Several .pub files.
+        (format!("{ed25519} root@b1\n{p256} root@b1\n"), "found 2 keys", vec![ed25519, p256]),
+        (format!("{ed25519} {p256}"), "found 2 keys", vec![ed25519, p256]),
+        (format!("{ed25519},{p256}"), "found 2 keys", vec![ed25519, p256]),
+        // Quotes, spaces that are none, a line in two pieces.
+        (format!("\"{ed25519}\""), "in quotes", vec![ed25519]),
+        (format!("\u{201c}{ed25519}\u{201d}"), "in quotes", vec![ed25519]),
+        (format!("ssh-ed25519 '{encoded}'"), "in quotes", vec![ed25519]),
+        (ed25519.replace(' ', "\u{a0}"), "in quotes", vec![ed25519]),
+        (format!("{}\n{}", &ed25519[..40], &ed25519[40..]), "found 2 lines", vec![]),
+        // The half of it, a whole file in base64 (Nix), the words of other programs.
+        (encoded.to_owned(), "in base64 alone", vec![ed25519]),
+        (STANDARD.encode(format!("{ed25519} root@b1\n")), "in quotes", vec![ed25519]),
+        (format!("ed25519 {encoded}"), "in quotes", vec![ed25519]),
+        (format!("rsa-sha2-512 {}", &rsa[8..60]), "found 'rsa-sha2-512'", vec![]),
+        (
+            "256 SHA256:vdmTsheNbcZW1iUV2WtL+x82yyWZZnUd0dl+jhoexg8 root@b1 (ED25519)".to_owned(),
+            "found a fingerprint",
+            vec![],
+        ),
+        ("16:27:ac:a5:76:28:2d:36:63:1b:56:4d:eb:df:a6:48".to_owned(), "found a fingerprint", vec![]),
+        ("b1 IN SSHFP 4 2 bdd993b2178d6dc656d62515d96b4b".to_owned(), "found a fingerprint", vec![]),
+        ("/etc/ssh/ssh_host_ed25519_key.pub".to_owned(), "the name of a file", vec![]),
+        ("---- BEGIN SSH2 PUBLIC KEY ----\nAAAA\n---- END SSH2 PUBLIC KEY ----".to_owned(), "in another form", vec![]),
+        ("(public-key (ecc (curve Ed25519)))".to_owned(), "a signing key of Guix", vec![]),
+        ("ssh-ed25519-cert-v01@openssh.com AAAAIHNza".to_owned(), "found 'ssh-ed25519-cert", vec![]),
+    ] {
+        let found = HostKey::parse(&text).unwrap_err();
+        assert!(found.to_string().contains(error), "{text}: {found}");
+        let hint = found.hint().unwrap_or_else(|| panic!("{text}: no hint"));
+        let repeated: Vec<&str> = hint.split('"').filter(|part| part.contains(" AAAA")).collect();
+        assert_eq!(repeated, keys, "{text}: {hint}");
+        assert!(repeated.iter().all(|key| HostKey::parse(key).is_ok()));
+    }
+    // A comment may be anything else.
+    for comment in ["# \"x\"", "ssh-rsa", "b1 ssh-ed25519 key", encoded] {
+        assert!(HostKey::parse(&format!("{ed25519} {comment}")).is_ok(), "{comment}");
     }
 }

@@ -193,7 +193,7 @@ fn known_hosts() {
         "home/.ssh/known_hosts",
         &format!(
             "# comment\nBerlin,10.0.0.1 {KEY} a comment\n[berlin]:2222 {other}\n*.example.org,!bad.example.org {KEY}\n\
-             berlin {other}\n@revoked gone {KEY}\ngone {KEY}\n@cert-authority ca {KEY}\nberlin ssh-dss AAAA\nbroken\n"
+             berlin {other}\n@revoked gone {KEY}\ngone {KEY}\n@cert-authority ca {KEY}\nberlin ssh-dss AAAA\ncut ssh-ed25519 AAAA\nbroken\n"
         ),
     );
     site.write("other", &format!("paris {KEY}\n"));
@@ -224,10 +224,16 @@ fn known_hosts() {
             "#
         ),
     );
-    for host in ["bad.example.org", "gone", "ca", "broken", "example.org"] {
+    let gone = " (home/.ssh/known_hosts: line 6: a key that is revoked)";
+    let authority = " (home/.ssh/known_hosts: line 8: certificates are not supported)";
+    let cut = " (home/.ssh/known_hosts: line 10: the ssh-ed25519 host key is cut short or damaged)";
+    for (host, why) in
+        [("bad.example.org", ""), ("gone", gone), ("ca", authority), ("cut", cut), ("broken", ""), ("example.org", "")]
+    {
         let report = run(&site, &format!("offload.known_hosts('{host}', '~/.ssh/known_hosts')")).unwrap_err();
-        let message =
-            format!("machines.lua:2: error: known_hosts: no host key of '{host}' in home/.ssh/known_hosts\n  hint: ");
+        let message = format!(
+            "machines.lua:2: error: known_hosts: no host key of '{host}' in home/.ssh/known_hosts{why}\n  hint: "
+        );
         assert!(site.relative(&report).starts_with(&message), "{report}");
     }
     // The field that lacks it is not reported a second time.
@@ -239,7 +245,7 @@ fn known_hosts() {
     assert_eq!(
         site.relative(report),
         "machines.lua:4: error: known_hosts: no host key of 'x' in none (none: No such file or directory)\n  hint: \
-         ssh-keyscan x, checked, gives one"
+         `ssh-keyscan x`, checked, gives lines for that file"
     );
 }
 

@@ -72,13 +72,33 @@ impl Uri {
             (decode(name), decode(value))
         });
         let parameters = parameters.collect();
-        Ok(Some(Uri { user, host: decode(host), port, parameters, column: word.column }))
+        let host = decode_host(host);
+        if [Some(&host), user.as_ref()].into_iter().flatten().any(|text| text.contains(char::is_control)) {
+            return Err(wrong("found a control character ('%' and two hexadecimal digits)"));
+        }
+        Ok(Some(Uri { user, host, port, parameters, column: word.column }))
     }
 
     /// Takes the parameter `name` out.
     pub fn take(&mut self, name: &str) -> Option<String> {
         let index = self.parameters.iter().position(|(parameter, _)| parameter == name)?;
         Some(self.parameters.remove(index).1)
+    }
+}
+
+/// A host. The zone of an IPv6 address follows `%25` (RFC 6874), or, as Nix takes it too, `%` alone; a zone such as `18` or
+/// `eb` is no escape then.
+fn decode_host(host: &str) -> String {
+    let zone = host.split_once('%').filter(|(address, _)| address.contains(':'));
+    match zone {
+        Some((address, zone)) => {
+            let zone = match zone.strip_prefix("25").filter(|zone| !zone.is_empty()) {
+                Some(escaped) => decode(escaped),
+                None => zone.to_owned(),
+            };
+            format!("{address}%{zone}")
+        }
+        None => decode(host),
     }
 }
 

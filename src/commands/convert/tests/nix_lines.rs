@@ -29,6 +29,15 @@ fn uris() {
         ("ssh://[::1]:23", "::1", "root", Some(23)),
         ("ssh://[fe80::1%25eth0]", "fe80::1%eth0", "root", None),
         ("ssh://2001:db8::1", "2001:db8::1", "root", None),
+        // RFC 6874, and without its escape; two hexadecimal digits are a zone.
+        ("ssh://[fe80::1%2518]", "fe80::1%18", "root", None),
+        ("ssh://[fe80::1%18]", "fe80::1%18", "root", None),
+        ("ssh://[fe80::1%25]", "fe80::1%25", "root", None),
+        ("ssh://[fe80::1%eb0]:23", "fe80::1%eb0", "root", Some(23)),
+        ("ssh://[fe80::1%eth0]", "fe80::1%eth0", "root", None),
+        ("ssh://[fe80::1%25eth%30]", "fe80::1%eth0", "root", None),
+        ("ssh://fe80::1%18", "fe80::1%18", "root", None),
+        ("ssh://b%31", "b1", "root", None),
         ("ssh://b%zz%", "b%zz%", "root", None),
         ("ssh://b%ff", "b%ff", "root", None),
     ] {
@@ -57,6 +66,8 @@ fn syntax_errors_have_their_column() {
         ("b:", "1:1: error: expected a port from 1 to 65535 after the host in 'b:'"),
         ("ssh://", "1:1: error: expected a host name in 'ssh://'"),
         ("ssh://@b", "1:1: error: expected an account before '@' in 'ssh://@b'"),
+        ("ssh://b%18", "1:1: error: found a control character ('%' and two hexadecimal digits) in 'ssh://b%18'"),
+        ("ssh://a%0ab@b", "1:1: error: found a control character ('%' and two hexadecimal digits) in 'ssh://a%0ab@b'"),
         ("ssh://[::1", "1:1: error: expected ']' after an IPv6 address in 'ssh://[::1'"),
         ("ssh://[::1]22", "1:1: error: expected ':' after ']' in 'ssh://[::1]22'"),
         ("é\tö - -1", "1:7: error: expected a number of jobs, found '-1'"),
@@ -92,6 +103,13 @@ fn comments_and_separators() {
     assert_eq!(names("# b1; b2\n \t\r\n;;\n"), []);
     let expected = [(Some(2), text("b1")), (Some(2), text("b2")), (Some(3), text("b3"))];
     assert_eq!(names("\nb1;b2 ; # b\nb3#;b4\r\n"), expected);
+}
+
+#[test]
+fn a_missing_host_key_is_asked_of_the_right_port() {
+    for (uri, command) in [("b1", "'offload add b1'"), ("ssh://b1:2222", "'offload add --port 2222 b1'")] {
+        assert!(entry(uri).notes.iter().any(|note| note.warning && note.text.contains(command)), "{uri}");
+    }
 }
 
 #[test]
