@@ -1,6 +1,9 @@
 //! Why a text is not a host key, and what to do about it.
 
-use super::{HostKeyKind, RSA_BITS};
+use crate::machine::HostKeyKind;
+
+/// The shortest RSA key that is accepted, in bits. NIST SP 800-131A disallows shorter ones.
+pub(super) const RSA_BITS: usize = 2048;
 
 /// The types of host key, as an error message lists them.
 pub const HOST_KEY_TYPES: &str =

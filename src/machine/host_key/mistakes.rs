@@ -3,7 +3,9 @@
 //!
 //! What is found decides about the message and the hint alone. A key that a hint repeats has been checked.
 
-use super::{HostKey, HostKeyError, HostKeyKind, decode};
+use super::blob::decode;
+use super::error::HostKeyError;
+use crate::machine::{HostKey, HostKeyKind};
 
 /// Most of a word that an error repeats, in characters.
 const MAX_WORD: usize = 40;

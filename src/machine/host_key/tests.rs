@@ -1,3 +1,5 @@
+use base64::engine::general_purpose::STANDARD;
+
 use super::*;
 
 /// Keys made by ssh-keygen, and what `ssh-keygen -l` says of them.
