@@ -8,6 +8,7 @@
 pub mod files;
 pub mod identity;
 pub mod ownership;
+pub mod passwd;
 
 use std::fmt;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::process::{getegid, geteuid, getgroups};
 
+use self::passwd::accounts;
 use crate::shell::in_quotes;
 
 /// How deep a directory is looked into.
@@ -43,14 +45,18 @@ impl User {
 
     /// A user in `/etc/passwd` and `/etc/group` below `root`.
     pub fn named(root: &Path, name: &str) -> Option<User> {
-        let passwd = fs::read_to_string(root.join("etc/passwd")).ok()?;
-        let fields = entries(&passwd).find(|fields| fields.first() == Some(&name))?;
-        let (uid, gid) = (fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?);
+        let account = accounts(root).into_iter().find(|account| account.name == name)?;
         let group = fs::read_to_string(root.join("etc/group")).unwrap_or_default();
-        let others = entries(&group)
+        let others = group
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>())
             .filter(|fields| fields.get(3).is_some_and(|members| members.split(',').any(|member| member == name)))
             .filter_map(|fields| fields.get(2)?.parse().ok());
-        Some(User { name: name.to_owned(), uid, groups: std::iter::once(gid).chain(others).collect() })
+        Some(User {
+            name: account.name,
+            uid: account.uid,
+            groups: std::iter::once(account.gid).chain(others).collect(),
+        })
     }
 
     /// The user with this number; one that is not in `/etc/passwd` below `root` is in the group `gid` alone.
@@ -64,9 +70,7 @@ impl User {
 
     /// Its home directory, as `/etc/passwd` below `root` has it.
     pub fn home(&self, root: &Path) -> Option<PathBuf> {
-        let passwd = fs::read_to_string(root.join("etc/passwd")).ok()?;
-        let fields = entries(&passwd).find(|fields| fields.first() == Some(&self.name.as_str()))?;
-        fields.get(5).map(PathBuf::from)
+        accounts(root).into_iter().find(|account| account.name == self.name).map(|account| account.home)
     }
 
     fn is_granted(&self, metadata: &Metadata, bits: u32) -> bool {
@@ -80,17 +84,10 @@ impl User {
     }
 }
 
-fn entries(table: &str) -> impl Iterator<Item = Vec<&str>> {
-    table.lines().map(|line| line.split(':').collect())
-}
-
 /// The name of a user; its number where `/etc/passwd` below `root` has none.
 fn name_of(root: &Path, uid: u32) -> String {
-    let passwd = fs::read_to_string(root.join("etc/passwd")).unwrap_or_default();
-    let number = uid.to_string();
-    let name =
-        entries(&passwd).find(|fields| fields.get(2) == Some(&number.as_str())).map(|fields| fields[0].to_owned());
-    name.unwrap_or(number)
+    let account = accounts(root).into_iter().find(|account| account.uid == uid);
+    account.map_or_else(|| uid.to_string(), |account| account.name)
 }
 
 /// What a file is needed for.

@@ -3,8 +3,9 @@
 
 use super::diagnostic::Diagnostic;
 use super::machine_fields::Entry;
-use super::pool::{LoadContext, Pool, home_directory};
+use super::pool::{LoadContext, Pool};
 use crate::lua::values;
+use crate::permissions::passwd::home_directory;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};

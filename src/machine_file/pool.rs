@@ -6,6 +6,7 @@ use super::loaded_file::LoadedFile;
 use super::machine_fields::{Entry, LocalMachine};
 use super::settings::{Limits, Settings};
 use crate::lua::{Interpreter, RuntimeOptions, Stopped, read_chunk};
+use crate::permissions::passwd::home_directory;
 use crate::permissions::{self, Need};
 use std::collections::HashSet;
 use std::fmt;
@@ -148,19 +149,4 @@ pub fn load_text(path: &Path, text: Vec<u8>, context: &LoadContext) -> Result<Po
     let interpreter = Some(interpreter);
     let pool = Pool::empty(path);
     Ok(Pool { machines, local, settings, warnings, interpreter, ..pool })
-}
-
-/// The home directory of the effective user: that of the account, since HOME may be absent or another's.
-pub(super) fn home_directory() -> Option<PathBuf> {
-    use std::io::Read as _;
-    let mut accounts = String::new();
-    let file = std::fs::File::open("/etc/passwd").ok()?;
-    file.take(16 << 20).read_to_string(&mut accounts).ok()?;
-    let user = rustix::process::geteuid().as_raw().to_string();
-    let account = accounts.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| {
-        let [_, _, id, ..] = fields[..] else { return false };
-        id == user
-    });
-    let home = account.and_then(|fields| fields.get(5).map(PathBuf::from)).filter(|home| home.is_absolute());
-    home.or_else(std::env::home_dir)
 }

@@ -34,6 +34,7 @@ use super::error::Cause;
 use super::host_key;
 use crate::file_stamp::FileStamp;
 use crate::gcrypt::Secret;
+use crate::permissions::passwd::home_directory;
 
 /// RSA keys of 16384 bits are about 13 KiB.
 const MAX: u64 = 64 << 10;
@@ -97,23 +98,6 @@ fn first_default(home: &Path) -> Result<PathBuf, Cause> {
         Some(path) => Cause::PrivateKeyHidden { path: path.clone() },
         None => Cause::NoPrivateKey { tried },
     })
-}
-
-fn home_directory() -> Option<PathBuf> {
-    let user = geteuid().as_raw();
-    std::fs::read("/etc/passwd")
-        .ok()
-        .and_then(|passwd| home_in(&String::from_utf8_lossy(&passwd), user))
-        .or_else(|| std::env::var_os("HOME").map(PathBuf::from))
-}
-
-fn home_in(passwd: &str, user: u32) -> Option<PathBuf> {
-    passwd
-        .lines()
-        .map(|line| line.split(':').collect::<Vec<_>>())
-        .find(|fields| fields.get(2).is_some_and(|id| *id == user.to_string()))
-        .and_then(|fields| fields.get(5).map(PathBuf::from))
-        .filter(|home| home.is_absolute())
 }
 
 fn read(path: &Path) -> Result<(Zeroizing<String>, FileStamp), Cause> {

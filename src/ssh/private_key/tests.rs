@@ -228,12 +228,3 @@ fn the_first_default_key_that_exists_is_taken() {
         assert_eq!(first_default(home.path()).unwrap(), home.path().join(".ssh").join(name));
     }
 }
-
-#[test]
-fn the_home_directory_is_that_of_the_user_number() {
-    let passwd = "root:x:0:0:root:/root:/bin/sh\n# comment\nbad\nguix:x:999:999::/var/lib/guix:/sbin/nologin\nx:x:5:5::none:/bin/sh\n";
-    assert_eq!(home_in(passwd, 0), Some(PathBuf::from("/root")));
-    assert_eq!(home_in(passwd, 999), Some(PathBuf::from("/var/lib/guix")));
-    assert_eq!(home_in(passwd, 99), None);
-    assert_eq!(home_in(passwd, 5), None);
-}
