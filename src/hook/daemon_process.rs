@@ -18,7 +18,7 @@ use std::os::unix::process::parent_id;
 use std::process::id;
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Resource, getppid, getrlimit, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Resource, getrlimit, pidfd_open};
 
 /// Descriptors from here on cannot be given to select(2) (`FD_SETSIZE`).
 const SELECT_LIMIT: u64 = 1024;
@@ -141,23 +141,18 @@ fn parse_stat(text: &str) -> Option<Stat> {
 
 /// A descriptor of the daemon's process; `None` where the system has none, or the daemon is not to be found.
 pub fn main_daemon() -> Option<OwnedFd> {
-    let (mut daemon, name) = (getppid()?, name(getppid()?)?);
-    while let Some(parent) = parent(daemon).filter(|parent| self::name(*parent).as_ref() == Some(&name)) {
+    let mut daemon = DaemonProcess::of_this_hook().pid;
+    let name = name(daemon)?;
+    while let Some(parent) =
+        stat(daemon).map(|stat| stat.parent).filter(|&parent| self::name(parent).as_ref() == Some(&name))
+    {
         daemon = parent;
     }
-    pidfd_open(daemon, PidfdFlags::empty()).ok()
+    pidfd_open(Pid::from_raw(daemon.cast_signed())?, PidfdFlags::empty()).ok()
 }
 
-/// The name of a process's program, as the kernel has it.
-fn name(process: Pid) -> Option<String> {
-    fs::read_to_string(format!("/proc/{}/comm", process.as_raw_nonzero())).ok()
-}
-
-fn parent(process: Pid) -> Option<Pid> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).ok()?;
-    // The name before may have anything in it.
-    let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?;
-    parent.parse().ok().and_then(Pid::from_raw)
+fn name(process: u32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{process}/comm")).ok()
 }
 
 #[cfg(test)]
@@ -232,9 +227,8 @@ mod tests {
 
     #[test]
     fn names_and_parents() {
-        let own = rustix::process::getpid();
-        assert_eq!(parent(own), getppid());
-        assert!(name(own).is_some_and(|name| name.starts_with("offload")));
+        assert_eq!(stat(id()).map(|stat| stat.parent), Some(parent_id()));
+        assert!(name(id()).is_some_and(|name| name.starts_with("offload")));
         assert!(main_daemon().is_some());
     }
 }

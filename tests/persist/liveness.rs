@@ -1,10 +1,10 @@
 //! Processes that keep a connection and cannot lend it: killed, stopped, ended, or left behind by their daemon.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
-use crate::lab::{Drv, HostOptions, LONG, Process, Signal, wait_until};
+use crate::lab::{Drv, Hook, HostOptions, LONG, Process, Signal, wait_until};
 use crate::pool::{Pool, is_reused};
 
 /// With one slot one connection may wait; those that are gone or stopped must not be in its way.
@@ -122,6 +122,19 @@ fn keepers_end_with_their_daemon() {
 #[test]
 fn keepers_end_with_a_daemon_without_privileges() {
     ends_with_its_daemon(&Pool::with(|machine| machine, HostOptions::unprivileged));
+}
+
+/// Such as a script that starts the hook without exec: it ends with the hook, and the daemon does not.
+#[test]
+fn a_holder_outlives_a_program_between_the_daemon_and_the_hook() {
+    let pool = Pool::with(|machine| machine, |head| head.hook(Hook::Program("/opt/between".to_owned())));
+    fs::create_dir_all(pool.head.path("/opt/offload")).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_offload"), pool.head.path("/opt/offload/offload")).unwrap();
+    let script =
+        "#!/bin/sh\ntest \"$1\" = offload || exec /usr/bin/guix \"$@\"\n/opt/offload/offload \"$@\"; exit $?\n";
+    pool.head.write("/opt/between", script);
+    fs::set_permissions(pool.head.path("/opt/between"), fs::Permissions::from_mode(0o755)).unwrap();
+    ends_with_its_daemon(&pool);
 }
 
 fn ends_with_its_daemon(pool: &Pool) {
