@@ -153,6 +153,23 @@ impl<'a> Attempt<'a> {
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<Built<'a>, Failure> {
+        let result = self.build_and_fetch(link, log, observer);
+        match result {
+            // It would close the channel of this build again. Other builds have more to say.
+            Err(Failure::Machine { machine, cause }) if link.client.stream_mut().is_cut() => {
+                self.machine_fault.take();
+                Err(Failure::Refused { machine, cause })
+            }
+            result => result,
+        }
+    }
+
+    fn build_and_fetch(
+        &self,
+        link: &mut MachineLink,
+        log: &BuildLog,
+        observer: &mut dyn Observer,
+    ) -> Result<Built<'a>, Failure> {
         let build = self.build;
         let MachineLink { client, connection } = link;
         let max_silent_time = build.failover.arguments.max_silent_time;

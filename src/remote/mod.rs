@@ -13,6 +13,7 @@ pub mod probe;
 pub mod relay;
 mod stream;
 pub mod timeouts;
+mod transport;
 
 pub use archive_import::ArchiveImport;
 pub use connection::Connection;

@@ -10,6 +10,7 @@ use super::error::Error;
 use super::pace::{Due, Pace, Progress};
 use super::persisted_stream::{DeadlinePassed, PersistedStream};
 use super::timeouts::{SilencePolicy, recheck_timeout};
+use super::transport::{CUT_SILENCE, Transport};
 use crate::daemon::{self, Client};
 use crate::ssh::{self, Cause, Channel};
 use crate::store::path::StoreDir;
@@ -27,50 +28,25 @@ pub struct DaemonStream {
     has_written: bool,
     /// What was read while it was waited for.
     first: Option<u8>,
-}
-
-/// What the bytes go through.
-pub(super) enum Transport {
-    Channel(Channel),
-    /// A connection that was kept from a build before.
-    Persisted(PersistedStream),
-}
-
-impl Transport {
-    fn set_deadline(&mut self, deadline: Option<Instant>) {
-        match self {
-            Transport::Channel(channel) => channel.set_deadline(deadline),
-            Transport::Persisted(persisted) => persisted.set_deadline(deadline),
-        }
-    }
-
-    fn wait_for_room(&mut self) -> io::Result<()> {
-        match self {
-            Transport::Channel(channel) => channel.wait_for_room(),
-            // A write there can be interrupted and does this itself.
-            Transport::Persisted(_) => Ok(()),
-        }
-    }
-
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Transport::Channel(channel) => channel.read(buffer),
-            Transport::Persisted(persisted) => persisted.read(buffer),
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Transport::Channel(channel) => channel.write(bytes),
-            Transport::Persisted(persisted) => persisted.write(bytes),
-        }
-    }
+    /// When a byte last came or went.
+    moved: Instant,
+    is_cut: bool,
 }
 
 impl DaemonStream {
     fn new(transport: Transport, connection: Connection, silence_policy: SilencePolicy) -> DaemonStream {
         let pace = Pace::default();
-        DaemonStream { transport, connection, silence_policy, pace, greeted_by: None, has_written: false, first: None }
+        DaemonStream {
+            transport,
+            connection,
+            silence_policy,
+            pace,
+            greeted_by: None,
+            has_written: false,
+            first: None,
+            moved: Instant::now(),
+            is_cut: false,
+        }
     }
 
     /// A stream whose daemon must have greeted within `limit`.
@@ -136,6 +112,21 @@ impl DaemonStream {
     /// Whether it was borrowed, and the process that kept it has ended since, for reasons of its own.
     pub fn has_lost_holder(&self) -> bool {
         matches!(&self.transport, Transport::Persisted(persisted) if persisted.has_lost_holder())
+    }
+
+    /// Whether it ended since the SSH server closed its channel for the silence on it ([`Error::ChannelCut`]).
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
+    /// The stream is at its end, or broken: an error of its own if the server closed its channel.
+    fn check_cut(&mut self, kind: io::ErrorKind) -> io::Result<()> {
+        let silence = self.moved.elapsed();
+        self.is_cut |= silence >= CUT_SILENCE && self.transport.was_closed_by_server();
+        if !self.is_cut {
+            return Ok(());
+        }
+        Err(io::Error::new(kind, Error::ChannelCut { machine: self.connection.machine().address(), silence }))
     }
 
     pub(super) fn into_parts(self) -> (Transport, Connection) {
@@ -235,11 +226,21 @@ impl DaemonStream {
             match result {
                 Err(error) if is_deadline(&error) => self.check_greeting().map_err(given_up)?,
                 Ok(value) => {
-                    self.pace.moved(size(&value) as u64, &self.silence_policy);
+                    self.moved(size(&value));
                     return Ok(value);
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.check_cut(error.kind())?;
+                    return Err(error);
+                }
             }
+        }
+    }
+
+    fn moved(&mut self, size: usize) {
+        self.pace.moved(size as u64, &self.silence_policy);
+        if size > 0 {
+            self.moved = Instant::now();
         }
     }
 
@@ -290,7 +291,13 @@ impl Read for DaemonStream {
                 (*to, self.first) = (first, None);
                 Ok(1)
             }
-            (buffer, _) => self.within_silence_policy(|transport| transport.read(buffer), |size| *size),
+            (buffer, _) => {
+                let size = self.within_silence_policy(|transport| transport.read(buffer), |size| *size)?;
+                if size == 0 && !buffer.is_empty() {
+                    self.check_cut(io::ErrorKind::UnexpectedEof)?;
+                }
+                Ok(size)
+            }
         }
     }
 }
@@ -304,13 +311,17 @@ impl Write for DaemonStream {
         if self.is_reused() {
             return self.within_silence_policy(|transport| transport.write(bytes), |size| *size);
         }
+        // It would take the bytes all the same.
+        if self.moved.elapsed() >= CUT_SILENCE && self.transport.is_closed_by_server() {
+            self.check_cut(io::ErrorKind::BrokenPipe)?;
+        }
         if !bytes.is_empty() {
             self.within_silence_policy(Transport::wait_for_room, |()| 0)?;
         }
         // The write itself cannot be interrupted; it only needs the link, which has its own limit.
         self.transport.set_deadline(None);
         let size = self.transport.write(bytes)?;
-        self.pace.moved(size as u64, &self.silence_policy);
+        self.moved(size);
         Ok(size)
     }
 

@@ -73,6 +73,7 @@ impl Findings<'_> {
             | Error::Silent { .. }
             | Error::TooSlow { .. }
             | Error::NotStarted { .. }
+            | Error::ChannelCut { .. }
             | Error::Unresponsive { .. }
             | Error::ReusedConnectionLost { .. }
             | Error::HolderStopped { .. }

@@ -42,6 +42,7 @@ pub fn of_connecting(
         Error::ReusedConnectionLost { .. }
         | Error::HolderDied { .. }
         | Error::HolderStopped { .. }
+        | Error::ChannelCut { .. }
         | Error::NotStarted { .. } => Vec::new(),
     }
 }

@@ -43,7 +43,7 @@ pub use client::acquire;
 pub use holder::persist;
 pub use outdated::end_outdated;
 
-pub(super) use message::RELEASE;
+pub(super) use message::{CHANNEL_CUT, RELEASE};
 pub(super) use peer::is_stopped;
 
 use std::time::Duration;
