@@ -10,6 +10,7 @@ mod progress;
 mod rejected;
 pub mod signature_test;
 pub mod signing_connection;
+pub mod trial_build;
 pub mod upload;
 
 pub use download::{DownloadError, Downloaded, download};

@@ -175,6 +175,18 @@ pub fn allow_tcp_forwarding() -> Remedy {
     .provided("if that does not help")
 }
 
+pub fn allow_builds() -> Remedy {
+    Remedy::advice(
+        Place::Machine,
+        "start its guix-daemon without '--max-jobs=0': in its service unit, or 'max-jobs' of guix-configuration in Guix System",
+    )
+}
+
+pub fn other_system(system: &str) -> Remedy {
+    Remedy::advice(Place::MachineFile, format_args!("take '{system}' out of 'systems'"))
+        .provided("if the machine is not to build for it, by emulation say")
+}
+
 pub fn set_clock() -> Remedy {
     Remedy::on_machine("timedatectl set-ntp true  # Guix System: ntp-service-type")
 }
