@@ -18,6 +18,7 @@ mod files;
 mod fixed;
 mod hints;
 mod local_store;
+mod log_space;
 mod restore;
 mod store;
 
@@ -30,5 +31,6 @@ pub use dump::Dump;
 pub use export::{Bundle, ExportError};
 pub use fixed::{FixedError, check_fixed_output};
 pub use local_store::{LocalStore, LocalStoreError};
+pub use log_space::{LOG_FULL_HINT, LogFull, LogReserve};
 pub use restore::{Restore, RestoreError, Staging};
 pub use store::{Store, StoreError};

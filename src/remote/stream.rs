@@ -214,6 +214,9 @@ impl DaemonStream {
     ) -> io::Result<T> {
         let given_up = |error: Error| io::Error::new(io::ErrorKind::TimedOut, error);
         loop {
+            if self.pace.progress().is_stopped() {
+                return Err(io::Error::other("no more is wanted"));
+            }
             self.pace.follow();
             while let Some(due) = self.pace.due(&self.silence_policy) {
                 self.settle(due).map_err(given_up)?;
