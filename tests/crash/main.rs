@@ -6,6 +6,7 @@
 //! | `random.rs` | the same at any instant |
 //! | `disk.rs` | the head's disk is full, or its store read-only |
 //! | `database.rs` | the store's database cannot be read, is damaged, or is locked |
+//! | `campaign.rs` | random faults, of processes and links, beside builds |
 //!
 //! Afterwards: `guix gc --verify=contents` has nothing to say, the build succeeds at once, and `guix gc` takes away
 //! what was left over.
@@ -22,6 +23,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod campaign;
 mod database;
 mod disk;
 mod points;
