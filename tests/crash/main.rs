@@ -18,6 +18,7 @@
 //! | kills at named points: 32 points, hook and head each | 64 | none |
 //! | kills at random instants: 284 of hooks, 102 of the daemon's process, 114 of heads | 500, of which 248 cut a build short | none |
 //! | `guix gc` on head and machine at each of the 32 points of a build | 32 | none |
+//! | random faults with the seeds 1, 2 and 3 (`campaign.rs`): 444 tried, 275 of which hit; 47 builds ended with their own hook | 275 | none |
 //! | `guix gc` in a loop on three hosts (471 runs), two clients for each build (`tests/concurrency.rs`) | 200 builds | none |
 
 #[path = "../lab/mod.rs"]
