@@ -20,6 +20,9 @@
 //! | `guix gc` on head and machine at each of the 32 points of a build | 32 | none |
 //! | random faults with the seeds 1, 2 and 3 (`campaign.rs`): 444 tried, 275 of which hit; 47 builds ended with their own hook | 275 | none |
 //! | `guix gc` in a loop on three hosts (471 runs), two clients for each build (`tests/concurrency.rs`) | 200 builds | none |
+//!
+//! Not explained: in one run of random faults before those of the table, something of a session or of a daemon was still there on a
+//! build machine a minute after 25 faults (seed 1). It did not come back; the test now names the processes.
 
 #[path = "../lab/mod.rs"]
 mod lab;
