@@ -12,12 +12,12 @@ use super::record_health::{record_failure, refresh_status};
 use super::watch::BuildWatch;
 use super::{Build, Chosen, LiveEnvironment};
 use crate::daemon::{self, Client, Options};
-use crate::error::{Failure, with_causes};
+use crate::error::{Failure, with_causes, with_hint};
 use crate::events::{Event, Observer};
 use crate::failpoints::{Failpoint, failpoint};
 use crate::hook::BuildLog;
 use crate::hook::descriptors::PREFIX;
-use crate::local::LocalStore;
+use crate::local::{LOG_FULL_HINT, LocalStore, LogReserve};
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream, SilencePolicy, timeouts};
 use crate::scheduler::{self, Choice};
@@ -180,6 +180,23 @@ impl<'a> Attempt<'a> {
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<Built<'a>, Failure> {
+        let result = self.build_and_fetch(link, log, observer);
+        match result {
+            // It would close the channel of this build again. Other builds have more to say.
+            Err(Failure::Machine { machine, cause }) if link.client.stream_mut().is_cut() => {
+                self.machine_fault.take();
+                Err(Failure::Refused { machine, cause })
+            }
+            result => result,
+        }
+    }
+
+    fn build_and_fetch(
+        &self,
+        link: &mut MachineLink,
+        log: &BuildLog,
+        observer: &mut dyn Observer,
+    ) -> Result<Built<'a>, Failure> {
         let build = self.build;
         let MachineLink { client, connection } = link;
         let max_silent_time = build.failover.arguments.max_silent_time;
@@ -199,7 +216,7 @@ impl<'a> Attempt<'a> {
         let mut sink = log.sink().map_err(|error| Failure::Head(format!("no build log: {error}")))?;
         sink(first_line(derivation, &self.machine.name).as_bytes());
         let watch = BuildWatch::new(derivation, build.outputs, client.stream_mut().progress());
-        client.set_build_log(watch.log(sink), watch.sink());
+        client.set_build_log(watch.log(sink, LogReserve::new(&build.directories.log)), watch.sink());
         client.stream_mut().set_silence_policy(SilencePolicy::build(self.machine, max_silent_time));
         let built = client.start_build(&[derivation.clone()].into()).and_then(|()| {
             failpoint(Failpoint::BuildStarted);
@@ -209,6 +226,9 @@ impl<'a> Attempt<'a> {
         client.set_log(None);
         client.stream_mut().set_silence_policy(silence_policy);
         stopwatch.lap("build");
+        if let Some(full) = watch.log_full() {
+            return Err(Failure::Head(with_hint(&full, Some(LOG_FULL_HINT.to_owned()))));
+        }
         if let Err(error) = built {
             return Err(classify_failure(build, self.machine, &error, &watch, client, connection)
                 .unwrap_or_else(|cause| self.failed(cause)));

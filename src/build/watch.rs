@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::classify::Answer;
 use crate::daemon::{BuildEvent, Log, TraceSink};
+use crate::local::{LogFull, LogReserve};
 use crate::remote::Progress;
 use crate::store::path::StorePath;
 
@@ -25,6 +26,7 @@ struct Seen {
     failure: Option<String>,
     /// The hash that was expected and the one that was found, for people.
     hashes: Option<String>,
+    log_full: Option<LogFull>,
 }
 
 impl BuildWatch {
@@ -38,13 +40,24 @@ impl BuildWatch {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What takes log text and passes it on to `log`.
-    pub fn log(&self, mut log: Log) -> Log {
-        let progress = self.progress.clone();
-        Box::new(move |text| {
-            log(text);
-            progress.step();
+    /// What takes log text and passes it on to `log`, as far as there is room. Where there is none the stream ends.
+    pub fn log(&self, mut log: Log, mut reserve: LogReserve) -> Log {
+        let watch = self.clone();
+        Box::new(move |text| match reserve.take(text.len() as u64) {
+            Ok(()) => {
+                log(text);
+                watch.progress.step();
+            }
+            Err(full) => {
+                watch.seen().log_full = Some(full);
+                watch.progress.stop();
+            }
         })
+    }
+
+    /// Why no more of the log was taken, if that ended the build.
+    pub fn log_full(&self) -> Option<LogFull> {
+        self.seen().log_full.take()
     }
 
     /// What takes the build trace.

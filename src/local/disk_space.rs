@@ -11,6 +11,7 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 use rustix::fs::StatVfs;
 use thiserror::Error;
@@ -20,7 +21,7 @@ const RESERVE: u64 = 100 << 20;
 /// The reserve in inodes, at the most.
 const RESERVED_INODES: u64 = 10_000;
 /// After how many bytes it is looked again.
-const STEP: u64 = 16 << 20;
+pub(super) const STEP: u64 = 16 << 20;
 /// What a file takes besides its contents, a directory or a link in all, in bytes: about.
 const NODE: u64 = 4096;
 
@@ -56,6 +57,12 @@ impl DiskReserve {
         *self = space.room(wanted).map_err(|no_room| io::Error::new(io::ErrorKind::StorageFull, no_room))?;
         Ok(())
     }
+}
+
+/// How many bytes are free on the file system of `directory`, and how many of them stay so; `None` where it does not count them.
+pub(super) fn free_and_reserve(directory: &Path) -> io::Result<Option<(u64, u64)>> {
+    let space = Space::from(rustix::fs::statvfs(directory)?);
+    Ok(space.bytes.map(|Amount { total, free }| (free, RESERVE.min(total / 100))))
 }
 
 /// What a file system says of itself, in bytes and inodes; nothing where it does not count them.

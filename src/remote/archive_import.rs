@@ -38,6 +38,7 @@ impl ArchiveImport {
     /// Whether a write failed because the program has ended. Then there may be other ways to import.
     pub fn has_ended(error: &io::Error) -> bool {
         ssh::Error::in_io(error).is_some_and(|error| matches!(error.cause, Cause::ChannelClosed))
+            || Error::is_channel_cut(error)
     }
 
     /// Whether all that was written has been imported.

@@ -36,6 +36,9 @@ pub enum Error {
     /// The link is alive, and what the daemon sends or takes is next to nothing.
     #[error("{machine}: only {bytes} bytes have passed in {} s", time.as_secs())]
     TooSlow { machine: String, bytes: u64, time: Duration },
+    /// The SSH server has closed the channel to the daemon, and keeps the connection.
+    #[error("{machine}: its SSH server closed the channel to the daemon after {} s without data", silence.as_secs())]
+    ChannelCut { machine: String, silence: Duration },
     /// The daemon has been asked to build, and does not begin.
     #[error("{machine}: the build has not begun there within {} s", wait.as_secs())]
     NotStarted { machine: String, wait: Duration },
@@ -49,6 +52,12 @@ impl Error {
     pub fn is_not_started(error: &io::Error) -> bool {
         let inner = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
         matches!(inner, Some(Error::NotStarted { .. }))
+    }
+
+    /// Whether an error of [`io`] says that the SSH server has closed the channel.
+    pub fn is_channel_cut(error: &io::Error) -> bool {
+        let inner = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
+        matches!(inner, Some(Error::ChannelCut { .. }))
     }
 
     /// What to do about an error of [`io`] that carries one of this module or of `ssh`, if that can be said.
@@ -72,6 +81,11 @@ impl Error {
             Error::NotStarted { .. } => Some(
                 "something else there has locked the outputs: look at `guix processes` for who builds the same, a build \
                  that hangs, or another machine that offloads to it"
+                    .to_owned(),
+            ),
+            Error::ChannelCut { .. } => Some(
+                "switch `ChannelTimeout` off for this user in its sshd_config: `ChannelTimeout *=0 global=0` below \
+                 `Match User NAME`; or set it longer than any build there is silent"
                     .to_owned(),
             ),
             Error::Unresponsive { .. } => Some("restart guix-daemon there".to_owned()),

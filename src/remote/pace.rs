@@ -24,6 +24,7 @@ pub struct Progress(Arc<State>);
 struct State {
     steps: AtomicU64,
     is_building: AtomicBool,
+    is_stopped: AtomicBool,
 }
 
 impl Progress {
@@ -35,6 +36,15 @@ impl Progress {
     /// Whether the machine works on the build; until then it waits, as for a lock.
     pub fn set_building(&self, is_building: bool) {
         self.0.is_building.store(is_building, Ordering::Relaxed);
+    }
+
+    /// Ends the stream: whoever reads it wants no more.
+    pub fn stop(&self) {
+        self.0.is_stopped.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.0.is_stopped.load(Ordering::Relaxed)
     }
 
     fn is_building(&self) -> bool {

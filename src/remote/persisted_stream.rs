@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 
 use super::error::Error;
-use super::persist::{self, RELEASE};
+use super::persist::{self, CHANNEL_CUT, RELEASE};
 use crate::ssh::poll::{self, Ready};
 use crate::text::printable;
 
@@ -53,6 +53,11 @@ impl PersistedStream {
     /// Whether the keeper has ended without a word, or is stopped, which is none of the machine's doing.
     pub(super) fn has_lost_holder(&self) -> bool {
         self.is_stopped || self.last_words.as_ref().is_some_and(String::is_empty)
+    }
+
+    /// Whether the keeper found that the server closed the channel for the silence on it.
+    pub(super) fn was_closed_by_server(&self) -> bool {
+        self.last_words.as_ref().is_some_and(|words| words == CHANNEL_CUT)
     }
 
     /// Whether the keeper is alive as far as the kernel knows. One that is stopped passes nothing on, and says nothing.

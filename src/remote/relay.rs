@@ -2,7 +2,9 @@
 //!
 //! `guix repl -t machine` (Guix 1.0 and later) greets with `(repl-version …)` and evaluates what it reads. It is given
 //! `relay.scm`, which answers with a line `offload-relay ready`, or `offload-relay failed REASON`, and from then on
-//! passes bytes. Lines before that, such as a login shell's, are skipped.
+//! passes bytes. Lines before that, such as a login shell's, are skipped. It prints a newline on its standard error every
+//! two seconds, since OpenSSH's `ChannelTimeout` closes a session on which nothing moves; all of it is dropped here. It ends
+//! with a status other than 0, which tells its end from that of a session that was closed so.
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
@@ -35,6 +37,7 @@ pub(super) fn open(session: &Session, socket: &str, limit: Duration) -> Result<C
     let answer = channel.write_all(expression(socket).as_bytes()).and_then(|()| answer(&mut channel));
     match answer {
         Ok(answer) if answer == "ready" => {
+            channel.ignore_stderr().map_err(|error| failure(error, &mut channel))?;
             channel.set_deadline(None);
             Ok(channel)
         }

@@ -22,7 +22,19 @@
             (force-output to)
             (loop (get-bytevector-some from)))))
       (const #f))
-    (primitive-_exit 0))
+    ;; Not 0, so that the end of the relay can be told from that of a session that the SSH server closes.
+    (primitive-_exit 2))
+
+  ;; An SSH server with 'ChannelTimeout' closes a session on which nothing moves, and text on standard error moves.
+  (define (show-life)
+    (sleep 2)
+    (catch #t
+      (lambda ()
+        (newline (current-error-port))
+        (force-output (current-error-port)))
+      (lambda failure
+        (primitive-_exit 2)))
+    (show-life))
 
   (define daemon
     (catch 'system-error
@@ -39,4 +51,5 @@
   ;; A thread for each direction: neither waits for the other to be emptied.
   (let ((input (current-input-port)))
     (call-with-new-thread (lambda () (relay input daemon))))
+  (call-with-new-thread show-life)
   (relay daemon (current-output-port)))

@@ -9,7 +9,7 @@ use super::error::Error;
 use super::pace::{Due, Pace, Progress};
 use super::persisted_stream::{DeadlinePassed, PersistedStream};
 use super::timeouts::{SilencePolicy, greeting_timeout, recheck_timeout};
-use super::transport::Transport;
+use super::transport::{CUT_SILENCE, Transport};
 use crate::daemon::{self, Client};
 use crate::ssh::{self, Cause, Channel};
 use crate::store::path::StoreDir;
@@ -27,6 +27,9 @@ pub struct DaemonStream {
     has_written: bool,
     /// What was read while it was waited for.
     first: Option<u8>,
+    /// When a byte last came or went.
+    moved: Instant,
+    is_cut: bool,
 }
 
 impl Connection {
@@ -52,7 +55,17 @@ impl Connection {
 impl DaemonStream {
     fn new(transport: Transport, connection: Connection, silence_policy: SilencePolicy) -> DaemonStream {
         let pace = Pace::default();
-        DaemonStream { transport, connection, silence_policy, pace, greeted_by: None, has_written: false, first: None }
+        DaemonStream {
+            transport,
+            connection,
+            silence_policy,
+            pace,
+            greeted_by: None,
+            has_written: false,
+            first: None,
+            moved: Instant::now(),
+            is_cut: false,
+        }
     }
 
     /// A stream whose daemon must have greeted within `limit`.
@@ -113,6 +126,21 @@ impl DaemonStream {
     /// Whether it was borrowed, and the process that kept it has ended since, for reasons of its own.
     pub fn has_lost_holder(&self) -> bool {
         matches!(&self.transport, Transport::Persisted(persisted) if persisted.has_lost_holder())
+    }
+
+    /// Whether it ended since the SSH server closed its channel for the silence on it ([`Error::ChannelCut`]).
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
+    /// The stream is at its end, or broken: an error of its own if the server closed its channel.
+    fn check_cut(&mut self, kind: io::ErrorKind) -> io::Result<()> {
+        let silence = self.moved.elapsed();
+        self.is_cut |= silence >= CUT_SILENCE && self.transport.was_closed_by_server();
+        if !self.is_cut {
+            return Ok(());
+        }
+        Err(io::Error::new(kind, Error::ChannelCut { machine: self.connection.machine().address(), silence }))
     }
 
     pub(super) fn into_parts(self) -> (Transport, Connection) {
@@ -200,6 +228,9 @@ impl DaemonStream {
     ) -> io::Result<T> {
         let given_up = |error: Error| io::Error::new(io::ErrorKind::TimedOut, error);
         loop {
+            if self.pace.progress().is_stopped() {
+                return Err(io::Error::other("no more is wanted"));
+            }
             self.pace.follow();
             while let Some(due) = self.pace.due(&self.silence_policy) {
                 self.settle(due).map_err(given_up)?;
@@ -212,11 +243,21 @@ impl DaemonStream {
             match result {
                 Err(error) if is_deadline(&error) => self.check_greeting().map_err(given_up)?,
                 Ok(value) => {
-                    self.pace.moved(size(&value) as u64, &self.silence_policy);
+                    self.moved(size(&value));
                     return Ok(value);
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.check_cut(error.kind())?;
+                    return Err(error);
+                }
             }
+        }
+    }
+
+    fn moved(&mut self, size: usize) {
+        self.pace.moved(size as u64, &self.silence_policy);
+        if size > 0 {
+            self.moved = Instant::now();
         }
     }
 
@@ -267,7 +308,13 @@ impl Read for DaemonStream {
                 (*to, self.first) = (first, None);
                 Ok(1)
             }
-            (buffer, _) => self.within_silence_policy(|transport| transport.read(buffer), |size| *size),
+            (buffer, _) => {
+                let size = self.within_silence_policy(|transport| transport.read(buffer), |size| *size)?;
+                if size == 0 && !buffer.is_empty() {
+                    self.check_cut(io::ErrorKind::UnexpectedEof)?;
+                }
+                Ok(size)
+            }
         }
     }
 }
@@ -281,13 +328,17 @@ impl Write for DaemonStream {
         if self.is_reused() {
             return self.within_silence_policy(|transport| transport.write(bytes), |size| *size);
         }
+        // It would take the bytes all the same.
+        if self.moved.elapsed() >= CUT_SILENCE && self.transport.is_closed_by_server() {
+            self.check_cut(io::ErrorKind::BrokenPipe)?;
+        }
         if !bytes.is_empty() {
             self.within_silence_policy(Transport::wait_for_room, |()| 0)?;
         }
         // The write itself cannot be interrupted; it only needs the link, which has its own limit.
         self.transport.set_deadline(None);
         let size = self.transport.write(bytes)?;
-        self.pace.moved(size as u64, &self.silence_policy);
+        self.moved(size);
         Ok(size)
     }
 

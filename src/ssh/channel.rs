@@ -160,6 +160,37 @@ impl Channel {
         self.read_some_beside(buffer, Some(beside))
     }
 
+    /// Whether the server has closed the channel of its own accord, as OpenSSH's `ChannelTimeout` does, going by what
+    /// comes within `limit`. Only of a channel that is at its end. A socket whose other side is gone gives an end of
+    /// file and leaves the channel open; a command that has ended gives its status first.
+    pub fn was_closed_by_server(&mut self, limit: Duration) -> bool {
+        if self.is_finished {
+            return false;
+        }
+        let closed = self.driver.run(Kind::Read, Some(Deadline::after(limit)), || self.channel.wait_close());
+        closed.is_ok() && !self.has_exit_status()
+    }
+
+    /// The same, going by what has arrived. Does not wait.
+    pub fn is_closed_by_server(&mut self) -> bool {
+        let is_closed = self.driver.once(|| self.channel.wait_eof().and_then(|()| self.channel.wait_close())).is_ok();
+        !self.is_finished && is_closed && !self.has_exit_status()
+    }
+
+    /// Whether a command has ended by a signal, or with another status than 0, which libssh2 also gives where none came.
+    fn has_exit_status(&self) -> bool {
+        self.channel.exit_status().is_ok_and(|status| status != 0)
+            || self.channel.exit_signal().is_ok_and(|signal| signal.exit_signal.is_some())
+    }
+
+    /// Drops what a command prints on its standard error from now on.
+    pub fn ignore_stderr(&mut self) -> io::Result<()> {
+        let limit = self.limit();
+        let ignored =
+            self.driver.run(Kind::Request, limit, || self.channel.handle_extended_data(ssh2::ExtendedData::Ignore));
+        ignored.map_err(|cause| self.error(cause).into_io(io::ErrorKind::BrokenPipe))
+    }
+
     /// Whether nothing that has been received waits to be read.
     pub fn is_empty(&self) -> bool {
         self.taken == self.buffer.len()

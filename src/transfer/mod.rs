@@ -11,6 +11,7 @@ mod progress;
 mod rejected;
 pub mod signature_test;
 pub mod signing_connection;
+pub mod trial_build;
 pub mod upload;
 
 pub use download::{Downloaded, download};

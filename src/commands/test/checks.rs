@@ -19,6 +19,7 @@ use crate::status::MachineStatus;
 use crate::store::signature::Acl;
 use crate::transfer::RejectedOutput;
 use crate::transfer::signature_test::{self, SignatureTestError};
+use crate::transfer::trial_build;
 
 /// A clock that differs by more than this many seconds is worth a word.
 const CLOCK_TOLERANCE: f64 = 60.0;
@@ -73,6 +74,7 @@ impl Findings<'_> {
             | Error::Silent { .. }
             | Error::TooSlow { .. }
             | Error::NotStarted { .. }
+            | Error::ChannelCut { .. }
             | Error::Unresponsive { .. }
             | Error::ReusedConnectionLost { .. }
             | Error::HolderStopped { .. }
@@ -138,6 +140,7 @@ impl Findings<'_> {
         }
         self.import_there(&mut client);
         self.import_here(&mut client);
+        self.builds(&mut client);
     }
 
     fn import_there(&mut self, client: &mut Client<DaemonStream>) {
@@ -189,6 +192,36 @@ impl Findings<'_> {
                     vec![remedy],
                 );
             }
+        }
+    }
+
+    /// Has it build something trivial for each of its system types.
+    fn builds(&mut self, client: &mut Client<DaemonStream>) {
+        let (mut built, mut untried) = (Vec::new(), Vec::new());
+        for system in &self.machine.systems {
+            if !client.is_usable() {
+                break;
+            }
+            match trial_build::build(client, &self.directories.store, system, self.machine.stall_timeout) {
+                Ok(true) => built.push(system.as_str()),
+                Ok(false) => untried.push(system.as_str()),
+                Err(error) if error.is_forbidden() => {
+                    let text = "its daemon may build nothing: it was started with '--max-jobs=0'";
+                    return self.error(Step::Build, text, vec![remedies::allow_builds()]);
+                }
+                Err(error) => {
+                    let remedies =
+                        if error.is_failed_builder() { vec![remedies::other_system(system)] } else { Vec::new() };
+                    self.error(Step::Build, format_args!("{system}: {}", with_causes(&error)), remedies);
+                }
+            }
+        }
+        if !built.is_empty() {
+            self.ok(Step::Build, format_args!("it builds for {}", built.join(", ")));
+        }
+        if !untried.is_empty() {
+            let text = format!("not tried for {}, for which there is no trial builder", untried.join(", "));
+            self.warning(Step::Build, text, Vec::new());
         }
     }
 

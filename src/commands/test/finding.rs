@@ -55,6 +55,8 @@ pub enum Step {
     Import,
     /// This machine accepts what it signs.
     Export,
+    /// Its daemon builds, for each of the system types that it is said to have.
+    Build,
     /// The machine tells how it is doing.
     Status,
     /// Its clock agrees with this machine's.
@@ -80,6 +82,7 @@ impl Step {
             Step::Daemon => "daemon",
             Step::Import => "import there",
             Step::Export => "import here",
+            Step::Build => "trial build",
             Step::Status => "status",
             Step::Clock => "clock",
             Step::Disk => "disk",

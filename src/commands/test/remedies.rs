@@ -42,6 +42,7 @@ pub fn of_connecting(
         Error::ReusedConnectionLost { .. }
         | Error::HolderDied { .. }
         | Error::HolderStopped { .. }
+        | Error::ChannelCut { .. }
         | Error::NotStarted { .. } => Vec::new(),
     }
 }
@@ -177,6 +178,18 @@ pub fn allow_tcp_forwarding() -> Remedy {
         "in its sshd_config, AllowTcpForwarding no, DisableForwarding yes, or a PermitOpen without the socket forbids sockets too",
     )
     .provided("if that does not help")
+}
+
+pub fn allow_builds() -> Remedy {
+    Remedy::advice(
+        Place::Machine,
+        "start its guix-daemon without '--max-jobs=0': in its service unit, or 'max-jobs' of guix-configuration in Guix System",
+    )
+}
+
+pub fn other_system(system: &str) -> Remedy {
+    Remedy::advice(Place::MachineFile, format_args!("take '{system}' out of 'systems'"))
+        .provided("if the machine is not to build for it, by emulation say")
 }
 
 pub fn set_clock() -> Remedy {

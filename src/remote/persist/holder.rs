@@ -19,12 +19,12 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use super::ffi::{self, Side};
-use super::message::{Handshake, RELEASE, Request};
+use super::message::{CHANNEL_CUT, Handshake, RELEASE, Request};
 use super::{CacheKey, HANDSHAKE_TIMEOUT, MAX_AGE, peer};
 use crate::daemon::Client;
 use crate::permissions::files;
 use crate::remote::DaemonStream;
-use crate::remote::transport::Transport;
+use crate::remote::transport::{CLOSE_WAIT, CUT_SILENCE, Transport};
 use crate::ssh::{self, Channel};
 
 /// What the process is called in lists.
@@ -163,9 +163,12 @@ impl Holder<'_> {
         self.channel.set_deadline(None);
         let mut buffer = vec![0; BUFFER];
         loop {
+            let begin = Instant::now();
             match self.channel.read_beside(&mut buffer, &PollFd::new(&data, PollFlags::IN))? {
                 Some(0) => {
-                    return Err(io::Error::new(ErrorKind::UnexpectedEof, "its daemon has closed the connection"));
+                    let is_cut = begin.elapsed() >= CUT_SILENCE && self.channel.was_closed_by_server(CLOSE_WAIT);
+                    let why = if is_cut { CHANNEL_CUT } else { "its daemon has closed the connection" };
+                    return Err(io::Error::new(ErrorKind::UnexpectedEof, why));
                 }
                 Some(count) => {
                     let mut rest = &buffer[..count];

@@ -23,6 +23,9 @@ pub(super) const PROTOCOL: u8 = 1;
 /// What a borrower sends that gives the connection back.
 pub(in crate::remote) const RELEASE: u8 = b'R';
 
+/// A keeper's last words where the SSH server has closed the channel for the silence on it.
+pub(in crate::remote) const CHANNEL_CUT: &str = "its SSH server has closed the channel";
+
 const LEND: u8 = b'L';
 const END: u8 = b'E';
 

@@ -41,7 +41,7 @@ pub use cache_key::{CacheKey, Files};
 pub use client::{acquire, end_outdated};
 pub use holder::persist;
 
-pub(super) use message::RELEASE;
+pub(super) use message::{CHANNEL_CUT, RELEASE};
 pub(super) use peer::is_stopped;
 
 use std::time::Duration;

@@ -1,0 +1,100 @@
+//! Room on the file system of build logs: a log is passed on only while a reserve stays free.
+//!
+//! guix-daemon writes what its hook passes on to a file below its log directory, compressed as a rule, without looking how much
+//! room there is; its own limit (`build-max-log-size`) is none by default. So this looks after the first 16 MiB of a log, and
+//! again after each 16 MiB, or less where less is free. The reserve is that of the store ([`disk_space`](super::disk_space)). A
+//! build whose log is short never looks.
+//!
+//! Not counted: how much compression saves, and what others write between two looks. A directory that cannot be examined has
+//! room for anything.
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::disk_space::{STEP, free_and_reserve};
+
+/// So much is on its way to the file at any time, in the daemon's pipe and in its compressor.
+const ON_THE_WAY: u64 = 256 << 10;
+
+/// What may be passed on of a build log.
+pub struct LogReserve {
+    directory: PathBuf,
+    /// How many bytes may pass before it is looked again.
+    left: u64,
+}
+
+/// There is no room for more of a build log.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error(
+    "the build log does not fit: {} KiB are free in the file system of '{}', and {} KiB stay so",
+    free >> 10, directory.display(), reserve >> 10
+)]
+pub struct LogFull {
+    directory: PathBuf,
+    free: u64,
+    reserve: u64,
+}
+
+/// What to do about it.
+pub const LOG_FULL_HINT: &str = "free some space there, or have the build print less; guix-daemon takes the directory from \
+     GUIX_LOG_DIRECTORY";
+
+impl LogReserve {
+    /// For a log below `directory`, the daemon's log directory.
+    pub fn new(directory: &Path) -> LogReserve {
+        LogReserve { directory: directory.to_owned(), left: STEP }
+    }
+
+    /// Makes sure that `size` more bytes may be passed on.
+    pub fn take(&mut self, size: u64) -> Result<(), LogFull> {
+        if self.left < size {
+            // Files of logs may lie on a file system of their own.
+            let files = self.directory.join("drvs");
+            let found = free_and_reserve(&files).or_else(|_| free_and_reserve(&self.directory));
+            self.left = match found {
+                Ok(Some((free, reserve))) => self.room(size, free, reserve)?,
+                Ok(None) | Err(_) => STEP.max(size),
+            };
+        }
+        self.left -= size;
+        Ok(())
+    }
+
+    /// How many bytes may pass before it is looked again.
+    fn room(&self, size: u64, free: u64, reserve: u64) -> Result<u64, LogFull> {
+        let usable = free.saturating_sub(reserve);
+        if usable < size.max(ON_THE_WAY) {
+            return Err(LogFull { directory: self.directory.clone(), free, reserve });
+        }
+        Ok(usable.min(STEP.max(size)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_reserve_stays_free_for_a_log() {
+        let log = LogReserve::new(Path::new("/logs"));
+        assert_eq!(log.room(100, 1000 * MIB, 10 * MIB), Ok(16 * MIB));
+        assert_eq!(log.room(100, 15 * MIB, 10 * MIB), Ok(5 * MIB));
+        let error = log.room(100, 10 * MIB + ON_THE_WAY - 1, 10 * MIB).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the build log does not fit: 10495 KiB are free in the file system of '/logs', and 10240 KiB stay so"
+        );
+        assert!(log.room(6 * MIB, 15 * MIB, 10 * MIB).is_err());
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_has_room() {
+        let mut log = LogReserve::new(Path::new("/nowhere"));
+        for _ in 0..3 {
+            log.take(STEP).unwrap();
+        }
+    }
+}
