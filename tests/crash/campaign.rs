@@ -115,6 +115,10 @@ fn is_hook(process: &Process) -> bool {
     process.command.contains("guix offload") && process.name != "offload-persist"
 }
 
+fn is_listener(process: &Process) -> bool {
+    process.name == "sshd" && (process.command.contains("[listener]") || !process.command.contains(": "))
+}
+
 fn is_holder(process: &Process) -> bool {
     process.name == "offload-persist"
 }
@@ -173,7 +177,11 @@ impl Field {
         };
         let on_head =
             |choose: fn(&Process) -> bool| self.head.processes().into_iter().find(choose).into_iter().collect();
-        let is_session = |process: &Process| process.name.starts_with("sshd") && process.command.contains(": ");
+        // The listener calls itself `sshd: … [listener]`.
+        let is_session = |process: &Process| {
+            let is_child = process.command.contains(": ") && !process.command.contains("[listener]");
+            process.name.starts_with("sshd") && is_child
+        };
         match victim {
             Victim::Hook => on_head(is_hook),
             Victim::Holder => on_head(is_holder),
@@ -365,6 +373,8 @@ fn random_faults() {
         field.assert_quiet(&case);
         field.forget_failures();
         build_well(&case, &field.head, &drv, 1);
+        // A fault that takes a machine away for good would spare it all that follow.
+        assert!(field.machines.iter().all(|machine| machine.processes().iter().any(is_listener)), "{case}: no sshd");
         if number % VERIFY_EVERY == 0 && is_hit || number == faults {
             field.verify();
             eprintln!("{number} faults hit of {tries} tried, {failed} builds ended with their own hooks");
