@@ -14,8 +14,10 @@ use super::private_key::PrivateKey;
 use crate::machine::Machine;
 use crate::text::printable;
 
-/// How much of the list is shown, in bytes.
-const LONGEST_LIST: usize = 200;
+/// The most login methods of a server that are shown.
+const MAX_METHODS: usize = 8;
+/// The longest name of a login method that is shown, in bytes.
+const MAX_METHOD_NAME: usize = 64;
 const PUBLIC_KEY: &str = "publickey";
 
 /// A login that was refused.
@@ -62,7 +64,33 @@ impl Refusal<'_> {
     fn methods(&self, user: &CStr) -> Option<Vec<String>> {
         let call = || ffi::login_methods(self.driver.ssh(), user);
         let list = self.driver.run(Kind::Negotiation, Some(self.limit), call).ok()?;
-        let list = printable(&list, LONGEST_LIST);
-        Some(list.split(',').filter(|method| !method.is_empty()).map(str::to_owned).collect())
+        Some(split(&list))
+    }
+}
+
+/// Returns the methods of a list, separated by commas, that are to be shown. `publickey` is among them if the list has
+/// it, wherever that is.
+fn split(list: &str) -> Vec<String> {
+    let mut methods: Vec<&str> = list.split(',').filter(|method| !method.is_empty()).collect();
+    // A stable sort: the others stay in their order.
+    methods.sort_by_key(|&method| method != PUBLIC_KEY);
+    methods.into_iter().take(MAX_METHODS).map(|method| printable(method, MAX_METHOD_NAME)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_of_methods_keeps_the_one_for_keys() {
+        let many: Vec<String> = (0..100).map(|number| format!("method-{number}")).collect();
+        let list = format!("{},,publickey,\u{1b}[2J{}", many.join(","), "x".repeat(1000));
+        let methods = split(&list);
+        assert_eq!(methods.len(), MAX_METHODS);
+        assert_eq!(methods[..2], ["publickey", "method-0"]);
+        assert_eq!(split("password,keyboard-interactive"), ["password", "keyboard-interactive"]);
+        let odd = split(&format!("\u{1b}[2J{}", "x".repeat(1000)));
+        assert!(odd[0].len() < 100 && !odd[0].contains('\u{1b}'), "{odd:?}");
+        assert_eq!(split(""), [""; 0]);
     }
 }
