@@ -7,7 +7,9 @@ mod lab;
 
 mod archive;
 mod cases;
+mod outputs;
 mod peer;
+mod place;
 mod truncated;
 
 use std::collections::BTreeMap;
