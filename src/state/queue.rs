@@ -78,6 +78,22 @@ impl Queue {
     /// Takes a place, to wait for one of `hosts`. `None` when `limit` or more wait for any of them already.
     pub fn try_join(&self, hosts: &[String], limit: usize, now: Time) -> Result<Option<QueueTicket>, StateError> {
         let _lock = lock_briefly(&self.directory.join("lock"))?;
+        let (rivals, free) = self.count(hosts)?;
+        let Some(number) = free.filter(|_| rivals < limit) else { return Ok(None) };
+        // Free, but for those who are looking just now.
+        let file = lock_briefly(&self.directory.join(number.to_string()))?;
+        let ticket = QueueTicket { number, since: now, record: self.record_path(number), _file: file };
+        self.renew(&ticket, hosts, now)?;
+        Ok(Some(ticket))
+    }
+
+    /// How many wait for any of `hosts`: those that count for the limit of [`Queue::try_join`].
+    pub fn waiting(&self, hosts: &[String]) -> Result<usize, StateError> {
+        Ok(self.count(hosts)?.0)
+    }
+
+    /// How many wait for any of `hosts`, and the number of the first free place.
+    fn count(&self, hosts: &[String]) -> Result<(usize, Option<usize>), StateError> {
         let wanted: HashSet<&str> = hosts.iter().map(String::as_str).collect();
         let mut rivals = 0;
         let mut free = None;
@@ -94,12 +110,7 @@ impl Queue {
                 }
             }
         }
-        let Some(number) = free.filter(|_| rivals < limit) else { return Ok(None) };
-        // Free, but for those who are looking just now.
-        let file = lock_briefly(&self.directory.join(number.to_string()))?;
-        let ticket = QueueTicket { number, since: now, record: self.record_path(number), _file: file };
-        self.renew(&ticket, hosts, now)?;
-        Ok(Some(ticket))
+        Ok((rivals, free))
     }
 
     /// Says that the process still waits, and for which hosts.
