@@ -188,6 +188,18 @@ mod tests {
     }
 
     #[test]
+    fn each_that_waits_counts_once_whatever_it_waits_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let queue = queue(&directory);
+        let _waiting = ["a", "b", "a b", "c"].map(|names| queue.try_join(&hosts(names), 9, 1).unwrap().unwrap());
+        for (names, expected) in [("a", 2), ("b", 2), ("a b", 3), ("c", 1), ("a b c", 4), ("d", 0), ("", 0)] {
+            assert_eq!(queue.waiting(&hosts(names)).unwrap(), expected, "{names}");
+            assert!(queue.try_join(&hosts(names), expected, 1).unwrap().is_none(), "{names}");
+            assert!(queue.try_join(&hosts(names), expected + 1, 1).unwrap().is_some(), "{names}");
+        }
+    }
+
+    #[test]
     fn those_who_came_first_are_ahead() {
         let directory = tempfile::tempdir().unwrap();
         let queue = queue(&directory);
