@@ -28,6 +28,8 @@ struct Scene {
     /// Whether all slots are taken for good.
     is_full: bool,
     answer: Answer,
+    /// Whether a fault of the machine is recorded, so that its back-off begins.
+    is_recorded: bool,
     max_attempts: usize,
     wait_for_slot: Option<Duration>,
     wait_for_machine: Duration,
@@ -40,6 +42,7 @@ const SCENE: Scene = Scene {
     conduct: Vec::new(),
     is_full: false,
     answer: lost,
+    is_recorded: true,
     max_attempts: 3,
     wait_for_slot: None,
     wait_for_machine: Duration::from_secs(10_000),
@@ -124,7 +127,9 @@ impl Scene {
         let mut attempt = |choice: Choice<World>, _: &mut dyn Observer| {
             seen.tried.push(choice.machine);
             let result = (self.answer)(choice.machine);
-            if let Err(Failure::Machine { cause, .. }) = &result {
+            if let Err(Failure::Machine { cause, .. }) = &result
+                && self.is_recorded
+            {
                 let now = world.now();
                 world.change_health(machines[choice.machine], &mut |health: Health| health.after_failure(cause, now));
             }
@@ -153,6 +158,15 @@ fn a_build_goes_to_each_machine_before_it_comes_back_to_one() {
         assert_eq!(tried.len(), max_attempts);
         assert!(last.contains("max_attempts"), "{last}");
     }
+}
+
+/// A build that did not begin is no fault of the machine: no back-off keeps the build away from it.
+#[test]
+fn another_machine_comes_first_without_a_back_off_too() {
+    let seen = Scene { conduct: there(3), is_recorded: false, ..SCENE }.run();
+    assert_eq!(seen.tried.iter().collect::<BTreeSet<_>>().len(), 3, "{seen:?}");
+    let seen = Scene { conduct: there(1), is_recorded: false, ..SCENE }.run();
+    assert_eq!(seen.tried, [0, 0, 0], "{seen:?}");
 }
 
 #[test]
