@@ -270,7 +270,7 @@ fn a_slot_that_does_not_become_free() {
     // One that waits gets the slot of a hook that is killed.
     head.write_machines(&[entry]);
     let waiting = Hook::start(&head, ARGUMENTS, "", &second).accepted(&second);
-    thread::sleep(Duration::from_millis(300));
+    wait_until("the other one waits in the queue", LONG, || head.waiting_since().len() == 1);
     assert_eq!(b1.built(), ["first"]);
     holder.kill();
     wait_until("the other one is built", LONG, || b1.built().len() == 2);

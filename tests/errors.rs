@@ -5,9 +5,9 @@
 mod lab;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use lab::{Drv, Entry, Host, LONG, Lab, Signal, USER_KEYS, wait_until};
+use offload::state::Health;
 
 /// What is wrong, the entry that has it, and words that must stand in the message.
 struct Case {
@@ -203,8 +203,11 @@ fn what_is_wrong_is_said_once() {
     let drvs = ["one", "two"].map(|name| Drv::new(name).script("echo >$out"));
     let mut build = head.client().start(&[&drvs[0], &drvs[1]]);
     build.wait_for_log("hint: ");
-    // Two rounds of requests, one of them beyond the first back-off.
-    std::thread::sleep(Duration::from_secs(12));
+    // The first back-off is over, and the machine was tried once more.
+    wait_until("the machine has failed twice", LONG, || {
+        let health: Option<Health> = serde_json::from_str(&head.health_of("b1:2022")).ok();
+        health.and_then(|health| health.failures).is_some_and(|failures| failures.count >= 2)
+    });
     let log = build.log();
     assert_eq!(log.matches("hint: ").count(), 1, "{log}");
 

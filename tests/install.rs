@@ -141,6 +141,7 @@ fn the_page_on_installation_shows_what_is_done() {
     let page = page();
     let shown = page.split("```screen\n").nth(1).unwrap().split("```").next().unwrap();
     let mut lines = said.lines();
+    assert!(shown.lines().count() > 5, "the page shows hardly anything:\n{shown}");
     let mut skips = false;
     for wanted in shown.lines() {
         if wanted == "…" {

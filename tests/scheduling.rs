@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use lab::{Drv, Entry, Host, LONG, Lab, RunningBuild, Signal, max_concurrency, wait_until};
 use offload::daemon::{self, Client, Options};
 use offload::scheduler::decision::PROBE_WAIT;
-use offload::state::Health;
 use offload::state::health::BACK_OFF_MIN;
+use offload::state::{Health, health};
 use offload::store::path::{StoreDir, StorePath};
 
 /// A build of one client of the head's daemon, through our own implementation of the protocol.
@@ -233,15 +233,10 @@ fn slots_are_given_out_in_order() {
     let drvs = instantiate(&head, &names.map(|name| Drv::new(name).script(slow)));
     head.write_machines(&[b1.entry()]);
     // Those that wait are silent for longer than this, but for what the hook says.
-    let options = Options { max_silent_time: Some(Duration::from_secs(7)), ..offloaded() };
+    const SILENT: Duration = Duration::from_secs(7);
+    let options = Options { max_silent_time: Some(SILENT), ..offloaded() };
     // Each comes when the one before has its place.
-    let waiting = || {
-        fs::read_dir(head.path("/var/guix/offload/queue")).map_or(0, |entries| {
-            let is_ticket =
-                |entry: &fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "json");
-            entries.filter(|entry| is_ticket(entry.as_ref().unwrap())).count()
-        })
-    };
+    let waiting = || head.waiting_since().len();
     let ended: Vec<Ended> = thread::scope(|scope| {
         let start = |(number, drv): (usize, &StorePath)| {
             let turn = || b1.builds().len() + waiting() >= number;
@@ -251,7 +246,10 @@ fn slots_are_given_out_in_order() {
         };
         let clients: Vec<_> = drvs.iter().enumerate().map(start).collect();
         wait_until("all have come", LONG, || b1.builds().len() + waiting() == names.len());
-        thread::sleep(Duration::from_secs(8));
+        wait_until("the last has waited for longer than a build may be silent", LONG, || {
+            let last = head.waiting_since().into_iter().max().unwrap();
+            health::now().saturating_sub(last) > (SILENT + Duration::from_secs(1)).as_millis() as u64
+        });
         finish(&b1);
         clients.into_iter().map(|client| client.join().unwrap()).collect()
     });

@@ -13,6 +13,9 @@ const SLOTS: u32 = 3;
 /// How often each racer gets a slot.
 const ROUNDS: usize = 200;
 
+/// What a racer prints after its last round.
+const HELD_ALL: &str = "it has held a slot in each round";
+
 /// Tells a process of this program where the state is.
 const STATE: &str = "OFFLOAD_TEST_STATE";
 
@@ -46,7 +49,10 @@ fn racing_processes_never_hold_the_same_slot() {
     let racers: Vec<Child> = (0..RACERS).map(|_| start("a_racer", directory.path())).collect();
     for racer in racers {
         let output = racer.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said}");
+        // A process that is started with the name of no test does nothing, and well.
+        assert!(said.contains(HELD_ALL), "a process did not race:\n{said}");
     }
     assert!(slots(directory.path()).taken().unwrap().is_empty());
 }
@@ -70,6 +76,7 @@ fn a_racer() {
         drop(slot);
         round += 1;
     }
+    println!("{HELD_ALL}");
 }
 
 #[test]

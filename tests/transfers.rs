@@ -195,17 +195,30 @@ fn lock_store(machine: &Host) -> std::fs::File {
     lock
 }
 
+/// How many sockets the processes of a machine's SSH server have.
+fn sockets_of_sshd(machine: &Host) -> usize {
+    let servers = machine.processes().into_iter().filter(|process| process.name.starts_with("sshd"));
+    let files = servers.flat_map(|server| std::fs::read_dir(format!("/proc/{}/fd", server.pid)).into_iter().flatten());
+    let targets = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+    targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+}
+
 /// A machine that swaps, say: it is there, and takes longer to greet once more than one that is called for the first
 /// time may.
 #[test]
 fn a_daemon_that_is_slow_to_greet_again() {
+    const CONNECT_TIMEOUT: u64 = 2;
     let Pool { machine, link: _link, head, .. } =
-        pool(|host| host, |entry| entry.set("connect_timeout", 2).set("stall_timeout", 5));
+        pool(|host| host, |entry| entry.set("connect_timeout", CONNECT_TIMEOUT as i32).set("stall_timeout", 5));
     let mut build = head.client().start(&[&Drv::new("long").script("echo here we are; sleep 7; echo done >$out")]);
     build.wait_for_log("here we are");
+    // sshd has one socket more for each channel to the daemon.
+    let before = sockets_of_sshd(&machine);
     machine.freeze_daemon();
-    // The question comes after 5.5 s of silence.
-    std::thread::sleep(Duration::from_millis(8500));
+    wait_until("the daemon is greeted once more", LONG, || sockets_of_sshd(&machine) > before);
+    let asked = Instant::now();
+    let limit = Duration::from_secs(CONNECT_TIMEOUT) + Duration::from_millis(500);
+    wait_until("a machine that is called for the first time would be given up", LONG, || asked.elapsed() > limit);
     machine.thaw();
     let result = build.wait().succeeded();
     assert!(!result.log.contains("could not be built"), "{}", result.log);

@@ -143,7 +143,11 @@ mod tests {
             assert!(
                 matches!(classify(&answer, Some(NEARLY_FULL - 1), 0), FailureClass::Machine(Some(why)) if why.contains("10239 KiB"))
             );
-            assert!(matches!(classify(&answer, None, 2), FailureClass::Machine(Some(why)) if why.contains("2 inputs")));
+            for lost in [1, 2] {
+                let why = format!("{lost} inputs were garbage collected");
+                let class = classify(&answer, Some(NEARLY_FULL), lost);
+                assert!(matches!(class, FailureClass::Machine(Some(given)) if given.contains(&why)), "{why}");
+            }
         }
     }
 

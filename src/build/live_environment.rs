@@ -199,6 +199,10 @@ impl Environment for LiveEnvironment {
         }
     }
 
+    fn waiting(&self, machines: &[&Machine]) -> usize {
+        Queue::of(&self.0.state).and_then(|queue| queue.waiting(&hosts(machines))).unwrap_or(0)
+    }
+
     fn ahead(&self, machines: &[&Machine], ticket: Option<&QueueTicket>) -> Vec<usize> {
         Queue::of(&self.0.state)
             .and_then(|queue| queue.ahead(&hosts(machines), ticket, health::now()))

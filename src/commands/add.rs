@@ -166,6 +166,36 @@ mod tests {
         assert!(entry(&plain, &key, None).contains("-- a guess"));
     }
 
+    /// The entry is pasted into a program: whatever stands in one of its texts is that text.
+    #[test]
+    fn every_text_of_the_entry_is_escaped() {
+        let key = HostKey::parse(KEY).unwrap();
+        let odd = "a\" .. ran .. \"\\\n\r\0]]--[[ü";
+        let plain =
+            Machine { private_key: Some("/key".into()), ..Machine::new("b1", "offload", Vec::new(), Vec::new()) };
+        for (field, machine, system) in [
+            ("name", Machine { name: odd.to_owned(), ..plain.clone() }, "x86_64-linux"),
+            ("user", Machine { user: odd.to_owned(), ..plain.clone() }, "x86_64-linux"),
+            ("private_key", Machine { private_key: Some(odd.into()), ..plain.clone() }, "x86_64-linux"),
+            ("systems", plain.clone(), odd),
+        ] {
+            let learnt = Learnt { system: Some(system.to_owned()), cores: None };
+            let text = entry(&machine, &key, Some(&learnt));
+            let lua = mlua::Lua::new();
+            let list: mlua::Table = lua
+                .load(format!("local function build_machine(t) return t end\nreturn {{ {text} }}"))
+                .eval()
+                .unwrap_or_else(|error| panic!("{field}: {error}\n{text}"));
+            let found: mlua::Table = list.get(1).unwrap();
+            let value = match found.get(field).unwrap() {
+                mlua::Value::Table(list) => list.get(1).unwrap(),
+                other => other,
+            };
+            assert!(value.as_string().is_some_and(|text| *text.as_bytes() == *odd.as_bytes()), "{field}\n{text}");
+            assert_eq!(found.get::<String>("host_key").unwrap(), KEY, "{field}");
+        }
+    }
+
     #[test]
     fn system_types_are_those_of_guix() {
         for (architecture, kernel, expected) in [

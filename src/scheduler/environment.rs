@@ -71,6 +71,9 @@ pub trait Environment: Clone + Send + 'static {
     /// Says that this process still waits, and for which machines.
     fn renew_ticket(&self, ticket: &Self::QueueTicket, machines: &[&Machine]);
 
+    /// How many processes wait for any of `machines`.
+    fn waiting(&self, machines: &[&Machine]) -> usize;
+
     /// For each machine, how many processes wait for it and came before this one.
     fn ahead(&self, machines: &[&Machine], ticket: Option<&Self::QueueTicket>) -> Vec<usize>;
 

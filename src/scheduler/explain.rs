@@ -139,11 +139,14 @@ impl<E: Environment> Environment for DryRun<E> {
     }
 
     fn try_join_queue(&self, machines: &[&Machine], limit: usize) -> Result<Option<()>, String> {
-        let waiting = self.0.ahead(machines, None).into_iter().max().unwrap_or(0);
-        Ok((waiting < limit).then_some(()))
+        Ok((self.0.waiting(machines) < limit).then_some(()))
     }
 
     fn renew_ticket(&self, (): &(), _: &[&Machine]) {}
+
+    fn waiting(&self, machines: &[&Machine]) -> usize {
+        self.0.waiting(machines)
+    }
 
     fn ahead(&self, machines: &[&Machine], _: Option<&()>) -> Vec<usize> {
         self.0.ahead(machines, None)

@@ -196,6 +196,110 @@ fn status_for_lua(known: &RuleInput<'_>) -> machine_file::LuaStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine_file::LoadContext;
+    use crate::store::path::{StoreDir, StorePath};
+
+    const MACHINE: &str = "name = 'a', user = 'u', systems = { 'x86_64-linux' }, host_key = 'ssh-ed25519 \
+                           AAAAC3NzaC1lZDI1NTE5AAAAIGiZC8RF5TdIuz3cZ2RZ6pH6/WJ7mzWKRX7KPrGwENOG'";
+
+    /// Does something with the rules of a machine file with two machines and `more`, for a build that requires features.
+    fn with_rules<T>(
+        more: &str,
+        features: &[&str],
+        build_timeout: Option<u64>,
+        work: impl FnOnce(&FileRules<'_>) -> T,
+    ) -> T {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("machines.lua");
+        let machines = format!("build_machine {{ {MACHINE} }}, build_machine {{ {MACHINE}, port = 23, OWN }}");
+        let (own, more) = more.split_once("POOL ").unwrap_or(("", more));
+        std::fs::write(&file, format!("return {{ {}, {more} }}", machines.replace("OWN", own))).unwrap();
+        let pool = machine_file::load(&file, &LoadContext::default()).unwrap_or_else(|report| panic!("{report}"));
+        let derivation = b"/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-x.drv";
+        let request = Request {
+            wants_local: true,
+            system: "x86_64-linux".to_owned(),
+            derivation: StorePath::parse(&StoreDir::default(), derivation).unwrap(),
+            features: features.iter().map(|&feature| feature.to_owned()).collect(),
+        };
+        let build_timeout = build_timeout.map(Duration::from_secs);
+        let arguments = HookArguments { build_timeout, ..HookArguments::without_limits("x86_64-linux") };
+        work(&FileRules::new(&pool, &request, &arguments, None))
+    }
+
+    #[test]
+    fn the_shorter_of_two_waits_is_expected() {
+        for (file, daemon, expected) in [
+            ("", None, None),
+            ("wait_for_slot = 60", None, Some(30)),
+            ("", Some(100), Some(10)),
+            ("wait_for_slot = 60", Some(100), Some(10)),
+            ("wait_for_slot = 10", Some(100), Some(5)),
+            ("wait_for_slot = 60", Some(600), Some(30)),
+        ] {
+            let most = with_rules(file, &[], daemon, |rules| rules.max_expected_wait());
+            assert_eq!(most, expected.map(Duration::from_secs), "{file} {daemon:?}");
+        }
+    }
+
+    #[test]
+    fn an_own_score_of_any_machine_is_meant_as_it_is() {
+        let function = "score = function() return 1 end";
+        for (file, expected) in [
+            (String::new(), NEARLY_AS_GOOD),
+            (function.to_owned(), 1.0),
+            (format!("{function} POOL "), 1.0),
+            (format!("{function} POOL {function}"), 1.0),
+        ] {
+            assert_eq!(with_rules(&file, &[], None, |rules| rules.nearly_as_good()), expected, "{file}");
+        }
+    }
+
+    #[test]
+    fn functions_get_what_is_known_of_the_machine() {
+        let status = MachineStatus { load1: Some(1.0), cores: Some(4), ..MachineStatus::default() };
+        let well = Health::reached(status, 100_000);
+        let failed = well.clone().after_failure("down", 101_000);
+        let score = |what: &str, health: &Health, running: &[Time]| {
+            let function = format!("score = function(request, machine, status) return {what} end");
+            let known = RuleInput { health, running, now: 110_000 };
+            with_rules(&function, &[], None, |rules| rules.score(1, &known).unwrap())
+        };
+        assert_eq!(score("status.running", &well, &[100_000, 105_000]), 2.0);
+        assert_eq!(score("status.load", &well, &[]), 0.25);
+        // Builds that have just been started count.
+        assert_eq!(score("status.load", &well, &[100_000, 105_000]), 0.75);
+        assert_eq!(score("status.age", &well, &[]), 10.0);
+        for (health, expected) in [(&well, 1.0), (&failed, 0.0), (&Health::default(), -1.0)] {
+            let number = "status.reachable == nil and -1 or status.reachable and 1 or 0";
+            assert_eq!(score(number, health, &[]), expected, "{health:?}");
+        }
+    }
+
+    #[test]
+    fn the_head_takes_part_unless_one_thing_speaks_against_it() {
+        let status = |load| MachineStatus { load1: Some(load), cores: Some(1), ..MachineStatus::default() };
+        for (fields, features, load, expected) in [
+            ("score = function() return 5 end", &[][..], 0.0, Some(5.0)),
+            ("speed = 3", &[], 0.5, Some(2.0)),
+            ("features = { 'kvm', 'big' }", &["kvm", "big"], 0.0, Some(1.0)),
+            ("features = { 'kvm' }", &["kvm", "big"], 0.0, None),
+            ("features = { 'kvm' }", &["big", "kvm"], 0.0, None),
+            ("overload_threshold = 0.5", &[], 0.5, Some(1.0 / 1.5)),
+            ("overload_threshold = 0.5", &[], 0.6, None),
+            ("overload_threshold = false", &[], 3.0, Some(0.25)),
+            ("enabled = false", &[], 0.0, None),
+            ("accepts = function() return false end", &[], 0.0, None),
+            ("score = function() return false end", &[], 0.0, None),
+        ] {
+            let file = format!("local_machine {{ {fields} }}");
+            let score = with_rules(&file, features, None, |rules| rules.head(&status(load)));
+            assert_eq!(score, expected, "{fields} {features:?} {load}");
+        }
+        assert_eq!(with_rules("", &[], None, |rules| rules.head(&status(0.0))), None);
+        let file = "local_machine {}, accepts = function(request, machine) return machine.name ~= 'localhost' end";
+        assert_eq!(with_rules(file, &[], None, |rules| rules.head(&status(0.0))), None);
+    }
 
     #[test]
     fn builds_just_started_count_as_load() {

@@ -78,6 +78,22 @@ impl Queue {
     /// Takes a place, to wait for one of `hosts`. `None` when `limit` or more wait for any of them already.
     pub fn try_join(&self, hosts: &[String], limit: usize, now: Time) -> Result<Option<QueueTicket>, StateError> {
         let _lock = lock_briefly(&self.directory.join("lock"))?;
+        let (rivals, free) = self.count(hosts)?;
+        let Some(number) = free.filter(|_| rivals < limit) else { return Ok(None) };
+        // Free, but for those who are looking just now.
+        let file = lock_briefly(&self.directory.join(number.to_string()))?;
+        let ticket = QueueTicket { number, since: now, record: self.record_path(number), _file: file };
+        self.renew(&ticket, hosts, now)?;
+        Ok(Some(ticket))
+    }
+
+    /// How many wait for any of `hosts`: those that count for the limit of [`Queue::try_join`].
+    pub fn waiting(&self, hosts: &[String]) -> Result<usize, StateError> {
+        Ok(self.count(hosts)?.0)
+    }
+
+    /// How many wait for any of `hosts`, and the number of the first free place.
+    fn count(&self, hosts: &[String]) -> Result<(usize, Option<usize>), StateError> {
         let wanted: HashSet<&str> = hosts.iter().map(String::as_str).collect();
         let mut rivals = 0;
         let mut free = None;
@@ -94,12 +110,7 @@ impl Queue {
                 }
             }
         }
-        let Some(number) = free.filter(|_| rivals < limit) else { return Ok(None) };
-        // Free, but for those who are looking just now.
-        let file = lock_briefly(&self.directory.join(number.to_string()))?;
-        let ticket = QueueTicket { number, since: now, record: self.record_path(number), _file: file };
-        self.renew(&ticket, hosts, now)?;
-        Ok(Some(ticket))
+        Ok((rivals, free))
     }
 
     /// Says that the process still waits, and for which hosts.
@@ -174,6 +185,18 @@ mod tests {
         drop(first);
         assert!(queue.try_join(&hosts("a"), 2, 1).unwrap().is_some());
         assert!(queue.try_join(&hosts("a"), 0, 1).unwrap().is_none());
+    }
+
+    #[test]
+    fn each_that_waits_counts_once_whatever_it_waits_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let queue = queue(&directory);
+        let _waiting = ["a", "b", "a b", "c"].map(|names| queue.try_join(&hosts(names), 9, 1).unwrap().unwrap());
+        for (names, expected) in [("a", 2), ("b", 2), ("a b", 3), ("c", 1), ("a b c", 4), ("d", 0), ("", 0)] {
+            assert_eq!(queue.waiting(&hosts(names)).unwrap(), expected, "{names}");
+            assert!(queue.try_join(&hosts(names), expected, 1).unwrap().is_none(), "{names}");
+            assert!(queue.try_join(&hosts(names), expected + 1, 1).unwrap().is_some(), "{names}");
+        }
     }
 
     #[test]

@@ -187,6 +187,29 @@ mod tests {
         assert_eq!(slots.try_take(&holder).unwrap().unwrap().number(), 0);
     }
 
+    #[test]
+    fn free_and_taken_slots_are_counted_from_the_first_to_the_last() {
+        for count in [1, 2, 3] {
+            let directory = tempfile::tempdir().unwrap();
+            let slots = Slots::of(&StateDirectory::new(directory.path()), &machine(count)).unwrap();
+            let holder = SlotHolder::this_process("x");
+            let mut held = Vec::new();
+            for taken in 0..=count {
+                assert_eq!(slots.free(usize::MAX).unwrap(), (count - taken) as usize, "{taken} of {count} are taken");
+                assert_eq!(slots.taken().unwrap().len(), taken as usize, "{taken} of {count} are taken");
+                held.extend(slots.try_take(&holder).unwrap());
+            }
+            // Whichever is given back: the first, one between, the last.
+            for index in 0..count as usize {
+                drop(held.remove(index));
+                assert_eq!(slots.free(usize::MAX).unwrap(), 1, "slot {index} of {count} is free");
+                assert!(slots.taken().unwrap().iter().all(|(number, _)| *number != index as u32));
+                held.insert(index, slots.try_take(&holder).unwrap().unwrap());
+                assert_eq!(held[index].number(), index as u32);
+            }
+        }
+    }
+
     /// A link in the place of a slot file is an error to whoever looks at it.
     fn put_a_link(slots: &Slots, number: u32) {
         std::os::unix::fs::symlink("nowhere", slots.slot(number)).unwrap();

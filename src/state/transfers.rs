@@ -167,9 +167,17 @@ mod tests {
         drop(first);
         assert_eq!(in_flight(), names("c"));
         // A shorter list where a longer one was.
-        let _third = up.in_flight_table().unwrap().try_take([item('d')].iter()).unwrap().unwrap();
+        let third = up.in_flight_table().unwrap().try_take([item('d')].iter()).unwrap().unwrap();
         assert_eq!(in_flight(), names("cd"));
         drop(second);
         assert_eq!(in_flight(), names("d"));
+        drop(third);
+        // Up to the last turn, and the last one alone.
+        let mut all: Vec<_> =
+            ['f', 'g', 'h', 'i'].map(|of| up.in_flight_table().unwrap().try_take([item(of)].iter())).into();
+        assert!(all.iter().all(|slot| matches!(slot, Ok(Some(_)))));
+        assert_eq!(in_flight(), names("fghi"));
+        all.drain(..3);
+        assert_eq!(in_flight(), names("i"));
     }
 }

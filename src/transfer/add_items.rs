@@ -91,3 +91,92 @@ pub(super) fn add<S: Read + Write>(
 fn source_error(item: &Item, cause: io::Error) -> io::Error {
     io::Error::other(format!("cannot send '{}': {cause}; try `guix gc --verify=contents,repair`", item.path))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+    use crate::store::path::{StoreDir, StorePath, source_path, text_path};
+
+    const NEAR: Duration = Duration::ZERO;
+
+    fn item(path: &StorePath, references: &[&StorePath], nar_size: u64) -> Item {
+        let references = references.iter().map(|&path| path.clone()).collect();
+        Item { path: path.clone(), references, deriver: None, nar_hash: [7; 32], nar_size }
+    }
+
+    /// A text, whose file it writes.
+    fn text(top: &Path, name: &str, references: &[&StorePath], nar_size: u64) -> Item {
+        let owned: Vec<StorePath> = references.iter().map(|&path| path.clone()).collect();
+        let path = text_path(&StoreDir::default(), name, &Sha256::digest(name).into(), &owned).unwrap();
+        fs::write(top.join(path.base_name()), name).unwrap();
+        item(&path, references, nar_size)
+    }
+
+    /// A tree whose path follows from its hash.
+    fn tree(name: &str, nar_size: u64) -> Item {
+        item(&source_path(&StoreDir::default(), name, &[7; 32]).unwrap(), &[], nar_size)
+    }
+
+    fn names(plan: &Plan) -> (Vec<&str>, Vec<&str>) {
+        let added = plan.added.iter().map(|(item, _)| item.path.name());
+        (added.collect(), plan.bundled.iter().map(|item| item.path.name()).collect())
+    }
+
+    #[test]
+    fn what_refers_to_a_bundled_item_is_bundled_after_it() {
+        let top = tempfile::tempdir().unwrap();
+        let store = Store::open_at(&StoreDir::default(), top.path()).unwrap();
+        // An output: its path follows from something else.
+        let output = StorePath::parse(&StoreDir::default(), format!("/gnu/store/{}-out", "z".repeat(32)).as_bytes());
+        let output = item(&output.unwrap(), &[], 1000);
+        let source = tree("source", 1000);
+        let first = text(top.path(), "first", &[&source.path], 1000);
+        // The last of its references is bundled, or the first.
+        let mixed = text(top.path(), "mixed", &[&source.path, &output.path], 1000);
+        let turned = text(top.path(), "turned", &[&output.path, &source.path], 1000);
+        let chained = text(top.path(), "chained", &[&first.path, &mixed.path], 1000);
+        let last = text(top.path(), "last", &[&first.path, &source.path], 1000);
+        let items = [&source, &output, &first, &mixed, &turned, &chained, &last].map(Clone::clone);
+        let plan = plan(&store, items.into(), NEAR);
+        assert_eq!(names(&plan), (vec!["source", "first", "last"], vec!["out", "mixed", "turned", "chained"]));
+        let addresses: Vec<ContentAddress> = plan.added.iter().map(|(_, address)| *address).collect();
+        assert_eq!(addresses, [ContentAddress::Tree, ContentAddress::Text, ContentAddress::Text]);
+    }
+
+    #[test]
+    fn the_largest_trees_are_bundled() {
+        let top = tempfile::tempdir().unwrap();
+        let store = Store::open_at(&StoreDir::default(), top.path()).unwrap();
+        let items = vec![tree("fits", MAX_TREE), tree("larger", MAX_TREE + 1)];
+        assert_eq!(names(&plan(&store, items, NEAR)), (vec!["fits"], vec!["larger"]));
+    }
+
+    /// On a long line each small item costs a round trip; the larger ones cost as much either way.
+    #[test]
+    fn many_small_items_are_bundled_on_a_long_line() {
+        let top = tempfile::tempdir().unwrap();
+        let store = Store::open_at(&StoreDir::default(), top.path()).unwrap();
+        let items = |count: usize| -> Vec<Item> {
+            let small = (0..count).map(|number| tree(&format!("small-{number}"), IMPORT_CHUNK - 1));
+            small.chain([tree("large", IMPORT_CHUNK)]).collect()
+        };
+        let long = Duration::from_millis(100);
+        let numbers = |count: usize, round_trip: Duration| {
+            let plan = plan(&store, items(count), round_trip);
+            (plan.added.len(), plan.bundled.len())
+        };
+        assert_eq!(numbers(100, NEAR), (101, 0));
+        assert_eq!(numbers(2, long), (3, 0));
+        let tiny = |count: usize| -> Vec<Item> {
+            (0..count).map(|number| tree(&format!("tiny-{number}"), 100)).chain([tree("large", IMPORT_CHUNK)]).collect()
+        };
+        let plan = plan(&store, tiny(100), long);
+        assert_eq!((plan.added.len(), plan.bundled.len()), (1, 100));
+        assert_eq!(plan.added[0].0.path.name(), "large");
+    }
+}

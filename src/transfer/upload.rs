@@ -137,3 +137,42 @@ fn lost(
     let present = client.query_valid_paths(&expected).map_err(UploadError::Machine)?;
     Ok(present.len() < expected.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::path::StoreDir;
+
+    #[test]
+    fn what_is_protected_protects_all_inputs() {
+        // An item that refers to itself; one that others refer to, which refers to itself too; one of two that a top
+        // refers to; one that stands alone.
+        let references = [("a", "ab"), ("b", "b"), ("c", "bd"), ("d", ""), ("e", "")];
+        let path = |name: &str| format!("/gnu/store/{}-{name}", "0".repeat(32));
+        let directory = tempfile::tempdir().unwrap();
+        let connection = rusqlite::Connection::open(directory.path().join("db.sqlite")).unwrap();
+        let schema = "create table ValidPaths (id integer primary key, path text unique not null, hash text not null, \
+                      registrationTime integer not null, deriver text, narSize integer); \
+                      create table Refs (referrer integer not null, reference integer not null);";
+        connection.execute_batch(schema).unwrap();
+        for (name, _) in references {
+            let hash = format!("sha256:{}", "0".repeat(64));
+            let row = "insert into ValidPaths (path, hash, registrationTime, narSize) values (?, ?, 1, 120)";
+            connection.execute(row, [path(name), hash]).unwrap();
+        }
+        let pairs = references.iter().flat_map(|(name, to)| to.chars().map(|to| [path(name), path(&to.to_string())]));
+        for pair in pairs {
+            let row =
+                "insert into Refs select a.id, b.id from ValidPaths a, ValidPaths b where a.path = ? and b.path = ?";
+            connection.execute(row, pair).unwrap();
+        }
+        let store = StoreDir::default();
+        let database = Database::open(directory.path(), &store).unwrap();
+        let set = |names: &str| -> BTreeSet<StorePath> {
+            names.chars().map(|name| StorePath::parse(&store, path(&name.to_string()).as_bytes()).unwrap()).collect()
+        };
+        for (inputs, expected) in [("abcde", "ace"), ("b", "b"), ("bd", "bd"), ("ab", "a"), ("", "")] {
+            assert_eq!(tops(&database, &set(inputs)).unwrap(), set(expected), "{inputs}");
+        }
+    }
+}

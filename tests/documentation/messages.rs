@@ -97,7 +97,9 @@ fn every_entry_has_its_message() {
         code.split("\\\n").enumerate().map(|(n, text)| if n == 0 { text } else { text.trim_start() }).collect();
     let code = pieces.concat().replace("\\\"", "\"").replace("{{", "{").replace("}}", "}");
     let mut gone = Vec::new();
-    for row in manual("troubleshooting.md").rows() {
+    let rows = manual("troubleshooting.md").rows();
+    assert!(rows.len() > 80, "only {} entries found", rows.len());
+    for row in rows {
         let message = row[0].trim_matches('`').trim();
         let piece = message.split(['…', '(', ')']).max_by_key(|piece| piece.len()).unwrap().trim();
         if !code.contains(piece) {

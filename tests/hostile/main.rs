@@ -7,7 +7,10 @@ mod lab;
 
 mod archive;
 mod cases;
+mod glue;
+mod outputs;
 mod peer;
+mod place;
 mod truncated;
 
 use std::collections::BTreeMap;
@@ -19,8 +22,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cases::{But, CASES, Case, Scene};
-use lab::{Direct, Drv, Host, Lab, PathInfo, processes};
-use offload::daemon::Error;
+use lab::{Direct, Drv, Entry, Host, Lab, PathInfo, processes};
+use offload::daemon::{Error, Options};
 use offload::gcrypt::SigningKey;
 use peer::{Peer, Play};
 
@@ -74,28 +77,44 @@ impl Stage {
         let machine = lab.build_machine("b1").start();
         let head = lab.head().start();
         head.limit_store(STORE);
-        // Each case is a connection of its own.
-        let entry = machine.entry().set("daemon_socket", SOCKET).set("keep_connection", false);
-        let entry = entry.set("connect_timeout", 4).set("stall_timeout", 3);
-        head.write_machine_file(&format!("return {{ {}, max_attempts = 1, wait_for_slot = 1 }}", entry.lua()));
         let memory = Arc::new(AtomicU64::new(0));
         let (seen, root) = (Arc::clone(&memory), head.root().to_owned());
         let peer = Peer::listen(&machine.path(SOCKET), move || {
             seen.fetch_max(memory_of_hooks(&root), Ordering::Relaxed);
         });
-        Stage { peer, lab, machine, head, memory }
+        let stage = Stage { peer, lab, machine, head, memory };
+        stage.write_machine(|entry| entry);
+        stage
+    }
+
+    /// Writes a machine file with the one machine.
+    fn write_machine(&self, change: impl Fn(Entry) -> Entry) {
+        // Each case is a connection of its own.
+        let entry = self.machine.entry().set("daemon_socket", SOCKET).set("keep_connection", false);
+        let entry = change(entry.set("connect_timeout", 4).set("stall_timeout", 3));
+        self.head.write_machine_file(&format!("return {{ {}, max_attempts = 1, wait_for_slot = 1 }}", entry.lua()));
     }
 
     /// Plays `play` while the derivation is built; the result of the build, and what the client was told.
     fn build(&self, direct: &mut Direct<'_>, scene: &Scene, but: But, play: Play) -> (Result<Duration, Error>, String) {
         self.mark_healthy();
+        let limits = [(But::MaxSilentTime, 4), (But::Timeout, 2)];
+        self.build_within(direct, scene, limits.map(|(of, seconds)| if but == of { seconds } else { 0 }), play)
+    }
+
+    /// The same with limits for silence and for the whole build, in seconds; zero is none.
+    fn build_within(
+        &self,
+        direct: &mut Direct<'_>,
+        scene: &Scene,
+        limits: [u64; 2],
+        play: Play,
+    ) -> (Result<Duration, Error>, String) {
         self.peer.play(play);
         self.memory.store(0, Ordering::Relaxed);
-        let mut options = direct.options();
-        // The daemon keeps what it was told before; zero is no limit.
-        options.max_silent_time = Some(Duration::from_secs(if but == But::MaxSilentTime { 4 } else { 0 }));
-        options.build_timeout = Some(Duration::from_secs(if but == But::Timeout { 2 } else { 0 }));
-        direct.set_options(&options);
+        // The daemon keeps what it was told before.
+        let [max_silent_time, build_timeout] = limits.map(|seconds| Some(Duration::from_secs(seconds)));
+        direct.set_options(&Options { max_silent_time, build_timeout, ..direct.options() });
         let said = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&said);
         direct.daemon().set_log(Some(Box::new(move |text| {
@@ -111,6 +130,18 @@ impl Stage {
         direct.daemon().set_log(None);
         let said = String::from_utf8_lossy(&said.lock().unwrap()).into_owned();
         (result, said)
+    }
+
+    /// What a derivation is played with, which it adds.
+    fn scene(&self, direct: &mut Direct<'_>, drv: &Drv) -> Scene {
+        let made = direct.make(drv);
+        Scene {
+            output: made.output().to_string(),
+            derivation: made.path.to_string(),
+            input: made.derivation.input_sources.first().unwrap().to_string(),
+            trusted: SigningKey::load(&self.machine.path("/etc/guix/signing-key.sec")).unwrap(),
+            stranger: SigningKey::load(&self.lab.stranger_signing_key()).unwrap(),
+        }
     }
 
     /// Lets the head think that the machine was well a moment ago, so that it begins with it, whatever was before.
@@ -183,16 +214,7 @@ fn nothing_of_a_hostile_machine_reaches_the_store() {
     let mut direct = stage.head.direct();
     // A build that does not end is a failed case, not a test that hangs.
     direct.daemon().stream_mut().set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let scene = |direct: &mut Direct<'_>, drv: &Drv| {
-        let made = direct.make(drv);
-        Scene {
-            output: made.output().to_string(),
-            derivation: made.path.to_string(),
-            input: made.derivation.input_sources.first().unwrap().to_string(),
-            trusted: SigningKey::load(&stage.machine.path("/etc/guix/signing-key.sec")).unwrap(),
-            stranger: SigningKey::load(&stage.lab.stranger_signing_key()).unwrap(),
-        }
-    };
+    let scene = |direct: &mut Direct<'_>, drv: &Drv| stage.scene(direct, drv);
     let hello = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
     // What the same peer does honestly is accepted: the cases fail for what is wrong with them.
     let honest = scene(&mut direct, &Drv::new("honest"));

@@ -1,6 +1,7 @@
 //! A daemon that plays a part: it answers as guix-daemon does, says of everything that it has it and has built it, and
 //! at one operation does something else.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -81,8 +82,17 @@ pub struct Peer {
     thread: Option<JoinHandle<()>>,
 }
 
+/// What the daemon was told of the builds over a connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The flags and numbers that come first, in the order of the protocol.
+    pub numbers: Vec<u64>,
+    pub settings: BTreeMap<String, String>,
+}
+
 struct Stage {
     play: Option<Arc<Play>>,
+    told: Option<Told>,
     /// Called before and after something else is done.
     look: Arc<dyn Fn() + Send + Sync>,
     is_over: bool,
@@ -92,7 +102,7 @@ impl Peer {
     /// Listens on the socket `path`, and calls `look` each time before and after it plays its part.
     pub fn listen(path: &Path, look: impl Fn() + Send + Sync + 'static) -> Peer {
         let listener = UnixListener::bind(path).unwrap();
-        let stage = Stage { play: None, look: Arc::new(look), is_over: false };
+        let stage = Stage { play: None, told: None, look: Arc::new(look), is_over: false };
         let stage = Arc::new(Mutex::new(stage));
         let shared = Arc::clone(&stage);
         let thread = thread::spawn(move || {
@@ -110,7 +120,13 @@ impl Peer {
 
     /// From now on it plays this.
     pub fn play(&self, play: Play) {
-        self.stage.lock().unwrap().play = Some(Arc::new(play));
+        let mut stage = self.stage.lock().unwrap();
+        (stage.play, stage.told) = (Some(Arc::new(play)), None);
+    }
+
+    /// What it was told last since then.
+    pub fn told(&self) -> Option<Told> {
+        self.stage.lock().unwrap().told.clone()
     }
 }
 
@@ -122,9 +138,9 @@ impl Drop for Peer {
     }
 }
 
-fn serve(mut stream: UnixStream, stage: &Mutex<Stage>) -> io::Result<()> {
+fn serve(mut stream: UnixStream, shared: &Mutex<Stage>) -> io::Result<()> {
     let (play, look) = {
-        let stage = stage.lock().unwrap();
+        let stage = shared.lock().unwrap();
         (stage.play.clone().unwrap(), Arc::clone(&stage.look))
     };
     let answer = |stream: &mut UnixStream, at: At, usual: &[u8]| match play.at == at {
@@ -161,12 +177,11 @@ fn serve(mut stream: UnixStream, stage: &Mutex<Stage>) -> io::Result<()> {
                 }
             }
             19 => {
-                for _ in 0..9 {
-                    int(&mut stream)?;
-                }
-                for _ in 0..2 * int(&mut stream)? {
-                    string(&mut stream)?;
-                }
+                let numbers = (0..9).map(|_| int(&mut stream)).collect::<io::Result<_>>()?;
+                let count = int(&mut stream)?;
+                let mut text = || string(&mut stream).map(|text| String::from_utf8_lossy(&text).into_owned());
+                let settings = (0..count).map(|_| Ok((text()?, text()?))).collect::<io::Result<_>>()?;
+                shared.lock().unwrap().told = Some(Told { numbers, settings });
                 answer(&mut stream, At::Options, &ints(&[LAST]))?;
             }
             31 => {

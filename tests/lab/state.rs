@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use offload::machine::Machine;
+use offload::state::queue::TicketRecord;
 use offload::state::{Health, HealthRecord, StateDirectory, health};
 use offload::status::MachineStatus;
 use rustix::fs::{major, minor};
@@ -71,6 +72,16 @@ impl Host {
     /// What the head remembers of a machine, as text.
     pub fn health_of(&self, address: &str) -> String {
         fs::read_to_string(self.path(STATE).join(address).join("health.json")).unwrap_or_default()
+    }
+
+    /// Since when the builds wait that have a ticket in the queue for a slot, in milliseconds since 1970.
+    pub fn waiting_since(&self) -> Vec<u64> {
+        let entries = fs::read_dir(self.path(STATE).join("queue")).into_iter().flatten();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        // A ticket that is being renewed is replaced, and one that is gone was given back.
+        let records = paths.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+        let since = |text: Vec<u8>| serde_json::from_slice::<TicketRecord>(&text).unwrap().since;
+        records.filter_map(|path| fs::read(path).ok()).map(since).collect()
     }
 
     /// Names in the store of outputs that were not finished.

@@ -4,6 +4,7 @@
 //! What must hold is checked after each play, against what the simulated machines have seen. At the end, mistakes are
 //! planted one by one, and each must be noticed.
 
+mod failover;
 mod hook;
 mod stage;
 mod world;

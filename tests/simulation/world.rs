@@ -273,15 +273,16 @@ impl Environment for World {
         let place = self.held(self.now(), |world, _, number| {
             lock(&world.hosts.places).remove(&number);
         });
-        let mut places = lock(&self.hosts.places);
-        let rivals = places.values().filter(|(_, wanted)| wanted.iter().any(|port| ports.contains(port))).count();
-        if rivals >= limit {
-            drop(places);
+        if self.waiting(machines) >= limit {
             return Ok(None);
         }
-        places.insert(place.number, (place.what, ports));
-        drop(places);
+        lock(&self.hosts.places).insert(place.number, (place.what, ports));
         Ok(Some(place))
+    }
+
+    fn waiting(&self, machines: &[&Machine]) -> usize {
+        let wants = |wanted: &[u16]| machines.iter().any(|machine| wanted.contains(&machine.port));
+        lock(&self.hosts.places).values().filter(|(_, wanted)| wants(wanted)).count()
     }
 
     fn renew_ticket(&self, place: &Held<Time>, machines: &[&Machine]) {

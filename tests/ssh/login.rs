@@ -1,7 +1,7 @@
 //! From a name to a session: host keys, user keys, and what stands in the way.
 
 use std::fs::{self, Permissions};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -75,7 +75,7 @@ fn another_host_key_is_refused_before_authentication() {
     assert!(String::from_utf8_lossy(&printed.stdout).contains(fingerprint), "{fingerprint}");
     assert!(error.hint().unwrap().contains(offered));
     // The server never heard a user's name.
-    thread::sleep(Duration::from_millis(100));
+    server.await_log("Disconnected from 127.0.0.1");
     let log = server.log();
     assert!(log.contains("Connection from 127.0.0.1") && !log.contains("root"), "{log}");
 }
@@ -246,7 +246,8 @@ fn what_is_no_ssh_server_is_told_apart() {
         thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             // No server that has to start a process answers at once, and what is said at once may go unseen.
-            thread::sleep(Duration::from_millis(300));
+            let client = BufReader::new(&stream).lines().next().unwrap().unwrap();
+            assert!(client.starts_with("SSH-2.0-"), "{client}");
             stream.write_all(text.as_bytes()).unwrap();
         });
         refusal(&nowhere(&directory, "localhost", port)).cause

@@ -104,6 +104,11 @@ impl Server {
         }
     }
 
+    /// Waits until sshd has logged `text`.
+    pub fn await_log(&self, text: &str) {
+        self.await_(text, || self.log().contains(text));
+    }
+
     /// What sshd has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()

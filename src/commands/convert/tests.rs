@@ -272,6 +272,77 @@ fn count(text: &str) -> usize {
     lua(text, |list| list.as_table().unwrap().raw_len())
 }
 
+/// Of machines that are alike, one or two differ in a field: it has another value, or it is not there. Each of them has in
+/// Lua what it had before, and nothing of the others.
+#[test]
+fn what_one_machine_has_the_others_do_not_get() {
+    let text = |text: &str| Value::Text(text.to_owned());
+    let list = |items: &[&str]| Value::List(items.iter().map(|&item| item.to_owned()).collect());
+    let fields: [(&str, Value, Value); 6] = [
+        ("user", text("one"), text("two")),
+        ("port", Value::Whole(23), Value::Whole(24)),
+        ("private_key", text("/one"), text("/two")),
+        ("features", list(&["kvm"]), list(&["kvm", "big"])),
+        ("speed", Value::Number(2.0), Value::Number(3.0)),
+        ("enabled", Value::Boolean(false), Value::Boolean(true)),
+    ];
+    const MACHINES: usize = 5;
+    let differences: Vec<(usize, usize, bool)> = (0..MACHINES)
+        .flat_map(|machine| (0..fields.len()).flat_map(move |field| [true, false].map(|there| (machine, field, there))))
+        .collect();
+    let interpreter = mlua::Lua::new();
+    let constructor = "function build_machine(given)
+        local machine = {}
+        for _, table in ipairs { given.inherit or {}, given } do
+            for field, value in pairs(table) do machine[field] = value end
+        end
+        return machine
+    end
+    function text(value) return type(value) == 'table' and table.concat(value, ' ') or tostring(value) end";
+    interpreter.load(constructor).exec().unwrap();
+    let as_text: mlua::Function = interpreter.globals().get("text").unwrap();
+    let mut with_base = 0;
+    for one in &differences {
+        for other in &differences {
+            let value = |machine: usize, field: usize| -> Option<&Value> {
+                let differs = [one, other].into_iter().find(|(its, of, _)| (*its, *of) == (machine, field));
+                let (_, usual, unusual) = &fields[field];
+                differs.map_or(Some(usual), |(_, _, is_there)| is_there.then_some(unusual))
+            };
+            let entry = |machine: usize| {
+                let mut entry = Entry::default();
+                entry.set("name", Value::Text(format!("m{machine}")));
+                for (number, (field, ..)) in fields.iter().enumerate() {
+                    if let Some(value) = value(machine, number) {
+                        entry.set(field, value.clone());
+                    }
+                }
+                entry
+            };
+            let document = Document::new("machines".to_owned(), &[], (0..MACHINES).map(entry).collect()).to_string();
+            with_base += usize::from(document.contains("local base = "));
+            let list: mlua::Table = interpreter.load(&document).eval().unwrap();
+            for machine in 0..MACHINES {
+                let found: mlua::Table = list.get(machine + 1).unwrap();
+                for (number, (field, ..)) in fields.iter().enumerate() {
+                    let expected = match value(machine, number) {
+                        Some(Value::Text(text)) => text.clone(),
+                        Some(Value::List(items)) => items.join(" "),
+                        Some(Value::Whole(number)) => number.to_string(),
+                        Some(Value::Number(number)) => format!("{number:?}"),
+                        Some(Value::Boolean(boolean)) => boolean.to_string(),
+                        Some(Value::OnlyFor(_) | Value::Missing) => unreachable!(),
+                        None => "nil".to_owned(),
+                    };
+                    let found: String = as_text.call(found.get::<mlua::Value>(*field).unwrap()).unwrap();
+                    assert_eq!(found, expected, "{field} of machine {machine}:\n{document}");
+                }
+            }
+        }
+    }
+    assert!(with_base * 2 > differences.len().pow(2), "only {with_base} have a base");
+}
+
 fn hostile() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         any::<String>(),

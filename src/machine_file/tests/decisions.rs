@@ -65,6 +65,53 @@ fn pool_and_machine_must_both_accept() {
     assert_eq!(warnings(&site, &decision), [""; 0]);
 }
 
+/// Each may refuse what the other accepts, and the reason is that of the one who refuses.
+#[test]
+fn neither_the_pool_nor_the_machine_overrules_the_other() {
+    for (pool, own, expected) in [
+        ("return true", "return true", Acceptance::Yes),
+        ("return false, 'pool'", "return true", Acceptance::No("pool".into())),
+        ("return true", "return false, 'own'", Acceptance::No("own".into())),
+        ("return false, 'pool'", "return false, 'own'", Acceptance::No("pool".into())),
+        ("error('broken')", "return true", Acceptance::No("accepts failed: broken".into())),
+        ("return true", "error('broken')", Acceptance::No("accepts failed: broken".into())),
+    ] {
+        let function = |body: &str| format!("accepts = function() {body} end");
+        let site = site(&function(pool), &function(own));
+        let loaded = site.load().unwrap();
+        let accepts = loaded.callbacks(request()).accepts(B);
+        assert_eq!(accepts, expected, "pool: {pool}; machine: {own}");
+        // The head has no function of its own here: the pool's counts.
+        let local = loaded.callbacks(request()).accepts(Candidate::Local);
+        assert_eq!(local == Acceptance::Yes, pool == "return true", "{pool}");
+    }
+}
+
+/// Whatever either of them gives, that of the machine counts; the pool's where it has none.
+#[test]
+fn the_pools_score_is_not_asked_where_the_machine_has_one() {
+    for (pool, own, expected) in [
+        ("return false, 'pool'", "return 7", Score::Value(7.0)),
+        ("return 7", "return false, 'own'", Score::No("own".into())),
+        ("return 100", "return 1", Score::Value(1.0)),
+        ("error('broken')", "return 7", Score::Value(7.0)),
+        ("return 7", "error('broken')", Score::Value(4.0)),
+    ] {
+        let function = |body: &str| format!("score = function() {body} end");
+        let site = site(&function(pool), &function(own));
+        let loaded = site.load().unwrap();
+        let decision = loaded.callbacks(request());
+        assert_eq!(decision.score(B, &LuaStatus::default()), expected, "pool: {pool}; machine: {own}");
+        let of_pool = decision.score(A, &LuaStatus::default());
+        let alone = match pool {
+            "return false, 'pool'" => Score::No("pool".into()),
+            "error('broken')" => Score::Value(1.0),
+            number => Score::Value(number.trim_start_matches("return ").parse().unwrap()),
+        };
+        assert_eq!(of_pool, alone, "{pool}");
+    }
+}
+
 #[test]
 fn the_score_of_the_machine_wins() {
     let site = site(

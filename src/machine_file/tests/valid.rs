@@ -169,6 +169,29 @@ fn what_a_file_may_do() {
             return { one, two }"#,
         ),
         (
+            "a machine's own false is not overridden by inherit",
+            r#"local base = { enabled = true, overload_threshold = 0.5, keep_connection = 60, use_substitutes = true }
+            for _, parent in ipairs { base, build_machine { inherit = base, name = "base", $REST } } do
+                local one = build_machine { inherit = parent, name = "a", enabled = false, overload_threshold = false,
+                    keep_connection = false, use_substitutes = false, $REST }
+                assert(one.enabled == false and one.overload_threshold == false)
+                assert(one.keep_connection == false and one.use_substitutes == false)
+            end
+            return {}"#,
+        ),
+        (
+            "a machine's own value is not overridden by inherit, and each of the others is taken from it",
+            r#"local base = { user = "base", port = 23, speed = 3, tags = { rack = "B3" }, features = { "kvm" } }
+            local own = { user = "own", port = 24, speed = 4, tags = { rack = "A1" }, features = { "big" } }
+            for field in pairs(own) do
+                local machine = build_machine { inherit = base, name = "a", [field] = own[field] }
+                for other in pairs(base) do
+                    assert(machine[other] == (other == field and own or base)[other], field .. " " .. other)
+                end
+            end
+            return {}"#,
+        ),
+        (
             "globals of one's own, and asking for one that may be missing",
             r#"hosts = { "a", "b" }
             function machine(name) return build_machine { name = name, $REST } end

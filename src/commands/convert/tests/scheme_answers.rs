@@ -143,3 +143,20 @@ fn a_guix_that_fails() {
         "{error}"
     );
 }
+
+/// As in Guix, `systems` counts where both are given, and `system` where it is alone.
+#[test]
+fn systems_come_before_system() {
+    let list = |systems: &[&str]| Some(Value::List(systems.iter().map(|&system| system.to_owned()).collect()));
+    let (none, one, two) = (json!(false), json!("i686-linux"), json!(["x86_64-linux", "armhf-linux"]));
+    for (system, systems, expected, has_note) in [
+        (&none, &two, list(&["x86_64-linux", "armhf-linux"]), false),
+        (&one, &none, list(&["i686-linux"]), true),
+        (&one, &two, list(&["x86_64-linux", "armhf-linux"]), false),
+    ] {
+        let entry = convert(&[("system", system.clone()), ("systems", systems.clone())]).unwrap();
+        assert_eq!(entry.get("systems").cloned(), expected, "{system} {systems}");
+        assert_eq!(!entry.notes.is_empty(), has_note, "{system} {systems}: {:?}", entry.notes);
+    }
+    assert!(convert(&[("system", none.clone()), ("systems", none)]).unwrap_err().contains("it has no 'systems'"));
+}
