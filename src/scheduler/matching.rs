@@ -31,7 +31,7 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// Why `machine` cannot take `request`; `None` if it can.
+/// Returns why `machine` cannot take `request`; `None` if it can.
 pub fn mismatch(machine: &Machine, request: &Request) -> Option<Mismatch> {
     if !machine.enabled {
         return Some(Mismatch::Disabled);
@@ -44,7 +44,7 @@ pub fn mismatch(machine: &Machine, request: &Request) -> Option<Mismatch> {
     if missing.is_empty() { None } else { Some(Mismatch::Features(missing)) }
 }
 
-/// Whether a head of system type `head` can build for `system` itself: guix-daemon's own rule.
+/// Returns whether a head of system type `head` can build for `system` itself. This is guix-daemon's own rule.
 pub fn builds_locally(head: &str, system: &str) -> bool {
     head == system || matches!((head, system), ("x86_64-linux", "i686-linux") | ("aarch64-linux", "armhf-linux"))
 }
