@@ -1,5 +1,5 @@
-//! What to do about the store or its database when the file system, or SQLite, does not do what it should. For the end
-//! of an error's message, on a line of its own; nothing where nothing is known.
+//! Hints for errors of the file system or SQLite with the store or its database. A hint follows the message on a line
+//! of its own, and is empty for other errors.
 
 use std::io;
 use std::path::Path;
@@ -7,9 +7,9 @@ use std::path::Path;
 use rusqlite::ErrorCode;
 use rustix::io::Errno;
 
-/// What to do about an error of the file system that holds the store.
+/// Returns the hint for an error of the file system that holds the store.
 pub(super) fn of_store(cause: &io::Error) -> String {
-    // By their kinds: not all of them have a number.
+    // They are matched by kind, because not all of them have a number.
     if matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
         return line("free some space, or inodes, on the store's file system, as with `guix gc`");
     }
@@ -22,7 +22,7 @@ pub(super) fn of_store(cause: &io::Error) -> String {
     line(hint)
 }
 
-/// What to do about an error of the database in `file`.
+/// Returns the hint for an error of the database in `file`.
 pub(super) fn of_database(cause: &rusqlite::Error, file: &Path) -> String {
     let name = file.display();
     let hint = match cause.sqlite_error_code() {
@@ -41,7 +41,7 @@ pub(super) fn of_database(cause: &rusqlite::Error, file: &Path) -> String {
             "the hook runs as the daemon's user, which must be able to read it, and to write '{name}-wal' and '{name}-shm' \
              beside it"
         ),
-        // Such as a table that is missing.
+        // Such as a missing table.
         Some(ErrorCode::Unknown) => {
             "is it guix-daemon's? GUIX_DATABASE_DIRECTORY and GUIX_STATE_DIRECTORY say where it is".to_owned()
         }
