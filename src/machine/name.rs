@@ -1,21 +1,21 @@
-//! What the name of a machine may be: a host name, or an address of either family without brackets.
+//! The valid names of a machine: a host name, or an address of either family without brackets.
 //!
 //! Whether it resolves is not checked here.
 
-/// Why a text is no such name.
+/// The reason why a text is not a valid name.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NameFault<'a> {
-    /// A port stands behind the name.
+    /// A port follows the name.
     Port(&'a str),
-    /// An account stands before it.
+    /// An account precedes it.
     Account(&'a str),
     /// An address of version 6 in brackets.
     Brackets,
-    /// Empty, too long, or with characters that no name has.
+    /// It is empty, too long, or has characters that no name has.
     Other,
 }
 
-/// Checks a name, which goes to the resolver and to programs as an argument.
+/// Checks a name. It goes to the resolver, and to programs as an argument.
 pub fn check_name(name: &str) -> Result<(), NameFault<'_>> {
     let strange = |character: char| !(character.is_ascii_alphanumeric() || ".-_:%".contains(character));
     if !name.is_empty() && name.len() <= 253 && !name.starts_with(['-', '.']) && !name.contains(strange) {
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_what_is_none() {
+    fn valid_and_invalid_names() {
         for name in ["b1", "build.example.org", "192.0.2.7", "2001:db8::7", "fe80::1%eth0"] {
             assert_eq!(check_name(name), Ok(()), "{name}");
         }

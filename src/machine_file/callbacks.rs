@@ -1,4 +1,4 @@
-//! Calling the functions of a machine file: on the interpreter's thread.
+//! Calls of the functions of a machine file, on the interpreter's thread.
 
 use super::diagnostic::{Diagnostic, Severity};
 use super::functions::{Candidate, Functions};
@@ -11,10 +11,10 @@ use crate::lua::{LuaError, SourceLocation};
 use mlua::{Function, MultiValue, Table, Value};
 use std::sync::Arc;
 
-/// Characters of a reason that are passed on.
+/// The number of characters of a reason that are shown.
 const MAX_REASON: usize = 200;
 
-/// What is asked.
+/// A call of a function of the machine file.
 #[derive(Clone, Debug)]
 pub(super) enum Callback {
     Accepts(Candidate),
@@ -24,7 +24,7 @@ pub(super) enum Callback {
 }
 
 impl Callback {
-    /// The field that gives the function.
+    /// Returns the field that has the function.
     pub fn field(&self) -> &'static str {
         match self {
             Callback::Accepts(_) => "accepts",
@@ -35,7 +35,7 @@ impl Callback {
     }
 }
 
-/// A valid answer.
+/// A valid result.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum CallbackResult {
     Yes,
@@ -44,8 +44,8 @@ pub(super) enum CallbackResult {
     When(When),
 }
 
-/// Calls what there is to call. Without a valid answer there is a warning, and the default holds; an `accepts` that
-/// fails refuses.
+/// Calls the functions that exist. Without a valid result there is a warning, and the default applies; an `accepts`
+/// that fails refuses.
 pub(super) fn call(
     file: &LoadedFile,
     request: &Arc<LuaRequest>,
@@ -73,7 +73,7 @@ impl Caller<'_> {
     fn accepts(&mut self, functions: &Functions, candidate: Candidate) -> Option<CallbackResult> {
         let (machine, functions_of_machine) = functions.of(candidate)?;
         for function in [&functions.pool.accepts, &functions_of_machine.accepts].into_iter().flatten() {
-            // Clients choose the names of derivations, and so they could have it fail.
+            // Clients choose the names of derivations, and so they could make it fail.
             let values = match self.values(function, machine, None) {
                 Ok(values) => values,
                 Err(message) => return Some(CallbackResult::No(shorten(&format!("accepts failed: {message}")))),
@@ -120,7 +120,7 @@ impl Caller<'_> {
         when.map(CallbackResult::When)
     }
 
-    /// The error is the message of the function that failed. A warning has been noted.
+    /// Calls a function. The error is the message of the function that failed; the warning is already recorded.
     fn values(
         &mut self,
         function: &Function,
@@ -179,7 +179,7 @@ impl Caller<'_> {
     }
 }
 
-/// The reason that came with a refusal.
+/// Returns the reason of a refusal.
 fn reason(value: Option<&Value>, default: &str) -> String {
     let text = match value {
         Some(Value::String(text)) => text.to_string_lossy(),
@@ -189,7 +189,7 @@ fn reason(value: Option<&Value>, default: &str) -> String {
     shorten(&text)
 }
 
-/// The text as one line, not too long.
+/// Returns the text as one line, shortened.
 fn shorten(text: &str) -> String {
     text.chars().take(MAX_REASON).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

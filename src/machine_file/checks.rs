@@ -1,15 +1,15 @@
-//! What can be seen from here to be wrong with a pool, without asking any machine: for those who check the machine
-//! file, not for the build hook.
+//! Checks of a pool against its environment, without contacting any machine. They are for commands that check the
+//! machine file, not for the build hook.
 
 use super::diagnostic::Diagnostic;
 use super::pool::{LoadContext, Pool, home_directory};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// The private keys that are tried for a machine that gives none, below the home directory.
+/// The private keys that are tried for a machine without `private_key`, below the home directory.
 pub const DEFAULT_KEYS: [&str; 3] = [".ssh/id_ed25519", ".ssh/id_ecdsa", ".ssh/id_rsa"];
 
-/// Warnings: private keys that cannot be read, and that nothing builds for `system`, the head's own.
+/// Warns of private keys that cannot be read, and if no machine builds for `system`, the head's own.
 pub fn check_environment(pool: &Pool, context: &LoadContext, system: &str) -> Vec<Diagnostic> {
     let file = pool.path.display().to_string();
     let mut warnings = Vec::new();

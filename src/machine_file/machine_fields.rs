@@ -18,14 +18,14 @@ pub struct Entry {
 }
 
 impl Default for Entry {
-    /// The defaults, and nothing in the required fields.
+    /// Returns the defaults, with empty values in the required fields.
     fn default() -> Entry {
         let machine = Machine::new("", "", Vec::new(), Vec::new());
         Entry { machine, line: None, has_accepts: false, has_score: false }
     }
 }
 
-/// The head itself, as a candidate; `LOCAL_MACHINE` says what its fields mean.
+/// The head itself, as a candidate; `LOCAL_MACHINE` documents its fields.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LocalMachine {
     pub name: String,
@@ -60,7 +60,7 @@ impl Default for LocalMachine {
 type Build = Field<Entry>;
 type Local = Field<LocalMachine>;
 
-/// Seconds: no wait on a link to a build machine is longer than a day.
+/// The limit of waits on a link to a build machine, in seconds: a day.
 const LONGEST_WAIT: f64 = 86400.0;
 
 /// The fields of `build_machine`.

@@ -8,20 +8,20 @@ use mlua::{Table, Value};
 use serde_json::json;
 use std::time::Duration;
 
-/// What the pool says beside its machines.
+/// The settings of the pool besides its machines.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// What to do when every matching machine is busy.
+    /// The action when every matching machine is busy.
     pub when_busy: When,
-    /// What to do when no matching machine answers.
+    /// The action when no matching machine can be reached.
     pub when_unreachable: When,
-    /// Attempts at one build, on one machine or several.
+    /// The limit of attempts at one build, on one machine or several.
     pub max_attempts: u32,
     /// How long an accepted build may wait for a slot inside the hook. `None`: as long as the daemon's limits allow.
     pub wait_for_slot: Option<Duration>,
     /// How long an accepted build may wait while no matching machine can be reached.
     pub wait_for_machine: Duration,
-    /// What Lua code may use.
+    /// The limits of Lua code.
     pub limits: Limits,
     /// Whether the pool has an `accepts` of its own.
     pub has_accepts: bool,
@@ -44,7 +44,7 @@ impl Default for Settings {
     }
 }
 
-/// What to do with a build that no machine can take right now.
+/// The action for a build that no machine can take now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum When {
@@ -52,12 +52,12 @@ pub enum When {
     Wait,
     /// Decline, if the head may and can build it.
     Local,
-    /// Ask the function that the machine file gives.
+    /// Call the function of the machine file.
     Function,
 }
 
 impl When {
-    /// The choice with this name.
+    /// Returns the choice with this name.
     pub(super) fn from_name(name: &str) -> Option<When> {
         match name {
             "wait" => Some(When::Wait),
@@ -67,7 +67,7 @@ impl When {
     }
 }
 
-/// What Lua code may use.
+/// The limits of Lua code.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// Time to evaluate the machine file.
@@ -84,7 +84,7 @@ impl Default for Limits {
     }
 }
 
-/// A wait for Lua beyond this would hold up the daemon, which serves nothing else meanwhile.
+/// A longer wait for Lua would block the daemon, which serves nothing else meanwhile.
 const MAX_SECONDS: f64 = 300.0;
 const LEAST_MEMORY: u64 = 1 << 20;
 const MOST_MEMORY: u64 = 1 << 40;
@@ -184,7 +184,7 @@ fn read_limits(fields: &mut Fields, limits: &mut Limits) -> Option<()> {
     schema::read(LIMITS, &mut inner, limits).then_some(())
 }
 
-/// The limits that a table states, as far as they are valid; used before the machine file has been evaluated.
+/// Returns the valid limits of a table; used before the machine file has been evaluated.
 pub(super) fn stated_limits(table: &Table, mut limits: Limits) -> Limits {
     let mut findings = Vec::new();
     schema::read(LIMITS, &mut Fields::new(table, FindingLocation::Limits, String::new(), &mut findings), &mut limits);

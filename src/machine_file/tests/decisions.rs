@@ -1,4 +1,5 @@
-//! The functions of a machine file: when they are called, what their results mean, what happens when they fail.
+//! The functions of a machine file: when they are called, the meaning of their results, and the effects of their
+//! errors.
 
 use super::*;
 use crate::hook;
@@ -19,7 +20,7 @@ pub(super) fn request() -> LuaRequest {
     LuaRequest::new(&request, &hook::HookArguments::parse(&arguments).unwrap())
 }
 
-/// A pool of the machines `a` (speed 1) and `b` (speed 4), with `fields` for the pool and `own` for `b`.
+/// Returns a pool of the machines `a` (speed 1) and `b` (speed 4), with `fields` for the pool and `own` for `b`.
 fn site(fields: &str, own: &str) -> Site {
     Site::new(&format!(
         "local offload = require \"offload\"\nreturn {{\n  build_machine {{ name = \"a\", $REST }},\n  \
@@ -108,7 +109,7 @@ fn choices_by_function() {
 }
 
 #[test]
-fn what_functions_are_told() {
+fn functions_get_their_arguments() {
     let site = site(
         r#"accepts = function(request, machine)
           assert(request.system == "x86_64-linux" and request.features[1] == "kvm" and #request.features == 1)
@@ -151,7 +152,7 @@ fn what_functions_are_told() {
 }
 
 #[test]
-fn the_derivation_is_read_when_asked_for() {
+fn the_derivation_is_read_on_request() {
     let site = site(
         r#"accepts = function(request)
           local derivation = request:read_derivation()
@@ -199,7 +200,7 @@ fn the_derivation_is_read_when_asked_for() {
 }
 
 #[test]
-fn results_that_are_no_answer() {
+fn invalid_results_have_defaults() {
     let failed = |why: &str| Acceptance::No(format!("accepts failed: {why}"));
     for (body, verdict, warning) in [
         ("", Acceptance::Yes, "accepts: expected true or false, found nothing; it counts as true"),
