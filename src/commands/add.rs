@@ -1,9 +1,9 @@
-//! `offload add HOST`: an entry for the machine file, made from what the machine shows.
+//! `offload add HOST`: prints an entry for the machine file, from the data of the machine.
 //!
-//! The SSH server's host key is fetched, and its fingerprint shown on standard error: comparing it with what the
-//! machine itself says is all that stands between the entry and somebody in the middle. Then a login is tried, under
-//! that key; where it works the machine is asked for its system type and processors. The entry goes to standard output,
-//! and nothing is changed. The status is 0 when the host key was fetched, logged in or not, else 1.
+//! It fetches the SSH server's host key and prints its fingerprint on standard error. Only a comparison with the
+//! machine's own fingerprint protects the entry against a man in the middle. Then it tries to log in with that key, and
+//! queries the machine's system type and processors. The entry goes to standard output, and nothing is changed. The
+//! status is 0 if the host key was fetched, even without a login, else 1.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ pub struct Args {
     private_key: Option<PathBuf>,
 }
 
-/// What a login tells.
+/// The data from a login.
 struct Learnt {
     system: Option<String>,
     cores: Option<u32>,
@@ -71,7 +71,7 @@ pub fn run(args: &Args, engine: &Engine, output: &mut dyn Write, messages: &mut 
     Ok(ExitStatus::Success)
 }
 
-/// What the machine file takes as a name.
+/// Parses a name for the machine file.
 fn host(text: &str) -> Result<String, String> {
     match check_name(text) {
         Ok(()) => Ok(text.to_owned()),
@@ -82,7 +82,7 @@ fn host(text: &str) -> Result<String, String> {
     }
 }
 
-/// Logs in, and asks.
+/// Logs in and queries the machine.
 fn learn(machine: &Machine, engine: &Engine) -> Result<Learnt, Error> {
     let status = Connection::open(machine)?.probe(engine.directories.store.as_str())?;
     let kernel = status.kernel.as_deref().and_then(|kernel| kernel.split(' ').next());
@@ -91,7 +91,7 @@ fn learn(machine: &Machine, engine: &Engine) -> Result<Learnt, Error> {
     Ok(Learnt { system, cores: status.cores })
 }
 
-/// The system type of a machine where `uname -m` and `uname -s` say this, as Guix calls it.
+/// Returns Guix's name of the system type for these outputs of `uname -m` and `uname -s`.
 fn system(architecture: &str, kernel: &str) -> Option<String> {
     let processor = match architecture {
         "x86_64" | "aarch64" | "riscv64" | "mips64el" => architecture,
@@ -109,7 +109,7 @@ fn system(architecture: &str, kernel: &str) -> Option<String> {
     }
 }
 
-/// The entry. What is not known is what a person has to look at.
+/// Returns the entry. Unknown values are left for the administrator.
 fn entry(machine: &Machine, key: &HostKey, learnt: Option<&Learnt>) -> String {
     let mut lines = vec![format!("name = {},", lua(&machine.name))];
     if machine.port != 22 {
@@ -135,7 +135,7 @@ fn entry(machine: &Machine, key: &HostKey, learnt: Option<&Learnt>) -> String {
     format!("build_machine {{\n{lines}}},\n")
 }
 
-/// A string of Lua.
+/// Quotes a string for Lua.
 fn lua(text: &str) -> String {
     let escaped = text.chars().map(|c| match c {
         '"' | '\\' => format!("\\{c}"),
@@ -152,7 +152,7 @@ mod tests {
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
 
     #[test]
-    fn the_entry_says_what_is_known() {
+    fn the_entry_has_the_known_values() {
         let key = HostKey::parse(KEY).unwrap();
         let learnt = Learnt { system: Some("aarch64-linux".to_owned()), cores: Some(8) };
         let plain = Machine::new("b1", "offload", Vec::new(), Vec::new());

@@ -1,8 +1,8 @@
-//! `offload annotations [DIRECTORY]`: what an editor must know about machine files.
+//! `offload annotations [DIRECTORY]`: writes the annotations of machine files for editors.
 //!
-//! The annotations are those of lua-language-server (LuaLS, `---@meta`). With a directory, normally the one that holds
-//! the machine file, they go to `DIRECTORY/.offload/offload.lua`, and `DIRECTORY/.luarc.json` tells the language server
-//! to read them; one that is there already is left alone. Without a directory they go to standard output.
+//! The annotations are those of lua-language-server (LuaLS, `---@meta`). With a directory, normally that of the machine
+//! file, they go to `DIRECTORY/.offload/offload.lua`, and `DIRECTORY/.luarc.json` tells the language server to read
+//! them. An existing `.luarc.json` is not changed. Without a directory they go to standard output.
 
 use std::fs;
 use std::io::{self, Write};
@@ -12,7 +12,7 @@ use super::failure::{CommandError, CommandResult};
 use crate::exit::ExitStatus;
 use crate::machine_file::ANNOTATIONS;
 
-/// Tells the language server where the annotations are, and which Lua this is.
+/// The configuration of the language server: the place of the annotations, and the version of Lua.
 const LUARC: &str = r#"{
   "runtime.version": "Lua 5.4",
   "workspace.library": [".offload"]
@@ -40,7 +40,7 @@ pub fn run(args: &Args, out: &mut dyn Write, messages: &mut dyn Write) -> Comman
 fn install(directory: &Path, messages: &mut dyn Write) -> Result<(), (PathBuf, io::Error)> {
     let library = directory.join(".offload");
     let (annotations, luarc) = (library.join("offload.lua"), directory.join(".luarc.json"));
-    // And not the directory itself: a name that is mistyped is not made.
+    // The directory itself is not created, so a misspelt name is an error.
     match fs::create_dir(&library) {
         Err(cause) if !library.is_dir() => return Err((library, cause)),
         _ => {}
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_already_is_left_alone() {
+    fn an_existing_configuration_is_not_changed() {
         let directory = tempfile::tempdir().unwrap();
         let mut said = Vec::new();
         assert!(run(&below(directory.path()), &mut io::sink(), &mut said).is_ok());

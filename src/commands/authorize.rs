@@ -1,10 +1,10 @@
-//! `offload authorize NAME`: this machine and a build machine accept each other's signatures.
+//! `offload authorize NAME`: makes this machine and a build machine accept each other's signatures.
 //!
-//! Everything goes over the connection whose host key the machine file pins. The machine's key is the one that its
-//! daemon really signs with: that of a small item which it exports. What is already so is left alone; the rest is asked
-//! about, one direction after the other, and done with `guix archive --authorize`, here and there. The account there
-//! may lack the right to change the list of keys; then the command that root has to run is printed. At the end both
-//! directions are tried.
+//! All data go over the connection whose host key the machine file pins. The machine's key is the one with which its
+//! daemon really signs: that of a small item which it exports. Existing authorizations are not changed. For the others
+//! it asks, one direction after the other, and runs `guix archive --authorize`, here and on the machine. The account on
+//! the machine may lack the right to change the list of keys; then the command for root is printed. At the end both
+//! directions are tested.
 //!
 //! The status is 0 if both directions work, 1 if not, 5 if no machine has that name.
 
@@ -65,7 +65,7 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     Ok(if there && here { ExitStatus::Success } else { ExitStatus::Failure })
 }
 
-/// Both ends.
+/// The two sides of the exchange.
 struct Exchange<'a> {
     machine: &'a Machine,
     engine: &'a Engine,
@@ -84,7 +84,7 @@ impl<'a> Exchange<'a> {
         Ok(Exchange { machine, engine, connection, own })
     }
 
-    /// Has the machine trust this one. Returns whether it does.
+    /// Makes the machine authorize this one's key. Returns whether it is authorized.
     fn there(&self, yes: bool) -> Result<bool, CommandError> {
         let name = &self.machine.name;
         if self.is_trusted_there()? {
@@ -118,7 +118,7 @@ impl<'a> Exchange<'a> {
         Ok(false)
     }
 
-    /// Has this machine trust the other one. Returns whether it does.
+    /// Makes this machine authorize the other one's key. Returns whether it is authorized.
     fn here(&self, yes: bool) -> Result<bool, CommandError> {
         let name = &self.machine.name;
         let Some(key) = self.stranger_here()? else {
@@ -159,7 +159,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// The key that the machine's daemon signs with, if it is not authorized here.
+    /// Returns the key with which the machine's daemon signs, if it is not authorized here.
     fn stranger_here(&self) -> Result<Option<PublicKey>, CommandError> {
         let directories = &self.engine.directories;
         let acl = match load_acl(&directories.acl()) {
@@ -186,7 +186,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// A connection of its own each time: a daemon remembers what its list said.
+    /// Opens a new connection each time, because a daemon caches its list.
     fn client(&self) -> Result<Client<DaemonStream>, CommandError> {
         let stream = self.connection.daemon().map_err(|error| CommandError::failure(&error).with_hint(error.hint()))?;
         let client = stream.greet(self.engine.directories.store.clone());
@@ -194,12 +194,12 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// Each trial item is a new one: what is there already is not looked at.
+/// Returns the text of a trial item. Each is new, because a present item is not verified.
 fn trial_text(what: &str) -> String {
     format!("{what} to exchange keys at {:?}\n", SystemTime::now().duration_since(UNIX_EPOCH))
 }
 
-/// Runs `guix archive --authorize` here. Returns what went wrong with it.
+/// Runs `guix archive --authorize` here. Returns its error message, if it fails.
 fn authorize_here(key: &str) -> Result<Option<String>, String> {
     let guix = real_guix().map_err(|error| error.to_string())?;
     let said = |error: io::Error| format!("cannot run '{}': {error}", guix.display());
@@ -219,17 +219,17 @@ fn last_line(text: &[u8]) -> String {
     last.unwrap_or("it said nothing").to_owned()
 }
 
-/// A sentence, broken where a terminal needs it.
+/// Prints a sentence, wrapped for the terminal.
 fn say(sentence: &str) {
     eprintln!("{}", Terminal::of(&io::stderr()).wrap(0, sentence));
 }
 
-/// What is to be looked at or pasted, in one piece.
+/// Prints a key or a command to copy, without wrapping.
 fn show(line: &str) {
     eprintln!("  {}", plain(line));
 }
 
-/// Asks; no answer is a no.
+/// Asks for confirmation; no answer means no.
 fn confirm(question: &str, yes: bool) -> Result<bool, CommandError> {
     if yes {
         return Ok(true);

@@ -1,6 +1,6 @@
-//! `offload drain NAME [--for TIME]` and `offload undrain NAME`: a machine is taken out, and brought back, without a
-//! change to the machine file. Builds that run there end; no new ones come. All entries for one host are meant
-//! together.
+//! `offload drain NAME [--for TIME]` and `offload undrain NAME`: drains and undrains a machine without a change to the
+//! machine file. A drained machine gets no new builds; its running builds continue. The commands apply to all entries
+//! for one host.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,10 @@ use crate::machine_file::Pool;
 use crate::state::health::{self, Time};
 use crate::state::{Drain, Drained, Slots, StateDirectory, StateError};
 
-/// The longest time that can be asked for: a year.
+/// The longest time that can be given: a year.
 const LONGEST: u64 = 366 * 24 * 3600;
 
-/// A time such as `90s`, `30m`, `2h` or `1d`; a number alone is seconds.
+/// Parses a time such as `90s`, `30m`, `2h` or `1d`; a number without a unit is seconds.
 pub fn parse_time(text: &str) -> Result<Duration, String> {
     let (number, unit) = match text.char_indices().last() {
         Some((last, 's')) => (&text[..last], 1),
@@ -89,7 +89,7 @@ fn machines(pool: &Pool) -> Vec<&Machine> {
     pool.machines.iter().map(|entry| &entry.machine).collect()
 }
 
-/// Takes the machine `name` out, for `time` or until it is brought back.
+/// Drains the machine `name`, for `time` or until it is undrained.
 fn drain_host(
     name: &str,
     time: Option<Duration>,
@@ -109,7 +109,7 @@ fn drain_host(
     })
 }
 
-/// Brings the machine `name` back.
+/// Undrains the machine `name`.
 fn undrain_host(name: &str, machines: &[&Machine], state: &StateDirectory, messages: &mut dyn Write) -> CommandResult {
     each_host(name, machines, messages, |machine| {
         let drain = Drain::of(state, machine)?;
@@ -120,7 +120,7 @@ fn undrain_host(name: &str, machines: &[&Machine], state: &StateDirectory, messa
     })
 }
 
-/// Changes each host that is known as `name`, which may be `NAME:PORT`, and prints what `change` says.
+/// Changes each host with the name `name`, which may be `NAME:PORT`, and prints the result of `change`.
 fn each_host(
     name: &str,
     machines: &[&Machine],
@@ -142,7 +142,7 @@ fn each_host(
     let mut errors = Vec::new();
     for machine in hosts {
         match change(machine) {
-            // If standard error cannot be written, nobody is left to read it.
+            // If standard error cannot be written, no message can be printed.
             Ok(line) => drop(writeln!(messages, "{line}")),
             Err(error) => errors.push(format!("{}: {error}", machine.address())),
         }

@@ -1,9 +1,8 @@
-//! `offload explain (DRV | --system SYSTEM [--features F,…]) [FILE]`: which machine a build would go to, and why.
+//! `offload explain (DRV | --system SYSTEM [--features F,…]) [FILE]`: predicts the machine of a build, with reasons.
 //!
-//! Every machine is listed with its score or the exact reason why it is passed over, in the order in which they would
-//! be tried, and then what the daemon would be told. What is known of the machines comes from the records that all
-//! hooks share; only `--probe` asks the machines themselves. It is supposed that the daemon offers to build locally
-//! whatever its system can.
+//! It lists every machine with its score or the exact reason why it is rejected, in the order in which they would be
+//! tried, and then the reply to the daemon. The facts come from the records that all hooks share; only `--probe`
+//! contacts the machines themselves. It assumes that the daemon offers to build locally what its system can.
 //!
 //! With `--json` everything is one object: `version` (1), `file`, `request` (`system`, `features`, `derivation` or
 //! null), `machines` (`name`, `port`, `score` or null, `verdict`: `ready`, `unknown` or `passed-over`, `reason` or
@@ -34,13 +33,13 @@ use crate::state::{Drain, Drained, HealthRecord, SlotHolder, Slots, StateDirecto
 use crate::store::path::StorePath;
 use crate::text::printable;
 
-/// Version of the JSON form. It changes when a field changes its meaning or goes; new fields may come.
+/// The version of the JSON form. It changes when a field is removed or changes its meaning; new fields may appear.
 const VERSION: u32 = 1;
 
-/// More than any reason why a machine is passed over, in bytes.
+/// The size limit of a reason, in bytes.
 const MAX_REASON: usize = 8 << 10;
 
-/// Stands for the derivation where there is none.
+/// A placeholder for a missing derivation.
 const NO_DERIVATION: &str = "00000000000000000000000000000000-none.drv";
 
 #[derive(Debug, clap::Args)]
@@ -75,7 +74,7 @@ impl Args {
     }
 }
 
-/// One machine, with what is recorded of it.
+/// One machine, with its records.
 #[derive(Serialize)]
 struct Explained<'a> {
     name: &'a str,
@@ -88,7 +87,7 @@ struct Explained<'a> {
     drained: Option<Drained>,
 }
 
-/// All that is explained, in the form of `--json`.
+/// The whole explanation, in the form of `--json`.
 #[derive(Serialize)]
 struct Report<'a> {
     version: u32,
@@ -107,7 +106,7 @@ struct Asked<'a> {
     derivation: Option<&'a str>,
 }
 
-/// Explains.
+/// Runs `offload explain`.
 pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let (request, file) = request(args, &engine.directories)?;
     let path = machine_file(file, &engine.directories);
@@ -146,7 +145,7 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     Ok(if matches { ExitStatus::Success } else { ExitStatus::NoMatch })
 }
 
-/// The request to explain, and the machine file that was named.
+/// Returns the request to explain, and the machine file that was named.
 fn request<'a>(
     args: &'a Args,
     directories: &Directories,
@@ -169,7 +168,7 @@ fn request<'a>(
     Ok((Request { wants_local: true, system: read.system, derivation, features }, file))
 }
 
-/// Asks all machines that match, at the same time, and remembers what they say.
+/// Probes all machines that match, concurrently, and records the results.
 fn probe(machines: &[&Machine], request: &Request, state: &StateDirectory, env: &LiveEnvironment) {
     thread::scope(|scope| {
         for machine in machines.iter().filter(|machine| mismatch(machine, request).is_none()) {

@@ -1,11 +1,11 @@
-//! How far a transfer has come: items, bytes and rate.
+//! The progress of a transfer: items, bytes and rate.
 //!
 //! The hook's messages normally go through a pipe to the daemon, and from there to its client, who may be a person or a
-//! log. So there are a few plain lines: none for a transfer of some seconds, then one now and then, which also keeps
-//! the daemon's silence timer from running out, and one at the end if there were any. On a terminal, where the hook is
-//! run by hand, one line is kept up to date in its place.
+//! log. So there are a few plain lines: none for a transfer of some seconds, then one at intervals, which also restarts
+//! the daemon's silence timer, and one at the end if there were any. On a terminal, where the hook is run by hand, one
+//! line is updated in place.
 //!
-//! Transfers that have nothing to tell because nothing moves are the business of `remote::silence_policy`.
+//! `remote::silence_policy` reports transfers in which no data move.
 
 use std::fs::File;
 use std::io::{IsTerminal, Write};
@@ -17,10 +17,10 @@ use crate::commands::terminal::Terminal;
 use crate::events::{Event, iec};
 use crate::hook::descriptors::PREFIX;
 
-/// How long a transfer takes before the first line about it.
+/// The time after which a transfer is first reported.
 const FIRST_REPORT_AFTER: Duration = Duration::from_secs(5);
 
-/// Tells about one transfer after the other.
+/// Reports the progress of one transfer after the other.
 pub struct Progress<'a> {
     out: &'a File,
     is_terminal: bool,
@@ -28,12 +28,12 @@ pub struct Progress<'a> {
     transfer: Option<Transfer>,
 }
 
-/// A transfer that goes on.
+/// A running transfer.
 struct Transfer {
     what: What,
     machine: String,
     start: Instant,
-    /// When there was a line about it.
+    /// The time of its last line.
     told: Option<Instant>,
     bytes: u64,
 }
@@ -44,12 +44,12 @@ enum What {
 }
 
 impl<'a> Progress<'a> {
-    /// `line_every`: how often there is a line, after the first one, where `out` is no terminal.
+    /// Reports to `out`. `line_every` is the interval of lines after the first one, if `out` is not a terminal.
     pub fn new(out: &'a File, line_every: Duration) -> Progress<'a> {
         Progress { out, is_terminal: out.is_terminal(), line_every, transfer: None }
     }
 
-    /// Takes notice of what happens.
+    /// Handles an event.
     pub fn observe(&mut self, event: &Event<'_>) {
         self.at(event, Instant::now());
     }
@@ -62,7 +62,7 @@ impl<'a> Progress<'a> {
             }
             Event::Uploaded { bytes, .. } | Event::Downloaded { bytes, .. } => self.goes_on(bytes, now),
             Event::Building { .. } | Event::Done { .. } => self.end(true, now),
-            // It failed, or something else has to be waited for.
+            // The transfer failed, or it has to wait for something else.
             _ => self.end(false, now),
         }
     }
@@ -90,7 +90,7 @@ impl<'a> Progress<'a> {
         }
     }
 
-    /// A transfer that nothing was said about ends without a word.
+    /// Ends a transfer. A transfer without a line gets no last line either.
     fn end(&mut self, is_whole: bool, now: Instant) {
         let Some(transfer) = self.transfer.take().filter(|transfer| transfer.told.is_some()) else { return };
         let line = if is_whole { transfer.last_line(now) } else { transfer.line(now) };
@@ -102,7 +102,7 @@ impl<'a> Progress<'a> {
         }
     }
 
-    /// Replaces the line that the cursor is in, with as much as fits there.
+    /// Replaces the line of the cursor, cut to the width of the terminal.
     fn redraw(&self, line: &str) {
         let room = Terminal::of(self.out).width.unwrap_or(80).saturating_sub(PREFIX.len() + 1);
         let line: String = line.chars().take(room).collect();
@@ -121,7 +121,7 @@ impl Transfer {
         let (machine, rate) = (&self.machine, self.rate(now, self.bytes));
         match &self.what {
             What::Upload { items, of } => {
-                // What is sent is a little more than the items.
+                // The bytes sent are slightly more than those of the items.
                 let sent = self.bytes.min(*of);
                 let percent = sent.checked_mul(100).and_then(|sent| sent.checked_div(*of)).unwrap_or(0);
                 let (sent, of, noun) = (iec(sent), iec(*of), noun(*items));
@@ -167,7 +167,7 @@ mod tests {
         Progress { out: file, is_terminal, line_every: Duration::from_secs(30), transfer: None }
     }
 
-    /// Whether there was a line about the transfer at each second.
+    /// Returns the seconds at which there was a line about the transfer.
     fn told(progress: &mut Progress<'_>, seconds: u64) -> Vec<u64> {
         let start = Instant::now();
         progress.at(&Event::Uploading { machine: "b1", items: 3, bytes: 100 * MIB }, start);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn few_lines_where_there_is_no_terminal() {
+    fn there_are_few_lines_without_a_terminal() {
         let file = tempfile::tempfile().unwrap();
         assert_eq!(told(&mut progress(&file, false), 80), [5, 35, 65]);
         assert_eq!(told(&mut progress(&file, false), 4), [0; 0]);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_in_its_place_on_a_terminal() {
+    fn a_terminal_has_one_line_in_place() {
         use std::io::{Read, Seek};
         let mut file = tempfile::tempfile().unwrap();
         let writer = file.try_clone().unwrap();
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_told_whole() {
+    fn the_last_line_reports_the_whole_transfer() {
         let start = Instant::now();
         let what = What::Download { output: "/gnu/store/x".to_owned() };
         let transfer = Transfer { what, machine: "b1".to_owned(), start, told: None, bytes: 40 * MIB };

@@ -4,7 +4,7 @@ use tempfile::TempDir;
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGiZC8RF5TdIuz3cZ2RZ6pH6/WJ7mzWKRX7KPrGwENOG";
 
-/// What is printed for a machine file, without the name of its directory: status, standard output, standard error.
+/// Returns the output for a machine file, without the name of its directory: status, standard output, standard error.
 fn eval(text: &str, json: bool) -> (ExitStatus, String, String) {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("machines.lua");
@@ -92,7 +92,7 @@ fn a_pool_as_json() {
     assert!(has(&object, &expected), "{object:#}");
 }
 
-/// Whether `actual` has all that is expected. Other fields may stand beside.
+/// Returns whether `actual` has all the expected fields. It may have others.
 fn has(actual: &serde_json::Value, expected: &serde_json::Value) -> bool {
     use serde_json::Value::{Array, Object};
     match (actual, expected) {
@@ -146,7 +146,7 @@ fn no_machines() {
 }
 
 #[test]
-fn what_is_seen_around_the_file() {
+fn the_environment_of_the_file_is_checked() {
     let (status, _, messages) = eval(
         "local base = { user = 'u', systems = { 'aarch64-linux' }, host_key = '$KEY' }\nreturn {\n\
          build_machine { inherit = base, name = 'a', private_key = '~/nothing' },\n\

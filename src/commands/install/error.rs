@@ -1,4 +1,4 @@
-//! Why nothing was installed, or removed.
+//! Errors of `offload install` and `offload uninstall`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use super::unit::UNIT;
 use crate::commands::failure::CommandError;
 use crate::exit::ExitStatus;
 
-/// Why nothing was installed, or removed.
+/// The reason why nothing was installed or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     #[error("--prefix must be an absolute name without '..' and control characters")]

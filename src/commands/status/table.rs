@@ -1,7 +1,7 @@
-//! The table for people: a line for each machine, then the builds that run, then what else is to be said.
+//! The table for people: a line for each machine, then the running builds, then notes.
 //!
-//! Where the terminal is too narrow for all columns the least important ones are left out, and named below. Numbers
-//! stand to the right. Without a terminal, nothing is left out.
+//! If the terminal is too narrow for all columns, the least important ones are omitted, and named below. Numbers are
+//! aligned to the right. Without a terminal, nothing is omitted.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::commands::terminal::{Colour, HumanDuration, Terminal, plain};
 /// A column of the table.
 struct Column {
     heading: Heading,
-    /// 0 is never left out; the highest goes first.
+    /// A column of rank 0 is never omitted; the highest rank is omitted first.
     rank: usize,
     cell: fn(&MachineSnapshot) -> Option<String>,
 }
@@ -85,7 +85,7 @@ fn write_machines(machines: &[MachineSnapshot], terminal: Terminal, out: &mut im
     let (heading, lines) = lines.split_first().ok_or(io::ErrorKind::InvalidData)?;
     writeln!(out, "{}", terminal.paint(Colour::Heading, heading))?;
     for (line, snapshot) in lines.iter().zip(machines) {
-        // The state stands in the second column.
+        // The state is in the second column.
         let (name, rest) = line.split_at(plain(&label(snapshot)).len());
         let word = snapshot.state.word();
         writeln!(out, "{name}{}", rest.replacen(word, &terminal.paint(colour(snapshot.state), word), 1))?;
@@ -131,7 +131,7 @@ fn write_builds(machines: &[MachineSnapshot], now: u64, terminal: Terminal, out:
     Ok(())
 }
 
-/// A derivation as there is room for it: its path, its name, or the beginning of that.
+/// Shortens a derivation to `room` columns: its path, its name, or the beginning of that.
 fn short(derivation: &str, room: Option<usize>) -> String {
     let fits = |text: &str| room.is_none_or(|room| text.chars().count() <= room);
     if fits(derivation) {
@@ -146,7 +146,7 @@ fn short(derivation: &str, room: Option<usize>) -> String {
     start + "…"
 }
 
-/// What a line of the table cannot hold.
+/// Returns the notes that do not fit into a line of the table.
 fn notes(snapshot: &MachineSnapshot, now: u64, terminal: Terminal) -> Vec<String> {
     let mut notes = Vec::new();
     let mut say = |text: String| match text.strip_prefix("  ") {
@@ -192,7 +192,7 @@ fn notes(snapshot: &MachineSnapshot, now: u64, terminal: Terminal) -> Vec<String
     notes
 }
 
-/// The name, with the port where that is not 22.
+/// Returns the name, with the port if that is not 22.
 fn label(snapshot: &MachineSnapshot) -> String {
     if snapshot.port == 22 { snapshot.name.clone() } else { format!("{}:{}", snapshot.name, snapshot.port) }
 }
@@ -206,14 +206,14 @@ fn load(snapshot: &MachineSnapshot) -> Option<String> {
     snapshot.status.load1.map(|load| format!("{load:.2}/{cores}"))
 }
 
-/// Of processors, memory, and input and output.
+/// Returns the pressure of processors, memory, and input and output.
 fn pressure(snapshot: &MachineSnapshot) -> Option<String> {
     let all = [snapshot.status.pressure_cpu, snapshot.status.pressure_memory, snapshot.status.pressure_io];
     let text = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0}"));
     all.iter().any(Option::is_some).then(|| all.map(text).join("/"))
 }
 
-/// Bytes in short, such as `201.0G`.
+/// Returns bytes in short form, such as `201.0G`.
 fn size(bytes: u64) -> String {
     ByteSize(bytes).display().iec_short().to_string()
 }

@@ -104,7 +104,7 @@ b1    ready    0/4  2.13/16  201.0G   13.0G    12/0/-   +0 s  1.5   x86_64  3 d 
 }
 
 #[test]
-fn what_a_machine_says_is_no_command_to_the_terminal() {
+fn control_characters_of_a_machine_are_not_printed() {
     let text = table(
         &[{
             let mut odd = snapshot("b1");
