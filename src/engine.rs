@@ -203,7 +203,7 @@ impl Consideration<'_> {
     }
 
     /// Returns whether the daemon would build it at once and the head's system allows that.
-    fn may_build_locally(&self) -> bool {
+    pub fn may_build_locally(&self) -> bool {
         let own = self.pool.local.as_ref().and_then(|head| head.systems.as_ref());
         let can_build = builds_locally(&self.engine.arguments.system, &self.request.system)
             || own.is_some_and(|systems| systems.contains(&self.request.system));

@@ -54,7 +54,7 @@ impl fmt::Display for Event<'_> {
             }
             Event::Offloading { derivation, machine } => write!(f, "offloading '{derivation}' to '{machine}'"),
             Event::Queueing { machine, seconds } => {
-                write!(f, "other transfers with '{machine}' go first, for {seconds} s now")
+                write!(f, "waiting for other transfers with '{machine}', for {seconds} s now")
             }
             Event::Uploading { machine, items, bytes } => {
                 let noun = if *items == 1 { "item" } else { "items" };

@@ -43,8 +43,8 @@ impl ExitStatus {
     pub fn meaning(self) -> &'static str {
         match self {
             ExitStatus::Success => "done",
-            ExitStatus::Failure => "it could not be done",
-            ExitStatus::Usage => "the command line was not understood",
+            ExitStatus::Failure => "the command failed",
+            ExitStatus::Usage => "the command line is invalid",
             ExitStatus::MachineFile => "the machine file is missing or has errors",
             ExitStatus::SomeMachinesFailed => "some machines failed a check that others passed",
             ExitStatus::NoMatch => "no machine matches",

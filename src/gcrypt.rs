@@ -153,7 +153,9 @@ fn read(path: &Path, accept: impl FnOnce(&Metadata) -> Result<(), Error>) -> Res
 pub enum Error {
     #[error("cannot read the signing key '{path}': {cause}{}", permissions::hint(path, Need::ReadSecret, cause))]
     Read { path: PathBuf, cause: io::Error },
-    #[error("the secret key '{path}' has mode {mode:04o}: its group or others can get at it; make that 0400")]
+    #[error(
+        "the secret key '{path}' has mode {mode:04o}: its group or others can use it\n  hint: `chmod 400 '{path}'`"
+    )]
     NotSecret { path: PathBuf, mode: u32 },
     #[error("'{path}' is not a public key")]
     PublicKey { path: PathBuf, source: SignatureError },

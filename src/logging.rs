@@ -74,7 +74,7 @@ pub fn start(target: Target) {
         })
         .try_init();
     if let Some(part) = odd {
-        warn!("{VARIABLE} is not used: '{part}' is neither a level, such as 'debug', nor 'offload::MODULE=LEVEL'");
+        warn!("{VARIABLE} is ignored: '{part}' is neither a level, such as 'debug', nor 'offload::MODULE=LEVEL'");
     }
 }
 

@@ -154,8 +154,8 @@ fn explain_says_why_and_what_the_daemon_would_be_told() {
     let output = explain("x86_64-linux");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let said = text(&output.stdout);
-    assert!(said.contains("build.example.org:22  score 1.000  would be asked first"), "{said}");
-    assert!(said.ends_with("the daemon would be told: accept; it would be built on build.example.org\n"), "{said}");
+    assert!(said.contains("build.example.org:22  score 1.000  not checked recently; checked before use"), "{said}");
+    assert!(said.ends_with("→ built on build.example.org\n"), "{said}");
 
     let output = explain("riscv64-linux");
     assert_eq!(output.status.code(), Some(5));
@@ -167,11 +167,11 @@ fn explain_says_why_and_what_the_daemon_would_be_told() {
     assert!(said.contains("drained: it gets no new builds"), "{said}");
     assert!(said.contains("drained for 1 h 59 min more") || said.contains("drained for 2 h 0 min more"), "{said}");
     offload(&["undrain", "build.example.org", machines[0], machines[1]]);
-    assert!(text(&explain("x86_64-linux").stdout).contains("would be asked first"));
+    assert!(text(&explain("x86_64-linux").stdout).contains("not checked recently; checked before use"));
 
     let output = offload(&["explain", "--json", "--system", "x86_64-linux", "--features", "kvm,big", machines[1]]);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(json["machines"][0]["reason"], "it lacks the feature kvm, big");
+    assert_eq!(json["machines"][0]["reason"], "it lacks the features kvm, big");
     assert_eq!((&json["reply"], &json["machine"]), (&"decline".into(), &serde_json::Value::Null));
     in_the_manual(&[&json, &json["machines"][0], &json["request"]]);
 }
@@ -223,7 +223,7 @@ fn a_score_that_says_no_is_no_mismatch() {
         .unwrap();
     let said = text(&output.stdout);
     assert!(said.contains("not with nil"), "{said}{}", text(&output.stderr));
-    assert!(said.ends_with("the daemon would be told: postpone\n"), "{said}");
+    assert!(said.ends_with("→ waits: no build machine can take it now\n"), "{said}");
     assert_eq!(output.status.code(), Some(0));
 }
 

@@ -183,7 +183,7 @@ fn what_others_have_written_stays() {
     let before = everything(root);
     let output = offload(root, &["install"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains(&format!("'/{DROP_IN}' is in the way")), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains(&format!("'/{DROP_IN}' already exists")), "{}", text(&output.stderr));
     assert!(everything(root) == before);
 
     // One that was changed afterwards is somebody's, too.
@@ -192,7 +192,7 @@ fn what_others_have_written_stays() {
     let override_file = drop_in.with_file_name("override.conf");
     fs::write(&override_file, "[Service]\nEnvironment=GUIX=/elsewhere\n").unwrap();
     let said = succeed(root, &["install"]);
-    assert!(said.contains("warning: /etc/systemd/system/guix-daemon.service.d/override.conf sets GUIX too"), "{said}");
+    assert!(said.contains("warning: /etc/systemd/system/guix-daemon.service.d/override.conf also sets GUIX"), "{said}");
     fs::write(&drop_in, "[Service]\nNice=5\n").unwrap();
     assert_eq!(offload(root, &["install"]).status.code(), Some(1));
     let said = succeed(root, &["uninstall"]);

@@ -146,7 +146,7 @@ impl<'a> Attempt<'a> {
             let has_lost_holder = result.is_err() && link.client.stream_mut().has_lost_holder();
             let why = if has_lost_holder { self.machine_fault.take() } else { self.old_signature() };
             let Some(why) = why else { return result.map(|built| self.persist_best(built, link)) };
-            warn!("{why}; building over a new connection");
+            warn!("{why}; retrying over a new connection");
         }
         let link = match link {
             Some(link) => link,
@@ -162,7 +162,7 @@ impl<'a> Attempt<'a> {
     fn old_signature(&self) -> Option<String> {
         self.has_wrong_signature.take().then(|| {
             self.machine_fault.take();
-            "an output is signed with a key that is not authorized here, over a connection that was kept".to_owned()
+            "an output over a persistent connection is signed with a key that is not authorized here".to_owned()
         })
     }
 

@@ -34,7 +34,7 @@ pub(super) fn classify_failure(
     };
     let lost = match client.query_valid_paths(build.inputs) {
         Ok(present) => build.inputs.len() - present.len(),
-        Err(error) => return Err(daemon_failed("judging the failed build", &error)),
+        Err(error) => return Err(daemon_failed("classifying the failed build", &error)),
     };
     let mut has_commands = false;
     let free = match probe(build, machine, connection) {

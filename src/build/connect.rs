@@ -35,7 +35,7 @@ pub fn connect(state: &StateDirectory, machine: &Machine) -> Result<Connection, 
     let logins = Logins::of(state, machine);
     let crowd = Crowd { state, machine, logins: logins.as_ref(), until: Instant::now() + machine.stall_timeout };
     if let Err(error) = &logins {
-        warn!("cannot tell who connects to '{}': {error}", machine.name);
+        warn!("cannot limit the logins to '{}': {error}", machine.name);
     }
     let login = crowd.wait(Logins::try_take)?;
     let compressed = compressed(state, machine);
@@ -75,7 +75,7 @@ fn experience(state: &StateDirectory, machine: &Machine) -> Compressed {
     match ThroughputRecord::of(state, machine) {
         Ok(record) => compression::choose(&record.read(), health::now()),
         Err(error) => {
-            debug!("what is known of the line to '{}': {error}", machine.name);
+            debug!("cannot read the throughput of '{}': {error}", machine.name);
             Compressed::default()
         }
     }
@@ -100,7 +100,7 @@ impl Crowd<'_> {
                 Ok(None) if self.logins.is_ok() && Instant::now() < self.until => thread::sleep(POLL_INTERVAL),
                 Ok(taken) => return Ok(taken),
                 Err(error) => {
-                    warn!("cannot wait for a turn to connect to '{}': {error}", self.machine.name);
+                    warn!("cannot wait for a login to '{}': {error}", self.machine.name);
                     return Ok(None);
                 }
             }

@@ -77,7 +77,7 @@ impl FailOver<'_> {
             observer.observe(&Event::Abandoned { derivation, machine: name, cause: &cause });
             tried.push(FailedAttempt { machine, cause, is_final });
         }
-        Err(self.no_machine_left(&tried, "as many attempts as 'max_attempts' allows have failed".to_owned(), None))
+        Err(self.no_machine_left(&tried, "all attempts that 'max_attempts' allows have failed".to_owned(), None))
     }
 
     /// Waits until a machine takes the build. Machines that failed are skipped for their back-off first, and may have
@@ -145,8 +145,7 @@ impl FailOver<'_> {
         };
         let seconds = limit.as_secs();
         let hint = format!(
-            "without `wait_for_slot` in the machine file builds wait for a slot as long as guix-daemon allows; it is {seconds} \
-             now (seconds)"
+            "raise `wait_for_slot` in the machine file (now {seconds} s), or remove it to wait as long as guix-daemon allows"
         );
         let last = format!("no machine became free within {seconds} s ({reasons})");
         self.no_machine_left(tried, last, is_busy.then_some(hint))
@@ -156,7 +155,7 @@ impl FailOver<'_> {
         let seconds = self.wait_for_machine.as_secs();
         let last = format!("no machine could be reached for {seconds} s ({})", self.reasons(reasons));
         let hint =
-            "`offload test` checks the machines; `wait_for_machine` in the machine file says how long builds wait";
+            "`offload test` checks the machines; `wait_for_machine` in the machine file sets how long builds wait";
         self.no_machine_left(tried, last, Some(hint.to_owned()))
     }
 

@@ -68,7 +68,7 @@ impl LiveEnvironment {
         if let Err(error) =
             KnownOutputs::of(&self.0.state, machine).and_then(|known_outputs| known_outputs.add(&derivations))
         {
-            debug!("cannot remember what '{}' has: {error}", machine.name);
+            debug!("cannot record the outputs of '{}': {error}", machine.name);
         }
     }
 
@@ -196,7 +196,7 @@ impl Environment for LiveEnvironment {
     fn renew_ticket(&self, ticket: &QueueTicket, machines: &[&Machine]) {
         let renewed = Queue::of(&self.0.state).and_then(|queue| queue.renew(ticket, &hosts(machines), health::now()));
         if let Err(error) = renewed {
-            warn!("cannot keep the place in line: {error}");
+            warn!("cannot renew the place in the queue: {error}");
         }
     }
 

@@ -48,7 +48,7 @@ impl<'a> ConnectionCache<'a> {
         match taken {
             Ok(()) => Some(MachineLink { connection: client.stream_mut().connection().clone(), client }),
             Err(error) => {
-                debug!("the connection that was kept is of no use: {error}");
+                debug!("cannot reuse the persistent connection: {error}");
                 None
             }
         }
@@ -70,8 +70,12 @@ impl<'a> ConnectionCache<'a> {
         if !self.build.persists_connections {
             return None;
         }
-        let directory =
-            self.build.state.persist_directory().inspect_err(|error| debug!("no connection is kept: {error}")).ok()?;
+        let directory = self
+            .build
+            .state
+            .persist_directory()
+            .inspect_err(|error| debug!("the connection does not persist: {error}"))
+            .ok()?;
         let files = persist::Files { private_key: key, ..self.files.clone() };
         persist::CacheKey::new(directory, self.machine, asked, self.options, &self.build.directories.store, &files)
     }

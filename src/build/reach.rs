@@ -18,7 +18,7 @@ use crate::transfer::signature_test::{self, SignatureTestError};
 /// The fault of an entry that refers to this very machine, and its remedy.
 pub const OWN_STORE: &str = "its store is the store of this machine, so a build there would wait for itself";
 pub const OWN_STORE_HINT: &str =
-    "remove the entry; `local_machine { … }` in the machine file has this machine take part in the choice";
+    "remove the entry; `local_machine { … }` in the machine file lets this machine take part in the choice";
 
 /// A machine that was reached.
 pub struct MachineLink {
@@ -64,11 +64,11 @@ fn check_store(
         Ok(true) => return Err(with_hint(&OWN_STORE, Some(OWN_STORE_HINT.to_owned()))),
         Ok(false) => {
             if let Err(error) = known.and_then(|known| known.remember(health::now())) {
-                debug!("cannot remember whose store '{}' has: {error}", machine.name);
+                debug!("cannot record the store check of '{}': {error}", machine.name);
             }
         }
         Err(SignatureTestError::Daemon(error)) if !client.is_usable() => {
-            return Err(daemon_failed("asking whose store it has", &error));
+            return Err(daemon_failed("checking its store", &error));
         }
         Err(error) => debug!("{}: {error}", machine.name),
     }

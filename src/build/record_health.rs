@@ -29,7 +29,7 @@ pub(super) fn record_ban(state: &StateDirectory, machine: &Machine, error: &str)
 /// Changes the health record. If it cannot be written, later builds lose time, but no build fails.
 pub(super) fn change_health(state: &StateDirectory, machine: &Machine, change: &mut dyn FnMut(Health) -> Health) {
     if let Err(error) = HealthRecord::of(state, machine).and_then(|record| record.change(change)) {
-        warn!("cannot remember the health of '{}': {error}", machine.name);
+        warn!("cannot record the health of '{}': {error}", machine.name);
     }
 }
 

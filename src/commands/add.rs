@@ -124,7 +124,7 @@ fn entry(machine: &Machine, key: &HostKey, learnt: Option<&Learnt>) -> String {
         Some(system) => lines.push(format!("systems = {{ {} }},", lua(system))),
         None => {
             let own = super::machines::own_system();
-            lines.push(format!("systems = {{ {} }},  -- a guess: the machine did not tell", lua(&own)));
+            lines.push(format!("systems = {{ {} }},  -- a guess: the machine did not report it", lua(&own)));
         }
     }
     if let Some(cores) = learnt.and_then(|learnt| learnt.cores) {

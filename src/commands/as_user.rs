@@ -41,7 +41,7 @@ const KEPT_GROUPS: [&str; 4] = ["LC", "GUIX", "NIX", "OFFLOAD"];
 /// The reason why a command cannot be run as another user.
 #[derive(Debug, thiserror::Error)]
 pub enum AsUserError {
-    #[error("cannot tell to whom '{path}' belongs: {cause}")]
+    #[error("cannot determine the owner of '{path}': {cause}")]
     Unknown { path: String, cause: io::Error },
     #[error("other users can write to '{path}', and root does not run a program that anybody can change")]
     Others { path: String },

@@ -88,16 +88,16 @@ impl<'a> Exchange<'a> {
     fn there(&self, yes: bool) -> Result<bool, CommandError> {
         let name = &self.machine.name;
         if self.is_trusted_there()? {
-            say(&format!("{name} accepts what this machine signs already."));
+            say(&format!("{name} has already authorized this machine's key."));
             return Ok(true);
         }
         let key = self.own.public_key().to_string();
-        say(&format!("{name} does not accept what this machine signs with its key"));
+        say(&format!("{name} has not authorized this machine's signing key"));
         show(&key);
         say(&format!(
-            "Authorized there, whoever has the secret half of that key can put any item into the store of {name}."
+            "If it authorizes the key, anyone with the secret half of that key can put any item into the store of {name}."
         ));
-        if !confirm(&format!("Have {name} authorize it?"), yes)? {
+        if !confirm(&format!("Authorize it on {name}?"), yes)? {
             return Ok(false);
         }
         let limit = self.machine.stall_timeout;
@@ -108,11 +108,11 @@ impl<'a> Exchange<'a> {
             Err(error) => Some(error.to_string()),
         };
         if problem.is_none() && self.is_trusted_there()? {
-            say(&format!("{name} accepts what this machine signs now."));
+            say(&format!("{name} has authorized this machine's key."));
             return Ok(true);
         }
-        let problem = problem.unwrap_or_else(|| "it does not accept it all the same".to_owned());
-        say(&format!("The account '{}' could not do that on {name}: {}", self.machine.user, plain(&problem)));
+        let problem = problem.unwrap_or_else(|| "it still does not accept the key".to_owned());
+        say(&format!("The account '{}' cannot authorize it on {name}: {}", self.machine.user, plain(&problem)));
         say(&format!("As root on {name}:"));
         show(&format!("echo {} | {command}", quote(&key)));
         Ok(false)
@@ -122,13 +122,13 @@ impl<'a> Exchange<'a> {
     fn here(&self, yes: bool) -> Result<bool, CommandError> {
         let name = &self.machine.name;
         let Some(key) = self.stranger_here()? else {
-            say(&format!("This machine accepts what {name} signs already."));
+            say(&format!("This machine has already authorized the key of {name}."));
             return Ok(true);
         };
-        say(&format!("This machine does not accept what {name} signs with its key"));
+        say(&format!("This machine has not authorized the signing key of {name}"));
         show(&key.to_string());
         say(
-            "Authorized here, whoever has the secret half of that key can put any item into the store of this machine.",
+            "If this machine authorizes the key, anyone with the secret half of that key can put any item into its store.",
         );
         if !confirm("Authorize it?", yes)? {
             return Ok(false);
@@ -138,12 +138,12 @@ impl<'a> Exchange<'a> {
             Err(error) => Some(error),
         };
         if problem.is_none() && self.stranger_here()?.is_none() {
-            say(&format!("This machine accepts what {name} signs now."));
+            say(&format!("This machine has authorized the key of {name}."));
             return Ok(true);
         }
         say(&format!(
-            "That could not be done: {}",
-            plain(&problem.unwrap_or_else(|| "the key is refused all the same".to_owned()))
+            "This machine cannot authorize it: {}",
+            plain(&problem.unwrap_or_else(|| "the key is still refused".to_owned()))
         ));
         say("As root on this machine:");
         show(&format!("echo {} | guix archive --authorize", quote(&key.to_string())));
@@ -216,7 +216,7 @@ fn authorize_here(key: &str) -> Result<Option<String>, String> {
 fn last_line(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
-    last.unwrap_or("it said nothing").to_owned()
+    last.unwrap_or("it printed nothing").to_owned()
 }
 
 /// Prints a sentence, wrapped for the terminal.

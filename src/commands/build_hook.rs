@@ -62,7 +62,7 @@ pub fn run(arguments: &[OsString]) -> ExitStatus {
             ExitStatus::Failure
         }
         Err(_) => {
-            error!("this is a mistake in offload; please report it with the lines above");
+            error!("this is a bug in offload; please report it with the lines above");
             ExitStatus::Failure
         }
     };

@@ -101,11 +101,14 @@ fn drain_host(
         let since = health::now();
         let until = time.map(|time| since + time.as_millis() as Time);
         Drain::of(state, machine)?.set(&Drained { since, until })?;
-        let until =
-            time.map_or("until it is brought back".to_owned(), |time| format!("for {}", HumanDuration(time.as_secs())));
-        let running = Slots::of(state, machine)?.taken()?.len();
-        let noun = if running == 1 { "build goes" } else { "builds go" };
-        Ok(format!("{}: gets no new builds {until}; {running} {noun} on there", machine.address()))
+        let until = time
+            .map_or(format!("until `offload undrain {name}`"), |time| format!("for {}", HumanDuration(time.as_secs())));
+        let running = match Slots::of(state, machine)?.taken()?.len() {
+            0 => "no build is running".to_owned(),
+            1 => "1 running build continues".to_owned(),
+            count => format!("{count} running builds continue"),
+        };
+        Ok(format!("{}: drained {until}; {running}", machine.address()))
     })
 }
 
@@ -113,10 +116,10 @@ fn drain_host(
 fn undrain_host(name: &str, machines: &[&Machine], state: &StateDirectory, messages: &mut dyn Write) -> CommandResult {
     each_host(name, machines, messages, |machine| {
         let drain = Drain::of(state, machine)?;
-        let was_out = drain.read(health::now()).is_some();
+        let was_drained = drain.read(health::now()).is_some();
         drain.clear()?;
-        let said = if was_out { "gets builds again" } else { "was not drained" };
-        Ok(format!("{}: {said}", machine.address()))
+        let result = if was_drained { "undrained" } else { "was not drained" };
+        Ok(format!("{}: {result}", machine.address()))
     })
 }
 

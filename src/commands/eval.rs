@@ -73,14 +73,15 @@ fn print(
         true => write_json(file, &result, output),
         false => write_text(&result, output, messages),
     };
-    written.map_err(|error| CommandError::output("what the machine file says", &error))?;
+    written.map_err(|error| CommandError::output("the pool", &error))?;
     Ok(if result.is_ok() { ExitStatus::Success } else { ExitStatus::MachineFile })
 }
 
 /// Returns the pool with all warnings, or all errors and warnings.
 fn evaluate(file: &Path, context: &LoadContext, system: &str) -> Result<(Pool, Vec<Diagnostic>), Vec<Diagnostic>> {
     if matches!(file.try_exists(), Ok(false)) {
-        let missing = Diagnostic::error(file.display().to_string(), "there is no such machine file, so no machines");
+        let missing =
+            Diagnostic::error(file.display().to_string(), "the machine file does not exist, so there are no machines");
         return Err(vec![missing]);
     }
     let pool = machine_file::load(file, context).map_err(|report| report.diagnostics)?;

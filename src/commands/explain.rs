@@ -5,7 +5,7 @@
 //! contacts the machines themselves. It assumes that the daemon offers to build locally what its system can.
 //!
 //! With `--json` everything is one object: `version` (1), `file`, `request` (`system`, `features`, `derivation` or
-//! null), `machines` (`name`, `port`, `score` or null, `verdict`: `ready`, `unknown` or `passed-over`, `reason` or
+//! null), `machines` (`name`, `port`, `score` or null, `verdict`: `ready`, `unknown` or `rejected`, `reason` or
 //! null, `holders` of its slots, `failures` and `drained` as recorded or null), `head` (the score of the head itself, or
 //! null), `reply` (`accept`, `decline` or `postpone`) and `machine` (the name of the one that would be chosen, or
 //! null).
@@ -17,7 +17,7 @@ use std::thread;
 use serde::Serialize;
 
 use super::failure::{CommandError, CommandResult};
-use super::machines::machine_file;
+use super::machines::{failure_count, machine_file};
 use super::terminal::{HumanDuration, plain, write_json};
 use crate::build::{LiveEnvironment, record_failure, record_success};
 use crate::engine::Engine;
@@ -97,6 +97,9 @@ struct Report<'a> {
     head: Option<f64>,
     reply: &'static str,
     machine: Option<&'a str>,
+    /// What becomes of the build, for people.
+    #[serde(skip)]
+    outcome: String,
 }
 
 #[derive(Serialize)]
@@ -126,6 +129,8 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let surveyed = consideration.explain();
     let explained = surveyed.iter().map(|one| explained(machines[one.machine], one, &engine.state)).collect();
     let (reply, chosen) = consideration.predict();
+    let chosen = chosen.map(|index| machines[index].name.as_str());
+    let outcome = outcome(reply, chosen, consideration.may_build_locally(), &surveyed);
     let report = Report {
         version: VERSION,
         file: path.display().to_string(),
@@ -137,12 +142,34 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
         machines: explained,
         head: consideration.head_score(),
         reply,
-        machine: chosen.map(|place| machines[place].name.as_str()),
+        machine: chosen,
+        outcome,
     };
     let printed = if args.json { print_json(&report) } else { print(&report) };
     printed.map_err(|error| CommandError::output("the explanation", &error))?;
-    let matches = surveyed.iter().any(|one| !matches!(&one.verdict, Readiness::Not(reason) if !reason.is_for_now()));
-    Ok(if matches { ExitStatus::Success } else { ExitStatus::NoMatch })
+    Ok(if surveyed.iter().any(matches) { ExitStatus::Success } else { ExitStatus::NoMatch })
+}
+
+/// Returns whether the machine may take the build, now or later.
+fn matches(explanation: &Explanation) -> bool {
+    !matches!(&explanation.verdict, Readiness::Not(reason) if !reason.is_for_now())
+}
+
+/// Returns what becomes of the build after this reply, for people. `is_local`: this machine may build it.
+fn outcome(reply: &str, chosen: Option<&str>, is_local: bool, machines: &[Explanation]) -> String {
+    let is_possible = |one: &Explanation| !matches!(one.verdict, Readiness::Not(_));
+    let why = match () {
+        () if machines.iter().any(is_possible) => "it has the best score",
+        () if machines.iter().any(matches) => "no build machine can take it now",
+        () => "no build machine matches",
+    };
+    match (reply, chosen) {
+        ("accept", Some(name)) => format!("built on {name}"),
+        ("accept", None) => "waits for a slot".to_owned(),
+        ("postpone", _) => "waits: no build machine can take it now".to_owned(),
+        _ if is_local => format!("built on this machine: {why}"),
+        _ => format!("not built: {why}, and this machine does not build for its system"),
+    }
 }
 
 /// Returns the request to explain, and the machine file that was named.
@@ -185,7 +212,7 @@ fn explained<'a>(machine: &'a Machine, surveyed: &Explanation, state: &StateDire
     let (verdict, reason) = match &surveyed.verdict {
         Readiness::Ready => ("ready", None),
         Readiness::Unknown => ("unknown", None),
-        Readiness::Not(reason) => ("passed-over", Some(reason.to_string())),
+        Readiness::Not(reason) => ("rejected", Some(reason.to_string())),
     };
     let taken = Slots::of(state, machine).and_then(|slots| slots.taken()).unwrap_or_default();
     Explained {
@@ -213,17 +240,14 @@ fn print(report: &Report<'_>) -> io::Result<()> {
     if let Some(score) = report.head {
         writeln!(out, "  the head itself  score {score:.3}")?;
     }
-    match report.machine {
-        Some(name) => writeln!(out, "the daemon would be told: {}; it would be built on {name}", report.reply),
-        None => writeln!(out, "the daemon would be told: {}", report.reply),
-    }
+    writeln!(out, "→ {}", report.outcome)
 }
 
 fn print_machine(out: &mut impl Write, machine: &Explained<'_>) -> io::Result<()> {
     let score = machine.score.map_or("-".to_owned(), |score| format!("{score:.3}"));
     let verdict = match (machine.verdict, &machine.reason) {
         ("ready", _) => "can take it".to_owned(),
-        ("unknown", _) => "would be asked first".to_owned(),
+        ("unknown", _) => "not checked recently; checked before use".to_owned(),
         (_, Some(reason)) => printable(reason, MAX_REASON).replace('\n', "\n    "),
         (_, None) => String::new(),
     };
@@ -233,9 +257,8 @@ fn print_machine(out: &mut impl Write, machine: &Explained<'_>) -> io::Result<()
         writeln!(out, "    a slot is held by process {} for {time}: {}", holder.pid, plain(&holder.derivation))?;
     }
     if let Some(failures) = &machine.failures {
-        let time = span(health::now().saturating_sub(failures.since));
-        let noun = if failures.count == 1 { "failure" } else { "failures in a row" };
-        writeln!(out, "    in trouble for {time}, {} {noun}", failures.count)?;
+        let since = span(health::now().saturating_sub(failures.since));
+        writeln!(out, "    {}", failure_count(failures.count, &since))?;
     }
     if let Some(until) = machine.drained.and_then(|drained| drained.until) {
         writeln!(out, "    drained for {} more", span(until.saturating_sub(health::now())))?;

@@ -40,7 +40,7 @@ pub enum WrapperError {
     NotFound,
     #[error("{REAL_GUIX} is '{}', which is offload itself; it must name the real 'guix'", .0.display())]
     NamesItself(PathBuf),
-    #[error("'{}' leads back to offload; set {REAL_GUIX} to the file name of the real 'guix'", .0.display())]
+    #[error("'{}' runs offload again; set {REAL_GUIX} to the file name of the real 'guix'", .0.display())]
     LeadsBack(PathBuf),
     #[error("cannot run '{}': {cause}", path.display())]
     Exec { path: PathBuf, cause: io::Error },

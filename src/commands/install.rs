@@ -105,10 +105,10 @@ fn try_install(
         writeln!(out, "make     {} (for {})", state.display(), user.name)?;
     }
     for other in unit.others_that_set_guix(&drop_in) {
-        writeln!(out, "warning: {} sets GUIX too, and comes later: it wins", other.display())?;
+        writeln!(out, "warning: {} also sets GUIX, and overrides this setting", other.display())?;
     }
     if arguments.dry_run {
-        writeln!(out, "systemd would have to read this, and guix-daemon be restarted: {}", SYSTEMCTL.join(" && "))?;
+        writeln!(out, "To apply it, reload systemd and restart guix-daemon: {}", SYSTEMCTL.join(" && "))?;
     } else {
         plan.apply()?;
         if makes_state {
@@ -201,11 +201,7 @@ const SYSTEMCTL: [&str; 2] = ["systemctl daemon-reload", "systemctl restart guix
 
 fn after(restart: bool, out: &mut dyn Write) -> Result<(), InstallError> {
     if !restart {
-        writeln!(
-            out,
-            "To have it take effect (builds that are running are interrupted):\n  {}",
-            SYSTEMCTL.join(" && ")
-        )?;
+        writeln!(out, "To apply it (this interrupts running builds):\n  {}", SYSTEMCTL.join(" && "))?;
         return Ok(());
     }
     for command in SYSTEMCTL {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use regex_lite::Regex;
 
 use super::failure::CommandError;
+use super::terminal::HumanDuration;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::local::Directories;
@@ -78,6 +79,14 @@ pub fn verdict(well: usize, all: usize) -> ExitStatus {
         well if well == all => ExitStatus::Success,
         0 => ExitStatus::Failure,
         _ => ExitStatus::SomeMachinesFailed,
+    }
+}
+
+/// Returns the number of consecutive failures of a machine, the first of which was `since` ago.
+pub fn failure_count(count: u32, since: &HumanDuration) -> String {
+    match count {
+        1 => format!("1 failure {since} ago"),
+        count => format!("{count} consecutive failures in {since}"),
     }
 }
 

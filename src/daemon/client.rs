@@ -156,7 +156,7 @@ impl<S: Read + Write> Client<S> {
         self.call(&request, |link, store| {
             let valid: BTreeSet<StorePath> = link.paths(store, paths.len())?.into_iter().collect();
             match valid.difference(paths).next() {
-                Some(stray) => Err(link.unexpected(format!("{stray}, which was not asked about"))),
+                Some(stray) => Err(link.unexpected(format!("{stray}, which was not queried"))),
                 None => Ok(valid),
             }
         })

@@ -49,7 +49,7 @@ impl<S: Read + Write> Client<S> {
 
     fn import_frame(&mut self) -> Result<Frame, Error> {
         match self.link.frame()? {
-            Frame::Read(0) => Err(self.link.unexpected("a wish for no bytes")),
+            Frame::Read(0) => Err(self.link.unexpected("a request for no bytes")),
             frame @ Frame::Write(_) => Err(self.link.unexpected(format!("{frame:?}"))),
             frame => Ok(frame),
         }

@@ -221,7 +221,7 @@ fn a_broken_protocol_breaks_the_connection() {
         (ints(&[READ, 32768]), "Read(32768)"),
         (ints(&[ERROR, 2 << 20]), "a string of 2097152 bytes"),
         (foo_and_bar, "list of 2"),
-        ([ints(&[LAST, 1]), string(BAR.as_bytes())].concat(), "which was not asked about"),
+        ([ints(&[LAST, 1]), string(BAR.as_bytes())].concat(), "which was not queried"),
         ([ints(&[LAST, 1]), string(b"/gnu/store/..")].concat(), "'/gnu/store/..' is not a store path"),
     ] {
         let (mut client, writes) = client(&[answers]);

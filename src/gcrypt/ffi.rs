@@ -173,7 +173,7 @@ impl Handle {
     }
 
     fn from_result(sexp: *mut c_void) -> Result<Handle, String> {
-        NonNull::new(sexp).map(Handle).ok_or_else(|| "libgcrypt gave nothing".to_owned())
+        NonNull::new(sexp).map(Handle).ok_or_else(|| "libgcrypt returned nothing".to_owned())
     }
 }
 
@@ -222,7 +222,7 @@ impl Hash {
         let mut handle = ptr::null_mut();
         // SAFETY: the first argument is a place to write to. An unknown algorithm is an error.
         check(unsafe { gcry_md_open(&raw mut handle, algorithm, 0) })?;
-        NonNull::new(handle).map(|handle| Hash { handle, size }).ok_or_else(|| "libgcrypt gave nothing".to_owned())
+        NonNull::new(handle).map(|handle| Hash { handle, size }).ok_or_else(|| "libgcrypt returned nothing".to_owned())
     }
 
     pub fn update(&mut self, bytes: &[u8]) {

@@ -94,7 +94,7 @@ impl UserKey {
             Kind::Rsa => return Err("it has no point".to_owned()),
         };
         let point = Sexp::parse(&self.secret.public_point(name)?.canonical()).map_err(|error| error.to_string())?;
-        number(&point, "q").map(<[u8]>::to_vec).ok_or_else(|| "libgcrypt gave no point".to_owned())
+        number(&point, "q").map(<[u8]>::to_vec).ok_or_else(|| "libgcrypt returned no point".to_owned())
     }
 
     /// Signs, and returns `r` and `s`, or `s` alone for RSA.
@@ -116,7 +116,7 @@ impl UserKey {
         }
         let data = Handle::new(&Sexp::list(data).to_advanced())?;
         let value = Sexp::parse(&data.sign(&self.secret)?.canonical()).map_err(|error| error.to_string())?;
-        numbers(&value).ok_or_else(|| "libgcrypt gave no signature".to_owned())
+        numbers(&value).ok_or_else(|| "libgcrypt returned no signature".to_owned())
     }
 }
 

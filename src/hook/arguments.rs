@@ -24,7 +24,7 @@ pub struct HookArguments {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HookArgumentError {
     #[error(
-        "the build hook takes four arguments, SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT, and was given {0}"
+        "the build hook takes four arguments, SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT, and got {0}"
     )]
     Count(usize),
     #[error("{field}: expected {expected}, found '{found}'")]
@@ -103,7 +103,7 @@ mod tests {
         let message = |line| parse(line).unwrap_err().to_string();
         assert_eq!(message("x86_64-linux 0 yes 0"), "PRINT-BUILD-TRACE?: expected 0, 1, true or false, found 'yes'");
         assert_eq!(message("x86_64-linux -1 1 0"), "MAX-SILENT-TIME: expected a number of seconds, found '-1'");
-        assert!(message("x86_64-linux 0 1").ends_with("was given 3"));
+        assert!(message("x86_64-linux 0 1").ends_with("got 3"));
         assert!(message("X86 0 1 0").starts_with("SYSTEM: "));
     }
 }

@@ -180,7 +180,7 @@ pub enum DatabaseError {
     NotValid { path: StorePath },
     #[error("the store's database has a bad record of '{path}': {problem}")]
     Record { path: StorePath, problem: String },
-    #[error("'{path}' refers to itself by way of other items")]
+    #[error("'{path}' refers to itself through other items")]
     Cycle { path: StorePath },
 }
 

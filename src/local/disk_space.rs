@@ -111,11 +111,11 @@ impl Space {
 #[derive(Debug, PartialEq, Eq, Error)]
 enum NoRoom {
     #[error(
-        "{} KiB do not fit into the file system of the store, where {} KiB are free and {} KiB stay so",
+        "{} KiB do not fit into the file system of the store, where {} KiB are free and {} KiB are reserved",
         wanted.div_ceil(1024), free >> 10, reserve >> 10
     )]
     Bytes { wanted: u64, free: u64, reserve: u64 },
-    #[error("the file system of the store has {free} free inodes, and {reserve} stay so")]
+    #[error("the file system of the store has {free} free inodes, and {reserve} are reserved")]
     Inodes { free: u64, reserve: u64 },
 }
 

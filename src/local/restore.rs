@@ -196,11 +196,11 @@ impl Visitor for Restore<'_> {
 /// The reason why an output could not be restored or moved.
 #[derive(Debug, Error)]
 pub enum RestoreError {
-    #[error("cannot make room for '{path}' in the store: {cause}{}", hints::of_store(cause))]
+    #[error("cannot prepare a place for '{path}' in the store: {cause}{}", hints::of_store(cause))]
     Stage { path: StorePath, cause: io::Error },
     #[error("cannot write '{path}': {cause}{}", hints::of_store(cause))]
     Write { path: StorePath, cause: io::Error },
-    #[error("cannot move '{path}' to its place: {cause}{}", hints::of_store(cause))]
+    #[error("cannot move '{path}' into the store: {cause}{}", hints::of_store(cause))]
     Install { path: StorePath, cause: io::Error },
     #[error(transparent)]
     Database(#[from] DatabaseError),

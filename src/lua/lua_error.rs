@@ -119,6 +119,6 @@ fn unclosed(message: &str, file: &str) -> Option<String> {
 }
 
 fn memory_hint(message: &str) -> Option<String> {
-    let hint = "is there a loop or a recursion without end? If not, give it more: limits = { memory = … }";
+    let hint = "check for an endless loop or recursion, or raise the limit: limits = { memory = … }";
     message.starts_with("not enough memory").then(|| hint.to_owned())
 }

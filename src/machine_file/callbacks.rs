@@ -80,7 +80,9 @@ impl Caller<'_> {
             };
             match values.front().unwrap_or(&Value::Nil) {
                 Value::Boolean(true) => {}
-                Value::Boolean(false) => return Some(CallbackResult::No(reason(values.get(1), "accepts says no"))),
+                Value::Boolean(false) => {
+                    return Some(CallbackResult::No(reason(values.get(1), "accepts returned false")));
+                }
                 Value::Nil => self.warn(function, "expected true or false, found nothing; it counts as true"),
                 other => {
                     let found = describe(other);
@@ -96,12 +98,12 @@ impl Caller<'_> {
         let function = functions_of_machine.score.as_ref().or(functions.pool.score.as_ref())?;
         let values = self.values(function, machine, Some(status)).ok()?;
         match values.front().unwrap_or(&Value::Nil) {
-            Value::Boolean(false) => Some(CallbackResult::No(reason(values.get(1), "score says no"))),
+            Value::Boolean(false) => Some(CallbackResult::No(reason(values.get(1), "score returned false"))),
             value => match values::number(value) {
                 Some(number) if !number.is_nan() => Some(CallbackResult::Number(number)),
                 _ => {
                     let found = describe(value);
-                    self.warn(function, &format!("expected a number or false, found {found}; the default holds"));
+                    self.warn(function, &format!("expected a number or false, found {found}; the default applies"));
                     None
                 }
             },
@@ -115,7 +117,7 @@ impl Caller<'_> {
         let when = values::string(value).and_then(|name| When::from_name(&name));
         if when.is_none() {
             let found = describe(value);
-            self.warn(function, &format!("expected \"wait\" or \"local\", found {found}; the default holds"));
+            self.warn(function, &format!("expected \"wait\" or \"local\", found {found}; the default applies"));
         }
         when.map(CallbackResult::When)
     }
@@ -160,7 +162,7 @@ impl Caller<'_> {
                     field: Some(self.field.to_owned()),
                     ..Diagnostic::of_lua_error(lua_error, context)
                 };
-                let consequence = if self.field == "accepts" { "it counts as false" } else { "the default holds" };
+                let consequence = if self.field == "accepts" { "it counts as false" } else { "the default applies" };
                 let message = format!("{}; {consequence}", warning.message);
                 self.warnings.push(Diagnostic { message, ..warning });
                 Err(cause)

@@ -136,7 +136,7 @@ pub(super) fn systems(fields: &mut Fields) -> Option<Vec<String>> {
     for system in systems.iter().filter(|system| !SYSTEMS.contains(&system.as_str())) {
         if let Some(meant) = nearest(system, SYSTEMS) {
             let hint = Some(format!("did you mean \"{meant}\"?"));
-            fields.warning(format!("{} is no system type of Guix", values::quote(system)), hint);
+            fields.warning(format!("{} is not a system type of Guix", values::quote(system)), hint);
         }
     }
     Some(systems)
@@ -198,7 +198,7 @@ pub(super) fn compression_level(fields: &mut Fields) -> Option<()> {
 }
 
 pub(super) fn keep_connection(fields: &mut Fields) -> Option<Option<Duration>> {
-    let expected = format!("a number of seconds above 0, up to {MAX_KEPT_SECONDS}, or false to keep none");
+    let expected = format!("a number of seconds above 0, up to {MAX_KEPT_SECONDS}, or false for none");
     fields.read(&expected, |value| match value {
         Value::Boolean(false) => Some(None),
         value => {

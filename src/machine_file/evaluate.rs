@@ -140,7 +140,7 @@ impl Decoder<'_> {
             Ok(items) => items,
             Err(ListError::Hole(index)) => {
                 let place = usize::try_from(index).map_or(FindingLocation::Pool, FindingLocation::Item);
-                let hint = Some("an expression there gives nil");
+                let hint = Some("an expression there is nil");
                 self.error(place, format!("the list of machines has nothing at index {index}"), hint);
                 return (Vec::new(), None);
             }

@@ -97,17 +97,17 @@ impl fmt::Display for Reason {
         match self {
             Reason::Mismatch(mismatch) => mismatch.fmt(f),
             Reason::Refused(why) | Reason::ScoreDeclined(why) => f.write_str(why),
-            Reason::Drained(_) => f.write_str("drained: it gets no new builds for now"),
+            Reason::Drained(_) => f.write_str("drained: it gets no new builds"),
             Reason::NoSlot { ahead: 0 } => f.write_str("all its slots are taken"),
-            Reason::NoSlot { ahead: 1 } => f.write_str("all its slots are taken, and 1 build waits already"),
-            Reason::NoSlot { ahead } => write!(f, "all its slots are taken, and {ahead} builds wait already"),
-            Reason::SlotsUnknown(why) => write!(f, "its slots cannot be looked at: {why}"),
+            Reason::NoSlot { ahead: 1 } => f.write_str("all its slots are taken, and 1 build is waiting"),
+            Reason::NoSlot { ahead } => write!(f, "all its slots are taken, and {ahead} builds are waiting"),
+            Reason::SlotsUnknown(why) => write!(f, "its slots cannot be read: {why}"),
             Reason::Unreachable(why) => f.write_str(why),
             Reason::Overloaded { load, threshold } => {
                 write!(f, "overloaded: its load per core is {load:.2}, the threshold {threshold:.2}")
             }
             Reason::LowDisk { free, minimum } => {
-                write!(f, "its store is nearly full: {} MiB free, {} MiB wanted", free >> 20, minimum >> 20)
+                write!(f, "its store is nearly full: {} MiB free, {} MiB required", free >> 20, minimum >> 20)
             }
         }
     }

@@ -110,7 +110,7 @@ fn join_queue<E: Environment>(query: &Query<'_>, reasons: &[Rejection], env: &E)
     let machines = eligible(query.machines, reasons);
     let slots: usize = machines.iter().map(|machine| machine.parallel_builds as usize).sum();
     env.try_join_queue(&machines, slots.saturating_mul(QUEUE_PER_SLOT)).unwrap_or_else(|error| {
-        log::warn!("no place to wait for a slot: {error}");
+        log::warn!("cannot join the queue for a slot: {error}");
         None
     })
 }

@@ -26,7 +26,8 @@ impl fmt::Display for Mismatch {
             Mismatch::System { wanted, offered } => {
                 write!(f, "it does not build for {wanted}, only for {}", offered.join(", "))
             }
-            Mismatch::Features(missing) => write!(f, "it lacks the feature {}", missing.join(", ")),
+            Mismatch::Features(missing) if missing.len() == 1 => write!(f, "it lacks the feature {}", missing[0]),
+            Mismatch::Features(missing) => write!(f, "it lacks the features {}", missing.join(", ")),
         }
     }
 }
@@ -72,7 +73,8 @@ mod tests {
             why(request("aarch64-linux", &[])),
             "it does not build for aarch64-linux, only for x86_64-linux, i686-linux"
         );
-        assert_eq!(why(request("x86_64-linux", &["kvm", "cuda", "hdd"])), "it lacks the feature cuda, hdd");
+        assert_eq!(why(request("x86_64-linux", &["kvm", "cuda", "hdd"])), "it lacks the features cuda, hdd");
+        assert_eq!(why(request("x86_64-linux", &["cuda"])), "it lacks the feature cuda");
         machine.enabled = false;
         assert_eq!(mismatch(&machine, &request("i686-linux", &[])), Some(Mismatch::Disabled));
     }

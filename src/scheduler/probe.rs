@@ -92,7 +92,7 @@ fn failed<E: Environment>(machine: &Machine, error: &str, env: &E) {
 }
 
 fn probe_timeout(asked: Duration) -> String {
-    format!("it has not answered yet; it was asked {:.1} s ago", asked.as_secs_f64())
+    format!("it has not responded; the probe started {:.1} s ago", asked.as_secs_f64())
 }
 
 type ProbeResults<L> = Arc<Mutex<Vec<(usize, ProbeResult<L>)>>>;

@@ -276,8 +276,8 @@ impl<'a, E: Environment> Selection<'a, E> {
             let reason = match candidate.state {
                 CandidateState::Out(reason) => reason,
                 CandidateState::Ready(_) | CandidateState::Head => continue,
-                CandidateState::Probing { .. } => Reason::Unreachable("it has not answered yet".to_owned()),
-                CandidateState::Unknown { .. } => Reason::Unreachable("it has not been asked yet".to_owned()),
+                CandidateState::Probing { .. } => Reason::Unreachable("the probe has not finished".to_owned()),
+                CandidateState::Unknown { .. } => Reason::Unreachable("it has not been probed".to_owned()),
             };
             reasons.push(Rejection { machine: candidate.rank.index, reason });
         }

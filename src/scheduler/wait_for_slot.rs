@@ -82,7 +82,7 @@ pub fn wait<E: Environment>(
             Some(ticket) => env.renew_ticket(ticket, &machines),
             None => {
                 *ticket = env.try_join_queue(&machines, usize::MAX).unwrap_or_else(|error| {
-                    log::warn!("waits without a place in line: {error}");
+                    log::warn!("waiting for a slot outside the queue: {error}");
                     None
                 });
             }

@@ -153,7 +153,7 @@ impl Health {
     pub fn probe_started(self, now: Time) -> Health {
         let before = match self.probing_since {
             Some(probing_since) if probing_since <= now => {
-                self.after_failure("no answer when it was last asked", probing_since)
+                self.after_failure("no response to the last probe", probing_since)
             }
             _ => self,
         };

@@ -71,7 +71,7 @@ pub(super) fn lock_briefly(path: &Path) -> Result<File, StateError> {
             return Ok(file);
         }
         if start.elapsed() > LOCK_TIMEOUT {
-            let cause = io::Error::new(io::ErrorKind::TimedOut, "another process holds the lock and does not go on");
+            let cause = io::Error::new(io::ErrorKind::TimedOut, "another process does not release the lock");
             return Err(StateError { path: path.to_owned(), cause });
         }
         thread::sleep(Duration::from_micros(500));
@@ -197,7 +197,7 @@ mod tests {
         let path = directory.path().join("lock");
         let held = lock_briefly(&path).unwrap();
         let error = lock_briefly(&path).unwrap_err();
-        assert!(error.to_string().ends_with("does not go on"), "{error}");
+        assert!(error.to_string().ends_with("does not release the lock"), "{error}");
         drop(held);
         lock_briefly(&path).unwrap();
     }

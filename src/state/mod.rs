@@ -84,7 +84,7 @@ fn hint(path: &Path, cause: &io::Error) -> String {
     if matches!(cause.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists)
         && let Some(file) = path.ancestors().find(|path| path.symlink_metadata().is_ok() && !path.is_dir())
     {
-        return format!("\n  hint: '{}' must be a directory; move away what is there", file.display());
+        return format!("\n  hint: '{}' must be a directory; move the file", file.display());
     }
     let directory = path.ancestors().find(|directory| directory.ends_with("offload")).unwrap_or(path);
     permissions::hint_for(&files::user_of(directory), directory, Need::Own, cause)
@@ -108,7 +108,7 @@ mod tests {
         let (state, host) = (top.path().join("offload"), top.path().join("offload/b1:22"));
         let assert_names = |file: &Path| {
             let error = StateDirectory::new(&state).of(&machine).unwrap_err().to_string();
-            let hint = format!("\n  hint: '{}' must be a directory; move away what is there", file.display());
+            let hint = format!("\n  hint: '{}' must be a directory; move the file", file.display());
             assert!(error.starts_with(host.to_str().unwrap()) && error.ends_with(&hint), "{error}");
         };
         fs::write(&state, "").unwrap();

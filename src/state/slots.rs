@@ -69,7 +69,7 @@ impl Drop for Slot {
         // Closing the file releases the lock only when every copy of the descriptor is closed, and a process that was
         // forked a moment ago has one.
         if let Err(error) = unlock(&self.file) {
-            debug!("a slot stays taken until this process ends: {error}");
+            debug!("a slot is not free until this process ends: {error}");
         }
     }
 }
@@ -98,7 +98,7 @@ impl Slots {
                 .map_err(|error| StateError { path: record.clone(), cause: error.into() })
                 .and_then(|text| overwrite(&record, &text));
             if let Err(error) = written {
-                warn!("no record of who holds a slot: {error}");
+                warn!("cannot record the holder of a slot: {error}");
             }
             failpoint(Failpoint::SlotTaken);
             return Ok(Some(Slot { number, file }));

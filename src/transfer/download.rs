@@ -131,7 +131,7 @@ pub fn download<'a, S: Read + Write>(
 /// Records the key that signs. If it cannot be recorded, only a later message is less precise.
 fn record_key(state: &StateDirectory, key: &PublicKey) {
     if let Err(error) = AcceptedKeys::of(state).and_then(|keys| keys.remember(key)) {
-        debug!("who signs is not remembered: {error}");
+        debug!("cannot record the key that signs: {error}");
     }
 }
 

@@ -27,7 +27,7 @@ pub enum UploadError {
     Machine(daemon::Error),
     /// The daemon trusts no key of this machine.
     #[error(
-        "its daemon does not trust what this machine signs\n  hint: copy '{}' there, and as root: \
+        "its daemon has not authorized this machine's signing key\n  hint: copy '{}' there, and as root: \
          `guix archive --authorize < signing-key.pub`",
         key.display()
     )]
@@ -60,7 +60,7 @@ pub enum DownloadError {
     #[error(transparent)]
     Machine(daemon::Error),
     /// An output is rejected.
-    #[error("'{output}' as it came from '{machine}' is not acceptable: {cause}")]
+    #[error("'{output}' from '{machine}' is rejected: {cause}")]
     Refused { output: StorePath, machine: String, cause: Box<RejectedOutput> },
 }
 

@@ -64,7 +64,7 @@ impl TransferLimiter<'_> {
     pub(super) fn in_flight(&self) -> InFlight {
         let read = || Transfers::uploads(self.state, self.machine)?.in_flight_table()?.in_flight();
         read().unwrap_or_else(|error| {
-            warn!("cannot tell what is on its way to '{}': {error}", self.machine.name);
+            warn!("cannot read the items in flight to '{}': {error}", self.machine.name);
             InFlight::new()
         })
     }
@@ -138,7 +138,7 @@ impl TransferLimiter<'_> {
     }
 
     fn cannot_wait(&self, error: &StateError) {
-        warn!("cannot wait for a turn to transfer to or from '{}': {error}", self.machine.name);
+        warn!("cannot wait for a transfer slot of '{}': {error}", self.machine.name);
     }
 }
 
@@ -177,7 +177,7 @@ impl Wait {
         let waited = self.start.elapsed();
         if waited >= limiter.limit {
             let name = &limiter.machine.name;
-            warn!("no turn to transfer to or from '{name}' came for {} s; going on without", waited.as_secs());
+            warn!("no transfer slot of '{name}' after {} s; continuing without one", waited.as_secs());
             return WaitStep::TimedOut;
         }
         if waited >= self.report_next {

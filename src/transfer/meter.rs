@@ -124,7 +124,7 @@ fn record_speed(limiter: &TransferLimiter<'_>, direction: Direction, seen: Obser
     });
     // A missing record costs time, not a build.
     if let Err(error) = changed {
-        debug!("cannot remember the line to '{}': {error}", limiter.machine.name);
+        debug!("cannot record the throughput of '{}': {error}", limiter.machine.name);
     }
 }
 

@@ -25,7 +25,7 @@ pub enum RejectedOutput {
     #[error("{}", signature_problem(.0))]
     Signature(VerifyError),
     /// The hint for other keys would be wrong for this one.
-    #[error("it is signed with a key that was authorized here before and is not any more: {0}")]
+    #[error("it is signed with a key that is no longer authorized here: {0}")]
     Revoked(PublicKey),
     #[error(transparent)]
     Fixed(FixedError),
@@ -39,7 +39,7 @@ fn signature_problem(error: &VerifyError) -> String {
             "it is signed with a key that is not authorized here\n  hint: if you trust that machine, as root: `echo '{key}' | \
              guix archive --authorize`"
         ),
-        VerifyError::Hash => format!("its signature is of something else: {error}"),
+        VerifyError::Hash => format!("its signature does not match its contents: {error}"),
         VerifyError::NotSexp(cause) => format!("{error}: {cause}"),
         _ => error.to_string(),
     }

@@ -111,7 +111,7 @@ impl<'a> Progress<'a> {
 
     fn write(&self, text: &str) {
         if let Err(error) = (&mut &*self.out).write_all(text.as_bytes()) {
-            debug!("cannot tell the progress: {error}");
+            debug!("cannot report the progress: {error}");
         }
     }
 }

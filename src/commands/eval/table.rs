@@ -37,7 +37,7 @@ fn rows(pool: &Pool) -> Vec<[String; 6]> {
             (entry.has_accepts, "accepts"),
             (entry.has_score, "score"),
             (machine.proxy_command.is_some(), "proxy"),
-            (machine.keep_connection.is_none(), "connection not kept"),
+            (machine.keep_connection.is_none(), "no persistent connection"),
         ];
         [
             label(machine),

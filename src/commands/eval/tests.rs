@@ -141,7 +141,7 @@ fn no_machines() {
     assert_eq!((status, output.len()), (ExitStatus::MachineFile, 0));
     assert_eq!(
         String::from_utf8(messages).unwrap(),
-        "/nonexistent/machines.lua: error: there is no such machine file, so no machines\n"
+        "/nonexistent/machines.lua: error: the machine file does not exist, so there are no machines\n"
     );
 }
 

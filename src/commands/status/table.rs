@@ -9,6 +9,7 @@ use std::path::Path;
 use bytesize::ByteSize;
 
 use super::snapshot::{Build, MachineSnapshot, MachineState};
+use crate::commands::machines::failure_count;
 use crate::commands::table::{self, Heading, Heading::Number, Heading::Text};
 use crate::commands::terminal::{Colour, HumanDuration, Terminal, plain};
 
@@ -149,7 +150,7 @@ fn short(derivation: &str, room: Option<usize>) -> String {
 /// Returns the notes that do not fit into a line of the table.
 fn notes(snapshot: &MachineSnapshot, now: u64, terminal: Terminal) -> Vec<String> {
     let mut notes = Vec::new();
-    let mut say = |text: String| match text.strip_prefix("  ") {
+    let mut add = |text: String| match text.strip_prefix("  ") {
         Some(text) => notes.push(format!("  {}", terminal.wrap(2, text))),
         None => notes.push(terminal.wrap(2, &text)),
     };
@@ -157,37 +158,34 @@ fn notes(snapshot: &MachineSnapshot, now: u64, terminal: Terminal) -> Vec<String
     match (&snapshot.error, &snapshot.failures) {
         (Some(error), failures) => {
             let error = error.strip_prefix(&format!("{}:{}: ", snapshot.name, snapshot.port)).unwrap_or(error);
-            say(format!("{name}: {error}"));
+            add(format!("{name}: {error}"));
             if let Some(hint) = &snapshot.hint {
-                say(format!("  hint: {hint}"));
+                add(format!("  hint: {hint}"));
             }
             if let Some(failures) = failures {
                 let since = HumanDuration(now.saturating_sub(failures.since));
-                let left = match failures.until.saturating_sub(now) {
-                    0 => "the next build tries it again".to_owned(),
-                    left => format!("builds leave it alone for {} more", HumanDuration(left)),
+                let next = match failures.until.saturating_sub(now) {
+                    0 => "the next build probes it".to_owned(),
+                    left => format!("skipped for {}", HumanDuration(left)),
                 };
-                let noun = if failures.count == 1 { "failure" } else { "failures in a row" };
-                say(format!("  in trouble for {since}, {} {noun}; {left}", failures.count));
+                add(format!("  {}; {next}", failure_count(failures.count, &since)));
             }
         }
-        (None, Some(failures)) => say(format!("{name}: was in trouble: {}", failures.error)),
+        (None, Some(failures)) => add(format!("{name}: last failure: {}", failures.error)),
         (None, None) => {}
     }
     if let Some(drained) = &snapshot.drained {
         let until = match drained.until {
             Some(until) => format!("for {} more", HumanDuration(until.saturating_sub(now))),
-            None => "until it is brought back".to_owned(),
+            None => format!("until `offload undrain {name}`"),
         };
         let ago = HumanDuration(now.saturating_sub(drained.since));
-        say(format!("{name}: drained {ago} ago, {until}"));
+        add(format!("{name}: drained {ago} ago, {until}"));
     }
     if let Some(error) = &snapshot.slots_error {
-        say(format!("{name}: its slots cannot be counted: {error}"));
+        add(format!("{name}: its slots cannot be counted: {error}"));
     } else if snapshot.taken.is_none() {
-        say(format!(
-            "{name}: its slots can be counted by the user that guix-daemon runs as, who owns the state directory"
-        ));
+        add(format!("{name}: only the user that guix-daemon runs as can count its slots"));
     }
     notes
 }

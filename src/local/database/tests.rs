@@ -136,7 +136,7 @@ fn errors_of_the_database_have_hints() {
         database.is_valid(&path('a')).unwrap_err().to_string()
     };
     std::fs::write(&file, "").unwrap();
-    assert!(message().contains("no such table: ValidPaths\n  hint: is it guix-daemon's?"), "{}", message());
+    assert!(message().contains("no such table: ValidPaths\n  hint: check that it is guix-daemon's"), "{}", message());
     std::fs::write(&file, [b'x'; 8192]).unwrap();
     assert!(message().contains("file is not a database\n  hint: it is damaged"), "{}", message());
 }

@@ -252,7 +252,7 @@ fn a_store_that_cannot_be_written_to_is_reported() {
     let gone = lab.top.path().join("store");
     fs::remove_dir(&gone).unwrap();
     let error = Staging::new(&lab.store, &lab.output).err().unwrap();
-    assert!(error.to_string().starts_with("cannot make room for '/gnu/store/xnryj"), "{error}");
+    assert!(error.to_string().starts_with("cannot prepare a place for '/gnu/store/xnryj"), "{error}");
 }
 
 /// The depth exceeds the descriptors that a process may have.

@@ -88,7 +88,7 @@ impl Cache<'_> {
             }
             (Err(error), Some(entry)) => {
                 let message = LuaError::new(&error, self.context).message;
-                log::warn!(target: self.context.log_target, "{message}; the value of {:.0} s ago is used", now() - entry.time);
+                log::warn!(target: self.context.log_target, "{message}; using the value of {:.0} s ago", now() - entry.time);
                 self.value(&entry)
             }
             (Err(error), None) => Err(error),
@@ -158,7 +158,7 @@ fn call(lua: &Lua, context: &Context, key: &str, function: &Function) -> mlua::R
     let value = values.front().cloned().unwrap_or(Value::Nil);
     if value.is_nil() {
         let why = values.get(1).and_then(Value::as_string).map(|text| format!(": {}", text.to_string_lossy()));
-        return Err(failed(format!("the function gave nil{}", why.unwrap_or_default())));
+        return Err(failed(format!("the function returned nil{}", why.unwrap_or_default())));
     }
     let json = json::from_lua(lua, context, value).map_err(&failed)?;
     Ok((json::to_lua(lua, &json).map_err(&failed)?, json))

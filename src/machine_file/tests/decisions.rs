@@ -103,7 +103,7 @@ fn choices_by_function() {
     assert_eq!(
         warnings(&site, &decision),
         [
-            "machines.lua:6: warning: when_unreachable: expected \"wait\" or \"local\", found \"never\"; the default holds"
+            "machines.lua:6: warning: when_unreachable: expected \"wait\" or \"local\", found \"never\"; the default applies"
         ]
     );
 }
@@ -207,7 +207,7 @@ fn invalid_results_have_defaults() {
         ("return nil, 'why'", Acceptance::Yes, "accepts: expected true or false, found nothing; it counts as true"),
         ("return 1", Acceptance::Yes, "accepts: expected true or false, found 1; it counts as true"),
         ("return {}", Acceptance::Yes, "accepts: expected true or false, found a table; it counts as true"),
-        ("return false", Acceptance::No("accepts says no".into()), ""),
+        ("return false", Acceptance::No("accepts returned false".into()), ""),
         ("return false, 5", Acceptance::No("5".into()), ""),
         ("return false, 'two\\nlines'", Acceptance::No("two lines".into()), ""),
         ("error('oh', 0)", failed("oh"), "accepts: oh; it counts as false"),
@@ -248,7 +248,7 @@ fn invalid_results_have_defaults() {
         let decision = pool.callbacks(request());
         assert_eq!(decision.score(B, &LuaStatus::default()), Score::Value(score), "{body}");
         let message =
-            format!("machines.lua:6: warning: score: expected a number or false, {warning}; the default holds");
+            format!("machines.lua:6: warning: score: expected a number or false, {warning}; the default applies");
         let expected = if warning.is_empty() { vec![] } else { vec![message] };
         assert_eq!(warnings(&site, &decision), expected, "{body}");
     }
@@ -266,7 +266,7 @@ fn an_error_shows_the_calls_of_the_user() {
     assert_eq!(
         warnings(&site, &decision),
         [
-            "machines.lua:7: warning: score: attempt to perform arithmetic on a nil value (field 'weight'); the default holds"
+            "machines.lua:7: warning: score: attempt to perform arithmetic on a nil value (field 'weight'); the default applies"
         ]
     );
 }

@@ -128,7 +128,7 @@ fn cached_values() {
         assert(offload.cached("hosts", 0, function() return nil, "no network" end)[1] == "a")
         assert(offload.cached("hosts", 0, function() return print end)[1] == "a")
         local ok, message = pcall(offload.cached, "nothing", 60, function() return nil, "no network" end)
-        assert(not ok and tostring(message):find("cached: 'nothing': the function gave nil: no network", 1, true))
+        assert(not ok and tostring(message):find("cached: 'nothing': the function returned nil: no network", 1, true))
         assert(not pcall(offload.cached, "nothing", 60, function() error("x") end))
         "#,
     );

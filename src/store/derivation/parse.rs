@@ -103,7 +103,7 @@ impl Parser<'_> {
             Some(hash) if canonical && hash.len() == algorithm.size() => {
                 Ok(Some(FixedOutput { recursive, algorithm, hash }))
             }
-            _ => Err(syntax(hash_start, format!("'{}' is no {algorithm} hash in base 16", hash.escape_ascii()))),
+            _ => Err(syntax(hash_start, format!("'{}' is not a {algorithm} hash in base 16", hash.escape_ascii()))),
         }
     }
 

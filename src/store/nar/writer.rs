@@ -36,7 +36,7 @@ impl<W: Write> Writer<W> {
     /// Writes the words before a node: the magic word at the root, the name elsewhere.
     fn begin(&mut self, path: &NarPath) -> io::Result<()> {
         if self.complete || path.depth() != self.open.len() {
-            return Err(invalid(&format!("'{path}' is not where the nar goes on")));
+            return Err(invalid(&format!("'{path}' is not the next node")));
         }
         self.words.clear();
         match (path.name(), self.open.last_mut()) {

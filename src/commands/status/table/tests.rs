@@ -80,8 +80,7 @@ eightysix.example.org     1  5 min     4711  linux-libre-6.12.1.drv
 
 b2: connect: connection refused (10.0.0.2:22)
   hint: start the SSH server on b2, or correct 'port' (22 was tried)
-  in trouble for 16 min, 3 failures in a row; builds leave it alone for 30 s
-  more
+  3 consecutive failures in 16 min; skipped for 30 s
 b3: drained 16 min ago, for 2 h 0 min more
 ";
     assert_eq!(text, expected);
