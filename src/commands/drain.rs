@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn out_and_back() {
+    fn a_drain_and_its_undo_are_reported() {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDirectory::new(directory.path());
         let machine = |port| Machine { port, ..Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new()) };
@@ -190,10 +190,10 @@ mod tests {
         );
         assert_eq!(
             String::from_utf8(said).unwrap(),
-            "b1:22: gets no new builds for 1 min; 0 builds go on there\n\
-             b1:22: gets no new builds until it is brought back; 0 builds go on there\n\
-             b1:23: gets no new builds until it is brought back; 0 builds go on there\n\
-             b1:22: gets builds again\nb1:23: gets builds again\nb1:23: was not drained\n\
+            "b1:22: drained for 1 min; no build is running\n\
+             b1:22: drained until `offload undrain b1`; no build is running\n\
+             b1:23: drained until `offload undrain b1`; no build is running\n\
+             b1:22: undrained\nb1:23: undrained\nb1:23: was not drained\n\
              offload: error: there is no machine 'b2'; the machine file has b1\n"
         );
     }

@@ -40,7 +40,7 @@ fn a_pool_as_a_table() {
 machines.lua: 2 build machines
 
 NAME                   SYSTEMS                   SLOTS  SPEED  FEATURES           NOTES
-eightysix.example.org  x86_64-linux, i686-linux     12    2.5  kvm, big-parallel  connection not kept
+eightysix.example.org  x86_64-linux, i686-linux     12    2.5  kvm, big-parallel  no persistent connection
 arm:2222               aarch64-linux                 1      1  -                  disabled, accepts, proxy
 localhost              its own                       -    0.5  -                  the head itself
 
