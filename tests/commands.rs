@@ -59,7 +59,7 @@ fn a_level_of_the_log_that_means_nothing_is_told_and_not_used() {
     assert_eq!(output.status.code(), Some(0));
     let said = text(&output.stderr);
     let line = said.lines().find(|line| line.contains("OFFLOAD_LOG")).unwrap_or_default();
-    assert!(line.starts_with("offload: warning: OFFLOAD_LOG is not used: 'debgu' is neither a level"), "{said}");
+    assert!(line.starts_with("offload: warning: OFFLOAD_LOG is ignored: 'debgu' is neither a level"), "{said}");
     assert!(!text(&output.stdout).contains("OFFLOAD_LOG"));
 }
 

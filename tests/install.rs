@@ -260,7 +260,7 @@ fn where_it_cannot_be_installed() {
     refuse(&["install"], 1, "runs guix-daemon as 'nobody', who is not in /etc/passwd");
     let confined = fs::read_to_string(&unit).unwrap().replace("User=nobody", "User=root");
     fs::write(&unit, confined).unwrap();
-    refuse(&["install", "--restart"], 2, "--restart is for the running system");
+    refuse(&["install", "--restart"], 2, "--restart works only on the running system");
     refuse(&["install", "--prefix", "usr/local"], 2, "--prefix must be an absolute name");
     refuse(&["install", "--guix", "usr/bin/guix"], 2, "--guix must be an absolute name");
     refuse(&["install", "--guix", "/usr/local/lib/offload/guix"], 1, "is not the real 'guix'");
