@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_names_what_was_tried() {
+    fn the_summary_names_the_machines_tried() {
         let tried = ["b1", "b2"].map(|machine| (machine.to_owned(), "connection lost".to_owned())).to_vec();
         let last = "no other machine matches".to_owned();
         let text = "'/d.drv' could not be offloaded: no other machine matches; tried: 'b1', 'b2'";

@@ -120,8 +120,8 @@ mod hook {
         // If two threads or processes get here at the same time, one stops.
         if fs::remove_file(&file).is_ok() {
             let (new, reached) = (format!("{file}.new"), format!("{file}.reached"));
-            let said = fs::write(&new, process::id().to_string()).and_then(|()| fs::rename(new, reached));
-            if said.is_ok() {
+            let written = fs::write(&new, process::id().to_string()).and_then(|()| fs::rename(new, reached));
+            if written.is_ok() {
                 let _ = kill_process(getpid(), Signal::STOP);
             }
         }

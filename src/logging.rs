@@ -57,7 +57,7 @@ const DEFAULT: &str = "offload=info";
 /// Starts logging to `target`. Only the first call in a process has an effect.
 pub fn start(target: Target) {
     let wanted = env::var_os(VARIABLE).map_or(DEFAULT.to_owned(), |wanted| wanted.to_string_lossy().into_owned());
-    let odd = odd_part(&wanted);
+    let odd = invalid_part(&wanted);
     let _ = Builder::new()
         .parse_filters(if odd.is_some() { DEFAULT } else { &wanted })
         .target(target)
@@ -80,7 +80,7 @@ pub fn start(target: Target) {
 
 /// Returns the first invalid part. env_logger would take a misspelt level for the name of a library, and log nothing
 /// else.
-fn odd_part(wanted: &str) -> Option<&str> {
+fn invalid_part(wanted: &str) -> Option<&str> {
     let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
     let is_own = |word: &str| word == "offload" || word.starts_with("offload::");
     // The part after a slash is a filter of messages.
@@ -101,7 +101,7 @@ mod tests {
         for wanted in
             ["", "debug", "WARN", "offload", "offload::ssh=trace, info", "off,offload::timing=debug", "debug/ssh"]
         {
-            assert_eq!(odd_part(wanted), None, "{wanted}");
+            assert_eq!(invalid_part(wanted), None, "{wanted}");
         }
         for (wanted, part) in [
             ("debgu", "debgu"),
@@ -110,7 +110,7 @@ mod tests {
             ("offload=a=b", "offload=a=b"),
             ("offloads", "offloads"),
         ] {
-            assert_eq!(odd_part(wanted), Some(part));
+            assert_eq!(invalid_part(wanted), Some(part));
         }
     }
 

@@ -46,7 +46,7 @@ impl Stopwatch {
     /// Ends a phase, and starts the next.
     pub fn lap(&mut self, phase: &str) {
         let now = Instant::now();
-        tell(phase, now - self.since);
+        log_phase(phase, now - self.since);
         self.since = now;
     }
 
@@ -74,11 +74,11 @@ impl Pieces {
 
     /// Ends the phase; returns its duration.
     pub fn end(self, phase: &str) -> Duration {
-        tell(phase, self.spent);
+        log_phase(phase, self.spent);
         self.spent
     }
 }
 
-fn tell(phase: &str, time: Duration) {
+fn log_phase(phase: &str, time: Duration) {
     debug!("{phase}: {:.1} ms", time.as_secs_f64() * 1000.0);
 }

@@ -52,7 +52,7 @@ fn what_cannot_be_written_is_an_error_of_help_too() {
 }
 
 #[test]
-fn a_level_of_the_log_that_means_nothing_is_told_and_not_used() {
+fn an_invalid_log_level_is_reported_and_ignored() {
     let mut eval = Command::new(env!("CARGO_BIN_EXE_offload"));
     let output = eval.current_dir(env!("CARGO_MANIFEST_DIR")).env("OFFLOAD_LOG", "debgu");
     let output = output.args(["eval", "examples/minimal.lua"]).output().unwrap();
@@ -64,7 +64,7 @@ fn a_level_of_the_log_that_means_nothing_is_told_and_not_used() {
 }
 
 #[test]
-fn a_machine_file_that_is_not_there_is_told_from_one_without_the_machine() {
+fn a_missing_machine_file_is_distinguished_from_one_without_the_machine() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("machines.lua");
     let file = file.to_str().unwrap();
@@ -141,7 +141,7 @@ fn convert_gives_a_file_that_eval_takes() {
 }
 
 #[test]
-fn explain_says_why_and_what_the_daemon_would_be_told() {
+fn explain_prints_the_reasons_and_the_outcome() {
     let state = tempfile::tempdir().unwrap();
     let offload = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_offload"));

@@ -13,7 +13,7 @@ fn explain(head: &Host, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn what_is_known_of_each_machine_is_said() {
+fn explain_prints_the_records_of_each_machine() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").max_jobs(1).start();
     let b2 = lab.build_machine("b2").start();

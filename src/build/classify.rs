@@ -171,10 +171,13 @@ mod tests {
     fn an_output_that_is_not_valid_yet_is_the_derivations_fault() {
         let path = |text: &str| StorePath::parse(&StoreDir::default(), text.as_bytes()).unwrap();
         let outputs = BTreeSet::from([path("/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo")]);
-        let said = |message| classify(&Answer { outputs: &outputs, message, ..status(1) }, None, 0);
-        assert_eq!(said("path `/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo' is not valid"), FailureClass::Failed);
+        let classified = |message| classify(&Answer { outputs: &outputs, message, ..status(1) }, None, 0);
+        assert_eq!(
+            classified("path `/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo' is not valid"),
+            FailureClass::Failed
+        );
         let other = "path `/gnu/store/hxbwv0n6dyadh2d3q6h1286kinrfp6gk-bar' is not valid";
-        assert_eq!(said(other), FailureClass::Machine(None));
+        assert_eq!(classified(other), FailureClass::Machine(None));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub struct Args {
 }
 
 /// The data from a login.
-struct Learnt {
+struct Facts {
     system: Option<String>,
     cores: Option<u32>,
 }
@@ -60,12 +60,12 @@ pub fn run(args: &Args, engine: &Engine, output: &mut dyn Write, messages: &mut 
     )
     .map_err(unprinted)?;
     machine.host_keys = vec![key.clone()];
-    let learnt = learn(&machine, engine);
-    if let Err(error) = &learnt {
+    let facts = query(&machine, engine);
+    if let Err(error) = &facts {
         let hint = error.hint().map_or(String::new(), |hint| format!("\n  hint: {}", plain(&hint)));
         writeln!(messages, "No login yet: {}{hint}", plain(&error.to_string())).map_err(unprinted)?;
     }
-    output.write_all(entry(&machine, &key, learnt.ok().as_ref()).as_bytes()).map_err(unprinted)?;
+    output.write_all(entry(&machine, &key, facts.ok().as_ref()).as_bytes()).map_err(unprinted)?;
     writeln!(messages, "Put the entry into the machine file, then: offload authorize {}", quote(&args.host))
         .map_err(unprinted)?;
     Ok(ExitStatus::Success)
@@ -83,12 +83,12 @@ fn host(text: &str) -> Result<String, String> {
 }
 
 /// Logs in and queries the machine.
-fn learn(machine: &Machine, engine: &Engine) -> Result<Learnt, Error> {
+fn query(machine: &Machine, engine: &Engine) -> Result<Facts, Error> {
     let status = Connection::open(machine)?.probe(engine.directories.store.as_str())?;
     let kernel = status.kernel.as_deref().and_then(|kernel| kernel.split(' ').next());
     let system =
         status.architecture.as_deref().zip(kernel).and_then(|(architecture, kernel)| system(architecture, kernel));
-    Ok(Learnt { system, cores: status.cores })
+    Ok(Facts { system, cores: status.cores })
 }
 
 /// Returns Guix's name of the system type for these outputs of `uname -m` and `uname -s`.
@@ -110,7 +110,7 @@ fn system(architecture: &str, kernel: &str) -> Option<String> {
 }
 
 /// Returns the entry. Unknown values are left for the administrator.
-fn entry(machine: &Machine, key: &HostKey, learnt: Option<&Learnt>) -> String {
+fn entry(machine: &Machine, key: &HostKey, facts: Option<&Facts>) -> String {
     let mut lines = vec![format!("name = {},", lua(&machine.name))];
     if machine.port != 22 {
         lines.push(format!("port = {},", machine.port));
@@ -120,14 +120,14 @@ fn entry(machine: &Machine, key: &HostKey, learnt: Option<&Learnt>) -> String {
         lines.push(format!("private_key = {},", lua(&path.to_string_lossy())));
     }
     lines.push(format!("host_key = {},", lua(&key.to_openssh())));
-    match learnt.and_then(|learnt| learnt.system.as_deref()) {
+    match facts.and_then(|facts| facts.system.as_deref()) {
         Some(system) => lines.push(format!("systems = {{ {} }},", lua(system))),
         None => {
             let own = super::machines::own_system();
             lines.push(format!("systems = {{ {} }},  -- a guess: the machine did not report it", lua(&own)));
         }
     }
-    if let Some(cores) = learnt.and_then(|learnt| learnt.cores) {
+    if let Some(cores) = facts.and_then(|facts| facts.cores) {
         let noun = if cores == 1 { "processor" } else { "processors" };
         lines.push(format!("parallel_builds = 1,  -- it has {cores} {noun}"));
     }
@@ -154,14 +154,14 @@ mod tests {
     #[test]
     fn the_entry_has_the_known_values() {
         let key = HostKey::parse(KEY).unwrap();
-        let learnt = Learnt { system: Some("aarch64-linux".to_owned()), cores: Some(8) };
+        let facts = Facts { system: Some("aarch64-linux".to_owned()), cores: Some(8) };
         let plain = Machine::new("b1", "offload", Vec::new(), Vec::new());
         let given = Machine { port: 2022, private_key: Some("/a \"b\"".into()), ..plain.clone() };
         let expected = format!(
             "build_machine {{\n  name = \"b1\",\n  port = 2022,\n  user = \"offload\",\n  private_key = \"/a \\\"b\\\"\",\n  \
              host_key = \"{KEY}\",\n  systems = {{ \"aarch64-linux\" }},\n  parallel_builds = 1,  -- it has 8 processors\n}},\n"
         );
-        assert_eq!(entry(&given, &key, Some(&learnt)), expected);
+        assert_eq!(entry(&given, &key, Some(&facts)), expected);
         assert!(entry(&plain, &key, None).contains("-- a guess"));
     }
 

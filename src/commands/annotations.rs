@@ -46,7 +46,7 @@ fn install(directory: &Path, messages: &mut dyn Write) -> Result<(), (PathBuf, i
         _ => {}
     }
     fs::write(&annotations, ANNOTATIONS).map_err(|cause| (annotations.clone(), cause))?;
-    let said = if luarc.exists() {
+    let report = if luarc.exists() {
         let place = luarc.display();
         writeln!(
             messages,
@@ -57,7 +57,7 @@ fn install(directory: &Path, messages: &mut dyn Write) -> Result<(), (PathBuf, i
         fs::write(&luarc, LUARC).map_err(|cause| (luarc.clone(), cause))?;
         writeln!(messages, "wrote {} and {}", annotations.display(), luarc.display())
     };
-    said.map_err(|cause| (PathBuf::from("standard error"), cause))
+    report.map_err(|cause| (PathBuf::from("standard error"), cause))
 }
 
 #[cfg(test)]
@@ -71,17 +71,17 @@ mod tests {
     #[test]
     fn an_existing_configuration_is_not_changed() {
         let directory = tempfile::tempdir().unwrap();
-        let mut said = Vec::new();
-        assert!(run(&below(directory.path()), &mut io::sink(), &mut said).is_ok());
+        let mut report = Vec::new();
+        assert!(run(&below(directory.path()), &mut io::sink(), &mut report).is_ok());
         let luarc = directory.path().join(".luarc.json");
         assert_eq!(fs::read_to_string(&luarc).unwrap(), LUARC);
         assert_eq!(fs::read_to_string(directory.path().join(".offload/offload.lua")).unwrap(), ANNOTATIONS);
         serde_json::from_str::<serde_json::Value>(LUARC).unwrap();
 
         fs::write(&luarc, "{}").unwrap();
-        assert!(run(&below(directory.path()), &mut io::sink(), &mut said).is_ok());
+        assert!(run(&below(directory.path()), &mut io::sink(), &mut report).is_ok());
         assert_eq!(fs::read_to_string(&luarc).unwrap(), "{}");
-        assert!(String::from_utf8(said).unwrap().contains("add \".offload\""));
+        assert!(String::from_utf8(report).unwrap().contains("add \".offload\""));
         let mistyped = directory.path().join("mistyped");
         assert!(run(&below(&mistyped), &mut io::sink(), &mut io::sink()).is_err());
         assert!(!mistyped.exists());

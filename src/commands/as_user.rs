@@ -32,11 +32,11 @@ use crate::permissions::{User, identity};
 const WORD: &str = "as-user";
 
 /// Signals that end the first process, which forwards them to the other one.
-const PASSED_ON: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
+const FORWARDED_SIGNALS: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
 
 /// Names of variables that are kept, and prefixes, up to the first `_`, of others that are.
-const KEPT: [&str; 8] = ["PATH", "TERM", "COLUMNS", "LINES", "NO_COLOR", "LANG", "LANGUAGE", "TZ"];
-const KEPT_GROUPS: [&str; 4] = ["LC", "GUIX", "NIX", "OFFLOAD"];
+const KEPT_VARIABLES: [&str; 8] = ["PATH", "TERM", "COLUMNS", "LINES", "NO_COLOR", "LANG", "LANGUAGE", "TZ"];
+const KEPT_PREFIXES: [&str; 4] = ["LC", "GUIX", "NIX", "OFFLOAD"];
 
 /// The reason why a command cannot be run as another user.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +105,7 @@ pub fn command(user: &User) -> Command {
     let groups: Vec<String> = user.groups.iter().map(u32::to_string).collect();
     let is_kept = |name: &OsStr| {
         let group = name.to_str().and_then(|name| name.split_once('_')).map(|(group, _)| group);
-        KEPT.iter().any(|kept| name == *kept) || group.is_some_and(|group| KEPT_GROUPS.contains(&group))
+        KEPT_VARIABLES.iter().any(|kept| name == *kept) || group.is_some_and(|group| KEPT_PREFIXES.contains(&group))
     };
     // Another version may have replaced this one.
     let mut command = Command::new("/proc/self/exe");
@@ -118,9 +118,9 @@ pub fn command(user: &User) -> Command {
 }
 
 fn start_and_wait(command: &mut Command) -> io::Result<ProcessStatus> {
-    let signals = PASSED_ON.map(|signal| heard(signal.as_raw()).map(|heard| (signal, heard)));
+    let signals = FORWARDED_SIGNALS.map(|signal| signal_stream(signal.as_raw()).map(|stream| (signal, stream)));
     let signals = signals.into_iter().collect::<io::Result<Vec<_>>>()?;
-    let ends = heard(SIGCHLD)?;
+    let ends = signal_stream(SIGCHLD)?;
     close_fds::set_fds_cloexec(3, &[]);
     let mut child = command.spawn()?;
     loop {
@@ -129,17 +129,17 @@ fn start_and_wait(command: &mut Command) -> io::Result<ProcessStatus> {
         }
         let mut wanted: Vec<PollFd<'_>> = signals
             .iter()
-            .map(|(_, heard)| heard)
+            .map(|(_, stream)| stream)
             .chain([&ends])
-            .map(|heard| PollFd::new(heard, PollFlags::IN))
+            .map(|stream| PollFd::new(stream, PollFlags::IN))
             .collect();
         match poll(&mut wanted, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        for (signal, heard) in &signals {
-            if is_due(heard) {
-                pass_on(&child, *signal);
+        for (signal, stream) in &signals {
+            if is_due(stream) {
+                forward(&child, *signal);
             }
         }
         is_due(&ends);
@@ -147,19 +147,19 @@ fn start_and_wait(command: &mut Command) -> io::Result<ProcessStatus> {
 }
 
 /// Returns a stream from which a byte can be read when the signal has arrived.
-fn heard(signal: i32) -> io::Result<UnixStream> {
+fn signal_stream(signal: i32) -> io::Result<UnixStream> {
     let (reader, writer) = UnixStream::pair()?;
     reader.set_nonblocking(true)?;
     pipe::register(signal, writer)?;
     Ok(reader)
 }
 
-fn is_due(mut heard: &UnixStream) -> bool {
-    matches!(heard.read(&mut [0; 64]), Ok(1..))
+fn is_due(mut stream: &UnixStream) -> bool {
+    matches!(stream.read(&mut [0; 64]), Ok(1..))
 }
 
 /// The process was not waited for, so its number is still its own.
-fn pass_on(child: &Child, signal: Signal) {
+fn forward(child: &Child, signal: Signal) {
     let _ = kill_process(Pid::from_child(child), signal);
 }
 

@@ -88,13 +88,13 @@ impl<'a> Exchange<'a> {
     fn there(&self, yes: bool) -> Result<bool, CommandError> {
         let name = &self.machine.name;
         if self.is_trusted_there()? {
-            say(&format!("{name} has already authorized this machine's key."));
+            print_sentence(&format!("{name} has already authorized this machine's key."));
             return Ok(true);
         }
         let key = self.own.public_key().to_string();
-        say(&format!("{name} has not authorized this machine's signing key"));
-        show(&key);
-        say(&format!(
+        print_sentence(&format!("{name} has not authorized this machine's signing key"));
+        print_line(&key);
+        print_sentence(&format!(
             "If it authorizes the key, anyone with the secret half of that key can put any item into the store of {name}."
         ));
         if !confirm(&format!("Authorize it on {name}?"), yes)? {
@@ -108,26 +108,30 @@ impl<'a> Exchange<'a> {
             Err(error) => Some(error.to_string()),
         };
         if problem.is_none() && self.is_trusted_there()? {
-            say(&format!("{name} has authorized this machine's key."));
+            print_sentence(&format!("{name} has authorized this machine's key."));
             return Ok(true);
         }
         let problem = problem.unwrap_or_else(|| "it still does not accept the key".to_owned());
-        say(&format!("The account '{}' cannot authorize it on {name}: {}", self.machine.user, plain(&problem)));
-        say(&format!("As root on {name}:"));
-        show(&format!("echo {} | {command}", quote(&key)));
+        print_sentence(&format!(
+            "The account '{}' cannot authorize it on {name}: {}",
+            self.machine.user,
+            plain(&problem)
+        ));
+        print_sentence(&format!("As root on {name}:"));
+        print_line(&format!("echo {} | {command}", quote(&key)));
         Ok(false)
     }
 
     /// Makes this machine authorize the other one's key. Returns whether it is authorized.
     fn here(&self, yes: bool) -> Result<bool, CommandError> {
         let name = &self.machine.name;
-        let Some(key) = self.stranger_here()? else {
-            say(&format!("This machine has already authorized the key of {name}."));
+        let Some(key) = self.unauthorized_key()? else {
+            print_sentence(&format!("This machine has already authorized the key of {name}."));
             return Ok(true);
         };
-        say(&format!("This machine has not authorized the signing key of {name}"));
-        show(&key.to_string());
-        say(
+        print_sentence(&format!("This machine has not authorized the signing key of {name}"));
+        print_line(&key.to_string());
+        print_sentence(
             "If this machine authorizes the key, anyone with the secret half of that key can put any item into its store.",
         );
         if !confirm("Authorize it?", yes)? {
@@ -137,16 +141,16 @@ impl<'a> Exchange<'a> {
             Ok(problem) => problem,
             Err(error) => Some(error),
         };
-        if problem.is_none() && self.stranger_here()?.is_none() {
-            say(&format!("This machine has authorized the key of {name}."));
+        if problem.is_none() && self.unauthorized_key()?.is_none() {
+            print_sentence(&format!("This machine has authorized the key of {name}."));
             return Ok(true);
         }
-        say(&format!(
+        print_sentence(&format!(
             "This machine cannot authorize it: {}",
             plain(&problem.unwrap_or_else(|| "the key is still refused".to_owned()))
         ));
-        say("As root on this machine:");
-        show(&format!("echo {} | guix archive --authorize", quote(&key.to_string())));
+        print_sentence("As root on this machine:");
+        print_line(&format!("echo {} | guix archive --authorize", quote(&key.to_string())));
         Ok(false)
     }
 
@@ -160,7 +164,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Returns the key with which the machine's daemon signs, if it is not authorized here.
-    fn stranger_here(&self) -> Result<Option<PublicKey>, CommandError> {
+    fn unauthorized_key(&self) -> Result<Option<PublicKey>, CommandError> {
         let directories = &self.engine.directories;
         let acl = match load_acl(&directories.acl()) {
             Ok(acl) => acl,
@@ -202,14 +206,14 @@ fn trial_text(what: &str) -> String {
 /// Runs `guix archive --authorize` here. Returns its error message, if it fails.
 fn authorize_here(key: &str) -> Result<Option<String>, String> {
     let guix = real_guix().map_err(|error| error.to_string())?;
-    let said = |error: io::Error| format!("cannot run '{}': {error}", guix.display());
+    let failed = |error: io::Error| format!("cannot run '{}': {error}", guix.display());
     let mut command = Command::new(&guix);
     command.args(["archive", "--authorize"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(said)?;
+    let mut child = command.spawn().map_err(failed)?;
     if let Some(mut input) = child.stdin.take() {
-        input.write_all(key.as_bytes()).map_err(said)?;
+        input.write_all(key.as_bytes()).map_err(failed)?;
     }
-    let output = child.wait_with_output().map_err(said)?;
+    let output = child.wait_with_output().map_err(failed)?;
     Ok((!output.status.success()).then(|| last_line(&output.stderr)))
 }
 
@@ -220,12 +224,12 @@ fn last_line(text: &[u8]) -> String {
 }
 
 /// Prints a sentence, wrapped for the terminal.
-fn say(sentence: &str) {
+fn print_sentence(sentence: &str) {
     eprintln!("{}", Terminal::of(&io::stderr()).wrap(0, sentence));
 }
 
 /// Prints a key or a command to copy, without wrapping.
-fn show(line: &str) {
+fn print_line(line: &str) {
     eprintln!("  {}", plain(line));
 }
 

@@ -41,17 +41,17 @@ pub struct DrainArgs {
     #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
     time: Option<Duration>,
     #[command(flatten)]
-    which: Which,
+    which: HostArgs,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct UndrainArgs {
     #[command(flatten)]
-    which: Which,
+    which: HostArgs,
 }
 
 #[derive(Debug, clap::Args)]
-struct Which {
+struct HostArgs {
     /// The machine's name, or NAME:PORT.
     name: String,
     /// The machine file, if it is not the default one.
@@ -175,21 +175,21 @@ mod tests {
         let (one, again, other) = (machine(22), machine(22), machine(23));
         let machines = [&one, &again, &other];
         let is_out = |machine| Drain::of(&state, machine).unwrap().read(health::now()).is_some();
-        let mut said = Vec::new();
+        let mut output = Vec::new();
         let done = Ok(ExitStatus::Success);
-        assert_eq!(drain_host("b1:22", Some(Duration::from_secs(60)), &machines, &state, &mut said), done);
+        assert_eq!(drain_host("b1:22", Some(Duration::from_secs(60)), &machines, &state, &mut output), done);
         assert!(is_out(&one) && !is_out(&other));
-        assert_eq!(drain_host("b1", None, &machines, &state, &mut said), done);
+        assert_eq!(drain_host("b1", None, &machines, &state, &mut output), done);
         assert!(is_out(&one) && is_out(&other));
-        assert_eq!(undrain_host("b1", &machines, &state, &mut said), done);
-        assert_eq!(undrain_host("b1:23", &machines, &state, &mut said), done);
+        assert_eq!(undrain_host("b1", &machines, &state, &mut output), done);
+        assert_eq!(undrain_host("b1:23", &machines, &state, &mut output), done);
         assert!(!is_out(&one) && !is_out(&other));
         assert_eq!(
-            drain_host("b2", None, &machines, &state, &mut said).unwrap_err().print(&mut said),
+            drain_host("b2", None, &machines, &state, &mut output).unwrap_err().print(&mut output),
             ExitStatus::NoMatch
         );
         assert_eq!(
-            String::from_utf8(said).unwrap(),
+            String::from_utf8(output).unwrap(),
             "b1:22: drained for 1 min; no build is running\n\
              b1:22: drained until `offload undrain b1`; no build is running\n\
              b1:23: drained until `offload undrain b1`; no build is running\n\

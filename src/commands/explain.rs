@@ -92,7 +92,7 @@ struct Explained<'a> {
 struct Report<'a> {
     version: u32,
     file: String,
-    request: Asked<'a>,
+    request: RequestSummary<'a>,
     machines: Vec<Explained<'a>>,
     head: Option<f64>,
     reply: &'static str,
@@ -103,7 +103,7 @@ struct Report<'a> {
 }
 
 #[derive(Serialize)]
-struct Asked<'a> {
+struct RequestSummary<'a> {
     system: &'a str,
     features: &'a [String],
     derivation: Option<&'a str>,
@@ -126,15 +126,15 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
         probe(machines, &request, &engine.state, &consideration.env());
     }
 
-    let surveyed = consideration.explain();
-    let explained = surveyed.iter().map(|one| explained(machines[one.machine], one, &engine.state)).collect();
+    let explanations = consideration.explain();
+    let explained = explanations.iter().map(|one| explained(machines[one.machine], one, &engine.state)).collect();
     let (reply, chosen) = consideration.predict();
     let chosen = chosen.map(|index| machines[index].name.as_str());
-    let outcome = outcome(reply, chosen, consideration.may_build_locally(), &surveyed);
+    let outcome = outcome(reply, chosen, consideration.may_build_locally(), &explanations);
     let report = Report {
         version: VERSION,
         file: path.display().to_string(),
-        request: Asked {
+        request: RequestSummary {
             system: &request.system,
             features: &request.features,
             derivation: args.system.is_none().then(|| request.derivation.as_str()),
@@ -147,7 +147,7 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     };
     let printed = if args.json { print_json(&report) } else { print(&report) };
     printed.map_err(|error| CommandError::output("the explanation", &error))?;
-    Ok(if surveyed.iter().any(matches) { ExitStatus::Success } else { ExitStatus::NoMatch })
+    Ok(if explanations.iter().any(matches) { ExitStatus::Success } else { ExitStatus::NoMatch })
 }
 
 /// Returns whether the machine may take the build, now or later.
@@ -207,9 +207,9 @@ fn probe(machines: &[&Machine], request: &Request, state: &StateDirectory, env: 
     });
 }
 
-fn explained<'a>(machine: &'a Machine, surveyed: &Explanation, state: &StateDirectory) -> Explained<'a> {
+fn explained<'a>(machine: &'a Machine, explanation: &Explanation, state: &StateDirectory) -> Explained<'a> {
     let now = health::now();
-    let (verdict, reason) = match &surveyed.verdict {
+    let (verdict, reason) = match &explanation.verdict {
         Readiness::Ready => ("ready", None),
         Readiness::Unknown => ("unknown", None),
         Readiness::Not(reason) => ("rejected", Some(reason.to_string())),
@@ -218,7 +218,7 @@ fn explained<'a>(machine: &'a Machine, surveyed: &Explanation, state: &StateDire
     Explained {
         name: &machine.name,
         port: machine.port,
-        score: surveyed.score,
+        score: explanation.score,
         verdict,
         reason,
         holders: taken.into_iter().map(|(_, holder)| holder).collect(),

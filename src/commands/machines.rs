@@ -73,10 +73,10 @@ pub fn load(named: Option<&Path>, engine: &Engine) -> Result<(PathBuf, Pool), Co
     }
 }
 
-/// Returns the exit status if `well` of `all` machines pass.
-pub fn verdict(well: usize, all: usize) -> ExitStatus {
-    match well {
-        well if well == all => ExitStatus::Success,
+/// Returns the exit status if `passed` of `all` machines pass.
+pub fn verdict(passed: usize, all: usize) -> ExitStatus {
+    match passed {
+        passed if passed == all => ExitStatus::Success,
         0 => ExitStatus::Failure,
         _ => ExitStatus::SomeMachinesFailed,
     }

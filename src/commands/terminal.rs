@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_broken_between_words_and_only_where_there_is_a_width() {
+    fn text_is_wrapped_between_words_if_there_is_a_width() {
         let text = "one two three four five six seven eight nine ten";
         let narrow = Terminal { width: Some(44), ..Terminal::default() };
         assert_eq!(

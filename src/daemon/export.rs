@@ -103,9 +103,9 @@ impl<S: Read + Write> Read for Item<'_, S> {
             return Err(io::Error::other(error.to_string()));
         }
         self.read_frame(buffer).map_err(|error| {
-            let told = io::Error::other(error.to_string());
+            let copy = io::Error::other(error.to_string());
             self.end = Some(Err(error));
-            told
+            copy
         })
     }
 }

@@ -25,10 +25,10 @@ const MAX_FRAME: u64 = 64 << 20;
 /// The size limit of an error message, in bytes.
 const MAX_MESSAGE: usize = 1 << 20;
 /// The bytes of an error message that are stored.
-const KEPT_MESSAGE: usize = 16 << 10;
+const STORED_MESSAGE: usize = 16 << 10;
 /// The limit of log text that an operation may send without a log sink, in bytes. Without this limit an operation might
 /// never end, because log text counts as a sign of life.
-const MAX_UNHEARD: u64 = 1 << 20;
+const MAX_DROPPED_LOG: u64 = 1 << 20;
 /// The bytes of a frame before its contents.
 const FRAME_HEAD: u64 = 16;
 /// The longest store name that is accepted in a list of deleted files, in bytes.
@@ -57,7 +57,7 @@ pub(super) struct FrameStream<S> {
     /// A function that is called when a request begins.
     on_request: Option<Box<dyn FnMut() + Send>>,
     /// The bytes of log text, including frames, that were dropped during this operation.
-    unheard: u64,
+    dropped_log: u64,
     /// The current operation, for errors.
     operation: &'static str,
     /// Whether the next byte in each direction is known to begin a request or a reply.
@@ -73,7 +73,7 @@ impl<S: Read + Write> FrameStream<S> {
             trace: None,
             frames: FrameReader::default(),
             on_request: None,
-            unheard: 0,
+            dropped_log: 0,
             operation: "handshake",
             usable: true,
         }
@@ -108,7 +108,7 @@ impl<S: Read + Write> FrameStream<S> {
             return Err(Error::Broken { operation: self.operation });
         }
         self.usable = false;
-        self.unheard = 0;
+        self.dropped_log = 0;
         if let Some(callback) = &mut self.on_request {
             callback();
         }
@@ -136,7 +136,7 @@ impl<S: Read + Write> FrameStream<S> {
                 LAST => return Ok(Frame::Last),
                 ERROR => {
                     let message = self.bytes(MAX_MESSAGE)?;
-                    let message = printable(String::from_utf8_lossy(&message).trim_end(), KEPT_MESSAGE);
+                    let message = printable(String::from_utf8_lossy(&message).trim_end(), STORED_MESSAGE);
                     let status = self.int()?;
                     self.finish();
                     return Err(Error::Daemon { operation: self.operation, message, status });
@@ -157,10 +157,10 @@ impl<S: Read + Write> FrameStream<S> {
     fn log_text(&mut self) -> Result<(), Error> {
         let size = self.frame_size()?;
         if self.log.is_none() {
-            self.unheard += FRAME_HEAD + size;
-            if self.unheard > MAX_UNHEARD {
+            self.dropped_log += FRAME_HEAD + size;
+            if self.dropped_log > MAX_DROPPED_LOG {
                 return Err(
-                    self.unexpected(format!("more than {MAX_UNHEARD} bytes of log text where nothing is built"))
+                    self.unexpected(format!("more than {MAX_DROPPED_LOG} bytes of log text where nothing is built"))
                 );
             }
         }

@@ -323,7 +323,7 @@ pub mod tests {
 
     /// Freed memory is wiped. A leak would show as some 240 MB of copies or of s-expressions.
     #[test]
-    fn secrets_are_given_back() {
+    fn secret_memory_is_freed() {
         let resident = || {
             let sizes = std::fs::read_to_string("/proc/self/statm").unwrap();
             sizes.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096

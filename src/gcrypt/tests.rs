@@ -219,7 +219,7 @@ fn a_secret_key_that_others_can_read() {
 }
 
 #[test]
-fn pairs_that_are_none() {
+fn keys_that_do_not_belong_together_are_refused() {
     let (directory, path) = key_files("ecc");
     let public = path.with_extension("pub");
     let load = || SigningKey::load(&path).unwrap_err();
@@ -258,7 +258,7 @@ fn pairs_that_are_none() {
 }
 
 #[test]
-fn nothing_secret_is_shown() {
+fn secrets_are_not_printed() {
     let (_directory, path) = key_files("ecc");
     let key = SigningKey::load(&path).unwrap();
     let text = fs::read_to_string(&path).unwrap();

@@ -76,7 +76,7 @@ mod tests {
     use crate::store::path::StoreDir;
 
     #[test]
-    fn texts_and_trees_are_known_and_nothing_else() {
+    fn only_texts_and_trees_are_content_addressed() {
         let top = tempfile::tempdir().unwrap();
         let directory = StoreDir::default();
         let store = Store::open_at(&directory, top.path()).unwrap();

@@ -54,7 +54,7 @@ impl Dump {
 
     /// Makes the words up to the next file's contents, or to the next entry or end of a directory. At the end it makes
     /// none.
-    fn go_on(&mut self) -> io::Result<()> {
+    fn advance(&mut self) -> io::Result<()> {
         self.made.set_position(0);
         self.made.get_mut().clear();
         if let Some(contents) = self.file.take() {
@@ -138,7 +138,7 @@ impl Read for Dump {
             match &mut self.file {
                 Some(contents) if contents.left > 0 => return contents.read(buffer),
                 None if self.open.is_none() => return Ok(0),
-                _ => self.go_on()?,
+                _ => self.advance()?,
             }
         }
     }

@@ -58,7 +58,7 @@ impl<'a, F: FnMut(&[u8; 32]) -> io::Result<Vec<u8>>> Bundle<'a, F> {
     }
 
     /// Makes the bytes between a nar and the next one.
-    fn go_on(&mut self) -> Result<(), ExportError> {
+    fn advance(&mut self) -> Result<(), ExportError> {
         self.made.set_position(0);
         let made = self.made.get_mut();
         made.clear();
@@ -92,7 +92,7 @@ impl<F: FnMut(&[u8; 32]) -> io::Result<Vec<u8>>> Read for Bundle<'_, F> {
             if count > 0 {
                 return Ok(count);
             }
-            self.go_on().map_err(io::Error::other)?;
+            self.advance().map_err(io::Error::other)?;
             if self.made.get_ref().is_empty() {
                 return Ok(0);
             }

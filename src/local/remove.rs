@@ -17,18 +17,18 @@ pub fn remove(parent: impl AsFd, name: &CStr) -> rustix::io::Result<()> {
     }
     let mut descent = Descent::new(open_to_empty(&parent, name)?);
     // The directories below the topmost, and the remaining entries of each and of the topmost.
-    let mut way: Vec<CString> = Vec::new();
+    let mut path: Vec<CString> = Vec::new();
     let mut left = vec![names(descent.current())?];
     while let Some(entries) = left.last_mut() {
         if let Some(entry) = entries.pop() {
             if !is_unlinked(descent.current(), &entry)? {
                 descent.enter(open_to_empty(descent.current(), &entry)?)?;
-                way.push(entry);
+                path.push(entry);
                 left.push(names(descent.current())?);
             }
         } else {
             left.pop();
-            if let Some(entry) = way.pop() {
+            if let Some(entry) = path.pop() {
                 descent.leave()?;
                 rustix::fs::unlinkat(descent.current(), &entry, AtFlags::REMOVEDIR)?;
             }

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_is_closed_to_others() {
+    fn created_files_are_closed_to_others() {
         let top = directory();
         let state = top.path().join("guix/offload/b1:22");
         make_directory(&state).unwrap();

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_made_is_the_users_and_nothing_of_root_can_be_reached() {
+    fn created_files_are_the_users_and_files_of_root_cannot_be_reached() {
         let top = tempfile::tempdir().unwrap();
         let (closed, own) = (top.path().join("closed"), top.path().join("own"));
         fs::create_dir(&own).unwrap();

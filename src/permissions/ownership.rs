@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_followed_to_where_they_lead() {
+    fn links_are_followed_to_their_targets() {
         let top = tempfile::tempdir().unwrap();
         let top = top.path();
         make(&top.join("data/guix"), 0o755, 0, 0);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn where_others_can_write_only_what_is_there_and_is_roots_is_roots() {
+    fn in_a_shared_directory_only_existing_files_of_root_are_roots() {
         let top = tempfile::tempdir().unwrap();
         let shared = &top.path().join("shared");
         let others = Control::Others { path: shared.to_owned() };
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn another_directory_may_stand_for_the_root() {
+    fn another_directory_can_replace_the_root() {
         let top = tempfile::tempdir().unwrap();
         let root = &top.path().join("image");
         make(root, 0o755, 995, 990);

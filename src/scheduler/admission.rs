@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_hooks_as_leave_an_eighth_or_a_quarter_free() {
+    fn an_eighth_or_a_quarter_of_the_descriptors_stays_free() {
         let most =
             |limit, starts_builds| (0..1000).find(|hooks| !has_room(12 + hooks * HOLDS, limit, starts_builds)).unwrap();
         assert_eq!([most(1024, false), most(1024, true)], [177, 152]);
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn short_builds_come_again_as_soon_as_one_ends() {
+    fn short_builds_are_offered_again_as_soon_as_one_ends() {
         // 85 builds end in a second: 425 until the daemon offers postponed builds again; 170 of these are accepted
         // already.
         let refusals = Refusals::new(hooks(170, 1.0));

@@ -33,18 +33,18 @@ pub enum ProbeResult<L> {
 /// not wanted any more. A probe that has started always runs to its end.
 fn probe<E: Environment>(machine: &Machine, limit: Duration, is_wanted: &AtomicBool, env: &E) -> ProbeResult<E::Link> {
     let until = env.elapsed() + limit;
-    let _asking = loop {
+    let _lock = loop {
         match env.try_probe_lock(machine) {
             Ok(Some(probe_lock)) => break probe_lock,
             Ok(None) => {}
             Err(error) => return ProbeResult::Failed(error),
         }
-        let asked = match env.health(machine).availability(env.now()) {
+        let running = match env.health(machine).availability(env.now()) {
             Availability::Probing { since } => Duration::from_millis(env.now().saturating_sub(since)),
             _ => Duration::ZERO,
         };
-        if asked >= limit || env.elapsed() >= until || !is_wanted.load(Ordering::Relaxed) {
-            return ProbeResult::Failed(probe_timeout(asked));
+        if running >= limit || env.elapsed() >= until || !is_wanted.load(Ordering::Relaxed) {
+            return ProbeResult::Failed(probe_timeout(running));
         }
         env.pause(POLL_INTERVAL);
     };
@@ -91,8 +91,8 @@ fn failed<E: Environment>(machine: &Machine, error: &str, env: &E) {
     env.change_health(machine, &mut |health| health.after_failure(error, now));
 }
 
-fn probe_timeout(asked: Duration) -> String {
-    format!("it has not responded; the probe started {:.1} s ago", asked.as_secs_f64())
+fn probe_timeout(running: Duration) -> String {
+    format!("it has not responded; the probe started {:.1} s ago", running.as_secs_f64())
 }
 
 type ProbeResults<L> = Arc<Mutex<Vec<(usize, ProbeResult<L>)>>>;

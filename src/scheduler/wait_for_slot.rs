@@ -20,7 +20,7 @@ const POLL_INTERVAL_MAX: Duration = Duration::from_millis(200);
 
 /// Assessing many machines takes long. The pause until the next poll is this many times as long, within the limits
 /// above, so that waiting costs little.
-const PAUSE_PER_LOOK: u32 = 20;
+const PAUSE_PER_CHECK: u32 = 20;
 
 /// How often a waiting build assesses all machines again, and renews its ticket, at first.
 const REASSESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -87,17 +87,17 @@ pub fn wait<E: Environment>(
                 });
             }
         }
-        let (queue, mut line): (Vec<&Machine>, Vec<usize>) = (reasons.iter())
+        let (queue, mut counts): (Vec<&Machine>, Vec<usize>) = (reasons.iter())
             .filter_map(|over| match over.reason {
                 Reason::NoSlot { ahead } => Some((query.machines[over.machine], ahead)),
                 _ => None,
             })
             .unzip();
-        let ahead = line.iter().min().copied().unwrap_or(0);
+        let ahead = counts.iter().min().copied().unwrap_or(0);
         let choice_took = env.elapsed().saturating_sub(begun);
-        let until_anew = times(REASSESS_INTERVAL, ahead / 4 + 1).max(choice_took * PAUSE_PER_LOOK);
-        let anew = env.elapsed() + until_anew.min(REASSESS_INTERVAL_MAX);
-        let mut look_took = Duration::ZERO;
+        let interval = times(REASSESS_INTERVAL, ahead / 4 + 1).max(choice_took * PAUSE_PER_CHECK);
+        let reassess_at = env.elapsed() + interval.min(REASSESS_INTERVAL_MAX);
+        let mut check_time = Duration::ZERO;
         loop {
             let now = env.elapsed();
             if now >= report_at {
@@ -110,25 +110,25 @@ pub fn wait<E: Environment>(
             if unreachable_until.is_some_and(|until| now >= until) {
                 return Err(WaitError::Unreachable(reasons));
             }
-            if now >= anew {
+            if now >= reassess_at {
                 break;
             }
-            let ahead = line.iter().min().copied().unwrap_or(usize::MAX);
+            let ahead = counts.iter().min().copied().unwrap_or(usize::MAX);
             let pause = times(POLL_INTERVAL, ahead.saturating_add(1)).min(POLL_INTERVAL_MAX);
-            let pause = pause.max(look_took * PAUSE_PER_LOOK).min(anew - now);
+            let pause = pause.max(check_time * PAUSE_PER_CHECK).min(reassess_at - now);
             let ends = [limits.until, unreachable_until, Some(report_at)].into_iter().flatten().min();
             env.pause(ends.map_or(pause, |ends| pause.min(ends - now)));
-            let look = env.elapsed();
+            let check_start = env.elapsed();
             let has_more_than = |ahead: usize, machine: &Machine| {
                 env.free_slots(machine, ahead.saturating_add(1)).is_ok_and(|free| free > ahead)
             };
             if queue.iter().any(|machine| has_more_than(0, machine)) {
-                line = env.ahead(&queue, ticket.as_ref());
-                if queue.iter().zip(&line).any(|(machine, &ahead)| has_more_than(ahead, machine)) {
+                counts = env.ahead(&queue, ticket.as_ref());
+                if queue.iter().zip(&counts).any(|(machine, &ahead)| has_more_than(ahead, machine)) {
                     break;
                 }
             }
-            look_took = env.elapsed().saturating_sub(look);
+            check_time = env.elapsed().saturating_sub(check_start);
         }
     }
 }

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_that_check_keep_none_from_locking() {
+    fn checking_processes_do_not_prevent_locking() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("0");
         drop(try_lock(&path).unwrap());

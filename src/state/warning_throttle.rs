@@ -21,8 +21,8 @@ pub fn should_warn(state: &StateDirectory, machine: &Machine, kind: &str) -> Res
 }
 
 fn should_warn_at(path: PathBuf, now: SystemTime) -> Result<bool, StateError> {
-    let said = files::modified(&path);
-    if said.is_ok_and(|said| now.duration_since(said).is_ok_and(|age| age < REPEAT_AFTER)) {
+    let last = files::modified(&path);
+    if last.is_ok_and(|last| now.duration_since(last).is_ok_and(|age| age < REPEAT_AFTER)) {
         return Ok(false);
     }
     // Any write sets the time.

@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_hexadecimal() {
+    fn other_characters_than_hexadecimal_digits_are_refused() {
         for text in [&b"0"[..], b"000", b"0g", b" 0", b"0x00", b"+1", b"\xc3\xa9"] {
             assert_eq!(decode(text), None, "{}", text.escape_ascii());
         }

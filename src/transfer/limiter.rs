@@ -92,7 +92,7 @@ impl TransferLimiter<'_> {
                     return SlotRequest::Granted(None, items);
                 }
             }
-            match wait.go_on(self, requery_at, observer) {
+            match wait.step(self, requery_at, observer) {
                 WaitStep::Continue => {}
                 WaitStep::Requery => return SlotRequest::Requery,
                 WaitStep::TimedOut => return SlotRequest::Granted(None, items),
@@ -129,7 +129,7 @@ impl TransferLimiter<'_> {
                     return SlotRequest::Granted(None, ());
                 }
             }
-            match wait.go_on(self, requery_at, observer) {
+            match wait.step(self, requery_at, observer) {
                 WaitStep::Continue => {}
                 WaitStep::Requery => return SlotRequest::Requery,
                 WaitStep::TimedOut => return SlotRequest::Granted(None, ()),
@@ -173,7 +173,7 @@ enum WaitStep {
 
 impl Wait {
     /// Waits for one step, and reports the wait at its interval.
-    fn go_on(&mut self, limiter: &TransferLimiter<'_>, requery_at: Instant, observer: &mut dyn Observer) -> WaitStep {
+    fn step(&mut self, limiter: &TransferLimiter<'_>, requery_at: Instant, observer: &mut dyn Observer) -> WaitStep {
         let waited = self.start.elapsed();
         if waited >= limiter.limit {
             let name = &limiter.machine.name;
@@ -232,14 +232,14 @@ mod tests {
 
         let (limit, report_interval) = (Duration::from_millis(500), Duration::from_millis(40));
         let limiter = TransferLimiter { state: &state, machine: &machine, limit, report_interval };
-        let mut said = 0;
-        let mut observer = |_: &Event<'_>| said += 1;
+        let mut reports = 0;
+        let mut observer = |_: &Event<'_>| reports += 1;
         let start = Instant::now();
         assert!(matches!(limiter.download(&mut limiter.wait(), &mut observer), SlotRequest::Granted(None, ())));
         let (items, before) = (vec![item('a', ""), item('b', "a")], limiter.in_flight());
-        let asked = limiter.upload(items, &before, &mut limiter.wait(), &mut observer);
-        assert!(matches!(asked, SlotRequest::Granted(None, items) if items.len() == 2));
+        let requested = limiter.upload(items, &before, &mut limiter.wait(), &mut observer);
+        assert!(matches!(requested, SlotRequest::Granted(None, items) if items.len() == 2));
         assert!(start.elapsed() >= 2 * limit);
-        assert!(said >= 2, "{said}");
+        assert!(reports >= 2, "{reports}");
     }
 }

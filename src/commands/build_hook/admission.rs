@@ -17,12 +17,12 @@ pub struct Admission<'a> {
     refusals: Option<(Instant, Refusals)>,
     /// The builds of a daemon whose descriptors cannot be counted.
     uncounted: Option<AcceptedBuilds>,
-    is_told: bool,
+    is_reported: bool,
 }
 
 impl<'a> Admission<'a> {
     pub fn new(state: &'a StateDirectory) -> Admission<'a> {
-        Admission { daemon: DaemonProcess::of_this_hook(), state, refusals: None, uncounted: None, is_told: false }
+        Admission { daemon: DaemonProcess::of_this_hook(), state, refusals: None, uncounted: None, is_reported: false }
     }
 
     /// Returns the reply to a request that must not be accepted now.
@@ -42,7 +42,7 @@ impl<'a> Admission<'a> {
         let reply = refusals.next(request.wants_local);
         self.refusals = Some((since, refusals));
         if is_lasting || refusals.are_slow() || refusals.is_exhausted() {
-            self.tell(open, refusals.is_exhausted());
+            self.report(open, refusals.is_exhausted());
         }
         Some(reply)
     }
@@ -65,8 +65,8 @@ impl<'a> Admission<'a> {
     }
 
     /// Reports once why builds are not accepted.
-    fn tell(&mut self, open: Option<usize>, is_exhausted: bool) {
-        if std::mem::replace(&mut self.is_told, true) {
+    fn report(&mut self, open: Option<usize>, is_exhausted: bool) {
+        if std::mem::replace(&mut self.is_reported, true) {
             return;
         }
         let limit = self.daemon.descriptor_limit();

@@ -41,7 +41,7 @@ pub fn report(
     let mut findings = rights(place, user, guix, engine);
     findings.extend(app_armor(place, unit));
     if place.is_running_system() && !dry_run {
-        findings.extend(way_to_guix(place, user, guix));
+        findings.extend(check_wrapper(place, user, guix));
     }
     for Finding { problem, remedy } in &findings {
         writeln!(out, "to do: {problem}\n  remedy: {remedy}")?;
@@ -73,7 +73,7 @@ fn rights(place: &Target, user: &User, guix: &Path, engine: &Engine) -> Vec<Find
     let keys = private_keys(place, user, engine);
     keys.iter().for_each(|key| need(key, Need::ReadSecret));
     let missing = |path: &Path| !below(root, path).exists();
-    let mut lacking = |path: &Path, what: &str, remedy: String| {
+    let mut check_exists = |path: &Path, what: &str, remedy: String| {
         if missing(path) {
             findings.push(Finding { problem: format!("there is no {what} '{}'", path.display()), remedy });
         }
@@ -83,7 +83,7 @@ fn rights(place: &Target, user: &User, guix: &Path, engine: &Engine) -> Vec<Find
     } else {
         format!(" && chown {}: {}*", user.name, quote(&secret.with_extension("").to_string_lossy()))
     };
-    lacking(&secret, "signing key", format!("guix archive --generate-key{as_user}"));
+    check_exists(&secret, "signing key", format!("guix archive --generate-key{as_user}"));
     let file = machine_file(None, directories);
     let scheme = file.with_file_name("machines.scm");
     let remedy = if missing(&scheme) {
@@ -91,9 +91,13 @@ fn rights(place: &Target, user: &User, guix: &Path, engine: &Engine) -> Vec<Find
     } else {
         format!("offload convert {} > {}", quote(&scheme.to_string_lossy()), quote(&file.to_string_lossy()))
     };
-    lacking(&file, "machine file", remedy);
+    check_exists(&file, "machine file", remedy);
     for key in &keys {
-        lacking(key, "private key", format!("ssh-keygen -t ed25519 -N '' -f {}", in_quotes(&key.to_string_lossy())));
+        check_exists(
+            key,
+            "private key",
+            format!("ssh-keygen -t ed25519 -N '' -f {}", in_quotes(&key.to_string_lossy())),
+        );
     }
     findings
 }
@@ -165,7 +169,7 @@ fn app_armor(place: &Target, unit: &Unit) -> Option<Finding> {
 }
 
 /// Runs the wrapper with the daemon's user and environment.
-fn way_to_guix(place: &Target, user: &User, guix: &Path) -> Option<Finding> {
+fn check_wrapper(place: &Target, user: &User, guix: &Path) -> Option<Finding> {
     let link = place.directory().join("guix");
     let mut command = Command::new(&link);
     command.arg("--version").env_clear().env("PATH", PATH).env(REAL_GUIX, guix).current_dir("/");

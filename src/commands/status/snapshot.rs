@@ -116,9 +116,9 @@ impl<'a> SnapshotSource<'a> {
 
     /// Returns the current state of the machine.
     pub fn snapshot(&mut self) -> MachineSnapshot {
-        let asked = self.probe();
+        let probed = self.probe();
         let mut snapshot = self.known();
-        match asked {
+        match probed {
             Ok((status, protocol, guix)) => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
                 snapshot.reachable = true;

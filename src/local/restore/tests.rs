@@ -234,7 +234,7 @@ impl Read for Watching<'_> {
 }
 
 #[test]
-fn what_is_open_is_not_for_children_and_was_no_link() {
+fn open_files_are_not_inherited_and_are_not_links() {
     let lab = Lab::new();
     let staging = lab.staging();
     let file = lab.location(".chroot").join("item");

@@ -104,7 +104,7 @@ fn compression_in_every_spelling() {
 }
 
 #[test]
-fn how_long_a_connection_is_kept() {
+fn a_connection_persists_for_a_limited_time() {
     for (text, kept) in [
         ("false", None),
         ("0.25", Some(Duration::from_millis(250))),

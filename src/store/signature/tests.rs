@@ -32,7 +32,7 @@ fn golden_keys() {
 }
 
 #[test]
-fn who_is_authorized() {
+fn keys_of_the_list_are_authorized() {
     let acl = golden_acl();
     assert!(acl.keys().len() >= 2);
     assert!(acl.authorizes(&golden_key("ecc")) && acl.authorizes(&golden_key("rsa")));

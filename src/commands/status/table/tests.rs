@@ -42,7 +42,7 @@ fn table(machines: &[MachineSnapshot], width: Option<usize>) -> String {
 }
 
 #[test]
-fn eighty_columns_hold_what_matters_most() {
+fn eighty_columns_hold_the_most_important_columns() {
     let build = Build {
         slot: 1,
         pid: Some(4711),
@@ -91,7 +91,7 @@ b3: drained 16 min ago, for 2 h 0 min more
 }
 
 #[test]
-fn everything_where_there_is_room() {
+fn a_wide_terminal_shows_all_columns() {
     let text = table(&[snapshot("b1")], None);
     assert_eq!(
         text,
