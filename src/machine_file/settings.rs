@@ -121,7 +121,7 @@ pub const POOL: &[Field<Settings>] = &[
     Setting::new(
         "when_unreachable",
         "\"wait\"|\"local\"|offload.Choice",
-        "The same for when no matching machine can be reached.",
+        "What to do when no matching machine can be reached: `\"wait\"` or `\"local\"`, as above.",
     )
     .read(|f, s| when(f).map(|when| s.when_unreachable = when))
     .json(|s| json!(s.when_unreachable)),
