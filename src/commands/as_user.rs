@@ -158,7 +158,7 @@ fn is_due(mut stream: &UnixStream) -> bool {
     matches!(stream.read(&mut [0; 64]), Ok(1..))
 }
 
-/// The process was not waited for, so its number is still its own.
+/// Sends a signal to the process. It was not waited for, so its number is still its own.
 fn forward(child: &Child, signal: Signal) {
     let _ = kill_process(Pid::from_child(child), signal);
 }

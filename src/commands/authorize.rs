@@ -44,7 +44,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// The machine file, if one is named.
+    /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
         self.machine_file.as_deref()
     }

@@ -60,14 +60,14 @@ struct HostArgs {
 }
 
 impl DrainArgs {
-    /// The machine file, if one is named.
+    /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
         self.which.machine_file.as_deref()
     }
 }
 
 impl UndrainArgs {
-    /// The machine file, if one is named.
+    /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
         self.which.machine_file.as_deref()
     }

@@ -47,7 +47,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// The machine file, if one is named.
+    /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
         self.file.as_deref().or(self.machine_file.as_deref())
     }

@@ -67,7 +67,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// The machine file, if one is named.
+    /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
         let positional = if self.system.is_some() { &self.first } else { &self.file };
         positional.as_deref().or(self.machine_file.as_deref())

@@ -24,7 +24,7 @@ const TEMPLATE: &str = "{usage-heading} {usage}\n{about-with-newline}\n{all-args
 /// The width in columns; narrower than a terminal, and the same everywhere.
 const WIDTH: usize = 79;
 
-/// The definition of the whole command line.
+/// Returns the definition of the whole command line.
 pub fn definition() -> Command {
     let command = CommandLine::command().version(VERSION).help_template(TEMPLATE).term_width(WIDTH);
     let own = format!(

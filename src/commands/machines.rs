@@ -29,7 +29,7 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// The machine file, if one is named.
+    /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
         self.machine_file.as_deref().or(self.file.as_deref())
     }

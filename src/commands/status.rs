@@ -29,7 +29,7 @@ use crate::exit::ExitStatus;
 use snapshot::{MachineSnapshot, SnapshotSource};
 
 impl Args {
-    /// The machine file, if one is named.
+    /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
         self.selection.machine_file()
     }

@@ -26,7 +26,7 @@ const CANONICAL: c_int = 1;
 type Allocate = unsafe extern "C" fn(usize) -> *mut c_void;
 
 unsafe extern "C" {
-    /// That of the C library, with which libgcrypt frees what is not in secure memory.
+    /// Allocates memory of the C library, which libgcrypt frees if it is not secure memory.
     fn malloc(size: usize) -> *mut c_void;
 }
 

@@ -142,7 +142,7 @@ impl Rules for FileRules<'_> {
         }
     }
 
-    /// A score of the administrator's own is compared exactly.
+    /// Returns 1.0 for scores of the administrator's own, which are compared exactly.
     fn nearly_as_good(&self) -> f64 {
         let has_own = self.pool.settings.has_score || self.pool.machines.iter().any(|entry| entry.has_score);
         if has_own { 1.0 } else { NEARLY_AS_GOOD }

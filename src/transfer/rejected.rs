@@ -31,7 +31,7 @@ pub enum RejectedOutput {
     Fixed(FixedError),
 }
 
-/// The hint belongs to the message: it contains the key, in one line that can be copied.
+/// Returns the message. Its hint contains the key, in one line that can be copied.
 fn signature_problem(error: &VerifyError) -> String {
     match error {
         // The key comes from the machine and goes into a shell command.

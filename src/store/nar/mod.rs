@@ -42,17 +42,17 @@ pub const MAGIC: &[u8] = b"nix-archive-1";
 /// [`read`] makes the calls as it reads, and [`Writer`] implements the trait: a walk of a file system makes the same
 /// calls.
 pub trait Visitor {
-    /// A directory begins; its entries follow.
+    /// Visits a directory; its entries follow.
     fn directory(&mut self, path: &NarPath) -> io::Result<()>;
 
-    /// All entries of the directory have been visited.
+    /// Ends a directory, after all of its entries.
     fn leave_directory(&mut self, path: &NarPath) -> io::Result<()>;
 
-    /// A regular file of `size` bytes. `contents` yields exactly these; unread bytes are skipped. Large buffers are
+    /// Visits a regular file of `size` bytes. `contents` yields exactly these; unread bytes are skipped. Large buffers are
     /// filled by the source directly, without a copy.
     fn file(&mut self, path: &NarPath, executable: bool, size: u64, contents: &mut dyn Read) -> io::Result<()>;
 
-    /// A symbolic link. `target` is not empty and has no NUL; it may refer to any path.
+    /// Visits a symbolic link. `target` is not empty and has no NUL; it may refer to any path.
     fn symlink(&mut self, path: &NarPath, target: &[u8]) -> io::Result<()>;
 }
 

@@ -88,7 +88,7 @@ impl<W: Write> Visitor for Writer<W> {
         self.end(path)
     }
 
-    /// `contents` must have `size` bytes; further bytes are not read.
+    /// Writes a file. `contents` must have `size` bytes; further bytes are not read.
     fn file(&mut self, path: &NarPath, executable: bool, size: u64, contents: &mut dyn Read) -> io::Result<()> {
         if size > MAX_SIZE {
             return Err(invalid(&format!("'{path}' is too large")));
