@@ -66,9 +66,9 @@
 ---A table of your own, for functions and `offload eval --json`, such as `{ rack = "B3", cost = 0.4 }`: strings,
 ---numbers, booleans and tables of these under any names, up to 8 levels and 64 KiB. Default: {}.
 ---@field tags? table<string, any>
----Whether it takes a build. The function of the pool must agree, too.
+---Returns whether it takes a build. The function of the pool must accept it, too.
 ---@field accepts? offload.Accepts
----How well it suits a build. Replaces the function of the pool.
+---Returns its score for a build, the higher the better. Replaces the function of the pool.
 ---@field score? offload.ScoreFunction
 ---Fields that are not given here come from this table or machine.
 ---@field inherit? table
@@ -90,9 +90,9 @@
 ---@field enabled? boolean
 ---As for a build machine. Default: {}.
 ---@field tags? table<string, any>
----Whether it takes a build. The function of the pool must agree, too.
+---Returns whether it takes a build. The function of the pool must accept it, too.
 ---@field accepts? offload.Accepts
----How well it suits a build. Replaces the function of the pool.
+---Returns its score for a build, the higher the better. Replaces the function of the pool.
 ---@field score? offload.ScoreFunction
 ---Fields that are not given here come from this table or machine.
 ---@field inherit? table
@@ -109,7 +109,7 @@
 ---What to do when every matching machine is busy: `"wait"` for one, or `"local"`: let the head build, if the daemon
 ---offers to and the head can. Or a function of the request that returns one of these. Default: "wait".
 ---@field when_busy? "wait"|"local"|offload.Choice
----The same for when no matching machine can be reached. Default: "local".
+---What to do when no matching machine can be reached: `"wait"` or `"local"`, as above. Default: "local".
 ---@field when_unreachable? "wait"|"local"|offload.Choice
 ---How many machines are tried for one build. Default: 3.
 ---@field max_attempts? integer

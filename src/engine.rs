@@ -1,9 +1,9 @@
-//! The engine: what a program does that offloads builds, in four steps.
+//! The engine: a program offloads builds with it in four steps.
 //!
-//! 1. An [`Engine`] is made from the daemon's directories and the limits for builds.
-//! 2. It loads a machine file into a [`Pool`], with functions of the program's own if it has some.
-//! 3. It considers a request: [`Consideration::explain`] explains, [`Consideration::decide`] decides.
-//! 4. [`Consideration::offload`] does what was accepted, and tells an observer what happens.
+//! 1. The program makes an [`Engine`] from the daemon's directories and the limits for builds.
+//! 2. The engine loads a machine file into a [`Pool`]. The program may add its own functions to the interpreter.
+//! 3. The engine considers a request: [`Consideration::explain`] explains, [`Consideration::decide`] decides.
+//! 4. [`Consideration::offload`] runs the accepted build, and reports its events to an observer.
 //!
 //! The build hook is one such program (`commands/build_hook.rs`), `examples/embed.rs` is another.
 
@@ -31,31 +31,31 @@ use crate::shell::in_quotes;
 use crate::state::{QueueTicket, StateDirectory};
 use crate::store::path::StorePath;
 
-/// The directory of all state, in the daemon's.
+/// The directory of all state, inside the daemon's state directory.
 pub const STATE: &str = "offload";
 
-/// Root's own cache, by the names of the directories of state.
+/// Root's own cache. Below it are directories named after the state directories.
 const CACHE_OF_ROOT: &str = "/var/cache/offload";
 
 /// This machine, as a head that offloads builds.
 pub struct Engine {
     pub directories: Directories,
-    /// What all hooks of this machine share.
+    /// The state that all hooks of this machine share.
     pub state: StateDirectory,
     /// The head's own system type, and the limits for builds.
     pub arguments: HookArguments,
-    /// Whether connections are kept for the next build. That takes a process of its own, which is split off this one
-    /// at the end of a build: no thread but those of the engine may be doing anything then, somebody has to wait for that
-    /// process, and what it was given remains with this one as well. For programs that end with the build. Default
-    /// false.
+    /// Whether connections persist for the next build. Default: false. It suits programs that end with the build,
+    /// because a persistent connection needs a process of its own, forked from this one at the end of a build. At that
+    /// moment no thread except the engine's may be active. The program must wait for that process, and keeps its own
+    /// copies of the descriptors that the process inherits.
     pub persists_connections: bool,
-    /// Finds a process with which kept connections end (pidfd_open(2)), such as the daemon whose hook this process is.
-    /// Default: there is none.
+    /// Opens the process with which persistent connections end (pidfd_open(2)), such as the daemon whose hook this
+    /// process is. Default: `None`.
     pub daemon: fn() -> Option<OwnedFd>,
 }
 
 impl Engine {
-    /// An engine that keeps its state below the daemon's, in `offload`.
+    /// Makes an engine that stores its state in the directory `offload` of the daemon's state.
     pub fn new(directories: Directories, arguments: HookArguments) -> Engine {
         let state = StateDirectory::new(directories.state.join(STATE));
         Engine { directories, state, arguments, persists_connections: false, daemon: || None }
@@ -67,7 +67,8 @@ impl Engine {
         load(path, &LoadContext { extend, ..self.load_context() })
     }
 
-    /// Root does not evaluate what the owner of the state can write, where that is another user.
+    /// Refuses a machine file that the owner of the state can write, if this process is root and the owner is another
+    /// user.
     fn check_writers(&self, path: &Path) -> Result<(), Report> {
         if !geteuid().is_root() {
             return Ok(());
@@ -86,13 +87,13 @@ impl Engine {
         Err(Diagnostic::error(path.display().to_string(), message).hint(hint).into())
     }
 
-    /// What machine files are evaluated with.
+    /// Returns the context in which machine files are evaluated.
     pub fn load_context(&self) -> LoadContext {
         LoadContext { cache: Some(self.cache()), ..LoadContext::default() }
     }
 
-    /// Where values of the machine file are kept between processes: in the state, or, where another user could write them
-    /// there and this process is root's, in a directory that is root's alone.
+    /// Returns the directory that caches values of the machine file between processes. It is in the state, unless this
+    /// process is root and another user could write there: then it is a directory of root's alone.
     fn cache(&self) -> PathBuf {
         let state = self.state.path();
         let cache = state.join("cache");
@@ -102,7 +103,7 @@ impl Engine {
         }
     }
 
-    /// Considers a request. The functions of the machine file are asked within the time of one decision.
+    /// Considers a request. All functions of the machine file share the time limit of one decision.
     pub fn consider<'a>(&'a self, pool: &'a Pool, request: &'a Request) -> Consideration<'a> {
         let (store, path) = (self.directories.store.clone(), request.derivation.clone());
         let read = move || read_derivation(&store, &path).map_err(|error| with_causes(&error));
@@ -117,53 +118,55 @@ pub struct Consideration<'a> {
     engine: &'a Engine,
     pool: &'a Pool,
     request: &'a Request,
-    /// In the order of the machine file; others name a machine by its place in this list.
+    /// In the order of the machine file. Other functions name a machine by its index in this list.
     pub machines: Vec<&'a Machine>,
     rules: FileRules<'a>,
 }
 
-/// What a build that was accepted begins with.
+/// The start of an accepted build.
 pub enum Accepted {
-    /// A machine that takes it.
+    /// A machine takes it.
     Chosen(Box<Chosen>),
-    /// A place among the builds that wait for a machine.
+    /// It waits in the queue for a machine.
     Waiting(QueueTicket),
 }
 
 impl Consideration<'_> {
-    /// Decides what becomes of the request. A machine that is chosen has given a slot.
+    /// Decides the reply to the request. If a machine is chosen, the decision holds one of its slots.
     pub fn decide(&self) -> Decision<LiveEnvironment> {
         self.decide_within(QUEUE_WAIT)
     }
 
-    /// The same; a request that would have to be postponed because too many builds wait is kept for so long at most.
+    /// Decides like [`decide`](Self::decide), but waits up to `hold` before it postpones a request because the queue is
+    /// full.
     pub fn decide_within(&self, hold: Duration) -> Decision<LiveEnvironment> {
         scheduler::decide(&self.query(), self.may_build_locally(), hold, &self.env())
     }
 
-    /// Every machine with its score, or why it is passed over.
+    /// Returns every machine with its score, or the reason why it is rejected.
     pub fn explain(&self) -> Vec<Explanation> {
         scheduler::explain(&self.query(), &self.env())
     }
 
-    /// Ends the connections that were kept and must not be used any more: to machines that are gone, whose entries have
-    /// changed, or whose keys have.
+    /// Ends the persistent connections that must not be used any more: the machine file has no such machine now, or the
+    /// machine's entry or its keys have changed.
     pub fn end_outdated_connections(&self) {
         end_outdated(&self.engine.state, &self.engine.directories, &self.machines);
     }
 
-    /// What would be decided: the word of the reply, and the place of the machine that would be chosen.
+    /// Returns the reply's word that [`decide`](Self::decide) would give, and the index of the machine that it would
+    /// choose.
     pub fn predict(&self) -> (&'static str, Option<usize>) {
         scheduler::predict(&self.query(), self.may_build_locally(), &self.env())
     }
 
-    /// The score of the head itself, if it takes part and could build this.
+    /// Returns the score of the head itself, if it takes part and can build this.
     pub fn head_score(&self) -> Option<f64> {
         if self.may_build_locally() { self.rules.head(&self.env().own_status()) } else { None }
     }
 
-    /// Builds what was accepted: sends `inputs` (a closure) as far as they are missing there, has the derivation built,
-    /// and puts `outputs` in their places in the store, for the daemon to register.
+    /// Runs an accepted build. It sends those of `inputs` (a closure) that the machine lacks, builds the derivation
+    /// there, and puts `outputs` into the store, for the daemon to register.
     pub fn offload(
         &self,
         accepted: Accepted,
@@ -190,7 +193,7 @@ impl Consideration<'_> {
         job.run(first, ticket, log, observer)
     }
 
-    /// The world of this request.
+    /// Returns the environment of this request.
     pub fn env(&self) -> LiveEnvironment {
         LiveEnvironment::new(&self.engine.state, &self.engine.directories.store, self.request)
     }
@@ -199,8 +202,8 @@ impl Consideration<'_> {
         Query { request: self.request, machines: &self.machines, rules: &self.rules, excluded: &[], head: None }
     }
 
-    /// Whether the daemon would build it at once, and the head's system can.
-    fn may_build_locally(&self) -> bool {
+    /// Returns whether the daemon would build it at once and the head's system allows that.
+    pub fn may_build_locally(&self) -> bool {
         let own = self.pool.local.as_ref().and_then(|head| head.systems.as_ref());
         let can_build = builds_locally(&self.engine.arguments.system, &self.request.system)
             || own.is_some_and(|systems| systems.contains(&self.request.system));

@@ -1,34 +1,34 @@
-//! How an accepted build may fail, and the exit status that says so: the one place where errors become statuses.
+//! The ways in which an accepted build may fail, with their exit statuses: only this file turns errors into statuses.
 //!
-//! guix-daemon reads 100 as "the build itself fails" and may remember that for good, so 100 needs the word of the build
-//! machine's daemon. Everything else is, in doubt, transient.
+//! guix-daemon reads 100 as a failure of the build itself and may record that permanently, so 100 requires the report
+//! of the build machine's daemon. In doubt every other failure is transient.
 
 use std::error::Error;
 use std::fmt::Display;
 
 use crate::exit::ExitStatus;
 
-/// Why an accepted build did not succeed.
+/// The reason why an accepted build did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The machine's daemon says that the build failed.
+    /// The machine's daemon reports that the build failed.
     #[error("'{derivation}' failed to build on '{machine}': {message}")]
     Build { derivation: String, machine: String, message: String },
 
-    /// The machine's daemon says that a time limit was exceeded.
+    /// The machine's daemon reports that a time limit was exceeded.
     #[error("'{derivation}' exceeded a time limit on '{machine}': {message}")]
     TimedOut { derivation: String, machine: String, message: String },
 
-    /// The machine, or the way to it, let the build down. Another machine may do better.
+    /// The machine or the connection to it failed. The hook may retry on another machine.
     #[error("{cause}")]
     Machine { machine: String, cause: String },
 
-    /// The machine's daemon did not build it, for reasons that say nothing about the derivation and would be the same
-    /// another time. Another machine may do better.
+    /// The machine's daemon did not build it, for reasons that do not come from the derivation and would remain. The
+    /// hook may retry on another machine.
     #[error("{cause}")]
     Refused { machine: String, cause: String },
 
-    /// Something is wrong on this side, which no other machine would mend.
+    /// The fault is on this side, so no other machine is tried.
     #[error("{0}")]
     Head(String),
 
@@ -36,17 +36,17 @@ pub enum Failure {
     #[error("{}", with_hint(&format!("'{derivation}' could not be offloaded: {}", summary(.tried, .last)), hint.clone()))]
     NoMachineLeft {
         derivation: String,
-        /// Machine and cause of each attempt.
+        /// The machine and the cause of each attempt.
         tried: Vec<(String, String)>,
-        /// What ended the search.
+        /// The reason why the search ended.
         last: String,
-        /// What to do about that, if it can be said.
+        /// The remedy, if there is one.
         hint: Option<String>,
     },
 }
 
 impl Failure {
-    /// The hook's exit status.
+    /// Returns the hook's exit status.
     pub fn status(&self) -> ExitStatus {
         match self {
             Failure::Build { .. } => ExitStatus::BuildFailed,
@@ -58,7 +58,7 @@ impl Failure {
     }
 }
 
-/// An error, and what to do about it on a line of its own.
+/// Returns an error with its hint on a line of its own.
 pub fn with_hint(error: &dyn Display, hint: Option<String>) -> String {
     match hint {
         Some(hint) => format!("{error}\n  hint: {hint}"),
@@ -66,7 +66,7 @@ pub fn with_hint(error: &dyn Display, hint: Option<String>) -> String {
     }
 }
 
-/// An error with what caused it, in one line of text.
+/// Returns an error with its causes, in one line of text.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -77,7 +77,8 @@ pub fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-/// The causes were told when they came up ([`Event::Abandoned`](crate::events::Event::Abandoned)).
+/// Returns a summary. The causes were reported when they occurred
+/// ([`Event::Abandoned`](crate::events::Event::Abandoned)).
 fn summary(tried: &[(String, String)], last: &str) -> String {
     if tried.is_empty() {
         return last.to_owned();
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_remote_daemons_word_is_permanent() {
+    fn only_the_report_of_the_remote_daemon_is_permanent() {
         let text = || "x".to_owned();
         let failures = [
             (Failure::Build { derivation: text(), machine: text(), message: text() }, 100),
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_names_what_was_tried() {
+    fn the_summary_names_the_machines_tried() {
         let tried = ["b1", "b2"].map(|machine| (machine.to_owned(), "connection lost".to_owned())).to_vec();
         let last = "no other machine matches".to_owned();
         let text = "'/d.drv' could not be offloaded: no other machine matches; tried: 'b1', 'b2'";

@@ -1,4 +1,4 @@
-//! What happens to a build, as it happens: for the log, for progress, for programs that embed the engine.
+//! Events of a build: for the log, for progress, for programs that embed the engine.
 
 use std::fmt;
 
@@ -6,33 +6,33 @@ use bytesize::{ByteSize, Display as Size};
 
 use crate::store::path::StorePath;
 
-/// Something that happened.
+/// An event.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// All matching machines are busy; the build waits for a slot, for this many seconds already.
+    /// All matching machines are busy; the build has waited for a slot for this many seconds.
     Waiting { derivation: &'a StorePath, seconds: u64 },
-    /// A machine was chosen and answers.
+    /// A machine was chosen and responds.
     Offloading { derivation: &'a StorePath, machine: &'a str },
-    /// Other transfers with the machine go first, or others send what is missing there; for this many seconds already.
+    /// The transfer has waited for this many seconds for a transfer slot, or for items that another process sends.
     Queueing { machine: &'a str, seconds: u64 },
-    /// Missing inputs are about to be sent.
+    /// The upload of missing inputs begins.
     Uploading { machine: &'a str, items: usize, bytes: u64 },
-    /// A part of them has been sent.
+    /// A part of them was sent.
     Uploaded { machine: &'a str, bytes: u64, of: u64 },
-    /// The machine's daemon has been asked to build.
+    /// The machine's daemon starts the build.
     Building { derivation: &'a StorePath, machine: &'a str },
-    /// An output is about to be fetched.
+    /// The download of an output begins.
     Downloading { machine: &'a str, output: &'a StorePath },
     /// A part of it has arrived.
     Downloaded { machine: &'a str, output: &'a StorePath, bytes: u64 },
-    /// The outputs are in place.
+    /// The outputs are in the store.
     Done { derivation: &'a StorePath, machine: &'a str },
-    /// It did not work there, for reasons that say nothing about the derivation.
+    /// The attempt failed there, for reasons that do not come from the derivation.
     Abandoned { derivation: &'a StorePath, machine: &'a str, cause: &'a str },
 }
 
-/// Who is told.
+/// Receives the events.
 pub trait Observer {
     fn observe(&mut self, event: &Event<'_>);
 }
@@ -54,7 +54,7 @@ impl fmt::Display for Event<'_> {
             }
             Event::Offloading { derivation, machine } => write!(f, "offloading '{derivation}' to '{machine}'"),
             Event::Queueing { machine, seconds } => {
-                write!(f, "other transfers with '{machine}' go first, for {seconds} s now")
+                write!(f, "waiting for other transfers with '{machine}', for {seconds} s now")
             }
             Event::Uploading { machine, items, bytes } => {
                 let noun = if *items == 1 { "item" } else { "items" };
@@ -76,7 +76,7 @@ impl fmt::Display for Event<'_> {
     }
 }
 
-/// A number of bytes for people, such as `1.5 MiB`.
+/// Returns a number of bytes for people, such as `1.5 MiB`.
 pub(crate) fn iec(bytes: u64) -> Size {
     ByteSize(bytes).display().iec()
 }

@@ -1,18 +1,18 @@
-//! Exit statuses, all of them.
+//! All exit statuses.
 //!
-//! As the build hook only the first four occur; guix-daemon reads 100 as a failure of the build itself (which it may
-//! remember), 101 as a time-out, and anything else as trouble that says nothing about the derivation.
+//! The build hook uses only four of them: 0, 1, 100 and 101. guix-daemon reads 100 as a failure of the build itself
+//! (which it may record), 101 as a time-out, and any other failure as one that does not come from the derivation.
 
 use std::process::ExitCode;
 
-/// How the process ends.
+/// The exit status of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitStatus {
-    /// 0: done; for the hook: built, and every output is in its place.
+    /// 0: success; for the hook: the build is done and every output is in the store.
     Success,
-    /// 1: it could not be done, for reasons that may pass: a machine, the network, a full disk, a bad request.
+    /// 1: failure for reasons that may pass: a machine, the network, a full disk, a bad request.
     Failure,
-    /// 2: the command line was not understood.
+    /// 2: the command line is invalid.
     Usage,
     /// 3: the machine file is missing or has errors.
     MachineFile,
@@ -20,14 +20,14 @@ pub enum ExitStatus {
     SomeMachinesFailed,
     /// 5: no machine matches.
     NoMatch,
-    /// 100: the build machine's daemon says that the build failed.
+    /// 100: the build machine's daemon reports that the build failed.
     BuildFailed,
     /// 101: the build took longer, or was silent for longer, than the daemon allows.
     TimedOut,
 }
 
 impl ExitStatus {
-    /// All of them, in the order of their numbers.
+    /// All statuses, in the order of their numbers.
     pub const ALL: [ExitStatus; 8] = [
         ExitStatus::Success,
         ExitStatus::Failure,
@@ -39,12 +39,12 @@ impl ExitStatus {
         ExitStatus::TimedOut,
     ];
 
-    /// What it says, for the manual.
+    /// Returns its meaning, for the manual.
     pub fn meaning(self) -> &'static str {
         match self {
             ExitStatus::Success => "done",
-            ExitStatus::Failure => "it could not be done",
-            ExitStatus::Usage => "the command line was not understood",
+            ExitStatus::Failure => "the command failed",
+            ExitStatus::Usage => "the command line is invalid",
             ExitStatus::MachineFile => "the machine file is missing or has errors",
             ExitStatus::SomeMachinesFailed => "some machines failed a check that others passed",
             ExitStatus::NoMatch => "no machine matches",
@@ -53,7 +53,7 @@ impl ExitStatus {
         }
     }
 
-    /// The number that the parent process sees.
+    /// Returns the number that the parent process sees.
     pub fn code(self) -> u8 {
         match self {
             ExitStatus::Success => 0,
@@ -78,7 +78,7 @@ impl From<ExitStatus> for ExitCode {
 mod tests {
     use super::ExitStatus;
 
-    /// What the hook may return is part of the contract with guix-daemon.
+    /// The hook's statuses are part of the contract with guix-daemon.
     #[test]
     fn the_daemons_statuses_are_fixed() {
         let statuses = [ExitStatus::Success, ExitStatus::Failure, ExitStatus::BuildFailed, ExitStatus::TimedOut];

@@ -1,22 +1,21 @@
-//! Named points in the life of a build, at which tests stop the process, to kill it or for something to happen
-//! meanwhile.
+//! Failpoints: named points of a build at which tests stop the process, to kill it or to cause something meanwhile.
 //!
-//! Only with the feature `failpoints`, which nothing turns on but the test that needs it (`tests/crash/`). Without it
-//! a point is an empty function, and the program does not have the variable's name in it; the same test sees to that.
+//! They exist only with the feature `failpoints`, which only its own test turns on (`tests/crash/`). Without it a
+//! failpoint is an empty function, and the program does not contain the variable's name; the same test checks that.
 //!
-//! With the feature, the file that `OFFLOAD_FAILPOINT_FILE` names may hold the name of a [`Failpoint`]. A process that comes to
-//! that point writes its process identifier to `FILE.reached`, removes the file, and stops (`SIGSTOP`, so all its
-//! threads do) until it is killed, or told to go on. The file is removed so that the next process does not stop.
+//! With the feature, the file that `OFFLOAD_FAILPOINT_FILE` names may contain the name of a [`Failpoint`]. A process
+//! that reaches that point writes its process identifier to `FILE.reached`, removes the file, and stops with all its
+//! threads (`SIGSTOP`) until it is killed or continued. The file is removed so that the next process does not stop.
 
 macro_rules! points {
     ($($(#[$about:meta])* $name:ident,)*) => {
-        /// Where a process may be stopped.
+        /// A point at which a process may be stopped.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Failpoint {
             $($(#[$about])* $name,)*
         }
 
-        /// All points, as a build that goes well comes by them.
+        /// All points, in the order of a successful build.
         pub const ALL: &[Failpoint] = &[$(Failpoint::$name,)*];
     };
 }
@@ -24,69 +23,69 @@ macro_rules! points {
 points! {
     /// The request has been read.
     RequestRead,
-    /// The health record says that a machine is being asked.
+    /// The health record says that a machine is being probed.
     Asking,
-    /// The connection to it stands, and the head has logged in.
+    /// The connection to it is open, and the head has logged in.
     Connected,
-    /// Its daemon has answered.
+    /// Its daemon has sent its greeting.
     Greeted,
-    /// It has told how it is doing, which is remembered.
+    /// Its status was recorded.
     Answered,
-    /// The lock of a slot is held, without a record of who holds it.
+    /// The lock of a slot is held, without a record of its holder.
     SlotLocked,
-    /// A record of the state directory is written, and not in its place yet.
+    /// A record of the state directory is written, but not renamed yet.
     RecordWritten,
     /// A slot is taken.
     SlotTaken,
-    /// The reply has been sent; the daemon is about to say what is to be built.
+    /// The reply was sent; the lists of inputs and outputs come next.
     Replied,
-    /// The lists of inputs and outputs have been read.
+    /// The lists of inputs and outputs were read.
     ListsRead,
     /// The store and its database are open.
     LocalStoreOpened,
     /// The build machine's daemon has its options.
     OptionsSet,
-    /// Nobody else may send the missing inputs now.
+    /// No other process may send the missing inputs now.
     UploadSlot,
-    /// Half of the missing inputs has been sent.
+    /// Half of the missing inputs was sent.
     UploadHalf,
-    /// All of them have.
+    /// All of them were sent.
     Uploaded,
-    /// And they are protected from the garbage collector.
+    /// They are protected from the garbage collector.
     InputsProtected,
-    /// The daemon has been asked to build.
+    /// The daemon has the request to build.
     BuildStarted,
-    /// It has built.
+    /// The build has ended.
     BuildEnded,
-    /// There is a turn to retrieve the outputs.
+    /// A transfer slot for the outputs is held.
     DownloadSlot,
-    /// There is room for an output, with nothing in it.
+    /// The place of an output is created, and empty.
     Staged,
-    /// The first bytes of its archive have come.
+    /// The first bytes of its archive have arrived.
     FirstBytes,
-    /// Half of a file has been written.
+    /// Half of a file was written.
     FileHalf,
-    /// All of an output has been written.
+    /// An output was written completely.
     Restored,
-    /// And it is what it should be, by an authorized key.
+    /// The output was verified: its contents, and its signature by an authorized key.
     Verified,
-    /// All outputs have come; the slot is still held.
+    /// All outputs have arrived; the slot is still held.
     Downloaded,
-    /// The connection has been kept, or has ended.
+    /// The connection persists, or was closed.
     ConnectionPersisted,
-    /// The slot has been given back.
+    /// The slot is free.
     SlotReleased,
-    /// What stood in an output's place is gone, and the output is not there yet.
+    /// The old file at an output's path is gone, and the output is not there yet.
     PlaceCleared,
-    /// An output is in its place, without the permissions of the store.
+    /// An output is at its path, without the permissions of the store.
     Moved,
-    /// It has them; other outputs are not in their places.
+    /// It has these permissions; other outputs are not at their paths.
     Placed,
-    /// All outputs are in their places, and the daemon does not know yet.
+    /// All outputs are at their paths, and the daemon does not know yet.
     AllPlaced,
-    /// It has read all of the build log.
+    /// The daemon has read all of the build log.
     LogRead,
-    /// All has been said; the process is about to end.
+    /// All output was written; the process is about to end.
     Ending,
 }
 
@@ -94,11 +93,11 @@ points! {
 mod hook {
     use super::Failpoint;
 
-    /// The process comes to a point.
+    /// Marks that the process reaches a point.
     #[inline(always)]
     pub fn failpoint(_: Failpoint) {}
 
-    /// The process comes to a point when `done` reaches half of `all`.
+    /// Marks that the process reaches a point when `done` reaches half of `all`.
     #[inline(always)]
     pub fn half(_: Failpoint, _done: u64, _all: u64) {}
 }
@@ -112,23 +111,23 @@ mod hook {
 
     use super::Failpoint;
 
-    /// The process comes to a point.
+    /// Marks that the process reaches a point.
     pub fn failpoint(point: Failpoint) {
         let Ok(file) = std::env::var("OFFLOAD_FAILPOINT_FILE") else { return };
         if !fs::read_to_string(&file).is_ok_and(|name| name == format!("{point:?}")) {
             return;
         }
-        // Of two threads or processes that come here at once, one stops.
+        // If two threads or processes get here at the same time, one stops.
         if fs::remove_file(&file).is_ok() {
             let (new, reached) = (format!("{file}.new"), format!("{file}.reached"));
-            let said = fs::write(&new, process::id().to_string()).and_then(|()| fs::rename(new, reached));
-            if said.is_ok() {
+            let written = fs::write(&new, process::id().to_string()).and_then(|()| fs::rename(new, reached));
+            if written.is_ok() {
                 let _ = kill_process(getpid(), Signal::STOP);
             }
         }
     }
 
-    /// The process comes to a point when `done` reaches half of `all`.
+    /// Marks that the process reaches a point when `done` reaches half of `all`.
     pub fn half(point: Failpoint, done: u64, all: u64) {
         if done >= all.div_ceil(2) {
             self::failpoint(point);

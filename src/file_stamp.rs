@@ -1,16 +1,16 @@
-//! Whether a file is still what it was.
+//! Detection of changed files.
 //!
-//! A stamp changes with the content, the owner and the mode of a file, and when another file takes its place. The kernel
+//! A stamp changes with the content, the owner and the mode of a file, and when another file replaces it. The kernel
 //! sets the time of the last change (`st_ctime`) at each of these, and no program can choose it.
 //!
-//! Not noticed: two changes within a few milliseconds that leave the size as it was, and what happens to directories
-//! above the file.
+//! Not detected: two changes within a few milliseconds that leave the size as it was, and changes to directories above
+//! the file.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What tells a file from others, and from what it was before.
+/// The data that identify a file and its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileStamp {
     device: u64,
@@ -22,7 +22,7 @@ pub struct FileStamp {
 }
 
 impl FileStamp {
-    /// The stamp of the file `path`, links followed. `None`: it does not exist, or cannot be reached.
+    /// Returns the stamp of the file `path`, links followed. `None`: it does not exist, or cannot be read.
     pub fn of(path: &Path) -> Option<FileStamp> {
         fs::metadata(path).ok().map(|metadata| FileStamp::from(&metadata))
     }
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_rights_and_another_file_change_it() {
+    fn content_mode_and_replacement_change_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let mut last = FileStamp::of(&path);
@@ -68,7 +68,7 @@ mod tests {
         ];
         for change in changes {
             assert_eq!(FileStamp::of(&path), last);
-            // The kernel's clock for files stands still for up to ten milliseconds.
+            // The kernel's clock for files advances only every ten milliseconds.
             thread::sleep(Duration::from_millis(20));
             change();
             let stamp = FileStamp::of(&path);

@@ -1,18 +1,17 @@
-//! Signing and verifying as Guix does it, and signing for logins, with libgcrypt.
+//! Signatures of store items in Guix's form, and signatures for logins, with libgcrypt.
 //!
-//! Guix signs the SHA-256 of an item with ECDSA over the Edwards curve Ed25519 and deterministic nonces (RFC 6979), or
-//! with RSA and PKCS #1 where the key is an old one. libgcrypt is the only library that does the former, so this is a
-//! binding to the few functions that it takes. Signatures come out bit for bit as `guix authenticate` makes them.
+//! Guix signs the SHA-256 of an item with ECDSA over the Edwards curve Ed25519 and deterministic nonces (RFC 6979), or,
+//! with old keys, with RSA and PKCS #1. libgcrypt is the only library that does the former, so this is a binding to the
+//! few functions that are needed. The signatures are bit for bit those of `guix authenticate`.
 //!
 //! The calls themselves are in `ffi`, the only file here with `unsafe` code. Handles of libgcrypt never leave this
-//! module, and whatever goes in has been read or written by [`store::sexp`](crate::store::sexp) before, the secret key
-//! excepted: that one is read by libgcrypt alone, from and into its secure memory, which is kept out of swap where the
-//! system allows it and wiped when freed. Without it libgcrypt would leave the key and what is computed from it in
-//! freed memory. The pool takes 128 KiB and grows. While libgcrypt handles a secret, all that it allocates comes from
-//! there, since it copies parts of keys into usual memory otherwise (`ffi`). The private keys of SSH users are handled
-//! in the same way (`user_key`).
+//! module. [`store::sexp`](crate::store::sexp) parses or writes all their input, except the secret key. libgcrypt alone
+//! reads that one, from and into its secure memory, which is not swapped if the system allows it, and wiped when freed.
+//! Without it libgcrypt would leave the key and intermediate results in freed memory. The pool takes 128 KiB and grows.
+//! While libgcrypt handles a secret, it allocates only from there, since it otherwise copies parts of keys into usual
+//! memory (`ffi`). The private keys of SSH users are handled in the same way (`user_key`).
 //!
-//! Not checked here: who owns the key files, and whether the keys are any good.
+//! Not checked here: who owns the key files, and the quality of the keys.
 
 mod digest;
 mod ffi;
@@ -35,10 +34,10 @@ use crate::store::sexp::{Sexp, SexpError};
 use crate::store::signature::{self, Acl, Algorithm, PublicKey, Signature, SignatureError};
 use ffi::Handle;
 
-/// Largest key file that is read, in bytes. One with an RSA key of 4096 bits has 4 KiB.
+/// The size limit of a key file, in bytes. One with an RSA key of 4096 bits has 4 KiB.
 const MAX_KEY: usize = 64 << 10;
 
-/// A key pair that signs store items. Can be shared between threads.
+/// A key pair that signs store items. Threads can share it.
 pub struct SigningKey {
     secret: Handle,
     public: PublicKey,
@@ -46,9 +45,9 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// Reads the pair whose secret key is the file `path`, `/etc/guix/signing-key.sec` as a rule; the public key is the
-    /// file beside it whose name ends in `.pub`. A secret key that others can read is refused, as is one of this user's
-    /// own that its group can read, and a pair whose halves do not belong together.
+    /// Reads the pair whose secret key is the file `path`, usually `/etc/guix/signing-key.sec`; the public key is the
+    /// file beside it whose name ends in `.pub`. It refuses a secret key that others can read, a key of this user's own
+    /// that its group can read, and a pair whose halves do not belong together.
     pub fn load(path: &Path) -> Result<SigningKey, Error> {
         let public_path = path.with_extension("pub");
         let text = read(&public_path, |_| Ok(()))?;
@@ -56,7 +55,7 @@ impl SigningKey {
             PublicKey::parse(&text).map_err(|source| Error::PublicKey { path: public_path.clone(), source })?;
         let algorithm = public.algorithm().ok_or(Error::Algorithm { path: public_path })?;
         let text = read(path, |metadata| {
-            // A key of root's may be open to the group of a daemon that has no privileges.
+            // A key of root's may be readable by the group of an unprivileged daemon.
             let closed = if metadata.uid() == geteuid().as_raw() { 0o077 } else { 0o027 };
             match metadata.mode() {
                 mode if mode & closed == 0 => Ok(()),
@@ -65,7 +64,7 @@ impl SigningKey {
         })?;
         let secret = Handle::secret(&text).map_err(|problem| Error::SecretKey { path: path.to_owned(), problem })?;
         let key = SigningKey { secret, public, algorithm };
-        // A signature by the one that is good by the other is what it takes to be a pair.
+        // The halves belong together if one verifies a signature of the other.
         let digest = [0x5a; 32];
         let mine = key.signature(&digest).map_err(|problem| Error::SecretKey { path: path.to_owned(), problem })?;
         match check(&mine) {
@@ -74,8 +73,8 @@ impl SigningKey {
         }
     }
 
-    /// The complete signature of a SHA-256 digest, in the form that goes into an export stream. It is ASCII unless one
-    /// of its numbers happens to look like text in ISO 8859-1.
+    /// Returns the complete signature of a SHA-256 digest, in the form for an export stream. It is ASCII unless one of
+    /// its numbers happens to look like text in ISO 8859-1.
     pub fn sign(&self, digest: &[u8; 32]) -> Result<Vec<u8>, Error> {
         self.signature(digest).map(|signature| signature.to_advanced()).map_err(|problem| Error::Sign { problem })
     }
@@ -96,14 +95,14 @@ impl SigningKey {
     }
 }
 
-/// Shows the public half only.
+/// Shows only the public half.
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SigningKey").field("public", &self.public).finish_non_exhaustive()
     }
 }
 
-/// The key on the list of which `signature` is a signature of `digest`. The checks come in the order of the errors.
+/// Returns the key of the list that made `signature` of `digest`. The checks come in the order of the errors.
 pub fn verify(signature: &[u8], digest: &[u8; 32], acl: &Acl) -> Result<PublicKey, VerifyError> {
     let signature = match Signature::parse(signature) {
         Ok(signature) => signature,
@@ -113,7 +112,7 @@ pub fn verify(signature: &[u8], digest: &[u8; 32], acl: &Acl) -> Result<PublicKe
     if !acl.authorizes(signature.public_key()) {
         return Err(VerifyError::Unauthorized { key: signature.public_key().clone() });
     }
-    // All of it: the last three bits are not part of what ECDSA signs.
+    // The whole digest is compared: ECDSA does not sign its last three bits.
     if signature.digest() != digest {
         return Err(VerifyError::Hash);
     }
@@ -124,15 +123,15 @@ pub fn verify(signature: &[u8], digest: &[u8; 32], acl: &Acl) -> Result<PublicKe
     Ok(signature.public_key().clone())
 }
 
-/// The mathematics.
+/// Verifies the signature itself.
 fn check(signature: &Signature) -> Result<(), String> {
     let [value, data, key] = [signature.value(), &signature.data(), signature.public_key().as_sexp()]
         .map(|part| Handle::new(&part.to_advanced()));
     value?.verify(&data?, &key?)
 }
 
-/// The text of a key file, once `accept` has agreed to its owner and mode. Wiped when dropped, and never moved until
-/// then.
+/// Reads the text of a key file, once `accept` has accepted its owner and mode. It is wiped when dropped, and never
+/// moved until then.
 fn read(path: &Path, accept: impl FnOnce(&Metadata) -> Result<(), Error>) -> Result<Zeroizing<Vec<u8>>, Error> {
     let failed = |cause| Error::Read { path: path.to_owned(), cause };
     let file = File::open(path).map_err(failed)?;
@@ -149,12 +148,14 @@ fn read(path: &Path, accept: impl FnOnce(&Metadata) -> Result<(), Error>) -> Res
     Ok(text)
 }
 
-/// Why there is no signing key, or no signature.
+/// The reason why there is no signing key, or no signature.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot read the signing key '{path}': {cause}{}", permissions::hint(path, Need::ReadSecret, cause))]
     Read { path: PathBuf, cause: io::Error },
-    #[error("the secret key '{path}' has mode {mode:04o}: its group or others can get at it; make that 0400")]
+    #[error(
+        "the secret key '{path}' has mode {mode:04o}: its group or others can use it\n  hint: `chmod 400 '{path}'`"
+    )]
     NotSecret { path: PathBuf, mode: u32 },
     #[error("'{path}' is not a public key")]
     PublicKey { path: PathBuf, source: SignatureError },
@@ -168,7 +169,7 @@ pub enum Error {
     Sign { problem: String },
 }
 
-/// Why a signature is not accepted. The words are those of Guix.
+/// The reason why a signature is rejected. The messages are those of Guix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
     #[error("signature is not a valid s-expression")]
@@ -177,7 +178,7 @@ pub enum VerifyError {
     Corrupt,
     #[error("unauthorized public key: {key}")]
     Unauthorized { key: PublicKey },
-    /// The signature is of something else.
+    /// The signature is of other data.
     #[error("invalid hash")]
     Hash,
     #[error("invalid signature: {problem}")]

@@ -1,55 +1,55 @@
 //! `offload`: a build hook for the GNU Guix daemon.
 //!
-//! guix-daemon asks a *build hook* whether a derivation can be built elsewhere. This library is such a hook: it chooses
-//! a build machine from a pool that a Lua program describes, sends the missing inputs over SSH, has the machine's own
-//! daemon build, and brings the outputs back into the store. The program `offload` is a thin shell over it
-//! ([`commands::main()`]).
+//! guix-daemon asks a *build hook* whether a derivation can be built on another machine. This library is such a hook.
+//! It selects a build machine from a pool that a Lua program describes, sends the missing inputs over SSH, starts the
+//! build in the machine's own daemon, and copies the outputs back into the store. The program `offload` is a thin shell
+//! over it ([`commands::main()`]).
 //!
 //! # Map
 //!
-//! Arrows go one way, between these modules and between the files inside each of them; `tests/layers/` keeps it so, and
-//! `unsafe` code in the four files that bind a C library.
+//! Arrows between these modules, and between the files inside each of them, point in one direction. Only the four files
+//! that bind a C library contain `unsafe` code. `tests/layers/` checks both rules.
 //!
 //! ```text
 //! commands ─► engine ─► build ─► scheduler, transfer ─► remote, local ─► daemon, ssh ─► store
 //!                       scheduler ─► state, machine_file ─► lua;  transfer ─► state
 //! ```
 //!
-//! | module | holds |
+//! | module | contents |
 //! |---|---|
-//! | [`commands`] | a file for each subcommand: its arguments, one function |
+//! | [`commands`] | the subcommands, one file each: its arguments and a function that runs it |
 //! | [`engine`] | the steps from a machine file to an offloaded build, for the commands and for embedding programs |
 //! | [`hook`] | the line protocol with the daemon: arguments, requests, replies, trace lines, build log, descriptors |
-//! | [`machine`] | what a build machine is: fields, defaults, validity |
-//! | [`status`] | how a machine is doing, as a probe finds out |
+//! | [`machine`] | a build machine: fields, defaults, validity |
+//! | [`status`] | the status of a machine that a probe returns |
 //! | [`machine_file`] | the machine file: fields, evaluate, decode, check, call its functions |
-//! | [`lua`] | a host for Lua programs: the interpreter thread, cancellation, limits, libraries; knows nothing of machines |
-//! | [`scheduler`] | which machine: matching, ranking, asking, choosing, deciding, waiting |
-//! | [`state`] | what outlives a process: slots, health, places to wait, drained machines, transfers |
-//! | [`build`] | one accepted build from choice to outputs in their places, with fail-over |
-//! | [`transfer`] | send the missing inputs, retrieve the outputs |
-//! | [`remote`] | what is asked of a build machine: a stream to its daemon, a probe; connections that are kept |
+//! | [`lua`] | a host for Lua programs: the interpreter thread, cancellation, limits, libraries; it does not know machines |
+//! | [`scheduler`] | the choice of a machine: matching, ranking, probing, selection, decision, waiting |
+//! | [`state`] | the state that outlives a process: slots, health, the queue, drained machines, transfers |
+//! | [`build`] | one accepted build, from the choice of a machine to the outputs in the store, with fail-over |
+//! | [`transfer`] | upload of the missing inputs, download of the outputs |
+//! | [`remote`] | the build machine's side: a stream to its daemon, a probe, persistent connections |
 //! | [`local`] | this machine's store: read and sign, restore, check |
 //! | [`daemon`] | a client of the worker protocol over any `Read + Write` |
-//! | [`ssh`] | everything that touches libssh2 |
+//! | [`ssh`] | all code that calls libssh2 |
 //! | [`store`] | formats, pure over `Read` and `Write`: paths, nars, export streams, derivations, signatures |
 //! | [`gcrypt`] | the binding to libgcrypt |
-//! | [`events`] | what happens to a build, for the log and for embedding programs |
-//! | [`error`], [`exit`] | how a build may fail, and the exit statuses |
-//! | [`file_stamp`] | whether a file is still what it was |
+//! | [`events`] | the events of a build, for the log and for embedding programs |
+//! | [`error`], [`exit`] | the ways in which a build may fail, and the exit statuses |
+//! | [`file_stamp`] | detection of changed files |
 //! | [`supervisor`] | programs that end with the process that started them |
-//! | [`permissions`] | who may use a file, and what to do where somebody may not; root acting as the owner of the state |
-//! | [`shell`] | words of commands that people are asked to run |
-//! | [`logging`], [`text`], [`timing`] | messages for people, and what from outside may stand in them; where the time goes |
-//! | [`failpoints`] | points at which tests kill the process; nothing in a usual build |
+//! | [`permissions`] | who may use a file, with the command that fixes a missing permission; root acting as the owner of the state |
+//! | [`shell`] | quoted words for the commands that messages suggest |
+//! | [`logging`], [`text`], [`timing`] | the log, the escaping of foreign text in it, and the time that each phase of a build takes |
+//! | [`failpoints`] | points at which tests kill the process; compiled out of a usual build |
 //!
 //! # Embedding
 //!
-//! The first line of `main` should be [`supervisor::serve_if_asked`]: what the machine file and `proxy_command` start then
-//! ends with the process. Without it such programs outlive a process that is killed.
+//! The first line of `main` should be [`supervisor::serve_if_asked`]. It makes the programs that the machine file and
+//! `proxy_command` start end with the process. Without it such programs outlive a process that is killed.
 //!
-//! Another program can do what the build hook does, with functions of its own in the machine file's language and an
-//! observer of its own. The steps are those of [`engine`]; `examples/embed.rs` takes them all.
+//! Another program can do the work of the build hook, add its own functions to the machine file's language and observe
+//! the builds. The steps are those of [`engine`]; `examples/embed.rs` takes them all.
 //!
 //! ```no_run
 //! use offload::engine::Engine;

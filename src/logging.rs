@@ -1,7 +1,7 @@
-//! The log: messages for people, on standard error, every line prefixed, and nothing in it that a terminal would obey.
+//! The log: messages for people, on standard error, with a prefix on every line and without control characters.
 //!
-//! The level comes from `OFFLOAD_LOG`, in the syntax of env_logger (`debug`, `offload::ssh=trace`, …); by default
-//! warnings and the few lines that tell where a build goes are shown, as they are where it means nothing.
+//! The level comes from `OFFLOAD_LOG`, in the syntax of env_logger (`debug`, `offload::ssh=trace`, …). By default, and
+//! if the value is invalid, warnings and a few lines about the steps of a build are shown.
 
 use std::env;
 use std::fs::File;
@@ -13,7 +13,7 @@ use log::{Level, LevelFilter, warn};
 use crate::hook::descriptors::PREFIX;
 use crate::text::printable;
 
-/// The longest write to a pipe that stays in one piece.
+/// The limit of one write to a pipe, in bytes: a longer one may be split.
 const MAX_WRITE: usize = 4096;
 
 /// The longest message, in bytes.
@@ -22,13 +22,13 @@ const MAX_MESSAGE: usize = 64 << 10;
 /// The environment variable that sets the level.
 pub const VARIABLE: &str = "OFFLOAD_LOG";
 
-/// The daemon's pipe as a target.
+/// Returns the daemon's pipe as a target.
 pub fn pipe(pipe: File) -> Target {
     Target::Pipe(Box::new(Lines(pipe)))
 }
 
-/// Writes every line with a call of its own, and a very long one in pieces that begin with the prefix, so that nothing
-/// comes between its bytes (`PIPE_BUF`): neither lines of other processes nor a reply to the daemon.
+/// Writes every line in one call, and a very long one in pieces that begin with the prefix. So other processes' lines
+/// and a reply to the daemon cannot come between its bytes (`PIPE_BUF`).
 struct Lines(File);
 
 impl Write for Lines {
@@ -51,13 +51,13 @@ impl Write for Lines {
     }
 }
 
-/// What is logged by default.
+/// The default level.
 const DEFAULT: &str = "offload=info";
 
-/// Starts logging to `target`; only the first call in a process has an effect.
+/// Starts logging to `target`. Only the first call in a process has an effect.
 pub fn start(target: Target) {
     let wanted = env::var_os(VARIABLE).map_or(DEFAULT.to_owned(), |wanted| wanted.to_string_lossy().into_owned());
-    let odd = odd_part(&wanted);
+    let odd = invalid_part(&wanted);
     let _ = Builder::new()
         .parse_filters(if odd.is_some() { DEFAULT } else { &wanted })
         .target(target)
@@ -74,16 +74,16 @@ pub fn start(target: Target) {
         })
         .try_init();
     if let Some(part) = odd {
-        warn!("{VARIABLE} is not used: '{part}' is neither a level, such as 'debug', nor 'offload::MODULE=LEVEL'");
+        warn!("{VARIABLE} is ignored: '{part}' is neither a level, such as 'debug', nor 'offload::MODULE=LEVEL'");
     }
 }
 
-/// The first part that means nothing. env_logger would take a level that is mistyped for the name of a library, and be
-/// silent about everything else.
-fn odd_part(wanted: &str) -> Option<&str> {
+/// Returns the first invalid part. env_logger would take a misspelt level for the name of a library, and log nothing
+/// else.
+fn invalid_part(wanted: &str) -> Option<&str> {
     let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
     let is_own = |word: &str| word == "offload" || word.starts_with("offload::");
-    // Behind a slash is what messages must have in them.
+    // The part after a slash is a filter of messages.
     let parts = wanted.split('/').take(1).flat_map(|parts| parts.split(',')).map(str::trim);
     parts.filter(|part| !part.is_empty()).find(|part| match part.split_once('=') {
         Some((name, level)) => !is_own(name.trim()) || !is_level(level.trim()),
@@ -97,11 +97,11 @@ mod tests {
     use std::io::{Read, Seek};
 
     #[test]
-    fn what_cannot_be_a_level_or_a_module_is_found() {
+    fn an_invalid_level_or_module_is_found() {
         for wanted in
             ["", "debug", "WARN", "offload", "offload::ssh=trace, info", "off,offload::timing=debug", "debug/ssh"]
         {
-            assert_eq!(odd_part(wanted), None, "{wanted}");
+            assert_eq!(invalid_part(wanted), None, "{wanted}");
         }
         for (wanted, part) in [
             ("debgu", "debgu"),
@@ -110,7 +110,7 @@ mod tests {
             ("offload=a=b", "offload=a=b"),
             ("offloads", "offloads"),
         ] {
-            assert_eq!(odd_part(wanted), Some(part));
+            assert_eq!(invalid_part(wanted), Some(part));
         }
     }
 

@@ -1,8 +1,8 @@
-//! What a build machine is: its fields, their defaults, and what makes them valid.
+//! A build machine: its fields, their defaults, and their valid values.
 //!
 //! The fields are those of Guix's `build-machine` record ("Daemon Offload Setup" in the manual) with underscores, and
-//! the ones that `offload` adds. Everything here is pure: whether a key file exists or a host answers is found out by
-//! those who use the machine (`ssh/`, `remote/`). How a machine file becomes values of this type is `policy/`.
+//! those that `offload` adds. Everything here is pure: the users of a machine (`ssh/`, `remote/`) find out whether a
+//! key file exists or a host responds. `machine_file/` reads values of this type from a machine file.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,54 +19,55 @@ pub use name::{NameFault, canonical_name, check_name, is_feature_name};
 /// A build machine, as one entry of the machine file describes it. [`Machine::new`] has the defaults.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Machine {
-    /// Host name or address; what the resolver is given.
+    /// The host name or address, for the resolver.
     pub name: String,
     /// TCP port of its SSH server.
     pub port: u16,
     /// The account to log in as.
     pub user: String,
-    /// System types it builds for, such as `x86_64-linux`. Never empty.
+    /// The system types it builds for, such as `x86_64-linux`. Never empty.
     pub systems: Vec<String>,
-    /// The host keys it may show. Never empty.
+    /// The allowed host keys. Never empty.
     pub host_keys: Vec<HostKey>,
-    /// The private key that opens the account; `None`: the first of `~/.ssh/id_ed25519`, `id_ecdsa`, `id_rsa`.
+    /// The private key of the account; `None`: the first of `~/.ssh/id_ed25519`, `id_ecdsa`, `id_rsa`.
     pub private_key: Option<PathBuf>,
-    /// Where its daemon listens.
+    /// The socket on which its daemon listens.
     pub daemon_socket: PathBuf,
     /// Compression of the SSH transport.
     pub compression: Compression,
-    /// Builds it takes at the same time: its build slots.
+    /// The number of builds that may run at the same time: its build slots.
     pub parallel_builds: u32,
     /// Relative speed, above 0.
     pub speed: f64,
     /// Features it offers; a derivation's `requiredSystemFeatures` must be among them.
     pub features: Vec<String>,
-    /// One-minute load over cores above which it is passed over; `None` ignores the load.
+    /// The one-minute load over cores above which it is skipped; `None` ignores the load.
     pub overload_threshold: Option<f64>,
-    /// Bytes that must be free in its store.
+    /// The bytes that must be free in its store.
     pub minimum_disk_space: u64,
-    /// Limit for name resolution, TCP, key exchange and authentication together.
+    /// The time limit of name resolution, TCP, key exchange and authentication together.
     pub connect_timeout: Duration,
-    /// How long the link may bring no byte at all before it counts as dead; less than 3 s counts as 3 s.
+    /// The time without a byte from the link after which it counts as lost; less than 3 s counts as 3 s.
     pub stall_timeout: Duration,
-    /// How often a keep-alive question is sent over a link that is otherwise silent.
+    /// The interval at which a keep-alive request is sent over a silent link.
     pub keepalive_interval: Duration,
-    /// How long a connection is kept open after a build, for the next one; `None`: it is not kept.
+    /// The time that a connection persists after a build; `None`: it does not persist.
     pub keep_connection: Option<Duration>,
-    /// Uploads at the same time, and downloads at the same time.
+    /// The limit of simultaneous uploads, and of simultaneous downloads.
     pub max_transfers: u32,
-    /// False: never chosen.
+    /// Whether it may be chosen.
     pub enabled: bool,
-    /// A program whose standard input and output carry the SSH connection; `%h` and `%p` are replaced. No shell.
+    /// A program that carries the SSH connection on its standard input and output; `%h` and `%p` are replaced. No
+    /// shell.
     pub proxy_command: Option<Vec<String>>,
     /// Whether its daemon may fetch inputs from substitute servers.
     pub use_substitutes: bool,
-    /// What the author of the machine file notes of it: JSON under names of theirs.
+    /// Notes of the machine file's author: JSON under their own names.
     pub tags: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Machine {
-    /// A machine with the required fields given and the defaults for the rest.
+    /// Returns a machine with these required fields and defaults for the rest.
     pub fn new(name: &str, user: &str, systems: Vec<String>, host_keys: Vec<HostKey>) -> Machine {
         Machine {
             name: name.to_owned(),
@@ -94,7 +95,7 @@ impl Machine {
         }
     }
 
-    /// `NAME:PORT`, by which entries for the same host share slots and other state, however they spell its name.
+    /// Returns `NAME:PORT`. Entries for the same host share slots and other state by this name, however they spell it.
     pub fn address(&self) -> String {
         format!("{}:{}", canonical_name(&self.name), self.port)
     }
@@ -109,7 +110,7 @@ impl Machine {
 /// Compression of the SSH transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// Decided by `offload`.
+    /// `offload` decides.
     Auto,
     None,
     Zlib,
@@ -123,7 +124,7 @@ pub struct Compressed {
 }
 
 impl Compression {
-    /// The directions that are to be compressed; `auto` leaves it to `experience`.
+    /// Returns the directions to compress; `auto` uses `experience`.
     pub fn directions(self, experience: impl FnOnce() -> Compressed) -> Compressed {
         match self {
             Compression::Auto => experience(),
@@ -132,7 +133,7 @@ impl Compression {
         }
     }
 
-    /// The word for it in a machine file.
+    /// Returns its name in a machine file.
     pub fn name(self) -> &'static str {
         match self {
             Compression::Auto => "auto",
@@ -146,7 +147,7 @@ impl Compression {
 #[derive(Clone, PartialEq, Eq)]
 pub struct HostKey {
     pub kind: HostKeyKind,
-    /// The key in the encoding of RFC 4253, section 6.6: what the base64 part of the OpenSSH form holds.
+    /// The key in the encoding of RFC 4253, section 6.6: the base64 part of the OpenSSH form.
     pub blob: Vec<u8>,
 }
 
@@ -167,7 +168,7 @@ pub enum HostKeyKind {
 }
 
 impl HostKeyKind {
-    /// The name in the OpenSSH form of a key.
+    /// Returns the name in the OpenSSH form of a key.
     pub fn name(self) -> &'static str {
         match self {
             HostKeyKind::Ed25519 => "ssh-ed25519",

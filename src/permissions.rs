@@ -1,9 +1,10 @@
-//! Who may use a file, by the bits of its mode: so that a message can name the file, the user and the remedy.
+//! File permissions by mode bits, so that a message can name the file, the user and the remedy.
 //!
-//! guix-daemon may run as root, or as a user such as `guix-daemon`; commands of administrators run as root. [`ownership`]
-//! says where root might be led astray, [`files`] has the files of the state, and [`identity`] makes root another user.
+//! guix-daemon may run as root, or as a user such as `guix-daemon`; administrators run commands as root. [`ownership`]
+//! finds paths that other users can redirect, [`files`] handles the files of the state, and [`identity`] changes root
+//! to another user.
 //!
-//! Not checked here: access-control lists beside the mode, read-only mounts, AppArmor and SELinux.
+//! Not checked here: access-control lists beyond the mode, read-only mounts, AppArmor and SELinux.
 
 pub mod files;
 pub mod identity;
@@ -22,10 +23,10 @@ use rustix::process::{getegid, geteuid, getgroups};
 use self::passwd::accounts;
 use crate::shell::in_quotes;
 
-/// How deep a directory is looked into.
+/// The depth to which a directory is checked.
 const DEPTH: usize = 4;
 
-/// A user, as far as rights go.
+/// A user with its groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     pub name: String,
@@ -35,7 +36,7 @@ pub struct User {
 }
 
 impl User {
-    /// The user that this process acts as.
+    /// Returns the user that this process acts as.
     pub fn effective() -> User {
         let uid = geteuid().as_raw();
         let others = getgroups().unwrap_or_default();
@@ -43,7 +44,7 @@ impl User {
         User { name: name_of(Path::new("/"), uid), uid, groups }
     }
 
-    /// A user in `/etc/passwd` and `/etc/group` below `root`.
+    /// Returns a user in `/etc/passwd` and `/etc/group` below `root`.
     pub fn named(root: &Path, name: &str) -> Option<User> {
         let account = accounts(root).into_iter().find(|account| account.name == name)?;
         let group = fs::read_to_string(root.join("etc/group")).unwrap_or_default();
@@ -59,7 +60,7 @@ impl User {
         })
     }
 
-    /// The user with this number; one that is not in `/etc/passwd` below `root` is in the group `gid` alone.
+    /// Returns the user with this number. A user that is not in `/etc/passwd` below `root` is only in the group `gid`.
     pub fn numbered(root: &Path, uid: u32, gid: u32) -> User {
         let name = name_of(root, uid);
         match User::named(root, &name) {
@@ -68,7 +69,7 @@ impl User {
         }
     }
 
-    /// Its home directory, as `/etc/passwd` below `root` has it.
+    /// Returns its home directory in `/etc/passwd` below `root`.
     pub fn home(&self, root: &Path) -> Option<PathBuf> {
         accounts(root).into_iter().find(|account| account.name == self.name).map(|account| account.home)
     }
@@ -84,40 +85,40 @@ impl User {
     }
 }
 
-/// The name of a user; its number where `/etc/passwd` below `root` has none.
+/// Returns the name of a user, or its number if `/etc/passwd` below `root` has none.
 fn name_of(root: &Path, uid: u32) -> String {
     let account = accounts(root).into_iter().find(|account| account.uid == uid);
     account.map_or_else(|| uid.to_string(), |account| account.name)
 }
 
-/// What a file is needed for.
+/// The access to a file that is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     Read,
-    /// To be read by this user alone.
+    /// Read access for this user only.
     ReadSecret,
-    /// To be read and run.
+    /// Read and execute access.
     Run,
-    /// A directory in which files come and go, with everything in it.
+    /// A directory in which files are created and removed, with all its contents.
     Own,
 }
 
-/// Why a user cannot do with a file what it needs to.
+/// The permission problem of a user with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PermissionProblem {
     user: String,
     need: Need,
-    /// The file that was wanted.
+    /// The requested file.
     wanted: PathBuf,
-    /// The file whose mode is in the way: that, or a directory above it.
+    /// The file whose mode denies access: the requested file, or a directory above it.
     path: PathBuf,
     owner: String,
     mode: u32,
 }
 
 impl PermissionProblem {
-    /// What is in the way of `user` who needs `path`, all below `root`. A file that does not exist is nothing in the
-    /// way, unless it would have to be made.
+    /// Returns the problem of `user` with `path`, both below `root`. A file that does not exist is not a problem,
+    /// unless it would have to be created.
     pub fn find(user: &User, root: &Path, path: &Path, need: Need) -> Option<PermissionProblem> {
         let path = &if root == Path::new("/") {
             fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
@@ -138,7 +139,7 @@ impl PermissionProblem {
         for at in above {
             let metadata = match fs::metadata(below(root, at)) {
                 Ok(metadata) => metadata,
-                // Nobody can say what is in there, or there is nothing.
+                // Its contents cannot be read, or there are none.
                 Err(_) => break,
             };
             let bits = match need {
@@ -163,7 +164,7 @@ impl PermissionProblem {
         }
     }
 
-    /// The first thing in `directory` that its user cannot change.
+    /// Returns the first file in `directory` that its user cannot change.
     fn in_tree(user: &User, root: &Path, directory: &Path, depth: usize) -> Option<(PathBuf, Metadata)> {
         for entry in fs::read_dir(below(root, directory)).ok()?.flatten() {
             let (Ok(metadata), path) = (entry.metadata(), directory.join(entry.file_name())) else { continue };
@@ -181,12 +182,12 @@ impl PermissionProblem {
         None
     }
 
-    /// Whether it is a directory above the wanted file.
+    /// Returns whether it is a directory above the requested file.
     pub fn is_above(&self) -> bool {
         self.path != self.wanted && self.wanted.starts_with(&self.path)
     }
 
-    /// The command that mends it, for root.
+    /// Returns the command that fixes it, for root.
     pub fn remedy(&self) -> String {
         let PermissionProblem { user, mode, .. } = self;
         let [wanted, path] = [&self.wanted, &self.path].map(|path| in_quotes(&path.to_string_lossy()));
@@ -215,18 +216,18 @@ impl fmt::Display for PermissionProblem {
     }
 }
 
-/// A line to follow the message about an error, with the remedy, where it is this process that lacks a right; else
-/// nothing.
+/// Returns a hint line to follow the message about an error, if this process lacks a permission; otherwise an empty
+/// text.
 pub fn hint(path: &Path, need: Need, error: &io::Error) -> String {
     hint_for(&User::effective(), path, need, error)
 }
 
-/// Like [`hint`], where this process has acted as `user`.
+/// Works like [`hint`], for a process that has acted as `user`.
 pub fn hint_for(user: &User, path: &Path, need: Need, error: &io::Error) -> String {
     advice_for(user, path, need, error).map_or(String::new(), |advice| format!("\n  hint: {advice}"))
 }
 
-/// Like [`hint`], for those who have a place for hints.
+/// Works like [`hint`], for callers with a separate place for hints.
 pub fn advice(path: &Path, need: Need, error: &io::Error) -> Option<String> {
     advice_for(&User::effective(), path, need, error)
 }
@@ -239,12 +240,12 @@ fn advice_for(user: &User, path: &Path, need: Need, error: &io::Error) -> Option
     Some(format!("{problem}; as root: `{}`", problem.remedy()))
 }
 
-/// Where `path` is found when `root` takes the place of `/`.
+/// Returns the place of `path` if `root` replaces `/`.
 pub fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// Opens a file for reading. A named pipe that nobody writes to is empty, and not waited for.
+/// Opens a file for reading. A named pipe without a writer is empty, and does not block.
 pub fn open_at_once(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
     rustix::fs::fcntl_setfl(&file, OFlags::empty())?;

@@ -1,12 +1,12 @@
-//! Words of commands that people are asked to run: a POSIX shell takes them as they are.
+//! Quoting of words in suggested commands, for a POSIX shell.
 
-/// `text` as one word of a shell. Control characters, which have no business in a file name or a key, are left out.
+/// Quotes `text` as one word of a shell. Control characters, which do not occur in file names or keys, are removed.
 pub fn quote(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._+-:@%,=".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) { text.to_owned() } else { in_quotes(text) }
 }
 
-/// The same, in quotes also where it needs none.
+/// Quotes `text` even if it needs no quotes.
 pub fn in_quotes(text: &str) -> String {
     let text: String = text.chars().filter(|c| !c.is_control()).collect();
     format!("'{}'", text.replace('\'', r"'\''"))
@@ -17,7 +17,7 @@ mod tests {
     use super::{in_quotes, quote};
 
     #[test]
-    fn a_shell_takes_it_as_it_is() {
+    fn a_shell_reads_the_original_text() {
         for (text, quoted) in [
             ("/etc/guix/key", "/etc/guix/key"),
             ("", "''"),

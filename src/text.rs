@@ -1,9 +1,9 @@
-//! Text from outside, made fit for messages: what a build machine or its daemon says may end on somebody's terminal.
+//! Text from outside, escaped for messages: the text of a build machine or its daemon may be printed on a terminal.
 
 use std::fmt::Write;
 
-/// `text` in at most `max` bytes and a few more that say so. Newlines and tabs stay; other control characters, which a
-/// terminal would obey, and those that change the direction of writing are escaped, such as `\u{1b}`.
+/// Returns `text` in at most `max` bytes, plus a note if it was cut. Newlines and tabs stay; other control characters,
+/// and those that change the direction of writing, are escaped, such as `\u{1b}`.
 pub fn printable(text: &str, max: usize) -> String {
     let mut printed = String::new();
     for character in text.chars() {
@@ -20,8 +20,8 @@ pub fn printable(text: &str, max: usize) -> String {
     printed
 }
 
-/// Whether a terminal does something else with a character than show it: a control character, or one that changes the
-/// direction of writing.
+/// Returns whether a terminal interprets a character instead of showing it: a control character, or one that changes
+/// the direction of writing.
 pub fn is_terminal_control(character: char) -> bool {
     let turns =
         matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_would_obey_is_escaped() {
+    fn control_characters_are_escaped() {
         assert_eq!(printable("a\tb\nc é", 99), "a\tb\nc é");
         assert_eq!(
             printable("\u{1b}[2J\r# accept\u{9b}\u{202e}x\0", 99),
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_long_is_cut() {
+    fn long_text_is_cut() {
         assert_eq!(printable("abcdef", 6), "abcdef");
         assert_eq!(printable("abcdefg", 6), "abcdef ...");
         assert!(printable(&"\0".repeat(1 << 20), 100).len() < 120);

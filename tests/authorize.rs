@@ -48,8 +48,8 @@ fn a_new_machine_is_added_authorized_and_builds() {
     let said = text(&output.stderr);
     println!("{said}");
     assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(said.contains("b1 accepts what this machine signs now.\n"), "{said}");
-    assert!(said.contains("This machine accepts what b1 signs now.\n"), "{said}");
+    assert!(said.contains("b1 has authorized this machine's key.\n"), "{said}");
+    assert!(said.contains("This machine has authorized the key of b1.\n"), "{said}");
     let output = offload(&head, &["authorize", "b1", "--yes"], "");
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(text(&output.stderr).matches("already").count(), 2, "{}", text(&output.stderr));

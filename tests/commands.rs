@@ -52,19 +52,19 @@ fn what_cannot_be_written_is_an_error_of_help_too() {
 }
 
 #[test]
-fn a_level_of_the_log_that_means_nothing_is_told_and_not_used() {
+fn an_invalid_log_level_is_reported_and_ignored() {
     let mut eval = Command::new(env!("CARGO_BIN_EXE_offload"));
     let output = eval.current_dir(env!("CARGO_MANIFEST_DIR")).env("OFFLOAD_LOG", "debgu");
     let output = output.args(["eval", "examples/minimal.lua"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     let said = text(&output.stderr);
     let line = said.lines().find(|line| line.contains("OFFLOAD_LOG")).unwrap_or_default();
-    assert!(line.starts_with("offload: warning: OFFLOAD_LOG is not used: 'debgu' is neither a level"), "{said}");
+    assert!(line.starts_with("offload: warning: OFFLOAD_LOG is ignored: 'debgu' is neither a level"), "{said}");
     assert!(!text(&output.stdout).contains("OFFLOAD_LOG"));
 }
 
 #[test]
-fn a_machine_file_that_is_not_there_is_told_from_one_without_the_machine() {
+fn a_missing_machine_file_is_distinguished_from_one_without_the_machine() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("machines.lua");
     let file = file.to_str().unwrap();
@@ -141,7 +141,7 @@ fn convert_gives_a_file_that_eval_takes() {
 }
 
 #[test]
-fn explain_says_why_and_what_the_daemon_would_be_told() {
+fn explain_prints_the_reasons_and_the_outcome() {
     let state = tempfile::tempdir().unwrap();
     let offload = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_offload"));
@@ -154,8 +154,8 @@ fn explain_says_why_and_what_the_daemon_would_be_told() {
     let output = explain("x86_64-linux");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let said = text(&output.stdout);
-    assert!(said.contains("build.example.org:22  score 1.000  would be asked first"), "{said}");
-    assert!(said.ends_with("the daemon would be told: accept; it would be built on build.example.org\n"), "{said}");
+    assert!(said.contains("build.example.org:22  score 1.000  not checked recently; checked before use"), "{said}");
+    assert!(said.ends_with("→ built on build.example.org\n"), "{said}");
 
     let output = explain("riscv64-linux");
     assert_eq!(output.status.code(), Some(5));
@@ -167,11 +167,11 @@ fn explain_says_why_and_what_the_daemon_would_be_told() {
     assert!(said.contains("drained: it gets no new builds"), "{said}");
     assert!(said.contains("drained for 1 h 59 min more") || said.contains("drained for 2 h 0 min more"), "{said}");
     offload(&["undrain", "build.example.org", machines[0], machines[1]]);
-    assert!(text(&explain("x86_64-linux").stdout).contains("would be asked first"));
+    assert!(text(&explain("x86_64-linux").stdout).contains("not checked recently; checked before use"));
 
     let output = offload(&["explain", "--json", "--system", "x86_64-linux", "--features", "kvm,big", machines[1]]);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(json["machines"][0]["reason"], "it lacks the feature kvm, big");
+    assert_eq!(json["machines"][0]["reason"], "it lacks the features kvm, big");
     assert_eq!((&json["reply"], &json["machine"]), (&"decline".into(), &serde_json::Value::Null));
     in_the_manual(&[&json, &json["machines"][0], &json["request"]]);
 }
@@ -223,7 +223,7 @@ fn a_score_that_says_no_is_no_mismatch() {
         .unwrap();
     let said = text(&output.stdout);
     assert!(said.contains("not with nil"), "{said}{}", text(&output.stderr));
-    assert!(said.ends_with("the daemon would be told: postpone\n"), "{said}");
+    assert!(said.ends_with("→ waits: no build machine can take it now\n"), "{said}");
     assert_eq!(output.status.code(), Some(0));
 }
 

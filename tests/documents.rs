@@ -59,7 +59,7 @@ fn help_is_what_it_was_and_as_in_all_of_gnu() {
 }
 
 #[test]
-fn the_version_is_said_as_in_all_of_gnu() {
+fn the_version_has_the_form_of_gnu() {
     let output = offload(&["--version"]);
     let said = text(&output.stdout);
     let first = said.lines().next().unwrap();

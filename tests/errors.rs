@@ -167,12 +167,12 @@ fn signing_keys_that_are_not_authorized() {
     let unknown = lab.build_machine("unknown").untrusted().start();
     let head = lab.head().max_jobs(2).start();
 
-    let words = ["wary", "does not trust what this machine signs", "copy '/etc/guix/signing-key.pub' there"];
+    let words = ["wary", "has not authorized this machine's signing key", "copy '/etc/guix/signing-key.pub' there"];
     let case = Case::new("head unknown to the machine", wary.entry(), &words);
     assert_failed_then_built_here(&head, &case);
     assert!(wary.built().is_empty());
 
-    let words = ["unknown", "not acceptable: it is signed with a key that is not authorized here"];
+    let words = ["unknown", "rejected: it is signed with a key that is not authorized here"];
     let case = Case::new("machine unknown to the head", unknown.entry(), &words);
     assert_failed_then_built_here(&head, &case);
 

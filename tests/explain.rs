@@ -13,7 +13,7 @@ fn explain(head: &Host, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn what_is_known_of_each_machine_is_said() {
+fn explain_prints_the_records_of_each_machine() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").max_jobs(1).start();
     let b2 = lab.build_machine("b2").start();
@@ -43,15 +43,15 @@ fn what_is_known_of_each_machine_is_said() {
     let said = explain(&head, &[&derivation]);
     assert!(said.contains("all its slots are taken\n    a slot is held by process"), "{said}");
     assert!(said.contains("-endless.drv"), "{said}");
-    assert!(said.contains("b2:2022  score 1.000  would be asked first"), "{said}");
+    assert!(said.contains("b2:2022  score 1.000  not checked recently; checked before use"), "{said}");
 
     // Asked: b2 has no room, b3 does not answer.
     let said = explain(&head, &[&derivation, "--probe"]);
     assert!(said.contains("its store is nearly full"), "{said}");
     assert!(said.contains("connection refused"), "{said}");
-    assert!(said.contains("in trouble for ") && said.contains(", 1 failure\n"), "{said}");
+    assert!(said.contains("    1 failure "), "{said}");
     // It would wait for the slot of b1.
-    assert!(said.ends_with("the daemon would be told: accept\n"), "{said}");
+    assert!(said.ends_with("→ waits for a slot\n"), "{said}");
 
     // A rule that reads the derivation.
     let failed = head.client().no_offload().build(&[&Drv::new("refused").env("never", "1")]);
@@ -59,7 +59,7 @@ fn what_is_known_of_each_machine_is_said() {
     let output = head.command("/opt/offload/offload").args(["explain", &derivation]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(said.matches("never, it says").count(), 3, "{said}");
-    assert!(said.ends_with("the daemon would be told: decline\n"), "{said}");
+    assert!(said.ends_with("→ built on this machine: no build machine matches\n"), "{said}");
     assert_eq!(output.status.code(), Some(5));
     build.interrupt(Signal::KILL);
 }

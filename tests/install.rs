@@ -184,7 +184,7 @@ fn what_others_have_written_stays() {
     let before = everything(root);
     let output = offload(root, &["install"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains(&format!("'/{DROP_IN}' is in the way")), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains(&format!("'/{DROP_IN}' already exists")), "{}", text(&output.stderr));
     assert!(everything(root) == before);
 
     // One that was changed afterwards is somebody's, too.
@@ -193,7 +193,7 @@ fn what_others_have_written_stays() {
     let override_file = drop_in.with_file_name("override.conf");
     fs::write(&override_file, "[Service]\nEnvironment=GUIX=/elsewhere\n").unwrap();
     let said = succeed(root, &["install"]);
-    assert!(said.contains("warning: /etc/systemd/system/guix-daemon.service.d/override.conf sets GUIX too"), "{said}");
+    assert!(said.contains("warning: /etc/systemd/system/guix-daemon.service.d/override.conf also sets GUIX"), "{said}");
     fs::write(&drop_in, "[Service]\nNice=5\n").unwrap();
     assert_eq!(offload(root, &["install"]).status.code(), Some(1));
     let said = succeed(root, &["uninstall"]);
@@ -261,7 +261,7 @@ fn where_it_cannot_be_installed() {
     refuse(&["install"], 1, "runs guix-daemon as 'nobody', who is not in /etc/passwd");
     let confined = fs::read_to_string(&unit).unwrap().replace("User=nobody", "User=root");
     fs::write(&unit, confined).unwrap();
-    refuse(&["install", "--restart"], 2, "--restart is for the running system");
+    refuse(&["install", "--restart"], 2, "--restart works only on the running system");
     refuse(&["install", "--prefix", "usr/local"], 2, "--prefix must be an absolute name");
     refuse(&["install", "--guix", "usr/bin/guix"], 2, "--guix must be an absolute name");
     refuse(&["install", "--guix", "/usr/local/lib/offload/guix"], 1, "is not the real 'guix'");

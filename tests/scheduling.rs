@@ -393,7 +393,7 @@ fn a_drained_machine_gets_no_new_builds() {
     let mut long = head.client().start(&[&endless("long")]);
     long.wait_for_log("on\n");
     let drained = offload(&["drain", "b1"]);
-    assert!(drained.contains("1 build goes on there"), "{drained}");
+    assert!(drained.contains("1 running build continues"), "{drained}");
     head.build(&[&quick("elsewhere")]).succeeded();
     assert_eq!(b2.built(), ["elsewhere"]);
     finish(&b1);

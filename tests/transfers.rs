@@ -63,7 +63,7 @@ fn one_transfer_at_a_time() {
         })
         .collect();
     let mut build = head.client().start(&drvs.iter().collect::<Vec<_>>());
-    build.wait_for_log("other transfers with 'link' go first");
+    build.wait_for_log("waiting for other transfers with 'link'");
     let start = uptime();
     link.throttle(Some(2 * MIB as u64));
     build.wait().succeeded();

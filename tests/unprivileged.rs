@@ -118,7 +118,7 @@ fn root_exchanges_keys_and_converts_as_the_daemons_user() {
     head.write_machines(&[b1.entry()]);
     let said = head.command("/opt/offload/offload").args(["authorize", "b1", "--yes"]).output().unwrap();
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
-    assert!(said.contains("This machine accepts what b1 signs now."), "{said}");
+    assert!(said.contains("This machine has authorized the key of b1."), "{said}");
     assert_eq!(fs::metadata(head.path("/etc/guix/acl")).unwrap().uid(), owner);
     head.build(&[&Drv::new("first").input(&own_output(&head, "first"))]).succeeded();
 

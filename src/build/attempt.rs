@@ -1,4 +1,4 @@
-//! A build, and each try at it on one machine: connect, send, build, retrieve.
+//! A build, and each attempt at it on one machine: connect, upload, build, download.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -28,8 +28,8 @@ use crate::transfer::download::Expected;
 use crate::transfer::{self, Downloaded, SigningConnection, TransferLimiter};
 
 impl Build<'_> {
-    /// Builds. `first` is the machine chosen before the request was accepted; without one the build waits, at `ticket`
-    /// in the line.
+    /// Builds. `first` is the machine chosen before the request was accepted; without one the build waits in the queue
+    /// with `ticket`.
     pub fn run(
         &self,
         first: Option<Chosen>,
@@ -42,7 +42,7 @@ impl Build<'_> {
         self.failover.run(first, ticket, &env, &mut attempt, observer)
     }
 
-    /// Builds on the machine that was chosen, and puts the outputs in their places.
+    /// Builds on the chosen machine, and moves the outputs into the store.
     fn attempt(
         &self,
         choice: Chosen,
@@ -74,20 +74,20 @@ impl Build<'_> {
         downloaded.place().map_err(|error| Failure::Head(with_causes(&error)))?;
         stopwatch.lap("place");
         if let Some(connection) = attempt.reused.take() {
-            // That takes a login, and nothing is to wait for it.
+            // A probe takes a login, and no build waits for it.
             refresh_status(self.state, machine, &self.directories.store, &connection);
         }
         observer.observe(&Event::Done { derivation, machine: &machine.name });
         Ok(())
     }
 
-    /// What the machine's daemon is told of the build.
+    /// Returns the options of the build for the machine's daemon.
     fn options(&self, machine: &Machine) -> Options {
         Options {
             build_timeout: self.failover.arguments.build_timeout,
             max_silent_time: self.failover.arguments.max_silent_time,
             use_substitutes: machine.use_substitutes,
-            // What becomes of the build is told apart from what its builder prints.
+            // The trace separates the daemon's messages about the build from the builder's output.
             print_build_trace: true,
             multiplexed_build_output: true,
             ..Options::default()
@@ -95,10 +95,10 @@ impl Build<'_> {
     }
 }
 
-/// What a build gives, with the second connection to the daemon if there is one.
+/// The result of a build, with the second connection to the daemon if there is one.
 type Built<'a> = (Downloaded<'a>, Option<Client<DaemonStream>>);
 
-/// A job on one machine.
+/// A build on one machine.
 struct Attempt<'a> {
     build: &'a Build<'a>,
     machine: &'a Machine,
@@ -106,16 +106,16 @@ struct Attempt<'a> {
     local_store: &'a LocalStore<'a>,
     options: &'a Options,
     cache: ConnectionCache<'a>,
-    /// What the machine is at fault for.
+    /// The failure that counts against the machine.
     machine_fault: Cell<Option<String>>,
-    /// Whether a signature that came over a connection that was borrowed is not by an authorized key.
+    /// Whether a key that is not authorized made a signature that came over a reused connection.
     has_wrong_signature: Cell<bool>,
-    /// The connection that was borrowed for the build.
+    /// The reused connection, if the build uses one.
     reused: Cell<Option<Connection>>,
 }
 
 impl<'a> Attempt<'a> {
-    /// All that needs the machine. The slot is given back when that is done.
+    /// Does all the work that needs the machine. The slot is freed at its end.
     fn build(
         &self,
         _slot: Slot,
@@ -125,13 +125,13 @@ impl<'a> Attempt<'a> {
     ) -> Result<Downloaded<'a>, Failure> {
         let result = self.build_with_fallback(link, log, observer);
         if let Some(cause) = self.machine_fault.take() {
-            // Other builds need not find out for themselves.
+            // Other builds skip the machine, so they need not find out for themselves.
             record_failure(self.build.state, self.machine, &cause);
         }
         result
     }
 
-    /// Builds over the connection over which the machine was asked, else over one that was kept, else over a new one.
+    /// Builds over the connection of the probe, else over a persistent one, else over a new one.
     fn build_with_fallback(
         &self,
         link: Option<MachineLink>,
@@ -142,11 +142,11 @@ impl<'a> Attempt<'a> {
             && let Some(mut link) = self.cache.acquire(self.env)
         {
             let result = self.build_over(&mut link, log, observer);
-            // Then it is not the machine that is to blame.
+            // In that case the machine is not at fault.
             let has_lost_holder = result.is_err() && link.client.stream_mut().has_lost_holder();
             let why = if has_lost_holder { self.machine_fault.take() } else { self.old_signature() };
             let Some(why) = why else { return result.map(|built| self.persist_best(built, link)) };
-            warn!("{why}; building over a new connection");
+            warn!("{why}; retrying over a new connection");
         }
         let link = match link {
             Some(link) => link,
@@ -157,16 +157,16 @@ impl<'a> Attempt<'a> {
         Ok(self.persist_best(built, link))
     }
 
-    /// Why the machine is not to blame for a signature that came over a connection from before: its daemon goes on with
-    /// the key that it had then.
+    /// Returns the reason why an unauthorized signature over a reused connection does not count against the machine:
+    /// its daemon still uses the key that it had when the connection was opened.
     fn old_signature(&self) -> Option<String> {
         self.has_wrong_signature.take().then(|| {
             self.machine_fault.take();
-            "an output is signed with a key that is not authorized here, over a connection that was kept".to_owned()
+            "an output over a persistent connection is signed with a key that is not authorized here".to_owned()
         })
     }
 
-    /// Keeps the connection that is of most use to another build.
+    /// Persists the connection that is most useful to another build.
     fn persist_best(&self, (downloaded, second): Built<'a>, link: MachineLink) -> Downloaded<'a> {
         self.cache.persist(second.unwrap_or(link.client));
         failpoint(Failpoint::ConnectionPersisted);
@@ -238,7 +238,7 @@ impl<'a> Attempt<'a> {
         self.env.record_outputs(self.machine);
 
         let expected = Expected { derivation, inputs: build.inputs, outputs: build.outputs };
-        // The first one stays open for what it protects from the garbage collector.
+        // The first connection stays open, because it protects items from the garbage collector.
         let mut second = signing_connection.ready();
         let exporter = second.as_mut().unwrap_or(client);
         let downloaded =
@@ -254,7 +254,7 @@ impl<'a> Attempt<'a> {
         Ok((downloaded, second))
     }
 
-    /// Tells the daemon of a new connection how to build.
+    /// Sends the options of the build to the daemon of a new connection.
     fn greet(&self, mut link: MachineLink) -> Result<MachineLink, Failure> {
         let silence_policy = SilencePolicy::answer(self.machine, self.build.failover.arguments.max_silent_time);
         link.client.stream_mut().set_silence_policy(silence_policy);
@@ -276,7 +276,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// `phase` is what was going on.
+    /// Returns the failure of the daemon in `phase`.
     fn daemon_failed(&self, phase: &str, error: &daemon::Error) -> Failure {
         self.failed(daemon_failed(phase, error))
     }
@@ -286,7 +286,7 @@ impl<'a> Attempt<'a> {
         if is_of_machine { self.failed(format!("{phase}: {cause}")) } else { Failure::Head(cause) }
     }
 
-    /// The machine is at fault.
+    /// Returns a failure that counts against the machine.
     fn failed(&self, cause: String) -> Failure {
         self.machine_fault.set(Some(cause.clone()));
         self.failure(cause)
@@ -297,7 +297,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// What the build log begins with, so that it tells where it comes from.
+/// Returns the first line of the build log, which names the machine.
 fn first_line(derivation: &StorePath, machine: &str) -> String {
     format!("{PREFIX}building '{derivation}' on '{machine}'\n")
 }

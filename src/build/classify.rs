@@ -1,21 +1,21 @@
-//! What it means that a build machine's daemon did not build.
+//! Classification of a failed build: what the failure on a build machine means for the derivation.
 //!
-//! The daemon's own word decides: 100 is a failed build, 101 a time limit that was exceeded. 1 is everything else: what
-//! says nothing about the derivation, and also what the daemon finds wrong with the outputs of a builder that ran to its
-//! end, which is the derivation's fault. Its words tell those apart ([`is_rejected`]); words that are not known say
-//! nothing about the derivation.
+//! The daemon's status decides. 100 is a failed build, and 101 an exceeded time limit. 1 is everything else: failures
+//! that are not caused by the derivation, but also faults that the daemon finds in the outputs of a builder that ran to
+//! its end, which are the derivation's. The daemon's message distinguishes those ([`is_rejected`]); an unknown message
+//! does not count as a fault of the derivation.
 //!
-//! But a build that fails on a machine whose store is nearly full may have failed for that, and one whose inputs were
-//! collected under it certainly did not get what it needed.
+//! But on a machine whose store is nearly full the disk may have caused the failure. And a build whose inputs were
+//! collected during the build did not have what it needed.
 
 use std::collections::BTreeSet;
 
 use crate::store::path::StorePath;
 
-/// Below this many free bytes a failure is put down to the disk; `guix offload` draws the same line.
+/// With fewer free bytes a failure is attributed to the disk. `guix offload` uses the same limit.
 pub const NEARLY_FULL: u64 = 10 << 20;
 
-/// What a machine's daemon says of a build that failed.
+/// The report of a machine's daemon about a failed build.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<'a> {
     /// The status and the message of the operation.
@@ -23,24 +23,24 @@ pub struct Answer<'a> {
     pub message: &'a str,
     /// Whether a builder was started.
     pub has_started: bool,
-    /// What the build trace says of the failure.
+    /// The message about the failure in the build trace.
     pub trace: Option<&'a str>,
     /// The outputs that were to be built.
     pub outputs: &'a BTreeSet<StorePath>,
 }
 
-/// How the failure of a build is to be taken.
+/// The meaning of a failed build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FailureClass {
-    /// The build fails.
+    /// The derivation fails.
     Failed,
-    /// It takes too long.
+    /// The build exceeds a time limit.
     TimedOut,
-    /// The machine is at fault, for this reason; `None`: for the one that its daemon gave.
+    /// The machine is at fault, for this reason; `None`: for the reason that its daemon gave.
     Machine(Option<String>),
 }
 
-/// Judges a failure, given what is known of the machine afterwards.
+/// Classifies a failure. `free_disk` and `inputs_lost` were measured on the machine afterwards.
 pub fn classify(answer: &Answer<'_>, free_disk: Option<u64>, inputs_lost: usize) -> FailureClass {
     let has_failed = answer.status == 100 || is_rejected(answer);
     match (answer.status, has_failed) {
@@ -59,12 +59,12 @@ pub fn classify(answer: &Answer<'_>, free_disk: Option<u64>, inputs_lost: usize)
     }
 }
 
-/// What the build trace says of outputs that are rejected; `*` stands for a name. `tests/rejected_outputs.rs` has each of
-/// them said by the daemons of Guix 1.2.0 and 1.5.0.
+/// The messages of the build trace about rejected outputs; `*` stands for a name. `tests/rejected_outputs.rs` makes the
+/// daemons of Guix 1.2.0 and 1.5.0 print each of them.
 ///
 /// Not in the table is "builder for `*' failed with exit code *", which comes with status 1 for fixed outputs: a download
-/// that failed on one machine may succeed on another. Nor is "output `*' of `*' differs from previous round": that is
-/// the machine's own option `--rounds`, and another machine may accept the output.
+/// that failed on one machine may succeed on another. "output `*' of `*' differs from previous round" is not in it either:
+/// that comes from the machine's own option `--rounds`, and another machine may accept the output.
 const REJECTED_OUTPUTS: &[&str] = &[
     "builder for `*' failed to produce output path `*'",
     "output (`*') is not allowed to refer to path `*'",
@@ -77,16 +77,16 @@ const REJECTED_OUTPUTS: &[&str] = &[
     "cycle detected in the references of `*'",
 ];
 
-/// What the daemon says instead of ending the build in order, so that the trace has nothing.
+/// The messages that the daemon returns when it aborts the build, so that the trace has none.
 const UNUSABLE_OUTPUTS: &[&str] = &[
     // 1.5.0 and 1.2.0.
     "file `*' has an unsupported type",
     "file ‘*’ has an unsupported type",
-    // Both: the path of a file in the output is longer than the kernel takes.
+    // In both versions: the path of a file in the output is longer than the kernel allows.
     "getting attributes of path `*': File name too long",
 ];
 
-/// Whether the daemon rejected what the builder made, after the builder ran to its end.
+/// Returns whether the daemon rejected an output after the builder ran to its end.
 fn is_rejected(answer: &Answer<'_>) -> bool {
     let is_in = |words: &[&str], message| words.iter().any(|words| matches(words, message));
     let is_known = match answer.trace {
@@ -96,13 +96,13 @@ fn is_rejected(answer: &Answer<'_>) -> bool {
     answer.status == 1 && answer.has_started && is_known
 }
 
-/// Whether the daemon stumbled over an output that refers to another one of the same derivation, where requisites are
-/// restricted: it looks for the requisites of what is not valid yet.
+/// Returns whether the daemon failed on an output that refers to another output of the same derivation. It looks for
+/// the requisites of an output that is not valid yet, if requisites are restricted.
 fn requires_itself(answer: &Answer<'_>) -> bool {
     answer.outputs.iter().any(|output| answer.message == format!("path `{output}' is not valid"))
 }
 
-/// Whether a text is `pattern`, in which each `*` stands for one or more characters.
+/// Returns whether a text matches `pattern`, in which each `*` stands for one or more characters.
 fn matches(pattern: &str, text: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(text) = text.strip_prefix(first) else { return false };
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
     use crate::store::path::StoreDir;
 
-    /// A failure without a word in the trace.
+    /// Returns a failure without a message in the trace.
     fn status(status: u32) -> Answer<'static> {
         static NONE: BTreeSet<StorePath> = BTreeSet::new();
         let message = "build of `/gnu/store/x.drv' failed";
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_daemons_word_decides() {
+    fn the_daemons_status_decides() {
         assert_eq!(classify(&status(100), None, 0), FailureClass::Failed);
         assert_eq!(classify(&status(100), Some(NEARLY_FULL), 0), FailureClass::Failed);
         assert_eq!(classify(&status(101), Some(0), 3), FailureClass::TimedOut);
@@ -158,7 +158,7 @@ mod tests {
             let answer = Answer { trace: Some(&message), ..status(1) };
             assert_eq!(classify(&answer, None, 0), FailureClass::Failed, "{message}");
             assert_eq!(classify(&Answer { has_started: false, ..answer }, None, 0), FailureClass::Machine(None));
-            // As an error of the operation it says something else.
+            // As the error of the operation it means something else.
             assert_eq!(classify(&Answer { message: &message, ..status(1) }, None, 0), FailureClass::Machine(None));
         }
         for words in UNUSABLE_OUTPUTS {
@@ -175,14 +175,17 @@ mod tests {
     fn an_output_that_is_not_valid_yet_is_the_derivations_fault() {
         let path = |text: &str| StorePath::parse(&StoreDir::default(), text.as_bytes()).unwrap();
         let outputs = BTreeSet::from([path("/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo")]);
-        let said = |message| classify(&Answer { outputs: &outputs, message, ..status(1) }, None, 0);
-        assert_eq!(said("path `/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo' is not valid"), FailureClass::Failed);
+        let classified = |message| classify(&Answer { outputs: &outputs, message, ..status(1) }, None, 0);
+        assert_eq!(
+            classified("path `/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo' is not valid"),
+            FailureClass::Failed
+        );
         let other = "path `/gnu/store/hxbwv0n6dyadh2d3q6h1286kinrfp6gk-bar' is not valid";
-        assert_eq!(said(other), FailureClass::Machine(None));
+        assert_eq!(classified(other), FailureClass::Machine(None));
     }
 
     #[test]
-    fn unknown_words_say_nothing_about_the_derivation() {
+    fn unknown_messages_do_not_count_against_the_derivation() {
         for message in [
             "builder for `/gnu/store/x.drv' failed with exit code 1",
             "builder for `/gnu/store/x.drv' failed to produce output path `'",

@@ -1,4 +1,4 @@
-//! Judging a build that failed: what the machine's daemon said, and the state of the machine.
+//! Classifies a failed build by the message of the machine's daemon and the state of the machine.
 
 use log::debug;
 
@@ -15,7 +15,7 @@ use crate::machine::Machine;
 use crate::remote::{self, Connection, DaemonStream};
 use crate::status::MachineStatus;
 
-/// What a failed build means; an error is what the machine is at fault for.
+/// Returns the failure that a failed build means. The error is a fault of the machine.
 pub(super) fn classify_failure(
     build: &Build<'_>,
     machine: &Machine,
@@ -26,7 +26,7 @@ pub(super) fn classify_failure(
 ) -> Result<Failure, String> {
     let (message, status) = match error {
         daemon::Error::Daemon { message, status, .. } => (message, status),
-        // Somebody else builds it there, or this machine itself waits for it: the machine is good for other builds.
+        // Another process builds it there, or this machine itself waits for it: the machine can take other builds.
         daemon::Error::Link { cause, .. } if remote::Error::is_not_started(cause) => {
             return Ok(Failure::Machine { machine: machine.name.clone(), cause: daemon_failed("building", error) });
         }
@@ -34,7 +34,7 @@ pub(super) fn classify_failure(
     };
     let lost = match client.query_valid_paths(build.inputs) {
         Ok(present) => build.inputs.len() - present.len(),
-        Err(error) => return Err(daemon_failed("judging the failed build", &error)),
+        Err(error) => return Err(daemon_failed("classifying the failed build", &error)),
     };
     let mut has_commands = false;
     let free = match probe(build, machine, connection) {
@@ -43,7 +43,7 @@ pub(super) fn classify_failure(
             record_success(build.state, machine, status.clone());
             status.free_disk
         }
-        // The daemon has spoken, and what it said stands.
+        // The daemon has reported the failure, and its report stands.
         Err(error) => {
             debug!("no status after a failed build: {error}");
             None
@@ -56,14 +56,14 @@ pub(super) fn classify_failure(
     Ok(match verdict {
         FailureClass::Failed => Failure::Build { derivation, machine: name, message: message + &hint },
         FailureClass::TimedOut => Failure::TimedOut { derivation, machine: name, message: message + &hint },
-        // The machine answers, and may be good for other builds.
+        // The machine responds, and may be able to do other builds.
         FailureClass::Machine(Some(why)) => Failure::Machine { machine: name, cause: format!("{message}; {why}") },
         FailureClass::Machine(None) => Failure::Refused { machine: name, cause: message },
     })
 }
 
-/// How the machine is doing. Where another process has the session, that takes a login, and its turn. The error is a
-/// message.
+/// Probes the machine. If another process has the session, that takes a login, within the limit of logins. The error is
+/// a message.
 fn probe(build: &Build<'_>, machine: &Machine, connection: &Connection) -> Result<MachineStatus, String> {
     let own = if connection.is_reused() { Some(connect(build.state, machine)?) } else { None };
     let probed = own.as_ref().unwrap_or(connection).probe(build.directories.store.as_str());

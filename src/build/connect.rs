@@ -1,10 +1,10 @@
-//! Connecting to a machine, with regard for the others that do.
+//! Connecting to a machine, with a limit on simultaneous logins.
 //!
-//! Few connect at a time ([`Logins`]), and none connects to a machine that another has found to be out of order while
-//! it waited for its turn. A connection that the server dropped because too many were logging in is tried again.
-//! OpenSSH says "Not allowed at this time" both for that and, since 9.8, to an address that it has banned for a while
-//! (`PerSourcePenalties`); when nobody else of this head was logging in it is taken for a ban, which is remembered and
-//! waited out by all ([`Health::after_ban`](crate::state::Health::after_ban)).
+//! Few processes log in at the same time ([`Logins`]). None connects to a machine that another process has found to
+//! fail while it waited. If the server drops a connection because too many processes log in, the process retries.
+//! OpenSSH sends "Not allowed at this time" both then and, since 9.8, to an address that it has banned for a while
+//! (`PerSourcePenalties`). If no other process of this head was logging in, the message counts as a ban, which is
+//! recorded so that all processes wait until it ends ([`Health::after_ban`](crate::state::Health::after_ban)).
 
 use std::process;
 use std::thread;
@@ -21,7 +21,7 @@ use crate::state::logins::{Login, Logins};
 use crate::state::{HealthRecord, StateDirectory, StateError, ThroughputRecord, health};
 use crate::transfer::compression;
 
-/// How often a connection that was dropped is tried again.
+/// The number of retries after a dropped connection.
 const RETRIES: u32 = 6;
 
 /// The pause before the first retry. Each pause is twice as long as the one before, and up to half as long again.
@@ -30,12 +30,12 @@ const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// How often a waiting process checks whether it may log in.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Connects and logs in. The error is a message, with a remedy where there is one.
+/// Connects and logs in. The error is a message, with a hint if there is one.
 pub fn connect(state: &StateDirectory, machine: &Machine) -> Result<Connection, String> {
     let logins = Logins::of(state, machine);
     let crowd = Crowd { state, machine, logins: logins.as_ref(), until: Instant::now() + machine.stall_timeout };
     if let Err(error) = &logins {
-        warn!("cannot tell who connects to '{}': {error}", machine.name);
+        warn!("cannot limit the logins to '{}': {error}", machine.name);
     }
     let login = crowd.wait(Logins::try_take)?;
     let compressed = compressed(state, machine);
@@ -60,28 +60,28 @@ pub fn connect(state: &StateDirectory, machine: &Machine) -> Result<Connection, 
     }
 }
 
-/// What to say of a machine that cannot be reached.
+/// Returns the message about a machine that cannot be reached.
 pub fn unreachable(error: &remote::Error) -> String {
     with_hint(error, error.hint())
 }
 
-/// The directions that a new connection compresses.
+/// Returns the directions that a new connection compresses.
 pub(super) fn compressed(state: &StateDirectory, machine: &Machine) -> Compressed {
     machine.compression.directions(|| experience(state, machine))
 }
 
-/// What has been found to pay, for the machines whose compression is left to that.
+/// Returns the directions in which compression has paid, for machines with `compression = "auto"`.
 fn experience(state: &StateDirectory, machine: &Machine) -> Compressed {
     match ThroughputRecord::of(state, machine) {
         Ok(record) => compression::choose(&record.read(), health::now()),
         Err(error) => {
-            debug!("what is known of the line to '{}': {error}", machine.name);
+            debug!("cannot read the throughput of '{}': {error}", machine.name);
             Compressed::default()
         }
     }
 }
 
-/// Those who connect to a machine.
+/// The processes that log in to a machine.
 struct Crowd<'a> {
     state: &'a StateDirectory,
     machine: &'a Machine,
@@ -90,8 +90,8 @@ struct Crowd<'a> {
 }
 
 impl Crowd<'_> {
-    /// Waits until `take` gives something, or for long enough: this is courtesy, and no build fails for it. An error if
-    /// the machine was found to be out of order meanwhile.
+    /// Waits until `take` returns a value, or until the time limit: the limit of logins is a courtesy, and no build
+    /// fails because of it. An error if the machine was found to fail meanwhile.
     fn wait<T>(&self, take: impl Fn(&Logins) -> Result<Option<T>, StateError>) -> Result<Option<T>, String> {
         loop {
             let taken = self.logins.map_or(Ok(None), &take);
@@ -100,14 +100,14 @@ impl Crowd<'_> {
                 Ok(None) if self.logins.is_ok() && Instant::now() < self.until => thread::sleep(POLL_INTERVAL),
                 Ok(taken) => return Ok(taken),
                 Err(error) => {
-                    warn!("cannot wait for a turn to connect to '{}': {error}", self.machine.name);
+                    warn!("cannot wait for a login to '{}': {error}", self.machine.name);
                     return Ok(None);
                 }
             }
         }
     }
 
-    /// An error if the machine is being left alone.
+    /// Returns an error if the machine is in a back-off.
     fn check(&self) -> Result<(), String> {
         let health = HealthRecord::of(self.state, self.machine).map(|record| record.read()).unwrap_or_default();
         match health.failures.filter(|failures| !failures.is_over(health::now())) {
@@ -116,7 +116,7 @@ impl Crowd<'_> {
         }
     }
 
-    /// Whether a connection may have failed because there were too many.
+    /// Returns whether a connection may have failed because too many processes logged in.
     fn is_blamed(&self, error: &remote::Error, login: Option<&Login>) -> bool {
         let remote::Error::Ssh(error) = error else { return false };
         match error.cause {
@@ -127,7 +127,7 @@ impl Crowd<'_> {
     }
 }
 
-/// A pause that differs from process to process.
+/// Returns a pause that differs between processes.
 fn pause(retry: u32) -> Duration {
     let time = RETRY_PAUSE_MIN * (1 << retry.min(RETRIES));
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.subsec_nanos());

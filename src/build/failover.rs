@@ -1,8 +1,7 @@
-//! Fail-over: an accepted build goes from machine to machine until one of them has built it.
+//! Fail-over: an accepted build tries machine after machine until one of them has built it.
 //!
-//! Between attempts it waits for a machine: one that has not been tried or, if there is none for a while, one that has.
-//! All that touches the world goes through [`Environment`] and the attempt that is passed in, so that simulations
-//! drive this very code.
+//! Between attempts it waits for a machine that it has not tried, or, if there is none for a while, for one that it has
+//! tried. All effects go through [`Environment`] and the attempt function, so that simulations run this very code.
 
 use std::time::Duration;
 
@@ -19,14 +18,14 @@ const OTHER_MACHINE_WAIT: Duration = Duration::from_secs(30);
 /// A build stops waiting this long before the daemon's time limit.
 const BUILD_TIMEOUT_MARGIN: Duration = Duration::from_secs(1);
 
-/// Where a build may go, and for how long it may look for a place.
+/// The machines and limits of a build.
 pub struct FailOver<'a> {
     pub request: &'a Request,
     /// The daemon's limits for the build.
     pub arguments: &'a HookArguments,
     pub machines: &'a [&'a Machine],
     pub rules: &'a dyn Rules,
-    /// Attempts at most, on one machine or several.
+    /// The limit of attempts, on one machine or several.
     pub max_attempts: usize,
     /// How long the build may wait for a slot, each time it needs one. `None`: as long as the daemon's limits allow.
     pub wait_for_slot: Option<Duration>,
@@ -34,21 +33,21 @@ pub struct FailOver<'a> {
     pub wait_for_machine: Duration,
 }
 
-/// Builds on the machine that was chosen. [`Failure::Machine`] and [`Failure::Refused`] leave the build to another one.
+/// Builds on the chosen machine. After [`Failure::Machine`] and [`Failure::Refused`] the build retries on another one.
 pub type AttemptFn<'a, E> = dyn FnMut(Choice<E>, &mut dyn Observer) -> Result<(), Failure> + 'a;
 
-/// A machine that let the build down.
+/// A failed attempt on a machine.
 struct FailedAttempt {
-    /// Its place in the list.
+    /// The index of the machine in the list.
     machine: usize,
     cause: String,
-    /// It did not build this, and would not another time.
+    /// Whether the machine would fail this build again.
     is_final: bool,
 }
 
 impl FailOver<'_> {
     /// Makes one attempt after the other. `first` is the machine chosen before the request was accepted; without one
-    /// the build waits, at `ticket` in the line.
+    /// the build waits in the queue with `ticket`.
     pub fn run<E: Environment>(
         &self,
         first: Option<Choice<E>>,
@@ -66,7 +65,7 @@ impl FailOver<'_> {
                 Some(choice) => choice,
                 None => self.wait(&tried, &mut ticket, daemons, env, observer)?,
             };
-            // Whoever has a slot waits no more.
+            // A build that has a slot leaves the queue.
             ticket = None;
             let machine = choice.machine;
             let (cause, is_final) = match attempt(choice, observer) {
@@ -78,11 +77,11 @@ impl FailOver<'_> {
             observer.observe(&Event::Abandoned { derivation, machine: name, cause: &cause });
             tried.push(FailedAttempt { machine, cause, is_final });
         }
-        Err(self.no_machine_left(&tried, "as many attempts as 'max_attempts' allows have failed".to_owned(), None))
+        Err(self.no_machine_left(&tried, "all attempts that 'max_attempts' allows have failed".to_owned(), None))
     }
 
-    /// Waits until a machine takes the build. Those that were tried are left alone for their back-off first, and the
-    /// build may find them in better state then. `daemons`: when the daemon's time limit for the build is about to end.
+    /// Waits until a machine takes the build. Machines that failed are skipped for their back-off first, and may have
+    /// recovered by then. `daemons` is the time at which the daemon's time limit for the build is about to end.
     fn wait<E: Environment>(
         &self,
         tried: &[FailedAttempt],
@@ -146,8 +145,7 @@ impl FailOver<'_> {
         };
         let seconds = limit.as_secs();
         let hint = format!(
-            "without `wait_for_slot` in the machine file builds wait for a slot as long as guix-daemon allows; it is {seconds} \
-             now (seconds)"
+            "raise `wait_for_slot` in the machine file (now {seconds} s), or remove it to wait as long as guix-daemon allows"
         );
         let last = format!("no machine became free within {seconds} s ({reasons})");
         self.no_machine_left(tried, last, is_busy.then_some(hint))
@@ -157,7 +155,7 @@ impl FailOver<'_> {
         let seconds = self.wait_for_machine.as_secs();
         let last = format!("no machine could be reached for {seconds} s ({})", self.reasons(reasons));
         let hint =
-            "`offload test` checks the machines; `wait_for_machine` in the machine file says how long builds wait";
+            "`offload test` checks the machines; `wait_for_machine` in the machine file sets how long builds wait";
         self.no_machine_left(tried, last, Some(hint.to_owned()))
     }
 

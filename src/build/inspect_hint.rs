@@ -1,8 +1,8 @@
-//! How a person looks at a build that failed on a machine: its log there, and its directory.
+//! Hints for inspecting a build that failed on a machine: its log and its build directory there.
 //!
-//! guix-daemon keeps the log of a derivation `HASH-NAME.drv` in `/var/log/guix/drvs/HA/SH-NAME.drv.gz`, unless it was
-//! told otherwise. A client that wants failed builds kept (`--persist-failed`) does not have them offloaded, so the build
-//! is done once more, over there, where its inputs are.
+//! guix-daemon stores the log of a derivation `HASH-NAME.drv` in `/var/log/guix/drvs/HA/SH-NAME.drv.gz` by default. A
+//! client that wants failed builds kept (`--keep-failed`) does not offload them. So the administrator repeats the build
+//! on the machine, where its inputs are.
 
 use std::path::Path;
 
@@ -10,7 +10,8 @@ use crate::machine::Machine;
 use crate::shell::quote;
 use crate::store::path::StorePath;
 
-/// Lines to be appended to what is said of the failure. `has_commands`: the account may run commands there.
+/// Returns the lines that follow the message about the failure. `has_commands` means that the account may run commands
+/// on the machine.
 pub fn inspect_hint(machine: &Machine, derivation: &StorePath, has_commands: bool) -> String {
     let base = Path::new(derivation.as_str()).file_name().map(|base| base.to_string_lossy().into_owned());
     let base = base.unwrap_or_default();
@@ -21,7 +22,7 @@ pub fn inspect_hint(machine: &Machine, derivation: &StorePath, has_commands: boo
     format!("\n  its log: {there} {log}\n  to keep its directory in /tmp there: {there} {again}")
 }
 
-/// The command that logs in to the machine as `offload` does.
+/// Returns the command that logs in to the machine as `offload` does.
 fn ssh(machine: &Machine) -> String {
     let mut command = "ssh".to_owned();
     if machine.port != 22 {
@@ -43,7 +44,7 @@ mod tests {
     use crate::store::path::StoreDir;
 
     #[test]
-    fn the_commands_lead_there() {
+    fn the_commands_refer_to_the_machine() {
         let store = StoreDir::default();
         let derivation = StorePath::parse(&store, b"/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-vec.drv").unwrap();
         let mut machine = Machine::new("b1", "offload", vec!["x86_64-linux".into()], Vec::new());

@@ -1,4 +1,4 @@
-//! The world as the choosing sees it: slot files, health records, machines on the network.
+//! The real environment of a selection: slot files, health records, machines on the network.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,7 +24,7 @@ use crate::state::{
 use crate::status::MachineStatus;
 use crate::store::path::{StoreDir, StorePath};
 
-/// The real world, for one request.
+/// The real environment, for one request.
 #[derive(Clone)]
 pub struct LiveEnvironment(Arc<RequestState>);
 
@@ -32,13 +32,14 @@ struct RequestState {
     state: StateDirectory,
     store: StoreDir,
     derivation: StorePath,
-    /// The derivations whose outputs it needs; read when somebody asks.
+    /// The derivations whose outputs it needs; read on the first use.
     needs: OnceLock<BTreeSet<StorePath>>,
     start: Instant,
 }
 
 impl LiveEnvironment {
-    /// Slots are taken for the derivation of `request`. The store directory is the same on every machine.
+    /// Returns the environment that takes slots for the derivation of `request`. The store directory is the same on
+    /// every machine.
     pub fn new(state: &StateDirectory, store: &StoreDir, request: &Request) -> LiveEnvironment {
         LiveEnvironment(Arc::new(RequestState {
             state: state.clone(),
@@ -49,7 +50,7 @@ impl LiveEnvironment {
         }))
     }
 
-    /// The derivations whose outputs the build needs, as far as they can be told.
+    /// Returns the derivations whose outputs the build needs, as far as they are known.
     fn needs(&self) -> &BTreeSet<StorePath> {
         self.0.needs.get_or_init(|| match read_derivation(&self.0.store, &self.0.derivation) {
             Ok(derivation) => derivation.input_derivations.into_keys().collect(),
@@ -60,14 +61,14 @@ impl LiveEnvironment {
         })
     }
 
-    /// Remembers that `machine` has built it, and so has what it needs.
+    /// Records that `machine` has built it, and so has its inputs.
     pub fn record_outputs(&self, machine: &Machine) {
         let mut derivations = self.needs().clone();
         derivations.insert(self.0.derivation.clone());
         if let Err(error) =
             KnownOutputs::of(&self.0.state, machine).and_then(|known_outputs| known_outputs.add(&derivations))
         {
-            debug!("cannot remember what '{}' has: {error}", machine.name);
+            debug!("cannot record the outputs of '{}': {error}", machine.name);
         }
     }
 
@@ -76,15 +77,15 @@ impl LiveEnvironment {
     }
 }
 
-/// How many threads of this process are asking machines.
+/// The number of threads of this process that run a probe.
 static PROBES: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether any thread of this process is asking a machine.
+/// Returns whether any thread of this process runs a probe.
 pub fn is_probing() -> bool {
     PROBES.load(Ordering::SeqCst) > 0
 }
 
-/// Counts a thread that asks, until it is dropped.
+/// Counts a probing thread until it is dropped.
 struct ProbeCount;
 
 impl ProbeCount {
@@ -195,7 +196,7 @@ impl Environment for LiveEnvironment {
     fn renew_ticket(&self, ticket: &QueueTicket, machines: &[&Machine]) {
         let renewed = Queue::of(&self.0.state).and_then(|queue| queue.renew(ticket, &hosts(machines), health::now()));
         if let Err(error) = renewed {
-            warn!("cannot keep the place in line: {error}");
+            warn!("cannot renew the place in the queue: {error}");
         }
     }
 

@@ -1,16 +1,16 @@
-//! One accepted build, from the choice of a machine to outputs in their places.
+//! One accepted build, from the choice of a machine to the outputs in the store.
 //!
-//! A machine that lets the build down is replaced by another inside the same process: once the daemon has its
-//! `# accept` there is no local build any more, and a hook that fails is a failed build. Only the word of a machine's
-//! daemon about the build itself ends the search ([`Failure`](crate::error::Failure)).
+//! If a machine fails, the same process retries on another one. Once the daemon has its `# accept`, it does not build
+//! locally any more, and a hook that fails is a failed build. Only the report of a machine's daemon about the build
+//! itself ends the retries ([`Failure`](crate::error::Failure)).
 //!
-//! What a failure means for the machine: one that cannot be reached, is lost, or refuses what every build needs
-//! (inputs, a signature) is left alone for a while. One whose daemon only failed this build, for reasons that say
-//! nothing about the derivation (status 1), is not tried again for it, and remains good for others. What fails on this
-//! side is no machine's fault, and no other machine would mend it.
+//! A failure has one of three effects on the machine. A machine that cannot be reached, is lost, or refuses what every
+//! build needs (inputs, a signature) is skipped for a while. A machine whose daemon failed only this build, for reasons
+//! that are not the derivation's (status 1), is not tried again for it, and stays available for other builds. A failure
+//! on this side counts against no machine, and no other machine is tried.
 //!
-//! The daemon counts its time limit for the build from `# accept` on, whatever happens here. So no machine is waited
-//! for up to that moment: the daemon would say that the build took too long, which would not be true.
+//! The daemon's time limit for the build starts at `# accept`. So a build stops waiting for a machine before that
+//! limit: the daemon would report that the build took too long, which would not be true.
 
 mod attempt;
 mod classify;
@@ -41,20 +41,20 @@ use crate::store::path::StorePath;
 
 /// An accepted build.
 pub struct Build<'a> {
-    /// What is built, and where it may be.
+    /// The request, and the machines that may build it.
     pub failover: FailOver<'a>,
-    /// The closure of what the build needs, the derivation included.
+    /// The closure of the inputs of the build, including the derivation.
     pub inputs: &'a BTreeSet<StorePath>,
-    /// The outputs that are missing here.
+    /// The outputs that the local store lacks.
     pub outputs: &'a BTreeSet<StorePath>,
     pub directories: &'a Directories,
     pub state: &'a StateDirectory,
-    /// Whether connections are kept for other builds. Only in a process that does nothing else and ends with the build:
-    /// it is split in two ([`kept`](crate::remote::persist)).
+    /// Whether connections persist for other builds. Use it only in a process that does nothing else and ends with the
+    /// build, because the process forks ([`persist`](crate::remote::persist)).
     pub persists_connections: bool,
-    /// Finds a process with which these end, if there is one (pidfd_open(2)).
+    /// Opens the process with which persistent connections end, if there is one (pidfd_open(2)).
     pub daemon: fn() -> Option<OwnedFd>,
 }
 
-/// A machine that was chosen, by its slot and its connection.
+/// A machine that was chosen, with its slot and its connection.
 pub type Chosen = Choice<LiveEnvironment>;

@@ -1,4 +1,4 @@
-//! Connections that are kept from one build for the next ([`persist`](crate::remote::persist)).
+//! Connections that persist from one build to the next ([`persist`](crate::remote::persist)).
 
 use log::debug;
 
@@ -17,23 +17,23 @@ use crate::state::StateDirectory;
 use crate::state::health::Availability;
 use crate::timing::Stopwatch;
 
-/// The connections to one machine that builds keep for each other.
+/// The persistent connections to one machine.
 pub(super) struct ConnectionCache<'a> {
     build: &'a Build<'a>,
     machine: &'a Machine,
     options: &'a Options,
-    /// As they were before a connection was made.
+    /// The files as they were before the connection was opened.
     files: persist::Files,
 }
 
 impl<'a> ConnectionCache<'a> {
-    /// Those of which the daemon has these options; for a build that has no connection yet.
+    /// Returns the connections whose daemon has these options; for a build that has no connection yet.
     pub fn new(build: &'a Build<'a>, machine: &'a Machine, options: &'a Options) -> ConnectionCache<'a> {
         ConnectionCache { build, machine, options, files: files(build.directories) }
     }
 
-    /// A connection that an earlier build has kept, if the daemon takes the options over it. A machine that is left
-    /// alone is left alone in this way, too.
+    /// Acquires the persistent connection of an earlier build, if the daemon accepts the options over it. A machine in
+    /// a back-off is skipped here, too.
     pub fn acquire(&self, env: &LiveEnvironment) -> Option<MachineLink> {
         let build = self.build;
         let key = ssh::private_key_stamp(self.machine.private_key.as_deref());
@@ -48,16 +48,16 @@ impl<'a> ConnectionCache<'a> {
         match taken {
             Ok(()) => Some(MachineLink { connection: client.stream_mut().connection().clone(), client }),
             Err(error) => {
-                debug!("the connection that was kept is of no use: {error}");
+                debug!("cannot reuse the persistent connection: {error}");
                 None
             }
         }
     }
 
-    /// Keeps the connection over which the outputs came, if another build could use it.
+    /// Persists the connection over which the outputs came, if another build can use it.
     pub fn persist(&self, mut client: Client<DaemonStream>) {
         let connection = client.stream_mut().connection();
-        // Not those that are there now: a key may have changed meanwhile.
+        // The stamp of the key at login counts: the key file may have changed meanwhile.
         let key = connection.key_stamp().cloned();
         if let Some(cache_key) = self.cache_key(connection.asked_compression(), key).filter(|_| !is_probing()) {
             let mut stopwatch = Stopwatch::start();
@@ -70,14 +70,18 @@ impl<'a> ConnectionCache<'a> {
         if !self.build.persists_connections {
             return None;
         }
-        let directory =
-            self.build.state.persist_directory().inspect_err(|error| debug!("no connection is kept: {error}")).ok()?;
+        let directory = self
+            .build
+            .state
+            .persist_directory()
+            .inspect_err(|error| debug!("the connection does not persist: {error}"))
+            .ok()?;
         let files = persist::Files { private_key: key, ..self.files.clone() };
         persist::CacheKey::new(directory, self.machine, asked, self.options, &self.build.directories.store, &files)
     }
 }
 
-/// The files of this machine that every kept connection depends on, as they are now, and the private key of none.
+/// Returns the stamps of this machine's files that every persistent connection depends on, without a private key.
 fn files(directories: &Directories) -> persist::Files {
     let key = directories.signing_key();
     persist::Files {
@@ -87,10 +91,10 @@ fn files(directories: &Directories) -> persist::Files {
     }
 }
 
-/// Ends the connections that are kept and must not be used any more: those to machines that are not among `machines`, or
-/// whose entries, or keys, have changed since.
+/// Ends the persistent connections that must not be used any more: those to machines that are not among `machines`, or
+/// whose entries or keys have changed.
 pub fn end_outdated(state: &StateDirectory, directories: &Directories, machines: &[&Machine]) {
-    // Nothing is made for it.
+    // No directory is created for this.
     let common = files(directories);
     persist::end_outdated(&state.path().join("persist"), machines, &directories.store, |machine| persist::Files {
         private_key: ssh::private_key_stamp(machine.private_key.as_deref()),

@@ -1,6 +1,6 @@
-//! Reaching a machine: a connection whose daemon has answered.
+//! Reaching a machine: a connection whose daemon has responded.
 //!
-//! A machine whose SSH server answers and whose daemon does not is no use to anybody, so both are part of reaching it.
+//! A machine whose SSH server responds and whose daemon does not cannot build, so both belong to reaching it.
 
 use log::{debug, warn};
 
@@ -15,10 +15,10 @@ use crate::store::path::StoreDir;
 use crate::timing::Stopwatch;
 use crate::transfer::signature_test::{self, SignatureTestError};
 
-/// What is wrong with an entry that leads to this very machine, and what to do.
+/// The fault of an entry that refers to this very machine, and its remedy.
 pub const OWN_STORE: &str = "its store is the store of this machine, so a build there would wait for itself";
 pub const OWN_STORE_HINT: &str =
-    "remove the entry; `local_machine { … }` in the machine file has this machine take part in the choice";
+    "remove the entry; `local_machine { … }` in the machine file lets this machine take part in the choice";
 
 /// A machine that was reached.
 pub struct MachineLink {
@@ -27,7 +27,7 @@ pub struct MachineLink {
     pub connection: Connection,
 }
 
-/// Connects to the machine and greets its daemon. The error is a message, with a remedy where there is one.
+/// Connects to the machine and greets its daemon. The error is a message, with a hint if there is one.
 pub fn reach(state: &StateDirectory, machine: &Machine, store: &StoreDir) -> Result<MachineLink, String> {
     let connection = connect(state, machine)?;
     failpoint(Failpoint::Connected);
@@ -45,7 +45,8 @@ pub fn reach(state: &StateDirectory, machine: &Machine, store: &StoreDir) -> Res
     Ok(MachineLink { client, connection })
 }
 
-/// An error if the machine's store is this machine's. Asked once a day, and where that cannot be told it is not.
+/// Returns an error if the machine's store is this machine's. This is checked once a day; if it cannot be determined,
+/// there is no error.
 fn check_store(
     state: &StateDirectory,
     machine: &Machine,
@@ -63,18 +64,18 @@ fn check_store(
         Ok(true) => return Err(with_hint(&OWN_STORE, Some(OWN_STORE_HINT.to_owned()))),
         Ok(false) => {
             if let Err(error) = known.and_then(|known| known.remember(health::now())) {
-                debug!("cannot remember whose store '{}' has: {error}", machine.name);
+                debug!("cannot record the store check of '{}': {error}", machine.name);
             }
         }
         Err(SignatureTestError::Daemon(error)) if !client.is_usable() => {
-            return Err(daemon_failed("asking whose store it has", &error));
+            return Err(daemon_failed("checking its store", &error));
         }
         Err(error) => debug!("{}: {error}", machine.name),
     }
     Ok(())
 }
 
-/// What to say of a daemon that failed in a phase. Errors of the link come wrapped in those of the client.
+/// Returns the message about a daemon that failed in `phase`. Errors of the link come wrapped in those of the client.
 pub fn daemon_failed(phase: &str, error: &daemon::Error) -> String {
     let hint = match error {
         daemon::Error::Link { cause, .. } => remote::Error::hint_in_io(cause),

@@ -1,4 +1,4 @@
-//! What came of a machine, remembered for the builds after this one.
+//! Records of the health of a machine, for later builds.
 
 use log::{debug, warn};
 
@@ -10,31 +10,31 @@ use crate::state::{HealthRecord, StateDirectory};
 use crate::status::MachineStatus;
 use crate::store::path::StoreDir;
 
-/// Remembers that `machine` was reached.
+/// Records that `machine` was reached.
 pub fn record_success(state: &StateDirectory, machine: &Machine, status: MachineStatus) {
     let mut status = Some(status);
     change_health(state, machine, &mut |_| Health::reached(status.take().unwrap_or_default(), health::now()));
 }
 
-/// Remembers that `machine` was not, or let a build down.
+/// Records that `machine` could not be reached, or failed a build.
 pub fn record_failure(state: &StateDirectory, machine: &Machine, error: &str) {
     change_health(state, machine, &mut |health| health.after_failure(error, health::now()));
 }
 
-/// Remembers that its SSH server lets nobody in from here for a while.
+/// Records that its SSH server temporarily refuses logins from this address.
 pub(super) fn record_ban(state: &StateDirectory, machine: &Machine, error: &str) {
     change_health(state, machine, &mut |health| health.after_ban(error, health::now()));
 }
 
-/// A record that cannot be written costs time, not a build.
+/// Changes the health record. If it cannot be written, later builds lose time, but no build fails.
 pub(super) fn change_health(state: &StateDirectory, machine: &Machine, change: &mut dyn FnMut(Health) -> Health) {
     if let Err(error) = HealthRecord::of(state, machine).and_then(|record| record.change(change)) {
-        warn!("cannot remember the health of '{}': {error}", machine.name);
+        warn!("cannot record the health of '{}': {error}", machine.name);
     }
 }
 
-/// Measures again after a build, so that the next decision finds a fresh record. Not worth a failure. Where it takes a
-/// login, one process at a time does it.
+/// Probes the status again after a build, so that the next decision finds a fresh record. A failure is ignored. If the
+/// probe takes a login, one process at a time does it.
 pub(super) fn refresh_status(state: &StateDirectory, machine: &Machine, store: &StoreDir, connection: &Connection) {
     let Ok(record) = HealthRecord::of(state, machine) else { return };
     let is_fresh = || {
@@ -54,7 +54,7 @@ pub(super) fn refresh_status(state: &StateDirectory, machine: &Machine, store: &
     }
 }
 
-/// Whether others are logging in to the machine.
+/// Returns whether other processes are logging in to the machine.
 fn is_crowded(state: &StateDirectory, machine: &Machine) -> bool {
     Logins::of(state, machine).and_then(|logins| logins.is_crowded(None)).unwrap_or(true)
 }

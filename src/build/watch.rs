@@ -1,4 +1,4 @@
-//! What a machine's daemon says of a build while it goes on, kept until the build is judged.
+//! The messages of a machine's daemon during a build, stored until the failure is classified.
 
 use std::collections::BTreeSet;
 use std::mem::replace;
@@ -10,7 +10,7 @@ use crate::local::{LogFull, LogReserve};
 use crate::remote::Progress;
 use crate::store::path::StorePath;
 
-/// Follows the build of one derivation.
+/// Watches the build of one derivation.
 #[derive(Clone)]
 pub(super) struct BuildWatch {
     derivation: String,
@@ -24,13 +24,13 @@ struct Seen {
     has_started: bool,
     has_substituted: bool,
     failure: Option<String>,
-    /// The hash that was expected and the one that was found, for people.
+    /// The expected and the actual hash, in a message.
     hashes: Option<String>,
     log_full: Option<LogFull>,
 }
 
 impl BuildWatch {
-    /// Follows the build of `derivation` through a stream with this `progress`.
+    /// Watches the build of `derivation` through a stream with this `progress`.
     pub fn new(derivation: &StorePath, outputs: &BTreeSet<StorePath>, progress: Progress) -> BuildWatch {
         let outputs = Arc::new(outputs.clone());
         BuildWatch { derivation: derivation.to_string(), outputs, progress, seen: Arc::default() }
@@ -40,7 +40,8 @@ impl BuildWatch {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What takes log text and passes it on to `log`, as far as there is room. Where there is none the stream ends.
+    /// Returns a sink for log text, which copies it to `log` as long as there is room for logs. Without room it ends the
+    /// stream.
     pub fn log(&self, mut log: Log, mut reserve: LogReserve) -> Log {
         let watch = self.clone();
         Box::new(move |text| match reserve.take(text.len() as u64) {
@@ -60,7 +61,7 @@ impl BuildWatch {
         self.seen().log_full.take()
     }
 
-    /// What takes the build trace.
+    /// Returns the sink for the build trace.
     pub fn sink(&self) -> TraceSink {
         let watch = self.clone();
         Box::new(move |event| watch.take(event))
@@ -92,14 +93,14 @@ impl BuildWatch {
         }
     }
 
-    /// Passes the answer on that ended the build with `status` and `message`.
+    /// Calls `classify_failure` with the daemon's report: `status`, `message` and what was watched.
     pub fn with_answer<T>(&self, status: u32, message: &str, classify_failure: impl FnOnce(&Answer<'_>) -> T) -> T {
         let seen = self.seen();
         let (trace, outputs) = (seen.failure.as_deref(), &*self.outputs);
         classify_failure(&Answer { status, message, has_started: seen.has_started, trace, outputs })
     }
 
-    /// The daemon's message with what else it said of the failure.
+    /// Returns the daemon's message with the details of the failure that were watched.
     pub fn explain(&self, message: &str) -> String {
         let seen = self.seen();
         let failure = seen.failure.as_ref().map(|failure| format!(": {failure}")).unwrap_or_default();

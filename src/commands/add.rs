@@ -1,9 +1,9 @@
-//! `offload add HOST`: an entry for the machine file, made from what the machine shows.
+//! `offload add HOST`: prints an entry for the machine file, from the data of the machine.
 //!
-//! The SSH server's host key is fetched, and its fingerprint shown on standard error: comparing it with what the
-//! machine itself says is all that stands between the entry and somebody in the middle. Then a login is tried, under
-//! that key; where it works the machine is asked for its system type and processors. The entry goes to standard output,
-//! and nothing is changed. The status is 0 when the host key was fetched, logged in or not, else 1.
+//! It fetches the SSH server's host key and prints its fingerprint on standard error. Only a comparison with the
+//! machine's own fingerprint protects the entry against a man in the middle. Then it tries to log in with that key, and
+//! queries the machine's system type and processors. The entry goes to standard output, and nothing is changed. The
+//! status is 0 if the host key was fetched, even without a login, else 1.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -33,8 +33,8 @@ pub struct Args {
     private_key: Option<PathBuf>,
 }
 
-/// What a login tells.
-struct Learnt {
+/// The data from a login.
+struct Facts {
     system: Option<String>,
     cores: Option<u32>,
 }
@@ -60,18 +60,18 @@ pub fn run(args: &Args, engine: &Engine, output: &mut dyn Write, messages: &mut 
     )
     .map_err(unprinted)?;
     machine.host_keys = vec![key.clone()];
-    let learnt = learn(&machine, engine);
-    if let Err(error) = &learnt {
+    let facts = query(&machine, engine);
+    if let Err(error) = &facts {
         let hint = error.hint().map_or(String::new(), |hint| format!("\n  hint: {}", plain(&hint)));
         writeln!(messages, "No login yet: {}{hint}", plain(&error.to_string())).map_err(unprinted)?;
     }
-    output.write_all(entry(&machine, &key, learnt.ok().as_ref()).as_bytes()).map_err(unprinted)?;
+    output.write_all(entry(&machine, &key, facts.ok().as_ref()).as_bytes()).map_err(unprinted)?;
     writeln!(messages, "Put the entry into the machine file, then: offload authorize {}", quote(&args.host))
         .map_err(unprinted)?;
     Ok(ExitStatus::Success)
 }
 
-/// What the machine file takes as a name.
+/// Parses a name for the machine file.
 fn host(text: &str) -> Result<String, String> {
     match check_name(text) {
         Ok(()) => Ok(text.to_owned()),
@@ -83,16 +83,16 @@ fn host(text: &str) -> Result<String, String> {
     }
 }
 
-/// Logs in, and asks.
-fn learn(machine: &Machine, engine: &Engine) -> Result<Learnt, Error> {
+/// Logs in and queries the machine.
+fn query(machine: &Machine, engine: &Engine) -> Result<Facts, Error> {
     let status = Connection::open(machine)?.probe(engine.directories.store.as_str())?;
     let kernel = status.kernel.as_deref().and_then(|kernel| kernel.split(' ').next());
     let system =
         status.architecture.as_deref().zip(kernel).and_then(|(architecture, kernel)| system(architecture, kernel));
-    Ok(Learnt { system, cores: status.cores })
+    Ok(Facts { system, cores: status.cores })
 }
 
-/// The system type of a machine where `uname -m` and `uname -s` say this, as Guix calls it.
+/// Returns Guix's name of the system type for these outputs of `uname -m` and `uname -s`.
 fn system(architecture: &str, kernel: &str) -> Option<String> {
     let processor = match architecture {
         "x86_64" | "aarch64" | "riscv64" | "mips64el" => architecture,
@@ -110,8 +110,8 @@ fn system(architecture: &str, kernel: &str) -> Option<String> {
     }
 }
 
-/// The entry. What is not known is what a person has to look at.
-fn entry(machine: &Machine, key: &HostKey, learnt: Option<&Learnt>) -> String {
+/// Returns the entry. Unknown values are left for the administrator.
+fn entry(machine: &Machine, key: &HostKey, facts: Option<&Facts>) -> String {
     let mut lines = vec![format!("name = {},", lua(&machine.name))];
     if machine.port != 22 {
         lines.push(format!("port = {},", machine.port));
@@ -121,14 +121,14 @@ fn entry(machine: &Machine, key: &HostKey, learnt: Option<&Learnt>) -> String {
         lines.push(format!("private_key = {},", lua(&path.to_string_lossy())));
     }
     lines.push(format!("host_key = {},", lua(&key.to_openssh())));
-    match learnt.and_then(|learnt| learnt.system.as_deref()) {
+    match facts.and_then(|facts| facts.system.as_deref()) {
         Some(system) => lines.push(format!("systems = {{ {} }},", lua(system))),
         None => {
             let own = super::machines::own_system();
-            lines.push(format!("systems = {{ {} }},  -- a guess: the machine did not tell", lua(&own)));
+            lines.push(format!("systems = {{ {} }},  -- a guess: the machine did not report it", lua(&own)));
         }
     }
-    if let Some(cores) = learnt.and_then(|learnt| learnt.cores) {
+    if let Some(cores) = facts.and_then(|facts| facts.cores) {
         let noun = if cores == 1 { "processor" } else { "processors" };
         lines.push(format!("parallel_builds = 1,  -- it has {cores} {noun}"));
     }
@@ -136,7 +136,7 @@ fn entry(machine: &Machine, key: &HostKey, learnt: Option<&Learnt>) -> String {
     format!("build_machine {{\n{lines}}},\n")
 }
 
-/// A string of Lua.
+/// Quotes a string for Lua.
 fn lua(text: &str) -> String {
     let escaped = text.chars().map(|c| match c {
         '"' | '\\' => format!("\\{c}"),
@@ -153,20 +153,20 @@ mod tests {
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
 
     #[test]
-    fn the_entry_says_what_is_known() {
+    fn the_entry_has_the_known_values() {
         let key = HostKey::parse(KEY).unwrap();
-        let learnt = Learnt { system: Some("aarch64-linux".to_owned()), cores: Some(8) };
+        let facts = Facts { system: Some("aarch64-linux".to_owned()), cores: Some(8) };
         let plain = Machine::new("b1", "offload", Vec::new(), Vec::new());
         let given = Machine { port: 2022, private_key: Some("/a \"b\"".into()), ..plain.clone() };
         let expected = format!(
             "build_machine {{\n  name = \"b1\",\n  port = 2022,\n  user = \"offload\",\n  private_key = \"/a \\\"b\\\"\",\n  \
              host_key = \"{KEY}\",\n  systems = {{ \"aarch64-linux\" }},\n  parallel_builds = 1,  -- it has 8 processors\n}},\n"
         );
-        assert_eq!(entry(&given, &key, Some(&learnt)), expected);
+        assert_eq!(entry(&given, &key, Some(&facts)), expected);
         assert!(entry(&plain, &key, None).contains("-- a guess"));
     }
 
-    /// The entry is pasted into a program: whatever stands in one of its texts is that text.
+    /// The user pastes the entry into a program: no text of it may end early or run code.
     #[test]
     fn every_text_of_the_entry_is_escaped() {
         let key = HostKey::parse(KEY).unwrap();
@@ -179,8 +179,8 @@ mod tests {
             ("private_key", Machine { private_key: Some(odd.into()), ..plain.clone() }, "x86_64-linux"),
             ("systems", plain.clone(), odd),
         ] {
-            let learnt = Learnt { system: Some(system.to_owned()), cores: None };
-            let text = entry(&machine, &key, Some(&learnt));
+            let facts = Facts { system: Some(system.to_owned()), cores: None };
+            let text = entry(&machine, &key, Some(&facts));
             let lua = mlua::Lua::new();
             let list: mlua::Table = lua
                 .load(format!("local function build_machine(t) return t end\nreturn {{ {text} }}"))

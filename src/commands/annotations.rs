@@ -1,8 +1,8 @@
-//! `offload annotations [DIRECTORY]`: what an editor must know about machine files.
+//! `offload annotations [DIRECTORY]`: writes the annotations of machine files for editors.
 //!
-//! The annotations are those of lua-language-server (LuaLS, `---@meta`). With a directory, normally the one that holds
-//! the machine file, they go to `DIRECTORY/.offload/offload.lua`, and `DIRECTORY/.luarc.json` tells the language server
-//! to read them; one that is there already is left alone. Without a directory they go to standard output.
+//! The annotations are those of lua-language-server (LuaLS, `---@meta`). With a directory, normally that of the machine
+//! file, they go to `DIRECTORY/.offload/offload.lua`, and `DIRECTORY/.luarc.json` tells the language server to read
+//! them. An existing `.luarc.json` is not changed. Without a directory they go to standard output.
 
 use std::fs;
 use std::io::{self, Write};
@@ -12,7 +12,7 @@ use super::failure::{CommandError, CommandResult};
 use crate::exit::ExitStatus;
 use crate::machine_file::ANNOTATIONS;
 
-/// Tells the language server where the annotations are, and which Lua this is.
+/// The configuration of the language server: the place of the annotations, and the version of Lua.
 const LUARC: &str = r#"{
   "runtime.version": "Lua 5.4",
   "workspace.library": [".offload"]
@@ -40,13 +40,13 @@ pub fn run(args: &Args, out: &mut dyn Write, messages: &mut dyn Write) -> Comman
 fn install(directory: &Path, messages: &mut dyn Write) -> Result<(), (PathBuf, io::Error)> {
     let library = directory.join(".offload");
     let (annotations, luarc) = (library.join("offload.lua"), directory.join(".luarc.json"));
-    // And not the directory itself: a name that is mistyped is not made.
+    // The directory itself is not created, so a misspelt name is an error.
     match fs::create_dir(&library) {
         Err(cause) if !library.is_dir() => return Err((library, cause)),
         _ => {}
     }
     fs::write(&annotations, ANNOTATIONS).map_err(|cause| (annotations.clone(), cause))?;
-    let said = if luarc.exists() {
+    let report = if luarc.exists() {
         let place = luarc.display();
         writeln!(
             messages,
@@ -57,7 +57,7 @@ fn install(directory: &Path, messages: &mut dyn Write) -> Result<(), (PathBuf, i
         fs::write(&luarc, LUARC).map_err(|cause| (luarc.clone(), cause))?;
         writeln!(messages, "wrote {} and {}", annotations.display(), luarc.display())
     };
-    said.map_err(|cause| (PathBuf::from("standard error"), cause))
+    report.map_err(|cause| (PathBuf::from("standard error"), cause))
 }
 
 #[cfg(test)]
@@ -69,19 +69,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_already_is_left_alone() {
+    fn an_existing_configuration_is_not_changed() {
         let directory = tempfile::tempdir().unwrap();
-        let mut said = Vec::new();
-        assert!(run(&below(directory.path()), &mut io::sink(), &mut said).is_ok());
+        let mut report = Vec::new();
+        assert!(run(&below(directory.path()), &mut io::sink(), &mut report).is_ok());
         let luarc = directory.path().join(".luarc.json");
         assert_eq!(fs::read_to_string(&luarc).unwrap(), LUARC);
         assert_eq!(fs::read_to_string(directory.path().join(".offload/offload.lua")).unwrap(), ANNOTATIONS);
         serde_json::from_str::<serde_json::Value>(LUARC).unwrap();
 
         fs::write(&luarc, "{}").unwrap();
-        assert!(run(&below(directory.path()), &mut io::sink(), &mut said).is_ok());
+        assert!(run(&below(directory.path()), &mut io::sink(), &mut report).is_ok());
         assert_eq!(fs::read_to_string(&luarc).unwrap(), "{}");
-        assert!(String::from_utf8(said).unwrap().contains("add \".offload\""));
+        assert!(String::from_utf8(report).unwrap().contains("add \".offload\""));
         let mistyped = directory.path().join("mistyped");
         assert!(run(&below(&mistyped), &mut io::sink(), &mut io::sink()).is_err());
         assert!(!mistyped.exists());

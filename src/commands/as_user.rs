@@ -1,14 +1,14 @@
-//! Running a command of root's as another user, who could have written what the command evaluates.
+//! Runs a command of root's as another user, who could have written the file that the command evaluates.
 //!
-//! With an unprivileged daemon the machine file may belong to the daemon's user, as the state does: the manual of Guix gives
-//! that user `/etc/guix`. Root must not evaluate what that user can write. So root's command starts itself once more, as
-//! `offload as-user UID:GID[,GID…] ARGUMENT…`, and this process becomes the user ([`become_user`]) before it does anything
-//! else. The first process only passes signals on, and waits. (What root does with the state it does as the state's owner
-//! in any case: `permissions/files.rs`.)
+//! With an unprivileged daemon the machine file may belong to the daemon's user, as the state does: the manual of Guix
+//! gives that user `/etc/guix`. Root must not evaluate a file that this user can write. So root's command starts itself
+//! again, as `offload as-user UID:GID[,GID…] ARGUMENT…`, and the new process becomes the user ([`become_user`]) before
+//! it does anything else. The first process only forwards signals, and waits. (Root always changes the state as the
+//! state's owner: `permissions/files.rs`.)
 //!
-//! Nothing of root's is left for the user to take: the process has a session of its own, and so no controlling terminal
-//! that it could put words into (`TIOCSTI`); its input is empty, unless the command asks something; it inherits no
-//! descriptor but the first three, and of the environment only what tells where things are and how to print.
+//! The user cannot abuse anything of root's. The process has a session of its own, and so no controlling terminal to
+//! inject input into (`TIOCSTI`). Its input is empty, unless the command asks a question. It inherits only the first
+//! three descriptors, and of the environment only the variables for paths and output.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
@@ -28,20 +28,20 @@ use crate::exit::ExitStatus;
 use crate::permissions::ownership::{Control, control};
 use crate::permissions::{User, identity};
 
-/// The word that begins the arguments of such a process.
+/// The first argument of such a process.
 const WORD: &str = "as-user";
 
-/// Signals that end the first process, and that the other one gets in its place.
-const PASSED_ON: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
+/// Signals that end the first process, which forwards them to the other one.
+const FORWARDED_SIGNALS: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
 
-/// Variables that are passed on, and what the names of others begin with, before the first `_`, that are.
-const KEPT: [&str; 8] = ["PATH", "TERM", "COLUMNS", "LINES", "NO_COLOR", "LANG", "LANGUAGE", "TZ"];
-const KEPT_GROUPS: [&str; 4] = ["LC", "GUIX", "NIX", "OFFLOAD"];
+/// Names of variables that are kept, and prefixes, up to the first `_`, of others that are.
+const KEPT_VARIABLES: [&str; 8] = ["PATH", "TERM", "COLUMNS", "LINES", "NO_COLOR", "LANG", "LANGUAGE", "TZ"];
+const KEPT_PREFIXES: [&str; 4] = ["LC", "GUIX", "NIX", "OFFLOAD"];
 
-/// Why a command cannot be run as another user.
+/// The reason why a command cannot be run as another user.
 #[derive(Debug, thiserror::Error)]
 pub enum AsUserError {
-    #[error("cannot tell to whom '{path}' belongs: {cause}")]
+    #[error("cannot determine the owner of '{path}': {cause}")]
     Unknown { path: String, cause: io::Error },
     #[error("other users can write to '{path}', and root does not run a program that anybody can change")]
     Others { path: String },
@@ -55,8 +55,8 @@ impl From<AsUserError> for CommandError {
     }
 }
 
-/// The user as whom root's command has to evaluate the machine file `file`: the owner of the state, if it is the one who
-/// can write this file.
+/// Returns the user as whom root's command has to evaluate the machine file `file`: the owner of the state, if that
+/// user can write this file.
 pub fn for_machine_file(file: &Path, state: &Path) -> Result<Option<User>, AsUserError> {
     Ok(match (control_of(file)?, control_of(state)?) {
         (Control::User { uid, gid, .. }, Control::User { uid: owner, .. }) if uid == owner => Some(numbered(uid, gid)),
@@ -64,7 +64,7 @@ pub fn for_machine_file(file: &Path, state: &Path) -> Result<Option<User>, AsUse
     })
 }
 
-/// The user as whom root's command has to run the program in `file`.
+/// Returns the user as whom root's command has to run the program in `file`.
 pub fn for_program(file: &Path) -> Result<Option<User>, AsUserError> {
     match control_of(file)? {
         Control::Root => Ok(None),
@@ -73,7 +73,7 @@ pub fn for_program(file: &Path) -> Result<Option<User>, AsUserError> {
     }
 }
 
-/// Who controls a path. If this process is not root's it does not matter.
+/// Returns who controls a path. If this process is not root's, that does not matter.
 fn control_of(path: &Path) -> Result<Control, AsUserError> {
     if !geteuid().is_root() {
         return Ok(Control::Root);
@@ -85,13 +85,13 @@ fn numbered(uid: u32, gid: u32) -> User {
     User::numbered(Path::new("/"), uid, gid)
 }
 
-/// Runs the program with these arguments as `user`, and waits for its end. `input`: where its standard input comes from.
+/// Runs the program with these arguments as `user`, with the standard input `input`, and waits for its end.
 pub fn run(user: &User, arguments: &[OsString], input: Stdio) -> Result<ExitStatus, AsUserError> {
     debug!("this runs as {}, who can write what is evaluated", user.name);
     let ended = start_and_wait(command(user).args(arguments).stdin(input));
     let ended = ended.map_err(|cause| AsUserError::Run { user: user.name.clone(), cause })?;
     if let Some(signal) = ended.signal() {
-        // A shell that waits for this process is to see the same end.
+        // A shell that waits for this process should see the same end.
         let _ = emulate_default_handler(signal);
     }
     Ok(ExitStatus::ALL
@@ -100,14 +100,14 @@ pub fn run(user: &User, arguments: &[OsString], input: Stdio) -> Result<ExitStat
         .unwrap_or(ExitStatus::Failure))
 }
 
-/// This program as `user`, without input; its arguments are still to come.
+/// Returns a command of this program as `user`, without input; the caller adds arguments.
 pub fn command(user: &User) -> Command {
     let groups: Vec<String> = user.groups.iter().map(u32::to_string).collect();
     let is_kept = |name: &OsStr| {
         let group = name.to_str().and_then(|name| name.split_once('_')).map(|(group, _)| group);
-        KEPT.iter().any(|kept| name == *kept) || group.is_some_and(|group| KEPT_GROUPS.contains(&group))
+        KEPT_VARIABLES.iter().any(|kept| name == *kept) || group.is_some_and(|group| KEPT_PREFIXES.contains(&group))
     };
-    // Another version may have taken the place of this one.
+    // Another version may have replaced this one.
     let mut command = Command::new("/proc/self/exe");
     command.arg0("offload").arg(WORD).arg(format!("{}:{}", user.uid, groups.join(","))).stdin(Stdio::null());
     command.env_clear().envs(std::env::vars_os().filter(|(name, _)| is_kept(name)));
@@ -118,9 +118,9 @@ pub fn command(user: &User) -> Command {
 }
 
 fn start_and_wait(command: &mut Command) -> io::Result<ProcessStatus> {
-    let signals = PASSED_ON.map(|signal| heard(signal.as_raw()).map(|heard| (signal, heard)));
+    let signals = FORWARDED_SIGNALS.map(|signal| signal_stream(signal.as_raw()).map(|stream| (signal, stream)));
     let signals = signals.into_iter().collect::<io::Result<Vec<_>>>()?;
-    let ends = heard(SIGCHLD)?;
+    let ends = signal_stream(SIGCHLD)?;
     close_fds::set_fds_cloexec(3, &[]);
     let mut child = command.spawn()?;
     loop {
@@ -129,46 +129,46 @@ fn start_and_wait(command: &mut Command) -> io::Result<ProcessStatus> {
         }
         let mut wanted: Vec<PollFd<'_>> = signals
             .iter()
-            .map(|(_, heard)| heard)
+            .map(|(_, stream)| stream)
             .chain([&ends])
-            .map(|heard| PollFd::new(heard, PollFlags::IN))
+            .map(|stream| PollFd::new(stream, PollFlags::IN))
             .collect();
         match poll(&mut wanted, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        for (signal, heard) in &signals {
-            if is_due(heard) {
-                pass_on(&child, *signal);
+        for (signal, stream) in &signals {
+            if is_due(stream) {
+                forward(&child, *signal);
             }
         }
         is_due(&ends);
     }
 }
 
-/// A stream from which a byte can be read when the signal has come.
-fn heard(signal: i32) -> io::Result<UnixStream> {
+/// Returns a stream from which a byte can be read when the signal has arrived.
+fn signal_stream(signal: i32) -> io::Result<UnixStream> {
     let (reader, writer) = UnixStream::pair()?;
     reader.set_nonblocking(true)?;
     pipe::register(signal, writer)?;
     Ok(reader)
 }
 
-fn is_due(mut heard: &UnixStream) -> bool {
-    matches!(heard.read(&mut [0; 64]), Ok(1..))
+fn is_due(mut stream: &UnixStream) -> bool {
+    matches!(stream.read(&mut [0; 64]), Ok(1..))
 }
 
-/// The process has not been waited for, so its number is still its own.
-fn pass_on(child: &Child, signal: Signal) {
+/// Sends a signal to the process. It was not waited for, so its number is still its own.
+fn forward(child: &Child, signal: Signal) {
     let _ = kill_process(Pid::from_child(child), signal);
 }
 
-/// Whether the arguments are those of a process that is to become another user.
+/// Returns whether the arguments are those of a process that has to become another user.
 pub fn is_wanted(arguments: &[OsString]) -> bool {
     arguments.first().is_some_and(|word| word == WORD)
 }
 
-/// Becomes the user that the arguments name, and removes what names it from them.
+/// Becomes the user in the arguments, and removes the user from them.
 pub fn become_user(arguments: &mut Vec<OsString>) -> Result<(), AsUserError> {
     let user = arguments.get(1).map_or_else(String::new, |user| user.to_string_lossy().into_owned());
     assume(&user).map_err(|cause| AsUserError::Run { user, cause })?;
@@ -180,12 +180,12 @@ fn assume(user: &str) -> io::Result<()> {
     let (uid, groups) = numbers(user).ok_or(io::ErrorKind::InvalidInput)?;
     setsid()?;
     identity::assume(uid, &groups)?;
-    // Becoming another user forgets it.
+    // The kernel clears it when the user changes.
     set_parent_process_death_signal(Some(Signal::TERM))?;
     Ok(())
 }
 
-/// The numbers in `UID:GID[,GID…]`.
+/// Parses the numbers in `UID:GID[,GID…]`.
 fn numbers(user: &str) -> Option<(u32, Vec<u32>)> {
     let (uid, groups) = user.split_once(':')?;
     let groups = groups.split(',').map(|group| group.parse().ok()).collect::<Option<Vec<u32>>>()?;
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn of_the_environment_little_is_passed_on() {
+    fn few_variables_of_the_environment_are_kept() {
         let user = User { name: "x".into(), uid: 995, groups: vec![990] };
         let command = command(&user);
         assert!(command.get_envs().all(|(name, _)| name != "CARGO_MANIFEST_DIR"));

@@ -1,10 +1,10 @@
-//! `offload authorize NAME`: this machine and a build machine accept each other's signatures.
+//! `offload authorize NAME`: makes this machine and a build machine accept each other's signatures.
 //!
-//! Everything goes over the connection whose host key the machine file pins. The machine's key is the one that its
-//! daemon really signs with: that of a small item which it exports. What is already so is left alone; the rest is asked
-//! about, one direction after the other, and done with `guix archive --authorize`, here and there. The account there
-//! may lack the right to change the list of keys; then the command that root has to run is printed. At the end both
-//! directions are tried.
+//! All data go over the connection whose host key the machine file pins. The machine's key is the one with which its
+//! daemon really signs: that of a small item which it exports. Existing authorizations are not changed. For the others
+//! it asks, one direction after the other, and runs `guix archive --authorize`, here and on the machine. The account on
+//! the machine may lack the right to change the list of keys; then the command for root is printed. At the end both
+//! directions are tested.
 //!
 //! The status is 0 if both directions work, 1 if not, 5 if no machine has that name.
 
@@ -44,7 +44,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// The machine file, if one is named.
+    /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
         self.machine_file.as_deref()
     }
@@ -64,7 +64,7 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     Ok(if there && here { ExitStatus::Success } else { ExitStatus::Failure })
 }
 
-/// Both ends.
+/// The two sides of the exchange.
 struct Exchange<'a> {
     machine: &'a Machine,
     engine: &'a Engine,
@@ -83,20 +83,20 @@ impl<'a> Exchange<'a> {
         Ok(Exchange { machine, engine, connection, own })
     }
 
-    /// Has the machine trust this one. Returns whether it does.
+    /// Makes the machine authorize this one's key. Returns whether it is authorized.
     fn there(&self, yes: bool) -> Result<bool, CommandError> {
         let name = &self.machine.name;
         if self.is_trusted_there()? {
-            say(&format!("{name} accepts what this machine signs already."));
+            print_sentence(&format!("{name} has already authorized this machine's key."));
             return Ok(true);
         }
         let key = self.own.public_key().to_string();
-        say(&format!("{name} does not accept what this machine signs with its key"));
-        show(&key);
-        say(&format!(
-            "Authorized there, whoever has the secret half of that key can put any item into the store of {name}."
+        print_sentence(&format!("{name} has not authorized this machine's signing key"));
+        print_line(&key);
+        print_sentence(&format!(
+            "If it authorizes the key, anyone with the secret half of that key can put any item into the store of {name}."
         ));
-        if !confirm(&format!("Have {name} authorize it?"), yes)? {
+        if !confirm(&format!("Authorize it on {name}?"), yes)? {
             return Ok(false);
         }
         let limit = self.machine.stall_timeout;
@@ -107,27 +107,31 @@ impl<'a> Exchange<'a> {
             Err(error) => Some(error.to_string()),
         };
         if problem.is_none() && self.is_trusted_there()? {
-            say(&format!("{name} accepts what this machine signs now."));
+            print_sentence(&format!("{name} has authorized this machine's key."));
             return Ok(true);
         }
-        let problem = problem.unwrap_or_else(|| "it does not accept it all the same".to_owned());
-        say(&format!("The account '{}' could not do that on {name}: {}", self.machine.user, plain(&problem)));
-        say(&format!("As root on {name}:"));
-        show(&format!("echo {} | {command}", quote(&key)));
+        let problem = problem.unwrap_or_else(|| "it still does not accept the key".to_owned());
+        print_sentence(&format!(
+            "The account '{}' cannot authorize it on {name}: {}",
+            self.machine.user,
+            plain(&problem)
+        ));
+        print_sentence(&format!("As root on {name}:"));
+        print_line(&format!("echo {} | {command}", quote(&key)));
         Ok(false)
     }
 
-    /// Has this machine trust the other one. Returns whether it does.
+    /// Makes this machine authorize the other one's key. Returns whether it is authorized.
     fn here(&self, yes: bool) -> Result<bool, CommandError> {
         let name = &self.machine.name;
-        let Some(key) = self.stranger_here()? else {
-            say(&format!("This machine accepts what {name} signs already."));
+        let Some(key) = self.unauthorized_key()? else {
+            print_sentence(&format!("This machine has already authorized the key of {name}."));
             return Ok(true);
         };
-        say(&format!("This machine does not accept what {name} signs with its key"));
-        show(&key.to_string());
-        say(
-            "Authorized here, whoever has the secret half of that key can put any item into the store of this machine.",
+        print_sentence(&format!("This machine has not authorized the signing key of {name}"));
+        print_line(&key.to_string());
+        print_sentence(
+            "If this machine authorizes the key, anyone with the secret half of that key can put any item into its store.",
         );
         if !confirm("Authorize it?", yes)? {
             return Ok(false);
@@ -136,16 +140,16 @@ impl<'a> Exchange<'a> {
             Ok(problem) => problem,
             Err(error) => Some(error),
         };
-        if problem.is_none() && self.stranger_here()?.is_none() {
-            say(&format!("This machine accepts what {name} signs now."));
+        if problem.is_none() && self.unauthorized_key()?.is_none() {
+            print_sentence(&format!("This machine has authorized the key of {name}."));
             return Ok(true);
         }
-        say(&format!(
-            "That could not be done: {}",
-            plain(&problem.unwrap_or_else(|| "the key is refused all the same".to_owned()))
+        print_sentence(&format!(
+            "This machine cannot authorize it: {}",
+            plain(&problem.unwrap_or_else(|| "the key is still refused".to_owned()))
         ));
-        say("As root on this machine:");
-        show(&format!("echo {} | guix archive --authorize", quote(&key.to_string())));
+        print_sentence("As root on this machine:");
+        print_line(&format!("echo {} | guix archive --authorize", quote(&key.to_string())));
         Ok(false)
     }
 
@@ -158,8 +162,8 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// The key that the machine's daemon signs with, if it is not authorized here.
-    fn stranger_here(&self) -> Result<Option<PublicKey>, CommandError> {
+    /// Returns the key with which the machine's daemon signs, if it is not authorized here.
+    fn unauthorized_key(&self) -> Result<Option<PublicKey>, CommandError> {
         let directories = &self.engine.directories;
         let acl = match load_acl(&directories.acl()) {
             Ok(acl) => acl,
@@ -185,7 +189,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// A connection of its own each time: a daemon remembers what its list said.
+    /// Opens a new connection each time, because a daemon caches its list.
     fn client(&self) -> Result<Client<DaemonStream>, CommandError> {
         let stream = self.connection.daemon().map_err(|error| CommandError::failure(&error).with_hint(error.hint()))?;
         let client = stream.greet(self.engine.directories.store.clone());
@@ -193,42 +197,42 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// Each trial item is a new one: what is there already is not looked at.
+/// Returns the text of a trial item. Each is new, because a present item is not verified.
 fn trial_text(what: &str) -> String {
     format!("{what} to exchange keys at {:?}\n", SystemTime::now().duration_since(UNIX_EPOCH))
 }
 
-/// Runs `guix archive --authorize` here. Returns what went wrong with it.
+/// Runs `guix archive --authorize` here. Returns its error message, if it fails.
 fn authorize_here(key: &str) -> Result<Option<String>, String> {
     let guix = real_guix().map_err(|error| error.to_string())?;
-    let said = |error: io::Error| format!("cannot run '{}': {error}", guix.display());
+    let failed = |error: io::Error| format!("cannot run '{}': {error}", guix.display());
     let mut command = Command::new(&guix);
     command.args(["archive", "--authorize"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(said)?;
+    let mut child = command.spawn().map_err(failed)?;
     if let Some(mut input) = child.stdin.take() {
-        input.write_all(key.as_bytes()).map_err(said)?;
+        input.write_all(key.as_bytes()).map_err(failed)?;
     }
-    let output = child.wait_with_output().map_err(said)?;
+    let output = child.wait_with_output().map_err(failed)?;
     Ok((!output.status.success()).then(|| last_line(&output.stderr)))
 }
 
 fn last_line(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
-    last.unwrap_or("it said nothing").to_owned()
+    last.unwrap_or("it printed nothing").to_owned()
 }
 
-/// A sentence, broken where a terminal needs it.
-fn say(sentence: &str) {
+/// Prints a sentence, wrapped for the terminal.
+fn print_sentence(sentence: &str) {
     eprintln!("{}", Terminal::of(&io::stderr()).wrap(0, sentence));
 }
 
-/// What is to be looked at or pasted, in one piece.
-fn show(line: &str) {
+/// Prints a key or a command to copy, without wrapping.
+fn print_line(line: &str) {
     eprintln!("  {}", plain(line));
 }
 
-/// Asks; no answer is a no.
+/// Asks for confirmation; no answer means no.
 fn confirm(question: &str, yes: bool) -> Result<bool, CommandError> {
     if yes {
         return Ok(true);

@@ -1,7 +1,7 @@
 //! `offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT`: the build hook.
 //!
-//! Requests are answered one after the other until one is accepted; then this process builds it and ends. The machine
-//! file is evaluated anew for each request, so that a change counts at once.
+//! It answers requests one after the other until it accepts one; then this process builds it and ends. It evaluates the
+//! machine file again for each request, so that a change takes effect immediately.
 
 mod admission;
 mod progress;
@@ -33,7 +33,7 @@ use crate::scheduler::decision::hold;
 use crate::scheduler::{Decision, Rejection};
 use crate::timing::Stopwatch;
 
-/// How many different messages about requests are remembered.
+/// The limit of different messages about requests that are remembered.
 const MAX_REPORTED: usize = 1000;
 
 /// Runs the hook with the daemon's four arguments.
@@ -53,7 +53,7 @@ pub fn run(arguments: &[OsString]) -> ExitStatus {
         Ok(messages) => logging::start(logging::pipe(messages)),
         Err(error) => debug!("no log: {error}"),
     }
-    // A panic would end the process with 101, which the daemon takes for a build that took too long.
+    // A panic would end the process with 101, which the daemon takes for a time-out of the build.
     let served = panic::catch_unwind(AssertUnwindSafe(|| serve(arguments, &descriptors, files)));
     let status = match served {
         Ok(Ok(status)) => status,
@@ -62,7 +62,7 @@ pub fn run(arguments: &[OsString]) -> ExitStatus {
             ExitStatus::Failure
         }
         Err(_) => {
-            error!("this is a mistake in offload; please report it with the lines above");
+            error!("this is a bug in offload; please report it with the lines above");
             ExitStatus::Failure
         }
     };
@@ -87,7 +87,7 @@ fn serve(
     let store = &engine.directories.store;
     let mut reported = Reported::default();
     let mut admission = Admission::new(&engine.state);
-    let mut postponed: Option<Instant> = None; // The last time.
+    let mut postponed: Option<Instant> = None; // The last one.
     let mut requests = BufReader::new(&descriptors.requests);
     while let Some(request) = request::read_request(&mut requests, store)? {
         failpoint(Failpoint::RequestRead);
@@ -132,7 +132,7 @@ fn serve(
         let log = BuildLog::new(descriptors.build_log.try_clone()?);
         let mut observer = Reporter::new(&engine.arguments, &descriptors.messages);
         let result = consideration.offload(accepted, &inputs, &outputs, &log, &mut observer);
-        // The daemon throws away what it has not read of the log when this process ends.
+        // The daemon discards the unread rest of the log when this process ends.
         let mut stopwatch = Stopwatch::start();
         let unread = log.drain();
         stopwatch.lap("log");
@@ -151,7 +151,7 @@ fn serve(
     Ok(ExitStatus::Success)
 }
 
-/// The pool; an empty one, said on standard error, where the machine file is broken.
+/// Returns the pool; an empty one, with an error on standard error, if the machine file is broken.
 fn load_pool(engine: &Engine, reported: &mut Reported) -> Pool {
     let path = machine_file(None, &engine.directories);
     engine.load_pool(&path, None).unwrap_or_else(|report| {
@@ -163,7 +163,7 @@ fn load_pool(engine: &Engine, reported: &mut Reported) -> Pool {
     })
 }
 
-/// Says why a request is not accepted, as far as that was not said before.
+/// Reports why a request is not accepted, unless that was reported before.
 fn explain(request: &Request, machines: &[&Machine], decision: &Decision<LiveEnvironment>, reported: &mut Reported) {
     let (what, reasons) = match decision {
         Decision::Decline(reasons) => ("no build machine for", reasons),
@@ -185,12 +185,12 @@ fn explain(request: &Request, machines: &[&Machine], decision: &Decision<LiveEnv
     }
 }
 
-/// What has been said about requests that were not accepted, so that it is not said again for each of them.
+/// The reported reasons for requests that were not accepted, so that each is reported only once.
 #[derive(Default)]
 struct Reported(BTreeSet<String>);
 
 impl Reported {
-    /// Whether this has not been said. What holds changing numbers is new each time and not worth much memory.
+    /// Returns whether this is new. Reasons with changing numbers are always new, and are not worth much memory.
     fn is_new(&mut self, text: &str) -> bool {
         if self.0.len() >= MAX_REPORTED {
             self.0.clear();

@@ -1,8 +1,7 @@
-//! `offload documents DIRECTORY`: manual pages and completions, made from the definition of the command line.
+//! `offload documents DIRECTORY`: writes manual pages and completions, from the definition of the command line.
 //!
-//! The places below DIRECTORY are those of the GNU Coding Standards and of the three shells, the same below
-//! `/usr/local`, in a distribution's package and in a profile of Guix. Packages run this; `offload install` writes the
-//! same files.
+//! The files below DIRECTORY are where the GNU Coding Standards and the three shells expect them, below `/usr/local`,
+//! in a distribution's package and in a profile of Guix. Packages run this; `offload install` writes the same files.
 
 mod machine_file;
 mod page;
@@ -19,7 +18,7 @@ use super::failure::{CommandError, CommandResult};
 use crate::exit::ExitStatus;
 use page::Page;
 
-/// A file, by its place below the directory.
+/// A file, with its path below the directory.
 pub struct Document {
     pub path: PathBuf,
     pub contents: Vec<u8>,
@@ -49,7 +48,7 @@ pub fn run(args: &Args, definition: Command) -> CommandResult {
     }
 }
 
-/// All manual pages and completions for the command line with this definition.
+/// Returns all manual pages and completions for the command line with this definition.
 pub fn documents(definition: Command) -> io::Result<Vec<Document>> {
     let mut command = definition.version(env!("CARGO_PKG_VERSION"));
     command.build();
@@ -125,7 +124,7 @@ fn main_page(command: &Command) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// The environment, the hook's in that of the daemon.
+/// The environment variables; those of the hook belong into the daemon's environment.
 pub const ENVIRONMENT: &[(&str, &str)] = &[
     ("OFFLOAD_MACHINE_FILE", "the machine file, if it is not the default one"),
     (

@@ -1,6 +1,6 @@
-//! `offload drain NAME [--for TIME]` and `offload undrain NAME`: a machine is taken out, and brought back, without a
-//! change to the machine file. Builds that run there end; no new ones come. All entries for one host are meant
-//! together.
+//! `offload drain NAME [--for TIME]` and `offload undrain NAME`: drains and undrains a machine without a change to the
+//! machine file. A drained machine gets no new builds; its running builds continue. The commands apply to all entries
+//! for one host.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,10 @@ use crate::machine_file::Pool;
 use crate::state::health::{self, Time};
 use crate::state::{Drain, Drained, Slots, StateDirectory, StateError};
 
-/// The longest time that can be asked for: a year.
+/// The longest time that can be given: a year.
 const LONGEST: u64 = 366 * 24 * 3600;
 
-/// A time such as `90s`, `30m`, `2h` or `1d`; a number alone is seconds.
+/// Parses a time such as `90s`, `30m`, `2h` or `1d`; a number without a unit is seconds.
 pub fn parse_time(text: &str) -> Result<Duration, String> {
     let (number, unit) = match text.char_indices().last() {
         Some((last, 's')) => (&text[..last], 1),
@@ -41,17 +41,17 @@ pub struct DrainArgs {
     #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
     time: Option<Duration>,
     #[command(flatten)]
-    which: Which,
+    which: HostArgs,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct UndrainArgs {
     #[command(flatten)]
-    which: Which,
+    which: HostArgs,
 }
 
 #[derive(Debug, clap::Args)]
-struct Which {
+struct HostArgs {
     /// The machine's name, or NAME:PORT.
     name: String,
     /// The machine file, if it is not the default one.
@@ -60,14 +60,14 @@ struct Which {
 }
 
 impl DrainArgs {
-    /// The machine file, if one is named.
+    /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
         self.which.machine_file.as_deref()
     }
 }
 
 impl UndrainArgs {
-    /// The machine file, if one is named.
+    /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
         self.which.machine_file.as_deref()
     }
@@ -89,7 +89,7 @@ fn machines(pool: &Pool) -> Vec<&Machine> {
     pool.machines.iter().map(|entry| &entry.machine).collect()
 }
 
-/// Takes the machine `name` out, for `time` or until it is brought back.
+/// Drains the machine `name`, for `time` or until it is undrained.
 fn drain_host(
     name: &str,
     time: Option<Duration>,
@@ -101,26 +101,29 @@ fn drain_host(
         let since = health::now();
         let until = time.map(|time| since + time.as_millis() as Time);
         Drain::of(state, machine)?.set(&Drained { since, until })?;
-        let until =
-            time.map_or("until it is brought back".to_owned(), |time| format!("for {}", HumanDuration(time.as_secs())));
-        let running = Slots::of(state, machine)?.taken()?.len();
-        let noun = if running == 1 { "build goes" } else { "builds go" };
-        Ok(format!("{}: gets no new builds {until}; {running} {noun} on there", machine.address()))
+        let until = time
+            .map_or(format!("until `offload undrain {name}`"), |time| format!("for {}", HumanDuration(time.as_secs())));
+        let running = match Slots::of(state, machine)?.taken()?.len() {
+            0 => "no build is running".to_owned(),
+            1 => "1 running build continues".to_owned(),
+            count => format!("{count} running builds continue"),
+        };
+        Ok(format!("{}: drained {until}; {running}", machine.address()))
     })
 }
 
-/// Brings the machine `name` back.
+/// Undrains the machine `name`.
 fn undrain_host(name: &str, machines: &[&Machine], state: &StateDirectory, messages: &mut dyn Write) -> CommandResult {
     each_host(name, machines, messages, |machine| {
         let drain = Drain::of(state, machine)?;
-        let was_out = drain.read(health::now()).is_some();
+        let was_drained = drain.read(health::now()).is_some();
         drain.clear()?;
-        let said = if was_out { "gets builds again" } else { "was not drained" };
-        Ok(format!("{}: {said}", machine.address()))
+        let result = if was_drained { "undrained" } else { "was not drained" };
+        Ok(format!("{}: {result}", machine.address()))
     })
 }
 
-/// Changes each host that is known as `name`, which may be `NAME:PORT`, and prints what `change` says.
+/// Changes each host with the name `name`, which may be `NAME:PORT`, and prints the result of `change`.
 fn each_host(
     name: &str,
     machines: &[&Machine],
@@ -141,7 +144,7 @@ fn each_host(
     let mut errors = Vec::new();
     for machine in hosts {
         match change(machine) {
-            // If standard error cannot be written, nobody is left to read it.
+            // If standard error cannot be written, no message can be printed.
             Ok(line) => drop(writeln!(messages, "{line}")),
             Err(error) => errors.push(format!("{}: {error}", machine.address())),
         }
@@ -164,32 +167,32 @@ mod tests {
     }
 
     #[test]
-    fn out_and_back() {
+    fn a_drain_and_its_undo_are_reported() {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDirectory::new(directory.path());
         let machine = |port| Machine { port, ..Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new()) };
         let (one, again, other) = (machine(22), machine(22), machine(23));
         let machines = [&one, &again, &other];
         let is_out = |machine| Drain::of(&state, machine).unwrap().read(health::now()).is_some();
-        let mut said = Vec::new();
+        let mut output = Vec::new();
         let done = Ok(ExitStatus::Success);
-        assert_eq!(drain_host("b1:22", Some(Duration::from_secs(60)), &machines, &state, &mut said), done);
+        assert_eq!(drain_host("b1:22", Some(Duration::from_secs(60)), &machines, &state, &mut output), done);
         assert!(is_out(&one) && !is_out(&other));
-        assert_eq!(drain_host("b1", None, &machines, &state, &mut said), done);
+        assert_eq!(drain_host("b1", None, &machines, &state, &mut output), done);
         assert!(is_out(&one) && is_out(&other));
-        assert_eq!(undrain_host("b1", &machines, &state, &mut said), done);
-        assert_eq!(undrain_host("b1:23", &machines, &state, &mut said), done);
+        assert_eq!(undrain_host("b1", &machines, &state, &mut output), done);
+        assert_eq!(undrain_host("b1:23", &machines, &state, &mut output), done);
         assert!(!is_out(&one) && !is_out(&other));
         assert_eq!(
-            drain_host("b2", None, &machines, &state, &mut said).unwrap_err().print(&mut said),
+            drain_host("b2", None, &machines, &state, &mut output).unwrap_err().print(&mut output),
             ExitStatus::NoMatch
         );
         assert_eq!(
-            String::from_utf8(said).unwrap(),
-            "b1:22: gets no new builds for 1 min; 0 builds go on there\n\
-             b1:22: gets no new builds until it is brought back; 0 builds go on there\n\
-             b1:23: gets no new builds until it is brought back; 0 builds go on there\n\
-             b1:22: gets builds again\nb1:23: gets builds again\nb1:23: was not drained\n\
+            String::from_utf8(output).unwrap(),
+            "b1:22: drained for 1 min; no build is running\n\
+             b1:22: drained until `offload undrain b1`; no build is running\n\
+             b1:23: drained until `offload undrain b1`; no build is running\n\
+             b1:22: undrained\nb1:23: undrained\nb1:23: was not drained\n\
              offload: error: there is no machine 'b2'; the machine file has b1\n"
         );
     }

@@ -1,14 +1,14 @@
-//! `offload eval [FILE] [--json]`: evaluate the machine file, and print what it says or what is wrong with it.
+//! `offload eval [FILE] [--json]`: evaluates the machine file, and prints the pool or the errors.
 //!
 //! The status is 0 if the file can be used, 3 if not. The pool goes to standard output as a table, errors and warnings
 //! to standard error. With `--json` everything is one object on standard output:
 //!
 //! | field | |
 //! |---|---|
-//! | `version` | 1. It grows when a field changes its meaning or goes; new fields may come without that. |
+//! | `version` | 1. It grows when a field is removed or changes its meaning; new fields may appear without that. |
 //! | `file` | the machine file |
-//! | `machines` | a list with an object for each `build_machine`: its fields under their names in the machine file, `host_key` and `systems` always lists, `overload_threshold` null where the load is ignored, `keep_connection` null where none is kept, `private_key` and `proxy_command` null where not given; `accepts` and `score` say whether there is such a function; times are seconds; `line` is that of the constructor |
-//! | `local_machine` | the same for the head without `line`, or null |
+//! | `machines` | a list with an object for each `build_machine`: its fields under their names in the machine file, `host_key` and `systems` always lists, `overload_threshold` null where the load is ignored, `keep_connection` null where connections do not persist, `private_key` and `proxy_command` null where not given; `accepts` and `score` are true if there is such a function; times are seconds; `line` is that of the constructor |
+//! | `local_machine` | an object of the same kind for the head, without `line`, or null |
 //! | `settings` | the settings of the pool; `when_busy` and `when_unreachable` are `"wait"`, `"local"` or `"function"`, `limits.memory` bytes |
 //! | `warnings`, `errors` | lists of objects: `severity`, `file`, `line`, `field`, `message`, and where there is one `hint`, and `trace` |
 //!
@@ -47,7 +47,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// The machine file, if one is named.
+    /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
         self.file.as_deref().or(self.machine_file.as_deref())
     }
@@ -59,7 +59,7 @@ pub fn run(args: &Args, engine: &Engine, output: &mut dyn Write, messages: &mut 
     print(&file, &engine.load_context(), &engine.arguments.system, args.json, output, messages)
 }
 
-/// Evaluates `file` and prints what it says. `system` is the head's own system type.
+/// Evaluates `file` and prints the result. `system` is the head's own system type.
 fn print(
     file: &Path,
     context: &LoadContext,
@@ -73,14 +73,15 @@ fn print(
         true => write_json(file, &result, output),
         false => write_text(&result, output, messages),
     };
-    written.map_err(|error| CommandError::output("what the machine file says", &error))?;
+    written.map_err(|error| CommandError::output("the pool", &error))?;
     Ok(if result.is_ok() { ExitStatus::Success } else { ExitStatus::MachineFile })
 }
 
-/// The pool with all warnings, or everything that was found.
+/// Returns the pool with all warnings, or all errors and warnings.
 fn evaluate(file: &Path, context: &LoadContext, system: &str) -> Result<(Pool, Vec<Diagnostic>), Vec<Diagnostic>> {
     if matches!(file.try_exists(), Ok(false)) {
-        let missing = Diagnostic::error(file.display().to_string(), "there is no such machine file, so no machines");
+        let missing =
+            Diagnostic::error(file.display().to_string(), "the machine file does not exist, so there are no machines");
         return Err(vec![missing]);
     }
     let pool = machine_file::load(file, context).map_err(|report| report.diagnostics)?;

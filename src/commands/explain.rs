@@ -1,12 +1,11 @@
-//! `offload explain (DRV | --system SYSTEM [--features F,…]) [FILE]`: which machine a build would go to, and why.
+//! `offload explain (DRV | --system SYSTEM [--features F,…]) [FILE]`: predicts the machine of a build, with reasons.
 //!
-//! Every machine is listed with its score or the exact reason why it is passed over, in the order in which they would
-//! be tried, and then what the daemon would be told. What is known of the machines comes from the records that all
-//! hooks share; only `--probe` asks the machines themselves. It is supposed that the daemon offers to build locally
-//! whatever its system can.
+//! It lists every machine with its score or the exact reason why it is rejected, in the order in which they would be
+//! tried, and then the reply to the daemon. The facts come from the records that all hooks share; only `--probe`
+//! contacts the machines themselves. It assumes that the daemon offers to build locally what its system can.
 //!
 //! With `--json` everything is one object: `version` (1), `file`, `request` (`system`, `features`, `derivation` or
-//! null), `machines` (`name`, `port`, `score` or null, `verdict`: `ready`, `unknown` or `passed-over`, `reason` or
+//! null), `machines` (`name`, `port`, `score` or null, `verdict`: `ready`, `unknown` or `rejected`, `reason` or
 //! null, `holders` of its slots, `failures` and `drained` as recorded or null), `head` (the score of the head itself, or
 //! null), `reply` (`accept`, `decline` or `postpone`) and `machine` (the name of the one that would be chosen, or
 //! null).
@@ -18,7 +17,7 @@ use std::thread;
 use serde::Serialize;
 
 use super::failure::{CommandError, CommandResult};
-use super::machines::machine_file;
+use super::machines::{failure_count, machine_file};
 use super::terminal::{HumanDuration, plain, write_json};
 use crate::build::{LiveEnvironment, record_failure, record_success};
 use crate::engine::Engine;
@@ -34,13 +33,13 @@ use crate::state::{Drain, Drained, HealthRecord, SlotHolder, Slots, StateDirecto
 use crate::store::path::StorePath;
 use crate::text::printable;
 
-/// Version of the JSON form. It changes when a field changes its meaning or goes; new fields may come.
+/// The version of the JSON form. It changes when a field is removed or changes its meaning; new fields may appear.
 const VERSION: u32 = 1;
 
 /// The longest reason for a rejection, in bytes.
 const MAX_REASON: usize = 8 << 10;
 
-/// Stands for the derivation where there is none.
+/// A placeholder for a missing derivation.
 const NO_DERIVATION: &str = "00000000000000000000000000000000-none.drv";
 
 #[derive(Debug, clap::Args)]
@@ -68,14 +67,14 @@ pub struct Args {
 }
 
 impl Args {
-    /// The machine file, if one is named.
+    /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
         let positional = if self.system.is_some() { &self.first } else { &self.file };
         positional.as_deref().or(self.machine_file.as_deref())
     }
 }
 
-/// One machine, with what is recorded of it.
+/// One machine, with its records.
 #[derive(Serialize)]
 struct Explained<'a> {
     name: &'a str,
@@ -88,26 +87,29 @@ struct Explained<'a> {
     drained: Option<Drained>,
 }
 
-/// All that is explained, in the form of `--json`.
+/// The whole explanation, in the form of `--json`.
 #[derive(Serialize)]
 struct Report<'a> {
     version: u32,
     file: String,
-    request: Asked<'a>,
+    request: RequestSummary<'a>,
     machines: Vec<Explained<'a>>,
     head: Option<f64>,
     reply: &'static str,
     machine: Option<&'a str>,
+    /// What becomes of the build, for people.
+    #[serde(skip)]
+    outcome: String,
 }
 
 #[derive(Serialize)]
-struct Asked<'a> {
+struct RequestSummary<'a> {
     system: &'a str,
     features: &'a [String],
     derivation: Option<&'a str>,
 }
 
-/// Explains.
+/// Runs `offload explain`.
 pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let (request, file) = request(args, &engine.directories)?;
     let path = machine_file(file, &engine.directories);
@@ -124,13 +126,15 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
         probe(machines, &request, &engine.state, &consideration.env());
     }
 
-    let surveyed = consideration.explain();
-    let explained = surveyed.iter().map(|one| explained(machines[one.machine], one, &engine.state)).collect();
+    let explanations = consideration.explain();
+    let explained = explanations.iter().map(|one| explained(machines[one.machine], one, &engine.state)).collect();
     let (reply, chosen) = consideration.predict();
+    let chosen = chosen.map(|index| machines[index].name.as_str());
+    let outcome = outcome(reply, chosen, consideration.may_build_locally(), &explanations);
     let report = Report {
         version: VERSION,
         file: path.display().to_string(),
-        request: Asked {
+        request: RequestSummary {
             system: &request.system,
             features: &request.features,
             derivation: args.system.is_none().then(|| request.derivation.as_str()),
@@ -138,15 +142,37 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
         machines: explained,
         head: consideration.head_score(),
         reply,
-        machine: chosen.map(|place| machines[place].name.as_str()),
+        machine: chosen,
+        outcome,
     };
     let printed = if args.json { print_json(&report) } else { print(&report) };
     printed.map_err(|error| CommandError::output("the explanation", &error))?;
-    let matches = surveyed.iter().any(|one| !matches!(&one.verdict, Readiness::Not(reason) if !reason.is_for_now()));
-    Ok(if matches { ExitStatus::Success } else { ExitStatus::NoMatch })
+    Ok(if explanations.iter().any(matches) { ExitStatus::Success } else { ExitStatus::NoMatch })
 }
 
-/// The request to explain, and the machine file that was named.
+/// Returns whether the machine may take the build, now or later.
+fn matches(explanation: &Explanation) -> bool {
+    !matches!(&explanation.verdict, Readiness::Not(reason) if !reason.is_for_now())
+}
+
+/// Returns what becomes of the build after this reply, for people. `is_local`: this machine may build it.
+fn outcome(reply: &str, chosen: Option<&str>, is_local: bool, machines: &[Explanation]) -> String {
+    let is_possible = |one: &Explanation| !matches!(one.verdict, Readiness::Not(_));
+    let why = match () {
+        () if machines.iter().any(is_possible) => "it has the best score",
+        () if machines.iter().any(matches) => "no build machine can take it now",
+        () => "no build machine matches",
+    };
+    match (reply, chosen) {
+        ("accept", Some(name)) => format!("built on {name}"),
+        ("accept", None) => "waits for a slot".to_owned(),
+        ("postpone", _) => "waits: no build machine can take it now".to_owned(),
+        _ if is_local => format!("built on this machine: {why}"),
+        _ => format!("not built: {why}, and this machine does not build for its system"),
+    }
+}
+
+/// Returns the request to explain, and the machine file that was named.
 fn request<'a>(
     args: &'a Args,
     directories: &Directories,
@@ -169,7 +195,7 @@ fn request<'a>(
     Ok((Request { wants_local: true, system: read.system, derivation, features }, file))
 }
 
-/// Asks all machines that match, at the same time, and remembers what they say.
+/// Probes all machines that match, concurrently, and records the results.
 fn probe(machines: &[&Machine], request: &Request, state: &StateDirectory, env: &LiveEnvironment) {
     thread::scope(|scope| {
         for machine in machines.iter().filter(|machine| mismatch(machine, request).is_none()) {
@@ -181,18 +207,18 @@ fn probe(machines: &[&Machine], request: &Request, state: &StateDirectory, env: 
     });
 }
 
-fn explained<'a>(machine: &'a Machine, surveyed: &Explanation, state: &StateDirectory) -> Explained<'a> {
+fn explained<'a>(machine: &'a Machine, explanation: &Explanation, state: &StateDirectory) -> Explained<'a> {
     let now = health::now();
-    let (verdict, reason) = match &surveyed.verdict {
+    let (verdict, reason) = match &explanation.verdict {
         Readiness::Ready => ("ready", None),
         Readiness::Unknown => ("unknown", None),
-        Readiness::Not(reason) => ("passed-over", Some(reason.to_string())),
+        Readiness::Not(reason) => ("rejected", Some(reason.to_string())),
     };
     let taken = Slots::of(state, machine).and_then(|slots| slots.taken()).unwrap_or_default();
     Explained {
         name: &machine.name,
         port: machine.port,
-        score: surveyed.score,
+        score: explanation.score,
         verdict,
         reason,
         holders: taken.into_iter().map(|(_, holder)| holder).collect(),
@@ -214,17 +240,14 @@ fn print(report: &Report<'_>) -> io::Result<()> {
     if let Some(score) = report.head {
         writeln!(out, "  the head itself  score {score:.3}")?;
     }
-    match report.machine {
-        Some(name) => writeln!(out, "the daemon would be told: {}; it would be built on {name}", report.reply),
-        None => writeln!(out, "the daemon would be told: {}", report.reply),
-    }
+    writeln!(out, "→ {}", report.outcome)
 }
 
 fn print_machine(out: &mut impl Write, machine: &Explained<'_>) -> io::Result<()> {
     let score = machine.score.map_or("-".to_owned(), |score| format!("{score:.3}"));
     let verdict = match (machine.verdict, &machine.reason) {
         ("ready", _) => "can take it".to_owned(),
-        ("unknown", _) => "would be asked first".to_owned(),
+        ("unknown", _) => "not checked recently; checked before use".to_owned(),
         (_, Some(reason)) => printable(reason, MAX_REASON).replace('\n', "\n    "),
         (_, None) => String::new(),
     };
@@ -234,9 +257,8 @@ fn print_machine(out: &mut impl Write, machine: &Explained<'_>) -> io::Result<()
         writeln!(out, "    a slot is held by process {} for {time}: {}", holder.pid, plain(&holder.derivation))?;
     }
     if let Some(failures) = &machine.failures {
-        let time = span(health::now().saturating_sub(failures.since));
-        let noun = if failures.count == 1 { "failure" } else { "failures in a row" };
-        writeln!(out, "    in trouble for {time}, {} {noun}", failures.count)?;
+        let since = span(health::now().saturating_sub(failures.since));
+        writeln!(out, "    {}", failure_count(failures.count, &since))?;
     }
     if let Some(until) = machine.drained.and_then(|drained| drained.until) {
         writeln!(out, "    drained for {} more", span(until.saturating_sub(health::now())))?;

@@ -1,15 +1,15 @@
-//! How a command fails: an exit status, what failed, and how to fix it. One function prints all of them.
+//! The failure of a command: an exit status, a message, and a hint. One function prints all of them.
 
 use std::fmt::Display;
 use std::io::{self, Write};
 
 use crate::exit::ExitStatus;
 
-/// What a command returns. `Ok` carries the exit status of a command that ran to its end; a check that found problems
-/// is such a one.
+/// The result of a command. `Ok` has the exit status of a command that ran to its end, even if it is a check that found
+/// problems.
 pub type CommandResult = Result<ExitStatus, CommandError>;
 
-/// Why a command could not do its work.
+/// The reason why a command could not do its work.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CommandError {
     status: ExitStatus,
@@ -18,32 +18,32 @@ pub struct CommandError {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Text {
-    /// Printed behind `offload: error: `.
+    /// Printed after `offload: error: `.
     Message { message: String, hint: Option<String> },
     /// Printed as it is: each line names its own file and line.
     Report(String),
-    /// Nobody reads the output any more.
+    /// The reader has closed the output.
     Nothing,
 }
 
 impl CommandError {
-    /// The command ends with `status` because of `message`.
+    /// Returns an error that ends the command with `status`.
     pub fn new(status: ExitStatus, message: impl Display) -> CommandError {
         CommandError { status, text: Text::Message { message: message.to_string(), hint: None } }
     }
 
-    /// The command ends with status 1 because of `message`.
+    /// Returns an error that ends the command with status 1.
     pub fn failure(message: impl Display) -> CommandError {
         CommandError::new(ExitStatus::Failure, message)
     }
 
-    /// The command ends with `status`, and `report` says why, line by line.
+    /// Returns an error that ends the command with `status` and prints `report`.
     pub fn report(status: ExitStatus, report: impl Display) -> CommandError {
         CommandError { status, text: Text::Report(report.to_string()) }
     }
 
-    /// `what` could not be written to standard output. A reader that closed the pipe has seen enough, and gets no
-    /// message.
+    /// Returns an error for `what`, which could not be written to standard output. A reader that closed the pipe needs
+    /// no more output, and gets no message.
     pub fn output(what: &str, error: &io::Error) -> CommandError {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return CommandError { status: ExitStatus::Failure, text: Text::Nothing };
@@ -51,7 +51,7 @@ impl CommandError {
         CommandError::failure(format!("cannot print {what}: {error}"))
     }
 
-    /// The same error with a line that says how to fix it.
+    /// Adds a hint.
     pub fn with_hint(mut self, fix: Option<String>) -> CommandError {
         if let Text::Message { hint, .. } = &mut self.text {
             *hint = fix;
@@ -61,7 +61,7 @@ impl CommandError {
 
     /// Prints the error to `messages` and returns the exit status.
     pub fn print(&self, messages: &mut dyn Write) -> ExitStatus {
-        // If standard error cannot be written, nobody is left to read it.
+        // If standard error cannot be written, no message can be printed.
         let _ = match &self.text {
             Text::Message { message, hint: None } => writeln!(messages, "offload: error: {message}"),
             Text::Message { message, hint: Some(hint) } => {

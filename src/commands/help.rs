@@ -1,12 +1,11 @@
-//! What `--help` and `--version` say, in the form that the GNU Coding Standards give them (section "Command-Line
-//! Interfaces").
+//! The texts of `--help` and `--version`, in the form of the GNU Coding Standards (section "Command-Line Interfaces").
 
 use clap::{Command, CommandFactory};
 
 use super::CommandLine;
 use crate::exit::ExitStatus;
 
-/// For `--version`; `build.rs` finds the version with its commit, and what it is built from.
+/// For `--version`; `build.rs` finds the version with its commit, and the versions of the compiler and libraries.
 const VERSION: &str = concat!(
     env!("OFFLOAD_VERSION"),
     "\n\
@@ -19,13 +18,13 @@ const VERSION: &str = concat!(
     ".\nlibgcrypt, OpenSSL and zlib are those of the system."
 );
 
-/// The order of things: how it is called, what it does, its arguments.
+/// The order: usage, description, arguments.
 const TEMPLATE: &str = "{usage-heading} {usage}\n{about-with-newline}\n{all-args}{after-help}";
 
-/// In columns; less than a terminal, and the same everywhere.
+/// The width in columns; narrower than a terminal, and the same everywhere.
 const WIDTH: usize = 79;
 
-/// The definition of the whole command line.
+/// Returns the definition of the whole command line.
 pub fn definition() -> Command {
     let command = CommandLine::command().version(VERSION).help_template(TEMPLATE).term_width(WIDTH);
     let own = format!(
@@ -45,7 +44,7 @@ fn statuses() -> String {
     format!("Exit status:{}", lines.collect::<String>())
 }
 
-/// Where to turn to. `Cargo.toml` has a home page as soon as the project has.
+/// Returns the contact. `Cargo.toml` will have a home page when the project has one.
 fn closing() -> String {
     let bugs = "Report bugs to the distributor of this program, with the output of 'offload --version'.";
     match env!("CARGO_PKG_HOMEPAGE") {
@@ -64,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn the_version_is_said_as_in_all_of_gnu() {
+    fn the_version_has_the_form_of_gnu() {
         let lines: Vec<String> = definition().render_version().lines().map(str::to_owned).collect();
         assert!(lines[0].starts_with(concat!("offload ", env!("CARGO_PKG_VERSION"))), "{lines:?}");
         assert!(lines[1].starts_with("Copyright (C) "), "{lines:?}");

@@ -1,14 +1,13 @@
-//! `offload install` and `offload uninstall`: guix-daemon under systemd is told to run this program, and that is
-//! undone.
+//! `offload install` and `offload uninstall`: configure guix-daemon under systemd to run this program, and undo it.
 //!
-//! What is installed: the program, with a link named `guix` beside it, in a directory of their own; a link in `bin`;
-//! manual pages and completions; and a drop-in for the daemon's unit that sets the variable `GUIX` (systemd.unit(5)).
-//! All of it stands in a manifest beside the program. What is not in there is never overwritten nor removed. Nothing is
-//! changed before it is known that everything can be, and a second run changes nothing. Everything lies below `--root`,
-//! which is `/` but for those who make packages or images.
+//! It installs the program, with a link named `guix` beside it, in a directory of their own; a link in `bin`; manual
+//! pages and completions; and a drop-in for the daemon's unit that sets the variable `GUIX` (systemd.unit(5)). A
+//! manifest beside the program lists all of it. Files that are not in the manifest are never overwritten or removed.
+//! The checks of all changes come before the first change, and a second run changes nothing. All paths are below
+//! `--root`, which is `/` except for makers of packages or images.
 //!
-//! Whether the user that the unit names has the rights that the hook needs is said at the end; nothing is changed
-//! there, the directory of the hook's state excepted, which is made for that user.
+//! At the end it reports whether the user of the unit has the rights that the hook needs. It changes none of them, but
+//! creates the directory of the hook's state for that user.
 
 mod check;
 mod error;
@@ -64,7 +63,7 @@ pub struct UninstallArgs {
     dry_run: bool,
 }
 
-/// Runs `offload install`. `definition` is that of the whole command line, of which the documents are made.
+/// Runs `offload install`. `definition` is that of the whole command line, for the documents.
 pub fn install(
     arguments: &InstallArgs,
     definition: clap::Command,
@@ -106,10 +105,10 @@ fn try_install(
         writeln!(out, "make     {} (for {})", state.display(), user.name)?;
     }
     for other in unit.others_that_set_guix(&drop_in) {
-        writeln!(out, "warning: {} sets GUIX too, and comes later: it wins", other.display())?;
+        writeln!(out, "warning: {} also sets GUIX, and overrides this setting", other.display())?;
     }
     if arguments.dry_run {
-        writeln!(out, "systemd would have to read this, and guix-daemon be restarted: {}", SYSTEMCTL.join(" && "))?;
+        writeln!(out, "To apply it, reload systemd and restart guix-daemon: {}", SYSTEMCTL.join(" && "))?;
     } else {
         plan.apply()?;
         if makes_state {
@@ -145,8 +144,7 @@ fn check_arguments(place: &Target, restart: bool) -> Result<(), InstallError> {
     }
 }
 
-/// The program and the links to it. One that lies in the store stays there, and the garbage collector is told to keep
-/// it.
+/// Returns the program and the links to it. A program in the store stays there, protected by a garbage collector root.
 fn program(place: &Target, engine: &Engine) -> Result<Vec<Item>, InstallError> {
     let own = std::env::current_exe().map_err(InstallError::file(Path::new("/proc/self/exe")))?;
     let directory = place.directory();
@@ -164,12 +162,12 @@ fn program(place: &Target, engine: &Engine) -> Result<Vec<Item>, InstallError> {
     Ok(items)
 }
 
-/// The real `guix`, as the daemon will see it.
+/// Returns the real `guix`, with its path in the installed system.
 fn real_guix(arguments: &InstallArgs, unit: &Unit) -> Result<PathBuf, InstallError> {
     let place = &arguments.place;
     let is_real = |path: &Path| below(&place.root, path).exists() && !path.starts_with(place.directory());
     if let Some(guix) = &arguments.guix {
-        // It goes into a file of lines, and systemd takes no other name.
+        // It is written to a file of lines, and systemd accepts no other name.
         if !guix.to_str().is_some_and(|name| name.starts_with('/') && !name.contains(char::is_control)) {
             return Err(InstallError::GuixName);
         }
@@ -188,7 +186,7 @@ fn make_state(root: &Path, state: &Path, user: &User) -> Result<(), InstallError
     let group = user.groups.first().copied();
     let make = || -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-        // In a directory of the user's this is the user's own doing, and nothing is left to be given.
+        // In a directory of the user's, the user creates it and owns it already.
         match ownership::control_below(root, state)? {
             Control::Root => lchown(&path, Some(user.uid), group),
             _ => Ok(()),
@@ -198,16 +196,12 @@ fn make_state(root: &Path, state: &Path, user: &User) -> Result<(), InstallError
     identity::in_directory(root, directory, make).map_err(InstallError::file(&path))
 }
 
-/// What makes systemd and the daemon notice.
+/// The commands after which systemd and the daemon use it.
 const SYSTEMCTL: [&str; 2] = ["systemctl daemon-reload", "systemctl restart guix-daemon.service"];
 
 fn after(restart: bool, out: &mut dyn Write) -> Result<(), InstallError> {
     if !restart {
-        writeln!(
-            out,
-            "To have it take effect (builds that are running are interrupted):\n  {}",
-            SYSTEMCTL.join(" && ")
-        )?;
+        writeln!(out, "To apply it (this interrupts running builds):\n  {}", SYSTEMCTL.join(" && "))?;
         return Ok(());
     }
     for command in SYSTEMCTL {

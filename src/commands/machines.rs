@@ -1,4 +1,4 @@
-//! What subcommands about machines have in common: which file, which of its machines.
+//! Common parts of the subcommands about machines: the machine file, and the selection of machines.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use regex_lite::Regex;
 
 use super::failure::CommandError;
+use super::terminal::HumanDuration;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::local::Directories;
@@ -15,7 +16,7 @@ use crate::machine_file::Pool;
 /// The variable that names the machine file.
 pub const MACHINE_FILE: &str = "OFFLOAD_MACHINE_FILE";
 
-/// Which machines a subcommand is about.
+/// The machines that a subcommand applies to.
 #[derive(Debug, clap::Args)]
 pub struct Selection {
     /// The machine file, if it is not the default one.
@@ -28,12 +29,12 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// The machine file, if one is named.
+    /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
         self.machine_file.as_deref().or(self.file.as_deref())
     }
 
-    /// The machine file that is named, and the expression.
+    /// Returns the machine file that is named, and the expression.
     pub fn parts(&self) -> Result<(Option<&Path>, Option<Regex>), CommandError> {
         let (Some(machine_file), Some(regexp)) = (&self.machine_file, &self.file) else {
             return Ok((self.machine_file.as_deref().or(self.file.as_deref()), self.regexp.clone()));
@@ -48,7 +49,7 @@ impl Selection {
     }
 }
 
-/// The machine file: the one that was named, else `$OFFLOAD_MACHINE_FILE`, else `machines.lua` in the daemon's
+/// Returns the machine file: the one that was named, else `$OFFLOAD_MACHINE_FILE`, else `machines.lua` in the daemon's
 /// configuration directory.
 pub fn machine_file(named: Option<&Path>, directories: &Directories) -> PathBuf {
     match named {
@@ -57,7 +58,7 @@ pub fn machine_file(named: Option<&Path>, directories: &Directories) -> PathBuf 
     }
 }
 
-/// The pool of the machine file, which must exist.
+/// Loads the machine file, which must exist.
 pub fn load(named: Option<&Path>, engine: &Engine) -> Result<(PathBuf, Pool), CommandError> {
     let path = machine_file(named, &engine.directories);
     if matches!(path.try_exists(), Ok(false)) {
@@ -72,17 +73,25 @@ pub fn load(named: Option<&Path>, engine: &Engine) -> Result<(PathBuf, Pool), Co
     }
 }
 
-/// The exit status when so many of all machines are well.
-pub fn verdict(well: usize, all: usize) -> ExitStatus {
-    match well {
-        well if well == all => ExitStatus::Success,
+/// Returns the exit status if `passed` of `all` machines pass.
+pub fn verdict(passed: usize, all: usize) -> ExitStatus {
+    match passed {
+        passed if passed == all => ExitStatus::Success,
         0 => ExitStatus::Failure,
         _ => ExitStatus::SomeMachinesFailed,
     }
 }
 
-/// The system type of this machine, as Guix calls it. guix-daemon tells its own to the build hook; for the other
-/// subcommands this is what the program was built for.
+/// Returns the number of consecutive failures of a machine, the first of which was `since` ago.
+pub fn failure_count(count: u32, since: &HumanDuration) -> String {
+    match count {
+        1 => format!("1 failure {since} ago"),
+        count => format!("{count} consecutive failures in {since}"),
+    }
+}
+
+/// Returns the system type of this machine in Guix's notation. guix-daemon gives its own to the build hook; the other
+/// subcommands use that of this program.
 pub fn own_system() -> String {
     let processor = match env::consts::ARCH {
         "x86" => "i686",
@@ -94,7 +103,7 @@ pub fn own_system() -> String {
     format!("{processor}-{kernel}")
 }
 
-/// The machines of a pool whose names match `pattern`, each host once. An error if none does.
+/// Returns the machines of a pool whose names match `pattern`, each host once. An error if none matches.
 pub fn hosts<'a>(pool: &'a Pool, pattern: Option<&Regex>) -> Result<Vec<&'a Machine>, CommandError> {
     let mut hosts: Vec<&Machine> = Vec::new();
     for machine in pool.machines.iter().map(|entry| &entry.machine) {

@@ -1,4 +1,4 @@
-//! From the arguments of the program to what it does: the build hook, a subcommand, or the real `guix`.
+//! Dispatches the arguments of the program: to the build hook, a subcommand, or the real `guix`.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -23,8 +23,8 @@ use crate::supervisor;
 
 /// Runs the program with its arguments, the program's own name first.
 ///
-/// Under the name `guix` only `offload` is served here; everything else goes to the real `guix`. A leading word
-/// `offload` is what guix-daemon puts before the hook's arguments.
+/// Under the name `guix` only `offload` is handled here; other commands run the real `guix`. guix-daemon puts the word
+/// `offload` before the hook's arguments.
 pub fn main(mut arguments: Vec<OsString>) -> ExitStatus {
     supervisor::serve_if_asked(&arguments);
     let argv0 = if arguments.is_empty() { OsString::from("offload") } else { arguments.remove(0) };
@@ -71,14 +71,15 @@ pub fn main(mut arguments: Vec<OsString>) -> ExitStatus {
     }
 }
 
-/// Runs a command of root's as the user who can write what the command evaluates. `None`: it is for this process.
+/// Runs a command of root's as the user who can write the file that the command evaluates. `None`: this process runs
+/// it.
 fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option<ExitStatus>, CommandError> {
     let for_machine_file = |named: Option<&Path>| match Directories::from_environment() {
         Ok(directories) => {
             let file = machines::machine_file(named, &directories);
             as_user::for_machine_file(&file, &directories.state.join(STATE))
         }
-        // The command says what is wrong with them.
+        // The command reports the error in them.
         Err(_) => Ok(None),
     };
     let user = match command {
@@ -90,7 +91,7 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
         Command::Test(arguments) => for_machine_file(arguments.machine_file())?,
         Command::Authorize(arguments) => for_machine_file(arguments.machine_file())?,
         Command::Status(arguments) => for_machine_file(arguments.machine_file())?,
-        // They evaluate nothing, or (`install`) see to it themselves.
+        // They evaluate no file, or (`install`) handle it themselves.
         Command::Annotations(_)
         | Command::Install(_)
         | Command::Uninstall(_)
@@ -122,8 +123,8 @@ fn run(command: Command) -> CommandResult {
     }
 }
 
-/// Whether the arguments are those that the daemon gives: four, the first a system type, which has a hyphen in it, and
-/// neither an option nor a subcommand. So a subcommand that is mistyped is not taken for one.
+/// Returns whether the arguments are those of the daemon: four, of which the first is a system type, which has a
+/// hyphen, and is neither an option nor a subcommand. So a misspelt subcommand is not taken for a build.
 fn is_build_hook(arguments: &[OsString]) -> bool {
     let [first, _, _, _] = arguments else { return false };
     let is_subcommand = |word: &str| CommandLine::command().get_subcommands().any(|command| command.get_name() == word);

@@ -1,7 +1,7 @@
-//! The command line: which subcommand runs, or the build hook, or the real `guix`.
+//! The command line: it runs a subcommand, the build hook, or the real `guix`.
 //!
-//! A file each: a subcommand and one function. The build hook has no word of its own, since guix-daemon gives it four
-//! arguments and nothing else.
+//! Each file has a subcommand and one function. The build hook has no word of its own, since guix-daemon starts it with
+//! only four arguments.
 
 pub mod add;
 pub mod annotations;

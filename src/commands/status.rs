@@ -1,11 +1,11 @@
-//! `offload status [FILE [REGEXP]]`: how the build machines are, all asked at the same time.
+//! `offload status [FILE [REGEXP]]`: probes the build machines concurrently, and prints their status.
 //!
-//! What is printed: a table for people, JSON, or records for recutils; once, or again and again. The table leaves out
-//! what does not fit into the terminal. The status is that of `offload test`: 0 if all machines answer, 4 if some do, 1
+//! The output is a table for people, JSON, or records for recutils; once, or repeatedly. The table omits columns that
+//! do not fit into the terminal. The exit status is that of `offload test`: 0 if all machines respond, 4 if some do, 1
 //! if none does, 3 if the machine file cannot be used, 5 if no machine matches. A live view ends with 0, on SIGINT or
 //! SIGTERM.
 //!
-//! A machine that answers is remembered as reached, so that the build hook takes it again at once.
+//! A machine that responds is recorded as reached, so that the build hook uses it again at once.
 
 mod records;
 mod snapshot;
@@ -29,13 +29,13 @@ use crate::exit::ExitStatus;
 use snapshot::{MachineSnapshot, SnapshotSource};
 
 impl Args {
-    /// The machine file, if one is named.
+    /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
         self.selection.machine_file()
     }
 }
 
-/// Version of the JSON form. It changes when a field changes its meaning or goes; new fields may come.
+/// The version of the JSON form. It changes when a field is removed or changes its meaning; new fields may appear.
 const VERSION: u32 = 1;
 
 #[derive(Debug, clap::Args)]
@@ -64,7 +64,7 @@ enum Format {
     Recutils,
 }
 
-/// All that is printed, in the form of `--json`.
+/// The whole output, in the form of `--json`.
 #[derive(Serialize)]
 struct Report<'a> {
     version: u32,
@@ -97,11 +97,11 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     Ok(ExitStatus::Success)
 }
 
-/// Looks at all machines at the same time.
+/// Takes snapshots of all machines concurrently.
 fn snapshot(sources: &mut [SnapshotSource<'_>]) -> Vec<MachineSnapshot> {
     thread::scope(|scope| {
         let sources: Vec<_> = sources.iter_mut().map(|snapshot| scope.spawn(|| snapshot.snapshot())).collect();
-        // A look that panics has said so, and the others count.
+        // A panic has printed its message; the other machines are shown.
         sources.into_iter().filter_map(|snapshot| snapshot.join().ok()).collect()
     })
 }
@@ -124,7 +124,7 @@ fn write(
     }
 }
 
-/// A reader that closes the pipe has seen enough.
+/// Ignores the error of a reader that closed the pipe.
 fn broken_pipe(error: io::Error) -> Result<(), CommandError> {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Ok(());

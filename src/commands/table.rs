@@ -1,4 +1,4 @@
-//! Tables for people: columns two spaces apart, numbers to the right, no lines between.
+//! Tables for people: columns two spaces apart, numbers aligned to the right, no lines.
 
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 
@@ -21,7 +21,7 @@ impl Heading {
     }
 }
 
-/// A table with these headings, without rows.
+/// Returns a table with these headings, without rows.
 pub fn table(headings: &[Heading]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
@@ -35,20 +35,20 @@ pub fn table(headings: &[Heading]) -> Table {
     table
 }
 
-/// How wide the table is printed.
+/// Returns the width of the printed table.
 pub fn width(table: &Table) -> usize {
     let shown = table.column_iter().zip(table.column_max_content_widths()).filter(|(column, _)| !column.is_hidden());
     shown.map(|(_, width)| usize::from(width + GAP)).sum::<usize>().saturating_sub(GAP.into())
 }
 
-/// Leaves out a column.
+/// Hides a column.
 pub fn hide(table: &mut Table, column: usize) {
     if let Some(column) = table.column_mut(column) {
         column.set_constraint(ColumnConstraint::Hidden);
     }
 }
 
-/// The lines of the table, the heading first, without spaces at their ends.
+/// Returns the lines of the table, the heading first, without trailing spaces.
 pub fn lines(table: &Table) -> Vec<String> {
     table.lines().map(|line| line.trim_end().to_owned()).collect()
 }
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_stand_to_the_right() {
+    fn numbers_are_aligned_to_the_right() {
         let expected = ["NAME  SLOTS  NOTES", "b1       12  -", "été       4  a long note that is not wrapped"];
         assert_eq!(lines(&example()), expected);
         assert_eq!(width(&example()), expected[2].chars().count());

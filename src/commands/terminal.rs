@@ -1,10 +1,9 @@
-//! What standard output is: how wide, and whether it takes colours. And how text is made fit for it.
+//! The properties of standard output, width and colours, and text that is safe for a terminal.
 //!
-//! Colours are for a terminal alone, and never where `NO_COLOR` is set to something (no-color.org). The width is that
-//! of the terminal, or what `COLUMNS` says; there is none where output goes to a file or a pipe, and nothing is cut
-//! then.
+//! Colours are only for a terminal, and never if `NO_COLOR` is set and not empty (no-color.org). The width is that of
+//! the terminal, or the value of `COLUMNS`. A file or a pipe has no width, and then nothing is cut.
 //!
-//! What other machines say is printed without its control characters, which a terminal could obey.
+//! Text of other machines is printed without control characters.
 
 use std::borrow::Cow;
 use std::env;
@@ -19,15 +18,15 @@ use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm};
 
 use crate::text::is_terminal_control;
 
-/// Nothing is laid out for less than this many columns.
+/// The smallest width, in columns, for which output is laid out.
 const NARROWEST: usize = 40;
 
-/// A place that text is printed to.
+/// A file that text is printed to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terminal {
-    /// Columns; `None`: as many as it takes.
+    /// Columns; `None`: unlimited.
     pub width: Option<usize>,
-    /// Lines, where it is a terminal.
+    /// Lines, if it is a terminal.
     pub height: Option<usize>,
     pub has_colours: bool,
 }
@@ -42,12 +41,12 @@ pub enum Colour {
 }
 
 impl Terminal {
-    /// What standard output is.
+    /// Returns the properties of standard output.
     pub fn of_stdout() -> Terminal {
         Terminal::of(&io::stdout())
     }
 
-    /// What an open file is.
+    /// Returns the properties of an open file.
     pub fn of(file: &(impl AsFd + IsTerminal)) -> Terminal {
         let is_terminal = file.is_terminal();
         let size = is_terminal.then(|| tcgetwinsize(file).ok()).flatten();
@@ -60,7 +59,7 @@ impl Terminal {
         }
     }
 
-    /// `text` in a colour, where there are colours.
+    /// Returns `text` in a colour, if colours are used.
     pub fn paint(&self, colour: Colour, text: &str) -> String {
         let style = match colour {
             Colour::Ok => AnsiColor::Green.on_default(),
@@ -71,8 +70,8 @@ impl Terminal {
         if self.has_colours { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 
-    /// Breaks `text` between words so that no line gets too long. The first line begins in column `indent`; the others
-    /// are indented by so much. A longer word stays in one piece.
+    /// Wraps `text` between words so that no line gets too long. The first line begins in column `indent`; the others
+    /// are indented by `indent`. A longer word is not broken.
     pub fn wrap(&self, indent: usize, text: &str) -> String {
         let text = plain(text);
         let Some(width) = self.width else { return text.into_owned() };
@@ -85,7 +84,7 @@ impl Terminal {
     }
 }
 
-/// Text that a terminal only shows: what it would obey becomes `?`, the end of a line `; `.
+/// Returns text without control characters: they become `?`, and the end of a line becomes `; `.
 pub fn plain(text: &str) -> Cow<'_, str> {
     let text = text.trim_end();
     if !text.contains(is_terminal_control) {
@@ -95,13 +94,13 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     Cow::Owned(lines.join("; ").chars().map(|c| if is_terminal_control(c) { '?' } else { c }).collect())
 }
 
-/// Writes a value as JSON, with an end of line. What a terminal would obey is escaped, as JSON allows everywhere in a text.
+/// Writes a value as JSON, with an end of line. Control characters are escaped, as JSON allows everywhere in a text.
 pub fn write_json(value: &impl Serialize, is_pretty: bool, out: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
     let text = if is_pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) }?;
     let mut escaped = String::with_capacity(text.len() + 1);
     for character in text.chars() {
         match character {
-            // Only between values: in a text it has been escaped already.
+            // It can only be between values: in a text it has been escaped already.
             '\n' => escaped.push(character),
             _ if is_terminal_control(character) => escaped.push_str(&format!("\\u{:04x}", u32::from(character))),
             _ => escaped.push(character),
@@ -111,7 +110,7 @@ pub fn write_json(value: &impl Serialize, is_pretty: bool, out: &mut (impl io::W
     out.write_all(escaped.as_bytes())
 }
 
-/// A time in seconds, for people, in its two greatest units.
+/// A time in seconds, in its two greatest units.
 pub struct HumanDuration(pub u64);
 
 impl fmt::Display for HumanDuration {
@@ -131,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_broken_between_words_and_only_where_there_is_a_width() {
+    fn text_is_wrapped_between_words_if_there_is_a_width() {
         let text = "one two three four five six seven eight nine ten";
         let narrow = Terminal { width: Some(44), ..Terminal::default() };
         assert_eq!(
@@ -143,14 +142,14 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_is_told_nothing() {
+    fn plain_text_has_no_control_characters() {
         assert_eq!(plain("a\x1b[2Jb\nc\r\n"), "a?[2Jb; c");
         assert_eq!(plain("unchanged\n"), "unchanged");
         assert_eq!(plain("\u{202e}desrever"), "?desrever");
     }
 
     #[test]
-    fn json_tells_a_terminal_nothing_either() {
+    fn json_has_no_control_characters() {
         let value = serde_json::json!({ "text": "a\u{1b}[2J\u{9b}2J\n\u{202e}é" });
         let mut text = Vec::new();
         write_json(&value, false, &mut text).unwrap();

@@ -1,32 +1,33 @@
-//! What a daemon says while it builds: the output of builders, its own messages and its build trace, told apart.
+//! The log of a daemon during a build, split into the output of builders, the daemon's own messages and its build
+//! trace.
 //!
 //! With the options `print_build_trace` and `multiplexed_build_output`, each frame of log text is one of these:
 //!
 //! | frame | |
 //! |---|---|
-//! | `@ build-log PID SIZE`, a line feed, SIZE bytes | what a builder printed |
+//! | `@ build-log PID SIZE`, a line feed, SIZE bytes | the output of a builder |
 //! | `@ EVENT ARGUMENT …`, a line feed | an event of the build trace |
 //! | any other text | a message of the daemon |
 //!
-//! So no builder can pass its output off as an event. Source: `DerivationGoal::handleChildOutput` and the uses of
+//! So no builder can disguise its output as an event. Source: `DerivationGoal::handleChildOutput` and the uses of
 //! `printBuildTrace` in the daemon's `libstore/build.cc`.
 //!
 //! Not checked here: the PID, and whether SIZE is that of the frame.
 
-/// Longest event or line before the output of a builder, in bytes; what is longer is cut.
+/// The longest event, or line before the output of a builder, in bytes; a longer one is cut.
 const MAX_EVENT: usize = 16 << 10;
 
 const MARK: &[u8] = b"@ ";
 const BUILDER_OUTPUT: &[u8] = b"@ build-log ";
 
-/// What the trace says of a build. Paths and messages are as the daemon wrote them.
+/// An event of the trace. Paths and messages are as the daemon wrote them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BuildEvent {
     /// A builder has been started.
     Started { derivation: String },
     /// A build was attempted and failed, in the builder or after it.
     Failed { derivation: String, message: String },
-    /// A fixed output has another hash than the derivation says, both in the daemon's own notation.
+    /// A fixed output has another hash than that in the derivation, both in the daemon's own notation.
     HashMismatch { output: String, algorithm: String, expected: String, actual: String },
     /// An item is being substituted.
     SubstituterStarted,
@@ -34,11 +35,11 @@ pub enum BuildEvent {
     SubstituterEnded,
 }
 
-/// Is called for each event.
+/// A function that is called for each event.
 pub type TraceSink = Box<dyn FnMut(&BuildEvent) + Send>;
 
 impl BuildEvent {
-    /// Reads an event without the mark before it; `None` for one that is of no use here.
+    /// Parses an event without the mark before it; `None` for an event that is not used here.
     fn parse(text: &str) -> Option<BuildEvent> {
         let (event, arguments) = text.split_once(' ')?;
         match event {
@@ -89,13 +90,13 @@ enum State {
 }
 
 impl FrameReader {
-    /// A frame begins.
+    /// Begins a frame.
     pub fn begin(&mut self) {
         self.state = State::Start;
         self.line.clear();
     }
 
-    /// Passes log text on to `log`.
+    /// Passes log text to `log`.
     pub fn piece(&mut self, bytes: &[u8], log: &mut dyn FnMut(&[u8])) {
         if self.state == State::Text {
             return log(bytes);
@@ -118,7 +119,7 @@ impl FrameReader {
         }
     }
 
-    /// The frame has ended. An event is a whole frame: what a message quotes may have line feeds in it.
+    /// Ends the frame. An event is a whole frame, because the messages in it may have line feeds.
     pub fn end(&mut self) -> Option<BuildEvent> {
         if self.state == State::Text {
             return None;
@@ -132,7 +133,7 @@ impl FrameReader {
 mod tests {
     use super::*;
 
-    /// The log text and the event of a frame that comes in pieces of `size` bytes.
+    /// Returns the log text and the event of a frame that arrives in pieces of `size` bytes.
     fn read(frame: &[u8], size: usize) -> (Vec<u8>, Option<BuildEvent>) {
         let (mut reader, mut log) = (FrameReader::default(), Vec::new());
         reader.begin();

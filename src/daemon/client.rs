@@ -15,10 +15,10 @@ use crate::store::path::{StoreDir, StorePath};
 
 const CLIENT_MAGIC: u64 = 0x6e69_7863;
 const DAEMON_MAGIC: u64 = 0x6478_696f;
-/// Most references, or other paths, that the daemon may send unasked, in one list.
+/// The limit of references, or other paths, in one list from the daemon.
 pub(super) const MAX_PATHS: usize = 1 << 17;
 
-/// What the daemon knows about a valid store item.
+/// The daemon's record of a valid store item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathInfo {
     pub deriver: Option<StorePath>,
@@ -31,14 +31,14 @@ pub struct PathInfo {
     pub nar_size: u64,
 }
 
-/// What `Client::collect_garbage` is to do.
+/// The action of `Client::collect_garbage`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Garbage {
-    /// Tell what is alive.
+    /// Return the live items.
     Live,
-    /// Tell what is dead.
+    /// Return the dead items.
     Dead,
-    /// Delete all that is dead.
+    /// Delete all dead items.
     Delete,
     /// Delete the given items, if they are dead.
     DeleteThese,
@@ -74,49 +74,49 @@ impl<S: Read + Write> Client<S> {
         Ok(Client { link, store, version, round_trip: start.elapsed() })
     }
 
-    /// A client of a daemon that was greeted before: what another one left with [`into_stream`](Client::into_stream), and
-    /// what it knew.
+    /// Makes a client of a daemon that was greeted before, from the stream of [`into_stream`](Client::into_stream) and
+    /// the values of the earlier client.
     pub fn resume(stream: S, store: StoreDir, version: Version, round_trip: Duration) -> Client<S> {
         Client { link: FrameStream::new(stream), store, version, round_trip }
     }
 
-    /// The stream, for a client that goes on with it; `None` if the next byte is not known to begin a reply.
+    /// Returns the stream, for another client; `None` if the next byte may not begin a reply.
     pub fn into_stream(self) -> Option<S> {
         self.link.into_stream()
     }
 
-    /// The version the daemon announced; operations are those of the lower of the two.
+    /// Returns the version the daemon announced; operations are those of the lower of the two.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// The stream, to set its limits. Whoever reads or writes there breaks the protocol.
+    /// Returns the stream, to set its limits. Reading or writing there breaks the protocol.
     pub fn stream_mut(&mut self) -> &mut S {
         self.link.stream_mut()
     }
 
-    /// The shortest time that an operation has taken so far: a round trip of the link, and a little more.
+    /// Returns the shortest time that an operation has taken so far: a round trip of the link, and a little more.
     pub fn round_trip(&self) -> Duration {
         self.round_trip
     }
 
-    /// The store of the daemon.
+    /// Returns the store of the daemon.
     pub fn store(&self) -> &StoreDir {
         &self.store
     }
 
-    /// Whether the next operation can succeed: false once the link failed or the protocol was broken.
+    /// Returns whether the next operation can succeed: false once the link failed or the protocol was broken.
     pub fn is_usable(&self) -> bool {
         self.link.is_usable()
     }
 
-    /// Where log text goes from now on; until then, and with `None`, it is dropped.
+    /// Sends log text to `log` from now on; before the first call, and with `None`, it is dropped.
     pub fn set_log(&mut self, log: Option<Log>) {
         self.link.set_log(log, None);
     }
 
-    /// The same for a daemon that was told to print a build trace and to multiplex the output of builders
-    /// ([`Options`]): the log gets that output and the daemon's messages, and `trace` the trace.
+    /// Sends log text to `log` and the build trace to `trace`, for a daemon whose [`Options`] have a build trace and
+    /// multiplexed output: `log` gets the output of builders and the daemon's messages.
     pub fn set_build_log(&mut self, log: Log, trace: TraceSink) {
         self.link.set_log(Some(log), Some(trace));
     }
@@ -126,7 +126,7 @@ impl<S: Read + Write> Client<S> {
         self.link.on_request(callback);
     }
 
-    /// Settings for what is done over this connection from now on.
+    /// Sets the options of this connection from now on.
     pub fn set_options(&mut self, options: &Options) -> Result<(), Error> {
         let settings = options.settings();
         let request = WireRequest::new(Operation::SetOptions)
@@ -150,19 +150,19 @@ impl<S: Read + Write> Client<S> {
         self.call(&WireRequest::new(Operation::IsValidPath).path(path), |link, _| link.bool())
     }
 
-    /// Those of `paths` that are valid.
+    /// Returns those of `paths` that are valid.
     pub fn query_valid_paths(&mut self, paths: &BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, Error> {
         let request = WireRequest::new(Operation::QueryValidPaths).paths(paths.iter());
         self.call(&request, |link, store| {
             let valid: BTreeSet<StorePath> = link.paths(store, paths.len())?.into_iter().collect();
             match valid.difference(paths).next() {
-                Some(stray) => Err(link.unexpected(format!("{stray}, which was not asked about"))),
+                Some(stray) => Err(link.unexpected(format!("{stray}, which was not queried"))),
                 None => Ok(valid),
             }
         })
     }
 
-    /// An error of the daemon if `path` is not valid.
+    /// Returns the record of `path`; an error of the daemon if it is not valid.
     pub fn query_path_info(&mut self, path: &StorePath) -> Result<PathInfo, Error> {
         self.call(&WireRequest::new(Operation::QueryPathInfo).path(path), |link, store| {
             let deriver = link.optional_path(store)?;
@@ -195,8 +195,8 @@ impl<S: Read + Write> Client<S> {
         self.call(&request, |link, store| link.path(store))
     }
 
-    /// Adds what `nar` holds, which the daemon takes into memory whole. With `recursive` false it must be one regular
-    /// file, and `algorithm` hashes its bytes instead of the nar.
+    /// Adds the contents of `nar`, which the daemon reads into memory as a whole. With `recursive` false it must be one
+    /// regular file, and `algorithm` hashes its bytes instead of the nar.
     pub fn add_to_store(
         &mut self,
         name: &str,
@@ -216,11 +216,11 @@ impl<S: Read + Write> Client<S> {
                 Ok(0) => break,
                 Ok(size) => size,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // The daemon reads a nar to its end; there is no way to tell it that no more will come.
+                // The daemon reads a nar to its end; the protocol has no way to end it early.
                 Err(cause) => return Err(Error::Source { operation: request.operation.name(), cause }),
             };
             if let Err(error) = self.link.send(&buffer[..size]) {
-                // The daemon closes the connection on a bad nar, after saying what is wrong with it.
+                // The daemon reports a bad nar and then closes the connection.
                 return Err(match self.link.last() {
                     Err(said @ Error::Daemon { .. }) => said,
                     _ => error,
@@ -233,20 +233,20 @@ impl<S: Read + Write> Client<S> {
         Ok(path)
     }
 
-    /// Builds derivations, or substitutes other items. The log comes through the sink. An error has status 100 if a
-    /// build failed, 101 if one ran into a time limit, else 1.
+    /// Builds derivations, or substitutes other items. The log goes to the sink. An error has status 100 if a build
+    /// failed, 101 if one exceeded a time limit, else 1.
     pub fn build_paths(&mut self, paths: &BTreeSet<StorePath>) -> Result<(), Error> {
         self.start_build(paths)?;
         self.finish_build()
     }
 
-    /// Asks for a build, whose end [`finish_build`](Client::finish_build) must hear before anything else is done.
+    /// Starts a build. [`finish_build`](Client::finish_build) must follow before any other operation.
     pub fn start_build(&mut self, paths: &BTreeSet<StorePath>) -> Result<(), Error> {
         let normal_mode = 0;
         self.link.start(&WireRequest::new(Operation::BuildPaths).paths(paths.iter()).int(normal_mode))
     }
 
-    /// The second half of [`build_paths`](Client::build_paths).
+    /// Waits for the build of [`start_build`](Client::start_build).
     pub fn finish_build(&mut self) -> Result<(), Error> {
         self.link.last()?;
         self.link.done()?;
@@ -276,7 +276,7 @@ impl<S: Read + Write> Client<S> {
             .int(0)
             .int(0);
         self.call(&request, |link, _| {
-            // Not store paths: whatever lies in the store and does not belong there is deleted and told too.
+            // The names may be no store paths: the daemon also deletes and reports foreign files in the store.
             let names = link.names(MAX_PATHS)?;
             let freed = link.u64()?;
             let _obsolete = link.u64()?;
@@ -284,12 +284,12 @@ impl<S: Read + Write> Client<S> {
         })
     }
 
-    /// Whether the daemon found its store at fault; what it found is in the log. `contents`: hash everything.
+    /// Returns whether the daemon found faults in its store, which are in the log. `contents`: hash all files.
     pub fn verify_store(&mut self, contents: bool, repair: bool) -> Result<bool, Error> {
         self.call(&WireRequest::new(Operation::VerifyStore).bool(contents).bool(repair), |link, _| link.bool())
     }
 
-    /// A request that gets no answer before its reply but log text.
+    /// Makes a request for which the daemon sends only log text before its reply.
     fn call<T>(
         &mut self,
         request: &WireRequest,

@@ -1,4 +1,4 @@
-//! What can go wrong between a client and a daemon.
+//! Errors between a client and a daemon.
 
 use std::io;
 
@@ -6,19 +6,20 @@ use thiserror::Error;
 
 use super::version::{OLDEST, VERSION, Version};
 
-/// Why an operation failed. The variants tell the link, the other side and this side apart, because they are answered
-/// differently: another machine, the daemon's own word, a fault here.
+/// The reason why an operation failed. The variants distinguish the link, the daemon and this side, because the
+/// reaction differs: retry on another machine, report the daemon's error, report a local fault.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The stream failed or ended. The client is of no more use.
+    /// The stream failed or ended. The client cannot be used any more.
     #[error("{operation}: the connection to the daemon failed: {cause}")]
     Link { operation: &'static str, cause: io::Error },
 
-    /// The daemon sent what the protocol does not allow, or more than the bounds do. The client is of no more use.
+    /// The daemon sent data that the protocol does not allow, or more than the limits. The client cannot be used any
+    /// more.
     #[error("{operation}: unexpected answer from the daemon, at byte {position}: {what}")]
     Protocol {
         operation: &'static str,
-        /// How far had been read: bytes since the connection began.
+        /// The bytes read since the connection began.
         position: u64,
         what: String,
     },
@@ -27,17 +28,17 @@ pub enum Error {
     #[error("{operation}: the daemon speaks protocol version {version}; {OLDEST} to {VERSION} are understood")]
     OtherVersion { operation: &'static str, version: Version },
 
-    /// The daemon's own word. The client stays usable, except where the daemon closes the connection after it.
+    /// The daemon's own error. The client stays usable, unless the daemon closes the connection after it.
     #[error("{operation}: the daemon says: {message}")]
     Daemon {
         operation: &'static str,
-        /// The daemon's message, without white space at its end; 16 KiB of it at the most, fit for a terminal.
+        /// The daemon's message, without white space at its end, at most 16 KiB, escaped for a terminal.
         message: String,
-        /// For `BuildPaths` 100 (a build failed), 101 (a time-out) or 1 (all else); otherwise 1.
+        /// For `BuildPaths` 100 (a build failed), 101 (a time limit) or 1 (other); otherwise 1.
         status: u32,
     },
 
-    /// What was to be sent could not be read. The client stays usable after a failed import, not after `AddToStore`.
+    /// The data to send could not be read. The client stays usable after a failed import, but not after `AddToStore`.
     #[error("{operation}: cannot read what is to be sent: {cause}")]
     Source { operation: &'static str, cause: io::Error },
 
@@ -46,12 +47,12 @@ pub enum Error {
     Broken { operation: &'static str },
 }
 
-/// Why `Client::export_path` failed: on the way, or in the function that consumed the item.
+/// The reason why `Client::export_path` failed: the transfer, or the function that consumed the item.
 #[derive(Debug, Error)]
 pub enum ExportError<E> {
     #[error(transparent)]
     Daemon(#[from] Error),
-    /// The rest of the item was not read, so the client is of no more use.
+    /// The rest of the item was not read, so the client cannot be used any more.
     #[error("{0}")]
     Consumer(E),
 }

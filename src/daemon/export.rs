@@ -9,10 +9,10 @@ use super::operation::{Operation, WireRequest};
 use crate::store::path::StorePath;
 
 impl<S: Read + Write> Client<S> {
-    /// Lets `consume` read the item of `path` (nar and trailer, no marker), signed by the daemon if `sign` says so, and
-    /// returns what it returns. It must read the item to its end.
+    /// Calls `consume` with a reader of the item of `path` (nar and trailer, no marker), signed by the daemon if `sign`
+    /// is true, and returns its result. `consume` must read the item to its end.
     ///
-    /// A failure of the daemon or the link reaches `consume` as an error of its reader; here it comes back as itself.
+    /// A failure of the daemon or the link reaches `consume` as an error of its reader, and is returned here as itself.
     pub fn export_path<T, E>(
         &mut self,
         path: &StorePath,
@@ -23,12 +23,12 @@ impl<S: Read + Write> Client<S> {
         self.finish_export(consume)
     }
 
-    /// Asks for an export, which [`finish_export`](Client::finish_export) must read before anything else is done.
+    /// Requests an export. [`finish_export`](Client::finish_export) must follow before any other operation.
     pub fn start_export(&mut self, path: &StorePath, sign: bool) -> Result<(), Error> {
         self.link.start(&WireRequest::new(Operation::ExportPath).path(path).bool(sign))
     }
 
-    /// The second half of [`export_path`](Client::export_path).
+    /// Reads the export of [`start_export`](Client::start_export).
     pub fn finish_export<T, E>(
         &mut self,
         consume: impl FnOnce(&mut dyn Read) -> Result<T, E>,
@@ -39,7 +39,8 @@ impl<S: Read + Write> Client<S> {
             return Err(error.into());
         }
         let value = result.map_err(ExportError::Consumer)?;
-        // The end may not have been looked for yet; a signature that failed, for one, is told after the data.
+        // The consumer may not have read up to the end. The daemon reports some errors, such as a failed signature,
+        // after the data.
         match item.next() {
             Some(Err(error)) => return Err(error.into()),
             Some(Ok(_)) => return Err(self.link.unexpected("data after the end of the item").into()),
@@ -54,16 +55,16 @@ impl<S: Read + Write> Client<S> {
 /// The data of `WRITE` frames as one stream.
 struct Item<'a, S> {
     link: &'a mut FrameStream<S>,
-    /// Bytes left of the frame at hand.
+    /// The remaining bytes of the current frame.
     left: u64,
-    /// Bytes of the frame at hand, for its padding.
+    /// The bytes of the current frame, for its padding.
     size: u64,
-    /// Set when no more data will come: after `LAST`, or for an error.
+    /// Set when no more data will come: after `LAST`, or after an error.
     end: Option<Result<(), Error>>,
 }
 
 impl<S: Read + Write> Item<'_, S> {
-    /// Makes sure that there is something left of a frame, and tells how much. `None` at the end.
+    /// Reads up to the next data, and returns the remaining bytes of the frame. `None` at the end.
     fn next(&mut self) -> Option<Result<u64, Error>> {
         loop {
             if self.left > 0 {
@@ -102,9 +103,9 @@ impl<S: Read + Write> Read for Item<'_, S> {
             return Err(io::Error::other(error.to_string()));
         }
         self.read_frame(buffer).map_err(|error| {
-            let told = io::Error::other(error.to_string());
+            let copy = io::Error::other(error.to_string());
             self.end = Some(Err(error));
-            told
+            copy
         })
     }
 }

@@ -1,8 +1,8 @@
 //! Requests out, frames in: the layer under the operations.
 //!
-//! A request is gathered in memory and leaves in one write. Then the daemon speaks in frames until `LAST` or `ERROR`;
-//! the values of a reply follow `LAST`. Nothing is ever sent between a request and the end of its reply, but the answer
-//! to a `READ` frame: the daemon takes any byte that arrives while it works for the end of the connection.
+//! A request is collected in memory and sent in one write. Then the daemon sends frames until `LAST` or `ERROR`; the
+//! values of a reply follow `LAST`. Between a request and the end of its reply the client sends only the answer to a
+//! `READ` frame: the daemon takes any other byte during its work for the end of the connection.
 
 use std::io::{self, BufReader, Read, Write};
 
@@ -19,46 +19,46 @@ const READ: u64 = 0x6461_7461;
 const LAST: u64 = 0x616c_7473;
 const ERROR: u64 = 0x6378_7470;
 
-/// Largest frame of log text or data accepted, in bytes. The daemon's own are 64 KiB at most, log text that it writes
-/// in one piece aside. Frames pass through a small buffer whatever their size.
+/// The size limit of a frame of log text or data, in bytes. The daemon's own frames are at most 64 KiB, except log text
+/// that it writes in one piece. Frames pass through a small buffer whatever their size.
 const MAX_FRAME: u64 = 64 << 20;
-/// Largest error message accepted, in bytes.
+/// The size limit of an error message, in bytes.
 const MAX_MESSAGE: usize = 1 << 20;
-/// How much of an error message is kept, in bytes.
-const KEPT_MESSAGE: usize = 16 << 10;
-/// Most log text that an operation may bring where nobody wants it, in bytes. It never ends otherwise: text that
-/// arrives counts as a sign of life.
-const MAX_UNHEARD: u64 = 1 << 20;
-/// Bytes of a frame before what it holds.
+/// The bytes of an error message that are stored.
+const STORED_MESSAGE: usize = 16 << 10;
+/// The limit of log text that an operation may send without a log sink, in bytes. Without this limit an operation might
+/// never end, because log text counts as a sign of life.
+const MAX_DROPPED_LOG: u64 = 1 << 20;
+/// The bytes of a frame before its contents.
 const FRAME_HEAD: u64 = 16;
-/// Longest name in the store that is accepted in a list of what was deleted, in bytes.
+/// The longest store name that is accepted in a list of deleted files, in bytes.
 const MAX_NAME: usize = 4096;
 
 /// Receives log text: any bytes, not divided into lines.
 pub type Log = Box<dyn FnMut(&[u8]) + Send>;
 
-/// A frame that is for the operation to deal with.
+/// A frame for the operation to handle.
 #[derive(Debug)]
 pub(super) enum Frame {
     /// The reply follows.
     Last,
     /// Data follow: this many bytes, then padding.
     Write(u64),
-    /// The daemon wants at least one byte and no more than this many.
+    /// The daemon requests at least one byte and at most this many.
     Read(u64),
 }
 
 pub(super) struct FrameStream<S> {
     stream: Counted<S>,
     log: Option<Log>,
-    /// Receives the build trace, where frames are to be told apart.
+    /// Receives the build trace, if frames are split.
     trace: Option<TraceSink>,
     frames: FrameReader,
-    /// Is called when a request begins.
+    /// A function that is called when a request begins.
     on_request: Option<Box<dyn FnMut() + Send>>,
-    /// How much log text has been dropped during the operation at hand, frames included.
-    unheard: u64,
-    /// What is going on, for errors.
+    /// The bytes of log text, including frames, that were dropped during this operation.
+    dropped_log: u64,
+    /// The current operation, for errors.
     operation: &'static str,
     /// Whether the next byte in each direction is known to begin a request or a reply.
     usable: bool,
@@ -73,7 +73,7 @@ impl<S: Read + Write> FrameStream<S> {
             trace: None,
             frames: FrameReader::default(),
             on_request: None,
-            unheard: 0,
+            dropped_log: 0,
             operation: "handshake",
             usable: true,
         }
@@ -91,7 +91,7 @@ impl<S: Read + Write> FrameStream<S> {
         self.stream.reader.get_mut()
     }
 
-    /// The stream, if nothing is left to be read.
+    /// Returns the stream, if no data are left to be read.
     pub fn into_stream(self) -> Option<S> {
         let Counted { reader, .. } = self.stream;
         (self.usable && reader.buffer().is_empty()).then(|| reader.into_inner())
@@ -101,21 +101,21 @@ impl<S: Read + Write> FrameStream<S> {
         self.usable
     }
 
-    /// Sends a request. From here on the connection counts as broken until `finish` says otherwise.
+    /// Sends a request. From here on the connection counts as broken until `finish` is called.
     pub fn start(&mut self, request: &WireRequest) -> Result<(), Error> {
         self.operation = request.operation.name();
         if !self.usable {
             return Err(Error::Broken { operation: self.operation });
         }
         self.usable = false;
-        self.unheard = 0;
+        self.dropped_log = 0;
         if let Some(callback) = &mut self.on_request {
             callback();
         }
         self.send(&request.bytes)
     }
 
-    /// The reply has been read to its end, or the daemon refused: the next request may follow.
+    /// Ends a request, after its reply has been read to the end or the daemon returned an error.
     pub fn finish(&mut self) {
         self.usable = true;
     }
@@ -126,7 +126,7 @@ impl<S: Read + Write> FrameStream<S> {
         sent.map_err(|cause| Error::Link { operation: self.operation, cause })
     }
 
-    /// The next frame that is not log text. An `ERROR` frame is an error that leaves the connection usable.
+    /// Reads the next frame that is not log text. An `ERROR` frame is an error that leaves the connection usable.
     pub fn frame(&mut self) -> Result<Frame, Error> {
         loop {
             match self.u64()? {
@@ -136,7 +136,7 @@ impl<S: Read + Write> FrameStream<S> {
                 LAST => return Ok(Frame::Last),
                 ERROR => {
                     let message = self.bytes(MAX_MESSAGE)?;
-                    let message = printable(String::from_utf8_lossy(&message).trim_end(), KEPT_MESSAGE);
+                    let message = printable(String::from_utf8_lossy(&message).trim_end(), STORED_MESSAGE);
                     let status = self.int()?;
                     self.finish();
                     return Err(Error::Daemon { operation: self.operation, message, status });
@@ -146,7 +146,7 @@ impl<S: Read + Write> FrameStream<S> {
         }
     }
 
-    /// Frames up to `LAST`, where no data may come.
+    /// Reads frames up to `LAST`; data frames are an error.
     pub fn last(&mut self) -> Result<(), Error> {
         match self.frame()? {
             Frame::Last => Ok(()),
@@ -157,10 +157,10 @@ impl<S: Read + Write> FrameStream<S> {
     fn log_text(&mut self) -> Result<(), Error> {
         let size = self.frame_size()?;
         if self.log.is_none() {
-            self.unheard += FRAME_HEAD + size;
-            if self.unheard > MAX_UNHEARD {
+            self.dropped_log += FRAME_HEAD + size;
+            if self.dropped_log > MAX_DROPPED_LOG {
                 return Err(
-                    self.unexpected(format!("more than {MAX_UNHEARD} bytes of log text where nothing is built"))
+                    self.unexpected(format!("more than {MAX_DROPPED_LOG} bytes of log text where nothing is built"))
                 );
             }
         }
@@ -193,7 +193,7 @@ impl<S: Read + Write> FrameStream<S> {
         Ok(size)
     }
 
-    /// Fills `buffer` from within a frame.
+    /// Fills `buffer` from the current frame.
     pub fn data(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
         self.stream.read_exact(buffer).map_err(|cause| Error::Link { operation: self.operation, cause })
     }
@@ -223,7 +223,7 @@ impl<S: Read + Write> FrameStream<S> {
         read.map_err(|error| self.failed(error))
     }
 
-    /// The value that stands for "done" in a reply that says nothing else.
+    /// Reads the value that means "done" in a reply without other values.
     pub fn done(&mut self) -> Result<(), Error> {
         match self.int()? {
             1 => Ok(()),
@@ -236,21 +236,21 @@ impl<S: Read + Write> FrameStream<S> {
         StorePath::parse(store, &bytes).map_err(|error| self.unexpected(error.to_string()))
     }
 
-    /// A path, or nothing where the daemon has none to tell.
+    /// Reads a path, or an empty string, which is `None`.
     pub fn optional_path(&mut self, store: &StoreDir) -> Result<Option<StorePath>, Error> {
         let bytes = self.bytes(store.max_path())?;
         let path = (!bytes.is_empty()).then(|| StorePath::parse(store, &bytes)).transpose();
         path.map_err(|error| self.unexpected(error.to_string()))
     }
 
-    /// A list of at most `max` paths.
+    /// Reads a list of at most `max` paths.
     pub fn paths(&mut self, store: &StoreDir, max: usize) -> Result<Vec<StorePath>, Error> {
         let count = wire::read_count(&mut self.stream, max);
         let count = count.map_err(|error| self.failed(error))?;
         (0..count).map(|_| self.path(store)).collect()
     }
 
-    /// A list of at most `max` names of any form.
+    /// Reads a list of at most `max` names of any form.
     pub fn names(&mut self, max: usize) -> Result<Vec<Vec<u8>>, Error> {
         let read = wire::read_list(&mut self.stream, max, MAX_NAME);
         read.map_err(|error| self.failed(error))
@@ -268,7 +268,7 @@ impl<S: Read + Write> FrameStream<S> {
     }
 }
 
-/// A buffered reader, and how many bytes have been taken from it.
+/// A buffered reader that counts the bytes read from it.
 struct Counted<S> {
     reader: BufReader<S>,
     count: u64,

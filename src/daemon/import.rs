@@ -1,4 +1,4 @@
-//! `ImportPaths`: the daemon pulls a bundle, as fast as it can store it.
+//! `ImportPaths`: the daemon pulls a bundle as fast as it can store it.
 
 use std::io::{self, Read, Write};
 
@@ -8,16 +8,17 @@ use super::frames::Frame;
 use super::operation::{Operation, WireRequest};
 use crate::store::path::StorePath;
 
-/// What the daemon asks for at a time, in bytes; each answer costs a round trip. So much is made ready for the next
-/// question while the daemon works on the last answer.
+/// The bytes that the daemon requests at a time; each request costs a round trip. A piece of this size is prepared
+/// while the daemon processes the last one.
 const PIECE: usize = 32 << 10;
 
 impl<S: Read + Write> Client<S> {
-    /// Imports the items of `bundle`, markers included, and returns their paths. The daemon reads and verifies every
-    /// item but leaves those that are valid already. It stores item by item: an error leaves those before it imported.
+    /// Imports the items of `bundle`, including its markers, and returns their paths. The daemon reads and verifies
+    /// every item, but skips those that are valid already. It stores item by item: after an error the items before it
+    /// are imported.
     ///
-    /// When `bundle` fails, the daemon is told so, what was read since its last question is dropped, and the client
-    /// stays usable.
+    /// If `bundle` fails, the client ends the import, drops the bytes read since the daemon's last request, and stays
+    /// usable.
     pub fn import_paths(&mut self, bundle: &mut dyn Read) -> Result<Vec<StorePath>, Error> {
         let request = WireRequest::new(Operation::ImportPaths);
         let operation = request.operation.name();
@@ -33,7 +34,7 @@ impl<S: Read + Write> Client<S> {
                 }
                 Err(cause) => cause,
             };
-            // An empty answer is the end of the data: the daemon gives up with an error of its own.
+            // An empty answer is the end of the data: the daemon stops with an error of its own.
             self.link.send(&0u64.to_le_bytes())?;
             return Err(match self.link.last() {
                 Err(Error::Daemon { .. }) => Error::Source { operation, cause },
@@ -48,28 +49,28 @@ impl<S: Read + Write> Client<S> {
 
     fn import_frame(&mut self) -> Result<Frame, Error> {
         match self.link.frame()? {
-            Frame::Read(0) => Err(self.link.unexpected("a wish for no bytes")),
+            Frame::Read(0) => Err(self.link.unexpected("a request for no bytes")),
             frame @ Frame::Write(_) => Err(self.link.unexpected(format!("{frame:?}"))),
             frame => Ok(frame),
         }
     }
 }
 
-/// What is ready to be sent.
+/// Data that is prepared for the next request.
 #[derive(Default)]
 struct Ahead {
-    /// A piece of the bundle with room for its length before it, and then for padding.
+    /// A piece of the bundle, with space for its length before it and padding after it.
     piece: Vec<u8>,
     /// Bytes of the bundle in the piece.
     size: usize,
-    /// What was answered last, where that was only a part of the piece.
+    /// The last answer, if it was only a part of the piece.
     part: Vec<u8>,
-    /// Why the bundle cannot be read.
+    /// The error with which the bundle cannot be read.
     failure: Option<io::Error>,
 }
 
 impl Ahead {
-    /// Reads on, unless there is something left. The end of the bundle leaves nothing.
+    /// Reads the next piece, unless some of the last one is left. At the end of the bundle the piece is empty.
     fn fill(&mut self, bundle: &mut dyn Read) {
         if self.size > 0 {
             return;
@@ -85,7 +86,7 @@ impl Ahead {
         }
     }
 
-    /// An answer of up to `wanted` bytes: the length, the bytes, padding.
+    /// Returns an answer of up to `wanted` bytes: the length, the bytes, padding.
     fn answer(&mut self, wanted: usize) -> io::Result<&[u8]> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
@@ -106,7 +107,7 @@ impl Ahead {
     }
 }
 
-/// Puts the length before `size` bytes, and padding after them.
+/// Writes the length before `size` bytes, and padding after them.
 fn finished(answer: &mut Vec<u8>, size: usize) -> &[u8] {
     answer.truncate(8 + size);
     answer.resize((8 + size).next_multiple_of(8), 0);
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_asked_for_the_bundle_comes_in_order() {
+    fn requests_of_any_size_get_the_bundle_in_order() {
         let bundle: Vec<u8> = (0..PIECE + 100).map(|number| number as u8).collect();
         for wishes in [&[PIECE, PIECE][..], &[1 << 20, 1 << 20], &[7, 1, PIECE, 50, 50], &[PIECE - 1, 1, 99, 1]] {
             let answers = answers(&bundle, wishes);
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_that_fails_says_so_when_it_is_asked() {
+    fn a_failing_bundle_reports_its_error_on_request() {
         struct Failing(usize);
         impl Read for Failing {
             fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -1,4 +1,4 @@
-//! Requests: the operations of the worker protocol that are used here, by their numbers, and their arguments.
+//! Requests: the numbers of the operations of the worker protocol that are used here, and their arguments.
 
 use crate::store::path::StorePath;
 
@@ -38,7 +38,7 @@ impl Operation {
     }
 }
 
-/// A request, gathered whole so that it leaves in one write.
+/// A request, collected as a whole so that it is sent in one write.
 pub(super) struct WireRequest {
     pub operation: Operation,
     pub bytes: Vec<u8>,

@@ -1,28 +1,30 @@
-//! What a client tells the daemon about the builds it asks for (`SetOptions`).
+//! The options of a connection, which the client sends to the daemon (`SetOptions`).
 
 use std::time::Duration;
 
 /// Options of a connection. They stay in force until they are set again.
 ///
-/// What is `None` is left to the daemon's own settings. The defaults are those of a head that has a machine build for
-/// it: no offloading further on, no machine-readable trace in the log, substitutes allowed.
+/// The daemon's own settings apply to options that are `None`. The defaults are those of a head that starts a build on
+/// a machine: no further offloading, no machine-readable trace in the log, substitutes allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Keep the build directory of a failed build. Default false.
     pub keep_failed: bool,
-    /// Go on with other builds after one failed. Default false.
+    /// Continue with other builds after one failed. Default false.
     pub keep_going: bool,
-    /// Build when a substitute cannot be had. Default false.
+    /// Build if a substitute cannot be fetched. Default false.
     pub fallback: bool,
-    /// 0 (errors only) to 5. Default 0; the log of a builder comes through at any value.
+    /// 0 (errors only) to 5. Default 0; the log of a builder is sent at any value.
     pub verbosity: u32,
-    /// Whether the daemon may offload builds in its turn. Default false.
+    /// Whether the daemon may offload builds itself. Default false.
     pub offload: bool,
-    /// Whether lines that begin with `@ ` tell about builds in the log. Default false.
+    /// Whether the log has events of builds in lines that begin with `@ `. Default false.
     pub print_build_trace: bool,
-    /// Whether what builders print is marked in the log, so that it cannot be taken for something else. Default false.
+    /// Whether the output of builders is marked in the log, so that it cannot be taken for something else. Default
+    /// false.
     pub multiplexed_build_output: bool,
-    /// Whether the daemon may fetch substitutes; true cannot turn on what the daemon was started without. Default true.
+    /// Whether the daemon may fetch substitutes; true has no effect on a daemon that was started without them. Default
+    /// true.
     pub use_substitutes: bool,
     /// Time limit of a build, whole seconds; zero is no limit. Default `None`.
     pub build_timeout: Option<Duration>,
@@ -54,8 +56,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The part that travels as names and values. A limit between two seconds is rounded up, so that it never becomes
-    /// "no limit".
+    /// Returns the options that are sent as names and values. A limit between two seconds is rounded up, so that it
+    /// never becomes "no limit".
     pub(super) fn settings(&self) -> Vec<(&'static str, String)> {
         let seconds = |limit: Duration| (limit.as_secs() + u64::from(limit.subsec_nanos() > 0)).min(i32::MAX as u64);
         let numbers = [

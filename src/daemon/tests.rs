@@ -1,5 +1,5 @@
-//! The protocol against a scripted daemon: what is sent, in how many writes, and what strange answers lead to. The real
-//! ones are in `tests/daemon.rs`.
+//! The protocol against a scripted daemon: the bytes and writes that are sent, and the reaction to invalid answers.
+//! `tests/daemon.rs` uses real daemons.
 
 use std::collections::BTreeSet;
 use std::io::{self, Cursor, Read, Write};
@@ -19,10 +19,10 @@ const ERROR: u64 = 0x63787470;
 const FOO: &str = "/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo";
 const BAR: &str = "/gnu/store/hxbwv0n6dyadh2d3q6h1286kinrfp6gk-bar";
 
-/// Each write apart.
+/// The writes, one by one.
 type Writes = Arc<Mutex<Vec<Vec<u8>>>>;
 
-/// A stream that says what it was told to, and keeps each write apart.
+/// A stream that reads from a script, and records each write.
 struct Script {
     answers: Cursor<Vec<u8>>,
     writes: Writes,
@@ -59,7 +59,7 @@ fn greeting() -> Vec<u8> {
     ints(&[0x6478696f, 0x164, LAST])
 }
 
-/// A client whose daemon greets and then says `answers`, and what the client writes after its own greeting.
+/// Returns a client whose daemon greets and then sends `answers`, and the writes of the client after its own greeting.
 fn client(answers: &[Vec<u8>]) -> (Client<Script>, Writes) {
     let writes = Arc::default();
     let answers = Cursor::new([greeting(), answers.concat()].concat());
@@ -142,8 +142,8 @@ fn log_text_arrives_as_it_is() {
 }
 
 #[test]
-fn log_text_that_nobody_wants_has_an_end() {
-    /// Greets, answers, and then never stops to log.
+fn unwanted_log_text_is_limited() {
+    /// Greets, replies, and then logs indefinitely.
     struct Endless(Cursor<Vec<u8>>, Cursor<Vec<u8>>);
     impl Read for Endless {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -191,7 +191,7 @@ fn a_message_is_fit_for_a_terminal() {
 }
 
 #[test]
-fn an_answer_that_goes_wrong_is_told_with_its_place() {
+fn an_invalid_answer_is_reported_with_its_position() {
     let (mut client, _) = client(&[ints(&[LAST, 1]), ints(&[LAST, 2])]);
     assert_in_step(&mut client);
     let message = client.is_valid_path(&path(FOO)).unwrap_err().to_string();
@@ -199,7 +199,7 @@ fn an_answer_that_goes_wrong_is_told_with_its_place() {
 }
 
 #[test]
-fn the_daemons_word_leaves_the_connection_usable() {
+fn the_daemons_error_leaves_the_connection_usable() {
     let (mut client, _) = client(&[ints(&[ERROR]), string(b"build failed\n"), ints(&[100]), yes()]);
     match client.build_paths(&BTreeSet::new()).unwrap_err() {
         Error::Daemon { message, status: 100, operation: "BuildPaths" } => assert_eq!(message, "build failed"),
@@ -209,7 +209,7 @@ fn the_daemons_word_leaves_the_connection_usable() {
 }
 
 #[test]
-fn whatever_breaks_the_protocol_breaks_the_connection() {
+fn a_broken_protocol_breaks_the_connection() {
     let dirty = [ints(&[NEXT, 1]), b"a\0\0\0\0\0\0!".to_vec()].concat();
     let foo_and_bar = [ints(&[LAST, 2]), string(FOO.as_bytes()), string(BAR.as_bytes())].concat();
     for (answers, what) in [
@@ -221,7 +221,7 @@ fn whatever_breaks_the_protocol_breaks_the_connection() {
         (ints(&[READ, 32768]), "Read(32768)"),
         (ints(&[ERROR, 2 << 20]), "a string of 2097152 bytes"),
         (foo_and_bar, "list of 2"),
-        ([ints(&[LAST, 1]), string(BAR.as_bytes())].concat(), "which was not asked about"),
+        ([ints(&[LAST, 1]), string(BAR.as_bytes())].concat(), "which was not queried"),
         ([ints(&[LAST, 1]), string(b"/gnu/store/..")].concat(), "'/gnu/store/..' is not a store path"),
     ] {
         let (mut client, writes) = client(&[answers]);
@@ -260,7 +260,7 @@ fn path_info() {
     assert!(client.query_path_info(&path(BAR)).unwrap_err().to_string().contains("SHA-256"));
 }
 
-/// Gives at most 1000 bytes at a time, and an error instead of the end if told so.
+/// Returns at most 1000 bytes at a time, and an error instead of the end if the flag is set.
 struct Trickle<'a>(&'a [u8], bool);
 
 impl Read for Trickle<'_> {
@@ -274,7 +274,7 @@ impl Read for Trickle<'_> {
 }
 
 #[test]
-fn an_import_answers_what_it_is_asked_for() {
+fn an_import_answers_each_request() {
     let bundle: Vec<u8> = (0..40_001u32).map(|index| index as u8).collect();
     let imported = [ints(&[LAST, 1]), string(FOO.as_bytes())].concat();
     let (mut client, writes) = client(&[ints(&[READ, 32768, READ, 1, READ, 32768]), imported, yes()]);
@@ -285,10 +285,10 @@ fn an_import_answers_what_it_is_asked_for() {
 }
 
 #[test]
-fn an_import_that_cannot_go_on_is_ended() {
+fn a_failing_import_is_ended() {
     for (fails, cause) in [(true, "the disk is on fire"), (false, "the bundle ends too early")] {
         let gave_up = [ints(&[ERROR]), string(b"unexpected end-of-file"), ints(&[1])].concat();
-        // A source that fails after some bytes fails at once; one that ends is asked again.
+        // A source that fails after some bytes fails at once; for one that ends, the daemon makes another request.
         let asked = if fails { ints(&[READ, 8]) } else { ints(&[READ, 8, READ, 8]) };
         let (mut client, writes) = client(&[asked, gave_up, yes()]);
         let error = client.import_paths(&mut Trickle(b"abc", fails)).unwrap_err();
@@ -357,7 +357,7 @@ fn an_export_can_fail_after_its_data() {
 }
 
 #[test]
-fn a_consumer_that_stops_costs_the_connection() {
+fn a_consumer_that_stops_breaks_the_connection() {
     let (mut client, _) = client(&[item(), yes()]);
     let result = export(&mut client, |_| Err::<(), _>(io::Error::other("no room")));
     assert!(matches!(&result, Err(ExportError::Consumer(error)) if error.to_string() == "no room"), "{result:?}");

@@ -16,7 +16,7 @@ impl Version {
         self.0 >> 8
     }
 
-    /// The releases of Guix whose daemons speak it.
+    /// Returns the releases of Guix whose daemons speak it.
     pub fn releases(self) -> &'static str {
         match self.0 {
             ..0x163 => "0.15 or older",

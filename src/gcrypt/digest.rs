@@ -1,4 +1,4 @@
-//! Hashes of all the algorithms that a fixed output may name.
+//! Hashes of all the algorithms for fixed outputs.
 
 use super::ffi::Hash;
 use crate::store::HashAlgorithm;
@@ -7,7 +7,7 @@ use crate::store::HashAlgorithm;
 pub struct Digest(Hash);
 
 impl Digest {
-    /// An error if this libgcrypt does not have the algorithm, or is not allowed to use it.
+    /// Begins a hash. An error if this libgcrypt does not have the algorithm, or must not use it.
     pub fn new(algorithm: HashAlgorithm) -> Result<Digest, DigestError> {
         // `enum gcry_md_algos` of gcrypt.h.
         let number = match algorithm {
@@ -26,13 +26,13 @@ impl Digest {
         self.0.update(bytes);
     }
 
-    /// The hash of all that was given, as many bytes as the algorithm makes.
+    /// Returns the hash of all bytes, with the size of the algorithm.
     pub fn finish(self) -> Vec<u8> {
         self.0.finish()
     }
 }
 
-/// There is no such hash.
+/// The hash is not available.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("libgcrypt cannot compute {algorithm}: {problem}")]
 pub struct DigestError {

@@ -1,6 +1,6 @@
-//! What is used of libgcrypt: s-expressions, signing, verifying, hashing.
+//! The binding to libgcrypt: s-expressions, signing, verifying, hashing.
 //!
-//! A foreign library cannot be called without `unsafe` code; all that there is for this one is here.
+//! A foreign library cannot be called without `unsafe` code. This file has all `unsafe` code for libgcrypt.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
@@ -8,11 +8,11 @@ use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 
-/// The first version that signs with deterministic nonces over Ed25519 and prints s-expressions as they are compared
-/// here.
+/// The first version that signs with deterministic nonces over Ed25519 and prints s-expressions in the form that is
+/// compared here.
 const VERSION: &CStr = c"1.8.0";
 
-/// Bytes of secure memory to begin with, and by which it grows.
+/// The initial size of secure memory in bytes, and the step by which it grows.
 const SECURE_MEMORY: c_int = 128 << 10;
 
 // `enum gcry_ctl_cmds` and `enum gcry_sexp_format` of gcrypt.h.
@@ -26,12 +26,12 @@ const CANONICAL: c_int = 1;
 type Allocate = unsafe extern "C" fn(usize) -> *mut c_void;
 
 unsafe extern "C" {
-    /// That of the C library, with which libgcrypt frees what is not in secure memory.
+    /// Allocates memory of the C library, which libgcrypt frees if it is not secure memory.
     fn malloc(size: usize) -> *mut c_void;
 }
 
 thread_local! {
-    /// Whether libgcrypt has a secret at hand, in a call of this thread.
+    /// Whether libgcrypt handles a secret in a call of this thread.
     static IS_SECRET: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -65,7 +65,7 @@ unsafe extern "C" {
     fn gcry_md_close(hash: *mut c_void);
 }
 
-/// An s-expression inside libgcrypt. Never changed once it is there.
+/// An s-expression inside libgcrypt. It never changes.
 pub struct Handle(NonNull<c_void>);
 
 // SAFETY: libgcrypt's s-expressions belong to no thread; its allocator has its own lock.
@@ -76,13 +76,14 @@ unsafe impl Sync for Handle {}
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: the handle came from libgcrypt, is released nowhere else, and nobody can use it any more.
+        // SAFETY: the handle came from libgcrypt, is released nowhere else, and is not used any more.
         unsafe { gcry_sexp_release(self.0.as_ptr()) }
     }
 }
 
-/// Makes a call in which libgcrypt handles a secret. It takes keys apart in usual memory, even those in secure memory
-/// (`gcry_sexp_find_token`), and does not wipe that. So all that it allocates meanwhile is secure memory.
+/// Makes a call in which libgcrypt handles a secret. libgcrypt copies parts of keys into usual memory, even those in
+/// secure memory (`gcry_sexp_find_token`), and does not wipe it. So all memory that it allocates meanwhile is secure
+/// memory.
 fn with_secret<T>(call: impl FnOnce() -> T) -> T {
     let before = IS_SECRET.replace(true);
     let result = call();
@@ -90,18 +91,18 @@ fn with_secret<T>(call: impl FnOnce() -> T) -> T {
     result
 }
 
-/// What libgcrypt allocates with.
+/// The allocator of libgcrypt.
 ///
 /// # Safety
 ///
 /// None needed: any size will do.
 unsafe extern "C" fn allocate(size: usize) -> *mut c_void {
-    // SAFETY: any size will do for both. libgcrypt tells secure memory from other memory when it frees it.
+    // SAFETY: any size will do for both. libgcrypt distinguishes secure memory from other memory when it frees it.
     unsafe { if IS_SECRET.get() { gcry_malloc_secure(size) } else { malloc(size) } }
 }
 
 impl Handle {
-    /// From text. On failure, what libgcrypt says about it, with the position but without the text.
+    /// Parses text. The error is libgcrypt's message, with the position but without the text.
     pub fn new(text: &[u8]) -> Result<Handle, String> {
         initialize()?;
         let mut sexp = ptr::null_mut();
@@ -113,14 +114,14 @@ impl Handle {
         Handle::from_result(sexp)
     }
 
-    /// From text that is secret: what is read from secure memory is put into secure memory.
+    /// Parses secret text. libgcrypt stores the values of text in secure memory in secure memory.
     pub fn secret(text: &[u8]) -> Result<Handle, String> {
         initialize()?;
         let copy = SecureCopy::new(text)?;
         with_secret(|| Handle::new(copy.as_slice()))
     }
 
-    /// In canonical form.
+    /// Returns the canonical form.
     pub fn canonical(&self) -> Vec<u8> {
         // SAFETY: without a buffer the needed length is returned and nothing is written.
         let length = unsafe { gcry_sexp_sprint(self.0.as_ptr(), CANONICAL, ptr::null_mut(), 0) };
@@ -131,7 +132,7 @@ impl Handle {
         text
     }
 
-    /// The `sig-val` of this `data` by a secret key.
+    /// Signs this `data` with a secret key, and returns the `sig-val`.
     pub fn sign(&self, secret: &Handle) -> Result<Handle, String> {
         let mut signature = ptr::null_mut();
         // SAFETY: both handles are alive; the first argument is a place to write to.
@@ -140,13 +141,13 @@ impl Handle {
         Handle::from_result(signature)
     }
 
-    /// Whether this `sig-val` is right for this `data` and public key.
+    /// Verifies this `sig-val` for this `data` and public key.
     pub fn verify(&self, data: &Handle, public: &Handle) -> Result<(), String> {
         // SAFETY: all three handles are alive.
         check(unsafe { gcry_pk_verify(self.0.as_ptr(), data.0.as_ptr(), public.0.as_ptr()) })
     }
 
-    /// `(q POINT)`: the public half of this secret key over an elliptic curve, in the encoding that `name` says (`q`, or
+    /// Returns `(q POINT)`: the public half of this secret key over an elliptic curve, in the encoding `name` (`q`, or
     /// `q@eddsa`).
     pub fn public_point(&self, name: &CStr) -> Result<Handle, String> {
         let mut point = ptr::null_mut();
@@ -172,7 +173,7 @@ impl Handle {
     }
 
     fn from_result(sexp: *mut c_void) -> Result<Handle, String> {
-        NonNull::new(sexp).map(Handle).ok_or_else(|| "libgcrypt gave nothing".to_owned())
+        NonNull::new(sexp).map(Handle).ok_or_else(|| "libgcrypt returned nothing".to_owned())
     }
 }
 
@@ -215,13 +216,13 @@ pub struct Hash {
 unsafe impl Send for Hash {}
 
 impl Hash {
-    /// `algorithm` is one of `enum gcry_md_algos`, whose hashes have `size` bytes.
+    /// Begins a hash. `algorithm` is one of `enum gcry_md_algos`, whose hashes have `size` bytes.
     pub fn new(algorithm: c_int, size: usize) -> Result<Hash, String> {
         initialize()?;
         let mut handle = ptr::null_mut();
         // SAFETY: the first argument is a place to write to. An unknown algorithm is an error.
         check(unsafe { gcry_md_open(&raw mut handle, algorithm, 0) })?;
-        NonNull::new(handle).map(|handle| Hash { handle, size }).ok_or_else(|| "libgcrypt gave nothing".to_owned())
+        NonNull::new(handle).map(|handle| Hash { handle, size }).ok_or_else(|| "libgcrypt returned nothing".to_owned())
     }
 
     pub fn update(&mut self, bytes: &[u8]) {
@@ -235,7 +236,7 @@ impl Hash {
         if hash.is_null() {
             return Vec::new();
         }
-        // SAFETY: the caller of `new` said how long it is, and the handle lives until the copy is made.
+        // SAFETY: the caller of `new` gave this size, and the handle lives until the copy is made.
         unsafe { std::slice::from_raw_parts(hash, self.size) }.to_vec()
     }
 }
@@ -247,12 +248,12 @@ impl Drop for Hash {
     }
 }
 
-/// Once in a process, before anything else.
+/// Initializes libgcrypt, once in a process, before anything else.
 fn initialize() -> Result<(), String> {
     static DONE: OnceLock<bool> = OnceLock::new();
     let done = DONE.get_or_init(|| {
-        // SAFETY: any command may be given at any time. The handler is what it has to be, and being a function it is
-        // there for as long as the process; what it allocates, libgcrypt's own functions reallocate and free.
+        // SAFETY: any command may be given at any time. The handler has the required signature, and a function lives as
+        // long as the process; libgcrypt's own functions reallocate and free its memory.
         unsafe {
             if gcry_control(INITIALIZATION_FINISHED_P) == 0 {
                 gcry_set_allocation_handler(Some(allocate), None, None, None, None);
@@ -266,7 +267,7 @@ fn initialize() -> Result<(), String> {
         // none. If another library in this process has set libgcrypt up by now, its choices stay.
         unsafe {
             if gcry_control(INITIALIZATION_FINISHED_P) == 0 {
-                // Memory that cannot be locked is used all the same, and still wiped: nothing to write on stderr about.
+                // Memory that cannot be locked is used and wiped all the same, so no warning on stderr.
                 gcry_control(DISABLE_SECMEM_WARN, 0 as c_int);
                 gcry_control(INIT_SECMEM, SECURE_MEMORY, 0 as c_int);
                 gcry_control(AUTO_EXPAND_SECMEM, SECURE_MEMORY, 0 as c_int);
@@ -278,13 +279,13 @@ fn initialize() -> Result<(), String> {
     if *done { Ok(()) } else { Err(format!("libgcrypt is older than {}", VERSION.to_string_lossy())) }
 }
 
-/// An error code of libgcrypt as its words.
+/// Returns the message of libgcrypt for an error code.
 fn check(code: c_uint) -> Result<(), String> {
     if code == 0 {
         return Ok(());
     }
-    // SAFETY: the result is a string that ends in NUL and that nobody changes or frees, for any code: it is from a
-    // table, or the C library's own for an error of the system, which it keeps for each thread.
+    // SAFETY: the result is a string that ends in NUL, for any code, and is never changed or freed: it is from a table,
+    // or the C library's own for an error of the system, which it stores per thread.
     let words = unsafe { CStr::from_ptr(gcry_strerror(code)) };
     Err(words.to_string_lossy().into_owned())
 }
@@ -296,7 +297,7 @@ pub mod tests {
     const ADVANCED: c_int = 3;
 
     impl Handle {
-        /// In advanced form, by libgcrypt itself.
+        /// Returns the advanced form, from libgcrypt itself.
         pub fn advanced(&self) -> Vec<u8> {
             let mut text = vec![0u8; 1 << 16];
             // SAFETY: the buffer has the length that is given.
@@ -314,15 +315,15 @@ pub mod tests {
     fn secrets_are_in_secure_memory() {
         let secret = Handle::secret(b"(private-key)").unwrap();
         let public = Handle::new(b"(public-key)").unwrap();
-        // SAFETY: asks about an address and does not follow it.
+        // SAFETY: the call checks an address and does not dereference it.
         let is_secure = |handle: &Handle| unsafe { gcry_is_secure(handle.0.as_ptr()) != 0 };
         assert!(is_secure(&secret));
         assert!(!is_secure(&public));
     }
 
-    /// Freed means wiped. What is not given back would show: some 240 MB either of copies or of s-expressions.
+    /// Freed memory is wiped. A leak would show as some 240 MB of copies or of s-expressions.
     #[test]
-    fn secrets_are_given_back() {
+    fn secret_memory_is_freed() {
         let resident = || {
             let sizes = std::fs::read_to_string("/proc/self/statm").unwrap();
             sizes.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096

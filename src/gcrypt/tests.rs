@@ -9,7 +9,7 @@ use super::*;
 use crate::store::export::{HashingReader, Trailer, read_marker};
 use crate::store::{StoreDir, base16, golden, nar, sexp};
 
-/// A copy of a golden key pair with the modes that Guix gives it.
+/// Returns a copy of a golden key pair with the modes that Guix gives it.
 fn key_files(name: &str) -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     for (extension, mode) in [("pub", 0o444), ("sec", 0o400)] {
@@ -34,7 +34,7 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-/// Each golden signature: by which key, the digest, the text.
+/// Returns the key, the digest and the text of each golden signature.
 fn golden_signatures() -> Vec<(String, [u8; 32], Vec<u8>)> {
     let read = |(name, text): (String, Vec<u8>)| {
         let (key, digest) = name.strip_suffix(".sig").unwrap().split_once('-').unwrap();
@@ -78,7 +78,7 @@ fn golden_items_are_signed() {
 
 #[test]
 fn the_known_signature() {
-    // Private and public half of a throw-away key, and what it makes of SHA-256("hello").
+    // Private and public half of a throw-away key, and its signature of SHA-256("hello").
     const Q: &str = "B3C18A316B40A0AC9270F36D2ECC1B34300F13390016F8CE5ADF6D852D8CCB42";
     const D: &str = "68554AE0CDA352582173C06A36181122AC859E2B40EAF84DC96102ED5033FB70";
     let (_directory, path) = key_files("ecc");
@@ -104,7 +104,7 @@ fn errors_come_in_their_order() {
     let (acl, nobody, other) = (acl(), Acl::default(), sha256(b"y"));
     assert_eq!(verify(good.as_bytes(), &digest, &acl).map(drop), Ok(()));
 
-    // Each with all that is checked later wrong as well.
+    // In each case all later checks fail as well.
     let damaged = good.replacen("(r #0", "(r #1", 1);
     assert!(matches!(check(&damaged[1..], &other, &nobody), VerifyError::NotSexp(_)));
     assert!(matches!(check("", &other, &nobody), VerifyError::NotSexp(_)));
@@ -136,7 +136,7 @@ fn every_bit_of_the_digest_counts() {
         let mut other = digest;
         other[bit / 8] ^= 0x80 >> (bit % 8);
         assert_eq!(verify(&good, &other, &acl), Err(VerifyError::Hash));
-        // The same with the digest in the signature changed too.
+        // The result is the same with the digest in the signature changed too.
         let text = String::from_utf8(good.clone()).unwrap().replace(&hex, &base16::encode(&other).to_uppercase());
         match verify(text.as_bytes(), &other, &acl) {
             Err(VerifyError::Invalid { .. }) => {}
@@ -153,12 +153,12 @@ fn signatures_by_other_keys() {
     let digest = sha256(b"x");
     let [ecc, rsa] = ["ecc", "rsa"].map(|name| Signature::parse(&key(name).sign(&digest).unwrap()).unwrap());
     let acl = acl();
-    // By one key, under the name of the other.
+    // A signature by one key, under the name of the other.
     for (one, other) in [(&ecc, &rsa), (&rsa, &ecc)] {
         let mixed = Signature::new(digest, one.value().clone(), other.public_key().clone()).unwrap();
         assert!(matches!(verify(&mixed.to_advanced(), &digest, &acl), Err(VerifyError::Invalid { .. })));
     }
-    // An authorized key of a kind that is not known here.
+    // An authorized key of an unknown kind.
     let list = "(acl (entry (public-key (new (x #01#))) (tag (guix import))))";
     let text = String::from_utf8(ecc.to_advanced()).unwrap();
     let text = format!("{}(public-key (new (x #01#))))", text.split_once("(public-key").unwrap().0);
@@ -193,7 +193,7 @@ fn damaged_signatures() {
 fn numbers_out_of_range() {
     let digest = sha256(b"x");
     let good = Signature::parse(&key("ecc").sign(&digest).unwrap()).unwrap();
-    // 0, the order of the curve, and far more than that.
+    // 0, the order of the curve, and a far larger number.
     let order = "1000000000000000000000000000000014DEF9DEA2F79CD65812631A5CF5D3ED";
     for number in ["00", order, &"FF".repeat(32), &"FF".repeat(500)] {
         for value in [format!("(r #{number}#) (s #01#)"), format!("(r #01#) (s #{number}#)")] {
@@ -219,14 +219,14 @@ fn a_secret_key_that_others_can_read() {
 }
 
 #[test]
-fn pairs_that_are_none() {
+fn keys_that_do_not_belong_together_are_refused() {
     let (directory, path) = key_files("ecc");
     let public = path.with_extension("pub");
     let load = || SigningKey::load(&path).unwrap_err();
 
     replace(&public, &String::from_utf8(golden::file("keys/rsa.pub")).unwrap(), 0o444);
     assert!(matches!(load(), Error::SecretKey { .. }), "{}", load());
-    // The base point: a key of the right kind, but somebody else's.
+    // The base point: a key of the right kind, but of another pair.
     let q = format!("58{}", "66".repeat(31));
     replace(&public, &format!("(public-key (ecc (curve Ed25519) (q #{q}#)))"), 0o444);
     assert!(matches!(load(), Error::Mismatch { .. }), "{}", load());
@@ -258,7 +258,7 @@ fn pairs_that_are_none() {
 }
 
 #[test]
-fn nothing_secret_is_shown() {
+fn secrets_are_not_printed() {
     let (_directory, path) = key_files("ecc");
     let key = SigningKey::load(&path).unwrap();
     let text = fs::read_to_string(&path).unwrap();
@@ -268,7 +268,7 @@ fn nothing_secret_is_shown() {
     for part in d.as_bytes()[..64].chunks(8) {
         assert!(!shown.contains(str::from_utf8(part).unwrap()), "{shown}");
     }
-    // Nor of a file that is not understood.
+    // A file that cannot be parsed is not shown, either.
     replace(&path, &text.replacen("(d #", "(d ~secret #", 1), 0o400);
     let error = SigningKey::load(&path).unwrap_err();
     assert!(!format!("{error} {error:?}").contains("secret #"), "{error:?}");

@@ -1,7 +1,7 @@
-//! Private keys that open accounts on other machines: they sign in libgcrypt's secure memory, as signing keys do.
+//! Private keys of accounts on other machines. They sign in libgcrypt's secure memory, as signing keys do.
 //!
-//! What a key consists of comes in numbers, unsigned and with the most significant byte first, and so do signatures.
-//! How SSH writes them is not known here.
+//! The parts of a key are numbers, unsigned and with the most significant byte first, and so are those of signatures.
+//! SSH's own encoding is not handled here.
 
 use std::ffi::CStr;
 
@@ -18,18 +18,18 @@ pub enum Curve {
     P521,
 }
 
-/// What a private key consists of.
+/// The parts of a private key.
 pub enum Secret<'a> {
     Ed25519 {
         /// 32 bytes.
         seed: &'a [u8],
-        /// The public half, 32 bytes, where it is known.
+        /// The public half, 32 bytes, if it is known.
         public: Option<&'a [u8]>,
     },
     Ecdsa {
         curve: Curve,
         d: &'a [u8],
-        /// The public half, in the form of SEC 1, where it is known.
+        /// The public half, in the form of SEC 1, if it is known.
         public: Option<&'a [u8]>,
     },
     Rsa {
@@ -43,11 +43,11 @@ pub enum Secret<'a> {
     },
 }
 
-/// What is signed.
+/// The data to sign.
 pub enum Message<'a> {
-    /// All of it, for an Ed25519 key.
+    /// The whole message, for an Ed25519 key.
     Whole(&'a [u8]),
-    /// Its hash, and libgcrypt's name for the kind of hash.
+    /// Its hash, with libgcrypt's name for the kind of hash.
     Hash(&'static str, &'a [u8]),
 }
 
@@ -70,12 +70,12 @@ impl UserKey {
         let (kind, text) = match *secret {
             Secret::Ed25519 { seed, public } => {
                 let mut words: Vec<(&[u8], &[u8])> = vec![(b"curve", b"Ed25519"), (b"flags", b"eddsa"), (b"d", seed)];
-                // Else it is computed for each signature.
+                // Otherwise it is computed for each signature.
                 words.extend(public.map(|public| (&b"q"[..], public)));
                 (Kind::EdDsa, text(b"ecc", &words, &[]))
             }
             Secret::Ecdsa { curve, d, .. } => (Kind::Ecdsa, text(b"ecc", &[(b"curve", name(curve))], &[(b"d", d)])),
-            // libgcrypt wants the inverse of the first factor modulo the second.
+            // libgcrypt needs the inverse of the first factor modulo the second.
             Secret::Rsa { n, e, d, p, q, inverse } => {
                 let numbers: [(&[u8], &[u8]); 6] =
                     [(b"n", n), (b"e", e), (b"d", d), (b"p", q), (b"q", p), (b"u", inverse)];
@@ -85,8 +85,8 @@ impl UserKey {
         Ok(UserKey { secret: Handle::secret(&text)?, kind })
     }
 
-    /// Computes the public half of a key over an elliptic curve, in the usual encoding of a point: 32 bytes for Ed25519, SEC 1
-    /// without compression for the others.
+    /// Computes the public half of a key over an elliptic curve, in the usual encoding of a point: 32 bytes for
+    /// Ed25519, SEC 1 without compression for the others.
     pub fn public_point(&self) -> Result<Vec<u8>, String> {
         let name: &CStr = match self.kind {
             Kind::EdDsa => c"q@eddsa",
@@ -94,10 +94,10 @@ impl UserKey {
             Kind::Rsa => return Err("it has no point".to_owned()),
         };
         let point = Sexp::parse(&self.secret.public_point(name)?.canonical()).map_err(|error| error.to_string())?;
-        number(&point, "q").map(<[u8]>::to_vec).ok_or_else(|| "libgcrypt gave no point".to_owned())
+        number(&point, "q").map(<[u8]>::to_vec).ok_or_else(|| "libgcrypt returned no point".to_owned())
     }
 
-    /// Signs: `r` and `s`, or `s` alone for RSA.
+    /// Signs, and returns `r` and `s`, or `s` alone for RSA.
     pub fn sign(&self, message: &Message<'_>) -> Result<Vec<Vec<u8>>, String> {
         let flag = match self.kind {
             Kind::EdDsa => "eddsa",
@@ -116,11 +116,11 @@ impl UserKey {
         }
         let data = Handle::new(&Sexp::list(data).to_advanced())?;
         let value = Sexp::parse(&data.sign(&self.secret)?.canonical()).map_err(|error| error.to_string())?;
-        numbers(&value).ok_or_else(|| "libgcrypt gave no signature".to_owned())
+        numbers(&value).ok_or_else(|| "libgcrypt returned no signature".to_owned())
     }
 }
 
-/// libgcrypt's name.
+/// Returns libgcrypt's name.
 fn name(curve: Curve) -> &'static [u8] {
     match curve {
         Curve::P256 => b"nistp256",
@@ -129,8 +129,8 @@ fn name(curve: Curve) -> &'static [u8] {
     }
 }
 
-/// `(private-key (ALGORITHM (NAME WORD)… (NAME NUMBER)…))`, in canonical form. Never moved before it is wiped.
-/// Numbers get a zero in front where they would be negative.
+/// Writes `(private-key (ALGORITHM (NAME WORD)… (NAME NUMBER)…))`, in canonical form. The text is never moved before it
+/// is wiped. Numbers that would be negative get a leading zero.
 fn text(algorithm: &[u8], words: &[(&[u8], &[u8])], numbers: &[(&[u8], &[u8])]) -> Zeroizing<Vec<u8>> {
     let size: usize = words.iter().chain(numbers).map(|(name, value)| name.len() + value.len() + 32).sum();
     let mut text = Zeroizing::new(Vec::with_capacity(size + 64));
@@ -158,7 +158,7 @@ fn text(algorithm: &[u8], words: &[(&[u8], &[u8])], numbers: &[(&[u8], &[u8])]) 
     text
 }
 
-/// The numbers in `(sig-val (ALGORITHM (NAME NUMBER)…))`.
+/// Returns the numbers in `(sig-val (ALGORITHM (NAME NUMBER)…))`.
 fn numbers(value: &Sexp) -> Option<Vec<Vec<u8>>> {
     let [Sexp::List(items)] = value.tagged("sig-val")? else { return None };
     let numbers = items.iter().skip(1).map(|item| match item {

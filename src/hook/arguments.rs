@@ -1,22 +1,22 @@
 //! The hook's command line: `[offload] SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT`.
 //!
-//! The two times are decimal seconds, 0 meaning none. The trace flag is `1` or `0` up to Guix 1.4, `true` or `false`
-//! since. The daemon's leading word `offload` is taken off by the caller.
+//! The two times are decimal seconds; 0 means that there is no limit. The trace flag is `1` or `0` up to Guix 1.4, and
+//! `true` or `false` since. The caller removes the daemon's leading word `offload`.
 
 use std::time::Duration;
 
 use super::request::is_system;
 
-/// What the daemon says about all the builds of one hook process.
+/// The daemon's settings for all builds of one hook process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookArguments {
     /// The daemon's own system type.
     pub system: String,
-    /// How long a build may print nothing; `None`: as long as it likes.
+    /// The time without output after which a build fails; `None`: unlimited.
     pub max_silent_time: Option<Duration>,
     /// Whether the client wants trace lines (`@ build-remote …`).
     pub print_build_trace: bool,
-    /// How long a build may take; `None`: as long as it likes.
+    /// The time after which a build fails; `None`: unlimited.
     pub build_timeout: Option<Duration>,
 }
 
@@ -24,7 +24,7 @@ pub struct HookArguments {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HookArgumentError {
     #[error(
-        "the build hook takes four arguments, SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT, and was given {0}"
+        "the build hook takes four arguments, SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT, and got {0}"
     )]
     Count(usize),
     #[error("{field}: expected {expected}, found '{found}'")]
@@ -32,7 +32,7 @@ pub enum HookArgumentError {
 }
 
 impl HookArguments {
-    /// A head of this system type that sets no limits.
+    /// Returns the arguments of a head of this system type without limits.
     pub fn without_limits(system: &str) -> HookArguments {
         HookArguments {
             system: system.to_owned(),
@@ -42,7 +42,7 @@ impl HookArguments {
         }
     }
 
-    /// Reads the four arguments.
+    /// Parses the four arguments.
     pub fn parse(arguments: &[String]) -> Result<HookArguments, HookArgumentError> {
         let [system, max_silent_time, print_build_trace, build_timeout] = arguments else {
             return Err(HookArgumentError::Count(arguments.len()));
@@ -60,7 +60,7 @@ impl HookArguments {
 }
 
 fn seconds(field: &'static str, text: &str) -> Result<Option<Duration>, HookArgumentError> {
-    // u32, as in the worker protocol that carries the value on to the build machine.
+    // u32, as in the worker protocol that sends the value to the build machine.
     match text.parse::<u32>() {
         Ok(0) => Ok(None),
         Ok(seconds) => Ok(Some(Duration::from_secs(seconds.into()))),
@@ -99,11 +99,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_argument() {
         let message = |line| parse(line).unwrap_err().to_string();
         assert_eq!(message("x86_64-linux 0 yes 0"), "PRINT-BUILD-TRACE?: expected 0, 1, true or false, found 'yes'");
         assert_eq!(message("x86_64-linux -1 1 0"), "MAX-SILENT-TIME: expected a number of seconds, found '-1'");
-        assert!(message("x86_64-linux 0 1").ends_with("was given 3"));
+        assert!(message("x86_64-linux 0 1").ends_with("got 3"));
         assert!(message("X86 0 1 0").starts_with("SYSTEM: "));
     }
 }

@@ -1,16 +1,17 @@
-//! The guix-daemon process that runs this hook: what the kernel says about its descriptors and its children.
+//! The guix-daemon process that runs this hook: the kernel's view of its descriptors and children.
 //!
 //! guix-daemon has one process for each client. That process starts the hooks of the client, and waits for all of them
-//! with select(2), which takes no descriptor from 1,024 on: one more, and the C library ends the process. For each hook
-//! it holds two ends of the log pipe, one end of the reply pipe, the log file and a lock for each output. It gives them
-//! back only when it gets to wait for its children, which it does not do while it has requests to make; and one end of
-//! the log pipe of a build that the client itself asked for only at the end of the client's request. All this from
-//! 1.2.0 to 1.5.0 (`Agent`, `Worker` and `LocalStore::buildPaths` in guix-daemon's sources), and seen with both.
+//! with select(2), which accepts no descriptor from 1,024 on: with one more, the C library ends the process. For each
+//! hook the process holds two ends of the log pipe, one end of the reply pipe, the log file and a lock for each output.
+//! It closes them only when it waits for its children, which it does not do while it has requests to make. It closes
+//! one end of the log pipe of a build that the client itself requested only at the end of the client's request. This is
+//! so from 1.2.0 to 1.5.0 (`Agent`, `Worker` and `LocalStore::buildPaths` in guix-daemon's sources), and was observed
+//! with both.
 //!
-//! The process for each client is a child of the daemon itself. All of these have the same name, so the last ancestor of
-//! the hook that has the name of its parent is the daemon ([`main_daemon`]).
+//! The process for each client is a child of the daemon itself. All these processes have the same name, so the last
+//! ancestor of the hook that has the name of its parent is the daemon ([`main_daemon`]).
 //!
-//! Nothing here decides anything; [`crate::scheduler::admission`] does.
+//! [`crate::scheduler::admission`] makes the decisions.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -20,10 +21,10 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Resource, getrlimit, pidfd_open};
 
-/// Descriptors from here on cannot be given to select(2) (`FD_SETSIZE`).
+/// Descriptors from here on cannot be passed to select(2) (`FD_SETSIZE`).
 const SELECT_LIMIT: u64 = 1024;
 
-/// What the kernel counts in where `/proc/PID/stat` has times: the same on all systems that Guix runs on (`USER_HZ`).
+/// The unit of times in `/proc/PID/stat`: the same on all systems that Guix runs on (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// The process of guix-daemon that started this one.
@@ -33,19 +34,19 @@ pub struct DaemonProcess {
     descriptor_limit: usize,
 }
 
-/// The children of a process: those that run, and those that have ended and have not been waited for.
+/// The children of a process: those that run, and those that have ended and were not waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Children {
     pub count: usize,
-    /// How long ago the one in the middle was started, in the order of their starts.
+    /// The age of the median child, in the order of their starts.
     pub median_age: Duration,
 }
 
 impl DaemonProcess {
-    /// The daemon of this hook.
+    /// Returns the daemon of this hook.
     pub fn of_this_hook() -> DaemonProcess {
-        // The daemon starts its hook in a session of its own. What leads the session is this process, or a program in
-        // between that did not make room for this one by exec.
+        // The daemon starts its hook in a session of its own. The session leader is this process, or a program between
+        // the two that did not exec this one.
         // In a PID name space the leader may be outside, and is then 0, which rustix's getsid takes for impossible.
         let leader = stat(id()).map(|own| own.session).filter(|&leader| leader != 0 && leader != id());
         let behind = leader.and_then(|leader| Some(stat(leader)?.parent));
@@ -57,22 +58,22 @@ impl DaemonProcess {
         self.pid
     }
 
-    /// How many descriptors the daemon can use.
+    /// Returns the number of descriptors that the daemon can use.
     pub fn descriptor_limit(&self) -> usize {
         self.descriptor_limit
     }
 
-    /// How many descriptors it has open. `None` where that cannot be seen.
+    /// Returns the number of its open descriptors. `None` if it cannot be read.
     pub fn open_descriptors(&self) -> Option<usize> {
         let directory = format!("/proc/{}/fd", self.pid);
-        // Linux 6.2 and newer say it here, and nothing has to be listed.
+        // Linux 6.2 and newer report the number here, so that no directory has to be listed.
         match fs::metadata(&directory).ok()?.len() {
             0 => Some(fs::read_dir(directory).ok()?.count()),
             count => usize::try_from(count).ok(),
         }
     }
 
-    /// Its children. `None` where they cannot be seen.
+    /// Returns its children. `None` if they cannot be read.
     pub fn children(&self) -> Option<Children> {
         let pids = self.listed_children().or_else(|| self.found_children())?;
         let uptime: f64 = fs::read_to_string("/proc/uptime").ok()?.split(' ').next()?.parse().ok()?;
@@ -81,7 +82,7 @@ impl DaemonProcess {
         Some(Children { count: pids.len(), median_age })
     }
 
-    /// In the order of their starts. Not all kernels have this file.
+    /// Returns the children in the order of their starts. Not all kernels have this file.
     fn listed_children(&self) -> Option<Vec<u32>> {
         let list = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid)).ok()?;
         list.split_whitespace().map(|pid| pid.parse().ok()).collect()
@@ -95,19 +96,20 @@ impl DaemonProcess {
             .map(|(stat, pid)| (stat.started, pid))
             .collect();
         children.sort_by(|(one, _), (other, _)| one.total_cmp(other));
-        // This process is one of them, or behind one.
+        // This process, or an ancestor of it, is one of them.
         (!children.is_empty()).then(|| children.into_iter().map(|(_, pid)| pid).collect())
     }
 }
 
-/// The soft limit of open files of a process. A hook inherits it from its daemon, should that not be visible.
+/// Returns the soft limit of open files of a process. If it is unreadable, this process' own limit applies: a hook
+/// inherits it from its daemon.
 fn descriptor_limit(pid: u32) -> usize {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
     let soft = open_files(&limits).unwrap_or_else(|| getrlimit(Resource::Nofile).current.unwrap_or(SELECT_LIMIT));
     soft.min(SELECT_LIMIT) as usize
 }
 
-/// The soft limit of open files in `/proc/PID/limits`.
+/// Parses the soft limit of open files from `/proc/PID/limits`.
 fn open_files(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     match line.split_whitespace().next()? {
@@ -119,7 +121,7 @@ fn open_files(limits: &str) -> Option<u64> {
 #[derive(Debug, PartialEq)]
 struct Stat {
     parent: u32,
-    /// The process that leads the session.
+    /// The session leader.
     session: u32,
     /// In seconds since the system started.
     started: f64,
@@ -129,7 +131,7 @@ fn stat(pid: u32) -> Option<Stat> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Reads `/proc/PID/stat`. The name of the program, in parentheses, may hold anything.
+/// Parses `/proc/PID/stat`. The name of the program, in parentheses, may contain any text.
 fn parse_stat(text: &str) -> Option<Stat> {
     let (_, fields) = text.rsplit_once(") ")?;
     let mut fields = fields.split(' ').skip(1);
@@ -139,7 +141,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
     Some(Stat { parent, session, started: started / TICKS_PER_SECOND })
 }
 
-/// A descriptor of the daemon's process; `None` where the system has none, or the daemon is not to be found.
+/// Opens a descriptor of the daemon's process; `None` if the system has none, or the daemon is not found.
 pub fn main_daemon() -> Option<OwnedFd> {
     let mut daemon = DaemonProcess::of_this_hook().pid;
     let name = name(daemon)?;
@@ -172,7 +174,7 @@ mod tests {
         let process = this_process();
         let before = process.open_descriptors().unwrap();
         let files: Vec<File> = (0..300).map(|_| File::open("/dev/null").unwrap()).collect();
-        // Other tests of this process open and close files meanwhile.
+        // Other tests of this process open and close files concurrently.
         assert!(process.open_descriptors().unwrap() + 50 > before + files.len());
         let nobody = DaemonProcess { pid: u32::MAX, ..process };
         assert_eq!(nobody.open_descriptors(), None);
@@ -181,7 +183,7 @@ mod tests {
     #[test]
     fn children_are_counted_until_they_are_waited_for() {
         let program = |pid| DaemonProcess { pid, descriptor_limit: 0 };
-        // Shells with children that have ended and some that have not, none of which they wait for.
+        // Some children of these shells have ended and some run; the shells wait for none of them.
         let script = "sleep 60 & sleep 60 & true & exec sleep 60";
         let mut parent = Command::new("setsid").args(["sh", "-c", script]).stdin(Stdio::null()).spawn().unwrap();
         let process = program(parent.id());
@@ -214,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_behind_a_program_with_an_unusual_name() {
+    fn fields_after_a_program_with_an_unusual_name() {
         let fields = "S 41 7 8 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 99 98";
         let expected = Some(Stat { parent: 41, session: 8, started: 123.45 });
         for name in ["guix-daemon", "a b", ") S 9 9 ", "((("] {

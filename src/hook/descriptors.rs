@@ -1,18 +1,17 @@
-//! The descriptors that the daemon gives its hook, and how they are kept from everybody else.
+//! The descriptors that the daemon gives its hook, and their protection from other code in the process.
 //!
 //! The hook starts with 0 (requests), 1 and 2 (one pipe: replies, trace lines, text for the client) and 4 (the build
-//! log). A stray line on 1 or 2 could be taken for a reply, and a child that keeps one of them open keeps the build
-//! "running" for the daemon after the hook has ended. So they are moved, before anything else is done, to private
-//! close-on-exec descriptors; 0 becomes `/dev/null`; 1 and 2 become a pipe whose lines are passed on with a prefix, for
-//! children, for Lua's `print` and for libraries. Whatever else the daemon left open is marked close-on-exec.
+//! log). The daemon could take a stray line on 1 or 2 for a reply. A child that keeps one of them open keeps the build
+//! "running" for the daemon after the hook has ended. So before anything else the hook moves them to private
+//! close-on-exec descriptors. 0 becomes `/dev/null`. 1 and 2 become a pipe for children, Lua's `print` and libraries;
+//! the hook copies its lines with a prefix. All other descriptors that the daemon left open are marked close-on-exec.
 //!
-//! Descriptor 4 is known by its number only. It is opened anew through `/proc/self/fd`, which needs no `unsafe` and
-//! gives the same pipe; the daemon keeps a writing end of that pipe itself, so that one more in this process changes
-//! nothing.
+//! Descriptor 4 is known by its number only. It is opened again through `/proc/self/fd`, which needs no `unsafe` and
+//! gives the same pipe. The daemon itself holds a writing end of that pipe, so one more in this process has no effect.
 //!
-//! A hook needs about thirty descriptors for a build, and some more where many machines are slow to answer. One that
-//! runs out of them cannot connect, and would take that for the fault of each machine in turn. So the limit of open
-//! files (`RLIMIT_NOFILE`) is raised first ([`raise_open_files`]).
+//! A hook needs about thirty descriptors for a build, and some more if many machines are slow to respond. A hook that
+//! runs out of them cannot connect, and would count that as a failure of one machine after the other. So the limit of
+//! open files (`RLIMIT_NOFILE`) is raised first ([`raise_open_files`]).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -23,20 +22,20 @@ use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Before every line that does not come from the daemon's protocol.
+/// The prefix of every line that does not belong to the daemon's protocol.
 pub const PREFIX: &str = "offload: ";
 
-/// The longest stray line that is passed on in one piece, in bytes: with its prefix it must fit into one write to a
-/// pipe that nothing can come between (`PIPE_BUF`).
+/// The longest stray line that is copied in one piece, in bytes: with its prefix it must fit into one atomic write to a
+/// pipe (`PIPE_BUF`).
 const MAX_STRAY_LINE: u64 = 4096 - PREFIX.len() as u64 - 1;
 
-/// How long the process waits at its end for what its children still write.
+/// How long the process waits at its end for the output of its children.
 const STRAY_OUTPUT_GRACE: Duration = Duration::from_millis(200);
 
-/// What a hook asks for where the limit may be raised: the usual limit of a process.
+/// The limit that a hook sets if it may: the usual limit of a process.
 const FILES_WANTED: u64 = 1024;
 
-/// With fewer a hook takes no build.
+/// With a lower limit a hook accepts no build.
 const FILES_LEAST: u64 = 64;
 
 /// The daemon's descriptors, under private numbers.
@@ -50,17 +49,17 @@ pub struct Descriptors {
     pub messages: File,
     /// The build log: what was descriptor 4; standard error if there was none.
     pub build_log: File,
-    /// Hears when the last stray line has been passed on.
+    /// Receives a message when the last stray line has been copied.
     strays: Receiver<()>,
 }
 
 impl Descriptors {
-    /// Moves the descriptors. To be called once, before the process has started a thread or opened a file.
+    /// Moves the descriptors. The caller must call it once, before the process has started a thread or opened a file.
     pub fn take() -> io::Result<Descriptors> {
         let requests = private(io::stdin())?;
         let replies = private(io::stdout())?;
         let messages = private(io::stderr())?;
-        // Appending matters when the hook is run by hand with a file as descriptor 4.
+        // Appending matters if the hook is run by hand with a file as descriptor 4.
         let build_log = match OpenOptions::new().append(true).open("/proc/self/fd/4") {
             Ok(file) => file,
             Err(_) => messages.try_clone()?,
@@ -76,13 +75,13 @@ impl Descriptors {
         Ok(Descriptors { requests, replies, messages, build_log, strays })
     }
 
-    /// Waits, for a moment only, until stray lines written so far have been passed on. Afterwards standard output and
-    /// error lead nowhere.
+    /// Waits briefly until the stray lines written so far have been copied. Afterwards standard output and error are
+    /// closed.
     pub fn finish(self) -> io::Result<()> {
         let null = OpenOptions::new().write(true).open("/dev/null")?;
         rustix::stdio::dup2_stdout(&null)?;
         rustix::stdio::dup2_stderr(&null)?;
-        // Children may hold the pipe open; their last words are not worth a wait.
+        // Children may hold the pipe open; their last output is not worth a wait.
         let _ = self.strays.recv_timeout(STRAY_OUTPUT_GRACE);
         Ok(())
     }
@@ -94,7 +93,7 @@ fn private(descriptor: impl AsFd) -> io::Result<File> {
     Ok(File::from(descriptor))
 }
 
-/// Starts the thread that passes on every line written to standard output or error, prefixed, each with one write.
+/// Starts the thread that copies every line from standard output or error with a prefix, each in one write.
 fn pass_on_strays(reader: OwnedFd, mut messages: File) -> Receiver<()> {
     let (done, strays) = mpsc::channel();
     thread::spawn(move || {
@@ -127,10 +126,10 @@ pub struct TooFewFiles {
     limit: u64,
 }
 
-/// Raises the limit of open files as far as it is needed and allowed. An error where that leaves too few.
+/// Raises the limit of open files as far as needed and allowed. An error if it stays too low.
 pub fn raise_open_files() -> Result<(), TooFewFiles> {
     let mut limit = getrlimit(Resource::Nofile);
-    // `None` is no limit.
+    // `None` means that there is no limit.
     let Some(current) = limit.current.filter(|&current| current < FILES_WANTED) else { return Ok(()) };
     let raised = limit.maximum.map_or(FILES_WANTED, |maximum| maximum.min(FILES_WANTED));
     limit.current = Some(raised);

@@ -5,8 +5,8 @@
 //! standard output or error. After `# accept` two more lines follow (inputs, outputs), and the process builds that one
 //! derivation; after the other replies the next request may come, or end of file.
 //!
-//! Facts are those of `tryBuildHook` and its neighbours in guix-daemon's `build.cc`, from 1.2.0 to 1.5.0. Nothing here
-//! decides anything: which reply is sent is up to [`crate::scheduler`].
+//! The facts are those of `tryBuildHook` and its neighbours in guix-daemon's `build.cc`, from 1.2.0 to 1.5.0.
+//! [`crate::scheduler`] chooses the reply.
 
 pub mod arguments;
 pub mod build_log;

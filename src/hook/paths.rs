@@ -1,7 +1,7 @@
-//! The two lines that follow `# accept`: the inputs, then the outputs that are missing.
+//! The two lines that follow `# accept`: the inputs, then the outputs that the store lacks.
 //!
-//! Every path is followed by one blank, the last one too, and a newline ends the line. The inputs are the closure of
-//! everything the build needs, the derivation and its own closure included; a line may be of any length, so paths are
+//! One blank follows every path, including the last one, and a newline ends the line. The inputs are the closure of
+//! everything the build needs, including the derivation and its own closure. A line may be of any length, so paths are
 //! read one at a time and only their number takes memory.
 
 use std::collections::BTreeSet;
@@ -9,13 +9,13 @@ use std::io::{self, BufRead, Read};
 
 use crate::store::path::{StoreDir, StorePath};
 
-/// Longer than any valid store path.
+/// The size limit of a path; valid store paths are shorter.
 const MAX_PATH: u64 = 4096;
 
-/// More than any build has inputs.
+/// The limit of the number of paths; no build has so many inputs.
 const MAX_PATHS: usize = 1 << 18;
 
-/// A list of paths that cannot be read or understood.
+/// A list of paths that cannot be read or is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum PathsError {
     #[error("cannot read the {what} from the daemon: {cause}")]
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end() {
+    fn an_endless_line_is_an_error() {
         struct Endless(u8);
         impl io::Read for Endless {
             fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_list() {
         let message = |line: &str| read(line).unwrap_err().to_string();
         assert!(message(&format!("{FOO} {FOO}")).contains("cut off after 1 paths"));
         assert!(message("").contains("cut off after 0 paths"));

@@ -1,23 +1,23 @@
 //! Replies: the only place that writes lines beginning with `# `.
 //!
-//! The daemon takes the first such line on the hook's standard output or error for the reply, and anything but the
-//! three known ones for a fatal error of the whole request.
+//! The daemon takes the first such line on the hook's standard output or error for the reply, and any line other than
+//! the three known ones for a fatal error of the whole request.
 
 use std::io::{self, Write};
 
-/// What the daemon is told.
+/// A reply to the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// This process builds it.
     Accept,
-    /// Not here; build it locally, if that can be done.
+    /// The daemon should build it locally, if it can.
     Decline,
-    /// Ask again later; the daemon does so after five seconds.
+    /// The daemon should ask again later; it does so after five seconds.
     Postpone,
 }
 
 impl Reply {
-    /// The word on the wire.
+    /// Returns the word on the wire.
     pub fn word(self) -> &'static str {
         match self {
             Reply::Accept => "accept",

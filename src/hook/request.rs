@@ -7,11 +7,11 @@ use std::io::{self, BufRead, Read};
 
 use crate::store::path::{StoreDir, StorePath};
 
-/// The longest request line accepted, in bytes. Feature names come from a derivation's environment, so there is no
-/// natural limit; this one is far beyond any real line.
+/// The longest request line that is accepted, in bytes. Feature names come from a derivation's environment, so there is
+/// no natural limit; this one is far longer than any real line.
 const MAX_LINE: u64 = 64 * 1024;
 
-/// A derivation that the daemon would like to have built elsewhere.
+/// A derivation that the daemon offers to the hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// Whether the daemon could start the build itself, at once.
@@ -24,7 +24,7 @@ pub struct Request {
     pub features: Vec<String>,
 }
 
-/// A request that cannot be read or understood.
+/// A request that cannot be read or is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     #[error("cannot read a request from the daemon: {0}")]
@@ -72,7 +72,7 @@ fn parse(line: &[u8], store: &StoreDir) -> Result<Request, RequestError> {
     Ok(Request { wants_local, system: system.to_owned(), derivation, features })
 }
 
-/// Whether `text` can be a system type: what the daemon's own pattern for requests accepts.
+/// Returns whether `text` can be a system type: what the daemon's own pattern for requests accepts.
 pub fn is_system(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
 }

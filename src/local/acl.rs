@@ -1,4 +1,4 @@
-//! The access-control list of this machine: whose signatures it accepts.
+//! The access-control list of this machine: the keys whose signatures it accepts.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,10 +9,10 @@ use thiserror::Error;
 use crate::permissions::{self, Need};
 use crate::store::signature::{Acl, SignatureError};
 
-/// Largest file that is read, in bytes: room for thousands of keys.
+/// The size limit of the file, in bytes: room for thousands of keys.
 const MAX_SIZE: u64 = 1 << 20;
 
-/// What is read in one piece: more than most have.
+/// The size of most lists or more: they are read in one piece.
 const USUAL_SIZE: usize = 8 << 10;
 
 /// Reads the list in `file`, which is `acl` in the configuration directory.
@@ -31,7 +31,7 @@ pub fn load_acl(file: &Path) -> Result<Acl, AclError> {
     }
 }
 
-/// Why there is no list.
+/// The reason why the list cannot be read.
 #[derive(Debug, Error)]
 pub enum AclError {
     #[error(
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_is_told_with_its_name() {
+    fn an_invalid_list_is_reported_with_its_name() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("acl");
         let message = || load_acl(&file).unwrap_err().to_string();

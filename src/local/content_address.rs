@@ -1,12 +1,12 @@
-//! Items whose paths follow from their contents: a daemon that is given such contents computes the path itself, so that
-//! no signature is needed.
+//! Items whose paths follow from their contents: a daemon computes the path itself, so that no signature is needed.
 //!
-//! | address | is | how a path is made of it |
+//! | address | contents | function that makes the path |
 //! |---|---|---|
-//! | text | a file with what it refers to: derivations, `text-file`s | [`text_path`] |
+//! | text | a file and its references: derivations, `text-file`s | [`text_path`] |
 //! | tree | a tree without references: `local-file`s, recursive fixed outputs | [`source_path`] |
 //!
-//! An output's path does not follow from its contents, nor does that of a file fetched by the hash of its bytes.
+//! The path of an output does not follow from its contents, and that of a file fetched by the hash of its bytes does
+//! not either.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -19,23 +19,24 @@ use super::dump::Dump;
 use super::store::{Store, file_name};
 use crate::store::path::{StorePath, source_path, text_path};
 
-/// Largest text that is looked at, in bytes: it is held in memory.
+/// The size limit of a text that is read, in bytes: it is held in memory.
 pub const MAX_TEXT: u64 = 4 << 20;
 
-/// More than most have: what is read in one piece.
+/// The size of most texts or more: they are read in one piece.
 const USUAL_TEXT: usize = 8 << 10;
 
-/// How the path of an item follows from its contents.
+/// The way in which the path of an item follows from its contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentAddress {
     Text,
     Tree,
 }
 
-/// How the path of `item` follows from its contents; `None` if it does not, or if that cannot be found out cheaply.
+/// Returns how the path of `item` follows from its contents; `None` if it does not, or if that is expensive to find
+/// out.
 ///
-/// A tree is not read but for small texts, so a damaged one is not noticed here: what the daemon makes of it has
-/// another path.
+/// Only small texts are read. Damage to a tree is not detected here: the daemon computes another path from a damaged
+/// tree.
 pub fn content_address(store: &Store, item: &Item) -> Option<ContentAddress> {
     let Item { path, references, nar_hash, nar_size, .. } = item;
     if references.is_empty() && source_path(store.directory(), path.name(), nar_hash).is_ok_and(|found| found == *path)
@@ -50,7 +51,7 @@ pub fn content_address(store: &Store, item: &Item) -> Option<ContentAddress> {
     found.is_ok_and(|found| found == *path).then_some(ContentAddress::Text)
 }
 
-/// The bytes of an item that is a file of at most [`MAX_TEXT`] bytes.
+/// Returns the bytes of an item that is a file of at most [`MAX_TEXT`] bytes.
 pub fn read_text(store: &Store, path: &StorePath) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::openat(store.fd(), file_name(path, "")?, flags, Mode::empty())?);
@@ -61,7 +62,7 @@ pub fn read_text(store: &Store, path: &StorePath) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// The nar of an item.
+/// Returns the nar of an item.
 pub fn read_nar(store: &Store, path: &StorePath) -> io::Result<Dump> {
     Dump::new(store.fd(), &file_name(path, "")?)
 }
@@ -75,7 +76,7 @@ mod tests {
     use crate::store::path::StoreDir;
 
     #[test]
-    fn texts_and_trees_are_known_and_nothing_else() {
+    fn only_texts_and_trees_are_content_addressed() {
         let top = tempfile::tempdir().unwrap();
         let directory = StoreDir::default();
         let store = Store::open_at(&directory, top.path()).unwrap();
@@ -95,20 +96,20 @@ mod tests {
         };
         assert_eq!(content_address(&store, &item(&foo, &[], foo_hash, 120)), Some(ContentAddress::Text));
         assert_eq!(content_address(&store, &item(&bar, &[&foo], [1; 32], 168)), Some(ContentAddress::Text));
-        // Another reference is another item.
+        // With another reference it is another item.
         assert_eq!(content_address(&store, &item(&bar, &[], [1; 32], 168)), None);
         let tree = source_path(&directory, "foo", &foo_hash).unwrap();
         assert_eq!(content_address(&store, &item(&tree, &[], foo_hash, 120)), Some(ContentAddress::Tree));
         assert_eq!(content_address(&store, &item(&tree, &[], [1; 32], 120)), None);
         assert_eq!(content_address(&store, &item(&tree, &[&foo], foo_hash, 120)), None);
-        // What its size tells to be too large is not read.
+        // A file that is too large, according to its recorded size, is not read.
         assert_eq!(content_address(&store, &item(&foo, &[], foo_hash, MAX_TEXT)), None);
         fs::write(top.path().join(foo.base_name()), "damaged\n").unwrap();
         assert_eq!(content_address(&store, &item(&foo, &[], foo_hash, 120)), None);
     }
 
     #[test]
-    fn what_is_read_as_a_text_is_a_file_and_not_too_large() {
+    fn a_text_is_a_file_and_not_too_large() {
         let top = tempfile::tempdir().unwrap();
         let directory = StoreDir::default();
         let store = Store::open_at(&directory, top.path()).unwrap();
@@ -116,14 +117,14 @@ mod tests {
         let file = top.path().join(path.base_name());
         for (size, is_read) in [(MAX_TEXT, true), (MAX_TEXT + 1, false)] {
             fs::File::create(&file).unwrap().set_len(size).unwrap();
-            // And not cut.
+            // The text is not truncated.
             assert_eq!(read_text(&store, &path).ok().map(|text| text.len() as u64), is_read.then_some(size));
         }
         fs::write(top.path().join("outside"), "hello\n").unwrap();
         fs::remove_file(&file).unwrap();
         std::os::unix::fs::symlink("outside", &file).unwrap();
         assert!(read_text(&store, &path).is_err());
-        // One that nobody writes to: no wait.
+        // A named pipe without a writer does not block the reader.
         fs::remove_file(&file).unwrap();
         rustix::fs::mknodat(store.fd(), path.base_name(), rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
         assert!(read_text(&store, &path).is_ok_and(|text| text.is_empty()));

@@ -1,12 +1,13 @@
-//! What the store's database says about valid items.
+//! The store's database of valid items.
 //!
-//! The database is SQLite, `db.sqlite` in the database directory, and the daemon's: it is opened for reading here.
-//! Tables `ValidPaths(id, path, hash, registrationTime, deriver, narSize)` and `Refs(referrer, reference)`; `hash` is
-//! `sha256:` and the nar hash in base 16, `deriver` may be null or empty, `narSize` null or 0 where it is not known.
-//! The connection is in WAL mode, so it needs the daemon's uid (or root), waits for no writer and sees what was
-//! registered when a query begins. Sources: `libstore/schema.sql` and `local-store.cc` of the daemon.
+//! The database is SQLite, the file `db.sqlite` in the database directory. It belongs to the daemon, and is opened for
+//! reading here. Its tables are `ValidPaths(id, path, hash, registrationTime, deriver, narSize)` and `Refs(referrer,
+//! reference)`. `hash` is `sha256:` and the nar hash in base 16, `deriver` may be null or empty, and `narSize` is null
+//! or 0 if it is not known. The connection is in WAL mode: it needs the daemon's uid (or root), waits for no writer,
+//! and sees the items that were registered when a query begins. Sources: `libstore/schema.sql` and `local-store.cc` of
+//! the daemon.
 //!
-//! Not checked here: that the item is there, and what its files are.
+//! Not checked here: whether the files of an item exist, and their contents.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -26,12 +27,12 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
     pub path: StorePath,
-    /// Sorted, itself among them where it refers to itself.
+    /// Sorted; an item that refers to itself is among them.
     pub references: Vec<StorePath>,
     pub deriver: Option<StorePath>,
     /// SHA-256 of its nar.
     pub nar_hash: [u8; 32],
-    /// Length of its nar in bytes; 0 if that was not recorded.
+    /// The length of its nar in bytes; 0 if it is not recorded.
     pub nar_size: u64,
 }
 
@@ -43,18 +44,18 @@ pub struct Database {
 }
 
 impl Database {
-    /// Opens the database in `directory`, that of the items in `store`.
+    /// Opens the database in `directory`, for the items in `store`.
     pub fn open(directory: &Path, store: &StoreDir) -> Result<Database, DatabaseError> {
-        Database::open_patiently(directory, store, BUSY_TIMEOUT)
+        Database::open_with_timeout(directory, store, BUSY_TIMEOUT)
     }
 
-    /// The same, where a database that is locked whole is waited for so long.
-    fn open_patiently(directory: &Path, store: &StoreDir, patience: Duration) -> Result<Database, DatabaseError> {
+    /// Opens the database, and waits up to `timeout` while it is locked as a whole.
+    fn open_with_timeout(directory: &Path, store: &StoreDir, timeout: Duration) -> Result<Database, DatabaseError> {
         let file = directory.join("db.sqlite");
         let open = || {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = Connection::open_with_flags(&file, flags)?;
-            connection.busy_timeout(patience)?;
+            connection.busy_timeout(timeout)?;
             Ok(connection)
         };
         match open() {
@@ -63,7 +64,7 @@ impl Database {
         }
     }
 
-    /// Whether the item is registered.
+    /// Returns whether the item is registered.
     pub fn is_valid(&self, path: &StorePath) -> Result<bool, DatabaseError> {
         let query = || {
             let mut statement = self.connection.prepare_cached("SELECT 1 FROM ValidPaths WHERE path = ?")?;
@@ -72,7 +73,7 @@ impl Database {
         query().map_err(|cause| self.sqlite(cause))
     }
 
-    /// What is known about `path`; `None` if it is not valid.
+    /// Returns the record of `path`; `None` if it is not valid.
     pub fn item(&self, path: &StorePath) -> Result<Option<Item>, DatabaseError> {
         let Some(row) = self.row(path).map_err(|cause| self.sqlite(cause))? else { return Ok(None) };
         let references = self.references(row.id).map_err(|cause| self.sqlite(cause))?;
@@ -91,10 +92,9 @@ impl Database {
         }))
     }
 
-    /// What is known about each of `paths`, which must all be valid; an item comes after those of them that it refers
-    /// to.
+    /// Returns the records of `paths`, which must all be valid; an item comes after its references among them.
     pub fn items(&self, paths: &BTreeSet<StorePath>) -> Result<Vec<Item>, DatabaseError> {
-        // One transaction: the same state for all queries, and no lock taken and dropped for each.
+        // One transaction gives all queries the same state, and avoids a lock for each.
         let transaction = self.connection.unchecked_transaction().map_err(|cause| self.sqlite(cause))?;
         let mut items = HashMap::new();
         for path in paths {
@@ -132,15 +132,15 @@ struct Row {
     nar_size: Option<i64>,
 }
 
-/// `paths` in an order in which each comes after those that it refers to. References to itself and to others than
-/// `paths` do not count. Derivations come as early as they can: a daemon that imports an item forgets its deriver if it
-/// does not have that yet.
+/// Sorts `paths` so that each comes after its references. References to itself and to paths outside `paths` are
+/// ignored. Derivations come as early as possible: a daemon that imports an item drops its deriver if it does not have
+/// that yet.
 pub fn references_first<'p, 'r>(
     paths: &'p BTreeSet<StorePath>,
     references: impl Fn(&StorePath) -> &'r [StorePath],
 ) -> Result<Vec<&'p StorePath>, DatabaseError> {
     let mut order = Vec::with_capacity(paths.len());
-    // False while what the item refers to is being placed, true once the item itself is.
+    // False while the references of the item are being placed, true once the item itself is.
     let mut placed: HashMap<&StorePath, bool> = HashMap::new();
     let (derivations, others): (Vec<_>, Vec<_>) = paths.iter().partition(|path| path.is_derivation());
     for path in derivations.into_iter().chain(others) {
@@ -171,7 +171,7 @@ pub fn references_first<'p, 'r>(
     Ok(order)
 }
 
-/// Why the database gives no answer, or one that cannot be used.
+/// The reason why the database gives no usable result.
 #[derive(Debug, Error)]
 pub enum DatabaseError {
     #[error("cannot use the store's database '{file}': {cause}{}", hints::of_database(cause, file))]
@@ -180,7 +180,7 @@ pub enum DatabaseError {
     NotValid { path: StorePath },
     #[error("the store's database has a bad record of '{path}': {problem}")]
     Record { path: StorePath, problem: String },
-    #[error("'{path}' refers to itself by way of other items")]
+    #[error("'{path}' refers to itself through other items")]
     Cycle { path: StorePath },
 }
 

@@ -11,7 +11,7 @@ use super::directories::Directories;
 use crate::store::derivation::{Derivation, DerivationError, MAX_SIZE};
 use crate::store::path::{StoreDir, StorePath};
 
-/// More than most have, in bytes: what is read in one piece.
+/// The size of most derivations or more, in bytes: they are read in one piece.
 const USUAL_SIZE: usize = 8 << 10;
 
 /// Reads the derivation in the file `path`.
@@ -23,7 +23,7 @@ pub fn read_derivation(store: &StoreDir, path: &StorePath) -> Result<Derivation,
     Derivation::parse(store, &text).map_err(|cause| ReadDerivationError::Invalid { path: path.clone(), cause })
 }
 
-/// Why there is no derivation.
+/// The reason why a derivation cannot be read.
 #[derive(Debug, Error)]
 pub enum ReadDerivationError {
     #[error("cannot read the derivation '{path}': {cause}")]
@@ -32,8 +32,8 @@ pub enum ReadDerivationError {
     Invalid { path: StorePath, cause: DerivationError },
 }
 
-/// The closure of what the build of a derivation needs: its inputs and the derivation itself, and all that they refer
-/// to. guix-daemon tells this to its build hook; those who build without one work it out.
+/// Returns the closure of the inputs of a derivation's build: its inputs, the derivation itself, and all their
+/// references. guix-daemon sends this to its build hook; a caller without a daemon computes it here.
 pub fn closure(
     directories: &Directories,
     path: &StorePath,
@@ -57,7 +57,7 @@ pub fn closure(
     Ok(closure)
 }
 
-/// Why a closure is not known.
+/// The reason why a closure cannot be computed.
 #[derive(Debug, Error)]
 pub enum ClosureError {
     #[error(transparent)]

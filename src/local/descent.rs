@@ -1,8 +1,8 @@
-//! The way down into a tree of directories, with one descriptor however deep it goes.
+//! A walk down into a tree of directories, with one descriptor at any depth.
 //!
-//! The name `..` leads back up, and must lead to the directory that the way came from: on a tree that somebody moves
-//! meanwhile the way ends with an error. So neither descriptors nor the stack limit how deep a tree may be, but for the
-//! 16 bytes of each level.
+//! The walk goes up through the name `..`, which must be the directory that it came from. On a tree that another
+//! process moves meanwhile, the walk ends with an error. So neither descriptors nor the stack limit the depth of a
+//! tree; each level takes 16 bytes.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::files::open_directory;
 
-/// A directory of a tree, and the way to it.
+/// A directory of a tree, and the directories above it.
 pub struct Descent {
     current: OwnedFd,
     /// The directories above it, outermost first.
@@ -31,20 +31,20 @@ impl Descent {
         Descent { current: top, above: Vec::new() }
     }
 
-    /// The directory it is in.
+    /// Returns the current directory.
     pub fn current(&self) -> BorrowedFd<'_> {
         self.current.as_fd()
     }
 
-    /// Goes down into `directory`, which must be in the current one.
+    /// Enters `directory`, which must be in the current one.
     pub fn enter(&mut self, directory: OwnedFd) -> rustix::io::Result<()> {
         self.above.push(identity(&self.current)?);
         self.current = directory;
         Ok(())
     }
 
-    /// Goes up, and returns the directory that was left. `None` at the top, where it stays. [`Errno::STALE`] if the tree
-    /// was moved meanwhile.
+    /// Goes up, and returns the directory that was left. `None` at the top, where it stays. [`Errno::STALE`] if the
+    /// tree was moved meanwhile.
     pub fn leave(&mut self) -> rustix::io::Result<Option<OwnedFd>> {
         let Some(expected) = self.above.pop() else { return Ok(None) };
         let parent = open_directory(&self.current, c"..")?;
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_up_is_the_way_down() {
+    fn the_walk_goes_up_through_the_same_directories() {
         let top = tempfile::tempdir().unwrap();
         fs::create_dir_all(top.path().join("a/b")).unwrap();
         let mut descent = Descent::new(open(top.path()));
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_was_moved_leads_nowhere() {
+    fn a_moved_directory_is_an_error() {
         let top = tempfile::tempdir().unwrap();
         fs::create_dir_all(top.path().join("a/b")).unwrap();
         let mut descent = Descent::new(open(&top.path().join("a")));

@@ -1,8 +1,8 @@
-//! Where this machine's daemon keeps its things.
+//! The directories of this machine's daemon.
 //!
-//! The daemon passes its environment on to the hook, and these are the variables it looks at itself, with the defaults
-//! of a daemon installed under `/`. Paths are made canonical by their letters alone, as the daemon does: `//`, `.` and
-//! `..` go, symbolic links stay. A variable that is set to nothing, or to a relative path, is an error there and here.
+//! The hook inherits the daemon's environment. These are the variables that the daemon itself reads, with the defaults
+//! of a daemon installed under `/`. Paths are made canonical as text, as the daemon does: `//`, `.` and `..` are
+//! removed, symbolic links stay. A variable that is empty or a relative path is an error for the daemon and here.
 //! Source: `Settings::processEnvironment` in the daemon's `libstore/globals.cc`, and `guix/config.scm`.
 
 use std::ffi::{OsStr, OsString};
@@ -41,12 +41,12 @@ impl Default for Directories {
 }
 
 impl Directories {
-    /// The directories that the environment of this process names.
+    /// Returns the directories that the environment of this process names.
     pub fn from_environment() -> Result<Directories, DirectoryError> {
         Directories::from_variables(|name| std::env::var_os(name))
     }
 
-    /// The directories that the variables in `lookup` name.
+    /// Returns the directories that the variables in `lookup` name.
     pub fn from_variables(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Directories, DirectoryError> {
         let directory = |variable, default: &Path| match lookup(variable) {
             Some(value) => canonical(variable, &value),
@@ -67,17 +67,17 @@ impl Directories {
         })
     }
 
-    /// Where the daemon listens.
+    /// Returns the socket on which the daemon listens.
     pub fn daemon_socket(&self) -> PathBuf {
         self.state.join("daemon-socket/socket")
     }
 
-    /// The list of keys whose signatures are accepted.
+    /// Returns the list of keys whose signatures are accepted.
     pub fn acl(&self) -> PathBuf {
         self.configuration.join("acl")
     }
 
-    /// The secret half of the signing key; the public half lies beside it and ends in `.pub`.
+    /// Returns the secret half of the signing key; the public half is the file beside it that ends in `.pub`.
     pub fn signing_key(&self) -> PathBuf {
         self.configuration.join("signing-key.sec")
     }
@@ -103,7 +103,7 @@ fn store_dir(variable: &'static str, path: &Path) -> Result<StoreDir, DirectoryE
     StoreDir::new(&path.to_string_lossy()).map_err(|cause| DirectoryError::Store { variable, cause })
 }
 
-/// A variable in the environment that names no directory.
+/// A variable in the environment that does not name a directory.
 #[derive(Debug, Error)]
 pub enum DirectoryError {
     #[error("{variable} is '{value}', which is not an absolute path")]
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn each_variable_counts() {
+    fn each_variable_is_read() {
         let variables = [
             ("NIX_STORE", "/other"),
             ("GUIX_STATE_DIRECTORY", "//state/./x/../guix/"),
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_absolute_path_is_refused() {
+    fn a_value_that_is_not_an_absolute_path_is_refused() {
         for value in ["", "var/guix", "./x"] {
             let error = directories(&[("GUIX_STATE_DIRECTORY", value)]).unwrap_err();
             assert!(error.to_string().starts_with(&format!("GUIX_STATE_DIRECTORY is '{value}'")), "{error}");

@@ -1,13 +1,13 @@
-//! Room on the store's file system: an output is written only while a reserve stays free.
+//! Disk space on the store's file system: an output is written only while a reserve stays free.
 //!
-//! A nar says how large a file is before its contents, so that a file which does not fit is refused before a byte of it
-//! is written. Everything else, such as files without end, is found out by looking again after so many bytes and files.
-//! The reserve lets the database and the builds beside this one go on: a hundredth of the file system, but 100 MiB at
-//! the most, and as much of its inodes. Free is what is free for everybody (`f_bavail`), as for the builders of a local
-//! build.
+//! A nar has the size of a file before its contents, so a file that does not fit is refused before its first byte is
+//! written. For everything else, such as an endless number of files, the free space is checked again after so many
+//! bytes and files. The reserve lets the database and concurrent builds continue: a hundredth of the file system, at
+//! most 100 MiB, and the same share of its inodes. Free means free for all users (`f_bavail`), as for the builders of a
+//! local build.
 //!
-//! Not counted: quotas, what others write between two looks, what a file system saves that compresses. One that does
-//! not say how large it is has room for anything.
+//! Not counted: quotas, writes of other processes between two checks, and the savings of a compressing file system. A
+//! file system that does not report its size has room for anything.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -16,16 +16,16 @@ use std::path::Path;
 use rustix::fs::StatVfs;
 use thiserror::Error;
 
-/// The reserve in bytes, at the most.
+/// The maximum of the reserve, in bytes.
 const RESERVE: u64 = 100 << 20;
-/// The reserve in inodes, at the most.
+/// The maximum of the reserve, in inodes.
 const RESERVED_INODES: u64 = 10_000;
-/// After how many bytes it is looked again.
+/// The bytes that may be written between two checks.
 pub(super) const STEP: u64 = 16 << 20;
-/// What a file takes besides its contents, a directory or a link in all, in bytes: about.
+/// The approximate bytes of a file without its contents, or of a whole directory or link.
 const NODE: u64 = 4096;
 
-/// How much may be written before it is looked again, in bytes and inodes.
+/// The bytes and inodes that may be written before the next check.
 #[derive(Default)]
 pub(super) struct DiskReserve {
     bytes: u64,
@@ -33,26 +33,26 @@ pub(super) struct DiskReserve {
 }
 
 impl DiskReserve {
-    /// Makes sure of a place for something new with `size` bytes in it, on the file system that `store` is on.
+    /// Reserves room for a new file, directory or link with `size` bytes, on the file system of `store`.
     pub(super) fn for_node(&mut self, store: BorrowedFd<'_>, size: u64) -> io::Result<()> {
         if self.inodes == 0 || self.bytes < size.saturating_add(NODE) {
-            self.look(store, size.saturating_add(NODE))?;
+            self.check(store, size.saturating_add(NODE))?;
         }
         self.inodes -= 1;
         self.bytes = self.bytes.saturating_sub(NODE);
         Ok(())
     }
 
-    /// Makes sure that the next `count` bytes of a file may be written, of which `left` are to come with these.
+    /// Reserves room for the next `count` bytes of a file, which still needs `left` bytes including these.
     pub(super) fn for_bytes(&mut self, store: BorrowedFd<'_>, count: u64, left: u64) -> io::Result<()> {
         if self.bytes < count {
-            self.look(store, left)?;
+            self.check(store, left)?;
         }
         self.bytes = self.bytes.saturating_sub(count);
         Ok(())
     }
 
-    fn look(&mut self, store: BorrowedFd<'_>, wanted: u64) -> io::Result<()> {
+    fn check(&mut self, store: BorrowedFd<'_>, wanted: u64) -> io::Result<()> {
         let space = Space::from(rustix::fs::fstatvfs(store)?);
         *self = space.room(wanted).map_err(|no_room| io::Error::new(io::ErrorKind::StorageFull, no_room))?;
         Ok(())
@@ -65,7 +65,7 @@ pub(super) fn free_and_reserve(directory: &Path) -> io::Result<Option<(u64, u64)
     Ok(space.bytes.map(|Amount { total, free }| (free, RESERVE.min(total / 100))))
 }
 
-/// What a file system says of itself, in bytes and inodes; nothing where it does not count them.
+/// The size of a file system in bytes and inodes; `None` if it does not count them.
 #[derive(Clone, Copy)]
 struct Space {
     bytes: Option<Amount>,
@@ -91,7 +91,7 @@ impl From<StatVfs> for Space {
 }
 
 impl Space {
-    /// What may be written before it is looked again, if there is room for `wanted` bytes.
+    /// Returns what may be written before the next check, if there is room for `wanted` bytes.
     fn room(&self, wanted: u64) -> Result<DiskReserve, NoRoom> {
         let mut room = DiskReserve { bytes: STEP, inodes: STEP / NODE };
         if let Some(Amount { total, free }) = self.bytes {
@@ -113,16 +113,16 @@ impl Space {
     }
 }
 
-/// There is no room for what is to be written. That is nobody's fault: a machine that says too much cannot be told from
-/// a build that makes much, and what another machine builds would be as large.
+/// The output does not fit. This counts against no machine: a machine that sends too much cannot be distinguished from
+/// a build with large outputs, and another machine's outputs would be as large.
 #[derive(Debug, PartialEq, Eq, Error)]
 enum NoRoom {
     #[error(
-        "{} KiB do not fit into the file system of the store, where {} KiB are free and {} KiB stay so",
+        "{} KiB do not fit into the file system of the store, where {} KiB are free and {} KiB are reserved",
         wanted.div_ceil(1024), free >> 10, reserve >> 10
     )]
     Bytes { wanted: u64, free: u64, reserve: u64 },
-    #[error("the file system of the store has {free} free inodes, and {reserve} stay so")]
+    #[error("the file system of the store has {free} free inodes, and {reserve} are reserved")]
     Inodes { free: u64, reserve: u64 },
 }
 
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_looked_at_again_after_a_step() {
+    fn a_fitting_file_is_checked_again_after_a_step() {
         let room = bytes(1 << 40, 1 << 39).room(1 << 38).ok().unwrap();
         assert_eq!((room.bytes, room.inodes), (STEP, 4096));
     }
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_looked_when_what_was_seen_is_used_up() {
+    fn the_space_is_checked_when_the_last_result_is_used_up() {
         let directory = tempfile::tempdir().unwrap();
         let file = std::fs::File::open(directory.path()).unwrap();
         let fd = std::os::fd::AsFd::as_fd(&file);
@@ -176,7 +176,7 @@ mod tests {
         assert!(matches!(error.downcast::<NoRoom>(), Ok(NoRoom::Bytes { .. })));
         assert!(room.for_bytes(fd, 2 * NODE, u64::MAX).is_err());
         room.for_node(fd, 0).unwrap();
-        // By inodes, of which none are left.
+        // No inodes are left.
         room.bytes = NODE;
         room.for_node(fd, 0).unwrap();
         assert!(room.bytes > NODE, "{}", room.bytes);

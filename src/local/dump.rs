@@ -1,12 +1,12 @@
 //! The nar of a tree in the file system, as a reader.
 //!
-//! A reader and not a walk that writes, because a daemon that imports pulls. It holds one open directory, one
-//! open file, and for each level the names that are left. The format is that of [`nar`](crate::store::nar): entries sorted by their
-//! bytes, executable where the owner may execute; a file of another type than regular, directory or symbolic link is an
-//! error.
+//! It is a reader and not a walk that writes, because a daemon that imports pulls. It holds one open directory, one
+//! open file, and for each level the remaining names. The format is that of [`nar`](crate::store::nar): entries sorted
+//! by their bytes, executable if the owner may execute. A file other than a regular file, directory or symbolic link is
+//! an error.
 //!
-//! Not checked here: that the tree does not change meanwhile; a file that became shorter is an error, other changes
-//! show in the hash only.
+//! Not checked here: that the tree does not change meanwhile. A file that became shorter is an error; other changes
+//! only change the hash.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -23,13 +23,13 @@ use crate::store::wire;
 
 /// Reads the nar of a tree. After an error nothing more can be read.
 pub struct Dump {
-    /// Words that were made, and how much of them has been taken.
+    /// Words that were made, and the number of their bytes that was read.
     made: Cursor<Vec<u8>>,
-    /// The directory that is being read, below the topmost of the tree or that itself.
+    /// The current directory, which is the topmost of the tree or below it.
     open: Option<Descent>,
-    /// The entries that are left in it and in those above it, outermost first.
+    /// The remaining entries of it and of those above it, outermost first.
     left: Vec<vec::IntoIter<CString>>,
-    /// Where in the tree it is.
+    /// Its path in the tree.
     path: NarPath,
     /// The file whose contents come next.
     file: Option<Contents>,
@@ -42,7 +42,7 @@ struct Contents {
 }
 
 impl Dump {
-    /// The nar of what is called `name` in `parent`.
+    /// Returns the nar of the file `name` in `parent`.
     pub fn new(parent: impl AsFd, name: &CStr) -> io::Result<Dump> {
         let mut dump =
             Dump { made: Cursor::default(), open: None, left: Vec::new(), path: NarPath::root(), file: None };
@@ -52,8 +52,9 @@ impl Dump {
         Ok(dump)
     }
 
-    /// Makes the words up to the next file's contents, or to the next entry or end of a directory. None at the end.
-    fn go_on(&mut self) -> io::Result<()> {
+    /// Makes the words up to the next file's contents, or to the next entry or end of a directory. At the end it makes
+    /// none.
+    fn advance(&mut self) -> io::Result<()> {
         self.made.set_position(0);
         self.made.get_mut().clear();
         if let Some(contents) = self.file.take() {
@@ -76,7 +77,7 @@ impl Dump {
         self.begin(node)
     }
 
-    /// The words of a node up to its contents or its first entry; all of them if it has neither.
+    /// Makes the words of a node up to its contents or its first entry; all of them if it has neither.
     fn begin(&mut self, node: Node) -> io::Result<()> {
         self.words(&[b"(", b"type"]);
         match node {
@@ -105,7 +106,7 @@ impl Dump {
         Ok(())
     }
 
-    /// The end of a node, and of the entry it is.
+    /// Makes the end of a node and of its entry.
     fn end(&mut self) {
         self.words(&[b")"]);
         if self.path.depth() > 0 {
@@ -137,7 +138,7 @@ impl Read for Dump {
             match &mut self.file {
                 Some(contents) if contents.left > 0 => return contents.read(buffer),
                 None if self.open.is_none() => return Ok(0),
-                _ => self.go_on()?,
+                _ => self.advance()?,
             }
         }
     }

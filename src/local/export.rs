@@ -1,9 +1,9 @@
-//! Items of this store as a bundle that another store can import: read from the file system, hashed and signed on the
-//! way.
+//! Items of this store as a bundle that another store can import. Each is read from the file system, hashed and signed
+//! as it is sent.
 //!
-//! Each item's size and hash are compared with what the database says of it before the signature is made, so that what
-//! was damaged here is not passed on under this machine's name. The format is that of
-//! [`store::export`](crate::store::export). Memory does not grow with the size of the items.
+//! Before an item is signed, its size and hash are compared with the database, so that damaged items are not sent under
+//! this machine's name. The format is that of [`store::export`](crate::store::export). Memory does not grow with the
+//! size of the items.
 
 use std::io::{self, Cursor, Read};
 use std::vec;
@@ -19,7 +19,7 @@ use crate::store::base16;
 use crate::store::export::{END_MARKER, ITEM_MARKER, Trailer};
 use crate::store::path::StorePath;
 
-/// Items, signed, with the markers of a bundle before and after them.
+/// A bundle of signed items, with the markers before and after them.
 ///
 /// The errors of its `read` are [`ExportError`] inside `io::Error`; after one, nothing more can be read.
 pub struct Bundle<'a, F> {
@@ -27,7 +27,7 @@ pub struct Bundle<'a, F> {
     sign: F,
     items: vec::IntoIter<Item>,
     current: Option<Reading>,
-    /// Bytes that were made, and how much of them has been taken.
+    /// Bytes that were made, and the number of them that was read.
     made: Cursor<Vec<u8>>,
     ended: bool,
 }
@@ -36,18 +36,19 @@ pub struct Bundle<'a, F> {
 struct Reading {
     item: Item,
     nar: Dump,
-    /// Over all bytes since the nar began.
+    /// The hash of all bytes since the nar began.
     hasher: Sha256,
     size: u64,
 }
 
 impl<'a, F: FnMut(&[u8; 32]) -> io::Result<Vec<u8>>> Bundle<'a, F> {
-    /// A bundle of `items`, which must come with their references first. `sign` makes the signature of a digest.
+    /// Makes a bundle of `items`, which must be sorted with their references first. `sign` makes the signature of a
+    /// digest.
     pub fn new(store: &'a Store, items: Vec<Item>, sign: F) -> Bundle<'a, F> {
         Bundle { store, sign, items: items.into_iter(), current: None, made: Cursor::default(), ended: false }
     }
 
-    /// Reads from the nar at hand; nothing at its end, and where there is none.
+    /// Reads from the current nar; returns 0 at its end, and if there is none.
     fn read_nar(&mut self, buffer: &mut [u8]) -> Result<usize, ExportError> {
         let Some(Reading { item, nar, hasher, size }) = &mut self.current else { return Ok(0) };
         let count = nar.read(buffer).map_err(|cause| ExportError::Read { path: item.path.clone(), cause })?;
@@ -56,8 +57,8 @@ impl<'a, F: FnMut(&[u8; 32]) -> io::Result<Vec<u8>>> Bundle<'a, F> {
         Ok(count)
     }
 
-    /// Makes what comes after a nar and before the next.
-    fn go_on(&mut self) -> Result<(), ExportError> {
+    /// Makes the bytes between a nar and the next one.
+    fn advance(&mut self) -> Result<(), ExportError> {
         self.made.set_position(0);
         let made = self.made.get_mut();
         made.clear();
@@ -91,7 +92,7 @@ impl<F: FnMut(&[u8; 32]) -> io::Result<Vec<u8>>> Read for Bundle<'_, F> {
             if count > 0 {
                 return Ok(count);
             }
-            self.go_on().map_err(io::Error::other)?;
+            self.advance().map_err(io::Error::other)?;
             if self.made.get_ref().is_empty() {
                 return Ok(0);
             }
@@ -100,7 +101,7 @@ impl<F: FnMut(&[u8; 32]) -> io::Result<Vec<u8>>> Read for Bundle<'_, F> {
 }
 
 impl Reading {
-    /// What comes after the nar, if the nar is what it should be.
+    /// Returns the bytes after the nar, if the nar has the recorded size and hash.
     fn trailer(
         mut self,
         sign: &mut impl FnMut(&[u8; 32]) -> io::Result<Vec<u8>>,
@@ -130,7 +131,7 @@ impl Reading {
     }
 }
 
-/// Why an item cannot be sent.
+/// The reason why an item cannot be sent.
 #[derive(Debug, Error)]
 pub enum ExportError {
     #[error("cannot read '{path}': {cause}")]

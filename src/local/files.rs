@@ -1,4 +1,5 @@
-//! Files in the store, always reached from an open directory by one name at a time, and never through a symbolic link.
+//! Files in the store. They are reached from an open directory by one name at a time, and never through a symbolic
+//! link.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,7 +11,7 @@ pub const PLAIN: Mode = Mode::from_raw_mode(0o444);
 /// The permissions of a directory or an executable in the store.
 pub const EXECUTABLE: Mode = Mode::from_raw_mode(0o555);
 
-/// The times of everything in the store: modified one second after the epoch; last accessed as it may be.
+/// Returns the times of all files in the store: modified one second after the epoch, last access unchanged.
 pub fn canonical_times() -> Timestamps {
     Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
@@ -28,13 +29,13 @@ pub fn open_directory(parent: impl AsFd, name: &CStr) -> rustix::io::Result<Owne
     )
 }
 
-/// Makes the directory `name` in `parent` and opens it.
+/// Creates the directory `name` in `parent` and opens it.
 pub fn make_directory(parent: impl AsFd, name: &CStr, mode: Mode) -> rustix::io::Result<OwnedFd> {
     rustix::fs::mkdirat(&parent, name, mode)?;
     open_directory(parent, name)
 }
 
-/// The names in a directory, sorted by their bytes.
+/// Returns the names in a directory, sorted by their bytes.
 pub fn names(directory: impl AsFd) -> rustix::io::Result<Vec<CString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {

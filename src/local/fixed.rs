@@ -1,9 +1,9 @@
-//! Whether a fixed output is what its derivation says.
+//! The check of a fixed output against its derivation.
 //!
-//! The hash is that of the nar, or, where the method is not recursive, that of the bytes of the output, which must then
-//! be a regular file that is not executable. It is computed from what was restored, before that goes to its place:
-//! while another machine can still be asked. The daemon checks a fixed output that it registers itself, and believes a
-//! hook that has registered one. Source: `registerOutputs` in the daemon's `libstore/build.cc`.
+//! The hash is that of the nar or, if the method is not recursive, that of the bytes of the output, which must then be
+//! a regular file that is not executable. It is computed from the restored files before they are moved into the store,
+//! while the hook can still retry on another machine. The daemon checks a fixed output that it registers itself, but
+//! trusts a hook that has registered one. Source: `registerOutputs` in the daemon's `libstore/build.cc`.
 
 use std::io::{self, Read};
 
@@ -16,7 +16,7 @@ use crate::store::base16;
 use crate::store::derivation::FixedOutput;
 use crate::store::path::StorePath;
 
-/// Compares a restored output, whose nar has the SHA-256 `nar_hash`, with what is fixed.
+/// Compares a restored output, whose nar has the SHA-256 `nar_hash`, with the derivation.
 pub fn check_fixed_output(staging: &Staging<'_>, nar_hash: &[u8; 32], fixed: &FixedOutput) -> Result<(), FixedError> {
     let path = staging.output();
     let read = |cause| FixedError::Read { path: path.clone(), cause };
@@ -54,7 +54,7 @@ fn hash(
     }
 }
 
-/// Why a fixed output is not accepted.
+/// The reason why a fixed output is rejected.
 #[derive(Debug, Error)]
 pub enum FixedError {
     #[error("{method} hash mismatch for '{path}': expected {expected}, got {found}")]

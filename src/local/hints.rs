@@ -1,5 +1,5 @@
-//! What to do about the store or its database when the file system, or SQLite, does not do what it should. For the end
-//! of an error's message, on a line of its own; nothing where nothing is known.
+//! Hints for errors of the file system or SQLite with the store or its database. A hint follows the message on a line
+//! of its own, and is empty for other errors.
 
 use std::io;
 use std::path::Path;
@@ -7,43 +7,43 @@ use std::path::Path;
 use rusqlite::ErrorCode;
 use rustix::io::Errno;
 
-/// What to do about an error of the file system that holds the store.
+/// Returns the hint for an error of the file system that holds the store.
 pub(super) fn of_store(cause: &io::Error) -> String {
-    // By their kinds: not all of them have a number.
+    // They are matched by kind, because not all of them have a number.
     if matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
         return line("free some space, or inodes, on the store's file system, as with `guix gc`");
     }
     let hint = match Errno::from_io_error(cause) {
-        Some(Errno::ROFS) => "the store's file system is mounted read-only; `dmesg` tells whether an error made it so",
-        Some(Errno::IO) => "`dmesg` tells what is wrong with the disk of the store",
+        Some(Errno::ROFS) => "the store's file system is mounted read-only; `dmesg` shows whether an error caused that",
+        Some(Errno::IO) => "`dmesg` shows the errors of the store's disk",
         Some(Errno::ACCESS | Errno::PERM) => "the hook runs as the daemon's user, which must own the store",
         _ => return String::new(),
     };
     line(hint)
 }
 
-/// What to do about an error of the database in `file`.
+/// Returns the hint for an error of the database in `file`.
 pub(super) fn of_database(cause: &rusqlite::Error, file: &Path) -> String {
     let name = file.display();
     let hint = match cause.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            format!("another program keeps it locked; `fuser -v {name}` tells which")
+            format!("another program holds its lock; `fuser -v {name}` shows which one")
         }
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            "it is damaged; stop guix-daemon and put back a copy from a backup, or repair it with `sqlite3`, `.recover`"
+            "it is damaged; stop guix-daemon and restore a copy from a backup, or repair it with `sqlite3`, `.recover`"
                 .to_owned()
         }
         Some(ErrorCode::SystemIoFailure) => {
-            "`dmesg` tells whether its disk is at fault, `df` whether its file system is full".to_owned()
+            "`dmesg` shows whether its disk is at fault, `df` whether its file system is full".to_owned()
         }
         Some(ErrorCode::DiskFull) => "free some space on its file system".to_owned(),
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => format!(
             "the hook runs as the daemon's user, which must be able to read it, and to write '{name}-wal' and '{name}-shm' \
              beside it"
         ),
-        // Such as a table that is missing.
+        // Such as a missing table.
         Some(ErrorCode::Unknown) => {
-            "is it guix-daemon's? GUIX_DATABASE_DIRECTORY and GUIX_STATE_DIRECTORY say where it is".to_owned()
+            "check that it is guix-daemon's: GUIX_DATABASE_DIRECTORY and GUIX_STATE_DIRECTORY set its place".to_owned()
         }
         _ => return String::new(),
     };

@@ -1,12 +1,12 @@
-//! Room on the file system of build logs: a log is passed on only while a reserve stays free.
+//! Room on the file system of build logs: the hook copies a log only while a reserve stays free.
 //!
-//! guix-daemon writes what its hook passes on to a file below its log directory, compressed as a rule, without looking how much
-//! room there is; its own limit (`build-max-log-size`) is none by default. So this looks after the first 16 MiB of a log, and
-//! again after each 16 MiB, or less where less is free. The reserve is that of the store ([`disk_space`](super::disk_space)). A
-//! build whose log is short never looks.
+//! guix-daemon writes the log of its hook to a file below its log directory, usually compressed, and does not check the free
+//! space. By default its own limit (`build-max-log-size`) is off. So the hook checks the free space after the first 16 MiB of
+//! a log, and again after each 16 MiB, or earlier if less is free. The reserve is that of the store
+//! ([`disk_space`](super::disk_space)). A short log causes no check.
 //!
-//! Not counted: how much compression saves, and what others write between two looks. A directory that cannot be examined has
-//! room for anything.
+//! Not counted: the savings of compression, and data that others write between two checks. A directory that cannot be
+//! examined counts as one with enough room.
 
 use std::path::{Path, PathBuf};
 
@@ -14,10 +14,10 @@ use thiserror::Error;
 
 use super::disk_space::{STEP, free_and_reserve};
 
-/// So much is on its way to the file at any time, in the daemon's pipe and in its compressor.
+/// The bytes that have not reached the file yet, in the daemon's pipe and in its compressor.
 const ON_THE_WAY: u64 = 256 << 10;
 
-/// What may be passed on of a build log.
+/// The part of a build log that may still be copied.
 pub struct LogReserve {
     directory: PathBuf,
     /// How many bytes may pass before it is looked again.
@@ -46,10 +46,10 @@ impl LogReserve {
         LogReserve { directory: directory.to_owned(), left: STEP }
     }
 
-    /// Makes sure that `size` more bytes may be passed on.
+    /// Checks that `size` more bytes may be copied.
     pub fn take(&mut self, size: u64) -> Result<(), LogFull> {
         if self.left < size {
-            // Files of logs may lie on a file system of their own.
+            // The log files may be on a file system of their own.
             let files = self.directory.join("drvs");
             let found = free_and_reserve(&files).or_else(|_| free_and_reserve(&self.directory));
             self.left = match found {

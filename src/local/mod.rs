@@ -1,9 +1,9 @@
-//! This machine's store, as the hook sees it: it runs with the daemon's uid while that daemon holds the locks of the
-//! outputs and has inputs and outputs as temporary roots.
+//! This machine's store. The hook runs with the daemon's uid while that daemon holds the locks of the outputs and has
+//! inputs and outputs as temporary roots.
 //!
-//! Inputs are read from the file system, with what the database says of them, and signed ([`Bundle`]). Outputs are
-//! restored aside and moved to their places ([`Staging`]). None of this goes through the daemon: it would wait for the
-//! locks that its own parent holds.
+//! Inputs are read from the file system, checked against the database, and signed ([`Bundle`]). Outputs are restored in
+//! a temporary place and moved into the store ([`Staging`]). None of this goes through the daemon, which would wait for
+//! the locks that its own parent holds.
 
 mod acl;
 mod content_address;

@@ -9,26 +9,26 @@ use rustix::io::Errno;
 use super::descent::Descent;
 use super::files::{names, open_directory};
 
-/// Removes `name` from `parent`, with everything below it, whatever the permissions there and however deep it goes. It
-/// need not exist.
+/// Removes `name` from `parent`, with everything below it, whatever the permissions and at any depth. It need not
+/// exist.
 pub fn remove(parent: impl AsFd, name: &CStr) -> rustix::io::Result<()> {
     if is_unlinked(&parent, name)? {
         return Ok(());
     }
     let mut descent = Descent::new(open_to_empty(&parent, name)?);
-    // The directories below the topmost, and what is left in each and in the topmost.
-    let mut way: Vec<CString> = Vec::new();
+    // The directories below the topmost, and the remaining entries of each and of the topmost.
+    let mut path: Vec<CString> = Vec::new();
     let mut left = vec![names(descent.current())?];
     while let Some(entries) = left.last_mut() {
         if let Some(entry) = entries.pop() {
             if !is_unlinked(descent.current(), &entry)? {
                 descent.enter(open_to_empty(descent.current(), &entry)?)?;
-                way.push(entry);
+                path.push(entry);
                 left.push(names(descent.current())?);
             }
         } else {
             left.pop();
-            if let Some(entry) = way.pop() {
+            if let Some(entry) = path.pop() {
                 descent.leave()?;
                 rustix::fs::unlinkat(descent.current(), &entry, AtFlags::REMOVEDIR)?;
             }
@@ -46,10 +46,10 @@ fn is_unlinked(parent: impl AsFd, name: &CStr) -> rustix::io::Result<bool> {
     }
 }
 
-/// Opens the directory `name` in `parent`, and sees to it that what is in it may be removed.
+/// Opens the directory `name` in `parent`, and makes sure that its entries may be removed.
 fn open_to_empty(parent: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
     let directory = match open_directory(&parent, name) {
-        // It is a directory, and nobody else can put a symbolic link in its place.
+        // It is a directory, and no other user can replace it by a symbolic link.
         Err(Errno::ACCESS) => {
             rustix::fs::chmodat(&parent, name, Mode::RWXU, AtFlags::empty())?;
             open_directory(&parent, name)?
@@ -92,7 +92,7 @@ mod tests {
         assert!(!tree.is_symlink() && outside.join("kept").exists());
     }
 
-    /// Deeper than any path that the kernel takes, and than descriptors or a stack would reach.
+    /// The tree is deeper than any path that the kernel accepts, and than descriptors or a stack would allow.
     #[test]
     fn a_tree_may_be_of_any_depth() {
         let top = tempfile::tempdir().unwrap();

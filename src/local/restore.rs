@@ -1,20 +1,20 @@
-//! Outputs on their way into the store: restored aside, checked by the caller, then moved to where they belong.
+//! Staged outputs: restored in a temporary place, checked by the caller, then moved into the store.
 //!
-//! An output grows in `<output>.chroot/item`. The garbage collector leaves a name alone that is a temporary root with
-//! `.chroot` after it, and while a hook runs, the daemon that started it holds all outputs of the derivation as
-//! temporary roots: so neither the tree aside nor the one at its final path can be taken away, and what a killed hook
-//! leaves behind is garbage as soon as its daemon is gone. Nobody else writes to either place, because that daemon also
-//! holds the lock of every output.
+//! An output is restored in `<output>.chroot/item`. The garbage collector skips a name that is a temporary root with
+//! `.chroot` after it. While a hook runs, the daemon that started it holds all outputs of the derivation as temporary
+//! roots. So neither the staged tree nor the one at its final path can be deleted, and the files of a killed hook
+//! become garbage as soon as its daemon ends. No other process writes to either place, because that daemon also holds
+//! the lock of every output.
 //!
-//! Files get the metadata of the store at once (0444 or 0555, modified one second after the epoch), directories when
-//! they are complete, the topmost after it was moved: without root's powers, a directory can be moved only while its
-//! owner may write to it. Everything is created anew (`O_EXCL`) in a directory that this process opened, one name at a
-//! time.
+//! Files get the metadata of the store at once (0444 or 0555, modified one second after the epoch). Directories get it
+//! when they are complete, the topmost one after the move: without root's powers, a directory can be moved only while
+//! its owner may write to it. Each file is created new (`O_EXCL`) in a directory that this process opened, one name at
+//! a time.
 //!
-//! What does not fit is not begun ([`room`](super::disk_space)).
+//! A file that does not fit is not begun ([`disk_space`](super::disk_space)).
 //!
-//! Not done here: telling the database. A tree at its final path that nobody registers is invalid, and gone with the
-//! next build or garbage collection.
+//! Not done here: registering in the database. A tree at its final path that is not registered is invalid, and the next
+//! build or garbage collection deletes it.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -36,12 +36,12 @@ use crate::failpoints::{Failpoint, failpoint, half};
 use crate::store::nar::{NarPath, Visitor};
 use crate::store::path::StorePath;
 
-/// What an output is called while it is aside.
+/// The name of an output while it is staged.
 const ITEM: &CStr = c"item";
-/// How much of a file is copied at a time, in bytes.
+/// The bytes of a file that are copied at a time.
 const CHUNK: usize = 128 << 10;
 
-/// An output that is not in its place yet. Dropping it removes it.
+/// A staged output. Dropping it removes its files.
 pub struct Staging<'a> {
     store: &'a Store,
     output: StorePath,
@@ -49,7 +49,7 @@ pub struct Staging<'a> {
 }
 
 impl<'a> Staging<'a> {
-    /// Makes room for `output`, and removes what an earlier try may have left there.
+    /// Creates the place for `output`, and removes the files of an earlier attempt.
     pub fn new(store: &'a Store, output: &StorePath) -> Result<Staging<'a>, RestoreError> {
         let make = || -> io::Result<OwnedFd> {
             let name = file_name(output, ".chroot")?;
@@ -66,12 +66,12 @@ impl<'a> Staging<'a> {
         &self.output
     }
 
-    /// Restores the nar that is read into it. Only once.
+    /// Returns the visitor that restores a nar into it. Call it only once.
     pub fn restore(&self) -> Restore<'_> {
         Restore { root: self.fd.as_fd(), open: None, room: DiskReserve::default(), chunk: vec![0; CHUNK] }
     }
 
-    /// Reads what was restored, as a nar.
+    /// Reads the restored files, as a nar.
     pub fn dump(&self) -> io::Result<Dump> {
         Dump::new(&self.fd, ITEM)
     }
@@ -85,8 +85,8 @@ impl<'a> Staging<'a> {
         plain.then(|| Ok(rustix::fs::openat(&self.fd, ITEM, flags, Mode::empty())?.into())).transpose()
     }
 
-    /// Moves the output to its place, where something that is not valid is removed first. False, and nothing is done,
-    /// if it is valid there already.
+    /// Moves the output into the store, where an invalid tree of that name is removed first. Returns false, and does
+    /// nothing, if it is valid there already.
     pub fn install(self, database: &Database) -> Result<bool, RestoreError> {
         if database.is_valid(&self.output)? {
             return Ok(false);
@@ -99,7 +99,7 @@ impl<'a> Staging<'a> {
             failpoint(Failpoint::Moved);
             match files::open_directory(self.store.fd(), &name) {
                 Ok(directory) => Ok(files::seal(&directory)?),
-                // A file or a link, which is complete.
+                // A file or a link is complete already.
                 Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => Ok(()),
                 Err(cause) => Err(cause.into()),
             }
@@ -113,24 +113,24 @@ impl<'a> Staging<'a> {
 
 impl Drop for Staging<'_> {
     fn drop(&mut self) {
-        // What cannot be removed now is garbage later.
+        // Files that cannot be removed now become garbage later.
         if let Ok(name) = file_name(&self.output, ".chroot") {
             let _ = remove(self.store.fd(), &name);
         }
     }
 }
 
-/// Makes files as a nar is read.
+/// Creates files as a nar is read.
 pub struct Restore<'a> {
     root: BorrowedFd<'a>,
-    /// The directory that is being filled, below the topmost of the output or that itself.
+    /// The current directory, which is the topmost of the output or below it.
     open: Option<Descent>,
     room: DiskReserve,
     chunk: Vec<u8>,
 }
 
 impl Restore<'_> {
-    /// The directory that something belongs into, and its name there.
+    /// Returns the directory of an entry, and its name there.
     fn place(&self, path: &NarPath) -> io::Result<(BorrowedFd<'_>, CString)> {
         let parent = self.open.as_ref().map_or(self.root, Descent::current);
         let name = path.name().map_or(Ok(ITEM.to_owned()), CString::new);
@@ -156,7 +156,7 @@ impl Visitor for Restore<'_> {
         let Some(open) = &mut self.open else { return Ok(()) };
         match open.leave()? {
             Some(directory) => Ok(files::seal(directory)?),
-            // The topmost is sealed when it is in its place.
+            // The topmost is sealed after the move.
             None => {
                 self.open = None;
                 Ok(())
@@ -193,14 +193,14 @@ impl Visitor for Restore<'_> {
     }
 }
 
-/// Why an output could not be brought to its place.
+/// The reason why an output could not be restored or moved.
 #[derive(Debug, Error)]
 pub enum RestoreError {
-    #[error("cannot make room for '{path}' in the store: {cause}{}", hints::of_store(cause))]
+    #[error("cannot prepare a place for '{path}' in the store: {cause}{}", hints::of_store(cause))]
     Stage { path: StorePath, cause: io::Error },
     #[error("cannot write '{path}': {cause}{}", hints::of_store(cause))]
     Write { path: StorePath, cause: io::Error },
-    #[error("cannot move '{path}' to its place: {cause}{}", hints::of_store(cause))]
+    #[error("cannot move '{path}' into the store: {cause}{}", hints::of_store(cause))]
     Install { path: StorePath, cause: io::Error },
     #[error(transparent)]
     Database(#[from] DatabaseError),

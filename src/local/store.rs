@@ -1,4 +1,4 @@
-//! The store of this machine: a directory that stays open, and what is known about it.
+//! The store of this machine: an open directory and its database.
 
 use std::ffi::{CString, NulError};
 use std::io;
@@ -12,19 +12,19 @@ use super::database::{Database, DatabaseError};
 use super::directories::Directories;
 use crate::store::path::{StoreDir, StorePath};
 
-/// The store. Items are reached by their base names from the open directory, so that nothing outside can be meant.
+/// The store. Items are reached by their base names from the open directory, so that no path outside is used.
 pub struct Store {
     directory: StoreDir,
     fd: OwnedFd,
 }
 
 impl Store {
-    /// Opens the store where its own name says it is.
+    /// Opens the store at the place that its own name says.
     pub fn open(directory: &StoreDir) -> Result<Store, StoreError> {
         Store::open_at(directory, directory.as_ref())
     }
 
-    /// Opens a store that is found at `location` here, under whatever name its items have: that in another root
+    /// Opens a store that is at `location` here, whatever the prefix of its items: such as one in another root
     /// directory.
     pub fn open_at(directory: &StoreDir, location: &Path) -> Result<Store, StoreError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -43,12 +43,12 @@ impl Store {
     }
 }
 
-/// The name of an item in the store's directory, with something after it.
+/// Returns the name of an item in the store's directory, with `suffix` after it.
 pub(super) fn file_name(path: &StorePath, suffix: &str) -> io::Result<CString> {
     CString::new(format!("{}{suffix}", path.base_name())).map_err(|error: NulError| io::Error::other(error))
 }
 
-/// There is no store.
+/// The store cannot be opened.
 #[derive(Debug, Error)]
 #[error("cannot open the store '{location}': {cause}")]
 pub struct StoreError {
@@ -56,7 +56,7 @@ pub struct StoreError {
     pub cause: io::Error,
 }
 
-/// The store of this machine and what is known about it.
+/// The store of this machine with its database.
 pub struct LocalStore<'a> {
     pub directories: &'a Directories,
     pub store: Store,

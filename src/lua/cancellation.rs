@@ -1,4 +1,4 @@
-//! What the engine and the thread on which Lua runs share: whether anyone still waits, and what is to be undone if not.
+//! The state that the engine and the Lua thread share: whether the evaluation is cancelled, and what to clean up then.
 
 use crate::supervisor::{Killer, Program, Streams};
 use std::ffi::{OsStr, OsString};
@@ -10,24 +10,24 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-/// How long to wait for an interpreter that is given up to say where it is. Functions of ours that wait look up more
-/// often than that.
+/// How long to wait for a cancelled interpreter to report its location. Functions of ours that block check more often
+/// than that.
 const CANCEL_GRACE: Duration = Duration::from_millis(50);
-/// How often functions that wait for something outside look whether anyone waits for them.
+/// How often functions that wait for something outside check for cancellation.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A place in one of the user's files, as a message names it.
+/// A location in one of the user's files, for a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SourceLocation {
     pub file: String,
     pub line: u32,
 }
 
-/// The connection between those who wait for Lua and the thread that runs it.
+/// The shared state of the Lua thread and the threads that wait for it.
 #[derive(Debug, Default)]
 pub(crate) struct CancelState {
     is_cancelled: AtomicBool,
-    /// Line of the main file that is being evaluated; 0: not known.
+    /// The line of the main file that is being evaluated; 0: not known.
     line: AtomicU32,
     state: Mutex<State>,
     thread: OnceLock<rustix::process::Pid>,
@@ -35,14 +35,14 @@ pub(crate) struct CancelState {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Who wants to know where the interpreter was when it was given up.
+    /// Receives the location of the interpreter when it parks.
     asks: Option<mpsc::Sender<Option<SourceLocation>>>,
     /// The function that was called last.
     calling: Option<SourceLocation>,
-    /// Locks held for user code, by a number.
+    /// Locks held for user code, each with a number.
     locks: Vec<(u64, File)>,
     last_lock: u64,
-    /// Programs of user code that have not been waited for.
+    /// Programs of user code that were not waited for.
     programs: Vec<Killer>,
 }
 
@@ -51,39 +51,38 @@ impl CancelState {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Called by the interpreter's thread when it starts.
+    /// Records the current thread as the interpreter's. The interpreter calls it when it starts.
     pub fn here(&self) {
         let _ = self.thread.set(rustix::thread::gettid());
     }
 
-    /// The thread of the interpreter, once it has started.
+    /// Returns the thread of the interpreter, once it has started.
     #[cfg(test)]
     pub fn thread(&self) -> Option<rustix::process::Pid> {
         self.thread.get().copied()
     }
 
-    /// Whether nobody waits for this interpreter any more.
+    /// Returns whether the evaluation is cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.is_cancelled.load(Ordering::Acquire)
     }
 
-    /// Notes which function of the user is called now.
+    /// Records the user's function that is called now.
     pub fn calling(&self, location: Option<SourceLocation>) {
         self.state().calling = location;
     }
 
-    /// Notes which line of the main file is evaluated.
+    /// Records the line of the main file that is being evaluated.
     pub fn at_line(&self, line: Option<usize>) {
         self.line.store(line.and_then(|line| u32::try_from(line).ok()).unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Line of the main file that was evaluated last.
+    /// Returns the line of the main file that was evaluated last.
     pub fn line(&self) -> Option<u32> {
         Some(self.line.load(Ordering::Relaxed)).filter(|line| *line > 0)
     }
 
-    /// Keeps a locked file until `release`, or until nobody waits for the interpreter any more: a lock must not stay
-    /// behind in a thread that never comes back.
+    /// Holds a locked file until `release` or cancellation: a thread that never returns must not keep a lock.
     pub fn hold(&self, lock: File) -> u64 {
         let mut state = self.state();
         state.last_lock += 1;
@@ -94,12 +93,12 @@ impl CancelState {
         number
     }
 
-    /// Gives back a lock. Closing the file unlocks it.
+    /// Releases a lock. Closing the file unlocks it.
     pub fn release(&self, number: u64) {
         self.state().locks.retain(|(held, _)| *held != number);
     }
 
-    /// Starts a program, to be killed when the interpreter is given up.
+    /// Starts a program, which is killed on cancellation.
     pub fn start(&self, program: &OsStr, arguments: &[OsString], streams: Streams) -> io::Result<Program> {
         let program = Program::start(program, arguments, streams)?;
         let mut state = self.state();
@@ -110,7 +109,7 @@ impl CancelState {
         Ok(program)
     }
 
-    /// Whether a program has ended, and how. From then on its number may belong to another process.
+    /// Returns whether a program has ended, with its status. From then on its number may belong to another process.
     pub fn ended(&self, program: &mut Program) -> io::Result<Option<ExitStatus>> {
         let mut state = self.state();
         let status = program.try_wait()?;
@@ -120,7 +119,7 @@ impl CancelState {
         Ok(status)
     }
 
-    /// Kills a program and what it has started, unless it has been waited for.
+    /// Kills a program and its children, unless it was waited for.
     pub fn kill(&self, program: &mut Program) {
         {
             let mut state = self.state();
@@ -133,10 +132,10 @@ impl CancelState {
         program.kill();
     }
 
-    /// Says where the interpreter is to whoever gave it up, and never comes back.
+    /// Reports the location of the interpreter to the thread that cancelled it, and never returns.
     pub fn park(&self, location: Option<SourceLocation>) -> ! {
         if let Some(asks) = self.state().asks.take() {
-            // They may have stopped listening.
+            // That thread may have stopped listening.
             let _ = asks.send(location);
         }
         loop {
@@ -144,13 +143,13 @@ impl CancelState {
         }
     }
 
-    /// Gives up the interpreter when it has nothing to do. Gives the function that was called last.
+    /// Cancels an idle interpreter. Returns the function that was called last.
     pub fn cancel_idle(&self) -> Option<SourceLocation> {
         self.is_cancelled.store(true, Ordering::Release);
         self.state().calling.take()
     }
 
-    /// Gives up the interpreter. Gives the place where it was, if that can be told.
+    /// Cancels the interpreter. Returns its location, if that is known.
     pub fn cancel(&self) -> Option<SourceLocation> {
         let (asks, answer) = mpsc::channel();
         {
@@ -164,7 +163,7 @@ impl CancelState {
         if answer.is_err()
             && let Some(thread) = self.thread.get()
         {
-            // Inside something that takes long. Most of it comes to an end; until then it costs others nothing.
+            // It is inside a long call. Most calls end; until then they run at the lowest priority.
             if let Err(error) = super::ffi::make_idle(*thread) {
                 log::debug!("the priority of the Lua interpreter: {error}");
             }

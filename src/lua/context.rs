@@ -1,4 +1,4 @@
-//! What functions called from Lua need to know: the files, the limits, the errors noted so far.
+//! The context of functions called from Lua: the files, the limits, the errors deferred so far.
 
 use super::cancellation::{CancelState, SourceLocation};
 use super::message::plain;
@@ -10,12 +10,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// After this many noted errors the next one ends the evaluation.
+/// The number of deferred errors after which the next one ends the evaluation.
 const MAX_DEFERRED: usize = 100;
 /// The most calls of a stack that are searched for a place in the user's files.
 const MAX_LEVELS: usize = 100;
 
-/// What functions called from Lua need to know.
+/// The context of functions called from Lua.
 #[derive(Debug)]
 pub(crate) struct Context {
     /// The directory of the main file.
@@ -23,45 +23,45 @@ pub(crate) struct Context {
     /// Path of the main file.
     pub file: PathBuf,
     pub cancel_state: Arc<CancelState>,
-    /// The user's chunks, as Lua names them in messages, and their files.
+    /// The user's chunks by the names that Lua uses in messages, with their files.
     chunks: RefCell<HashMap<String, PathBuf>>,
-    /// Errors noted while the main file ran, which went on; `None` once that is over.
+    /// Errors that the main file deferred; `None` once it has ended.
     deferred: RefCell<Option<Vec<DeferredError>>>,
     /// Memory limit in bytes.
     memory: Cell<usize>,
-    /// What `~` stands for.
+    /// The directory that `~` means.
     pub home: Option<PathBuf>,
-    /// Where `cached` keeps values.
+    /// The directory in which `cached` stores values.
     pub cache: Option<PathBuf>,
     /// The target of messages that user code logs.
     pub log_target: &'static str,
 }
 
-/// A place in one of the user's files, as Lua names it.
+/// A location in one of the user's files, as Lua names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
     pub chunk: String,
     pub line: u32,
 }
 
-/// An error after which the evaluation went on with nil, to find all errors in one run.
+/// An error after which the evaluation continued with nil, to find all errors in one run.
 #[derive(Clone, Debug)]
 pub(crate) struct DeferredError {
     pub message: String,
     pub hint: Option<String>,
     pub position: Option<Position>,
-    /// The global variable that was read, but does not exist.
+    /// The undefined global variable that was read.
     pub global: Option<String>,
 }
 
-/// What a runtime is made with.
+/// The options of a runtime.
 #[derive(Clone, Debug)]
 pub(crate) struct RuntimeOptions {
-    /// The main file: what the user wrote, and whose modules stand beside it.
+    /// The main file, which the user wrote. Its modules are beside it.
     pub file: PathBuf,
-    /// What `~` stands for.
+    /// The directory that `~` means.
     pub home: Option<PathBuf>,
-    /// Where `cached` keeps values.
+    /// The directory in which `cached` stores values.
     pub cache: Option<PathBuf>,
     /// Memory limit in bytes, once user code runs.
     pub memory: usize,
@@ -89,7 +89,7 @@ impl Context {
         }
     }
 
-    /// Memory limit in bytes.
+    /// Returns the memory limit in bytes.
     pub fn memory(&self) -> usize {
         self.memory.get()
     }
@@ -98,22 +98,22 @@ impl Context {
         self.memory.set(limit);
     }
 
-    /// Whether the main file still runs.
+    /// Returns whether the main file still runs.
     pub fn runs_main_file(&self) -> bool {
         self.deferred.borrow().is_some()
     }
 
-    /// The errors noted while the main file ran, which is over.
+    /// Returns the errors that the main file deferred, after it has ended.
     pub fn take_deferred(&self) -> Vec<DeferredError> {
         self.deferred.borrow_mut().take().unwrap_or_default()
     }
 
-    /// Notes an error at the place of the caller, while the main file runs; raises it afterwards.
+    /// Defers an error at the location of the caller while the main file runs; raises it afterwards.
     pub fn defer(&self, lua: &Lua, message: String, hint: Option<String>) -> mlua::Result<()> {
         self.defer_or_raise(DeferredError { message, hint, position: self.position(lua, 1), global: None })
     }
 
-    /// As `defer`, with everything given.
+    /// Works like `defer`, with all parts given.
     pub fn defer_or_raise(&self, deferred: DeferredError) -> mlua::Result<()> {
         let deferred = DeferredError { message: plain(&deferred.message), ..deferred };
         match &mut *self.deferred.borrow_mut() {
@@ -123,39 +123,39 @@ impl Context {
         Ok(())
     }
 
-    /// As `position`, as a message names it.
+    /// Works like `position`, in the form for a message.
     pub fn location(&self, lua: &Lua, level: usize) -> Option<SourceLocation> {
         let position = self.position(lua, level)?;
         Some(SourceLocation { file: self.path_of(&position), line: position.line })
     }
 
-    /// Ends the work of this thread if nobody waits for it any more.
+    /// Parks this thread if the evaluation is cancelled.
     pub fn park_if_cancelled(&self, lua: &Lua) {
         if self.cancel_state.is_cancelled() {
             self.cancel_state.park(self.location(lua, 0));
         }
     }
 
-    /// Makes a file known under a short name; gives the name for Lua.
+    /// Registers a file under a short name; returns the name for Lua.
     pub fn add_chunk(&self, name: String, file: PathBuf) -> String {
         let chunk = format!("@{name}");
         self.chunks.borrow_mut().insert(name, file);
         chunk
     }
 
-    /// The file that is known to Lua by this name.
+    /// Returns the file that is registered under this name.
     pub fn file_of(&self, chunk: &str) -> Option<PathBuf> {
         self.chunks.borrow().get(chunk).cloned()
     }
 
-    /// The file of a place, for a message.
+    /// Returns the file of a location, for a message.
     pub fn path_of(&self, position: &Position) -> String {
         let file = self.file_of(&position.chunk);
         file.map_or_else(|| position.chunk.clone(), |file| file.display().to_string())
     }
 
-    /// A file name as user code gives it: `~/` is the home directory, and what is not absolute stands beside the main
-    /// file.
+    /// Resolves a file name from user code: `~/` is the home directory, and a relative path starts at the directory of
+    /// the main file.
     pub fn resolve(&self, name: &[u8]) -> PathBuf {
         match (name.strip_prefix(b"~/"), &self.home) {
             (Some(rest), Some(home)) => home.join(OsStr::from_bytes(rest)),
@@ -163,12 +163,12 @@ impl Context {
         }
     }
 
-    /// What Lua calls the main file.
+    /// Returns Lua's name of the main file.
     pub fn main_chunk(&self) -> String {
         self.file.file_name().unwrap_or(self.file.as_os_str()).to_string_lossy().into_owned()
     }
 
-    /// The innermost place in one of the user's files, from `level` of the call stack outwards.
+    /// Returns the innermost location in one of the user's files, from `level` of the call stack outwards.
     pub fn position(&self, lua: &Lua, level: usize) -> Option<Position> {
         (level..level + MAX_LEVELS)
             .map_while(|level| lua.inspect_stack(level, |call| self.position_of(call)))
@@ -176,7 +176,7 @@ impl Context {
             .next()
     }
 
-    /// Where a function was defined, if in one of the user's files.
+    /// Returns the location of a function's definition, if it is in one of the user's files.
     pub fn definition_of(&self, function: &Function) -> Option<Position> {
         let info = function.info();
         let position = Position { chunk: info.short_src?, line: u32::try_from(info.line_defined?).ok()? };

@@ -1,4 +1,4 @@
-//! The scheduling policy of a thread: a call of the C library that no safe crate has without a dozen others.
+//! The scheduling policy of a thread: a call of the C library that no small safe crate offers.
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
@@ -6,10 +6,10 @@ use std::io;
 
 use rustix::process::Pid;
 
-/// `SCHED_IDLE` of Linux: a thread that runs when nothing else wants the processor.
+/// `SCHED_IDLE` of Linux: the thread runs when no other thread needs the processor.
 const SCHED_IDLE: c_int = 5;
 
-/// `struct sched_param`, of which Linux knows the first field; other C libraries have room for more.
+/// `struct sched_param`. Linux uses the first field; other C libraries have more.
 #[repr(C)]
 struct Parameters {
     priority: c_int,
@@ -20,7 +20,7 @@ unsafe extern "C" {
     fn sched_setscheduler(pid: c_int, policy: c_int, parameters: *const Parameters) -> c_int;
 }
 
-/// Has a thread of this process run only when nothing else wants the processor.
+/// Gives a thread of this process the policy `SCHED_IDLE`.
 pub(super) fn make_idle(thread: Pid) -> io::Result<()> {
     let parameters = Parameters { priority: 0, reserved: [0; 15] };
     // SAFETY: the parameters outlive the call, which reads them and keeps nothing. Any number is allowed as a thread: of

@@ -1,17 +1,17 @@
-//! The thread on which Lua runs, and the time it is given.
+//! The thread on which Lua runs, and its time limit.
 //!
-//! Lua code can fail to come back: a loop, a pattern that backtracks for ever, a command that sleeps. So nothing of it
-//! runs on the threads of the engine. They hand a piece of work to this thread and wait for a limited time; when that
-//! is over they go on without an answer, and the interpreter is abandoned for the rest of the process.
+//! Lua code may never return: a loop, a pattern that backtracks indefinitely, a command that sleeps. So no Lua code
+//! runs on the threads of the engine. They pass work to this thread and wait for a limited time. After that they
+//! continue without a result, and the interpreter is abandoned for the rest of the process.
 //!
-//! A thread cannot be killed from outside in any sound way. So an abandoned interpreter parks its thread itself: within
-//! 100 instructions of Lua, or inside the functions that can take long (`lua/bounded.lua`, `libraries`), which look
-//! whether anyone still waits. Until then the thread has the scheduling policy `SCHED_IDLE`. What memory bounds takes
-//! some seconds at the most. `machine_file/tests/bounded.rs` has the list of functions, and the worst calls of each.
+//! No thread can be killed safely from outside. So an abandoned interpreter parks its thread itself: within 100
+//! instructions of Lua, or inside the functions that can take long (`lua/bounded.lua`, `libraries`), which check for
+//! cancellation. Until then the thread has the scheduling policy `SCHED_IDLE`. Work that memory bounds takes some
+//! seconds at most. `machine_file/tests/bounded.rs` lists the functions with their slowest calls.
 //!
-//! Two things are not reached, and stay idle until they end or the process does: an instruction that calls a table
-//! whose `__call` is that table, which takes minutes before the stack is full; and a garbage collection among tens of
-//! thousands of weak tables that hold each other's keys.
+//! Two cases cannot be interrupted; they stay idle until they end or the process does. One is an instruction that calls
+//! a table whose `__call` is that table, which takes minutes until the stack is full. The other is a garbage collection
+//! among tens of thousands of weak tables that hold each other's keys.
 
 use super::cancellation::{CancelState, SourceLocation};
 use std::fmt;
@@ -20,25 +20,25 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Work on what the thread holds.
+/// Work on the values of the thread.
 type Work<T> = Box<dyn FnOnce(&mut T) + Send>;
 
-/// Room for 200 nested C calls, Lua's own limit, with Rust functions between them.
+/// Space for 200 nested C calls, Lua's own limit, with Rust functions between them.
 const STACK: usize = 16 << 20;
 
-/// A running interpreter; dropping it ends its thread unless it is stuck. `T` is what stays on the thread: a runtime and
-/// what belongs to it.
+/// A running interpreter. Dropping it ends its thread, unless that is blocked. `T` stays on the thread: a runtime and
+/// the values that belong to it.
 pub(crate) struct Interpreter<T> {
     work: mpsc::Sender<Work<T>>,
     cancel_state: Arc<CancelState>,
 }
 
-/// Why there is no answer.
+/// The reason why there is no result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Stopped {
-    /// Time was up, here.
+    /// The time limit passed, at this location.
     Late(Option<SourceLocation>),
-    /// It was given up before.
+    /// It was cancelled before.
     Before,
     /// Its thread has ended.
     Gone,
@@ -51,7 +51,7 @@ impl<T> fmt::Debug for Interpreter<T> {
 }
 
 impl<T: 'static> Interpreter<T> {
-    /// Starts the thread and makes what it holds there with `make`.
+    /// Starts the thread and makes its values there with `make`.
     pub fn start<E: Send + 'static>(
         make: impl FnOnce(Arc<CancelState>) -> Result<T, E> + Send + 'static,
     ) -> std::io::Result<Result<Interpreter<T>, Option<E>>> {
@@ -67,7 +67,7 @@ impl<T: 'static> Interpreter<T> {
             };
             drop(made.send(Ok(())));
             for job in jobs {
-                // A panic ends this interpreter and nothing else: the sender of the answer is dropped with the job.
+                // A panic ends only this interpreter: the sender of the result is dropped with the job.
                 if catch_unwind(AssertUnwindSafe(|| job(&mut held))).is_err() {
                     return;
                 }
@@ -80,8 +80,8 @@ impl<T: 'static> Interpreter<T> {
         })
     }
 
-    /// Has `job` done by the interpreter, and waits for the answer no longer than `budget` has left, which the time
-    /// taken is subtracted from.
+    /// Runs `job` on the interpreter, and waits for the result at most for the rest of `budget`. The time taken is
+    /// subtracted from `budget`.
     pub fn run<R: Send + 'static>(
         &self,
         budget: &mut Duration,
@@ -111,12 +111,12 @@ impl<T: 'static> Interpreter<T> {
         })
     }
 
-    /// Line of the main file that was evaluated last, if the evaluation did not come to its end.
+    /// Returns the line of the main file that was evaluated last, if the evaluation did not finish.
     pub fn line(&self) -> Option<u32> {
         self.cancel_state.line()
     }
 
-    /// The thread on which it runs.
+    /// Returns the thread on which it runs.
     #[cfg(test)]
     pub fn thread(&self) -> rustix::process::Pid {
         self.cancel_state.thread().unwrap()

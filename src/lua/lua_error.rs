@@ -1,4 +1,4 @@
-//! Errors that Lua raises, cut down to what concerns the user: message, place and the calls in the user's own files.
+//! Errors that Lua raises, reduced to the user's part: message, location and the calls in the user's own files.
 
 use super::context::{Context, Position};
 use super::message::plain;
@@ -53,7 +53,7 @@ impl LuaError {
         LuaError { message: plain(&message), position, trace }
     }
 
-    /// The file that it is about: that of its position, or the main file.
+    /// Returns the file of the error: that of its location, or the main file.
     pub fn file(&self, context: &Context) -> String {
         match &self.position {
             Some(position) => context.path_of(position),
@@ -61,7 +61,7 @@ impl LuaError {
         }
     }
 
-    /// What to do about it, for the common ones. `file` is what `file` gave.
+    /// Returns the hint for common errors. `file` is the result of `file`.
     pub fn hint(&self, file: &str) -> Option<String> {
         comma(&self.message).or_else(|| unclosed(&self.message, file)).or_else(|| memory_hint(&self.message))
     }
@@ -77,7 +77,7 @@ fn root(error: &Error) -> String {
     }
 }
 
-/// Takes `CHUNK:LINE: ` off a text, if the chunk is one of the user's.
+/// Removes `CHUNK:LINE: ` from a text, if the chunk is one of the user's.
 fn place<'a>(text: &'a str, context: &Context) -> Option<(Position, &'a str)> {
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let mut from = 0;
@@ -94,13 +94,13 @@ fn place<'a>(text: &'a str, context: &Context) -> Option<(Position, &'a str)> {
     }
 }
 
-/// A message without the place in our own prelude that it was raised at.
+/// Removes the location in our own prelude from a message.
 fn own(message: &str) -> &str {
     let rest = message.strip_prefix("[offload]:").and_then(|rest| rest.split_once(": "));
     rest.map_or(message, |(_, message)| message)
 }
 
-/// The most common slip in a table: `'}' expected … near 'name'`.
+/// Returns a hint for the most common slip in a table: `'}' expected … near 'name'`.
 fn comma(message: &str) -> Option<String> {
     let (expected, near) = message.split_once(" near ")?;
     let name = near.trim_matches('\'');
@@ -109,7 +109,7 @@ fn comma(message: &str) -> Option<String> {
         .then(|| format!("is a comma missing before {near}?"))
 }
 
-/// A file that ends too early.
+/// Returns a hint for a file that ends too early.
 fn unclosed(message: &str, file: &str) -> Option<String> {
     if !message.ends_with("near <eof>") || message.contains("to close") {
         return None;
@@ -120,6 +120,6 @@ fn unclosed(message: &str, file: &str) -> Option<String> {
 }
 
 fn memory_hint(message: &str) -> Option<String> {
-    let hint = "is there a loop or a recursion without end? If not, give it more: limits = { memory = … }";
+    let hint = "check for an endless loop or recursion, or raise the limit: limits = { memory = … }";
     message.starts_with("not enough memory").then(|| hint.to_owned())
 }

@@ -1,8 +1,8 @@
-//! What messages about Lua code are made of: texts of bounded length on one line, and names that were meant.
+//! Parts of messages about Lua code: texts of bounded length on one line, and suggestions for misspelt names.
 
 use std::io;
 
-/// Characters of a message that are shown.
+/// The number of characters of a message that are shown.
 const MAX_MESSAGE: usize = 1000;
 
 /// Returns a message as one line without control characters, cut after `MAX_MESSAGE` characters.

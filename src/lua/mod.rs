@@ -1,16 +1,16 @@
-//! A host for Lua 5.4 whose programs cannot hang, end or confuse the process. It knows nothing of machines.
+//! A host for Lua 5.4 whose programs cannot block, end or confuse the process. It does not know machines.
 //!
-//! A program is the *main file* of a user and the modules beside it. It runs on a thread of its own (`interpreter`), which
-//! is given up when the time that the caller allows is over (`cancellation`), and whose memory is limited (`runtime`).
-//! Beside the language it finds the module `offload` and a standard library that is made safe (`libraries`); the caller
-//! adds functions of its own with the `extend` of `Runtime::new`. What functions called from Lua share is the
-//! `Context`: the user's files, the memory limit, whether anyone still waits.
+//! A program is the *main file* of a user and the modules beside it. It runs on a thread of its own (`interpreter`),
+//! which is abandoned when the caller's time limit has passed (`cancellation`), and its memory is limited (`runtime`).
+//! A program can use the language, the module `offload` and a safe standard library (`libraries`); the caller adds its
+//! own functions through `extend` of `Runtime::new`. Functions called from Lua share the `Context`: the user's files,
+//! the memory limit, whether the evaluation is cancelled.
 //!
-//! Errors come back as `LuaError`, cut down to what the user wrote (`lua_error`). `values` reads Lua values and names them
+//! Errors come back as `LuaError`, reduced to the user's part (`lua_error`). `values` reads Lua values and names them
 //! in messages; `source` finds the lines of fields in a text.
 //!
-//! An `Interpreter` holds whatever the caller wants to keep beside the `Runtime` on its thread. Values leave the
-//! thread only as Rust values.
+//! An `Interpreter` holds the `Runtime` and other values of the caller on its thread. Values leave the thread only as
+//! Rust values.
 
 mod cancellation;
 mod context;

@@ -1,8 +1,7 @@
-//! The world in which user code runs: the standard library of Lua 5.4 without what could harm the process, and the module
-//! `offload`.
+//! The environment of user code: the standard library of Lua 5.4 without its unsafe parts, and the module `offload`.
 //!
-//! Missing are the library `debug`, C modules, bytecode, finalizers and `os.setlocale`; `os.exit` raises an error, and
-//! standard output is standard error. Reading a global variable that does not exist is an error.
+//! The library `debug`, C modules, bytecode, finalizers and `os.setlocale` are missing. `os.exit` raises an error, and
+//! standard output is standard error. Reading an undefined global variable is an error.
 
 use super::cancellation::CancelState;
 use super::context::{Context, DeferredError, Position, RuntimeOptions};
@@ -19,28 +18,28 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Instructions of Lua between two looks at whether anyone still waits. Most take nanoseconds; one that compares or
-/// joins texts, or that has garbage collected, may take tens of milliseconds where 64 MiB are in use.
+/// The number of Lua instructions between two checks for cancellation. Most take nanoseconds. An instruction that
+/// compares or joins texts, or that triggers a garbage collection, may take tens of milliseconds with 64 MiB in use.
 const INSTRUCTION_INTERVAL: HookTriggers = HookTriggers::new().every_nth_instruction(100);
-/// Lines of the main file that are followed one by one.
+/// The number of lines of the main file that are recorded one by one.
 const LINE_INTERVAL: u32 = 20_000;
 
-/// An interpreter and what is known of the files it runs.
+/// An interpreter with its context.
 pub(crate) struct Runtime {
     pub lua: Lua,
     pub context: Rc<Context>,
 }
 
-/// What came of running the main file.
+/// The result of running the main file.
 pub(crate) struct FileRun {
     /// The first value that it returned.
     pub result: Result<Value, LuaError>,
-    /// Errors after which it went on.
+    /// Errors that it deferred.
     pub deferred: Vec<DeferredError>,
 }
 
 impl Runtime {
-    /// A fresh interpreter. `extend` adds to the global variables and to the module `offload`.
+    /// Makes a new interpreter. `extend` adds to the global variables and to the module `offload`.
     pub fn new(
         options: RuntimeOptions,
         cancel_state: Arc<CancelState>,
@@ -66,7 +65,7 @@ impl Runtime {
         Ok(runtime)
     }
 
-    /// Runs the main file, whose text this is.
+    /// Runs the main file with this text.
     pub fn run_file(&self, text: &[u8]) -> FileRun {
         let context = &self.context;
         let chunk = context.add_chunk(context.main_chunk(), context.file.clone());
@@ -76,7 +75,7 @@ impl Runtime {
         let deferred = context.take_deferred();
         let result = result.map_err(|error| {
             let mut error = LuaError::new(&error, context);
-            // Lua does not say where memory ended.
+            // Lua does not report where memory ended.
             if let (None, Some(line)) = (&error.position, line) {
                 error.position = Some(Position { chunk: context.main_chunk(), line });
             }
@@ -89,18 +88,18 @@ impl Runtime {
     pub fn limited<R>(&self, code: impl FnOnce(&Lua) -> mlua::Result<R>) -> mlua::Result<R> {
         self.lua.set_memory_limit(self.context.memory())?;
         let result = code(&self.lua);
-        // Our own work is bounded, and an interpreter without limit is quicker to ask.
+        // Our own work is bounded, and an interpreter without a limit is faster.
         self.lua.set_memory_limit(0)?;
         result
     }
 
-    /// Parks the thread at the next occasion once nobody waits for it any more. Coroutines inherit the hook.
+    /// Parks the thread soon after the evaluation is cancelled. Coroutines inherit the hook.
     fn watch(&self) -> mlua::Result<()> {
         hook(&self.lua, &self.context, INSTRUCTION_INTERVAL, None)
     }
 
-    /// As `watch`, and keeps the current line of the main file known, for the case that the evaluation gets stuck
-    /// inside a C function. That costs about 0.1 µs a line, so after `LINE_INTERVAL` lines it is done now and then only.
+    /// Works like `watch`, and also records the current line of the main file, in case the evaluation blocks inside a C
+    /// function. That costs about 0.1 µs per line, so after `LINE_INTERVAL` lines it is done only at intervals.
     fn follow(&self) -> mlua::Result<()> {
         hook(&self.lua, &self.context, INSTRUCTION_INTERVAL.every_line(), Some(LINE_INTERVAL))
     }
@@ -159,14 +158,15 @@ impl Runtime {
     }
 }
 
-/// Runs a text and gives the first value it returns.
+/// Runs a text and returns its first value.
 fn run(lua: &Lua, text: &[u8], chunk: &str) -> mlua::Result<Value> {
     let function = lua.load(text).set_name(chunk).set_mode(ChunkMode::Text).into_function()?;
     let values: MultiValue = function.call(())?;
     Ok(values.into_iter().next().unwrap_or(Value::Nil))
 }
 
-/// Sets the hook that looks up; with `lines`, it notes the current line, and no longer every line after so many.
+/// Sets the hook that checks for cancellation. With `lines`, it records the current line, but not every line after so
+/// many.
 fn hook(lua: &Lua, context: &Rc<Context>, triggers: HookTriggers, lines: Option<u32>) -> mlua::Result<()> {
     let (context, main, left) = (Rc::clone(context), context.main_chunk(), Cell::new(lines));
     lua.set_global_hook(triggers, move |lua, call| {

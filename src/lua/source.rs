@@ -1,8 +1,8 @@
-//! Texts of Lua programs: reading one, and where things stand in it.
+//! Texts of Lua programs: reading them, and finding the lines of fields in them.
 //!
-//! Lua tells the line of a call, not those of the fields of the table that it is given. They are found here by a light scan of the
-//! text: names, strings, comments and brackets are told apart (Lua 5.4 manual, section 3.1), the rest of the grammar
-//! is not looked at. What is found serves messages only; a text that cannot be made sense of gives no lines.
+//! Lua reports the line of a call, but not the lines of the fields of its table. They are found here by a light scan of
+//! the text. It distinguishes names, strings, comments and brackets (Lua 5.4 manual, section 3.1), and ignores the rest
+//! of the grammar. The result only serves messages; an incomprehensible text gives no lines.
 
 use crate::permissions;
 use std::collections::HashMap;
@@ -14,9 +14,9 @@ mod scanner;
 
 use scanner::{Kind, Scanner, Token};
 
-/// A file of Lua may have this many bytes.
+/// The size limit of a Lua file, in bytes.
 const MAX_CHUNK: u64 = 16 << 20;
-/// More than most have: what is read in one piece.
+/// The size of most files or more: they are read in one piece.
 const USUAL_CHUNK: usize = 8 << 10;
 
 /// A Lua text, as tokens.
@@ -25,14 +25,14 @@ pub(crate) struct Source<'a> {
     tokens: Vec<Token<'a>>,
 }
 
-/// Where the items of a table constructor stand.
+/// The lines of the items of a table constructor.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Items {
-    /// Line on which the table begins.
+    /// The line on which the table begins.
     pub line: Option<u32>,
-    /// Line of each field that is written `name =` or `["name"] =`.
+    /// The line of each field that is written `name =` or `["name"] =`.
     pub fields: HashMap<String, u32>,
-    /// Line on which each item without a name begins.
+    /// The line on which each item without a name begins.
     pub positional: Vec<u32>,
 }
 
@@ -41,9 +41,9 @@ impl<'a> Source<'a> {
         Source { tokens: Scanner::new(text).collect() }
     }
 
-    /// The items of the table that is given to the call of `constructor` on `line`.
+    /// Returns the items of the table in the call of `constructor` on `line`.
     ///
-    /// Where the constructor goes by another name, the first table that begins on the line is taken.
+    /// If the constructor has another name there, it takes the first table that begins on the line.
     pub fn call(&self, constructor: &str, line: u32) -> Items {
         let on_line = |kind: Kind| self.tokens.iter().position(|token| token.line == line && token.kind == kind);
         let from = on_line(Kind::Name(constructor)).or_else(|| on_line(Kind::Brace));
@@ -51,7 +51,7 @@ impl<'a> Source<'a> {
         brace.map(|brace| self.items(brace)).unwrap_or_default()
     }
 
-    /// The items of the table that the last `return {` of the text gives.
+    /// Returns the items of the table of the last `return {` in the text.
     pub fn returned(&self) -> Items {
         let found = self.tokens.windows(2).rposition(|pair| {
             let [first, second] = pair else { return false };
@@ -60,12 +60,12 @@ impl<'a> Source<'a> {
         found.map(|at| self.items(at + 1)).unwrap_or_default()
     }
 
-    /// The items of the table constructor that is written after the last `name =`.
+    /// Returns the items of the table constructor after the last `name =`.
     pub fn named(&self, name: &str) -> Items {
         self.brace_after(name).map(|brace| self.items(brace)).unwrap_or_default()
     }
 
-    /// The bytes of the table constructor that is written after the last `name =`, its braces included.
+    /// Returns the bytes of the table constructor after the last `name =`, including its braces.
     pub fn table_after(&self, name: &str) -> Option<Range<usize>> {
         let open = self.brace_after(name)?;
         let close = self.inside(open).last()?.0 + 1;
@@ -73,7 +73,7 @@ impl<'a> Source<'a> {
         Some(self.tokens[open].bytes.start..close.bytes.end)
     }
 
-    /// Line of the innermost bracket that nothing closes.
+    /// Returns the line of the innermost bracket that is not closed.
     pub fn unclosed(&self) -> Option<u32> {
         let mut open = Vec::new();
         for token in &self.tokens {
@@ -94,7 +94,7 @@ impl<'a> Source<'a> {
         assigned.map(|at| at + 2)
     }
 
-    /// The items of the table constructor that begins with the token `open`.
+    /// Returns the items of the table constructor that begins with the token `open`.
     fn items(&self, open: usize) -> Items {
         let mut items = Items { line: Some(self.tokens[open].line), ..Items::default() };
         let mut first = true;
@@ -116,7 +116,7 @@ impl<'a> Source<'a> {
         items
     }
 
-    /// The tokens from the bracket `open` up to, not including, the one that closes it; each with the depth after it.
+    /// Returns the tokens after the bracket `open` up to the one that closes it, each with the depth after it.
     fn inside(&self, open: usize) -> impl Iterator<Item = (usize, usize)> {
         let mut depth = 0_usize;
         (open..self.tokens.len()).map_while(move |at| {
@@ -132,7 +132,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Reads a file of Lua: no more than `MAX_CHUNK` bytes, without the first line if that begins with `#`, as `lua` does.
+/// Reads a Lua file of at most `MAX_CHUNK` bytes, without the first line if that begins with `#`, as `lua` does.
 pub(crate) fn read_chunk(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut text = Vec::with_capacity(USUAL_CHUNK);
     permissions::open_at_once(path)?.take(MAX_CHUNK + 1).read_to_end(&mut text)?;

@@ -1,17 +1,17 @@
-//! From Lua values to Rust ones, and how they are called in messages.
+//! Conversion of Lua values to Rust, and their names in messages.
 
 use mlua::{Table, Value};
 
-/// A list may have this many items.
+/// The limit of the items of a list.
 const MAX_ITEMS: usize = 10_000;
-/// Characters of a string that a message quotes.
+/// The number of characters of a string that a message quotes.
 const QUOTED: usize = 60;
-/// Bytes of a name in a label.
+/// The number of bytes of a name in a label.
 const MAX_LABEL: usize = 255;
-/// The field of a metatable that has messages call its tables by a label.
+/// The field of a metatable that names the field by which messages label its tables.
 pub(crate) const LABELLED_BY: &str = "__labelled_by";
 
-/// How a message calls a value that was found where another was expected.
+/// Describes a value that was found instead of an expected one, for a message.
 pub(crate) fn describe(value: &Value) -> String {
     match value {
         Value::Nil => "nothing".to_owned(),
@@ -24,14 +24,15 @@ pub(crate) fn describe(value: &Value) -> String {
     }
 }
 
-/// The label of a table whose metatable has a name and says, in `LABELLED_BY`, which field tells such tables apart.
+/// Returns the label of a table whose metatable has a name and, in `LABELLED_BY`, the field that identifies such
+/// tables.
 fn table_label(table: &Table) -> Option<String> {
     let metatable = table.metatable()?;
     let text = |key: &str| Some(metatable.raw_get::<Value>(key).ok()?.as_string()?.to_string_lossy());
     Some(label(&text("__name")?, table, &text(LABELLED_BY)?))
 }
 
-/// `KIND<NAME>`, where the name is that of the field; `KIND<?>` without one.
+/// Returns `KIND<NAME>`, with the name in the field; `KIND<?>` without one.
 pub(crate) fn label(kind: &str, table: &Table, field: &str) -> String {
     match table.raw_get::<Value>(field) {
         Ok(Value::String(name)) if name.as_bytes().len() <= MAX_LABEL => {
@@ -41,14 +42,14 @@ pub(crate) fn label(kind: &str, table: &Table, field: &str) -> String {
     }
 }
 
-/// A string as a message quotes it: escaped, and cut when it is long.
+/// Quotes a string for a message: escaped, and cut if it is long.
 pub(crate) fn quote(text: &str) -> String {
     let cut: String = text.chars().take(QUOTED).collect();
     let dots = if cut.len() < text.len() { "…" } else { "" };
     format!("\"{}{dots}\"", cut.escape_debug())
 }
 
-/// A string without NUL bytes.
+/// Returns a string without NUL bytes.
 pub(crate) fn string(value: &Value) -> Option<String> {
     let text = value.as_string()?.to_str().ok()?.to_owned();
     (!text.contains('\0')).then_some(text)
@@ -62,7 +63,7 @@ pub(crate) fn number(value: &Value) -> Option<f64> {
     }
 }
 
-/// A whole number, 0 or above. `2^20` is a float in Lua, and welcome.
+/// Returns an integer of at least 0. `2^20` is a float in Lua, and is accepted.
 pub(crate) fn whole(value: &Value) -> Option<u64> {
     match value {
         Value::Integer(value) => u64::try_from(*value).ok(),
@@ -71,18 +72,18 @@ pub(crate) fn whole(value: &Value) -> Option<u64> {
     }
 }
 
-/// What is wrong with a list.
+/// A fault of a list.
 #[derive(Debug, PartialEq)]
 pub(crate) enum ListError {
     NotATable,
-    /// It has this field besides.
+    /// It has this named field.
     Field(String),
-    /// Nothing at this index, but something behind it.
+    /// There is no item at this index, but one after it.
     Hole(i64),
     TooLong,
 }
 
-/// The items of a list, if it is one without holes.
+/// Returns the items of a list without holes.
 pub(crate) fn list(value: &Value) -> mlua::Result<Result<Vec<Value>, ListError>> {
     let Value::Table(table) = value else { return Ok(Err(ListError::NotATable)) };
     let mut items = Vec::new();
@@ -97,7 +98,7 @@ pub(crate) fn list(value: &Value) -> mlua::Result<Result<Vec<Value>, ListError>>
     Ok(in_order(items))
 }
 
-/// Puts the items of a list in order, given with their indices.
+/// Sorts the items of a list by their indices.
 pub(crate) fn in_order(mut items: Vec<(i64, Value)>) -> Result<Vec<Value>, ListError> {
     items.sort_by_key(|(index, _)| *index);
     for (expected, (index, _)) in (1_i64..).zip(&items) {

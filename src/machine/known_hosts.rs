@@ -1,9 +1,9 @@
-//! Files of known hosts: which host keys OpenSSH has noted for a host.
+//! Files of known hosts: the host keys that OpenSSH has recorded for a host.
 //!
 //! The format is that of sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT": patterns separated by commas, or a hashed name
-//! (`|1|SALT|HMAC-SHA1`), then the key. Lines with `@cert-authority` say nothing about a host's own key and are passed
-//! over; a key that is `@revoked` is not given. A line that makes no sense is passed over, as OpenSSH does. Which lines for
-//! the host those are is known to the caller.
+//! (`|1|SALT|HMAC-SHA1`), then the key. Lines with `@cert-authority` do not contain a host's own key and are skipped; a
+//! `@revoked` key is not returned. Invalid lines are skipped, as OpenSSH does. The result names the skipped lines for the
+//! host.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,15 +11,15 @@ use sha1::{Digest as _, Sha1};
 
 use super::HostKey;
 
-/// What a file of known hosts has for a host.
+/// The keys of a host in a file of known hosts.
 #[derive(Debug, Default)]
 pub struct KnownHosts {
     pub keys: Vec<HostKey>,
-    /// Why other lines for the host give no key.
+    /// Why other lines for the host were skipped.
     pub passed_over: Vec<String>,
 }
 
-/// What a file of known hosts gives for `host`, which may be `NAME`, `NAME:PORT` or `[NAME]:PORT`.
+/// Returns the keys in a file of known hosts for `host`, which may be `NAME`, `NAME:PORT` or `[NAME]:PORT`.
 pub fn known_hosts(text: &str, host: &str) -> KnownHosts {
     let name = canonical(host);
     let mut known = KnownHosts::default();
@@ -33,7 +33,7 @@ pub fn known_hosts(text: &str, host: &str) -> KnownHosts {
         if !matches(hosts, &name) {
             continue;
         }
-        // A type that cannot be pinned is no reason to refuse the others.
+        // A key of a type that cannot be pinned does not prevent the others.
         let mut pass_over = |why: &str| known.passed_over.push(format!("line {number}: {why}"));
         match (marker, HostKey::parse(key)) {
             ("", Ok(key)) if !known.keys.contains(&key) => known.keys.push(key),
@@ -51,7 +51,7 @@ pub fn known_hosts(text: &str, host: &str) -> KnownHosts {
     known
 }
 
-/// The name under which OpenSSH notes a host: with its port only if that is not 22.
+/// Returns the name under which OpenSSH records a host: with its port only if that is not 22.
 fn canonical(host: &str) -> String {
     let host = host.to_lowercase();
     let split = match host.strip_prefix('[') {
@@ -65,7 +65,7 @@ fn canonical(host: &str) -> String {
     }
 }
 
-/// Whether the first field of a line stands for `name`.
+/// Returns whether the first field of a line matches `name`.
 fn matches(hosts: &str, name: &str) -> bool {
     if let Some(hashed) = hosts.strip_prefix("|1|") {
         let decoded = hashed.split_once('|').map(|(salt, hash)| (STANDARD.decode(salt), STANDARD.decode(hash)));
@@ -82,7 +82,7 @@ fn matches(hosts: &str, name: &str) -> bool {
     matched
 }
 
-/// Whether `text` fits a pattern with `*` and `?`.
+/// Returns whether `text` matches a pattern with `*` and `?`.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
     let (mut at, mut from) = (0, 0);
     let mut star = None;
@@ -108,7 +108,7 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
     pattern[at..].iter().all(|&byte| byte == b'*')
 }
 
-/// HMAC (RFC 2104) with SHA-1.
+/// Computes HMAC (RFC 2104) with SHA-1.
 fn hmac_sha1(key: &[u8], text: &[u8]) -> Vec<u8> {
     const BLOCK: usize = 64;
     let mut block = [0; BLOCK];

@@ -1,23 +1,23 @@
-//! What the name of a machine may be: a host name, or an address of either family without brackets.
+//! The valid names of a machine: a host name, or an address of either family without brackets.
 //!
 //! Whether it resolves is not checked here. Two spellings of one name are known for one.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// Why a text is no such name.
+/// The reason why a text is not a valid name.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NameFault<'a> {
-    /// A port stands behind the name.
+    /// A port follows the name.
     Port(&'a str),
-    /// An account stands before it.
+    /// An account precedes it.
     Account(&'a str),
     /// An address of version 6 in brackets.
     Brackets,
-    /// Empty, too long, or with characters that no name has.
+    /// It is empty, too long, or has characters that no name has.
     Other,
 }
 
-/// Checks a name, which goes to the resolver and to programs as an argument.
+/// Checks a name. It goes to the resolver, and to programs as an argument.
 pub fn check_name(name: &str) -> Result<(), NameFault<'_>> {
     let strange = |character: char| !(character.is_ascii_alphanumeric() || ".-_:%".contains(character));
     if !name.is_empty() && name.len() <= 253 && !name.starts_with(['-', '.']) && !name.contains(strange) {
@@ -33,8 +33,8 @@ pub fn check_name(name: &str) -> Result<(), NameFault<'_>> {
     })
 }
 
-/// The one spelling of a name by which a machine is known: lower case, without the dot at the end of a name in DNS, and an
-/// address as it is usually written. What a name stands for is not looked up.
+/// Returns the canonical spelling of a name: lower case, without the final dot of a DNS name, and with addresses in their
+/// usual form. It does not resolve the name.
 pub fn canonical_name(name: &str) -> String {
     let (address, zone) = match name.split_once('%') {
         Some((address, zone)) => (address, Some(zone)),
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_what_is_none() {
+    fn valid_and_invalid_names() {
         for name in ["b1", "build.example.org", "192.0.2.7", "2001:db8::7", "fe80::1%eth0"] {
             assert_eq!(check_name(name), Ok(()), "{name}");
         }

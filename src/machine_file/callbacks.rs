@@ -1,4 +1,4 @@
-//! Calling the functions of a machine file: on the interpreter's thread.
+//! Calls of the functions of a machine file, on the interpreter's thread.
 
 use super::diagnostic::{Diagnostic, Severity};
 use super::functions::{Candidate, Functions};
@@ -11,10 +11,10 @@ use crate::lua::{LuaError, SourceLocation};
 use mlua::{Function, MultiValue, Table, Value};
 use std::sync::Arc;
 
-/// Characters of a reason that are passed on.
+/// The number of characters of a reason that are shown.
 const MAX_REASON: usize = 200;
 
-/// What is asked.
+/// A call of a function of the machine file.
 #[derive(Clone, Debug)]
 pub(super) enum Callback {
     Accepts(Candidate),
@@ -24,7 +24,7 @@ pub(super) enum Callback {
 }
 
 impl Callback {
-    /// The field that gives the function.
+    /// Returns the field that has the function.
     pub fn field(&self) -> &'static str {
         match self {
             Callback::Accepts(_) => "accepts",
@@ -35,7 +35,7 @@ impl Callback {
     }
 }
 
-/// A valid answer.
+/// A valid result.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum CallbackResult {
     Yes,
@@ -44,8 +44,8 @@ pub(super) enum CallbackResult {
     Fallback(Fallback),
 }
 
-/// Calls what there is to call. Without a valid answer there is a warning, and the default holds; an `accepts` that
-/// fails refuses.
+/// Calls the functions that exist. Without a valid result there is a warning, and the default applies; an `accepts`
+/// that fails refuses.
 pub(super) fn call(
     file: &LoadedFile,
     request: &Arc<LuaRequest>,
@@ -73,14 +73,16 @@ impl Caller<'_> {
     fn accepts(&mut self, functions: &Functions, candidate: Candidate) -> Option<CallbackResult> {
         let (machine, functions_of_machine) = functions.of(candidate)?;
         for function in [&functions.pool.accepts, &functions_of_machine.accepts].into_iter().flatten() {
-            // Clients choose the names of derivations, and so they could have it fail.
+            // Clients choose the names of derivations, and so they could make it fail.
             let values = match self.values(function, machine, None) {
                 Ok(values) => values,
                 Err(message) => return Some(CallbackResult::No(shorten(&format!("accepts failed: {message}")))),
             };
             match values.front().unwrap_or(&Value::Nil) {
                 Value::Boolean(true) => {}
-                Value::Boolean(false) => return Some(CallbackResult::No(reason(values.get(1), "accepts says no"))),
+                Value::Boolean(false) => {
+                    return Some(CallbackResult::No(reason(values.get(1), "accepts returned false")));
+                }
                 Value::Nil => self.warn(function, "expected true or false, found nothing; it counts as true"),
                 other => {
                     let found = describe(other);
@@ -96,12 +98,12 @@ impl Caller<'_> {
         let function = functions_of_machine.score.as_ref().or(functions.pool.score.as_ref())?;
         let values = self.values(function, machine, Some(status)).ok()?;
         match values.front().unwrap_or(&Value::Nil) {
-            Value::Boolean(false) => Some(CallbackResult::No(reason(values.get(1), "score says no"))),
+            Value::Boolean(false) => Some(CallbackResult::No(reason(values.get(1), "score returned false"))),
             value => match values::number(value) {
                 Some(number) if !number.is_nan() => Some(CallbackResult::Number(number)),
                 _ => {
                     let found = describe(value);
-                    self.warn(function, &format!("expected a number or false, found {found}; the default holds"));
+                    self.warn(function, &format!("expected a number or false, found {found}; the default applies"));
                     None
                 }
             },
@@ -115,12 +117,12 @@ impl Caller<'_> {
         let fallback = values::string(value).and_then(|name| Fallback::from_name(&name));
         if fallback.is_none() {
             let found = describe(value);
-            self.warn(function, &format!("expected \"wait\" or \"local\", found {found}; the default holds"));
+            self.warn(function, &format!("expected \"wait\" or \"local\", found {found}; the default applies"));
         }
         fallback.map(CallbackResult::Fallback)
     }
 
-    /// The error is the message of the function that failed. A warning has been noted.
+    /// Calls a function. The error is the message of the function that failed; the warning is already recorded.
     fn values(
         &mut self,
         function: &Function,
@@ -160,7 +162,7 @@ impl Caller<'_> {
                     field: Some(self.field.to_owned()),
                     ..Diagnostic::of_lua_error(lua_error, context)
                 };
-                let consequence = if self.field == "accepts" { "it counts as false" } else { "the default holds" };
+                let consequence = if self.field == "accepts" { "it counts as false" } else { "the default applies" };
                 let message = format!("{}; {consequence}", warning.message);
                 self.warnings.push(Diagnostic { message, ..warning });
                 Err(cause)
@@ -179,7 +181,7 @@ impl Caller<'_> {
     }
 }
 
-/// The reason that came with a refusal.
+/// Returns the reason of a refusal.
 fn reason(value: Option<&Value>, default: &str) -> String {
     let text = match value {
         Some(Value::String(text)) => text.to_string_lossy(),
@@ -189,7 +191,7 @@ fn reason(value: Option<&Value>, default: &str) -> String {
     shorten(&text)
 }
 
-/// The text as one line, not too long.
+/// Returns the text as one line, shortened.
 fn shorten(text: &str) -> String {
     text.chars().take(MAX_REASON).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

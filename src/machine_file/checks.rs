@@ -1,5 +1,5 @@
-//! What can be seen from here to be wrong with a pool, without asking any machine: for those who check the machine
-//! file, not for the build hook.
+//! Checks of a pool against its environment, without contacting any machine. They are for commands that check the
+//! machine file, not for the build hook.
 
 use super::diagnostic::Diagnostic;
 use super::machine_fields::Entry;
@@ -10,11 +10,11 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// The private keys that are tried for a machine that gives none, below the home directory.
+/// The private keys that are tried for a machine without `private_key`, below the home directory.
 pub const DEFAULT_KEYS: [&str; 3] = [".ssh/id_ed25519", ".ssh/id_ecdsa", ".ssh/id_rsa"];
 
-/// Warnings: one machine under several names, as it seems, private keys that cannot be read, and that nothing builds for
-/// `system`, the head's own.
+/// Warns of one machine that seems to have several names, of private keys that cannot be read, and if no machine builds
+/// for `system`, the head's own.
 pub fn check_environment(pool: &Pool, context: &LoadContext, system: &str) -> Vec<Diagnostic> {
     let file = pool.path.display().to_string();
     let mut warnings = same_host_keys(pool, &file);
@@ -61,9 +61,8 @@ pub fn check_environment(pool: &Pool, context: &LoadContext, system: &str) -> Ve
     warnings
 }
 
-/// Names that are not alike may be those of one machine, and the same host key is a sign of it. What entries for one machine
-/// share goes by the name all the same: machines that were copied from one image have their key in common. Once for each
-/// key.
+/// Warns once for each host key that entries with different names have in common: they may be one machine. The entries
+/// still do not share slots, since machines that were copied from one image have the same key.
 fn same_host_keys(pool: &Pool, file: &str) -> Vec<Diagnostic> {
     let mut warnings = Vec::new();
     let mut seen: HashMap<(&[u8], u16), (&Entry, bool)> = HashMap::new();

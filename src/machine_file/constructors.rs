@@ -1,8 +1,8 @@
 //! `build_machine { … }` and `local_machine { … }`.
 //!
-//! Both copy the table they are given, take what is missing from its `inherit`, then from the defaults, and return a
-//! plain table: `pairs` and copying work. Nothing is checked yet; the call is remembered with its place, so that what
-//! is wrong can be reported with all the rest once the file has been evaluated.
+//! Both copy their table, take missing fields from its `inherit`, then from the defaults, and return a plain table:
+//! `pairs` and copying work. The fields are not checked yet. The call is recorded with its location, so that errors can
+//! be reported together once the file has been evaluated.
 
 use super::machine_fields::{BUILD_MACHINE, LOCAL_MACHINE};
 use super::schema::{Field, json_to_lua};
@@ -32,11 +32,11 @@ impl Constructor {
 #[derive(Clone, Debug)]
 pub(super) struct ConstructorCall {
     pub constructor: Constructor,
-    /// Where it was called.
+    /// The location of the call.
     pub position: Option<Position>,
-    /// What it returned.
+    /// The table that it returned.
     pub table: Table,
-    /// What it was given, if that was not a table.
+    /// The argument, if it was not a table.
     pub instead: Option<Value>,
     /// The table that it took fields from.
     pub inherit: Option<Table>,
@@ -45,7 +45,7 @@ pub(super) struct ConstructorCall {
 /// The calls of constructors while the machine file was evaluated, in order.
 pub(super) type ConstructorCalls = Rc<RefCell<Vec<ConstructorCall>>>;
 
-/// Adds the constructors, which note their calls in `made`, to the global variables and to the module.
+/// Adds the constructors, which record their calls in `made`, to the global variables and to the module.
 pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>, made: &ConstructorCalls) -> mlua::Result<()> {
     for constructor in [Constructor::Build, Constructor::Local] {
         let function = function(lua, constructor, Rc::clone(context), Rc::clone(made))?;
@@ -129,12 +129,12 @@ fn fill(
     Ok(())
 }
 
-/// The fields that have defaults, and these.
+/// Returns the fields that have defaults, with these.
 fn defaults<T: Default>(schema: &[Field<T>]) -> Vec<(&'static str, serde_json::Value)> {
     schema.iter().filter_map(|field| Some((field.name, field.default_value()?))).collect()
 }
 
-/// `build_machine<NAME>`, as in Guix.
+/// Returns `build_machine<NAME>`, as in Guix.
 pub(super) fn label(constructor: Constructor, machine: &Table) -> String {
     values::label(constructor.name(), machine, "name")
 }

@@ -1,4 +1,4 @@
-//! Reading the fields of `build_machine` and `local_machine` that are more than a number, a boolean or a text.
+//! Decoding of those fields of `build_machine` and `local_machine` that are not a plain number, boolean or text.
 
 use super::fields::Fields;
 use crate::lua::nearest;
@@ -24,14 +24,14 @@ const SYSTEMS: [&str; 12] = [
     "x86_64-gnu",
     "x86_64-linux-gnux32",
 ];
-/// No connection is kept for longer than ten minutes (`remote::kept`).
+/// The longest time that a connection persists, in seconds (`remote::persist`).
 const MAX_KEPT_SECONDS: f64 = 600.0;
-/// Bytes of names and texts in `tags`.
+/// The limit of the bytes of names and texts in `tags`.
 const MAX_TAGS: usize = 64 << 10;
-/// Tables in tables in `tags`.
+/// The limit of nested tables in `tags`.
 const MAX_LEVELS: usize = 8;
 
-/// Seconds in JSON, without a fraction where there is none.
+/// Converts to seconds in JSON, without a zero fraction.
 pub(super) fn seconds_to_json(time: Duration) -> serde_json::Value {
     match time.subsec_nanos() {
         0 => time.as_secs().into(),
@@ -43,7 +43,7 @@ pub(super) fn speed(fields: &mut Fields) -> Option<f64> {
     fields.positive("a number", f64::INFINITY)
 }
 
-/// A threshold for the load; `Some(None)` ignores it.
+/// Reads a threshold for the load; `Some(None)` ignores it.
 pub(super) fn load(fields: &mut Fields) -> Option<Option<f64>> {
     fields.read("a number, 0 or above, or false to ignore the load", |value| match value {
         Value::Boolean(false) => Some(None),
@@ -90,7 +90,7 @@ fn without_brackets(name: &str) -> String {
 pub(super) fn user(fields: &mut Fields) -> Option<String> {
     let fits = |user: &String| {
         let is_bare = !user.contains(|c: char| c.is_whitespace() || c.is_control());
-        // What is offered to be pasted must not be taken for an option.
+        // The name appears in commands to copy, where it must not be taken for an option.
         !user.is_empty() && user.len() <= 255 && !user.starts_with('-') && is_bare
     };
     fields.read("the name of an account on the build machine", |value| values::string(value).filter(fits))
@@ -119,7 +119,7 @@ pub(super) fn host_keys(fields: &mut Fields) -> Option<Vec<HostKey>> {
     (keys.len() == texts.len()).then_some(keys)
 }
 
-/// Warns of `system`, of which the constructor has made `systems`.
+/// Warns of `system`, which the constructor has converted to `systems`.
 pub(super) fn system(fields: &mut Fields) -> Option<()> {
     let value = fields.value();
     if values::string(&value).is_some() {
@@ -150,7 +150,7 @@ pub(super) fn systems(fields: &mut Fields) -> Option<Vec<String>> {
     for system in systems.iter().filter(|system| !SYSTEMS.contains(&system.as_str())) {
         if let Some(meant) = nearest(system, SYSTEMS) {
             let hint = Some(format!("did you mean \"{meant}\"?"));
-            fields.warning(format!("{} is no system type of Guix", values::quote(system)), hint);
+            fields.warning(format!("{} is not a system type of Guix", values::quote(system)), hint);
         }
     }
     Some(systems)
@@ -184,7 +184,7 @@ pub(super) fn private_key(fields: &mut Fields) -> Option<PathBuf> {
     }
 }
 
-/// The spellings of Guix are those of libssh: method names in order of preference, or yes and no.
+/// Reads the spellings of Guix, which are those of libssh: method names in order of preference, or yes and no.
 pub(super) fn compression(fields: &mut Fields) -> Option<Compression> {
     fields.read("\"auto\", \"zlib\" or \"none\"", |value| {
         let text = values::string(value)?;
@@ -208,7 +208,7 @@ pub(super) fn compression_level(fields: &mut Fields) -> Option<()> {
 }
 
 pub(super) fn keep_connection(fields: &mut Fields) -> Option<Option<Duration>> {
-    let expected = format!("a number of seconds above 0, up to {MAX_KEPT_SECONDS}, or false to keep none");
+    let expected = format!("a number of seconds above 0, up to {MAX_KEPT_SECONDS}, or false for none");
     fields.read(&expected, |value| match value {
         Value::Boolean(false) => Some(None),
         value => {
@@ -238,9 +238,9 @@ pub(super) fn tags(fields: &mut Fields) -> Option<serde_json::Map<String, Json>>
     None
 }
 
-/// A Lua value in JSON, or the names that lead to what is wrong, and that. `levels` of tables may stand in each other.
-/// `room` is how many bytes are left for names and texts; each value takes one, so that tables which stand in many
-/// places cannot grow without end.
+/// Converts a Lua value to JSON. The error has the names of the tables that contain the fault, and the fault. `levels`
+/// limits the nesting of tables. `room` is the rest of the limit of bytes for names and texts; each value takes one
+/// byte, so that tables which are used in many places cannot grow without a limit.
 fn to_json(value: &Value, levels: usize, room: &mut usize) -> Result<Json, String> {
     let text = values::string(value);
     let size = 1 + text.as_ref().map_or(0, String::len);

@@ -1,16 +1,16 @@
-//! What there is to say about a machine file: errors and warnings, each with its place.
+//! Diagnostics of a machine file: errors and warnings, each with its location.
 
 use crate::lua::{Context, LuaError};
 use serde::Serialize;
 use std::fmt;
 
-/// Whether the machine file can be used nevertheless.
+/// Whether the machine file can still be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The machine file cannot be used.
     Error,
-    /// It can.
+    /// The machine file can be used.
     Warning,
 }
 
@@ -18,24 +18,24 @@ pub enum Severity {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
     pub severity: Severity,
-    /// The file it is about: the machine file or a module that it requires.
+    /// The file with the error: the machine file or a module that it requires.
     pub file: String,
-    /// Line in `file`, from 1: of the field where it can be told, else of the call of the constructor.
+    /// The line in `file`, from 1: that of the field if it is known, else that of the constructor's call.
     pub line: Option<u32>,
     /// Name of the field of a build machine or of the pool.
     pub field: Option<String>,
-    /// What was expected and what was found.
+    /// The expected and the actual value.
     pub message: String,
-    /// What to do about it.
+    /// The remedy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-    /// For an error raised while Lua ran: the calls in the user's own files that led there, innermost first.
+    /// The calls in the user's own files that led to an error raised in Lua, innermost first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trace: Vec<String>,
 }
 
 impl Diagnostic {
-    /// An error in `file`.
+    /// Returns an error in `file`.
     pub fn error(file: impl Into<String>, message: impl Into<String>) -> Diagnostic {
         Diagnostic {
             severity: Severity::Error,
@@ -48,24 +48,24 @@ impl Diagnostic {
         }
     }
 
-    /// A warning about `file`.
+    /// Returns a warning about `file`.
     pub fn warning(file: impl Into<String>, message: impl Into<String>) -> Diagnostic {
         Diagnostic { severity: Severity::Warning, ..Diagnostic::error(file, message) }
     }
 
-    /// An error that Lua raised.
+    /// Returns a diagnostic of an error that Lua raised.
     pub(super) fn of_lua_error(error: LuaError, context: &Context) -> Diagnostic {
         let file = error.file(context);
         let (hint, line) = (error.hint(&file), error.position.map(|position| position.line));
         Diagnostic { hint, trace: error.trace, ..Diagnostic::error(file, error.message).at(line) }
     }
 
-    /// The same, with its line.
+    /// Adds the line.
     pub fn at(self, line: Option<u32>) -> Diagnostic {
         Diagnostic { line, ..self }
     }
 
-    /// The same, with what to do about it.
+    /// Adds the hint.
     pub fn hint(self, hint: impl Into<String>) -> Diagnostic {
         Diagnostic { hint: Some(hint.into()), ..self }
     }
@@ -93,14 +93,14 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Why a machine file cannot be used: at least one error, and the warnings found beside it.
+/// The reason why a machine file cannot be used: at least one error, and the warnings of the same run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 pub struct Report {
     pub diagnostics: Vec<Diagnostic>,
 }
 
 impl Report {
-    /// How many errors it holds.
+    /// Returns the number of errors.
     pub fn errors(&self) -> usize {
         self.diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
     }

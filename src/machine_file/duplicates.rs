@@ -1,9 +1,9 @@
-//! Several entries for one machine: same name and port, however the name is spelt.
+//! Duplicate entries for one machine: the same name and port, in any spelling of the name.
 //!
-//! They share slots, health and transfer limits, so what concerns the host and not the build must be the same in all of
-//! them. Systems, features, speed and functions may differ: that is what a second entry is for. So may fields that a
-//! connection goes by, such as `keep_connection`. Names that are not alike
-//! may still be those of one machine: `checks` warns of that.
+//! They share slots, health and transfer limits, so the fields that describe the host and not the build must be the
+//! same in all of them. Systems, features, speed and functions may differ: that is the purpose of a second entry. The
+//! fields of connections, such as `keep_connection`, may also differ. Different names may still be those of one machine:
+//! `checks` warns of that.
 
 use super::diagnostic::Severity;
 use super::fields::{Finding, FindingLocation};
@@ -13,7 +13,7 @@ use crate::machine::Machine;
 use mlua::Table;
 use std::collections::HashMap;
 
-/// Compares each entry with the first for the same machine. `numbers` are the calls that made the entries.
+/// Compares each entry with the first one for the same machine. `numbers` are the calls that made the entries.
 pub(super) fn check(
     entries: &[Entry],
     functions: &[(Table, MachineFunctions)],

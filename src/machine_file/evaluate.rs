@@ -1,4 +1,4 @@
-//! Evaluating a machine file: run it, decode what it returns, check the whole; every error in one report.
+//! Evaluation of a machine file: run it, decode its result, check the whole; all errors are in one report.
 
 use super::constructors::{Constructor, ConstructorCall, label};
 use super::diagnostic::{Diagnostic, Report, Severity};
@@ -16,7 +16,7 @@ use mlua::chunk::ChunkMode;
 use mlua::{Table, Value};
 use std::path::PathBuf;
 
-/// What a machine file says, as values that can leave the interpreter's thread.
+/// The contents of a machine file, as values that can leave the interpreter's thread.
 #[derive(Debug)]
 pub(super) struct Evaluated {
     pub machines: Vec<Entry>,
@@ -25,10 +25,10 @@ pub(super) struct Evaluated {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// The limits that stand in the text of a machine file as `limits = { … }`.
+/// Returns the limits that the text of a machine file has as `limits = { … }`.
 ///
-/// They are needed before the file has been evaluated, so the text of the table is evaluated on its own, where no
-/// variables exist. Limits that are computed from something else keep their defaults until the evaluation is over.
+/// They are needed before the file has been evaluated, so the text of the table is evaluated alone, without variables.
+/// Computed limits take effect only after the evaluation.
 pub(super) fn limits(runtime: &Runtime, text: &str, limits: Limits) -> Limits {
     let Some(range) = Source::new(text).table_after("limits") else { return limits };
     let table = runtime.limited(|lua| {
@@ -42,7 +42,7 @@ pub(super) fn limits(runtime: &Runtime, text: &str, limits: Limits) -> Limits {
     table.map_or(limits, |table| settings::stated_limits(&table, limits))
 }
 
-/// Evaluates a machine file. `limits` are those in force.
+/// Evaluates a machine file with these `limits`.
 pub(super) fn evaluate(file: &mut LoadedFile, text: &[u8], limits: Limits) -> Result<Evaluated, Report> {
     let FileRun { result, deferred } = file.runtime.run_file(text);
     let context = &file.runtime.context;
@@ -75,7 +75,7 @@ pub(super) fn evaluate(file: &mut LoadedFile, text: &[u8], limits: Limits) -> Re
     }
 }
 
-/// Whether an error says again, or only follows from, what has been noted.
+/// Returns whether an error repeats a deferred one, or is a consequence of it.
 fn follows(lua_error: &LuaError, deferred: &[DeferredError]) -> bool {
     deferred.iter().any(|deferred| {
         let named = deferred.global.as_ref().map(|global| format!("(global '{global}')"));
@@ -97,7 +97,7 @@ impl Decoder<'_> {
         self.findings.push(finding);
     }
 
-    /// Checks what the constructors made, for a file that could not be run to its end.
+    /// Checks the constructors' calls of a file that did not run to its end.
     fn constructed(&mut self) {
         let base = |made: &ConstructorCall| {
             let inherits = |other: &ConstructorCall| other.inherit.as_ref() == Some(&made.table);
@@ -112,7 +112,7 @@ impl Decoder<'_> {
         }
     }
 
-    /// Decodes what the file returned.
+    /// Decodes the result of the file.
     fn returned(&mut self, value: &Value) -> Option<(Evaluated, Functions)> {
         const EXPECTED: &str = "expected the machine file to return a list of build machines";
         let Value::Table(pool) = value else {
@@ -140,7 +140,7 @@ impl Decoder<'_> {
             Ok(items) => items,
             Err(ListError::Hole(index)) => {
                 let place = usize::try_from(index).map_or(FindingLocation::Pool, FindingLocation::Item);
-                let hint = Some("an expression there gives nil");
+                let hint = Some("an expression there is nil");
                 self.error(place, format!("the list of machines has nothing at index {index}"), hint);
                 return (Vec::new(), None);
             }
@@ -181,7 +181,7 @@ impl Decoder<'_> {
         (machines, local)
     }
 
-    /// The number of the call that made this table.
+    /// Returns the number of the call that made this table.
     fn number_of(&self, table: &Table) -> Option<usize> {
         table.metatable()?;
         self.made.iter().position(|made| made.table == *table)
@@ -199,7 +199,7 @@ impl Decoder<'_> {
         machine
     }
 
-    /// Reads what a call of a constructor made. False if the result cannot be used.
+    /// Reads the table of a constructor's call. Returns false if the result cannot be used.
     fn read<T>(&mut self, number: usize, schema: &[Field<T>], value: &mut T) -> bool {
         let made = &self.made[number];
         let place = FindingLocation::Constructed(number);

@@ -1,4 +1,4 @@
-//! Reading the fields of one table of the machine file, with a finding for each that is wrong.
+//! Decoding of the fields of one table of the machine file, with a finding for each fault.
 
 use super::diagnostic::Severity;
 use super::suggest;
@@ -7,7 +7,7 @@ use mlua::{Function, Table, Value};
 use std::path::Path;
 use std::time::Duration;
 
-/// What a finding is about.
+/// The subject of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FindingLocation {
     /// A call of a constructor, by its number.
@@ -20,7 +20,7 @@ pub(super) enum FindingLocation {
     Limits,
 }
 
-/// One thing that is wrong or doubtful; its line is found later.
+/// An error or a warning; its line is found later.
 #[derive(Debug)]
 pub(super) struct Finding {
     pub severity: Severity,
@@ -28,7 +28,7 @@ pub(super) struct Finding {
     pub field: Option<String>,
     pub message: String,
     pub hint: Option<String>,
-    /// It is about a required field that has no value.
+    /// Whether it is about a required field without a value.
     pub missing: bool,
 }
 
@@ -36,14 +36,14 @@ pub(super) struct Finding {
 pub(super) struct Fields<'a> {
     pub table: &'a Table,
     pub place: FindingLocation,
-    /// What the table is called in messages: `build_machine<NAME>`, empty for the pool.
+    /// The name of the table in messages: `build_machine<NAME>`, empty for the pool.
     pub subject: String,
     pub findings: &'a mut Vec<Finding>,
-    /// What `~` stands for.
+    /// The directory that `~` means.
     pub home: Option<&'a Path>,
-    /// The field that is read now.
+    /// The current field.
     field: &'static str,
-    /// The file is in error without that field.
+    /// Whether the file is invalid without that field.
     is_required: bool,
 }
 
@@ -57,17 +57,17 @@ impl<'a> Fields<'a> {
         Fields { table, place, subject, findings, home: None, field: "", is_required: false }
     }
 
-    /// Turns to the next field.
+    /// Moves to the next field.
     pub fn begin(&mut self, field: &'static str, is_required: bool) {
         (self.field, self.is_required) = (field, is_required);
     }
 
-    /// The value of this field.
+    /// Returns the value of this field.
     pub fn value(&self) -> Value {
         self.get(self.field)
     }
 
-    /// The value of any field.
+    /// Returns the value of any field.
     pub fn get(&self, field: &str) -> Value {
         self.table.raw_get(field).unwrap_or(Value::Nil)
     }
@@ -87,7 +87,7 @@ impl<'a> Fields<'a> {
         self.push(severity, Some(field.to_owned()), format!("{subject}{field}: {message}"), hint);
     }
 
-    /// Records an error about the table as a whole; `field` is one that it should not have.
+    /// Records an error in the table as a whole; `field` is one that it must not have.
     fn error_in_table(&mut self, field: Option<String>, message: String, hint: Option<String>) {
         let subject = if self.subject.is_empty() { "the pool" } else { &self.subject };
         self.push(Severity::Error, field, format!("{subject}: {message}"), hint);
@@ -97,7 +97,8 @@ impl<'a> Fields<'a> {
         self.findings.push(Finding { severity, place: self.place, field, message, hint, missing: false });
     }
 
-    /// The value as `read` understands it; an error if it is there and `read` gives nothing, or if it must be there.
+    /// Converts the value with `read`. A value for which `read` returns `None` is an error, and so is a missing
+    /// required value.
     pub fn read<T>(&mut self, expected: &str, read: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
         if self.is_missing(expected) {
             return None;
@@ -111,7 +112,7 @@ impl<'a> Fields<'a> {
         result
     }
 
-    /// Whether the field is not there, which is an error if it is required.
+    /// Returns whether the field is missing, which is an error if it is required.
     pub fn is_missing(&mut self, expected: &str) -> bool {
         let is_missing = self.value().is_nil();
         if is_missing && self.is_required {
@@ -143,7 +144,7 @@ impl<'a> Fields<'a> {
         self.positive("a number of seconds", most).map(Duration::from_secs_f64)
     }
 
-    /// A whole number from `least` to `most`.
+    /// Reads an integer from `least` to `most`.
     pub fn whole<T: TryFrom<u64>>(&mut self, least: u64, most: u64) -> Option<T> {
         let expected = match most {
             u64::MAX => format!("a whole number, {least} or above"),
@@ -155,7 +156,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// A number above 0 and no more than `most`.
+    /// Reads a number above 0, up to `most`.
     pub fn positive(&mut self, what: &str, most: f64) -> Option<f64> {
         let expected = match most.is_finite() {
             true => format!("{what} above 0, up to {most}"),
@@ -165,7 +166,7 @@ impl<'a> Fields<'a> {
         self.read(&expected, |value| values::number(value).filter(fits))
     }
 
-    /// A list of strings, each of which `check` agrees to or says what it expected instead.
+    /// Reads a list of strings. `check` accepts a string, or returns what it expected instead.
     pub fn strings(&mut self, expected: &str, check: impl Fn(&str) -> Result<(), String>) -> Option<Vec<String>> {
         if self.is_missing(expected) {
             return None;
@@ -204,7 +205,7 @@ impl<'a> Fields<'a> {
         (strings.len() == items.len()).then_some(strings)
     }
 
-    /// An error for each field that is not one of `known`. The pool may have items without a name.
+    /// Records an error for each field that is not one of `known`. The pool may have items without a name.
     pub fn unknown(&mut self, known: &[&str]) {
         let list = self.place == FindingLocation::Pool;
         let pairs = self.table.pairs::<Value, Value>().filter_map(Result::ok);
@@ -244,7 +245,7 @@ fn is_one_of(key: &Value, known: &[&str]) -> bool {
     known.iter().any(|name| name.as_bytes() == &*key)
 }
 
-/// Whether this is a number or a boolean within quotes.
+/// Returns whether this is a number or a boolean within quotes.
 fn is_quoted(value: &Value) -> bool {
     let Value::String(text) = value else { return false };
     let text = text.to_string_lossy();

@@ -1,8 +1,8 @@
-//! The functions that a machine file defines, and whom they are asked about. They stay on the interpreter's thread.
+//! The functions that a machine file defines, with their candidates. They stay on the interpreter's thread.
 
 use mlua::{Function, Table, Value};
 
-/// Who could build it.
+/// A candidate for a build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Candidate {
     /// A build machine, by its index in [`Pool::machines`](super::Pool::machines).
@@ -32,17 +32,17 @@ impl MachineFunctions {
     }
 }
 
-/// What a machine file says that must stay on that thread.
+/// The parts of a machine file that must stay on that thread.
 #[derive(Debug)]
 pub(super) struct Functions {
     pub pool: MachineFunctions,
-    /// In the order of the entries: the tables that functions are given, and functions.
+    /// In the order of the entries: the tables that functions receive, and the functions of the machine.
     pub machines: Vec<(Table, MachineFunctions)>,
     pub local: Option<(Table, MachineFunctions)>,
 }
 
 impl Functions {
-    /// The table and the functions of a candidate.
+    /// Returns the table and the functions of a candidate.
     pub fn of(&self, candidate: Candidate) -> Option<&(Table, MachineFunctions)> {
         match candidate {
             Candidate::Machine(index) => self.machines.get(index),

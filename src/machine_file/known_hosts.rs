@@ -1,4 +1,4 @@
-//! `offload.known_hosts(host[, file])`: the host keys that OpenSSH has noted for a host.
+//! `offload.known_hosts(host[, file])`: the host keys that OpenSSH has recorded for a host.
 //!
 //! Without a file, `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts` are read. The format is that of
 //! [`machine::known_hosts`](crate::machine::known_hosts).

@@ -1,4 +1,4 @@
-//! A machine file on the interpreter's thread: its runtime, what its constructors have made, and its functions.
+//! A machine file on the interpreter's thread: its runtime, the calls of its constructors, and its functions.
 
 use super::constructors::{self, ConstructorCalls};
 use super::functions::Functions;
@@ -9,19 +9,19 @@ use mlua::Table;
 use std::cell::RefCell;
 use std::sync::Arc;
 
-/// What stays on the interpreter's thread.
+/// The values that stay on the interpreter's thread.
 pub(super) struct LoadedFile {
     pub runtime: Runtime,
-    /// Machines that were constructed while the file was evaluated.
+    /// The calls of constructors while the file was evaluated.
     pub made: ConstructorCalls,
-    /// What the file gave, once it has been evaluated.
+    /// The functions of the file, once it has been evaluated.
     pub functions: Option<Functions>,
-    /// The request of the decision that is being taken, and its table.
+    /// The request of the current decision, and its table.
     request: RefCell<Option<(Arc<LuaRequest>, Table)>>,
 }
 
 impl LoadedFile {
-    /// A fresh interpreter with the functions for machine files, before the file has been evaluated.
+    /// Makes a new interpreter with the functions for machine files, before the file is evaluated.
     pub fn new(options: RuntimeOptions, cancel_state: Arc<CancelState>) -> mlua::Result<LoadedFile> {
         let made = ConstructorCalls::default();
         let runtime = Runtime::new(options, cancel_state, |lua, module, context| {
@@ -31,7 +31,7 @@ impl LoadedFile {
         Ok(LoadedFile { runtime, made, functions: None, request: RefCell::default() })
     }
 
-    /// The table of a request: one for all calls of one decision.
+    /// Returns the table of a request: one for all calls of one decision.
     pub fn request(&self, request: &Arc<LuaRequest>) -> mlua::Result<Table> {
         let mut current = self.request.borrow_mut();
         if let Some((known, table)) = &*current

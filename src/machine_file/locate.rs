@@ -1,4 +1,4 @@
-//! From findings to diagnostics: the file and the line of each.
+//! The conversion of findings to diagnostics, each with its file and line.
 
 use super::constructors::ConstructorCall;
 use super::diagnostic::{Diagnostic, Severity};
@@ -6,7 +6,7 @@ use super::fields::{Finding, FindingLocation};
 use crate::lua::{Context, DeferredError, Items, Position, Source, read_chunk};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A report with more findings than this helps nobody.
+/// The limit of findings in a report; more would not help.
 const MAX_FINDINGS: usize = 100;
 
 pub(super) struct Locator<'a> {
@@ -29,7 +29,7 @@ impl<'a> Locator<'a> {
         Locator { context, made, texts }
     }
 
-    /// The diagnostics, by file and line.
+    /// Returns the diagnostics, sorted by file and line.
     pub fn locate(&self, findings: Vec<Finding>, deferred: &[DeferredError]) -> Vec<Diagnostic> {
         let sources: BTreeMap<&str, Source> =
             self.texts.iter().map(|(chunk, text)| (chunk.as_str(), Source::new(text))).collect();
@@ -61,7 +61,7 @@ impl<'a> Locator<'a> {
             };
             let written = finding.field.as_ref().and_then(|field| items.fields.get(field)).copied();
             let line = written.or(line);
-            // That there is nil where an error was noted needs no saying.
+            // A nil value that follows from a deferred error is not reported.
             let read_here = |read: &&Position| read.chunk == chunk && Some(read.line) == line;
             let empty = finding.missing || matches!(finding.place, FindingLocation::Item(_));
             if empty && line.is_some() && reads.iter().any(read_here) && (written.is_some() || !finding.missing) {
@@ -85,7 +85,7 @@ impl<'a> Locator<'a> {
         Diagnostic { hint: deferred.hint.clone(), ..Diagnostic::error(file, deferred.message.clone()).at(line) }
     }
 
-    /// In order, each once, and not too many.
+    /// Sorts them, removes duplicates, and limits their number.
     fn bounded(&self, mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
         let main = self.context.file.display().to_string();
         diagnostics.sort_by(|one, other| {

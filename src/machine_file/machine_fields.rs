@@ -18,14 +18,14 @@ pub struct Entry {
 }
 
 impl Default for Entry {
-    /// The defaults, and nothing in the required fields.
+    /// Returns the defaults, with empty values in the required fields.
     fn default() -> Entry {
         let machine = Machine::new("", "", Vec::new(), Vec::new());
         Entry { machine, line: None, has_accepts: false, has_score: false }
     }
 }
 
-/// The head itself, as a candidate; `LOCAL_MACHINE` says what its fields mean.
+/// The head itself, as a candidate; `LOCAL_MACHINE` documents its fields.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LocalMachine {
     pub name: String,
@@ -60,7 +60,7 @@ impl Default for LocalMachine {
 type Build = Field<Entry>;
 type Local = Field<LocalMachine>;
 
-/// Seconds: no wait on a link to a build machine is longer than a day.
+/// The limit of waits on a link to a build machine, in seconds: a day.
 const LONGEST_WAIT: f64 = 86400.0;
 
 /// The fields of `build_machine`.
@@ -197,10 +197,10 @@ pub const BUILD_MACHINE: &[Field<Entry>] = &[
     )
     .read(|f, e| decode::tags(f).map(|tags| e.machine.tags = tags))
     .json(|e| json!(e.machine.tags)),
-    Build::new("accepts", "offload.Accepts", "Whether it takes a build. The function of the pool must agree, too.")
+    Build::new("accepts", "offload.Accepts", "Returns whether it takes a build. The function of the pool must accept it, too.")
         .read(|f, e| f.function().map(|_| e.has_accepts = true))
         .json(|e| json!(e.has_accepts)),
-    Build::new("score", "offload.ScoreFunction", "How well it suits a build. Replaces the function of the pool.")
+    Build::new("score", "offload.ScoreFunction", "Returns its score for a build, the higher the better. Replaces the function of the pool.")
         .read(|f, e| f.function().map(|_| e.has_score = true))
         .json(|e| json!(e.has_score)),
     Build::new("inherit", "table", "Fields that are not given here come from this table or machine.")
@@ -235,12 +235,20 @@ pub const LOCAL_MACHINE: &[Field<LocalMachine>] = &[
     Local::new("tags", "table<string, any>", "As for a build machine.")
         .read(|f, l| decode::tags(f).map(|tags| l.tags = tags))
         .json(|l| json!(l.tags)),
-    Local::new("accepts", "offload.Accepts", "Whether it takes a build. The function of the pool must agree, too.")
-        .read(|f, l| f.function().map(|_| l.has_accepts = true))
-        .json(|l| json!(l.has_accepts)),
-    Local::new("score", "offload.ScoreFunction", "How well it suits a build. Replaces the function of the pool.")
-        .read(|f, l| f.function().map(|_| l.has_score = true))
-        .json(|l| json!(l.has_score)),
+    Local::new(
+        "accepts",
+        "offload.Accepts",
+        "Returns whether it takes a build. The function of the pool must accept it, too.",
+    )
+    .read(|f, l| f.function().map(|_| l.has_accepts = true))
+    .json(|l| json!(l.has_accepts)),
+    Local::new(
+        "score",
+        "offload.ScoreFunction",
+        "Returns its score for a build, the higher the better. Replaces the function of the pool.",
+    )
+    .read(|f, l| f.function().map(|_| l.has_score = true))
+    .json(|l| json!(l.has_score)),
     Local::new("inherit", "table", "Fields that are not given here come from this table or machine.")
         .read(|f, _| f.table().map(|_| ())),
 ];

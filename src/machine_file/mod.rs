@@ -15,16 +15,16 @@
 //! }
 //! ```
 //!
-//! [`load`] evaluates the file (`evaluate`) with the Lua host of the crate's module `lua`, decodes what it returns by the
-//! tables of fields (`schema`, `machine_fields`, `settings`) and checks the whole (`duplicates`); all that is wrong comes
-//! back in one [`Report`], each finding with its line (`locate`). [`Pool::callbacks`] begins a [`RequestCallbacks`], which
-//! asks the functions of the file (`functions`, `callbacks`). Beside the language and what the host has for every
-//! program, the file may use the constructors (`constructors`) and `known_hosts`; see `loaded_file`.
+//! [`load`] evaluates the file (`evaluate`) with the Lua host of the crate's module `lua`, decodes its result with the
+//! tables of fields (`schema`, `machine_fields`, `settings`) and checks the whole (`duplicates`). All errors are in one
+//! [`Report`], each finding with its line (`locate`). [`Pool::callbacks`] begins a [`RequestCallbacks`], which calls
+//! the functions of the file (`functions`, `callbacks`). Besides the language and the host's libraries, the file may
+//! use the constructors (`constructors`) and `known_hosts`; see `loaded_file`.
 //!
-//! Nothing that Lua code does can hang, end or confuse the process. It runs on a thread of its own, which is given up
-//! when the time of [`Limits`] is over. Where a function fails there is a default.
+//! Lua code cannot block, end or confuse the process. It runs on a thread of its own, which is abandoned when a time
+//! limit of [`Limits`] has passed. If a function fails, the default applies.
 //!
-//! Not checked here: whether hosts answer. Whether key files can be read, [`check_environment`] says.
+//! Not checked here: whether hosts respond. [`check_environment`] checks whether key files can be read.
 
 mod callbacks;
 mod checks;
@@ -56,7 +56,7 @@ pub use request_callbacks::{Acceptance, RequestCallbacks, Score, default_score};
 pub use schema::{Field, FieldValues};
 pub use settings::{Fallback, LIMITS, Limits, POOL, Settings};
 
-/// Annotations of what a machine file may use, for editors with the Lua language server.
+/// Annotations of the machine file's functions and fields, for editors with the Lua language server.
 pub const ANNOTATIONS: &str = include_str!("../../lua/offload.lua");
 
 #[cfg(test)]

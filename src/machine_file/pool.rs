@@ -16,14 +16,14 @@ use std::sync::{Arc, Mutex};
 /// Adds an embedding program's own functions to an interpreter before the machine file is evaluated.
 pub type Extend = Arc<dyn Fn(&mlua::Lua) -> mlua::Result<()> + Send + Sync>;
 
-/// What a machine file is evaluated with.
+/// The context in which a machine file is evaluated.
 #[derive(Clone, Default)]
 pub struct LoadContext {
-    /// What `~` stands for; `None`: the home directory of the effective user.
+    /// The directory that `~` means; `None`: the home directory of the effective user.
     pub home: Option<PathBuf>,
-    /// Where `cached` keeps values between processes; `None`: nowhere.
+    /// The directory in which `cached` stores values between processes; `None`: they are not stored.
     pub cache: Option<PathBuf>,
-    /// Limits where the file states none.
+    /// The limits that apply if the file has none.
     pub limits: Limits,
     /// Functions of an embedding program.
     pub extend: Option<Extend>,
@@ -41,7 +41,7 @@ impl fmt::Debug for LoadContext {
     }
 }
 
-/// What a machine file says.
+/// The contents of a machine file.
 #[derive(Debug)]
 pub struct Pool {
     /// The build machines, in the order of the file.
@@ -49,18 +49,18 @@ pub struct Pool {
     /// The head itself, if it takes part.
     pub local: Option<LocalMachine>,
     pub settings: Settings,
-    /// What is doubtful in the file, but no error.
+    /// The warnings about the file.
     pub warnings: Vec<Diagnostic>,
     /// The machine file.
     pub path: PathBuf,
     /// The interpreter that holds the functions; `None` if there is no machine file.
     pub(super) interpreter: Option<Interpreter<LoadedFile>>,
-    /// Warnings of decisions that have been given.
+    /// The warnings of decisions that were reported.
     pub(super) reported: Mutex<HashSet<String>>,
 }
 
 impl Pool {
-    /// A pool without machines, as a machine file that does not exist gives it.
+    /// Returns a pool without machines, like that of a machine file that does not exist.
     pub fn empty(path: &Path) -> Pool {
         Pool {
             machines: Vec::new(),
@@ -74,7 +74,7 @@ impl Pool {
     }
 }
 
-/// Evaluates the machine file `path`. A file that does not exist means no machines.
+/// Evaluates the machine file `path`. A file that does not exist gives an empty pool.
 pub fn load(path: &Path, context: &LoadContext) -> Result<Pool, Report> {
     let file = path.display().to_string();
     let text = match read_chunk(path) {

@@ -1,4 +1,4 @@
-//! What the functions of a machine file are told: the request, and the status of a machine.
+//! The arguments of the functions of a machine file: the request, and the status of a machine.
 
 use super::schema::{self, Field};
 use crate::hook::{self, HookArguments};
@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What the daemon asks for: one derivation to be built.
+/// The daemon's request to build one derivation.
 #[derive(Clone, Debug, Default)]
 pub struct LuaRequest {
     /// System type of the derivation.
@@ -32,7 +32,7 @@ pub struct LuaRequest {
 }
 
 impl LuaRequest {
-    /// What the daemon asked, and what it said when it started the hook.
+    /// Makes it from the daemon's request and the arguments with which it started the hook.
     pub fn new(request: &hook::Request, arguments: &HookArguments) -> LuaRequest {
         let seconds = |limit: Option<Duration>| limit.map_or(0, |limit| limit.as_secs());
         let name = request.derivation.name();
@@ -59,7 +59,7 @@ impl fmt::Debug for DerivationReader {
     }
 }
 
-/// What is known of a machine at this moment.
+/// The current facts about a machine.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LuaStatus {
     /// One-minute load over cores.
@@ -75,7 +75,7 @@ pub struct LuaStatus {
     pub free_disk: Option<u64>,
     /// Inodes free in the store.
     pub free_inodes: Option<u64>,
-    /// Build slots that are taken.
+    /// The number of taken build slots.
     pub running: Option<u32>,
     /// Seconds its clock is ahead of ours.
     pub clock_skew: Option<f64>,
@@ -85,7 +85,7 @@ pub struct LuaStatus {
 }
 
 impl LuaStatus {
-    /// What a probe of a machine found out, `age` ago.
+    /// Returns the result of a probe of a machine, `age` ago.
     pub fn measured(probe: &crate::status::MachineStatus, age: Duration) -> LuaStatus {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
         let loadavg = match (probe.load1, probe.load5, probe.load15) {
@@ -197,7 +197,7 @@ pub const DERIVATION_FIELDS: [&str; 6] = ["builder", "args", "env", "inputs", "s
 /// The names of the fields of an output of a derivation in Lua.
 pub const OUTPUT_FIELDS: [&str; 3] = ["path", "method", "hash"];
 
-/// The table of a derivation. The system is that of the request.
+/// Returns the table of a derivation. The system is that of the request.
 fn derivation_to_lua(lua: &Lua, derivation: &Derivation) -> mlua::Result<Table> {
     let strings = |strings: &mut dyn Iterator<Item = &[u8]>| {
         let strings = strings.map(|bytes| lua.create_string(bytes)).collect::<mlua::Result<Vec<_>>>()?;

@@ -1,8 +1,8 @@
-//! Asking the functions of a machine file, within the time that one decision has.
+//! Calls of the functions of a machine file, within the time limit of one decision.
 //!
-//! Whatever a function does, there is an answer: where it fails, takes too long or gives something that is no answer,
-//! the default holds, and a warning says so once in the life of the process. An `accepts` that fails or takes too long
-//! refuses: clients choose the names of derivations, and so they could choose that.
+//! Every call has a result. If a function fails, takes too long or returns an invalid value, the default applies, and a
+//! warning is logged once in the life of the process. An `accepts` that fails or takes too long refuses: clients choose
+//! the names of derivations, and so they could make it fail.
 
 use super::callbacks::{self, Callback, CallbackResult};
 use super::diagnostic::Diagnostic;
@@ -15,34 +15,35 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What `accepts` says.
+/// The result of `accepts`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Acceptance {
     Yes,
-    /// No, and why.
+    /// The machine is refused, for this reason.
     No(String),
 }
 
-/// What `score` says.
+/// The result of `score`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Score {
     /// The higher the better. Always finite.
     Value(f64),
-    /// Not this one, and why.
+    /// The machine is refused, for this reason.
     No(String),
 }
 
-/// The score of a machine without a function: its speed over one plus its load for each core. An unknown load is none.
+/// Returns the score of a machine without a function: its speed over one plus its load per core. An unknown load counts
+/// as 0.
 pub fn default_score(speed: f64, load: Option<f64>) -> f64 {
     speed / (1.0 + load.unwrap_or(0.0).max(0.0))
 }
 
-/// One decision about one request. All calls of functions for it share the time of [`super::Limits::decide`].
+/// One decision about one request. All its calls of functions share the time limit [`super::Limits::decide`].
 #[derive(Debug)]
 pub struct RequestCallbacks<'a> {
     pool: &'a Pool,
     request: Arc<LuaRequest>,
-    /// Time that is left for functions.
+    /// The rest of the time limit.
     budget: Cell<Duration>,
     warnings: RefCell<Vec<Diagnostic>>,
 }
@@ -56,7 +57,7 @@ impl Pool {
 }
 
 impl RequestCallbacks<'_> {
-    /// Whether the pool and the machine agree to build it there. Without functions, they do.
+    /// Returns whether the pool and the machine accept the build. Without functions, they do.
     pub fn accepts(&self, candidate: Candidate) -> Acceptance {
         let own = match candidate {
             Candidate::Machine(index) => self.pool.machines.get(index).is_some_and(|entry| entry.has_accepts),
@@ -72,7 +73,7 @@ impl RequestCallbacks<'_> {
         }
     }
 
-    /// How well the machine is suited. May be asked more than once.
+    /// Returns the score of the machine. It may be called more than once.
     pub fn score(&self, candidate: Candidate, status: &LuaStatus) -> Score {
         let (own, speed) = match candidate {
             Candidate::Machine(index) => match self.pool.machines.get(index) {
@@ -102,12 +103,12 @@ impl RequestCallbacks<'_> {
         self.fallback(self.pool.settings.when_unreachable, Fallback::Local, Callback::WhenUnreachable)
     }
 
-    /// The request that is decided about.
+    /// Returns the request of the decision.
     pub fn request(&self) -> &LuaRequest {
         &self.request
     }
 
-    /// The warnings since the last time, each of which is given once in the life of the pool.
+    /// Returns the warnings since the last call. Each warning is reported once in the life of the pool.
     pub fn take_warnings(&self) -> Vec<Diagnostic> {
         self.warnings.take()
     }
@@ -119,7 +120,7 @@ impl RequestCallbacks<'_> {
         })
     }
 
-    /// The valid answer of a function, if it gave one. The error says why it could not be asked.
+    /// Calls a function, and returns its valid result, if any. The error is the reason why it could not be called.
     fn ask(&self, asked: Callback) -> Result<Option<CallbackResult>, String> {
         let Some(interpreter) = self.pool.interpreter.as_ref() else { return Ok(None) };
         let (request, function) = (Arc::clone(&self.request), asked.field());
@@ -145,7 +146,7 @@ impl RequestCallbacks<'_> {
         Err(format!("{function} {what}"))
     }
 
-    /// Warns that the functions are not called any more, unless that is known.
+    /// Warns that the functions are not called any more, unless that was reported.
     fn warn_stopped(&self, stopped: Stopped, function: &str, what: &str) {
         let location = match stopped {
             Stopped::Before => return,

@@ -1,10 +1,10 @@
-//! What a field of the machine file is. Each one is declared once, in the table of what it belongs to: `BUILD_MACHINE`
-//! and `LOCAL_MACHINE` in `machine_fields`, `POOL` and `LIMITS` in `settings`; and what functions of the file are
-//! given, `REQUEST` and `STATUS` in `request`.
+//! A field of the machine file. Each is declared once, in the table of its owner: `BUILD_MACHINE` and `LOCAL_MACHINE`
+//! in `machine_fields`, `POOL` and `LIMITS` in `settings`; and the arguments of functions, `REQUEST` and `STATUS`, in
+//! `request`.
 //!
-//! From the tables follow decoding, which names are unknown, the defaults that functions see, the JSON of `offload
-//! eval` and the manual page. The classes in `lua/offload.lua` and the tables in `doc/manual/machine-file.md` are
-//! written from them, in their order, by `tests/documentation/fields.rs`, which also checks them.
+//! The tables determine decoding, the set of known names, the defaults that functions see, the JSON of `offload eval`
+//! and the manual page. `tests/documentation/fields.rs` writes the classes in `lua/offload.lua` and the tables in
+//! `doc/manual/machine-file.md` from them, in their order, and checks them.
 
 use super::fields::Fields;
 use mlua::serde::SerializeOptions;
@@ -15,20 +15,20 @@ use serde_json::Value;
 /// A field of a table in the machine file, which is read into a `T`.
 pub struct Field<T> {
     pub name: &'static str,
-    /// Its type, as the annotations for editors write it.
+    /// Its type, in the notation of the annotations for editors.
     pub lua: &'static str,
     /// `seconds`, `bytes`, or empty.
     pub unit: &'static str,
-    /// What it means, in sentences; code stands in back-quotes.
+    /// Its meaning, in sentences; code is in back-quotes.
     pub about: &'static str,
-    /// The file is in error without it.
+    /// Whether the file is invalid without it.
     pub required: bool,
     read: Option<Read<T>>,
-    /// The value in JSON; null where there is none. For a function: whether it is given.
+    /// The value in JSON; null if there is none. For a function: whether it is given.
     json: Option<fn(&T) -> Value>,
 }
 
-/// Reads a value. `None`: it is not given, or an error has been recorded.
+/// Reads a value. `None`: it is not given, or an error was recorded.
 type Read<T> = fn(&mut Fields, &mut T) -> Option<()>;
 
 impl<T> Field<T> {
@@ -58,17 +58,17 @@ impl<T> Field<T> {
 }
 
 impl<T: Default> Field<T> {
-    /// The value of a field of the file that is not given, if there is one. A function has none.
+    /// Returns the default value, if there is one. A function has none.
     pub(super) fn default_value(&self) -> Option<Value> {
         let is_optional = self.read.is_some() && !self.required && self.kind() != "function";
         self.value(&T::default()).filter(|value| is_optional && !value.is_null())
     }
 
-    /// The same as documentation writes it.
+    /// Returns the default value as documentation writes it.
     pub fn default_text(&self) -> Option<String> {
         match self.default_value()? {
             Value::Number(number) if self.unit == "bytes" => Some(format!("{} MiB", number.as_u64()? >> 20)),
-            // The defaults of `limits` stand with its own fields.
+            // The defaults of `limits` are listed with its own fields.
             Value::Object(fields) if !fields.is_empty() => None,
             Value::Array(items) if items.is_empty() => Some("{}".to_owned()),
             value => Some(value.to_string()),
@@ -77,7 +77,7 @@ impl<T: Default> Field<T> {
 }
 
 impl<T> Field<T> {
-    /// Its type in words, such as `seconds or false`.
+    /// Returns its type in words, such as `seconds or false`.
     pub fn kind(&self) -> String {
         let word = |part: &str| match part {
             "number" | "integer" if !self.unit.is_empty() => self.unit.to_owned(),
@@ -88,7 +88,7 @@ impl<T> Field<T> {
         self.lua.split('|').map(word).collect::<Vec<_>>().join(" or ")
     }
 
-    /// The value in JSON, if the field has one.
+    /// Returns the value in JSON, if the field has one.
     pub(super) fn value(&self, of: &T) -> Option<Value> {
         self.json.map(|json| json(of))
     }
@@ -105,13 +105,13 @@ pub(super) fn to_lua<T>(schema: &[Field<T>], lua: &Lua, of: &T) -> mlua::Result<
     Ok(table)
 }
 
-/// A new Lua value; null is nil.
+/// Makes a Lua value; null is nil.
 pub(super) fn json_to_lua(lua: &Lua, value: &Value) -> mlua::Result<mlua::Value> {
     let options = SerializeOptions::new().set_array_metatable(false).serialize_unit_to_null(false);
     lua.to_value_with(value, options)
 }
 
-/// Reads all fields of a table into `value`. False if a required one is missing or wrong.
+/// Reads all fields of a table into `value`. Returns false if a required one is missing or invalid.
 pub(super) fn read<T>(schema: &[Field<T>], fields: &mut Fields, value: &mut T) -> bool {
     fields.unknown(&schema.iter().map(|field| field.name).collect::<Vec<_>>());
     let mut usable = true;

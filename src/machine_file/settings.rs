@@ -8,20 +8,20 @@ use mlua::{Table, Value};
 use serde_json::json;
 use std::time::Duration;
 
-/// What the pool says beside its machines.
+/// The settings of the pool besides its machines.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// What to do when every matching machine is busy. `None`: a function of the machine file decides.
+    /// The action when every matching machine is busy. `None`: a function of the machine file decides.
     pub when_busy: Option<Fallback>,
-    /// What to do when no matching machine can be reached. `None`: a function of the machine file decides.
+    /// The action when no matching machine can be reached. `None`: a function of the machine file decides.
     pub when_unreachable: Option<Fallback>,
-    /// Attempts at one build, on one machine or several.
+    /// The limit of attempts at one build, on one machine or several.
     pub max_attempts: u32,
     /// How long an accepted build may wait for a slot inside the hook. `None`: as long as the daemon's limits allow.
     pub wait_for_slot: Option<Duration>,
     /// How long an accepted build may wait while no matching machine can be reached.
     pub wait_for_machine: Duration,
-    /// What Lua code may use.
+    /// The limits of Lua code.
     pub limits: Limits,
     /// Whether the pool has an `accepts` of its own.
     pub has_accepts: bool,
@@ -44,7 +44,7 @@ impl Default for Settings {
     }
 }
 
-/// What to do with a build that no machine can take now.
+/// The action for a build that no machine can take now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fallback {
     /// Waits for a machine.
@@ -73,7 +73,7 @@ fn fallback_to_json(setting: Option<Fallback>) -> serde_json::Value {
     json!(setting.map_or("function", Fallback::name))
 }
 
-/// What Lua code may use.
+/// The limits of Lua code.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// Time to evaluate the machine file.
@@ -129,7 +129,7 @@ pub const POOL: &[Field<Settings>] = &[
     Setting::new(
         "when_unreachable",
         "\"wait\"|\"local\"|offload.Choice",
-        "The same for when no matching machine can be reached.",
+        "What to do when no matching machine can be reached: `\"wait\"` or `\"local\"`, as above.",
     )
     .read(|f, s| fallback(f).map(|fallback| s.when_unreachable = fallback))
     .json(|s| fallback_to_json(s.when_unreachable)),
@@ -192,7 +192,7 @@ fn read_limits(fields: &mut Fields, limits: &mut Limits) -> Option<()> {
     schema::read(LIMITS, &mut inner, limits).then_some(())
 }
 
-/// The limits that a table states, as far as they are valid; used before the machine file has been evaluated.
+/// Returns the valid limits of a table; used before the machine file has been evaluated.
 pub(super) fn stated_limits(table: &Table, mut limits: Limits) -> Limits {
     let mut findings = Vec::new();
     schema::read(LIMITS, &mut Fields::new(table, FindingLocation::Limits, String::new(), &mut findings), &mut limits);

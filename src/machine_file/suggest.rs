@@ -1,4 +1,4 @@
-//! "Did you mean": the field that a misspelt name stands for, or a word of another system.
+//! "Did you mean": suggestions for a misspelt field, or for a word of another system.
 
 use crate::lua::nearest;
 
@@ -22,7 +22,7 @@ const ELSEWHERE: [(&str, &str); 16] = [
     ("timeout", "connect_timeout"),
 ];
 
-/// As `nearest`, and the words of other systems for one of `fields`.
+/// Works like `nearest`, and also knows the words of other systems for one of `fields`.
 pub(super) fn field<'a>(name: &str, fields: impl IntoIterator<Item = &'a str> + Clone) -> Option<&'a str> {
     let plain = name.to_lowercase().replace('-', "_");
     let meant = ELSEWHERE.iter().find(|(elsewhere, _)| *elsewhere == plain).map(|(_, field)| *field);

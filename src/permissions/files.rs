@@ -1,11 +1,11 @@
-//! The files and directories of the state: all of them are made, opened and removed here.
+//! The files and directories of the state: all of them are created, opened and removed here.
 //!
-//! They are for one user alone, the owner of the directory that holds the state: guix-daemon's user, as a rule. **Root does
-//! all of this as the owner** (`as_owner`). Whatever the owner puts in the place of a name, a link or another directory,
-//! root gets no further by it than the owner would, and what root makes is the owner's. Where it cannot be told who could do
-//! that, since anybody can, it is an error.
+//! They are for one user only, the owner of the directory that contains the state: usually guix-daemon's user. **Root
+//! does all of this as the owner** (`as_owner`). If the owner replaces a name by a link or another directory, root gets
+//! no further than the owner would, and files that root creates belong to the owner. If any user could do that, so that
+//! the owner is unknown, it is an error.
 //!
-//! A file is opened only if it is one: a link is not followed, and a named pipe not waited for.
+//! Only regular files are opened: links are not followed, and named pipes do not block.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -21,15 +21,15 @@ use super::User;
 use super::identity::with_files_of;
 use super::ownership::{Control, ControlledByOthers, known_control};
 
-/// What files of the state are opened with.
+/// The flags with which files of the state are opened.
 const ALWAYS: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
-/// Does something with what is at `path`: if this process is root's, as the user who controls the directory.
+/// Runs `work` on the file `path`: if this process is root's, as the user who controls the directory.
 fn as_owner<T>(path: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     as_owner_of(path.parent().unwrap_or(path), work)
 }
 
-/// Does something with what is in `directory`.
+/// Runs `work` on a file in `directory`.
 fn as_owner_of<T>(directory: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     if !geteuid().is_root() {
         return work();
@@ -41,7 +41,7 @@ fn as_owner_of<T>(directory: &Path, work: impl FnOnce() -> io::Result<T>) -> io:
     }
 }
 
-/// The user as whom all of this is done in `directory`.
+/// Returns the user as whom all of this is done in `directory`.
 pub fn user_of(directory: &Path) -> User {
     match known_control(directory) {
         Ok(Control::User { uid, gid, .. }) if geteuid().is_root() => User::numbered(Path::new("/"), uid, gid),
@@ -49,7 +49,7 @@ pub fn user_of(directory: &Path) -> User {
     }
 }
 
-/// Whether what is in `directory` rests on what this process' user alone can write.
+/// Returns whether only this process' user can write the files in `directory`.
 pub fn is_ours(directory: &Path) -> bool {
     !geteuid().is_root() || known_control(directory).is_ok_and(|control| control == Control::Root)
 }
@@ -59,12 +59,12 @@ pub fn open(path: &Path) -> io::Result<File> {
     open_with(path, OFlags::RDONLY)
 }
 
-/// Opens a file for reading and writing, made if needed.
+/// Opens a file for reading and writing, created if needed.
 pub fn open_or_make(path: &Path) -> io::Result<File> {
     open_with(path, OFlags::RDWR | OFlags::CREATE)
 }
 
-/// Makes a file for writing, in the place of what a killed process may have left there.
+/// Creates a file for writing, and replaces one that a killed process may have left.
 pub fn make_anew(path: &Path) -> io::Result<File> {
     remove(path)?;
     open_with(path, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)
@@ -78,17 +78,17 @@ fn open_with(path: &Path, flags: OFlags) -> io::Result<File> {
     }
 }
 
-/// Whether there is anything of this name.
+/// Returns whether a file of this name exists.
 pub fn exists(path: &Path) -> bool {
     as_owner(path, || path.symlink_metadata()).is_ok()
 }
 
-/// When it was written last.
+/// Returns the time of its last modification.
 pub fn modified(path: &Path) -> io::Result<SystemTime> {
     as_owner(path, || path.symlink_metadata()?.modified())
 }
 
-/// Removes a file, if there is one.
+/// Removes a file, if it exists.
 pub fn remove(path: &Path) -> io::Result<()> {
     match as_owner(path, || fs::remove_file(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -96,17 +96,17 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Gives a file another name in the same directory, in the place of what has that name.
+/// Renames a file in the same directory, and replaces a file of that name.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     as_owner(from, || fs::rename(from, to))
 }
 
-/// Everything in a directory.
+/// Lists a directory.
 pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     as_owner_of(directory, || Ok(directory.read_dir()?.flatten().map(|entry| entry.path()).collect()))
 }
 
-/// Makes a socket and listens to it. Those who connect see the user of this process.
+/// Creates a socket and listens on it. The other side sees the user of this process.
 pub fn listen(socket: &Path) -> io::Result<UnixListener> {
     as_owner(socket, || UnixListener::bind(socket))
 }
@@ -116,10 +116,10 @@ pub fn connect(socket: &Path) -> io::Result<UnixStream> {
     as_owner(socket, || UnixStream::connect(socket))
 }
 
-/// Makes a directory and those above it, closed to all but their owner.
+/// Creates a directory and those above it, accessible only to their owner.
 pub fn make_directory(path: &Path) -> io::Result<()> {
     as_owner(path, || {
-        // As nearly always; and looking is cheaper than trying to make it.
+        // It exists nearly always, and checking is cheaper than trying to create it.
         if path.is_dir() {
             return Ok(());
         }
@@ -133,13 +133,13 @@ mod tests {
 
     use super::*;
 
-    /// Root's alone below `/tmp`, as the tests' user is root.
+    /// The directory belongs to root alone below `/tmp`, as the tests' user is root.
     fn directory() -> tempfile::TempDir {
         tempfile::tempdir().unwrap()
     }
 
     #[test]
-    fn what_is_made_is_closed_to_others() {
+    fn created_files_are_closed_to_others() {
         let top = directory();
         let state = top.path().join("guix/offload/b1:22");
         make_directory(&state).unwrap();
@@ -155,7 +155,7 @@ mod tests {
         assert!(!exists(&file) && exists(&state.join("1")));
         remove(&state.join("1")).unwrap();
         remove(&state.join("1")).unwrap();
-        // Nothing can be made there, and no directory is missing.
+        // No file can be created there, and no directory is missing.
         assert_eq!(make_directory(Path::new("/proc/offload/b1:22")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!((user_of(&state).uid, user_of(&of_root).uid), (995, 0));
         assert!(!is_ours(&state) && is_ours(&of_root));
 
-        // Whatever is in the place of a name.
+        // A link replaces a name.
         symlink(&of_root, of_user.join("link")).unwrap();
         let inside = of_root.join("file");
         fs::write(&inside, "of root").unwrap();
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_done_where_anybody_could_lead_root_elsewhere() {
+    fn root_does_nothing_in_a_directory_that_anybody_can_change() {
         let top = directory();
         let open_to_all = top.path().join("open");
         fs::create_dir(&open_to_all).unwrap();

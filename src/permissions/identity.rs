@@ -1,7 +1,7 @@
-//! Acting as another user, for a process of root's.
+//! Acting as another user, in a process of root's.
 //!
-//! Linux keeps user and groups for each thread. A thread does some work with files as another user
-//! ([`with_files_of`]); a process that has one thread becomes that user for good ([`assume`]).
+//! Linux stores user and groups per thread. A thread does some work with files as another user ([`with_files_of`]); a
+//! process with one thread becomes that user permanently ([`assume`]).
 
 use std::io;
 use std::path::Path;
@@ -15,7 +15,7 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use super::ownership::{Control, control_below};
 
 /// Makes this process one of the user `uid` with these groups, its own one first. It must have no other thread yet, and
-/// cannot go back.
+/// cannot revert.
 pub fn assume(uid: u32, groups: &[u32]) -> io::Result<()> {
     let (uid, groups) = (Uid::from_raw(uid), groups.iter().map(|&group| Gid::from_raw(group)).collect::<Vec<_>>());
     let Some(&group) = groups.first() else { return Err(io::ErrorKind::InvalidInput.into()) };
@@ -31,14 +31,14 @@ pub fn assume(uid: u32, groups: &[u32]) -> io::Result<()> {
     }
 }
 
-/// Does something with files as the user `uid` of the group `gid`: this thread has no other rights to files meanwhile,
-/// and what it makes is that user's. To other processes, those behind sockets among them, it remains root's.
+/// Runs `work` with files as the user `uid` of the group `gid`: meanwhile this thread has only that user's rights to
+/// files, and creates that user's files. Other processes, including those behind sockets, still see it as root's.
 pub fn with_files_of<T>(uid: u32, gid: u32, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let _own = FilesOf::enter(uid, gid)?;
     work()
 }
 
-/// Does something with files in `directory`, below `root`, as the user who controls it.
+/// Runs `work` with files in `directory`, below `root`, as the user who controls it.
 pub fn in_directory<T>(root: &Path, directory: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     match control_below(root, directory)? {
         Control::User { uid, gid, .. } if geteuid().is_root() => with_files_of(uid, gid, work),
@@ -46,9 +46,9 @@ pub fn in_directory<T>(root: &Path, directory: &Path, work: impl FnOnce() -> io:
     }
 }
 
-/// The thread has the files of another user, until this is dropped.
+/// The thread has the file rights of another user until this is dropped.
 struct FilesOf {
-    /// What it had before.
+    /// The rights that it had before.
     uid: u32,
     gid: u32,
     groups: Vec<Gid>,
@@ -74,14 +74,14 @@ impl Drop for FilesOf {
         setfsgid(self.gid.into());
         let has_groups = self.groups.is_empty() || set_thread_groups(&self.groups).is_ok();
         if !(has_groups && has_files_of(self.uid, self.gid)) {
-            // Whatever it did from here on, it would do as somebody else.
+            // From here on it would act as another user.
             process::abort();
         }
     }
 }
 
-/// Whether these are the user and the group that the kernel looks at where files are concerned. The calls tell nothing
-/// but what was there before, and change nothing for a number that nobody can have.
+/// Returns whether the kernel uses this user and group for file access. The calls only return the earlier value, and
+/// change nothing for a number that no user can have.
 fn has_files_of(uid: u32, gid: u32) -> bool {
     setfsgid(u32::MAX.into()).as_raw() == gid && setfsuid(u32::MAX.into()).as_raw() == uid
 }
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_made_is_the_users_and_nothing_of_root_can_be_reached() {
+    fn created_files_are_the_users_and_files_of_root_cannot_be_reached() {
         let top = tempfile::tempdir().unwrap();
         let (closed, own) = (top.path().join("closed"), top.path().join("own"));
         fs::create_dir(&own).unwrap();
@@ -114,7 +114,7 @@ mod tests {
         .unwrap();
         let file = fs::metadata(own.join("file")).unwrap();
         assert_eq!((file.uid(), file.gid()), (995, 990));
-        // Afterwards it has its own rights again, whatever happened.
+        // Afterwards it has its own rights again, even after a panic.
         let panicked = panic::catch_unwind(|| with_files_of(995, 990, || -> io::Result<()> { panic!("on purpose") }));
         assert!(panicked.is_err());
         assert_eq!(fs::read(&closed).unwrap(), b"of root");

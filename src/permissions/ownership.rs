@@ -1,13 +1,12 @@
-//! Who controls a path: whoever can change what it leads to.
+//! The control of a path: the user who can change its target.
 //!
-//! From `/` on, each directory and each link on the way is looked at. As long as all of them belong to root, and nobody
-//! else can write to the directories, no other user can change what lies behind the next name, and so what was found
-//! stays true. The first thing that belongs to another user gives everything behind it to that user. In a directory
-//! that all may write to and whose sticky bit is set, such as `/tmp`, nobody else can replace what belongs to root. But
-//! anybody can make what is missing there, and a link may be a hard link to one of root's: both count as controlled by
-//! others.
+//! Each directory and each link from `/` on is checked. As long as all of them belong to root, and only root can write
+//! to the directories, no other user can change the target of the next name, and so the result stays true. The first
+//! one that belongs to another user gives everything below it to that user. In a directory that all users may write to
+//! and whose sticky bit is set, such as `/tmp`, no other user can replace files of root's. But any user can create a
+//! missing name there, and a link may be a hard link to one of root's: both count as controlled by others.
 //!
-//! Not checked here: what root itself changes meanwhile, access-control lists beside the mode, and mounts.
+//! Not checked here: concurrent changes by root itself, access-control lists beyond the mode, and mounts.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -18,33 +17,33 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Links that are followed on one path; more are an error, as they are for the kernel.
+/// The limit of links on one path; more are an error, as for the kernel.
 const MAX_LINKS: usize = 40;
 
-/// Who can change what a path leads to.
+/// The user who can change the target of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Control {
-    /// Nobody but root.
+    /// Only root.
     Root,
-    /// The user `uid`, since `path` belongs to it.
+    /// The user `uid`, because `path` belongs to it.
     User { path: PathBuf, uid: u32, gid: u32 },
-    /// Users who are not known, since they can write to `path`.
+    /// Unknown users, because they can write to `path`.
     Others { path: PathBuf },
 }
 
-/// Root does not work where it cannot tell who could lead it elsewhere.
+/// Root does not work on a path that unknown users could redirect.
 #[derive(Debug, thiserror::Error)]
 #[error("other users can write to '{}'; root keeps no state where anybody can change it", path.display())]
 pub struct ControlledByOthers {
     pub path: PathBuf,
 }
 
-/// Who controls `path`. Whoever can write to a directory controls what is missing in it.
+/// Returns who controls `path`. The user who can write to a directory controls the missing names in it.
 pub fn control(path: &Path) -> io::Result<Control> {
     control_below(Path::new("/"), &std::path::absolute(path)?)
 }
 
-/// As [`control`], with `root`, which is trusted, in the place of `/`.
+/// Works like [`control`], but the trusted directory `root` replaces `/`.
 pub fn control_below(root: &Path, path: &Path) -> io::Result<Control> {
     let mut at = root.to_owned();
     let mut is_shared = false;
@@ -94,15 +93,15 @@ pub fn control_below(root: &Path, path: &Path) -> io::Result<Control> {
     Ok(Control::Root)
 }
 
-/// How long a cached answer to "who controls this path?" stays valid. Only root can change the answer.
+/// How long a cached result for a path stays valid. Only root can change the result.
 const CONTROL_TTL: Duration = Duration::from_secs(1);
 
-/// Who controls the paths that were asked about, and when that was found.
+/// The cached results for paths, with the time of the check.
 static KNOWN: Mutex<BTreeMap<PathBuf, (Instant, Control)>> = Mutex::new(BTreeMap::new());
 
-/// As [`control`], from memory where it was found a moment ago: the same few paths come again and again.
+/// Works like [`control`], with cached results: the same few paths are checked again and again.
 pub fn known_control(path: &Path) -> io::Result<Control> {
-    // A process that was split off another one may find it locked for ever.
+    // A forked process may find it locked permanently.
     if let Ok(known) = KNOWN.try_lock()
         && let Some((found, control)) = known.get(path)
         && found.elapsed() < CONTROL_TTL
@@ -116,7 +115,7 @@ pub fn known_control(path: &Path) -> io::Result<Control> {
     Ok(control)
 }
 
-/// The names of a path, the last one first.
+/// Returns the names of a path, the last one first.
 fn names(path: &Path) -> Vec<OsString> {
     let names = path.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name.to_owned()),
@@ -128,8 +127,8 @@ fn names(path: &Path) -> Vec<OsString> {
     names
 }
 
-/// Who controls this one thing, if it is not root alone. What is in a directory with the sticky bit is controlled by
-/// its owner.
+/// Returns who controls this one file, if it is not root alone. The owner of a directory with the sticky bit controls
+/// its contents.
 fn of_others(path: &Path, data: &Metadata) -> Option<Control> {
     let is_sticky = data.is_dir() && data.mode() & 0o1000 != 0;
     match data {
@@ -168,7 +167,7 @@ mod tests {
         assert_eq!(control(&top.join("guix/offload/b1:22")).unwrap(), Control::Root);
         make(&top.join("guix"), 0o755, 995, 990);
         assert_eq!(control(&top.join("guix")).unwrap(), user(&top.join("guix")));
-        // Missing, root's, or another user's: it is in that directory.
+        // The file is missing, root's, or another user's: the directory controls it.
         assert_eq!(control(&top.join("guix/offload")).unwrap(), user(&top.join("guix")));
         make(&top.join("guix/offload"), 0o700, 0, 0);
         assert_eq!(control(&top.join("guix/offload")).unwrap(), user(&top.join("guix")));
@@ -182,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_followed_to_where_they_lead() {
+    fn links_are_followed_to_their_targets() {
         let top = tempfile::tempdir().unwrap();
         let top = top.path();
         make(&top.join("data/guix"), 0o755, 0, 0);
@@ -191,7 +190,7 @@ mod tests {
         assert_eq!(control(&top.join("absolute/offload")).unwrap(), Control::Root);
         make(&top.join("data"), 0o755, 995, 990);
         assert_eq!(control(&top.join("absolute/offload")).unwrap(), user(&top.join("data")));
-        // A link of the user's counts, wherever it leads.
+        // A link of the user's gives control, whatever its target.
         make(&top.join("of-root"), 0o755, 0, 0);
         symlink(top.join("of-root"), top.join("link")).unwrap();
         std::os::unix::fs::lchown(top.join("link"), Some(995), Some(990)).unwrap();
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn where_others_can_write_only_what_is_there_and_is_roots_is_roots() {
+    fn in_a_shared_directory_only_existing_files_of_root_are_roots() {
         let top = tempfile::tempdir().unwrap();
         let shared = &top.path().join("shared");
         let others = Control::Others { path: shared.to_owned() };
@@ -221,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn another_directory_may_stand_for_the_root() {
+    fn another_directory_can_replace_the_root() {
         let top = tempfile::tempdir().unwrap();
         let root = &top.path().join("image");
         make(root, 0o755, 995, 990);

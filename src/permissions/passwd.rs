@@ -25,7 +25,7 @@ pub struct Account {
 pub fn accounts(root: &Path) -> Vec<Account> {
     let mut table = Vec::new();
     if let Ok(file) = File::open(root.join("etc/passwd")) {
-        // What was read before an error is as good as a whole line.
+        // The lines before an error are valid.
         let _ = file.take(MAX_PASSWD).read_to_end(&mut table);
     }
     String::from_utf8_lossy(&table).lines().filter_map(account).collect()

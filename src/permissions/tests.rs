@@ -27,7 +27,7 @@ fn users_have_groups() {
 }
 
 #[test]
-fn what_is_in_the_way_and_its_remedy() {
+fn a_permission_problem_has_a_remedy() {
     let (root, user) = tree();
     let root = root.path();
     let key = Path::new("/etc/guix/key");

@@ -1,86 +1,86 @@
-//! Whether guix-daemon can bear one more hook, and what a request is told where it cannot.
+//! Whether guix-daemon has descriptors for one more hook, and the reply to a request if it has not.
 //!
-//! The daemon holds descriptors for each hook that it has not waited for ([`crate::hook::daemon_process`]), and one that
-//! has too many is gone, with all the builds of its client. So a build is accepted only while a safe part of the
-//! daemon's descriptors is free, whether it would be built at once or would wait for a slot.
+//! The daemon holds descriptors for each hook that it has not waited for ([`crate::hook::daemon_process`]). A daemon
+//! that runs out of them dies, with all the builds of its client. So a build is accepted only while a safe part of the
+//! daemon's descriptors is free, no matter whether the build would start at once or wait for a slot.
 //!
-//! What is not accepted has to come again soon. The daemon asks again about a postponed build after five seconds, and
-//! nothing wakes it before. A *declined* build, where the daemon has no room for a local one either, is asked about
-//! again as soon as any of its children ends: then the daemon has got its descriptors back, too. So that is the reply
-//! for some builds, where those that were accepted are done before the five seconds are over. For all of them it would
-//! not do: the daemon would ask about hundreds of builds whenever one ends. Such a decline is no failed build: the
-//! daemon reports one only when it has no children left, and each of them that ends makes it ask again.
+//! A build that is not accepted has to be offered again soon. The daemon offers a *postponed* build again after five
+//! seconds; nothing makes it do so earlier. It offers a *declined* build again as soon as any of its children ends, if
+//! it has no room for a local build either; by then it has its descriptors back, too. So some builds are declined: as
+//! many as can be accepted before the five seconds are over. Declining all of them would not do, because the daemon
+//! would offer hundreds of builds whenever one ends. Such a decline does not fail the build: the daemon reports a
+//! failure only when it has no children left, and each child that ends makes it ask again.
 
 use std::time::Duration;
 
 use crate::hook::Reply;
 use crate::hook::daemon_process::Children;
 
-/// How long guix-daemon waits before it asks again about a postponed build (`build-poll-interval`).
+/// The time after which guix-daemon offers a postponed build again (`build-poll-interval`).
 pub const DAEMON_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// With fewer children than this, what the daemon holds is not for hooks that it is about to wait for.
+/// With fewer children than this, the daemon's descriptors do not belong to hooks that it is about to wait for.
 const FEW_CHILDREN: usize = 8;
 
-/// Whether a daemon with so many open descriptors can bear one more hook. `starts_builds`: it may start builds of its
-/// own, without asking a hook, and needs some descriptors for each of them.
+/// Returns whether a daemon with `open` descriptors has room for one more hook. `starts_builds` means that it may start
+/// local builds without asking a hook; it needs some descriptors for each of them.
 pub fn has_room(open: usize, limit: usize, starts_builds: bool) -> bool {
     let reserve = if starts_builds { limit / 4 } else { limit / 8 };
     open <= limit - reserve
 }
 
-/// Whether one more build may be accepted for a daemon whose descriptors cannot be counted: `accepted` were since it
-/// started, none of which need have been waited for.
+/// Returns whether a daemon whose descriptors cannot be counted may get one more build. It has `accepted` builds since
+/// it started, and may not have waited for any of them yet.
 pub fn accepts_uncounted(accepted: usize, limit: usize) -> bool {
     accepted < limit / 10
 }
 
-/// Replies to requests that come while the daemon has no room for another hook, until it has waited for some.
+/// Chooses replies to requests that arrive while the daemon has no room for another hook.
 #[derive(Clone, Copy, Debug)]
 pub struct Refusals {
-    /// How many builds are to be asked about again as soon as a child ends.
+    /// The number of builds to decline, so that the daemon offers them again as soon as a child ends.
     wakeful: usize,
     made: usize,
     is_exhausted: bool,
 }
 
 impl Refusals {
-    /// `children`: those of the daemon, as far as they can be seen.
+    /// Chooses by the daemon's children, if they can be counted.
     pub fn new(children: Option<Children>) -> Refusals {
         let Some(Children { count, median_age }) = children else {
             return Refusals { wakeful: 0, made: 0, is_exhausted: false };
         };
-        // Half of them came within the median age, so as many end in that time where builds come and go.
+        // Half of them started within the median age, so at a steady rate as many end in that time.
         let pace = (count / 2) as f64 / median_age.as_secs_f64().max(0.1);
         let needed = (pace * DAEMON_POLL_INTERVAL.as_secs_f64()) as usize;
         let wakeful = needed.saturating_sub(count);
         Refusals { wakeful, made: 0, is_exhausted: count < FEW_CHILDREN }
     }
 
-    /// Refusals by a daemon that will have no room as long as its client's request goes on.
+    /// Chooses for a daemon that will have no room until its client's request ends.
     pub fn for_good() -> Refusals {
         Refusals { wakeful: 0, made: 0, is_exhausted: true }
     }
 
-    /// Whether waiting is in vain: the daemon has few children, and no room all the same. It keeps a descriptor for each
-    /// build of the request that is done.
+    /// Returns whether waiting is useless: the daemon has few children and still no room. It holds a descriptor for
+    /// each finished build of the client's request.
     pub fn is_exhausted(&self) -> bool {
         self.is_exhausted
     }
 
-    /// Whether all builds so far come again soon, or some only after [`DAEMON_POLL_INTERVAL`].
+    /// Returns whether the daemon offers some of the builds again only after [`DAEMON_POLL_INTERVAL`].
     pub fn are_slow(&self) -> bool {
         self.made > self.wakeful + 1
     }
 
-    /// The reply to the next request. `starts_builds` as in [`has_room`].
+    /// Returns the reply to the next request. `starts_builds` is that of [`has_room`].
     pub fn next(&mut self, starts_builds: bool) -> Reply {
         self.made += 1;
         if self.is_exhausted {
-            // The daemon builds it, or waits for what still runs, or says that it cannot build anything.
+            // The daemon builds it, waits for its running children, or reports that it cannot build anything.
             return Reply::Decline;
         }
-        // The first one comes again whatever happens to the daemon's children.
+        // The daemon offers the first one again in any case, whatever its children do.
         if starts_builds || self.made == 1 || self.made > self.wakeful + 1 { Reply::Postpone } else { Reply::Decline }
     }
 }
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_hooks_as_leave_an_eighth_or_a_quarter_free() {
+    fn an_eighth_or_a_quarter_of_the_descriptors_stays_free() {
         let most =
             |limit, starts_builds| (0..1000).find(|hooks| !has_room(12 + hooks * HOLDS, limit, starts_builds)).unwrap();
         assert_eq!([most(1024, false), most(1024, true)], [177, 152]);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_counted_is_taken_to_be_held() {
+    fn uncounted_builds_are_taken_to_hold_descriptors() {
         for limit in [64, 512, 1024] {
             let most = (0..1000).find(|accepted| !accepts_uncounted(*accepted, limit)).unwrap();
             assert!(most > 0 && has_room(12 + most * HOLDS, limit, true), "{most} with {limit}");
@@ -122,8 +122,9 @@ mod tests {
     }
 
     #[test]
-    fn short_builds_come_again_as_soon_as_one_ends() {
-        // 85 in each second, so 425 until those that are postponed come; 170 of these have been accepted.
+    fn short_builds_are_offered_again_as_soon_as_one_ends() {
+        // 85 builds end in a second: 425 until the daemon offers postponed builds again; 170 of these are accepted
+        // already.
         let refusals = Refusals::new(hooks(170, 1.0));
         assert_eq!(replies(refusals, 200, false), [1, 199]);
         assert_eq!(replies(refusals, 1000, false), [1000 - 255, 255]);
@@ -137,12 +138,12 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_may_build_is_never_told_to() {
+    fn a_daemon_that_may_build_gets_no_decline() {
         assert_eq!(replies(Refusals::new(hooks(170, 1.0)), 300, true), [300, 0]);
     }
 
     #[test]
-    fn without_a_view_of_the_children_all_wait_for_five_seconds() {
+    fn without_a_count_of_the_children_all_wait_for_five_seconds() {
         let mut refusals = Refusals::new(None);
         assert!(!refusals.is_exhausted());
         assert_eq!(replies(refusals, 300, false), [300, 0]);

@@ -1,4 +1,4 @@
-//! What is known of a machine without asking it.
+//! The assessment of a machine from its record, without a probe.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use crate::status::MachineStatus;
 /// How long the hook waits for the probe of a better machine when another one can take the build.
 pub const BETTER_MACHINE_WAIT: Duration = Duration::from_millis(200);
 
-/// How a machine stands in a search, or the head.
+/// The state of a candidate, a machine or the head, during a selection.
 pub(super) enum CandidateState<L> {
-    /// It can take the build; the connection if there is one.
+    /// It can take the build. The connection is there if a probe has opened one.
     Ready(Option<L>),
     Unknown {
         after_failure: bool,
@@ -36,7 +36,7 @@ impl<L> CandidateState<L> {
         matches!(self, CandidateState::Ready(_) | CandidateState::Head)
     }
 
-    /// Whether it is worth waiting for: what was in trouble only if there is nothing else.
+    /// Returns whether the selection waits for it. It waits for a failing machine only if there is no other choice.
     pub(super) fn is_awaited(&self, has_choice: bool) -> bool {
         match self {
             CandidateState::Unknown { after_failure } | CandidateState::Probing { after_failure, .. } => {
@@ -47,7 +47,7 @@ impl<L> CandidateState<L> {
     }
 }
 
-/// The rank of a machine, if it may take the build.
+/// Returns the rank of a machine that may take the build.
 pub(super) fn rank_of<E: Environment>(
     query: &Query<'_>,
     index: usize,
@@ -61,7 +61,7 @@ pub(super) fn rank_of<E: Environment>(
     score(query, index, machine, &env.health(machine), env)
 }
 
-/// The rank of a machine with this record.
+/// Returns the rank of a machine with this record.
 pub(super) fn score<E: Environment>(
     query: &Query<'_>,
     index: usize,
@@ -76,7 +76,7 @@ pub(super) fn score<E: Environment>(
     Ok(Rank { score, occupied, index })
 }
 
-/// What is known of a machine without asking it; `ahead` builds wait for it already.
+/// Assesses a machine from its record; `ahead` builds wait for it already.
 pub(super) fn assess<E: Environment>(machine: &Machine, ahead: usize, env: &E) -> CandidateState<E::Link> {
     let now = env.now();
     if let Some(drained) = env.drained(machine) {
@@ -100,7 +100,7 @@ pub(super) fn assess<E: Environment>(machine: &Machine, ahead: usize, env: &E) -
     match availability {
         Availability::Fresh => CandidateState::Ready(None),
         Availability::Unknown { after_failure } => CandidateState::Unknown { after_failure },
-        // Whoever asks it may be about to learn the answer, unless that takes long already.
+        // The process that probes it may get the answer soon, unless the probe takes long already.
         Availability::Probing { since } => {
             let is_slow = now.saturating_sub(since) > BETTER_MACHINE_WAIT.as_millis() as Time;
             CandidateState::Unknown { after_failure: is_slow || health.failures.is_some() }
@@ -109,8 +109,8 @@ pub(super) fn assess<E: Environment>(machine: &Machine, ahead: usize, env: &E) -
     }
 }
 
-/// What is unknown is no reason to pass a machine over. The load is the one that was measured: builds that were started
-/// since are bounded by the slots.
+/// Checks load and disk space. An unknown value does not reject a machine. The load is the measured one: the slots
+/// limit the builds that have started since.
 pub(super) fn check(machine: &Machine, status: &MachineStatus) -> Result<(), Reason> {
     if let (Some(load), Some(threshold)) = (status.load(), machine.overload_threshold)
         && load > threshold

@@ -1,4 +1,4 @@
-//! What is to be chosen, and what choosing ends with: a machine, or why none.
+//! The input of a selection, and its outcome: a machine, or the reasons why there is none.
 
 use std::fmt;
 
@@ -9,13 +9,13 @@ use crate::hook::Request;
 use crate::machine::Machine;
 use crate::state::Drained;
 
-/// Which of some machines a build goes to. A *place* is an index into `machines`.
+/// Asks which of `machines` a build goes to. A machine is named by its index in `machines`.
 #[derive(Clone, Copy)]
 pub struct Query<'a> {
     pub request: &'a Request,
     pub machines: &'a [&'a Machine],
     pub rules: &'a dyn Rules,
-    /// The places of machines that are not to be tried again.
+    /// The indices of machines that must not be tried again.
     pub excluded: &'a [usize],
     /// The score of the head itself, if it may build this and takes part.
     pub head: Option<f64>,
@@ -23,19 +23,19 @@ pub struct Query<'a> {
 
 /// A machine that takes the build.
 pub struct Choice<E: Environment> {
-    /// Its place in the list of machines.
+    /// Its index in the list of machines.
     pub machine: usize,
     pub slot: E::Slot,
-    /// The connection, if the machine had to be asked.
+    /// The connection, if the machine was probed.
     pub link: Option<E::Link>,
 }
 
-/// How the choosing ended.
+/// The outcome of a selection.
 pub enum Outcome<E: Environment> {
     Chosen(Choice<E>),
-    /// The head itself suits best of those that can take the build now.
+    /// The head itself ranks best among those that can take the build now.
     Head(Vec<Rejection>),
-    /// Machines match and answer, but none can take the build now.
+    /// Machines match and respond, but none can take the build now.
     Busy(Vec<Rejection>),
     /// Machines match, but none of them can be reached, or all are drained.
     Unreachable(Vec<Rejection>),
@@ -46,7 +46,7 @@ pub enum Outcome<E: Environment> {
 /// A machine that was not chosen, and why.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rejection {
-    /// Its place in the list of machines.
+    /// Its index in the list of machines.
     pub machine: usize,
     pub reason: Reason,
 }
@@ -55,16 +55,16 @@ pub struct Rejection {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
     Mismatch(Mismatch),
-    /// `accepts` of the machine file said no.
+    /// `accepts` of the machine file returned false or a reason.
     Refused(String),
-    /// `score` of the machine file said no: as the machine is now.
+    /// `score` of the machine file declined it in its current state.
     ScoreDeclined(String),
     Drained(Drained),
-    /// All its slots are taken, or wanted by so many builds that came before.
+    /// All its slots are taken, or reserved for builds that joined the queue earlier.
     NoSlot {
         ahead: usize,
     },
-    /// Its slots cannot be looked at.
+    /// Its slots cannot be read.
     SlotsUnknown(String),
     Unreachable(String),
     Overloaded {
@@ -78,12 +78,12 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Whether the machine may take the build at another time.
+    /// Returns whether the machine may take the build at another time.
     pub fn is_for_now(&self) -> bool {
         !matches!(self, Reason::Mismatch(_) | Reason::Refused(_))
     }
 
-    /// Whether the machine is there, and has too much to do.
+    /// Returns whether the machine can be reached but is busy.
     pub fn is_busy(&self) -> bool {
         matches!(
             self,
@@ -97,17 +97,17 @@ impl fmt::Display for Reason {
         match self {
             Reason::Mismatch(mismatch) => mismatch.fmt(f),
             Reason::Refused(why) | Reason::ScoreDeclined(why) => f.write_str(why),
-            Reason::Drained(_) => f.write_str("drained: it gets no new builds for now"),
+            Reason::Drained(_) => f.write_str("drained: it gets no new builds"),
             Reason::NoSlot { ahead: 0 } => f.write_str("all its slots are taken"),
-            Reason::NoSlot { ahead: 1 } => f.write_str("all its slots are taken, and 1 build waits already"),
-            Reason::NoSlot { ahead } => write!(f, "all its slots are taken, and {ahead} builds wait already"),
-            Reason::SlotsUnknown(why) => write!(f, "its slots cannot be looked at: {why}"),
+            Reason::NoSlot { ahead: 1 } => f.write_str("all its slots are taken, and 1 build is waiting"),
+            Reason::NoSlot { ahead } => write!(f, "all its slots are taken, and {ahead} builds are waiting"),
+            Reason::SlotsUnknown(why) => write!(f, "its slots cannot be read: {why}"),
             Reason::Unreachable(why) => f.write_str(why),
             Reason::Overloaded { load, threshold } => {
                 write!(f, "overloaded: its load per core is {load:.2}, the threshold {threshold:.2}")
             }
             Reason::LowDisk { free, minimum } => {
-                write!(f, "its store is nearly full: {} MiB free, {} MiB wanted", free >> 20, minimum >> 20)
+                write!(f, "its store is nearly full: {} MiB free, {} MiB required", free >> 20, minimum >> 20)
             }
         }
     }

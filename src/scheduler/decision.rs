@@ -1,11 +1,11 @@
-//! What the daemon is told about a request.
+//! The reply to a request of the daemon.
 //!
-//! A decline is a failed build where the daemon may not build itself (`--max-jobs=0`, or another system type). So while
-//! any machine matches, the reply is `# decline` only if the daemon offers to build it now and its system can. A build
-//! for which all slots are taken is accepted if there is room to wait and a slot can be expected soon (`expected_wait`),
-//! since a postponed one is asked about again only after five seconds, and one that is accepted must not fail because it
-//! waits. What cannot be built for other reasons (no machine answers, all are overloaded) is postponed:
-//! nobody knows for how long, and an accepted build would have to fail some day.
+//! A declined build fails if the daemon may not build it itself (`--max-jobs=0`, or another system type). So while any
+//! machine matches, the reply is `# decline` only if the daemon offers to build it now and its system can. If all slots
+//! are taken, the build is accepted, provided that the queue has room and a slot is expected soon (`expected_wait`):
+//! the daemon would offer a postponed build again only after five seconds, and an accepted one must not fail because it
+//! waits. If no machine can take the build for other reasons (none can be reached, all are overloaded), it is
+//! postponed: the wait cannot be predicted, and an accepted build would have to fail some day.
 
 use std::time::Duration;
 
@@ -17,39 +17,39 @@ use crate::hook::Reply;
 use crate::machine::Machine;
 use crate::machine_file::Fallback;
 
-/// The least time that a queued build is expected to take.
+/// The shortest time that a queued build is expected to take.
 const BUILD_TIME_MIN: Duration = Duration::from_secs(5);
 
-/// How many builds may wait for each slot of the machines that may take them.
+/// The number of builds that may wait for each slot of the machines that may take them.
 pub const QUEUE_PER_SLOT: usize = 4;
 
 /// Time allowed for probing machines before the hook replies to a request.
 pub const PROBE_WAIT: Duration = Duration::from_secs(3);
 
-/// How long a request is usually kept that would have to be postponed because too many builds wait.
+/// The usual time that the hook holds a request before it postpones it because the queue is full.
 pub const QUEUE_WAIT: Duration = Duration::from_millis(200);
 
-/// How often a queued build checks for its turn.
+/// How often a queued build checks whether it is first.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long the next request of a hook process may be kept. `postponed`: how long ago one was postponed. Once is enough:
-/// the daemon may have any number of builds to ask about before it gets to those that run.
+/// Returns how long the hook may hold its next request. `postponed` is the time since it last postponed one. Only the
+/// first request is held: the daemon may have any number of builds to offer before it handles those that run.
 pub fn hold(postponed: Option<Duration>) -> Duration {
     if postponed.is_some_and(|ago| ago < DAEMON_POLL_INTERVAL) { Duration::ZERO } else { QUEUE_WAIT }
 }
 
-/// A request answered.
+/// The decision about a request.
 pub enum Decision<E: Environment> {
-    /// Build it on this machine.
+    /// The build goes to this machine.
     Accept(Choice<E>),
-    /// Accept it, and wait for a machine, at this place.
+    /// The build is accepted and waits in the queue for a machine.
     AcceptAndWait(E::QueueTicket),
     Decline(Vec<Rejection>),
     Postpone(Vec<Rejection>),
 }
 
 impl<E: Environment> Decision<E> {
-    /// The reply that says so.
+    /// Returns the reply to send.
     pub fn reply(&self) -> Reply {
         match self {
             Decision::Accept(_) | Decision::AcceptAndWait(_) => Reply::Accept,
@@ -59,8 +59,8 @@ impl<E: Environment> Decision<E> {
     }
 }
 
-/// Decides. `may_build_locally`: the daemon would build it at once, and its system can. `hold`: how long a request may
-/// be kept that would have to be postponed because too many builds wait.
+/// Decides. `may_build_locally` means that the daemon would build it at once and its system can. `hold` limits the wait
+/// before a request is postponed because the queue is full.
 pub fn decide<E: Environment>(query: &Query<'_>, may_build_locally: bool, hold: Duration, env: &E) -> Decision<E> {
     let rules = query.rules;
     let head = if may_build_locally { rules.head(&env.own_status()) } else { None };
@@ -110,14 +110,14 @@ fn join_queue<E: Environment>(query: &Query<'_>, reasons: &[Rejection], env: &E)
     let machines = eligible(query.machines, reasons);
     let slots: usize = machines.iter().map(|machine| machine.parallel_builds as usize).sum();
     env.try_join_queue(&machines, slots.saturating_mul(QUEUE_PER_SLOT)).unwrap_or_else(|error| {
-        log::warn!("no place to wait for a slot: {error}");
+        log::warn!("cannot join the queue for a slot: {error}");
         None
     })
 }
 
-/// How long a build with `ahead` others before it is expected to wait for one of so many slots, whose builds have run for
-/// these times. A build that has run for some time is expected to run for as long again, and none to be over within
-/// [`BUILD_TIME_MIN`]: how long builds take is not known.
+/// Returns the time after which a build with `ahead` others before it is expected to get one of `slots` slots, whose
+/// builds have run for `ages`. A build that has run for some time is expected to run for as long again, and none to end
+/// within [`BUILD_TIME_MIN`], because the durations of builds are not known.
 fn expected_wait(ahead: usize, slots: usize, ages: &[Duration]) -> Duration {
     let sum = ages.iter().fold(Duration::ZERO, |sum, age| sum.saturating_add(*age));
     let mean = sum / u32::try_from(ages.len().max(1)).unwrap_or(u32::MAX);
@@ -125,7 +125,7 @@ fn expected_wait(ahead: usize, slots: usize, ages: &[Duration]) -> Duration {
     mean.max(BUILD_TIME_MIN).saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
 }
 
-/// Those of the machines passed over that may take the build another time.
+/// Returns those of the rejected machines that may take the build at another time.
 pub(super) fn eligible<'a>(machines: &[&'a Machine], reasons: &[Rejection]) -> Vec<&'a Machine> {
     reasons.iter().filter(|over| over.reason.is_for_now()).map(|over| machines[over.machine]).collect()
 }
@@ -140,15 +140,15 @@ mod tests {
         let wait = |ahead, slots, ages: &[u64]| expected_wait(ahead, slots, &seconds(ages)).as_secs();
         assert_eq!(wait(0, 1, &[60]), 60);
         assert_eq!(wait(0, 2, &[60, 20]), 40);
-        // Two slots serve the first two of those that wait in one round.
+        // Two slots serve the first two queued builds in one round.
         assert_eq!([0, 1, 2, 3, 4].map(|ahead| wait(ahead, 2, &[100, 100])), [100, 100, 200, 200, 300]);
-        // Nothing is known of a build that has just begun.
+        // A build that has just started gives no estimate.
         assert_eq!([wait(0, 1, &[0]), wait(1, 1, &[])], [5, 10]);
         assert_eq!(expected_wait(usize::MAX, 0, &[Duration::MAX]), Duration::MAX);
     }
 
     #[test]
-    fn only_the_first_of_many_requests_is_kept() {
+    fn only_the_first_of_many_requests_is_held() {
         assert_eq!(hold(None), QUEUE_WAIT);
         assert_eq!(hold(Some(Duration::ZERO)), Duration::ZERO);
         assert_eq!(hold(Some(DAEMON_POLL_INTERVAL)), QUEUE_WAIT);

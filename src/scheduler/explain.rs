@@ -1,5 +1,5 @@
-//! What would be decided, and why: every machine with its score or the reason why not. Nothing is changed and nobody
-//! asked.
+//! A prediction of the decision, with reasons: every machine with its score, or why it is rejected. It changes nothing
+//! and contacts no machine.
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -18,24 +18,24 @@ use crate::status::MachineStatus;
 /// One machine, for one request.
 #[derive(Clone, Debug)]
 pub struct Explanation {
-    /// Its place in the list of machines.
+    /// Its index in the list of machines.
     pub machine: usize,
     /// Its score, if it matches and the rules give it one.
     pub score: Option<f64>,
     pub verdict: Readiness,
 }
 
-/// Whether a machine could take the build now.
+/// Whether a machine can take the build now.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Readiness {
-    /// It could, as its record says.
+    /// Its record says that it can.
     Ready,
-    /// It would have to be asked first.
+    /// It was not checked recently; it would be probed before use.
     Unknown,
     Not(Reason),
 }
 
-/// All machines, in the order in which they would be tried; those that cannot take the build last.
+/// Returns all machines in the order in which they would be tried; those that cannot take the build come last.
 pub fn explain<E: Environment>(query: &Query<'_>, env: &E) -> Vec<Explanation> {
     let ahead = env.ahead(query.machines, None);
     let mut ranked: Vec<(Option<Rank>, Explanation)> = Vec::new();
@@ -63,8 +63,8 @@ pub fn explain<E: Environment>(query: &Query<'_>, env: &E) -> Vec<Explanation> {
     ranked.into_iter().map(|(_, explanation)| explanation).collect()
 }
 
-/// What the daemon would be told, supposing that machines which would have to be asked answer well; and the place of
-/// the machine that would be chosen.
+/// Returns the reply's word and the index of the machine that would be chosen. It assumes that every machine without a
+/// fresh record would pass its probe.
 pub fn predict<E: Environment>(query: &Query<'_>, may_build_locally: bool, env: &E) -> (&'static str, Option<usize>) {
     let decision = decide(query, may_build_locally, QUEUE_WAIT, &DryRun(env.clone()));
     let word = decision.reply().word();
@@ -74,7 +74,7 @@ pub fn predict<E: Environment>(query: &Query<'_>, may_build_locally: bool, env: 
     }
 }
 
-/// A world that is looked at only: everything that would be taken is there, and everybody who would be asked answers.
+/// A read-only environment: every slot and lock can be taken, and every probe succeeds.
 #[derive(Clone)]
 struct DryRun<E>(E);
 

@@ -26,12 +26,13 @@ impl fmt::Display for Mismatch {
             Mismatch::System { wanted, offered } => {
                 write!(f, "it does not build for {wanted}, only for {}", offered.join(", "))
             }
-            Mismatch::Features(missing) => write!(f, "it lacks the feature {}", missing.join(", ")),
+            Mismatch::Features(missing) if missing.len() == 1 => write!(f, "it lacks the feature {}", missing[0]),
+            Mismatch::Features(missing) => write!(f, "it lacks the features {}", missing.join(", ")),
         }
     }
 }
 
-/// Why `machine` cannot take `request`; `None` if it can.
+/// Returns why `machine` cannot take `request`; `None` if it can.
 pub fn mismatch(machine: &Machine, request: &Request) -> Option<Mismatch> {
     if !machine.enabled {
         return Some(Mismatch::Disabled);
@@ -44,7 +45,7 @@ pub fn mismatch(machine: &Machine, request: &Request) -> Option<Mismatch> {
     if missing.is_empty() { None } else { Some(Mismatch::Features(missing)) }
 }
 
-/// Whether a head of system type `head` can build for `system` itself: guix-daemon's own rule.
+/// Returns whether a head of system type `head` can build for `system` itself. This is guix-daemon's own rule.
 pub fn builds_locally(head: &str, system: &str) -> bool {
     head == system || matches!((head, system), ("x86_64-linux", "i686-linux") | ("aarch64-linux", "armhf-linux"))
 }
@@ -72,7 +73,8 @@ mod tests {
             why(request("aarch64-linux", &[])),
             "it does not build for aarch64-linux, only for x86_64-linux, i686-linux"
         );
-        assert_eq!(why(request("x86_64-linux", &["kvm", "cuda", "hdd"])), "it lacks the feature cuda, hdd");
+        assert_eq!(why(request("x86_64-linux", &["kvm", "cuda", "hdd"])), "it lacks the features cuda, hdd");
+        assert_eq!(why(request("x86_64-linux", &["cuda"])), "it lacks the feature cuda");
         machine.enabled = false;
         assert_eq!(mismatch(&machine, &request("i686-linux", &[])), Some(Mismatch::Disabled));
     }

@@ -1,10 +1,10 @@
-//! Which build machine a derivation goes to.
+//! The choice of the build machine for a derivation.
 //!
-//! [`matching`] says which machines can take a build at all, [`ranking`] in which order they are tried, [`select`](mod@select)
-//! tries them, and [`probe`] asks those whose state is not known. [`admission`] says whether the daemon can bear one more
-//! hook. [`decision`] is what the daemon is told, [`wait_for_slot`] what an accepted build does while all slots are taken, and
-//! [`explain`](mod@explain) explains it all. Everything that touches the world goes through the trait [`Environment`], so
-//! that the same code runs in the hook and in simulations.
+//! [`matching`] decides which machines can take a build at all, and [`ranking`] orders them. [`select`](mod@select)
+//! tries them in this order, and [`probe`] probes those whose state is not known. [`admission`] decides whether the
+//! daemon has room for one more hook, [`decision`] replies to the daemon, [`wait_for_slot`] waits while all slots are
+//! taken, and [`explain`](mod@explain) explains the choice. All effects go through the trait [`Environment`], so that
+//! the same code runs in the hook and in simulations.
 
 pub mod admission;
 mod assess;

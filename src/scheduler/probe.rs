@@ -1,8 +1,8 @@
-//! Asking machines how they are, by one process at a time.
+//! Probes of machines, by one process at a time.
 //!
-//! Whoever has the right to ask a host looks at its record once more: another process may just have learned how it is.
-//! So a host costs one contact for each time its record is out of date, and one for each back-off, however many hooks
-//! there are.
+//! A process that gets the probe lock of a host reads the host's record again: another process may just have updated
+//! it. So however many hooks there are, a host is contacted once each time its record expires, and once for each
+//! back-off.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,33 +18,33 @@ use crate::status::MachineStatus;
 /// How often a process checks whether another one has finished the same probe.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What came of asking a machine.
+/// The result of a probe.
 #[derive(Debug)]
 pub enum ProbeResult<L> {
-    /// It answered, over this connection.
+    /// It responded, over this connection.
     Reached(L, MachineStatus),
-    /// It answered another process, a moment ago.
+    /// It responded to another process a moment ago.
     FromRecord(MachineStatus),
-    /// It did not answer, for this reason.
+    /// It did not respond, for this reason.
     Failed(String),
 }
 
-/// Asks one machine. Another process that asks it is waited for until it has done so for `limit`, or nobody wants the
-/// answer any more; the asking itself is always brought to its end.
+/// Probes one machine. If another process probes it, this waits until that probe has taken `limit`, or the result is
+/// not wanted any more. A probe that has started always runs to its end.
 fn probe<E: Environment>(machine: &Machine, limit: Duration, is_wanted: &AtomicBool, env: &E) -> ProbeResult<E::Link> {
     let until = env.elapsed() + limit;
-    let _asking = loop {
+    let _lock = loop {
         match env.try_probe_lock(machine) {
             Ok(Some(probe_lock)) => break probe_lock,
             Ok(None) => {}
             Err(error) => return ProbeResult::Failed(error),
         }
-        let asked = match env.health(machine).availability(env.now()) {
+        let running = match env.health(machine).availability(env.now()) {
             Availability::Probing { since } => Duration::from_millis(env.now().saturating_sub(since)),
             _ => Duration::ZERO,
         };
-        if asked >= limit || env.elapsed() >= until || !is_wanted.load(Ordering::Relaxed) {
-            return ProbeResult::Failed(probe_timeout(asked));
+        if running >= limit || env.elapsed() >= until || !is_wanted.load(Ordering::Relaxed) {
+            return ProbeResult::Failed(probe_timeout(running));
         }
         env.pause(POLL_INTERVAL);
     };
@@ -77,7 +77,8 @@ fn probe<E: Environment>(machine: &Machine, limit: Duration, is_wanted: &AtomicB
     }
 }
 
-/// Connects to a machine that was chosen on its record alone. If it has got into trouble since, that is the answer.
+/// Connects to a machine that was chosen by its record alone. It fails with the recorded error if the machine has
+/// failed since.
 pub fn connect<E: Environment>(machine: &Machine, env: &E) -> Result<E::Link, String> {
     if let Availability::BackingOff { error, .. } = env.health(machine).availability(env.now()) {
         return Err(error);
@@ -90,14 +91,14 @@ fn failed<E: Environment>(machine: &Machine, error: &str, env: &E) {
     env.change_health(machine, &mut |health| health.after_failure(error, now));
 }
 
-fn probe_timeout(asked: Duration) -> String {
-    format!("it has not answered yet; it was asked {:.1} s ago", asked.as_secs_f64())
+fn probe_timeout(running: Duration) -> String {
+    format!("it has not responded; the probe started {:.1} s ago", running.as_secs_f64())
 }
 
 type ProbeResults<L> = Arc<Mutex<Vec<(usize, ProbeResult<L>)>>>;
 
-/// Several machines that are asked at the same time. When this is dropped, what is still asked goes on to its end, so
-/// that it is remembered and no connection is broken off while it logs in.
+/// Several probes that run concurrently. Dropping this does not stop them: their results are recorded, and no
+/// connection is broken during login.
 pub(super) struct Probes<'a, E: Environment> {
     env: &'a E,
     limit: Duration,
@@ -110,7 +111,7 @@ impl<'a, E: Environment> Probes<'a, E> {
         Probes { env, limit, is_wanted: Arc::new(AtomicBool::new(true)), results: ProbeResults::default() }
     }
 
-    /// Starts to ask the machine at this place in the list.
+    /// Starts a probe of the machine with this index.
     pub(super) fn start(&self, index: usize, machine: &Machine) {
         let (env, machine, limit) = (self.env.clone(), machine.clone(), self.limit);
         let (is_wanted, results) = (Arc::clone(&self.is_wanted), Arc::clone(&self.results));
@@ -120,7 +121,7 @@ impl<'a, E: Environment> Probes<'a, E> {
         }));
     }
 
-    /// The answers that have come since the last time.
+    /// Returns the results since the last call.
     pub(super) fn results(&self) -> Vec<(usize, ProbeResult<E::Link>)> {
         std::mem::take(&mut *self.results.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -1,40 +1,40 @@
-//! In which order matching machines are tried.
+//! The order in which matching machines are tried.
 //!
-//! The higher score first. Between equals the one with the smaller share of its slots taken goes first, then the one
-//! that stands first in the machine file. But a machine that has more of what the build needs goes before one whose
-//! score is not much higher ([`prefer_locality`]): what is there need not be sent.
+//! The higher score comes first, then the smaller share of taken slots, then the order of the machine file. But a
+//! machine that has more of the inputs comes before one whose score is not much higher ([`prefer_locality`]), because
+//! those inputs need not be sent.
 
 use std::cmp::Ordering;
 
-/// The part of the best built-in score that is nearly as good.
+/// The part of the best built-in score that counts as nearly as good.
 pub const NEARLY_AS_GOOD: f64 = 0.8;
 
-/// Which of some machines, whose scores come with the best first, goes first: of those whose score is at least the part
-/// `nearly_as_good` of the best, the first that lacks the fewest inputs.
+/// Returns the index of the machine to try first. `scores` has the best first. Of the machines whose score is at least
+/// `nearly_as_good` times the best, it takes the first that lacks the fewest inputs.
 pub fn prefer_locality(scores: &[f64], nearly_as_good: f64, missing_inputs: impl Fn(usize) -> usize) -> Option<usize> {
     let best = *scores.first()?;
-    // Scores may be negative, and then nothing is nearly as good but what is as good.
+    // Scores may be negative; then only an equal score is nearly as good.
     let least = if best > 0.0 { best * nearly_as_good } else { best };
     let near: Vec<usize> = (0..scores.len()).filter(|&number| scores[number] >= least).collect();
     match near[..] {
-        // Nobody has to look.
+        // No comparison is needed.
         [only] => Some(only),
         _ => near.into_iter().min_by_key(|&number| missing_inputs(number)),
     }
 }
 
-/// What decides the place of a machine.
+/// The values that order a machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rank {
     pub score: f64,
     /// Taken slots over all slots.
     pub occupied: f64,
-    /// Its place in the machine file.
+    /// Its index in the machine file.
     pub index: usize,
 }
 
 impl Rank {
-    /// `Less` comes first.
+    /// Compares two ranks; `Less` comes first.
     pub fn order(&self, other: &Rank) -> Ordering {
         other
             .score
@@ -57,14 +57,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_need_not_be_sent() {
+    fn a_machine_with_more_inputs_goes_first() {
         let prefer_locality =
             |scores: &[f64], missing_inputs: &[usize]| prefer_locality(scores, 0.6, |number| missing_inputs[number]);
         assert_eq!(prefer_locality(&[], &[]), None);
         assert_eq!(prefer_locality(&[1.0, 1.0, 1.0], &[2, 2, 2]), Some(0));
         assert_eq!(prefer_locality(&[1.0, 0.9, 0.7], &[2, 1, 1]), Some(1));
         assert_eq!(prefer_locality(&[1.0, 0.9, 0.7], &[2, 1, 0]), Some(2));
-        // Far behind, so that nobody looks.
+        // The second score is too low, so no inputs are counted.
         assert_eq!(prefer_locality(&[1.0, 0.5], &[]), Some(0));
         assert_eq!(prefer_locality(&[-1.0, -1.0, -1.1], &[2, 1, 0]), Some(1));
         assert_eq!(super::prefer_locality(&[1.0, 1.0, 0.9], 1.0, |number| [2, 1, 0][number]), Some(1));

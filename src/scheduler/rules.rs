@@ -1,4 +1,4 @@
-//! The rules that a machine file may replace: which machine may take a build, and how well it suits.
+//! The rules that a machine file may replace: which machine may take a build, and its score.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -13,21 +13,21 @@ use crate::state::Health;
 use crate::state::health::Time;
 use crate::status::MachineStatus;
 
-/// What is known of a machine when the rules are asked.
+/// The facts about a machine that the rules receive.
 pub struct RuleInput<'a> {
     pub health: &'a Health,
-    /// Since when its taken slots are held.
+    /// Since when each of its taken slots has been held.
     pub running: &'a [Time],
     pub now: Time,
 }
 
-/// The time over which the kernel averages the load.
+/// The time over which the kernel averages the load, in milliseconds.
 const LOAD_AVERAGE: f64 = 60_000.0;
 
 impl RuleInput<'_> {
-    /// The load for each core that is to be expected. A build that was started `d` before the load was measured is in
-    /// the average of one minute only by the share `1 - exp(-d / 1 min)`; the rest is added, so that builds that come
-    /// all at once do not pile up on one machine.
+    /// Returns the expected load per core. The one-minute average contains a build that was started `d` before the
+    /// measurement only by the share `1 - exp(-d / 1 min)`. The rest is added, so that builds that start at the same
+    /// time do not all go to one machine.
     pub fn load(&self) -> Option<f64> {
         let status = self.health.status.as_ref()?;
         let (load, measured) = (status.load()?, self.health.measured?);
@@ -36,44 +36,45 @@ impl RuleInput<'_> {
     }
 }
 
-/// The seam for functions written by the administrator.
+/// The interface for functions of the administrator.
 pub trait Rules {
-    /// Whether the machine may take the build; the error says why not.
+    /// Returns whether the machine may take the build; the error gives the reason why not.
     fn accepts(&self, machine: usize) -> Result<(), String>;
 
-    /// How well the machine suits the build, the higher the better; the error says why it does not at all.
+    /// Returns the score of the machine, the higher the better; the error gives the reason why it cannot take the
+    /// build.
     fn score(&self, machine: usize, known: &RuleInput<'_>) -> Result<f64, String>;
 
-    /// The part of the best score that is nearly as good, where a machine has more of the inputs.
+    /// Returns the part of the best score that counts as nearly as good, if a machine has more of the inputs.
     fn nearly_as_good(&self) -> f64 {
         NEARLY_AS_GOOD
     }
 
-    /// How well the head itself suits the build, given its status. `None`: it takes no part, or does not suit.
+    /// Returns the score of the head itself, given its status. `None`: it takes no part, or cannot take the build.
     fn head(&self, _status: &MachineStatus) -> Option<f64> {
         None
     }
 
-    /// What to do when the machines are busy.
+    /// Returns the action when the machines are busy.
     fn when_busy(&self) -> Fallback {
         Fallback::Wait
     }
 
-    /// The longest expected wait for a slot with which a build is accepted. `None`: any.
+    /// Returns the longest expected wait for a slot with which a build is accepted. `None`: any.
     fn max_expected_wait(&self) -> Option<Duration> {
         None
     }
 
-    /// What to do when none can be reached.
+    /// Returns the action when no machine can be reached.
     fn when_unreachable(&self) -> Fallback {
         Fallback::Local
     }
 
-    /// A new decision about the same request begins.
+    /// Begins a new decision about the same request.
     fn begin(&self) {}
 }
 
-/// The rules where the machine file has none: every matching machine may take every build.
+/// The rules of a machine file without functions: every matching machine may take every build.
 pub struct DefaultRules<'a>(pub &'a [&'a Machine]);
 
 impl Rules for DefaultRules<'_> {
@@ -86,7 +87,7 @@ impl Rules for DefaultRules<'_> {
     }
 }
 
-/// The rules of a machine file, for one request. What goes wrong in them is logged, and the built-in rules hold.
+/// The rules of a machine file, for one request. Errors in them are logged, and the built-in rules apply.
 pub struct FileRules<'a> {
     pool: &'a Pool,
     decision: RefCell<machine_file::RequestCallbacks<'a>>,
@@ -104,12 +105,12 @@ impl<'a> FileRules<'a> {
         FileRules { pool, decision: RefCell::new(pool.callbacks(request)) }
     }
 
-    /// Asks, and logs the warnings.
+    /// Runs a callback, and logs its warnings.
     fn ask<T>(&self, query: impl FnOnce(&mut machine_file::RequestCallbacks<'a>) -> T) -> T {
         let mut decision = self.decision.borrow_mut();
         let answer = query(&mut decision);
         for warning in decision.take_warnings() {
-            // The log says itself that it is a warning.
+            // The log adds the word "warning" itself.
             warn!("{}", warning.to_string().replacen(" warning: ", " ", 1));
         }
         answer
@@ -132,7 +133,7 @@ impl Rules for FileRules<'_> {
         }
     }
 
-    /// A score of the administrator's own is meant as it is.
+    /// Returns 1.0 for scores of the administrator's own, which are compared exactly.
     fn nearly_as_good(&self) -> f64 {
         let has_own = self.pool.settings.has_score || self.pool.machines.iter().any(|entry| entry.has_score);
         if has_own { 1.0 } else { NEARLY_AS_GOOD }
@@ -156,8 +157,8 @@ impl Rules for FileRules<'_> {
         }
     }
 
-    /// Half of the time that the machine file lets a build wait, and a tenth of that which the daemon gives it for
-    /// waiting and building together: what was expected may be wrong.
+    /// Returns half of the time that the machine file lets a build wait, and at most a tenth of the time that the
+    /// daemon allows for waiting and building together: the expectation may be wrong.
     fn max_expected_wait(&self) -> Option<Duration> {
         let daemon = Some(self.decision.borrow().request().build_timeout).filter(|&seconds| seconds > 0);
         let daemon = daemon.map(|seconds| Duration::from_secs(seconds) / 10);
@@ -178,7 +179,7 @@ impl Rules for FileRules<'_> {
     }
 }
 
-/// What is known of a machine, in the words of the machine file.
+/// Returns the facts about a machine under the names of the machine file.
 fn status_for_lua(known: &RuleInput<'_>) -> machine_file::LuaStatus {
     let Health { status, failures, .. } = known.health;
     let measured = match (status, known.health.age(known.now)) {
@@ -308,7 +309,7 @@ mod tests {
         let load = |running: &[Time]| RuleInput { health: &health, running, now: 110_000 }.load().unwrap();
         assert_eq!(load(&[]), 0.25);
         assert_eq!(load(&[100_000, 105_000]), 0.75);
-        // In the average for the most part.
+        // Most of it is in the average already.
         assert!((0.25..0.30).contains(&load(&[0])), "{}", load(&[0]));
         assert!((0.34..0.35).contains(&load(&[40_000])), "{}", load(&[40_000]));
         assert_eq!(RuleInput { health: &Health::default(), running: &[5], now: 10 }.load(), None);

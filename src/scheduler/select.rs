@@ -1,11 +1,11 @@
-//! Choosing a machine: the best one that can take the build now.
+//! Selection of a machine: the best one that can take the build now.
 //!
-//! Machines that match are ranked. Of those that are nearly as good as the best the one goes first that has most of the
-//! inputs. Of the best of them a record may say at once whether it can take the build; where it does not, the machine
-//! is asked, a few at the same time. A machine that answered, or that a fresh record speaks for, need not wait long for
-//! better ones that have yet to answer ([`BETTER_MACHINE_WAIT`]), and not at all for those that were in trouble when they were
-//! last seen: these are asked on the side, for the sake of later builds. A slot is taken on the machine that is chosen,
-//! and on no other. The connection over which a machine answered is the one that builds.
+//! Matching machines are ranked. Of those that are nearly as good as the best, the one with most of the inputs goes
+//! first. A fresh record decides at once whether a machine can take the build; without one the machine is probed, a few
+//! of them concurrently. Once some machine can take the build, the selection waits only briefly
+//! ([`BETTER_MACHINE_WAIT`]) for better machines that have yet to respond. It does not wait for machines whose last
+//! contact failed: their probes run on the side, for the sake of later builds. A slot is taken only on the chosen
+//! machine. The connection that probed a machine is the one that builds.
 
 use std::time::Duration;
 
@@ -27,8 +27,7 @@ const SLOW_PROBE: Duration = Duration::from_millis(500);
 /// How often the results of probes are checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Chooses a machine. `waiting`: the place of this process among those that wait. No answer is waited for longer than
-/// `limit`.
+/// Selects a machine. `waiting` is the queue ticket of this process. No probe is awaited longer than `limit`.
 pub fn select<E: Environment>(
     query: &Query<'_>,
     waiting: Option<&E::QueueTicket>,
@@ -48,7 +47,7 @@ pub fn select<E: Environment>(
 struct Candidate<L> {
     rank: Rank,
     state: CandidateState<L>,
-    /// What `score` said against it, going by its record.
+    /// The reason of `score` against it, based on its record.
     declined: Option<String>,
 }
 
@@ -62,7 +61,7 @@ struct Selection<'a, E: Environment> {
     query: &'a Query<'a>,
     env: &'a E,
     probes: Probes<'a, E>,
-    /// When this has to come to an end.
+    /// The time at which the selection must end.
     until: Duration,
     candidates: Vec<Candidate<E::Link>>,
     rejections: Vec<Rejection>,
@@ -75,7 +74,7 @@ impl<'a, E: Environment> Selection<'a, E> {
         Selection { query, env, probes, until, candidates: Vec::new(), rejections: Vec::new() }
     }
 
-    /// Those that match, the best first.
+    /// Ranks the machines that match, the best first.
     fn rank(&mut self) {
         for (index, machine) in self.query.machines.iter().enumerate() {
             if self.query.excluded.contains(&index) {
@@ -83,7 +82,8 @@ impl<'a, E: Environment> Selection<'a, E> {
             }
             match rank_of(self.query, index, machine, self.env) {
                 Ok(rank) => self.candidates.push(Candidate::new(rank, None)),
-                // It may be better now than its record says, or later than it is now; so it stays, behind the others.
+                // Its record may be outdated, or its state may change during the selection; so it stays, behind the
+                // others.
                 Err(Reason::ScoreDeclined(why)) => {
                     let rank = Rank { score: f64::NEG_INFINITY, occupied: 0.0, index };
                     self.candidates.push(Candidate::new(rank, Some(why)));
@@ -92,14 +92,14 @@ impl<'a, E: Environment> Selection<'a, E> {
             }
         }
         if let Some(score) = self.query.head.filter(|_| !self.candidates.is_empty()) {
-            // After machines that are as good: the head has other things to do.
+            // The head comes after machines that are as good, because it has other work.
             let rank = Rank { score, occupied: f64::INFINITY, index: usize::MAX };
             self.candidates.push(Candidate { rank, state: CandidateState::Head, declined: None });
         }
         self.candidates.sort_by(|one, other| one.rank.order(&other.rank));
     }
 
-    /// What records and slots say of each candidate.
+    /// Assesses each candidate from records and slots.
     fn assess(&mut self, waiting: Option<&E::QueueTicket>) {
         let (query, env) = (self.query, self.env);
         let machines: Vec<&Machine> = (self.candidates.iter())
@@ -132,7 +132,7 @@ impl<'a, E: Environment> Selection<'a, E> {
                 Some(_) => now >= *choice_since.get_or_insert(now) + BETTER_MACHINE_WAIT,
                 None => now >= self.until,
             };
-            // Those on the side are asked as well when it is known that nobody waits for them.
+            // Probes on the side start only once it is clear that the selection does not wait for them.
             self.start_probes(best);
             if !is_awaited || is_late {
                 if has_waited {
@@ -149,7 +149,7 @@ impl<'a, E: Environment> Selection<'a, E> {
         }
     }
 
-    /// Asks the best of those not asked yet, as long as there are not too many at a time.
+    /// Probes the best candidates that have not been probed, within the limit of concurrent probes.
     fn start_probes(&mut self, best: Option<usize>) {
         let before = best.unwrap_or(self.candidates.len());
         let now = self.env.elapsed();
@@ -169,7 +169,7 @@ impl<'a, E: Environment> Selection<'a, E> {
         }
     }
 
-    /// What the answers change. The score of a machine that told its status may be another now.
+    /// Applies the results of probes. A machine's new status may change its score.
     fn collect_results(&mut self) {
         let results = self.probes.results();
         if results.is_empty() {
@@ -207,7 +207,7 @@ impl<'a, E: Environment> Selection<'a, E> {
         }
     }
 
-    /// Those who waited for the same answers may have chosen by now, and what they build counts as load.
+    /// Ranks again. Other processes that awaited the same probe may have chosen by now, and their builds count as load.
     fn rerank(&mut self) {
         for number in 0..self.candidates.len() {
             let candidate = &self.candidates[number];
@@ -224,7 +224,7 @@ impl<'a, E: Environment> Selection<'a, E> {
         self.candidates.sort_by(|one, other| one.rank.order(&other.rank));
     }
 
-    /// Takes a slot of the best that can build; an error if another process was faster.
+    /// Takes a slot of the best candidate that can build; an error if another process was faster.
     fn claim_best(&mut self) -> Option<Result<Outcome<E>, ()>> {
         let best = self.candidates.iter().position(|candidate| candidate.state.can_build())?;
         if let CandidateState::Head = self.candidates[best].state {
@@ -247,7 +247,7 @@ impl<'a, E: Environment> Selection<'a, E> {
         Some(Err(()))
     }
 
-    /// Of the machines that can build and are nearly the best, the one that has most of the inputs.
+    /// Returns, of the machines that can build and are nearly the best, the one that has most of the inputs.
     fn prefer_locality(&self) -> Option<usize> {
         let ready: Vec<usize> = (0..self.candidates.len())
             .filter(|&number| matches!(self.candidates[number].state, CandidateState::Ready(_)))
@@ -276,8 +276,8 @@ impl<'a, E: Environment> Selection<'a, E> {
             let reason = match candidate.state {
                 CandidateState::Out(reason) => reason,
                 CandidateState::Ready(_) | CandidateState::Head => continue,
-                CandidateState::Probing { .. } => Reason::Unreachable("it has not answered yet".to_owned()),
-                CandidateState::Unknown { .. } => Reason::Unreachable("it has not been asked yet".to_owned()),
+                CandidateState::Probing { .. } => Reason::Unreachable("the probe has not finished".to_owned()),
+                CandidateState::Unknown { .. } => Reason::Unreachable("it has not been probed".to_owned()),
             };
             reasons.push(Rejection { machine: candidate.rank.index, reason });
         }

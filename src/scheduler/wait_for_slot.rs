@@ -1,8 +1,9 @@
-//! Waiting for a slot, in the order in which builds came.
+//! Waiting for a slot, in the order of the queue.
 //!
-//! A free slot of a machine belongs to those who have waited for that machine longest, as their places tell. A process
-//! looks at the slots often if it is among the first, less often the more are ahead of it: then its turn has not come
-//! anyway. Every second or so it looks at everything anew: loads, back-offs and what the rules say may have changed.
+//! A free slot of a machine belongs to the build that joined the queue for that machine first. A process polls the
+//! slots often if it is among the first, and less often the more builds are ahead of it, since its turn is not near
+//! then. Every second or so it assesses all machines again: loads, back-offs and the results of the rules may have
+//! changed.
 
 use std::time::Duration;
 
@@ -14,24 +15,24 @@ use crate::machine::Machine;
 
 /// How often the first build in the queue checks for a free slot, at first. This costs three system calls for each slot.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// The same, after a long wait or with many slots.
+/// The longest poll interval, after a long wait or with many slots.
 const POLL_INTERVAL_MAX: Duration = Duration::from_millis(200);
 
-/// Looking at many machines takes long. The pause until the next time is this many times as long, as far as the limits
-/// above allow, so that waiting costs little.
-const PAUSE_PER_LOOK: u32 = 20;
+/// Assessing many machines takes long. The pause until the next poll is this many times as long, within the limits
+/// above, so that waiting costs little.
+const PAUSE_PER_CHECK: u32 = 20;
 
 /// How often a waiting build assesses all machines again, and renews its ticket, at first.
 const REASSESS_INTERVAL: Duration = Duration::from_secs(1);
-/// The same, where that takes long.
+/// The longest interval of reassessment, where an assessment takes long.
 const REASSESS_INTERVAL_MAX: Duration = Duration::from_secs(3);
 
-/// Why waiting came to nothing.
+/// The reason why a wait ended without a machine.
 #[derive(Debug)]
 pub enum WaitError {
     /// No machine is left that matches.
     NoMatch,
-    /// The time is over.
+    /// The time limit passed.
     TooLong(Vec<Rejection>),
     /// No machine could be reached for [`Limits::wait_for_machine`].
     Unreachable(Vec<Rejection>),
@@ -40,16 +41,16 @@ pub enum WaitError {
 /// Limits of waiting.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// When to give up, in terms of [`Environment::elapsed`]. `None`: never.
+    /// The time at which the wait ends, in terms of [`Environment::elapsed`]. `None`: never.
     pub until: Option<Duration>,
-    /// How long to wait while no machine that matches can be reached.
+    /// How long to wait while no matching machine can be reached.
     pub wait_for_machine: Duration,
-    /// How often to say that it still waits.
+    /// The interval at which the wait is reported.
     pub report_interval: Duration,
 }
 
-/// Waits until a machine takes the build. `ticket` is taken if there is none yet, and kept. `report` is told at once, and
-/// then regularly, how long this has taken.
+/// Waits until a machine takes the build. It joins the queue if `ticket` is empty, and stores the ticket there.
+/// `report` receives the duration of the wait, at once and then regularly.
 pub fn wait<E: Environment>(
     query: &Query<'_>,
     ticket: &mut Option<E::QueueTicket>,
@@ -81,22 +82,22 @@ pub fn wait<E: Environment>(
             Some(ticket) => env.renew_ticket(ticket, &machines),
             None => {
                 *ticket = env.try_join_queue(&machines, usize::MAX).unwrap_or_else(|error| {
-                    log::warn!("waits without a place in line: {error}");
+                    log::warn!("waiting for a slot outside the queue: {error}");
                     None
                 });
             }
         }
-        let (queue, mut line): (Vec<&Machine>, Vec<usize>) = (reasons.iter())
+        let (queue, mut counts): (Vec<&Machine>, Vec<usize>) = (reasons.iter())
             .filter_map(|over| match over.reason {
                 Reason::NoSlot { ahead } => Some((query.machines[over.machine], ahead)),
                 _ => None,
             })
             .unzip();
-        let ahead = line.iter().min().copied().unwrap_or(0);
+        let ahead = counts.iter().min().copied().unwrap_or(0);
         let choice_took = env.elapsed().saturating_sub(begun);
-        let until_anew = times(REASSESS_INTERVAL, ahead / 4 + 1).max(choice_took * PAUSE_PER_LOOK);
-        let anew = env.elapsed() + until_anew.min(REASSESS_INTERVAL_MAX);
-        let mut look_took = Duration::ZERO;
+        let interval = times(REASSESS_INTERVAL, ahead / 4 + 1).max(choice_took * PAUSE_PER_CHECK);
+        let reassess_at = env.elapsed() + interval.min(REASSESS_INTERVAL_MAX);
+        let mut check_time = Duration::ZERO;
         loop {
             let now = env.elapsed();
             if now >= report_at {
@@ -109,30 +110,30 @@ pub fn wait<E: Environment>(
             if unreachable_until.is_some_and(|until| now >= until) {
                 return Err(WaitError::Unreachable(reasons));
             }
-            if now >= anew {
+            if now >= reassess_at {
                 break;
             }
-            let ahead = line.iter().min().copied().unwrap_or(usize::MAX);
+            let ahead = counts.iter().min().copied().unwrap_or(usize::MAX);
             let pause = times(POLL_INTERVAL, ahead.saturating_add(1)).min(POLL_INTERVAL_MAX);
-            let pause = pause.max(look_took * PAUSE_PER_LOOK).min(anew - now);
+            let pause = pause.max(check_time * PAUSE_PER_CHECK).min(reassess_at - now);
             let ends = [limits.until, unreachable_until, Some(report_at)].into_iter().flatten().min();
             env.pause(ends.map_or(pause, |ends| pause.min(ends - now)));
-            let look = env.elapsed();
+            let check_start = env.elapsed();
             let has_more_than = |ahead: usize, machine: &Machine| {
                 env.free_slots(machine, ahead.saturating_add(1)).is_ok_and(|free| free > ahead)
             };
             if queue.iter().any(|machine| has_more_than(0, machine)) {
-                line = env.ahead(&queue, ticket.as_ref());
-                if queue.iter().zip(&line).any(|(machine, &ahead)| has_more_than(ahead, machine)) {
+                counts = env.ahead(&queue, ticket.as_ref());
+                if queue.iter().zip(&counts).any(|(machine, &ahead)| has_more_than(ahead, machine)) {
                     break;
                 }
             }
-            look_took = env.elapsed().saturating_sub(look);
+            check_time = env.elapsed().saturating_sub(check_start);
         }
     }
 }
 
-/// Whether an administrator took a machine out that will be back.
+/// Returns whether an administrator has drained a machine that may be undrained.
 fn is_drained(reasons: &[Rejection]) -> bool {
     reasons.iter().any(|over| matches!(over.reason, Reason::Drained(_)))
 }

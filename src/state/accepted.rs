@@ -1,8 +1,8 @@
-//! How many builds were accepted for a guix-daemon process whose descriptors cannot be counted.
+//! The count of builds accepted for a guix-daemon process whose descriptors cannot be counted.
 //!
 //! The file `accepted/PID` has a byte for each of them. Only the hooks of that process touch it, one at a time, since
-//! the daemon makes one request at a time. Nothing is taken off again: what the daemon has given back cannot be seen
-//! either. Files of processes that are gone are removed.
+//! the daemon makes one request at a time. The count never goes down, because the descriptors that the daemon closes
+//! cannot be seen either. Files of processes that have ended are removed.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ use crate::permissions::files;
 pub struct AcceptedBuilds(PathBuf);
 
 impl AcceptedBuilds {
-    /// Those of the process `daemon`.
+    /// Returns the builds of the process `daemon`.
     pub fn of(state: &StateDirectory, daemon: u32) -> Result<AcceptedBuilds, StateError> {
         let directory = state.path().join("accepted");
         create_directory(&directory)?;
@@ -32,12 +32,12 @@ impl AcceptedBuilds {
         Ok(AcceptedBuilds(directory.join(daemon.to_string())))
     }
 
-    /// How many there are.
+    /// Returns their number.
     pub fn count(&self) -> usize {
         contents(&self.0).map_or(0, |marks| marks.len())
     }
 
-    /// Adds one.
+    /// Adds one build.
     pub fn add(&self) -> Result<(), StateError> {
         append(&self.0, b".")
     }

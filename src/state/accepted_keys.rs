@@ -1,8 +1,8 @@
-//! The keys whose signatures this machine has accepted: what tells a key that was revoked from one that was never
+//! The keys whose signatures this machine has accepted. They distinguish a revoked key from one that was never
 //! authorized.
 //!
-//! The record `accepted-keys` has a hash of each, those that were seen last at the end. It decides what a message says, and
-//! nothing else: whether a key counts is up to the access-control list.
+//! The record `accepted-keys` has a hash of each, the most recently used last. It only changes the text of a message:
+//! the access-control list alone decides whether a key is authorized.
 
 use sha2::{Digest, Sha256};
 
@@ -11,7 +11,7 @@ use super::{StateDirectory, StateError};
 use crate::store::base16;
 use crate::store::signature::PublicKey;
 
-/// How many keys are remembered.
+/// The number of keys that are remembered.
 const MAX_ENTRIES: usize = 200;
 
 /// The keys that were accepted.
@@ -22,12 +22,12 @@ impl AcceptedKeys {
         Ok(AcceptedKeys(Record::shared(state, "accepted-keys")?))
     }
 
-    /// Whether a signature by this key was accepted before.
+    /// Returns whether a signature by this key was accepted before.
     pub fn has(&self, key: &PublicKey) -> bool {
         self.0.read().is_some_and(|keys| keys.contains(&hash(key)))
     }
 
-    /// Notes that signatures by this key are accepted.
+    /// Records that signatures by this key are accepted.
     pub fn remember(&self, key: &PublicKey) -> Result<(), StateError> {
         if self.has(key) {
             return Ok(());
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_remembered_and_not_without_end() {
+    fn a_limited_number_of_keys_is_remembered() {
         let directory = tempfile::tempdir().unwrap();
         let accepted = AcceptedKeys::of(&StateDirectory::new(directory.path().join("offload"))).unwrap();
         assert!(!accepted.has(&key(1)));

@@ -1,7 +1,7 @@
-//! Machines that are taken out for a while: they get no new builds, and those that run there end.
+//! Drained machines: they get no new builds, and the builds that run there continue.
 //!
-//! The record (see `record`) is `drained.json` in the host's state directory; where there is none, or its time is over,
-//! the machine takes part.
+//! The record (see `record`) is `drained.json` in the host's state directory. Without a record, or after its time, the
+//! machine takes part.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,12 +11,12 @@ use super::{StateDirectory, StateError};
 use crate::machine::Machine;
 use crate::permissions::files;
 
-/// That a machine is taken out.
+/// A drained machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drained {
-    /// When it was taken out.
+    /// When it was drained.
     pub since: Time,
-    /// When it comes back by itself; `None`: not before it is brought back.
+    /// When the drain ends by itself; `None`: only `offload undrain` ends it.
     pub until: Option<Time>,
 }
 
@@ -25,12 +25,12 @@ pub struct Drained {
 pub struct Drain(Record<Drained>);
 
 impl Drain {
-    /// The record of the host that `machine` describes.
+    /// Returns the record of the host that `machine` describes.
     pub fn of(state: &StateDirectory, machine: &Machine) -> Result<Drain, StateError> {
         Ok(Drain(Record::of(state, machine, "drained")?))
     }
 
-    /// Whether the machine is taken out at `now`. A record that makes no sense takes it out until somebody looks.
+    /// Returns whether the machine is drained at `now`. An invalid record drains it until an administrator undrains it.
     pub fn read(&self, now: Time) -> Option<Drained> {
         let drained = match self.0.read() {
             Some(drained) => drained,
@@ -40,12 +40,12 @@ impl Drain {
         drained.until.is_none_or(|until| now < until).then_some(drained)
     }
 
-    /// Takes the machine out.
+    /// Drains the machine.
     pub fn set(&self, drained: &Drained) -> Result<(), StateError> {
         self.0.change(|_| *drained)
     }
 
-    /// Brings the machine back.
+    /// Undrains the machine.
     pub fn clear(&self) -> Result<(), StateError> {
         files::remove(self.0.path()).map_err(|cause| StateError { path: self.0.path().to_owned(), cause })
     }
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn out_for_a_while_or_until_brought_back() {
+    fn a_drain_ends_at_its_time_or_by_undrain() {
         let directory = tempfile::tempdir().unwrap();
         let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
         let drain = Drain::of(&StateDirectory::new(directory.path()), &machine).unwrap();

@@ -1,8 +1,10 @@
-//! What a host is known to have: the derivations that were built there lately, or whose outputs were sent there.
+//! The outputs that a host is known to have: the derivations that were built there recently, or whose outputs were sent
+//! there.
 //!
-//! `known_outputs` in the host's state directory has the hash part of the name of each on a line of its own, the newest last. A
-//! build appends to it, under the lock `known_outputs.lock`; when it has become too long the older half goes. It is a guess,
-//! for the choice of a machine: the host's garbage collector tells nobody. What is missing after all is sent.
+//! `known_outputs` in the host's state directory has a line for each, with the hash part of its name, the newest last.
+//! A build appends to it, under the lock `known_outputs.lock`; when it is too long, its older half is removed. It is a
+//! guess, for the choice of a machine: the host's garbage collector does not report what it deletes. An output that
+//! turns out to be missing is sent.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -12,39 +14,39 @@ use super::{StateDirectory, StateError};
 use crate::machine::Machine;
 use crate::store::path::{HASH_PART, StorePath};
 
-/// How many derivations are remembered.
+/// The number of derivations that are remembered.
 const MAX_ENTRIES: usize = 500;
 
-/// The record of one host's stock.
+/// The record of one host's known outputs.
 #[derive(Clone, Debug)]
 pub struct KnownOutputs {
     path: PathBuf,
 }
 
 impl KnownOutputs {
-    /// The record of the host that `machine` describes.
+    /// Returns the record of the host that `machine` describes.
     pub fn of(state: &StateDirectory, machine: &Machine) -> Result<KnownOutputs, StateError> {
         Ok(KnownOutputs { path: state.of(machine)?.join("known-outputs") })
     }
 
-    /// How many of `derivations` the host is not known to have.
+    /// Counts those of `derivations` whose outputs the host is not known to have.
     pub fn missing_inputs(&self, derivations: &BTreeSet<StorePath>) -> usize {
         let lines = self.lines();
         let known: BTreeSet<&str> = lines.iter().rev().take(MAX_ENTRIES).map(String::as_str).collect();
         derivations.iter().filter(|path| !known.contains(path.hash_part())).count()
     }
 
-    /// Remembers that the host has what these derivations make.
+    /// Records that the host has the outputs of these derivations.
     pub fn add(&self, derivations: &BTreeSet<StorePath>) -> Result<(), StateError> {
         let _lock = lock_briefly(&self.path.with_extension("lock"))?;
         let mut lines = self.lines();
         let before = lines.len();
-        // What will be forgotten soon is remembered anew.
+        // An entry of the older half is added again, because that half is removed next.
         let recent: BTreeSet<&str> = lines.iter().rev().take(MAX_ENTRIES / 2).map(String::as_str).collect();
         let new = derivations.iter().map(StorePath::hash_part).filter(|hash| !recent.contains(hash));
         let new: Vec<String> = new.take(MAX_ENTRIES).map(str::to_owned).collect();
         lines.extend(new);
-        // What can't be read as a list is not appended to: it might never come to an end.
+        // A file that cannot be read as a list is replaced: appending might let it grow without a limit.
         if before == 0 || lines.len() > 2 * MAX_ENTRIES {
             replace(&self.path, &text(&lines[lines.len().saturating_sub(MAX_ENTRIES)..]))
         } else if lines.len() > before {
@@ -88,7 +90,7 @@ mod tests {
         known_outputs.add(&paths(1..2)).unwrap();
         assert_eq!(known_outputs.missing_inputs(&paths(0..3)), 1);
         assert_eq!(known_outputs.lines().len(), 2);
-        // The file does not grow for ever.
+        // The file does not grow without a limit.
         for start in (1000..4000).step_by(100) {
             known_outputs.add(&paths(start..start + 100)).unwrap();
             assert!(known_outputs.lines().len() <= 2 * MAX_ENTRIES);

@@ -1,8 +1,7 @@
 //! Lock files: flock, through fs4.
 //!
-//! A lock belongs to an open file, and the kernel gives it back when the last descriptor of that file is closed,
-//! however the process ends. A file that is locked is never removed: two processes would then lock two files of one
-//! name.
+//! A lock belongs to an open file. The kernel releases it when the last descriptor of that file is closed, however the
+//! process ends. A locked file is never removed: otherwise two processes could lock two files of the same name.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -17,10 +16,10 @@ use super::StateError;
 use crate::failpoints::{Failpoint, failpoint};
 use crate::permissions::files;
 
-/// More than any file of the state directory.
+/// The limit for files that are read; all files of the state directory are smaller.
 const MAX_FILE: u64 = 64 * 1024;
 
-/// More than most of them: what is read in one piece.
+/// The size of most files or more: they are read in one piece.
 const USUAL_FILE: usize = 4096;
 
 /// How long a process waits for a lock that others hold only while they change a file.
@@ -30,7 +29,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 /// then.
 const READER_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Locks `path`, which is made if needed. `None`: somebody else has the lock. Those who only look at it do not count.
+/// Locks `path`, which is created if needed. `None`: another process holds the lock. Shared locks of readers do not
+/// count.
 pub(super) fn try_lock(path: &Path) -> Result<Option<File>, StateError> {
     let failed = |cause| StateError { path: path.to_owned(), cause };
     let file = files::open_or_make(path).map_err(failed)?;
@@ -47,12 +47,12 @@ pub(super) fn try_lock(path: &Path) -> Result<Option<File>, StateError> {
     }
 }
 
-/// Gives a lock back before its file is closed.
+/// Releases a lock before its file is closed.
 pub(super) fn unlock(file: &File) -> io::Result<()> {
     FileExt::unlock(file)
 }
 
-/// Whether somebody has the lock of `path`. Those who only look do not keep each other out.
+/// Returns whether a process holds the lock of `path`. Readers that check it do not exclude each other.
 pub(super) fn is_locked(path: &Path) -> Result<bool, StateError> {
     let failed = |cause| StateError { path: path.to_owned(), cause };
     match files::open(path) {
@@ -62,8 +62,8 @@ pub(super) fn is_locked(path: &Path) -> Result<bool, StateError> {
     }
 }
 
-/// Locks `path` for a short change. Others hold it for moments only, unless they were stopped in the midst of one: then
-/// it is an error, not a wait without end.
+/// Locks `path` for a short change. Other processes hold it only briefly, unless one was stopped during a change: then
+/// this is an error after [`LOCK_TIMEOUT`].
 pub(super) fn lock_briefly(path: &Path) -> Result<File, StateError> {
     let start = Instant::now();
     loop {
@@ -71,7 +71,7 @@ pub(super) fn lock_briefly(path: &Path) -> Result<File, StateError> {
             return Ok(file);
         }
         if start.elapsed() > LOCK_TIMEOUT {
-            let cause = io::Error::new(io::ErrorKind::TimedOut, "another process holds the lock and does not go on");
+            let cause = io::Error::new(io::ErrorKind::TimedOut, "another process does not release the lock");
             return Err(StateError { path: path.to_owned(), cause });
         }
         thread::sleep(Duration::from_micros(500));
@@ -89,8 +89,8 @@ fn locked(mut lock: impl FnMut() -> Result<(), TryLockError>) -> io::Result<bool
     }
 }
 
-/// Replaces a file as a whole, by way of `PATH.new`: a reader sees the old or the new one, also after a kill. The
-/// caller holds a lock that keeps other writers away.
+/// Replaces a file as a whole, through `PATH.new`: a reader sees the old or the new one, also after a kill. The caller
+/// holds a lock that excludes other writers.
 pub(super) fn replace(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     let failed = |cause| StateError { path: path.to_owned(), cause };
     let mut new = path.as_os_str().to_owned();
@@ -104,12 +104,12 @@ pub(super) fn replace(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     make().map_err(failed)
 }
 
-/// Writes over a small file, which is made if needed. A reader may see the old contents, the new ones, or, for a moment
-/// or after a kill, something of both. The caller holds a lock that keeps other writers away.
+/// Overwrites a small file, which is created if needed. A reader may see the old contents, the new ones, or, for a
+/// moment or after a kill, a mixture. The caller holds a lock that excludes other writers.
 ///
-/// For what is worth little: replacing a file costs ten times as much, since ext4 sends the new one to the disk at
-/// once, and far more where many files were removed in the last minute, since it looks for an inode that was not among
-/// them.
+/// This is for records of little value. Replacing a file costs ten times as much, since ext4 writes the new one to the
+/// disk at once. It costs far more if many files were removed in the last minute, since ext4 looks for an inode that
+/// was not among them.
 pub(super) fn overwrite(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     let write = || {
         let file = files::open_or_make(path)?;
@@ -120,7 +120,7 @@ pub(super) fn overwrite(path: &Path, contents: &[u8]) -> Result<(), StateError> 
     write().map_err(|cause| StateError { path: path.to_owned(), cause })
 }
 
-/// Appends to a file, which is made if needed, in one piece.
+/// Appends to a file, which is created if needed, in one write.
 pub(super) fn append(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     let write = || {
         let file = files::open_or_make(path)?;
@@ -130,7 +130,7 @@ pub(super) fn append(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     write().map_err(|cause| StateError { path: path.to_owned(), cause })
 }
 
-/// The contents of a file; `None` where there is none, or it cannot be read or is far too long.
+/// Returns the contents of a file; `None` if it does not exist, cannot be read or is too long.
 pub(super) fn contents(path: &Path) -> Option<Vec<u8>> {
     let mut text = Vec::with_capacity(USUAL_FILE);
     files::open(path).ok()?.take(MAX_FILE + 1).read_to_end(&mut text).ok()?;
@@ -145,7 +145,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
-    fn looking_neither_follows_nor_waits() {
+    fn reading_neither_follows_links_nor_waits() {
         let directory = tempfile::tempdir().unwrap();
         let [file, link, pipe] = ["file", "link", "pipe"].map(|name| directory.path().join(name));
         fs::write(&file, "here").unwrap();
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn looking_does_not_lock() {
+    fn checking_does_not_lock() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("0");
         assert!(!is_locked(&path).unwrap());
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_look_keep_nobody_from_locking() {
+    fn checking_processes_do_not_prevent_locking() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("0");
         drop(try_lock(&path).unwrap());
@@ -187,23 +187,23 @@ mod tests {
             is_over.store(true, Ordering::Relaxed);
             missed
         });
-        // None, but where one who looks was suspended just then for as long as a lock is tried.
+        // Usually none; a checking process may have been suspended for as long as a lock is retried.
         assert!(missed < 20, "{missed}");
     }
 
     #[test]
-    fn a_lock_that_is_held_on_and_on_is_an_error() {
+    fn a_lock_that_stays_held_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
         let held = lock_briefly(&path).unwrap();
         let error = lock_briefly(&path).unwrap_err();
-        assert!(error.to_string().ends_with("does not go on"), "{error}");
+        assert!(error.to_string().ends_with("does not release the lock"), "{error}");
         drop(held);
         lock_briefly(&path).unwrap();
     }
 
     #[test]
-    fn what_is_too_long_is_nothing() {
+    fn a_file_that_is_too_long_has_no_contents() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("record");
         assert_eq!(contents(&path), None);

@@ -1,9 +1,9 @@
-//! Logins: how many processes are connecting to a host at the same time.
+//! The limit of processes that log in to a host at the same time.
 //!
-//! OpenSSH drops connections when too many have not been authenticated yet: by default some from 10 on and all from 100
-//! on (`MaxStartups 10:30:100`). So each process that connects holds one of the locks `logins/0` to `logins/5` in the
-//! host's state directory until it is logged in, which leaves room for those of other heads. One that was dropped
-//! nevertheless tries again under the lock `logins/again`, so that these come one after the other.
+//! OpenSSH drops connections when too many are not authenticated yet: by default some from 10 on and all from 100 on
+//! (`MaxStartups 10:30:100`). So each process that connects holds one of the locks `logins/0` to `logins/5` in the
+//! host's state directory until it is logged in. That leaves room for the logins of other heads. A process whose
+//! connection was dropped nevertheless retries under the lock `logins/again`, so that retries come one after the other.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use super::lock::{is_locked, try_lock};
 use super::{StateDirectory, StateError, create_directory};
 use crate::machine::Machine;
 
-/// How many processes connect to a host at the same time.
+/// The number of processes that may log in to a host at the same time.
 pub const MAX_PARALLEL_LOGINS: u32 = 6;
 
 /// The logins to one host.
@@ -21,7 +21,7 @@ pub struct Logins {
     directory: PathBuf,
 }
 
-/// The right to connect; dropping it gives it back.
+/// The permission to connect; dropping it returns it.
 #[derive(Debug)]
 pub struct Login {
     number: u32,
@@ -30,14 +30,14 @@ pub struct Login {
 }
 
 impl Logins {
-    /// Those to the host that `machine` describes.
+    /// Returns the logins to the host that `machine` describes.
     pub fn of(state: &StateDirectory, machine: &Machine) -> Result<Logins, StateError> {
         let directory = state.of(machine)?.join("logins");
         create_directory(&directory)?;
         Ok(Logins { directory })
     }
 
-    /// Takes the right to connect; `None` while too many have it. Never waits.
+    /// Takes the permission to connect; `None` while too many processes have it. Never waits.
     pub fn try_take(&self) -> Result<Option<Login>, StateError> {
         for number in 0..MAX_PARALLEL_LOGINS {
             if let Some(file) = try_lock(&self.login(number))? {
@@ -47,7 +47,7 @@ impl Logins {
         Ok(None)
     }
 
-    /// Whether anybody else than the holder of `login` is connecting.
+    /// Returns whether a process other than the holder of `login` is connecting.
     pub fn is_crowded(&self, login: Option<&Login>) -> Result<bool, StateError> {
         for number in 0..MAX_PARALLEL_LOGINS {
             if login.is_none_or(|login| login.number != number) && is_locked(&self.login(number))? {
@@ -57,7 +57,7 @@ impl Logins {
         Ok(false)
     }
 
-    /// Takes the right to connect once more after having been dropped; `None` while somebody else does.
+    /// Takes the permission to connect again after a dropped connection; `None` while another process has it.
     pub fn try_again(&self) -> Result<Option<File>, StateError> {
         try_lock(&self.directory.join("again"))
     }
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_few_at_a_time() {
+    fn a_few_processes_log_in_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
         let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
         let logins = Logins::of(&StateDirectory::new(directory.path()), &machine).unwrap();

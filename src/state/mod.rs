@@ -1,7 +1,7 @@
-//! What outlives a hook process, and what several of them share.
+//! The state that outlives a hook process and that hook processes share.
 //!
-//! Everything lies below `STATE/offload` (normally `/var/guix/offload`): a directory for each `NAME:PORT`, so that
-//! several entries of the machine file for one host share it.
+//! All state is below `STATE/offload` (normally `/var/guix/offload`). Each `NAME:PORT` has a directory, so that several
+//! entries of the machine file for one host share it.
 
 pub mod accepted;
 pub mod accepted_keys;
@@ -48,30 +48,30 @@ pub struct StateError {
 }
 
 impl StateDirectory {
-    /// The state kept below `path`. Nothing is created before it is needed.
+    /// Returns the state below `path`. Directories are created when they are needed.
     pub fn new(path: impl Into<PathBuf>) -> StateDirectory {
         StateDirectory(path.into())
     }
 
-    /// The directory itself.
+    /// Returns the directory itself.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// The directory of the sockets of kept connections, created if needed.
+    /// Returns the directory of the sockets of persistent connections, created if needed.
     pub fn persist_directory(&self) -> Result<PathBuf, StateError> {
         let path = self.0.join("persist");
         create_directory(&path)?;
         Ok(path)
     }
 
-    /// The directory itself, created if needed.
+    /// Returns the directory itself, created if needed.
     fn shared(&self) -> Result<&Path, StateError> {
         create_directory(&self.0)?;
         Ok(&self.0)
     }
 
-    /// The directory of one host, created if needed.
+    /// Returns the directory of one host, created if needed.
     pub fn of(&self, machine: &Machine) -> Result<PathBuf, StateError> {
         let path = self.0.join(machine.address());
         create_directory(&path)?;
@@ -79,18 +79,18 @@ impl StateDirectory {
     }
 }
 
-/// What is in the way is looked for in the whole directory of state, so that one command mends all of it.
+/// Returns the hint to an error. It checks the whole state directory, so that one command fixes all its files.
 fn hint(path: &Path, cause: &io::Error) -> String {
     if matches!(cause.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists)
         && let Some(file) = path.ancestors().find(|path| path.symlink_metadata().is_ok() && !path.is_dir())
     {
-        return format!("\n  hint: '{}' must be a directory; move away what is there", file.display());
+        return format!("\n  hint: '{}' must be a directory; move the file", file.display());
     }
     let directory = path.ancestors().find(|directory| directory.ends_with("offload")).unwrap_or(path);
     permissions::hint_for(&files::user_of(directory), directory, Need::Own, cause)
 }
 
-/// Creates `path` and its parents; readable by the daemon's user only, since it tells who builds what.
+/// Creates `path` and its parents. Only the daemon's user can read them, since they show who builds which derivation.
 fn create_directory(path: &Path) -> Result<(), StateError> {
     files::make_directory(path).map_err(|cause| StateError { path: path.to_owned(), cause })
 }
@@ -102,13 +102,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_directory_is_named() {
+    fn a_file_instead_of_a_directory_is_named() {
         let top = tempfile::tempdir().unwrap();
         let machine = Machine::new("b1", "root", Vec::new(), Vec::new());
         let (state, host) = (top.path().join("offload"), top.path().join("offload/b1:22"));
         let assert_names = |file: &Path| {
             let error = StateDirectory::new(&state).of(&machine).unwrap_err().to_string();
-            let hint = format!("\n  hint: '{}' must be a directory; move away what is there", file.display());
+            let hint = format!("\n  hint: '{}' must be a directory; move the file", file.display());
             assert!(error.starts_with(host.to_str().unwrap()) && error.ends_with(&hint), "{error}");
         };
         fs::write(&state, "").unwrap();

@@ -1,8 +1,8 @@
-//! Whose store is known not to be this machine's: `store.json` in the host's state directory.
+//! Hosts whose store is known not to be this machine's: `store.json` in the host's state directory.
 //!
-//! An entry may lead to this very machine, by another name or through a proxy, and a build there would wait for the lock
-//! that its own daemon holds. Finding out takes a round trip, so what was found holds for a day, for the same host keys
-//! and the same daemon.
+//! An entry may refer to this very machine, by another name or through a proxy. A build there would wait for the lock
+//! that its own daemon holds. The check takes a round trip, so its result is valid for a day, for the same host keys
+//! and the same daemon socket.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,18 +11,18 @@ use super::record::Record;
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
 
-/// How long it holds, in milliseconds.
+/// How long a check is valid, in milliseconds.
 const DAY: Time = 24 * 60 * 60 * 1000;
 
 #[derive(Serialize, Deserialize)]
 struct Checked {
     /// The host keys and the socket.
     host: Vec<String>,
-    /// When.
+    /// The time of the check.
     time: Time,
 }
 
-/// What is known of the store of one host.
+/// The result of the check of one host.
 pub struct OtherStore {
     record: Record<Checked>,
     host: Vec<String>,
@@ -35,14 +35,14 @@ impl OtherStore {
         Ok(OtherStore { record: Record::of(state, machine, "store")?, host })
     }
 
-    /// Whether it is known to be another one.
+    /// Returns whether the host is known to have another store.
     pub fn is_known(&self, now: Time) -> bool {
-        // A time in the future, as after a clock was set back, counts for nothing.
+        // A time in the future, as after a clock was set back, is ignored.
         let is_fresh = |time: Time| now.checked_sub(time).is_some_and(|age| age < DAY);
         self.record.read().is_some_and(|checked| checked.host == self.host && is_fresh(checked.time))
     }
 
-    /// Remembers that it is.
+    /// Records that the host has another store.
     pub fn remember(&self, now: Time) -> Result<(), StateError> {
         self.record.change(|_| Checked { host: self.host.clone(), time: now })
     }
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_holds_for_a_day_and_one_host() {
+    fn a_check_is_valid_for_a_day_and_one_host() {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDirectory::new(directory.path());
         let mut machine = Machine::new("b1", "root", Vec::new(), Vec::new());

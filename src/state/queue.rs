@@ -1,13 +1,12 @@
-//! Who waits for a slot, in the order in which they came.
+//! The queue of builds that wait for a slot, in the order in which they joined it.
 //!
-//! A hook process that waits holds a place: the lock of one of the files `queue/0`, `queue/1`, … of the state
-//! directory, which the kernel gives back when it ends. Beside `3` stands its ticket, `3.json`: since when it waits,
-//! and which hosts may take its build. A free slot belongs to those who waited for that host longest
-//! ([`Queue::ahead`]).
+//! A waiting hook process holds the lock of one of the files `queue/0`, `queue/1`, … of the state directory. The kernel
+//! releases it when the process ends. The ticket of `3` is `3.json`: since when the process waits, and which hosts may
+//! take its build. A free slot belongs to the build that has waited for that host longest ([`Queue::ahead`]).
 //!
-//! A ticket is renewed every second or so. One that has not been for a while belongs to a process that was stopped, and
-//! nobody waits for that. Places are taken under the lock `queue/lock`, so that their number is bounded: a client
-//! that asks for a thousand builds does not get a thousand waiting processes.
+//! A process renews its ticket every second or so. A ticket that is not renewed belongs to a stopped process, and other
+//! builds skip it. Tickets are taken under the lock `queue/lock`, so that their number is bounded: a client that
+//! requests a thousand builds does not get a thousand waiting processes.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -27,10 +26,10 @@ pub const TICKET_TTL: Duration = Duration::from_secs(5);
 /// The most places in a queue, whatever the machine file says.
 const MAX_ENTRIES: usize = 10_000;
 
-/// What one that waits says of itself.
+/// The contents of a ticket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TicketRecord {
-    /// When it came.
+    /// When the process joined the queue.
     pub since: Time,
     /// When this was written.
     pub renewed: Time,
@@ -44,13 +43,13 @@ impl TicketRecord {
     }
 }
 
-/// The places to wait.
+/// The queue.
 #[derive(Clone, Debug)]
 pub struct Queue {
     directory: PathBuf,
 }
 
-/// A place among those that wait; dropping it gives it back.
+/// A place in the queue; dropping it leaves the queue.
 #[derive(Debug)]
 pub struct QueueTicket {
     number: usize,
@@ -62,32 +61,32 @@ pub struct QueueTicket {
 
 impl Drop for QueueTicket {
     fn drop(&mut self) {
-        // Before the lock goes with the file: afterwards the ticket may be another's.
+        // It is removed before the lock is released with the file: afterwards the name may belong to another ticket.
         let _ = files::remove(&self.record);
     }
 }
 
 impl Queue {
-    /// The places of this state directory.
+    /// Returns the queue of this state directory.
     pub fn of(state: &StateDirectory) -> Result<Queue, StateError> {
         let directory = state.path().join("queue");
         create_directory(&directory)?;
         Ok(Queue { directory })
     }
 
-    /// Takes a place, to wait for one of `hosts`. `None` when `limit` or more wait for any of them already.
+    /// Joins the queue for `hosts`. `None` if `limit` or more builds wait for any of them already.
     pub fn try_join(&self, hosts: &[String], limit: usize, now: Time) -> Result<Option<QueueTicket>, StateError> {
         let _lock = lock_briefly(&self.directory.join("lock"))?;
         let (rivals, free) = self.count(hosts)?;
         let Some(number) = free.filter(|_| rivals < limit) else { return Ok(None) };
-        // Free, but for those who are looking just now.
+        // It is free, except that a reader may hold it just now.
         let file = lock_briefly(&self.directory.join(number.to_string()))?;
         let ticket = QueueTicket { number, since: now, record: self.record_path(number), _file: file };
         self.renew(&ticket, hosts, now)?;
         Ok(Some(ticket))
     }
 
-    /// How many wait for any of `hosts`: those that count for the limit of [`Queue::try_join`].
+    /// Counts the builds that wait for any of `hosts`, as the limit of [`Queue::try_join`] does.
     pub fn waiting(&self, hosts: &[String]) -> Result<usize, StateError> {
         Ok(self.count(hosts)?.0)
     }
@@ -100,7 +99,7 @@ impl Queue {
         for number in 0..MAX_ENTRIES {
             let path = self.directory.join(number.to_string());
             if is_locked(&path)? {
-                // A ticket that cannot be read may be for anything.
+                // An unreadable ticket may be for any host.
                 let is_rival = |record: TicketRecord| record.hosts.iter().any(|host| wanted.contains(host.as_str()));
                 rivals += usize::from(self.record(number).is_none_or(is_rival));
             } else {
@@ -113,7 +112,7 @@ impl Queue {
         Ok((rivals, free))
     }
 
-    /// Says that the process still waits, and for which hosts.
+    /// Records that the process still waits, and for which hosts.
     pub fn renew(&self, ticket: &QueueTicket, hosts: &[String], now: Time) -> Result<(), StateError> {
         let record = TicketRecord { since: ticket.since, renewed: now, hosts: hosts.to_vec() };
         let text = serde_json::to_vec(&record)
@@ -121,8 +120,8 @@ impl Queue {
         replace(&ticket.record, &text)
     }
 
-    /// For each of `hosts`, how many wait for it and came before the holder of `ticket`; all of them, for one who has no
-    /// place.
+    /// Counts, for each of `hosts`, the builds that wait for it and joined before `ticket`; without a ticket, all of
+    /// them.
     pub fn ahead(&self, hosts: &[String], ticket: Option<&QueueTicket>, now: Time) -> Result<Vec<usize>, StateError> {
         let mut before: HashMap<String, usize> = HashMap::new();
         for (number, record) in self.records(now)? {
@@ -136,7 +135,7 @@ impl Queue {
         Ok(hosts.iter().map(|host| before.get(host).copied().unwrap_or(0)).collect())
     }
 
-    /// The tickets of all that wait, with the numbers of their places.
+    /// Returns the tickets of all waiting builds, with their numbers.
     pub fn records(&self, now: Time) -> Result<Vec<(usize, TicketRecord)>, StateError> {
         let mut records = Vec::new();
         for number in 0..MAX_ENTRIES {
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_came_first_are_ahead() {
+    fn builds_that_joined_first_are_ahead() {
         let directory = tempfile::tempdir().unwrap();
         let queue = queue(&directory);
         let late = queue.try_join(&hosts("a b"), 9, 20).unwrap().unwrap();
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_stopped_holds_nobody_up() {
+    fn a_stopped_process_blocks_no_build() {
         let directory = tempfile::tempdir().unwrap();
         let queue = queue(&directory);
         let stopped = queue.try_join(&hosts("a"), 9, 1_000).unwrap().unwrap();

@@ -1,8 +1,8 @@
 //! A record of one host, or of all of them: a value as JSON, in a file that is replaced as a whole.
 //!
-//! `NAME.json` in its state directory is read, changed and written under the lock `NAME.lock`, so that no change
-//! of one process undoes another's. A reader needs no lock: it sees the old value or the new one, also after a kill.
-//! What cannot be read, or makes no sense, counts as nothing.
+//! `NAME.json` in its state directory is read, changed and written under the lock `NAME.lock`, so that no process
+//! undoes the change of another. A reader needs no lock: it sees the old value or the new one, also after a kill. An
+//! unreadable or invalid file counts as missing.
 
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use super::lock::{contents, lock_briefly, replace};
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
 
-/// Where a record is.
+/// The files of a record.
 #[derive(Clone, Debug)]
 pub(super) struct Record<T> {
     path: PathBuf,
@@ -22,27 +22,27 @@ pub(super) struct Record<T> {
 }
 
 impl<T: Serialize + DeserializeOwned> Record<T> {
-    /// The record `name` of the host that `machine` describes.
+    /// Returns the record `name` of the host that `machine` describes.
     pub fn of(state: &StateDirectory, machine: &Machine, name: &str) -> Result<Record<T>, StateError> {
         Ok(Record { path: state.of(machine)?.join(format!("{name}.json")), _value: PhantomData })
     }
 
-    /// The record `name` of all hosts together.
+    /// Returns the record `name` of all hosts together.
     pub fn shared(state: &StateDirectory, name: &str) -> Result<Record<T>, StateError> {
         Ok(Record { path: state.shared()?.join(format!("{name}.json")), _value: PhantomData })
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The value, if there is one.
+    /// Reads the value, if there is one.
     pub fn read(&self) -> Option<T> {
         contents(&self.path).and_then(|text| serde_json::from_slice(&text).ok())
     }
 
-    /// Replaces the value by what `change` makes of it.
+    /// Replaces the value by the result of `change`.
     pub fn change(&self, change: impl FnOnce(Option<T>) -> T) -> Result<(), StateError> {
         let _lock = lock_briefly(&self.path.with_extension("lock"))?;
         let text = serde_json::to_vec(&change(self.read()))
@@ -71,7 +71,7 @@ mod tests {
                 scope.spawn(|| {
                     let record = record(directory.path());
                     for _ in 0..25 {
-                        // On a loaded machine a thread may be kept from the lock for longer than a change waits.
+                        // On a loaded machine a thread may wait for the lock longer than a change does.
                         while let Err(error) = record.change(|count| count.unwrap_or(0) + 1) {
                             assert_eq!(error.cause.kind(), std::io::ErrorKind::TimedOut, "{error}");
                         }
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_nothing_and_is_replaced() {
+    fn an_invalid_record_counts_as_missing_and_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let record = record(directory.path());
         std::fs::write(record.path(), "{").unwrap();

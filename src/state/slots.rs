@@ -1,9 +1,10 @@
 //! Build slots: how many builds run on a machine, counted by locks.
 //!
-//! A machine with `parallel_builds = N` has the files `0` to `N-1` in its state directory. Whoever holds the lock of
-//! one has that slot; the kernel gives it back when the process ends, however it ends. Beside `3` stands `3.json`,
-//! which says who holds it; it means something only while the lock is held, and for a moment after it was taken it may
-//! still name the holder before. It is written over and stays: making and removing a file for each build is dear.
+//! A machine with `parallel_builds = N` has the files `0` to `N-1` in its state directory. The process that holds the
+//! lock of a file has that slot. The kernel releases the lock when the process ends, however it ends. The record of `3`
+//! is `3.json`: the holder of the slot. It is valid only while the lock is held, and shortly after a slot is taken it
+//! may still name the previous holder. It is overwritten and never removed, because creating and removing a file for
+//! each build is expensive.
 //!
 //! `guix offload` locks files of the same names with fcntl, which flock does not see: run one hook or the other.
 
@@ -20,19 +21,19 @@ use super::{StateDirectory, StateError};
 use crate::failpoints::{Failpoint, failpoint};
 use crate::machine::Machine;
 
-/// Who holds a slot, and since when.
+/// The holder of a slot, and since when it has the slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotHolder {
     /// The hook process.
     pub pid: u32,
-    /// What it builds.
+    /// The derivation that it builds.
     pub derivation: String,
     /// When it took the slot, in seconds since 1970.
     pub since: u64,
 }
 
 impl SlotHolder {
-    /// This process, now, for `derivation`.
+    /// Returns a record of this process, now, for `derivation`.
     pub fn this_process(derivation: &str) -> SlotHolder {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         SlotHolder { pid: process::id(), derivation: derivation.to_owned(), since }
@@ -46,16 +47,16 @@ pub struct Slots {
     count: u32,
 }
 
-/// What the file of a slot says.
+/// The state of a slot, from its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SlotState {
     Taken,
     Free,
-    /// It has no file, nor has any slot behind it: the first free slot is taken, and its file stays.
+    /// Neither it nor any later slot has a file: a process takes the first free slot, and its file stays.
     NeverUsed,
 }
 
-/// A slot that is held; dropping it gives it back.
+/// A slot that is held; dropping it frees it.
 #[derive(Debug)]
 pub struct Slot {
     number: u32,
@@ -65,39 +66,39 @@ pub struct Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        // Closing the file gives the lock back as well, but not before every copy of the descriptor is closed: a process
-        // that was split off a moment ago has one.
+        // Closing the file releases the lock only when every copy of the descriptor is closed, and a process that was
+        // forked a moment ago has one.
         if let Err(error) = unlock(&self.file) {
-            debug!("a slot stays taken until this process ends: {error}");
+            debug!("a slot is not free until this process ends: {error}");
         }
     }
 }
 
 impl Slot {
-    /// Which of the machine's slots this is, from 0.
+    /// Returns the number of the slot on its machine, from 0.
     pub fn number(&self) -> u32 {
         self.number
     }
 }
 
 impl Slots {
-    /// The slots of the host that `machine` describes.
+    /// Returns the slots of the host that `machine` describes.
     pub fn of(state: &StateDirectory, machine: &Machine) -> Result<Slots, StateError> {
         Ok(Slots { directory: state.of(machine)?, count: machine.parallel_builds })
     }
 
-    /// Takes the first free slot for `holder`; `None` when all are taken. Never waits.
+    /// Takes the first free slot for `holder`; `None` if all are taken. Never waits.
     pub fn try_take(&self, holder: &SlotHolder) -> Result<Option<Slot>, StateError> {
         for number in 0..self.count {
             let Some(file) = try_lock(&self.slot(number))? else { continue };
             failpoint(Failpoint::SlotLocked);
             let record = self.record(number);
-            // The lock is what counts; on a full disk the slot is as good without a record.
+            // The lock decides; on a full disk the slot works without a record.
             let written = serde_json::to_vec(holder)
                 .map_err(|error| StateError { path: record.clone(), cause: error.into() })
                 .and_then(|text| overwrite(&record, &text));
             if let Err(error) = written {
-                warn!("no record of who holds a slot: {error}");
+                warn!("cannot record the holder of a slot: {error}");
             }
             failpoint(Failpoint::SlotTaken);
             return Ok(Some(Slot { number, file }));
@@ -105,7 +106,7 @@ impl Slots {
         Ok(None)
     }
 
-    /// How many slots are free, counted up to `enough`. Costs three system calls for each slot file that is looked at.
+    /// Counts the free slots, up to `enough`. This costs three system calls for each slot file that it reads.
     pub fn free(&self, enough: usize) -> Result<usize, StateError> {
         let mut free = 0;
         for number in 0..self.count {
@@ -115,7 +116,7 @@ impl Slots {
             match self.state_of(number)? {
                 SlotState::Taken => {}
                 SlotState::Free => free += 1,
-                // So are the slots behind it.
+                // The later slots are free, too.
                 SlotState::NeverUsed => {
                     free += (self.count - number) as usize;
                     break;
@@ -125,7 +126,7 @@ impl Slots {
         Ok(free.min(enough))
     }
 
-    /// The slots that are taken, with their holders where they can be told.
+    /// Returns the taken slots, with their holders if they are known.
     pub fn taken(&self) -> Result<Vec<(u32, Option<SlotHolder>)>, StateError> {
         let mut taken = Vec::new();
         for number in 0..self.count {
@@ -134,7 +135,8 @@ impl Slots {
                 break;
             }
             if state == SlotState::Taken {
-                // What cannot be read is unknown, never an error: the record only informs.
+                // An unreadable record means that the holder is unknown, which is not an error: the record only
+                // informs.
                 let holder = contents(&self.record(number)).and_then(|text| serde_json::from_slice(&text).ok());
                 taken.push((number, holder));
             }
@@ -173,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_as_there_are_and_given_back() {
+    fn a_slot_is_taken_once_and_freed_by_a_drop() {
         let directory = tempfile::tempdir().unwrap();
         let slots = Slots::of(&StateDirectory::new(directory.path()), &machine(2)).unwrap();
         let holder = SlotHolder::this_process("/gnu/store/x.drv");
@@ -210,7 +212,7 @@ mod tests {
         }
     }
 
-    /// A link in the place of a slot file is an error to whoever looks at it.
+    /// Puts a link in place of a slot file. Reading it is an error.
     fn put_a_link(slots: &Slots, number: u32) {
         std::os::unix::fs::symlink("nowhere", slots.slot(number)).unwrap();
     }
@@ -228,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_behind_one_that_was_never_used_are_not_looked_at() {
+    fn slots_after_one_that_was_never_used_are_not_read() {
         let directory = tempfile::tempdir().unwrap();
         let slots = Slots::of(&StateDirectory::new(directory.path()), &machine(u32::MAX)).unwrap();
         let holder = SlotHolder::this_process("x");
@@ -255,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_makes_no_sense_is_unknown() {
+    fn an_invalid_record_is_unknown() {
         let directory = tempfile::tempdir().unwrap();
         let slots = Slots::of(&StateDirectory::new(directory.path()), &machine(1)).unwrap();
         let slot = slots.try_take(&SlotHolder::this_process("x")).unwrap().unwrap();
@@ -263,7 +265,7 @@ mod tests {
         assert_eq!(slots.taken().unwrap(), [(0, None)]);
         std::fs::write(slots.record(0), vec![b' '; 100_000]).unwrap();
         assert_eq!(slots.taken().unwrap(), [(0, None)]);
-        // The next holder mends it.
+        // The next holder overwrites it.
         drop(slot);
         let (holder, _slot) = (SlotHolder::this_process("y"), slots.try_take(&SlotHolder::this_process("y")).unwrap());
         assert_eq!(slots.taken().unwrap(), [(0, Some(holder))]);

@@ -1,7 +1,7 @@
-//! What is remembered of the line to a host: how fast it was, and what was sent over it.
+//! The throughput of the link to a host: its speed, and the compressibility of the data.
 //!
-//! The record (see `record`) is `throughput.json` in the host's state directory. It says nothing before a large transfer, and
-//! what it says counts for an hour ([`THROUGHPUT_TTL`]): lines change.
+//! The record (see `record`) is `throughput.json` in the host's state directory. It is empty before a large transfer,
+//! and a measurement is valid for an hour ([`THROUGHPUT_TTL`]), since links change.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::machine::Machine;
 /// How long a measurement is valid.
 pub const THROUGHPUT_TTL: Duration = Duration::from_secs(3600);
 
-/// What is remembered of a line, each way.
+/// The throughput of a link in each direction.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Throughput {
@@ -23,49 +23,49 @@ pub struct Throughput {
     pub receiving: Option<LinkSpeed>,
 }
 
-/// One way of a line.
+/// The speed of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LinkSpeed {
-    /// The bytes of the line itself in a second: after compression, where there was any.
+    /// Bytes per second on the link, after any compression.
     pub rate: f64,
-    /// When that was last seen.
+    /// When this was last measured.
     pub measured: Time,
-    /// What the data were like, where it was worth a look.
+    /// The compressibility of the data, if it was measured.
     pub data: Option<Data>,
 }
 
-/// What compression makes of the data.
+/// The effect of compression on the data.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Data {
     /// Bytes after compression over bytes before.
     pub ratio: f64,
-    /// The bytes that one processor compresses in a second.
+    /// The bytes that one processor compresses per second.
     pub speed: f64,
 }
 
 impl LinkSpeed {
-    /// Whether it still counts at `now`. What is from the future does not.
+    /// Returns whether it is valid at `now`. A measurement from the future is not.
     pub fn counts(&self, now: Time) -> bool {
         now.checked_sub(self.measured).is_some_and(|age| age < THROUGHPUT_TTL.as_millis() as Time)
     }
 }
 
-/// The record of one host's line.
+/// The throughput record of one host.
 #[derive(Clone, Debug)]
 pub struct ThroughputRecord(Record<Throughput>);
 
 impl ThroughputRecord {
-    /// The record of the host that `machine` describes.
+    /// Returns the record of the host that `machine` describes.
     pub fn of(state: &StateDirectory, machine: &Machine) -> Result<ThroughputRecord, StateError> {
         Ok(ThroughputRecord(Record::of(state, machine, "throughput")?))
     }
 
-    /// What is remembered; nothing, where there is no record or it makes no sense.
+    /// Reads the record. A missing or invalid record is an empty one.
     pub fn read(&self) -> Throughput {
         self.0.read().unwrap_or_default()
     }
 
-    /// Replaces what is remembered by what `change` makes of it.
+    /// Replaces the record by the result of `change`.
     pub fn change(&self, change: impl FnOnce(&mut Throughput)) -> Result<(), StateError> {
         self.0.change(|throughput| {
             let mut throughput = throughput.unwrap_or_default();
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_way_is_remembered_and_nonsense_is_not() {
+    fn each_direction_is_remembered_and_an_invalid_record_is_empty() {
         let directory = tempfile::tempdir().unwrap();
         let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
         let record = ThroughputRecord::of(&StateDirectory::new(directory.path()), &machine).unwrap();
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_measurement_counts_for_an_hour() {
+    fn a_measurement_is_valid_for_an_hour() {
         let link_speed = LinkSpeed { rate: 1.0, measured: 10_000, data: None };
         assert!(link_speed.counts(10_000) && link_speed.counts(10_000 + 3_599_999));
         assert!(!link_speed.counts(10_000 + 3_600_000) && !link_speed.counts(9_999));

@@ -1,13 +1,13 @@
-//! Transfers: how many go on with a host at the same time, and which store items are on their way to it.
+//! Transfers: the limit of concurrent transfers with a host, and the store items that are in flight to it.
 //!
 //! In the host's state directory, `uploads/0` to `uploads/N-1` and `downloads/0` to `downloads/N-1` are locks like
-//! those of the slots, N being `max_transfers`: whoever holds one has a turn. A turn to upload lists in its file the
-//! hash parts of the items that are sent, a line each; the list means something only while the lock is held. Such turns
-//! are taken, and their lists written and read, under the lock `uploads/in_flight_table`, which is held for moments. So of two
-//! processes that want to send the same item to the same host, the second knows that the first does. A process that is
-//! killed has no turn any more, and nothing of its is on its way.
+//! those of the slots. N is `max_transfers`, and the process that holds a lock has a transfer slot. An upload slot
+//! lists in its file the hash parts of the items that are sent, one per line; the list is valid only while the lock is
+//! held. A process takes an upload slot, and writes and reads the lists, under the lock `uploads/in_flight_table`,
+//! which it holds briefly. So of two processes that want to send the same item to the same host, the second knows that
+//! the first does. When a process is killed, its slot is free and its items are no longer in flight.
 //!
-//! Nobody holds a turn while waiting for anything of another process, so there is no deadlock.
+//! No process waits for another one while it holds a slot, so there is no deadlock.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -20,10 +20,10 @@ use crate::machine::Machine;
 use crate::permissions::files;
 use crate::store::path::StorePath;
 
-/// More than any list of items, in bytes: 120,000 items.
+/// The size limit of a list of items, in bytes: 120,000 items.
 const MAX_LIST: u64 = 4 << 20;
 
-/// The hash parts of items that are on their way to a host.
+/// The hash parts of items that are in flight to a host.
 pub type InFlight = BTreeSet<String>;
 
 /// The uploads to one host, or the downloads from it.
@@ -33,14 +33,14 @@ pub struct Transfers {
     count: u32,
 }
 
-/// The right to transfer; dropping it gives it back.
+/// A transfer slot; dropping it frees it.
 #[derive(Debug)]
 pub struct TransferSlot {
     /// Holds the lock.
     _file: File,
 }
 
-/// The uploads to a host, while nobody else can change anything about them.
+/// The uploads to a host, locked against other processes.
 #[derive(Debug)]
 pub struct InFlightTable<'a> {
     transfers: &'a Transfers,
@@ -48,12 +48,12 @@ pub struct InFlightTable<'a> {
 }
 
 impl Transfers {
-    /// The uploads to the host that `machine` describes.
+    /// Returns the uploads to the host that `machine` describes.
     pub fn uploads(state: &StateDirectory, machine: &Machine) -> Result<Transfers, StateError> {
         Transfers::of(state, machine, "uploads")
     }
 
-    /// The downloads from it.
+    /// Returns the downloads from it.
     pub fn downloads(state: &StateDirectory, machine: &Machine) -> Result<Transfers, StateError> {
         Transfers::of(state, machine, "downloads")
     }
@@ -64,7 +64,7 @@ impl Transfers {
         Ok(Transfers { directory, count: machine.max_transfers })
     }
 
-    /// Takes a turn for which no items are listed; `None` when all are taken. Never waits.
+    /// Takes a slot without a list of items; `None` if all are taken. Never waits.
     pub fn try_take(&self) -> Result<Option<TransferSlot>, StateError> {
         for number in 0..self.count {
             if let Some(file) = try_lock(&self.slot(number))? {
@@ -74,7 +74,7 @@ impl Transfers {
         Ok(None)
     }
 
-    /// Keeps others from taking a turn with items.
+    /// Locks the uploads, so that no other process takes a slot with items.
     pub fn in_flight_table(&self) -> Result<InFlightTable<'_>, StateError> {
         let lock = lock_briefly(&self.directory.join("table"))?;
         Ok(InFlightTable { transfers: self, _lock: lock })
@@ -86,7 +86,7 @@ impl Transfers {
 }
 
 impl InFlightTable<'_> {
-    /// What is on its way.
+    /// Returns the items in flight.
     pub fn in_flight(&self) -> Result<InFlight, StateError> {
         let mut items = InFlight::new();
         for number in 0..self.transfers.count {
@@ -101,7 +101,7 @@ impl InFlightTable<'_> {
         Ok(items)
     }
 
-    /// Takes a turn to send `items`; `None` when all are taken.
+    /// Takes a slot to send `items`; `None` if all are taken.
     pub fn try_take<'a>(&self, items: impl Iterator<Item = &'a StorePath>) -> Result<Option<TransferSlot>, StateError> {
         let mut list = String::new();
         for item in items {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_are_bounded_each_way_and_given_back() {
+    fn slots_are_bounded_in_each_direction_and_freed_by_a_drop() {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDirectory::new(directory.path());
         let up = Transfers::uploads(&state, &machine(2)).unwrap();
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_on_its_way_is_known_as_long_as_it_is() {
+    fn items_are_in_flight_while_their_slot_is_held() {
         let directory = tempfile::tempdir().unwrap();
         let up = Transfers::uploads(&StateDirectory::new(directory.path()), &machine(4)).unwrap();
         let in_flight = || up.in_flight_table().unwrap().in_flight().unwrap().into_iter().collect::<String>();
@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(in_flight(), names("abc"));
         drop(first);
         assert_eq!(in_flight(), names("c"));
-        // A shorter list where a longer one was.
+        // A shorter list replaces a longer one.
         let third = up.in_flight_table().unwrap().try_take([item('d')].iter()).unwrap().unwrap();
         assert_eq!(in_flight(), names("cd"));
         drop(second);

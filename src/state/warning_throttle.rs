@@ -1,8 +1,8 @@
-//! What has been said of a host lately: a warning that holds for weeks is to be read once a day, not once a build.
+//! Throttled warnings: a warning that holds for weeks is logged once a day, not once a build.
 //!
-//! Each kind of warning has the file `warned-KIND` in the host's state directory, whose modification time tells when it
-//! was said. Two processes at once may both say it. A time in the future, as after a clock was set back, counts for
-//! nothing.
+//! Each kind of warning has the file `warned-KIND` in the host's state directory. Its modification time is the time of
+//! the last warning. Two processes at the same time may both warn. A time in the future, as after a clock was set back,
+//! is ignored.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -12,20 +12,20 @@ use super::{StateDirectory, StateError};
 use crate::machine::Machine;
 use crate::permissions::files;
 
-/// A warning is repeated only after this time.
+/// The time after which a warning is repeated.
 const REPEAT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Whether a warning of this kind, a word, is to be said now; it counts as said then.
+/// Returns whether to log a warning of this kind, a word, now, and records that it was logged.
 pub fn should_warn(state: &StateDirectory, machine: &Machine, kind: &str) -> Result<bool, StateError> {
     should_warn_at(state.of(machine)?.join(format!("warned-{kind}")), SystemTime::now())
 }
 
 fn should_warn_at(path: PathBuf, now: SystemTime) -> Result<bool, StateError> {
-    let said = files::modified(&path);
-    if said.is_ok_and(|said| now.duration_since(said).is_ok_and(|age| age < REPEAT_AFTER)) {
+    let last = files::modified(&path);
+    if last.is_ok_and(|last| now.duration_since(last).is_ok_and(|age| age < REPEAT_AFTER)) {
         return Ok(false);
     }
-    // Whatever is written sets the time.
+    // Any write sets the time.
     let written = files::open_or_make(&path).and_then(|mut file| file.write_all(b"\n"));
     written.map_err(|cause| StateError { path, cause })?;
     Ok(true)
@@ -53,7 +53,7 @@ mod tests {
         assert!(should_warn_at(path(), now + REPEAT_AFTER * 2).unwrap());
     }
 
-    /// Root looks at machines, too, and the directory may be another user's.
+    /// Root checks machines, too, and the directory may be another user's.
     #[test]
     fn a_link_is_not_followed() {
         let directory = tempfile::tempdir().unwrap();

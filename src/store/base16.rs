@@ -1,15 +1,15 @@
 //! Hexadecimal, as hashes are written in derivations, in the daemon's replies and in the store's database.
 //!
-//! Encoding gives lower case, two digits a byte. Decoding takes either case and nothing else: no blanks, no prefix.
+//! Encoding gives lower case, two digits per byte. Decoding accepts digits of either case only: no blanks, no prefix.
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-/// `bytes` as lower-case hexadecimal digits.
+/// Returns `bytes` as lower-case hexadecimal digits.
 pub fn encode(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }
 
-/// The bytes that `text` stands for; `None` if its length is odd or a character is not a hexadecimal digit.
+/// Decodes `text`; `None` if its length is odd or a character is not a hexadecimal digit.
 pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
     let (pairs, rest) = text.as_chunks::<2>();
     if !rest.is_empty() {
@@ -18,7 +18,7 @@ pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
     pairs.iter().map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect()
 }
 
-/// A SHA-256 digest from its 64 digits.
+/// Decodes a SHA-256 digest from its 64 digits.
 pub fn decode_sha256(text: &[u8]) -> Option<[u8; 32]> {
     decode(text)?.try_into().ok()
 }
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_hexadecimal() {
+    fn other_characters_than_hexadecimal_digits_are_refused() {
         for text in [&b"0"[..], b"000", b"0g", b" 0", b"0x00", b"+1", b"\xc3\xa9"] {
             assert_eq!(decode(text), None, "{}", text.escape_ascii());
         }

@@ -1,18 +1,18 @@
 //! The base 32 of store paths ("nix-base32").
 //!
-//! The bytes are taken as one little-endian number. It is written with the most significant digit first, five bits a
-//! character, in an alphabet of the digits and the lower-case letters without `e`, `o`, `t` and `u`. Where the number
-//! of bits is no multiple of five, the first character carries the rest, and its unused bits must be zero.
+//! The bytes are read as one little-endian number. It is written with the most significant digit first, five bits per
+//! character, in an alphabet of the digits and the lower-case letters without `e`, `o`, `t` and `u`. If the number of
+//! bits is not a multiple of five, the first character has the remaining bits, and its unused bits must be zero.
 
 /// The 32 digits, by value.
 pub const ALPHABET: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 
-/// How many characters `bytes` bytes take.
+/// Returns the number of characters for `bytes` bytes.
 pub const fn encoded_length(bytes: usize) -> usize {
     (bytes * 8).div_ceil(5)
 }
 
-/// `bytes` in base 32.
+/// Encodes `bytes` in base 32.
 pub fn encode(bytes: &[u8]) -> String {
     let at = |index: usize| u16::from(bytes.get(index).copied().unwrap_or(0));
     (0..encoded_length(bytes.len()))
@@ -25,8 +25,8 @@ pub fn encode(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// The bytes that `text` stands for; `None` if a character is not in the alphabet, if no number of bytes has this
-/// length, or if an unused bit is set.
+/// Decodes `text`; `None` if a character is not in the alphabet, if no number of bytes has this length, or if an unused
+/// bit is set.
 pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
     let length = text.len() * 5 / 8;
     if encoded_length(length) != text.len() {
@@ -47,7 +47,7 @@ pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Whether `character` is a digit of this base.
+/// Returns whether `character` is a digit of this base.
 pub fn is_digit(character: u8) -> bool {
     digit(character).is_some()
 }
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_does_not_write() {
+    fn text_that_is_not_canonical_is_refused() {
         for text in [&b"0"[..], b"e0", b"o0", b"t0", b"u0", b"0A", b"000", b"zz", b"80", b"0-"] {
             assert_eq!(decode(text), None, "{}", text.escape_ascii());
         }
@@ -87,7 +87,7 @@ mod tests {
         }
 
         #[test]
-        fn one_text_for_one_value(text in "[0-9a-z]{0,40}") {
+        fn a_value_has_one_text(text in "[0-9a-z]{0,40}") {
             if let Some(bytes) = decode(text.as_bytes()) {
                 prop_assert_eq!(encode(&bytes), text);
             }

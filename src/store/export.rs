@@ -1,4 +1,4 @@
-//! Export streams: store items on their way between stores ("nar bundles").
+//! Export streams: store items in transit between stores ("nar bundles").
 //!
 //! ```text
 //! bundle := { u64 1, item } u64 0
@@ -6,15 +6,14 @@
 //!         | nar int "NIXE" path references deriver int 1 signature
 //! ```
 //!
-//! `path`, `deriver` and `signature` are strings, `references` is a list of strings, sorted; the deriver is empty if
-//! there is none. The items of a bundle come with their references before them. What is signed is the SHA-256 of the
-//! item from the first byte of the nar to the last of the deriver, padding included; [`HashingReader`] and
-//! [`HashingWriter`] compute it on the way. The daemon's ExportPath gives one item, its ImportPaths takes a bundle.
-//! Sources: `exportPath` and `importPath` of the daemon's `libstore/local-store.cc`, `guix/nar.scm`.
+//! `path`, `deriver` and `signature` are strings. `references` is a list of strings, sorted. The deriver is empty if
+//! there is none. The items of a bundle follow their references. The signature is of the SHA-256 of the item, from the
+//! first byte of the nar to the last of the deriver, padding included; [`HashingReader`] and [`HashingWriter`] compute
+//! it as the data pass. The daemon's ExportPath returns one item, its ImportPaths reads a bundle. Sources: `exportPath`
+//! and `importPath` of the daemon's `libstore/local-store.cc`, `guix/nar.scm`.
 //!
-//! What follows the nar is here the *trailer*. It is read strictly: valid store paths, references sorted and unique.
-//! Not checked here: the signature, whether the item was asked for, and whether its references are what one would
-//! expect.
+//! The part after the nar is called the *trailer* here. It is read strictly: valid store paths, references sorted and
+//! unique. Not checked here: the signature, whether the item was requested, and whether its references are allowed.
 
 use std::io::{self, Read, Write};
 
@@ -23,32 +22,32 @@ use super::wire::{self, WireError};
 
 pub use super::hashing::{HashingReader, HashingWriter};
 
-/// Before each item of a bundle.
+/// The marker before each item of a bundle.
 pub const ITEM_MARKER: u64 = 1;
-/// After the last item of a bundle.
+/// The marker after the last item of a bundle.
 pub const END_MARKER: u64 = 0;
-/// Between the nar and the rest of an item: "NIXE".
+/// The number between the nar and the rest of an item: "NIXE".
 pub const EXPORT_MAGIC: u32 = 0x4558_494e;
-/// Most references of an item that are read.
+/// The limit of references of an item.
 pub const MAX_REFERENCES: usize = 1 << 16;
-/// Longest signature that is read, in bytes. One by an RSA key of 4096 bits has 2500.
+/// The size limit of a signature, in bytes. A signature by an RSA key of 4096 bits has 2500.
 pub const MAX_SIGNATURE: usize = 16 << 10;
 
-/// What is said about a store item after its nar.
+/// The metadata of a store item, which follow its nar.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trailer {
     pub path: StorePath,
-    /// The items it refers to, itself among them where it does. Sorted, unique.
+    /// The items it refers to, possibly itself. Sorted, unique.
     pub references: Vec<StorePath>,
-    /// The derivation it is an output of, if that is known.
+    /// The derivation that produced it, if that is known.
     pub deriver: Option<StorePath>,
-    /// The signature's text, as bytes: in the rare case that a number looks like text, Guix writes it so, in ISO
-    /// 8859-1.
+    /// The text of the signature, as bytes: in the rare case that a number looks like text, Guix writes it as text in
+    /// ISO 8859-1.
     pub signature: Option<Vec<u8>>,
 }
 
 impl Trailer {
-    /// Reads from behind the nar to the end of the item. Also returns the SHA-256 that the signature must be of,
+    /// Reads from the end of the nar to the end of the item. Also returns the SHA-256 that the signature must be of,
     /// provided that `reader` began a new digest at the first byte of the nar.
     pub fn read<R: Read>(store: &StoreDir, reader: &mut HashingReader<R>) -> Result<(Trailer, [u8; 32]), ExportError> {
         match part(reader, "the magic number", wire::read_int)? {
@@ -74,7 +73,7 @@ impl Trailer {
         Ok((Trailer { path, references, deriver, signature }, digest))
     }
 
-    /// Writes what the signature covers besides the nar.
+    /// Writes the part that the signature covers besides the nar.
     pub fn write_signed_part<W: Write + ?Sized>(&self, writer: &mut W) -> io::Result<()> {
         wire::write_int(writer, EXPORT_MAGIC)?;
         wire::write_bytes(writer, self.path.as_ref())?;
@@ -82,7 +81,7 @@ impl Trailer {
         wire::write_bytes(writer, self.deriver.as_ref().map_or(b"", AsRef::as_ref))
     }
 
-    /// Writes what comes after that: the signature, or that there is none.
+    /// Writes the signature, or that there is none.
     pub fn write_signature<W: Write + ?Sized>(&self, writer: &mut W) -> io::Result<()> {
         wire::write_bool(writer, self.signature.is_some())?;
         self.signature.iter().try_for_each(|signature| wire::write_bytes(writer, signature))
@@ -98,7 +97,7 @@ fn part<R: Read, T>(
     read(reader).map_err(|error| ExportError::wire(what, reader.count(), error))
 }
 
-/// Reads a path, or nothing.
+/// Reads a path or an empty string.
 fn read_optional_path<R: Read>(
     store: &StoreDir,
     reader: &mut HashingReader<R>,
@@ -118,7 +117,7 @@ fn read_path<R: Read>(
     StorePath::parse(store, &path).map_err(|cause| ExportError::Path { what, position: reader.count(), cause })
 }
 
-/// Reads what comes before an item of a bundle: false at the bundle's end.
+/// Reads the marker before an item of a bundle; false at the bundle's end.
 pub fn read_marker<R: Read + ?Sized>(reader: &mut R) -> Result<bool, ExportError> {
     match wire::read_u64(reader).map_err(|error| ExportError::wire("the marker", 0, error))? {
         ITEM_MARKER => Ok(true),
@@ -127,8 +126,7 @@ pub fn read_marker<R: Read + ?Sized>(reader: &mut R) -> Result<bool, ExportError
     }
 }
 
-/// Why an export stream cannot be read further. Positions say how far had been read: bytes from the beginning of the
-/// item.
+/// The reason why an export stream cannot be read further. Positions are the bytes read from the beginning of the item.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     #[error("the export stream ends in {what}, at byte {position} of the item")]

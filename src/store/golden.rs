@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The directory with all of them.
+/// Returns the directory of all golden files.
 pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
-/// Name and contents of each file that `pattern`, `DIRECTORY/PREFIX*SUFFIX`, matches. That there is none is a failure.
+/// Returns name and contents of each file that `pattern`, `DIRECTORY/PREFIX*SUFFIX`, matches. It panics if there is
+/// none.
 pub fn files(pattern: &str) -> Vec<(String, Vec<u8>)> {
     let (folder, pattern) = pattern.split_once('/').unwrap();
     let (prefix, suffix) = pattern.split_once('*').unwrap();
@@ -25,7 +26,7 @@ pub fn files(pattern: &str) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// The contents of one of them.
+/// Returns the contents of one of them.
 pub fn file(path: &str) -> Vec<u8> {
     fs::read(directory().join(path)).unwrap()
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-/// An algorithm that the hash of a fixed output may come from.
+/// An algorithm for the hash of a fixed output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HashAlgorithm {
     Md5,
@@ -16,7 +16,7 @@ pub enum HashAlgorithm {
 }
 
 impl HashAlgorithm {
-    /// All of them.
+    /// All algorithms.
     pub const ALL: [HashAlgorithm; 7] = [
         HashAlgorithm::Md5,
         HashAlgorithm::Sha1,
@@ -27,7 +27,7 @@ impl HashAlgorithm {
         HashAlgorithm::Blake2s256,
     ];
 
-    /// Its name in derivations and in the worker protocol.
+    /// Returns its name in derivations and in the worker protocol.
     pub fn name(self) -> &'static str {
         match self {
             HashAlgorithm::Md5 => "md5",
@@ -40,12 +40,12 @@ impl HashAlgorithm {
         }
     }
 
-    /// The algorithm of this name.
+    /// Returns the algorithm of this name.
     pub fn from_name(name: &[u8]) -> Option<HashAlgorithm> {
         HashAlgorithm::ALL.into_iter().find(|algorithm| algorithm.name().as_bytes() == name)
     }
 
-    /// Bytes in a hash.
+    /// Returns the number of bytes in a hash.
     pub fn size(self) -> usize {
         match self {
             HashAlgorithm::Md5 => 16,
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_lead_back() {
+    fn each_algorithm_is_found_by_its_name() {
         for algorithm in HashAlgorithm::ALL {
             assert_eq!(HashAlgorithm::from_name(algorithm.name().as_bytes()), Some(algorithm));
         }

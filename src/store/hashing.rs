@@ -1,22 +1,22 @@
-//! SHA-256 over what passes through a reader or a writer.
+//! SHA-256 of the bytes that pass through a reader or a writer.
 
 use std::io::{self, BufRead, Read, Write};
 
 use sha2::{Digest, Sha256};
 
-/// How much is read ahead.
+/// The bytes that are read ahead.
 const BUFFER: usize = 128 << 10;
 
-/// A buffered reader that hashes and counts what is taken from it; what is only read ahead does not count. Reads into
-/// buffers as large as its own (128 KiB) go straight to the inner reader when nothing is buffered.
+/// A buffered reader that hashes and counts the bytes taken from it; bytes that are only read ahead do not count. Reads
+/// into buffers as large as its own (128 KiB) go straight to the inner reader when nothing is buffered.
 pub struct HashingReader<R> {
     inner: R,
     buffer: Box<[u8]>,
-    /// How much of `buffer` holds bytes of the inner reader.
+    /// The number of bytes of the inner reader in `buffer`.
     filled: usize,
-    /// How much of that has been taken.
+    /// The number of these that were taken.
     taken: usize,
-    /// How much of what was taken has been hashed: hashing waits until there is a good deal to hash.
+    /// The number of taken bytes that were hashed. Hashing waits until there are many bytes to hash.
     hashed: usize,
     hasher: Sha256,
     count: u64,
@@ -28,13 +28,13 @@ impl<R> HashingReader<R> {
         HashingReader { inner, buffer, filled: 0, taken: 0, hashed: 0, hasher: Sha256::new(), count: 0 }
     }
 
-    /// The SHA-256 of what has been taken since the beginning or the last [`reset`](Self::reset).
+    /// Returns the SHA-256 of the bytes taken since the beginning or the last [`reset`](Self::reset).
     pub fn digest(&mut self) -> [u8; 32] {
         self.catch_up();
         self.hasher.clone().finalize().into()
     }
 
-    /// How many bytes have been taken since the beginning or the last reset.
+    /// Returns the number of bytes taken since the beginning or the last reset.
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -46,7 +46,7 @@ impl<R> HashingReader<R> {
         self.count = 0;
     }
 
-    /// The inner reader. What has been read ahead is lost.
+    /// Returns the inner reader. Bytes that were read ahead are lost.
     pub fn into_inner(self) -> R {
         self.inner
     }
@@ -91,7 +91,7 @@ impl<R: Read> BufRead for HashingReader<R> {
     }
 }
 
-/// A writer that hashes and counts what the inner writer accepts. It does not buffer.
+/// A writer that hashes and counts the bytes that the inner writer accepts. It does not buffer.
 pub struct HashingWriter<W> {
     inner: W,
     hasher: Sha256,
@@ -103,12 +103,12 @@ impl<W> HashingWriter<W> {
         HashingWriter { inner, hasher: Sha256::new(), count: 0 }
     }
 
-    /// The SHA-256 of what has been written since the beginning or the last [`reset`](Self::reset).
+    /// Returns the SHA-256 of the bytes written since the beginning or the last [`reset`](Self::reset).
     pub fn digest(&self) -> [u8; 32] {
         self.hasher.clone().finalize().into()
     }
 
-    /// How many bytes have been written since the beginning or the last reset.
+    /// Returns the number of bytes written since the beginning or the last reset.
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -146,11 +146,11 @@ mod tests {
     }
 
     #[test]
-    fn reading_hashes_what_is_taken() {
+    fn reading_hashes_the_bytes_taken() {
         let bytes: Vec<u8> = (0..3 * BUFFER + 77).map(|index| index as u8).collect();
         let mut reader = HashingReader::new(&bytes[..]);
         let mut position = 0;
-        // Sizes on both sides of the buffer's, so that both ways of reading take turns.
+        // The sizes are below and above the buffer's, so that both ways of reading alternate.
         for size in [1, 7, 0, BUFFER - 8, BUFFER, 5, BUFFER + 1, 64] {
             let mut out = vec![0; size];
             let count = reader.read(&mut out).unwrap();
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(reader.fill_buf().unwrap(), b"hello, world");
         reader.consume(5);
         assert_eq!((reader.digest(), reader.count()), (sha256(b"hello"), 5));
-        // Nor is it passed over by who reads much at a time.
+        // A reader with a large buffer gets the bytes that were read ahead, too.
         let mut rest = vec![0; 2 * BUFFER];
         assert_eq!(reader.read(&mut rest).unwrap(), 7);
         assert_eq!(rest[..7], *b", world");
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn writing_hashes_what_is_accepted() {
+    fn writing_hashes_the_bytes_accepted() {
         let mut room = [0; 8];
         let mut writer = HashingWriter::new(&mut room[..]);
         writer.write_all(b"hello").unwrap();

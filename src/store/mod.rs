@@ -1,7 +1,7 @@
 //! The formats of the store, pure over `Read` and `Write`: nothing here opens a file or a socket.
 //!
-//! Every reader is strict and bounded: it takes a maximum before it allocates, limits depth, and says where the input
-//! went wrong.
+//! Every reader is strict and bounded: it takes a maximum before it allocates, limits depth, and reports the position
+//! of an error in the input.
 
 pub mod base16;
 pub mod base32;

@@ -1,15 +1,15 @@
-//! Store directories and store paths: what is valid, and how the path of an item is computed.
+//! Store directories and store paths: their valid forms, and the computation of an item's path.
 //!
-//! A store path is `<store>/<32 characters>-<name>`. The 32 characters are 20 bytes in base 32; the name consists of
-//! `A-Za-z0-9+-._?=` and does not begin with a dot. The daemon enforces this only where it makes a path itself; what
-//! it takes from a client or an import may be any name without a slash, `..` included, so everything that comes from
-//! outside goes through [`StorePath::parse`].
+//! A store path is `<store>/<32 characters>-<name>`. The 32 characters are 20 bytes in base 32. The name consists of
+//! `A-Za-z0-9+-._?=` and does not begin with a dot. The daemon enforces this only for paths that it makes itself. From
+//! a client or an import it accepts any name without a slash, even `..`, so all paths from outside go through
+//! [`StorePath::parse`].
 //!
-//! The 20 bytes are a SHA-256 folded by exclusive or. What is hashed is `TYPE:sha256:HEX:STORE:NAME`, where TYPE and
-//! HEX say where the content comes from (the functions below). Source: `makeStorePath` and its callers in the daemon's
+//! The 20 bytes are a SHA-256 folded by exclusive or. Its input is `TYPE:sha256:HEX:STORE:NAME`, where TYPE and HEX
+//! depend on the origin of the contents (the functions below). Source: `makeStorePath` and its callers in the daemon's
 //! `libstore/store-api.cc`.
 //!
-//! Not checked here: whether the item exists, and whether its content has anything to do with its path.
+//! Not checked here: whether the item exists, and whether its contents match its path.
 
 use std::fmt;
 use std::path::Path;
@@ -22,8 +22,8 @@ use super::{HashAlgorithm, base16, base32};
 /// Characters in the hash part of a store path.
 pub const HASH_PART: usize = 32;
 
-/// Longest name, in bytes. Guix itself sets no limit; this one leaves room in a file name of 255 bytes for the hash
-/// part and for what the daemon and this crate append: `.lock`, `.chroot`, `.tmp`.
+/// The longest name, in bytes. Guix itself has no limit; this one leaves room in a file name of 255 bytes for the
+/// hash part and for the suffixes of the daemon and of this crate: `.lock`, `.chroot`, `.tmp`.
 pub const MAX_NAME: usize = 211;
 
 /// Longest store directory, in bytes.
@@ -34,7 +34,8 @@ const MAX_DIRECTORY: usize = 255;
 pub struct StoreDir(Arc<str>);
 
 impl StoreDir {
-    /// `directory` must be absolute, in its shortest form (no `//`, `.`, `..`, trailing slash) and printable.
+    /// Checks a directory. It must be absolute, in its shortest form (no `//`, `.`, `..`, trailing slash) and
+    /// printable.
     pub fn new(directory: &str) -> Result<StoreDir, PathError> {
         let good = |part: &str| !matches!(part, "" | "." | "..") && part.bytes().all(|byte| byte.is_ascii_graphic());
         match directory.strip_prefix('/') {
@@ -49,7 +50,7 @@ impl StoreDir {
         &self.0
     }
 
-    /// The longest store path there can be in this directory, in bytes: a limit for readers.
+    /// Returns the length of the longest store path in this directory, in bytes: a limit for readers.
     pub fn max_path(&self) -> usize {
         self.0.len() + 1 + HASH_PART + 1 + MAX_NAME
     }
@@ -78,7 +79,7 @@ impl fmt::Display for StoreDir {
 pub struct StorePath(Arc<str>);
 
 impl StorePath {
-    /// The store path that `path` spells, whole: no trailing slash, nothing below the item.
+    /// Parses a store path as a whole: no trailing slash, and no file below the item.
     pub fn parse(store: &StoreDir, path: &[u8]) -> Result<StorePath, PathError> {
         let outside = || PathError::Outside { path: shown(path), store: store.as_str().to_owned() };
         let base = path.strip_prefix(store.as_str().as_bytes()).and_then(|rest| rest.strip_prefix(b"/"));
@@ -98,7 +99,7 @@ impl StorePath {
         }
     }
 
-    /// `TYPE:sha256:HEX:STORE:NAME`, hashed and folded.
+    /// Hashes and folds `TYPE:sha256:HEX:STORE:NAME`.
     fn make(store: &StoreDir, kind: &str, hash: &[u8; 32], name: &str) -> Result<StorePath, PathError> {
         check_name(name.as_bytes()).map_err(|problem| PathError::Name { name: shown(name.as_bytes()), problem })?;
         let subject = format!("{kind}:sha256:{}:{store}:{name}", base16::encode(hash));
@@ -113,22 +114,22 @@ impl StorePath {
         &self.0
     }
 
-    /// The part after the store directory: hash part and name.
+    /// Returns the part after the store directory: hash part and name.
     pub fn base_name(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or_default()
     }
 
-    /// The 32 characters that begin the base name.
+    /// Returns the 32 characters that begin the base name.
     pub fn hash_part(&self) -> &str {
         &self.base_name()[..HASH_PART]
     }
 
-    /// The part after the hash and its dash, such as `hello-2.12.drv`.
+    /// Returns the part after the hash and its dash, such as `hello-2.12.drv`.
     pub fn name(&self) -> &str {
         &self.base_name()[HASH_PART + 1..]
     }
 
-    /// Whether the name ends in `.drv`.
+    /// Returns whether the name ends in `.drv`.
     pub fn is_derivation(&self) -> bool {
         self.0.ends_with(".drv")
     }
@@ -164,7 +165,7 @@ impl AsRef<Path> for StorePath {
     }
 }
 
-/// The path of a text file with this SHA-256 that refers to `references`; the order of these does not matter.
+/// Returns the path of a text file with this SHA-256 and these `references`, in any order.
 /// Derivations are such files, named `<name>.drv`.
 pub fn text_path(
     store: &StoreDir,
@@ -183,13 +184,13 @@ pub fn text_path(
     StorePath::make(store, &kind, text_sha256, name)
 }
 
-/// The path of a tree that was added as it is, from the SHA-256 of its nar.
+/// Returns the path of a tree that was added as it is, from the SHA-256 of its nar.
 pub fn source_path(store: &StoreDir, name: &str, nar_sha256: &[u8; 32]) -> Result<StorePath, PathError> {
     StorePath::make(store, "source", nar_sha256, name)
 }
 
-/// The path of output `id` of a derivation, from the hash that [`derivation`](super::derivation) computes. `name` is
-/// the derivation's; outputs other than `out` get `-id` appended to it.
+/// Returns the path of output `id` of a derivation, from the hash that [`derivation`](super::derivation) computes.
+/// `name` is the derivation's; outputs other than `out` get `-id` appended to it.
 pub fn output_path(store: &StoreDir, id: &str, drv_hash: &[u8; 32], name: &str) -> Result<StorePath, PathError> {
     let kind = format!("output:{id}");
     match id {
@@ -198,7 +199,7 @@ pub fn output_path(store: &StoreDir, id: &str, drv_hash: &[u8; 32], name: &str) 
     }
 }
 
-/// The path of a fixed output: `recursive` says that `hash` is that of the nar and not of the file's bytes.
+/// Returns the path of a fixed output. With `recursive`, `hash` is that of the nar and not of the file's bytes.
 pub fn fixed_output_path(
     store: &StoreDir,
     name: &str,
@@ -217,7 +218,7 @@ pub fn fixed_output_path(
     StorePath::make(store, "output:out", &Sha256::digest(subject.as_bytes()).into(), name)
 }
 
-/// Whether `name` may be the name of a store item; if not, why.
+/// Checks whether `name` may be the name of a store item; the error is the reason why not.
 pub fn check_name(name: &[u8]) -> Result<(), &'static str> {
     let allowed = |&byte: &u8| byte.is_ascii_alphanumeric() || b"+-._?=".contains(&byte);
     match name {
@@ -229,7 +230,7 @@ pub fn check_name(name: &[u8]) -> Result<(), &'static str> {
     }
 }
 
-/// Bytes from outside, fit for a message: escaped, and cut where they are long.
+/// Escapes and shortens bytes from outside for a message.
 fn shown(bytes: &[u8]) -> String {
     match bytes.split_at_checked(400) {
         Some((head, [_, ..])) => format!("{}...", head.escape_ascii()),
@@ -237,7 +238,7 @@ fn shown(bytes: &[u8]) -> String {
     }
 }
 
-/// Why something is not a store path or directory.
+/// The reason why a text is not a store path or directory.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     #[error("'{directory}' cannot be a store directory: it must be an absolute path in its shortest form")]

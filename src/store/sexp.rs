@@ -10,26 +10,26 @@
 //! - `|base 64|`;
 //! - `LENGTH:bytes`, in the *canonical* form.
 //!
-//! A length may also stand before the middle three; it must then be right, although libgcrypt does not look at it.
-//! Display hints (`[...]`), which Guix never writes, are refused. The reader takes one list with nothing but white
+//! A length may also precede the three forms in delimiters; it must then be right, although libgcrypt does not check
+//! it. Display hints (`[...]`), which Guix never writes, are refused. The reader accepts one list, with only white
 //! space around it.
 //!
-//! [`to_advanced`](Sexp::to_advanced) writes what libgcrypt's `gcry_sexp_sprint` writes in its advanced form, byte for
-//! byte. Signatures are compared and passed on in that form. Note that it is not always ASCII: an atom that happens to
-//! look like text is written as text, and bytes from 0xa1 on count as such. In one case the result is another than
-//! libgcrypt's, which takes NUL for a character of tokens, writes it bare, and cannot read that again. Source:
-//! `src/sexp.c` of libgcrypt.
+//! [`to_advanced`](Sexp::to_advanced) writes the advanced form of libgcrypt's `gcry_sexp_sprint`, byte for byte.
+//! Signatures are compared and sent in that form. It is not always ASCII: an atom that happens to look like text is
+//! written as text, and bytes from 0xa1 on count as text. In one case the result differs from that of libgcrypt:
+//! libgcrypt takes NUL for a character of tokens, writes it bare, and cannot read it back. Source: `src/sexp.c` of
+//! libgcrypt.
 
 mod parse;
 
 use super::base16;
 
-/// Largest text that is read, in bytes.
+/// The size limit of a text, in bytes.
 pub const MAX_SIZE: usize = 1 << 20;
-/// Deepest nesting of lists that is read.
+/// The limit of the nesting of lists.
 pub const MAX_DEPTH: usize = 32;
 
-/// The escapes of one character in quoted text, and what they stand for.
+/// The escapes of one character in quoted text, with their meanings.
 const ESCAPES: [(u8, u8); 9] = [
     (b'b', 0x08),
     (b't', b'\t'),
@@ -61,7 +61,7 @@ impl Sexp {
         Sexp::List(items.into())
     }
 
-    /// The items of a list that begins with the atom `name`, without it.
+    /// Returns the items of a list that begins with the atom `name`, without this atom.
     pub fn tagged(&self, name: &str) -> Option<&[Sexp]> {
         match self {
             Sexp::List(items) => match &items[..] {
@@ -72,7 +72,7 @@ impl Sexp {
         }
     }
 
-    /// The bytes of an atom.
+    /// Returns the bytes of an atom.
     pub fn as_atom(&self) -> Option<&[u8]> {
         match self {
             Sexp::Atom(bytes) => Some(bytes),
@@ -80,7 +80,7 @@ impl Sexp {
         }
     }
 
-    /// In libgcrypt's advanced form: one list a line, indented, with a line break at the end.
+    /// Writes libgcrypt's advanced form: one list per line, indented, with a line break at the end.
     pub fn to_advanced(&self) -> Vec<u8> {
         let mut text = Vec::new();
         self.write_advanced(&mut text, 0);
@@ -139,9 +139,9 @@ fn write_atom(text: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-/// Whether libgcrypt prints these bytes as text: no control characters but those that have an escape of one letter, and
-/// NUL. Bytes from 0xa1 on pass for letters. At the beginning those would be the sign of a negative number, and NUL one
-/// of a number, so neither may be there.
+/// Returns whether libgcrypt prints these bytes as text: no control characters except those with an escape of one
+/// letter, and NUL. Bytes from 0xa1 on count as letters. At the beginning such a byte would be the sign of a negative
+/// number, and NUL that of a number, so neither may be there.
 fn looks_like_text(bytes: &[u8]) -> bool {
     let is_text = |byte: &u8| match byte {
         1..0x20 | 0x7f..=0xa0 => ESCAPES.iter().any(|(_, escaped)| escaped == byte),
@@ -154,7 +154,7 @@ fn is_token_character(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || TOKEN_SPECIALS.contains(byte)
 }
 
-/// Where the text of an s-expression goes wrong, in bytes from its beginning, and how.
+/// The position of an error in an s-expression, in bytes from its beginning, and its reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid s-expression, at byte {position}: {problem}")]
 pub struct SexpError {

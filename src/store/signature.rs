@@ -1,4 +1,4 @@
-//! The s-expressions by which store items are signed: public keys, signatures, the access-control list.
+//! The s-expressions of signed store items: public keys, signatures, the access-control list.
 //!
 //! ```text
 //! PUBLIC-KEY := (public-key (ecc (curve Ed25519) (q BYTES))) | (public-key (rsa (n NUMBER) (e NUMBER)))
@@ -8,17 +8,17 @@
 //! ACL        := (acl (entry PUBLIC-KEY (tag (guix import))) ...)
 //! ```
 //!
-//! Exactly these shapes are accepted, with a hash of 32 bytes; Guix itself looks for the parts of a signature anywhere
-//! inside it. The keys of an access-control list may be of other kinds: they are compared, as whole trees, and never
-//! used unless a signature is by the same key. Sources: `guix/pki.scm`, `(gcrypt pk-crypto)` of Guile-Gcrypt.
+//! Exactly these shapes are accepted, with a hash of 32 bytes; Guix itself searches for the parts of a signature
+//! anywhere inside it. The keys of an access-control list may be of other kinds: they are only compared, as whole
+//! trees, with the key of a signature. Sources: `guix/pki.scm`, `(gcrypt pk-crypto)` of Guile-Gcrypt.
 //!
-//! Not checked here: whether a signature is right ([`gcrypt`](crate::gcrypt)).
+//! Not checked here: whether a signature is valid ([`gcrypt`](crate::gcrypt)).
 
 use std::fmt;
 
 use super::sexp::{Sexp, SexpError};
 
-/// How a key signs.
+/// The algorithm of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     /// ECDSA over the curve Ed25519, which is not EdDSA.
@@ -26,12 +26,12 @@ pub enum Algorithm {
     Rsa,
 }
 
-/// A public key. Two are equal if their trees are, bytes for bytes.
+/// A public key. Two keys are equal if their trees are equal, byte for byte.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PublicKey(Sexp);
 
 impl PublicKey {
-    /// The key in the text of a file such as `/etc/guix/signing-key.pub`.
+    /// Parses the key in the text of a file such as `/etc/guix/signing-key.pub`.
     pub fn parse(text: &[u8]) -> Result<PublicKey, SignatureError> {
         PublicKey::from_sexp(&Sexp::parse(text)?)
     }
@@ -43,7 +43,7 @@ impl PublicKey {
         }
     }
 
-    /// How this key signs; `None` if it is not of a kind that is known here.
+    /// Returns the algorithm of this key; `None` if it is not supported here.
     pub fn algorithm(&self) -> Option<Algorithm> {
         let [key] = self.0.tagged("public-key")? else { return None };
         if let Some([curve, q]) = key.tagged("ecc") {
@@ -60,7 +60,7 @@ impl PublicKey {
     }
 }
 
-/// In libgcrypt's advanced form, on one line: for messages.
+/// Writes libgcrypt's advanced form on one line: for messages.
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.0.to_advanced();
@@ -75,7 +75,7 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// A signature of a SHA-256 digest, right or wrong.
+/// A signature of a SHA-256 digest, valid or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signature {
     algorithm: Algorithm,
@@ -85,7 +85,7 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// `value` is the tree that begins with `sig-val`, as libgcrypt makes it.
+    /// Makes a signature; `value` is the tree that begins with `sig-val`, from libgcrypt.
     pub fn new(digest: [u8; 32], value: Sexp, public_key: PublicKey) -> Result<Signature, SignatureError> {
         let Some(algorithm) = value_algorithm(&value) else {
             return Err(SignatureError::Shape { what: "signature" });
@@ -93,7 +93,7 @@ impl Signature {
         Ok(Signature { algorithm, digest, value, public_key })
     }
 
-    /// The signature in the text that comes with a store item.
+    /// Parses the signature in the text that comes with a store item.
     pub fn parse(text: &[u8]) -> Result<Signature, SignatureError> {
         let shape = || SignatureError::Shape { what: "signature" };
         let sexp = Sexp::parse(text)?;
@@ -107,23 +107,23 @@ impl Signature {
         Ok(signature)
     }
 
-    /// What `guix authenticate` prints: the tree in libgcrypt's advanced form.
+    /// Returns the output of `guix authenticate`: the tree in libgcrypt's advanced form.
     pub fn to_advanced(&self) -> Vec<u8> {
         let parts = [Sexp::atom("signature"), self.data(), self.value.clone(), self.public_key.0.clone()];
         Sexp::list(parts).to_advanced()
     }
 
-    /// How the key that made it signs.
+    /// Returns the algorithm of the key that made it.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// The digest that it says is signed.
+    /// Returns the digest that it claims to sign.
     pub fn digest(&self) -> &[u8; 32] {
         &self.digest
     }
 
-    /// The tree that begins with `sig-val`.
+    /// Returns the tree that begins with `sig-val`.
     pub fn value(&self) -> &Sexp {
         &self.value
     }
@@ -132,13 +132,13 @@ impl Signature {
         &self.public_key
     }
 
-    /// The tree that is signed.
+    /// Returns the tree that is signed.
     pub fn data(&self) -> Sexp {
         data(self.algorithm, &self.digest)
     }
 }
 
-/// What a key of this kind signs for a digest.
+/// Returns the tree that a key with this algorithm signs for a digest.
 pub fn data(algorithm: Algorithm, digest: &[u8; 32]) -> Sexp {
     let flag = match algorithm {
         Algorithm::Ecdsa => "rfc6979",
@@ -149,14 +149,14 @@ pub fn data(algorithm: Algorithm, digest: &[u8; 32]) -> Sexp {
     Sexp::list([Sexp::atom("data"), flags, hash])
 }
 
-/// The keys that are trusted to sign what is imported.
+/// The keys that are authorized to sign imported items.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Acl {
     keys: Vec<PublicKey>,
 }
 
 impl Acl {
-    /// The list in the text of a file such as `/etc/guix/acl`.
+    /// Parses the list in the text of a file such as `/etc/guix/acl`.
     pub fn parse(text: &[u8]) -> Result<Acl, SignatureError> {
         let shape = SignatureError::Shape { what: "access-control list" };
         let sexp = Sexp::parse(text)?;
@@ -169,7 +169,7 @@ impl Acl {
         Ok(Acl { keys: entries.iter().map(key).collect::<Result<_, _>>()? })
     }
 
-    /// Whether `key` is on the list.
+    /// Returns whether `key` is on the list.
     pub fn authorizes(&self, key: &PublicKey) -> bool {
         self.keys.contains(key)
     }
@@ -179,7 +179,7 @@ impl Acl {
     }
 }
 
-/// The kind of a `sig-val` tree that has the right shape.
+/// Returns the algorithm of a `sig-val` tree that has the right shape.
 fn value_algorithm(value: &Sexp) -> Option<Algorithm> {
     let [value] = value.tagged("sig-val")? else { return None };
     if let Some([r, s]) = value.tagged("ecdsa") {
@@ -189,19 +189,19 @@ fn value_algorithm(value: &Sexp) -> Option<Algorithm> {
     is_number(s, "s").then_some(Algorithm::Rsa)
 }
 
-/// The hash in a `data` tree, wherever it is: the caller compares the whole.
+/// Returns the hash in a `data` tree, wherever it is: the caller compares the whole tree.
 fn hash(data: &Sexp) -> Option<[u8; 32]> {
     let [_, hash] = data.tagged("data")? else { return None };
     let [_, bytes] = hash.tagged("hash")? else { return None };
     bytes.as_atom()?.try_into().ok()
 }
 
-/// Whether this is `(name BYTES)`.
+/// Returns whether this is `(name BYTES)`.
 fn is_number(sexp: &Sexp, name: &str) -> bool {
     matches!(sexp.tagged(name), Some([Sexp::Atom(bytes)]) if !bytes.is_empty())
 }
 
-/// Why a text is not a key, a signature or an access-control list.
+/// The reason why a text is not a key, a signature or an access-control list.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     #[error(transparent)]

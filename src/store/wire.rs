@@ -6,17 +6,17 @@
 //! - A *string* is an integer, that many bytes, and zero bytes up to the next multiple of 8.
 //! - A *list* is an integer and that many strings.
 //!
-//! Source: the daemon's `libutil/serialise.cc`. The daemon refuses padding that is not zero and so does this reader; it
-//! also refuses booleans other than 0 and 1. Nothing here says what the bytes of a string mean.
+//! Source: the daemon's `libutil/serialise.cc`. Like the daemon, this reader refuses padding that is not zero; it also
+//! refuses booleans other than 0 and 1. The meaning of a string's bytes is not checked here.
 //!
-//! The functions make several small calls for one value: give them something buffered.
+//! The functions make several small calls for one value, so readers and writers should be buffered.
 
 use std::io::{self, Read, Write};
 
-/// How much of a string is made room for before its bytes arrive.
+/// The bytes that are allocated for a string before they arrive.
 const CHUNK: usize = 64 << 10;
 
-/// What can be wrong with a value.
+/// A fault of a value.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
     #[error(transparent)]
@@ -42,14 +42,14 @@ impl From<WireError> for io::Error {
     }
 }
 
-/// All 64 bits.
+/// Reads an integer of 64 bits.
 pub fn read_u64<R: Read + ?Sized>(reader: &mut R) -> Result<u64, WireError> {
     let mut bytes = [0; 8];
     reader.read_exact(&mut bytes)?;
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// An integer whose upper half must be zero.
+/// Reads an integer whose upper half must be zero.
 pub fn read_int<R: Read + ?Sized>(reader: &mut R) -> Result<u32, WireError> {
     let value = read_u64(reader)?;
     u32::try_from(value).map_err(|_| WireError::NotInt { value })
@@ -63,7 +63,7 @@ pub fn read_bool<R: Read + ?Sized>(reader: &mut R) -> Result<bool, WireError> {
     }
 }
 
-/// A string of at most `max` bytes. Memory grows with what arrives, not with what is announced.
+/// Reads a string of at most `max` bytes. Memory grows with the bytes that arrive, not with the announced length.
 pub fn read_bytes<R: Read + ?Sized>(reader: &mut R, max: usize) -> Result<Vec<u8>, WireError> {
     let length = read_u64(reader)?;
     let length = match usize::try_from(length) {
@@ -82,7 +82,7 @@ pub fn read_bytes<R: Read + ?Sized>(reader: &mut R, max: usize) -> Result<Vec<u8
     Ok(bytes)
 }
 
-/// A list of at most `max_count` strings, each of at most `max_each` bytes.
+/// Reads a list of at most `max_count` strings, each of at most `max_each` bytes.
 pub fn read_list<R: Read + ?Sized>(
     reader: &mut R,
     max_count: usize,
@@ -92,7 +92,7 @@ pub fn read_list<R: Read + ?Sized>(
     (0..count).map(|_| read_bytes(reader, max_each)).collect()
 }
 
-/// The number of strings in a list, at most `max`, when the caller reads these itself.
+/// Reads the number of strings in a list, at most `max`; the caller reads the strings.
 pub fn read_count<R: Read + ?Sized>(reader: &mut R, max: usize) -> Result<usize, WireError> {
     let count = read_u64(reader)?;
     match usize::try_from(count) {
@@ -101,7 +101,7 @@ pub fn read_count<R: Read + ?Sized>(reader: &mut R, max: usize) -> Result<usize,
     }
 }
 
-/// The zero bytes after a string of `length` bytes, when the caller has read the string itself.
+/// Reads the zero bytes after a string of `length` bytes that the caller has read.
 pub fn read_padding<R: Read + ?Sized>(reader: &mut R, length: u64) -> Result<(), WireError> {
     let mut bytes = [0; 8];
     let bytes = &mut bytes[..padding(length)];
@@ -109,7 +109,7 @@ pub fn read_padding<R: Read + ?Sized>(reader: &mut R, length: u64) -> Result<(),
     if bytes.iter().any(|&byte| byte != 0) { Err(WireError::Padding) } else { Ok(()) }
 }
 
-/// How many zero bytes follow a string of `length` bytes.
+/// Returns the number of zero bytes that follow a string of `length` bytes.
 pub fn padding(length: u64) -> usize {
     (length.wrapping_neg() % 8) as usize
 }
@@ -142,7 +142,7 @@ where
     strings.into_iter().try_for_each(|string| write_bytes(writer, string.as_ref()))
 }
 
-/// The zero bytes after a string of `length` bytes, when the caller has written the string itself.
+/// Writes the zero bytes after a string of `length` bytes that the caller has written.
 pub fn write_padding<W: Write + ?Sized>(writer: &mut W, length: u64) -> io::Result<()> {
     writer.write_all(&[0; 8][..padding(length)])
 }

@@ -1,23 +1,23 @@
-//! Programs that end with the process that started them, and everything that they have started with them.
+//! Programs that end with the process that started them, together with their own children.
 //!
-//! A program of a machine file or a `proxy_command` may start others, in sessions of their own, and guix-daemon ends a
-//! hook with SIGKILL, which leaves no time to clean up. So a program runs below a *supervisor*: this executable, started
-//! a second time. The supervisor adopts whatever loses its parent below it (it is a "child subreaper", prctl(2)), and
-//! kills all of it when
+//! A program of a machine file or a `proxy_command` may start others, in sessions of their own. guix-daemon ends a hook
+//! with SIGKILL, which leaves no time to clean up. So a program runs below a *supervisor*: this executable, started a
+//! second time. The supervisor adopts every orphan below it (it is a "child subreaper", prctl(2)), and kills all of
+//! them when
 //!
 //! - the program has ended, or
-//! - the process that started it closes its end of a socket, the control socket, or has ended itself, however that came.
+//! - the process that started it closes its end of the control socket, or has ended itself, for any reason.
 //!
-//! **Between the two**: the supervisor's name (`argv[0]`) is [`NAME`]. Its first argument says where the program's
-//! standard streams are (`Streams::word`), then come the program and its arguments. Standard input is the control
-//! socket, standard output and error are streams of the program. The supervisor writes four bytes to the control
-//! socket: 0, or the number of the error with which the program could not be started. It ends as the program did.
+//! **Protocol**: the supervisor's name (`argv[0]`) is [`NAME`]. Its first argument names the program's standard streams
+//! (`Streams::word`), followed by the program and its arguments. Standard input is the control socket; standard output
+//! and error are streams of the program. The supervisor writes four bytes to the control socket: 0, or the number of
+//! the error with which the program could not be started. It ends with the program's status.
 //!
-//! A process that has not called [`serve_if_asked`] has no supervisors, since its executable does not know what to do as
-//! one. Its programs are killed with their process groups when they are no longer wanted, and outlive it when it is
-//! killed. The same holds where `/proc` is missing.
+//! A process that has not called [`serve_if_asked`] has no supervisors, since its executable cannot act as one. It
+//! kills its programs with their process groups when they are no longer wanted, and they outlive it if it is killed.
+//! The same is true if `/proc` is missing.
 //!
-//! What a supervisor may not signal (a program with the rights of another user) stays, after `KILL_TIMEOUT`.
+//! A program that the supervisor may not signal (one with the rights of another user) is left after `KILL_TIMEOUT`.
 
 mod serve;
 mod streams;
@@ -40,10 +40,10 @@ use std::time::{Duration, Instant};
 use self::serve::KILL_TIMEOUT;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// The name that a supervisor has in lists of processes.
+/// The name of a supervisor in lists of processes.
 pub const NAME: &str = "offload-supervisor";
 
-/// The executable of this process, whatever has become of its file.
+/// The executable of this process, even if its file was replaced.
 const OWN_EXECUTABLE: &str = "/proc/self/exe";
 
 /// Time allowed for a supervisor to start a program, which takes milliseconds.
@@ -54,9 +54,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 static HAS_SUPERVISORS: AtomicBool = AtomicBool::new(false);
 
-/// Serves as a supervisor, and ends the process, if it was started as one; otherwise the programs that this process
-/// starts get supervisors from now on. For the first line of `main`, before any thread is started. `arguments` are those
-/// of the process, its own name first.
+/// If this process was started as a supervisor, serves as one and ends the process. Otherwise the programs that this
+/// process starts get supervisors from now on. It belongs in the first line of `main`, before any thread is started.
+/// `arguments` are those of the process, its own name first.
 pub fn serve_if_asked(arguments: &[OsString]) {
     match arguments.split_first() {
         Some((name, arguments)) if name == NAME => process::exit(serve::serve(arguments)),
@@ -94,23 +94,23 @@ impl Program {
         Ok(Program { child, killer })
     }
 
-    /// What kills it.
+    /// Returns a handle that kills the program.
     pub fn killer(&self) -> Killer {
         self.killer.clone()
     }
 
-    /// How it has ended, if it has. Everything that it started is gone then.
+    /// Returns its exit status, if it has ended. Its children are gone then.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
 
-    /// Kills it with everything that it has started, and waits until that is done, which takes a moment.
+    /// Kills it with all its children, and waits until they are gone, which takes a moment.
     pub fn kill(&mut self) {
         if !matches!(self.child.try_wait(), Ok(None)) {
             return;
         }
         self.killer.kill();
-        // What cannot be killed is in the hands of the kernel (a file server that is gone), and is not waited for.
+        // A process that cannot be killed is blocked in the kernel (on a lost file server), and is not awaited.
         let until = Instant::now() + 2 * KILL_TIMEOUT;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
             thread::sleep(POLL_INTERVAL);
@@ -118,7 +118,7 @@ impl Program {
     }
 }
 
-/// The same program.
+/// Two are equal if they kill the same program.
 impl PartialEq for Killer {
     fn eq(&self, other: &Killer) -> bool {
         self.pid == other.pid
@@ -126,11 +126,11 @@ impl PartialEq for Killer {
 }
 
 impl Killer {
-    /// Kills the program with everything that it has started, and waits for nothing. Not to be called once it is known
-    /// that the program has ended.
+    /// Kills the program with all its children, without waiting. The caller must not call it once it is known that the
+    /// program has ended.
     pub fn kill(&self) {
         match &self.control {
-            // It may be gone already.
+            // The program may have ended already.
             Some(control) => drop(control.shutdown(Shutdown::Both)),
             None => {
                 if let Some(group) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
@@ -157,7 +157,7 @@ fn start_supervised(program: &OsStr, arguments: &[OsString], streams: Streams) -
         error => Err(io::Error::from_raw_os_error(error)),
     });
     if let Err(error) = started {
-        // It ends when the control socket does.
+        // The supervisor ends when the control socket does.
         drop(control);
         let _ = child.wait();
         return Err(error);

@@ -1,4 +1,4 @@
-//! The supervisor's side: one program, and what becomes an orphan below it.
+//! The supervisor's side: one program, and the orphans below it.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -23,10 +23,10 @@ const NOT_STARTED: i32 = 127;
 /// The status of a supervisor that has killed its program.
 const KILLED: i32 = 137;
 
-/// How long a supervisor tries to kill everything below it.
+/// How long a supervisor tries to kill all processes below it.
 pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often a supervisor kills again what is still below it.
+/// How often a supervisor kills the processes below it again.
 const KILL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Runs the program that the arguments name; returns the exit status for this process.
@@ -38,7 +38,7 @@ pub(super) fn serve(arguments: &[OsString]) -> i32 {
     }
 }
 
-/// Starts the program, and waits until it has ended or is no longer wanted. Kills what is left of it.
+/// Starts the program, waits until it has ended or is no longer wanted, and kills its remaining children.
 fn run(arguments: &[OsString]) -> io::Result<Option<WaitStatus>> {
     let [word, program, arguments @ ..] = arguments else { return Err(io::ErrorKind::InvalidInput.into()) };
     let mut control = UnixStream::from(private(rustix::stdio::stdin())?);
@@ -53,8 +53,8 @@ fn run(arguments: &[OsString]) -> io::Result<Option<WaitStatus>> {
     Ok(status)
 }
 
-/// Starts the program with the streams of this process, which has none afterwards: whoever reads from the program must
-/// see when it closes them.
+/// Starts the program with the streams of this process. This process closes its own copies, because a reader of the
+/// program's output must see when the program closes them.
 fn start(word: &OsString, program: &OsString, arguments: &[OsString]) -> io::Result<Pid> {
     let (output, messages) = (private(rustix::stdio::stdout())?, private(rustix::stdio::stderr())?);
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
@@ -74,7 +74,7 @@ fn private(descriptor: impl AsFd) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(descriptor, 3)?)
 }
 
-/// A socket that something can be read from once one of these signals has come.
+/// Returns a socket that becomes readable when one of these signals arrives.
 fn wake_on(signals: &[i32]) -> io::Result<UnixStream> {
     let (reader, writer) = UnixStream::pair()?;
     reader.set_nonblocking(true)?;
@@ -84,7 +84,7 @@ fn wake_on(signals: &[i32]) -> io::Result<UnixStream> {
     Ok(reader)
 }
 
-/// Waits for the end of the program; `None` when it is no longer wanted before that.
+/// Waits for the end of the program; `None` if it is no longer wanted before that.
 fn watch(main: Pid, control: &UnixStream, child_ended: &UnixStream, asked_to_end: &UnixStream) -> Option<WaitStatus> {
     loop {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
@@ -110,13 +110,13 @@ fn drain(mut socket: &UnixStream) {
     while let Ok(1..) = io::Read::read(&mut socket, &mut bytes) {}
 }
 
-/// Kills all that is below this process. The children of what is killed become children of this process, to be killed
-/// next.
+/// Kills all processes below this one. The children of a killed process become children of this process, which kills
+/// them next.
 fn kill_all(child_ended: &UnixStream) {
     let until = Instant::now() + KILL_TIMEOUT;
     while has_children() && Instant::now() < until {
         for child in children() {
-            // It may have ended, or be another user's.
+            // It may have ended, or belong to another user.
             let _ = rustix::process::kill_process(child, Signal::KILL);
         }
         let time = Timespec { tv_sec: 0, tv_nsec: KILL_INTERVAL.subsec_nanos().into() };
@@ -127,7 +127,7 @@ fn kill_all(child_ended: &UnixStream) {
     }
 }
 
-/// Whether there are children, once those that have ended are waited for.
+/// Returns whether there are children, after it has waited for those that have ended.
 fn has_children() -> bool {
     loop {
         match rustix::process::wait(WaitOptions::NOHANG) {
@@ -138,14 +138,14 @@ fn has_children() -> bool {
     }
 }
 
-/// The processes whose parent is this one.
+/// Returns the processes whose parent is this one.
 fn children() -> Vec<Pid> {
     let own = rustix::process::getpid().as_raw_pid().to_string();
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let is_child = |pid: &i32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // Behind the name, which may have anything in it, stand the state and the parent.
+        // The state and the parent follow the name, which may contain any text.
         stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(1)) == Some(&own)
     };
     pids.filter(is_child).filter_map(Pid::from_raw).collect()
@@ -154,9 +154,9 @@ fn children() -> Vec<Pid> {
 /// Ends as the program did: returns its exit status, or dies of the same signal.
 fn end_like(status: WaitStatus) -> i32 {
     let Some(signal) = status.terminating_signal() else { return status.exit_status().unwrap_or(NOT_STARTED) };
-    // The program has left its core, if it was to leave one.
+    // The program has already dumped its core, if it had to.
     let _ = rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let _ = emulate_default_handler(signal);
-    // A signal without a name. A shell says it like this.
+    // For a signal without a name, a shell returns this status.
     128 + signal
 }

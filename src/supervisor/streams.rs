@@ -1,4 +1,4 @@
-//! The standard streams of a program, and how a supervisor is told of them.
+//! The standard streams of a program, and the word that names them to a supervisor.
 
 use std::ffi::OsStr;
 use std::io;
@@ -8,16 +8,16 @@ use std::process::{Command, Stdio};
 /// The standard streams of a program.
 #[derive(Debug)]
 pub enum Streams {
-    /// No input.
+    /// A program without input.
     Output { output: OwnedFd, messages: OwnedFd },
-    /// One socket for both input and output.
+    /// A program with one socket for both input and output.
     Socket { socket: OwnedFd, messages: OwnedFd },
-    /// Input; output goes where messages go.
+    /// A program with input; its output goes to `messages`.
     Input { input: OwnedFd, messages: OwnedFd },
 }
 
 impl Streams {
-    /// What a supervisor is told of them.
+    /// Returns the word that names them to a supervisor.
     pub(super) fn word(&self) -> &'static str {
         match self {
             Streams::Output { .. } => "output",
@@ -26,7 +26,7 @@ impl Streams {
         }
     }
 
-    /// The streams that a supervisor gets as its standard output and error.
+    /// Returns the streams that a supervisor gets as its standard output and error.
     pub(super) fn into_pair(self) -> (OwnedFd, OwnedFd) {
         match self {
             Streams::Output { output: first, messages }
@@ -35,7 +35,7 @@ impl Streams {
         }
     }
 
-    /// Those of a supervisor, whose own they were.
+    /// Returns the program's streams, from those of its supervisor.
     pub(super) fn from_pair(word: &OsStr, first: OwnedFd, messages: OwnedFd) -> Option<Streams> {
         match word.to_str()? {
             "output" => Some(Streams::Output { output: first, messages }),
@@ -45,7 +45,7 @@ impl Streams {
         }
     }
 
-    /// Gives them to a command.
+    /// Sets them as the streams of a command.
     pub(super) fn give(self, command: &mut Command) -> io::Result<()> {
         match self {
             Streams::Output { output, messages } => command.stdin(Stdio::null()).stdout(output).stderr(messages),

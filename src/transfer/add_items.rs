@@ -1,8 +1,8 @@
-//! Sending items that need no signature, since their paths follow from their contents.
+//! Upload of items that need no signature, since their paths follow from their contents.
 //!
-//! A signature costs more than it seems: the first on a connection has the machine's daemon start `guix authenticate`,
-//! and each is verified there in Guile. And ImportPaths asks for every 32 KiB, one round trip each, where adding an
-//! item takes one round trip in all. Over a long link many small items are faster in a bundle, though.
+//! A signature is expensive: the first one on a connection makes the machine's daemon start `guix authenticate`, which
+//! verifies each in Guile. And ImportPaths requests each 32 KiB in a round trip, whereas adding an item takes one round
+//! trip in all. Over a link with high latency, however, many small items are faster in a bundle.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -13,20 +13,21 @@ use super::progress::Progress;
 use crate::daemon::{self, Client};
 use crate::local::{ContentAddress, Item, Store, content_address, read_nar, read_text};
 
-/// Largest tree that is added, in bytes: the machine's daemon takes it into memory whole.
+/// The size limit of a tree that is added, in bytes: the machine's daemon reads it into memory as a whole.
 const MAX_TREE: u64 = 64 << 20;
-/// What the daemon asks for at a time when it imports, in bytes.
+/// The bytes that the daemon requests at a time when it imports.
 pub(super) const IMPORT_CHUNK: u64 = 32 << 10;
-/// About how long it takes to sign an item and to verify the signature.
+/// The approximate time for signing an item and verifying the signature.
 const SIGNATURE_COST: Duration = Duration::from_millis(2);
 
-/// How items are sent: first some added one by one, then the others as a bundle. Each part has references first.
+/// The plan of an upload: first some items are added one by one, then the others are sent as a bundle. Each part has
+/// references first.
 pub(super) struct Plan {
     pub added: Vec<(Item, ContentAddress)>,
     pub bundled: Vec<Item>,
 }
 
-/// Plans the sending of `items`, which come with their references first, over a link with this time of a round trip.
+/// Plans the upload of `items`, which are sorted with their references first, over a link with this round-trip time.
 pub(super) fn plan(store: &Store, items: Vec<Item>, round_trip: Duration) -> Plan {
     let is_small = |item: &Item| item.nar_size < IMPORT_CHUNK;
     let mut addresses: Vec<Option<ContentAddress>> =
@@ -54,7 +55,7 @@ pub(super) fn plan(store: &Store, items: Vec<Item>, round_trip: Duration) -> Pla
     plan
 }
 
-/// Whether so many small items take less time one by one than in a bundle.
+/// Returns whether so many small items take less time one by one than in a bundle.
 fn is_faster_added(count: u64, bytes: u64, round_trip: Duration) -> bool {
     let round_trips = |number: u64| round_trip.as_secs_f64() * number as f64;
     round_trips(count) <= round_trips(2 + bytes / IMPORT_CHUNK) + SIGNATURE_COST.as_secs_f64() * count as f64

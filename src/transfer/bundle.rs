@@ -1,8 +1,9 @@
-//! Transmitting items to a machine whose daemon lacks them.
+//! Upload of items to a machine whose daemon lacks them.
 //!
-//! Those whose paths follow from their contents are added one by one where that is faster (`add_items`); the others go over
-//! as one signed bundle, references first, which the machine's daemon pulls piece by piece; over a long link a program
-//! over there answers it ([`ArchiveImport`]). Memory does not grow with what is sent.
+//! Items whose paths follow from their contents are added one by one if that is faster (`add_items`). The others are
+//! sent as one signed bundle, references first. The machine's daemon requests the bundle piece by piece; over a link
+//! with high latency a program on the machine serves these requests ([`ArchiveImport`]). Memory does not grow with the
+//! size of the bundle.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -20,15 +21,15 @@ use crate::local::{Bundle, Item};
 use crate::remote::{ArchiveImport, DaemonStream};
 use crate::timing::{Pieces, Stopwatch};
 
-/// With a longer round trip the link, and not the processors, bounds the questions of an import.
+/// With a longer round trip the latency, and not the processors, bounds an import.
 const STREAM_MIN_RTT: Duration = Duration::from_micros(500);
-/// About how long it takes to start a program on the build machine.
+/// The approximate time for starting a program on the build machine.
 const PROGRAM_START: Duration = Duration::from_secs(1);
 
-/// What the daemon's helper `guix authenticate` says of a key that is not in its access-control list.
+/// The message of the daemon's helper `guix authenticate` about a key that is not in its access-control list.
 pub(super) const UNAUTHORIZED: &str = "unauthorized public key";
 
-/// Sends items, which come with their references first.
+/// Sends items, which are sorted with their references first.
 pub(super) fn send_items(
     client: &mut Client<DaemonStream>,
     local_store: &LocalStore<'_>,
@@ -56,14 +57,14 @@ pub(super) fn send_items(
     import(client, local_store, bundled, progress)
 }
 
-/// Whether the round trips of an import take longer than it takes to start a program over there.
+/// Returns whether the round trips of an import take longer than starting a program on the machine.
 fn is_long(items: &[Item], round_trip: Duration) -> bool {
     let bytes: u64 = items.iter().map(|item| item.nar_size).sum();
     let questions = bytes / add_items::IMPORT_CHUNK;
     round_trip >= STREAM_MIN_RTT && round_trip.as_secs_f64() * questions as f64 > PROGRAM_START.as_secs_f64()
 }
 
-/// Has a program on the other side import the items. False if that did not work and nothing else is wrong.
+/// Imports the items through a program on the machine. Returns false if the program does not work but the link does.
 fn stream(
     client: &mut Client<DaemonStream>,
     local_store: &LocalStore<'_>,

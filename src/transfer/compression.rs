@@ -1,19 +1,19 @@
 //! Whether to compress: `compression = "auto"` in the machine file.
 //!
-//! SSH fixes compression when a connection is opened, before it is known what will pass. So the choice for each way
-//! rests on what passed before ([`state::throughput`](crate::state::throughput)): the rate of the line, and what zlib makes of such
-//! data. The first connection to a machine is not compressed.
+//! SSH fixes compression when a connection is opened, before the data are known. So the choice for each direction rests
+//! on earlier transfers ([`state::throughput`](crate::state::throughput)): the rate of the link, and zlib's ratio and
+//! speed for such data. The first connection to a machine is not compressed.
 //!
-//! Compressing goes on beside sending, so that a compressed line takes for a byte of data whichever is longer: what is
-//! left of it on the line, or the compressing. That pays where it is clearly less than a byte takes on the line. On a
-//! line that is far slower than zlib is with any data (`SLOW`) compressing costs no time whatever passes, and so it is
-//! on there, for the sake of data that differ from those before.
+//! Compression runs concurrently with sending. So on a compressed link a byte of data takes the longer of two times:
+//! sending its compressed part, and compressing it. Compression pays if that is clearly less than sending the byte. On
+//! a link that is far slower than zlib with any data (`SLOW`) compression costs no time, whatever the data. So it is
+//! always on there, in case later data compress better.
 //!
-//! What is learned has its limits. A transfer of small items shows how fast a daemon is and not the line, and is not
-//! counted; nor is the time that a program takes to start on the other side. When compressing itself was what held a
-//! transfer up, the line may be any faster: if it is, by what came through, then what was known of it is forgotten, and
-//! the next connection measures. Several transfers at once share a line, which then seems slower than it is; so a
-//! higher rate counts at once and a lower one by half.
+//! The measurement has limits. A transfer of small items shows the speed of the daemon and not of the link, so it is
+//! ignored; so is the time that a program takes to start on the other side. If compression was the bottleneck of a
+//! transfer, the link may be faster. If the throughput proves that, the old measurement is dropped, and the next
+//! connection measures again. Concurrent transfers share a link, which then seems slower than it is; so a higher rate
+//! replaces the old one, and a lower rate is averaged with it.
 
 use std::io::Write;
 use std::time::Instant;
@@ -25,16 +25,16 @@ use crate::machine::Compressed;
 use crate::state::health::Time;
 use crate::state::throughput::{Data, LinkSpeed, Throughput};
 
-/// Bytes in a second up to which a line is slower than zlib by far, whatever the data.
+/// Bytes per second up to which a link is far slower than zlib, whatever the data.
 const SLOW: f64 = 4e6;
-/// Bytes in a second from which on no compression pays, so that the data need not be looked at.
+/// Bytes per second from which on no compression pays, so that no sample of the data is taken.
 const FAST: f64 = 250e6;
-/// How much less time it must take.
+/// Compression pays if its time is at most this part of the time without it.
 const CLEARLY: f64 = 0.9;
-/// The part of zlib's own speed from which on it held up a transfer.
+/// The part of zlib's own speed from which on zlib was the bottleneck of a transfer.
 const HELD_UP: f64 = 0.5;
 
-/// The directions that are worth it, going by what is remembered.
+/// Returns the directions in which compression pays, according to the record.
 pub fn choose(throughput: &Throughput, now: Time) -> Compressed {
     let is_worth = |link_speed: &Option<LinkSpeed>| {
         link_speed.as_ref().is_some_and(|link_speed| link_speed.counts(now) && pays(link_speed))
@@ -51,27 +51,27 @@ fn pays(link_speed: &LinkSpeed) -> bool {
         .is_some_and(|Data { ratio, speed }| (ratio / link_speed.rate).max(1.0 / speed) <= CLEARLY / link_speed.rate)
 }
 
-/// What was seen of a large transfer.
+/// The observation of a large transfer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Observation {
-    /// Bytes of data in a second.
+    /// Bytes of data per second.
     pub rate: f64,
     pub is_compressed: bool,
-    /// What the data were like; `None` where nobody looked.
+    /// The compressibility of the data; `None` if no sample was taken.
     pub data: Option<Data>,
 }
 
-/// Whether a line with this rate is slower than zlib by far.
+/// Returns whether a link with this rate is far slower than zlib.
 pub(super) fn is_slow(rate: f64) -> bool {
     rate <= SLOW
 }
 
-/// Whether the data of a transfer at this rate, in bytes of data a second, are worth a look.
+/// Returns whether the data of a transfer at this rate, in bytes of data per second, should be sampled.
 pub(super) fn is_worth_sampling(rate: f64, is_compressed: bool) -> bool {
     is_compressed || rate < FAST
 }
 
-/// What is known after a transfer.
+/// Returns the record after a transfer.
 pub(super) fn learn(before: Option<LinkSpeed>, seen: Observation, now: Time) -> Option<LinkSpeed> {
     let before = before.filter(|link_speed| link_speed.counts(now));
     let rate = match (seen.is_compressed, seen.data) {
@@ -93,8 +93,8 @@ pub(super) fn learn(before: Option<LinkSpeed>, seen: Observation, now: Time) -> 
     Some(LinkSpeed { rate, measured: now, data })
 }
 
-/// What zlib makes of a sample, at the level that libssh2 has. `None` if it is empty. The time is what it takes on this
-/// machine as busy as it is, like that of the transfer.
+/// Compresses a sample with zlib, at the level of libssh2. `None` if it is empty. The time is measured on this machine
+/// under its current load, like that of the transfer.
 pub(super) fn try_out(sample: &[u8]) -> Option<Data> {
     let start = Instant::now();
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());

@@ -1,20 +1,20 @@
-//! Retrieving the outputs.
+//! Download of the outputs.
 //!
-//! Each output comes as one signed item (ExportPath), which is restored aside while it arrives and accepted only whole:
-//! it must be the output that was asked for, refer to nothing but the inputs and the derivation's outputs, and be
-//! signed by an authorized key; a fixed output must have its hash. Only when all outputs are accepted are they moved to
-//! their places ([`Downloaded::place`]).
+//! Each output arrives as one signed item (ExportPath). It is restored in a temporary place while it arrives, and
+//! accepted only as a whole. It must be the requested output, refer only to the inputs and the derivation's outputs,
+//! and be signed by an authorized key; a fixed output must have its hash. The outputs are moved into the store only
+//! when all of them are accepted ([`Downloaded::place`]).
 //!
-//! The daemon that asked registers them. It holds their locks and takes a hook's outputs like those of a local build:
-//! it makes their metadata canonical, scans them for references, hashes, deduplicates and registers them, all in one
-//! transaction. So nothing of a build machine's word but the files themselves enters the database, the references that
-//! are not allowed are found, `--disable-deduplication` counts, no schema of SQLite is depended upon, and a kill at any
-//! point leaves the store valid: a tree that nobody registers is removed before the next build of its path.
+//! The daemon that runs the hook registers them. It holds their locks and treats a hook's outputs like those of a local
+//! build: it makes their metadata canonical, scans them for references, hashes, deduplicates and registers them, all in
+//! one transaction. So the database takes only the files themselves from a build machine, and forbidden references are
+//! found. `--disable-deduplication` is respected, no schema of SQLite is assumed, and a kill at any point leaves the
+//! store valid: a tree that was not registered is removed before the next build of its path.
 //!
-//! The other way, deduplicating and writing the database here, was built and measured: the daemon's thread, which
-//! serves one client, is then not held up at all (1 ms), against 0.4 s for a file of 256 MiB and 0.3 s for 20,000 small
-//! files with Guix 1.5.0 (1.2 s and 0.9 s with 1.2.0), of a whole of 0.7 s and 0.6 s. That is not worth a second
-//! registration that would have to follow the daemon's for ever.
+//! The alternative, deduplicating and writing the database here, was built and measured. It does not block the daemon's
+//! thread, which serves one client (1 ms). Today's way blocks it for 0.4 s for a file of 256 MiB and 0.3 s for 20,000
+//! small files with Guix 1.5.0 (1.2 s and 0.9 s with 1.2.0), of a total of 0.7 s and 0.6 s. That is not worth a second
+//! registration that would have to follow the daemon's in every later version.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, Read, Write};
@@ -43,17 +43,17 @@ use crate::store::path::StorePath;
 use crate::store::signature::{Acl, PublicKey};
 use crate::timing::{Pieces, Stopwatch};
 
-/// About how long a daemon takes until its first signature.
+/// The approximate time until a daemon's first signature.
 const SIGNING_START: Duration = Duration::from_millis(100);
 
-/// Outputs that have arrived and been accepted, and are not in their places yet. Dropping them removes them.
+/// Outputs that have arrived and are accepted, but are not in the store yet. Dropping them removes their files.
 pub struct Downloaded<'a> {
     local_store: &'a LocalStore<'a>,
     staged: Vec<Staging<'a>>,
 }
 
 impl Downloaded<'_> {
-    /// Moves the outputs to their places in the store.
+    /// Moves the outputs into the store.
     pub fn place(self) -> Result<(), RestoreError> {
         for staging in self.staged {
             staging.install(&self.local_store.database)?;
@@ -64,16 +64,16 @@ impl Downloaded<'_> {
     }
 }
 
-/// What is fetched, and what it may refer to.
+/// The requested outputs, and what they may refer to.
 pub struct Expected<'a> {
     pub derivation: &'a StorePath,
-    /// The closure of what the build needed.
+    /// The closure of the inputs of the build.
     pub inputs: &'a BTreeSet<StorePath>,
-    /// The outputs to fetch.
+    /// The outputs to download.
     pub outputs: &'a BTreeSet<StorePath>,
 }
 
-/// Fetches `expected` from the machine behind `client`, over a connection that is `compressed` in this way.
+/// Downloads `expected` from the machine of `client`, over a connection with this compression of downloads.
 pub fn download<'a, S: Read + Write>(
     client: &mut Client<S>,
     local_store: &'a LocalStore<'a>,
@@ -111,7 +111,7 @@ pub fn download<'a, S: Read + Write>(
         });
         match exported {
             Ok(signing_connection) => {
-                record_speed(limiter.state, &signing_connection);
+                record_key(limiter.state, &signing_connection);
                 staged.push(staging);
             }
             Err(daemon::ExportError::Daemon(error)) => return Err(DownloadError::Machine(error)),
@@ -128,14 +128,14 @@ pub fn download<'a, S: Read + Write>(
     Ok(Downloaded { local_store, staged })
 }
 
-/// Notes who signs. What cannot be noted only makes a message worse.
-fn record_speed(state: &StateDirectory, signing_connection: &PublicKey) {
-    if let Err(error) = AcceptedKeys::of(state).and_then(|keys| keys.remember(signing_connection)) {
-        debug!("who signs is not remembered: {error}");
+/// Records the key that signs. If it cannot be recorded, only a later message is less precise.
+fn record_key(state: &StateDirectory, key: &PublicKey) {
+    if let Err(error) = AcceptedKeys::of(state).and_then(|keys| keys.remember(key)) {
+        debug!("cannot record the key that signs: {error}");
     }
 }
 
-/// The same refusal, or that of a key which was authorized before.
+/// Returns the same rejection, or that of a key which was authorized before.
 fn revoked(state: &StateDirectory, rejected: RejectedOutput) -> RejectedOutput {
     match rejected {
         RejectedOutput::Signature(VerifyError::Unauthorized { key })
@@ -147,7 +147,7 @@ fn revoked(state: &StateDirectory, rejected: RejectedOutput) -> RejectedOutput {
     }
 }
 
-/// Waits for a turn, without letting the connection fall silent.
+/// Waits for a transfer slot, and keeps the connection alive meanwhile.
 fn wait_for_slot<S: Read + Write>(
     client: &mut Client<S>,
     expected: &Expected<'_>,
@@ -163,11 +163,11 @@ fn wait_for_slot<S: Read + Write>(
     }
 }
 
-/// Why one item was not received.
+/// The reason why an item was not received.
 enum Received {
-    /// It is at fault.
+    /// The item is at fault.
     Refused(RejectedOutput),
-    /// This machine's file system is.
+    /// This machine's file system is at fault.
     NotRestored(io::Error),
 }
 
@@ -177,7 +177,8 @@ impl<T: Into<RejectedOutput>> From<T> for Received {
     }
 }
 
-/// Reads one item to its end, restores it, and gives the key that signed it. `fixed`: what it must be, if that is known beforehand.
+/// Reads one item to its end, restores it, and returns the key that signed it. `fixed` is its required content address,
+/// if it is known beforehand.
 fn receive<R: Read>(
     item: R,
     local_store: &LocalStore<'_>,
@@ -200,7 +201,7 @@ fn receive<R: Read>(
     let (trailer, digest) = Trailer::read(&local_store.directories.store, &mut reader).map_err(RejectedOutput::from)?;
     let has_more = match reader.fill_buf() {
         Ok(rest) => !rest.is_empty(),
-        // Of the link or the daemon: the client tells it.
+        // The link or the daemon failed: the client has the error.
         Err(error) => return Err(Received::NotRestored(error)),
     };
     stopwatch.lap_without(reader.into_inner().waiting.end("fetch"), "restore");
@@ -229,7 +230,7 @@ fn receive<R: Read>(
     Ok(signing_connection)
 }
 
-/// Measures how long it is waited for.
+/// A reader that measures how long it blocks.
 struct Fetch<R> {
     item: R,
     waiting: Pieces,
@@ -241,7 +242,7 @@ impl<R: Read> Read for Fetch<R> {
     }
 }
 
-/// Tells about the progress of what is read from it.
+/// A reader that reports its progress.
 struct ProgressReader<'a, R> {
     item: R,
     machine: &'a str,

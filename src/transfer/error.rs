@@ -1,4 +1,4 @@
-//! Why inputs could not be sent to a build machine, or outputs not be retrieved.
+//! Errors of uploads and downloads.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,10 +9,10 @@ use crate::gcrypt::VerifyError;
 use crate::local::{AclError, DatabaseError, ReadDerivationError, RestoreError};
 use crate::store::path::StorePath;
 
-/// How often inputs may get lost while they are sent before the machine is given up.
+/// How often inputs may be lost during an upload before the machine is given up.
 pub(super) const ATTEMPTS: usize = 3;
 
-/// Why inputs could not be sent.
+/// The reason why inputs could not be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
     #[error(transparent)]
@@ -22,12 +22,12 @@ pub enum UploadError {
     /// An item of this store cannot be read, or is damaged.
     #[error("{0}")]
     Source(io::Error),
-    /// The build machine's daemon, or the way there.
+    /// The build machine's daemon or the connection failed.
     #[error(transparent)]
     Machine(daemon::Error),
-    /// It trusts nothing that this machine signs.
+    /// The daemon trusts no key of this machine.
     #[error(
-        "its daemon does not trust what this machine signs\n  hint: copy '{}' there, and as root: \
+        "its daemon has not authorized this machine's signing key\n  hint: copy '{}' there, and as root: \
          `guix archive --authorize < signing-key.pub`",
         key.display()
     )]
@@ -38,7 +38,7 @@ pub enum UploadError {
 }
 
 impl UploadError {
-    /// Whether another machine may do better.
+    /// Returns whether another machine may succeed.
     pub fn is_of_machine(&self) -> bool {
         match self {
             UploadError::Machine(_) | UploadError::NotAuthorized { .. } | UploadError::Lost => true,
@@ -47,7 +47,7 @@ impl UploadError {
     }
 }
 
-/// Why outputs could not be retrieved.
+/// The reason why outputs could not be downloaded.
 #[derive(Debug, thiserror::Error)]
 pub enum DownloadError {
     #[error(transparent)]
@@ -56,22 +56,22 @@ pub enum DownloadError {
     Acl(#[from] AclError),
     #[error(transparent)]
     Restore(#[from] RestoreError),
-    /// The build machine's daemon, or the way there.
+    /// The build machine's daemon or the connection failed.
     #[error(transparent)]
     Machine(daemon::Error),
-    /// What arrived is not acceptable.
-    #[error("'{output}' as it came from '{machine}' is not acceptable: {cause}")]
+    /// An output is rejected.
+    #[error("'{output}' from '{machine}' is rejected: {cause}")]
     Refused { output: StorePath, machine: String, cause: Box<RejectedOutput> },
 }
 
 impl DownloadError {
-    /// Whether a signature is by a key that is not authorized, or not any more.
+    /// Returns whether the reason is a key that is not authorized, or no longer authorized.
     pub fn is_of_key(&self) -> bool {
         let DownloadError::Refused { cause, .. } = self else { return false };
         matches!(**cause, RejectedOutput::Revoked(_) | RejectedOutput::Signature(VerifyError::Unauthorized { .. }))
     }
 
-    /// Whether another machine may do better.
+    /// Returns whether another machine may succeed.
     pub fn is_of_machine(&self) -> bool {
         match self {
             DownloadError::Machine(_) | DownloadError::Refused { .. } => true,

@@ -1,12 +1,13 @@
-//! Taking turns: no more than `max_transfers` uploads to a machine at a time and as many downloads, and no item sent to
-//! it by two processes at once.
+//! The limit of transfers: at most `max_transfers` uploads to a machine and as many downloads from it run at the same
+//! time, and no two processes send it the same item.
 //!
-//! An item that another process is sending is waited for, and so is one that refers to it, since the machine's daemon
-//! takes no item before what it refers to. Whoever waits holds no turn. A line now and then keeps the daemon here from
-//! taking it for silence, and a question now and then keeps the connection alive.
+//! An upload waits for an item that another process is sending, and for items that this one refers to, since the
+//! machine's daemon imports an item only after its references. A waiting process holds no transfer slot. It prints a
+//! line at intervals, so that the daemon here does not consider the build silent, and it sends keep-alive requests over
+//! the connection.
 //!
-//! The wait is bounded. Whoever has waited for that long goes on without a turn: it is courtesy towards the machine, no
-//! fault of it that so many want something, and no reason to throw away what has been built.
+//! The wait is bounded; after the limit the transfer continues without a slot. The limit is a courtesy towards the
+//! machine. The machine does not cause the wait, and a finished build must not be lost because of it.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -26,31 +27,31 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How often a waiting transfer asks the machine which items have arrived: an item is there before its upload ends.
 const REQUERY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A shorter wait is not reported.
+/// The wait after which it is first reported.
 const REPORT_AFTER: Duration = Duration::from_secs(1);
 
-/// The turns of one machine, as one build takes them.
+/// The transfer slots of one machine, for one build.
 pub struct TransferLimiter<'a> {
     pub state: &'a StateDirectory,
     pub machine: &'a Machine,
-    /// How long a turn, or an item that somebody else sends, is waited for. Then it goes on without.
+    /// How long to wait for a slot, or for an item that another process sends. Then the transfer continues without.
     pub limit: Duration,
-    /// How often one that waits says so.
+    /// The interval at which a wait is reported.
     pub report_interval: Duration,
 }
 
-/// A wait for turns.
+/// A wait for a transfer slot.
 pub(super) struct Wait {
     start: Instant,
     report_next: Duration,
 }
 
-/// What comes of asking for a turn.
+/// The result of a request for a slot.
 pub(super) enum SlotRequest<T> {
-    /// It is granted. Without a turn, if its files cannot be used or it was waited for too long: that costs time, not a
-    /// build.
+    /// The transfer may start. It has no slot if the slot files cannot be used or the wait reached its limit: that
+    /// costs time, not a build.
     Granted(Option<TransferSlot>, T),
-    /// Something has changed, or some time has passed: the machine is to be asked again.
+    /// Something has changed, or some time has passed: query the machine again.
     Requery,
 }
 
@@ -59,17 +60,17 @@ impl TransferLimiter<'_> {
         Wait { start: Instant::now(), report_next: REPORT_AFTER.min(self.report_interval) }
     }
 
-    /// What others are sending to the machine.
+    /// Returns the items that other processes are sending to the machine.
     pub(super) fn in_flight(&self) -> InFlight {
         let read = || Transfers::uploads(self.state, self.machine)?.in_flight_table()?.in_flight();
         read().unwrap_or_else(|error| {
-            warn!("cannot tell what is on its way to '{}': {error}", self.machine.name);
+            warn!("cannot read the items in flight to '{}': {error}", self.machine.name);
             InFlight::new()
         })
     }
 
-    /// A turn to send those of `items`, all of which the machine lacked when `before` was on its way, that need not
-    /// wait for others. `items` come with their references first.
+    /// Requests a slot to send those of `items` that need not wait for other processes. The machine lacked all of
+    /// `items` when `before` was in flight. `items` are sorted with their references first.
     pub(super) fn upload(
         &self,
         mut items: Vec<Item>,
@@ -91,7 +92,7 @@ impl TransferLimiter<'_> {
                     return SlotRequest::Granted(None, items);
                 }
             }
-            match wait.go_on(self, requery_at, observer) {
+            match wait.step(self, requery_at, observer) {
                 WaitStep::Continue => {}
                 WaitStep::Requery => return SlotRequest::Requery,
                 WaitStep::TimedOut => return SlotRequest::Granted(None, items),
@@ -116,7 +117,7 @@ impl TransferLimiter<'_> {
         Ok(slot.map(|slot| Claim::Granted(slot, hashes)))
     }
 
-    /// A turn to retrieve outputs.
+    /// Requests a slot to download outputs.
     pub(super) fn download(&self, wait: &mut Wait, observer: &mut dyn Observer) -> SlotRequest<()> {
         let requery_at = Instant::now() + self.machine.keepalive_interval;
         loop {
@@ -128,7 +129,7 @@ impl TransferLimiter<'_> {
                     return SlotRequest::Granted(None, ());
                 }
             }
-            match wait.go_on(self, requery_at, observer) {
+            match wait.step(self, requery_at, observer) {
                 WaitStep::Continue => {}
                 WaitStep::Requery => return SlotRequest::Requery,
                 WaitStep::TimedOut => return SlotRequest::Granted(None, ()),
@@ -137,17 +138,17 @@ impl TransferLimiter<'_> {
     }
 
     fn cannot_wait(&self, error: &StateError) {
-        warn!("cannot wait for a turn to transfer to or from '{}': {error}", self.machine.name);
+        warn!("cannot wait for a transfer slot of '{}': {error}", self.machine.name);
     }
 }
 
 enum Claim {
     Granted(TransferSlot, BTreeSet<String>),
-    /// An item that is wanted is on its way no more: it may have arrived.
+    /// A wanted item is no longer in flight: it may have arrived.
     Stale,
 }
 
-/// Those of `items` that are not on their way, and refer to none that is.
+/// Returns those of `items` that are not in flight and refer to no item in flight.
 fn free<'a>(items: &'a [Item], in_flight: &InFlight) -> Vec<&'a Item> {
     let mut blocked = BTreeSet::new();
     let mut free = Vec::new();
@@ -162,21 +163,21 @@ fn free<'a>(items: &'a [Item], in_flight: &InFlight) -> Vec<&'a Item> {
     free
 }
 
-/// What to do after a moment of waiting.
+/// The result of one step of a wait.
 enum WaitStep {
-    /// Wait for another one.
+    /// Wait for another step.
     Continue,
     Requery,
     TimedOut,
 }
 
 impl Wait {
-    /// Waits for a moment, and says so if it is time to.
-    fn go_on(&mut self, limiter: &TransferLimiter<'_>, requery_at: Instant, observer: &mut dyn Observer) -> WaitStep {
+    /// Waits for one step, and reports the wait at its interval.
+    fn step(&mut self, limiter: &TransferLimiter<'_>, requery_at: Instant, observer: &mut dyn Observer) -> WaitStep {
         let waited = self.start.elapsed();
         if waited >= limiter.limit {
             let name = &limiter.machine.name;
-            warn!("no turn to transfer to or from '{name}' came for {} s; going on without", waited.as_secs());
+            warn!("no transfer slot of '{name}' after {} s; continuing without one", waited.as_secs());
             return WaitStep::TimedOut;
         }
         if waited >= self.report_next {
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_refers_to_something_on_its_way_waits_too() {
+    fn an_item_waits_for_references_in_flight() {
         let items = [item('a', ""), item('b', "b"), item('c', "ab"), item('d', "c"), item('f', "bg"), item('h', "")];
         let sendable = |in_flight: &str| -> String {
             let in_flight = in_flight.chars().map(|letter| letter.to_string().repeat(32)).collect();
@@ -214,31 +215,31 @@ mod tests {
         assert_eq!(sendable("b"), "ah");
         assert_eq!(sendable("d"), "abcfh");
         assert_eq!(sendable("abh"), "");
-        // What is on its way and not wanted here disturbs nobody.
+        // Other items in flight have no effect.
         assert_eq!(sendable("gz"), "abcdfh");
     }
 
     #[test]
-    fn a_turn_that_never_comes_costs_time_and_no_build() {
+    fn a_slot_that_never_comes_free_costs_time_and_no_build() {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDirectory::new(directory.path());
         let mut machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
         machine.max_transfers = 1;
-        // Another hook that is stopped in the midst of both.
+        // Another hook was stopped during both.
         let uploads = Transfers::uploads(&state, &machine).unwrap();
         let _upload = uploads.in_flight_table().unwrap().try_take([item('a', "").path].iter()).unwrap().unwrap();
         let _download = Transfers::downloads(&state, &machine).unwrap().try_take().unwrap().unwrap();
 
         let (limit, report_interval) = (Duration::from_millis(500), Duration::from_millis(40));
         let limiter = TransferLimiter { state: &state, machine: &machine, limit, report_interval };
-        let mut said = 0;
-        let mut observer = |_: &Event<'_>| said += 1;
+        let mut reports = 0;
+        let mut observer = |_: &Event<'_>| reports += 1;
         let start = Instant::now();
         assert!(matches!(limiter.download(&mut limiter.wait(), &mut observer), SlotRequest::Granted(None, ())));
         let (items, before) = (vec![item('a', ""), item('b', "a")], limiter.in_flight());
-        let asked = limiter.upload(items, &before, &mut limiter.wait(), &mut observer);
-        assert!(matches!(asked, SlotRequest::Granted(None, items) if items.len() == 2));
+        let requested = limiter.upload(items, &before, &mut limiter.wait(), &mut observer);
+        assert!(matches!(requested, SlotRequest::Granted(None, items) if items.len() == 2));
         assert!(start.elapsed() >= 2 * limit);
-        assert!(said >= 2, "{said}");
+        assert!(reports >= 2, "{reports}");
     }
 }

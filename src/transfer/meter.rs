@@ -1,9 +1,9 @@
-//! How fast a transfer is, and what its data are like: for the choice of [`compression`](super::compression).
+//! The throughput and the compressibility of a transfer, for the choice of [`compression`](super::compression).
 //!
-//! A transfer counts if it is held up by its bytes and not by its items, each of which takes a daemon some milliseconds
-//! ([`ITEM_COST`]). Its rate is that of its fastest stretch of 8 MiB but for the first; a stretch is as long as this since
-//! up to 2 MiB may be on their way, in nobody's hands: OpenSSH's window. A transfer that is too short for that tells of
-//! a slow line only, and of that if it takes long even without half a second in which anything may have happened.
+//! A transfer counts if its bytes limit it and not its items, each of which takes a daemon some milliseconds
+//! ([`ITEM_COST`]). Its rate is that of its fastest stretch of 8 MiB, except the first. A stretch has this length
+//! because up to 2 MiB, OpenSSH's window, may be in flight. A transfer that is too short for a stretch only counts if
+//! it shows a slow link: if it takes long even without half a second for other delays.
 
 use std::time::{Duration, Instant};
 
@@ -17,32 +17,32 @@ use crate::state::{ThroughputRecord, health};
 /// A transfer of fewer bytes is not measured.
 const MIN_BYTES: u64 = 1 << 20;
 const INTERVAL_BYTES: u64 = 8 << 20;
-/// The longest time that a daemon needs for an item.
+/// The longest time that a daemon takes for an item.
 const ITEM_COST: Duration = Duration::from_millis(10);
-/// The longest delay of any transfer that is caused by a busy machine.
+/// The longest delay that a busy machine causes in any transfer.
 const DELAY_MAX: Duration = Duration::from_millis(500);
-/// How much longer a transfer must take than its items.
+/// A transfer must take this many times longer than its items.
 const MUCH_LONGER: f64 = 4.0;
 
-/// A sample is taken of each mebibyte, as long as there are not enough.
+/// A sample is taken of each mebibyte, up to `SAMPLES`.
 const SAMPLE_EVERY: u64 = 1 << 20;
 const SAMPLE: usize = 32 << 10;
 const SAMPLES: usize = 16;
 
-/// The two ways of a line.
+/// The two directions of a link.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Direction {
     Sending,
     Receiving,
 }
 
-/// Watches one transfer.
+/// Measures one transfer.
 pub(super) struct ThroughputMeter {
     start: Instant,
     bytes: u64,
     /// Where the current stretch began, in bytes and time.
     stretch: (u64, Instant),
-    /// The rate of the fastest.
+    /// The rate of the fastest stretch.
     fastest: f64,
     samples: Vec<u8>,
 }
@@ -53,7 +53,7 @@ impl ThroughputMeter {
         ThroughputMeter { start: now, bytes: 0, stretch: (0, now), fastest: 0.0, samples: Vec::new() }
     }
 
-    /// Some more data has passed.
+    /// Counts more data of the transfer.
     pub fn pass(&mut self, data: &[u8]) {
         let before = self.bytes;
         self.bytes += data.len() as u64;
@@ -69,8 +69,8 @@ impl ThroughputMeter {
         }
     }
 
-    /// Remembers what was seen, where the choice is left to that. `items`: how many there were; `other`: what else took
-    /// time.
+    /// Records the observation, if the machine has `compression = "auto"`. `items` is the number of items; `other` is
+    /// the time for other work.
     pub fn end(
         self,
         direction: Direction,
@@ -94,7 +94,7 @@ impl ThroughputMeter {
     }
 }
 
-/// The rate that a transfer tells of, if it does. `fastest`: that of its fastest stretch.
+/// Returns the rate of the link, if the transfer shows it. `fastest` is the rate of the fastest stretch.
 fn estimated_rate(bytes: u64, fastest: f64, took: Duration, items: usize, other: Duration) -> Option<f64> {
     let of_items = ITEM_COST * u32::try_from(items).unwrap_or(u32::MAX);
     if bytes < MIN_BYTES || took < of_items.mul_f64(MUCH_LONGER) {
@@ -122,9 +122,9 @@ fn record_speed(limiter: &TransferLimiter<'_>, direction: Direction, seen: Obser
             *link_speed = compression::learn(*link_speed, seen, health::now());
         })
     });
-    // That costs time, not a build.
+    // A missing record costs time, not a build.
     if let Err(error) = changed {
-        debug!("cannot remember the line to '{}': {error}", limiter.machine.name);
+        debug!("cannot record the throughput of '{}': {error}", limiter.machine.name);
     }
 }
 
@@ -137,22 +137,22 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_is_slow_with_items_does_not_make_a_slow_line() {
+    fn a_daemon_that_is_slow_with_items_does_not_make_a_slow_link() {
         assert_eq!(estimate(4 << 20, 0.0, 2800, 1000, 0), None);
         assert_eq!(estimate(40 << 20, 1.4e6, 28_000, 10_000, 0), None);
         assert_eq!(estimate(256 << 20, 3e8, 1000, 1, 0), Some(3e8));
     }
 
     #[test]
-    fn what_else_takes_time_is_not_counted() {
-        // 4 MiB in two and a half seconds, one of which the other side's program took to start.
+    fn time_for_other_work_is_not_counted() {
+        // 4 MiB take two and a half seconds, of which the program on the other side takes one to start.
         assert_eq!(estimate(4 << 20, 0.0, 2500, 1, 1000), None);
         assert_eq!(estimate(32 << 20, 3e7, 2000, 1, 1000), Some(3e7));
         assert_eq!(estimate(8_000_000, 0.0, 5510, 1, 1000), Some(2e6));
     }
 
     #[test]
-    fn little_tells_nothing_but_of_a_slow_line() {
+    fn a_short_transfer_only_shows_a_slow_link() {
         assert_eq!(estimate(1000, 0.0, 10_000, 1, 0), None);
         assert_eq!(estimate(2_000_000, 0.0, 1510, 1, 0), Some(2e6));
         assert_eq!(estimate(2_000_000, 0.0, 700, 1, 0), None);

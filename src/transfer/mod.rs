@@ -1,4 +1,4 @@
-//! Store items on their way: [`upload`](upload()) what a build needs, [`download`](download()) what it made.
+//! Transfers of store items: [`upload`](upload()) of the inputs of a build, [`download`](download()) of its outputs.
 
 mod add_items;
 mod bundle;

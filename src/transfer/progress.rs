@@ -1,4 +1,4 @@
-//! How much has been sent: for those who watch, and for what is remembered of the line.
+//! Progress of an upload: for observers, and for the measurement of the link.
 
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ pub(super) const EVENT_BYTES: u64 = 16 << 20;
 /// The longest time between two progress events while bytes flow.
 pub(super) const EVENT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Counts what is sent, and tells about it.
+/// Counts and reports the bytes that are sent.
 pub(super) struct Progress<'a> {
     machine: &'a str,
     observer: &'a mut dyn Observer,
@@ -25,7 +25,7 @@ pub(super) struct Progress<'a> {
     reported_at: Instant,
     of: u64,
     meter: ThroughputMeter,
-    /// What took time beside the items.
+    /// The time for work other than sending items.
     other: Duration,
 }
 
@@ -55,12 +55,12 @@ impl<'a> Progress<'a> {
         }
     }
 
-    /// Something else than items took time.
+    /// Adds time for work other than sending items.
     pub fn spent(&mut self, other: Duration) {
         self.other += other;
     }
 
-    /// What was sent is to be sent again.
+    /// Resets the count to `from`, because the data are sent again.
     pub fn again(&mut self, from: u64) {
         self.sent = from;
     }
@@ -69,12 +69,12 @@ impl<'a> Progress<'a> {
         self.sent
     }
 
-    /// All of `items` are there.
+    /// Ends the upload after all of `items` have arrived.
     pub fn end(self, items: usize, limiter: &TransferLimiter<'_>, compressed: Compressed) {
         self.meter.end(Direction::Sending, items, self.other, limiter, compressed);
     }
 
-    /// Counts what is read from `source`.
+    /// Returns a reader that counts what is read from `source`.
     pub fn reader<R: Read>(&mut self, source: R) -> CountedReader<'_, 'a, R> {
         CountedReader { source, progress: self }
     }

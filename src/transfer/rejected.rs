@@ -1,4 +1,4 @@
-//! Why an item that arrived is not taken.
+//! Reasons to reject an item that arrived.
 
 use crate::gcrypt::VerifyError;
 use crate::local::FixedError;
@@ -7,7 +7,7 @@ use crate::store::nar::NarError;
 use crate::store::path::StorePath;
 use crate::store::signature::PublicKey;
 
-/// Why what arrived is not acceptable.
+/// The reason why an item is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum RejectedOutput {
     #[error(transparent)]
@@ -24,22 +24,22 @@ pub enum RejectedOutput {
     NotSigned,
     #[error("{}", signature_problem(.0))]
     Signature(VerifyError),
-    /// The remedy for other keys would be wrong for this one.
-    #[error("it is signed with a key that was authorized here before and is not any more: {0}")]
+    /// The hint for other keys would be wrong for this one.
+    #[error("it is signed with a key that is no longer authorized here: {0}")]
     Revoked(PublicKey),
     #[error(transparent)]
     Fixed(FixedError),
 }
 
-/// The remedy belongs to the message: the key is right there, in one line that can be copied.
+/// Returns the message. Its hint contains the key, in one line that can be copied.
 fn signature_problem(error: &VerifyError) -> String {
     match error {
-        // The machine's own words are about to be given to a shell.
+        // The key comes from the machine and goes into a shell command.
         VerifyError::Unauthorized { key } if !key.to_string().contains('\'') => format!(
             "it is signed with a key that is not authorized here\n  hint: if you trust that machine, as root: `echo '{key}' | \
              guix archive --authorize`"
         ),
-        VerifyError::Hash => format!("its signature is of something else: {error}"),
+        VerifyError::Hash => format!("its signature does not match its contents: {error}"),
         VerifyError::NotSexp(cause) => format!("{error}: {cause}"),
         _ => error.to_string(),
     }

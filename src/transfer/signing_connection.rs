@@ -1,13 +1,13 @@
-//! A second connection to a machine's daemon, which gets ready to sign while the first one sends and builds.
+//! A second connection to a machine's daemon, which prepares for signing while the first one sends and builds.
 //!
-//! The first signature on a connection has the daemon start `guix authenticate`, which takes 40 to 95 ms of Guile. So a
-//! small text is added and asked for, signed, and its export left unread until the build is done. The outputs are then
-//! fetched over this connection. Not where the first connection has to import anyway, since it starts a helper of its
-//! own for that; not where it was kept from a build before and has one; and not over long links, where the connection
-//! itself takes longer than that.
+//! For the first signature on a connection, the daemon starts `guix authenticate`, which takes 40 to 95 ms of Guile. So
+//! a small text is added and its signed export requested; the export is left unread until the build is done. The
+//! outputs are then downloaded over this connection. There is no second connection in three cases: the first connection
+//! has to import anyway, since the daemon starts a helper for that; the first connection persists from an earlier build
+//! and has a helper; the link has a high latency, so that connecting takes longer than starting the helper.
 //!
-//! While others are logging in to the machine, or sending to it, its processors have more urgent things to do, and this
-//! is put off: until the build has something to say or has gone on for a moment (`START_DELAY`).
+//! While other processes are logging in to the machine or sending to it, its processors have more urgent work. Then the
+//! second connection is deferred until the build prints something or has run for a moment (`START_DELAY`).
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -21,31 +21,31 @@ use crate::remote::{Connection, DaemonStream, SilencePolicy};
 use crate::state::logins::Logins;
 use crate::timing::Stopwatch;
 
-/// A link with a longer round trip counts as long.
+/// The round-trip time above which a link has a high latency.
 const LONG_ROUND_TRIP: Duration = Duration::from_millis(5);
 
-/// Name of the text; the same for all, and garbage when nobody is connected.
+/// The name of the text. It is the same for all heads, and garbage when no head is connected.
 const NAME: &str = "offload-signer";
 
-/// More than the item of that text, in bytes. What is left after it is an error of the daemon's.
+/// The size limit of the item of that text, in bytes. Data after it are an error of the daemon.
 const MAX_ITEM: u64 = 64 << 10;
 
 /// How long a build runs before the deferred connection is made.
 const START_DELAY: Duration = Duration::from_millis(200);
 
-/// The second connection, once there is one. Without one, signing takes its time.
+/// The second connection, once there is one. Without it the first signature is slower.
 pub struct SigningConnection<'a> {
     pub(super) connection: &'a Connection,
     silence_policy: SilencePolicy,
     limiter: &'a TransferLimiter<'a>,
-    /// Whether others are sending to the machine.
+    /// Whether other processes are sending to the machine.
     pub(super) is_busy: bool,
     is_put_off: bool,
     client: Option<Client<DaemonStream>>,
 }
 
 impl<'a> SigningConnection<'a> {
-    /// None yet.
+    /// Returns a signing connection that is not open yet.
     pub fn new(
         connection: &'a Connection,
         silence_policy: &SilencePolicy,
@@ -61,8 +61,8 @@ impl<'a> SigningConnection<'a> {
         }
     }
 
-    /// Has the daemon get ready to sign, if that saves time beside `client`, the first connection; later, if the
-    /// machine is busy.
+    /// Opens the connection, so that the daemon prepares for signing, if that saves time beside `client`, the first
+    /// connection. If the machine is busy, this is deferred.
     pub(super) fn start(&mut self, client: &mut Client<DaemonStream>) {
         if self.client.is_some() || client.round_trip() >= LONG_ROUND_TRIP || client.stream_mut().is_reused() {
             return;
@@ -74,7 +74,7 @@ impl<'a> SigningConnection<'a> {
         }
     }
 
-    /// Does what was put off, as soon as `client`, which waits for a build, has something to read, or has waited long
+    /// Opens the deferred connection as soon as `client`, which waits for a build, has data to read, or has waited long
     /// enough.
     pub fn start_deferred(&mut self, client: &mut Client<DaemonStream>) {
         if self.is_put_off {
@@ -92,7 +92,7 @@ impl<'a> SigningConnection<'a> {
         stopwatch.lap("second");
     }
 
-    /// The error is a message.
+    /// Opens the connection. The error is a message.
     fn connect<S: Read + Write>(&self, first: &Client<S>) -> Result<Client<DaemonStream>, String> {
         let stream = self.connection.daemon().map_err(|error| error.to_string())?;
         let connect = || -> Result<Client<DaemonStream>, Error> {
@@ -105,7 +105,7 @@ impl<'a> SigningConnection<'a> {
         connect().map_err(|error| error.to_string())
     }
 
-    /// The second connection, once its daemon has signed; `None` if there is none, or it did not.
+    /// Returns the second connection once its daemon has signed; `None` if there is none or it failed.
     pub fn ready(self) -> Option<Client<DaemonStream>> {
         let mut client = self.client?;
         let mut stopwatch = Stopwatch::start();

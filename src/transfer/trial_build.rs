@@ -1,12 +1,12 @@
-//! A trivial build on a machine, to find out whether its daemon builds at all.
+//! A trivial build on a machine, which shows whether its daemon builds at all.
 //!
 //! The builder is a program of a few instructions, in the form that Linux starts (ELF), which needs no shell and no library:
-//! it makes the directory that the variable `out` names, and ends. The derivation has another variable each time, so that it is
-//! always built. What this leaves in the machine's store is garbage as soon as the connection ends.
+//! it creates the directory that the variable `out` names, and ends. A variable of the derivation has a new value each time, so
+//! that the machine always builds it. The output is garbage as soon as the connection ends.
 //!
 //! The instructions ([`CODE`]) go through the pointers above the stack pointer, past the arguments, to the variable that begins
-//! with `out=`, and make the system calls `mkdir` (or `mkdirat`) and `exit` with its result. Not checked here: which systems the
-//! machine is said to have.
+//! with `out=`, and make the system calls `mkdir` (or `mkdirat`) and `exit` with its result. Not checked here: the systems of
+//! the entry.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -238,7 +238,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs the program for `system`, by way of `emulator` if one is named; whether it made the directory.
+    /// Runs the program for `system`, with `emulator` if one is given, and returns whether it created the directory.
     fn makes_its_output(system: &str, emulator: Option<&str>) -> bool {
         let directory = tempfile::tempdir().unwrap();
         let (program, out) = (directory.path().join("builder"), directory.path().join("made"));

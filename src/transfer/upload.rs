@@ -1,14 +1,14 @@
-//! Sending the inputs that the build machine lacks.
+//! Upload of the inputs that the build machine lacks.
 //!
-//! One query tells which inputs are missing. Those are sent (`send_items`), but for what another process is sending to
-//! the same machine: that is waited for ([`limiter`](super::limiter)).
+//! One query finds the missing inputs. They are sent (`send_items`), except those that another process is sending to
+//! the same machine: the upload waits for these ([`limiter`](super::limiter)).
 //!
-//! Between the query and the build the machine's garbage collector may run. Items that were just sent are temporary
-//! roots of the daemon that took them (`LocalStore::importPath` and the others add one for each). For those found
-//! present, a small text item that refers to all inputs is added: adding it makes it a temporary root too, a root
-//! protects what it refers to, and it can only be added while all of that is valid. So one round trip both protects the
-//! inputs and notices if some were lost before; then everything starts again from the query. The item is garbage as
-//! soon as the connection ends, and the same inputs give the same item.
+//! The machine's garbage collector may run between the query and the build. Items that were just sent are temporary
+//! roots of the daemon that imported them (`LocalStore::importPath` and its like add one for each). To protect the
+//! inputs that were already present, a small text item that refers to all inputs is added. Adding it makes it a
+//! temporary root too, a root protects its references, and it can only be added while all of these are valid. So one
+//! round trip both protects the inputs and detects whether some were lost before; in that case the upload starts again
+//! from the query. The item is garbage as soon as the connection ends, and the same inputs give the same item.
 
 use std::collections::BTreeSet;
 
@@ -26,12 +26,12 @@ use crate::remote::DaemonStream;
 use crate::store::path::StorePath;
 use crate::timing::Stopwatch;
 
-/// Name of the item that protects the inputs.
+/// The name of the item that protects the inputs.
 const ROOT: &str = "offload-inputs";
 
-/// Sends those of `inputs` (a closure) that the machine behind `client` lacks. On return all of them are valid there,
-/// and protected for as long as the connection lasts. `signing_connection` is started as soon as it is clear that nothing has to be
-/// imported.
+/// Sends those of `inputs` (a closure) that the machine of `client` lacks. On return all of them are valid there, and
+/// protected until the connection ends. `signing_connection` is started as soon as it is clear that no import is
+/// needed.
 pub fn upload(
     client: &mut Client<DaemonStream>,
     local_store: &LocalStore<'_>,
@@ -59,13 +59,13 @@ pub fn upload(
 
 #[derive(PartialEq)]
 enum Supplied {
-    /// All inputs were there, or were sent.
+    /// All inputs were present, or were sent.
     All,
-    /// Some got lost meanwhile.
+    /// Some were lost meanwhile.
     Lost,
 }
 
-/// Sends what is missing, with others that may be sending some of it.
+/// Sends the missing inputs, in coordination with other processes that send some of them.
 fn supply(
     client: &mut Client<DaemonStream>,
     local_store: &LocalStore<'_>,
@@ -104,7 +104,7 @@ fn supply(
         match sent {
             Ok(()) if is_all => return Ok(Supplied::All),
             Ok(()) => wait = limiter.wait(),
-            // What the items refer to was there a moment ago.
+            // The references of the items were present a moment ago.
             Err(UploadError::Machine(daemon::Error::Daemon { .. })) if lost(client, inputs, &missing)? => {
                 return Ok(Supplied::Lost);
             }
@@ -113,7 +113,7 @@ fn supply(
     }
 }
 
-/// Those of `inputs` that no other of them refers to: what protects these protects all.
+/// Returns those of `inputs` that no other of them refers to: a root that refers to them protects all.
 fn tops(database: &Database, inputs: &BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, UploadError> {
     let mut tops = inputs.clone();
     for item in database.items(inputs)? {
@@ -124,7 +124,7 @@ fn tops(database: &Database, inputs: &BTreeSet<StorePath>) -> Result<BTreeSet<St
     Ok(tops)
 }
 
-/// Whether any of `inputs`, but for `missing`, is gone.
+/// Returns whether any of `inputs`, except `missing`, is gone.
 fn lost(
     client: &mut Client<DaemonStream>,
     inputs: &BTreeSet<StorePath>,

@@ -65,7 +65,7 @@ fn a_store_that_is_full_or_read_only() {
     assert_fails(
         &pool,
         "nowhere",
-        &["cannot make room for '/gnu/store/", "Read-only file system", "hint: ", "mounted read-only"],
+        &["cannot prepare a place for '/gnu/store/", "Read-only file system", "hint: ", "mounted read-only"],
     );
     fs::remove_file(head.path("/var/lab/read-only")).unwrap();
     let drv = pool.derivation("somewhere", 1, 1);
@@ -89,11 +89,7 @@ fn a_state_directory_that_is_full() {
     let full = pool.derivation("full", 1, 1);
     let ended = build(head, &full);
     assert_eq!(ended.status, Some(0), "{}", ended.log);
-    assert!(
-        ended.log.contains("cannot remember the health of") && ended.log.contains("No space left"),
-        "{}",
-        ended.log
-    );
+    assert!(ended.log.contains("cannot record the health of") && ended.log.contains("No space left"), "{}", ended.log);
     fs::remove_file(&filler).unwrap();
     build_well("with space", head, &pool.derivation("space", 1, 1), 1);
 

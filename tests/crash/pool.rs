@@ -84,7 +84,7 @@ impl Pool {
         self.head.await_no_lock(case);
         for number in 0..self.machines.len() {
             // A question that nobody lived to see answered counts as one without an answer, and no more than that.
-            let is_unanswered = |failures: &Failures| failures.error == "no answer when it was last asked";
+            let is_unanswered = |failures: &Failures| failures.error == "no response to the last probe";
             let health = self.record(number).read();
             assert!(health.failures.as_ref().is_none_or(is_unanswered), "{case}: {health:?}");
         }

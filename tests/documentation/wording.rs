@@ -1,14 +1,16 @@
-//! Phrases that the documents avoid, each with the words to write instead.
+//! Phrases that documents and comments avoid, each with the words to write instead.
 //!
-//! The documents are written in plain sentences: subject, verb, object, with the terms of the Guix manual and of
+//! Documents and comments are written in plain sentences: subject, verb, object, with the terms of the Guix manual and of
 //! OpenSSH. [`phrases`](crate::phrases) lists words and constructions that break this rule and that a regular expression finds with
 //! few false alarms. [`ROOTS`] lists the texts that are read. A text keeps its line breaks, so that a finding names
 //! the line; everything that is not prose (code, quoted messages, links) is blanked out first.
 //!
-//! To read more texts, such as the doc comments of `src/`, add a function to [`ROOTS`].
+//! To read more texts, add a function to [`ROOTS`]. The comments of the folders and files in [`WAITING`] are not reworded
+//! yet; remove an entry to have its comments read.
 
-use crate::page::pages;
+use crate::page::{pages, top};
 use crate::phrases::AVOIDED;
+use crate::reference::sources;
 use clap::Command as Definition;
 use offload::commands::documents::documents;
 use offload::commands::help::definition;
@@ -24,10 +26,22 @@ struct Root {
 }
 
 /// The texts that are read.
-const ROOTS: [Root; 3] = [
+const ROOTS: [Root; 4] = [
     Root { kind: "pages", texts: page_texts },
     Root { kind: "help texts", texts: help_texts },
     Root { kind: "manual pages", texts: manual_page_texts },
+    Root { kind: "comments", texts: comment_texts },
+];
+
+/// The folders and files of `src/` whose comments are not read yet.
+const WAITING: [&str; 7] = [
+    "src/remote/",
+    "src/ssh/",
+    "src/commands/convert",
+    "src/commands/test",
+    "src/machine/host_key",
+    "src/transfer/signature_test.rs",
+    "src/hook/build_log.rs",
 ];
 
 /// The lines that a paragraph may have.
@@ -150,8 +164,22 @@ fn manual_page_texts() -> Vec<Text> {
     pages.map(|page| (page.path.display().to_string(), plain(String::from_utf8(page.contents).unwrap()))).collect()
 }
 
+/// The comments of the library, without the code in them.
+fn comment_texts() -> Vec<Text> {
+    let is_read = |name: &str| !WAITING.iter().any(|waiting| name.starts_with(waiting));
+    let files = sources(&top().join("src")).into_iter().filter(|(name, _)| is_read(name));
+    files.map(|(name, source)| (name, prose(&comments(&source)))).collect()
+}
+
+/// The comments of a source file, on their lines.
+fn comments(source: &str) -> String {
+    let comment =
+        |line: &str| line.trim_start().strip_prefix("//").map(|text| text.trim_start_matches(['/', '!']).to_owned());
+    source.lines().map(|line| comment(line).unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
 #[test]
-fn documents_avoid_the_phrases_of_the_list() {
+fn texts_avoid_the_phrases_of_the_list() {
     let mut found = Vec::new();
     for Root { kind, texts } in ROOTS {
         let texts = texts();
@@ -217,6 +245,14 @@ fn plain_sentences_pass() {
     let text = "What can it do? Builds continue on the machine. There is no limit. It is no longer used.\n\
                 ## What is missing\n\nThe hook asks for a slot. By the way, look at the table below, but look first.\n";
     assert_eq!(find(&[("page.md".to_owned(), text.to_owned())]), Vec::<String>::new());
+}
+
+#[test]
+fn comments_are_read_without_code() {
+    let source = "//! Fine.\n\nlet mend = \"mend\"; // mend\n    /// It is told\n    // `mend` it.\n//! ```\n//! mend\n//! ```\n";
+    let found = find(&[("a.rs".to_owned(), prose(&comments(source)))]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("a.rs:4: \"is told\": write "), "{found:?}");
 }
 
 #[test]

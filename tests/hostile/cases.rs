@@ -91,7 +91,7 @@ const FOO: &str = "/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo";
 
 cases! {
     "The fields of the archive":
-    { "an item that was not requested", "is not acceptable: it is another item, '/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo'",
+    { "an item that was not requested", "is rejected: it is another item, '/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo'",
         |scene| scene.signed(&Item { path: FOO.to_owned(), ..scene.item() }) }
     { "an invalid path: `/gnu/store/..`", "'/gnu/store/..' is not a store path",
         |scene| scene.signed(&Item { path: "/gnu/store/..".to_owned(), ..scene.item() }) }
@@ -125,9 +125,9 @@ cases! {
         |scene| Play::exports(&scene.item().with_signature(&b"(".repeat(1000))) }
     { "a signature of a gigabyte", "a string of 1073741824 bytes is longer than the 16384 allowed here",
         |scene| Play::exports(&[scene.item().body(), ints(&[1, 1 << 30])].concat()) }
-    { "a valid signature of other contents", "its signature is of something else: invalid hash",
+    { "a valid signature of other contents", "its signature does not match its contents: invalid hash",
         |scene| Play::exports(&scene.item().with_signature(&Item { nar: nar(&file(b"hallo\n")), ..scene.item() }.signature(&scene.trusted))) }
-    { "a valid signature of the same contents at another path", "its signature is of something else: invalid hash",
+    { "a valid signature of the same contents at another path", "its signature does not match its contents: invalid hash",
         |scene| Play::exports(&scene.item().with_signature(&Item { path: FOO.to_owned(), ..scene.item() }.signature(&scene.trusted))) }
     { "a signature with the numbers of another one", "invalid signature: ",
         |scene| Play::exports(&scene.item().with_signature(&mixed(scene))) }
@@ -206,7 +206,7 @@ cases! {
     { "a message of 4 GiB", "a string of 4294967295 bytes is longer than the 1048576 allowed here", |_| Play::says(At::Options, ints(&[ERROR, 0xffff_ffff])) }
     { "a message with control characters for the terminal", r"the daemon says: \u{1b}[2Jgone\u{d}# accept", |_| Play::says(At::Options, [ints(&[ERROR]), word(b"\x1b[2Jgone\r# accept"), ints(&[1])].concat()) }
     { "a list of 2^60 paths", "a list of 1152921504606846976 strings is longer than the", |_| Play::says(At::Query, ints(&[LAST, 1 << 60])) }
-    { "a path that was not in the query", "which was not asked about", |_| Play::says(At::Query, [ints(&[LAST, 1]), word(FOO.as_bytes())].concat()) }
+    { "a path that was not in the query", "which was not queried", |_| Play::says(At::Query, [ints(&[LAST, 1]), word(FOO.as_bytes())].concat()) }
     { "an invalid path", "'/gnu/store/..' is not a store path", |_| Play::says(At::Query, [ints(&[LAST, 1]), word(b"/gnu/store/..")].concat()) }
     { "unexpected data", "Write(8)", |_| Play::says(At::Query, ints(&[WRITE, 8, 0])) }
     { "an unexpected request for data", "Read(32768)", |_| Play::says(At::Export, ints(&[READ, 32768])) }

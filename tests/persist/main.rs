@@ -329,7 +329,7 @@ fn a_link_that_freezes() {
     pool.link.freeze();
     let result = pool.build(&Drv::new("second"));
     assert_eq!(near.built(), ["second"]);
-    assert!(result.log.contains("the connection that was kept is of no use: "), "{}", result.log);
+    assert!(result.log.contains("cannot reuse the persistent connection: "), "{}", result.log);
     assert!(result.log.contains("could not be built on 'link': "), "{}", result.log);
     pool.await_idle(0);
 

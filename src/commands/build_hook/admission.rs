@@ -1,4 +1,4 @@
-//! Whether this hook may accept a build, going by the descriptors of its daemon.
+//! Whether this hook may accept a build, based on the descriptors of its daemon.
 
 use std::time::Instant;
 
@@ -9,23 +9,23 @@ use crate::hook::{Reply, Request};
 use crate::scheduler::admission::{DAEMON_POLL_INTERVAL, Refusals, accepts_uncounted, has_room};
 use crate::state::{AcceptedBuilds, StateDirectory};
 
-/// Looks at the daemon before each request, and has the replies to those that come while it has no room.
+/// Checks the daemon before each request, and chooses the replies while it has no descriptors left.
 pub struct Admission<'a> {
     daemon: DaemonProcess,
     state: &'a StateDirectory,
     /// Since when requests are refused.
     refusals: Option<(Instant, Refusals)>,
-    /// Those of a daemon whose descriptors cannot be counted.
+    /// The builds of a daemon whose descriptors cannot be counted.
     uncounted: Option<AcceptedBuilds>,
-    is_told: bool,
+    is_reported: bool,
 }
 
 impl<'a> Admission<'a> {
     pub fn new(state: &'a StateDirectory) -> Admission<'a> {
-        Admission { daemon: DaemonProcess::of_this_hook(), state, refusals: None, uncounted: None, is_told: false }
+        Admission { daemon: DaemonProcess::of_this_hook(), state, refusals: None, uncounted: None, is_reported: false }
     }
 
-    /// The reply to a request that must not be accepted now.
+    /// Returns the reply to a request that must not be accepted now.
     pub fn refuse(&mut self, request: &Request) -> Option<Reply> {
         let open = self.daemon.open_descriptors();
         if self.may_accept(open, request) {
@@ -42,12 +42,12 @@ impl<'a> Admission<'a> {
         let reply = refusals.next(request.wants_local);
         self.refusals = Some((since, refusals));
         if is_lasting || refusals.are_slow() || refusals.is_exhausted() {
-            self.tell(open, refusals.is_exhausted());
+            self.report(open, refusals.is_exhausted());
         }
         Some(reply)
     }
 
-    /// Notes that a build is about to be accepted.
+    /// Records that a build is about to be accepted.
     pub fn accepted(&self) {
         if let Some(Err(error)) = self.uncounted.as_ref().map(AcceptedBuilds::add) {
             warn!("cannot count accepted builds: {error}");
@@ -59,14 +59,14 @@ impl<'a> Admission<'a> {
         if let Some(open) = open {
             return has_room(open, limit, request.wants_local);
         }
-        // Without the directory no slot can be taken either, which has a message of its own.
+        // Without the directory no slot can be taken either, and that has a message of its own.
         self.uncounted = AcceptedBuilds::of(self.state, self.daemon.pid()).ok();
         self.uncounted.as_ref().is_none_or(|accepted| accepts_uncounted(accepted.count(), limit))
     }
 
-    /// Says once why builds are not accepted.
-    fn tell(&mut self, open: Option<usize>, is_exhausted: bool) {
-        if std::mem::replace(&mut self.is_told, true) {
+    /// Reports once why builds are not accepted.
+    fn report(&mut self, open: Option<usize>, is_exhausted: bool) {
+        if std::mem::replace(&mut self.is_reported, true) {
             return;
         }
         let limit = self.daemon.descriptor_limit();

@@ -1,11 +1,11 @@
-//! How far a transfer has come: items, bytes and rate.
+//! The progress of a transfer: items, bytes and rate.
 //!
 //! The hook's messages normally go through a pipe to the daemon, and from there to its client, who may be a person or a
-//! log. So there are a few plain lines: none for a transfer of some seconds, then one now and then, which also keeps
-//! the daemon's silence timer from running out, and one at the end if there were any. On a terminal, where the hook is
-//! run by hand, one line is kept up to date in its place.
+//! log. So there are a few plain lines: none for a transfer of some seconds, then one at intervals, which also restarts
+//! the daemon's silence timer, and one at the end if there were any. On a terminal, where the hook is run by hand, one
+//! line is updated in place.
 //!
-//! Transfers that have nothing to tell because nothing moves are the business of `remote::silence_policy`.
+//! `remote::silence_policy` reports transfers in which no data move.
 
 use std::fs::File;
 use std::io::{IsTerminal, Write};
@@ -17,10 +17,10 @@ use crate::commands::terminal::Terminal;
 use crate::events::{Event, iec};
 use crate::hook::descriptors::PREFIX;
 
-/// How long a transfer takes before the first line about it.
+/// The time after which a transfer is first reported.
 const FIRST_REPORT_AFTER: Duration = Duration::from_secs(5);
 
-/// Tells about one transfer after the other.
+/// Reports the progress of one transfer after the other.
 pub struct Progress<'a> {
     out: &'a File,
     is_terminal: bool,
@@ -28,71 +28,71 @@ pub struct Progress<'a> {
     transfer: Option<Transfer>,
 }
 
-/// A transfer that goes on.
+/// A running transfer.
 struct Transfer {
-    what: What,
+    what: Kind,
     machine: String,
     start: Instant,
-    /// When there was a line about it.
-    told: Option<Instant>,
+    /// The time of its last line.
+    reported: Option<Instant>,
     bytes: u64,
 }
 
-enum What {
+enum Kind {
     Upload { items: usize, of: u64 },
     Download { output: String },
 }
 
 impl<'a> Progress<'a> {
-    /// `line_every`: how often there is a line, after the first one, where `out` is no terminal.
+    /// Reports to `out`. `line_every` is the interval of lines after the first one, if `out` is not a terminal.
     pub fn new(out: &'a File, line_every: Duration) -> Progress<'a> {
         Progress { out, is_terminal: out.is_terminal(), line_every, transfer: None }
     }
 
-    /// Takes notice of what happens.
+    /// Handles an event.
     pub fn observe(&mut self, event: &Event<'_>) {
         self.at(event, Instant::now());
     }
 
     fn at(&mut self, event: &Event<'_>, now: Instant) {
         match *event {
-            Event::Uploading { machine, items, bytes } => self.start(What::Upload { items, of: bytes }, machine, now),
+            Event::Uploading { machine, items, bytes } => self.start(Kind::Upload { items, of: bytes }, machine, now),
             Event::Downloading { machine, output } => {
-                self.start(What::Download { output: output.to_string() }, machine, now);
+                self.start(Kind::Download { output: output.to_string() }, machine, now);
             }
-            Event::Uploaded { bytes, .. } | Event::Downloaded { bytes, .. } => self.goes_on(bytes, now),
+            Event::Uploaded { bytes, .. } | Event::Downloaded { bytes, .. } => self.advance(bytes, now),
             Event::Building { .. } | Event::Done { .. } => self.end(true, now),
-            // It failed, or something else has to be waited for.
+            // The transfer failed, or it has to wait for something else.
             _ => self.end(false, now),
         }
     }
 
-    fn start(&mut self, what: What, machine: &str, now: Instant) {
+    fn start(&mut self, what: Kind, machine: &str, now: Instant) {
         self.end(true, now);
-        self.transfer = Some(Transfer { what, machine: machine.to_owned(), start: now, told: None, bytes: 0 });
+        self.transfer = Some(Transfer { what, machine: machine.to_owned(), start: now, reported: None, bytes: 0 });
     }
 
-    fn goes_on(&mut self, bytes: u64, now: Instant) {
+    fn advance(&mut self, bytes: u64, now: Instant) {
         let Some(transfer) = &mut self.transfer else { return };
         transfer.bytes = bytes;
         if self.is_terminal {
             let line = transfer.line(now);
-            transfer.told = Some(now);
+            transfer.reported = Some(now);
             return self.redraw(&line);
         }
-        let (since, pause) = match transfer.told {
-            Some(told) => (told, self.line_every),
+        let (since, pause) = match transfer.reported {
+            Some(reported) => (reported, self.line_every),
             None => (transfer.start, self.line_every.min(FIRST_REPORT_AFTER)),
         };
         if now.duration_since(since) >= pause {
-            transfer.told = Some(now);
+            transfer.reported = Some(now);
             info!("{}", transfer.line(now));
         }
     }
 
-    /// A transfer that nothing was said about ends without a word.
+    /// Ends a transfer. A transfer without a line gets no last line either.
     fn end(&mut self, is_whole: bool, now: Instant) {
-        let Some(transfer) = self.transfer.take().filter(|transfer| transfer.told.is_some()) else { return };
+        let Some(transfer) = self.transfer.take().filter(|transfer| transfer.reported.is_some()) else { return };
         let line = if is_whole { transfer.last_line(now) } else { transfer.line(now) };
         if self.is_terminal {
             self.redraw(&line);
@@ -102,7 +102,7 @@ impl<'a> Progress<'a> {
         }
     }
 
-    /// Replaces the line that the cursor is in, with as much as fits there.
+    /// Replaces the line of the cursor, cut to the width of the terminal.
     fn redraw(&self, line: &str) {
         let room = Terminal::of(self.out).width.unwrap_or(80).saturating_sub(PREFIX.len() + 1);
         let line: String = line.chars().take(room).collect();
@@ -111,7 +111,7 @@ impl<'a> Progress<'a> {
 
     fn write(&self, text: &str) {
         if let Err(error) = (&mut &*self.out).write_all(text.as_bytes()) {
-            debug!("cannot tell the progress: {error}");
+            debug!("cannot report the progress: {error}");
         }
     }
 }
@@ -120,14 +120,14 @@ impl Transfer {
     fn line(&self, now: Instant) -> String {
         let (machine, rate) = (&self.machine, self.rate(now, self.bytes));
         match &self.what {
-            What::Upload { items, of } => {
-                // What is sent is a little more than the items.
+            Kind::Upload { items, of } => {
+                // The bytes sent are slightly more than those of the items.
                 let sent = self.bytes.min(*of);
                 let percent = sent.checked_mul(100).and_then(|sent| sent.checked_div(*of)).unwrap_or(0);
                 let (sent, of, noun) = (iec(sent), iec(*of), noun(*items));
                 format!("sent {sent} of {of} to '{machine}' ({percent} % of {items} {noun}, {rate})")
             }
-            What::Download { output } => {
+            Kind::Download { output } => {
                 format!("retrieved {} from '{machine}' ({rate}) of '{output}'", iec(self.bytes))
             }
         }
@@ -136,11 +136,11 @@ impl Transfer {
     fn last_line(&self, now: Instant) -> String {
         let (machine, seconds) = (&self.machine, now.duration_since(self.start).as_secs());
         match &self.what {
-            What::Upload { items, of } => {
+            Kind::Upload { items, of } => {
                 let (rate, noun) = (self.rate(now, *of), noun(*items));
                 format!("sent {items} {noun} ({}) to '{machine}' in {seconds} s ({rate})", iec(*of))
             }
-            What::Download { output } => {
+            Kind::Download { output } => {
                 // The last bytes come without an event.
                 format!("retrieved '{output}' from '{machine}' in {seconds} s")
             }
@@ -167,38 +167,38 @@ mod tests {
         Progress { out: file, is_terminal, line_every: Duration::from_secs(30), transfer: None }
     }
 
-    /// Whether there was a line about the transfer at each second.
-    fn told(progress: &mut Progress<'_>, seconds: u64) -> Vec<u64> {
+    /// Returns the seconds at which there was a line about the transfer.
+    fn reported(progress: &mut Progress<'_>, seconds: u64) -> Vec<u64> {
         let start = Instant::now();
         progress.at(&Event::Uploading { machine: "b1", items: 3, bytes: 100 * MIB }, start);
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for second in 1..=seconds {
             let now = start + Duration::from_secs(second);
             progress.at(&Event::Uploaded { machine: "b1", bytes: second * MIB, of: 100 * MIB }, now);
-            if progress.transfer.as_ref().is_some_and(|transfer| transfer.told == Some(now)) {
-                told.push(second);
+            if progress.transfer.as_ref().is_some_and(|transfer| transfer.reported == Some(now)) {
+                reported.push(second);
             }
         }
-        told
+        reported
     }
 
     #[test]
-    fn few_lines_where_there_is_no_terminal() {
+    fn there_are_few_lines_without_a_terminal() {
         let file = tempfile::tempfile().unwrap();
-        assert_eq!(told(&mut progress(&file, false), 80), [5, 35, 65]);
-        assert_eq!(told(&mut progress(&file, false), 4), [0; 0]);
+        assert_eq!(reported(&mut progress(&file, false), 80), [5, 35, 65]);
+        assert_eq!(reported(&mut progress(&file, false), 4), [0; 0]);
         let mut impatient = Progress { line_every: Duration::from_secs(2), ..progress(&file, false) };
-        assert_eq!(told(&mut impatient, 7), [2, 4, 6]);
+        assert_eq!(reported(&mut impatient, 7), [2, 4, 6]);
         assert_eq!(file.metadata().unwrap().len(), 0);
     }
 
     #[test]
-    fn one_line_in_its_place_on_a_terminal() {
+    fn a_terminal_has_one_line_in_place() {
         use std::io::{Read, Seek};
         let mut file = tempfile::tempfile().unwrap();
         let writer = file.try_clone().unwrap();
         let mut progress = progress(&writer, true);
-        assert_eq!(told(&mut progress, 2), [1, 2]);
+        assert_eq!(reported(&mut progress, 2), [1, 2]);
         progress.end(false, Instant::now());
         drop(progress);
         let mut text = String::new();
@@ -212,13 +212,13 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_told_whole() {
+    fn the_last_line_reports_the_whole_transfer() {
         let start = Instant::now();
-        let what = What::Download { output: "/gnu/store/x".to_owned() };
-        let transfer = Transfer { what, machine: "b1".to_owned(), start, told: None, bytes: 40 * MIB };
+        let what = Kind::Download { output: "/gnu/store/x".to_owned() };
+        let transfer = Transfer { what, machine: "b1".to_owned(), start, reported: None, bytes: 40 * MIB };
         let line = transfer.last_line(start + Duration::from_secs(8));
         assert_eq!(line, "retrieved '/gnu/store/x' from 'b1' in 8 s");
-        let what = What::Upload { items: 1, of: 80 * MIB };
+        let what = Kind::Upload { items: 1, of: 80 * MIB };
         let transfer = Transfer { what, ..transfer };
         assert_eq!(
             transfer.last_line(start + Duration::from_secs(8)),

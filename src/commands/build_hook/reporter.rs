@@ -1,4 +1,4 @@
-//! Tells the daemon's client what happens to a build.
+//! Reports the events of a build to the daemon's client.
 
 use std::fs::File;
 
@@ -10,7 +10,7 @@ use crate::hook::HookArguments;
 use crate::hook::build_log::build_remote;
 use crate::remote::timeouts;
 
-/// Says the few things that people want to know, and everything to those who ask for it in the log.
+/// Prints the most important events, and logs all of them for debugging.
 pub struct Reporter<'a> {
     messages: &'a File,
     is_traced: bool,
@@ -18,7 +18,7 @@ pub struct Reporter<'a> {
 }
 
 impl<'a> Reporter<'a> {
-    /// One that writes to `messages`: the daemon's pipe, or a terminal where the hook is run by hand.
+    /// Makes a reporter that writes to `messages`: the daemon's pipe, or a terminal if the hook is run by hand.
     pub fn new(arguments: &HookArguments, messages: &'a File) -> Reporter<'a> {
         let line_every = timeouts::report_interval(arguments.max_silent_time);
         Reporter { messages, is_traced: arguments.print_build_trace, progress: Progress::new(messages, line_every) }

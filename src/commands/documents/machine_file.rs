@@ -8,7 +8,7 @@ pub const NAME: &str = "offload-machines.lua.5";
 
 const EXAMPLE: &str = include_str!("../../../examples/features.lua");
 
-/// The page in roff.
+/// Returns the page in roff.
 pub fn page() -> String {
     let mut page = Page::default();
     page.title("offload-machines.lua", "5");

@@ -7,7 +7,7 @@ use roff::{Inline, Roff, bold, italic, roman};
 pub struct Page(Roff);
 
 impl Page {
-    /// The line at the top: name, section of the manual.
+    /// Adds the line at the top: name, section of the manual.
     pub fn title(&mut self, name: &str, section: &str) {
         let source = concat!("offload ", env!("CARGO_PKG_VERSION"));
         self.0.control("TH", [name, section, "", source, "offload"]);
@@ -22,14 +22,14 @@ impl Page {
         self.0.text(inlines(text));
     }
 
-    /// Something with what it means.
+    /// Adds a term with its meaning.
     pub fn item(&mut self, what: &str, meaning: &str) {
         self.0.control("TP", []);
         self.0.text(inlines(what));
         self.0.text(inlines(meaning));
     }
 
-    /// Lines as they are.
+    /// Adds unchanged lines.
     pub fn example(&mut self, lines: &str) {
         self.0.control("PP", []);
         self.0.control("EX", []);
@@ -39,18 +39,18 @@ impl Page {
         self.0.control("EE", []);
     }
 
-    /// A part of a page, in roff.
+    /// Returns a part of a page, in roff.
     pub fn part(&self) -> String {
         self.0.to_roff()
     }
 
-    /// A whole page in roff, with the preamble that keeps apostrophes as they are.
+    /// Returns a whole page in roff, with the preamble that keeps apostrophes unchanged.
     pub fn whole(&self) -> String {
         self.0.render()
     }
 }
 
-/// Splits text at its marks. A mark that is not closed stands for itself.
+/// Splits text at its marks. A mark that is not closed is plain text.
 fn inlines(text: &str) -> Vec<Inline> {
     // In pages without a declared encoding, programs expect ASCII.
     let text = text.replace('…', "...");

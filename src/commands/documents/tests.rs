@@ -1,4 +1,4 @@
-//! The documents say what the code does. Whether other programs can read them, `tests/documents.rs` tests.
+//! The documents match the code. `tests/documents.rs` tests whether other programs can read them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,7 +25,7 @@ fn each_command_has_a_page() {
     for command in definition().get_subcommands().filter(|command| !command.is_hide_set()) {
         let name = format!("offload-{}.1", command.get_name());
         assert!(names.contains(&name), "{names:?}");
-        // Each option with its explanation.
+        // Each option has an explanation.
         for option in command.get_opts() {
             let long = option.get_long().unwrap().replace('-', "\\-");
             assert!(text(&name).contains(&format!("\\-\\-{long}")), "{name}: {long}");
@@ -50,7 +50,7 @@ fn the_page_about_the_machine_file_has_every_field() {
     assert!(page.contains("\\fBhost_key\\fR (string or list of strings, required)"), "{page}");
 }
 
-/// Every variable that the code names stands in the manual page.
+/// The manual page has every variable that the code names.
 #[test]
 fn the_environment_is_complete() {
     const INTERNAL: &[&str] = &[

@@ -37,7 +37,7 @@ fn rows(pool: &Pool) -> Vec<[String; 6]> {
             (entry.has_accepts, "accepts"),
             (entry.has_score, "score"),
             (machine.proxy_command.is_some(), "proxy"),
-            (machine.keep_connection.is_none(), "connection not kept"),
+            (machine.keep_connection.is_none(), "no persistent connection"),
         ];
         [
             label(machine),
@@ -62,7 +62,7 @@ fn rows(pool: &Pool) -> Vec<[String; 6]> {
     machines.chain(head).collect()
 }
 
-/// How a machine is called: its name, and its port where that is another than SSH's own.
+/// Returns the name of a machine, with its port if that is not SSH's own.
 fn label(machine: &Machine) -> String {
     match machine.port {
         22 => machine.name.clone(),

@@ -4,7 +4,7 @@ use tempfile::TempDir;
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGiZC8RF5TdIuz3cZ2RZ6pH6/WJ7mzWKRX7KPrGwENOG";
 
-/// What is printed for a machine file, without the name of its directory: status, standard output, standard error.
+/// Returns the output for a machine file, without the name of its directory: status, standard output, standard error.
 fn eval(text: &str, json: bool) -> (ExitStatus, String, String) {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("machines.lua");
@@ -40,7 +40,7 @@ fn a_pool_as_a_table() {
 machines.lua: 2 build machines
 
 NAME                   SYSTEMS                   SLOTS  SPEED  FEATURES           NOTES
-eightysix.example.org  x86_64-linux, i686-linux     12    2.5  kvm, big-parallel  connection not kept
+eightysix.example.org  x86_64-linux, i686-linux     12    2.5  kvm, big-parallel  no persistent connection
 arm:2222               aarch64-linux                 1      1  -                  disabled, accepts, proxy
 localhost              its own                       -    0.5  -                  the head itself
 
@@ -92,7 +92,7 @@ fn a_pool_as_json() {
     assert!(has(&object, &expected), "{object:#}");
 }
 
-/// Whether `actual` has all that is expected. Other fields may stand beside.
+/// Returns whether `actual` has all the expected fields. It may have others.
 fn has(actual: &serde_json::Value, expected: &serde_json::Value) -> bool {
     use serde_json::Value::{Array, Object};
     match (actual, expected) {
@@ -141,12 +141,12 @@ fn no_machines() {
     assert_eq!((status, output.len()), (ExitStatus::MachineFile, 0));
     assert_eq!(
         String::from_utf8(messages).unwrap(),
-        "/nonexistent/machines.lua: error: there is no such machine file, so no machines\n"
+        "/nonexistent/machines.lua: error: the machine file does not exist, so there are no machines\n"
     );
 }
 
 #[test]
-fn what_is_seen_around_the_file() {
+fn the_environment_of_the_file_is_checked() {
     let (status, _, messages) = eval(
         "local base = { user = 'u', systems = { 'aarch64-linux' }, host_key = '$KEY' }\nreturn {\n\
          build_machine { inherit = base, name = 'a', private_key = '~/nothing' },\n\
@@ -166,7 +166,7 @@ machines.lua: warning: no build machine is enabled for x86_64-linux, the head's 
     assert_eq!(messages, expected);
 }
 
-/// What entries for one machine share goes by its name, however it is spelt.
+/// Entries with the same name share slots, in any spelling of the name.
 #[test]
 fn one_machine_under_several_names() {
     let pool = |first: &str, second: &str| {

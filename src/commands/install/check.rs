@@ -1,5 +1,5 @@
-//! Whether the daemon will get along with what was installed: its user's rights, the keys, and the way to the real
-//! `guix`.
+//! Checks whether the daemon can use the installed files: its user's rights, the keys, and the wrapper's path to the
+//! real `guix`.
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
@@ -19,16 +19,16 @@ use crate::permissions::ownership::{Control, control_below};
 use crate::permissions::{Need, PermissionProblem, User, below};
 use crate::shell::{in_quotes, quote};
 
-/// What systemd gives to services that say nothing about it.
+/// systemd's default PATH of services.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin";
 
-/// Something that is to be mended.
+/// A problem with its remedy.
 struct Finding {
     problem: String,
     remedy: String,
 }
 
-/// Writes what is to be mended, and what to do about it.
+/// Writes the problems with their remedies.
 pub fn report(
     out: &mut dyn Write,
     place: &Target,
@@ -41,7 +41,7 @@ pub fn report(
     let mut findings = rights(place, user, guix, engine);
     findings.extend(app_armor(place, unit));
     if place.is_running_system() && !dry_run {
-        findings.extend(way_to_guix(place, user, guix));
+        findings.extend(check_wrapper(place, user, guix));
     }
     for Finding { problem, remedy } in &findings {
         writeln!(out, "to do: {problem}\n  remedy: {remedy}")?;
@@ -52,7 +52,7 @@ pub fn report(
     Ok(())
 }
 
-/// The files that the hook uses as the daemon's user.
+/// Checks the files that the hook uses as the daemon's user.
 fn rights(place: &Target, user: &User, guix: &Path, engine: &Engine) -> Vec<Finding> {
     let root = &place.root;
     let directories = &engine.directories;
@@ -73,7 +73,7 @@ fn rights(place: &Target, user: &User, guix: &Path, engine: &Engine) -> Vec<Find
     let keys = private_keys(place, user, engine);
     keys.iter().for_each(|key| need(key, Need::ReadSecret));
     let missing = |path: &Path| !below(root, path).exists();
-    let mut lacking = |path: &Path, what: &str, remedy: String| {
+    let mut check_exists = |path: &Path, what: &str, remedy: String| {
         if missing(path) {
             findings.push(Finding { problem: format!("there is no {what} '{}'", path.display()), remedy });
         }
@@ -83,7 +83,7 @@ fn rights(place: &Target, user: &User, guix: &Path, engine: &Engine) -> Vec<Find
     } else {
         format!(" && chown {}: {}*", user.name, quote(&secret.with_extension("").to_string_lossy()))
     };
-    lacking(&secret, "signing key", format!("guix archive --generate-key{as_user}"));
+    check_exists(&secret, "signing key", format!("guix archive --generate-key{as_user}"));
     let file = machine_file(None, directories);
     let scheme = file.with_file_name("machines.scm");
     let remedy = if missing(&scheme) {
@@ -91,14 +91,18 @@ fn rights(place: &Target, user: &User, guix: &Path, engine: &Engine) -> Vec<Find
     } else {
         format!("offload convert {} > {}", quote(&scheme.to_string_lossy()), quote(&file.to_string_lossy()))
     };
-    lacking(&file, "machine file", remedy);
+    check_exists(&file, "machine file", remedy);
     for key in &keys {
-        lacking(key, "private key", format!("ssh-keygen -t ed25519 -N '' -f {}", in_quotes(&key.to_string_lossy())));
+        check_exists(
+            key,
+            "private key",
+            format!("ssh-keygen -t ed25519 -N '' -f {}", in_quotes(&key.to_string_lossy())),
+        );
     }
     findings
 }
 
-/// The private keys that the machine file names. What is wrong with the file, `offload eval` says.
+/// Returns the private keys that the machine file names. `offload eval` reports errors of the file.
 fn private_keys(place: &Target, user: &User, engine: &Engine) -> Vec<PathBuf> {
     let home = user.home(&place.root).unwrap_or_default();
     let mut keys: Vec<PathBuf> = Vec::new();
@@ -118,8 +122,8 @@ fn private_keys(place: &Target, user: &User, engine: &Engine) -> Vec<PathBuf> {
     keys
 }
 
-/// The private key of each machine, as far as one is named. Root evaluates the machine file only if nobody else can
-/// write it, and without values that others may have kept.
+/// Returns the private key of each machine that names one. Root evaluates the machine file only if no other user can
+/// write it, and without cached values that others may have written.
 fn named_keys(place: &Target, engine: &Engine) -> Vec<Option<PathBuf>> {
     let path = machine_file(None, &engine.directories);
     let file = below(&place.root, &path);
@@ -135,7 +139,7 @@ fn named_keys(place: &Target, engine: &Engine) -> Vec<Option<PathBuf>> {
     }
 }
 
-/// The same, from `offload eval` as another user.
+/// Returns the same keys from `offload eval`, run as another user.
 fn evaluated_as(user: &User, file: &Path) -> Vec<Option<PathBuf>> {
     let mut command = as_user::command(user);
     command.args(["eval", "--json"]).arg(file).current_dir("/");
@@ -145,8 +149,8 @@ fn evaluated_as(user: &User, file: &Path) -> Vec<Option<PathBuf>> {
     machines.iter().map(|machine| machine["private_key"].as_str().map(PathBuf::from)).collect()
 }
 
-/// The profile of AppArmor that comes with Guix confines a daemon that runs from the store, and lets it run nothing
-/// else.
+/// Checks the profile of AppArmor that comes with Guix. It confines a daemon that runs from the store, and forbids it
+/// to run other programs.
 fn app_armor(place: &Target, unit: &Unit) -> Option<Finding> {
     let (profile, local) = ("/etc/apparmor.d/guix-daemon", "/etc/apparmor.d/local/guix-daemon");
     let is_confined = unit.daemon.starts_with("/gnu/store") || unit.daemon.starts_with("/var/guix/profiles");
@@ -164,8 +168,8 @@ fn app_armor(place: &Target, unit: &Unit) -> Option<Finding> {
     })
 }
 
-/// Runs the front end as the daemon would, with the daemon's user and environment.
-fn way_to_guix(place: &Target, user: &User, guix: &Path) -> Option<Finding> {
+/// Runs the wrapper with the daemon's user and environment.
+fn check_wrapper(place: &Target, user: &User, guix: &Path) -> Option<Finding> {
     let link = place.directory().join("guix");
     let mut command = Command::new(&link);
     command.arg("--version").env_clear().env("PATH", PATH).env(REAL_GUIX, guix).current_dir("/");

@@ -1,4 +1,4 @@
-//! Why nothing was installed, or removed.
+//! Errors of `offload install` and `offload uninstall`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,14 @@ use super::unit::UNIT;
 use crate::commands::failure::CommandError;
 use crate::exit::ExitStatus;
 
-/// Why nothing was installed, or removed.
+/// The reason why nothing was installed or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     #[error("--prefix must be an absolute name without '..' and control characters")]
     Prefix,
     #[error("--guix must be an absolute name without control characters")]
     GuixName,
-    #[error("--restart is for the running system, not for what lies below --root")]
+    #[error("--restart works only on the running system, not with --root")]
     RestartElsewhere,
     #[error(
         "no {UNIT} in the directories of systemd\n  hint: install the daemon's unit first; for Guix System and for other init \
@@ -27,7 +27,7 @@ pub enum InstallError {
     NoGuix(PathBuf),
     #[error("'{}' is not the real 'guix': it does not exist, or is offload itself", .0.display())]
     NotGuix(PathBuf),
-    #[error("'{}' is in the way: it was not written by 'offload install', or has been changed since\n  hint: move it away", .0.display())]
+    #[error("'{}' already exists: it was not written by 'offload install', or has been changed since\n  hint: move it away", .0.display())]
     Foreign(PathBuf),
     #[error("nothing is installed: there is no '{}'", .0.display())]
     NotInstalled(PathBuf),

@@ -1,8 +1,8 @@
-//! What was installed: a text file beside the program, `manifest`.
+//! The manifest of the installed files: a text file beside the program, `manifest`.
 //!
-//! A line for each thing: `directory PATH` was made; `sha256:HEX PATH` and `link:TARGET PATH` were written. Paths are
-//! those that the installed system sees. While things are being replaced both the old and the new line stand in it, so
-//! that a run that was interrupted can be done again.
+//! It has a line for each file: `directory PATH` was created; `sha256:HEX PATH` and `link:TARGET PATH` were written.
+//! Paths are those of the installed system. While files are being replaced it has both the old and the new line, so
+//! that an interrupted run can be repeated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -15,16 +15,16 @@ use sha2::{Digest, Sha256};
 
 const NAME: &str = "manifest";
 
-/// What was installed.
+/// The installed files.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Manifest {
     pub directories: BTreeSet<PathBuf>,
-    /// The marks of what may lie at each path.
+    /// The marks of the files that each path may have.
     pub marks: BTreeMap<PathBuf, BTreeSet<String>>,
 }
 
 impl Manifest {
-    /// Where it lies.
+    /// Returns its path.
     pub fn path(directory: &Path) -> PathBuf {
         directory.join(NAME)
     }
@@ -55,7 +55,7 @@ impl Manifest {
         self.marks.entry(path.to_owned()).or_default().insert(mark.to_owned());
     }
 
-    /// Whether what lies at `path`, here `file`, is what was installed there.
+    /// Returns whether the file at `path`, here `file`, is the one that was installed.
     pub fn has(&self, path: &Path, file: &Path) -> io::Result<bool> {
         let Some(marks) = self.marks.get(path) else { return Ok(false) };
         Ok(mark(file)?.is_some_and(|mark| marks.contains(&mark)))
@@ -76,7 +76,7 @@ impl Manifest {
     }
 }
 
-/// What tells a file or link from others; `None` where there is nothing. A directory is like no other.
+/// Returns a mark that identifies a file or link; `None` if there is none. A directory never matches.
 pub fn mark(file: &Path) -> io::Result<Option<String>> {
     let metadata = match fs::symlink_metadata(file) {
         Ok(metadata) => metadata,
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn a_written_manifest_can_be_read() {
         let mut manifest = Manifest::default();
         manifest.directories.insert("/usr/local/lib/of load".into());
         manifest.add(Path::new("/usr/local/lib/of load/guix"), &mark_of_link(Path::new("offload")));
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_is_not_what_was_installed() {
+    fn a_changed_file_does_not_match() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("x");
         let path = Path::new("/etc/x");

@@ -1,4 +1,4 @@
-//! What there is to do: a list of files and links, each with what lies in its place now. And doing it.
+//! The plan of an installation: a list of files and links, compared with the present ones, and its execution.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
@@ -22,7 +22,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// The directory of the program, as the daemon will see it.
+    /// Returns the directory of the program, with its path in the installed system.
     pub fn directory(&self) -> PathBuf {
         self.prefix.join("lib/offload")
     }
@@ -36,13 +36,13 @@ impl Target {
     }
 }
 
-/// Something to be installed, at a path as the installed system sees it.
+/// A file or link to install, with its path in the installed system.
 pub struct Item {
     pub path: PathBuf,
     pub what: What,
 }
 
-/// What is installed.
+/// The contents of an item.
 pub enum What {
     /// A file, readable by all.
     File(Vec<u8>),
@@ -52,7 +52,7 @@ pub enum What {
     Link(PathBuf),
 }
 
-/// What is to be done with an item.
+/// The action for an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
     Keep,
@@ -81,17 +81,17 @@ impl Item {
     }
 }
 
-/// The system that something is installed in.
+/// The system in which files are installed.
 #[derive(Clone, Copy)]
 pub struct System<'a> {
-    /// The directory that stands for `/`.
+    /// The directory that replaces `/`.
     pub root: &'a Path,
     /// The daemon's state, which may belong to a user of its own.
     pub state: &'a Path,
 }
 
 impl System<'_> {
-    /// Does something at `path`: in the state with the rights of those whom it belongs to, who could lead root elsewhere.
+    /// Runs `work` at `path`. In the state it runs with the rights of the owner, who could redirect root elsewhere.
     fn at<T: Send>(&self, path: &Path, work: impl FnOnce(&Path) -> io::Result<T> + Send) -> Result<T, InstallError> {
         let file = below(self.root, path);
         let done = match path.parent() {
@@ -104,7 +104,7 @@ impl System<'_> {
     }
 }
 
-/// Everything that is to be done.
+/// All actions of an installation.
 pub struct Plan<'a> {
     system: System<'a>,
     steps: Vec<(Item, String, Action)>,
@@ -113,7 +113,8 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Looks at what is there. What is not known from an earlier time is in the way, unless it is just what is wanted.
+    /// Compares the items with the present files. An existing file that is not in the manifest is a conflict, unless
+    /// its contents are the wanted ones.
     pub fn make(system: System<'a>, directory: &Path, items: Vec<Item>) -> Result<Plan<'a>, InstallError> {
         let manifest = Manifest::path(directory);
         let file = below(system.root, &manifest);
@@ -132,7 +133,7 @@ impl<'a> Plan<'a> {
         Ok(Plan { system, steps, old, manifest })
     }
 
-    /// Says what will be done; the contents of the drop-in too, as the only thing that is not a matter of course.
+    /// Prints the actions, and the contents of the drop-in.
     pub fn describe(&self, out: &mut dyn Write) -> io::Result<()> {
         for (item, _, action) in &self.steps {
             let path = item.path.display();
@@ -152,7 +153,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Does it. What an earlier version had installed and this one has not is removed.
+    /// Executes the actions. It also removes files that only an earlier version installed.
     pub fn apply(&self) -> Result<(), InstallError> {
         let mut new = Manifest { directories: self.old.directories.clone(), ..Manifest::default() };
         for (item, mark, _) in &self.steps {
@@ -193,7 +194,7 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Puts something in its place, whole or not at all: a hook may be running from there.
+/// Replaces a file atomically: a hook may be running from it.
 fn put(what: &What, file: &Path) -> io::Result<()> {
     let mut new = file.as_os_str().to_owned();
     new.push(".new");
@@ -220,7 +221,7 @@ fn put(what: &What, file: &Path) -> io::Result<()> {
     fs::rename(new, file)
 }
 
-/// Takes away what was installed, and the directories that were made for it as far as they are empty.
+/// Removes the installed files, and the directories that were created for them if they are empty.
 pub fn remove(system: System<'_>, directory: &Path, dry_run: bool, out: &mut dyn Write) -> Result<(), InstallError> {
     let path = Manifest::path(directory);
     let file = below(system.root, &path);
@@ -242,7 +243,7 @@ pub fn remove(system: System<'_>, directory: &Path, dry_run: bool, out: &mut dyn
     }
     fs::remove_file(&file).map_err(InstallError::file(&file))?;
     for directory in manifest.directories.iter().rev() {
-        // One that holds something else stays.
+        // A directory with other files stays.
         let _ = system.at(directory, |file| fs::remove_dir(file));
     }
     Ok(())

@@ -1,9 +1,8 @@
-//! The daemon's unit, as far as it matters here: which user, which program, and whether something else sets `GUIX`.
+//! The parts of the daemon's unit that matter here: its user, its program, and other settings of `GUIX`.
 //!
-//! systemd.unit(5): the unit's file is the first in a list of directories; drop-ins `*.conf` of all of them follow, in
-//! the order of their names, where one hides those of the same name in later directories. Of `User=` the last counts,
-//! and of `ExecStart=` the last that is not taken back by an empty one. systemd.service(5) has the marks before the
-//! program.
+//! systemd.unit(5): the unit's file is the first in a list of directories. The drop-ins `*.conf` of all of them follow,
+//! sorted by name; a drop-in hides those of the same name in later directories. The last `User=` applies, and the last
+//! `ExecStart=` that an empty one does not reset. systemd.service(5) has the marks before the program.
 //!
 //! Not read here: templates, `systemd.conf`, specifiers such as `%h`.
 
@@ -16,7 +15,7 @@ use crate::permissions::below;
 /// The daemon's unit.
 pub const UNIT: &str = "guix-daemon.service";
 
-/// Where units are, the most important first.
+/// The directories of units, the most important first.
 const DIRECTORIES: [&str; 5] = [
     "/etc/systemd/system",
     "/run/systemd/system",
@@ -32,7 +31,7 @@ pub struct Unit {
     pub user: String,
     /// The program that is started.
     pub daemon: PathBuf,
-    /// The files that set `GUIX`, in the order in which they count.
+    /// The files that set `GUIX`, in the order in which systemd reads them.
     set_guix: Vec<PathBuf>,
 }
 
@@ -82,7 +81,7 @@ impl Unit {
         }
     }
 
-    /// The files that set `GUIX` and are read after `own`.
+    /// Returns the files that set `GUIX` and are read after `own`.
     pub fn others_that_set_guix(&self, own: &Path) -> Vec<&Path> {
         let after =
             |other: &&PathBuf| other.extension().is_some_and(|e| e == "conf") && other.file_name() > own.file_name();
@@ -94,7 +93,7 @@ fn sets_guix(value: &str) -> bool {
     value.split_whitespace().any(|word| word.trim_start_matches(['"', '\'']).starts_with("GUIX="))
 }
 
-/// The drop-in that has the daemon run `link` in the place of `guix`.
+/// Returns the drop-in that makes the daemon run `link` instead of `guix`.
 pub fn drop_in(link: &Path, guix: &Path) -> String {
     format!(
         "# Written by 'offload install'; 'offload uninstall' removes it.\n\
@@ -111,7 +110,7 @@ fn front_end_variable() -> &'static str {
     crate::commands::guix_wrapper::REAL_GUIX
 }
 
-/// An assignment as systemd.exec(5) and systemd.syntax(7) read it: quotes, and `%` begins a specifier.
+/// Writes an assignment in the syntax of systemd.exec(5) and systemd.syntax(7): quotes, and `%` begins a specifier.
 fn quoted(name: &str, value: &Path) -> String {
     let value = value.to_string_lossy().replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
     format!("\"{name}={value}\"")
@@ -145,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn drop_ins_count_in_the_order_of_their_names() {
+    fn drop_ins_apply_in_the_order_of_their_names() {
         let (etc, run) = ("/etc/systemd/system/guix-daemon.service.d", "/run/systemd/system/guix-daemon.service.d");
         let unit = unit(&[
             (USR, "[Service]\nUser=one\nExecStart=/one/guix-daemon\nEnvironment=A=b GUIX=/in-unit\n"),

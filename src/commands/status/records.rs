@@ -1,8 +1,8 @@
-//! Records for GNU recutils, in the manner of `guix processes`: a record for each machine, a line for each field, an
-//! empty line after each record. What is not known is left out. `Build` may come more than once: slot, process, seconds
+//! Records for GNU recutils, in the style of `guix processes`: a record for each machine, a line for each field, an
+//! empty line after each record. Unknown values are omitted. `Build` may occur more than once: slot, process, seconds
 //! since 1970, derivation.
 //!
-//! A value is one line; what other machines say is made so.
+//! A value is one line; line breaks in the text of other machines are replaced.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -23,8 +23,8 @@ pub fn write(machines: &[MachineSnapshot], out: &mut impl Write) -> io::Result<(
     Ok(())
 }
 
-/// The names of the fields and their values, those of the JSON object, in its order. A field of an object within it has
-/// the names of both.
+/// Returns the names of the fields and their values, those of the JSON object, in its order. A field of a nested object
+/// has the names of both.
 fn fields(snapshot: &MachineSnapshot) -> serde_json::Result<Vec<(String, String)>> {
     let mut fields = Vec::new();
     if let Value::Object(object) = serde_json::to_value(snapshot)? {
@@ -57,7 +57,7 @@ fn flatten(prefix: &str, object: Map<String, Value>, fields: &mut Vec<(String, S
     }
 }
 
-/// A name as recutils likes it: `FreeDisk` for `free_disk`.
+/// Returns a name in the style of recutils: `FreeDisk` for `free_disk`.
 fn field_name(name: &str) -> String {
     let capitalized = |word: &str| word.get(..1).unwrap_or_default().to_uppercase() + word.get(1..).unwrap_or_default();
     name.split('_').map(capitalized).collect()

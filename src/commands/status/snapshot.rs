@@ -1,4 +1,4 @@
-//! Looking at one machine: what it says of itself, and what this head knows of it.
+//! A snapshot of one machine: its reported status, and the records of this head.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,20 +14,20 @@ use crate::state::health::{self, Time};
 use crate::state::{Drain, HealthRecord, Slots, StateError};
 use crate::status::MachineStatus;
 
-/// How a machine is. What is not known is null in JSON, and missing in a record.
+/// The state of a machine. Unknown values are null in JSON, and missing in a record.
 #[derive(Clone, Debug, Serialize)]
 pub struct MachineSnapshot {
     pub name: String,
     pub port: u16,
     pub state: MachineState,
     pub reachable: bool,
-    /// Why it is not reachable, and what to do about it.
+    /// The reason why it is not reachable, with a hint.
     pub error: Option<String>,
     pub hint: Option<String>,
-    /// What its last probe found; nothing where it is not reachable.
+    /// The result of its last probe; empty if it is not reachable.
     #[serde(flatten)]
     pub status: MachineStatus,
-    /// The version of the worker protocol that its daemon speaks, and the releases of Guix that do.
+    /// The version of the worker protocol that its daemon speaks, with the releases of Guix that speak it.
     pub protocol: Option<String>,
     pub guix: Option<String>,
     /// Seconds that its clock is ahead of this machine's.
@@ -35,7 +35,7 @@ pub struct MachineSnapshot {
     pub slots: u32,
     /// Slots that this head's hooks hold.
     pub taken: Option<usize>,
-    /// Why they cannot be counted, if it is not that this user may not.
+    /// The reason why they cannot be counted, except that this user lacks permission.
     #[serde(skip)]
     pub slots_error: Option<String>,
     pub builds: Vec<Build>,
@@ -43,7 +43,7 @@ pub struct MachineSnapshot {
     pub drained: Option<Drained>,
 }
 
-/// What it is good for just now; the first that applies.
+/// Its current state; the first that applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MachineState {
@@ -74,7 +74,7 @@ impl MachineState {
     }
 }
 
-/// Who has a slot.
+/// The holder of a slot.
 #[derive(Clone, Debug, Serialize)]
 pub struct Build {
     pub slot: u32,
@@ -85,24 +85,24 @@ pub struct Build {
     pub since: Option<u64>,
 }
 
-/// Failures in a row, as hooks remember them. Times are seconds since 1970.
+/// Consecutive failures that hooks recorded. Times are seconds since 1970.
 #[derive(Clone, Debug, Serialize)]
 pub struct Failures {
     pub since: u64,
     pub count: u32,
     pub error: String,
-    /// Until then hooks leave the machine alone.
+    /// Hooks skip the machine until then.
     pub until: u64,
 }
 
-/// Since when it is drained, and until when. Seconds since 1970.
+/// The time of the drain, and its end. Seconds since 1970.
 #[derive(Clone, Debug, Serialize)]
 pub struct Drained {
     pub since: u64,
     pub until: Option<u64>,
 }
 
-/// Looks at one machine, over a connection that is kept.
+/// Takes snapshots of one machine, over an open connection.
 pub struct SnapshotSource<'a> {
     machine: &'a Machine,
     engine: &'a Engine,
@@ -114,11 +114,11 @@ impl<'a> SnapshotSource<'a> {
         SnapshotSource { machine, engine, link: None }
     }
 
-    /// How the machine is now.
+    /// Returns the current state of the machine.
     pub fn snapshot(&mut self) -> MachineSnapshot {
-        let asked = self.probe();
+        let probed = self.probe();
         let mut snapshot = self.known();
-        match asked {
+        match probed {
             Ok((status, protocol, guix)) => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
                 snapshot.reachable = true;
@@ -140,7 +140,7 @@ impl<'a> SnapshotSource<'a> {
         snapshot
     }
 
-    /// What it says: its status, and the version of its daemon.
+    /// Probes the machine: its status, and the version of its daemon.
     fn probe(&mut self) -> Result<(MachineStatus, String, String), String> {
         let store = &self.engine.directories.store;
         let is_alive = |client: &mut Client<_>| client.query_valid_paths(&BTreeSet::new()).is_ok();
@@ -157,7 +157,7 @@ impl<'a> SnapshotSource<'a> {
         Ok((status, version.to_string(), version.releases().to_owned()))
     }
 
-    /// What this head knows of it.
+    /// Returns the records of this head.
     fn known(&self) -> MachineSnapshot {
         let (machine, state) = (self.machine, &self.engine.state);
         let seconds = |time: Time| time / 1000;

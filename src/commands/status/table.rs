@@ -1,7 +1,7 @@
-//! The table for people: a line for each machine, then the builds that run, then what else is to be said.
+//! The table for people: a line for each machine, then the running builds, then notes.
 //!
-//! Where the terminal is too narrow for all columns the least important ones are left out, and named below. Numbers
-//! stand to the right. Without a terminal, nothing is left out.
+//! If the terminal is too narrow for all columns, the least important ones are omitted, and named below. Numbers are
+//! aligned to the right. Without a terminal, nothing is omitted.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -9,13 +9,14 @@ use std::path::Path;
 use bytesize::ByteSize;
 
 use super::snapshot::{Build, MachineSnapshot, MachineState};
+use crate::commands::machines::failure_count;
 use crate::commands::table::{self, Heading, Heading::Number, Heading::Text};
 use crate::commands::terminal::{Colour, HumanDuration, Terminal, plain};
 
 /// A column of the table.
 struct Column {
     heading: Heading,
-    /// 0 is never left out; the highest goes first.
+    /// A column of rank 0 is never omitted; the highest rank is omitted first.
     rank: usize,
     cell: fn(&MachineSnapshot) -> Option<String>,
 }
@@ -85,7 +86,7 @@ fn write_machines(machines: &[MachineSnapshot], terminal: Terminal, out: &mut im
     let (heading, lines) = lines.split_first().ok_or(io::ErrorKind::InvalidData)?;
     writeln!(out, "{}", terminal.paint(Colour::Heading, heading))?;
     for (line, snapshot) in lines.iter().zip(machines) {
-        // The state stands in the second column.
+        // The state is in the second column.
         let (name, rest) = line.split_at(plain(&label(snapshot)).len());
         let word = snapshot.state.word();
         writeln!(out, "{name}{}", rest.replacen(word, &terminal.paint(colour(snapshot.state), word), 1))?;
@@ -131,7 +132,7 @@ fn write_builds(machines: &[MachineSnapshot], now: u64, terminal: Terminal, out:
     Ok(())
 }
 
-/// A derivation as there is room for it: its path, its name, or the beginning of that.
+/// Shortens a derivation to `room` columns: its path, its name, or the beginning of that.
 fn short(derivation: &str, room: Option<usize>) -> String {
     let fits = |text: &str| room.is_none_or(|room| text.chars().count() <= room);
     if fits(derivation) {
@@ -146,10 +147,10 @@ fn short(derivation: &str, room: Option<usize>) -> String {
     start + "…"
 }
 
-/// What a line of the table cannot hold.
+/// Returns the notes that do not fit into a line of the table.
 fn notes(snapshot: &MachineSnapshot, now: u64, terminal: Terminal) -> Vec<String> {
     let mut notes = Vec::new();
-    let mut say = |text: String| match text.strip_prefix("  ") {
+    let mut add = |text: String| match text.strip_prefix("  ") {
         Some(text) => notes.push(format!("  {}", terminal.wrap(2, text))),
         None => notes.push(terminal.wrap(2, &text)),
     };
@@ -157,42 +158,39 @@ fn notes(snapshot: &MachineSnapshot, now: u64, terminal: Terminal) -> Vec<String
     match (&snapshot.error, &snapshot.failures) {
         (Some(error), failures) => {
             let error = error.strip_prefix(&format!("{}:{}: ", snapshot.name, snapshot.port)).unwrap_or(error);
-            say(format!("{name}: {error}"));
+            add(format!("{name}: {error}"));
             if let Some(hint) = &snapshot.hint {
-                say(format!("  hint: {hint}"));
+                add(format!("  hint: {hint}"));
             }
             if let Some(failures) = failures {
                 let since = HumanDuration(now.saturating_sub(failures.since));
-                let left = match failures.until.saturating_sub(now) {
-                    0 => "the next build tries it again".to_owned(),
-                    left => format!("builds leave it alone for {} more", HumanDuration(left)),
+                let next = match failures.until.saturating_sub(now) {
+                    0 => "the next build probes it".to_owned(),
+                    left => format!("skipped for {}", HumanDuration(left)),
                 };
-                let noun = if failures.count == 1 { "failure" } else { "failures in a row" };
-                say(format!("  in trouble for {since}, {} {noun}; {left}", failures.count));
+                add(format!("  {}; {next}", failure_count(failures.count, &since)));
             }
         }
-        (None, Some(failures)) => say(format!("{name}: was in trouble: {}", failures.error)),
+        (None, Some(failures)) => add(format!("{name}: last failure: {}", failures.error)),
         (None, None) => {}
     }
     if let Some(drained) = &snapshot.drained {
         let until = match drained.until {
             Some(until) => format!("for {} more", HumanDuration(until.saturating_sub(now))),
-            None => "until it is brought back".to_owned(),
+            None => format!("until `offload undrain {name}`"),
         };
         let ago = HumanDuration(now.saturating_sub(drained.since));
-        say(format!("{name}: drained {ago} ago, {until}"));
+        add(format!("{name}: drained {ago} ago, {until}"));
     }
     if let Some(error) = &snapshot.slots_error {
-        say(format!("{name}: its slots cannot be counted: {error}"));
+        add(format!("{name}: its slots cannot be counted: {error}"));
     } else if snapshot.taken.is_none() {
-        say(format!(
-            "{name}: its slots can be counted by the user that guix-daemon runs as, who owns the state directory"
-        ));
+        add(format!("{name}: only the user that guix-daemon runs as can count its slots"));
     }
     notes
 }
 
-/// The name, with the port where that is not 22.
+/// Returns the name, with the port if that is not 22.
 fn label(snapshot: &MachineSnapshot) -> String {
     if snapshot.port == 22 { snapshot.name.clone() } else { format!("{}:{}", snapshot.name, snapshot.port) }
 }
@@ -206,14 +204,14 @@ fn load(snapshot: &MachineSnapshot) -> Option<String> {
     snapshot.status.load1.map(|load| format!("{load:.2}/{cores}"))
 }
 
-/// Of processors, memory, and input and output.
+/// Returns the pressure of processors, memory, and input and output.
 fn pressure(snapshot: &MachineSnapshot) -> Option<String> {
     let all = [snapshot.status.pressure_cpu, snapshot.status.pressure_memory, snapshot.status.pressure_io];
     let text = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0}"));
     all.iter().any(Option::is_some).then(|| all.map(text).join("/"))
 }
 
-/// Bytes in short, such as `201.0G`.
+/// Returns bytes in short form, such as `201.0G`.
 fn size(bytes: u64) -> String {
     ByteSize(bytes).display().iec_short().to_string()
 }

@@ -1,7 +1,7 @@
-//! Printing again and again: on a terminal in the same place, elsewhere one after the other.
+//! Repeated output: on a terminal in place, elsewhere one after the other.
 //!
-//! On a terminal the alternate screen is used, so that nothing is left behind, and what does not fit is cut off with a
-//! note. SIGINT and SIGTERM end the process at once, with the status 0, even while machines are being asked.
+//! On a terminal the alternate screen is used, so that nothing remains on the screen; lines that do not fit are cut off
+//! with a note. SIGINT and SIGTERM end the process at once, with the status 0, even during probes.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -23,8 +23,8 @@ const HOME: &str = "\x1b[H";
 const CLEAR_LINE: &str = "\x1b[K";
 const CLEAR_REST: &str = "\x1b[J";
 
-/// Prints what `write` writes, every `interval`, until a signal ends the process; returns only if printing fails.
-/// `is_in_place`: on a terminal each time replaces the last.
+/// Prints the output of `write`, every `interval`, until a signal ends the process; it returns only if printing fails.
+/// With `is_in_place`, on a terminal, each output replaces the last.
 pub fn run(
     interval: Duration,
     is_in_place: bool,
@@ -56,7 +56,7 @@ fn end_on_signals(is_in_place: bool) -> io::Result<()> {
     thread::spawn(move || {
         if reader.read(&mut [0]).is_ok() {
             if is_in_place {
-                // Not through the standard output of this library, whose lock may be held.
+                // The standard output of this library is not used, because its lock may be held.
                 let _ = rustix::io::write(rustix::stdio::stdout(), LEAVE.as_bytes());
             }
             process::exit(0);
@@ -65,18 +65,18 @@ fn end_on_signals(is_in_place: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// One write for all, so that a screen is never seen half drawn.
+/// Prints all in one write, so that a screen is never half drawn.
 fn print(text: &[u8]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text)?;
     out.flush()
 }
 
-/// `text` as it replaces what is on the screen.
+/// Returns `text` in the form that replaces the screen.
 fn screen(text: &str, interval: Duration, height: Option<usize>) -> String {
     let heading = format!("offload status, every {} s; Ctrl-C ends it", interval.as_secs());
     let lines: Vec<&str> = [heading.as_str(), ""].into_iter().chain(text.lines()).collect();
-    // The last line stays free: nothing must scroll.
+    // The last line stays free, so that the screen does not scroll.
     let room = height.map_or(lines.len(), |height| height.saturating_sub(1)).max(2);
     let mut screen = HOME.to_owned();
     let more = format!("… {} more lines", (lines.len() + 1).saturating_sub(room));

@@ -19,7 +19,7 @@ fn references_come_first() {
     assert_eq!(order(&[('a', ""), ('b', ""), ('c', "")]).unwrap(), "abc");
     assert_eq!(order(&[('a', "abc"), ('b', "c"), ('c', "c")]).unwrap(), "cba");
     assert_eq!(order(&[('a', "bc"), ('b', "d"), ('c', "d"), ('d', "")]).unwrap(), "dbca");
-    // What is not among the items does not count.
+    // References outside the items are ignored.
     assert_eq!(order(&[('a', "xyz"), ('b', "ax")]).unwrap(), "ab");
 }
 
@@ -53,7 +53,7 @@ fn a_cycle_is_an_error() {
     }
 }
 
-/// A database with the daemon's tables. What a real one holds is read in `tests/local.rs`.
+/// A database with the daemon's tables. `tests/local.rs` reads the contents of a real one.
 fn database(rows: &str) -> (tempfile::TempDir, Database) {
     let directory = tempfile::tempdir().unwrap();
     let connection = Connection::open(directory.path().join("db.sqlite")).unwrap();
@@ -86,7 +86,7 @@ fn records_that_cannot_be_used() {
 }
 
 #[test]
-fn what_is_missing_is_told() {
+fn an_invalid_path_is_reported() {
     let (_directory, database) = database("");
     assert_eq!(database.item(&path('a')).unwrap(), None);
     assert!(!database.is_valid(&path('a')).unwrap());
@@ -95,9 +95,9 @@ fn what_is_missing_is_told() {
     assert!(nowhere.to_string().contains("'/nonexistent/db.sqlite'"), "{nowhere}");
 }
 
-/// Two programs that keep the database to themselves: one for a while, one for good.
+/// Two programs lock the whole database: one for a while, one indefinitely.
 #[test]
-fn a_database_that_is_locked_whole_is_waited_for_and_not_for_ever() {
+fn a_locked_database_is_awaited_up_to_a_limit() {
     let (directory, database) = database("");
     drop(database);
     let file = directory.path().join("db.sqlite");
@@ -106,9 +106,9 @@ fn a_database_that_is_locked_whole_is_waited_for_and_not_for_ever() {
         other.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE").unwrap();
         other
     };
-    let is_valid = |patience| {
+    let is_valid = |timeout| {
         let store = StoreDir::default();
-        let database = Database::open_patiently(directory.path(), &store, Duration::from_millis(patience))?;
+        let database = Database::open_with_timeout(directory.path(), &store, Duration::from_millis(timeout))?;
         database.is_valid(&path('a'))
     };
     for mode in ["DELETE", "WAL"] {
@@ -128,7 +128,7 @@ fn a_database_that_is_locked_whole_is_waited_for_and_not_for_ever() {
 }
 
 #[test]
-fn a_database_that_cannot_be_used_is_told_with_a_remedy() {
+fn errors_of_the_database_have_hints() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("db.sqlite");
     let message = || {
@@ -136,7 +136,7 @@ fn a_database_that_cannot_be_used_is_told_with_a_remedy() {
         database.is_valid(&path('a')).unwrap_err().to_string()
     };
     std::fs::write(&file, "").unwrap();
-    assert!(message().contains("no such table: ValidPaths\n  hint: is it guix-daemon's?"), "{}", message());
+    assert!(message().contains("no such table: ValidPaths\n  hint: check that it is guix-daemon's"), "{}", message());
     std::fs::write(&file, [b'x'; 8192]).unwrap();
     assert!(message().contains("file is not a database\n  hint: it is damaged"), "{}", message());
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::store::nar::{self, NarPath, Visitor};
 
-/// Writes down what it is called for.
+/// Records its calls.
 #[derive(Default)]
 struct Record(Vec<String>);
 
@@ -94,7 +94,7 @@ fn a_file_or_a_link_can_be_the_whole() {
 }
 
 #[test]
-fn any_size_of_buffer_gives_the_same() {
+fn buffers_of_any_size_give_the_same() {
     let top = tempfile::tempdir().unwrap();
     let item = top.path().join("item");
     fs::create_dir(&item).unwrap();
@@ -118,7 +118,7 @@ fn any_size_of_buffer_gives_the_same() {
 }
 
 #[test]
-fn what_no_nar_can_hold_is_an_error() {
+fn a_file_that_a_nar_cannot_hold_is_an_error() {
     let top = tempfile::tempdir().unwrap();
     let item = top.path().join("item");
     assert_eq!(dump(top.path()).unwrap_err().kind(), io::ErrorKind::NotFound);

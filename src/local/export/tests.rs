@@ -59,7 +59,7 @@ fn a_bundle_reads_as_one() {
 }
 
 #[test]
-fn what_is_signed_is_what_the_daemon_signs() {
+fn the_signature_is_that_of_the_daemon() {
     let (_directory, store, items) = store();
     let bytes = read(&store, &items[..1]).unwrap();
     let signature = b"ead37e39470464de7419370bcebfafd3421e9250eb8a3210b5f200943f320ee6";
@@ -67,7 +67,7 @@ fn what_is_signed_is_what_the_daemon_signs() {
 }
 
 #[test]
-fn nothing_at_all_is_an_end_marker() {
+fn an_empty_bundle_is_an_end_marker() {
     let (_directory, store, _) = store();
     assert_eq!(read(&store, &[]).unwrap(), [0; 8]);
 }
@@ -97,7 +97,7 @@ fn a_damaged_item_is_not_signed() {
     fs::write(&file, "hello\n").unwrap();
     items[0].nar_size = 121;
     assert!(read(&store, &items).unwrap_err().to_string().contains("120 bytes"));
-    // Not recorded: nothing to compare with.
+    // The size is not recorded, so there is no comparison.
     items[0].nar_size = 0;
     read(&store, &items).unwrap();
     fs::remove_file(&file).unwrap();
@@ -107,7 +107,7 @@ fn a_damaged_item_is_not_signed() {
 }
 
 #[test]
-fn no_signature_is_no_item() {
+fn an_item_without_a_signature_is_not_sent() {
     let (_directory, store, items) = store();
     let refuse = |_: &[u8; 32]| Err(io::Error::other("no key"));
     let mut bundle = Bundle::new(&store, items.to_vec(), refuse);

@@ -56,14 +56,14 @@ fn a_flat_hash_is_of_a_plain_file() {
 }
 
 #[test]
-fn a_mismatch_says_both() {
+fn a_mismatch_names_both_hashes() {
     let sha1 = HashAlgorithm::Sha1;
     let message = check(&nar(false, b"abc"), false, sha1, vec![0; 20]).unwrap_err().to_string();
     assert!(message.starts_with("sha1 hash mismatch for '/gnu/store/4fspa"), "{message}");
     assert!(message.ends_with("got a9993e364706816aba3e25717850c26c9cd0d89d"), "{message}");
 }
 
-/// Gives these results one after the other, then the end.
+/// A reader that returns these results one after the other, then the end.
 struct Reads(Vec<io::Result<&'static [u8]>>);
 
 impl Read for Reads {
@@ -80,7 +80,7 @@ impl Read for Reads {
 }
 
 #[test]
-fn an_interruption_is_no_end_and_an_error_no_hash() {
+fn an_interruption_is_not_the_end_and_an_error_gives_no_hash() {
     let path = StorePath::parse(&StoreDir::default(), b"/gnu/store/4fspafxnqr76lhdb1d16lrd9i88s6j8z-fx").unwrap();
     let of = |reads| {
         let failed = |cause| FixedError::Read { path: path.clone(), cause };

@@ -47,7 +47,7 @@ impl Lab {
     }
 }
 
-/// A nar of whatever `fill` visits.
+/// Returns a nar of the tree that `fill` visits.
 fn nar(fill: impl FnOnce(&mut nar::Writer<Vec<u8>>, &mut NarPath)) -> Vec<u8> {
     let mut writer = nar::Writer::new(Vec::new());
     fill(&mut writer, &mut NarPath::root());
@@ -60,7 +60,7 @@ fn file(writer: &mut nar::Writer<Vec<u8>>, path: &mut NarPath, name: &[u8], exec
     path.pop();
 }
 
-/// A tree with a bit of everything.
+/// Returns a tree with files of every kind.
 fn tree() -> Vec<u8> {
     nar(|writer, path| {
         writer.directory(path).unwrap();
@@ -91,7 +91,7 @@ fn assert_canonical(path: &std::path::Path) {
 }
 
 #[test]
-fn a_tree_comes_to_its_place_in_the_form_of_the_store() {
+fn a_tree_is_moved_into_the_store_in_its_form() {
     let lab = Lab::new();
     let staging = lab.staging();
     nar::read(&mut &tree()[..], &mut staging.restore()).unwrap();
@@ -123,13 +123,13 @@ fn a_file_or_a_link_can_be_an_output() {
         Dump::new(lab.store.fd(), &lab.names()[0]).unwrap().read_to_end(&mut installed).unwrap();
         assert_eq!(installed, nar);
     }
-    // Where the link leads, nothing was given the form of the store.
+    // The target of the link did not get the metadata of the store.
     let after = fs::metadata(outside.path()).unwrap();
     assert_eq!((after.mode(), after.mtime()), (before.mode(), before.mtime()));
 }
 
 #[test]
-fn what_is_not_installed_leaves_nothing() {
+fn a_dropped_output_leaves_no_files() {
     let lab = Lab::new();
     let staging = lab.staging();
     let whole = tree();
@@ -139,7 +139,7 @@ fn what_is_not_installed_leaves_nothing() {
 }
 
 #[test]
-fn what_does_not_fit_is_not_begun() {
+fn an_output_that_does_not_fit_is_not_begun() {
     let lab = Lab::new();
     let staging = lab.staging();
     let error = staging.restore().file(&NarPath::root(), false, 1 << 62, &mut io::repeat(0)).unwrap_err();
@@ -163,7 +163,7 @@ fn leftovers_are_removed() {
 }
 
 #[test]
-fn links_in_the_way_are_replaced_and_not_followed() {
+fn existing_links_are_replaced_and_not_followed() {
     let lab = Lab::new();
     let outside = lab.top.path().join("outside");
     fs::create_dir(&outside).unwrap();
@@ -199,7 +199,7 @@ fn nothing_is_made_twice_or_through_a_link() {
     fs::write(&kept, "kept").unwrap();
     let mut path = NarPath::root();
     restore.directory(&path).unwrap();
-    // The reader of nars lets no name through twice. This would not follow it if it did.
+    // The reader of nars refuses a repeated name. This would not follow the link if it accepted one.
     for (name, target) in [(b"x", &kept), (b"y", &missing)] {
         path.push(name).unwrap();
         restore.symlink(&path, target.as_os_str().as_bytes()).unwrap();
@@ -215,7 +215,7 @@ fn nothing_is_made_twice_or_through_a_link() {
     assert!(restore.file(&path, false, 3, &mut &b"new"[..]).is_err());
 }
 
-/// Contents that look at the file they are written to.
+/// Contents that check the file they are written to.
 struct Watching<'a>(&'a std::path::Path, bool);
 
 impl Read for Watching<'_> {
@@ -234,7 +234,7 @@ impl Read for Watching<'_> {
 }
 
 #[test]
-fn what_is_open_is_not_for_children_and_was_no_link() {
+fn open_files_are_not_inherited_and_are_not_links() {
     let lab = Lab::new();
     let staging = lab.staging();
     let file = lab.location(".chroot").join("item");
@@ -247,15 +247,15 @@ fn what_is_open_is_not_for_children_and_was_no_link() {
 }
 
 #[test]
-fn a_store_that_cannot_be_written_to_is_told() {
+fn a_store_that_cannot_be_written_to_is_reported() {
     let lab = Lab::new();
     let gone = lab.top.path().join("store");
     fs::remove_dir(&gone).unwrap();
     let error = Staging::new(&lab.store, &lab.output).err().unwrap();
-    assert!(error.to_string().starts_with("cannot make room for '/gnu/store/xnryj"), "{error}");
+    assert!(error.to_string().starts_with("cannot prepare a place for '/gnu/store/xnryj"), "{error}");
 }
 
-/// More directories in each other than a process may have descriptors.
+/// The depth exceeds the descriptors that a process may have.
 #[test]
 fn a_deep_tree_is_restored() {
     let lab = Lab::new();

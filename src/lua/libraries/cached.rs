@@ -1,9 +1,9 @@
-//! `offload.cached(key, ttl, fn)`: the value of `fn`, kept between processes.
+//! `offload.cached(key, ttl, fn)`: the value of `fn`, cached between processes.
 //!
-//! A value is kept in a file of its own, `SHA-256(key).json` in the cache directory: an object with the key, the time
-//! in seconds since 1970, and the value. A file that cannot be read counts as absent. When the value is older than
-//! `ttl` seconds, one caller calls `fn`, under a lock (`SHA-256(key).lock`, flock, never unlinked); others that come
-//! meanwhile get the old value, or wait if there is none. If `fn` fails (an error, or nil) the old value serves on.
+//! Each value has a file of its own, `SHA-256(key).json` in the cache directory: an object with the key, the time in
+//! seconds since 1970, and the value. An unreadable file counts as missing. When the value is older than `ttl` seconds,
+//! one caller calls `fn`, under a lock (`SHA-256(key).lock`, flock, never unlinked). Other callers get the old value
+//! meanwhile, or wait if there is none. If `fn` fails (an error, or nil), the old value stays in use.
 
 use super::super::cancellation::{CancelState, POLL_INTERVAL};
 use super::super::context::Context;
@@ -34,7 +34,7 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
     module.raw_set("cached", lua.create_function(cached)?)
 }
 
-/// What a file of the cache holds.
+/// The contents of a cache file.
 #[derive(Serialize, Deserialize)]
 struct CacheEntry {
     key: String,
@@ -50,7 +50,7 @@ struct Cache<'a> {
     ttl: f64,
 }
 
-/// A lock that is released when the interpreter is given up.
+/// A lock that is released when the interpreter is cancelled.
 struct HeldLock<'a>(&'a CancelState, u64);
 
 impl Drop for HeldLock<'_> {
@@ -61,7 +61,7 @@ impl Drop for HeldLock<'_> {
 
 impl Cache<'_> {
     fn get(&self, function: &Function) -> mlua::Result<Value> {
-        // What another user can write must not be believed by root, and would be of no use to that user.
+        // Root must not trust a file that another user can write, and that user would not benefit from root's values.
         if !files::is_ours(self.directory) {
             return call(self.lua, self.context, self.key, function).map(|(value, _)| value);
         }
@@ -89,14 +89,14 @@ impl Cache<'_> {
             }
             (Err(error), Some(entry)) => {
                 let message = LuaError::new(&error, self.context).message;
-                log::warn!(target: self.context.log_target, "{message}; the value of {:.0} s ago is used", now() - entry.time);
+                log::warn!(target: self.context.log_target, "{message}; using the value of {:.0} s ago", now() - entry.time);
                 self.value(&entry)
             }
             (Err(error), None) => Err(error),
         }
     }
 
-    /// Goes on without the cache: one that cannot be used is no reason for the program to fail.
+    /// Continues without the cache: a cache that cannot be used must not make the program fail.
     fn without(&self, error: &io::Error, function: &Function) -> mlua::Result<Value> {
         log::info!("cache {}: {}", self.directory.display(), plain_error(error));
         call(self.lua, self.context, self.key, function).map(|(value, _)| value)
@@ -107,7 +107,7 @@ impl Cache<'_> {
         self.directory.join(name + ending)
     }
 
-    /// The value that is kept, if this user has written it.
+    /// Returns the cached value, if this user has written it.
     fn read(&self) -> Option<CacheEntry> {
         let file = files::open(&self.file(".json")).ok()?;
         if file.metadata().ok()?.uid() != rustix::process::geteuid().as_raw() {
@@ -118,7 +118,7 @@ impl Cache<'_> {
         serde_json::from_slice(&text).ok().filter(|entry: &CacheEntry| entry.key == self.key)
     }
 
-    /// A time in the future comes from a clock that was set back; it must not keep a value alive.
+    /// Returns whether a value is fresh. A time in the future comes from a clock that was set back, and does not count.
     fn fresh(&self, entry: &CacheEntry) -> bool {
         (now() - entry.time).abs() < self.ttl
     }
@@ -127,7 +127,7 @@ impl Cache<'_> {
         json::to_lua(self.lua, &entry.value).map_err(mlua::Error::RuntimeError)
     }
 
-    /// The lock of this key; nothing if another caller has it, unless `wait` is true.
+    /// Takes the lock of this key; `None` if another caller has it, unless `wait` is true.
     fn lock(&self, wait: bool) -> io::Result<Option<HeldLock<'_>>> {
         files::make_directory(self.directory)?;
         let file = files::open_or_make(&self.file(".lock"))?;
@@ -143,7 +143,7 @@ impl Cache<'_> {
         }
     }
 
-    /// Puts a new value in the place of the old one, whole or not at all.
+    /// Replaces the old value atomically.
     fn write(&self, value: serde_json::Value) -> io::Result<()> {
         let entry = CacheEntry { key: self.key.to_owned(), time: now(), value };
         let temporary = self.file(&format!(".{}", std::process::id()));
@@ -152,14 +152,14 @@ impl Cache<'_> {
     }
 }
 
-/// Calls `function`; its value, as it would come from the cache, and as JSON.
+/// Calls `function`; returns its value in the form in which the cache returns it, and as JSON.
 fn call(lua: &Lua, context: &Context, key: &str, function: &Function) -> mlua::Result<(Value, serde_json::Value)> {
     let failed = |message: String| mlua::Error::RuntimeError(format!("cached: '{key}': {message}"));
     let values: MultiValue = function.call(())?;
     let value = values.front().cloned().unwrap_or(Value::Nil);
     if value.is_nil() {
         let why = values.get(1).and_then(Value::as_string).map(|text| format!(": {}", text.to_string_lossy()));
-        return Err(failed(format!("the function gave nil{}", why.unwrap_or_default())));
+        return Err(failed(format!("the function returned nil{}", why.unwrap_or_default())));
     }
     let json = json::from_lua(lua, context, value).map_err(&failed)?;
     Ok((json::to_lua(lua, &json).map_err(&failed)?, json))

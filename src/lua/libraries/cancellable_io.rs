@@ -1,7 +1,7 @@
-//! Reading and writing that does not outlast the one who waits for it.
+//! Reading and writing that ends when the evaluation is cancelled.
 //!
-//! A pipe or terminal may have nothing to read for ever. So each read and write waits with `poll`, and looks up now
-//! and then whether anyone still waits for the interpreter. If not, the thread ends its work here.
+//! A pipe or terminal may never have data to read. So each read and write waits with `poll`, and checks at intervals
+//! for cancellation. On cancellation the thread parks here.
 
 use super::super::cancellation::{CancelState, POLL_INTERVAL, SourceLocation};
 use super::super::context::Context;
@@ -13,16 +13,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Who waits, and for whom.
+/// A wait that can be cancelled.
 #[derive(Clone)]
 pub(super) struct Canceller {
     cancel_state: Arc<CancelState>,
-    /// Where in the user's files the waiting began.
+    /// The location in the user's files where the wait began.
     location: Option<SourceLocation>,
 }
 
 impl Canceller {
-    /// A wait that begins here.
+    /// Begins a wait at the caller's location.
     pub fn new(lua: &Lua, context: &Rc<Context>) -> Canceller {
         Canceller { cancel_state: Arc::clone(&context.cancel_state), location: context.location(lua, 0) }
     }
@@ -39,27 +39,27 @@ impl Canceller {
         self.cancel_state.park(self.location.clone())
     }
 
-    /// Ends the work of this thread if nobody waits for it any more.
+    /// Parks this thread if the evaluation is cancelled.
     pub fn park_if_cancelled(&self) {
         if self.is_cancelled() {
             self.park();
         }
     }
 
-    /// A file to be read and written with this wait.
+    /// Returns a file whose reads and writes use this wait.
     pub fn on(&self, file: impl Into<OwnedFd>) -> CancellableIo {
         CancellableIo { file: File::from(file.into()), canceller: self.clone() }
     }
 }
 
-/// A file whose reads and writes can be given up.
+/// A file whose reads and writes can be cancelled.
 pub(super) struct CancellableIo {
     file: File,
     canceller: Canceller,
 }
 
 impl CancellableIo {
-    /// Waits until the file is ready, or for as long as one may wait without looking up.
+    /// Waits until the file is ready, or until the next check for cancellation.
     fn ready(&self, flags: PollFlags) -> io::Result<bool> {
         let mut fds = [PollFd::new(&self.file, flags)];
         let time = Timespec { tv_sec: 0, tv_nsec: POLL_INTERVAL.subsec_nanos().into() };
@@ -68,7 +68,7 @@ impl CancellableIo {
             Err(rustix::io::Errno::INTR) => Ok(false),
             Err(error) => Err(error.into()),
         };
-        // Only now: what is given up is killed, and its pipes are ready then.
+        // The check comes after the wait: cancellation kills programs, and makes their pipes ready.
         self.canceller.park_if_cancelled();
         ready
     }
@@ -90,7 +90,7 @@ impl Read for CancellableIo {
 impl Write for CancellableIo {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         while !self.ready(PollFlags::OUT)? {}
-        // A pipe that is ready takes this many bytes without blocking.
+        // A pipe that is ready accepts this many bytes without blocking.
         self.file.write(&bytes[..bytes.len().min(4096)])
     }
 

@@ -1,11 +1,10 @@
-//! `offload.exec(argv, { timeout = … })`: run a program and take what it prints.
+//! `offload.exec(argv, { timeout = … })`: runs a program and returns its output.
 //!
-//! Gives the standard output of a program that exits with 0, else nil, a message and the exit status. There is no
-//! shell, no input, and a time limit of 5 seconds unless one is given. A program given as `./NAME` stands beside the
-//! main file.
+//! It returns the standard output of a program that exits with 0, else nil, a message and the exit status. There is no
+//! shell and no input. The time limit is 5 seconds by default. A program `./NAME` is beside the main file.
 //!
-//! `os.execute`, as the manual of Lua describes it, except for what `process` says: the C function would make the whole
-//! process deaf to interrupts while it waits, and could not be given up.
+//! `os.execute` works as in the manual of Lua, except for the differences in `process`. The C function would make the
+//! whole process ignore interrupts while it waits, and could not be cancelled.
 
 use super::super::context::Context;
 use super::super::message::plain_error;
@@ -24,11 +23,11 @@ use std::time::{Duration, Instant};
 
 /// How long a program may run, unless `timeout` is given.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of arguments: what Linux takes at the most.
+/// The limit of the bytes of arguments: Linux accepts no more.
 const MAX_ARGUMENTS: usize = 6 << 20;
-/// More output than this is an error.
+/// The limit of output; more is an error.
 const MAX_OUTPUT: usize = 16 << 20;
-/// Of its messages, so many bytes are kept for the last line to be shown.
+/// The number of bytes of its messages that are stored, to show the last line.
 const MAX_MESSAGES: usize = 64 << 10;
 
 type Answer = (Option<LuaString>, Option<String>, Option<i32>);
@@ -46,7 +45,7 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
             return Err(mlua::Error::RuntimeError("exec: expected a list of arguments, found an empty one".to_owned()));
         };
         let timeout = timeout(options.as_ref())?;
-        // As with files, a path that is not absolute begins at the main file; a name is looked for in PATH.
+        // As with files, a relative path starts at the main file; a name is searched in PATH.
         let path = match program.as_bytes().contains(&b'/') {
             true => context.resolve(program.as_bytes()).into_os_string(),
             false => program.clone(),
@@ -107,7 +106,7 @@ struct Outcome {
     messages: Vec<u8>,
 }
 
-/// Takes what the program prints, and its end.
+/// Reads the program's output until its end.
 fn take(mut program: Program, pipes: [CancellableIo; 2], timeout: Duration) -> io::Result<Outcome> {
     let deadline = Instant::now().checked_add(timeout);
     let mut pipes = pipes.map(Some);
@@ -136,7 +135,7 @@ fn take(mut program: Program, pipes: [CancellableIo; 2], timeout: Duration) -> i
         let surplus = messages.len().saturating_sub(MAX_MESSAGES);
         messages.drain(..surplus);
     }
-    // A child of the program may hold its output open when the program itself has ended.
+    // A child of the program may hold its output open after the program itself has ended.
     let ended = match pipes.iter().any(Option::is_some) {
         true => program.late(),
         false => program.wait(deadline)?,

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 use std::rc::Rc;
 
-/// A longer file is an error.
+/// The size limit of a file; a larger one is an error.
 const MAX_FILE: u64 = 16 << 20;
 
 pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {

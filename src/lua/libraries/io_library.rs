@@ -1,9 +1,9 @@
-//! The library `io`, as the manual of Lua 5.4 describes it (section 6.8), but for the three standard files: standard
-//! input is empty, and standard output is standard error, since the real one belongs to the program.
+//! The library `io` of the manual of Lua 5.4 (section 6.8), except for the three standard files: standard input is
+//! empty, and standard output is standard error, since the real one belongs to the program.
 //!
-//! It is written anew because of what lies under the original: a thread that is stuck in a read of C's stdio holds a
-//! lock that `exit` of recent C libraries waits for, so that a process could not even end; children would inherit open
-//! files; and no read could be given up.
+//! It does not use C's stdio, for three reasons. A thread that blocks in a read of stdio holds a lock that `exit` of
+//! recent C libraries waits for, so that the process could not even end. Children would inherit open files. And no read
+//! could be cancelled.
 
 use super::super::context::Context;
 use super::super::values::describe;
@@ -39,7 +39,7 @@ pub(super) fn register(lua: &Lua, context: &Rc<Context>) -> mlua::Result<()> {
     package.raw_get::<Table>("loaded")?.raw_set("io", library)
 }
 
-/// `io.open`, `io.popen`, `io.tmpfile`, `io.type`.
+/// Registers `io.open`, `io.popen`, `io.tmpfile`, `io.type`.
 fn opening(lua: &Lua, library: &Table, context: &Rc<Context>) -> mlua::Result<()> {
     let here = Rc::clone(context);
     let open_file = move |lua: &Lua, (name, mode): (LuaString, Option<String>)| -> mlua::Result<MultiValue> {
@@ -90,7 +90,7 @@ fn opening(lua: &Lua, library: &Table, context: &Rc<Context>) -> mlua::Result<()
     library.raw_set("type", lua.create_function(kind)?)
 }
 
-/// `io.input` and `io.output`: the default files.
+/// Registers `io.input` and `io.output`: the default files.
 fn redirecting(lua: &Lua, library: &Table, defaults: &Table, context: &Rc<Context>) -> mlua::Result<()> {
     for (name, mode) in [("input", "r"), ("output", "w")] {
         let (defaults, here) = (defaults.clone(), Rc::clone(context));
@@ -115,7 +115,7 @@ fn redirecting(lua: &Lua, library: &Table, defaults: &Table, context: &Rc<Contex
     Ok(())
 }
 
-/// `io.read`, `io.write`, `io.lines`, `io.close`.
+/// Registers `io.read`, `io.write`, `io.lines`, `io.close`.
 fn using(lua: &Lua, library: &Table, defaults: &Table, context: &Rc<Context>) -> mlua::Result<()> {
     let files = defaults.clone();
     let read = move |lua: &Lua, formats: Variadic<Value>| {

@@ -1,6 +1,6 @@
 //! `offload.json.encode(value)` and `offload.json.decode(text)`.
 //!
-//! Objects and arrays become tables, null becomes nil. A table with the keys 1 to n is an array, an empty one an
+//! Objects and arrays become tables, and null becomes nil. A table with the keys 1 to n is an array. An empty one is an
 //! object, unless it was decoded from an array.
 
 use super::super::context::Context;
@@ -8,11 +8,11 @@ use mlua::serde::{DeserializeOptions, SerializeOptions};
 use mlua::{Lua, LuaSerdeExt as _, LuaString, Table, Value};
 use std::rc::Rc;
 
-/// A longer text is an error.
+/// The size limit of a text; a longer one is an error.
 const MAX_TEXT: usize = 8 << 20;
 /// Deeper nesting is an error.
 const MAX_DEPTH: usize = 100;
-/// So many values, keys included, become JSON.
+/// The limit of values, keys included, in one JSON text.
 const MAX_VALUES: usize = 1_000_000;
 
 pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
@@ -45,7 +45,7 @@ fn decode(lua: &Lua, text: &[u8]) -> Result<Value, String> {
     to_lua(lua, &value)
 }
 
-/// A Lua value as JSON; the message of what cannot be said in JSON.
+/// Converts a Lua value to JSON; the error is a message about a value that JSON does not have.
 pub(super) fn from_lua(lua: &Lua, context: &Context, value: Value) -> Result<serde_json::Value, String> {
     let mut size = Size { lua, context, values: 0, bytes: 0 };
     size.add(&value, 0)?;
@@ -53,7 +53,7 @@ pub(super) fn from_lua(lua: &Lua, context: &Context, value: Value) -> Result<ser
     lua.from_value_with(value, options).map_err(|error| message(&error))
 }
 
-/// JSON as a Lua value.
+/// Converts JSON to a Lua value.
 pub(super) fn to_lua(lua: &Lua, value: &serde_json::Value) -> Result<Value, String> {
     let options =
         SerializeOptions::new().serialize_none_to_null(false).serialize_unit_to_null(false).recursion_limit(MAX_DEPTH);
@@ -67,8 +67,8 @@ fn message(error: &mlua::Error) -> String {
     }
 }
 
-/// How much JSON a value becomes. A table counts as often as it is found: a few that hold each other twice become
-/// more than any memory holds.
+/// Counts the JSON of a value. A table counts each time it is found: a few tables that contain each other twice become
+/// more JSON than any memory holds.
 struct Size<'a> {
     lua: &'a Lua,
     context: &'a Context,
@@ -87,7 +87,7 @@ impl Size<'_> {
         }
         match value {
             Value::String(text) => self.bytes += text.as_bytes().len(),
-            // What is deeper, or within itself, is an error anyway.
+            // A table that is deeper, or inside itself, is an error anyway.
             Value::Table(table) if depth <= MAX_DEPTH => {
                 for pair in table.pairs::<Value, Value>() {
                     let (key, value) = pair.map_err(|error| message(&error))?;
@@ -104,7 +104,7 @@ impl Size<'_> {
     }
 }
 
-/// A writer that takes no more than `MAX_TEXT` bytes.
+/// A writer that accepts at most `MAX_TEXT` bytes.
 struct Bounded<'a>(&'a mut Vec<u8>);
 
 impl std::io::Write for Bounded<'_> {

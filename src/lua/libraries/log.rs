@@ -1,11 +1,11 @@
-//! `offload.log.info(…)` and `offload.log.warn(…)`: messages with the place they come from.
+//! `offload.log.info(…)` and `offload.log.warn(…)`: messages with their location.
 
 use super::super::context::Context;
 use super::super::message::plain;
 use mlua::{Lua, Table, Value, Variadic};
 use std::rc::Rc;
 
-/// Bytes of a message that are put together; far less is shown.
+/// The bytes of a message that are collected; far fewer are shown.
 const MAX_BYTES: usize = 4000;
 
 pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
@@ -34,7 +34,7 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
         })?;
         table.raw_set(name, function)?;
     }
-    // `warn` of the standard library; messages that begin with @ are for Lua itself.
+    // `warn` of the standard library. Messages that begin with @ are for Lua itself.
     let target = context.log_target;
     lua.set_warning_function(move |_, message, _| {
         if !message.starts_with('@') {

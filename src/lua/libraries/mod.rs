@@ -1,5 +1,5 @@
-//! What user code finds beside the language: the module `offload`, and the parts of Lua's standard library that
-//! reach outside, made so that they cannot hold up or confuse the process. Each group has a file with one `register`.
+//! Libraries for user code: the module `offload`, and safe replacements of those parts of Lua's standard library that
+//! could block or confuse the process. Each group has a file with one `register`.
 
 use super::context::Context;
 use mlua::{Lua, Table};
@@ -25,7 +25,7 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
     io_library::register(lua, context)
 }
 
-/// Gives `host` what `lua/bounded.lua` is made of.
+/// Gives `host` the functions that `lua/bounded.lua` uses.
 pub(super) fn register_bounded(lua: &Lua, host: &Table, context: &Rc<Context>) -> mlua::Result<()> {
     patterns::register(lua, host, context)?;
     let context = Rc::clone(context);

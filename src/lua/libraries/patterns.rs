@@ -1,7 +1,7 @@
-//! `string.find` and its relatives, for `lua/bounded.lua`, which gives them the form that Lua's manual describes.
+//! `string.find` and its relatives, for `lua/bounded.lua`, which gives them the interface of Lua's manual.
 //!
-//! Each function returns a message first; nil there means that all is well and results follow. So the error is raised
-//! in Lua, as a string with a position, and not as an object of ours.
+//! Each function returns a message first; if that is nil, results follow. So the error is raised in Lua, as a string
+//! with a location, and not as an object of ours.
 
 use super::super::context::Context;
 use class::Steps;
@@ -16,9 +16,9 @@ mod matcher;
 #[cfg(test)]
 mod tests;
 
-/// Steps between two looks at whether anyone still waits: well under a millisecond.
+/// The number of steps between two checks for cancellation: well under a millisecond.
 const STEPS: usize = 10_000;
-/// A pattern without any of these is a plain text.
+/// A pattern without any of these characters is plain text.
 const SPECIAL: &[u8] = b"^$*+?.([%-";
 
 pub(super) fn register(lua: &Lua, host: &Table, context: &Rc<Context>) -> mlua::Result<()> {
@@ -42,7 +42,7 @@ pub(super) fn register(lua: &Lua, host: &Table, context: &Rc<Context>) -> mlua::
     host.raw_set("replace", lua.create_function(replace)?)
 }
 
-/// Looks up from time to time.
+/// Checks for cancellation at intervals.
 struct LookUp<'a> {
     lua: &'a Lua,
     context: &'a Context,
@@ -67,7 +67,7 @@ impl Steps for LookUp<'_> {
     }
 }
 
-/// The message of an error, or nil and results.
+/// Returns the message of an error, or nil and results.
 fn answer<T>(
     lua: &Lua,
     result: Result<T, String>,
@@ -83,7 +83,8 @@ fn answer<T>(
     }
 }
 
-/// Where the pattern is found first from `from` on, which counts from 0: begin and end as Lua counts, then captures.
+/// Finds the first match at or after `from` (from 0). Returns its begin and end as Lua counts, then
+/// captures.
 fn find(
     lua: &Lua,
     context: &Context,
@@ -114,8 +115,8 @@ fn find(
     })
 }
 
-/// As `find`, where the whole match counts if there is no capture: begin and end from 0, then captures, `most` of them
-/// at the most.
+/// Works like `find`, but a pattern without captures has the whole match as one. Returns begin and end from 0, then at
+/// most `most` captures.
 fn scan(
     lua: &Lua,
     context: &Context,
@@ -140,7 +141,7 @@ fn scan(
     })
 }
 
-/// Replaces up to `most` matches; the text, or nil if nothing has changed, and the number of matches.
+/// Replaces up to `most` matches. Returns the text, or nil if it is unchanged, and the number of matches.
 fn replace(
     lua: &Lua,
     context: &Context,
@@ -165,7 +166,7 @@ fn replace(
         if let Err(message) = add_replacement(&mut replaced, &matcher, whole, text, with) {
             return Ok(Err(message));
         }
-        // This memory is not Lua's.
+        // This memory is not counted by Lua.
         if replaced.len() > context.memory() {
             return Err(mlua::Error::MemoryError("not enough memory".to_owned()));
         }
@@ -206,7 +207,7 @@ fn add_replacement<S: Steps>(
     Ok(())
 }
 
-/// The pattern without `^` at its begin, and whether that was there.
+/// Returns the pattern without a leading `^`, and whether there was one.
 fn anchor(pattern: &[u8]) -> (&[u8], bool) {
     pattern.strip_prefix(b"^").map_or((pattern, false), |rest| (rest, true))
 }

@@ -1,5 +1,5 @@
-//! Running programs for user code. They get no input, their messages go to standard error, and they are killed with
-//! all their offspring when their time is over or nobody waits for the interpreter any more.
+//! Programs of user code. They get no input, and their messages go to standard error. They are killed with all their
+//! children when their time limit passes or the evaluation is cancelled.
 
 use super::super::context::Context;
 use super::cancellable_io::{CancellableIo, Canceller};
@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A child is looked at this often once it has nothing left to read from: it is about to end.
+/// How often a child is checked that has closed its output: it is about to end.
 const ABOUT_TO_END: Duration = Duration::from_millis(1);
 
 /// A program that runs; dropping it kills it.
@@ -24,11 +24,11 @@ pub(super) struct Program {
     canceller: Canceller,
 }
 
-/// How a program ended.
+/// The end of a program.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Ended {
     With(ExitStatus),
-    /// It was killed when its time was over.
+    /// It was killed at its time limit.
     Late,
 }
 
@@ -52,7 +52,7 @@ impl Program {
         Program::start(lua, context, OsStr::new("/bin/sh"), &arguments, streams)
     }
 
-    /// The other end of one of its pipes, to be read or written while it is wanted.
+    /// Returns our end of one of its pipes, for cancellable reads and writes.
     pub fn pipe(&self, end: impl Into<OwnedFd>) -> CancellableIo {
         self.canceller.on(end)
     }
@@ -72,18 +72,18 @@ impl Program {
         }
     }
 
-    /// Ends the work of this thread if nobody waits for it any more.
+    /// Parks this thread if the evaluation is cancelled.
     pub fn park_if_cancelled(&self) {
         self.canceller.park_if_cancelled();
     }
 
-    /// Ends it because its time is over.
+    /// Kills it because its time limit has passed.
     pub fn late(&mut self) -> Ended {
         self.kill();
         Ended::Late
     }
 
-    /// Kills it and what it has started.
+    /// Kills it and its children.
     pub fn kill(&mut self) {
         self.canceller.cancel_state().kill(&mut self.program);
     }
@@ -95,7 +95,7 @@ impl Drop for Program {
     }
 }
 
-/// Our standard error, for a program.
+/// Returns a copy of our standard error, for a program.
 pub(super) fn messages() -> io::Result<OwnedFd> {
     match rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3) {
         Ok(copy) => Ok(copy),
@@ -103,7 +103,7 @@ pub(super) fn messages() -> io::Result<OwnedFd> {
     }
 }
 
-/// The three results with which Lua's standard library tells how a program ended.
+/// Returns the three results of Lua's standard library about the end of a program.
 pub(super) fn lua_status(status: ExitStatus) -> (Option<bool>, &'static str, i32) {
     match (status.code(), status.signal()) {
         (Some(0), _) => (Some(true), "exit", 0),

@@ -1,4 +1,4 @@
-//! The tokens of a Lua text, as far as telling its tables apart needs them.
+//! The tokens of a Lua text, as far as they are needed to find its tables.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use std::ops::Range;
 pub(super) enum Kind<'a> {
     /// A name or keyword.
     Name(&'a str),
-    /// A literal string in quotes: what stands between them, escapes as they are.
+    /// The contents of a literal string in quotes, with its escapes.
     Text(&'a str),
     /// `{`
     Brace,
@@ -27,7 +27,7 @@ pub(super) enum Kind<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Token<'a> {
     pub kind: Kind<'a>,
-    /// Line on which it begins, from 1.
+    /// The line on which it begins, from 1.
     pub line: u32,
     pub bytes: Range<usize>,
 }
@@ -47,7 +47,7 @@ impl<'a> Scanner<'a> {
         self.text.as_bytes().get(self.at + offset).copied().unwrap_or(0)
     }
 
-    /// Goes `count` bytes on, counting lines.
+    /// Skips `count` bytes, counting lines.
     fn skip(&mut self, count: usize) {
         let end = (self.at + count).min(self.text.len());
         let newlines = self.text.as_bytes()[self.at..end].iter().filter(|&&byte| byte == b'\n').count();
@@ -60,7 +60,7 @@ impl<'a> Scanner<'a> {
         self.skip(rest.iter().take_while(|&&byte| belongs(byte)).count());
     }
 
-    /// Goes past a long string or the brackets of a long comment, if one begins here.
+    /// Skips a long string or the brackets of a long comment, if one begins here.
     fn long_bracket(&mut self) -> bool {
         let level = self.text.as_bytes()[self.at..].iter().skip(1).take_while(|&&byte| byte == b'=').count();
         if self.byte(0) != b'[' || self.byte(level + 1) != b'[' {
@@ -85,7 +85,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Goes past a string in quotes; gives where its content stands.
+    /// Skips a string in quotes; returns the position of its contents.
     fn quoted(&mut self, quote: u8) -> Range<usize> {
         self.skip(1);
         let start = self.at;
@@ -128,7 +128,7 @@ impl<'a> Iterator for Scanner<'a> {
                 self.skip_while(|byte| byte.is_ascii_alphanumeric() || byte == b'.');
                 Kind::Other
             }
-            // Two-character operators are one token, lest the second half of `==` be taken for an assignment.
+            // Two-character operators are one token, so that the second half of `==` is not taken for an assignment.
             b'=' | b'<' | b'>' | b'~' if self.byte(1) == b'=' => {
                 self.skip(2);
                 Kind::Other

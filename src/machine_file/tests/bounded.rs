@@ -1,4 +1,4 @@
-//! No function of the standard library, and no instruction, keeps a processor busy for long once nobody waits for it.
+//! No function of the standard library, and no instruction, uses a processor for long after cancellation.
 
 use super::super::loaded_file::LoadedFile;
 use crate::lua::{CancelState, Interpreter, RuntimeOptions, Stopped};
@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Against hanging. What is idle may wait for long on a machine with much else to do.
+/// The limit against hanging. An idle thread may wait for long on a busy machine.
 const LONG: Duration = Duration::from_secs(600);
 /// `SCHED_IDLE`.
 const IDLE: &str = "5";
 
-/// Functions, and what they would take hours for.
+/// Functions with calls that would take hours.
 const CASES: &[(&str, &str)] = &[
     ("string.find", "('a'):rep(1e5):find(('.-'):rep(20) .. 'b')"),
     ("string.find", "('a'):rep(2^23):find(('a'):rep(2^22) .. 'b', 1, true)"),
@@ -88,8 +88,8 @@ const CASES: &[(&str, &str)] = &[
     ),
 ];
 
-/// What the rest costs is bounded by memory, as a message of the type of the argument, the size of a text, or the room on
-/// the stack; waiting for what is outside is given up; and what is called from Lua is Lua.
+/// Memory bounds the cost of the other functions: a message about the type of an argument, the size of a text, or the
+/// space on the stack. Waits for something outside are cancelled, and functions called from Lua are Lua.
 const QUICK: &[&str] = &[
     "assert",
     "build_machine",
@@ -238,17 +238,17 @@ fn every_function_is_known() {
     assert!(differing.is_empty(), "{differing:?}");
 }
 
-/// The state of a thread of this process, the processor time that it has had, and its policy; `None` if it has ended.
+/// Returns the state of a thread of this process, its processor time, and its policy; `None` if it has ended.
 fn thread_state(thread: rustix::process::Pid) -> Option<(String, [String; 2], String)> {
     let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat", thread = thread.as_raw_pid())).ok()?;
-    // Behind the name, which ends with a bracket, stand the fields from the third on.
+    // The fields from the third on follow the name, which ends with a bracket.
     let fields: Vec<String> = stat.rsplit_once(") ")?.1.split(' ').map(str::to_owned).collect();
     let field = |number: usize| fields.get(number - 3).cloned().unwrap_or_default();
     Some((field(3), [field(14), field(15)], field(41)))
 }
 
 #[test]
-fn what_is_given_up_comes_to_an_end() {
+fn a_cancelled_call_ends() {
     for (name, code) in CASES {
         let interpreter = interpreter();
         let code = format!("local offload = require 'offload'; {code}");
@@ -273,9 +273,9 @@ fn what_is_given_up_comes_to_an_end() {
     }
 }
 
-/// What no function of ours is called by, and no look reaches: a chain of calls a million long, in a single instruction.
+/// No function of ours and no hook interrupts this case: a chain of a million calls in a single instruction.
 #[test]
-fn what_cannot_be_ended_is_idle() {
+fn a_call_that_cannot_be_ended_is_idle() {
     let interpreter = interpreter();
     let mut budget = Duration::from_millis(100);
     let result = interpreter.run(&mut budget, move |file| {
@@ -288,7 +288,7 @@ fn what_cannot_be_ended_is_idle() {
     assert_eq!(policy, IDLE);
 }
 
-/// Our functions give what those of Lua give, for tables of both kinds and of any size.
+/// Our functions return the same as those of Lua, for tables of both kinds and of any size.
 #[test]
 fn functions_of_tables_are_those_of_lua() {
     const COMPARE: &str = r##"

@@ -1,4 +1,4 @@
-//! The messages that broken machine files get, word for word: the table is `broken.txt`.
+//! The exact messages for broken machine files: the table is `broken.txt`.
 
 use super::*;
 

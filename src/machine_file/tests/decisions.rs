@@ -1,4 +1,5 @@
-//! The functions of a machine file: when they are called, what their results mean, what happens when they fail.
+//! The functions of a machine file: when they are called, the meaning of their results, and the effects of their
+//! errors.
 
 use super::*;
 use crate::hook;
@@ -19,7 +20,7 @@ pub(super) fn request() -> LuaRequest {
     LuaRequest::new(&request, &hook::HookArguments::parse(&arguments).unwrap())
 }
 
-/// A pool of the machines `a` (speed 1) and `b` (speed 4), with `fields` for the pool and `own` for `b`.
+/// Returns a pool of the machines `a` (speed 1) and `b` (speed 4), with `fields` for the pool and `own` for `b`.
 fn site(fields: &str, own: &str) -> Site {
     Site::new(&format!(
         "local offload = require \"offload\"\nreturn {{\n  build_machine {{ name = \"a\", $REST }},\n  \
@@ -149,13 +150,13 @@ fn choices_by_function() {
     assert_eq!(
         warnings(&site, &decision),
         [
-            "machines.lua:6: warning: when_unreachable: expected \"wait\" or \"local\", found \"never\"; the default holds"
+            "machines.lua:6: warning: when_unreachable: expected \"wait\" or \"local\", found \"never\"; the default applies"
         ]
     );
 }
 
 #[test]
-fn what_functions_are_told() {
+fn functions_get_their_arguments() {
     let site = site(
         r#"accepts = function(request, machine)
           assert(request.system == "x86_64-linux" and request.features[1] == "kvm" and #request.features == 1)
@@ -198,7 +199,7 @@ fn what_functions_are_told() {
 }
 
 #[test]
-fn the_derivation_is_read_when_asked_for() {
+fn the_derivation_is_read_on_request() {
     let site = site(
         r#"accepts = function(request)
           local derivation = request:read_derivation()
@@ -246,14 +247,14 @@ fn the_derivation_is_read_when_asked_for() {
 }
 
 #[test]
-fn results_that_are_no_answer() {
+fn invalid_results_have_defaults() {
     let failed = |why: &str| Acceptance::No(format!("accepts failed: {why}"));
     for (body, verdict, warning) in [
         ("", Acceptance::Yes, "accepts: expected true or false, found nothing; it counts as true"),
         ("return nil, 'why'", Acceptance::Yes, "accepts: expected true or false, found nothing; it counts as true"),
         ("return 1", Acceptance::Yes, "accepts: expected true or false, found 1; it counts as true"),
         ("return {}", Acceptance::Yes, "accepts: expected true or false, found a table; it counts as true"),
-        ("return false", Acceptance::No("accepts says no".into()), ""),
+        ("return false", Acceptance::No("accepts returned false".into()), ""),
         ("return false, 5", Acceptance::No("5".into()), ""),
         ("return false, 'two\\nlines'", Acceptance::No("two lines".into()), ""),
         ("error('oh', 0)", failed("oh"), "accepts: oh; it counts as false"),
@@ -294,7 +295,7 @@ fn results_that_are_no_answer() {
         let decision = pool.callbacks(request());
         assert_eq!(decision.score(B, &LuaStatus::default()), Score::Value(score), "{body}");
         let message =
-            format!("machines.lua:6: warning: score: expected a number or false, {warning}; the default holds");
+            format!("machines.lua:6: warning: score: expected a number or false, {warning}; the default applies");
         let expected = if warning.is_empty() { vec![] } else { vec![message] };
         assert_eq!(warnings(&site, &decision), expected, "{body}");
     }
@@ -312,7 +313,7 @@ fn an_error_shows_the_calls_of_the_user() {
     assert_eq!(
         warnings(&site, &decision),
         [
-            "machines.lua:7: warning: score: attempt to perform arithmetic on a nil value (field 'weight'); the default holds"
+            "machines.lua:7: warning: score: attempt to perform arithmetic on a nil value (field 'weight'); the default applies"
         ]
     );
 }

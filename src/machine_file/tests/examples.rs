@@ -1,4 +1,4 @@
-//! The machine files in `examples/` do what they say.
+//! The machine files in `examples/` do what their comments say.
 
 use super::decisions::request;
 use super::*;
@@ -12,7 +12,7 @@ fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")
 }
 
-/// Loads an example; it must give no warning.
+/// Loads an example, which must not give a warning.
 fn example(name: &str) -> Pool {
     let cache = tempfile::tempdir().unwrap();
     let context = LoadContext { cache: Some(cache.path().join("cache")), ..LoadContext::default() };
@@ -32,7 +32,7 @@ fn named(name: &str) -> LuaRequest {
     LuaRequest { name: name.into(), ..request() }
 }
 
-/// A request for a derivation, with a fixed output or without.
+/// Returns a request for a derivation, with a fixed output or without.
 fn with_derivation(features: &[&str], fixed: bool) -> LuaRequest {
     let hash = if fixed { "ab".repeat(32) } else { String::new() };
     let method = if fixed { "sha256" } else { "" };

@@ -1,12 +1,12 @@
-//! Machine files made at random: valid Lua with hostile values, metatables and callbacks. Whatever they do, there is an
-//! answer in time, and nothing in it could be taken for a reply to the daemon.
+//! Random machine files: valid Lua with hostile values, metatables and callbacks. All of them give a result in time,
+//! without a text that could be taken for a reply to the daemon.
 
 use super::decisions::request;
 use super::*;
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
 
-/// An expression of Lua.
+/// Generates an expression of Lua.
 fn expression() -> impl Strategy<Value = String> {
     let plain = prop::sample::select(vec![
         "nil",
@@ -78,7 +78,7 @@ fn expression() -> impl Strategy<Value = String> {
     })
 }
 
-/// A function that may be called during a decision.
+/// Generates a function that may be called during a decision.
 fn callback() -> impl Strategy<Value = String> {
     (expression(), expression()).prop_map(|(one, two)| format!("function(...) local x = {one} return {two}, x end"))
 }
@@ -87,7 +87,7 @@ fn file() -> impl Strategy<Value = String> {
     fn names<T>(schema: &[Field<T>]) -> Vec<&'static str> {
         schema.iter().map(|field| field.name).collect()
     }
-    // Mostly functions where functions belong, so that many files get as far as a decision.
+    // Mostly functions for fields that need them, so that many files reach a decision.
     let function = prop_oneof![4 => callback(), 1 => expression()];
     let functions =
         prop::collection::vec((prop::sample::select(vec!["accepts", "score", "when_busy"]), function), 1..3);
@@ -104,7 +104,7 @@ fn file() -> impl Strategy<Value = String> {
     })
 }
 
-/// What the engine would print and send on.
+/// Checks the text that the engine would print and send.
 fn check(text: &str) {
     for line in text.lines() {
         assert!(!line.starts_with("# "), "{text}");

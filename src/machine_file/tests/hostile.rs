@@ -1,12 +1,12 @@
-//! Programs that try to hang, end or confuse the process, each during the evaluation and during a decision.
+//! Programs that try to block, end or confuse the process, each during the evaluation and during a decision.
 
 use super::decisions::request;
 use super::*;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Each program, and a part of the message that it gets; nothing if it does no harm, `*` if that depends on the
-/// machine's speed; `|` stands between alternatives.
+/// Each program, with a part of its message: an empty one if it does no harm, `*` if the message depends on the
+/// machine's speed; `|` separates alternatives.
 const PROGRAMS: [(&str, &str, &str); 32] = [
     ("loop", "while true do end", "took longer"),
     ("loop in a coroutine", "coroutine.wrap(function() while true do end end)()", "took longer"),
@@ -71,10 +71,10 @@ const PROGRAMS: [(&str, &str, &str); 32] = [
     ("bytecode", "assert(load(string.dump(function() end)))", "binary chunk"),
 ];
 
-/// What nothing here takes that has a limit, on a machine with much else to do.
+/// A limit that no program here reaches, even on a busy machine.
 const LONG: Duration = Duration::from_secs(30);
 
-/// The limit for a program that gets this message: a short one where the limit is what ends it.
+/// Returns the limit for a program with this message: a short one if the limit ends the program.
 fn limit(message: &str) -> Duration {
     let is_ended = message == "*" || message == "__gc" || message.contains("took longer");
     if is_ended { Duration::from_millis(500) } else { Duration::from_secs(20) }
@@ -105,7 +105,7 @@ fn during_a_decision() {
         let decision = pool.callbacks(request());
         let score = decision.score(Candidate::Machine(0), &LuaStatus::default());
         let warnings: Vec<String> = decision.take_warnings().iter().map(|one| site.relative(one)).collect();
-        // Built for debugging and side by side with other tests, memory fills slowly.
+        // In a debug build with concurrent tests, memory fills slowly.
         assert!(start.elapsed() < LONG, "{title}: {:?}", start.elapsed());
         println!("{title}: {:?} {score:?} {warnings:?}", start.elapsed());
         match message {
@@ -121,7 +121,7 @@ fn during_a_decision() {
         if message == "*" || message.contains('|') {
             continue;
         }
-        // The default holds for the rest, and no second warning comes.
+        // The default applies to later calls, without a second warning.
         let start = Instant::now();
         let again = decision.score(Candidate::Machine(0), &LuaStatus::default());
         assert!(matches!(again, Score::Value(_)), "{title}");
@@ -153,7 +153,7 @@ fn during_the_evaluation() {
     }
 }
 
-/// One deadline for all the calls of a decision.
+/// All the calls of a decision share one deadline.
 #[test]
 fn the_time_is_that_of_the_decision() {
     let site = Site::new(
@@ -164,7 +164,7 @@ fn the_time_is_that_of_the_decision() {
     let start = Instant::now();
     let decision = pool.callbacks(request());
     let verdicts: Vec<Acceptance> = (0..10).map(|_| decision.accepts(Candidate::Machine(0))).collect();
-    // Those that were called in time, the one that was not, and those that were not called any more.
+    // Some were called in time, one was late, and the others were not called any more.
     let refusal = |why: &str| Acceptance::No(format!("accepts {why}"));
     let late = verdicts.iter().position(|verdict| *verdict != Acceptance::Yes).unwrap();
     assert!((1..=3).contains(&late), "{verdicts:?}");
@@ -194,8 +194,8 @@ const OUTPUT: &str = r##"
     assert(os.execute("cat") == true)
 "##;
 
-/// What user code prints goes to standard error, and reading gives nothing. Run in a process of its own, whose
-/// descriptors can be looked at.
+/// The output of user code goes to standard error, and its input is empty. It runs in a process of its own, whose
+/// descriptors can be checked.
 #[test]
 fn printing_and_reading() {
     if std::env::var_os("OFFLOAD_TEST_OUTPUT").is_some() {
@@ -223,7 +223,7 @@ fn printing_and_reading() {
     assert!(stderr.matches("# accept").count() == 12, "{stderr}");
 }
 
-/// A program that nobody waits for any more is killed, with what it has started.
+/// On cancellation a program is killed with its children.
 #[test]
 fn children_do_not_outlive_the_wait() {
     let site = site("os.execute('echo $$ > ' .. FIFO .. '; sleep 30 & wait')", true, Duration::from_secs(3));
@@ -233,14 +233,14 @@ fn children_do_not_outlive_the_wait() {
     let group = std::fs::read_to_string(site.directory.path().join("fifo")).unwrap();
     let group = rustix::process::Pid::from_raw(group.trim().parse().unwrap()).unwrap();
     let start = Instant::now();
-    // The leader is a zombie until the test ends, so the group exists; but nothing in it runs.
+    // The leader is a zombie until the test ends, so the group exists; but none of its processes runs.
     while running(group.as_raw_pid()) > 0 {
         assert!(start.elapsed() < Duration::from_secs(20));
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// How many processes of a group run.
+/// Returns the number of running processes of a group.
 fn running(group: i32) -> usize {
     let stats = std::fs::read_dir("/proc")
         .unwrap()
@@ -254,7 +254,7 @@ fn running(group: i32) -> usize {
         .count()
 }
 
-/// Opening a named pipe waits until somebody writes to it.
+/// Opening a named pipe blocks until a writer opens it.
 #[test]
 fn a_pipe_in_its_place() {
     let site = Site::new("return {}");

@@ -1,4 +1,4 @@
-//! Machine files as a user writes them, loaded whole.
+//! Machine files in the form that a user writes, loaded as a whole.
 
 use super::*;
 use std::path::PathBuf;
@@ -16,8 +16,8 @@ mod valid;
 /// A host key for the files of these tests.
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGiZC8RF5TdIuz3cZ2RZ6pH6/WJ7mzWKRX7KPrGwENOG";
 
-/// A directory with files, of which `machines.lua` is the machine file. `$KEY` stands for a host key, `$REST` for the
-/// required fields but the name.
+/// A directory with files, of which `machines.lua` is the machine file. `$KEY` is replaced by a host key, `$REST` by
+/// the required fields except the name.
 struct Site {
     directory: tempfile::TempDir,
 }
@@ -44,7 +44,7 @@ impl Site {
         load(&self.path(), &LoadContext { home: Some("/home/me".into()), ..LoadContext::default() })
     }
 
-    /// A text without the name of the directory.
+    /// Returns a text without the name of the directory.
     fn relative(&self, text: impl ToString) -> String {
         text.to_string().replace(&format!("{}/", self.directory.path().display()), "")
     }

@@ -1,4 +1,4 @@
-//! The module `offload` and the parts of the standard library that are ours. The files check themselves with `assert`.
+//! The module `offload` and our parts of the standard library. The files check themselves with `assert`.
 
 use super::*;
 use std::process::Command;
@@ -9,7 +9,7 @@ fn context(site: &Site) -> LoadContext {
     LoadContext { home: Some(directory.join("home")), cache: Some(directory.join("cache")), ..LoadContext::default() }
 }
 
-/// Runs `text` as a machine file, with `offload` at hand.
+/// Runs `text` as a machine file, with the variable `offload`.
 fn run(site: &Site, text: &str) -> Result<Pool, Report> {
     site.write("machines.lua", &format!("local offload = require 'offload'\n{text}\nreturn {{}}"));
     load(&site.path(), &context(site))
@@ -128,13 +128,13 @@ fn cached_values() {
         assert(offload.cached("hosts", 0, function() return nil, "no network" end)[1] == "a")
         assert(offload.cached("hosts", 0, function() return print end)[1] == "a")
         local ok, message = pcall(offload.cached, "nothing", 60, function() return nil, "no network" end)
-        assert(not ok and tostring(message):find("cached: 'nothing': the function gave nil: no network", 1, true))
+        assert(not ok and tostring(message):find("cached: 'nothing': the function returned nil: no network", 1, true))
         assert(not pcall(offload.cached, "nothing", 60, function() error("x") end))
         "#,
     );
     // Another process.
     holds(&site, "assert(offload.cached('hosts', 60, function() error('not called') end)[1] == 'a')");
-    // A damaged file counts as absent.
+    // A damaged file counts as missing.
     for entry in std::fs::read_dir(site.directory.path().join("cache")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|ending| ending == "json") {
@@ -142,7 +142,7 @@ fn cached_values() {
         }
     }
     holds(&site, "assert(offload.cached('hosts', 60, function() return 'new' end) == 'new')");
-    // Without a place to keep values, the function is called.
+    // Without a directory for cached values, the function is called each time.
     std::fs::remove_dir_all(site.directory.path().join("cache")).unwrap();
     std::fs::write(site.directory.path().join("cache"), "").unwrap();
     holds(&site, "for i = 1, 2 do assert(offload.cached('hosts', 60, function() return i end) == i) end");
@@ -172,7 +172,7 @@ fn one_caller_runs_the_function() {
     assert_eq!(loads(4), 2, "everybody has an old value: one gets a new one");
 }
 
-/// A function that never comes back does not keep its lock.
+/// A function that never returns does not keep its lock.
 #[test]
 fn a_lock_is_given_back_when_time_is_over() {
     let site = Site::new("");
@@ -197,7 +197,7 @@ fn known_hosts() {
         ),
     );
     site.write("other", &format!("paris {KEY}\n"));
-    // What ssh-keygen -H makes of it.
+    // The output of ssh-keygen -H.
     let hashed = site.directory.path().join("hashed");
     std::fs::write(&hashed, format!("hashed.example.org {KEY}\n[hashed.example.org]:2222 {other}\n")).unwrap();
     let status = Command::new("ssh-keygen").args(["-q", "-H", "-f"]).arg(&hashed).output().unwrap().status;
@@ -236,7 +236,7 @@ fn known_hosts() {
         );
         assert!(site.relative(&report).starts_with(&message), "{report}");
     }
-    // The field that lacks it is not reported a second time.
+    // The field without a value is not reported a second time.
     let report = run(
         &site,
         "local m = build_machine {\n name = 'x', user = 'u', systems = { 'x86_64-linux' },\n host_key = offload.known_hosts('x', 'none'),\n}\nif true then return { m } end",

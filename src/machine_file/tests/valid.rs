@@ -1,4 +1,4 @@
-//! Machine files that are as they should be.
+//! Valid machine files.
 
 use super::*;
 use crate::machine::{Compression, Machine};
@@ -76,7 +76,7 @@ fn every_field() {
     assert_eq!(paris, &Entry { machine: expected, line: Some(14), has_accepts: false, has_score: false });
 }
 
-/// The values in JSON, each of which must differ from its default: those of all fields are given.
+/// Returns the values in JSON, each of which must differ from its default: all fields are given.
 fn json_with_every_field<T: Default>(schema: &'static [Field<T>], value: &T) -> serde_json::Value {
     let [json, defaults] =
         [value, &T::default()].map(|value| serde_json::to_value(FieldValues(schema, value)).unwrap());
@@ -104,7 +104,7 @@ fn compression_in_every_spelling() {
 }
 
 #[test]
-fn how_long_a_connection_is_kept() {
+fn a_connection_persists_for_a_limited_time() {
     for (text, kept) in [
         ("false", None),
         ("0.25", Some(Duration::from_millis(250))),
@@ -119,7 +119,7 @@ fn how_long_a_connection_is_kept() {
 
 /// The files check themselves with `assert`.
 #[test]
-fn what_a_file_may_do() {
+fn valid_files_load() {
     for (title, text) in [
         ("nothing", "return {}"),
         ("comment only", "-- nothing\nreturn {}"),

@@ -12,7 +12,7 @@ fn record(directory: &tempfile::TempDir) -> HealthRecord {
     HealthRecord::of(&StateDirectory::new(directory.path()), &machine).unwrap()
 }
 
-/// The back-off in seconds.
+/// Returns the back-off in seconds.
 fn wait(health: &Health) -> u64 {
     health.failures.as_ref().unwrap().back_off().as_secs()
 }
@@ -65,27 +65,27 @@ fn a_clock_set_back_ends_back_off_and_freshness() {
 }
 
 #[test]
-fn a_question_without_an_end_is_a_failure_in_time() {
+fn a_probe_without_a_result_is_a_failure_in_time() {
     let health = Health::reached(MachineStatus::default(), seconds(0)).probe_started(seconds(40));
     assert_eq!(health.availability(seconds(49)), Availability::Probing { since: seconds(40) });
     assert_eq!(health.availability(seconds(50)), Availability::Unknown { after_failure: false });
     let health = health.probe_started(seconds(50));
     assert_eq!(health.availability(seconds(51)), Availability::Probing { since: seconds(50) });
     assert_eq!(health.failures.as_ref().unwrap().last, seconds(40));
-    // As long as if it had failed, twice by now.
+    // The back-off is as long as after two failures.
     assert_eq!(health.availability(seconds(69)), Availability::Probing { since: seconds(50) });
     assert_eq!(health.availability(seconds(70)), Availability::Unknown { after_failure: true });
 }
 
 #[test]
-fn a_question_that_was_killed_costs_a_host_that_is_well_one_back_off() {
+fn a_killed_probe_costs_a_healthy_host_one_back_off() {
     let health = Health::reached(MachineStatus::default(), seconds(0)).probe_started(seconds(40));
-    // Its process is gone. The next one may ask when the first back-off is over, and counts the mark.
+    // Its process has ended. The next one may probe when the first back-off is over, and counts the failure.
     let probing_since = health.probe_started(seconds(50));
     assert_eq!(probing_since.failures.as_ref().unwrap().count, 1);
     let failed = probing_since.clone().after_failure("refused", seconds(51));
     assert_eq!((failed.failures.as_ref().unwrap().count, wait(&failed)), (2, 20));
-    // One that answers is as good as ever.
+    // A host that responds has no failures.
     let well = Health::reached(MachineStatus::default(), seconds(51));
     assert_eq!((well.availability(seconds(52)), well.failures), (Availability::Fresh, None));
 }
@@ -97,20 +97,20 @@ fn a_ban_is_waited_out() {
     let mut waits = Vec::new();
     for _ in 0..4 {
         health = health.after_ban("Not allowed at this time", now);
-        // Whoever passes on the error does not shorten it.
+        // A process that reports the error again does not shorten the back-off.
         health = health.after_failure("Not allowed at this time", now + 1);
         waits.push(wait(&health));
         now += wait(&health) * 1000;
     }
     assert_eq!(waits, [15, 20, 40, 80]);
-    // Another failure is no ban.
+    // Another failure is not a ban.
     let health = Health::default().after_ban("no", seconds(0)).after_failure("refused", seconds(15));
     assert_eq!(wait(&health), 20);
     assert_eq!(wait(&Health::default().after_failure("refused", seconds(0))), 10);
 }
 
 #[test]
-fn trouble_keeps_the_status_and_success_ends_it() {
+fn failures_keep_the_status_and_success_clears_them() {
     let status = MachineStatus { cores: Some(4), ..MachineStatus::default() };
     let health =
         Health::reached(status.clone(), seconds(0)).probe_started(seconds(1)).after_failure("refused", seconds(1));
@@ -119,7 +119,7 @@ fn trouble_keeps_the_status_and_success_ends_it() {
 }
 
 #[test]
-fn records_survive_and_rubbish_is_nothing() {
+fn records_survive_and_an_invalid_record_is_empty() {
     let directory = tempfile::tempdir().unwrap();
     let record = record(&directory);
     assert_eq!(record.read(), Health::default());
@@ -141,10 +141,10 @@ fn no_change_undoes_another() {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..50 {
-                    // Each failure after the longest back-off, so that each counts.
+                    // Each failure comes after the longest back-off, so that each counts.
                     let later =
                         |health: &Health| health.failures.as_ref().map_or(0, |failures| failures.last + 400_000);
-                    // On a loaded machine a thread may be kept from the lock for longer than a change waits.
+                    // On a loaded machine a thread may wait for the lock longer than a change does.
                     while let Err(error) = record.change(|health| {
                         let now = later(&health);
                         health.after_failure("refused", now)
@@ -159,7 +159,7 @@ fn no_change_undoes_another() {
 }
 
 #[test]
-fn one_asks_at_a_time() {
+fn one_process_probes_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
     let record = record(&directory);
     let probe_started = record.try_probe_lock().unwrap().unwrap();

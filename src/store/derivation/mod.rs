@@ -1,4 +1,4 @@
-//! Derivations: what is built from what, as `.drv` files say it.
+//! Derivations: the instructions of builds, in the form of `.drv` files.
 //!
 //! ```text
 //! Derive([OUTPUTS],[INPUTDRVS],[INPUTSRCS],"system","builder",[ARGS],[ENV])
@@ -9,13 +9,13 @@
 //! ENV      = ("name","value")                    sorted by name
 //! ```
 //!
-//! No white space, no newline at the end. A string stands in double quotes, in which `"`, `\`, newline, carriage return
-//! and tab are written with a backslash; a backslash before any other character counts for nothing. The hash algorithm
-//! and the base 16 hash are there for *fixed* outputs only, with `r:` before the algorithm if the hash is that of the
-//! nar. Sources: `libstore/derivations.cc` and `parseString` of the daemon, `guix/derivations.scm`.
+//! There is no white space, and no newline at the end. A string is in double quotes, in which `"`, `\`, newline,
+//! carriage return and tab are written with a backslash; a backslash before any other character is ignored. Only
+//! *fixed* outputs have a hash algorithm and a hash in base 16, with `r:` before the algorithm if the hash is that of
+//! the nar. Sources: `libstore/derivations.cc` and `parseString` of the daemon, `guix/derivations.scm`.
 //!
-//! The reader refuses what is not sorted or is there twice, which the daemon does not. Not checked on reading: that the
-//! output paths are the ones that [`Hashes`] computes, and that the environment names them; the daemon did that when
+//! Unlike the daemon, the reader refuses entries that are not sorted or occur twice. Not checked on reading: that the
+//! output paths are those that [`Hashes`] computes, and that the environment names them. The daemon checked that when
 //! the derivation came into its store.
 
 mod outputs;
@@ -30,15 +30,15 @@ use std::io;
 use super::HashAlgorithm;
 use super::path::{self, PathError, StoreDir, StorePath};
 
-/// Largest derivation that is read, in bytes.
+/// The size limit of a derivation, in bytes.
 pub const MAX_SIZE: usize = 64 << 20;
 
-/// The contents of a `.drv` file. Strings that may be anything are bytes; they have no NUL.
+/// The contents of a `.drv` file. Strings of any form are bytes; they have no NUL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Derivation {
     /// By id: `out`, `dev`, and so on. Never empty.
     pub outputs: BTreeMap<String, Output>,
-    /// The derivations it needs, and which of their outputs.
+    /// The derivations it needs, with the needed outputs of each.
     pub input_derivations: BTreeMap<StorePath, BTreeSet<String>>,
     pub input_sources: BTreeSet<StorePath>,
     /// The system type it is built on, such as `x86_64-linux`.
@@ -52,7 +52,7 @@ pub struct Derivation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     pub path: StorePath,
-    /// What its contents must be, if that is known beforehand.
+    /// Its required contents, if they are known beforehand.
     pub fixed: Option<FixedOutput>,
 }
 
@@ -62,57 +62,57 @@ pub struct FixedOutput {
     /// True: the hash is that of the nar. False: of the bytes of the file, which is regular and not executable.
     pub recursive: bool,
     pub algorithm: HashAlgorithm,
-    /// As many bytes as the algorithm gives.
+    /// The hash, with the size of the algorithm.
     pub hash: Vec<u8>,
 }
 
 impl FixedOutput {
-    /// `sha256` or `r:sha256`, as derivations write it.
+    /// Returns `sha256` or `r:sha256`, the form in derivations.
     pub fn method(&self) -> String {
         format!("{}{}", if self.recursive { "r:" } else { "" }, self.algorithm)
     }
 
-    /// The store path of an output with this hash, in a derivation of this name.
+    /// Returns the store path of an output with this hash, in a derivation of this name.
     pub fn path(&self, store: &StoreDir, name: &str) -> Result<StorePath, PathError> {
         path::fixed_output_path(store, name, self.recursive, self.algorithm, &self.hash)
     }
 }
 
 impl Derivation {
-    /// Whether its only output is `out` and has a hash given.
+    /// Returns whether its only output is `out` and has a fixed hash.
     pub fn is_fixed_output(&self) -> bool {
         self.fixed_output().is_some()
     }
 
-    /// The hash that its only output must have.
+    /// Returns the hash that its only output must have.
     pub fn fixed_output(&self) -> Option<&FixedOutput> {
         let output = self.outputs.get("out")?;
         if self.outputs.len() == 1 { output.fixed.as_ref() } else { None }
     }
 
-    /// The paths of all outputs, in the order of their ids.
+    /// Returns the paths of all outputs, in the order of their ids.
     pub fn output_paths(&self) -> impl Iterator<Item = &StorePath> {
         self.outputs.values().map(|output| &output.path)
     }
 
-    /// A variable of the environment of its build.
+    /// Returns a variable of the environment of its build.
     pub fn env(&self, name: &str) -> Option<&[u8]> {
         self.env.get(name.as_bytes()).map(Vec::as_slice)
     }
 
-    /// What it demands of a build machine: the words of `requiredSystemFeatures`.
+    /// Returns the features that it requires of a build machine: the words of `requiredSystemFeatures`.
     pub fn required_features(&self) -> Vec<String> {
         let words = self.env("requiredSystemFeatures").unwrap_or_default();
         let words = words.split(|byte| b" \t\n\r".contains(byte)).filter(|word| !word.is_empty());
         words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()
     }
 
-    /// Whether it asks to be built where it was asked for (`preferLocalBuild`).
+    /// Returns whether it prefers a local build (`preferLocalBuild`).
     pub fn prefers_local_build(&self) -> bool {
         self.env("preferLocalBuild") == Some(b"1")
     }
 
-    /// What its `.drv` file refers to, sorted.
+    /// Returns the references of its `.drv` file, sorted.
     pub fn references(&self) -> Vec<StorePath> {
         self.input_sources
             .iter()
@@ -124,7 +124,7 @@ impl Derivation {
     }
 }
 
-/// Why a derivation cannot be read, or its outputs not be computed.
+/// The reason why a derivation cannot be read, or its outputs cannot be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum DerivationError {
     #[error("invalid derivation, at byte {position}: {problem}")]

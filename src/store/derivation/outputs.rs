@@ -1,10 +1,10 @@
 //! The output paths of derivations.
 //!
-//! The path of an output that is not fixed comes from the SHA-256 of the derivation's text in which the output paths
-//! are empty (as outputs and as variables of the environment) and each input derivation's path is replaced by that
-//! derivation's *hash modulo*, in base 16, all sorted anew. The hash modulo of a derivation is the SHA-256 of its text
-//! with the same replacement, output paths included; that of a fixed-output derivation is the SHA-256 of
-//! `fixed:out:METHOD:HASH:PATH`, so that how it is obtained makes no difference to what depends on it. Source:
+//! The path of an output that is not fixed comes from the SHA-256 of a changed text of the derivation. In this text the
+//! output paths are empty (as outputs and as variables of the environment), each input derivation's path is replaced by
+//! that derivation's *hash modulo*, in base 16, and all is sorted again. The hash modulo of a derivation is the SHA-256
+//! of its text with the same replacement, output paths included. That of a fixed-output derivation is the SHA-256 of
+//! `fixed:out:METHOD:HASH:PATH`, so that its download method does not affect the derivations that need it. Source:
 //! `hashDerivationModulo` and `checkDerivationOutputs` of the daemon.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -16,8 +16,8 @@ use super::{Derivation, DerivationError, FixedOutput, Output, write};
 use crate::store::base16;
 use crate::store::path::{self, StoreDir, StorePath};
 
-/// Computes hashes modulo and keeps those of input derivations. `lookup` gives the derivation at a path; one that was
-/// its own input, which no real one can be, would never come to an end.
+/// Computes hashes modulo and caches those of input derivations. `lookup` returns the derivation at a path. It would
+/// not end for a derivation that is its own input, but a real one cannot be.
 pub struct Hashes<F> {
     lookup: F,
     known: HashMap<StorePath, [u8; 32]>,
@@ -28,8 +28,8 @@ impl<F: FnMut(&StorePath) -> io::Result<Derivation>> Hashes<F> {
         Hashes { lookup, known: HashMap::new() }
     }
 
-    /// The paths that the outputs of `derivation` must have, by id, given its name (without `.drv`). Those that it has
-    /// now make no difference.
+    /// Returns the paths that the outputs of `derivation` must have, by id, given its name (without `.drv`). The paths
+    /// that it has now are ignored.
     pub fn output_paths(
         &mut self,
         store: &StoreDir,
@@ -49,13 +49,13 @@ impl<F: FnMut(&StorePath) -> io::Result<Derivation>> Hashes<F> {
         derivation.outputs.keys().map(path).collect()
     }
 
-    /// The hash that stands for `derivation` in those that it is an input of.
+    /// Returns the hash that replaces `derivation` in derivations that have it as an input.
     pub fn modulo(&mut self, derivation: &Derivation) -> Result<[u8; 32], DerivationError> {
         self.learn(derivation)?;
         Ok(self.hash(derivation, false))
     }
 
-    /// Makes the hashes of all inputs known.
+    /// Computes the hashes of all inputs.
     fn learn(&mut self, derivation: &Derivation) -> Result<(), DerivationError> {
         let mut pending = self.unknown(derivation);
         while let Some(path) = pending.last().cloned() {
@@ -76,7 +76,7 @@ impl<F: FnMut(&StorePath) -> io::Result<Derivation>> Hashes<F> {
         Ok(())
     }
 
-    /// The inputs whose hashes must be known before its own can be.
+    /// Returns the inputs whose hashes must be computed before its own.
     fn unknown(&self, derivation: &Derivation) -> Vec<StorePath> {
         if derivation.is_fixed_output() {
             return Vec::new();
@@ -89,7 +89,7 @@ impl<F: FnMut(&StorePath) -> io::Result<Derivation>> Hashes<F> {
             let subject = format!("fixed:out:{}:{}:{path}", fixed.method(), base16::encode(&fixed.hash));
             return Sha256::digest(subject.as_bytes()).into();
         }
-        // Where two inputs have the same hash, the daemon lets the later one win.
+        // If two inputs have the same hash, the daemon uses the later one.
         let inputs: BTreeMap<String, &BTreeSet<String>> = (derivation.input_derivations.iter())
             .filter_map(|(path, ids)| Some((base16::encode(self.known.get(path)?), ids)))
             .collect();
@@ -98,29 +98,29 @@ impl<F: FnMut(&StorePath) -> io::Result<Derivation>> Hashes<F> {
     }
 }
 
-/// What a derivation is made from: all but the paths of its outputs.
+/// A derivation without the paths of its outputs.
 #[derive(Clone, Debug)]
 pub struct Recipe {
-    /// By id, with the hash that the output must have if it is fixed; that goes with a single output `out` only.
+    /// By id, with the hash of a fixed output. Only a single output `out` can be fixed.
     pub outputs: BTreeMap<String, Option<FixedOutput>>,
     pub input_derivations: BTreeMap<StorePath, BTreeSet<String>>,
     pub input_sources: BTreeSet<StorePath>,
     pub system: String,
     pub builder: Vec<u8>,
     pub args: Vec<Vec<u8>>,
-    /// Without the outputs, which are added.
+    /// The environment without the outputs, which are added.
     pub env: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl Recipe {
-    /// The derivation of this name, with its output paths in place.
+    /// Returns the derivation of this name, with its output paths.
     pub fn derivation<F: FnMut(&StorePath) -> io::Result<Derivation>>(
         self,
         store: &StoreDir,
         name: &str,
         hashes: &mut Hashes<F>,
     ) -> Result<Derivation, DerivationError> {
-        // Stands where the output paths will be. What they are computed from does not have them.
+        // A placeholder for the output paths. The text that is hashed for them does not have them.
         let nowhere = path::text_path(store, name, &[0; 32], &[])?;
         let output = |(id, fixed)| (id, Output { path: nowhere.clone(), fixed });
         let mut derivation = Derivation {

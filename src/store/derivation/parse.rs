@@ -1,4 +1,4 @@
-//! From the text of a derivation to its parts.
+//! The parser of derivations.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use crate::store::path::{self, StoreDir, StorePath};
 use crate::store::{HashAlgorithm, base16};
 
 impl Derivation {
-    /// The derivation that `text`, the contents of a `.drv` file, describes.
+    /// Parses `text`, the contents of a `.drv` file.
     pub fn parse(store: &StoreDir, text: &[u8]) -> Result<Derivation, DerivationError> {
         derivation(store, text)
     }
@@ -81,7 +81,7 @@ impl Parser<'_> {
         Ok(outputs)
     }
 
-    /// Algorithm and hash, both empty or both there.
+    /// Parses algorithm and hash, which are both empty or both there.
     fn fixed(&mut self) -> Result<Option<FixedOutput>, DerivationError> {
         let start = self.position;
         let method = self.string()?;
@@ -103,7 +103,7 @@ impl Parser<'_> {
             Some(hash) if canonical && hash.len() == algorithm.size() => {
                 Ok(Some(FixedOutput { recursive, algorithm, hash }))
             }
-            _ => Err(syntax(hash_start, format!("'{}' is no {algorithm} hash in base 16", hash.escape_ascii()))),
+            _ => Err(syntax(hash_start, format!("'{}' is not a {algorithm} hash in base 16", hash.escape_ascii()))),
         }
     }
 
@@ -149,7 +149,7 @@ impl Parser<'_> {
         Ok(env)
     }
 
-    /// `[`, items with commas between them, `]`.
+    /// Parses `[`, items with commas between them, `]`.
     fn list(&mut self, mut item: impl FnMut(&mut Self) -> Result<(), DerivationError>) -> Result<(), DerivationError> {
         self.expect("[")?;
         if self.accept("]") {
@@ -189,7 +189,7 @@ impl Parser<'_> {
         Err(self.problem("it ends inside a string".to_owned()))
     }
 
-    /// A string of a restricted kind.
+    /// Parses a string of a restricted kind.
     fn word(&mut self, what: &str, good: impl Fn(&[u8]) -> bool) -> Result<String, DerivationError> {
         let start = self.position;
         let bytes = self.string()?;

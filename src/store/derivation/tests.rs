@@ -13,7 +13,7 @@ fn parse(text: impl AsRef<[u8]>) -> Result<Derivation, DerivationError> {
     Derivation::parse(&store(), text.as_ref())
 }
 
-/// Path, text and contents of each golden derivation.
+/// Returns path, text and contents of each golden derivation.
 fn golden_derivations() -> Vec<(StorePath, Vec<u8>, Derivation)> {
     let read = |(name, text): (String, Vec<u8>)| {
         let path = StorePath::parse(&store(), format!("/gnu/store/{name}").as_bytes()).unwrap();
@@ -59,7 +59,7 @@ fn golden_derivations_have_their_output_paths() {
         let expected: Vec<_> = derivation.output_paths().cloned().collect();
         let computed = hashes.output_paths(&store(), &derivation, drv_name(&path)).unwrap();
         assert_eq!(computed.into_values().collect::<Vec<_>>(), expected, "{path}");
-        // The same without them in the environment.
+        // Without them in the environment the result is the same.
         for id in derivation.outputs.keys() {
             derivation.env.remove(id.as_bytes());
         }
@@ -69,7 +69,7 @@ fn golden_derivations_have_their_output_paths() {
 }
 
 #[test]
-fn golden_derivations_are_made_again() {
+fn golden_derivations_are_built_from_their_recipes() {
     for (path, _, derivation) in golden_derivations() {
         let mut env = derivation.env.clone();
         env.retain(|name, _| !derivation.outputs.keys().any(|id| id.as_bytes() == name));
@@ -88,7 +88,7 @@ fn golden_derivations_are_made_again() {
 }
 
 #[test]
-fn what_the_golden_derivations_say() {
+fn the_golden_derivations_have_their_parts() {
     let top = named("top-1.0.drv");
     assert_eq!(top.required_features(), ["kvm", "big-parallel"]);
     assert!(top.prefers_local_build());
@@ -114,7 +114,7 @@ fn what_the_golden_derivations_say() {
 }
 
 #[test]
-fn how_a_fixed_output_is_obtained_makes_no_difference() {
+fn the_way_to_fetch_a_fixed_output_makes_no_difference() {
     let twins: Vec<_> = golden_derivations().into_iter().filter(|(path, ..)| path.name() == "fx.drv").collect();
     let [(one_path, _, one), (other_path, _, other)] = &twins[..] else { panic!() };
     assert_ne!(one_path, other_path);
@@ -149,7 +149,7 @@ fn an_input_that_is_missing() {
 
 #[test]
 fn a_long_chain_of_inputs() {
-    // As deep as real graphs get and deeper: no recursion.
+    // The chain is as deep as real graphs and deeper: there is no recursion.
     let mut known: HashMap<StorePath, Derivation> = HashMap::new();
     let mut before = None;
     for index in 0..2000 {
@@ -166,7 +166,7 @@ fn a_long_chain_of_inputs() {
             args: Vec::new(),
             env: BTreeMap::new(),
         };
-        // The input's own hash only: the others are asked for at the end.
+        // Only the input's own hash is computed; the others are needed at the end.
         let mut hashes = Hashes::new(|_: &StorePath| parse(VEC).map_err(io::Error::other));
         let derivation = recipe.derivation(&store(), &name, &mut hashes).unwrap();
         let path = derivation.path(&store(), &name).unwrap();
@@ -276,7 +276,7 @@ fn other_faults() {
         assert_ne!(bad, VEC);
         problem(bad);
     }
-    // As the daemon reads it.
+    // The daemon reads it in the same way.
     assert_eq!(parse(VEC.replace("/bin/sh", "/b\\i\\q")).unwrap().builder, b"/biq");
 }
 
@@ -324,7 +324,7 @@ proptest! {
         let mut text = derivation.write();
         let position = position.index(text.len());
         text[position] = byte;
-        // Refused, or understood for good.
+        // It is refused, or its text is written back.
         if let Ok(changed) = parse(&text) {
             prop_assert_eq!(parse(changed.write()).unwrap(), changed);
         }

@@ -1,4 +1,4 @@
-//! From a derivation to its text.
+//! The text of a derivation.
 
 use std::collections::BTreeSet;
 
@@ -9,20 +9,20 @@ use crate::store::base16;
 use crate::store::path::{PathError, StoreDir, StorePath, text_path};
 
 impl Derivation {
-    /// The contents of its `.drv` file.
+    /// Returns the contents of its `.drv` file.
     pub fn write(&self) -> Vec<u8> {
         let inputs = self.input_derivations.iter().map(|(path, ids)| (path.as_str(), ids));
         derivation(self, inputs, false)
     }
 
-    /// The store path of its `.drv` file, given its name (without `.drv`).
+    /// Returns the store path of its `.drv` file, given its name (without `.drv`).
     pub fn path(&self, store: &StoreDir, name: &str) -> Result<StorePath, PathError> {
         text_path(store, &format!("{name}.drv"), &Sha256::digest(self.write()).into(), &self.references())
     }
 }
 
-/// The text, with `inputs` in the place of the input derivations. `masked`: without the paths of the outputs, as it is
-/// hashed for them.
+/// Writes the text, with `inputs` instead of the input derivations. `masked` omits the paths of the outputs, for the
+/// hash that they come from.
 pub(super) fn derivation<'a>(
     derivation: &Derivation,
     inputs: impl IntoIterator<Item = (&'a str, &'a BTreeSet<String>)>,

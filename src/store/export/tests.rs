@@ -54,7 +54,7 @@ fn golden_bundles_are_written_back() {
 }
 
 #[test]
-fn what_the_golden_bundles_say() {
+fn the_golden_bundles_have_their_parts() {
     let foo = text("foo", b"hello\n", &[]);
     let bar = text("bar", format!("see {foo}\n").as_bytes(), std::slice::from_ref(&foo));
 
@@ -92,7 +92,7 @@ fn golden_text_items_have_the_path_of_their_contents() {
     assert!(checked >= 4);
 }
 
-/// Keeps the contents of the one file there is.
+/// Stores the contents of the only file.
 struct Contents(Vec<u8>);
 
 impl Visitor for Contents {
@@ -162,7 +162,7 @@ fn references_are_sorted_and_unique() {
     assert!(matches!(read(&written(&twice)), Err(ExportError::Order { .. })));
 }
 
-/// A trailer whose fields may be anything.
+/// Writes a trailer with any fields.
 fn raw(magic: u64, path: &str, references: &[&str], deriver: &str, signed: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     wire::write_u64(&mut bytes, magic).unwrap();

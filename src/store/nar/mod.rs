@@ -7,17 +7,17 @@
 //!                    | "directory" { "entry" "(" "name" name "node" node ")" } ) ")"
 //! ```
 //!
-//! All words are strings as [`wire`](super::wire) writes them; `size` has 64 bits. The entries of a directory are
-//! sorted by the bytes of their names and each name is there once; a name is not empty, `.` or `..` and has no `/` and
-//! no NUL. Nothing else about a file is recorded: no owner, mode or time. So there is one nar for a tree, and its
+//! All words are strings in the form of [`wire`](super::wire); `size` has 64 bits. The entries of a directory are
+//! sorted by the bytes of their names, and each name occurs once. A name is not empty, `.` or `..` and has no `/` and
+//! no NUL. A nar has no other metadata of a file: no owner, mode or time. So a tree has exactly one nar, and its
 //! SHA-256 (the *nar hash*) identifies the contents of a store item. Sources: `libutil/archive.cc` of the daemon,
 //! `guix/serialization.scm`.
 //!
-//! [`read`] is stricter than both of those: what it accepts, [`Writer`] writes back byte for byte. It keeps no more of
-//! the nar in memory than a name, a link target and the names that lead to them, each of bounded length.
+//! [`read`] is stricter than both of those: [`Writer`] writes every nar that it accepts back byte for byte. It holds in
+//! memory only a name, a link target and the names of the directories above, each of bounded length.
 //!
-//! Not checked here: names that differ in case only, the sum of the sizes, where symbolic links lead, and what a file
-//! system may refuse besides.
+//! Not checked here: names that differ in case only, the sum of the sizes, the targets of symbolic links, and other
+//! restrictions of a file system.
 
 mod path;
 mod reader;
@@ -29,33 +29,34 @@ pub use writer::Writer;
 
 use std::io::{self, Read};
 
-/// Longest target of a symbolic link, in bytes; the limit of the kernel.
+/// The longest target of a symbolic link, in bytes; the limit of the kernel.
 pub const MAX_TARGET: usize = 4095;
-/// Largest file, in bytes: what fits into the kernel's file offsets.
+/// The largest file, in bytes: the limit of the kernel's file offsets.
 pub const MAX_SIZE: u64 = i64::MAX as u64;
 
-/// The word that a nar begins with.
+/// The first word of a nar.
 pub const MAGIC: &[u8] = b"nix-archive-1";
 
-/// What is called for each node of a tree, in the order of the nar. A node's path is empty at the root.
+/// Gets a call for each node of a tree, in the order of the nar. A node's path is empty at the root.
 ///
-/// [`read`] calls it for what it reads, and [`Writer`] implements it: who walks a file system makes the same calls.
+/// [`read`] makes the calls as it reads, and [`Writer`] implements the trait: a walk of a file system makes the same
+/// calls.
 pub trait Visitor {
-    /// A directory begins; its entries follow.
+    /// Visits a directory; its entries follow.
     fn directory(&mut self, path: &NarPath) -> io::Result<()>;
 
-    /// All entries of the directory have been visited.
+    /// Ends a directory, after all of its entries.
     fn leave_directory(&mut self, path: &NarPath) -> io::Result<()>;
 
-    /// A regular file of `size` bytes. `contents` yields exactly these; what is left unread is skipped. Large buffers
-    /// are handed through to the source without a copy in between.
+    /// Visits a regular file of `size` bytes. `contents` yields exactly these; unread bytes are skipped. Large buffers are
+    /// filled by the source directly, without a copy.
     fn file(&mut self, path: &NarPath, executable: bool, size: u64, contents: &mut dyn Read) -> io::Result<()>;
 
-    /// A symbolic link. `target` is neither empty nor has it a NUL; it may lead anywhere.
+    /// Visits a symbolic link. `target` is not empty and has no NUL; it may refer to any path.
     fn symlink(&mut self, path: &NarPath, target: &[u8]) -> io::Result<()>;
 }
 
-/// Keeps nothing: for a nar that is only to be checked, or to be got over.
+/// A visitor that stores nothing, for a nar that is only checked or skipped.
 pub struct Nothing;
 
 impl Visitor for Nothing {

@@ -1,29 +1,29 @@
-//! Where in a nar a node is.
+//! The path of a node in a nar.
 
 use std::fmt;
 
-/// Longest path of a node below the root, in bytes. guix-daemon works with whole paths, of which the kernel takes none
-/// that is longer; and so directories are nested 2048 deep at the most.
+/// The longest path of a node below the root, in bytes. guix-daemon works with whole paths, and the kernel accepts no
+/// longer one; so directories are nested at most 2048 deep.
 pub const MAX_PATH: usize = 4095;
-/// Longest name of a directory entry, in bytes; the limit of file systems.
+/// The longest name of a directory entry, in bytes; the limit of file systems.
 pub const MAX_NAME: usize = 255;
 
-/// The names that lead from the root of a nar to a node. Empty for the root itself. Names are bytes.
+/// The names from the root of a nar to a node. Empty for the root itself. Names are bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NarPath {
-    /// The names with `/` between them.
+    /// The names, separated by `/`.
     bytes: Vec<u8>,
-    /// Where in `bytes` each name begins.
+    /// The position in `bytes` at which each name begins.
     starts: Vec<usize>,
 }
 
 impl NarPath {
-    /// The path of the root.
+    /// Returns the path of the root.
     pub fn root() -> NarPath {
         NarPath::default()
     }
 
-    /// Goes down to the entry `name`.
+    /// Enters the entry `name`.
     pub fn push(&mut self, name: &[u8]) -> Result<(), BadName> {
         check_name(name)?;
         let slash = usize::from(!self.starts.is_empty());
@@ -38,37 +38,37 @@ impl NarPath {
         Ok(())
     }
 
-    /// Goes back up. Stays where it is at the root.
+    /// Goes up; at the root it stays.
     pub fn pop(&mut self) {
         if let Some(start) = self.starts.pop() {
             self.bytes.truncate(start.saturating_sub(1));
         }
     }
 
-    /// The last name; `None` at the root.
+    /// Returns the last name; `None` at the root.
     pub fn name(&self) -> Option<&[u8]> {
         self.starts.last().map(|&start| &self.bytes[start..])
     }
 
-    /// How many names there are; 0 at the root.
+    /// Returns the number of names; 0 at the root.
     pub fn depth(&self) -> usize {
         self.starts.len()
     }
 
-    /// The names with `/` between them; empty at the root.
+    /// Returns the names, separated by `/`; empty at the root.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-/// For messages: bytes that are not printable ASCII are escaped.
+/// Writes the path for messages: bytes that are not printable ASCII are escaped.
 impl fmt::Display for NarPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.starts.is_empty() { f.write_str("/") } else { self.bytes.escape_ascii().fmt(f) }
     }
 }
 
-/// A name that no directory entry can have, and why.
+/// A name that no directory entry can have, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("bad name '{name}': {problem}")]
 pub struct BadName {

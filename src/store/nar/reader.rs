@@ -5,18 +5,18 @@ use std::io::{self, Read};
 use super::{MAGIC, MAX_NAME, MAX_SIZE, MAX_TARGET, NarPath, Visitor, check_target};
 use crate::store::wire::{self, WireError};
 
-/// Longest word of the grammar, in bytes, with its padding.
+/// The longest word of the grammar, in bytes, with its padding.
 const MAX_WORD: usize = 16;
 
 /// Reads one nar and calls `visitor` for each node. Returns the length of the nar in bytes.
 ///
-/// Nothing after the nar is read. `reader` gets many small calls and should be buffered;
-/// [`HashingReader`](crate::store::export::HashingReader) is. The first error ends the reading: what the visitor has
-/// been told by then is part of no valid nar.
+/// It does not read beyond the nar. `reader` gets many small calls and should be buffered, as
+/// [`HashingReader`](crate::store::export::HashingReader) is. The first error ends the reading; the calls of the
+/// visitor up to then belong to an invalid nar.
 pub fn read<R: Read + ?Sized>(reader: &mut R, visitor: &mut dyn Visitor) -> Result<u64, NarError> {
     let mut source = Source { reader, position: 0 };
     let mut path = NarPath::root();
-    // The name before, for each directory that is open. The root is no entry of any.
+    // The previous name, for each open directory. The root has no entry.
     let mut open: Vec<Vec<u8>> = Vec::new();
     source.expect(MAGIC)?;
     loop {
@@ -28,7 +28,8 @@ pub fn read<R: Read + ?Sized>(reader: &mut R, visitor: &mut dyn Visitor) -> Resu
             source.expect(b")")?;
             path.pop();
         }
-        // Inside the innermost open directory: either its next entry, or its end and that of those it ends with.
+        // In the innermost open directory follows its next entry, or its end and those of the directories above that
+        // end with it.
         while !entry(&mut source, &mut path, open.last_mut())? {
             visitor.leave_directory(&path).map_err(|error| NarError::visitor(&path, error))?;
             open.pop();
@@ -41,7 +42,7 @@ pub fn read<R: Read + ?Sized>(reader: &mut R, visitor: &mut dyn Visitor) -> Resu
     }
 }
 
-/// A node up to its end, or up to the first entry if it is a directory (true).
+/// Reads a node up to its end, or, for a directory, up to the first entry (true).
 fn node<R: Read + ?Sized>(
     source: &mut Source<'_, R>,
     path: &NarPath,
@@ -70,7 +71,7 @@ fn node<R: Read + ?Sized>(
     Ok(false)
 }
 
-/// What follows "regular".
+/// Reads the words after "regular".
 fn file<R: Read + ?Sized>(
     source: &mut Source<'_, R>,
     path: &NarPath,
@@ -95,7 +96,7 @@ fn file<R: Read + ?Sized>(
     let mut contents = Contents { source, left: size, failure: None };
     let visited = visitor.file(path, executable, size, &mut contents);
     if visited.is_ok() && contents.left > 0 && contents.failure.is_none() {
-        // The error, if there is one, is kept in `failure`.
+        // The error, if there is one, is stored in `failure`.
         let _ = io::copy(&mut contents, &mut io::sink());
     }
     if let Some(error) = contents.failure {
@@ -107,7 +108,7 @@ fn file<R: Read + ?Sized>(
     source.expect(b")")
 }
 
-/// The beginning of a directory's next entry (true), or the directory's end.
+/// Reads the beginning of a directory's next entry (true), or the directory's end.
 fn entry<R: Read + ?Sized>(
     source: &mut Source<'_, R>,
     path: &mut NarPath,
@@ -137,7 +138,7 @@ fn entry<R: Read + ?Sized>(
     Ok(true)
 }
 
-/// The reader, and how far it has been read.
+/// The reader, and the number of bytes read from it.
 struct Source<'a, R: ?Sized> {
     reader: &'a mut R,
     position: u64,
@@ -152,7 +153,7 @@ impl<R: Read + ?Sized> Read for Source<'_, R> {
 }
 
 impl<R: Read + ?Sized> Source<'_, R> {
-    /// A word of the grammar, whichever it is.
+    /// Reads any word of the grammar.
     fn word<'b>(&mut self, buffer: &'b mut [u8; MAX_WORD]) -> Result<&'b [u8], NarError> {
         let start = self.position;
         let length = wire::read_u64(self).map_err(|error| self.wire(start, error))?;
@@ -164,7 +165,7 @@ impl<R: Read + ?Sized> Source<'_, R> {
         Ok(word)
     }
 
-    /// This word of the grammar and no other.
+    /// Reads this word of the grammar; any other is an error.
     fn expect(&mut self, expected: &[u8]) -> Result<(), NarError> {
         let start = self.position;
         let mut buffer = [0; MAX_WORD];
@@ -198,7 +199,7 @@ fn unexpected(position: u64, expected: &str, word: &[u8]) -> NarError {
     NarError::Format { position, problem: format!("expected {expected}, found '{}'", word.escape_ascii()) }
 }
 
-/// The bytes of one file. Keeps the reader's own error apart from what the visitor makes of it.
+/// The bytes of one file. It distinguishes the reader's own error from that of the visitor.
 struct Contents<'a, 'b, R: ?Sized> {
     source: &'a mut Source<'b, R>,
     left: u64,
@@ -226,7 +227,7 @@ impl<R: Read + ?Sized> Read for Contents<'_, '_, R> {
     }
 }
 
-/// Why reading a nar ended early. Positions count bytes from the beginning of the nar.
+/// The reason why reading a nar ended early. Positions count bytes from the beginning of the nar.
 #[derive(Debug, thiserror::Error)]
 pub enum NarError {
     #[error("the nar cannot be read further than byte {position}")]
@@ -235,7 +236,7 @@ pub enum NarError {
     Truncated { position: u64 },
     #[error("invalid nar, at byte {position}: {problem}")]
     Format { position: u64, problem: String },
-    /// The visitor's own error: nothing is wrong with the nar so far.
+    /// The visitor's own error: the nar is valid so far.
     #[error("'{path}' in the nar")]
     Visitor { path: String, source: io::Error },
 }

@@ -8,7 +8,7 @@ use super::*;
 use crate::store::export::HashingReader;
 use crate::store::{base16, golden, wire};
 
-/// What a nar holds, in memory.
+/// The tree of a nar, in memory.
 #[derive(Clone, Debug, PartialEq)]
 enum Tree {
     File(bool, Vec<u8>),
@@ -42,7 +42,7 @@ impl Tree {
     }
 }
 
-/// Makes the tree again from what it is shown.
+/// Builds the tree from the calls of a visitor.
 #[derive(Default)]
 struct Builder {
     open: Vec<BTreeMap<Vec<u8>, Tree>>,
@@ -93,7 +93,7 @@ fn tree(nar: &[u8]) -> Tree {
     builder.root.unwrap()
 }
 
-/// A nar, or part of one, from its words; numbers in `{}` stand for themselves.
+/// Returns a nar, or part of one, from its words; numbers in `{}` are written as numbers.
 fn words(words: &[&str]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for word in words {
@@ -105,7 +105,7 @@ fn words(words: &[&str]) -> Vec<u8> {
     bytes
 }
 
-/// A nar whose words after the magic one are these, separated by blanks.
+/// Returns a nar with these words after the magic one, separated by blanks.
 fn nar(text: &str) -> Vec<u8> {
     let mut all = vec!["nix-archive-1"];
     all.extend(text.split(' ').filter(|word| !word.is_empty()).map(|word| if word == "''" { "" } else { word }));
@@ -127,7 +127,7 @@ fn golden_nars_are_written_back() {
 }
 
 #[test]
-fn a_writer_takes_what_a_reader_shows() {
+fn a_writer_repeats_the_nar_of_a_reader() {
     for (name, bytes) in golden::files("nar/*.nar") {
         let mut writer = Writer::new(Vec::new());
         read(&mut &bytes[..], &mut writer).unwrap();
@@ -149,7 +149,7 @@ fn golden_nars_cut_anywhere() {
 
 #[test]
 fn there_is_one_nar_for_a_tree() {
-    // Whatever is changed, the nar is refused, or it is the one that is written for what it says.
+    // A change makes the nar invalid, or makes it the nar of another tree.
     let mut accepted = 0;
     for (name, bytes) in golden::files("nar/*.nar") {
         for position in 0..bytes.len() {
@@ -192,7 +192,7 @@ fn the_name_of_a_deduplicated_file() {
 }
 
 #[test]
-fn what_follows_the_nar_is_left() {
+fn bytes_after_the_nar_are_not_read() {
     let mut bytes = Tree::Directory(BTreeMap::new()).nar();
     bytes.extend(b"more");
     let mut reader = &bytes[..];
@@ -229,7 +229,7 @@ fn the_grammar_is_followed() {
         "( type directory entries )",
     ] {
         let bytes = nar(text);
-        // A nar that only ends early is reported as such, so there is something after it.
+        // A nar that ends early is reported as such, so more bytes follow here.
         let (position, _) = problem(&[bytes.clone(), words(&["xyz"])].concat());
         assert!(position >= 24 && position <= bytes.len() as u64, "{text}: {position}");
     }
@@ -240,7 +240,7 @@ fn the_grammar_is_followed() {
 }
 
 #[test]
-fn names_that_lead_elsewhere() {
+fn names_of_other_directories_are_refused() {
     for name in ["''", ".", "..", "../x", "a/b", "/", "/etc/passwd", "a\0", "\0"] {
         let bytes = nar(&format!("( type directory entry ( name {name} node ( type directory ) ) )"));
         let (position, problem) = problem(&bytes);
@@ -251,7 +251,7 @@ fn names_that_lead_elsewhere() {
     let bytes = |name: &str| nar(&format!("( type directory entry ( name {name} node ( type directory ) ) )"));
     assert!(read(&mut &bytes(&name)[..], &mut Nothing).is_ok());
     assert!(problem(&bytes(&(name + "x"))).1.contains("255"));
-    // Nor has what is written such a name.
+    // The writer refuses such a name, too.
     let mut path = NarPath::root();
     assert!(path.push(&[b'x'; MAX_NAME + 1]).is_err());
     path.push(&[b'x'; MAX_NAME]).unwrap();
@@ -269,7 +269,7 @@ fn entries_are_sorted_and_unique() {
     for names in [&["B", "a"][..], &["a", "ab"], &["a-d", "a.d"], &["z", "é"]] {
         assert!(matches!(tree(&bytes(names)), Tree::Directory(entries) if entries.len() == names.len()));
     }
-    // The order begins anew in each directory, and goes on after one.
+    // The order restarts in each directory, and continues after one.
     let inner = "( type directory entry ( name a node ( type directory ) ) )";
     let bytes = |next: &str| {
         nar(&format!("( type directory entry ( name m node {inner} ) entry ( name {next} node ( type directory ) ) )"))
@@ -285,7 +285,7 @@ fn targets_of_links() {
     assert!(problem(&bytes("a\0b")).1.contains("NUL"));
     assert!(problem(&bytes(&"x".repeat(MAX_TARGET + 1))).1.contains("4095"));
     assert_eq!(tree(&bytes(&"x".repeat(MAX_TARGET))), Tree::Symlink(vec![b'x'; MAX_TARGET]));
-    // Nor is such a one written.
+    // The writer refuses such a target, too.
     let write = |target: &[u8]| Writer::new(Vec::new()).symlink(&NarPath::root(), target);
     assert!(write(&[b'x'; MAX_TARGET + 1]).is_err() && write(b"").is_err() && write(b"a\0b").is_err());
     write(&[b'x'; MAX_TARGET]).unwrap();
@@ -311,7 +311,7 @@ fn padding_is_zero_everywhere() {
 }
 
 #[test]
-fn announced_sizes_are_not_believed() {
+fn announced_sizes_are_not_trusted() {
     for size in [MAX_SIZE, MAX_SIZE - 7, 1 << 40] {
         let bytes = nar(&format!("( type regular contents {{{size}}} "));
         let error = read(&mut &bytes[..], &mut Nothing).unwrap_err();
@@ -325,7 +325,7 @@ fn announced_sizes_are_not_believed() {
     }
 }
 
-/// The nar of directories in each other, of which the innermost has a file.
+/// Returns the nar of nested directories, of which the innermost has a file.
 fn nested(names: &[&[u8]]) -> Vec<u8> {
     let mut writer = Writer::new(Vec::new());
     let mut path = NarPath::root();
@@ -343,7 +343,7 @@ fn nested(names: &[&[u8]]) -> Vec<u8> {
 
 #[test]
 fn paths_are_bounded_and_nothing_else_bounds_depth() {
-    // 2047 directories, and 15 with long names: paths of 4095 bytes each.
+    // Paths of 2047 directories, and of 15 with long names, have 4095 bytes each.
     let long = [b'x'; MAX_NAME];
     for names in [vec![&b"d"[..]; 2048], vec![&long[..]; 16]] {
         let nar = nested(&names);
@@ -372,7 +372,7 @@ fn the_visitor_need_not_read() {
     assert_eq!(reader.digest(), <[u8; 32]>::from(Sha256::digest(&bytes)));
 }
 
-/// Fails at the first file, before or after it has read.
+/// A visitor that fails at the first file, before or after it has read.
 struct Failing {
     first: bool,
 }
@@ -406,12 +406,12 @@ fn errors_of_the_visitor_are_its_own() {
             other => panic!("{other:?}"),
         }
     }
-    // Cut short while the visitor reads: then it is the nar that is to blame.
+    // If the nar is cut short while the visitor reads, the nar is at fault.
     let error = read(&mut &bytes[..bytes.len() - 60], &mut Failing { first: false }).unwrap_err();
     assert!(matches!(error, NarError::Truncated { .. }), "{error}");
 }
 
-/// A connection that breaks after some bytes.
+/// A reader that fails after some bytes.
 struct Breaking<'a>(&'a [u8]);
 
 impl Read for Breaking<'_> {
@@ -511,7 +511,7 @@ proptest! {
     }
 }
 
-/// Is interrupted before everything that it gives, a byte at a time.
+/// A reader that is interrupted before each byte.
 struct Interrupted<'a>(&'a [u8], bool);
 
 impl Read for Interrupted<'_> {
@@ -525,7 +525,7 @@ impl Read for Interrupted<'_> {
 }
 
 #[test]
-fn an_interruption_is_no_failure() {
+fn an_interruption_is_not_an_error() {
     let bytes = Tree::File(false, b"hello".to_vec()).nar();
     let mut reader = Interrupted(&bytes, false);
     let mut builder = Builder::default();

@@ -5,18 +5,17 @@ use std::io::{self, Read, Write};
 use super::{MAGIC, MAX_SIZE, NarPath, Visitor, check_target};
 use crate::store::wire;
 
-/// How much of a file is copied at a time.
+/// The bytes of a file that are copied at a time.
 const CHUNK: usize = 128 << 10;
 
 /// Writes a nar: one call of [`Visitor`] a node, in the order of the nar, then [`finish`](Writer::finish).
 ///
-/// Entries must come sorted by their bytes. What the grammar does not allow is refused with
-/// [`InvalidInput`](io::ErrorKind::InvalidInput) before anything of the node is written. That the paths of a
-/// directory's entries begin with the directory's own is not checked: only their number of names and the last one
-/// count.
+/// Entries must come sorted by their bytes. A node that violates the grammar is refused with
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) before any of it is written. It is not checked that the paths of a
+/// directory's entries begin with the directory's own: only their number of names and the last name are used.
 pub struct Writer<W> {
     writer: W,
-    /// The name before, for each directory that is open.
+    /// The previous name, for each open directory.
     open: Vec<Vec<u8>>,
     complete: bool,
     /// Words that are written together.
@@ -29,15 +28,15 @@ impl<W: Write> Writer<W> {
         Writer { writer, open: Vec::new(), complete: false, words: Vec::new(), chunk: Vec::new() }
     }
 
-    /// Gives the writer back. It is not flushed. An error if the nar is not complete.
+    /// Returns the writer, which is not flushed. An error if the nar is not complete.
     pub fn finish(self) -> io::Result<W> {
         if self.complete { Ok(self.writer) } else { Err(invalid("the nar is not complete")) }
     }
 
-    /// What stands before a node: the magic word at the root, the name anywhere else.
+    /// Writes the words before a node: the magic word at the root, the name elsewhere.
     fn begin(&mut self, path: &NarPath) -> io::Result<()> {
         if self.complete || path.depth() != self.open.len() {
-            return Err(invalid(&format!("'{path}' is not where the nar goes on")));
+            return Err(invalid(&format!("'{path}' is not the next node")));
         }
         self.words.clear();
         match (path.name(), self.open.last_mut()) {
@@ -53,7 +52,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// What stands after a node.
+    /// Writes the words after a node.
     fn end(&mut self, path: &NarPath) -> io::Result<()> {
         self.words(&[b")"])?;
         if path.depth() > 0 {
@@ -89,7 +88,7 @@ impl<W: Write> Visitor for Writer<W> {
         self.end(path)
     }
 
-    /// `contents` must have `size` bytes; what it has beyond them is not looked at.
+    /// Writes a file. `contents` must have `size` bytes; further bytes are not read.
     fn file(&mut self, path: &NarPath, executable: bool, size: u64, contents: &mut dyn Read) -> io::Result<()> {
         if size > MAX_SIZE {
             return Err(invalid(&format!("'{path}' is too large")));

@@ -10,7 +10,7 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-/// The number 1 as a hash of this many bytes.
+/// Returns the number 1 as a hash of this many bytes.
 fn one(length: usize) -> Vec<u8> {
     let mut hash = vec![0; length];
     hash[length - 1] = 1;
@@ -63,7 +63,7 @@ fn fixed_output_paths() {
 }
 
 #[test]
-fn what_is_not_directly_inside_the_store() {
+fn a_path_must_be_directly_inside_the_store() {
     for path in [
         "",
         "/",
@@ -83,7 +83,7 @@ fn what_is_not_directly_inside_the_store() {
 }
 
 #[test]
-fn what_is_inside_but_no_item() {
+fn a_path_inside_the_store_must_be_an_item() {
     let hash = "xnryj9c4k27hjviqs29c3dydawc71ga6";
     for base in [
         "..".to_owned(),
@@ -147,7 +147,7 @@ fn other_store_directories() {
 }
 
 #[test]
-fn messages_show_what_was_wrong_without_what_it_could_do_to_a_terminal() {
+fn messages_show_the_fault_without_control_characters() {
     let message = |text: &str| parse(text).unwrap_err().to_string();
     assert!(message("/elsewhere/\x1b[31m").contains("/elsewhere/\\x1b[31m"), "{}", message("/elsewhere/\x1b[31m"));
     let long = message(&format!("/elsewhere/{}", "y".repeat(1000)));

@@ -1,4 +1,4 @@
-//! From text to s-expressions.
+//! The parser of s-expressions.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -7,7 +7,7 @@ use super::{ESCAPES, MAX_DEPTH, MAX_SIZE, Sexp, SexpError, is_token_character};
 use crate::store::base16;
 
 impl Sexp {
-    /// The one list that `text` holds.
+    /// Parses the one list in `text`.
     pub fn parse(text: &[u8]) -> Result<Sexp, SexpError> {
         list(text)
     }
@@ -18,7 +18,7 @@ fn list(text: &[u8]) -> Result<Sexp, SexpError> {
     if text.len() > MAX_SIZE {
         return Err(SexpError { position: MAX_SIZE, problem: "it is too long" });
     }
-    // The lists that have begun and not ended, the innermost last.
+    // The open lists, the innermost last.
     let mut open: Vec<Vec<Sexp>> = Vec::new();
     loop {
         scanner.skip_white_space();
@@ -98,7 +98,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The length that may stand before an atom.
+    /// Parses the length before an atom, if there is one.
     fn length(&mut self) -> Result<Option<usize>, SexpError> {
         let mut length = None;
         while let Some(digit @ b'0'..=b'9') = self.peek() {
@@ -115,7 +115,7 @@ impl<'a> Scanner<'a> {
         Ok(length)
     }
 
-    /// What stands between two of these characters.
+    /// Returns the bytes up to the next `delimiter`.
     fn delimited(&mut self, delimiter: u8) -> Result<&'a [u8], SexpError> {
         let rest = &self.text[self.position + 1..];
         let Some(end) = rest.iter().position(|&byte| byte == delimiter) else {
@@ -139,7 +139,7 @@ impl<'a> Scanner<'a> {
         Err(SexpError { position: start, problem: "a quoted string does not end" })
     }
 
-    /// What follows a backslash.
+    /// Parses the characters after a backslash.
     fn escape(&mut self, bytes: &mut Vec<u8>) -> Result<(), SexpError> {
         let bad = SexpError { position: self.position - 1, problem: "bad escape in a quoted string" };
         let Some(byte) = self.next() else { return Err(bad) };

@@ -7,7 +7,7 @@ fn parse(text: impl AsRef<[u8]>) -> Result<Sexp, SexpError> {
     Sexp::parse(text.as_ref())
 }
 
-/// A list of atoms.
+/// Returns a list of atoms.
 fn atoms(atoms: &[&[u8]]) -> Sexp {
     Sexp::list(atoms.iter().map(|&bytes| Sexp::atom(bytes)).collect::<Vec<_>>())
 }
@@ -163,8 +163,7 @@ fn tagged_lists() {
     assert_eq!(Sexp::atom("a").tagged("a"), None);
 }
 
-/// Any s-expression that libgcrypt prints so that it can be read again: a list that is not empty, without tokens that
-/// have a NUL.
+/// Any s-expression that libgcrypt prints and can read again: a list that is not empty, without tokens that have a NUL.
 pub fn lists() -> impl Strategy<Value = Sexp> {
     let text =
         proptest::collection::vec(prop_oneof![Just(b'a'), Just(b'"'), Just(b'\\'), 0x20..0x7fu8, 0xa1..=0xffu8], 0..9);

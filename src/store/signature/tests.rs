@@ -32,7 +32,7 @@ fn golden_keys() {
 }
 
 #[test]
-fn who_is_authorized() {
+fn keys_of_the_list_are_authorized() {
     let acl = golden_acl();
     assert!(acl.keys().len() >= 2);
     assert!(acl.authorizes(&golden_key("ecc")) && acl.authorizes(&golden_key("rsa")));
@@ -40,7 +40,7 @@ fn who_is_authorized() {
     let other = String::from_utf8(text).unwrap().replacen("(q #", "(q #00", 1);
     assert!(!acl.authorizes(&PublicKey::parse(other.as_bytes()).unwrap()));
     assert!(!Acl::default().authorizes(&golden_key("ecc")));
-    // However it is written.
+    // The form of writing does not matter.
     let text = String::from_utf8(golden::file("keys/ecc.pub")).unwrap().replace("Ed25519", "|RWQyNTUxOQ==|");
     assert!(acl.authorizes(&PublicKey::parse(text.as_bytes()).unwrap()));
 }

@@ -92,7 +92,7 @@ fn truncated_anywhere() {
     }
 }
 
-/// Gives one byte a call, as a slow connection does.
+/// A reader that returns one byte per call, as a slow connection does.
 struct Dripping<'a>(&'a [u8]);
 
 impl Read for Dripping<'_> {

@@ -2,7 +2,7 @@ use super::*;
 
 const NOW: Time = 1_000_000_000;
 
-/// Measured on two processors: text, programs, what does not compress.
+/// Measured on two processors: text, programs, data that do not compress.
 const TEXT: Data = Data { ratio: 0.25, speed: 60e6 };
 const PROGRAMS: Data = Data { ratio: 0.4, speed: 40e6 };
 const NOISE: Data = Data { ratio: 1.0, speed: 28e6 };
@@ -11,7 +11,7 @@ fn link_speed(rate: f64, data: Data) -> LinkSpeed {
     LinkSpeed { rate, measured: NOW, data: Some(data) }
 }
 
-/// What a byte takes on a line, whether compressed or not.
+/// Returns the time for a byte on a link, compressed or not.
 fn time(rate: f64, data: Data, is_compressed: bool) -> f64 {
     if is_compressed { (data.ratio / rate).max(1.0 / data.speed) } else { 1.0 / rate }
 }
@@ -34,9 +34,9 @@ fn over_a_table_of_lines_and_data() {
     }
 }
 
-/// Data like those before: never slower than the better way by more than a tenth.
+/// With data like the earlier ones, the choice is never slower than the better one by more than a tenth.
 #[test]
-fn never_much_slower_than_the_better_way() {
+fn the_choice_is_never_much_slower_than_the_better_one() {
     for data in [TEXT, PROGRAMS, NOISE] {
         for step in 0..60 {
             let rate = 1e5 * 1.15_f64.powi(step);
@@ -47,7 +47,7 @@ fn never_much_slower_than_the_better_way() {
     }
 }
 
-/// On a slow line it does not matter what passed before.
+/// On a slow link the earlier data do not matter.
 #[test]
 fn a_slow_line_is_ready_for_other_data() {
     for before in [TEXT, NOISE] {
@@ -60,7 +60,7 @@ fn a_slow_line_is_ready_for_other_data() {
 }
 
 #[test]
-fn the_first_transfer_is_not_compressed_and_the_ways_differ() {
+fn the_first_transfer_is_not_compressed_and_the_directions_differ() {
     assert_eq!(choose(&Throughput::default(), NOW), Compressed::default());
     let throughput = Throughput { sending: Some(link_speed(1e6, TEXT)), receiving: Some(link_speed(1e8, TEXT)) };
     assert_eq!(choose(&throughput, NOW), Compressed { sending: true, receiving: false });
@@ -68,7 +68,7 @@ fn the_first_transfer_is_not_compressed_and_the_ways_differ() {
 }
 
 #[test]
-fn the_line_is_measured_behind_the_compression() {
+fn the_rate_is_measured_after_compression() {
     let seen = Observation { rate: 8e6, is_compressed: true, data: Some(TEXT) };
     let link_speed = learn(Some(link_speed(2.5e6, TEXT)), seen, NOW).unwrap();
     assert!((link_speed.rate - 2.25e6).abs() < 1.0, "{link_speed:?}");
@@ -76,18 +76,18 @@ fn the_line_is_measured_behind_the_compression() {
 }
 
 #[test]
-fn a_line_that_is_faster_than_thought_is_measured_again() {
+fn a_link_that_is_faster_than_recorded_is_measured_again() {
     let slow = Some(link_speed(2.5e6, TEXT));
     let seen = Observation { rate: 58e6, is_compressed: true, data: Some(TEXT) };
     assert_eq!(learn(slow, seen, NOW), None);
-    // Where it is as was thought, zlib may hold it up for as long as that counts.
+    // If the link is as recorded, zlib may be the bottleneck without a new measurement.
     let middling = Some(link_speed(20e6, TEXT));
     assert_eq!(learn(middling, seen, NOW + 1000), middling);
     assert_eq!(learn(middling, seen, NOW + 4_000_000), None);
 }
 
 #[test]
-fn a_shared_line_is_not_taken_for_a_slow_one_at_once() {
+fn a_shared_link_is_not_taken_for_a_slow_one_at_once() {
     let seen = |rate| Observation { rate, is_compressed: false, data: None };
     let fast = learn(None, seen(200e6), NOW);
     assert_eq!(learn(fast, seen(40e6), NOW).unwrap().rate, 120e6);
@@ -95,7 +95,7 @@ fn a_shared_line_is_not_taken_for_a_slow_one_at_once() {
 }
 
 #[test]
-fn samples_are_told_apart() {
+fn samples_are_distinguished() {
     let text: String = (0..100_000).map(|number| format!("{number}\n")).collect();
     let text = try_out(text.as_bytes()).unwrap();
     assert!(text.ratio < 0.5 && text.speed > 1e5, "{text:?}");

@@ -42,7 +42,7 @@ fn table(machines: &[MachineSnapshot], width: Option<usize>) -> String {
 }
 
 #[test]
-fn eighty_columns_hold_what_matters_most() {
+fn eighty_columns_hold_the_most_important_columns() {
     let build = Build {
         slot: 1,
         pid: Some(4711),
@@ -80,8 +80,7 @@ eightysix.example.org     1  5 min     4711  linux-libre-6.12.1.drv
 
 b2: connect: connection refused (10.0.0.2:22)
   hint: start the SSH server on b2, or correct 'port' (22 was tried)
-  in trouble for 16 min, 3 failures in a row; builds leave it alone for 30 s
-  more
+  3 consecutive failures in 16 min; skipped for 30 s
 b3: drained 16 min ago, for 2 h 0 min more
 ";
     assert_eq!(text, expected);
@@ -92,7 +91,7 @@ b3: drained 16 min ago, for 2 h 0 min more
 }
 
 #[test]
-fn everything_where_there_is_room() {
+fn a_wide_terminal_shows_all_columns() {
     let text = table(&[snapshot("b1")], None);
     assert_eq!(
         text,
@@ -104,7 +103,7 @@ b1    ready    0/4  2.13/16  201.0G   13.0G    12/0/-   +0 s  1.5   x86_64  3 d 
 }
 
 #[test]
-fn what_a_machine_says_is_no_command_to_the_terminal() {
+fn control_characters_of_a_machine_are_not_printed() {
     let text = table(
         &[{
             let mut odd = snapshot("b1");

@@ -1,4 +1,4 @@
-//! Files as user code holds them.
+//! Files of user code.
 
 use super::super::super::message::plain_error;
 use super::super::super::values::describe;
@@ -10,14 +10,14 @@ use mlua::{
 };
 use std::io::{self, BufReader, Seek as _, SeekFrom, Write as _};
 
-/// Bytes that are written between two looks at whether anyone still waits.
+/// The number of bytes that are written between two checks for cancellation.
 const PIECE: usize = 64 << 10;
 
-/// What stands behind a file.
+/// The stream of a file.
 pub(super) enum Stream {
-    /// Nothing to read.
+    /// An empty file.
     Empty,
-    /// Standard error, and who waits for what is written there.
+    /// Standard error, with the wait of its writes.
     Messages(Canceller),
     File(BufReader<CancellableIo>),
     Program(BufReader<CancellableIo>, Program),
@@ -26,9 +26,9 @@ pub(super) enum Stream {
 pub(super) struct File {
     /// `None` once it is closed.
     stream: Option<Stream>,
-    /// It cannot be closed.
+    /// Whether it cannot be closed.
     standard: bool,
-    /// Bytes that one read may give.
+    /// The limit of the bytes that one read returns.
     limit: u64,
 }
 
@@ -53,7 +53,7 @@ impl File {
         self.stream.as_mut().ok_or_else(|| mlua::Error::RuntimeError("attempt to use a closed file".to_owned()))
     }
 
-    /// `file:read(…)`.
+    /// Implements `file:read(…)`.
     pub fn read(&mut self, lua: &Lua, formats: &[Value]) -> mlua::Result<MultiValue> {
         let limit = self.limit;
         let input: &mut dyn Input = match self.stream()? {
@@ -75,7 +75,7 @@ impl File {
                 io::stderr().write_all(piece)
             }),
             Stream::File(file) => {
-                // What has been read ahead moved the position in the file.
+                // Reading ahead has moved the position in the file.
                 let aligned = if file.buffer().is_empty() {
                     Ok(())
                 } else {
@@ -101,7 +101,7 @@ impl File {
         })
     }
 
-    /// `file:close()`.
+    /// Implements `file:close()`.
     pub fn close(&mut self, lua: &Lua) -> mlua::Result<MultiValue> {
         self.stream()?;
         if self.standard {
@@ -121,14 +121,14 @@ impl File {
     }
 }
 
-/// The results with which the standard library tells of an error.
+/// Returns the results of the standard library for an error.
 pub(super) fn failure(name: Option<&str>, error: &io::Error) -> (Value, String, i32) {
     let text = plain_error(error);
     let text = name.map_or(text.clone(), |name| format!("{name}: {text}"));
     (Value::Nil, text, error.raw_os_error().unwrap_or(0))
 }
 
-/// `file:write(…)`, which gives the file.
+/// Implements `file:write(…)`, which returns the file.
 pub(super) fn write(lua: &Lua, file: AnyUserData, values: &[Value]) -> mlua::Result<MultiValue> {
     for value in values {
         let text = match value {
@@ -146,7 +146,7 @@ pub(super) fn write(lua: &Lua, file: AnyUserData, values: &[Value]) -> mlua::Res
     file.into_lua_multi(lua)
 }
 
-/// The iterator of `lines`.
+/// Returns the iterator of `lines`.
 pub(super) fn lines(lua: &Lua, file: AnyUserData, formats: Variadic<Value>, close: bool) -> mlua::Result<Function> {
     lua.create_function(move |lua, ()| {
         let mut file = file.borrow_mut::<File>()?;

@@ -3,10 +3,10 @@
 use mlua::{Lua, MultiValue, Value};
 use std::io::{self, BufRead, Read};
 
-/// A numeral has no more characters.
+/// The limit of the characters of a numeral.
 const MAX_NUMERAL: usize = 200;
 
-/// What can be read from.
+/// A file that can be read.
 pub(super) trait Input: BufRead {}
 impl<T: BufRead> Input for T {}
 
@@ -33,8 +33,8 @@ impl Format {
     }
 }
 
-/// Reads a value for each format, up to the first that fails, which gives nil. Without formats, a line.
-/// More than `limit` bytes in one read are more than memory can hold.
+/// Reads a value for each format, up to the first that fails, which gives nil. Without formats it reads a line. More
+/// than `limit` bytes in one read exceed the memory limit.
 pub(super) fn values(
     lua: &Lua,
     input: &mut dyn Input,
@@ -90,7 +90,7 @@ fn bytes(input: &mut dyn Input, format: &Format, limit: u64) -> io::Result<Optio
     Ok((!bytes.is_empty() || matches!(format, Format::All)).then_some(bytes))
 }
 
-/// The characters of a numeral, after white space.
+/// Reads the characters of a numeral, after white space.
 fn numeral(input: &mut dyn Input) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     loop {

@@ -2,12 +2,12 @@
 
 const ESCAPE: u8 = b'%';
 
-/// What is called for a number of steps.
+/// Counts steps.
 pub(in super::super) trait Steps {
     fn take(&self, steps: usize);
 }
 
-/// The classes of a pattern, by the positions at which they stand.
+/// The classes of a pattern, by their positions.
 pub(super) struct Classes<'a, S> {
     pattern: &'a [u8],
     steps: &'a S,
@@ -18,7 +18,7 @@ impl<'a, S: Steps> Classes<'a, S> {
         Classes { pattern, steps }
     }
 
-    /// Where the class that begins at `p` ends.
+    /// Returns the end of the class that begins at `p`.
     pub fn end_of(&self, p: usize) -> Result<usize, String> {
         match self.pattern[p] {
             ESCAPE if p + 1 == self.pattern.len() => Err("malformed pattern (ends with '%')".to_owned()),
@@ -28,7 +28,7 @@ impl<'a, S: Steps> Classes<'a, S> {
         }
     }
 
-    /// Behind the bracket that closes a set; a bracket that comes first belongs to the set.
+    /// Returns the position after the bracket that closes a set; a bracket that comes first belongs to the set.
     fn set_end(&self, mut p: usize) -> Result<usize, String> {
         if self.pattern.get(p) == Some(&b'^') {
             p += 1;
@@ -45,7 +45,7 @@ impl<'a, S: Steps> Classes<'a, S> {
         }
     }
 
-    /// Whether the class from `p` to `rest` has a byte.
+    /// Returns whether the class from `p` to `rest` has a byte.
     pub fn has(&self, byte: u8, p: usize, rest: usize) -> bool {
         match self.pattern[p] {
             b'.' => true,
@@ -55,7 +55,7 @@ impl<'a, S: Steps> Classes<'a, S> {
         }
     }
 
-    /// Whether the set between the brackets at `p` and `end` has a byte.
+    /// Returns whether the set between the brackets at `p` and `end` has a byte.
     pub fn is_in_set(&self, byte: u8, mut p: usize, end: usize) -> bool {
         let mut has_it = true;
         if self.pattern[p + 1] == b'^' {
@@ -85,7 +85,7 @@ impl<'a, S: Steps> Classes<'a, S> {
     }
 }
 
-/// Whether a class such as `%a` has a byte.
+/// Returns whether a class such as `%a` has a byte.
 fn is_in_class(byte: u8, class: u8) -> bool {
     let has_it = match class.to_ascii_lowercase() {
         b'a' => byte.is_ascii_alphabetic(),

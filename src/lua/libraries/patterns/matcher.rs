@@ -1,28 +1,28 @@
 //! Matching a pattern of Lua 5.4 (section 6.4.1 of its manual), step by step.
 //!
-//! The algorithm is that of Lua's own `lstrlib.c`, with its limits and its messages. What is new is that steps are
-//! counted: a pattern may backtrack for longer than the universe will last, and whoever counts can stop it.
+//! The algorithm is that of Lua's own `lstrlib.c`, with its limits and its messages. But steps are counted here: a
+//! pattern may backtrack for longer than the universe will last, and the caller can stop it.
 //!
 //! As there, letters and digits are those of ASCII (the C locale).
 
 use super::class::{Classes, Steps};
 
-/// Captures that a pattern may have.
+/// The limit of the captures of a pattern.
 const MAX_CAPTURES: usize = 32;
-/// How deep the matcher calls itself.
+/// The depth limit of the matcher's recursion.
 const MAX_DEPTH: u32 = 200;
-/// Bytes that are compared in one step.
+/// The bytes that are compared in one step.
 const BYTES_PER_STEP: usize = 32;
 const ESCAPE: u8 = b'%';
 
-/// A match: where it begins and where it ends, from 0.
+/// A match: its begin and end, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Match {
     pub start: usize,
     pub end: usize,
 }
 
-/// What a capture holds.
+/// The contents of a capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Captured {
     Text(Match),
@@ -53,7 +53,7 @@ pub(in super::super) struct Matcher<'a, S> {
     depth: u32,
 }
 
-/// An error has the message that Lua's own functions give.
+/// The error has the message of Lua's own functions.
 type Result<T> = std::result::Result<T, String>;
 
 impl<'a, S: Steps> Matcher<'a, S> {
@@ -61,8 +61,8 @@ impl<'a, S: Steps> Matcher<'a, S> {
         Matcher { text, pattern, classes: Classes::new(pattern, steps), steps, captures: Vec::new(), depth: MAX_DEPTH }
     }
 
-    /// The first match that begins at `from` or later, or there only. One that ends at `except` is none: it is empty,
-    /// right behind the match before.
+    /// Returns the first match that begins at `from` or later, or only there. A match that ends at `except` does not
+    /// count: it is empty, right after the previous match.
     pub fn search(&mut self, from: usize, is_anchored: bool, except: Option<usize>) -> Result<Option<Match>> {
         for start in from..=self.text.len() {
             self.captures.clear();
@@ -76,17 +76,17 @@ impl<'a, S: Steps> Matcher<'a, S> {
         Ok(None)
     }
 
-    /// How many captures the last match has.
+    /// Returns the number of captures of the last match.
     pub fn explicit(&self) -> usize {
         self.captures.len()
     }
 
-    /// The same, where the whole match counts if there is none.
+    /// Returns the number of captures, or 1 if there are none, since the whole match counts then.
     pub fn count(&self) -> usize {
         self.captures.len().max(1)
     }
 
-    /// A capture of the last match, from 0. The whole match is the first one of a pattern that has none.
+    /// Returns a capture of the last match, from 0. A pattern without captures has the whole match as its first one.
     pub fn capture(&self, number: usize, whole: Match) -> Result<Captured> {
         match self.captures.get(number) {
             None if number == 0 => Ok(Captured::Text(whole)),
@@ -99,7 +99,7 @@ impl<'a, S: Steps> Matcher<'a, S> {
         }
     }
 
-    /// Where a match of the pattern from `p` on ends that begins at `s`.
+    /// Returns the end of a match of the pattern from `p` on that begins at `s`.
     fn matches(&mut self, s: usize, p: usize) -> Result<Option<usize>> {
         if self.depth == 0 {
             return Err("pattern too complex".to_owned());
@@ -151,13 +151,13 @@ impl<'a, S: Steps> Matcher<'a, S> {
         }
     }
 
-    /// Whether the class from `p` to `rest` has the byte at `s`.
+    /// Returns whether the class from `p` to `rest` has the byte at `s`.
     fn is_one(&self, s: usize, p: usize, rest: usize) -> bool {
         self.steps.take(1);
         self.text.get(s).is_some_and(|&byte| self.classes.has(byte, p, rest))
     }
 
-    /// As many of one class as there are, and then what fits.
+    /// Matches as many bytes of a class as possible, and then the rest of the pattern.
     fn most(&mut self, s: usize, p: usize, rest: usize) -> Result<Option<usize>> {
         let mut count = 0;
         while self.is_one(s + count, p, rest) {
@@ -210,7 +210,7 @@ impl<'a, S: Steps> Matcher<'a, S> {
         Ok(end)
     }
 
-    /// `%bxy`; `p` is behind the b.
+    /// Matches `%bxy`; `p` is after the b.
     fn balance(&self, s: usize, p: usize) -> Result<Option<usize>> {
         let (Some(&begin), Some(&end)) = (self.pattern.get(p), self.pattern.get(p + 1)) else {
             return Err("malformed pattern (missing arguments to '%b')".to_owned());
@@ -233,7 +233,7 @@ impl<'a, S: Steps> Matcher<'a, S> {
         Ok(None)
     }
 
-    /// `%f[set]`; `p` is behind the f. Where the pattern goes on.
+    /// Matches `%f[set]`; `p` is after the f. Returns the position at which the pattern continues.
     fn frontier(&self, s: usize, p: usize) -> Result<Option<usize>> {
         if self.pattern.get(p) != Some(&b'[') {
             return Err("missing '[' after '%f' in pattern".to_owned());
@@ -245,7 +245,7 @@ impl<'a, S: Steps> Matcher<'a, S> {
         Ok(is_frontier.then_some(rest))
     }
 
-    /// `%1`: what was captured, once more.
+    /// Matches `%1`: the text of a capture again.
     fn again(&self, s: usize, digit: u8) -> Result<Option<usize>> {
         let number = usize::from(digit).wrapping_sub(usize::from(b'1'));
         let Some(Capture { start, length }) = self.captures.get(number).copied() else {
@@ -263,7 +263,7 @@ impl<'a, S: Steps> Matcher<'a, S> {
     }
 }
 
-/// Where `part` stands in `text`, from `from` on.
+/// Returns the position of `part` in `text`, from `from` on.
 pub(in super::super) fn find_plain(text: &[u8], part: &[u8], from: usize, steps: &impl Steps) -> Option<usize> {
     let Some((&first, rest)) = part.split_first() else { return Some(from) };
     let last = text.len().checked_sub(rest.len())?;

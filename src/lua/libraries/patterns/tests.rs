@@ -1,4 +1,4 @@
-//! Our functions against those of Lua, side by side.
+//! Comparison of our functions with those of Lua.
 
 use super::super::super::cancellation::CancelState;
 use super::super::super::context::RuntimeOptions;
@@ -7,7 +7,8 @@ use mlua::{Function, Lua, LuaString, Variadic};
 use proptest::prelude::*;
 use std::sync::Arc;
 
-/// Calls a function of the library, and shows what comes of it. What is given as `@table` and `@function` is one.
+/// Calls a function of the library, and shows the result. The arguments `@table` and `@function` become a table and a
+/// function.
 const SHOW: &str = r##"
     local replacements = {
       ["@table"] = { a = "1", b = false, ab = 7, [""] = "-", [1] = "one", [2] = {} },
@@ -39,7 +40,7 @@ const SHOW: &str = r##"
     end
 "##;
 
-/// The interpreter of a machine file.
+/// Returns the interpreter of a machine file.
 fn ours() -> Lua {
     let options =
         RuntimeOptions { file: "main.lua".into(), home: None, cache: None, memory: 64 << 20, log_target: "offload" };
@@ -67,7 +68,7 @@ fn text(text: &str) -> Argument {
     Argument::Text(text.as_bytes().to_vec())
 }
 
-/// Both give the same.
+/// Asserts that both give the same.
 #[track_caller]
 fn compare(show: &[(Lua, Function); 2], name: &str, arguments: &[Argument]) {
     let [own, original] = show.each_ref().map(|(lua, show)| call(show, lua, name, arguments));
@@ -95,7 +96,7 @@ fn all_functions(show: &[(Lua, Function); 2], subject: &str, pattern: &str, with
     }
 }
 
-/// Each rule of the manual, and each error.
+/// Covers each rule of the manual, and each error.
 #[test]
 fn known_patterns() {
     let show = both();
