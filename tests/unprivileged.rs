@@ -60,6 +60,11 @@ fn a_daemon_without_privileges_offloads_builds_and_says_which_right_it_lacks() {
     for command in commands {
         head.run("/opt/offload/offload", command);
     }
+    // The daemon's user can run them as well.
+    for command in commands {
+        let user = ["--reuid=guix-daemon", "--regid=guix-daemon", "--init-groups", "/opt/offload/offload"];
+        head.run("setpriv", &[&user, command].concat());
+    }
     assert_ne!(owner, 0);
     assert_eq!(owners(&head.path("/var/guix/offload")), [owner].into());
     let input = own_output(&head, "first");

@@ -34,7 +34,7 @@ enum Way {
 
 /// Measures and prints the table.
 pub fn run(rounds: usize) {
-    println!("| connection | data | `none` | `zlib` | `auto` | `auto` over the better (least to most) |");
+    println!("| connection | data | `none` | `zlib` | `auto` | `auto` compared with the better (least to most) |");
     println!("|---|---|---|---|---|---|");
     for line in &LINES {
         let lab = Lab::new();
