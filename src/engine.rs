@@ -32,10 +32,10 @@ use crate::state::{QueueTicket, StateDirectory};
 use crate::store::path::StorePath;
 
 /// The directory of all state, inside the daemon's state directory.
-pub const STATE: &str = "offload";
+pub const STATE_SUBDIRECTORY: &str = "offload";
 
 /// Root's own cache. Below it are directories named after the state directories.
-const CACHE_OF_ROOT: &str = "/var/cache/offload";
+const ROOT_CACHE_DIRECTORY: &str = "/var/cache/offload";
 
 /// This machine, as a head that offloads builds.
 pub struct Engine {
@@ -57,7 +57,7 @@ pub struct Engine {
 impl Engine {
     /// Makes an engine that stores its state in the directory `offload` of the daemon's state.
     pub fn new(directories: Directories, arguments: HookArguments) -> Engine {
-        let state = StateDirectory::new(directories.state.join(STATE));
+        let state = StateDirectory::new(directories.state.join(STATE_SUBDIRECTORY));
         Engine { directories, state, arguments, persists_connections: false, daemon: || None }
     }
 
@@ -99,7 +99,7 @@ impl Engine {
         let cache = state.join("cache");
         match files::is_ours(&cache) {
             true => cache,
-            false => Path::new(CACHE_OF_ROOT).join(state.strip_prefix("/").unwrap_or(state)),
+            false => Path::new(ROOT_CACHE_DIRECTORY).join(state.strip_prefix("/").unwrap_or(state)),
         }
     }
 

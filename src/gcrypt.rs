@@ -35,7 +35,7 @@ use crate::store::signature::{self, Acl, Algorithm, PublicKey, Signature, Signat
 use ffi::Handle;
 
 /// The size limit of a key file, in bytes. One with an RSA key of 4096 bits has 4 KiB.
-const MAX_KEY: usize = 64 << 10;
+const MAX_KEY_FILE: usize = 64 << 10;
 
 /// A key pair that signs store items. Threads can share it.
 pub struct SigningKey {
@@ -140,10 +140,10 @@ fn read(path: &Path, accept: impl FnOnce(&Metadata) -> Result<(), Error>) -> Res
         return Err(failed(io::Error::other("it is not a regular file")));
     }
     accept(&metadata)?;
-    let mut text = Zeroizing::new(Vec::with_capacity(MAX_KEY + 1));
-    file.take(MAX_KEY as u64 + 1).read_to_end(&mut text).map_err(failed)?;
-    if text.len() > MAX_KEY {
-        return Err(failed(io::Error::other(format!("it is larger than {MAX_KEY} bytes"))));
+    let mut text = Zeroizing::new(Vec::with_capacity(MAX_KEY_FILE + 1));
+    file.take(MAX_KEY_FILE as u64 + 1).read_to_end(&mut text).map_err(failed)?;
+    if text.len() > MAX_KEY_FILE {
+        return Err(failed(io::Error::other(format!("it is larger than {MAX_KEY_FILE} bytes"))));
     }
     Ok(text)
 }

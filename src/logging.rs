@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use env_logger::{Builder, Target};
 use log::{Level, LevelFilter, warn};
 
-use crate::hook::descriptors::PREFIX;
+use crate::hook::descriptors::LINE_PREFIX;
 use crate::text::printable;
 
 /// The limit of one write to a pipe, in bytes: a longer one may be split.
@@ -20,7 +20,7 @@ const MAX_WRITE: usize = 4096;
 const MAX_MESSAGE: usize = 64 << 10;
 
 /// The environment variable that sets the level.
-pub const VARIABLE: &str = "OFFLOAD_LOG";
+pub const LEVELS_VARIABLE: &str = "OFFLOAD_LOG";
 
 /// Returns the daemon's pipe as a target.
 pub fn pipe(pipe: File) -> Target {
@@ -34,10 +34,10 @@ struct Lines(File);
 impl Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         for line in bytes.split_inclusive(|&byte| byte == b'\n') {
-            let mut pieces = line.chunks(MAX_WRITE - PREFIX.len() - 1).peekable();
+            let mut pieces = line.chunks(MAX_WRITE - LINE_PREFIX.len() - 1).peekable();
             let mut is_first = true;
             while let Some(piece) = pieces.next() {
-                let start = if is_first { "" } else { PREFIX };
+                let start = if is_first { "" } else { LINE_PREFIX };
                 let end = if pieces.peek().is_some() { "\n" } else { "" };
                 self.0.write_all(&[start.as_bytes(), piece, end.as_bytes()].concat())?;
                 is_first = false;
@@ -52,14 +52,15 @@ impl Write for Lines {
 }
 
 /// The default level.
-const DEFAULT: &str = "offload=info";
+const DEFAULT_LEVELS: &str = "offload=info";
 
 /// Starts logging to `target`. Only the first call in a process has an effect.
 pub fn start(target: Target) {
-    let wanted = env::var_os(VARIABLE).map_or(DEFAULT.to_owned(), |wanted| wanted.to_string_lossy().into_owned());
+    let wanted =
+        env::var_os(LEVELS_VARIABLE).map_or(DEFAULT_LEVELS.to_owned(), |wanted| wanted.to_string_lossy().into_owned());
     let odd = invalid_part(&wanted);
     let _ = Builder::new()
-        .parse_filters(if odd.is_some() { DEFAULT } else { &wanted })
+        .parse_filters(if odd.is_some() { DEFAULT_LEVELS } else { &wanted })
         .target(target)
         .format(|buffer, record| {
             let kind = match record.level() {
@@ -70,11 +71,13 @@ pub fn start(target: Target) {
                 Level::Trace => "trace: ",
             };
             let text = printable(&record.args().to_string(), MAX_MESSAGE);
-            text.lines().try_for_each(|line| writeln!(buffer, "{PREFIX}{kind}{line}"))
+            text.lines().try_for_each(|line| writeln!(buffer, "{LINE_PREFIX}{kind}{line}"))
         })
         .try_init();
     if let Some(part) = odd {
-        warn!("{VARIABLE} is ignored: '{part}' is neither a level, such as 'debug', nor 'offload::MODULE=LEVEL'");
+        warn!(
+            "{LEVELS_VARIABLE} is ignored: '{part}' is neither a level, such as 'debug', nor 'offload::MODULE=LEVEL'"
+        );
     }
 }
 
@@ -119,11 +122,11 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         let long = "x".repeat(10_000);
         let mut lines = Lines(file.try_clone().unwrap());
-        write!(lines, "{PREFIX}short\n{PREFIX}{long}\n").unwrap();
+        write!(lines, "{LINE_PREFIX}short\n{LINE_PREFIX}{long}\n").unwrap();
         let mut text = String::new();
         file.rewind().unwrap();
         file.read_to_string(&mut text).unwrap();
-        assert!(text.lines().all(|line| line.starts_with(PREFIX) && line.len() < MAX_WRITE), "{text}");
+        assert!(text.lines().all(|line| line.starts_with(LINE_PREFIX) && line.len() < MAX_WRITE), "{text}");
         assert_eq!(text.matches('x').count(), 10_000);
         assert_eq!(text.lines().count(), 4);
     }

@@ -24,7 +24,7 @@ use self::passwd::accounts;
 use crate::shell::in_quotes;
 
 /// The depth to which a directory is checked.
-const DEPTH: usize = 4;
+const MAX_CHECKED_DEPTH: usize = 4;
 
 /// A user with its groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,7 +160,8 @@ impl PermissionProblem {
         } else if at != path {
             (!user.is_granted(&metadata, 0o3)).then(|| problem(at, &metadata))
         } else {
-            PermissionProblem::in_tree(user, root, path, DEPTH).map(|(at, metadata)| problem(&at, &metadata))
+            PermissionProblem::in_tree(user, root, path, MAX_CHECKED_DEPTH)
+                .map(|(at, metadata)| problem(&at, &metadata))
         }
     }
 

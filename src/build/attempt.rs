@@ -16,7 +16,7 @@ use crate::error::{Failure, with_causes, with_hint};
 use crate::events::{Event, Observer};
 use crate::failpoints::{Failpoint, failpoint};
 use crate::hook::BuildLog;
-use crate::hook::descriptors::PREFIX;
+use crate::hook::descriptors::LINE_PREFIX;
 use crate::local::{LOG_FULL_HINT, LocalStore, LogReserve};
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream, SilencePolicy, timeouts};
@@ -299,5 +299,5 @@ impl<'a> Attempt<'a> {
 
 /// Returns the first line of the build log, which names the machine.
 fn first_line(derivation: &StorePath, machine: &str) -> String {
-    format!("{PREFIX}building '{derivation}' on '{machine}'\n")
+    format!("{LINE_PREFIX}building '{derivation}' on '{machine}'\n")
 }

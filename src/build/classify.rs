@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use crate::store::path::StorePath;
 
 /// With fewer free bytes a failure is attributed to the disk. `guix offload` uses the same limit.
-pub const NEARLY_FULL: u64 = 10 << 20;
+pub const NEARLY_FULL_BYTES: u64 = 10 << 20;
 
 /// The report of a machine's daemon about a failed build.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +50,7 @@ pub fn classify(answer: &Answer<'_>, free_disk: Option<u64>, inputs_lost: usize)
             "{inputs_lost} inputs were garbage collected there before the build ended"
         ))),
         (_, true) => match free_disk {
-            Some(free) if free < NEARLY_FULL => FailureClass::Machine(Some(format!(
+            Some(free) if free < NEARLY_FULL_BYTES => FailureClass::Machine(Some(format!(
                 "its store is nearly full ({} KiB free), which may be the cause",
                 free >> 10
             ))),
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn the_daemons_status_decides() {
         assert_eq!(classify(&status(100), None, 0), FailureClass::Failed);
-        assert_eq!(classify(&status(100), Some(NEARLY_FULL), 0), FailureClass::Failed);
+        assert_eq!(classify(&status(100), Some(NEARLY_FULL_BYTES), 0), FailureClass::Failed);
         assert_eq!(classify(&status(101), Some(0), 3), FailureClass::TimedOut);
         for other in [0, 1, 2, 99, 102, u32::MAX] {
             assert_eq!(classify(&status(other), None, 0), FailureClass::Machine(None), "{other}");
@@ -141,11 +141,11 @@ mod tests {
         for answer in [status(100), rejected] {
             assert_eq!(classify(&answer, None, 0), FailureClass::Failed);
             assert!(
-                matches!(classify(&answer, Some(NEARLY_FULL - 1), 0), FailureClass::Machine(Some(why)) if why.contains("10239 KiB"))
+                matches!(classify(&answer, Some(NEARLY_FULL_BYTES - 1), 0), FailureClass::Machine(Some(why)) if why.contains("10239 KiB"))
             );
             for lost in [1, 2] {
                 let why = format!("{lost} inputs were garbage collected");
-                let class = classify(&answer, Some(NEARLY_FULL), lost);
+                let class = classify(&answer, Some(NEARLY_FULL_BYTES), lost);
                 assert!(matches!(class, FailureClass::Machine(Some(given)) if given.contains(&why)), "{why}");
             }
         }

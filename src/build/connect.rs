@@ -22,7 +22,7 @@ use crate::state::{HealthRecord, StateDirectory, StateError, ThroughputRecord, h
 use crate::transfer::compression;
 
 /// The number of retries after a dropped connection.
-const RETRIES: u32 = 6;
+const MAX_LOGIN_RETRIES: u32 = 6;
 
 /// The pause before the first retry. Each pause is twice as long as the one before, and up to half as long again.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -39,7 +39,7 @@ pub fn connect(state: &StateDirectory, machine: &Machine) -> Result<Connection, 
     }
     let login = crowd.wait(Logins::try_take)?;
     let compressed = compressed(state, machine);
-    let mut retries = 0..RETRIES;
+    let mut retries = 0..MAX_LOGIN_RETRIES;
     loop {
         let error = match Connection::open_compressed(machine, compressed) {
             Ok(connection) => return Ok(connection),
@@ -129,7 +129,7 @@ impl Crowd<'_> {
 
 /// Returns a pause that differs between processes.
 fn pause(retry: u32) -> Duration {
-    let time = RETRY_PAUSE_MIN * (1 << retry.min(RETRIES));
+    let time = RETRY_PAUSE_MIN * (1 << retry.min(MAX_LOGIN_RETRIES));
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.subsec_nanos());
     let chance = (nanos ^ process::id().wrapping_mul(2_654_435_761)) % 1000;
     time + time / 2000 * chance
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_and_vary_within_bounds() {
-        for retry in 0..RETRIES {
+        for retry in 0..MAX_LOGIN_RETRIES {
             let shortest = RETRY_PAUSE_MIN * (1 << retry);
             let pause = pause(retry);
             assert!(pause >= shortest && pause < shortest + shortest / 2, "{pause:?}");

@@ -16,11 +16,11 @@ pub(super) struct BuildWatch {
     derivation: String,
     outputs: Arc<BTreeSet<StorePath>>,
     progress: Progress,
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<Observed>>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct Observed {
     has_started: bool,
     has_substituted: bool,
     failure: Option<String>,
@@ -36,7 +36,7 @@ impl BuildWatch {
         BuildWatch { derivation: derivation.to_string(), outputs, progress, seen: Arc::default() }
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
+    fn seen(&self) -> MutexGuard<'_, Observed> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -29,7 +29,7 @@ use crate::permissions::ownership::{Control, control};
 use crate::permissions::{User, identity};
 
 /// The first argument of such a process.
-const WORD: &str = "as-user";
+const SUBCOMMAND: &str = "as-user";
 
 /// Signals that end the first process, which forwards them to the other one.
 const FORWARDED_SIGNALS: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
@@ -109,7 +109,7 @@ pub fn command(user: &User) -> Command {
     };
     // Another version may have replaced this one.
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("offload").arg(WORD).arg(format!("{}:{}", user.uid, groups.join(","))).stdin(Stdio::null());
+    command.arg0("offload").arg(SUBCOMMAND).arg(format!("{}:{}", user.uid, groups.join(","))).stdin(Stdio::null());
     command.env_clear().envs(std::env::vars_os().filter(|(name, _)| is_kept(name)));
     if let Some(home) = user.home(Path::new("/")) {
         command.env("HOME", home);
@@ -165,7 +165,7 @@ fn forward(child: &Child, signal: Signal) {
 
 /// Returns whether the arguments are those of a process that has to become another user.
 pub fn is_wanted(arguments: &[OsString]) -> bool {
-    arguments.first().is_some_and(|word| word == WORD)
+    arguments.first().is_some_and(|word| word == SUBCOMMAND)
 }
 
 /// Becomes the user in the arguments, and removes the user from them.

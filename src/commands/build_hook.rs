@@ -85,7 +85,7 @@ fn serve(
     engine.persists_connections = true;
     engine.daemon = hook::main_daemon;
     let store = &engine.directories.store;
-    let mut reported = Reported::default();
+    let mut reported = SeenMessages::default();
     let mut admission = Admission::new(&engine.state);
     let mut postponed: Option<Instant> = None; // The last one.
     let mut requests = BufReader::new(&descriptors.requests);
@@ -152,7 +152,7 @@ fn serve(
 }
 
 /// Returns the pool; an empty one, with an error on standard error, if the machine file is broken.
-fn load_pool(engine: &Engine, reported: &mut Reported) -> Pool {
+fn load_pool(engine: &Engine, reported: &mut SeenMessages) -> Pool {
     let path = machine_file(None, &engine.directories);
     engine.load_pool(&path, None).unwrap_or_else(|report| {
         let report = report.to_string();
@@ -164,7 +164,12 @@ fn load_pool(engine: &Engine, reported: &mut Reported) -> Pool {
 }
 
 /// Reports why a request is not accepted, unless that was reported before.
-fn explain(request: &Request, machines: &[&Machine], decision: &Decision<LiveEnvironment>, reported: &mut Reported) {
+fn explain(
+    request: &Request,
+    machines: &[&Machine],
+    decision: &Decision<LiveEnvironment>,
+    reported: &mut SeenMessages,
+) {
     let (what, reasons) = match decision {
         Decision::Decline(reasons) => ("no build machine for", reasons),
         Decision::Postpone(reasons) => ("no build machine now for", reasons),
@@ -187,9 +192,9 @@ fn explain(request: &Request, machines: &[&Machine], decision: &Decision<LiveEnv
 
 /// The reported reasons for requests that were not accepted, so that each is reported only once.
 #[derive(Default)]
-struct Reported(BTreeSet<String>);
+struct SeenMessages(BTreeSet<String>);
 
-impl Reported {
+impl SeenMessages {
     /// Returns whether this is new. Reasons with changing numbers are always new, and are not worth much memory.
     fn is_new(&mut self, text: &str) -> bool {
         if self.0.len() >= MAX_REPORTED {

@@ -17,7 +17,7 @@ use crate::state::health::{self, Time};
 use crate::state::{Drain, Drained, Slots, StateDirectory, StateError};
 
 /// The longest time that can be given: a year.
-const LONGEST: u64 = 366 * 24 * 3600;
+const MAX_DRAIN_SECONDS: u64 = 366 * 24 * 3600;
 
 /// Parses a time such as `90s`, `30m`, `2h` or `1d`; a number without a unit is seconds.
 pub fn parse_time(text: &str) -> Result<Duration, String> {
@@ -30,7 +30,7 @@ pub fn parse_time(text: &str) -> Result<Duration, String> {
     };
     let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
     match seconds {
-        Some(seconds @ 1..=LONGEST) => Ok(Duration::from_secs(seconds)),
+        Some(seconds @ 1..=MAX_DRAIN_SECONDS) => Ok(Duration::from_secs(seconds)),
         _ => Err("expected a time such as 90s, 30m, 2h or 1d, a year at most".to_owned()),
     }
 }

@@ -25,14 +25,14 @@ use super::terminal;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::machine_file::{
-    self, BUILD_MACHINE, Diagnostic, Entry, FieldValues, LOCAL_MACHINE, LoadContext, LocalMachine, POOL, Pool,
-    Settings, Severity,
+    self, BUILD_MACHINE_FIELDS, Diagnostic, Entry, FieldValues, LOCAL_MACHINE_FIELDS, LoadContext, LocalMachine,
+    POOL_FIELDS, Pool, Settings, Severity,
 };
 
 mod table;
 
 /// The version of the JSON.
-const VERSION: u32 = 1;
+const JSON_VERSION: u32 = 1;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -136,14 +136,14 @@ fn write_json(
         Ok((pool, warnings)) => (Some(pool), warnings),
         Err(found) => (None, found),
     };
-    let machine = |entry| MachineObject { fields: FieldValues(BUILD_MACHINE, entry), line: entry.line };
+    let machine = |entry| MachineObject { fields: FieldValues(BUILD_MACHINE_FIELDS, entry), line: entry.line };
     let of = |severity| found.iter().filter(move |diagnostic| diagnostic.severity == severity).collect();
     let object = Object {
-        version: VERSION,
+        version: JSON_VERSION,
         file: file.display().to_string(),
         machines: pool.map(|pool| pool.machines.iter().map(machine).collect()),
-        local_machine: pool.map(|pool| pool.local.as_ref().map(|local| FieldValues(LOCAL_MACHINE, local))),
-        settings: pool.map(|pool| FieldValues(POOL, &pool.settings)),
+        local_machine: pool.map(|pool| pool.local.as_ref().map(|local| FieldValues(LOCAL_MACHINE_FIELDS, local))),
+        settings: pool.map(|pool| FieldValues(POOL_FIELDS, &pool.settings)),
         warnings: of(Severity::Warning),
         errors: of(Severity::Error),
     };

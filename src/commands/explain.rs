@@ -34,10 +34,10 @@ use crate::store::path::StorePath;
 use crate::text::printable;
 
 /// The version of the JSON form. It changes when a field is removed or changes its meaning; new fields may appear.
-const VERSION: u32 = 1;
+const JSON_VERSION: u32 = 1;
 
 /// The longest reason for a rejection, in bytes.
-const MAX_REASON: usize = 8 << 10;
+const MAX_REASON_BYTES: usize = 8 << 10;
 
 /// A placeholder for a missing derivation.
 const NO_DERIVATION: &str = "00000000000000000000000000000000-none.drv";
@@ -132,7 +132,7 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let chosen = chosen.map(|index| machines[index].name.as_str());
     let outcome = outcome(reply, chosen, consideration.may_build_locally(), &explanations);
     let report = Report {
-        version: VERSION,
+        version: JSON_VERSION,
         file: path.display().to_string(),
         request: RequestSummary {
             system: &request.system,
@@ -248,7 +248,7 @@ fn print_machine(out: &mut impl Write, machine: &Explained<'_>) -> io::Result<()
     let verdict = match (machine.verdict, &machine.reason) {
         ("ready", _) => "can take it".to_owned(),
         ("unknown", _) => "not checked recently; checked before use".to_owned(),
-        (_, Some(reason)) => printable(reason, MAX_REASON).replace('\n', "\n    "),
+        (_, Some(reason)) => printable(reason, MAX_REASON_BYTES).replace('\n', "\n    "),
         (_, None) => String::new(),
     };
     writeln!(out, "  {}:{}  score {score}  {verdict}", machine.name, machine.port)?;

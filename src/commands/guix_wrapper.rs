@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 
 /// The variable that names the real `guix`, for unusual places.
-pub const REAL_GUIX: &str = "OFFLOAD_GUIX";
+pub const REAL_GUIX_VARIABLE: &str = "OFFLOAD_GUIX";
 
 /// The variable that names the process that has already run exec once.
 const EXECUTED_BY: &str = "OFFLOAD_FRONT_END";
@@ -36,11 +36,11 @@ pub const USUAL_PLACES: [&str; 5] = [
 /// The real `guix` cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum WrapperError {
-    #[error("no real 'guix' found, neither on PATH nor in the usual places; set {REAL_GUIX} to its file name")]
+    #[error("no real 'guix' found, neither on PATH nor in the usual places; set {REAL_GUIX_VARIABLE} to its file name")]
     NotFound,
-    #[error("{REAL_GUIX} is '{}', which is offload itself; it must name the real 'guix'", .0.display())]
+    #[error("{REAL_GUIX_VARIABLE} is '{}', which is offload itself; it must name the real 'guix'", .0.display())]
     NamesItself(PathBuf),
-    #[error("'{}' runs offload again; set {REAL_GUIX} to the file name of the real 'guix'", .0.display())]
+    #[error("'{}' runs offload again; set {REAL_GUIX_VARIABLE} to the file name of the real 'guix'", .0.display())]
     LeadsBack(PathBuf),
     #[error("cannot run '{}': {cause}", path.display())]
     Exec { path: PathBuf, cause: io::Error },
@@ -69,7 +69,7 @@ pub fn exec_real_guix(argv0: &OsStr, arguments: &[OsString]) -> WrapperError {
 /// Returns the file name of the real `guix`.
 pub fn real_guix() -> Result<PathBuf, WrapperError> {
     let own = env::current_exe().ok();
-    if let Some(path) = env::var_os(REAL_GUIX).map(PathBuf::from) {
+    if let Some(path) = env::var_os(REAL_GUIX_VARIABLE).map(PathBuf::from) {
         if own.as_deref().is_some_and(|own| is_same_file(own, &path)) {
             return Err(WrapperError::NamesItself(path));
         }

@@ -6,7 +6,7 @@ use super::CommandLine;
 use crate::exit::ExitStatus;
 
 /// For `--version`; `build.rs` finds the version with its commit, and the versions of the compiler and libraries.
-const VERSION: &str = concat!(
+const VERSION_TEXT: &str = concat!(
     env!("OFFLOAD_VERSION"),
     "\n\
      Copyright (C) 2026 the authors of offload\n\
@@ -19,14 +19,14 @@ const VERSION: &str = concat!(
 );
 
 /// The order: usage, description, arguments.
-const TEMPLATE: &str = "{usage-heading} {usage}\n{about-with-newline}\n{all-args}{after-help}";
+const HELP_TEMPLATE: &str = "{usage-heading} {usage}\n{about-with-newline}\n{all-args}{after-help}";
 
 /// The width in columns; narrower than a terminal, and the same everywhere.
-const WIDTH: usize = 79;
+const HELP_WIDTH: usize = 79;
 
 /// Returns the definition of the whole command line.
 pub fn definition() -> Command {
-    let command = CommandLine::command().version(VERSION).help_template(TEMPLATE).term_width(WIDTH);
+    let command = CommandLine::command().version(VERSION_TEXT).help_template(HELP_TEMPLATE).term_width(HELP_WIDTH);
     let own = format!(
         "With four arguments this is the build hook, which guix-daemon runs. 'offload COMMAND --help' describes a \
          command.\n\n{}\n\n{}",
@@ -35,7 +35,7 @@ pub fn definition() -> Command {
     );
     command.after_help(own).mut_subcommands(|subcommand| {
         let own = subcommand.get_after_help().map(|text| format!("{text}\n\n")).unwrap_or_default();
-        subcommand.help_template(TEMPLATE).term_width(WIDTH).after_help(format!("{own}{}", closing()))
+        subcommand.help_template(HELP_TEMPLATE).term_width(HELP_WIDTH).after_help(format!("{own}{}", closing()))
     })
 }
 

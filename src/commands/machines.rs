@@ -14,7 +14,7 @@ use crate::machine::Machine;
 use crate::machine_file::Pool;
 
 /// The variable that names the machine file.
-pub const MACHINE_FILE: &str = "OFFLOAD_MACHINE_FILE";
+pub const MACHINE_FILE_VARIABLE: &str = "OFFLOAD_MACHINE_FILE";
 
 /// The machines that a subcommand applies to.
 #[derive(Debug, clap::Args)]
@@ -54,7 +54,8 @@ impl Selection {
 pub fn machine_file(named: Option<&Path>, directories: &Directories) -> PathBuf {
     match named {
         Some(path) => path.to_owned(),
-        None => env::var_os(MACHINE_FILE).map_or_else(|| directories.configuration.join("machines.lua"), PathBuf::from),
+        None => env::var_os(MACHINE_FILE_VARIABLE)
+            .map_or_else(|| directories.configuration.join("machines.lua"), PathBuf::from),
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     add, annotations, as_user, authorize, build_hook, convert, documents, drain, eval, explain, guix_wrapper, help,
     install, machines, status, test,
 };
-use crate::engine::{Engine, STATE};
+use crate::engine::{Engine, STATE_SUBDIRECTORY};
 use crate::exit::ExitStatus;
 use crate::hook::HookArguments;
 use crate::local::Directories;
@@ -77,7 +77,7 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
     let for_machine_file = |named: Option<&Path>| match Directories::from_environment() {
         Ok(directories) => {
             let file = machines::machine_file(named, &directories);
-            as_user::for_machine_file(&file, &directories.state.join(STATE))
+            as_user::for_machine_file(&file, &directories.state.join(STATE_SUBDIRECTORY))
         }
         // The command reports the error in them.
         Err(_) => Ok(None),

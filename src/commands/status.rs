@@ -36,7 +36,7 @@ impl Args {
 }
 
 /// The version of the JSON form. It changes when a field is removed or changes its meaning; new fields may appear.
-const VERSION: u32 = 1;
+const JSON_VERSION: u32 = 1;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -118,7 +118,8 @@ fn write(
         Format::Text => table::write(path, snapshot, now(), terminal, out),
         Format::Recutils => records::write(snapshot, out),
         Format::Json => {
-            let report = Report { version: VERSION, file: path.display().to_string(), time: now(), machines: snapshot };
+            let report =
+                Report { version: JSON_VERSION, file: path.display().to_string(), time: now(), machines: snapshot };
             write_json(&report, !is_repeated, out)
         }
     }

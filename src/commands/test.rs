@@ -26,7 +26,7 @@ use crate::machine::Machine;
 use finding::{Checked, Outcome};
 
 /// Version of the JSON form. It changes when a field changes its meaning or goes; new fields may come.
-const VERSION: u32 = 1;
+const JSON_VERSION: u32 = 1;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -77,6 +77,6 @@ fn check_all<'a>(machines: &[&'a Machine], engine: &Engine) -> Vec<Checked<'a>> 
 
 fn write_json(path: &Path, machines: &[Checked<'_>], out: &mut impl Write) -> io::Result<()> {
     let file = path.display().to_string();
-    let object = serde_json::json!({ "version": VERSION, "file": file, "machines": machines });
+    let object = serde_json::json!({ "version": JSON_VERSION, "file": file, "machines": machines });
     terminal::write_json(&object, true, out)
 }

@@ -17,8 +17,8 @@
 /// The longest event, or line before the output of a builder, in bytes; a longer one is cut.
 const MAX_EVENT: usize = 16 << 10;
 
-const MARK: &[u8] = b"@ ";
-const BUILDER_OUTPUT: &[u8] = b"@ build-log ";
+const TRACE_PREFIX: &[u8] = b"@ ";
+const BUILD_LOG_PREFIX: &[u8] = b"@ build-log ";
 
 /// An event of the trace. Paths and messages are as the daemon wrote them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,13 +75,13 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 /// Reads the frames of log text, piece by piece.
 #[derive(Default)]
 pub(super) struct FrameReader {
-    state: State,
+    state: TraceState,
     /// The beginning of the frame, while it may be an event or the line before the output of a builder.
     line: Vec<u8>,
 }
 
 #[derive(Default, PartialEq)]
-enum State {
+enum TraceState {
     /// The first bytes of the frame.
     #[default]
     Start,
@@ -92,27 +92,27 @@ enum State {
 impl FrameReader {
     /// Begins a frame.
     pub fn begin(&mut self) {
-        self.state = State::Start;
+        self.state = TraceState::Start;
         self.line.clear();
     }
 
     /// Passes log text to `log`.
     pub fn piece(&mut self, bytes: &[u8], log: &mut dyn FnMut(&[u8])) {
-        if self.state == State::Text {
+        if self.state == TraceState::Text {
             return log(bytes);
         }
         let room = MAX_EVENT.saturating_sub(self.line.len());
         self.line.extend_from_slice(&bytes[..bytes.len().min(room)]);
         let length = self.line.len();
-        if self.line[..length.min(MARK.len())] != MARK[..length.min(MARK.len())] {
-            self.state = State::Text;
+        if self.line[..length.min(TRACE_PREFIX.len())] != TRACE_PREFIX[..length.min(TRACE_PREFIX.len())] {
+            self.state = TraceState::Text;
             log(&self.line);
             return log(&bytes[bytes.len().min(room)..]);
         }
-        if self.line.starts_with(BUILDER_OUTPUT)
+        if self.line.starts_with(BUILD_LOG_PREFIX)
             && let Some(end) = self.line.iter().position(|&byte| byte == b'\n')
         {
-            self.state = State::Text;
+            self.state = TraceState::Text;
             if end + 1 < length {
                 log(&self.line[end + 1..]);
             }
@@ -121,10 +121,10 @@ impl FrameReader {
 
     /// Ends the frame. An event is a whole frame, because the messages in it may have line feeds.
     pub fn end(&mut self) -> Option<BuildEvent> {
-        if self.state == State::Text {
+        if self.state == TraceState::Text {
             return None;
         }
-        let event = self.line.strip_prefix(MARK)?;
+        let event = self.line.strip_prefix(TRACE_PREFIX)?;
         BuildEvent::parse(String::from_utf8_lossy(event).trim_end())
     }
 }

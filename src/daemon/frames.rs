@@ -1,8 +1,8 @@
 //! Requests out, frames in: the layer under the operations.
 //!
-//! A request is collected in memory and sent in one write. Then the daemon sends frames until `LAST` or `ERROR`; the
-//! values of a reply follow `LAST`. Between a request and the end of its reply the client sends only the answer to a
-//! `READ` frame: the daemon takes any other byte during its work for the end of the connection.
+//! A request is collected in memory and sent in one write. Then the daemon sends frames until `STDERR_LAST` or `STDERR_ERROR`; the
+//! values of a reply follow `STDERR_LAST`. Between a request and the end of its reply the client sends only the answer to a
+//! `STDERR_READ` frame: the daemon takes any other byte during its work for the end of the connection.
 
 use std::io::{self, BufReader, Read, Write};
 
@@ -13,11 +13,11 @@ use crate::store::path::{StoreDir, StorePath};
 use crate::store::wire::{self, WireError};
 use crate::text::printable;
 
-const NEXT: u64 = 0x6f6c_6d67;
-const WRITE: u64 = 0x6461_7416;
-const READ: u64 = 0x6461_7461;
-const LAST: u64 = 0x616c_7473;
-const ERROR: u64 = 0x6378_7470;
+const STDERR_NEXT: u64 = 0x6f6c_6d67;
+const STDERR_WRITE: u64 = 0x6461_7416;
+const STDERR_READ: u64 = 0x6461_7461;
+const STDERR_LAST: u64 = 0x616c_7473;
+const STDERR_ERROR: u64 = 0x6378_7470;
 
 /// The size limit of a frame of log text or data, in bytes. The daemon's own frames are at most 64 KiB, except log text
 /// that it writes in one piece. Frames pass through a small buffer whatever their size.
@@ -30,7 +30,7 @@ const STORED_MESSAGE: usize = 16 << 10;
 /// never end, because log text counts as a sign of life.
 const MAX_DROPPED_LOG: u64 = 1 << 20;
 /// The bytes of a frame before its contents.
-const FRAME_HEAD: u64 = 16;
+const FRAME_HEADER: u64 = 16;
 /// The longest store name that is accepted in a list of deleted files, in bytes.
 const MAX_NAME: usize = 4096;
 
@@ -126,15 +126,15 @@ impl<S: Read + Write> FrameStream<S> {
         sent.map_err(|cause| Error::Link { operation: self.operation, cause })
     }
 
-    /// Reads the next frame that is not log text. An `ERROR` frame is an error that leaves the connection usable.
+    /// Reads the next frame that is not log text. An `STDERR_ERROR` frame is an error that leaves the connection usable.
     pub fn frame(&mut self) -> Result<Frame, Error> {
         loop {
             match self.u64()? {
-                NEXT => self.log_text()?,
-                WRITE => return Ok(Frame::Write(self.frame_size()?)),
-                READ => return Ok(Frame::Read(u64::from(self.int()?))),
-                LAST => return Ok(Frame::Last),
-                ERROR => {
+                STDERR_NEXT => self.log_text()?,
+                STDERR_WRITE => return Ok(Frame::Write(self.frame_size()?)),
+                STDERR_READ => return Ok(Frame::Read(u64::from(self.int()?))),
+                STDERR_LAST => return Ok(Frame::Last),
+                STDERR_ERROR => {
                     let message = self.bytes(MAX_MESSAGE)?;
                     let message = printable(String::from_utf8_lossy(&message).trim_end(), STORED_MESSAGE);
                     let status = self.int()?;
@@ -146,7 +146,7 @@ impl<S: Read + Write> FrameStream<S> {
         }
     }
 
-    /// Reads frames up to `LAST`; data frames are an error.
+    /// Reads frames up to `STDERR_LAST`; data frames are an error.
     pub fn last(&mut self) -> Result<(), Error> {
         match self.frame()? {
             Frame::Last => Ok(()),
@@ -157,7 +157,7 @@ impl<S: Read + Write> FrameStream<S> {
     fn log_text(&mut self) -> Result<(), Error> {
         let size = self.frame_size()?;
         if self.log.is_none() {
-            self.dropped_log += FRAME_HEAD + size;
+            self.dropped_log += FRAME_HEADER + size;
             if self.dropped_log > MAX_DROPPED_LOG {
                 return Err(
                     self.unexpected(format!("more than {MAX_DROPPED_LOG} bytes of log text where nothing is built"))

@@ -10,7 +10,7 @@ use crate::store::path::StorePath;
 
 /// The bytes that the daemon requests at a time; each request costs a round trip. A piece of this size is prepared
 /// while the daemon processes the last one.
-const PIECE: usize = 32 << 10;
+const WRITE_CHUNK: usize = 32 << 10;
 
 impl<S: Read + Write> Client<S> {
     /// Imports the items of `bundle`, including its markers, and returns their paths. The daemon reads and verifies
@@ -75,8 +75,8 @@ impl Ahead {
         if self.size > 0 {
             return;
         }
-        self.piece.resize(8 + PIECE, 0);
-        while self.size < PIECE && self.failure.is_none() {
+        self.piece.resize(8 + WRITE_CHUNK, 0);
+        while self.size < WRITE_CHUNK && self.failure.is_none() {
             match bundle.read(&mut self.piece[8 + self.size..]) {
                 Ok(0) => break,
                 Ok(read) => self.size += read,
@@ -138,8 +138,13 @@ mod tests {
 
     #[test]
     fn requests_of_any_size_get_the_bundle_in_order() {
-        let bundle: Vec<u8> = (0..PIECE + 100).map(|number| number as u8).collect();
-        for wishes in [&[PIECE, PIECE][..], &[1 << 20, 1 << 20], &[7, 1, PIECE, 50, 50], &[PIECE - 1, 1, 99, 1]] {
+        let bundle: Vec<u8> = (0..WRITE_CHUNK + 100).map(|number| number as u8).collect();
+        for wishes in [
+            &[WRITE_CHUNK, WRITE_CHUNK][..],
+            &[1 << 20, 1 << 20],
+            &[7, 1, WRITE_CHUNK, 50, 50],
+            &[WRITE_CHUNK - 1, 1, 99, 1],
+        ] {
             let answers = answers(&bundle, wishes);
             assert_eq!(answers.concat(), bundle, "{wishes:?}");
             assert!(answers.iter().zip(wishes).all(|(answer, wanted)| answer.len() <= *wanted));
@@ -160,10 +165,10 @@ mod tests {
             }
         }
         let mut ahead = Ahead::default();
-        let mut bundle = Failing(PIECE);
+        let mut bundle = Failing(WRITE_CHUNK);
         ahead.fill(&mut bundle);
-        assert_eq!(ahead.answer(PIECE).unwrap().len(), 8 + PIECE);
+        assert_eq!(ahead.answer(WRITE_CHUNK).unwrap().len(), 8 + WRITE_CHUNK);
         ahead.fill(&mut bundle);
-        assert_eq!(ahead.answer(PIECE).unwrap_err().to_string(), "damaged");
+        assert_eq!(ahead.answer(WRITE_CHUNK).unwrap_err().to_string(), "damaged");
     }
 }

@@ -10,10 +10,10 @@ use std::sync::OnceLock;
 
 /// The first version that signs with deterministic nonces over Ed25519 and prints s-expressions in the form that is
 /// compared here.
-const VERSION: &CStr = c"1.8.0";
+const MIN_LIBGCRYPT_VERSION: &CStr = c"1.8.0";
 
 /// The initial size of secure memory in bytes, and the step by which it grows.
-const SECURE_MEMORY: c_int = 128 << 10;
+const SECURE_MEMORY_SIZE: c_int = 128 << 10;
 
 // `enum gcry_ctl_cmds` and `enum gcry_sexp_format` of gcrypt.h.
 const INIT_SECMEM: c_int = 24;
@@ -260,7 +260,7 @@ fn initialize() -> Result<(), String> {
             }
         }
         // SAFETY: the argument is a string that ends in NUL. The call may be made at any time and sets libgcrypt up.
-        if unsafe { gcry_check_version(VERSION.as_ptr()) }.is_null() {
+        if unsafe { gcry_check_version(MIN_LIBGCRYPT_VERSION.as_ptr()) }.is_null() {
             return false;
         }
         // SAFETY: each command gets the argument that it is documented to take, an `int` or the null that stands for
@@ -269,14 +269,14 @@ fn initialize() -> Result<(), String> {
             if gcry_control(INITIALIZATION_FINISHED_P) == 0 {
                 // Memory that cannot be locked is used and wiped all the same, so no warning on stderr.
                 gcry_control(DISABLE_SECMEM_WARN, 0 as c_int);
-                gcry_control(INIT_SECMEM, SECURE_MEMORY, 0 as c_int);
-                gcry_control(AUTO_EXPAND_SECMEM, SECURE_MEMORY, 0 as c_int);
+                gcry_control(INIT_SECMEM, SECURE_MEMORY_SIZE, 0 as c_int);
+                gcry_control(AUTO_EXPAND_SECMEM, SECURE_MEMORY_SIZE, 0 as c_int);
                 gcry_control(INITIALIZATION_FINISHED, 0 as c_int);
             }
         }
         true
     });
-    if *done { Ok(()) } else { Err(format!("libgcrypt is older than {}", VERSION.to_string_lossy())) }
+    if *done { Ok(()) } else { Err(format!("libgcrypt is older than {}", MIN_LIBGCRYPT_VERSION.to_string_lossy())) }
 }
 
 /// Returns the message of libgcrypt for an error code.

@@ -239,12 +239,12 @@ fn keys_that_do_not_belong_together_are_refused() {
 
     fs::write(&public, golden::file("keys/ecc.pub")).unwrap();
     assert!(SigningKey::load(&path).is_ok());
-    for bad in ["", "(", "(private-key)", "(public-key (ecc))", &" ".repeat(MAX_KEY + 1)] {
+    for bad in ["", "(", "(private-key)", "(public-key (ecc))", &" ".repeat(MAX_KEY_FILE + 1)] {
         replace(&path, bad, 0o400);
         assert!(matches!(load(), Error::SecretKey { .. } | Error::Read { .. }), "{}", load());
     }
     let text = String::from_utf8(golden::file("keys/ecc.sec")).unwrap();
-    let blanks = " ".repeat(MAX_KEY - text.len());
+    let blanks = " ".repeat(MAX_KEY_FILE - text.len());
     replace(&path, &format!("{text}{blanks}"), 0o400);
     assert!(SigningKey::load(&path).is_ok());
     replace(&path, &format!("{text}{blanks} "), 0o400);

@@ -54,11 +54,11 @@ pub enum Message<'a> {
 /// A private key that can sign.
 pub struct UserKey {
     secret: Handle,
-    kind: Kind,
+    kind: KeyKind,
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum KeyKind {
     EdDsa,
     Ecdsa,
     Rsa,
@@ -72,14 +72,14 @@ impl UserKey {
                 let mut words: Vec<(&[u8], &[u8])> = vec![(b"curve", b"Ed25519"), (b"flags", b"eddsa"), (b"d", seed)];
                 // Otherwise it is computed for each signature.
                 words.extend(public.map(|public| (&b"q"[..], public)));
-                (Kind::EdDsa, text(b"ecc", &words, &[]))
+                (KeyKind::EdDsa, text(b"ecc", &words, &[]))
             }
-            Secret::Ecdsa { curve, d, .. } => (Kind::Ecdsa, text(b"ecc", &[(b"curve", name(curve))], &[(b"d", d)])),
+            Secret::Ecdsa { curve, d, .. } => (KeyKind::Ecdsa, text(b"ecc", &[(b"curve", name(curve))], &[(b"d", d)])),
             // libgcrypt needs the inverse of the first factor modulo the second.
             Secret::Rsa { n, e, d, p, q, inverse } => {
                 let numbers: [(&[u8], &[u8]); 6] =
                     [(b"n", n), (b"e", e), (b"d", d), (b"p", q), (b"q", p), (b"u", inverse)];
-                (Kind::Rsa, text(b"rsa", &[], &numbers))
+                (KeyKind::Rsa, text(b"rsa", &[], &numbers))
             }
         };
         Ok(UserKey { secret: Handle::secret(&text)?, kind })
@@ -89,9 +89,9 @@ impl UserKey {
     /// Ed25519, SEC 1 without compression for the others.
     pub fn public_point(&self) -> Result<Vec<u8>, String> {
         let name: &CStr = match self.kind {
-            Kind::EdDsa => c"q@eddsa",
-            Kind::Ecdsa => c"q",
-            Kind::Rsa => return Err("it has no point".to_owned()),
+            KeyKind::EdDsa => c"q@eddsa",
+            KeyKind::Ecdsa => c"q",
+            KeyKind::Rsa => return Err("it has no point".to_owned()),
         };
         let point = Sexp::parse(&self.secret.public_point(name)?.canonical()).map_err(|error| error.to_string())?;
         number(&point, "q").map(<[u8]>::to_vec).ok_or_else(|| "libgcrypt returned no point".to_owned())
@@ -100,9 +100,9 @@ impl UserKey {
     /// Signs, and returns `r` and `s`, or `s` alone for RSA.
     pub fn sign(&self, message: &Message<'_>) -> Result<Vec<Vec<u8>>, String> {
         let flag = match self.kind {
-            Kind::EdDsa => "eddsa",
-            Kind::Ecdsa => "rfc6979",
-            Kind::Rsa => "pkcs1",
+            KeyKind::EdDsa => "eddsa",
+            KeyKind::Ecdsa => "rfc6979",
+            KeyKind::Rsa => "pkcs1",
         };
         let pair = |name: &str, value: Sexp| Sexp::list([Sexp::atom(name), value]);
         let mut data = vec![Sexp::atom("data"), pair("flags", Sexp::atom(flag))];

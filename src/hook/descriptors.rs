@@ -23,20 +23,20 @@ use std::time::Duration;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// The prefix of every line that does not belong to the daemon's protocol.
-pub const PREFIX: &str = "offload: ";
+pub const LINE_PREFIX: &str = "offload: ";
 
 /// The longest stray line that is copied in one piece, in bytes: with its prefix it must fit into one atomic write to a
 /// pipe (`PIPE_BUF`).
-const MAX_STRAY_LINE: u64 = 4096 - PREFIX.len() as u64 - 1;
+const MAX_STRAY_LINE: u64 = 4096 - LINE_PREFIX.len() as u64 - 1;
 
 /// How long the process waits at its end for the output of its children.
 const STRAY_OUTPUT_GRACE: Duration = Duration::from_millis(200);
 
 /// The limit that a hook sets if it may: the usual limit of a process.
-const FILES_WANTED: u64 = 1024;
+const OPEN_FILES_WANTED: u64 = 1024;
 
 /// With a lower limit a hook accepts no build.
-const FILES_LEAST: u64 = 64;
+const OPEN_FILES_MIN: u64 = 64;
 
 /// The daemon's descriptors, under private numbers.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ fn pass_on_strays(reader: OwnedFd, mut messages: File) -> Receiver<()> {
     thread::spawn(move || {
         let mut reader = BufReader::new(File::from(reader));
         loop {
-            let mut line = PREFIX.as_bytes().to_vec();
+            let mut line = LINE_PREFIX.as_bytes().to_vec();
             match reader.by_ref().take(MAX_STRAY_LINE).read_until(b'\n', &mut line) {
                 Ok(0) | Err(_) => break,
                 Ok(_) => {}
@@ -119,7 +119,7 @@ fn pass_on_strays(reader: OwnedFd, mut messages: File) -> Receiver<()> {
 /// The limit of open files is too low to build anything.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "no builds are offloaded: this process may open {limit} files, and needs {FILES_LEAST}\n  hint: give guix-daemon a higher \
+    "no builds are offloaded: this process may open {limit} files, and needs {OPEN_FILES_MIN}\n  hint: give guix-daemon a higher \
      limit: `LimitNOFILE=1024` in its systemd unit, or `ulimit -n 1024` in the shell that starts it"
 )]
 pub struct TooFewFiles {
@@ -130,9 +130,9 @@ pub struct TooFewFiles {
 pub fn raise_open_files() -> Result<(), TooFewFiles> {
     let mut limit = getrlimit(Resource::Nofile);
     // `None` means that there is no limit.
-    let Some(current) = limit.current.filter(|&current| current < FILES_WANTED) else { return Ok(()) };
-    let raised = limit.maximum.map_or(FILES_WANTED, |maximum| maximum.min(FILES_WANTED));
+    let Some(current) = limit.current.filter(|&current| current < OPEN_FILES_WANTED) else { return Ok(()) };
+    let raised = limit.maximum.map_or(OPEN_FILES_WANTED, |maximum| maximum.min(OPEN_FILES_WANTED));
     limit.current = Some(raised);
     let limit = if setrlimit(Resource::Nofile, limit).is_ok() { raised } else { current };
-    if limit < FILES_LEAST { Err(TooFewFiles { limit }) } else { Ok(()) }
+    if limit < OPEN_FILES_MIN { Err(TooFewFiles { limit }) } else { Ok(()) }
 }

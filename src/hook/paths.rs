@@ -10,7 +10,7 @@ use std::io::{self, BufRead, Read};
 use crate::store::path::{StoreDir, StorePath};
 
 /// The size limit of a path; valid store paths are shorter.
-const MAX_PATH: u64 = 4096;
+const MAX_STORE_PATH: u64 = 4096;
 
 /// The limit of the number of paths; no build has so many inputs.
 const MAX_PATHS: usize = 1 << 18;
@@ -43,13 +43,13 @@ pub fn read_paths(
             return Ok(paths);
         }
         let mut path = Vec::new();
-        input.by_ref().take(MAX_PATH).read_until(b' ', &mut path).map_err(failed)?;
+        input.by_ref().take(MAX_STORE_PATH).read_until(b' ', &mut path).map_err(failed)?;
         number += 1;
         if number > MAX_PATHS {
             return Err(PathsError::TooMany { what });
         }
         if path.pop_if(|byte| *byte == b' ').is_none() {
-            if (path.len() as u64) < MAX_PATH {
+            if (path.len() as u64) < MAX_STORE_PATH {
                 return Err(PathsError::CutOff { what, count: number - 1 });
             }
             return Err(PathsError::Invalid { what, number, cause: "longer than 4 KiB".to_owned() });

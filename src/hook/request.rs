@@ -9,7 +9,7 @@ use crate::store::path::{StoreDir, StorePath};
 
 /// The longest request line that is accepted, in bytes. Feature names come from a derivation's environment, so there is
 /// no natural limit; this one is far longer than any real line.
-const MAX_LINE: u64 = 64 * 1024;
+const MAX_REQUEST_LINE: u64 = 64 * 1024;
 
 /// A derivation that the daemon offers to the hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,12 +36,13 @@ pub enum RequestError {
 /// Reads the next request; `None` at end of file.
 pub fn read_request(input: &mut impl BufRead, store: &StoreDir) -> Result<Option<Request>, RequestError> {
     let mut line = Vec::new();
-    input.take(MAX_LINE).read_until(b'\n', &mut line)?;
+    input.take(MAX_REQUEST_LINE).read_until(b'\n', &mut line)?;
     if line.is_empty() {
         return Ok(None);
     }
     if line.pop_if(|byte| *byte == b'\n').is_none() {
-        let cause = if line.len() as u64 >= MAX_LINE { "longer than 64 KiB" } else { "cut off before the newline" };
+        let cause =
+            if line.len() as u64 >= MAX_REQUEST_LINE { "longer than 64 KiB" } else { "cut off before the newline" };
         return Err(invalid(cause, &line));
     }
     parse(&line, store).map(Some)

@@ -10,21 +10,21 @@ use crate::permissions::{self, Need};
 use crate::store::signature::{Acl, SignatureError};
 
 /// The size limit of the file, in bytes: room for thousands of keys.
-const MAX_SIZE: u64 = 1 << 20;
+const MAX_ACL_SIZE: u64 = 1 << 20;
 
 /// The size of most lists or more: they are read in one piece.
-const USUAL_SIZE: usize = 8 << 10;
+const FIRST_READ: usize = 8 << 10;
 
 /// Reads the list in `file`, which is `acl` in the configuration directory.
 pub fn load_acl(file: &Path) -> Result<Acl, AclError> {
     let read = || -> io::Result<Vec<u8>> {
-        let mut text = Vec::with_capacity(USUAL_SIZE);
-        File::open(file)?.take(MAX_SIZE + 1).read_to_end(&mut text)?;
+        let mut text = Vec::with_capacity(FIRST_READ);
+        File::open(file)?.take(MAX_ACL_SIZE + 1).read_to_end(&mut text)?;
         Ok(text)
     };
     let file = file.to_owned();
     match read() {
-        Ok(text) if text.len() as u64 > MAX_SIZE => Err(AclError::TooLong { file }),
+        Ok(text) if text.len() as u64 > MAX_ACL_SIZE => Err(AclError::TooLong { file }),
         Ok(text) => Acl::parse(&text).map_err(|cause| AclError::Invalid { file, cause }),
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => Err(AclError::Missing { file }),
         Err(cause) => Err(AclError::Read { file, cause }),
@@ -60,7 +60,7 @@ mod tests {
         assert_eq!(load_acl(&file).unwrap().keys().len(), 1);
         // As large as it may be.
         let text = format!("(acl (entry {key} (tag (guix import))))");
-        let blanks = " ".repeat(MAX_SIZE as usize - text.len());
+        let blanks = " ".repeat(MAX_ACL_SIZE as usize - text.len());
         std::fs::write(&file, text + &blanks).unwrap();
         assert_eq!(load_acl(&file).unwrap().keys().len(), 1);
     }

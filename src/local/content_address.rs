@@ -20,10 +20,10 @@ use super::store::{Store, file_name};
 use crate::store::path::{StorePath, source_path, text_path};
 
 /// The size limit of a text that is read, in bytes: it is held in memory.
-pub const MAX_TEXT: u64 = 4 << 20;
+pub const MAX_TEXT_ITEM: u64 = 4 << 20;
 
 /// The size of most texts or more: they are read in one piece.
-const USUAL_TEXT: usize = 8 << 10;
+const FIRST_READ: usize = 8 << 10;
 
 /// The way in which the path of an item follows from its contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub fn content_address(store: &Store, item: &Item) -> Option<ContentAddress> {
     {
         return Some(ContentAddress::Tree);
     }
-    if !(1..MAX_TEXT).contains(nar_size) {
+    if !(1..MAX_TEXT_ITEM).contains(nar_size) {
         return None;
     }
     let text = read_text(store, path).ok()?;
@@ -51,12 +51,12 @@ pub fn content_address(store: &Store, item: &Item) -> Option<ContentAddress> {
     found.is_ok_and(|found| found == *path).then_some(ContentAddress::Text)
 }
 
-/// Returns the bytes of an item that is a file of at most [`MAX_TEXT`] bytes.
+/// Returns the bytes of an item that is a file of at most [`MAX_TEXT_ITEM`] bytes.
 pub fn read_text(store: &Store, path: &StorePath) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::openat(store.fd(), file_name(path, "")?, flags, Mode::empty())?);
-    let mut text = Vec::with_capacity(USUAL_TEXT);
-    if file.take(MAX_TEXT + 1).read_to_end(&mut text)? as u64 > MAX_TEXT {
+    let mut text = Vec::with_capacity(FIRST_READ);
+    if file.take(MAX_TEXT_ITEM + 1).read_to_end(&mut text)? as u64 > MAX_TEXT_ITEM {
         return Err(io::Error::other("it is larger than a text may be"));
     }
     Ok(text)
@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(content_address(&store, &item(&tree, &[], [1; 32], 120)), None);
         assert_eq!(content_address(&store, &item(&tree, &[&foo], foo_hash, 120)), None);
         // A file that is too large, according to its recorded size, is not read.
-        assert_eq!(content_address(&store, &item(&foo, &[], foo_hash, MAX_TEXT)), None);
+        assert_eq!(content_address(&store, &item(&foo, &[], foo_hash, MAX_TEXT_ITEM)), None);
         fs::write(top.path().join(foo.base_name()), "damaged\n").unwrap();
         assert_eq!(content_address(&store, &item(&foo, &[], foo_hash, 120)), None);
     }
@@ -115,7 +115,7 @@ mod tests {
         let store = Store::open_at(&directory, top.path()).unwrap();
         let path = StorePath::parse(&directory, b"/gnu/store/xnryj9c4k27hjviqs29c3dydawc71ga6-foo").unwrap();
         let file = top.path().join(path.base_name());
-        for (size, is_read) in [(MAX_TEXT, true), (MAX_TEXT + 1, false)] {
+        for (size, is_read) in [(MAX_TEXT_ITEM, true), (MAX_TEXT_ITEM + 1, false)] {
             fs::File::create(&file).unwrap().set_len(size).unwrap();
             // The text is not truncated.
             assert_eq!(read_text(&store, &path).ok().map(|text| text.len() as u64), is_read.then_some(size));

@@ -8,17 +8,17 @@ use thiserror::Error;
 
 use super::database::{Database, DatabaseError};
 use super::directories::Directories;
-use crate::store::derivation::{Derivation, DerivationError, MAX_SIZE};
+use crate::store::derivation::{Derivation, DerivationError, MAX_DERIVATION_SIZE};
 use crate::store::path::{StoreDir, StorePath};
 
 /// The size of most derivations or more, in bytes: they are read in one piece.
-const USUAL_SIZE: usize = 8 << 10;
+const FIRST_READ: usize = 8 << 10;
 
 /// Reads the derivation in the file `path`.
 pub fn read_derivation(store: &StoreDir, path: &StorePath) -> Result<Derivation, ReadDerivationError> {
-    let mut text = Vec::with_capacity(USUAL_SIZE);
+    let mut text = Vec::with_capacity(FIRST_READ);
     File::open(path.as_str())
-        .and_then(|file| file.take(MAX_SIZE as u64 + 1).read_to_end(&mut text))
+        .and_then(|file| file.take(MAX_DERIVATION_SIZE as u64 + 1).read_to_end(&mut text))
         .map_err(|cause| ReadDerivationError::Read { path: path.clone(), cause })?;
     Derivation::parse(store, &text).map_err(|cause| ReadDerivationError::Invalid { path: path.clone(), cause })
 }
@@ -72,7 +72,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::store::derivation::{Hashes, Recipe};
+    use crate::store::derivation::{ModuloHashes, Recipe};
     use crate::store::path::StoreDir;
 
     fn recipe(outputs: &[&str], inputs: &[(&StorePath, &str)], sources: &[&StorePath]) -> Recipe {
@@ -104,7 +104,7 @@ mod tests {
         let [source, behind, library] = ["a", "b", "c"].map(plain);
         let mut known: BTreeMap<StorePath, Derivation> = BTreeMap::new();
         let mut make = |name: &str, recipe: Recipe| {
-            let mut hashes = Hashes::new(|path: &StorePath| Ok(known[path].clone()));
+            let mut hashes = ModuloHashes::new(|path: &StorePath| Ok(known[path].clone()));
             let made = recipe.derivation(&store, name, &mut hashes).unwrap();
             let path = made.path(&store, name).unwrap();
             fs::write(path.as_str(), made.write()).unwrap();

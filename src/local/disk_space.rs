@@ -17,13 +17,13 @@ use rustix::fs::StatVfs;
 use thiserror::Error;
 
 /// The maximum of the reserve, in bytes.
-const RESERVE: u64 = 100 << 20;
+const MAX_RESERVE_BYTES: u64 = 100 << 20;
 /// The maximum of the reserve, in inodes.
 const RESERVED_INODES: u64 = 10_000;
 /// The bytes that may be written between two checks.
-pub(super) const STEP: u64 = 16 << 20;
+pub(super) const CHECK_EVERY_BYTES: u64 = 16 << 20;
 /// The approximate bytes of a file without its contents, or of a whole directory or link.
-const NODE: u64 = 4096;
+const BYTES_PER_INODE: u64 = 4096;
 
 /// The bytes and inodes that may be written before the next check.
 #[derive(Default)]
@@ -35,11 +35,11 @@ pub(super) struct DiskReserve {
 impl DiskReserve {
     /// Reserves room for a new file, directory or link with `size` bytes, on the file system of `store`.
     pub(super) fn for_node(&mut self, store: BorrowedFd<'_>, size: u64) -> io::Result<()> {
-        if self.inodes == 0 || self.bytes < size.saturating_add(NODE) {
-            self.check(store, size.saturating_add(NODE))?;
+        if self.inodes == 0 || self.bytes < size.saturating_add(BYTES_PER_INODE) {
+            self.check(store, size.saturating_add(BYTES_PER_INODE))?;
         }
         self.inodes -= 1;
-        self.bytes = self.bytes.saturating_sub(NODE);
+        self.bytes = self.bytes.saturating_sub(BYTES_PER_INODE);
         Ok(())
     }
 
@@ -62,18 +62,18 @@ impl DiskReserve {
 /// How many bytes are free on the file system of `directory`, and how many of them stay so; `None` where it does not count them.
 pub(super) fn free_and_reserve(directory: &Path) -> io::Result<Option<(u64, u64)>> {
     let space = Space::from(rustix::fs::statvfs(directory)?);
-    Ok(space.bytes.map(|Amount { total, free }| (free, RESERVE.min(total / 100))))
+    Ok(space.bytes.map(|Capacity { total, free }| (free, MAX_RESERVE_BYTES.min(total / 100))))
 }
 
 /// The size of a file system in bytes and inodes; `None` if it does not count them.
 #[derive(Clone, Copy)]
 struct Space {
-    bytes: Option<Amount>,
-    inodes: Option<Amount>,
+    bytes: Option<Capacity>,
+    inodes: Option<Capacity>,
 }
 
 #[derive(Clone, Copy)]
-struct Amount {
+struct Capacity {
     total: u64,
     free: u64,
 }
@@ -81,7 +81,7 @@ struct Amount {
 impl From<StatVfs> for Space {
     fn from(status: StatVfs) -> Space {
         let amount = |total: u64, free: u64, unit: u64| {
-            (total > 0).then_some(Amount { total: total.saturating_mul(unit), free: free.saturating_mul(unit) })
+            (total > 0).then_some(Capacity { total: total.saturating_mul(unit), free: free.saturating_mul(unit) })
         };
         Space {
             bytes: amount(status.f_blocks, status.f_bavail, status.f_frsize),
@@ -93,16 +93,16 @@ impl From<StatVfs> for Space {
 impl Space {
     /// Returns what may be written before the next check, if there is room for `wanted` bytes.
     fn room(&self, wanted: u64) -> Result<DiskReserve, NoRoom> {
-        let mut room = DiskReserve { bytes: STEP, inodes: STEP / NODE };
-        if let Some(Amount { total, free }) = self.bytes {
-            let reserve = RESERVE.min(total / 100);
+        let mut room = DiskReserve { bytes: CHECK_EVERY_BYTES, inodes: CHECK_EVERY_BYTES / BYTES_PER_INODE };
+        if let Some(Capacity { total, free }) = self.bytes {
+            let reserve = MAX_RESERVE_BYTES.min(total / 100);
             let usable = free.saturating_sub(reserve);
             if wanted > usable {
                 return Err(NoRoom::Bytes { wanted, free, reserve });
             }
             room.bytes = room.bytes.min(usable);
         }
-        if let Some(Amount { total, free }) = self.inodes {
+        if let Some(Capacity { total, free }) = self.inodes {
             let reserve = RESERVED_INODES.min(total / 100);
             if free <= reserve {
                 return Err(NoRoom::Inodes { free, reserve });
@@ -133,7 +133,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn bytes(total: u64, free: u64) -> Space {
-        Space { bytes: Some(Amount { total, free }), inodes: None }
+        Space { bytes: Some(Capacity { total, free }), inodes: None }
     }
 
     #[test]
@@ -145,7 +145,7 @@ mod tests {
             }
             assert_eq!(bytes(total, reserve + 4096).room(4096).ok().unwrap().bytes, 4096);
         }
-        let inodes = |free| Space { bytes: None, inodes: Some(Amount { total: 1000, free }) }.room(MIB);
+        let inodes = |free| Space { bytes: None, inodes: Some(Capacity { total: 1000, free }) }.room(MIB);
         assert_eq!(inodes(10).err().unwrap(), NoRoom::Inodes { free: 10, reserve: 10 });
         assert_eq!(inodes(11).ok().unwrap().inodes, 1);
     }
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_fitting_file_is_checked_again_after_a_step() {
         let room = bytes(1 << 40, 1 << 39).room(1 << 38).ok().unwrap();
-        assert_eq!((room.bytes, room.inodes), (STEP, 4096));
+        assert_eq!((room.bytes, room.inodes), (CHECK_EVERY_BYTES, 4096));
     }
 
     #[test]
@@ -166,19 +166,19 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = std::fs::File::open(directory.path()).unwrap();
         let fd = std::os::fd::AsFd::as_fd(&file);
-        let mut room = DiskReserve { bytes: 3 * NODE, inodes: 2 };
-        room.for_node(fd, NODE).unwrap();
-        assert_eq!((room.bytes, room.inodes), (2 * NODE, 1));
-        room.for_bytes(fd, NODE, NODE).unwrap();
-        assert_eq!((room.bytes, room.inodes), (NODE, 1));
+        let mut room = DiskReserve { bytes: 3 * BYTES_PER_INODE, inodes: 2 };
+        room.for_node(fd, BYTES_PER_INODE).unwrap();
+        assert_eq!((room.bytes, room.inodes), (2 * BYTES_PER_INODE, 1));
+        room.for_bytes(fd, BYTES_PER_INODE, BYTES_PER_INODE).unwrap();
+        assert_eq!((room.bytes, room.inodes), (BYTES_PER_INODE, 1));
         let error = room.for_node(fd, u64::MAX).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         assert!(matches!(error.downcast::<NoRoom>(), Ok(NoRoom::Bytes { .. })));
-        assert!(room.for_bytes(fd, 2 * NODE, u64::MAX).is_err());
+        assert!(room.for_bytes(fd, 2 * BYTES_PER_INODE, u64::MAX).is_err());
         room.for_node(fd, 0).unwrap();
         // No inodes are left.
-        room.bytes = NODE;
+        room.bytes = BYTES_PER_INODE;
         room.for_node(fd, 0).unwrap();
-        assert!(room.bytes > NODE, "{}", room.bytes);
+        assert!(room.bytes > BYTES_PER_INODE, "{}", room.bytes);
     }
 }

@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::descent::Descent;
 use super::files;
-use crate::store::nar::{MAGIC, NarPath};
+use crate::store::nar::{NAR_MAGIC, NarPath};
 use crate::store::wire;
 
 /// Reads the nar of a tree. After an error nothing more can be read.
@@ -46,7 +46,7 @@ impl Dump {
     pub fn new(parent: impl AsFd, name: &CStr) -> io::Result<Dump> {
         let mut dump =
             Dump { made: Cursor::default(), open: None, left: Vec::new(), path: NarPath::root(), file: None };
-        dump.words(&[MAGIC]);
+        dump.words(&[NAR_MAGIC]);
         let node = Node::find(parent.as_fd(), name)?;
         dump.begin(node)?;
         Ok(dump)

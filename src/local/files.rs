@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{Dir, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 
 /// The permissions of a regular file in the store.
-pub const PLAIN: Mode = Mode::from_raw_mode(0o444);
+pub const FILE_MODE: Mode = Mode::from_raw_mode(0o444);
 /// The permissions of a directory or an executable in the store.
-pub const EXECUTABLE: Mode = Mode::from_raw_mode(0o555);
+pub const EXECUTABLE_MODE: Mode = Mode::from_raw_mode(0o555);
 
 /// Returns the times of all files in the store: modified one second after the epoch, last access unchanged.
 pub fn canonical_times() -> Timestamps {
@@ -50,7 +50,7 @@ pub fn names(directory: impl AsFd) -> rustix::io::Result<Vec<CString>> {
 
 /// Gives a complete directory the metadata of the store.
 pub fn seal(directory: impl AsFd) -> rustix::io::Result<()> {
-    rustix::fs::fchmod(&directory, EXECUTABLE)?;
+    rustix::fs::fchmod(&directory, EXECUTABLE_MODE)?;
     rustix::fs::futimens(directory, &canonical_times())
 }
 

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::disk_space::{STEP, free_and_reserve};
+use super::disk_space::{CHECK_EVERY_BYTES, free_and_reserve};
 
 /// The bytes that have not reached the file yet, in the daemon's pipe and in its compressor.
-const ON_THE_WAY: u64 = 256 << 10;
+const UNWRITTEN_BYTES: u64 = 256 << 10;
 
 /// The part of a build log that may still be copied.
 pub struct LogReserve {
@@ -43,7 +43,7 @@ pub const LOG_FULL_HINT: &str = "free some space there, or have the build print 
 impl LogReserve {
     /// For a log below `directory`, the daemon's log directory.
     pub fn new(directory: &Path) -> LogReserve {
-        LogReserve { directory: directory.to_owned(), left: STEP }
+        LogReserve { directory: directory.to_owned(), left: CHECK_EVERY_BYTES }
     }
 
     /// Checks that `size` more bytes may be copied.
@@ -54,7 +54,7 @@ impl LogReserve {
             let found = free_and_reserve(&files).or_else(|_| free_and_reserve(&self.directory));
             self.left = match found {
                 Ok(Some((free, reserve))) => self.room(size, free, reserve)?,
-                Ok(None) | Err(_) => STEP.max(size),
+                Ok(None) | Err(_) => CHECK_EVERY_BYTES.max(size),
             };
         }
         self.left -= size;
@@ -64,10 +64,10 @@ impl LogReserve {
     /// How many bytes may pass before it is looked again.
     fn room(&self, size: u64, free: u64, reserve: u64) -> Result<u64, LogFull> {
         let usable = free.saturating_sub(reserve);
-        if usable < size.max(ON_THE_WAY) {
+        if usable < size.max(UNWRITTEN_BYTES) {
             return Err(LogFull { directory: self.directory.clone(), free, reserve });
         }
-        Ok(usable.min(STEP.max(size)))
+        Ok(usable.min(CHECK_EVERY_BYTES.max(size)))
     }
 }
 
@@ -82,7 +82,7 @@ mod tests {
         let log = LogReserve::new(Path::new("/logs"));
         assert_eq!(log.room(100, 1000 * MIB, 10 * MIB), Ok(16 * MIB));
         assert_eq!(log.room(100, 15 * MIB, 10 * MIB), Ok(5 * MIB));
-        let error = log.room(100, 10 * MIB + ON_THE_WAY - 1, 10 * MIB).unwrap_err();
+        let error = log.room(100, 10 * MIB + UNWRITTEN_BYTES - 1, 10 * MIB).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the build log does not fit: 10495 KiB are free in the file system of '/logs', and 10240 KiB stay so"
@@ -94,7 +94,7 @@ mod tests {
     fn a_directory_that_is_not_there_has_room() {
         let mut log = LogReserve::new(Path::new("/nowhere"));
         for _ in 0..3 {
-            log.take(STEP).unwrap();
+            log.take(CHECK_EVERY_BYTES).unwrap();
         }
     }
 }

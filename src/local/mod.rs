@@ -23,7 +23,7 @@ mod restore;
 mod store;
 
 pub use acl::{AclError, load_acl};
-pub use content_address::{ContentAddress, MAX_TEXT, content_address, read_nar, read_text};
+pub use content_address::{ContentAddress, MAX_TEXT_ITEM, content_address, read_nar, read_text};
 pub use database::{Database, DatabaseError, Item, references_first};
 pub use derivation::{ClosureError, ReadDerivationError, closure, read_derivation};
 pub use directories::{Directories, DirectoryError};

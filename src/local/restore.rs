@@ -28,7 +28,7 @@ use super::database::{Database, DatabaseError};
 use super::descent::Descent;
 use super::disk_space::DiskReserve;
 use super::dump::Dump;
-use super::files::{self, EXECUTABLE, PLAIN};
+use super::files::{self, EXECUTABLE_MODE, FILE_MODE};
 use super::hints;
 use super::remove::remove;
 use super::store::{Store, file_name};
@@ -37,9 +37,9 @@ use crate::store::nar::{NarPath, Visitor};
 use crate::store::path::StorePath;
 
 /// The name of an output while it is staged.
-const ITEM: &CStr = c"item";
+const STAGED_ITEM_NAME: &CStr = c"item";
 /// The bytes of a file that are copied at a time.
-const CHUNK: usize = 128 << 10;
+const COPY_CHUNK: usize = 128 << 10;
 
 /// A staged output. Dropping it removes its files.
 pub struct Staging<'a> {
@@ -68,21 +68,21 @@ impl<'a> Staging<'a> {
 
     /// Returns the visitor that restores a nar into it. Call it only once.
     pub fn restore(&self) -> Restore<'_> {
-        Restore { root: self.fd.as_fd(), open: None, room: DiskReserve::default(), chunk: vec![0; CHUNK] }
+        Restore { root: self.fd.as_fd(), open: None, room: DiskReserve::default(), chunk: vec![0; COPY_CHUNK] }
     }
 
     /// Reads the restored files, as a nar.
     pub fn dump(&self) -> io::Result<Dump> {
-        Dump::new(&self.fd, ITEM)
+        Dump::new(&self.fd, STAGED_ITEM_NAME)
     }
 
     /// Opens the output if it is a regular file that is not executable.
     pub(super) fn plain_file(&self) -> io::Result<Option<File>> {
-        let status = rustix::fs::statat(&self.fd, ITEM, AtFlags::SYMLINK_NOFOLLOW)?;
+        let status = rustix::fs::statat(&self.fd, STAGED_ITEM_NAME, AtFlags::SYMLINK_NOFOLLOW)?;
         let plain = FileType::from_raw_mode(status.st_mode) == FileType::RegularFile
             && !Mode::from_raw_mode(status.st_mode).contains(Mode::XUSR);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        plain.then(|| Ok(rustix::fs::openat(&self.fd, ITEM, flags, Mode::empty())?.into())).transpose()
+        plain.then(|| Ok(rustix::fs::openat(&self.fd, STAGED_ITEM_NAME, flags, Mode::empty())?.into())).transpose()
     }
 
     /// Moves the output into the store, where an invalid tree of that name is removed first. Returns false, and does
@@ -95,7 +95,7 @@ impl<'a> Staging<'a> {
             let name = file_name(&self.output, "")?;
             remove(self.store.fd(), &name)?;
             failpoint(Failpoint::PlaceCleared);
-            rustix::fs::renameat(&self.fd, ITEM, self.store.fd(), &name)?;
+            rustix::fs::renameat(&self.fd, STAGED_ITEM_NAME, self.store.fd(), &name)?;
             failpoint(Failpoint::Moved);
             match files::open_directory(self.store.fd(), &name) {
                 Ok(directory) => Ok(files::seal(&directory)?),
@@ -133,7 +133,7 @@ impl Restore<'_> {
     /// Returns the directory of an entry, and its name there.
     fn place(&self, path: &NarPath) -> io::Result<(BorrowedFd<'_>, CString)> {
         let parent = self.open.as_ref().map_or(self.root, Descent::current);
-        let name = path.name().map_or(Ok(ITEM.to_owned()), CString::new);
+        let name = path.name().map_or(Ok(STAGED_ITEM_NAME.to_owned()), CString::new);
         Ok((parent, name.map_err(io::Error::other)?))
     }
 }
@@ -180,7 +180,7 @@ impl Visitor for Restore<'_> {
             left = left.saturating_sub(count as u64);
             half(Failpoint::FileHalf, size - left, size);
         }
-        rustix::fs::fchmod(&file, if executable { EXECUTABLE } else { PLAIN })?;
+        rustix::fs::fchmod(&file, if executable { EXECUTABLE_MODE } else { FILE_MODE })?;
         Ok(rustix::fs::futimens(&file, &files::canonical_times())?)
     }
 

@@ -29,12 +29,12 @@ pub(crate) struct CancelState {
     is_cancelled: AtomicBool,
     /// The line of the main file that is being evaluated; 0: not known.
     line: AtomicU32,
-    state: Mutex<State>,
+    state: Mutex<LockedState>,
     thread: OnceLock<rustix::process::Pid>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct LockedState {
     /// Receives the location of the interpreter when it parks.
     asks: Option<mpsc::Sender<Option<SourceLocation>>>,
     /// The function that was called last.
@@ -47,7 +47,7 @@ struct State {
 }
 
 impl CancelState {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LockedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The number of deferred errors after which the next one ends the evaluation.
-const MAX_DEFERRED: usize = 100;
+const MAX_DEFERRED_ERRORS: usize = 100;
 /// The most calls of a stack that are searched for a place in the user's files.
-const MAX_LEVELS: usize = 100;
+const MAX_STACK_LEVELS: usize = 100;
 
 /// The context of functions called from Lua.
 #[derive(Debug)]
@@ -117,7 +117,7 @@ impl Context {
     pub fn defer_or_raise(&self, deferred: DeferredError) -> mlua::Result<()> {
         let deferred = DeferredError { message: plain(&deferred.message), ..deferred };
         match &mut *self.deferred.borrow_mut() {
-            Some(list) if list.len() < MAX_DEFERRED => list.push(deferred),
+            Some(list) if list.len() < MAX_DEFERRED_ERRORS => list.push(deferred),
             _ => return Err(mlua::Error::RuntimeError(deferred.message)),
         }
         Ok(())
@@ -170,7 +170,7 @@ impl Context {
 
     /// Returns the innermost location in one of the user's files, from `level` of the call stack outwards.
     pub fn position(&self, lua: &Lua, level: usize) -> Option<Position> {
-        (level..level + MAX_LEVELS)
+        (level..level + MAX_STACK_LEVELS)
             .map_while(|level| lua.inspect_stack(level, |call| self.position_of(call)))
             .flatten()
             .next()

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 type Work<T> = Box<dyn FnOnce(&mut T) + Send>;
 
 /// Space for 200 nested C calls, Lua's own limit, with Rust functions between them.
-const STACK: usize = 16 << 20;
+const STACK_SIZE: usize = 16 << 20;
 
 /// A running interpreter. Dropping it ends its thread, unless that is blocked. `T` stays on the thread: a runtime and
 /// the values that belong to it.
@@ -59,7 +59,7 @@ impl<T: 'static> Interpreter<T> {
         let (work, jobs) = mpsc::channel::<Work<T>>();
         let (made, result) = mpsc::channel();
         let context = Arc::clone(&cancel_state);
-        thread::Builder::new().name("lua".to_owned()).stack_size(STACK).spawn(move || {
+        thread::Builder::new().name("lua".to_owned()).stack_size(STACK_SIZE).spawn(move || {
             context.here();
             let mut held = match make(context) {
                 Ok(held) => held,

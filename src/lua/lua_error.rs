@@ -7,8 +7,8 @@ use mlua::Error;
 use std::path::Path;
 
 /// The most calls of a traceback that are shown.
-const MAX_CALLS: usize = 10;
-const TRACEBACK: &str = "stack traceback:";
+const MAX_TRACEBACK_CALLS: usize = 10;
+const TRACEBACK_HEADING: &str = "stack traceback:";
 
 /// An error that user code raised.
 #[derive(Debug, PartialEq)]
@@ -25,13 +25,13 @@ impl LuaError {
             Error::CallbackError { traceback, cause } => (root(cause), traceback.as_str()),
             error => (root(error), ""),
         };
-        let (message, inner) = match text.rsplit_once(&format!("\n{TRACEBACK}")) {
+        let (message, inner) = match text.rsplit_once(&format!("\n{TRACEBACK_HEADING}")) {
             Some((message, traceback)) => (message, traceback),
             None => (text.as_str(), ""),
         };
         let traceback = if inner.is_empty() { outer } else { inner };
         let mut calls: Vec<(Position, &str)> =
-            traceback.lines().filter_map(|line| place(line.trim(), context)).take(MAX_CALLS).collect();
+            traceback.lines().filter_map(|line| place(line.trim(), context)).take(MAX_TRACEBACK_CALLS).collect();
         calls.dedup();
         let (position, message) = match place(message, context) {
             Some((position, message)) => (Some(position), message),

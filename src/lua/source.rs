@@ -12,12 +12,12 @@ use std::path::Path;
 
 mod scanner;
 
-use scanner::{Kind, Scanner, Token};
+use scanner::{Scanner, Token, TokenKind};
 
 /// The size limit of a Lua file, in bytes.
 const MAX_CHUNK: u64 = 16 << 20;
 /// The size of most files or more: they are read in one piece.
-const USUAL_CHUNK: usize = 8 << 10;
+const FIRST_READ: usize = 8 << 10;
 
 /// A Lua text, as tokens.
 #[derive(Debug)]
@@ -45,9 +45,10 @@ impl<'a> Source<'a> {
     ///
     /// If the constructor has another name there, it takes the first table that begins on the line.
     pub fn call(&self, constructor: &str, line: u32) -> Items {
-        let on_line = |kind: Kind| self.tokens.iter().position(|token| token.line == line && token.kind == kind);
-        let from = on_line(Kind::Name(constructor)).or_else(|| on_line(Kind::Brace));
-        let brace = from.and_then(|from| (from..self.tokens.len()).find(|&at| self.tokens[at].kind == Kind::Brace));
+        let on_line = |kind: TokenKind| self.tokens.iter().position(|token| token.line == line && token.kind == kind);
+        let from = on_line(TokenKind::Name(constructor)).or_else(|| on_line(TokenKind::Brace));
+        let brace =
+            from.and_then(|from| (from..self.tokens.len()).find(|&at| self.tokens[at].kind == TokenKind::Brace));
         brace.map(|brace| self.items(brace)).unwrap_or_default()
     }
 
@@ -55,7 +56,7 @@ impl<'a> Source<'a> {
     pub fn returned(&self) -> Items {
         let found = self.tokens.windows(2).rposition(|pair| {
             let [first, second] = pair else { return false };
-            first.kind == Kind::Name("return") && second.kind == Kind::Brace
+            first.kind == TokenKind::Name("return") && second.kind == TokenKind::Brace
         });
         found.map(|at| self.items(at + 1)).unwrap_or_default()
     }
@@ -78,8 +79,8 @@ impl<'a> Source<'a> {
         let mut open = Vec::new();
         for token in &self.tokens {
             match token.kind {
-                Kind::Brace | Kind::Bracket | Kind::Open => open.push(token.line),
-                Kind::Close => drop(open.pop()),
+                TokenKind::Brace | TokenKind::Bracket | TokenKind::Open => open.push(token.line),
+                TokenKind::Close => drop(open.pop()),
                 _ => {}
             }
         }
@@ -89,7 +90,7 @@ impl<'a> Source<'a> {
     fn brace_after(&self, name: &str) -> Option<usize> {
         let assigned = self.tokens.windows(3).rposition(|triple| {
             let [first, second, third] = triple else { return false };
-            first.kind == Kind::Name(name) && second.kind == Kind::Assign && third.kind == Kind::Brace
+            first.kind == TokenKind::Name(name) && second.kind == TokenKind::Assign && third.kind == TokenKind::Brace
         });
         assigned.map(|at| at + 2)
     }
@@ -103,15 +104,20 @@ impl<'a> Source<'a> {
             let kind = |offset: usize| self.tokens.get(at + offset).map(|token| token.kind);
             if first && at > open {
                 match (token.kind, kind(1), kind(2), kind(3)) {
-                    (Kind::Name(name), Some(Kind::Assign), ..)
-                    | (Kind::Bracket, Some(Kind::Text(name)), Some(Kind::Close), Some(Kind::Assign)) => {
+                    (TokenKind::Name(name), Some(TokenKind::Assign), ..)
+                    | (
+                        TokenKind::Bracket,
+                        Some(TokenKind::Text(name)),
+                        Some(TokenKind::Close),
+                        Some(TokenKind::Assign),
+                    ) => {
                         items.fields.insert(name.to_owned(), token.line);
                     }
-                    (Kind::Separator, ..) => {}
+                    (TokenKind::Separator, ..) => {}
                     _ => items.positional.push(token.line),
                 }
             }
-            first = depth == 1 && (at == open || token.kind == Kind::Separator);
+            first = depth == 1 && (at == open || token.kind == TokenKind::Separator);
         }
         items
     }
@@ -121,10 +127,11 @@ impl<'a> Source<'a> {
         let mut depth = 0_usize;
         (open..self.tokens.len()).map_while(move |at| {
             match self.tokens[at].kind {
-                Kind::Brace | Kind::Bracket | Kind::Open | Kind::Name("function" | "do" | "if" | "repeat") => {
-                    depth += 1
-                }
-                Kind::Close | Kind::Name("end" | "until") => depth -= 1,
+                TokenKind::Brace
+                | TokenKind::Bracket
+                | TokenKind::Open
+                | TokenKind::Name("function" | "do" | "if" | "repeat") => depth += 1,
+                TokenKind::Close | TokenKind::Name("end" | "until") => depth -= 1,
                 _ => {}
             }
             (depth > 0).then_some((at, depth))
@@ -134,7 +141,7 @@ impl<'a> Source<'a> {
 
 /// Reads a Lua file of at most `MAX_CHUNK` bytes, without the first line if that begins with `#`, as `lua` does.
 pub(crate) fn read_chunk(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut text = Vec::with_capacity(USUAL_CHUNK);
+    let mut text = Vec::with_capacity(FIRST_READ);
     permissions::open_at_once(path)?.take(MAX_CHUNK + 1).read_to_end(&mut text)?;
     if text.len() as u64 > MAX_CHUNK {
         return Err(std::io::Error::other(format!("it has more than {MAX_CHUNK} bytes")));

@@ -5,7 +5,7 @@ use mlua::{Table, Value};
 /// The limit of the items of a list.
 const MAX_ITEMS: usize = 10_000;
 /// The number of characters of a string that a message quotes.
-const QUOTED: usize = 60;
+const MAX_QUOTED_CHARS: usize = 60;
 /// The number of bytes of a name in a label.
 const MAX_LABEL: usize = 255;
 /// The field of a metatable that names the field by which messages label its tables.
@@ -44,7 +44,7 @@ pub(crate) fn label(kind: &str, table: &Table, field: &str) -> String {
 
 /// Quotes a string for a message: escaped, and cut if it is long.
 pub(crate) fn quote(text: &str) -> String {
-    let cut: String = text.chars().take(QUOTED).collect();
+    let cut: String = text.chars().take(MAX_QUOTED_CHARS).collect();
     let dots = if cut.len() < text.len() { "…" } else { "" };
     format!("\"{}{dots}\"", cut.escape_debug())
 }

@@ -15,13 +15,13 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
 /// No key of the supported types comes near this many characters.
-const MAX_LENGTH: usize = 8192;
+const MAX_KEY_TEXT: usize = 8192;
 
 impl HostKey {
     /// Reads a host key in OpenSSH form; a comment may follow it.
     pub fn parse(text: &str) -> Result<HostKey, HostKeyError> {
         let text = text.trim();
-        if text.len() > MAX_LENGTH {
+        if text.len() > MAX_KEY_TEXT {
             return Err(HostKeyError::TooLong(text.len()));
         }
         let mut words = text.split_ascii_whitespace();

@@ -3,7 +3,7 @@
 use super::diagnostic::{Diagnostic, Severity};
 use super::functions::{Candidate, Functions};
 use super::loaded_file::LoadedFile;
-use super::request::{LuaRequest, LuaStatus, STATUS};
+use super::request::{LuaRequest, LuaStatus, STATUS_FIELDS};
 use super::schema;
 use super::settings::Fallback;
 use crate::lua::values::{self, describe};
@@ -131,7 +131,7 @@ impl Caller<'_> {
     ) -> Result<MultiValue, String> {
         let lua = self.file.runtime.lua.clone();
         self.invoke(function, |request| {
-            let status = status.map(|status| schema::to_lua(STATUS, &lua, status)).transpose()?;
+            let status = status.map(|status| schema::to_lua(STATUS_FIELDS, &lua, status)).transpose()?;
             Ok((request.clone(), Value::Table(machine.clone()), status.map_or(Value::Nil, Value::Table)))
         })
     }

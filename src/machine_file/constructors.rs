@@ -4,7 +4,7 @@
 //! `pairs` and copying work. The fields are not checked yet. The call is recorded with its location, so that errors can
 //! be reported together once the file has been evaluated.
 
-use super::machine_fields::{BUILD_MACHINE, LOCAL_MACHINE};
+use super::machine_fields::{BUILD_MACHINE_FIELDS, LOCAL_MACHINE_FIELDS};
 use super::schema::{Field, json_to_lua};
 use crate::lua::values::{self, LABELLED_BY};
 use crate::lua::{Context, Position};
@@ -67,8 +67,8 @@ fn function(
     let label = move |_: &Lua, machine: Table| Ok(label(constructor, &machine));
     metatable.raw_set("__tostring", lua.create_function(label)?)?;
     let defaults = match constructor {
-        Constructor::Build => defaults(BUILD_MACHINE),
-        Constructor::Local => defaults(LOCAL_MACHINE),
+        Constructor::Build => defaults(BUILD_MACHINE_FIELDS),
+        Constructor::Local => defaults(LOCAL_MACHINE_FIELDS),
     };
     lua.create_function(move |lua, given: Value| {
         let mut made = ConstructorCall {

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// The system types that Guix has builds for.
-const SYSTEMS: [&str; 12] = [
+const KNOWN_SYSTEMS: [&str; 12] = [
     "x86_64-linux",
     "i686-linux",
     "aarch64-linux",
@@ -25,11 +25,11 @@ const SYSTEMS: [&str; 12] = [
     "x86_64-linux-gnux32",
 ];
 /// The longest time that a connection persists, in seconds (`remote::persist`).
-const MAX_KEPT_SECONDS: f64 = 600.0;
+const MAX_KEEP_CONNECTION_SECONDS: f64 = 600.0;
 /// The limit of the bytes of names and texts in `tags`.
-const MAX_TAGS: usize = 64 << 10;
+const MAX_TAGS_BYTES: usize = 64 << 10;
 /// The limit of nested tables in `tags`.
-const MAX_LEVELS: usize = 8;
+const MAX_TAGS_DEPTH: usize = 8;
 
 /// Converts to seconds in JSON, without a zero fraction.
 pub(super) fn seconds_to_json(time: Duration) -> serde_json::Value {
@@ -147,8 +147,8 @@ pub(super) fn systems(fields: &mut Fields) -> Option<Vec<String>> {
         fields.error(format!("expected {EXPECTED}, found an empty list"), None);
         return None;
     }
-    for system in systems.iter().filter(|system| !SYSTEMS.contains(&system.as_str())) {
-        if let Some(meant) = nearest(system, SYSTEMS) {
+    for system in systems.iter().filter(|system| !KNOWN_SYSTEMS.contains(&system.as_str())) {
+        if let Some(meant) = nearest(system, KNOWN_SYSTEMS) {
             let hint = Some(format!("did you mean \"{meant}\"?"));
             fields.warning(format!("{} is not a system type of Guix", values::quote(system)), hint);
         }
@@ -208,11 +208,12 @@ pub(super) fn compression_level(fields: &mut Fields) -> Option<()> {
 }
 
 pub(super) fn keep_connection(fields: &mut Fields) -> Option<Option<Duration>> {
-    let expected = format!("a number of seconds above 0, up to {MAX_KEPT_SECONDS}, or false for none");
+    let expected = format!("a number of seconds above 0, up to {MAX_KEEP_CONNECTION_SECONDS}, or false for none");
     fields.read(&expected, |value| match value {
         Value::Boolean(false) => Some(None),
         value => {
-            let seconds = values::number(value).filter(|seconds| *seconds > 0.0 && *seconds <= MAX_KEPT_SECONDS)?;
+            let seconds =
+                values::number(value).filter(|seconds| *seconds > 0.0 && *seconds <= MAX_KEEP_CONNECTION_SECONDS)?;
             Some(Some(Duration::from_secs_f64(seconds)))
         }
     })
@@ -230,7 +231,7 @@ pub(super) fn proxy_command(fields: &mut Fields) -> Option<Vec<String>> {
 
 pub(super) fn tags(fields: &mut Fields) -> Option<serde_json::Map<String, Json>> {
     let tags = Value::Table(fields.table()?);
-    match to_json(&tags, MAX_LEVELS, &mut { MAX_TAGS }) {
+    match to_json(&tags, MAX_TAGS_DEPTH, &mut { MAX_TAGS_BYTES }) {
         Ok(Json::Object(tags)) => return Some(tags),
         Ok(_) => fields.error("expected values with names, such as { rack = \"B3\" }, found a list", None),
         Err(message) => fields.error(message, None),
@@ -244,12 +245,12 @@ pub(super) fn tags(fields: &mut Fields) -> Option<serde_json::Map<String, Json>>
 fn to_json(value: &Value, levels: usize, room: &mut usize) -> Result<Json, String> {
     let text = values::string(value);
     let size = 1 + text.as_ref().map_or(0, String::len);
-    *room = room.checked_sub(size).ok_or_else(|| format!("expected no more than {} KiB", MAX_TAGS >> 10))?;
+    *room = room.checked_sub(size).ok_or_else(|| format!("expected no more than {} KiB", MAX_TAGS_BYTES >> 10))?;
     match value {
         Value::Boolean(value) => Ok((*value).into()),
         Value::Integer(value) => Ok((*value).into()),
         Value::Number(value) if value.is_finite() => Ok((*value).into()),
-        Value::Table(_) if levels == 0 => Err(format!("expected no more than {MAX_LEVELS} levels of tables")),
+        Value::Table(_) if levels == 0 => Err(format!("expected no more than {MAX_TAGS_DEPTH} levels of tables")),
         Value::Table(table) => match values::list(value) {
             Ok(Ok(items)) if !items.is_empty() => {
                 let items = (1..).zip(&items).map(|(index, item)| {

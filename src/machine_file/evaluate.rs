@@ -7,9 +7,9 @@ use super::fields::{Fields, Finding, FindingLocation};
 use super::functions::{Functions, MachineFunctions};
 use super::loaded_file::LoadedFile;
 use super::locate::Locator;
-use super::machine_fields::{BUILD_MACHINE, Entry, LOCAL_MACHINE, LocalMachine};
+use super::machine_fields::{BUILD_MACHINE_FIELDS, Entry, LOCAL_MACHINE_FIELDS, LocalMachine};
 use super::schema::{self, Field};
-use super::settings::{self, Limits, POOL, Settings};
+use super::settings::{self, Limits, POOL_FIELDS, Settings};
 use crate::lua::values::{self, ListError, describe};
 use crate::lua::{DeferredError, FileRun, LuaError, Runtime, Source};
 use mlua::chunk::ChunkMode;
@@ -127,7 +127,7 @@ impl Decoder<'_> {
         }
         let mut settings = Settings { limits: self.limits, ..Settings::default() };
         let mut fields = Fields::new(pool, FindingLocation::Pool, String::new(), &mut self.findings);
-        schema::read(POOL, &mut fields, &mut settings);
+        schema::read(POOL_FIELDS, &mut fields, &mut settings);
         let mut functions = Functions { pool: MachineFunctions::of(pool), machines: Vec::new(), local: None };
         let (machines, local) = self.items(pool, &mut functions);
         Some((Evaluated { machines, local, settings, warnings: Vec::new() }, functions))
@@ -190,12 +190,12 @@ impl Decoder<'_> {
     fn build(&mut self, number: usize) -> Option<Entry> {
         let line = self.made[number].position.as_ref().map(|position| position.line);
         let mut entry = Entry { line, ..Entry::default() };
-        self.read(number, BUILD_MACHINE, &mut entry).then_some(entry)
+        self.read(number, BUILD_MACHINE_FIELDS, &mut entry).then_some(entry)
     }
 
     fn local(&mut self, number: usize) -> LocalMachine {
         let mut machine = LocalMachine::default();
-        self.read(number, LOCAL_MACHINE, &mut machine);
+        self.read(number, LOCAL_MACHINE_FIELDS, &mut machine);
         machine
     }
 

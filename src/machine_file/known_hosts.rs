@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// A larger file, in bytes, is an error.
-const MAX_FILE: u64 = 16 << 20;
+const MAX_KNOWN_HOSTS_FILE: u64 = 16 << 20;
 /// Most lines of a file that a message gives reasons for.
 const MAX_NOTES: usize = 3;
 
@@ -57,7 +57,7 @@ fn look_up(files: &[PathBuf], host: &str) -> (Vec<HostKey>, Vec<String>) {
 
 fn read(file: &Path) -> std::io::Result<String> {
     let mut text = Vec::new();
-    std::fs::File::open(file)?.take(MAX_FILE).read_to_end(&mut text)?;
+    std::fs::File::open(file)?.take(MAX_KNOWN_HOSTS_FILE).read_to_end(&mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 

@@ -25,7 +25,7 @@ impl Default for Entry {
     }
 }
 
-/// The head itself, as a candidate; `LOCAL_MACHINE` documents its fields.
+/// The head itself, as a candidate; `LOCAL_MACHINE_FIELDS` documents its fields.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LocalMachine {
     pub name: String,
@@ -61,10 +61,10 @@ type Build = Field<Entry>;
 type Local = Field<LocalMachine>;
 
 /// The limit of waits on a link to a build machine, in seconds: a day.
-const LONGEST_WAIT: f64 = 86400.0;
+const MAX_TIMEOUT_SECONDS: f64 = 86400.0;
 
 /// The fields of `build_machine`.
-pub const BUILD_MACHINE: &[Field<Entry>] = &[
+pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     Build::new("name", "string", "Host name or address. Write an IPv6 address without brackets.")
         .required()
         .read(|f, e| decode::name(f).map(|name| e.machine.name = name))
@@ -147,7 +147,7 @@ pub const BUILD_MACHINE: &[Field<Entry>] = &[
          the daemon's greeting.",
     )
     .unit("seconds")
-    .read(|f, e| f.seconds(LONGEST_WAIT).map(|time| e.machine.connect_timeout = time))
+    .read(|f, e| f.seconds(MAX_TIMEOUT_SECONDS).map(|time| e.machine.connect_timeout = time))
     .json(|e| decode::seconds_to_json(e.machine.connect_timeout)),
     Build::new(
         "stall_timeout",
@@ -156,11 +156,11 @@ pub const BUILD_MACHINE: &[Field<Entry>] = &[
          answered before may take to answer again.",
     )
     .unit("seconds")
-    .read(|f, e| f.seconds(LONGEST_WAIT).map(|time| e.machine.stall_timeout = time))
+    .read(|f, e| f.seconds(MAX_TIMEOUT_SECONDS).map(|time| e.machine.stall_timeout = time))
     .json(|e| decode::seconds_to_json(e.machine.stall_timeout)),
     Build::new("keepalive_interval", "number", "After this time of silence, a keep-alive message is sent.")
         .unit("seconds")
-        .read(|f, e| f.seconds(LONGEST_WAIT).map(|time| e.machine.keepalive_interval = time))
+        .read(|f, e| f.seconds(MAX_TIMEOUT_SECONDS).map(|time| e.machine.keepalive_interval = time))
         .json(|e| decode::seconds_to_json(e.machine.keepalive_interval)),
     Build::new(
         "keep_connection",
@@ -208,7 +208,7 @@ pub const BUILD_MACHINE: &[Field<Entry>] = &[
 ];
 
 /// The fields of `local_machine`.
-pub const LOCAL_MACHINE: &[Field<LocalMachine>] = &[
+pub const LOCAL_MACHINE_FIELDS: &[Field<LocalMachine>] = &[
     Local::new("name", "string", "Name to show in messages.")
         .read(|f, l| f.string("a name to show in messages").map(|name| l.name = name))
         .json(|l| json!(l.name)),

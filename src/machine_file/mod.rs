@@ -49,12 +49,14 @@ mod suggest;
 pub use checks::{DEFAULT_KEYS, check_environment};
 pub use diagnostic::{Diagnostic, Report, Severity};
 pub use functions::Candidate;
-pub use machine_fields::{BUILD_MACHINE, Entry, LOCAL_MACHINE, LocalMachine};
+pub use machine_fields::{BUILD_MACHINE_FIELDS, Entry, LOCAL_MACHINE_FIELDS, LocalMachine};
 pub use pool::{Extend, LoadContext, Pool, load, load_text};
-pub use request::{DERIVATION_FIELDS, DerivationReader, LuaRequest, LuaStatus, OUTPUT_FIELDS, REQUEST, STATUS};
+pub use request::{
+    DERIVATION_FIELDS, DerivationReader, LuaRequest, LuaStatus, OUTPUT_FIELDS, REQUEST_FIELDS, STATUS_FIELDS,
+};
 pub use request_callbacks::{Acceptance, RequestCallbacks, Score, default_score};
 pub use schema::{Field, FieldValues};
-pub use settings::{Fallback, LIMITS, Limits, POOL, Settings};
+pub use settings::{Fallback, LIMITS_FIELDS, Limits, POOL_FIELDS, Settings};
 
 /// Annotations of the machine file's functions and fields, for editors with the Lua language server.
 pub const ANNOTATIONS: &str = include_str!("../../lua/offload.lua");

@@ -112,7 +112,7 @@ type StatusField = Field<LuaStatus>;
 type RequestField = Field<LuaRequest>;
 
 /// The fields of `status`.
-pub const STATUS: &[Field<LuaStatus>] = &[
+pub const STATUS_FIELDS: &[Field<LuaStatus>] = &[
     StatusField::new(
         "load",
         "number",
@@ -144,7 +144,7 @@ pub const STATUS: &[Field<LuaStatus>] = &[
 ];
 
 /// The fields of `request`.
-pub const REQUEST: &[Field<LuaRequest>] = &[
+pub const REQUEST_FIELDS: &[Field<LuaRequest>] = &[
     RequestField::new("system", "string", "System type of the derivation.").json(|r| json!(r.system)),
     RequestField::new("features", "string[]", "Features that the machine must offer.").json(|r| json!(r.features)),
     RequestField::new("derivation", "string", "File name of the derivation.").json(|r| json!(r.derivation)),
@@ -167,7 +167,7 @@ pub const REQUEST: &[Field<LuaRequest>] = &[
 
 impl LuaRequest {
     pub(super) fn to_lua(&self, lua: &Lua) -> mlua::Result<Table> {
-        let table = schema::to_lua(REQUEST, lua, self)?;
+        let table = schema::to_lua(REQUEST_FIELDS, lua, self)?;
         let methods = lua.create_table()?;
         let (reader, file) = (self.reader.clone(), self.derivation.clone());
         let cell = lua.create_table()?;

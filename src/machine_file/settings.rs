@@ -91,17 +91,17 @@ impl Default for Limits {
 }
 
 /// The longest time limit for Lua, in seconds: guix-daemon serves nothing else meanwhile.
-const MAX_SECONDS: f64 = 300.0;
+const MAX_LUA_SECONDS: f64 = 300.0;
 /// The smallest `memory` of `limits`, in bytes.
-const MIN_MEMORY: u64 = 1 << 20;
+const MIN_LUA_MEMORY: u64 = 1 << 20;
 /// The largest `memory` of `limits`, in bytes.
-const MAX_MEMORY: u64 = 1 << 40;
+const MAX_LUA_MEMORY: u64 = 1 << 40;
 
 type Setting = Field<Settings>;
 type Limit = Field<Limits>;
 
 /// The named fields of the table that a machine file returns.
-pub const POOL: &[Field<Settings>] = &[
+pub const POOL_FIELDS: &[Field<Settings>] = &[
     Setting::new(
         "accepts",
         "offload.Accepts",
@@ -155,22 +155,22 @@ pub const POOL: &[Field<Settings>] = &[
     .json(|s| seconds_to_json(s.wait_for_machine)),
     Setting::new("limits", "offload.Limits", "Limits of time and memory for Lua code.")
         .read(|f, s| read_limits(f, &mut s.limits))
-        .json(|s| json!(FieldValues(LIMITS, &s.limits))),
+        .json(|s| json!(FieldValues(LIMITS_FIELDS, &s.limits))),
 ];
 
 /// The fields of `limits`.
-pub const LIMITS: &[Field<Limits>] = &[
+pub const LIMITS_FIELDS: &[Field<Limits>] = &[
     Limit::new("evaluate", "number", "Time to evaluate the machine file.")
         .unit("seconds")
-        .read(|f, l| f.seconds(MAX_SECONDS).map(|time| l.evaluate = time))
+        .read(|f, l| f.seconds(MAX_LUA_SECONDS).map(|time| l.evaluate = time))
         .json(|l| seconds_to_json(l.evaluate)),
     Limit::new("decide", "number", "Time for all calls of functions of the file for one request.")
         .unit("seconds")
-        .read(|f, l| f.seconds(MAX_SECONDS).map(|time| l.decide = time))
+        .read(|f, l| f.seconds(MAX_LUA_SECONDS).map(|time| l.decide = time))
         .json(|l| seconds_to_json(l.decide)),
     Limit::new("memory", "number", "Memory of the Lua interpreter.")
         .unit("bytes")
-        .read(|f, l| f.whole(MIN_MEMORY, MAX_MEMORY).map(|bytes| l.memory = bytes))
+        .read(|f, l| f.whole(MIN_LUA_MEMORY, MAX_LUA_MEMORY).map(|bytes| l.memory = bytes))
         .json(|l| json!(l.memory)),
 ];
 
@@ -189,12 +189,16 @@ fn waiting_time(fields: &mut Fields) -> Option<Duration> {
 fn read_limits(fields: &mut Fields, limits: &mut Limits) -> Option<()> {
     let table = fields.table()?;
     let mut inner = Fields::new(&table, FindingLocation::Limits, "limits".to_owned(), fields.findings);
-    schema::read(LIMITS, &mut inner, limits).then_some(())
+    schema::read(LIMITS_FIELDS, &mut inner, limits).then_some(())
 }
 
 /// Returns the valid limits of a table; used before the machine file has been evaluated.
 pub(super) fn stated_limits(table: &Table, mut limits: Limits) -> Limits {
     let mut findings = Vec::new();
-    schema::read(LIMITS, &mut Fields::new(table, FindingLocation::Limits, String::new(), &mut findings), &mut limits);
+    schema::read(
+        LIMITS_FIELDS,
+        &mut Fields::new(table, FindingLocation::Limits, String::new(), &mut findings),
+        &mut limits,
+    );
     limits
 }

@@ -3,7 +3,7 @@
 use crate::lua::nearest;
 
 /// Names that other systems use for fields of a build machine.
-const ELSEWHERE: [(&str, &str); 16] = [
+const FOREIGN_FIELD_NAMES: [(&str, &str); 16] = [
     ("host", "name"),
     ("hostname", "name"),
     ("host_name", "name"),
@@ -25,7 +25,7 @@ const ELSEWHERE: [(&str, &str); 16] = [
 /// Works like `nearest`, and also knows the words of other systems for one of `fields`.
 pub(super) fn field<'a>(name: &str, fields: impl IntoIterator<Item = &'a str> + Clone) -> Option<&'a str> {
     let plain = name.to_lowercase().replace('-', "_");
-    let meant = ELSEWHERE.iter().find(|(elsewhere, _)| *elsewhere == plain).map(|(_, field)| *field);
+    let meant = FOREIGN_FIELD_NAMES.iter().find(|(elsewhere, _)| *elsewhere == plain).map(|(_, field)| *field);
     let known = fields.clone().into_iter().find(|field| Some(*field) == meant);
     known.or_else(|| nearest(name, fields))
 }

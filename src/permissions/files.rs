@@ -22,7 +22,7 @@ use super::identity::with_files_of;
 use super::ownership::{Control, ControlledByOthers, known_control};
 
 /// The flags with which files of the state are opened.
-const ALWAYS: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+const OPEN_FLAGS: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
 /// Runs `work` on the file `path`: if this process is root's, as the user who controls the directory.
 fn as_owner<T>(path: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
@@ -71,7 +71,8 @@ pub fn make_anew(path: &Path) -> io::Result<File> {
 }
 
 fn open_with(path: &Path, flags: OFlags) -> io::Result<File> {
-    let file: File = as_owner(path, || Ok(rustix::fs::open(path, ALWAYS | flags, Mode::RUSR | Mode::WUSR)?))?.into();
+    let file: File =
+        as_owner(path, || Ok(rustix::fs::open(path, OPEN_FLAGS | flags, Mode::RUSR | Mode::WUSR)?))?.into();
     match file.metadata()?.is_file() {
         true => Ok(file),
         false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),

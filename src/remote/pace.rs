@@ -1,7 +1,7 @@
 //! How fast a daemon's stream goes, in the time that is spent waiting for it.
 //!
 //! Bytes alone are no progress: a machine that sends one of them a second would never be silent. Progress is a
-//! [step](Progress::step), which is a new request or a piece of a build log, or [`PROGRESS`] bytes. Silence is the time
+//! [step](Progress::step), which is a new request or a piece of a build log, or [`PROGRESS_BYTES`] bytes. Silence is the time
 //! since. A *trickle* is bytes that come without a longer pause and make no progress.
 //!
 //! Only waiting counts. What this machine does between two reads, such as writing to a slow disk, is no silence of the
@@ -14,14 +14,14 @@ use std::time::Duration;
 use super::timeouts::SilencePolicy;
 
 /// So many bytes are progress.
-pub(super) const PROGRESS: u64 = 16 << 10;
+pub(super) const PROGRESS_BYTES: u64 = 16 << 10;
 
 /// Through which those who read a stream say what it has brought. Clones are the same.
 #[derive(Clone, Default)]
-pub struct Progress(Arc<State>);
+pub struct Progress(Arc<PaceState>);
 
 #[derive(Default)]
-struct State {
+struct PaceState {
     steps: AtomicU64,
     is_building: AtomicBool,
     is_stopped: AtomicBool,
@@ -149,7 +149,7 @@ impl Pace {
             return;
         }
         self.bytes += bytes;
-        if self.bytes >= PROGRESS {
+        if self.bytes >= PROGRESS_BYTES {
             return self.go_on();
         }
         if silence_policy.recheck.is_some_and(|time| self.pause >= time) {
@@ -270,7 +270,7 @@ mod tests {
             pace.progress().step();
         }
         assert_eq!(play(&mut pace, &silence_policy, 99, |_| 1), []);
-        assert_eq!(play(&mut pace, &silence_policy, 1, |_| PROGRESS), []);
+        assert_eq!(play(&mut pace, &silence_policy, 1, |_| PROGRESS_BYTES), []);
         assert_eq!(play(&mut pace, &silence_policy, 99, |_| 1), []);
     }
 
@@ -282,7 +282,7 @@ mod tests {
         pace.begin();
         assert_eq!(pace.next(&silence_policy), Some(500 * SECOND));
         // What the daemon says of its waiting does not put off the end.
-        let due = play(&mut pace, &silence_policy, 10_000, |second| if second % 100 == 0 { PROGRESS } else { 0 });
+        let due = play(&mut pace, &silence_policy, 10_000, |second| if second % 100 == 0 { PROGRESS_BYTES } else { 0 });
         assert_eq!(due, [(500, Due::NotStarted)]);
         pace.begin();
         assert_eq!(play(&mut pace, &silence_policy, 400, |_| 0), []);

@@ -26,8 +26,8 @@ pub const MAX_OUTPUT: usize = 64 << 10;
 /// What is kept of a text, in bytes: the record of a host has room for 64 KiB.
 const MAX_TEXT: usize = 128;
 
-const BEGIN: &str = "offload-probe-begin";
-const END: &str = "offload-probe-end";
+const BEGIN_MARK: &str = "offload-probe-begin";
+const END_MARK: &str = "offload-probe-end";
 
 /// The command that asks. `store` is left out if a shell could mistake a character of it.
 pub fn command(store: &str) -> String {
@@ -35,7 +35,7 @@ pub fn command(store: &str) -> String {
     let store = if store.starts_with('/') && store.chars().all(is_plain) { store } else { "" };
     [
         "exec /bin/sh -c 'echo; echo ",
-        BEGIN,
+        BEGIN_MARK,
         "; exec 2>/dev/null; ",
         "if read -r a < /proc/loadavg; then echo \"load $a\"; fi; ",
         "if read -r a < /proc/uptime; then echo \"uptime $a\"; fi; ",
@@ -48,7 +48,7 @@ pub fn command(store: &str) -> String {
         "s store \"",
         store,
         "\"; s build \"${TMPDIR:-/tmp}\"; echo ",
-        END,
+        END_MARK,
         "'",
     ]
     .concat()
@@ -58,8 +58,8 @@ pub fn command(store: &str) -> String {
 pub fn parse(output: &[u8]) -> MachineStatus {
     let output = String::from_utf8_lossy(&output[..output.len().min(MAX_OUTPUT)]);
     let mut status = MachineStatus::default();
-    let lines = output.lines().map(str::trim_end).skip_while(|line| *line != BEGIN).skip(1);
-    for line in lines.take_while(|line| *line != END) {
+    let lines = output.lines().map(str::trim_end).skip_while(|line| *line != BEGIN_MARK).skip(1);
+    for line in lines.take_while(|line| *line != END_MARK) {
         let mut words = line.split_ascii_whitespace();
         let Some(word) = words.next() else { continue };
         let values: Vec<&str> = words.collect();

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use crate::ssh::{self, Cause, Channel, Session};
 use crate::text::printable;
 
-const COMMAND: &str = "guix repl -t machine";
-const EXPRESSION: &str = include_str!("relay.scm");
+const RELAY_COMMAND: &str = "guix repl -t machine";
+const RELAY_EXPRESSION: &str = include_str!("relay.scm");
 /// What may be printed before the answer, in bytes.
 const MAX_PREAMBLE: usize = 64 << 10;
 /// What is kept of a reason, in bytes.
@@ -29,7 +29,7 @@ pub(super) enum Failure {
 
 /// Starts the relay and waits until it is connected to `socket`.
 pub(super) fn open(session: &Session, socket: &str, limit: Duration) -> Result<Channel, Failure> {
-    let mut channel = session.exec(COMMAND).map_err(|error| match error.cause {
+    let mut channel = session.exec(RELAY_COMMAND).map_err(|error| match error.cause {
         Cause::CommandRefused(reason) => Failure::NoRelay(format!("no command may be run ({reason})")),
         _ => Failure::Link(error),
     })?;
@@ -54,9 +54,9 @@ fn failure(error: io::Error, channel: &mut Channel) -> Failure {
         None | Some(Cause::ChannelClosed) => {
             let said = channel.stderr_so_far();
             let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it said nothing");
-            Failure::NoRelay(format!("'{COMMAND}' ended: {}", printable(last, MAX_REASON)))
+            Failure::NoRelay(format!("'{RELAY_COMMAND}' ended: {}", printable(last, MAX_REASON)))
         }
-        Some(Cause::Deadline) => Failure::NoRelay(format!("'{COMMAND}' does not answer")),
+        Some(Cause::Deadline) => Failure::NoRelay(format!("'{RELAY_COMMAND}' does not answer")),
         Some(_) => match error.downcast::<ssh::Error>() {
             Ok(error) => Failure::Link(error),
             Err(error) => Failure::NoRelay(error.to_string()),
@@ -67,7 +67,7 @@ fn failure(error: io::Error, channel: &mut Channel) -> Failure {
 fn expression(socket: &str) -> String {
     let quoted: String =
         socket.chars().flat_map(|c| matches!(c, '"' | '\\').then_some('\\').into_iter().chain([c])).collect();
-    EXPRESSION.replace("@SOCKET@", &quoted)
+    RELAY_EXPRESSION.replace("@SOCKET@", &quoted)
 }
 
 /// The rest of the first line that begins with `offload-relay`, and nothing beyond it.

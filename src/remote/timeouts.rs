@@ -57,7 +57,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 const TRIVIAL_REPLY_MAX: Duration = Duration::from_secs(1);
 
 /// How many `stall_timeout` bytes may arrive without progress.
-const TRICKLE: u32 = 5;
+const TRICKLE_STALL_TIMEOUTS: u32 = 5;
 
 /// The silence check starts this much later than `stall_timeout`, so that a dead link is noticed first.
 pub(super) const DEAD_LINK_MARGIN: Duration = Duration::from_millis(500);
@@ -95,7 +95,7 @@ impl SilencePolicy {
             give_up: max_silent_time.is_some().then(|| silence_max(machine, max_silent_time)),
             recheck: Some(machine.stall_timeout.saturating_add(DEAD_LINK_MARGIN)),
             report: silence_report_interval(max_silent_time),
-            trickle: Some(machine.stall_timeout.saturating_mul(TRICKLE)),
+            trickle: Some(machine.stall_timeout.saturating_mul(TRICKLE_STALL_TIMEOUTS)),
             wait: Some(max_silent_time.unwrap_or(SILENCE_MAX)),
         }
     }

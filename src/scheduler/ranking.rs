@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 
 /// The part of the best built-in score that counts as nearly as good.
-pub const NEARLY_AS_GOOD: f64 = 0.8;
+pub const SIMILAR_SCORE_RATIO: f64 = 0.8;
 
 /// Returns the index of the machine to try first. `scores` has the best first. Of the machines whose score is at least
 /// `nearly_as_good` times the best, it takes the first that lacks the fewest inputs.

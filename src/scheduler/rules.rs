@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use log::warn;
 
-use super::ranking::NEARLY_AS_GOOD;
+use super::ranking::SIMILAR_SCORE_RATIO;
 use crate::hook::{HookArguments, Request};
 use crate::machine::Machine;
 use crate::machine_file::{self, Acceptance, Candidate, Fallback, Pool, Score, default_score};
@@ -22,7 +22,7 @@ pub struct RuleInput<'a> {
 }
 
 /// The time over which the kernel averages the load, in milliseconds.
-const LOAD_AVERAGE: f64 = 60_000.0;
+const LOAD_AVERAGE_MILLISECONDS: f64 = 60_000.0;
 
 impl RuleInput<'_> {
     /// Returns the expected load per core. The one-minute average contains a build that was started `d` before the
@@ -31,7 +31,10 @@ impl RuleInput<'_> {
     pub fn load(&self) -> Option<f64> {
         let status = self.health.status.as_ref()?;
         let (load, measured) = (status.load()?, self.health.measured?);
-        let missing = self.running.iter().map(|&since| (-(measured.saturating_sub(since) as f64) / LOAD_AVERAGE).exp());
+        let missing = self
+            .running
+            .iter()
+            .map(|&since| (-(measured.saturating_sub(since) as f64) / LOAD_AVERAGE_MILLISECONDS).exp());
         Some(load + missing.sum::<f64>() / f64::from(status.cores?))
     }
 }
@@ -47,7 +50,7 @@ pub trait Rules {
 
     /// Returns the part of the best score that counts as nearly as good, if a machine has more of the inputs.
     fn nearly_as_good(&self) -> f64 {
-        NEARLY_AS_GOOD
+        SIMILAR_SCORE_RATIO
     }
 
     /// Returns the score of the head itself, given its status. `None`: it takes no part, or cannot take the build.
@@ -136,7 +139,7 @@ impl Rules for FileRules<'_> {
     /// Returns 1.0 for scores of the administrator's own, which are compared exactly.
     fn nearly_as_good(&self) -> f64 {
         let has_own = self.pool.settings.has_score || self.pool.machines.iter().any(|entry| entry.has_score);
-        if has_own { 1.0 } else { NEARLY_AS_GOOD }
+        if has_own { 1.0 } else { SIMILAR_SCORE_RATIO }
     }
 
     fn head(&self, status: &MachineStatus) -> Option<f64> {
@@ -247,7 +250,7 @@ mod tests {
     fn an_own_score_of_any_machine_is_meant_as_it_is() {
         let function = "score = function() return 1 end";
         for (file, expected) in [
-            (String::new(), NEARLY_AS_GOOD),
+            (String::new(), SIMILAR_SCORE_RATIO),
             (function.to_owned(), 1.0),
             (format!("{function} POOL "), 1.0),
             (format!("{function} POOL {function}"), 1.0),

@@ -22,7 +22,7 @@ use crate::status::MachineStatus;
 pub const MAX_PARALLEL_PROBES: usize = 3;
 
 /// A probe that takes longer is slow, and another one is started beside it.
-const SLOW_PROBE: Duration = Duration::from_millis(500);
+const SLOW_PROBE_AFTER: Duration = Duration::from_millis(500);
 
 /// How often the results of probes are checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
@@ -154,7 +154,7 @@ impl<'a, E: Environment> Selection<'a, E> {
         let before = best.unwrap_or(self.candidates.len());
         let now = self.env.elapsed();
         let is_counted = |state: &CandidateState<E::Link>| match state {
-            CandidateState::Probing { since, .. } => now < *since + SLOW_PROBE,
+            CandidateState::Probing { since, .. } => now < *since + SLOW_PROBE_AFTER,
             _ => false,
         };
         let mut count = self.candidates.iter().filter(|candidate| is_counted(&candidate.state)).count();

@@ -12,14 +12,14 @@ use super::deadline::Deadline;
 use super::driver::{Driver, Kind};
 use super::error::{Cause, Error, Phase};
 
-/// Reads smaller than this are served from a buffer of [`BUFFER`] bytes: each call of libssh2 costs a recv(2).
-const SMALL: usize = 16 << 10;
-const BUFFER: usize = 64 << 10;
+/// Reads smaller than this are served from a buffer of [`READ_BUFFER_SIZE`] bytes: each call of libssh2 costs a recv(2).
+const SMALL_READ: usize = 16 << 10;
+const READ_BUFFER_SIZE: usize = 64 << 10;
 /// What the other side may send ahead, and so what libssh2 may have to keep: with 100 ms round trips
 /// 56 MiB/s get through, rather than 15.
-const WINDOW: u32 = 8 << 20;
+const RECEIVE_WINDOW: u32 = 8 << 20;
 /// Received bytes from which on the window is widened.
-const MUCH: u64 = 256 << 10;
+const WINDOW_UPDATE_BYTES: u64 = 256 << 10;
 const STDOUT: i32 = 0;
 const STDERR: i32 = ssh2::EXTENDED_DATA_STDERR;
 /// Time allowed for closing a channel.
@@ -109,7 +109,7 @@ impl Channel {
     pub fn output(mut self, max: usize) -> Result<Output, Error> {
         self.finish().map_err(|cause| self.error(cause))?;
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let mut piece = vec![0; SMALL];
+        let mut piece = vec![0; SMALL_READ];
         loop {
             let (stream, read) = self.read_either(&mut piece).map_err(|cause| self.error(cause))?;
             if read == 0 {
@@ -130,7 +130,7 @@ impl Channel {
 
     /// What has arrived on a command's standard error, at most 64 KiB. Does not wait.
     pub fn stderr_so_far(&mut self) -> String {
-        let mut text = vec![0; BUFFER];
+        let mut text = vec![0; READ_BUFFER_SIZE];
         let read = self.driver.once(|| self.channel.stderr().read(&mut text)).unwrap_or_default();
         String::from_utf8_lossy(&text[..read]).into_owned()
     }
@@ -214,17 +214,17 @@ impl Channel {
         Ok(read)
     }
 
-    /// Keeps the receive window at [`WINDOW`] once it is clear that much is coming. libssh2 by itself keeps it between
+    /// Keeps the receive window at [`RECEIVE_WINDOW`] once it is clear that much is coming. libssh2 by itself keeps it between
     /// 1.5 and 2 MiB.
     fn widen(&mut self) -> Result<(), Cause> {
-        if self.received < MUCH {
+        if self.received < WINDOW_UPDATE_BYTES {
             return Ok(());
         }
         let left = self.channel.read_window().remaining;
-        if left >= WINDOW / 4 * 3 || !self.driver.can_send()? {
+        if left >= RECEIVE_WINDOW / 4 * 3 || !self.driver.can_send()? {
             return Ok(());
         }
-        let more = (WINDOW - left).into();
+        let more = (RECEIVE_WINDOW - left).into();
         self.driver.run(Kind::Request, self.limit(), || self.channel.adjust_receive_window(more, true))?;
         Ok(())
     }
@@ -244,11 +244,11 @@ impl Read for Channel {
             if buffer.is_empty() {
                 return Ok(0);
             }
-            if buffer.len() >= SMALL {
+            if buffer.len() >= SMALL_READ {
                 return self.read_some(buffer);
             }
             let mut own = mem::take(&mut self.buffer);
-            own.resize(BUFFER, 0);
+            own.resize(READ_BUFFER_SIZE, 0);
             let read = self.read_some(&mut own);
             own.truncate(*read.as_ref().unwrap_or(&0));
             self.buffer = own;

@@ -9,7 +9,7 @@ use crate::machine::{HostKeyError, HostKeyKind, Machine};
 
 /// The longest message that libssh2 takes, in bytes (`LIBSSH2_PACKET_MAXPAYLOAD`). OpenSSH sends longer ones: the text of
 /// a `Banner`.
-const LONGEST_MESSAGE: usize = 40_000;
+const MAX_SERVER_MESSAGE: usize = 40_000;
 
 /// A failure of the connection to one machine.
 ///
@@ -150,7 +150,7 @@ pub enum Cause {
     #[error("the server ended the connection: {0:?}")]
     Disconnected(String),
     /// The connection is still there, and libssh2 cannot go on with it.
-    #[error("the server sent a message that is damaged, or longer than the {} KiB that libssh2 takes", LONGEST_MESSAGE >> 10)]
+    #[error("the server sent a message that is damaged, or longer than the {} KiB that libssh2 takes", MAX_SERVER_MESSAGE >> 10)]
     MessageNotTaken,
     /// The other end of the channel is gone; the session may live on.
     #[error("the other end of the channel is closed")]

@@ -10,7 +10,7 @@ use crate::permissions::{self, Need, PermissionProblem, User};
 use crate::shell::quote;
 
 /// Where a key is that belongs to the user of guix-daemon.
-const OWN_KEY: &str = "/etc/guix/offload_ed25519";
+const SUGGESTED_KEY: &str = "/etc/guix/offload_ed25519";
 
 impl Error {
     /// What to do about it, if that can be said.
@@ -146,11 +146,11 @@ fn key_of_its_own(path: &Path, error: &io::Error) -> Option<String> {
     }
     let user = User::effective();
     let problem = PermissionProblem::find(&user, Path::new("/"), path, Need::ReadSecret)?;
-    let key = Path::new(OWN_KEY);
+    let key = Path::new(SUGGESTED_KEY);
     problem.is_above().then(|| {
         format!(
-            "{problem}. Leave that so, and give that user a key of its own: as root `{{ {}; }} && chown {}: {OWN_KEY} \
-             {OWN_KEY}.pub`, private_key = \"{OWN_KEY}\", and the .pub file in authorized_keys on the machine",
+            "{problem}. Leave that so, and give that user a key of its own: as root `{{ {}; }} && chown {}: {SUGGESTED_KEY} \
+             {SUGGESTED_KEY}.pub`, private_key = \"{SUGGESTED_KEY}\", and the .pub file in authorized_keys on the machine",
             make_key(key),
             quote(&user.name)
         )

@@ -37,8 +37,8 @@ use crate::gcrypt::Secret;
 use crate::permissions::passwd::home_directory;
 
 /// RSA keys of 16384 bits are about 13 KiB.
-const MAX: u64 = 64 << 10;
-const DEFAULT_NAMES: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
+const MAX_KEY_FILE: u64 = 64 << 10;
+const DEFAULT_KEY_NAMES: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
 
 /// A key that can sign.
 pub(super) struct PrivateKey {
@@ -90,7 +90,7 @@ fn find(configured: Option<&Path>) -> Result<PathBuf, Cause> {
 }
 
 fn first_default(home: &Path) -> Result<PathBuf, Cause> {
-    let tried: Vec<PathBuf> = DEFAULT_NAMES.iter().map(|name| home.join(".ssh").join(name)).collect();
+    let tried: Vec<PathBuf> = DEFAULT_KEY_NAMES.iter().map(|name| home.join(".ssh").join(name)).collect();
     if let Some(path) = tried.iter().find(|path| path.exists()) {
         return Ok(path.clone());
     }
@@ -116,12 +116,12 @@ fn read(path: &Path) -> Result<(Zeroizing<String>, FileStamp), Cause> {
     if metadata.uid() == geteuid().as_raw() && mode & 0o077 != 0 {
         return Err(Cause::PrivateKeyExposed { path: path.to_owned(), mode });
     }
-    if metadata.len() > MAX {
+    if metadata.len() > MAX_KEY_FILE {
         return Err(not_a_key("too large"));
     }
     // With room for all of it: what grows leaves copies behind that nobody wipes.
-    let mut text = Zeroizing::new(String::with_capacity(MAX as usize + 64));
-    match file.take(MAX).read_to_string(&mut text) {
+    let mut text = Zeroizing::new(String::with_capacity(MAX_KEY_FILE as usize + 64));
+    match file.take(MAX_KEY_FILE).read_to_string(&mut text) {
         Ok(_) => Ok((text, FileStamp::from(&metadata))),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(not_a_key("not text")),
         Err(error) => Err(unreadable(error)),

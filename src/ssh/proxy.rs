@@ -22,7 +22,7 @@ use crate::machine::Machine;
 use crate::supervisor::{Program, Streams};
 
 /// The longest line of its standard error that is logged in one piece, in bytes.
-const MAX_LINE: u64 = 1024;
+const MAX_STDERR_LINE: u64 = 1024;
 
 /// Time allowed, after the command has ended, to read what it wrote to standard error: a child may hold that open.
 const STDERR_GRACE: Duration = Duration::from_millis(200);
@@ -75,7 +75,7 @@ fn pass_on(program: String, stderr: PipeReader) -> Receiver<()> {
     let pass_on = move || {
         let mut stderr = BufReader::new(stderr);
         let mut line = Vec::new();
-        while matches!((&mut stderr).take(MAX_LINE).read_until(b'\n', &mut line), Ok(1..)) {
+        while matches!((&mut stderr).take(MAX_STDERR_LINE).read_until(b'\n', &mut line), Ok(1..)) {
             info!("proxy command '{program}': {}", String::from_utf8_lossy(&line).trim_end());
             line.clear();
         }

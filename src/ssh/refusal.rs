@@ -18,7 +18,7 @@ use crate::text::printable;
 const MAX_METHODS: usize = 8;
 /// The longest name of a login method that is shown, in bytes.
 const MAX_METHOD_NAME: usize = 64;
-const PUBLIC_KEY: &str = "publickey";
+const PUBLIC_KEY_METHOD: &str = "publickey";
 
 /// A login that was refused.
 pub(super) struct Refusal<'a> {
@@ -41,7 +41,7 @@ impl Refusal<'_> {
     /// The server was asked whether it takes the key, and does not.
     pub(super) fn before_signature(&self, user: &CStr) -> Cause {
         match self.methods(user) {
-            Some(methods) if !methods.iter().any(|method| method == PUBLIC_KEY) => {
+            Some(methods) if !methods.iter().any(|method| method == PUBLIC_KEY_METHOD) => {
                 Cause::NoLoginByKey { user: self.machine.user.clone(), methods }
             }
             _ => self.of_key(),
@@ -53,7 +53,7 @@ impl Refusal<'_> {
     pub(super) fn after_signature(&self, user: &CStr) -> Cause {
         let (user_name, key) = (self.machine.user.clone(), self.key.path.clone());
         match self.methods(user) {
-            Some(methods) if !methods.is_empty() && !methods.iter().any(|method| method == PUBLIC_KEY) => {
+            Some(methods) if !methods.is_empty() && !methods.iter().any(|method| method == PUBLIC_KEY_METHOD) => {
                 Cause::MoreWanted { user: user_name, key, methods }
             }
             _ => Cause::LoginRefused { user: user_name, key },
@@ -73,7 +73,7 @@ impl Refusal<'_> {
 fn split(list: &str) -> Vec<String> {
     let mut methods: Vec<&str> = list.split(',').filter(|method| !method.is_empty()).collect();
     // A stable sort: the others stay in their order.
-    methods.sort_by_key(|&method| method != PUBLIC_KEY);
+    methods.sort_by_key(|&method| method != PUBLIC_KEY_METHOD);
     methods.into_iter().take(MAX_METHODS).map(|method| printable(method, MAX_METHOD_NAME)).collect()
 }
 

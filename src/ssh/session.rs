@@ -27,14 +27,14 @@ use crate::text::printable;
 use crate::timing::Stopwatch;
 
 /// libssh2 sends a keep-alive when it is asked to, but not more often than this, in seconds; and 2 is its minimum.
-const KEEP_ALIVE_MINIMUM: u32 = 2;
+const KEEPALIVE_INTERVAL_MIN: u32 = 2;
 
 /// The ciphers that are asked for, both ways. Not chacha20-poly1305: when a packet is damaged on the way, libssh2 up to
 /// 1.11.1 falls into an endless loop in the midst of a call (its pull request 2392), which no deadline ends.
 const CIPHERS: &str = "aes256-gcm@openssh.com,aes128-gcm@openssh.com,aes256-ctr,aes192-ctr,aes128-ctr";
 
 /// How much is shown of a server's reason to disconnect, in bytes.
-const LONGEST_FAREWELL: usize = 200;
+const MAX_DISCONNECT_REASON: usize = 200;
 
 /// What libssh2 has among the algorithms for a key exchange, and is none.
 const KEX_SIGNALS: [&str; 2] = ["ext-info-c", "kex-strict-c-v00@openssh.com"];
@@ -79,7 +79,7 @@ impl Session {
         authenticate(&driver, machine, &key, limit).map_err(|cause| Error::new(machine, Phase::Authenticate, cause))?;
         stopwatch.lap("authenticate");
         driver.log_in();
-        driver.ssh().set_keepalive(true, KEEP_ALIVE_MINIMUM);
+        driver.ssh().set_keepalive(true, KEEPALIVE_INTERVAL_MIN);
         Ok(Session { driver: Arc::new(driver), key: key.stamp })
     }
 
@@ -287,7 +287,7 @@ fn authenticate(driver: &Driver, machine: &Machine, key: &PrivateKey, limit: Dea
 
 /// The server said that it disconnects, and why.
 fn disconnected(farewell: Option<Vec<u8>>) -> Cause {
-    Cause::Disconnected(printable(&String::from_utf8_lossy(&farewell.unwrap_or_default()), LONGEST_FAREWELL))
+    Cause::Disconnected(printable(&String::from_utf8_lossy(&farewell.unwrap_or_default()), MAX_DISCONNECT_REASON))
 }
 
 /// The reason in libssh2's `Channel open failure (connect failed)`.

@@ -12,7 +12,7 @@ use crate::store::base16;
 use crate::store::signature::PublicKey;
 
 /// The number of keys that are remembered.
-const MAX_ENTRIES: usize = 200;
+const MAX_ACCEPTED_KEYS: usize = 200;
 
 /// The keys that were accepted.
 pub struct AcceptedKeys(Record<Vec<String>>);
@@ -37,7 +37,7 @@ impl AcceptedKeys {
             let hash = hash(key);
             keys.retain(|known| *known != hash);
             keys.push(hash);
-            let surplus = keys.len().saturating_sub(MAX_ENTRIES);
+            let surplus = keys.len().saturating_sub(MAX_ACCEPTED_KEYS);
             keys.split_off(surplus)
         })
     }
@@ -64,9 +64,9 @@ mod tests {
             accepted.remember(&key(1)).unwrap();
         }
         assert!(accepted.has(&key(1)) && !accepted.has(&key(2)));
-        for number in 2..=MAX_ENTRIES + 1 {
+        for number in 2..=MAX_ACCEPTED_KEYS + 1 {
             accepted.remember(&key(number)).unwrap();
         }
-        assert!(!accepted.has(&key(1)) && accepted.has(&key(2)) && accepted.has(&key(MAX_ENTRIES + 1)));
+        assert!(!accepted.has(&key(1)) && accepted.has(&key(2)) && accepted.has(&key(MAX_ACCEPTED_KEYS + 1)));
     }
 }

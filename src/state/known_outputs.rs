@@ -12,10 +12,10 @@ use std::path::PathBuf;
 use super::lock::{append, contents, lock_briefly, replace};
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
-use crate::store::path::{HASH_PART, StorePath};
+use crate::store::path::{HASH_PART_LENGTH, StorePath};
 
 /// The number of derivations that are remembered.
-const MAX_ENTRIES: usize = 500;
+const MAX_KNOWN_OUTPUTS: usize = 500;
 
 /// The record of one host's known outputs.
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ impl KnownOutputs {
     /// Counts those of `derivations` whose outputs the host is not known to have.
     pub fn missing_inputs(&self, derivations: &BTreeSet<StorePath>) -> usize {
         let lines = self.lines();
-        let known: BTreeSet<&str> = lines.iter().rev().take(MAX_ENTRIES).map(String::as_str).collect();
+        let known: BTreeSet<&str> = lines.iter().rev().take(MAX_KNOWN_OUTPUTS).map(String::as_str).collect();
         derivations.iter().filter(|path| !known.contains(path.hash_part())).count()
     }
 
@@ -42,13 +42,13 @@ impl KnownOutputs {
         let mut lines = self.lines();
         let before = lines.len();
         // An entry of the older half is added again, because that half is removed next.
-        let recent: BTreeSet<&str> = lines.iter().rev().take(MAX_ENTRIES / 2).map(String::as_str).collect();
+        let recent: BTreeSet<&str> = lines.iter().rev().take(MAX_KNOWN_OUTPUTS / 2).map(String::as_str).collect();
         let new = derivations.iter().map(StorePath::hash_part).filter(|hash| !recent.contains(hash));
-        let new: Vec<String> = new.take(MAX_ENTRIES).map(str::to_owned).collect();
+        let new: Vec<String> = new.take(MAX_KNOWN_OUTPUTS).map(str::to_owned).collect();
         lines.extend(new);
         // A file that cannot be read as a list is replaced: appending might let it grow without a limit.
-        if before == 0 || lines.len() > 2 * MAX_ENTRIES {
-            replace(&self.path, &text(&lines[lines.len().saturating_sub(MAX_ENTRIES)..]))
+        if before == 0 || lines.len() > 2 * MAX_KNOWN_OUTPUTS {
+            replace(&self.path, &text(&lines[lines.len().saturating_sub(MAX_KNOWN_OUTPUTS)..]))
         } else if lines.len() > before {
             append(&self.path, &text(&lines[before..]))
         } else {
@@ -58,7 +58,7 @@ impl KnownOutputs {
 
     fn lines(&self) -> Vec<String> {
         let text = contents(&self.path).unwrap_or_default();
-        let lines = text.split(|&byte| byte == b'\n').filter(|line| line.len() == HASH_PART);
+        let lines = text.split(|&byte| byte == b'\n').filter(|line| line.len() == HASH_PART_LENGTH);
         lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect()
     }
 }
@@ -93,9 +93,9 @@ mod tests {
         // The file does not grow without a limit.
         for start in (1000..4000).step_by(100) {
             known_outputs.add(&paths(start..start + 100)).unwrap();
-            assert!(known_outputs.lines().len() <= 2 * MAX_ENTRIES);
+            assert!(known_outputs.lines().len() <= 2 * MAX_KNOWN_OUTPUTS);
         }
-        assert_eq!(known_outputs.missing_inputs(&paths(4000 - MAX_ENTRIES..4000)), 0);
+        assert_eq!(known_outputs.missing_inputs(&paths(4000 - MAX_KNOWN_OUTPUTS..4000)), 0);
         assert_eq!(known_outputs.missing_inputs(&paths(0..3)), 3);
         for nonsense in ["nonsense".to_owned(), "\n".repeat(100_000)] {
             std::fs::write(&known_outputs.path, nonsense).unwrap();

@@ -17,10 +17,10 @@ use crate::failpoints::{Failpoint, failpoint};
 use crate::permissions::files;
 
 /// The limit for files that are read; all files of the state directory are smaller.
-const MAX_FILE: u64 = 64 * 1024;
+const MAX_RECORD_FILE: u64 = 64 * 1024;
 
 /// The size of most files or more: they are read in one piece.
-const USUAL_FILE: usize = 4096;
+const FIRST_READ: usize = 4096;
 
 /// How long a process waits for a lock that others hold only while they change a file.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -132,9 +132,9 @@ pub(super) fn append(path: &Path, contents: &[u8]) -> Result<(), StateError> {
 
 /// Returns the contents of a file; `None` if it does not exist, cannot be read or is too long.
 pub(super) fn contents(path: &Path) -> Option<Vec<u8>> {
-    let mut text = Vec::with_capacity(USUAL_FILE);
-    files::open(path).ok()?.take(MAX_FILE + 1).read_to_end(&mut text).ok()?;
-    (text.len() as u64 <= MAX_FILE).then_some(text)
+    let mut text = Vec::with_capacity(FIRST_READ);
+    files::open(path).ok()?.take(MAX_RECORD_FILE + 1).read_to_end(&mut text).ok()?;
+    (text.len() as u64 <= MAX_RECORD_FILE).then_some(text)
 }
 
 #[cfg(test)]
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(contents(&path), None);
         replace(&path, b"text").unwrap();
         assert_eq!(contents(&path).unwrap(), b"text");
-        replace(&path, &vec![b' '; MAX_FILE as usize + 1]).unwrap();
+        replace(&path, &vec![b' '; MAX_RECORD_FILE as usize + 1]).unwrap();
         assert_eq!(contents(&path), None);
     }
 }

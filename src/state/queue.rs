@@ -24,7 +24,7 @@ use crate::permissions::files;
 pub const TICKET_TTL: Duration = Duration::from_secs(5);
 
 /// The most places in a queue, whatever the machine file says.
-const MAX_ENTRIES: usize = 10_000;
+const MAX_QUEUE_LENGTH: usize = 10_000;
 
 /// The contents of a ticket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +96,7 @@ impl Queue {
         let wanted: HashSet<&str> = hosts.iter().map(String::as_str).collect();
         let mut rivals = 0;
         let mut free = None;
-        for number in 0..MAX_ENTRIES {
+        for number in 0..MAX_QUEUE_LENGTH {
             let path = self.directory.join(number.to_string());
             if is_locked(&path)? {
                 // An unreadable ticket may be for any host.
@@ -138,7 +138,7 @@ impl Queue {
     /// Returns the tickets of all waiting builds, with their numbers.
     pub fn records(&self, now: Time) -> Result<Vec<(usize, TicketRecord)>, StateError> {
         let mut records = Vec::new();
-        for number in 0..MAX_ENTRIES {
+        for number in 0..MAX_QUEUE_LENGTH {
             let path = self.directory.join(number.to_string());
             if is_locked(&path)? {
                 records.extend(self.record(number).filter(|record| record.counts(now)).map(|record| (number, record)));

@@ -21,7 +21,7 @@ use crate::permissions::files;
 use crate::store::path::StorePath;
 
 /// The size limit of a list of items, in bytes: 120,000 items.
-const MAX_LIST: u64 = 4 << 20;
+const MAX_LIST_BYTES: u64 = 4 << 20;
 
 /// The hash parts of items that are in flight to a host.
 pub type InFlight = BTreeSet<String>;
@@ -93,7 +93,7 @@ impl InFlightTable<'_> {
             let path = self.transfers.slot(number);
             if is_locked(&path)? {
                 let mut text = String::new();
-                let read = files::open(&path).and_then(|file| file.take(MAX_LIST).read_to_string(&mut text));
+                let read = files::open(&path).and_then(|file| file.take(MAX_LIST_BYTES).read_to_string(&mut text));
                 read.map_err(|cause| StateError { path, cause })?;
                 items.extend(text.lines().map(str::to_owned));
             }

@@ -2,11 +2,15 @@
 //!
 //! Encoding gives lower case, two digits per byte. Decoding accepts digits of either case only: no blanks, no prefix.
 
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
+const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// Returns `bytes` as lower-case hexadecimal digits.
 pub fn encode(bytes: &[u8]) -> String {
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|digit| char::from(HEX_DIGITS[usize::from(digit)]))
+        .collect()
 }
 
 /// Decodes `text`; `None` if its length is odd or a character is not a hexadecimal digit.

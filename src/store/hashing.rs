@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Read, Write};
 use sha2::{Digest, Sha256};
 
 /// The bytes that are read ahead.
-const BUFFER: usize = 128 << 10;
+const BUFFER_SIZE: usize = 128 << 10;
 
 /// A buffered reader that hashes and counts the bytes taken from it; bytes that are only read ahead do not count. Reads
 /// into buffers as large as its own (128 KiB) go straight to the inner reader when nothing is buffered.
@@ -24,7 +24,7 @@ pub struct HashingReader<R> {
 
 impl<R> HashingReader<R> {
     pub fn new(inner: R) -> HashingReader<R> {
-        let buffer = vec![0; BUFFER].into_boxed_slice();
+        let buffer = vec![0; BUFFER_SIZE].into_boxed_slice();
         HashingReader { inner, buffer, filled: 0, taken: 0, hashed: 0, hasher: Sha256::new(), count: 0 }
     }
 
@@ -147,11 +147,11 @@ mod tests {
 
     #[test]
     fn reading_hashes_the_bytes_taken() {
-        let bytes: Vec<u8> = (0..3 * BUFFER + 77).map(|index| index as u8).collect();
+        let bytes: Vec<u8> = (0..3 * BUFFER_SIZE + 77).map(|index| index as u8).collect();
         let mut reader = HashingReader::new(&bytes[..]);
         let mut position = 0;
         // The sizes are below and above the buffer's, so that both ways of reading alternate.
-        for size in [1, 7, 0, BUFFER - 8, BUFFER, 5, BUFFER + 1, 64] {
+        for size in [1, 7, 0, BUFFER_SIZE - 8, BUFFER_SIZE, 5, BUFFER_SIZE + 1, 64] {
             let mut out = vec![0; size];
             let count = reader.read(&mut out).unwrap();
             assert_eq!(out[..count], bytes[position..position + count]);
@@ -174,7 +174,7 @@ mod tests {
         reader.consume(5);
         assert_eq!((reader.digest(), reader.count()), (sha256(b"hello"), 5));
         // A reader with a large buffer gets the bytes that were read ahead, too.
-        let mut rest = vec![0; 2 * BUFFER];
+        let mut rest = vec![0; 2 * BUFFER_SIZE];
         assert_eq!(reader.read(&mut rest).unwrap(), 7);
         assert_eq!(rest[..7], *b", world");
         assert_eq!((reader.digest(), reader.count()), (sha256(b"hello, world"), 12));

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use super::{HashAlgorithm, base16, base32};
 
 /// Characters in the hash part of a store path.
-pub const HASH_PART: usize = 32;
+pub const HASH_PART_LENGTH: usize = 32;
 
 /// The longest name, in bytes. Guix itself has no limit; this one leaves room in a file name of 255 bytes for the
 /// hash part and for the suffixes of the daemon and of this crate: `.lock`, `.chroot`, `.tmp`.
@@ -52,7 +52,7 @@ impl StoreDir {
 
     /// Returns the length of the longest store path in this directory, in bytes: a limit for readers.
     pub fn max_path(&self) -> usize {
-        self.0.len() + 1 + HASH_PART + 1 + MAX_NAME
+        self.0.len() + 1 + HASH_PART_LENGTH + 1 + MAX_NAME
     }
 }
 
@@ -85,7 +85,7 @@ impl StorePath {
         let base = path.strip_prefix(store.as_str().as_bytes()).and_then(|rest| rest.strip_prefix(b"/"));
         let base = base.filter(|base| !base.is_empty() && !base.contains(&b'/')).ok_or_else(outside)?;
         let invalid = |problem| PathError::Invalid { path: shown(path), problem };
-        let Some((hash, rest)) = base.split_at_checked(HASH_PART) else {
+        let Some((hash, rest)) = base.split_at_checked(HASH_PART_LENGTH) else {
             return Err(invalid("the hash part is too short"));
         };
         if !hash.iter().all(|&character| base32::is_digit(character)) {
@@ -121,12 +121,12 @@ impl StorePath {
 
     /// Returns the 32 characters that begin the base name.
     pub fn hash_part(&self) -> &str {
-        &self.base_name()[..HASH_PART]
+        &self.base_name()[..HASH_PART_LENGTH]
     }
 
     /// Returns the part after the hash and its dash, such as `hello-2.12.drv`.
     pub fn name(&self) -> &str {
-        &self.base_name()[HASH_PART + 1..]
+        &self.base_name()[HASH_PART_LENGTH + 1..]
     }
 
     /// Returns whether the name ends in `.drv`.

@@ -25,9 +25,9 @@ mod parse;
 use super::base16;
 
 /// The size limit of a text, in bytes.
-pub const MAX_SIZE: usize = 1 << 20;
+pub const MAX_SEXP_SIZE: usize = 1 << 20;
 /// The limit of the nesting of lists.
-pub const MAX_DEPTH: usize = 32;
+pub const MAX_SEXP_DEPTH: usize = 32;
 
 /// The escapes of one character in quoted text, with their meanings.
 const ESCAPES: [(u8, u8); 9] = [

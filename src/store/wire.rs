@@ -14,7 +14,7 @@
 use std::io::{self, Read, Write};
 
 /// The bytes that are allocated for a string before they arrive.
-const CHUNK: usize = 64 << 10;
+const READ_CHUNK: usize = 64 << 10;
 
 /// A fault of a value.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +71,7 @@ pub fn read_bytes<R: Read + ?Sized>(reader: &mut R, max: usize) -> Result<Vec<u8
         _ => return Err(WireError::TooLong { length, max }),
     };
     let padded = length + padding(length as u64);
-    let mut bytes = Vec::with_capacity(padded.min(CHUNK));
+    let mut bytes = Vec::with_capacity(padded.min(READ_CHUNK));
     if reader.take(padded as u64).read_to_end(&mut bytes)? < padded {
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
     }

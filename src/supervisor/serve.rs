@@ -18,10 +18,10 @@ use signal_hook::low_level::{emulate_default_handler, pipe};
 use super::streams::Streams;
 
 /// The status of a supervisor that cannot serve, or whose program could not be started: that of a shell.
-const NOT_STARTED: i32 = 127;
+const EXIT_NOT_STARTED: i32 = 127;
 
 /// The status of a supervisor that has killed its program.
-const KILLED: i32 = 137;
+const EXIT_KILLED: i32 = 137;
 
 /// How long a supervisor tries to kill all processes below it.
 pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -33,8 +33,8 @@ const KILL_INTERVAL: Duration = Duration::from_millis(20);
 pub(super) fn serve(arguments: &[OsString]) -> i32 {
     match run(arguments) {
         Ok(Some(status)) => end_like(status),
-        Ok(None) => KILLED,
-        Err(_) => NOT_STARTED,
+        Ok(None) => EXIT_KILLED,
+        Err(_) => EXIT_NOT_STARTED,
     }
 }
 
@@ -153,7 +153,7 @@ fn children() -> Vec<Pid> {
 
 /// Ends as the program did: returns its exit status, or dies of the same signal.
 fn end_like(status: WaitStatus) -> i32 {
-    let Some(signal) = status.terminating_signal() else { return status.exit_status().unwrap_or(NOT_STARTED) };
+    let Some(signal) = status.terminating_signal() else { return status.exit_status().unwrap_or(EXIT_NOT_STARTED) };
     // The program has already dumped its core, if it had to.
     let _ = rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let _ = emulate_default_handler(signal);

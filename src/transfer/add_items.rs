@@ -14,7 +14,7 @@ use crate::daemon::{self, Client};
 use crate::local::{ContentAddress, Item, Store, content_address, read_nar, read_text};
 
 /// The size limit of a tree that is added, in bytes: the machine's daemon reads it into memory as a whole.
-const MAX_TREE: u64 = 64 << 20;
+const MAX_ADDED_TREE: u64 = 64 << 20;
 /// The bytes that the daemon requests at a time when it imports.
 pub(super) const IMPORT_CHUNK: u64 = 32 << 10;
 /// The approximate time for signing an item and verifying the signature.
@@ -31,7 +31,7 @@ pub(super) struct Plan {
 pub(super) fn plan(store: &Store, items: Vec<Item>, round_trip: Duration) -> Plan {
     let is_small = |item: &Item| item.nar_size < IMPORT_CHUNK;
     let mut addresses: Vec<Option<ContentAddress>> =
-        items.iter().map(|item| content_address(store, item).filter(|_| item.nar_size <= MAX_TREE)).collect();
+        items.iter().map(|item| content_address(store, item).filter(|_| item.nar_size <= MAX_ADDED_TREE)).collect();
     let small = items.iter().zip(&addresses).filter(|(item, address)| is_small(item) && address.is_some());
     let (count, bytes) = small.fold((0, 0), |(count, bytes), (item, _)| (count + 1, bytes + item.nar_size));
     if !is_faster_added(count, bytes, round_trip) {
@@ -153,7 +153,7 @@ mod tests {
     fn the_largest_trees_are_bundled() {
         let top = tempfile::tempdir().unwrap();
         let store = Store::open_at(&StoreDir::default(), top.path()).unwrap();
-        let items = vec![tree("fits", MAX_TREE), tree("larger", MAX_TREE + 1)];
+        let items = vec![tree("fits", MAX_ADDED_TREE), tree("larger", MAX_ADDED_TREE + 1)];
         assert_eq!(names(&plan(&store, items, NEAR)), (vec!["fits"], vec!["larger"]));
     }
 

@@ -27,7 +27,7 @@ const STREAM_MIN_RTT: Duration = Duration::from_micros(500);
 const PROGRAM_START: Duration = Duration::from_secs(1);
 
 /// The message of the daemon's helper `guix authenticate` about a key that is not in its access-control list.
-pub(super) const UNAUTHORIZED: &str = "unauthorized public key";
+pub(super) const UNAUTHORIZED_KEY_ERROR: &str = "unauthorized public key";
 
 /// Sends items, which are sorted with their references first.
 pub(super) fn send_items(
@@ -125,7 +125,7 @@ fn import(
     match imported {
         Ok(_) => Ok(()),
         Err(daemon::Error::Source { cause, .. }) => Err(UploadError::Source(cause)),
-        Err(daemon::Error::Daemon { message, .. }) if message.contains(UNAUTHORIZED) => {
+        Err(daemon::Error::Daemon { message, .. }) if message.contains(UNAUTHORIZED_KEY_ERROR) => {
             Err(UploadError::NotAuthorized { key: local_store.directories.signing_key().with_extension("pub") })
         }
         Err(error) => Err(UploadError::Machine(error)),

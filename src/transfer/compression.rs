@@ -6,7 +6,7 @@
 //!
 //! Compression runs concurrently with sending. So on a compressed link a byte of data takes the longer of two times:
 //! sending its compressed part, and compressing it. Compression pays if that is clearly less than sending the byte. On
-//! a link that is far slower than zlib with any data (`SLOW`) compression costs no time, whatever the data. So it is
+//! a link that is far slower than zlib with any data (`SLOW_BYTES_PER_SECOND`) compression costs no time, whatever the data. So it is
 //! always on there, in case later data compress better.
 //!
 //! The measurement has limits. A transfer of small items shows the speed of the daemon and not of the link, so it is
@@ -26,13 +26,13 @@ use crate::state::health::Time;
 use crate::state::throughput::{Data, LinkSpeed, Throughput};
 
 /// Bytes per second up to which a link is far slower than zlib, whatever the data.
-const SLOW: f64 = 4e6;
+const SLOW_BYTES_PER_SECOND: f64 = 4e6;
 /// Bytes per second from which on no compression pays, so that no sample of the data is taken.
-const FAST: f64 = 250e6;
+const FAST_BYTES_PER_SECOND: f64 = 250e6;
 /// Compression pays if its time is at most this part of the time without it.
-const CLEARLY: f64 = 0.9;
+const WORTHWHILE_RATIO: f64 = 0.9;
 /// The part of zlib's own speed from which on zlib was the bottleneck of a transfer.
-const HELD_UP: f64 = 0.5;
+const CPU_BOUND_RATIO: f64 = 0.5;
 
 /// Returns the directions in which compression pays, according to the record.
 pub fn choose(throughput: &Throughput, now: Time) -> Compressed {
@@ -46,9 +46,9 @@ fn pays(link_speed: &LinkSpeed) -> bool {
     if is_slow(link_speed.rate) {
         return true;
     }
-    link_speed
-        .data
-        .is_some_and(|Data { ratio, speed }| (ratio / link_speed.rate).max(1.0 / speed) <= CLEARLY / link_speed.rate)
+    link_speed.data.is_some_and(|Data { ratio, speed }| {
+        (ratio / link_speed.rate).max(1.0 / speed) <= WORTHWHILE_RATIO / link_speed.rate
+    })
 }
 
 /// The observation of a large transfer.
@@ -63,12 +63,12 @@ pub(super) struct Observation {
 
 /// Returns whether a link with this rate is far slower than zlib.
 pub(super) fn is_slow(rate: f64) -> bool {
-    rate <= SLOW
+    rate <= SLOW_BYTES_PER_SECOND
 }
 
 /// Returns whether the data of a transfer at this rate, in bytes of data per second, should be sampled.
 pub(super) fn is_worth_sampling(rate: f64, is_compressed: bool) -> bool {
-    is_compressed || rate < FAST
+    is_compressed || rate < FAST_BYTES_PER_SECOND
 }
 
 /// Returns the record after a transfer.
@@ -77,7 +77,7 @@ pub(super) fn learn(before: Option<LinkSpeed>, seen: Observation, now: Time) -> 
     let rate = match (seen.is_compressed, seen.data) {
         (false, _) => seen.rate,
         (true, None) => return before,
-        (true, Some(Data { ratio, speed })) if seen.rate >= HELD_UP * speed => {
+        (true, Some(Data { ratio, speed })) if seen.rate >= CPU_BOUND_RATIO * speed => {
             let at_least = seen.rate * ratio;
             return before.filter(|link_speed| at_least <= 1.5 * link_speed.rate);
         }

@@ -10,7 +10,7 @@ use crate::local::{AclError, DatabaseError, ReadDerivationError, RestoreError};
 use crate::store::path::StorePath;
 
 /// How often inputs may be lost during an upload before the machine is given up.
-pub(super) const ATTEMPTS: usize = 3;
+pub(super) const MAX_UPLOAD_ATTEMPTS: usize = 3;
 
 /// The reason why inputs could not be sent.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +33,9 @@ pub enum UploadError {
     )]
     NotAuthorized { key: PathBuf },
     /// Inputs keep disappearing from its store.
-    #[error("inputs were lost {ATTEMPTS} times while they were sent; is its garbage collector running all the time?")]
+    #[error(
+        "inputs were lost {MAX_UPLOAD_ATTEMPTS} times while they were sent; is its garbage collector running all the time?"
+    )]
     Lost,
 }
 

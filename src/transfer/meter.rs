@@ -15,19 +15,20 @@ use crate::machine::{Compressed, Compression};
 use crate::state::{ThroughputRecord, health};
 
 /// A transfer of fewer bytes is not measured.
-const MIN_BYTES: u64 = 1 << 20;
+const MIN_MEASURED_BYTES: u64 = 1 << 20;
 const INTERVAL_BYTES: u64 = 8 << 20;
 /// The longest time that a daemon takes for an item.
 const ITEM_COST: Duration = Duration::from_millis(10);
 /// The longest delay that a busy machine causes in any transfer.
 const DELAY_MAX: Duration = Duration::from_millis(500);
 /// A transfer must take this many times longer than its items.
-const MUCH_LONGER: f64 = 4.0;
+const STALLED_RATIO: f64 = 4.0;
 
-/// A sample is taken of each mebibyte, up to `SAMPLES`.
-const SAMPLE_EVERY: u64 = 1 << 20;
-const SAMPLE: usize = 32 << 10;
-const SAMPLES: usize = 16;
+/// A sample is taken of each mebibyte, up to `MAX_SAMPLES`.
+const BYTES_PER_SAMPLE: u64 = 1 << 20;
+const SAMPLE_BYTES: usize = 32 << 10;
+/// The most samples that are kept.
+const MAX_SAMPLES: usize = 16;
 
 /// The two directions of a link.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,8 +58,9 @@ impl ThroughputMeter {
     pub fn pass(&mut self, data: &[u8]) {
         let before = self.bytes;
         self.bytes += data.len() as u64;
-        if before / SAMPLE_EVERY != self.bytes / SAMPLE_EVERY && self.samples.len() < SAMPLES * SAMPLE {
-            self.samples.extend_from_slice(&data[..data.len().min(SAMPLE)]);
+        if before / BYTES_PER_SAMPLE != self.bytes / BYTES_PER_SAMPLE && self.samples.len() < MAX_SAMPLES * SAMPLE_BYTES
+        {
+            self.samples.extend_from_slice(&data[..data.len().min(SAMPLE_BYTES)]);
         }
         if self.bytes - self.stretch.0 >= INTERVAL_BYTES {
             let now = Instant::now();
@@ -97,7 +99,7 @@ impl ThroughputMeter {
 /// Returns the rate of the link, if the transfer shows it. `fastest` is the rate of the fastest stretch.
 fn estimated_rate(bytes: u64, fastest: f64, took: Duration, items: usize, other: Duration) -> Option<f64> {
     let of_items = ITEM_COST * u32::try_from(items).unwrap_or(u32::MAX);
-    if bytes < MIN_BYTES || took < of_items.mul_f64(MUCH_LONGER) {
+    if bytes < MIN_MEASURED_BYTES || took < of_items.mul_f64(STALLED_RATIO) {
         return None;
     }
     if fastest > 0.0 {
@@ -166,9 +168,9 @@ mod tests {
             meter.pass(&vec![number as u8; 64 << 10]);
         }
         assert_eq!(meter.bytes, 1000 << 16);
-        assert_eq!(meter.samples.len(), SAMPLES * SAMPLE);
+        assert_eq!(meter.samples.len(), MAX_SAMPLES * SAMPLE_BYTES);
         assert_eq!(meter.samples[0], 15);
-        assert_eq!(meter.samples[SAMPLE], 31);
+        assert_eq!(meter.samples[SAMPLE_BYTES], 31);
         assert!(meter.fastest > 0.0);
     }
 }

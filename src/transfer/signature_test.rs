@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
-use super::bundle::UNAUTHORIZED;
+use super::bundle::UNAUTHORIZED_KEY_ERROR;
 use super::rejected::RejectedOutput;
 use crate::daemon::{self, Client};
 use crate::gcrypt::{self, SigningKey};
@@ -21,7 +21,7 @@ use crate::store::signature::Acl;
 use crate::store::wire;
 
 /// Name of the item.
-const NAME: &str = "offload-test";
+const ITEM_NAME: &str = "offload-test";
 
 /// Why the item could not be made, or was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -41,13 +41,13 @@ pub enum SignatureTestError {
 impl SignatureTestError {
     /// Whether the other side does not trust the key that the item was signed with.
     pub fn is_unauthorized(&self) -> bool {
-        matches!(self, SignatureTestError::Daemon(daemon::Error::Daemon { message, .. }) if message.contains(UNAUTHORIZED))
+        matches!(self, SignatureTestError::Daemon(daemon::Error::Daemon { message, .. }) if message.contains(UNAUTHORIZED_KEY_ERROR))
     }
 }
 
 /// Has the daemon behind `client` make an item with this text.
 pub fn make<S: Read + Write>(client: &mut Client<S>, text: &str) -> Result<StorePath, SignatureTestError> {
-    Ok(client.add_text_to_store(NAME, text.as_bytes(), &BTreeSet::new())?)
+    Ok(client.add_text_to_store(ITEM_NAME, text.as_bytes(), &BTreeSet::new())?)
 }
 
 /// Whether the store behind `client` is `store` on this machine: what is added there comes up here. It is garbage
@@ -57,7 +57,7 @@ pub fn is_store_here<S: Read + Write>(client: &mut Client<S>, store: &StoreDir) 
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     let text = format!("{chance:x} {time} {}\n", process::id());
     // Something else with this text is out of the question, and so it is not there before.
-    let path = path::text_path(store, NAME, &Sha256::digest(&text).into(), &[])?;
+    let path = path::text_path(store, ITEM_NAME, &Sha256::digest(&text).into(), &[])?;
     Ok(make(client, &text)? == path && fs::symlink_metadata(path.as_str()).is_ok())
 }
 
@@ -68,7 +68,7 @@ pub fn upload<S: Read + Write>(
     key: &SigningKey,
     text: &str,
 ) -> Result<StorePath, SignatureTestError> {
-    let path = path::text_path(store, NAME, &Sha256::digest(text).into(), &[])?;
+    let path = path::text_path(store, ITEM_NAME, &Sha256::digest(text).into(), &[])?;
     let bundle = bundle(path.clone(), text, key)?;
     match client.import_paths(&mut bundle.as_slice())?.as_slice() {
         [imported] if *imported == path => Ok(path),

@@ -25,10 +25,10 @@ use crate::timing::Stopwatch;
 const LONG_ROUND_TRIP: Duration = Duration::from_millis(5);
 
 /// The name of the text. It is the same for all heads, and garbage when no head is connected.
-const NAME: &str = "offload-signer";
+const ITEM_NAME: &str = "offload-signer";
 
 /// The size limit of the item of that text, in bytes. Data after it are an error of the daemon.
-const MAX_ITEM: u64 = 64 << 10;
+const MAX_ITEM_SIZE: u64 = 64 << 10;
 
 /// How long a build runs before the deferred connection is made.
 const START_DELAY: Duration = Duration::from_millis(200);
@@ -98,7 +98,7 @@ impl<'a> SigningConnection<'a> {
         let connect = || -> Result<Client<DaemonStream>, Error> {
             let mut client = stream.greet(first.store().clone())?;
             client.stream_mut().set_silence_policy(self.silence_policy.clone());
-            let text = client.add_text_to_store(NAME, b"", &BTreeSet::new())?;
+            let text = client.add_text_to_store(ITEM_NAME, b"", &BTreeSet::new())?;
             client.start_export(&text, true)?;
             Ok(client)
         };
@@ -109,7 +109,7 @@ impl<'a> SigningConnection<'a> {
     pub fn ready(self) -> Option<Client<DaemonStream>> {
         let mut client = self.client?;
         let mut stopwatch = Stopwatch::start();
-        let signed = client.finish_export(|item| io::copy(&mut item.take(MAX_ITEM), &mut io::sink()));
+        let signed = client.finish_export(|item| io::copy(&mut item.take(MAX_ITEM_SIZE), &mut io::sink()));
         stopwatch.lap("ready");
         let failure = match signed {
             Ok(_) => return Some(client),

@@ -4,7 +4,7 @@
 //! it creates the directory that the variable `out` names, and ends. A variable of the derivation has a new value each time, so
 //! that the machine always builds it. The output is garbage as soon as the connection ends.
 //!
-//! The instructions ([`CODE`]) go through the pointers above the stack pointer, past the arguments, to the variable that begins
+//! The instructions ([`BUILDER_CODE`]) go through the pointers above the stack pointer, past the arguments, to the variable that begins
 //! with `out=`, and make the system calls `mkdir` (or `mkdirat`) and `exit` with its result. Not checked here: the systems of
 //! the entry.
 
@@ -16,19 +16,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::daemon::{self, Client, Options};
-use crate::store::derivation::{DerivationError, Hashes, Recipe};
+use crate::store::derivation::{DerivationError, ModuloHashes, Recipe};
 use crate::store::nar::{NarPath, Visitor, Writer};
 use crate::store::path::StoreDir;
 
 /// Names of the derivation and of its builder.
-const NAME: &str = "offload-test-build";
-const BUILDER: &str = "offload-test-builder";
+const DERIVATION_NAME: &str = "offload-test-build";
+const BUILDER_NAME: &str = "offload-test-builder";
 
 /// How much of what the daemon prints is kept, in bytes.
-const MAX_LOG: usize = 1 << 10;
+const MAX_SHOWN_LOG: usize = 1 << 10;
 
 /// Where the program is in memory: at a multiple of the largest page.
-const ADDRESS: u64 = 0x1_0000;
+const LOAD_ADDRESS: u64 = 0x1_0000;
 
 /// What a processor runs, and how an ELF file names it.
 struct Code {
@@ -39,7 +39,7 @@ struct Code {
     instructions: &'static [u8],
 }
 
-const CODE: [Code; 5] = [
+const BUILDER_CODE: [Code; 5] = [
     Code {
         system: "x86_64-linux",
         machine: 62,
@@ -144,7 +144,7 @@ pub fn build<S: Read + Write>(
     system: &str,
     limit: Duration,
 ) -> Result<bool, TrialBuildError> {
-    let Some(code) = CODE.iter().find(|code| code.system == system) else { return Ok(false) };
+    let Some(code) = BUILDER_CODE.iter().find(|code| code.system == system) else { return Ok(false) };
     let mut archive = Vec::new();
     let (program, mut nar) = (code.program(), Writer::new(&mut archive));
     nar.file(&NarPath::root(), true, program.len() as u64, &mut program.as_slice())?;
@@ -156,7 +156,7 @@ pub fn build<S: Read + Write>(
         multiplexed_build_output: true,
         ..Options::default()
     })?;
-    let builder = client.add_to_store(BUILDER, true, "sha256", &mut archive.as_slice())?;
+    let builder = client.add_to_store(BUILDER_NAME, true, "sha256", &mut archive.as_slice())?;
     let recipe = Recipe {
         outputs: BTreeMap::from([("out".to_owned(), None)]),
         input_derivations: BTreeMap::new(),
@@ -166,13 +166,15 @@ pub fn build<S: Read + Write>(
         args: Vec::new(),
         env: BTreeMap::from([(b"chance".to_vec(), chance().into_bytes())]),
     };
-    let derivation = recipe.derivation(store, NAME, &mut Hashes::new(|_| Err(io::ErrorKind::NotFound.into())))?;
-    let derivation = client.add_text_to_store(&format!("{NAME}.drv"), &derivation.write(), &[builder].into())?;
+    let derivation =
+        recipe.derivation(store, DERIVATION_NAME, &mut ModuloHashes::new(|_| Err(io::ErrorKind::NotFound.into())))?;
+    let derivation =
+        client.add_text_to_store(&format!("{DERIVATION_NAME}.drv"), &derivation.write(), &[builder].into())?;
     let log = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&log);
     let keep = move |text: &[u8]| {
         let mut log = sink.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = MAX_LOG.saturating_sub(log.len());
+        let room = MAX_SHOWN_LOG.saturating_sub(log.len());
         log.extend_from_slice(&text[..text.len().min(room)]);
     };
     client.set_build_log(Box::new(keep), Box::new(|_| ()));
@@ -210,7 +212,7 @@ impl Code {
             half(executable),
             half(self.machine),
             int(1),
-            word(ADDRESS + begin),
+            word(LOAD_ADDRESS + begin),
             word(header.into()),
             word(0),
             int(self.flags),
@@ -221,10 +223,10 @@ impl Code {
             half(0),
             half(0),
         ];
-        let (place, sizes) = ([word(0), word(ADDRESS), word(ADDRESS)], [word(size), word(size)]);
+        let (place, sizes) = ([word(0), word(LOAD_ADDRESS), word(LOAD_ADDRESS)], [word(size), word(size)]);
         let segment = match self.is_64_bit {
-            true => [vec![int(load), int(readable)], place.to_vec(), sizes.to_vec(), vec![word(ADDRESS)]],
-            false => [vec![int(load)], place.to_vec(), sizes.to_vec(), vec![int(readable), word(ADDRESS)]],
+            true => [vec![int(load), int(readable)], place.to_vec(), sizes.to_vec(), vec![word(LOAD_ADDRESS)]],
+            false => [vec![int(load)], place.to_vec(), sizes.to_vec(), vec![int(readable), word(LOAD_ADDRESS)]],
         };
         [file.concat(), segment.concat().concat(), self.instructions.to_vec()].concat()
     }
@@ -242,7 +244,7 @@ mod tests {
     fn makes_its_output(system: &str, emulator: Option<&str>) -> bool {
         let directory = tempfile::tempdir().unwrap();
         let (program, out) = (directory.path().join("builder"), directory.path().join("made"));
-        let code = CODE.iter().find(|code| code.system == system).unwrap();
+        let code = BUILDER_CODE.iter().find(|code| code.system == system).unwrap();
         fs::write(&program, code.program()).unwrap();
         fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
         let mut command = Command::new(emulator.map_or(program.as_os_str(), |emulator| emulator.as_ref()));

@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 
 use super::bundle::send_items;
-use super::error::{ATTEMPTS, UploadError};
+use super::error::{MAX_UPLOAD_ATTEMPTS, UploadError};
 use super::limiter::{SlotRequest, TransferLimiter};
 use super::progress::Progress;
 use super::signing_connection::SigningConnection;
@@ -27,7 +27,7 @@ use crate::store::path::StorePath;
 use crate::timing::Stopwatch;
 
 /// The name of the item that protects the inputs.
-const ROOT: &str = "offload-inputs";
+const ROOT_NAME: &str = "offload-inputs";
 
 /// Sends those of `inputs` (a closure) that the machine of `client` lacks. On return all of them are valid there, and
 /// protected until the connection ends. `signing_connection` is started as soon as it is clear that no import is
@@ -41,12 +41,12 @@ pub fn upload(
     observer: &mut dyn Observer,
 ) -> Result<(), UploadError> {
     let tops = tops(&local_store.database, inputs)?;
-    for _ in 0..ATTEMPTS {
+    for _ in 0..MAX_UPLOAD_ATTEMPTS {
         if supply(client, local_store, inputs, signing_connection, limiter, observer)? == Supplied::Lost {
             continue;
         }
         let mut stopwatch = Stopwatch::start();
-        let protected = client.add_text_to_store(ROOT, b"", &tops);
+        let protected = client.add_text_to_store(ROOT_NAME, b"", &tops);
         stopwatch.lap("protect");
         match protected {
             Ok(_) => return Ok(()),

@@ -4,7 +4,8 @@
 
 use crate::page::{manual, quoted, top};
 use offload::machine_file::{
-    ANNOTATIONS, BUILD_MACHINE, DERIVATION_FIELDS, Field, LIMITS, LOCAL_MACHINE, OUTPUT_FIELDS, POOL, REQUEST, STATUS,
+    ANNOTATIONS, BUILD_MACHINE_FIELDS, DERIVATION_FIELDS, Field, LIMITS_FIELDS, LOCAL_MACHINE_FIELDS, OUTPUT_FIELDS,
+    POOL_FIELDS, REQUEST_FIELDS, STATUS_FIELDS,
 };
 use std::fs;
 
@@ -89,15 +90,16 @@ fn check(file: &str, end: &str, parts: &[(String, String)]) {
 fn the_annotations_are_those_of_the_fields() {
     let class = |name: &str, fields| (format!("---@class offload.{name}\n"), fields);
     let parts = [
-        class("BuildMachine", self::class(BUILD_MACHINE, false)),
-        class("LocalMachine", self::class(LOCAL_MACHINE, false)),
+        class("BuildMachine", self::class(BUILD_MACHINE_FIELDS, false)),
+        class("LocalMachine", self::class(LOCAL_MACHINE_FIELDS, false)),
         class(
             "Pool",
-            "---@field [integer] offload.BuildMachine|offload.LocalMachine\n".to_owned() + &self::class(POOL, false),
+            "---@field [integer] offload.BuildMachine|offload.LocalMachine\n".to_owned()
+                + &self::class(POOL_FIELDS, false),
         ),
-        class("Limits", self::class(LIMITS, false)),
-        class("Request", self::class(REQUEST, true)),
-        class("Status", self::class(STATUS, false)),
+        class("Limits", self::class(LIMITS_FIELDS, false)),
+        class("Request", self::class(REQUEST_FIELDS, true)),
+        class("Status", self::class(STATUS_FIELDS, false)),
     ];
     check("lua/offload.lua", "\n\n", &parts);
 }
@@ -105,12 +107,12 @@ fn the_annotations_are_those_of_the_fields() {
 #[test]
 fn the_tables_of_the_manual_are_those_of_the_fields() {
     let parts = [
-        ("build_machine", table(BUILD_MACHINE)),
-        ("local_machine", table(LOCAL_MACHINE)),
-        ("the pool", table(POOL)),
-        ("limits", table(LIMITS)),
-        ("request", table_of_given(REQUEST)),
-        ("status", table_of_given(STATUS)),
+        ("build_machine", table(BUILD_MACHINE_FIELDS)),
+        ("local_machine", table(LOCAL_MACHINE_FIELDS)),
+        ("the pool", table(POOL_FIELDS)),
+        ("limits", table(LIMITS_FIELDS)),
+        ("request", table_of_given(REQUEST_FIELDS)),
+        ("status", table_of_given(STATUS_FIELDS)),
     ];
     let parts = parts.map(|(name, table)| (format!("<!-- fields of {name} -->\n\n"), table));
     check("doc/manual/machine-file.md", "\n\n<!-- end -->", &parts);

@@ -13,7 +13,7 @@ use offload::gcrypt::SigningKey;
 use offload::local::{Database, Directories, LocalStore, Store};
 use offload::machine::{Compressed, Machine};
 use offload::state::StateDirectory;
-use offload::store::derivation::{Hashes, Recipe};
+use offload::store::derivation::{ModuloHashes, Recipe};
 use offload::store::path::{StoreDir, StorePath};
 use offload::transfer::download::Expected;
 use offload::transfer::{TransferLimiter, download};
@@ -59,7 +59,7 @@ impl Place {
             args: Vec::new(),
             env: Default::default(),
         };
-        let mut hashes = Hashes::new(|_: &StorePath| Err(io::ErrorKind::NotFound.into()));
+        let mut hashes = ModuloHashes::new(|_: &StorePath| Err(io::ErrorKind::NotFound.into()));
         let made = recipe.derivation(&store, "small", &mut hashes).unwrap();
         let derivation = made.path(&store, "small").unwrap();
         let mut outputs = ["out", "lib"].map(|id| made.outputs[id].path.clone());

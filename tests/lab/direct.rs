@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use offload::daemon::{Client, Error, Options};
 use offload::local::Dump;
-use offload::store::derivation::{Derivation, FixedOutput, Hashes, Recipe};
+use offload::store::derivation::{Derivation, FixedOutput, ModuloHashes, Recipe};
 use offload::store::path::{StoreDir, StorePath};
 use offload::store::{HashAlgorithm, base16};
 
@@ -85,7 +85,7 @@ impl Direct<'_> {
         let known: BTreeMap<&StorePath, &Derivation> =
             self.made.values().map(|made| (&made.path, &made.derivation)).collect();
         let lookup = |path: &StorePath| known.get(path).map(|drv| (*drv).clone()).ok_or(io::ErrorKind::NotFound.into());
-        let derivation = recipe.derivation(&StoreDir::default(), drv.name(), &mut Hashes::new(lookup)).unwrap();
+        let derivation = recipe.derivation(&StoreDir::default(), drv.name(), &mut ModuloHashes::new(lookup)).unwrap();
         let references = derivation.references().into_iter().collect();
         let name = format!("{}.drv", drv.name());
         let path = self.client.add_text_to_store(&name, &derivation.write(), &references).unwrap();

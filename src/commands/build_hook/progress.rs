@@ -15,7 +15,7 @@ use log::{debug, info};
 
 use crate::commands::terminal::Terminal;
 use crate::events::{Event, iec};
-use crate::hook::descriptors::PREFIX;
+use crate::hook::descriptors::LINE_PREFIX;
 
 /// The time after which a transfer is first reported.
 const FIRST_REPORT_AFTER: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ pub struct Progress<'a> {
 
 /// A running transfer.
 struct Transfer {
-    what: Kind,
+    what: TransferKind,
     machine: String,
     start: Instant,
     /// The time of its last line.
@@ -38,7 +38,7 @@ struct Transfer {
     bytes: u64,
 }
 
-enum Kind {
+enum TransferKind {
     Upload { items: usize, of: u64 },
     Download { output: String },
 }
@@ -56,9 +56,11 @@ impl<'a> Progress<'a> {
 
     fn at(&mut self, event: &Event<'_>, now: Instant) {
         match *event {
-            Event::Uploading { machine, items, bytes } => self.start(Kind::Upload { items, of: bytes }, machine, now),
+            Event::Uploading { machine, items, bytes } => {
+                self.start(TransferKind::Upload { items, of: bytes }, machine, now)
+            }
             Event::Downloading { machine, output } => {
-                self.start(Kind::Download { output: output.to_string() }, machine, now);
+                self.start(TransferKind::Download { output: output.to_string() }, machine, now);
             }
             Event::Uploaded { bytes, .. } | Event::Downloaded { bytes, .. } => self.advance(bytes, now),
             Event::Building { .. } | Event::Done { .. } => self.end(true, now),
@@ -67,7 +69,7 @@ impl<'a> Progress<'a> {
         }
     }
 
-    fn start(&mut self, what: Kind, machine: &str, now: Instant) {
+    fn start(&mut self, what: TransferKind, machine: &str, now: Instant) {
         self.end(true, now);
         self.transfer = Some(Transfer { what, machine: machine.to_owned(), start: now, reported: None, bytes: 0 });
     }
@@ -104,9 +106,9 @@ impl<'a> Progress<'a> {
 
     /// Replaces the line of the cursor, cut to the width of the terminal.
     fn redraw(&self, line: &str) {
-        let room = Terminal::of(self.out).width.unwrap_or(80).saturating_sub(PREFIX.len() + 1);
+        let room = Terminal::of(self.out).width.unwrap_or(80).saturating_sub(LINE_PREFIX.len() + 1);
         let line: String = line.chars().take(room).collect();
-        self.write(&format!("\r{PREFIX}{line}\x1b[K"));
+        self.write(&format!("\r{LINE_PREFIX}{line}\x1b[K"));
     }
 
     fn write(&self, text: &str) {
@@ -120,14 +122,14 @@ impl Transfer {
     fn line(&self, now: Instant) -> String {
         let (machine, rate) = (&self.machine, self.rate(now, self.bytes));
         match &self.what {
-            Kind::Upload { items, of } => {
+            TransferKind::Upload { items, of } => {
                 // The bytes sent are slightly more than those of the items.
                 let sent = self.bytes.min(*of);
                 let percent = sent.checked_mul(100).and_then(|sent| sent.checked_div(*of)).unwrap_or(0);
                 let (sent, of, noun) = (iec(sent), iec(*of), noun(*items));
                 format!("sent {sent} of {of} to '{machine}' ({percent} % of {items} {noun}, {rate})")
             }
-            Kind::Download { output } => {
+            TransferKind::Download { output } => {
                 format!("retrieved {} from '{machine}' ({rate}) of '{output}'", iec(self.bytes))
             }
         }
@@ -136,11 +138,11 @@ impl Transfer {
     fn last_line(&self, now: Instant) -> String {
         let (machine, seconds) = (&self.machine, now.duration_since(self.start).as_secs());
         match &self.what {
-            Kind::Upload { items, of } => {
+            TransferKind::Upload { items, of } => {
                 let (rate, noun) = (self.rate(now, *of), noun(*items));
                 format!("sent {items} {noun} ({}) to '{machine}' in {seconds} s ({rate})", iec(*of))
             }
-            Kind::Download { output } => {
+            TransferKind::Download { output } => {
                 // The last bytes come without an event.
                 format!("retrieved '{output}' from '{machine}' in {seconds} s")
             }
@@ -214,11 +216,11 @@ mod tests {
     #[test]
     fn the_last_line_reports_the_whole_transfer() {
         let start = Instant::now();
-        let what = Kind::Download { output: "/gnu/store/x".to_owned() };
+        let what = TransferKind::Download { output: "/gnu/store/x".to_owned() };
         let transfer = Transfer { what, machine: "b1".to_owned(), start, reported: None, bytes: 40 * MIB };
         let line = transfer.last_line(start + Duration::from_secs(8));
         assert_eq!(line, "retrieved '/gnu/store/x' from 'b1' in 8 s");
-        let what = Kind::Upload { items: 1, of: 80 * MIB };
+        let what = TransferKind::Upload { items: 1, of: 80 * MIB };
         let transfer = Transfer { what, ..transfer };
         assert_eq!(
             transfer.last_line(start + Duration::from_secs(8)),

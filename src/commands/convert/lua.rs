@@ -9,10 +9,10 @@ use std::fmt::{self, Write as _};
 use crate::machine::canonical_name;
 
 /// A `local base` must make the file shorter by this many lines.
-const WORTH_A_BASE: usize = 4;
+const MIN_SHARED_FIELDS: usize = 4;
 
 /// What machines that differ in it cannot share: the fields that concern the host and not the build.
-const OF_THE_HOST: [&str; 4] = ["user", "host_key", "daemon_socket", "parallel_builds"];
+const HOST_FIELDS: [&str; 4] = ["user", "host_key", "daemon_socket", "parallel_builds"];
 
 /// The value of a field.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,7 +125,7 @@ impl Document {
         // Each machine loses those lines and gains "inherit"; the base itself has a first, a last and an empty line.
         let before = machines.len() * base.len();
         let after = base.len() + 3 + machines.len();
-        if before >= after + WORTH_A_BASE { base } else { Vec::new() }
+        if before >= after + MIN_SHARED_FIELDS { base } else { Vec::new() }
     }
 }
 
@@ -138,7 +138,7 @@ impl fmt::Display for Document {
         writeln!(f)?;
         let only_for = |(_, value): &(&str, Value)| matches!(value, Value::OnlyFor(_));
         if self.entries.iter().any(|entry| entry.fields.iter().any(only_for)) {
-            writeln!(f, "{ONLY_FOR}")?;
+            writeln!(f, "{MANDATORY_FEATURES_FUNCTION}")?;
         }
         let base = self.base();
         if !base.is_empty() {
@@ -171,7 +171,7 @@ impl fmt::Display for Document {
 }
 
 /// What the machines with `Value::OnlyFor` call.
-const ONLY_FOR: &str = "\
+const MANDATORY_FEATURES_FUNCTION: &str = "\
 -- For 'accepts': refuses the builds that do not require all of these features.
 local function only_for(features)
   return function(request)
@@ -244,7 +244,7 @@ fn note_differences(entries: &mut [Entry]) {
         let Some(Value::Text(name)) = entries[index].get("name") else { continue };
         let address = format!("{} {:?}", canonical_name(name), entries[index].get("port"));
         let first = *first_of.entry(address).or_insert(index);
-        let differing: Vec<&str> = OF_THE_HOST
+        let differing: Vec<&str> = HOST_FIELDS
             .into_iter()
             .filter(|field| host_value(&entries[first], field) != host_value(&entries[index], field))
             .collect();

@@ -4,7 +4,7 @@ use super::lua::{Entry, Value};
 use crate::machine::is_feature_name;
 
 /// For a machine whose speed is 0 or less: the systems that allow it choose such a machine last.
-const LOWEST_SPEED: f64 = 0.001;
+const MIN_SPEED: f64 = 0.001;
 
 impl Entry {
     /// The features that it offers, and those that a build must require to come here.
@@ -33,8 +33,8 @@ impl Entry {
     /// Its relative speed; 1 is the default.
     pub fn set_speed(&mut self, speed: f64) {
         if speed <= 0.0 {
-            self.warn(format!("its speed is {speed}, and must be above 0: {LOWEST_SPEED}, so that it is chosen last"));
-            self.set("speed", Value::Number(LOWEST_SPEED));
+            self.warn(format!("its speed is {speed}, and must be above 0: {MIN_SPEED}, so that it is chosen last"));
+            self.set("speed", Value::Number(MIN_SPEED));
         } else if speed != 1.0 {
             self.set("speed", Value::Number(speed));
         }

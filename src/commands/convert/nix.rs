@@ -25,9 +25,9 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::error::{ConvertError, Problem};
 use super::lua::{Document, Entry, Value, plain};
-use uri::{SSH_PORT, Uri, Word, Wrong};
+use uri::{ColumnError, SSH_PORT, Uri, Word};
 
-const HEADER: [&str; 4] = [
+const HEADER_LINES: [&str; 4] = [
     "Each machine must run guix-daemon, and the two must have authorized each other's signing keys; see",
     "'offload authorize'. Nix connects by means of ssh, and so honours ~/.ssh/config and $NIX_SSHOPTS: names, accounts,",
     "ports, keys and jump hosts that are set there must be given here.",
@@ -55,12 +55,12 @@ pub fn document(file: &Path, text: &[u8]) -> Result<Document, ConvertError> {
         }
     }
     match problems.is_empty() {
-        true => Ok(Document::new(name, &HEADER, entries)),
+        true => Ok(Document::new(name, &HEADER_LINES, entries)),
         false => Err(ConvertError::InFile(problems)),
     }
 }
 
-fn line_entries(line: &[u8]) -> Result<Vec<Entry>, Wrong> {
+fn line_entries(line: &[u8]) -> Result<Vec<Entry>, ColumnError> {
     // A comment may be in any encoding.
     let line = line.split(|&byte| byte == b'#').next().unwrap_or_default();
     let line = str::from_utf8(line).map_err(|error| {
@@ -107,7 +107,7 @@ fn included(word: &str) -> Entry {
     entry
 }
 
-fn machine(words: &[Word]) -> Result<Entry, Wrong> {
+fn machine(words: &[Word]) -> Result<Entry, ColumnError> {
     let set = |index: usize| words.get(index).copied().filter(|word| word.text != "-");
     let mut entry = Entry::default();
     let uri = set(0).ok_or_else(|| (words[0].column, "expected the URI of a machine, found '-'".to_owned()))?;
@@ -215,7 +215,7 @@ fn own_system() -> String {
 }
 
 /// The host key: from its column, else from the URI.
-fn host_key(entry: &mut Entry, word: Option<Word>, uri: &mut Uri) -> Result<(), Wrong> {
+fn host_key(entry: &mut Entry, word: Option<Word>, uri: &mut Uri) -> Result<(), ColumnError> {
     let given = word.map(|word| (word.column, word.text.to_owned()));
     let given = match given {
         Some(given) => Some(given),

@@ -13,10 +13,10 @@ use serde_json::{Map, Value as Json};
 use super::error::{ConvertError, Problem};
 use super::lua::plain;
 
-const DUMP: &str = include_str!("dump.scm");
+const DUMP_PROGRAM: &str = include_str!("dump.scm");
 
 /// What begins the line with the answer.
-const MARK: &str = "offload-convert ";
+const ANSWER_PREFIX: &str = "offload-convert ";
 
 /// Most bytes that are read from `guix repl`.
 const MAX_ANSWER: u64 = 16 << 20;
@@ -47,7 +47,7 @@ pub fn evaluate(guix: &Path, file: &Path) -> Result<Vec<Fields>, ConvertError> {
         .map_err(run_error)?;
     if let Some(mut stdin) = repl.stdin.take() {
         // It fails if the process has ended already, which then shows in the missing answer.
-        let _ = stdin.write_all(format!("{DUMP}\n(dump {})\n", scheme_string(name)).as_bytes());
+        let _ = stdin.write_all(format!("{DUMP_PROGRAM}\n(dump {})\n", scheme_string(name)).as_bytes());
     }
     let line = match repl.stdout.take() {
         Some(stdout) => answer_line(stdout).map_err(run_error)?,
@@ -62,7 +62,7 @@ pub fn evaluate(guix: &Path, file: &Path) -> Result<Vec<Fields>, ConvertError> {
 /// The JSON text of the answer. What comes before it are replies of the REPL to the other expressions.
 pub fn answer_line(stdout: impl Read) -> io::Result<Option<String>> {
     for line in BufReader::new(stdout.take(MAX_ANSWER)).lines() {
-        if let Some(json) = line?.strip_prefix(MARK) {
+        if let Some(json) = line?.strip_prefix(ANSWER_PREFIX) {
             return Ok(Some(json.to_owned()));
         }
     }

@@ -13,10 +13,10 @@ use super::lua::{Document, Entry, Value, plain, quote};
 use super::repl::{Fields, position};
 
 /// A default of Guix that is not one of ours.
-const COMPRESSION: &str = "zlib@openssh.com,zlib";
-const COMPRESSION_LEVEL: u64 = 3;
+const DEFAULT_COMPRESSION: &str = "zlib@openssh.com,zlib";
+const DEFAULT_COMPRESSION_LEVEL: u64 = 3;
 
-const HEADER: [&str; 4] = [
+const HEADER_LINES: [&str; 4] = [
     "Fields that have their default are left out. Guix's default compression is zlib, here it is \"auto\"; the",
     "default private key of Guix is ~/.ssh/id_rsa of the account that runs the daemon.",
     "What the program computed has become fixed values. If its list came from somewhere, such as an inventory, this",
@@ -35,7 +35,7 @@ pub fn document(file: &Path, machines: Vec<Fields>, home: Option<&Path>) -> Resu
         entries.push(machine.entry);
     }
     match problems.is_empty() {
-        true => Ok(Document::new(name, &HEADER, entries)),
+        true => Ok(Document::new(name, &HEADER_LINES, entries)),
         false => Err(ConvertError::InFile(problems)),
     }
 }
@@ -159,7 +159,7 @@ impl<'a> Machine<'a> {
         });
         let Some(method) = method else { return };
         let value = match method.split(',').next().unwrap_or_default().trim() {
-            _ if method == COMPRESSION => None,
+            _ if method == DEFAULT_COMPRESSION => None,
             "zlib" | "zlib@openssh.com" | "yes" => Some("zlib"),
             "none" | "no" => Some("none"),
             _ => {
@@ -170,7 +170,7 @@ impl<'a> Machine<'a> {
         if let Some(value) = value {
             self.entry.set("compression", Value::Text(value.to_owned()));
         }
-        if let Some(level) = level.filter(|&level| level != COMPRESSION_LEVEL && value != Some("none")) {
+        if let Some(level) = level.filter(|&level| level != DEFAULT_COMPRESSION_LEVEL && value != Some("none")) {
             self.entry.warn(format!("compression-level {level} has no counterpart: libssh2 has one level only"));
         }
     }

@@ -1,7 +1,9 @@
 //! The manual page of the machine file, made from the tables of fields.
 
 use super::page::Page;
-use crate::machine_file::{BUILD_MACHINE, Field, LIMITS, LOCAL_MACHINE, POOL, REQUEST, STATUS};
+use crate::machine_file::{
+    BUILD_MACHINE_FIELDS, Field, LIMITS_FIELDS, LOCAL_MACHINE_FIELDS, POOL_FIELDS, REQUEST_FIELDS, STATUS_FIELDS,
+};
 
 /// The name of the page's file.
 pub const NAME: &str = "offload-machines.lua.5";
@@ -24,25 +26,25 @@ pub fn page() -> String {
     );
     page.section("BUILD MACHINES");
     page.paragraph("The fields of `build_machine { … }`:");
-    fields(&mut page, BUILD_MACHINE);
+    fields(&mut page, BUILD_MACHINE_FIELDS);
     page.section("THE HEAD");
     page.paragraph(
         "With a `local_machine { … }` in the list the head takes part in the scoring. If it has the best score, the head builds. \
          Its fields:",
     );
-    fields(&mut page, LOCAL_MACHINE);
+    fields(&mut page, LOCAL_MACHINE_FIELDS);
     page.section("THE POOL");
     page.paragraph("The named fields of the table that the file returns:");
-    fields(&mut page, POOL);
+    fields(&mut page, POOL_FIELDS);
     page.section("LIMITS");
     page.paragraph("The fields of `limits`:");
-    fields(&mut page, LIMITS);
+    fields(&mut page, LIMITS_FIELDS);
     page.section("REQUESTS");
     page.paragraph("The fields of `request`, the first argument of `accepts` and `score`:");
-    fields(&mut page, REQUEST);
+    fields(&mut page, REQUEST_FIELDS);
     page.section("STATUS");
     page.paragraph("The fields of `status`, the third argument of `score`. Each may be nil:");
-    fields(&mut page, STATUS);
+    fields(&mut page, STATUS_FIELDS);
     page.section("EXAMPLE");
     page.example(EXAMPLE);
     page.section("SEE ALSO");

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::machine_file;
 use super::*;
 use crate::commands::help::definition;
-use crate::machine_file::{BUILD_MACHINE, Field, LIMITS, LOCAL_MACHINE, POOL};
+use crate::machine_file::{BUILD_MACHINE_FIELDS, Field, LIMITS_FIELDS, LOCAL_MACHINE_FIELDS, POOL_FIELDS};
 
 fn all() -> Vec<Document> {
     documents(definition()).unwrap()
@@ -43,10 +43,10 @@ fn the_page_about_the_machine_file_has_every_field() {
         }
     }
     let page = text(machine_file::NAME);
-    check(&page, BUILD_MACHINE);
-    check(&page, LOCAL_MACHINE);
-    check(&page, POOL);
-    check(&page, LIMITS);
+    check(&page, BUILD_MACHINE_FIELDS);
+    check(&page, LOCAL_MACHINE_FIELDS);
+    check(&page, POOL_FIELDS);
+    check(&page, LIMITS_FIELDS);
     assert!(page.contains("\\fBhost_key\\fR (string or list of strings, required)"), "{page}");
 }
 

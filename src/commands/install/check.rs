@@ -9,7 +9,7 @@ use std::process::Command;
 use rustix::process::geteuid;
 
 use super::super::as_user;
-use super::super::guix_wrapper::REAL_GUIX;
+use super::super::guix_wrapper::REAL_GUIX_VARIABLE;
 use super::super::machines::machine_file;
 use super::plan::Target;
 use super::unit::Unit;
@@ -19,8 +19,8 @@ use crate::permissions::ownership::{Control, control_below};
 use crate::permissions::{Need, PermissionProblem, User, below};
 use crate::shell::{in_quotes, quote};
 
-/// systemd's default PATH of services.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin";
+/// systemd's default SHELL_PATH of services.
+const SHELL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin";
 
 /// A problem with its remedy.
 struct Finding {
@@ -172,7 +172,7 @@ fn app_armor(place: &Target, unit: &Unit) -> Option<Finding> {
 fn check_wrapper(place: &Target, user: &User, guix: &Path) -> Option<Finding> {
     let link = place.directory().join("guix");
     let mut command = Command::new(&link);
-    command.arg("--version").env_clear().env("PATH", PATH).env(REAL_GUIX, guix).current_dir("/");
+    command.arg("--version").env_clear().env("PATH", SHELL_PATH).env(REAL_GUIX_VARIABLE, guix).current_dir("/");
     command.uid(user.uid).gid(user.groups.first().copied().unwrap_or(user.uid));
     let problem = match command.output() {
         Ok(output) if output.status.success() && output.stdout.starts_with(b"guix ") => return None,

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-const NAME: &str = "manifest";
+const MANIFEST_NAME: &str = "manifest";
 
 /// The installed files.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct Manifest {
 impl Manifest {
     /// Returns its path.
     pub fn path(directory: &Path) -> PathBuf {
-        directory.join(NAME)
+        directory.join(MANIFEST_NAME)
     }
 
     /// Reads the file, if there is one.

@@ -16,7 +16,7 @@ use crate::permissions::below;
 pub const UNIT: &str = "guix-daemon.service";
 
 /// The directories of units, the most important first.
-const DIRECTORIES: [&str; 5] = [
+const UNIT_DIRECTORIES: [&str; 5] = [
     "/etc/systemd/system",
     "/run/systemd/system",
     "/usr/local/lib/systemd/system",
@@ -38,12 +38,12 @@ pub struct Unit {
 impl Unit {
     /// Reads a unit below `root`.
     pub fn read(root: &Path, name: &str) -> Option<Unit> {
-        let file = DIRECTORIES
+        let file = UNIT_DIRECTORIES
             .iter()
             .map(|directory| Path::new(directory).join(name))
             .find(|file| below(root, file).exists())?;
         let mut drop_ins: BTreeMap<_, PathBuf> = BTreeMap::new();
-        for directory in DIRECTORIES {
+        for directory in UNIT_DIRECTORIES {
             let directory = Path::new(directory).join(format!("{name}.d"));
             for entry in fs::read_dir(below(root, &directory)).into_iter().flatten().flatten() {
                 let path = directory.join(entry.file_name());
@@ -107,7 +107,7 @@ pub fn drop_in(link: &Path, guix: &Path) -> String {
 }
 
 fn front_end_variable() -> &'static str {
-    crate::commands::guix_wrapper::REAL_GUIX
+    crate::commands::guix_wrapper::REAL_GUIX_VARIABLE
 }
 
 /// Writes an assignment in the syntax of systemd.exec(5) and systemd.syntax(7): quotes, and `%` begins a specifier.

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::finding::{Finding, Outcome, Place, Remedy, Step};
+use super::finding::{Finding, Outcome, Remedy, RemedyPlace, Step};
 use super::remedies;
 use crate::build::{OWN_STORE, OWN_STORE_HINT};
 use crate::daemon::Client;
@@ -136,7 +136,7 @@ impl Findings<'_> {
         let version = client.version();
         self.ok(Step::Daemon, format_args!("Guix {} (protocol {version})", version.releases()));
         if let Ok(true) = signature_test::is_store_here(&mut client, &self.directories.store) {
-            return self.error(Step::Daemon, OWN_STORE, vec![Remedy::advice(Place::MachineFile, OWN_STORE_HINT)]);
+            return self.error(Step::Daemon, OWN_STORE, vec![Remedy::advice(RemedyPlace::MachineFile, OWN_STORE_HINT)]);
         }
         self.import_there(&mut client);
         self.import_here(&mut client);
@@ -235,7 +235,7 @@ impl Findings<'_> {
                 self.warning(Step::Clock, format_args!("differs by {skew:.0} s"), vec![remedies::set_clock()]);
             }
             Some(_) => self.ok(Step::Clock, "agrees with this machine's"),
-            None => self.warning(Step::Clock, UNKNOWN, Vec::new()),
+            None => self.warning(Step::Clock, UNKNOWN_STATUS, Vec::new()),
         }
         let wanted = self.machine.minimum_disk_space;
         match status.free_disk {
@@ -244,7 +244,7 @@ impl Findings<'_> {
                 self.error(Step::Disk, text, vec![Remedy::on_machine(format_args!("guix gc -F {wanted}"))]);
             }
             Some(free) => self.ok(Step::Disk, format_args!("{} free in the store", iec(free))),
-            None => self.warning(Step::Disk, UNKNOWN, Vec::new()),
+            None => self.warning(Step::Disk, UNKNOWN_STATUS, Vec::new()),
         }
         match (status.load(), self.machine.overload_threshold) {
             (Some(load), Some(threshold)) if load > threshold => {
@@ -252,7 +252,7 @@ impl Findings<'_> {
                 self.warning(Step::Load, text, Vec::new());
             }
             (Some(load), _) => self.ok(Step::Load, format_args!("{load:.2} per core")),
-            (None, _) => self.warning(Step::Load, UNKNOWN, Vec::new()),
+            (None, _) => self.warning(Step::Load, UNKNOWN_STATUS, Vec::new()),
         }
     }
 
@@ -289,7 +289,7 @@ fn without_name(error: &Error, machine: &Machine) -> String {
 }
 
 /// What a machine does not tell.
-const UNKNOWN: &str = "unknown: the machine does not tell";
+const UNKNOWN_STATUS: &str = "unknown: the machine does not tell";
 
 /// Seconds since 1970.
 fn now() -> f64 {

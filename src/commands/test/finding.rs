@@ -96,8 +96,8 @@ impl Step {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Remedy {
     /// Where it is to be done.
-    pub place: Place,
-    pub kind: Kind,
+    pub place: RemedyPlace,
+    pub kind: RemedyKind,
     /// One line, to be taken as it is where it is no advice.
     pub text: String,
     /// What to make sure of first.
@@ -108,7 +108,7 @@ pub struct Remedy {
 /// Where something is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Place {
+pub enum RemedyPlace {
     /// On this machine.
     Head,
     /// On the build machine.
@@ -120,7 +120,7 @@ pub enum Place {
 /// What a remedy is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum RemedyKind {
     /// A command for root's shell.
     Command,
     /// A field of the machine file.
@@ -131,19 +131,19 @@ pub enum Kind {
 
 impl Remedy {
     pub fn on_head(command: impl Display) -> Remedy {
-        Remedy { place: Place::Head, kind: Kind::Command, text: command.to_string(), condition: None }
+        Remedy { place: RemedyPlace::Head, kind: RemedyKind::Command, text: command.to_string(), condition: None }
     }
 
     pub fn on_machine(command: impl Display) -> Remedy {
-        Remedy { place: Place::Machine, kind: Kind::Command, text: command.to_string(), condition: None }
+        Remedy { place: RemedyPlace::Machine, kind: RemedyKind::Command, text: command.to_string(), condition: None }
     }
 
     pub fn in_file(line: impl Display) -> Remedy {
-        Remedy { place: Place::MachineFile, kind: Kind::Line, text: line.to_string(), condition: None }
+        Remedy { place: RemedyPlace::MachineFile, kind: RemedyKind::Line, text: line.to_string(), condition: None }
     }
 
-    pub fn advice(place: Place, text: impl Display) -> Remedy {
-        Remedy { place, kind: Kind::Advice, text: text.to_string(), condition: None }
+    pub fn advice(place: RemedyPlace, text: impl Display) -> Remedy {
+        Remedy { place, kind: RemedyKind::Advice, text: text.to_string(), condition: None }
     }
 
     /// The same, to be done if `condition` holds.

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::finding::{Place, Remedy};
+use super::finding::{Remedy, RemedyPlace};
 use crate::daemon;
 use crate::local::Directories;
 use crate::machine::{HostKey, Machine};
@@ -16,10 +16,10 @@ use crate::ssh::{self, Cause, Session};
 use crate::store::signature::PublicKey;
 
 /// Where a daemon usually listens.
-const USUAL_SOCKET: &str = "/var/guix/daemon-socket/socket";
+const DEFAULT_SOCKET: &str = "/var/guix/daemon-socket/socket";
 
 /// Time allowed for a machine to report on a file.
-const FILE_TIMEOUT: Duration = Duration::from_secs(5);
+const STAT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For a machine whose daemon could not be reached. `connection`: as far as it went.
 pub fn of_connecting(
@@ -37,7 +37,9 @@ pub fn of_connecting(
             allow_tcp_forwarding(),
         ],
         Error::NotGreeted { .. } | Error::Silent { .. } | Error::Unresponsive { .. } => vec![restart_daemon()],
-        Error::TooSlow { .. } => error.hint().map(|hint| Remedy::advice(Place::Machine, hint)).into_iter().collect(),
+        Error::TooSlow { .. } => {
+            error.hint().map(|hint| Remedy::advice(RemedyPlace::Machine, hint)).into_iter().collect()
+        }
         // Of builds alone.
         Error::ReusedConnectionLost { .. }
         | Error::HolderDied { .. }
@@ -62,13 +64,13 @@ fn of_ssh(error: &ssh::Error, machine: &Machine, directories: &Directories) -> V
         Cause::PrivateKeyEncrypted { path } => {
             vec![Remedy::on_head(format_args!("ssh-keygen -p -N '' -f {}", quote(&path.to_string_lossy())))]
         }
-        Cause::PrivateKeyUnreadable { .. } => advice(Place::Head),
+        Cause::PrivateKeyUnreadable { .. } => advice(RemedyPlace::Head),
         Cause::NotAPrivateKey { .. }
         | Cause::PrivateKeyHidden { .. }
         | Cause::PrivateKeyUnsupported { .. }
-        | Cause::CannotSign { .. } => advice(Place::MachineFile),
-        Cause::NameNotResolved(_) | Cause::NotSsh(_) | Cause::NoConnection { .. } => advice(Place::MachineFile),
-        Cause::Proxy { .. } | Cause::TimedOut(_) => advice(Place::Head),
+        | Cause::CannotSign { .. } => advice(RemedyPlace::MachineFile),
+        Cause::NameNotResolved(_) | Cause::NotSsh(_) | Cause::NoConnection { .. } => advice(RemedyPlace::MachineFile),
+        Cause::Proxy { .. } | Cause::TimedOut(_) => advice(RemedyPlace::Head),
         Cause::ConnectionRefused { .. } => vec![
             Remedy::on_machine("systemctl start ssh  # Guix System: herd start ssh-daemon")
                 .provided(format_args!("if its SSH server should listen on port {}", machine.port)),
@@ -78,7 +80,7 @@ fn of_ssh(error: &ssh::Error, machine: &Machine, directories: &Directories) -> V
         }
         Cause::NoCommonHostKeyType { .. } => match Session::host_key(machine) {
             Ok(key) => vec![pin(&key.to_openssh(), &key.fingerprint(), machine)],
-            Err(_) => advice(Place::MachineFile),
+            Err(_) => advice(RemedyPlace::MachineFile),
         },
         Cause::UserKeyRefused { user, public_key, .. } if is_user_name(user) => {
             let authorized = Remedy::on_machine(authorize_login(user, public_key));
@@ -90,16 +92,16 @@ fn of_ssh(error: &ssh::Error, machine: &Machine, directories: &Directories) -> V
                 );
             vec![authorized, unlock, log]
         }
-        _ => advice(Place::Machine),
+        _ => advice(RemedyPlace::Machine),
     }
 }
 
 /// For a socket without a daemon: `reason` is what connect(2) said over there.
 fn of_socket(reason: &str, machine: &Machine, connection: Option<&Connection>) -> Vec<Remedy> {
-    let usual = Path::new(USUAL_SOCKET);
+    let usual = Path::new(DEFAULT_SOCKET);
     let is_unusual = machine.daemon_socket != usual;
     if is_unusual && connection.is_some_and(|connection| connection.listens(usual)) {
-        return vec![Remedy::in_file(format_args!("daemon_socket = \"{USUAL_SOCKET}\""))];
+        return vec![Remedy::in_file(format_args!("daemon_socket = \"{DEFAULT_SOCKET}\""))];
     }
     if reason.contains("Permission denied") {
         return connection.and_then(|connection| open_way(machine, connection)).into_iter().collect();
@@ -117,7 +119,7 @@ fn open_way(machine: &Machine, connection: &Connection) -> Option<Remedy> {
         return None;
     }
     let command = format!("stat -c '%a %G' {directory} {socket}");
-    let output = connection.run(&command, b"", FILE_TIMEOUT).ok()?;
+    let output = connection.run(&command, b"", STAT_TIMEOUT).ok()?;
     let output = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut files = output.lines().filter_map(|line| line.split_once(' '));
     let (mode, group) = files.next()?;
@@ -141,7 +143,7 @@ pub fn of_greeting(error: &daemon::Error) -> Vec<Remedy> {
             vec![Remedy::on_machine(format_args!("{command}  # Guix System: guix pull && guix system reconfigure"))]
         }
         daemon::Error::Protocol { .. } => {
-            vec![Remedy::advice(Place::MachineFile, "correct 'daemon_socket': that is another service")]
+            vec![Remedy::advice(RemedyPlace::MachineFile, "correct 'daemon_socket': that is another service")]
         }
         _ => vec![restart_daemon()],
     }
@@ -161,7 +163,10 @@ pub fn no_signing_key(directories: &Directories) -> Vec<Remedy> {
 }
 
 pub fn be_the_daemon() -> Remedy {
-    Remedy::advice(Place::Head, "run this command as the user that guix-daemon runs as, who must be able to read it")
+    Remedy::advice(
+        RemedyPlace::Head,
+        "run this command as the user that guix-daemon runs as, who must be able to read it",
+    )
 }
 
 pub fn allow_forwarding() -> Remedy {
@@ -174,7 +179,7 @@ pub fn allow_forwarding() -> Remedy {
 /// sshd refuses sockets, too, where it is to refuse all TCP connections.
 pub fn allow_tcp_forwarding() -> Remedy {
     Remedy::advice(
-        Place::Machine,
+        RemedyPlace::Machine,
         "in its sshd_config, AllowTcpForwarding no, DisableForwarding yes, or a PermitOpen without the socket forbids sockets too",
     )
     .provided("if that does not help")
@@ -182,13 +187,13 @@ pub fn allow_tcp_forwarding() -> Remedy {
 
 pub fn allow_builds() -> Remedy {
     Remedy::advice(
-        Place::Machine,
+        RemedyPlace::Machine,
         "start its guix-daemon without '--max-jobs=0': in its service unit, or 'max-jobs' of guix-configuration in Guix System",
     )
 }
 
 pub fn other_system(system: &str) -> Remedy {
-    Remedy::advice(Place::MachineFile, format_args!("take '{system}' out of 'systems'"))
+    Remedy::advice(RemedyPlace::MachineFile, format_args!("take '{system}' out of 'systems'"))
         .provided("if the machine is not to build for it, by emulation say")
 }
 

@@ -5,15 +5,15 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::finding::{Checked, Finding, Kind, Outcome, Place, Remedy};
+use super::finding::{Checked, Finding, Outcome, Remedy, RemedyKind, RemedyPlace};
 use crate::commands::terminal::{Colour, Terminal, plain};
 
 /// Where the texts of the findings begin.
-const TEXT: usize = 20;
+const TEXT_INDENT: usize = 20;
 
 /// Where remedies begin, and what is to be pasted.
-const REMEDY: usize = 6;
-const PASTE: usize = 8;
+const REMEDY_INDENT: usize = 6;
+const PASTE_INDENT: usize = 8;
 
 /// Writes the report to `out`, which is `terminal`.
 pub fn write(path: &Path, machines: &[Checked<'_>], terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
@@ -40,20 +40,22 @@ fn write_finding(finding: &Finding, machine: &str, terminal: Terminal, out: &mut
         Outcome::Warning => terminal.paint(Colour::Warning, "??"),
         Outcome::Error => terminal.paint(Colour::Error, "!!"),
     };
-    writeln!(out, "  {mark}  {:<14}{}", finding.step.word(), terminal.wrap(TEXT, &finding.text))?;
+    writeln!(out, "  {mark}  {:<14}{}", finding.step.word(), terminal.wrap(TEXT_INDENT, &finding.text))?;
     finding.remedies.iter().try_for_each(|remedy| write_remedy(remedy, machine, terminal, out))
 }
 
 fn write_remedy(remedy: &Remedy, machine: &str, terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
     let place = match (remedy.kind, remedy.place) {
-        (Kind::Command, Place::Machine) => format!("on {machine}, as root:"),
-        (Kind::Command, _) => "on this machine, as root:".to_owned(),
-        (Kind::Line, _) => format!("in the machine file, for {machine}:"),
-        (Kind::Advice, _) => return writeln!(out, "{:REMEDY$}{}", "", terminal.wrap(REMEDY, &remedy.text)),
+        (RemedyKind::Command, RemedyPlace::Machine) => format!("on {machine}, as root:"),
+        (RemedyKind::Command, _) => "on this machine, as root:".to_owned(),
+        (RemedyKind::Line, _) => format!("in the machine file, for {machine}:"),
+        (RemedyKind::Advice, _) => {
+            return writeln!(out, "{:REMEDY_INDENT$}{}", "", terminal.wrap(REMEDY_INDENT, &remedy.text));
+        }
     };
     let intent = remedy.condition.as_ref().map_or(place.clone(), |condition| format!("{condition}, {place}"));
-    writeln!(out, "{:REMEDY$}{}", "", terminal.wrap(REMEDY, &intent))?;
-    writeln!(out, "{:PASTE$}{}", "", plain(&remedy.text))
+    writeln!(out, "{:REMEDY_INDENT$}{}", "", terminal.wrap(REMEDY_INDENT, &intent))?;
+    writeln!(out, "{:PASTE_INDENT$}{}", "", plain(&remedy.text))
 }
 
 #[cfg(test)]
@@ -129,7 +131,8 @@ b2:22 can be used
 
     #[test]
     fn advice_is_one_paragraph() {
-        let advice = finding(Step::Resolve, Outcome::Error, "no", vec![Remedy::advice(Place::Head, "wait\nand see")]);
+        let advice =
+            finding(Step::Resolve, Outcome::Error, "no", vec![Remedy::advice(RemedyPlace::Head, "wait\nand see")]);
         let checked = Checked { name: "b1", port: 22, usable: false, findings: vec![advice] };
         let mut report = Vec::new();
         write("/m.lua".as_ref(), &[checked], Terminal::default(), &mut report).unwrap();

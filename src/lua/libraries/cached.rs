@@ -23,7 +23,7 @@ use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A larger file, in bytes, counts as absent.
-const MAX_FILE: u64 = 32 << 20;
+const MAX_CACHE_FILE: u64 = 32 << 20;
 
 pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
     let context = Rc::clone(context);
@@ -114,7 +114,7 @@ impl Cache<'_> {
             return None;
         }
         let mut text = Vec::new();
-        file.take(MAX_FILE).read_to_end(&mut text).ok()?;
+        file.take(MAX_CACHE_FILE).read_to_end(&mut text).ok()?;
         serde_json::from_slice(&text).ok().filter(|entry: &CacheEntry| entry.key == self.key)
     }
 

@@ -22,13 +22,13 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// How long a program may run, unless `timeout` is given.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The limit of the bytes of arguments: Linux accepts no more.
-const MAX_ARGUMENTS: usize = 6 << 20;
+const MAX_ARGUMENT_BYTES: usize = 6 << 20;
 /// The limit of output; more is an error.
 const MAX_OUTPUT: usize = 16 << 20;
 /// The number of bytes of its messages that are stored, to show the last line.
-const MAX_MESSAGES: usize = 64 << 10;
+const MAX_STDERR: usize = 64 << 10;
 
 type Answer = (Option<LuaString>, Option<String>, Option<i32>);
 
@@ -36,8 +36,8 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
     register_execute(lua, context)?;
     let context = Rc::clone(context);
     let exec = move |lua: &Lua, (argv, options): (Vec<LuaString>, Option<Table>)| {
-        if argv.iter().map(|word| word.as_bytes().len()).sum::<usize>() > MAX_ARGUMENTS {
-            let message = format!("exec: the arguments have more than {} MiB", MAX_ARGUMENTS >> 20);
+        if argv.iter().map(|word| word.as_bytes().len()).sum::<usize>() > MAX_ARGUMENT_BYTES {
+            let message = format!("exec: the arguments have more than {} MiB", MAX_ARGUMENT_BYTES >> 20);
             return Err(mlua::Error::RuntimeError(message));
         }
         let words: Vec<OsString> = argv.iter().map(|word| OsStr::from_bytes(&word.as_bytes()).to_owned()).collect();
@@ -87,8 +87,8 @@ fn register_execute(lua: &Lua, context: &Rc<Context>) -> mlua::Result<()> {
 
 fn timeout(options: Option<&Table>) -> mlua::Result<Duration> {
     let wrong = |message: String| mlua::Error::RuntimeError(format!("exec: {message}"));
-    let Some(options) = options else { return Ok(TIMEOUT) };
-    let mut timeout = TIMEOUT;
+    let Some(options) = options else { return Ok(DEFAULT_TIMEOUT) };
+    let mut timeout = DEFAULT_TIMEOUT;
     for pair in options.pairs::<Value, Value>() {
         let (key, value) = pair?;
         if key.as_string().is_none_or(|key| *key != "timeout") {
@@ -100,14 +100,14 @@ fn timeout(options: Option<&Table>) -> mlua::Result<Duration> {
     Ok(timeout)
 }
 
-struct Outcome {
+struct ExecResult {
     ended: Ended,
     output: Vec<u8>,
     messages: Vec<u8>,
 }
 
 /// Reads the program's output until its end.
-fn take(mut program: Program, pipes: [CancellableIo; 2], timeout: Duration) -> io::Result<Outcome> {
+fn take(mut program: Program, pipes: [CancellableIo; 2], timeout: Duration) -> io::Result<ExecResult> {
     let deadline = Instant::now().checked_add(timeout);
     let mut pipes = pipes.map(Some);
     let mut texts = [Vec::new(), Vec::new()];
@@ -132,7 +132,7 @@ fn take(mut program: Program, pipes: [CancellableIo; 2], timeout: Duration) -> i
         if output.len() > MAX_OUTPUT {
             return Err(io::Error::other(format!("it prints more than {} MiB", MAX_OUTPUT >> 20)));
         }
-        let surplus = messages.len().saturating_sub(MAX_MESSAGES);
+        let surplus = messages.len().saturating_sub(MAX_STDERR);
         messages.drain(..surplus);
     }
     // A child of the program may hold its output open after the program itself has ended.
@@ -141,10 +141,10 @@ fn take(mut program: Program, pipes: [CancellableIo; 2], timeout: Duration) -> i
         false => program.wait(deadline)?,
     };
     let [output, messages] = texts;
-    Ok(Outcome { ended, output, messages })
+    Ok(ExecResult { ended, output, messages })
 }
 
-impl Outcome {
+impl ExecResult {
     fn answer(self, lua: &Lua, program: &str, timeout: Duration) -> mlua::Result<Answer> {
         let (how, code) = match self.ended {
             Ended::With(status) if status.success() => {

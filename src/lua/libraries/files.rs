@@ -9,7 +9,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 /// The size limit of a file; a larger one is an error.
-const MAX_FILE: u64 = 16 << 20;
+const MAX_READ_FILE: u64 = 16 << 20;
 
 pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
     let context = Rc::clone(context);
@@ -31,9 +31,9 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
 fn read(lua: &Lua, context: &Rc<Context>, path: &Path) -> std::io::Result<Vec<u8>> {
     let mut text = Vec::new();
     let file = super::cancellable_io::Canceller::new(lua, context).on(std::fs::File::open(path)?);
-    file.take(MAX_FILE + 1).read_to_end(&mut text)?;
-    match text.len() as u64 > MAX_FILE {
-        true => Err(std::io::Error::other(format!("it has more than {} MiB", MAX_FILE >> 20))),
+    file.take(MAX_READ_FILE + 1).read_to_end(&mut text)?;
+    match text.len() as u64 > MAX_READ_FILE {
+        true => Err(std::io::Error::other(format!("it has more than {} MiB", MAX_READ_FILE >> 20))),
         false => Ok(text),
     }
 }

@@ -9,11 +9,11 @@ use mlua::{Lua, LuaSerdeExt as _, LuaString, Table, Value};
 use std::rc::Rc;
 
 /// The size limit of a text; a longer one is an error.
-const MAX_TEXT: usize = 8 << 20;
+const MAX_JSON_TEXT: usize = 8 << 20;
 /// Deeper nesting is an error.
-const MAX_DEPTH: usize = 100;
+const MAX_JSON_DEPTH: usize = 100;
 /// The limit of values, keys included, in one JSON text.
-const MAX_VALUES: usize = 1_000_000;
+const MAX_JSON_VALUES: usize = 1_000_000;
 
 pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
     let json = lua.create_table()?;
@@ -38,8 +38,8 @@ fn encode(lua: &Lua, context: &Context, value: Value) -> Result<String, String> 
 }
 
 fn decode(lua: &Lua, text: &[u8]) -> Result<Value, String> {
-    if text.len() > MAX_TEXT {
-        return Err(format!("the text has more than {} MiB", MAX_TEXT >> 20));
+    if text.len() > MAX_JSON_TEXT {
+        return Err(format!("the text has more than {} MiB", MAX_JSON_TEXT >> 20));
     }
     let value: serde_json::Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     to_lua(lua, &value)
@@ -49,14 +49,16 @@ fn decode(lua: &Lua, text: &[u8]) -> Result<Value, String> {
 pub(super) fn from_lua(lua: &Lua, context: &Context, value: Value) -> Result<serde_json::Value, String> {
     let mut size = Size { lua, context, values: 0, bytes: 0 };
     size.add(&value, 0)?;
-    let options = DeserializeOptions::new().deny_recursive_tables(true).recursion_limit(MAX_DEPTH);
+    let options = DeserializeOptions::new().deny_recursive_tables(true).recursion_limit(MAX_JSON_DEPTH);
     lua.from_value_with(value, options).map_err(|error| message(&error))
 }
 
 /// Converts JSON to a Lua value.
 pub(super) fn to_lua(lua: &Lua, value: &serde_json::Value) -> Result<Value, String> {
-    let options =
-        SerializeOptions::new().serialize_none_to_null(false).serialize_unit_to_null(false).recursion_limit(MAX_DEPTH);
+    let options = SerializeOptions::new()
+        .serialize_none_to_null(false)
+        .serialize_unit_to_null(false)
+        .recursion_limit(MAX_JSON_DEPTH);
     lua.to_value_with(value, options).map_err(|error| message(&error))
 }
 
@@ -79,8 +81,8 @@ struct Size<'a> {
 impl Size<'_> {
     fn add(&mut self, value: &Value, depth: usize) -> Result<(), String> {
         self.values += 1;
-        if self.values > MAX_VALUES {
-            return Err(format!("more than {MAX_VALUES} values"));
+        if self.values > MAX_JSON_VALUES {
+            return Err(format!("more than {MAX_JSON_VALUES} values"));
         }
         if self.values.is_multiple_of(1000) {
             self.context.park_if_cancelled(self.lua);
@@ -88,7 +90,7 @@ impl Size<'_> {
         match value {
             Value::String(text) => self.bytes += text.as_bytes().len(),
             // A table that is deeper, or inside itself, is an error anyway.
-            Value::Table(table) if depth <= MAX_DEPTH => {
+            Value::Table(table) if depth <= MAX_JSON_DEPTH => {
                 for pair in table.pairs::<Value, Value>() {
                     let (key, value) = pair.map_err(|error| message(&error))?;
                     self.add(&key, depth + 1)?;
@@ -97,20 +99,20 @@ impl Size<'_> {
             }
             _ => {}
         }
-        match self.bytes > MAX_TEXT {
-            true => Err(format!("the text would have more than {} MiB", MAX_TEXT >> 20)),
+        match self.bytes > MAX_JSON_TEXT {
+            true => Err(format!("the text would have more than {} MiB", MAX_JSON_TEXT >> 20)),
             false => Ok(()),
         }
     }
 }
 
-/// A writer that accepts at most `MAX_TEXT` bytes.
+/// A writer that accepts at most `MAX_JSON_TEXT` bytes.
 struct Bounded<'a>(&'a mut Vec<u8>);
 
 impl std::io::Write for Bounded<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_TEXT {
-            return Err(std::io::Error::other(format!("the text would have more than {} MiB", MAX_TEXT >> 20)));
+        if self.0.len() + bytes.len() > MAX_JSON_TEXT {
+            return Err(std::io::Error::other(format!("the text would have more than {} MiB", MAX_JSON_TEXT >> 20)));
         }
         self.0.extend_from_slice(bytes);
         Ok(bytes.len())

@@ -6,7 +6,7 @@ use mlua::{Lua, Table, Value, Variadic};
 use std::rc::Rc;
 
 /// The bytes of a message that are collected; far fewer are shown.
-const MAX_BYTES: usize = 4000;
+const MAX_LOG_MESSAGE: usize = 4000;
 
 pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
     let table = lua.create_table()?;
@@ -19,7 +19,7 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
                     message.push(' ');
                 }
                 message.push_str(&word.to_string()?);
-                if message.len() > MAX_BYTES {
+                if message.len() > MAX_LOG_MESSAGE {
                     break;
                 }
             }

@@ -17,9 +17,9 @@ mod matcher;
 mod tests;
 
 /// The number of steps between two checks for cancellation: well under a millisecond.
-const STEPS: usize = 10_000;
+const STEPS_BETWEEN_CHECKS: usize = 10_000;
 /// A pattern without any of these characters is plain text.
-const SPECIAL: &[u8] = b"^$*+?.([%-";
+const SPECIAL_CHARACTERS: &[u8] = b"^$*+?.([%-";
 
 pub(super) fn register(lua: &Lua, host: &Table, context: &Rc<Context>) -> mlua::Result<()> {
     let here = Rc::clone(context);
@@ -51,7 +51,7 @@ struct LookUp<'a> {
 
 impl<'a> LookUp<'a> {
     fn new(lua: &'a Lua, context: &'a Context) -> LookUp<'a> {
-        LookUp { lua, context, left: Cell::new(STEPS) }
+        LookUp { lua, context, left: Cell::new(STEPS_BETWEEN_CHECKS) }
     }
 }
 
@@ -60,7 +60,7 @@ impl Steps for LookUp<'_> {
         match self.left.get().checked_sub(steps) {
             Some(left) => self.left.set(left),
             None => {
-                self.left.set(STEPS);
+                self.left.set(STEPS_BETWEEN_CHECKS);
                 self.context.park_if_cancelled(self.lua);
             }
         }
@@ -94,7 +94,7 @@ fn find(
     plain: bool,
 ) -> mlua::Result<MultiValue> {
     let steps = LookUp::new(lua, context);
-    let found = if plain || !pattern.iter().any(|byte| SPECIAL.contains(byte)) {
+    let found = if plain || !pattern.iter().any(|byte| SPECIAL_CHARACTERS.contains(byte)) {
         let start = find_plain(text, pattern, from, &steps);
         Ok(start.map(|start| (Match { start, end: start + pattern.len() }, Vec::new())))
     } else {

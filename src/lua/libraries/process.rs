@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How often a child is checked that has closed its output: it is about to end.
-const ABOUT_TO_END: Duration = Duration::from_millis(1);
+const END_GRACE: Duration = Duration::from_millis(1);
 
 /// A program that runs; dropping it kills it.
 pub(super) struct Program {
@@ -68,7 +68,7 @@ impl Program {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(self.late());
             }
-            thread::sleep(ABOUT_TO_END);
+            thread::sleep(END_GRACE);
         }
     }
 

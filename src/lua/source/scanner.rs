@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Kind<'a> {
+pub(super) enum TokenKind<'a> {
     /// A name or keyword.
     Name(&'a str),
     /// The contents of a literal string in quotes, with its escapes.
@@ -26,7 +26,7 @@ pub(super) enum Kind<'a> {
 
 #[derive(Clone, Debug)]
 pub(super) struct Token<'a> {
-    pub kind: Kind<'a>,
+    pub kind: TokenKind<'a>,
     /// The line on which it begins, from 1.
     pub line: u32,
     pub bytes: Range<usize>,
@@ -109,31 +109,31 @@ impl<'a> Iterator for Scanner<'a> {
             return None;
         }
         let kind = match self.byte(0) {
-            b'{' => Kind::Brace,
-            b'(' => Kind::Open,
-            b'}' | b']' | b')' => Kind::Close,
-            b',' | b';' => Kind::Separator,
-            b'=' if self.byte(1) != b'=' => Kind::Assign,
+            b'{' => TokenKind::Brace,
+            b'(' => TokenKind::Open,
+            b'}' | b']' | b')' => TokenKind::Close,
+            b',' | b';' => TokenKind::Separator,
+            b'=' if self.byte(1) != b'=' => TokenKind::Assign,
             quote @ (b'"' | b'\'') => {
                 let content = self.quoted(quote);
-                Kind::Text(self.text.get(content).unwrap_or_default())
+                TokenKind::Text(self.text.get(content).unwrap_or_default())
             }
-            b'[' if self.long_bracket() => Kind::Other,
-            b'[' => Kind::Bracket,
+            b'[' if self.long_bracket() => TokenKind::Other,
+            b'[' => TokenKind::Bracket,
             byte if byte.is_ascii_alphabetic() || byte == b'_' => {
                 self.skip_while(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-                Kind::Name(&self.text[start..self.at])
+                TokenKind::Name(&self.text[start..self.at])
             }
             byte if byte.is_ascii_digit() => {
                 self.skip_while(|byte| byte.is_ascii_alphanumeric() || byte == b'.');
-                Kind::Other
+                TokenKind::Other
             }
             // Two-character operators are one token, so that the second half of `==` is not taken for an assignment.
             b'=' | b'<' | b'>' | b'~' if self.byte(1) == b'=' => {
                 self.skip(2);
-                Kind::Other
+                TokenKind::Other
             }
-            _ => Kind::Other,
+            _ => TokenKind::Other,
         };
         if self.at == start {
             self.skip(1);

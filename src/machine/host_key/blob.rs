@@ -8,7 +8,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 
-use super::error::{HostKeyError, RSA_BITS};
+use super::error::{HostKeyError, MIN_RSA_BITS};
 use crate::machine::{HostKey, HostKeyKind};
 
 impl HostKeyKind {
@@ -75,7 +75,7 @@ pub(super) fn check(kind: HostKeyKind, blob: &[u8]) -> Result<(), HostKeyError> 
     if kind == HostKeyKind::Rsa {
         let modulus = fields[1].iter().position(|&byte| byte != 0).map_or(&[][..], |start| &fields[1][start..]);
         let bits = modulus.len() * 8 - modulus.first().map_or(0, |byte| byte.leading_zeros() as usize);
-        if bits < RSA_BITS {
+        if bits < MIN_RSA_BITS {
             return Err(HostKeyError::Short(bits));
         }
     }

@@ -3,7 +3,7 @@
 use crate::machine::HostKeyKind;
 
 /// The shortest RSA key that is accepted, in bits. NIST SP 800-131A disallows shorter ones.
-pub(super) const RSA_BITS: usize = 2048;
+pub(super) const MIN_RSA_BITS: usize = 2048;
 
 /// The types of host key, as an error message lists them.
 pub const HOST_KEY_TYPES: &str =
@@ -59,7 +59,7 @@ pub enum HostKeyError {
     Mismatch { said: HostKeyKind, holds: String },
     #[error("the {0} host key is cut short or damaged")]
     Damaged(HostKeyKind),
-    #[error("the RSA host key has {0} bits; at least {RSA_BITS} are needed")]
+    #[error("the RSA host key has {0} bits; at least {MIN_RSA_BITS} are needed")]
     Short(usize),
 }
 

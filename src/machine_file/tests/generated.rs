@@ -91,8 +91,8 @@ fn file() -> impl Strategy<Value = String> {
     let function = prop_oneof![4 => callback(), 1 => expression()];
     let functions =
         prop::collection::vec((prop::sample::select(vec!["accepts", "score", "when_busy"]), function), 1..3);
-    let own = prop::collection::vec((prop::sample::select(names(BUILD_MACHINE)), expression()), 0..2);
-    let pool = prop::collection::vec((prop::sample::select(names(POOL)), expression()), 0..1);
+    let own = prop::collection::vec((prop::sample::select(names(BUILD_MACHINE_FIELDS)), expression()), 0..2);
+    let pool = prop::collection::vec((prop::sample::select(names(POOL_FIELDS)), expression()), 0..1);
     let others = prop::collection::vec(expression(), 0..1);
     (own, pool, functions, others).prop_map(|(own, mut pool, functions, others)| {
         pool.extend(functions);

@@ -56,19 +56,19 @@ fn every_field() {
             "rack": "B3", "cost": 0.4, "spare": false, "owners": ["ada", "brian"], "site": { "room": 7, "notes": {} }
         },
     });
-    assert_eq!(json_with_every_field(BUILD_MACHINE, berlin), expected);
+    assert_eq!(json_with_every_field(BUILD_MACHINE_FIELDS, berlin), expected);
     let expected = serde_json::json!({
         "name": "head", "systems": ["x86_64-linux"], "speed": 0.5, "features": ["kvm"], "overload_threshold": 2.0,
         "enabled": false, "tags": { "rack": "A1" }, "accepts": true, "score": true,
     });
-    assert_eq!(json_with_every_field(LOCAL_MACHINE, pool.local.as_ref().unwrap()), expected);
+    assert_eq!(json_with_every_field(LOCAL_MACHINE_FIELDS, pool.local.as_ref().unwrap()), expected);
     let limits = serde_json::json!({ "evaluate": 2, "decide": 0.25, "memory": 32 << 20 });
-    assert_eq!(json_with_every_field(LIMITS, &pool.settings.limits), limits);
+    assert_eq!(json_with_every_field(LIMITS_FIELDS, &pool.settings.limits), limits);
     let expected = serde_json::json!({
         "accepts": true, "score": true, "when_busy": "local", "when_unreachable": "function", "max_attempts": 5,
         "wait_for_slot": 60, "wait_for_machine": 90, "limits": limits,
     });
-    assert_eq!(json_with_every_field(POOL, &pool.settings), expected);
+    assert_eq!(json_with_every_field(POOL_FIELDS, &pool.settings), expected);
 
     assert_eq!(berlin.line, Some(4));
     let key = crate::machine::HostKey::parse(KEY).unwrap();

@@ -56,7 +56,7 @@ fn a_line_that_is_missing_or_strange_leaves_its_field_out() {
         "load nan inf -1\ncores 4294967296\nuname Linux\nstore 1:2:3\nbuild 18446744073709551615:2:3:4\nstore-kib a b",
         "cores\nclock \nstore ::::\nuname\n\u{fffd}\n\0",
     ] {
-        let output = format!("{BEGIN}\n{lines}\n{END}\n");
+        let output = format!("{BEGIN_MARK}\n{lines}\n{END_MARK}\n");
         assert_eq!(parse(output.as_bytes()), MachineStatus::default(), "{lines}");
     }
     assert_eq!(parse(b""), MachineStatus::default());
@@ -66,16 +66,16 @@ fn a_line_that_is_missing_or_strange_leaves_its_field_out() {
 
 #[test]
 fn an_answer_without_an_end_counts_as_far_as_it_goes() {
-    let status = parse(format!("{BEGIN}\ncores 4\nload 0.").as_bytes());
+    let status = parse(format!("{BEGIN_MARK}\ncores 4\nload 0.").as_bytes());
     assert_eq!((status.cores, status.load1), (Some(4), Some(0.0)));
 }
 
 #[test]
 fn df_takes_the_place_of_stat() {
     let output = format!(
-        "{BEGIN}\nstore-kib Filesystem 1024-blocks Used Available Capacity Mounted on\n\
+        "{BEGIN_MARK}\nstore-kib Filesystem 1024-blocks Used Available Capacity Mounted on\n\
          store-kib /dev/my disk 1000 600 400 60% /gnu store\n\
-         build-kib tmpfs 10 10 0 100% /tmp\n{END}\n"
+         build-kib tmpfs 10 10 0 100% /tmp\n{END_MARK}\n"
     );
     let status = parse(output.as_bytes());
     assert_eq!((status.free_disk, status.build_free), (Some(400 * 1024), Some(0)));
@@ -107,7 +107,7 @@ fn a_machine_without_proc_and_programs_answers_what_it_can() {
     let command = command.replace("/proc/", "/nonexistent/");
     let output = Command::new("sh").arg("-c").arg(command).output().unwrap();
     assert_eq!(parse(&output.stdout), MachineStatus::default());
-    assert!(String::from_utf8_lossy(&output.stdout).ends_with(&format!("{END}\n")));
+    assert!(String::from_utf8_lossy(&output.stdout).ends_with(&format!("{END_MARK}\n")));
 }
 
 #[test]

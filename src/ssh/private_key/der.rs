@@ -5,20 +5,20 @@
 
 use crate::gcrypt::{Curve, Secret};
 
-const INTEGER: u8 = 0x02;
-const BITS: u8 = 0x03;
-const OCTETS: u8 = 0x04;
-const OBJECT: u8 = 0x06;
-const SEQUENCE: u8 = 0x30;
+const TAG_INTEGER: u8 = 0x02;
+const TAG_BIT_STRING: u8 = 0x03;
+const TAG_OCTET_STRING: u8 = 0x04;
+const TAG_OBJECT_IDENTIFIER: u8 = 0x06;
+const TAG_SEQUENCE: u8 = 0x30;
 /// The parameters of a key in the form of SEC 1.
-const PARAMETERS: u8 = 0xa0;
-const PUBLIC: u8 = 0xa1;
+const TAG_PARAMETERS: u8 = 0xa0;
+const TAG_PUBLIC_KEY: u8 = 0xa1;
 
-const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
-const ELLIPTIC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
+const RSA_IDENTIFIER: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
+const ELLIPTIC_CURVE_IDENTIFIER: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
 const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
 
-const CURVES: [(&[u8], Curve); 3] = [
+const CURVE_IDENTIFIERS: [(&[u8], Curve); 3] = [
     (&[0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7], Curve::P256),
     (&[0x2b, 0x81, 4, 0, 0x22], Curve::P384),
     (&[0x2b, 0x81, 4, 0, 0x23], Curve::P521),
@@ -53,8 +53,8 @@ impl<'a> Der<'a> {
 
 /// `RSAPrivateKey`.
 pub(super) fn pkcs1(bytes: &[u8]) -> Option<Secret<'_>> {
-    let mut fields = Der(Der(bytes).next(SEQUENCE)?);
-    let mut number = || fields.next(INTEGER);
+    let mut fields = Der(Der(bytes).next(TAG_SEQUENCE)?);
+    let mut number = || fields.next(TAG_INTEGER);
     let [_version, n, e, d, p, q] = [number()?, number()?, number()?, number()?, number()?, number()?];
     let [_exponent1, _exponent2, inverse] = [number()?, number()?, number()?];
     Some(Secret::Rsa { n, e, d, p, q, inverse })
@@ -62,14 +62,17 @@ pub(super) fn pkcs1(bytes: &[u8]) -> Option<Secret<'_>> {
 
 /// `ECPrivateKey`. `curve`: that of the PKCS #8 around it, where there is one.
 pub(super) fn sec1(bytes: &[u8], curve: Option<Curve>) -> Option<Secret<'_>> {
-    let mut fields = Der(Der(bytes).next(SEQUENCE)?);
-    let _version = fields.next(INTEGER)?;
-    let d = fields.next(OCTETS)?;
-    let parameters = fields.optional(PARAMETERS);
-    let public = fields.optional(PUBLIC).and_then(|bits| Der(bits).next(BITS)).and_then(|bits| bits.strip_prefix(&[0]));
+    let mut fields = Der(Der(bytes).next(TAG_SEQUENCE)?);
+    let _version = fields.next(TAG_INTEGER)?;
+    let d = fields.next(TAG_OCTET_STRING)?;
+    let parameters = fields.optional(TAG_PARAMETERS);
+    let public = fields
+        .optional(TAG_PUBLIC_KEY)
+        .and_then(|bits| Der(bits).next(TAG_BIT_STRING))
+        .and_then(|bits| bits.strip_prefix(&[0]));
     let curve = match curve {
         Some(curve) => curve,
-        None => curve_of(Der(parameters?).next(OBJECT)?)?,
+        None => curve_of(Der(parameters?).next(TAG_OBJECT_IDENTIFIER)?)?,
     };
     // Compressed ones are not what servers know.
     let public = public.filter(|public| public.first() == Some(&4));
@@ -78,20 +81,21 @@ pub(super) fn sec1(bytes: &[u8], curve: Option<Curve>) -> Option<Secret<'_>> {
 
 /// `PrivateKeyInfo`.
 pub(super) fn pkcs8(bytes: &[u8]) -> Option<Secret<'_>> {
-    let mut fields = Der(Der(bytes).next(SEQUENCE)?);
-    let _version = fields.next(INTEGER)?;
-    let mut algorithm = Der(fields.next(SEQUENCE)?);
-    let key = fields.next(OCTETS)?;
-    match algorithm.next(OBJECT)? {
-        RSA => pkcs1(key),
-        ELLIPTIC => sec1(key, Some(curve_of(algorithm.next(OBJECT)?)?)),
-        ED25519 => {
-            Der(key).next(OCTETS).filter(|seed| seed.len() == 32).map(|seed| Secret::Ed25519 { seed, public: None })
-        }
+    let mut fields = Der(Der(bytes).next(TAG_SEQUENCE)?);
+    let _version = fields.next(TAG_INTEGER)?;
+    let mut algorithm = Der(fields.next(TAG_SEQUENCE)?);
+    let key = fields.next(TAG_OCTET_STRING)?;
+    match algorithm.next(TAG_OBJECT_IDENTIFIER)? {
+        RSA_IDENTIFIER => pkcs1(key),
+        ELLIPTIC_CURVE_IDENTIFIER => sec1(key, Some(curve_of(algorithm.next(TAG_OBJECT_IDENTIFIER)?)?)),
+        ED25519 => Der(key)
+            .next(TAG_OCTET_STRING)
+            .filter(|seed| seed.len() == 32)
+            .map(|seed| Secret::Ed25519 { seed, public: None }),
         _ => None,
     }
 }
 
 fn curve_of(object: &[u8]) -> Option<Curve> {
-    CURVES.iter().find(|(known, _)| *known == object).map(|(_, curve)| *curve)
+    CURVE_IDENTIFIERS.iter().find(|(known, _)| *known == object).map(|(_, curve)| *curve)
 }

@@ -10,13 +10,13 @@ use crate::gcrypt::{Curve, Message, Secret, UserKey};
 /// A private key that can sign. The key itself is in libgcrypt's secure memory.
 pub(super) struct LoginKey {
     key: UserKey,
-    kind: Kind,
+    kind: KeyKind,
     /// As a server is shown it.
     public: Vec<u8>,
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum KeyKind {
     Ed25519,
     Ecdsa(Curve),
     Rsa {
@@ -34,20 +34,20 @@ impl LoginKey {
             Secret::Ed25519 { public: known, .. } => {
                 write_string(&mut public, b"ssh-ed25519");
                 write_string(&mut public, &point(&key, known)?);
-                Kind::Ed25519
+                KeyKind::Ed25519
             }
             Secret::Ecdsa { curve, public: known, .. } => {
                 let name = name(curve);
                 write_string(&mut public, format!("ecdsa-sha2-{name}").as_bytes());
                 write_string(&mut public, name.as_bytes());
                 write_string(&mut public, &point(&key, known)?);
-                Kind::Ecdsa(curve)
+                KeyKind::Ecdsa(curve)
             }
             Secret::Rsa { n, e, .. } => {
                 write_string(&mut public, b"ssh-rsa");
                 write_number(&mut public, e);
                 write_number(&mut public, n);
-                Kind::Rsa { size: n.iter().skip_while(|byte| **byte == 0).count() }
+                KeyKind::Rsa { size: n.iter().skip_while(|byte| **byte == 0).count() }
             }
         };
         Ok(LoginKey { key, kind, public })
@@ -63,12 +63,12 @@ impl LoginKey {
     pub fn sign(&self, data: &[u8]) -> Result<Vec<u8>, String> {
         let unexpected = || "libgcrypt made a signature of another kind".to_owned();
         match self.kind {
-            Kind::Ed25519 => {
+            KeyKind::Ed25519 => {
                 // Its two halves, which are bytes rather than numbers.
                 let signature = self.key.sign(&Message::Whole(data))?.concat();
                 if signature.len() == 64 { Ok(signature) } else { Err(unexpected()) }
             }
-            Kind::Ecdsa(curve) => {
+            KeyKind::Ecdsa(curve) => {
                 let (name, hash) = match curve {
                     Curve::P256 => ("sha256", Sha256::digest(data).to_vec()),
                     Curve::P384 => ("sha384", Sha384::digest(data).to_vec()),
@@ -79,7 +79,7 @@ impl LoginKey {
                 numbers.iter().for_each(|number| write_number(&mut signature, number));
                 if numbers.len() == 2 { Ok(signature) } else { Err(unexpected()) }
             }
-            Kind::Rsa { size } => {
+            KeyKind::Rsa { size } => {
                 let (name, hash) = match algorithm(data) {
                     Some(b"rsa-sha2-512") => ("sha512", Sha512::digest(data).to_vec()),
                     Some(b"rsa-sha2-256") => ("sha256", Sha256::digest(data).to_vec()),

@@ -3,7 +3,7 @@
 use super::encoding::string;
 use crate::gcrypt::{Curve, Secret};
 
-const MAGIC: &[u8] = b"openssh-key-v1\0";
+const OPENSSH_MAGIC: &[u8] = b"openssh-key-v1\0";
 
 /// A file with one key.
 pub(super) struct OpenSshKey<'a> {
@@ -16,7 +16,7 @@ pub(super) struct OpenSshKey<'a> {
 impl OpenSshKey<'_> {
     /// The outside of a key. `bytes`: what the base64 stands for.
     pub fn parse(bytes: &[u8]) -> Option<OpenSshKey<'_>> {
-        let (cipher, rest) = string(bytes.strip_prefix(MAGIC)?)?;
+        let (cipher, rest) = string(bytes.strip_prefix(OPENSSH_MAGIC)?)?;
         let (_derivation, rest) = string(rest)?;
         let (_derivation_options, rest) = string(rest)?;
         let (count, rest) = rest.split_first_chunk::<4>()?;

@@ -18,11 +18,11 @@
 //! output paths are those that [`Hashes`] computes, and that the environment names them. The daemon checked that when
 //! the derivation came into its store.
 
-mod outputs;
+mod output_paths;
 mod parse;
 mod write;
 
-pub use outputs::{Hashes, Recipe};
+pub use output_paths::{ModuloHashes, Recipe};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -31,7 +31,7 @@ use super::HashAlgorithm;
 use super::path::{self, PathError, StoreDir, StorePath};
 
 /// The size limit of a derivation, in bytes.
-pub const MAX_SIZE: usize = 64 << 20;
+pub const MAX_DERIVATION_SIZE: usize = 64 << 20;
 
 /// The contents of a `.drv` file. Strings of any form are bytes; they have no NUL.
 #[derive(Clone, Debug, PartialEq, Eq)]

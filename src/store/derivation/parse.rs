@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Derivation, DerivationError, FixedOutput, MAX_SIZE, Output};
+use super::{Derivation, DerivationError, FixedOutput, MAX_DERIVATION_SIZE, Output};
 use crate::store::path::{self, StoreDir, StorePath};
 use crate::store::{HashAlgorithm, base16};
 
@@ -15,8 +15,8 @@ impl Derivation {
 
 fn derivation(store: &StoreDir, text: &[u8]) -> Result<Derivation, DerivationError> {
     let mut parser = Parser { store, text, position: 0 };
-    if text.len() > MAX_SIZE {
-        return Err(parser.problem(format!("it is longer than {MAX_SIZE} bytes")));
+    if text.len() > MAX_DERIVATION_SIZE {
+        return Err(parser.problem(format!("it is longer than {MAX_DERIVATION_SIZE} bytes")));
     }
     parser.expect("Derive(")?;
     let outputs = parser.outputs()?;

@@ -54,7 +54,7 @@ fn golden_derivations_have_their_paths() {
 
 #[test]
 fn golden_derivations_have_their_output_paths() {
-    let mut hashes = Hashes::new(lookup);
+    let mut hashes = ModuloHashes::new(lookup);
     for (path, _, mut derivation) in golden_derivations() {
         let expected: Vec<_> = derivation.output_paths().cloned().collect();
         let computed = hashes.output_paths(&store(), &derivation, drv_name(&path)).unwrap();
@@ -82,7 +82,7 @@ fn golden_derivations_are_built_from_their_recipes() {
             args: derivation.args.clone(),
             env,
         };
-        let made = recipe.derivation(&store(), drv_name(&path), &mut Hashes::new(lookup)).unwrap();
+        let made = recipe.derivation(&store(), drv_name(&path), &mut ModuloHashes::new(lookup)).unwrap();
         assert_eq!(made, derivation);
     }
 }
@@ -118,7 +118,7 @@ fn the_way_to_fetch_a_fixed_output_makes_no_difference() {
     let twins: Vec<_> = golden_derivations().into_iter().filter(|(path, ..)| path.name() == "fx.drv").collect();
     let [(one_path, _, one), (other_path, _, other)] = &twins[..] else { panic!() };
     assert_ne!(one_path, other_path);
-    let mut hashes = Hashes::new(lookup);
+    let mut hashes = ModuloHashes::new(lookup);
     assert_eq!(hashes.modulo(one).unwrap(), hashes.modulo(other).unwrap());
 }
 
@@ -129,7 +129,7 @@ fn the_known_derivation() {
     assert_eq!(derivation.args[1], b"echo \"hi\tthere\\n\" > $out");
     let path = derivation.path(&store(), "vec").unwrap();
     assert_eq!(path.as_str(), "/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-vec.drv");
-    let computed = Hashes::new(lookup).output_paths(&store(), &derivation, "vec").unwrap();
+    let computed = ModuloHashes::new(lookup).output_paths(&store(), &derivation, "vec").unwrap();
     assert_eq!(computed["out"].as_str(), "/gnu/store/x6xsg8hgh36fcgq2zh58rxix2gh4sy2y-vec");
     assert_eq!(computed["dev"].as_str(), "/gnu/store/5w7g43lasdfzb3pr25y01xk81bx2zz6q-vec-dev");
 }
@@ -139,7 +139,7 @@ fn an_input_that_is_missing() {
     let mut derivation = parse(VEC).unwrap();
     let missing = path::text_path(&store(), "missing.drv", &[0; 32], &[]).unwrap();
     derivation.input_derivations.insert(missing.clone(), BTreeSet::from(["out".to_owned()]));
-    match Hashes::new(lookup).output_paths(&store(), &derivation, "vec") {
+    match ModuloHashes::new(lookup).output_paths(&store(), &derivation, "vec") {
         Err(DerivationError::Input { path, source }) => {
             assert_eq!((path, source.kind()), (missing, io::ErrorKind::NotFound));
         }
@@ -167,7 +167,7 @@ fn a_long_chain_of_inputs() {
             env: BTreeMap::new(),
         };
         // Only the input's own hash is computed; the others are needed at the end.
-        let mut hashes = Hashes::new(|_: &StorePath| parse(VEC).map_err(io::Error::other));
+        let mut hashes = ModuloHashes::new(|_: &StorePath| parse(VEC).map_err(io::Error::other));
         let derivation = recipe.derivation(&store(), &name, &mut hashes).unwrap();
         let path = derivation.path(&store(), &name).unwrap();
         known.insert(path.clone(), derivation);
@@ -175,7 +175,7 @@ fn a_long_chain_of_inputs() {
     }
     let last = &known[&before.unwrap()];
     let mut asked = 0;
-    let mut hashes = Hashes::new(|path: &StorePath| {
+    let mut hashes = ModuloHashes::new(|path: &StorePath| {
         asked += 1;
         Ok(known[path].clone())
     });

@@ -23,19 +23,19 @@ mod path;
 mod reader;
 mod writer;
 
-pub use path::{BadName, MAX_NAME, MAX_PATH, NarPath};
+pub use path::{BadName, MAX_ENTRY_NAME, MAX_NAR_PATH, NarPath};
 pub use reader::{NarError, read};
 pub use writer::Writer;
 
 use std::io::{self, Read};
 
 /// The longest target of a symbolic link, in bytes; the limit of the kernel.
-pub const MAX_TARGET: usize = 4095;
+pub const MAX_LINK_TARGET: usize = 4095;
 /// The largest file, in bytes: the limit of the kernel's file offsets.
-pub const MAX_SIZE: u64 = i64::MAX as u64;
+pub const MAX_NAR_FILE_SIZE: u64 = i64::MAX as u64;
 
 /// The first word of a nar.
-pub const MAGIC: &[u8] = b"nix-archive-1";
+pub const NAR_MAGIC: &[u8] = b"nix-archive-1";
 
 /// Gets a call for each node of a tree, in the order of the nar. A node's path is empty at the root.
 ///
@@ -80,7 +80,7 @@ impl Visitor for Nothing {
 fn check_target(target: &[u8]) -> Result<(), &'static str> {
     match target {
         [] => Err("the target of a symbolic link is empty"),
-        _ if target.len() > MAX_TARGET => Err("the target of a symbolic link is longer than 4095 bytes"),
+        _ if target.len() > MAX_LINK_TARGET => Err("the target of a symbolic link is longer than 4095 bytes"),
         _ if target.contains(&0) => Err("the target of a symbolic link has a NUL"),
         _ => Ok(()),
     }

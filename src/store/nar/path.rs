@@ -4,9 +4,9 @@ use std::fmt;
 
 /// The longest path of a node below the root, in bytes. guix-daemon works with whole paths, and the kernel accepts no
 /// longer one; so directories are nested at most 2048 deep.
-pub const MAX_PATH: usize = 4095;
+pub const MAX_NAR_PATH: usize = 4095;
 /// The longest name of a directory entry, in bytes; the limit of file systems.
-pub const MAX_NAME: usize = 255;
+pub const MAX_ENTRY_NAME: usize = 255;
 
 /// The names from the root of a nar to a node. Empty for the root itself. Names are bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +27,7 @@ impl NarPath {
     pub fn push(&mut self, name: &[u8]) -> Result<(), BadName> {
         check_name(name)?;
         let slash = usize::from(!self.starts.is_empty());
-        if self.bytes.len() + slash + name.len() > MAX_PATH {
+        if self.bytes.len() + slash + name.len() > MAX_NAR_PATH {
             return Err(BadName::new(name, "the path that it ends is longer than 4095 bytes"));
         }
         if !self.starts.is_empty() {
@@ -78,7 +78,7 @@ pub struct BadName {
 
 impl BadName {
     fn new(name: &[u8], problem: &'static str) -> BadName {
-        BadName { name: name[..name.len().min(MAX_NAME)].escape_ascii().to_string(), problem }
+        BadName { name: name[..name.len().min(MAX_ENTRY_NAME)].escape_ascii().to_string(), problem }
     }
 }
 
@@ -86,7 +86,7 @@ fn check_name(name: &[u8]) -> Result<(), BadName> {
     let problem = match name {
         b"" => "it is empty",
         b"." | b".." => "it stands for a directory",
-        _ if name.len() > MAX_NAME => "it is longer than 255 bytes",
+        _ if name.len() > MAX_ENTRY_NAME => "it is longer than 255 bytes",
         _ if name.contains(&b'/') => "it has a slash",
         _ if name.contains(&0) => "it has a NUL",
         _ => return Ok(()),

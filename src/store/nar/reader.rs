@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use super::{MAGIC, MAX_NAME, MAX_SIZE, MAX_TARGET, NarPath, Visitor, check_target};
+use super::{MAX_ENTRY_NAME, MAX_LINK_TARGET, MAX_NAR_FILE_SIZE, NAR_MAGIC, NarPath, Visitor, check_target};
 use crate::store::wire::{self, WireError};
 
 /// The longest word of the grammar, in bytes, with its padding.
@@ -18,7 +18,7 @@ pub fn read<R: Read + ?Sized>(reader: &mut R, visitor: &mut dyn Visitor) -> Resu
     let mut path = NarPath::root();
     // The previous name, for each open directory. The root has no entry.
     let mut open: Vec<Vec<u8>> = Vec::new();
-    source.expect(MAGIC)?;
+    source.expect(NAR_MAGIC)?;
     loop {
         if node(&mut source, &path, visitor)? {
             open.push(Vec::new());
@@ -57,7 +57,7 @@ fn node<R: Read + ?Sized>(
         b"symlink" => {
             source.expect(b"target")?;
             let start = source.position;
-            let target = source.string(MAX_TARGET)?;
+            let target = source.string(MAX_LINK_TARGET)?;
             check_target(&target).map_err(|problem| NarError::Format { position: start, problem: problem.into() })?;
             source.expect(b")")?;
             visitor.symlink(path, &target).map_err(|error| NarError::visitor(path, error))?;
@@ -90,7 +90,7 @@ fn file<R: Read + ?Sized>(
     };
     let start = source.position;
     let size = wire::read_u64(source).map_err(|error| source.wire(start, error))?;
-    if size > MAX_SIZE {
+    if size > MAX_NAR_FILE_SIZE {
         return Err(NarError::Format { position: start, problem: format!("a file of {size} bytes is too large") });
     }
     let mut contents = Contents { source, left: size, failure: None };
@@ -124,7 +124,7 @@ fn entry<R: Read + ?Sized>(
     source.expect(b"(")?;
     source.expect(b"name")?;
     let position = source.position;
-    let name = source.string(MAX_NAME)?;
+    let name = source.string(MAX_ENTRY_NAME)?;
     path.push(&name).map_err(|bad| NarError::Format { position, problem: bad.to_string() })?;
     if let Some(before) = before {
         if *before >= name {

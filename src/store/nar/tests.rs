@@ -247,14 +247,14 @@ fn names_of_other_directories_are_refused() {
         assert_eq!(position, 24 + 16 * 6 + 8, "{name}");
         assert!(problem.starts_with("bad name"), "{problem}");
     }
-    let name = "x".repeat(MAX_NAME);
+    let name = "x".repeat(MAX_ENTRY_NAME);
     let bytes = |name: &str| nar(&format!("( type directory entry ( name {name} node ( type directory ) ) )"));
     assert!(read(&mut &bytes(&name)[..], &mut Nothing).is_ok());
     assert!(problem(&bytes(&(name + "x"))).1.contains("255"));
     // The writer refuses such a name, too.
     let mut path = NarPath::root();
-    assert!(path.push(&[b'x'; MAX_NAME + 1]).is_err());
-    path.push(&[b'x'; MAX_NAME]).unwrap();
+    assert!(path.push(&[b'x'; MAX_ENTRY_NAME + 1]).is_err());
+    path.push(&[b'x'; MAX_ENTRY_NAME]).unwrap();
 }
 
 #[test]
@@ -283,12 +283,12 @@ fn targets_of_links() {
     let bytes = |target: &str| nar(&format!("( type symlink target {target} )"));
     assert!(problem(&bytes("''")).1.contains("empty"));
     assert!(problem(&bytes("a\0b")).1.contains("NUL"));
-    assert!(problem(&bytes(&"x".repeat(MAX_TARGET + 1))).1.contains("4095"));
-    assert_eq!(tree(&bytes(&"x".repeat(MAX_TARGET))), Tree::Symlink(vec![b'x'; MAX_TARGET]));
+    assert!(problem(&bytes(&"x".repeat(MAX_LINK_TARGET + 1))).1.contains("4095"));
+    assert_eq!(tree(&bytes(&"x".repeat(MAX_LINK_TARGET))), Tree::Symlink(vec![b'x'; MAX_LINK_TARGET]));
     // The writer refuses such a target, too.
     let write = |target: &[u8]| Writer::new(Vec::new()).symlink(&NarPath::root(), target);
-    assert!(write(&[b'x'; MAX_TARGET + 1]).is_err() && write(b"").is_err() && write(b"a\0b").is_err());
-    write(&[b'x'; MAX_TARGET]).unwrap();
+    assert!(write(&[b'x'; MAX_LINK_TARGET + 1]).is_err() && write(b"").is_err() && write(b"a\0b").is_err());
+    write(&[b'x'; MAX_LINK_TARGET]).unwrap();
 }
 
 #[test]
@@ -312,12 +312,12 @@ fn padding_is_zero_everywhere() {
 
 #[test]
 fn announced_sizes_are_not_trusted() {
-    for size in [MAX_SIZE, MAX_SIZE - 7, 1 << 40] {
+    for size in [MAX_NAR_FILE_SIZE, MAX_NAR_FILE_SIZE - 7, 1 << 40] {
         let bytes = nar(&format!("( type regular contents {{{size}}} "));
         let error = read(&mut &bytes[..], &mut Nothing).unwrap_err();
         assert!(matches!(error, NarError::Truncated { position } if position == bytes.len() as u64));
     }
-    for size in [MAX_SIZE + 1, u64::MAX] {
+    for size in [MAX_NAR_FILE_SIZE + 1, u64::MAX] {
         assert!(problem(&nar(&format!("( type regular contents {{{size}}} "))).1.contains("too large"));
     }
     for text in ["( type symlink target {9999999999}", "( type directory entry ( name {4294967295}"] {
@@ -344,13 +344,13 @@ fn nested(names: &[&[u8]]) -> Vec<u8> {
 #[test]
 fn paths_are_bounded_and_nothing_else_bounds_depth() {
     // Paths of 2047 directories, and of 15 with long names, have 4095 bytes each.
-    let long = [b'x'; MAX_NAME];
+    let long = [b'x'; MAX_ENTRY_NAME];
     for names in [vec![&b"d"[..]; 2048], vec![&long[..]; 16]] {
         let nar = nested(&names);
         assert_eq!(read(&mut &nar[..], &mut Nothing).unwrap(), nar.len() as u64);
         let mut path = NarPath::root();
         names.iter().for_each(|name| path.push(name).unwrap());
-        assert_eq!(path.as_bytes().len(), MAX_PATH);
+        assert_eq!(path.as_bytes().len(), MAX_NAR_PATH);
         let error = path.push(b"d").unwrap_err().to_string();
         assert_eq!(error, "bad name 'd': the path that it ends is longer than 4095 bytes");
     }

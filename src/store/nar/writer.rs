@@ -2,11 +2,11 @@
 
 use std::io::{self, Read, Write};
 
-use super::{MAGIC, MAX_SIZE, NarPath, Visitor, check_target};
+use super::{MAX_NAR_FILE_SIZE, NAR_MAGIC, NarPath, Visitor, check_target};
 use crate::store::wire;
 
 /// The bytes of a file that are copied at a time.
-const CHUNK: usize = 128 << 10;
+const COPY_CHUNK: usize = 128 << 10;
 
 /// Writes a nar: one call of [`Visitor`] a node, in the order of the nar, then [`finish`](Writer::finish).
 ///
@@ -48,7 +48,7 @@ impl<W: Write> Writer<W> {
                 before.extend_from_slice(name);
                 self.words(&[b"entry", b"(", b"name", name, b"node"])
             }
-            _ => self.words(&[MAGIC]),
+            _ => self.words(&[NAR_MAGIC]),
         }
     }
 
@@ -90,7 +90,7 @@ impl<W: Write> Visitor for Writer<W> {
 
     /// Writes a file. `contents` must have `size` bytes; further bytes are not read.
     fn file(&mut self, path: &NarPath, executable: bool, size: u64, contents: &mut dyn Read) -> io::Result<()> {
-        if size > MAX_SIZE {
+        if size > MAX_NAR_FILE_SIZE {
             return Err(invalid(&format!("'{path}' is too large")));
         }
         self.begin(path)?;
@@ -119,7 +119,7 @@ impl<W: Write> Writer<W> {
     fn copy(&mut self, path: &NarPath, size: u64, contents: &mut dyn Read) -> io::Result<()> {
         let mut left = size;
         while left > 0 {
-            let limit = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
+            let limit = usize::try_from(left).map_or(COPY_CHUNK, |left| left.min(COPY_CHUNK));
             if self.chunk.len() < limit {
                 self.chunk.resize(limit, 0);
             }

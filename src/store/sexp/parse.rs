@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{ESCAPES, MAX_DEPTH, MAX_SIZE, Sexp, SexpError, is_token_character};
+use super::{ESCAPES, MAX_SEXP_DEPTH, MAX_SEXP_SIZE, Sexp, SexpError, is_token_character};
 use crate::store::base16;
 
 impl Sexp {
@@ -15,8 +15,8 @@ impl Sexp {
 
 fn list(text: &[u8]) -> Result<Sexp, SexpError> {
     let mut scanner = Scanner { text, position: 0 };
-    if text.len() > MAX_SIZE {
-        return Err(SexpError { position: MAX_SIZE, problem: "it is too long" });
+    if text.len() > MAX_SEXP_SIZE {
+        return Err(SexpError { position: MAX_SEXP_SIZE, problem: "it is too long" });
     }
     // The open lists, the innermost last.
     let mut open: Vec<Vec<Sexp>> = Vec::new();
@@ -25,7 +25,7 @@ fn list(text: &[u8]) -> Result<Sexp, SexpError> {
         let item = match (scanner.peek(), open.is_empty()) {
             (None, false) => return Err(scanner.problem("it ends inside a list")),
             (None, true) => return Err(scanner.problem("there is none")),
-            (Some(b'('), _) if open.len() == MAX_DEPTH => return Err(scanner.problem("lists are nested too deep")),
+            (Some(b'('), _) if open.len() == MAX_SEXP_DEPTH => return Err(scanner.problem("lists are nested too deep")),
             (Some(b'('), _) => {
                 scanner.position += 1;
                 open.push(Vec::new());
@@ -106,7 +106,7 @@ impl<'a> Scanner<'a> {
                 return Err(self.problem("a length begins with zero"));
             }
             let longer = length.unwrap_or(0) * 10 + usize::from(digit - b'0');
-            if longer > MAX_SIZE {
+            if longer > MAX_SEXP_SIZE {
                 return Err(self.problem("a length is too large"));
             }
             length = Some(longer);

@@ -145,12 +145,12 @@ fn malformed_text() {
 #[test]
 fn size_and_depth_are_bounded() {
     let nested = |depth: usize| "(".repeat(depth) + &")".repeat(depth);
-    assert!(parse(nested(MAX_DEPTH)).is_ok());
-    assert_eq!(parse(nested(MAX_DEPTH + 1)).unwrap_err().position, MAX_DEPTH);
-    assert_eq!(parse("(".repeat(MAX_SIZE)).unwrap_err().position, MAX_DEPTH);
+    assert!(parse(nested(MAX_SEXP_DEPTH)).is_ok());
+    assert_eq!(parse(nested(MAX_SEXP_DEPTH + 1)).unwrap_err().position, MAX_SEXP_DEPTH);
+    assert_eq!(parse("(".repeat(MAX_SEXP_SIZE)).unwrap_err().position, MAX_SEXP_DEPTH);
     let long = |length: usize| format!("({})", "a".repeat(length - 2));
-    assert!(parse(long(MAX_SIZE)).is_ok());
-    assert_eq!(parse(long(MAX_SIZE + 1)).unwrap_err().position, MAX_SIZE);
+    assert!(parse(long(MAX_SEXP_SIZE)).is_ok());
+    assert_eq!(parse(long(MAX_SEXP_SIZE + 1)).unwrap_err().position, MAX_SEXP_SIZE);
 }
 
 #[test]

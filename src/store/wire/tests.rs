@@ -125,7 +125,7 @@ proptest! {
 
 #[test]
 fn a_string_longer_than_one_chunk() {
-    let long = vec![7; 3 * CHUNK + 5];
+    let long = vec![7; 3 * READ_CHUNK + 5];
     let stream = written(|w| write_bytes(w, &long));
     let mut reader = &stream[..];
     assert_eq!(read_bytes(&mut reader, long.len()).unwrap(), long);

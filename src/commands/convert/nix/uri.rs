@@ -11,7 +11,7 @@ pub struct Word<'a> {
 }
 
 /// What is wrong with a machine, and the column.
-pub type Wrong = (u32, String);
+pub type ColumnError = (u32, String);
 
 /// The port that ssh takes without being told.
 pub const SSH_PORT: u16 = 22;
@@ -29,7 +29,7 @@ pub struct Uri {
 
 impl Uri {
     /// `None` if it is another kind of store.
-    pub fn parse(word: Word) -> Result<Option<Uri>, Wrong> {
+    pub fn parse(word: Word) -> Result<Option<Uri>, ColumnError> {
         let (address, query) = word.text.split_once('?').unwrap_or((word.text, ""));
         let address = match address.split_once("://") {
             Some(("ssh" | "ssh-ng", rest)) => rest.strip_suffix('/').unwrap_or(rest),

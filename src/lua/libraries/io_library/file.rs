@@ -11,7 +11,7 @@ use mlua::{
 use std::io::{self, BufReader, Seek as _, SeekFrom, Write as _};
 
 /// The number of bytes that are written between two checks for cancellation.
-const PIECE: usize = 64 << 10;
+const WRITE_CHUNK: usize = 64 << 10;
 
 /// The stream of a file.
 pub(super) enum Stream {
@@ -70,7 +70,7 @@ impl File {
     fn write(&mut self, bytes: &[u8]) -> mlua::Result<io::Result<()>> {
         Ok(match self.stream()? {
             Stream::Empty => Err(rustix::io::Errno::BADF.into()),
-            Stream::Messages(canceller) => bytes.chunks(PIECE).try_for_each(|piece| {
+            Stream::Messages(canceller) => bytes.chunks(WRITE_CHUNK).try_for_each(|piece| {
                 canceller.park_if_cancelled();
                 io::stderr().write_all(piece)
             }),

@@ -10,7 +10,7 @@ use super::class::{Classes, Steps};
 /// The limit of the captures of a pattern.
 const MAX_CAPTURES: usize = 32;
 /// The depth limit of the matcher's recursion.
-const MAX_DEPTH: u32 = 200;
+const MAX_RECURSION: u32 = 200;
 /// The bytes that are compared in one step.
 const BYTES_PER_STEP: usize = 32;
 const ESCAPE: u8 = b'%';
@@ -58,7 +58,14 @@ type Result<T> = std::result::Result<T, String>;
 
 impl<'a, S: Steps> Matcher<'a, S> {
     pub fn new(text: &'a [u8], pattern: &'a [u8], steps: &'a S) -> Self {
-        Matcher { text, pattern, classes: Classes::new(pattern, steps), steps, captures: Vec::new(), depth: MAX_DEPTH }
+        Matcher {
+            text,
+            pattern,
+            classes: Classes::new(pattern, steps),
+            steps,
+            captures: Vec::new(),
+            depth: MAX_RECURSION,
+        }
     }
 
     /// Returns the first match that begins at `from` or later, or only there. A match that ends at `except` does not
@@ -66,7 +73,7 @@ impl<'a, S: Steps> Matcher<'a, S> {
     pub fn search(&mut self, from: usize, is_anchored: bool, except: Option<usize>) -> Result<Option<Match>> {
         for start in from..=self.text.len() {
             self.captures.clear();
-            self.depth = MAX_DEPTH;
+            self.depth = MAX_RECURSION;
             match self.matches(start, 0)? {
                 Some(end) if Some(end) != except => return Ok(Some(Match { start, end })),
                 _ if is_anchored => break,

@@ -18,14 +18,14 @@ use crate::store::path::{self, StoreDir, StorePath};
 
 /// Computes hashes modulo and caches those of input derivations. `lookup` returns the derivation at a path. It would
 /// not end for a derivation that is its own input, but a real one cannot be.
-pub struct Hashes<F> {
+pub struct ModuloHashes<F> {
     lookup: F,
     known: HashMap<StorePath, [u8; 32]>,
 }
 
-impl<F: FnMut(&StorePath) -> io::Result<Derivation>> Hashes<F> {
-    pub fn new(lookup: F) -> Hashes<F> {
-        Hashes { lookup, known: HashMap::new() }
+impl<F: FnMut(&StorePath) -> io::Result<Derivation>> ModuloHashes<F> {
+    pub fn new(lookup: F) -> ModuloHashes<F> {
+        ModuloHashes { lookup, known: HashMap::new() }
     }
 
     /// Returns the paths that the outputs of `derivation` must have, by id, given its name (without `.drv`). The paths
@@ -118,7 +118,7 @@ impl Recipe {
         self,
         store: &StoreDir,
         name: &str,
-        hashes: &mut Hashes<F>,
+        hashes: &mut ModuloHashes<F>,
     ) -> Result<Derivation, DerivationError> {
         // A placeholder for the output paths. The text that is hashed for them does not have them.
         let nowhere = path::text_path(store, name, &[0; 32], &[])?;
