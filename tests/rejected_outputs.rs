@@ -141,7 +141,7 @@ fn a_rejected_output_is_built_once_and_fails_the_build() {
         assert_eq!(built_on(&machines), names.into_iter().collect::<Vec<_>>(), "{release:?}");
         for machine in &machines {
             let health = head.health_of(&format!("{}:2022", machine.name()));
-            assert!(!health.contains("\"trouble\":{"), "{release:?}: {health}");
+            assert!(!health.contains("\"failures\":{"), "{release:?}: {health}");
         }
         head.verify_store();
 

@@ -26,7 +26,7 @@ use crate::machine::{Compressed, HostKey, HostKeyKind, Machine};
 use crate::text::printable;
 use crate::timing::Stopwatch;
 
-/// libssh2 sends a keep-alive when it is asked to, but not more often than this, in seconds; and 2 is its minimum.
+/// The shortest time between two keep-alives of libssh2, in seconds.
 const KEEPALIVE_INTERVAL_MIN: u32 = 2;
 
 /// The ciphers that are asked for, both ways. Not chacha20-poly1305: when a packet is damaged on the way, libssh2 up to
