@@ -91,7 +91,10 @@ impl Given {
         [
             (!self.enabled, "disabled in the machine file".to_owned()),
             (self.systems >> case.system & 1 == 0, format!("it does not build for {}", SYSTEMS[case.system])),
-            (lacks != 0, format!("it lacks the feature {}", chosen(&FEATURES, lacks).collect::<Vec<_>>().join(", "))),
+            (lacks != 0, {
+                let lacks: Vec<&str> = chosen(&FEATURES, lacks).collect();
+                format!("it lacks the feature{} {}", if lacks.len() == 1 { "" } else { "s" }, lacks.join(", "))
+            }),
             (self.accepts == Some(false), format!("refused by m{number}")),
         ]
         .into_iter()
