@@ -263,7 +263,7 @@ fn a_slot_that_does_not_become_free() {
     let ended = run(&head, ARGUMENTS, &second);
     assert_eq!(ended.status, Some(1), "{:?}", ended.messages);
     let said = ended.messages.concat();
-    let words = ["no machine became free within 11 s (b1: all its slots are taken)", "without `wait_for_slot`"];
+    let words = ["no machine became free within 11 s (b1: all its slots are taken)", "raise `wait_for_slot`"];
     assert!(words.iter().all(|words| said.contains(words)), "{said}");
     assert_eq!(b1.built(), ["first"]);
 

@@ -24,7 +24,7 @@ type Fault = (&'static str, &'static str, fn(&Place, Item, Item) -> Vec<u8>);
 /// Of each rule the case in which no other rule would let nothing pass. The second item is the other output's.
 const FAULTS: &[Fault] = &[
     ("no signature", "it lacks a signature", |_, item, _| item.unsigned()),
-    ("the signature of the other output", "its signature is of something else", |place, item, other| {
+    ("the signature of the other output", "its signature does not match its contents", |place, item, other| {
         item.with_signature(&other.signature(&place.key))
     }),
     ("a signature by a key that is not authorized", "a key that is not authorized here", |place, item, _| {
