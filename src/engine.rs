@@ -44,10 +44,8 @@ pub struct Engine {
     pub state: StateDirectory,
     /// The head's own system type, and the limits for builds.
     pub arguments: HookArguments,
-    /// Whether connections are kept for the next build. That takes a process of its own, which is split off this one
-    /// at the end of a build: no thread but those of the engine may be doing anything then, somebody has to wait for that
-    /// process, and what it was given remains with this one as well. For programs that end with the build. Default
-    /// false.
+    /// Whether connections are kept for the next build, by the processes that own them. That takes a program that has
+    /// called [`serve_if_asked`](crate::remote::owner::serve_if_asked). Default false.
     pub persists_connections: bool,
     /// Finds a process with which kept connections end (pidfd_open(2)), such as the daemon whose hook this process is.
     /// Default: there is none.

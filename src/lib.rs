@@ -8,7 +8,7 @@
 //! # Map
 //!
 //! Arrows go one way, between these modules and between the files inside each of them; `tests/layers/` keeps it so, and
-//! `unsafe` code in the four files that bind a C library.
+//! `unsafe` code in the three files that bind a C library.
 //!
 //! ```text
 //! commands ─► engine ─► build ─► scheduler, transfer ─► remote, local ─► daemon, ssh ─► store
@@ -28,7 +28,7 @@
 //! | [`state`] | what outlives a process: slots, health, places to wait, drained machines, transfers |
 //! | [`build`] | one accepted build from choice to outputs in their places, with fail-over |
 //! | [`transfer`] | send the missing inputs, retrieve the outputs |
-//! | [`remote`] | what is asked of a build machine: a stream to its daemon, a probe; connections that are kept |
+//! | [`remote`] | what is asked of a build machine: a stream to its daemon, a probe; the processes that own SSH sessions |
 //! | [`local`] | this machine's store: read and sign, restore, check |
 //! | [`daemon`] | a client of the worker protocol over any `Read + Write` |
 //! | [`ssh`] | everything that touches libssh2 |
@@ -45,8 +45,9 @@
 //!
 //! # Embedding
 //!
-//! The first line of `main` should be [`supervisor::serve_if_asked`]: what the machine file and `proxy_command` start then
-//! ends with the process. Without it such programs outlive a process that is killed.
+//! The first line of `main` should be [`remote::owner::serve_if_asked`]: what the machine file and `proxy_command` start
+//! then ends with the process, and each SSH session belongs to a process of its own. Without it such programs outlive a
+//! process that is killed, and sessions belong to threads of the process.
 //!
 //! Another program can do what the build hook does, with functions of its own in the machine file's language and an
 //! observer of its own. The steps are those of [`engine`]; `examples/embed.rs` takes them all.

@@ -66,6 +66,7 @@ impl Build<'_> {
             cache: ConnectionCache::new(self, machine, &options),
             machine_fault: Cell::default(),
             has_wrong_signature: Cell::default(),
+            has_lost_owner: Cell::default(),
             reused: Cell::default(),
         };
         let downloaded = attempt.build(slot, link, log, observer)?;
@@ -74,7 +75,7 @@ impl Build<'_> {
         downloaded.place().map_err(|error| Failure::Head(with_causes(&error)))?;
         stopwatch.lap("place");
         if let Some(connection) = attempt.reused.take() {
-            // That takes a login, and nothing is to wait for it.
+            // Nothing is to wait for it.
             refresh_status(self.state, machine, &self.directories.store, &connection);
         }
         observer.observe(&Event::Done { derivation, machine: &machine.name });
@@ -108,9 +109,11 @@ struct Attempt<'a> {
     cache: ConnectionCache<'a>,
     /// What the machine is at fault for.
     machine_fault: Cell<Option<String>>,
-    /// Whether a signature that came over a connection that was borrowed is not by an authorized key.
+    /// Whether a signature that came over a connection from before is not by an authorized key.
     has_wrong_signature: Cell<bool>,
-    /// The connection that was borrowed for the build.
+    /// Whether the process that owns the connection has ended.
+    has_lost_owner: Cell<bool>,
+    /// The connection, if it was there before the build.
     reused: Cell<Option<Connection>>,
 }
 
@@ -138,23 +141,33 @@ impl<'a> Attempt<'a> {
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<Downloaded<'a>, Failure> {
-        if link.is_none()
-            && let Some(mut link) = self.cache.acquire(self.env)
-        {
-            let result = self.build_over(&mut link, log, observer);
-            // Then it is not the machine that is to blame.
-            let has_lost_holder = result.is_err() && link.client.stream_mut().has_lost_holder();
-            let why = if has_lost_holder { self.machine_fault.take() } else { self.old_signature() };
-            let Some(why) = why else { return result.map(|built| self.persist_best(built, link)) };
-            warn!("{why}; building over a new connection");
-        }
-        let link = match link {
-            Some(link) => link,
-            None => scheduler::connect(self.machine, self.env).map_err(|cause| self.failure(cause))?,
+        let acquired = if link.is_none() { self.cache.acquire(self.env) } else { None };
+        let mut link = match (acquired, link) {
+            (Some(link), _) => link,
+            (None, Some(link)) => self.greet(link)?,
+            (None, None) => self.connect()?,
         };
-        let mut link = self.greet(link)?;
-        let built = self.build_over(&mut link, log, observer)?;
-        Ok(self.persist_best(built, link))
+        let mut result = self.build_over(&mut link, log, observer);
+        let has_lost_owner = self.has_lost_owner.take() || link.client.stream_mut().has_lost_owner();
+        // Then it is not the machine that is to blame.
+        let why = if result.is_err() && has_lost_owner {
+            // One that is only stopped is of no more use when it goes on.
+            link.connection.retire();
+            self.machine_fault.take()
+        } else {
+            self.old_signature()
+        };
+        if let Some(why) = why {
+            warn!("{why}; building over a new connection");
+            link = self.connect()?;
+            result = self.build_over(&mut link, log, observer);
+        }
+        Ok(self.persist_best(result?, link))
+    }
+
+    fn connect(&self) -> Result<MachineLink, Failure> {
+        let link = scheduler::connect(self.machine, self.env).map_err(|cause| self.failure(cause))?;
+        self.greet(link)
     }
 
     /// Why the machine is not to blame for a signature that came over a connection from before: its daemon goes on with
@@ -166,9 +179,9 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    /// Keeps the connection that is of most use to another build.
+    /// Keeps the stream to the daemon that is of most use to another build.
     fn persist_best(&self, (downloaded, second): Built<'a>, link: MachineLink) -> Downloaded<'a> {
-        self.cache.persist(second.unwrap_or(link.client));
+        self.cache.release(second.unwrap_or(link.client));
         failpoint(Failpoint::ConnectionPersisted);
         self.reused.set(link.connection.is_reused().then_some(link.connection));
         downloaded
@@ -186,6 +199,7 @@ impl<'a> Attempt<'a> {
         let silence_policy = SilencePolicy::answer(self.machine, max_silent_time);
         client.stream_mut().set_silence_policy(silence_policy.clone());
         failpoint(Failpoint::OptionsSet);
+        self.cache.keep(connection);
 
         let limiter = self.limiter();
         let mut signing_connection = SigningConnection::new(connection, &silence_policy, &limiter);
@@ -222,11 +236,12 @@ impl<'a> Attempt<'a> {
         let mut second = signing_connection.ready();
         let exporter = second.as_mut().unwrap_or(client);
         let downloaded =
-            transfer::download(exporter, self.local_store, &expected, connection.compressed(), &limiter, observer)
-                .map_err(|error| {
-                    self.has_wrong_signature.set(connection.is_reused() && error.is_of_key());
-                    self.transfer_failed("retrieving outputs", error.is_of_machine(), &error)
-                })?;
+            transfer::download(exporter, self.local_store, &expected, connection.compressed(), &limiter, observer);
+        let downloaded = downloaded.map_err(|error| {
+            self.has_wrong_signature.set(connection.is_reused() && error.is_of_key());
+            self.has_lost_owner.set(exporter.stream_mut().has_lost_owner());
+            self.transfer_failed("retrieving outputs", error.is_of_machine(), &error)
+        })?;
         if !connection.is_reused() {
             refresh_status(build.state, self.machine, &build.directories.store, connection);
         }

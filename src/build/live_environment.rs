@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -76,30 +75,6 @@ impl LiveEnvironment {
     }
 }
 
-/// How many threads of this process are asking machines.
-static PROBES: AtomicUsize = AtomicUsize::new(0);
-
-/// Whether any thread of this process is asking a machine.
-pub fn is_probing() -> bool {
-    PROBES.load(Ordering::SeqCst) > 0
-}
-
-/// Counts a thread that asks, until it is dropped.
-struct ProbeCount;
-
-impl ProbeCount {
-    fn start() -> ProbeCount {
-        PROBES.fetch_add(1, Ordering::SeqCst);
-        ProbeCount
-    }
-}
-
-impl Drop for ProbeCount {
-    fn drop(&mut self) {
-        PROBES.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 fn hosts(machines: &[&Machine]) -> Vec<String> {
     machines.iter().map(|machine| machine.address()).collect()
 }
@@ -127,11 +102,6 @@ impl Environment for LiveEnvironment {
     }
 
     fn spawn(&self, task: Box<dyn FnOnce() + Send>) {
-        let probe_lock = ProbeCount::start();
-        let task = move || {
-            let _asking = probe_lock;
-            task();
-        };
         if let Err(error) = thread::Builder::new().name("ask".to_owned()).spawn(task) {
             warn!("cannot start a thread: {error}");
         }

@@ -49,8 +49,7 @@ pub struct Build<'a> {
     pub outputs: &'a BTreeSet<StorePath>,
     pub directories: &'a Directories,
     pub state: &'a StateDirectory,
-    /// Whether connections are kept for other builds. Only in a process that does nothing else and ends with the build:
-    /// it is split in two ([`kept`](crate::remote::persist)).
+    /// Whether connections are kept for other builds ([`owner`](crate::remote::owner)).
     pub persists_connections: bool,
     /// Finds a process with which these end, if there is one (pidfd_open(2)).
     pub daemon: fn() -> Option<OwnedFd>,

@@ -1,16 +1,19 @@
-//! Connections that are kept from one build for the next ([`persist`](crate::remote::persist)).
+//! Connections that are kept from one build for the next ([`owner`](crate::remote::owner)).
+
+use std::os::fd::AsFd;
 
 use log::debug;
 
 use super::Build;
 use super::connect::compressed;
-use super::live_environment::{LiveEnvironment, is_probing};
-use super::reach::MachineLink;
+use super::live_environment::LiveEnvironment;
+use super::reach::{MachineLink, reach_over};
 use crate::daemon::{Client, Options};
 use crate::file_stamp::FileStamp;
 use crate::local::Directories;
 use crate::machine::{Compressed, Machine};
-use crate::remote::{DaemonStream, persist};
+use crate::remote::owner::{self, Acquired, CacheKey, Files};
+use crate::remote::{Connection, DaemonStream};
 use crate::scheduler::Environment;
 use crate::ssh;
 use crate::state::StateDirectory;
@@ -23,7 +26,7 @@ pub(super) struct ConnectionCache<'a> {
     machine: &'a Machine,
     options: &'a Options,
     /// As they were before a connection was made.
-    files: persist::Files,
+    files: Files,
 }
 
 impl<'a> ConnectionCache<'a> {
@@ -42,45 +45,58 @@ impl<'a> ConnectionCache<'a> {
             return None;
         }
         let mut stopwatch = Stopwatch::start();
-        let mut client = persist::acquire(&cache_key, self.machine, &build.directories.store)?;
-        let taken = client.set_options(self.options);
+        let Acquired { connection, client } = owner::acquire(&cache_key, self.machine, &build.directories.store)?;
+        let link = match client {
+            Some(client) => Ok(MachineLink { client, connection: connection.clone() }),
+            None => reach_over(build.state, self.machine, &build.directories.store, connection.clone()),
+        };
+        let taken = link.and_then(|mut link| {
+            link.client.set_options(self.options).map_err(|error| error.to_string())?;
+            Ok(link)
+        });
         stopwatch.lap("borrow");
-        match taken {
-            Ok(()) => Some(MachineLink { connection: client.stream_mut().connection().clone(), client }),
-            Err(error) => {
+        taken
+            .inspect_err(|error| {
                 debug!("the connection that was kept is of no use: {error}");
-                None
-            }
+                connection.retire();
+            })
+            .ok()
+    }
+
+    /// Keeps a new connection for other builds, from now on.
+    pub fn keep(&self, connection: &Connection) {
+        // Not the stamp of what is there now: the key may have changed meanwhile.
+        let Some(key) = connection.key_stamp() else { return };
+        if let Some(cache_key) = self.cache_key(connection.asked_compression(), Some(key.clone())) {
+            let daemon = (self.build.daemon)();
+            connection.keep(&cache_key, daemon.as_ref().map(AsFd::as_fd));
         }
     }
 
-    /// Keeps the connection over which the outputs came, if another build could use it.
-    pub fn persist(&self, mut client: Client<DaemonStream>) {
-        let connection = client.stream_mut().connection();
-        // Not those that are there now: a key may have changed meanwhile.
-        let key = connection.key_stamp().cloned();
-        if let Some(cache_key) = self.cache_key(connection.asked_compression(), key).filter(|_| !is_probing()) {
+    /// Leaves the stream over which the outputs came for another build.
+    pub fn release(&self, client: Client<DaemonStream>) {
+        if self.build.persists_connections {
             let mut stopwatch = Stopwatch::start();
-            persist::persist(client, &cache_key, self.build.daemon);
+            owner::release(client, self.options);
             stopwatch.lap("keep");
         }
     }
 
-    fn cache_key(&self, asked: Compressed, key: Option<FileStamp>) -> Option<persist::CacheKey> {
+    fn cache_key(&self, asked: Compressed, key: Option<FileStamp>) -> Option<CacheKey> {
         if !self.build.persists_connections {
             return None;
         }
         let directory =
             self.build.state.persist_directory().inspect_err(|error| debug!("no connection is kept: {error}")).ok()?;
-        let files = persist::Files { private_key: key, ..self.files.clone() };
-        persist::CacheKey::new(directory, self.machine, asked, self.options, &self.build.directories.store, &files)
+        let files = Files { private_key: key, ..self.files.clone() };
+        CacheKey::new(directory, self.machine, asked, self.options, &self.build.directories.store, &files)
     }
 }
 
 /// The files of this machine that every kept connection depends on, as they are now, and the private key of none.
-fn files(directories: &Directories) -> persist::Files {
+fn files(directories: &Directories) -> Files {
     let key = directories.signing_key();
-    persist::Files {
+    Files {
         private_key: None,
         acl: FileStamp::of(&directories.acl()),
         signing_key: [FileStamp::of(&key), FileStamp::of(&key.with_extension("pub"))],
@@ -92,7 +108,7 @@ fn files(directories: &Directories) -> persist::Files {
 pub fn end_outdated(state: &StateDirectory, directories: &Directories, machines: &[&Machine]) {
     // Nothing is made for it.
     let common = files(directories);
-    persist::end_outdated(&state.path().join("persist"), machines, &directories.store, |machine| persist::Files {
+    owner::end_outdated(&state.path().join("persist"), machines, &directories.store, |machine| Files {
         private_key: ssh::private_key_stamp(machine.private_key.as_deref()),
         ..common.clone()
     });

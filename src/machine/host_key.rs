@@ -8,6 +8,7 @@
 use super::{HostKey, HostKeyKind};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// The types of host key, as an error message lists them.
@@ -20,7 +21,7 @@ const RSA_BITS: usize = 1024;
 const MAX_LENGTH: usize = 8192;
 
 /// Why a text is not a host key.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum HostKeyError {
     #[error("expected a host key in OpenSSH form, \"ssh-ed25519 AAAA…\", found an empty string")]
     Empty,

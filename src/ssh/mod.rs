@@ -14,6 +14,7 @@ mod error;
 mod ffi;
 mod handshake_sniffer;
 mod host_key;
+mod opening;
 pub(crate) mod poll;
 mod private_key;
 mod proxy;
@@ -23,5 +24,6 @@ mod tcp;
 
 pub use channel::{Channel, Output};
 pub use error::{Cause, Error, Phase};
+pub use opening::{Opening, Target};
 pub use private_key::stamp as private_key_stamp;
 pub use session::Session;

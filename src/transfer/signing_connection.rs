@@ -64,7 +64,7 @@ impl<'a> SigningConnection<'a> {
     /// Has the daemon get ready to sign, if that saves time beside `client`, the first connection; later, if the
     /// machine is busy.
     pub(super) fn start(&mut self, client: &mut Client<DaemonStream>) {
-        if self.client.is_some() || client.round_trip() >= LONG_ROUND_TRIP || client.stream_mut().is_reused() {
+        if self.client.is_some() || client.round_trip() >= LONG_ROUND_TRIP || client.stream_mut().is_resumed() {
             return;
         }
         let logins = Logins::of(self.limiter.state, self.limiter.machine);

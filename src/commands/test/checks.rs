@@ -74,9 +74,10 @@ impl Findings<'_> {
             | Error::TooSlow { .. }
             | Error::NotStarted { .. }
             | Error::Unresponsive { .. }
-            | Error::ReusedConnectionLost { .. }
-            | Error::HolderStopped { .. }
-            | Error::HolderDied { .. } => Step::Daemon,
+            | Error::OwnerEnded { .. }
+            | Error::OwnerStopped { .. }
+            | Error::OwnerSilent { .. }
+            | Error::NoOwner { .. } => Step::Daemon,
         };
         self.passed(step);
         self.error(

@@ -38,10 +38,11 @@ pub fn of_connecting(
         ],
         Error::NotGreeted { .. } | Error::Silent { .. } | Error::Unresponsive { .. } => vec![restart_daemon()],
         Error::TooSlow { .. } => error.hint().map(|hint| Remedy::advice(Place::Machine, hint)).into_iter().collect(),
-        // Of builds alone.
-        Error::ReusedConnectionLost { .. }
-        | Error::HolderDied { .. }
-        | Error::HolderStopped { .. }
+        // None of the machine's.
+        Error::OwnerEnded { .. }
+        | Error::OwnerStopped { .. }
+        | Error::OwnerSilent { .. }
+        | Error::NoOwner { .. }
         | Error::NotStarted { .. } => Vec::new(),
     }
 }
