@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use rustix::process::geteuid;
 
-use crate::build::{Build, Chosen, FailOver, LiveEnvironment, end_outdated};
+use crate::build::{Build, Chosen, FailOver, LiveEnvironment, OpenSessions, end_outdated};
 use crate::error::{Failure, with_causes};
 use crate::events::Observer;
 use crate::hook::{BuildLog, HookArguments, Request};
@@ -190,7 +190,9 @@ impl Consideration<'_> {
 
     /// The world of this request.
     pub fn env(&self) -> LiveEnvironment {
-        LiveEnvironment::new(&self.engine.state, &self.engine.directories.store, self.request)
+        let Engine { state, directories, arguments, persists_connections, .. } = self.engine;
+        let sessions = persists_connections.then(|| OpenSessions::new(state, directories, arguments));
+        LiveEnvironment::new(state, &directories.store, self.request, sessions)
     }
 
     fn query(&self) -> Query<'_> {

@@ -6,7 +6,7 @@ use std::error::Error;
 use log::warn;
 
 use super::classify_failure::classify_failure;
-use super::persist::ConnectionCache;
+use super::persist::{self, OpenSessions};
 use super::reach::{MachineLink, daemon_failed};
 use super::record_health::{record_failure, refresh_status};
 use super::watch::BuildWatch;
@@ -20,7 +20,8 @@ use crate::hook::descriptors::PREFIX;
 use crate::local::LocalStore;
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream, SilencePolicy, timeouts};
-use crate::scheduler::{self, Choice};
+use crate::scheduler::{self, Choice, Environment};
+use crate::state::health::Availability;
 use crate::state::{QueueTicket, Slot};
 use crate::store::path::StorePath;
 use crate::timing::Stopwatch;
@@ -37,7 +38,8 @@ impl Build<'_> {
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
-        let env = LiveEnvironment::new(self.state, &self.directories.store, self.failover.request);
+        let sessions = self.persists_connections.then(|| self.sessions());
+        let env = LiveEnvironment::new(self.state, &self.directories.store, self.failover.request, sessions);
         let mut attempt = |choice: Chosen, observer: &mut dyn Observer| self.attempt(choice, &env, log, observer);
         self.failover.run(first, ticket, &env, &mut attempt, observer)
     }
@@ -56,14 +58,14 @@ impl Build<'_> {
         observer.observe(&Event::Offloading { derivation, machine: &machine.name });
         let local_store = LocalStore::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
         failpoint(Failpoint::LocalStoreOpened);
-        let options = self.options(machine);
+        let options = persist::options(self.failover.arguments, machine);
         let attempt = Attempt {
             build: self,
             machine,
             env,
             local_store: &local_store,
             options: &options,
-            cache: ConnectionCache::new(self, machine, &options),
+            sessions: self.persists_connections.then(|| self.sessions()),
             machine_fault: Cell::default(),
             has_wrong_signature: Cell::default(),
             has_lost_owner: Cell::default(),
@@ -82,17 +84,8 @@ impl Build<'_> {
         Ok(())
     }
 
-    /// What the machine's daemon is told of the build.
-    fn options(&self, machine: &Machine) -> Options {
-        Options {
-            build_timeout: self.failover.arguments.build_timeout,
-            max_silent_time: self.failover.arguments.max_silent_time,
-            use_substitutes: machine.use_substitutes,
-            // What becomes of the build is told apart from what its builder prints.
-            print_build_trace: true,
-            multiplexed_build_output: true,
-            ..Options::default()
-        }
+    fn sessions(&self) -> OpenSessions {
+        OpenSessions::new(self.state, self.directories, self.failover.arguments)
     }
 }
 
@@ -106,7 +99,8 @@ struct Attempt<'a> {
     env: &'a LiveEnvironment,
     local_store: &'a LocalStore<'a>,
     options: &'a Options,
-    cache: ConnectionCache<'a>,
+    /// Where connections are kept.
+    sessions: Option<OpenSessions>,
     /// What the machine is at fault for.
     machine_fault: Cell<Option<String>>,
     /// Whether a signature that came over a connection from before is not by an authorized key.
@@ -141,28 +135,33 @@ impl<'a> Attempt<'a> {
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<Downloaded<'a>, Failure> {
-        let acquired = if link.is_none() { self.cache.acquire(self.env) } else { None };
-        let mut link = match (acquired, link) {
-            (Some(link), _) => link,
-            (None, Some(link)) => self.greet(link)?,
-            (None, None) => self.connect()?,
+        let mut link = match link {
+            Some(link) => self.greet(link)?,
+            None => match self.open_session() {
+                Some(link) => link,
+                None => self.connect()?,
+            },
         };
         let mut result = self.build_over(&mut link, log, observer);
         let has_lost_owner = self.has_lost_owner.take() || link.client.stream_mut().has_lost_owner();
         // Then it is not the machine that is to blame.
-        let why = if result.is_err() && has_lost_owner {
-            // One that is only stopped is of no more use when it goes on.
-            link.connection.retire();
-            self.machine_fault.take()
-        } else {
-            self.old_signature()
-        };
+        let why = if result.is_err() && has_lost_owner { self.machine_fault.take() } else { self.old_signature() };
         if let Some(why) = why {
+            // An owner that is only stopped is of no more use when it goes on.
+            link.connection.retire();
             warn!("{why}; building over a new connection");
             link = self.connect()?;
             result = self.build_over(&mut link, log, observer);
         }
         Ok(self.persist_best(result?, link))
+    }
+
+    /// A session that an earlier build has kept. A machine that is left alone is left alone in this way, too.
+    fn open_session(&self) -> Option<MachineLink> {
+        match self.env.health(self.machine).availability(self.env.now()) {
+            Availability::BackingOff { .. } => None,
+            _ => self.sessions.as_ref()?.reach(self.machine),
+        }
     }
 
     fn connect(&self) -> Result<MachineLink, Failure> {
@@ -181,7 +180,9 @@ impl<'a> Attempt<'a> {
 
     /// Keeps the stream to the daemon that is of most use to another build.
     fn persist_best(&self, (downloaded, second): Built<'a>, link: MachineLink) -> Downloaded<'a> {
-        self.cache.release(second.unwrap_or(link.client));
+        if let Some(sessions) = &self.sessions {
+            sessions.release(self.machine, second.unwrap_or(link.client));
+        }
         failpoint(Failpoint::ConnectionPersisted);
         self.reused.set(link.connection.is_reused().then_some(link.connection));
         downloaded
@@ -199,7 +200,9 @@ impl<'a> Attempt<'a> {
         let silence_policy = SilencePolicy::answer(self.machine, max_silent_time);
         client.stream_mut().set_silence_policy(silence_policy.clone());
         failpoint(Failpoint::OptionsSet);
-        self.cache.keep(connection);
+        if let Some(sessions) = &self.sessions {
+            sessions.keep(self.machine, connection, build.daemon);
+        }
 
         let limiter = self.limiter();
         let mut signing_connection = SigningConnection::new(connection, &silence_policy, &limiter);

@@ -116,9 +116,14 @@ impl Crowd<'_> {
         }
     }
 
-    /// Whether a connection may have failed because there were too many.
+    /// Whether a connection may have failed because there were too many, or for no fault of the machine.
     fn is_blamed(&self, error: &remote::Error, login: Option<&Login>) -> bool {
-        let remote::Error::Ssh(error) = error else { return false };
+        let error = match error {
+            remote::Error::Ssh(error) => error,
+            // Somebody has killed it. The machine has nothing to do with that.
+            remote::Error::OwnerEnded { .. } => return true,
+            _ => return false,
+        };
         match error.cause {
             Cause::Dropped { .. } => true,
             Cause::NotAllowedNow => self.logins.is_ok_and(|logins| logins.is_crowded(login).unwrap_or(false)),

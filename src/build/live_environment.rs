@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use log::{debug, warn};
 
 use super::connect::unreachable;
+use super::persist::OpenSessions;
 use super::reach::{MachineLink, reach};
 use super::record_health::change_health;
 use crate::hook::Request;
@@ -34,17 +35,26 @@ struct RequestState {
     /// The derivations whose outputs it needs; read when somebody asks.
     needs: OnceLock<BTreeSet<StorePath>>,
     start: Instant,
+    /// Where connections are kept.
+    sessions: Option<OpenSessions>,
 }
 
 impl LiveEnvironment {
-    /// Slots are taken for the derivation of `request`. The store directory is the same on every machine.
-    pub fn new(state: &StateDirectory, store: &StoreDir, request: &Request) -> LiveEnvironment {
+    /// Slots are taken for the derivation of `request`. The store directory is the same on every machine. Machines are
+    /// asked over `sessions` that are open, if there are such.
+    pub fn new(
+        state: &StateDirectory,
+        store: &StoreDir,
+        request: &Request,
+        sessions: Option<OpenSessions>,
+    ) -> LiveEnvironment {
         LiveEnvironment(Arc::new(RequestState {
             state: state.clone(),
             store: store.clone(),
             derivation: request.derivation.clone(),
             needs: OnceLock::new(),
             start: Instant::now(),
+            sessions,
         }))
     }
 
@@ -124,7 +134,8 @@ impl Environment for LiveEnvironment {
     }
 
     fn connect(&self, machine: &Machine) -> Result<MachineLink, String> {
-        reach(&self.0.state, machine, &self.0.store)
+        let open = self.0.sessions.as_ref().and_then(|sessions| sessions.reach(machine));
+        open.map_or_else(|| reach(&self.0.state, machine, &self.0.store), Ok)
     }
 
     fn status(&self, link: &MachineLink) -> Result<MachineStatus, String> {

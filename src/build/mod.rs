@@ -27,7 +27,7 @@ mod watch;
 pub use connect::connect;
 pub use failover::{AttemptFn, FailOver};
 pub use live_environment::LiveEnvironment;
-pub use persist::end_outdated;
+pub use persist::{OpenSessions, end_outdated};
 pub use reach::{MachineLink, OWN_STORE, OWN_STORE_HINT, reach};
 pub use record_health::{record_failure, record_success};
 

@@ -1,57 +1,57 @@
 //! Connections that are kept from one build for the next ([`owner`](crate::remote::owner)).
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use log::debug;
 
-use super::Build;
 use super::connect::compressed;
-use super::live_environment::LiveEnvironment;
 use super::reach::{MachineLink, reach_over};
 use crate::daemon::{Client, Options};
 use crate::file_stamp::FileStamp;
+use crate::hook::HookArguments;
 use crate::local::Directories;
 use crate::machine::{Compressed, Machine};
 use crate::remote::owner::{self, Acquired, CacheKey, Files};
 use crate::remote::{Connection, DaemonStream};
-use crate::scheduler::Environment;
 use crate::ssh;
 use crate::state::StateDirectory;
-use crate::state::health::Availability;
 use crate::timing::Stopwatch;
 
-/// The connections to one machine that builds keep for each other.
-pub(super) struct ConnectionCache<'a> {
-    build: &'a Build<'a>,
-    machine: &'a Machine,
-    options: &'a Options,
+/// The sessions that builds keep for each other, as one build uses them.
+#[derive(Clone)]
+pub struct OpenSessions {
+    state: StateDirectory,
+    directories: Directories,
+    arguments: HookArguments,
     /// As they were before a connection was made.
     files: Files,
 }
 
-impl<'a> ConnectionCache<'a> {
-    /// Those of which the daemon has these options; for a build that has no connection yet.
-    pub fn new(build: &'a Build<'a>, machine: &'a Machine, options: &'a Options) -> ConnectionCache<'a> {
-        ConnectionCache { build, machine, options, files: files(build.directories) }
+impl OpenSessions {
+    /// Those of hooks with these arguments.
+    pub fn new(state: &StateDirectory, directories: &Directories, arguments: &HookArguments) -> OpenSessions {
+        OpenSessions {
+            state: state.clone(),
+            directories: directories.clone(),
+            arguments: arguments.clone(),
+            files: files(directories),
+        }
     }
 
-    /// A connection that an earlier build has kept, if the daemon takes the options over it. A machine that is left
-    /// alone is left alone in this way, too.
-    pub fn acquire(&self, env: &LiveEnvironment) -> Option<MachineLink> {
-        let build = self.build;
-        let key = ssh::private_key_stamp(self.machine.private_key.as_deref());
-        let cache_key = self.cache_key(compressed(build.state, self.machine), key)?;
-        if let Availability::BackingOff { .. } = env.health(self.machine).availability(env.now()) {
-            return None;
-        }
+    /// Reaches a machine over a session that is open, if its daemon takes the options over that.
+    pub(super) fn reach(&self, machine: &Machine) -> Option<MachineLink> {
+        let key = ssh::private_key_stamp(machine.private_key.as_deref());
+        let options = options(&self.arguments, machine);
+        let cache_key = self.cache_key(machine, compressed(&self.state, machine), key, &options)?;
         let mut stopwatch = Stopwatch::start();
-        let Acquired { connection, client } = owner::acquire(&cache_key, self.machine, &build.directories.store)?;
+        let store = &self.directories.store;
+        let Acquired { connection, client } = owner::acquire(&cache_key, machine, store)?;
         let link = match client {
             Some(client) => Ok(MachineLink { client, connection: connection.clone() }),
-            None => reach_over(build.state, self.machine, &build.directories.store, connection.clone()),
+            None => reach_over(&self.state, machine, store, connection.clone()),
         };
         let taken = link.and_then(|mut link| {
-            link.client.set_options(self.options).map_err(|error| error.to_string())?;
+            link.client.set_options(&options).map_err(|error| error.to_string())?;
             Ok(link)
         });
         stopwatch.lap("borrow");
@@ -63,33 +63,48 @@ impl<'a> ConnectionCache<'a> {
             .ok()
     }
 
-    /// Keeps a new connection for other builds, from now on.
-    pub fn keep(&self, connection: &Connection) {
+    fn cache_key(
+        &self,
+        machine: &Machine,
+        asked: Compressed,
+        key: Option<FileStamp>,
+        options: &Options,
+    ) -> Option<CacheKey> {
+        let directory =
+            self.state.persist_directory().inspect_err(|error| debug!("no connection is kept: {error}")).ok()?;
+        let files = Files { private_key: key, ..self.files.clone() };
+        CacheKey::new(directory, machine, asked, options, &self.directories.store, &files)
+    }
+
+    /// Keeps a new connection for other builds, from now on. With the process that `daemon` finds it ends.
+    pub(super) fn keep(&self, machine: &Machine, connection: &Connection, daemon: fn() -> Option<OwnedFd>) {
         // Not the stamp of what is there now: the key may have changed meanwhile.
         let Some(key) = connection.key_stamp() else { return };
-        if let Some(cache_key) = self.cache_key(connection.asked_compression(), Some(key.clone())) {
-            let daemon = (self.build.daemon)();
+        let options = options(&self.arguments, machine);
+        if let Some(cache_key) = self.cache_key(machine, connection.asked_compression(), Some(key.clone()), &options) {
+            let daemon = daemon();
             connection.keep(&cache_key, daemon.as_ref().map(AsFd::as_fd));
         }
     }
 
     /// Leaves the stream over which the outputs came for another build.
-    pub fn release(&self, client: Client<DaemonStream>) {
-        if self.build.persists_connections {
-            let mut stopwatch = Stopwatch::start();
-            owner::release(client, self.options);
-            stopwatch.lap("keep");
-        }
+    pub(super) fn release(&self, machine: &Machine, client: Client<DaemonStream>) {
+        let mut stopwatch = Stopwatch::start();
+        owner::release(client, &options(&self.arguments, machine));
+        stopwatch.lap("keep");
     }
+}
 
-    fn cache_key(&self, asked: Compressed, key: Option<FileStamp>) -> Option<CacheKey> {
-        if !self.build.persists_connections {
-            return None;
-        }
-        let directory =
-            self.build.state.persist_directory().inspect_err(|error| debug!("no connection is kept: {error}")).ok()?;
-        let files = Files { private_key: key, ..self.files.clone() };
-        CacheKey::new(directory, self.machine, asked, self.options, &self.build.directories.store, &files)
+/// What the machine's daemon is told of a build.
+pub(super) fn options(arguments: &HookArguments, machine: &Machine) -> Options {
+    Options {
+        build_timeout: arguments.build_timeout,
+        max_silent_time: arguments.max_silent_time,
+        use_substitutes: machine.use_substitutes,
+        // What becomes of the build is told apart from what its builder prints.
+        print_build_trace: true,
+        multiplexed_build_output: true,
+        ..Options::default()
     }
 }
 

@@ -1,6 +1,5 @@
 //! What can go wrong with an SSH connection: which machine, in which phase, why, and what to do about it.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -51,6 +50,33 @@ impl fmt::Display for Phase {
             Phase::OpenChannel => "open channel",
             Phase::Transfer => "transfer",
         })
+    }
+}
+
+/// What a server and a client have to agree on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Algorithm {
+    KeyExchange,
+    Cipher,
+    Mac,
+}
+
+impl Algorithm {
+    fn name(self) -> &'static str {
+        match self {
+            Algorithm::KeyExchange => "key exchange",
+            Algorithm::Cipher => "cipher",
+            Algorithm::Mac => "MAC",
+        }
+    }
+
+    /// The word for it in sshd_config.
+    fn setting(self) -> &'static str {
+        match self {
+            Algorithm::KeyExchange => "KexAlgorithms",
+            Algorithm::Cipher => "Ciphers",
+            Algorithm::Mac => "MACs",
+        }
     }
 }
 
@@ -107,14 +133,8 @@ pub enum Cause {
     NotSsh(String),
     #[error("the server has no host key of a type that is asked for ({}); it offers {}", list(pinned), list(offered))]
     NoCommonHostKeyType { pinned: Vec<HostKeyKind>, offered: Vec<String> },
-    #[error("the server has no {what} in common with this program; it offers {}", list(offered))]
-    NoCommonAlgorithm {
-        what: Cow<'static, str>,
-        /// The word for it in sshd_config.
-        setting: Cow<'static, str>,
-        offered: Vec<String>,
-        known: Vec<String>,
-    },
+    #[error("the server has no {} in common with this program; it offers {}", algorithm.name(), list(offered))]
+    NoCommonAlgorithm { algorithm: Algorithm, offered: Vec<String>, known: Vec<String> },
     #[error("the server shows something that is no host key: {0}")]
     BadHostKey(HostKeyError),
     #[error("the server shows another host key than expected: {fingerprint}")]
@@ -239,7 +259,8 @@ impl Error {
             Cause::NoCommonHostKeyType { .. } => {
                 format!("put a key of an offered type into 'host_key': `ssh-keyscan -p {port} {name}`, and compare it on {name}")
             }
-            Cause::NoCommonAlgorithm { setting, known, .. } => {
+            Cause::NoCommonAlgorithm { algorithm, known, .. } => {
+                let setting = algorithm.setting();
                 format!("in the sshd_config of {name}, `{setting}` must allow one of {}", list(known))
             }
             Cause::HostKeyDiffers { offered, .. } => format!(

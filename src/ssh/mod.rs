@@ -23,7 +23,7 @@ mod session;
 mod tcp;
 
 pub use channel::{Channel, Output};
-pub use error::{Cause, Error, Phase};
+pub use error::{Algorithm, Cause, Error, Phase};
 pub use opening::{Opening, Target};
 pub use private_key::stamp as private_key_stamp;
 pub use session::Session;

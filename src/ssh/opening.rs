@@ -66,7 +66,7 @@ impl Opening {
             }
         };
         channel
-            .and_then(|channel| Ok(channel.map(|channel| Channel::new(channel, Arc::clone(driver)))))
+            .map(|channel| channel.map(|channel| Channel::new(channel, Arc::clone(driver))))
             .map_err(|cause| driver.error(Phase::OpenChannel, cause))
     }
 }

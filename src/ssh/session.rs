@@ -1,6 +1,5 @@
 //! A session: connected, the server known by its key, logged in.
 
-use std::borrow::Cow;
 use std::ffi::CString;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -14,7 +13,7 @@ use super::channel::Channel;
 use super::code::{self, cause};
 use super::deadline::Deadline;
 use super::driver::{Driver, Kind};
-use super::error::{Cause, Error, Phase};
+use super::error::{Algorithm, Cause, Error, Phase};
 use super::ffi;
 use super::handshake_sniffer::HandshakeSniffer;
 use super::host_key;
@@ -246,17 +245,16 @@ fn nothing_in_common(ssh: &ssh2::Session, machine: &Machine, sniffer: &Handshake
         names
     };
     let (ciphers, macs) = (CIPHERS.split(',').collect(), supported(MethodType::MacCs));
-    let lacks = |what: &'static str, setting: &'static str, known: &Vec<&str>, offered: &[String]| {
+    let lacks = |algorithm, known: &Vec<&str>, offered: &[String]| {
         (!known.iter().any(|known| offered.iter().any(|offered| offered == known))).then(|| Cause::NoCommonAlgorithm {
-            what: Cow::Borrowed(what),
-            setting: Cow::Borrowed(setting),
+            algorithm,
             offered: offered.to_vec(),
             known: known.iter().map(|&name| name.to_owned()).collect(),
         })
     };
-    lacks("key exchange", "KexAlgorithms", &supported(MethodType::Kex), &offered.key_exchange)
-        .or_else(|| offered.ciphers.iter().find_map(|offered| lacks("cipher", "Ciphers", &ciphers, offered)))
-        .or_else(|| offered.macs.iter().find_map(|offered| lacks("MAC", "MACs", &macs, offered)))
+    lacks(Algorithm::KeyExchange, &supported(MethodType::Kex), &offered.key_exchange)
+        .or_else(|| offered.ciphers.iter().find_map(|offered| lacks(Algorithm::Cipher, &ciphers, offered)))
+        .or_else(|| offered.macs.iter().find_map(|offered| lacks(Algorithm::Mac, &macs, offered)))
 }
 
 /// A proxy command that fails closes its end a moment before it can be waited for.

@@ -451,6 +451,22 @@ fn the_status_is_renewed_beside_a_borrowed_connection() {
     head.await_no_lock("afterwards");
 }
 
+/// A machine whose record is too old to decide by is probed over the session that is open, and builds over it.
+#[test]
+fn an_old_record_takes_no_login() {
+    let pool = Pool::new();
+    let Pool { head, link, .. } = &pool;
+    pool.kept_by(&Drv::new("first"));
+    let connections = link.connections();
+    let old = health::now() - 100_000;
+    head.change_health(link.name(), |_| Health::reached(MachineStatus::default(), old));
+    let result = head.build(&[&Drv::new("second")]).succeeded();
+    assert!(is_reused(&result) && result.log.contains("debug: probe: "), "{}", result.log);
+    assert_eq!(link.connections(), connections);
+    pool.await_idle(1);
+    head.await_no_lock("afterwards");
+}
+
 /// All of them are the daemon's user, who may enter the directory: mistakes, not attacks.
 #[test]
 fn strangers_at_the_socket() {

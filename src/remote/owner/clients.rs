@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use super::message::{Frames, Request};
+use super::message::{Frames, Keep, Request};
 
 /// Somebody who is connected.
 pub(super) struct Client {
@@ -50,8 +50,8 @@ impl Client {
                     self.asks_until = None;
                     let count = match request {
                         Request::Open { .. } | Request::Resume { .. } => 2,
-                        Request::Keep(_) | Request::Report => 1,
-                        Request::Start(_) | Request::Retire => 0,
+                        Request::Report | Request::Keep(Keep { has_daemon: true, .. }) => 1,
+                        Request::Keep(_) | Request::Start(_) | Request::Retire => 0,
                     };
                     let descriptors = (0..count).map_while(|_| self.control.descriptor()).collect();
                     requests.push((request, descriptors));

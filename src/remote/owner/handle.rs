@@ -131,7 +131,8 @@ impl Owner {
 
     /// Has it be there for other hooks, and end with a process if one is named.
     pub fn keep(&self, cache_key: &CacheKey, daemon: Option<BorrowedFd<'_>>) -> Result<(), Error> {
-        let keep = Keep { socket: cache_key.socket_prefix(), idle: cache_key.idle, streams: cache_key.most };
+        let (socket, has_daemon) = (cache_key.socket_prefix(), daemon.is_some());
+        let keep = Keep { socket, idle: cache_key.idle, streams: cache_key.most, has_daemon };
         self.send(&Request::Keep(keep), daemon.as_slice())
     }
 

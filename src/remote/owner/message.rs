@@ -50,7 +50,7 @@ pub(super) enum Request {
     Open { target: Target, limit: Duration },
     /// A stream to the daemon that another hook has released under this name. Descriptors: data, status.
     Resume { stream: String },
-    /// To be there for other hooks as well. A descriptor, if it is to end with a process: that (pidfd_open(2)).
+    /// To be there for other hooks as well. A descriptor, if it is to end with a process: that one's (pidfd_open(2)).
     Keep(Keep),
     /// How the session is doing. A descriptor: status.
     Report,
@@ -116,6 +116,8 @@ pub(super) struct Keep {
     pub idle: Duration,
     /// How many streams to the daemon may wait to be used again.
     pub streams: usize,
+    /// Whether there is a descriptor.
+    pub has_daemon: bool,
 }
 
 /// What comes of [`Request::Start`].

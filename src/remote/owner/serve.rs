@@ -227,7 +227,9 @@ impl Server {
     }
 
     /// Removes the streams that are over.
-    fn settle(&mut self, states: Vec<StreamState>) {
+    fn settle(&mut self, mut states: Vec<StreamState>) {
+        // Those that have just been opened.
+        states.resize_with(self.streams.len(), || StreamState::Open);
         let streams = std::mem::take(&mut self.streams);
         for (stream, state) in streams.into_iter().zip(states) {
             match state {

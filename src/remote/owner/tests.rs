@@ -351,3 +351,22 @@ fn frames_come_one_after_the_other_with_their_descriptors() {
     let last = (0..3).map(|_| frames.receive::<Request>()).last().unwrap();
     assert_eq!(last.unwrap_err().to_string(), "too many descriptors");
 }
+
+/// Where there is no process to end with, the descriptors of the next request are its own.
+#[test]
+fn each_request_has_its_own_descriptors() {
+    let (control, hook) = UnixStream::pair().unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let keep = |has_daemon| {
+        let (socket, idle) = ("/nowhere".into(), Duration::ZERO);
+        Request::Keep(message::Keep { socket, idle, streams: 1, has_daemon })
+    };
+    let open = Request::Resume { stream: "one".to_owned() };
+    send(&hook, &keep(false), &[]).unwrap();
+    send(&hook, &open, &[ours.as_fd(), theirs.as_fd()]).unwrap();
+    send(&hook, &keep(true), &[ours.as_fd()]).unwrap();
+    drop(hook);
+    let mut client = clients::Client::starter(Frames::new(control)).unwrap();
+    let counts: Vec<usize> = client.requests().iter().map(|(_, descriptors)| descriptors.len()).collect();
+    assert_eq!(counts, [0, 2, 1]);
+}
