@@ -4,7 +4,7 @@
 //! it creates the directory that the variable `out` names, and ends. A variable of the derivation has a new value each time, so
 //! that the machine always builds it. The output is garbage as soon as the connection ends.
 //!
-//! The instructions ([`BUILDER_CODE`]) go through the pointers above the stack pointer, past the arguments, to the variable that begins
+//! The instructions (`BUILDER_CODE`) go through the pointers above the stack pointer, past the arguments, to the variable that begins
 //! with `out=`, and make the system calls `mkdir` (or `mkdirat`) and `exit` with its result. Not checked here: the systems of
 //! the entry.
 

@@ -15,7 +15,7 @@
 //! the nar. Sources: `libstore/derivations.cc` and `parseString` of the daemon, `guix/derivations.scm`.
 //!
 //! Unlike the daemon, the reader refuses entries that are not sorted or occur twice. Not checked on reading: that the
-//! output paths are those that [`Hashes`] computes, and that the environment names them. The daemon checked that when
+//! output paths are those that [`ModuloHashes`] computes, and that the environment names them. The daemon checked that when
 //! the derivation came into its store.
 
 mod output_paths;
