@@ -18,11 +18,16 @@
 //! | kills at named points: 32 points, hook and head each | 64 | none |
 //! | kills at random instants: 284 of hooks, 102 of the daemon's process, 114 of heads | 500, of which 248 cut a build short | none |
 //! | `guix gc` on head and machine at each of the 32 points of a build | 32 | none |
-//! | random faults with the seeds 1, 2 and 3 (`campaign.rs`): 444 tried, 275 of which hit; 47 builds ended with their own hook | 275 | none |
+//! | random faults (`campaign.rs`, seed 840700): 370 tried, 300 of which hit; 30 builds ended with their own hook, client or daemon's process | 300 | none; one build hung, see below |
 //! | `guix gc` in a loop on three hosts (471 runs), two clients for each build (`tests/concurrency.rs`) | 200 builds | none |
 //!
-//! Not explained: in one run of random faults before those of the table, something of a session or of a daemon was still there on a
-//! build machine a minute after 25 faults (seed 1). It did not come back; the test now names the processes.
+//! Not explained:
+//!
+//! - Twice, in some 500 faults, a build hung after the process that holds its connection had been stopped for five seconds: the hook
+//!   waited in `add_to_store` for a reply, the machine's daemon for data, and every queue between them was empty. The campaign is
+//!   behind a switch until this is found.
+//! - In one run (seed 1) something of a session or of a daemon was still there on a build machine a minute after 25 faults. It did not
+//!   come back; the test now names the processes.
 
 #[path = "../lab/mod.rs"]
 mod lab;
