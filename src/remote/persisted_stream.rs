@@ -1,4 +1,4 @@
-//! A stream to a machine's daemon that is borrowed from a keeper ([`persist`](super::persist)).
+//! A stream to a machine's daemon that is borrowed from a holder ([`persist`](super::persist)).
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -19,14 +19,14 @@ const ERROR_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_ERROR: u64 = 4 << 10;
 
 /// Reads and writes end with [`DeadlinePassed`] inside the error once the deadline has passed, and with [`Error::ReusedConnectionLost`] or
-/// [`Error::HolderDied`] when the keeper is gone.
+/// [`Error::HolderDied`] when the holder is gone.
 pub(super) struct PersistedStream {
     data: UnixStream,
     control: UnixStream,
     /// `NAME:PORT`.
     machine: String,
     deadline: Option<Instant>,
-    /// What the keeper said at the end, once it has come.
+    /// What the holder said at the end, once it has come.
     last_words: Option<String>,
     /// Whether it was found stopped, and given up.
     is_stopped: bool,
@@ -50,17 +50,17 @@ impl PersistedStream {
         Ok(PersistedStream { data, control, machine, deadline: None, last_words: None, is_stopped: false })
     }
 
-    /// Whether the keeper has ended without a word, or is stopped, which is none of the machine's doing.
+    /// Whether the holder has ended without a word, or is stopped, which is none of the machine's doing.
     pub(super) fn has_lost_holder(&self) -> bool {
         self.is_stopped || self.last_words.as_ref().is_some_and(String::is_empty)
     }
 
-    /// Whether the keeper found that the server closed the channel for the silence on it.
+    /// Whether the holder found that the server closed the channel for the silence on it.
     pub(super) fn was_closed_by_server(&self) -> bool {
         self.last_words.as_ref().is_some_and(|words| words == CHANNEL_CUT)
     }
 
-    /// Whether the keeper is alive as far as the kernel knows. One that is stopped passes nothing on, and says nothing.
+    /// Whether the holder is alive as far as the kernel knows. One that is stopped passes nothing on, and says nothing.
     pub(super) fn check(&mut self) -> Result<(), Error> {
         self.is_stopped = persist::is_stopped(&self.control);
         if self.is_stopped { Err(Error::HolderStopped { machine: self.machine.clone() }) } else { Ok(()) }
@@ -72,7 +72,7 @@ impl PersistedStream {
 
     /// Gives the connection back. The daemon must have replied to all that it was asked.
     pub(super) fn release(mut self) {
-        // If the keeper is gone there is nobody to take it.
+        // If the holder is gone there is nobody to take it.
         let _ = self.control.write_all(&[RELEASE]);
     }
 
@@ -83,7 +83,7 @@ impl PersistedStream {
         }
     }
 
-    /// The keeper's last words; without any it was killed.
+    /// The holder's last words; without any it was killed.
     fn listen(&self) -> String {
         let mut words = Vec::new();
         let _ = self.control.set_read_timeout(Some(ERROR_TIMEOUT));

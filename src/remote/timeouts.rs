@@ -5,11 +5,11 @@
 //! | resolve, connect, SSH handshake, authenticate | `connect_timeout` for all of them together | `ssh` |
 //! | open a channel to the daemon, and its greeting | `connect_timeout` each | [`greeting_timeout`], `ssh` |
 //! | the same, and opening any other channel, once the daemon has answered | `stall_timeout` each, if that is longer | [`greeting_timeout`], `ssh` |
-//! | the first answer over a connection that was kept | a second and four round trips, `connect_timeout` at the most | `kept` |
+//! | the first reply over a persistent connection | a second and four round trips, `connect_timeout` at the most | [`persist`](super::persist) |
 //! | probe | `connect_timeout`; then the status is unknown, which is no failure | [`Connection::probe`] |
 //! | start of the relay | `stall_timeout`: Guile takes seconds | `relay` |
 //! | each answer, upload, download | silence: see below; at most `max-silent-time` and a `stall_timeout`, or an hour | [`SilencePolicy::answer`] |
-//! | a turn to transfer | an hour ([`TRANSFER_WAIT_MAX`]), then without | `transfer` |
+//! | the wait for a transfer slot | an hour ([`TRANSFER_WAIT_MAX`]), then the transfer continues without one | `transfer` |
 //! | build | silence: see below; at most `max-silent-time` and a `stall_timeout`, without end where there is none | [`SilencePolicy::build`] |
 //! | anything sent | while the other side takes nothing, silence: see below | [`SilencePolicy::answer`] |
 //! | anything sent or received that trickles | five `stall_timeout` for each 16 KiB | [`SilencePolicy::answer`], [`SilencePolicy::build`] |

@@ -1,8 +1,8 @@
 //! The outputs that a host is known to have: the derivations that were built there recently, or whose outputs were sent
 //! there.
 //!
-//! `known_outputs` in the host's state directory has a line for each, with the hash part of its name, the newest last.
-//! A build appends to it, under the lock `known_outputs.lock`; when it is too long, its older half is removed. It is a
+//! `known-outputs` in the host's state directory has a line for each, with the hash part of its name, the newest last.
+//! A build appends to it, under the lock `known-outputs.lock`; when it is too long, its older half is removed. It is a
 //! guess, for the choice of a machine: the host's garbage collector does not report what it deletes. An output that
 //! turns out to be missing is sent.
 

@@ -70,7 +70,7 @@ impl CacheKey {
         self.directory.join(format!("{}{}-{number}", self.prefix, process::id()))
     }
 
-    /// Whether at least `count` connections wait for the machine, on whatever terms. Those whose keepers cannot lend them do
+    /// Whether at least `count` connections wait for the machine, on whatever terms. Those whose holders cannot lend them do
     /// not count. Nobody is asked as long as there are not so many sockets.
     pub(super) fn are_waiting(&self, count: usize) -> bool {
         let sockets = sockets(&self.directory, &self.machine);

@@ -1,4 +1,4 @@
-//! The borrower's side: finding a kept connection, and ending those that nobody will borrow any more.
+//! The client's side: finding a kept connection, and ending those that nobody will borrow any more.
 
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::net::UnixStream;

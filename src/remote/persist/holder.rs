@@ -1,4 +1,4 @@
-//! The keeper's side: a process that holds a connection and lends it.
+//! The holder's side: a process that holds a connection and lends it.
 
 use std::ffi::{CStr, CString};
 use std::fs::OpenOptions;
@@ -34,7 +34,7 @@ const NAME: &CStr = c"offload-persist";
 const BUFFER: usize = 64 << 10;
 
 /// Keeps the connection behind `client`, whose last reply has been read, for the next build: gives it back to its
-/// keeper, or becomes two processes and leaves it to the other one. A connection that cannot be kept ends. `daemon` finds
+/// holder, or becomes two processes and leaves it to the other one. A connection that cannot be kept ends. `daemon` finds
 /// a process with which the other one ends (pidfd_open(2)).
 ///
 /// The process must not be in the midst of anything in another thread that the child would come by (`ffi`).
@@ -111,7 +111,7 @@ impl Holder<'_> {
         Ok(())
     }
 
-    /// Waits for a borrower. `None`: none came, or the connection is over.
+    /// Waits for a client. `None`: none came, or the connection is over.
     fn wait(&mut self, listening_socket: &ListeningSocket) -> io::Result<Option<(UnixStream, UnixStream)>> {
         let until = (Instant::now() + self.cache_key.idle).min(self.start + MAX_AGE);
         self.channel.set_deadline(Some(until));
@@ -139,7 +139,7 @@ impl Holder<'_> {
         }
     }
 
-    /// Carries the protocol for a borrower. Whether the connection was given back.
+    /// Carries the protocol for a client. Whether the connection was given back.
     fn lend(&mut self, control: &mut UnixStream, data: UnixStream) -> bool {
         let lost = match self.carry(&data) {
             Ok(()) => return self.channel.is_empty() && is_released(control),
@@ -151,13 +151,13 @@ impl Holder<'_> {
             data.set_write_timeout(Some(HANDSHAKE_TIMEOUT))?;
             io::copy(&mut self.channel, &mut (&data))
         });
-        // Before the end of the data, so that it is there to be read. The borrower names the machine itself.
+        // Before the end of the data, so that it is there to be read. The client names the machine itself.
         let words = ssh::Error::in_io(&lost).map_or_else(|| lost.to_string(), |error| error.cause.to_string());
         let _ = control.write_all(words.as_bytes());
         false
     }
 
-    /// Passes on what comes from either side, until the borrower ends.
+    /// Passes on what comes from either side, until the client ends.
     fn carry(&mut self, mut data: &UnixStream) -> io::Result<()> {
         data.set_nonblocking(true)?;
         self.channel.set_deadline(None);
@@ -192,7 +192,7 @@ impl Holder<'_> {
         }
     }
 
-    /// Passes on what the borrower has written. The machine's daemon may take nothing for as long as the borrower likes,
+    /// Passes on what the client has written. The machine's daemon may take nothing for as long as the client likes,
     /// and no longer.
     fn send(&mut self, mut bytes: &[u8], data: &UnixStream) -> io::Result<()> {
         while !bytes.is_empty() {
@@ -207,7 +207,7 @@ impl Holder<'_> {
         Ok(())
     }
 
-    /// Waits until the borrower takes more, and passes on what it writes meanwhile.
+    /// Waits until the client takes more, and passes on what it writes meanwhile.
     fn wait_for_room(&mut self, mut data: &UnixStream) -> io::Result<()> {
         let mut wanted = [PollFd::new(data, PollFlags::IN | PollFlags::OUT)];
         match poll(&mut wanted, None) {
@@ -216,7 +216,7 @@ impl Holder<'_> {
         }
         if wanted[0].revents().contains(PollFlags::IN) {
             let mut piece = vec![0; BUFFER];
-            // An end shows when the borrower is written to.
+            // An end shows when the client is written to.
             if let Ok(count) = data.read(&mut piece) {
                 self.send(&piece[..count], data)?;
             }
@@ -235,7 +235,7 @@ struct ListeningSocket {
 
 impl ListeningSocket {
     fn make(socket: PathBuf, daemon: Option<BorrowedFd<'_>>) -> io::Result<ListeningSocket> {
-        // It gets its name when somebody listens: one without is taken for that of a keeper that was killed.
+        // It gets its name when somebody listens: one without is taken for that of a holder that was killed.
         let unnamed = socket.with_file_name(format!(".{}", process::id()));
         let _ = files::remove(&unnamed);
         let listener = files::listen(&unnamed)?;
@@ -276,7 +276,7 @@ fn receive(control: &UnixStream) -> io::Result<Request<UnixStream>> {
     Request::receive(control)
 }
 
-/// Whether the borrower, which has ended, has said that the connection can be used again.
+/// Whether the client, which has ended, has said that the connection can be used again.
 fn is_released(control: &mut UnixStream) -> bool {
     let mut byte = [0];
     matches!(control.read(&mut byte), Ok(1)) && byte == [RELEASE]

@@ -1,6 +1,6 @@
-//! What a borrower and a keeper say to each other.
+//! What a client and a holder say to each other.
 //!
-//! Both begin with the version of this protocol, a byte. A borrower goes on with a byte that says what it wants, and with
+//! Both begin with the version of this protocol, a byte. A client goes on with a byte that says what it wants, and with
 //! the descriptor that it has to send for that. Numbers are little-endian.
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
@@ -20,16 +20,16 @@ use crate::machine::Compressed;
 /// The version of the protocol. It is also part of the names of sockets, so that different ones do not meet.
 pub(super) const PROTOCOL: u8 = 1;
 
-/// What a borrower sends that gives the connection back.
+/// What a client sends that gives the connection back.
 pub(in crate::remote) const RELEASE: u8 = b'R';
 
-/// A keeper's last words where the SSH server has closed the channel for the silence on it.
+/// A holder's last words where the SSH server has closed the channel for the silence on it.
 pub(in crate::remote) const CHANNEL_CUT: &str = "its SSH server has closed the channel";
 
 const LEND: u8 = b'L';
 const END: u8 = b'E';
 
-/// What somebody wants of a keeper.
+/// What somebody wants of a holder.
 pub(super) enum Request<S> {
     /// The connection, over this socket.
     Lend(S),
@@ -77,7 +77,7 @@ impl Request<UnixStream> {
     }
 }
 
-/// What a keeper says of the daemon and the way there.
+/// What a holder says of the daemon and the way there.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Handshake {
     /// Of the daemon's protocol.

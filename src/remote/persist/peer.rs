@@ -2,7 +2,7 @@
 //!
 //! The directory of the sockets may belong to another user than the one whose hook runs, as where root runs the daemon of
 //! an account without privileges: that user could put a socket of its own there. So the kernel is asked who listens
-//! (`SO_PEERCRED`), and only a process of the same user is trusted, as `ssh-agent` has it. A keeper also listens to root,
+//! (`SO_PEERCRED`), and only a process of the same user is trusted, as `ssh-agent` has it. A holder also listens to root,
 //! who can do all that it can.
 
 use std::fs;
@@ -15,11 +15,11 @@ use rustix::process::{Pid, geteuid};
 
 use crate::permissions::files;
 
-/// Connects to a keeper of the same user. A socket that nobody listens on any more is removed.
+/// Connects to a holder of the same user. A socket that nobody listens on any more is removed.
 pub(super) fn connect(socket: &Path) -> io::Result<UnixStream> {
     let stream = files::connect(socket).inspect_err(|error| {
         if error.kind() == ErrorKind::ConnectionRefused {
-            // Its keeper was killed. Whoever removes it first has removed it.
+            // Its holder was killed. Whoever removes it first has removed it.
             let _ = files::remove(socket);
         }
     })?;
@@ -39,7 +39,7 @@ pub(super) fn can_lend(socket: &Path) -> bool {
     connect(socket).is_ok()
 }
 
-/// Whether a keeper may do what the process at the other end wants.
+/// Whether a holder may do what the process at the other end wants.
 pub(super) fn may_ask(control: &UnixStream) -> bool {
     socket_peercred(control).is_ok_and(|peer| peer.uid == geteuid() || peer.uid.is_root())
 }

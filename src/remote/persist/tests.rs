@@ -139,7 +139,7 @@ fn an_answer_in_bytes() {
     assert_eq!(Handshake::from_bytes(other), None);
 }
 
-/// A socket whose keeper was killed.
+/// A socket whose holder was killed.
 fn stale(path: &Path) {
     drop(UnixListener::bind(path).unwrap());
 }
@@ -218,13 +218,13 @@ fn what_is_outdated_is_asked_to_end() {
     assert_eq!(asked(), [true, true, true, false]);
 }
 
-/// Serves borrowers at the socket `path` in a thread, until `serve` says that it is done.
+/// Serves clients at the socket `path` in a thread, until `serve` says that it is done.
 fn holder(path: &Path, serve: impl Fn(UnixStream) -> bool + Send + 'static) -> thread::JoinHandle<()> {
     let listener = UnixListener::bind(path).unwrap();
     thread::spawn(move || while !serve(listener.accept().unwrap().0) {})
 }
 
-/// What a borrower sends, however long it takes.
+/// What a client sends, however long it takes.
 fn descriptor(control: &UnixStream) -> UnixStream {
     poll(&mut [PollFd::new(control, PollFlags::IN)], None).unwrap();
     let Ok(Request::Lend(data)) = Request::receive(control) else { panic!("not a request to lend") };
@@ -241,7 +241,7 @@ fn keepers_that_lend_nothing_are_passed_over() {
     };
     let says_nothing = |control: UnixStream| {
         let _data = descriptor(&control);
-        // Until the borrower has had enough.
+        // Until the client has had enough.
         assert_eq!((&control).read(&mut [0]).unwrap(), 0);
         true
     };

@@ -2,7 +2,7 @@ use std::thread;
 
 use super::*;
 
-/// A borrower's side, and the keeper's ends: data and control.
+/// A client's side, and the holder's ends: data and control.
 fn persisted() -> (PersistedStream, UnixStream, UnixStream) {
     let (data, keeper_data) = UnixStream::pair().unwrap();
     let (control, keeper_control) = UnixStream::pair().unwrap();
