@@ -30,7 +30,7 @@ use offload::store::path::StorePath;
 
 fn main() -> Result<(), Box<dyn Error>> {
     // What the machine file starts ends with this process.
-    offload::supervisor::serve_if_asked(&std::env::args_os().collect::<Vec<_>>());
+    offload::remote::owner::serve_if_asked(&std::env::args_os().collect::<Vec<_>>());
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (file, drv) = match arguments.as_slice() {
         [file] => (file, None),

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use rustix::process::geteuid;
 
-use crate::build::{Build, Chosen, FailOver, LiveEnvironment, end_outdated};
+use crate::build::{Build, Chosen, FailOver, LiveEnvironment, OpenSessions, end_outdated};
 use crate::error::{Failure, with_causes};
 use crate::events::Observer;
 use crate::hook::{BuildLog, HookArguments, Request};
@@ -44,10 +44,8 @@ pub struct Engine {
     pub state: StateDirectory,
     /// The head's own system type, and the limits for builds.
     pub arguments: HookArguments,
-    /// Whether connections persist for the next build. Default: false. It suits programs that end with the build,
-    /// because a persistent connection needs a process of its own, forked from this one at the end of a build. At that
-    /// moment no thread except the engine's may be active. The program must wait for that process, and keeps its own
-    /// copies of the descriptors that the process inherits.
+    /// Whether SSH sessions stay open for the next build, in the processes that own them. The program must have called
+    /// [`serve_if_asked`](crate::remote::owner::serve_if_asked). Default: false.
     pub persists_connections: bool,
     /// Opens the process with which persistent connections end (pidfd_open(2)), such as the daemon whose hook this
     /// process is. Default: `None`.
@@ -195,7 +193,9 @@ impl Consideration<'_> {
 
     /// Returns the environment of this request.
     pub fn env(&self) -> LiveEnvironment {
-        LiveEnvironment::new(&self.engine.state, &self.engine.directories.store, self.request)
+        let Engine { state, directories, arguments, persists_connections, .. } = self.engine;
+        let sessions = persists_connections.then(|| OpenSessions::new(state, directories, arguments));
+        LiveEnvironment::new(state, &directories.store, self.request, sessions)
     }
 
     fn query(&self) -> Query<'_> {

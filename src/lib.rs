@@ -7,8 +7,8 @@
 //!
 //! # Map
 //!
-//! Arrows between these modules, and between the files inside each of them, point in one direction. Only the four files
-//! that bind a C library contain `unsafe` code. `tests/layers/` checks both rules.
+//! Arrows between these modules, and between the files inside each of them, point in one direction. Only the three
+//! files that bind a C library contain `unsafe` code. `tests/layers/` checks both rules.
 //!
 //! ```text
 //! commands ─► engine ─► build ─► scheduler, transfer ─► remote, local ─► daemon, ssh ─► store
@@ -28,7 +28,7 @@
 //! | [`state`] | the state that outlives a process: slots, health, the queue, drained machines, transfers |
 //! | [`build`] | one accepted build, from the choice of a machine to the outputs in the store, with fail-over |
 //! | [`transfer`] | upload of the missing inputs, download of the outputs |
-//! | [`remote`] | the build machine's side: a stream to its daemon, a probe, persistent connections |
+//! | [`remote`] | the build machine's side: a stream to its daemon, a probe, the processes that own SSH sessions |
 //! | [`local`] | this machine's store: read and sign, restore, check |
 //! | [`daemon`] | a client of the worker protocol over any `Read + Write` |
 //! | [`ssh`] | all code that calls libssh2 |
@@ -45,8 +45,9 @@
 //!
 //! # Embedding
 //!
-//! The first line of `main` should be [`supervisor::serve_if_asked`]. It makes the programs that the machine file and
-//! `proxy_command` start end with the process. Without it such programs outlive a process that is killed.
+//! The first line of `main` should be [`remote::owner::serve_if_asked`]. It makes the programs that the machine file and
+//! `proxy_command` start end with the process, and gives each SSH session a process of its own. Without it such programs
+//! outlive a process that is killed, and sessions belong to threads of the process.
 //!
 //! Another program can do the work of the build hook, add its own functions to the machine file's language and observe
 //! the builds. The steps are those of [`engine`]; `examples/embed.rs` takes them all.

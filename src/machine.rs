@@ -8,6 +8,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 mod host_key;
 mod known_hosts;
 mod name;
@@ -117,7 +119,7 @@ pub enum Compression {
 }
 
 /// The directions in which a connection is compressed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compressed {
     pub sending: bool,
     pub receiving: bool,
@@ -144,7 +146,7 @@ impl Compression {
 }
 
 /// A public key that identifies an SSH server.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostKey {
     pub kind: HostKeyKind,
     /// The key in the encoding of RFC 4253, section 6.6: the base64 part of the OpenSSH form.
@@ -158,7 +160,7 @@ impl fmt::Debug for HostKey {
 }
 
 /// The types of host key that can be pinned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum HostKeyKind {
     Ed25519,
     EcdsaP256,

@@ -341,7 +341,8 @@ fn a_full_pool_holds_up_one_request_and_not_all() {
 /// The machine behind a command that leaves a list of its descriptors in a file.
 fn spied_on(machine: &Host) -> Entry {
     let command = ["sh", "-c", "ls -l /proc/self/fd >/tmp/descriptors; echo chatter >&2; exec busybox nc b1 2022"];
-    machine.entry().set("proxy_command", command)
+    // Each hook has a command of its own.
+    machine.entry().set("proxy_command", command).set("keep_connection", false)
 }
 
 /// The proxy command has had its socket and somewhere to complain to, and nothing else.

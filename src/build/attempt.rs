@@ -6,7 +6,7 @@ use std::error::Error;
 use log::warn;
 
 use super::classify_failure::classify_failure;
-use super::persist::ConnectionCache;
+use super::persist::{self, OpenSessions};
 use super::reach::{MachineLink, daemon_failed};
 use super::record_health::{record_failure, refresh_status};
 use super::watch::BuildWatch;
@@ -20,7 +20,8 @@ use crate::hook::descriptors::LINE_PREFIX;
 use crate::local::{LOG_FULL_HINT, LocalStore, LogReserve};
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream, SilencePolicy, timeouts};
-use crate::scheduler::{self, Choice};
+use crate::scheduler::{self, Choice, Environment};
+use crate::state::health::Availability;
 use crate::state::{QueueTicket, Slot};
 use crate::store::path::StorePath;
 use crate::timing::Stopwatch;
@@ -37,7 +38,8 @@ impl Build<'_> {
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
-        let env = LiveEnvironment::new(self.state, &self.directories.store, self.failover.request);
+        let sessions = self.persists_connections.then(|| self.sessions());
+        let env = LiveEnvironment::new(self.state, &self.directories.store, self.failover.request, sessions);
         let mut attempt = |choice: Chosen, observer: &mut dyn Observer| self.attempt(choice, &env, log, observer);
         self.failover.run(first, ticket, &env, &mut attempt, observer)
     }
@@ -56,16 +58,17 @@ impl Build<'_> {
         observer.observe(&Event::Offloading { derivation, machine: &machine.name });
         let local_store = LocalStore::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
         failpoint(Failpoint::LocalStoreOpened);
-        let options = self.options(machine);
+        let options = persist::options(self.failover.arguments, machine);
         let attempt = Attempt {
             build: self,
             machine,
             env,
             local_store: &local_store,
             options: &options,
-            cache: ConnectionCache::new(self, machine, &options),
+            sessions: self.persists_connections.then(|| self.sessions()),
             machine_fault: Cell::default(),
             has_wrong_signature: Cell::default(),
+            has_lost_owner: Cell::default(),
             reused: Cell::default(),
         };
         let downloaded = attempt.build(slot, link, log, observer)?;
@@ -74,24 +77,16 @@ impl Build<'_> {
         downloaded.place().map_err(|error| Failure::Head(with_causes(&error)))?;
         stopwatch.lap("place");
         if let Some(connection) = attempt.reused.take() {
-            // A probe takes a login, and no build waits for it.
+            // No build waits for this probe.
             refresh_status(self.state, machine, &self.directories.store, &connection);
         }
         observer.observe(&Event::Done { derivation, machine: &machine.name });
         Ok(())
     }
 
-    /// Returns the options of the build for the machine's daemon.
-    fn options(&self, machine: &Machine) -> Options {
-        Options {
-            build_timeout: self.failover.arguments.build_timeout,
-            max_silent_time: self.failover.arguments.max_silent_time,
-            use_substitutes: machine.use_substitutes,
-            // The trace separates the daemon's messages about the build from the builder's output.
-            print_build_trace: true,
-            multiplexed_build_output: true,
-            ..Options::default()
-        }
+    /// Returns the sessions that builds with these arguments share.
+    fn sessions(&self) -> OpenSessions {
+        OpenSessions::new(self.state, self.directories, self.failover.arguments)
     }
 }
 
@@ -105,12 +100,15 @@ struct Attempt<'a> {
     env: &'a LiveEnvironment,
     local_store: &'a LocalStore<'a>,
     options: &'a Options,
-    cache: ConnectionCache<'a>,
+    /// The sessions that earlier builds left open; none if this machine keeps no connection.
+    sessions: Option<OpenSessions>,
     /// The failure that counts against the machine.
     machine_fault: Cell<Option<String>>,
     /// Whether a key that is not authorized made a signature that came over a reused connection.
     has_wrong_signature: Cell<bool>,
-    /// The reused connection, if the build uses one.
+    /// Whether the process that owns the session has ended.
+    has_lost_owner: Cell<bool>,
+    /// The connection, if it was open before the build.
     reused: Cell<Option<Connection>>,
 }
 
@@ -138,23 +136,39 @@ impl<'a> Attempt<'a> {
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<Downloaded<'a>, Failure> {
-        if link.is_none()
-            && let Some(mut link) = self.cache.acquire(self.env)
-        {
-            let result = self.build_over(&mut link, log, observer);
-            // In that case the machine is not at fault.
-            let has_lost_holder = result.is_err() && link.client.stream_mut().has_lost_holder();
-            let why = if has_lost_holder { self.machine_fault.take() } else { self.old_signature() };
-            let Some(why) = why else { return result.map(|built| self.persist_best(built, link)) };
-            warn!("{why}; retrying over a new connection");
-        }
-        let link = match link {
-            Some(link) => link,
-            None => scheduler::connect(self.machine, self.env).map_err(|cause| self.failure(cause))?,
+        let mut link = match link {
+            Some(link) => self.greet(link)?,
+            None => match self.open_session() {
+                Some(link) => link,
+                None => self.connect()?,
+            },
         };
-        let mut link = self.greet(link)?;
-        let built = self.build_over(&mut link, log, observer)?;
-        Ok(self.persist_best(built, link))
+        let mut result = self.build_over(&mut link, log, observer);
+        let has_lost_owner = self.has_lost_owner.take() || link.client.stream_mut().has_lost_owner();
+        // In that case the machine is not at fault.
+        let why = if result.is_err() && has_lost_owner { self.machine_fault.take() } else { self.old_signature() };
+        if let Some(why) = why {
+            // An owner that is only stopped may continue: no other build is to use it.
+            link.connection.retire();
+            warn!("{why}; retrying over a new connection");
+            link = self.connect()?;
+            result = self.build_over(&mut link, log, observer);
+        }
+        Ok(self.persist_best(result?, link))
+    }
+
+    /// Returns a link over the session that an earlier build left open. A machine in a back-off is skipped here, too.
+    fn open_session(&self) -> Option<MachineLink> {
+        match self.env.health(self.machine).availability(self.env.now()) {
+            Availability::BackingOff { .. } => None,
+            _ => self.sessions.as_ref()?.reach(self.machine),
+        }
+    }
+
+    /// Connects to the machine over a new session.
+    fn connect(&self) -> Result<MachineLink, Failure> {
+        let link = scheduler::connect(self.machine, self.env).map_err(|cause| self.failure(cause))?;
+        self.greet(link)
     }
 
     /// Returns the reason why an unauthorized signature over a reused connection does not count against the machine:
@@ -166,9 +180,11 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    /// Persists the connection that is most useful to another build.
+    /// Leaves the stream to the daemon that is most useful to another build with the owner of the session.
     fn persist_best(&self, (downloaded, second): Built<'a>, link: MachineLink) -> Downloaded<'a> {
-        self.cache.persist(second.unwrap_or(link.client));
+        if let Some(sessions) = &self.sessions {
+            sessions.release(self.machine, second.unwrap_or(link.client));
+        }
         failpoint(Failpoint::ConnectionPersisted);
         self.reused.set(link.connection.is_reused().then_some(link.connection));
         downloaded
@@ -203,6 +219,9 @@ impl<'a> Attempt<'a> {
         let silence_policy = SilencePolicy::answer(self.machine, max_silent_time);
         client.stream_mut().set_silence_policy(silence_policy.clone());
         failpoint(Failpoint::OptionsSet);
+        if let Some(sessions) = &self.sessions {
+            sessions.keep(self.machine, connection, build.daemon);
+        }
 
         let limiter = self.limiter();
         let mut signing_connection = SigningConnection::new(connection, &silence_policy, &limiter);
@@ -242,11 +261,12 @@ impl<'a> Attempt<'a> {
         let mut second = signing_connection.ready();
         let exporter = second.as_mut().unwrap_or(client);
         let downloaded =
-            transfer::download(exporter, self.local_store, &expected, connection.compressed(), &limiter, observer)
-                .map_err(|error| {
-                    self.has_wrong_signature.set(connection.is_reused() && error.is_of_key());
-                    self.transfer_failed("retrieving outputs", error.is_of_machine(), &error)
-                })?;
+            transfer::download(exporter, self.local_store, &expected, connection.compressed(), &limiter, observer);
+        let downloaded = downloaded.map_err(|error| {
+            self.has_wrong_signature.set(connection.is_reused() && error.is_of_key());
+            self.has_lost_owner.set(exporter.stream_mut().has_lost_owner());
+            self.transfer_failed("retrieving outputs", error.is_of_machine(), &error)
+        })?;
         if !connection.is_reused() {
             refresh_status(build.state, self.machine, &build.directories.store, connection);
         }

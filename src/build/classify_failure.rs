@@ -4,7 +4,6 @@ use log::debug;
 
 use super::Build;
 use super::classify::{FailureClass, classify};
-use super::connect::connect;
 use super::inspect_hint::inspect_hint;
 use super::reach::daemon_failed;
 use super::record_health::record_success;
@@ -37,7 +36,7 @@ pub(super) fn classify_failure(
         Err(error) => return Err(daemon_failed("classifying the failed build", &error)),
     };
     let mut has_commands = false;
-    let free = match probe(build, machine, connection) {
+    let free = match connection.probe(build.directories.store.as_str()) {
         Ok(status) => {
             has_commands = status != MachineStatus::default();
             record_success(build.state, machine, status.clone());
@@ -60,12 +59,4 @@ pub(super) fn classify_failure(
         FailureClass::Machine(Some(why)) => Failure::Machine { machine: name, cause: format!("{message}; {why}") },
         FailureClass::Machine(None) => Failure::Refused { machine: name, cause: message },
     })
-}
-
-/// Probes the machine. If another process has the session, that takes a login, within the limit of logins. The error is
-/// a message.
-fn probe(build: &Build<'_>, machine: &Machine, connection: &Connection) -> Result<MachineStatus, String> {
-    let own = if connection.is_reused() { Some(connect(build.state, machine)?) } else { None };
-    let probed = own.as_ref().unwrap_or(connection).probe(build.directories.store.as_str());
-    probed.map_err(|error| error.to_string())
 }

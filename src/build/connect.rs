@@ -116,9 +116,15 @@ impl Crowd<'_> {
         }
     }
 
-    /// Returns whether a connection may have failed because too many processes logged in.
+    /// Returns whether a connection may have failed because too many processes logged in, or without a fault of the
+    /// machine.
     fn is_blamed(&self, error: &remote::Error, login: Option<&Login>) -> bool {
-        let remote::Error::Ssh(error) = error else { return false };
+        let error = match error {
+            remote::Error::Ssh(error) => error,
+            // Somebody killed the owner of the session.
+            remote::Error::OwnerEnded { .. } => return true,
+            _ => return false,
+        };
         match error.cause {
             Cause::Dropped { .. } => true,
             Cause::NotAllowedNow => self.logins.is_ok_and(|logins| logins.is_crowded(login).unwrap_or(false)),

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant};
 use log::{debug, warn};
 
 use super::connect::unreachable;
+use super::persist::OpenSessions;
 use super::reach::{MachineLink, reach};
 use super::record_health::change_health;
 use crate::hook::Request;
@@ -35,18 +35,26 @@ struct RequestState {
     /// The derivations whose outputs it needs; read on the first use.
     needs: OnceLock<BTreeSet<StorePath>>,
     start: Instant,
+    /// Where connections are kept.
+    sessions: Option<OpenSessions>,
 }
 
 impl LiveEnvironment {
     /// Returns the environment that takes slots for the derivation of `request`. The store directory is the same on
-    /// every machine.
-    pub fn new(state: &StateDirectory, store: &StoreDir, request: &Request) -> LiveEnvironment {
+    /// every machine. Machines are probed over `sessions` if one of them is open.
+    pub fn new(
+        state: &StateDirectory,
+        store: &StoreDir,
+        request: &Request,
+        sessions: Option<OpenSessions>,
+    ) -> LiveEnvironment {
         LiveEnvironment(Arc::new(RequestState {
             state: state.clone(),
             store: store.clone(),
             derivation: request.derivation.clone(),
             needs: OnceLock::new(),
             start: Instant::now(),
+            sessions,
         }))
     }
 
@@ -77,30 +85,6 @@ impl LiveEnvironment {
     }
 }
 
-/// The number of threads of this process that run a probe.
-static PROBES: AtomicUsize = AtomicUsize::new(0);
-
-/// Returns whether any thread of this process runs a probe.
-pub fn is_probing() -> bool {
-    PROBES.load(Ordering::SeqCst) > 0
-}
-
-/// Counts a probing thread until it is dropped.
-struct ProbeCount;
-
-impl ProbeCount {
-    fn start() -> ProbeCount {
-        PROBES.fetch_add(1, Ordering::SeqCst);
-        ProbeCount
-    }
-}
-
-impl Drop for ProbeCount {
-    fn drop(&mut self) {
-        PROBES.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 fn hosts(machines: &[&Machine]) -> Vec<String> {
     machines.iter().map(|machine| machine.address()).collect()
 }
@@ -128,11 +112,6 @@ impl Environment for LiveEnvironment {
     }
 
     fn spawn(&self, task: Box<dyn FnOnce() + Send>) {
-        let probe_lock = ProbeCount::start();
-        let task = move || {
-            let _asking = probe_lock;
-            task();
-        };
         if let Err(error) = thread::Builder::new().name("ask".to_owned()).spawn(task) {
             warn!("cannot start a thread: {error}");
         }
@@ -155,7 +134,8 @@ impl Environment for LiveEnvironment {
     }
 
     fn connect(&self, machine: &Machine) -> Result<MachineLink, String> {
-        reach(&self.0.state, machine, &self.0.store)
+        let open = self.0.sessions.as_ref().and_then(|sessions| sessions.reach(machine));
+        open.map_or_else(|| reach(&self.0.state, machine, &self.0.store), Ok)
     }
 
     fn status(&self, link: &MachineLink) -> Result<MachineStatus, String> {

@@ -27,7 +27,7 @@ mod watch;
 pub use connect::connect;
 pub use failover::{AttemptFn, FailOver};
 pub use live_environment::LiveEnvironment;
-pub use persist::end_outdated;
+pub use persist::{OpenSessions, end_outdated};
 pub use reach::{MachineLink, OWN_STORE, OWN_STORE_HINT, reach};
 pub use record_health::{record_failure, record_success};
 
@@ -49,8 +49,7 @@ pub struct Build<'a> {
     pub outputs: &'a BTreeSet<StorePath>,
     pub directories: &'a Directories,
     pub state: &'a StateDirectory,
-    /// Whether connections persist for other builds. Use it only in a process that does nothing else and ends with the
-    /// build, because the process forks ([`persist`](crate::remote::persist)).
+    /// Whether SSH sessions stay open for other builds ([`owner`](crate::remote::owner)).
     pub persists_connections: bool,
     /// Opens the process with which persistent connections end, if there is one (pidfd_open(2)).
     pub daemon: fn() -> Option<OwnedFd>,

@@ -1,90 +1,120 @@
-//! Connections that persist from one build to the next ([`persist`](crate::remote::persist)).
+//! SSH sessions that stay open from one build to the next ([`owner`](crate::remote::owner)).
+
+use std::os::fd::{AsFd, OwnedFd};
 
 use log::debug;
 
-use super::Build;
 use super::connect::compressed;
-use super::live_environment::{LiveEnvironment, is_probing};
-use super::reach::MachineLink;
+use super::reach::{MachineLink, reach_over};
 use crate::daemon::{Client, Options};
 use crate::file_stamp::FileStamp;
+use crate::hook::HookArguments;
 use crate::local::Directories;
 use crate::machine::{Compressed, Machine};
-use crate::remote::{DaemonStream, persist};
-use crate::scheduler::Environment;
+use crate::remote::owner::{self, Acquired, CacheKey, Files};
+use crate::remote::{Connection, DaemonStream};
 use crate::ssh;
 use crate::state::StateDirectory;
-use crate::state::health::Availability;
 use crate::timing::Stopwatch;
 
-/// The persistent connections to one machine.
-pub(super) struct ConnectionCache<'a> {
-    build: &'a Build<'a>,
-    machine: &'a Machine,
-    options: &'a Options,
+/// The sessions that builds share, as one hook uses them.
+#[derive(Clone)]
+pub struct OpenSessions {
+    state: StateDirectory,
+    directories: Directories,
+    arguments: HookArguments,
     /// The files as they were before the connection was opened.
-    files: persist::Files,
+    files: Files,
 }
 
-impl<'a> ConnectionCache<'a> {
-    /// Returns the connections whose daemon has these options; for a build that has no connection yet.
-    pub fn new(build: &'a Build<'a>, machine: &'a Machine, options: &'a Options) -> ConnectionCache<'a> {
-        ConnectionCache { build, machine, options, files: files(build.directories) }
+impl OpenSessions {
+    /// Returns the sessions of hooks with these arguments.
+    pub fn new(state: &StateDirectory, directories: &Directories, arguments: &HookArguments) -> OpenSessions {
+        OpenSessions {
+            state: state.clone(),
+            directories: directories.clone(),
+            arguments: arguments.clone(),
+            files: files(directories),
+        }
     }
 
-    /// Acquires the persistent connection of an earlier build, if the daemon accepts the options over it. A machine in
-    /// a back-off is skipped here, too.
-    pub fn acquire(&self, env: &LiveEnvironment) -> Option<MachineLink> {
-        let build = self.build;
-        let key = ssh::private_key_stamp(self.machine.private_key.as_deref());
-        let cache_key = self.cache_key(compressed(build.state, self.machine), key)?;
-        if let Availability::BackingOff { .. } = env.health(self.machine).availability(env.now()) {
-            return None;
-        }
+    /// Reaches a machine over an open session, if its daemon accepts the options over it.
+    pub(super) fn reach(&self, machine: &Machine) -> Option<MachineLink> {
+        let key = ssh::private_key_stamp(machine.private_key.as_deref());
+        let options = options(&self.arguments, machine);
+        let cache_key = self.cache_key(machine, compressed(&self.state, machine), key, &options)?;
         let mut stopwatch = Stopwatch::start();
-        let mut client = persist::acquire(&cache_key, self.machine, &build.directories.store)?;
-        let taken = client.set_options(self.options);
+        let store = &self.directories.store;
+        let Acquired { connection, client } = owner::acquire(&cache_key, machine, store)?;
+        let link = match client {
+            Some(client) => Ok(MachineLink { client, connection: connection.clone() }),
+            None => reach_over(&self.state, machine, store, connection.clone()),
+        };
+        let taken = link.and_then(|mut link| {
+            link.client.set_options(&options).map_err(|error| error.to_string())?;
+            Ok(link)
+        });
         stopwatch.lap("borrow");
-        match taken {
-            Ok(()) => Some(MachineLink { connection: client.stream_mut().connection().clone(), client }),
-            Err(error) => {
-                debug!("cannot reuse the persistent connection: {error}");
-                None
-            }
-        }
+        taken
+            .inspect_err(|error| {
+                debug!("cannot reuse the open session: {error}");
+                connection.retire();
+            })
+            .ok()
     }
 
-    /// Persists the connection over which the outputs came, if another build can use it.
-    pub fn persist(&self, mut client: Client<DaemonStream>) {
-        let connection = client.stream_mut().connection();
-        // The stamp of the key at login counts: the key file may have changed meanwhile.
-        let key = connection.key_stamp().cloned();
-        if let Some(cache_key) = self.cache_key(connection.asked_compression(), key).filter(|_| !is_probing()) {
-            let mut stopwatch = Stopwatch::start();
-            persist::persist(client, &cache_key, self.build.daemon);
-            stopwatch.lap("keep");
-        }
-    }
-
-    fn cache_key(&self, asked: Compressed, key: Option<FileStamp>) -> Option<persist::CacheKey> {
-        if !self.build.persists_connections {
-            return None;
-        }
+    fn cache_key(
+        &self,
+        machine: &Machine,
+        asked: Compressed,
+        key: Option<FileStamp>,
+        options: &Options,
+    ) -> Option<CacheKey> {
         let directory = self
-            .build
             .state
             .persist_directory()
-            .inspect_err(|error| debug!("the connection does not persist: {error}"))
+            .inspect_err(|error| debug!("the session does not stay open: {error}"))
             .ok()?;
-        let files = persist::Files { private_key: key, ..self.files.clone() };
-        persist::CacheKey::new(directory, self.machine, asked, self.options, &self.build.directories.store, &files)
+        let files = Files { private_key: key, ..self.files.clone() };
+        CacheKey::new(directory, machine, asked, options, &self.directories.store, &files)
+    }
+
+    /// Makes a new session available to other builds from now on. It ends with the process that `daemon` finds.
+    pub(super) fn keep(&self, machine: &Machine, connection: &Connection, daemon: fn() -> Option<OwnedFd>) {
+        // The stamp of the key at login counts: the key file may have changed meanwhile.
+        let Some(key) = connection.key_stamp() else { return };
+        let options = options(&self.arguments, machine);
+        if let Some(cache_key) = self.cache_key(machine, connection.asked_compression(), Some(key.clone()), &options) {
+            let daemon = daemon();
+            connection.keep(&cache_key, daemon.as_ref().map(AsFd::as_fd));
+        }
+    }
+
+    /// Leaves the stream over which the outputs came to another build.
+    pub(super) fn release(&self, machine: &Machine, client: Client<DaemonStream>) {
+        let mut stopwatch = Stopwatch::start();
+        owner::release(client, &options(&self.arguments, machine));
+        stopwatch.lap("keep");
     }
 }
 
-/// Returns the stamps of this machine's files that every persistent connection depends on, without a private key.
-fn files(directories: &Directories) -> persist::Files {
+/// Returns the options of a build for the daemon of the machine.
+pub(super) fn options(arguments: &HookArguments, machine: &Machine) -> Options {
+    Options {
+        build_timeout: arguments.build_timeout,
+        max_silent_time: arguments.max_silent_time,
+        use_substitutes: machine.use_substitutes,
+        // The trace separates the messages of the daemon about the build from the output of the builder.
+        print_build_trace: true,
+        multiplexed_build_output: true,
+        ..Options::default()
+    }
+}
+
+/// Returns the stamps of this machine's files that every open session depends on, without a private key.
+fn files(directories: &Directories) -> Files {
     let key = directories.signing_key();
-    persist::Files {
+    Files {
         private_key: None,
         acl: FileStamp::of(&directories.acl()),
         signing_key: [FileStamp::of(&key), FileStamp::of(&key.with_extension("pub"))],
@@ -96,7 +126,7 @@ fn files(directories: &Directories) -> persist::Files {
 pub fn end_outdated(state: &StateDirectory, directories: &Directories, machines: &[&Machine]) {
     // No directory is created for this.
     let common = files(directories);
-    persist::end_outdated(&state.path().join("persist"), machines, &directories.store, |machine| persist::Files {
+    owner::end_outdated(&state.path().join("persist"), machines, &directories.store, |machine| Files {
         private_key: ssh::private_key_stamp(machine.private_key.as_deref()),
         ..common.clone()
     });

@@ -31,6 +31,16 @@ pub struct MachineLink {
 pub fn reach(state: &StateDirectory, machine: &Machine, store: &StoreDir) -> Result<MachineLink, String> {
     let connection = connect(state, machine)?;
     failpoint(Failpoint::Connected);
+    reach_over(state, machine, store, connection)
+}
+
+/// Greets the daemon of a machine over a connection.
+pub(super) fn reach_over(
+    state: &StateDirectory,
+    machine: &Machine,
+    store: &StoreDir,
+    connection: Connection,
+) -> Result<MachineLink, String> {
     let mut stopwatch = Stopwatch::start();
     let stream = connection.daemon().map_err(|error| unreachable(&error))?;
     let mut client = stream.greet(store.clone()).map_err(|error| daemon_failed("greeting its daemon", &error))?;

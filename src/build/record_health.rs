@@ -5,7 +5,6 @@ use log::{debug, warn};
 use crate::machine::Machine;
 use crate::remote::Connection;
 use crate::state::health::{self, Health, STATUS_TTL};
-use crate::state::logins::Logins;
 use crate::state::{HealthRecord, StateDirectory};
 use crate::status::MachineStatus;
 use crate::store::path::StoreDir;
@@ -33,28 +32,15 @@ pub(super) fn change_health(state: &StateDirectory, machine: &Machine, change: &
     }
 }
 
-/// Probes the status again after a build, so that the next decision finds a fresh record. A failure is ignored. If the
-/// probe takes a login, one process at a time does it.
+/// Probes the status again after a build, so that the next decision finds a fresh record. A failure is ignored.
 pub(super) fn refresh_status(state: &StateDirectory, machine: &Machine, store: &StoreDir, connection: &Connection) {
     let Ok(record) = HealthRecord::of(state, machine) else { return };
-    let is_fresh = || {
-        let record = record.read();
-        record.failures.is_none() && record.age(health::now()).is_some_and(|age| age < STATUS_TTL / 2)
-    };
-    if is_fresh() {
-        return;
-    }
-    let probe_lock = if connection.is_reused() { record.try_probe_lock().unwrap_or(None) } else { None };
-    if connection.is_reused() && (probe_lock.is_none() || is_fresh() || is_crowded(state, machine)) {
+    let record = record.read();
+    if record.failures.is_none() && record.age(health::now()).is_some_and(|age| age < STATUS_TTL / 2) {
         return;
     }
     match connection.probe(store.as_str()) {
         Ok(status) => record_success(state, machine, status),
         Err(error) => debug!("no status after the build: {error}"),
     }
-}
-
-/// Returns whether other processes are logging in to the machine.
-fn is_crowded(state: &StateDirectory, machine: &Machine) -> bool {
-    Logins::of(state, machine).and_then(|logins| logins.is_crowded(None)).unwrap_or(true)
 }

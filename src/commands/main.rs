@@ -19,14 +19,14 @@ use crate::exit::ExitStatus;
 use crate::hook::HookArguments;
 use crate::local::Directories;
 use crate::logging;
-use crate::supervisor;
+use crate::remote::owner;
 
 /// Runs the program with its arguments, the program's own name first.
 ///
 /// Under the name `guix` only `offload` is handled here; other commands run the real `guix`. guix-daemon puts the word
 /// `offload` before the hook's arguments.
 pub fn main(mut arguments: Vec<OsString>) -> ExitStatus {
-    supervisor::serve_if_asked(&arguments);
+    owner::serve_if_asked(&arguments);
     let argv0 = if arguments.is_empty() { OsString::from("offload") } else { arguments.remove(0) };
     let has_leading_word = arguments.first().is_some_and(|word| word == OsStr::new("offload"));
     if guix_wrapper::is_called_as_guix(&argv0) && !has_leading_word {

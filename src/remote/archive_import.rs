@@ -5,12 +5,11 @@
 //! since the same bundle sent the slow way tells it better.
 
 use std::io::{self, Write};
-use std::time::Instant;
 
 use super::connection::Connection;
 use super::error::Error;
 use super::stream::DaemonStream;
-use super::timeouts::{SilencePolicy, greeting_timeout};
+use super::timeouts::SilencePolicy;
 use crate::ssh::{self, Cause};
 
 /// A running `guix archive --import`, which takes what is written to it. It is waited for as the daemon is that it
@@ -31,8 +30,8 @@ impl ArchiveImport {
     fn start(connection: &Connection, silence_policy: &SilencePolicy) -> Result<Option<ArchiveImport>, Error> {
         let socket = connection.machine().daemon_socket.to_string_lossy();
         let Some(command) = command(&socket) else { return Ok(None) };
-        let channel = connection.session()?.exec(&command)?;
-        Ok(Some(ArchiveImport { stream: DaemonStream::through(channel, connection.clone(), silence_policy.clone()) }))
+        let stream = connection.command(command)?;
+        Ok(Some(ArchiveImport { stream: DaemonStream::through(stream, connection.clone(), silence_policy.clone()) }))
     }
 
     /// Whether a write failed because the program has ended. Then there may be other ways to import.
@@ -43,14 +42,9 @@ impl ArchiveImport {
 
     /// Whether all that was written has been imported.
     pub fn finish(self) -> io::Result<bool> {
-        let limit = greeting_timeout(self.stream.connection().machine(), true);
-        let ended = self.stream.finish().and_then(|mut channel| {
-            channel.set_deadline(Instant::now().checked_add(limit));
-            channel.output(0).map_err(io::Error::other)
-        });
-        match ended {
+        match self.stream.finish() {
             Err(error) if ArchiveImport::has_ended(&error) => Ok(false),
-            output => Ok(output?.status == Some(0)),
+            status => Ok(status? == Some(0)),
         }
     }
 }

@@ -1,17 +1,21 @@
 //! A connection to a build machine: channels to its daemon, commands, and the probe.
 
 use std::io::Write;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::error::Error;
+use super::owner::{CacheKey, Owner};
 use super::probe;
 use super::relay;
+use super::session_stream::SessionStream;
+use super::timeouts::greeting_timeout;
 use crate::file_stamp::FileStamp;
 use crate::machine::{Compressed, Machine};
-use crate::ssh::{Cause, Channel, Output, Session};
+use crate::ssh::{Cause, Output, Target};
 use crate::status::MachineStatus;
 use crate::timing::Stopwatch;
 
@@ -20,8 +24,9 @@ use crate::timing::Stopwatch;
 pub struct Connection(Arc<Inner>);
 
 struct Inner {
-    /// `None` where another process has the session.
-    session: Option<Session>,
+    owner: Arc<Owner>,
+    /// The stamp of the file of the private key, if the session was made for this connection.
+    key: Option<FileStamp>,
     machine: Machine,
     /// The directions for which compression was asked, and those that are compressed.
     asked: Compressed,
@@ -41,20 +46,24 @@ impl Connection {
 
     /// Connects in the same way, and asks for this compression. A server that does not compress is taken as it is.
     pub fn open_compressed(machine: &Machine, compressed: Compressed) -> Result<Connection, Error> {
-        let session = Session::connect_compressed(machine, compressed)?;
-        let negotiated = session.compressed();
-        Ok(Connection::new(machine, Some(session), compressed, negotiated))
+        let (owner, connected) = Owner::start(machine, compressed)?;
+        Ok(Connection::new(machine, Arc::new(owner), Some(connected.key), compressed, connected.compressed))
     }
 
-    /// The connection of a stream that another process carries ([`kept`](super::persist)). What that one cannot do has a
-    /// session of its own each time; nobody's turn to log in is waited for.
-    pub(super) fn beside(machine: &Machine, asked: Compressed, compressed: Compressed) -> Connection {
-        Connection::new(machine, None, asked, compressed)
+    /// The connection of a session that another hook has made ([`owner`](super::owner)).
+    pub(super) fn found(owner: Arc<Owner>, machine: &Machine, asked: Compressed, compressed: Compressed) -> Connection {
+        Connection::new(machine, owner, None, asked, compressed)
     }
 
-    fn new(machine: &Machine, session: Option<Session>, asked: Compressed, compressed: Compressed) -> Connection {
+    fn new(
+        machine: &Machine,
+        owner: Arc<Owner>,
+        key: Option<FileStamp>,
+        asked: Compressed,
+        compressed: Compressed,
+    ) -> Connection {
         let [is_up, is_relayed] = [false; 2].map(AtomicBool::new);
-        Connection(Arc::new(Inner { session, machine: machine.clone(), asked, compressed, is_up, is_relayed }))
+        Connection(Arc::new(Inner { owner, key, machine: machine.clone(), asked, compressed, is_up, is_relayed }))
     }
 
     /// The machine at its other end.
@@ -62,15 +71,32 @@ impl Connection {
         &self.0.machine
     }
 
-    /// The stamp of the private key's file, as it was when it opened this connection; `None` where another process has
-    /// the session.
+    /// The stamp of the private key's file, as it was when it opened the session; `None` where another hook has made it.
     pub fn key_stamp(&self) -> Option<&FileStamp> {
-        self.0.session.as_ref().map(Session::key_stamp)
+        self.0.key.as_ref()
     }
 
-    /// Whether another process has the session, so that all but the stream to the daemon takes a login.
+    /// Whether another hook has made the session.
     pub fn is_reused(&self) -> bool {
-        self.0.session.is_none()
+        self.0.key.is_none()
+    }
+
+    /// Has the session be there for other hooks, unless there are enough. With `daemon`, if there is one, that ends
+    /// (pidfd_open(2)).
+    pub fn keep(&self, cache_key: &CacheKey, daemon: Option<BorrowedFd<'_>>) {
+        if cache_key.is_full() {
+            return;
+        }
+        if let Err(error) = self.0.owner.keep(cache_key, daemon) {
+            log::debug!("the connection is not kept: {error}");
+        }
+    }
+
+    /// Has the session end as soon as nobody uses it.
+    pub fn retire(&self) {
+        if let Err(error) = self.0.owner.retire() {
+            log::debug!("{error}");
+        }
     }
 
     /// The directions that are compressed.
@@ -83,21 +109,35 @@ impl Connection {
         self.0.asked
     }
 
-    /// A channel to the daemon's socket, or to a relay.
-    pub(super) fn channel(&self, session: &Session) -> Result<Channel, Error> {
+    /// A stream to the daemon's socket, or to a relay, opened within this time.
+    pub(super) fn open_daemon(&self, limit: Duration) -> Result<SessionStream, Error> {
         let mut reason = "as before".to_owned();
         if !self.0.is_relayed.load(Ordering::Relaxed) {
-            match session.open_socket(&self.0.machine.daemon_socket) {
-                Ok(channel) => return Ok(channel),
-                Err(error) => match error.cause {
+            match self.socket(&self.0.machine.daemon_socket, limit) {
+                Err(Error::Ssh(error)) => match error.cause {
                     Cause::SocketRefused { reason: why, .. } => reason = why,
                     _ => return Err(error.into()),
                 },
+                opened => return opened,
             }
         }
-        let channel = self.relay(session, reason)?;
+        let stream = self.relay(reason, limit)?;
         self.0.is_relayed.store(true, Ordering::Relaxed);
-        Ok(channel)
+        Ok(stream)
+    }
+
+    fn socket(&self, socket: &Path, limit: Duration) -> Result<SessionStream, Error> {
+        self.0.owner.open(Target::Socket(socket.to_string_lossy().into_owned()), limit)
+    }
+
+    /// A stream to the input and output of a command.
+    pub(super) fn command(&self, command: String) -> Result<SessionStream, Error> {
+        self.0.owner.open(Target::Command(command), self.request_timeout())
+    }
+
+    /// How long opening a stream may take.
+    fn request_timeout(&self) -> Duration {
+        greeting_timeout(&self.0.machine, self.is_up())
     }
 
     /// Whether the daemon has been reached over it.
@@ -129,37 +169,30 @@ impl Connection {
     /// Whether something listens on another socket than the machine's `daemon_socket`, as far as the SSH server
     /// forwards.
     pub fn listens(&self, socket: &Path) -> bool {
-        self.session().is_ok_and(|session| session.open_socket(socket).is_ok())
+        self.socket(socket, self.request_timeout()).is_ok()
     }
 
     /// Runs a command with this input, and reads what it prints, at most 64 KiB; `limit` is for all of it.
     pub fn run(&self, command: &str, input: &[u8], limit: Duration) -> Result<Output, Error> {
-        let mut channel = self.session()?.exec(command)?;
-        channel.set_deadline(Instant::now().checked_add(limit));
+        let mut stream = self.command(command.to_owned())?;
+        stream.set_deadline(Instant::now().checked_add(limit));
         // A command that wants no input may have ended by now; what it printed counts.
-        if let Err(error) = channel.write_all(input) {
+        if let Err(error) = stream.write_all(input) {
             log::debug!("{}: '{command}' takes no input: {error}", self.0.machine.address());
         }
-        Ok(channel.output(probe::MAX_OUTPUT)?)
-    }
-
-    /// The session, or one beside that of the other process.
-    pub(super) fn session(&self) -> Result<Session, Error> {
-        match &self.0.session {
-            Some(session) => Ok(session.clone()),
-            None => Ok(Session::connect_compressed(&self.0.machine, self.0.asked)?),
-        }
+        stream.output(probe::MAX_OUTPUT)
     }
 
     /// OpenSSH refuses a forbidden forwarding and a socket without a listener in the same words. The relay tells them
     /// apart.
-    fn relay(&self, session: &Session, reason: String) -> Result<Channel, Error> {
+    fn relay(&self, reason: String, limit: Duration) -> Result<SessionStream, Error> {
         let machine = self.0.machine.address();
         let socket = self.0.machine.daemon_socket.to_string_lossy().into_owned();
-        relay::open(session, &socket, self.0.machine.stall_timeout).map_err(|failure| match failure {
+        let command = self.0.owner.open(Target::Command(relay::RELAY_COMMAND.to_owned()), limit);
+        relay::open(command, &socket, self.0.machine.stall_timeout).map_err(|failure| match failure {
             relay::Failure::NoDaemon(reason) => Error::NoDaemon { machine, socket, reason },
             relay::Failure::NoRelay(relay) => Error::NoRoute { machine, socket, reason, relay },
-            relay::Failure::Link(error) => Error::Ssh(error),
+            relay::Failure::Link(error) => error,
         })
     }
 
@@ -167,22 +200,22 @@ impl Connection {
     /// where commands are forbidden, or nothing is told within `connect_timeout`. An error means that the connection
     /// itself failed.
     pub fn probe(&self, store: &str) -> Result<MachineStatus, Error> {
-        let session = self.session()?;
         let mut stopwatch = Stopwatch::start();
-        let output = session.exec(&probe::command(store)).and_then(|mut channel| {
-            channel.set_deadline(Some(Instant::now() + self.0.machine.connect_timeout));
-            channel.output(probe::MAX_OUTPUT)
+        let output = self.command(probe::command(store)).and_then(|mut stream| {
+            stream.set_deadline(Some(Instant::now() + self.0.machine.connect_timeout));
+            stream.output(probe::MAX_OUTPUT)
         });
         stopwatch.lap("probe");
         match output {
             Ok(output) => Ok(probe::parse(&output.stdout)),
-            Err(error) => match error.cause {
+            Err(Error::Ssh(error)) => match error.cause {
                 Cause::CommandRefused(_) | Cause::TooMuchOutput(_) | Cause::Deadline | Cause::ChannelClosed => {
                     log::debug!("no status: {error}");
                     Ok(MachineStatus::default())
                 }
                 _ => Err(error.into()),
             },
+            Err(error) => Err(error),
         }
     }
 }

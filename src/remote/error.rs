@@ -18,15 +18,18 @@ pub enum Error {
         "{machine}: no way to the daemon's socket '{socket}': forwarding refused ({reason}), relay failed: {relay}"
     )]
     NoRoute { machine: String, socket: String, reason: String, relay: String },
-    /// The way to the daemon broke under a connection that was kept from a build before.
-    #[error("{machine}: the connection that was kept is lost: {cause}")]
-    ReusedConnectionLost { machine: String, cause: String },
     /// The machine has nothing to do with it.
-    #[error("{machine}: the process that kept the connection to it has ended")]
-    HolderDied { machine: String },
+    #[error("{machine}: the process that owns the connection to it has ended")]
+    OwnerEnded { machine: String },
     /// Nor with this.
-    #[error("{machine}: the process that kept the connection to it is stopped")]
-    HolderStopped { machine: String },
+    #[error("{machine}: the process that owns the connection to it is stopped")]
+    OwnerStopped { machine: String },
+    /// Nor with this.
+    #[error("{machine}: the process that owns the connection to it does not answer")]
+    OwnerSilent { machine: String },
+    /// Nor with this.
+    #[error("{machine}: cannot start a process that owns the connection to it: {error}")]
+    NoOwner { machine: String, error: io::Error },
     /// The link is alive, and the daemon's greeting does not come, or not to its end.
     #[error("{machine}: its daemon has not greeted within {} s", limit.as_secs())]
     NotGreeted { machine: String, limit: Duration },
@@ -48,6 +51,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// As an error of a read or a write, which is `closed` where the way to the daemon is.
+    pub(super) fn into_io(self, closed: io::ErrorKind) -> io::Error {
+        match self {
+            Error::Ssh(error) => error.into_io(closed),
+            error => io::Error::new(closed, error),
+        }
+    }
+
+    /// What an error of [`io`] carries, or what `other` makes of it.
+    pub(super) fn from_io(error: io::Error, other: impl FnOnce(io::Error) -> Error) -> Error {
+        error.downcast::<ssh::Error>().map(Error::Ssh).or_else(|error| error.downcast::<Error>()).unwrap_or_else(other)
+    }
+
     /// Whether an error of [`io`] says that a build has not begun, which is no fault of the machine.
     pub fn is_not_started(error: &io::Error) -> bool {
         let inner = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
@@ -72,7 +88,10 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Ssh(error) => error.hint(),
-            Error::ReusedConnectionLost { .. } | Error::HolderDied { .. } | Error::HolderStopped { .. } => None,
+            Error::OwnerEnded { .. }
+            | Error::OwnerStopped { .. }
+            | Error::OwnerSilent { .. }
+            | Error::NoOwner { .. } => None,
             Error::NoDaemon { .. } => Some("start guix-daemon there, or correct 'daemon_socket'".to_owned()),
             Error::Silent { .. } | Error::NotGreeted { .. } => {
                 Some("see what its guix-daemon is doing, and whether it is stopped".to_owned())

@@ -6,14 +6,13 @@
 mod archive_import;
 mod connection;
 mod error;
+pub mod owner;
 mod pace;
-pub mod persist;
-mod persisted_stream;
 pub mod probe;
 pub mod relay;
+mod session_stream;
 mod stream;
 pub mod timeouts;
-mod transport;
 
 pub use archive_import::ArchiveImport;
 pub use connection::Connection;

@@ -9,10 +9,12 @@
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
-use crate::ssh::{self, Cause, Channel, Session};
+use super::error::Error;
+use super::session_stream::{DeadlinePassed, SessionStream};
+use crate::ssh::{self, Cause, Phase};
 use crate::text::printable;
 
-const RELAY_COMMAND: &str = "guix repl -t machine";
+pub(super) const RELAY_COMMAND: &str = "guix repl -t machine";
 const RELAY_EXPRESSION: &str = include_str!("relay.scm");
 /// What may be printed before the answer, in bytes.
 const MAX_PREAMBLE: usize = 64 << 10;
@@ -24,43 +26,52 @@ pub(super) enum Failure {
     NoDaemon(String),
     /// There is no relay.
     NoRelay(String),
-    Link(ssh::Error),
+    Link(Error),
 }
 
-/// Starts the relay and waits until it is connected to `socket`.
-pub(super) fn open(session: &Session, socket: &str, limit: Duration) -> Result<Channel, Failure> {
-    let mut channel = session.exec(RELAY_COMMAND).map_err(|error| match error.cause {
-        Cause::CommandRefused(reason) => Failure::NoRelay(format!("no command may be run ({reason})")),
-        _ => Failure::Link(error),
+/// Waits until the relay, which [`RELAY_COMMAND`] starts, is connected to `socket`.
+pub(super) fn open(
+    command: Result<SessionStream, Error>,
+    socket: &str,
+    limit: Duration,
+) -> Result<SessionStream, Failure> {
+    let mut stream = command.map_err(|error| match error {
+        Error::Ssh(ssh::Error { cause: Cause::CommandRefused(reason), .. }) => {
+            Failure::NoRelay(format!("no command may be run ({reason})"))
+        }
+        error => Failure::Link(error),
     })?;
-    channel.set_deadline(Some(Instant::now() + limit));
-    let answer = channel.write_all(expression(socket).as_bytes()).and_then(|()| answer(&mut channel));
+    stream.set_deadline(Some(Instant::now() + limit));
+    let answer = stream.write_all(expression(socket).as_bytes()).and_then(|()| answer(&mut stream));
     match answer {
         Ok(answer) if answer == "ready" => {
-            channel.ignore_stderr().map_err(|error| failure(error, &mut channel))?;
-            channel.set_deadline(None);
-            Ok(channel)
+            stream.set_deadline(None);
+            Ok(stream)
         }
         Ok(answer) => Err(match answer.strip_prefix("failed ") {
             Some(reason) => Failure::NoDaemon(reason.to_owned()),
             None => Failure::NoRelay(format!("it answers {answer:?}")),
         }),
-        Err(error) => Err(failure(error, &mut channel)),
+        Err(error) => Err(failure(error, &mut stream)),
     }
 }
 
-fn failure(error: io::Error, channel: &mut Channel) -> Failure {
+fn failure(error: io::Error, stream: &mut SessionStream) -> Failure {
+    if error.get_ref().is_some_and(|error| error.is::<DeadlinePassed>()) {
+        return Failure::NoRelay(format!("'{RELAY_COMMAND}' does not answer"));
+    }
+    if error.kind() == io::ErrorKind::InvalidData {
+        return Failure::NoRelay(error.to_string());
+    }
     match ssh::Error::in_io(&error).map(|error| &error.cause) {
-        None | Some(Cause::ChannelClosed) => {
-            let said = channel.stderr_so_far();
+        None | Some(Cause::ChannelClosed) if !stream.has_lost_owner() => {
+            let said = stream.ended().stderr;
             let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it said nothing");
             Failure::NoRelay(format!("'{RELAY_COMMAND}' ended: {}", printable(last, MAX_REASON)))
         }
-        Some(Cause::Deadline) => Failure::NoRelay(format!("'{RELAY_COMMAND}' does not answer")),
-        Some(_) => match error.downcast::<ssh::Error>() {
-            Ok(error) => Failure::Link(error),
-            Err(error) => Failure::NoRelay(error.to_string()),
-        },
+        _ => {
+            Failure::Link(Error::from_io(error, |error| Error::Ssh(ssh::Error::of("", Phase::Transfer, error.into()))))
+        }
     }
 }
 

@@ -7,18 +7,15 @@ use std::time::{Duration, Instant};
 use super::connection::Connection;
 use super::error::Error;
 use super::pace::{Due, Pace, Progress};
-use super::persisted_stream::{DeadlinePassed, PersistedStream};
-use super::timeouts::{SilencePolicy, greeting_timeout, recheck_timeout};
-use super::transport::{CUT_SILENCE, Transport};
+use super::session_stream::{DeadlinePassed, SessionStream};
+use super::timeouts::{SilencePolicy, greeting_timeout, recheck_timeout, reused_greeting_timeout};
 use crate::daemon::{self, Client};
-use crate::ssh::{self, Cause, Channel};
 use crate::store::path::StoreDir;
 
-/// A byte stream to a machine's daemon. Reads and writes fail as those of [`Channel`] do, and with [`Error::Silent`] or
+/// A byte stream to a machine's daemon. Reads and writes fail as those of [`SessionStream`] do, and with [`Error::Silent`] or
 /// [`Error::Unresponsive`] inside when the daemon is silent for too long ([`SilencePolicy`]).
 pub struct DaemonStream {
-    // Before the connection: it ends while there is still a session.
-    transport: Transport,
+    stream: SessionStream,
     connection: Connection,
     silence_policy: SilencePolicy,
     pace: Pace,
@@ -29,7 +26,6 @@ pub struct DaemonStream {
     first: Option<u8>,
     /// When a byte last came or went.
     moved: Instant,
-    is_cut: bool,
 }
 
 impl Connection {
@@ -38,25 +34,38 @@ impl Connection {
     /// Where the SSH server does not forward to sockets, `guix repl` on the other side passes the bytes
     /// ([`warning`](Connection::warning)).
     pub fn daemon(&self) -> Result<DaemonStream, Error> {
-        self.daemon_within(greeting_timeout(self.machine(), self.is_up()))
+        let limit = match self.is_reused() && !self.is_up() {
+            // Where it fails a new connection is made.
+            true => reused_greeting_timeout(self.machine(), Duration::ZERO),
+            false => greeting_timeout(self.machine(), self.is_up()),
+        };
+        self.daemon_within(limit)
     }
 
     /// The same within this time for opening the channel, which is also what the greeting may take.
     pub(super) fn daemon_within(&self, limit: Duration) -> Result<DaemonStream, Error> {
-        let session = self.session()?;
-        session.set_request_timeout(limit);
-        let channel = self.channel(&session)?;
+        let stream = self.open_daemon(limit)?;
         self.set_up();
-        session.set_request_timeout(greeting_timeout(self.machine(), true));
-        Ok(DaemonStream::to_be_greeted(channel, self.clone(), limit))
+        Ok(DaemonStream::to_be_greeted(stream, self.clone(), limit))
     }
 }
 
 impl DaemonStream {
-    fn new(transport: Transport, connection: Connection, silence_policy: SilencePolicy) -> DaemonStream {
+    /// A stream whose daemon must have greeted within `limit`.
+    fn to_be_greeted(stream: SessionStream, connection: Connection, limit: Duration) -> DaemonStream {
+        let greeted_by = Instant::now().checked_add(limit).map(|time| (time, limit));
+        DaemonStream { greeted_by, ..DaemonStream::through(stream, connection, SilencePolicy::greeting(limit)) }
+    }
+
+    /// A stream that is read and written with this patience.
+    pub(super) fn through(
+        stream: SessionStream,
+        connection: Connection,
+        silence_policy: SilencePolicy,
+    ) -> DaemonStream {
         let pace = Pace::default();
         DaemonStream {
-            transport,
+            stream,
             connection,
             silence_policy,
             pace,
@@ -64,30 +73,17 @@ impl DaemonStream {
             has_written: false,
             first: None,
             moved: Instant::now(),
-            is_cut: false,
         }
     }
 
-    /// A stream whose daemon must have greeted within `limit`.
-    fn to_be_greeted(channel: Channel, connection: Connection, limit: Duration) -> DaemonStream {
-        let greeted_by = Instant::now().checked_add(limit).map(|time| (time, limit));
-        DaemonStream { greeted_by, ..DaemonStream::through(channel, connection, SilencePolicy::greeting(limit)) }
-    }
-
-    /// A stream through a channel.
-    pub(super) fn through(channel: Channel, connection: Connection, silence_policy: SilencePolicy) -> DaemonStream {
-        DaemonStream::new(Transport::Channel(channel), connection, silence_policy)
-    }
-
     /// A stream to a daemon that has been greeted, and must answer the first request within `limit`.
-    pub(super) fn persisted(persisted: PersistedStream, connection: Connection, limit: Duration) -> DaemonStream {
-        let silence_policy = SilencePolicy::greeting(limit);
-        DaemonStream::new(Transport::Persisted(persisted), connection, silence_policy)
+    pub(super) fn resumed(stream: SessionStream, connection: Connection, limit: Duration) -> DaemonStream {
+        DaemonStream::through(stream, connection, SilencePolicy::greeting(limit))
     }
 
-    /// Whether it is borrowed, so that the daemon has signed over it before.
-    pub fn is_reused(&self) -> bool {
-        matches!(self.transport, Transport::Persisted(_))
+    /// Whether another hook has had it before, so that the daemon has signed over it.
+    pub fn is_resumed(&self) -> bool {
+        self.stream.is_resumed()
     }
 
     /// The connection that carries it.
@@ -123,37 +119,32 @@ impl DaemonStream {
         &self.silence_policy
     }
 
-    /// Whether it was borrowed, and the process that kept it has ended since, for reasons of its own.
-    pub fn has_lost_holder(&self) -> bool {
-        matches!(&self.transport, Transport::Persisted(persisted) if persisted.has_lost_holder())
+    /// Whether the process that owns the session has ended since, for reasons of its own, or is stopped.
+    pub fn has_lost_owner(&self) -> bool {
+        self.stream.has_lost_owner()
     }
 
-    /// Whether it ended since the SSH server closed its channel for the silence on it ([`Error::ChannelCut`]).
+    /// Whether the stream ended because the SSH server closed its channel for the silence on it ([`Error::ChannelCut`]).
     pub fn is_cut(&self) -> bool {
-        self.is_cut
+        self.stream.is_cut()
     }
 
-    /// The stream is at its end, or broken: an error of its own if the server closed its channel.
-    fn check_cut(&mut self, kind: io::ErrorKind) -> io::Result<()> {
-        let silence = self.moved.elapsed();
-        self.is_cut |= silence >= CUT_SILENCE && self.transport.was_closed_by_server();
-        if !self.is_cut {
+    /// Fails with an error of its own if the stream ended because the server closed its channel.
+    fn check_cut(&self, kind: io::ErrorKind) -> io::Result<()> {
+        if !self.is_cut() {
             return Ok(());
         }
-        Err(io::Error::new(kind, Error::ChannelCut { machine: self.connection.machine().address(), silence }))
+        let (machine, silence) = (self.connection.machine().address(), self.moved.elapsed());
+        Err(io::Error::new(kind, Error::ChannelCut { machine, silence }))
     }
 
-    pub(super) fn into_parts(self) -> (Transport, Connection) {
-        (self.transport, self.connection)
+    pub(super) fn into_session_stream(self) -> SessionStream {
+        self.stream
     }
 
     /// Whether all that has come has been read.
     pub(super) fn is_between_replies(&self) -> bool {
-        let is_read = match &self.transport {
-            Transport::Channel(channel) => channel.is_empty(),
-            Transport::Persisted(_) => true,
-        };
-        is_read && self.first.is_none()
+        self.first.is_none()
     }
 
     /// Waits until there is something to read, for so long at the most. What goes wrong shows with the next read.
@@ -162,48 +153,32 @@ impl DaemonStream {
             return;
         }
         let mut byte = [0];
-        self.transport.set_deadline(Instant::now().checked_add(limit));
-        self.first = matches!(self.transport.read(&mut byte), Ok(1)).then_some(byte[0]);
+        self.stream.set_deadline(Instant::now().checked_add(limit));
+        self.first = matches!(self.stream.read(&mut byte), Ok(1)).then_some(byte[0]);
     }
 
-    /// Says that nothing more will be written, and takes what comes until the end. Not of a stream that is borrowed.
-    pub(super) fn finish(mut self) -> io::Result<Channel> {
-        if let Transport::Channel(channel) = &mut self.transport {
-            channel.send_eof()?;
-            io::copy(&mut self, &mut io::sink())?;
-        }
-        match self.transport {
-            Transport::Channel(channel) => Ok(channel),
-            Transport::Persisted(_) => Err(io::ErrorKind::Unsupported.into()),
-        }
-    }
-
-    /// Whether the process that carries it still does, where there is one.
-    fn check_holder(&mut self) -> Result<(), Error> {
-        match &mut self.transport {
-            Transport::Persisted(persisted) => persisted.check(),
-            Transport::Channel(_) => Ok(()),
-        }
+    /// Says that nothing more will be written, takes what comes until the end, and returns the exit status of the command
+    /// that it leads to.
+    pub(super) fn finish(mut self) -> io::Result<Option<i32>> {
+        self.stream.send_eof()?;
+        // Not by `Read`: a command that ended well after a silence looks as if the server had closed the channel.
+        let mut output = [0; 4096];
+        while self.within_silence_policy(|stream| stream.read(&mut output), |size| *size)? > 0 {}
+        Ok(self.stream.ended().status)
     }
 
     /// Whether the daemon still answers anybody, by a second greeting.
     fn check(&mut self, silence: Duration) -> Result<(), Error> {
-        self.check_holder()?;
+        self.stream.check()?;
         let limit = recheck_timeout(self.connection.machine(), self.silence_policy.report);
         let cause = match self.connection.daemon_within(limit) {
             Ok(stream) => match Client::connect(stream, StoreDir::default()) {
                 Ok(_) => return Ok(()),
-                Err(daemon::Error::Link { cause, .. })
-                    if self.connection.is_reused() && ssh::Error::in_io(&cause).is_some() =>
-                {
-                    return Ok(());
-                }
                 Err(error) => error.to_string(),
             },
             // As where the account may run one relay and not two: that says nothing about the daemon.
             Err(Error::NoRoute { .. }) => return Ok(()),
-            // Nor does a login beside a connection that is borrowed.
-            Err(Error::Ssh(_)) if self.connection.is_reused() => return Ok(()),
+            Err(error @ (Error::OwnerEnded { .. } | Error::OwnerStopped { .. })) => return Err(error),
             Err(error) => error.to_string(),
         };
         Err(Error::Unresponsive { machine: self.connection.machine().address(), silence, cause })
@@ -223,7 +198,7 @@ impl DaemonStream {
     /// Does what can be interrupted and taken up again; `size` is the number of bytes that it moved.
     fn within_silence_policy<T>(
         &mut self,
-        mut operation: impl FnMut(&mut Transport) -> io::Result<T>,
+        mut operation: impl FnMut(&mut SessionStream) -> io::Result<T>,
         size: impl Fn(&T) -> usize,
     ) -> io::Result<T> {
         let given_up = |error: Error| io::Error::new(io::ErrorKind::TimedOut, error);
@@ -237,8 +212,8 @@ impl DaemonStream {
             }
             let begin = Instant::now();
             let due = self.pace.next(&self.silence_policy).and_then(|time| begin.checked_add(time));
-            self.transport.set_deadline([due, self.greeted_by.map(|(time, _)| time)].into_iter().flatten().min());
-            let result = operation(&mut self.transport);
+            self.stream.set_deadline([due, self.greeted_by.map(|(time, _)| time)].into_iter().flatten().min());
+            let result = operation(&mut self.stream);
             self.pace.waited(begin.elapsed());
             match result {
                 Err(error) if is_deadline(&error) => self.check_greeting().map_err(given_up)?,
@@ -269,7 +244,7 @@ impl DaemonStream {
             Due::NotStarted => Err(Error::NotStarted { machine: machine(), wait: self.pace.wait() }),
             Due::GiveUp if !self.pace.is_silent() => Err(Error::TooSlow { machine: machine(), bytes, time: silence }),
             Due::GiveUp => {
-                self.check_holder()?;
+                self.stream.check()?;
                 Err(Error::Silent { machine: self.connection.machine().address(), silence })
             }
             Due::Line => {
@@ -309,7 +284,7 @@ impl Read for DaemonStream {
                 Ok(1)
             }
             (buffer, _) => {
-                let size = self.within_silence_policy(|transport| transport.read(buffer), |size| *size)?;
+                let size = self.within_silence_policy(|stream| stream.read(buffer), |size| *size)?;
                 if size == 0 && !buffer.is_empty() {
                     self.check_cut(io::ErrorKind::UnexpectedEof)?;
                 }
@@ -325,21 +300,7 @@ impl Write for DaemonStream {
             // Whoever says more has been greeted.
             self.greeted_by = None;
         }
-        if self.is_reused() {
-            return self.within_silence_policy(|transport| transport.write(bytes), |size| *size);
-        }
-        // It would take the bytes all the same.
-        if self.moved.elapsed() >= CUT_SILENCE && self.transport.is_closed_by_server() {
-            self.check_cut(io::ErrorKind::BrokenPipe)?;
-        }
-        if !bytes.is_empty() {
-            self.within_silence_policy(Transport::wait_for_room, |()| 0)?;
-        }
-        // The write itself cannot be interrupted; it only needs the link, which has its own limit.
-        self.transport.set_deadline(None);
-        let size = self.transport.write(bytes)?;
-        self.moved(size);
-        Ok(size)
+        self.within_silence_policy(|stream| stream.write(bytes), |size| *size)
     }
 
     /// Does nothing: what was written is on its way.
@@ -350,5 +311,4 @@ impl Write for DaemonStream {
 
 fn is_deadline(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|error| error.is::<DeadlinePassed>())
-        || ssh::Error::in_io(error).is_some_and(|error| matches!(error.cause, Cause::Deadline))
 }

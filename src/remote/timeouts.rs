@@ -5,7 +5,7 @@
 //! | resolve, connect, SSH handshake, authenticate | `connect_timeout` for all of them together | `ssh` |
 //! | open a channel to the daemon, and its greeting | `connect_timeout` each | [`greeting_timeout`], `ssh` |
 //! | the same, and opening any other channel, once the daemon has answered | `stall_timeout` each, if that is longer | [`greeting_timeout`], `ssh` |
-//! | the first reply over a persistent connection | a second and four round trips, `connect_timeout` at the most | [`persist`](super::persist) |
+//! | the first reply over a stream that another hook released, or the greeting over its session | a second and four round trips, `connect_timeout` at the most | [`owner`](super::owner) |
 //! | probe | `connect_timeout`; then the status is unknown, which is no failure | [`Connection::probe`] |
 //! | start of the relay | `stall_timeout`: Guile takes seconds | `relay` |
 //! | each answer, upload, download | silence: see below; at most `max-silent-time` and a `stall_timeout`, or an hour | [`SilencePolicy::answer`] |
@@ -21,8 +21,7 @@
 //! that is stopped looks the same, and the SSH server beside it answers keep-alives as ever. So after each
 //! `stall_timeout` of silence the daemon is greeted once more, over a second channel of the same connection: the
 //! machine is given up when that fails, and else waited for. A machine that was reached has shown that it is there, and
-//! much may be lost with it; so this greeting may take longer than the first. Beside a connection that is borrowed the
-//! greeting takes a login; where that fails, nothing is known of the daemon, and it is waited for.
+//! much may be lost with it; so this greeting may take longer than the first.
 //!
 //! **Trickle.** Silence ends with progress, and a byte is none: a machine that sends one a second would neither be silent
 //! nor be done. Progress is 16 KiB, a new request, or text of a build log. Where bytes come all the time and make none,
@@ -101,7 +100,7 @@ impl SilencePolicy {
     }
 }
 
-/// How long the first answer over a borrowed connection may take. Without one a new connection is made, which has its
+/// How long the first answer over a connection that another hook has made may take. Without one a new connection is made, which has its
 /// own limit; so this is short where the answer is near.
 pub(super) fn reused_greeting_timeout(machine: &Machine, round_trip: Duration) -> Duration {
     machine.connect_timeout.min(TRIVIAL_REPLY_MAX + 4 * round_trip.min(machine.connect_timeout))

@@ -5,8 +5,6 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::PollFd;
-
 use super::code::{again, code_of, is_again};
 use super::deadline::Deadline;
 use super::driver::{Driver, Kind};
@@ -67,34 +65,9 @@ impl Channel {
         self.deadline = deadline;
     }
 
-    /// Waits until the other side takes more, or nobody there reads any more, which a write then tells. Unlike a write
-    /// this can be repeated after the deadline has passed.
-    pub fn wait_for_room(&mut self) -> io::Result<()> {
-        self.wait_for_room_or(None).map(drop)
-    }
-
-    /// The same; false as soon as `beside` is ready and there is no room.
-    pub fn wait_for_room_beside(&mut self, beside: &PollFd<'_>) -> io::Result<bool> {
-        self.wait_for_room_or(Some(beside))
-    }
-
-    fn wait_for_room_or(&mut self, beside: Option<&PollFd<'_>>) -> io::Result<bool> {
-        let has_room = |channel: &ssh2::Channel| channel.write_window().remaining > 0;
-        if has_room(&self.channel) {
-            return Ok(true);
-        }
-        let waited = self.driver.run_beside(Kind::Read, self.limit(), beside, || match self.channel.wait_eof() {
-            // It has taken in all that there was, and not found the end.
-            Err(error) if is_again(&error) && !has_room(&self.channel) => Err(error),
-            Err(error) if !is_again(&error) => Err(error),
-            _ => Ok(()),
-        });
-        waited.map(|waited| waited.is_some()).map_err(|cause| self.error(cause).into_io(io::ErrorKind::BrokenPipe))
-    }
-
     /// Tells the other side that nothing more will be written.
-    pub fn send_eof(&mut self) -> io::Result<()> {
-        self.finish().map_err(|cause| self.error(cause).into_io(io::ErrorKind::BrokenPipe))
+    pub fn send_eof(&mut self) -> Result<(), Error> {
+        self.finish().map_err(|cause| self.error(cause))
     }
 
     fn finish(&mut self) -> Result<(), Cause> {
@@ -123,16 +96,8 @@ impl Channel {
             }
         }
         self.driver.run(Kind::Read, self.limit(), || self.channel.wait_close()).map_err(|cause| self.error(cause))?;
-        let is_killed = self.channel.exit_signal().is_ok_and(|signal| signal.exit_signal.is_some());
-        let status = if is_killed { None } else { self.channel.exit_status().ok() };
+        let status = self.status();
         Ok(Output { stdout, stderr, status })
-    }
-
-    /// What has arrived on a command's standard error, at most 64 KiB. Does not wait.
-    pub fn stderr_so_far(&mut self) -> String {
-        let mut text = vec![0; READ_BUFFER_SIZE];
-        let read = self.driver.once(|| self.channel.stderr().read(&mut text)).unwrap_or_default();
-        String::from_utf8_lossy(&text[..read]).into_owned()
     }
 
     /// Reads from whichever stream has something; both share the window, so both have to be emptied. 0 bytes: both are
@@ -152,66 +117,62 @@ impl Channel {
         })
     }
 
-    /// Reads as ever; `None` as soon as `beside` is ready and there is nothing to read.
-    pub fn read_beside(&mut self, buffer: &mut [u8], beside: &PollFd<'_>) -> io::Result<Option<usize>> {
-        if self.taken < self.buffer.len() {
-            return self.read(buffer).map(Some);
-        }
-        self.read_some_beside(buffer, Some(beside))
-    }
-
-    /// Whether the server has closed the channel of its own accord, as OpenSSH's `ChannelTimeout` does, going by what
-    /// comes within `limit`. Only of a channel that is at its end. A socket whose other side is gone gives an end of
-    /// file and leaves the channel open; a command that has ended gives its status first.
-    pub fn was_closed_by_server(&mut self, limit: Duration) -> bool {
-        if self.is_finished {
-            return false;
-        }
-        let closed = self.driver.run(Kind::Read, Some(Deadline::after(limit)), || self.channel.wait_close());
-        closed.is_ok() && !self.has_exit_status()
-    }
-
-    /// The same, going by what has arrived. Does not wait.
-    pub fn is_closed_by_server(&mut self) -> bool {
-        let is_closed = self.driver.once(|| self.channel.wait_eof().and_then(|()| self.channel.wait_close())).is_ok();
-        !self.is_finished && is_closed && !self.has_exit_status()
-    }
-
-    /// Whether a command has ended by a signal, or with another status than 0, which libssh2 also gives where none came.
-    fn has_exit_status(&self) -> bool {
-        self.channel.exit_status().is_ok_and(|status| status != 0)
-            || self.channel.exit_signal().is_ok_and(|signal| signal.exit_signal.is_some())
-    }
-
-    /// Drops what a command prints on its standard error from now on.
-    pub fn ignore_stderr(&mut self) -> io::Result<()> {
-        let limit = self.limit();
-        let ignored =
-            self.driver.run(Kind::Request, limit, || self.channel.handle_extended_data(ssh2::ExtendedData::Ignore));
-        ignored.map_err(|cause| self.error(cause).into_io(io::ErrorKind::BrokenPipe))
-    }
-
-    /// Whether nothing that has been received waits to be read.
-    pub fn is_empty(&self) -> bool {
-        self.taken == self.buffer.len()
-    }
-
-    fn read_some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(self.read_some_beside(buffer, None)?.unwrap_or_default())
-    }
-
-    fn read_some_beside(&mut self, buffer: &mut [u8], beside: Option<&PollFd<'_>>) -> io::Result<Option<usize>> {
-        self.widen().map_err(|cause| self.error(cause).into_io(io::ErrorKind::UnexpectedEof))?;
-        let read = self
-            .driver
-            .run_beside(Kind::Read, self.limit(), beside, || {
-                self.channel.read(buffer).map_err(|error| code_of(&error, self.driver.ssh()))
+    /// Reads what has arrived, without waiting: `None` if nothing has. `is_error`: from the standard error of a command.
+    pub fn try_read(&mut self, buffer: &mut [u8], is_error: bool) -> Result<Option<usize>, Error> {
+        let read = self.widen().and_then(|()| {
+            self.driver.attempt(Kind::Read, || {
+                let mut stream = self.channel.stream(if is_error { STDERR } else { STDOUT });
+                stream.read(buffer).map_err(|error| code_of(&error, self.driver.ssh()))
             })
-            .map_err(|cause| self.error(cause).into_io(io::ErrorKind::UnexpectedEof))?;
+        });
+        let read = read.map_err(|cause| self.error(cause))?;
         let count = read.unwrap_or_default();
         self.received += count as u64;
         self.driver.moved(count);
         Ok(read)
+    }
+
+    /// Takes in what has arrived, for any channel, without reading it.
+    pub fn take_in(&mut self) -> Result<(), Error> {
+        self.driver.attempt(Kind::Read, || self.channel.wait_eof()).map(drop).map_err(|cause| self.error(cause))
+    }
+
+    /// Writes all bytes. Waits for the link, and for the other side where there is not [`room`](Channel::room) for all.
+    pub fn send(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            let written = self.write_some(bytes).map_err(|cause| self.error(cause))?;
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+
+    /// Returns how many bytes the other side takes without a wait.
+    pub fn room(&self) -> usize {
+        if self.is_finished { 0 } else { self.channel.write_window().remaining as usize }
+    }
+
+    /// Returns whether the other side has closed the channel, which it may do after the end of its data. Does not wait.
+    pub fn is_closed(&mut self) -> Result<bool, Error> {
+        let closed = self.driver.attempt(Kind::Read, || self.channel.wait_close());
+        Ok(closed.map_err(|cause| self.error(cause))?.is_some())
+    }
+
+    /// Returns how a command ended, once the channel [is closed](Channel::is_closed): its exit status, unless a signal
+    /// ended it. libssh2 gives 0 where the server sent no status.
+    pub fn status(&self) -> Option<i32> {
+        let is_killed = self.channel.exit_signal().is_ok_and(|signal| signal.exit_signal.is_some());
+        if is_killed { None } else { self.channel.exit_status().ok() }
+    }
+
+    fn read_some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.widen().map_err(|cause| self.error(cause).into_io(io::ErrorKind::UnexpectedEof))?;
+        let read = self.driver.run(Kind::Read, self.limit(), || {
+            self.channel.read(buffer).map_err(|error| code_of(&error, self.driver.ssh()))
+        });
+        let count = read.map_err(|cause| self.error(cause).into_io(io::ErrorKind::UnexpectedEof))?;
+        self.received += count as u64;
+        self.driver.moved(count);
+        Ok(count)
     }
 
     /// Keeps the receive window at [`RECEIVE_WINDOW`] once it is clear that much is coming. libssh2 by itself keeps it between
@@ -268,8 +229,20 @@ impl Write for Channel {
         if bytes.is_empty() {
             return Ok(0);
         }
+        self.write_some(bytes).map_err(|cause| self.error(cause).into_io(io::ErrorKind::BrokenPipe))
+    }
+
+    /// Does nothing: what was written is on its way. (libssh2's flush discards what was received.)
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Channel {
+    /// Writes a packet.
+    fn write_some(&mut self, bytes: &[u8]) -> Result<usize, Cause> {
         if self.is_finished {
-            return Err(self.error(Cause::ChannelClosed).into_io(io::ErrorKind::BrokenPipe));
+            return Err(Cause::ChannelClosed);
         }
         let written = self.driver.run(Kind::Write, self.limit(), || match self.channel.write(bytes) {
             Ok(0) => Err(again()),
@@ -286,12 +259,7 @@ impl Write for Channel {
         });
         self.is_finished |= matches!(written, Err(Cause::ChannelClosed));
         self.driver.moved(*written.as_ref().unwrap_or(&0));
-        written.map_err(|cause| self.error(cause).into_io(io::ErrorKind::BrokenPipe))
-    }
-
-    /// Does nothing: what was written is on its way. (libssh2's flush discards what was received.)
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        written
     }
 }
 

@@ -22,7 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 use ssh2::BlockDirections;
@@ -31,7 +31,7 @@ use super::code::{self, cause, is_again};
 use super::deadline::Deadline;
 use super::error::{Cause, Error, Phase};
 use super::ffi;
-use super::poll::{self, Ready};
+use super::poll;
 use super::proxy::Proxy;
 use super::receive_budget::ReceiveBudget;
 use crate::machine::Machine;
@@ -51,7 +51,7 @@ pub(super) struct Driver {
     proxy: Mutex<Option<Proxy>>,
     machine: String,
     /// How long a question to the server may take.
-    request_timeout: Mutex<Duration>,
+    pub(super) request_timeout: Duration,
     stall_timeout: Duration,
     keepalive_interval: Duration,
     calls: Mutex<CallState>,
@@ -60,6 +60,8 @@ pub(super) struct Driver {
 /// Held by whoever is in a call of libssh2.
 struct CallState {
     usable: bool,
+    /// Bytes since the session began.
+    received: u64,
     receive_budget: ReceiveBudget,
     /// Closed channels whose closing the other side has not confirmed yet. libssh2 frees them only then.
     parting: Vec<ssh2::Channel>,
@@ -74,6 +76,7 @@ impl CallState {
     fn counted<T>(&mut self, call: impl FnOnce() -> T) -> (T, usize) {
         let (result, received) = ffi::limited(self.receive_budget.slice(), call);
         self.receive_budget.received(received);
+        self.received += received as u64;
         (result, received)
     }
 }
@@ -104,11 +107,16 @@ impl Driver {
             socket,
             proxy: Mutex::new(proxy),
             machine: machine.address(),
-            request_timeout: Mutex::new(machine.connect_timeout),
+            request_timeout: machine.connect_timeout,
             stall_timeout,
             // A link is not to count as dead because nobody asked.
             keepalive_interval: machine.keepalive_interval.min(stall_timeout / 3),
-            calls: Mutex::new(CallState { usable: true, receive_budget: ReceiveBudget::new(), parting: Vec::new() }),
+            calls: Mutex::new(CallState {
+                usable: true,
+                received: 0,
+                receive_budget: ReceiveBudget::new(),
+                parting: Vec::new(),
+            }),
         }
     }
 
@@ -118,14 +126,6 @@ impl Driver {
 
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-
-    pub(super) fn request_timeout(&self) -> Duration {
-        *self.request_timeout.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn set_request_timeout(&self, request_timeout: Duration) {
-        *self.request_timeout.lock().unwrap_or_else(PoisonError::into_inner) = request_timeout;
     }
 
     pub(super) fn error(&self, phase: Phase, cause: Cause) -> Error {
@@ -152,11 +152,6 @@ impl Driver {
         self.calls().receive_budget.moved(bytes);
     }
 
-    /// Makes one call of libssh2, which takes in no more than a slice of what has arrived.
-    pub(super) fn once<T>(&self, call: impl FnOnce() -> T) -> T {
-        self.calls().once(call)
-    }
-
     /// Takes over a channel that has said goodbye, until the answer is there.
     pub(super) fn part_with(&self, channel: ssh2::Channel) {
         self.calls().parting.push(channel);
@@ -167,20 +162,8 @@ impl Driver {
         &self,
         kind: Kind,
         limit: Option<Deadline>,
-        call: impl FnMut() -> Result<T, ssh2::Error>,
-    ) -> Result<T, Cause> {
-        // It is through, for there is nothing beside it.
-        self.run_beside(kind, limit, None, call)?.ok_or(Cause::OutOfUse)
-    }
-
-    /// The same, left with `None` as soon as `beside` is ready and the link is not. For reads: they can be taken up again.
-    pub(super) fn run_beside<T>(
-        &self,
-        kind: Kind,
-        limit: Option<Deadline>,
-        beside: Option<&PollFd<'_>>,
         mut call: impl FnMut() -> Result<T, ssh2::Error>,
-    ) -> Result<Option<T>, Cause> {
+    ) -> Result<T, Cause> {
         let mut calls = self.calls();
         if !calls.usable {
             return Err(Cause::OutOfUse);
@@ -197,35 +180,19 @@ impl Driver {
         let mut clock = Clock { heard: now, asked: now };
         if matches!(kind, Kind::Request | Kind::Write) {
             // Not sent yet, so giving up here does no harm; a dead link stays dead, though.
-            let waited = self.wait(kind, limit, None, PollFlags::OUT, &mut calls, &mut clock);
+            let waited = self.wait(kind, limit, PollFlags::OUT, &mut calls, &mut clock);
             waited.inspect_err(|cause| calls.usable = !matches!(cause, Cause::LinkDead(_)))?;
         }
         loop {
             let (result, received) = calls.counted(&mut call);
-            match result {
-                Ok(value) => return Ok(Some(value)),
-                Err(error) if is_again(&error) => {}
-                Err(error) => {
-                    let cause = match cause(&error) {
-                        // What a key exchange gives when the connection is lost.
-                        Cause::Ssh { code: code::GENERAL | code::KEY_EXCHANGE_FAILURE, .. } if self.is_closed() => {
-                            Cause::Closed
-                        }
-                        cause => cause,
-                    };
-                    calls.usable &= !matches!(cause, Cause::Closed);
-                    return Err(cause);
-                }
+            if let Some(value) = self.outcome(result, &mut calls)? {
+                return Ok(value);
             }
             let wanted = match self.ssh.block_directions() {
                 BlockDirections::Outbound => PollFlags::OUT,
                 BlockDirections::Both => PollFlags::IN | PollFlags::OUT,
                 BlockDirections::Inbound | BlockDirections::None => PollFlags::IN,
             };
-            if let Some(cause) = calls.receive_budget.exceeded() {
-                calls.usable = false;
-                return Err(cause);
-            }
             // A call may ask for several things, and receive what it asked for first while it asks for the next. The
             // socket would not tell of that again.
             let has_more =
@@ -235,17 +202,85 @@ impl Driver {
                 clock.asked = clock.heard;
                 continue;
             }
-            // A packet that went out in part comes first.
-            let beside = beside.filter(|_| !wanted.contains(PollFlags::OUT));
-            let ready = self.wait(kind, limit, beside, wanted, &mut calls, &mut clock).inspect_err(|cause| {
+            self.wait(kind, limit, wanted, &mut calls, &mut clock).inspect_err(|cause| {
                 // A write in particular: libssh2 may have noted how much it will take from the caller's buffer.
                 let can_be_left = kind == Kind::Read && !wanted.contains(PollFlags::OUT);
                 calls.usable = can_be_left && !matches!(cause, Cause::LinkDead(_));
             })?;
-            if ready == Ready::Beside {
+        }
+    }
+
+    /// Makes a call of libssh2 that need not get through: `None` if it waits for something from the server, and is to be
+    /// made again when that has come. Other calls may be made meanwhile.
+    pub(super) fn attempt<T>(
+        &self,
+        kind: Kind,
+        mut call: impl FnMut() -> Result<T, ssh2::Error>,
+    ) -> Result<Option<T>, Cause> {
+        let mut calls = self.calls();
+        if !calls.usable {
+            return Err(Cause::OutOfUse);
+        }
+        let now = Instant::now();
+        let mut clock = Clock { heard: now, asked: now };
+        if kind != Kind::Read {
+            let waited = self.wait(kind, None, PollFlags::OUT, &mut calls, &mut clock);
+            waited.inspect_err(|_| calls.usable = false)?;
+        }
+        loop {
+            let (result, received) = calls.counted(&mut call);
+            if let Some(value) = self.outcome(result, &mut calls)? {
+                return Ok(Some(value));
+            }
+            if self.is_sending() {
+                // A packet that went out in part must be sent to its end before any other.
+                let waited = self.wait(kind, None, PollFlags::OUT, &mut calls, &mut clock);
+                waited.inspect_err(|_| calls.usable = false)?;
+            } else if received == 0 {
                 return Ok(None);
             }
         }
+    }
+
+    /// What a call has come to; `None` if it is to be made again.
+    fn outcome<T>(&self, result: Result<T, ssh2::Error>, calls: &mut CallState) -> Result<Option<T>, Cause> {
+        match result {
+            Ok(value) => return Ok(Some(value)),
+            Err(error) if is_again(&error) => {}
+            Err(error) => {
+                let cause = match cause(&error) {
+                    // What a key exchange gives when the connection is lost.
+                    Cause::Ssh { code: code::GENERAL | code::KEY_EXCHANGE_FAILURE, .. } if self.is_closed() => {
+                        Cause::Closed
+                    }
+                    cause => cause,
+                };
+                calls.usable &= !matches!(cause, Cause::Closed);
+                return Err(cause);
+            }
+        }
+        match calls.receive_budget.exceeded() {
+            Some(cause) => {
+                calls.usable = false;
+                Err(cause)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// How many bytes have been received since the session began.
+    pub(super) fn received(&self) -> u64 {
+        self.calls().received
+    }
+
+    /// Asks for a sign of life.
+    pub(super) fn ask_for_sign_of_life(&self) -> Result<(), Cause> {
+        self.ask(&mut self.calls())
+    }
+
+    /// After how much silence the server is asked for a sign of life, and after how much the link is dead.
+    pub(super) fn limits(&self) -> (Duration, Duration) {
+        (self.keepalive_interval, self.stall_timeout)
     }
 
     /// Waits until the socket is ready, asks for a sign of life now and then, and gives up at the limit.
@@ -253,11 +288,10 @@ impl Driver {
         &self,
         kind: Kind,
         limit: Option<Deadline>,
-        beside: Option<&PollFd<'_>>,
         wanted: PollFlags,
         calls: &mut CallState,
         clock: &mut Clock,
-    ) -> Result<Ready, Cause> {
+    ) -> Result<(), Cause> {
         let is_tended = kind != Kind::Negotiation;
         let dead = clock.heard + self.stall_timeout;
         loop {
@@ -267,14 +301,10 @@ impl Driver {
             }
             let ask = clock.asked + self.keepalive_interval;
             let until = [limit.map(Deadline::instant), is_tended.then_some(dead), is_tended.then_some(ask)];
-            match self.poll(wanted, beside, until.into_iter().flatten().min())? {
-                Ready::Link => {
-                    clock.heard = Instant::now();
-                    clock.asked = clock.heard;
-                    return Ok(Ready::Link);
-                }
-                Ready::Beside => return Ok(Ready::Beside),
-                Ready::Nothing => {}
+            if self.poll(wanted, until.into_iter().flatten().min())? {
+                clock.heard = Instant::now();
+                clock.asked = clock.heard;
+                return Ok(());
             }
             let now = Instant::now();
             if is_tended && dead <= now {
@@ -298,12 +328,12 @@ impl Driver {
 
     /// Whether the socket has room for a small packet now.
     pub(super) fn can_send(&self) -> Result<bool, Cause> {
-        Ok(self.poll(PollFlags::OUT, None, Some(Instant::now()))? == Ready::Link)
+        self.poll(PollFlags::OUT, Some(Instant::now()))
     }
 
-    /// What became ready, or broke, before `until`.
-    fn poll(&self, wanted: PollFlags, beside: Option<&PollFd<'_>>, until: Option<Instant>) -> Result<Ready, Cause> {
-        poll::poll(self.socket(), wanted, beside, until).map_err(|error| Cause::Io(error.into()))
+    /// Whether the link became ready, or broke, before `until`.
+    fn poll(&self, wanted: PollFlags, until: Option<Instant>) -> Result<bool, Cause> {
+        poll::poll(self.socket(), wanted, until).map_err(|error| Cause::Io(error.into()))
     }
 
     fn is_closed(&self) -> bool {
@@ -314,7 +344,7 @@ impl Driver {
     /// at its end.
     pub(super) fn end_of_answers(&self, limit: Deadline) -> Cause {
         // The end of a connection, or the rest of a message, may still be on its way.
-        let _ = self.poll(PollFlags::IN, None, Some(limit.instant().min(Instant::now() + REST_TIMEOUT)));
+        let _ = self.poll(PollFlags::IN, Some(limit.instant().min(Instant::now() + REST_TIMEOUT)));
         if matches!(self.peek(), Ok((_, 1..))) { Cause::MessageNotTaken } else { Cause::Closed }
     }
 

@@ -5,6 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::machine::{HostKeyError, HostKeyKind, Machine};
 
 /// The longest message that libssh2 takes, in bytes (`LIBSSH2_PACKET_MAXPAYLOAD`). OpenSSH sends longer ones: the text of
@@ -14,8 +16,8 @@ const MAX_SERVER_MESSAGE: usize = 40_000;
 /// A failure of the connection to one machine.
 ///
 /// Reads and writes of a [`Channel`](super::Channel) give an [`io::Error`] that has this as its inner error
-/// ([`Error::in_io`] finds it).
-#[derive(Debug, thiserror::Error)]
+/// ([`Error::in_io`] finds it). It crosses from the process that owns a session to those that use it.
+#[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("{machine}: {phase}: {cause}")]
 pub struct Error {
     /// `NAME:PORT`.
@@ -25,7 +27,7 @@ pub struct Error {
 }
 
 /// How far the connection had come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// Finding and reading the private key, before anything is sent.
     PrivateKey,
@@ -54,8 +56,35 @@ impl fmt::Display for Phase {
     }
 }
 
+/// What a server and a client have to agree on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Algorithm {
+    KeyExchange,
+    Cipher,
+    Mac,
+}
+
+impl Algorithm {
+    fn name(self) -> &'static str {
+        match self {
+            Algorithm::KeyExchange => "key exchange",
+            Algorithm::Cipher => "cipher",
+            Algorithm::Mac => "MAC",
+        }
+    }
+
+    /// The word for it in sshd_config.
+    pub(super) fn setting(self) -> &'static str {
+        match self {
+            Algorithm::KeyExchange => "KexAlgorithms",
+            Algorithm::Cipher => "Ciphers",
+            Algorithm::Mac => "MACs",
+        }
+    }
+}
+
 /// What went wrong.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum Cause {
     #[error("none of the default private keys exists ({})", list(tried.iter().map(|path| path.display())))]
     NoPrivateKey { tried: Vec<PathBuf> },
@@ -67,7 +96,11 @@ pub enum Cause {
     #[error("private key '{}' exists, and is hidden from this process", path.display())]
     PrivateKeyHidden { path: PathBuf },
     #[error("cannot read private key '{}': {error}", path.display())]
-    PrivateKeyUnreadable { path: PathBuf, error: io::Error },
+    PrivateKeyUnreadable {
+        path: PathBuf,
+        #[serde(with = "io_error")]
+        error: io::Error,
+    },
     #[error("private key '{}' is accessible to others (mode {mode:04o})", path.display())]
     PrivateKeyExposed { path: PathBuf, mode: u32 },
     #[error("'{}' is not a private key: {found}", path.display())]
@@ -82,7 +115,11 @@ pub enum Cause {
     #[error("connection refused ({address})")]
     ConnectionRefused { address: String },
     #[error("{error} ({address})")]
-    NoConnection { address: String, error: io::Error },
+    NoConnection {
+        address: String,
+        #[serde(with = "io_error")]
+        error: io::Error,
+    },
     #[error("proxy command '{program}': {problem}")]
     Proxy { program: String, problem: String },
     /// A phase that lasted too long; after which time.
@@ -102,14 +139,8 @@ pub enum Cause {
     NotSsh(String),
     #[error("the server has no host key of a type that is asked for ({}); it offers {}", list(pinned), list(offered))]
     NoCommonHostKeyType { pinned: Vec<HostKeyKind>, offered: Vec<String> },
-    #[error("the server has no {what} in common with this program; it offers {}", list(offered))]
-    NoCommonAlgorithm {
-        what: &'static str,
-        /// The word for it in sshd_config.
-        setting: &'static str,
-        offered: Vec<String>,
-        known: Vec<String>,
-    },
+    #[error("the server has no {} in common with this program; it offers {}", algorithm.name(), list(offered))]
+    NoCommonAlgorithm { algorithm: Algorithm, offered: Vec<String>, known: Vec<String> },
     #[error("the server shows something that is no host key: {0}")]
     BadHostKey(HostKeyError),
     #[error("the server shows another host key than expected: {fingerprint}")]
@@ -172,12 +203,29 @@ pub enum Cause {
     #[error("{message} (libssh2 error {code})")]
     Ssh { code: i32, message: String },
     #[error("{0}")]
-    Io(#[from] io::Error),
+    Io(
+        #[from]
+        #[serde(with = "io_error")]
+        io::Error,
+    ),
 }
 
 impl Error {
     pub(crate) fn new(machine: &Machine, phase: Phase, cause: impl Into<Cause>) -> Error {
         Error { machine: machine.address(), phase, cause: cause.into() }
+    }
+
+    /// An error of the machine with this address.
+    pub(crate) fn of(machine: &str, phase: Phase, cause: Cause) -> Error {
+        Error { machine: machine.to_owned(), phase, cause }
+    }
+
+    /// The same once more, as it would cross between processes.
+    pub(crate) fn copy(&self) -> Error {
+        let copied = serde_json::to_value(self).and_then(serde_json::from_value);
+        copied.unwrap_or_else(|error: serde_json::Error| {
+            Error::of(&self.machine, self.phase, Cause::Io(io::Error::other(error.to_string())))
+        })
     }
 
     /// The error of this module that an error of [`io`] carries, if it does.
@@ -186,7 +234,7 @@ impl Error {
     }
 
     /// As an error of a read or a write, its kind the nearest one.
-    pub(super) fn into_io(self, closed: io::ErrorKind) -> io::Error {
+    pub(crate) fn into_io(self, closed: io::ErrorKind) -> io::Error {
         let kind = match &self.cause {
             Cause::Closed | Cause::Disconnected(_) | Cause::ChannelClosed | Cause::OutOfUse => closed,
             Cause::LinkDead(_) | Cause::Deadline | Cause::TimedOut(_) => io::ErrorKind::TimedOut,
@@ -207,4 +255,20 @@ fn or_nothing(methods: &[String]) -> String {
 
 fn seconds(time: Duration) -> String {
     format!("{} s", (time.as_secs_f64() * 10.0).round() / 10.0)
+}
+
+/// An error of the system, by its number where it has one, else by its text.
+mod io_error {
+    use std::io;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(error: &io::Error, serializer: S) -> Result<S::Ok, S::Error> {
+        (error.raw_os_error(), error.to_string()).serialize(serializer)
+    }
+
+    pub fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<io::Error, D::Error> {
+        let (number, text) = <(Option<i32>, String)>::deserialize(deserializer)?;
+        Ok(number.map_or_else(|| io::Error::other(text), io::Error::from_raw_os_error))
+    }
 }

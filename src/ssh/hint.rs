@@ -71,7 +71,8 @@ impl Error {
                 "none of these types is supported: in the sshd_config of {name}, let there be an Ed25519 key (`HostKey \
                  /etc/ssh/ssh_host_ed25519_key`, `HostKeyAlgorithms`); as root there, `ssh-keygen -A` makes it"
             ),
-            Cause::NoCommonAlgorithm { setting, known, .. } => {
+            Cause::NoCommonAlgorithm { algorithm, known, .. } => {
+                let setting = algorithm.setting();
                 format!("in the sshd_config of {name}, `{setting}` must allow one of {}", list(known))
             }
             Cause::HostKeyDiffers { offered, .. } => match HostKey::parse(offered) {

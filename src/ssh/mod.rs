@@ -15,6 +15,7 @@ mod ffi;
 mod handshake_sniffer;
 mod hint;
 mod host_key;
+mod opening;
 pub(crate) mod poll;
 mod private_key;
 mod proxy;
@@ -24,7 +25,8 @@ mod session;
 mod tcp;
 
 pub use channel::{Channel, Output};
-pub use error::{Cause, Error, Phase};
+pub use error::{Algorithm, Cause, Error, Phase};
 pub use hint::make_key;
+pub use opening::{Opening, Target};
 pub use private_key::stamp as private_key_stamp;
 pub use session::Session;

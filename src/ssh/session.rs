@@ -13,10 +13,11 @@ use super::channel::Channel;
 use super::code::{self, cause};
 use super::deadline::Deadline;
 use super::driver::{Driver, Kind};
-use super::error::{Cause, Error, Phase};
+use super::error::{Algorithm, Cause, Error, Phase};
 use super::ffi;
 use super::handshake_sniffer::HandshakeSniffer;
 use super::host_key;
+use super::opening::{Opening, Target, command_refused, socket_refused};
 use super::private_key::{self, PrivateKey};
 use super::proxy::Proxy;
 use super::refusal::Refusal;
@@ -99,12 +100,6 @@ impl Session {
         HostKey::parse(&offered).map_err(|error| Error::new(machine, Phase::HostKey, Cause::BadHostKey(error)))
     }
 
-    /// How long opening a channel may take from now on; `connect_timeout` before. One that is given up puts the session
-    /// out of use.
-    pub fn set_request_timeout(&self, request_timeout: Duration) {
-        self.driver.set_request_timeout(request_timeout);
-    }
-
     /// Connects to a Unix-domain socket on the other side (OpenSSH's `direct-streamlocal`).
     ///
     /// [`Cause::SocketRefused`] when the server does not: OpenSSH gives the same answer whether it forbids the
@@ -112,13 +107,7 @@ impl Session {
     pub fn open_socket(&self, path: &Path) -> Result<Channel, Error> {
         let socket = path.to_string_lossy();
         let channel = self.request(|| self.driver.ssh().channel_direct_streamlocal(&socket, None));
-        let channel = channel.map_err(|cause| match cause {
-            Cause::Ssh { code: code::CHANNEL_FAILURE, message } => {
-                Cause::SocketRefused { socket: socket.into_owned(), reason: reason(&message) }
-            }
-            cause => cause,
-        });
-        self.channel(channel)
+        self.channel(channel.map_err(|cause| socket_refused(&socket, cause)))
     }
 
     /// Runs a command through the user's login shell on the other side.
@@ -127,12 +116,47 @@ impl Session {
             self.request(|| channel.exec(command))?;
             Ok(channel)
         });
-        let channel = channel.map_err(|cause| match cause {
-            Cause::Ssh { code: code::CHANNEL_FAILURE, message } => Cause::CommandRefused(reason(&message)),
-            Cause::Ssh { code: code::CHANNEL_REQUEST_DENIED, .. } => Cause::CommandRefused("request denied".to_owned()),
-            cause => cause,
-        });
-        self.channel(channel)
+        self.channel(channel.map_err(command_refused))
+    }
+
+    /// Opens a channel without waiting for it ([`Opening::step`]). One at a time.
+    pub fn open(&self, target: Target) -> Opening {
+        Opening::new(Arc::clone(&self.driver), target)
+    }
+
+    /// How many bytes have come since the session began.
+    pub fn received(&self) -> u64 {
+        self.driver.received()
+    }
+
+    /// Asks the server for a sign of life.
+    pub fn ask_for_sign_of_life(&self) -> Result<(), Error> {
+        self.driver.ask_for_sign_of_life().map_err(|cause| self.driver.error(Phase::Transfer, cause))
+    }
+
+    /// After how much silence the server is asked for a sign of life, and after how much the link is dead.
+    pub fn silence_limits(&self) -> (Duration, Duration) {
+        self.driver.limits()
+    }
+
+    /// What to say of a link that has been silent for too long.
+    pub fn dead_link(&self) -> Error {
+        self.driver.error(Phase::Transfer, Cause::LinkDead(self.driver.limits().1))
+    }
+
+    /// What to say of one that the server has closed.
+    pub fn closed(&self) -> Error {
+        self.driver.error(Phase::Transfer, Cause::Closed)
+    }
+
+    /// What to say of one that can open no channel.
+    pub fn out_of_use(&self) -> Error {
+        self.driver.error(Phase::OpenChannel, Cause::OutOfUse)
+    }
+
+    /// What to say of a channel that did not open within this time.
+    pub fn not_opened(&self, limit: Duration) -> Error {
+        self.driver.error(Phase::OpenChannel, Cause::TimedOut(limit))
     }
 
     /// The stamp of the private key's file, as it was when it opened the session.
@@ -161,7 +185,7 @@ impl Session {
     }
 
     fn request<T>(&self, call: impl FnMut() -> Result<T, ssh2::Error>) -> Result<T, Cause> {
-        self.driver.run(Kind::Request, Some(Deadline::after(self.driver.request_timeout())), call)
+        self.driver.run(Kind::Request, Some(Deadline::after(self.driver.request_timeout)), call)
     }
 
     fn channel(&self, channel: Result<ssh2::Channel, Cause>) -> Result<Channel, Error> {
@@ -230,17 +254,16 @@ fn nothing_in_common(ssh: &ssh2::Session, machine: &Machine, sniffer: &Handshake
         names
     };
     let (ciphers, macs) = (CIPHERS.split(',').collect(), supported(MethodType::MacCs));
-    let lacks = |what, setting, known: &Vec<&str>, offered: &[String]| {
+    let lacks = |algorithm, known: &Vec<&str>, offered: &[String]| {
         (!known.iter().any(|known| offered.iter().any(|offered| offered == known))).then(|| Cause::NoCommonAlgorithm {
-            what,
-            setting,
+            algorithm,
             offered: offered.to_vec(),
             known: known.iter().map(|&name| name.to_owned()).collect(),
         })
     };
-    lacks("key exchange", "KexAlgorithms", &supported(MethodType::Kex), &offered.key_exchange)
-        .or_else(|| offered.ciphers.iter().find_map(|offered| lacks("cipher", "Ciphers", &ciphers, offered)))
-        .or_else(|| offered.macs.iter().find_map(|offered| lacks("MAC", "MACs", &macs, offered)))
+    lacks(Algorithm::KeyExchange, &supported(MethodType::Kex), &offered.key_exchange)
+        .or_else(|| offered.ciphers.iter().find_map(|offered| lacks(Algorithm::Cipher, &ciphers, offered)))
+        .or_else(|| offered.macs.iter().find_map(|offered| lacks(Algorithm::Mac, &macs, offered)))
 }
 
 /// A proxy command that fails closes its end a moment before it can be waited for.
@@ -288,10 +311,4 @@ fn authenticate(driver: &Driver, machine: &Machine, key: &PrivateKey, limit: Dea
 /// The server said that it disconnects, and why.
 fn disconnected(farewell: Option<Vec<u8>>) -> Cause {
     Cause::Disconnected(printable(&String::from_utf8_lossy(&farewell.unwrap_or_default()), MAX_DISCONNECT_REASON))
-}
-
-/// The reason in libssh2's `Channel open failure (connect failed)`.
-fn reason(message: &str) -> String {
-    let inner = message.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
-    inner.unwrap_or(message).to_owned()
 }

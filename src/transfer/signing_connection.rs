@@ -64,7 +64,7 @@ impl<'a> SigningConnection<'a> {
     /// Opens the connection, so that the daemon prepares for signing, if that saves time beside `client`, the first
     /// connection. If the machine is busy, this is deferred.
     pub(super) fn start(&mut self, client: &mut Client<DaemonStream>) {
-        if self.client.is_some() || client.round_trip() >= LONG_ROUND_TRIP || client.stream_mut().is_reused() {
+        if self.client.is_some() || client.round_trip() >= LONG_ROUND_TRIP || client.stream_mut().is_resumed() {
             return;
         }
         let logins = Logins::of(self.limiter.state, self.limiter.machine);

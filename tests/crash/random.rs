@@ -31,7 +31,7 @@ enum Victim {
 fn kill_after(pool: &Pool, victim: Victim, time: Duration, drv: &Drv) -> Option<u32> {
     let head = &pool.head;
     // One that keeps a connection was a hook.
-    let is_hook = |process: &Process| process.command.contains("guix offload") && process.name != "offload-persist";
+    let is_hook = |process: &Process| process.command.contains("guix offload") && process.name != "offload-session";
     let ended = thread::scope(|scope| {
         let client = scope.spawn(|| build(head, drv));
         let mut hook = None;

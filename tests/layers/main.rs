@@ -31,7 +31,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("daemon", &["store", "text"]),
     ("events", &["store"]),
     ("local", &["failpoints", "gcrypt", "permissions", "store"]),
-    ("remote", &["daemon", "file_stamp", "machine", "permissions", "ssh", "status", "store", "text", "timing"]),
+    (
+        "remote",
+        &["daemon", "file_stamp", "machine", "permissions", "ssh", "status", "store", "supervisor", "text", "timing"],
+    ),
     ("state", &["failpoints", "machine", "permissions", "status", "store"]),
     ("lua", &["permissions", "supervisor"]),
     ("machine_file", &["hook", "lua", "machine", "permissions", "status", "store"]),
@@ -104,7 +107,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "state",
             "status",
             "store",
-            "supervisor",
             "text",
             "timing",
             "transfer",
@@ -203,7 +205,7 @@ fn unsafe_code_stands_where_a_library_is_bound() {
     };
     let allowing: BTreeSet<_> =
         files.iter().filter(|file| allows(file)).map(|file| file.strip_prefix(&source).unwrap()).collect();
-    assert_eq!(allowing, ["gcrypt/ffi.rs", "lua/ffi.rs", "remote/persist/ffi.rs", "ssh/ffi.rs"].map(Path::new).into());
+    assert_eq!(allowing, ["gcrypt/ffi.rs", "lua/ffi.rs", "ssh/ffi.rs"].map(Path::new).into());
 }
 
 /// Root works on the state as its owner, which `permissions/files.rs` sees to: everywhere else a name in the state would be
@@ -228,7 +230,7 @@ fn files_of_the_state_are_opened_in_one_place() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = vec![source.join("lua/libraries/cached.rs")];
     sources(&source.join("state"), &mut files);
-    sources(&source.join("remote/persist"), &mut files);
+    sources(&source.join("remote/owner"), &mut files);
     files.retain(|file| !file.ends_with("tests.rs"));
     assert!(files.len() > 12, "{files:?}");
     let mut wrong = Vec::new();

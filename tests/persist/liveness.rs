@@ -82,7 +82,7 @@ fn a_keeper_that_is_stopped_while_it_lends() {
     build.wait_for_log("here we are");
     stop(&holder);
     wait_until("it begins anew", LONG, || {
-        build.log().contains("the process that kept the connection to it is stopped")
+        build.log().contains("the process that owns the connection to it is stopped")
     });
     pool.let_go();
     let result = build.wait().succeeded();

@@ -67,9 +67,10 @@ fn use_the_connection_of_the_first(pool: Pool) {
     assert_eq!(bad.status, Some(100), "{}\n{}", bad.error, bad.log);
     assert!(is_reused(&bad) && !bad.log.contains("could not be built on"), "{}", bad.log);
     assert!(pool.head.build_log(bad.derivation("bad")).contains("out of luck"));
-    pool.await_idle(0);
+    // Its stream is not used again, but its session is.
     let next = pool.kept_by(&Drv::new("next"));
-    assert!(holder.pid != next.pid);
+    assert_eq!(holder.pid, next.pid);
+    assert_eq!(pool.link.connections(), connections);
     assert_eq!(pool.machine.built().last().map(String::as_str), Some("next"));
     pool.head.await_no_lock("afterwards");
     pool.head.verify_store();
@@ -116,12 +117,12 @@ fn what_differs_in_its_terms_has_a_connection_of_its_own() {
     let usual = [1000, 2000];
     build(entry(), usual, true, 1);
     build(entry().set("compression", "zlib"), usual, true, 2);
-    build(entry().set("use_substitutes", false), usual, true, 3);
-    // What a connection does not depend on may change.
-    build(entry().set("speed", 7).set("connect_timeout", 6), usual, false, 3);
-    build(entry().set("compression", "zlib"), usual, false, 3);
+    // What a connection does not depend on may change: the daemon is told over a stream of its own.
+    build(entry().set("use_substitutes", false), usual, false, 2);
+    build(entry().set("speed", 7).set("connect_timeout", 6), usual, false, 2);
+    build(entry().set("compression", "zlib"), usual, false, 2);
     // Limits that are given take the place of those before.
-    build(entry(), [1001, 2001], false, 3);
+    build(entry(), [1001, 2001], false, 2);
 
     // Those of another account, and those that are not to be kept any more, end.
     build(entry().set("user", "offload"), usual, true, 1);
@@ -129,7 +130,10 @@ fn what_differs_in_its_terms_has_a_connection_of_its_own() {
     build(entry().set("keep_connection", false), usual, true, 0);
     build(entry(), usual, true, 1);
     let command = ["sh", "-c", "exec busybox nc link 2022"];
-    build(entry().set("proxy_command", command), usual, true, 0);
+    build(entry().set("proxy_command", command), usual, true, 1);
+    build(entry().set("proxy_command", command), usual, false, 1);
+    let other = ["sh", "-c", "exec busybox  nc link 2022"];
+    build(entry().set("proxy_command", other), usual, true, 1);
     assert_eq!(pool.machine.built().len(), count);
 }
 
@@ -149,11 +153,11 @@ fn the_process_that_keeps() {
         assert_eq!(*descriptor as usize, number);
         assert!(file.ends_with("dev/null"), "{descriptors:?}");
     }
-    // Two sockets; the others only tell it something.
+    // The session's and the one to find it by; the others only tell it something: a signal, the end of the daemon.
     let (events, files): (Vec<_>, Vec<_>) =
         descriptors[3..].iter().partition(|(_, file)| file.to_string_lossy().starts_with("anon_inode:"));
     let sockets: Vec<String> = files.iter().map(|(_, file)| inode(file)).collect();
-    assert_eq!((sockets.len(), events.len()), (2, 2), "{descriptors:?}");
+    assert_eq!((sockets.len(), events.len()), (4, 1), "{descriptors:?}");
     let (unix, tcp) = (fs::read_to_string("/proc/net/unix").unwrap(), fs::read_to_string("/proc/net/tcp").unwrap());
     // By the name that it was bound to.
     let offered = |line: &str| line.contains(PERSIST_DIRECTORY) && line.ends_with(&format!("/.{}", holder.pid));
@@ -182,9 +186,12 @@ fn the_process_that_keeps() {
     let daemons = || machine.processes().into_iter().filter(|process| process.name == "guix-daemon");
     let all: Vec<u32> = daemons().map(|process| process.pid).collect();
     let server = daemons().find(|process| all.contains(&process.parent)).expect("the daemon serves somebody");
+    let connections = pool.link.connections();
     server.signal(Signal::KILL);
-    pool.await_idle(0);
-    wait_until("nobody is logged in", LONG, || pool.is_left());
+    // The session is there, and opens another stream.
+    let result = pool.build(&Drv::new("anew"));
+    assert!(is_reused(&result), "{}", result.log);
+    assert_eq!(pool.link.connections(), connections);
 
     // The time is over.
     head.write_machines(&[pool.entry().set("keep_connection", 1)]);
@@ -228,23 +235,20 @@ fn no_more_are_kept_than_there_are_slots() {
     pool.head.await_no_lock("afterwards");
     pool.head.verify_store();
 
-    // As many as there are slots, one for each of those that build at the same time; and when there are fewer slots,
-    // each build leaves one less.
+    // Those that build at the same time share them.
     let slots = |count: i32| pool.head.write_machines(&[pool.entry().set("parallel_builds", count)]);
     slots(3);
+    let connections = pool.link.connections();
+    let count = pool.holders().len();
     let together: Vec<Drv> = (0..3).map(|number| pool.long(&format!("together-{number}"))).collect();
     pool.head.mark_healthy(pool.link.name());
     let build = pool.head.client().start(&together.iter().collect::<Vec<_>>());
     wait_until("they build", LONG, || pool.machine.built().len() == 19);
     pool.let_go();
     build.wait().succeeded();
-    pool.await_idle(3);
-    slots(1);
-    for (number, left) in [2, 1, 1].into_iter().enumerate() {
-        let result = pool.build(&Drv::new(&format!("last-{number}")));
-        assert!(is_reused(&result), "{}", result.log);
-        pool.await_idle(left);
-    }
+    // Over the same sessions.
+    pool.await_idle(count);
+    assert_eq!(pool.link.connections(), connections);
 }
 
 #[test]
@@ -270,10 +274,10 @@ fn a_keeper_that_is_killed() {
     pool.let_go();
     let result = build.wait().succeeded();
     assert!(is_reused(&result), "{}", result.log);
-    assert!(result.log.contains("the process that kept the connection to it has ended"), "{}", result.log);
+    assert!(result.log.contains("the process that owns the connection to it has ended"), "{}", result.log);
     assert_eq!(head.read(result.output("third")), b"done\n");
     // The machine is not to blame.
-    assert!(!head.health_of("link:2022").contains("the process that kept"), "{}", head.health_of("link:2022"));
+    assert!(!head.health_of("link:2022").contains("the process that owns"), "{}", head.health_of("link:2022"));
     pool.await_idle(1);
     head.await_no_lock("afterwards");
     head.verify_store();
@@ -285,8 +289,10 @@ fn a_hook_that_is_killed_while_it_borrows() {
     let Pool { machine, head, .. } = &pool;
     pool.kept_by(&Drv::new("first"));
     let is_cancelled = |case: &str| {
-        wait_until(&format!("{case}: the connection is gone"), LONG, || pool.is_left() && !machine.is_building());
-        pool.await_idle(0);
+        let daemons = || machine.processes().into_iter().filter(|process| process.name == "guix-daemon").count();
+        wait_until(&format!("{case}: nobody builds"), LONG, || daemons() == 1 && !machine.is_building());
+        // The session goes on.
+        pool.await_idle(1);
         head.await_no_lock(case);
     };
     let start = |name: &str| {
@@ -305,7 +311,7 @@ fn a_hook_that_is_killed_while_it_borrows() {
     let hooks = head
         .processes()
         .into_iter()
-        .filter(|process| process.name != "offload-persist" && process.command.split(' ').nth(1) == Some("offload"));
+        .filter(|process| process.name != "offload-session" && process.command.split(' ').nth(1) == Some("offload"));
     let [hook] = &hooks.collect::<Vec<_>>()[..] else { panic!("not one hook: {:?}", head.processes()) };
     hook.signal(Signal::KILL);
     let result = build.wait();
@@ -372,8 +378,6 @@ fn a_daemon_that_stops_while_it_is_sent_to() {
     assert!(is_reused(&result), "{}", result.log);
     assert!(result.log.contains("could not be built on 'link': sending inputs: "), "{}", result.log);
     assert_eq!(near.built(), ["second"]);
-    // The keeper does not wait for a daemon that may never go on.
-    pool.await_idle(0);
     machine.thaw();
     head.await_no_lock("afterwards");
 }
@@ -429,7 +433,7 @@ fn the_status_is_renewed_beside_a_borrowed_connection() {
     let connections = link.connections();
     let result = head.build(&[&Drv::new("second")]).succeeded();
     assert!(is_reused(&result), "{}", result.log);
-    assert_eq!(link.connections(), connections + 1);
+    assert_eq!(link.connections(), connections);
     let renewed = Mutex::new(Health::default());
     head.change_health(link.name(), |health| {
         *renewed.lock().unwrap() = health.clone();
@@ -442,7 +446,23 @@ fn the_status_is_renewed_beside_a_borrowed_connection() {
     pool.await_idle(1);
     let result = head.build(&[&Drv::new("third")]).succeeded();
     assert!(is_reused(&result), "{}", result.log);
-    assert_eq!(link.connections(), connections + 1);
+    assert_eq!(link.connections(), connections);
+    pool.await_idle(1);
+    head.await_no_lock("afterwards");
+}
+
+/// A machine whose record is too old to decide by is probed over the session that is open, and builds over it.
+#[test]
+fn an_old_record_takes_no_login() {
+    let pool = Pool::new();
+    let Pool { head, link, .. } = &pool;
+    pool.kept_by(&Drv::new("first"));
+    let connections = link.connections();
+    let old = health::now() - 100_000;
+    head.change_health(link.name(), |_| Health::reached(MachineStatus::default(), old));
+    let result = head.build(&[&Drv::new("second")]).succeeded();
+    assert!(is_reused(&result) && result.log.contains("debug: probe: "), "{}", result.log);
+    assert_eq!(link.connections(), connections);
     pool.await_idle(1);
     head.await_no_lock("afterwards");
 }
@@ -467,8 +487,9 @@ fn strangers_at_the_socket() {
     wordy.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     let hasty = connect();
     drop(hasty);
-    // Whatever the keeper does meanwhile, a build need not wait for it.
-    pool.build(&Drv::new("second"));
+    // None of them is in a build's way.
+    let result = pool.build(&Drv::new("second"));
+    assert!(is_reused(&result), "{}", result.log);
     // It turns them away, one after the other: an end, or an error where something had been written.
     for stream in silent.iter_mut().chain([&mut wordy]) {
         match stream.read(&mut [0]) {
@@ -477,12 +498,12 @@ fn strangers_at_the_socket() {
             other => panic!("{other:?}"),
         }
     }
-    wait_until("it offers the connection", LONG, offers);
+    assert!(offers());
     let connections = pool.link.connections();
     let result = pool.build(&Drv::new("third"));
     assert!(is_reused(&result), "{}", result.log);
     assert_eq!(pool.link.connections(), connections);
-    wait_until("it offers the connection", LONG, offers);
+    assert!(offers());
     assert!(pool.holders().iter().any(|process| process.pid == holder.pid));
 }
 

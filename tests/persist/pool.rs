@@ -51,10 +51,10 @@ impl Pool {
         self.head.client().start(&[drv])
     }
 
-    /// The processes that keep connections, idle and lent.
+    /// The processes that own sessions.
     pub fn holders(&self) -> Vec<Process> {
         let mut processes = self.head.processes();
-        processes.retain(|process| process.name == "offload-persist");
+        processes.retain(|process| process.name == "offload-session");
         processes
     }
 
@@ -63,10 +63,10 @@ impl Pool {
         entries.map(|entry| entry.unwrap().path()).collect()
     }
 
-    /// Waits until so many connections are kept, none of them lent.
+    /// Waits until there are so many sessions for all.
     #[track_caller]
     pub fn await_idle(&self, count: usize) {
-        wait_until(&format!("{count} connections are kept"), LONG, || {
+        wait_until(&format!("{count} sessions are kept"), LONG, || {
             self.holders().len() == count && self.sockets().len() == count
         });
     }

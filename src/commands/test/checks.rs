@@ -76,9 +76,10 @@ impl Findings<'_> {
             | Error::NotStarted { .. }
             | Error::ChannelCut { .. }
             | Error::Unresponsive { .. }
-            | Error::ReusedConnectionLost { .. }
-            | Error::HolderStopped { .. }
-            | Error::HolderDied { .. } => Step::Daemon,
+            | Error::OwnerEnded { .. }
+            | Error::OwnerStopped { .. }
+            | Error::OwnerSilent { .. }
+            | Error::NoOwner { .. } => Step::Daemon,
         };
         self.passed(step);
         self.error(

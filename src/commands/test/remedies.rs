@@ -40,10 +40,11 @@ pub fn of_connecting(
         Error::TooSlow { .. } => {
             error.hint().map(|hint| Remedy::advice(RemedyPlace::Machine, hint)).into_iter().collect()
         }
-        // Of builds alone.
-        Error::ReusedConnectionLost { .. }
-        | Error::HolderDied { .. }
-        | Error::HolderStopped { .. }
+        // The machine is not at fault.
+        Error::OwnerEnded { .. }
+        | Error::OwnerStopped { .. }
+        | Error::OwnerSilent { .. }
+        | Error::NoOwner { .. }
         | Error::ChannelCut { .. }
         | Error::NotStarted { .. } => Vec::new(),
     }

@@ -2,6 +2,8 @@
 
 use crate::machine::HostKeyKind;
 
+use serde::{Deserialize, Serialize};
+
 /// The shortest RSA key that is accepted, in bits. NIST SP 800-131A disallows shorter ones.
 pub(super) const MIN_RSA_BITS: usize = 2048;
 
@@ -10,7 +12,7 @@ pub const HOST_KEY_TYPES: &str =
     "ssh-ed25519, ecdsa-sha2-nistp256, ecdsa-sha2-nistp384, ecdsa-sha2-nistp521 or ssh-rsa";
 
 /// Why a text is not a host key.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum HostKeyError {
     #[error("expected a host key in OpenSSH form, \"ssh-ed25519 AAAA…\", found an empty string")]
     Empty,

@@ -1,12 +1,11 @@
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use rustix::event::{PollFd, PollFlags, poll};
-
-use super::message::{Handshake, PROTOCOL, Request};
+use super::message::{PROTOCOL, Request};
 use super::*;
 use crate::daemon::{Options, Version};
 use crate::file_stamp::FileStamp;
@@ -17,11 +16,7 @@ use crate::store::path::StoreDir;
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHnnLvDVsLVUYPJ0pVLvSPGvZbJVlwSbmAEjSBQUhYLE";
 const OTHER_KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHnnLvDVsLVUYPJ0pVLvSPGvZbJVlwSbmAEjSBQUhYLF";
 
-const ANSWER: Handshake = Handshake {
-    version: Version(0x163),
-    compressed: Compressed { sending: false, receiving: true },
-    round_trip: Duration::from_micros(1234),
-};
+const GREETING: Greeting = Greeting { version: Version(0x163), round_trip: Duration::from_micros(1234) };
 
 fn machine() -> Machine {
     Machine::new("b1", "root", vec!["x86_64-linux".into()], vec![HostKey::parse(KEY).unwrap()])
@@ -41,13 +36,12 @@ fn terms_of(machine: &Machine, directory: &Path) -> Option<CacheKey> {
 #[test]
 fn what_a_connection_depends_on_is_in_its_name() {
     let nobody = Path::new("/nowhere");
-    let name = |change: &dyn Fn(&mut Machine, &mut Compressed, &mut Options)| {
+    let names = |change: &dyn Fn(&mut Machine, &mut Compressed, &mut Options)| {
         let (mut machine, mut compressed, mut options) = (machine(), Compressed::default(), Options::default());
         change(&mut machine, &mut compressed, &mut options);
-        CacheKey::new(nobody.to_owned(), &machine, compressed, &options, &StoreDir::default(), &NO_FILES)
-            .unwrap()
-            .prefix
+        CacheKey::new(nobody.to_owned(), &machine, compressed, &options, &StoreDir::default(), &NO_FILES).unwrap()
     };
+    let name = |change: &dyn Fn(&mut Machine, &mut Compressed, &mut Options)| names(change).prefix;
     let usual = name(&|_, _, _| {});
     assert_eq!(usual.len(), 39);
     let minute = Duration::from_secs(60);
@@ -60,17 +54,30 @@ fn what_a_connection_depends_on_is_in_its_name() {
         name(&|machine, _, _| machine.private_key = Some("/root/key".into())),
         name(&|machine, _, _| machine.daemon_socket = "/run/guix".into()),
         name(&|machine, _, _| machine.keep_connection = Some(minute)),
+        name(&|machine, _, _| machine.proxy_command = Some(vec!["nc".into()])),
         name(&|_, compressed, _| compressed.sending = true),
         name(&|_, compressed, _| compressed.receiving = true),
-        // Where a limit was given, that of another build takes its place; but it must be given.
-        name(&|_, _, options| options.max_silent_time = Some(minute)),
-        name(&|_, _, options| options.build_timeout = Some(minute)),
-        name(&|_, _, options| options.use_substitutes = !options.use_substitutes),
     ];
     for (number, other) in others.iter().enumerate() {
         assert!(*other != usual && !others[..number].contains(other), "number {number}");
     }
-    let limits = |time| name(&move |_, _, options| [options.max_silent_time, options.build_timeout] = [Some(time); 2]);
+    // What the daemon was told is in the names of streams.
+    let stream = |change: &dyn Fn(&mut Options)| {
+        let key = names(&|_, _, options| change(options));
+        assert_eq!(key.prefix, usual);
+        key.stream
+    };
+    let streams = [
+        stream(&|_| {}),
+        // Where a limit was given, that of another build takes its place; but it must be given.
+        stream(&|options| options.max_silent_time = Some(minute)),
+        stream(&|options| options.build_timeout = Some(minute)),
+        stream(&|options| options.use_substitutes = !options.use_substitutes),
+    ];
+    for (number, one) in streams.iter().enumerate() {
+        assert!(!streams[..number].contains(one), "number {number}");
+    }
+    let limits = |time| stream(&move |options| [options.max_silent_time, options.build_timeout] = [Some(time); 2]);
     assert_eq!(limits(minute), limits(2 * minute));
     let same = [
         name(&|machine, _, _| machine.speed = 7.0),
@@ -120,26 +127,14 @@ fn not_every_connection_is_kept() {
     };
     assert!(is_kept(|_| {}));
     assert!(!is_kept(|machine| machine.keep_connection = None));
-    assert!(!is_kept(|machine| machine.proxy_command = Some(vec!["nc".into()])));
+    assert!(is_kept(|machine| machine.proxy_command = Some(vec!["nc".into()])));
     // Nor where no socket could have its name.
     let directory = |length: usize| PathBuf::from(format!("/{}", "d".repeat(length - 1)));
     let fits = |length| terms_of(&machine(), &directory(length)).is_some();
     assert!(fits(50) && !fits(90));
 }
 
-#[test]
-fn an_answer_in_bytes() {
-    let bytes = [PROTOCOL, 0x63, 1, 0, 0, 0, 1, 0xd2, 4, 0, 0, 0, 0, 0, 0];
-    assert_eq!(ANSWER.to_bytes(), bytes);
-    assert_eq!(Handshake::from_bytes(bytes), Some(ANSWER));
-    let longest = Handshake { round_trip: Duration::MAX, ..ANSWER };
-    assert_eq!(Handshake::from_bytes(longest.to_bytes()).unwrap().round_trip, Duration::from_micros(u64::MAX));
-    let mut other = bytes;
-    other[0] += 1;
-    assert_eq!(Handshake::from_bytes(other), None);
-}
-
-/// A socket whose holder was killed.
+/// A socket whose owner was killed.
 fn stale(path: &Path) {
     drop(UnixListener::bind(path).unwrap());
 }
@@ -163,22 +158,19 @@ fn sockets_of_the_dead_are_removed() {
 }
 
 #[test]
-fn the_dead_do_not_count_as_waiting() {
+fn the_dead_do_not_count() {
     let directory = tempfile::tempdir().unwrap();
     let cache_key = cache_key_text(directory.path());
     let socket = |number: u32| directory.path().join(format!("{}{number}-0", cache_key.prefix));
     let _listening = UnixListener::bind(socket(1)).unwrap();
     [2, 3].map(socket).iter().for_each(|path| stale(path));
-    assert!(!cache_key.are_waiting(4));
-    // Nobody was asked.
-    assert!(socket(2).exists() && socket(3).exists());
-    assert!(cache_key.are_waiting(1) && !cache_key.are_waiting(2));
+    assert!(cache_key.has_sessions(1) && !cache_key.has_sessions(2));
     assert!(socket(1).exists() && !socket(2).exists() && !socket(3).exists());
-    assert!(cache_key.are_waiting(0));
+    assert!(cache_key.has_sessions(0));
 }
 
 #[test]
-fn what_is_outdated_is_asked_to_end() {
+fn what_is_outdated_is_retired() {
     let directory = tempfile::tempdir().unwrap();
     let mut changed = machine();
     changed.keep_connection = Some(Duration::from_secs(7));
@@ -194,7 +186,7 @@ fn what_is_outdated_is_asked_to_end() {
         listeners.each_ref().map(|listener| {
             listener.set_nonblocking(true).unwrap();
             let Ok((control, _)) = listener.accept() else { return false };
-            matches!(Request::receive(&control), Ok(Request::End))
+            matches!(Frames::new(control).receive(), Ok(Some(Request::Retire)))
         })
     };
     let end = |machines: &[&Machine]| end_outdated(directory.path(), machines, &StoreDir::default(), |_| NO_FILES);
@@ -218,79 +210,88 @@ fn what_is_outdated_is_asked_to_end() {
     assert_eq!(asked(), [true, true, true, false]);
 }
 
-/// Serves clients at the socket `path` in a thread, until `serve` says that it is done.
-fn holder(path: &Path, serve: impl Fn(UnixStream) -> bool + Send + 'static) -> thread::JoinHandle<()> {
+/// Serves hooks at the socket `path` in a thread, until `serve` says that it is done.
+fn owner(path: &Path, serve: impl Fn(Frames) -> bool + Send + 'static) -> thread::JoinHandle<()> {
     let listener = UnixListener::bind(path).unwrap();
-    thread::spawn(move || while !serve(listener.accept().unwrap().0) {})
+    thread::spawn(move || while !serve(Frames::new(listener.accept().unwrap().0)) {})
 }
 
-/// What a client sends, however long it takes.
-fn descriptor(control: &UnixStream) -> UnixStream {
-    poll(&mut [PollFd::new(control, PollFlags::IN)], None).unwrap();
-    let Ok(Request::Lend(data)) = Request::receive(control) else { panic!("not a request to lend") };
-    data
+/// The data and the status of the stream that a hook asks for.
+fn asked(control: &mut Frames) -> (UnixStream, UnixStream) {
+    let Ok(Some(Request::Resume { .. })) = control.receive() else { panic!("not a request for a stream") };
+    let mut next = || UnixStream::from(control.descriptor().unwrap());
+    (next(), next())
 }
 
 #[test]
-fn keepers_that_lend_nothing_are_passed_over() {
+fn owners_that_give_nothing_are_passed_over() {
     let closes = |_| true;
-    let says_half = |mut control: UnixStream| {
-        let _data = descriptor(&control);
-        control.write_all(&ANSWER.to_bytes()[..Handshake::LENGTH - 1]).unwrap();
+    let says_half = |mut control: Frames| {
+        let (_data, mut status) = asked(&mut control);
+        status.write_all(&[PROTOCOL, 7, 0]).unwrap();
         true
     };
-    let says_nothing = |control: UnixStream| {
-        let _data = descriptor(&control);
-        // Until the client has had enough.
-        assert_eq!((&control).read(&mut [0]).unwrap(), 0);
+    let says_nothing = |mut control: Frames| {
+        let (_data, mut status) = asked(&mut control);
+        // Until the hook has had enough.
+        assert_eq!(status.read(&mut [0]).unwrap(), 0);
         true
     };
-    let speaks_otherwise = |mut control: UnixStream| {
-        let _data = descriptor(&control);
-        let mut answer = ANSWER.to_bytes();
-        answer[0] += 1;
-        control.write_all(&answer).unwrap();
+    let speaks_otherwise = |mut control: Frames| {
+        let (_data, mut status) = asked(&mut control);
+        status.write_all(&[PROTOCOL + 1, 0, 0, 0, 0]).unwrap();
         true
     };
-    let keepers: [fn(UnixStream) -> bool; 4] = [closes, says_half, speaks_otherwise, says_nothing];
-    for (number, serve) in keepers.into_iter().enumerate() {
+    let answers_otherwise = |mut control: Frames| {
+        let (_data, status) = asked(&mut control);
+        send(&status, &Reply::Opened, &[]).unwrap();
+        true
+    };
+    let owners: [fn(Frames) -> bool; 5] = [closes, says_half, speaks_otherwise, answers_otherwise, says_nothing];
+    for serve in owners {
         let directory = tempfile::tempdir().unwrap();
         let cache_key = cache_key_text(directory.path());
-        let socket = directory.path().join(format!("{}1-0", cache_key.prefix));
-        let holder = holder(&socket, serve);
+        let owner = owner(&directory.path().join(format!("{}1-0", cache_key.prefix)), serve);
         assert!(acquire(&cache_key, &machine(), &StoreDir::default()).is_none());
-        holder.join().unwrap();
-        // Nobody else waits for one that says nothing.
-        assert_eq!(socket.exists(), number != 3);
+        owner.join().unwrap();
     }
 }
 
 #[test]
-fn a_keeper_is_found_among_others() {
+fn an_owner_with_a_stream_is_found_among_others() {
     let directory = tempfile::tempdir().unwrap();
     let cache_key = cache_key_text(directory.path());
     let socket = |pid: u32| directory.path().join(format!("{}{pid}-0", cache_key.prefix));
+    let compressed = Compressed { sending: false, receiving: true };
     stale(&socket(1));
-    let _busy = holder(&socket(2), |_| false);
-    let lending = holder(&socket(3), |mut control| {
-        let mut data = descriptor(&control);
+    let _without = owner(&socket(2), move |mut control| {
+        let (_data, status) = asked(&mut control);
+        let _ = send(&status, &Reply::NoStream { compressed }, &[]);
+        false
+    });
+    let acquired = (0..60).find_map(|_| acquire(&cache_key, &machine(), &StoreDir::default())).unwrap();
+    assert!(acquired.client.is_none() && acquired.connection.compressed() == compressed);
+    let lending = owner(&socket(3), move |mut control| {
+        let (mut data, status) = asked(&mut control);
         // One that has waited too long is gone, and comes again.
         let mut said = [0; 5];
-        if control.write_all(&ANSWER.to_bytes()).and_then(|()| data.read_exact(&mut said)).is_err() {
+        let resumed = Reply::Resumed { greeting: GREETING, compressed };
+        if send(&status, &resumed, &[]).is_err() || data.read_exact(&mut said).is_err() {
             return false;
         }
         data.write_all(&said.map(|byte| byte.to_ascii_uppercase())).unwrap();
         let mut rest = Vec::new();
         data.read_to_end(&mut rest).unwrap();
-        control.read_to_end(&mut rest).unwrap();
-        // Nothing says that it is given back.
+        (&status).read_to_end(&mut rest).unwrap();
+        // Nothing says that it is released.
         assert_eq!(rest, b"");
         true
     });
-    let mut client = (0..60).find_map(|_| acquire(&cache_key, &machine(), &StoreDir::default())).unwrap();
-    assert_eq!((client.version(), client.round_trip()), (ANSWER.version, ANSWER.round_trip));
+    let resume = || acquire(&cache_key, &machine(), &StoreDir::default()).and_then(|acquired| acquired.client);
+    let mut client = (0..60).find_map(|_| resume()).unwrap();
+    assert_eq!((client.version(), client.round_trip()), (GREETING.version, GREETING.round_trip));
     let stream = client.stream_mut();
-    assert!(stream.is_reused());
+    assert!(stream.is_resumed() && stream.connection().is_reused());
     stream.set_silence_policy(SilencePolicy::greeting(Duration::from_secs(60)));
     stream.write_all(b"hello").unwrap();
     let mut answer = [0; 5];
@@ -303,20 +304,69 @@ fn a_keeper_is_found_among_others() {
 #[test]
 fn what_is_no_request_is_refused() {
     let error = |said: &[u8]| {
-        let (control, mut borrower) = UnixStream::pair().unwrap();
-        borrower.write_all(said).unwrap();
-        drop(borrower);
-        Request::receive(&control).err().unwrap().to_string()
+        let (control, mut hook) = UnixStream::pair().unwrap();
+        hook.write_all(said).unwrap();
+        drop(hook);
+        Frames::new(control).receive::<Request>().err().unwrap().to_string()
     };
-    assert_eq!(error(b""), "no request");
-    assert_eq!(error(&[PROTOCOL]), "no request");
-    assert_eq!(error(&[PROTOCOL, b'L']), "no descriptor");
-    assert_eq!(error(&[PROTOCOL + 1, b'E']), "an unknown request");
-    assert_eq!(error(b"GET / HTTP/1.1"), "an unknown request");
-    let (control, borrower) = UnixStream::pair().unwrap();
-    Request::<UnixStream>::End.send(&borrower).unwrap();
-    assert!(matches!(Request::receive(&control), Ok(Request::End)));
+    assert_eq!(error(b"GET / HTTP/1.1"), "another version of the protocol");
+    assert_eq!(error(&[PROTOCOL + 1]), "another version of the protocol");
+    assert_eq!(error(&[PROTOCOL, 0xff, 0xff, 0xff, 0xff]), "too long a message");
+    assert!(error(&[PROTOCOL, 3, 0, 0, 0, b'a', b'b', b'c']).starts_with("expected value"));
+    assert_eq!(error(&[PROTOCOL, 3, 0, 0, 0, b'a']), "unexpected end of file");
+    // Nothing at all is an end.
+    let (control, hook) = UnixStream::pair().unwrap();
+    let mut frames = Frames::new(control);
     // Nor is it waited for one for ever.
-    control.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-    assert_eq!(Request::receive(&control).err().unwrap().kind(), std::io::ErrorKind::WouldBlock);
+    frames.socket().set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    assert_eq!(frames.receive::<Request>().unwrap_err().kind(), ErrorKind::WouldBlock);
+    drop(hook);
+    assert!(frames.receive::<Request>().unwrap().is_none());
+}
+
+#[test]
+fn frames_come_one_after_the_other_with_their_descriptors() {
+    let (control, hook) = UnixStream::pair().unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    send(&hook, &Request::Retire, &[]).unwrap();
+    send(&hook, &Request::Report, &[theirs.as_fd()]).unwrap();
+    send(&hook, &Request::Retire, &[]).unwrap();
+    drop((hook, theirs));
+    let mut frames = Frames::new(control);
+    assert!(matches!(frames.receive(), Ok(Some(Request::Retire))));
+    assert!(matches!(frames.receive(), Ok(Some(Request::Report))));
+    let given = UnixStream::from(frames.descriptor().unwrap());
+    (&given).write_all(b"here").unwrap();
+    let mut bytes = [0; 4];
+    (&ours).read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"here");
+    assert!(matches!(frames.receive(), Ok(Some(Request::Retire))) && frames.descriptor().is_none());
+    assert!(frames.receive::<Request>().unwrap().is_none());
+    // No more of them than a request has.
+    let (control, hook) = UnixStream::pair().unwrap();
+    for _ in 0..3 {
+        send(&hook, &Request::Retire, &[ours.as_fd(), given.as_fd()]).unwrap();
+    }
+    let mut frames = Frames::new(control);
+    let last = (0..3).map(|_| frames.receive::<Request>()).last().unwrap();
+    assert_eq!(last.unwrap_err().to_string(), "too many descriptors");
+}
+
+/// Where there is no process to end with, the descriptors of the next request are its own.
+#[test]
+fn each_request_has_its_own_descriptors() {
+    let (control, hook) = UnixStream::pair().unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let keep = |has_daemon| {
+        let (socket, idle) = ("/nowhere".into(), Duration::ZERO);
+        Request::Keep(message::Keep { socket, idle, streams: 1, has_daemon })
+    };
+    let open = Request::Resume { stream: "one".to_owned() };
+    send(&hook, &keep(false), &[]).unwrap();
+    send(&hook, &open, &[ours.as_fd(), theirs.as_fd()]).unwrap();
+    send(&hook, &keep(true), &[ours.as_fd()]).unwrap();
+    drop(hook);
+    let mut client = clients::Client::starter(Frames::new(control)).unwrap();
+    let counts: Vec<usize> = client.requests().iter().map(|(_, descriptors)| descriptors.len()).collect();
+    assert_eq!(counts, [0, 2, 1]);
 }

@@ -1,7 +1,6 @@
 //! Which connections are as good as a new one, and where they are found.
 
 use std::path::{Path, PathBuf};
-use std::process;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -36,6 +35,8 @@ pub struct CacheKey {
     machine: String,
     /// What the names of those begin with that are as good.
     pub(super) prefix: String,
+    /// The name of streams to the daemon that are as good.
+    pub(super) stream: String,
     /// The compression that is asked for.
     pub(super) compressed: Compressed,
     /// For how long they wait to be borrowed.
@@ -58,23 +59,30 @@ impl CacheKey {
     ) -> Option<CacheKey> {
         let idle = idle(machine)?;
         let (address, settings) = (address(machine), settings(machine, store, files)?);
-        let prefix = format!("{address}.{settings}.{}.", request(compressed, options));
+        let prefix = format!("{address}.{settings}.{}.", digest(&format!("{compressed:?}")));
+        let stream = daemon_options(options);
         let longest = directory.as_os_str().len() + 1 + prefix.len() + "4194304-99999".len();
         let most = machine.parallel_builds as usize;
-        let cache_key = CacheKey { directory, machine: format!("{address}."), prefix, compressed, idle, most };
+        let machine = format!("{address}.");
+        let cache_key = CacheKey { directory, machine, prefix, stream, compressed, idle, most };
         (longest <= SOCKET_PATH_MAX).then_some(cache_key)
     }
 
-    /// A name that no other socket has: the `number`th of this process.
-    pub(super) fn own_socket(&self, number: u32) -> PathBuf {
-        self.directory.join(format!("{}{}-{number}", self.prefix, process::id()))
+    /// What the names of sockets begin with, with their directory.
+    pub(super) fn socket_prefix(&self) -> PathBuf {
+        self.directory.join(&self.prefix)
     }
 
-    /// Whether at least `count` connections wait for the machine, on whatever terms. Those whose holders cannot lend them do
-    /// not count. Nobody is asked as long as there are not so many sockets.
-    pub(super) fn are_waiting(&self, count: usize) -> bool {
-        let sockets = sockets(&self.directory, &self.machine);
-        sockets.len() >= count && sockets.iter().filter(|socket| peer::can_lend(socket)).take(count).count() == count
+    /// Whether the machine has as many available sessions as it may have, with any settings. Sessions whose owners cannot
+    /// serve do not count, and the sockets of killed owners are removed.
+    pub fn is_full(&self) -> bool {
+        self.has_sessions(self.most)
+    }
+
+    pub(super) fn has_sessions(&self, count: usize) -> bool {
+        let mut sockets = sockets(&self.directory, &self.machine);
+        sockets.retain(|socket| peer::can_serve(socket));
+        sockets.len() >= count
     }
 
     /// The sockets of those that are as good as a new one.
@@ -93,7 +101,7 @@ pub(super) fn sockets(directory: &Path, prefix: &str) -> Vec<PathBuf> {
 
 /// For how long a connection to the machine waits to be borrowed; `None` if it is not kept.
 fn idle(machine: &Machine) -> Option<Duration> {
-    Some(machine.keep_connection.filter(|_| machine.proxy_command.is_none())?.min(MAX_AGE))
+    Some(machine.keep_connection?.min(MAX_AGE))
 }
 
 /// The first part of the name of a socket: which machine.
@@ -109,19 +117,19 @@ pub(super) fn address(machine: &Machine) -> String {
 /// on with the signing key that it had when it was connected to.
 pub(super) fn settings(machine: &Machine, store: &StoreDir, files: &Files) -> Option<String> {
     let keys: Vec<&[u8]> = machine.host_keys.iter().map(|key| key.blob.as_slice()).collect();
-    let Machine { user, private_key, daemon_socket, .. } = machine;
+    let Machine { user, private_key, daemon_socket, proxy_command, .. } = machine;
     let program = (PROTOCOL, env!("OFFLOAD_VERSION"));
-    let server = (user, keys, private_key, daemon_socket, store.as_str());
+    let server = (user, keys, private_key, daemon_socket, proxy_command, store.as_str());
     Some(digest(&format!("{:?}", (program, server, idle(machine)?, files))))
 }
 
-/// The third part: the compression, and options as far as they do not replace what was set before.
-fn request(compressed: Compressed, options: &Options) -> String {
+/// What a stream to the daemon is found by: options as far as they do not replace what was set before.
+pub(super) fn daemon_options(options: &Options) -> String {
     // A limit that is given takes the place of the one before. One that is not leaves it.
     let given = |limit: Option<Duration>| limit.map(|_| Duration::ZERO);
     let (build_timeout, max_silent_time) = (given(options.build_timeout), given(options.max_silent_time));
     let options = Options { build_timeout, max_silent_time, ..options.clone() };
-    digest(&format!("{:?}", (compressed, options)))
+    digest(&format!("{options:?}"))
 }
 
 fn digest(text: &str) -> String {
