@@ -231,10 +231,9 @@ fn a_daemon_that_stops() {
     let lab = Lab::new();
     let (bad, good) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());
     let head = lab.head().start();
-    head.write_machines(&[
-        bad.entry().set("speed", 1000).set("connect_timeout", 4).set("stall_timeout", 3),
-        good.entry(),
-    ]);
+    // Each attempt takes a login, so that they can be counted.
+    let entry = bad.entry().set("speed", 1000).set("keep_connection", false);
+    head.write_machines(&[entry.set("connect_timeout", 4).set("stall_timeout", 3), good.entry()]);
 
     // During a build. Nothing is said about limits, so only the daemon's silence can tell.
     let drv = Drv::new("stopped").script("echo here we are; sleep 5; echo done >$out");

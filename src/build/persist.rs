@@ -57,7 +57,7 @@ impl OpenSessions {
         stopwatch.lap("borrow");
         taken
             .inspect_err(|error| {
-                debug!("cannot reuse the open session: {error}");
+                debug!("cannot reuse the persistent connection: {error}");
                 connection.retire();
             })
             .ok()
