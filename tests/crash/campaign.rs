@@ -49,8 +49,8 @@ impl Random {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Victim {
     Hook,
-    /// A process that holds a connection, lent or not.
-    Holder,
+    /// The process that owns a session.
+    Owner,
     /// The SSH server's process of a connection.
     Session,
     /// What the machine's daemon has started for a connection, builds and all.
@@ -77,14 +77,14 @@ enum Fault {
 
 impl Fault {
     fn random(random: &mut Random) -> Fault {
-        let (hook, holder) = (Victim::Hook, Victim::Holder);
-        let victims = [hook, holder, holder, Victim::Session, Victim::MachineDaemon];
+        let (hook, owner) = (Victim::Hook, Victim::Owner);
+        let victims = [hook, owner, owner, Victim::Session, Victim::MachineDaemon];
         let time = Duration::from_millis(200 + random.below(6000));
         let direction = random.choose(&[Direction::ToTarget, Direction::FromTarget]);
         let bytes = random.below(600_000);
         match random.below(12) {
             0..=2 => {
-                Fault::Kill(random.choose(&[hook, holder, Victim::Session, Victim::MachineDaemon, Victim::HeadDaemon]))
+                Fault::Kill(random.choose(&[hook, owner, Victim::Session, Victim::MachineDaemon, Victim::HeadDaemon]))
             }
             3..=5 => Fault::Stop(random.choose(&victims), time),
             6 => Fault::Client,
@@ -112,15 +112,15 @@ struct Field {
 }
 
 fn is_hook(process: &Process) -> bool {
-    process.command.contains("guix offload") && process.name != "offload-persist"
+    process.command.contains("guix offload") && process.name != "offload-session"
 }
 
 fn is_listener(process: &Process) -> bool {
     process.name == "sshd" && (process.command.contains("[listener]") || !process.command.contains(": "))
 }
 
-fn is_holder(process: &Process) -> bool {
-    process.name == "offload-persist"
+fn is_owner(process: &Process) -> bool {
+    process.name == "offload-session"
 }
 
 impl Field {
@@ -184,7 +184,7 @@ impl Field {
         };
         match victim {
             Victim::Hook => on_head(is_hook),
-            Victim::Holder => on_head(is_holder),
+            Victim::Owner => on_head(is_owner),
             Victim::Session => self.machines[0].processes().into_iter().filter(is_session).collect(),
             Victim::MachineDaemon => child(&self.machines[0]),
             Victim::HeadDaemon => {
@@ -240,7 +240,7 @@ impl Field {
         }
     }
 
-    /// Nothing goes on, no lock is held, and each socket has its holder.
+    /// Nothing goes on, no lock is held, and each socket has its owner.
     #[track_caller]
     fn assert_quiet(&self, case: &str) {
         wait_until(&format!("{case}: no build goes on"), LONG, || !self.machines.iter().any(Host::is_building));
@@ -252,7 +252,7 @@ impl Field {
     fn verify(&self) {
         thread::scope(|scope| self.hosts().for_each(|host| drop(scope.spawn(|| host.verify_store()))));
         // What a connection that is kept protects.
-        self.end_holders();
+        self.end_owners();
         thread::scope(|scope| self.hosts().for_each(|host| drop(scope.spawn(|| host.run("guix", &["gc"])))));
         for host in self.hosts() {
             assert_eq!(leftovers(host), [""; 0], "on {}", host.name());
@@ -265,13 +265,13 @@ impl Field {
         }
     }
 
-    /// Ends all holders: then nobody is logged in to any machine, and no socket is left but those of holders that were killed,
+    /// Ends all owners: then nobody is logged in to any machine, and no socket is left but those of owners that were killed,
     /// which the hook that comes next removes.
-    fn end_holders(&self) {
-        let holders = || self.head.processes().into_iter().filter(is_holder);
-        wait_until("the holders have ended", LONG, || {
-            holders().for_each(|holder| holder.signal(Signal::TERM));
-            holders().count() == 0
+    fn end_owners(&self) {
+        let owners = || self.head.processes().into_iter().filter(is_owner);
+        wait_until("the owners have ended", LONG, || {
+            owners().for_each(|owner| owner.signal(Signal::TERM));
+            owners().count() == 0
         });
         let left = || -> Vec<Process> {
             let of_sessions = |process: &Process| ["sshd", "guix"].iter().any(|name| process.name.starts_with(name));
@@ -292,18 +292,18 @@ impl Field {
             assert!(start.elapsed() < LONG, "sessions are left: {:#?}", left());
             thread::sleep(Duration::from_millis(20));
         }
-        // A hook removes what killed holders have left of the machine that it takes.
+        // A hook removes what killed owners have left of the machine that it takes.
         for (number, entry) in self.entries.iter().enumerate() {
             self.head.write_machines(std::slice::from_ref(entry));
             self.forget_failures();
-            build_well("after the holders", &self.head, &self.drv(&format!("struck-sweep-{number}")), 1);
+            build_well("after the owners", &self.head, &self.drv(&format!("struck-sweep-{number}")), 1);
         }
         self.head.write_machines(&self.entries);
         // A build that has just ended may be about to leave one.
-        wait_until("each socket has its holder", LONG, || self.temporary_files().len() == holders().count());
-        wait_until("the last holders have ended", LONG, || {
-            holders().for_each(|holder| holder.signal(Signal::TERM));
-            holders().count() == 0
+        wait_until("each socket has its owner", LONG, || self.temporary_files().len() == owners().count());
+        wait_until("the last owners have ended", LONG, || {
+            owners().for_each(|owner| owner.signal(Signal::TERM));
+            owners().count() == 0
         });
         assert_eq!(self.temporary_files(), [""; 0]);
     }
