@@ -80,9 +80,8 @@ fn a_missing_machine_file_is_distinguished_from_one_without_the_machine() {
     }
 }
 
-/// All take it as an option; what stands alone then is the expression.
 #[test]
-fn the_machine_file_as_an_option() {
+fn all_commands_take_the_machine_file_as_an_option() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("machines.lua");
     fs::write(&file, "return {}").unwrap();
@@ -103,11 +102,66 @@ fn the_machine_file_as_an_option() {
         let run = |rest: &[&str]| offload(&[&[command][..], rest].concat());
         assert_eq!(run(&["--machine-file", none]).status.code(), Some(3));
         assert_eq!(run(&["--machine-file", file, "("]).status.code(), Some(2));
-        assert_eq!(run(&["--machine-file", file, "a", "b"]).status.code(), Some(2));
+        assert_eq!(run(&["--machine-file", file, file]).status.code(), Some(2));
         let output = run(&["--machine-file", file, "^b1$"]);
         assert_eq!(output.status.code(), Some(5));
         assert!(text(&output.stderr).contains("matches '^b1$'"), "{}", text(&output.stderr));
     }
+}
+
+/// The commands that apply to machines.
+const COMMANDS_ABOUT_MACHINES: [&str; 5] = ["test", "status", "authorize", "drain", "undrain"];
+
+#[test]
+fn a_word_is_the_machine_file_only_with_a_slash_or_the_extension() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let minimal = fs::read_to_string("examples/minimal.lua").unwrap().replace("build.example.org", "127.0.0.1");
+    for name in ["machines.lua", "pool", "127.0.0.1"] {
+        fs::write(directory.path().join(name), minimal.replace("build_machine {", "build_machine { port = 1,"))
+            .unwrap();
+    }
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_offload"));
+        command.current_dir(&directory).env("GUIX_STATE_DIRECTORY", &state).env("OFFLOAD_MACHINE_FILE", "machines.lua");
+        let output = command.args(arguments).output().unwrap();
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    for command in COMMANDS_ABOUT_MACHINES {
+        // The name of the machine is that of a file, too.
+        for words in [&["127.0.0.1"][..], &["127.0.0.1", "./pool"], &["pool/../pool", "127.0.0.1:1"]] {
+            let (status, said) = run(&[&[command][..], words].concat());
+            if words.contains(&"pool/../pool") {
+                assert_eq!(status, Some(3), "{command} {words:?}: {said}");
+            } else {
+                assert_ne!(status, Some(3), "{command} {words:?}: {said}");
+                // Without a signing key, that is all that `authorize` says.
+                assert!(said.contains("127.0.0.1:1") || command == "authorize", "{command} {words:?}: {said}");
+            }
+        }
+        let (status, said) = run(&[command, "pool"]);
+        assert_eq!(status, Some(5), "{command}: {said}");
+        assert!(said.contains("no machine matches 'pool'; the machine file has 127.0.0.1\n"), "{command}: {said}");
+        assert!(said.contains("hint: 'pool' is a file: to use it as the machine file, write --machine-file pool"));
+        assert_eq!(run(&[command, "a.lua", "b.lua"]).0, Some(2), "{command}");
+    }
+    for command in [&["eval"][..], &["explain", "--system", "x86_64-linux"]] {
+        assert_eq!(run(&[command, &["pool"]].concat()).0, Some(2), "{command:?}");
+        for word in ["./pool", "machines.lua"] {
+            assert_eq!(run(&[command, &[word]].concat()).0, Some(0), "{command:?} {word}");
+        }
+    }
+    let (status, said) = run(&["explain", "pool"]);
+    assert_eq!(status, Some(2), "{said}");
+    assert!(said.contains("'pool' is neither a derivation, which ends in '.drv', nor a machine file"), "{said}");
+    let (status, said) = run(&["status", "--watch", "2"]);
+    assert_eq!(status, Some(5), "{said}");
+    assert!(said.contains("hint: the interval follows an equals sign: --watch=2s"), "{said}");
+    for command in ["authorize", "drain", "undrain"] {
+        assert_eq!(run(&[command]).0, Some(2), "{command}");
+    }
+    assert_eq!(run(&["drain", "--all", "127.0.0.1"]).0, Some(2));
+    assert_eq!(run(&["drain", "--all", "./machines.lua"]).0, Some(0));
 }
 
 #[test]

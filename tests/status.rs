@@ -105,6 +105,7 @@ fn machines_at_work_drained_and_gone() {
     let usual = "/etc/guix/machines.lua";
     for (arguments, code) in [
         (&[usual, "b[12]"][..], 0),
+        (&["b1", "b2"], 0),
         (&[usual, "gone"], 1),
         (&[usual, "nothing"], 5),
         (&["/nowhere.lua"], 3),

@@ -12,11 +12,12 @@ use std::io::{self, BufRead, Write};
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::failure::{CommandError, CommandResult};
 use super::guix_wrapper::real_guix;
 use super::machines::load;
+use super::selection::Selection;
 use super::terminal::{Terminal, plain};
 use crate::daemon::Client;
 use crate::engine::Engine;
@@ -33,11 +34,8 @@ use crate::transfer::signature_test::{self, SignatureTestError};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The machine's name, or NAME:PORT.
-    name: String,
-    /// The machine file, if it is not the default one.
-    #[arg(long, value_name = "FILE")]
-    machine_file: Option<PathBuf>,
+    #[command(flatten)]
+    selection: Selection,
     /// Answer yes to all questions.
     #[arg(long, short)]
     yes: bool,
@@ -46,17 +44,17 @@ pub struct Args {
 impl Args {
     /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
-        self.machine_file.as_deref()
+        self.selection.machine_file()
     }
 }
 
 /// Exchanges signing keys.
 pub fn run(args: &Args, engine: &Engine) -> CommandResult {
-    let (_, pool) = load(args.machine_file.as_deref(), engine)?;
-    let machine = pool.machines.iter().map(|entry| &entry.machine).find(|machine| machine.is_called(&args.name));
-    let machine = machine.ok_or_else(|| {
-        CommandError::new(ExitStatus::NoMatch, format!("the machine file has no machine '{}'", args.name))
-    })?;
+    args.selection.require_names()?;
+    let (_, pool) = load(args.selection.one_machine_file()?, engine)?;
+    let [machine] = args.selection.hosts(&pool)?[..] else {
+        return Err(CommandError::new(ExitStatus::Usage, "several machines match: name one, as NAME or NAME:PORT"));
+    };
     let exchange = Exchange::start(machine, engine)?;
 
     let there = exchange.there(args.yes)?;

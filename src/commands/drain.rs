@@ -1,13 +1,14 @@
-//! `offload drain NAME [--for TIME]` and `offload undrain NAME`: drains and undrains a machine without a change to the
+//! `offload drain NAME… [--for TIME]` and `offload undrain NAME…`: drain and undrain machines without a change to the
 //! machine file. A drained machine gets no new builds; its running builds continue. The commands apply to all entries
 //! for one host.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::failure::{CommandError, CommandResult};
 use super::machines::load;
+use super::selection::Selection;
 use super::terminal::HumanDuration;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
@@ -41,68 +42,77 @@ pub struct DrainArgs {
     #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
     time: Option<Duration>,
     #[command(flatten)]
-    which: HostArgs,
+    hosts: HostArgs,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct UndrainArgs {
     #[command(flatten)]
-    which: HostArgs,
+    hosts: HostArgs,
 }
 
 #[derive(Debug, clap::Args)]
 struct HostArgs {
-    /// The machine's name, or NAME:PORT.
-    name: String,
-    /// The machine file, if it is not the default one.
-    #[arg(long, value_name = "FILE")]
-    machine_file: Option<PathBuf>,
+    #[command(flatten)]
+    selection: Selection,
+    /// All machines of the machine file.
+    #[arg(long)]
+    all: bool,
 }
 
 impl DrainArgs {
     /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
-        self.which.machine_file.as_deref()
+        self.hosts.selection.machine_file()
     }
 }
 
 impl UndrainArgs {
     /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
-        self.which.machine_file.as_deref()
+        self.hosts.selection.machine_file()
+    }
+}
+
+impl HostArgs {
+    fn load(&self, engine: &Engine) -> Result<Pool, CommandError> {
+        match (self.all, self.selection.names().next()) {
+            (false, _) => self.selection.require_names()?,
+            (true, None) => {}
+            (true, Some(_)) => {
+                return Err(CommandError::new(ExitStatus::Usage, "name machines or give --all, not both"));
+            }
+        }
+        Ok(load(self.selection.one_machine_file()?, engine)?.1)
     }
 }
 
 /// Runs `offload drain`.
 pub fn drain(args: &DrainArgs, engine: &Engine, messages: &mut dyn Write) -> CommandResult {
-    let (_, pool) = load(args.machine_file(), engine)?;
-    drain_host(&args.which.name, args.time, &machines(&pool), &engine.state, messages)
+    let pool = args.hosts.load(engine)?;
+    drain_hosts(&args.hosts.selection.hosts(&pool)?, args.time, &engine.state, messages)
 }
 
 /// Runs `offload undrain`.
 pub fn undrain(args: &UndrainArgs, engine: &Engine, messages: &mut dyn Write) -> CommandResult {
-    let (_, pool) = load(args.machine_file(), engine)?;
-    undrain_host(&args.which.name, &machines(&pool), &engine.state, messages)
+    let pool = args.hosts.load(engine)?;
+    undrain_hosts(&args.hosts.selection.hosts(&pool)?, &engine.state, messages)
 }
 
-fn machines(pool: &Pool) -> Vec<&Machine> {
-    pool.machines.iter().map(|entry| &entry.machine).collect()
-}
-
-/// Drains the machine `name`, for `time` or until it is undrained.
-fn drain_host(
-    name: &str,
+/// Drains machines, for `time` or until they are undrained.
+fn drain_hosts(
+    hosts: &[&Machine],
     time: Option<Duration>,
-    machines: &[&Machine],
     state: &StateDirectory,
     messages: &mut dyn Write,
 ) -> CommandResult {
-    each_host(name, machines, messages, |machine| {
+    each_host(hosts, messages, |machine| {
         let since = health::now();
         let until = time.map(|time| since + time.as_millis() as Time);
         Drain::of(state, machine)?.set(&Drained { since, until })?;
-        let until = time
-            .map_or(format!("until `offload undrain {name}`"), |time| format!("for {}", HumanDuration(time.as_secs())));
+        let until = time.map_or(format!("until `offload undrain {}`", machine.name), |time| {
+            format!("for {}", HumanDuration(time.as_secs()))
+        });
         let running = match Slots::of(state, machine)?.taken()?.len() {
             0 => "no build is running".to_owned(),
             1 => "1 running build continues".to_owned(),
@@ -112,9 +122,9 @@ fn drain_host(
     })
 }
 
-/// Undrains the machine `name`.
-fn undrain_host(name: &str, machines: &[&Machine], state: &StateDirectory, messages: &mut dyn Write) -> CommandResult {
-    each_host(name, machines, messages, |machine| {
+/// Undrains machines.
+fn undrain_hosts(hosts: &[&Machine], state: &StateDirectory, messages: &mut dyn Write) -> CommandResult {
+    each_host(hosts, messages, |machine| {
         let drain = Drain::of(state, machine)?;
         let was_drained = drain.read(health::now()).is_some();
         drain.clear()?;
@@ -123,24 +133,12 @@ fn undrain_host(name: &str, machines: &[&Machine], state: &StateDirectory, messa
     })
 }
 
-/// Changes each host with the name `name`, which may be `NAME:PORT`, and prints the result of `change`.
+/// Changes each host, and prints the result of `change`.
 fn each_host(
-    name: &str,
-    machines: &[&Machine],
+    hosts: &[&Machine],
     messages: &mut dyn Write,
     change: impl Fn(&Machine) -> Result<String, StateError>,
 ) -> CommandResult {
-    let mut hosts: Vec<&Machine> = machines.iter().copied().filter(|machine| machine.is_called(name)).collect();
-    hosts.sort_by_key(|machine| machine.address());
-    hosts.dedup_by_key(|machine| machine.address());
-    if hosts.is_empty() {
-        let mut names: Vec<&str> = machines.iter().map(|machine| machine.name.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        let known = if names.is_empty() { "no machine".to_owned() } else { names.join(", ") };
-        let message = format!("there is no machine '{name}'; the machine file has {known}");
-        return Err(CommandError::new(ExitStatus::NoMatch, message));
-    }
     let mut errors = Vec::new();
     for machine in hosts {
         match change(machine) {
@@ -171,29 +169,23 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDirectory::new(directory.path());
         let machine = |port| Machine { port, ..Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new()) };
-        let (one, again, other) = (machine(22), machine(22), machine(23));
-        let machines = [&one, &again, &other];
+        let (one, other) = (machine(22), machine(23));
         let is_out = |machine| Drain::of(&state, machine).unwrap().read(health::now()).is_some();
         let mut output = Vec::new();
         let done = Ok(ExitStatus::Success);
-        assert_eq!(drain_host("b1:22", Some(Duration::from_secs(60)), &machines, &state, &mut output), done);
+        assert_eq!(drain_hosts(&[&one], Some(Duration::from_secs(60)), &state, &mut output), done);
         assert!(is_out(&one) && !is_out(&other));
-        assert_eq!(drain_host("b1", None, &machines, &state, &mut output), done);
+        assert_eq!(drain_hosts(&[&one, &other], None, &state, &mut output), done);
         assert!(is_out(&one) && is_out(&other));
-        assert_eq!(undrain_host("b1", &machines, &state, &mut output), done);
-        assert_eq!(undrain_host("b1:23", &machines, &state, &mut output), done);
+        assert_eq!(undrain_hosts(&[&one, &other], &state, &mut output), done);
+        assert_eq!(undrain_hosts(&[&other], &state, &mut output), done);
         assert!(!is_out(&one) && !is_out(&other));
-        assert_eq!(
-            drain_host("b2", None, &machines, &state, &mut output).unwrap_err().print(&mut output),
-            ExitStatus::NoMatch
-        );
         assert_eq!(
             String::from_utf8(output).unwrap(),
             "b1:22: drained for 1 min; no build is running\n\
              b1:22: drained until `offload undrain b1`; no build is running\n\
              b1:23: drained until `offload undrain b1`; no build is running\n\
-             b1:22: undrained\nb1:23: undrained\nb1:23: was not drained\n\
-             offload: error: there is no machine 'b2'; the machine file has b1\n"
+             b1:22: undrained\nb1:23: undrained\nb1:23: was not drained\n"
         );
     }
 }

@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use super::failure::{CommandError, CommandResult};
 use super::machines::machine_file;
+use super::selection::machine_file_parser;
 use super::terminal;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
@@ -36,9 +37,10 @@ const JSON_VERSION: u32 = 1;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The machine file, if it is not the default one.
+    /// The machine file, if it is not the default one: a word with a `/`, or that ends in .lua.
+    #[arg(value_parser = machine_file_parser())]
     file: Option<PathBuf>,
-    /// The machine file, as an option.
+    /// The machine file, under any name.
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     machine_file: Option<PathBuf>,
     /// Print JSON.

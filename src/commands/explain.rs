@@ -1,4 +1,4 @@
-//! `offload explain (DRV | --system SYSTEM [--features F,…]) [FILE]`: predicts the machine of a build, with reasons.
+//! `offload explain (DRV | --system SYSTEM [--features F,…])`: predicts the machine of a build, with reasons.
 //!
 //! It lists every machine with its score or the exact reason why it is rejected, in the order in which they would be
 //! tried, and then the reply to the daemon. The facts come from the records that all hooks share; only `--probe`
@@ -10,14 +10,17 @@
 //! null), `reply` (`accept`, `decline` or `postpone`) and `machine` (the name of the one that would be chosen, or
 //! null).
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde::Serialize;
 
 use super::failure::{CommandError, CommandResult};
 use super::machines::{failure_count, machine_file};
+use super::selection::{is_machine_file, named_once};
 use super::terminal::{HumanDuration, plain, write_json};
 use crate::build::{LiveEnvironment, record_failure, record_success};
 use crate::engine::Engine;
@@ -44,13 +47,12 @@ const NO_DERIVATION: &str = "00000000000000000000000000000000-none.drv";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The derivation to explain; with --system, the machine file.
-    #[arg(value_name = "DRV", required_unless_present = "system")]
-    first: Option<PathBuf>,
+    /// The derivation to explain, a file name that ends in .drv. Any other word with a `/`, or that ends in .lua, is the
+    /// machine file.
+    #[arg(value_name = "DRV", value_parser = OsStringValueParser::new().map(word), required_unless_present = "system")]
+    words: Vec<Word>,
     /// The machine file, if it is not the default one.
-    file: Option<PathBuf>,
-    /// The machine file, as an option.
-    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    #[arg(long, value_name = "FILE")]
     machine_file: Option<PathBuf>,
     /// Explain for any derivation of this system type.
     #[arg(long)]
@@ -69,8 +71,35 @@ pub struct Args {
 impl Args {
     /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
-        let positional = if self.system.is_some() { &self.first } else { &self.file };
-        positional.as_deref().or(self.machine_file.as_deref())
+        self.files().next().or(self.machine_file.as_deref())
+    }
+
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        self.words.iter().filter_map(|word| match word {
+            Word::File(file) => Some(file.as_path()),
+            Word::Derivation(_) => None,
+        })
+    }
+
+    fn derivations(&self) -> impl Iterator<Item = &str> {
+        self.words.iter().filter_map(|word| match word {
+            Word::File(_) => None,
+            Word::Derivation(derivation) => Some(derivation.as_str()),
+        })
+    }
+}
+
+/// One positional argument.
+#[derive(Clone, Debug)]
+enum Word {
+    Derivation(String),
+    File(PathBuf),
+}
+
+fn word(word: OsString) -> Word {
+    match word.to_str() {
+        Some(text) if text.ends_with(".drv") || !is_machine_file(&word) => Word::Derivation(text.to_owned()),
+        _ => Word::File(word.into()),
     }
 }
 
@@ -111,7 +140,8 @@ struct RequestSummary<'a> {
 
 /// Runs `offload explain`.
 pub fn run(args: &Args, engine: &Engine) -> CommandResult {
-    let (request, file) = request(args, &engine.directories)?;
+    let file = named_once(args.files(), args.machine_file.as_deref())?;
+    let request = request(args, &engine.directories)?;
     let path = machine_file(file, &engine.directories);
     if file.is_some() && matches!(path.try_exists(), Ok(false)) {
         return Err(CommandError::new(
@@ -172,27 +202,32 @@ fn outcome(reply: &str, chosen: Option<&str>, is_local: bool, machines: &[Explan
     }
 }
 
-/// Returns the request to explain, and the machine file that was named.
-fn request<'a>(
-    args: &'a Args,
-    directories: &Directories,
-) -> Result<(Request, Option<&'a std::path::Path>), CommandError> {
+/// Returns the request to explain.
+fn request(args: &Args, directories: &Directories) -> Result<Request, CommandError> {
+    let usage = |message: String| CommandError::new(ExitStatus::Usage, message);
     let path = |text: &str| StorePath::parse(&directories.store, text.as_bytes()).map_err(CommandError::failure);
-    if let Some(system) = &args.system {
-        if args.file.is_some() || (args.first.is_some() && args.machine_file.is_some()) {
-            return Err(CommandError::new(ExitStatus::Usage, "give a derivation or --system, not both"));
+    let mut derivations = args.derivations();
+    match (&args.system, derivations.next(), derivations.next()) {
+        (Some(system), None, _) => {
+            let derivation = path(&format!("{}/{NO_DERIVATION}", directories.store))?;
+            let features = args.features.iter().filter(|feature| !feature.is_empty()).cloned().collect();
+            Ok(Request { wants_local: true, system: system.clone(), derivation, features })
         }
-        let derivation = path(&format!("{}/{NO_DERIVATION}", directories.store))?;
-        let features = args.features.iter().filter(|feature| !feature.is_empty()).cloned().collect();
-        let request = Request { wants_local: true, system: system.clone(), derivation, features };
-        return Ok((request, args.first.as_deref().or(args.machine_file.as_deref())));
+        (None, Some(derivation), None) if !derivation.ends_with(".drv") => Err(usage(format!(
+            "'{derivation}' is neither a derivation, which ends in '.drv', nor a machine file, which contains a '/' or ends \
+             in '.lua'"
+        ))),
+        (None, Some(derivation), None) => {
+            let derivation = path(derivation)?;
+            let read = read_derivation(&directories.store, &derivation)
+                .map_err(|error| CommandError::failure(with_causes(&error)))?;
+            let features = read.required_features();
+            Ok(Request { wants_local: true, system: read.system, derivation, features })
+        }
+        (Some(_), Some(_), _) => Err(usage("give a derivation or --system, not both".to_owned())),
+        (None, None, _) => Err(usage("give a derivation or --system".to_owned())),
+        (None, Some(_), Some(_)) => Err(usage("give one derivation".to_owned())),
     }
-    let derivation = path(&args.first.as_deref().unwrap_or("".as_ref()).to_string_lossy())?;
-    let read =
-        read_derivation(&directories.store, &derivation).map_err(|error| CommandError::failure(with_causes(&error)))?;
-    let features = read.required_features();
-    let file = args.file.as_deref().or(args.machine_file.as_deref());
-    Ok((Request { wants_local: true, system: read.system, derivation, features }, file))
 }
 
 /// Probes all machines that match, concurrently, and records the results.

@@ -1,53 +1,17 @@
-//! Common parts of the subcommands about machines: the machine file, and the selection of machines.
+//! Common parts of the subcommands about machines: the machine file, and the outcome for several machines.
 
 use std::env;
 use std::path::{Path, PathBuf};
-
-use regex_lite::Regex;
 
 use super::failure::CommandError;
 use super::terminal::HumanDuration;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::local::Directories;
-use crate::machine::Machine;
 use crate::machine_file::Pool;
 
 /// The variable that names the machine file.
 pub const MACHINE_FILE_VARIABLE: &str = "OFFLOAD_MACHINE_FILE";
-
-/// The machines that a subcommand applies to.
-#[derive(Debug, clap::Args)]
-pub struct Selection {
-    /// The machine file, if it is not the default one.
-    file: Option<PathBuf>,
-    /// Only the machines whose names match this regular expression.
-    regexp: Option<Regex>,
-    /// The machine file, as an option; the first argument is then REGEXP.
-    #[arg(long, value_name = "FILE", conflicts_with = "regexp")]
-    machine_file: Option<PathBuf>,
-}
-
-impl Selection {
-    /// Returns the machine file, if one is named.
-    pub fn machine_file(&self) -> Option<&Path> {
-        self.machine_file.as_deref().or(self.file.as_deref())
-    }
-
-    /// Returns the machine file that is named, and the expression.
-    pub fn parts(&self) -> Result<(Option<&Path>, Option<Regex>), CommandError> {
-        let (Some(machine_file), Some(regexp)) = (&self.machine_file, &self.file) else {
-            return Ok((self.machine_file.as_deref().or(self.file.as_deref()), self.regexp.clone()));
-        };
-        let regexp = regexp.to_string_lossy();
-        match Regex::new(&regexp) {
-            Ok(regexp) => Ok((Some(machine_file), Some(regexp))),
-            Err(error) => {
-                Err(CommandError::new(ExitStatus::Usage, format!("'{regexp}' is not a regular expression: {error}")))
-            }
-        }
-    }
-}
 
 /// Returns the machine file: the one that was named, else `$OFFLOAD_MACHINE_FILE`, else `machines.lua` in the daemon's
 /// configuration directory.
@@ -102,21 +66,4 @@ pub fn own_system() -> String {
     };
     let kernel = if env::consts::OS == "hurd" { "gnu" } else { env::consts::OS };
     format!("{processor}-{kernel}")
-}
-
-/// Returns the machines of a pool whose names match `pattern`, each host once. An error if none matches.
-pub fn hosts<'a>(pool: &'a Pool, pattern: Option<&Regex>) -> Result<Vec<&'a Machine>, CommandError> {
-    let mut hosts: Vec<&Machine> = Vec::new();
-    for machine in pool.machines.iter().map(|entry| &entry.machine) {
-        let is_named = pattern.is_none_or(|pattern| pattern.is_match(&machine.name));
-        if is_named && !hosts.iter().any(|host| host.address() == machine.address()) {
-            hosts.push(machine);
-        }
-    }
-    match pattern {
-        Some(pattern) if hosts.is_empty() => {
-            Err(CommandError::new(ExitStatus::NoMatch, format!("no machine in the machine file matches '{pattern}'")))
-        }
-        _ => Ok(hosts),
-    }
 }

@@ -19,6 +19,7 @@ pub mod help;
 pub mod install;
 mod machines;
 mod main;
+mod selection;
 pub mod status;
 mod table;
 mod terminal;

@@ -1,4 +1,4 @@
-//! `offload status [FILE [REGEXP]]`: probes the build machines concurrently, and prints their status.
+//! `offload status [NAME…]`: probes the build machines concurrently, and prints their status.
 //!
 //! The output is a table for people, JSON, or records for recutils; once, or repeatedly. The table omits columns that
 //! do not fit into the terminal. The exit status is that of `offload test`: 0 if all machines respond, 4 if some do, 1
@@ -22,7 +22,8 @@ use serde::Serialize;
 
 use super::drain::parse_time;
 use super::failure::{CommandError, CommandResult};
-use super::machines::{Selection, hosts, load, verdict};
+use super::machines::{load, verdict};
+use super::selection::Selection;
 use super::terminal::{Terminal, write_json};
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
@@ -32,6 +33,13 @@ impl Args {
     /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
         self.selection.machine_file()
+    }
+
+    /// Returns the interval that somebody wrote as `--watch 2`, which names a machine.
+    fn interval_as_name(&self) -> Option<String> {
+        self.watch?;
+        let name = self.selection.names().find(|name| name.starts_with(|first: char| first.is_ascii_digit()))?;
+        Some(if name.parse::<u64>().is_ok() { format!("{name}s") } else { name.to_owned() })
     }
 }
 
@@ -76,9 +84,11 @@ struct Report<'a> {
 
 /// Probes the machines, and prints their status.
 pub fn run(args: &Args, engine: &Engine) -> CommandResult {
-    let (file, regexp) = args.selection.parts()?;
-    let (path, pool) = load(file, engine)?;
-    let machines = hosts(&pool, regexp.as_ref())?;
+    let (path, pool) = load(args.selection.one_machine_file()?, engine)?;
+    let machines = args.selection.hosts(&pool).map_err(|error| match args.interval_as_name() {
+        Some(time) => error.with_hint(Some(format!("the interval follows an equals sign: --watch={time}"))),
+        None => error,
+    })?;
     let mut sources: Vec<SnapshotSource> =
         machines.into_iter().map(|machine| SnapshotSource::new(machine, engine)).collect();
     let format = if args.json { Format::Json } else { args.format };

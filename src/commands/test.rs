@@ -1,4 +1,4 @@
-//! `offload test [FILE [REGEXP]]`: whether the build machines can be used, step by step, with a remedy for what is
+//! `offload test [NAME…]`: whether the build machines can be used, step by step, with a remedy for what is
 //! wrong.
 //!
 //! All machines are checked at the same time, and one that does not answer hides nothing of the others.
@@ -19,7 +19,8 @@ use std::path::Path;
 use std::thread;
 
 use super::failure::{CommandError, CommandResult};
-use super::machines::{Selection, hosts, load, verdict};
+use super::machines::{load, verdict};
+use super::selection::Selection;
 use super::terminal::{self, Terminal};
 use crate::engine::Engine;
 use crate::machine::Machine;
@@ -46,9 +47,8 @@ impl Args {
 
 /// Checks the machines.
 pub fn run(args: &Args, engine: &Engine) -> CommandResult {
-    let (file, regexp) = args.selection.parts()?;
-    let (path, pool) = load(file, engine)?;
-    let machines = hosts(&pool, regexp.as_ref())?;
+    let (path, pool) = load(args.selection.one_machine_file()?, engine)?;
+    let machines = args.selection.hosts(&pool)?;
     let checked = check_all(&machines, engine);
     let mut out = io::stdout().lock();
     let printed = match args.json {
