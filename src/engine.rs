@@ -59,6 +59,11 @@ impl Engine {
         Engine { directories, state, arguments, persists_connections: false, daemon: || None }
     }
 
+    /// Returns the SSH sessions that builds of this head leave open for each other.
+    pub fn sessions(&self) -> OpenSessions {
+        OpenSessions::new(&self.state, &self.directories, &self.arguments)
+    }
+
     /// Evaluates a machine file. `extend` may add functions to the interpreter before that.
     pub fn load_pool(&self, path: &Path, extend: Option<Extend>) -> Result<Pool, Report> {
         self.check_writers(path)?;
@@ -193,8 +198,8 @@ impl Consideration<'_> {
 
     /// Returns the environment of this request.
     pub fn env(&self) -> LiveEnvironment {
-        let Engine { state, directories, arguments, persists_connections, .. } = self.engine;
-        let sessions = persists_connections.then(|| OpenSessions::new(state, directories, arguments));
+        let Engine { state, directories, persists_connections, .. } = self.engine;
+        let sessions = persists_connections.then(|| self.engine.sessions());
         LiveEnvironment::new(state, &directories.store, self.request, sessions)
     }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use log::debug;
 
 use super::connect::compressed;
-use super::reach::{MachineLink, reach_over};
+use super::reach::{MachineLink, reach, reach_over};
 use crate::daemon::{Client, Options};
 use crate::file_stamp::FileStamp;
 use crate::hook::HookArguments;
@@ -42,7 +42,7 @@ impl OpenSessions {
     pub(super) fn reach(&self, machine: &Machine) -> Option<MachineLink> {
         let key = ssh::private_key_stamp(machine.private_key.as_deref());
         let options = options(&self.arguments, machine);
-        let cache_key = self.cache_key(machine, compressed(&self.state, machine), key, &options)?;
+        let cache_key = self.cache_key(machine, compressed(&self.state, machine), key, Some(&options))?;
         let mut stopwatch = Stopwatch::start();
         let store = &self.directories.store;
         let Acquired { connection, client } = owner::acquire(&cache_key, machine, store)?;
@@ -63,28 +63,44 @@ impl OpenSessions {
             .ok()
     }
 
+    /// Returns a connection over an open session with the machine, if there is one. Nothing is sent to the machine, so the
+    /// session may be lost.
+    pub fn find(&self, machine: &Machine) -> Option<Connection> {
+        let key = ssh::private_key_stamp(machine.private_key.as_deref());
+        let cache_key = self.cache_key(machine, compressed(&self.state, machine), key, None)?;
+        Some(owner::acquire(&cache_key, machine, &self.directories.store)?.connection)
+    }
+
+    /// Reaches a machine over an open session, whatever the options of its daemon, else over a new one. For status and
+    /// checks. The error is a message, with a hint if there is one.
+    pub fn reach_or_connect(&self, machine: &Machine) -> Result<MachineLink, String> {
+        let store = &self.directories.store;
+        let open = self.find(machine).and_then(|connection| {
+            let link = reach_over(&self.state, machine, store, connection.clone());
+            link.inspect_err(|_| connection.retire()).ok()
+        });
+        open.map_or_else(|| reach(&self.state, machine, store), Ok)
+    }
+
     fn cache_key(
         &self,
         machine: &Machine,
         asked: Compressed,
         key: Option<FileStamp>,
-        options: &Options,
+        options: Option<&Options>,
     ) -> Option<CacheKey> {
-        let directory = self
-            .state
-            .persist_directory()
-            .inspect_err(|error| debug!("the session does not stay open: {error}"))
-            .ok()?;
         let files = Files { private_key: key, ..self.files.clone() };
-        CacheKey::new(directory, machine, asked, options, &self.directories.store, &files)
+        CacheKey::new(self.state.persist_directory(), machine, asked, options, &self.directories.store, &files)
     }
 
     /// Makes a new session available to other builds from now on. It ends with the process that `daemon` finds.
     pub(super) fn keep(&self, machine: &Machine, connection: &Connection, daemon: fn() -> Option<OwnedFd>) {
         // The stamp of the key at login counts: the key file may have changed meanwhile.
         let Some(key) = connection.key_stamp() else { return };
-        let options = options(&self.arguments, machine);
-        if let Some(cache_key) = self.cache_key(machine, connection.asked_compression(), Some(key.clone()), &options) {
+        if let Some(cache_key) = self.cache_key(machine, connection.asked_compression(), Some(key.clone()), None) {
+            if let Err(error) = self.state.make_persist_directory() {
+                return debug!("the session does not stay open: {error}");
+            }
             let daemon = daemon();
             connection.keep(&cache_key, daemon.as_ref().map(AsFd::as_fd));
         }
@@ -126,7 +142,7 @@ fn files(directories: &Directories) -> Files {
 pub fn end_outdated(state: &StateDirectory, directories: &Directories, machines: &[&Machine]) {
     // No directory is created for this.
     let common = files(directories);
-    owner::end_outdated(&state.path().join("persist"), machines, &directories.store, |machine| Files {
+    owner::end_outdated(&state.persist_directory(), machines, &directories.store, |machine| Files {
         private_key: ssh::private_key_stamp(machine.private_key.as_deref()),
         ..common.clone()
     });

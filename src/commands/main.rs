@@ -11,8 +11,8 @@ use env_logger::Target;
 use super::failure::{CommandError, CommandResult};
 use super::{Command, CommandLine};
 use super::{
-    add, annotations, as_user, authorize, build_hook, convert, documents, drain, eval, explain, guix_wrapper, help,
-    install, machines, status, test,
+    add, annotations, as_user, authorize, build_hook, convert, disconnect, documents, drain, eval, explain,
+    guix_wrapper, help, install, machines, status, test,
 };
 use crate::engine::{Engine, STATE_SUBDIRECTORY};
 use crate::exit::ExitStatus;
@@ -87,6 +87,7 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
         Command::Explain(arguments) => for_machine_file(arguments.machine_file())?,
         Command::Drain(args) => for_machine_file(args.machine_file())?,
         Command::Undrain(args) => for_machine_file(args.machine_file())?,
+        Command::Disconnect(args) => for_machine_file(args.machine_file())?,
         Command::Eval(args) => for_machine_file(args.machine_file())?,
         Command::Test(arguments) => for_machine_file(arguments.machine_file())?,
         Command::Authorize(arguments) => for_machine_file(arguments.machine_file())?,
@@ -112,6 +113,7 @@ fn run(command: Command) -> CommandResult {
         Command::Explain(args) => explain::run(&args, &engine),
         Command::Drain(args) => drain::drain(&args, &engine, messages),
         Command::Undrain(args) => drain::undrain(&args, &engine, messages),
+        Command::Disconnect(args) => disconnect::run(&args, &engine, messages),
         Command::Install(args) => install::install(&args, help::definition(), &engine, out),
         Command::Uninstall(args) => install::uninstall(&args, &engine, out),
         Command::Documents(args) => documents::run(&args, help::definition()),

@@ -9,6 +9,7 @@ mod as_user;
 pub mod authorize;
 pub mod build_hook;
 pub mod convert;
+pub mod disconnect;
 pub mod documents;
 pub mod drain;
 pub mod eval;
@@ -53,6 +54,8 @@ enum Command {
     Drain(drain::DrainArgs),
     /// Give a drained machine builds again.
     Undrain(drain::UndrainArgs),
+    /// End the connections to build machines that stay open for the next build.
+    Disconnect(disconnect::Args),
     /// Evaluate the machine file, and print the pool or the errors.
     Eval(eval::Args),
     /// Configure guix-daemon to use this program, on a machine with systemd.

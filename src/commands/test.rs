@@ -36,6 +36,9 @@ pub struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// Use an open connection to the machine, if there is one, and have nothing built.
+    #[arg(long)]
+    quick: bool,
 }
 
 impl Args {
@@ -49,7 +52,7 @@ impl Args {
 pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let (path, pool) = load(args.selection.one_machine_file()?, engine)?;
     let machines = args.selection.hosts(&pool)?;
-    let checked = check_all(&machines, engine);
+    let checked = check_all(&machines, engine, args.quick);
     let mut out = io::stdout().lock();
     let printed = match args.json {
         true => write_json(&path, &checked, &mut out),
@@ -59,11 +62,11 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     Ok(verdict(checked.iter().filter(|checked| checked.usable).count(), checked.len()))
 }
 
-fn check_all<'a>(machines: &[&'a Machine], engine: &Engine) -> Vec<Checked<'a>> {
+fn check_all<'a>(machines: &[&'a Machine], engine: &Engine, is_quick: bool) -> Vec<Checked<'a>> {
     thread::scope(|scope| {
         let checks: Vec<_> = machines
             .iter()
-            .map(|&machine| (machine, scope.spawn(move || checks::check(machine, &engine.directories, &engine.state))))
+            .map(|&machine| (machine, scope.spawn(move || checks::check(machine, engine, is_quick))))
             .collect();
         let finished = checks.into_iter().map(|(machine, check)| {
             // A check that panics has found nothing, which is no good sign.

@@ -58,11 +58,14 @@ impl StateDirectory {
         &self.0
     }
 
-    /// Returns the directory of the sockets of persistent connections, created if needed.
-    pub fn persist_directory(&self) -> Result<PathBuf, StateError> {
-        let path = self.0.join("persist");
-        create_directory(&path)?;
-        Ok(path)
+    /// Returns the directory of the sockets of SSH sessions that stay open. It may not exist.
+    pub fn persist_directory(&self) -> PathBuf {
+        self.0.join("persist")
+    }
+
+    /// Creates that directory if needed.
+    pub fn make_persist_directory(&self) -> Result<(), StateError> {
+        create_directory(&self.persist_directory())
     }
 
     /// Returns the directory itself, created if needed.

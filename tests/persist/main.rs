@@ -1,5 +1,6 @@
 //! Connections kept between hook processes: what shares one, how it ends, and what becomes of a build that loses it.
 
+mod commands;
 #[path = "../lab/mod.rs"]
 mod lab;
 mod liveness;

@@ -1,6 +1,7 @@
 //! Records for GNU recutils, in the style of `guix processes`: a record for each machine, a line for each field, an
 //! empty line after each record. Unknown values are omitted. `Build` may occur more than once: slot, process, seconds
-//! since 1970, derivation.
+//! since 1970, derivation. So may `Connection`: process, seconds since 1970, streams in use, idle streams, bytes sent,
+//! bytes received.
 //!
 //! A value is one line; line breaks in the text of other machines are replaced.
 
@@ -9,7 +10,7 @@ use std::io::{self, Write};
 
 use serde_json::{Map, Value};
 
-use super::snapshot::MachineSnapshot;
+use super::snapshot::{MachineSnapshot, OpenConnection};
 use crate::commands::terminal::plain;
 
 /// Writes a record for each machine.
@@ -34,7 +35,12 @@ fn fields(snapshot: &MachineSnapshot) -> serde_json::Result<Vec<(String, String)
         let parts = [Some(build.slot.to_string()), text(&build.pid), text(&build.since), build.derivation.clone()];
         ("Build".to_owned(), parts.map(|part| part.unwrap_or_else(|| "-".to_owned())).join(" "))
     });
-    fields.extend(builds);
+    let connections = snapshot.connections.iter().map(|connection| {
+        let OpenConnection { pid, since, streams, idle, sent, received } = connection;
+        let pid = text(pid).unwrap_or_else(|| "-".to_owned());
+        ("Connection".to_owned(), format!("{pid} {since} {streams} {idle} {sent} {received}"))
+    });
+    fields.extend(builds.chain(connections));
     // The key of the record comes first.
     fields.sort_by_key(|(name, _)| name != "Name");
     Ok(fields)

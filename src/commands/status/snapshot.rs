@@ -6,10 +6,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::build::{MachineLink, reach, record_success};
+use crate::build::{MachineLink, record_success};
 use crate::daemon::Client;
 use crate::engine::Engine;
 use crate::machine::Machine;
+use crate::remote::owner;
 use crate::state::health::{self, Time};
 use crate::state::{Drain, HealthRecord, Slots, StateError};
 use crate::status::MachineStatus;
@@ -39,6 +40,8 @@ pub struct MachineSnapshot {
     #[serde(skip)]
     pub slots_error: Option<String>,
     pub builds: Vec<Build>,
+    /// The SSH connections to it that stay open on this head.
+    pub connections: Vec<OpenConnection>,
     pub failures: Option<Failures>,
     pub drained: Option<Drained>,
 }
@@ -85,6 +88,22 @@ pub struct Build {
     pub since: Option<u64>,
 }
 
+/// An SSH connection that stays open for builds.
+#[derive(Clone, Debug, Serialize)]
+pub struct OpenConnection {
+    /// The process that owns it.
+    pub pid: Option<u32>,
+    /// Seconds since 1970.
+    pub since: u64,
+    /// Streams in use, to the machine's daemon and to commands.
+    pub streams: usize,
+    /// Streams to the daemon that wait for the next build.
+    pub idle: usize,
+    /// Bytes that went to the machine, and that came from it.
+    pub sent: u64,
+    pub received: u64,
+}
+
 /// Consecutive failures that hooks recorded. Times are seconds since 1970.
 #[derive(Clone, Debug, Serialize)]
 pub struct Failures {
@@ -116,8 +135,11 @@ impl<'a> SnapshotSource<'a> {
 
     /// Returns the current state of the machine.
     pub fn snapshot(&mut self) -> MachineSnapshot {
+        // Before the probe, which uses one of them.
+        let connections = self.connections();
         let probed = self.probe();
         let mut snapshot = self.known();
+        snapshot.connections = connections;
         match probed {
             Ok((status, protocol, guix)) => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
@@ -146,7 +168,7 @@ impl<'a> SnapshotSource<'a> {
         let is_alive = |client: &mut Client<_>| client.query_valid_paths(&BTreeSet::new()).is_ok();
         let link = match self.link.take().map(|mut link| (is_alive(&mut link.client), link)) {
             Some((true, link)) => link,
-            _ => reach(&self.engine.state, self.machine, store)?,
+            _ => self.engine.sessions().reach_or_connect(self.machine)?,
         };
         let status = link.connection.probe(store.as_str()).map_err(|error| error.to_string())?;
         let version = link.client.version();
@@ -155,6 +177,17 @@ impl<'a> SnapshotSource<'a> {
             record_success(&self.engine.state, self.machine, status.clone());
         }
         Ok((status, version.to_string(), version.releases().to_owned()))
+    }
+
+    /// Returns the open connections; none if this user may not see them.
+    fn connections(&self) -> Vec<OpenConnection> {
+        let sessions = owner::sessions(&self.engine.state.persist_directory(), Some(self.machine)).unwrap_or_default();
+        let now = health::now() / 1000;
+        let connection = |session: owner::Session| {
+            let owner::Report { age, streams, idle, sent, received, .. } = session.report;
+            OpenConnection { pid: session.process(), since: now.saturating_sub(age), streams, idle, sent, received }
+        };
+        sessions.into_iter().map(connection).collect()
     }
 
     /// Returns the records of this head.
@@ -188,6 +221,7 @@ impl<'a> SnapshotSource<'a> {
             taken: taken.as_ref().map(Vec::len),
             slots_error,
             builds: builds.collect(),
+            connections: Vec::new(),
             failures: failures.map(|failures| Failures {
                 since: seconds(failures.since),
                 count: failures.count,

@@ -1,4 +1,5 @@
-//! The table for people: a line for each machine, then the running builds, then notes.
+//! The table for people: a line for each machine, then the running builds, then
+//! the open connections, then notes.
 //!
 //! If the terminal is too narrow for all columns, the least important ones are omitted, and named below. Numbers are
 //! aligned to the right. Without a terminal, nothing is omitted.
@@ -60,6 +61,10 @@ pub fn write(
     if machines.iter().any(|snapshot| !snapshot.builds.is_empty()) {
         writeln!(out)?;
         write_builds(machines, now, terminal, out)?;
+    }
+    if machines.iter().any(|snapshot| !snapshot.connections.is_empty()) {
+        writeln!(out)?;
+        write_connections(machines, now, terminal, out)?;
     }
     let notes: Vec<String> = machines.iter().flat_map(|snapshot| notes(snapshot, now, terminal)).collect();
     if !notes.is_empty() {
@@ -125,7 +130,31 @@ fn write_builds(machines: &[MachineSnapshot], now: u64, terminal: Terminal, out:
         let derivation = build.derivation.as_deref().map_or("-".into(), plain);
         row.add_cell(short(&derivation, room).into());
     }
-    for (at, line) in table::lines(&table).iter().enumerate() {
+    write_lines(&table::lines(&table), terminal, out)
+}
+
+fn write_connections(
+    machines: &[MachineSnapshot],
+    now: u64,
+    terminal: Terminal,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let headings =
+        [Text("CONNECTION"), Number("FOR"), Number("PROCESS"), Number("STREAMS"), Number("SENT"), Number("RECEIVED")];
+    let mut table = table::table(&headings);
+    for (snapshot, connection) in machines.iter().flat_map(|one| one.connections.iter().map(move |other| (one, other)))
+    {
+        let age = HumanDuration(now.saturating_sub(connection.since)).to_string();
+        let pid = connection.pid.map_or("-".to_owned(), |pid| pid.to_string());
+        let streams = connection.streams.to_string();
+        table.add_row([label(snapshot), age, pid, streams, size(connection.sent), size(connection.received)]);
+    }
+    write_lines(&table::lines(&table), terminal, out)
+}
+
+/// Writes the lines of a table, the heading first.
+fn write_lines(lines: &[String], terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
+    for (at, line) in lines.iter().enumerate() {
         let line = if at == 0 { terminal.paint(Colour::Heading, line) } else { line.clone() };
         writeln!(out, "{line}")?;
     }

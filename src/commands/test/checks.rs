@@ -7,6 +7,7 @@ use super::finding::{Finding, Outcome, Remedy, RemedyPlace, Step};
 use super::remedies;
 use crate::build::{OWN_STORE, OWN_STORE_HINT};
 use crate::daemon::Client;
+use crate::engine::Engine;
 use crate::error::with_causes;
 use crate::events::iec;
 use crate::gcrypt::{SigningKey, VerifyError};
@@ -24,10 +25,14 @@ use crate::transfer::trial_build;
 /// A clock that differs by more than this many seconds is worth a word.
 const CLOCK_TOLERANCE: f64 = 60.0;
 
-/// Checks one machine.
-pub fn check(machine: &Machine, directories: &Directories, state: &StateDirectory) -> Vec<Finding> {
-    let mut findings = Findings { found: Vec::new(), machine, directories, state };
-    match Connection::open(machine) {
+/// Checks one machine. A quick check uses an open connection, if there is one, and has nothing built.
+pub fn check(machine: &Machine, engine: &Engine, is_quick: bool) -> Vec<Finding> {
+    let Engine { directories, state, .. } = engine;
+    let mut findings = Findings { found: Vec::new(), machine, directories, state, is_quick };
+    let open = if is_quick { engine.sessions().find(machine) } else { None };
+    // A connection that was lost shows only now.
+    let open = open.filter(|connection| connection.daemon().is_ok());
+    match open.map_or_else(|| Connection::open(machine), Ok) {
         Ok(connection) => findings.connected(&connection),
         Err(error) => findings.not_reached(&error, None),
     }
@@ -40,6 +45,7 @@ struct Findings<'a> {
     machine: &'a Machine,
     directories: &'a Directories,
     state: &'a StateDirectory,
+    is_quick: bool,
 }
 
 impl Findings<'_> {
@@ -81,7 +87,9 @@ impl Findings<'_> {
             | Error::OwnerSilent { .. }
             | Error::NoOwner { .. } => Step::Daemon,
         };
-        self.passed(step);
+        if !connection.is_some_and(Connection::is_reused) {
+            self.passed(step);
+        }
         self.error(
             step,
             without_name(error, self.machine),
@@ -107,7 +115,10 @@ impl Findings<'_> {
     }
 
     fn connected(&mut self, connection: &Connection) {
-        self.passed(Step::Channel);
+        match connection.is_reused() {
+            true => self.ok(Step::Connect, "over the connection that an earlier build left open"),
+            false => self.passed(Step::Channel),
+        }
         match connection.daemon() {
             Ok(stream) => {
                 let socket = self.machine.daemon_socket.display();
@@ -141,7 +152,9 @@ impl Findings<'_> {
         }
         self.import_there(&mut client);
         self.import_here(&mut client);
-        self.builds(&mut client);
+        if !self.is_quick {
+            self.builds(&mut client);
+        }
     }
 
     fn import_there(&mut self, client: &mut Client<DaemonStream>) {

@@ -1,5 +1,6 @@
 //! Which connections are as good as a new one, and where they are found.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -46,21 +47,21 @@ pub struct CacheKey {
 }
 
 impl CacheKey {
-    /// Those of connections to `machine` for which this compression is asked, over which the daemon, with this store, is
-    /// told these options. `None` if its connections are not kept: where the machine file says so, a program carries
-    /// them that belongs to the hook, or no socket could be made in `directory`.
+    /// Returns the key of sessions with `machine` that have this compression. With `options`, it also finds streams to the
+    /// daemon that have these options. `None` if its sessions do not stay open: the machine file says so, or the path of a
+    /// socket in `directory` would be too long.
     pub fn new(
         directory: PathBuf,
         machine: &Machine,
         compressed: Compressed,
-        options: &Options,
+        options: Option<&Options>,
         store: &StoreDir,
         files: &Files,
     ) -> Option<CacheKey> {
         let idle = idle(machine)?;
         let (address, settings) = (address(machine), settings(machine, store, files)?);
         let prefix = format!("{address}.{settings}.{}.", digest(&format!("{compressed:?}")));
-        let stream = daemon_options(options);
+        let stream = options.map_or_else(String::new, daemon_options);
         let longest = directory.as_os_str().len() + 1 + prefix.len() + "4194304-99999".len();
         let most = machine.parallel_builds as usize;
         let machine = format!("{address}.");
@@ -91,12 +92,17 @@ impl CacheKey {
     }
 }
 
-/// The sockets whose names begin in this way. Those that are being made have a dot in front.
+/// Returns the sockets whose names begin with `prefix`; none if the directory cannot be read.
 pub(super) fn sockets(directory: &Path, prefix: &str) -> Vec<PathBuf> {
+    list_sockets(directory, prefix).unwrap_or_default()
+}
+
+/// Returns the same, or why the directory cannot be read. The name of a socket that is not ready begins with a dot.
+pub(super) fn list_sockets(directory: &Path, prefix: &str) -> io::Result<Vec<PathBuf>> {
     let is_ours = |name: &str| !name.starts_with('.') && name.starts_with(prefix);
-    let mut sockets = files::list(directory).unwrap_or_default();
+    let mut sockets = files::list(directory)?;
     sockets.retain(|socket| socket.file_name().is_some_and(|name| is_ours(&name.to_string_lossy())));
-    sockets
+    Ok(sockets)
 }
 
 /// For how long a connection to the machine waits to be borrowed; `None` if it is not kept.

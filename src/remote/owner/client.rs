@@ -1,20 +1,21 @@
 //! The hook's side: finding an owner, and retiring those that nobody is to use any more.
 
 use std::io::{self, ErrorKind};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::debug;
+use rustix::process::{Uid, geteuid};
 
-use super::cache_key::{Files, address, daemon_options, settings, sockets};
+use super::cache_key::{Files, address, daemon_options, list_sockets, settings, sockets};
 use super::handle::Owner;
 use super::message::{Greeting, Report, Request, send};
-use super::{CacheKey, OWNER_REPLY_TIMEOUT, OWNER_SEARCH_TIMEOUT, peer};
+use super::{CacheKey, OWNER_REPLY_TIMEOUT, OWNER_SEARCH_TIMEOUT, REPORT_TIMEOUT, peer};
 use crate::daemon::{Client, Options};
 use crate::machine::Machine;
+use crate::permissions::files;
 use crate::remote::timeouts::reused_greeting_timeout;
 use crate::remote::{Connection, DaemonStream};
 use crate::store::path::StoreDir;
@@ -116,26 +117,38 @@ fn retire(socket: &Path) -> io::Result<()> {
     send(&peer::connect(socket)?, &Request::Retire, &[])
 }
 
-/// The sessions that are open, and those that have ended since they were listed left out.
-pub fn sessions(directory: &Path) -> Vec<Session> {
-    sockets(directory, "").into_iter().filter_map(|socket| Session::of(&socket)).collect()
+/// Returns the open sessions below `directory`, or those with one machine. Sessions that end meanwhile are left out. An
+/// error if the directory cannot be read; a missing one has no sessions.
+pub fn sessions(directory: &Path, machine: Option<&Machine>) -> io::Result<Vec<Session>> {
+    let prefix = machine.map_or_else(String::new, address);
+    // Root's hook may work for the state of another user.
+    let users = [geteuid(), Uid::from_raw(files::user_of(directory).uid)];
+    match list_sockets(directory, &prefix) {
+        Ok(sockets) => Ok(sockets.iter().filter_map(|socket| Session::at(socket, &users)).collect()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
-/// A session that is open.
+/// An open session.
 pub struct Session {
     owner: Owner,
     pub report: Report,
 }
 
 impl Session {
-    fn of(socket: &Path) -> Option<Session> {
-        let control: UnixStream = peer::connect(socket).ok()?;
-        let owner = Owner::found(control, String::new());
-        let report = owner.report(Duration::from_secs(1)).ok()?;
+    fn at(socket: &Path, users: &[Uid]) -> Option<Session> {
+        let owner = Owner::found(peer::connect_to(socket, users).ok()?, String::new());
+        let report = owner.report(REPORT_TIMEOUT).ok()?;
         Some(Session { owner, report })
     }
 
-    /// Has it end as soon as nobody uses it. False if it has ended.
+    /// Returns the process that owns it.
+    pub fn process(&self) -> Option<u32> {
+        self.owner.process()
+    }
+
+    /// Ends the session as soon as no stream is in use. No new stream is opened. Returns false if it has ended already.
     pub fn end(&self) -> bool {
         self.owner.retire().is_ok()
     }

@@ -152,6 +152,11 @@ impl Owner {
         }
     }
 
+    /// Returns the owner's process, if it is another one than this.
+    pub(super) fn process(&self) -> Option<u32> {
+        self.liveness.process()
+    }
+
     /// Sends a request for a stream; returns this side of its data and of its status.
     fn ask_for_stream(&self, request: &Request) -> Result<(UnixStream, UnixStream), Error> {
         let pairs = UnixStream::pair().and_then(|data| Ok((data, UnixStream::pair()?)));

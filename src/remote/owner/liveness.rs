@@ -42,6 +42,11 @@ impl Liveness {
         &self.machine
     }
 
+    /// Returns its process, if it is another one than this.
+    pub fn process(&self) -> Option<u32> {
+        self.pid.and_then(|pid| pid.as_raw_nonzero().get().try_into().ok())
+    }
+
     /// Whether it runs, as far as the kernel knows. One that is stopped passes nothing on, and says nothing.
     pub fn check(&self) -> Result<(), Error> {
         match self.pid.is_some_and(peer::is_stopped) {

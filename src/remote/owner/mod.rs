@@ -72,5 +72,8 @@ const OWNER_REPLY_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long a hook waits for all owners that it tries.
 const OWNER_SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Time allowed for an owner process to report about its session, to a person who waits.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
+
 #[cfg(test)]
 mod tests;

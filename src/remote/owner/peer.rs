@@ -11,12 +11,17 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use rustix::net::sockopt::socket_peercred;
-use rustix::process::{Pid, geteuid};
+use rustix::process::{Pid, Uid, geteuid};
 
 use crate::permissions::files;
 
 /// Connects to an owner of the same user. A socket that nobody listens on any more is removed.
 pub(super) fn connect(socket: &Path) -> io::Result<UnixStream> {
+    connect_to(socket, &[geteuid()])
+}
+
+/// Connects to an owner process of one of these users. Root may ask the processes of the daemon's user for reports.
+pub(super) fn connect_to(socket: &Path, users: &[Uid]) -> io::Result<UnixStream> {
     let stream = files::connect(socket).inspect_err(|error| {
         if error.kind() == ErrorKind::ConnectionRefused {
             // Its owner was killed. Whoever removes it first has removed it.
@@ -24,7 +29,7 @@ pub(super) fn connect(socket: &Path) -> io::Result<UnixStream> {
         }
     })?;
     let peer = socket_peercred(&stream)?;
-    if peer.uid != geteuid() {
+    if !users.contains(&peer.uid) {
         let message = format!("it belongs to another user (number {})", peer.uid.as_raw());
         return Err(io::Error::new(ErrorKind::PermissionDenied, message));
     }

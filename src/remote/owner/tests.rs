@@ -30,7 +30,7 @@ fn cache_key_text(directory: &Path) -> CacheKey {
 
 fn terms_of(machine: &Machine, directory: &Path) -> Option<CacheKey> {
     let (directory, options, store) = (directory.to_owned(), Options::default(), StoreDir::default());
-    CacheKey::new(directory, machine, Compressed::default(), &options, &store, &NO_FILES)
+    CacheKey::new(directory, machine, Compressed::default(), Some(&options), &store, &NO_FILES)
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn what_a_connection_depends_on_is_in_its_name() {
     let names = |change: &dyn Fn(&mut Machine, &mut Compressed, &mut Options)| {
         let (mut machine, mut compressed, mut options) = (machine(), Compressed::default(), Options::default());
         change(&mut machine, &mut compressed, &mut options);
-        CacheKey::new(nobody.to_owned(), &machine, compressed, &options, &StoreDir::default(), &NO_FILES).unwrap()
+        CacheKey::new(nobody.to_owned(), &machine, compressed, Some(&options), &StoreDir::default(), &NO_FILES).unwrap()
     };
     let name = |change: &dyn Fn(&mut Machine, &mut Compressed, &mut Options)| names(change).prefix;
     let usual = name(&|_, _, _| {});
@@ -104,7 +104,9 @@ fn files_of_keys_are_in_its_name() {
     let stamp = || FileStamp::of(&file);
     let name = |files: &Files| {
         let (options, store) = (Options::default(), StoreDir::default());
-        CacheKey::new("/nowhere".into(), &machine(), Compressed::default(), &options, &store, files).unwrap().prefix
+        CacheKey::new("/nowhere".into(), &machine(), Compressed::default(), Some(&options), &store, files)
+            .unwrap()
+            .prefix
     };
     let names = [
         name(&NO_FILES),

@@ -30,6 +30,7 @@ fn snapshot(name: &str) -> MachineSnapshot {
         taken: Some(0),
         slots_error: None,
         builds: Vec::new(),
+        connections: Vec::new(),
         failures: None,
         drained: None,
     }
