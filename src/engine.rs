@@ -61,7 +61,7 @@ impl Engine {
 
     /// Returns the SSH sessions that builds of this head leave open for each other.
     pub fn sessions(&self) -> OpenSessions {
-        OpenSessions::new(&self.state, &self.directories, &self.arguments)
+        OpenSessions::new(&self.state, &self.directories, &self.arguments, self.daemon)
     }
 
     /// Evaluates a machine file. `extend` may add functions to the interpreter before that.

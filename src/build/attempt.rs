@@ -20,8 +20,7 @@ use crate::hook::descriptors::LINE_PREFIX;
 use crate::local::{LOG_FULL_HINT, LocalStore, LogReserve};
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream, SilencePolicy, timeouts};
-use crate::scheduler::{self, Choice, Environment};
-use crate::state::health::Availability;
+use crate::scheduler::{self, Choice};
 use crate::state::{QueueTicket, Slot};
 use crate::store::path::StorePath;
 use crate::timing::Stopwatch;
@@ -86,7 +85,7 @@ impl Build<'_> {
 
     /// Returns the sessions that builds with these arguments share.
     fn sessions(&self) -> OpenSessions {
-        OpenSessions::new(self.state, self.directories, self.failover.arguments)
+        OpenSessions::new(self.state, self.directories, self.failover.arguments, self.daemon)
     }
 }
 
@@ -138,10 +137,7 @@ impl<'a> Attempt<'a> {
     ) -> Result<Downloaded<'a>, Failure> {
         let mut link = match link {
             Some(link) => self.greet(link)?,
-            None => match self.open_session() {
-                Some(link) => link,
-                None => self.connect()?,
-            },
+            None => self.connect()?,
         };
         let mut result = self.build_over(&mut link, log, observer);
         let has_lost_owner = self.has_lost_owner.take() || link.client.stream_mut().has_lost_owner();
@@ -157,15 +153,7 @@ impl<'a> Attempt<'a> {
         Ok(self.persist_best(result?, link))
     }
 
-    /// Returns a link over the session that an earlier build left open. A machine in a back-off is skipped here, too.
-    fn open_session(&self) -> Option<MachineLink> {
-        match self.env.health(self.machine).availability(self.env.now()) {
-            Availability::BackingOff { .. } => None,
-            _ => self.sessions.as_ref()?.reach(self.machine),
-        }
-    }
-
-    /// Connects to the machine over a new session.
+    /// Connects to the machine over an open session, else over a new one.
     fn connect(&self) -> Result<MachineLink, Failure> {
         let link = scheduler::connect(self.machine, self.env).map_err(|cause| self.failure(cause))?;
         self.greet(link)
@@ -214,13 +202,13 @@ impl<'a> Attempt<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Built<'a>, Failure> {
         let build = self.build;
-        let MachineLink { client, connection } = link;
+        let MachineLink { client, connection, .. } = link;
         let max_silent_time = build.failover.arguments.max_silent_time;
         let silence_policy = SilencePolicy::answer(self.machine, max_silent_time);
         client.stream_mut().set_silence_policy(silence_policy.clone());
         failpoint(Failpoint::OptionsSet);
         if let Some(sessions) = &self.sessions {
-            sessions.keep(self.machine, connection, build.daemon);
+            sessions.keep(self.machine, connection);
         }
 
         let limiter = self.limiter();
@@ -276,6 +264,9 @@ impl<'a> Attempt<'a> {
 
     /// Sends the options of the build to the daemon of a new connection.
     fn greet(&self, mut link: MachineLink) -> Result<MachineLink, Failure> {
+        if link.has_options {
+            return Ok(link);
+        }
         let silence_policy = SilencePolicy::answer(self.machine, self.build.failover.arguments.max_silent_time);
         link.client.stream_mut().set_silence_policy(silence_policy);
         let mut stopwatch = Stopwatch::start();

@@ -6,6 +6,7 @@
 //! (`PerSourcePenalties`). If no other process of this head was logging in, the message counts as a ban, which is
 //! recorded so that all processes wait until it ends ([`Health::after_ban`](crate::state::Health::after_ban)).
 
+use std::fs::File;
 use std::process;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -33,10 +34,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Connects and logs in. The error is a message, with a hint if there is one.
 pub fn connect(state: &StateDirectory, machine: &Machine) -> Result<Connection, String> {
     let logins = Logins::of(state, machine);
-    let crowd = Crowd { state, machine, logins: logins.as_ref(), until: Instant::now() + machine.stall_timeout };
-    if let Err(error) = &logins {
-        warn!("cannot limit the logins to '{}': {error}", machine.name);
-    }
+    let crowd = Crowd::new(state, machine, &logins);
     let login = crowd.wait(Logins::try_take)?;
     let compressed = compressed(state, machine);
     let mut retries = 0..MAX_LOGIN_RETRIES;
@@ -58,6 +56,34 @@ pub fn connect(state: &StateDirectory, machine: &Machine) -> Result<Connection, 
         thread::sleep(pause(retry));
         crowd.check()?;
     }
+}
+
+/// The result of [`wait_for_session`].
+pub(super) enum Turn<T> {
+    /// Another process has made a session, over which this was found.
+    Found(T),
+    /// This process is to log in, and the others wait for it as long as the lock is held. There is no lock if it cannot be
+    /// taken.
+    LogIn(Option<File>),
+}
+
+/// Waits until `find` finds something over a session of another process, or until no other process logs in to the machine
+/// for all. So processes that start at the same time need one login.
+pub(super) fn wait_for_session<T>(
+    state: &StateDirectory,
+    machine: &Machine,
+    find: impl Fn() -> Option<T>,
+) -> Result<Turn<T>, String> {
+    let logins = Logins::of(state, machine);
+    let turn = Crowd::new(state, machine, &logins).wait(|logins| {
+        if let Some(found) = find() {
+            return Ok(Some(Turn::Found(found)));
+        }
+        let Some(lock) = logins.try_for_all()? else { return Ok(None) };
+        // The process that had the lock may have made a session meanwhile.
+        Ok(Some(find().map_or(Turn::LogIn(Some(lock)), Turn::Found)))
+    })?;
+    Ok(turn.unwrap_or(Turn::LogIn(None)))
 }
 
 /// Returns the message about a machine that cannot be reached.
@@ -89,7 +115,14 @@ struct Crowd<'a> {
     until: Instant,
 }
 
-impl Crowd<'_> {
+impl<'a> Crowd<'a> {
+    fn new(state: &'a StateDirectory, machine: &'a Machine, logins: &'a Result<Logins, StateError>) -> Crowd<'a> {
+        if let Err(error) = logins {
+            warn!("cannot limit the logins to '{}': {error}", machine.name);
+        }
+        Crowd { state, machine, logins: logins.as_ref(), until: Instant::now() + machine.stall_timeout }
+    }
+
     /// Waits until `take` returns a value, or until the time limit: the limit of logins is a courtesy, and no build
     /// fails because of it. An error if the machine was found to fail meanwhile.
     fn wait<T>(&self, take: impl Fn(&Logins) -> Result<Option<T>, StateError>) -> Result<Option<T>, String> {

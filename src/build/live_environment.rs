@@ -134,8 +134,10 @@ impl Environment for LiveEnvironment {
     }
 
     fn connect(&self, machine: &Machine) -> Result<MachineLink, String> {
-        let open = self.0.sessions.as_ref().and_then(|sessions| sessions.reach(machine));
-        open.map_or_else(|| reach(&self.0.state, machine, &self.0.store), Ok)
+        match &self.0.sessions {
+            Some(sessions) => sessions.connect(machine),
+            None => reach(&self.0.state, machine, &self.0.store),
+        }
     }
 
     fn status(&self, link: &MachineLink) -> Result<MachineStatus, String> {

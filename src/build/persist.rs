@@ -1,21 +1,26 @@
 //! SSH sessions that stay open from one build to the next ([`owner`](crate::remote::owner)).
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use log::debug;
 
-use super::connect::compressed;
+use super::connect::{Turn, compressed, wait_for_session};
 use super::reach::{MachineLink, reach, reach_over};
 use crate::daemon::{Client, Options};
 use crate::file_stamp::FileStamp;
 use crate::hook::HookArguments;
 use crate::local::Directories;
 use crate::machine::{Compressed, Machine};
-use crate::remote::owner::{self, Acquired, CacheKey, Files};
+use crate::remote::owner::{self, Acquired, CacheKey, Files, idle_timeout};
 use crate::remote::{Connection, DaemonStream};
 use crate::ssh;
 use crate::state::StateDirectory;
 use crate::timing::Stopwatch;
+
+/// How long a session stays open that was used for a probe and not for a build. Other hooks that start at the same time
+/// find it.
+const PROBED_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The sessions that builds share, as one hook uses them.
 #[derive(Clone)]
@@ -23,23 +28,48 @@ pub struct OpenSessions {
     state: StateDirectory,
     directories: Directories,
     arguments: HookArguments,
+    /// Opens the process with which sessions end (pidfd_open(2)).
+    daemon: fn() -> Option<OwnedFd>,
     /// The files as they were before the connection was opened.
     files: Files,
 }
 
 impl OpenSessions {
-    /// Returns the sessions of hooks with these arguments.
-    pub fn new(state: &StateDirectory, directories: &Directories, arguments: &HookArguments) -> OpenSessions {
+    /// Returns the sessions of hooks with these arguments. `daemon` opens the process with which new ones end.
+    pub fn new(
+        state: &StateDirectory,
+        directories: &Directories,
+        arguments: &HookArguments,
+        daemon: fn() -> Option<OwnedFd>,
+    ) -> OpenSessions {
         OpenSessions {
             state: state.clone(),
             directories: directories.clone(),
             arguments: arguments.clone(),
+            daemon,
             files: files(directories),
         }
     }
 
+    /// Reaches a machine over an open session, else over a new one. If several processes need one at the same time, one of
+    /// them logs in.
+    pub(super) fn connect(&self, machine: &Machine) -> Result<MachineLink, String> {
+        let store = &self.directories.store;
+        if idle_timeout(machine).is_none() {
+            return reach(&self.state, machine, store);
+        }
+        match wait_for_session(&self.state, machine, || self.reach(machine))? {
+            Turn::Found(link) => Ok(link),
+            Turn::LogIn(_lock) => {
+                let link = reach(&self.state, machine, store)?;
+                self.keep_for(PROBED_IDLE_TIMEOUT, machine, &link.connection);
+                Ok(link)
+            }
+        }
+    }
+
     /// Reaches a machine over an open session, if its daemon accepts the options over it.
-    pub(super) fn reach(&self, machine: &Machine) -> Option<MachineLink> {
+    fn reach(&self, machine: &Machine) -> Option<MachineLink> {
         let key = ssh::private_key_stamp(machine.private_key.as_deref());
         let options = options(&self.arguments, machine);
         let cache_key = self.cache_key(machine, compressed(&self.state, machine), key, Some(&options))?;
@@ -47,11 +77,12 @@ impl OpenSessions {
         let store = &self.directories.store;
         let Acquired { connection, client } = owner::acquire(&cache_key, machine, store)?;
         let link = match client {
-            Some(client) => Ok(MachineLink { client, connection: connection.clone() }),
+            Some(client) => Ok(MachineLink { client, connection: connection.clone(), has_options: false }),
             None => reach_over(&self.state, machine, store, connection.clone()),
         };
         let taken = link.and_then(|mut link| {
             link.client.set_options(&options).map_err(|error| error.to_string())?;
+            link.has_options = true;
             Ok(link)
         });
         stopwatch.lap("borrow");
@@ -93,16 +124,21 @@ impl OpenSessions {
         CacheKey::new(self.state.persist_directory(), machine, asked, options, &self.directories.store, &files)
     }
 
-    /// Makes a new session available to other builds from now on. It ends with the process that `daemon` finds.
-    pub(super) fn keep(&self, machine: &Machine, connection: &Connection, daemon: fn() -> Option<OwnedFd>) {
+    /// Makes a new session available to other builds, for as long as the machine file says.
+    pub(super) fn keep(&self, machine: &Machine, connection: &Connection) {
+        self.keep_for(Duration::MAX, machine, connection);
+    }
+
+    fn keep_for(&self, longest: Duration, machine: &Machine, connection: &Connection) {
+        let Some(idle) = idle_timeout(machine) else { return };
         // The stamp of the key at login counts: the key file may have changed meanwhile.
         let Some(key) = connection.key_stamp() else { return };
         if let Some(cache_key) = self.cache_key(machine, connection.asked_compression(), Some(key.clone()), None) {
             if let Err(error) = self.state.make_persist_directory() {
                 return debug!("the session does not stay open: {error}");
             }
-            let daemon = daemon();
-            connection.keep(&cache_key, daemon.as_ref().map(AsFd::as_fd));
+            let daemon = (self.daemon)();
+            connection.keep(&cache_key, idle.min(longest), daemon.as_ref().map(AsFd::as_fd));
         }
     }
 

@@ -25,6 +25,8 @@ pub struct MachineLink {
     // Before the connection that carries it.
     pub client: Client<DaemonStream>,
     pub connection: Connection,
+    /// Whether the daemon has the options of the build.
+    pub has_options: bool,
 }
 
 /// Connects to the machine and greets its daemon. The error is a message, with a hint if there is one.
@@ -52,7 +54,7 @@ pub(super) fn reach_over(
     }
     check_store(state, machine, store, &mut client)?;
     failpoint(Failpoint::Greeted);
-    Ok(MachineLink { client, connection })
+    Ok(MachineLink { client, connection, has_options: false })
 }
 
 /// Returns an error if the machine's store is this machine's. This is checked once a day; if it cannot be determined,

@@ -35,6 +35,8 @@ struct Inner {
     is_up: AtomicBool,
     /// Whether the server is known to forward to no socket.
     is_relayed: AtomicBool,
+    /// Whether the session was made available to other hooks.
+    is_kept: AtomicBool,
 }
 
 impl Connection {
@@ -62,8 +64,8 @@ impl Connection {
         asked: Compressed,
         compressed: Compressed,
     ) -> Connection {
-        let [is_up, is_relayed] = [false; 2].map(AtomicBool::new);
-        Connection(Arc::new(Inner { owner, key, machine: machine.clone(), asked, compressed, is_up, is_relayed }))
+        let [is_up, is_relayed, is_kept] = [false; 3].map(AtomicBool::new);
+        Connection(Arc::new(Inner { owner, key, machine: machine.clone(), asked, compressed, is_up, is_relayed, is_kept }))
     }
 
     /// The machine at its other end.
@@ -81,14 +83,15 @@ impl Connection {
         self.0.key.is_none()
     }
 
-    /// Has the session be there for other hooks, unless there are enough. With `daemon`, if there is one, that ends
-    /// (pidfd_open(2)).
-    pub fn keep(&self, cache_key: &CacheKey, daemon: Option<BorrowedFd<'_>>) {
-        if cache_key.is_full() {
+    /// Makes the session available to other hooks, unless the machine has enough sessions. It ends after the time `idle`
+    /// without use, and with the process `daemon` (pidfd_open(2)). Further calls change the time.
+    pub fn keep(&self, cache_key: &CacheKey, idle: Duration, daemon: Option<BorrowedFd<'_>>) {
+        if !self.0.is_kept.load(Ordering::Relaxed) && cache_key.is_full() {
             return;
         }
-        if let Err(error) = self.0.owner.keep(cache_key, daemon) {
-            log::debug!("the connection is not kept: {error}");
+        match self.0.owner.keep(cache_key, idle, daemon) {
+            Ok(()) => self.0.is_kept.store(true, Ordering::Relaxed),
+            Err(error) => log::debug!("the session does not stay open: {error}"),
         }
     }
 

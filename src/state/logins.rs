@@ -3,7 +3,8 @@
 //! OpenSSH drops connections when too many are not authenticated yet: by default some from 10 on and all from 100 on
 //! (`MaxStartups 10:30:100`). So each process that connects holds one of the locks `logins/0` to `logins/5` in the
 //! host's state directory until it is logged in. That leaves room for the logins of other heads. A process whose
-//! connection was dropped nevertheless retries under the lock `logins/again`, so that retries come one after the other.
+//! connection was dropped nevertheless retries under the lock `logins/again`, so that retries come one after the other. A
+//! process whose session is for all processes logs in under the lock `logins/for-all`, for which the others wait.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -60,6 +61,11 @@ impl Logins {
     /// Takes the permission to connect again after a dropped connection; `None` while another process has it.
     pub fn try_again(&self) -> Result<Option<File>, StateError> {
         try_lock(&self.directory.join("again"))
+    }
+
+    /// Takes the permission to make a session for all processes; `None` while another process has it.
+    pub fn try_for_all(&self) -> Result<Option<File>, StateError> {
+        try_lock(&self.directory.join("for-all"))
     }
 
     fn login(&self, number: u32) -> PathBuf {

@@ -8,6 +8,7 @@ mod memory;
 mod peers;
 mod pool;
 mod revocation;
+mod together;
 
 use std::fs;
 use std::io::{Read, Write};

@@ -40,8 +40,6 @@ pub struct CacheKey {
     pub(super) stream: String,
     /// The compression that is asked for.
     pub(super) compressed: Compressed,
-    /// For how long they wait to be borrowed.
-    pub(super) idle: Duration,
     /// How many may wait.
     pub(super) most: usize,
 }
@@ -58,14 +56,13 @@ impl CacheKey {
         store: &StoreDir,
         files: &Files,
     ) -> Option<CacheKey> {
-        let idle = idle(machine)?;
         let (address, settings) = (address(machine), settings(machine, store, files)?);
         let prefix = format!("{address}.{settings}.{}.", digest(&format!("{compressed:?}")));
         let stream = options.map_or_else(String::new, daemon_options);
         let longest = directory.as_os_str().len() + 1 + prefix.len() + "4194304-99999".len();
         let most = machine.parallel_builds as usize;
         let machine = format!("{address}.");
-        let cache_key = CacheKey { directory, machine, prefix, stream, compressed, idle, most };
+        let cache_key = CacheKey { directory, machine, prefix, stream, compressed, most };
         (longest <= SOCKET_PATH_MAX).then_some(cache_key)
     }
 
@@ -105,8 +102,8 @@ pub(super) fn list_sockets(directory: &Path, prefix: &str) -> io::Result<Vec<Pat
     Ok(sockets)
 }
 
-/// For how long a connection to the machine waits to be borrowed; `None` if it is not kept.
-fn idle(machine: &Machine) -> Option<Duration> {
+/// Returns how long a session with the machine stays open without use; `None` if it does not.
+pub fn idle_timeout(machine: &Machine) -> Option<Duration> {
     Some(machine.keep_connection?.min(MAX_AGE))
 }
 
@@ -126,7 +123,7 @@ pub(super) fn settings(machine: &Machine, store: &StoreDir, files: &Files) -> Op
     let Machine { user, private_key, daemon_socket, proxy_command, .. } = machine;
     let program = (PROTOCOL, env!("OFFLOAD_VERSION"));
     let server = (user, keys, private_key, daemon_socket, proxy_command, store.as_str());
-    Some(digest(&format!("{:?}", (program, server, idle(machine)?, files))))
+    Some(digest(&format!("{:?}", (program, server, idle_timeout(machine)?, files))))
 }
 
 /// What a stream to the daemon is found by: options as far as they do not replace what was set before.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::CacheKey;
+use super::{CacheKey, OWNER_REPLY_TIMEOUT};
 use super::liveness::Liveness;
 use super::message::{Connected, Frames, Greeting, Keep, Reply, Report, Request, Start, StartReply, send};
 use super::process::log_line;
@@ -130,15 +130,23 @@ impl Owner {
     }
 
     /// Has it be there for other hooks, and end with a process if one is named.
-    pub fn keep(&self, cache_key: &CacheKey, daemon: Option<BorrowedFd<'_>>) -> Result<(), Error> {
+    pub fn keep(
+        &self,
+        cache_key: &CacheKey,
+        idle: Duration,
+        daemon: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Error> {
         let (socket, has_daemon) = (cache_key.socket_prefix(), daemon.is_some());
-        let keep = Keep { socket, idle: cache_key.idle, streams: cache_key.most, has_daemon };
+        let keep = Keep { socket, idle, streams: cache_key.most, has_daemon };
         self.send(&Request::Keep(keep), daemon.as_slice())
     }
 
-    /// Has it take no new hooks.
+    /// Ends the session as soon as no stream is in use. When this returns, no hook finds the owner any more, unless it
+    /// does not respond.
     pub fn retire(&self) -> Result<(), Error> {
-        self.send(&Request::Retire, &[])
+        self.send(&Request::Retire, &[])?;
+        // Its next reply comes after that.
+        self.report(OWNER_REPLY_TIMEOUT).map(drop)
     }
 
     /// How the session is doing.

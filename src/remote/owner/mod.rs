@@ -42,7 +42,7 @@ mod server;
 mod start;
 mod streams;
 
-pub use cache_key::{CacheKey, Files};
+pub use cache_key::{CacheKey, Files, idle_timeout};
 pub use client::{Acquired, Session, acquire, end_outdated, release, sessions};
 pub use message::Report;
 pub use start::{OwnProcess, OwnThread, Owned, SessionOwner, serve_if_asked};

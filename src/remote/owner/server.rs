@@ -29,6 +29,8 @@ pub(super) struct Server {
     pub streams: Vec<Stream>,
     pub idle: Vec<IdleStream>,
     pub kept: Option<Kept>,
+    /// Whether it must not be kept any more.
+    pub is_retired: bool,
     /// Readable after SIGTERM.
     pub terminated: Option<UnixStream>,
     pub start: Instant,
@@ -78,6 +80,7 @@ impl Server {
             streams: Vec::new(),
             idle: Vec::new(),
             kept: None,
+            is_retired: false,
             terminated,
             start: now,
             last_used: now,
@@ -92,6 +95,7 @@ impl Server {
 
     /// Is not there for others any more.
     pub fn retire(&mut self) {
+        self.is_retired = true;
         self.kept = None;
         self.idle.clear();
     }
@@ -125,19 +129,23 @@ impl Server {
                     self.resume(&stream, data.into(), Frames::new(status.into()));
                 }
             }
-            Request::Keep(terms) => {
-                if self.kept.is_none() && self.terminated.is_some() {
-                    let daemon = next();
-                    // If it cannot be, nobody finds it.
-                    self.kept = ListeningSocket::make(&terms.socket).ok().map(|socket| Kept { socket, terms, daemon });
-                }
-            }
+            Request::Keep(terms) => self.keep(terms, next()),
             Request::Report => {
                 if let Some(status) = next() {
                     let _ = send(&status.into(), &Reply::Report(self.report()), &[]);
                 }
             }
             Request::Retire => self.retire(),
+        }
+    }
+
+    /// Makes the session available to other hooks, or changes for how long it is.
+    fn keep(&mut self, terms: Keep, daemon: Option<OwnedFd>) {
+        if let Some(kept) = &mut self.kept {
+            kept.terms = terms;
+        } else if !self.is_retired && self.terminated.is_some() {
+            // Without a socket no hook finds it.
+            self.kept = ListeningSocket::make(&terms.socket).ok().map(|socket| Kept { socket, terms, daemon });
         }
     }
 
