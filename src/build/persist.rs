@@ -86,7 +86,7 @@ impl OpenSessions {
         let options = options(&self.arguments, machine);
         if let Some(cache_key) = self.cache_key(machine, connection.asked_compression(), Some(key.clone()), &options) {
             let daemon = daemon();
-            connection.keep(&cache_key, daemon.as_ref().map(AsFd::as_fd));
+            connection.keep_open(&cache_key, daemon.as_ref().map(AsFd::as_fd));
         }
     }
 
@@ -126,7 +126,7 @@ fn files(directories: &Directories) -> Files {
 pub fn end_outdated(state: &StateDirectory, directories: &Directories, machines: &[&Machine]) {
     // No directory is created for this.
     let common = files(directories);
-    owner::end_outdated(&state.path().join("persist"), machines, &directories.store, |machine| Files {
+    owner::retire_outdated(&state.path().join("persist"), machines, &directories.store, |machine| Files {
         private_key: ssh::private_key_stamp(machine.private_key.as_deref()),
         ..common.clone()
     });
