@@ -187,7 +187,7 @@ impl<'a> Attempt<'a> {
         let result = self.build_and_fetch(link, log, observer);
         match result {
             // It would close the channel of this build again. Other builds have more to say.
-            Err(Failure::Machine { machine, cause }) if link.client.stream_mut().is_cut() => {
+            Err(Failure::Machine { machine, cause }) if link.client.stream_mut().is_channel_timeout() => {
                 self.machine_fault.take();
                 Err(Failure::Refused { machine, cause })
             }

@@ -138,7 +138,7 @@ impl OpenSessions {
                 return debug!("the session does not stay open: {error}");
             }
             let daemon = (self.daemon)();
-            connection.keep(&cache_key, idle.min(longest), daemon.as_ref().map(AsFd::as_fd));
+            connection.keep_open(&cache_key, idle.min(longest), daemon.as_ref().map(AsFd::as_fd));
         }
     }
 
@@ -178,7 +178,7 @@ fn files(directories: &Directories) -> Files {
 pub fn end_outdated(state: &StateDirectory, directories: &Directories, machines: &[&Machine]) {
     // No directory is created for this.
     let common = files(directories);
-    owner::end_outdated(&state.persist_directory(), machines, &directories.store, |machine| Files {
+    owner::retire_outdated(&state.persist_directory(), machines, &directories.store, |machine| Files {
         private_key: ssh::private_key_stamp(machine.private_key.as_deref()),
         ..common.clone()
     });

@@ -64,7 +64,7 @@ fn sessions(engine: &Engine, machine: Option<&Machine>) -> Result<Vec<Session>, 
 /// Ends a session. Returns what became of it, or `None` if it has ended meanwhile.
 fn end(session: &Session) -> Option<String> {
     let (machine, streams) = (&session.report.machine, session.report.streams);
-    session.end().then(|| match streams {
+    session.retire().then(|| match streams {
         0 => format!("{machine}: disconnected"),
         1 => format!("{machine}: disconnects at the end of 1 stream in use"),
         count => format!("{machine}: disconnects at the end of {count} streams in use"),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::error::Error;
-use super::owner::{CacheKey, Owner};
+use super::owner::{CacheKey, OwnerHandle};
 use super::probe;
 use super::relay;
 use super::session_stream::SessionStream;
@@ -24,7 +24,7 @@ use crate::timing::Stopwatch;
 pub struct Connection(Arc<Inner>);
 
 struct Inner {
-    owner: Arc<Owner>,
+    owner: Arc<OwnerHandle>,
     /// The stamp of the file of the private key, if the session was made for this connection.
     key: Option<FileStamp>,
     machine: Machine,
@@ -48,24 +48,38 @@ impl Connection {
 
     /// Connects in the same way, and asks for this compression. A server that does not compress is taken as it is.
     pub fn open_compressed(machine: &Machine, compressed: Compressed) -> Result<Connection, Error> {
-        let (owner, connected) = Owner::start(machine, compressed)?;
-        Ok(Connection::new(machine, Arc::new(owner), Some(connected.key), compressed, connected.compressed))
+        let (owner, connected) = OwnerHandle::start(machine, compressed)?;
+        Ok(Connection::new(machine, Arc::new(owner), Some(connected.key_stamp), compressed, connected.compressed))
     }
 
     /// The connection of a session that another hook has made ([`owner`](super::owner)).
-    pub(super) fn found(owner: Arc<Owner>, machine: &Machine, asked: Compressed, compressed: Compressed) -> Connection {
+    pub(super) fn reused(
+        owner: Arc<OwnerHandle>,
+        machine: &Machine,
+        asked: Compressed,
+        compressed: Compressed,
+    ) -> Connection {
         Connection::new(machine, owner, None, asked, compressed)
     }
 
     fn new(
         machine: &Machine,
-        owner: Arc<Owner>,
+        owner: Arc<OwnerHandle>,
         key: Option<FileStamp>,
         asked: Compressed,
         compressed: Compressed,
     ) -> Connection {
         let [is_up, is_relayed, is_kept] = [false; 3].map(AtomicBool::new);
-        Connection(Arc::new(Inner { owner, key, machine: machine.clone(), asked, compressed, is_up, is_relayed, is_kept }))
+        Connection(Arc::new(Inner {
+            owner,
+            key,
+            machine: machine.clone(),
+            asked,
+            compressed,
+            is_up,
+            is_relayed,
+            is_kept,
+        }))
     }
 
     /// The machine at its other end.
@@ -85,11 +99,11 @@ impl Connection {
 
     /// Makes the session available to other hooks, unless the machine has enough sessions. It ends after the time `idle`
     /// without use, and with the process `daemon` (pidfd_open(2)). Further calls change the time.
-    pub fn keep(&self, cache_key: &CacheKey, idle: Duration, daemon: Option<BorrowedFd<'_>>) {
+    pub fn keep_open(&self, cache_key: &CacheKey, idle: Duration, daemon: Option<BorrowedFd<'_>>) {
         if !self.0.is_kept.load(Ordering::Relaxed) && cache_key.is_full() {
             return;
         }
-        match self.0.owner.keep(cache_key, idle, daemon) {
+        match self.0.owner.keep_open(cache_key, idle, daemon) {
             Ok(()) => self.0.is_kept.store(true, Ordering::Relaxed),
             Err(error) => log::debug!("the session does not stay open: {error}"),
         }

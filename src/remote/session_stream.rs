@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 
 use super::error::Error;
-use super::owner::{Ended, Frames, Greeting, Liveness, Release, Reply, send};
+use super::owner::{CommandExit, Frames, Greeting, Liveness, Release, Reply, send};
 use crate::ssh::poll::poll;
 use crate::ssh::{self, Cause, Output, Phase};
 
@@ -38,8 +38,8 @@ pub(super) struct SessionStream {
 enum End {
     /// The other side ended it.
     Closed {
-        command: Option<Ended>,
-        is_cut: bool,
+        command: Option<CommandExit>,
+        is_channel_timeout: bool,
     },
     /// The session or the channel failed.
     Failed(ssh::Error),
@@ -80,8 +80,8 @@ impl SessionStream {
     }
 
     /// Whether the SSH server closed the channel because nothing moved on it.
-    pub(super) fn is_cut(&self) -> bool {
-        matches!(self.end, Some(End::Closed { is_cut: true, .. }))
+    pub(super) fn is_channel_timeout(&self) -> bool {
+        matches!(self.end, Some(End::Closed { is_channel_timeout: true, .. }))
     }
 
     /// Whether the owner is alive as far as the kernel knows.
@@ -129,15 +129,15 @@ impl SessionStream {
                 return Err(phase(&self.owner, Cause::TooMuchOutput(max)));
             }
         }
-        let Ended { stderr, status } = self.ended();
+        let CommandExit { stderr, status } = self.ended();
         Ok(Output { stdout, stderr: stderr.into_bytes(), status })
     }
 
     /// How a command has ended whose output has been read to its end.
-    pub(super) fn ended(&mut self) -> Ended {
+    pub(super) fn ended(&mut self) -> CommandExit {
         match &mut self.end {
             Some(End::Closed { command, .. }) => command.take().unwrap_or_default(),
-            _ => Ended::default(),
+            _ => CommandExit::default(),
         }
     }
 
@@ -155,7 +155,9 @@ impl SessionStream {
             let timeout = status.socket().set_read_timeout(Some(END_TIMEOUT));
             match timeout.and_then(|()| status.receive()) {
                 Ok(Some(Reply::Ended { error: Some(error), .. })) => End::Failed(error),
-                Ok(Some(Reply::Ended { error: None, command, is_cut })) => End::Closed { command, is_cut },
+                Ok(Some(Reply::Ended { error: None, command, is_channel_timeout })) => {
+                    End::Closed { command, is_channel_timeout }
+                }
                 _ => End::OwnerEnded,
             }
         })
@@ -163,7 +165,7 @@ impl SessionStream {
 
     /// What to say when nothing more can be read; `None` if the other side has ended it.
     fn read_error(&mut self) -> Option<io::Error> {
-        let ended = self.owner.ended();
+        let ended = self.owner.ended_error();
         match self.end() {
             End::Closed { .. } => None,
             End::Failed(error) => Some(error.copy().into_io(ErrorKind::UnexpectedEof)),
@@ -173,7 +175,7 @@ impl SessionStream {
 
     /// What to say when nothing more can be written.
     fn write_error(&mut self) -> io::Error {
-        let ended = self.owner.ended();
+        let ended = self.owner.ended_error();
         let closed = ssh::Error::of(self.owner.machine(), Phase::Transfer, Cause::ChannelClosed);
         match self.end() {
             End::Closed { .. } => closed.into_io(ErrorKind::BrokenPipe),

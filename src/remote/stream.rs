@@ -125,13 +125,13 @@ impl DaemonStream {
     }
 
     /// Whether the stream ended because the SSH server closed its channel for the silence on it ([`Error::ChannelCut`]).
-    pub fn is_cut(&self) -> bool {
-        self.stream.is_cut()
+    pub fn is_channel_timeout(&self) -> bool {
+        self.stream.is_channel_timeout()
     }
 
     /// Fails with an error of its own if the stream ended because the server closed its channel.
     fn check_cut(&self, kind: io::ErrorKind) -> io::Result<()> {
-        if !self.is_cut() {
+        if !self.is_channel_timeout() {
             return Ok(());
         }
         let (machine, silence) = (self.connection.machine().address(), self.moved.elapsed());

@@ -51,7 +51,7 @@ fn a_stopped_keeper_is_passed_over_and_does_not_count() {
     let connections = pool.link.connections();
     let result = pool.build(&Drv::new("second"));
     assert!(!is_reused(&result), "{}", result.log);
-    assert!(result.log.contains("its process is stopped"), "{}", result.log);
+    assert!(result.log.contains("the owner is stopped"), "{}", result.log);
     // The connection of that build is kept beside it, and lent.
     wait_until("another one keeps a connection", LONG, || pool.holders().len() == 2 && pool.sockets().len() == 2);
     for name in ["third", "fourth"] {

@@ -87,7 +87,7 @@ fn a_connection_is_not_borrowed_from_another_user() {
     let told = thread::spawn(move || first_message(&listener));
     let result = pool.build(&Drv::new("second"));
     assert!(!is_reused(&result), "{}", result.log);
-    assert!(result.log.contains(&format!("it belongs to another user (number {stranger})")), "{}", result.log);
+    assert!(result.log.contains(&format!("the owner belongs to another user (user ID {stranger})")), "{}", result.log);
     assert_eq!(told.join().unwrap(), b"");
 }
 

@@ -1,4 +1,4 @@
-//! Which connections are as good as a new one, and where they are found.
+//! The key under which sessions are shared. A session with the same key is equivalent to a new one.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,36 +18,36 @@ use crate::store::path::StoreDir;
 /// The longest path that a socket can have, in bytes (`sun_path`, without the zero at its end).
 const SOCKET_PATH_MAX: usize = 107;
 
-/// Files of this machine that a connection depends on, as they were when it was made.
+/// The files of this machine that a session depends on, as they were when the session was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
-    /// The private key that opens the account.
+    /// The private key for the login.
     pub private_key: Option<FileStamp>,
-    /// The list of the keys whose signatures are accepted here.
+    /// The list of authorized keys, whose signatures this machine accepts.
     pub acl: Option<FileStamp>,
-    /// Both halves of the key that signs here.
+    /// The signing key of this machine: the private and the public file.
     pub signing_key: [Option<FileStamp>; 2],
 }
 
-/// Which connections are as good as a new one, and where they are found.
+/// The key of a session and of its streams to the daemon, with the directory of its sockets.
 pub struct CacheKey {
     directory: PathBuf,
-    /// What the names of all sockets of the machine begin with.
+    /// The beginning of the names of all sockets of the machine.
     machine: String,
-    /// What the names of those begin with that are as good.
+    /// The beginning of the names of the sockets with this key.
     pub(super) prefix: String,
-    /// The name of streams to the daemon that are as good.
+    /// The name of idle streams to the daemon with this key.
     pub(super) stream: String,
-    /// The compression that is asked for.
+    /// The requested compression.
     pub(super) compressed: Compressed,
-    /// How many may wait.
-    pub(super) most: usize,
+    /// The build slots of the machine: the limit of its sessions, and of the idle streams of each.
+    pub(super) build_slots: usize,
 }
 
 impl CacheKey {
-    /// Returns the key of sessions with `machine` that have this compression. With `options`, it also finds streams to the
-    /// daemon that have these options. `None` if its sessions do not stay open: the machine file says so, or the path of a
-    /// socket in `directory` would be too long.
+    /// Returns the key of sessions with `machine` that request this compression, with this store directory. With `options`,
+    /// it also finds their streams to the daemon that use these options. `None` if sessions do not stay open: the machine
+    /// file disables `keep_connection`, or the path of a socket in `directory` would be too long.
     pub fn new(
         directory: PathBuf,
         machine: &Machine,
@@ -56,34 +56,35 @@ impl CacheKey {
         store: &StoreDir,
         files: &Files,
     ) -> Option<CacheKey> {
-        let (address, settings) = (address(machine), settings(machine, store, files)?);
-        let prefix = format!("{address}.{settings}.{}.", digest(&format!("{compressed:?}")));
-        let stream = options.map_or_else(String::new, daemon_options);
-        let longest = directory.as_os_str().len() + 1 + prefix.len() + "4194304-99999".len();
-        let most = machine.parallel_builds as usize;
+        let (address, settings) = (address_digest(machine), settings_digest(machine, store, files)?);
+        let prefix = format!("{address}.{settings}.{}.", short_digest(&format!("{compressed:?}")));
+        let stream = options.map_or_else(String::new, options_digest);
+        let path_length = directory.as_os_str().len() + 1 + prefix.len() + "4194304-99999".len();
+        let build_slots = machine.parallel_builds as usize;
         let machine = format!("{address}.");
-        let cache_key = CacheKey { directory, machine, prefix, stream, compressed, most };
-        (longest <= SOCKET_PATH_MAX).then_some(cache_key)
+        let cache_key = CacheKey { directory, machine, prefix, stream, compressed, build_slots };
+        (path_length <= SOCKET_PATH_MAX).then_some(cache_key)
     }
 
-    /// What the names of sockets begin with, with their directory.
-    pub(super) fn socket_prefix(&self) -> PathBuf {
+    /// Returns the beginning of the paths of the sockets with this key.
+    pub(super) fn socket_path_prefix(&self) -> PathBuf {
         self.directory.join(&self.prefix)
     }
 
-    /// Whether the machine has as many available sessions as it may have, with any settings. Sessions whose owners cannot
-    /// serve do not count, and the sockets of killed owners are removed.
+    /// Returns whether the machine has as many open sessions as build slots, with any settings. Sessions whose owners
+    /// cannot serve do not count. Removes the sockets of killed owners.
     pub fn is_full(&self) -> bool {
-        self.has_sessions(self.most)
+        self.has_sessions(self.build_slots)
     }
 
+    /// Returns whether the machine has at least `count` open sessions.
     pub(super) fn has_sessions(&self, count: usize) -> bool {
         let mut sockets = sockets(&self.directory, &self.machine);
         sockets.retain(|socket| peer::can_serve(socket));
         sockets.len() >= count
     }
 
-    /// The sockets of those that are as good as a new one.
+    /// Returns the sockets of the sessions with this key.
     pub(super) fn sockets(&self) -> Vec<PathBuf> {
         sockets(&self.directory, &self.prefix)
     }
@@ -102,39 +103,39 @@ pub(super) fn list_sockets(directory: &Path, prefix: &str) -> io::Result<Vec<Pat
     Ok(sockets)
 }
 
-/// Returns how long a session with the machine stays open without use; `None` if it does not.
+/// Returns the longest time that an unused session stays open; `None` if it does not stay open.
 pub fn idle_timeout(machine: &Machine) -> Option<Duration> {
     Some(machine.keep_connection?.min(MAX_AGE))
 }
 
-/// The first part of the name of a socket: which machine.
-pub(super) fn address(machine: &Machine) -> String {
-    digest(&machine.address())
+/// Returns the first part of the name of a socket, which identifies the machine.
+pub(super) fn address_digest(machine: &Machine) -> String {
+    short_digest(&machine.address())
 }
 
-/// The second part: what the machine file and the files on this machine say. `None` if connections to the machine are not
-/// kept.
+/// Returns the second part, which identifies the settings. `None` if sessions with the machine do not stay open.
 ///
-/// That is the program, which may be another one tomorrow; the server and its keys, the account and what opens it, the
-/// daemon; for how long connections are kept; and whose signatures count on either side, since a machine's daemon goes
-/// on with the signing key that it had when it was connected to.
-pub(super) fn settings(machine: &Machine, store: &StoreDir, files: &Files) -> Option<String> {
+/// The settings are the version of this program, which can change; the host keys, the account and its private key; the
+/// daemon's socket and the store; `keep_connection`; and the stamps of the key files. The signing key is among them
+/// because a machine's daemon uses the key that it read when it was connected to.
+pub(super) fn settings_digest(machine: &Machine, store: &StoreDir, files: &Files) -> Option<String> {
     let keys: Vec<&[u8]> = machine.host_keys.iter().map(|key| key.blob.as_slice()).collect();
     let Machine { user, private_key, daemon_socket, proxy_command, .. } = machine;
     let program = (PROTOCOL, env!("OFFLOAD_VERSION"));
     let server = (user, keys, private_key, daemon_socket, proxy_command, store.as_str());
-    Some(digest(&format!("{:?}", (program, server, idle_timeout(machine)?, files))))
+    Some(short_digest(&format!("{:?}", (program, server, idle_timeout(machine)?, files))))
 }
 
-/// What a stream to the daemon is found by: options as far as they do not replace what was set before.
-pub(super) fn daemon_options(options: &Options) -> String {
-    // A limit that is given takes the place of the one before. One that is not leaves it.
+/// Returns the name of idle streams to a daemon that has these options. Options that replace the ones that were set
+/// before do not count.
+pub(super) fn options_digest(options: &Options) -> String {
+    // A limit that is set replaces the one before, with any value. An unset limit keeps the one before.
     let given = |limit: Option<Duration>| limit.map(|_| Duration::ZERO);
     let (build_timeout, max_silent_time) = (given(options.build_timeout), given(options.max_silent_time));
     let options = Options { build_timeout, max_silent_time, ..options.clone() };
-    digest(&format!("{options:?}"))
+    short_digest(&format!("{options:?}"))
 }
 
-fn digest(text: &str) -> String {
+fn short_digest(text: &str) -> String {
     base16::encode(&Sha256::digest(text)[..6])
 }

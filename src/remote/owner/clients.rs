@@ -1,4 +1,4 @@
-//! Those who are connected to an owner, and what they want of it.
+//! The clients that are connected to an owner, and their requests.
 
 use std::collections::VecDeque;
 use std::io;
@@ -6,60 +6,61 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use super::message::{Frames, Keep, Request};
+use super::message::{Frames, KeepOpen, Request};
 
-/// Somebody who is connected.
+/// A client: a hook, or a command that reads reports.
 pub(super) struct Client {
     control: Frames,
-    /// Until when the first request must have come.
-    asks_until: Option<Instant>,
-    is_gone: bool,
+    /// The time by which the first request must arrive; `None` after it.
+    first_request_deadline: Option<Instant>,
+    is_disconnected: bool,
 }
 
 impl Client {
-    /// The hook that has started the owner, and has asked for the session.
+    /// Returns the hook that has started the owner and sent the first request.
     pub fn starter(control: Frames) -> io::Result<Client> {
         control.socket().set_nonblocking(true)?;
-        Ok(Client { control, asks_until: None, is_gone: false })
+        Ok(Client { control, first_request_deadline: None, is_disconnected: false })
     }
 
-    /// Who has connected.
-    pub fn new(control: UnixStream, asks_until: Instant) -> io::Result<Client> {
-        Ok(Client { asks_until: Some(asks_until), ..Client::starter(Frames::new(control))? })
+    /// Returns a client that has connected to the socket of the owner.
+    pub fn new(control: UnixStream, first_request_deadline: Instant) -> io::Result<Client> {
+        Ok(Client { first_request_deadline: Some(first_request_deadline), ..Client::starter(Frames::new(control))? })
     }
 
     pub fn socket(&self) -> &UnixStream {
         self.control.socket()
     }
 
-    pub fn asks_until(&self) -> Option<Instant> {
-        self.asks_until
+    pub fn first_request_deadline(&self) -> Option<Instant> {
+        self.first_request_deadline
     }
 
-    /// Whether nothing more comes: it has left, says what is no request, or has had the time for one.
-    pub fn is_over(&self, now: Instant) -> bool {
-        self.is_gone || self.asks_until.is_some_and(|until| until <= now)
+    /// Returns whether the client is to be removed: it has disconnected, has sent something invalid, or has sent no
+    /// request in time.
+    pub fn is_finished(&self, now: Instant) -> bool {
+        self.is_disconnected || self.first_request_deadline.is_some_and(|until| until <= now)
     }
 
-    /// What it wants, with the descriptors that belong to that.
+    /// Returns the requests that have arrived, each with its descriptors.
     pub fn requests(&mut self) -> Vec<(Request, VecDeque<OwnedFd>)> {
         let mut requests = Vec::new();
         loop {
             match self.control.receive() {
                 Ok(Some(request)) => {
-                    self.asks_until = None;
+                    self.first_request_deadline = None;
                     let count = match request {
                         Request::Open { .. } | Request::Resume { .. } => 2,
-                        Request::Report | Request::Keep(Keep { has_daemon: true, .. }) => 1,
-                        Request::Keep(_) | Request::Start(_) | Request::Retire => 0,
+                        Request::Report | Request::KeepOpen(KeepOpen { has_daemon: true, .. }) => 1,
+                        Request::KeepOpen(_) | Request::Start(_) | Request::Retire => 0,
                     };
-                    let descriptors = (0..count).map_while(|_| self.control.descriptor()).collect();
+                    let descriptors = (0..count).map_while(|_| self.control.next_descriptor()).collect();
                     requests.push((request, descriptors));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // An end, or what is no request.
+                // The end, or an invalid request.
                 Ok(None) | Err(_) => {
-                    self.is_gone = true;
+                    self.is_disconnected = true;
                     break;
                 }
             }

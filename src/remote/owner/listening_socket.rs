@@ -1,4 +1,4 @@
-//! The socket at which hooks find an owner.
+//! The socket on which an owner listens for hooks.
 
 use std::io::{self, ErrorKind};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -8,19 +8,20 @@ use std::process;
 use super::peer;
 use crate::permissions::files;
 
-/// A socket to connect to, for as long as this lives.
+/// A listening socket. Its file is removed when this is dropped.
 pub(super) struct ListeningSocket {
     listener: UnixListener,
     socket: PathBuf,
 }
 
 impl ListeningSocket {
-    /// `prefix`: what its name begins with.
+    /// Creates the socket `PREFIX` + `PID-0` and listens on it. `prefix` is a path.
     pub fn make(prefix: &Path) -> io::Result<ListeningSocket> {
         let mut name = prefix.as_os_str().to_owned();
         name.push(format!("{}-0", process::id()));
         let socket = PathBuf::from(name);
-        // It gets its name when somebody listens: one without is taken for that of an owner that was killed.
+        // The socket gets its final name once it listens. A hook would remove a socket that does not listen as that of
+        // a killed owner.
         let unnamed = socket.with_file_name(format!(".{}", process::id()));
         let _ = files::remove(&unnamed);
         let listener = files::listen(&unnamed)?;
@@ -33,11 +34,11 @@ impl ListeningSocket {
         &self.listener
     }
 
-    /// Somebody who has connected and may ask; `None` if nobody waits.
+    /// Accepts the next client that the owner may serve; `None` if no client waits.
     pub fn accept(&self) -> io::Result<Option<UnixStream>> {
         loop {
             match self.listener.accept() {
-                Ok((control, _)) if peer::may_ask(&control) => return Ok(Some(control)),
+                Ok((control, _)) if peer::is_authorized(&control) => return Ok(Some(control)),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
@@ -49,7 +50,7 @@ impl ListeningSocket {
 
 impl Drop for ListeningSocket {
     fn drop(&mut self) {
-        // What is left is removed by those who find nobody behind it.
+        // If this fails, the next hook removes the socket.
         let _ = files::remove(&self.socket);
     }
 }

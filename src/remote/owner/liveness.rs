@@ -1,4 +1,4 @@
-//! Whether the owner of a session lives.
+//! Detects whether the owner of a session is alive.
 
 use std::os::unix::net::UnixStream;
 use std::process::Child;
@@ -7,63 +7,64 @@ use std::sync::{Mutex, PoisonError};
 use rustix::process::Pid;
 
 use super::peer;
-use super::start::Owned;
+use super::start::SpawnedOwner;
 use crate::remote::error::Error;
 
-/// The owner of a session, as far as it can be observed.
+/// The process that owns a session.
 #[derive(Debug)]
 pub(in crate::remote) struct Liveness {
     /// `NAME:PORT`.
     machine: String,
-    /// Its process, if that is another one.
+    /// Its identifier; `None` if the owner is a thread of this process.
     pid: Option<Pid>,
-    /// The same if this process has started it.
+    /// The process, if this one has started it.
     child: Mutex<Option<Child>>,
 }
 
 impl Liveness {
-    /// That of an owner which this process has started.
-    pub fn of_started(machine: String, owned: Owned) -> Liveness {
+    /// Returns the process of an owner that this process has started.
+    pub fn of_spawned(machine: String, owned: SpawnedOwner) -> Liveness {
         let child = match owned {
-            Owned::ByProcess(child) => Some(child),
-            Owned::Here => None,
+            SpawnedOwner::Process(child) => Some(child),
+            SpawnedOwner::Thread => None,
         };
         let pid = child.as_ref().and_then(|child| Pid::from_raw(i32::try_from(child.id()).ok()?));
         Liveness { machine, pid, child: Mutex::new(child) }
     }
 
-    /// That of an owner which listens at the other end of `control`.
-    pub fn of_found(machine: String, control: &UnixStream) -> Liveness {
-        Liveness { machine, pid: peer::process(control), child: Mutex::new(None) }
+    /// Returns the process of the owner that listens at the other end of `control`.
+    pub fn of_peer(machine: String, control: &UnixStream) -> Liveness {
+        Liveness { machine, pid: peer::pid(control), child: Mutex::new(None) }
     }
 
-    /// `NAME:PORT`.
+    /// Returns the machine, `NAME:PORT`.
     pub fn machine(&self) -> &str {
         &self.machine
     }
 
-    /// Returns its process, if it is another one than this.
+    /// Returns the process of the owner, unless the owner is a thread of this process.
     pub fn process(&self) -> Option<u32> {
         self.pid.and_then(|pid| pid.as_raw_nonzero().get().try_into().ok())
     }
 
-    /// Whether it runs, as far as the kernel knows. One that is stopped passes nothing on, and says nothing.
+    /// Fails with [`Error::OwnerStopped`] if the kernel reports that the owner cannot run. A stopped owner passes no
+    /// data on and sends no reply.
     pub fn check(&self) -> Result<(), Error> {
-        match self.pid.is_some_and(peer::is_stopped) {
+        match self.pid.is_some_and(peer::is_stopped_or_dead) {
             true => Err(Error::OwnerStopped { machine: self.machine.clone() }),
             false => Ok(()),
         }
     }
 
-    /// What to say when it has ended.
-    pub fn ended(&self) -> Error {
+    /// Returns the error for an owner that has ended.
+    pub fn ended_error(&self) -> Error {
         Error::OwnerEnded { machine: self.machine.clone() }
     }
 }
 
 impl Drop for Liveness {
     fn drop(&mut self) {
-        // Where it has ended already. It goes on as long as it likes, and whoever is its parent then waits for it.
+        // This reaps the owner if it has ended. Otherwise it continues, and its next parent reaps it.
         if let Some(child) = self.child.get_mut().unwrap_or_else(PoisonError::into_inner) {
             let _ = child.try_wait();
         }

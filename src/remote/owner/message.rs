@@ -1,13 +1,12 @@
-//! What hooks and the owner of a session say to each other: frames over sockets of this machine.
+//! The protocol between hooks and the owner of a session: frames over Unix sockets of this machine.
 //!
-//! A frame is the version of the protocol, a byte; the length of what follows, four bytes, the least significant first;
-//! and a JSON text, at most [`FRAME_MAX`] bytes. The descriptors that belong to it are sent with its first byte
-//! (`SCM_RIGHTS`), at most two.
+//! A frame has three parts: the version of the protocol (one byte), the length of the text (four bytes, little-endian),
+//! and a JSON text of at most [`FRAME_MAX`] bytes. At most two descriptors are sent with its first byte (`SCM_RIGHTS`).
 //!
 //! | socket | from the hook | from the owner |
 //! |---|---|---|
-//! | *control*, a connection to the owner | [`Request`] | before the session is open, to the hook that started it: [`StartReply`]; afterwards what a `proxy_command` prints, there too; at the end why the session was lost |
-//! | *status*, one for each request that is answered | [`Release`], once | [`Reply`]: what came of the request, and at the end of a stream why it has ended |
+//! | *control*, a connection to the owner | [`Request`] | [`StartReply`]: to the hook that started the owner, until the session is open and for each line that a `proxy_command` prints; to every hook, the reason why the session was lost |
+//! | *status*, one for each request with a reply | [`Release`], once | [`Reply`]: the result of the request, and at the end of a stream the reason |
 //! | *data*, one for each stream | bytes | bytes |
 
 use std::collections::VecDeque;
@@ -30,35 +29,38 @@ use crate::file_stamp::FileStamp;
 use crate::machine::{Compressed, HostKey, Machine};
 use crate::ssh::{self, Target};
 
-/// The version of the protocol. It is also part of the names of sockets, so that different ones do not meet.
+/// The version of the protocol. It is part of the names of sockets, so that programs of different versions do not
+/// connect.
 pub(super) const PROTOCOL: u8 = 2;
 
 /// The longest text of a frame, in bytes.
 const FRAME_MAX: usize = 512 << 10;
 
+/// The length of the version and the length field of a frame, in bytes.
 const HEADER: usize = 5;
 
-/// How many descriptors a frame may have.
+/// The most descriptors that a frame may have.
 const DESCRIPTORS_MAX: usize = 2;
 
-/// What is wanted of an owner.
+/// A request of a hook to an owner.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Request {
-    /// The first one, of the hook that has started it: the session that it is to own.
+    /// Opens the session. The hook that has started the owner sends this as its first request.
     Start(Box<Start>),
-    /// A new stream, opened within this time. Descriptors: data, status.
+    /// Opens a new stream within this time. Descriptors: data, status.
     Open { target: Target, limit: Duration },
-    /// A stream to the daemon that another hook has released under this name. Descriptors: data, status.
+    /// Resumes a stream to the daemon that another hook has released under this name. Descriptors: data, status.
     Resume { stream: String },
-    /// To be there for other hooks as well. A descriptor, if it is to end with a process: that one's (pidfd_open(2)).
-    Keep(Keep),
-    /// How the session is doing. A descriptor: status.
+    /// Keeps the session open for other hooks. Optional descriptor: a process (pidfd_open(2)); the owner retires when
+    /// that process ends.
+    KeepOpen(KeepOpen),
+    /// Requests a [`Report`]. Descriptor: status.
     Report,
-    /// No new streams any more. It ends with the last of those that there are.
+    /// Accepts no new hooks any more. The owner ends when its last client and its last stream have ended.
     Retire,
 }
 
-/// What a session is made from: what the machine file says of the way to the machine.
+/// The settings of a session: the fields of the machine file that a session depends on.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Start {
     name: String,
@@ -71,7 +73,7 @@ pub(super) struct Start {
     stall_timeout: Duration,
     keepalive_interval: Duration,
     pub compressed: Compressed,
-    /// What the hook logs: a level, as a number.
+    /// The log level of the hook, as a number.
     pub log: usize,
 }
 
@@ -93,7 +95,7 @@ impl Start {
         }
     }
 
-    /// The machine, as far as a session depends on it.
+    /// Returns a machine with these settings. Fields that a session does not depend on have their defaults.
     pub fn into_machine(self) -> Machine {
         Machine {
             port: self.port,
@@ -107,25 +109,26 @@ impl Start {
     }
 }
 
-/// On which terms an owner is there for other hooks.
+/// The settings of an owner that stays open for other hooks.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Keep {
-    /// What the name of its socket begins with; the number of its process follows.
+pub(super) struct KeepOpen {
+    /// The beginning of the path of its socket. The owner appends its process identifier.
     pub socket: PathBuf,
-    /// For how long, when nobody uses it.
-    pub idle: Duration,
-    /// How many streams to the daemon may wait to be used again.
+    /// The longest time that it stays open without use.
+    pub idle_timeout: Duration,
+    /// The most idle streams to the daemon.
     pub streams: usize,
-    /// Whether there is a descriptor.
+    /// Whether the request has a descriptor.
     pub has_daemon: bool,
 }
 
-/// What comes of [`Request::Start`].
+/// A message on the control connection from the owner.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum StartReply {
     Connected(Connected),
+    /// The session could not be opened, or was lost.
     Failed(ssh::Error),
-    /// To be logged by the hook.
+    /// A message that the hook logs.
     Log {
         level: usize,
         target: String,
@@ -133,86 +136,92 @@ pub(super) enum StartReply {
     },
 }
 
-/// A session that is open.
+/// The properties of a session after login.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::remote) struct Connected {
-    /// Of the file of the private key that opened it.
-    pub key: FileStamp,
-    /// What the server agreed to compress.
+    /// The stamp of the private key file that was used for the login.
+    pub key_stamp: FileStamp,
+    /// The directions that are compressed.
     pub compressed: Compressed,
 }
 
-/// What an owner says over a status socket.
+/// A message of the owner on a status socket.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::remote) enum Reply {
     /// The stream is open.
     Opened,
+    /// The stream could not be opened.
     Refused(ssh::Error),
+    /// An idle stream of the requested name now belongs to the hook.
     Resumed {
         greeting: Greeting,
         compressed: Compressed,
     },
-    /// No stream of that name waits; others can be opened.
+    /// No idle stream has the requested name. The hook can open a new one.
     NoStream {
         compressed: Compressed,
     },
-    /// The stream has ended: with an error, or because the other side ended it.
+    /// The stream has ended.
     Ended {
+        /// The error that ended it; `None` if the other side closed it.
         error: Option<ssh::Error>,
-        command: Option<Ended>,
-        /// Whether the SSH server closed the channel because nothing moved on it.
-        is_cut: bool,
+        command: Option<CommandExit>,
+        /// Whether the SSH server closed the channel because it was idle (OpenSSH's `ChannelTimeout`).
+        is_channel_timeout: bool,
     },
     Report(Report),
 }
 
-/// How a command has ended.
+/// The result of a command.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(in crate::remote) struct Ended {
+pub(in crate::remote) struct CommandExit {
     /// The beginning of its standard error.
     pub stderr: String,
-    /// Its exit status, unless a signal ended it.
+    /// Its exit status; `None` if a signal ended it.
     pub status: Option<i32>,
 }
 
-/// What is known of a daemon that has been greeted.
+/// The facts that an earlier greeting of a daemon has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(in crate::remote) struct Greeting {
-    /// Of its protocol.
+    /// The version of its protocol.
     pub version: Version,
-    /// How long a round trip takes.
+    /// The time of a round trip.
     pub round_trip: Duration,
 }
 
-/// A stream to the daemon that another hook may go on with: all that was asked for has been answered.
+/// Releases a stream to the daemon, so that another hook can resume it. The daemon has replied to every request on it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::remote) struct Release {
-    /// The name by which it is found.
+    /// The name of the stream, which [`Request::Resume`] gives.
     pub stream: String,
     pub greeting: Greeting,
 }
 
-/// How a session is doing.
+/// The status of a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// `NAME:PORT`.
     pub machine: String,
     /// Seconds since login.
     pub age: u64,
-    /// Streams in use.
+    /// The number of streams in use.
     pub streams: usize,
-    /// Streams to the daemon that wait to be used again.
+    /// The number of idle streams to the daemon.
     pub idle: usize,
-    /// Bytes that have been passed on to the machine, and from there.
+    /// Bytes sent to the machine over all streams.
     pub sent: u64,
+    /// Bytes received from the machine over all streams.
     pub received: u64,
 }
 
+/// Returns the error for data that is not of the protocol.
 fn invalid(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, what)
 }
 
-/// Sends a frame. The socket must have room for it if it does not block.
+/// Sends a frame. If the socket is non-blocking and its buffer is full, the error is [`ErrorKind::WouldBlock`], and
+/// part of the frame may have been sent.
 pub(in crate::remote) fn send(
     socket: &UnixStream,
     message: &impl Serialize,
@@ -220,7 +229,7 @@ pub(in crate::remote) fn send(
 ) -> io::Result<()> {
     let text = serde_json::to_vec(message)?;
     let length = u32::try_from(text.len()).ok().filter(|length| *length as usize <= FRAME_MAX);
-    let length = length.ok_or_else(|| invalid("too long a message"))?;
+    let length = length.ok_or_else(|| invalid("message too long"))?;
     let frame = [&[PROTOCOL][..], &length.to_le_bytes(), &text].concat();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -236,7 +245,7 @@ pub(in crate::remote) fn send(
     Ok(())
 }
 
-/// Takes frames out of what a socket receives.
+/// Reads frames from a socket.
 #[derive(Debug)]
 pub(in crate::remote) struct Frames {
     socket: UnixStream,
@@ -253,16 +262,16 @@ impl Frames {
         &self.socket
     }
 
-    /// The next descriptor that came with a frame.
-    pub fn descriptor(&mut self) -> Option<OwnedFd> {
+    /// Returns the next descriptor that arrived with a frame.
+    pub fn next_descriptor(&mut self) -> Option<OwnedFd> {
         self.descriptors.pop_front()
     }
 
-    /// The next frame; `None` at the end. The limit is that of the socket, and where that does not block the error is
-    /// [`ErrorKind::WouldBlock`] until there is one.
+    /// Returns the next frame; `None` if the other side has closed the socket. Waits as long as the read timeout of the
+    /// socket. If the socket is non-blocking and has no whole frame, the error is [`ErrorKind::WouldBlock`].
     pub fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         loop {
-            if let Some(text) = self.take()? {
+            if let Some(text) = self.next_frame()? {
                 return Ok(Some(serde_json::from_slice(&text)?));
             }
             if self.read()? == 0 {
@@ -271,17 +280,18 @@ impl Frames {
         }
     }
 
-    fn take(&mut self) -> io::Result<Option<Vec<u8>>> {
+    /// Returns the text of the next frame, if all of it has been read.
+    fn next_frame(&mut self) -> io::Result<Option<Vec<u8>>> {
         let Some(([protocol, length @ ..], rest)) = self.bytes.split_first_chunk::<HEADER>() else {
             return match self.bytes.first() {
-                Some(protocol) if *protocol != PROTOCOL => Err(invalid("another version of the protocol")),
+                Some(protocol) if *protocol != PROTOCOL => Err(invalid("unknown version of the protocol")),
                 _ => Ok(None),
             };
         };
         let length = u32::from_le_bytes(*length) as usize;
         match () {
-            () if *protocol != PROTOCOL => Err(invalid("another version of the protocol")),
-            () if length > FRAME_MAX => Err(invalid("too long a message")),
+            () if *protocol != PROTOCOL => Err(invalid("unknown version of the protocol")),
+            () if length > FRAME_MAX => Err(invalid("message too long")),
             () if rest.len() < length => Ok(None),
             () => {
                 let text = rest[..length].to_vec();
@@ -291,6 +301,7 @@ impl Frames {
         }
     }
 
+    /// Reads bytes and descriptors from the socket. Returns the number of bytes.
     fn read(&mut self) -> io::Result<usize> {
         let mut bytes = [0; 4096];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];

@@ -1,4 +1,4 @@
-//! The process that owns a session: what it is made of beside the session.
+//! The set-up of an owner process: its descriptors, its name and its log.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -10,44 +10,44 @@ use log::{LevelFilter, Log, Metadata, Record};
 use rustix::fs::Mode;
 
 use super::message::{StartReply, send};
-use super::{NAME, NAME_IN_LISTS};
+use super::{COMM, PROCESS_NAME};
 
-/// Leaves all behind that belongs to the hook and to the daemon that started it, but for the socket that was standard
-/// input.
+/// Separates the process from the hook and from the daemon: its descriptors, its session and its umask. Returns the
+/// socket that was its standard input.
 pub(super) fn detach() -> io::Result<UnixStream> {
     let control = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin().as_fd(), 3)?;
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&null)?;
-    rustix::thread::set_name(NAME_IN_LISTS)?;
-    debug_assert!(NAME_IN_LISTS.to_bytes() == NAME.as_bytes());
+    rustix::thread::set_name(COMM)?;
+    debug_assert!(COMM.to_bytes() == PROCESS_NAME.as_bytes());
     rustix::process::setsid()?;
-    // Its socket is for the same user.
+    // Only the same user may use its socket.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     Ok(control.into())
 }
 
-/// Who logs what this process does.
-static HOOK: HookLog = HookLog(Mutex::new(None));
+/// The log of this process, which a hook writes.
+static HOOK_LOG: HookLog = HookLog(Mutex::new(None));
 
-/// Has the hook at the other end of `control` log what this process does, as far as its level goes.
-pub(super) fn log_to(control: &UnixStream, level: usize) -> io::Result<()> {
-    *HOOK.lock() = Some(control.try_clone()?);
-    // There is none before the first time.
-    let _ = log::set_logger(&HOOK);
+/// Sends the log messages of this process to the hook at the other end of `control`, up to this level, a number.
+pub(super) fn log_to_hook(control: &UnixStream, level: usize) -> io::Result<()> {
+    *HOOK_LOG.lock() = Some(control.try_clone()?);
+    // This fails only if the logger is already set.
+    let _ = log::set_logger(&HOOK_LOG);
     let level = LevelFilter::iter().find(|known| *known as usize == level);
     log::set_max_level(level.unwrap_or(LevelFilter::Off));
     Ok(())
 }
 
-/// From now on nothing is logged, since the hook reads nothing more.
-pub(super) fn log_nothing() {
+/// Stops the log, because the hook does not read further messages.
+pub(super) fn stop_logging() {
     log::set_max_level(LevelFilter::Off);
-    *HOOK.lock() = None;
+    *HOOK_LOG.lock() = None;
 }
 
-/// A log that somebody else writes.
+/// A log that sends its messages over a socket.
 struct HookLog(Mutex<Option<UnixStream>>);
 
 impl HookLog {
@@ -65,7 +65,7 @@ impl Log for HookLog {
         let target = record.target().to_owned();
         let line = StartReply::Log { level: record.level() as usize, target, text: record.args().to_string() };
         let mut hook = self.lock();
-        // Once it is gone nobody reads any more.
+        // After an error the hook has ended.
         if hook.as_ref().is_some_and(|hook| send(hook, &line, &[]).is_err()) {
             *hook = None;
         }
@@ -74,7 +74,7 @@ impl Log for HookLog {
     fn flush(&self) {}
 }
 
-/// Logs what the owner of a session would have logged.
+/// Logs a message that the owner of a session has sent, if this process logs its level.
 pub(super) fn log_line(level: usize, target: &str, text: &str) {
     let Some(level) = log::Level::iter().find(|known| *known as usize == level) else { return };
     if level <= log::max_level() {

@@ -1,7 +1,7 @@
-//! The owner's side: makes a session, and serves hooks until nobody needs it any more.
+//! The main loop of an owner: opens a session, and serves hooks as long as the session is in use.
 //!
-//! One thread waits for everything at once (poll(2)): the link, the hooks, and the ends of time. Only writing a packet
-//! to the link waits for the link alone, which all streams share.
+//! One thread waits for everything at once (poll(2)): the link to the SSH server, the hooks, and deadlines. Only the
+//! writing of a packet waits for the link alone, because all streams share it.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -19,12 +19,13 @@ use super::server::{CLIENTS_MAX, Server};
 use super::streams::{IdleStream, Stream, StreamState};
 use crate::ssh::{self, Cause, Session};
 
-/// Makes the session that the first request wants, and serves it. `in_process`: whether the process does nothing else.
+/// Opens the session of the first request, and serves it until it ends. `in_process`: whether this is an owner process,
+/// not a thread.
 pub(super) fn serve(control: UnixStream, in_process: bool) -> io::Result<()> {
     let mut control = Frames::new(control);
     let Some(Request::Start(start)) = control.receive()? else { return Ok(()) };
     if in_process {
-        super::process::log_to(control.socket(), start.log)?;
+        super::process::log_to_hook(control.socket(), start.log)?;
     }
     let compressed = start.compressed;
     let machine = start.into_machine();
@@ -32,13 +33,13 @@ pub(super) fn serve(control: UnixStream, in_process: bool) -> io::Result<()> {
         Ok(session) => session,
         Err(error) => return send(control.socket(), &StartReply::Failed(error), &[]),
     };
-    let connected = Connected { key: session.key_stamp().clone(), compressed: session.compressed() };
+    let connected = Connected { key_stamp: session.key_stamp().clone(), compressed: session.compressed() };
     let terminated = if in_process {
         let (reader, writer) = UnixStream::pair()?;
         pipe::register(SIGTERM, writer)?;
-        // But for the messages of a program that carries the session.
+        // The hook that started the owner still reads the messages of a `proxy_command`.
         if machine.proxy_command.is_none() {
-            super::process::log_nothing();
+            super::process::stop_logging();
         }
         rustix::process::chdir("/")?;
         Some(reader)
@@ -49,7 +50,7 @@ pub(super) fn serve(control: UnixStream, in_process: bool) -> io::Result<()> {
     Server::new(session, machine.address(), control, terminated)?.run()
 }
 
-/// What became ready.
+/// An object that is ready.
 #[derive(Clone, Copy)]
 enum Source {
     Link,
@@ -62,6 +63,7 @@ enum Source {
 }
 
 impl Server {
+    /// Serves until the session is not used any more, is lost, or SIGTERM arrives.
     fn run(mut self) -> io::Result<()> {
         while !self.is_over() {
             let events = self.wait()?;
@@ -69,7 +71,7 @@ impl Server {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
-                    self.lose(error);
+                    self.report_loss(error);
                     break;
                 }
             }
@@ -77,37 +79,38 @@ impl Server {
         Ok(())
     }
 
-    /// Whether nobody uses the session, nor is to.
+    /// Returns whether the owner is to end: no client or stream uses the session, and other hooks cannot use it or have
+    /// not used it for the idle timeout.
     fn is_over(&mut self) -> bool {
-        if self.start.elapsed() >= MAX_AGE {
+        if self.opened_at.elapsed() >= MAX_AGE {
             self.retire();
         }
         if !self.clients.is_empty() || !self.streams.is_empty() || !self.openings.is_empty() {
             self.last_used = Instant::now();
             return false;
         }
-        self.kept.as_ref().is_none_or(|kept| self.last_used.elapsed() >= kept.terms.idle)
+        self.listening.as_ref().is_none_or(|listening| self.last_used.elapsed() >= listening.settings.idle_timeout)
     }
 
-    /// Waits until something is to be done.
+    /// Waits until an object is ready or a deadline passes. Returns the ready objects with their events.
     fn wait(&mut self) -> io::Result<Vec<(Source, PollFlags)>> {
-        // Without a channel libssh2 takes nothing in.
-        let of_link = if self.has_channels() { PollFlags::IN } else { PollFlags::RDHUP };
+        // Without a channel libssh2 reads nothing from the socket.
+        let link_events = if self.has_channels() { PollFlags::IN } else { PollFlags::RDHUP };
         let mut sources = vec![Source::Link];
-        let mut wanted = vec![PollFd::from_borrowed_fd(self.session.socket(), of_link)];
+        let mut descriptors = vec![PollFd::from_borrowed_fd(self.session.socket(), link_events)];
         let mut add = |source, descriptor| {
             sources.push(source);
-            wanted.push(descriptor);
+            descriptors.push(descriptor);
         };
         if let Some(terminated) = &self.terminated {
             add(Source::Terminated, PollFd::new(terminated, PollFlags::IN));
         }
-        if let Some(kept) = &self.kept {
-            if let Some(daemon) = &kept.daemon {
+        if let Some(listening) = &self.listening {
+            if let Some(daemon) = &listening.daemon {
                 add(Source::Daemon, PollFd::new(daemon, PollFlags::IN));
             }
             if self.clients.len() < CLIENTS_MAX {
-                add(Source::Listener, PollFd::new(kept.socket.listener(), PollFlags::IN));
+                add(Source::Listener, PollFd::new(listening.socket.listener(), PollFlags::IN));
             }
         }
         for (number, client) in self.clients.iter().enumerate() {
@@ -115,16 +118,16 @@ impl Server {
         }
         for (number, stream) in self.streams.iter().enumerate() {
             add(Source::Status(number), PollFd::new(stream.status(), PollFlags::IN));
-            add(Source::Data(number), PollFd::new(stream.data(), stream.wanted()));
+            add(Source::Data(number), PollFd::new(stream.data(), stream.poll_events()));
         }
-        let left = self.next_time().saturating_duration_since(Instant::now());
-        let left = if self.has_more { Duration::ZERO } else { left };
+        let left = self.next_deadline().saturating_duration_since(Instant::now());
+        let left = if self.may_have_buffered { Duration::ZERO } else { left };
         let left = Timespec { tv_sec: left.as_secs().min(i64::MAX as u64) as i64, tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut wanted, Some(&left)) {
+        match poll(&mut descriptors, Some(&left)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let ready = sources.into_iter().zip(wanted.iter().map(PollFd::revents));
+        let ready = sources.into_iter().zip(descriptors.iter().map(PollFd::revents));
         Ok(ready.filter(|(_, events)| !events.is_empty()).collect())
     }
 
@@ -132,158 +135,164 @@ impl Server {
         !self.streams.is_empty() || !self.idle.is_empty() || !self.openings.is_empty()
     }
 
-    /// When something is to be done that nothing tells of.
-    fn next_time(&self) -> Instant {
+    /// Returns the next time at which the owner must act, even if no object is ready.
+    fn next_deadline(&self) -> Instant {
         let (interval, stall_timeout) = self.session.silence_limits();
-        let mut next = self.start + MAX_AGE + interval;
+        let mut next = self.opened_at + MAX_AGE + interval;
         let mut add = |time| next = next.min(time);
         if self.has_channels() {
-            add(self.asked + interval);
-            if self.asked > self.heard {
-                add(self.heard + stall_timeout);
+            add(self.last_probed + interval);
+            if self.last_probed > self.last_received {
+                add(self.last_received + stall_timeout);
             }
         }
-        if let Some(kept) = &self.kept {
-            add(self.start + MAX_AGE);
+        if let Some(listening) = &self.listening {
+            add(self.opened_at + MAX_AGE);
             if self.clients.is_empty() {
-                add(self.last_used + kept.terms.idle);
+                add(self.last_used + listening.settings.idle_timeout);
             }
         }
-        self.openings.front().and_then(|waiting| waiting.until).into_iter().for_each(&mut add);
-        self.clients.iter().filter_map(Client::asks_until).for_each(&mut add);
-        self.streams.iter().filter_map(Stream::close_by).for_each(&mut add);
+        self.openings.front().and_then(|pending| pending.until).into_iter().for_each(&mut add);
+        self.clients.iter().filter_map(Client::first_request_deadline).for_each(&mut add);
+        self.streams.iter().filter_map(Stream::close_deadline).for_each(&mut add);
         next
     }
 
-    /// Does what is to be done. False: the process is to end. An error: the session is lost.
+    /// Handles the events. Returns false after SIGTERM: the owner is to end. The error is the reason why the session
+    /// was lost.
     fn advance(&mut self, events: &[(Source, PollFlags)]) -> Result<bool, ssh::Error> {
         let mut requests = Vec::new();
-        let mut is_heard = false;
+        let mut has_received = false;
         let mut states: Vec<StreamState> = self.streams.iter().map(|_| StreamState::Open).collect();
         let received = self.session.received();
         for (source, events) in events {
             match *source {
                 Source::Link if !self.has_channels() => return Err(self.session.closed()),
-                Source::Link => is_heard = true,
+                Source::Link => has_received = true,
                 Source::Terminated => return Ok(false),
                 Source::Daemon => self.retire(),
                 Source::Listener => self.accept(),
                 Source::Client(number) => requests.extend(self.clients[number].requests()),
-                Source::Status(number) => states[number] = self.streams[number].hear(),
+                Source::Status(number) => states[number] = self.streams[number].read_release(),
                 Source::Data(number) if matches!(states[number], StreamState::Open) => {
-                    let (state, sent) = self.of_stream(number, |stream, buffer| stream.send(*events, buffer))?;
+                    let (state, sent) = self.with_stream(number, |stream, buffer| stream.send(*events, buffer))?;
                     self.bytes[0] += sent as u64;
                     states[number] = state;
                 }
                 Source::Data(_) => {}
             }
         }
-        self.clients.retain(|client| !client.is_over(Instant::now()));
+        self.clients.retain(|client| !client.is_finished(Instant::now()));
         for request in requests {
             self.serve_request(request);
         }
         self.open_next()?;
-        is_heard |= self.session.received() != received;
-        if is_heard {
-            self.heard = Instant::now();
-            self.asked = self.heard;
+        has_received |= self.session.received() != received;
+        if has_received {
+            self.last_received = Instant::now();
+            self.last_probed = self.last_received;
         }
-        is_heard |= self.has_more;
+        has_received |= self.may_have_buffered;
         let is_writable = |number: usize| {
             let of_data = |source: &Source| matches!(source, Source::Data(other) if *other == number);
             events.iter().any(|(source, events)| of_data(source) && events.contains(PollFlags::OUT))
         };
         let mut writable: Vec<bool> = (0..states.len()).map(is_writable).collect();
-        self.has_more = false;
+        self.may_have_buffered = false;
         states.resize_with(self.streams.len(), || StreamState::Open);
         writable.resize(self.streams.len(), true);
         for number in 0..self.streams.len() {
             if matches!(states[number], StreamState::Open)
-                && (is_heard || writable[number] || self.streams[number].close_by().is_some())
+                && (has_received || writable[number] || self.streams[number].close_deadline().is_some())
             {
-                let (state, received) = self.of_stream(number, Stream::receive)?;
+                let (state, received) = self.with_stream(number, Stream::receive)?;
                 self.bytes[1] += received as u64;
-                // Until nothing comes: what one has read may be another one's.
-                self.has_more |= received > 0;
+                // One stream's read may have stored data for another, so all are read until nothing arrives.
+                self.may_have_buffered |= received > 0;
                 states[number] = state;
             }
         }
-        if is_heard {
+        if has_received {
             self.idle.retain_mut(IdleStream::is_usable);
             self.open_next()?;
         }
-        self.settle(states);
-        self.tend()?;
+        self.remove_finished_streams(states);
+        self.check_link()?;
         Ok(true)
     }
 
-    /// Does something for one stream. What goes wrong is its own end, or that of all.
-    fn of_stream(
+    /// Runs `work` on one stream. A failure of its channel becomes its state; the error is a failure of the session.
+    fn with_stream(
         &mut self,
         number: usize,
         work: impl FnOnce(&mut Stream, &mut [u8]) -> Result<(StreamState, usize), ssh::Error>,
     ) -> Result<(StreamState, usize), ssh::Error> {
         match work(&mut self.streams[number], &mut self.buffer) {
-            Err(error) if matches!(error.cause, Cause::ChannelClosed) => Ok((self.streams[number].failed(error), 0)),
+            Err(error) if matches!(error.cause, Cause::ChannelClosed) => {
+                Ok((self.streams[number].state_after_failure(error), 0))
+            }
             result => result,
         }
     }
 
-    /// Removes the streams that are over.
-    fn settle(&mut self, mut states: Vec<StreamState>) {
-        // Those that have just been opened.
+    /// Removes the streams that have ended, and reports the reason to their hooks.
+    fn remove_finished_streams(&mut self, mut states: Vec<StreamState>) {
+        // Streams that have just been opened have no state yet.
         states.resize_with(self.streams.len(), || StreamState::Open);
         let streams = std::mem::take(&mut self.streams);
         for (stream, state) in streams.into_iter().zip(states) {
             match state {
                 StreamState::Open => self.streams.push(stream),
-                StreamState::Left => {}
+                StreamState::Abandoned => {}
                 StreamState::Released(release) => {
-                    if self.kept.as_ref().is_some_and(|kept| self.idle.len() < kept.terms.streams) {
+                    if self.listening.as_ref().is_some_and(|listening| self.idle.len() < listening.settings.streams) {
                         self.idle.push(stream.into_idle(release));
                     }
                 }
-                StreamState::Ended { command, is_cut } => stream.end(&Reply::Ended { error: None, command, is_cut }),
+                StreamState::Ended { command, is_channel_timeout } => {
+                    stream.end(&Reply::Ended { error: None, command, is_channel_timeout })
+                }
                 StreamState::Failed(error) => {
-                    stream.end(&Reply::Ended { error: Some(error), command: None, is_cut: false });
+                    stream.end(&Reply::Ended { error: Some(error), command: None, is_channel_timeout: false });
                 }
             }
         }
     }
 
-    /// Tells all what has become of the session.
-    fn lose(&mut self, error: ssh::Error) {
+    /// Reports to all clients why the session was lost.
+    fn report_loss(&mut self, error: ssh::Error) {
         self.retire();
-        let reply = Reply::Ended { error: Some(error), command: None, is_cut: false };
+        let reply = Reply::Ended { error: Some(error), command: None, is_channel_timeout: false };
         self.streams.drain(..).for_each(|stream| stream.end(&reply));
         let Reply::Ended { error: Some(error), .. } = reply else { return };
         let reply = Reply::Refused(error);
-        for waiting in self.openings.drain(..) {
-            let _ = send(waiting.status.socket(), &reply, &[]);
+        for pending in self.openings.drain(..) {
+            let _ = send(pending.status.socket(), &reply, &[]);
         }
         let Reply::Refused(error) = reply else { return };
-        let word = StartReply::Failed(error);
+        let reply = StartReply::Failed(error);
         for client in &self.clients {
-            // Whoever asks for a stream later on.
-            let _ = send(client.socket(), &word, &[]);
+            // A client reads this when it requests a stream later.
+            let _ = send(client.socket(), &reply, &[]);
         }
     }
 
-    /// Asks the server for a sign of life when it has been silent, and gives the link up when none comes.
-    fn tend(&mut self) -> Result<(), ssh::Error> {
+    /// Sends a keep-alive request if the server has been silent for the keep-alive interval. Fails if no byte has
+    /// arrived for `stall_timeout`.
+    fn check_link(&mut self) -> Result<(), ssh::Error> {
         let (interval, stall_timeout) = self.session.silence_limits();
         let now = Instant::now();
         if !self.has_channels() {
-            (self.heard, self.asked) = (now, now);
+            (self.last_received, self.last_probed) = (now, now);
             return Ok(());
         }
-        // A process that was stopped has not asked.
-        if self.asked > self.heard && self.heard + stall_timeout <= now {
+        // A process that was stopped (SIGSTOP) has sent no keep-alive request, so its silence is not the server's.
+        if self.last_probed > self.last_received && self.last_received + stall_timeout <= now {
             return Err(self.session.dead_link());
         }
-        if self.asked + interval <= now {
+        if self.last_probed + interval <= now {
             self.session.ask_for_sign_of_life()?;
-            self.asked = now;
+            self.last_probed = now;
         }
         Ok(())
     }

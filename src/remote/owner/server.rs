@@ -1,4 +1,4 @@
-//! What an owner has, and what is asked of it.
+//! The state of an owner, and the requests that change it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,62 +9,68 @@ use std::time::{Duration, Instant};
 use super::HANDSHAKE_TIMEOUT;
 use super::clients::Client;
 use super::listening_socket::ListeningSocket;
-use super::message::{Frames, Keep, Reply, Report, Request, send};
+use super::message::{Frames, KeepOpen, Reply, Report, Request, send};
 use super::streams::{BUFFER_SIZE, IdleStream, Stream};
 use crate::ssh::{self, Cause, Opening, Session};
 
-/// How many hooks are served at the same time. More wait to be accepted.
+/// The most hooks that are served at the same time. Further ones wait until the owner accepts them.
 pub(super) const CLIENTS_MAX: usize = 128;
 
-/// How many streams there may be at the same time, those that are to be opened included.
+/// The most streams that are in use at the same time. Further ones are refused.
 const STREAMS_MAX: usize = 256;
 
-/// A session, and all that goes over it.
+/// A session with its clients and its streams.
 pub(super) struct Server {
     pub session: Session,
     pub machine: String,
     pub clients: Vec<Client>,
-    /// In the order in which they are opened.
-    pub openings: VecDeque<Waiting>,
+    /// The streams to open, in this order.
+    pub openings: VecDeque<PendingStream>,
     pub streams: Vec<Stream>,
     pub idle: Vec<IdleStream>,
-    pub kept: Option<Kept>,
-    /// Whether it must not be kept any more.
+    /// The socket for other hooks; `None` before the first request to stay open, and in a retired owner.
+    pub listening: Option<Listening>,
+    /// Whether it accepts no new hooks any more.
     pub is_retired: bool,
-    /// Readable after SIGTERM.
+    /// A socket that is readable after SIGTERM; `None` in a thread.
     pub terminated: Option<UnixStream>,
-    pub start: Instant,
+    /// The time of the login.
+    pub opened_at: Instant,
+    /// The last time at which the owner had a client or a stream in use.
     pub last_used: Instant,
-    /// When something came over the link last, and when something was asked for.
-    pub heard: Instant,
-    pub asked: Instant,
-    /// Whether a channel can be opened: not after one that was given up.
+    /// The time of the last bytes from the SSH server.
+    pub last_received: Instant,
+    /// The time of the last keep-alive request, or of the last bytes if these came later.
+    pub last_probed: Instant,
+    /// Whether channels can be opened. False after the opening of one has timed out.
     pub can_open: bool,
-    /// Whether there is something to be passed on that no socket tells of.
-    pub has_more: bool,
+    /// Whether libssh2 may hold data for a stream that it has already read from the socket.
+    pub may_have_buffered: bool,
+    /// The bytes sent to the machine, and received from it.
     pub bytes: [u64; 2],
     pub buffer: Vec<u8>,
 }
 
-/// That the owner is there for others.
-pub(super) struct Kept {
+/// The socket of an owner that stays open for other hooks.
+pub(super) struct Listening {
     pub socket: ListeningSocket,
-    pub terms: Keep,
-    /// The process with which this ends.
+    pub settings: KeepOpen,
+    /// The owner retires when this process ends.
     pub daemon: Option<OwnedFd>,
 }
 
-/// A stream that is to be opened.
-pub(super) struct Waiting {
+/// A stream that is not open yet.
+pub(super) struct PendingStream {
     pub opening: Opening,
     pub limit: Duration,
-    /// Since it is being opened.
+    /// The time by which it must be open; `None` before its opening has begun.
     pub until: Option<Instant>,
     pub data: UnixStream,
     pub status: Frames,
 }
 
 impl Server {
+    /// Returns the state after login, with the hook that has started the owner as the only client.
     pub fn new(
         session: Session,
         machine: String,
@@ -79,49 +85,51 @@ impl Server {
             openings: VecDeque::new(),
             streams: Vec::new(),
             idle: Vec::new(),
-            kept: None,
+            listening: None,
             is_retired: false,
             terminated,
-            start: now,
+            opened_at: now,
             last_used: now,
-            heard: now,
-            asked: now,
+            last_received: now,
+            last_probed: now,
             can_open: true,
-            has_more: false,
+            may_have_buffered: false,
             bytes: [0; 2],
             buffer: vec![0; BUFFER_SIZE],
         })
     }
 
-    /// Is not there for others any more.
+    /// Accepts no new hooks any more, and closes the idle streams.
     pub fn retire(&mut self) {
         self.is_retired = true;
-        self.kept = None;
+        self.listening = None;
         self.idle.clear();
     }
 
+    /// Accepts the hooks that have connected.
     pub fn accept(&mut self) {
-        let Some(kept) = &self.kept else { return };
+        let Some(listening) = &self.listening else { return };
         while self.clients.len() < CLIENTS_MAX {
-            match kept.socket.accept() {
+            match listening.socket.accept() {
                 Ok(Some(control)) => self.clients.extend(Client::new(control, Instant::now() + HANDSHAKE_TIMEOUT)),
                 Ok(None) => return,
-                // It would be there to be accepted again at once.
+                // The same error would return at once.
                 Err(_) => return self.retire(),
             }
         }
     }
 
+    /// Serves a request with its descriptors.
     pub fn serve_request(&mut self, (request, mut descriptors): (Request, VecDeque<OwnedFd>)) {
         let mut next = || descriptors.pop_front();
         match request {
-            // Nobody else's session.
+            // The owner has its session already.
             Request::Start(_) => {}
             Request::Open { target, limit } => {
                 if let (Some(data), Some(status)) = (next(), next()) {
                     let (data, status) = (UnixStream::from(data), Frames::new(status.into()));
                     let opening = self.session.open(target);
-                    self.openings.push_back(Waiting { opening, limit, until: None, data, status });
+                    self.openings.push_back(PendingStream { opening, limit, until: None, data, status });
                 }
             }
             Request::Resume { stream } => {
@@ -129,7 +137,7 @@ impl Server {
                     self.resume(&stream, data.into(), Frames::new(status.into()));
                 }
             }
-            Request::Keep(terms) => self.keep(terms, next()),
+            Request::KeepOpen(settings) => self.keep_open(settings, next()),
             Request::Report => {
                 if let Some(status) = next() {
                     let _ = send(&status.into(), &Reply::Report(self.report()), &[]);
@@ -139,16 +147,18 @@ impl Server {
         }
     }
 
-    /// Makes the session available to other hooks, or changes for how long it is.
-    fn keep(&mut self, terms: Keep, daemon: Option<OwnedFd>) {
-        if let Some(kept) = &mut self.kept {
-            kept.terms = terms;
+    /// Listens for other hooks, or changes for how long.
+    fn keep_open(&mut self, settings: KeepOpen, daemon: Option<OwnedFd>) {
+        if let Some(listening) = &mut self.listening {
+            listening.settings = settings;
         } else if !self.is_retired && self.terminated.is_some() {
-            // Without a socket no hook finds it.
-            self.kept = ListeningSocket::make(&terms.socket).ok().map(|socket| Kept { socket, terms, daemon });
+            // Without a socket no other hook finds the session.
+            let socket = ListeningSocket::make(&settings.socket).ok();
+            self.listening = socket.map(|socket| Listening { socket, settings, daemon });
         }
     }
 
+    /// Gives the last idle stream of this name to a hook.
     fn resume(&mut self, name: &str, data: UnixStream, status: Frames) {
         let compressed = self.session.compressed();
         while let Some(at) = self.idle.iter().rposition(|idle| idle.name == name) {
@@ -167,32 +177,33 @@ impl Server {
         let _ = send(status.socket(), &Reply::NoStream { compressed }, &[]);
     }
 
-    /// Goes on with the stream that is being opened.
+    /// Continues to open the first pending stream, and then the next ones, until the SSH server must reply. The error
+    /// is a failure of the session.
     pub fn open_next(&mut self) -> Result<(), ssh::Error> {
-        while let Some(waiting) = self.openings.front_mut() {
-            let until = *waiting.until.get_or_insert_with(|| Instant::now() + waiting.limit);
+        while let Some(pending) = self.openings.front_mut() {
+            let until = *pending.until.get_or_insert_with(|| Instant::now() + pending.limit);
             let opened = if !self.can_open || self.streams.len() >= STREAMS_MAX {
                 Err(self.session.out_of_use())
             } else {
-                waiting.opening.step()
+                pending.opening.step()
             };
             let opened = match opened {
                 Ok(None) if until > Instant::now() => return Ok(()),
                 Ok(None) => {
                     self.can_open = false;
-                    self.kept = None;
-                    Err(self.session.not_opened(waiting.limit))
+                    self.listening = None;
+                    Err(self.session.not_opened(pending.limit))
                 }
                 Ok(Some(channel)) => Ok(channel),
-                Err(error) if is_of_session(&error) && self.can_open => return Err(error),
+                Err(error) if is_session_error(&error) && self.can_open => return Err(error),
                 Err(error) => Err(error),
             };
-            let Some(Waiting { opening, data, status, .. }) = self.openings.pop_front() else { return Ok(()) };
+            let Some(PendingStream { opening, data, status, .. }) = self.openings.pop_front() else { return Ok(()) };
             match opened {
                 Ok(channel) => {
                     if send(status.socket(), &Reply::Opened, &[]).is_ok() {
                         self.streams.extend(Stream::new(channel, opening.is_command(), data, status));
-                        self.has_more = true;
+                        self.may_have_buffered = true;
                     }
                 }
                 Err(error) => drop(send(status.socket(), &Reply::Refused(error), &[])),
@@ -205,7 +216,7 @@ impl Server {
         let [sent, received] = self.bytes;
         Report {
             machine: self.machine.clone(),
-            age: self.start.elapsed().as_secs(),
+            age: self.opened_at.elapsed().as_secs(),
             streams: self.streams.len(),
             idle: self.idle.len(),
             sent,
@@ -214,8 +225,8 @@ impl Server {
     }
 }
 
-/// Whether an error is that of all streams.
-fn is_of_session(error: &ssh::Error) -> bool {
+/// Returns whether an error affects the whole session, and so all streams.
+fn is_session_error(error: &ssh::Error) -> bool {
     !matches!(
         error.cause,
         Cause::SocketRefused { .. } | Cause::CommandRefused(_) | Cause::ChannelClosed | Cause::Ssh { .. }

@@ -1,4 +1,4 @@
-//! Who owns sessions: a process for each, or this one.
+//! Starts owners of sessions: a process for each, or a thread of this process.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -11,73 +11,77 @@ use std::process::{self, Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::NAME;
+use super::PROCESS_NAME;
 use super::process::detach;
 use super::serve::serve;
 use crate::supervisor;
 
-/// The executable of this process, whatever has become of its file.
+/// The executable of this process. The link works even if the file was replaced or deleted.
 const OWN_EXECUTABLE: &str = "/proc/self/exe";
 
-static HAS_OWNERS: AtomicBool = AtomicBool::new(false);
+/// Whether this executable runs as an owner if it is started under that name: whether its `main` calls
+/// [`serve_if_asked`].
+static CAN_SPAWN_OWNERS: AtomicBool = AtomicBool::new(false);
 
-/// Serves as the owner of a session or as a supervisor, and ends the process, if it was started as one; otherwise the
-/// connections of this process get owners from now on, and the programs that it starts supervisors. For the first line
-/// of `main`, before any thread is started. `arguments` are those of the process, its own name first.
+/// Runs this process as the owner of a session or as a supervisor, and exits, if it was started as one.
+///
+/// Otherwise it returns. From then on, each session of this process gets an owner process, and each program that it
+/// starts a supervisor. Call it in the first line of `main`, before any thread is started. `arguments` are those of
+/// the process, its own name first.
 pub fn serve_if_asked(arguments: &[OsString]) {
-    if arguments.first().is_some_and(|name| name == NAME) {
-        // For a program that carries the session.
+    if arguments.first().is_some_and(|name| name == PROCESS_NAME) {
+        // A `proxy_command` of the owner has a supervisor.
         supervisor::serve_if_asked(arguments);
-        // Nobody hears what went wrong; a hook makes another session.
+        // Nothing can report an error from here. The hook opens another session.
         process::exit(detach().and_then(|control| serve(control, true)).is_err().into());
     }
     supervisor::serve_if_asked(arguments);
-    HAS_OWNERS.store(true, Ordering::Relaxed);
+    CAN_SPAWN_OWNERS.store(true, Ordering::Relaxed);
 }
 
-/// Who owns sessions.
-pub trait SessionOwner: fmt::Debug {
-    /// Starts one, which serves what is asked over `control`.
-    fn start(&self, control: UnixStream) -> io::Result<Owned>;
+/// A way to start the owners of sessions.
+pub trait OwnerSpawner: fmt::Debug {
+    /// Starts an owner, which serves the requests on `control`.
+    fn spawn(&self, control: UnixStream) -> io::Result<SpawnedOwner>;
 }
 
-/// What was started.
+/// An owner that was started.
 #[derive(Debug)]
-pub enum Owned {
-    /// A process, which may go on when this one has ended.
-    ByProcess(Child),
-    /// This process, until it ends.
-    Here,
+pub enum SpawnedOwner {
+    /// A process, which can outlive this one.
+    Process(Child),
+    /// A thread of this process.
+    Thread,
 }
 
-/// A process for each session, which is the executable of this one.
+/// Starts a process for each session, from the executable of this process.
 #[derive(Debug)]
-pub struct OwnProcess;
+pub struct ProcessSpawner;
 
-impl SessionOwner for OwnProcess {
-    fn start(&self, control: UnixStream) -> io::Result<Owned> {
+impl OwnerSpawner for ProcessSpawner {
+    fn spawn(&self, control: UnixStream) -> io::Result<SpawnedOwner> {
         let mut command = Command::new(OWN_EXECUTABLE);
-        command.arg0(NAME).stdin(OwnedFd::from(control)).stdout(Stdio::null()).stderr(Stdio::null());
-        command.spawn().map(Owned::ByProcess)
+        command.arg0(PROCESS_NAME).stdin(OwnedFd::from(control)).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().map(SpawnedOwner::Process)
     }
 }
 
-/// A thread of this process for each session.
+/// Starts a thread of this process for each session.
 #[derive(Debug)]
-pub struct OwnThread;
+pub struct ThreadSpawner;
 
-impl SessionOwner for OwnThread {
-    fn start(&self, control: UnixStream) -> io::Result<Owned> {
-        // Whoever asks sees that it has ended.
+impl OwnerSpawner for ThreadSpawner {
+    fn spawn(&self, control: UnixStream) -> io::Result<SpawnedOwner> {
+        // A caller sees that the socket is closed.
         let own = move || drop(serve(control, false));
-        thread::Builder::new().name("session".to_owned()).spawn(own).map(|_| Owned::Here)
+        thread::Builder::new().name("session".to_owned()).spawn(own).map(|_| SpawnedOwner::Thread)
     }
 }
 
-/// The usual owner: a process, if this program knows how to be one.
-pub(super) fn usual() -> &'static dyn SessionOwner {
-    match HAS_OWNERS.load(Ordering::Relaxed) && Path::new(OWN_EXECUTABLE).exists() {
-        true => &OwnProcess,
-        false => &OwnThread,
+/// Returns the default: processes, if this executable can run as an owner, otherwise threads.
+pub(super) fn default_spawner() -> &'static dyn OwnerSpawner {
+    match CAN_SPAWN_OWNERS.load(Ordering::Relaxed) && Path::new(OWN_EXECUTABLE).exists() {
+        true => &ProcessSpawner,
+        false => &ThreadSpawner,
     }
 }

@@ -1,9 +1,9 @@
-//! The owner's side of streams: bytes between a hook's socket and a channel of the session.
+//! The owner's side of streams: it passes bytes between a hook's socket and a channel of the session.
 //!
-//! OpenSSH's `ChannelTimeout` closes a channel on which nothing has moved for a number of seconds, and leaves the
-//! connection open. It sends the end of the data and the closing of the channel together. When the daemon ends, its socket
-//! gives an end of the data alone, and the channel stays open: so the two can be told apart. A command that has ended
-//! gives its exit status first. Source: `channel_force_close` in OpenSSH's `channels.c`.
+//! OpenSSH's `ChannelTimeout` closes a channel on which no data has moved for a number of seconds, and leaves the
+//! connection open. It sends the end of the data (EOF) and the closing of the channel together. When the daemon ends,
+//! the server sends only EOF, and the channel stays open. That distinguishes the two cases. For a command that has
+//! ended the server sends the exit status first. Source: `channel_force_close` in OpenSSH's `channels.c`.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
@@ -12,23 +12,23 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
-use super::message::{Ended, Frames, Greeting, Release, Reply, send};
+use super::message::{CommandExit, Frames, Greeting, Release, Reply, send};
 use crate::ssh::{self, Channel};
 
-/// The most bytes that are passed on at a time.
+/// The most bytes that are passed on at once.
 pub(super) const BUFFER_SIZE: usize = 64 << 10;
 
-/// The number of buffers that one stream may pass on before the others have their turn.
-const ROUNDS: usize = 8;
+/// The most buffers that one stream passes on before the other streams do.
+const BUFFERS_PER_ROUND: usize = 8;
 
-/// The length of a command's standard error that is kept, in bytes.
+/// The longest beginning of a command's standard error that is reported, in bytes.
 const STDERR_MAX: usize = 64 << 10;
 
-/// Time allowed for a hook to take the last bytes of its stream.
+/// Time allowed for a hook to read the last bytes of its stream.
 const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A channel that moved data within this time was not closed for its silence. Servers count whole seconds.
-const CUT_SILENCE: Duration = Duration::from_secs(1);
+/// The shortest `ChannelTimeout` of a server. A channel that moved data within this time was closed for another reason.
+const CHANNEL_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 /// Time allowed for the closing of a channel to arrive after the end of its data.
 const CLOSE_WAIT: Duration = Duration::from_millis(500);
@@ -39,38 +39,40 @@ pub(super) struct Stream {
     data: UnixStream,
     status: Frames,
     is_command: bool,
-    /// The bytes that the hook has not taken yet.
+    /// Bytes for the hook. It has read those before `pending_start`.
     pending: Vec<u8>,
-    taken: usize,
+    pending_start: usize,
+    /// The beginning of a command's standard error, at most [`STDERR_MAX`] bytes.
     stderr: Vec<u8>,
-    /// Whether the hook has ended its input.
-    is_written: bool,
-    /// Whether the other side has ended its standard output and its standard error.
-    is_read: [bool; 2],
-    /// The time at which data moved last.
-    moved: Instant,
-    /// The time at which the other side ended all of its output.
-    ended: Option<Instant>,
+    /// Whether the hook has closed its side for writing.
+    input_ended: bool,
+    /// Whether the other side has closed its standard output and its standard error.
+    output_ended: [bool; 2],
+    /// The last time at which data moved.
+    last_moved: Instant,
+    /// The time at which the other side closed all of its output.
+    output_ended_at: Option<Instant>,
 }
 
 /// The state of a stream.
 pub(super) enum StreamState {
     Open,
-    /// The hook has left it.
-    Left,
-    /// The hook has left it to other hooks.
+    /// The hook has closed it.
+    Abandoned,
+    /// The hook has released it to other hooks.
     Released(Release),
-    /// The other side has ended it. `is_cut`: the SSH server closed the channel for its silence.
+    /// The other side has closed it. `is_channel_timeout`: the SSH server closed the channel because it was idle.
     Ended {
-        command: Option<Ended>,
-        is_cut: bool,
+        command: Option<CommandExit>,
+        is_channel_timeout: bool,
     },
-    /// Its channel has failed, and the session has not.
+    /// Its channel has failed, but not the session.
     Failed(ssh::Error),
 }
 
-/// A stream to a daemon that waits for another hook.
+/// A stream to a daemon that another hook can resume.
 pub(super) struct IdleStream {
+    /// The name under which it was released.
     pub name: String,
     pub greeting: Greeting,
     pub channel: Channel,
@@ -78,17 +80,19 @@ pub(super) struct IdleStream {
 }
 
 impl IdleStream {
-    /// Returns whether the stream is unchanged. Any byte that arrives was not requested, so the stream is not used again.
+    /// Returns whether the stream is open and no byte has arrived. Nothing was requested, so a byte would be invalid.
     pub fn is_usable(&mut self) -> bool {
         matches!(self.channel.try_read(&mut [0], false), Ok(None))
     }
 
+    /// Connects the stream to the sockets of a hook.
     pub fn into_stream(self, data: UnixStream, status: Frames) -> io::Result<Stream> {
         Stream::new(self.channel, self.is_command, data, status)
     }
 }
 
 impl Stream {
+    /// Connects a channel to the sockets of a hook.
     pub fn new(channel: Channel, is_command: bool, data: UnixStream, status: Frames) -> io::Result<Stream> {
         data.set_nonblocking(true)?;
         status.socket().set_nonblocking(true)?;
@@ -98,12 +102,12 @@ impl Stream {
             status,
             is_command,
             pending: Vec::new(),
-            taken: 0,
+            pending_start: 0,
             stderr: Vec::new(),
-            is_written: false,
-            is_read: [false, !is_command],
-            moved: Instant::now(),
-            ended: None,
+            input_ended: false,
+            output_ended: [false, !is_command],
+            last_moved: Instant::now(),
+            output_ended_at: None,
         })
     }
 
@@ -115,43 +119,43 @@ impl Stream {
         self.status.socket()
     }
 
-    /// Returns the events to wait for at the socket of the data.
-    pub fn wanted(&self) -> PollFlags {
-        let mut wanted = PollFlags::empty();
-        wanted.set(PollFlags::IN, !self.is_written && self.channel.room() > 0);
-        wanted.set(PollFlags::OUT, self.has_pending());
-        wanted
+    /// Returns the events to wait for on the data socket.
+    pub fn poll_events(&self) -> PollFlags {
+        let mut events = PollFlags::empty();
+        events.set(PollFlags::IN, !self.input_ended && self.channel.room() > 0);
+        events.set(PollFlags::OUT, self.has_pending());
+        events
     }
 
     fn has_pending(&self) -> bool {
-        self.taken < self.pending.len()
+        self.pending_start < self.pending.len()
     }
 
-    /// Reads what the hook says about the stream.
-    pub fn hear(&mut self) -> StreamState {
+    /// Reads a release by the hook from the status socket, and returns the state after it.
+    pub fn read_release(&mut self) -> StreamState {
         match self.status.receive::<Release>() {
-            Ok(Some(release)) if !self.has_pending() && !self.is_read[0] => StreamState::Released(release),
+            Ok(Some(release)) if !self.has_pending() && !self.output_ended[0] => StreamState::Released(release),
             Err(error) if error.kind() == ErrorKind::WouldBlock => StreamState::Open,
-            _ => StreamState::Left,
+            _ => StreamState::Abandoned,
         }
     }
 
-    /// Passes on the bytes of the hook that the other side takes now. Returns their number.
+    /// Sends bytes of the hook to the other side, as far as the channel has room. Returns their number.
     pub fn send(&mut self, events: PollFlags, buffer: &mut [u8]) -> Result<(StreamState, usize), ssh::Error> {
         let mut sent = 0;
-        for _ in 0..ROUNDS {
+        for _ in 0..BUFFERS_PER_ROUND {
             let room = self.channel.room().min(buffer.len());
-            if self.is_written || room == 0 {
+            if self.input_ended || room == 0 {
                 break;
             }
             match self.data.read(&mut buffer[..room]) {
                 Ok(0) => {
-                    self.is_written = true;
+                    self.input_ended = true;
                     self.channel.send_eof()?;
                 }
                 Ok(count) => {
                     self.channel.send(&buffer[..count])?;
-                    self.moved = Instant::now();
+                    self.last_moved = Instant::now();
                     sent += count;
                     if count < room {
                         break;
@@ -159,86 +163,95 @@ impl Stream {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Ok((StreamState::Left, sent)),
+                Err(_) => return Ok((StreamState::Abandoned, sent)),
             }
         }
-        // In that case nobody reads, either.
-        let is_left = events.contains(PollFlags::HUP) && (self.is_written || self.channel.room() == 0);
-        Ok((if is_left { StreamState::Left } else { StreamState::Open }, sent))
+        // If no byte can be read, only this event shows that the hook has closed its socket.
+        let is_abandoned = events.contains(PollFlags::HUP) && (self.input_ended || self.channel.room() == 0);
+        Ok((if is_abandoned { StreamState::Abandoned } else { StreamState::Open }, sent))
     }
 
-    /// Passes on the bytes of the other side that the hook takes now. Returns their number.
+    /// Passes bytes of the other side to the hook, as far as its socket has room. Returns their number.
     pub fn receive(&mut self, buffer: &mut [u8]) -> Result<(StreamState, usize), ssh::Error> {
         let mut received = 0;
-        for _ in 0..ROUNDS {
+        for _ in 0..BUFFERS_PER_ROUND {
             if !self.flush() {
-                return Ok((StreamState::Left, received));
+                return Ok((StreamState::Abandoned, received));
             }
             if self.has_pending() {
-                // Other streams may have data, and the link must show that it is alive.
+                // The packets may have data for other streams, and they show that the link is alive.
                 self.channel.take_in()?;
                 return Ok((StreamState::Open, received));
             }
-            if self.is_read[0] {
+            if self.output_ended[0] {
                 break;
             }
             match self.channel.try_read(buffer, false)? {
                 None => break,
-                Some(0) => self.is_read[0] = true,
+                Some(0) => self.output_ended[0] = true,
                 Some(count) => {
                     received += count;
-                    if !self.pass_on(&buffer[..count]) {
-                        return Ok((StreamState::Left, received));
+                    if !self.deliver(&buffer[..count]) {
+                        return Ok((StreamState::Abandoned, received));
                     }
                 }
             }
         }
-        received += self.receive_errors(buffer)?;
+        received += self.receive_stderr(buffer)?;
         if received > 0 {
-            self.moved = Instant::now();
+            self.last_moved = Instant::now();
         }
-        let is_over = self.is_read == [true; 2] && !self.has_pending();
-        Ok((if is_over { self.ending()? } else { StreamState::Open }, received))
+        let is_over = self.output_ended == [true; 2] && !self.has_pending();
+        Ok((if is_over { self.state_after_output()? } else { StreamState::Open }, received))
     }
 
     /// Returns the state after the end of all output.
-    fn ending(&mut self) -> Result<StreamState, ssh::Error> {
-        let ended = *self.ended.get_or_insert_with(Instant::now);
-        if !self.is_command && ended - self.moved < CUT_SILENCE {
-            return Ok(StreamState::Ended { command: None, is_cut: false });
+    fn state_after_output(&mut self) -> Result<StreamState, ssh::Error> {
+        let ended = *self.output_ended_at.get_or_insert_with(Instant::now);
+        if !self.is_command && ended - self.last_moved < CHANNEL_TIMEOUT_MIN {
+            return Ok(StreamState::Ended { command: None, is_channel_timeout: false });
         }
         if !self.channel.is_closed()? {
-            let is_over = self.close_by().is_some_and(|time| time <= Instant::now());
-            return Ok(if is_over { StreamState::Ended { command: None, is_cut: false } } else { StreamState::Open });
+            let is_over = self.close_deadline().is_some_and(|time| time <= Instant::now());
+            return Ok(if is_over {
+                StreamState::Ended { command: None, is_channel_timeout: false }
+            } else {
+                StreamState::Open
+            });
         }
         let status = self.channel.status();
-        // libssh2 gives 0 where the server sent no status.
-        let is_cut = ended - self.moved >= CUT_SILENCE && status == Some(0);
+        // libssh2 returns 0 if the server sent no status.
+        let is_channel_timeout = ended - self.last_moved >= CHANNEL_TIMEOUT_MIN && status == Some(0);
         let stderr = String::from_utf8_lossy(&mem::take(&mut self.stderr)).into_owned();
-        Ok(StreamState::Ended { command: self.is_command.then_some(Ended { stderr, status }), is_cut })
+        Ok(StreamState::Ended {
+            command: self.is_command.then_some(CommandExit { stderr, status }),
+            is_channel_timeout,
+        })
     }
 
-    /// Returns the time by which the closing of the channel arrives, if the server closes it.
-    pub fn close_by(&self) -> Option<Instant> {
-        self.ended.filter(|_| !self.is_command).map(|time| time + CLOSE_WAIT)
+    /// Returns the time by which the closing of the channel must arrive after the end of its data. `None` before that
+    /// end, and for commands.
+    pub fn close_deadline(&self) -> Option<Instant> {
+        self.output_ended_at.filter(|_| !self.is_command).map(|time| time + CLOSE_WAIT)
     }
 
-    /// Returns the state after a failure of the channel alone.
-    pub fn failed(&mut self, error: ssh::Error) -> StreamState {
-        let is_closed = self.moved.elapsed() >= CUT_SILENCE && self.channel.is_closed().is_ok_and(|closed| closed);
+    /// Returns the state after a failure of the channel that is not a failure of the session.
+    pub fn state_after_failure(&mut self, error: ssh::Error) -> StreamState {
+        let is_closed =
+            self.last_moved.elapsed() >= CHANNEL_TIMEOUT_MIN && self.channel.is_closed().is_ok_and(|closed| closed);
         match is_closed && self.channel.status() == Some(0) {
-            true => StreamState::Ended { command: None, is_cut: true },
+            true => StreamState::Ended { command: None, is_channel_timeout: true },
             false => StreamState::Failed(error),
         }
     }
 
     /// Reads the standard error of a command, which shares the receive window with its output.
-    fn receive_errors(&mut self, buffer: &mut [u8]) -> Result<usize, ssh::Error> {
+    fn receive_stderr(&mut self, buffer: &mut [u8]) -> Result<usize, ssh::Error> {
         let mut received = 0;
-        while !self.is_read[1] && received < ROUNDS * BUFFER_SIZE {
+        while !self.output_ended[1] && received < BUFFERS_PER_ROUND * BUFFER_SIZE {
             match self.channel.try_read(buffer, true)? {
                 None => break,
-                Some(0) => self.is_read[1] = true,
+                Some(0) => self.output_ended[1] = true,
                 Some(count) => {
                     received += count;
                     let room = STDERR_MAX.saturating_sub(self.stderr.len());
@@ -249,12 +262,13 @@ impl Stream {
         Ok(received)
     }
 
-    /// Writes the bytes, and stores those that the hook does not take now. Returns false if the hook is gone.
-    fn pass_on(&mut self, mut bytes: &[u8]) -> bool {
+    /// Writes the bytes to the hook, and stores those for which its socket has no room. Returns false if the hook has
+    /// ended.
+    fn deliver(&mut self, mut bytes: &[u8]) -> bool {
         match write_some(&self.data, &mut bytes) {
             Ok(()) => {
                 self.pending.clear();
-                self.taken = 0;
+                self.pending_start = 0;
                 self.pending.extend_from_slice(bytes);
                 true
             }
@@ -262,37 +276,38 @@ impl Stream {
         }
     }
 
+    /// Writes stored bytes to the hook. Returns false if the hook has ended.
     fn flush(&mut self) -> bool {
-        let mut rest = &self.pending[self.taken..];
+        let mut rest = &self.pending[self.pending_start..];
         let before = rest.len();
         let written = write_some(&self.data, &mut rest);
-        self.taken += before - rest.len();
+        self.pending_start += before - rest.len();
         if !self.has_pending() && !self.pending.is_empty() {
-            // A stream that waits needs no memory.
-            (self.pending, self.taken) = (Vec::new(), 0);
+            // This frees the memory of streams that move no data.
+            (self.pending, self.pending_start) = (Vec::new(), 0);
         }
         written.is_ok()
     }
 
-    /// Turns the stream into one that waits for another hook.
+    /// Turns the stream into an idle one, which another hook can resume.
     pub fn into_idle(self, release: Release) -> IdleStream {
         let Release { stream: name, greeting } = release;
         IdleStream { name, greeting, channel: self.channel, is_command: self.is_command }
     }
 
-    /// Sends the reason why the stream ended, after its last bytes.
+    /// Writes the last bytes of the stream, and then sends the reason why it ended.
     pub fn end(self, reply: &Reply) {
-        let rest = &self.pending[self.taken..];
+        let rest = &self.pending[self.pending_start..];
         if !rest.is_empty() && self.data.set_nonblocking(false).is_ok() {
             let _ = self.data.set_write_timeout(Some(LAST_WRITE_TIMEOUT));
             let _ = (&self.data).write_all(rest);
         }
-        // The hook may be gone.
+        // The hook may have ended.
         let _ = send(self.status.socket(), reply, &[]);
     }
 }
 
-/// Writes the bytes that the socket takes now.
+/// Writes as many bytes as the socket has room for, and removes them from `bytes`.
 fn write_some(mut data: &UnixStream, bytes: &mut &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match data.write(bytes) {

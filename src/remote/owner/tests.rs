@@ -24,22 +24,23 @@ fn machine() -> Machine {
 
 const NO_FILES: Files = Files { private_key: None, acl: None, signing_key: [None, None] };
 
-fn cache_key_text(directory: &Path) -> CacheKey {
-    terms_of(&machine(), directory).unwrap()
+fn cache_key_in(directory: &Path) -> CacheKey {
+    cache_key_of(&machine(), directory).unwrap()
 }
 
-fn terms_of(machine: &Machine, directory: &Path) -> Option<CacheKey> {
+fn cache_key_of(machine: &Machine, directory: &Path) -> Option<CacheKey> {
     let (directory, options, store) = (directory.to_owned(), Options::default(), StoreDir::default());
     CacheKey::new(directory, machine, Compressed::default(), Some(&options), &store, &NO_FILES)
 }
 
 #[test]
-fn what_a_connection_depends_on_is_in_its_name() {
-    let nobody = Path::new("/nowhere");
+fn socket_names_depend_on_all_settings_of_a_session() {
+    let directory = Path::new("/nowhere");
     let names = |change: &dyn Fn(&mut Machine, &mut Compressed, &mut Options)| {
         let (mut machine, mut compressed, mut options) = (machine(), Compressed::default(), Options::default());
         change(&mut machine, &mut compressed, &mut options);
-        CacheKey::new(nobody.to_owned(), &machine, compressed, Some(&options), &StoreDir::default(), &NO_FILES).unwrap()
+        CacheKey::new(directory.to_owned(), &machine, compressed, Some(&options), &StoreDir::default(), &NO_FILES)
+            .unwrap()
     };
     let name = |change: &dyn Fn(&mut Machine, &mut Compressed, &mut Options)| names(change).prefix;
     let usual = name(&|_, _, _| {});
@@ -61,7 +62,7 @@ fn what_a_connection_depends_on_is_in_its_name() {
     for (number, other) in others.iter().enumerate() {
         assert!(*other != usual && !others[..number].contains(other), "number {number}");
     }
-    // What the daemon was told is in the names of streams.
+    // The names of streams depend on the options of the daemon.
     let stream = |change: &dyn Fn(&mut Options)| {
         let key = names(&|_, _, options| change(options));
         assert_eq!(key.prefix, usual);
@@ -69,7 +70,7 @@ fn what_a_connection_depends_on_is_in_its_name() {
     };
     let streams = [
         stream(&|_| {}),
-        // Where a limit was given, that of another build takes its place; but it must be given.
+        // A limit that is set replaces any other limit, but not an unset one.
         stream(&|options| options.max_silent_time = Some(minute)),
         stream(&|options| options.build_timeout = Some(minute)),
         stream(&|options| options.use_substitutes = !options.use_substitutes),
@@ -90,14 +91,14 @@ fn what_a_connection_depends_on_is_in_its_name() {
         name(&|machine, _, _| {
             [machine.connect_timeout, machine.stall_timeout, machine.keepalive_interval] = [minute; 3]
         }),
-        // What it comes to counts.
+        // Only the resulting compression matters.
         name(&|machine, _, _| machine.compression = Compression::Zlib),
     ];
     assert!(same.iter().all(|name| *name == usual), "{usual}: {same:?}");
 }
 
 #[test]
-fn files_of_keys_are_in_its_name() {
+fn socket_names_depend_on_the_key_files() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     fs::write(&file, "").unwrap();
@@ -121,30 +122,29 @@ fn files_of_keys_are_in_its_name() {
 }
 
 #[test]
-fn not_every_connection_is_kept() {
-    let is_kept = |change: fn(&mut Machine)| {
+fn sessions_stay_open_unless_disabled_or_the_socket_path_is_too_long() {
+    let stays_open = |change: fn(&mut Machine)| {
         let mut machine = machine();
         change(&mut machine);
-        terms_of(&machine, Path::new("/nowhere")).is_some()
+        cache_key_of(&machine, Path::new("/nowhere")).is_some()
     };
-    assert!(is_kept(|_| {}));
-    assert!(!is_kept(|machine| machine.keep_connection = None));
-    assert!(is_kept(|machine| machine.proxy_command = Some(vec!["nc".into()])));
-    // Nor where no socket could have its name.
+    assert!(stays_open(|_| {}));
+    assert!(!stays_open(|machine| machine.keep_connection = None));
+    assert!(stays_open(|machine| machine.proxy_command = Some(vec!["nc".into()])));
     let directory = |length: usize| PathBuf::from(format!("/{}", "d".repeat(length - 1)));
-    let fits = |length| terms_of(&machine(), &directory(length)).is_some();
+    let fits = |length| cache_key_of(&machine(), &directory(length)).is_some();
     assert!(fits(50) && !fits(90));
 }
 
-/// A socket whose owner was killed.
+/// Creates a socket whose owner was killed.
 fn stale(path: &Path) {
     drop(UnixListener::bind(path).unwrap());
 }
 
 #[test]
-fn sockets_of_the_dead_are_removed() {
+fn sockets_of_killed_owners_are_removed() {
     let directory = tempfile::tempdir().unwrap();
-    let cache_key = cache_key_text(directory.path());
+    let cache_key = cache_key_in(directory.path());
     let path = |name: &str| directory.path().join(name);
     let (ours, others) = ([1, 2].map(|pid| path(&format!("{}{pid}-0", cache_key.prefix))), path("0123.3"));
     ours.iter().chain([&others]).for_each(|path| stale(path));
@@ -154,15 +154,15 @@ fn sockets_of_the_dead_are_removed() {
     assert!(cache_key.sockets().is_empty());
     assert!(others.exists() && path("something else").exists());
 
-    // There may be no directory.
+    // The directory may be missing.
     directory.close().unwrap();
     assert!(acquire(&cache_key, &machine(), &StoreDir::default()).is_none());
 }
 
 #[test]
-fn the_dead_do_not_count() {
+fn killed_owners_do_not_count_as_sessions() {
     let directory = tempfile::tempdir().unwrap();
-    let cache_key = cache_key_text(directory.path());
+    let cache_key = cache_key_in(directory.path());
     let socket = |number: u32| directory.path().join(format!("{}{number}-0", cache_key.prefix));
     let _listening = UnixListener::bind(socket(1)).unwrap();
     [2, 3].map(socket).iter().for_each(|path| stale(path));
@@ -172,87 +172,88 @@ fn the_dead_do_not_count() {
 }
 
 #[test]
-fn what_is_outdated_is_retired() {
+fn outdated_sessions_are_retired() {
     let directory = tempfile::tempdir().unwrap();
     let mut changed = machine();
     changed.keep_connection = Some(Duration::from_secs(7));
     let mut other = machine();
     other.name = "b2".into();
     let socket = |machine: &Machine, pid: u32| {
-        directory.path().join(format!("{}{pid}-0", terms_of(machine, directory.path()).unwrap().prefix))
+        directory.path().join(format!("{}{pid}-0", cache_key_of(machine, directory.path()).unwrap().prefix))
     };
     let sockets = [socket(&machine(), 1), socket(&changed, 2), socket(&other, 3), directory.path().join("other.name")];
     let listeners = sockets.each_ref().map(|socket| UnixListener::bind(socket).unwrap());
     stale(&socket(&other, 4));
-    let asked = || {
+    let retired = || {
         listeners.each_ref().map(|listener| {
             listener.set_nonblocking(true).unwrap();
             let Ok((control, _)) = listener.accept() else { return false };
             matches!(Frames::new(control).receive(), Ok(Some(Request::Retire)))
         })
     };
-    let end = |machines: &[&Machine]| end_outdated(directory.path(), machines, &StoreDir::default(), |_| NO_FILES);
+    let end = |machines: &[&Machine]| retire_outdated(directory.path(), machines, &StoreDir::default(), |_| NO_FILES);
     end(&[&machine(), &other]);
-    assert_eq!(asked(), [false, true, false, false]);
+    assert_eq!(retired(), [false, true, false, false]);
     // Two entries for the same machine.
     end(&[&machine(), &changed]);
-    assert_eq!(asked(), [false, false, true, false]);
+    assert_eq!(retired(), [false, false, true, false]);
     assert!(!socket(&other, 4).exists());
-    // Its files have changed, or it is not to be kept.
+    // A session is outdated if its entry disables `keep_connection`, or its key files have changed.
     let none = Machine { keep_connection: None, ..machine() };
     end(&[&none]);
-    assert_eq!(asked(), [true, true, true, false]);
+    assert_eq!(retired(), [true, true, true, false]);
     let stamp = FileStamp::of(directory.path());
-    end_outdated(directory.path(), &[&machine(), &changed, &other], &StoreDir::default(), |machine| Files {
+    retire_outdated(directory.path(), &[&machine(), &changed, &other], &StoreDir::default(), |machine| Files {
         private_key: stamp.clone().filter(|_| machine.name == "b2"),
         ..NO_FILES
     });
-    assert_eq!(asked(), [false, false, true, false]);
+    assert_eq!(retired(), [false, false, true, false]);
     end(&[]);
-    assert_eq!(asked(), [true, true, true, false]);
+    assert_eq!(retired(), [true, true, true, false]);
 }
 
-/// Serves hooks at the socket `path` in a thread, until `serve` says that it is done.
+/// Serves hooks at the socket `path` in a thread, until `serve` returns true.
 fn owner(path: &Path, serve: impl Fn(Frames) -> bool + Send + 'static) -> thread::JoinHandle<()> {
     let listener = UnixListener::bind(path).unwrap();
     thread::spawn(move || while !serve(Frames::new(listener.accept().unwrap().0)) {})
 }
 
-/// The data and the status of the stream that a hook asks for.
-fn asked(control: &mut Frames) -> (UnixStream, UnixStream) {
+/// Receives a request to resume a stream, and returns its data socket and its status socket.
+fn resume_request(control: &mut Frames) -> (UnixStream, UnixStream) {
     let Ok(Some(Request::Resume { .. })) = control.receive() else { panic!("not a request for a stream") };
-    let mut next = || UnixStream::from(control.descriptor().unwrap());
+    let mut next = || UnixStream::from(control.next_descriptor().unwrap());
     (next(), next())
 }
 
 #[test]
-fn owners_that_give_nothing_are_passed_over() {
+fn unresponsive_and_invalid_owners_are_skipped() {
     let closes = |_| true;
-    let says_half = |mut control: Frames| {
-        let (_data, mut status) = asked(&mut control);
+    let sends_half_a_frame = |mut control: Frames| {
+        let (_data, mut status) = resume_request(&mut control);
         status.write_all(&[PROTOCOL, 7, 0]).unwrap();
         true
     };
-    let says_nothing = |mut control: Frames| {
-        let (_data, mut status) = asked(&mut control);
-        // Until the hook has had enough.
+    let sends_nothing = |mut control: Frames| {
+        let (_data, mut status) = resume_request(&mut control);
+        // The hook closes the socket after its timeout.
         assert_eq!(status.read(&mut [0]).unwrap(), 0);
         true
     };
-    let speaks_otherwise = |mut control: Frames| {
-        let (_data, mut status) = asked(&mut control);
+    let has_another_version = |mut control: Frames| {
+        let (_data, mut status) = resume_request(&mut control);
         status.write_all(&[PROTOCOL + 1, 0, 0, 0, 0]).unwrap();
         true
     };
-    let answers_otherwise = |mut control: Frames| {
-        let (_data, status) = asked(&mut control);
+    let sends_a_wrong_reply = |mut control: Frames| {
+        let (_data, status) = resume_request(&mut control);
         send(&status, &Reply::Opened, &[]).unwrap();
         true
     };
-    let owners: [fn(Frames) -> bool; 5] = [closes, says_half, speaks_otherwise, answers_otherwise, says_nothing];
+    let owners: [fn(Frames) -> bool; 5] =
+        [closes, sends_half_a_frame, has_another_version, sends_a_wrong_reply, sends_nothing];
     for serve in owners {
         let directory = tempfile::tempdir().unwrap();
-        let cache_key = cache_key_text(directory.path());
+        let cache_key = cache_key_in(directory.path());
         let owner = owner(&directory.path().join(format!("{}1-0", cache_key.prefix)), serve);
         assert!(acquire(&cache_key, &machine(), &StoreDir::default()).is_none());
         owner.join().unwrap();
@@ -260,32 +261,32 @@ fn owners_that_give_nothing_are_passed_over() {
 }
 
 #[test]
-fn an_owner_with_a_stream_is_found_among_others() {
+fn an_owner_with_an_idle_stream_is_preferred() {
     let directory = tempfile::tempdir().unwrap();
-    let cache_key = cache_key_text(directory.path());
+    let cache_key = cache_key_in(directory.path());
     let socket = |pid: u32| directory.path().join(format!("{}{pid}-0", cache_key.prefix));
     let compressed = Compressed { sending: false, receiving: true };
     stale(&socket(1));
     let _without = owner(&socket(2), move |mut control| {
-        let (_data, status) = asked(&mut control);
+        let (_data, status) = resume_request(&mut control);
         let _ = send(&status, &Reply::NoStream { compressed }, &[]);
         false
     });
     let acquired = (0..60).find_map(|_| acquire(&cache_key, &machine(), &StoreDir::default())).unwrap();
     assert!(acquired.client.is_none() && acquired.connection.compressed() == compressed);
-    let lending = owner(&socket(3), move |mut control| {
-        let (mut data, status) = asked(&mut control);
-        // One that has waited too long is gone, and comes again.
-        let mut said = [0; 5];
+    let with_stream = owner(&socket(3), move |mut control| {
+        let (mut data, status) = resume_request(&mut control);
+        // A hook whose time has passed is gone. The test tries again.
+        let mut request = [0; 5];
         let resumed = Reply::Resumed { greeting: GREETING, compressed };
-        if send(&status, &resumed, &[]).is_err() || data.read_exact(&mut said).is_err() {
+        if send(&status, &resumed, &[]).is_err() || data.read_exact(&mut request).is_err() {
             return false;
         }
-        data.write_all(&said.map(|byte| byte.to_ascii_uppercase())).unwrap();
+        data.write_all(&request.map(|byte| byte.to_ascii_uppercase())).unwrap();
         let mut rest = Vec::new();
         data.read_to_end(&mut rest).unwrap();
         (&status).read_to_end(&mut rest).unwrap();
-        // Nothing says that it is released.
+        // The hook has not released the stream.
         assert_eq!(rest, b"");
         true
     });
@@ -300,26 +301,26 @@ fn an_owner_with_a_stream_is_found_among_others() {
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HELLO");
     drop(client);
-    lending.join().unwrap();
+    with_stream.join().unwrap();
 }
 
 #[test]
-fn what_is_no_request_is_refused() {
-    let error = |said: &[u8]| {
+fn invalid_requests_are_refused() {
+    let error = |bytes: &[u8]| {
         let (control, mut hook) = UnixStream::pair().unwrap();
-        hook.write_all(said).unwrap();
+        hook.write_all(bytes).unwrap();
         drop(hook);
         Frames::new(control).receive::<Request>().err().unwrap().to_string()
     };
-    assert_eq!(error(b"GET / HTTP/1.1"), "another version of the protocol");
-    assert_eq!(error(&[PROTOCOL + 1]), "another version of the protocol");
-    assert_eq!(error(&[PROTOCOL, 0xff, 0xff, 0xff, 0xff]), "too long a message");
+    assert_eq!(error(b"GET / HTTP/1.1"), "unknown version of the protocol");
+    assert_eq!(error(&[PROTOCOL + 1]), "unknown version of the protocol");
+    assert_eq!(error(&[PROTOCOL, 0xff, 0xff, 0xff, 0xff]), "message too long");
     assert!(error(&[PROTOCOL, 3, 0, 0, 0, b'a', b'b', b'c']).starts_with("expected value"));
     assert_eq!(error(&[PROTOCOL, 3, 0, 0, 0, b'a']), "unexpected end of file");
-    // Nothing at all is an end.
+    // A socket that is closed without a byte is not an error.
     let (control, hook) = UnixStream::pair().unwrap();
     let mut frames = Frames::new(control);
-    // Nor is it waited for one for ever.
+    // The read timeout of the socket applies.
     frames.socket().set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     assert_eq!(frames.receive::<Request>().unwrap_err().kind(), ErrorKind::WouldBlock);
     drop(hook);
@@ -327,7 +328,7 @@ fn what_is_no_request_is_refused() {
 }
 
 #[test]
-fn frames_come_one_after_the_other_with_their_descriptors() {
+fn frames_arrive_in_order_with_their_descriptors() {
     let (control, hook) = UnixStream::pair().unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     send(&hook, &Request::Retire, &[]).unwrap();
@@ -337,14 +338,14 @@ fn frames_come_one_after_the_other_with_their_descriptors() {
     let mut frames = Frames::new(control);
     assert!(matches!(frames.receive(), Ok(Some(Request::Retire))));
     assert!(matches!(frames.receive(), Ok(Some(Request::Report))));
-    let given = UnixStream::from(frames.descriptor().unwrap());
+    let given = UnixStream::from(frames.next_descriptor().unwrap());
     (&given).write_all(b"here").unwrap();
     let mut bytes = [0; 4];
     (&ours).read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"here");
-    assert!(matches!(frames.receive(), Ok(Some(Request::Retire))) && frames.descriptor().is_none());
+    assert!(matches!(frames.receive(), Ok(Some(Request::Retire))) && frames.next_descriptor().is_none());
     assert!(frames.receive::<Request>().unwrap().is_none());
-    // No more of them than a request has.
+    // The number of stored descriptors is limited.
     let (control, hook) = UnixStream::pair().unwrap();
     for _ in 0..3 {
         send(&hook, &Request::Retire, &[ours.as_fd(), given.as_fd()]).unwrap();
@@ -354,14 +355,14 @@ fn frames_come_one_after_the_other_with_their_descriptors() {
     assert_eq!(last.unwrap_err().to_string(), "too many descriptors");
 }
 
-/// Where there is no process to end with, the descriptors of the next request are its own.
+/// A request that has no descriptor does not take those of the next one.
 #[test]
 fn each_request_has_its_own_descriptors() {
     let (control, hook) = UnixStream::pair().unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     let keep = |has_daemon| {
-        let (socket, idle) = ("/nowhere".into(), Duration::ZERO);
-        Request::Keep(message::Keep { socket, idle, streams: 1, has_daemon })
+        let (socket, idle_timeout) = ("/nowhere".into(), Duration::ZERO);
+        Request::KeepOpen(message::KeepOpen { socket, idle_timeout, streams: 1, has_daemon })
     };
     let open = Request::Resume { stream: "one".to_owned() };
     send(&hook, &keep(false), &[]).unwrap();

@@ -1,13 +1,13 @@
 use std::thread;
 
 use super::*;
-use crate::remote::owner::Owned;
+use crate::remote::owner::SpawnedOwner;
 
 /// A hook's side, and the owner's ends: data and status.
 fn stream() -> (SessionStream, UnixStream, UnixStream) {
     let (data, owners_data) = UnixStream::pair().unwrap();
     let (status, owners_status) = UnixStream::pair().unwrap();
-    let owner = Arc::new(Liveness::of_started("b1:22".to_owned(), Owned::Here));
+    let owner = Arc::new(Liveness::of_spawned("b1:22".to_owned(), SpawnedOwner::Thread));
     (SessionStream::new(data, Frames::new(status), owner, false).unwrap(), owners_data, owners_status)
 }
 
@@ -22,7 +22,11 @@ fn assert_late<T: fmt::Debug>(result: io::Result<T>) {
 }
 
 fn failure() -> Reply {
-    Reply::Ended { error: Some(ssh::Error::of("b1:22", Phase::Transfer, Cause::Closed)), command: None, is_cut: false }
+    Reply::Ended {
+        error: Some(ssh::Error::of("b1:22", Phase::Transfer, Cause::Closed)),
+        command: None,
+        is_channel_timeout: false,
+    }
 }
 
 #[test]
@@ -94,8 +98,8 @@ fn why_a_stream_has_ended_is_told_as_often_as_somebody_asks() {
 fn the_end_of_a_command_is_behind_its_output() {
     let (stream, mut data, status) = stream();
     data.write_all(b"said").unwrap();
-    let command = Some(Ended { stderr: "and wrong".to_owned(), status: Some(3) });
-    send(&status, &Reply::Ended { error: None, command, is_cut: false }, &[]).unwrap();
+    let command = Some(CommandExit { stderr: "and wrong".to_owned(), status: Some(3) });
+    send(&status, &Reply::Ended { error: None, command, is_channel_timeout: false }, &[]).unwrap();
     drop((data, status));
     let output = stream.output(4).unwrap();
     assert_eq!((&output.stdout[..], &output.stderr[..], output.status), (&b"said"[..], &b"and wrong"[..], Some(3)));
