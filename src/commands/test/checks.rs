@@ -24,19 +24,24 @@ use crate::transfer::trial_build;
 /// A clock that differs by more than this many seconds is worth a word.
 const CLOCK_TOLERANCE: f64 = 60.0;
 
-/// Checks one machine.
-pub fn check(machine: &Machine, directories: &Directories, state: &StateDirectory) -> Vec<Finding> {
-    let mut findings = Findings { found: Vec::new(), machine, directories, state };
+/// Checks one machine. Returns the findings, and its status if it was probed.
+pub fn check(
+    machine: &Machine,
+    directories: &Directories,
+    state: &StateDirectory,
+) -> (Vec<Finding>, Option<MachineStatus>) {
+    let mut findings = Findings { found: Vec::new(), probed: None, machine, directories, state };
     match Connection::open(machine) {
         Ok(connection) => findings.connected(&connection),
         Err(error) => findings.not_reached(&error, None),
     }
     findings.slots();
-    findings.found
+    (findings.found, findings.probed)
 }
 
 struct Findings<'a> {
     found: Vec<Finding>,
+    probed: Option<MachineStatus>,
     machine: &'a Machine,
     directories: &'a Directories,
     state: &'a StateDirectory,
@@ -122,7 +127,10 @@ impl Findings<'_> {
             Err(error) => self.not_reached(&error, Some(connection)),
         }
         match connection.probe(self.directories.store.as_str()) {
-            Ok(status) => self.status(&status),
+            Ok(status) => {
+                self.status(&status);
+                self.probed = Some(status);
+            }
             Err(error) => self.not_reached(&error, Some(connection)),
         }
     }
