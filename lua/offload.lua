@@ -106,8 +106,8 @@
 ---How well a machine suits a build: the highest score is chosen. Called for machines without a `score` of their own.
 ---Without it: speed / (1 + load).
 ---@field score? offload.ScoreFunction
----What to do when every matching machine is busy: `"wait"` for one, or `"local"`: let the head build, if the daemon
----offers to and the head can. Or a function of the request that returns one of these. Default: "wait".
+---What to do when every matching machine is busy or drained: `"wait"` for one, or `"local"`: let the head build, if the
+---daemon offers to and the head can. Or a function of the request that returns one of these. Default: "wait".
 ---@field when_busy? "wait"|"local"|offload.Choice
 ---What to do when no matching machine can be reached: `"wait"` or `"local"`, as above. Default: "local".
 ---@field when_unreachable? "wait"|"local"|offload.Choice

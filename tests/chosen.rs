@@ -158,7 +158,9 @@ fn expected(case: &Case, scores: &[Option<f64>]) -> (&'static str, Option<usize>
     }
     let is_there = |number: &usize| !case.machines[*number].is_drained && !case.machines[*number].has_failed;
     let there: Vec<usize> = matching.iter().copied().filter(is_there).collect();
-    let local = if there.is_empty() { case.unreachable_is_local } else { case.busy_is_local };
+    // A drained machine is busy, whether it could be reached or not.
+    let is_out = |&number: &usize| case.machines[number].has_failed && !case.machines[number].is_drained;
+    let local = if matching.iter().all(is_out) { case.unreachable_is_local } else { case.busy_is_local };
     if is_local && local {
         return ("decline", None);
     }

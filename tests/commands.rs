@@ -165,6 +165,40 @@ fn a_word_is_the_machine_file_only_with_a_slash_or_the_extension() {
 }
 
 #[test]
+fn drain_warns_when_no_machine_is_left_for_a_system() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
+    let machine = |name: &str, rest: &str| {
+        format!("build_machine {{ name = '{name}', user = 'u', host_key = '{key}', {rest} }},\n")
+    };
+    let machines = [
+        machine("a", "systems = { 'x86_64-linux', 'i686-linux' }"),
+        machine("b", "systems = { 'x86_64-linux' }"),
+        machine("c", "systems = { 'x86_64-linux', 'i686-linux' }, enabled = false"),
+        machine("d", "systems = { 'aarch64-linux' }"),
+        machine("d", "systems = { 'armhf-linux' }"),
+    ];
+    let drain = |policy: &str, arguments: &[&str]| {
+        fs::write(directory.path().join("machines.lua"), format!("return {{ {}{policy} }}", machines.concat()))
+            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_offload"));
+        command.current_dir(&directory).env("GUIX_STATE_DIRECTORY", &state).arg("drain");
+        let output = command.args(arguments).arg("machines.lua").output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let said = text(&output.stderr);
+        said.lines().find_map(|line| line.strip_prefix("offload: warning: no machine is left for ")).map(str::to_owned)
+    };
+    let local = "such builds run on this machine if it can build them, and wait otherwise";
+    let function = "`when_busy` of the machine file decides whether such builds wait";
+    assert_eq!(drain("", &["a"]).unwrap(), "i686-linux; such builds wait");
+    assert_eq!(drain("when_busy = 'local'", &["b"]).unwrap(), format!("x86_64-linux; {local}"));
+    let policy = "when_busy = function() return 'wait' end";
+    assert_eq!(drain(policy, &["d", "--for", "2h"]).unwrap(), format!("aarch64-linux, armhf-linux; {function}"));
+    assert_eq!(drain("", &["c"]), None);
+}
+
+#[test]
 fn a_command_that_is_mistyped_is_not_taken_for_the_hook() {
     let output = offload(&["drian", "b1", "--for", "2h"]);
     assert_eq!(output.status.code(), Some(2));

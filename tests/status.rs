@@ -1,4 +1,5 @@
-//! `offload status`: what it shows of machines that are well, at work, drained and gone, in every form.
+//! `offload status`: what it shows of machines that are well, at work, drained and gone, in every form; and that it clears
+//! what was remembered of a machine.
 
 mod lab;
 
@@ -170,4 +171,48 @@ fn a_live_view_is_drawn_in_place_and_leaves_nothing_behind() {
     assert!(drawn[start..].contains("\x1b[32mready\x1b[0m"), "{drawn:?}");
     assert!(drawn.contains("too narrow for"), "{drawn:?}");
     assert!(drawn.contains("\x1b[?25h\x1b[?1049l"), "{drawn:?}");
+}
+
+/// What an administrator has just fixed is used by the next build, however long the hooks would have skipped it.
+#[test]
+fn a_machine_that_works_again_is_used_at_once() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    head.write_machines(&[b1.entry().set("connect_timeout", 60).set("overload_threshold", false)]);
+    let fail = || {
+        head.mark_healthy("b1");
+        head.change_health("b1", |health| health.after_failure("the cable is out", offload::state::health::now()));
+        head.avoid("b1");
+    };
+    let offload = |arguments: &[&str]| {
+        let output = head.command("/opt/offload/offload").args(arguments).output().unwrap();
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let explain = ["explain", "--system", lab::SYSTEM];
+    let probe = [&explain[..], &["--probe"]].concat();
+    let commands = [&["status"][..], &probe, &["test"], &["authorize", "b1"]];
+    for (number, arguments) in commands.into_iter().enumerate() {
+        fail();
+        let (_, said) = offload(&explain);
+        assert!(said.contains("the cable is out"), "{said}");
+        let (code, said) = offload(arguments);
+        assert_eq!(code, Some(0), "{arguments:?}: {said}");
+        assert!(!said.contains("the cable is out"), "{arguments:?}: {said}");
+        let (_, said) = offload(&explain);
+        assert!(said.contains("  can take it\n"), "{arguments:?}: {said}");
+        head.build(&[&Drv::new(&format!("again-{number}"))]).succeeded();
+        assert_eq!(b1.built().len(), number + 1, "{arguments:?}");
+    }
+
+    // A machine that still fails is asked, too, and the message is that of now.
+    fail();
+    b1.stop_sshd();
+    for arguments in [&["status"][..], &probe] {
+        let (code, said) = offload(arguments);
+        assert_eq!(code, Some(if arguments[0] == "status" { 1 } else { 0 }), "{arguments:?}: {said}");
+        assert!(said.contains("connection refused"), "{arguments:?}: {said}");
+    }
+    assert!(offload(&["test"]).1.contains("connection refused"));
+    assert!(head.health_of("b1:2022").contains("\"count\":100"), "{}", head.health_of("b1:2022"));
 }

@@ -28,7 +28,7 @@ pub use connect::connect;
 pub use failover::{AttemptFn, FailOver};
 pub use live_environment::LiveEnvironment;
 pub use persist::{OpenSessions, end_outdated};
-pub use reach::{MachineLink, OWN_STORE, OWN_STORE_HINT, reach};
+pub use reach::{MachineLink, OWN_STORE, OWN_STORE_HINT, check_store, daemon_failed, reach};
 pub use record_health::{record_failure, record_success};
 
 use std::collections::BTreeSet;

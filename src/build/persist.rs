@@ -102,17 +102,6 @@ impl OpenSessions {
         Some(owner::acquire(&cache_key, machine, &self.directories.store)?.connection)
     }
 
-    /// Reaches a machine over an open session, whatever the options of its daemon, else over a new one. For status and
-    /// checks. The error is a message, with a hint if there is one.
-    pub fn reach_or_connect(&self, machine: &Machine) -> Result<MachineLink, String> {
-        let store = &self.directories.store;
-        let open = self.find(machine).and_then(|connection| {
-            let link = reach_over(&self.state, machine, store, connection.clone());
-            link.inspect_err(|_| connection.retire()).ok()
-        });
-        open.map_or_else(|| reach(&self.state, machine, store), Ok)
-    }
-
     fn cache_key(
         &self,
         machine: &Machine,

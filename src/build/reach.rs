@@ -59,7 +59,7 @@ pub(super) fn reach_over(
 
 /// Returns an error if the machine's store is this machine's. This is checked once a day; if it cannot be determined,
 /// there is no error.
-fn check_store(
+pub fn check_store(
     state: &StateDirectory,
     machine: &Machine,
     store: &StoreDir,

@@ -2,6 +2,7 @@
 //! machine file. A drained machine gets no new builds; its running builds continue. The commands apply to all entries
 //! for one host.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::terminal::HumanDuration;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::machine::Machine;
-use crate::machine_file::Pool;
+use crate::machine_file::{Fallback, Pool};
 use crate::state::health::{self, Time};
 use crate::state::{Drain, Drained, Slots, StateDirectory, StateError};
 
@@ -90,7 +91,31 @@ impl HostArgs {
 /// Runs `offload drain`.
 pub fn drain(args: &DrainArgs, engine: &Engine, messages: &mut dyn Write) -> CommandResult {
     let pool = args.hosts.load(engine)?;
-    drain_hosts(&args.hosts.selection.hosts(&pool)?, args.time, &engine.state, messages)
+    let hosts = args.hosts.selection.hosts(&pool)?;
+    let result = drain_hosts(&hosts, args.time, &engine.state, messages);
+    let systems = systems_without_machine(&pool, &hosts, &engine.state);
+    if !systems.is_empty() {
+        let consequence = match pool.settings.when_busy {
+            Some(Fallback::Wait) => "such builds wait",
+            Some(Fallback::Local) => "such builds run on this machine if it can build them, and wait otherwise",
+            None => "`when_busy` of the machine file decides whether such builds wait",
+        };
+        let systems = systems.join(", ");
+        let _ = writeln!(messages, "offload: warning: no machine is left for {systems}; {consequence}");
+    }
+    result
+}
+
+/// Returns the systems of `hosts` for which every enabled machine of the pool is drained.
+fn systems_without_machine<'a>(pool: &'a Pool, hosts: &[&Machine], state: &StateDirectory) -> Vec<&'a str> {
+    let is_drained =
+        |machine: &Machine| Drain::of(state, machine).is_ok_and(|drain| drain.read(health::now()).is_some());
+    let enabled = || pool.machines.iter().map(|entry| &entry.machine).filter(|machine| machine.enabled);
+    let remaining: BTreeSet<&String> =
+        enabled().filter(|machine| !is_drained(machine)).flat_map(|machine| &machine.systems).collect();
+    let is_named = |machine: &&Machine| hosts.iter().any(|host| host.address() == machine.address());
+    let systems: BTreeSet<&String> = enabled().filter(is_named).flat_map(|machine| &machine.systems).collect();
+    systems.difference(&remaining).map(|system| system.as_str()).collect()
 }
 
 /// Runs `offload undrain`.

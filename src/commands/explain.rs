@@ -18,11 +18,11 @@ use std::thread;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde::Serialize;
 
+use super::contact;
 use super::failure::{CommandError, CommandResult};
 use super::machines::{failure_count, machine_file};
 use super::selection::{is_machine_file, named_once};
 use super::terminal::{HumanDuration, plain, write_json};
-use crate::build::{LiveEnvironment, record_failure, record_success};
 use crate::engine::Engine;
 use crate::error::with_causes;
 use crate::exit::ExitStatus;
@@ -30,7 +30,7 @@ use crate::hook::Request;
 use crate::local::{Directories, read_derivation};
 use crate::machine::Machine;
 use crate::scheduler::matching::mismatch;
-use crate::scheduler::{Environment, Explanation, Readiness};
+use crate::scheduler::{Explanation, Readiness};
 use crate::state::health::{self, Failures, Time};
 use crate::state::{Drain, Drained, HealthRecord, SlotHolder, Slots, StateDirectory};
 use crate::store::path::StorePath;
@@ -153,7 +153,7 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let consideration = engine.consider(&pool, &request);
     let machines = &consideration.machines;
     if args.probe {
-        probe(machines, &request, &engine.state, &consideration.env());
+        probe(machines, &request, engine);
     }
 
     let explanations = consideration.explain();
@@ -231,12 +231,14 @@ fn request(args: &Args, directories: &Directories) -> Result<Request, CommandErr
 }
 
 /// Probes all machines that match, concurrently, and records the results.
-fn probe(machines: &[&Machine], request: &Request, state: &StateDirectory, env: &LiveEnvironment) {
+fn probe(machines: &[&Machine], request: &Request, engine: &Engine) {
     thread::scope(|scope| {
         for machine in machines.iter().filter(|machine| mismatch(machine, request).is_none()) {
-            scope.spawn(move || match env.connect(machine).and_then(|link| env.status(&link)) {
-                Ok(status) => record_success(state, machine, status),
-                Err(error) => record_failure(state, machine, &error),
+            scope.spawn(move || {
+                match contact::contact(engine, machine).and_then(|link| contact::probe(engine, &link)) {
+                    Ok(status) => contact::record_works(engine, machine, status),
+                    Err(error) => contact::record_fails(engine, machine, &error),
+                }
             });
         }
     });

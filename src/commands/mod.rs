@@ -8,6 +8,7 @@ pub mod annotations;
 mod as_user;
 pub mod authorize;
 pub mod build_hook;
+mod contact;
 pub mod convert;
 pub mod disconnect;
 pub mod documents;

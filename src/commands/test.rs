@@ -18,6 +18,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::thread;
 
+use super::contact;
 use super::failure::{CommandError, CommandResult};
 use super::machines::{load, verdict};
 use super::selection::Selection;
@@ -70,8 +71,12 @@ fn check_all<'a>(machines: &[&'a Machine], engine: &Engine, is_quick: bool) -> V
             .collect();
         let finished = checks.into_iter().map(|(machine, check)| {
             // A check that panics has found nothing, which is no good sign.
-            let findings = check.join().unwrap_or_default();
+            let (findings, probed) = check.join().unwrap_or_default();
             let usable = !findings.is_empty() && findings.iter().all(|finding| finding.outcome != Outcome::Error);
+            // Builds use a machine that passes at once, whatever failures were recorded.
+            if let Some(status) = probed.filter(|_| usable) {
+                contact::record_works(engine, machine, status);
+            }
             Checked { name: &machine.name, port: machine.port, usable, findings }
         });
         finished.collect()

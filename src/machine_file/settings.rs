@@ -121,7 +121,7 @@ pub const POOL_FIELDS: &[Field<Settings>] = &[
     Setting::new(
         "when_busy",
         "\"wait\"|\"local\"|offload.Choice",
-        "What to do when every matching machine is busy: `\"wait\"` for one, or `\"local\"`: let the head build, if \
+        "What to do when every matching machine is busy or drained: `\"wait\"` for one, or `\"local\"`: let the head build, if \
          the daemon offers to and the head can. Or a function of the request that returns one of these.",
     )
     .read(|f, s| fallback(f).map(|fallback| s.when_busy = fallback))

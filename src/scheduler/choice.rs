@@ -35,9 +35,9 @@ pub enum Outcome<E: Environment> {
     Chosen(Choice<E>),
     /// The head itself ranks best among those that can take the build now.
     Head(Vec<Rejection>),
-    /// Machines match and respond, but none can take the build now.
+    /// Machines match, and some respond or are drained, but none can take the build now.
     Busy(Vec<Rejection>),
-    /// Machines match, but none of them can be reached, or all are drained.
+    /// Machines match, but none of them can be reached.
     Unreachable(Vec<Rejection>),
     /// No machine matches.
     NoMatch(Vec<Rejection>),
@@ -83,11 +83,16 @@ impl Reason {
         !matches!(self, Reason::Mismatch(_) | Reason::Refused(_))
     }
 
-    /// Returns whether the machine can be reached but is busy.
+    /// Returns whether the machine is busy rather than unreachable. A drained machine is busy: an administrator keeps
+    /// builds away from it for a while.
     pub fn is_busy(&self) -> bool {
         matches!(
             self,
-            Reason::NoSlot { .. } | Reason::Overloaded { .. } | Reason::LowDisk { .. } | Reason::ScoreDeclined(_)
+            Reason::NoSlot { .. }
+                | Reason::Overloaded { .. }
+                | Reason::LowDisk { .. }
+                | Reason::ScoreDeclined(_)
+                | Reason::Drained(_)
         )
     }
 }

@@ -67,11 +67,11 @@ pub fn wait<E: Environment>(
         let reasons = match select(query, ticket.as_ref(), PROBE_WAIT.min(limits.report_interval), env) {
             Outcome::Chosen(choice) => return Ok(choice),
             Outcome::NoMatch(_) => return Err(WaitError::NoMatch),
-            Outcome::Unreachable(reasons) if !is_drained(&reasons) => {
+            Outcome::Unreachable(reasons) => {
                 unreachable_since.get_or_insert(env.elapsed());
                 reasons
             }
-            Outcome::Head(reasons) | Outcome::Busy(reasons) | Outcome::Unreachable(reasons) => {
+            Outcome::Head(reasons) | Outcome::Busy(reasons) => {
                 unreachable_since = None;
                 reasons
             }
@@ -131,11 +131,6 @@ pub fn wait<E: Environment>(
             check_time = env.elapsed().saturating_sub(check_start);
         }
     }
-}
-
-/// Returns whether an administrator has drained a machine that may be undrained.
-fn is_drained(reasons: &[Rejection]) -> bool {
-    reasons.iter().any(|over| matches!(over.reason, Reason::Drained(_)))
 }
 
 fn times(time: Duration, count: usize) -> Duration {

@@ -175,6 +175,15 @@ impl Health {
         self.after(error, now, true)
     }
 
+    /// Returns the record with another message about the last failure, such as that of a probe during a back-off, which
+    /// counts as no new failure.
+    pub fn with_error(mut self, error: &str) -> Health {
+        if let Some(failures) = &mut self.failures {
+            failures.error = error.chars().take(MAX_MESSAGE).collect();
+        }
+        self
+    }
+
     fn after(self, error: &str, now: Time, is_ban: bool) -> Health {
         let error = error.chars().take(MAX_MESSAGE).collect();
         let failures = match self.failures {

@@ -94,6 +94,15 @@ pub fn kill_tree(root: &Path, pid: u32) {
     kill_all(root, |process| tree.contains(&process.pid));
 }
 
+/// When a process started, in seconds since the machine did; `None` if it has ended.
+pub fn started(pid: u32) -> Option<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // `starttime` is field 22; the name, field 2, may contain anything.
+    let ticks: f64 = stat.rsplit(") ").next()?.split(' ').nth(19)?.parse().ok()?;
+    // Linux shows hundredths of a second to programs (USER_HZ).
+    Some(ticks / 100.0)
+}
+
 /// The most memory that this process ever had resident, in bytes.
 pub fn peak_memory() -> u64 {
     peak_memory_of("self")

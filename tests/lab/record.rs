@@ -19,10 +19,12 @@ pub struct BuildRecord {
 }
 
 impl BuildRecord {
-    /// Whether its process is still there.
+    /// Whether its process is still there, and not another one that has got its number since.
     pub fn is_running(&self) -> bool {
         // One that has ended and was not waited for has no program any more.
-        self.end.is_none() && std::fs::read_link(format!("/proc/{}/exe", self.pid)).is_ok()
+        self.end.is_none()
+            && std::fs::read_link(format!("/proc/{}/exe", self.pid)).is_ok()
+            && processes::started(self.pid).is_some_and(|started| started <= self.start + 1.0)
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::build::{MachineLink, record_success};
+use crate::build::MachineLink;
+use crate::commands::contact::{self, ContactError};
 use crate::daemon::Client;
 use crate::engine::Engine;
 use crate::machine::Machine;
@@ -149,7 +150,7 @@ impl<'a> SnapshotSource<'a> {
                 snapshot.status = status;
                 snapshot.state = self.state(&snapshot);
             }
-            Err(message) => {
+            Err(ContactError { message, .. }) => {
                 self.link = None;
                 let (error, hint) = match message.split_once("\n  hint: ") {
                     Some((error, hint)) => (error.to_owned(), Some(hint.to_owned())),
@@ -163,19 +164,16 @@ impl<'a> SnapshotSource<'a> {
     }
 
     /// Probes the machine: its status, and the version of its daemon.
-    fn probe(&mut self) -> Result<(MachineStatus, String, String), String> {
-        let store = &self.engine.directories.store;
+    fn probe(&mut self) -> Result<(MachineStatus, String, String), ContactError> {
         let is_alive = |client: &mut Client<_>| client.query_valid_paths(&BTreeSet::new()).is_ok();
         let link = match self.link.take().map(|mut link| (is_alive(&mut link.client), link)) {
             Some((true, link)) => link,
-            _ => self.engine.sessions().reach_or_connect(self.machine)?,
+            _ => contact::contact(self.engine, self.machine)?,
         };
-        let status = link.connection.probe(store.as_str()).map_err(|error| error.to_string())?;
+        let status = contact::probe(self.engine, &link)?;
         let version = link.client.version();
         self.link = Some(link);
-        if self.engine.state.of(self.machine).is_ok() {
-            record_success(&self.engine.state, self.machine, status.clone());
-        }
+        contact::record_works(self.engine, self.machine, status.clone());
         Ok((status, version.to_string(), version.releases().to_owned()))
     }
 

@@ -25,10 +25,11 @@ use crate::transfer::trial_build;
 /// A clock that differs by more than this many seconds is worth a word.
 const CLOCK_TOLERANCE: f64 = 60.0;
 
-/// Checks one machine. A quick check uses an open connection, if there is one, and has nothing built.
-pub fn check(machine: &Machine, engine: &Engine, is_quick: bool) -> Vec<Finding> {
+/// Checks one machine. A quick check uses an open connection, if there is one, and has nothing built. Returns the findings,
+/// and its status if it was probed.
+pub fn check(machine: &Machine, engine: &Engine, is_quick: bool) -> (Vec<Finding>, Option<MachineStatus>) {
     let Engine { directories, state, .. } = engine;
-    let mut findings = Findings { found: Vec::new(), machine, directories, state, is_quick };
+    let mut findings = Findings { found: Vec::new(), probed: None, machine, directories, state, is_quick };
     let open = if is_quick { engine.sessions().find(machine) } else { None };
     // A connection that was lost shows only now.
     let open = open.filter(|connection| connection.daemon().is_ok());
@@ -37,11 +38,12 @@ pub fn check(machine: &Machine, engine: &Engine, is_quick: bool) -> Vec<Finding>
         Err(error) => findings.not_reached(&error, None),
     }
     findings.slots();
-    findings.found
+    (findings.found, findings.probed)
 }
 
 struct Findings<'a> {
     found: Vec<Finding>,
+    probed: Option<MachineStatus>,
     machine: &'a Machine,
     directories: &'a Directories,
     state: &'a StateDirectory,
@@ -134,7 +136,10 @@ impl Findings<'_> {
             Err(error) => self.not_reached(&error, Some(connection)),
         }
         match connection.probe(self.directories.store.as_str()) {
-            Ok(status) => self.status(&status),
+            Ok(status) => {
+                self.status(&status);
+                self.probed = Some(status);
+            }
             Err(error) => self.not_reached(&error, Some(connection)),
         }
     }
