@@ -21,7 +21,7 @@ use crate::transfer::RejectedOutput;
 use crate::transfer::signature_test::{self, SignatureTestError};
 use crate::transfer::trial_build;
 
-/// A clock that differs by more than this many seconds is worth a word.
+/// A clock that differs by more than this many seconds causes a warning.
 const CLOCK_TOLERANCE: f64 = 60.0;
 
 /// Checks one machine.
@@ -88,7 +88,7 @@ impl Findings<'_> {
         );
     }
 
-    /// Notes the steps of connecting that were passed before `step`.
+    /// Adds a finding for each step of the connection before `step`, which passed.
     fn passed(&mut self, step: Step) {
         let key = self.machine.private_key.as_ref().map_or("can be used".to_owned(), |key| key.display().to_string());
         let steps = [
@@ -195,7 +195,7 @@ impl Findings<'_> {
         }
     }
 
-    /// Has it build something trivial for each of its system types.
+    /// Builds a trivial derivation on the machine for each of its system types.
     fn builds(&mut self, client: &mut Client<DaemonStream>) {
         let (mut built, mut untried) = (Vec::new(), Vec::new());
         for system in &self.machine.systems {
@@ -277,7 +277,7 @@ impl Findings<'_> {
     }
 }
 
-/// The report names the machine and the step already.
+/// Returns the message without the machine's name, because the report names the machine and the step.
 fn without_name(error: &Error, machine: &Machine) -> String {
     match error {
         Error::Ssh(error) => error.cause.to_string(),
@@ -288,10 +288,10 @@ fn without_name(error: &Error, machine: &Machine) -> String {
     }
 }
 
-/// What a machine does not tell.
+/// The text for a part of the status that the machine does not report.
 const UNKNOWN_STATUS: &str = "unknown: the machine does not tell";
 
-/// Seconds since 1970.
+/// Returns the time in seconds since 1970.
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64())
 }

@@ -1,4 +1,4 @@
-//! Why a text is not a host key, and what to do about it.
+//! The reasons why a text is not a host key, and their hints.
 
 use crate::machine::HostKeyKind;
 
@@ -9,7 +9,7 @@ pub(super) const MIN_RSA_BITS: usize = 2048;
 pub const HOST_KEY_TYPES: &str =
     "ssh-ed25519, ecdsa-sha2-nistp256, ecdsa-sha2-nistp384, ecdsa-sha2-nistp521 or ssh-rsa";
 
-/// Why a text is not a host key.
+/// The reason why a text is not a host key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostKeyError {
     #[error("expected a host key in OpenSSH form, \"ssh-ed25519 AAAA…\", found an empty string")]
@@ -63,12 +63,12 @@ pub enum HostKeyError {
     Short(usize),
 }
 
-/// Where a key is to be had that is accepted as it is: `ssh-keyscan` puts names in front.
+/// The sources of a key in the accepted form. `ssh-keyscan` is not one, because it prints a host name before the key.
 const WHERE: &str =
     "`offload add HOST` prints the key, and it is in /etc/ssh/ssh_host_ed25519_key.pub on the build machine";
 
 impl HostKeyError {
-    /// What to do about it. Whatever it says to write is accepted.
+    /// Returns the fix. A text that the hint proposes is a valid host key.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             HostKeyError::Empty | HostKeyError::Comment | HostKeyError::SigningKey => WHERE.to_owned(),

@@ -1,4 +1,4 @@
-//! What is said to be converted is accepted by `offload eval`, or said not to be.
+//! `offload eval` accepts each converted value, or `convert` warns that it does not.
 
 use super::*;
 use serde_json::{Value as Json, json};
@@ -67,10 +67,10 @@ fn what_eval_refuses_is_an_error_at_its_place() {
         assert_eq!((found.count, found.errors.len()), (1, 1), "{field} {value}: {found:?}");
         assert!(found.errors[0].starts_with(error), "{found:?}");
     }
-    // What a warning has told is counted alone.
+    // An error that a warning has announced is only counted.
     let (_, found) = of_guix("private-key", json!("id_rsa"));
     assert_eq!((found.count, found.errors.len()), (1, 0), "{found:?}");
-    // With machines before it, and fields that all have in common.
+    // Other machines are before it, and all have fields in common.
     let lines = format!("root@b1 x86_64-linux /k 2 3 kvm - {NIX_KEY}\n").repeat(4).replace("b1 x", "b[1] x");
     let (status, out, messages) = run_on("machines", Some(format!("{lines}root@b2 X - 1 1 - - {NIX_KEY}").as_bytes()));
     assert_eq!(status, ExitStatus::MachineFile);

@@ -29,7 +29,7 @@ fn uris() {
         ("ssh://[::1]:23", "::1", "root", Some(23)),
         ("ssh://[fe80::1%25eth0]", "fe80::1%eth0", "root", None),
         ("ssh://2001:db8::1", "2001:db8::1", "root", None),
-        // RFC 6874, and without its escape; two hexadecimal digits are a zone.
+        // The zone follows the escape of RFC 6874, or a bare '%'; then two hexadecimal digits are a zone.
         ("ssh://[fe80::1%2518]", "fe80::1%18", "root", None),
         ("ssh://[fe80::1%18]", "fe80::1%18", "root", None),
         ("ssh://[fe80::1%25]", "fe80::1%25", "root", None),
@@ -141,7 +141,7 @@ fn the_system_of_this_machine_is_the_default() {
     assert_eq!(entry("b").get("systems"), Some(&Value::List(vec![expected.to_owned()])));
 }
 
-/// The function that stands for mandatory features, called.
+/// Calls the function that replaces mandatory features.
 #[test]
 fn mandatory_features_are_required_of_a_build() {
     let document = nix::document(Path::new("m"), b"b x86_64-linux - - - kvm,a b,a").unwrap();
@@ -166,7 +166,7 @@ fn mandatory_features_are_required_of_a_build() {
 }
 
 proptest! {
-    /// A sequence of plausible words is an error or something that Lua reads.
+    /// Any sequence of plausible words is an error, or becomes a text that Lua reads.
     #[test]
     fn no_line_breaks_anything(words in prop::collection::vec(
         prop_oneof![

@@ -1,4 +1,4 @@
-//! What `dump.scm` may answer.
+//! The possible answers of `dump.scm`.
 
 use super::*;
 use serde_json::{Value as Json, json};
@@ -46,11 +46,11 @@ fn values_become_fields() {
         ("parallel-builds", json!(0), "parallel_builds", None),
         ("parallel-builds", json!(1), "enabled", None),
         ("overload-threshold", json!(false), "overload_threshold", Some(Value::Boolean(false))),
-        // The default of Guix 1.2.
+        // Guix 1.2 has this default.
         ("overload-threshold", json!(0.6), "overload_threshold", Some(Value::Number(0.6))),
         ("speed", json!(2), "speed", Some(Value::Number(2.0))),
         ("systems", json!([]), "systems", Some(Value::List(Vec::new()))),
-        // A Guix that knows no such field, or no locations, is older.
+        // An older Guix does not have this field, or has no locations.
         ("features", Json::Null, "features", None),
         ("location", Json::Null, "location", None),
     ] {
@@ -144,7 +144,7 @@ fn a_guix_that_fails() {
     );
 }
 
-/// As in Guix, `systems` counts where both are given, and `system` where it is alone.
+/// As in Guix, `systems` takes precedence over `system`.
 #[test]
 fn systems_come_before_system() {
     let list = |systems: &[&str]| Some(Value::List(systems.iter().map(|&system| system.to_owned()).collect()));
