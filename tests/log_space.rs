@@ -40,7 +40,7 @@ fn a_log_without_end_leaves_a_reserve() {
         let end = result.log.get(result.log.len().saturating_sub(2000)..).unwrap_or_default();
         assert_eq!(result.status, Some(1), "{end}");
         assert!(end.contains("offload: error: the build log does not fit: "), "{end}");
-        assert!(end.contains(&format!("KiB are free in the file system of '{place}', and 204 KiB stay so")), "{end}");
+        assert!(end.contains(&format!("KiB are free in the file system of '{place}', and 204 KiB are reserved")), "{end}");
         assert!(end.contains("hint: free some space there"), "{end}");
         assert!(free(&head, place) > SIZE / 100, "{} bytes", free(&head, place));
 
