@@ -371,12 +371,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_explained_is_decided_and_follows_from_the_rules(case in case()) {
+    fn explanations_and_decisions_agree_and_follow_the_rules(case in case()) {
         check(&case)?;
     }
 
     #[test]
-    fn the_same_where_many_wait(case in crowded()) {
+    fn explanations_and_decisions_agree_if_many_builds_wait(case in crowded()) {
         check(&case)?;
     }
 }

@@ -20,7 +20,7 @@ fn pass(head: &Host, link: &Proxy, name: &str, make: &str) -> [u64; 2] {
 }
 
 #[test]
-fn a_slow_line() {
+fn a_slow_link_is_compressed_if_that_pays() {
     let lab = Lab::new();
     let machine = lab.build_machine("b1").start();
     let link = lab.proxy("link", machine.ssh_address());

@@ -60,7 +60,7 @@ fn step(head: &Host, chain: usize, number: usize, before: Option<&Drv>) -> Drv {
 }
 
 #[test]
-fn garbage_is_collected_all_the_time() {
+fn builds_succeed_beside_endless_garbage_collection() {
     let length = if std::env::var_os("OFFLOAD_CAMPAIGN").is_some() { 100 } else { 10 };
     const CHAINS: usize = 2;
     let lab = Lab::new();
@@ -146,7 +146,7 @@ impl Drop for Held<'_> {
 }
 
 #[test]
-fn the_head_has_other_things_to_do() {
+fn builds_succeed_beside_other_work_of_the_head() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").max_jobs(2).start();
     let head = lab.head().max_jobs(2).start();

@@ -300,7 +300,7 @@ fn builds() {
 }
 
 #[test]
-fn a_large_item_leaves_memory_flat() {
+fn memory_does_not_grow_with_the_size_of_an_item() {
     const SIZE: u64 = 200 << 20;
     let lab = Lab::new();
     let (sender, receiver) =

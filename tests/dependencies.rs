@@ -69,7 +69,7 @@ fn each_dependency_has_its_reason() {
 }
 
 #[test]
-fn no_feature_comes_without_being_asked_for() {
+fn default_features_are_off() {
     let metadata = metadata();
     for dependency in dependencies(&metadata).iter().filter(|it| it["uses_default_features"] == true) {
         let name = text(dependency, "name");
@@ -100,7 +100,7 @@ fn is_allowed(expression: &str, allowed: &[String]) -> bool {
 }
 
 #[test]
-fn expressions_of_licences() {
+fn expressions_of_licences_are_understood() {
     let allowed = ["MIT", "Zlib"].map(str::to_owned);
     for good in ["MIT", "X OR MIT", "X/MIT", "(X OR MIT) AND Zlib", "Zlib AND (MIT OR X)", "MIT OR (X AND Y)"] {
         assert!(is_allowed(good, &allowed), "{good}");

@@ -154,7 +154,7 @@ fn run(head: &Host, arguments: Arguments, goal: &Goal) -> Ended {
 }
 
 #[test]
-fn exit_statuses() {
+fn each_outcome_has_its_exit_status() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
@@ -242,7 +242,7 @@ fn a_hook_that_may_open_too_few_files_declines_and_says_so() {
 }
 
 #[test]
-fn a_slot_that_does_not_become_free() {
+fn a_build_waits_for_a_slot_as_long_as_the_file_says() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
@@ -310,7 +310,7 @@ fn many_hooks_never_exceed_the_slots() {
 
 /// The daemon serves nobody while it waits for a reply, and may have hundreds of builds to ask about.
 #[test]
-fn a_full_pool_holds_up_one_request_and_not_all() {
+fn a_full_pool_delays_one_request_and_not_all() {
     const REQUESTS: u32 = 100;
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").max_jobs(1).start();
@@ -361,7 +361,7 @@ fn assert_nothing_inherited(head: &Host) {
 }
 
 #[test]
-fn descriptors_and_trace_lines() {
+fn the_log_gets_the_output_and_trace_lines_on_request() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();

@@ -75,7 +75,7 @@ fn assert_postponed_or_built_here(head: &Host, case: &Case) {
 }
 
 #[test]
-fn machines_that_do_not_answer() {
+fn each_reason_of_no_connection_has_its_message() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().max_jobs(2).start();
@@ -161,7 +161,7 @@ fn recommended(log: &str) -> &str {
 }
 
 #[test]
-fn signing_keys_that_are_not_authorized() {
+fn each_unauthorized_signing_key_has_its_message() {
     let lab = Lab::new();
     let wary = lab.build_machine("wary").untrusting().start();
     let unknown = lab.build_machine("unknown").untrusted().start();
@@ -193,7 +193,7 @@ fn signing_keys_that_are_not_authorized() {
 }
 
 #[test]
-fn what_is_wrong_is_said_once() {
+fn an_error_is_reported_once() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
@@ -219,7 +219,7 @@ fn what_is_wrong_is_said_once() {
 
 /// A fresh record says that the machine is well, so the build is accepted without asking it.
 #[test]
-fn a_machine_that_is_gone_for_a_moment() {
+fn a_build_waits_for_a_machine_that_is_gone_for_a_moment() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();

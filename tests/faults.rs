@@ -276,28 +276,28 @@ fn every_offset(faults: &[Fault]) {
 }
 
 #[test]
-fn a_link_that_is_cut() {
+fn a_link_cut_anywhere_fails_no_build() {
     every_offset(&[Fault::Cut]);
 }
 
 #[test]
-fn a_link_that_freezes() {
+fn a_link_that_freezes_anywhere_fails_no_build() {
     every_offset(&[Fault::Freeze]);
 }
 
 #[test]
-fn a_link_that_changes_a_byte() {
+fn a_changed_byte_anywhere_fails_no_build() {
     every_offset(&[Fault::Flip]);
 }
 
 #[test]
-fn a_link_that_becomes_slow() {
+fn a_link_that_becomes_slow_anywhere_fails_no_build() {
     let rates = [Fault::Throttle(FAST_ENOUGH), Fault::Throttle(100 << 10)];
     every_offset(if is_campaign() { &rates } else { &rates[..1] });
 }
 
 #[test]
-fn a_link_that_becomes_far() {
+fn a_latency_that_grows_anywhere_fails_no_build() {
     let delays = [Fault::Delay(NEAR_ENOUGH), Fault::Delay(400)];
     every_offset(if is_campaign() { &delays } else { &delays[..1] });
 }

@@ -69,7 +69,7 @@ fn a_failed_build_has_a_status_and_a_log() {
 }
 
 #[test]
-fn derivations_of_all_kinds() {
+fn derivations_of_all_kinds_can_be_built() {
     let lab = Lab::new();
     let host = lab.build_machine("b1").start();
     host.write("/tmp/tree/file", "text");
@@ -234,7 +234,7 @@ fn an_old_guix_builds() {
 }
 
 #[test]
-fn a_proxy_misbehaves_as_it_is_told() {
+fn a_proxy_misbehaves_as_configured() {
     let lab = Lab::new();
     // An echo.
     let echo = TcpListener::bind((lab.unused_address(), 0)).unwrap();
@@ -335,7 +335,7 @@ fn upstream_builds_through_a_proxy() {
 }
 
 #[test]
-fn labs_do_not_meet() {
+fn labs_are_separate() {
     let (one, two) = (Lab::new(), Lab::new());
     let (first, second) = (one.build_machine("b1").start(), two.build_machine("b1").start());
     assert_ne!(first.ssh_address(), second.ssh_address());
@@ -348,7 +348,7 @@ fn labs_do_not_meet() {
 }
 
 #[test]
-fn a_lab_goes_with_a_panic() {
+fn a_panic_removes_the_lab() {
     let (sender, receiver) = std::sync::mpsc::channel();
     let test = std::thread::spawn(move || {
         let lab = Lab::new();
@@ -362,7 +362,7 @@ fn a_lab_goes_with_a_panic() {
 }
 
 #[test]
-fn a_lab_goes_with_a_killed_process() {
+fn a_killed_process_ends_its_lab() {
     let (mut child, directory) = spawn_with_lab();
     child.kill().unwrap();
     child.wait().unwrap();
@@ -371,7 +371,7 @@ fn a_lab_goes_with_a_killed_process() {
 }
 
 #[test]
-fn a_new_lab_clears_what_dead_ones_left() {
+fn a_new_lab_removes_the_remains_of_dead_ones() {
     let (mut child, directory) = spawn_with_lab();
     let supervisor = std::fs::read_to_string(directory.join("supervisor")).unwrap().trim().parse().unwrap();
     assert!(lab::processes(&directory).len() >= 3);

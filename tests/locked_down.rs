@@ -115,7 +115,7 @@ fn builds(head: &Host, machine: &Host, label: &str) {
 }
 
 #[test]
-fn what_each_setting_leaves() {
+fn each_setting_permits_what_the_table_says() {
     let lab = Lab::new();
     let machine = lab.build_machine("b1").account("offload").start();
     let head = lab.head().start();
@@ -141,7 +141,7 @@ fn what_each_setting_leaves() {
 }
 
 #[test]
-fn the_settings_of_the_manual_with_an_old_server_too() {
+fn the_settings_of_the_manual_work_with_both_releases() {
     let lab = Lab::new();
     let machines = [Release::Sid, Release::Bullseye].map(|release| {
         lab.build_machine(&format!("{release:?}").to_lowercase()).release(release).account("offload").start()

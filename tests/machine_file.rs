@@ -15,7 +15,7 @@ fn pool(policy: &str) -> (Lab, [Host; 2], Host) {
 }
 
 #[test]
-fn a_score_that_reads_the_load() {
+fn a_score_can_use_the_load() {
     let (_lab, [b1, b2], head) = pool(
         "score = function(request, machine, status)
            if status.load == nil then return machine.name == 'b1' and 9 or 0 end
@@ -32,7 +32,7 @@ fn a_score_that_reads_the_load() {
 }
 
 #[test]
-fn accepts_reads_the_derivation() {
+fn accepts_can_read_the_derivation() {
     let (_lab, [b1, b2], head) = pool(
         "accepts = function(request, machine)
            local wanted = request:read_derivation().env.machine

@@ -18,7 +18,7 @@ fn assert_same_item(head: &Host, machines: &[&Host], name: &str, path: &Path) {
 }
 
 #[test]
-fn a_single_build() {
+fn a_single_build_is_offloaded() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
@@ -41,7 +41,7 @@ fn a_single_build() {
 }
 
 #[test]
-fn a_graph_on_two_machines_with_two_slots_each() {
+fn a_graph_of_builds_uses_all_slots() {
     let lab = Lab::new();
     let machines = [lab.build_machine("b1").max_jobs(2).start(), lab.build_machine("b2").max_jobs(2).start()];
     let head = lab.head().start();

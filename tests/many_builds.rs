@@ -89,7 +89,7 @@ fn hooks_and_descriptors(head: &Host) -> [usize; 2] {
 }
 
 #[test]
-fn a_thousand_short_builds_that_one_needs() {
+fn a_thousand_builds_that_one_needs_are_offloaded() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
@@ -107,7 +107,7 @@ fn a_thousand_short_builds_that_one_needs() {
 
 /// All in the request itself; the daemon keeps a descriptor for each until the request ends.
 #[test]
-fn three_hundred_short_builds_of_both_releases() {
+fn three_hundred_builds_of_one_request_are_offloaded() {
     for release in RELEASES {
         let lab = Lab::new();
         let b1 = lab.build_machine("b1").start();
@@ -121,7 +121,7 @@ fn three_hundred_short_builds_of_both_releases() {
 
 /// The daemon may build as well, and must not be told to.
 #[test]
-fn a_daemon_that_may_build_does_not_take_what_is_postponed() {
+fn a_daemon_that_may_build_leaves_postponed_builds() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().max_jobs(1).start();
@@ -133,7 +133,7 @@ fn a_daemon_that_may_build_does_not_take_what_is_postponed() {
 }
 
 #[test]
-fn several_clients_of_a_daemon_with_few_descriptors() {
+fn clients_of_a_daemon_with_few_descriptors_do_not_disturb_each_other() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().descriptor_limit(512).start();
@@ -149,7 +149,7 @@ fn several_clients_of_a_daemon_with_few_descriptors() {
 
 /// As many builds as four for each slot would wait inside their hooks.
 #[test]
-fn builds_that_wait_for_one_of_sixty_slots() {
+fn waiting_hooks_leave_the_daemon_descriptors() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").max_jobs(60).start();
     let head = lab.head().start();
@@ -170,7 +170,7 @@ fn builds_that_wait_for_one_of_sixty_slots() {
 
 /// It keeps one for each build that is done, until the request ends.
 #[test]
-fn a_request_for_more_builds_than_the_daemon_has_descriptors_for() {
+fn builds_beyond_the_descriptors_of_the_daemon_are_refused_with_the_reason() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().descriptor_limit(128).start();
@@ -197,7 +197,7 @@ fn a_request_for_more_builds_than_the_daemon_has_descriptors_for() {
 
 /// Such as one that measures the hook: the parent of the hook is not the daemon then.
 #[test]
-fn a_program_between_the_daemon_and_the_hook() {
+fn the_daemon_is_found_behind_another_program() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().descriptor_limit(128).hook(Hook::Program("/opt/between".to_owned())).start();
@@ -217,7 +217,7 @@ fn install_hook(head: &Host, name: &str, script: &str) {
 
 /// Nothing of what the daemon has open can be seen.
 #[test]
-fn descriptors_that_cannot_be_counted() {
+fn uncounted_descriptors_limit_the_builds() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().descriptor_limit(256).hook(Hook::Program("/opt/blind".to_owned())).start();
@@ -236,7 +236,7 @@ fn descriptors_that_cannot_be_counted() {
 }
 
 #[test]
-fn pools_of_many_slots() {
+fn many_slots_are_used() {
     let is_campaign = std::env::var_os("OFFLOAD_CAMPAIGN").is_some();
     let (pools, count): (&[u32], usize) = if is_campaign { (&[60, 200], 1000) } else { (&[60], 250) };
     for &slots in pools {

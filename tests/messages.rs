@@ -14,7 +14,7 @@ fn lines(log: &str) -> Vec<&str> {
 }
 
 #[test]
-fn a_failed_build_says_where_and_how_to_look_at_it() {
+fn a_failed_build_names_the_machine_and_the_commands_to_inspect_it() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
@@ -51,7 +51,7 @@ fn a_failed_build_says_where_and_how_to_look_at_it() {
 
 /// The link is so slow that the daemon's silence timer would run out.
 #[test]
-fn long_transfers_tell_how_far_they_are() {
+fn long_transfers_report_progress() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let slow = lab.proxy("slow", b1.ssh_address());

@@ -28,7 +28,7 @@ fn assert_same_item(head: &Host, machine: &Host, path: &Path) {
 
 /// In one direction: the daemon refuses outputs that refer to each other in a circle.
 #[test]
-fn outputs_that_refer_to_each_other() {
+fn outputs_may_refer_to_each_other() {
     let (_lab, b1, head) = pool();
     let drv = Drv::new("library")
         .outputs(&["out", "dev", "doc"])
@@ -64,7 +64,7 @@ fn only_the_missing_output_is_fetched() {
 }
 
 #[test]
-fn fixed_outputs() {
+fn fixed_outputs_are_checked_for_their_hash() {
     let (_lab, b1, head) = pool();
     // SHA-256 of "fixed\n", and of the nar of a directory that holds it.
     let flat = Drv::new("flat")
@@ -92,7 +92,7 @@ fn sha256_hex(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn every_kind_of_file() {
+fn every_kind_of_file_arrives_unchanged() {
     let (_lab, b1, head) = pool();
     let drv = Drv::new("shapes").script(
         "mkdir -p $out/empty-directory \"$out/a b\" $out/deep/er/est; cd $out
@@ -121,7 +121,7 @@ fn every_kind_of_file() {
 }
 
 #[test]
-fn a_large_file_and_many_small_ones() {
+fn large_and_many_files_arrive_unchanged() {
     let (_lab, b1, head) = pool();
     let large = Drv::new("large").script("dd if=/dev/urandom of=$out bs=1048576 count=200 2>/dev/null");
     let many = Drv::new("many").script(
@@ -141,7 +141,7 @@ fn a_large_file_and_many_small_ones() {
 
 /// Over a long link the question and answer of an import are left to a program on the other side, where there is one.
 #[test]
-fn an_input_over_a_long_link() {
+fn an_input_arrives_over_a_link_with_latency() {
     let lab = Lab::new();
     let near = lab.build_machine("near").start();
     let bare = lab.build_machine("bare").sshd_option("ForceCommand /bin/false").start();
@@ -166,7 +166,7 @@ fn an_input_over_a_long_link() {
 /// 800 directories in each other, as deep as guix-daemon can handle: it works with whole paths, of which the kernel takes
 /// 4095 bytes.
 #[test]
-fn the_deepest_tree_that_guix_daemon_builds() {
+fn the_deepest_tree_that_guix_daemon_builds_arrives() {
     let lab = Lab::new();
     let [b1, b2] = [("b1", Release::Sid), ("b2", Release::Bullseye)]
         .map(|(name, release)| lab.build_machine(name).release(release).start());

@@ -77,7 +77,7 @@ fn tree(directory: &Path, all: &mut Vec<(PathBuf, u32)>) {
 }
 
 #[test]
-fn children_the_log_and_the_files_of_state_tell_no_more_than_they_must() {
+fn children_logs_and_state_disclose_no_more_than_necessary() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let b2 = lab.build_machine("b2").start();

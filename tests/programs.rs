@@ -221,7 +221,7 @@ fn nothing_of_a_proxy_command_outlives_what_uses_it() {
 
 /// Whoever ends a supervisor ends what it is for.
 #[test]
-fn a_supervisor_that_is_asked_to_end_leaves_nothing_behind() {
+fn a_terminated_supervisor_leaves_no_process() {
     let site = Site::with_tree("offload.exec(argv, { timeout = 600 })\nlocal limits = { evaluate = 600 }");
     let mut hook = site.hook();
     site.wait_for_the_tree();

@@ -76,7 +76,7 @@ fn cases() -> Vec<Case> {
 
 /// The guard of the table of words: a daemon that says something else fails here.
 #[test]
-fn daemons_reject_outputs_in_these_words() {
+fn daemons_have_these_messages_for_rejected_outputs() {
     for release in RELEASES {
         let lab = Lab::new();
         let daemon = lab.daemon("b1", release).start();
@@ -156,7 +156,7 @@ fn a_rejected_output_is_built_once_and_fails_the_build() {
 
 /// What a builder prints is never taken for the daemon's word, and arrives as it was printed.
 #[test]
-fn a_builder_that_speaks_like_a_daemon() {
+fn a_builder_cannot_imitate_the_daemons_messages() {
     for release in RELEASES {
         let lab = Lab::new();
         let machines = ["b1", "b2"].map(|name| lab.build_machine(name).release(release).start());

@@ -82,7 +82,7 @@ fn finish(machine: &Host) {
 }
 
 #[test]
-fn a_machine_that_says_nothing_costs_one_short_wait() {
+fn a_machine_that_does_not_respond_costs_one_short_wait() {
     let lab = Lab::new();
     let (silent, b2) = (lab.build_machine("silent").start(), lab.build_machine("b2").start());
     let proxy = lab.proxy("proxy", silent.ssh_address());
@@ -122,7 +122,7 @@ fn a_machine_that_says_nothing_costs_one_short_wait() {
 }
 
 #[test]
-fn machines_that_are_down_are_left_alone() {
+fn machines_that_are_down_are_skipped() {
     let lab = Lab::new();
     let [b1, b2, b3] = ["b1", "b2", "b3"].map(|name| lab.build_machine(name).start());
     b1.stop_sshd();
@@ -163,7 +163,7 @@ fn a_machine_that_dies_under_a_build_is_replaced() {
 }
 
 #[test]
-fn a_build_that_a_daemon_refuses_is_no_fault_of_the_machine() {
+fn a_build_that_a_daemon_refuses_does_not_count_against_the_machine() {
     let lab = Lab::new();
     let (b1, b2) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());
     let head = lab.head().start();
@@ -184,7 +184,7 @@ fn a_build_that_a_daemon_refuses_is_no_fault_of_the_machine() {
 }
 
 #[test]
-fn forty_clients_at_once() {
+fn forty_clients_share_the_slots() {
     const BUILDS: usize = 40;
     let lab = Lab::new();
     // As sshd has them by default.
@@ -266,7 +266,7 @@ fn slots_are_given_out_in_order() {
 
 /// The daemon reads nobody's log while it waits for a reply.
 #[test]
-fn no_deadlock_while_the_daemon_waits_for_a_reply() {
+fn a_hook_never_blocks_on_a_daemon_that_waits_for_its_reply() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
@@ -356,7 +356,7 @@ fn a_foreign_system_is_waited_for() {
 
 /// The first machine of the file would be chosen by its place. But the second one has what the build needs.
 #[test]
-fn among_equals_the_one_that_has_the_inputs() {
+fn among_equals_a_machine_with_the_inputs_is_chosen() {
     let lab = Lab::new();
     let (b1, b2) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());
     let head = lab.head().start();

@@ -40,7 +40,7 @@ fn records(text: &str) -> Vec<Vec<(String, String)>> {
 }
 
 #[test]
-fn machines_at_work_drained_and_gone() {
+fn status_shows_machines_that_build_are_drained_or_cannot_be_reached() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let b2 = lab.build_machine("b2").start();

@@ -32,7 +32,7 @@ fn about(report: &str, name: &str) -> String {
 }
 
 #[test]
-fn one_bad_machine_hides_nothing_of_the_others() {
+fn one_bad_machine_hides_no_other() {
     let lab = Lab::new();
     let good = lab.build_machine("b1").start();
     let dead = lab.build_machine("b2").start();
@@ -159,7 +159,7 @@ impl Drop for StrangeDaemon {
 const OLD_DAEMON: &[u8] = b"oixd\0\0\0\0\x61\x01\0\0\0\0\0\0";
 
 #[test]
-fn every_fault_is_found_and_its_remedy_mends_it() {
+fn every_fault_is_found_and_its_remedy_fixes_it() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let refusing = lab.build_machine("refusing").start();

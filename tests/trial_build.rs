@@ -41,7 +41,7 @@ fn a_machine_that_may_build_nothing_does_not_pass() {
 }
 
 #[test]
-fn what_is_built_is_new_each_time_and_garbage_afterwards() {
+fn each_trial_build_is_new_and_garbage_afterwards() {
     let lab = Lab::new();
     let head = lab.head().start();
     for (release, name) in RELEASES.into_iter().zip(["b1", "b2"]) {

@@ -89,7 +89,7 @@ fn serve(client: UnixStream, daemon: UnixStream, slow_from: u64) {
 /// A machine whose daemon trickles is said to, and left for another one, before the daemon here takes the hook for
 /// silent: its limit is 12 s, and the machine is given up after 10 s of bytes without progress.
 #[test]
-fn a_daemon_that_trickles() {
+fn a_trickling_daemon_moves_the_build() {
     for (slow_from, phase) in [(BUILD, "building: "), (EXPORT, "retrieving outputs: ")] {
         let lab = Lab::new();
         let [slow, other] = ["slow", "other"].map(|name| lab.build_machine(name).start());
@@ -112,7 +112,7 @@ fn a_daemon_that_trickles() {
 }
 
 #[test]
-fn a_lock_that_another_has_over_there() {
+fn a_lock_of_another_build_moves_the_build() {
     let lab = Lab::new();
     let [b1, b2] = ["b1", "b2"].map(|name| lab.build_machine(name).start());
     let head = lab.head().start();
@@ -146,7 +146,7 @@ fn a_lock_that_another_has_over_there() {
 
 /// Each has the lock of its own store and waits for the other's, until one gives way.
 #[test]
-fn two_heads_that_offload_to_each_other() {
+fn two_heads_that_offload_to_each_other_both_finish() {
     let lab = Lab::new();
     let third = lab.build_machine("third").start();
     let heads = ["one", "two"].map(|name| lab.head().name(name).sshd(true).max_jobs(1).start());
@@ -184,7 +184,7 @@ fn two_heads_that_offload_to_each_other() {
 }
 
 #[test]
-fn a_machine_that_is_the_head_itself() {
+fn a_machine_that_is_the_head_itself_is_skipped() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().sshd(true).start();

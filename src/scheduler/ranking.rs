@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn score_then_free_share_then_place() {
+    fn the_score_decides_before_the_free_share_and_that_before_the_order() {
         let rank = |score, occupied, index| Rank { score, occupied, index };
         let mut ranks = [rank(1.0, 0.0, 0), rank(2.0, 0.5, 1), rank(2.0, 0.0, 3), rank(2.0, 0.0, 2)];
         ranks.sort_by(Rank::order);

@@ -93,7 +93,7 @@ fn diagram(text: &str) -> Result<(), String> {
 }
 
 #[test]
-fn every_block_is_in_order() {
+fn every_block_passes_the_check_of_its_language() {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     let mut wrong = Vec::new();
     for page in pages() {

@@ -120,7 +120,7 @@ fn the_tables_of_the_manual_are_those_of_the_fields() {
 
 /// Of a derivation, which is not read, there are names only.
 #[test]
-fn the_fields_of_a_derivation() {
+fn the_fields_of_a_derivation_are_those_of_the_manual() {
     let page = manual("machine-file.md").section("A derivation");
     let named: Vec<String> = page.rows().iter().map(|row| quoted(&row[0]).remove(0)).collect();
     assert_eq!(named, DERIVATION_FIELDS);

@@ -147,7 +147,7 @@ impl Stage {
 }
 
 #[test]
-fn what_an_answer_means_and_what_is_recorded() {
+fn each_answer_has_its_meaning_and_its_record() {
     let stage = Stage::new();
     let mut direct = stage.head.direct();
     for (number, case) in CASES.iter().enumerate() {
@@ -161,7 +161,7 @@ fn what_an_answer_means_and_what_is_recorded() {
 
 /// Each limit arrives as it was given, and only where it was given.
 #[test]
-fn the_machine_is_told_the_limits_of_the_client() {
+fn the_machine_gets_the_limits_of_the_client() {
     let stage = Stage::new();
     let mut direct = stage.head.direct();
     for (number, (limits, use_substitutes)) in

@@ -209,7 +209,7 @@ fn memory_of_hooks(root: &Path) -> u64 {
 }
 
 #[test]
-fn nothing_of_a_hostile_machine_reaches_the_store() {
+fn no_file_of_a_hostile_machine_enters_the_store() {
     let stage = Stage::new();
     let mut direct = stage.head.direct();
     // A build that does not end is a failed case, not a test that hangs.
@@ -247,7 +247,7 @@ use archive::Item;
 
 /// `doc/contributing/hostile-cases.md` is what the table says. `OFFLOAD_WRITE_TABLE=1` writes it.
 #[test]
-fn the_table_in_the_manual() {
+fn the_page_on_hostile_cases_is_the_table_of_cases() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("doc/contributing/hostile-cases.md");
     let mut text = include_str!("table.md").to_owned();
     for (title, cases) in CASES {

@@ -21,7 +21,7 @@ fn retrieve(place: &Place, head: &LocalStore<'_>, answers: Vec<u8>) -> Result<Ve
 }
 
 #[test]
-fn an_archive_that_is_cut_anywhere() {
+fn an_archive_cut_anywhere_leaves_nothing() {
     let place = Place::new();
     let (head, before) = (place.head(), place.names());
     let (item, nar) = item(&place);
@@ -39,7 +39,7 @@ fn an_archive_that_is_cut_anywhere() {
 }
 
 #[test]
-fn an_archive_with_a_bit_turned_over() {
+fn no_changed_bit_of_an_archive_reaches_the_store() {
     let place = Place::new();
     let (head, before) = (place.head(), place.names());
     let (item, nar) = item(&place);

@@ -73,7 +73,7 @@ fn no_file_uses_one_that_uses_it() {
 }
 
 #[test]
-fn uses_of_all_kinds_are_seen() {
+fn uses_of_all_kinds_are_found() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
         let path = directory.path().join(name);

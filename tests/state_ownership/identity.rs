@@ -66,7 +66,7 @@ fn the_machine_file_is_evaluated_as_the_owner_of_the_state() {
 }
 
 #[test]
-fn what_root_leaves_belongs_to_the_owner_who_goes_on() {
+fn files_that_root_creates_belong_to_the_owner() {
     for site in sites() {
         after_each_command(&site, |_| {});
         assert!(site.run(&["drain", MACHINE]).status.success());

@@ -71,7 +71,7 @@ fn owner(path: &Path) -> u32 {
 }
 
 #[test]
-fn what_is_installed_in_the_state_belongs_to_its_owner() {
+fn installed_files_in_the_state_belong_to_its_owner() {
     let system = System::new();
     let output = system.run("install");
     assert!(output.status.success(), "{}", text(&output));
@@ -105,7 +105,7 @@ fn nothing_is_changed_outside_while_names_are_swapped() {
 }
 
 #[test]
-fn a_link_in_the_state_leads_nowhere() {
+fn a_link_in_the_state_is_not_followed() {
     let system = System::new();
     fs::create_dir(system.path("outside/empty")).unwrap();
     let before = system.outside();
@@ -121,7 +121,7 @@ fn a_link_in_the_state_leads_nowhere() {
 
 /// Which keys the machine file names is to be known, and it may be the owner's.
 #[test]
-fn the_machine_file_is_evaluated_as_those_who_can_write_it() {
+fn the_machine_file_is_evaluated_as_its_writer() {
     let system = System::new();
     let told = system.path("told");
     fs::create_dir(&told).unwrap();

@@ -72,7 +72,7 @@ fn nothing_is_changed_outside_while_names_are_swapped() {
 }
 
 #[test]
-fn hard_links_and_links_in_the_place_of_files_change_nothing_of_root() {
+fn links_instead_of_files_change_no_file_of_root() {
     const NAMES: [&str; 7] =
         ["0", "0.json", "health.json", "health.lock", "probe.lock", "drained.json", "drained.lock"];
     for kind in ["hard", "symbolic"] {
@@ -100,7 +100,7 @@ fn hard_links_and_links_in_the_place_of_files_change_nothing_of_root() {
 }
 
 #[test]
-fn nobody_waits_for_a_pipe_or_minds_a_directory() {
+fn pipes_and_directories_instead_of_files_do_no_harm() {
     let site = Site::new();
     site.give_machine_file();
     site.as_owner(|site| {
@@ -168,7 +168,7 @@ fn a_value_that_the_owner_has_put_into_the_cache_is_not_evaluated_as_root() {
 
 /// Records of any contents, with what a terminal obeys in each text.
 #[test]
-fn what_is_recorded_is_shown_and_nothing_else() {
+fn only_records_are_shown() {
     const OBEYED: &str = "\u{1b}[2J\u{9b}2J\u{202e}x\r";
     let site = Site::new();
     let status = serde_json::json!({ "host_name": OBEYED, "kernel": OBEYED, "architecture": OBEYED, "load1": 1e308,

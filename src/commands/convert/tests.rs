@@ -61,7 +61,7 @@ fn with_warnings(document: &Document) -> String {
 }
 
 #[test]
-fn what_golden_files_become() {
+fn golden_files_become_the_expected_lua() {
     for (lua, document) in converted() {
         let expected = fs::read_to_string(&lua).unwrap_or_else(|error| panic!("{lua:?}: {error}"));
         assert_eq!(with_warnings(&document), expected, "{lua:?}");
@@ -212,7 +212,7 @@ fn run_on(name: &str, text: Option<&[u8]>) -> (ExitStatus, String, String) {
 }
 
 #[test]
-fn files_that_cannot_be_read() {
+fn unreadable_files_are_refused_with_the_reason() {
     let (status, out, messages) = run_on("machines", None);
     assert_eq!((status, out.as_str()), (ExitStatus::Failure, ""));
     assert_eq!(messages, "offload: error: cannot read 'machines': No such file or directory (os error 2)\n");
@@ -227,7 +227,7 @@ fn files_that_cannot_be_read() {
 }
 
 #[test]
-fn errors_and_results_go_their_ways() {
+fn errors_leave_no_result_and_warnings_do() {
     let (status, out, messages) = run_on("machines", Some(b"b1 x86_64-linux - many\nb2 - - 1 fast\n"));
     assert_eq!((status, out.as_str()), (ExitStatus::MachineFile, ""));
     assert_eq!(
@@ -275,7 +275,7 @@ fn count(text: &str) -> usize {
 /// One or two of several equal machines differ in a field, which has another value or is missing. Each machine in Lua has
 /// the fields that it had before, and no field of the others.
 #[test]
-fn what_one_machine_has_the_others_do_not_get() {
+fn a_machine_keeps_its_fields_and_gets_none_of_the_others() {
     let text = |text: &str| Value::Text(text.to_owned());
     let list = |items: &[&str]| Value::List(items.iter().map(|&item| item.to_owned()).collect());
     let fields: [(&str, Value, Value); 6] = [
@@ -376,13 +376,13 @@ proptest! {
     }
 
     #[test]
-    fn nothing_gets_out_of_a_comment(text in hostile()) {
+    fn no_text_ends_its_comment_early(text in hostile()) {
         let two = lua(&format!("return 1 -- {}\n + 1", plain(&text)), |value| value.as_integer());
         prop_assert_eq!(two, Some(2));
     }
 
     #[test]
-    fn whatever_the_texts_the_machines_are_what_they_are(
+    fn machines_survive_conversion_with_any_text(
         texts in prop::collection::vec(hostile(), 5),
         number in 1usize..6,
     ) {
@@ -422,7 +422,7 @@ proptest! {
 
 /// A named pipe is opened without waiting for a writer.
 #[test]
-fn a_pipe_that_nobody_writes_to() {
+fn a_pipe_without_a_writer_is_refused_without_waiting() {
     let directory = tempfile::tempdir().unwrap();
     let pipe = directory.path().join("machines");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());

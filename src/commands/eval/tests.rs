@@ -33,7 +33,7 @@ return {
 "#;
 
 #[test]
-fn a_pool_as_a_table() {
+fn a_pool_is_printed_as_a_table() {
     let (status, output, messages) = eval(POOL, false);
     assert_eq!(status, ExitStatus::Success);
     let expected = "\
@@ -61,7 +61,7 @@ limits            5 s to evaluate, 0.5 s to decide, 64 MiB
 }
 
 #[test]
-fn a_pool_as_json() {
+fn a_pool_is_printed_as_json() {
     let (status, output, messages) = eval(POOL, true);
     assert_eq!((status, messages.as_str()), (ExitStatus::Success, ""));
     let object: serde_json::Value = serde_json::from_str(&output).unwrap();
@@ -108,7 +108,7 @@ fn has(actual: &serde_json::Value, expected: &serde_json::Value) -> bool {
 }
 
 #[test]
-fn a_broken_file() {
+fn errors_of_the_file_are_printed_in_both_forms() {
     let text = "return {\n  build_machine { name = 'a', speeed = 2, user = 'u', systems = { 'x86_64-linux' }, host_key = '$KEY' }\n}";
     let (status, output, messages) = eval(text, false);
     assert_eq!((status, output.as_str()), (ExitStatus::MachineFile, ""));
@@ -131,7 +131,7 @@ fn a_broken_file() {
 }
 
 #[test]
-fn no_machines() {
+fn an_empty_pool_is_valid_and_a_missing_file_is_not() {
     let (status, output, messages) = eval("return {}", false);
     assert_eq!((status, messages.as_str()), (ExitStatus::Success, ""));
     assert!(output.starts_with("machines.lua: no build machines\n\naccepts "), "{output}");
@@ -168,7 +168,7 @@ machines.lua: warning: no build machine is enabled for x86_64-linux, the head's 
 
 /// Entries with the same name share slots, in any spelling of the name.
 #[test]
-fn one_machine_under_several_names() {
+fn entries_for_one_machine_must_agree() {
     let pool = |first: &str, second: &str| {
         eval(
             &format!(

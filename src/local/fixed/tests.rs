@@ -30,7 +30,7 @@ fn check(nar: &[u8], recursive: bool, algorithm: HashAlgorithm, hash: Vec<u8>) -
 }
 
 #[test]
-fn each_algorithm_and_method() {
+fn each_algorithm_and_method_is_checked() {
     let contents = vec![b'x'; 300_000];
     for algorithm in HashAlgorithm::ALL {
         let (plain, executable) = (nar(false, &contents), nar(true, &contents));

@@ -32,7 +32,7 @@ const KEYS: [(HostKeyKind, &str, &str); 5] = [
 ];
 
 #[test]
-fn keys_of_every_type() {
+fn keys_of_every_type_are_read() {
     for (kind, text, fingerprint) in KEYS {
         let key = HostKey::parse(text).unwrap();
         assert_eq!(key.kind, kind);
@@ -67,7 +67,7 @@ fn bytes_after_the_key_are_refused() {
 }
 
 #[test]
-fn what_is_no_host_key() {
+fn each_invalid_text_has_its_message() {
     let ed25519 = KEYS[0].1;
     let base64 = ed25519.split(' ').nth(1).unwrap();
     let cases = [
@@ -103,7 +103,7 @@ fn what_is_no_host_key() {
 
 /// What people paste, and the keys that the hint then says to write, by their number in `KEYS`.
 #[test]
-fn what_is_pasted_is_known_and_its_key_repeated() {
+fn pasted_texts_are_recognized_and_their_key_is_repeated() {
     let [ed25519, p256, .., rsa] = KEYS.map(|(_, text, _)| text.split(" root@").next().unwrap());
     let encoded = ed25519.split(' ').nth(1).unwrap();
     for (text, error, keys) in [

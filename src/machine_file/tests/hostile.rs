@@ -97,7 +97,7 @@ fn site(program: &str, decision: bool, limit: Duration) -> Site {
 }
 
 #[test]
-fn during_a_decision() {
+fn a_decision_survives_hostile_code() {
     for (title, program, message) in PROGRAMS {
         let site = site(program, true, limit(message));
         let pool = site.load().unwrap_or_else(|report| panic!("{title}: {report}"));
@@ -131,7 +131,7 @@ fn during_a_decision() {
 }
 
 #[test]
-fn during_the_evaluation() {
+fn an_evaluation_survives_hostile_code() {
     for (title, program, message) in PROGRAMS {
         let site = site(program, false, limit(message));
         let limits = Limits { evaluate: limit(message), ..Limits::default() };
@@ -155,7 +155,7 @@ fn during_the_evaluation() {
 
 /// All the calls of a decision share one deadline.
 #[test]
-fn the_time_is_that_of_the_decision() {
+fn all_calls_of_a_decision_share_its_time() {
     let site = Site::new(
         "local function busy() local e = os.time() + 1 while os.time() < e do end return true end\n\
          return { build_machine { name = 'a', $REST, speed = 3 }, accepts = busy, limits = { decide = 2.5 } }",
@@ -197,7 +197,7 @@ const OUTPUT: &str = r##"
 /// The output of user code goes to standard error, and its input is empty. It runs in a process of its own, whose
 /// descriptors can be checked.
 #[test]
-fn printing_and_reading() {
+fn user_code_prints_to_standard_error_and_reads_nothing() {
     if std::env::var_os("OFFLOAD_TEST_OUTPUT").is_some() {
         let site = site(OUTPUT, true, limit(""));
         let pool = site.load().unwrap();
@@ -209,7 +209,7 @@ fn printing_and_reading() {
     let mut input = tempfile::tempfile().unwrap();
     std::io::Write::write_all(&mut input, b"input\n").unwrap();
     std::io::Seek::rewind(&mut input).unwrap();
-    let test = "machine_file::tests::hostile::printing_and_reading";
+    let test = "machine_file::tests::hostile::user_code_prints_to_standard_error_and_reads_nothing";
     let output = Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env("OFFLOAD_TEST_OUTPUT", "1")
@@ -256,7 +256,7 @@ fn running(group: i32) -> usize {
 
 /// Opening a named pipe blocks until a writer opens it.
 #[test]
-fn a_pipe_in_its_place() {
+fn a_pipe_instead_of_the_file_is_refused() {
     let site = Site::new("return {}");
     std::fs::remove_file(site.path()).unwrap();
     assert!(Command::new("mkfifo").arg(site.path()).status().unwrap().success());

@@ -136,7 +136,7 @@ fn a_writer_repeats_the_nar_of_a_reader() {
 }
 
 #[test]
-fn golden_nars_cut_anywhere() {
+fn nars_cut_anywhere_are_refused() {
     for (name, bytes) in golden::files("nar/*.nar") {
         for end in 0..bytes.len() {
             match read(&mut &bytes[..end], &mut Nothing) {
@@ -173,7 +173,7 @@ fn there_is_one_nar_for_a_tree() {
 }
 
 #[test]
-fn the_nar_of_a_text() {
+fn a_text_has_its_known_nar() {
     let bytes = Tree::File(false, b"hello\n".to_vec()).nar();
     assert_eq!(bytes.len(), 120);
     assert_eq!(
@@ -183,7 +183,7 @@ fn the_nar_of_a_text() {
 }
 
 #[test]
-fn the_name_of_a_deduplicated_file() {
+fn a_deduplicated_file_has_its_known_name() {
     let bytes = Tree::File(false, vec![b'a'; 8192]).nar();
     assert_eq!(
         crate::store::base32::encode(&Sha256::digest(&bytes)),
@@ -279,7 +279,7 @@ fn entries_are_sorted_and_unique() {
 }
 
 #[test]
-fn targets_of_links() {
+fn targets_of_links_are_checked() {
     let bytes = |target: &str| nar(&format!("( type symlink target {target} )"));
     assert!(problem(&bytes("''")).1.contains("empty"));
     assert!(problem(&bytes("a\0b")).1.contains("NUL"));
@@ -361,7 +361,7 @@ fn paths_are_bounded_and_nothing_else_bounds_depth() {
 }
 
 #[test]
-fn the_visitor_need_not_read() {
+fn a_visitor_may_leave_contents_unread() {
     let whole = Tree::Directory(BTreeMap::from([
         (b"a".to_vec(), Tree::File(false, vec![1; 300_001])),
         (b"b".to_vec(), Tree::File(false, vec![2; 3])),
@@ -467,7 +467,7 @@ fn the_writer_refuses_disorder() {
 }
 
 #[test]
-fn paths() {
+fn a_nar_path_shows_any_bytes() {
     let mut path = NarPath::root();
     assert_eq!((path.name(), path.depth(), path.to_string().as_str()), (None, 0, "/"));
     path.push(b"a").unwrap();
@@ -494,7 +494,7 @@ fn trees() -> impl Strategy<Value = Tree> {
 
 proptest! {
     #[test]
-    fn round_trip(whole in trees()) {
+    fn a_written_nar_is_read_back(whole in trees()) {
         let bytes = whole.nar();
         prop_assert_eq!(tree(&bytes), whole.clone());
         let mut reader = HashingReader::new(&bytes[..]);
@@ -505,7 +505,7 @@ proptest! {
     }
 
     #[test]
-    fn never_panics(bytes in vec(any::<u8>(), 0..200)) {
+    fn no_bytes_make_the_reader_panic(bytes in vec(any::<u8>(), 0..200)) {
         let magic = words(&["nix-archive-1", "(", "type", "directory"]);
         let _ = read(&mut &[magic, bytes].concat()[..], &mut Nothing);
     }

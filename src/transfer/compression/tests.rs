@@ -17,7 +17,7 @@ fn time(rate: f64, data: Data, is_compressed: bool) -> f64 {
 }
 
 #[test]
-fn over_a_table_of_lines_and_data() {
+fn the_choice_is_as_in_the_table_of_links_and_data() {
     for (megabytes, text, programs, noise) in [
         (0.1, true, true, true),
         (2.5, true, true, true), // 20 Mbit/s
