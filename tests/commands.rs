@@ -181,7 +181,7 @@ fn manual() -> String {
     fs::read_to_string("doc/manual/commands.md").unwrap()
 }
 
-/// Every field of these objects stands in the manual.
+/// Every field of these objects is in the manual.
 fn in_the_manual(objects: &[&serde_json::Value]) {
     for name in objects.iter().flat_map(|object| object.as_object().unwrap().keys()) {
         assert!(manual().contains(&format!("`{name}`")), "the manual does not know the field `{name}`");

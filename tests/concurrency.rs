@@ -92,7 +92,7 @@ fn builds_succeed_beside_endless_garbage_collection() {
                 let mut client = head.direct();
                 for drv in steps {
                     client.build(&[drv]).unwrap_or_else(|error| panic!("{}: {error}", drv.name()));
-                    // What a client has built stays for as long as it is connected, all that it refers to included.
+                    // An item that a client has built, with its references, stays while the client is connected.
                     let output = client.make(drv).output().to_string();
                     let item = head.path_info(&output).unwrap_or_else(|| panic!("{output} is not valid"));
                     assert!(head.path(&output).join("data").exists(), "{output} is not there");
@@ -209,7 +209,7 @@ fn builds_succeed_beside_other_work_of_the_head() {
     assert!(here.len() > 1 && there.len() > 2, "here: {here:?}, there: {there:?}");
     assert_eq!(here.len() + there.len(), drvs.len() + 2);
 
-    // Locked from before the build until some time after it has been done over there: its registration waits.
+    // Locked from before the build until some time after its end on the machine: its registration waits.
     let connection = database(&head);
     let last = Drv::new("last").script("echo last >$out");
     let mut client = head.direct();

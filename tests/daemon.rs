@@ -111,7 +111,7 @@ fn every_operation_on_one_connection() {
         client.build_paths(&BTreeSet::from([foo.clone()])).unwrap();
         let drv = parse("/gnu/store/00000000000000000000000000000000-absent.drv");
         assert_daemon_says(client.build_paths(&BTreeSet::from([drv])), "absent.drv");
-        // What can only be substituted, where there are no substitutes: success that means nothing.
+        // An item that can only be substituted, without substitutes: the daemon reports success all the same.
         client.build_paths(&BTreeSet::from([absent.clone()])).unwrap();
         assert!(!client.is_valid_path(&absent).unwrap());
         assert_in_step(&mut client);

@@ -1,6 +1,6 @@
-//! What is built from other people's code: each dependency has its reason, no feature that nobody asked for, a licence
-//! that goes with ours, one version, and comes from crates.io. `cargo deny check` looks at the same and at advisories
-//! besides; the lists of licences and of exceptions are those of its `deny.toml`.
+//! Code of other people: each dependency has its reason, only named features, a compatible licence and one version, and
+//! comes from crates.io. `cargo deny check` checks the same, and advisories too. The lists of licences and of exceptions
+//! are those of its `deny.toml`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -14,7 +14,7 @@ fn read(file: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
 }
 
-/// What cargo says of all packages that are built here, `Cargo.lock` being as it must be.
+/// Returns cargo's metadata of all packages. `Cargo.lock` must be up to date.
 fn metadata() -> Value {
     let platform = format!("{}-unknown-linux-gnu", env::consts::ARCH.replace("riscv64", "riscv64gc"));
     let output = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()))

@@ -1,5 +1,4 @@
-//! The hook run by hand in the place of the daemon, on real derivations: what it answers, its exit status, its
-//! descriptors.
+//! The hook, run by the test instead of the daemon on real derivations: its replies, its exit status, its descriptors.
 
 mod lab;
 
@@ -54,12 +53,12 @@ struct Arguments {
 
 const ARGUMENTS: Arguments = Arguments { max_silent_time: 60, print_build_trace: "false", build_timeout: 3600 };
 
-/// A hook that has been asked to build something.
+/// A hook with a request.
 struct Hook {
     child: Child,
     requests: ChildStdin,
     replies: BufReader<std::process::ChildStdout>,
-    /// What it writes to standard error, one string for each write.
+    /// Its writes to standard error, a string for each.
     messages: JoinHandle<Vec<String>>,
 }
 
@@ -287,7 +286,7 @@ fn many_hooks_never_exceed_the_slots() {
     let drvs: [Drv; HOOKS] =
         std::array::from_fn(|number| Drv::new(&format!("racer-{number}")).script("sleep 0.3; echo $name >$out"));
     let goals = instantiate(&head, drvs);
-    // A machine that takes long to answer all of them at once is no trouble.
+    // A machine that takes long to answer all of them at once does no harm.
     let entry = |machine: &Host, slots: i32| machine.entry().set("parallel_builds", slots).set("connect_timeout", 60);
     head.write_machines(&[entry(&machines[0], 2), entry(&machines[1], 1)]);
     ["b1", "b2"].iter().for_each(|name| head.mark_healthy(name));

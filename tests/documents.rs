@@ -38,7 +38,7 @@ fn helps() -> Vec<(PathBuf, String)> {
     helps.into_iter().map(|(file, output)| (file, text(&output.stdout))).collect()
 }
 
-/// After a change that is meant, `cargo test --test documents -- --ignored` writes the files anew.
+/// After an intended change, `cargo test --test documents -- --ignored` writes the files.
 #[test]
 #[ignore = "writes files that belong to the source"]
 fn write_the_golden_files() {
@@ -111,7 +111,7 @@ fn completions_work_in_each_shell() {
     assert!(said.starts_with("explain\t"), "{said}");
 }
 
-/// What the build script says about the version, in a directory of its own.
+/// The version from the build script, in a separate directory.
 #[test]
 fn the_version_has_the_commit_where_there_is_one() {
     let directory = tempfile::tempdir().unwrap();

@@ -90,8 +90,8 @@ fn a_build_that_no_machine_matches_stays_on_the_head() {
     assert!(result.log.contains("it lacks the feature quantum"), "{}", result.log);
 }
 
-/// The store of the better machine is on a file system that has no room for what the build needs. Three ways lead
-/// there: an item that is added, a signed bundle, and a bundle over a long link, which a program on the other side
+/// The store of the better machine is on a file system that has no room for what the build needs. The input
+/// comes as a single item, in a signed bundle, or in a bundle over a link with latency, which a program on the machine
 /// imports.
 #[test]
 fn a_full_disk_during_an_import_moves_the_build() {

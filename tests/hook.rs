@@ -130,7 +130,7 @@ fn invalid_requests_and_arguments_end_with_status_1() {
     assert!(text(&output.stderr).contains("MAX-SILENT-TIME: expected a number of seconds, found 'soon'"));
 }
 
-/// A directory with a link `guix` to the program, and one with a script in the place of the real `guix`.
+/// A directory with a link `guix` to the program, and one with a script instead of the real `guix`.
 fn front_end(head: &Head) -> (std::path::PathBuf, std::path::PathBuf) {
     let (link, real) = (head.path().join("link"), head.path().join("real"));
     fs::create_dir(&link).unwrap();
@@ -171,7 +171,7 @@ fn the_wrapper_never_runs_itself() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("which is offload itself"), "{}", text(&output.stderr));
 
-    // A wrapper that leads back here.
+    // A wrapper that runs this program again.
     fs::write(real.join("guix"), format!("#!/bin/sh\nexec {} \"$@\"\n", guix.display())).unwrap();
     let output =
         run(head.command(&guix).env("PATH", std::env::join_paths([&real, Path::new("/bin")]).unwrap()).arg("gc"), "");

@@ -133,7 +133,7 @@ fn page() -> String {
     fs::read_to_string("doc/manual/installation.md").unwrap()
 }
 
-/// What the page shows is what is printed; `…` stands for anything, on a line of its own for any lines.
+/// The page shows the output; `…` means any text, and on a line of its own any lines.
 #[test]
 fn the_page_on_installation_shows_what_is_done() {
     let system = system(AS_USER);
@@ -285,7 +285,7 @@ fn an_impossible_installation_changes_nothing() {
 fn a_daemon_offloads_with_what_was_installed() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
-    // What the drop-in sets, as it is compared below.
+    // The settings of the drop-in, which are compared below.
     let hook = Hook::Program("/usr/local/lib/offload/guix".to_owned());
     let head = lab.head().unprivileged().hook(hook).env("OFFLOAD_GUIX", "/usr/bin/guix").start();
     head.write_machines(&[b1.entry()]);
@@ -315,7 +315,7 @@ fn a_daemon_offloads_with_what_was_installed() {
     head.build(&[&Drv::new("offloaded").input(&input)]).succeeded();
     assert_eq!(b1.built(), ["offloaded"]);
 
-    // The way to the real guix is tried as the daemon's user.
+    // The wrapper's path to the real guix is tried as the daemon's user.
     head.run("chmod", &["700", "/usr/local/lib/offload"]);
     let said = head.run("/root/offload", &["install"]);
     assert!(said.contains("`/usr/local/lib/offload/guix --version` as guix-daemon: "), "{said}");

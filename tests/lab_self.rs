@@ -157,7 +157,7 @@ fn hosts_freeze_and_lose_power() {
     b1.build(&[&Drv::new("quick")]).succeeded();
 }
 
-/// What sshd says first, if it says anything within `limit`.
+/// Returns the first line of sshd, if it sends one within `limit`.
 fn banner(host: &Host, limit: Duration) -> Option<String> {
     let stream = TcpStream::connect(host.ssh_address()).unwrap();
     stream.set_read_timeout(Some(limit)).unwrap();
@@ -210,7 +210,7 @@ fn the_program_is_in_a_head() {
     let lab = Lab::new();
     let head = lab.head().start();
     for name in ["offload", "guix"] {
-        // What it says is for other tests; here it must be found and its libraries be there.
+        // Here the program and its libraries must be found. Other tests check its output.
         let status = head.command(&format!("/opt/offload/{name}")).arg("--version").status().unwrap();
         assert!(status.code().is_some_and(|code| code < 126), "{name}: {status}");
     }

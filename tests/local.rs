@@ -206,7 +206,7 @@ fn the_garbage_collector_spares_the_staging_area() {
         collector.collect_garbage(Garbage::Delete, &BTreeSet::new(), None).unwrap();
         assert!(daemon.path(output.as_str()).exists());
 
-        // What a killed hook leaves is garbage when its daemon is gone.
+        // The files of a killed hook are garbage when its daemon has ended.
         fs::create_dir(daemon.path(format!("{output}.chroot"))).unwrap();
         drop(client);
         let gone = |collector: &mut Client<UnixStream>| {

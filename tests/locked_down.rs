@@ -1,5 +1,5 @@
-//! An account on a build machine that may do nothing but reach the daemon's socket: what works with which settings of
-//! sshd, and what is said where too much is forbidden. `doc/manual/security.md` has the settings and the table.
+//! An account on a build machine that may only connect to the daemon's socket: which settings of sshd permit this, and the
+//! messages where they forbid too much. `doc/manual/security.md` has the settings and the table.
 //!
 //! `cargo test --test locked_down -- --nocapture` shows how long a build takes each way.
 
@@ -12,7 +12,7 @@ use std::os::unix::net::UnixListener;
 
 use lab::{Drv, Host, Lab, Release};
 
-/// The way to the daemon's socket.
+/// The kind of connection to the daemon's socket.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
     Direct,
@@ -23,15 +23,15 @@ enum Way {
 const SOCKET_ALONE: &str = "PermitOpen [/var/guix/daemon-socket/socket]:*";
 const NO_COMMAND: &str = "ForceCommand false";
 
-/// Settings for the account, and what follows from them: the way to the socket, whether TCP connections can be made
-/// through the account, and whether the machine tells its load.
+/// Settings for the account, and their effects: the connection to the socket, whether TCP connections are possible through
+/// the account, and whether the load of the machine is known.
 const CASES: [(&[&str], Way, bool, bool); 9] = [
     (&[], Way::Direct, true, true),
     (&[NO_COMMAND], Way::Direct, true, false),
     (&[NO_COMMAND, SOCKET_ALONE], Way::Direct, false, false),
     (&[NO_COMMAND, "PermitOpen [/var/guix/other]:*"], Way::None, false, false),
     (&["AllowStreamLocalForwarding no"], Way::Relay, true, true),
-    // Whoever forbids all TCP connections forbids sockets with them.
+    // A server that forbids all TCP connections forbids sockets too.
     (&["AllowTcpForwarding no"], Way::Relay, false, true),
     (&["PermitOpen none"], Way::Relay, false, true),
     (&["DisableForwarding yes"], Way::Relay, false, true),
@@ -120,12 +120,12 @@ fn each_setting_permits_what_the_table_says() {
     let machine = lab.build_machine("b1").account("offload").start();
     let head = lab.head().start();
     head.write_machines(&[machine.entry()]);
-    for (lines, expected, tcp, tells) in CASES {
+    for (lines, expected, tcp, is_load_known) in CASES {
         configure(&machine, lines);
         head.forget_health();
         let report = Report::of(&head);
         assert_eq!(report.way(), expected, "{lines:?}\n{}", report.0);
-        assert_eq!(report.outcome("load").is_some(), tells, "{lines:?}\n{}", report.0);
+        assert_eq!(report.outcome("load").is_some(), is_load_known, "{lines:?}\n{}", report.0);
         assert_eq!(passes_tcp(&head, &machine), tcp, "{lines:?}");
         match expected {
             Way::None => {

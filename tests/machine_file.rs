@@ -22,7 +22,7 @@ fn a_score_can_use_the_load() {
            return machine.name == 'b2' and 1 / (1 + status.load) or 0
          end",
     );
-    // Both are asked how they are; b1 would win if the load stayed unknown.
+    // Both are probed; b1 would win if the load stayed unknown.
     head.run("/opt/offload/offload", &["explain", "--system", lab::SYSTEM, "--probe"]);
     for name in ["first", "second", "third"] {
         head.build(&[&Drv::new(name)]).succeeded();

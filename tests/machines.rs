@@ -139,7 +139,7 @@ fn new_keys(machine: &Host) -> usize {
     machine.sshd_log().matches("SSH2_MSG_NEWKEYS received").count()
 }
 
-/// The name does not resolve: nothing but the proxy command leads there.
+/// The name does not resolve: only the proxy command makes the connection.
 #[test]
 fn a_proxy_command_makes_the_connection() {
     let lab = Lab::new();

@@ -50,7 +50,7 @@ impl Answer {
     }
 }
 
-/// Puts derivations into the store, and has the daemon build them in one request.
+/// Puts derivations into the store, and builds them in one request to the daemon.
 fn build(client: &mut Direct<'_>, drvs: &[Drv]) -> Answer {
     let paths: Vec<StorePath> = drvs.iter().map(|drv| client.make(drv).path).collect();
     build_paths(client, &paths, drvs.len())
@@ -119,7 +119,7 @@ fn three_hundred_builds_of_one_request_are_offloaded() {
     }
 }
 
-/// The daemon may build as well, and must not be told to.
+/// The daemon may build too, but no reply must make it build.
 #[test]
 fn a_daemon_that_may_build_leaves_postponed_builds() {
     let lab = Lab::new();
@@ -215,7 +215,7 @@ fn install_hook(head: &Host, name: &str, script: &str) {
     fs::set_permissions(head.path(name), Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Nothing of what the daemon has open can be seen.
+/// The hook cannot see the daemon's descriptors.
 #[test]
 fn uncounted_descriptors_limit_the_builds() {
     let lab = Lab::new();

@@ -1,5 +1,5 @@
-//! What the client of a build is told: where it is built, how far transfers have come, how to look at a failure; and
-//! nothing twice.
+//! The messages to the client of a build: the machine, the progress of transfers, the commands to inspect a failure. None
+//! appears twice.
 
 mod lab;
 
@@ -84,7 +84,7 @@ fn many_requests_make_few_lines() {
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().max_jobs(4).start();
     head.write_machines(&[b1.entry()]);
-    // What all builds need is there before: nobody waits for others to send it.
+    // The common inputs are sent first, so that no build waits for another one to send them.
     head.build(&[&Drv::new("first")]).succeeded();
     let foreign: Vec<Drv> =
         (0..8).map(|i| Drv::new(&format!("foreign{i}")).features(&["quantum"]).script("echo >$out")).collect();
@@ -95,7 +95,7 @@ fn many_requests_make_few_lines() {
     // A line for the client, and one for the log of each build that is offloaded.
     let own: Vec<Drv> = (0..4).map(|i| Drv::new(&format!("own{i}")).script("echo >$out")).collect();
     let result = head.build(&own.iter().collect::<Vec<_>>()).succeeded();
-    // What takes long is told besides, on a machine with much else to do.
+    // A busy machine also causes lines about long waits.
     let is_transfer = |line: &&str| line.starts_with("offload: sent ") || line.starts_with("offload: retrieved ");
     let count = lines(&result.log).iter().filter(|line| !is_transfer(line)).count();
     assert_eq!((b1.built().len(), count), (5, 8), "{}", result.log);

@@ -128,7 +128,7 @@ fn large_and_many_files_arrive_unchanged() {
         "mkdir $out; cd $out; i=0; while test $i -lt 200; do mkdir $i; j=0; while test $j -lt 100; do echo $i $j >$i/$j; \
          j=$((j+1)); done; i=$((i+1)); done",
     );
-    // What came back goes out again, as the input of another build on another machine.
+    // The output becomes the input of another build on another machine.
     let user = Drv::new("user").input(&large).input(&many).script("wc -c <$large >$out; ls -R $many | wc -l >>$out");
     let result = head.build(&[&large, &many, &user]).succeeded();
     for output in result.outputs() {

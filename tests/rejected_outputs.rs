@@ -154,7 +154,7 @@ fn a_rejected_output_is_built_once_and_fails_the_build() {
     }
 }
 
-/// What a builder prints is never taken for the daemon's word, and arrives as it was printed.
+/// The output of a builder is never read as a message of the daemon, and arrives unchanged.
 #[test]
 fn a_builder_cannot_imitate_the_daemons_messages() {
     for release in RELEASES {

@@ -61,7 +61,7 @@ fn quick(name: &str) -> Drv {
     Drv::new(name).script("echo $name >$out")
 }
 
-/// Preferred to machines with the default speed, whatever load they tell.
+/// Returns the entry with a speed that is preferred at any load.
 fn fast(entry: Entry) -> Entry {
     entry.set("speed", 1000)
 }
@@ -72,7 +72,7 @@ fn contacts_allowed(start: Instant) -> usize {
     1 + (start.elapsed().as_secs() / BACK_OFF_MIN.as_secs()) as usize
 }
 
-/// A build that goes on until [`finish`] is called for its host.
+/// Returns a build that ends when [`finish`] is called for its host.
 fn endless(name: &str) -> Drv {
     Drv::new(name).script("echo on; until test -e /var/lab/finish; do sleep 0.1; done; echo >$out")
 }
@@ -90,7 +90,7 @@ fn a_machine_that_does_not_respond_costs_one_short_wait() {
     let head = lab.head().start();
     let names = ["first", "second", "third", "fourth"];
     let drvs = instantiate(&head, &names.map(quick));
-    // Whoever waited for its answer would take twice as long as the test has.
+    // A wait for its answer would take twice as long as the test has.
     let silent_entry = || silent.entry().via(&proxy).set("connect_timeout", 2 * LONG.as_secs() as i32);
     head.write_machines(&[fast(silent_entry()), b2.entry()]);
 
@@ -232,7 +232,7 @@ fn slots_are_given_out_in_order() {
     let slow = "until test -e /var/lab/finish; do echo; sleep 0.5; done; echo >$out";
     let drvs = instantiate(&head, &names.map(|name| Drv::new(name).script(slow)));
     head.write_machines(&[b1.entry()]);
-    // Those that wait are silent for longer than this, but for what the hook says.
+    // Waiting builds are silent for longer than this, except for the lines of the hook.
     const SILENT: Duration = Duration::from_secs(7);
     let options = Options { max_silent_time: Some(SILENT), ..offloaded() };
     // Each comes when the one before has its place.

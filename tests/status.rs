@@ -1,4 +1,4 @@
-//! `offload status`: what it shows of machines that are well, at work, drained and gone, in every form.
+//! `offload status` shows machines that are healthy, busy, drained or unreachable, in every form.
 
 mod lab;
 
@@ -17,7 +17,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Every field stands in the manual.
+/// Every field is in the manual.
 fn in_the_manual(names: impl IntoIterator<Item = String>) {
     let manual = fs::read_to_string("doc/manual/commands.md").unwrap();
     for name in names {
@@ -47,8 +47,12 @@ fn status_shows_machines_that_build_are_drained_or_cannot_be_reached() {
     let gone = lab.build_machine("gone").start();
     gone.stop_sshd();
     let head = lab.head().start();
-    let patient = |host: &Host| host.entry().set("connect_timeout", 60);
-    head.write_machines(&[patient(&b1), patient(&b2), gone.entry().set("systems", ["mips64el-linux"])]);
+    let with_long_timeout = |host: &Host| host.entry().set("connect_timeout", 60);
+    head.write_machines(&[
+        with_long_timeout(&b1),
+        with_long_timeout(&b2),
+        gone.entry().set("systems", ["mips64el-linux"]),
+    ]);
     head.run("/opt/offload/offload", &["drain", "b2", "--for", "2h"]);
     let drv = Drv::new("long").script("while ! test -e /var/lab/go; do busybox sleep 0.1; done; echo >$out");
     let build = head.client().start(&[&drv]);

@@ -47,7 +47,7 @@ fn an_input_of_ten_builds_is_sent_once() {
     machine.verify_store();
 }
 
-/// Uploads and downloads each last a second at least, and no two of a kind may go on at once. The first upload lasts
+/// Uploads and downloads each last a second at least, and no two of a kind may overlap. The first upload lasts
 /// until others wait for it.
 #[test]
 fn transfers_are_limited_in_each_direction() {
@@ -136,20 +136,20 @@ fn refused_logins_cost_one_connection_for_each_back_off() {
     panic!("sshd never banned the head: {}", closed.sshd_log());
 }
 
-/// A garbage collector keeps the daemon from taking anything while it runs. That is no reason to leave the machine, nor
-/// for the head's daemon to end a hook that is silent for too long.
+/// While the garbage collector runs, the daemon accepts nothing. The build stays on the machine, and the head's daemon does not
+/// end the hook for its silence.
 #[test]
 fn a_running_garbage_collector_does_not_move_the_build() {
     let Pool { machine, link, head, .. } = pool(
         |host| host,
         |entry| {
-            // A connection that is kept protects what was sent over it, and what is deleted here is not to be protected.
+            // A persistent connection would protect the sent items, which the garbage collector must delete here.
             entry.set("stall_timeout", 3).set("keep_connection", false)
         },
     );
     head.build(&[&Drv::new("before")]).succeeded();
     let connections = link.connections();
-    // The one that asked how the machine is has built, too.
+    // The connection of the probe has built, too.
     assert_eq!(connections, 1);
     let lock = lock_store(&machine);
     let mut build = head.client().max_silent_time(10).start(&[&Drv::new("during")]);
@@ -159,8 +159,8 @@ fn a_running_garbage_collector_does_not_move_the_build() {
     build.wait().succeeded();
     assert_eq!(link.connections(), connections + 1);
 
-    // The same while a program over there imports what comes over a long link.
-    // It is not all there by the time the lock is taken.
+    // The same while a program on the machine imports a bundle over a link with latency. The bundle is incomplete when the
+    // lock is taken.
     let input = Drv::new("input").script("head -c 48000000 /dev/urandom >$out");
     head.build(&[&input]).succeeded();
     machine.run("sh", &["-c", "guix gc --delete $(ls -d /gnu/store/*-input)"]);
@@ -225,7 +225,7 @@ fn a_slow_second_greeting_is_accepted() {
     assert_eq!(machine.built(), ["long"]);
 }
 
-/// Stopped, not ended: its socket takes connections, and sshd beside it is well.
+/// The daemon is stopped, not ended: its socket accepts connections, and sshd works.
 #[test]
 fn a_stopped_daemon_moves_the_build() {
     let lab = Lab::new();
@@ -236,7 +236,7 @@ fn a_stopped_daemon_moves_the_build() {
         good.entry(),
     ]);
 
-    // During a build. Nothing is said about limits, so only the daemon's silence can tell.
+    // During a build without limits, only the daemon's silence shows it.
     let drv = Drv::new("stopped").script("echo here we are; sleep 5; echo done >$out");
     head.mark_healthy("b1");
     let mut build = head.client().max_silent_time(0).timeout(0).start(&[&drv]);

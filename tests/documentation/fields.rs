@@ -1,6 +1,6 @@
 //! What the documentation says of fields is written from their declarations: the classes in `lua/offload.lua`, and the
-//! tables in `doc/manual/machine-file.md`. `OFFLOAD_WRITE_FIELDS=1 cargo test --test documentation fields` writes them
-//! anew; without the variable the tests fail where a file differs.
+//! tables in `doc/manual/machine-file.md`. `OFFLOAD_WRITE_FIELDS=1 cargo test --test documentation fields` writes them;
+//! without the variable the tests fail where a file differs.
 
 use crate::page::{manual, quoted, top};
 use offload::machine_file::{

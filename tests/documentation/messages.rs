@@ -1,7 +1,7 @@
 //! Every message that the code can print has its entry in `troubleshooting.md`.
 //!
 //! The messages are those of the errors (`#[error("…")]`) in the source, the warnings of the log, and the texts that
-//! say why a machine is passed over and what happens to a build. Where the source puts a value in, the page has `…`.
+//! give the reason why a machine is skipped, or the progress of a build. The page has `…` for each value.
 
 use crate::page::{Page, manual, top};
 use crate::reference::sources;
@@ -50,7 +50,7 @@ fn shown(format: &str) -> String {
 const HAND_FORMATTED: [&str; 4] =
     ["src/scheduler/choice.rs", "src/scheduler/matching.rs", "src/events.rs", "src/remote/connection.rs"];
 
-/// The messages of one source file, without those that are nothing but another's.
+/// The messages of one source file, except those without a text of their own.
 fn messages(file: &str, text: &str) -> Vec<String> {
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
     let mut starts = vec!["#[error(", "warn!(", "error!("];
@@ -76,7 +76,7 @@ fn every_message_has_its_entry() {
     for (file, text) in sources(&top().join("src")) {
         for message in messages(&file, &text) {
             count += 1;
-            // A hint stands on a line of its own, and is the entry's text.
+            // A hint is on a line of its own, and its content is the text of the entry.
             let first = message.split("\n  hint: ").next().unwrap();
             if !page.contains(first) {
                 missing.push(format!("{file}: {first}"));

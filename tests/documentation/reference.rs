@@ -72,7 +72,7 @@ fn every_variable_of_the_environment_has_its_row() {
             && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
     };
     let code = sources(&top().join("src"));
-    // What a usual build does not have is not for users.
+    // A usual build does not have this file.
     let code = code.iter().filter(|(file, _)| !file.contains("/tests") && !file.ends_with("failpoints.rs"));
     let mut read: BTreeSet<String> = code.flat_map(|(_, text)| literals(text, is_variable)).collect();
     // From build.rs, and read by the compiler.

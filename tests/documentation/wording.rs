@@ -33,8 +33,8 @@ const ROOTS: [Root; 4] = [
     Root { kind: "comments", texts: comment_texts },
 ];
 
-/// The folders and files of `src/` whose comments are not read yet.
-const WAITING: [&str; 2] = ["src/remote/", "src/ssh/"];
+/// The folders and files whose comments are not read yet.
+const WAITING: [&str; 5] = ["src/remote/", "src/ssh/", "tests/crash/", "tests/persist/", "tests/ssh/"];
 
 /// The lines that a paragraph may have.
 const PARAGRAPH: usize = 5;
@@ -156,11 +156,11 @@ fn manual_page_texts() -> Vec<Text> {
     pages.map(|page| (page.path.display().to_string(), plain(String::from_utf8(page.contents).unwrap()))).collect()
 }
 
-/// The comments of the library, without the code in them.
+/// The comments of the library and of its tests, without the code in them.
 fn comment_texts() -> Vec<Text> {
     let is_read = |name: &str| !WAITING.iter().any(|waiting| name.starts_with(waiting));
-    let files = sources(&top().join("src")).into_iter().filter(|(name, _)| is_read(name));
-    files.map(|(name, source)| (name, prose(&comments(&source)))).collect()
+    let files = ["src", "tests"].into_iter().flat_map(|directory| sources(&top().join(directory)));
+    files.filter(|(name, _)| is_read(name)).map(|(name, source)| (name, prose(&comments(&source)))).collect()
 }
 
 /// The comments of a source file, on their lines.

@@ -1,5 +1,5 @@
-//! One build from end to end with a daemon that plays a part: which limits the machine's daemon is told, what its answers mean
-//! to the client, and what is recorded of the machine.
+//! One build from end to end with a scripted daemon: the limits that the machine's daemon gets, the meaning of its answers for
+//! the client, and the records of the machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,10 +12,10 @@ use offload::store::path::{StoreDir, StorePath};
 use super::Stage;
 use super::cases::Scene;
 use super::lab::{Direct, Drv, SSH_PORT};
-use super::peer::{At, ERROR, Play, Told};
+use super::peer::{At, ERROR, Play, ReceivedOptions};
 use super::{archive::ints, archive::word};
 
-/// What is recorded of the machine afterwards.
+/// The record of the machine afterwards.
 #[derive(Clone, Copy, Debug)]
 enum Recorded {
     /// How it is doing, as it said.
@@ -186,6 +186,6 @@ fn the_machine_gets_the_limits_of_the_client() {
         // says otherwise.
         let substitutes = u64::from(use_substitutes != Some(false));
         let numbers = vec![0, 0, 0, 0, 0, 0, 0, 1, substitutes];
-        assert_eq!(stage.peer.told(), Some(Told { numbers, settings }), "{limits:?}");
+        assert_eq!(stage.peer.received_options(), Some(ReceivedOptions { numbers, settings }), "{limits:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Derivations for tests, which need nothing but a static busybox.
+//! Derivations for tests, which need only a static busybox.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::SYSTEM;
 use super::entry::quote;
 
-/// What each build script begins with: failures end it, and start and end go to the file that `record.rs` reads.
+/// The first lines of each build script: a failure ends it, and start and end go to the file that `record.rs` reads.
 const PREAMBLE: &str = "set -e
 note() { read up rest </proc/uptime; echo \"$1 $$ $up $name\" >>/var/lab/builds; }
 note start; trap 'note end' EXIT

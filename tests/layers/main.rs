@@ -1,6 +1,6 @@
 //! The arrows between the folders of the library go one way. This test reads the `use crate::` lines and the paths
 //! `crate::…` in the code, and fails when a folder uses one that it must not know, or the list of arrows has one too
-//! many. Inside a folder no file uses one that uses it (`circles.rs`). Every folder stands on the map of the crate's
+//! many. Inside a folder no file uses one that uses it (`circles.rs`). Every folder is on the map of the crate's
 //! documentation. `unsafe` code is where a library in C is bound, and nowhere else.
 
 mod circles;

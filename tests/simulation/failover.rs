@@ -25,7 +25,7 @@ type Answer = fn(usize) -> Result<(), Failure>;
 #[derive(Clone)]
 struct Scene {
     conduct: Vec<Conduct>,
-    /// Whether all slots are taken for good.
+    /// Whether all slots are taken permanently.
     is_full: bool,
     answer: Answer,
     /// Whether a fault of the machine is recorded, so that its back-off begins.
@@ -57,7 +57,7 @@ struct Seen {
     /// The error of the build.
     error: Option<Failure>,
     time: Duration,
-    /// What the lines said of how long it has waited, in seconds.
+    /// The waiting times in the progress lines, in seconds.
     waited: Vec<u64>,
 }
 

@@ -25,11 +25,11 @@ pub enum End {
     BuiltByHead,
     /// Accepted, and not built.
     Failed,
-    /// Never accepted, as often as it was asked about.
+    /// Never accepted, at any request.
     Postponed,
 }
 
-/// What is noted about each request.
+/// The record of a request.
 #[derive(Clone, Debug)]
 pub struct Note {
     pub end: End,
@@ -37,7 +37,7 @@ pub struct Note {
     pub longest_reply: Duration,
     /// From the first question to the end.
     pub time: Duration,
-    /// When it got its place in line, and its slot.
+    /// When it joined the queue, and when it got its slot.
     pub waited: Option<(Duration, Duration)>,
     /// How many machines let it down.
     pub tried: usize,

@@ -1,8 +1,8 @@
 //! Thousands of machines and requests on a simulated network: the scheduler's own code, with clocks and I/O that are
 //! played.
 //!
-//! What must hold is checked after each play, against what the simulated machines have seen. At the end, mistakes are
-//! planted one by one, and each must be noticed.
+//! After each run, the rules are checked against the records of the simulated machines. At the end, mistakes are planted one
+//! by one, and each must be detected.
 
 mod failover;
 mod hook;
@@ -133,7 +133,7 @@ fn check_always(outcome: &Outcome, jumps: usize) -> Result<(), String> {
 }
 
 /// A host that does not answer is contacted once in each back-off: 10 s at first, twice as long each time, 300 s at
-/// most. Where it did answer before, builds that were on their way may come too. Each jump of the clock may cost one
+/// most. If it answered before, builds that were sent to it already may contact it too. Each jump of the clock may cost one
 /// contact more.
 fn contacts_too_often(host: &Host, jumps: usize) -> Option<String> {
     let never_answered = host.conduct.iter().all(|(_, conduct)| !matches!(conduct, Conduct::Answers(_)));
