@@ -79,8 +79,8 @@ fn derivations_of_all_kinds_can_be_built() {
         .file("tree", "/tmp/tree")
         .env("greeting", "hi \"there\"\\n")
         .script("cat $headers $tree/file >$out; echo \"$greeting\" >>$out");
-    let fixed = Drv::new("fixed").fixed("sha256", &sha256_of(b"fixed\n"), false).script("echo fixed >$out");
-    let wrong = Drv::new("wrong").fixed("sha256", &sha256_of(b"right\n"), false).script("echo wrong >$out");
+    let fixed = Drv::new("fixed").fixed_file("sha256", &sha256_of(b"fixed\n")).script("echo fixed >$out");
+    let wrong = Drv::new("wrong").fixed_file("sha256", &sha256_of(b"right\n")).script("echo wrong >$out");
 
     let result = host.build(&[&user, &fixed]).succeeded();
     let user = String::from_utf8(host.read(result.output("user"))).unwrap();

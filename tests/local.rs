@@ -248,7 +248,7 @@ fn the_daemon_registers_what_a_hook_leaves() {
         let (mut client, mut direct) = (connect(&head), builder.direct());
         let bundle = Head::new(&builder);
         let hash = base16::encode(&Sha256::digest(b"fixed\n"));
-        let one = Drv::new("fixed").fixed("sha256", &hash, false).script("echo fixed > $out");
+        let one = Drv::new("fixed").fixed_file("sha256", &hash).script("echo fixed > $out");
         for made in [direct.make(&pair()), direct.make(&one)] {
             let Made { path: drv, derivation } = made;
             let busybox = derivation.input_sources.first().unwrap().clone();

@@ -68,7 +68,7 @@ fn fixed_outputs_are_checked_for_their_hash() {
     let (_lab, b1, head) = pool();
     // SHA-256 of "fixed\n", and of the nar of a directory that holds it.
     let flat = Drv::new("flat")
-        .fixed("sha256", "a4a1ed5a0cd4a7cb6ee1ab0e7d0c3ab0d4a3ad5e7a2bd8b4d7b3b0c0c5b4c3a1", false)
+        .fixed_file("sha256", "a4a1ed5a0cd4a7cb6ee1ab0e7d0c3ab0d4a3ad5e7a2bd8b4d7b3b0c0c5b4c3a1")
         .script("echo fixed >$out");
     let result = head.build(&[&flat]);
     // A wrong hash is the builder's failure, and says what was found.
@@ -76,7 +76,7 @@ fn fixed_outputs_are_checked_for_their_hash() {
     assert!(head.path_info(result.output("flat")).is_none());
 
     let hex = sha256_hex(b"fixed\n");
-    let right = Drv::new("right").fixed("sha256", &hex, false).script("echo fixed >$out");
+    let right = Drv::new("right").fixed_file("sha256", &hex).script("echo fixed >$out");
     let user = Drv::new("user").input(&right).script("cat $right >$out");
     let result = head.build(&[&user, &right]).succeeded();
     for name in ["right", "user"] {

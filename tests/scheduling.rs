@@ -169,7 +169,7 @@ fn a_build_that_a_daemon_refuses_does_not_count_against_the_machine() {
     let head = lab.head().start();
     head.write_machines(&[fast(b1.entry()), b2.entry()]);
     // A fixed output with another hash: the builder ran, and no other machine would build anything else.
-    let wrong = Drv::new("wrong").fixed("sha256", &"0".repeat(64), false).script("echo wrong >$out");
+    let wrong = Drv::new("wrong").fixed_file("sha256", &"0".repeat(64)).script("echo wrong >$out");
     head.mark_healthy("b1");
     let result = head.build(&[&wrong]);
     assert_eq!(result.status, Some(1), "{}", result.error);

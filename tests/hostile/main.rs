@@ -230,13 +230,13 @@ fn no_file_of_a_hostile_machine_enters_the_store() {
     let mut failures = Vec::new();
     for (number, case) in CASES.iter().flat_map(|(_, cases)| *cases).enumerate() {
         let drv = Drv::new(&format!("case-{number}"));
-        let drv = if case.but == But::Fixed { drv.fixed("sha256", hello, false) } else { drv };
+        let drv = if case.but == But::Fixed { drv.fixed_file("sha256", hello) } else { drv };
         let scene = scene(&mut direct, &drv);
         failures.extend(stage.try_case(&mut direct, &scene, case, memory).err());
     }
     assert!(failures.is_empty(), "{} cases:\n\n{}", failures.len(), failures.join("\n\n"));
     // The next build succeeds.
-    let fixed = scene(&mut direct, &Drv::new("fixed").fixed("sha256", hello, false));
+    let fixed = scene(&mut direct, &Drv::new("fixed").fixed_file("sha256", hello));
     let item = Item { references: vec![], ..fixed.item() }.signed(&fixed.trusted);
     let (result, said) = stage.build(&mut direct, &fixed, But::Nothing, Play::exports(&item));
     result.unwrap_or_else(|error| panic!("{error}\n{said}"));

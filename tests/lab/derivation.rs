@@ -93,9 +93,14 @@ impl Drv {
         self.env("requiredSystemFeatures", &features.join(" "))
     }
 
-    /// A fixed output: a file, or with `recursive` anything, whose hash is `hex` in base 16.
-    pub fn fixed(self, algorithm: &str, hex: &str, recursive: bool) -> Drv {
-        self.change(|it| it.hash = Some((algorithm.to_owned(), hex.to_owned(), recursive)))
+    /// A fixed output that is a plain file with the hash `hex`, in base 16.
+    pub fn fixed_file(self, algorithm: &str, hex: &str) -> Drv {
+        self.change(|it| it.hash = Some((algorithm.to_owned(), hex.to_owned(), false)))
+    }
+
+    /// A fixed output of any form, whose nar has the hash `hex`, in base 16.
+    pub fn fixed_tree(self, algorithm: &str, hex: &str) -> Drv {
+        self.change(|it| it.hash = Some((algorithm.to_owned(), hex.to_owned(), true)))
     }
 
     /// Puts it behind what it needs, each once.

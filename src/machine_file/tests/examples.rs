@@ -32,10 +32,17 @@ fn named(name: &str) -> LuaRequest {
     LuaRequest { name: name.into(), ..request() }
 }
 
-/// Returns a request for a derivation, with a fixed output or without.
-fn with_derivation(features: &[&str], fixed: bool) -> LuaRequest {
-    let hash = if fixed { "ab".repeat(32) } else { String::new() };
-    let method = if fixed { "sha256" } else { "" };
+/// Returns a request for a derivation with a usual output.
+fn requiring(features: &[&str]) -> LuaRequest {
+    with_derivation(features, "", "")
+}
+
+/// Returns a request for a derivation with a fixed output.
+fn for_fixed_output() -> LuaRequest {
+    with_derivation(&[], "sha256", &"ab".repeat(32))
+}
+
+fn with_derivation(features: &[&str], method: &str, hash: &str) -> LuaRequest {
     let text = format!(
         "Derive([(\"out\",\"/gnu/store/9jd3ddi4i7ymp3l9vs7vhfx7xl9wvhxz-o\",\"{method}\",\"{hash}\")],[],[],\
          \"x86_64-linux\",\"/bin/sh\",[],[])"
@@ -91,12 +98,12 @@ fn shared_defaults_lua_inherits_fields() {
 #[test]
 fn features_lua_accepts_by_feature() {
     let pool = example("features.lua");
-    let large = pool.callbacks(with_derivation(&["big-parallel"], false));
+    let large = pool.callbacks(requiring(&["big-parallel"]));
     assert_eq!((large.accepts(FIRST), large.accepts(SECOND)), (Acceptance::Yes, Acceptance::Yes));
-    let small = pool.callbacks(with_derivation(&[], false));
+    let small = pool.callbacks(requiring(&[]));
     assert_eq!(small.accepts(FIRST), Acceptance::No("only builds that require big-parallel".into()));
     assert_eq!(small.accepts(SECOND), Acceptance::Yes);
-    let source = pool.callbacks(with_derivation(&[], true));
+    let source = pool.callbacks(for_fixed_output());
     assert_eq!(source.accepts(SECOND), Acceptance::No("a fixed output: the head fetches it".into()));
     for decision in [large, small, source] {
         assert_eq!(decision.take_warnings(), []);

@@ -80,11 +80,20 @@ fn limit(message: &str) -> Duration {
     if is_ended { Duration::from_millis(500) } else { Duration::from_secs(20) }
 }
 
-fn site(program: &str, decision: bool, limit: Duration) -> Site {
+/// The moment at which a machine file runs hostile code.
+#[derive(Clone, Copy)]
+enum Moment {
+    Evaluation,
+    Decision,
+}
+
+fn site(program: &str, moment: Moment, limit: Duration) -> Site {
     let body = format!("local FIFO = (...) and FIFO_NAME\n{program}\n");
-    let site = match decision {
-        false => Site::new(&format!("FIFO_NAME = $FIFO\nlocal function run(...)\n{body}end\nrun(1)\nreturn {{}}")),
-        true => Site::new(&format!(
+    let site = match moment {
+        Moment::Evaluation => {
+            Site::new(&format!("FIFO_NAME = $FIFO\nlocal function run(...)\n{body}end\nrun(1)\nreturn {{}}"))
+        }
+        Moment::Decision => Site::new(&format!(
             "FIFO_NAME = $FIFO\nlocal function run(...)\n{body}end\nreturn {{ limits = {{ decide = {} }}, build_machine {{ name = \
              'a', $REST, speed = 3 }}, score = function() run(1) return 5 end }}",
             limit.as_secs_f64()
@@ -99,7 +108,7 @@ fn site(program: &str, decision: bool, limit: Duration) -> Site {
 #[test]
 fn a_decision_survives_hostile_code() {
     for (title, program, message) in PROGRAMS {
-        let site = site(program, true, limit(message));
+        let site = site(program, Moment::Decision, limit(message));
         let pool = site.load().unwrap_or_else(|report| panic!("{title}: {report}"));
         let start = Instant::now();
         let decision = pool.callbacks(request());
@@ -133,7 +142,7 @@ fn a_decision_survives_hostile_code() {
 #[test]
 fn an_evaluation_survives_hostile_code() {
     for (title, program, message) in PROGRAMS {
-        let site = site(program, false, limit(message));
+        let site = site(program, Moment::Evaluation, limit(message));
         let limits = Limits { evaluate: limit(message), ..Limits::default() };
         let start = Instant::now();
         let result = load(&site.path(), &LoadContext { limits, ..LoadContext::default() });
@@ -199,7 +208,7 @@ const OUTPUT: &str = r##"
 #[test]
 fn user_code_prints_to_standard_error_and_reads_nothing() {
     if std::env::var_os("OFFLOAD_TEST_OUTPUT").is_some() {
-        let site = site(OUTPUT, true, limit(""));
+        let site = site(OUTPUT, Moment::Decision, limit(""));
         let pool = site.load().unwrap();
         let decision = pool.callbacks(request());
         assert_eq!(decision.score(Candidate::Machine(0), &LuaStatus::default()), Score::Value(5.0));
@@ -226,7 +235,8 @@ fn user_code_prints_to_standard_error_and_reads_nothing() {
 /// On cancellation a program is killed with its children.
 #[test]
 fn children_do_not_outlive_the_wait() {
-    let site = site("os.execute('echo $$ > ' .. FIFO .. '; sleep 30 & wait')", true, Duration::from_secs(3));
+    let site =
+        site("os.execute('echo $$ > ' .. FIFO .. '; sleep 30 & wait')", Moment::Decision, Duration::from_secs(3));
     let pool = site.load().unwrap();
     let decision = pool.callbacks(request());
     decision.score(Candidate::Machine(0), &LuaStatus::default());
