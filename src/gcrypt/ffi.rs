@@ -114,7 +114,7 @@ impl Handle {
         Handle::from_result(sexp)
     }
 
-    /// Parses secret text. libgcrypt stores the values of text in secure memory in secure memory.
+    /// Parses secret text. If the text is in secure memory, libgcrypt stores its values there too.
     pub fn secret(text: &[u8]) -> Result<Handle, String> {
         initialize()?;
         let copy = SecureCopy::new(text)?;

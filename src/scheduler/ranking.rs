@@ -6,7 +6,7 @@
 
 use std::cmp::Ordering;
 
-/// The part of the best built-in score that counts as nearly as good.
+/// Two built-in scores are similar if the lower one is at least this part of the higher one.
 pub const SIMILAR_SCORE_RATIO: f64 = 0.8;
 
 /// Returns the index of the machine to try first. `scores` has the best first. Of the machines whose score is at least

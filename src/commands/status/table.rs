@@ -185,7 +185,7 @@ fn notes(snapshot: &MachineSnapshot, now: u64, terminal: Terminal) -> Vec<String
     if let Some(error) = &snapshot.slots_error {
         add(format!("{name}: its slots cannot be counted: {error}"));
     } else if snapshot.taken.is_none() {
-        add(format!("{name}: only the user that guix-daemon runs as can count its slots"));
+        add(format!("{name}: only guix-daemon's user can count its slots"));
     }
     notes
 }

@@ -164,10 +164,7 @@ pub fn no_signing_key(directories: &Directories) -> Vec<Remedy> {
 }
 
 pub fn be_the_daemon() -> Remedy {
-    Remedy::advice(
-        RemedyPlace::Head,
-        "run this command as the user that guix-daemon runs as, who must be able to read it",
-    )
+    Remedy::advice(RemedyPlace::Head, "run this command as guix-daemon's user, who must be able to read it")
 }
 
 pub fn allow_forwarding() -> Remedy {
