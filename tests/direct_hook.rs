@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use lab::{Drv, Entry, Host, LONG, Lab, SSH_PORT, SYSTEM, max_concurrency, wait_until};
 use offload::machine::Machine;
-use offload::scheduler::decision::{QUEUE_PER_SLOT, QUEUE_WAIT};
+use offload::scheduler::decision::{FULL_QUEUE_HOLD, QUEUE_PER_SLOT};
 use offload::state::{Queue, SlotHolder, Slots, StateDirectory, health};
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -331,8 +331,8 @@ fn a_full_pool_delays_one_request_and_not_all() {
         writeln!(hook.requests, "0 {SYSTEM} {} ", goal.derivation.display()).unwrap();
         assert_eq!(hook.reply(), "# postpone\n");
     }
-    let all_held = QUEUE_WAIT * REQUESTS;
-    assert!(start.elapsed() >= QUEUE_WAIT && start.elapsed() < all_held, "{:?}", start.elapsed());
+    let all_held = FULL_QUEUE_HOLD * REQUESTS;
+    assert!(start.elapsed() >= FULL_QUEUE_HOLD && start.elapsed() < all_held, "{:?}", start.elapsed());
     drop(hook.requests);
     hook.child.wait().unwrap();
 }

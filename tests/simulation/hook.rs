@@ -8,7 +8,7 @@ use offload::error::Failure;
 use offload::events::{Event, Observer};
 use offload::hook::{HookArguments, Request};
 use offload::machine::Machine;
-use offload::scheduler::decision::QUEUE_WAIT;
+use offload::scheduler::decision::FULL_QUEUE_HOLD;
 use offload::scheduler::{self, Choice, Decision, DefaultRules, Environment, Query};
 use offload::state::health::Health;
 
@@ -65,7 +65,7 @@ impl Hook {
         let mut note = Note { end: End::Postponed, longest_reply, time, waited: None, tried: 0 };
         for _ in 0..200 {
             let asked = self.world.elapsed();
-            let decision = scheduler::decide(&question, self.may_build_locally, QUEUE_WAIT, &self.world);
+            let decision = scheduler::decide(&question, self.may_build_locally, FULL_QUEUE_HOLD, &self.world);
             note.longest_reply = note.longest_reply.max(self.world.elapsed() - asked);
             note.end = match decision {
                 Decision::Accept(choice) => self.build(&question, Some(choice), None, &mut note),

@@ -47,7 +47,7 @@ fn fields_of_a_call_are_found_on_their_lines() {
     assert!(items.positional.is_empty());
     assert_eq!(source.call("build_machine", 20).fields["name"], 21);
     assert_eq!(source.call("another_name", 2).fields["port"], 2);
-    assert_eq!(source.call("build_machine", 1000), Items::default());
+    assert_eq!(source.call("build_machine", 1000), ItemLines::default());
 }
 
 #[test]
