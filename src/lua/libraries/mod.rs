@@ -33,5 +33,5 @@ pub(super) fn register_bounded(lua: &Lua, host: &Table, context: &Rc<Context>) -
         context.park_if_cancelled(lua);
         Ok(())
     };
-    host.raw_set("look_up", lua.create_function(park_if_cancelled)?)
+    host.raw_set("park_if_cancelled", lua.create_function(park_if_cancelled)?)
 }

@@ -52,7 +52,7 @@ pub(super) fn check(kind: HostKeyKind, blob: &[u8]) -> Result<(), HostKeyError> 
     let name = field(&mut rest).ok_or(damaged.clone())?;
     if name != kind.name().as_bytes() {
         let holds = String::from_utf8_lossy(name).chars().take(40).collect();
-        return Err(HostKeyError::Mismatch { said: kind, holds });
+        return Err(HostKeyError::Mismatch { stated: kind, holds });
     }
     let fields: Vec<&[u8]> = std::iter::from_fn(|| field(&mut rest)).take(3).collect();
     let point = |curve: &str, coordinate: usize| {

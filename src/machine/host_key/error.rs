@@ -55,8 +55,8 @@ pub enum HostKeyError {
     NoKey(HostKeyKind),
     #[error("the base64 part of the {0} host key is damaged")]
     Base64(HostKeyKind),
-    #[error("the host key says it is {said}, but holds a key of type '{holds}'")]
-    Mismatch { said: HostKeyKind, holds: String },
+    #[error("the host key says it is {stated}, but holds a key of type '{holds}'")]
+    Mismatch { stated: HostKeyKind, holds: String },
     #[error("the {0} host key is cut short or damaged")]
     Damaged(HostKeyKind),
     #[error("the RSA host key has {0} bits; at least {MIN_RSA_BITS} are needed")]
