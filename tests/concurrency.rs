@@ -37,7 +37,7 @@ impl Drop for Over<'_> {
     }
 }
 
-fn calm(machine: &Host) -> Entry {
+fn entry_at_any_load(machine: &Host) -> Entry {
     machine.entry().set("overload_threshold", false)
 }
 
@@ -66,7 +66,7 @@ fn builds_succeed_beside_endless_garbage_collection() {
     let lab = Lab::new();
     let machines = ["b1", "b2"].map(|name| lab.build_machine(name).start());
     let head = lab.head().start();
-    head.write_machines(&machines.each_ref().map(calm));
+    head.write_machines(&machines.each_ref().map(entry_at_any_load));
     let chains: Vec<Vec<Drv>> = (0..CHAINS)
         .map(|chain| {
             let mut steps: Vec<Drv> = Vec::new();
@@ -150,7 +150,7 @@ fn builds_succeed_beside_other_work_of_the_head() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").max_jobs(2).start();
     let head = lab.head().max_jobs(2).start();
-    head.write_machine_file(&format!("return {{ {}, when_busy = 'local' }}", calm(&b1).lua()));
+    head.write_machine_file(&format!("return {{ {}, when_busy = 'local' }}", entry_at_any_load(&b1).lua()));
 
     // Two clients ask for the same at the same moment.
     let both = Barrier::new(2);

@@ -122,7 +122,7 @@ fn a_full_disk_during_an_import_moves_the_build() {
         let line = log.lines().find(|line| line.contains("could not be built on 'link': sending inputs: "));
         assert!(line.is_some_and(|line| line.contains("No space left on device")), "{name}: {log}");
         assert_eq!(other.built().last().map(String::as_str), Some(name));
-        assert_eq!(log.contains("the program over there"), delay > 0, "{name}: {log}");
+        assert_eq!(log.contains("the program on the machine"), delay > 0, "{name}: {log}");
         if name == "of-added" {
             // guix-daemon itself leaves what it was adding, not valid, to its garbage collector.
             assert!(small.strays().iter().all(|stray| stray.contains("-large")), "{:?}", small.strays());

@@ -131,7 +131,7 @@ fn invalid_requests_and_arguments_end_with_status_1() {
 }
 
 /// A directory with a link `guix` to the program, and one with a script instead of the real `guix`.
-fn front_end(head: &Head) -> (std::path::PathBuf, std::path::PathBuf) {
+fn wrapper_and_real_guix(head: &Head) -> (std::path::PathBuf, std::path::PathBuf) {
     let (link, real) = (head.path().join("link"), head.path().join("real"));
     fs::create_dir(&link).unwrap();
     fs::create_dir(&real).unwrap();
@@ -144,7 +144,7 @@ fn front_end(head: &Head) -> (std::path::PathBuf, std::path::PathBuf) {
 #[test]
 fn under_the_name_guix_only_offload_is_handled() {
     let head = Head::new();
-    let (link, real) = front_end(&head);
+    let (link, real) = wrapper_and_real_guix(&head);
     let path = std::env::join_paths([&link, &real, Path::new("/bin")]).unwrap();
     let guix = link.join("guix");
 
@@ -164,7 +164,7 @@ fn under_the_name_guix_only_offload_is_handled() {
 #[test]
 fn the_wrapper_never_runs_itself() {
     let head = Head::new();
-    let (link, real) = front_end(&head);
+    let (link, real) = wrapper_and_real_guix(&head);
     let guix = link.join("guix");
 
     let output = run(head.command(&guix).env("OFFLOAD_GUIX", &guix).arg("gc"), "");

@@ -23,8 +23,8 @@ fn scripts(prefix: &str, count: usize, script: &str) -> Vec<Drv> {
     (0..count).map(|number| Drv::new(&format!("{prefix}-{number}")).script(script)).collect()
 }
 
-/// Machine file entries for a machine that has something to do when the test begins.
-fn calm(machine: &Host) -> Entry {
+/// Returns an entry that ignores the load: the machine is busy when the test begins.
+fn entry_at_any_load(machine: &Host) -> Entry {
     machine.entry().set("overload_threshold", false)
 }
 
@@ -93,7 +93,7 @@ fn a_thousand_builds_that_one_needs_are_offloaded() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
-    head.write_machines(&[calm(&b1)]);
+    head.write_machines(&[entry_at_any_load(&b1)]);
     let mut client = head.direct();
     build_as_inputs(&mut client, "needs-200", &instant("first", 200)).succeeded();
     build_as_inputs(&mut client, "needs-1000", &instant("then", 1000)).succeeded();
@@ -112,7 +112,7 @@ fn three_hundred_builds_of_one_request_are_offloaded() {
         let lab = Lab::new();
         let b1 = lab.build_machine("b1").start();
         let head = lab.head().release(release).start();
-        head.write_machines(&[calm(&b1)]);
+        head.write_machines(&[entry_at_any_load(&b1)]);
         let mut client = head.direct();
         build(&mut client, &instant("asked-for", 300)).succeeded();
         assert_eq!((b1.built().len(), head.built().len()), (300, 0), "{release:?}");
@@ -125,7 +125,7 @@ fn a_daemon_that_may_build_leaves_postponed_builds() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().max_jobs(1).start();
-    head.write_machines(&[calm(&b1)]);
+    head.write_machines(&[entry_at_any_load(&b1)]);
     let mut client = head.direct();
     with_local_builds(&mut client, 1);
     build(&mut client, &instant("asked-for", 300)).succeeded();
@@ -137,7 +137,7 @@ fn clients_of_a_daemon_with_few_descriptors_do_not_disturb_each_other() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().descriptor_limit(512).start();
-    head.write_machines(&[calm(&b1)]);
+    head.write_machines(&[entry_at_any_load(&b1)]);
     thread::scope(|scope| {
         for name in ["one", "two", "three"] {
             let head = &head;
@@ -153,7 +153,7 @@ fn waiting_hooks_leave_the_daemon_descriptors() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").max_jobs(60).start();
     let head = lab.head().start();
-    head.write_machines(&[calm(&b1)]);
+    head.write_machines(&[entry_at_any_load(&b1)]);
     let drvs = scripts("long", 320, "until test -e /var/lab/finish; do sleep 1; done; echo >$out");
     let mut building = head.client().start(&drvs.iter().collect::<Vec<_>>());
     // The daemon says so when it has asked about all of them.
@@ -174,7 +174,7 @@ fn builds_beyond_the_descriptors_of_the_daemon_are_refused_with_the_reason() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().descriptor_limit(128).start();
-    head.write_machines(&[calm(&b1)]);
+    head.write_machines(&[entry_at_any_load(&b1)]);
     let drvs = instant("asked-for", 110);
     let (message, log) = build(&mut head.direct(), &drvs).refused();
     assert!(message.contains("unable to start any build"), "{message}");
@@ -202,7 +202,7 @@ fn the_daemon_is_found_behind_another_program() {
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().descriptor_limit(128).hook(Hook::Program("/opt/between".to_owned())).start();
     install_hook(&head, "/opt/between", "/opt/offload/offload \"$@\"; exit $?");
-    head.write_machines(&[calm(&b1)]);
+    head.write_machines(&[entry_at_any_load(&b1)]);
     build_as_inputs(&mut head.direct(), "needs-them", &instant("between", 60)).succeeded();
     assert_eq!((b1.built().len(), head.built().len()), (61, 0));
 }
@@ -226,7 +226,7 @@ fn uncounted_descriptors_limit_the_builds() {
         "/opt/blind",
         "exec unshare --mount sh -c 'mount -t tmpfs none /proc && exec /opt/offload/offload \"$@\"' sh \"$@\"",
     );
-    head.write_machines(&[calm(&b1)]);
+    head.write_machines(&[entry_at_any_load(&b1)]);
     let drvs = instant("unseen", 40);
     let (_, log) = build(&mut head.direct(), &drvs).refused();
     assert!(log.contains("cannot be counted"), "{log}");
@@ -243,7 +243,7 @@ fn many_slots_are_used() {
         let lab = Lab::new();
         let b1 = lab.build_machine("b1").max_jobs(slots).start();
         let head = lab.head().start();
-        head.write_machines(&[calm(&b1)]);
+        head.write_machines(&[entry_at_any_load(&b1)]);
         let drvs = scripts("short", count, "sleep 2; echo >$out");
         build_as_inputs(&mut head.direct(), "needs-short", &drvs).succeeded();
         assert_eq!((b1.built().len(), head.built().len()), (count + 1, 0));

@@ -5,6 +5,7 @@
 
 use crate::page::{Page, manual, top};
 use crate::reference::sources;
+use regex_lite::Regex;
 
 /// The string literal at the start of `text`, unescaped as far as messages need it.
 fn literal(text: &str) -> Option<String> {
@@ -88,13 +89,17 @@ fn every_message_has_its_entry() {
     assert!(missing.is_empty(), "doc/manual/troubleshooting.md has no entry for:\n{list}");
 }
 
-/// Returns the string literals of a source, with `…` for each value. Comments and tests at its end are left out.
-fn literals(text: &str) -> Vec<String> {
+/// Returns the string literals of a source with their lines, from 1, and with `…` for each value. Comments, raw strings and
+/// tests at its end are left out.
+pub fn literals(text: &str) -> Vec<(usize, String)> {
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-    let is_code = |line: &&str| !line.trim_start().starts_with("//");
-    let code: String = text.split_inclusive('\n').filter(is_code).collect();
-    let all = code.match_indices('"').filter_map(|(start, _)| literal(&code[start..]));
-    all.map(|format| shown(&format)).collect()
+    let without_comment = |line| if str::trim_start(line).starts_with("//") { "" } else { line };
+    let code = text.lines().map(without_comment).collect::<Vec<_>>().join("\n");
+    // A quote that is a character, and raw strings, begin no literal.
+    let token = Regex::new(r##"'\\?"'|\br"[^"]*"|\br#"(?s:.*?)"#|"(?s:[^"\\]|\\.)*""##).unwrap();
+    let line = |start: usize| code[..start].matches('\n').count() + 1;
+    let all = token.find_iter(&code).filter_map(|found| Some((line(found.start()), literal(found.as_str())?)));
+    all.map(|(line, format)| (line, shown(&format))).collect()
 }
 
 /// Returns the entries of a page that are not, as a whole, in one of the messages. A page may leave out the end of a
@@ -108,7 +113,13 @@ fn entries_without_message(page: &Page, messages: &[String]) -> Vec<String> {
 #[test]
 fn an_entry_with_one_other_word_is_found() {
     let page = |entry: &str| Page { name: String::new(), text: format!("| message |\n|---|\n| {entry} |\n") };
-    let messages = literals("// \"gone\"\nlet x = \"cannot '{b}': {c} \\\n   now: {d}\";");
+    let messages: Vec<String> = literals("// \"gone\"\nlet x = \"cannot '{b}': {c} \\\n   now: {d}\";")
+        .into_iter()
+        .map(|(line, message)| {
+            assert_eq!(line, 2);
+            message
+        })
+        .collect();
     for entry in ["cannot '…': … now: …", "cannot '…': … now", "cannot '…'…"] {
         assert_eq!(entries_without_message(&page(entry), &messages), Vec::<String>::new());
     }
@@ -120,7 +131,7 @@ fn an_entry_with_one_other_word_is_found() {
 #[test]
 fn every_entry_is_a_message_of_the_code() {
     let code = sources(&top().join("src")).into_iter().filter(|(file, _)| !file.contains("/tests"));
-    let messages: Vec<String> = code.flat_map(|(_, text)| literals(&text)).collect();
+    let messages: Vec<String> = code.flat_map(|(_, text)| literals(&text)).map(|(_, message)| message).collect();
     let page = manual("troubleshooting.md");
     assert!(page.rows().len() > 200, "only {} entries found", page.rows().len());
     let gone = entries_without_message(&page, &messages);

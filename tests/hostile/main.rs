@@ -10,7 +10,7 @@ mod cases;
 mod glue;
 mod outputs;
 mod peer;
-mod place;
+mod test_store;
 mod truncated;
 
 use std::collections::BTreeMap;

@@ -31,7 +31,7 @@ pub enum At {
     Export,
 }
 
-/// What it does there, in place of its answer. An error ends the connection.
+/// The action there instead of its answer. An error ends the connection.
 pub type Act = Box<dyn Fn(&mut UnixStream) -> io::Result<()> + Send + Sync>;
 
 /// A part.

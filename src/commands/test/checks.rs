@@ -227,7 +227,7 @@ impl Findings<'_> {
 
     fn status(&mut self, status: &MachineStatus) {
         if *status == MachineStatus::default() {
-            let text = "the account may run no command, so load, disk and clock are unknown, and not looked at";
+            let text = "the account may run no command, so load, disk and clock are unknown, and are not checked";
             return self.warning(Step::Status, text, Vec::new());
         }
         match status.clock_skew(now()) {
@@ -269,7 +269,7 @@ impl Findings<'_> {
             }
             (true, true) => {
                 let remedy = Remedy::on_head(format_args!("offload undrain {}", machine.address()));
-                let remedy = remedy.provided("when it is to have builds again");
+                let remedy = remedy.provided("when it may get builds again");
                 self.warning(Step::Slots, format!("{taken}; it is drained: it gets no builds"), vec![remedy]);
             }
             (true, false) => self.ok(Step::Slots, taken),
@@ -289,7 +289,7 @@ fn without_name(error: &Error, machine: &Machine) -> String {
 }
 
 /// The text for a part of the status that the machine does not report.
-const UNKNOWN_STATUS: &str = "unknown: the machine does not tell";
+const UNKNOWN_STATUS: &str = "unknown: the machine does not report it";
 
 /// Returns the time in seconds since 1970.
 fn now() -> f64 {

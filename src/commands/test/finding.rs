@@ -100,7 +100,7 @@ pub struct Remedy {
     pub kind: RemedyKind,
     /// The text of the fix. A command or a field is a line that can be pasted.
     pub text: String,
-    /// The condition that must hold, such as "if the machine is not to build for it".
+    /// The condition that must hold, such as "if guix-daemon does not run".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
 }

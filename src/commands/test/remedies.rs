@@ -192,7 +192,7 @@ pub fn allow_builds() -> Remedy {
 
 pub fn other_system(system: &str) -> Remedy {
     Remedy::advice(RemedyPlace::MachineFile, format_args!("take '{system}' out of 'systems'"))
-        .provided("if the machine is not to build for it, by emulation say")
+        .provided("if the machine should not build for it, for example by emulation")
 }
 
 pub fn set_clock() -> Remedy {

@@ -93,7 +93,7 @@ mod tests {
                 Step::Slots,
                 Outcome::Warning,
                 "0 of 2 taken; it is drained: it gets no builds",
-                vec![Remedy::on_head("offload undrain b2:22").provided("when it is to have builds again")],
+                vec![Remedy::on_head("offload undrain b2:22").provided("when it may get builds again")],
             ),
         ];
         let machines = [
@@ -120,7 +120,7 @@ b1:22 cannot be used
 b2:22 can be used
   ok  import there  it accepts what this machine signs
   ??  build slots   0 of 2 taken; it is drained: it gets no builds
-      when it is to have builds again, on this machine, as root:
+      when it may get builds again, on this machine, as root:
         offload undrain b2:22
 1 of 2 machines in '/etc/guix/machines.lua' can be used
 "
