@@ -45,7 +45,7 @@ const COLUMNS: [Column; 13] = [
     Column { heading: Text("HOST"), rank: 9, cell: |snapshot| snapshot.status.host_name.clone() },
 ];
 
-/// Writes the table to `out`, which is `terminal`. `now` is in seconds since 1970.
+/// Writes the table to `out`, which has the properties of `terminal`. `now` is in seconds since 1970.
 pub fn write(
     path: &Path,
     machines: &[MachineSnapshot],
