@@ -1,9 +1,9 @@
 -- Functions of Lua's standard library that can run for hours inside a single call, where no limit reaches them. Here
--- they are written so that they can be stopped: their loops are in Lua, or in functions of the host that look up, or
--- what would take long is an error. What a call of the remaining functions costs is bounded by memory.
+-- they can be cancelled: their loops are in Lua, or in functions of the host that check for cancellation, or a call
+-- that would take long is an error. The limit of memory bounds the time of the other functions.
 --
 -- Compiled into `offload`, and called once with a table of functions written in Rust, before the prelude. The
--- originals are called where that is known to be quick.
+-- originals are called if they are fast.
 
 local host = ...
 
@@ -14,14 +14,14 @@ local concat, insert, move, remove, sort, unpack =
   table.concat, table.insert, table.move, table.remove, table.sort, table.unpack
 local integer_type, maxinteger, min, tointeger = math.type, math.maxinteger, math.min, math.tointeger
 local date, searchpath = os.date, package.searchpath
-local find, look_up, replace, scan = host.find, host.look_up, host.replace, host.scan
+local find, park_if_cancelled, replace, scan = host.find, host.park_if_cancelled, host.replace, host.scan
 
--- So many elements the originals may handle one by one, whatever metamethods do to each.
+-- The most elements that an original handles, whatever their metamethods do.
 local FEW = 1000
--- Arguments of `string.format`: more than a call can have that is written down.
+-- The most arguments of `string.format`: more than a call in a program can have.
 local MOST_ARGUMENTS = 250
 local LONGEST_DATE, LONGEST_PATH = 1000, 10000
--- Bytes of a program that are compiled before the next look.
+-- Bytes of a program that are compiled between two checks for cancellation.
 local PIECE = 4096
 
 local function bad(number, name, expected, value)
@@ -278,11 +278,11 @@ function table.sort(t, less)
   for index = 1, last do t[index] = result[index] end
 end
 
--- A long program may take the compiler more time than its length squared, so it gets it in pieces.
+-- The time to compile a long program can grow faster than the square of its length, so the compiler gets it in pieces.
 local function in_pieces(program)
   local from = 1
   return function()
-    look_up()
+    park_if_cancelled()
     if from > #program then return nil end
     from = from + PIECE
     return sub(program, from - PIECE, from - 1)
@@ -298,14 +298,14 @@ function _G.load(chunk, name, ...)
     return result, message
   end
   local function piece()
-    look_up()
+    park_if_cancelled()
     return chunk()
   end
   return load(piece, name, ...)
 end
 
 function _G.collectgarbage(...)
-  look_up()
+  park_if_cancelled()
   local result = collectgarbage(...)
   return result
 end

@@ -19,9 +19,9 @@
 ---@field system? string
 ---Port of its SSH server. Default: 22.
 ---@field port? integer
----File name of the SSH private key that opens the account, in OpenSSH format: absolute, or beginning with `~/`, the
----home directory of the user that guix-daemon runs as. The key must have no passphrase, and be accessible to its owner
----alone. Without this field: the first of `~/.ssh/id_ed25519`, `~/.ssh/id_ecdsa` and `~/.ssh/id_rsa` that exists.
+---File name of the SSH private key that opens the account, in OpenSSH format. The name is absolute, or begins with `~/`
+---for the home directory of guix-daemon's user. The key must have no passphrase, and only its owner may have access to
+---it. Without this field: the first of `~/.ssh/id_ed25519`, `~/.ssh/id_ecdsa` and `~/.ssh/id_rsa` that exists.
 ---@field private_key? string
 ---File name of the socket that its guix-daemon listens on. Default: "/var/guix/daemon-socket/socket".
 ---@field daemon_socket? string
@@ -38,7 +38,8 @@
 ---Features that it offers, such as `{ "kvm" }`. A derivation's `requiredSystemFeatures` must all be among them.
 ---Default: {}.
 ---@field features? string[]
----The load of the last minute over cores above which it gets no builds. `false` ignores the load. Default: 0.8.
+---It gets no builds while its load of the last minute, divided by its cores, is higher. `false` ignores the load.
+---Default: 0.8.
 ---@field overload_threshold? number|false
 ---Space that must be free in its store. In bytes. Default: 100 MiB.
 ---@field minimum_disk_space? number

@@ -1,5 +1,5 @@
--- What is said most easily in Lua about the world in which a machine file runs. Compiled into `offload`, and called
--- once with a table of functions written in Rust, before the machine file is evaluated.
+-- The part of a machine file's environment that is easier to write in Lua. Compiled into `offload`, and called once with
+-- a table of functions written in Rust, before the machine file is evaluated.
 
 local host = ...
 

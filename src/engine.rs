@@ -24,7 +24,7 @@ use crate::machine::Machine;
 use crate::machine_file::{DerivationReader, Diagnostic, Extend, LoadContext, Pool, Report, load};
 use crate::permissions::ownership::{self, Control};
 use crate::permissions::{User, files};
-use crate::scheduler::decision::QUEUE_WAIT;
+use crate::scheduler::decision::FULL_QUEUE_HOLD;
 use crate::scheduler::matching::builds_locally;
 use crate::scheduler::{self, Decision, Environment, Explanation, FileRules, Query, Rules};
 use crate::shell::in_quotes;
@@ -137,7 +137,7 @@ pub enum Accepted {
 impl Consideration<'_> {
     /// Decides the reply to the request. If a machine is chosen, the decision holds one of its slots.
     pub fn decide(&self) -> Decision<LiveEnvironment> {
-        self.decide_within(QUEUE_WAIT)
+        self.decide_within(FULL_QUEUE_HOLD)
     }
 
     /// Decides like [`decide`](Self::decide), but waits up to `hold` before it postpones a request because the queue is

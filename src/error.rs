@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_report_of_the_remote_daemon_is_permanent() {
+    fn only_the_report_of_the_machines_daemon_is_permanent() {
         let text = || "x".to_owned();
         let failures = [
             (Failure::Build { derivation: text(), machine: text(), message: text() }, 100),

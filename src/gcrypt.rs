@@ -130,8 +130,8 @@ fn check(signature: &Signature) -> Result<(), String> {
     value?.verify(&data?, &key?)
 }
 
-/// Reads the text of a key file, once `accept` has accepted its owner and mode. It is wiped when dropped, and never
-/// moved until then.
+/// Reads the text of a key file, once `accept` has accepted its owner and mode. The text is wiped when it is
+/// dropped, and does not move until then.
 fn read(path: &Path, accept: impl FnOnce(&Metadata) -> Result<(), Error>) -> Result<Zeroizing<Vec<u8>>, Error> {
     let failed = |cause| Error::Read { path: path.to_owned(), cause };
     let file = File::open(path).map_err(failed)?;

@@ -1,9 +1,9 @@
-//! The benchmark: `guix offload` and `offload` in turns, in the same lab, on the same work.
+//! The benchmark: `guix offload` and `offload` alternately, in the same lab, on the same work.
 //!
 //! Run by `tests/bench [--rounds N] [--quick] [--against PROGRAM] [WORK...]`. Prints Markdown tables on standard
 //! output, and each measurement on standard error. Each work has a lab of its own: build machines, and two heads that
-//! are alike but for their hooks. Builds are asked for by the product's own client of the daemon, so that no client's
-//! start is measured. Before the first round each side builds once, which is not measured.
+//! differ only in their hooks. The product's own client of the daemon requests the builds, so that no client's start
+//! is measured. Before the first round each side builds once, which is not measured.
 
 #[path = "benchmark/compression.rs"]
 mod compression;
@@ -76,7 +76,7 @@ fn compare(names: &[String], rounds: usize, against: Option<&Path>) {
     }
 }
 
-/// Does a work so many times, the sides in turns.
+/// Does a work `rounds` times on each side, alternately.
 fn measure(work: &Work, rounds: usize, against: Option<&Path>) -> Samples {
     let pool = Pool::start(&work.shape, against);
     let mut samples = Samples::default();

@@ -19,7 +19,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn eval_prints_the_pool_or_what_is_wrong() {
+fn eval_prints_the_pool_or_its_errors() {
     let output = offload(&["eval", "examples/head.lua"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("build.example.org"), "{}", text(&output.stdout));
@@ -42,7 +42,7 @@ fn eval_prints_the_pool_or_what_is_wrong() {
 }
 
 #[test]
-fn what_cannot_be_written_is_an_error_of_help_too() {
+fn help_on_a_full_disk_is_an_error() {
     for arguments in [&["--help"][..], &["--version"], &["eval", "--help"]] {
         let full = fs::File::options().write(true).open("/dev/full").unwrap();
         let output = Command::new(env!("CARGO_BIN_EXE_offload")).args(arguments).stdout(full).output().unwrap();
@@ -81,7 +81,7 @@ fn a_missing_machine_file_is_distinguished_from_one_without_the_machine() {
 }
 
 #[test]
-fn all_commands_take_the_machine_file_as_an_option() {
+fn every_command_takes_the_machine_file_as_an_option() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("machines.lua");
     fs::write(&file, "return {}").unwrap();
@@ -218,7 +218,7 @@ fn eval_prints_json() {
 }
 
 #[test]
-fn convert_gives_a_file_that_eval_takes() {
+fn eval_accepts_the_result_of_convert() {
     let output = offload(&["convert", "tests/golden/convert/manual.machines"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let directory = tempfile::tempdir().unwrap();
@@ -269,7 +269,7 @@ fn manual() -> String {
     fs::read_to_string("doc/manual/commands.md").unwrap()
 }
 
-/// Every field of these objects stands in the manual.
+/// Every field of these objects is in the manual.
 fn in_the_manual(objects: &[&serde_json::Value]) {
     for name in objects.iter().flat_map(|object| object.as_object().unwrap().keys()) {
         assert!(manual().contains(&format!("`{name}`")), "the manual does not know the field `{name}`");
@@ -298,7 +298,7 @@ fn every_command_has_its_section_in_the_manual() {
 /// A decline would be a failed build where the daemon may not build itself; what `score` says may be otherwise in a
 /// moment.
 #[test]
-fn a_score_that_says_no_is_no_mismatch() {
+fn a_machine_that_its_score_declines_still_matches() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("machines.lua");
     let minimal = fs::read_to_string("examples/minimal.lua").unwrap();

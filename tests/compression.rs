@@ -6,7 +6,7 @@ use lab::{Direction, Drv, Host, Lab, Proxy};
 
 const MIB: u64 = 1 << 20;
 
-/// Builds what takes a file and gives it back; returns the bytes that passed, there and back.
+/// Builds a copy of a file; returns the bytes that passed in each direction.
 fn pass(head: &Host, link: &Proxy, name: &str, make: &str) -> [u64; 2] {
     let path = format!("/tmp/{name}");
     head.run("sh", &["-c", &format!("{make} | head -c {} >{path}", 3 * MIB)]);
@@ -20,14 +20,14 @@ fn pass(head: &Host, link: &Proxy, name: &str, make: &str) -> [u64; 2] {
 }
 
 #[test]
-fn a_slow_line() {
+fn a_slow_link_is_compressed_if_that_pays() {
     let lab = Lab::new();
     let machine = lab.build_machine("b1").start();
     let link = lab.proxy("link", machine.ssh_address());
     let head = lab.head().start();
     let machines =
         |compression: &str| head.write_machines(&[machine.entry().via(&link).set("compression", compression)]);
-    // What all builds need is there before.
+    // The common inputs are sent first.
     machines("none");
     head.build(&[&Drv::new("first")]).succeeded();
     machines("auto");
@@ -41,7 +41,7 @@ fn a_slow_line() {
     assert!(noise.iter().all(|bytes| (3 * MIB..4 * MIB).contains(bytes)), "{noise:?}");
     let third = pass(&head, &link, "text-3", "seq 3 1000000");
     assert!(third.iter().all(|bytes| *bytes < 2 * MIB), "{third:?}");
-    // Whoever decides himself is obeyed.
+    // An explicit choice applies.
     machines("none");
     let none = pass(&head, &link, "text-4", "seq 4 1000000");
     assert!(none.iter().all(|bytes| *bytes > 3 * MIB), "{none:?}");

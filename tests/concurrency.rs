@@ -37,7 +37,7 @@ impl Drop for Over<'_> {
     }
 }
 
-fn calm(machine: &Host) -> Entry {
+fn entry_at_any_load(machine: &Host) -> Entry {
     machine.entry().set("overload_threshold", false)
 }
 
@@ -60,13 +60,13 @@ fn step(head: &Host, chain: usize, number: usize, before: Option<&Drv>) -> Drv {
 }
 
 #[test]
-fn garbage_is_collected_all_the_time() {
+fn builds_succeed_beside_endless_garbage_collection() {
     let length = if std::env::var_os("OFFLOAD_CAMPAIGN").is_some() { 100 } else { 10 };
     const CHAINS: usize = 2;
     let lab = Lab::new();
     let machines = ["b1", "b2"].map(|name| lab.build_machine(name).start());
     let head = lab.head().start();
-    head.write_machines(&machines.each_ref().map(calm));
+    head.write_machines(&machines.each_ref().map(entry_at_any_load));
     let chains: Vec<Vec<Drv>> = (0..CHAINS)
         .map(|chain| {
             let mut steps: Vec<Drv> = Vec::new();
@@ -92,7 +92,7 @@ fn garbage_is_collected_all_the_time() {
                 let mut client = head.direct();
                 for drv in steps {
                     client.build(&[drv]).unwrap_or_else(|error| panic!("{}: {error}", drv.name()));
-                    // What a client has built stays for as long as it is connected, all that it refers to included.
+                    // An item that a client has built, with its references, stays while the client is connected.
                     let output = client.make(drv).output().to_string();
                     let item = head.path_info(&output).unwrap_or_else(|| panic!("{output} is not valid"));
                     assert!(head.path(&output).join("data").exists(), "{output} is not there");
@@ -146,11 +146,11 @@ impl Drop for Held<'_> {
 }
 
 #[test]
-fn the_head_has_other_things_to_do() {
+fn builds_succeed_beside_other_work_of_the_head() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").max_jobs(2).start();
     let head = lab.head().max_jobs(2).start();
-    head.write_machine_file(&format!("return {{ {}, when_busy = 'local' }}", calm(&b1).lua()));
+    head.write_machine_file(&format!("return {{ {}, when_busy = 'local' }}", entry_at_any_load(&b1).lua()));
 
     // Two clients ask for the same at the same moment.
     let both = Barrier::new(2);
@@ -209,7 +209,7 @@ fn the_head_has_other_things_to_do() {
     assert!(here.len() > 1 && there.len() > 2, "here: {here:?}, there: {there:?}");
     assert_eq!(here.len() + there.len(), drvs.len() + 2);
 
-    // Locked from before the build until some time after it has been done over there: its registration waits.
+    // Locked from before the build until some time after its end on the machine: its registration waits.
     let connection = database(&head);
     let last = Drv::new("last").script("echo last >$out");
     let mut client = head.direct();

@@ -69,7 +69,7 @@ fn golden() -> Vec<PathBuf> {
 }
 
 #[test]
-fn golden_files() {
+fn machines_of_a_new_guix_become_the_golden_files() {
     let site = Site::new(Release::Sid);
     for file in golden() {
         let name = file.file_name().unwrap().to_str().unwrap();
@@ -82,7 +82,7 @@ fn golden_files() {
 
 /// An older Guix has another default for the overload threshold, and does not know where a machine was written.
 #[test]
-fn golden_files_with_an_old_guix() {
+fn machines_of_an_old_guix_become_the_same_entries() {
     let site = Site::new(Release::Bullseye);
     let load = |lua: &str| {
         let file = site.write("machines.lua", lua);
@@ -105,7 +105,7 @@ fn golden_files_with_an_old_guix() {
 }
 
 #[test]
-fn what_the_file_prints_and_reads_does_no_harm() {
+fn output_and_input_of_the_file_do_no_harm() {
     let site = Site::new(Release::Sid);
     let text = r#"
         (use-modules (ice-9 rdelim))
@@ -133,7 +133,7 @@ fn files_may_load_others() {
 }
 
 #[test]
-fn errors_of_the_file() {
+fn errors_of_the_file_have_their_place() {
     for release in [Release::Sid, Release::Bullseye] {
         let site = Site::new(release);
         for (text, error) in [
@@ -179,7 +179,7 @@ fn errors_of_the_file() {
 
 /// The list that Guix reads is made of these.
 #[test]
-fn the_configuration_of_a_system_gets_the_file_that_is_wanted() {
+fn the_configuration_of_a_system_is_refused_with_the_right_file() {
     let site = Site::new(Release::Sid);
     for (text, error) in [
         (

@@ -1,5 +1,5 @@
-//! The corpora of the fuzzer, on stable Rust: every reader of bytes from outside over everything that was ever of
-//! interest to it. What the readers promise stands in `fuzz/src/lib.rs`; `tests/fuzz` looks for more.
+//! The corpora of the fuzzer, on stable Rust: every reader of bytes from outside reads all inputs that were ever
+//! interesting. `fuzz/src/lib.rs` has the promises of the readers; `tests/fuzz` looks for more inputs.
 
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
@@ -70,7 +70,7 @@ fn the_list_of_targets_is_complete() {
     assert!(names.iter().all(|name| manifest.contains(&format!("name = \"{name}\""))));
 }
 
-/// Makes the seeds that real daemons and machines have to say anew: `cargo test --test corpora record -- --ignored`.
+/// Records the seeds from real daemons and machines again: `cargo test --test corpora record -- --ignored`.
 #[test]
 #[ignore = "writes into fuzz/corpus"]
 fn record_seeds() {

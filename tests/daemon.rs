@@ -27,10 +27,18 @@ fn parse(text: &str) -> StorePath {
     StorePath::parse(&StoreDir::default(), text.as_bytes()).unwrap()
 }
 
+/// The mode of a file in a nar.
+#[derive(Clone, Copy, PartialEq)]
+enum Mode {
+    Plain,
+    Executable,
+}
+
 /// The nar of one file.
-fn file_nar(executable: bool, contents: &[u8]) -> Vec<u8> {
+fn file_nar(mode: Mode, contents: &[u8]) -> Vec<u8> {
     let mut writer = nar::Writer::new(Vec::new());
-    writer.file(&NarPath::root(), executable, contents.len() as u64, &mut &contents[..]).unwrap();
+    let is_executable = mode == Mode::Executable;
+    writer.file(&NarPath::root(), is_executable, contents.len() as u64, &mut &contents[..]).unwrap();
     writer.finish().unwrap()
 }
 
@@ -45,6 +53,14 @@ fn assert_daemon_says<T: std::fmt::Debug>(result: Result<T>, what: &str) {
         Err(Error::Daemon { message, .. }) => assert!(message.contains(what), "{message} should mention {what}"),
         other => panic!("{other:?} instead of {what}"),
     }
+}
+
+fn export_signed(client: &mut Client<UnixStream>, path: &StorePath) -> Vec<u8> {
+    export(client, path, true)
+}
+
+fn export_unsigned(client: &mut Client<UnixStream>, path: &StorePath) -> Vec<u8> {
+    export(client, path, false)
 }
 
 fn export(client: &mut Client<UnixStream>, path: &StorePath, sign: bool) -> Vec<u8> {
@@ -93,12 +109,12 @@ fn every_operation_on_one_connection() {
         client.add_temp_root(&absent).unwrap();
         assert_in_step(&mut client);
 
-        let nar = file_nar(true, b"#!/bin/sh\n");
+        let nar = file_nar(Mode::Executable, b"#!/bin/sh\n");
         let script = client.add_to_store("script", true, "sha256", &mut nar.as_slice()).unwrap();
         let sha256 = Sha256::digest(&nar).into();
         assert_eq!(script, path::source_path(&StoreDir::default(), "script", &sha256).unwrap());
         assert_in_step(&mut client);
-        let nar = file_nar(false, &[b'x'; 300_000]);
+        let nar = file_nar(Mode::Plain, &[b'x'; 300_000]);
         let flat = client.add_to_store("flat", false, "sha256", &mut nar.as_slice()).unwrap();
         assert_eq!(client.query_path_info(&flat).unwrap().nar_hash, <[u8; 32]>::from(Sha256::digest(&nar)));
 
@@ -111,12 +127,12 @@ fn every_operation_on_one_connection() {
         client.build_paths(&BTreeSet::from([foo.clone()])).unwrap();
         let drv = parse("/gnu/store/00000000000000000000000000000000-absent.drv");
         assert_daemon_says(client.build_paths(&BTreeSet::from([drv])), "absent.drv");
-        // What can only be substituted, where there are no substitutes: success that means nothing.
+        // An item that can only be substituted, without substitutes: the daemon reports success all the same.
         client.build_paths(&BTreeSet::from([absent.clone()])).unwrap();
         assert!(!client.is_valid_path(&absent).unwrap());
         assert_in_step(&mut client);
 
-        let item = export(&mut client, &foo, false);
+        let item = export_unsigned(&mut client, &foo);
         assert_eq!(item.len(), 208);
         let hash = offload::store::base16::encode(&Sha256::digest(&item));
         assert_eq!(hash, "18f4c9ab280b70a435b430301728abeb66e5c3113d03aec6e7a704b9280c934a");
@@ -162,7 +178,7 @@ fn bundles_pass_both_ways_and_stay_the_same() {
         let references = BTreeSet::from([first.clone(), second.clone()]);
         let third = sender.add_text_to_store("third", word.as_bytes(), &references).unwrap();
         let paths = [first, second, third];
-        let items = paths.each_ref().map(|path| export(&mut sender, path, true));
+        let items = paths.each_ref().map(|path| export_signed(&mut sender, path));
 
         let wrong_order = bundle(&[items[2].clone()]);
         assert_daemon_says(receiver.import_paths(&mut wrong_order.as_slice()), "is not valid");
@@ -175,7 +191,7 @@ fn bundles_pass_both_ways_and_stay_the_same() {
         for path in &paths {
             let (sent, received) = (sender.query_path_info(path).unwrap(), receiver.query_path_info(path).unwrap());
             assert_eq!((sent.nar_hash, sent.references), (received.nar_hash, received.references));
-            assert_eq!(export(&mut sender, path, false), export(&mut receiver, path, false));
+            assert_eq!(export_unsigned(&mut sender, path), export_unsigned(&mut receiver, path));
         }
         assert_eq!(receiver.import_paths(&mut bundle(&[]).as_slice()).unwrap(), []);
         assert_in_step(&mut receiver);
@@ -190,8 +206,8 @@ fn imports_that_are_refused() {
             (lab.daemon("sender", release).start(), lab.daemon("receiver", release).untrusting().start());
         let (mut sender, mut client) = (connect(&sender), connect(&receiver));
         let text = sender.add_text_to_store("stranger", b"?", &BTreeSet::new()).unwrap();
-        let signed = export(&mut sender, &text, true);
-        let unsigned = [&export(&mut sender, &text, false)[..], &[]].concat();
+        let signed = export_signed(&mut sender, &text);
+        let unsigned = [&export_unsigned(&mut sender, &text)[..], &[]].concat();
 
         let log = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&log);
@@ -240,7 +256,7 @@ fn a_bad_nar_is_told_before_the_connection_closes() {
         let lab = Lab::new();
         let daemon = lab.daemon("b1", release).start();
         let mut client = connect(&daemon);
-        let mut nar = file_nar(false, &vec![0; 4 << 20]);
+        let mut nar = file_nar(Mode::Plain, &vec![0; 4 << 20]);
         nar[8] = b'N';
         assert_daemon_says(client.add_to_store("bad", true, "sha256", &mut nar.as_slice()), "archive");
         assert!(matches!(
@@ -300,7 +316,7 @@ fn builds() {
 }
 
 #[test]
-fn a_large_item_leaves_memory_flat() {
+fn memory_does_not_grow_with_the_size_of_an_item() {
     const SIZE: u64 = 200 << 20;
     let lab = Lab::new();
     let (sender, receiver) =

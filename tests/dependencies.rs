@@ -1,6 +1,6 @@
-//! What is built from other people's code: each dependency has its reason, no feature that nobody asked for, a licence
-//! that goes with ours, one version, and comes from crates.io. `cargo deny check` looks at the same and at advisories
-//! besides; the lists of licences and of exceptions are those of its `deny.toml`.
+//! Code of other people: each dependency has its reason, only named features, a compatible licence and one version, and
+//! comes from crates.io. `cargo deny check` checks the same, and advisories too. The lists of licences and of exceptions
+//! are those of its `deny.toml`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -14,7 +14,7 @@ fn read(file: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
 }
 
-/// What cargo says of all packages that are built here, `Cargo.lock` being as it must be.
+/// Returns cargo's metadata of all packages. `Cargo.lock` must be up to date.
 fn metadata() -> Value {
     let platform = format!("{}-unknown-linux-gnu", env::consts::ARCH.replace("riscv64", "riscv64gc"));
     let output = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()))
@@ -69,7 +69,7 @@ fn each_dependency_has_its_reason() {
 }
 
 #[test]
-fn no_feature_comes_without_being_asked_for() {
+fn default_features_are_off() {
     let metadata = metadata();
     for dependency in dependencies(&metadata).iter().filter(|it| it["uses_default_features"] == true) {
         let name = text(dependency, "name");
@@ -100,7 +100,7 @@ fn is_allowed(expression: &str, allowed: &[String]) -> bool {
 }
 
 #[test]
-fn expressions_of_licences() {
+fn expressions_of_licences_are_understood() {
     let allowed = ["MIT", "Zlib"].map(str::to_owned);
     for good in ["MIT", "X OR MIT", "X/MIT", "(X OR MIT) AND Zlib", "Zlib AND (MIT OR X)", "MIT OR (X AND Y)"] {
         assert!(is_allowed(good, &allowed), "{good}");

@@ -1,5 +1,4 @@
-//! The hook run by hand in the place of the daemon, on real derivations: what it answers, its exit status, its
-//! descriptors.
+//! The hook, run by the test instead of the daemon on real derivations: its replies, its exit status, its descriptors.
 
 mod lab;
 
@@ -13,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use lab::{Drv, Entry, Host, LONG, Lab, SSH_PORT, SYSTEM, max_concurrency, wait_until};
 use offload::machine::Machine;
-use offload::scheduler::decision::{QUEUE_PER_SLOT, QUEUE_WAIT};
+use offload::scheduler::decision::{FULL_QUEUE_HOLD, QUEUE_PER_SLOT};
 use offload::state::{Queue, SlotHolder, Slots, StateDirectory, health};
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -54,12 +53,12 @@ struct Arguments {
 
 const ARGUMENTS: Arguments = Arguments { max_silent_time: 60, print_build_trace: "false", build_timeout: 3600 };
 
-/// A hook that has been asked to build something.
+/// A hook with a request.
 struct Hook {
     child: Child,
     requests: ChildStdin,
     replies: BufReader<std::process::ChildStdout>,
-    /// What it writes to standard error, one string for each write.
+    /// Its writes to standard error, a string for each.
     messages: JoinHandle<Vec<String>>,
 }
 
@@ -154,7 +153,7 @@ fn run(head: &Host, arguments: Arguments, goal: &Goal) -> Ended {
 }
 
 #[test]
-fn exit_statuses() {
+fn each_outcome_has_its_exit_status() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
@@ -242,7 +241,7 @@ fn a_hook_that_may_open_too_few_files_declines_and_says_so() {
 }
 
 #[test]
-fn a_slot_that_does_not_become_free() {
+fn a_build_waits_for_a_slot_as_long_as_the_file_says() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
@@ -287,7 +286,7 @@ fn many_hooks_never_exceed_the_slots() {
     let drvs: [Drv; HOOKS] =
         std::array::from_fn(|number| Drv::new(&format!("racer-{number}")).script("sleep 0.3; echo $name >$out"));
     let goals = instantiate(&head, drvs);
-    // A machine that takes long to answer all of them at once is no trouble.
+    // A machine that takes long to answer all of them at once does no harm.
     let entry = |machine: &Host, slots: i32| machine.entry().set("parallel_builds", slots).set("connect_timeout", 60);
     head.write_machines(&[entry(&machines[0], 2), entry(&machines[1], 1)]);
     ["b1", "b2"].iter().for_each(|name| head.mark_healthy(name));
@@ -310,7 +309,7 @@ fn many_hooks_never_exceed_the_slots() {
 
 /// The daemon serves nobody while it waits for a reply, and may have hundreds of builds to ask about.
 #[test]
-fn a_full_pool_holds_up_one_request_and_not_all() {
+fn a_full_pool_delays_one_request_and_not_all() {
     const REQUESTS: u32 = 100;
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").max_jobs(1).start();
@@ -332,8 +331,8 @@ fn a_full_pool_holds_up_one_request_and_not_all() {
         writeln!(hook.requests, "0 {SYSTEM} {} ", goal.derivation.display()).unwrap();
         assert_eq!(hook.reply(), "# postpone\n");
     }
-    let all_held = QUEUE_WAIT * REQUESTS;
-    assert!(start.elapsed() >= QUEUE_WAIT && start.elapsed() < all_held, "{:?}", start.elapsed());
+    let all_held = FULL_QUEUE_HOLD * REQUESTS;
+    assert!(start.elapsed() >= FULL_QUEUE_HOLD && start.elapsed() < all_held, "{:?}", start.elapsed());
     drop(hook.requests);
     hook.child.wait().unwrap();
 }
@@ -362,7 +361,7 @@ fn assert_nothing_inherited(head: &Host) {
 }
 
 #[test]
-fn descriptors_and_trace_lines() {
+fn the_log_gets_the_output_and_trace_lines_on_request() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();

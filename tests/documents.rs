@@ -38,7 +38,7 @@ fn helps() -> Vec<(PathBuf, String)> {
     helps.into_iter().map(|(file, output)| (file, text(&output.stdout))).collect()
 }
 
-/// After a change that is meant, `cargo test --test documents -- --ignored` writes the files anew.
+/// After an intended change, `cargo test --test documents -- --ignored` writes the files.
 #[test]
 #[ignore = "writes files that belong to the source"]
 fn write_the_golden_files() {
@@ -49,7 +49,7 @@ fn write_the_golden_files() {
 }
 
 #[test]
-fn help_is_what_it_was_and_as_in_all_of_gnu() {
+fn help_is_the_golden_one_and_has_the_form_of_gnu() {
     for (file, help) in helps() {
         let known = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         assert_eq!(help, known, "{} differs: see write_the_golden_files", file.display());
@@ -89,7 +89,7 @@ fn manual_pages_are_sound() {
 }
 
 #[test]
-fn shells_complete() {
+fn completions_work_in_each_shell() {
     let directory = documents();
     let share = directory.path().join("share");
     let bash = format!(
@@ -111,7 +111,7 @@ fn shells_complete() {
     assert!(said.starts_with("explain\t"), "{said}");
 }
 
-/// What the build script says about the version, in a directory of its own.
+/// The version from the build script, in a separate directory.
 #[test]
 fn the_version_has_the_commit_where_there_is_one() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Build machines that cannot be used: what is said about it, what the daemon is told, and what stays behind.
+//! Build machines that cannot be used: the messages, the replies to the daemon, and the state afterwards.
 //!
 //! `cargo test --test errors -- --nocapture` shows the messages as a client of the daemon sees them.
 
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use lab::{Drv, Entry, Host, LONG, Lab, Signal, USER_KEYS, wait_until};
 use offload::state::Health;
 
-/// What is wrong, the entry that has it, and words that must stand in the message.
+/// A fault, the entry that has it, and words that the message must have.
 struct Case {
     what: &'static str,
     entry: Entry,
@@ -42,7 +42,7 @@ fn forget(head: &Host) {
     let _ = std::fs::remove_dir_all(head.path("/var/guix/offload"));
 }
 
-/// Names in the store that belong to no valid item, but for what the daemon itself keeps there.
+/// Names in the store that belong to no valid item, except the daemon's own files.
 fn strays(head: &Host) -> Vec<PathBuf> {
     let valid = head.valid_paths();
     let names = std::fs::read_dir(head.path("/gnu/store")).unwrap().map(|entry| entry.unwrap().file_name());
@@ -75,7 +75,7 @@ fn assert_postponed_or_built_here(head: &Host, case: &Case) {
 }
 
 #[test]
-fn machines_that_do_not_answer() {
+fn each_reason_of_no_connection_has_its_message() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().max_jobs(2).start();
@@ -146,7 +146,7 @@ fn assert_failed_then_built_here(head: &Host, case: &Case) {
     assert!(head.path_info(result.output(drv.name())).is_none());
     assert!(strays(head).is_empty(), "{:?}", strays(head));
 
-    // The machine is left alone for a while now.
+    // The machine is skipped for a while now.
     let name = case.words[0].as_str();
     head.avoid(name);
     let other = Drv::new(&format!("{}-here", drv.name())).script("echo >$out");
@@ -161,7 +161,7 @@ fn recommended(log: &str) -> &str {
 }
 
 #[test]
-fn signing_keys_that_are_not_authorized() {
+fn each_unauthorized_signing_key_has_its_message() {
     let lab = Lab::new();
     let wary = lab.build_machine("wary").untrusting().start();
     let unknown = lab.build_machine("unknown").untrusted().start();
@@ -193,7 +193,7 @@ fn signing_keys_that_are_not_authorized() {
 }
 
 #[test]
-fn what_is_wrong_is_said_once() {
+fn an_error_is_reported_once() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
@@ -217,9 +217,9 @@ fn what_is_wrong_is_said_once() {
     wait_until("both are built", LONG, || b1.built().len() == 2);
 }
 
-/// A fresh record says that the machine is well, so the build is accepted without asking it.
+/// The record of the machine is fresh and has no failure, so the build is accepted without a probe.
 #[test]
-fn a_machine_that_is_gone_for_a_moment() {
+fn a_build_waits_for_a_machine_that_is_gone_for_a_moment() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();

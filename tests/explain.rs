@@ -29,7 +29,7 @@ fn explain_prints_the_records_of_each_machine() {
         b3.entry().lua(),
     ));
 
-    // b1 is busy with a build that goes on.
+    // b1 is busy with an endless build.
     let endless = Drv::new("endless").features(&["slow"]).script("echo running; sleep 1000");
     let mut build = head.client().start(&[&endless]);
     build.wait_for_log("running\n");

@@ -16,7 +16,7 @@ fn pool() -> (Lab, Host, Host) {
 }
 
 #[test]
-fn a_builder_that_fails() {
+fn a_failed_builder_fails_the_build() {
     let (_lab, b1, head) = pool();
     let drv = Drv::new("failing").script("echo out of luck; exit 3");
     let result = head.build(&[&drv]);
@@ -30,7 +30,7 @@ fn a_builder_that_fails() {
 }
 
 #[test]
-fn the_last_words_of_a_builder_are_kept() {
+fn the_end_of_a_long_log_is_complete() {
     let (_lab, _b1, head) = pool();
     // 1 MiB in the last instant.
     let drv = Drv::new("wordy")
@@ -42,7 +42,7 @@ fn the_last_words_of_a_builder_are_kept() {
 }
 
 #[test]
-fn a_build_that_takes_too_long() {
+fn a_build_that_exceeds_the_timeout_is_ended() {
     let (_lab, b1, head) = pool();
     let drv = Drv::new("slow").script("while true; do echo still here; sleep 0.2; done");
     // Enough for the build to have begun: guix-daemon does not find a builder to kill that it is just starting.
@@ -53,7 +53,7 @@ fn a_build_that_takes_too_long() {
 }
 
 #[test]
-fn a_builder_that_is_silent() {
+fn a_silent_builder_is_ended_after_the_limit() {
     let (_lab, b1, head) = pool();
     let drv = Drv::new("silent").script("sleep 1000");
     let result = head.client().max_silent_time(2).build(&[&drv]);
@@ -63,7 +63,7 @@ fn a_builder_that_is_silent() {
 }
 
 #[test]
-fn a_client_that_interrupts() {
+fn an_interrupted_client_ends_the_build() {
     let (_lab, b1, head) = pool();
     for (name, signal) in [("interrupted", Signal::INT), ("killed", Signal::KILL)] {
         let drv = Drv::new(name).script("echo running; sleep 1000");
@@ -78,7 +78,7 @@ fn a_client_that_interrupts() {
 }
 
 #[test]
-fn no_machine_matches() {
+fn a_build_that_no_machine_matches_stays_on_the_head() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().max_jobs(2).start();
@@ -90,11 +90,11 @@ fn no_machine_matches() {
     assert!(result.log.contains("it lacks the feature quantum"), "{}", result.log);
 }
 
-/// The store of the better machine is on a file system that has no room for what the build needs. Three ways lead
-/// there: an item that is added, a signed bundle, and a bundle over a long link, which a program on the other side
+/// The store of the better machine is on a file system that has no room for what the build needs. The input
+/// comes as a single item, in a signed bundle, or in a bundle over a link with latency, which a program on the machine
 /// imports.
 #[test]
-fn a_disk_that_is_full_during_an_import() {
+fn a_full_disk_during_an_import_moves_the_build() {
     let lab = Lab::new();
     let (small, other) = (lab.build_machine("small").start(), lab.build_machine("other").start());
     small.limit_store(12);
@@ -122,7 +122,7 @@ fn a_disk_that_is_full_during_an_import() {
         let line = log.lines().find(|line| line.contains("could not be built on 'link': sending inputs: "));
         assert!(line.is_some_and(|line| line.contains("No space left on device")), "{name}: {log}");
         assert_eq!(other.built().last().map(String::as_str), Some(name));
-        assert_eq!(log.contains("the program over there"), delay > 0, "{name}: {log}");
+        assert_eq!(log.contains("the program on the machine"), delay > 0, "{name}: {log}");
         if name == "of-added" {
             // guix-daemon itself leaves what it was adding, not valid, to its garbage collector.
             assert!(small.strays().iter().all(|stray| stray.contains("-large")), "{:?}", small.strays());
@@ -137,7 +137,7 @@ fn a_disk_that_is_full_during_an_import() {
 }
 
 #[test]
-fn all_slots_are_taken() {
+fn builds_wait_while_all_slots_are_taken() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").max_jobs(1).start();
     let head = lab.head().start();

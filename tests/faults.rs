@@ -46,7 +46,7 @@ enum Fault {
 }
 
 impl Fault {
-    /// Whether the link carries everything soon enough all the same: then it is no reason to leave the machine.
+    /// Whether the link is still fast enough: then the build stays on the machine.
     fn is_mild(self) -> bool {
         matches!(self, Fault::Throttle(FAST_ENOUGH..) | Fault::Delay(..=NEAR_ENOUGH))
     }
@@ -88,7 +88,7 @@ impl Pool {
         Pool { _lab: lab, proxy, near, far, head, login, cases: 0 }
     }
 
-    /// A derivation that nobody has built, with an input that no machine has.
+    /// Returns a new derivation, with an input that no machine has.
     fn derivation(&mut self, phase: Phase, direction: Direction, input: usize, output: usize) -> Drv {
         self.cases += 1;
         let name = format!("case-{}", self.cases);
@@ -119,7 +119,7 @@ impl Pool {
         let before = match phase {
             Phase::Handshake | Phase::Build => 0,
             Phase::Probe => self.login[direction as usize],
-            // Everything there is before, but for the input or output itself.
+            // The bytes before those of the input or output itself.
             Phase::Upload if direction == FromTarget => self.login[direction as usize] + 3000,
             Phase::Upload | Phase::Download => self.login[direction as usize] + (10 << 10),
         };
@@ -153,13 +153,13 @@ impl Pool {
         }
         let words: &[&str] = match phase {
             _ if !fault.is_fatal() => &[],
-            // What is cut before the server has said anything is tried again.
+            // A connection cut before the first byte of the server is made again.
             Phase::Handshake if self.far.built().contains(&drv.name().to_owned()) => &[],
             Phase::Handshake => &["SSH handshake: ", "host key: ", "authenticate: ", "open channel: "],
             // Found out before the request was answered.
             Phase::Probe => &[],
             Phase::Upload => &["sending inputs: "],
-            // Little is sent while a build goes on.
+            // Little is sent during a build.
             Phase::Build if direction == ToTarget => &["building: ", "retrieving outputs: "],
             Phase::Build => &["building: "],
             Phase::Download => &["retrieving outputs: "],
@@ -196,7 +196,7 @@ impl Pool {
     }
 }
 
-/// What passes through the proxy while the head logs in.
+/// Returns the bytes that pass through the proxy while the head logs in.
 fn login(proxy: &Proxy, far: &Host, head: &Host) -> [u64; 2] {
     let key = HostKey::parse(&far.host_key(HostKeyKind::Ed25519)).unwrap();
     let mut machine = Machine::new(&proxy.address().ip().to_string(), "root", vec![lab::SYSTEM.into()], vec![key]);
@@ -205,7 +205,7 @@ fn login(proxy: &Proxy, far: &Host, head: &Host) -> [u64; 2] {
     let session = Session::connect(&machine).unwrap();
     let login = [ToTarget, FromTarget].map(|direction| proxy.passed(direction));
     drop(session);
-    // What it says in parting has passed, too.
+    // Its last messages have passed, too.
     wait_until("the session ends", LONG, || far.sshd_log().contains("Disconnected from user root"));
     login
 }
@@ -276,28 +276,28 @@ fn every_offset(faults: &[Fault]) {
 }
 
 #[test]
-fn a_link_that_is_cut() {
+fn a_link_cut_anywhere_fails_no_build() {
     every_offset(&[Fault::Cut]);
 }
 
 #[test]
-fn a_link_that_freezes() {
+fn a_link_that_freezes_anywhere_fails_no_build() {
     every_offset(&[Fault::Freeze]);
 }
 
 #[test]
-fn a_link_that_changes_a_byte() {
+fn a_changed_byte_anywhere_fails_no_build() {
     every_offset(&[Fault::Flip]);
 }
 
 #[test]
-fn a_link_that_becomes_slow() {
+fn a_link_that_becomes_slow_anywhere_fails_no_build() {
     let rates = [Fault::Throttle(FAST_ENOUGH), Fault::Throttle(100 << 10)];
     every_offset(if is_campaign() { &rates } else { &rates[..1] });
 }
 
 #[test]
-fn a_link_that_becomes_far() {
+fn a_latency_that_grows_anywhere_fails_no_build() {
     let delays = [Fault::Delay(NEAR_ENOUGH), Fault::Delay(400)];
     every_offset(if is_campaign() { &delays } else { &delays[..1] });
 }

@@ -73,7 +73,7 @@ fn the_package_and_a_system_that_uses_it_have_derivations() {
     assert!(service.contains("(quote (\"GUIX=/run/current-system/profile/lib/offload/guix\"))"), "{service}");
     let profile = head.run("guix", &["gc", "--requisites", system.trim()]);
     assert!(profile.lines().any(|path| path == derivation), "the system does not have the package");
-    // The page on installation shows what stands in that file.
+    // The page on installation shows the content of that file.
     let words = |text: &str| {
         text.lines()
             .filter(|line| !line.trim().starts_with(';'))

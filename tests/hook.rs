@@ -68,7 +68,7 @@ fn a_session_that_is_led_from_outside_the_pid_name_space_does_not_matter() {
 }
 
 #[test]
-fn without_a_machine_file_everything_is_declined_and_nothing_said() {
+fn without_a_machine_file_all_builds_are_declined_silently() {
     let head = Head::new();
     let request = format!("1 x86_64-linux {DRV} \n0 armhf-linux {DRV} kvm\n");
     for arguments in [&ARGUMENTS[..], &["offload", "x86_64-linux", "0", "0", "0"]] {
@@ -94,7 +94,7 @@ fn a_machine_that_does_not_match_is_named_once() {
 }
 
 #[test]
-fn a_broken_machine_file_is_said_and_means_no_machines() {
+fn a_broken_machine_file_is_reported_and_has_no_machines() {
     let head = Head::new();
     head.machine_file("return { build_machine { name = 'b1', usr = 'u' } }");
     let output = head.hook(&ARGUMENTS, &format!("1 x86_64-linux {DRV} \n").repeat(2));
@@ -106,7 +106,7 @@ fn a_broken_machine_file_is_said_and_means_no_machines() {
 }
 
 #[test]
-fn what_the_machine_file_prints_is_no_reply() {
+fn output_of_the_machine_file_is_not_a_reply() {
     let head = Head::new();
     head.machine_file("print('# accept') io.write('# accept\\n') io.stderr:write('# postpone\\n') return {}");
     let output = head.hook(&ARGUMENTS, &format!("1 x86_64-linux {DRV} \n"));
@@ -130,8 +130,8 @@ fn invalid_requests_and_arguments_end_with_status_1() {
     assert!(text(&output.stderr).contains("MAX-SILENT-TIME: expected a number of seconds, found 'soon'"));
 }
 
-/// A directory with a link `guix` to the program, and one with a script in the place of the real `guix`.
-fn front_end(head: &Head) -> (std::path::PathBuf, std::path::PathBuf) {
+/// A directory with a link `guix` to the program, and one with a script instead of the real `guix`.
+fn wrapper_and_real_guix(head: &Head) -> (std::path::PathBuf, std::path::PathBuf) {
     let (link, real) = (head.path().join("link"), head.path().join("real"));
     fs::create_dir(&link).unwrap();
     fs::create_dir(&real).unwrap();
@@ -142,9 +142,9 @@ fn front_end(head: &Head) -> (std::path::PathBuf, std::path::PathBuf) {
 }
 
 #[test]
-fn under_the_name_guix_only_offload_is_served_here() {
+fn under_the_name_guix_only_offload_is_handled() {
     let head = Head::new();
-    let (link, real) = front_end(&head);
+    let (link, real) = wrapper_and_real_guix(&head);
     let path = std::env::join_paths([&link, &real, Path::new("/bin")]).unwrap();
     let guix = link.join("guix");
 
@@ -162,16 +162,16 @@ fn under_the_name_guix_only_offload_is_served_here() {
 }
 
 #[test]
-fn the_front_end_never_finds_itself() {
+fn the_wrapper_never_runs_itself() {
     let head = Head::new();
-    let (link, real) = front_end(&head);
+    let (link, real) = wrapper_and_real_guix(&head);
     let guix = link.join("guix");
 
     let output = run(head.command(&guix).env("OFFLOAD_GUIX", &guix).arg("gc"), "");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("which is offload itself"), "{}", text(&output.stderr));
 
-    // A wrapper that leads back here.
+    // A wrapper that runs this program again.
     fs::write(real.join("guix"), format!("#!/bin/sh\nexec {} \"$@\"\n", guix.display())).unwrap();
     let output =
         run(head.command(&guix).env("PATH", std::env::join_paths([&real, Path::new("/bin")]).unwrap()).arg("gc"), "");

@@ -133,7 +133,7 @@ fn page() -> String {
     fs::read_to_string("doc/manual/installation.md").unwrap()
 }
 
-/// What the page shows is what is printed; `…` stands for anything, on a line of its own for any lines.
+/// The page shows the output; `…` means any text, and on a line of its own any lines.
 #[test]
 fn the_page_on_installation_shows_what_is_done() {
     let system = system(AS_USER);
@@ -158,7 +158,7 @@ fn the_page_on_installation_shows_what_is_done() {
 
 /// A program that Guix has built stays where it is.
 #[test]
-fn a_program_in_the_store_is_kept_by_a_link() {
+fn a_root_protects_a_program_in_the_store() {
     let system = system(AS_ROOT);
     let store = tempfile::tempdir().unwrap();
     let item = store.path().join("4p5kd2n6f0hzb0q8wlmzrm0d1bxbsyrc-offload-0.1.0");
@@ -175,7 +175,7 @@ fn a_program_in_the_store_is_kept_by_a_link() {
 }
 
 #[test]
-fn what_others_have_written_stays() {
+fn files_of_others_are_not_changed() {
     let system = system(AS_ROOT);
     let root = system.path();
     let drop_in = root.join(DROP_IN);
@@ -203,7 +203,7 @@ fn what_others_have_written_stays() {
 }
 
 #[test]
-fn rights_that_a_daemon_without_privileges_lacks() {
+fn missing_rights_of_the_daemon_are_reported_with_the_fix() {
     let system = system(AS_USER);
     let root = system.path();
     let close = |path: &str| fs::set_permissions(root.join(path), fs::Permissions::from_mode(0o600)).unwrap();
@@ -246,7 +246,7 @@ fn rights_that_a_daemon_without_privileges_lacks() {
 }
 
 #[test]
-fn where_it_cannot_be_installed() {
+fn an_impossible_installation_changes_nothing() {
     let system =
         system("[Service]\nExecStart=/var/guix/profiles/per-user/root/current-guix/bin/guix-daemon\nUser=nobody\n");
     let root = system.path();
@@ -285,7 +285,7 @@ fn where_it_cannot_be_installed() {
 fn a_daemon_offloads_with_what_was_installed() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
-    // What the drop-in sets, as it is compared below.
+    // The settings of the drop-in, which are compared below.
     let hook = Hook::Program("/usr/local/lib/offload/guix".to_owned());
     let head = lab.head().unprivileged().hook(hook).env("OFFLOAD_GUIX", "/usr/bin/guix").start();
     head.write_machines(&[b1.entry()]);
@@ -315,7 +315,7 @@ fn a_daemon_offloads_with_what_was_installed() {
     head.build(&[&Drv::new("offloaded").input(&input)]).succeeded();
     assert_eq!(b1.built(), ["offloaded"]);
 
-    // The way to the real guix is tried as the daemon's user.
+    // The wrapper's path to the real guix is tried as the daemon's user.
     head.run("chmod", &["700", "/usr/local/lib/offload"]);
     let said = head.run("/root/offload", &["install"]);
     assert!(said.contains("`/usr/local/lib/offload/guix --version` as guix-daemon: "), "{said}");

@@ -69,7 +69,7 @@ fn a_failed_build_has_a_status_and_a_log() {
 }
 
 #[test]
-fn derivations_of_all_kinds() {
+fn derivations_of_all_kinds_can_be_built() {
     let lab = Lab::new();
     let host = lab.build_machine("b1").start();
     host.write("/tmp/tree/file", "text");
@@ -79,8 +79,8 @@ fn derivations_of_all_kinds() {
         .file("tree", "/tmp/tree")
         .env("greeting", "hi \"there\"\\n")
         .script("cat $headers $tree/file >$out; echo \"$greeting\" >>$out");
-    let fixed = Drv::new("fixed").fixed("sha256", &sha256_of(b"fixed\n"), false).script("echo fixed >$out");
-    let wrong = Drv::new("wrong").fixed("sha256", &sha256_of(b"right\n"), false).script("echo wrong >$out");
+    let fixed = Drv::new("fixed").fixed_file("sha256", &sha256_of(b"fixed\n")).script("echo fixed >$out");
+    let wrong = Drv::new("wrong").fixed_file("sha256", &sha256_of(b"right\n")).script("echo wrong >$out");
 
     let result = host.build(&[&user, &fixed]).succeeded();
     let user = String::from_utf8(host.read(result.output("user"))).unwrap();
@@ -157,7 +157,7 @@ fn hosts_freeze_and_lose_power() {
     b1.build(&[&Drv::new("quick")]).succeeded();
 }
 
-/// What sshd says first, if it says anything within `limit`.
+/// Returns the first line of sshd, if it sends one within `limit`.
 fn banner(host: &Host, limit: Duration) -> Option<String> {
     let stream = TcpStream::connect(host.ssh_address()).unwrap();
     stream.set_read_timeout(Some(limit)).unwrap();
@@ -210,7 +210,7 @@ fn the_program_is_in_a_head() {
     let lab = Lab::new();
     let head = lab.head().start();
     for name in ["offload", "guix"] {
-        // What it says is for other tests; here it must be found and its libraries be there.
+        // Here the program and its libraries must be found. Other tests check its output.
         let status = head.command(&format!("/opt/offload/{name}")).arg("--version").status().unwrap();
         assert!(status.code().is_some_and(|code| code < 126), "{name}: {status}");
     }
@@ -234,7 +234,7 @@ fn an_old_guix_builds() {
 }
 
 #[test]
-fn a_proxy_misbehaves_as_it_is_told() {
+fn a_proxy_misbehaves_as_configured() {
     let lab = Lab::new();
     // An echo.
     let echo = TcpListener::bind((lab.unused_address(), 0)).unwrap();
@@ -335,7 +335,7 @@ fn upstream_builds_through_a_proxy() {
 }
 
 #[test]
-fn labs_do_not_meet() {
+fn labs_are_separate() {
     let (one, two) = (Lab::new(), Lab::new());
     let (first, second) = (one.build_machine("b1").start(), two.build_machine("b1").start());
     assert_ne!(first.ssh_address(), second.ssh_address());
@@ -348,7 +348,7 @@ fn labs_do_not_meet() {
 }
 
 #[test]
-fn a_lab_goes_with_a_panic() {
+fn a_panic_removes_the_lab() {
     let (sender, receiver) = std::sync::mpsc::channel();
     let test = std::thread::spawn(move || {
         let lab = Lab::new();
@@ -362,7 +362,7 @@ fn a_lab_goes_with_a_panic() {
 }
 
 #[test]
-fn a_lab_goes_with_a_killed_process() {
+fn a_killed_process_ends_its_lab() {
     let (mut child, directory) = spawn_with_lab();
     child.kill().unwrap();
     child.wait().unwrap();
@@ -371,7 +371,7 @@ fn a_lab_goes_with_a_killed_process() {
 }
 
 #[test]
-fn a_new_lab_clears_what_dead_ones_left() {
+fn a_new_lab_removes_the_remains_of_dead_ones() {
     let (mut child, directory) = spawn_with_lab();
     let supervisor = std::fs::read_to_string(directory.join("supervisor")).unwrap().trim().parse().unwrap();
     assert!(lab::processes(&directory).len() >= 3);

@@ -58,7 +58,7 @@ fn pair() -> Drv {
 }
 
 #[test]
-fn the_database_says_what_the_daemon_says() {
+fn the_database_agrees_with_the_daemon() {
     for release in RELEASES {
         let lab = Lab::new();
         let daemon = lab.daemon("b1", release).start();
@@ -84,7 +84,7 @@ fn the_database_says_what_the_daemon_says() {
 }
 
 #[test]
-fn items_are_sent_to_either_release() {
+fn daemons_of_both_releases_import_items() {
     for (from, to) in [(Release::Sid, Release::Bullseye), (Release::Bullseye, Release::Sid)] {
         let lab = Lab::new();
         let (sender, receiver) = (lab.daemon("sender", from).start(), lab.daemon("receiver", to).start());
@@ -149,7 +149,7 @@ fn retrieve(remote: &mut Client<UnixStream>, staging: &Staging<'_>, acl: &Path) 
 }
 
 #[test]
-fn outputs_come_from_either_release() {
+fn outputs_of_both_releases_are_restored() {
     for release in RELEASES {
         let lab = Lab::new();
         let (head, builder) = (lab.daemon("head", Release::Sid).start(), lab.daemon("b1", release).start());
@@ -184,7 +184,7 @@ fn assert_same(one: &Path, other: &Path) {
 }
 
 #[test]
-fn the_garbage_collector_leaves_staging_alone() {
+fn the_garbage_collector_spares_the_staging_area() {
     for release in RELEASES {
         let lab = Lab::new();
         let daemon = lab.daemon("b1", release).start();
@@ -206,7 +206,7 @@ fn the_garbage_collector_leaves_staging_alone() {
         collector.collect_garbage(Garbage::Delete, &BTreeSet::new(), None).unwrap();
         assert!(daemon.path(output.as_str()).exists());
 
-        // What a killed hook leaves is garbage when its daemon is gone.
+        // The files of a killed hook are garbage when its daemon has ended.
         fs::create_dir(daemon.path(format!("{output}.chroot"))).unwrap();
         drop(client);
         let gone = |collector: &mut Client<UnixStream>| {
@@ -248,7 +248,7 @@ fn the_daemon_registers_what_a_hook_leaves() {
         let (mut client, mut direct) = (connect(&head), builder.direct());
         let bundle = Head::new(&builder);
         let hash = base16::encode(&Sha256::digest(b"fixed\n"));
-        let one = Drv::new("fixed").fixed("sha256", &hash, false).script("echo fixed > $out");
+        let one = Drv::new("fixed").fixed_file("sha256", &hash).script("echo fixed > $out");
         for made in [direct.make(&pair()), direct.make(&one)] {
             let Made { path: drv, derivation } = made;
             let busybox = derivation.input_sources.first().unwrap().clone();
@@ -278,7 +278,7 @@ fn the_daemon_registers_what_a_hook_leaves() {
 }
 
 #[test]
-fn a_large_item_leaves_memory_flat() {
+fn memory_does_not_grow_with_the_size_of_an_item() {
     const SIZE: u64 = 200 << 20;
     let top = tempfile::tempdir().unwrap();
     let directory = StoreDir::default();

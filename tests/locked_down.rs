@@ -1,5 +1,5 @@
-//! An account on a build machine that may do nothing but reach the daemon's socket: what works with which settings of
-//! sshd, and what is said where too much is forbidden. `doc/manual/security.md` has the settings and the table.
+//! An account on a build machine that may only connect to the daemon's socket: which settings of sshd permit this, and the
+//! messages where they forbid too much. `doc/manual/security.md` has the settings and the table.
 //!
 //! `cargo test --test locked_down -- --nocapture` shows how long a build takes each way.
 
@@ -12,7 +12,7 @@ use std::os::unix::net::UnixListener;
 
 use lab::{Drv, Host, Lab, Release};
 
-/// The way to the daemon's socket.
+/// The kind of connection to the daemon's socket.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
     Direct,
@@ -23,19 +23,26 @@ enum Way {
 const SOCKET_ALONE: &str = "PermitOpen [/var/guix/daemon-socket/socket]:*";
 const NO_COMMAND: &str = "ForceCommand false";
 
-/// Settings for the account, and what follows from them: the way to the socket, whether TCP connections can be made
-/// through the account, and whether the machine tells its load.
-const CASES: [(&[&str], Way, bool, bool); 9] = [
-    (&[], Way::Direct, true, true),
-    (&[NO_COMMAND], Way::Direct, true, false),
-    (&[NO_COMMAND, SOCKET_ALONE], Way::Direct, false, false),
-    (&[NO_COMMAND, "PermitOpen [/var/guix/other]:*"], Way::None, false, false),
-    (&["AllowStreamLocalForwarding no"], Way::Relay, true, true),
-    // Whoever forbids all TCP connections forbids sockets with them.
-    (&["AllowTcpForwarding no"], Way::Relay, false, true),
-    (&["PermitOpen none"], Way::Relay, false, true),
-    (&["DisableForwarding yes"], Way::Relay, false, true),
-    (&[NO_COMMAND, "AllowTcpForwarding no"], Way::None, false, false),
+/// Other abilities of the account: to make TCP connections through the server, and to run commands, which show the load.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ability {
+    Tcp,
+    Load,
+}
+use Ability::{Load, Tcp};
+
+/// Settings for the account, with its connection to the socket and its other abilities.
+const CASES: [(&[&str], Way, &[Ability]); 9] = [
+    (&[], Way::Direct, &[Tcp, Load]),
+    (&[NO_COMMAND], Way::Direct, &[Tcp]),
+    (&[NO_COMMAND, SOCKET_ALONE], Way::Direct, &[]),
+    (&[NO_COMMAND, "PermitOpen [/var/guix/other]:*"], Way::None, &[]),
+    (&["AllowStreamLocalForwarding no"], Way::Relay, &[Tcp, Load]),
+    // A server that forbids all TCP connections forbids sockets too.
+    (&["AllowTcpForwarding no"], Way::Relay, &[Load]),
+    (&["PermitOpen none"], Way::Relay, &[Load]),
+    (&["DisableForwarding yes"], Way::Relay, &[Load]),
+    (&[NO_COMMAND, "AllowTcpForwarding no"], Way::None, &[]),
 ];
 
 /// The block of the manual with the settings that it recommends.
@@ -47,7 +54,7 @@ fn recommended() -> Vec<&'static str> {
     lines.filter(|line| !line.is_empty()).collect()
 }
 
-/// What `offload test` finds of the one machine: for each step the outcome and the text, with all remedies.
+/// The findings of `offload test` about the one machine: for each step the outcome and the text, with all remedies.
 struct Report(serde_json::Value);
 
 impl Report {
@@ -102,7 +109,7 @@ fn passes_tcp(head: &Host, machine: &Host) -> bool {
     }
 }
 
-/// Has something built that needs an input; prints how long it took when the machine is known.
+/// Builds a derivation with an input; prints the time of a build on a known machine.
 fn builds(head: &Host, machine: &Host, label: &str) {
     let input = Drv::new(&format!("input-{label}")).script("head -c 100000 /dev/urandom >$out");
     head.client().no_offload().max_jobs(1).build(&[&input]).succeeded();
@@ -115,18 +122,18 @@ fn builds(head: &Host, machine: &Host, label: &str) {
 }
 
 #[test]
-fn what_each_setting_leaves() {
+fn each_setting_permits_what_the_table_says() {
     let lab = Lab::new();
     let machine = lab.build_machine("b1").account("offload").start();
     let head = lab.head().start();
     head.write_machines(&[machine.entry()]);
-    for (lines, expected, tcp, tells) in CASES {
+    for (lines, expected, abilities) in CASES {
         configure(&machine, lines);
         head.forget_health();
         let report = Report::of(&head);
         assert_eq!(report.way(), expected, "{lines:?}\n{}", report.0);
-        assert_eq!(report.outcome("load").is_some(), tells, "{lines:?}\n{}", report.0);
-        assert_eq!(passes_tcp(&head, &machine), tcp, "{lines:?}");
+        assert_eq!(report.outcome("load").is_some(), abilities.contains(&Load), "{lines:?}\n{}", report.0);
+        assert_eq!(passes_tcp(&head, &machine), abilities.contains(&Tcp), "{lines:?}");
         match expected {
             Way::None => {
                 let said = report.0.to_string();
@@ -141,7 +148,7 @@ fn what_each_setting_leaves() {
 }
 
 #[test]
-fn the_settings_of_the_manual_with_an_old_server_too() {
+fn the_settings_of_the_manual_work_with_both_releases() {
     let lab = Lab::new();
     let machines = [Release::Sid, Release::Bullseye].map(|release| {
         lab.build_machine(&format!("{release:?}").to_lowercase()).release(release).account("offload").start()

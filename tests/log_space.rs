@@ -26,7 +26,7 @@ fn free(host: &Host, place: &str) -> u64 {
 }
 
 #[test]
-fn a_log_without_end_leaves_a_reserve() {
+fn an_endless_log_leaves_a_reserve() {
     for (variable, place) in [(None, "/var/log/guix"), (Some("GUIX_LOG_DIRECTORY"), "/var/lab/logs")] {
         let lab = Lab::new();
         let machines = ["b1", "b2"].map(|name| lab.build_machine(name).start());
@@ -40,7 +40,10 @@ fn a_log_without_end_leaves_a_reserve() {
         let end = result.log.get(result.log.len().saturating_sub(2000)..).unwrap_or_default();
         assert_eq!(result.status, Some(1), "{end}");
         assert!(end.contains("offload: error: the build log does not fit: "), "{end}");
-        assert!(end.contains(&format!("KiB are free in the file system of '{place}', and 204 KiB stay so")), "{end}");
+        assert!(
+            end.contains(&format!("KiB are free in the file system of '{place}', and 204 KiB are reserved")),
+            "{end}"
+        );
         assert!(end.contains("hint: free some space there"), "{end}");
         assert!(free(&head, place) > SIZE / 100, "{} bytes", free(&head, place));
 
@@ -53,7 +56,7 @@ fn a_log_without_end_leaves_a_reserve() {
 }
 
 #[test]
-fn a_log_that_fits_is_kept_whole() {
+fn a_log_that_fits_is_complete() {
     let lab = Lab::new();
     let machine = lab.build_machine("b1").start();
     let head = lab.head().start();

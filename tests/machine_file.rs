@@ -15,14 +15,14 @@ fn pool(policy: &str) -> (Lab, [Host; 2], Host) {
 }
 
 #[test]
-fn a_score_that_reads_the_load() {
+fn a_score_can_use_the_load() {
     let (_lab, [b1, b2], head) = pool(
         "score = function(request, machine, status)
            if status.load == nil then return machine.name == 'b1' and 9 or 0 end
            return machine.name == 'b2' and 1 / (1 + status.load) or 0
          end",
     );
-    // Both are asked how they are; b1 would win if the load stayed unknown.
+    // Both are probed; b1 would win if the load stayed unknown.
     head.run("/opt/offload/offload", &["explain", "--system", lab::SYSTEM, "--probe"]);
     for name in ["first", "second", "third"] {
         head.build(&[&Drv::new(name)]).succeeded();
@@ -32,7 +32,7 @@ fn a_score_that_reads_the_load() {
 }
 
 #[test]
-fn accepts_reads_the_derivation() {
+fn accepts_can_read_the_derivation() {
     let (_lab, [b1, b2], head) = pool(
         "accepts = function(request, machine)
            local wanted = request:read_derivation().env.machine

@@ -69,7 +69,7 @@ fn guix_1_2_and_the_newest_pass_items_to_each_other() {
 }
 
 #[test]
-fn servers_that_forward_to_no_socket() {
+fn builds_work_through_the_relay() {
     let lab = Lab::new();
     let no = "AllowStreamLocalForwarding no";
     let old = lab.build_machine("old").release(Release::Bullseye).sshd_option(no).start();
@@ -91,7 +91,7 @@ fn servers_that_forward_to_no_socket() {
 }
 
 #[test]
-fn keys_of_every_type() {
+fn keys_of_every_type_are_accepted() {
     use HostKeyKind::{EcdsaP256, EcdsaP384, EcdsaP521, Ed25519, Rsa};
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").host_keys(&[Ed25519, EcdsaP256, EcdsaP384, EcdsaP521, Rsa]).start();
@@ -112,7 +112,7 @@ fn keys_of_every_type() {
 }
 
 #[test]
-fn new_keys_in_the_middle_of_transfers_and_compression() {
+fn transfers_survive_new_session_keys_and_compression() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").sshd_option("RekeyLimit 16M").sshd_option("LogLevel DEBUG1").start();
     let head = lab.head().start();
@@ -139,9 +139,9 @@ fn new_keys(machine: &Host) -> usize {
     machine.sshd_log().matches("SSH2_MSG_NEWKEYS received").count()
 }
 
-/// The name does not resolve: nothing but the proxy command leads there.
+/// The name does not resolve: only the proxy command makes the connection.
 #[test]
-fn a_proxy_command_leads_there() {
+fn a_proxy_command_makes_the_connection() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
@@ -165,7 +165,7 @@ fn remembered_load(head: &Host) -> String {
 }
 
 #[test]
-fn accounts_without_a_shell_and_without_root() {
+fn an_account_needs_neither_a_shell_nor_root() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").account("offload").start();
     let head = lab.head().start();
@@ -190,7 +190,7 @@ fn accounts_without_a_shell_and_without_root() {
 }
 
 #[test]
-fn servers_that_run_no_command() {
+fn a_server_need_not_run_commands() {
     let lab = Lab::new();
     let head = lab.head().start();
     for (number, command) in ["/bin/false", "internal-sftp", "echo nothing for you"].into_iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The main job: guix-daemon has its builds done by build machines, through `offload`.
+//! The main job: guix-daemon offloads builds to build machines through `offload`.
 
 mod lab;
 
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use lab::{Drv, Host, Lab, max_concurrency};
 
-/// What the head knows about the output of `name` must be what the machine that built it knows, but for when it came.
+/// Head and machine must have the same record of the output of `name`, except for the time of its arrival.
 #[track_caller]
 fn assert_same_item(head: &Host, machines: &[&Host], name: &str, path: &Path) {
     let builder = machines.iter().find(|machine| machine.built().iter().any(|built| built == name));
@@ -18,7 +18,7 @@ fn assert_same_item(head: &Host, machines: &[&Host], name: &str, path: &Path) {
 }
 
 #[test]
-fn a_single_build() {
+fn a_single_build_is_offloaded() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
@@ -41,7 +41,7 @@ fn a_single_build() {
 }
 
 #[test]
-fn a_graph_on_two_machines_with_two_slots_each() {
+fn a_graph_of_builds_uses_all_slots() {
     let lab = Lab::new();
     let machines = [lab.build_machine("b1").max_jobs(2).start(), lab.build_machine("b2").max_jobs(2).start()];
     let head = lab.head().start();

@@ -23,8 +23,8 @@ fn scripts(prefix: &str, count: usize, script: &str) -> Vec<Drv> {
     (0..count).map(|number| Drv::new(&format!("{prefix}-{number}")).script(script)).collect()
 }
 
-/// Machine file entries for a machine that has something to do when the test begins.
-fn calm(machine: &Host) -> Entry {
+/// Returns an entry that ignores the load: the machine is busy when the test begins.
+fn entry_at_any_load(machine: &Host) -> Entry {
     machine.entry().set("overload_threshold", false)
 }
 
@@ -50,7 +50,7 @@ impl Answer {
     }
 }
 
-/// Puts derivations into the store, and has the daemon build them in one request.
+/// Puts derivations into the store, and builds them in one request to the daemon.
 fn build(client: &mut Direct<'_>, drvs: &[Drv]) -> Answer {
     let paths: Vec<StorePath> = drvs.iter().map(|drv| client.make(drv).path).collect();
     build_paths(client, &paths, drvs.len())
@@ -89,11 +89,11 @@ fn hooks_and_descriptors(head: &Host) -> [usize; 2] {
 }
 
 #[test]
-fn a_thousand_short_builds_that_one_needs() {
+fn a_thousand_builds_that_one_needs_are_offloaded() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
-    head.write_machines(&[calm(&b1)]);
+    head.write_machines(&[entry_at_any_load(&b1)]);
     let mut client = head.direct();
     build_as_inputs(&mut client, "needs-200", &instant("first", 200)).succeeded();
     build_as_inputs(&mut client, "needs-1000", &instant("then", 1000)).succeeded();
@@ -107,25 +107,25 @@ fn a_thousand_short_builds_that_one_needs() {
 
 /// All in the request itself; the daemon keeps a descriptor for each until the request ends.
 #[test]
-fn three_hundred_short_builds_of_both_releases() {
+fn three_hundred_builds_of_one_request_are_offloaded() {
     for release in RELEASES {
         let lab = Lab::new();
         let b1 = lab.build_machine("b1").start();
         let head = lab.head().release(release).start();
-        head.write_machines(&[calm(&b1)]);
+        head.write_machines(&[entry_at_any_load(&b1)]);
         let mut client = head.direct();
         build(&mut client, &instant("asked-for", 300)).succeeded();
         assert_eq!((b1.built().len(), head.built().len()), (300, 0), "{release:?}");
     }
 }
 
-/// The daemon may build as well, and must not be told to.
+/// The daemon may build too, but no reply must make it build.
 #[test]
-fn a_daemon_that_may_build_does_not_take_what_is_postponed() {
+fn a_daemon_that_may_build_leaves_postponed_builds() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().max_jobs(1).start();
-    head.write_machines(&[calm(&b1)]);
+    head.write_machines(&[entry_at_any_load(&b1)]);
     let mut client = head.direct();
     with_local_builds(&mut client, 1);
     build(&mut client, &instant("asked-for", 300)).succeeded();
@@ -133,11 +133,11 @@ fn a_daemon_that_may_build_does_not_take_what_is_postponed() {
 }
 
 #[test]
-fn several_clients_of_a_daemon_with_few_descriptors() {
+fn clients_of_a_daemon_with_few_descriptors_do_not_disturb_each_other() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().descriptor_limit(512).start();
-    head.write_machines(&[calm(&b1)]);
+    head.write_machines(&[entry_at_any_load(&b1)]);
     thread::scope(|scope| {
         for name in ["one", "two", "three"] {
             let head = &head;
@@ -149,11 +149,11 @@ fn several_clients_of_a_daemon_with_few_descriptors() {
 
 /// As many builds as four for each slot would wait inside their hooks.
 #[test]
-fn builds_that_wait_for_one_of_sixty_slots() {
+fn waiting_hooks_leave_the_daemon_descriptors() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").max_jobs(60).start();
     let head = lab.head().start();
-    head.write_machines(&[calm(&b1)]);
+    head.write_machines(&[entry_at_any_load(&b1)]);
     let drvs = scripts("long", 320, "until test -e /var/lab/finish; do sleep 1; done; echo >$out");
     let mut building = head.client().start(&drvs.iter().collect::<Vec<_>>());
     // The daemon says so when it has asked about all of them.
@@ -170,11 +170,11 @@ fn builds_that_wait_for_one_of_sixty_slots() {
 
 /// It keeps one for each build that is done, until the request ends.
 #[test]
-fn a_request_for_more_builds_than_the_daemon_has_descriptors_for() {
+fn builds_beyond_the_descriptors_of_the_daemon_are_refused_with_the_reason() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().descriptor_limit(128).start();
-    head.write_machines(&[calm(&b1)]);
+    head.write_machines(&[entry_at_any_load(&b1)]);
     let drvs = instant("asked-for", 110);
     let (message, log) = build(&mut head.direct(), &drvs).refused();
     assert!(message.contains("unable to start any build"), "{message}");
@@ -197,12 +197,12 @@ fn a_request_for_more_builds_than_the_daemon_has_descriptors_for() {
 
 /// Such as one that measures the hook: the parent of the hook is not the daemon then.
 #[test]
-fn a_program_between_the_daemon_and_the_hook() {
+fn the_daemon_is_found_behind_another_program() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().descriptor_limit(128).hook(Hook::Program("/opt/between".to_owned())).start();
     install_hook(&head, "/opt/between", "/opt/offload/offload \"$@\"; exit $?");
-    head.write_machines(&[calm(&b1)]);
+    head.write_machines(&[entry_at_any_load(&b1)]);
     build_as_inputs(&mut head.direct(), "needs-them", &instant("between", 60)).succeeded();
     assert_eq!((b1.built().len(), head.built().len()), (61, 0));
 }
@@ -215,9 +215,9 @@ fn install_hook(head: &Host, name: &str, script: &str) {
     fs::set_permissions(head.path(name), Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Nothing of what the daemon has open can be seen.
+/// The hook cannot see the daemon's descriptors.
 #[test]
-fn descriptors_that_cannot_be_counted() {
+fn uncounted_descriptors_limit_the_builds() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().descriptor_limit(256).hook(Hook::Program("/opt/blind".to_owned())).start();
@@ -226,7 +226,7 @@ fn descriptors_that_cannot_be_counted() {
         "/opt/blind",
         "exec unshare --mount sh -c 'mount -t tmpfs none /proc && exec /opt/offload/offload \"$@\"' sh \"$@\"",
     );
-    head.write_machines(&[calm(&b1)]);
+    head.write_machines(&[entry_at_any_load(&b1)]);
     let drvs = instant("unseen", 40);
     let (_, log) = build(&mut head.direct(), &drvs).refused();
     assert!(log.contains("cannot be counted"), "{log}");
@@ -236,14 +236,14 @@ fn descriptors_that_cannot_be_counted() {
 }
 
 #[test]
-fn pools_of_many_slots() {
+fn many_slots_are_used() {
     let is_campaign = std::env::var_os("OFFLOAD_CAMPAIGN").is_some();
     let (pools, count): (&[u32], usize) = if is_campaign { (&[60, 200], 1000) } else { (&[60], 250) };
     for &slots in pools {
         let lab = Lab::new();
         let b1 = lab.build_machine("b1").max_jobs(slots).start();
         let head = lab.head().start();
-        head.write_machines(&[calm(&b1)]);
+        head.write_machines(&[entry_at_any_load(&b1)]);
         let drvs = scripts("short", count, "sleep 2; echo >$out");
         build_as_inputs(&mut head.direct(), "needs-short", &drvs).succeeded();
         assert_eq!((b1.built().len(), head.built().len()), (count + 1, 0));

@@ -1,5 +1,5 @@
-//! What the client of a build is told: where it is built, how far transfers have come, how to look at a failure; and
-//! nothing twice.
+//! The messages to the client of a build: the machine, the progress of transfers, the commands to inspect a failure. None
+//! appears twice.
 
 mod lab;
 
@@ -14,7 +14,7 @@ fn lines(log: &str) -> Vec<&str> {
 }
 
 #[test]
-fn a_failed_build_says_where_and_how_to_look_at_it() {
+fn a_failed_build_names_the_machine_and_the_commands_to_inspect_it() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
@@ -51,7 +51,7 @@ fn a_failed_build_says_where_and_how_to_look_at_it() {
 
 /// The link is so slow that the daemon's silence timer would run out.
 #[test]
-fn long_transfers_tell_how_far_they_are() {
+fn long_transfers_report_progress() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let slow = lab.proxy("slow", b1.ssh_address());
@@ -84,7 +84,7 @@ fn many_requests_make_few_lines() {
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().max_jobs(4).start();
     head.write_machines(&[b1.entry()]);
-    // What all builds need is there before: nobody waits for others to send it.
+    // The common inputs are sent first, so that no build waits for another one to send them.
     head.build(&[&Drv::new("first")]).succeeded();
     let foreign: Vec<Drv> =
         (0..8).map(|i| Drv::new(&format!("foreign{i}")).features(&["quantum"]).script("echo >$out")).collect();
@@ -95,7 +95,7 @@ fn many_requests_make_few_lines() {
     // A line for the client, and one for the log of each build that is offloaded.
     let own: Vec<Drv> = (0..4).map(|i| Drv::new(&format!("own{i}")).script("echo >$out")).collect();
     let result = head.build(&own.iter().collect::<Vec<_>>()).succeeded();
-    // What takes long is told besides, on a machine with much else to do.
+    // A busy machine also causes lines about long waits.
     let is_transfer = |line: &&str| line.starts_with("offload: sent ") || line.starts_with("offload: retrieved ");
     let count = lines(&result.log).iter().filter(|line| !is_transfer(line)).count();
     assert_eq!((b1.built().len(), count), (5, 8), "{}", result.log);

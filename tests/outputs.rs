@@ -28,7 +28,7 @@ fn assert_same_item(head: &Host, machine: &Host, path: &Path) {
 
 /// In one direction: the daemon refuses outputs that refer to each other in a circle.
 #[test]
-fn outputs_that_refer_to_each_other() {
+fn outputs_may_refer_to_each_other() {
     let (_lab, b1, head) = pool();
     let drv = Drv::new("library")
         .outputs(&["out", "dev", "doc"])
@@ -64,11 +64,11 @@ fn only_the_missing_output_is_fetched() {
 }
 
 #[test]
-fn fixed_outputs() {
+fn fixed_outputs_are_checked_for_their_hash() {
     let (_lab, b1, head) = pool();
     // SHA-256 of "fixed\n", and of the nar of a directory that holds it.
     let flat = Drv::new("flat")
-        .fixed("sha256", "a4a1ed5a0cd4a7cb6ee1ab0e7d0c3ab0d4a3ad5e7a2bd8b4d7b3b0c0c5b4c3a1", false)
+        .fixed_file("sha256", "a4a1ed5a0cd4a7cb6ee1ab0e7d0c3ab0d4a3ad5e7a2bd8b4d7b3b0c0c5b4c3a1")
         .script("echo fixed >$out");
     let result = head.build(&[&flat]);
     // A wrong hash is the builder's failure, and says what was found.
@@ -76,7 +76,7 @@ fn fixed_outputs() {
     assert!(head.path_info(result.output("flat")).is_none());
 
     let hex = sha256_hex(b"fixed\n");
-    let right = Drv::new("right").fixed("sha256", &hex, false).script("echo fixed >$out");
+    let right = Drv::new("right").fixed_file("sha256", &hex).script("echo fixed >$out");
     let user = Drv::new("user").input(&right).script("cat $right >$out");
     let result = head.build(&[&user, &right]).succeeded();
     for name in ["right", "user"] {
@@ -92,7 +92,7 @@ fn sha256_hex(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn every_kind_of_file() {
+fn every_kind_of_file_arrives_unchanged() {
     let (_lab, b1, head) = pool();
     let drv = Drv::new("shapes").script(
         "mkdir -p $out/empty-directory \"$out/a b\" $out/deep/er/est; cd $out
@@ -121,14 +121,14 @@ fn every_kind_of_file() {
 }
 
 #[test]
-fn a_large_file_and_many_small_ones() {
+fn large_and_many_files_arrive_unchanged() {
     let (_lab, b1, head) = pool();
     let large = Drv::new("large").script("dd if=/dev/urandom of=$out bs=1048576 count=200 2>/dev/null");
     let many = Drv::new("many").script(
         "mkdir $out; cd $out; i=0; while test $i -lt 200; do mkdir $i; j=0; while test $j -lt 100; do echo $i $j >$i/$j; \
          j=$((j+1)); done; i=$((i+1)); done",
     );
-    // What came back goes out again, as the input of another build on another machine.
+    // The output becomes the input of another build on another machine.
     let user = Drv::new("user").input(&large).input(&many).script("wc -c <$large >$out; ls -R $many | wc -l >>$out");
     let result = head.build(&[&large, &many, &user]).succeeded();
     for output in result.outputs() {
@@ -141,7 +141,7 @@ fn a_large_file_and_many_small_ones() {
 
 /// Over a long link the question and answer of an import are left to a program on the other side, where there is one.
 #[test]
-fn an_input_over_a_long_link() {
+fn an_input_arrives_over_a_link_with_latency() {
     let lab = Lab::new();
     let near = lab.build_machine("near").start();
     let bare = lab.build_machine("bare").sshd_option("ForceCommand /bin/false").start();
@@ -166,7 +166,7 @@ fn an_input_over_a_long_link() {
 /// 800 directories in each other, as deep as guix-daemon can handle: it works with whole paths, of which the kernel takes
 /// 4095 bytes.
 #[test]
-fn the_deepest_tree_that_guix_daemon_builds() {
+fn the_deepest_tree_that_guix_daemon_builds_arrives() {
     let lab = Lab::new();
     let [b1, b2] = [("b1", Release::Sid), ("b2", Release::Bullseye)]
         .map(|(name, release)| lab.build_machine(name).release(release).start());

@@ -46,8 +46,7 @@ fn secrets(head: &Host) -> Vec<(&'static str, String)> {
     let public = String::from_utf8(head.read(format!("{USER_KEYS}/ed25519.pub"))).unwrap();
     let public = STANDARD.decode(public.split(' ').nth(1).unwrap()).unwrap();
     let point = &public[public.len() - 32..];
-    // The secret number, 64 bytes that end in the public point, comes after the second time that the point stands
-    // there.
+    // The secret number, 64 bytes that end in the public point, comes after the second occurrence of the point.
     let places: Vec<usize> = (0..bytes.len() - 32).filter(|&at| &bytes[at..at + 32] == point).collect();
     let [_, _, end] = places[..] else { panic!("{places:?}") };
     let number = &bytes[end - 32..end];
@@ -77,18 +76,18 @@ fn tree(directory: &Path, all: &mut Vec<(PathBuf, u32)>) {
 }
 
 #[test]
-fn children_the_log_and_the_files_of_state_tell_no_more_than_they_must() {
+fn children_logs_and_state_disclose_no_more_than_necessary() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let b2 = lab.build_machine("b2").start();
     let head = lab.head().env("OFFLOAD_LOG", "trace").start();
     let machines = |machine: &Host| format!("{CHILDREN}\nreturn {{ {} }}\n", machine.entry().lua());
 
-    // What the second machine gets of the first one's work is signed here.
+    // The second machine gets an output of the first, signed here.
     let first = Drv::new("first").script("echo words; echo $name >$out");
     head.write_machine_file(&machines(&b1));
     let mut log = head.build(&[&first]).succeeded().log;
-    // What others have no rights to is not a matter of the mask.
+    // The permissions do not depend on the mask.
     head.run("sh", &["-c", "umask 0; exec /opt/offload/offload drain b1"]);
     head.write_machine_file(&machines(&b2));
     log += &head.build(&[&Drv::new("second").input(&first).script("cat $first >$out")]).succeeded().log;

@@ -18,7 +18,7 @@ const LONG: Duration = Duration::from_secs(60);
 const DRV: &str = "/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-vec.drv";
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGiZC8RF5TdIuz3cZ2RZ6pH6/WJ7mzWKRX7KPrGwENOG";
 
-/// A machine file and a state directory. `MARK` in the file stands for a number of seconds to sleep, a long time, by
+/// A machine file and a state directory. `MARK` in the file is a number of seconds to sleep, a long time, by
 /// which its processes are known.
 struct Site {
     directory: TempDir,
@@ -55,7 +55,7 @@ impl Site {
         command
     }
 
-    /// A hook in a process group of its own that has been asked to build something.
+    /// Starts a hook with a request, in a process group of its own.
     fn hook(&self) -> Child {
         let mut command = self.command(&["x86_64-linux", "0", "0", "0"]);
         let mut hook = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -219,9 +219,9 @@ fn nothing_of_a_proxy_command_outlives_what_uses_it() {
     }
 }
 
-/// Whoever ends a supervisor ends what it is for.
+/// The end of a supervisor ends its program.
 #[test]
-fn a_supervisor_that_is_asked_to_end_leaves_nothing_behind() {
+fn a_terminated_supervisor_leaves_no_process() {
     let site = Site::with_tree("offload.exec(argv, { timeout = 600 })\nlocal limits = { evaluate = 600 }");
     let mut hook = site.hook();
     site.wait_for_the_tree();

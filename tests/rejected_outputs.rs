@@ -37,7 +37,7 @@ fn cases() -> Vec<Case> {
     vec![
         (drv("none", "true"), produce),
         (drv("one-of-two", "echo >$out").outputs(&["out", "lib"]), produce),
-        (drv("none-fixed", "true").fixed("sha256", &zeros(32), false), produce),
+        (drv("none-fixed", "true").fixed_file("sha256", &zeros(32)), produce),
         (drv("not-allowed", REFERS).env("allowedReferences", ""), refer),
         (drv("not-allowed-requisite", REFERS).env("allowedRequisites", ""), refer),
         (drv("disallowed", "echo $out >$out").env("disallowedReferences", "out"), refer),
@@ -59,11 +59,11 @@ fn cases() -> Vec<Case> {
         (drv("no-specifier", REFERS).env("allowedReferences", "nonsense"), "invalid reference specifier"),
         (drv("open-directory", "mkdir $out; chmod 777 $out"), permission),
         (drv("open-file", "echo >$out; chmod 620 $out"), permission),
-        (drv("hash", "echo >$out").fixed("sha256", &zeros(32), false), mismatch),
-        (drv("hash-of-tree", "mkdir $out").fixed("sha256", &zeros(32), true), mismatch),
-        (drv("hash-512", "echo >$out").fixed("sha512", &zeros(64), false), mismatch),
-        (drv("fixed-directory", "mkdir $out").fixed("sha256", &zeros(32), false), regular),
-        (drv("fixed-program", "echo >$out; chmod +x $out").fixed("sha256", &zeros(32), false), regular),
+        (drv("hash", "echo >$out").fixed_file("sha256", &zeros(32)), mismatch),
+        (drv("hash-of-tree", "mkdir $out").fixed_tree("sha256", &zeros(32)), mismatch),
+        (drv("hash-512", "echo >$out").fixed_file("sha512", &zeros(64)), mismatch),
+        (drv("fixed-directory", "mkdir $out").fixed_file("sha256", &zeros(32)), regular),
+        (drv("fixed-program", "echo >$out; chmod +x $out").fixed_file("sha256", &zeros(32)), regular),
         (
             drv("cycle", "echo $lib >$out; echo $out >$lib").outputs(&["out", "lib"]),
             "cycle detected in the references of",
@@ -76,7 +76,7 @@ fn cases() -> Vec<Case> {
 
 /// The guard of the table of words: a daemon that says something else fails here.
 #[test]
-fn daemons_reject_outputs_in_these_words() {
+fn daemons_have_these_messages_for_rejected_outputs() {
     for release in RELEASES {
         let lab = Lab::new();
         let daemon = lab.daemon("b1", release).start();
@@ -146,7 +146,7 @@ fn a_rejected_output_is_built_once_and_fails_the_build() {
         head.verify_store();
 
         // A fixed output that could not be made is another matter: it may be made elsewhere.
-        let download = Drv::new("download").script("exit 7").fixed("sha256", &zeros(32), false);
+        let download = Drv::new("download").script("exit 7").fixed_file("sha256", &zeros(32));
         let result = head.build(&[&download]);
         assert_eq!(result.status, Some(1), "{}", result.log);
         let tries = built_on(&machines).iter().filter(|name| *name == "download").count();
@@ -154,9 +154,9 @@ fn a_rejected_output_is_built_once_and_fails_the_build() {
     }
 }
 
-/// What a builder prints is never taken for the daemon's word, and arrives as it was printed.
+/// The output of a builder is never read as a message of the daemon, and arrives unchanged.
 #[test]
-fn a_builder_that_speaks_like_a_daemon() {
+fn a_builder_cannot_imitate_the_daemons_messages() {
     for release in RELEASES {
         let lab = Lab::new();
         let machines = ["b1", "b2"].map(|name| lab.build_machine(name).release(release).start());
@@ -164,7 +164,7 @@ fn a_builder_that_speaks_like_a_daemon() {
         head.write_machines(&machines.each_ref().map(Host::entry));
         let lies = "echo '@ build-log 1 2'; echo \"@ hash-mismatch $out sha256 0 1\"; \
                     echo \"builder for \\`x.drv' failed to produce output path \\`$out'\";";
-        let drv = Drv::new("liar").script(&format!("{lies} exit 7")).fixed("sha256", &zeros(32), false);
+        let drv = Drv::new("liar").script(&format!("{lies} exit 7")).fixed_file("sha256", &zeros(32));
         let result = head.build(&[&drv]);
         assert_eq!(result.status, Some(1), "{}", result.log);
         assert_eq!(built_on(&machines), ["liar"; 2], "{}", result.log);

@@ -61,7 +61,7 @@ fn quick(name: &str) -> Drv {
     Drv::new(name).script("echo $name >$out")
 }
 
-/// Preferred to machines with the default speed, whatever load they tell.
+/// Returns the entry with a speed that is preferred at any load.
 fn fast(entry: Entry) -> Entry {
     entry.set("speed", 1000)
 }
@@ -72,7 +72,7 @@ fn contacts_allowed(start: Instant) -> usize {
     1 + (start.elapsed().as_secs() / BACK_OFF_MIN.as_secs()) as usize
 }
 
-/// A build that goes on until [`finish`] is called for its host.
+/// Returns a build that ends when [`finish`] is called for its host.
 fn endless(name: &str) -> Drv {
     Drv::new(name).script("echo on; until test -e /var/lab/finish; do sleep 0.1; done; echo >$out")
 }
@@ -82,7 +82,7 @@ fn finish(machine: &Host) {
 }
 
 #[test]
-fn a_machine_that_says_nothing_costs_one_short_wait() {
+fn a_machine_that_does_not_respond_costs_one_short_wait() {
     let lab = Lab::new();
     let (silent, b2) = (lab.build_machine("silent").start(), lab.build_machine("b2").start());
     let proxy = lab.proxy("proxy", silent.ssh_address());
@@ -90,7 +90,7 @@ fn a_machine_that_says_nothing_costs_one_short_wait() {
     let head = lab.head().start();
     let names = ["first", "second", "third", "fourth"];
     let drvs = instantiate(&head, &names.map(quick));
-    // Whoever waited for its answer would take twice as long as the test has.
+    // A wait for its answer would take twice as long as the test has.
     let silent_entry = || silent.entry().via(&proxy).set("connect_timeout", 2 * LONG.as_secs() as i32);
     head.write_machines(&[fast(silent_entry()), b2.entry()]);
 
@@ -122,7 +122,7 @@ fn a_machine_that_says_nothing_costs_one_short_wait() {
 }
 
 #[test]
-fn machines_that_are_down_are_left_alone() {
+fn machines_that_are_down_are_skipped() {
     let lab = Lab::new();
     let [b1, b2, b3] = ["b1", "b2", "b3"].map(|name| lab.build_machine(name).start());
     b1.stop_sshd();
@@ -163,13 +163,13 @@ fn a_machine_that_dies_under_a_build_is_replaced() {
 }
 
 #[test]
-fn a_build_that_a_daemon_refuses_is_no_fault_of_the_machine() {
+fn a_build_that_a_daemon_refuses_does_not_count_against_the_machine() {
     let lab = Lab::new();
     let (b1, b2) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());
     let head = lab.head().start();
     head.write_machines(&[fast(b1.entry()), b2.entry()]);
     // A fixed output with another hash: the builder ran, and no other machine would build anything else.
-    let wrong = Drv::new("wrong").fixed("sha256", &"0".repeat(64), false).script("echo wrong >$out");
+    let wrong = Drv::new("wrong").fixed_file("sha256", &"0".repeat(64)).script("echo wrong >$out");
     head.mark_healthy("b1");
     let result = head.build(&[&wrong]);
     assert_eq!(result.status, Some(1), "{}", result.error);
@@ -184,7 +184,7 @@ fn a_build_that_a_daemon_refuses_is_no_fault_of_the_machine() {
 }
 
 #[test]
-fn forty_clients_at_once() {
+fn forty_clients_share_the_slots() {
     const BUILDS: usize = 40;
     let lab = Lab::new();
     // As sshd has them by default.
@@ -232,7 +232,7 @@ fn slots_are_given_out_in_order() {
     let slow = "until test -e /var/lab/finish; do echo; sleep 0.5; done; echo >$out";
     let drvs = instantiate(&head, &names.map(|name| Drv::new(name).script(slow)));
     head.write_machines(&[b1.entry()]);
-    // Those that wait are silent for longer than this, but for what the hook says.
+    // Waiting builds are silent for longer than this, except for the lines of the hook.
     const SILENT: Duration = Duration::from_secs(7);
     let options = Options { max_silent_time: Some(SILENT), ..offloaded() };
     // Each comes when the one before has its place.
@@ -266,7 +266,7 @@ fn slots_are_given_out_in_order() {
 
 /// The daemon reads nobody's log while it waits for a reply.
 #[test]
-fn no_deadlock_while_the_daemon_waits_for_a_reply() {
+fn a_hook_never_blocks_on_a_daemon_that_waits_for_its_reply() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
@@ -356,7 +356,7 @@ fn a_foreign_system_is_waited_for() {
 
 /// The first machine of the file would be chosen by its place. But the second one has what the build needs.
 #[test]
-fn among_equals_the_one_that_has_the_inputs() {
+fn among_equals_a_machine_with_the_inputs_is_chosen() {
     let lab = Lab::new();
     let (b1, b2) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());
     let head = lab.head().start();

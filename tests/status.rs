@@ -1,5 +1,5 @@
-//! `offload status`: what it shows of machines that are well, at work, drained and gone, in every form; and that it clears
-//! what was remembered of a machine.
+//! `offload status` shows machines that are healthy, busy, drained or unreachable, in every form, and clears the recorded
+//! failures of a machine that responds.
 
 mod lab;
 
@@ -18,7 +18,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Every field stands in the manual.
+/// Every field is in the manual.
 fn in_the_manual(names: impl IntoIterator<Item = String>) {
     let manual = fs::read_to_string("doc/manual/commands.md").unwrap();
     for name in names {
@@ -41,15 +41,19 @@ fn records(text: &str) -> Vec<Vec<(String, String)>> {
 }
 
 #[test]
-fn machines_at_work_drained_and_gone() {
+fn status_shows_machines_that_build_are_drained_or_cannot_be_reached() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let b2 = lab.build_machine("b2").start();
     let gone = lab.build_machine("gone").start();
     gone.stop_sshd();
     let head = lab.head().start();
-    let patient = |host: &Host| host.entry().set("connect_timeout", 60);
-    head.write_machines(&[patient(&b1), patient(&b2), gone.entry().set("systems", ["mips64el-linux"])]);
+    let with_long_timeout = |host: &Host| host.entry().set("connect_timeout", 60);
+    head.write_machines(&[
+        with_long_timeout(&b1),
+        with_long_timeout(&b2),
+        gone.entry().set("systems", ["mips64el-linux"]),
+    ]);
     head.run("/opt/offload/offload", &["drain", "b2", "--for", "2h"]);
     let drv = Drv::new("long").script("while ! test -e /var/lab/go; do busybox sleep 0.1; done; echo >$out");
     let build = head.client().start(&[&drv]);
@@ -173,7 +177,7 @@ fn a_live_view_is_drawn_in_place_and_leaves_nothing_behind() {
     assert!(drawn.contains("\x1b[?25h\x1b[?1049l"), "{drawn:?}");
 }
 
-/// What an administrator has just fixed is used by the next build, however long the hooks would have skipped it.
+/// The next build uses a machine that an administrator has just fixed, however long the hooks would have skipped it.
 #[test]
 fn a_machine_that_works_again_is_used_at_once() {
     let lab = Lab::new();

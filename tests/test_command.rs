@@ -1,4 +1,4 @@
-//! `offload test`: what it finds, and that its remedies mend it.
+//! `offload test` finds faults, and its remedies fix them.
 
 mod lab;
 
@@ -32,7 +32,7 @@ fn about(report: &str, name: &str) -> String {
 }
 
 #[test]
-fn one_bad_machine_hides_nothing_of_the_others() {
+fn one_bad_machine_hides_no_other() {
     let lab = Lab::new();
     let good = lab.build_machine("b1").start();
     let dead = lab.build_machine("b2").start();
@@ -71,26 +71,25 @@ fn check_fields(json: &serde_json::Value) {
     }
 }
 
-/// What stands below the line that ends in `intent`: to be taken as it is.
+/// Returns the lines to paste below the line that ends in `intent`.
 fn pastes<'a>(report: &'a str, intent: &str) -> Vec<&'a str> {
     let lines: Vec<&str> = report.lines().collect();
     lines.windows(2).filter(|pair| pair[0].ends_with(intent)).map(|pair| pair[1].trim_start()).collect()
 }
 
 /// A machine with a fault.
-struct Patient<'a> {
+struct FaultyMachine<'a> {
     entry: Entry,
     host: &'a Host,
     /// What the finding says.
     symptom: &'static str,
-    /// How many times `test` has to be asked: behind one fault another may wait. 0: it has no remedy that can be run
-    /// here.
+    /// How many times `test` must run, because one fault can hide another. 0: it has no remedy that can be run here.
     rounds: usize,
     /// Lines that remedies have put into the entry.
     lines: Vec<String>,
 }
 
-impl Patient<'_> {
+impl FaultyMachine<'_> {
     fn lua(&self) -> String {
         let field = |line: &str| line.split(' ').next().unwrap().to_owned();
         let entry = self.lines.iter().fold(self.entry.clone(), |entry, line| entry.unset(&field(line))).lua();
@@ -99,7 +98,7 @@ impl Patient<'_> {
     }
 }
 
-/// In the place of an init system, which a lab has not: really starts, restarts and reloads the services of a host.
+/// A lab has no init system. This script starts, restarts and reloads the services of a host instead.
 const SYSTEMCTL: &str = "#!/bin/sh
 case \"$1 $2\" in
   'start ssh') /usr/sbin/sshd -f /etc/ssh/sshd_config ;;
@@ -159,7 +158,7 @@ impl Drop for StrangeDaemon {
 const OLD_DAEMON: &[u8] = b"oixd\0\0\0\0\x61\x01\0\0\0\0\0\0";
 
 #[test]
-fn every_fault_is_found_and_its_remedy_mends_it() {
+fn every_fault_is_found_and_its_remedy_fixes_it() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let refusing = lab.build_machine("refusing").start();
@@ -208,7 +207,7 @@ fn every_fault_is_found_and_its_remedy_mends_it() {
     write_program(&full, "/usr/local/bin/date", "#!/bin/sh\nexec /bin/date -d '1 hour' \"$@\"\n");
     write_program(&full, "/usr/bin/timedatectl", "#!/bin/sh\nrm -f /usr/local/bin/date\n");
 
-    let patient = |name: &str, host, symptom, rounds, change: &dyn Fn(Entry) -> Entry| Patient {
+    let machine = |name: &str, host, symptom, rounds, change: &dyn Fn(Entry) -> Entry| FaultyMachine {
         entry: change(Host::entry(host).set("name", name)),
         host,
         symptom,
@@ -216,51 +215,51 @@ fn every_fault_is_found_and_its_remedy_mends_it() {
         lines: Vec::new(),
     };
     let same = |entry: Entry| entry;
-    let mut patients = [
-        patient("nowhere", &b1, "!!  name          name does not resolve", 0, &same),
-        patient("silent", &b1, "!!  connection    timed out", 0, &|entry| entry.set("connect_timeout", 3.0)),
-        patient("mail", &b1, "!!  connection    no SSH server: it says", 0, &same),
-        patient("refusing", &refusing, "!!  connection    connection refused", 1, &same),
-        patient("other-key", &b1, "!!  host key      the server shows another", 1, &|entry| {
+    let mut machines = [
+        machine("nowhere", &b1, "!!  name          name does not resolve", 0, &same),
+        machine("silent", &b1, "!!  connection    timed out", 0, &|entry| entry.set("connect_timeout", 3.0)),
+        machine("mail", &b1, "!!  connection    no SSH server: it says", 0, &same),
+        machine("refusing", &refusing, "!!  connection    connection refused", 1, &same),
+        machine("other-key", &b1, "!!  host key      the server shows another", 1, &|entry| {
             entry.set("host_key", lab.stranger_host_key())
         }),
-        patient("other-type", &b1, "the server has no host key of a type that is asked for", 1, &|entry| {
+        machine("other-type", &b1, "the server has no host key of a type that is asked for", 1, &|entry| {
             entry.set("host_key", b1.host_key(HostKeyKind::Rsa))
         }),
-        patient("closed", &b1, "!!  login         user 'root' may not log in", 1, &|entry| {
+        machine("closed", &b1, "!!  login         user 'root' may not log in", 1, &|entry| {
             entry.set("private_key", key("stranger"))
         }),
-        patient("exposed", &b1, "!!  private key", 1, &|entry| entry.set("private_key", key("exposed"))),
-        patient("passphrase", &b1, "!!  private key", 0, &|entry| entry.set("private_key", key("passphrase"))),
-        patient("no-key", &b1, "does not exist", 2, &|entry| entry.set("private_key", key("new"))),
-        patient("locked", &plain, "user 'offload' may not log in", 2, &same),
-        patient("unentitled", &plain, "Permission denied", 1, &|entry| entry.set("user", "other")),
-        patient("moved", &b1, "no daemon answers on '/run/guix'", 1, &|entry| entry.set("daemon_socket", "/run/guix")),
-        patient("idle", &idle, "!!  channel       no daemon answers", 1, &same),
-        patient(
+        machine("exposed", &b1, "!!  private key", 1, &|entry| entry.set("private_key", key("exposed"))),
+        machine("passphrase", &b1, "!!  private key", 0, &|entry| entry.set("private_key", key("passphrase"))),
+        machine("no-key", &b1, "does not exist", 2, &|entry| entry.set("private_key", key("new"))),
+        machine("locked", &plain, "user 'offload' may not log in", 2, &same),
+        machine("unentitled", &plain, "Permission denied", 1, &|entry| entry.set("user", "other")),
+        machine("moved", &b1, "no daemon answers on '/run/guix'", 1, &|entry| entry.set("daemon_socket", "/run/guix")),
+        machine("idle", &idle, "!!  channel       no daemon answers", 1, &same),
+        machine(
             "unforwarding",
             &unforwarding,
             "??  channel       to '/var/guix/daemon-socket/socket' through",
             1,
             &same,
         ),
-        patient("old", &b1, "the daemon speaks protocol version 0x161; 0x163 to 0x164", 0, &|entry| {
+        machine("old", &b1, "the daemon speaks protocol version 0x161; 0x163 to 0x164", 0, &|entry| {
             entry.set("daemon_socket", "/var/guix/old")
         }),
-        patient("mute", &b1, "!!  daemon", 0, &|entry| {
+        machine("mute", &b1, "!!  daemon", 0, &|entry| {
             entry.set("daemon_socket", "/var/guix/mute").set("connect_timeout", 3.0)
         }),
-        patient("strangers", &strangers, "!!  import there  it does not trust this machine's signing key", 1, &same),
-        patient("keyless", &keyless, "!!  import here", 2, &same),
-        patient("full", &full, "free in the store, 45.0 MiB wanted", 1, &|entry| {
+        machine("strangers", &strangers, "!!  import there  it does not trust this machine's signing key", 1, &same),
+        machine("keyless", &keyless, "!!  import here", 2, &same),
+        machine("full", &full, "free in the store, 45.0 MiB wanted", 1, &|entry| {
             entry.set("minimum_disk_space", f64::from(45 << 20))
         }),
         // About an hour: a second may begin between the two clocks' being read.
-        patient("skewed", &full, "??  clock         differs by 3", 1, &|entry| entry.set("minimum_disk_space", 0.0)),
-        patient("drained", &b1, "it is drained: it gets no builds", 1, &same),
-        patient("b1", &b1, "ok  import there", 0, &same),
+        machine("skewed", &full, "??  clock         differs by 3", 1, &|entry| entry.set("minimum_disk_space", 0.0)),
+        machine("drained", &b1, "it is drained: it gets no builds", 1, &same),
+        machine("b1", &b1, "ok  import there", 0, &same),
     ];
-    write_pool(&head, &patients);
+    write_pool(&head, &machines);
     head.run("offload", &["drain", "drained"]);
 
     let mut states = BTreeMap::new();
@@ -270,25 +269,25 @@ fn every_fault_is_found_and_its_remedy_mends_it() {
         assert_eq!(output.status.code(), Some(4), "{report}{}", text(&output.stderr));
         if round == 0 {
             println!("{report}");
-            for patient in &patients {
-                let found = about(&report, &name(&patient.entry));
-                assert!(found.contains(patient.symptom), "no '{}' in:\n{found}", patient.symptom);
+            for machine in &machines {
+                let found = about(&report, &name(&machine.entry));
+                assert!(found.contains(machine.symptom), "no '{}' in:\n{found}", machine.symptom);
             }
         }
-        states = patients.iter().map(|one| (name(&one.entry), about(&report, &name(&one.entry)))).collect();
-        let left: Vec<_> = patients.iter_mut().filter(|patient| patient.rounds > round).collect();
+        states = machines.iter().map(|one| (name(&one.entry), about(&report, &name(&one.entry)))).collect();
+        let left: Vec<_> = machines.iter_mut().filter(|machine| machine.rounds > round).collect();
         if left.is_empty() {
             break;
         }
-        for patient in left {
-            mend(patient, &states[&name(&patient.entry)], &head);
+        for machine in left {
+            fix(machine, &states[&name(&machine.entry)], &head);
         }
-        write_pool(&head, &patients);
+        write_pool(&head, &machines);
     }
-    for patient in &patients {
-        let state = &states[&name(&patient.entry)];
-        let is_well = !["!!", "??"].iter().any(|mark| state.contains(&format!("  {mark}  ")));
-        assert_eq!(is_well, patient.rounds > 0 || name(&patient.entry) == "b1", "{state}");
+    for machine in &machines {
+        let state = &states[&name(&machine.entry)];
+        let passes = !["!!", "??"].iter().any(|mark| state.contains(&format!("  {mark}  ")));
+        assert_eq!(passes, machine.rounds > 0 || name(&machine.entry) == "b1", "{state}");
     }
     let advice = [
         ("nowhere", "`getent hosts nowhere`"),
@@ -317,23 +316,23 @@ fn name(entry: &Entry) -> String {
     lua.split("name = \"").nth(1).unwrap().split('"').next().unwrap().to_owned()
 }
 
-fn write_pool(head: &Host, patients: &[Patient<'_>]) {
-    let entries: String = patients.iter().map(Patient::lua).collect();
+fn write_pool(head: &Host, machines: &[FaultyMachine<'_>]) {
+    let entries: String = machines.iter().map(FaultyMachine::lua).collect();
     head.write_machine_file(&format!("return {{\n{entries}}}\n"));
 }
 
 /// Does what the report says, to the letter.
-fn mend(patient: &mut Patient<'_>, found: &str, head: &Host) {
-    let name = name(&patient.entry);
+fn fix(machine: &mut FaultyMachine<'_>, found: &str, head: &Host) {
+    let name = name(&machine.entry);
     let mut count = 0;
-    for (intent, host) in [("on this machine, as root:", head), (&*format!("on {name}, as root:"), patient.host)] {
+    for (intent, host) in [("on this machine, as root:", head), (&*format!("on {name}, as root:"), machine.host)] {
         for command in pastes(found, intent) {
             host.run("sh", &["-c", command]);
             count += 1;
         }
     }
     for line in pastes(found, &format!("in the machine file, for {name}:")) {
-        patient.lines.push(line.to_owned());
+        machine.lines.push(line.to_owned());
         count += 1;
     }
     assert!(count > 0, "no remedy in:\n{found}");

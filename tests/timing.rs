@@ -59,8 +59,8 @@ fn every_phase_is_logged_and_the_round_trips_are_as_documented() {
     head.client().no_offload().max_jobs(1).build(&[&large]).succeeded();
     note(&mut phases, &head.build(&[&Drv::new("far-user").input(&large)]).succeeded().log);
 
-    // The server's messages may cross with ours and its status may have to be asked for again, which adds some: so the
-    // least of some builds counts, of more builds the busier the machine is.
+    // The server's messages may cross with ours, and its status may have to be requested again, which adds round trips. So
+    // the least of some builds counts, of more builds on a busier machine.
     let mut assert_round_trips = |heading: &str, connecting: u32| {
         let documented = documented_round_trips(heading);
         let mut least = u32::MAX;

@@ -32,7 +32,7 @@ fn random_file(head: &Host, path: &str, size: usize) {
 }
 
 #[test]
-fn what_ten_builds_need_is_sent_once() {
+fn an_input_of_ten_builds_is_sent_once() {
     let Pool { machine, link, head, .. } = pool(|host| host.max_jobs(10), |entry| entry);
     random_file(&head, "/tmp/data", 20 * MIB);
     let drvs: Vec<Drv> = (0..10)
@@ -47,10 +47,10 @@ fn what_ten_builds_need_is_sent_once() {
     machine.verify_store();
 }
 
-/// Uploads and downloads each last a second at least, and no two of a kind may go on at once. The first upload lasts
+/// Uploads and downloads each last a second at least, and no two of a kind may overlap. The first upload lasts
 /// until others wait for it.
 #[test]
-fn one_transfer_at_a_time() {
+fn transfers_are_limited_in_each_direction() {
     let Pool { machine, link, head, .. } = pool(|host| host, |entry| entry.set("max_transfers", 1));
     // All that builds share is there before.
     head.build(&[&Drv::new("first")]).succeeded();
@@ -80,7 +80,7 @@ fn one_transfer_at_a_time() {
 
 /// An sshd that begins to drop connections at three, and drops every one from six on.
 #[test]
-fn twelve_builds_at_once_and_a_strict_sshd() {
+fn twelve_builds_pass_an_sshd_with_few_startups() {
     let Pool { machine, link, head, .. } =
         pool(|host| host.max_jobs(12).sshd_option("MaxStartups 3:50:6"), |entry| entry);
     // Logging in takes a while, so that they meet.
@@ -97,7 +97,7 @@ fn twelve_builds_at_once_and_a_strict_sshd() {
 /// An sshd that counts failures, as it does by default, and has not forgotten them by the time of the next; and a key
 /// that it does not know.
 #[test]
-fn a_machine_that_lets_nobody_in() {
+fn refused_logins_cost_one_connection_for_each_back_off() {
     let lab = Lab::new();
     let closed = lab.build_machine("b1").closed().sshd_option("PerSourcePenalties authfail:300s").start();
     let link = lab.proxy("link", closed.ssh_address());
@@ -136,20 +136,20 @@ fn a_machine_that_lets_nobody_in() {
     panic!("sshd never banned the head: {}", closed.sshd_log());
 }
 
-/// A garbage collector keeps the daemon from taking anything while it runs. That is no reason to leave the machine, nor
-/// for the head's daemon to end a hook that is silent for too long.
+/// While the garbage collector runs, the daemon accepts nothing. The build stays on the machine, and the head's daemon does not
+/// end the hook for its silence.
 #[test]
-fn a_machine_whose_garbage_collector_runs() {
+fn a_running_garbage_collector_does_not_move_the_build() {
     let Pool { machine, link, head, .. } = pool(
         |host| host,
         |entry| {
-            // A connection that is kept protects what was sent over it, and what is deleted here is not to be protected.
+            // A persistent connection would protect the sent items, which the garbage collector must delete here.
             entry.set("stall_timeout", 3).set("keep_connection", false)
         },
     );
     head.build(&[&Drv::new("before")]).succeeded();
     let connections = link.connections();
-    // The one that asked how the machine is has built, too.
+    // The connection of the probe has built, too.
     assert_eq!(connections, 1);
     let lock = lock_store(&machine);
     let mut build = head.client().max_silent_time(10).start(&[&Drv::new("during")]);
@@ -159,8 +159,8 @@ fn a_machine_whose_garbage_collector_runs() {
     build.wait().succeeded();
     assert_eq!(link.connections(), connections + 1);
 
-    // The same while a program over there imports what comes over a long link.
-    // It is not all there by the time the lock is taken.
+    // The same while a program on the machine imports a bundle over a link with latency. The bundle is incomplete when the
+    // lock is taken.
     let input = Drv::new("input").script("head -c 48000000 /dev/urandom >$out");
     head.build(&[&input]).succeeded();
     machine.run("sh", &["-c", "guix gc --delete $(ls -d /gnu/store/*-input)"]);
@@ -206,7 +206,7 @@ fn sockets_of_sshd(machine: &Host) -> usize {
 /// A machine that swaps, say: it is there, and takes longer to greet once more than one that is called for the first
 /// time may.
 #[test]
-fn a_daemon_that_is_slow_to_greet_again() {
+fn a_slow_second_greeting_is_accepted() {
     const CONNECT_TIMEOUT: u64 = 2;
     let Pool { machine, link: _link, head, .. } =
         pool(|host| host, |entry| entry.set("connect_timeout", CONNECT_TIMEOUT as i32).set("stall_timeout", 5));
@@ -225,9 +225,9 @@ fn a_daemon_that_is_slow_to_greet_again() {
     assert_eq!(machine.built(), ["long"]);
 }
 
-/// Stopped, not ended: its socket takes connections, and sshd beside it is well.
+/// The daemon is stopped, not ended: its socket accepts connections, and sshd works.
 #[test]
-fn a_daemon_that_stops() {
+fn a_stopped_daemon_moves_the_build() {
     let lab = Lab::new();
     let (bad, good) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());
     let head = lab.head().start();
@@ -235,7 +235,7 @@ fn a_daemon_that_stops() {
     let entry = bad.entry().set("speed", 1000).set("keep_connection", false);
     head.write_machines(&[entry.set("connect_timeout", 4).set("stall_timeout", 3), good.entry()]);
 
-    // During a build. Nothing is said about limits, so only the daemon's silence can tell.
+    // During a build without limits, only the daemon's silence shows it.
     let drv = Drv::new("stopped").script("echo here we are; sleep 5; echo done >$out");
     head.mark_healthy("b1");
     let mut build = head.client().max_silent_time(0).timeout(0).start(&[&drv]);

@@ -13,12 +13,12 @@ fn trial_build(head: &Host, entry: Entry) -> (bool, Vec<(String, String)>) {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let machine = &report["machines"][0];
     let findings = machine["findings"].as_array().unwrap().iter().filter(|finding| finding["step"] == "build");
-    let told = |finding: &serde_json::Value| {
+    let report = |finding: &serde_json::Value| {
         let remedies = finding["remedies"].as_array().unwrap().iter().map(|remedy| remedy["text"].as_str().unwrap());
         let texts = [finding["text"].as_str().unwrap()].into_iter().chain(remedies);
         (finding["outcome"].as_str().unwrap().to_owned(), texts.collect::<Vec<_>>().join("; "))
     };
-    (machine["usable"].as_bool().unwrap(), findings.map(told).collect())
+    (machine["usable"].as_bool().unwrap(), findings.map(report).collect())
 }
 
 /// The items that the test has left in the host's store.
@@ -41,7 +41,7 @@ fn a_machine_that_may_build_nothing_does_not_pass() {
 }
 
 #[test]
-fn what_is_built_is_new_each_time_and_garbage_afterwards() {
+fn each_trial_build_is_new_and_garbage_afterwards() {
     let lab = Lab::new();
     let head = lab.head().start();
     for (release, name) in RELEASES.into_iter().zip(["b1", "b2"]) {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use lab::{Drv, Host, Lab};
 
-/// The remedy in a message: what stands between backquotes behind `as root:`.
+/// Returns the remedy in a message: the text in backquotes after `as root:`.
 fn remedy(log: &str) -> String {
     let (_, after) = log.split_once("; as root: `").unwrap_or_else(|| panic!("no remedy in:\n{log}"));
     after.split_once('`').unwrap().0.to_owned()
@@ -38,7 +38,7 @@ fn a_daemon_without_privileges_offloads_builds_and_says_which_right_it_lacks() {
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().unprivileged().start();
     // A build that no machine can take now fails soon.
-    // Each build needs all rights: over a connection that was kept it would not need that to the key.
+    // Each build needs all rights. Over a persistent connection it would not need the key.
     let entry = b1.entry().set("keep_connection", false);
     head.write_machine_file(&format!("return {{ {}, wait_for_slot = 1 }}", entry.lua()));
     let daemon = head.processes().into_iter().find(|process| process.name == "guix-daemon").unwrap();
@@ -46,7 +46,7 @@ fn a_daemon_without_privileges_offloads_builds_and_says_which_right_it_lacks() {
     assert!(status.contains("CapEff:\t0000000000000001\n"), "more than CAP_CHOWN:\n{status}");
     assert!(fs::write(head.path("/gnu/store/x"), "").is_err(), "the store is writable outside of the daemon");
 
-    // What root's commands make first, the daemon can use.
+    // The daemon can use the files that root's commands create.
     let owner = fs::metadata(head.path("/var/guix")).unwrap().uid();
     let commands: [&[&str]; 7] = [
         &["drain", "b1"],
@@ -102,7 +102,7 @@ fn a_daemon_without_privileges_offloads_builds_and_says_which_right_it_lacks() {
         head.build(&[&drv]).succeeded();
     }
 
-    // Without its state the hook postpones builds; they go on by themselves.
+    // Without its state the hook postpones builds; they continue later.
     head.run("chown", &["-R", "root:", "/var/guix/offload"]);
     let drv = Drv::new("state").script("echo >$out");
     let mut build = head.client().start(&[&drv]);
@@ -131,7 +131,7 @@ fn root_exchanges_keys_and_converts_as_the_daemons_user() {
     head.run("/opt/offload/offload", &["convert", "/etc/guix/machines.scm"]);
     assert_eq!(head.read("/tmp/who"), format!("{owner}\n").into_bytes());
     assert!(!String::from_utf8(head.read("/tmp/environment")).unwrap().contains("HOME=/root\n"));
-    // What nobody else can write is root's.
+    // A file that only root can write is evaluated as root.
     fs::remove_file(head.path("/tmp/who")).unwrap();
     head.write("/root/machines.scm", head.read("/etc/guix/machines.scm"));
     head.run("/opt/offload/offload", &["convert", "/root/machines.scm"]);

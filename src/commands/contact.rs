@@ -65,8 +65,8 @@ pub fn record_works(engine: &Engine, machine: &Machine, status: MachineStatus) {
     }
 }
 
-/// Records that a machine does not work, as a hook would. During a back-off that is no new failure, only its message is
-/// newer.
+/// Records that a machine does not work, as a hook would. During a back-off the failure is not counted again, but
+/// its message replaces the recorded one.
 pub fn record_fails(engine: &Engine, machine: &Machine, error: &ContactError) {
     let change = |record: HealthRecord| {
         record.change(|health| {

@@ -1,12 +1,11 @@
-//! `offload convert FILE`: a machine file of Guix or of Nix becomes a machine file in Lua.
+//! `offload convert FILE` converts a machine file of Guix or of Nix to a machine file in Lua.
 //!
-//! Two formats are understood. A file is taken for Guix's `machines.scm` if its name ends in `.scm`, or if the first
-//! thing in it that is neither white space nor a comment is a parenthesis or a quote; anything else is taken for a
-//! Nix `machines` file. Fields that have the default value are left out, since the two have the same meaning without
-//! them; what has no counterpart, or changed its meaning, is said in comments of the result and in warnings.
+//! A file is Guix's `machines.scm` if its name ends in `.scm`, or if a parenthesis or a quote is the first character that is
+//! neither white space nor in a comment. Any other file is a Nix `machines` file. Fields with the default value are left out.
+//! Comments in the result, and warnings, name the fields that have no counterpart or another meaning.
 //!
-//! A host name or a key that was wrong before is wrong in the same way afterwards. The result is evaluated, and what `offload
-//! eval` would refuse is an error (status 3); it is written all the same, for a person to correct.
+//! Host names and keys are copied, also invalid ones. The result is written and then evaluated. If `offload eval` would refuse
+//! it, the status is 3, and the user can correct the result.
 
 mod check;
 mod error;
@@ -42,14 +41,14 @@ impl Args {
     }
 }
 
-/// Writes the machine file in Lua that `file` amounts to on `out`, warnings and errors on `messages`. If there is an
-/// error nothing is written on `out`. What a `machines.scm` itself prints goes to standard error.
+/// Converts `file`, and writes the machine file to `out`, warnings and errors to `messages`. If `file` cannot be converted,
+/// nothing is written to `out`. The output of a `machines.scm` goes to standard error.
 pub fn run(args: &Args, out: &mut dyn Write, messages: &mut dyn Write) -> CommandResult {
     let document = convert(&args.file, guix_wrapper::real_guix)?;
     let written = write!(out, "{document}").and_then(|()| out.flush());
     written.map_err(|error| CommandError::output("the machine file", &error))?;
     for line in document.warnings() {
-        // If standard error cannot be written, nobody is left to read it.
+        // If standard error cannot be written, nobody reads it.
         let _ = writeln!(messages, "{line}");
     }
     let found = check::check(&document);
@@ -67,7 +66,7 @@ pub fn run(args: &Args, out: &mut dyn Write, messages: &mut dyn Write) -> Comman
     }
 }
 
-/// The machine file in Lua that `file` amounts to. `guix` finds the real `guix`; it is asked only for a `machines.scm`.
+/// Converts `file`. `guix` finds the real `guix`, and is called only for a `machines.scm`.
 pub fn convert(file: &Path, guix: impl FnOnce() -> Result<PathBuf, WrapperError>) -> Result<Document, ConvertError> {
     if file.extension().is_some_and(|extension| extension == "lua") {
         return Err(ConvertError::Lua(file.to_owned()));
@@ -100,7 +99,7 @@ fn read(path: &Path) -> Result<Vec<u8>, ConvertError> {
     Ok(text)
 }
 
-/// Whether this is a `machines.scm`; see the head of this file.
+/// Returns whether this is a `machines.scm`, by the rule at the head of this file.
 fn is_scheme(file: &Path, text: &[u8]) -> bool {
     if file.extension().is_some_and(|extension| extension == "scm") {
         return true;
@@ -121,8 +120,8 @@ fn is_scheme(file: &Path, text: &[u8]) -> bool {
     }
 }
 
-/// Whether a file in Scheme looks like the configuration of a system, or like G-expressions, of which Guix System makes
-/// the list of machines.
+/// Returns whether a file in Scheme looks like the configuration of a system, or like G-expressions, from which Guix System
+/// generates the list of machines.
 fn is_of_system(text: &[u8]) -> bool {
     let text = String::from_utf8_lossy(text);
     ["(operating-system", "(guix-configuration", "(build-machines", "#~", "(gexp"]

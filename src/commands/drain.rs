@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times() {
+    fn times_have_a_unit_and_a_limit() {
         for (text, seconds) in [("90", 90), ("90s", 90), ("30m", 1800), ("2h", 7200), ("1d", 86400)] {
             assert_eq!(parse_time(text), Ok(Duration::from_secs(seconds)));
         }

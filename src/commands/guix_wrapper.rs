@@ -22,7 +22,7 @@ use std::process::{self, Command};
 pub const REAL_GUIX_VARIABLE: &str = "OFFLOAD_GUIX";
 
 /// The variable that names the process that has already run exec once.
-const EXECUTED_BY: &str = "OFFLOAD_FRONT_END";
+const EXECUTED_BY_VARIABLE: &str = "OFFLOAD_WRAPPER";
 
 /// The usual places of `guix`: Guix System, a foreign distribution's package, the binary installation.
 pub const USUAL_PLACES: [&str; 5] = [
@@ -59,10 +59,10 @@ pub fn exec_real_guix(argv0: &OsStr, arguments: &[OsString]) -> WrapperError {
     };
     // exec keeps the process number, so only this very process can have set the mark.
     let mark = process::id().to_string();
-    if env::var_os(EXECUTED_BY).is_some_and(|seen| seen.as_bytes() == mark.as_bytes()) {
+    if env::var_os(EXECUTED_BY_VARIABLE).is_some_and(|seen| seen.as_bytes() == mark.as_bytes()) {
         return WrapperError::LeadsBack(guix);
     }
-    let cause = Command::new(&guix).arg0(argv0).args(arguments).env(EXECUTED_BY, mark).exec();
+    let cause = Command::new(&guix).arg0(argv0).args(arguments).env(EXECUTED_BY_VARIABLE, mark).exec();
     WrapperError::Exec { path: guix, cause }
 }
 

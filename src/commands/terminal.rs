@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_only_where_they_are_wanted() {
+    fn only_terminals_that_accept_colours_get_them() {
         assert_eq!(Terminal::default().paint(Colour::Error, "!!"), "!!");
         assert_eq!(
             Terminal { has_colours: true, ..Terminal::default() }.paint(Colour::Error, "!!"),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn times_for_people() {
+    fn durations_have_at_most_two_units() {
         let texts =
             [0, 59, 60, 3599, 3600, 7260, 86_399, 86_400, 366 * 86_400].map(|count| HumanDuration(count).to_string());
         let expected =

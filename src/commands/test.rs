@@ -1,7 +1,7 @@
-//! `offload test [NAME…]`: whether the build machines can be used, step by step, with a remedy for what is
-//! wrong.
+//! `offload test [NAME…]` checks step by step whether the build machines can be used, and prints a remedy for each
+//! problem.
 //!
-//! All machines are checked at the same time, and one that does not answer hides nothing of the others.
+//! All machines are checked at the same time, so a machine that does not respond does not delay the others.
 //!
 //! The status is 0 if all can be used, 4 if some can, 1 if none can, 3 if the machine file cannot be used, 5 if no
 //! machine matches. With `--json` everything is one object: `version` (1), `file`, and `machines`, a list of objects
@@ -27,7 +27,7 @@ use crate::engine::Engine;
 use crate::machine::Machine;
 use finding::{Checked, Outcome};
 
-/// Version of the JSON form. It changes when a field changes its meaning or goes; new fields may come.
+/// The version of the JSON form. It increases if a field is removed or gets another meaning, not if a field is added.
 const JSON_VERSION: u32 = 1;
 
 #[derive(Debug, clap::Args)]
@@ -43,7 +43,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// The machine file, if one is named.
+    /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
         self.selection.machine_file()
     }
@@ -70,7 +70,7 @@ fn check_all<'a>(machines: &[&'a Machine], engine: &Engine, is_quick: bool) -> V
             .map(|&machine| (machine, scope.spawn(move || checks::check(machine, engine, is_quick))))
             .collect();
         let finished = checks.into_iter().map(|(machine, check)| {
-            // A check that panics has found nothing, which is no good sign.
+            // A check that panics has no findings, so the machine does not pass.
             let (findings, probed) = check.join().unwrap_or_default();
             let usable = !findings.is_empty() && findings.iter().all(|finding| finding.outcome != Outcome::Error);
             // Builds use a machine that passes at once, whatever failures were recorded.

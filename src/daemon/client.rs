@@ -222,7 +222,7 @@ impl<S: Read + Write> Client<S> {
             if let Err(error) = self.link.send(&buffer[..size]) {
                 // The daemon reports a bad nar and then closes the connection.
                 return Err(match self.link.last() {
-                    Err(said @ Error::Daemon { .. }) => said,
+                    Err(reported @ Error::Daemon { .. }) => reported,
                     _ => error,
                 });
             }

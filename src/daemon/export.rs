@@ -33,7 +33,7 @@ impl<S: Read + Write> Client<S> {
         &mut self,
         consume: impl FnOnce(&mut dyn Read) -> Result<T, E>,
     ) -> Result<T, ExportError<E>> {
-        let mut item = Item { link: &mut self.link, left: 0, size: 0, end: None };
+        let mut item = ItemReader { link: &mut self.link, left: 0, size: 0, end: None };
         let result = consume(&mut item);
         if let Some(Err(error)) = item.end {
             return Err(error.into());
@@ -53,7 +53,7 @@ impl<S: Read + Write> Client<S> {
 }
 
 /// The data of `WRITE` frames as one stream.
-struct Item<'a, S> {
+struct ItemReader<'a, S> {
     link: &'a mut FrameStream<S>,
     /// The remaining bytes of the current frame.
     left: u64,
@@ -63,7 +63,7 @@ struct Item<'a, S> {
     end: Option<Result<(), Error>>,
 }
 
-impl<S: Read + Write> Item<'_, S> {
+impl<S: Read + Write> ItemReader<'_, S> {
     /// Reads up to the next data, and returns the remaining bytes of the frame. `None` at the end.
     fn next(&mut self) -> Option<Result<u64, Error>> {
         loop {
@@ -94,7 +94,7 @@ impl<S: Read + Write> Item<'_, S> {
     }
 }
 
-impl<S: Read + Write> Read for Item<'_, S> {
+impl<S: Read + Write> Read for ItemReader<'_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.is_empty() {
             return Ok(0);

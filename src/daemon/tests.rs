@@ -246,7 +246,7 @@ fn an_end_in_the_middle_is_a_failure_of_the_link() {
 }
 
 #[test]
-fn path_info() {
+fn path_info_is_read_and_bad_hashes_are_refused() {
     let hash = "1c37d01af40be2e80691de3cc3df44377a699afbb17c68f080964b2fd071fc13";
     let info = |hash: &str| {
         let references = [ints(&[1]), string(FOO.as_bytes())].concat();

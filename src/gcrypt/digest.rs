@@ -46,7 +46,7 @@ mod tests {
     use crate::store::base16;
 
     #[test]
-    fn hashes_of_abc() {
+    fn known_hashes_are_computed() {
         for (algorithm, expected) in [
             (HashAlgorithm::Md5, "900150983cd24fb0d6963f7d28e17f72"),
             (HashAlgorithm::Sha1, "a9993e364706816aba3e25717850c26c9cd0d89d"),

@@ -114,7 +114,7 @@ impl Handle {
         Handle::from_result(sexp)
     }
 
-    /// Parses secret text. libgcrypt stores the values of text in secure memory in secure memory.
+    /// Parses secret text. If the text is in secure memory, libgcrypt stores its values there too.
     pub fn secret(text: &[u8]) -> Result<Handle, String> {
         initialize()?;
         let copy = SecureCopy::new(text)?;
@@ -250,8 +250,8 @@ impl Drop for Hash {
 
 /// Initializes libgcrypt, once in a process, before anything else.
 fn initialize() -> Result<(), String> {
-    static DONE: OnceLock<bool> = OnceLock::new();
-    let done = DONE.get_or_init(|| {
+    static IS_INITIALIZED: OnceLock<bool> = OnceLock::new();
+    let is_initialized = IS_INITIALIZED.get_or_init(|| {
         // SAFETY: any command may be given at any time. The handler has the required signature, and a function lives as
         // long as the process; libgcrypt's own functions reallocate and free its memory.
         unsafe {
@@ -276,7 +276,11 @@ fn initialize() -> Result<(), String> {
         }
         true
     });
-    if *done { Ok(()) } else { Err(format!("libgcrypt is older than {}", MIN_LIBGCRYPT_VERSION.to_string_lossy())) }
+    if *is_initialized {
+        Ok(())
+    } else {
+        Err(format!("libgcrypt is older than {}", MIN_LIBGCRYPT_VERSION.to_string_lossy()))
+    }
 }
 
 /// Returns the message of libgcrypt for an error code.

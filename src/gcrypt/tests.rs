@@ -53,7 +53,7 @@ fn signatures_are_those_of_guix_authenticate() {
 }
 
 #[test]
-fn golden_signatures_are_right() {
+fn golden_signatures_are_accepted() {
     let acl = acl();
     for (_, digest, text) in golden_signatures() {
         assert_eq!(verify(&text, &digest, &acl).map(drop), Ok(()));
@@ -77,7 +77,7 @@ fn golden_items_are_signed() {
 }
 
 #[test]
-fn the_known_signature() {
+fn a_known_digest_has_its_known_signature() {
     // Private and public half of a throw-away key, and its signature of SHA-256("hello").
     const Q: &str = "B3C18A316B40A0AC9270F36D2ECC1B34300F13390016F8CE5ADF6D852D8CCB42";
     const D: &str = "68554AE0CDA352582173C06A36181122AC859E2B40EAF84DC96102ED5033FB70";
@@ -127,7 +127,7 @@ fn errors_come_in_their_order() {
 }
 
 #[test]
-fn every_bit_of_the_digest_counts() {
+fn a_digest_with_another_bit_is_refused() {
     let digest = sha256(b"x");
     let (acl, good) = (acl(), key("ecc").sign(&digest).unwrap());
     let hex = base16::encode(&digest).to_uppercase();
@@ -149,7 +149,7 @@ fn every_bit_of_the_digest_counts() {
 }
 
 #[test]
-fn signatures_by_other_keys() {
+fn a_signature_under_the_name_of_another_key_is_refused() {
     let digest = sha256(b"x");
     let [ecc, rsa] = ["ecc", "rsa"].map(|name| Signature::parse(&key(name).sign(&digest).unwrap()).unwrap());
     let acl = acl();
@@ -169,7 +169,7 @@ fn signatures_by_other_keys() {
 }
 
 #[test]
-fn damaged_signatures() {
+fn damaged_signatures_are_refused() {
     let acl = acl();
     for name in ["ecc", "rsa"] {
         let digest = sha256(name.as_bytes());
@@ -190,7 +190,7 @@ fn damaged_signatures() {
 }
 
 #[test]
-fn numbers_out_of_range() {
+fn signatures_with_numbers_out_of_range_are_refused() {
     let digest = sha256(b"x");
     let good = Signature::parse(&key("ecc").sign(&digest).unwrap()).unwrap();
     // 0, the order of the curve, and a far larger number.
@@ -206,7 +206,7 @@ fn numbers_out_of_range() {
 }
 
 #[test]
-fn a_secret_key_that_others_can_read() {
+fn a_secret_key_that_others_can_use_is_refused() {
     let (_directory, path) = key_files("ecc");
     for mode in [0o440, 0o404, 0o410, 0o420, 0o644] {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
@@ -275,7 +275,7 @@ fn secrets_are_not_printed() {
 }
 
 #[test]
-fn one_key_in_many_threads() {
+fn a_key_can_be_used_by_many_threads() {
     let digests: Vec<_> = (0..20u8).map(|index| sha256(&[index])).collect();
     for name in ["ecc", "rsa"] {
         let key = key(name);

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn both_spellings_of_the_trace_flag() {
+    fn both_spellings_of_the_trace_flag_are_read() {
         for (word, value) in [("0", false), ("1", true), ("false", false), ("true", true)] {
             let arguments = parse(&format!("x86_64-linux 3600 {word} 0")).unwrap();
             assert_eq!(arguments.print_build_trace, value);

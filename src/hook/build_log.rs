@@ -1,12 +1,12 @@
 //! The build log: bytes for the daemon's log file and for its client, on descriptor 4.
 //!
-//! The daemon notices the end of a hook by end of file on descriptors 1 and 2 only, and then throws away whatever is
-//! still in the log pipe, but for one read. So a hook must not exit before that pipe is empty, which the write end can
-//! find out: `FIONREAD` works on both ends of a pipe.
+//! The daemon notices the end of a hook only by the end of file on descriptors 1 and 2. Then it reads once more from the log
+//! pipe, and discards the rest. So a hook must not exit before that pipe is empty. The write end can check this, because
+//! `FIONREAD` works on both ends of a pipe.
 //!
-//! Trace lines are events that the daemon passes on to its client unread. `@ build-remote DRV HOST` tells clients where a
-//! derivation is built. A client sees it only when the whole line stands at the start of one chunk, so it is written with a
-//! single call.
+//! Trace lines are events that the daemon passes to its client without interpreting them. `@ build-remote DRV HOST` tells clients
+//! where a derivation is built. A client recognizes the line only if it is whole, and at the start of one chunk. So it is written
+//! with a single call.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -18,7 +18,7 @@ use log::debug;
 
 use crate::store::path::StorePath;
 
-/// What appends to a log.
+/// A function that appends to a log.
 pub type Sink = Box<dyn FnMut(&[u8]) + Send>;
 
 /// How long guix-daemon may read nothing from the log pipe before the rest of the log is dropped.
@@ -27,19 +27,19 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest pause between two checks of the log pipe, while the daemon reads it.
 const POLL_INTERVAL_MAX: Duration = Duration::from_millis(10);
 
-/// Where the output of the builder goes.
+/// The destination of the builder's output.
 #[derive(Debug)]
 pub struct BuildLog {
     output: File,
 }
 
 impl BuildLog {
-    /// A log that goes to `output`: the daemon's pipe, or standard error where the hook is run by hand.
+    /// Returns a log that writes to `output`: the daemon's pipe, or standard error if the hook is run by hand.
     pub fn new(output: File) -> BuildLog {
         BuildLog { output }
     }
 
-    /// A function that appends to the log. If the daemon is gone, which is about to end this process, it does nothing.
+    /// Returns a function that appends to the log. It ignores errors: if the daemon has ended, this process ends soon too.
     pub fn sink(&self) -> io::Result<Sink> {
         let mut output = self.output.try_clone()?;
         Ok(Box::new(move |bytes| {
@@ -49,15 +49,15 @@ impl BuildLog {
         }))
     }
 
-    /// Waits until the daemon has read everything. Returns the number of bytes it has left unread: 0, unless it read
-    /// nothing at all for a minute.
+    /// Waits until the daemon has read the whole log. If the daemon reads nothing for `DRAIN_TIMEOUT`, returns the number of
+    /// unread bytes; otherwise 0.
     pub fn drain(&self) -> u64 {
         let mut unread = self.unread();
         let mut since = Instant::now();
         let mut pause = Duration::from_micros(100);
         while unread > 0 && since.elapsed() < DRAIN_TIMEOUT {
             thread::sleep(pause);
-            // A daemon that has let this wait for long has many hooks, all of which look.
+            // If the daemon is slow, it has many hooks, and each of them polls. So the pause grows with the wait.
             pause = (pause * 2).min(POLL_INTERVAL_MAX.max(since.elapsed() / 16));
             let now = self.unread();
             if now != unread {
@@ -68,7 +68,7 @@ impl BuildLog {
         unread
     }
 
-    /// 0 for what is not a pipe: nothing can be lost there.
+    /// Returns the number of unread bytes in the pipe. A file that is not a pipe loses nothing, so it has 0.
     fn unread(&self) -> u64 {
         match rustix::fs::fstat(&self.output) {
             Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo => {

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_after_a_program_with_an_unusual_name() {
+    fn fields_are_read_after_any_program_name() {
         let fields = "S 41 7 8 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 99 98";
         let expected = Some(Stat { parent: 41, session: 8, started: 123.45 });
         for name in ["guix-daemon", "a b", ") S 9 9 ", "((("] {
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_parents() {
+    fn a_process_has_its_name_and_parent() {
         assert_eq!(stat(id()).map(|stat| stat.parent), Some(parent_id()));
         assert!(name(id()).is_some_and(|name| name.starts_with("offload")));
         assert!(main_daemon().is_some());

@@ -41,7 +41,7 @@ const OPEN_FILES_MIN: u64 = 64;
 /// The daemon's descriptors, under private numbers.
 #[derive(Debug)]
 pub struct Descriptors {
-    /// Requests: what was descriptor 0.
+    /// The daemon's requests, which arrive on descriptor 0.
     pub requests: File,
     /// Replies: what was descriptor 1.
     pub replies: File,
@@ -126,7 +126,7 @@ pub struct TooFewFiles {
     limit: u64,
 }
 
-/// Raises the limit of open files as far as needed and allowed. An error if it stays too low.
+/// Raises the limit of open files as far as needed and allowed. Returns an error if it stays too low.
 pub fn raise_open_files() -> Result<(), TooFewFiles> {
     let mut limit = getrlimit(Resource::Nofile);
     // `None` means that there is no limit.

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_any_length() {
+    fn a_line_may_have_any_length() {
         let text: String = (0..200_000).map(|number| format!("{FOO}-{number} ")).collect::<String>() + "\n";
         let mut input = std::io::BufReader::with_capacity(1000, text.as_bytes());
         assert_eq!(read_paths(&mut input, &StoreDir::default(), "inputs").unwrap().len(), 200_000);

@@ -38,7 +38,7 @@ mod tests {
     use super::Reply;
 
     #[test]
-    fn exactly_the_three_lines_that_the_daemon_knows() {
+    fn replies_are_the_three_lines_that_the_daemon_knows() {
         let mut sent = Vec::new();
         for reply in [Reply::Accept, Reply::Decline, Reply::Postpone] {
             reply.send(&mut sent).unwrap();

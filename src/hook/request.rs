@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_with_and_without_features() {
+    fn a_request_may_have_features() {
         let line = format!("1 x86_64-linux {DRV} kvm,big-parallel\n0 i686-linux {DRV} \n");
         let mut input = line.as_bytes();
         let store = StoreDir::default();

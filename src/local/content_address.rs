@@ -22,7 +22,7 @@ use crate::store::path::{StorePath, source_path, text_path};
 /// The size limit of a text that is read, in bytes: it is held in memory.
 pub const MAX_TEXT_ITEM: u64 = 4 << 20;
 
-/// The size of most texts or more: they are read in one piece.
+/// The size of the first read, in bytes. Most texts are shorter, so one read suffices.
 const FIRST_READ: usize = 8 << 10;
 
 /// The way in which the path of an item follows from its contents.

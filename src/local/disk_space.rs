@@ -6,8 +6,8 @@
 //! most 100 MiB, and the same share of its inodes. Free means free for all users (`f_bavail`), as for the builders of a
 //! local build.
 //!
-//! Not counted: quotas, writes of other processes between two checks, and the savings of a compressing file system. A
-//! file system that does not report its size has room for anything.
+//! The check ignores quotas, writes of other processes between two checks, and the savings of a compressing file system. A
+//! file system that does not report its size always has room.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -59,7 +59,8 @@ impl DiskReserve {
     }
 }
 
-/// How many bytes are free on the file system of `directory`, and how many of them stay so; `None` where it does not count them.
+/// Returns the free bytes of the file system that holds `directory`, and how many of them are reserved; `None` if it does not
+/// count them.
 pub(super) fn free_and_reserve(directory: &Path) -> io::Result<Option<(u64, u64)>> {
     let space = Space::from(rustix::fs::statvfs(directory)?);
     Ok(space.bytes.map(|Capacity { total, free }| (free, MAX_RESERVE_BYTES.min(total / 100))))

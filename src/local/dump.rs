@@ -77,7 +77,7 @@ impl Dump {
         self.begin(node)
     }
 
-    /// Makes the words of a node up to its contents or its first entry; all of them if it has neither.
+    /// Makes the words of a node: those before its contents or its first entry, or all if it has neither.
     fn begin(&mut self, node: Node) -> io::Result<()> {
         self.words(&[b"(", b"type"]);
         match node {

@@ -5,7 +5,7 @@
 //! a log, and again after each 16 MiB, or earlier if less is free. The reserve is that of the store
 //! ([`disk_space`](super::disk_space)). A short log causes no check.
 //!
-//! Not counted: the savings of compression, and data that others write between two checks. A directory that cannot be
+//! The check ignores the savings of compression, and data that others write between two checks. A directory that cannot be
 //! examined counts as one with enough room.
 
 use std::path::{Path, PathBuf};
@@ -20,14 +20,14 @@ const UNWRITTEN_BYTES: u64 = 256 << 10;
 /// The part of a build log that may still be copied.
 pub struct LogReserve {
     directory: PathBuf,
-    /// How many bytes may pass before it is looked again.
+    /// The bytes that may pass before the next check.
     left: u64,
 }
 
-/// There is no room for more of a build log.
+/// A build log does not fit.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
-    "the build log does not fit: {} KiB are free in the file system of '{}', and {} KiB stay so",
+    "the build log does not fit: {} KiB are free in the file system of '{}', and {} KiB are reserved",
     free >> 10, directory.display(), reserve >> 10
 )]
 pub struct LogFull {
@@ -36,12 +36,12 @@ pub struct LogFull {
     reserve: u64,
 }
 
-/// What to do about it.
-pub const LOG_FULL_HINT: &str = "free some space there, or have the build print less; guix-daemon takes the directory from \
+/// The remedy for [`LogFull`].
+pub const LOG_FULL_HINT: &str = "free some space there, or make the build print less; guix-daemon takes the directory from \
      GUIX_LOG_DIRECTORY";
 
 impl LogReserve {
-    /// For a log below `directory`, the daemon's log directory.
+    /// Returns the reserve for a log below `directory`, the daemon's log directory.
     pub fn new(directory: &Path) -> LogReserve {
         LogReserve { directory: directory.to_owned(), left: CHECK_EVERY_BYTES }
     }
@@ -61,7 +61,7 @@ impl LogReserve {
         Ok(())
     }
 
-    /// How many bytes may pass before it is looked again.
+    /// Returns the bytes that may pass before the next check.
     fn room(&self, size: u64, free: u64, reserve: u64) -> Result<u64, LogFull> {
         let usable = free.saturating_sub(reserve);
         if usable < size.max(UNWRITTEN_BYTES) {
@@ -85,7 +85,7 @@ mod tests {
         let error = log.room(100, 10 * MIB + UNWRITTEN_BYTES - 1, 10 * MIB).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the build log does not fit: 10495 KiB are free in the file system of '/logs', and 10240 KiB stay so"
+            "the build log does not fit: 10495 KiB are free in the file system of '/logs', and 10240 KiB are reserved"
         );
         assert!(log.room(6 * MIB, 15 * MIB, 10 * MIB).is_err());
     }

@@ -11,18 +11,18 @@ const SCHED_IDLE: c_int = 5;
 
 /// `struct sched_param`. Linux uses the first field; other C libraries have more.
 #[repr(C)]
-struct Parameters {
+struct SchedParam {
     priority: c_int,
     reserved: [c_int; 15],
 }
 
 unsafe extern "C" {
-    fn sched_setscheduler(pid: c_int, policy: c_int, parameters: *const Parameters) -> c_int;
+    fn sched_setscheduler(pid: c_int, policy: c_int, parameters: *const SchedParam) -> c_int;
 }
 
 /// Gives a thread of this process the policy `SCHED_IDLE`.
 pub(super) fn make_idle(thread: Pid) -> io::Result<()> {
-    let parameters = Parameters { priority: 0, reserved: [0; 15] };
+    let parameters = SchedParam { priority: 0, reserved: [0; 15] };
     // SAFETY: the parameters outlive the call, which reads them and keeps nothing. Any number is allowed as a thread: of
     // one that does not exist, or is not ours to change, the call is an error.
     match unsafe { sched_setscheduler(thread.as_raw_pid(), SCHED_IDLE, &raw const parameters) } {

@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nearest_name() {
+    fn only_a_similar_name_is_suggested() {
         let names = ["systems", "speed", "port", "parallel_builds", "false"];
         for (found, meant) in [
             ("speeed", Some("speed")),

@@ -29,4 +29,4 @@ pub(crate) use interpreter::{Interpreter, Stopped};
 pub(crate) use lua_error::LuaError;
 pub(crate) use message::{nearest, plain_error};
 pub(crate) use runtime::{FileRun, Runtime};
-pub(crate) use source::{Items, Source, read_chunk};
+pub(crate) use source::{ItemLines, Source, read_chunk};

@@ -27,7 +27,7 @@ pub(crate) struct Source<'a> {
 
 /// The lines of the items of a table constructor.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Items {
+pub(crate) struct ItemLines {
     /// The line on which the table begins.
     pub line: Option<u32>,
     /// The line of each field that is written `name =` or `["name"] =`.
@@ -44,7 +44,7 @@ impl<'a> Source<'a> {
     /// Returns the items of the table in the call of `constructor` on `line`.
     ///
     /// If the constructor has another name there, it takes the first table that begins on the line.
-    pub fn call(&self, constructor: &str, line: u32) -> Items {
+    pub fn call(&self, constructor: &str, line: u32) -> ItemLines {
         let on_line = |kind: TokenKind| self.tokens.iter().position(|token| token.line == line && token.kind == kind);
         let from = on_line(TokenKind::Name(constructor)).or_else(|| on_line(TokenKind::Brace));
         let brace =
@@ -53,7 +53,7 @@ impl<'a> Source<'a> {
     }
 
     /// Returns the items of the table of the last `return {` in the text.
-    pub fn returned(&self) -> Items {
+    pub fn returned(&self) -> ItemLines {
         let found = self.tokens.windows(2).rposition(|pair| {
             let [first, second] = pair else { return false };
             first.kind == TokenKind::Name("return") && second.kind == TokenKind::Brace
@@ -62,7 +62,7 @@ impl<'a> Source<'a> {
     }
 
     /// Returns the items of the table constructor after the last `name =`.
-    pub fn named(&self, name: &str) -> Items {
+    pub fn named(&self, name: &str) -> ItemLines {
         self.brace_after(name).map(|brace| self.items(brace)).unwrap_or_default()
     }
 
@@ -96,8 +96,8 @@ impl<'a> Source<'a> {
     }
 
     /// Returns the items of the table constructor that begins with the token `open`.
-    fn items(&self, open: usize) -> Items {
-        let mut items = Items { line: Some(self.tokens[open].line), ..Items::default() };
+    fn items(&self, open: usize) -> ItemLines {
+        let mut items = ItemLines { line: Some(self.tokens[open].line), ..ItemLines::default() };
         let mut first = true;
         for (at, depth) in self.inside(open) {
             let token = &self.tokens[at];

@@ -1,6 +1,6 @@
 //! Host keys in OpenSSH form: `TYPE BASE64 [COMMENT]`, the form of `/etc/ssh/ssh_host_*_key.pub`.
 //!
-//! `blob` reads the base64 part, and `mistakes` recognizes what people paste in place of a key.
+//! `blob` reads the base64 part, and `mistakes` recognizes texts that people paste instead of a key.
 
 mod blob;
 mod error;
@@ -14,11 +14,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
-/// No key of the supported types comes near this many characters.
+/// The longest text that is read, in characters. The keys of all supported types are much shorter.
 const MAX_KEY_TEXT: usize = 8192;
 
 impl HostKey {
-    /// Reads a host key in OpenSSH form; a comment may follow it.
+    /// Reads a host key in OpenSSH form, with or without a comment after it.
     pub fn parse(text: &str) -> Result<HostKey, HostKeyError> {
         let text = text.trim();
         if text.len() > MAX_KEY_TEXT {
@@ -34,14 +34,14 @@ impl HostKey {
             false => mistakes::find(text),
         })?;
         check(kind, &blob)?;
-        // What follows is a comment, unless it is another key.
+        // The rest is a comment, unless it is another key.
         if words.any(|word| HostKeyKind::from_name(word).is_some()) && mistakes::keys_in(text).len() > 1 {
             return Err(mistakes::find(text));
         }
         Ok(HostKey { kind, blob })
     }
 
-    /// The key's fingerprint as OpenSSH shows it: `SHA256:…`.
+    /// Returns the key's fingerprint as OpenSSH shows it: `SHA256:…`.
     pub fn fingerprint(&self) -> String {
         format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(&self.blob)))
     }

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spellings_of_one_name() {
+    fn spellings_of_one_name_have_one_canonical_form() {
         for (spellings, canonical) in [
             (&["good.lan", "Good.lan", "GOOD.LAN.", "good.lan."][..], "good.lan"),
             (
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn valid_and_invalid_names() {
+    fn names_without_host_syntax_are_refused() {
         for name in ["b1", "build.example.org", "192.0.2.7", "2001:db8::7", "fe80::1%eth0"] {
             assert_eq!(check_name(name), Ok(()), "{name}");
         }

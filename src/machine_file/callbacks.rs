@@ -49,11 +49,11 @@ pub(super) enum CallbackResult {
 pub(super) fn call(
     file: &LoadedFile,
     request: &Arc<LuaRequest>,
-    asked: &Callback,
+    callback: &Callback,
 ) -> (Option<CallbackResult>, Vec<Diagnostic>) {
     let Some(functions) = &file.functions else { return (None, Vec::new()) };
-    let mut caller = Caller { file, request, field: asked.field(), warnings: Vec::new() };
-    let reply = match asked {
+    let mut caller = Caller { file, request, field: callback.field(), warnings: Vec::new() };
+    let reply = match callback {
         Callback::Accepts(candidate) => caller.accepts(functions, *candidate),
         Callback::Score(candidate, status) => caller.score(functions, *candidate, status),
         Callback::WhenBusy => caller.fallback(functions.pool.when_busy.as_ref()),

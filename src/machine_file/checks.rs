@@ -30,7 +30,7 @@ pub fn check_environment(pool: &Pool, context: &LoadContext, system: &str) -> Ve
                     "make one with ssh-keygen -t ed25519 -N '', and add its public half to the account's \
                          ~/.ssh/authorized_keys on the build machine"
                 }
-                false => "run this command as the user that guix-daemon runs as, who must be able to read it",
+                false => "run this command as guix-daemon's user, who must be able to read it",
             };
             let warning = Diagnostic::warning(file.clone(), message).at(entry.line).hint(hint);
             warnings.push(Diagnostic { field: Some("private_key".to_owned()), ..warning });

@@ -230,7 +230,7 @@ impl<'a> Fields<'a> {
             let shown = name.escape_debug().to_string();
             let hint = match &value {
                 Value::Table(table) if list && table.metatable().is_some() => {
-                    Some("machines stand in the list without a name".to_owned())
+                    Some("write machines without a name in the list".to_owned())
                 }
                 _ => suggest::field(&name, known.iter().copied()).map(|meant| format!("did you mean '{meant}'?")),
             };

@@ -3,7 +3,7 @@
 use super::constructors::ConstructorCall;
 use super::diagnostic::{Diagnostic, Severity};
 use super::fields::{Finding, FindingLocation};
-use crate::lua::{Context, DeferredError, Items, Position, Source, read_chunk};
+use crate::lua::{Context, DeferredError, ItemLines, Position, Source, read_chunk};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The limit of findings in a report; more would not help.
@@ -44,7 +44,7 @@ impl<'a> Locator<'a> {
                         let items = sources.get(chunk.as_str()).map(|source| source.call(constructor, *line));
                         (chunk.clone(), Some(*line), items.unwrap_or_default())
                     }
-                    None => (main.clone(), None, Items::default()),
+                    None => (main.clone(), None, ItemLines::default()),
                 },
                 FindingLocation::Item(index) => {
                     let items = sources.get(main.as_str()).map(Source::returned).unwrap_or_default();

@@ -57,23 +57,23 @@ impl Default for LocalMachine {
     }
 }
 
-type Build = Field<Entry>;
-type Local = Field<LocalMachine>;
+type BuildMachineField = Field<Entry>;
+type LocalMachineField = Field<LocalMachine>;
 
 /// The limit of waits on a link to a build machine, in seconds: a day.
 const MAX_TIMEOUT_SECONDS: f64 = 86400.0;
 
 /// The fields of `build_machine`.
 pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
-    Build::new("name", "string", "Host name or address. Write an IPv6 address without brackets.")
+    BuildMachineField::new("name", "string", "Host name or address. Write an IPv6 address without brackets.")
         .required()
         .read(|f, e| decode::name(f).map(|name| e.machine.name = name))
         .json(|e| json!(e.machine.name)),
-    Build::new("user", "string", "The account to log in as.")
+    BuildMachineField::new("user", "string", "The account to log in as.")
         .required()
         .read(|f, e| decode::user(f).map(|user| e.machine.user = user))
         .json(|e| json!(e.machine.user)),
-    Build::new(
+    BuildMachineField::new(
         "host_key",
         "string|string[]",
         "The machine's SSH host key in OpenSSH form, `\"ssh-ed25519 AAAA…\"`, or a list of such keys. On the machine \
@@ -83,29 +83,29 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     .required()
     .read(|f, e| decode::host_keys(f).map(|keys| e.machine.host_keys = keys))
     .json(|e| e.machine.host_keys.iter().map(HostKey::to_openssh).collect()),
-    Build::new("systems", "string[]", "System types it builds for, such as `{ \"x86_64-linux\", \"i686-linux\" }`.")
+    BuildMachineField::new("systems", "string[]", "System types it builds for, such as `{ \"x86_64-linux\", \"i686-linux\" }`.")
         .required()
         .read(|f, e| decode::systems(f).map(|systems| e.machine.systems = systems))
         .json(|e| json!(e.machine.systems)),
-    Build::new("system", "string", "Deprecated, as in Guix: one system type. Use `systems`.")
+    BuildMachineField::new("system", "string", "Deprecated, as in Guix: one system type. Use `systems`.")
         .read(|f, _| decode::system(f)),
-    Build::new("port", "integer", "Port of its SSH server.")
+    BuildMachineField::new("port", "integer", "Port of its SSH server.")
         .read(|f, e| f.whole(1, 65535).map(|port| e.machine.port = port))
         .json(|e| json!(e.machine.port)),
-    Build::new(
+    BuildMachineField::new(
         "private_key",
         "string",
-        "File name of the SSH private key that opens the account, in OpenSSH format: absolute, or beginning with \
-         `~/`, the home directory of the user that guix-daemon runs as. The key must have no passphrase, and be \
-         accessible to its owner alone. Without this field: the first of `~/.ssh/id_ed25519`, `~/.ssh/id_ecdsa` and \
+        "File name of the SSH private key that opens the account, in OpenSSH format. The name is absolute, or begins with \
+         `~/` for the home directory of guix-daemon's user. The key must have no passphrase, and only its owner may \
+         have access to it. Without this field: the first of `~/.ssh/id_ed25519`, `~/.ssh/id_ecdsa` and \
          `~/.ssh/id_rsa` that exists.",
     )
     .read(|f, e| decode::private_key(f).map(|file| e.machine.private_key = Some(file)))
     .json(|e| json!(e.machine.private_key.as_ref().map(|file| file.display().to_string()))),
-    Build::new("daemon_socket", "string", "File name of the socket that its guix-daemon listens on.")
+    BuildMachineField::new("daemon_socket", "string", "File name of the socket that its guix-daemon listens on.")
         .read(|f, e| decode::socket(f).map(|file| e.machine.daemon_socket = file))
         .json(|e| json!(e.machine.daemon_socket.display().to_string())),
-    Build::new(
+    BuildMachineField::new(
         "compression",
         "\"auto\"|\"zlib\"|\"none\"|string",
         "Compression of the SSH connection. `\"auto\"` compresses each direction where that saves time, judged by the \
@@ -114,33 +114,33 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     )
     .read(|f, e| decode::compression(f).map(|compression| e.machine.compression = compression))
     .json(|e| json!(e.machine.compression.name())),
-    Build::new("compression_level", "integer", "Ignored, with a warning: the SSH library has one level.")
+    BuildMachineField::new("compression_level", "integer", "Ignored, with a warning: the SSH library has one level.")
         .read(|f, _| decode::compression_level(f)),
-    Build::new("parallel_builds", "integer", "Its build slots: how many builds may run on it at the same time.")
+    BuildMachineField::new("parallel_builds", "integer", "Its build slots: how many builds may run on it at the same time.")
         .read(|f, e| f.whole(1, 1000).map(|slots| e.machine.parallel_builds = slots))
         .json(|e| json!(e.machine.parallel_builds)),
-    Build::new("speed", "number", "Relative speed, above 0.")
+    BuildMachineField::new("speed", "number", "Relative speed, above 0.")
         .read(|f, e| decode::speed(f).map(|speed| e.machine.speed = speed))
         .json(|e| json!(e.machine.speed)),
-    Build::new(
+    BuildMachineField::new(
         "features",
         "string[]",
         "Features that it offers, such as `{ \"kvm\" }`. A derivation's `requiredSystemFeatures` must all be among them.",
     )
     .read(|f, e| decode::features(f).map(|features| e.machine.features = features))
     .json(|e| json!(e.machine.features)),
-    Build::new(
+    BuildMachineField::new(
         "overload_threshold",
         "number|false",
-        "The load of the last minute over cores above which it gets no builds. `false` ignores the load.",
+        "It gets no builds while its load of the last minute, divided by its cores, is higher. `false` ignores the load.",
     )
     .read(|f, e| decode::load(f).map(|load| e.machine.overload_threshold = load))
     .json(|e| json!(e.machine.overload_threshold)),
-    Build::new("minimum_disk_space", "number", "Space that must be free in its store.")
+    BuildMachineField::new("minimum_disk_space", "number", "Space that must be free in its store.")
         .unit("bytes")
         .read(|f, e| f.whole(0, u64::MAX).map(|bytes| e.machine.minimum_disk_space = bytes))
         .json(|e| json!(e.machine.minimum_disk_space)),
-    Build::new(
+    BuildMachineField::new(
         "connect_timeout",
         "number",
         "Limit for name resolution, TCP, SSH handshake and login together; then for a channel to the daemon; then for \
@@ -149,7 +149,7 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     .unit("seconds")
     .read(|f, e| f.seconds(MAX_TIMEOUT_SECONDS).map(|time| e.machine.connect_timeout = time))
     .json(|e| decode::seconds_to_json(e.machine.connect_timeout)),
-    Build::new(
+    BuildMachineField::new(
         "stall_timeout",
         "number",
         "The connection counts as dead after this time without any byte, at least 3. Also how long a daemon that has \
@@ -158,11 +158,11 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     .unit("seconds")
     .read(|f, e| f.seconds(MAX_TIMEOUT_SECONDS).map(|time| e.machine.stall_timeout = time))
     .json(|e| decode::seconds_to_json(e.machine.stall_timeout)),
-    Build::new("keepalive_interval", "number", "After this time of silence, a keep-alive message is sent.")
+    BuildMachineField::new("keepalive_interval", "number", "After this time of silence, a keep-alive message is sent.")
         .unit("seconds")
         .read(|f, e| f.seconds(MAX_TIMEOUT_SECONDS).map(|time| e.machine.keepalive_interval = time))
         .json(|e| decode::seconds_to_json(e.machine.keepalive_interval)),
-    Build::new(
+    BuildMachineField::new(
         "keep_connection",
         "number|false",
         "How long a connection to the machine stays open after a build, for the next one; up to 600. `false`: it is \
@@ -171,13 +171,13 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     .unit("seconds")
     .read(|f, e| decode::keep_connection(f).map(|time| e.machine.keep_connection = time))
     .json(|e| e.machine.keep_connection.map(decode::seconds_to_json).into()),
-    Build::new("max_transfers", "integer", "How many uploads, and how many downloads, may run at the same time.")
+    BuildMachineField::new("max_transfers", "integer", "How many uploads, and how many downloads, may run at the same time.")
         .read(|f, e| f.whole(1, 1000).map(|transfers| e.machine.max_transfers = transfers))
         .json(|e| json!(e.machine.max_transfers)),
-    Build::new("enabled", "boolean", "`false`: never chosen.")
+    BuildMachineField::new("enabled", "boolean", "`false`: never chosen.")
         .read(|f, e| f.boolean().map(|enabled| e.machine.enabled = enabled))
         .json(|e| json!(e.machine.enabled)),
-    Build::new(
+    BuildMachineField::new(
         "proxy_command",
         "string[]",
         "Program and arguments that carry the SSH connection on their standard input and output, such as `{ \"ssh\", \
@@ -186,10 +186,10 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     )
     .read(|f, e| decode::proxy_command(f).map(|command| e.machine.proxy_command = Some(command)))
     .json(|e| json!(e.machine.proxy_command)),
-    Build::new("use_substitutes", "boolean", "Whether its daemon may fetch substitutes while it builds.")
+    BuildMachineField::new("use_substitutes", "boolean", "Whether its daemon may fetch substitutes while it builds.")
         .read(|f, e| f.boolean().map(|may| e.machine.use_substitutes = may))
         .json(|e| json!(e.machine.use_substitutes)),
-    Build::new(
+    BuildMachineField::new(
         "tags",
         "table<string, any>",
         "A table of your own, for functions and `offload eval --json`, such as `{ rack = \"B3\", cost = 0.4 }`: \
@@ -197,22 +197,22 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     )
     .read(|f, e| decode::tags(f).map(|tags| e.machine.tags = tags))
     .json(|e| json!(e.machine.tags)),
-    Build::new("accepts", "offload.Accepts", "Returns whether it takes a build. The function of the pool must accept it, too.")
+    BuildMachineField::new("accepts", "offload.Accepts", "Returns whether it takes a build. The function of the pool must accept it, too.")
         .read(|f, e| f.function().map(|_| e.has_accepts = true))
         .json(|e| json!(e.has_accepts)),
-    Build::new("score", "offload.ScoreFunction", "Returns its score for a build, the higher the better. Replaces the function of the pool.")
+    BuildMachineField::new("score", "offload.ScoreFunction", "Returns its score for a build, the higher the better. Replaces the function of the pool.")
         .read(|f, e| f.function().map(|_| e.has_score = true))
         .json(|e| json!(e.has_score)),
-    Build::new("inherit", "table", "Fields that are not given here come from this table or machine.")
+    BuildMachineField::new("inherit", "table", "Fields that are not given here come from this table or machine.")
         .read(|f, _| f.table().map(|_| ())),
 ];
 
 /// The fields of `local_machine`.
 pub const LOCAL_MACHINE_FIELDS: &[Field<LocalMachine>] = &[
-    Local::new("name", "string", "Name to show in messages.")
+    LocalMachineField::new("name", "string", "Name to show in messages.")
         .read(|f, l| f.string("a name to show in messages").map(|name| l.name = name))
         .json(|l| json!(l.name)),
-    Local::new(
+    LocalMachineField::new(
         "systems",
         "string[]",
         "System types that the head builds for. Without this field, those that its guix-daemon builds: its own, \
@@ -220,35 +220,35 @@ pub const LOCAL_MACHINE_FIELDS: &[Field<LocalMachine>] = &[
     )
     .read(|f, l| decode::systems(f).map(|systems| l.systems = Some(systems)))
     .json(|l| json!(l.systems)),
-    Local::new("speed", "number", "Relative speed, above 0.")
+    LocalMachineField::new("speed", "number", "Relative speed, above 0.")
         .read(|f, l| decode::speed(f).map(|speed| l.speed = speed))
         .json(|l| json!(l.speed)),
-    Local::new("features", "string[]", "Features that it offers, such as `{ \"kvm\" }`.")
+    LocalMachineField::new("features", "string[]", "Features that it offers, such as `{ \"kvm\" }`.")
         .read(|f, l| decode::features(f).map(|features| l.features = features))
         .json(|l| json!(l.features)),
-    Local::new("overload_threshold", "number|false", "As for a build machine.")
+    LocalMachineField::new("overload_threshold", "number|false", "As for a build machine.")
         .read(|f, l| decode::load(f).map(|load| l.overload_threshold = load))
         .json(|l| json!(l.overload_threshold)),
-    Local::new("enabled", "boolean", "`false`: never chosen.")
+    LocalMachineField::new("enabled", "boolean", "`false`: never chosen.")
         .read(|f, l| f.boolean().map(|enabled| l.enabled = enabled))
         .json(|l| json!(l.enabled)),
-    Local::new("tags", "table<string, any>", "As for a build machine.")
+    LocalMachineField::new("tags", "table<string, any>", "As for a build machine.")
         .read(|f, l| decode::tags(f).map(|tags| l.tags = tags))
         .json(|l| json!(l.tags)),
-    Local::new(
+    LocalMachineField::new(
         "accepts",
         "offload.Accepts",
         "Returns whether it takes a build. The function of the pool must accept it, too.",
     )
     .read(|f, l| f.function().map(|_| l.has_accepts = true))
     .json(|l| json!(l.has_accepts)),
-    Local::new(
+    LocalMachineField::new(
         "score",
         "offload.ScoreFunction",
         "Returns its score for a build, the higher the better. Replaces the function of the pool.",
     )
     .read(|f, l| f.function().map(|_| l.has_score = true))
     .json(|l| json!(l.has_score)),
-    Local::new("inherit", "table", "Fields that are not given here come from this table or machine.")
+    LocalMachineField::new("inherit", "table", "Fields that are not given here come from this table or machine.")
         .read(|f, _| f.table().map(|_| ())),
 ];

@@ -66,7 +66,7 @@ impl RequestCallbacks<'_> {
         if !own && !self.pool.settings.has_accepts {
             return Acceptance::Yes;
         }
-        match self.ask(Callback::Accepts(candidate)) {
+        match self.call(Callback::Accepts(candidate)) {
             Ok(Some(CallbackResult::No(why))) => Acceptance::No(why),
             Ok(_) => Acceptance::Yes,
             Err(why) => Acceptance::No(why),
@@ -86,7 +86,7 @@ impl RequestCallbacks<'_> {
         if !own && !self.pool.settings.has_score {
             return default;
         }
-        match self.ask(Callback::Score(candidate, status.clone())) {
+        match self.call(Callback::Score(candidate, status.clone())) {
             Ok(Some(CallbackResult::Number(number))) => Score::Value(number.clamp(f64::MIN, f64::MAX)),
             Ok(Some(CallbackResult::No(why))) => Score::No(why),
             _ => default,
@@ -113,19 +113,19 @@ impl RequestCallbacks<'_> {
         self.warnings.take()
     }
 
-    fn fallback(&self, setting: Option<Fallback>, default: Fallback, asked: Callback) -> Fallback {
-        setting.unwrap_or_else(|| match self.ask(asked) {
+    fn fallback(&self, setting: Option<Fallback>, default: Fallback, callback: Callback) -> Fallback {
+        setting.unwrap_or_else(|| match self.call(callback) {
             Ok(Some(CallbackResult::Fallback(fallback))) => fallback,
             _ => default,
         })
     }
 
     /// Calls a function, and returns its valid result, if any. The error is the reason why it could not be called.
-    fn ask(&self, asked: Callback) -> Result<Option<CallbackResult>, String> {
+    fn call(&self, callback: Callback) -> Result<Option<CallbackResult>, String> {
         let Some(interpreter) = self.pool.interpreter.as_ref() else { return Ok(None) };
-        let (request, function) = (Arc::clone(&self.request), asked.field());
+        let (request, function) = (Arc::clone(&self.request), callback.field());
         let mut budget = self.budget.get();
-        let answer = interpreter.run(&mut budget, move |file| callbacks::call(file, &request, &asked));
+        let answer = interpreter.run(&mut budget, move |file| callbacks::call(file, &request, &callback));
         self.budget.set(budget);
         let stopped = match answer {
             Ok((reply, warnings)) => {

@@ -97,12 +97,12 @@ const MIN_LUA_MEMORY: u64 = 1 << 20;
 /// The largest `memory` of `limits`, in bytes.
 const MAX_LUA_MEMORY: u64 = 1 << 40;
 
-type Setting = Field<Settings>;
-type Limit = Field<Limits>;
+type PoolField = Field<Settings>;
+type LimitField = Field<Limits>;
 
 /// The named fields of the table that a machine file returns.
 pub const POOL_FIELDS: &[Field<Settings>] = &[
-    Setting::new(
+    PoolField::new(
         "accepts",
         "offload.Accepts",
         "Whether a machine takes a build; called for each machine that matches. Without it, every machine takes what \
@@ -110,7 +110,7 @@ pub const POOL_FIELDS: &[Field<Settings>] = &[
     )
     .read(|f, s| f.function().map(|_| s.has_accepts = true))
     .json(|s| json!(s.has_accepts)),
-    Setting::new(
+    PoolField::new(
         "score",
         "offload.ScoreFunction",
         "How well a machine suits a build: the highest score is chosen. Called for machines without a `score` of \
@@ -118,7 +118,7 @@ pub const POOL_FIELDS: &[Field<Settings>] = &[
     )
     .read(|f, s| f.function().map(|_| s.has_score = true))
     .json(|s| json!(s.has_score)),
-    Setting::new(
+    PoolField::new(
         "when_busy",
         "\"wait\"|\"local\"|offload.Choice",
         "What to do when every matching machine is busy or drained: `\"wait\"` for one, or `\"local\"`: let the head build, if \
@@ -126,17 +126,17 @@ pub const POOL_FIELDS: &[Field<Settings>] = &[
     )
     .read(|f, s| fallback(f).map(|fallback| s.when_busy = fallback))
     .json(|s| fallback_to_json(s.when_busy)),
-    Setting::new(
+    PoolField::new(
         "when_unreachable",
         "\"wait\"|\"local\"|offload.Choice",
         "What to do when no matching machine can be reached: `\"wait\"` or `\"local\"`, as above.",
     )
     .read(|f, s| fallback(f).map(|fallback| s.when_unreachable = fallback))
     .json(|s| fallback_to_json(s.when_unreachable)),
-    Setting::new("max_attempts", "integer", "How many machines are tried for one build.")
+    PoolField::new("max_attempts", "integer", "How many machines are tried for one build.")
         .read(|f, s| f.whole(1, 1000).map(|attempts| s.max_attempts = attempts))
         .json(|s| json!(s.max_attempts)),
-    Setting::new(
+    PoolField::new(
         "wait_for_slot",
         "number",
         "How long an accepted build may wait for a build slot; 0 to 86400. Without it, as long as the daemon's own limits \
@@ -145,7 +145,7 @@ pub const POOL_FIELDS: &[Field<Settings>] = &[
     .unit("seconds")
     .read(|f, s| waiting_time(f).map(|time| s.wait_for_slot = Some(time)))
     .json(|s| json!(s.wait_for_slot.map(seconds_to_json))),
-    Setting::new(
+    PoolField::new(
         "wait_for_machine",
         "number",
         "How long an accepted build may wait while no matching machine can be reached; 0 to 86400.",
@@ -153,22 +153,22 @@ pub const POOL_FIELDS: &[Field<Settings>] = &[
     .unit("seconds")
     .read(|f, s| waiting_time(f).map(|time| s.wait_for_machine = time))
     .json(|s| seconds_to_json(s.wait_for_machine)),
-    Setting::new("limits", "offload.Limits", "Limits of time and memory for Lua code.")
+    PoolField::new("limits", "offload.Limits", "Limits of time and memory for Lua code.")
         .read(|f, s| read_limits(f, &mut s.limits))
         .json(|s| json!(FieldValues(LIMITS_FIELDS, &s.limits))),
 ];
 
 /// The fields of `limits`.
 pub const LIMITS_FIELDS: &[Field<Limits>] = &[
-    Limit::new("evaluate", "number", "Time to evaluate the machine file.")
+    LimitField::new("evaluate", "number", "Time to evaluate the machine file.")
         .unit("seconds")
         .read(|f, l| f.seconds(MAX_LUA_SECONDS).map(|time| l.evaluate = time))
         .json(|l| seconds_to_json(l.evaluate)),
-    Limit::new("decide", "number", "Time for all calls of functions of the file for one request.")
+    LimitField::new("decide", "number", "Time for all calls of functions of the file for one request.")
         .unit("seconds")
         .read(|f, l| f.seconds(MAX_LUA_SECONDS).map(|time| l.decide = time))
         .json(|l| seconds_to_json(l.decide)),
-    Limit::new("memory", "number", "Memory of the Lua interpreter.")
+    LimitField::new("memory", "number", "Memory of the Lua interpreter.")
         .unit("bytes")
         .read(|f, l| f.whole(MIN_LUA_MEMORY, MAX_LUA_MEMORY).map(|bytes| l.memory = bytes))
         .json(|l| json!(l.memory)),

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_of_other_systems() {
+    fn words_of_other_systems_suggest_our_fields() {
         assert_eq!(field("maxJobs", ["name", "parallel_builds"]), None);
         assert_eq!(field("max-jobs", ["name", "parallel_builds"]), Some("parallel_builds"));
         assert_eq!(field("hostname", ["name"]), Some("name"));

@@ -19,7 +19,7 @@ use rustix::process::geteuid;
 
 use super::User;
 use super::identity::with_files_of;
-use super::ownership::{Control, ControlledByOthers, known_control};
+use super::ownership::{Control, ControlledByOthers, cached_control};
 
 /// The flags with which files of the state are opened.
 const OPEN_FLAGS: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
@@ -34,7 +34,7 @@ fn as_owner_of<T>(directory: &Path, work: impl FnOnce() -> io::Result<T>) -> io:
     if !geteuid().is_root() {
         return work();
     }
-    match known_control(directory)? {
+    match cached_control(directory)? {
         Control::Root => work(),
         Control::User { uid, gid, .. } => with_files_of(uid, gid, work),
         Control::Others { path } => Err(io::Error::other(ControlledByOthers { path })),
@@ -43,7 +43,7 @@ fn as_owner_of<T>(directory: &Path, work: impl FnOnce() -> io::Result<T>) -> io:
 
 /// Returns the user as whom all of this is done in `directory`.
 pub fn user_of(directory: &Path) -> User {
-    match known_control(directory) {
+    match cached_control(directory) {
         Ok(Control::User { uid, gid, .. }) if geteuid().is_root() => User::numbered(Path::new("/"), uid, gid),
         _ => User::effective(),
     }
@@ -51,7 +51,7 @@ pub fn user_of(directory: &Path) -> User {
 
 /// Returns whether only this process' user can write the files in `directory`.
 pub fn is_ours(directory: &Path) -> bool {
-    !geteuid().is_root() || known_control(directory).is_ok_and(|control| control == Control::Root)
+    !geteuid().is_root() || cached_control(directory).is_ok_and(|control| control == Control::Root)
 }
 
 /// Opens a file for reading.
@@ -65,7 +65,7 @@ pub fn open_or_make(path: &Path) -> io::Result<File> {
 }
 
 /// Creates a file for writing, and replaces one that a killed process may have left.
-pub fn make_anew(path: &Path) -> io::Result<File> {
+pub fn make_new(path: &Path) -> io::Result<File> {
     remove(path)?;
     open_with(path, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)
 }
@@ -148,7 +148,7 @@ mod tests {
         let file = state.join("0");
         open_or_make(&file).unwrap();
         open_or_make(&file).unwrap();
-        make_anew(&file).unwrap();
+        make_new(&file).unwrap();
         for (path, mode) in [(state.as_path(), 0o700), (state.parent().unwrap(), 0o700), (&file, 0o600)] {
             assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, mode, "{}", path.display());
         }
@@ -189,7 +189,7 @@ mod tests {
         let state = of_user.join("offload/b1:22");
         make_directory(&state).unwrap();
         let [file, socket] = ["0", "socket"].map(|name| state.join(name));
-        make_anew(&file).unwrap();
+        make_new(&file).unwrap();
         let listener = listen(&socket).unwrap();
         connect(&socket).unwrap();
         drop(listener);
@@ -211,7 +211,7 @@ mod tests {
             make_directory(&of_user.join("link/made")).unwrap_err(),
             open(&name).unwrap_err(),
             open_or_make(&name).unwrap_err(),
-            make_anew(&name).unwrap_err(),
+            make_new(&name).unwrap_err(),
             remove(&name).unwrap_err(),
             rename(&name, &of_user.join("link/other")).unwrap_err(),
             listen(&of_user.join("link/socket")).unwrap_err(),

@@ -97,19 +97,19 @@ pub fn control_below(root: &Path, path: &Path) -> io::Result<Control> {
 const CONTROL_TTL: Duration = Duration::from_secs(1);
 
 /// The cached results for paths, with the time of the check.
-static KNOWN: Mutex<BTreeMap<PathBuf, (Instant, Control)>> = Mutex::new(BTreeMap::new());
+static CONTROL_CACHE: Mutex<BTreeMap<PathBuf, (Instant, Control)>> = Mutex::new(BTreeMap::new());
 
 /// Works like [`control`], with cached results: the same few paths are checked again and again.
-pub fn known_control(path: &Path) -> io::Result<Control> {
+pub fn cached_control(path: &Path) -> io::Result<Control> {
     // A forked process may find it locked permanently.
-    if let Ok(known) = KNOWN.try_lock()
+    if let Ok(known) = CONTROL_CACHE.try_lock()
         && let Some((found, control)) = known.get(path)
         && found.elapsed() < CONTROL_TTL
     {
         return Ok(control.clone());
     }
     let control = control(path)?;
-    if let Ok(mut known) = KNOWN.try_lock() {
+    if let Ok(mut known) = CONTROL_CACHE.try_lock() {
         known.insert(path.to_owned(), (Instant::now(), control.clone()));
     }
     Ok(control)

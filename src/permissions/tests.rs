@@ -57,7 +57,7 @@ fn a_permission_problem_has_a_remedy() {
 }
 
 #[test]
-fn a_directory_that_would_have_to_be_made() {
+fn a_missing_directory_needs_a_writable_parent() {
     let (root, user) = tree();
     let root = root.path();
     let find = || PermissionProblem::find(&user, root, Path::new("/var/guix/offload"), Need::Own);

@@ -27,7 +27,7 @@ pub const QUEUE_PER_SLOT: usize = 4;
 pub const PROBE_WAIT: Duration = Duration::from_secs(3);
 
 /// The usual time that the hook holds a request before it postpones it because the queue is full.
-pub const QUEUE_WAIT: Duration = Duration::from_millis(200);
+pub const FULL_QUEUE_HOLD: Duration = Duration::from_millis(200);
 
 /// How often a queued build checks whether it is first.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -35,7 +35,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Returns how long the hook may hold its next request. `postponed` is the time since it last postponed one. Only the
 /// first request is held: the daemon may have any number of builds to offer before it handles those that run.
 pub fn hold(postponed: Option<Duration>) -> Duration {
-    if postponed.is_some_and(|ago| ago < DAEMON_POLL_INTERVAL) { Duration::ZERO } else { QUEUE_WAIT }
+    if postponed.is_some_and(|ago| ago < DAEMON_POLL_INTERVAL) { Duration::ZERO } else { FULL_QUEUE_HOLD }
 }
 
 /// The decision about a request.
@@ -149,8 +149,8 @@ mod tests {
 
     #[test]
     fn only_the_first_of_many_requests_is_held() {
-        assert_eq!(hold(None), QUEUE_WAIT);
+        assert_eq!(hold(None), FULL_QUEUE_HOLD);
         assert_eq!(hold(Some(Duration::ZERO)), Duration::ZERO);
-        assert_eq!(hold(Some(DAEMON_POLL_INTERVAL)), QUEUE_WAIT);
+        assert_eq!(hold(Some(DAEMON_POLL_INTERVAL)), FULL_QUEUE_HOLD);
     }
 }

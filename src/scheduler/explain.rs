@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::assess::{CandidateState, assess, rank_of};
 use super::choice::{Query, Reason};
-use super::decision::{Decision, QUEUE_WAIT, decide};
+use super::decision::{Decision, FULL_QUEUE_HOLD, decide};
 use super::environment::Environment;
 use super::ranking::Rank;
 use crate::machine::Machine;
@@ -66,7 +66,7 @@ pub fn explain<E: Environment>(query: &Query<'_>, env: &E) -> Vec<Explanation> {
 /// Returns the reply's word and the index of the machine that would be chosen. It assumes that every machine without a
 /// fresh record would pass its probe.
 pub fn predict<E: Environment>(query: &Query<'_>, may_build_locally: bool, env: &E) -> (&'static str, Option<usize>) {
-    let decision = decide(query, may_build_locally, QUEUE_WAIT, &DryRun(env.clone()));
+    let decision = decide(query, may_build_locally, FULL_QUEUE_HOLD, &DryRun(env.clone()));
     let word = decision.reply().word();
     match decision {
         Decision::Accept(choice) => (word, Some(choice.machine)),

@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn system_and_features() {
+    fn a_machine_must_have_the_system_and_all_features() {
         let mut machine = Machine::new("b1", "root", vec!["x86_64-linux".into(), "i686-linux".into()], Vec::new());
         machine.features = vec!["kvm".into(), "big".into()];
         assert_eq!(mismatch(&machine, &request("i686-linux", &[])), None);
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn the_daemons_rule_for_local_builds() {
+    fn a_head_builds_for_its_own_and_its_32_bit_system() {
         assert!(builds_locally("x86_64-linux", "i686-linux"));
         assert!(builds_locally("aarch64-linux", "armhf-linux"));
         assert!(!builds_locally("i686-linux", "x86_64-linux"));

@@ -6,7 +6,7 @@
 
 use std::cmp::Ordering;
 
-/// The part of the best built-in score that counts as nearly as good.
+/// Two built-in scores are similar if the lower one is at least this part of the higher one.
 pub const SIMILAR_SCORE_RATIO: f64 = 0.8;
 
 /// Returns the index of the machine to try first. `scores` has the best first. Of the machines whose score is at least
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn score_then_free_share_then_place() {
+    fn the_score_decides_before_the_free_share_and_that_before_the_order() {
         let rank = |score, occupied, index| Rank { score, occupied, index };
         let mut ranks = [rank(1.0, 0.0, 0), rank(2.0, 0.5, 1), rank(2.0, 0.0, 3), rank(2.0, 0.0, 2)];
         ranks.sort_by(Rank::order);

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn an_own_score_of_any_machine_is_meant_as_it_is() {
+    fn a_score_from_the_machine_file_is_not_adjusted() {
         let function = "score = function() return 1 end";
         for (file, expected) in [
             (String::new(), SIMILAR_SCORE_RATIO),

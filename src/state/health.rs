@@ -74,7 +74,7 @@ pub struct Failures {
     pub since: Time,
     /// When the last of them was.
     pub last: Time,
-    /// Their number. Failures during a back-off are not counted.
+    /// The number of consecutive failures. Failures during a back-off are not counted.
     pub count: u32,
     /// The message of the last one.
     pub error: String,

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_are_remembered() {
+    fn only_the_newest_outputs_are_remembered() {
         let directory = tempfile::tempdir().unwrap();
         let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
         let known_outputs = KnownOutputs::of(&StateDirectory::new(directory.path()), &machine).unwrap();

@@ -97,7 +97,7 @@ pub(super) fn replace(path: &Path, contents: &[u8]) -> Result<(), StateError> {
     new.push(".new");
     let new = Path::new(&new);
     let make = || {
-        files::make_anew(new)?.write_all(contents)?;
+        files::make_new(new)?.write_all(contents)?;
         failpoint(Failpoint::RecordWritten);
         files::rename(new, path)
     };

@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn once_a_day_for_each_host_and_kind() {
+    fn a_warning_appears_once_a_day_for_each_host_and_kind() {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDirectory::new(directory.path());
         let machine = |name| Machine::new(name, "root", vec!["x86_64-linux".into()], Vec::new());

@@ -63,7 +63,7 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     #[test]
-    fn known_values() {
+    fn known_values_are_encoded() {
         let counting: Vec<u8> = (0..=0x13).collect();
         assert_eq!(encode(&counting), "2c91240g1q6hq2qa1440f1h50h1h4080");
         assert_eq!(encode(&Sha256::digest(b"")), "0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73");
@@ -80,7 +80,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trip(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn encoded_bytes_are_decoded_again(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
             let text = encode(&bytes);
             prop_assert_eq!(text.len(), encoded_length(bytes.len()));
             prop_assert_eq!(decode(text.as_bytes()), Some(bytes));

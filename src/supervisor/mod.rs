@@ -81,7 +81,7 @@ pub struct Killer {
 }
 
 impl Program {
-    /// Starts a program with these arguments, below a supervisor if there can be one.
+    /// Starts a program with these arguments, below a supervisor if one can be started.
     pub fn start(program: &OsStr, arguments: &[OsString], streams: Streams) -> io::Result<Program> {
         if HAS_SUPERVISORS.load(Ordering::Relaxed) && Path::new(OWN_EXECUTABLE).exists() {
             return start_supervised(program, arguments, streams);

@@ -93,7 +93,7 @@ fn stream(
         };
         match archive_import.write_all(&buffer[..size]) {
             Err(error) if ArchiveImport::has_ended(&error) => {
-                debug!("the program over there ended early");
+                debug!("the program on the machine ended early");
                 return Ok(false);
             }
             result => result.map_err(lost_link)?,
@@ -102,7 +102,7 @@ fn stream(
     let is_imported = archive_import.finish().map_err(lost_link)?;
     stopwatch.lap("stream");
     if !is_imported {
-        debug!("the program over there did not import");
+        debug!("the program on the machine did not import");
     }
     Ok(is_imported)
 }

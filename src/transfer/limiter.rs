@@ -41,7 +41,7 @@ pub struct TransferLimiter<'a> {
 }
 
 /// A wait for a transfer slot.
-pub(super) struct Wait {
+pub(super) struct SlotWait {
     start: Instant,
     report_next: Duration,
 }
@@ -56,8 +56,8 @@ pub(super) enum SlotRequest<T> {
 }
 
 impl TransferLimiter<'_> {
-    pub(super) fn wait(&self) -> Wait {
-        Wait { start: Instant::now(), report_next: REPORT_AFTER.min(self.report_interval) }
+    pub(super) fn wait(&self) -> SlotWait {
+        SlotWait { start: Instant::now(), report_next: REPORT_AFTER.min(self.report_interval) }
     }
 
     /// Returns the items that other processes are sending to the machine.
@@ -75,7 +75,7 @@ impl TransferLimiter<'_> {
         &self,
         mut items: Vec<Item>,
         before: &InFlight,
-        wait: &mut Wait,
+        wait: &mut SlotWait,
         observer: &mut dyn Observer,
     ) -> SlotRequest<Vec<Item>> {
         let requery_at = Instant::now() + REQUERY_INTERVAL;
@@ -118,7 +118,7 @@ impl TransferLimiter<'_> {
     }
 
     /// Requests a slot to download outputs.
-    pub(super) fn download(&self, wait: &mut Wait, observer: &mut dyn Observer) -> SlotRequest<()> {
+    pub(super) fn download(&self, wait: &mut SlotWait, observer: &mut dyn Observer) -> SlotRequest<()> {
         let requery_at = Instant::now() + self.machine.keepalive_interval;
         loop {
             match Transfers::downloads(self.state, self.machine).and_then(|downloads| downloads.try_take()) {
@@ -171,7 +171,7 @@ enum WaitStep {
     TimedOut,
 }
 
-impl Wait {
+impl SlotWait {
     /// Waits for one step, and reports the wait at its interval.
     fn step(&mut self, limiter: &TransferLimiter<'_>, requery_at: Instant, observer: &mut dyn Observer) -> WaitStep {
         let waited = self.start.elapsed();

@@ -22,7 +22,7 @@ const ITEM_COST: Duration = Duration::from_millis(10);
 /// The longest delay that a busy machine causes in any transfer.
 const DELAY_MAX: Duration = Duration::from_millis(500);
 /// A transfer must take this many times longer than its items.
-const STALLED_RATIO: f64 = 4.0;
+const SLOW_LINK_RATIO: f64 = 4.0;
 
 /// A sample is taken of each mebibyte, up to `MAX_SAMPLES`.
 const BYTES_PER_SAMPLE: u64 = 1 << 20;
@@ -99,7 +99,7 @@ impl ThroughputMeter {
 /// Returns the rate of the link, if the transfer shows it. `fastest` is the rate of the fastest stretch.
 fn estimated_rate(bytes: u64, fastest: f64, took: Duration, items: usize, other: Duration) -> Option<f64> {
     let of_items = ITEM_COST * u32::try_from(items).unwrap_or(u32::MAX);
-    if bytes < MIN_MEASURED_BYTES || took < of_items.mul_f64(STALLED_RATIO) {
+    if bytes < MIN_MEASURED_BYTES || took < of_items.mul_f64(SLOW_LINK_RATIO) {
         return None;
     }
     if fastest > 0.0 {

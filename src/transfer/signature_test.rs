@@ -1,5 +1,5 @@
-//! A small text item sent there and back, to find out whether both sides accept each other's signatures, and whether
-//! there are two sides.
+//! Sends a small text item to a machine and back, to check whether both sides accept each other's signatures. Also checks that
+//! the machine's store is not the local store.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,10 +20,10 @@ use crate::store::path::{self, PathError, StoreDir, StorePath};
 use crate::store::signature::Acl;
 use crate::store::wire;
 
-/// Name of the item.
+/// The name of the item.
 const ITEM_NAME: &str = "offload-test";
 
-/// Why the item could not be made, or was not taken.
+/// The reason why the item could not be created, or was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum SignatureTestError {
     #[error(transparent)]
@@ -39,24 +39,24 @@ pub enum SignatureTestError {
 }
 
 impl SignatureTestError {
-    /// Whether the other side does not trust the key that the item was signed with.
+    /// Returns whether the other side does not trust the key that signed the item.
     pub fn is_unauthorized(&self) -> bool {
         matches!(self, SignatureTestError::Daemon(daemon::Error::Daemon { message, .. }) if message.contains(UNAUTHORIZED_KEY_ERROR))
     }
 }
 
-/// Has the daemon behind `client` make an item with this text.
+/// Adds an item with this text to the store behind `client`.
 pub fn make<S: Read + Write>(client: &mut Client<S>, text: &str) -> Result<StorePath, SignatureTestError> {
     Ok(client.add_text_to_store(ITEM_NAME, text.as_bytes(), &BTreeSet::new())?)
 }
 
-/// Whether the store behind `client` is `store` on this machine: what is added there comes up here. It is garbage
-/// afterwards.
+/// Returns whether the store behind `client` is `store` on this machine: adds an item there, and checks whether it exists here.
+/// The item is garbage afterwards.
 pub fn is_store_here<S: Read + Write>(client: &mut Client<S>, store: &StoreDir) -> Result<bool, SignatureTestError> {
     let chance = RandomState::new().build_hasher().finish();
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     let text = format!("{chance:x} {time} {}\n", process::id());
-    // Something else with this text is out of the question, and so it is not there before.
+    // The text is unique, so the item did not exist before.
     let path = path::text_path(store, ITEM_NAME, &Sha256::digest(&text).into(), &[])?;
     Ok(make(client, &text)? == path && fs::symlink_metadata(path.as_str()).is_ok())
 }

@@ -33,7 +33,7 @@ const MAX_ITEM_SIZE: u64 = 64 << 10;
 /// How long a build runs before the deferred connection is made.
 const START_DELAY: Duration = Duration::from_millis(200);
 
-/// The second connection, once there is one. Without it the first signature is slower.
+/// The second connection, if it exists yet. Without it, the first signature takes longer.
 pub struct SigningConnection<'a> {
     pub(super) connection: &'a Connection,
     silence_policy: SilencePolicy,

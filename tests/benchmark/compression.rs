@@ -23,7 +23,7 @@ const LINES: [Line; 2] = [
     Line { what: "50 ms, 20 Mbit/s", far: Some((Duration::from_millis(50), 2_500_000)), mebibytes: 16 },
 ];
 
-/// What makes data of its kind without end.
+/// Commands that write endless data of a kind.
 const DATA: [(&str, &str); 2] = [("compressible", "seq 1 100000000"), ("incompressible", "cat /dev/urandom")];
 
 #[derive(Clone, Copy, Debug)]

@@ -1,4 +1,4 @@
-//! The pool that a work is done in: two heads, alike but for their hooks, which share their build machines.
+//! The pool for a work: two heads, which differ only in their hooks and share their build machines.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::lab::{Entry, Hook, Host, Lab, Proxy};
 use crate::usage;
 
-/// What the build machines are like.
+/// The properties of the build machines.
 #[derive(Clone, Copy)]
 pub struct Shape {
     /// The slots of each.
@@ -40,7 +40,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// `against`: another build of `offload` takes the place of `guix offload`.
+    /// `against`: another build of `offload` replaces `guix offload`.
     pub fn start(shape: &Shape, against: Option<&Path>) -> Pool {
         let lab = Lab::new();
         let (mut machines, mut proxies, mut entries) = (Vec::new(), Vec::new(), Vec::<Entry>::new());

@@ -24,7 +24,7 @@ pub struct Sample {
     pub everywhere: Duration,
     /// From the end of the last hook to that of the work: the head's daemon registers the outputs.
     pub registration: Duration,
-    /// What the [bare work](crate::works::Work::bare) took, where there is one.
+    /// The time of the [bare work](crate::works::Work::bare), if there is one.
     pub bare: Option<Duration>,
 }
 
@@ -39,13 +39,13 @@ pub struct Site<'a> {
 }
 
 impl<'a> Site<'a> {
-    /// `round` tells one measurement of a side from another.
+    /// `round` distinguishes the measurements of a side.
     pub fn new(pool: &'a Pool, side: Side, is_local: bool, round: usize) -> Site<'a> {
         let head = pool.head(side);
         let tag = format!("{side:?}-{}{round}", if is_local { "local-" } else { "" }).to_lowercase();
         let mut site = Site { pool, head, side, direct: head.direct(), is_local, tag };
         site.go_on();
-        // What the hook logs, where the level was raised to see it.
+        // The log of the hook, if the user raised its level.
         if std::env::var_os("OFFLOAD_LOG").is_some() {
             site.direct.daemon().set_log(Some(Box::new(|text| eprint!("{}", String::from_utf8_lossy(text)))));
         }
@@ -71,7 +71,7 @@ impl<'a> Site<'a> {
         Drv::new(&self.name(name))
     }
 
-    /// Builds on the head, whoever builds otherwise.
+    /// Builds on the head, not on a machine.
     pub fn build_here(&mut self, drv: &Drv) {
         self.direct.build_locally(4);
         self.direct.build(&[drv]).unwrap();
@@ -91,7 +91,7 @@ impl<'a> Site<'a> {
         let _ = std::fs::remove_dir_all(self.head.path("/var/guix/offload"));
     }
 
-    /// Leaves the hook no connection that was kept.
+    /// Ends all persistent connections.
     pub fn forget_connections(&self) {
         let _ = std::fs::remove_dir_all(self.head.path("/var/guix/offload/persist"));
     }

@@ -14,8 +14,8 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// What the sides took in each round, less a local build where that is asked for. A side with fewer rounds repeats
-    /// its last.
+    /// Returns the time of each round, without that of a local build if this is an overhead. A side with fewer rounds
+    /// repeats its last.
     fn seconds(&self, side: &[Sample]) -> Vec<f64> {
         let local = |round: usize| self.local.get(round).map_or(0.0, Duration::as_secs_f64);
         side.iter().enumerate().map(|(round, sample)| sample.elapsed.as_secs_f64() - local(round)).collect()

@@ -1,5 +1,5 @@
-//! What a hook uses: the benchmark's own program, put in the place of the daemon's `guix`, runs the hook and notes what
-//! it took, the processes that it waited for included.
+//! The resources that a hook uses: the benchmark's own program, instead of the daemon's `guix`, runs the hook and records
+//! its usage, including that of the processes that it waited for.
 //!
 //! It adds a few milliseconds to each hook, the same to all. A hook that is killed while it waits for a request is not
 //! counted.
@@ -18,7 +18,7 @@ use crate::lab::{Host, processes};
 
 const DIRECTORY: &str = "/opt/bench";
 const RECORDS: &str = "/opt/bench/usage";
-/// What the hook is, in the environment of the daemon.
+/// The variable that names the hook, in the environment of the daemon.
 const PROGRAM: &str = "BENCH_PROGRAM";
 
 /// What hooks used between two calls of [`take`].
@@ -68,7 +68,7 @@ pub fn run_as_guix() -> ExitCode {
     ExitCode::from(status.code().unwrap_or(1) as u8)
 }
 
-/// What the hooks of `host` that have ended since the last call have used.
+/// Returns the usage of the hooks of `host` that ended since the last call.
 pub fn take(host: &Host) -> Usage {
     let records = std::fs::read_to_string(host.path(RECORDS)).unwrap_or_default();
     let _ = std::fs::remove_file(host.path(RECORDS));

@@ -15,10 +15,10 @@ use crate::site::{Sample, Site};
 pub struct Work {
     /// Chosen by it on the command line.
     pub name: &'static str,
-    /// For the table.
+    /// The name in the table.
     pub what: &'static str,
     pub shape: Shape,
-    /// What a local build takes is measured as well and subtracted.
+    /// Whether the time of a local build is measured and subtracted.
     pub is_overhead: bool,
     /// Rounds at most for `guix offload`, where it takes its time.
     pub upstream_rounds: usize,

@@ -1,8 +1,8 @@
-//! What is done with a block of code, by its language:
+//! The check of a block of code, by its language:
 //!
 //! | language | |
 //! |---|---|
-//! | `lua` | a whole machine file: `offload eval` takes it, and warns only of what is missing here, such as keys; after the comment `in error` it does not |
+//! | `lua` | a whole machine file: `offload eval` accepts it, and warns only of missing files, such as keys; after the comment `in error` it refuses it |
 //! | `console` | commands with what they print: run, and the output compared (`console`, `quick_start`) |
 //! | `screen` | a test that draws it names the page |
 //! | `sh` | its syntax, and that its commands exist; calls of `offload` are understood (`shell`) |
@@ -11,7 +11,7 @@
 //! | `sshd_config` | `tests/locked_down.rs` gives it to an SSH server |
 //! | `known_hosts` | a machine file on the page reads it |
 //! | `ini` | sections and assignments |
-//! | `rust` | it stands in a file that is compiled |
+//! | `rust` | it is part of a file that is compiled |
 //! | `text` | a diagram: names of modules and files in it exist |
 
 use crate::console::Site;
@@ -46,7 +46,7 @@ fn lua(block: &Block, earlier: &[Block]) -> Result<(), String> {
     site.take(block);
     let output = site.offload(&["eval"]);
     let messages = String::from_utf8_lossy(&output.stderr).into_owned();
-    // What depends on the machine that runs this.
+    // These depend on the machine that runs the test.
     let elsewhere = ["private_key: ", "no build machine is enabled for"];
     let is_doubtful = |line: &&str| line.contains(": warning: ") && !elsewhere.iter().any(|text| line.contains(text));
     let doubtful: Vec<&str> = messages.lines().filter(is_doubtful).collect();
@@ -71,7 +71,7 @@ fn compiled(text: &str) -> Result<(), String> {
     if is_there { Ok(()) } else { Err("it is in no file of examples/".to_owned()) }
 }
 
-/// What a terminal shows stands in the output of a test elsewhere, which reads the page.
+/// A screen is checked by another test, which draws it and reads the page.
 fn drawn(block: &Block) -> Result<(), String> {
     let page = block.place.split(':').next().unwrap();
     let mut code = ["src", "tests"].into_iter().flat_map(|directory| sources(&top().join(directory)));
@@ -93,7 +93,7 @@ fn diagram(text: &str) -> Result<(), String> {
 }
 
 #[test]
-fn every_block_is_in_order() {
+fn every_block_passes_the_check_of_its_language() {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     let mut wrong = Vec::new();
     for page in pages() {

@@ -1,6 +1,6 @@
 //! `doc/bounds.md` lists every bound of the program: each constant of `src/` that is a duration, or whose name says that it is a
 //! limit. The page is written from the constants and their doc comments. `OFFLOAD_WRITE_BOUNDS=1 cargo test --test documentation
-//! bounds` writes it anew; without the variable the test fails where it differs.
+//! bounds` writes it; without the variable the test fails where it differs.
 //!
 //! Not read: constants of tests, and constants of other types that have no such name.
 

@@ -163,7 +163,7 @@ pub fn fits(shown: &str, text: &str) -> bool {
 }
 
 #[test]
-fn what_a_page_shows_may_leave_things_out() {
+fn an_ellipsis_matches_any_output() {
     assert!(fits("a … b\n", "a 1 b\n") && fits("a\n", "a\n") && fits("…z", "xyz") && fits("a…b…c", "abbc"));
     assert!(!fits("a … b\n", "a 1 c\n") && !fits("a", "ab") && !fits("a…b…c", "ac"));
     let text = "$ offload eval \\\n  x\nfirst\n$ second\nb1# true\n";
@@ -173,7 +173,7 @@ fn what_a_page_shows_may_leave_things_out() {
 }
 
 #[test]
-fn what_pages_show_is_printed() {
+fn commands_print_what_pages_show() {
     let mut count = 0;
     let mut wrong = Vec::new();
     for page in pages() {

@@ -1,6 +1,6 @@
 //! What the documentation says of fields is written from their declarations: the classes in `lua/offload.lua`, and the
-//! tables in `doc/manual/machine-file.md`. `OFFLOAD_WRITE_FIELDS=1 cargo test --test documentation fields` writes them
-//! anew; without the variable the tests fail where a file differs.
+//! tables in `doc/manual/machine-file.md`. `OFFLOAD_WRITE_FIELDS=1 cargo test --test documentation fields` writes them;
+//! without the variable the tests fail where a file differs.
 
 use crate::page::{manual, quoted, top};
 use offload::machine_file::{
@@ -120,7 +120,7 @@ fn the_tables_of_the_manual_are_those_of_the_fields() {
 
 /// Of a derivation, which is not read, there are names only.
 #[test]
-fn the_fields_of_a_derivation() {
+fn the_fields_of_a_derivation_are_those_of_the_manual() {
     let page = manual("machine-file.md").section("A derivation");
     let named: Vec<String> = page.rows().iter().map(|row| quoted(&row[0]).remove(0)).collect();
     assert_eq!(named, DERIVATION_FIELDS);

@@ -34,7 +34,7 @@ fn targets(text: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn links_lead_somewhere() {
+fn links_have_targets() {
     let mut count = 0;
     let mut wrong = Vec::new();
     for page in pages() {

@@ -16,13 +16,13 @@ pub struct Block {
     pub place: String,
     pub language: String,
     pub text: String,
-    /// The last line of text before it, if no other block stands between.
+    /// The last line of text before it, if no other block is between.
     pub before: String,
     /// The comment right before it.
     pub comment: String,
 }
 
-/// What console blocks are run with, in the order of the page.
+/// A block of code or a comment, in the order of the page.
 pub enum Part {
     Block(Block),
     /// The text of an HTML comment on a line of its own.

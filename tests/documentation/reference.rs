@@ -25,7 +25,7 @@ fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
 }
 
 #[test]
-fn functions_of_the_module() {
+fn every_function_of_the_module_has_its_row() {
     let functions = ANNOTATIONS.lines().filter_map(|line| line.strip_prefix("function ")?.split('(').next());
     let functions = names(functions.filter_map(|name| name.strip_prefix("offload.")));
     let table = table(&manual("machine-file.md").section("The module `offload`"));
@@ -33,7 +33,7 @@ fn functions_of_the_module() {
 }
 
 #[test]
-fn exit_statuses() {
+fn every_exit_status_has_its_row() {
     let text = fs::read_to_string(top().join("src/exit.rs")).unwrap();
     let code = text.lines().filter_map(|line| line.trim().strip_prefix("/// ")?.split_once(": "));
     let code: BTreeSet<&str> = code.map(|(number, _)| number).filter(|n| n.parse::<u8>().is_ok()).collect();
@@ -66,13 +66,13 @@ pub fn sources(directory: &Path) -> Vec<(String, String)> {
 
 /// Every variable of the environment that the code reads has its row, and no other.
 #[test]
-fn variables_of_the_environment() {
+fn every_variable_of_the_environment_has_its_row() {
     let is_variable = |text: &str| {
         ["OFFLOAD_", "GUIX_", "NIX_"].iter().any(|start| text.starts_with(start))
             && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
     };
     let code = sources(&top().join("src"));
-    // What a usual build does not have is not for users.
+    // A usual build does not have this file.
     let code = code.iter().filter(|(file, _)| !file.contains("/tests") && !file.ends_with("failpoints.rs"));
     let mut read: BTreeSet<String> = code.flat_map(|(_, text)| literals(text, is_variable)).collect();
     // From build.rs, and read by the compiler.
@@ -85,7 +85,7 @@ fn variables_of_the_environment() {
 
 /// Every file below the state directory has its row.
 #[test]
-fn files_in_the_state_directory() {
+fn every_file_of_the_state_has_its_row() {
     let page = manual("hook.md").section("Files in the state directory");
     let rows: Vec<String> = page.rows().iter().flat_map(|row| quoted(&row[0])).collect();
     let code = sources(&top().join("src/state"));

@@ -135,7 +135,7 @@ fn split(line: &str) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn commands_are_told_apart() {
+fn commands_are_recognized_in_a_script() {
     let text = "A=1 offload eval 'a b' | jq . >x  # no\nssh h 'guix x; y' \\\n  more <<EOF\nnot this\nEOF\n";
     let found = commands(text);
     let words: Vec<Vec<&str>> = found.iter().map(|words| words.iter().map(String::as_str).collect()).collect();

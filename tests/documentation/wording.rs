@@ -5,9 +5,10 @@
 //! few false alarms. [`ROOTS`] lists the texts that are read. A text keeps its line breaks, so that a finding names
 //! the line; everything that is not prose (code, quoted messages, links) is blanked out first.
 //!
-//! To read more texts, add a function to [`ROOTS`]. The comments of the folders and files in [`WAITING`] are not reworded
-//! yet; remove an entry to have its comments read.
+//! To read more texts, add a function to [`ROOTS`]. The comments and messages of the folders and files in [`WAITING`]
+//! are not reworded yet; remove an entry, and they are read.
 
+use crate::messages::literals;
 use crate::page::{pages, top};
 use crate::phrases::AVOIDED;
 use crate::reference::sources;
@@ -26,23 +27,16 @@ struct Root {
 }
 
 /// The texts that are read.
-const ROOTS: [Root; 4] = [
+const ROOTS: [Root; 5] = [
     Root { kind: "pages", texts: page_texts },
     Root { kind: "help texts", texts: help_texts },
     Root { kind: "manual pages", texts: manual_page_texts },
     Root { kind: "comments", texts: comment_texts },
+    Root { kind: "messages", texts: message_texts },
 ];
 
-/// The folders and files of `src/` whose comments are not read yet.
-const WAITING: [&str; 7] = [
-    "src/remote/",
-    "src/ssh/",
-    "src/commands/convert",
-    "src/commands/test",
-    "src/machine/host_key",
-    "src/transfer/signature_test.rs",
-    "src/hook/build_log.rs",
-];
+/// The folders and files whose comments and messages are not read yet.
+const WAITING: [&str; 5] = ["src/remote/", "src/ssh/", "tests/crash/", "tests/persist/", "tests/ssh/"];
 
 /// The lines that a paragraph may have.
 const PARAGRAPH: usize = 5;
@@ -164,11 +158,29 @@ fn manual_page_texts() -> Vec<Text> {
     pages.map(|page| (page.path.display().to_string(), plain(String::from_utf8(page.contents).unwrap()))).collect()
 }
 
-/// The comments of the library, without the code in them.
+/// The comments of the library and of its tests, without the code in them.
 fn comment_texts() -> Vec<Text> {
-    let is_read = |name: &str| !WAITING.iter().any(|waiting| name.starts_with(waiting));
-    let files = sources(&top().join("src")).into_iter().filter(|(name, _)| is_read(name));
-    files.map(|(name, source)| (name, prose(&comments(&source)))).collect()
+    let files = ["src", "tests"].into_iter().flat_map(|directory| sources(&top().join(directory)));
+    files.filter(|(name, _)| is_read(name)).map(|(name, source)| (name, prose(&comments(&source)))).collect()
+}
+
+fn is_read(name: &str) -> bool {
+    !WAITING.iter().any(|waiting| name.starts_with(waiting))
+}
+
+/// The messages of the library: string literals of three words or more, on their lines.
+fn message_texts() -> Vec<Text> {
+    let is_message = |(_, text): &(usize, String)| text.split_whitespace().count() > 2;
+    let on_lines = |source: &str| {
+        let mut lines = vec![String::new(); source.lines().count()];
+        for (line, text) in literals(source).into_iter().filter(is_message) {
+            lines[line - 1] += &format!("{}\u{2029}", without_code(&text).replace('\n', " "));
+        }
+        lines.join("\n")
+    };
+    let files = sources(&top().join("src")).into_iter();
+    let files = files.filter(|(name, _)| is_read(name) && !name.contains("/tests"));
+    files.map(|(name, source)| (name, on_lines(&source))).collect()
 }
 
 /// The comments of a source file, on their lines.

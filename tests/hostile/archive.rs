@@ -33,7 +33,7 @@ pub fn executable(contents: &[u8]) -> Vec<u8> {
     [words(&["(", "type", "regular", "executable", "", "contents"]), word(contents), words(&[")"])].concat()
 }
 
-/// A file that is said to have `size` bytes.
+/// Returns a file with a header for `size` bytes.
 pub fn file_of(size: u64, contents: &[u8]) -> Vec<u8> {
     let mut file = file(contents);
     let at = words(&["(", "type", "regular", "contents"]).len();
@@ -52,7 +52,7 @@ pub fn directory(entries: &[(&[u8], Vec<u8>)]) -> Vec<u8> {
     [words(&["(", "type", "directory"]), entries.iter().flat_map(entry).collect(), words(&[")"])].concat()
 }
 
-/// What comes after the nar, up to what is signed, and the nar before it.
+/// A nar, and the signed part after it.
 #[derive(Clone)]
 pub struct Item {
     pub nar: Vec<u8>,

@@ -1,5 +1,5 @@
-//! What a hostile machine may do, and what is said of it: the one table, from which `doc/contributing/hostile-cases.md` is
-//! printed.
+//! The table of attempts of a hostile machine, with the messages about them. `doc/contributing/hostile-cases.md` is printed from
+//! it.
 
 use std::io::{self, Write};
 use std::thread;
@@ -10,10 +10,9 @@ use offload::gcrypt::SigningKey;
 use super::archive::{Item, directory, executable, file, file_of, ints, link, nar, word};
 use super::peer::{At, ERROR, LAST, MAGIC, NEXT, Play, READ, WRITE, frames};
 
-/// What a case is played with.
+/// The environment of a case.
 pub struct Scene {
-    /// The output that is asked for. Its derivation has no inputs but `input`, and `fixed` says whether it is that of
-    /// the fixed one.
+    /// The requested output. Its derivation has only the input `input`; `fixed` is whether it is that of the fixed one.
     pub output: String,
     pub derivation: String,
     pub input: String,
@@ -51,7 +50,7 @@ pub enum But {
     Nothing,
     /// The derivation is of a fixed output: the file `hello` and a line break, by SHA-256.
     Fixed,
-    /// The machine's key stands in the access-control list with another tag.
+    /// The access-control list has the machine's key with another tag.
     OtherPurpose,
     /// A builder may be silent for four seconds.
     MaxSilentTime,
@@ -61,9 +60,9 @@ pub enum But {
 
 /// A case.
 pub struct Case {
-    /// What the machine does.
+    /// The attempt of the machine.
     pub what: &'static str,
-    /// What the client is told, among other things.
+    /// A part of the message to the client.
     pub says: &'static str,
     pub but: But,
     pub play: fn(&Scene) -> Play,
@@ -237,7 +236,7 @@ fn trickle(stream: &mut std::os::unix::net::UnixStream) -> io::Result<()> {
     Ok(())
 }
 
-/// An item whose file goes on for 64 MiB.
+/// Returns an item with a file of 64 MiB.
 fn huge(item: Item) -> Play {
     // Up to the padding and the end of the node, of which nothing is sent.
     let start = item.nar.len() - word(b")").len();
@@ -278,7 +277,7 @@ fn renamed(scene: &Scene) -> Vec<u8> {
     replaced(&good, &other, b"(sig-val", b"(public-key")
 }
 
-/// `text` with what stands between two marks taken from `other`.
+/// Returns `text` with the part between two marks from `other`.
 fn replaced(text: &[u8], other: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     let find = |text: &[u8], mark: &[u8]| text.windows(mark.len()).position(|window| window == mark).unwrap();
     [&text[..find(text, from)], &other[find(other, from)..find(other, to)], &text[find(text, to)..]].concat()

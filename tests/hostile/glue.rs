@@ -1,5 +1,5 @@
-//! One build from end to end with a daemon that plays a part: which limits the machine's daemon is told, what its answers mean
-//! to the client, and what is recorded of the machine.
+//! One build from end to end with a scripted daemon: the limits that the machine's daemon gets, the meaning of its answers for
+//! the client, and the records of the machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,10 +12,10 @@ use offload::store::path::{StoreDir, StorePath};
 use super::Stage;
 use super::cases::Scene;
 use super::lab::{Direct, Drv, SSH_PORT};
-use super::peer::{At, ERROR, Play, Told};
+use super::peer::{At, ERROR, Play, ReceivedOptions};
 use super::{archive::ints, archive::word};
 
-/// What is recorded of the machine afterwards.
+/// The record of the machine afterwards.
 #[derive(Clone, Copy, Debug)]
 enum Recorded {
     /// How it is doing, as it said.
@@ -147,7 +147,7 @@ impl Stage {
 }
 
 #[test]
-fn what_an_answer_means_and_what_is_recorded() {
+fn each_answer_has_its_meaning_and_its_record() {
     let stage = Stage::new();
     let mut direct = stage.head.direct();
     for (number, case) in CASES.iter().enumerate() {
@@ -161,7 +161,7 @@ fn what_an_answer_means_and_what_is_recorded() {
 
 /// Each limit arrives as it was given, and only where it was given.
 #[test]
-fn the_machine_is_told_the_limits_of_the_client() {
+fn the_machine_gets_the_limits_of_the_client() {
     let stage = Stage::new();
     let mut direct = stage.head.direct();
     for (number, (limits, use_substitutes)) in
@@ -186,6 +186,6 @@ fn the_machine_is_told_the_limits_of_the_client() {
         // says otherwise.
         let substitutes = u64::from(use_substitutes != Some(false));
         let numbers = vec![0, 0, 0, 0, 0, 0, 0, 1, substitutes];
-        assert_eq!(stage.peer.told(), Some(Told { numbers, settings }), "{limits:?}");
+        assert_eq!(stage.peer.received_options(), Some(ReceivedOptions { numbers, settings }), "{limits:?}");
     }
 }

@@ -1,6 +1,6 @@
-//! A hostile build machine: a real head with its daemon and database, a real sshd, and behind its socket a daemon that
-//! plays a part ([`peer`]). Whatever it does ([`cases`]), nothing of it reaches the store, the client is told what was
-//! wrong, the hook ends with the right status, and its memory stays what it was.
+//! A hostile build machine: a real head with its daemon and database, a real sshd, and behind its socket a scripted
+//! daemon ([`peer`]). In each case ([`cases`]), no part of its data enters the store, the client gets the reason, the hook
+//! ends with the right status, and its memory does not grow.
 
 #[path = "../lab/mod.rs"]
 mod lab;
@@ -10,7 +10,7 @@ mod cases;
 mod glue;
 mod outputs;
 mod peer;
-mod place;
+mod test_store;
 mod truncated;
 
 use std::collections::BTreeMap;
@@ -36,7 +36,7 @@ const STORE: u32 = 128;
 /// The most that a hostile machine may make a hook take beyond what an honest one does, in bytes.
 const MORE_MEMORY: u64 = 16 << 20;
 
-/// Everything in a store and its database that a build may change, but for the lock files that guix-daemon leaves.
+/// Everything in a store and its database that a build may change, except the lock files that guix-daemon leaves.
 #[derive(Debug, PartialEq)]
 struct Snapshot {
     files: BTreeMap<PathBuf, (u32, u64, i64)>,
@@ -95,7 +95,7 @@ impl Stage {
         self.head.write_machine_file(&format!("return {{ {}, max_attempts = 1, wait_for_slot = 1 }}", entry.lua()));
     }
 
-    /// Plays `play` while the derivation is built; the result of the build, and what the client was told.
+    /// Plays `play` while the derivation is built. Returns the result of the build, and the messages to the client.
     fn build(&self, direct: &mut Direct<'_>, scene: &Scene, but: But, play: Play) -> (Result<Duration, Error>, String) {
         self.mark_healthy();
         let limits = [(But::MaxSilentTime, 4), (But::Timeout, 2)];
@@ -112,14 +112,14 @@ impl Stage {
     ) -> (Result<Duration, Error>, String) {
         self.peer.play(play);
         self.memory.store(0, Ordering::Relaxed);
-        // The daemon keeps what it was told before.
+        // The daemon keeps its earlier settings.
         let [max_silent_time, build_timeout] = limits.map(|seconds| Some(Duration::from_secs(seconds)));
         direct.set_options(&Options { max_silent_time, build_timeout, ..direct.options() });
         let said = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&said);
         direct.daemon().set_log(Some(Box::new(move |text| {
             let mut said = sink.lock().unwrap();
-            // Of a build log without end, the end is kept.
+            // Only the end of an endless build log is kept.
             if said.len() > 1 << 20 {
                 said.drain(..1 << 19);
             }
@@ -132,7 +132,7 @@ impl Stage {
         (result, said)
     }
 
-    /// What a derivation is played with, which it adds.
+    /// Adds a derivation, and returns its environment.
     fn scene(&self, direct: &mut Direct<'_>, drv: &Drv) -> Scene {
         let made = direct.make(drv);
         Scene {
@@ -162,13 +162,13 @@ impl Stage {
         self.head.write("/etc/guix/acl", acl);
 
         let mut faults = Vec::new();
-        let mut told = said;
+        let mut messages = said;
         match &result {
-            Err(Error::Daemon { status, message, .. }) if *status == case.status() => told.push_str(message),
+            Err(Error::Daemon { status, message, .. }) if *status == case.status() => messages.push_str(message),
             other => faults.push(format!("the build gave {other:?}")),
         }
-        if !told.contains(case.says) {
-            faults.push(format!("the client was not told {:?}", case.says));
+        if !messages.contains(case.says) {
+            faults.push(format!("no message to the client has {:?}", case.says));
         }
         if before != after {
             faults.push("the store has changed".to_owned());
@@ -186,7 +186,7 @@ impl Stage {
         eprintln!("{:>6} KiB {:>5.2} s  {}", memory >> 10, start.elapsed().as_secs_f64(), case.what);
         match faults.is_empty() {
             true => Ok(()),
-            false => Err(format!("{}: {}; it was told:\n{}", case.what, faults.join("; "), last(&told))),
+            false => Err(format!("{}: {}; its messages:\n{}", case.what, faults.join("; "), last(&messages))),
         }
     }
 }
@@ -209,7 +209,7 @@ fn memory_of_hooks(root: &Path) -> u64 {
 }
 
 #[test]
-fn nothing_of_a_hostile_machine_reaches_the_store() {
+fn no_file_of_a_hostile_machine_enters_the_store() {
     let stage = Stage::new();
     let mut direct = stage.head.direct();
     // A build that does not end is a failed case, not a test that hangs.
@@ -230,13 +230,13 @@ fn nothing_of_a_hostile_machine_reaches_the_store() {
     let mut failures = Vec::new();
     for (number, case) in CASES.iter().flat_map(|(_, cases)| *cases).enumerate() {
         let drv = Drv::new(&format!("case-{number}"));
-        let drv = if case.but == But::Fixed { drv.fixed("sha256", hello, false) } else { drv };
+        let drv = if case.but == But::Fixed { drv.fixed_file("sha256", hello) } else { drv };
         let scene = scene(&mut direct, &drv);
         failures.extend(stage.try_case(&mut direct, &scene, case, memory).err());
     }
     assert!(failures.is_empty(), "{} cases:\n\n{}", failures.len(), failures.join("\n\n"));
-    // And it goes on.
-    let fixed = scene(&mut direct, &Drv::new("fixed").fixed("sha256", hello, false));
+    // The next build succeeds.
+    let fixed = scene(&mut direct, &Drv::new("fixed").fixed_file("sha256", hello));
     let item = Item { references: vec![], ..fixed.item() }.signed(&fixed.trusted);
     let (result, said) = stage.build(&mut direct, &fixed, But::Nothing, Play::exports(&item));
     result.unwrap_or_else(|error| panic!("{error}\n{said}"));
@@ -247,7 +247,7 @@ use archive::Item;
 
 /// `doc/contributing/hostile-cases.md` is what the table says. `OFFLOAD_WRITE_TABLE=1` writes it.
 #[test]
-fn the_table_in_the_manual() {
+fn the_page_on_hostile_cases_is_the_table_of_cases() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("doc/contributing/hostile-cases.md");
     let mut text = include_str!("table.md").to_owned();
     for (title, cases) in CASES {

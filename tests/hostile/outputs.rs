@@ -3,52 +3,54 @@
 
 use super::archive::{Item, directory, file, ints, nar};
 use super::peer::{LAST, frames};
-use super::place::Place;
+use super::test_store::TestStore;
 
 /// An honest item for the output with this number. It refers to an input, and to both outputs.
-fn item(place: &Place, number: usize) -> Item {
-    let inputs = place.inputs.iter().chain(&place.outputs).map(ToString::to_string);
+fn item(test_store: &TestStore, number: usize) -> Item {
+    let inputs = test_store.inputs.iter().chain(&test_store.outputs).map(ToString::to_string);
     let mut references: Vec<String> = inputs.collect();
     references.sort();
     Item {
         nar: nar(&directory(&[(b"file", file(format!("output {number}\n").as_bytes()))])),
-        path: place.outputs[number].to_string(),
+        path: test_store.outputs[number].to_string(),
         references,
-        deriver: place.derivation.to_string(),
+        deriver: test_store.derivation.to_string(),
     }
 }
 
-/// What a machine sends in place of the honest item, and what the message says of it.
-type Fault = (&'static str, &'static str, fn(&Place, Item, Item) -> Vec<u8>);
+/// A name, a part of the message, and the bytes to send instead of the honest item.
+type Fault = (&'static str, &'static str, fn(&TestStore, Item, Item) -> Vec<u8>);
 
 /// Of each rule the case in which no other rule would let nothing pass. The second item is the other output's.
 const FAULTS: &[Fault] = &[
     ("no signature", "it lacks a signature", |_, item, _| item.unsigned()),
-    ("the signature of the other output", "its signature does not match its contents", |place, item, other| {
-        item.with_signature(&other.signature(&place.key))
+    ("the signature of the other output", "its signature does not match its contents", |test_store, item, other| {
+        item.with_signature(&other.signature(&test_store.key))
     }),
-    ("a signature by a key that is not authorized", "a key that is not authorized here", |place, item, _| {
-        item.signed(&place.stranger)
+    ("a signature by a key that is not authorized", "a key that is not authorized here", |test_store, item, _| {
+        item.signed(&test_store.stranger)
     }),
-    ("the other output", "it is another item", |place, _, other| other.signed(&place.key)),
+    ("the other output", "it is another item", |test_store, _, other| other.signed(&test_store.key)),
     (
         "a reference to an item that is valid here, and no input",
         "which is neither an input nor an output",
-        |place, item, _| Item { references: vec![place.stray.to_string()], ..item }.signed(&place.key),
+        |test_store, item, _| Item { references: vec![test_store.stray.to_string()], ..item }.signed(&test_store.key),
     ),
-    ("such a reference among others", "which is neither an input nor an output", |place, item, _| {
+    ("such a reference among others", "which is neither an input nor an output", |test_store, item, _| {
         let mut references = item.references.clone();
-        references.push(place.stray.to_string());
+        references.push(test_store.stray.to_string());
         references.sort();
-        Item { references, ..item }.signed(&place.key)
+        Item { references, ..item }.signed(&test_store.key)
     }),
     (
         "a reference to its derivation, which is valid here",
         "which is neither an input nor an output",
-        |place, item, _| Item { references: vec![place.derivation.to_string()], ..item }.signed(&place.key),
+        |test_store, item, _| {
+            Item { references: vec![test_store.derivation.to_string()], ..item }.signed(&test_store.key)
+        },
     ),
-    ("data behind the item", "there are data after the end of the item", |place, item, _| {
-        [item.signed(&place.key), ints(&[0])].concat()
+    ("data behind the item", "there are data after the end of the item", |test_store, item, _| {
+        [item.signed(&test_store.key), ints(&[0])].concat()
     }),
 ];
 
@@ -59,22 +61,22 @@ fn exported(items: [Vec<u8>; 2]) -> Vec<u8> {
 
 #[test]
 fn each_of_several_outputs_is_checked() {
-    let place = Place::new();
-    let (head, before) = (place.head(), place.names());
-    let honest = || [0, 1].map(|number| item(&place, number).signed(&place.key));
-    place.retrieve(&head, &place.outputs, exported(honest())).unwrap();
+    let test_store = TestStore::new();
+    let (head, before) = (test_store.head(), test_store.names());
+    let honest = || [0, 1].map(|number| item(&test_store, number).signed(&test_store.key));
+    test_store.retrieve(&head, &test_store.outputs, exported(honest())).unwrap();
     for number in [0, 1] {
-        assert_eq!(place.take(&place.outputs[number]), item(&place, number).nar);
+        assert_eq!(test_store.take(&test_store.outputs[number]), item(&test_store, number).nar);
     }
     for (what, says, send) in FAULTS {
         for number in [0, 1] {
             let mut items = honest();
-            items[number] = send(&place, item(&place, number), item(&place, 1 - number));
-            let error = place.retrieve(&head, &place.outputs, exported(items));
+            items[number] = send(&test_store, item(&test_store, number), item(&test_store, 1 - number));
+            let error = test_store.retrieve(&head, &test_store.outputs, exported(items));
             let error = error.expect_err(&format!("{what}, in output {number}: it was accepted"));
-            let named = error.contains(place.outputs[number].as_str());
+            let named = error.contains(test_store.outputs[number].as_str());
             assert!(error.contains(says) && named, "{what}, in output {number}: {error}");
-            assert_eq!(place.names(), before, "{what}, in output {number}: the store has changed");
+            assert_eq!(test_store.names(), before, "{what}, in output {number}: the store has changed");
         }
     }
 }

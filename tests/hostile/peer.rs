@@ -1,5 +1,5 @@
-//! A daemon that plays a part: it answers as guix-daemon does, says of everything that it has it and has built it, and
-//! at one operation does something else.
+//! A scripted daemon: it answers as guix-daemon does, and claims to have and to have built everything. At one operation it
+//! does something else.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use super::archive::{ints, word};
 
-/// What every text that is added is called. Such a text is exported without ado.
+/// The name of each added text. Such a text is exported unchanged.
 const TEXT: &[u8] = b"/gnu/store/hxbwv0n6dyadh2d3q6h1286kinrfp6gk-bar";
 
 pub const NEXT: u64 = 0x6f6c_6d67;
@@ -31,7 +31,7 @@ pub enum At {
     Export,
 }
 
-/// What it does there, in place of its answer. An error ends the connection.
+/// The action there instead of its answer. An error ends the connection.
 pub type Act = Box<dyn Fn(&mut UnixStream) -> io::Result<()> + Send + Sync>;
 
 /// A part.
@@ -82,9 +82,9 @@ pub struct Peer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the daemon was told of the builds over a connection.
+/// The settings that the daemon got for the builds over a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct ReceivedOptions {
     /// The flags and numbers that come first, in the order of the protocol.
     pub numbers: Vec<u64>,
     pub settings: BTreeMap<String, String>,
@@ -92,7 +92,7 @@ pub struct Told {
 
 struct Stage {
     play: Option<Arc<Play>>,
-    told: Option<Told>,
+    received: Option<ReceivedOptions>,
     /// Called before and after something else is done.
     look: Arc<dyn Fn() + Send + Sync>,
     is_over: bool,
@@ -102,7 +102,7 @@ impl Peer {
     /// Listens on the socket `path`, and calls `look` each time before and after it plays its part.
     pub fn listen(path: &Path, look: impl Fn() + Send + Sync + 'static) -> Peer {
         let listener = UnixListener::bind(path).unwrap();
-        let stage = Stage { play: None, told: None, look: Arc::new(look), is_over: false };
+        let stage = Stage { play: None, received: None, look: Arc::new(look), is_over: false };
         let stage = Arc::new(Mutex::new(stage));
         let shared = Arc::clone(&stage);
         let thread = thread::spawn(move || {
@@ -121,12 +121,12 @@ impl Peer {
     /// From now on it plays this.
     pub fn play(&self, play: Play) {
         let mut stage = self.stage.lock().unwrap();
-        (stage.play, stage.told) = (Some(Arc::new(play)), None);
+        (stage.play, stage.received) = (Some(Arc::new(play)), None);
     }
 
-    /// What it was told last since then.
-    pub fn told(&self) -> Option<Told> {
-        self.stage.lock().unwrap().told.clone()
+    /// Returns the last settings since then.
+    pub fn received_options(&self) -> Option<ReceivedOptions> {
+        self.stage.lock().unwrap().received.clone()
     }
 }
 
@@ -181,7 +181,7 @@ fn serve(mut stream: UnixStream, shared: &Mutex<Stage>) -> io::Result<()> {
                 let count = int(&mut stream)?;
                 let mut text = || string(&mut stream).map(|text| String::from_utf8_lossy(&text).into_owned());
                 let settings = (0..count).map(|_| Ok((text()?, text()?))).collect::<io::Result<_>>()?;
-                shared.lock().unwrap().told = Some(Told { numbers, settings });
+                shared.lock().unwrap().received = Some(ReceivedOptions { numbers, settings });
                 answer(&mut stream, At::Options, &ints(&[LAST]))?;
             }
             31 => {

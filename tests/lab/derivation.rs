@@ -1,4 +1,4 @@
-//! Derivations for tests, which need nothing but a static busybox.
+//! Derivations for tests, which need only a static busybox.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::SYSTEM;
 use super::entry::quote;
 
-/// What each build script begins with: failures end it, and start and end go to the file that `record.rs` reads.
+/// The first lines of each build script: a failure ends it, and start and end go to the file that `record.rs` reads.
 const PREAMBLE: &str = "set -e
 note() { read up rest </proc/uptime; echo \"$1 $$ $up $name\" >>/var/lab/builds; }
 note start; trap 'note end' EXIT
@@ -93,9 +93,14 @@ impl Drv {
         self.env("requiredSystemFeatures", &features.join(" "))
     }
 
-    /// A fixed output: a file, or with `recursive` anything, whose hash is `hex` in base 16.
-    pub fn fixed(self, algorithm: &str, hex: &str, recursive: bool) -> Drv {
-        self.change(|it| it.hash = Some((algorithm.to_owned(), hex.to_owned(), recursive)))
+    /// A fixed output that is a plain file with the hash `hex`, in base 16.
+    pub fn fixed_file(self, algorithm: &str, hex: &str) -> Drv {
+        self.change(|it| it.hash = Some((algorithm.to_owned(), hex.to_owned(), false)))
+    }
+
+    /// A fixed output of any form, whose nar has the hash `hex`, in base 16.
+    pub fn fixed_tree(self, algorithm: &str, hex: &str) -> Drv {
+        self.change(|it| it.hash = Some((algorithm.to_owned(), hex.to_owned(), true)))
     }
 
     /// Puts it behind what it needs, each once.

@@ -16,7 +16,7 @@ use offload::store::{HashAlgorithm, base16};
 use super::derivation::Drv;
 use super::host::Host;
 
-/// A connection to a host's daemon. What it adds and builds is safe from the garbage collector until it is dropped.
+/// A connection to a host's daemon. The garbage collector spares its items until it is dropped.
 pub struct Direct<'a> {
     host: &'a Host,
     client: Client<UnixStream>,

@@ -79,7 +79,7 @@ pub fn scheme_file(entries: &[Entry]) -> String {
     format!("(list\n{entries})\n")
 }
 
-/// A string literal, the same in Lua and in Scheme for what stands in a test.
+/// Returns a string literal. Texts of tests have the same in Lua and in Scheme.
 pub fn quote(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
 }

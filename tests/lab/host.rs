@@ -22,7 +22,7 @@ use super::{LONG, SSH_PORT, keys, unprivileged, wait_until};
 
 const DAEMON_SOCKET: &str = "/var/guix/daemon-socket/socket";
 
-/// A head or a build machine that is up. Paths are those inside its root directory where nothing else is said.
+/// A head or a build machine that is up. Paths are inside its root directory, except where noted.
 pub struct Host {
     pub(super) options: HostOptions,
     number: usize,
@@ -119,7 +119,7 @@ impl Host {
 
     /// A command to be run in the host as root. Its process is the program itself, in the directory `/`.
     pub fn command(&self, program: &str) -> Command {
-        // Whoever starts tests in the background may have had SIGINT ignored, which children would inherit.
+        // A shell that starts tests in the background ignores SIGINT for them, and children would inherit this.
         let mut command = Command::new("env");
         command.args(["--default-signal=INT,QUIT", "chroot"]).arg(&self.root).arg(program).env_clear();
         command.envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/root"), ("LC_ALL", "C.UTF-8")]);
@@ -223,7 +223,7 @@ impl Host {
         });
     }
 
-    /// What the daemon has said.
+    /// Returns the log of the daemon.
     pub fn daemon_log(&self) -> String {
         self.log("daemon")
     }
@@ -254,13 +254,13 @@ impl Host {
         signal_all(&self.root, Signal::STOP, |process| process.name == "guix-daemon");
     }
 
-    /// Lets all its processes go on.
+    /// Continues all its processes.
     pub fn thaw(&self) {
         signal_all(&self.root, Signal::CONT, |_| true);
     }
 
-    /// Kills all its processes. [`start_daemon`](Host::start_daemon) and [`start_sshd`](Host::start_sshd) bring it
-    /// back.
+    /// Kills all its processes. [`start_daemon`](Host::start_daemon) and [`start_sshd`](Host::start_sshd)
+    /// start them again.
     pub fn power_off(&self) {
         kill_all(&self.root, |_| true);
         drop(self.daemon.lock().unwrap().take());
@@ -279,7 +279,7 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // The files are about to go, and with them what would tell why the test failed.
+            // The files will be removed, and with them the reason why the test failed.
             for name in ["daemon", "sshd"] {
                 let log = self.log(name);
                 let lines: Vec<&str> = log.lines().collect();

@@ -16,9 +16,9 @@
 //! ```
 //!
 //! All of it is taken down when the last of `Lab` and its hosts is dropped, be it by a panic, and when the test process
-//! is killed: the script `supervisor` beside this file sees to it.
+//! is killed: the script `supervisor` beside this file ensures this.
 //!
-//! How names, keys and trust stand in a lab:
+//! Names, keys and trust in a lab:
 //! - every host knows every other by name (`/etc/hosts`); sshd listens on port [`SSH_PORT`] of the host's own address;
 //! - every host trusts the signing keys of all the others, unless an option says otherwise;
 //! - a head has the users' private keys in [`USER_KEYS`]: `ed25519`, `ecdsa`, `rsa`, `passphrase` (encrypted) open
@@ -102,8 +102,8 @@ impl Lab {
         HostOptions::new(Arc::clone(&self.supervisor), "head").max_jobs(0).sshd(false).hook(Hook::Offload)
     }
 
-    /// A proxy that passes TCP connections on to `target`, with faults as they are asked for. Hosts that start later
-    /// know it by `name`.
+    /// A proxy that passes TCP connections on to `target`, with the requested faults. Hosts that start later know it
+    /// by `name`.
     pub fn proxy(&self, name: &str, target: SocketAddr) -> Proxy {
         let address = self.supervisor.next_address();
         self.supervisor.add_name(name, address);
@@ -125,7 +125,7 @@ impl Lab {
         keys::stranger_host_key()
     }
 
-    /// The secret half of a signing key that nobody trusts; the public half lies beside it.
+    /// The secret half of a signing key that nobody trusts; the public half is beside it.
     pub fn stranger_signing_key(&self) -> std::path::PathBuf {
         roots::made_by_setup("keys").join("stranger/signing-key.sec")
     }

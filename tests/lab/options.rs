@@ -1,4 +1,4 @@
-//! What a host is to be like, and bringing it up.
+//! The options of a host, and its start.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -33,13 +33,13 @@ pub enum Hook {
     Offload,
     /// The `guix offload` of the host's own Guix.
     Upstream,
-    /// A program in the host's root directory that the daemon runs in the place of `guix`.
+    /// A program in the host's root directory that the daemon runs instead of `guix`.
     Program(String),
     /// No hook: nothing is offloaded.
     None,
 }
 
-/// What a host is to be like; [`start`](HostOptions::start) brings it up.
+/// The options of a host; [`start`](HostOptions::start) starts it.
 pub struct HostOptions {
     supervisor: Arc<Supervisor>,
     pub(super) name: String,
@@ -144,7 +144,7 @@ impl HostOptions {
         self
     }
 
-    /// The types of host key that sshd shows. The first stands in the host's machine entry. Default: Ed25519 alone.
+    /// The types of host key that sshd shows. The first is in the host's machine entry. Default: Ed25519 alone.
     pub fn host_keys(mut self, kinds: &[HostKeyKind]) -> Self {
         self.host_keys = kinds.to_vec();
         self
@@ -174,8 +174,8 @@ impl HostOptions {
         self
     }
 
-    /// The daemon runs as the user `guix-daemon`, in the way that the service unit of Guix 1.5 says, and owns what the
-    /// manual of Guix has it own. To everybody else the store is read-only.
+    /// The daemon runs as the user `guix-daemon`, as in the service unit of Guix 1.5, and owns the directories that
+    /// the manual of Guix names. For all others the store is read-only.
     pub fn unprivileged(mut self) -> Self {
         self.unprivileged = true;
         self

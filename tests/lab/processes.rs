@@ -80,7 +80,7 @@ pub fn kill_all(root: &Path, choose: impl Fn(&Process) -> bool) {
 
 /// Kills a process in `root` and all that descend from it.
 pub fn kill_tree(root: &Path, pid: u32) {
-    // What is stopped has no more children, and none becomes an orphan that cannot be told from others.
+    // A stopped process makes no more children, and no child becomes an orphan of unknown origin.
     let mut tree = vec![pid];
     loop {
         signal_all(root, Signal::STOP, |process| tree.contains(&process.pid));

@@ -16,7 +16,7 @@ pub enum Direction {
     FromTarget = 1,
 }
 
-/// What a proxy does with a new connection.
+/// The behaviour of a proxy at a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     Pass,
@@ -45,8 +45,8 @@ struct State {
     delay: Duration,
     /// Bytes a second, each way and connection.
     rate: Option<u64>,
-    /// What will happen when so many bytes have passed, counted over all connections since it was asked for; per
-    /// direction.
+    /// The fault to apply in each direction, and the number of bytes after which it is due. All connections since the request
+    /// count.
     cut_after: [Option<u64>; 2],
     flip_after: [Option<u64>; 2],
     freeze_after: [Option<u64>; 2],
@@ -149,7 +149,7 @@ impl Proxy {
         self.change(|state| state.worsen_after[direction as usize] = Some((count, delay, None)));
     }
 
-    /// Takes back what has been asked for and has not happened yet; thaws, and is fast and near again.
+    /// Cancels faults that are not due yet. Thaws, and removes limits and delays.
     pub fn forget_faults(&self) {
         self.change(|state| {
             (state.frozen, state.delay, state.rate) = (false, Duration::ZERO, None);
@@ -231,7 +231,7 @@ impl State {
         };
     }
 
-    /// Accounts for `bytes` that are about to pass, and applies what was asked for; returns how many of them pass.
+    /// Accounts for `bytes` that are about to pass, and applies due faults; returns how many of them pass.
     fn pass(&mut self, direction: Direction, bytes: &mut [u8]) -> usize {
         let way = direction as usize;
         let mut length = bytes.len();
@@ -282,7 +282,7 @@ impl Shared {
             if answer == Answer::Refuse {
                 listener = None;
             } else if let Ok((client, _)) = listener.get_or_insert_with(|| listen(address)).accept() {
-                // What was asked for while it was waited for counts.
+                // A fault that was requested during the wait applies.
                 let answer = self.note(&client);
                 let shared = Arc::clone(&self);
                 thread::spawn(move || shared.connect(client, answer));

@@ -33,7 +33,7 @@ impl Host {
     pub fn builds(&self) -> Vec<BuildRecord> {
         let mut builds: Vec<BuildRecord> = Vec::new();
         let text = std::fs::read_to_string(self.path("/var/lab/builds")).unwrap_or_default();
-        // The last one may be on its way.
+        // The last one may be incomplete.
         for (number, line) in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).enumerate() {
             let [event, pid, time, name] = line.splitn(4, ' ').collect::<Vec<_>>()[..] else { panic!("{line:?}") };
             let (pid, time) = (pid.parse().unwrap(), time.parse().unwrap());

@@ -16,12 +16,12 @@ use super::{LONG, SSH_PORT, wait_until};
 const STATE: &str = "/var/guix/offload";
 
 impl Host {
-    /// The files of the head's state that some process has locked: slots, turns, places in a line.
+    /// Returns the files of the head's state that a process has locked: build slots, transfer slots, places in the queue.
     pub fn held_locks(&self) -> Vec<PathBuf> {
         let locks = fs::read_to_string("/proc/locks").unwrap();
         let mut files = Vec::new();
         walk(&self.path(STATE), &mut files);
-        // Of an overlay only directories tell its own device, under which the kernel counts locks; other labs have
+        // Only directories of an overlay show its own device, under which the kernel counts locks; other labs have
         // files of the same number.
         let name = |file: &Path| -> Option<String> {
             let device = fs::metadata(file.parent()?).ok()?.dev();
@@ -43,10 +43,10 @@ impl Host {
         self.change_health(name, |_| Health::reached(MachineStatus::default(), health::now()));
     }
 
-    /// Has the head leave a machine that is in trouble alone for five minutes, however long the test takes.
+    /// Makes the head skip a failing machine for five minutes, however long the test takes.
     pub fn avoid(&self, name: &str) {
         self.change_health(name, |mut health| {
-            health.failures.as_mut().expect("the machine is in trouble").count = 100;
+            health.failures.as_mut().expect("the machine has failed").count = 100;
             health
         });
     }
@@ -59,7 +59,7 @@ impl Host {
         wait_until("the record is written", LONG, || record.change(&change).is_ok());
     }
 
-    /// Makes the head forget what it knows about machines, but for their names.
+    /// Makes the head forget everything about machines except their names.
     pub fn forget_health(&self) {
         let mut files = Vec::new();
         walk(&self.path(STATE), &mut files);

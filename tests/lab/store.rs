@@ -20,7 +20,7 @@ pub struct PathInfo {
 }
 
 impl Host {
-    /// Lets Guix check the database and the contents of all store items; panics unless all is well.
+    /// Lets Guix check the database and the contents of all store items; panics if it finds an error.
     #[track_caller]
     pub fn verify_store(&self) {
         let output = self.command("guix").args(["gc", "--verify=contents"]).output().unwrap();
@@ -30,7 +30,7 @@ impl Host {
         assert!(output.status.success() && complaint.is_none(), "the store of {} is not well:\n{said}", self.name());
     }
 
-    /// What the database says about a path; `None`: it is not valid.
+    /// Returns the record of a path in the database; `None` if it is not valid.
     pub fn path_info(&self, path: impl AsRef<Path>) -> Option<PathInfo> {
         let path = path.as_ref().to_str().unwrap();
         let database = self.database()?;
@@ -61,7 +61,7 @@ impl Host {
         query.query_map([], |row| row.get::<_, String>(0)).unwrap().map(|path| path.unwrap().into()).collect()
     }
 
-    /// What lies in the store and is not valid, but for files and directories of the daemon's own.
+    /// Returns the names in the store that are not valid, except the daemon's own files and directories.
     pub fn strays(&self) -> Vec<String> {
         let valid = self.valid_paths();
         let names = std::fs::read_dir(self.path("/gnu/store")).unwrap();
@@ -70,7 +70,7 @@ impl Host {
     }
 
     /// Gives the host, which has no store items yet, a store on a file system of its own, of so many MiB and 8,192
-    /// inodes. The daemon is started anew.
+    /// inodes. The daemon is restarted.
     pub fn limit_store(&self, size: u32) {
         self.stop_daemon();
         let options = ["-t", "tmpfs", "-o", &format!("size={size}m,nr_inodes=8k,mode=1775"), "tmpfs"];

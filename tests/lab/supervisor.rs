@@ -52,7 +52,7 @@ impl Supervisor {
         &self.directory
     }
 
-    /// An address of this lab that nobody has yet.
+    /// Returns an unused address of this lab.
     pub fn next_address(&self) -> Ipv4Addr {
         let network = self.directory.file_name().unwrap().to_str().unwrap();
         let mut inner = self.lock();

@@ -1,4 +1,4 @@
-//! No file of the library uses one that uses it, be it by way of others.
+//! No file of the library uses one that uses it, directly or through others.
 //!
 //! A file uses another if it names something that is defined there: in a `use`, or by a path in its code that begins
 //! with `crate::`, `super::`, `self::`, a module of its own or a module that a `use` has brought. The rule has no
@@ -73,7 +73,7 @@ fn no_file_uses_one_that_uses_it() {
 }
 
 #[test]
-fn uses_of_all_kinds_are_seen() {
+fn uses_of_all_kinds_are_found() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
         let path = directory.path().join(name);

@@ -131,7 +131,7 @@ impl File {
                     if is_test { &mut tests } else { &mut file.children }.insert(tokens[at + 1].clone());
                     at += 3;
                 }
-                // Tests stand at the end of a file.
+                // Tests are at the end of a file.
                 "mod" if is_test => break,
                 // Not that of a signature.
                 "impl" if at == 0 || ["}", ";", "]", "unsafe"].contains(&tokens[at - 1].as_str()) => {
@@ -270,7 +270,7 @@ impl Library {
         let length = (0..=path.len()).rev().find(|length| self.0.contains_key(&path[..*length]))?;
         let (module, file) = self.0.get_key_value(&path[..length])?;
         let Some(item) = path.get(length) else {
-            // A module and something that is no module may have the same name.
+            // A module and another item may have the same name.
             let (name, parent) = path.split_last()?;
             let imports = &self.0[parent].imports;
             let named = imports.iter().find(|(other, whole, _)| other == name && whole != path)?;

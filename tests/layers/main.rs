@@ -1,6 +1,6 @@
 //! The arrows between the folders of the library go one way. This test reads the `use crate::` lines and the paths
 //! `crate::…` in the code, and fails when a folder uses one that it must not know, or the list of arrows has one too
-//! many. Inside a folder no file uses one that uses it (`circles.rs`). Every folder stands on the map of the crate's
+//! many. Inside a folder no file uses one that uses it (`circles.rs`). Every folder is on the map of the crate's
 //! documentation. `unsafe` code is where a library in C is bound, and nowhere else.
 
 mod circles;
@@ -195,7 +195,7 @@ fn arrows_go_one_way() {
 
 /// Elsewhere the lint `unsafe_code` is an error (`Cargo.toml`).
 #[test]
-fn unsafe_code_stands_where_a_library_is_bound() {
+fn unsafe_code_is_only_in_bindings() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     sources(&source, &mut files);
@@ -270,7 +270,7 @@ fn the_map_has_no_cycle() {
 }
 
 #[test]
-fn groups_and_paths_are_both_seen() {
+fn groups_and_paths_are_both_found() {
     let text = "use crate::{a::{x, y}, b};\nfn f() { crate::c::g() }\n// crate::d\n";
     assert_eq!(used_parts(text).into_iter().collect::<Vec<_>>(), ["a", "b", "c"]);
 }

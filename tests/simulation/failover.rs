@@ -25,7 +25,7 @@ type Answer = fn(usize) -> Result<(), Failure>;
 #[derive(Clone)]
 struct Scene {
     conduct: Vec<Conduct>,
-    /// Whether all slots are taken for good.
+    /// Whether all slots are taken permanently.
     is_full: bool,
     answer: Answer,
     /// Whether a fault of the machine is recorded, so that its back-off begins.
@@ -57,7 +57,7 @@ struct Seen {
     /// The error of the build.
     error: Option<Failure>,
     time: Duration,
-    /// What the lines said of how long it has waited, in seconds.
+    /// The waiting times in the progress lines, in seconds.
     waited: Vec<u64>,
 }
 
@@ -182,7 +182,7 @@ fn a_machine_that_refused_is_not_tried_again() {
 }
 
 #[test]
-fn what_is_no_fault_of_the_machine_ends_the_build() {
+fn a_fault_of_the_derivation_ends_the_build() {
     let seen = Scene { conduct: there(2), answer: |_| Ok(()), ..SCENE }.run();
     assert!(seen.tried.len() == 1 && seen.error.is_none(), "{seen:?}");
     let seen = Scene { conduct: there(2), answer: |_| Err(Failure::Head("full".to_owned())), ..SCENE }.run();
@@ -216,7 +216,7 @@ fn the_wait_for_a_slot_ends_with_the_first_limit() {
 }
 
 #[test]
-fn machines_that_cannot_be_reached_are_waited_for_as_long_as_the_file_says() {
+fn unreachable_machines_delay_a_build_as_long_as_the_file_says() {
     for (wait_for_machine, wait_for_slot, expected) in [(40, None, 40), (200, None, 200), (200, Some(30), 30)] {
         let scene = Scene { conduct: vec![Conduct::Refuses; 2], wait_for_slot: wait_for_slot.map(seconds), ..SCENE };
         let seen = Scene { wait_for_machine: seconds(wait_for_machine), ..scene }.run();
@@ -227,7 +227,7 @@ fn machines_that_cannot_be_reached_are_waited_for_as_long_as_the_file_says() {
 }
 
 #[test]
-fn a_build_that_waits_says_so_within_the_daemons_limit_for_silence() {
+fn a_waiting_build_reports_within_the_daemons_limit_for_silence() {
     for (max_silent_time, expected) in [(Some(30), 10), (Some(6), 2), (None, 30), (Some(3600), 30)] {
         let max_silent_time = max_silent_time.map(seconds);
         let scene = Scene { conduct: there(1), is_full: true, max_silent_time, ..SCENE };

@@ -8,7 +8,7 @@ use offload::error::Failure;
 use offload::events::{Event, Observer};
 use offload::hook::{HookArguments, Request};
 use offload::machine::Machine;
-use offload::scheduler::decision::QUEUE_WAIT;
+use offload::scheduler::decision::FULL_QUEUE_HOLD;
 use offload::scheduler::{self, Choice, Decision, DefaultRules, Environment, Query};
 use offload::state::health::Health;
 
@@ -25,11 +25,11 @@ pub enum End {
     BuiltByHead,
     /// Accepted, and not built.
     Failed,
-    /// Never accepted, as often as it was asked about.
+    /// Never accepted, at any request.
     Postponed,
 }
 
-/// What is noted about each request.
+/// The record of a request.
 #[derive(Clone, Debug)]
 pub struct Note {
     pub end: End,
@@ -37,7 +37,7 @@ pub struct Note {
     pub longest_reply: Duration,
     /// From the first question to the end.
     pub time: Duration,
-    /// When it got its place in line, and its slot.
+    /// When it joined the queue, and when it got its slot.
     pub waited: Option<(Duration, Duration)>,
     /// How many machines let it down.
     pub tried: usize,
@@ -65,7 +65,7 @@ impl Hook {
         let mut note = Note { end: End::Postponed, longest_reply, time, waited: None, tried: 0 };
         for _ in 0..200 {
             let asked = self.world.elapsed();
-            let decision = scheduler::decide(&question, self.may_build_locally, QUEUE_WAIT, &self.world);
+            let decision = scheduler::decide(&question, self.may_build_locally, FULL_QUEUE_HOLD, &self.world);
             note.longest_reply = note.longest_reply.max(self.world.elapsed() - asked);
             note.end = match decision {
                 Decision::Accept(choice) => self.build(&question, Some(choice), None, &mut note),

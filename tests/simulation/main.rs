@@ -1,8 +1,8 @@
 //! Thousands of machines and requests on a simulated network: the scheduler's own code, with clocks and I/O that are
 //! played.
 //!
-//! What must hold is checked after each play, against what the simulated machines have seen. At the end, mistakes are
-//! planted one by one, and each must be noticed.
+//! After each run, the rules are checked against the records of the simulated machines. At the end, mistakes are planted one
+//! by one, and each must be detected.
 
 mod failover;
 mod hook;
@@ -133,7 +133,7 @@ fn check_always(outcome: &Outcome, jumps: usize) -> Result<(), String> {
 }
 
 /// A host that does not answer is contacted once in each back-off: 10 s at first, twice as long each time, 300 s at
-/// most. Where it did answer before, builds that were on their way may come too. Each jump of the clock may cost one
+/// most. If it answered before, builds that were sent to it already may contact it too. Each jump of the clock may cost one
 /// contact more.
 fn contacts_too_often(host: &Host, jumps: usize) -> Option<String> {
     let never_answered = host.conduct.iter().all(|(_, conduct)| !matches!(conduct, Conduct::Answers(_)));
@@ -249,7 +249,7 @@ fn a_crowd_is_served_in_order() {
 }
 
 #[test]
-fn a_crowd_of_which_some_are_killed() {
+fn killed_builds_leave_the_others_undisturbed() {
     for seed in 10..13 {
         let outcome = crowd(seed, 30, Bug::None).run().unwrap();
         check_always(&outcome, 0).unwrap_or_else(|why| panic!("{seed}: {why}"));
@@ -259,7 +259,7 @@ fn a_crowd_of_which_some_are_killed() {
 }
 
 #[test]
-fn two_thousand_machines_that_come_and_go() {
+fn builds_succeed_on_two_thousand_unreliable_machines() {
     let outcome = multitude(20, 2000, 2000, 0, Bug::None).run().unwrap();
     check_always(&outcome, 0).unwrap();
     // Three machines that die under a build are as many as may be tried.
@@ -269,7 +269,7 @@ fn two_thousand_machines_that_come_and_go() {
 }
 
 #[test]
-fn a_few_machines_most_of_them_in_trouble() {
+fn builds_succeed_on_a_few_unreliable_machines() {
     for seed in 30..33 {
         let outcome = multitude(seed, 20, 200, 0, Bug::None).run().unwrap();
         check_always(&outcome, 0).unwrap_or_else(|why| panic!("{seed}: {why}"));
@@ -277,7 +277,7 @@ fn a_few_machines_most_of_them_in_trouble() {
 }
 
 #[test]
-fn the_clock_jumps() {
+fn a_jump_of_the_clock_breaks_no_rule() {
     for seed in 40..43 {
         let outcome = multitude(seed, 20, 200, 4, Bug::None).run().unwrap();
         check_always(&outcome, 4).unwrap_or_else(|why| panic!("{seed}: {why}"));
@@ -285,7 +285,7 @@ fn the_clock_jumps() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_play() {
+fn the_same_seed_gives_the_same_run() {
     let times =
         || -> Vec<Duration> { crowd(1, 20, Bug::None).run().unwrap().notes.iter().map(|note| note.time).collect() };
     assert_eq!(times(), times());
@@ -322,7 +322,7 @@ fn a_silent_machine_costs_one_short_wait() {
 
 /// With a fresh record nobody is asked before the reply.
 #[test]
-fn a_fresh_record_answers_at_once() {
+fn a_fresh_record_decides_immediately() {
     let answers = vec![(Duration::ZERO, Conduct::Answers(milliseconds(80)))];
     let hosts = vec![Host::new(40, answers)];
     let play = Play { hosts, systems: vec![0], requests: 40, within: seconds(20), ..crowd(70, 0, Bug::None) };
@@ -367,7 +367,7 @@ fn a_burst_is_spread() {
 
 /// The test of the tests.
 #[test]
-fn planted_mistakes_are_noticed() {
+fn planted_mistakes_are_detected() {
     let in_crowd = |bug, within| {
         let outcome = Play { within, ..crowd(1, 0, bug) }.run()?;
         check_always(&outcome, 0).and_then(|()| check_all_is_well(&outcome))

@@ -13,7 +13,7 @@ use offload::status::MachineStatus;
 
 use crate::stage::{Process, Stage, lock};
 
-/// What a machine does when it is spoken to, from some moment on.
+/// The behaviour of a machine from some moment on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Conduct {
     /// It answers after a while.
@@ -42,12 +42,12 @@ pub enum Bug {
     WaitingLook,
 }
 
-/// What all processes share.
+/// The state that all processes share.
 pub struct Hosts {
     pub hosts: Vec<Mutex<Host>>,
     places: Mutex<BTreeMap<u64, (Time, Vec<u16>)>>,
     pub bug: Bug,
-    /// What the wall clock is ahead of the true time, in milliseconds.
+    /// The time by which the wall clock is ahead of the true time, in milliseconds.
     pub clock: Mutex<i64>,
 }
 

@@ -14,31 +14,31 @@ use crate::{after_each_command, sites, text};
 /// A machine file that says who evaluates it, and with what.
 const WHO: &str = r#"
 local proxy
-local file = assert(io.open("TOLD/status", "w"))
+local file = assert(io.open("RECORDS/status", "w"))
 file:write((require("offload").read_file("/proc/self/status")))
 file:close()
-os.execute("env >TOLD/environment; ls -l /proc/$$/fd >TOLD/descriptors")
+os.execute("env >RECORDS/environment; ls -l /proc/$$/fd >RECORDS/descriptors")
 "#;
 
-/// A site whose machine file runs `code` first; what that writes to the directory `TOLD` is the owner's.
+/// A site whose machine file runs `code` first; what that writes to the directory `RECORDS` is the owner's.
 fn telling(code: &str) -> Site {
     let site = Site::new();
-    fs::create_dir(site.path("told")).unwrap();
-    chown(site.path("told"), Some(OWNER), Some(OWNER)).unwrap();
-    site.write_machine_file(&code.replace("TOLD", site.path("told").to_str().unwrap()));
+    fs::create_dir(site.path("records")).unwrap();
+    chown(site.path("records"), Some(OWNER), Some(OWNER)).unwrap();
+    site.write_machine_file(&code.replace("RECORDS", site.path("records").to_str().unwrap()));
     site.give_machine_file();
     site
 }
 
-fn told(site: &Site, name: &str) -> String {
-    fs::read_to_string(site.path("told").join(name)).unwrap_or_default()
+fn recorded(site: &Site, name: &str) -> String {
+    fs::read_to_string(site.path("records").join(name)).unwrap_or_default()
 }
 
 #[test]
 fn the_machine_file_is_evaluated_as_the_owner_of_the_state() {
     let site = telling(WHO);
     for command in COMMANDS.iter().filter(|command| **command != HOOK) {
-        let _ = fs::remove_file(site.path("told/status"));
+        let _ = fs::remove_file(site.path("records/status"));
         let program = site.command(command);
         // As a shell of root's may have it: an open file that its children inherit.
         let mut shell = Command::new("sh");
@@ -49,7 +49,7 @@ fn the_machine_file_is_evaluated_as_the_owner_of_the_state() {
         shell.env_clear().envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
         shell.env("PRECIOUS", site.path("outside/precious")).env("LC_ALL", "C").stdin(Stdio::null());
         let output = shell.output().unwrap();
-        let status = told(&site, "status");
+        let status = recorded(&site, "status");
         for (name, numbers) in [("Uid", 4), ("Gid", 4), ("Groups", 0)] {
             let line = status.lines().find_map(|line| line.strip_prefix(&format!("{name}:"))).unwrap_or_default();
             let found: Vec<&str> = line.split_whitespace().collect();
@@ -57,16 +57,16 @@ fn the_machine_file_is_evaluated_as_the_owner_of_the_state() {
             assert!(is_owner && found.len() >= numbers, "{}: {name}:{line}\n{}", command.join(" "), text(&output));
         }
         assert!(status.contains("CapEff:\t0000000000000000\n"), "{status}");
-        let environment = told(&site, "environment");
+        let environment = recorded(&site, "environment");
         assert!(environment.contains("LC_ALL=C\n") && environment.contains("PATH="), "{environment}");
         assert!(!environment.contains("PRECIOUS") && !environment.contains("HOME=/root"), "{environment}");
-        let descriptors = told(&site, "descriptors");
+        let descriptors = recorded(&site, "descriptors");
         assert!(descriptors.contains(" 0 -> ") && !descriptors.contains("precious"), "{descriptors}");
     }
 }
 
 #[test]
-fn what_root_leaves_belongs_to_the_owner_who_goes_on() {
+fn files_that_root_creates_belong_to_the_owner() {
     for site in sites() {
         after_each_command(&site, |_| {});
         assert!(site.run(&["drain", MACHINE]).status.success());
@@ -93,18 +93,18 @@ fn every(path: &Path, look: &mut dyn FnMut(&Path)) {
     }
 }
 
-/// What is put into a terminal's input is read by root's shell, once the command has ended.
+/// Root's shell reads the terminal's input when the command has ended.
 #[test]
 fn the_machine_file_cannot_type_into_the_terminal_of_root() {
-    let push = r#"open(my $tty, "<", "/dev/tty"); open(my $told, ">", "TOLD/pushed");
-        for my $file (*STDERR, $tty) { my $word = "x"; print $told ioctl($file, 0x5412, $word) ? "pushed\n" : "no\n" }"#;
+    let push = r#"open(my $tty, "<", "/dev/tty"); open(my $record, ">", "RECORDS/pushed");
+        for my $file (*STDERR, $tty) { my $word = "x"; print $record ioctl($file, 0x5412, $word) ? "pushed\n" : "no\n" }"#;
     let site = telling(&format!("local proxy\nos.execute [=[perl -e '{push}']=]"));
     let program = site.command(&["eval"]);
     let mut script = Command::new("script");
     script.args(["-qec", &format!("{} eval", env!("CARGO_BIN_EXE_offload")), "/dev/null"]);
     script.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
     let output = script.output().unwrap();
-    assert_eq!(told(&site, "pushed"), "no\nno\n", "{}", text(&output));
+    assert_eq!(recorded(&site, "pushed"), "no\nno\n", "{}", text(&output));
 }
 
 /// The process that was started as the owner, once it is there.
@@ -137,7 +137,7 @@ fn is_running(pid: u32) -> bool {
 fn signals_reach_the_command_and_it_does_not_outlive_root() {
     let site = telling(WHO);
     for (signal, code) in [(Signal::INT, Some(0)), (Signal::TERM, Some(0)), (Signal::HUP, None), (Signal::KILL, None)] {
-        let _ = fs::remove_file(site.path("told/environment"));
+        let _ = fs::remove_file(site.path("records/environment"));
         let mut first = site.command(&["status", "--watch=1s"]).stdout(Stdio::piped()).spawn().unwrap();
         let second = second_process(&first);
         // It prints once its own handlers are there.
@@ -157,7 +157,7 @@ fn the_hook_of_root_does_not_evaluate_what_the_owner_of_the_state_can_write() {
     let directory = site.path("etc");
     let belongs = format!("root does not evaluate it: '{}' belongs to {OWNER}, as the state does", directory.display());
     assert!(said.contains(&belongs), "{said}");
-    assert_eq!(told(&site, "status"), "");
+    assert_eq!(recorded(&site, "status"), "");
     // The hint is what helps.
     for owned in [directory.clone(), directory.join("machines.lua")] {
         let command = format!("chown root: '{}'", owned.display());
@@ -166,7 +166,7 @@ fn the_hook_of_root_does_not_evaluate_what_the_owner_of_the_state_can_write() {
     }
     let said = text(&site.run(HOOK));
     assert!(!said.contains("root does not evaluate"), "{said}");
-    assert!(told(&site, "status").contains("Uid:\t0\t"), "{said}");
+    assert!(recorded(&site, "status").contains("Uid:\t0\t"), "{said}");
 }
 
 #[test]
@@ -179,12 +179,12 @@ fn root_keeps_no_state_where_anybody_can_write() {
         chmod(mode);
         after_each_command(&site, |what| {
             let said = format!("other users can write to '{}'; root keeps no state", site.path("guix").display());
-            // Others go on without the state, and `eval` needs none.
+            // Other commands work without the state, and `eval` needs none.
             assert!(what.contains(&said) || !what.contains("drain"), "{mode}: {what}");
             assert!(!site.state().exists(), "{mode}: {what}");
         });
     }
-    // What another user has made there is that user's, and what root has made is root's.
+    // A directory of another user stays that user's, and one of root stays root's.
     site.as_owner(|site| fs::create_dir(site.state()).unwrap());
     assert!(site.run(&["drain", MACHINE]).status.success());
     assert_eq!(fs::metadata(site.state().join(MACHINE)).unwrap().uid(), OWNER);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::site::{OWNER, Swapper, list, swap_time};
 use crate::text;
 
-/// A system that is not running, with a daemon of the user's, and a program that lies in a store.
+/// A system that is not running, with a daemon of the user's, and a program in a store.
 struct System {
     directory: tempfile::TempDir,
 }
@@ -71,7 +71,7 @@ fn owner(path: &Path) -> u32 {
 }
 
 #[test]
-fn what_is_installed_in_the_state_belongs_to_its_owner() {
+fn installed_files_in_the_state_belong_to_its_owner() {
     let system = System::new();
     let output = system.run("install");
     assert!(output.status.success(), "{}", text(&output));
@@ -105,7 +105,7 @@ fn nothing_is_changed_outside_while_names_are_swapped() {
 }
 
 #[test]
-fn a_link_in_the_state_leads_nowhere() {
+fn a_link_in_the_state_is_not_followed() {
     let system = System::new();
     fs::create_dir(system.path("outside/empty")).unwrap();
     let before = system.outside();
@@ -121,20 +121,20 @@ fn a_link_in_the_state_leads_nowhere() {
 
 /// Which keys the machine file names is to be known, and it may be the owner's.
 #[test]
-fn the_machine_file_is_evaluated_as_those_who_can_write_it() {
+fn the_machine_file_is_evaluated_as_its_writer() {
     let system = System::new();
-    let told = system.path("told");
-    fs::create_dir(&told).unwrap();
-    chown(&told, Some(OWNER), Some(OWNER)).unwrap();
+    let records = system.path("records");
+    fs::create_dir(&records).unwrap();
+    chown(&records, Some(OWNER), Some(OWNER)).unwrap();
     let machine_file = system.path("root/etc/guix/machines.lua");
     let entry = "build_machine { name = 'b1', user = 'o', systems = { 'x86_64-linux' }, private_key = '/no/such/key', \
                  host_key = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPT8ND6KrrZZekAhAq/sAPtog9kbTgoklanLOTp4rVZ6' }";
-    let code = format!("os.execute('id -u >{}/who')\nreturn {{ {entry} }}\n", told.display());
+    let code = format!("os.execute('id -u >{}/who')\nreturn {{ {entry} }}\n", records.display());
     fs::write(&machine_file, code).unwrap();
     for (user, who) in [(OWNER, OWNER.to_string()), (0, "0".to_owned())] {
         chown(machine_file.parent().unwrap(), Some(user), Some(user)).unwrap();
         let output = system.run("install");
-        assert_eq!(fs::read_to_string(told.join("who")).unwrap_or_default().trim(), who, "{}", text(&output));
+        assert_eq!(fs::read_to_string(records.join("who")).unwrap_or_default().trim(), who, "{}", text(&output));
         assert!(text(&output).contains("there is no private key '/no/such/key'"), "{}", text(&output));
     }
 }

@@ -72,7 +72,7 @@ fn nothing_is_changed_outside_while_names_are_swapped() {
 }
 
 #[test]
-fn hard_links_and_links_in_the_place_of_files_change_nothing_of_root() {
+fn links_instead_of_files_change_no_file_of_root() {
     const NAMES: [&str; 7] =
         ["0", "0.json", "health.json", "health.lock", "probe.lock", "drained.json", "drained.lock"];
     for kind in ["hard", "symbolic"] {
@@ -100,7 +100,7 @@ fn hard_links_and_links_in_the_place_of_files_change_nothing_of_root() {
 }
 
 #[test]
-fn nobody_waits_for_a_pipe_or_minds_a_directory() {
+fn pipes_and_directories_instead_of_files_do_no_harm() {
     let site = Site::new();
     site.give_machine_file();
     site.as_owner(|site| {
@@ -123,22 +123,22 @@ fn digest(text: &str) -> String {
     sha2::Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A command in the place of the machine says as whom it runs.
-fn tell_tale(site: &Site) -> String {
-    fs::create_dir(site.path("told")).unwrap();
-    std::os::unix::fs::chown(site.path("told"), Some(OWNER), Some(OWNER)).unwrap();
-    format!("id -u >>{}/told", site.path("told").display())
+/// A command instead of the machine records its user.
+fn recording_command(site: &Site) -> String {
+    fs::create_dir(site.path("records")).unwrap();
+    std::os::unix::fs::chown(site.path("records"), Some(OWNER), Some(OWNER)).unwrap();
+    format!("id -u >>{}/users", site.path("records").display())
 }
 
-fn told(site: &Site) -> Vec<String> {
-    let told = fs::read_to_string(site.path("told/told")).unwrap_or_default();
-    told.lines().map(str::to_owned).collect()
+fn recorded(site: &Site) -> Vec<String> {
+    let text = fs::read_to_string(site.path("records/users")).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
 }
 
 #[test]
 fn a_value_that_the_owner_has_put_into_the_cache_is_not_evaluated_as_root() {
     let site = Site::new();
-    let command = tell_tale(&site);
+    let command = recording_command(&site);
     site.write_machine_file("local proxy = require('offload').cached('key', 1e9, function() return { 'true' } end)");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
     let lie = serde_json::json!({ "key": "key", "time": now, "value": ["sh", "-c", command] });
@@ -147,7 +147,7 @@ fn a_value_that_the_owner_has_put_into_the_cache_is_not_evaluated_as_root() {
         let file = site.state().join("cache").join(format!("{}.json", digest("key")));
         fs::write(file, lie.to_string()).unwrap();
     });
-    after_each_command(&site, |what| assert!(told(&site).is_empty(), "{what}"));
+    after_each_command(&site, |what| assert!(recorded(&site).is_empty(), "{what}"));
     // Root keeps its own values, where nobody else can write.
     let cache = Path::new("/var/cache/offload").join(site.state().strip_prefix("/").unwrap());
     let kept = fs::read_to_string(cache.join(format!("{}.json", digest("key")))).unwrap();
@@ -155,20 +155,20 @@ fn a_value_that_the_owner_has_put_into_the_cache_is_not_evaluated_as_root() {
     assert_eq!((fs::metadata(&cache).unwrap().uid(), fs::metadata(&cache).unwrap().mode() & 0o777), (0, 0o700));
     // It is believed by those who run as its author: by that user, and by commands that do not run as root.
     let output = site.as_owner(|site| {
-        // The machine is left alone for a while after its failures.
+        // The machine is skipped for a while after its failures.
         fs::remove_dir_all(site.state().join(MACHINE)).unwrap();
         site.command(&["status"]).output().unwrap()
     });
-    assert_eq!(told(&site), [OWNER.to_string()], "{}", text(&output));
+    assert_eq!(recorded(&site), [OWNER.to_string()], "{}", text(&output));
     fs::remove_dir_all(site.state().join(MACHINE)).unwrap();
     site.give_machine_file();
-    after_each_command(&site, |what| assert!(!told(&site).contains(&"0".to_owned()), "{what}"));
-    assert!(told(&site).len() > 1);
+    after_each_command(&site, |what| assert!(!recorded(&site).contains(&"0".to_owned()), "{what}"));
+    assert!(recorded(&site).len() > 1);
 }
 
 /// Records of any contents, with what a terminal obeys in each text.
 #[test]
-fn what_is_recorded_is_shown_and_nothing_else() {
+fn only_records_are_shown() {
     const OBEYED: &str = "\u{1b}[2J\u{9b}2J\u{202e}x\r";
     let site = Site::new();
     let status = serde_json::json!({ "host_name": OBEYED, "kernel": OBEYED, "architecture": OBEYED, "load1": 1e308,

@@ -14,7 +14,7 @@ use rustix::fs::{CWD, Gid, RenameFlags, Uid, renameat_with};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use tempfile::TempDir;
 
-/// The user that the state belongs to. Nobody has this number.
+/// The owner of the state. No account has this number.
 pub const OWNER: u32 = 64_123;
 
 /// The machine of the machine file, at whose port nothing listens.
@@ -108,7 +108,7 @@ impl Site {
         finish(child, if arguments == HOOK { REQUEST } else { "" })
     }
 
-    /// What lies outside of the state, whose it is, and when any of that was changed.
+    /// Returns the files outside of the state, with their owners and times of change.
     pub fn outside(&self) -> BTreeMap<PathBuf, String> {
         let mut found = BTreeMap::new();
         list(&self.path("outside"), &mut found);
@@ -148,7 +148,7 @@ fn open_to_all(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// What lies at `path` and below it, whose it is, and when any of that was changed.
+/// Returns the files at `path` and below it, with their owners and times of change.
 pub fn list(path: &Path, found: &mut BTreeMap<PathBuf, String>) {
     let data = fs::symlink_metadata(path).unwrap();
     let contents = if data.is_file() { fs::read(path).unwrap() } else { Vec::new() };
@@ -180,7 +180,7 @@ pub struct Swapper {
 }
 
 impl Swapper {
-    /// Swaps `name` and a link to `target`. While the name is missing, the link lies beside it.
+    /// Swaps `name` and a link to `target`. While the name is missing, the link is beside it.
     pub fn start(name: &Path, target: &Path) -> Swapper {
         let (name, target) = (name.to_owned(), target.to_owned());
         let is_over = Arc::new(AtomicBool::new(false));
@@ -190,7 +190,7 @@ impl Swapper {
             let mut link = name.clone().into_os_string();
             link.push(".link");
             while !over.load(Ordering::Relaxed) {
-                // What is missing comes, and what is in the way goes.
+                // Creates a missing file, and removes an existing one.
                 if renameat_with(CWD, &link, CWD, &name, RenameFlags::EXCHANGE).is_err() {
                     let _ = std::os::unix::fs::symlink(&target, &link);
                     thread::yield_now();

@@ -1,4 +1,4 @@
-//! Whether this hook may accept a build, based on the descriptors of its daemon.
+//! Decides whether this hook may accept a build, based on the descriptors of its daemon.
 
 use std::time::Instant;
 

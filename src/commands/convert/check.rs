@@ -1,24 +1,24 @@
-//! Whether `offload eval` accepts what was converted: the text is evaluated as the hook would evaluate it.
+//! Checks whether `offload eval` accepts the converted file: evaluates its text as the hook would.
 
 use std::path::Path;
 
 use super::lua::{Document, Entry, Value, plain};
 use crate::machine_file::{self, Diagnostic, LoadContext, Severity};
 
-/// Where an entry begins in the text.
+/// The line that begins an entry in the text.
 const CONSTRUCTOR: &str = "  build_machine {";
 
-/// What the evaluation found.
+/// The errors that the evaluation found.
 #[derive(Debug, Default)]
 pub struct Check {
-    /// A line or more each: `FILE:LINE: error: …`, with the place in the file that was converted. Without those that a
-    /// warning has told.
+    /// The errors that no warning has announced, each as `FILE:LINE: error: …` with the place in the file that was converted.
+    /// A hint is a second line.
     pub errors: Vec<String>,
-    /// How many errors there were.
+    /// The number of all errors.
     pub count: usize,
 }
 
-/// Evaluates what `document` is in Lua.
+/// Evaluates the machine file that `document` writes.
 pub fn check(document: &Document) -> Check {
     let text = document.to_string();
     let starts: Vec<usize> =
@@ -45,7 +45,7 @@ pub fn check(document: &Document) -> Check {
     Check { errors: errors.collect(), count }
 }
 
-/// Whether a warning has told of an error.
+/// Returns whether a warning of the entry has announced this error.
 fn is_told(entry: &Entry, error: &Diagnostic) -> bool {
     let warns = |words: &str| entry.notes.iter().any(|note| note.warning && note.text.contains(words));
     match error.field.as_deref() {

@@ -10,7 +10,7 @@ use crate::commands::failure::CommandError;
 use crate::commands::guix_wrapper::WrapperError;
 use crate::exit::ExitStatus;
 
-/// Longest file that is read, in bytes: some thousand machines.
+/// The size of the longest file that is read, in bytes. It is enough for some thousand machines.
 pub(super) const MAX_FILE: u64 = 1 << 20;
 
 /// Why a file could not be converted.
@@ -34,10 +34,10 @@ pub enum ConvertError {
     NoAnswer { guix: PathBuf, status: process::ExitStatus },
     #[error("cannot understand what '{} repl' says about the machines: {cause}", guix.display())]
     Answer { guix: PathBuf, cause: serde_json::Error },
-    /// The file itself is in error. Never empty; each with its place.
+    /// The file has errors. The list is not empty, and each problem has its place.
     #[error("{}", lines(.0))]
     InFile(Vec<Problem>),
-    /// It is in error, and it is the configuration of a system, or code for one.
+    /// The file has errors, and it is the configuration of a whole system, or code for one.
     #[error(
         "{}\n  hint: convert /etc/guix/machines.scm instead: `guix system reconfigure` makes it of 'build-machines', and Guix reads it",
         lines(.0)
@@ -45,17 +45,17 @@ pub enum ConvertError {
     OfSystem(Vec<Problem>),
 }
 
-/// One thing that is wrong in the file to convert.
+/// An error in the file to convert.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Problem {
     pub file: String,
-    /// From 1, as is `column`, which counts characters.
+    /// The first line and column are 1. A column is a number of characters.
     pub line: Option<u32>,
     pub column: Option<u32>,
     pub message: String,
 }
 
-/// `FILE:LINE:COLUMN: error: MESSAGE`
+/// Writes `FILE:LINE:COLUMN: error: MESSAGE`.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", plain(&self.file))?;

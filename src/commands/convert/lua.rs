@@ -1,7 +1,7 @@
-//! The machine file that is written: its machines, and how they look in Lua.
+//! The machine file that `convert` writes: its machines, and their form in Lua.
 //!
-//! Names and comments come from elsewhere, so nothing but letters, digits and printable ASCII characters is written
-//! as it is: everything else becomes `\u{…}`, which Lua reads in a string and which cannot end a line in a comment.
+//! Names and comments come from the converted file, so only letters, digits and printable ASCII characters are written unchanged.
+//! Any other character becomes `\u{…}`, which Lua reads in a string and which cannot end a line in a comment.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -11,7 +11,7 @@ use crate::machine::canonical_name;
 /// A `local base` must make the file shorter by this many lines.
 const MIN_SHARED_FIELDS: usize = 4;
 
-/// What machines that differ in it cannot share: the fields that concern the host and not the build.
+/// The fields that concern the host and not the build. Entries for one host must agree on them.
 const HOST_FIELDS: [&str; 4] = ["user", "host_key", "daemon_socket", "parallel_builds"];
 
 /// The value of a field.
@@ -24,25 +24,25 @@ pub enum Value {
     Boolean(bool),
     /// A function that refuses builds which do not require all of these features.
     OnlyFor(Vec<String>),
-    /// Required, but not known: written as a comment.
+    /// A required value that is not known. It is written as a comment.
     Missing,
 }
 
-/// Something to say about a machine.
+/// A comment about a machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Note {
     pub text: String,
-    /// It is said as a warning too.
+    /// Whether `convert` also prints it as a warning.
     pub warning: bool,
 }
 
-/// One machine, or what is left of it: without fields, only the notes are written.
+/// A machine. Without fields it is left out of the result, and only its notes are written.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Entry {
-    /// Where it stands, if not in the converted file itself.
+    /// The file that has the machine, if it is not the converted file itself.
     pub file: Option<String>,
     pub line: Option<u32>,
-    /// In the order in which they are written.
+    /// The fields, in the order in which they are written.
     pub fields: Vec<(&'static str, Value)>,
     pub notes: Vec<Note>,
 }
@@ -61,12 +61,12 @@ impl Entry {
         self.notes.push(Note { text: text.into(), warning: false });
     }
 
-    /// Adds a comment that is a warning too.
+    /// Adds a comment that `convert` also prints as a warning.
     pub fn warn(&mut self, text: impl Into<String>) {
         self.notes.push(Note { text: text.into(), warning: true });
     }
 
-    /// `parallel_builds` of another system; 0 is that system's way to take a machine out.
+    /// Sets `parallel_builds`. Another system disables a machine with 0.
     pub fn set_parallel_builds(&mut self, builds: u64) {
         match builds {
             0 => {
@@ -92,7 +92,7 @@ impl Entry {
 pub struct Document {
     /// The file that was converted.
     pub file: String,
-    /// Comment at the top, a line each.
+    /// The lines of the comment at the top.
     pub header: Vec<String>,
     pub entries: Vec<Entry>,
 }
@@ -104,7 +104,7 @@ impl Document {
         Document { file, header: header.iter().map(|&line| line.to_owned()).collect(), entries }
     }
 
-    /// A line each: `FILE:LINE: warning: …`.
+    /// Returns the warnings, each a line `FILE:LINE: warning: …`.
     pub fn warnings(&self) -> Vec<String> {
         let of_entry = |entry: &Entry| {
             let place = entry.place(&self.file);
@@ -114,7 +114,7 @@ impl Document {
         self.entries.iter().flat_map(of_entry).collect()
     }
 
-    /// The fields that all machines have in common, if writing them once is worth it.
+    /// Returns the fields that all machines have in common, if a `local base` with them makes the file shorter.
     fn base(&self) -> Vec<(&'static str, Value)> {
         let machines: Vec<&Entry> = self.entries.iter().filter(|entry| !entry.fields.is_empty()).collect();
         let Some((first, others)) = machines.split_first() else { return Vec::new() };
@@ -170,7 +170,7 @@ impl fmt::Display for Document {
     }
 }
 
-/// What the machines with `Value::OnlyFor` call.
+/// The Lua function that machines with `Value::OnlyFor` call.
 const MANDATORY_FEATURES_FUNCTION: &str = "\
 -- For 'accepts': refuses the builds that do not require all of these features.
 local function only_for(features)
@@ -208,7 +208,7 @@ fn literal(value: &Value) -> String {
         Value::Text(text) => quote(text),
         Value::List(items) => list(items),
         Value::Whole(number) => number.to_string(),
-        // What Rust calls inf and NaN has no name in Lua.
+        // Lua has no literal for the infinities and NaN.
         Value::Number(number) if !number.is_finite() => "0/0".to_owned(),
         Value::Number(number) => format!("{number:?}"),
         Value::Boolean(boolean) => boolean.to_string(),
@@ -217,27 +217,28 @@ fn literal(value: &Value) -> String {
     }
 }
 
-/// `text` as a string literal of Lua 5.4.
+/// Returns `text` as a string literal of Lua 5.4.
 pub fn quote(text: &str) -> String {
     format!("\"{}\"", plain(&text.replace('\\', "\\\\").replace('"', "\\\"")))
 }
 
-/// `text` with everything that could end a line, or hide something from the reader, made visible.
+/// Returns `text` with an escape for each character that could end a line, or hide text from the reader.
 pub fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
             ' '..='~' => plain.push(character),
-            // The ellipsis is ours.
+            // Our messages have an ellipsis for what was cut.
             _ if !character.is_ascii() && (character.is_alphanumeric() || character == '…') => plain.push(character),
-            // Writing to a string does not fail.
+            // A write to a string does not fail.
             _ => drop(write!(plain, "{}", character.escape_unicode())),
         }
     }
     plain
 }
 
-/// Several entries for one name and port share slots and connection, so `offload eval` wants them to agree.
+/// Adds a warning to each entry that differs from an earlier one for the same name and port. Such entries share slots and
+/// connection, so `offload eval` requires that they agree.
 fn note_differences(entries: &mut [Entry]) {
     let mut first_of: BTreeMap<String, usize> = BTreeMap::new();
     for index in 0..entries.len() {
@@ -256,7 +257,7 @@ fn note_differences(entries: &mut [Entry]) {
     }
 }
 
-/// The value of a field without what makes no difference: the comment of a host key.
+/// Returns the value of a field, a host key without its comment.
 fn host_value(entry: &Entry, field: &str) -> Option<Value> {
     match entry.get(field) {
         Some(Value::Text(text)) if field == "host_key" => {

@@ -1,13 +1,13 @@
-//! Values that other systems allow and a machine file does not, and what comes nearest to their meaning. Each is a warning.
+//! Values that other systems allow and a machine file does not. Each becomes the value with the nearest meaning, and a warning.
 
 use super::lua::{Entry, Value};
 use crate::machine::is_feature_name;
 
-/// For a machine whose speed is 0 or less: the systems that allow it choose such a machine last.
+/// The speed of a machine whose speed is 0 or less. The systems that allow such a speed choose the machine last.
 const MIN_SPEED: f64 = 0.001;
 
 impl Entry {
-    /// The features that it offers, and those that a build must require to come here.
+    /// Sets the features that the machine offers, and those that a build must require to be sent there.
     pub fn set_features(&mut self, features: Vec<String>, mandatory: Vec<String>) {
         let unknown: Vec<&String> = features.iter().filter(|feature| !is_feature_name(feature)).collect();
         for feature in unknown {
@@ -30,7 +30,7 @@ impl Entry {
         }
     }
 
-    /// Its relative speed; 1 is the default.
+    /// Sets the relative speed; 1 is the default.
     pub fn set_speed(&mut self, speed: f64) {
         if speed <= 0.0 {
             self.warn(format!("its speed is {speed}, and must be above 0: {MIN_SPEED}, so that it is chosen last"));
@@ -40,7 +40,7 @@ impl Entry {
         }
     }
 
-    /// Its host name or address.
+    /// Sets the host name or address, an IPv6 address without its brackets.
     pub fn set_name(&mut self, name: String) {
         let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
         let name = match bare.filter(|bare| bare.contains(':')) {
@@ -50,7 +50,7 @@ impl Entry {
         self.set("name", Value::Text(name));
     }
 
-    /// The file name of its daemon's socket, or a URI as `GUIX_DAEMON_SOCKET` has it.
+    /// Sets the socket of the machine's daemon from a file name or a URI, as `GUIX_DAEMON_SOCKET` has it.
     pub fn set_daemon_socket(&mut self, socket: String) {
         const USUAL: &str = "/var/guix/daemon-socket/socket";
         let file = match socket.split_once("://") {

@@ -1,16 +1,16 @@
-//! Nix's `machines` file, the value of its setting `builders`: a line for each machine, words apart by white space,
+//! Nix's `machines` file, the value of its setting `builders`. A machine is a line of words with white space between them:
 //!
 //! ```text
 //! URI  SYSTEMS  SSH-KEY  MAX-JOBS  SPEED-FACTOR  FEATURES  MANDATORY-FEATURES  HOST-KEY
 //! ```
 //!
-//! as the Nix manual describes it under "builders" and Nix's `libstore/machines.cc` reads it. Lists are separated by
-//! commas; `-`, or the end of the line, stands for the default; `#` begins a comment, `;` separates machines within a
-//! line; the host key is the base64 form of what is a host key in OpenSSH form. A machine offers its mandatory features
-//! too, and takes only builds that require all of them: an `accepts` function here.
+//! The Nix manual describes it under "builders", and Nix's `libstore/machines.cc` reads it. Commas separate the parts of a
+//! list. `-`, or the end of the line, means the default. `#` begins a comment, and `;` separates machines in a line. The host
+//! key is the base64 form of a host key in OpenSSH form. A machine offers its mandatory features too, and takes only builds
+//! that require all of them, which becomes an `accepts` function.
 //!
-//! Of a `nix.conf` the setting `builders` is read (`format.rs`). Machines that are not reached by SSH (`uri.rs`) have no
-//! counterpart, and neither has `@FILE`, which includes another file: both are left out with a warning.
+//! If the file is a `nix.conf`, its setting `builders` is read (`format.rs`). Machines without SSH (`uri.rs`) and `@FILE`,
+//! which includes another file, have no counterpart and are left out with a warning.
 
 mod format;
 mod uri;
@@ -34,13 +34,13 @@ const HEADER_LINES: [&str; 4] = [
     "Fields that have their default are left out. Check it with 'offload eval'.",
 ];
 
-/// Nix does not insist on the padding.
+/// Base64 with or without its padding, as Nix reads it.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The machine file for the text of a `machines` file.
+/// Returns the machine file for the text of a `machines` file.
 pub fn document(file: &Path, text: &[u8]) -> Result<Document, ConvertError> {
     let name = file.to_string_lossy().into_owned();
     let text = &format::machine_lines(&name, text)?;
@@ -61,7 +61,7 @@ pub fn document(file: &Path, text: &[u8]) -> Result<Document, ConvertError> {
 }
 
 fn line_entries(line: &[u8]) -> Result<Vec<Entry>, ColumnError> {
-    // A comment may be in any encoding.
+    // Comments can have any encoding.
     let line = line.split(|&byte| byte == b'#').next().unwrap_or_default();
     let line = str::from_utf8(line).map_err(|error| {
         let valid = String::from_utf8_lossy(&line[..error.valid_up_to()]);
@@ -82,7 +82,7 @@ fn line_entries(line: &[u8]) -> Result<Vec<Entry>, ColumnError> {
     Ok(entries)
 }
 
-/// The words of a line that stand between two positions in it.
+/// Returns the words between two positions of a line.
 fn words(line: &str, start: usize, end: usize) -> Vec<Word<'_>> {
     let white = |c: char| c.is_ascii_whitespace();
     let mut words = Vec::new();
@@ -96,7 +96,7 @@ fn words(line: &str, start: usize, end: usize) -> Vec<Word<'_>> {
     words
 }
 
-/// The column of a position in a line, from 1.
+/// Returns the column of a position in a line, from 1.
 fn column(line: &str, position: usize) -> u32 {
     u32::try_from(line[..position].chars().count()).unwrap_or(u32::MAX).saturating_add(1)
 }
@@ -142,7 +142,7 @@ fn machine(words: &[Word]) -> Result<Entry, ColumnError> {
         let expected = || (word.column, format!("expected a speed factor, found '{}'", plain(word.text)));
         let speed: f64 =
             word.text.parse().ok().filter(|&speed| speed >= 0.0 && f64::is_finite(speed)).ok_or_else(expected)?;
-        // Nix takes 0 for 1.
+        // Nix reads 0 as 1.
         entry.set_speed(if speed == 0.0 { 1.0 } else { speed });
     }
     let mandatory = set(6).map(|word| list(word.text)).unwrap_or_default();
@@ -158,7 +158,7 @@ fn machine(words: &[Word]) -> Result<Entry, ColumnError> {
     Ok(entry)
 }
 
-/// The parts of a list, each once.
+/// Returns the parts of a list, each once.
 fn list(text: &str) -> Vec<String> {
     let mut items: Vec<String> = Vec::new();
     for item in text.split(',').filter(|item| !item.is_empty()) {
@@ -180,7 +180,7 @@ fn systems(entry: &mut Entry, word: Option<Word>) {
     let mut converted: Vec<String> = Vec::new();
     for system in systems {
         let system = match system.as_str() {
-            // Nix's word for what it does without starting a program.
+            // Nix's word for builds that it does itself, without starting a program.
             "builtin" => {
                 entry.warn("the system 'builtin' has no counterpart");
                 continue;
@@ -203,7 +203,7 @@ fn systems(entry: &mut Entry, word: Option<Word>) {
     entry.set("systems", Value::List(converted));
 }
 
-/// The system type of this machine as Guix calls it.
+/// Returns the system type of this machine as Guix calls it.
 fn own_system() -> String {
     let cpu = match ARCH {
         "x86" => "i686",
@@ -214,7 +214,7 @@ fn own_system() -> String {
     format!("{cpu}-linux")
 }
 
-/// The host key: from its column, else from the URI.
+/// Sets the host key from its column, else from the URI.
 fn host_key(entry: &mut Entry, word: Option<Word>, uri: &mut Uri) -> Result<(), ColumnError> {
     let given = word.map(|word| (word.column, word.text.to_owned()));
     let given = match given {
@@ -245,7 +245,7 @@ fn host_key(entry: &mut Entry, word: Option<Word>, uri: &mut Uri) -> Result<(), 
     Ok(())
 }
 
-/// The private key: from its column, else from the URI. Without it ssh tries the same files as `offload`.
+/// Sets the private key from its column, else from the URI. Without either, ssh tries the same files as `offload`.
 fn private_key(entry: &mut Entry, word: Option<Word>, uri: &mut Uri) {
     let key = match word {
         Some(word) => Some(word.text.to_owned()),

@@ -1,7 +1,7 @@
-//! Running a `machines.scm`, which is a program, with the real `guix repl`.
+//! Runs a `machines.scm`, which is a program, with the real `guix repl`.
 //!
-//! `dump.scm`, compiled in, does the Scheme side and documents the form of its answer. How long the program may take
-//! is up to the user, who can interrupt it.
+//! `dump.scm`, compiled in, is the Scheme side and documents the form of its answer. The program has no time limit: the user
+//! can interrupt it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -15,16 +15,16 @@ use super::lua::plain;
 
 const DUMP_PROGRAM: &str = include_str!("dump.scm");
 
-/// What begins the line with the answer.
+/// The beginning of the line with the answer.
 const ANSWER_PREFIX: &str = "offload-convert ";
 
-/// Most bytes that are read from `guix repl`.
+/// The most bytes that are read from `guix repl`.
 const MAX_ANSWER: u64 = 16 << 20;
 
-/// Longest message of Guile that is shown, in lines and in characters a line.
+/// The longest message of Guile that is shown: lines, and characters in a line.
 const MAX_MESSAGE: (usize, usize) = (8, 200);
 
-/// The fields of one machine as Guix names them.
+/// The fields of a machine, with their names in Guix.
 pub type Fields = Map<String, Json>;
 
 #[derive(Debug, Deserialize)]
@@ -35,7 +35,7 @@ pub enum Answer {
     Raised { message: String, line: Json, column: Json },
 }
 
-/// Runs `file` with `guix repl` and returns the machines. What `file` prints goes to our standard error.
+/// Runs `file` with `guix repl` and returns the machines. The output of `file` goes to our standard error.
 pub fn evaluate(guix: &Path, file: &Path) -> Result<Vec<Fields>, ConvertError> {
     let name = file.to_str().ok_or_else(|| ConvertError::FileName(file.to_owned()))?;
     let run_error = |cause| ConvertError::Run { guix: guix.to_owned(), cause };
@@ -46,7 +46,7 @@ pub fn evaluate(guix: &Path, file: &Path) -> Result<Vec<Fields>, ConvertError> {
         .spawn()
         .map_err(run_error)?;
     if let Some(mut stdin) = repl.stdin.take() {
-        // It fails if the process has ended already, which then shows in the missing answer.
+        // The write fails if the process has ended already. Then the answer is missing, which is an error below.
         let _ = stdin.write_all(format!("{DUMP_PROGRAM}\n(dump {})\n", scheme_string(name)).as_bytes());
     }
     let line = match repl.stdout.take() {
@@ -59,7 +59,7 @@ pub fn evaluate(guix: &Path, file: &Path) -> Result<Vec<Fields>, ConvertError> {
     machines(name, answer)
 }
 
-/// The JSON text of the answer. What comes before it are replies of the REPL to the other expressions.
+/// Returns the JSON text of the answer. The lines before it are replies of the REPL to other expressions.
 pub fn answer_line(stdout: impl Read) -> io::Result<Option<String>> {
     for line in BufReader::new(stdout.take(MAX_ANSWER)).lines() {
         if let Some(json) = line?.strip_prefix(ANSWER_PREFIX) {
@@ -69,7 +69,7 @@ pub fn answer_line(stdout: impl Read) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-/// A string literal of Scheme, in ASCII since the REPL decodes its input as the locale says.
+/// Returns a string literal of Scheme in ASCII, because the locale decides how the REPL decodes its input.
 fn scheme_string(text: &str) -> String {
     let escape = |character: char| match character {
         '"' | '\\' => format!("\\{character}"),
@@ -79,7 +79,7 @@ fn scheme_string(text: &str) -> String {
     format!("\"{}\"", text.chars().map(escape).collect::<String>())
 }
 
-/// The machines of an answer, or the error that it tells of.
+/// Returns the machines of an answer, or the error in it.
 pub fn machines(file: &str, answer: Answer) -> Result<Vec<Fields>, ConvertError> {
     let (message, line, column) = match answer {
         Answer::Machines(machines) => return Ok(machines),
@@ -89,7 +89,7 @@ pub fn machines(file: &str, answer: Answer) -> Result<Vec<Fields>, ConvertError>
     Err(ConvertError::InFile(vec![Problem { file: file.to_owned(), line, column, message }]))
 }
 
-/// A message of Guile without its own preamble, and of bearable length.
+/// Returns a message of Guile without its preamble, cut to `MAX_MESSAGE`.
 fn cut(message: &str) -> String {
     let message = message.trim();
     let message =
@@ -102,7 +102,7 @@ fn cut(message: &str) -> String {
     lines.collect::<Vec<_>>().join("\n  ")
 }
 
-/// A line or a column.
+/// Returns a line or a column.
 pub fn position(json: &Json) -> Option<u32> {
     json.as_u64().and_then(|number| u32::try_from(number).ok())
 }

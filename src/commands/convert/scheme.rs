@@ -1,8 +1,7 @@
-//! The machines that a `machines.scm` of Guix returns (`repl.rs` runs it), and what they are in Lua.
+//! Converts the machines that a `machines.scm` of Guix returns (`repl.rs` runs it).
 //!
-//! Every field of the record
-//! `build-machine` of `(guix scripts offload)` up to Guix 1.5 is known here; one that is not is said to have no
-//! counterpart. A value of the wrong type, which Guix would notice at the first build, is an error here.
+//! Every field of the record `build-machine` of `(guix scripts offload)` up to Guix 1.5 is known here. An unknown field causes a
+//! warning that it has no counterpart. A value of the wrong type, which Guix would notice at the first build, is an error here.
 
 use std::path::{Path, PathBuf};
 
@@ -12,18 +11,18 @@ use super::error::{ConvertError, Problem};
 use super::lua::{Document, Entry, Value, plain, quote};
 use super::repl::{Fields, position};
 
-/// A default of Guix that is not one of ours.
+/// The defaults of Guix that differ from ours.
 const DEFAULT_COMPRESSION: &str = "zlib@openssh.com,zlib";
 const DEFAULT_COMPRESSION_LEVEL: u64 = 3;
 
 const HEADER_LINES: [&str; 4] = [
     "Fields that have their default are left out. Guix's default compression is zlib, here it is \"auto\"; the",
     "default private key of Guix is ~/.ssh/id_rsa of the account that runs the daemon.",
-    "What the program computed has become fixed values. If its list came from somewhere, such as an inventory, this",
+    "Values that the program computed are fixed now. If its list came from another source, such as an inventory, this",
     "file can read that too: it is a program in Lua. Check it with 'offload eval'.",
 ];
 
-/// The machine file for `machines`. `home` is the home directory that Guix saw.
+/// Returns the machine file for `machines`. `home` is the home directory that Guix saw.
 pub fn document(file: &Path, machines: Vec<Fields>, home: Option<&Path>) -> Result<Document, ConvertError> {
     let name = file.to_string_lossy().into_owned();
     let default_key = home.map(|home| home.join(".ssh/id_rsa"));
@@ -40,12 +39,12 @@ pub fn document(file: &Path, machines: Vec<Fields>, home: Option<&Path>) -> Resu
     }
 }
 
-/// A machine of which one field after the other is converted.
+/// Converts the fields of a machine one after the other.
 struct Machine<'a> {
     file: &'a str,
-    /// Its number in the list, from 1.
+    /// The number of the machine in the list, from 1.
     number: usize,
-    /// What has not been looked at yet.
+    /// The fields that are not converted yet.
     fields: Fields,
     entry: Entry,
     problems: &'a mut Vec<Problem>,
@@ -93,7 +92,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// The value of a field; an error if it is there and is not as `expected`.
+    /// Returns the value of a field, `None` if it is not there. An unexpected value adds a problem.
     fn read<T>(&mut self, field: &str, expected: &str, read: impl FnOnce(&Json) -> Option<T>) -> Option<T> {
         let json = self.fields.remove(field)?;
         let value = read(&json);
@@ -133,10 +132,10 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Guix looks in one place, `offload` in several: so the file is always named.
+    /// Sets the private key. Guix has one default file and `offload` several, so the file is always named.
     fn private_key(&mut self, default: Option<&PathBuf>) {
         if self.fields.get("private-key") == Some(&Json::Bool(false)) {
-            // Guix found no home directory. It might find one when it runs for the daemon.
+            // Guix found no home directory here. It can find one when it runs for the daemon.
             self.fields.insert("private-key".to_owned(), Json::from("~/.ssh/id_rsa"));
         }
         let Some(key) = self.read("private-key", "a string", text) else { return };
@@ -150,7 +149,7 @@ impl<'a> Machine<'a> {
         self.entry.set("private_key", Value::Text(key));
     }
 
-    /// libssh takes the names of methods in order of preference, or yes and no; the first decides here.
+    /// Sets the compression. libssh reads the names of methods in order of preference, or yes and no. Here the first decides.
     fn compression(&mut self) {
         let level = self.read("compression-level", "a whole number", whole);
         let method = self.read("compression", "a string", |json| match json {
@@ -207,13 +206,13 @@ fn texts(json: &Json) -> Option<Vec<String>> {
     json.as_array()?.iter().map(text).collect()
 }
 
-/// A whole number, in Scheme also written with a point: `2.`.
+/// Returns a whole number, which Scheme also writes with a point: `2.`.
 fn whole(json: &Json) -> Option<u64> {
     let with_point = || json.as_f64().filter(|number| *number >= 0.0 && *number < 1e15 && number.fract() == 0.0);
     json.as_u64().or_else(|| with_point().map(|number| number as u64))
 }
 
-/// A value as Scheme writes it, for messages.
+/// Returns a value as Scheme writes it, for messages.
 fn written(json: &Json) -> String {
     let all = match json {
         Json::Bool(true) => "#t".to_owned(),

@@ -1,8 +1,8 @@
-//! Golden files: `tests/golden/convert/NAME.scm` is a `machines.scm`, `NAME.json` what the real `guix repl` says about
-//! it (`tests/convert.rs` runs it), `NAME.machines` a file of Nix, and `NAME.lua` what either becomes. The warnings
-//! stand at the end of the latter, after `-- warnings:`.
+//! Golden files: `tests/golden/convert/NAME.scm` is a `machines.scm`, and `NAME.json` the answer of the real `guix repl` about it
+//! (`tests/convert.rs` runs it). `NAME.machines` is a file of Nix. `NAME.lua` is the result of either, with the warnings at its
+//! end after `-- warnings:`.
 //!
-//! A new `.json` is what stands after the mark in the output of
+//! A new `.json` is the text after the mark in the output of
 //! `(cat dump.scm; echo '(dump "NAME.scm")') | HOME=/root guix repl -q -t machine`, run where `NAME.scm` is.
 
 use super::lua::{Entry, Value, plain, quote};
@@ -33,7 +33,7 @@ fn base_name(file: &Path) -> PathBuf {
     file.file_name().unwrap().into()
 }
 
-/// The machines that Guix says a golden `.scm` returns.
+/// Returns the machines that a golden `.scm` returns, according to Guix.
 fn guix_says(json: &Path) -> Vec<Fields> {
     let Answer::Machines(machines) = serde_json::from_slice(&fs::read(json).unwrap()).unwrap() else {
         panic!("{json:?} tells of an error");
@@ -41,7 +41,7 @@ fn guix_says(json: &Path) -> Vec<Fields> {
     machines
 }
 
-/// All golden inputs, converted.
+/// Converts all golden inputs.
 fn converted() -> Vec<(PathBuf, Document)> {
     let scheme = golden("json").into_iter().map(|file| {
         let scm = base_name(&file.with_extension("scm"));
@@ -61,14 +61,14 @@ fn with_warnings(document: &Document) -> String {
 }
 
 #[test]
-fn what_golden_files_become() {
+fn golden_files_become_the_expected_lua() {
     for (lua, document) in converted() {
         let expected = fs::read_to_string(&lua).unwrap_or_else(|error| panic!("{lua:?}: {error}"));
         assert_eq!(with_warnings(&document), expected, "{lua:?}");
     }
 }
 
-/// After a change that is meant: `cargo test --lib write_the_golden_files -- --ignored`, and read the difference.
+/// After an intended change, run `cargo test --lib write_the_golden_files -- --ignored` and read the difference.
 #[test]
 #[ignore = "writes files that belong to the source"]
 fn write_the_golden_files() {
@@ -77,7 +77,7 @@ fn write_the_golden_files() {
     }
 }
 
-/// The pool that a text is, as the hook sees it.
+/// Returns the pool of a text, as the hook loads it.
 fn load(text: &str) -> Result<Pool, Report> {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("machines.lua");
@@ -90,7 +90,7 @@ fn machines(document: &Document) -> Vec<Machine> {
     pool.machines.into_iter().map(|entry| entry.machine).collect()
 }
 
-/// A machine of Guix in our terms, got without the text in Lua.
+/// Returns a machine of Guix in our terms, without the text in Lua.
 fn machine_of(fields: &Fields) -> Machine {
     let text = |field: &str| fields[field].as_str().unwrap();
     let texts = |field: &str| -> Vec<String> {
@@ -196,7 +196,7 @@ fn a_file_is_recognised() {
     }
 }
 
-/// The result of `run`: status, result, messages, the latter without the directory.
+/// Returns the status, result and messages of `run`, the messages without the directory.
 fn run_on(name: &str, text: Option<&[u8]>) -> (ExitStatus, String, String) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join(name);
@@ -212,7 +212,7 @@ fn run_on(name: &str, text: Option<&[u8]>) -> (ExitStatus, String, String) {
 }
 
 #[test]
-fn files_that_cannot_be_read() {
+fn unreadable_files_are_refused_with_the_reason() {
     let (status, out, messages) = run_on("machines", None);
     assert_eq!((status, out.as_str()), (ExitStatus::Failure, ""));
     assert_eq!(messages, "offload: error: cannot read 'machines': No such file or directory (os error 2)\n");
@@ -227,7 +227,7 @@ fn files_that_cannot_be_read() {
 }
 
 #[test]
-fn errors_and_results_go_their_ways() {
+fn errors_leave_no_result_and_warnings_do() {
     let (status, out, messages) = run_on("machines", Some(b"b1 x86_64-linux - many\nb2 - - 1 fast\n"));
     assert_eq!((status, out.as_str()), (ExitStatus::MachineFile, ""));
     assert_eq!(
@@ -247,7 +247,7 @@ fn errors_and_results_go_their_ways() {
     );
 }
 
-/// What a required field lacks is told by the evaluator, and nothing else.
+/// The evaluator reports a missing required field, and nothing else.
 #[test]
 fn a_missing_host_key_is_the_only_error() {
     let document = nix::document(Path::new("machines"), b"root@b1 x86_64-linux").unwrap();
@@ -256,7 +256,7 @@ fn a_missing_host_key_is_the_only_error() {
     assert!(report.to_string().contains("host_key: missing"), "{report}");
 }
 
-/// Evaluates Lua without any of our own functions.
+/// Evaluates Lua without our functions.
 fn lua<T>(text: &str, check: impl FnOnce(mlua::Value) -> T) -> T {
     let lua = mlua::Lua::new();
     lua.load("function build_machine(t) return t end").exec().unwrap();
@@ -267,15 +267,15 @@ fn is_text(value: &mlua::Value, text: &str) -> bool {
     value.as_string().is_some_and(|value| *value.as_bytes() == *text.as_bytes())
 }
 
-/// How many machines a text in Lua returns.
+/// Returns the number of machines that a text in Lua returns.
 fn count(text: &str) -> usize {
     lua(text, |list| list.as_table().unwrap().raw_len())
 }
 
-/// Of machines that are alike, one or two differ in a field: it has another value, or it is not there. Each of them has in
-/// Lua what it had before, and nothing of the others.
+/// One or two of several equal machines differ in a field, which has another value or is missing. Each machine in Lua has
+/// the fields that it had before, and no field of the others.
 #[test]
-fn what_one_machine_has_the_others_do_not_get() {
+fn a_machine_keeps_its_fields_and_gets_none_of_the_others() {
     let text = |text: &str| Value::Text(text.to_owned());
     let list = |items: &[&str]| Value::List(items.iter().map(|&item| item.to_owned()).collect());
     let fields: [(&str, Value, Value); 6] = [
@@ -376,13 +376,13 @@ proptest! {
     }
 
     #[test]
-    fn nothing_gets_out_of_a_comment(text in hostile()) {
+    fn no_text_ends_its_comment_early(text in hostile()) {
         let two = lua(&format!("return 1 -- {}\n + 1", plain(&text)), |value| value.as_integer());
         prop_assert_eq!(two, Some(2));
     }
 
     #[test]
-    fn whatever_the_texts_the_machines_are_what_they_are(
+    fn machines_survive_conversion_with_any_text(
         texts in prop::collection::vec(hostile(), 5),
         number in 1usize..6,
     ) {
@@ -420,9 +420,9 @@ proptest! {
     }
 }
 
-/// Opening a named pipe waits until somebody writes to it.
+/// A named pipe is opened without waiting for a writer.
 #[test]
-fn a_pipe_that_nobody_writes_to() {
+fn a_pipe_without_a_writer_is_refused_without_waiting() {
     let directory = tempfile::tempdir().unwrap();
     let pipe = directory.path().join("machines");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());

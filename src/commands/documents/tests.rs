@@ -54,7 +54,7 @@ fn the_page_about_the_machine_file_has_every_field() {
 #[test]
 fn the_environment_is_complete() {
     const INTERNAL: &[&str] = &[
-        "OFFLOAD_FRONT_END",
+        "OFFLOAD_WRAPPER",
         "OFFLOAD_VERSION",
         "OFFLOAD_BUILT",
         "OFFLOAD_COMMIT",

@@ -4,15 +4,21 @@ use tempfile::TempDir;
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGiZC8RF5TdIuz3cZ2RZ6pH6/WJ7mzWKRX7KPrGwENOG";
 
+#[derive(Clone, Copy, PartialEq)]
+enum Form {
+    Table,
+    Json,
+}
+
 /// Returns the output for a machine file, without the name of its directory: status, standard output, standard error.
-fn eval(text: &str, json: bool) -> (ExitStatus, String, String) {
+fn eval(text: &str, form: Form) -> (ExitStatus, String, String) {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("machines.lua");
     fs::write(&file, text.replace("$KEY", KEY)).unwrap();
     fs::write(directory.path().join("key"), "").unwrap();
     let context = LoadContext { home: Some(directory.path().to_owned()), ..LoadContext::default() };
     let (mut output, mut messages) = (Vec::new(), Vec::new());
-    let ended = print(&file, &context, "x86_64-linux", json, &mut output, &mut messages);
+    let ended = print(&file, &context, "x86_64-linux", form == Form::Json, &mut output, &mut messages);
     let status = ended.unwrap_or_else(|error| error.print(&mut messages));
     let relative =
         |text: Vec<u8>| String::from_utf8(text).unwrap().replace(&format!("{}/", directory.path().display()), "");
@@ -33,8 +39,8 @@ return {
 "#;
 
 #[test]
-fn a_pool_as_a_table() {
-    let (status, output, messages) = eval(POOL, false);
+fn a_pool_is_printed_as_a_table() {
+    let (status, output, messages) = eval(POOL, Form::Table);
     assert_eq!(status, ExitStatus::Success);
     let expected = "\
 machines.lua: 2 build machines
@@ -61,8 +67,8 @@ limits            5 s to evaluate, 0.5 s to decide, 64 MiB
 }
 
 #[test]
-fn a_pool_as_json() {
-    let (status, output, messages) = eval(POOL, true);
+fn a_pool_is_printed_as_json() {
+    let (status, output, messages) = eval(POOL, Form::Json);
     assert_eq!((status, messages.as_str()), (ExitStatus::Success, ""));
     let object: serde_json::Value = serde_json::from_str(&output).unwrap();
     let expected = serde_json::json!({
@@ -108,15 +114,15 @@ fn has(actual: &serde_json::Value, expected: &serde_json::Value) -> bool {
 }
 
 #[test]
-fn a_broken_file() {
+fn errors_of_the_file_are_printed_in_both_forms() {
     let text = "return {\n  build_machine { name = 'a', speeed = 2, user = 'u', systems = { 'x86_64-linux' }, host_key = '$KEY' }\n}";
-    let (status, output, messages) = eval(text, false);
+    let (status, output, messages) = eval(text, Form::Table);
     assert_eq!((status, output.as_str()), (ExitStatus::MachineFile, ""));
     assert_eq!(
         messages,
         "machines.lua:2: error: build_machine<a>: unknown field 'speeed'\n  hint: did you mean 'speed'?\n"
     );
-    let (status, output, messages) = eval(text, true);
+    let (status, output, messages) = eval(text, Form::Json);
     assert_eq!((status, messages.as_str()), (ExitStatus::MachineFile, ""));
     let expected = serde_json::json!({
         "version": 1,
@@ -131,8 +137,8 @@ fn a_broken_file() {
 }
 
 #[test]
-fn no_machines() {
-    let (status, output, messages) = eval("return {}", false);
+fn an_empty_pool_is_valid_and_a_missing_file_is_not() {
+    let (status, output, messages) = eval("return {}", Form::Table);
     assert_eq!((status, messages.as_str()), (ExitStatus::Success, ""));
     assert!(output.starts_with("machines.lua: no build machines\n\naccepts "), "{output}");
     let (mut output, mut messages) = (Vec::new(), Vec::new());
@@ -152,7 +158,7 @@ fn the_environment_of_the_file_is_checked() {
          build_machine { inherit = base, name = 'a', private_key = '~/nothing' },\n\
          build_machine { inherit = base, name = 'b' },\n\
          build_machine { inherit = base, name = 'c', private_key = '~/nothing', enabled = false, systems = { 'x86_64-linux' } } }",
-        false,
+        Form::Table,
     );
     assert_eq!(status, ExitStatus::Success);
     let expected = "\
@@ -168,7 +174,7 @@ machines.lua: warning: no build machine is enabled for x86_64-linux, the head's 
 
 /// Entries with the same name share slots, in any spelling of the name.
 #[test]
-fn one_machine_under_several_names() {
+fn entries_for_one_machine_must_agree() {
     let pool = |first: &str, second: &str| {
         eval(
             &format!(
@@ -176,7 +182,7 @@ fn one_machine_under_several_names() {
                  build_machine {{ inherit = base, name = 'good.lan', {first} }},\n\
                  build_machine {{ inherit = base, {second} }} }}"
             ),
-            false,
+            Form::Table,
         )
     };
     for second in ["name = 'Good.lan'", "name = 'good.lan.'"] {

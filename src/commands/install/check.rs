@@ -177,8 +177,8 @@ fn check_wrapper(place: &Target, user: &User, guix: &Path) -> Option<Finding> {
     let problem = match command.output() {
         Ok(output) if output.status.success() && output.stdout.starts_with(b"guix ") => return None,
         Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            format!("`{} --version` as {}: {}: {}", link.display(), user.name, output.status, said.trim())
+            let message = String::from_utf8_lossy(&output.stderr);
+            format!("`{} --version` as {}: {}: {}", link.display(), user.name, output.status, message.trim())
         }
         Err(error) => format!("`{} --version` as {}: {error}", link.display(), user.name),
     };

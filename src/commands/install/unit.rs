@@ -133,7 +133,7 @@ mod tests {
     const USR: &str = "/usr/lib/systemd/system/guix-daemon.service";
 
     #[test]
-    fn user_and_program() {
+    fn the_user_and_the_program_are_read_from_the_service_section() {
         let read = |text| unit(&[(USR, text)]).map(|unit| (unit.user, unit.daemon));
         let plain = "[Unit]\nUser=x\n[Service]\nExecStart=/usr/bin/guix-daemon \\\n    --discover=no\n";
         assert_eq!(read(plain), Some(("root".into(), "/usr/bin/guix-daemon".into())));

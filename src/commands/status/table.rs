@@ -46,7 +46,7 @@ const COLUMNS: [Column; 13] = [
     Column { heading: Text("HOST"), rank: 9, cell: |snapshot| snapshot.status.host_name.clone() },
 ];
 
-/// Writes the table to `out`, which is `terminal`. `now` is in seconds since 1970.
+/// Writes the table to `out`, which has the properties of `terminal`. `now` is in seconds since 1970.
 pub fn write(
     path: &Path,
     machines: &[MachineSnapshot],
@@ -214,7 +214,7 @@ fn notes(snapshot: &MachineSnapshot, now: u64, terminal: Terminal) -> Vec<String
     if let Some(error) = &snapshot.slots_error {
         add(format!("{name}: its slots cannot be counted: {error}"));
     } else if snapshot.taken.is_none() {
-        add(format!("{name}: only the user that guix-daemon runs as can count its slots"));
+        add(format!("{name}: only guix-daemon's user can count its slots"));
     }
     notes
 }

@@ -15,8 +15,8 @@ use signal_hook::low_level::pipe;
 use crate::commands::terminal::Terminal;
 
 /// Alternate screen on, cursor hidden; and back.
-const ENTER: &str = "\x1b[?1049h\x1b[?25l";
-const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
+const ENTER_SCREEN: &str = "\x1b[?1049h\x1b[?25l";
+const LEAVE_SCREEN: &str = "\x1b[?25h\x1b[?1049l";
 
 /// To the top left; to the end of the line, and of the screen.
 const HOME: &str = "\x1b[H";
@@ -33,7 +33,7 @@ pub fn run(
     let is_in_place = is_in_place && io::stdout().is_terminal();
     end_on_signals(is_in_place)?;
     if is_in_place {
-        print(ENTER.as_bytes())?;
+        print(ENTER_SCREEN.as_bytes())?;
     }
     loop {
         let start = Instant::now();
@@ -57,7 +57,7 @@ fn end_on_signals(is_in_place: bool) -> io::Result<()> {
         if reader.read(&mut [0]).is_ok() {
             if is_in_place {
                 // The standard output of this library is not used, because its lock may be held.
-                let _ = rustix::io::write(rustix::stdio::stdout(), LEAVE.as_bytes());
+                let _ = rustix::io::write(rustix::stdio::stdout(), LEAVE_SCREEN.as_bytes());
             }
             process::exit(0);
         }

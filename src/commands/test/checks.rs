@@ -22,7 +22,7 @@ use crate::transfer::RejectedOutput;
 use crate::transfer::signature_test::{self, SignatureTestError};
 use crate::transfer::trial_build;
 
-/// A clock that differs by more than this many seconds is worth a word.
+/// A clock that differs by more than this many seconds causes a warning.
 const CLOCK_TOLERANCE: f64 = 60.0;
 
 /// Checks one machine. A quick check uses an open connection, if there is one, and has nothing built. Returns the findings,
@@ -99,7 +99,7 @@ impl Findings<'_> {
         );
     }
 
-    /// Notes the steps of connecting that were passed before `step`.
+    /// Adds a finding for each step of the connection before `step`, which passed.
     fn passed(&mut self, step: Step) {
         let key = self.machine.private_key.as_ref().map_or("can be used".to_owned(), |key| key.display().to_string());
         let steps = [
@@ -214,7 +214,7 @@ impl Findings<'_> {
         }
     }
 
-    /// Has it build something trivial for each of its system types.
+    /// Builds a trivial derivation on the machine for each of its system types.
     fn builds(&mut self, client: &mut Client<DaemonStream>) {
         let (mut built, mut untried) = (Vec::new(), Vec::new());
         for system in &self.machine.systems {
@@ -246,7 +246,7 @@ impl Findings<'_> {
 
     fn status(&mut self, status: &MachineStatus) {
         if *status == MachineStatus::default() {
-            let text = "the account may run no command, so load, disk and clock are unknown, and not looked at";
+            let text = "the account may run no command, so load, disk and clock are unknown, and are not checked";
             return self.warning(Step::Status, text, Vec::new());
         }
         match status.clock_skew(now()) {
@@ -288,7 +288,7 @@ impl Findings<'_> {
             }
             (true, true) => {
                 let remedy = Remedy::on_head(format_args!("offload undrain {}", machine.address()));
-                let remedy = remedy.provided("when it is to have builds again");
+                let remedy = remedy.provided("when it may get builds again");
                 self.warning(Step::Slots, format!("{taken}; it is drained: it gets no builds"), vec![remedy]);
             }
             (true, false) => self.ok(Step::Slots, taken),
@@ -296,7 +296,7 @@ impl Findings<'_> {
     }
 }
 
-/// The report names the machine and the step already.
+/// Returns the message without the machine's name, because the report names the machine and the step.
 fn without_name(error: &Error, machine: &Machine) -> String {
     match error {
         Error::Ssh(error) => error.cause.to_string(),
@@ -307,10 +307,10 @@ fn without_name(error: &Error, machine: &Machine) -> String {
     }
 }
 
-/// What a machine does not tell.
-const UNKNOWN_STATUS: &str = "unknown: the machine does not tell";
+/// The text for a part of the status that the machine does not report.
+const UNKNOWN_STATUS: &str = "unknown: the machine does not report it";
 
-/// Seconds since 1970.
+/// Returns the time in seconds since 1970.
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64())
 }

@@ -1,10 +1,10 @@
-//! What the checks of a machine find, and what to do about it.
+//! The findings of the checks of a machine, and their remedies.
 
 use std::fmt::Display;
 
 use serde::Serialize;
 
-/// What was found of one machine.
+/// The findings about a machine.
 #[derive(Serialize)]
 pub struct Checked<'a> {
     pub name: &'a str,
@@ -13,22 +13,22 @@ pub struct Checked<'a> {
     pub findings: Vec<Finding>,
 }
 
-/// What was found in one step.
+/// The result of a step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finding {
     pub step: Step,
     pub outcome: Outcome,
     pub text: String,
-    /// What to do about it, the likeliest first.
+    /// The remedies, the likeliest first.
     pub remedies: Vec<Remedy>,
 }
 
-/// How a step went.
+/// The outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     Ok,
-    /// Builds can be offloaded, but something is not as it should be.
+    /// Builds can be offloaded, but there is a problem.
     Warning,
     Error,
 }
@@ -43,34 +43,34 @@ pub enum Step {
     Resolve,
     /// An SSH server answers.
     Connect,
-    /// Its host key is the one in the machine file.
+    /// The server has the host key of the machine file.
     HostKey,
-    /// The account can be logged in to.
+    /// The login to the account succeeds.
     Authenticate,
     /// The daemon's socket can be reached.
     Channel,
-    /// The daemon answers, in a version that is understood.
+    /// The daemon answers, in a version that `offload` supports.
     Daemon,
-    /// It imports what this machine signs.
+    /// The daemon imports an item that this machine signs.
     Import,
-    /// This machine accepts what it signs.
+    /// This machine accepts an item that the daemon signs.
     Export,
-    /// Its daemon builds, for each of the system types that it is said to have.
+    /// The daemon builds for each system type of the entry.
     Build,
-    /// The machine tells how it is doing.
+    /// The machine reports its status.
     Status,
-    /// Its clock agrees with this machine's.
+    /// The machine's clock agrees with this machine's.
     Clock,
-    /// There is room in its store.
+    /// The machine's store has room.
     Disk,
-    /// It is not overloaded.
+    /// The machine is not overloaded.
     Load,
-    /// Its build slots can be counted.
+    /// The build slots of the machine can be counted.
     Slots,
 }
 
 impl Step {
-    /// The word for it in the report.
+    /// Returns the name of the step in the report.
     pub fn word(self) -> &'static str {
         match self {
             Step::PrivateKey => "private key",
@@ -92,20 +92,20 @@ impl Step {
     }
 }
 
-/// Something to do.
+/// A fix for a finding.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Remedy {
-    /// Where it is to be done.
+    /// The place of the fix.
     pub place: RemedyPlace,
     pub kind: RemedyKind,
-    /// One line, to be taken as it is where it is no advice.
+    /// The text of the fix. A command or a field is a line that can be pasted.
     pub text: String,
-    /// What to make sure of first.
+    /// The condition that must hold, such as "if guix-daemon does not run".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
 }
 
-/// Where something is to be done.
+/// The place of a fix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RemedyPlace {
@@ -117,7 +117,7 @@ pub enum RemedyPlace {
     MachineFile,
 }
 
-/// What a remedy is.
+/// The kind of a remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RemedyKind {
@@ -125,7 +125,7 @@ pub enum RemedyKind {
     Command,
     /// A field of the machine file.
     Line,
-    /// Words for a person.
+    /// Text for a person.
     Advice,
 }
 
@@ -146,7 +146,7 @@ impl Remedy {
         Remedy { place, kind: RemedyKind::Advice, text: text.to_string(), condition: None }
     }
 
-    /// The same, to be done if `condition` holds.
+    /// Returns the remedy with a condition: it is for the case that `condition` holds.
     pub fn provided(self, condition: impl Display) -> Remedy {
         Remedy { condition: Some(condition.to_string()), ..self }
     }

@@ -1,7 +1,7 @@
-//! What mends what was found: commands for root's shell, lines for the machine file, and advice where neither is known.
+//! The remedies for findings: commands for root's shell, lines for the machine file, or advice where neither is known.
 //!
-//! A command is for a machine with systemd; where Guix System does it otherwise a comment behind it says how. Nothing
-//! here is run: the commands are for people, who decide.
+//! A command is for a machine with systemd. If Guix System needs another one, a comment after the command names it. The program
+//! does not run these commands: the user decides.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,13 +15,13 @@ use crate::shell::quote;
 use crate::ssh::{self, Cause, Session};
 use crate::store::signature::PublicKey;
 
-/// Where a daemon usually listens.
+/// The usual socket of a daemon.
 const DEFAULT_SOCKET: &str = "/var/guix/daemon-socket/socket";
 
 /// Time allowed for a machine to report on a file.
 const STAT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For a machine whose daemon could not be reached. `connection`: as far as it went.
+/// Returns the remedies for a machine whose daemon cannot be reached. `connection` is the SSH connection, if there is one.
 pub fn of_connecting(
     error: &Error,
     machine: &Machine,
@@ -97,7 +97,7 @@ fn of_ssh(error: &ssh::Error, machine: &Machine, directories: &Directories) -> V
     }
 }
 
-/// For a socket without a daemon: `reason` is what connect(2) said over there.
+/// Returns the remedies for a socket without a daemon. `reason` is the error of connect(2) on the machine.
 fn of_socket(reason: &str, machine: &Machine, connection: Option<&Connection>) -> Vec<Remedy> {
     let usual = Path::new(DEFAULT_SOCKET);
     let is_unusual = machine.daemon_socket != usual;
@@ -111,11 +111,12 @@ fn of_socket(reason: &str, machine: &Machine, connection: Option<&Connection>) -
     vec![if is_unusual { start.provided("if 'daemon_socket' is its socket") } else { start }]
 }
 
-/// What gives the account the right to connect to the socket: a group where there is one for it.
+/// Returns the remedy that permits the account to connect to the socket. If a group has the permission, it adds the account to
+/// the group.
 fn open_way(machine: &Machine, connection: &Connection) -> Option<Remedy> {
     let socket = machine.daemon_socket.to_string_lossy();
     let directory = machine.daemon_socket.parent()?.to_string_lossy();
-    // A login shell of any kind gets it: nothing that one of them could mistake.
+    // The login shell can be any shell, so the command has no character that one of them would interpret.
     if quote(&socket) != socket {
         return None;
     }
@@ -136,7 +137,7 @@ fn open_way(machine: &Machine, connection: &Connection) -> Option<Remedy> {
     }
 }
 
-/// For a daemon that answered the greeting in a wrong way, or not.
+/// Returns the remedies for a daemon that answered the greeting incorrectly, or not at all.
 pub fn of_greeting(error: &daemon::Error) -> Vec<Remedy> {
     match error {
         daemon::Error::OtherVersion { .. } => {
@@ -150,12 +151,12 @@ pub fn of_greeting(error: &daemon::Error) -> Vec<Remedy> {
     }
 }
 
-/// The command that makes a machine trust what is signed with `key`.
+/// Returns the command that makes a machine trust items signed with `key`.
 pub fn authorize(key: &PublicKey) -> String {
     format!("echo {} | guix archive --authorize", quote(&key.to_string()))
 }
 
-/// For a head without a signing key that can be used.
+/// Returns the remedies for a head without a usable signing key.
 pub fn no_signing_key(directories: &Directories) -> Vec<Remedy> {
     if directories.signing_key().exists() {
         return vec![be_the_daemon()];
@@ -164,10 +165,7 @@ pub fn no_signing_key(directories: &Directories) -> Vec<Remedy> {
 }
 
 pub fn be_the_daemon() -> Remedy {
-    Remedy::advice(
-        RemedyPlace::Head,
-        "run this command as the user that guix-daemon runs as, who must be able to read it",
-    )
+    Remedy::advice(RemedyPlace::Head, "run this command as guix-daemon's user, who must be able to read it")
 }
 
 pub fn allow_forwarding() -> Remedy {
@@ -177,7 +175,7 @@ pub fn allow_forwarding() -> Remedy {
     )
 }
 
-/// sshd refuses sockets, too, where it is to refuse all TCP connections.
+/// Returns the remedy for an sshd that refuses all TCP connections, and sockets with them.
 pub fn allow_tcp_forwarding() -> Remedy {
     Remedy::advice(
         RemedyPlace::Machine,
@@ -195,7 +193,7 @@ pub fn allow_builds() -> Remedy {
 
 pub fn other_system(system: &str) -> Remedy {
     Remedy::advice(RemedyPlace::MachineFile, format_args!("take '{system}' out of 'systems'"))
-        .provided("if the machine is not to build for it, by emulation say")
+        .provided("if the machine should not build for it, for example by emulation")
 }
 
 pub fn set_clock() -> Remedy {
@@ -224,13 +222,13 @@ fn authorize_login(user: &str, line: &str) -> String {
     format!(
         "mkdir -p {directory} && {{ grep -qs '^[^#]*{}' {file} || echo {} >>{file}; }} && chown -R {user}: {directory} \
          && chmod -R go-w {directory}",
-        // A key with options in front of it must not get in without them.
+        // A key that has options in this file must not be added without them.
         line.split(' ').next_back().unwrap_or_default(),
         quote(line)
     )
 }
 
-/// Whether a shell takes `~NAME` for that account's home.
+/// Returns whether a shell expands `~NAME` to the home of that account.
 fn is_user_name(name: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(is_plain)

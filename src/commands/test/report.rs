@@ -1,6 +1,6 @@
-//! The report for people: a line for each finding, and what is to be done about it.
+//! The report for people: a line for each finding, and its remedies.
 //!
-//! What is to be pasted stands on a line of its own that is never broken; everything else is.
+//! A text to paste is on a line of its own, which is never wrapped. Other text is wrapped.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -8,14 +8,14 @@ use std::path::Path;
 use super::finding::{Checked, Finding, Outcome, Remedy, RemedyKind, RemedyPlace};
 use crate::commands::terminal::{Colour, Terminal, plain};
 
-/// Where the texts of the findings begin.
+/// The column of the findings' texts.
 const TEXT_INDENT: usize = 20;
 
-/// Where remedies begin, and what is to be pasted.
+/// The columns of remedies and of texts to paste.
 const REMEDY_INDENT: usize = 6;
 const PASTE_INDENT: usize = 8;
 
-/// Writes the report to `out`, which is `terminal`.
+/// Writes the report to `out`, which has the properties of `terminal`.
 pub fn write(path: &Path, machines: &[Checked<'_>], terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
     for checked in machines {
         let verdict = if checked.usable {
@@ -70,7 +70,7 @@ mod tests {
         Finding { step, outcome, text: text.to_owned(), remedies }
     }
 
-    /// The report stands in the manual.
+    /// The manual shows this report.
     #[test]
     fn only_what_is_pasted_is_longer_than_a_line() {
         let pin = Remedy::in_file(format_args!("host_key = \"{KEY}\""));
@@ -93,7 +93,7 @@ mod tests {
                 Step::Slots,
                 Outcome::Warning,
                 "0 of 2 taken; it is drained: it gets no builds",
-                vec![Remedy::on_head("offload undrain b2:22").provided("when it is to have builds again")],
+                vec![Remedy::on_head("offload undrain b2:22").provided("when it may get builds again")],
             ),
         ];
         let machines = [
@@ -120,7 +120,7 @@ b1:22 cannot be used
 b2:22 can be used
   ok  import there  it accepts what this machine signs
   ??  build slots   0 of 2 taken; it is drained: it gets no builds
-      when it is to have builds again, on this machine, as root:
+      when it may get builds again, on this machine, as root:
         offload undrain b2:22
 1 of 2 machines in '/etc/guix/machines.lua' can be used
 "

@@ -67,7 +67,7 @@ fn database(rows: &str) -> (tempfile::TempDir, Database) {
 }
 
 #[test]
-fn records_that_cannot_be_used() {
+fn invalid_records_are_errors() {
     let hash = "ab".repeat(32);
     let row = |hash: &str, deriver: &str, size: &str| {
         format!("INSERT INTO ValidPaths VALUES (1, '{}', '{hash}', 1, {deriver}, {size})", path('a'))

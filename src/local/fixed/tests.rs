@@ -5,6 +5,12 @@ use crate::local::Store;
 use crate::store::nar::{self, NarPath, Visitor};
 use crate::store::path::StoreDir;
 
+/// The two ways to hash a fixed output, and the two modes of a file, for the calls below.
+const FLAT: bool = false;
+const RECURSIVE: bool = true;
+const PLAIN: bool = false;
+const EXECUTABLE: bool = true;
+
 fn nar(executable: bool, contents: &[u8]) -> Vec<u8> {
     let mut writer = nar::Writer::new(Vec::new());
     writer.file(&NarPath::root(), executable, contents.len() as u64, &mut &contents[..]).unwrap();
@@ -30,14 +36,14 @@ fn check(nar: &[u8], recursive: bool, algorithm: HashAlgorithm, hash: Vec<u8>) -
 }
 
 #[test]
-fn each_algorithm_and_method() {
+fn each_algorithm_and_method_is_checked() {
     let contents = vec![b'x'; 300_000];
     for algorithm in HashAlgorithm::ALL {
-        let (plain, executable) = (nar(false, &contents), nar(true, &contents));
-        check(&plain, false, algorithm, digest(algorithm, &contents)).unwrap();
-        check(&plain, true, algorithm, digest(algorithm, &plain)).unwrap();
-        check(&executable, true, algorithm, digest(algorithm, &executable)).unwrap();
-        for (recursive, wrong) in [(false, &plain[..]), (true, &contents)] {
+        let (plain, executable) = (nar(PLAIN, &contents), nar(EXECUTABLE, &contents));
+        check(&plain, FLAT, algorithm, digest(algorithm, &contents)).unwrap();
+        check(&plain, RECURSIVE, algorithm, digest(algorithm, &plain)).unwrap();
+        check(&executable, RECURSIVE, algorithm, digest(algorithm, &executable)).unwrap();
+        for (recursive, wrong) in [(FLAT, &plain[..]), (RECURSIVE, &contents)] {
             let error = check(&plain, recursive, algorithm, digest(algorithm, wrong)).unwrap_err();
             assert!(matches!(error, FixedError::Mismatch { .. }), "{error:?}");
         }
@@ -47,18 +53,18 @@ fn each_algorithm_and_method() {
 #[test]
 fn a_flat_hash_is_of_a_plain_file() {
     let sha256 = HashAlgorithm::Sha256;
-    let executable = check(&nar(true, b"hi"), false, sha256, digest(sha256, b"hi"));
+    let executable = check(&nar(EXECUTABLE, b"hi"), FLAT, sha256, digest(sha256, b"hi"));
     assert!(matches!(executable, Err(FixedError::NotPlain { .. })), "{executable:?}");
     let mut link = nar::Writer::new(Vec::new());
     link.symlink(&NarPath::root(), b"/etc/passwd").unwrap();
-    let link = check(&link.finish().unwrap(), false, sha256, digest(sha256, b"hi"));
+    let link = check(&link.finish().unwrap(), FLAT, sha256, digest(sha256, b"hi"));
     assert!(matches!(link, Err(FixedError::NotPlain { .. })), "{link:?}");
 }
 
 #[test]
 fn a_mismatch_names_both_hashes() {
     let sha1 = HashAlgorithm::Sha1;
-    let message = check(&nar(false, b"abc"), false, sha1, vec![0; 20]).unwrap_err().to_string();
+    let message = check(&nar(PLAIN, b"abc"), FLAT, sha1, vec![0; 20]).unwrap_err().to_string();
     assert!(message.starts_with("sha1 hash mismatch for '/gnu/store/4fspa"), "{message}");
     assert!(message.ends_with("got a9993e364706816aba3e25717850c26c9cd0d89d"), "{message}");
 }

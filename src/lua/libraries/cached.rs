@@ -147,7 +147,7 @@ impl Cache<'_> {
     fn write(&self, value: serde_json::Value) -> io::Result<()> {
         let entry = CacheEntry { key: self.key.to_owned(), time: now(), value };
         let temporary = self.file(&format!(".{}", std::process::id()));
-        files::make_anew(&temporary)?.write_all(&serde_json::to_vec(&entry)?)?;
+        files::make_new(&temporary)?.write_all(&serde_json::to_vec(&entry)?)?;
         files::rename(&temporary, &self.file(".json"))
     }
 }

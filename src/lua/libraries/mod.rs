@@ -8,7 +8,7 @@ use std::rc::Rc;
 mod cached;
 mod cancellable_io;
 mod exec;
-mod files;
+mod files_and_variables;
 mod io_library;
 mod json;
 mod log;
@@ -18,7 +18,7 @@ mod process;
 /// Fills the module `offload`, and replaces parts of the standard library.
 pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
     exec::register(lua, module, context)?;
-    files::register(lua, module, context)?;
+    files_and_variables::register(lua, module, context)?;
     json::register(lua, module, context)?;
     cached::register(lua, module, context)?;
     log::register(lua, module, context)?;
@@ -33,5 +33,5 @@ pub(super) fn register_bounded(lua: &Lua, host: &Table, context: &Rc<Context>) -
         context.park_if_cancelled(lua);
         Ok(())
     };
-    host.raw_set("look_up", lua.create_function(park_if_cancelled)?)
+    host.raw_set("park_if_cancelled", lua.create_function(park_if_cancelled)?)
 }

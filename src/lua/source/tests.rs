@@ -27,7 +27,7 @@ return {
 "#;
 
 #[test]
-fn fields_of_a_call() {
+fn fields_of_a_call_are_found_on_their_lines() {
     let source = Source::new(FILE);
     let items = source.call("build_machine", 5);
     let mut fields: Vec<_> = items.fields.iter().map(|(name, line)| (name.as_str(), *line)).collect();
@@ -47,11 +47,11 @@ fn fields_of_a_call() {
     assert!(items.positional.is_empty());
     assert_eq!(source.call("build_machine", 20).fields["name"], 21);
     assert_eq!(source.call("another_name", 2).fields["port"], 2);
-    assert_eq!(source.call("build_machine", 1000), Items::default());
+    assert_eq!(source.call("build_machine", 1000), ItemLines::default());
 }
 
 #[test]
-fn items_of_the_returned_table() {
+fn items_of_the_returned_table_are_found_on_their_lines() {
     let items = Source::new(FILE).returned();
     assert_eq!(items.positional, [5, 19, 20]);
     assert_eq!(items.fields["limits"], 22);
@@ -60,7 +60,7 @@ fn items_of_the_returned_table() {
 }
 
 #[test]
-fn a_table_by_its_name() {
+fn a_table_is_found_by_its_name() {
     let range = Source::new(FILE).table_after("limits").unwrap();
     assert_eq!(&FILE[range], "{ evaluate = 2 * (1 + 1), memory = 2^20 }");
     assert_eq!(Source::new("limits = {").table_after("limits"), None);

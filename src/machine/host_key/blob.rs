@@ -1,9 +1,8 @@
 //! The base64 part of a host key: the key in the encoding of RFC 4253, section 6.6 (RSA), RFC 5656, section 3.1 (ECDSA)
 //! and RFC 8709, section 4 (Ed25519).
 //!
-//! It has length-prefixed fields, the first of which repeats the type. The types and the lengths of the fields are
-//! checked here, to catch a key that was cut or mixed up while it was copied. Whether a point lies on its curve is not
-//! checked.
+//! The encoding is a list of fields with their lengths, and the first field repeats the type. Types and lengths are checked
+//! here, which detects a key that was damaged while it was copied. Whether a point is on its curve is not checked.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
@@ -21,14 +20,14 @@ impl HostKeyKind {
         HostKeyKind::Rsa,
     ];
 
-    /// The type with this name in the OpenSSH form.
+    /// Returns the type with this name in the OpenSSH form.
     pub fn from_name(name: &str) -> Option<HostKeyKind> {
         HostKeyKind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
 impl HostKey {
-    /// The key whose encoding this is.
+    /// Reads a key from its encoding.
     pub(super) fn from_blob(blob: Vec<u8>) -> Option<HostKey> {
         let name = field(&mut blob.as_slice())?.to_vec();
         let kind = HostKeyKind::ALL.into_iter().find(|kind| kind.name().as_bytes() == name)?;
@@ -36,7 +35,7 @@ impl HostKey {
         Some(HostKey { kind, blob })
     }
 
-    /// The key in OpenSSH form, without a comment.
+    /// Returns the key in OpenSSH form, without a comment.
     pub fn to_openssh(&self) -> String {
         format!("{} {}", self.kind, STANDARD.encode(&self.blob))
     }
@@ -53,7 +52,7 @@ pub(super) fn check(kind: HostKeyKind, blob: &[u8]) -> Result<(), HostKeyError> 
     let name = field(&mut rest).ok_or(damaged.clone())?;
     if name != kind.name().as_bytes() {
         let holds = String::from_utf8_lossy(name).chars().take(40).collect();
-        return Err(HostKeyError::Mismatch { said: kind, holds });
+        return Err(HostKeyError::Mismatch { stated: kind, holds });
     }
     let fields: Vec<&[u8]> = std::iter::from_fn(|| field(&mut rest)).take(3).collect();
     let point = |curve: &str, coordinate: usize| {

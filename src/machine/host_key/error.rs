@@ -1,4 +1,4 @@
-//! Why a text is not a host key, and what to do about it.
+//! The reasons why a text is not a host key, and their hints.
 
 use crate::machine::HostKeyKind;
 
@@ -11,7 +11,7 @@ pub(super) const MIN_RSA_BITS: usize = 2048;
 pub const HOST_KEY_TYPES: &str =
     "ssh-ed25519, ecdsa-sha2-nistp256, ecdsa-sha2-nistp384, ecdsa-sha2-nistp521 or ssh-rsa";
 
-/// Why a text is not a host key.
+/// The reason why a text is not a host key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum HostKeyError {
     #[error("expected a host key in OpenSSH form, \"ssh-ed25519 AAAA…\", found an empty string")]
@@ -57,20 +57,20 @@ pub enum HostKeyError {
     NoKey(HostKeyKind),
     #[error("the base64 part of the {0} host key is damaged")]
     Base64(HostKeyKind),
-    #[error("the host key says it is {said}, but holds a key of type '{holds}'")]
-    Mismatch { said: HostKeyKind, holds: String },
+    #[error("the host key says it is {stated}, but holds a key of type '{holds}'")]
+    Mismatch { stated: HostKeyKind, holds: String },
     #[error("the {0} host key is cut short or damaged")]
     Damaged(HostKeyKind),
     #[error("the RSA host key has {0} bits; at least {MIN_RSA_BITS} are needed")]
     Short(usize),
 }
 
-/// Where a key is to be had that is accepted as it is: `ssh-keyscan` puts names in front.
+/// The sources of a key in the accepted form. `ssh-keyscan` is not one, because it prints a host name before the key.
 const WHERE: &str =
     "`offload add HOST` prints the key, and it is in /etc/ssh/ssh_host_ed25519_key.pub on the build machine";
 
 impl HostKeyError {
-    /// What to do about it. Whatever it says to write is accepted.
+    /// Returns the fix. A text that the hint proposes is a valid host key.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             HostKeyError::Empty | HostKeyError::Comment | HostKeyError::SigningKey => WHERE.to_owned(),

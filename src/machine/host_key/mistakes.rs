@@ -1,18 +1,18 @@
-//! What a text is that should be a host key: people paste what tools print, such as the output of ssh-keyscan(1), a line of
-//! `known_hosts` (sshd(8)), several `.pub` files, or a fingerprint.
+//! Recognizes a text that was pasted instead of a host key, such as the output of ssh-keyscan(1), a line of `known_hosts`
+//! (sshd(8)), several `.pub` files, or a fingerprint.
 //!
-//! What is found decides about the message and the hint alone. A key that a hint repeats has been checked.
+//! The result determines only the message and the hint. A key that a hint repeats has been checked.
 
 use super::blob::decode;
 use super::error::HostKeyError;
 use crate::machine::{HostKey, HostKeyKind};
 
-/// Most of a word that an error repeats, in characters.
+/// The longest part of a word that an error repeats, in characters.
 const MAX_WORD: usize = 40;
-/// Most keys that a hint repeats.
+/// The most keys that a hint repeats.
 const MAX_KEYS: usize = 8;
 
-/// Why `text`, which is not a host key, is none.
+/// Returns the reason why `text` is not a host key.
 pub(super) fn find(text: &str) -> HostKeyError {
     // ssh-keyscan prints a comment for each key.
     let is_comment = |line: &&str| line.starts_with('#') || line.starts_with(';');
@@ -40,7 +40,7 @@ pub(super) fn find(text: &str) -> HostKeyError {
     }
 }
 
-/// The different keys in a text, in OpenSSH form.
+/// Returns the keys in a text in OpenSSH form, each once.
 pub(super) fn keys_in(text: &str) -> Vec<String> {
     let mut keys: Vec<String> = Vec::new();
     let encoded =
@@ -54,14 +54,14 @@ pub(super) fn keys_in(text: &str) -> Vec<String> {
     keys
 }
 
-/// For a text with one key that is not alone.
+/// Returns the error for a text with one key and other text.
 fn around(line: &str, key: &str) -> HostKeyError {
     let mut words = line.split_ascii_whitespace();
     let first = words.next().unwrap_or_default();
     let key = key.to_owned();
     match words.next() {
         _ if first.starts_with("AAAA") => HostKeyError::NoType { key },
-        // Whatever follows a type must be of that type.
+        // A key after the name of a type must have that type.
         Some(second)
             if second.starts_with("AAAA") && ["ssh-", "ecdsa-", "sk-"].iter().any(|begin| first.starts_with(begin)) =>
         {
@@ -85,7 +85,7 @@ fn without_key(text: &str, line: &str, lines: usize) -> HostKeyError {
     } else if text.contains("(public-key") {
         HostKeyError::SigningKey
     } else if HostKeyKind::from_name(second).is_some() {
-        // The key in it has its own faults, which show when the name is gone.
+        // The key is invalid too. Its error appears when the user has removed the host name.
         HostKeyError::KnownHostsLine { key: None }
     } else if let Some(key) = wrapped_in_base64(first) {
         HostKeyError::Wrapped { key }
@@ -98,13 +98,13 @@ fn without_key(text: &str, line: &str, lines: usize) -> HostKeyError {
     }
 }
 
-/// Nix has the whole line in base64.
+/// Returns the key in a word that is a whole line in base64, as Nix has it.
 fn wrapped_in_base64(word: &str) -> Option<String> {
     let line = String::from_utf8(decode(word)?).ok()?;
     keys_in(&line).into_iter().next()
 }
 
-/// A fingerprint of old: `16:27:ac:…`.
+/// Returns whether a word is a fingerprint in the old form: `16:27:ac:…`.
 fn is_hexadecimal(word: &str) -> bool {
     let is_byte = |part: &str| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
     word.len() == 47 && word.split(':').all(is_byte)

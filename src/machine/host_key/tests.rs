@@ -32,7 +32,7 @@ const KEYS: [(HostKeyKind, &str, &str); 5] = [
 ];
 
 #[test]
-fn keys_of_every_type() {
+fn keys_of_every_type_are_read() {
     for (kind, text, fingerprint) in KEYS {
         let key = HostKey::parse(text).unwrap();
         assert_eq!(key.kind, kind);
@@ -67,7 +67,7 @@ fn bytes_after_the_key_are_refused() {
 }
 
 #[test]
-fn what_is_no_host_key() {
+fn each_invalid_text_has_its_message() {
     let ed25519 = KEYS[0].1;
     let base64 = ed25519.split(' ').nth(1).unwrap();
     let cases = [
@@ -103,7 +103,7 @@ fn what_is_no_host_key() {
 
 /// What people paste, and the keys that the hint then says to write, by their number in `KEYS`.
 #[test]
-fn what_is_pasted_is_known_and_its_key_repeated() {
+fn pasted_texts_are_recognized_and_their_key_is_repeated() {
     let [ed25519, p256, .., rsa] = KEYS.map(|(_, text, _)| text.split(" root@").next().unwrap());
     let encoded = ed25519.split(' ').nth(1).unwrap();
     for (text, error, keys) in [
@@ -118,20 +118,20 @@ fn what_is_pasted_is_known_and_its_key_repeated() {
         (format!("b1,192.0.2.1 {ed25519} comment"), "a line of a known_hosts", vec![ed25519]),
         (format!("|1|c2FsdA==|aGFzaA== {ed25519}"), "a line of a known_hosts", vec![ed25519]),
         (format!("b1 {}", &ed25519[..60]), "a line of a known_hosts", vec![]),
-        // A certificate authority's key is no host key.
+        // The key of a certificate authority is not a host key.
         (format!("@cert-authority * {ed25519}"), "marked '@cert-authority'", vec![]),
         (format!("@revoked b1 {ed25519}"), "marked '@revoked'", vec![]),
         // Several .pub files.
         (format!("{ed25519} root@b1\n{p256} root@b1\n"), "found 2 keys", vec![ed25519, p256]),
         (format!("{ed25519} {p256}"), "found 2 keys", vec![ed25519, p256]),
         (format!("{ed25519},{p256}"), "found 2 keys", vec![ed25519, p256]),
-        // Quotes, spaces that are none, a line in two pieces.
+        // Quotes, no-break spaces, a line in two pieces.
         (format!("\"{ed25519}\""), "in quotes", vec![ed25519]),
         (format!("\u{201c}{ed25519}\u{201d}"), "in quotes", vec![ed25519]),
         (format!("ssh-ed25519 '{encoded}'"), "in quotes", vec![ed25519]),
         (ed25519.replace(' ', "\u{a0}"), "in quotes", vec![ed25519]),
         (format!("{}\n{}", &ed25519[..40], &ed25519[40..]), "found 2 lines", vec![]),
-        // The half of it, a whole file in base64 (Nix), the words of other programs.
+        // Only the base64 part, a whole line in base64 (Nix), the output of other programs.
         (encoded.to_owned(), "in base64 alone", vec![ed25519]),
         (STANDARD.encode(format!("{ed25519} root@b1\n")), "in quotes", vec![ed25519]),
         (format!("ed25519 {encoded}"), "in quotes", vec![ed25519]),
@@ -155,7 +155,7 @@ fn what_is_pasted_is_known_and_its_key_repeated() {
         assert_eq!(repeated, keys, "{text}: {hint}");
         assert!(repeated.iter().all(|key| HostKey::parse(key).is_ok()));
     }
-    // A comment may be anything else.
+    // Any other text after the key is a comment.
     for comment in ["# \"x\"", "ssh-rsa", "b1 ssh-ed25519 key", encoded] {
         assert!(HostKey::parse(&format!("{ed25519} {comment}")).is_ok(), "{comment}");
     }

@@ -36,7 +36,7 @@ fn warnings(site: &Site, decision: &RequestCallbacks) -> Vec<String> {
 }
 
 #[test]
-fn without_functions() {
+fn defaults_apply_without_functions() {
     let site = site("", "");
     let pool = site.load().unwrap();
     let decision = pool.callbacks(request());
@@ -90,7 +90,7 @@ fn neither_the_pool_nor_the_machine_overrules_the_other() {
 
 /// Whatever either of them gives, that of the machine counts; the pool's where it has none.
 #[test]
-fn the_pools_score_is_not_asked_where_the_machine_has_one() {
+fn the_score_of_a_machine_replaces_the_pools() {
     for (pool, own, expected) in [
         ("return false, 'pool'", "return 7", Score::Value(7.0)),
         ("return 7", "return false, 'own'", Score::No("own".into())),
@@ -128,7 +128,7 @@ fn the_score_of_the_machine_wins() {
 }
 
 #[test]
-fn the_head_has_functions_too() {
+fn functions_of_the_head_are_called() {
     let site = Site::new(
         "return { local_machine { accepts = function(r, m) return m.name ~= 'localhost', m.name end, score = function() return 3 end } }",
     );
@@ -139,7 +139,7 @@ fn the_head_has_functions_too() {
 }
 
 #[test]
-fn choices_by_function() {
+fn functions_decide_when_busy_and_when_unreachable() {
     let site = site(
         "when_busy = function(request) return request.wants_local and 'local' or 'wait' end, when_unreachable = function() return 'never' end",
         "",

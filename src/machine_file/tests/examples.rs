@@ -32,10 +32,17 @@ fn named(name: &str) -> LuaRequest {
     LuaRequest { name: name.into(), ..request() }
 }
 
-/// Returns a request for a derivation, with a fixed output or without.
-fn with_derivation(features: &[&str], fixed: bool) -> LuaRequest {
-    let hash = if fixed { "ab".repeat(32) } else { String::new() };
-    let method = if fixed { "sha256" } else { "" };
+/// Returns a request for a derivation with a usual output.
+fn requiring(features: &[&str]) -> LuaRequest {
+    with_derivation(features, "", "")
+}
+
+/// Returns a request for a derivation with a fixed output.
+fn for_fixed_output() -> LuaRequest {
+    with_derivation(&[], "sha256", &"ab".repeat(32))
+}
+
+fn with_derivation(features: &[&str], method: &str, hash: &str) -> LuaRequest {
     let text = format!(
         "Derive([(\"out\",\"/gnu/store/9jd3ddi4i7ymp3l9vs7vhfx7xl9wvhxz-o\",\"{method}\",\"{hash}\")],[],[],\
          \"x86_64-linux\",\"/bin/sh\",[],[])"
@@ -74,14 +81,14 @@ fn all_examples_are_here() {
 }
 
 #[test]
-fn minimal() {
+fn minimal_lua_has_defaults() {
     let pool = example("minimal.lua");
     assert_eq!(names(&pool), ["build.example.org"]);
     assert_eq!(pool.settings, Settings::default());
 }
 
 #[test]
-fn shared_defaults() {
+fn shared_defaults_lua_inherits_fields() {
     let pool = example("shared-defaults.lua");
     assert_eq!(names(&pool), ["node1.example.org", "node2.example.org", "node3.example.org", "node1.example.org"]);
     assert!(pool.machines.iter().all(|entry| entry.machine.parallel_builds == 4 && entry.machine.user == "offload"));
@@ -89,14 +96,14 @@ fn shared_defaults() {
 }
 
 #[test]
-fn features() {
+fn features_lua_accepts_by_feature() {
     let pool = example("features.lua");
-    let large = pool.callbacks(with_derivation(&["big-parallel"], false));
+    let large = pool.callbacks(requiring(&["big-parallel"]));
     assert_eq!((large.accepts(FIRST), large.accepts(SECOND)), (Acceptance::Yes, Acceptance::Yes));
-    let small = pool.callbacks(with_derivation(&[], false));
+    let small = pool.callbacks(requiring(&[]));
     assert_eq!(small.accepts(FIRST), Acceptance::No("only builds that require big-parallel".into()));
     assert_eq!(small.accepts(SECOND), Acceptance::Yes);
-    let source = pool.callbacks(with_derivation(&[], true));
+    let source = pool.callbacks(for_fixed_output());
     assert_eq!(source.accepts(SECOND), Acceptance::No("a fixed output: the head fetches it".into()));
     for decision in [large, small, source] {
         assert_eq!(decision.take_warnings(), []);
@@ -104,7 +111,7 @@ fn features() {
 }
 
 #[test]
-fn load_and_disk() {
+fn load_and_disk_lua_scores_by_load_and_disk() {
     let pool = example("load-and-disk.lua");
     assert_eq!(pool.machines[0].machine.minimum_disk_space, 5 << 30);
     let decision = pool.callbacks(named("hello"));
@@ -118,7 +125,7 @@ fn load_and_disk() {
 }
 
 #[test]
-fn time_of_day() {
+fn time_of_day_lua_depends_on_the_hour() {
     let pool = example("time-of-day.lua");
     assert!(pool.machines[0].machine.enabled);
     let working = !pool.machines[1].machine.enabled;
@@ -126,7 +133,7 @@ fn time_of_day() {
 }
 
 #[test]
-fn inventory() {
+fn inventory_lua_reads_a_file() {
     let pool = example("inventory.lua");
     assert_eq!(names(&pool), ["node1.example.org", "node2.example.org"]);
     assert_eq!((pool.machines[0].machine.speed, pool.machines[0].machine.parallel_builds), (2.5, 8));
@@ -134,14 +141,14 @@ fn inventory() {
 }
 
 #[test]
-fn command() {
+fn command_lua_runs_a_program() {
     let pool = example("command.lua");
     assert_eq!(names(&pool), ["10.0.0.11", "10.0.0.12"]);
     assert_eq!(pool.machines[0].machine.parallel_builds, 4);
 }
 
 #[test]
-fn bastion() {
+fn bastion_lua_connects_through_a_proxy() {
     let pool = example("bastion.lua");
     assert_eq!(names(&pool), ["10.1.0.5", "10.1.0.6"]);
     let command = pool.machines[1].machine.proxy_command.as_ref().unwrap();
@@ -149,7 +156,7 @@ fn bastion() {
 }
 
 #[test]
-fn head() {
+fn head_lua_builds_small_things_on_the_head() {
     let pool = example("head.lua");
     let status = LuaStatus::default();
     let large = pool.callbacks(named("gcc-14.2.0"));

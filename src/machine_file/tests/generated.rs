@@ -112,7 +112,7 @@ fn check(text: &str) {
 }
 
 #[test]
-fn generated_files() {
+fn generated_files_load_or_have_errors() {
     let config = ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
     let loaded = std::cell::Cell::new(0);
     proptest!(config, |(text in file())| {

@@ -80,11 +80,20 @@ fn limit(message: &str) -> Duration {
     if is_ended { Duration::from_millis(500) } else { Duration::from_secs(20) }
 }
 
-fn site(program: &str, decision: bool, limit: Duration) -> Site {
+/// The moment at which a machine file runs hostile code.
+#[derive(Clone, Copy)]
+enum Moment {
+    Evaluation,
+    Decision,
+}
+
+fn site(program: &str, moment: Moment, limit: Duration) -> Site {
     let body = format!("local FIFO = (...) and FIFO_NAME\n{program}\n");
-    let site = match decision {
-        false => Site::new(&format!("FIFO_NAME = $FIFO\nlocal function run(...)\n{body}end\nrun(1)\nreturn {{}}")),
-        true => Site::new(&format!(
+    let site = match moment {
+        Moment::Evaluation => {
+            Site::new(&format!("FIFO_NAME = $FIFO\nlocal function run(...)\n{body}end\nrun(1)\nreturn {{}}"))
+        }
+        Moment::Decision => Site::new(&format!(
             "FIFO_NAME = $FIFO\nlocal function run(...)\n{body}end\nreturn {{ limits = {{ decide = {} }}, build_machine {{ name = \
              'a', $REST, speed = 3 }}, score = function() run(1) return 5 end }}",
             limit.as_secs_f64()
@@ -97,9 +106,9 @@ fn site(program: &str, decision: bool, limit: Duration) -> Site {
 }
 
 #[test]
-fn during_a_decision() {
+fn a_decision_survives_hostile_code() {
     for (title, program, message) in PROGRAMS {
-        let site = site(program, true, limit(message));
+        let site = site(program, Moment::Decision, limit(message));
         let pool = site.load().unwrap_or_else(|report| panic!("{title}: {report}"));
         let start = Instant::now();
         let decision = pool.callbacks(request());
@@ -131,9 +140,9 @@ fn during_a_decision() {
 }
 
 #[test]
-fn during_the_evaluation() {
+fn an_evaluation_survives_hostile_code() {
     for (title, program, message) in PROGRAMS {
-        let site = site(program, false, limit(message));
+        let site = site(program, Moment::Evaluation, limit(message));
         let limits = Limits { evaluate: limit(message), ..Limits::default() };
         let start = Instant::now();
         let result = load(&site.path(), &LoadContext { limits, ..LoadContext::default() });
@@ -155,7 +164,7 @@ fn during_the_evaluation() {
 
 /// All the calls of a decision share one deadline.
 #[test]
-fn the_time_is_that_of_the_decision() {
+fn all_calls_of_a_decision_share_its_time() {
     let site = Site::new(
         "local function busy() local e = os.time() + 1 while os.time() < e do end return true end\n\
          return { build_machine { name = 'a', $REST, speed = 3 }, accepts = busy, limits = { decide = 2.5 } }",
@@ -197,9 +206,9 @@ const OUTPUT: &str = r##"
 /// The output of user code goes to standard error, and its input is empty. It runs in a process of its own, whose
 /// descriptors can be checked.
 #[test]
-fn printing_and_reading() {
+fn user_code_prints_to_standard_error_and_reads_nothing() {
     if std::env::var_os("OFFLOAD_TEST_OUTPUT").is_some() {
-        let site = site(OUTPUT, true, limit(""));
+        let site = site(OUTPUT, Moment::Decision, limit(""));
         let pool = site.load().unwrap();
         let decision = pool.callbacks(request());
         assert_eq!(decision.score(Candidate::Machine(0), &LuaStatus::default()), Score::Value(5.0));
@@ -209,7 +218,7 @@ fn printing_and_reading() {
     let mut input = tempfile::tempfile().unwrap();
     std::io::Write::write_all(&mut input, b"input\n").unwrap();
     std::io::Seek::rewind(&mut input).unwrap();
-    let test = "machine_file::tests::hostile::printing_and_reading";
+    let test = "machine_file::tests::hostile::user_code_prints_to_standard_error_and_reads_nothing";
     let output = Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env("OFFLOAD_TEST_OUTPUT", "1")
@@ -226,7 +235,8 @@ fn printing_and_reading() {
 /// On cancellation a program is killed with its children.
 #[test]
 fn children_do_not_outlive_the_wait() {
-    let site = site("os.execute('echo $$ > ' .. FIFO .. '; sleep 30 & wait')", true, Duration::from_secs(3));
+    let site =
+        site("os.execute('echo $$ > ' .. FIFO .. '; sleep 30 & wait')", Moment::Decision, Duration::from_secs(3));
     let pool = site.load().unwrap();
     let decision = pool.callbacks(request());
     decision.score(Candidate::Machine(0), &LuaStatus::default());
@@ -256,7 +266,7 @@ fn running(group: i32) -> usize {
 
 /// Opening a named pipe blocks until a writer opens it.
 #[test]
-fn a_pipe_in_its_place() {
+fn a_pipe_instead_of_the_file_is_refused() {
     let site = Site::new("return {}");
     std::fs::remove_file(site.path()).unwrap();
     assert!(Command::new("mkfifo").arg(site.path()).status().unwrap().success());

@@ -23,7 +23,7 @@ fn holds(site: &Site, text: &str) {
 }
 
 #[test]
-fn exec() {
+fn exec_runs_a_program_without_a_shell() {
     let site = Site::new("");
     holds(
         &site,
@@ -53,7 +53,7 @@ fn exec() {
 }
 
 #[test]
-fn files_and_environment() {
+fn files_and_variables_can_be_read() {
     let site = Site::new("");
     site.write("data.txt", "beside");
     site.write("home/data.txt", "at home");
@@ -73,7 +73,7 @@ fn files_and_environment() {
 }
 
 #[test]
-fn json() {
+fn json_is_decoded_and_encoded() {
     let site = Site::new("");
     holds(
         &site,
@@ -111,7 +111,7 @@ fn json() {
 }
 
 #[test]
-fn cached_values() {
+fn cached_values_are_computed_once() {
     let site = Site::new("");
     holds(
         &site,
@@ -150,7 +150,7 @@ fn cached_values() {
 
 /// One caller runs the function; the others get the old value, or wait for the new one.
 #[test]
-fn one_caller_runs_the_function() {
+fn one_caller_computes_a_cached_value() {
     let site = Site::new(
         "local offload = require 'offload'\nlocal value = offload.cached('key', 2, function()\n  \
          offload.exec { 'sh', '-c', 'echo run >> ' .. offload.env('RUNS_FILE', LOG) .. '; sleep 0.3' }\n  return 'x'\nend)\n\
@@ -174,7 +174,7 @@ fn one_caller_runs_the_function() {
 
 /// A function that never returns does not keep its lock.
 #[test]
-fn a_lock_is_given_back_when_time_is_over() {
+fn a_cancelled_caller_releases_the_lock_of_the_cache() {
     let site = Site::new("");
     let limits = Limits { evaluate: Duration::from_millis(200), ..Limits::default() };
     site.write("machines.lua", "require('offload').cached('key', 60, function() while true do end end) return {}");
@@ -186,7 +186,7 @@ fn a_lock_is_given_back_when_time_is_over() {
 }
 
 #[test]
-fn known_hosts() {
+fn known_hosts_returns_the_keys_of_a_host() {
     let site = Site::new("");
     let other = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBMi4MKB2fAdkCX64VuFoR6yhRNALWhZNWPt/l2sld1/v7odJpmycLk6343DCHNz7ubQWAFqik9Jgty+en8eHJSk=";
     site.write(
@@ -250,7 +250,7 @@ fn known_hosts() {
 }
 
 #[test]
-fn the_library_io() {
+fn the_io_library_works_as_in_lua() {
     let site = Site::new("");
     site.write("lines.txt", "one\ntwo\n\nfour");
     site.write("numbers.txt", " 12 0x10 -1.5e2 nan");
@@ -308,7 +308,7 @@ fn the_library_io() {
 }
 
 #[test]
-fn modules_may_use_the_module() {
+fn modules_can_use_the_module_offload() {
     let site = Site::new("");
     site.write(
         "inventory.lua",

@@ -5,21 +5,21 @@ use crate::machine::{Compression, Machine};
 use std::time::{Duration, Instant};
 
 #[test]
-fn no_file_is_no_machines() {
+fn a_missing_file_has_no_machines() {
     let pool = load(std::path::Path::new("/nonexistent/machines.lua"), &LoadContext::default()).unwrap();
     assert!(pool.machines.is_empty() && pool.local.is_none() && pool.warnings.is_empty());
     assert_eq!(pool.settings, Settings::default());
 }
 
 #[test]
-fn a_file_that_cannot_be_read() {
+fn an_unreadable_file_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let report = load(directory.path(), &LoadContext::default()).unwrap_err();
     assert_eq!(report.diagnostics[0].message, "cannot be read: Is a directory (os error 21)");
 }
 
 #[test]
-fn every_field() {
+fn every_field_is_read_and_printed_as_json() {
     let site = Site::new(
         r#"#!/usr/bin/env offload
         local bits = 2^20
@@ -87,7 +87,7 @@ fn json_with_every_field<T: Default>(schema: &'static [Field<T>], value: &T) -> 
 }
 
 #[test]
-fn compression_in_every_spelling() {
+fn every_spelling_of_compression_is_read() {
     for (text, compression) in [
         ("auto", Compression::Auto),
         ("zlib", Compression::Zlib),
@@ -225,7 +225,7 @@ fn valid_files_load() {
 }
 
 #[test]
-fn modules_beside_the_file() {
+fn modules_beside_the_file_can_be_required() {
     let site = Site::new(
         r#"local sites = require "sites"
         assert(require "sites" == sites and package.loaded.sites == sites)
@@ -273,7 +273,7 @@ fn an_embedding_program_adds_functions() {
 }
 
 #[test]
-fn a_hundred_machines() {
+fn a_hundred_machines_load() {
     let mut text = String::from("return {\n");
     for number in 0..100 {
         text += &format!(

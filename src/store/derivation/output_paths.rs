@@ -16,8 +16,8 @@ use super::{Derivation, DerivationError, FixedOutput, Output, write};
 use crate::store::base16;
 use crate::store::path::{self, StoreDir, StorePath};
 
-/// Computes hashes modulo and caches those of input derivations. `lookup` returns the derivation at a path. It would
-/// not end for a derivation that is its own input, but a real one cannot be.
+/// Computes hashes modulo and caches those of input derivations. `lookup` returns the derivation at a path. The
+/// computation would not end for a derivation that is its own input, which no real derivation is.
 pub struct ModuloHashes<F> {
     lookup: F,
     known: HashMap<StorePath, [u8; 32]>,

@@ -114,7 +114,7 @@ fn the_golden_derivations_have_their_parts() {
 }
 
 #[test]
-fn the_way_to_fetch_a_fixed_output_makes_no_difference() {
+fn the_builder_of_a_fixed_output_does_not_change_its_path() {
     let twins: Vec<_> = golden_derivations().into_iter().filter(|(path, ..)| path.name() == "fx.drv").collect();
     let [(one_path, _, one), (other_path, _, other)] = &twins[..] else { panic!() };
     assert_ne!(one_path, other_path);
@@ -123,7 +123,7 @@ fn the_way_to_fetch_a_fixed_output_makes_no_difference() {
 }
 
 #[test]
-fn the_known_derivation() {
+fn a_known_derivation_has_its_known_paths() {
     let derivation = parse(VEC).unwrap();
     assert_eq!(derivation.write(), VEC.as_bytes());
     assert_eq!(derivation.args[1], b"echo \"hi\tthere\\n\" > $out");
@@ -135,7 +135,7 @@ fn the_known_derivation() {
 }
 
 #[test]
-fn an_input_that_is_missing() {
+fn a_missing_input_is_an_error() {
     let mut derivation = parse(VEC).unwrap();
     let missing = path::text_path(&store(), "missing.drv", &[0; 32], &[]).unwrap();
     derivation.input_derivations.insert(missing.clone(), BTreeSet::from(["out".to_owned()]));
@@ -148,7 +148,7 @@ fn an_input_that_is_missing() {
 }
 
 #[test]
-fn a_long_chain_of_inputs() {
+fn a_long_chain_of_inputs_causes_no_recursion() {
     // The chain is as deep as real graphs and deeper: there is no recursion.
     let mut known: HashMap<StorePath, Derivation> = HashMap::new();
     let mut before = None;
@@ -191,7 +191,7 @@ fn problem(text: impl AsRef<[u8]>) -> (usize, String) {
 }
 
 #[test]
-fn golden_derivations_cut_anywhere() {
+fn derivations_cut_anywhere_are_refused() {
     for (_, text, _) in golden_derivations() {
         for end in 0..text.len() {
             assert!(problem(&text[..end]).0 <= end);
@@ -232,7 +232,7 @@ fn everything_is_sorted_and_unique() {
 }
 
 #[test]
-fn hashes_of_fixed_outputs() {
+fn hashes_of_fixed_outputs_are_checked() {
     let hash = "0".repeat(63) + "a";
     let text = |method: &str, hash: &str| {
         format!(
@@ -257,7 +257,7 @@ fn hashes_of_fixed_outputs() {
 }
 
 #[test]
-fn other_faults() {
+fn other_faults_are_refused() {
     for (from, to) in [
         ("Derive(", "DrvWithVersion("),
         ("\"x86_64-linux\"", "\"\""),
@@ -314,13 +314,13 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn round_trip(derivation in derivations()) {
+    fn a_written_derivation_is_read_back(derivation in derivations()) {
         let text = derivation.write();
         prop_assert_eq!(parse(&text).unwrap(), derivation);
     }
 
     #[test]
-    fn changed_text(derivation in derivations(), position in any::<proptest::sample::Index>(), byte in any::<u8>()) {
+    fn a_changed_text_is_refused_or_written_back(derivation in derivations(), position in any::<proptest::sample::Index>(), byte in any::<u8>()) {
         let mut text = derivation.write();
         let position = position.index(text.len());
         text[position] = byte;

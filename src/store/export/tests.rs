@@ -111,7 +111,7 @@ impl Visitor for Contents {
 }
 
 #[test]
-fn an_unsigned_item() {
+fn an_unsigned_item_is_read_and_written_back() {
     let mut writer = nar::Writer::new(HashingWriter::new(Vec::new()));
     writer.file(&NarPath::root(), false, 6, &mut &b"hello\n"[..]).unwrap();
     let mut writer = writer.finish().unwrap();
@@ -144,7 +144,7 @@ fn read(bytes: &[u8]) -> Result<(Trailer, [u8; 32]), ExportError> {
 }
 
 #[test]
-fn trailers_cut_anywhere() {
+fn trailers_cut_anywhere_are_refused() {
     let bytes = written(&trailer());
     assert_eq!(read(&bytes).unwrap().0, trailer());
     for end in 0..bytes.len() {
@@ -195,7 +195,7 @@ fn every_field_is_checked() {
 }
 
 #[test]
-fn markers() {
+fn only_known_markers_are_read() {
     assert!(read_marker(&mut &1u64.to_le_bytes()[..]).unwrap());
     assert!(!read_marker(&mut &0u64.to_le_bytes()[..]).unwrap());
     assert!(matches!(read_marker(&mut &2u64.to_le_bytes()[..]), Err(ExportError::Marker { number: 2 })));
@@ -204,7 +204,7 @@ fn markers() {
 
 proptest! {
     #[test]
-    fn round_trip(names in proptest::collection::btree_set("[a-z]{1,9}", 0..9), deriver in any::<bool>(),
+    fn a_written_trailer_is_read_back(names in proptest::collection::btree_set("[a-z]{1,9}", 0..9), deriver in any::<bool>(),
                   signature in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..99))) {
         let mut references: Vec<_> = names.iter().map(|name| text(name, b"", &[])).collect();
         references.sort();

@@ -108,7 +108,7 @@ fn file<R: Read + ?Sized>(
     source.expect(b")")
 }
 
-/// Reads the beginning of a directory's next entry (true), or the directory's end.
+/// Reads the beginning of a directory's next entry and returns true, or the directory's end and returns false.
 fn entry<R: Read + ?Sized>(
     source: &mut Source<'_, R>,
     path: &mut NarPath,

@@ -18,7 +18,7 @@ fn one(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn the_parts_of_a_path() {
+fn a_path_has_a_hash_and_a_name() {
     let path = parse(FOO).unwrap();
     assert_eq!(path.as_str(), FOO);
     assert_eq!(path.to_string(), FOO);
@@ -31,7 +31,7 @@ fn the_parts_of_a_path() {
 }
 
 #[test]
-fn text_paths() {
+fn texts_have_their_known_paths() {
     let store = StoreDir::default();
     let foo = text_path(&store, "foo", &sha256(b"hello\n"), &[]).unwrap();
     assert_eq!(foo.as_str(), FOO);
@@ -52,7 +52,7 @@ fn the_order_of_references_does_not_matter() {
 }
 
 #[test]
-fn fixed_output_paths() {
+fn fixed_outputs_have_their_known_paths() {
     let store = StoreDir::default();
     let path = |recursive, algorithm, length| {
         fixed_output_path(&store, "fx", recursive, algorithm, &one(length)).unwrap().to_string()
@@ -110,7 +110,7 @@ fn a_path_inside_the_store_must_be_an_item() {
 }
 
 #[test]
-fn every_character_of_a_name() {
+fn only_some_characters_are_allowed_in_a_name() {
     for byte in 0..=255u8 {
         let path = [FOO.as_bytes(), &[byte]].concat();
         let allowed = byte.is_ascii_alphanumeric() || b"+-._?=".contains(&byte);
@@ -119,7 +119,7 @@ fn every_character_of_a_name() {
 }
 
 #[test]
-fn the_longest_path() {
+fn the_longest_path_is_accepted_and_no_longer_one() {
     let store = StoreDir::default();
     let longest = text_path(&store, &"x".repeat(MAX_NAME), &sha256(b""), &[]).unwrap();
     assert_eq!(longest.as_str().len(), store.max_path());
@@ -134,7 +134,7 @@ fn messages_stay_short_and_printable() {
 }
 
 #[test]
-fn other_store_directories() {
+fn the_store_directory_is_part_of_the_hash() {
     let store = StoreDir::new("/tmp/s").unwrap();
     let path = text_path(&store, "foo", &sha256(b"hello\n"), &[]).unwrap();
     assert!(path.as_str().starts_with("/tmp/s/"));

@@ -22,7 +22,7 @@ fn golden_files_are_written_back() {
 }
 
 #[test]
-fn golden_files_cut_anywhere() {
+fn expressions_cut_anywhere_are_refused() {
     for (_, text) in golden::files("signature/*.sig") {
         for end in 0..text.len() - 1 {
             assert!(parse(&text[..end]).unwrap_err().position <= end);
@@ -31,7 +31,7 @@ fn golden_files_cut_anywhere() {
 }
 
 #[test]
-fn the_ways_to_write_an_atom() {
+fn each_way_to_write_an_atom_is_read() {
     let expected = atoms(&[b"a", b"bc d"]);
     for text in [
         r#"(a "bc d")"#,
@@ -60,7 +60,7 @@ fn the_ways_to_write_an_atom() {
 }
 
 #[test]
-fn the_layout_of_lists() {
+fn lists_are_laid_out_as_libgcrypt_does() {
     for (text, expected) in [
         ("()", "()\n"),
         ("(a b)", "(a b)\n"),
@@ -75,7 +75,7 @@ fn the_layout_of_lists() {
 }
 
 #[test]
-fn atoms_that_look_like_text() {
+fn atoms_are_written_as_tokens_texts_or_hexadecimal_digits() {
     let written = |bytes: &[u8]| {
         let text = atoms(&[bytes]).to_advanced();
         text[1..text.len() - 2].to_vec()
@@ -96,7 +96,7 @@ fn atoms_that_look_like_text() {
 }
 
 #[test]
-fn malformed_text() {
+fn malformed_text_is_refused_at_its_position() {
     for (text, position) in [
         ("", 0),
         ("  ", 2),
@@ -154,7 +154,7 @@ fn size_and_depth_are_bounded() {
 }
 
 #[test]
-fn tagged_lists() {
+fn a_list_is_tagged_by_its_first_atom() {
     let list = parse("(a b (c))").unwrap();
     assert_eq!(list.tagged("a").unwrap().len(), 2);
     assert_eq!(list.tagged("b"), None);
@@ -179,12 +179,12 @@ pub fn lists() -> impl Strategy<Value = Sexp> {
 
 proptest! {
     #[test]
-    fn round_trip(sexp in lists()) {
+    fn a_written_expression_is_read_back(sexp in lists()) {
         prop_assert_eq!(parse(sexp.to_advanced()), Ok(sexp));
     }
 
     #[test]
-    fn never_panics(text in proptest::collection::vec(
+    fn no_bytes_make_the_reader_panic(text in proptest::collection::vec(
         prop_oneof![proptest::sample::select(&b"()\"#|:\\x01 a"[..]), any::<u8>()], 0..60)) {
         let _ = parse([b"(", &text[..], b")"].concat());
     }

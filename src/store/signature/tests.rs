@@ -12,7 +12,7 @@ fn golden_key(name: &str) -> PublicKey {
 }
 
 #[test]
-fn golden_signatures() {
+fn golden_signatures_are_written_back() {
     for (name, text) in golden::files("signature/*.sig") {
         let signature = Signature::parse(&text).unwrap();
         assert_eq!(signature.to_advanced(), text, "{name}");
@@ -24,7 +24,7 @@ fn golden_signatures() {
 }
 
 #[test]
-fn golden_keys() {
+fn golden_keys_have_their_algorithms() {
     assert_eq!(golden_key("ecc").algorithm(), Some(Algorithm::Ecdsa));
     assert_eq!(golden_key("rsa").algorithm(), Some(Algorithm::Rsa));
     assert!(golden_key("ecc").to_string().starts_with("(public-key (ecc (curve Ed25519) (q #"));
@@ -46,7 +46,7 @@ fn keys_of_the_list_are_authorized() {
 }
 
 #[test]
-fn access_control_lists() {
+fn only_whole_lists_of_keys_are_read() {
     let list = |text: &str| Acl::parse(text.as_bytes());
     assert_eq!(list("(acl)").unwrap(), Acl::default());
     assert_eq!(list("(acl (entry (public-key (new (x #01#))) (tag (guix import))))").unwrap().keys().len(), 1);
@@ -71,7 +71,7 @@ fn access_control_lists() {
 }
 
 #[test]
-fn kinds_of_keys() {
+fn each_key_has_its_kind() {
     let algorithm = |text: &str| PublicKey::parse(text.as_bytes()).unwrap().algorithm();
     assert_eq!(algorithm("(public-key (ecc (curve Ed25519) (q #01#)))"), Some(Algorithm::Ecdsa));
     assert_eq!(algorithm("(public-key (rsa (n #01#) (e #01#)))"), Some(Algorithm::Rsa));
@@ -95,7 +95,7 @@ fn kinds_of_keys() {
 }
 
 #[test]
-fn shapes_of_signatures() {
+fn signatures_of_another_shape_are_refused() {
     const GOOD: &str = "(signature (data (flags rfc6979) (hash sha256 HASH)) (sig-val (ecdsa (r #01#) (s #02#))) \
         (public-key (ecc (curve Ed25519) (q #03#))))";
     let hash = format!("#{}#", "ab".repeat(32));

@@ -9,7 +9,7 @@ fn written(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> Vec<u8> {
 }
 
 #[test]
-fn the_bytes_of_each_kind() {
+fn each_kind_has_its_bytes() {
     assert_eq!(written(|w| write_u64(w, 0x0102_0304_0506_0708)), [8, 7, 6, 5, 4, 3, 2, 1]);
     assert_eq!(written(|w| write_int(w, 0x6e69_7863)), *b"cxin\0\0\0\0");
     assert_eq!(written(|w| write_bool(w, true)), [1, 0, 0, 0, 0, 0, 0, 0]);
@@ -78,13 +78,13 @@ fn every_byte_of_padding_must_be_zero() {
 }
 
 #[test]
-fn padding_near_the_end_of_the_numbers() {
+fn padding_of_the_largest_lengths_does_not_overflow() {
     assert_eq!(padding(u64::MAX), 1);
     assert_eq!(padding(u64::MAX - 7), 0);
 }
 
 #[test]
-fn truncated_anywhere() {
+fn a_list_cut_anywhere_is_refused() {
     let list = written(|w| write_list(w, ["hello", "", "12345678"]));
     for end in 0..list.len() {
         let error = read_list(&mut &list[..end], 9, 9).unwrap_err();
@@ -104,7 +104,7 @@ impl Read for Dripping<'_> {
 
 proptest! {
     #[test]
-    fn round_trip(number in any::<u64>(), int in any::<u32>(), flag in any::<bool>(),
+    fn written_values_are_read_back(number in any::<u64>(), int in any::<u32>(), flag in any::<bool>(),
                   bytes in vec(any::<u8>(), 0..200), list in vec(vec(any::<u8>(), 0..20), 0..20)) {
         let stream = written(|w| {
             write_u64(w, number)?;
@@ -124,7 +124,7 @@ proptest! {
 }
 
 #[test]
-fn a_string_longer_than_one_chunk() {
+fn a_string_may_be_longer_than_one_chunk() {
     let long = vec![7; 3 * READ_CHUNK + 5];
     let stream = written(|w| write_bytes(w, &long));
     let mut reader = &stream[..];

@@ -16,21 +16,27 @@ fn time(rate: f64, data: Data, is_compressed: bool) -> f64 {
     if is_compressed { (data.ratio / rate).max(1.0 / data.speed) } else { 1.0 / rate }
 }
 
+/// Returns the shorter of both times.
+fn better_time(rate: f64, data: Data) -> f64 {
+    time(rate, data, true).min(time(rate, data, false))
+}
+
 #[test]
-fn over_a_table_of_lines_and_data() {
-    for (megabytes, text, programs, noise) in [
-        (0.1, true, true, true),
-        (2.5, true, true, true), // 20 Mbit/s
-        (4.0, true, true, true),
-        (12.5, true, true, false), // 100 Mbit/s
-        (30.0, true, true, false),
-        (50.0, true, false, false),
-        (125.0, false, false, false), // 1 Gbit/s
-        (400.0, false, false, false),
+fn the_choice_is_as_in_the_table_of_links_and_data() {
+    for (megabytes, compressed) in [
+        (0.1, &[TEXT, PROGRAMS, NOISE][..]),
+        (2.5, &[TEXT, PROGRAMS, NOISE]), // 20 Mbit/s
+        (4.0, &[TEXT, PROGRAMS, NOISE]),
+        (12.5, &[TEXT, PROGRAMS]), // 100 Mbit/s
+        (30.0, &[TEXT, PROGRAMS]),
+        (50.0, &[TEXT]),
+        (125.0, &[]), // 1 Gbit/s
+        (400.0, &[]),
     ] {
         let rate = megabytes * 1e6;
-        let found = [TEXT, PROGRAMS, NOISE].map(|data| pays(&link_speed(rate, data)));
-        assert_eq!(found, [text, programs, noise], "{megabytes} MB/s");
+        let found: Vec<Data> =
+            [TEXT, PROGRAMS, NOISE].into_iter().filter(|&data| pays(&link_speed(rate, data))).collect();
+        assert_eq!(found, compressed, "{megabytes} MB/s");
     }
 }
 
@@ -41,7 +47,7 @@ fn the_choice_is_never_much_slower_than_the_better_one() {
         for step in 0..60 {
             let rate = 1e5 * 1.15_f64.powi(step);
             let taken = time(rate, data, pays(&link_speed(rate, data)));
-            let better = time(rate, data, true).min(time(rate, data, false));
+            let better = better_time(rate, data);
             assert!(taken <= better / WORTHWHILE_RATIO + f64::EPSILON, "{rate} B/s, {data:?}");
         }
     }
@@ -49,11 +55,11 @@ fn the_choice_is_never_much_slower_than_the_better_one() {
 
 /// On a slow link the earlier data do not matter.
 #[test]
-fn a_slow_line_is_ready_for_other_data() {
+fn a_slow_link_is_ready_for_other_data() {
     for before in [TEXT, NOISE] {
         for data in [TEXT, PROGRAMS, NOISE] {
             let rate = 2.5e6;
-            let better = time(rate, data, true).min(time(rate, data, false));
+            let better = better_time(rate, data);
             assert!(time(rate, data, pays(&link_speed(rate, before))) <= 1.1 * better);
         }
     }

@@ -1,8 +1,8 @@
-//! Which of Nix's files a text is: a `machines` file, a `nix.conf` whose setting `builders` has the machines, or what Lix has in
-//! the place of the former, which is TOML.
+//! Distinguishes Nix's files: a `machines` file, a `nix.conf` whose setting `builders` has the machines, or the file in TOML that
+//! Lix has instead of a `machines` file.
 //!
-//! `nix.conf` (the Nix manual, "nix.conf") has lines `NAME = VALUE` and `include FILE`. White space around `=` is needed, and no
-//! URI is a lone `=`, so the second word tells the two apart.
+//! `nix.conf` (the Nix manual, "nix.conf") has lines `NAME = VALUE` and `include FILE`. White space around `=` is required, and no
+//! URI is a lone `=`. So a `=` as the second word means a `nix.conf`.
 
 use std::borrow::Cow;
 use std::str;
@@ -12,7 +12,7 @@ use super::super::{ConvertError, Problem};
 /// The settings that have machines.
 const BUILDERS: [&str; 2] = ["builders", "extra-builders"];
 
-/// The lines with machines, each where it stands in `text`.
+/// Returns the lines with machines. Each keeps its line and column in `text`; the rest becomes blanks.
 pub fn machine_lines<'a>(file: &str, text: &'a [u8]) -> Result<Cow<'a, [u8]>, ConvertError> {
     let lines = || text.split(|&byte| byte == b'\n');
     let problem = |line: Option<usize>, message: &str| {
@@ -48,7 +48,7 @@ pub fn machine_lines<'a>(file: &str, text: &'a [u8]) -> Result<Cow<'a, [u8]>, Co
     Ok(Cow::Owned(values))
 }
 
-/// The name of a setting in a line of a `nix.conf`, and where its value begins.
+/// Returns the name of a setting in a line of a `nix.conf`, and the position of its value.
 fn setting(line: &[u8]) -> Option<(&str, usize)> {
     let text = str::from_utf8(line.split(|&byte| byte == b'#').next()?).ok()?;
     let equals = text.find('=')?;
@@ -59,7 +59,7 @@ fn setting(line: &[u8]) -> Option<(&str, usize)> {
     (is_name(name) && (value.is_empty() || value.starts_with([' ', '\t', '\r']))).then_some((name, equals + 1))
 }
 
-/// Whether a line is the head of a table of TOML with machines, or the version of Lix's format.
+/// Returns whether a line is the head of a table of machines in TOML, or the version of Lix's format.
 fn is_toml(line: &[u8]) -> bool {
     let line = line.trim_ascii();
     let is_version = matches!(setting(line), Some(("version", _)));
@@ -69,7 +69,7 @@ fn is_toml(line: &[u8]) -> bool {
         || is_version
 }
 
-/// Whether a line is `machines.NAME.FIELD = VALUE`, and no host of that name.
+/// Returns whether a line is `machines.NAME.FIELD = VALUE`, not a machine whose host name begins with `machines.`.
 fn setting_of_table(line: &[u8]) -> bool {
     line.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty()).nth(1) == Some(b"=")
 }

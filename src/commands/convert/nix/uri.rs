@@ -1,34 +1,34 @@
 //! The URI of a machine in Nix's file: `[ssh://|ssh-ng://][USER@]HOST[:PORT][?NAME=VALUE&…]`, with an IPv6 address in
-//! brackets, and `%XX` for characters that would have a meaning. Whether the host's name is one is not checked here.
+//! brackets, and `%XX` for characters that would have a meaning. Whether the host's name is valid is not checked here.
 
 use super::super::lua::plain;
 
-/// A word of the file, and the column in which it begins, from 1, in characters.
+/// A word of the file, and the column of its first character, from 1.
 #[derive(Clone, Copy)]
 pub struct Word<'a> {
     pub text: &'a str,
     pub column: u32,
 }
 
-/// What is wrong with a machine, and the column.
+/// A column, and the error in it.
 pub type ColumnError = (u32, String);
 
-/// The port that ssh takes without being told.
+/// The port that ssh uses by default.
 pub const SSH_PORT: u16 = 22;
 
-/// The URI of a machine that is reached by SSH.
+/// The URI of a machine with SSH.
 pub struct Uri {
     pub user: Option<String>,
     pub host: String,
     pub port: u16,
-    /// Names and values.
+    /// The names and values of the parameters.
     pub parameters: Vec<(String, String)>,
-    /// Where it begins in the line.
+    /// The column of the URI in its line.
     pub column: u32,
 }
 
 impl Uri {
-    /// `None` if it is another kind of store.
+    /// Reads a URI. Returns `None` if it names another kind of store.
     pub fn parse(word: Word) -> Result<Option<Uri>, ColumnError> {
         let (address, query) = word.text.split_once('?').unwrap_or((word.text, ""));
         let address = match address.split_once("://") {
@@ -79,15 +79,15 @@ impl Uri {
         Ok(Some(Uri { user, host, port, parameters, column: word.column }))
     }
 
-    /// Takes the parameter `name` out.
+    /// Removes the parameter `name`, and returns its value.
     pub fn take(&mut self, name: &str) -> Option<String> {
         let index = self.parameters.iter().position(|(parameter, _)| parameter == name)?;
         Some(self.parameters.remove(index).1)
     }
 }
 
-/// A host. The zone of an IPv6 address follows `%25` (RFC 6874), or, as Nix takes it too, `%` alone; a zone such as `18` or
-/// `eb` is no escape then.
+/// Decodes a host. The zone of an IPv6 address follows `%25` (RFC 6874) or, as Nix also reads it, `%` alone. In the second
+/// form, a zone such as `18` or `eb` is not an escape.
 fn decode_host(host: &str) -> String {
     let zone = host.split_once('%').filter(|(address, _)| address.contains(':'));
     match zone {
@@ -102,7 +102,7 @@ fn decode_host(host: &str) -> String {
     }
 }
 
-/// Text with its `%XX` resolved; what is no such escape, or would not be UTF-8, stays as it is.
+/// Resolves `%XX` in a text. Other text is unchanged; if the result is not UTF-8, the whole text is.
 fn decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -1,4 +1,4 @@
-//! What is said to be converted is accepted by `offload eval`, or said not to be.
+//! `offload eval` accepts each converted value, or `convert` warns that it does not.
 
 use super::*;
 use serde_json::{Value as Json, json};
@@ -24,7 +24,7 @@ fn of_guix(field: &str, value: Json) -> (Document, check::Check) {
 }
 
 #[test]
-fn values_that_a_machine_file_has_not_become_what_comes_nearest() {
+fn unsupported_values_become_the_nearest_supported_ones() {
     for (field, value, line, warning) in [
         ("daemon-socket", json!("unix:///run/guix/socket"), "daemon_socket = \"/run/guix/socket\"", None),
         ("daemon-socket", json!("file:///run/guix/socket"), "daemon_socket = \"/run/guix/socket\"", None),
@@ -54,7 +54,7 @@ fn values_that_a_machine_file_has_not_become_what_comes_nearest() {
 }
 
 #[test]
-fn what_eval_refuses_is_an_error_at_its_place() {
+fn errors_of_eval_name_the_place_in_the_original_file() {
     for (field, value, error) in [
         ("name", json!("b1:22"), "m.scm:7: error: build_machine<b1:22>: name: expected a host name or address, found"),
         ("port", json!(70000), "m.scm:7: error: build_machine<b1>: port: expected"),
@@ -67,10 +67,10 @@ fn what_eval_refuses_is_an_error_at_its_place() {
         assert_eq!((found.count, found.errors.len()), (1, 1), "{field} {value}: {found:?}");
         assert!(found.errors[0].starts_with(error), "{found:?}");
     }
-    // What a warning has told is counted alone.
+    // An error that a warning has announced is only counted.
     let (_, found) = of_guix("private-key", json!("id_rsa"));
     assert_eq!((found.count, found.errors.len()), (1, 0), "{found:?}");
-    // With machines before it, and fields that all have in common.
+    // Other machines are before it, and all have fields in common.
     let lines = format!("root@b1 x86_64-linux /k 2 3 kvm - {NIX_KEY}\n").repeat(4).replace("b1 x", "b[1] x");
     let (status, out, messages) = run_on("machines", Some(format!("{lines}root@b2 X - 1 1 - - {NIX_KEY}").as_bytes()));
     assert_eq!(status, ExitStatus::MachineFile);
@@ -91,7 +91,7 @@ fn everything_converted_is_checked_by_the_code_of_eval() {
 }
 
 #[test]
-fn a_mandatory_feature_that_no_build_can_have_takes_the_machine_out() {
+fn a_mandatory_feature_that_no_build_can_require_disables_the_machine() {
     let document =
         nix::document(Path::new("m"), format!("root@b1 x86_64-linux - 0 - kvm a/b {NIX_KEY}").as_bytes()).unwrap();
     assert_eq!(check::check(&document).errors, [""; 0]);
@@ -121,7 +121,7 @@ fn the_machines_of_a_nix_conf_are_those_of_its_setting() {
 }
 
 #[test]
-fn the_format_of_lix_is_named() {
+fn the_format_of_lix_is_refused_by_name() {
     for text in [
         "version = 1\n\n[machines.andesite]\nuri = \"ssh://lix@andesite\"\njobs = 8\n",
         "# comment\n[machines.\"a\"]\nuri = \"ssh://b\"\n",

@@ -17,7 +17,7 @@ fn text(text: &str) -> Option<Value> {
 }
 
 #[test]
-fn uris() {
+fn uris_are_split_into_account_host_and_port() {
     for (uri, name, user, port) in [
         ("b1", "b1", "root", None),
         ("ssh://b1", "b1", "root", None),
@@ -29,7 +29,7 @@ fn uris() {
         ("ssh://[::1]:23", "::1", "root", Some(23)),
         ("ssh://[fe80::1%25eth0]", "fe80::1%eth0", "root", None),
         ("ssh://2001:db8::1", "2001:db8::1", "root", None),
-        // RFC 6874, and without its escape; two hexadecimal digits are a zone.
+        // The zone follows the escape of RFC 6874, or a bare '%'; then two hexadecimal digits are a zone.
         ("ssh://[fe80::1%2518]", "fe80::1%18", "root", None),
         ("ssh://[fe80::1%18]", "fe80::1%18", "root", None),
         ("ssh://[fe80::1%25]", "fe80::1%25", "root", None),
@@ -90,13 +90,13 @@ fn syntax_errors_have_their_column() {
 }
 
 #[test]
-fn every_error_is_told() {
+fn every_error_of_a_file_is_reported() {
     let result = nix::document(Path::new("m"), b"-\nb1\n-\n");
     assert_eq!(result.unwrap_err().to_string().lines().count(), 2);
 }
 
 #[test]
-fn comments_and_separators() {
+fn comments_are_ignored_and_separators_begin_a_machine() {
     let names =
         |text: &str| entries(text).iter().map(|entry| (entry.line, entry.get("name").cloned())).collect::<Vec<_>>();
     assert_eq!(names(""), []);
@@ -106,7 +106,7 @@ fn comments_and_separators() {
 }
 
 #[test]
-fn a_missing_host_key_is_asked_of_the_right_port() {
+fn the_command_for_a_missing_host_key_has_the_port() {
     for (uri, command) in [("b1", "'offload add b1'"), ("ssh://b1:2222", "'offload add --port 2222 b1'")] {
         assert!(entry(uri).notes.iter().any(|note| note.warning && note.text.contains(command)), "{uri}");
     }
@@ -141,7 +141,7 @@ fn the_system_of_this_machine_is_the_default() {
     assert_eq!(entry("b").get("systems"), Some(&Value::List(vec![expected.to_owned()])));
 }
 
-/// The function that stands for mandatory features, called.
+/// Calls the function that replaces mandatory features.
 #[test]
 fn mandatory_features_are_required_of_a_build() {
     let document = nix::document(Path::new("m"), b"b x86_64-linux - - - kvm,a b,a").unwrap();
@@ -166,9 +166,9 @@ fn mandatory_features_are_required_of_a_build() {
 }
 
 proptest! {
-    /// A sequence of plausible words is an error or something that Lua reads.
+    /// Any sequence of plausible words is an error, or becomes a text that Lua reads.
     #[test]
-    fn no_line_breaks_anything(words in prop::collection::vec(
+    fn plausible_lines_are_converted_or_refused(words in prop::collection::vec(
         prop_oneof![
             hostile(),
             prop::sample::select(vec![
@@ -185,7 +185,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_break_anything(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+    fn any_bytes_are_converted_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
         let _ = nix::document(Path::new("m"), &bytes);
     }
 }

@@ -1,4 +1,4 @@
-//! What `dump.scm` may answer.
+//! The possible answers of `dump.scm`.
 
 use super::*;
 use serde_json::{Value as Json, json};
@@ -46,11 +46,11 @@ fn values_become_fields() {
         ("parallel-builds", json!(0), "parallel_builds", None),
         ("parallel-builds", json!(1), "enabled", None),
         ("overload-threshold", json!(false), "overload_threshold", Some(Value::Boolean(false))),
-        // The default of Guix 1.2.
+        // Guix 1.2 has this default.
         ("overload-threshold", json!(0.6), "overload_threshold", Some(Value::Number(0.6))),
         ("speed", json!(2), "speed", Some(Value::Number(2.0))),
         ("systems", json!([]), "systems", Some(Value::List(Vec::new()))),
-        // A Guix that knows no such field, or no locations, is older.
+        // An older Guix does not have this field, or has no locations.
         ("features", Json::Null, "features", None),
         ("location", Json::Null, "location", None),
     ] {
@@ -59,7 +59,7 @@ fn values_become_fields() {
 }
 
 #[test]
-fn what_has_no_counterpart_is_said() {
+fn values_without_a_counterpart_cause_warnings() {
     for (field, value, said) in [
         ("compression-level", json!(9), "compression-level 9 has no counterpart: libssh2 has one level only"),
         ("compression", json!("lz4\n"), "compression \"lz4\\u{a}\" has no counterpart"),
@@ -97,13 +97,13 @@ fn values_of_a_wrong_type_are_errors() {
 }
 
 #[test]
-fn a_machine_of_another_file_says_so() {
+fn a_machine_of_another_file_names_that_file() {
     let entry = convert(&[("location", json!(["lib.scm", 3]))]).unwrap();
     assert_eq!((entry.file.as_deref(), entry.line), (Some("lib.scm"), Some(3)));
 }
 
 #[test]
-fn errors_of_guile() {
+fn errors_of_guile_are_shown_with_their_place() {
     let problem =
         |answer: Json| repl::machines("m.scm", serde_json::from_value(answer).unwrap()).unwrap_err().to_string();
     let raised =
@@ -129,7 +129,7 @@ fn the_answer_is_found_among_the_replies() {
 }
 
 #[test]
-fn a_guix_that_fails() {
+fn a_failing_guix_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("m.scm");
     fs::write(&file, "").unwrap();
@@ -144,7 +144,7 @@ fn a_guix_that_fails() {
     );
 }
 
-/// As in Guix, `systems` counts where both are given, and `system` where it is alone.
+/// As in Guix, `systems` takes precedence over `system`.
 #[test]
 fn systems_come_before_system() {
     let list = |systems: &[&str]| Some(Value::List(systems.iter().map(|&system| system.to_owned()).collect()));

@@ -98,7 +98,7 @@ fn all_functions(show: &[(Lua, Function); 2], subject: &str, pattern: &str, with
 
 /// Covers each rule of the manual, and each error.
 #[test]
-fn known_patterns() {
+fn known_patterns_match_as_in_lua() {
     let show = both();
     let classes: String = (1..=127_u8).map(char::from).collect();
     for class in "aAcCdDgGlLpPsSuUwWxXzZ.%-".chars() {
@@ -182,7 +182,7 @@ fn known_patterns() {
 
 proptest! {
     #[test]
-    fn patterns_by_chance(
+    fn random_patterns_match_as_in_lua(
         subject in "[ab1 ()%.\\[\\]-]{0,12}",
         pattern in "(\\^?)([ab.1]|%[a-zA-Z0-9%]|\\[|\\]|\\(|\\)|\\(\\)|[*+?-]|%b\\(\\)|%f\\[|\\[\\^|[$^%]){0,8}",
         with in "([ab]|%[0-9%a]){0,4}",

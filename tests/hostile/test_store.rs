@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use super::archive::ints;
 use super::peer::{LAST, MAGIC};
 
-pub struct Place {
+pub struct TestStore {
     top: TempDir,
     pub directories: Directories,
     /// A derivation with two outputs, in the order in which they are retrieved.
@@ -37,8 +37,8 @@ pub struct Place {
     pub stranger: SigningKey,
 }
 
-impl Place {
-    pub fn new() -> Place {
+impl TestStore {
+    pub fn new() -> TestStore {
         let top = tempfile::tempdir().unwrap();
         let at = |name: &str| top.path().join(name);
         ["store", "state", "db", "etc"].iter().for_each(|name| fs::create_dir(at(name)).unwrap());
@@ -94,7 +94,7 @@ impl Place {
         let entries = list.split_inclusive("(entry").filter(|entry| !entry.contains("(rsa"));
         fs::write(at("etc/acl"), entries.collect::<String>()).unwrap();
         let [key, stranger] = ["ecc.sec", "rsa.sec"].map(|name| SigningKey::load(&at(name)).unwrap());
-        Place { top, directories, derivation, outputs, inputs, stray, key, stranger }
+        TestStore { top, directories, derivation, outputs, inputs, stray, key, stranger }
     }
 
     /// Retrieves outputs from a daemon that says `answers` after its greeting, and places them.

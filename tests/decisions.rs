@@ -1,5 +1,5 @@
-//! What `offload explain --json` says, what is then decided, and what follows from the rules, over generated pools. Nobody is
-//! asked anything: of each machine there is a fresh record, of success or of failure.
+//! Compares `offload explain --json`, the decision that follows, and the rules, over generated pools. No machine is probed:
+//! each has a fresh record, of success or of failure.
 
 use std::process::Command;
 use std::sync::mpsc;
@@ -267,7 +267,7 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
     drop(over);
     renewing.join().unwrap();
 
-    // What is explained, what is decided, and what the rules say are the same.
+    // The explanation, the decision and the rules agree.
     let explained: Vec<(usize, &serde_json::Value)> = (report["machines"].as_array().unwrap().iter())
         .map(|machine| (machine["name"].as_str().unwrap()[1..].parse().unwrap(), machine))
         .collect();
@@ -279,7 +279,7 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
     prop_assert_eq!((&report["reply"], &report["machine"]), (&word.into(), &name(machine)), "{:#}", report);
     prop_assert_eq!((word, machine), expected(case, &scores), "{:#}", report);
 
-    // And so is what is said of each machine.
+    // The texts about each machine agree too.
     prop_assert_eq!(explained.len(), case.machines.len());
     let mut last = f64::INFINITY;
     for (number, machine) in explained {
@@ -373,12 +373,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_explained_is_decided_and_follows_from_the_rules(case in case()) {
+    fn explanations_and_decisions_agree_and_follow_the_rules(case in case()) {
         check(&case)?;
     }
 
     #[test]
-    fn the_same_where_many_wait(case in crowded()) {
+    fn explanations_and_decisions_agree_if_many_builds_wait(case in crowded()) {
         check(&case)?;
     }
 }

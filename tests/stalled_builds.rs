@@ -1,4 +1,4 @@
-//! Builds that do not get on over there: a daemon that trickles, a lock that another has, a machine that is the head
+//! Builds that make no progress on the machine: a trickling daemon, a lock of another build, a machine that is the head
 //! itself, two heads that offload to each other.
 
 mod lab;
@@ -86,10 +86,10 @@ fn serve(client: UnixStream, daemon: UnixStream, slow_from: u64) {
     });
 }
 
-/// A machine whose daemon trickles is said to, and left for another one, before the daemon here takes the hook for
-/// silent: its limit is 12 s, and the machine is given up after 10 s of bytes without progress.
+/// A trickling daemon is reported, and the build moves to another machine, before the local daemon ends the hook for its
+/// silence: its limit is 12 s, and the machine is given up after 10 s of bytes without progress.
 #[test]
-fn a_daemon_that_trickles() {
+fn a_trickling_daemon_moves_the_build() {
     for (slow_from, phase) in [(BUILD, "building: "), (EXPORT, "retrieving outputs: ")] {
         let lab = Lab::new();
         let [slow, other] = ["slow", "other"].map(|name| lab.build_machine(name).start());
@@ -112,7 +112,7 @@ fn a_daemon_that_trickles() {
 }
 
 #[test]
-fn a_lock_that_another_has_over_there() {
+fn a_lock_of_another_build_moves_the_build() {
     let lab = Lab::new();
     let [b1, b2] = ["b1", "b2"].map(|name| lab.build_machine(name).start());
     let head = lab.head().start();
@@ -146,7 +146,7 @@ fn a_lock_that_another_has_over_there() {
 
 /// Each has the lock of its own store and waits for the other's, until one gives way.
 #[test]
-fn two_heads_that_offload_to_each_other() {
+fn two_heads_that_offload_to_each_other_both_finish() {
     let lab = Lab::new();
     let third = lab.build_machine("third").start();
     let heads = ["one", "two"].map(|name| lab.head().name(name).sshd(true).max_jobs(1).start());
@@ -184,14 +184,14 @@ fn two_heads_that_offload_to_each_other() {
 }
 
 #[test]
-fn a_machine_that_is_the_head_itself() {
+fn a_machine_that_is_the_head_itself_is_skipped() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().sshd(true).start();
     let link = lab.proxy("elsewhere", head.ssh_address());
     let own = head.entry().set("parallel_builds", 1).set("speed", 1000);
     let far = own.clone().via(&link);
-    // A connection that is kept protects what was added over it.
+    // A persistent connection would protect the items that were added over it.
     head.write_machines(&[own, far, b1.entry().set("keep_connection", false)]);
     let result = head.build(&[&Drv::new("one")]).succeeded();
     assert_eq!((b1.built(), head.built()), (vec!["one".to_owned()], Vec::new()), "{}", result.log);
@@ -199,7 +199,7 @@ fn a_machine_that_is_the_head_itself() {
         let health = head.health_of(&format!("{name}:2022"));
         assert!(health.contains("its store is the store of this machine"), "{name}: {health}");
     }
-    // What was added to find out is garbage, and was added once.
+    // The item of the check was added once, and is garbage.
     head.build(&[&Drv::new("two")]).succeeded();
     let probes = |host: &Host| {
         let names = host.valid_paths();

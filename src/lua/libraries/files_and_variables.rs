@@ -28,6 +28,7 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
     module.raw_set("env", lua.create_function(env)?)
 }
 
+/// Reads a file with a limit of its size. The read ends if the call is cancelled.
 fn read(lua: &Lua, context: &Rc<Context>, path: &Path) -> std::io::Result<Vec<u8>> {
     let mut text = Vec::new();
     let file = super::cancellable_io::Canceller::new(lua, context).on(std::fs::File::open(path)?);
