@@ -220,9 +220,10 @@ impl<S: Read + Write> Client<S> {
                 Err(cause) => return Err(Error::Source { operation: request.operation.name(), cause }),
             };
             if let Err(error) = self.link.send(&buffer[..size]) {
-                // The daemon reports a bad nar and then closes the connection.
-                return Err(match self.link.last() {
-                    Err(reported @ Error::Daemon { .. }) => reported,
+                // The daemon reports a bad nar and then closes the connection. After any other error it still waits for the
+                // rest of the nar, and sends nothing.
+                return Err(match error.is_closed().then(|| self.link.last()) {
+                    Some(Err(reported @ Error::Daemon { .. })) => reported,
                     _ => error,
                 });
             }

@@ -1,6 +1,6 @@
 //! Errors between a client and a daemon.
 
-use std::io;
+use std::io::{self, ErrorKind};
 
 use thiserror::Error;
 
@@ -45,6 +45,13 @@ pub enum Error {
     /// An earlier error left the connection in an unknown state.
     #[error("{operation}: the connection to the daemon broke earlier")]
     Broken { operation: &'static str },
+}
+
+impl Error {
+    /// Returns whether the other side has closed the connection.
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self, Error::Link { cause, .. } if matches!(cause.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset))
+    }
 }
 
 /// The reason why `Client::export_path` failed: the transfer, or the function that consumed the item.

@@ -381,3 +381,46 @@ fn a_bad_frame_reaches_the_caller_and_not_only_the_consumer() {
         "{result:?}"
     );
 }
+
+/// A stream of which the second write fails, and reads are counted.
+struct FailingWrites {
+    error: io::ErrorKind,
+    writes: usize,
+    answers: Cursor<Vec<u8>>,
+    reads: usize,
+}
+
+impl Read for FailingWrites {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reads += 1;
+        self.answers.read(buffer)
+    }
+}
+
+impl Write for FailingWrites {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writes += 1;
+        if self.writes == 1 { Ok(bytes.len()) } else { Err(self.error.into()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The daemon waits for the rest of the nar, so that both sides would wait for each other.
+#[test]
+fn no_reply_is_awaited_after_a_write_that_the_daemon_did_not_refuse() {
+    let reply = || Cursor::new([ints(&[ERROR]), string(b"bad nar"), ints(&[1])].concat());
+    for (error, reads) in [(io::ErrorKind::TimedOut, false), (io::ErrorKind::BrokenPipe, true)] {
+        let stream = FailingWrites { error, writes: 0, answers: reply(), reads: 0 };
+        let mut client = Client::resume(stream, StoreDir::default(), Version(0x163), Duration::ZERO);
+        let result = client.add_to_store("name", true, "sha256", &mut &b"some nar"[..]);
+        assert_eq!(client.stream_mut().reads > 0, reads, "{error:?}");
+        match result {
+            Err(Error::Daemon { message, .. }) if reads => assert_eq!(message, "bad nar"),
+            Err(Error::Link { cause, .. }) if !reads => assert_eq!(cause.kind(), error),
+            other => panic!("{other:?}"),
+        }
+    }
+}
