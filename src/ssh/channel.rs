@@ -16,6 +16,9 @@ const READ_BUFFER_SIZE: usize = 64 << 10;
 /// What the other side may send ahead, and so what libssh2 may have to keep: with 100 ms round trips
 /// 56 MiB/s get through, rather than 15.
 const RECEIVE_WINDOW: u32 = 8 << 20;
+
+/// The receive window shrinks by this many bytes for each received byte that is not read yet.
+const BACKLOG_FACTOR: u32 = 8;
 /// Received bytes from which on the window is widened.
 const WINDOW_UPDATE_BYTES: u64 = 256 << 10;
 const STDOUT: i32 = 0;
@@ -176,16 +179,17 @@ impl Channel {
     }
 
     /// Keeps the receive window at [`RECEIVE_WINDOW`] once it is clear that much is coming. libssh2 by itself keeps it between
-    /// 1.5 and 2 MiB.
+    /// 1.5 and 2 MiB. A reader that is slower than the link needs a small window only, and what is not read takes memory.
     fn widen(&mut self) -> Result<(), Cause> {
         if self.received < WINDOW_UPDATE_BYTES {
             return Ok(());
         }
-        let left = self.channel.read_window().remaining;
-        if left >= RECEIVE_WINDOW / 4 * 3 || !self.driver.can_send()? {
+        let window = self.channel.read_window();
+        let wanted = RECEIVE_WINDOW.saturating_sub(window.available.saturating_mul(BACKLOG_FACTOR));
+        if window.remaining >= wanted / 4 * 3 || !self.driver.can_send()? {
             return Ok(());
         }
-        let more = (RECEIVE_WINDOW - left).into();
+        let more = (wanted - window.remaining).into();
         self.driver.run(Kind::Request, self.limit(), || self.channel.adjust_receive_window(more, true))?;
         Ok(())
     }
