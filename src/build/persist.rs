@@ -84,7 +84,9 @@ impl OpenSessions {
         // The stamp of the key at login counts: the key file may have changed meanwhile.
         let Some(key) = connection.key_stamp() else { return };
         let options = options(&self.arguments, machine);
-        if let Some(cache_key) = self.cache_key(machine, connection.asked_compression(), Some(key.clone()), &options) {
+        if let Some(cache_key) =
+            self.cache_key(machine, connection.requested_compression(), Some(key.clone()), &options)
+        {
             let daemon = daemon();
             connection.keep_open(&cache_key, daemon.as_ref().map(AsFd::as_fd));
         }

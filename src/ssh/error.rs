@@ -187,7 +187,7 @@ pub enum Cause {
     #[error("the other end of the channel is closed")]
     ChannelClosed,
     /// The deadline the caller had set passed.
-    #[error("the time allowed for this is over")]
+    #[error("the time limit has passed")]
     Deadline,
     /// The session failed before, in a way that leaves libssh2 unusable.
     #[error("the connection is out of use after an earlier failure")]

@@ -34,8 +34,7 @@ const ROOTS: [Root; 4] = [
 ];
 
 /// The folders and files of `src/` whose comments are not read yet.
-const WAITING: [&str; 7] = [
-    "src/remote/",
+const WAITING: [&str; 6] = [
     "src/ssh/",
     "src/commands/convert",
     "src/commands/test",
