@@ -48,7 +48,7 @@ pub fn connect(state: &StateDirectory, machine: &Machine) -> Result<Connection, 
         let retry = retries.next().filter(|_| crowd.is_blamed(&error, login.as_ref()));
         let Some(retry) = retry else {
             let message = unreachable(&error);
-            if matches!(&error, remote::Error::Ssh(error) if matches!(error.cause, Cause::NotAllowedNow)) {
+            if matches!(&error, remote::Error::Ssh(error) if matches!(error.cause, Cause::TemporarilyRefused)) {
                 record_ban(state, machine, &message);
             }
             return Err(message);
@@ -127,7 +127,7 @@ impl Crowd<'_> {
         };
         match error.cause {
             Cause::Dropped { .. } => true,
-            Cause::NotAllowedNow => self.logins.is_ok_and(|logins| logins.is_crowded(login).unwrap_or(false)),
+            Cause::TemporarilyRefused => self.logins.is_ok_and(|logins| logins.is_crowded(login).unwrap_or(false)),
             _ => false,
         }
     }
