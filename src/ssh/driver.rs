@@ -6,15 +6,16 @@
 //! - A call that would block returns EAGAIN. The caller must repeat it with the same arguments until it ends. While a
 //!   packet is sent in part, every other sending call returns EAGAIN. So calls do not interleave: each runs to its end
 //!   under a lock, and if one is given up in the middle, the session is unusable.
-//! - libssh2 sends some packets from a buffer that does not outlive the call (keep-alive, end of file, replies to requests
-//!   of the server), and cannot continue them after a partial write. So nothing is sent before poll(2) reports room.
-//!   These packets are far smaller than the room that poll(2) requires.
-//! - libssh2 neither sends keep-alives by itself nor notices a missing reply. This module sends a keep-alive request if no
-//!   byte has arrived for the keep-alive interval. A link without a byte for the stall timeout is dead. TCP
+//! - libssh2 sends some packets from a buffer that does not outlive the call (keep-alive, end of file, replies to
+//!   requests of the server), and cannot continue them after a partial write. So nothing is sent before poll(2) reports
+//!   room. These packets are far smaller than the room that poll(2) requires.
+//! - libssh2 neither sends keep-alives by itself nor notices a missing reply. This module sends a keep-alive request if
+//!   no byte has arrived for the keep-alive interval. A link without a byte for the stall timeout is dead. TCP
 //!   acknowledgements do not count, because a frozen server still sends them.
-//! - libssh2 stores the reply to each keep-alive until the session ends: about a hundred bytes each.
-//! - A call ends when there is nothing more to read, but a server can send continuously. libssh2 also stores unrequested
-//!   data. So each call has a limit of received bytes (`ffi`), and the server has a limit in all (`receive_budget`).
+//! - libssh2 stores the reply to each keep-alive until the session ends: some hundred bytes each.
+//! - A call ends when there is nothing more to read, but a server can send continuously. libssh2 also stores
+//!   unrequested data. So each call has a limit of received bytes (`ffi`), and the server has a limit in all
+//!   (`receive_budget`).
 //! - `flush` discards received data. It is not used.
 
 use std::mem;

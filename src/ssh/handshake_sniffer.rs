@@ -5,10 +5,11 @@
 //! data of the server shows more:
 //!
 //! - OpenSSH sends the line `Not allowed at this time` instead of its version, and closes the connection, to a banned
-//!   address (`PerSourcePenalties`, since 9.8) and above the limit of connections (`MaxStartups`). For the latter, earlier
-//!   versions sent `Exceeded MaxStartups`, and still earlier ones nothing.
-//! - The first packet after the version is SSH_MSG_KEXINIT (RFC 4253, sections 6 and 7.1): packet length, padding length,
-//!   the number 20, a cookie of 16 bytes, and then a list of names for each kind of algorithm that the server supports.
+//!   address (`PerSourcePenalties`, since 9.8) and above the limit of connections (`MaxStartups`). For the latter,
+//!   earlier versions sent `Exceeded MaxStartups`, and still earlier ones nothing.
+//! - The first packet after the version is SSH_MSG_KEXINIT (RFC 4253, sections 6 and 7.1): packet length, padding
+//!   length, the number 20, a cookie of 16 bytes, and then a list of names for each kind of algorithm that the server
+//!   supports.
 //!
 //! Only messages depend on this data. Missing or invalid parts are unknown.
 

@@ -118,7 +118,9 @@ impl Error {
             Cause::LinkDead(_) => {
                 "the machine or the network to it stopped answering; 'stall_timeout' is the limit".to_owned()
             }
-            Cause::TooMuchBeforeLogin(_) => format!("check what listens on port {port} of {name}: a usual SSH server does not do this"),
+            Cause::TooMuchBeforeLogin(_) => {
+                format!("check what listens on port {port} of {name}: a usual SSH server does not do this")
+            }
             Cause::TooMuchUnrequested => {
                 "a usual SSH server does not do this: inspect the machine before you use it again".to_owned()
             }

@@ -4,12 +4,12 @@
 //! types, replies without a request, data packets without content. The window of a channel limits its data. This budget
 //! limits the rest, by the number of received bytes:
 //!
-//! - Before the login, the limit is [`MAX_BEFORE_LOGIN`] in all. A key exchange needs about 5 KiB, and a long text before
-//!   the login ten more. Small packets need about twenty times their length in memory. So a server that is not
+//! - Before the login, the limit is [`MAX_BEFORE_LOGIN`] in all. A key exchange needs about 5 KiB, and a long text
+//!   before the login ten more. Small packets need about twenty times their length in memory. So a server that is not
 //!   authenticated can use about 20 MiB.
-//! - After the login, the limit is [`MAX_UNREQUESTED`] without a requested byte. That is enough for the windows of several
-//!   channels that are not read, in small packets, including a widened window of 8 MiB. It is at most 100 MiB in memory.
-//!   Requested bytes, writes that the server accepts and keep-alive requests each add to the budget.
+//! - After the login, the limit is [`MAX_UNREQUESTED`] without a requested byte. That is enough for the windows of
+//!   several channels that are not read, in small packets, including a widened window of 8 MiB. It is at most 100 MiB
+//!   in memory. Requested bytes, writes that the server accepts and keep-alive requests each add to the budget.
 //!
 //! Not limited: an authenticated machine that sends requested data may send [`BUDGET_PER_REQUESTED_BYTE`] times as much
 //! unrequested data with it. If a connection is compressed, the number of bytes says little about their decompressed
