@@ -22,7 +22,7 @@ fn machine(lab: &Lab, name: &str, sshd_options: &[&str]) -> Host {
 fn assert_named(result: &BuildResult) {
     let text = &result.log;
     assert!(text.contains("b1:2022: its SSH server closed the channel to the daemon after "), "{text}");
-    assert!(text.contains("hint: switch `ChannelTimeout` off for this user in its sshd_config"), "{text}");
+    assert!(text.contains("hint: disable `ChannelTimeout` for this user in its sshd_config"), "{text}");
 }
 
 #[test]

@@ -102,7 +102,7 @@ fn each_reason_of_no_connection_has_its_message() {
         Case::new(
             "private key with a passphrase",
             entry("private_key", &key("passphrase")),
-            &["b1", "protected by a passphrase", "ssh-keygen -p"],
+            &["b1", "has a passphrase", "ssh-keygen -p"],
         ),
         Case::new(
             "unresolvable name",

@@ -218,12 +218,12 @@ fn every_fault_is_found_and_its_remedy_fixes_it() {
     let mut machines = [
         machine("nowhere", &b1, "!!  name          name does not resolve", 0, &same),
         machine("silent", &b1, "!!  connection    timed out", 0, &|entry| entry.set("connect_timeout", 3.0)),
-        machine("mail", &b1, "!!  connection    no SSH server: it says", 0, &same),
+        machine("mail", &b1, "!!  connection    not an SSH server: it sent", 0, &same),
         machine("refusing", &refusing, "!!  connection    connection refused", 1, &same),
         machine("other-key", &b1, "!!  host key      the server shows another", 1, &|entry| {
             entry.set("host_key", lab.stranger_host_key())
         }),
-        machine("other-type", &b1, "the server has no host key of a type that is asked for", 1, &|entry| {
+        machine("other-type", &b1, "the server has no host key of a pinned type", 1, &|entry| {
             entry.set("host_key", b1.host_key(HostKeyKind::Rsa))
         }),
         machine("closed", &b1, "!!  login         user 'root' may not log in", 1, &|entry| {

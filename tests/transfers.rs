@@ -242,7 +242,7 @@ fn a_stopped_daemon_moves_the_build() {
     build.wait_for_log("here we are");
     bad.freeze_daemon();
     let result = build.wait().succeeded();
-    assert!(result.log.contains("building: ") && result.log.contains("answers nobody"), "{}", result.log);
+    assert!(result.log.contains("building: ") && result.log.contains("does not respond"), "{}", result.log);
     assert_eq!(good.built(), ["stopped"]);
 
     // Before one: the first pays a deadline, the next nothing, until the first back-off is over.

@@ -286,11 +286,11 @@ pub fn probe(data: &[u8]) {
     assert!(status.load().is_none_or(f64::is_finite) || status.load1.is_some_and(|load| load > 1e300));
 }
 
-/// The relay's answer, and nothing behind it.
+/// Reads the reply of the relay, and checks that no byte after it was read.
 pub fn relay(data: &[u8]) {
     let mut input = data;
-    if let Ok(answer) = remote::relay::answer(&mut input) {
-        assert!(answer.len() < 1200 && !answer.contains('\n'));
+    if let Ok(reply) = remote::relay::read_reply(&mut input) {
+        assert!(reply.len() < 1200 && !reply.contains('\n'));
         let before = &data[..data.len() - input.len()];
         assert_eq!(before.last(), Some(&b'\n'));
     }

@@ -46,7 +46,7 @@ pub fn connect(state: &StateDirectory, machine: &Machine) -> Result<Connection, 
         let retry = retries.next().filter(|_| crowd.is_blamed(&error, login.as_ref()));
         let Some(retry) = retry else {
             let message = unreachable(&error);
-            if matches!(&error, remote::Error::Ssh(error) if matches!(error.cause, Cause::NotAllowedNow)) {
+            if matches!(&error, remote::Error::Ssh(error) if matches!(error.cause, Cause::TemporarilyRefused)) {
                 record_ban(state, machine, &message);
             }
             return Err(message);
@@ -160,7 +160,7 @@ impl<'a> Crowd<'a> {
         };
         match error.cause {
             Cause::Dropped { .. } => true,
-            Cause::NotAllowedNow => self.logins.is_ok_and(|logins| logins.is_crowded(login).unwrap_or(false)),
+            Cause::TemporarilyRefused => self.logins.is_ok_and(|logins| logins.is_crowded(login).unwrap_or(false)),
             _ => false,
         }
     }

@@ -122,7 +122,7 @@ impl OpenSessions {
         let Some(idle) = idle_timeout(machine) else { return };
         // The stamp of the key at login counts: the key file may have changed meanwhile.
         let Some(key) = connection.key_stamp() else { return };
-        if let Some(cache_key) = self.cache_key(machine, connection.asked_compression(), Some(key.clone()), None) {
+        if let Some(cache_key) = self.cache_key(machine, connection.requested_compression(), Some(key.clone()), None) {
             if let Err(error) = self.state.make_persist_directory() {
                 return debug!("the session does not stay open: {error}");
             }

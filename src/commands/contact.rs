@@ -26,7 +26,7 @@ pub struct ContactError {
 
 impl From<Error> for ContactError {
     fn from(error: Error) -> ContactError {
-        let is_ban = matches!(&error, Error::Ssh(error) if matches!(error.cause, Cause::NotAllowedNow));
+        let is_ban = matches!(&error, Error::Ssh(error) if matches!(error.cause, Cause::TemporarilyRefused));
         ContactError { message: with_hint(&error, error.hint()), is_ban }
     }
 }

@@ -1,22 +1,22 @@
-//! What is asked of a build machine: a stream to its daemon, and how it is doing.
+//! Connections to build machines: streams to their daemons, commands, and probes of their status.
 //!
-//! Those who talk to the daemon see a byte stream and nothing of SSH, so that another way of reaching it can take this
-//! one's place.
+//! The client of the daemon uses a byte stream and knows no SSH, so another transport could replace SSH.
 
 mod archive_import;
 mod connection;
 mod error;
 pub mod owner;
-mod pace;
+
 pub mod probe;
 pub mod relay;
 mod session_stream;
+mod stall_detector;
 mod stream;
 pub mod timeouts;
 
 pub use archive_import::ArchiveImport;
 pub use connection::Connection;
 pub use error::Error;
-pub use pace::Progress;
+pub use stall_detector::Progress;
 pub use stream::DaemonStream;
 pub use timeouts::SilencePolicy;

@@ -1,9 +1,9 @@
-//! How a build machine is doing, asked with one command of the POSIX shell.
+//! Probes the status of a build machine, with one command of the POSIX shell.
 //!
-//! The command prints, between two marker lines, lines of a word and its values. Every part may be missing: another
-//! kernel, BusyBox, no /proc. What a login shell prints around it is skipped. The login shell may be anything that
-//! knows `exec` and takes what stands between single quotes as it is (sh, csh and fish do, as long as there is neither
-//! a backslash, an exclamation mark nor a line break in between).
+//! The command prints lines of a word and its values, between two marker lines. Any line may be missing, for example
+//! with another kernel, with BusyBox, or without /proc. The output of a login shell around it is skipped. The login
+//! shell must know `exec` and must not interpret text in single quotes. sh, csh and fish satisfy this if the text has
+//! no backslash, no exclamation mark and no line break.
 //!
 //! | line | values | from |
 //! |---|---|---|
@@ -20,16 +20,17 @@
 use crate::status::MachineStatus;
 use crate::text::printable;
 
-/// What is read of the output at most, in bytes.
-pub const MAX_OUTPUT: usize = 64 << 10;
+/// The longest output, in bytes.
+pub const OUTPUT_MAX: usize = 64 << 10;
 
-/// What is kept of a text, in bytes: the record of a host has room for 64 KiB.
-const MAX_TEXT: usize = 128;
+/// The longest text that is recorded, in bytes; the rest is cut off. The record of a host has room for 64 KiB.
+const TEXT_MAX: usize = 128;
 
 const BEGIN_MARK: &str = "offload-probe-begin";
 const END_MARK: &str = "offload-probe-end";
 
-/// The command that asks. `store` is left out if a shell could mistake a character of it.
+/// Returns the command of the probe. It does not report the space of `store` if a shell could interpret a character of
+/// that path.
 pub fn command(store: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._+-".contains(c);
     let store = if store.starts_with('/') && store.chars().all(is_plain) { store } else { "" };
@@ -54,9 +55,9 @@ pub fn command(store: &str) -> String {
     .concat()
 }
 
-/// Reads what the command printed. What is missing or strange is left out.
+/// Parses the output of the command. A missing or invalid line leaves its fields `None`.
 pub fn parse(output: &[u8]) -> MachineStatus {
-    let output = String::from_utf8_lossy(&output[..output.len().min(MAX_OUTPUT)]);
+    let output = String::from_utf8_lossy(&output[..output.len().min(OUTPUT_MAX)]);
     let mut status = MachineStatus::default();
     let lines = output.lines().map(str::trim_end).skip_while(|line| *line != BEGIN_MARK).skip(1);
     for line in lines.take_while(|line| *line != END_MARK) {
@@ -66,24 +67,24 @@ pub fn parse(output: &[u8]) -> MachineStatus {
         match word {
             "load" => {
                 [status.load1, status.load5, status.load15] =
-                    [0, 1, 2].map(|i| values.get(i).and_then(|load| amount(load)));
+                    [0, 1, 2].map(|i| values.get(i).and_then(|load| parse_amount(load)));
             }
-            "uptime" => status.uptime = values.first().and_then(|time| amount(time)).map(|time| time as u64),
+            "uptime" => status.uptime = values.first().and_then(|time| parse_amount(time)).map(|time| time as u64),
             "pressure" => match values.first() {
-                Some(&"cpu") => status.pressure_cpu = pressure(&values),
-                Some(&"memory") => status.pressure_memory = pressure(&values),
-                Some(&"io") => status.pressure_io = pressure(&values),
+                Some(&"cpu") => status.pressure_cpu = parse_pressure(&values),
+                Some(&"memory") => status.pressure_memory = parse_pressure(&values),
+                Some(&"io") => status.pressure_io = parse_pressure(&values),
                 _ => {}
             },
-            "memory" => status.free_memory = values.first().and_then(|kib| kib.parse().ok()).and_then(kibibytes),
+            "memory" => status.free_memory = values.first().and_then(|kib| kib.parse().ok()).and_then(bytes_of_kib),
             "cores" => status.cores = values.first().and_then(|cores| cores.parse().ok()).filter(|cores| *cores > 0),
             "clock" => status.clock = values.first().and_then(|clock| clock.parse().ok()),
             "uname" => {
                 if let [system, host, .., machine] = values[..] {
-                    status.host_name = Some(printable(host, MAX_TEXT));
-                    status.architecture = Some(printable(machine, MAX_TEXT));
+                    status.host_name = Some(printable(host, TEXT_MAX));
+                    status.architecture = Some(printable(machine, TEXT_MAX));
                     let kernel = [&[system], &values[2..values.len() - 1]].concat().join(" ");
-                    status.kernel = Some(printable(&kernel, MAX_TEXT));
+                    status.kernel = Some(printable(&kernel, TEXT_MAX));
                 }
             }
             "store" => {
@@ -94,36 +95,40 @@ pub fn parse(output: &[u8]) -> MachineStatus {
             "build" => {
                 status.build_free = values.first().and_then(|values| Space::parse(values)).map(|space| space.bytes)
             }
-            "store-kib" => status.free_disk = available(&values).or(status.free_disk),
-            "build-kib" => status.build_free = available(&values).or(status.build_free),
+            "store-kib" => status.free_disk = df_available(&values).or(status.free_disk),
+            "build-kib" => status.build_free = df_available(&values).or(status.build_free),
             _ => {}
         }
     }
     status
 }
 
-fn amount(text: &str) -> Option<f64> {
+/// Returns a finite number that is not negative.
+fn parse_amount(text: &str) -> Option<f64> {
     text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0)
 }
 
-/// The value of `avg10=` in the line that begins with `some`.
-fn pressure(values: &[&str]) -> Option<f64> {
+/// Returns the value of `avg10=` in a line that begins with `some`.
+fn parse_pressure(values: &[&str]) -> Option<f64> {
     if values.get(1) != Some(&"some") {
         return None;
     }
-    values.iter().find_map(|value| value.strip_prefix("avg10=")).and_then(amount)
+    values.iter().find_map(|value| value.strip_prefix("avg10=")).and_then(parse_amount)
 }
 
-fn kibibytes(kib: u64) -> Option<u64> {
+fn bytes_of_kib(kib: u64) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
+/// The free space of a file system.
 struct Space {
     bytes: u64,
+    /// The number of free inodes; `None` if the file system has no limit.
     inodes: Option<u64>,
 }
 
 impl Space {
+    /// Parses the output of `stat -f`.
     fn parse(values: &str) -> Option<Space> {
         let numbers: Vec<u64> = values.split(':').map(|number| number.parse().ok()).collect::<Option<_>>()?;
         match numbers[..] {
@@ -135,12 +140,12 @@ impl Space {
     }
 }
 
-/// The available KiB in a line of `df -kP`: the number before the percentage. The heading has none.
-fn available(values: &[&str]) -> Option<u64> {
+/// Returns the available bytes of a line of `df -kP`, from the number before the percentage. The heading line has none.
+fn df_available(values: &[&str]) -> Option<u64> {
     let at = values
         .iter()
         .position(|value| value.strip_suffix('%').is_some_and(|percent| percent.parse::<u32>().is_ok()))?;
-    values.get(at.checked_sub(1)?)?.parse().ok().and_then(kibibytes)
+    values.get(at.checked_sub(1)?)?.parse().ok().and_then(bytes_of_kib)
 }
 
 #[cfg(test)]

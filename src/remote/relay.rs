@@ -1,10 +1,10 @@
-//! The way to a daemon's socket through `guix repl`, where the SSH server does not forward to sockets.
+//! Connects to a daemon's socket through `guix repl`, for SSH servers that do not forward to sockets.
 //!
-//! `guix repl -t machine` (Guix 1.0 and later) greets with `(repl-version …)` and evaluates what it reads. It is given
-//! `relay.scm`, which answers with a line `offload-relay ready`, or `offload-relay failed REASON`, and from then on
-//! passes bytes. Lines before that, such as a login shell's, are skipped. It prints a newline on its standard error every
-//! two seconds, since OpenSSH's `ChannelTimeout` closes a session on which nothing moves; all of it is dropped here. It ends
-//! with a status other than 0, which tells its end from that of a session that was closed so.
+//! `guix repl -t machine` (Guix 1.0 and later) prints `(repl-version …)` and evaluates its input. The hook sends it
+//! `relay.scm`, which prints a line `offload-relay ready` or `offload-relay failed REASON`, and then passes bytes.
+//! Lines before that, such as those of a login shell, are skipped. OpenSSH's `ChannelTimeout` closes a session on which
+//! no data moves, so the relay prints a newline on its standard error every two seconds, which is discarded here. The
+//! relay ends with a status other than 0. That distinguishes its end from a session that the server has closed.
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
@@ -14,77 +14,84 @@ use super::session_stream::{DeadlinePassed, SessionStream};
 use crate::ssh::{self, Cause, Phase};
 use crate::text::printable;
 
+/// The command that evaluates the relay.
 pub(super) const RELAY_COMMAND: &str = "guix repl -t machine";
+/// The Guile expression of the relay, with `@SOCKET@` for the path of the socket.
 const RELAY_EXPRESSION: &str = include_str!("relay.scm");
-/// What may be printed before the answer, in bytes.
-const MAX_PREAMBLE: usize = 64 << 10;
-/// What is kept of a reason, in bytes.
-const MAX_REASON: usize = 1 << 10;
+/// The longest output before the reply of the relay, in bytes.
+const PREAMBLE_MAX: usize = 64 << 10;
+/// The longest reason that is reported, in bytes; the rest is cut off.
+const REASON_MAX: usize = 1 << 10;
 
-pub(super) enum Failure {
-    /// The relay ran and the socket did not answer.
+/// The reason why a relay is not connected.
+pub(super) enum RelayError {
+    /// The relay runs, but cannot connect to the socket.
     NoDaemon(String),
-    /// There is no relay.
+    /// The relay does not run.
     NoRelay(String),
-    Link(Error),
+    /// The session or its owner failed.
+    Session(Error),
 }
 
-/// Waits until the relay, which [`RELAY_COMMAND`] starts, is connected to `socket`.
+/// Starts the relay in `command`, which runs [`RELAY_COMMAND`], and waits until it is connected to `socket`, at most
+/// for `limit`. Returns the stream to the daemon.
 pub(super) fn open(
     command: Result<SessionStream, Error>,
     socket: &str,
     limit: Duration,
-) -> Result<SessionStream, Failure> {
+) -> Result<SessionStream, RelayError> {
     let mut stream = command.map_err(|error| match error {
         Error::Ssh(ssh::Error { cause: Cause::CommandRefused(reason), .. }) => {
-            Failure::NoRelay(format!("no command may be run ({reason})"))
+            RelayError::NoRelay(format!("the server refuses commands ({reason})"))
         }
-        error => Failure::Link(error),
+        error => RelayError::Session(error),
     })?;
     stream.set_deadline(Some(Instant::now() + limit));
-    let answer = stream.write_all(expression(socket).as_bytes()).and_then(|()| answer(&mut stream));
-    match answer {
-        Ok(answer) if answer == "ready" => {
+    let reply = stream.write_all(expression(socket).as_bytes()).and_then(|()| read_reply(&mut stream));
+    match reply {
+        Ok(reply) if reply == "ready" => {
             stream.set_deadline(None);
             Ok(stream)
         }
-        Ok(answer) => Err(match answer.strip_prefix("failed ") {
-            Some(reason) => Failure::NoDaemon(reason.to_owned()),
-            None => Failure::NoRelay(format!("it answers {answer:?}")),
+        Ok(reply) => Err(match reply.strip_prefix("failed ") {
+            Some(reason) => RelayError::NoDaemon(reason.to_owned()),
+            None => RelayError::NoRelay(format!("unexpected reply {reply:?}")),
         }),
-        Err(error) => Err(failure(error, &mut stream)),
+        Err(error) => Err(relay_error(error, &mut stream)),
     }
 }
 
-fn failure(error: io::Error, stream: &mut SessionStream) -> Failure {
+/// Returns the reason why the relay did not reply.
+fn relay_error(error: io::Error, stream: &mut SessionStream) -> RelayError {
     if error.get_ref().is_some_and(|error| error.is::<DeadlinePassed>()) {
-        return Failure::NoRelay(format!("'{RELAY_COMMAND}' does not answer"));
+        return RelayError::NoRelay(format!("'{RELAY_COMMAND}' does not reply"));
     }
     if error.kind() == io::ErrorKind::InvalidData {
-        return Failure::NoRelay(error.to_string());
+        return RelayError::NoRelay(error.to_string());
     }
     match ssh::Error::in_io(&error).map(|error| &error.cause) {
         None | Some(Cause::ChannelClosed) if !stream.has_lost_owner() => {
-            let said = stream.ended().stderr;
-            let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it said nothing");
-            Failure::NoRelay(format!("'{RELAY_COMMAND}' ended: {}", printable(last, MAX_REASON)))
+            let stderr = stream.command_exit().stderr;
+            let last = stderr.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("no message");
+            RelayError::NoRelay(format!("'{RELAY_COMMAND}' ended: {}", printable(last, REASON_MAX)))
         }
-        _ => {
-            Failure::Link(Error::from_io(error, |error| Error::Ssh(ssh::Error::of("", Phase::Transfer, error.into()))))
-        }
+        _ => RelayError::Session(Error::from_io(error, |error| {
+            Error::Ssh(ssh::Error::of("", Phase::Transfer, error.into()))
+        })),
     }
 }
 
+/// Returns the expression of a relay to `socket`.
 fn expression(socket: &str) -> String {
     let quoted: String =
         socket.chars().flat_map(|c| matches!(c, '"' | '\\').then_some('\\').into_iter().chain([c])).collect();
     RELAY_EXPRESSION.replace("@SOCKET@", &quoted)
 }
 
-/// The rest of the first line that begins with `offload-relay`, and nothing beyond it.
-pub fn answer(input: &mut dyn Read) -> io::Result<String> {
+/// Returns the rest of the first line that begins with `offload-relay `. Reads no byte after that line.
+pub fn read_reply(input: &mut dyn Read) -> io::Result<String> {
     let mut line = Vec::new();
-    for _ in 0..MAX_PREAMBLE {
+    for _ in 0..PREAMBLE_MAX {
         let mut byte = [0];
         input.read_exact(&mut byte)?;
         if byte != *b"\n" {
@@ -92,7 +99,7 @@ pub fn answer(input: &mut dyn Read) -> io::Result<String> {
             continue;
         }
         if let Some(rest) = line.strip_prefix(b"offload-relay ") {
-            return Ok(printable(&String::from_utf8_lossy(rest), MAX_REASON));
+            return Ok(printable(&String::from_utf8_lossy(rest), REASON_MAX));
         }
         line.clear();
     }
@@ -104,17 +111,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_is_found_behind_other_lines_and_nothing_more_is_read() {
+    fn the_reply_is_found_after_other_lines_and_nothing_after_it_is_read() {
         let mut input: &[u8] = b"Welcome!\n\xff\xfe\n(repl-version 0 1 1)\n\noffload-relay failed No such file\ndata";
-        assert_eq!(answer(&mut input).unwrap(), "failed No such file");
+        assert_eq!(read_reply(&mut input).unwrap(), "failed No such file");
         assert_eq!(input, b"data");
     }
 
     #[test]
-    fn an_answer_that_does_not_come_is_an_error() {
-        assert_eq!(answer(&mut &b"sh: guix: not found\n"[..]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        assert_eq!(answer(&mut io::repeat(b'x')).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        assert_eq!(answer(&mut io::repeat(b'\n')).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    fn a_missing_reply_is_an_error() {
+        assert_eq!(read_reply(&mut &b"sh: guix: not found\n"[..]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(read_reply(&mut io::repeat(b'x')).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(read_reply(&mut io::repeat(b'\n')).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

@@ -1,18 +1,18 @@
-;; Evaluated by 'guix repl -t machine' on a build machine whose SSH server does not forward to sockets: connects standard
-;; input and output with the daemon's socket, byte by byte in both directions, until either side ends.
+;; 'guix repl -t machine' evaluates this on a build machine whose SSH server does not forward to sockets. It connects
+;; standard input and output to the daemon's socket, and passes bytes in both directions until either side ends.
 ;;
-;; Nothing may be sent before "offload-relay ready": what the REPL has read ahead by then is thrown away.
+;; The client sends nothing before it has read "offload-relay ready": the REPL discards the bytes that it has read ahead.
 (begin
   (use-modules (ice-9 binary-ports) (ice-9 threads))
 
-  (define (say . words)
+  (define (reply . words)
     (newline)
     (for-each display (cons "offload-relay " words))
     (newline)
     (force-output))
 
   (define (relay from to)
-    ;; A block buffer: from an unbuffered port Guile takes one byte at a time.
+    ;; Guile reads single bytes from an unbuffered port, so this sets a block buffer.
     (setvbuf from 'block 65536)
     (catch #t
       (lambda ()
@@ -22,11 +22,11 @@
             (force-output to)
             (loop (get-bytevector-some from)))))
       (const #f))
-    ;; Not 0, so that the end of the relay can be told from that of a session that the SSH server closes.
+    ;; A status other than 0 distinguishes the end of the relay from a session that the SSH server has closed.
     (primitive-_exit 2))
 
-  ;; An SSH server with 'ChannelTimeout' closes a session on which nothing moves, and text on standard error moves.
-  (define (show-life)
+  ;; An SSH server with 'ChannelTimeout' closes a session on which no data moves. Text on standard error is data.
+  (define (keep-alive)
     (sleep 2)
     (catch #t
       (lambda ()
@@ -34,7 +34,7 @@
         (force-output (current-error-port)))
       (lambda failure
         (primitive-_exit 2)))
-    (show-life))
+    (keep-alive))
 
   (define daemon
     (catch 'system-error
@@ -43,13 +43,13 @@
           (connect daemon AF_UNIX "@SOCKET@")
           daemon))
       (lambda failure
-        (say "failed " (strerror (system-error-errno failure)))
+        (reply "failed " (strerror (system-error-errno failure)))
         (primitive-_exit 1))))
 
   (drain-input (current-input-port))
-  (say "ready")
-  ;; A thread for each direction: neither waits for the other to be emptied.
+  (reply "ready")
+  ;; There is a thread for each direction, so that neither waits for the other.
   (let ((input (current-input-port)))
     (call-with-new-thread (lambda () (relay input daemon))))
-  (call-with-new-thread show-life)
+  (call-with-new-thread keep-alive)
   (relay daemon (current-output-port)))

@@ -1,4 +1,4 @@
-//! A stream of a session, as those see it who do not own the session ([`owner`](super::owner)).
+//! The hook's side of a stream of a session ([`owner`](super::owner)).
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -20,39 +20,38 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A byte stream to a socket or a command of a machine.
 ///
-/// Reads and writes end with [`DeadlinePassed`] inside the error once the deadline has passed; with [`Error::OwnerEnded`]
-/// when the owner is gone; and with what happened to the session or to its channel otherwise. Reading gives 0 bytes where
-/// the other side has ended the stream.
+/// The error of a read or a write contains [`DeadlinePassed`] if the deadline has passed, [`Error::OwnerEnded`] if the
+/// owner has ended, and otherwise the error of the session or of the channel. A read returns 0 bytes if the other side
+/// has closed the stream.
 pub(super) struct SessionStream {
     data: UnixStream,
     status: Frames,
     owner: Arc<Liveness>,
     deadline: Option<Instant>,
-    /// Why it has ended, once that has come.
-    end: Option<End>,
+    /// The reason why the stream ended, once it is known.
+    end_reason: Option<EndReason>,
     is_resumed: bool,
-    /// Whether the owner was found stopped, and given up.
-    is_stopped: bool,
+    /// Whether the last check found that the owner is stopped.
+    is_owner_stopped: bool,
 }
 
-enum End {
-    /// The other side ended it.
-    Closed {
-        command: Option<CommandExit>,
-        is_channel_timeout: bool,
-    },
+/// The reason why a stream ended.
+enum EndReason {
+    /// The other side closed it.
+    Closed { command: Option<CommandExit>, is_channel_timeout: bool },
     /// The session or the channel failed.
     Failed(ssh::Error),
+    /// The owner has ended without a reason.
     OwnerEnded,
 }
 
-/// The deadline has passed. What was to be done can be done another time.
+/// The deadline of a stream has passed. The read or write can be repeated.
 #[derive(Debug)]
 pub(super) struct DeadlinePassed;
 
 impl fmt::Display for DeadlinePassed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the time allowed for this is over")
+        f.write_str("the time limit has passed")
     }
 }
 
@@ -66,51 +65,53 @@ impl SessionStream {
         is_resumed: bool,
     ) -> io::Result<SessionStream> {
         data.set_nonblocking(true)?;
-        Ok(SessionStream { data, status, owner, deadline: None, end: None, is_resumed, is_stopped: false })
+        Ok(SessionStream { data, status, owner, deadline: None, end_reason: None, is_resumed, is_owner_stopped: false })
     }
 
-    /// Whether another hook has had it before.
+    /// Returns whether another hook has used the stream before.
     pub(super) fn is_resumed(&self) -> bool {
         self.is_resumed
     }
 
-    /// Whether the owner has ended, or is stopped, which is none of the machine's doing.
+    /// Returns whether the owner has ended or is stopped, which is not a failure of the machine.
     pub(super) fn has_lost_owner(&self) -> bool {
-        self.is_stopped || matches!(self.end, Some(End::OwnerEnded))
+        self.is_owner_stopped || matches!(self.end_reason, Some(EndReason::OwnerEnded))
     }
 
-    /// Whether the SSH server closed the channel because nothing moved on it.
+    /// Returns whether the SSH server closed the channel because it was idle.
     pub(super) fn is_channel_timeout(&self) -> bool {
-        matches!(self.end, Some(End::Closed { is_channel_timeout: true, .. }))
+        matches!(self.end_reason, Some(EndReason::Closed { is_channel_timeout: true, .. }))
     }
 
-    /// Whether the owner is alive as far as the kernel knows.
-    pub(super) fn check(&mut self) -> Result<(), Error> {
+    /// Fails if the kernel reports that the owner is stopped.
+    pub(super) fn check_owner(&mut self) -> Result<(), Error> {
         let checked = self.owner.check();
-        self.is_stopped = checked.is_err();
+        self.is_owner_stopped = checked.is_err();
         checked
     }
 
+    /// Sets the deadline of reads and writes. Default: none.
     pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
     }
 
-    /// Leaves it for another hook. The daemon must have replied to all that it was asked.
+    /// Releases the stream to other hooks, under `name`. The daemon must have replied to every request.
     pub(super) fn release(self, name: &str, greeting: Greeting) {
-        // If the owner is gone there is nobody to take it.
+        // If the owner has ended, the stream has ended with it.
         let _ = send(self.status.socket(), &Release { stream: name.to_owned(), greeting }, &[]);
     }
 
-    /// Says that nothing more will be written.
+    /// Ends the input of the other side.
     pub(super) fn send_eof(&self) -> io::Result<()> {
         match self.data.shutdown(Shutdown::Write) {
-            // It has ended.
+            // The stream has ended.
             Err(error) if error.kind() == ErrorKind::NotConnected => Ok(()),
             result => result,
         }
     }
 
-    /// Gives a command no more input, reads all that it prints, at most `max` bytes, and waits for its end.
+    /// Ends the input of a command, reads its output, and waits for its end. More than `max` bytes of output are an
+    /// error.
     pub(super) fn output(mut self, max: usize) -> Result<Output, Error> {
         let phase = |owner: &Liveness, cause| Error::Ssh(ssh::Error::of(owner.machine(), Phase::Transfer, cause));
         self.send_eof().map_err(|error| phase(&self.owner, error.into()))?;
@@ -129,18 +130,19 @@ impl SessionStream {
                 return Err(phase(&self.owner, Cause::TooMuchOutput(max)));
             }
         }
-        let CommandExit { stderr, status } = self.ended();
+        let CommandExit { stderr, status } = self.command_exit();
         Ok(Output { stdout, stderr: stderr.into_bytes(), status })
     }
 
-    /// How a command has ended whose output has been read to its end.
-    pub(super) fn ended(&mut self) -> CommandExit {
-        match &mut self.end {
-            Some(End::Closed { command, .. }) => command.take().unwrap_or_default(),
+    /// Returns the result of a command whose output has been read to its end. Empty if the owner has reported none.
+    pub(super) fn command_exit(&mut self) -> CommandExit {
+        match &mut self.end_reason {
+            Some(EndReason::Closed { command, .. }) => command.take().unwrap_or_default(),
             _ => CommandExit::default(),
         }
     }
 
+    /// Waits for events of the data socket, until the deadline.
     fn wait(&self, wanted: PollFlags) -> io::Result<()> {
         match poll(self.data.as_fd(), wanted, self.deadline)? {
             true => Ok(()),
@@ -148,39 +150,39 @@ impl SessionStream {
         }
     }
 
-    /// Why it has ended; nobody says so where the owner was killed.
-    fn end(&mut self) -> &End {
+    /// Returns the reason why the stream ended, which the owner sends unless it was killed.
+    fn end_reason(&mut self) -> &EndReason {
         let status = &mut self.status;
-        self.end.get_or_insert_with(|| {
+        self.end_reason.get_or_insert_with(|| {
             let timeout = status.socket().set_read_timeout(Some(END_TIMEOUT));
             match timeout.and_then(|()| status.receive()) {
-                Ok(Some(Reply::Ended { error: Some(error), .. })) => End::Failed(error),
+                Ok(Some(Reply::Ended { error: Some(error), .. })) => EndReason::Failed(error),
                 Ok(Some(Reply::Ended { error: None, command, is_channel_timeout })) => {
-                    End::Closed { command, is_channel_timeout }
+                    EndReason::Closed { command, is_channel_timeout }
                 }
-                _ => End::OwnerEnded,
+                _ => EndReason::OwnerEnded,
             }
         })
     }
 
-    /// What to say when nothing more can be read; `None` if the other side has ended it.
+    /// Returns the error of a read at the end of the stream; `None` if the other side has closed it.
     fn read_error(&mut self) -> Option<io::Error> {
         let ended = self.owner.ended_error();
-        match self.end() {
-            End::Closed { .. } => None,
-            End::Failed(error) => Some(error.copy().into_io(ErrorKind::UnexpectedEof)),
-            End::OwnerEnded => Some(ended.into_io(ErrorKind::UnexpectedEof)),
+        match self.end_reason() {
+            EndReason::Closed { .. } => None,
+            EndReason::Failed(error) => Some(error.copy().into_io(ErrorKind::UnexpectedEof)),
+            EndReason::OwnerEnded => Some(ended.into_io(ErrorKind::UnexpectedEof)),
         }
     }
 
-    /// What to say when nothing more can be written.
+    /// Returns the error of a write to a stream that has ended.
     fn write_error(&mut self) -> io::Error {
         let ended = self.owner.ended_error();
         let closed = ssh::Error::of(self.owner.machine(), Phase::Transfer, Cause::ChannelClosed);
-        match self.end() {
-            End::Closed { .. } => closed.into_io(ErrorKind::BrokenPipe),
-            End::Failed(error) => error.copy().into_io(ErrorKind::BrokenPipe),
-            End::OwnerEnded => ended.into_io(ErrorKind::BrokenPipe),
+        match self.end_reason() {
+            EndReason::Closed { .. } => closed.into_io(ErrorKind::BrokenPipe),
+            EndReason::Failed(error) => error.copy().into_io(ErrorKind::BrokenPipe),
+            EndReason::OwnerEnded => ended.into_io(ErrorKind::BrokenPipe),
         }
     }
 }
@@ -213,7 +215,7 @@ impl Write for SessionStream {
         }
     }
 
-    /// Does nothing: what was written is on its way.
+    /// Does nothing, because writes are not buffered.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

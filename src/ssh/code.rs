@@ -1,4 +1,4 @@
-//! The error codes of libssh2.h that are told apart here, and what they mean.
+//! The error codes of libssh2.h that this program distinguishes, and their causes.
 
 use std::io;
 
@@ -20,7 +20,8 @@ pub(super) const CHANNEL_EOF_SENT: i32 = -27;
 pub(super) const AGAIN: i32 = -37;
 pub(super) const SOCKET_RECV: i32 = -43;
 
-/// The calls of ssh2 that follow [`std::io`] hide libssh2's code; the session still knows it.
+/// Returns libssh2's error for an error of [`std::io`]. The crate `ssh2` does not keep the code in it, but the session
+/// does.
 pub(super) fn code_of(error: &io::Error, ssh: &ssh2::Session) -> ssh2::Error {
     if error.kind() == io::ErrorKind::WouldBlock {
         return again();
@@ -28,6 +29,7 @@ pub(super) fn code_of(error: &io::Error, ssh: &ssh2::Session) -> ssh2::Error {
     ssh2::Error::last_session_error(ssh).unwrap_or_else(ssh2::Error::unknown)
 }
 
+/// Returns the error EAGAIN.
 pub(super) fn again() -> ssh2::Error {
     ssh2::Error::from_errno(ErrorCode::Session(AGAIN))
 }
@@ -36,6 +38,7 @@ pub(super) fn is_again(error: &ssh2::Error) -> bool {
     error.code() == ErrorCode::Session(AGAIN)
 }
 
+/// Returns the cause for an error of libssh2.
 pub(super) fn cause(error: &ssh2::Error) -> Cause {
     match error.code() {
         ErrorCode::Session(SOCKET_SEND | SOCKET_DISCONNECT | SOCKET_RECV) => Cause::Closed,

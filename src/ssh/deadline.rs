@@ -1,13 +1,14 @@
-//! A point in time at which a call is given up, and what is said then.
+//! The time at which a call is given up, with the cause to report then.
 
 use std::time::{Duration, Instant};
 
 use super::error::Cause;
 
+/// The time at which a call is given up.
 #[derive(Clone, Copy)]
 pub(super) struct Deadline {
     at: Instant,
-    /// For the message: how long it was, where that was configured.
+    /// The length of the time limit, for the message; `None` if the caller has set a point in time.
     after: Option<Duration>,
 }
 
@@ -24,7 +25,7 @@ impl Deadline {
         self.at
     }
 
-    /// What to say when it has passed.
+    /// Returns the cause for a call that has passed the deadline.
     pub(super) fn cause(self) -> Cause {
         self.after.map_or(Cause::Deadline, Cause::TimedOut)
     }

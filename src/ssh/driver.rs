@@ -1,21 +1,22 @@
-//! One libssh2 session and the socket under it: runs libssh2's calls to their end, waiting with poll(2) in between.
+//! Drives one libssh2 session and its socket: repeats each call of libssh2 until it ends, and waits with poll(2)
+//! between.
 //!
-//! What libssh2 (1.11.1) asks of its caller, and how it is kept:
+//! The rules of libssh2 (1.11.1), and how this module follows them:
 //!
-//! - A call that would block returns EAGAIN and has to be made again with the same arguments until it is through. A
-//!   packet that went out in part makes every other sending call return EAGAIN for ever. So calls do not interleave:
-//!   one runs to its end under a lock, and when one is given up in the middle the session is out of use.
-//! - Some packets are sent from a buffer that does not outlive the call (keep-alive, end of file, answers to the
-//!   server's own requests), and cannot be continued when they go out in part. So nothing is sent before the socket
-//!   says that there is room; these packets are far smaller than the room a socket announces.
-//! - It neither sends keep-alives by itself nor notices a missing answer. Here a question is sent when nothing was
-//!   heard for a while, and a link that brings no byte for the stall timeout is dead. A frozen server still
-//!   acknowledges TCP, so bytes are what counts.
-//! - The answer to a keep-alive stays in its list of packets for as long as the session lives: some hundred bytes each.
-//! - A call ends when there is nothing more to read, and a server may see to it that there always is; and what nobody
-//!   asked for is kept. So each call receives so much at the most (`ffi`), and the server sends so much in all
+//! - A call that would block returns EAGAIN. The caller must repeat it with the same arguments until it ends. While a
+//!   packet is sent in part, every other sending call returns EAGAIN. So calls do not interleave: each runs to its end
+//!   under a lock, and if one is given up in the middle, the session is unusable.
+//! - libssh2 sends some packets from a buffer that does not outlive the call (keep-alive, end of file, replies to
+//!   requests of the server), and cannot continue them after a partial write. So nothing is sent before poll(2) reports
+//!   room. These packets are far smaller than the room that poll(2) requires.
+//! - libssh2 neither sends keep-alives by itself nor notices a missing reply. This module sends a keep-alive request if
+//!   no byte has arrived for the keep-alive interval. A link without a byte for the stall timeout is dead. TCP
+//!   acknowledgements do not count, because a frozen server still sends them.
+//! - libssh2 stores the reply to each keep-alive until the session ends: some hundred bytes each.
+//! - A call ends when there is nothing more to read, but a server can send continuously. libssh2 also stores
+//!   unrequested data. So each call has a limit of received bytes (`ffi`), and the server has a limit in all
 //!   (`receive_budget`).
-//! - `flush` discards what was received. It is not used.
+//! - `flush` discards received data. It is not used.
 
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,72 +37,75 @@ use super::proxy::Proxy;
 use super::receive_budget::ReceiveBudget;
 use crate::machine::Machine;
 
-/// The least `stall_timeout` that counts: libssh2 sends at most one keep-alive in two seconds.
+/// The shortest `stall_timeout` that is applied. libssh2 sends at most one keep-alive in two seconds.
 const STALL_TIMEOUT_MIN: Duration = Duration::from_secs(3);
 
-/// Time allowed for the rest of a message that libssh2 gave up before its end.
+/// Time allowed for the rest of a message to arrive that libssh2 has rejected before its end.
 const REST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Time allowed for sending the message that disconnects.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// A libssh2 session with its socket.
 pub(super) struct Driver {
     ssh: ssh2::Session,
     socket: Arc<OwnedFd>,
     proxy: Mutex<Option<Proxy>>,
     machine: String,
-    /// How long a question to the server may take.
+    /// The time allowed for a reply of the server.
     pub(super) request_timeout: Duration,
     stall_timeout: Duration,
     keepalive_interval: Duration,
     calls: Mutex<CallState>,
 }
 
-/// Held by whoever is in a call of libssh2.
+/// The state of the session that a call of libssh2 locks.
 struct CallState {
+    /// Whether further calls are possible.
     usable: bool,
-    /// Bytes since the session began.
+    /// The bytes received since the session began.
     received: u64,
     receive_budget: ReceiveBudget,
-    /// Closed channels whose closing the other side has not confirmed yet. libssh2 frees them only then.
-    parting: Vec<ssh2::Channel>,
+    /// Closed channels whose closing the server has not confirmed. libssh2 frees a channel only then.
+    closing: Vec<ssh2::Channel>,
 }
 
 impl CallState {
-    fn once<T>(&mut self, call: impl FnOnce() -> T) -> T {
-        self.counted(call).0
+    /// Makes a call with a receive limit.
+    fn call<T>(&mut self, call: impl FnOnce() -> T) -> T {
+        self.call_counted(call).0
     }
 
-    /// Tells how many bytes it received as well.
-    fn counted<T>(&mut self, call: impl FnOnce() -> T) -> (T, usize) {
-        let (result, received) = ffi::limited(self.receive_budget.slice(), call);
+    /// Makes a call with a receive limit. Returns the number of received bytes as well.
+    fn call_counted<T>(&mut self, call: impl FnOnce() -> T) -> (T, usize) {
+        let (result, received) = ffi::with_receive_limit(self.receive_budget.next_limit(), call);
         self.receive_budget.received(received);
         self.received += received as u64;
         (result, received)
     }
 }
 
-/// What a call does, and so what waiting for it means.
+/// The kind of a call, which determines how to wait for its end.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Kind {
-    /// Part of the way to a session: no keep-alive can be sent yet, the limit alone counts.
+pub(super) enum CallKind {
+    /// A step before the login. No keep-alive can be sent yet, so only the time limit applies.
     Negotiation,
-    /// A question to the server, whose answer has to be taken before another can be put.
+    /// A request to the server. Its reply must arrive before the next request.
     Request,
     Read,
     Write,
 }
 
-/// When something was last heard from the server, and last asked of it.
+/// The times at which bytes were last received, and a keep-alive was last sent.
 struct Clock {
-    heard: Instant,
-    asked: Instant,
+    last_received: Instant,
+    last_probed: Instant,
 }
 
 impl Driver {
     pub(super) fn new(machine: &Machine, ssh: ssh2::Session, socket: Arc<OwnedFd>, proxy: Option<Proxy>) -> Driver {
         let stall_timeout = machine.stall_timeout.max(STALL_TIMEOUT_MIN);
-        ffi::meter(&ssh);
+        ffi::install_callbacks(&ssh);
         Driver {
             ssh,
             socket,
@@ -109,13 +113,13 @@ impl Driver {
             machine: machine.address(),
             request_timeout: machine.connect_timeout,
             stall_timeout,
-            // A link is not to count as dead because nobody asked.
+            // A keep-alive must be sent early enough that its reply arrives before the stall timeout.
             keepalive_interval: machine.keepalive_interval.min(stall_timeout / 3),
             calls: Mutex::new(CallState {
                 usable: true,
                 received: 0,
                 receive_budget: ReceiveBudget::new(),
-                parting: Vec::new(),
+                closing: Vec::new(),
             }),
         }
     }
@@ -132,59 +136,59 @@ impl Driver {
         Error { machine: self.machine.clone(), phase, cause }
     }
 
-    /// How the proxy command ended, if there is one and it has.
-    pub(super) fn proxy_end(&self) -> Option<Cause> {
-        self.proxy.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.end()
+    /// Returns how the proxy command ended, if there is one and it has ended.
+    pub(super) fn proxy_exit(&self) -> Option<Cause> {
+        self.proxy.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.exit_cause()
     }
 
-    /// Whether libssh2 waits for the socket to take more.
+    /// Returns whether libssh2 waits for room in the socket.
     pub(super) fn is_sending(&self) -> bool {
         matches!(self.ssh.block_directions(), BlockDirections::Outbound | BlockDirections::Both)
     }
 
-    /// From now on the server is one that may be asked for something.
-    pub(super) fn log_in(&self) {
-        self.calls().receive_budget.log_in();
+    /// Notes that the login has succeeded, so the receive budget grows with requests.
+    pub(super) fn set_logged_in(&self) {
+        self.calls().receive_budget.set_logged_in();
     }
 
-    /// Notes that bytes which were wanted have come, or gone.
-    pub(super) fn moved(&self, bytes: usize) {
-        self.calls().receive_budget.moved(bytes);
+    /// Adds to the receive budget for bytes that were requested, or that the server has accepted.
+    pub(super) fn credit(&self, bytes: usize) {
+        self.calls().receive_budget.credit(bytes);
     }
 
-    /// Takes over a channel that has said goodbye, until the answer is there.
-    pub(super) fn part_with(&self, channel: ssh2::Channel) {
-        self.calls().parting.push(channel);
+    /// Stores a closed channel until the server confirms its closing.
+    pub(super) fn close_later(&self, channel: ssh2::Channel) {
+        self.calls().closing.push(channel);
     }
 
-    /// Makes a call of libssh2 until it no longer says EAGAIN.
+    /// Repeats a call of libssh2 until it returns something else than EAGAIN, at most until `limit`.
     pub(super) fn run<T>(
         &self,
-        kind: Kind,
+        kind: CallKind,
         limit: Option<Deadline>,
         mut call: impl FnMut() -> Result<T, ssh2::Error>,
     ) -> Result<T, Cause> {
         let mut calls = self.calls();
         if !calls.usable {
-            return Err(Cause::OutOfUse);
+            return Err(Cause::Unusable);
         }
-        if kind == Kind::Request {
-            let mut parting = mem::take(&mut calls.parting);
-            parting.retain_mut(|channel| calls.once(|| channel.close()).is_err_and(|error| is_again(&error)));
-            calls.parting = parting;
+        if kind == CallKind::Request {
+            let mut closing = mem::take(&mut calls.closing);
+            closing.retain_mut(|channel| calls.call(|| channel.close()).is_err_and(|error| is_again(&error)));
+            calls.closing = closing;
         }
         let now = Instant::now();
         if let Some(limit) = limit.filter(|limit| limit.instant() <= now) {
             return Err(limit.cause());
         }
-        let mut clock = Clock { heard: now, asked: now };
-        if matches!(kind, Kind::Request | Kind::Write) {
-            // Not sent yet, so giving up here does no harm; a dead link stays dead, though.
+        let mut clock = Clock { last_received: now, last_probed: now };
+        if matches!(kind, CallKind::Request | CallKind::Write) {
+            // Nothing is sent yet, so the session stays usable after a timeout here, unless the link is dead.
             let waited = self.wait(kind, limit, PollFlags::OUT, &mut calls, &mut clock);
             waited.inspect_err(|cause| calls.usable = !matches!(cause, Cause::LinkDead(_)))?;
         }
         loop {
-            let (result, received) = calls.counted(&mut call);
+            let (result, received) = calls.call_counted(&mut call);
             if let Some(value) = self.outcome(result, &mut calls)? {
                 return Ok(value);
             }
@@ -193,47 +197,48 @@ impl Driver {
                 BlockDirections::Both => PollFlags::IN | PollFlags::OUT,
                 BlockDirections::Inbound | BlockDirections::None => PollFlags::IN,
             };
-            // A call may ask for several things, and receive what it asked for first while it asks for the next. The
-            // socket would not tell of that again.
-            let has_more =
-                received > 0 && kind == Kind::Read && limit.is_none_or(|limit| Instant::now() < limit.instant());
-            if has_more {
-                clock.heard = Instant::now();
-                clock.asked = clock.heard;
+            // A call may request several things, and receive the reply to the first while it requests the next. poll(2)
+            // does not report data that was read already.
+            let must_repeat =
+                received > 0 && kind == CallKind::Read && limit.is_none_or(|limit| Instant::now() < limit.instant());
+            if must_repeat {
+                clock.last_received = Instant::now();
+                clock.last_probed = clock.last_received;
                 continue;
             }
             self.wait(kind, limit, wanted, &mut calls, &mut clock).inspect_err(|cause| {
-                // A write in particular: libssh2 may have noted how much it will take from the caller's buffer.
-                let can_be_left = kind == Kind::Read && !wanted.contains(PollFlags::OUT);
-                calls.usable = can_be_left && !matches!(cause, Cause::LinkDead(_));
+                // A write cannot be repeated with other arguments: libssh2 may have stored how much of the caller's
+                // buffer it sends.
+                let can_be_repeated = kind == CallKind::Read && !wanted.contains(PollFlags::OUT);
+                calls.usable = can_be_repeated && !matches!(cause, Cause::LinkDead(_));
             })?;
         }
     }
 
-    /// Makes a call of libssh2 that need not get through: `None` if it waits for something from the server, and is to be
-    /// made again when that has come. Other calls may be made meanwhile.
-    pub(super) fn attempt<T>(
+    /// Makes a call of libssh2 without waiting for the server. Returns `None` if the call needs more data from the
+    /// server; the caller repeats it when data has arrived. Other calls are possible meanwhile.
+    pub(super) fn try_run<T>(
         &self,
-        kind: Kind,
+        kind: CallKind,
         mut call: impl FnMut() -> Result<T, ssh2::Error>,
     ) -> Result<Option<T>, Cause> {
         let mut calls = self.calls();
         if !calls.usable {
-            return Err(Cause::OutOfUse);
+            return Err(Cause::Unusable);
         }
         let now = Instant::now();
-        let mut clock = Clock { heard: now, asked: now };
-        if kind != Kind::Read {
+        let mut clock = Clock { last_received: now, last_probed: now };
+        if kind != CallKind::Read {
             let waited = self.wait(kind, None, PollFlags::OUT, &mut calls, &mut clock);
             waited.inspect_err(|_| calls.usable = false)?;
         }
         loop {
-            let (result, received) = calls.counted(&mut call);
+            let (result, received) = calls.call_counted(&mut call);
             if let Some(value) = self.outcome(result, &mut calls)? {
                 return Ok(Some(value));
             }
             if self.is_sending() {
-                // A packet that went out in part must be sent to its end before any other.
+                // A packet that was sent in part must be completed before any other.
                 let waited = self.wait(kind, None, PollFlags::OUT, &mut calls, &mut clock);
                 waited.inspect_err(|_| calls.usable = false)?;
             } else if received == 0 {
@@ -242,14 +247,14 @@ impl Driver {
         }
     }
 
-    /// What a call has come to; `None` if it is to be made again.
+    /// Evaluates the result of a call; `None` if the call is to be repeated. Fails if the receive budget is used up.
     fn outcome<T>(&self, result: Result<T, ssh2::Error>, calls: &mut CallState) -> Result<Option<T>, Cause> {
         match result {
             Ok(value) => return Ok(Some(value)),
             Err(error) if is_again(&error) => {}
             Err(error) => {
                 let cause = match cause(&error) {
-                    // What a key exchange gives when the connection is lost.
+                    // A key exchange returns these codes if the connection is lost.
                     Cause::Ssh { code: code::GENERAL | code::KEY_EXCHANGE_FAILURE, .. } if self.is_closed() => {
                         Cause::Closed
                     }
@@ -268,86 +273,93 @@ impl Driver {
         }
     }
 
-    /// How many bytes have been received since the session began.
+    /// Returns the number of bytes received since the session began.
     pub(super) fn received(&self) -> u64 {
         self.calls().received
     }
 
-    /// Asks for a sign of life.
-    pub(super) fn ask_for_sign_of_life(&self) -> Result<(), Cause> {
-        self.ask(&mut self.calls())
+    /// Sends a keep-alive request if the socket has room for all of it.
+    pub(super) fn send_keepalive(&self) -> Result<(), Cause> {
+        self.send_keepalive_locked(&mut self.calls())
     }
 
-    /// After how much silence the server is asked for a sign of life, and after how much the link is dead.
-    pub(super) fn limits(&self) -> (Duration, Duration) {
+    /// Returns the silence after which a keep-alive is sent, and the silence after which the link is dead.
+    pub(super) fn silence_limits(&self) -> (Duration, Duration) {
         (self.keepalive_interval, self.stall_timeout)
     }
 
-    /// Waits until the socket is ready, asks for a sign of life now and then, and gives up at the limit.
+    /// Waits until the socket is ready. Sends keep-alive requests meanwhile. Fails at the limit, and if the link is
+    /// dead.
     fn wait(
         &self,
-        kind: Kind,
+        kind: CallKind,
         limit: Option<Deadline>,
         wanted: PollFlags,
         calls: &mut CallState,
         clock: &mut Clock,
     ) -> Result<(), Cause> {
-        let is_tended = kind != Kind::Negotiation;
-        let dead = clock.heard + self.stall_timeout;
+        let sends_keepalives = kind != CallKind::Negotiation;
+        let dead = clock.last_received + self.stall_timeout;
         loop {
-            // Before anything else: a few bytes now and then must not put the limit off.
+            // The limit is checked first, so that occasional bytes cannot extend it.
             if let Some(limit) = limit.filter(|limit| limit.instant() <= Instant::now()) {
                 return Err(limit.cause());
             }
-            let ask = clock.asked + self.keepalive_interval;
-            let until = [limit.map(Deadline::instant), is_tended.then_some(dead), is_tended.then_some(ask)];
+            let keepalive_at = clock.last_probed + self.keepalive_interval;
+            let until = [
+                limit.map(Deadline::instant),
+                sends_keepalives.then_some(dead),
+                sends_keepalives.then_some(keepalive_at),
+            ];
             if self.poll(wanted, until.into_iter().flatten().min())? {
-                clock.heard = Instant::now();
-                clock.asked = clock.heard;
+                clock.last_received = Instant::now();
+                clock.last_probed = clock.last_received;
                 return Ok(());
             }
             let now = Instant::now();
-            if is_tended && dead <= now {
+            if sends_keepalives && dead <= now {
                 return Err(Cause::LinkDead(self.stall_timeout));
             }
-            if is_tended && ask <= now {
-                self.ask(calls)?;
-                clock.asked = now;
+            if sends_keepalives && keepalive_at <= now {
+                self.send_keepalive_locked(calls)?;
+                clock.last_probed = now;
             }
         }
     }
 
-    /// Sends a keep-alive if there is room for all of it. The answer arrives as bytes like any other.
-    fn ask(&self, calls: &mut CallState) -> Result<(), Cause> {
+    /// Sends a keep-alive request if the socket has room for all of it. Any received bytes count as its reply.
+    fn send_keepalive_locked(&self, calls: &mut CallState) -> Result<(), Cause> {
         if self.can_send()? {
-            calls.once(|| self.ssh.keepalive_send()).map_err(|error| cause(&error))?;
-            calls.receive_budget.asked();
+            calls.call(|| self.ssh.keepalive_send()).map_err(|error| cause(&error))?;
+            calls.receive_budget.credit_keepalive();
         }
         Ok(())
     }
 
-    /// Whether the socket has room for a small packet now.
+    /// Returns whether the socket has room for a small packet.
     pub(super) fn can_send(&self) -> Result<bool, Cause> {
         self.poll(PollFlags::OUT, Some(Instant::now()))
     }
 
-    /// Whether the link became ready, or broke, before `until`.
+    /// Returns whether the link became ready, or failed, before `until`.
     fn poll(&self, wanted: PollFlags, until: Option<Instant>) -> Result<bool, Cause> {
         poll::poll(self.socket(), wanted, until).map_err(|error| Cause::Io(error.into()))
     }
 
+    /// Returns whether the server has closed the connection and all data has been read.
     fn is_closed(&self) -> bool {
         !matches!(self.peek(), Ok((_, 1..)) | Err(Errno::AGAIN))
     }
 
-    /// Why libssh2 no longer waits for an answer, which it does not tell. If there is more to read, the connection is not
-    /// at its end.
-    pub(super) fn end_of_answers(&self, limit: Deadline) -> Cause {
-        // The end of a connection, or the rest of a message, may still be on its way.
+    /// Returns why libssh2 has stopped waiting for a reply, which it does not report. If there is more to read, the
+    /// connection is not closed, so libssh2 has rejected the message.
+    pub(super) fn end_of_replies(&self, limit: Deadline) -> Cause {
+        // The end of the connection, or the rest of the message, may arrive later.
         let _ = self.poll(PollFlags::IN, Some(limit.instant().min(Instant::now() + REST_TIMEOUT)));
-        if matches!(self.peek(), Ok((_, 1..))) { Cause::MessageNotTaken } else { Cause::Closed }
+        if matches!(self.peek(), Ok((_, 1..))) { Cause::MessageInvalid } else { Cause::Closed }
     }
 
+    /// Returns the number of bytes that can be read, at most 1, without reading them.
     fn peek(&self) -> rustix::io::Result<(usize, usize)> {
         recv(&self.socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT)
     }
@@ -359,11 +371,12 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // A server that does not hear this notices the closed connection.
-        let _ = self
-            .run(Kind::Request, Some(Deadline::after(DISCONNECT_TIMEOUT)), || self.ssh.disconnect(None, "done", None));
-        // What libssh2 still wants to send while it frees its channels must fail at once, not be put off: it would then
-        // keep the memory.
+        // A server that does not receive this message notices the closed connection.
+        let _ = self.run(CallKind::Request, Some(Deadline::after(DISCONNECT_TIMEOUT)), || {
+            self.ssh.disconnect(None, "done", None)
+        });
+        // libssh2 sends messages while it frees its channels. Without room in the socket it would not free their
+        // memory, so each write must fail at once.
         let _ = shutdown(&self.socket, Shutdown::Both);
     }
 }

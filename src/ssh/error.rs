@@ -1,4 +1,4 @@
-//! What can go wrong with an SSH connection: which machine, in which phase, why, and what to do about it.
+//! The errors of SSH connections: the machine, the phase and the cause.
 
 use std::fmt;
 use std::io;
@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::{HostKeyError, HostKeyKind, Machine};
 
-/// The longest message that libssh2 takes, in bytes (`LIBSSH2_PACKET_MAXPAYLOAD`). OpenSSH sends longer ones: the text of
-/// a `Banner`.
+/// The longest message that libssh2 accepts, in bytes (`LIBSSH2_PACKET_MAXPAYLOAD`). OpenSSH can send longer ones: the
+/// text of a `Banner`.
 const MAX_SERVER_MESSAGE: usize = 40_000;
 
 /// A failure of the connection to one machine.
 ///
-/// Reads and writes of a [`Channel`](super::Channel) give an [`io::Error`] that has this as its inner error
-/// ([`Error::in_io`] finds it). It crosses from the process that owns a session to those that use it.
+/// An [`io::Error`] of a [`Channel`](super::Channel) has this as its inner error ([`Error::in_io`] returns it). The
+/// owner process of a session sends it to the users of the session.
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("{machine}: {phase}: {cause}")]
 pub struct Error {
@@ -26,7 +26,7 @@ pub struct Error {
     pub cause: Cause,
 }
 
-/// How far the connection had come.
+/// The phase in which a connection failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// Finding and reading the private key, before anything is sent.
@@ -56,7 +56,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// What a server and a client have to agree on.
+/// A kind of algorithm on which a server and a client must agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Algorithm {
     KeyExchange,
@@ -73,7 +73,7 @@ impl Algorithm {
         }
     }
 
-    /// The word for it in sshd_config.
+    /// Returns the name of its setting in sshd_config.
     pub(super) fn setting(self) -> &'static str {
         match self {
             Algorithm::KeyExchange => "KexAlgorithms",
@@ -83,7 +83,7 @@ impl Algorithm {
     }
 }
 
-/// What went wrong.
+/// The cause of a failure.
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum Cause {
     #[error("none of the default private keys exists ({})", list(tried.iter().map(|path| path.display())))]
@@ -93,7 +93,7 @@ pub enum Cause {
     #[error("private key '{}' does not exist", path.display())]
     PrivateKeyMissing { path: PathBuf },
     /// It exists outside of the mount name space of this process.
-    #[error("private key '{}' exists, and is hidden from this process", path.display())]
+    #[error("private key '{}' exists, but is hidden from this process", path.display())]
     PrivateKeyHidden { path: PathBuf },
     #[error("cannot read private key '{}': {error}", path.display())]
     PrivateKeyUnreadable {
@@ -105,7 +105,7 @@ pub enum Cause {
     PrivateKeyExposed { path: PathBuf, mode: u32 },
     #[error("'{}' is not a private key: {found}", path.display())]
     NotAPrivateKey { path: PathBuf, found: String },
-    #[error("private key '{}' is protected by a passphrase, which nobody is there to type", path.display())]
+    #[error("private key '{}' has a passphrase, which this program cannot enter", path.display())]
     PrivateKeyEncrypted { path: PathBuf },
     #[error("private key '{}' is of type {kind}, which is not supported", path.display())]
     PrivateKeyUnsupported { path: PathBuf, kind: String },
@@ -122,30 +122,32 @@ pub enum Cause {
     },
     #[error("proxy command '{program}': {problem}")]
     Proxy { program: String, problem: String },
-    /// A phase that lasted too long; after which time.
+    /// The phase did not end within this time.
     #[error("timed out after {}", seconds(*.0))]
     TimedOut(Duration),
 
-    /// OpenSSH's `PerSourcePenalties`: this host's address is banned for a while. Or, since 9.8, its `MaxStartups`.
-    #[error("the server lets nobody in from here for the time being (\"Not allowed at this time\")")]
-    NotAllowedNow,
-    /// The `MaxStartups` of older versions, as far as it can be told.
-    #[error("the server closed the connection without a word{}", if *.said { ": too many are waiting to log in" } else { "" })]
+    /// OpenSSH has banned the address of this host for a while (`PerSourcePenalties`), or, since 9.8, has too many
+    /// logins in progress (`MaxStartups`).
+    #[error("the server temporarily refuses logins from this address (\"Not allowed at this time\")")]
+    TemporarilyRefused,
+    /// The server has closed the connection before it sent its version. Versions of OpenSSH before 9.8 do that if too
+    /// many logins are in progress (`MaxStartups`).
+    #[error("the server closed the connection before the handshake{}", if *.has_reason { ": too many logins are in progress" } else { "" })]
     Dropped {
-        /// Whether the server said that this is the reason.
-        said: bool,
+        /// Whether the server has sent this reason.
+        has_reason: bool,
     },
-    #[error("no SSH server: it says {0:?}")]
+    #[error("not an SSH server: it sent {0:?}")]
     NotSsh(String),
-    #[error("the server has no host key of a type that is asked for ({}); it offers {}", list(pinned), list(offered))]
+    #[error("the server has no host key of a pinned type ({}); it offers {}", list(pinned), list(offered))]
     NoCommonHostKeyType { pinned: Vec<HostKeyKind>, offered: Vec<String> },
     #[error("the server has no {} in common with this program; it offers {}", algorithm.name(), list(offered))]
     NoCommonAlgorithm { algorithm: Algorithm, offered: Vec<String>, known: Vec<String> },
-    #[error("the server shows something that is no host key: {0}")]
+    #[error("the server sent an invalid host key: {0}")]
     BadHostKey(HostKeyError),
     #[error("the server shows another host key than expected: {fingerprint}")]
     HostKeyDiffers {
-        /// The key that was shown, in OpenSSH form: what `host_key` would have to be to accept it.
+        /// The key of the server, in OpenSSH form, as `host_key` would pin it.
         offered: String,
         /// `SHA256:…`, as OpenSSH prints it.
         fingerprint: String,
@@ -157,49 +159,49 @@ pub enum Cause {
         /// The key's line for `authorized_keys`.
         public_key: String,
     },
-    /// The key did fit; what is in the way comes after it.
-    #[error("key '{}' opens the account of '{user}', and the server still refuses the login", key.display())]
+    /// The key is not the reason: the server has accepted it.
+    #[error("the server accepts key '{}' for user '{user}', but still refuses the login", key.display())]
     LoginRefused { user: String, key: PathBuf },
-    #[error("the server accepts key '{}' for user '{user}', and wants {} besides", key.display(), list(methods))]
-    MoreWanted { user: String, key: PathBuf, methods: Vec<String> },
-    #[error("the server lets user '{user}' log in with {}, and not with a key", or_nothing(methods))]
-    NoLoginByKey { user: String, methods: Vec<String> },
+    #[error("the server accepts key '{}' for user '{user}', but also requires {}", key.display(), list(methods))]
+    MoreMethodsRequired { user: String, key: PathBuf, methods: Vec<String> },
+    #[error("the server allows user '{user}' to log in with {}, but not with a key", or_nothing(methods))]
+    KeyLoginDisabled { user: String, methods: Vec<String> },
     #[error("private key '{}' cannot sign: {problem}", path.display())]
     CannotSign { path: PathBuf, problem: String },
 
-    #[error("no connection to socket '{socket}': {reason}")]
+    #[error("cannot connect to socket '{socket}': {reason}")]
     SocketRefused { socket: String, reason: String },
-    #[error("the server runs no command for this user: {0}")]
+    #[error("the server refuses to run commands for this user: {0}")]
     CommandRefused(String),
 
-    /// Nothing arrived for that long, keep-alive answers included.
+    /// No byte arrived for this time, not even a reply to a keep-alive request.
     #[error("the link is dead: nothing arrived for {}", seconds(*.0))]
     LinkDead(Duration),
     #[error("the connection was closed by the other side")]
     Closed,
-    /// With an SSH_MSG_DISCONNECT, before the login was through.
+    /// The server sent SSH_MSG_DISCONNECT before the end of the login.
     #[error("the server ended the connection: {0:?}")]
     Disconnected(String),
-    /// The connection is still there, and libssh2 cannot go on with it.
-    #[error("the server sent a message that is damaged, or longer than the {} KiB that libssh2 takes", MAX_SERVER_MESSAGE >> 10)]
-    MessageNotTaken,
-    /// The other end of the channel is gone; the session may live on.
+    /// The connection is open, but libssh2 has rejected a message.
+    #[error("the server sent a message that is damaged, or longer than the {} KiB that libssh2 accepts", MAX_SERVER_MESSAGE >> 10)]
+    MessageInvalid,
+    /// The other side has closed the channel. The session may still be open.
     #[error("the other end of the channel is closed")]
     ChannelClosed,
-    /// The deadline the caller had set passed.
-    #[error("the time allowed for this is over")]
+    /// The deadline of the caller has passed.
+    #[error("the time limit has passed")]
     Deadline,
-    /// The session failed before, in a way that leaves libssh2 unusable.
-    #[error("the connection is out of use after an earlier failure")]
-    OutOfUse,
-    /// More than a server has to say until somebody is logged in, in bytes.
-    #[error("the server sent more than {} KiB before the login was through", .0 >> 10)]
+    /// An earlier failure has left the session in a state in which libssh2 cannot continue.
+    #[error("the connection is unusable after an earlier failure")]
+    Unusable,
+    /// The server sent more than this number of bytes before the login.
+    #[error("the server sent more than {} KiB before the login", .0 >> 10)]
     TooMuchBeforeLogin(u64),
-    #[error("the server keeps sending what nobody asked for")]
-    TooMuchUnasked,
+    #[error("the server keeps sending unrequested data")]
+    TooMuchUnrequested,
     #[error("more than {0} bytes of output")]
     TooMuchOutput(usize),
-    /// Everything else libssh2 reports, in its words.
+    /// Any other error of libssh2.
     #[error("{message} (libssh2 error {code})")]
     Ssh { code: i32, message: String },
     #[error("{0}")]
@@ -215,12 +217,12 @@ impl Error {
         Error { machine: machine.address(), phase, cause: cause.into() }
     }
 
-    /// An error of the machine with this address.
+    /// Returns an error of the machine `machine`, `NAME:PORT`.
     pub(crate) fn of(machine: &str, phase: Phase, cause: Cause) -> Error {
         Error { machine: machine.to_owned(), phase, cause }
     }
 
-    /// The same once more, as it would cross between processes.
+    /// Returns a copy, as another process would receive it.
     pub(crate) fn copy(&self) -> Error {
         let copied = serde_json::to_value(self).and_then(serde_json::from_value);
         copied.unwrap_or_else(|error: serde_json::Error| {
@@ -228,15 +230,16 @@ impl Error {
         })
     }
 
-    /// The error of this module that an error of [`io`] carries, if it does.
+    /// Returns the error of this module inside an error of [`io`], if there is one.
     pub fn in_io(error: &io::Error) -> Option<&Error> {
         error.get_ref()?.downcast_ref()
     }
 
-    /// As an error of a read or a write, its kind the nearest one.
+    /// Turns the error into one of a read or a write, with the nearest kind: `closed` if the connection or the channel
+    /// is closed.
     pub(crate) fn into_io(self, closed: io::ErrorKind) -> io::Error {
         let kind = match &self.cause {
-            Cause::Closed | Cause::Disconnected(_) | Cause::ChannelClosed | Cause::OutOfUse => closed,
+            Cause::Closed | Cause::Disconnected(_) | Cause::ChannelClosed | Cause::Unusable => closed,
             Cause::LinkDead(_) | Cause::Deadline | Cause::TimedOut(_) => io::ErrorKind::TimedOut,
             Cause::Io(error) => error.kind(),
             _ => io::ErrorKind::Other,
@@ -245,6 +248,7 @@ impl Error {
     }
 }
 
+/// Returns the items, separated by commas.
 pub(super) fn list<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
     items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
 }
@@ -253,11 +257,12 @@ fn or_nothing(methods: &[String]) -> String {
     if methods.is_empty() { "nothing".to_owned() } else { list(methods) }
 }
 
+/// Returns a time in seconds, with one decimal place.
 fn seconds(time: Duration) -> String {
     format!("{} s", (time.as_secs_f64() * 10.0).round() / 10.0)
 }
 
-/// An error of the system, by its number where it has one, else by its text.
+/// The serialized form of an [`io::Error`]: its number, if it has one, and its text.
 mod io_error {
     use std::io;
 

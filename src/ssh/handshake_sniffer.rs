@@ -1,26 +1,28 @@
-//! What a server says before encryption begins, overheard while libssh2 receives it, for the sake of the error
-//! messages.
+//! Reads the data that a server sends before encryption begins, for better error messages. libssh2 receives the same
+//! data.
 //!
-//! libssh2 skips every line before the server's version and reports one code for whatever ends a key exchange. The
-//! server's words tell more:
+//! libssh2 skips every line before the server's version, and reports one code for all failures of a key exchange. The
+//! data of the server shows more:
 //!
-//! - OpenSSH answers a banned address (`PerSourcePenalties`, since 9.8) and one connection too many (`MaxStartups`)
-//!   with the line `Not allowed at this time` in place of its version, and closes. For the latter it said `Exceeded
-//!   MaxStartups` before, and nothing before that.
+//! - OpenSSH sends the line `Not allowed at this time` instead of its version, and closes the connection, to a banned
+//!   address (`PerSourcePenalties`, since 9.8) and above the limit of connections (`MaxStartups`). For the latter,
+//!   earlier versions sent `Exceeded MaxStartups`, and still earlier ones nothing.
 //! - The first packet after the version is SSH_MSG_KEXINIT (RFC 4253, sections 6 and 7.1): packet length, padding
-//!   length, the number 20, a cookie of 16 bytes, then lists of names: what the server knows of each kind of algorithm.
+//!   length, the number 20, a cookie of 16 bytes, and then a list of names for each kind of algorithm that the server
+//!   supports.
 //!
-//! Nothing is decided by what is found here, and what is missing or strange is simply not known.
+//! Only messages depend on this data. Missing or invalid parts are unknown.
 
 const SSH_MSG_KEXINIT: u8 = 20;
 
-/// What was received, from the first byte on.
+/// The received bytes, from the first one.
 #[derive(Default)]
 pub(super) struct HandshakeSniffer {
     pub(super) bytes: Vec<u8>,
 }
 
-/// The algorithms that a server knows, by kind. For the last two, what it takes and what it sends.
+/// The algorithms that a server supports, by kind. Ciphers and MACs have a list for each direction: to the server, and
+/// from it.
 #[derive(Debug, PartialEq)]
 pub(super) struct Algorithms {
     pub(super) key_exchange: Vec<String>,
@@ -30,12 +32,12 @@ pub(super) struct Algorithms {
 }
 
 impl HandshakeSniffer {
-    /// Whether the server said nothing at all.
+    /// Returns whether the server has sent nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// The first line if it is not a version, made printable and short.
+    /// Returns the first line if it is not an SSH version, at most 80 bytes, with blanks for control characters.
     pub(super) fn other_than_ssh(&self) -> Option<String> {
         if self.bytes.is_empty() || self.after_version().is_some() || self.bytes.starts_with(b"SSH-") {
             return None;
@@ -44,7 +46,7 @@ impl HandshakeSniffer {
         Some(printable(&line[..line.len().min(80)]).trim_end().to_owned())
     }
 
-    /// What the server offers, if its SSH_MSG_KEXINIT was seen whole.
+    /// Returns the algorithms of the server, if its SSH_MSG_KEXINIT was received completely.
     pub(super) fn algorithms(&self) -> Option<Algorithms> {
         let (length, packet) = self.after_version()?.split_first_chunk::<4>()?;
         let packet = packet.get(..u32::from_be_bytes(*length) as usize)?;
@@ -65,6 +67,7 @@ impl HandshakeSniffer {
         })
     }
 
+    /// Returns the bytes after the line with the version.
     fn after_version(&self) -> Option<&[u8]> {
         let mut rest = self.bytes.as_slice();
         loop {
@@ -78,10 +81,12 @@ impl HandshakeSniffer {
     }
 }
 
+/// Returns the text with blanks for control characters.
 fn printable(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// Splits a name list (RFC 4251, section 5) off the bytes.
 fn name_list(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     rest.split_at_checked(u32::from_be_bytes(*length) as usize)
@@ -134,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_anywhere_is_not_known() {
+    fn algorithms_of_a_truncated_packet_are_unknown() {
         let mut bytes = b"SSH-2.0-x\n".to_vec();
         bytes.extend(key_exchange_init(&["a"; 6]));
         for length in 0..bytes.len() {

@@ -1,4 +1,4 @@
-//! What to do about an error of a connection: the text of a hint, for people. Commands in it may be pasted blindly.
+//! The hints for errors of connections. Users may paste the commands in them without a check.
 
 use std::io;
 use std::path::Path;
@@ -9,30 +9,30 @@ use crate::machine::{HostKey, HostKeyError, HostKeyKind};
 use crate::permissions::{self, Need, PermissionProblem, User};
 use crate::shell::quote;
 
-/// Where a key is that belongs to the user of guix-daemon.
+/// The path that hints suggest for a key of the user of guix-daemon.
 const SUGGESTED_KEY: &str = "/etc/guix/offload_ed25519";
 
 impl Error {
-    /// What to do about it, if that can be said.
+    /// Returns the remedy, in the imperative, if there is one.
     pub fn hint(&self) -> Option<String> {
         let name = self.machine.rsplit_once(':').map_or(self.machine.as_str(), |(name, _)| name);
         let port = self.machine.rsplit_once(':').map_or("22", |(_, port)| port);
         let hint = match &self.cause {
             Cause::NoPrivateKey { .. } | Cause::NoHome => {
-                "make a key with `ssh-keygen -t ed25519 -N \"\" -f FILE` and name it in 'private_key'".to_owned()
+                "create a key with `ssh-keygen -t ed25519 -N \"\" -f FILE` and name it in 'private_key'".to_owned()
             }
             Cause::PrivateKeyMissing { path } => {
                 format!(
                     "correct 'private_key'. If the key exists, guix-daemon does not see it (`ProtectHome=` in its unit): move it \
-                     to /etc/guix. If there is none, make it: `{}`",
+                     to /etc/guix. If there is none, create it: `{}`",
                     make_key(path)
                 )
             }
-            Cause::PrivateKeyHidden { .. } => "do not make it again. guix-daemon has a mount name space of its own, in which \
+            Cause::PrivateKeyHidden { .. } => "do not create it again. guix-daemon has a mount name space of its own, in which \
                 something covers the directory: `ProtectHome=`, `PrivateTmp=` or `InaccessiblePaths=` in its unit \
                 (`systemctl cat guix-daemon`). Move the key to /etc/guix and correct 'private_key'"
                 .to_owned(),
-            Cause::PrivateKeyUnreadable { path, error } => key_of_its_own(path, error)
+            Cause::PrivateKeyUnreadable { path, error } => separate_key_hint(path, error)
                 .or_else(|| permissions::advice(path, Need::ReadSecret, error))
                 .unwrap_or_else(|| {
                     format!("the file '{}' must be readable by the user that runs guix-daemon", path.display())
@@ -42,12 +42,12 @@ impl Error {
                 "'private_key' must name a private key in OpenSSH or PEM form, such as ssh-keygen writes".to_owned()
             }
             Cause::PrivateKeyEncrypted { path } => format!(
-                "use a key of its own without passphrase (`ssh-keygen -t ed25519 -N \"\" -f FILE`), or remove the passphrase: \
+                "use a separate key without passphrase (`ssh-keygen -t ed25519 -N \"\" -f FILE`), or remove the passphrase: \
                  `ssh-keygen -p -N \"\" -f {}`",
                 quote(&path.to_string_lossy())
             ),
             Cause::PrivateKeyUnsupported { .. } => "use an Ed25519, ECDSA or RSA key".to_owned(),
-            Cause::NameNotResolved(_) => format!("check 'name', and what `getent hosts {name}` says on this machine"),
+            Cause::NameNotResolved(_) => format!("check 'name', and what `getent hosts {name}` prints on this machine"),
             Cause::ConnectionRefused { .. } => {
                 format!("start the SSH server on {name}, or correct 'port' ({port} was tried)")
             }
@@ -56,20 +56,20 @@ impl Error {
             Cause::TimedOut(_) => {
                 "check that the machine is up and that no firewall drops packets; 'connect_timeout' is the limit".to_owned()
             }
-            Cause::NotAllowedNow => {
-                "it ends by itself, within ten minutes; in its sshd_config, `PerSourcePenaltyExemptList` exempts this host, \
-                 and `MaxStartups` may be too low"
+            Cause::TemporarilyRefused => {
+                "wait: this ends within ten minutes; in its sshd_config, `PerSourcePenaltyExemptList` exempts this host, and \
+                 `MaxStartups` may be too low"
                     .to_owned()
             }
-            Cause::Dropped { .. } => "raise `MaxStartups` in its sshd_config, and see what its sshd logs".to_owned(),
+            Cause::Dropped { .. } => "raise `MaxStartups` in its sshd_config, and check the log of its sshd".to_owned(),
             Cause::NotSsh(_) => format!("correct 'port': {port} is another service"),
             Cause::NoCommonHostKeyType { offered, .. } if is_any_supported(offered) => {
                 let host = quote(name);
                 format!("`offload add --port {port} {host}` prints a key of another type for 'host_key'; compare it on {name}")
             }
             Cause::NoCommonHostKeyType { .. } => format!(
-                "none of these types is supported: in the sshd_config of {name}, let there be an Ed25519 key (`HostKey \
-                 /etc/ssh/ssh_host_ed25519_key`, `HostKeyAlgorithms`); as root there, `ssh-keygen -A` makes it"
+                "none of these types is supported: in the sshd_config of {name}, configure an Ed25519 key (`HostKey \
+                 /etc/ssh/ssh_host_ed25519_key`, `HostKeyAlgorithms`); as root there, `ssh-keygen -A` creates it"
             ),
             Cause::NoCommonAlgorithm { algorithm, known, .. } => {
                 let setting = algorithm.setting();
@@ -80,9 +80,9 @@ impl Error {
                     "if the machine's key has changed and you have compared the fingerprint on the machine itself: host_key = \
                      \"{offered}\""
                 ),
-                Err(error) => return unusable(&error),
+                Err(error) => return unusable_host_key(&error),
             },
-            Cause::BadHostKey(error) => return unusable(error),
+            Cause::BadHostKey(error) => return unusable_host_key(error),
             Cause::UserKeyRefused { user, public_key, .. } => format!(
                 "{}. If the key is in ~{user}/.ssh/authorized_keys already, do not add it again: its options there (from=, \
                  expiry-time=), a home directory or file that others can write to, a locked account, or `AllowUsers` or \
@@ -94,19 +94,19 @@ impl Error {
                 let root = if user == "root" { "`PermitRootLogin`" } else { "an account that has expired" };
                 format!("{}. Likely: {root}, or `AuthenticationMethods` with more than one key", server_log(name))
             }
-            Cause::MoreWanted { user, .. } => format!(
-                "nobody is there to type: in the sshd_config of {name}, set `AuthenticationMethods publickey` for user {user} \
-                 (in a block `Match User {user}`)"
+            Cause::MoreMethodsRequired { user, .. } => format!(
+                "in the sshd_config of {name}, set `AuthenticationMethods publickey` for user {user} (in a block `Match User \
+                 {user}`), because this program can only log in with a key"
             ),
-            Cause::NoLoginByKey { user, .. } => format!(
-                "in the sshd_config of {name}, set `PubkeyAuthentication yes`, and let `AuthenticationMethods` for user {user} \
-                 be `publickey`"
+            Cause::KeyLoginDisabled { user, .. } => format!(
+                "in the sshd_config of {name}, set `PubkeyAuthentication yes`, and `AuthenticationMethods publickey` for user \
+                 {user}"
             ),
             Cause::Disconnected(_) => server_log(name),
-            Cause::MessageNotTaken => {
-                format!("shorten the text that `Banner` in the sshd_config of {name} names, or take the setting out")
+            Cause::MessageInvalid => {
+                format!("shorten the text that `Banner` in the sshd_config of {name} names, or remove the setting")
             }
-            Cause::CannotSign { .. } => "use another key, such as `ssh-keygen -t ed25519 -N \"\" -f FILE` makes".to_owned(),
+            Cause::CannotSign { .. } => "use another key, such as one of `ssh-keygen -t ed25519 -N \"\" -f FILE`".to_owned(),
             Cause::SocketRefused { .. } => {
                 "check that guix-daemon runs there, that 'daemon_socket' is its socket, and that sshd_config has \
                  `AllowStreamLocalForwarding yes`"
@@ -118,14 +118,16 @@ impl Error {
             Cause::LinkDead(_) => {
                 "the machine or the network to it stopped answering; 'stall_timeout' is the limit".to_owned()
             }
-            Cause::TooMuchBeforeLogin(_) => format!("see what listens on port {port} of {name}: no usual SSH server does this"),
-            Cause::TooMuchUnasked => {
-                "no usual SSH server does this: look at the machine before it is used again".to_owned()
+            Cause::TooMuchBeforeLogin(_) => {
+                format!("check what listens on port {port} of {name}: a usual SSH server does not do this")
+            }
+            Cause::TooMuchUnrequested => {
+                "a usual SSH server does not do this: inspect the machine before you use it again".to_owned()
             }
             Cause::Closed
             | Cause::ChannelClosed
             | Cause::Deadline
-            | Cause::OutOfUse
+            | Cause::Unusable
             | Cause::TooMuchOutput(_)
             | Cause::Ssh { .. }
             | Cause::Io(_) => return None,
@@ -134,14 +136,15 @@ impl Error {
     }
 }
 
-/// The command that makes a key, and leaves one alone that is there: this process may not see it.
+/// Returns the command that creates a key unless the file exists. This process may not see the file.
 pub fn make_key(path: &Path) -> String {
     let path = quote(&path.to_string_lossy());
     format!("test -e {path} || ssh-keygen -q -t ed25519 -N '' -f {path}")
 }
 
-/// For a key below a directory that this user cannot enter, such as the home directory of another: that stays closed.
-fn key_of_its_own(path: &Path, error: &io::Error) -> Option<String> {
+/// Returns the hint for a key in a directory that this user cannot enter, such as the home directory of another user.
+/// The hint suggests a separate key and does not open the directory.
+fn separate_key_hint(path: &Path, error: &io::Error) -> Option<String> {
     if error.kind() != io::ErrorKind::PermissionDenied {
         return None;
     }
@@ -150,7 +153,7 @@ fn key_of_its_own(path: &Path, error: &io::Error) -> Option<String> {
     let key = Path::new(SUGGESTED_KEY);
     problem.is_above().then(|| {
         format!(
-            "{problem}. Leave that so, and give that user a key of its own: as root `{{ {}; }} && chown {}: {SUGGESTED_KEY} \
+            "{problem}. Do not change that. Give that user a separate key: as root `{{ {}; }} && chown {}: {SUGGESTED_KEY} \
              {SUGGESTED_KEY}.pub`, private_key = \"{SUGGESTED_KEY}\", and the .pub file in authorized_keys on the machine",
             make_key(key),
             quote(&user.name)
@@ -158,19 +161,19 @@ fn key_of_its_own(path: &Path, error: &io::Error) -> Option<String> {
     })
 }
 
-/// For a key that a server shows and `host_key` would not take.
-fn unusable(error: &HostKeyError) -> Option<String> {
+/// Returns the hint for a host key of a server that `host_key` does not accept.
+fn unusable_host_key(error: &HostKeyError) -> Option<String> {
     let hint = error.hint().map_or(String::new(), |hint| format!("; {hint}"));
-    Some(format!("'host_key' cannot have it: {error}{hint}"))
+    Some(format!("'host_key' cannot hold this key: {error}{hint}"))
 }
 
-/// Whether a server has a key of a type that can be pinned.
+/// Returns whether a server has a key of a type that can be pinned.
 fn is_any_supported(offered: &[String]) -> bool {
     let any = HostKeyKind::ALL.map(|kind| HostKey { kind, blob: Vec::new() });
     host_key::offers_any(offered, &any)
 }
 
-/// Where the reason is that a server does not give to the one it refuses.
+/// Returns where the log of a server is, which has the reason that the server does not send to a refused client.
 fn server_log(name: &str) -> String {
     format!(
         "the log of sshd on {name} has the reason: `journalctl -t sshd -t sshd-session`, or /var/log/messages on Guix System"

@@ -1,7 +1,7 @@
-//! Host keys: what is asked of the server, and how a key is shown to a person.
+//! Host keys: the algorithms to request from a server, and the text of a key for people.
 //!
-//! A key's encoding is that of RFC 4253, section 6.6, RFC 5656 and RFC 8709: a string that names its type, then the
-//! parts of the key. It is compared byte by byte, never taken apart.
+//! The encoding of a key is that of RFC 4253, section 6.6, RFC 5656 and RFC 8709: a string with its type, then the
+//! parts of the key. Keys are compared byte by byte and never decoded.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use crate::machine::{HostKey, HostKeyKind};
 
-/// The algorithms to ask for, so that the server shows a key of a pinned type. RSA keys are asked to sign with SHA-2:
-/// the algorithm `ssh-rsa` means SHA-1.
+/// Returns the algorithms to request, separated by commas, so that the server shows a key of a pinned type. RSA keys
+/// must sign with SHA-2, because the algorithm `ssh-rsa` uses SHA-1.
 pub(super) fn algorithms(pinned: &[HostKey]) -> String {
     let mut names: Vec<&str> = Vec::new();
     for key in pinned {
@@ -33,22 +33,22 @@ fn algorithms_of(kind: HostKeyKind) -> &'static [&'static str] {
     }
 }
 
-/// Whether a server with these algorithms can show a key of a pinned type.
+/// Returns whether a server with these algorithms can show a key of a pinned type.
 pub(super) fn offers_any(offered: &[String], pinned: &[HostKey]) -> bool {
     pinned.iter().flat_map(|key| algorithms_of(key.kind)).any(|name| offered.iter().any(|offered| offered == name))
 }
 
-/// A key as one line in OpenSSH form, without a comment: `ssh-ed25519 AAAA…`.
+/// Returns the line of a key in OpenSSH form, without a comment: `ssh-ed25519 AAAA…`.
 pub(super) fn line(blob: &[u8]) -> String {
     format!("{} {}", kind(blob), STANDARD.encode(blob))
 }
 
-/// The fingerprint of a key as OpenSSH prints it.
+/// Returns the fingerprint of a key as OpenSSH prints it.
 pub(super) fn fingerprint(blob: &[u8]) -> String {
     format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(blob)))
 }
 
-/// The type that a key's encoding begins with.
+/// Returns the type at the beginning of a key's encoding; empty if the encoding is damaged.
 fn kind(blob: &[u8]) -> String {
     let name =
         blob.split_first_chunk::<4>().and_then(|(length, rest)| rest.get(..u32::from_be_bytes(*length) as usize));
@@ -59,7 +59,7 @@ fn kind(blob: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// Made by ssh-keygen; so is the fingerprint.
+    /// A key of ssh-keygen, which also printed the fingerprint below.
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
 
     fn blob() -> Vec<u8> {
@@ -67,19 +67,19 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_shown_as_openssh_shows_it() {
+    fn a_key_is_printed_as_openssh_prints_it() {
         assert_eq!(line(&blob()), KEY);
         assert_eq!(fingerprint(&blob()), "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU");
     }
 
     #[test]
-    fn a_broken_key_is_shown_without_a_type() {
+    fn a_damaged_key_is_printed_without_a_type() {
         assert_eq!(line(&[0, 0]), " AAA=");
         assert_eq!(line(&[0, 0, 0, 9, b'x']), " AAAACXg=");
     }
 
     #[test]
-    fn each_pinned_type_is_asked_for_once_and_rsa_with_sha2() {
+    fn each_pinned_type_is_requested_once_and_rsa_with_sha2() {
         let key = |kind| HostKey { kind, blob: Vec::new() };
         let pinned = [key(HostKeyKind::Rsa), key(HostKeyKind::Ed25519), key(HostKeyKind::Rsa)];
         assert_eq!(algorithms(&pinned), "rsa-sha2-512,rsa-sha2-256,ssh-ed25519");

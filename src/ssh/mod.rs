@@ -1,10 +1,11 @@
-//! SSH connections to build machines: everything that touches libssh2.
+//! SSH connections to build machines. Only this module uses libssh2.
 //!
-//! A [`Session`] is connected, its server known by a pinned host key, and logged in. A [`Channel`] is a byte stream to
-//! a Unix-domain socket or to a command on the other side. libssh2 runs non-blocking and every wait is a poll(2) with a
-//! limit, in `driver`, so that neither a dead network nor a silent server can hang the caller.
+//! A [`Session`] is connected and logged in, and its server has shown a pinned host key. A [`Channel`] is a byte stream
+//! to a Unix-domain socket or to a command on the machine. libssh2 runs non-blocking, and every wait is a poll(2) with
+//! a time limit, in `driver`. So neither a dead network nor a silent server can block the caller indefinitely.
 //!
-//! What is not done here: known_hosts, `~/.ssh/config`, agents, passwords, passphrases. The machine file says it all.
+//! Not supported: known_hosts, `~/.ssh/config`, agents, passwords and passphrases. All settings are in the machine
+//! file.
 
 mod channel;
 mod code;
@@ -15,7 +16,7 @@ mod ffi;
 mod handshake_sniffer;
 mod hint;
 mod host_key;
-mod opening;
+mod pending_channel;
 pub(crate) mod poll;
 mod private_key;
 mod proxy;
@@ -27,6 +28,6 @@ mod tcp;
 pub use channel::{Channel, Output};
 pub use error::{Algorithm, Cause, Error, Phase};
 pub use hint::make_key;
-pub use opening::{Opening, Target};
+pub use pending_channel::{PendingChannel, Target};
 pub use private_key::stamp as private_key_stamp;
 pub use session::Session;

@@ -1,4 +1,4 @@
-//! Waiting for a socket: also for those who use a session that another process owns (`remote::session_stream`).
+//! Waits for a socket, with a deadline. `remote::session_stream` uses this as well.
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
@@ -6,7 +6,7 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
-/// Waits until `link` is ready for what is wanted, or broken, or it is time. False: it was time.
+/// Waits for the events `wanted` on `link`, or for an error on it. Returns false if the time `until` has come first.
 pub(crate) fn poll(link: BorrowedFd<'_>, wanted: PollFlags, until: Option<Instant>) -> Result<bool, Errno> {
     loop {
         let left = until.map(|until| {
@@ -29,12 +29,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_and_an_end_make_a_link_ready() {
+    fn a_link_is_ready_for_bytes_and_at_its_end() {
         let (link, mut theirs) = UnixStream::pair().unwrap();
-        let look = || poll(link.as_fd(), PollFlags::IN, Some(Instant::now())).unwrap();
-        assert!(!look());
+        let is_ready = || poll(link.as_fd(), PollFlags::IN, Some(Instant::now())).unwrap();
+        assert!(!is_ready());
         theirs.write_all(&[1]).unwrap();
-        assert!(look());
+        assert!(is_ready());
         assert!(!poll(theirs.as_fd(), PollFlags::IN, Some(Instant::now())).unwrap());
         drop(link);
         assert!(poll(theirs.as_fd(), PollFlags::IN, None).unwrap());

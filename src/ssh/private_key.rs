@@ -1,15 +1,15 @@
-//! The private key that opens the account: which file, and whether it can be used, found out before anything is sent.
+//! Finds and reads the private key for the login, and checks it before anything is sent.
 //!
-//! Without a `private_key` in the machine file it is the first of `~/.ssh/id_ed25519`, `id_ecdsa` and `id_rsa` that
-//! exists. A leading `~/` is the home directory that /etc/passwd gives the effective user; `HOME` only counts for a
-//! user that is not listed there, since a daemon started by systemd has none.
+//! Without `private_key` in the machine file, the key is the first of `~/.ssh/id_ed25519`, `id_ecdsa` and `id_rsa` that
+//! exists. A leading `~/` is the home directory of the effective user in /etc/passwd. `HOME` is used only for a user
+//! that is not in /etc/passwd, because a daemon that systemd starts has no such variable.
 //!
-//! A file that belongs to the effective user and is accessible to others is refused, as OpenSSH refuses it. Read are
-//! the form of OpenSSH (`openssh`) and those of PEM (`der`; RFC 7468, RFC 1421 for the headers of an encrypted key).
+//! A file that belongs to the effective user and is accessible to others is refused, as OpenSSH does. The supported
+//! formats are that of OpenSSH (`openssh`) and those of PEM (`der`; RFC 7468, RFC 1421 for the headers of an encrypted
+//! key).
 //!
-//! The key does its work in libgcrypt's secure memory (`login_key`), and what was read is wiped. libssh2 gets signatures,
-//! and never the key: it leaves copies of the text and of the key in memory that it has freed, and so do the package
-//! `ssh2` and OpenSSL.
+//! The key is in libgcrypt's secure memory (`login_key`), and the text of the file is wiped. libssh2 gets signatures
+//! and never the key: libssh2, the crate `ssh2` and OpenSSL leave copies of the text and of the key in freed memory.
 
 mod der;
 mod encoding;
@@ -36,30 +36,30 @@ use crate::file_stamp::FileStamp;
 use crate::gcrypt::Secret;
 use crate::permissions::passwd::home_directory;
 
-/// RSA keys of 16384 bits are about 13 KiB.
+/// The size limit of a key file, in bytes. An RSA key of 16384 bits is about 13 KiB.
 const MAX_KEY_FILE: u64 = 64 << 10;
 const DEFAULT_KEY_NAMES: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
 
-/// A key that can sign.
+/// The private key for the login.
 pub(super) struct PrivateKey {
     pub(super) path: PathBuf,
-    /// Of the file that was read.
+    /// The stamp of the file that was read.
     pub(super) stamp: FileStamp,
     key: LoginKey,
 }
 
 impl PrivateKey {
-    /// The public half, as a server is shown it.
+    /// Returns the public key, in the encoding of the protocol.
     pub(super) fn public(&self) -> &[u8] {
         self.key.public()
     }
 
-    /// The line for `authorized_keys`.
+    /// Returns the line for `authorized_keys`.
     pub(super) fn line(&self) -> String {
         host_key::line(self.public())
     }
 
-    /// Signs what a server wants to have signed for a login. The error is a message.
+    /// Returns the signature of the data of a login. The error is a message.
     pub(super) fn sign(&self, data: &[u8]) -> Result<Vec<u8>, String> {
         self.key.sign(data)
     }
@@ -73,12 +73,12 @@ pub(super) fn load(configured: Option<&Path>) -> Result<PrivateKey, Cause> {
     Ok(PrivateKey { path, stamp, key })
 }
 
-/// The stamp of the key's file; `None` if there is none.
+/// Returns the stamp of the key's file; `None` if there is none.
 pub fn stamp(configured: Option<&Path>) -> Option<FileStamp> {
     FileStamp::of(&find(configured).ok()?)
 }
 
-/// The file of the key that the machine file names, or of the default one.
+/// Returns the file of the configured key, or of the default one.
 fn find(configured: Option<&Path>) -> Result<PathBuf, Cause> {
     match configured {
         Some(path) => match path.strip_prefix("~") {
@@ -89,6 +89,7 @@ fn find(configured: Option<&Path>) -> Result<PathBuf, Cause> {
     }
 }
 
+/// Returns the first default key that exists in the home directory.
 fn first_default(home: &Path) -> Result<PathBuf, Cause> {
     let tried: Vec<PathBuf> = DEFAULT_KEY_NAMES.iter().map(|name| home.join(".ssh").join(name)).collect();
     if let Some(path) = tried.iter().find(|path| path.exists()) {
@@ -100,6 +101,7 @@ fn first_default(home: &Path) -> Result<PathBuf, Cause> {
     })
 }
 
+/// Reads the text of a key file, and the stamp of that file. Fails if the file is accessible to others.
 fn read(path: &Path) -> Result<(Zeroizing<String>, FileStamp), Cause> {
     let unreadable = |error| Cause::PrivateKeyUnreadable { path: path.to_owned(), error };
     let not_a_key = |found: &str| Cause::NotAPrivateKey { path: path.to_owned(), found: found.to_owned() };
@@ -119,7 +121,7 @@ fn read(path: &Path) -> Result<(Zeroizing<String>, FileStamp), Cause> {
     if metadata.len() > MAX_KEY_FILE {
         return Err(not_a_key("too large"));
     }
-    // With room for all of it: what grows leaves copies behind that nobody wipes.
+    // The string has room for the whole file. If it grew, it would leave copies in freed memory that are not wiped.
     let mut text = Zeroizing::new(String::with_capacity(MAX_KEY_FILE as usize + 64));
     match file.take(MAX_KEY_FILE).read_to_string(&mut text) {
         Ok(_) => Ok((text, FileStamp::from(&metadata))),
@@ -128,19 +130,19 @@ fn read(path: &Path) -> Result<(Zeroizing<String>, FileStamp), Cause> {
     }
 }
 
-/// Takes the text of a key apart.
+/// Parses the text of a key.
 fn parse(path: &Path, text: &str) -> Result<LoginKey, Cause> {
     let not_a_key = |found: &str| Cause::NotAPrivateKey { path: path.to_owned(), found: found.to_owned() };
     let encrypted = || Cause::PrivateKeyEncrypted { path: path.to_owned() };
     let unsupported = |kind: &str| Cause::PrivateKeyUnsupported { path: path.to_owned(), kind: kind.to_owned() };
     let mut labels = text.lines().filter_map(|line| line.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----"));
-    // Parameters of a curve may come first.
+    // The parameters of a curve may precede the key.
     let first = labels.clone().next();
     let label = labels.find(|label| label.ends_with("PRIVATE KEY")).or(first);
     let key = |bytes: Option<Zeroizing<Vec<u8>>>, parse: fn(&[u8]) -> Option<Secret<'_>>| {
-        let strange = || not_a_key("it is damaged, or of another type than Ed25519, ECDSA and RSA");
-        let bytes = bytes.ok_or_else(strange)?;
-        login_key(path, &parse(&bytes).ok_or_else(strange)?)
+        let invalid = || not_a_key("it is damaged, or of another type than Ed25519, ECDSA and RSA");
+        let bytes = bytes.ok_or_else(invalid)?;
+        login_key(path, &parse(&bytes).ok_or_else(invalid)?)
     };
     match label {
         Some("OPENSSH PRIVATE KEY") => {
@@ -185,7 +187,7 @@ fn login_key(path: &Path, secret: &Secret<'_>) -> Result<LoginKey, Cause> {
     LoginKey::new(secret).map_err(unusable)
 }
 
-/// What the base64 under a label stands for.
+/// Decodes the base64 text below a label.
 fn decode(text: &str, label: &str) -> Option<Zeroizing<Vec<u8>>> {
     let mut body = Zeroizing::new(String::with_capacity(text.len()));
     body.extend(
@@ -195,12 +197,13 @@ fn decode(text: &str, label: &str) -> Option<Zeroizing<Vec<u8>>> {
             .skip(1)
             .take_while(|line| !line.starts_with("-----END ")),
     );
-    // With room for all of it, too.
+    // This has room for all bytes as well, for the same reason as in `read`.
     let mut bytes = Zeroizing::new(Vec::with_capacity(body.len()));
     STANDARD.decode_vec(body.as_bytes(), &mut bytes).ok()?;
     Some(bytes)
 }
 
+/// Returns whether the text is a public key in OpenSSH form.
 fn is_public_key(text: &str) -> bool {
     let mut words = text.split_whitespace();
     let kind = words.next().unwrap_or_default();

@@ -1,10 +1,10 @@
-//! A program in place of the TCP connection: `proxy_command`.
+//! Runs a program instead of a TCP connection: `proxy_command`.
 //!
-//! The list of arguments is run as it is, without a shell. In each argument `%h` becomes the machine's name, `%p` its
-//! port and `%%` a percent sign, as in ssh_config(5). One end of a socket pair is its standard input and output; what
-//! it writes on standard error goes to the log, line by line.
+//! The arguments are executed without a shell. In each argument `%h` becomes the machine's name, `%p` its port and `%%`
+//! a percent sign, as in ssh_config(5). Standard input and output of the program are one end of a socket pair. The
+//! lines of its standard error go to the log.
 //!
-//! When the connection is no longer needed, or this process ends, it is killed with all that it has started
+//! When the connection is closed or this process ends, the program is killed with all processes that it has started
 //! ([`supervisor`](crate::supervisor)).
 
 use std::ffi::OsString;
@@ -24,19 +24,19 @@ use crate::supervisor::{Program, Streams};
 /// The longest line of its standard error that is logged in one piece, in bytes.
 const MAX_STDERR_LINE: u64 = 1024;
 
-/// Time allowed, after the command has ended, to read what it wrote to standard error: a child may hold that open.
+/// Time allowed to read the rest of the standard error after the command has ended. A child may keep it open.
 const STDERR_GRACE: Duration = Duration::from_millis(200);
 
-/// A running proxy command. Killed and waited for when dropped.
+/// A running proxy command. It is killed and reaped when this is dropped.
 pub(super) struct Proxy {
     program: String,
     child: Program,
-    /// Hears when the last line of standard error has been logged.
-    words: Receiver<()>,
+    /// This channel closes when the last line of standard error has been logged.
+    log_end: Receiver<()>,
 }
 
 impl Proxy {
-    /// Starts `arguments` and returns our end of the socket pair with it.
+    /// Starts the program `arguments`. Returns this side of its socket pair, and the program.
     pub(super) fn start(machine: &Machine, arguments: &[String]) -> Result<(OwnedFd, Proxy), Error> {
         let failed = |program: &str, problem: String| {
             Error::new(machine, Phase::Connect, Cause::Proxy { program: program.to_owned(), problem })
@@ -51,12 +51,12 @@ impl Proxy {
         let streams = Streams::Socket { socket: theirs.into(), messages: messages.into() };
         let child = Program::start(program.as_ref(), &rest, streams)
             .map_err(|error| failed(program, format!("cannot be started: {error}")))?;
-        let words = pass_on(program.clone(), stderr);
-        Ok((ours.into(), Proxy { program: program.clone(), child, words }))
+        let log_end = log_stderr(program.clone(), stderr);
+        Ok((ours.into(), Proxy { program: program.clone(), child, log_end }))
     }
 
-    /// Why nothing more comes from the program, if it has ended.
-    pub(super) fn end(&mut self) -> Option<Cause> {
+    /// Returns how the program ended; `None` if it runs.
+    pub(super) fn exit_cause(&mut self) -> Option<Cause> {
         let status = self.child.try_wait().ok().flatten()?;
         Some(Cause::Proxy { program: self.program.clone(), problem: format!("ended with {status}") })
     }
@@ -65,14 +65,14 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.child.kill();
-        let _ = self.words.recv_timeout(STDERR_GRACE);
+        let _ = self.log_end.recv_timeout(STDERR_GRACE);
     }
 }
 
-/// Logs what the program writes, which makes it printable, on a thread that ends with it.
-fn pass_on(program: String, stderr: PipeReader) -> Receiver<()> {
-    let (end, words) = mpsc::channel();
-    let pass_on = move || {
+/// Logs the standard error of the program, on a thread that ends with it. The log escapes control characters.
+fn log_stderr(program: String, stderr: PipeReader) -> Receiver<()> {
+    let (end, log_end) = mpsc::channel();
+    let log_lines = move || {
         let mut stderr = BufReader::new(stderr);
         let mut line = Vec::new();
         while matches!((&mut stderr).take(MAX_STDERR_LINE).read_until(b'\n', &mut line), Ok(1..)) {
@@ -81,11 +81,12 @@ fn pass_on(program: String, stderr: PipeReader) -> Receiver<()> {
         }
         drop(end);
     };
-    // Without a thread nothing is logged, and the program finds the pipe closed.
-    let _ = thread::Builder::new().name("proxy".to_owned()).spawn(pass_on);
-    words
+    // Without a thread nothing is logged, and the program's pipe is closed.
+    let _ = thread::Builder::new().name("proxy".to_owned()).spawn(log_lines);
+    log_end
 }
 
+/// Replaces `%h`, `%p` and `%%` in an argument.
 fn expand(argument: &str, machine: &Machine) -> String {
     let mut expanded = String::with_capacity(argument.len());
     let mut rest = argument;

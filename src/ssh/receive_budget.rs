@@ -1,25 +1,24 @@
-//! How much a server may send.
+//! Limits how much a server may send.
 //!
-//! libssh2 (1.11.1) keeps what nobody has asked for, in a list without a limit (`_libssh2_packet_add`): packets of
-//! types that it does not know, answers without a question, data without content. A channel's data is bounded by its
-//! window; what is left here bounds the rest, by the bytes that come:
+//! libssh2 (1.11.1) stores unrequested packets in a list without a limit (`_libssh2_packet_add`): packets of unknown
+//! types, replies without a request, data packets without content. The window of a channel limits its data. This budget
+//! limits the rest, by the number of received bytes:
 //!
-//! - Until the login is through, [`MAX_BEFORE_LOGIN`] in all. A key exchange takes some 5 KiB, a long text before the login
-//!   ten more. Small packets cost about twenty times their length, so that is what a stranger can take in memory: some
-//!   20 MiB.
-//! - After that, [`MAX_UNREQUESTED`] bytes without one that was wanted: room for the windows of several channels that are not
-//!   being read, the widened one's 8 MiB among them, in packets that are small. In memory they are 100 MiB at worst.
-//!   Bytes that were wanted, a write that was taken and a question whether the server is alive each make up for a
-//!   number of others.
+//! - Before the login, the limit is [`MAX_BEFORE_LOGIN`] in all. A key exchange needs about 5 KiB, and a long text
+//!   before the login ten more. Small packets need about twenty times their length in memory. So a server that is not
+//!   authenticated can use about 20 MiB.
+//! - After the login, the limit is [`MAX_UNREQUESTED`] without a requested byte. That is enough for the windows of
+//!   several channels that are not read, in small packets, including a widened window of 8 MiB. It is at most 100 MiB
+//!   in memory. Requested bytes, writes that the server accepts and keep-alive requests each add to the budget.
 //!
-//! What remains: a machine that has proved who it is and sends what is wanted may send [`BUDGET_PER_WANTED_BYTE`] times as much beside
-//! it, for as long as it does so. And where a link is compressed, bytes say little about what they are unpacked to: 40
-//! kB for each packet at the most, from less than a hundred bytes.
+//! Not limited: an authenticated machine that sends requested data may send [`BUDGET_PER_REQUESTED_BYTE`] times as much
+//! unrequested data with it. If a connection is compressed, the number of bytes says little about their decompressed
+//! size: at most 40 kB for each packet, from less than a hundred bytes.
 
 use super::error::Cause;
 
-/// What one call of libssh2 may receive: little enough to look at the clock many times in a second, and enough for the
-/// buffers to be full.
+/// The most bytes that one call of libssh2 receives. The clock is read many times in a second, and the buffers still
+/// fill.
 const BUDGET_STEP: u64 = 256 << 10;
 
 /// The most bytes that a server may send before the login.
@@ -27,13 +26,14 @@ const MAX_BEFORE_LOGIN: u64 = 1 << 20;
 /// The most unrequested bytes that a server may send at a time after the login.
 const MAX_UNREQUESTED: u64 = 32 << 20;
 
-/// The bytes on the wire for one that is wanted, when they come in the smallest packets that a daemon makes: 24 bytes
-/// of a build's log, with up to 90 around them.
-const BUDGET_PER_WANTED_BYTE: u64 = 8;
+/// The number of bytes on the wire for each requested byte. The smallest packets of a daemon are 24 bytes of a build
+/// log, with up to 90 bytes of overhead.
+const BUDGET_PER_REQUESTED_BYTE: u64 = 8;
 
-/// An answer to a keep-alive, with all that is around it.
+/// The size of a reply to a keep-alive request, with its overhead, in bytes.
 const MIN_REPLY_BYTES: u64 = 256;
 
+/// The number of bytes that a server may still send.
 pub(super) struct ReceiveBudget {
     left: u64,
     is_logged_in: bool,
@@ -44,32 +44,35 @@ impl ReceiveBudget {
         ReceiveBudget { left: MAX_BEFORE_LOGIN, is_logged_in: false }
     }
 
-    pub(super) fn log_in(&mut self) {
+    /// Notes that the login has succeeded.
+    pub(super) fn set_logged_in(&mut self) {
         *self = ReceiveBudget { left: MAX_UNREQUESTED, is_logged_in: true };
     }
 
-    /// What the next call may receive.
-    pub(super) fn slice(&self) -> usize {
+    /// Returns the number of bytes that the next call may receive.
+    pub(super) fn next_limit(&self) -> usize {
         self.left.min(BUDGET_STEP) as usize
     }
 
+    /// Subtracts received bytes.
     pub(super) fn received(&mut self, bytes: usize) {
         self.left = self.left.saturating_sub(bytes as u64);
     }
 
-    /// Bytes that were wanted have been read, or bytes of ours been taken.
-    pub(super) fn moved(&mut self, bytes: usize) {
-        self.add((bytes as u64).saturating_mul(BUDGET_PER_WANTED_BYTE));
+    /// Adds to the budget for bytes that a caller has read, or that the server has accepted.
+    pub(super) fn credit(&mut self, bytes: usize) {
+        self.add((bytes as u64).saturating_mul(BUDGET_PER_REQUESTED_BYTE));
     }
 
-    /// The server has been asked for a sign of life.
-    pub(super) fn asked(&mut self) {
+    /// Adds to the budget for a keep-alive request, which has a reply.
+    pub(super) fn credit_keepalive(&mut self) {
         self.add(MIN_REPLY_BYTES);
     }
 
-    /// Whether it is used up, and what to say then.
+    /// Returns the cause to report if the budget is used up.
     pub(super) fn exceeded(&self) -> Option<Cause> {
-        let cause = if self.is_logged_in { Cause::TooMuchUnasked } else { Cause::TooMuchBeforeLogin(MAX_BEFORE_LOGIN) };
+        let cause =
+            if self.is_logged_in { Cause::TooMuchUnrequested } else { Cause::TooMuchBeforeLogin(MAX_BEFORE_LOGIN) };
         (self.left == 0).then_some(cause)
     }
 
@@ -84,49 +87,52 @@ impl ReceiveBudget {
 mod tests {
     use super::*;
 
-    /// The bytes that come before it is too much, with this done after each slice.
-    fn taken(receive_budget: &mut ReceiveBudget, each: impl Fn(&mut ReceiveBudget)) -> u64 {
-        let mut taken = 0;
-        while receive_budget.exceeded().is_none() && taken < 1 << 30 {
-            let slice = receive_budget.slice();
+    /// Returns the number of bytes that are received before the budget is used up. Calls `each` after each step.
+    fn received(receive_budget: &mut ReceiveBudget, each: impl Fn(&mut ReceiveBudget)) -> u64 {
+        let mut received = 0;
+        while receive_budget.exceeded().is_none() && received < 1 << 30 {
+            let slice = receive_budget.next_limit();
             assert!(slice > 0 && slice as u64 <= BUDGET_STEP);
             receive_budget.received(slice);
-            taken += slice as u64;
+            received += slice as u64;
             each(receive_budget);
         }
-        taken
+        received
     }
 
     #[test]
-    fn nothing_makes_it_more_before_the_login() {
+    fn nothing_adds_to_the_budget_before_the_login() {
         let mut receive_budget = ReceiveBudget::new();
         let each = |receive_budget: &mut ReceiveBudget| {
-            receive_budget.moved(1 << 20);
-            receive_budget.asked();
+            receive_budget.credit(1 << 20);
+            receive_budget.credit_keepalive();
         };
-        assert_eq!(taken(&mut receive_budget, each), MAX_BEFORE_LOGIN);
+        assert_eq!(received(&mut receive_budget, each), MAX_BEFORE_LOGIN);
         assert!(matches!(receive_budget.exceeded(), Some(Cause::TooMuchBeforeLogin(MAX_BEFORE_LOGIN))));
     }
 
     #[test]
-    fn what_nobody_wants_comes_to_an_end() {
+    fn unrequested_data_is_limited() {
         let mut receive_budget = ReceiveBudget::new();
-        receive_budget.log_in();
-        assert_eq!(taken(&mut receive_budget, |_| ()), MAX_UNREQUESTED);
-        assert!(matches!(receive_budget.exceeded(), Some(Cause::TooMuchUnasked)));
-        // Nor is anything saved up by what was wanted before.
+        receive_budget.set_logged_in();
+        assert_eq!(received(&mut receive_budget, |_| ()), MAX_UNREQUESTED);
+        assert!(matches!(receive_budget.exceeded(), Some(Cause::TooMuchUnrequested)));
+        // Requested bytes do not raise the budget above its maximum.
         let mut receive_budget = ReceiveBudget::new();
-        receive_budget.log_in();
-        receive_budget.moved(1 << 40);
-        assert_eq!(taken(&mut receive_budget, |_| ()), MAX_UNREQUESTED);
+        receive_budget.set_logged_in();
+        receive_budget.credit(1 << 40);
+        assert_eq!(received(&mut receive_budget, |_| ()), MAX_UNREQUESTED);
     }
 
     #[test]
-    fn what_is_wanted_does_not_even_in_small_packets() {
-        for wanted in [BUDGET_STEP, BUDGET_STEP / 5] {
+    fn requested_data_is_not_limited_even_in_small_packets() {
+        for requested in [BUDGET_STEP, BUDGET_STEP / 5] {
             let mut receive_budget = ReceiveBudget::new();
-            receive_budget.log_in();
-            assert_eq!(taken(&mut receive_budget, |receive_budget| receive_budget.moved(wanted as usize)), 1 << 30);
+            receive_budget.set_logged_in();
+            assert_eq!(
+                received(&mut receive_budget, |receive_budget| receive_budget.credit(requested as usize)),
+                1 << 30
+            );
         }
     }
 }

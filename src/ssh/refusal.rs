@@ -1,22 +1,23 @@
-//! Why a server refused a login, as far as it shows (RFC 4252, sections 5.1 and 7).
+//! Finds out why a server has refused a login, as far as possible (RFC 4252, sections 5.1 and 7).
 //!
-//! A server is asked first whether it would take the key. If it would, the login is signed, and what it says then is not
-//! about the key. Each refusal comes with a list of methods with which the login can go on, which libssh2 does not pass
-//! on; a request for the method `none` gives the list once more. The reason itself a server keeps to its log.
+//! The client first asks the server whether it accepts the key. If it does, the client signs the login, so a later
+//! refusal has another reason than the key. Each refusal includes a list of the methods with which the login can
+//! continue, but libssh2 does not pass it on. A request for the method `none` returns the list again. Only the log of
+//! the server has the reason itself.
 
 use std::ffi::CStr;
 
 use super::deadline::Deadline;
-use super::driver::{Driver, Kind};
+use super::driver::{CallKind, Driver};
 use super::error::Cause;
 use super::ffi;
 use super::private_key::PrivateKey;
 use crate::machine::Machine;
 use crate::text::printable;
 
-/// The most login methods of a server that are shown.
+/// The most login methods of a server that are reported.
 const MAX_METHODS: usize = 8;
-/// The longest name of a login method that is shown, in bytes.
+/// The longest name of a login method that is reported, in bytes; the rest is cut off.
 const MAX_METHOD_NAME: usize = 64;
 const PUBLIC_KEY_METHOD: &str = "publickey";
 
@@ -29,7 +30,7 @@ pub(super) struct Refusal<'a> {
 }
 
 impl Refusal<'_> {
-    /// The server does not take the key, for a reason that it keeps to itself.
+    /// Returns the cause for a server that refuses the key without a reason.
     pub(super) fn of_key(&self) -> Cause {
         Cause::UserKeyRefused {
             user: self.machine.user.clone(),
@@ -38,41 +39,41 @@ impl Refusal<'_> {
         }
     }
 
-    /// The server was asked whether it takes the key, and does not.
+    /// Returns the cause for a server that has refused the key before the signature.
     pub(super) fn before_signature(&self, user: &CStr) -> Cause {
         match self.methods(user) {
             Some(methods) if !methods.iter().any(|method| method == PUBLIC_KEY_METHOD) => {
-                Cause::NoLoginByKey { user: self.machine.user.clone(), methods }
+                Cause::KeyLoginDisabled { user: self.machine.user.clone(), methods }
             }
             _ => self.of_key(),
         }
     }
 
-    /// The server takes the key, and not the login. Partial success shows in the methods that are left: those that have
-    /// succeeded are not among them.
+    /// Returns the cause for a server that accepts the key but not the login. After a partial success, the list of
+    /// methods does not have the ones that have succeeded.
     pub(super) fn after_signature(&self, user: &CStr) -> Cause {
         let (user_name, key) = (self.machine.user.clone(), self.key.path.clone());
         match self.methods(user) {
             Some(methods) if !methods.is_empty() && !methods.iter().any(|method| method == PUBLIC_KEY_METHOD) => {
-                Cause::MoreWanted { user: user_name, key, methods }
+                Cause::MoreMethodsRequired { user: user_name, key, methods }
             }
             _ => Cause::LoginRefused { user: user_name, key },
         }
     }
 
-    /// The methods with which the login can go on; `None` if the server does not say.
+    /// Returns the methods with which the login can continue; `None` if the server does not send them.
     fn methods(&self, user: &CStr) -> Option<Vec<String>> {
         let call = || ffi::login_methods(self.driver.ssh(), user);
-        let list = self.driver.run(Kind::Negotiation, Some(self.limit), call).ok()?;
+        let list = self.driver.run(CallKind::Negotiation, Some(self.limit), call).ok()?;
         Some(split(&list))
     }
 }
 
-/// Returns the methods of a list, separated by commas, that are to be shown. `publickey` is among them if the list has
-/// it, wherever that is.
+/// Returns the methods of a comma-separated list that are reported, at most [`MAX_METHODS`]. `publickey` is among them
+/// if it is anywhere in the list.
 fn split(list: &str) -> Vec<String> {
     let mut methods: Vec<&str> = list.split(',').filter(|method| !method.is_empty()).collect();
-    // A stable sort: the others stay in their order.
+    // The sort is stable, so the others keep their order.
     methods.sort_by_key(|&method| method != PUBLIC_KEY_METHOD);
     methods.into_iter().take(MAX_METHODS).map(|method| printable(method, MAX_METHOD_NAME)).collect()
 }

@@ -1,4 +1,4 @@
-//! From a machine's name to a connected socket, within a deadline.
+//! Resolves a machine's name and connects a TCP socket, within a deadline.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -10,7 +10,8 @@ use std::time::Instant;
 use super::error::{Cause, Error, Phase};
 use crate::machine::Machine;
 
-/// Resolves the machine's name and connects to its port: each address in turn, with an equal share of what is left.
+/// Resolves the machine's name and connects to its port. Tries one address after the other, each with an equal share of
+/// the remaining time.
 pub(super) fn connect(machine: &Machine, deadline: Instant) -> Result<OwnedFd, Error> {
     let addresses = resolve(machine, deadline)?;
     let mut failure = Cause::NameNotResolved("no address".to_owned());
@@ -23,7 +24,7 @@ pub(super) fn connect(machine: &Machine, deadline: Instant) -> Result<OwnedFd, E
         }
         match TcpStream::connect_timeout(address, share) {
             Ok(stream) => {
-                // Requests and replies are small and alternate; waiting to fill packets would cost a delay for each.
+                // Requests and replies are small and alternate. Nagle's algorithm would delay each of them.
                 stream.set_nodelay(true).map_err(|error| Error::new(machine, Phase::Connect, error))?;
                 return Ok(stream.into());
             }
@@ -37,8 +38,8 @@ pub(super) fn connect(machine: &Machine, deadline: Instant) -> Result<OwnedFd, E
     Err(Error::new(machine, Phase::Connect, failure))
 }
 
-/// The addresses of the machine. getaddrinfo(3) knows no deadline, so it runs on a thread that is left to itself when
-/// the time is over.
+/// Returns the addresses of the machine. getaddrinfo(3) has no deadline, so it runs on a thread, which continues after
+/// the deadline.
 fn resolve(machine: &Machine, deadline: Instant) -> Result<Vec<SocketAddr>, Error> {
     let failed = |cause| Error::new(machine, Phase::Resolve, cause);
     if let Ok(address) = machine.name.parse::<IpAddr>() {
@@ -50,7 +51,7 @@ fn resolve(machine: &Machine, deadline: Instant) -> Result<Vec<SocketAddr>, Erro
         .name("resolve".to_owned())
         .spawn(move || {
             let addresses = (name.as_str(), port).to_socket_addrs().map(Vec::from_iter);
-            // Nobody listens any more when the deadline has passed.
+            // The receiver is gone if the deadline has passed.
             let _ = sender.send(addresses);
         })
         .map_err(|error| failed(error.into()))?;
@@ -64,7 +65,7 @@ fn resolve(machine: &Machine, deadline: Instant) -> Result<Vec<SocketAddr>, Erro
     }
 }
 
-/// The text of gai_strerror(3) alone: std prefixes it.
+/// Returns the text of gai_strerror(3) without the prefix of std.
 fn without_preamble(error: &io::Error) -> String {
     let text = error.to_string();
     text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned()

@@ -36,7 +36,7 @@ const ROOTS: [Root; 5] = [
 ];
 
 /// The folders and files whose comments and messages are not read yet.
-const WAITING: [&str; 5] = ["src/remote/", "src/ssh/", "tests/crash/", "tests/persist/", "tests/ssh/"];
+const WAITING: [&str; 3] = ["tests/crash/", "tests/persist/", "tests/ssh/"];
 
 /// The lines that a paragraph may have.
 const PARAGRAPH: usize = 5;

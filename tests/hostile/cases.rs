@@ -215,8 +215,8 @@ cases! {
     { "half a reply, and the connection ends", "the connection to the daemon failed", |_| Play::ends(At::Query, ints(&[LAST])[..5].to_vec()) }
 
     "Silence":
-    { "no greeting", "its daemon has not greeted within 4 s", |_| Play::is_silent(At::Greeting) }
-    { "a greeting of one byte at a time, slowly", "its daemon has not greeted within 4 s", |_| Play::new(At::Greeting, trickle) }
+    { "no greeting", "its daemon sent no greeting within 4 s", |_| Play::is_silent(At::Greeting) }
+    { "a greeting of one byte at a time, slowly", "its daemon sent no greeting within 4 s", |_| Play::new(At::Greeting, trickle) }
     { "no reply", "its daemon has been silent for 7 s"; MaxSilentTime, |_| Play::is_silent(At::Query) }
     { "no item", "its daemon has been silent for 7 s"; MaxSilentTime, |_| Play::is_silent(At::Export) }
 }

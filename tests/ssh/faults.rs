@@ -53,7 +53,7 @@ fn a_frozen_server_is_a_dead_link_when_read_from() {
     assert_stalled(start, &channel.read(&mut [0]).unwrap_err());
     // From now on it costs nothing.
     let start = Instant::now();
-    assert!(matches!(cause(&channel.write(b"x").unwrap_err()), Cause::OutOfUse));
+    assert!(matches!(cause(&channel.write(b"x").unwrap_err()), Cause::Unusable));
     assert!(session.open_socket(&socket).is_err() && session.exec("true").is_err());
     drop(channel);
     drop(session);

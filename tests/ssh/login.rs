@@ -89,7 +89,7 @@ fn a_type_that_the_server_has_not_is_answered_with_those_it_has() {
     keygen(&other, &["-t", "ed25519"]);
     machine.host_keys = vec![host_key(&other.with_extension("pub"))];
     let error = refusal(&machine);
-    let text = "the server has no host key of a type that is asked for (ssh-ed25519); it offers ecdsa-sha2-nistp256";
+    let text = "the server has no host key of a pinned type (ssh-ed25519); it offers ecdsa-sha2-nistp256";
     assert!(error.to_string().ends_with(text), "{error}");
     // What the command prints is accepted. What ssh-keyscan prints is not.
     let hint = error.hint().unwrap();
@@ -255,8 +255,8 @@ fn what_is_no_ssh_server_is_told_apart() {
     assert!(
         matches!(serve("220 mail.example.org ESMTP\r\n"), Cause::NotSsh(said) if said == "220 mail.example.org ESMTP")
     );
-    assert!(matches!(serve(""), Cause::Dropped { said: false }));
-    assert!(matches!(serve("Exceeded MaxStartups\r\n"), Cause::Dropped { said: true }));
+    assert!(matches!(serve(""), Cause::Dropped { has_reason: false }));
+    assert!(matches!(serve("Exceeded MaxStartups\r\n"), Cause::Dropped { has_reason: true }));
     assert!(matches!(serve("SSH-2.0-dropbear\r\n"), Cause::Closed));
 }
 
@@ -306,10 +306,10 @@ fn packet(kind: u8, length: u32) -> Vec<u8> {
 fn a_server_that_never_stops_talking_is_given_up() {
     const IGNORE: u8 = 2;
     const UNKNOWN: u8 = 250;
-    let too_much = "SSH handshake: the server sent more than 1024 KiB before the login was through";
+    let too_much = "SSH handshake: the server sent more than 1024 KiB before the login";
     for (version, flood, expected) in [
         ("", b"please hold the line\r\n".repeat(1000), "please hold the line"),
-        ("", vec![b'x'; 20_000], "no SSH server"),
+        ("", vec![b'x'; 20_000], "not an SSH server"),
         ("SSH-2.0-x\r\n", packet(IGNORE, 10).repeat(1000), too_much),
         ("SSH-2.0-x\r\n", packet(UNKNOWN, 30_000), too_much),
         ("SSH-2.0-x\r\n", packet(UNKNOWN, 0).repeat(1000), too_much),
@@ -351,7 +351,7 @@ fn a_banned_address_is_an_error_of_its_own() {
     loop {
         match Session::connect(&machine) {
             Ok(_) => assert!(start.elapsed() < Duration::from_secs(40), "no ban"),
-            Err(error) if matches!(error.cause, Cause::NotAllowedNow) => break,
+            Err(error) if matches!(error.cause, Cause::TemporarilyRefused) => break,
             // What is said at once may go unseen.
             Err(error) => assert!(start.elapsed() < Duration::from_secs(40), "{error}"),
         }
@@ -373,8 +373,8 @@ fn one_connection_too_many_is_told_apart() {
         // What is said may be lost with a connection that is reset.
         let causes: Vec<Cause> = (0..10).map(|_| refusal(&server.machine()).cause).collect();
         let is_told = |cause: &Cause| match options.root {
-            "sid" => matches!(cause, Cause::NotAllowedNow),
-            _ => matches!(cause, Cause::Dropped { said: true }),
+            "sid" => matches!(cause, Cause::TemporarilyRefused),
+            _ => matches!(cause, Cause::Dropped { has_reason: true }),
         };
         assert!(causes.iter().any(is_told), "{causes:?}");
         assert!(causes.iter().all(|cause| is_told(cause) || matches!(cause, Cause::Dropped { .. })), "{causes:?}");

@@ -44,7 +44,7 @@ fn a_key_outside_of_the_mount_name_space_is_not_made_again() {
     let key = home.path().join("key");
     keygen(&key, &["-t", "ed25519"]);
     let said = said_without(home.path(), &key);
-    assert!(said.contains("exists, and is hidden from this process") && said.contains("ProtectHome"), "{said}");
+    assert!(said.contains("exists, but is hidden from this process") && said.contains("ProtectHome"), "{said}");
     assert!(!said.contains("ssh-keygen"), "{said}");
 }
 
@@ -86,6 +86,6 @@ fn a_key_in_a_home_directory_of_somebody_else_leaves_that_closed() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(said.contains("cannot read private key") && said.contains("give that user a key of its own"), "{said}");
+    assert!(said.contains("cannot read private key") && said.contains("Give that user a separate key"), "{said}");
     assert!(!said.contains("chmod"), "{said}");
 }

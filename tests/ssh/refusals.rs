@@ -31,7 +31,7 @@ fn a_second_method_that_is_wanted_is_named() {
         let sshd = ["AuthenticationMethods=publickey,password publickey,keyboard-interactive"];
         let server = Server::start(&Options { sshd: &sshd, ..*options });
         let error = refusal(&server.machine());
-        let Cause::MoreWanted { methods, .. } = &error.cause else { panic!("{error}") };
+        let Cause::MoreMethodsRequired { methods, .. } = &error.cause else { panic!("{error}") };
         assert!(methods.iter().any(|method| method == "password"), "{error}");
         let hint = error.hint().unwrap();
         assert!(hint.contains("`AuthenticationMethods publickey`") && !hint.contains("authorized_keys"), "{hint}");
@@ -43,7 +43,7 @@ fn a_server_without_login_by_key_says_what_it_has() {
     for setting in ["PubkeyAuthentication=no", "AuthenticationMethods=password"] {
         let server = Server::start(&Options { sshd: &[setting], ..SID });
         let error = refusal(&server.machine());
-        let Cause::NoLoginByKey { methods, .. } = &error.cause else { panic!("{setting}: {error}") };
+        let Cause::KeyLoginDisabled { methods, .. } = &error.cause else { panic!("{setting}: {error}") };
         assert!(methods.iter().any(|method| method == "password"), "{error}");
         assert!(!error.hint().unwrap().contains("authorized_keys"), "{error}");
     }
@@ -80,7 +80,7 @@ fn a_text_before_the_login_may_be_as_long_as_libssh2_takes() {
                 continue;
             }
             let error = refusal(&server.machine());
-            assert!(matches!(error.cause, Cause::MessageNotTaken), "{error}");
+            assert!(matches!(error.cause, Cause::MessageInvalid), "{error}");
             assert!(error.hint().unwrap().contains("`Banner`"), "{error}");
         }
     }

@@ -215,7 +215,7 @@ fn a_write_that_is_given_up_puts_the_session_out_of_use() {
     assert!(matches!(Error::in_io(&error).unwrap().cause, Cause::Deadline), "{error}");
     assert!(start.elapsed() < Duration::from_secs(30));
     let error = session.exec("true").err().unwrap();
-    assert!(matches!(error.cause, Cause::OutOfUse), "{error}");
+    assert!(matches!(error.cause, Cause::Unusable), "{error}");
 }
 
 #[test]

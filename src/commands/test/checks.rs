@@ -82,7 +82,7 @@ impl Findings<'_> {
             | Error::Silent { .. }
             | Error::TooSlow { .. }
             | Error::NotStarted { .. }
-            | Error::ChannelCut { .. }
+            | Error::ChannelTimeout { .. }
             | Error::Unresponsive { .. }
             | Error::OwnerEnded { .. }
             | Error::OwnerStopped { .. }

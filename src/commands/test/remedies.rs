@@ -45,7 +45,7 @@ pub fn of_connecting(
         | Error::OwnerStopped { .. }
         | Error::OwnerSilent { .. }
         | Error::NoOwner { .. }
-        | Error::ChannelCut { .. }
+        | Error::ChannelTimeout { .. }
         | Error::NotStarted { .. } => Vec::new(),
     }
 }

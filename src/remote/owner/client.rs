@@ -73,7 +73,7 @@ fn try_owner(
     let client = resumed.map(|(stream, Greeting { version, round_trip })| {
         let limit = reused_greeting_timeout(machine, round_trip);
         let stream = DaemonStream::resumed(stream, connection.clone(), limit);
-        DaemonStream::followed(Client::resume(stream, store.clone(), version, round_trip))
+        DaemonStream::count_requests(Client::resume(stream, store.clone(), version, round_trip))
     });
     Ok(Acquired { connection, client })
 }

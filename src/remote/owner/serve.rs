@@ -167,7 +167,7 @@ impl Server {
         let received = self.session.received();
         for (source, events) in events {
             match *source {
-                Source::Link if !self.has_channels() => return Err(self.session.closed()),
+                Source::Link if !self.has_channels() => return Err(self.session.closed_error()),
                 Source::Link => has_received = true,
                 Source::Terminated => return Ok(false),
                 Source::Daemon => self.retire(),
@@ -288,10 +288,10 @@ impl Server {
         }
         // A process that was stopped (SIGSTOP) has sent no keep-alive request, so its silence is not the server's.
         if self.last_probed > self.last_received && self.last_received + stall_timeout <= now {
-            return Err(self.session.dead_link());
+            return Err(self.session.link_dead_error());
         }
         if self.last_probed + interval <= now {
-            self.session.ask_for_sign_of_life()?;
+            self.session.send_keepalive()?;
             self.last_probed = now;
         }
         Ok(())

@@ -11,7 +11,7 @@ use super::clients::Client;
 use super::listening_socket::ListeningSocket;
 use super::message::{Frames, KeepOpen, Reply, Report, Request, send};
 use super::streams::{BUFFER_SIZE, IdleStream, Stream};
-use crate::ssh::{self, Cause, Opening, Session};
+use crate::ssh::{self, Cause, PendingChannel, Session};
 
 /// The most hooks that are served at the same time. Further ones wait until the owner accepts them.
 pub(super) const CLIENTS_MAX: usize = 128;
@@ -61,7 +61,7 @@ pub(super) struct Listening {
 
 /// A stream that is not open yet.
 pub(super) struct PendingStream {
-    pub opening: Opening,
+    pub opening: PendingChannel,
     pub limit: Duration,
     /// The time by which it must be open; `None` before its opening has begun.
     pub until: Option<Instant>,
@@ -183,7 +183,7 @@ impl Server {
         while let Some(pending) = self.openings.front_mut() {
             let until = *pending.until.get_or_insert_with(|| Instant::now() + pending.limit);
             let opened = if !self.can_open || self.streams.len() >= STREAMS_MAX {
-                Err(self.session.out_of_use())
+                Err(self.session.unusable_error())
             } else {
                 pending.opening.step()
             };
@@ -192,7 +192,7 @@ impl Server {
                 Ok(None) => {
                     self.can_open = false;
                     self.listening = None;
-                    Err(self.session.not_opened(pending.limit))
+                    Err(self.session.open_timeout_error(pending.limit))
                 }
                 Ok(Some(channel)) => Ok(channel),
                 Err(error) if is_session_error(&error) && self.can_open => return Err(error),

@@ -122,7 +122,7 @@ impl Stream {
     /// Returns the events to wait for on the data socket.
     pub fn poll_events(&self) -> PollFlags {
         let mut events = PollFlags::empty();
-        events.set(PollFlags::IN, !self.input_ended && self.channel.room() > 0);
+        events.set(PollFlags::IN, !self.input_ended && self.channel.write_window() > 0);
         events.set(PollFlags::OUT, self.has_pending());
         events
     }
@@ -144,7 +144,7 @@ impl Stream {
     pub fn send(&mut self, events: PollFlags, buffer: &mut [u8]) -> Result<(StreamState, usize), ssh::Error> {
         let mut sent = 0;
         for _ in 0..BUFFERS_PER_ROUND {
-            let room = self.channel.room().min(buffer.len());
+            let room = self.channel.write_window().min(buffer.len());
             if self.input_ended || room == 0 {
                 break;
             }
@@ -167,7 +167,7 @@ impl Stream {
             }
         }
         // If no byte can be read, only this event shows that the hook has closed its socket.
-        let is_abandoned = events.contains(PollFlags::HUP) && (self.input_ended || self.channel.room() == 0);
+        let is_abandoned = events.contains(PollFlags::HUP) && (self.input_ended || self.channel.write_window() == 0);
         Ok((if is_abandoned { StreamState::Abandoned } else { StreamState::Open }, sent))
     }
 
@@ -180,7 +180,7 @@ impl Stream {
             }
             if self.has_pending() {
                 // The packets may have data for other streams, and they show that the link is alive.
-                self.channel.take_in()?;
+                self.channel.receive_packets()?;
                 return Ok((StreamState::Open, received));
             }
             if self.output_ended[0] {

@@ -2,7 +2,7 @@ use std::process::Command;
 
 use super::*;
 
-/// What a Debian machine with Linux 6.12 printed, after a talkative login shell.
+/// The output of a Debian machine with Linux 6.12, with output of the login shell around it.
 const DEBIAN: &str = "Welcome to build1!
 load 9.99 9.99 9.99 1/1 1
 
@@ -23,7 +23,7 @@ load 8 8 8
 ";
 
 #[test]
-fn a_whole_answer_is_read_and_what_surrounds_it_is_not() {
+fn complete_output_is_parsed_and_text_around_it_is_skipped() {
     let expected = MachineStatus {
         load1: Some(0.42),
         load5: Some(1.3),
@@ -47,7 +47,7 @@ fn a_whole_answer_is_read_and_what_surrounds_it_is_not() {
 }
 
 #[test]
-fn a_line_that_is_missing_or_strange_leaves_its_field_out() {
+fn a_missing_or_invalid_line_leaves_its_field_unknown() {
     for (line, _) in DEBIAN.match_indices('\n') {
         parse(&DEBIAN.as_bytes()[..line]);
     }
@@ -65,13 +65,13 @@ fn a_line_that_is_missing_or_strange_leaves_its_field_out() {
 }
 
 #[test]
-fn an_answer_without_an_end_counts_as_far_as_it_goes() {
+fn truncated_output_is_parsed_as_far_as_it_goes() {
     let status = parse(format!("{BEGIN_MARK}\ncores 4\nload 0.").as_bytes());
     assert_eq!((status.cores, status.load1), (Some(4), Some(0.0)));
 }
 
 #[test]
-fn df_takes_the_place_of_stat() {
+fn df_replaces_stat() {
     let output = format!(
         "{BEGIN_MARK}\nstore-kib Filesystem 1024-blocks Used Available Capacity Mounted on\n\
          store-kib /dev/my disk 1000 600 400 60% /gnu store\n\
@@ -101,8 +101,8 @@ fn shells_on_this_machine_understand_the_command() {
 }
 
 #[test]
-fn a_machine_without_proc_and_programs_answers_what_it_can() {
-    // Only the shell's own commands are left.
+fn a_machine_without_proc_and_programs_has_an_unknown_status() {
+    // Only the built-in commands of the shell remain.
     let command = command("/gnu/store").replacen("echo;", "PATH=/nonexistent; echo;", 1);
     let command = command.replace("/proc/", "/nonexistent/");
     let output = Command::new("sh").arg("-c").arg(command).output().unwrap();
@@ -111,7 +111,7 @@ fn a_machine_without_proc_and_programs_answers_what_it_can() {
 }
 
 #[test]
-fn the_command_holds_nothing_that_a_login_shell_would_interpret() {
+fn the_command_has_no_character_that_a_login_shell_would_interpret() {
     let command = command("/gnu/store");
     let inside = command.strip_prefix("exec /bin/sh -c '").unwrap().strip_suffix('\'').unwrap();
     assert!(!inside.contains(['\'', '\\', '!', '\n']));
@@ -120,9 +120,9 @@ fn the_command_holds_nothing_that_a_login_shell_would_interpret() {
     }
 }
 
-/// The record of a host holds what it said, and must be read again.
+/// The texts are written to the record of the host, which has a size limit.
 #[test]
-fn texts_are_short_and_fit_for_a_terminal() {
+fn texts_are_short_and_have_no_control_characters() {
     let wild =
         format!("offload-probe-begin\nuname Linux \u{1b}[2J{0} {0} {0}\noffload-probe-end\n", "x".repeat(20_000));
     let status = parse(wild.as_bytes());

@@ -3,7 +3,7 @@ use std::thread;
 use super::*;
 use crate::remote::owner::SpawnedOwner;
 
-/// A hook's side, and the owner's ends: data and status.
+/// Returns a stream, and the owner's ends of its data socket and its status socket.
 fn stream() -> (SessionStream, UnixStream, UnixStream) {
     let (data, owners_data) = UnixStream::pair().unwrap();
     let (status, owners_status) = UnixStream::pair().unwrap();
@@ -30,7 +30,7 @@ fn failure() -> Reply {
 }
 
 #[test]
-fn what_was_late_can_be_done_another_time() {
+fn a_read_can_be_repeated_after_its_deadline() {
     let (mut stream, mut data, _status) = stream();
     let mut buffer = [0; 10];
     stream.set_deadline(soon());
@@ -42,19 +42,19 @@ fn what_was_late_can_be_done_another_time() {
 }
 
 #[test]
-fn an_owner_that_takes_nothing_holds_up_no_write_for_longer_than_the_deadline() {
+fn a_write_ends_at_its_deadline_if_the_owner_reads_nothing() {
     let (mut stream, mut data, _status) = stream();
     let much = vec![7; 16 << 20];
-    let mut taken = 0;
+    let mut sent = 0;
     loop {
         stream.set_deadline(soon());
         match stream.write(&much) {
-            Ok(written) => taken += written,
+            Ok(written) => sent += written,
             late => break assert_late(late),
         }
     }
-    assert!((1..much.len()).contains(&taken), "{taken} bytes");
-    // As soon as it goes on, so does this, and nothing is lost.
+    assert!((1..much.len()).contains(&sent), "{sent} bytes");
+    // Once the owner reads again, writes continue, and no byte is lost.
     let reader = thread::spawn(move || {
         let mut all = Vec::new();
         data.read_to_end(&mut all).map(|_| all)
@@ -63,13 +63,13 @@ fn an_owner_that_takes_nothing_holds_up_no_write_for_longer_than_the_deadline() 
     stream.write_all(b"the end").unwrap();
     drop(stream);
     let all = reader.join().unwrap().unwrap();
-    assert_eq!(all.len(), taken + 7);
+    assert_eq!(all.len(), sent + 7);
     assert!(all.ends_with(b"the end"));
 }
 
 #[test]
-fn why_a_stream_has_ended_is_told_as_often_as_somebody_asks() {
-    let told = |reply: Option<Reply>| {
+fn each_read_and_write_reports_why_the_stream_ended() {
+    let errors = |reply: Option<Reply>| {
         [true, false].map(|is_read| {
             let (mut stream, data, status) = stream();
             reply.iter().for_each(|reply| send(&status, reply, &[]).unwrap());
@@ -82,20 +82,20 @@ fn why_a_stream_has_ended_is_told_as_often_as_somebody_asks() {
             (stream.has_lost_owner(), error)
         })
     };
-    for (has_lost_owner, error) in told(Some(failure())) {
+    for (has_lost_owner, error) in errors(Some(failure())) {
         assert!(!has_lost_owner);
-        // The error itself, not its text alone.
+        // The error has its type, not only its text.
         assert!(matches!(ssh::Error::in_io(&error).unwrap().cause, Cause::Closed), "{error:?}");
         assert_eq!(error.to_string(), "b1:22: transfer: the connection was closed by the other side");
     }
-    for (has_lost_owner, error) in told(None) {
+    for (has_lost_owner, error) in errors(None) {
         assert!(has_lost_owner);
         assert_eq!(error.to_string(), "b1:22: the process that owns the connection to it has ended");
     }
 }
 
 #[test]
-fn the_end_of_a_command_is_behind_its_output() {
+fn the_result_of_a_command_follows_its_output() {
     let (stream, mut data, status) = stream();
     data.write_all(b"said").unwrap();
     let command = Some(CommandExit { stderr: "and wrong".to_owned(), status: Some(3) });
@@ -106,7 +106,7 @@ fn the_end_of_a_command_is_behind_its_output() {
 }
 
 #[test]
-fn output_has_an_end() {
+fn output_has_limits() {
     let cause = |stream: SessionStream, max| match stream.output(max) {
         Err(Error::Ssh(error)) => error.cause,
         other => panic!("{other:?}"),
@@ -124,13 +124,13 @@ fn output_has_an_end() {
 }
 
 #[test]
-fn only_what_is_released_says_so() {
+fn only_a_released_stream_sends_a_release() {
     let greeting = Greeting { version: crate::daemon::Version(0x163), round_trip: Duration::from_micros(1234) };
-    let said = |end: &dyn Fn(SessionStream)| {
+    let release_of = |end: &dyn Fn(SessionStream)| {
         let (stream, _data, status) = stream();
         end(stream);
         Frames::new(status).receive::<Release>().unwrap().map(|release| (release.stream, release.greeting))
     };
-    assert_eq!(said(&|stream| stream.release("name", greeting)), Some(("name".to_owned(), greeting)));
-    assert_eq!(said(&drop), None);
+    assert_eq!(release_of(&|stream| stream.release("name", greeting)), Some(("name".to_owned(), greeting)));
+    assert_eq!(release_of(&drop), None);
 }

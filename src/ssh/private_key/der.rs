@@ -1,7 +1,7 @@
-//! Private keys in the forms of PEM that have no passphrase: PKCS #1 (RFC 8017), SEC 1 (RFC 5915) and PKCS #8 (RFC 5208,
-//! RFC 8410), all of them in DER.
+//! Parses private keys in PEM formats without a passphrase: PKCS #1 (RFC 8017), SEC 1 (RFC 5915) and PKCS #8 (RFC 5208,
+//! RFC 8410), all in DER.
 //!
-//! Read are the fields that a key consists of. Attributes are left out.
+//! Attributes are ignored.
 
 use crate::gcrypt::{Curve, Secret};
 
@@ -10,7 +10,7 @@ const TAG_BIT_STRING: u8 = 0x03;
 const TAG_OCTET_STRING: u8 = 0x04;
 const TAG_OBJECT_IDENTIFIER: u8 = 0x06;
 const TAG_SEQUENCE: u8 = 0x30;
-/// The parameters of a key in the form of SEC 1.
+/// The tag of the parameters in SEC 1.
 const TAG_PARAMETERS: u8 = 0xa0;
 const TAG_PUBLIC_KEY: u8 = 0xa1;
 
@@ -24,16 +24,16 @@ const CURVE_IDENTIFIERS: [(&[u8], Curve); 3] = [
     (&[0x2b, 0x81, 4, 0, 0x23], Curve::P521),
 ];
 
-/// What is left of a piece of DER.
+/// A sequence of DER elements that are not parsed yet.
 struct Der<'a>(&'a [u8]);
 
 impl<'a> Der<'a> {
-    /// The content of the next element, if it is of this type.
+    /// Returns the content of the next element, if it has this tag.
     fn next(&mut self, tag: u8) -> Option<&'a [u8]> {
         let (&[found, length], rest) = self.0.split_first_chunk::<2>()?;
         let (length, rest) = match length {
             0x80.. => {
-                // As many bytes of length follow; more than three are of no private key.
+                // The length has this number of bytes. No private key needs more than three.
                 let (bytes, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
                 let is_usual = (1..=3).contains(&bytes.len());
                 (is_usual.then(|| bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)))?, rest)
@@ -45,13 +45,13 @@ impl<'a> Der<'a> {
         (found == tag).then_some(content)
     }
 
-    /// The same for an element that may be left out.
+    /// Returns the content of the next element if it has this tag. Otherwise the element stays the next one.
     fn optional(&mut self, tag: u8) -> Option<&'a [u8]> {
         if self.0.first() == Some(&tag) { self.next(tag) } else { None }
     }
 }
 
-/// `RSAPrivateKey`.
+/// Parses `RSAPrivateKey`.
 pub(super) fn pkcs1(bytes: &[u8]) -> Option<Secret<'_>> {
     let mut fields = Der(Der(bytes).next(TAG_SEQUENCE)?);
     let mut number = || fields.next(TAG_INTEGER);
@@ -60,7 +60,7 @@ pub(super) fn pkcs1(bytes: &[u8]) -> Option<Secret<'_>> {
     Some(Secret::Rsa { n, e, d, p, q, inverse })
 }
 
-/// `ECPrivateKey`. `curve`: that of the PKCS #8 around it, where there is one.
+/// Parses `ECPrivateKey`. `curve` is the curve in the surrounding PKCS #8, if there is one.
 pub(super) fn sec1(bytes: &[u8], curve: Option<Curve>) -> Option<Secret<'_>> {
     let mut fields = Der(Der(bytes).next(TAG_SEQUENCE)?);
     let _version = fields.next(TAG_INTEGER)?;
@@ -74,12 +74,12 @@ pub(super) fn sec1(bytes: &[u8], curve: Option<Curve>) -> Option<Secret<'_>> {
         Some(curve) => curve,
         None => curve_of(Der(parameters?).next(TAG_OBJECT_IDENTIFIER)?)?,
     };
-    // Compressed ones are not what servers know.
+    // Servers do not support compressed points.
     let public = public.filter(|public| public.first() == Some(&4));
     Some(Secret::Ecdsa { curve, d, public })
 }
 
-/// `PrivateKeyInfo`.
+/// Parses `PrivateKeyInfo`.
 pub(super) fn pkcs8(bytes: &[u8]) -> Option<Secret<'_>> {
     let mut fields = Der(Der(bytes).next(TAG_SEQUENCE)?);
     let _version = fields.next(TAG_INTEGER)?;
@@ -96,6 +96,7 @@ pub(super) fn pkcs8(bytes: &[u8]) -> Option<Secret<'_>> {
     }
 }
 
+/// Returns the curve with this object identifier.
 fn curve_of(object: &[u8]) -> Option<Curve> {
     CURVE_IDENTIFIERS.iter().find(|(known, _)| *known == object).map(|(_, curve)| *curve)
 }

@@ -1,17 +1,18 @@
-//! How SSH writes what keys and signatures consist of (RFC 4251, section 5).
+//! The encoding of strings and numbers in SSH keys and signatures (RFC 4251, section 5).
 
-/// The string that `bytes` begin with, and what follows it.
+/// Returns the string at the beginning of `bytes`, and the bytes after it.
 pub(super) fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     rest.split_at_checked(u32::from_be_bytes(*length) as usize)
 }
 
+/// Appends a string.
 pub(super) fn write_string(to: &mut Vec<u8>, bytes: &[u8]) {
     to.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
     to.extend(bytes);
 }
 
-/// A number that is not negative, without zeros in front but the one that says so.
+/// Appends a number that is not negative, without leading zeros except the one that makes the sign positive.
 pub(super) fn write_number(to: &mut Vec<u8>, number: &[u8]) {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     let number = &number[zeros..];
@@ -21,7 +22,7 @@ pub(super) fn write_number(to: &mut Vec<u8>, number: &[u8]) {
     }
 }
 
-/// A number in so many bytes, if it fits.
+/// Returns a number in `size` bytes, if it fits.
 pub(super) fn fixed(number: &[u8], size: usize) -> Option<Vec<u8>> {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     let number = &number[zeros..];
@@ -35,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_positive_and_as_short_as_can_be() {
+    fn numbers_are_positive_and_have_no_other_leading_zeros() {
         let written = |number: &[u8]| {
             let mut bytes = Vec::new();
             write_number(&mut bytes, number);
@@ -54,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_that_are_cut_are_none() {
+    fn truncated_strings_are_none() {
         let mut bytes = Vec::new();
         write_string(&mut bytes, b"abc");
         assert_eq!(string(&[&bytes[..], b"rest"].concat()), Some((&b"abc"[..], &b"rest"[..])));

@@ -1,5 +1,4 @@
-//! A private key with what SSH makes of it: the public half as a server is shown it, and signatures (RFC 4253, 5656, 8332,
-//! 8709).
+//! A private key with the SSH encoding of its public key and of its signatures (RFC 4253, 5656, 8332, 8709).
 
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha384, Sha512};
@@ -11,7 +10,7 @@ use crate::gcrypt::{Curve, Message, Secret, UserKey};
 pub(super) struct LoginKey {
     key: UserKey,
     kind: KeyKind,
-    /// As a server is shown it.
+    /// The public key, in the encoding of the protocol.
     public: Vec<u8>,
 }
 
@@ -20,13 +19,13 @@ enum KeyKind {
     Ed25519,
     Ecdsa(Curve),
     Rsa {
-        /// Of the modulus, in bytes.
+        /// The length of the modulus, in bytes.
         size: usize,
     },
 }
 
 impl LoginKey {
-    /// The error is a message.
+    /// Creates the key from its parts. The error is a message.
     pub fn new(secret: &Secret<'_>) -> Result<LoginKey, String> {
         let key = UserKey::new(secret)?;
         let mut public = Vec::new();
@@ -53,18 +52,18 @@ impl LoginKey {
         Ok(LoginKey { key, kind, public })
     }
 
-    /// The public half, as a server is shown it.
+    /// Returns the public key, in the encoding of the protocol.
     pub fn public(&self) -> &[u8] {
         &self.public
     }
 
-    /// The signature of what a server wants to have signed for a login (RFC 4252, section 7), without the name of the
-    /// algorithm, which is in there. The error is a message.
+    /// Returns the signature of the data of a login (RFC 4252, section 7), without the name of its algorithm. The data
+    /// contains that name. The error is a message.
     pub fn sign(&self, data: &[u8]) -> Result<Vec<u8>, String> {
-        let unexpected = || "libgcrypt made a signature of another kind".to_owned();
+        let unexpected = || "libgcrypt made a signature of an unexpected type".to_owned();
         match self.kind {
             KeyKind::Ed25519 => {
-                // Its two halves, which are bytes rather than numbers.
+                // The signature consists of two byte strings, not of numbers.
                 let signature = self.key.sign(&Message::Whole(data))?.concat();
                 if signature.len() == 64 { Ok(signature) } else { Err(unexpected()) }
             }
@@ -84,7 +83,7 @@ impl LoginKey {
                     Some(b"rsa-sha2-512") => ("sha512", Sha512::digest(data).to_vec()),
                     Some(b"rsa-sha2-256") => ("sha256", Sha256::digest(data).to_vec()),
                     Some(b"ssh-rsa") => ("sha1", Sha1::digest(data).to_vec()),
-                    _ => return Err("the server wants a signature of an unknown kind".to_owned()),
+                    _ => return Err("the server requests a signature of an unknown type".to_owned()),
                 };
                 let numbers = self.key.sign(&Message::Hash(name, &hash))?;
                 numbers.first().and_then(|number| fixed(number, size)).ok_or_else(unexpected)
@@ -93,11 +92,13 @@ impl LoginKey {
     }
 }
 
-/// The public half of a key over an elliptic curve. Computing it takes as long as a signature.
+/// Returns the public point of a key over an elliptic curve: the known one, or else a computed one, which takes as long
+/// as a signature.
 fn point(key: &UserKey, known: Option<&[u8]>) -> Result<Vec<u8>, String> {
     known.map_or_else(|| key.public_point(), |known| Ok(known.to_vec()))
 }
 
+/// Returns the name of a curve in SSH.
 fn name(curve: Curve) -> &'static str {
     match curve {
         Curve::P256 => "nistp256",
@@ -106,7 +107,8 @@ fn name(curve: Curve) -> &'static str {
     }
 }
 
-/// The algorithm for which a signature is wanted: session, message number, user, service, `publickey`, true, algorithm.
+/// Returns the signature algorithm in the data of a login. The data is: session, message number, user, service,
+/// `publickey`, true, algorithm.
 fn algorithm(data: &[u8]) -> Option<&[u8]> {
     let (_session, rest) = string(data)?;
     let (_user, rest) = string(rest.get(1..)?)?;

@@ -1,15 +1,15 @@
-//! Files that this process does not see, and that exist all the same: outside of its mount name space.
+//! Finds files that exist outside of the mount name space of this process, where it cannot see them.
 //!
 //! A service of systemd with `ProtectHome=`, `PrivateTmp=` or `InaccessiblePaths=` has a mount name space of its own
-//! (mount_namespaces(7)), in which empty directories cover what is there. `/proc/1/root` is the root directory as the first
-//! process has it (proc_pid_root(5)); root may look into it.
+//! (mount_namespaces(7)), in which empty directories cover the real ones. `/proc/1/root` is the root directory of the
+//! first process (proc_pid_root(5)), which root may read.
 //!
-//! Without the right to look, or in a container whose first process is in the same name space, nothing is known.
+//! Not checked: files that this user may not read there, and containers whose first process is in the same name space.
 
 use std::fs;
 use std::path::Path;
 
-/// Whether `path`, which does not exist here, exists for the first process. False if that cannot be found out.
+/// Returns whether `path`, which this process does not see, exists for the first process. False if that is unknown.
 pub(super) fn exists_outside(path: &Path) -> bool {
     let name_space = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
     let (Some(own), Some(first)) = (name_space("self"), name_space("1")) else { return false };
@@ -21,9 +21,9 @@ pub(super) fn exists_outside(path: &Path) -> bool {
 mod tests {
     use super::*;
 
-    /// `tests/ssh/private_key.rs` has a file that is covered.
+    /// `tests/ssh/private_key.rs` tests a file that is covered.
     #[test]
-    fn what_exists_nowhere_is_not_outside() {
+    fn a_missing_file_does_not_exist_outside() {
         assert!(!exists_outside(Path::new("/nonexistent/key")));
         assert!(!exists_outside(Path::new("relative")));
     }

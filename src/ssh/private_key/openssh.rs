@@ -1,20 +1,20 @@
-//! Private keys in OpenSSH's own form (PROTOCOL.key in its source), as far as they have no passphrase.
+//! Parses private keys in OpenSSH's own format (PROTOCOL.key in its source) that have no passphrase.
 
 use super::encoding::string;
 use crate::gcrypt::{Curve, Secret};
 
 const OPENSSH_MAGIC: &[u8] = b"openssh-key-v1\0";
 
-/// A file with one key.
+/// A key file with one key.
 pub(super) struct OpenSshKey<'a> {
     cipher: &'a [u8],
-    /// As a server is shown it.
+    /// The public key, in the encoding of the protocol.
     pub public: &'a [u8],
     private: &'a [u8],
 }
 
 impl OpenSshKey<'_> {
-    /// The outside of a key. `bytes`: what the base64 stands for.
+    /// Parses the fields of a key file that are not encrypted. `bytes` is the decoded base64 text.
     pub fn parse(bytes: &[u8]) -> Option<OpenSshKey<'_>> {
         let (cipher, rest) = string(bytes.strip_prefix(OPENSSH_MAGIC)?)?;
         let (_derivation, rest) = string(rest)?;
@@ -32,14 +32,14 @@ impl OpenSshKey<'_> {
         self.cipher != b"none"
     }
 
-    /// The type, as `ssh-ed25519`.
+    /// Returns the type, such as `ssh-ed25519`.
     pub fn kind(&self) -> &[u8] {
         string(self.public).map_or(b"", |(kind, _)| kind)
     }
 
-    /// What the key consists of.
+    /// Returns the parts of the private key; `None` if it is damaged or of an unknown type.
     pub fn secret(&self) -> Option<Secret<'_>> {
-        // Two numbers that only the right passphrase makes equal.
+        // These two numbers are equal only after decryption with the right passphrase.
         let (check, rest) = self.private.split_first_chunk::<8>()?;
         if check[..4] != check[4..] {
             return None;

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::encoding::string;
 use super::*;
 
-/// Runs ssh-keygen with these arguments; the key is DIR/key.
+/// Creates a key with ssh-keygen and these arguments. Returns its directory and its path.
 fn key(arguments: &[&str]) -> (TempDir, PathBuf) {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("key");
@@ -17,6 +17,7 @@ fn key(arguments: &[&str]) -> (TempDir, PathBuf) {
     (directory, path)
 }
 
+/// Creates a file with this text and mode. Returns its directory and its path.
 fn file(text: &str, mode: u32) -> (TempDir, PathBuf) {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("key");
@@ -25,6 +26,7 @@ fn file(text: &str, mode: u32) -> (TempDir, PathBuf) {
     (directory, path)
 }
 
+/// Returns the cause for which the key is refused.
 fn refusal(path: &Path) -> Cause {
     match load(Some(path)) {
         Ok(_) => panic!("{} was accepted", path.display()),
@@ -33,7 +35,7 @@ fn refusal(path: &Path) -> Cause {
 }
 
 #[test]
-fn keys_without_passphrase_are_taken_in_both_forms() {
+fn keys_without_passphrase_are_accepted_in_all_formats() {
     for kind in [&["-t", "ed25519"][..], &["-t", "ecdsa", "-b", "384"], &["-t", "rsa", "-b", "2048"]] {
         for form in [&[][..], &["-m", "PEM"], &["-m", "PKCS8"]] {
             let (_directory, path) = key(&[kind, form, &["-N", ""]].concat());
@@ -44,15 +46,15 @@ fn keys_without_passphrase_are_taken_in_both_forms() {
     }
 }
 
-/// As `openssl genpkey` writes it; ssh-keygen writes no other form than OpenSSH's.
+/// A key in the format of `openssl genpkey`. ssh-keygen writes Ed25519 keys only in OpenSSH's format.
 const ED25519_PKCS8: &str = "-----BEGIN PRIVATE KEY-----
 MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC
 -----END PRIVATE KEY-----
 ";
 
-/// The example of RFC 8410.
+/// The key is the example of RFC 8410.
 #[test]
-fn an_ed25519_key_in_the_form_of_pkcs8() {
+fn an_ed25519_key_is_accepted_in_pkcs8() {
     let (_directory, path) = file(ED25519_PKCS8, 0o600);
     let key = load(Some(&path)).unwrap_or_else(|cause| panic!("{cause}"));
     let public = STANDARD.decode("MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=").unwrap();
@@ -60,9 +62,9 @@ fn an_ed25519_key_in_the_form_of_pkcs8() {
     assert!(key.line().starts_with("ssh-ed25519 AAAA"));
 }
 
-/// Keys without their public half are rare, and it can be computed.
+/// A file without the public key is rare, but valid.
 #[test]
-fn public_halves_that_are_computed_are_those_of_ssh_keygen() {
+fn computed_public_keys_are_those_of_ssh_keygen() {
     for bits in ["256", "384", "521"] {
         let (_directory, path) = key(&["-t", "ecdsa", "-b", bits, "-N", ""]);
         let bytes = decode(&fs::read_to_string(&path).unwrap(), "OPENSSH PRIVATE KEY").unwrap();
@@ -73,9 +75,9 @@ fn public_halves_that_are_computed_are_those_of_ssh_keygen() {
     }
 }
 
-/// As `openssl ecparam -genkey` writes it.
+/// `openssl ecparam -genkey` writes such files.
 #[test]
-fn parameters_may_come_before_a_key() {
+fn parameters_may_precede_a_key() {
     let (_directory, path) = key(&["-t", "ecdsa", "-b", "521", "-m", "PEM", "-N", ""]);
     let before = load(Some(&path)).unwrap_or_else(|cause| panic!("{cause}")).line();
     let text = fs::read_to_string(&path).unwrap();
@@ -84,7 +86,7 @@ fn parameters_may_come_before_a_key() {
     assert_eq!(load(Some(&path)).unwrap_or_else(|cause| panic!("{cause}")).line(), before);
 }
 
-/// What a server would have signed with this algorithm.
+/// Returns the data of a login with this algorithm, which the client signs.
 fn data(algorithm: &str) -> Vec<u8> {
     let parts: [&[u8]; 5] = [b"session", b"\x32", b"user", b"ssh-connection", b"publickey"];
     let mut data = Vec::new();
@@ -96,9 +98,9 @@ fn data(algorithm: &str) -> Vec<u8> {
     data
 }
 
-/// Servers check them in `tests/ssh/login.rs`.
+/// Servers verify signatures in `tests/ssh/login.rs`.
 #[test]
-fn signatures_have_the_form_that_ssh_wants() {
+fn signatures_have_the_encoding_of_ssh() {
     let signed = |arguments: &[&str], algorithm: &str| {
         let (_directory, path) = key(&[arguments, &["-N", ""]].concat());
         load(Some(&path)).unwrap_or_else(|cause| panic!("{cause}")).sign(&data(algorithm))
@@ -111,19 +113,19 @@ fn signatures_have_the_form_that_ssh_wants() {
     for algorithm in ["rsa-sha2-512", "rsa-sha2-256", "ssh-rsa"] {
         assert_eq!(signed(&["-t", "rsa", "-b", "2048"], algorithm).unwrap().len(), 256, "{algorithm}");
     }
-    assert!(signed(&["-t", "rsa", "-b", "2048"], "rsa-sha3").unwrap_err().contains("unknown kind"));
+    assert!(signed(&["-t", "rsa", "-b", "2048"], "rsa-sha3").unwrap_err().contains("unknown type"));
 }
 
-/// A file that was put together from two.
+/// The file has the public key of one key and the private key of another.
 #[test]
-fn halves_that_do_not_belong_together_are_damaged() {
+fn a_file_with_parts_of_two_keys_is_damaged() {
     let text = |path: &Path| fs::read_to_string(path).unwrap();
     let [(_one, path), (_two, other)] = [(); 2].map(|()| key(&["-t", "ed25519", "-N", ""]));
     let [mine, others] = [&path, &other].map(|path| decode(&text(path), "OPENSSH PRIVATE KEY").unwrap());
     let public = OpenSshKey::parse(&mine).unwrap().public;
-    let strange = OpenSshKey::parse(&others).unwrap().public;
+    let foreign = OpenSshKey::parse(&others).unwrap().public;
     let at = mine.windows(public.len()).position(|window| window == public).unwrap();
-    let mixed = [&mine[..at], strange, &mine[at + public.len()..]].concat();
+    let mixed = [&mine[..at], foreign, &mine[at + public.len()..]].concat();
     let body = STANDARD.encode(mixed);
     fs::write(&path, format!("-----BEGIN OPENSSH PRIVATE KEY-----\n{body}\n-----END OPENSSH PRIVATE KEY-----\n"))
         .unwrap();
@@ -131,7 +133,7 @@ fn halves_that_do_not_belong_together_are_damaged() {
 }
 
 #[test]
-fn a_passphrase_is_noticed_in_every_form() {
+fn a_passphrase_is_detected_in_every_format() {
     for form in [&["-t", "ed25519"][..], &["-t", "rsa", "-m", "PEM"], &["-t", "ecdsa", "-m", "PKCS8"]] {
         let (_directory, path) = key(&[form, &["-N", "secret"]].concat());
         assert!(matches!(refusal(&path), Cause::PrivateKeyEncrypted { .. }), "{form:?}");
@@ -153,7 +155,7 @@ fn a_file_that_others_may_read_is_refused() {
 }
 
 #[test]
-fn what_is_not_a_private_key_is_said() {
+fn files_that_are_not_private_keys_are_described() {
     let public = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl me\n";
     let damaged = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n";
     for (text, expected) in [
@@ -177,7 +179,7 @@ fn what_is_not_a_private_key_is_said() {
 }
 
 #[test]
-fn every_cut_of_a_key_is_damaged() {
+fn every_truncated_key_is_damaged() {
     for kind in ["ed25519", "ecdsa", "rsa"] {
         for form in [&[][..], &["-m", "PEM"], &["-m", "PKCS8"]] {
             let (_directory, path) = key(&[&["-t", kind][..], form, &["-N", ""]].concat());
@@ -196,9 +198,9 @@ fn every_cut_of_a_key_is_damaged() {
     }
 }
 
-/// Whatever stands in a key, taking it apart comes to an end.
+/// Parsing ends for any contents of a key.
 #[test]
-fn a_changed_byte_is_no_panic() {
+fn a_changed_byte_does_not_panic() {
     for form in [&["-t", "ed25519"][..], &["-t", "ecdsa", "-m", "PKCS8"], &["-t", "rsa", "-b", "1024", "-m", "PEM"]] {
         let (_directory, path) = key(&[form, &["-N", ""]].concat());
         let text = fs::read_to_string(&path).unwrap();
@@ -216,7 +218,7 @@ fn a_changed_byte_is_no_panic() {
 }
 
 #[test]
-fn the_first_default_key_that_exists_is_taken() {
+fn the_first_default_key_that_exists_is_used() {
     let home = TempDir::new().unwrap();
     fs::create_dir(home.path().join(".ssh")).unwrap();
     match first_default(home.path()) {

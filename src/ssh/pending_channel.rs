@@ -1,4 +1,4 @@
-//! Opening a channel, by steps that wait for nothing.
+//! Opens a channel in steps that do not wait.
 
 use std::sync::Arc;
 
@@ -6,47 +6,48 @@ use serde::{Deserialize, Serialize};
 
 use super::channel::Channel;
 use super::code;
-use super::driver::{Driver, Kind};
+use super::driver::{CallKind, Driver};
 use super::error::{Cause, Error, Phase};
 
-/// What a channel leads to on the other side.
+/// The other end of a channel, on the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
-    /// A Unix-domain socket.
+    /// A Unix-domain socket, by its path.
     Socket(String),
     /// A command for the user's login shell.
     Command(String),
 }
 
-/// A channel that is being opened.
-pub struct Opening {
+/// A channel that is not open yet.
+pub struct PendingChannel {
     driver: Arc<Driver>,
     target: Target,
-    /// That of a command which has not been started yet.
+    /// The channel of a command that is not started yet.
     command: Option<ssh2::Channel>,
 }
 
-impl Opening {
-    /// One that is to be opened.
-    pub(super) fn new(driver: Arc<Driver>, target: Target) -> Opening {
-        Opening { driver, target, command: None }
+impl PendingChannel {
+    pub(super) fn new(driver: Arc<Driver>, target: Target) -> PendingChannel {
+        PendingChannel { driver, target, command: None }
     }
 
-    /// Whether it leads to a command.
+    /// Returns whether the other end is a command.
     pub fn is_command(&self) -> bool {
         matches!(self.target, Target::Command(_))
     }
 
-    /// Goes on as far as it gets without waiting. `None`: to be called again when something has come. One that is given
-    /// up before it is open leaves a session that can open no other.
+    /// Continues as far as possible without waiting. Returns `None` if it needs data from the server; the caller calls
+    /// it again when data has arrived. If the caller gives it up before it is open, the session cannot open another
+    /// channel.
     pub fn step(&mut self) -> Result<Option<Channel>, Error> {
         let driver = &self.driver;
         let channel = match (&self.target, self.command.take()) {
             (Target::Socket(socket), _) => {
-                let opened = driver.attempt(Kind::Request, || driver.ssh().channel_direct_streamlocal(socket, None));
+                let opened =
+                    driver.try_run(CallKind::Request, || driver.ssh().channel_direct_streamlocal(socket, None));
                 opened.map_err(|cause| socket_refused(socket, cause))
             }
-            (Target::Command(_), None) => match driver.attempt(Kind::Request, || driver.ssh().channel_session()) {
+            (Target::Command(_), None) => match driver.try_run(CallKind::Request, || driver.ssh().channel_session()) {
                 Ok(Some(channel)) => {
                     self.command = Some(channel);
                     return self.step();
@@ -55,7 +56,7 @@ impl Opening {
                 Err(cause) => Err(command_refused(cause)),
             },
             (Target::Command(command), Some(mut channel)) => {
-                match driver.attempt(Kind::Request, || channel.exec(command)) {
+                match driver.try_run(CallKind::Request, || channel.exec(command)) {
                     Ok(Some(())) => Ok(Some(channel)),
                     Ok(None) => {
                         self.command = Some(channel);
@@ -71,6 +72,7 @@ impl Opening {
     }
 }
 
+/// Returns the exact cause of a failure to open a channel to a socket.
 pub(super) fn socket_refused(socket: &str, cause: Cause) -> Cause {
     match cause {
         Cause::Ssh { code: code::CHANNEL_FAILURE, message } => {
@@ -80,6 +82,7 @@ pub(super) fn socket_refused(socket: &str, cause: Cause) -> Cause {
     }
 }
 
+/// Returns the exact cause of a failure to open a channel to a command.
 pub(super) fn command_refused(cause: Cause) -> Cause {
     match cause {
         Cause::Ssh { code: code::CHANNEL_FAILURE, message } => Cause::CommandRefused(reason(&message)),
@@ -88,7 +91,7 @@ pub(super) fn command_refused(cause: Cause) -> Cause {
     }
 }
 
-/// The reason in libssh2's `Channel open failure (connect failed)`.
+/// Returns the reason in a message of libssh2 such as `Channel open failure (connect failed)`.
 fn reason(message: &str) -> String {
     let inner = message.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
     inner.unwrap_or(message).to_owned()
