@@ -55,7 +55,7 @@ pub fn record_works(engine: &Engine, machine: &Machine, status: MachineStatus) {
     }
 }
 
-/// Records that a machine does not work, as a hook would. During a back-off that is no new failure, only its message is
+/// Records that a machine does not work, as a hook would. During a back-off it is not a new failure, but its message is
 /// newer.
 pub fn record_fails(engine: &Engine, machine: &Machine, error: &ContactError) {
     let change = |record: HealthRecord| {

@@ -4,6 +4,8 @@
 -- What the program computed has become fixed values. If its list came from somewhere, such as an inventory, this
 -- file can read that too: it is a program in Lua. Check it with 'offload eval'.
 
+-- One host twice, for two systems: as it should be, and with another number of slots.
+
 return {
   -- same-host.scm:3
   build_machine {
