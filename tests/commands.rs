@@ -52,6 +52,34 @@ fn what_cannot_be_written_is_an_error_of_help_too() {
 }
 
 #[test]
+fn a_closed_pipe_gets_no_message() {
+    for arguments in [&["--help"][..], &["eval", "--help"], &["--version"], &["eval", "examples/minimal.lua"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_offload"));
+        let output = command.args(arguments).stdout(writer).output().unwrap();
+        let said = text(&output.stderr);
+        assert!(!said.contains("error"), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn functions_that_are_broken_for_every_request_are_errors() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("machines.lua");
+    let minimal = fs::read_to_string("examples/minimal.lua").unwrap();
+    let broken = "score = function(_, machine) return machine.sped end, build_machine";
+    fs::write(&file, minimal.replacen("build_machine", broken, 1)).unwrap();
+    for command in [&["eval"][..], &["eval", "--json"], &["explain", "--system", "x86_64-linux"]] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_offload"));
+        let output = program.env("GUIX_STATE_DIRECTORY", directory.path()).args(command).arg(&file).output().unwrap();
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{command:?}: {said}");
+        assert!(said.contains("score: machine has no field 'sped'; did you mean 'speed'?"), "{command:?}: {said}");
+    }
+}
+
+#[test]
 fn an_invalid_log_level_is_reported_and_ignored() {
     let mut eval = Command::new(env!("CARGO_BIN_EXE_offload"));
     let output = eval.current_dir(env!("CARGO_MANIFEST_DIR")).env("OFFLOAD_LOG", "debgu");

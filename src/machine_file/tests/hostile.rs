@@ -176,7 +176,7 @@ fn the_time_is_that_of_the_decision() {
     assert_eq!(warnings.len(), 1);
     assert_eq!(
         site.relative(&warnings[0]),
-        "machines.lua:1: warning: accepts: took longer than 2.5 s (limits.decide); the functions of this file are not \
+        "machines.lua:1: error: accepts: took longer than 2.5 s (limits.decide); the functions of this file are not \
          called any more"
     );
 }
