@@ -52,6 +52,34 @@ fn help_on_a_full_disk_is_an_error() {
 }
 
 #[test]
+fn a_closed_pipe_gets_no_message() {
+    for arguments in [&["--help"][..], &["eval", "--help"], &["--version"], &["eval", "examples/minimal.lua"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_offload"));
+        let output = command.args(arguments).stdout(writer).output().unwrap();
+        let said = text(&output.stderr);
+        assert!(!said.contains("error"), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn functions_that_are_broken_for_every_request_are_errors() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("machines.lua");
+    let minimal = fs::read_to_string("examples/minimal.lua").unwrap();
+    let broken = "score = function(_, machine) return machine.sped end, build_machine";
+    fs::write(&file, minimal.replacen("build_machine", broken, 1)).unwrap();
+    for command in [&["eval"][..], &["eval", "--json"], &["explain", "--system", "x86_64-linux"]] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_offload"));
+        let output = program.env("GUIX_STATE_DIRECTORY", directory.path()).args(command).arg(&file).output().unwrap();
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{command:?}: {said}");
+        assert!(said.contains("score: machine has no field 'sped'; did you mean 'speed'?"), "{command:?}: {said}");
+    }
+}
+
+#[test]
 fn an_invalid_log_level_is_reported_and_ignored() {
     let mut eval = Command::new(env!("CARGO_BIN_EXE_offload"));
     let output = eval.current_dir(env!("CARGO_MANIFEST_DIR")).env("OFFLOAD_LOG", "debgu");
@@ -226,6 +254,47 @@ fn eval_accepts_the_result_of_convert() {
     fs::write(&file, &output.stdout).unwrap();
     let output = offload(&["eval", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
+#[test]
+fn convert_replaces_a_file_only_by_one_that_can_be_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let manual = fs::canonicalize("tests/golden/convert/manual.machines").unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let convert = |file: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_offload"));
+        let output = command.current_dir(&directory).args(["convert", file, "-o", "machines.lua"]).output().unwrap();
+        assert_eq!(text(&output.stdout), "", "{}", text(&output.stderr));
+        (output.status.code(), text(&output.stderr))
+    };
+    fs::write(path("machines.lua"), "return {}").unwrap();
+    // One that cannot be converted, and one whose result has no host key.
+    fs::write(path("broken"), "ssh://").unwrap();
+    fs::write(path("nokey"), "ssh-ng://nix@b1:2022 x86_64-linux\n").unwrap();
+    for (file, said_of_it) in
+        [("broken", "error: "), ("nokey", "'machines.lua' is not written: 'offload eval' would refuse it: 1 error\n")]
+    {
+        let (status, said) = convert(file);
+        assert_eq!(status, Some(3), "{said}");
+        assert!(said.contains(said_of_it), "{said}");
+        assert_eq!(fs::read_to_string(path("machines.lua")).unwrap(), "return {}");
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 3);
+    }
+    // The name of the machine alone would fetch the key of another server.
+    assert!(convert("nokey").1.contains("run 'offload add --port 2022 --user nix b1' to get it"));
+    let (status, said) = convert(manual.to_str().unwrap());
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.ends_with("wrote 'machines.lua'; the old file is 'machines.lua.~1~'\n"), "{said}");
+    assert_eq!(fs::read_to_string(path("machines.lua.~1~")).unwrap(), "return {}");
+    assert_eq!(offload(&["eval", path("machines.lua").to_str().unwrap()]).status.code(), Some(0));
+    assert!(convert(manual.to_str().unwrap()).1.ends_with("'machines.lua' is up to date\n"));
+    // The file itself would be lost.
+    fs::copy(&manual, path("own.machines")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_offload"));
+    let output =
+        command.current_dir(&directory).args(["convert", "own.machines", "-o", "./own.machines"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(fs::read(path("own.machines")).unwrap(), fs::read(&manual).unwrap());
 }
 
 #[test]

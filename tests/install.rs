@@ -242,7 +242,7 @@ fn missing_rights_of_the_daemon_are_reported_with_the_fix() {
     fs::remove_file(root.join("etc/guix/machines.lua")).unwrap();
     fs::write(root.join("etc/guix/machines.scm"), "").unwrap();
     let said = succeed(root, &["install", "--dry-run"]);
-    assert!(said.contains("remedy: offload convert /etc/guix/machines.scm > /etc/guix/machines.lua\n"), "{said}");
+    assert!(said.contains("remedy: offload convert /etc/guix/machines.scm -o /etc/guix/machines.lua\n"), "{said}");
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn a_trickling_daemon_moves_the_build() {
         let [slow, other] = ["slow", "other"].map(|name| lab.build_machine(name).start());
         let _socket = SlowSocket::listen(&slow, slow_from);
         let head = lab.head().start();
-        let entry = slow.entry().set("daemon_socket", SOCKET).set("stall_timeout", 2).set("speed", 1000);
+        let entry = slow.entry().set("daemon_socket", SOCKET).set("stall_timeout", 3).set("speed", 1000);
         head.write_machines(&[entry, other.entry()]);
         head.mark_healthy("slow");
         // More than trickles through in that time.

@@ -66,7 +66,8 @@ pub fn run(args: &Args, engine: &Engine, output: &mut dyn Write, messages: &mut 
         writeln!(messages, "No login yet: {}{hint}", plain(&error.to_string())).map_err(unprinted)?;
     }
     output.write_all(entry(&machine, &key, facts.ok().as_ref()).as_bytes()).map_err(unprinted)?;
-    writeln!(messages, "Put the entry into the machine file, then: offload authorize {}", quote(&args.host))
+    let name = if args.port == 22 { args.host.clone() } else { format!("{}:{}", args.host, args.port) };
+    writeln!(messages, "Put the entry into the machine file, then: offload authorize {}", quote(&name))
         .map_err(unprinted)?;
     Ok(ExitStatus::Success)
 }

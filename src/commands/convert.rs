@@ -8,6 +8,7 @@
 //! it, the status is 3, and the user can correct the result.
 
 mod check;
+mod comments;
 mod error;
 mod lua;
 mod meaning;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use super::failure::{CommandError, CommandResult};
 use super::guix_wrapper::{self, WrapperError};
+use super::output_file;
 use crate::exit::ExitStatus;
 use crate::permissions;
 use error::MAX_FILE;
@@ -30,8 +32,12 @@ pub use lua::Document;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The file to convert; the result goes to standard output.
+    /// The file to convert.
     file: PathBuf,
+    /// Write the result to FILE, if `offload eval` accepts it, and keep the old FILE as a backup; without this option,
+    /// the result goes to standard output.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 impl Args {
@@ -41,12 +47,15 @@ impl Args {
     }
 }
 
-/// Converts `file`, and writes the machine file to `out`, warnings and errors to `messages`. If `file` cannot be converted,
-/// nothing is written to `out`. The output of a `machines.scm` goes to standard error.
+/// Converts `file`, and writes the machine file to `out`, or to the output file, and warnings and errors to `messages`. If
+/// `file` cannot be converted, nothing is written to `out`. The output file is replaced as a whole, and only by a machine
+/// file that can be used. The output of a `machines.scm` goes to standard error.
 pub fn run(args: &Args, out: &mut dyn Write, messages: &mut dyn Write) -> CommandResult {
     let document = convert(&args.file, guix_wrapper::real_guix)?;
-    let written = write!(out, "{document}").and_then(|()| out.flush());
-    written.map_err(|error| CommandError::output("the machine file", &error))?;
+    if args.output.is_none() {
+        let written = write!(out, "{document}").and_then(|()| out.flush());
+        written.map_err(|error| CommandError::output("the machine file", &error))?;
+    }
     for line in document.warnings() {
         // If standard error cannot be written, nobody reads it.
         let _ = writeln!(messages, "{line}");
@@ -55,11 +64,26 @@ pub fn run(args: &Args, out: &mut dyn Write, messages: &mut dyn Write) -> Comman
     for error in &found.errors {
         let _ = writeln!(messages, "{error}");
     }
-    match found.count {
-        0 => Ok(ExitStatus::Success),
-        count => {
+    match (found.count, &args.output) {
+        (0, None) => Ok(ExitStatus::Success),
+        (0, Some(file)) => {
+            if is_same(file, &args.file) {
+                let message = format!("'{}' is the file to convert", file.display());
+                return Err(CommandError::new(ExitStatus::Usage, message));
+            }
+            let replaced = output_file::replace(file, document.to_string().as_bytes());
+            let replaced = replaced
+                .map_err(|error| CommandError::failure(format!("cannot write '{}': {error}", file.display())))?;
+            let _ = writeln!(messages, "{}", replaced.report(file));
+            Ok(ExitStatus::Success)
+        }
+        (count, output) => {
             let errors = if count == 1 { "error" } else { "errors" };
-            let message = format!("the machine file is written, and 'offload eval' refuses it: {count} {errors}");
+            let what = match output {
+                Some(file) => format!("'{}' is not written: 'offload eval' would refuse it", file.display()),
+                None => "the machine file is written, and 'offload eval' refuses it".to_owned(),
+            };
+            let message = format!("{what}: {count} {errors}");
             let hint = "correct what the messages above name, in it or in the file that was converted".to_owned();
             Err(CommandError::new(ExitStatus::MachineFile, message).with_hint(Some(hint)))
         }
@@ -78,10 +102,18 @@ pub fn convert(file: &Path, guix: impl FnOnce() -> Result<PathBuf, WrapperError>
             error => error,
         })?;
         let home = env::var_os("HOME").map(PathBuf::from);
-        scheme::document(file, machines, home.as_deref())
+        let mut document = scheme::document(file, machines, home.as_deref())?;
+        document.keep_scheme_comments(&text);
+        Ok(document)
     } else {
-        nix::document(file, &text)
+        let mut document = nix::document(file, &text)?;
+        document.keep_nix_comments(&text);
+        Ok(document)
     }
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ConvertError> {

@@ -21,14 +21,14 @@ use crate::state::{Drain, Drained, Slots, StateDirectory, StateError};
 /// The longest time that can be given: a year.
 const MAX_DRAIN_SECONDS: u64 = 366 * 24 * 3600;
 
-/// Parses a time such as `90s`, `30m`, `2h` or `1d`; a number without a unit is seconds.
+/// Parses a time such as `90s`, `30m`, `2h` or `1d`. A number without a unit is an error: it could mean any of them.
 pub fn parse_time(text: &str) -> Result<Duration, String> {
     let (number, unit) = match text.char_indices().last() {
         Some((last, 's')) => (&text[..last], 1),
         Some((last, 'm')) => (&text[..last], 60),
         Some((last, 'h')) => (&text[..last], 3600),
         Some((last, 'd')) => (&text[..last], 24 * 3600),
-        _ => (text, 1),
+        _ => (text, 0),
     };
     let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
     match seconds {
@@ -181,10 +181,10 @@ mod tests {
 
     #[test]
     fn times_have_a_unit_and_a_limit() {
-        for (text, seconds) in [("90", 90), ("90s", 90), ("30m", 1800), ("2h", 7200), ("1d", 86400)] {
+        for (text, seconds) in [("90s", 90), ("30m", 1800), ("2h", 7200), ("1d", 86400)] {
             assert_eq!(parse_time(text), Ok(Duration::from_secs(seconds)));
         }
-        for text in ["", "h", "0", "-1h", "1.5h", "2 h", "367d", "99999999999999999999d", "2ü"] {
+        for text in ["", "h", "0", "2", "90", "0s", "-1h", "1.5h", "2 h", "367d", "99999999999999999999d", "2ü"] {
             assert!(parse_time(text).is_err(), "{text}");
         }
     }

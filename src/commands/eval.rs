@@ -89,7 +89,11 @@ fn evaluate(file: &Path, context: &LoadContext, system: &str) -> Result<(Pool, V
     let pool = machine_file::load(file, context).map_err(|report| report.diagnostics)?;
     let mut warnings = pool.warnings.clone();
     warnings.extend(machine_file::check_environment(&pool, context, system));
-    Ok((pool, warnings))
+    let broken = machine_file::try_functions(&pool);
+    match broken.is_empty() {
+        true => Ok((pool, warnings)),
+        false => Err(broken.into_iter().chain(warnings).collect()),
+    }
 }
 
 fn write_text(

@@ -177,7 +177,12 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     };
     let printed = if args.json { print_json(&report) } else { print(&report) };
     printed.map_err(|error| CommandError::output("the explanation", &error))?;
-    Ok(if explanations.iter().any(matches) { ExitStatus::Success } else { ExitStatus::NoMatch })
+    Ok(match explanations.iter().any(matches) {
+        // The log has the errors.
+        _ if pool.has_failed_functions() => ExitStatus::MachineFile,
+        true => ExitStatus::Success,
+        false => ExitStatus::NoMatch,
+    })
 }
 
 /// Returns whether the machine may take the build, now or later.

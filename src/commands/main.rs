@@ -62,10 +62,7 @@ pub fn main(mut arguments: Vec<OsString>) -> ExitStatus {
             match error.print().and_then(|()| io::stdout().flush()) {
                 _ if error.use_stderr() => ExitStatus::Usage,
                 Ok(()) => ExitStatus::Success,
-                Err(cause) => {
-                    let error = CommandError::failure(format!("cannot write to standard output: {cause}"));
-                    error.print(&mut io::stderr())
-                }
+                Err(cause) => CommandError::output("the help", &cause).print(&mut io::stderr()),
             }
         }
     }

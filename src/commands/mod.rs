@@ -21,6 +21,7 @@ pub mod help;
 pub mod install;
 mod machines;
 mod main;
+mod output_file;
 mod selection;
 pub mod status;
 mod table;

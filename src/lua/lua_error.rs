@@ -73,6 +73,16 @@ fn root(error: &Error) -> String {
         Error::SyntaxError { message, .. } | Error::RuntimeError(message) | Error::MemoryError(message) => {
             message.clone()
         }
+        // The author of the file does not know the types of Rust.
+        Error::BadArgument { to, pos, cause, .. } => {
+            let function = to.as_ref().map_or(String::new(), |to| format!(" of '{to}'"));
+            format!("argument {pos}{function}: {}", root(cause))
+        }
+        Error::FromLuaConversionError { from, message, .. } => {
+            let found = if *from == "nil" { "nothing" } else { from };
+            let expected = message.as_deref().and_then(|message| message.strip_prefix("expected "));
+            format!("expected {}, found {found}", expected.unwrap_or("another type"))
+        }
         other => other.to_string(),
     }
 }

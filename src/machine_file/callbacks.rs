@@ -3,8 +3,7 @@
 use super::diagnostic::{Diagnostic, Severity};
 use super::functions::{Candidate, Functions};
 use super::loaded_file::LoadedFile;
-use super::request::{LuaRequest, LuaStatus, STATUS_FIELDS};
-use super::schema;
+use super::request::{LuaRequest, LuaStatus};
 use super::settings::Fallback;
 use crate::lua::values::{self, describe};
 use crate::lua::{LuaError, SourceLocation};
@@ -83,7 +82,13 @@ impl Caller<'_> {
                 Value::Boolean(false) => {
                     return Some(CallbackResult::No(reason(values.get(1), "accepts returned false")));
                 }
-                Value::Nil => self.warn(function, "expected true or false, found nothing; it counts as true"),
+                Value::Nil => {
+                    self.report(
+                        Severity::Warning,
+                        function,
+                        "expected true or false, found nothing; it counts as true",
+                    );
+                }
                 other => {
                     let found = describe(other);
                     self.warn(function, &format!("expected true or false, found {found}; it counts as true"));
@@ -129,9 +134,9 @@ impl Caller<'_> {
         machine: &Table,
         status: Option<&LuaStatus>,
     ) -> Result<MultiValue, String> {
-        let lua = self.file.runtime.lua.clone();
+        let runtime = &self.file.runtime;
         self.invoke(function, |request| {
-            let status = status.map(|status| schema::to_lua(STATUS_FIELDS, &lua, status)).transpose()?;
+            let status = status.map(|status| status.to_lua(&runtime.lua, &runtime.context)).transpose()?;
             Ok((request.clone(), Value::Table(machine.clone()), status.map_or(Value::Nil, Value::Table)))
         })
     }
@@ -158,7 +163,7 @@ impl Caller<'_> {
                 let cause = lua_error.message.clone();
                 let lua_error = LuaError { position, message: format!("{}: {cause}", self.field), ..lua_error };
                 let warning = Diagnostic {
-                    severity: Severity::Warning,
+                    severity: Severity::Error,
                     field: Some(self.field.to_owned()),
                     ..Diagnostic::of_lua_error(lua_error, context)
                 };
@@ -171,13 +176,17 @@ impl Caller<'_> {
     }
 
     fn warn(&mut self, function: &Function, message: &str) {
+        self.report(Severity::Error, function, message);
+    }
+
+    fn report(&mut self, severity: Severity, function: &Function, message: &str) {
         let context = &self.file.runtime.context;
         let (file, line) = match context.definition_of(function) {
             Some(position) => (context.path_of(&position), Some(position.line)),
             None => (context.file.display().to_string(), None),
         };
         let warning = Diagnostic::warning(file, format!("{}: {message}", self.field)).at(line);
-        self.warnings.push(Diagnostic { field: Some(self.field.to_owned()), ..warning });
+        self.warnings.push(Diagnostic { severity, field: Some(self.field.to_owned()), ..warning });
     }
 }
 

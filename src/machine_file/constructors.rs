@@ -6,6 +6,7 @@
 
 use super::machine_fields::{BUILD_MACHINE_FIELDS, LOCAL_MACHINE_FIELDS};
 use super::schema::{Field, json_to_lua};
+use super::suggest;
 use crate::lua::values::{self, LABELLED_BY};
 use crate::lua::{Context, Position};
 use mlua::{Function, Lua, Table, Value};
@@ -66,6 +67,11 @@ fn function(
     metatable.raw_set(LABELLED_BY, "name")?;
     let label = move |_: &Lua, machine: Table| Ok(label(constructor, &machine));
     metatable.raw_set("__tostring", lua.create_function(label)?)?;
+    let known = match constructor {
+        Constructor::Build => BUILD_MACHINE_FIELDS.iter().map(|field| field.name).collect(),
+        Constructor::Local => LOCAL_MACHINE_FIELDS.iter().map(|field| field.name).collect(),
+    };
+    metatable.raw_set("__index", strict_index(lua, "machine", known, None, Rc::clone(&context))?)?;
     let defaults = match constructor {
         Constructor::Build => defaults(BUILD_MACHINE_FIELDS),
         Constructor::Local => defaults(LOCAL_MACHINE_FIELDS),
@@ -88,6 +94,34 @@ fn function(
             calls.borrow_mut().push(made);
         }
         Ok(table)
+    })
+}
+
+/// Returns a function for `__index`, which is called for a field without a value: nil for one of `known`, or a method;
+/// an error for a name that is not a field.
+pub(super) fn strict_index(
+    lua: &Lua,
+    subject: &'static str,
+    known: Vec<&'static str>,
+    methods: Option<Table>,
+    context: Rc<Context>,
+) -> mlua::Result<Function> {
+    lua.create_function(move |lua, (_, name): (Value, Value)| {
+        if let Some(method) = methods.as_ref().map(|methods| methods.raw_get::<Value>(&name)).transpose()?
+            && !method.is_nil()
+        {
+            return Ok(method);
+        }
+        let Value::String(name) = name else { return Ok(Value::Nil) };
+        let name = name.to_string_lossy();
+        if known.contains(&name.as_str()) {
+            return Ok(Value::Nil);
+        }
+        let meant = suggest::field(&name, known.iter().copied());
+        let meant = meant.map_or(String::new(), |meant| format!("; did you mean '{meant}'?"));
+        let message = format!("{subject} has no field '{}'{meant}", name.escape_debug());
+        context.defer(lua, message, None)?;
+        Ok(Value::Nil)
     })
 }
 

@@ -10,7 +10,7 @@ use super::locate::Locator;
 use super::machine_fields::{BUILD_MACHINE_FIELDS, Entry, LOCAL_MACHINE_FIELDS, LocalMachine};
 use super::schema::{self, Field};
 use super::settings::{self, Limits, POOL_FIELDS, Settings};
-use crate::lua::values::{self, ListError, describe};
+use crate::lua::values::describe;
 use crate::lua::{DeferredError, FileRun, LuaError, Runtime, Source};
 use mlua::chunk::ChunkMode;
 use mlua::{Table, Value};
@@ -136,21 +136,24 @@ impl Decoder<'_> {
     fn items(&mut self, pool: &Table, functions: &mut Functions) -> (Vec<Entry>, Option<LocalMachine>) {
         let pairs = pool.pairs::<Value, Value>().filter_map(Result::ok);
         let items = pairs.filter_map(|(key, value)| Some((key.as_integer().filter(|_| key.is_integer())?, value)));
-        let items = match values::in_order(items.collect()) {
-            Ok(items) => items,
-            Err(ListError::Hole(index)) => {
-                let place = usize::try_from(index).map_or(FindingLocation::Pool, FindingLocation::Item);
+        let mut items: Vec<(i64, Value)> = items.collect();
+        items.sort_by_key(|(index, _)| *index);
+        if items.first().is_some_and(|(index, _)| *index < 1) {
+            self.error(FindingLocation::Pool, "the list of machines begins before index 1".to_owned(), None);
+        }
+        // Each hole is an error, and the items behind it are checked, too.
+        let mut expected = 1;
+        for (index, _) in items.iter().filter(|(index, _)| *index >= 1) {
+            if *index > expected {
+                let place = usize::try_from(expected).map_or(FindingLocation::Pool, FindingLocation::Item);
                 let hint = Some("an expression there is nil");
-                self.error(place, format!("the list of machines has nothing at index {index}"), hint);
-                return (Vec::new(), None);
+                self.error(place, format!("the list of machines has nothing at index {expected}"), hint);
             }
-            Err(_) => {
-                self.error(FindingLocation::Pool, "the list of machines begins before index 1".to_owned(), None);
-                return (Vec::new(), None);
-            }
-        };
+            expected = index.saturating_add(1);
+        }
         let (mut machines, mut numbers, mut local) = (Vec::new(), Vec::new(), None);
-        for (index, item) in (1..).zip(&items) {
+        for (index, item) in &items {
+            let index = usize::try_from(*index).unwrap_or_default();
             let number = item.as_table().and_then(|table| self.number_of(table));
             match number.map(|number| (number, self.made[number].constructor)) {
                 Some((number, Constructor::Build)) => {

@@ -144,6 +144,12 @@ impl<'a> Fields<'a> {
         self.positive("a number of seconds", most).map(Duration::from_secs_f64)
     }
 
+    pub fn seconds_from(&mut self, least: f64, most: f64) -> Option<Duration> {
+        let fits = |seconds: &f64| (least..=most).contains(seconds);
+        self.read(&format!("a number of seconds from {least} to {most}"), |value| values::number(value).filter(fits))
+            .map(Duration::from_secs_f64)
+    }
+
     /// Reads an integer from `least` to `most`.
     pub fn whole<T: TryFrom<u64>>(&mut self, least: u64, most: u64) -> Option<T> {
         let expected = match most {

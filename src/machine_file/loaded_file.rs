@@ -39,7 +39,7 @@ impl LoadedFile {
         {
             return Ok(table.clone());
         }
-        let table = request.to_lua(&self.runtime.lua)?;
+        let table = request.to_lua(&self.runtime.lua, &self.runtime.context)?;
         *current = Some((Arc::clone(request), table.clone()));
         Ok(table)
     }

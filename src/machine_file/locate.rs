@@ -1,6 +1,6 @@
 //! The conversion of findings to diagnostics, each with its file and line.
 
-use super::constructors::ConstructorCall;
+use super::constructors::{ConstructorCall, label};
 use super::diagnostic::{Diagnostic, Severity};
 use super::fields::{Finding, FindingLocation};
 use crate::lua::{Context, DeferredError, ItemLines, Position, Source, read_chunk};
@@ -36,6 +36,7 @@ impl<'a> Locator<'a> {
         let main = self.context.main_chunk();
         let mut located: Vec<Diagnostic> = deferred.iter().map(|deferred| self.deferred(deferred)).collect();
         let reads: Vec<&Position> = deferred.iter().filter_map(|deferred| deferred.position.as_ref()).collect();
+        let mut without_base = BTreeSet::new();
         for mut finding in findings {
             let (chunk, line, items) = match finding.place {
                 FindingLocation::Constructed(number) => match &self.made[number].position {
@@ -59,6 +60,23 @@ impl<'a> Locator<'a> {
                     (main.clone(), items.line, items)
                 }
             };
+            // The fields that an undefined `inherit` would have are no mistakes of their own.
+            if let (true, FindingLocation::Constructed(number)) = (finding.missing, finding.place)
+                && let Some(&written) = items.fields.get("inherit")
+                && self.made[number].inherit.is_none()
+            {
+                let reported = reads.iter().any(|read| read.chunk == chunk && read.line == written);
+                let is_nil =
+                    self.made[number].table.raw_get::<mlua::Value>("inherit").is_ok_and(|value| value.is_nil());
+                if reported || !is_nil || !without_base.insert(number) {
+                    continue;
+                }
+                let subject = label(self.made[number].constructor, &self.made[number].table);
+                finding.field = Some("inherit".to_owned());
+                finding.message = format!("{subject}: inherit: expected a table, found nil");
+                finding.hint = None;
+                finding.missing = false;
+            }
             let written = finding.field.as_ref().and_then(|field| items.fields.get(field)).copied();
             let line = written.or(line);
             // A nil value that follows from a deferred error is not reported.

@@ -62,6 +62,8 @@ type LocalMachineField = Field<LocalMachine>;
 
 /// The limit of waits on a link to a build machine, in seconds: a day.
 const MAX_TIMEOUT_SECONDS: f64 = 86400.0;
+/// The least `stall_timeout`, in seconds: libssh2 sends at most one keep-alive message in two seconds.
+const MIN_STALL_TIMEOUT_SECONDS: f64 = 3.0;
 
 /// The fields of `build_machine`.
 pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
@@ -156,7 +158,9 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
          answered before may take to answer again.",
     )
     .unit("seconds")
-    .read(|f, e| f.seconds(MAX_TIMEOUT_SECONDS).map(|time| e.machine.stall_timeout = time))
+    .read(|f, e| {
+        f.seconds_from(MIN_STALL_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS).map(|time| e.machine.stall_timeout = time)
+    })
     .json(|e| decode::seconds_to_json(e.machine.stall_timeout)),
     BuildMachineField::new("keepalive_interval", "number", "After this time of silence, a keep-alive message is sent.")
         .unit("seconds")

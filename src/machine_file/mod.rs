@@ -45,6 +45,7 @@ mod request_callbacks;
 mod schema;
 mod settings;
 mod suggest;
+mod trial;
 
 pub use checks::{DEFAULT_KEYS, check_environment};
 pub use diagnostic::{Diagnostic, Report, Severity};
@@ -57,6 +58,7 @@ pub use request::{
 pub use request_callbacks::{Acceptance, RequestCallbacks, Score, default_score};
 pub use schema::{Field, FieldValues};
 pub use settings::{Fallback, LIMITS_FIELDS, Limits, POOL_FIELDS, Settings};
+pub use trial::try_functions;
 
 /// Annotations of the machine file's functions and fields, for editors with the Lua language server.
 pub const ANNOTATIONS: &str = include_str!("../../lua/offload.lua");

@@ -11,6 +11,7 @@ use crate::permissions::{self, Need};
 use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Adds an embedding program's own functions to an interpreter before the machine file is evaluated.
@@ -57,6 +58,8 @@ pub struct Pool {
     pub(super) interpreter: Option<Interpreter<LoadedFile>>,
     /// The warnings of decisions that were reported.
     pub(super) reported: Mutex<HashSet<String>>,
+    /// Whether a function has failed or returned an invalid value.
+    pub(super) has_failed: AtomicBool,
 }
 
 impl Pool {
@@ -70,7 +73,21 @@ impl Pool {
             path: path.to_path_buf(),
             interpreter: None,
             reported: Mutex::default(),
+            has_failed: AtomicBool::new(false),
         }
+    }
+
+    /// Returns whether a function of the machine file has failed or returned an invalid value.
+    pub fn has_failed_functions(&self) -> bool {
+        self.has_failed.load(Ordering::Relaxed)
+    }
+
+    /// Forgets which warnings were reported.
+    pub(super) fn forget_reported(&self) {
+        if let Ok(mut reported) = self.reported.lock() {
+            reported.clear();
+        }
+        self.has_failed.store(false, Ordering::Relaxed);
     }
 }
 

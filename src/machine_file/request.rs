@@ -1,14 +1,20 @@
 //! The arguments of the functions of a machine file: the request, and the status of a machine.
 
+use super::constructors::strict_index;
 use super::schema::{self, Field};
 use crate::hook::{self, HookArguments};
+use crate::lua::Context;
 use crate::store::base16;
 use crate::store::derivation::Derivation;
 use mlua::{Lua, Table, Value};
 use serde_json::json;
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The end of the error that a request without a derivation raises if its derivation is read.
+pub(super) const NO_DERIVATION: &str = "there is no derivation to read here";
 
 /// The daemon's request to build one derivation.
 #[derive(Clone, Debug, Default)]
@@ -166,7 +172,7 @@ pub const REQUEST_FIELDS: &[Field<LuaRequest>] = &[
 ];
 
 impl LuaRequest {
-    pub(super) fn to_lua(&self, lua: &Lua) -> mlua::Result<Table> {
+    pub(super) fn to_lua(&self, lua: &Lua, context: &Rc<Context>) -> mlua::Result<Table> {
         let table = schema::to_lua(REQUEST_FIELDS, lua, self)?;
         let methods = lua.create_table()?;
         let (reader, file) = (self.reader.clone(), self.derivation.clone());
@@ -177,7 +183,7 @@ impl LuaRequest {
             }
             let failed =
                 |error: &str| mlua::Error::RuntimeError(format!("the derivation {file} cannot be read: {error}"));
-            let reader = reader.as_ref().ok_or_else(|| failed("nothing reads it here"))?;
+            let reader = reader.as_ref().ok_or_else(|| failed(NO_DERIVATION))?;
             let derivation = (reader.0)().map_err(|error| failed(&error))?;
             let derivation = derivation_to_lua(lua, &derivation)?;
             cell.raw_set(1, &derivation)?;
@@ -185,8 +191,21 @@ impl LuaRequest {
         };
         methods.raw_set("read_derivation", lua.create_function(read)?)?;
         let metatable = lua.create_table()?;
-        metatable.raw_set("__index", methods)?;
+        let known = REQUEST_FIELDS.iter().map(|field| field.name).collect();
+        metatable.raw_set("__index", strict_index(lua, "request", known, Some(methods), Rc::clone(context))?)?;
         metatable.raw_set("__name", "request")?;
+        table.set_metatable(Some(metatable))?;
+        Ok(table)
+    }
+}
+
+impl LuaStatus {
+    pub(super) fn to_lua(&self, lua: &Lua, context: &Rc<Context>) -> mlua::Result<Table> {
+        let table = schema::to_lua(STATUS_FIELDS, lua, self)?;
+        let known = STATUS_FIELDS.iter().map(|field| field.name).collect();
+        let metatable = lua.create_table()?;
+        metatable.raw_set("__index", strict_index(lua, "status", known, None, Rc::clone(context))?)?;
+        metatable.raw_set("__name", "status")?;
         table.set_metatable(Some(metatable))?;
         Ok(table)
     }

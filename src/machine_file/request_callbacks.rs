@@ -5,7 +5,7 @@
 //! the names of derivations, and so they could make it fail.
 
 use super::callbacks::{self, Callback, CallbackResult};
-use super::diagnostic::Diagnostic;
+use super::diagnostic::{Diagnostic, Severity};
 use super::functions::Candidate;
 use super::pool::Pool;
 use super::request::{LuaRequest, LuaStatus};
@@ -13,6 +13,7 @@ use super::settings::Fallback;
 use crate::lua::Stopped;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The result of `accepts`.
@@ -156,10 +157,13 @@ impl RequestCallbacks<'_> {
         let main = self.pool.path.display().to_string();
         let (file, line) = location.map_or((main, None), |location| (location.file, Some(location.line)));
         let message = format!("{function}: {what}; the functions of this file are not called any more");
-        self.warn(Diagnostic { field: Some(function.to_owned()), ..Diagnostic::warning(file, message).at(line) });
+        self.warn(Diagnostic { field: Some(function.to_owned()), ..Diagnostic::error(file, message).at(line) });
     }
 
     fn warn(&self, warning: Diagnostic) {
+        if warning.severity == Severity::Error {
+            self.pool.has_failed.store(true, Ordering::Relaxed);
+        }
         if let Ok(mut reported) = self.pool.reported.lock()
             && reported.insert(warning.to_string())
         {

@@ -8,7 +8,7 @@ use log::warn;
 use super::ranking::SIMILAR_SCORE_RATIO;
 use crate::hook::{HookArguments, Request};
 use crate::machine::Machine;
-use crate::machine_file::{self, Acceptance, Candidate, Fallback, Pool, Score, default_score};
+use crate::machine_file::{self, Acceptance, Candidate, Diagnostic, Fallback, Pool, Score, Severity, default_score};
 use crate::state::Health;
 use crate::state::health::Time;
 use crate::status::MachineStatus;
@@ -114,7 +114,10 @@ impl<'a> FileRules<'a> {
         let answer = query(&mut decision);
         for warning in decision.take_warnings() {
             // The log adds the word "warning" itself.
-            warn!("{}", warning.to_string().replacen(" warning: ", " ", 1));
+            warn!(
+                "{}",
+                Diagnostic { severity: Severity::Warning, ..warning }.to_string().replacen(" warning: ", " ", 1)
+            );
         }
         answer
     }

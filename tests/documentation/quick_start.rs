@@ -68,6 +68,7 @@ impl Site {
 
 /// What is printed, as it would be with SSH's own port.
 fn as_on_port_22(printed: &str) -> String {
+    let printed = printed.replace(&format!("authorize {NAME}:{SSH_PORT}"), &format!("authorize {NAME}"));
     let printed = printed.replace(&format!("{NAME}:{SSH_PORT}"), &format!("{NAME}:22"));
     printed.replace(&format!("  port = {SSH_PORT},\n"), "").replace(&format!("on port {SSH_PORT}"), "on port 22")
 }

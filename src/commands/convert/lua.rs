@@ -45,6 +45,8 @@ pub struct Entry {
     /// The fields, in the order in which they are written.
     pub fields: Vec<(&'static str, Value)>,
     pub notes: Vec<Note>,
+    /// Comments of the converted file about it, a line each.
+    pub comments: Vec<String>,
 }
 
 impl Entry {
@@ -94,14 +96,19 @@ pub struct Document {
     pub file: String,
     /// The lines of the comment at the top.
     pub header: Vec<String>,
+    /// Comments of the converted file at its top, a line each.
+    pub comments: Vec<String>,
     pub entries: Vec<Entry>,
+    /// The lines of comments of the converted file that are not in the result.
+    pub lost_comments: Vec<u32>,
 }
 
 impl Document {
     /// Completes the notes of `entries` with those that concern several of them.
     pub fn new(file: String, header: &[&str], mut entries: Vec<Entry>) -> Document {
         note_differences(&mut entries);
-        Document { file, header: header.iter().map(|&line| line.to_owned()).collect(), entries }
+        let header = header.iter().map(|&line| line.to_owned()).collect();
+        Document { file, header, comments: Vec::new(), entries, lost_comments: Vec::new() }
     }
 
     /// Returns the warnings, each a line `FILE:LINE: warning: …`.
@@ -111,7 +118,13 @@ impl Document {
             let warnings = entry.notes.iter().filter(|note| note.warning);
             warnings.map(|note| format!("{place}: warning: {}", plain(&note.text))).collect::<Vec<_>>()
         };
-        self.entries.iter().flat_map(of_entry).collect()
+        let mut warnings: Vec<String> = self.entries.iter().flat_map(of_entry).collect();
+        if !self.lost_comments.is_empty() {
+            let lines = self.lost_comments.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+            let noun = if self.lost_comments.len() == 1 { "line" } else { "lines" };
+            warnings.push(format!("{}: warning: the comments of {noun} {lines} are not kept", plain(&self.file)));
+        }
+        warnings
     }
 
     /// Returns the fields that all machines have in common, if a `local base` with them makes the file shorter.
@@ -136,6 +149,12 @@ impl fmt::Display for Document {
             writeln!(f, "-- {line}")?;
         }
         writeln!(f)?;
+        for comment in &self.comments {
+            writeln!(f, "-- {}", plain(comment))?;
+        }
+        if !self.comments.is_empty() {
+            writeln!(f)?;
+        }
         let only_for = |(_, value): &(&str, Value)| matches!(value, Value::OnlyFor(_));
         if self.entries.iter().any(|entry| entry.fields.iter().any(only_for)) {
             writeln!(f, "{MANDATORY_FEATURES_FUNCTION}")?;
@@ -152,8 +171,9 @@ impl fmt::Display for Document {
                 writeln!(f)?;
             }
             writeln!(f, "  -- {}", entry.place(&self.file))?;
-            for note in &entry.notes {
-                writeln!(f, "  -- {}", plain(&note.text))?;
+            let notes = entry.notes.iter().map(|note| &note.text);
+            for comment in entry.comments.iter().chain(notes) {
+                writeln!(f, "  -- {}", plain(comment))?;
             }
             if entry.fields.is_empty() {
                 continue;

@@ -25,6 +25,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::error::{ConvertError, Problem};
 use super::lua::{Document, Entry, Value, plain};
+use crate::shell;
 use uri::{ColumnError, SSH_PORT, Uri, Word};
 
 const HEADER_LINES: [&str; 4] = [
@@ -222,8 +223,15 @@ fn host_key(entry: &mut Entry, word: Option<Word>, uri: &mut Uri) -> Result<(), 
         None => uri.take("base64-ssh-public-host-key").map(|value| (uri.column, value)),
     };
     let Some((column, encoded)) = given else {
-        let port = if uri.port == SSH_PORT { String::new() } else { format!("--port {} ", uri.port) };
-        entry.warn(format!("it has no host key, which is required: run 'offload add {port}{}' to get it", uri.host));
+        let mut options = String::new();
+        if uri.port != SSH_PORT {
+            options += &format!("--port {} ", uri.port);
+        }
+        if let Some(Value::Text(user)) = entry.get("user") {
+            options += &format!("--user {} ", shell::quote(user));
+        }
+        let host = shell::quote(&uri.host);
+        entry.warn(format!("it has no host key, which is required: run 'offload add {options}{host}' to get it"));
         entry.set("host_key", Value::Missing);
         return Ok(());
     };

@@ -45,11 +45,14 @@ fn guix_says(json: &Path) -> Vec<Fields> {
 fn converted() -> Vec<(PathBuf, Document)> {
     let scheme = golden("json").into_iter().map(|file| {
         let scm = base_name(&file.with_extension("scm"));
-        let document = scheme::document(&scm, guix_says(&file), Some(Path::new(HOME))).unwrap();
+        let mut document = scheme::document(&scm, guix_says(&file), Some(Path::new(HOME))).unwrap();
+        document.keep_scheme_comments(&fs::read(file.with_extension("scm")).unwrap());
         (file.with_extension("lua"), document)
     });
     let nix = golden("machines").into_iter().map(|file| {
-        let document = nix::document(&base_name(&file), &fs::read(&file).unwrap()).unwrap();
+        let text = fs::read(&file).unwrap();
+        let mut document = nix::document(&base_name(&file), &text).unwrap();
+        document.keep_nix_comments(&text);
         (file.with_extension("lua"), document)
     });
     scheme.chain(nix).collect()
@@ -204,7 +207,7 @@ fn run_on(name: &str, text: Option<&[u8]>) -> (ExitStatus, String, String) {
         fs::write(&file, text).unwrap();
     }
     let (mut out, mut messages) = (Vec::new(), Vec::new());
-    let ended = run(&Args { file }, &mut out, &mut messages);
+    let ended = run(&Args { file, output: None }, &mut out, &mut messages);
     let status = ended.unwrap_or_else(|error| error.print(&mut messages));
     let relative = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     let prefix = format!("{}/", directory.path().display());
@@ -241,7 +244,7 @@ fn errors_leave_no_result_and_warnings_do() {
     assert!(out.contains("name = \"b1\","), "{out}");
     assert_eq!(
         messages,
-        "machines:1: warning: it has no host key, which is required: run 'offload add b1' to get it\n\
+        "machines:1: warning: it has no host key, which is required: run 'offload add --user root b1' to get it\n\
          offload: error: the machine file is written, and 'offload eval' refuses it: 1 error\n  \
          hint: correct what the messages above name, in it or in the file that was converted\n"
     );

@@ -89,7 +89,7 @@ fn rights(place: &Target, user: &User, guix: &Path, engine: &Engine) -> Vec<Find
     let remedy = if missing(&scheme) {
         "offload add HOST".to_owned()
     } else {
-        format!("offload convert {} > {}", quote(&scheme.to_string_lossy()), quote(&file.to_string_lossy()))
+        format!("offload convert {} -o {}", quote(&scheme.to_string_lossy()), quote(&file.to_string_lossy()))
     };
     check_exists(&file, "machine file", remedy);
     for key in &keys {

@@ -12,7 +12,7 @@ use super::super::values::{describe, number};
 use super::cancellable_io::CancellableIo;
 use super::process::{Ended, Program, lua_status, messages};
 use crate::supervisor::Streams;
-use mlua::{IntoLuaMulti as _, Lua, LuaString, MultiValue, Table, Value};
+use mlua::{FromLua as _, IntoLuaMulti as _, Lua, LuaString, MultiValue, Table, Value};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _};
@@ -35,7 +35,17 @@ type Answer = (Option<LuaString>, Option<String>, Option<i32>);
 pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
     register_execute(lua, context)?;
     let context = Rc::clone(context);
-    let exec = move |lua: &Lua, (argv, options): (Vec<LuaString>, Option<Table>)| {
+    let exec = move |lua: &Lua, (argv, options): (Value, Option<Table>)| {
+        let argv = match &argv {
+            Value::Table(_) => Vec::<LuaString>::from_lua(argv, lua)?,
+            other => {
+                let message = format!(
+                    "exec: expected a list of arguments, such as {{ \"hostname\" }}, found {}",
+                    describe(other)
+                );
+                return Err(mlua::Error::RuntimeError(message));
+            }
+        };
         if argv.iter().map(|word| word.as_bytes().len()).sum::<usize>() > MAX_ARGUMENT_BYTES {
             let message = format!("exec: the arguments have more than {} MiB", MAX_ARGUMENT_BYTES >> 20);
             return Err(mlua::Error::RuntimeError(message));

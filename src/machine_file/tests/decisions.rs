@@ -150,7 +150,7 @@ fn functions_decide_when_busy_and_when_unreachable() {
     assert_eq!(
         warnings(&site, &decision),
         [
-            "machines.lua:6: warning: when_unreachable: expected \"wait\" or \"local\", found \"never\"; the default applies"
+            "machines.lua:6: error: when_unreachable: expected \"wait\" or \"local\", found \"never\"; the default applies"
         ]
     );
 }
@@ -242,7 +242,7 @@ fn the_derivation_is_read_on_request() {
     assert_eq!(decision.accepts(A), Acceptance::No(format!("accepts failed: {unreadable}")));
     assert_eq!(
         warnings(&site, &decision),
-        [format!("machines.lua:7: warning: accepts: {unreadable}; it counts as false")]
+        [format!("machines.lua:7: error: accepts: {unreadable}; it counts as false")]
     );
 }
 
@@ -277,7 +277,9 @@ fn invalid_results_have_defaults() {
         let decision = pool.callbacks(request());
         assert_eq!(decision.accepts(A), verdict, "{body}");
         decision.accepts(B);
-        let expected = if warning.is_empty() { vec![] } else { vec![format!("machines.lua:6: warning: {warning}")] };
+        // Only a missing result is allowed.
+        let severity = if warning.contains("found nothing") { "warning" } else { "error" };
+        let expected = if warning.is_empty() { vec![] } else { vec![format!("machines.lua:6: {severity}: {warning}")] };
         assert_eq!(warnings(&site, &decision), expected, "{body}: once");
     }
     for (body, score, warning) in [
@@ -295,7 +297,7 @@ fn invalid_results_have_defaults() {
         let decision = pool.callbacks(request());
         assert_eq!(decision.score(B, &LuaStatus::default()), Score::Value(score), "{body}");
         let message =
-            format!("machines.lua:6: warning: score: expected a number or false, {warning}; the default applies");
+            format!("machines.lua:6: error: score: expected a number or false, {warning}; the default applies");
         let expected = if warning.is_empty() { vec![] } else { vec![message] };
         assert_eq!(warnings(&site, &decision), expected, "{body}");
     }
@@ -313,7 +315,86 @@ fn an_error_shows_the_calls_of_the_user() {
     assert_eq!(
         warnings(&site, &decision),
         [
-            "machines.lua:7: warning: score: attempt to perform arithmetic on a nil value (field 'weight'); the default applies"
+            "machines.lua:7: error: score: attempt to perform arithmetic on a nil value (field 'weight'); the default applies"
         ]
     );
+}
+
+#[test]
+fn a_misspelt_field_is_an_error_where_it_is_read() {
+    for (function, message) in [
+        (
+            "accepts = function(request, machine) return request.sytem == 'x' end",
+            "request has no field 'sytem'; did you mean 'system'?",
+        ),
+        (
+            "accepts = function(request, machine) return machine.sped > 1 end",
+            "machine has no field 'sped'; did you mean 'speed'?",
+        ),
+        (
+            "accepts = function(request, machine) return machine.hostname == 'x' end",
+            "machine has no field 'hostname'; did you mean 'name'?",
+        ),
+        (
+            "score = function(request, machine, status) return status.laod end",
+            "status has no field 'laod'; did you mean 'load'?",
+        ),
+        ("when_busy = function(request) return request.user_name end", "request has no field 'user_name'"),
+    ] {
+        let site = site(function, "");
+        let pool = site.load().unwrap();
+        let decision = pool.callbacks(request());
+        decision.accepts(A);
+        decision.score(A, &LuaStatus::default());
+        decision.when_busy();
+        let found = warnings(&site, &decision);
+        assert!(found.len() == 1 && found[0].contains(message), "{function}: {found:?}");
+        assert!(pool.has_failed_functions());
+    }
+    // A field without a value is nil, and so is what is no name.
+    let site = site(
+        "accepts = function(request, machine)
+           return request[1] == nil and machine.proxy_command == nil and machine.inherit == nil end,
+         score = function(request, machine, status) return status.load == nil and 7 end",
+        "",
+    );
+    let pool = site.load().unwrap();
+    let decision = pool.callbacks(request());
+    assert_eq!(decision.accepts(A), Acceptance::Yes);
+    assert_eq!(decision.score(A, &LuaStatus::default()), Score::Value(7.0));
+    assert!(warnings(&site, &decision).is_empty() && !pool.has_failed_functions());
+}
+
+#[test]
+fn only_functions_that_fail_for_every_request_are_broken() {
+    for (function, expected) in [
+        ("accepts = function(request) return nosuch.x end", Some("accepts: undefined global 'nosuch'")),
+        ("score = function(request, machine) return machine.name * 2 end", Some("score: attempt to mul")),
+        (
+            "when_busy = function(request) return 'maybe' end",
+            Some("when_busy: expected \"wait\" or \"local\", found \"maybe\""),
+        ),
+        (
+            "when_unreachable = function(request) return request.sytem end",
+            Some("when_unreachable: request has no field 'sytem'"),
+        ),
+        (
+            "accepts = function(request) while true do end end, limits = { decide = 0.1 }",
+            Some("accepts: took longer than 0.1 s"),
+        ),
+        // Some request would pass.
+        ("accepts = function(request) return #request.features > 0 or error('none') end", None),
+        ("accepts = function(request) return #request.features == 0 or error('some') end", None),
+        ("accepts = function(request) return request:read_derivation().env.x ~= nil end", None),
+        ("accepts = function(request) end", None),
+        ("score = function(request, machine, status) return 1 / status.load end", None),
+    ] {
+        let site = site(function, "features = { 'kvm' }");
+        let found: Vec<String> =
+            super::super::try_functions(&site.load().unwrap()).iter().map(ToString::to_string).collect();
+        match expected {
+            None => assert!(found.is_empty(), "{function}: {found:?}"),
+            Some(message) => assert!(!found.is_empty() && found[0].contains(message), "{function}: {found:?}"),
+        }
+    }
 }

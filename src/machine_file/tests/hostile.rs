@@ -185,7 +185,7 @@ fn all_calls_of_a_decision_share_its_time() {
     assert_eq!(warnings.len(), 1);
     assert_eq!(
         site.relative(&warnings[0]),
-        "machines.lua:1: warning: accepts: took longer than 2.5 s (limits.decide); the functions of this file are not \
+        "machines.lua:1: error: accepts: took longer than 2.5 s (limits.decide); the functions of this file are not \
          called any more"
     );
 }

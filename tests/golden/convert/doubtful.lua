@@ -4,10 +4,12 @@
 -- ports, keys and jump hosts that are set there must be given here.
 -- Fields that have their default are left out. Check it with 'offload eval'.
 
+-- What has no counterpart, and what is missing.
+
 return {
   -- doubtful.machines:2
   -- the system 'builtin' has no counterpart
-  -- it has no host key, which is required: run 'offload add nokey.example.org' to get it
+  -- it has no host key, which is required: run 'offload add --user nix nokey.example.org' to get it
   -- the parameter 'remote-program' of its URI has no counterpart
   -- the parameter 'max-connections' of its URI has no counterpart
   build_machine {
@@ -44,7 +46,7 @@ return {
 }
 -- warnings:
 -- doubtful.machines:2: warning: the system 'builtin' has no counterpart
--- doubtful.machines:2: warning: it has no host key, which is required: run 'offload add nokey.example.org' to get it
+-- doubtful.machines:2: warning: it has no host key, which is required: run 'offload add --user nix nokey.example.org' to get it
 -- doubtful.machines:2: warning: the parameter 'remote-program' of its URI has no counterpart
 -- doubtful.machines:2: warning: the parameter 'max-connections' of its URI has no counterpart
 -- doubtful.machines:3: warning: left out: 'local' is no machine that is reached by SSH

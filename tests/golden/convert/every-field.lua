@@ -4,6 +4,8 @@
 -- Values that the program computed are fixed now. If its list came from another source, such as an inventory, this
 -- file can read that too: it is a program in Lua. Check it with 'offload eval'.
 
+-- Every field, once with its default and once without.
+
 return {
   -- every-field.scm:2
   build_machine {
@@ -31,6 +33,7 @@ return {
   },
 
   -- every-field.scm:24
+  -- The field is deprecated, and the load of this machine is of no interest.
   -- its 'system', which is deprecated, has become 'systems'
   -- compression-level 6 has no counterpart: libssh2 has one level only
   build_machine {

@@ -4,6 +4,8 @@
 -- ports, keys and jump hosts that are set there must be given here.
 -- Fields that have their default are left out. Check it with 'offload eval'.
 
+-- The shape of the manual's examples.
+
 -- For 'accepts': refuses the builds that do not require all of these features.
 local function only_for(features)
   return function(request)
@@ -33,6 +35,7 @@ return {
   },
 
   -- manual.machines:3
+  -- a comment
   build_machine {
     name = "itchy.example.org",
     port = 2222,

@@ -4,6 +4,8 @@
 -- Values that the program computed are fixed now. If its list came from another source, such as an inventory, this
 -- file can read that too: it is a program in Lua. Check it with 'offload eval'.
 
+-- One host twice, for two systems: as it should be, and with another number of slots.
+
 return {
   -- same-host.scm:3
   build_machine {

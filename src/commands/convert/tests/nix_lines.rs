@@ -106,8 +106,10 @@ fn comments_are_ignored_and_separators_begin_a_machine() {
 }
 
 #[test]
-fn the_command_for_a_missing_host_key_has_the_port() {
-    for (uri, command) in [("b1", "'offload add b1'"), ("ssh://b1:2222", "'offload add --port 2222 b1'")] {
+fn the_command_for_a_missing_host_key_has_the_port_and_the_user() {
+    for (uri, command) in
+        [("b1", "'offload add --user root b1'"), ("ssh://nix@b1:2222", "'offload add --port 2222 --user nix b1'")]
+    {
         assert!(entry(uri).notes.iter().any(|note| note.warning && note.text.contains(command)), "{uri}");
     }
 }
@@ -186,6 +188,9 @@ proptest! {
 
     #[test]
     fn any_bytes_are_converted_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
-        let _ = nix::document(Path::new("m"), &bytes);
+        if let Ok(mut document) = nix::document(Path::new("m"), &bytes) {
+            document.keep_nix_comments(&bytes);
+        }
+        Document::new("m".to_owned(), &[], Vec::new()).keep_scheme_comments(&bytes);
     }
 }

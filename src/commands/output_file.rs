@@ -1,0 +1,122 @@
+//! Writing a file that may be in use: it is replaced as a whole, and the old one is kept as a backup.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use rustix::process::geteuid;
+
+/// The result of writing a file.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// There was no such file.
+    Created,
+    /// It had these contents already.
+    Unchanged,
+    /// The old file has this name now.
+    Backup(PathBuf),
+}
+
+impl Replaced {
+    /// Returns the line that reports it.
+    pub fn report(&self, path: &Path) -> String {
+        match self {
+            Replaced::Created => format!("wrote '{}'", path.display()),
+            Replaced::Unchanged => format!("'{}' is up to date", path.display()),
+            Replaced::Backup(backup) => format!("wrote '{}'; the old file is '{}'", path.display(), backup.display()),
+        }
+    }
+}
+
+/// Writes `contents` to `path`, through a new file beside it. A reader sees the old or the new file. The new one has the
+/// owner and the permissions of the old one.
+pub fn replace(path: &Path, contents: &[u8]) -> io::Result<Replaced> {
+    let old = match fs::read(path) {
+        Ok(old) if old == contents => return Ok(Replaced::Unchanged),
+        Ok(_) => Some(fs::metadata(path)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let new = with_suffix(path, ".new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let written = write(&new, contents, old.as_ref()).and_then(|()| {
+        let backup = old.map(|_| backup(path)).transpose()?;
+        fs::rename(&new, path)?;
+        Ok(backup.map_or(Replaced::Created, Replaced::Backup))
+    });
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written
+}
+
+fn write(new: &Path, contents: &[u8], old: Option<&fs::Metadata>) -> io::Result<()> {
+    let mut file = File::create_new(new)?;
+    file.write_all(contents)?;
+    if let Some(old) = old {
+        if geteuid().is_root() {
+            fchown(&file, Some(old.uid()), Some(old.gid()))?;
+        }
+        file.set_permissions(Permissions::from_mode(old.mode() & 0o777))?;
+    }
+    file.sync_all()
+}
+
+/// Gives the file a second name, `PATH.~N~` with the first free number, as the GNU tools do.
+fn backup(path: &Path) -> io::Result<PathBuf> {
+    for number in 1.. {
+        let backup = with_suffix(path, &format!(".~{number}~"));
+        match fs::hard_link(path, &backup) {
+            Ok(()) => return Ok(backup),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_old_file_is_kept_and_the_new_one_has_its_permissions() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("machines.lua");
+        let backup = |number: u32| directory.path().join(format!("machines.lua.~{number}~"));
+        assert_eq!(replace(&file, b"one").unwrap(), Replaced::Created);
+        fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::chown(&file, Some(995), Some(990)).unwrap();
+        assert_eq!(replace(&file, b"one").unwrap(), Replaced::Unchanged);
+        assert_eq!(replace(&file, b"two").unwrap(), Replaced::Backup(backup(1)));
+        assert_eq!(replace(&file, b"three").unwrap(), Replaced::Backup(backup(2)));
+        for (path, contents) in [(&file, "three"), (&backup(1), "one"), (&backup(2), "two")] {
+            let metadata = fs::metadata(path).unwrap();
+            assert_eq!((metadata.mode() & 0o777, metadata.uid(), metadata.gid()), (0o640, 995, 990));
+            assert_eq!(fs::read_to_string(path).unwrap(), contents);
+        }
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("machines.lua");
+        fs::write(&file, "one").unwrap();
+        // No file can be made under this name.
+        fs::create_dir(directory.path().join("machines.lua.new")).unwrap();
+        assert!(replace(&file, b"two").is_err() && replace(&directory.path().join("no/where"), b"").is_err());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "one");
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
+    }
+}
