@@ -272,7 +272,7 @@ fn convert_replaces_a_file_only_by_one_that_can_be_used() {
     fs::write(path("broken"), "ssh://").unwrap();
     fs::write(path("nokey"), "ssh-ng://nix@b1:2022 x86_64-linux\n").unwrap();
     for (file, said_of_it) in
-        [("broken", "error: "), ("nokey", "'machines.lua' is not written: 'offload eval' would refuse it: 1 error\n")]
+        [("broken", "error: "), ("nokey", "'machines.lua' is not written, because 'offload eval' would refuse it: 1 error\n")]
     {
         let (status, said) = convert(file);
         assert_eq!(status, Some(3), "{said}");

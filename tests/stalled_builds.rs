@@ -87,7 +87,7 @@ fn serve(client: UnixStream, daemon: UnixStream, slow_from: u64) {
 }
 
 /// A trickling daemon is reported, and the build moves to another machine, before the local daemon ends the hook for its
-/// silence: its limit is 12 s, and the machine is given up after 10 s of bytes without progress.
+/// silence: its limit is 18 s, and the machine is given up after 15 s of bytes without progress.
 #[test]
 fn a_trickling_daemon_moves_the_build() {
     for (slow_from, phase) in [(BUILD, "building: "), (EXPORT, "retrieving outputs: ")] {
@@ -100,11 +100,11 @@ fn a_trickling_daemon_moves_the_build() {
         head.mark_healthy("slow");
         // More than trickles through in that time.
         let drv = Drv::new("trickle").script("seq 1 3000; seq 1 3000 >$out");
-        let result = head.client().max_silent_time(12).build(&[&drv]).succeeded();
+        let result = head.client().max_silent_time(18).build(&[&drv]).succeeded();
         let given_up = format!("could not be built on 'slow': {phase}");
         let line = result.log.lines().find(|line| line.contains(&given_up)).unwrap_or_else(|| panic!("{}", result.log));
         assert!(line.contains("slow:2022: only ") && line.contains(" bytes have passed in 1"), "{line}");
-        let line = if slow_from == BUILD { "slow: the build has not begun there for 4" } else { "slow: only " };
+        let line = if slow_from == BUILD { "slow: the build has not begun there for 6" } else { "slow: only " };
         assert!(result.log.contains(line), "no line meanwhile: {}", result.log);
         assert_eq!(other.built(), ["trickle"]);
         assert!(head.health_of("slow:2022").contains("bytes have passed"));

@@ -80,8 +80,8 @@ pub fn run(args: &Args, out: &mut dyn Write, messages: &mut dyn Write) -> Comman
         (count, output) => {
             let errors = if count == 1 { "error" } else { "errors" };
             let what = match output {
-                Some(file) => format!("'{}' is not written: 'offload eval' would refuse it", file.display()),
-                None => "the machine file is written, and 'offload eval' refuses it".to_owned(),
+                Some(file) => format!("'{}' is not written, because 'offload eval' would refuse it", file.display()),
+                None => "the machine file is written, but 'offload eval' refuses it".to_owned(),
             };
             let message = format!("{what}: {count} {errors}");
             let hint = "correct what the messages above name, in it or in the file that was converted".to_owned();

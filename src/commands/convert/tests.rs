@@ -245,7 +245,7 @@ fn errors_leave_no_result_and_warnings_do() {
     assert_eq!(
         messages,
         "machines:1: warning: it has no host key, which is required: run 'offload add --user root b1' to get it\n\
-         offload: error: the machine file is written, and 'offload eval' refuses it: 1 error\n  \
+         offload: error: the machine file is written, but 'offload eval' refuses it: 1 error\n  \
          hint: correct what the messages above name, in it or in the file that was converted\n"
     );
 }

@@ -78,7 +78,7 @@ fn errors_of_eval_name_the_place_in_the_original_file() {
     let places: Vec<&str> = messages.lines().filter_map(|line| line.split(": error: build").next()).collect();
     assert!((1..=5).all(|line| places.contains(&format!("machines:{line}").as_str())), "{messages}");
     assert!(
-        messages.contains("offload: error: the machine file is written, and 'offload eval' refuses it"),
+        messages.contains("offload: error: the machine file is written, but 'offload eval' refuses it"),
         "{messages}"
     );
 }
