@@ -7,6 +7,7 @@ mod memory;
 mod peers;
 mod pool;
 mod revocation;
+mod unread;
 
 use std::fs;
 use std::io::{Read, Write};
