@@ -271,9 +271,10 @@ fn convert_replaces_a_file_only_by_one_that_can_be_used() {
     // One that cannot be converted, and one whose result has no host key.
     fs::write(path("broken"), "ssh://").unwrap();
     fs::write(path("nokey"), "ssh-ng://nix@b1:2022 x86_64-linux\n").unwrap();
-    for (file, said_of_it) in
-        [("broken", "error: "), ("nokey", "'machines.lua' is not written, because 'offload eval' would refuse it: 1 error\n")]
-    {
+    for (file, said_of_it) in [
+        ("broken", "error: "),
+        ("nokey", "'machines.lua' is not written, because 'offload eval' would refuse it: 1 error\n"),
+    ] {
         let (status, said) = convert(file);
         assert_eq!(status, Some(3), "{said}");
         assert!(said.contains(said_of_it), "{said}");

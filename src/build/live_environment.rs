@@ -200,3 +200,86 @@ impl Environment for LiveEnvironment {
         MachineStatus { load1: next(), load5: next(), load15: next(), cores, ..MachineStatus::default() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A state directory, and a store with derivations.
+    struct Site {
+        directory: tempfile::TempDir,
+        store: StoreDir,
+    }
+
+    impl Site {
+        fn new() -> Site {
+            let directory = tempfile::tempdir().unwrap();
+            let store = StoreDir::new(directory.path().to_str().unwrap()).unwrap();
+            Site { directory, store }
+        }
+
+        fn path(&self, name: &str) -> StorePath {
+            // The hash differs from that of other names.
+            let hash: u32 = name.bytes().map(u32::from).sum();
+            let path = format!("{}/{hash:032}-{name}.drv", self.store.as_str());
+            StorePath::parse(&self.store, path.as_bytes()).unwrap()
+        }
+
+        /// Writes a derivation with these inputs, and returns the environment of its build.
+        fn env(&self, name: &str, inputs: &[&str]) -> LiveEnvironment {
+            let inputs: BTreeSet<StorePath> = inputs.iter().map(|input| self.path(input)).collect();
+            let inputs: Vec<String> = inputs.iter().map(|input| format!(r#"("{input}",["out"])"#)).collect();
+            let output = self.path(name).as_str().replace(".drv", "");
+            let text = format!(
+                r#"Derive([("out","{output}","","")],[{}],[],"x86_64-linux","/bin/sh",[],[])"#,
+                inputs.join(",")
+            );
+            fs::write(self.path(name).as_str(), text).unwrap();
+            self.env_of_missing(name)
+        }
+
+        fn env_of_missing(&self, name: &str) -> LiveEnvironment {
+            let system = "x86_64-linux".to_owned();
+            let request = Request { wants_local: false, system, derivation: self.path(name), features: Vec::new() };
+            let state = StateDirectory::new(self.directory.path().join("state"));
+            LiveEnvironment::new(&state, &self.store, &request, None)
+        }
+    }
+
+    fn machine(name: &str) -> Machine {
+        Machine { parallel_builds: 2, ..Machine::new(name, "offload", vec!["x86_64-linux".into()], Vec::new()) }
+    }
+
+    #[test]
+    fn a_machine_has_what_it_built_and_what_that_needed() {
+        let site = Site::new();
+        let [b1, b2] = ["b1", "b2"].map(machine);
+        site.env("both", &["first", "second"]).record_outputs(&b1);
+        assert_eq!(site.env("next", &["both", "first", "second", "third"]).missing_inputs(&b1), 1);
+        assert_eq!(site.env("next", &["both", "first", "second", "third"]).missing_inputs(&b2), 4);
+        assert_eq!(site.env("leaf", &[]).missing_inputs(&b2), 0);
+        // A derivation that cannot be read counts for itself.
+        assert_eq!(site.env_of_missing("gone").missing_inputs(&b1), 0);
+        site.env_of_missing("gone").record_outputs(&b1);
+        assert_eq!(site.env("next", &["gone", "third"]).missing_inputs(&b1), 1);
+    }
+
+    #[test]
+    fn slots_are_those_of_the_machine_and_the_build() {
+        let site = Site::new();
+        let env = site.env("x", &[]);
+        let [b1, b2] = ["b1", "b2"].map(machine);
+        let before = health::now();
+        let slots = [(); 3].map(|()| env.try_take_slot(&b1).unwrap());
+        assert_eq!(slots.each_ref().map(Option::is_some), [true, true, false]);
+        assert_eq!((env.free_slots(&b1, 9), env.free_slots(&b2, 9), env.free_slots(&b2, 1)), (Ok(0), Ok(2), Ok(1)));
+        // Their holders record whole seconds.
+        let running = env.running(&b1);
+        let is_now = |since: &Time| (before / 1000 * 1000..=health::now()).contains(since);
+        assert!(running.len() == 2 && running.iter().all(is_now), "{running:?}");
+        let holders = Slots::of(&env.0.state, &b1).unwrap().taken().unwrap();
+        assert!(holders.iter().all(|(_, holder)| holder.as_ref().unwrap().derivation == site.path("x").as_str()));
+        drop(slots);
+        assert_eq!((env.free_slots(&b1, 9), env.running(&b1)), (Ok(2), Vec::new()));
+    }
+}

@@ -13,17 +13,23 @@
 //! limit: the daemon would report that the build took too long, which would not be true.
 
 mod attempt;
+mod attempt_error;
 mod classify;
 mod classify_failure;
 mod connect;
 mod failover;
 mod inspect_hint;
+mod limits;
+mod live_attempt;
 mod live_environment;
 mod persist;
 mod reach;
 mod record_health;
 mod watch;
 
+pub use attempt::{AttemptSteps, attempt};
+pub use attempt_error::AttemptError;
+pub use classify_failure::BuildReport;
 pub use connect::connect;
 pub use failover::{AttemptFn, FailOver};
 pub use live_environment::LiveEnvironment;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use log::debug;
 
 use super::connect::{Turn, compressed, wait_for_session};
+use super::limits::options;
 use super::reach::{MachineLink, reach, reach_over};
 use crate::daemon::{Client, Options};
 use crate::file_stamp::FileStamp;
@@ -136,19 +137,6 @@ impl OpenSessions {
         let mut stopwatch = Stopwatch::start();
         owner::release(client, &options(&self.arguments, machine));
         stopwatch.lap("keep");
-    }
-}
-
-/// Returns the options of a build for the daemon of the machine.
-pub(super) fn options(arguments: &HookArguments, machine: &Machine) -> Options {
-    Options {
-        build_timeout: arguments.build_timeout,
-        max_silent_time: arguments.max_silent_time,
-        use_substitutes: machine.use_substitutes,
-        // The trace separates the messages of the daemon about the build from the output of the builder.
-        print_build_trace: true,
-        multiplexed_build_output: true,
-        ..Options::default()
     }
 }
 

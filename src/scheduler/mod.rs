@@ -25,7 +25,6 @@ pub use decision::{Decision, decide};
 pub use environment::Environment;
 pub use explain::{Explanation, Readiness, explain, predict};
 pub use matching::Mismatch;
-pub use probe::connect;
 pub use rules::{DefaultRules, FileRules, RuleInput, Rules};
 pub use select::select;
 pub use wait_for_slot::{WaitError, wait};

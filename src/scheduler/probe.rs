@@ -77,15 +77,6 @@ fn probe<E: Environment>(machine: &Machine, limit: Duration, is_wanted: &AtomicB
     }
 }
 
-/// Connects to a machine that was chosen by its record alone. It fails with the recorded error if the machine has
-/// failed since.
-pub fn connect<E: Environment>(machine: &Machine, env: &E) -> Result<E::Link, String> {
-    if let Availability::BackingOff { error, .. } = env.health(machine).availability(env.now()) {
-        return Err(error);
-    }
-    env.connect(machine).inspect_err(|error| failed(machine, error, env))
-}
-
 fn failed<E: Environment>(machine: &Machine, error: &str, env: &E) {
     let now = env.now();
     env.change_health(machine, &mut |health| health.after_failure(error, now));

@@ -81,3 +81,27 @@ impl DownloadError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::path::StoreDir;
+    use crate::store::signature::PublicKey;
+
+    #[test]
+    fn only_a_key_that_is_not_authorized_is_a_matter_of_the_key() {
+        let is_of_key = |cause: RejectedOutput| {
+            let output = b"/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-x";
+            let output = StorePath::parse(&StoreDir::default(), output).unwrap();
+            let error = DownloadError::Refused { output, machine: "b1".to_owned(), cause: Box::new(cause) };
+            assert!(error.is_of_machine());
+            error.is_of_key()
+        };
+        let key = || PublicKey::parse(b"(public-key (ecc (curve Ed25519) (q #0123#)))").unwrap();
+        assert!(is_of_key(RejectedOutput::Signature(VerifyError::Unauthorized { key: key() })));
+        assert!(is_of_key(RejectedOutput::Revoked(key())));
+        assert!(!is_of_key(RejectedOutput::Signature(VerifyError::Hash)));
+        assert!(!is_of_key(RejectedOutput::NotSigned));
+        assert!(!DownloadError::Machine(daemon::Error::Broken { operation: "ExportPath" }).is_of_key());
+    }
+}

@@ -35,7 +35,7 @@ const START_DELAY: Duration = Duration::from_millis(200);
 
 /// The second connection, if it exists yet. Without it, the first signature takes longer.
 pub struct SigningConnection<'a> {
-    pub(super) connection: &'a Connection,
+    pub(super) connection: Connection,
     silence_policy: SilencePolicy,
     limiter: &'a TransferLimiter<'a>,
     /// Whether other processes are sending to the machine.
@@ -47,12 +47,12 @@ pub struct SigningConnection<'a> {
 impl<'a> SigningConnection<'a> {
     /// Returns a signing connection that is not open yet.
     pub fn new(
-        connection: &'a Connection,
+        connection: &Connection,
         silence_policy: &SilencePolicy,
         limiter: &'a TransferLimiter<'a>,
     ) -> SigningConnection<'a> {
         SigningConnection {
-            connection,
+            connection: connection.clone(),
             silence_policy: silence_policy.clone(),
             limiter,
             is_busy: false,

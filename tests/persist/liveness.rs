@@ -18,7 +18,7 @@ fn is_stopped(process: &Process) -> bool {
     fs::read_to_string(format!("/proc/{}/stat", process.pid)).is_ok_and(|stat| stat.contains(") T "))
 }
 
-fn stop(process: &Process) {
+pub fn stop(process: &Process) {
     process.signal(Signal::STOP);
     wait_until("it is stopped", LONG, || is_stopped(process));
 }

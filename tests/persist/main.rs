@@ -9,6 +9,7 @@ mod peers;
 mod pool;
 mod revocation;
 mod together;
+mod unread;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -494,7 +495,7 @@ fn strangers_at_the_socket() {
     assert!(is_reused(&result), "{}", result.log);
     // It turns them away, one after the other: an end, or an error where something had been written.
     for stream in silent.iter_mut().chain([&mut wordy]) {
-        match stream.read(&mut [0]) {
+        match stream.read_to_end(&mut Vec::new()) {
             Ok(0) => {}
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
             other => panic!("{other:?}"),

@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use crate::lab::{Drv, LONG, Process, USER_KEYS, wait_until};
+use crate::lab::{Drv, LONG, Process, Signal, USER_KEYS, wait_until};
+use crate::liveness::stop;
 use crate::pool::{Pool, is_reused};
 
 /// What a connection is kept with before something changes.
@@ -166,6 +167,30 @@ fn a_machine_with_a_new_signing_key_is_not_blamed() {
     assert_eq!(kept.pool.link.connections(), connections + 1);
     assert!(!kept.pool.head.health_of("link:2022").contains("not authorized"));
     kept.pool.head.verify_store();
+}
+
+/// The daemons of all open sessions go on with the old key, so none of them is used again.
+#[test]
+fn an_old_signature_is_not_retried_over_another_old_session() {
+    let pool = Pool::new();
+    pool.head.write_machines(&[pool.entry().set("parallel_builds", 2)]);
+    let first = pool.kept_by(&Drv::new("first"));
+    stop(&first);
+    pool.build(&Drv::new("second"));
+    pool.await_idle(2);
+    first.signal(Signal::CONT);
+    let mut build = pool.start(&pool.long("third"));
+    build.wait_for_log("here we are");
+    assert!(build.log().contains("debug: borrow: "), "{}", build.log());
+    let acl = give_new_signing_key(&pool);
+    pool.head.write("/etc/guix/acl", acl);
+    pool.let_go();
+    let connections = pool.link.connections();
+    let result = build.wait().succeeded();
+    assert!(result.log.contains("; retrying over a new connection"), "{}", result.log);
+    assert!(!result.log.contains("could not be built on"), "{}", result.log);
+    assert_eq!(pool.link.connections(), connections + 1);
+    assert!(!pool.head.health_of("link:2022").contains("not authorized"));
 }
 
 /// The command in the usual hint would authorize it again.

@@ -3,14 +3,16 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use offload::build::FailOver;
+use offload::build::{AttemptError, AttemptSteps, BuildReport, FailOver, attempt};
 use offload::error::Failure;
 use offload::events::{Event, Observer};
 use offload::hook::{HookArguments, Request};
 use offload::machine::Machine;
 use offload::scheduler::decision::FULL_QUEUE_HOLD;
 use offload::scheduler::{self, Choice, Decision, DefaultRules, Environment, Query};
-use offload::state::health::Health;
+use offload::state::health::{Availability, Health};
+use offload::status::MachineStatus;
+use offload::store::path::StorePath;
 
 use crate::stage::lock;
 use crate::world::{Conduct, World};
@@ -107,7 +109,7 @@ impl Hook {
             if let Some(came) = came {
                 *waited = Some((came, self.world.elapsed()));
             }
-            let result = self.attempt(question.machines[choice.machine], choice.link);
+            let result = self.attempt(question.machines[choice.machine], choice);
             came = Some(self.world.elapsed());
             result
         };
@@ -119,19 +121,98 @@ impl Hook {
         }
     }
 
-    fn attempt(&self, machine: &Machine, link: Option<u16>) -> Result<(), Failure> {
-        let failure = |cause: &str| Failure::Machine { machine: machine.name.clone(), cause: cause.to_owned() };
-        if link.is_none() {
-            scheduler::connect(machine, &self.world).map_err(|cause| failure(&cause))?;
+    fn attempt(&self, machine: &Machine, choice: Choice<World>) -> Result<(), Failure> {
+        attempt(&mut Attempt { hook: self, machine }, choice.slot, choice.link)
+    }
+}
+
+/// An attempt on a simulated machine: only connecting and building have effects.
+struct Attempt<'a> {
+    hook: &'a Hook,
+    machine: &'a Machine,
+}
+
+impl AttemptSteps for Attempt<'_> {
+    type Link = u16;
+    type Connection = ();
+    type Outputs = ();
+
+    fn derivation(&self) -> &StorePath {
+        &self.hook.request.derivation
+    }
+
+    fn machine(&self) -> &Machine {
+        self.machine
+    }
+
+    fn back_off(&mut self) -> Option<String> {
+        match self.hook.world.health(self.machine).availability(self.hook.world.now()) {
+            Availability::BackingOff { error, .. } => Some(error),
+            _ => None,
         }
-        self.world.pause(self.build_time);
-        let now = self.world.elapsed();
-        let conduct = lock(&self.world.hosts.hosts[usize::from(machine.port)]).conduct(now);
-        if matches!(conduct, Conduct::Answers(_)) {
-            return Ok(());
+    }
+
+    fn open(&mut self) -> Result<(u16, bool), String> {
+        Ok((self.connect()?, false))
+    }
+
+    fn connect(&mut self) -> Result<u16, String> {
+        self.hook.world.connect(self.machine)
+    }
+
+    fn send_options(&mut self, _: &mut u16) -> Result<(), AttemptError> {
+        Ok(())
+    }
+
+    fn keep(&mut self, _: &u16) {}
+
+    fn upload(&mut self, _: &mut u16) -> Result<(), AttemptError> {
+        Ok(())
+    }
+
+    fn build(&mut self, _: &mut u16) -> Result<Option<BuildReport>, AttemptError> {
+        let world = &self.hook.world;
+        world.pause(self.hook.build_time);
+        let conduct = lock(&world.hosts.hosts[usize::from(self.machine.port)]).conduct(world.elapsed());
+        match conduct {
+            Conduct::Answers(_) => Ok(None),
+            _ => Err(AttemptError::Machine("lost".to_owned())),
         }
-        let now = self.world.now();
-        self.world.change_health(machine, &mut |health: Health| health.after_failure("lost", now));
-        Err(failure("lost"))
+    }
+
+    fn count_missing_inputs(&mut self, _: &mut u16) -> Result<usize, AttemptError> {
+        Ok(0)
+    }
+
+    fn probe(&mut self, _: &u16) -> Option<MachineStatus> {
+        None
+    }
+
+    fn download(&mut self, _: &mut u16) -> Result<(), AttemptError> {
+        Ok(())
+    }
+
+    fn is_reused(&self, _: &u16) -> bool {
+        false
+    }
+
+    fn retire(&mut self, _: &u16) {}
+
+    fn release(&mut self, _: u16) {}
+
+    fn record_success(&mut self, _: MachineStatus) {}
+
+    fn record_failure(&mut self, cause: &str) {
+        let world = &self.hook.world;
+        let now = world.now();
+        world.change_health(self.machine, &mut |health: Health| health.after_failure(cause, now));
+    }
+
+    fn record_outputs(&mut self) {}
+
+    fn refresh_status(&mut self, _: &()) {}
+
+    fn place(&mut self, _: ()) -> Result<(), String> {
+        Ok(())
     }
 }

@@ -1,0 +1,150 @@
+//! A stream with bytes that nobody has read is not passed on to another hook. The session is real; the test is the hooks, and
+//! the daemon behind a stream.
+
+use std::fs::File;
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use rustix::net::sockopt::set_socket_send_buffer_size;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use serde_json::{Value, json};
+
+use crate::lab::{Drv, LONG, wait_until};
+use crate::pool::Pool;
+
+const PROTOCOL: u8 = 2;
+
+/// The socket of the daemon that the test is.
+const SOCKET: &str = "/var/lab/scripted";
+
+/// A session whose owner serves the test.
+struct Session {
+    control: UnixStream,
+    daemons: UnixListener,
+    _pool: Pool,
+}
+
+/// The hook's side of a stream.
+struct Stream {
+    data: UnixStream,
+    status: UnixStream,
+}
+
+fn pair() -> (UnixStream, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_read_timeout(Some(LONG)).unwrap();
+    (ours, theirs)
+}
+
+fn send(socket: &UnixStream, message: &Value, descriptors: &[BorrowedFd<'_>]) {
+    let text = message.to_string();
+    let frame = [&[PROTOCOL][..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+    let sent = sendmsg(socket, &[IoSlice::new(&frame)], &mut ancillary, SendFlags::NOSIGNAL).unwrap();
+    assert_eq!(sent, frame.len());
+}
+
+fn receive(mut socket: &UnixStream) -> Value {
+    let mut header = [0; 5];
+    socket.read_exact(&mut header).unwrap();
+    let [version, length @ ..] = header;
+    assert_eq!(version, PROTOCOL);
+    let mut text = vec![0; u32::from_le_bytes(length) as usize];
+    socket.read_exact(&mut text).unwrap();
+    serde_json::from_slice(&text).unwrap()
+}
+
+impl Session {
+    fn new() -> Session {
+        let pool = Pool::new();
+        pool.head.write_machines(&[pool.entry().set("parallel_builds", 4)]);
+        pool.kept_by(&Drv::new("first"));
+        let socket = pool.sockets().remove(0);
+        // The path is too long for a socket's name, seen from outside.
+        let directory = File::open(socket.parent().unwrap()).unwrap();
+        let name = socket.file_name().unwrap().to_str().unwrap();
+        let control = UnixStream::connect(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd())).unwrap();
+        let daemons = UnixListener::bind(pool.machine.path(SOCKET)).unwrap();
+        Session { control, daemons, _pool: pool }
+    }
+
+    /// Asks for a stream; the owner's side holds `space` bytes that are not read yet, if that is given.
+    fn ask(&self, request: &Value, space: Option<usize>) -> (Stream, Value) {
+        let ((data, their_data), (status, their_status)) = (pair(), pair());
+        if let Some(space) = space {
+            set_socket_send_buffer_size(&their_data, space).unwrap();
+        }
+        send(&self.control, request, &[their_data.as_fd(), their_status.as_fd()]);
+        drop((their_data, their_status));
+        let reply = receive(&status);
+        (Stream { data, status }, reply)
+    }
+
+    /// Opens a stream to the test's daemon; returns that side, too.
+    fn open(&self, space: Option<usize>) -> (Stream, UnixStream) {
+        let limit = json!({ "secs": LONG.as_secs(), "nanos": 0 });
+        let request = json!({ "Open": { "target": { "Socket": SOCKET }, "limit": limit } });
+        let (stream, reply) = self.ask(&request, space);
+        assert_eq!(reply, json!("Opened"));
+        let (daemon, _) = self.daemons.accept().unwrap();
+        daemon.set_read_timeout(Some(LONG)).unwrap();
+        (stream, daemon)
+    }
+
+    /// Asks for a stream that was released; `None` if there is none.
+    fn resume(&self) -> Option<Stream> {
+        let (stream, reply) = self.ask(&json!({ "Resume": { "stream": "released" } }), None);
+        match reply.as_object().and_then(|reply| reply.keys().next()).map(String::as_str) {
+            Some("Resumed") => Some(stream),
+            Some("NoStream") => None,
+            _ => panic!("{reply}"),
+        }
+    }
+
+    /// Releases a stream, and waits until no hook has it.
+    fn release(&self, stream: &Stream) {
+        let greeting = json!({ "version": 0x163, "round_trip": { "secs": 0, "nanos": 0 } });
+        send(&stream.status, &json!({ "stream": "released", "greeting": greeting }), &[]);
+        wait_until("no hook has the stream", LONG, || {
+            let (status, theirs) = pair();
+            send(&self.control, &json!("Report"), &[theirs.as_fd()]);
+            receive(&status)["Report"]["streams"] == json!(0)
+        });
+    }
+}
+
+#[test]
+fn a_released_stream_over_which_something_arrives_is_closed() {
+    let session = Session::new();
+    let (stream, mut daemon) = session.open(None);
+    session.release(&stream);
+    // It is as it was.
+    let stream = session.resume().expect("a stream that was released is there for the next hook");
+    (&stream.data).write_all(b"more").unwrap();
+    let mut said = [0; 4];
+    daemon.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"more");
+
+    session.release(&stream);
+    daemon.write_all(b"!").unwrap();
+    let end = daemon.read(&mut said);
+    assert!(matches!(end, Ok(0)), "the stream stays open after a byte that nobody asked for: {end:?}");
+    assert!(session.resume().is_none(), "the next hook gets a stream with a byte that nobody asked for");
+}
+
+#[test]
+fn a_stream_that_is_released_with_unread_bytes_is_closed() {
+    let session = Session::new();
+    let (stream, mut daemon) = session.open(Some(2048));
+    // In one packet of SSH: more than the hook's socket holds.
+    daemon.write_all(&[b'!'; 16 << 10]).unwrap();
+    (&stream.data).read_exact(&mut [0]).unwrap();
+    session.release(&stream);
+    assert!(session.resume().is_none(), "the next hook gets a stream whose last reply nobody has read");
+    let end = daemon.read(&mut [0]);
+    assert!(matches!(end, Ok(0)), "the stream stays open: {end:?}");
+}
