@@ -16,7 +16,7 @@ use crate::scheduler::{Choice, Environment, Query, Rejection, Rules, WaitError, 
 const OTHER_MACHINE_WAIT: Duration = Duration::from_secs(30);
 
 /// A build stops waiting this long before the daemon's time limit.
-const BUILD_TIMEOUT_MARGIN: Duration = Duration::from_secs(1);
+const MARGIN_BEFORE_BUILD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The machines and limits of a build.
 pub struct FailOver<'a> {
@@ -57,7 +57,7 @@ impl FailOver<'_> {
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
         let daemons =
-            self.arguments.build_timeout.map(|limit| env.elapsed() + limit.saturating_sub(BUILD_TIMEOUT_MARGIN));
+            self.arguments.build_timeout.map(|limit| env.elapsed() + limit.saturating_sub(MARGIN_BEFORE_BUILD_TIMEOUT));
         let mut tried: Vec<FailedAttempt> = Vec::new();
         let mut next = first;
         while tried.len() < self.max_attempts {

@@ -16,7 +16,7 @@ use std::vec;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
-use super::descent::Descent;
+use super::directory_walk::DirectoryWalk;
 use super::files;
 use crate::store::nar::{NAR_MAGIC, NarPath};
 use crate::store::wire;
@@ -26,7 +26,7 @@ pub struct Dump {
     /// Words that were made, and the number of their bytes that was read.
     made: Cursor<Vec<u8>>,
     /// The current directory, which is the topmost of the tree or below it.
-    open: Option<Descent>,
+    open: Option<DirectoryWalk>,
     /// The remaining entries of it and of those above it, outermost first.
     left: Vec<vec::IntoIter<CString>>,
     /// Its path in the tree.
@@ -95,7 +95,7 @@ impl Dump {
                 self.left.push(names.into_iter());
                 match &mut self.open {
                     Some(open) => open.enter(fd)?,
-                    None => self.open = Some(Descent::new(fd)),
+                    None => self.open = Some(DirectoryWalk::new(fd)),
                 }
             }
             Node::Link { target } => {

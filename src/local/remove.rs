@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 
-use super::descent::Descent;
+use super::directory_walk::DirectoryWalk;
 use super::files::{names, open_directory};
 
 /// Removes `name` from `parent`, with everything below it, whatever the permissions and at any depth. It need not
@@ -15,22 +15,22 @@ pub fn remove(parent: impl AsFd, name: &CStr) -> rustix::io::Result<()> {
     if is_unlinked(&parent, name)? {
         return Ok(());
     }
-    let mut descent = Descent::new(open_to_empty(&parent, name)?);
+    let mut walk = DirectoryWalk::new(open_to_empty(&parent, name)?);
     // The directories below the topmost, and the remaining entries of each and of the topmost.
     let mut path: Vec<CString> = Vec::new();
-    let mut left = vec![names(descent.current())?];
+    let mut left = vec![names(walk.current())?];
     while let Some(entries) = left.last_mut() {
         if let Some(entry) = entries.pop() {
-            if !is_unlinked(descent.current(), &entry)? {
-                descent.enter(open_to_empty(descent.current(), &entry)?)?;
+            if !is_unlinked(walk.current(), &entry)? {
+                walk.enter(open_to_empty(walk.current(), &entry)?)?;
                 path.push(entry);
-                left.push(names(descent.current())?);
+                left.push(names(walk.current())?);
             }
         } else {
             left.pop();
             if let Some(entry) = path.pop() {
-                descent.leave()?;
-                rustix::fs::unlinkat(descent.current(), &entry, AtFlags::REMOVEDIR)?;
+                walk.leave()?;
+                rustix::fs::unlinkat(walk.current(), &entry, AtFlags::REMOVEDIR)?;
             }
         }
     }
@@ -97,12 +97,12 @@ mod tests {
     fn a_tree_may_be_of_any_depth() {
         let top = tempfile::tempdir().unwrap();
         let parent = fs::File::open(top.path()).unwrap();
-        let mut descent = Descent::new(make_directory(&parent, c"tree", Mode::RWXU).unwrap());
+        let mut walk = DirectoryWalk::new(make_directory(&parent, c"tree", Mode::RWXU).unwrap());
         for _ in 0..3000 {
-            let directory = make_directory(descent.current(), c"d", Mode::RWXU).unwrap();
-            descent.enter(directory).unwrap();
+            let directory = make_directory(walk.current(), c"d", Mode::RWXU).unwrap();
+            walk.enter(directory).unwrap();
         }
-        drop(descent);
+        drop(walk);
         remove(&parent, c"tree").unwrap();
         assert!(!top.path().join("tree").exists());
     }

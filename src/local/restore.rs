@@ -25,7 +25,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use thiserror::Error;
 
 use super::database::{Database, DatabaseError};
-use super::descent::Descent;
+use super::directory_walk::DirectoryWalk;
 use super::disk_space::DiskReserve;
 use super::dump::Dump;
 use super::files::{self, EXECUTABLE_MODE, FILE_MODE};
@@ -124,7 +124,7 @@ impl Drop for Staging<'_> {
 pub struct Restore<'a> {
     root: BorrowedFd<'a>,
     /// The current directory, which is the topmost of the output or below it.
-    open: Option<Descent>,
+    open: Option<DirectoryWalk>,
     room: DiskReserve,
     chunk: Vec<u8>,
 }
@@ -132,7 +132,7 @@ pub struct Restore<'a> {
 impl Restore<'_> {
     /// Returns the directory of an entry, and its name there.
     fn place(&self, path: &NarPath) -> io::Result<(BorrowedFd<'_>, CString)> {
-        let parent = self.open.as_ref().map_or(self.root, Descent::current);
+        let parent = self.open.as_ref().map_or(self.root, DirectoryWalk::current);
         let name = path.name().map_or(Ok(STAGED_ITEM_NAME.to_owned()), CString::new);
         Ok((parent, name.map_err(io::Error::other)?))
     }
@@ -146,7 +146,7 @@ impl Visitor for Restore<'_> {
         match &mut self.open {
             Some(open) => Ok(open.enter(directory)?),
             None => {
-                self.open = Some(Descent::new(directory));
+                self.open = Some(DirectoryWalk::new(directory));
                 Ok(())
             }
         }

@@ -164,7 +164,7 @@ impl CancelState {
             && let Some(thread) = self.thread.get()
         {
             // It is inside a long call. Most calls end; until then they run at the lowest priority.
-            if let Err(error) = super::ffi::make_idle(*thread) {
+            if let Err(error) = super::idle_priority::make_idle(*thread) {
                 log::debug!("the priority of the Lua interpreter: {error}");
             }
         }

@@ -14,7 +14,7 @@
 
 mod cancellation;
 mod context;
-mod ffi;
+mod idle_priority;
 mod interpreter;
 mod libraries;
 mod lua_error;

@@ -12,7 +12,7 @@ use super::timeouts::{SilencePolicy, greeting_timeout, recheck_timeout, reused_g
 use crate::daemon::{self, Client};
 use crate::store::path::StoreDir;
 
-/// A byte stream to a machine's daemon. Reads and writes fail as those of [`SessionStream`] do. If the daemon is silent
+/// A byte stream to a machine's daemon. Reads and writes fail as those of `SessionStream` do. If the daemon is silent
 /// for too long ([`SilencePolicy`]), the error contains [`Error::Silent`] or [`Error::Unresponsive`].
 pub struct DaemonStream {
     stream: SessionStream,

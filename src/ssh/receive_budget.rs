@@ -19,7 +19,7 @@ use super::error::Cause;
 
 /// The most bytes that one call of libssh2 receives. The clock is read many times in a second, and the buffers still
 /// fill.
-const BUDGET_STEP: u64 = 256 << 10;
+const MAX_RECEIVED_PER_CALL: u64 = 256 << 10;
 
 /// The most bytes that a server may send before the login.
 const MAX_BEFORE_LOGIN: u64 = 1 << 20;
@@ -51,7 +51,7 @@ impl ReceiveBudget {
 
     /// Returns the number of bytes that the next call may receive.
     pub(super) fn next_limit(&self) -> usize {
-        self.left.min(BUDGET_STEP) as usize
+        self.left.min(MAX_RECEIVED_PER_CALL) as usize
     }
 
     /// Subtracts received bytes.
@@ -92,7 +92,7 @@ mod tests {
         let mut received = 0;
         while receive_budget.exceeded().is_none() && received < 1 << 30 {
             let slice = receive_budget.next_limit();
-            assert!(slice > 0 && slice as u64 <= BUDGET_STEP);
+            assert!(slice > 0 && slice as u64 <= MAX_RECEIVED_PER_CALL);
             receive_budget.received(slice);
             received += slice as u64;
             each(receive_budget);
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn requested_data_is_not_limited_even_in_small_packets() {
-        for requested in [BUDGET_STEP, BUDGET_STEP / 5] {
+        for requested in [MAX_RECEIVED_PER_CALL, MAX_RECEIVED_PER_CALL / 5] {
             let mut receive_budget = ReceiveBudget::new();
             receive_budget.set_logged_in();
             assert_eq!(

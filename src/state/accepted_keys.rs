@@ -6,7 +6,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::record::Record;
+use super::json_record::JsonRecord;
 use super::{StateDirectory, StateError};
 use crate::store::base16;
 use crate::store::signature::PublicKey;
@@ -15,11 +15,11 @@ use crate::store::signature::PublicKey;
 const MAX_ACCEPTED_KEYS: usize = 200;
 
 /// The keys that were accepted.
-pub struct AcceptedKeys(Record<Vec<String>>);
+pub struct AcceptedKeys(JsonRecord<Vec<String>>);
 
 impl AcceptedKeys {
     pub fn of(state: &StateDirectory) -> Result<AcceptedKeys, StateError> {
-        Ok(AcceptedKeys(Record::shared(state, "accepted-keys")?))
+        Ok(AcceptedKeys(JsonRecord::shared(state, "accepted-keys")?))
     }
 
     /// Returns whether a signature by this key was accepted before.

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::health::Time;
-use super::record::Record;
+use super::json_record::JsonRecord;
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
 use crate::permissions::files;
@@ -22,12 +22,12 @@ pub struct Drained {
 
 /// The drain record of one host.
 #[derive(Clone, Debug)]
-pub struct Drain(Record<Drained>);
+pub struct Drain(JsonRecord<Drained>);
 
 impl Drain {
     /// Returns the record of the host that `machine` describes.
     pub fn of(state: &StateDirectory, machine: &Machine) -> Result<Drain, StateError> {
-        Ok(Drain(Record::of(state, machine, "drained")?))
+        Ok(Drain(JsonRecord::of(state, machine, "drained")?))
     }
 
     /// Returns whether the machine is drained at `now`. An invalid record drains it until an administrator undrains it.

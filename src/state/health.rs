@@ -24,8 +24,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::json_record::JsonRecord;
 use super::lock::try_lock;
-use super::record::Record;
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
 use crate::status::MachineStatus;
@@ -200,7 +200,7 @@ impl Health {
 
 /// The record of one host.
 #[derive(Clone, Debug)]
-pub struct HealthRecord(Record<Health>);
+pub struct HealthRecord(JsonRecord<Health>);
 
 /// The lock for probing a host.
 #[derive(Debug)]
@@ -211,7 +211,7 @@ pub struct ProbeLock {
 impl HealthRecord {
     /// Returns the record of the host that `machine` describes.
     pub fn of(state: &StateDirectory, machine: &Machine) -> Result<HealthRecord, StateError> {
-        Ok(HealthRecord(Record::of(state, machine, "health")?))
+        Ok(HealthRecord(JsonRecord::of(state, machine, "health")?))
     }
 
     /// Reads the record. A missing or invalid record is an empty one.

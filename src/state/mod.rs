@@ -3,14 +3,14 @@
 //! All state is below `STATE/offload` (normally `/var/guix/offload`). Each `NAME:PORT` has a directory, so that several
 //! entries of the machine file for one host share it.
 
-pub mod accepted;
 pub mod accepted_keys;
+pub mod accepted_per_daemon;
 pub mod drain;
 pub mod health;
+mod json_record;
 mod lock;
 pub mod logins;
 mod other_store;
-mod record;
 pub mod throughput;
 pub mod warning_throttle;
 
@@ -22,8 +22,8 @@ pub mod transfers;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use accepted::AcceptedBuilds;
 pub use accepted_keys::AcceptedKeys;
+pub use accepted_per_daemon::AcceptedPerDaemon;
 pub use drain::{Drain, Drained};
 pub use health::{Health, HealthRecord};
 pub use known_outputs::KnownOutputs;

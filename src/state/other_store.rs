@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::health::Time;
-use super::record::Record;
+use super::json_record::JsonRecord;
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
 
@@ -24,7 +24,7 @@ struct Checked {
 
 /// The result of the check of one host.
 pub struct OtherStore {
-    record: Record<Checked>,
+    record: JsonRecord<Checked>,
     host: Vec<String>,
 }
 
@@ -32,7 +32,7 @@ impl OtherStore {
     pub fn of(state: &StateDirectory, machine: &Machine) -> Result<OtherStore, StateError> {
         let keys = machine.host_keys.iter().map(|key| key.fingerprint());
         let host = keys.chain([machine.daemon_socket.to_string_lossy().into_owned()]).collect();
-        Ok(OtherStore { record: Record::of(state, machine, "store")?, host })
+        Ok(OtherStore { record: JsonRecord::of(state, machine, "store")?, host })
     }
 
     /// Returns whether the host is known to have another store.

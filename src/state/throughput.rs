@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::health::Time;
-use super::record::Record;
+use super::json_record::JsonRecord;
 use super::{StateDirectory, StateError};
 use crate::machine::Machine;
 
@@ -52,12 +52,12 @@ impl LinkSpeed {
 
 /// The throughput record of one host.
 #[derive(Clone, Debug)]
-pub struct ThroughputRecord(Record<Throughput>);
+pub struct ThroughputRecord(JsonRecord<Throughput>);
 
 impl ThroughputRecord {
     /// Returns the record of the host that `machine` describes.
     pub fn of(state: &StateDirectory, machine: &Machine) -> Result<ThroughputRecord, StateError> {
-        Ok(ThroughputRecord(Record::of(state, machine, "throughput")?))
+        Ok(ThroughputRecord(JsonRecord::of(state, machine, "throughput")?))
     }
 
     /// Reads the record. A missing or invalid record is an empty one.

@@ -50,3 +50,39 @@ fn a_machine_that_was_only_probed_is_soon_left() {
     wait_until("one session stays open", LONG, || pool.holders().len() == 1 && pool.is_left());
     assert_eq!(pool.machine.built(), [""; 0]);
 }
+
+/// More hooks than an owner serves at the same time (128) share its session and perhaps another one.
+///
+/// `OFFLOAD_CAMPAIGN=1` makes it 1,000 hooks.
+#[test]
+fn a_crowd_of_hooks_needs_few_logins() {
+    let is_campaign = std::env::var_os("OFFLOAD_CAMPAIGN").is_some();
+    let (clients, builds) = if is_campaign { (6, 167) } else { (2, 80) };
+    let slots = clients * builds;
+    let pool = Pool::new();
+    let entry = pool.entry().set("parallel_builds", slots).set("overload_threshold", false);
+    pool.head.write_machines(&[entry]);
+    pool.head.mark_healthy(pool.link.name());
+    let waiting = |client: i32, number: i32| {
+        let script = "until test -e /var/lab/go; do sleep 1; done; echo done >$out";
+        Drv::new(&format!("crowd-{client}-{number}")).script(script)
+    };
+    let start = |client| {
+        let drvs: Vec<Drv> = (0..builds).map(|number| waiting(client, number)).collect();
+        pool.head.client().start(&drvs.iter().collect::<Vec<_>>())
+    };
+    let running: Vec<_> = (0..clients).map(start).collect();
+    let limit = if is_campaign { 10 * LONG } else { 2 * LONG };
+    wait_until("all builds run at the same time", limit, || pool.machine.built().len() == slots as usize);
+    let owners = pool.holders();
+    let peaks: Vec<u64> = owners.iter().map(crate::lab::Process::peak_memory).collect();
+    eprintln!("{slots} hooks: {} logins, peaks of the owners {peaks:?} bytes", pool.link.connections());
+    assert!(pool.link.connections() <= slots as u32 / 64 + 1, "{} logins", pool.link.connections());
+    assert!(peaks.iter().all(|peak| *peak < crate::MODEST), "{peaks:?}");
+    pool.let_go();
+    for build in running {
+        let result = build.wait().succeeded();
+        assert!(!result.log.contains("could not be built on"), "{}", result.log);
+    }
+    pool.head.await_no_lock("afterwards");
+}

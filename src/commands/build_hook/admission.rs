@@ -7,7 +7,7 @@ use log::{debug, info, warn};
 use crate::hook::daemon_process::DaemonProcess;
 use crate::hook::{Reply, Request};
 use crate::scheduler::admission::{DAEMON_POLL_INTERVAL, Refusals, accepts_uncounted, has_room};
-use crate::state::{AcceptedBuilds, StateDirectory};
+use crate::state::{AcceptedPerDaemon, StateDirectory};
 
 /// Checks the daemon before each request, and chooses the replies while it has no descriptors left.
 pub struct Admission<'a> {
@@ -16,7 +16,7 @@ pub struct Admission<'a> {
     /// Since when requests are refused.
     refusals: Option<(Instant, Refusals)>,
     /// The builds of a daemon whose descriptors cannot be counted.
-    uncounted: Option<AcceptedBuilds>,
+    uncounted: Option<AcceptedPerDaemon>,
     is_reported: bool,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Admission<'a> {
 
     /// Records that a build is about to be accepted.
     pub fn accepted(&self) {
-        if let Some(Err(error)) = self.uncounted.as_ref().map(AcceptedBuilds::add) {
+        if let Some(Err(error)) = self.uncounted.as_ref().map(AcceptedPerDaemon::add) {
             warn!("cannot count accepted builds: {error}");
         }
     }
@@ -60,7 +60,7 @@ impl<'a> Admission<'a> {
             return has_room(open, limit, request.wants_local);
         }
         // Without the directory no slot can be taken either, and that has a message of its own.
-        self.uncounted = AcceptedBuilds::of(self.state, self.daemon.pid()).ok();
+        self.uncounted = AcceptedPerDaemon::of(self.state, self.daemon.pid()).ok();
         self.uncounted.as_ref().is_none_or(|accepted| accepts_uncounted(accepted.count(), limit))
     }
 

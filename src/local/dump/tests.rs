@@ -133,10 +133,10 @@ fn paths_are_bounded_and_nothing_else_bounds_depth() {
     let top = tempfile::tempdir().unwrap();
     let parent = File::open(top.path()).unwrap();
     let mode = rustix::fs::Mode::RWXU;
-    let mut descent = Descent::new(files::make_directory(&parent, c"item", mode).unwrap());
+    let mut walk = DirectoryWalk::new(files::make_directory(&parent, c"item", mode).unwrap());
     let mut deeper = || {
-        let directory = files::make_directory(descent.current(), c"d", mode).unwrap();
-        descent.enter(directory).unwrap();
+        let directory = files::make_directory(walk.current(), c"d", mode).unwrap();
+        walk.enter(directory).unwrap();
     };
     (0..2048).for_each(|_| deeper());
     let size = nar::read(&mut dump(top.path()).unwrap().as_slice(), &mut nar::Nothing).unwrap();

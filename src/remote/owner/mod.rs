@@ -10,8 +10,8 @@
 //! library and does not call that function owns its sessions itself, in a thread for each ([`OwnerSpawner`]).
 //!
 //! **Lifetime.** An owner ends when no hook is connected to it and no stream is open. A hook that builds asks it to
-//! stay open for other hooks ([`OwnerHandle::keep_open`]). Then it ends after `keep_connection` without use, or at
-//! SIGTERM. It *retires*, that is, accepts no new hooks, when the session reaches [`MAX_AGE`], when the daemon that
+//! stay open for other hooks (`OwnerHandle::keep_open`). Then it ends after `keep_connection` without use, or at
+//! SIGTERM. It *retires*, that is, accepts no new hooks, when the session reaches `MAX_AGE`, when the daemon that
 //! started the hook ends, and when a hook finds that the machine file or a key file has changed ([`retire_outdated`]).
 //! Streams in use stay open. They all fail when the link fails.
 //!

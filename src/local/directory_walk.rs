@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::files::open_directory;
 
 /// A directory of a tree, and the directories above it.
-pub struct Descent {
+pub struct DirectoryWalk {
     current: OwnedFd,
     /// The directories above it, outermost first.
     above: Vec<Identity>,
@@ -25,10 +25,10 @@ fn identity(directory: &OwnedFd) -> rustix::io::Result<Identity> {
     Ok((status.st_dev, status.st_ino))
 }
 
-impl Descent {
+impl DirectoryWalk {
     /// Begins at the top of a tree.
-    pub fn new(top: OwnedFd) -> Descent {
-        Descent { current: top, above: Vec::new() }
+    pub fn new(top: OwnedFd) -> DirectoryWalk {
+        DirectoryWalk { current: top, above: Vec::new() }
     }
 
     /// Returns the current directory.
@@ -69,26 +69,26 @@ mod tests {
     fn the_walk_goes_up_through_the_same_directories() {
         let top = tempfile::tempdir().unwrap();
         fs::create_dir_all(top.path().join("a/b")).unwrap();
-        let mut descent = Descent::new(open(top.path()));
-        let a = open_directory(descent.current(), c"a").unwrap();
-        descent.enter(a).unwrap();
-        let b = open_directory(descent.current(), c"b").unwrap();
+        let mut walk = DirectoryWalk::new(open(top.path()));
+        let a = open_directory(walk.current(), c"a").unwrap();
+        walk.enter(a).unwrap();
+        let b = open_directory(walk.current(), c"b").unwrap();
         let b_identity = identity(&b).unwrap();
-        descent.enter(b).unwrap();
-        assert_eq!(identity(&descent.leave().unwrap().unwrap()).unwrap(), b_identity);
-        assert!(descent.leave().unwrap().is_some());
-        assert!(descent.leave().unwrap().is_none());
-        assert_eq!(identity(&descent.current).unwrap(), identity(&open(top.path())).unwrap());
+        walk.enter(b).unwrap();
+        assert_eq!(identity(&walk.leave().unwrap().unwrap()).unwrap(), b_identity);
+        assert!(walk.leave().unwrap().is_some());
+        assert!(walk.leave().unwrap().is_none());
+        assert_eq!(identity(&walk.current).unwrap(), identity(&open(top.path())).unwrap());
     }
 
     #[test]
     fn a_moved_directory_is_an_error() {
         let top = tempfile::tempdir().unwrap();
         fs::create_dir_all(top.path().join("a/b")).unwrap();
-        let mut descent = Descent::new(open(&top.path().join("a")));
-        let b = open_directory(descent.current(), c"b").unwrap();
-        descent.enter(b).unwrap();
+        let mut walk = DirectoryWalk::new(open(&top.path().join("a")));
+        let b = open_directory(walk.current(), c"b").unwrap();
+        walk.enter(b).unwrap();
         fs::rename(top.path().join("a/b"), top.path().join("b")).unwrap();
-        assert_eq!(descent.leave().unwrap_err(), Errno::STALE);
+        assert_eq!(walk.leave().unwrap_err(), Errno::STALE);
     }
 }

@@ -16,20 +16,20 @@ use crate::machine::Machine;
 
 /// The files of a record.
 #[derive(Clone, Debug)]
-pub(super) struct Record<T> {
+pub(super) struct JsonRecord<T> {
     path: PathBuf,
     _value: PhantomData<fn() -> T>,
 }
 
-impl<T: Serialize + DeserializeOwned> Record<T> {
+impl<T: Serialize + DeserializeOwned> JsonRecord<T> {
     /// Returns the record `name` of the host that `machine` describes.
-    pub fn of(state: &StateDirectory, machine: &Machine, name: &str) -> Result<Record<T>, StateError> {
-        Ok(Record { path: state.of(machine)?.join(format!("{name}.json")), _value: PhantomData })
+    pub fn of(state: &StateDirectory, machine: &Machine, name: &str) -> Result<JsonRecord<T>, StateError> {
+        Ok(JsonRecord { path: state.of(machine)?.join(format!("{name}.json")), _value: PhantomData })
     }
 
     /// Returns the record `name` of all hosts together.
-    pub fn shared(state: &StateDirectory, name: &str) -> Result<Record<T>, StateError> {
-        Ok(Record { path: state.shared()?.join(format!("{name}.json")), _value: PhantomData })
+    pub fn shared(state: &StateDirectory, name: &str) -> Result<JsonRecord<T>, StateError> {
+        Ok(JsonRecord { path: state.shared()?.join(format!("{name}.json")), _value: PhantomData })
     }
 
     /// Returns the path of the file.
@@ -57,9 +57,9 @@ mod tests {
 
     use super::*;
 
-    fn record(directory: &Path) -> Record<u32> {
+    fn record(directory: &Path) -> JsonRecord<u32> {
         let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
-        Record::of(&StateDirectory::new(directory), &machine, "count").unwrap()
+        JsonRecord::of(&StateDirectory::new(directory), &machine, "count").unwrap()
     }
 
     #[test]

@@ -15,11 +15,11 @@ use crate::permissions::files;
 
 /// The builds accepted for one process of guix-daemon.
 #[derive(Debug)]
-pub struct AcceptedBuilds(PathBuf);
+pub struct AcceptedPerDaemon(PathBuf);
 
-impl AcceptedBuilds {
+impl AcceptedPerDaemon {
     /// Returns the builds of the process `daemon`.
-    pub fn of(state: &StateDirectory, daemon: u32) -> Result<AcceptedBuilds, StateError> {
+    pub fn of(state: &StateDirectory, daemon: u32) -> Result<AcceptedPerDaemon, StateError> {
         let directory = state.path().join("accepted");
         create_directory(&directory)?;
         let failed = |cause| StateError { path: directory.clone(), cause };
@@ -29,7 +29,7 @@ impl AcceptedBuilds {
                 let _ = files::remove(&file);
             }
         }
-        Ok(AcceptedBuilds(directory.join(daemon.to_string())))
+        Ok(AcceptedPerDaemon(directory.join(daemon.to_string())))
     }
 
     /// Returns their number.
@@ -58,7 +58,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDirectory::new(directory.path());
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        let of = |daemon| AcceptedBuilds::of(&state, daemon).unwrap();
+        let of = |daemon| AcceptedPerDaemon::of(&state, daemon).unwrap();
         let (own, other) = (of(std::process::id()), of(child.id()));
         own.add().unwrap();
         own.add().unwrap();
