@@ -101,8 +101,8 @@ impl AttemptError {
         }
     }
 
-    /// Returns the failure that counts against the machine, if one does. A machine over which a new connection lost its
-    /// owner again may be the cause of that.
+    /// Returns the failure that counts against the machine, if one does. If the new connection lost its owner, too, the
+    /// machine may be the cause.
     pub(super) fn machine_fault(&self) -> Option<&str> {
         match self {
             AttemptError::Machine(cause) | AttemptError::OwnerLost(cause) | AttemptError::UnauthorizedKey(cause) => {
@@ -146,8 +146,8 @@ mod tests {
 
     const ENDS: [StreamEnd; 3] = [StreamEnd::OwnerLost, StreamEnd::ChannelTimeout, StreamEnd::Other];
 
-    /// Returns the consequences of an error: whether the build is retried over a new connection, if the session was reused
-    /// and if it was not; whether a failure of the machine is recorded; the kind of failure for the fail-over.
+    /// Returns whether an error causes a retry over a new connection, if the session was reused and if not; whether it is
+    /// recorded as a failure of the machine; and the kind of the failure.
     fn consequence(error: AttemptError) -> ([bool; 2], bool, &'static str) {
         let retry = [true, false].map(|is_reused| error.retry_reason(is_reused).is_some());
         let is_recorded = error.machine_fault().is_some();
@@ -167,7 +167,7 @@ mod tests {
     const UNRECORDED: ([bool; 2], bool, &str) = ([false, false], false, "machine");
     const UNAUTHORIZED: ([bool; 2], bool, &str) = ([true, false], true, "machine");
     const HEAD: ([bool; 2], bool, &str) = ([false, false], false, "head");
-    /// What follows from a fault of the machine, for each of [`ENDS`].
+    /// The consequences of a fault of the machine, for each of [`ENDS`].
     const OF_MACHINE: [([bool; 2], bool, &str); 3] = [OWNER_LOST, CHANNEL_CUT, MACHINE];
 
     fn text() -> String {

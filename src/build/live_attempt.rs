@@ -223,9 +223,11 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
         };
         let (compressed, observer) = (connection.compressed(), &mut *self.observer);
         transfer::download(exporter, self.local_store, &expected, compressed, self.limiter, observer).map_err(|error| {
-            let ends = [Some(exporter), other].into_iter().flatten().map(|client| StreamEnd::of(client.stream_mut()));
-            let end = ends.reduce(|end, other| if end == StreamEnd::Other { other } else { end });
-            AttemptError::of_download(&error, end.unwrap_or(StreamEnd::Other))
+            let end = match (StreamEnd::of(exporter.stream_mut()), other) {
+                (StreamEnd::Other, Some(client)) => StreamEnd::of(client.stream_mut()),
+                (end, _) => end,
+            };
+            AttemptError::of_download(&error, end)
         })
     }
 

@@ -346,7 +346,7 @@ fn a_report_of_the_daemon_is_classified_by_what_the_machine_has_left() {
         (101, free(1 << 20), 2, "timeout", "alas"),
         // An account that may run no commands.
         (100, Some(MachineStatus::default()), 0, "build", "on b1: zcat"),
-        // Without a status the report counts, and nothing is recorded.
+        // Without a status nothing is recorded, and the report is classified without it.
         (100, None, 0, "build", "on b1: zcat"),
         (100, None, 1, "machine", "alas; 1 inputs"),
     ] {
