@@ -6,7 +6,7 @@ use super::attempt::{AttemptSteps, attempt};
 use super::attempt_error::{AttemptError, StreamEnd};
 use super::classify_failure::BuildReport;
 use super::limits::Limits;
-use super::persist::OpenSessions;
+use super::open_sessions::OpenSessions;
 use super::reach::{MachineLink, reach};
 use super::record_health::{record_failure, record_success, refresh_status};
 use super::watch::BuildWatch;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use log::{debug, warn};
 
 use super::connect::unreachable;
-use super::persist::OpenSessions;
+use super::open_sessions::OpenSessions;
 use super::reach::{MachineLink, reach};
 use super::record_health::change_health;
 use crate::hook::Request;

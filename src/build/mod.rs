@@ -22,7 +22,7 @@ mod inspect_hint;
 mod limits;
 mod live_attempt;
 mod live_environment;
-mod persist;
+mod open_sessions;
 mod reach;
 mod record_health;
 mod watch;
@@ -33,7 +33,7 @@ pub use classify_failure::BuildReport;
 pub use connect::connect;
 pub use failover::{AttemptFn, FailOver};
 pub use live_environment::LiveEnvironment;
-pub use persist::{OpenSessions, end_outdated};
+pub use open_sessions::{OpenSessions, end_outdated};
 pub use reach::{MachineLink, OWN_STORE, OWN_STORE_HINT, check_store, daemon_failed, reach};
 pub use record_health::{record_failure, record_success};
 

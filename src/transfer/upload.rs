@@ -42,7 +42,7 @@ pub fn upload(
 ) -> Result<(), UploadError> {
     let tops = tops(&local_store.database, inputs)?;
     for _ in 0..MAX_UPLOAD_ATTEMPTS {
-        if supply(client, local_store, inputs, signing_connection, limiter, observer)? == InputState::Lost {
+        if supply(client, local_store, inputs, signing_connection, limiter, observer)? == SupplyResult::Lost {
             continue;
         }
         let mut stopwatch = Stopwatch::start();
@@ -58,7 +58,7 @@ pub fn upload(
 }
 
 #[derive(PartialEq)]
-enum InputState {
+enum SupplyResult {
     /// All inputs were present, or were sent.
     Complete,
     /// Some were lost meanwhile.
@@ -73,7 +73,7 @@ fn supply(
     signing_connection: &mut SigningConnection<'_>,
     limiter: &TransferLimiter<'_>,
     observer: &mut dyn Observer,
-) -> Result<InputState, UploadError> {
+) -> Result<SupplyResult, UploadError> {
     let mut wait = limiter.wait();
     loop {
         let in_flight = limiter.in_flight();
@@ -84,7 +84,7 @@ fn supply(
         let missing: BTreeSet<StorePath> = inputs.difference(&present).cloned().collect();
         if missing.is_empty() {
             signing_connection.start(client);
-            return Ok(InputState::Complete);
+            return Ok(SupplyResult::Complete);
         }
         let items = local_store.database.items(&missing)?;
         let (slot, items) = match limiter.upload(items, &in_flight, &mut wait, observer) {
@@ -102,11 +102,11 @@ fn supply(
         }
         drop(slot);
         match sent {
-            Ok(()) if is_all => return Ok(InputState::Complete),
+            Ok(()) if is_all => return Ok(SupplyResult::Complete),
             Ok(()) => wait = limiter.wait(),
             // The references of the items were present a moment ago.
             Err(UploadError::Machine(daemon::Error::Daemon { .. })) if lost(client, inputs, &missing)? => {
-                return Ok(InputState::Lost);
+                return Ok(SupplyResult::Lost);
             }
             Err(error) => return Err(error),
         }
