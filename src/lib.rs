@@ -37,6 +37,7 @@
 //! | [`events`] | the events of a build, for the log and for embedding programs |
 //! | [`error`], [`exit`] | the ways in which a build may fail, and the exit statuses |
 //! | [`file_stamp`] | detection of changed files |
+//! | [`own_executable`] | the command that starts this executable again, under another name |
 //! | [`supervisor`] | programs that end with the process that started them |
 //! | [`permissions`] | who may use a file, with the command that fixes a missing permission; root acting as the owner of the state |
 //! | [`shell`] | quoted words for the commands that messages suggest |
@@ -93,6 +94,7 @@ pub mod logging;
 pub mod lua;
 pub mod machine;
 pub mod machine_file;
+pub mod own_executable;
 pub mod permissions;
 pub mod remote;
 pub mod scheduler;

@@ -13,7 +13,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus as ProcessStatus, Stdio};
 
@@ -25,6 +25,7 @@ use signal_hook::low_level::{emulate_default_handler, pipe};
 
 use super::failure::CommandError;
 use crate::exit::ExitStatus;
+use crate::own_executable;
 use crate::permissions::ownership::{Control, control};
 use crate::permissions::{User, identity};
 
@@ -108,8 +109,8 @@ pub fn command(user: &User) -> Command {
         KEPT_VARIABLES.iter().any(|kept| name == *kept) || group.is_some_and(|group| KEPT_PREFIXES.contains(&group))
     };
     // Another version may have replaced this one.
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("offload").arg(SUBCOMMAND).arg(format!("{}:{}", user.uid, groups.join(","))).stdin(Stdio::null());
+    let mut command = own_executable::command("offload");
+    command.arg(SUBCOMMAND).arg(format!("{}:{}", user.uid, groups.join(","))).stdin(Stdio::null());
     command.env_clear().envs(std::env::vars_os().filter(|(name, _)| is_kept(name)));
     if let Some(home) = user.home(Path::new("/")) {
         command.env("HOME", home);

@@ -30,7 +30,6 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
 use std::process::{self, Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,13 +37,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::serve::KILL_TIMEOUT;
+use crate::own_executable;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// The name of a supervisor in lists of processes.
 pub const NAME: &str = "offload-supervisor";
-
-/// The executable of this process, even if its file was replaced.
-const OWN_EXECUTABLE: &str = "/proc/self/exe";
 
 /// Time allowed for a supervisor to start a program, which takes milliseconds.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -83,7 +80,7 @@ pub struct Killer {
 impl Program {
     /// Starts a program with these arguments, below a supervisor if one can be started.
     pub fn start(program: &OsStr, arguments: &[OsString], streams: Streams) -> io::Result<Program> {
-        if HAS_SUPERVISORS.load(Ordering::Relaxed) && Path::new(OWN_EXECUTABLE).exists() {
+        if HAS_SUPERVISORS.load(Ordering::Relaxed) && own_executable::can_start() {
             return start_supervised(program, arguments, streams);
         }
         let mut command = Command::new(program);
@@ -144,8 +141,8 @@ impl Killer {
 fn start_supervised(program: &OsStr, arguments: &[OsString], streams: Streams) -> io::Result<Program> {
     let (mut control, theirs) = UnixStream::pair()?;
     let mut child = {
-        let mut command = Command::new(OWN_EXECUTABLE);
-        command.arg0(NAME).arg(streams.word()).arg(program).args(arguments).process_group(0);
+        let mut command = own_executable::command(NAME);
+        command.arg(streams.word()).arg(program).args(arguments).process_group(0);
         let (output, messages) = streams.into_pair();
         // The command holds these until it is dropped.
         command.stdin(OwnedFd::from(theirs)).stdout(output).stderr(messages).spawn()?

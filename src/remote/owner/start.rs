@@ -5,19 +5,15 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{self, Child, Command, Stdio};
+use std::process::{self, Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::PROCESS_NAME;
 use super::process::detach;
 use super::serve::serve;
+use crate::own_executable;
 use crate::supervisor;
-
-/// The executable of this process. The link works even if the file was replaced or deleted.
-const OWN_EXECUTABLE: &str = "/proc/self/exe";
 
 /// Whether this executable runs as an owner if it is started under that name: whether its `main` calls
 /// [`serve_if_asked`].
@@ -60,8 +56,8 @@ pub struct ProcessSpawner;
 
 impl OwnerSpawner for ProcessSpawner {
     fn spawn(&self, control: UnixStream) -> io::Result<SpawnedOwner> {
-        let mut command = Command::new(OWN_EXECUTABLE);
-        command.arg0(PROCESS_NAME).stdin(OwnedFd::from(control)).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut command = own_executable::command(PROCESS_NAME);
+        command.stdin(OwnedFd::from(control)).stdout(Stdio::null()).stderr(Stdio::null());
         command.spawn().map(SpawnedOwner::Process)
     }
 }
@@ -80,7 +76,7 @@ impl OwnerSpawner for ThreadSpawner {
 
 /// Returns the default: processes, if this executable can run as an owner, otherwise threads.
 pub(super) fn default_spawner() -> &'static dyn OwnerSpawner {
-    match CAN_SPAWN_OWNERS.load(Ordering::Relaxed) && Path::new(OWN_EXECUTABLE).exists() {
+    match CAN_SPAWN_OWNERS.load(Ordering::Relaxed) && own_executable::can_start() {
         true => &ProcessSpawner,
         false => &ThreadSpawner,
     }
