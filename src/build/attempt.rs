@@ -57,7 +57,7 @@ impl Build<'_> {
         observer.observe(&Event::Offloading { derivation, machine: &machine.name });
         let local_store = LocalStore::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
         failpoint(Failpoint::LocalStoreOpened);
-        let options = persist::options(self.failover.arguments, machine);
+        let options = persist::options(self.failover.arguments);
         let attempt = Attempt {
             build: self,
             machine,
@@ -171,7 +171,7 @@ impl<'a> Attempt<'a> {
     /// Leaves the stream to the daemon that is most useful to another build with the owner of the session.
     fn persist_best(&self, (downloaded, second): Built<'a>, link: MachineLink) -> Downloaded<'a> {
         if let Some(sessions) = &self.sessions {
-            sessions.release(self.machine, second.unwrap_or(link.client));
+            sessions.release(second.unwrap_or(link.client));
         }
         failpoint(Failpoint::ConnectionPersisted);
         self.reused.set(link.connection.is_reused().then_some(link.connection));

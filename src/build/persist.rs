@@ -71,7 +71,7 @@ impl OpenSessions {
     /// Reaches a machine over an open session, if its daemon accepts the options over it.
     fn reach(&self, machine: &Machine) -> Option<MachineLink> {
         let key = ssh::private_key_stamp(machine.private_key.as_deref());
-        let options = options(&self.arguments, machine);
+        let options = options(&self.arguments);
         let cache_key = self.cache_key(machine, compressed(&self.state, machine), key, Some(&options))?;
         let mut stopwatch = Stopwatch::start();
         let store = &self.directories.store;
@@ -132,19 +132,20 @@ impl OpenSessions {
     }
 
     /// Leaves the stream over which the outputs came to another build.
-    pub(super) fn release(&self, machine: &Machine, client: Client<DaemonStream>) {
+    pub(super) fn release(&self, client: Client<DaemonStream>) {
         let mut stopwatch = Stopwatch::start();
-        owner::release(client, &options(&self.arguments, machine));
+        owner::release(client, &options(&self.arguments));
         stopwatch.lap("keep");
     }
 }
 
-/// Returns the options of a build for the daemon of the machine.
-pub(super) fn options(arguments: &HookArguments, machine: &Machine) -> Options {
+/// Returns the options of a build for the daemon of a machine.
+pub(super) fn options(arguments: &HookArguments) -> Options {
     Options {
         build_timeout: arguments.build_timeout,
         max_silent_time: arguments.max_silent_time,
-        use_substitutes: machine.use_substitutes,
+        // The head's daemon has looked for substitutes of the outputs, unless its client switched that off.
+        use_substitutes: false,
         // The trace separates the messages of the daemon about the build from the output of the builder.
         print_build_trace: true,
         multiplexed_build_output: true,
