@@ -361,3 +361,38 @@ fn without_a_second_stream_nothing_is_fetched() {
         assert_eq!(pool.web.connections() > 0, is_fetched);
     }
 }
+
+#[test]
+fn explain_and_status_show_what_is_fetched_and_what_failed() {
+    let pool = Pool::new(Release::Sid);
+    pool.write_machine(|entry| entry.set("substitutes", "always").set("substitute_timeout", 4));
+    let derivation = |name: &str, input: &Input| {
+        let drv = Drv::new(name).input_output("data", &input.drv, "o7").script("wc -c <$data >$out");
+        let failed = pool.head.client().no_offload().build(&[&drv]);
+        failed.derivation(name).to_str().unwrap().to_owned()
+    };
+    let run = |arguments: &[&str]| {
+        let mut command = pool.head.command("/opt/offload/offload");
+        let output = command.env("OFFLOAD_LOG", "debug").args(arguments).output().unwrap();
+        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let input = pool.input("input");
+    pool.serve(&input.outputs[..COUNT / 2]);
+    let first = derivation("first-user", &input);
+    assert!(!run(&["explain", &first]).contains("missing items"));
+    // The others are the second half, and the derivations.
+    let said = run(&["explain", "--probe", &first]);
+    let expected = "    4 of 10 missing items (4.0 MiB) would be fetched there; 6 (4.0 MiB) would be sent\n";
+    assert!(said.contains(expected), "{said}");
+
+    let second = derivation("second-user", &pool.input("other"));
+    pool.web.say_nothing();
+    let said = run(&["explain", "--probe", &second]);
+    assert!(said.contains("    10 missing items (8.0 MiB) would be sent\n"), "{said}");
+    for said in [said, run(&["explain", &second]), run(&["status"])] {
+        assert!(said.replace("\n", " ").contains("its substitute servers failed: no reply within 4 s;"), "{said}");
+    }
+    let status: serde_json::Value = serde_json::from_str(&run(&["status", "--json"])).unwrap();
+    assert_eq!(status["machines"][0]["substitutes"]["failures"]["count"], 1, "{status}");
+}

@@ -54,6 +54,14 @@ pub(super) struct Fetch<'a> {
     client: Option<Client<DaemonStream>>,
 }
 
+/// The items to fetch.
+pub(super) struct Choice {
+    client: Client<DaemonStream>,
+    pub items: ItemSet,
+    /// The expected rate of an upload, in bytes per second.
+    upload_rate: f64,
+}
+
 /// A client, and what the servers know.
 type Found = (Client<DaemonStream>, BTreeMap<StorePath, SubstitutablePathInfo>);
 
@@ -80,25 +88,12 @@ impl<'a> Fetch<'a> {
         store: &Store,
         observer: &mut dyn Observer,
     ) {
-        let machine = self.limiter.machine;
-        if std::mem::replace(&mut self.is_considered, true) || machine.substitutes == Substitutes::Never {
+        if std::mem::replace(&mut self.is_considered, true) {
             return;
         }
-        let mut candidates = fetch_plan::candidates(missing, |item| content_address(store, item).is_some());
-        candidates.paths.retain(|path| !in_flight.contains(path.hash_part()));
-        let Some(upload_rate) = self.upload_rate(&candidates, first.round_trip()) else { return };
-        let (begin, mut stopwatch) = (Instant::now(), Stopwatch::start());
-        let found = self.ask(first, &candidates.paths);
-        stopwatch.lap("substitutes");
-        let (client, known) = match found {
-            Ok(found) => found,
-            Err(Unavailable::NoStream(error)) => return debug!("no stream to fetch over: {error}"),
-            Err(Unavailable::NoReply(cause)) => return self.failed(&cause),
-        };
-        let items = fetch_plan::to_fetch(missing, &known);
-        if items.paths.is_empty() {
-            return debug!("'{}' can fetch none of {} items", machine.name, candidates.paths.len());
-        }
+        let begin = Instant::now();
+        let Some(Choice { client, items, upload_rate }) = self.choose(first, missing, in_flight, store) else { return };
+        let machine = self.limiter.machine;
         let Some(slot) = self.limiter.fetch(&items.paths) else { return };
         observer.observe(&Event::Fetching { machine: &machine.name, items: items.paths.len(), bytes: items.bytes });
         // The last download before a silence may come at the end of a period.
@@ -106,6 +101,39 @@ impl<'a> Fetch<'a> {
         let min_rate = fetch_plan::min_fetch_rate(machine.substitutes, upload_rate);
         let downloads = Downloads::new(period, min_rate, Instant::now());
         self.running = RunningFetch::start(client, items, downloads, period, slot);
+    }
+
+    /// Asks the servers if that pays, and chooses the items to fetch. `None`: there are none.
+    pub fn choose(
+        &self,
+        first: &Client<DaemonStream>,
+        missing: &[Item],
+        in_flight: &InFlight,
+        store: &Store,
+    ) -> Option<Choice> {
+        let machine = self.limiter.machine;
+        if machine.substitutes == Substitutes::Never {
+            return None;
+        }
+        let mut candidates = fetch_plan::candidates(missing, |item| content_address(store, item).is_some());
+        candidates.paths.retain(|path| !in_flight.contains(path.hash_part()));
+        let upload_rate = self.upload_rate(&candidates, first.round_trip())?;
+        let mut stopwatch = Stopwatch::start();
+        let found = self.ask(first, &candidates.paths);
+        stopwatch.lap("substitutes");
+        let (client, known) = match found {
+            Ok(found) => found,
+            Err(unavailable) => {
+                match unavailable {
+                    Unavailable::NoStream(error) => debug!("no stream to fetch over: {error}"),
+                    Unavailable::NoReply(cause) => self.failed(&cause),
+                }
+                return None;
+            }
+        };
+        let items = fetch_plan::to_fetch(missing, &known);
+        debug!("'{}' can fetch {} of {} items", machine.name, items.paths.len(), candidates.paths.len());
+        (!items.paths.is_empty()).then_some(Choice { client, items, upload_rate })
     }
 
     /// Returns the rate of an upload if fetching pays and the servers are not backing off.

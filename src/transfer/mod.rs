@@ -7,7 +7,8 @@ pub mod download;
 mod downloads;
 mod error;
 mod fetch;
-pub mod fetch_plan;
+mod fetch_plan;
+mod forecast;
 pub mod limiter;
 mod meter;
 mod progress;
@@ -20,6 +21,7 @@ pub mod upload;
 
 pub use download::{Downloaded, download};
 pub use error::{DownloadError, UploadError};
+pub use forecast::{Amount, Forecast, forecast};
 pub use limiter::TransferLimiter;
 pub use rejected::RejectedOutput;
 pub use signing_connection::SigningConnection;
