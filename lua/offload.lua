@@ -62,8 +62,16 @@
 ---"%h:%p", "bastion" }`. `%h` and `%p` become name and port. No shell is involved. It is killed with all that it has
 ---started when the connection ends, a master of `ControlPersist` too.
 ---@field proxy_command? string[]
----Whether its daemon may fetch substitutes while it builds. Default: true.
----@field use_substitutes? boolean
+---Whether its daemon fetches missing inputs from substitute servers. `"auto"`: if sending them would take longer than 3
+---s, judged by the transfers of the last hour. `"never"`: the head sends all of them. Default: "auto".
+---@field substitutes? "auto"|"always"|"never"
+---The substitute servers for these inputs, such as `{ "https://ci.guix.gnu.org" }`, instead of those of its daemon;
+---`{}` are those of its daemon. Items must still be signed by a key in the access-control list of the build machine.
+---Default: {}.
+---@field substitute_urls? string[]
+---The longest time that a silent or slow substitute server may delay a build. Then the head sends the inputs, and no
+---build asks the servers for a while. In seconds. Default: 60.
+---@field substitute_timeout? number
 ---A table of your own, for functions and `offload eval --json`, such as `{ rack = "B3", cost = 0.4 }`: strings,
 ---numbers, booleans and tables of these under any names, up to 8 levels and 64 KiB. Default: {}.
 ---@field tags? table<string, any>

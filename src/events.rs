@@ -20,6 +20,12 @@ pub enum Event<'a> {
     Uploading { machine: &'a str, items: usize, bytes: u64 },
     /// A part of them was sent.
     Uploaded { machine: &'a str, bytes: u64, of: u64 },
+    /// The machine's daemon begins to fetch inputs from substitute servers.
+    Fetching { machine: &'a str, items: usize, bytes: u64 },
+    /// A part of them was downloaded, maybe compressed.
+    Fetched { machine: &'a str, bytes: u64 },
+    /// It has fetched all of these.
+    FetchEnded { machine: &'a str, items: usize, bytes: u64, seconds: u64 },
     /// The machine's daemon starts the build.
     Building { derivation: &'a StorePath, machine: &'a str },
     /// The download of an output begins.
@@ -62,6 +68,15 @@ impl fmt::Display for Event<'_> {
             }
             Event::Uploaded { machine, bytes, of } => {
                 write!(f, "sent {} of {} to '{machine}'", iec(*bytes), iec(*of))
+            }
+            Event::Fetching { machine, items, bytes } => {
+                let noun = if *items == 1 { "item" } else { "items" };
+                write!(f, "'{machine}' fetches {items} store {noun} ({}) from its substitute servers", iec(*bytes))
+            }
+            Event::Fetched { machine, bytes } => write!(f, "'{machine}' has downloaded {}", iec(*bytes)),
+            Event::FetchEnded { machine, items, bytes, seconds } => {
+                let noun = if *items == 1 { "item" } else { "items" };
+                write!(f, "'{machine}' has fetched {items} store {noun} ({}) in {seconds} s", iec(*bytes))
             }
             Event::Building { derivation, machine } => write!(f, "building '{derivation}' on '{machine}'"),
             Event::Downloading { machine, output } => write!(f, "retrieving '{output}' from '{machine}'"),

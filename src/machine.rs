@@ -62,8 +62,12 @@ pub struct Machine {
     /// A program that carries the SSH connection on its standard input and output; `%h` and `%p` are replaced. No
     /// shell.
     pub proxy_command: Option<Vec<String>>,
-    /// Whether its daemon may fetch inputs from substitute servers.
-    pub use_substitutes: bool,
+    /// Whether its daemon fetches inputs from substitute servers.
+    pub substitutes: Substitutes,
+    /// The substitute servers for these inputs; empty: the daemon's own.
+    pub substitute_urls: Vec<String>,
+    /// The longest time that a substitute server may delay a build.
+    pub substitute_timeout: Duration,
     /// Notes of the machine file's author: JSON under their own names.
     pub tags: serde_json::Map<String, serde_json::Value>,
 }
@@ -92,7 +96,9 @@ impl Machine {
             max_transfers: 4,
             enabled: true,
             proxy_command: None,
-            use_substitutes: true,
+            substitutes: Substitutes::Auto,
+            substitute_urls: Vec::new(),
+            substitute_timeout: Duration::from_secs(60),
             tags: serde_json::Map::new(),
         }
     }
@@ -141,6 +147,26 @@ impl Compression {
             Compression::Auto => "auto",
             Compression::None => "none",
             Compression::Zlib => "zlib",
+        }
+    }
+}
+
+/// Whether a machine's daemon fetches missing inputs from substitute servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Substitutes {
+    /// Where uploading them would take long.
+    Auto,
+    Always,
+    Never,
+}
+
+impl Substitutes {
+    /// Returns its name in a machine file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Substitutes::Auto => "auto",
+            Substitutes::Always => "always",
+            Substitutes::Never => "never",
         }
     }
 }

@@ -351,3 +351,69 @@ guix repl /add.scm"#,
     // Other tests of this program run beside it.
     assert!(grown < SIZE / 2, "{grown} bytes more than before");
 }
+
+/// The server's machine has two items, of which one refers to the other; a third is only on the client's.
+#[test]
+fn substitutes_are_queried_and_fetched() {
+    for release in RELEASES {
+        let lab = Lab::new();
+        let server = lab.daemon("server", Release::Sid).start();
+        let daemon = lab.daemon("b1", release).substitute_server(server.publish()).start();
+        let [mut source, mut client] = [&server, &daemon].map(connect);
+        let none = BTreeSet::new();
+        let first = source.add_text_to_store("first", b"1", &none).unwrap();
+        let second = source.add_text_to_store("second", b"2", &[first.clone()].into()).unwrap();
+        let third = source.add_text_to_store("third", b"3", &none).unwrap();
+        let absent = parse("/gnu/store/00000000000000000000000000000000-absent");
+        let asked = BTreeSet::from([first.clone(), second.clone(), absent.clone()]);
+
+        let infos = client.query_substitutable_path_infos(&asked).unwrap();
+        assert_eq!(infos.keys().collect::<Vec<_>>(), asked.iter().filter(|path| **path != absent).collect::<Vec<_>>());
+        let info = &infos[&second];
+        assert_eq!((info.nar_size, &info.references, &info.deriver), (120, &[first.clone()].into(), &None));
+        assert_in_step(&mut client);
+        assert_eq!(client.query_substitutable_paths(&asked).unwrap(), [first.clone(), second.clone()].into());
+        assert_in_step(&mut client);
+        assert_eq!(client.query_substitutable_path_infos(&none).unwrap().len(), 0);
+        assert_eq!(client.query_substitutable_paths(&none).unwrap(), none);
+        assert_in_step(&mut client);
+
+        // The references of an item are fetched with it.
+        let options = Options { keep_going: true, print_downloads: true, ..Options::default() };
+        client.set_options(&options).unwrap();
+        client.build_paths(&[second.clone(), absent.clone()].into()).unwrap();
+        assert_eq!(client.query_valid_paths(&asked).unwrap(), [first, second].into());
+        assert_in_step(&mut client);
+        client.ensure_path(&third).unwrap();
+        assert!(client.is_valid_path(&third).unwrap());
+        assert_in_step(&mut client);
+        assert_daemon_says(client.ensure_path(&absent), "absent");
+        assert_in_step(&mut client);
+
+        let is_known = release == Release::Sid;
+        let url = url_of(&server);
+        assert_eq!(client.substitute_urls().unwrap(), is_known.then_some(vec![url.clone()]));
+        assert_in_step(&mut client);
+        let own = Some(vec!["http://127.0.0.1:9".to_owned(), url]);
+        client.set_options(&Options { substitute_urls: own.clone(), ..options.clone() }).unwrap();
+        assert_eq!(client.substitute_urls().unwrap(), own.filter(|_| is_known));
+        client.set_options(&Options { use_substitutes: false, ..options.clone() }).unwrap();
+        assert_eq!(client.substitute_urls().unwrap(), is_known.then_some(Vec::new()));
+        // They cannot be switched on again.
+        client.set_options(&options).unwrap();
+        assert_eq!(client.query_substitutable_paths(&asked).unwrap(), none);
+        assert_in_step(&mut client);
+
+        // The helper of a connection asks the servers that were set before its first query.
+        let mut client = connect(&daemon);
+        let nobody = Some(vec!["http://127.0.0.1:9".to_owned()]);
+        client.set_options(&Options { substitute_urls: nobody, ..options }).unwrap();
+        assert_eq!(client.query_substitutable_paths(&asked).unwrap(), none);
+        assert_in_step(&mut client);
+    }
+}
+
+/// The URL of what a host publishes.
+fn url_of(server: &Host) -> String {
+    format!("http://{}:8181", server.ssh_address().ip())
+}

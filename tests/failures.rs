@@ -8,7 +8,7 @@ use lab::{Drv, Host, LONG, Lab, wait_until};
 use rustix::process::Signal;
 
 fn pool() -> (Lab, Host, Host) {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
     head.write_machines(&[b1.entry().set("overload_threshold", false)]);
@@ -79,7 +79,7 @@ fn an_interrupted_client_ends_the_build() {
 
 #[test]
 fn a_build_that_no_machine_matches_stays_on_the_head() {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().max_jobs(2).start();
     head.write_machines(&[b1.entry()]);
@@ -95,7 +95,7 @@ fn a_build_that_no_machine_matches_stays_on_the_head() {
 /// imports.
 #[test]
 fn a_full_disk_during_an_import_moves_the_build() {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     let (small, other) = (lab.build_machine("small").start(), lab.build_machine("other").start());
     small.limit_store(12);
     let link = lab.proxy("link", small.ssh_address());
@@ -138,7 +138,7 @@ fn a_full_disk_during_an_import_moves_the_build() {
 
 #[test]
 fn builds_wait_while_all_slots_are_taken() {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     let b1 = lab.build_machine("b1").max_jobs(1).start();
     let head = lab.head().start();
     head.write_machines(&[b1.entry().set("overload_threshold", false)]);
@@ -152,7 +152,7 @@ fn builds_wait_while_all_slots_are_taken() {
 /// The daemon asks again about a build that is not accepted, and an accepted one would fail.
 #[test]
 fn a_build_that_would_wait_too_long_is_not_accepted() {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     let b1 = lab.build_machine("b1").max_jobs(1).start();
     let head = lab.head().start();
     let entry = b1.entry().set("overload_threshold", false);

@@ -75,7 +75,7 @@ struct Pool {
 impl Pool {
     /// In which links may be silent for so many seconds.
     fn new(timeouts: i32) -> Pool {
-        let lab = Lab::new();
+        let lab = Lab::with_substitutes();
         let far = lab.build_machine("far").start();
         let near = lab.build_machine("near").start();
         let proxy = lab.proxy("link", far.ssh_address());

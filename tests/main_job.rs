@@ -19,7 +19,7 @@ fn assert_same_item(head: &Host, machines: &[&Host], name: &str, path: &Path) {
 
 #[test]
 fn a_single_build_is_offloaded() {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
     head.write_machines(&[b1.entry()]);
@@ -34,6 +34,8 @@ fn a_single_build_is_offloaded() {
     assert_same_item(&head, &[&b1], "hello", result.output("hello"));
     assert_eq!(head.path_info(result.output("hello")).unwrap().deriver.as_deref(), result.derivation("hello").to_str());
     head.verify_store();
+    // The head has looked for substitutes of the output; the machine does not.
+    assert_eq!(lab.substitute_requests(), [""; 0]);
 
     // Again: nothing to do.
     head.build(&[&hello]).succeeded();
@@ -42,7 +44,7 @@ fn a_single_build_is_offloaded() {
 
 #[test]
 fn a_graph_of_builds_uses_all_slots() {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     let machines = [lab.build_machine("b1").max_jobs(2).start(), lab.build_machine("b2").max_jobs(2).start()];
     let head = lab.head().start();
     let entries = machines.each_ref().map(|machine| machine.entry().set("overload_threshold", false));
@@ -87,6 +89,7 @@ fn a_graph_of_builds_uses_all_slots() {
         assert_same_item(&head, &both, drv.name(), result.output(drv.name()));
     }
     head.verify_store();
+    assert_eq!(lab.substitute_requests(), [""; 0]);
 
     // Identical large files are one file.
     let inode = |name: &str| std::fs::metadata(head.path(result.output(name).join("large"))).unwrap().ino();

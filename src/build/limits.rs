@@ -23,7 +23,7 @@ impl Limits {
     pub fn new(arguments: &HookArguments, machine: &Machine) -> Limits {
         let max_silent_time = arguments.max_silent_time;
         Limits {
-            options: options(arguments, machine),
+            options: options(arguments),
             build: SilencePolicy::build(machine, max_silent_time),
             answer: SilencePolicy::answer(machine, max_silent_time),
             report_interval: timeouts::report_interval(max_silent_time),
@@ -31,12 +31,13 @@ impl Limits {
     }
 }
 
-/// Returns the options of a build for the daemon of the machine.
-pub(super) fn options(arguments: &HookArguments, machine: &Machine) -> Options {
+/// Returns the options of a build for the daemon of a machine.
+pub(super) fn options(arguments: &HookArguments) -> Options {
     Options {
         build_timeout: arguments.build_timeout,
         max_silent_time: arguments.max_silent_time,
-        use_substitutes: machine.use_substitutes,
+        // The head's daemon has looked for substitutes of the outputs, unless its client switched that off.
+        use_substitutes: false,
         // The trace separates the messages of the daemon about the build from the output of the builder.
         print_build_trace: true,
         multiplexed_build_output: true,
@@ -47,6 +48,7 @@ pub(super) fn options(arguments: &HookArguments, machine: &Machine) -> Options {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Substitutes;
 
     fn seconds(seconds: u64) -> Option<Duration> {
         Some(Duration::from_secs(seconds))
@@ -54,23 +56,26 @@ mod tests {
 
     #[test]
     fn each_limit_is_that_of_its_source() {
-        let machine = |stall_timeout: u64, use_substitutes| Machine {
+        let machine = |stall_timeout: u64, substitutes| Machine {
             stall_timeout: Duration::from_secs(stall_timeout),
-            use_substitutes,
+            substitutes,
             ..Machine::new("b1", "offload", Vec::new(), Vec::new())
         };
-        for (max_silent_time, build_timeout, stall_timeout, use_substitutes) in
-            [(seconds(30), seconds(700), 5, true), (seconds(3600), None, 60, false), (None, seconds(30), 7, false)]
-        {
+        // The stream that builds has substitutes off, whatever the machine file says about inputs.
+        for (max_silent_time, build_timeout, stall_timeout, substitutes) in [
+            (seconds(30), seconds(700), 5, Substitutes::Always),
+            (seconds(3600), None, 60, Substitutes::Never),
+            (None, seconds(30), 7, Substitutes::Auto),
+        ] {
             let arguments =
                 HookArguments { max_silent_time, build_timeout, ..HookArguments::without_limits("x86_64-linux") };
-            let limits = Limits::new(&arguments, &machine(stall_timeout, use_substitutes));
+            let limits = Limits::new(&arguments, &machine(stall_timeout, substitutes));
             assert_eq!(
                 limits.options,
                 Options {
                     max_silent_time,
                     build_timeout,
-                    use_substitutes,
+                    use_substitutes: false,
                     print_build_trace: true,
                     multiplexed_build_output: true,
                     ..Options::default()

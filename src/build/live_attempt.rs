@@ -245,7 +245,7 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
         // The daemon has signed over the second one.
         let client = self.second.take().unwrap_or(client);
         if let Some(sessions) = &self.sessions {
-            sessions.release(self.machine, client);
+            sessions.release(client);
         }
         failpoint(Failpoint::ConnectionPersisted);
         connection

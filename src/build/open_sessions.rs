@@ -72,7 +72,7 @@ impl OpenSessions {
     /// Reaches a machine over an open session, if its daemon accepts the options over it.
     fn reach(&self, machine: &Machine) -> Option<MachineLink> {
         let key = ssh::private_key_stamp(machine.private_key.as_deref());
-        let options = options(&self.arguments, machine);
+        let options = options(&self.arguments);
         let cache_key = self.cache_key(machine, compressed(&self.state, machine), key, Some(&options))?;
         let mut stopwatch = Stopwatch::start();
         let store = &self.directories.store;
@@ -133,9 +133,9 @@ impl OpenSessions {
     }
 
     /// Leaves the stream over which the outputs came to another build.
-    pub(super) fn release(&self, machine: &Machine, client: Client<DaemonStream>) {
+    pub(super) fn release(&self, client: Client<DaemonStream>) {
         let mut stopwatch = Stopwatch::start();
-        owner::release(client, &options(&self.arguments, machine));
+        owner::release(client, &options(&self.arguments));
         stopwatch.lap("keep");
     }
 }

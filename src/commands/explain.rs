@@ -6,21 +6,30 @@
 //!
 //! With `--json` everything is one object: `version` (1), `file`, `request` (`system`, `features`, `derivation` or
 //! null), `machines` (`name`, `port`, `score` or null, `verdict`: `ready`, `unknown` or `rejected`, `reason` or
-//! null, `holders` of its slots, `failures` and `drained` as recorded or null), `head` (the score of the head itself, or
+//! null, `holders` of its slots, `failures` and `drained` as recorded or null, `substitutes`: the recorded `rate` of its
+//! substitute servers and their `failures`, `transfer`: what would be `fetched` by the machine and `sent` to it, with
+//! `--probe` and a derivation whose inputs are in the store), `head` (the score of the head itself, or
 //! null), `reply` (`accept`, `decline` or `postpone`) and `machine` (the name of the one that would be chosen, or
 //! null).
 
+mod forecast;
+
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use log::debug;
 use serde::Serialize;
+
+use forecast::{forecast, inputs, transfer_note};
 
 use super::contact;
 use super::failure::{CommandError, CommandResult};
-use super::machines::{failure_count, machine_file};
+use super::machines::{failure_count, machine_file, substitute_note};
 use super::selection::{is_machine_file, named_once};
 use super::terminal::{HumanDuration, plain, write_json};
 use crate::engine::Engine;
@@ -32,9 +41,12 @@ use crate::machine::Machine;
 use crate::scheduler::matching::mismatch;
 use crate::scheduler::{Explanation, Readiness};
 use crate::state::health::{self, Failures, Time};
-use crate::state::{Drain, Drained, HealthRecord, SlotHolder, Slots, StateDirectory};
+use crate::state::{
+    Drain, Drained, HealthRecord, SlotHolder, Slots, StateDirectory, SubstituteRecord, SubstituteServers,
+};
 use crate::store::path::StorePath;
 use crate::text::printable;
+use crate::transfer::Forecast;
 
 /// The version of the JSON form. It changes when a field is removed or changes its meaning; new fields may appear.
 const JSON_VERSION: u32 = 1;
@@ -114,6 +126,8 @@ struct Explained<'a> {
     holders: Vec<Option<SlotHolder>>,
     failures: Option<Failures>,
     drained: Option<Drained>,
+    substitutes: SubstituteServers,
+    transfer: Option<Forecast>,
 }
 
 /// The whole explanation, in the form of `--json`.
@@ -152,12 +166,15 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let pool = engine.load_pool(&path, None).map_err(|report| CommandError::report(ExitStatus::MachineFile, report))?;
     let consideration = engine.consider(&pool, &request);
     let machines = &consideration.machines;
-    if args.probe {
-        probe(machines, &request, engine);
-    }
+    let forecasts = if args.probe { probe(machines, &request, engine) } else { BTreeMap::new() };
 
     let explanations = consideration.explain();
-    let explained = explanations.iter().map(|one| explained(machines[one.machine], one, &engine.state)).collect();
+    let explained = explanations.iter().map(|one| {
+        let machine = machines[one.machine];
+        let transfer = forecasts.get(&machine.address()).copied();
+        Explained { transfer, ..explained(machine, one, &engine.state) }
+    });
+    let explained = explained.collect();
     let (reply, chosen) = consideration.predict();
     let chosen = chosen.map(|index| machines[index].name.as_str());
     let outcome = outcome(reply, chosen, consideration.may_build_locally(), &explanations);
@@ -235,18 +252,33 @@ fn request(args: &Args, directories: &Directories) -> Result<Request, CommandErr
     }
 }
 
-/// Probes all machines that match, concurrently, and records the results.
-fn probe(machines: &[&Machine], request: &Request, engine: &Engine) {
+/// Probes all machines that match, concurrently, and records the results. Returns what would be transferred, by the
+/// addresses of the machines, as far as it can be determined.
+fn probe(machines: &[&Machine], request: &Request, engine: &Engine) -> BTreeMap<String, Forecast> {
+    let inputs = inputs(request, engine).inspect_err(|error| debug!("no forecast: {error}")).ok();
+    let forecasts = Mutex::new(BTreeMap::new());
     thread::scope(|scope| {
         for machine in machines.iter().filter(|machine| mismatch(machine, request).is_none()) {
+            let (inputs, forecasts) = (&inputs, &forecasts);
             scope.spawn(move || {
-                match contact::contact(engine, machine).and_then(|link| contact::probe(engine, &link)) {
-                    Ok(status) => contact::record_works(engine, machine, status),
-                    Err(error) => contact::record_fails(engine, machine, &error),
+                let probed = contact::contact(engine, machine)
+                    .and_then(|link| contact::probe(engine, &link).map(|status| (link, status)));
+                let link = match probed {
+                    Ok((link, status)) => {
+                        contact::record_works(engine, machine, status);
+                        link
+                    }
+                    Err(error) => return contact::record_fails(engine, machine, &error),
+                };
+                if let Some(inputs) = inputs
+                    && let Some(forecast) = forecast(engine, machine, link, inputs)
+                {
+                    forecasts.lock().unwrap_or_else(PoisonError::into_inner).insert(machine.address(), forecast);
                 }
             });
         }
     });
+    forecasts.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn explained<'a>(machine: &'a Machine, explanation: &Explanation, state: &StateDirectory) -> Explained<'a> {
@@ -266,6 +298,8 @@ fn explained<'a>(machine: &'a Machine, explanation: &Explanation, state: &StateD
         holders: taken.into_iter().map(|(_, holder)| holder).collect(),
         failures: HealthRecord::of(state, machine).ok().and_then(|record| record.read().failures),
         drained: Drain::of(state, machine).ok().and_then(|drain| drain.read(now)),
+        substitutes: SubstituteRecord::of(state, machine).map(|record| record.read()).unwrap_or_default(),
+        transfer: None,
     }
 }
 
@@ -304,6 +338,12 @@ fn print_machine(out: &mut impl Write, machine: &Explained<'_>) -> io::Result<()
     }
     if let Some(until) = machine.drained.and_then(|drained| drained.until) {
         writeln!(out, "    drained for {} more", span(until.saturating_sub(health::now())))?;
+    }
+    if let Some(note) = substitute_note(&machine.substitutes) {
+        writeln!(out, "    {note}")?;
+    }
+    if let Some(forecast) = machine.transfer {
+        writeln!(out, "    {}", transfer_note(forecast))?;
     }
     Ok(())
 }

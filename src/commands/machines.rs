@@ -4,11 +4,12 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use super::failure::CommandError;
-use super::terminal::HumanDuration;
+use super::terminal::{HumanDuration, plain};
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::local::Directories;
 use crate::machine_file::Pool;
+use crate::state::{SubstituteServers, health};
 
 /// The variable that names the machine file.
 pub const MACHINE_FILE_VARIABLE: &str = "OFFLOAD_MACHINE_FILE";
@@ -66,4 +67,12 @@ pub fn own_system() -> String {
     };
     let kernel = if env::consts::OS == "hurd" { "gnu" } else { env::consts::OS };
     format!("{processor}-{kernel}")
+}
+
+/// Returns a note about substitute servers that fail; `None` if builds ask them.
+pub fn substitute_note(servers: &SubstituteServers) -> Option<String> {
+    let failures = servers.failures.as_ref()?;
+    let left = failures.time_left(health::now())?;
+    let cause = plain(&failures.cause);
+    Some(format!("its substitute servers failed: {cause}; not asked for {}", HumanDuration(left.as_secs())))
 }

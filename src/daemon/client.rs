@@ -152,12 +152,20 @@ impl<S: Read + Write> Client<S> {
 
     /// Returns those of `paths` that are valid.
     pub fn query_valid_paths(&mut self, paths: &BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, Error> {
-        let request = WireRequest::new(Operation::QueryValidPaths).paths(paths.iter());
-        self.call(&request, |link, store| {
-            let valid: BTreeSet<StorePath> = link.paths(store, paths.len())?.into_iter().collect();
-            match valid.difference(paths).next() {
+        self.query_subset(Operation::QueryValidPaths, paths)
+    }
+
+    /// Makes a request whose reply is a subset of `paths`.
+    pub(super) fn query_subset(
+        &mut self,
+        operation: Operation,
+        paths: &BTreeSet<StorePath>,
+    ) -> Result<BTreeSet<StorePath>, Error> {
+        self.call(&WireRequest::new(operation).paths(paths.iter()), |link, store| {
+            let subset: BTreeSet<StorePath> = link.paths(store, paths.len())?.into_iter().collect();
+            match subset.difference(paths).next() {
                 Some(stray) => Err(link.unexpected(format!("{stray}, which was not queried"))),
-                None => Ok(valid),
+                None => Ok(subset),
             }
         })
     }
@@ -291,7 +299,7 @@ impl<S: Read + Write> Client<S> {
     }
 
     /// Makes a request for which the daemon sends only log text before its reply.
-    fn call<T>(
+    pub(super) fn call<T>(
         &mut self,
         request: &WireRequest,
         reply: impl FnOnce(&mut FrameStream<S>, &StoreDir) -> Result<T, Error>,

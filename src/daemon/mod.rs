@@ -17,6 +17,7 @@ mod frames;
 mod import;
 mod operation;
 mod options;
+mod substitutes;
 mod version;
 
 pub use build_trace::{BuildEvent, TraceSink};
@@ -24,6 +25,7 @@ pub use client::{Client, Garbage, PathInfo};
 pub use error::{Error, ExportError};
 pub use frames::Log;
 pub use options::Options;
+pub use substitutes::SubstitutablePathInfo;
 pub use version::Version;
 
 #[cfg(test)]

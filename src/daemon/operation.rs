@@ -9,14 +9,18 @@ pub(super) enum Operation {
     AddToStore = 7,
     AddTextToStore = 8,
     BuildPaths = 9,
+    EnsurePath = 10,
     AddTempRoot = 11,
     ExportPath = 16,
     SetOptions = 19,
     CollectGarbage = 20,
     QueryPathInfo = 26,
     ImportPaths = 27,
+    QuerySubstitutablePathInfos = 30,
     QueryValidPaths = 31,
+    QuerySubstitutablePaths = 32,
     VerifyStore = 35,
+    SubstituteUrls = 81,
 }
 
 impl Operation {
@@ -26,14 +30,18 @@ impl Operation {
             Operation::AddToStore => "AddToStore",
             Operation::AddTextToStore => "AddTextToStore",
             Operation::BuildPaths => "BuildPaths",
+            Operation::EnsurePath => "EnsurePath",
             Operation::AddTempRoot => "AddTempRoot",
             Operation::ExportPath => "ExportPath",
             Operation::SetOptions => "SetOptions",
             Operation::CollectGarbage => "CollectGarbage",
             Operation::QueryPathInfo => "QueryPathInfo",
             Operation::ImportPaths => "ImportPaths",
+            Operation::QuerySubstitutablePathInfos => "QuerySubstitutablePathInfos",
             Operation::QueryValidPaths => "QueryValidPaths",
+            Operation::QuerySubstitutablePaths => "QuerySubstitutablePaths",
             Operation::VerifyStore => "VerifyStore",
+            Operation::SubstituteUrls => "SubstituteURLs",
         }
     }
 }

@@ -26,6 +26,10 @@ pub struct Options {
     /// Whether the daemon may fetch substitutes; true has no effect on a daemon that was started without them. Default
     /// true.
     pub use_substitutes: bool,
+    /// The substitute servers; `None`: the daemon's own.
+    pub substitute_urls: Option<Vec<String>>,
+    /// Whether the log has lines `@ download-progress FILE URL SIZE BYTES` about substitutes. Default false.
+    pub print_downloads: bool,
     /// Time limit of a build, whole seconds; zero is no limit. Default `None`.
     pub build_timeout: Option<Duration>,
     /// How long a builder may be silent, whole seconds; zero is no limit. Default `None`.
@@ -47,6 +51,8 @@ impl Default for Options {
             print_build_trace: false,
             multiplexed_build_output: false,
             use_substitutes: true,
+            substitute_urls: None,
+            print_downloads: false,
             build_timeout: None,
             max_silent_time: None,
             max_jobs: None,
@@ -67,7 +73,9 @@ impl Options {
             ("build-cores", self.build_cores.map(u64::from)),
         ];
         let numbers = numbers.into_iter().filter_map(|(name, value)| Some((name, value?.to_string())));
+        let downloads = self.print_downloads.then(|| ("print-extended-build-trace", "1".to_owned()));
+        let urls = self.substitute_urls.as_ref().map(|urls| ("substitute-urls", urls.join(" ")));
         let multiplexed = self.multiplexed_build_output.then(|| ("multiplexed-build-output", "true".to_owned()));
-        numbers.chain(multiplexed).collect()
+        numbers.chain(multiplexed).chain(downloads).chain(urls).collect()
     }
 }

@@ -273,6 +273,40 @@ impl Read for Trickle<'_> {
     }
 }
 
+/// An item of a reply about substitutes, that refers to itself so many times.
+fn substitutable(path: &str, references: u64) -> Vec<u8> {
+    let list = (0..references).flat_map(|_| string(path.as_bytes()));
+    [string(path.as_bytes()), string(b""), ints(&[references]), list.collect(), ints(&[5, 120])].concat()
+}
+
+#[test]
+fn a_reply_about_substitutes_is_bounded_by_its_query() {
+    let asked = BTreeSet::from([path(FOO), path(BAR)]);
+    let reply = |count: u64, items: &[Vec<u8>]| [ints(&[LAST, count]), items.concat()].concat();
+    let good = reply(2, &[substitutable(FOO, 0), substitutable(BAR, 1)]);
+    let (mut usable, _) = client(&[good, yes()]);
+    let infos = usable.query_substitutable_path_infos(&asked).unwrap();
+    assert_eq!((infos[&path(BAR)].references.len(), infos[&path(FOO)].download_size), (1, 5));
+    assert_in_step(&mut usable);
+    let stray = FOO.replace("foo", "baz");
+    // One reference does not fit into the limit of all items together.
+    let long = [substitutable(FOO, 1 << 17), substitutable(BAR, 1 << 17), substitutable(FOO, 1)];
+    for (count, items, what) in [
+        (3, &[][..], "3 items, of 2 that were queried"),
+        (2, &[substitutable(FOO, 0), substitutable(&stray, 0)][..], "which was not queried"),
+        (1, &[substitutable(FOO, (1 << 17) + 1)], "131073"),
+    ] {
+        let (mut client, _) = client(&[reply(count, items)]);
+        let error = client.query_substitutable_path_infos(&asked).unwrap_err();
+        assert!(matches!(error, Error::Protocol { .. }), "{error:?}");
+        assert!(error.to_string().contains(what), "{error} should mention {what}");
+    }
+    let asked = asked.into_iter().chain([path(&stray)]).collect();
+    let (mut client, _) = client(&[reply(3, &long)]);
+    // Sets hold a reference once, and each counts as it comes.
+    assert!(client.query_substitutable_path_infos(&asked).is_err());
+}
+
 #[test]
 fn an_import_answers_each_request() {
     let bundle: Vec<u8> = (0..40_001u32).map(|index| index as u8).collect();

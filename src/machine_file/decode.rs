@@ -3,7 +3,7 @@
 use super::fields::Fields;
 use crate::lua::nearest;
 use crate::lua::values::{self, describe};
-use crate::machine::{Compression, HostKey, NameFault, check_name, is_feature_name};
+use crate::machine::{Compression, HostKey, NameFault, Substitutes, check_name, is_feature_name};
 use mlua::Value;
 use serde_json::Value as Json;
 use std::path::PathBuf;
@@ -215,6 +215,32 @@ pub(super) fn keep_connection(fields: &mut Fields) -> Option<Option<Duration>> {
             let seconds =
                 values::number(value).filter(|seconds| *seconds > 0.0 && *seconds <= MAX_KEEP_CONNECTION_SECONDS)?;
             Some(Some(Duration::from_secs_f64(seconds)))
+        }
+    })
+}
+
+/// Reads when to fetch substitutes. `builders-use-substitutes` of Nix is a boolean.
+pub(super) fn substitutes(fields: &mut Fields) -> Option<Substitutes> {
+    const EXPECTED: &str = "\"auto\", \"always\" or \"never\"";
+    if let Value::Boolean(is_used) = fields.value() {
+        let hint = format!("write \"{}\"", if is_used { "always" } else { "never" });
+        fields.error(format!("expected {EXPECTED}, found {is_used}"), Some(hint));
+        return None;
+    }
+    fields.read(EXPECTED, |value| {
+        let text = values::string(value)?;
+        [Substitutes::Auto, Substitutes::Always, Substitutes::Never].into_iter().find(|one| one.name() == text)
+    })
+}
+
+/// Reads URLs of substitute servers. They are sent to the daemon as one text with blanks between them.
+pub(super) fn substitute_urls(fields: &mut Fields) -> Option<Vec<String>> {
+    const EXPECTED: &str = "a list of URLs, such as { \"https://ci.guix.gnu.org\" }";
+    fields.strings(EXPECTED, |url| {
+        let rest = ["https://", "http://", "file://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+        match rest.is_some_and(|rest| !rest.is_empty()) && url.bytes().all(|byte| byte.is_ascii_graphic()) {
+            true => Ok(()),
+            false => Err("a URL that begins with https://, http:// or file://".to_owned()),
         }
     })
 }

@@ -190,9 +190,31 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     )
     .read(|f, e| decode::proxy_command(f).map(|command| e.machine.proxy_command = Some(command)))
     .json(|e| json!(e.machine.proxy_command)),
-    BuildMachineField::new("use_substitutes", "boolean", "Whether its daemon may fetch substitutes while it builds.")
-        .read(|f, e| f.boolean().map(|may| e.machine.use_substitutes = may))
-        .json(|e| json!(e.machine.use_substitutes)),
+    BuildMachineField::new(
+        "substitutes",
+        "\"auto\"|\"always\"|\"never\"",
+        "Whether its daemon fetches missing inputs from substitute servers. `\"auto\"`: if sending them would take longer \
+         than 3 s, judged by the transfers of the last hour. `\"never\"`: the head sends all of them.",
+    )
+    .read(|f, e| decode::substitutes(f).map(|substitutes| e.machine.substitutes = substitutes))
+    .json(|e| json!(e.machine.substitutes.name())),
+    BuildMachineField::new(
+        "substitute_urls",
+        "string[]",
+        "The substitute servers for these inputs, such as `{ \"https://ci.guix.gnu.org\" }`, instead of those of its \
+         daemon; `{}` are those of its daemon. Items must still be signed by a key in the access-control list of the build machine.",
+    )
+    .read(|f, e| decode::substitute_urls(f).map(|urls| e.machine.substitute_urls = urls))
+    .json(|e| json!(e.machine.substitute_urls)),
+    BuildMachineField::new(
+        "substitute_timeout",
+        "number",
+        "The longest time that a silent or slow substitute server may delay a build. Then the head sends the inputs, and \
+         no build asks the servers for a while.",
+    )
+    .unit("seconds")
+    .read(|f, e| f.seconds(MAX_TIMEOUT_SECONDS).map(|time| e.machine.substitute_timeout = time))
+    .json(|e| decode::seconds_to_json(e.machine.substitute_timeout)),
     BuildMachineField::new(
         "tags",
         "table<string, any>",

@@ -11,6 +11,7 @@ mod json_record;
 mod lock;
 pub mod logins;
 mod other_store;
+pub mod substitutes;
 pub mod throughput;
 pub mod warning_throttle;
 
@@ -30,6 +31,7 @@ pub use known_outputs::KnownOutputs;
 pub use other_store::OtherStore;
 pub use queue::{Queue, QueueTicket};
 pub use slots::{Slot, SlotHolder, Slots};
+pub use substitutes::{SubstituteRecord, SubstituteServers};
 pub use throughput::{LinkSpeed, Throughput, ThroughputRecord};
 
 use crate::machine::Machine;

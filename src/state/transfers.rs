@@ -1,9 +1,9 @@
 //! Transfers: the limit of concurrent transfers with a host, and the store items that are in flight to it.
 //!
-//! In the host's state directory, `uploads/0` to `uploads/N-1` and `downloads/0` to `downloads/N-1` are locks like
-//! those of the slots. N is `max_transfers`, and the process that holds a lock has a transfer slot. An upload slot
+//! In the host's state directory, `uploads/0` to `uploads/N-1`, `downloads/0` to `downloads/N-1` and
+//! `uploads/fetches/0` to `uploads/fetches/N-1` are locks like those of the slots. A fetch is a transfer from a substitute server to the host. N is `max_transfers`, and the process that holds a lock has a transfer slot. An upload or fetch slot
 //! lists in its file the hash parts of the items that are sent, one per line; the list is valid only while the lock is
-//! held. A process takes an upload slot, and writes and reads the lists, under the lock `uploads/in_flight_table`,
+//! held. A process takes such a slot, and writes and reads the lists, under the lock `uploads/in_flight_table`,
 //! which it holds briefly. So of two processes that want to send the same item to the same host, the second knows that
 //! the first does. When a process is killed, its slot is free and its items are no longer in flight.
 //!
@@ -12,7 +12,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::lock::{is_locked, lock_briefly, try_lock};
 use super::{StateDirectory, StateError, create_directory};
@@ -22,6 +22,9 @@ use crate::store::path::StorePath;
 
 /// The size limit of a list of items, in bytes: 120,000 items.
 const MAX_LIST_BYTES: u64 = 4 << 20;
+
+/// The directory of the slots of fetches, beside those of uploads.
+const FETCHES: &str = "fetches";
 
 /// The hash parts of items that are in flight to a host.
 pub type InFlight = BTreeSet<String>;
@@ -89,8 +92,9 @@ impl InFlightTable<'_> {
     /// Returns the items in flight.
     pub fn in_flight(&self) -> Result<InFlight, StateError> {
         let mut items = InFlight::new();
-        for number in 0..self.transfers.count {
-            let path = self.transfers.slot(number);
+        let Transfers { directory, count } = self.transfers;
+        for (name, number) in ["", FETCHES].into_iter().flat_map(|name| (0..*count).map(move |number| (name, number))) {
+            let path = directory.join(name).join(number.to_string());
             if is_locked(&path)? {
                 let mut text = String::new();
                 let read = files::open(&path).and_then(|file| file.take(MAX_LIST_BYTES).read_to_string(&mut text));
@@ -103,13 +107,31 @@ impl InFlightTable<'_> {
 
     /// Takes a slot to send `items`; `None` if all are taken.
     pub fn try_take<'a>(&self, items: impl Iterator<Item = &'a StorePath>) -> Result<Option<TransferSlot>, StateError> {
+        self.try_take_in(&self.transfers.directory, items)
+    }
+
+    /// Takes a slot for items that the host fetches; `None` if all are taken.
+    pub fn try_take_fetch<'a>(
+        &self,
+        items: impl Iterator<Item = &'a StorePath>,
+    ) -> Result<Option<TransferSlot>, StateError> {
+        let directory = self.transfers.directory.join(FETCHES);
+        create_directory(&directory)?;
+        self.try_take_in(&directory, items)
+    }
+
+    fn try_take_in<'a>(
+        &self,
+        directory: &Path,
+        items: impl Iterator<Item = &'a StorePath>,
+    ) -> Result<Option<TransferSlot>, StateError> {
         let mut list = String::new();
         for item in items {
             list.push_str(item.hash_part());
             list.push('\n');
         }
         for number in 0..self.transfers.count {
-            let path = self.transfers.slot(number);
+            let path = directory.join(number.to_string());
             if let Some(mut file) = try_lock(&path)? {
                 let write = |file: &mut File| -> io::Result<()> {
                     file.set_len(0)?;
@@ -172,6 +194,12 @@ mod tests {
         drop(second);
         assert_eq!(in_flight(), names("d"));
         drop(third);
+        // A fetch takes no slot of an upload.
+        let fetched = up.in_flight_table().unwrap().try_take_fetch([item('a'), item('b')].iter()).unwrap().unwrap();
+        let sent = up.in_flight_table().unwrap().try_take([item('c')].iter()).unwrap().unwrap();
+        assert_eq!(in_flight(), names("abc"));
+        drop((fetched, sent));
+        assert_eq!(in_flight(), "");
         // Up to the last turn, and the last one alone.
         let mut all: Vec<_> =
             ['f', 'g', 'h', 'i'].map(|of| up.in_flight_table().unwrap().try_take([item(of)].iter())).into();

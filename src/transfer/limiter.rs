@@ -20,6 +20,7 @@ use crate::local::Item;
 use crate::machine::Machine;
 use crate::state::transfers::{InFlight, TransferSlot, Transfers};
 use crate::state::{StateDirectory, StateError};
+use crate::store::path::StorePath;
 
 /// How often a waiting transfer checks for a free transfer slot.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -117,6 +118,24 @@ impl TransferLimiter<'_> {
         Ok(slot.map(|slot| Claim::Granted(slot, hashes)))
     }
 
+    /// Requests a slot for items that the machine's daemon fetches. `None` if there is no free slot, or other processes
+    /// are sending or fetching one of them; never waits.
+    pub(super) fn fetch(&self, items: &BTreeSet<StorePath>) -> Option<TransferSlot> {
+        let take = || {
+            let uploads = Transfers::uploads(self.state, self.machine)?;
+            let table = uploads.in_flight_table()?;
+            let in_flight = table.in_flight()?;
+            match items.iter().any(|item| in_flight.contains(item.hash_part())) {
+                true => Ok(None),
+                false => table.try_take_fetch(items.iter()),
+            }
+        };
+        take().unwrap_or_else(|error: StateError| {
+            warn!("cannot take a slot to fetch items on '{}': {error}", self.machine.name);
+            None
+        })
+    }
+
     /// Requests a slot to download outputs.
     pub(super) fn download(&self, wait: &mut SlotWait, observer: &mut dyn Observer) -> SlotRequest<()> {
         let requery_at = Instant::now() + self.machine.keepalive_interval;
@@ -149,7 +168,7 @@ enum Claim {
 }
 
 /// Returns those of `items` that are not in flight and refer to no item in flight.
-fn free<'a>(items: &'a [Item], in_flight: &InFlight) -> Vec<&'a Item> {
+pub(super) fn free<'a>(items: &'a [Item], in_flight: &InFlight) -> Vec<&'a Item> {
     let mut blocked = BTreeSet::new();
     let mut free = Vec::new();
     for item in items {
@@ -192,7 +211,7 @@ impl SlotWait {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::path::{StoreDir, StorePath};
+    use crate::store::path::StoreDir;
 
     fn item(letter: char, references: &str) -> Item {
         let path = |letter: char| {

@@ -1,4 +1,5 @@
-//! The throughput and the compressibility of a transfer, for the choice of [`compression`](super::compression).
+//! The throughput and the compressibility of a transfer, for the choice of [`compression`](super::compression)
+//! and of [substitutes](super::fetch_plan).
 //!
 //! A transfer counts if its bytes limit it and not its items, each of which takes a daemon some milliseconds
 //! ([`ITEM_COST`]). Its rate is that of its fastest stretch of 8 MiB, except the first. A stretch has this length
@@ -11,7 +12,7 @@ use log::debug;
 
 use super::compression::{self, Observation};
 use super::limiter::TransferLimiter;
-use crate::machine::{Compressed, Compression};
+use crate::machine::Compressed;
 use crate::state::{ThroughputRecord, health};
 
 /// A transfer of fewer bytes is not measured.
@@ -71,7 +72,7 @@ impl ThroughputMeter {
         }
     }
 
-    /// Records the observation, if the machine has `compression = "auto"`. `items` is the number of items; `other` is
+    /// Records the observation. `items` is the number of items; `other` is
     /// the time for other work.
     pub fn end(
         self,
@@ -81,9 +82,6 @@ impl ThroughputMeter {
         limiter: &TransferLimiter<'_>,
         compressed: Compressed,
     ) {
-        if limiter.machine.compression != Compression::Auto {
-            return;
-        }
         let took = self.start.elapsed();
         let Some(rate) = estimated_rate(self.bytes, self.fastest, took, items, other) else { return };
         let is_compressed = match direction {

@@ -1,7 +1,8 @@
 //! Upload of the inputs that the build machine lacks.
 //!
-//! One query finds the missing inputs. They are sent (`send_items`), except those that another process is sending to
-//! the same machine: the upload waits for these ([`limiter`](super::limiter)).
+//! One query finds the missing inputs. They are sent (`send_items`), except those that the machine fetches from
+//! substitute servers meanwhile ([`fetch`](super::fetch)), and those that another process is sending to the same machine:
+//! the upload waits for both ([`limiter`](super::limiter)). Another query then finds what is still missing.
 //!
 //! The machine's garbage collector may run between the query and the build. Items that were just sent are temporary
 //! roots of the daemon that imported them (`LocalStore::importPath` and its like add one for each). To protect the
@@ -14,7 +15,8 @@ use std::collections::BTreeSet;
 
 use super::bundle::send_items;
 use super::error::{MAX_UPLOAD_ATTEMPTS, UploadError};
-use super::limiter::{SlotRequest, TransferLimiter};
+use super::fetch::Fetch;
+use super::limiter::{self, SlotRequest, TransferLimiter};
 use super::progress::Progress;
 use super::signing_connection::SigningConnection;
 use crate::daemon::{self, Client};
@@ -41,8 +43,10 @@ pub fn upload(
     observer: &mut dyn Observer,
 ) -> Result<(), UploadError> {
     let tops = tops(&local_store.database, inputs)?;
+    let connection = signing_connection.connection.clone();
+    let mut fetch = Fetch::new(&connection, limiter);
     for _ in 0..MAX_UPLOAD_ATTEMPTS {
-        if supply(client, local_store, inputs, signing_connection, limiter, observer)? == SupplyResult::Lost {
+        if supply(client, local_store, inputs, signing_connection, &mut fetch, observer)? == SupplyResult::Lost {
             continue;
         }
         let mut stopwatch = Stopwatch::start();
@@ -65,15 +69,16 @@ enum SupplyResult {
     Lost,
 }
 
-/// Sends the missing inputs, in coordination with other processes that send some of them.
+/// Sends the missing inputs, or has the machine fetch them, in coordination with other processes that do so.
 fn supply(
     client: &mut Client<DaemonStream>,
     local_store: &LocalStore<'_>,
     inputs: &BTreeSet<StorePath>,
     signing_connection: &mut SigningConnection<'_>,
-    limiter: &TransferLimiter<'_>,
+    fetch: &mut Fetch<'_>,
     observer: &mut dyn Observer,
 ) -> Result<SupplyResult, UploadError> {
+    let limiter = fetch.limiter;
     let mut wait = limiter.wait();
     loop {
         let in_flight = limiter.in_flight();
@@ -82,11 +87,19 @@ fn supply(
         let present = client.query_valid_paths(inputs).map_err(UploadError::Machine)?;
         stopwatch.lap("query");
         let missing: BTreeSet<StorePath> = inputs.difference(&present).cloned().collect();
+        fetch.settle(&missing, observer);
         if missing.is_empty() {
             signing_connection.start(client);
             return Ok(SupplyResult::Complete);
         }
         let items = local_store.database.items(&missing)?;
+        fetch.start(client, &items, &in_flight, &local_store.store, observer);
+        let fetched = fetch.in_flight();
+        if limiter::free(&items, &fetched).is_empty() {
+            fetch.wait(observer);
+            continue;
+        }
+        let in_flight = in_flight.union(&fetched).cloned().collect();
         let (slot, items) = match limiter.upload(items, &in_flight, &mut wait, observer) {
             SlotRequest::Granted(slot, items) => (slot, items),
             SlotRequest::Requery => continue,

@@ -42,7 +42,7 @@ pub struct Pool {
 impl Pool {
     /// `against`: another build of `offload` replaces `guix offload`.
     pub fn start(shape: &Shape, against: Option<&Path>) -> Pool {
-        let lab = Lab::new();
+        let lab = Lab::with_substitutes();
         let (mut machines, mut proxies, mut entries) = (Vec::new(), Vec::new(), Vec::<Entry>::new());
         for (number, slots) in shape.slots.iter().enumerate() {
             let machine = lab.build_machine(&format!("b{number}")).max_jobs(*slots).start();

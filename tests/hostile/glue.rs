@@ -164,13 +164,10 @@ fn each_answer_has_its_meaning_and_its_record() {
 fn the_machine_gets_the_limits_of_the_client() {
     let stage = Stage::new();
     let mut direct = stage.head.direct();
-    for (number, (limits, use_substitutes)) in
-        [([0, 0], None), ([0, 1234], Some(false)), ([321, 0], Some(true)), ([321, 1234], None)].into_iter().enumerate()
+    for (number, (limits, substitutes)) in
+        [([0, 0], "auto"), ([0, 1234], "never"), ([321, 0], "always"), ([321, 1234], "auto")].into_iter().enumerate()
     {
-        stage.write_machine(|entry| match use_substitutes {
-            Some(is_used) => entry.set("use_substitutes", is_used),
-            None => entry,
-        });
+        stage.write_machine(|entry| entry.set("substitutes", substitutes));
         let scene = stage.scene(&mut direct, &Drv::new(&format!("limits-{number}")));
         stage.mark_healthy();
         let play = Play::exports(&scene.item().signed(&scene.trusted));
@@ -182,10 +179,9 @@ fn the_machine_gets_the_limits_of_the_client() {
             .map(|(name, seconds)| (name.to_owned(), seconds.to_string()))
             .collect();
         settings.insert("multiplexed-build-output".to_owned(), "true".to_owned());
-        // Nothing is kept, there is no fallback, it is not to offload; a trace, and substitutes unless the machine file
-        // says otherwise.
-        let substitutes = u64::from(use_substitutes != Some(false));
-        let numbers = vec![0, 0, 0, 0, 0, 0, 0, 1, substitutes];
+        // Nothing is kept, there is no fallback, it is not to offload; a trace; and no substitutes, whatever the machine
+        // file says about inputs.
+        let numbers = vec![0, 0, 0, 0, 0, 0, 0, 1, 0];
         assert_eq!(stage.peer.received_options(), Some(ReceivedOptions { numbers, settings }), "{limits:?}");
     }
 }

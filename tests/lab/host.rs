@@ -20,6 +20,8 @@ use super::service::Service;
 use super::supervisor::Supervisor;
 use super::{LONG, SSH_PORT, keys, unprivileged, wait_until};
 
+/// Where `guix publish` listens.
+const PUBLISH_PORT: u16 = 8181;
 const DAEMON_SOCKET: &str = "/var/guix/daemon-socket/socket";
 
 /// A head or a build machine that is up. Paths are inside its root directory, except where noted.
@@ -31,6 +33,7 @@ pub struct Host {
     root: PathBuf,
     daemon: Mutex<Option<Service>>,
     sshd: Mutex<Option<Service>>,
+    publish: Mutex<Option<Service>>,
     // The last field: dropped after the services.
     _supervisor: Arc<Supervisor>,
 }
@@ -44,8 +47,8 @@ impl Host {
         supervisor: Arc<Supervisor>,
     ) -> Host {
         let root = directory.join("root");
-        let (daemon, sshd) = (Mutex::new(None), Mutex::new(None));
-        Host { options, number, address, directory, root, daemon, sshd, _supervisor: supervisor }
+        let [daemon, sshd, publish] = [const { Mutex::new(None) }; 3];
+        Host { options, number, address, directory, root, daemon, sshd, publish, _supervisor: supervisor }
     }
 
     pub fn name(&self) -> &str {
@@ -166,7 +169,11 @@ impl Host {
         } else {
             self.command("guix-daemon")
         };
-        command.args(["--disable-chroot", "--no-substitutes", &format!("--max-jobs={}", options.max_jobs)]);
+        let substitutes = match &*options.substitute_urls {
+            [] => "--no-substitutes".to_owned(),
+            urls => format!("--substitute-urls={}", urls.join(" ")),
+        };
+        command.args(["--disable-chroot", &substitutes, &format!("--max-jobs={}", options.max_jobs)]);
         command.args(&options.daemon_arguments).env_remove("HOME");
         match &options.hook {
             Hook::Offload => drop(command.env("GUIX", "/opt/offload/guix")),
@@ -213,6 +220,22 @@ impl Host {
     pub fn stop_sshd(&self) {
         drop(self.sshd.lock().unwrap().take());
         kill_all(&self.root, |process| process.name.starts_with("sshd"));
+    }
+
+    /// Serves its store to other daemons by `guix publish`, uncompressed; returns the address once it answers.
+    pub fn publish(&self) -> SocketAddr {
+        let address = SocketAddr::from((self.address, PUBLISH_PORT));
+        let mut command = self.command("guix");
+        let listen = format!("--listen={}", address.ip());
+        command.args(["publish", "--user=root", "--compression=none", &listen, &format!("--port={PUBLISH_PORT}")]);
+        *self.publish.lock().unwrap() = Some(Service::start(command, &self.log_file("publish")));
+        self.wait_for("guix publish", &self.publish, || listens(address));
+        address
+    }
+
+    /// The log of `guix publish`, a line for each request.
+    pub fn publish_log(&self) -> String {
+        self.log("publish")
     }
 
     fn wait_for(&self, program: &str, service: &Mutex<Option<Service>>, ready: impl Fn() -> bool) {
@@ -265,6 +288,7 @@ impl Host {
         kill_all(&self.root, |_| true);
         drop(self.daemon.lock().unwrap().take());
         drop(self.sshd.lock().unwrap().take());
+        drop(self.publish.lock().unwrap().take());
     }
 
     pub(super) fn log_file(&self, name: &str) -> PathBuf {

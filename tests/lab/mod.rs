@@ -79,17 +79,40 @@ pub const LONG: Duration = Duration::from_secs(60);
 /// A pool that stands by itself.
 pub struct Lab {
     supervisor: Arc<Supervisor>,
+    /// The substitute server of the build machines, and its address.
+    server: Option<(Host, SocketAddr)>,
 }
 
 impl Lab {
     /// An empty lab. Clears what dead labs have left.
     pub fn new() -> Lab {
-        Lab { supervisor: Arc::new(Supervisor::start()) }
+        Lab { supervisor: Arc::new(Supervisor::start()), server: None }
     }
 
-    /// A build machine: daemon and sshd, four jobs, no hook.
+    /// An empty lab whose build machines have substitutes on, as real ones have: a host `server` publishes its store.
+    pub fn with_substitutes() -> Lab {
+        let mut lab = Lab::new();
+        let server = lab.daemon("server", Release::Sid).start();
+        let address = server.publish();
+        lab.server = Some((server, address));
+        lab
+    }
+
+    /// The names of the items about which the substitute server was asked, or that were downloaded there: requests, one
+    /// a line.
+    pub fn substitute_requests(&self) -> Vec<String> {
+        let (server, _) = self.server.as_ref().expect("the lab has no substitute server");
+        let log = server.publish_log();
+        log.lines().filter(|line| line.starts_with("GET ")).map(str::to_owned).collect()
+    }
+
+    /// A build machine: daemon and sshd, four jobs, no hook. Substitutes are on in a lab that has a server for them.
     pub fn build_machine(&self, name: &str) -> HostOptions {
-        HostOptions::new(Arc::clone(&self.supervisor), name).max_jobs(4).sshd(true).hook(Hook::None)
+        let host = HostOptions::new(Arc::clone(&self.supervisor), name).max_jobs(4).sshd(true).hook(Hook::None);
+        match &self.server {
+            Some((_, address)) => host.substitute_server(*address),
+            None => host,
+        }
     }
 
     /// A daemon and nothing else: four jobs, no hook, no sshd.

@@ -1,6 +1,7 @@
 //! The options of a host, and its start.
 
 use std::fs::Permissions;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -47,6 +48,7 @@ pub struct HostOptions {
     pub(super) hook: Hook,
     pub(super) max_jobs: u32,
     pub(super) daemon_arguments: Vec<String>,
+    pub(super) substitute_urls: Vec<String>,
     pub(super) environment: Vec<(String, String)>,
     pub(super) descriptor_limit: Option<u32>,
     program: PathBuf,
@@ -69,6 +71,7 @@ impl HostOptions {
             hook: Hook::None,
             max_jobs: 1,
             daemon_arguments: Vec::new(),
+            substitute_urls: Vec::new(),
             environment: Vec::new(),
             descriptor_limit: None,
             program: env!("CARGO_BIN_EXE_offload").into(),
@@ -104,6 +107,13 @@ impl HostOptions {
     /// The daemon's `--max-jobs`. Default: 0 on a head, 4 on a build machine.
     pub fn max_jobs(mut self, jobs: u32) -> Self {
         self.max_jobs = jobs;
+        self
+    }
+
+    /// The daemon has substitutes on, with one more server: what `guix publish` serves at this address
+    /// ([`Host::publish`]), be it through a proxy. Without a server it has them off.
+    pub fn substitute_server(mut self, address: SocketAddr) -> Self {
+        self.substitute_urls.push(format!("http://{address}"));
         self
     }
 

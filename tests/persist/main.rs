@@ -121,7 +121,7 @@ fn what_differs_in_its_terms_has_a_connection_of_its_own() {
     build(entry(), usual, true, 1);
     build(entry().set("compression", "zlib"), usual, true, 2);
     // What a connection does not depend on may change: the daemon is told over a stream of its own.
-    build(entry().set("use_substitutes", false), usual, false, 2);
+    build(entry().set("substitutes", "never"), usual, false, 2);
     build(entry().set("speed", 7).set("connect_timeout", 6), usual, false, 2);
     build(entry().set("compression", "zlib"), usual, false, 2);
     // Limits that are given take the place of those before.

@@ -40,6 +40,7 @@ struct Transfer {
 
 enum TransferKind {
     Upload { items: usize, of: u64 },
+    Fetch,
     Download { output: String },
 }
 
@@ -59,11 +60,18 @@ impl<'a> Progress<'a> {
             Event::Uploading { machine, items, bytes } => {
                 self.start(TransferKind::Upload { items, of: bytes }, machine, now)
             }
+            // It comes when the uploads beside the fetch have ended.
+            Event::Fetched { machine, bytes } => {
+                if !matches!(&self.transfer, Some(Transfer { what: TransferKind::Fetch, .. })) {
+                    self.start(TransferKind::Fetch, machine, now);
+                }
+                self.advance(bytes, now);
+            }
             Event::Downloading { machine, output } => {
                 self.start(TransferKind::Download { output: output.to_string() }, machine, now);
             }
             Event::Uploaded { bytes, .. } | Event::Downloaded { bytes, .. } => self.advance(bytes, now),
-            Event::Building { .. } | Event::Done { .. } => self.end(true, now),
+            Event::Building { .. } | Event::Done { .. } | Event::FetchEnded { .. } => self.end(true, now),
             // The transfer failed, or it has to wait for something else.
             _ => self.end(false, now),
         }
@@ -129,6 +137,7 @@ impl Transfer {
                 let (sent, of, noun) = (iec(sent), iec(*of), noun(*items));
                 format!("sent {sent} of {of} to '{machine}' ({percent} % of {items} {noun}, {rate})")
             }
+            TransferKind::Fetch => format!("'{machine}' has downloaded {} ({rate})", iec(self.bytes)),
             TransferKind::Download { output } => {
                 format!("retrieved {} from '{machine}' ({rate}) of '{output}'", iec(self.bytes))
             }
@@ -142,6 +151,7 @@ impl Transfer {
                 let (rate, noun) = (self.rate(now, *of), noun(*items));
                 format!("sent {items} {noun} ({}) to '{machine}' in {seconds} s ({rate})", iec(*of))
             }
+            TransferKind::Fetch => format!("'{machine}' has downloaded {} in {seconds} s", iec(self.bytes)),
             TransferKind::Download { output } => {
                 // The last bytes come without an event.
                 format!("retrieved '{output}' from '{machine}' in {seconds} s")

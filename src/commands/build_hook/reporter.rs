@@ -36,7 +36,11 @@ impl Observer for Reporter<'_> {
         }
         match event {
             Event::Abandoned { .. } => warn!("{event}"),
-            Event::Offloading { .. } | Event::Waiting { .. } | Event::Queueing { .. } => info!("{event}"),
+            Event::Offloading { .. }
+            | Event::Waiting { .. }
+            | Event::Queueing { .. }
+            | Event::Fetching { .. }
+            | Event::FetchEnded { .. } => info!("{event}"),
             _ => debug!("{event}"),
         }
     }

@@ -9,7 +9,7 @@
 //! key is the base64 form of a host key in OpenSSH form. A machine offers its mandatory features too, and takes only builds
 //! that require all of them, which becomes an `accepts` function.
 //!
-//! If the file is a `nix.conf`, its setting `builders` is read (`format.rs`). Machines without SSH (`uri.rs`) and `@FILE`,
+//! If the file is a `nix.conf`, its settings `builders` and `builders-use-substitutes` are read (`format.rs`). Machines without SSH (`uri.rs`) and `@FILE`,
 //! which includes another file, have no counterpart and are left out with a warning.
 
 mod format;
@@ -25,6 +25,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::error::{ConvertError, Problem};
 use super::lua::{Document, Entry, Value, plain};
+use crate::machine::Substitutes;
 use crate::shell;
 use uri::{ColumnError, SSH_PORT, Uri, Word};
 
@@ -44,6 +45,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// Returns the machine file for the text of a `machines` file.
 pub fn document(file: &Path, text: &[u8]) -> Result<Document, ConvertError> {
     let name = file.to_string_lossy().into_owned();
+    let use_substitutes = format::builders_use_substitutes(text);
     let text = &format::machine_lines(&name, text)?;
     let mut entries = Vec::new();
     let mut problems = Vec::new();
@@ -53,6 +55,12 @@ pub fn document(file: &Path, text: &[u8]) -> Result<Document, ConvertError> {
             Err((column, message)) => {
                 problems.push(Problem { file: name.clone(), line: Some(number), column: Some(column), message })
             }
+        }
+    }
+    if let Some(is_used) = use_substitutes {
+        let substitutes = if is_used { Substitutes::Always } else { Substitutes::Never };
+        for entry in entries.iter_mut().filter(|entry| !entry.fields.is_empty()) {
+            entry.set("substitutes", Value::Text(substitutes.name().to_owned()));
         }
     }
     match problems.is_empty() {

@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::machine::Machine;
 use crate::remote::owner;
 use crate::state::health::{self, Time};
-use crate::state::{Drain, HealthRecord, Slots, StateError};
+use crate::state::{Drain, HealthRecord, Slots, StateError, SubstituteRecord, SubstituteServers};
 use crate::status::MachineStatus;
 
 /// The state of a machine. Unknown values are null in JSON, and missing in a record.
@@ -45,6 +45,8 @@ pub struct MachineSnapshot {
     pub connections: Vec<OpenConnection>,
     pub failures: Option<Failures>,
     pub drained: Option<Drained>,
+    /// What hooks recorded about its substitute servers.
+    pub substitutes: SubstituteServers,
 }
 
 /// Its current state; the first that applies.
@@ -228,6 +230,7 @@ impl<'a> SnapshotSource<'a> {
             }),
             drained: drained
                 .map(|drained| Drained { since: seconds(drained.since), until: drained.until.map(seconds) }),
+            substitutes: SubstituteRecord::of(state, machine).map(|record| record.read()).unwrap_or_default(),
         }
     }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 use bytesize::ByteSize;
 
 use super::snapshot::{Build, MachineSnapshot, MachineState};
-use crate::commands::machines::failure_count;
+use crate::commands::machines::{failure_count, substitute_note};
 use crate::commands::table::{self, Heading, Heading::Number, Heading::Text};
 use crate::commands::terminal::{Colour, HumanDuration, Terminal, plain};
 
@@ -210,6 +210,9 @@ fn notes(snapshot: &MachineSnapshot, now: u64, terminal: Terminal) -> Vec<String
         };
         let ago = HumanDuration(now.saturating_sub(drained.since));
         add(format!("{name}: drained {ago} ago, {until}"));
+    }
+    if let Some(note) = substitute_note(&snapshot.substitutes) {
+        add(format!("{name}: {note}"));
     }
     if let Some(error) = &snapshot.slots_error {
         add(format!("{name}: its slots cannot be counted: {error}"));

@@ -30,7 +30,8 @@ fn every_field_is_read_and_printed_as_json() {
             compression = "zlib@openssh.com,zlib", parallel_builds = 4.0, speed = 2, features = { "kvm", "big-parallel" },
             overload_threshold = false, minimum_disk_space = 10 * bits, connect_timeout = 2.5, stall_timeout = 30,
             keepalive_interval = 5, max_transfers = 8, enabled = false, proxy_command = { "ssh", "-W", "%h:%p", "bastion" },
-            use_substitutes = false, keep_connection = false,
+            substitutes = "never", substitute_urls = { "https://one.example.org", "http://two" }, substitute_timeout = 7,
+            keep_connection = false,
             tags = { rack = "B3", cost = 0.4, spare = false, owners = { "ada", "brian" }, site = { room = 7, notes = {} } },
             accepts = function() end, score = print,
           },
@@ -51,7 +52,8 @@ fn every_field_is_read_and_printed_as_json() {
         "compression": "zlib", "parallel_builds": 4, "speed": 2.0, "features": ["kvm", "big-parallel"],
         "overload_threshold": null, "minimum_disk_space": 10 << 20, "connect_timeout": 2.5, "stall_timeout": 30,
         "keepalive_interval": 5, "keep_connection": null, "max_transfers": 8, "enabled": false,
-        "proxy_command": ["ssh", "-W", "%h:%p", "bastion"], "use_substitutes": false, "accepts": true, "score": true,
+        "proxy_command": ["ssh", "-W", "%h:%p", "bastion"], "accepts": true, "score": true,
+        "substitutes": "never", "substitute_urls": ["https://one.example.org", "http://two"], "substitute_timeout": 7,
         "tags": {
             "rack": "B3", "cost": 0.4, "spare": false, "owners": ["ada", "brian"], "site": { "room": 7, "notes": {} }
         },
@@ -73,7 +75,7 @@ fn every_field_is_read_and_printed_as_json() {
     assert_eq!(berlin.line, Some(4));
     let key = crate::machine::HostKey::parse(KEY).unwrap();
     let expected = Machine::new("paris", "offload", vec!["x86_64-linux".to_owned()], vec![key]);
-    assert_eq!(paris, &Entry { machine: expected, line: Some(14), has_accepts: false, has_score: false });
+    assert_eq!(paris, &Entry { machine: expected, line: Some(15), has_accepts: false, has_score: false });
 }
 
 /// Returns the values in JSON, each of which must differ from its default: all fields are given.
@@ -170,12 +172,12 @@ fn valid_files_load() {
         ),
         (
             "a machine's own false is not overridden by inherit",
-            r#"local base = { enabled = true, overload_threshold = 0.5, keep_connection = 60, use_substitutes = true }
+            r#"local base = { enabled = true, overload_threshold = 0.5, keep_connection = 60 }
             for _, parent in ipairs { base, build_machine { inherit = base, name = "base", $REST } } do
                 local one = build_machine { inherit = parent, name = "a", enabled = false, overload_threshold = false,
-                    keep_connection = false, use_substitutes = false, $REST }
+                    keep_connection = false, $REST }
                 assert(one.enabled == false and one.overload_threshold == false)
-                assert(one.keep_connection == false and one.use_substitutes == false)
+                assert(one.keep_connection == false)
             end
             return {}"#,
         ),

@@ -48,6 +48,19 @@ pub fn machine_lines<'a>(file: &str, text: &'a [u8]) -> Result<Cow<'a, [u8]>, Co
     Ok(Cow::Owned(values))
 }
 
+/// Returns whether builders fetch substitutes, if a `nix.conf` says so. The last of its lines counts.
+pub fn builders_use_substitutes(text: &[u8]) -> Option<bool> {
+    let value = text.split(|&byte| byte == b'\n').rev().find_map(|line| {
+        let (_, start) = setting(line).filter(|(name, _)| *name == "builders-use-substitutes")?;
+        line[start..].split(|&byte| byte == b'#').next().map(<[u8]>::trim_ascii)
+    })?;
+    match value {
+        b"true" => Some(true),
+        b"false" => Some(false),
+        _ => None,
+    }
+}
+
 /// Returns the name of a setting in a line of a `nix.conf`, and the position of its value.
 fn setting(line: &[u8]) -> Option<(&str, usize)> {
     let text = str::from_utf8(line.split(|&byte| byte == b'#').next()?).ok()?;

@@ -109,6 +109,16 @@ fn the_machines_of_a_nix_conf_are_those_of_its_setting() {
     let names: Vec<_> = document.entries.iter().map(|entry| (entry.line, entry.get("name").cloned())).collect();
     let name = |line, name: &str| (Some(line), Some(Value::Text(name.to_owned())));
     assert_eq!(names, [name(3, "b1"), name(3, "b2"), name(4, "b3")]);
+    // Its setting about substitutes is that of each machine; the last one counts.
+    for (lines, expected) in [
+        ("", None),
+        ("builders-use-substitutes = true", Some("always")),
+        ("builders-use-substitutes = true\nbuilders-use-substitutes = false # slow line", Some("never")),
+    ] {
+        let document = nix::document(Path::new("nix.conf"), format!("{text}{lines}\n").as_bytes()).unwrap();
+        let given: Vec<_> = document.entries.iter().map(|entry| entry.get("substitutes").cloned()).collect();
+        assert_eq!(given, vec![expected.map(|name| Value::Text(name.to_owned())); 3], "{document}");
+    }
     // Columns are those of the file.
     let error = |text: &str| nix::document(Path::new("nix.conf"), text.as_bytes()).unwrap_err().to_string();
     assert!(error("builders = b1 - - x").starts_with("nix.conf:1:19: error: expected a number of jobs"));

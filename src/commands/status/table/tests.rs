@@ -1,5 +1,6 @@
 use super::super::snapshot::{Drained, Failures};
 use super::*;
+use crate::state::SubstituteServers;
 use crate::status::MachineStatus;
 
 fn snapshot(name: &str) -> MachineSnapshot {
@@ -33,6 +34,7 @@ fn snapshot(name: &str) -> MachineSnapshot {
         connections: Vec::new(),
         failures: None,
         drained: None,
+        substitutes: SubstituteServers::default(),
     }
 }
 
