@@ -2,7 +2,8 @@
 
 mod lab;
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ const COUNT: usize = 8;
 
 /// A head, a build machine whose daemon has a substitute server, and the server. All are reached through proxies.
 struct Pool {
-    _lab: Lab,
+    lab: Lab,
     head: Host,
     machine: Host,
     server: Host,
@@ -40,14 +41,25 @@ impl Pool {
         change_server: impl Fn(HostOptions) -> HostOptions,
         change_machine: impl Fn(HostOptions, &Proxy) -> HostOptions,
     ) -> Pool {
+        Pool::prepared(release, change_server, change_machine, |_| ())
+    }
+
+    /// `prepare` is called before the first build on the machine.
+    fn prepared(
+        release: Release,
+        change_server: impl Fn(HostOptions) -> HostOptions,
+        change_machine: impl Fn(HostOptions, &Proxy) -> HostOptions,
+        prepare: impl Fn(&Host),
+    ) -> Pool {
         let lab = Lab::new();
         let server = change_server(lab.daemon("server", Release::Sid)).start();
         let web = lab.proxy("web", server.publish());
         let machine = change_machine(lab.build_machine("b1").release(release), &web).start();
+        prepare(&machine);
         let link = lab.proxy("link", machine.ssh_address());
         let head = lab.head().start();
-        let pool = Pool { _lab: lab, head, machine, server, link, web };
-        pool.write_machine(|entry| entry.set("substitutes", "always"));
+        let pool = Pool { lab, head, machine, server, link, web };
+        pool.write_machine(|entry| entry.set("substitutes", "always").set("minimum_disk_space", 0));
         // The items that all builds share are there before.
         pool.head.build(&[&Drv::new("first")]).succeeded();
         pool
@@ -336,6 +348,86 @@ fn the_servers_of_the_machine_file_are_used() {
         pool.serve(&input.outputs);
         let (result, ..) = pool.build_with("user", &input);
         assert_eq!(fetched(&result), Some(COUNT), "{}", result.log);
+    }
+}
+
+/// The server of a cache whose own server is gone: it answers every request with an error.
+#[test]
+fn a_server_that_has_only_errors_fails_no_build() {
+    for release in RELEASES {
+        let pool = Pool::new(release);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (asked, requests) = std::sync::mpsc::channel();
+        // The thread ends with the test process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (mut stream, asked) = (stream, asked.clone());
+                std::thread::spawn(move || {
+                    let mut request = [0; 4096];
+                    while stream.read(&mut request).is_ok_and(|size| size > 0) {
+                        let _ = asked.send(());
+                        let reply = "HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\n\r\n";
+                        let _ = stream.write_all(reply.as_bytes());
+                    }
+                });
+            }
+        });
+        pool.write_machine(|entry| entry.set("substitutes", "always").set("substitute_urls", [url.as_str()]));
+        let input = pool.input("input");
+        let (result, sent, _) = pool.build_with("user", &input);
+        assert_eq!(fetched(&result), None, "{}", result.log);
+        assert!(sent > COUNT as u64 * MIB, "{sent} bytes were sent");
+        assert!(requests.try_recv().is_ok(), "nobody asked");
+        pool.machine.verify_store();
+    }
+}
+
+/// The fetch fails, and so does sending the rest; another machine builds.
+#[test]
+fn a_disk_that_is_full_during_the_fetch_moves_the_build() {
+    for release in RELEASES {
+        let pool = Pool::prepared(
+            release,
+            |server| server,
+            |machine, web| machine.substitute_server(web.address()),
+            |machine| machine.limit_store(6),
+        );
+        let other = pool.lab.build_machine("other").start();
+        let small = pool.machine.entry().via(&pool.link).set("speed", 1000).set("minimum_disk_space", 0);
+        pool.head.write_machines(&[small.set("substitutes", "always"), other.entry()]);
+        pool.head.mark_healthy(pool.link.name());
+        let input = pool.input("input");
+        pool.serve(&input.outputs);
+        let (result, ..) = pool.build_with("user", &input);
+        assert!(result.log.contains("'link' fetches 8 store items"), "{}", result.log);
+        assert!(result.log.contains("failed, so this machine sends the inputs: "), "{}", result.log);
+        assert!(result.log.contains("could not be built on 'link'"), "{}", result.log);
+        assert_eq!(other.built(), ["user"]);
+        pool.machine.verify_store();
+        pool.head.await_no_lock("afterwards");
+    }
+}
+
+/// The stream of the fetch protects what has arrived.
+#[test]
+fn a_garbage_collection_during_the_fetch_loses_nothing() {
+    for release in RELEASES {
+        let pool = Pool::new(release);
+        let input = pool.input("input");
+        pool.serve(&input.outputs);
+        pool.web.freeze_after(Direction::FromTarget, 3 * MIB);
+        let user = Drv::new("user").input_output("data", &input.drv, "o7").script("wc -c <$data >$out");
+        let mut build = pool.head.client().start(&[&user]);
+        build.wait_for_log("fetches 8 store items");
+        let is_there = || pool.machine.path_info(input.outputs[0].as_str()).is_some();
+        wait_until("an item has arrived", LONG, is_there);
+        pool.machine.run("guix", &["gc", "--collect-garbage"]);
+        assert!(is_there());
+        pool.web.forget_faults();
+        pool.web.thaw();
+        assert_eq!(fetched(&build.wait().succeeded()), Some(COUNT));
+        pool.machine.verify_store();
     }
 }
 
