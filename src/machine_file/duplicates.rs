@@ -26,7 +26,7 @@ pub(super) fn check(
         if let Some(&first) = same.first() {
             let other = &entries[first];
             let place = FindingLocation::Constructed(numbers[index]);
-            let where_other = match other.line {
+            let described = |other: &Entry| match other.line {
                 Some(line) => format!("the entry for the same machine on line {line}"),
                 None => "another entry for the same machine".to_owned(),
             };
@@ -40,16 +40,17 @@ pub(super) fn check(
             };
             for (field, differs) in differences(machine, &other.machine) {
                 if differs {
-                    let message = format!("{field}: differs from that of {where_other}");
+                    let message = format!("{field}: differs from that of {}", described(other));
                     findings.push(finding(Severity::Error, Some(field), message));
                 }
             }
             let functions_of_machine =
                 |index: usize| functions.get(index).map(|(_, functions_of_machine)| functions_of_machine);
-            if same.iter().any(|&other| {
+            if let Some(&twin) = same.iter().find(|&&other| {
                 entries[other].machine == *machine && functions_of_machine(other) == functions_of_machine(index)
             }) {
-                findings.push(finding(Severity::Warning, None, format!("identical to {where_other}")));
+                let message = format!("identical to {}", described(&entries[twin]));
+                findings.push(finding(Severity::Warning, None, message));
             }
         }
         same.push(index);
