@@ -1,8 +1,8 @@
 //! Upload of the inputs that the build machine lacks.
 //!
 //! One query finds the missing inputs. They are sent (`send_items`), except those that the machine fetches from
-//! substitute servers meanwhile ([`fetch`](super::fetch)), and those that another process is sending to the same machine:
-//! the upload waits for both ([`limiter`](super::limiter)). Another query then finds what is still missing.
+//! substitute servers meanwhile (`fetch`), and those that another process is sending to the same machine:
+//! the upload waits for both (`limiter`). Another query then finds what is still missing.
 //!
 //! The machine's garbage collector may run between the query and the build. Items that were just sent are temporary
 //! roots of the daemon that imported them (`LocalStore::importPath` and its like add one for each). To protect the
