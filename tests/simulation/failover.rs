@@ -271,7 +271,7 @@ fn unreachable_machines_delay_a_build_as_long_as_the_file_says() {
     }
 }
 
-/// The time without any machine begins anew after one was reached, even if that one was busy.
+/// The time without any machine begins again after one was reached, even if that one was busy.
 #[test]
 fn a_busy_machine_ends_the_time_without_a_machine() {
     const LATER: [(Duration, Conduct); 2] = [
