@@ -79,6 +79,23 @@ fn functions_that_are_broken_for_every_request_are_errors() {
     }
 }
 
+/// Whether a machine matches is not known then.
+#[test]
+fn a_function_that_fails_outranks_machines_that_do_not_match() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("machines.lua");
+    let minimal = fs::read_to_string("examples/minimal.lua").unwrap();
+    for (condition, status) in [("machine.sped > 1", 3), ("machine.speed > 1000", 5), ("machine.speed > 0", 0)] {
+        let rule = format!("accepts = function(_, machine) return {condition} end, build_machine");
+        fs::write(&file, minimal.replacen("build_machine", &rule, 1)).unwrap();
+        let mut program = Command::new(env!("CARGO_BIN_EXE_offload"));
+        let program = program.env("GUIX_STATE_DIRECTORY", directory.path().join("state"));
+        let output = program.args(["explain", "--system", "x86_64-linux"]).arg(&file).output().unwrap();
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{condition}: {said}");
+    }
+}
+
 #[test]
 fn an_invalid_log_level_is_reported_and_ignored() {
     let mut eval = Command::new(env!("CARGO_BIN_EXE_offload"));

@@ -217,7 +217,7 @@ fn a_hook_that_may_open_too_few_files_declines_and_says_so() {
     let lab = Lab::new();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
-    let [first, second] = instantiate(&head, ["first", "second"].map(Drv::new));
+    let [first, second, third] = instantiate(&head, ["first", "second", "third"].map(Drv::new));
     head.write_machines(&[b1.entry()]);
 
     for limit in [14, 63] {
@@ -231,8 +231,10 @@ fn a_hook_that_may_open_too_few_files_declines_and_says_so() {
         assert!(said.contains("LimitNOFILE=1024"), "{said}");
     }
 
-    // The least, and a limit that may be raised.
-    for (limit, goal) in [("ulimit -n 64", &first), ("ulimit -Sn 14", &second)] {
+    // The least, and limits that may be raised: to the wanted one, and to less.
+    for (limit, goal) in
+        [("ulimit -n 64", &first), ("ulimit -Sn 14", &second), ("ulimit -Sn 14 && ulimit -Hn 100", &third)]
+    {
         head.mark_healthy("b1");
         let ended = Hook::start_after(&head, ARGUMENTS, limit, "", goal).accepted(goal).wait();
         assert_eq!(ended.status, Some(0), "{limit}: {:?}", ended.messages);

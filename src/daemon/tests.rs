@@ -424,3 +424,15 @@ fn no_reply_is_awaited_after_a_write_that_the_daemon_did_not_refuse() {
         }
     }
 }
+
+/// Each request may have so much log text.
+#[test]
+fn log_text_is_counted_for_each_request_anew() {
+    let text = string(&[b'x'; 600 << 10]);
+    let reply = [ints(&[NEXT]), text.clone(), yes()].concat();
+    let (mut client, _) = client(&[reply.clone(), reply, ints(&[NEXT]), text.clone(), ints(&[NEXT]), text]);
+    assert_in_step(&mut client);
+    assert_in_step(&mut client);
+    let error = client.is_valid_path(&path(FOO)).unwrap_err().to_string();
+    assert!(error.contains("bytes of log text where nothing is built"), "{error}");
+}

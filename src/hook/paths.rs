@@ -125,4 +125,11 @@ mod tests {
         assert!(message("/gnu/store/.. \n").contains("invalid path 1"));
         assert!(message(&"x".repeat(5000)).contains("longer than 4 KiB"));
     }
+
+    #[test]
+    fn a_line_of_the_greatest_length_is_read() {
+        let of = |count: usize| read(&(format!("{FOO} ").repeat(count) + "\n"));
+        assert_eq!(of(MAX_PATHS).unwrap().len(), 1);
+        assert!(matches!(of(MAX_PATHS + 1), Err(PathsError::TooMany { .. })));
+    }
 }

@@ -310,4 +310,12 @@ mod tests {
         stall_detector.progress().set_building(false);
         assert_eq!(play(&mut stall_detector, &silence_policy, 10_000, |_| 0), [(500, Due::NotStarted)]);
     }
+
+    /// The checks during a pause are counted from its own beginning, not from the checks of the pause before.
+    #[test]
+    fn each_pause_has_its_own_checks() {
+        let due = play(&mut StallDetector::default(), &silence_policy(), 230, |second| u64::from(second == 100));
+        let checks = due.iter().filter(|(_, what)| *what == Due::Recheck).map(|(second, _)| *second);
+        assert_eq!(checks.collect::<Vec<_>>(), [60, 160, 220]);
+    }
 }

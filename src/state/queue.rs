@@ -224,4 +224,13 @@ mod tests {
         queue.renew(&stopped, &hosts("a"), 6_000).unwrap();
         assert_eq!(queue.ahead(&hosts("a"), None, 6_000).unwrap(), [1]);
     }
+
+    /// Two entries of the machine file may be the same machine.
+    #[test]
+    fn a_build_that_names_a_machine_twice_is_ahead_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let queue = queue(&directory);
+        let _waiting = queue.try_join(&hosts("a a b"), 9, 1).unwrap().unwrap();
+        assert_eq!(queue.ahead(&hosts("a b a"), None, 1).unwrap(), [1, 1, 1]);
+    }
 }

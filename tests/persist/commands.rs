@@ -79,6 +79,18 @@ fn a_quick_test_needs_no_login_where_a_session_is_open() {
     assert!(has_step(&quick, "authenticate"), "{quick:#}");
 }
 
+/// The command reports the machine and does not retire the session: its owner withdraws it.
+#[test]
+fn a_session_that_opens_no_channel_is_withdrawn() {
+    let pool = Pool::new();
+    pool.kept_by(&Drv::new("first"));
+    pool.head.write_machines(&[pool.entry().set("connect_timeout", 2)]);
+    pool.link.freeze();
+    let output = pool.head.command("/opt/offload/offload").args(["test", "--quick"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(pool.sockets().is_empty(), "{:?}", pool.sockets());
+}
+
 #[test]
 fn disconnect_ends_idle_sessions_and_lets_builds_end() {
     let pool = Pool::new();

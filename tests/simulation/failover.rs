@@ -12,6 +12,7 @@ use offload::hook::{HookArguments, Request};
 use offload::machine::Machine;
 use offload::scheduler::{Choice, DefaultRules, Environment};
 use offload::state::health::Health;
+use offload::status::MachineStatus;
 use offload::store::path::{StoreDir, StorePath};
 
 use crate::stage::{Stage, lock};
@@ -25,6 +26,12 @@ type Answer = fn(usize) -> Result<(), Failure>;
 #[derive(Clone)]
 struct Scene {
     conduct: Vec<Conduct>,
+    /// The conduct of all machines from these moments on.
+    later: &'static [(Duration, Conduct)],
+    /// The machines of which a fresh record tells no load.
+    fresh: &'static [usize],
+    /// Whether every load is too much.
+    is_overloaded: bool,
     /// Whether all slots are taken permanently.
     is_full: bool,
     answer: Answer,
@@ -40,6 +47,9 @@ struct Scene {
 /// Machines that answer and let every build down.
 const SCENE: Scene = Scene {
     conduct: Vec::new(),
+    later: &[],
+    fresh: &[],
+    is_overloaded: false,
     is_full: false,
     answer: lost,
     is_recorded: true,
@@ -54,6 +64,8 @@ const SCENE: Scene = Scene {
 struct Seen {
     /// The machines of the attempts.
     tried: Vec<usize>,
+    /// The machines to which a connection was made before that.
+    contacted: Vec<usize>,
     /// The error of the build.
     error: Option<Failure>,
     time: Duration,
@@ -81,13 +93,17 @@ fn there(count: usize) -> Vec<Conduct> {
 impl Scene {
     fn run(self) -> Seen {
         let stage = Stage::new(1);
-        let hosts = self.conduct.iter().map(|&conduct| Host::new(1, vec![(Duration::ZERO, conduct)])).collect();
-        let world = World::new(&stage, &Hosts::new(hosts, Bug::None));
+        let conduct = |first| [&[(Duration::ZERO, first)], self.later].concat();
+        let hosts = self.conduct.iter().map(|&first| Host::new(1, conduct(first))).collect();
+        let hosts = Hosts::new(hosts, Bug::None);
+        let world = World::new(&stage, &hosts);
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (process, result) = (world.process.clone(), Arc::clone(&seen));
         stage.start(Duration::ZERO, &process, move || *lock(&result) = self.play(&world));
         stage.play().unwrap();
-        std::mem::take(&mut *lock(&seen))
+        let is_contacted = |number: &usize| !lock(&hosts.hosts[*number]).contacts.is_empty();
+        let contacted = (0..hosts.hosts.len()).filter(is_contacted).collect();
+        Seen { contacted, ..std::mem::take(&mut *lock(&seen)) }
     }
 
     fn play(&self, world: &World) -> Seen {
@@ -95,11 +111,15 @@ impl Scene {
         let machines: Vec<Machine> = (0..self.conduct.len())
             .map(|number| Machine {
                 port: number as u16,
-                overload_threshold: None,
+                overload_threshold: self.is_overloaded.then_some(-1.0),
                 ..Machine::new(&format!("m{number}"), "u", vec![system.to_owned()], Vec::new())
             })
             .collect();
         let machines: Vec<&Machine> = machines.iter().collect();
+        for &number in self.fresh {
+            let status = MachineStatus { load1: Some(0.0), cores: Some(4), ..MachineStatus::default() };
+            world.change_health(machines[number], &mut |_| Health::reached(status.clone(), world.now()));
+        }
         let held: Vec<_> =
             machines.iter().filter(|_| self.is_full).map(|machine| world.try_take_slot(machine)).collect();
         let derivation = b"/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-x.drv";
@@ -157,6 +177,31 @@ fn a_build_goes_to_each_machine_before_it_comes_back_to_one() {
         let Some(Failure::NoMachineLeft { tried, last, .. }) = &seen.error else { panic!("{seen:?}") };
         assert_eq!(tried.len(), max_attempts);
         assert!(last.contains("max_attempts"), "{last}");
+    }
+}
+
+/// Machines that are as good come in the order of the file.
+#[test]
+fn only_machines_that_may_be_better_are_probed() {
+    for (fresh, contacted) in [(&[0][..], &[][..]), (&[1], &[0]), (&[2], &[0, 1]), (&[], &[0, 1, 2])] {
+        let seen = Scene { conduct: there(3), fresh, answer: |_| Ok(()), ..SCENE }.run();
+        assert_eq!(seen.contacted, contacted, "{fresh:?}: {seen:?}");
+        assert_eq!(seen.tried.len(), 1, "{fresh:?}: {seen:?}");
+    }
+}
+
+/// It refuses after its first attempt, until 150 s.
+#[test]
+fn a_machine_that_failed_is_waited_for_as_long_as_the_file_says() {
+    const LATER: [(Duration, Conduct); 2] = [
+        (Duration::from_secs(5), Conduct::Refuses),
+        (Duration::from_secs(100), Conduct::Answers(Duration::from_millis(20))),
+    ];
+    for (wait_for_slot, attempts) in [(None, 2), (Some(200), 2), (Some(60), 1)] {
+        let wait_for_slot = wait_for_slot.map(seconds);
+        let scene = Scene { conduct: there(1), later: &LATER, max_attempts: 2, ..SCENE };
+        let seen = Scene { wait_for_slot, ..scene }.run();
+        assert_eq!(seen.tried.len(), attempts, "{wait_for_slot:?}: {seen:?}");
     }
 }
 
@@ -224,6 +269,20 @@ fn unreachable_machines_delay_a_build_as_long_as_the_file_says() {
         let Some(Failure::NoMachineLeft { last, .. }) = &seen.error else { panic!("{seen:?}") };
         assert_eq!(last.contains("no machine could be reached for"), wait_for_slot.is_none(), "{last}");
     }
+}
+
+/// The time without any machine begins again after one was reached, even if that one was busy.
+#[test]
+fn a_busy_machine_ends_the_time_without_a_machine() {
+    const LATER: [(Duration, Conduct); 2] = [
+        (Duration::from_secs(100), Conduct::Answers(Duration::from_millis(20))),
+        (Duration::from_secs(200), Conduct::Refuses),
+    ];
+    let scene = Scene { conduct: vec![Conduct::Refuses], later: &LATER, is_overloaded: true, ..SCENE };
+    let seen = Scene { wait_for_machine: seconds(200), ..scene }.run();
+    assert!(seen.tried.is_empty() && seen.time > seconds(400), "{seen:?}");
+    let Some(Failure::NoMachineLeft { last, .. }) = &seen.error else { panic!("{seen:?}") };
+    assert!(last.contains("no machine could be reached for 200 s"), "{last}");
 }
 
 #[test]

@@ -249,3 +249,25 @@ impl<'a> SnapshotSource<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::hook::HookArguments;
+    use crate::local::Directories;
+    use crate::state::Health;
+
+    use super::*;
+
+    #[test]
+    fn a_back_off_begins_with_the_last_failure() {
+        let directory = tempfile::tempdir().unwrap();
+        let directories = Directories { state: directory.path().to_owned(), ..Directories::default() };
+        let engine = Engine::new(directories, HookArguments::without_limits("x86_64-linux"));
+        let machine = Machine::new("b1", "u", Vec::new(), Vec::new());
+        let failed = Health::default().after_failure("lost", 1_000).after_failure("lost again", 500_000);
+        let back_off = failed.failures.as_ref().unwrap().back_off().as_secs();
+        HealthRecord::of(&engine.state, &machine).unwrap().change(|_| failed).unwrap();
+        let shown = SnapshotSource::new(&machine, &engine).known().failures.unwrap();
+        assert_eq!((shown.since, shown.count, shown.until), (1, 2, 500 + back_off));
+    }
+}

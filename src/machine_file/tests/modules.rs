@@ -34,6 +34,8 @@ fn exec_runs_a_program_without_a_shell() {
         assert(output == "a b|$HOME|*|" and message == nil and status == 0)
         local output, message, status = offload.exec { "sh", "-c", "echo out; echo one >&2; echo two >&2; exit 3" }
         assert(output == nil and message == "sh: exit status 3: two" and status == 3, message)
+        local output, message = offload.exec { "sh", "-c", "yes early | head -n 40000 >&2; echo last >&2; exit 1" }
+        assert(output == nil and message == "sh: exit status 1: last", message)
         local output, message, status = offload.exec { "sh", "-c", "kill -9 $$" }
         assert(output == nil and message == "sh: killed by signal 9" and status == nil, message)
         local output, message = offload.exec { "/nonexistent/program" }
