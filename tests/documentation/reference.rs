@@ -106,6 +106,23 @@ fn every_file_of_the_state_has_its_row() {
 }
 
 /// Tests that pages name, as `tests/FILE.rs: NAME` or `src/FILE.rs: NAME`, exist.
+/// `tests/mutants` has a table from folders to the tests of their topic.
+#[test]
+fn tests_of_each_topic_exist() {
+    let script = std::fs::read_to_string(top().join("tests/mutants")).unwrap();
+    let table = script.split_once("<<'TABLE'\n").and_then(|(_, rest)| rest.split_once("\nTABLE\n")).unwrap().0;
+    assert!(table.lines().count() > 10, "{table}");
+    for (folder, line) in table.lines().map(|line| (line.split(' ').next().unwrap(), line)) {
+        let (_, tests) = line.split_once('|').unwrap_or_else(|| panic!("{line}"));
+        let source = top().join("src").join(folder);
+        assert!(source.is_dir() || source.with_extension("rs").is_file(), "there is no src/{folder}");
+        for test in tests.split_whitespace() {
+            let path = top().join("tests").join(test);
+            assert!(path.join("main.rs").is_file() || path.with_extension("rs").is_file(), "there is no test {test}");
+        }
+    }
+}
+
 #[test]
 fn tests_that_are_named_exist() {
     let mut found = 0;
