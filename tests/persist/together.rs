@@ -78,7 +78,7 @@ fn a_crowd_of_hooks_needs_few_logins() {
     let peaks: Vec<u64> = owners.iter().map(crate::lab::Process::peak_memory).collect();
     eprintln!("{slots} hooks: {} logins, peaks of the owners {peaks:?} bytes", pool.link.connections());
     assert!(pool.link.connections() <= slots as u32 / 64 + 1, "{} logins", pool.link.connections());
-    assert!(peaks.iter().all(|peak| *peak < crate::MODEST), "{peaks:?}");
+    assert!(peaks.iter().all(|peak| *peak < crate::data::MODEST), "{peaks:?}");
     pool.let_go();
     for build in running {
         let result = build.wait().succeeded();
