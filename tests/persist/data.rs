@@ -7,16 +7,16 @@ use std::time::Duration;
 use crate::lab::Drv;
 use crate::pool::{MIB, Pool, is_reused};
 
-/// What a keeper may take in memory: that of the hook which it was, and little more.
-pub const MODEST: u64 = 48 << 20;
+/// The most memory that an owner may use, in bytes.
+pub const OWNER_MEMORY_MAX: u64 = 48 << 20;
 
 #[test]
-fn much_goes_over_a_borrowed_connection() {
+fn an_owner_passes_much_data_and_uses_little_memory() {
     let pool = Pool::new();
     let Pool { machine, head, .. } = &pool;
-    let holder = pool.kept_by(&Drv::new("first"));
+    let owner = pool.owner_after(&Drv::new("first"));
     head.run("sh", &["-c", &format!("head -c {} /dev/urandom >/tmp/large", 32 * MIB)]);
-    // What is added comes in one stream, what is imported in pieces that the machine's daemon asks for.
+    // An added item is sent in one stream. An imported item is sent in pieces that the machine's daemon requests.
     let made = pool.made_here("made", 32 * MIB);
     let large = Drv::new("large").file("data", "/tmp/large").input(&made).script("cat $data $made >$out");
     let result = pool.build(&large);
@@ -35,7 +35,7 @@ fn much_goes_over_a_borrowed_connection() {
         assert_eq!(head.read(output), format!("{id}\n").as_bytes());
         assert!(head.path_info(output).is_some());
     }
-    // And what a builder says.
+    // The output of a builder is passed on, too.
     pool.await_idle(1);
     let wordy = Drv::new("wordy").script("head -c 3000000 /dev/urandom | base64; echo THE END; echo >$out");
     let result = pool.build(&wordy);
@@ -43,23 +43,23 @@ fn much_goes_over_a_borrowed_connection() {
     let log = head.build_log(result.derivation("wordy"));
     assert!(log.len() > 4_000_000 && log.trim_end().ends_with("THE END"), "{} bytes", log.len());
     pool.await_idle(1);
-    assert_eq!(pool.holders()[0].pid, holder.pid);
-    let peak = pool.holders()[0].peak_memory();
-    assert!(peak < MODEST, "{peak} bytes");
+    assert_eq!(pool.owners()[0].pid, owner.pid);
+    let peak = pool.owners()[0].peak_memory();
+    assert!(peak < OWNER_MEMORY_MAX, "{peak} bytes");
     head.verify_store();
     machine.verify_store();
 }
 
 #[test]
-fn garbage_is_collected_while_a_connection_is_kept() {
+fn garbage_collection_beside_an_open_session_fails_no_build() {
     let pool = Pool::new();
     let Pool { machine, head, .. } = &pool;
     let made = pool.made_here("made", 1000);
     let user = |number: usize| Drv::new(&format!("user-{number}")).input(&made).script("cat $made >$out");
-    pool.kept_by(&user(0));
+    pool.owner_after(&user(0));
     let output = machine.command("timeout").args(["60", "guix", "gc"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // What the connection does not protect is gone, and sent once more.
+    // The collector deletes items that no stream protects. The hook sends them again.
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -81,7 +81,7 @@ fn garbage_is_collected_while_a_connection_is_kept() {
     machine.verify_store();
 }
 
-/// Ends what waits for it, also when a test fails.
+/// Sets the flag when it is dropped, also if the test fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {

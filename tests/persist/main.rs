@@ -1,4 +1,6 @@
-//! Connections kept between hook processes: what shares one, how it ends, and what becomes of a build that loses it.
+//! SSH sessions that hooks share: which builds reuse one, how it ends, and how a build continues that loses it.
+//!
+//! Each session has an owner, a process that stays open for later hooks.
 
 mod commands;
 mod data;

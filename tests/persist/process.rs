@@ -1,4 +1,4 @@
-//! The process that owns a session: its descriptors, its end, and the clients that it turns away.
+//! The process that owns a session: its descriptors, its end, and the clients that it rejects.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,11 +11,11 @@ use crate::lab::{Drv, LONG, Signal, wait_until};
 use crate::pool::{PERSIST_DIRECTORY, Pool, is_reused};
 
 #[test]
-fn the_process_that_keeps() {
+fn an_owner_holds_only_its_sockets_and_ends_with_its_session() {
     let pool = Pool::new();
     let Pool { machine, head, .. } = &pool;
-    let holder = pool.kept_by(&Drv::new("first"));
-    let files = format!("/proc/{}/fd", holder.pid);
+    let owner = pool.owner_after(&Drv::new("first"));
+    let files = format!("/proc/{}/fd", owner.pid);
     let mut descriptors: Vec<(u32, PathBuf)> = fs::read_dir(&files)
         .unwrap()
         .map(|entry| entry.unwrap())
@@ -26,26 +26,26 @@ fn the_process_that_keeps() {
         assert_eq!(*descriptor as usize, number);
         assert!(file.ends_with("dev/null"), "{descriptors:?}");
     }
-    // The session's and the one to find it by; the others only tell it something: a signal, the end of the daemon.
+    // One socket is the SSH connection, and one listens. The others report events: a signal, or the end of the daemon.
     let (events, files): (Vec<_>, Vec<_>) =
         descriptors[3..].iter().partition(|(_, file)| file.to_string_lossy().starts_with("anon_inode:"));
     let sockets: Vec<String> = files.iter().map(|(_, file)| inode(file)).collect();
     assert_eq!((sockets.len(), events.len()), (4, 1), "{descriptors:?}");
     let (unix, tcp) = (fs::read_to_string("/proc/net/unix").unwrap(), fs::read_to_string("/proc/net/tcp").unwrap());
-    // By the name that it was bound to.
-    let offered = |line: &str| line.contains(PERSIST_DIRECTORY) && line.ends_with(&format!("/.{}", holder.pid));
+    // The kernel reports the name that the socket was bound to.
+    let offered = |line: &str| line.contains(PERSIST_DIRECTORY) && line.ends_with(&format!("/.{}", owner.pid));
     assert_eq!(sockets.iter().filter(|inode| has_line(&unix, inode, offered)).count(), 1, "{sockets:?}\n{unix}");
-    // Port 2022 on the other side.
-    let leads_there = |line: &str| line.split_whitespace().nth(2).is_some_and(|remote| remote.ends_with(":07E6"));
-    assert_eq!(sockets.iter().filter(|inode| has_line(&tcp, inode, leads_there)).count(), 1, "{sockets:?}\n{tcp}");
+    // The remote port is 2022.
+    let is_to_machine = |line: &str| line.split_whitespace().nth(2).is_some_and(|remote| remote.ends_with(":07E6"));
+    assert_eq!(sockets.iter().filter(|inode| has_line(&tcp, inode, is_to_machine)).count(), 1, "{sockets:?}\n{tcp}");
 
-    let stat = fs::read_to_string(format!("/proc/{}/stat", holder.pid)).unwrap();
+    let stat = fs::read_to_string(format!("/proc/{}/stat", owner.pid)).unwrap();
     let session: u32 = stat.rsplit(") ").next().unwrap().split(' ').nth(3).unwrap().parse().unwrap();
-    assert_eq!(session, holder.pid, "its session is another's");
-    assert_eq!(fs::read_link(format!("/proc/{}/cwd", holder.pid)).unwrap(), head.path("/"));
-    assert_eq!(fs::read_dir(format!("/proc/{}/task", holder.pid)).unwrap().count(), 1);
+    assert_eq!(session, owner.pid, "the owner is not the leader of its process session");
+    assert_eq!(fs::read_link(format!("/proc/{}/cwd", owner.pid)).unwrap(), head.path("/"));
+    assert_eq!(fs::read_dir(format!("/proc/{}/task", owner.pid)).unwrap().count(), 1);
 
-    // What it offers is for its user alone.
+    // Only its user can connect to the socket.
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!([mode(&head.path(PERSIST_DIRECTORY)), mode(&pool.sockets()[0]) & 0o077], [0o700, 0]);
 
@@ -53,46 +53,46 @@ fn the_process_that_keeps() {
     machine.stop_sshd();
     pool.await_idle(0);
     machine.start_sshd();
-    pool.kept_by(&Drv::new("second"));
+    pool.owner_after(&Drv::new("second"));
 
-    // Its daemon ends the connection: a child of it, one for each client.
+    // The machine's daemon, which has a child for each client, ends the stream.
     let daemons = || machine.processes().into_iter().filter(|process| process.name == "guix-daemon");
     let all: Vec<u32> = daemons().map(|process| process.pid).collect();
-    let server = daemons().find(|process| all.contains(&process.parent)).expect("the daemon serves somebody");
+    let server = daemons().find(|process| all.contains(&process.parent)).expect("the daemon serves a client");
     let connections = pool.link.connections();
     server.signal(Signal::KILL);
-    // The session is there, and opens another stream.
-    let result = pool.build(&Drv::new("anew"));
+    // The session is still open, and opens another stream.
+    let result = pool.build(&Drv::new("another"));
     assert!(is_reused(&result), "{}", result.log);
     assert_eq!(pool.link.connections(), connections);
 
-    // The time is over.
+    // The session has been idle for `keep_connection`.
     head.write_machines(&[pool.entry().set("keep_connection", 1)]);
     pool.build(&Drv::new("third"));
     pool.await_idle(0);
-    wait_until("nobody is logged in", LONG, || pool.is_left());
+    wait_until("the machine has no session", LONG, || pool.has_no_session());
     head.await_no_lock("afterwards");
 }
 
-/// The number in `socket:[NUMBER]`.
+/// Returns the number in `socket:[NUMBER]`.
 fn inode(link: &Path) -> String {
     let text = link.to_str().unwrap();
     let inode = text.strip_prefix("socket:[").and_then(|text| text.strip_suffix(']'));
-    inode.unwrap_or_else(|| panic!("{text} is no socket")).to_owned()
+    inode.unwrap_or_else(|| panic!("{text} is not a socket")).to_owned()
 }
 
-/// Whether a table of the kernel has a line about a socket which is as it should be.
+/// Whether a table of the kernel has a line about this socket that satisfies `is_so`.
 fn has_line(table: &str, inode: &str, is_so: impl Fn(&str) -> bool) -> bool {
     table.lines().any(|line| line.split_whitespace().any(|field| field == inode) && is_so(line))
 }
 
-/// All of them are the daemon's user, who may enter the directory: mistakes, not attacks.
+/// The clients run as the daemon's user, who may enter the directory: they are mistakes, not attacks.
 #[test]
-fn strangers_at_the_socket() {
+fn an_owner_rejects_clients_that_break_the_protocol() {
     let pool = Pool::new();
-    let holder = pool.kept_by(&Drv::new("first"));
+    let owner = pool.owner_after(&Drv::new("first"));
     let socket = pool.sockets().remove(0);
-    // The path is too long for a socket's name, seen from outside.
+    // Outside of the lab's root the path is too long for a socket address.
     let directory = fs::File::open(socket.parent().unwrap()).unwrap();
     let short = format!("/proc/self/fd/{}/{}", directory.as_raw_fd(), socket.file_name().unwrap().to_str().unwrap());
     let connect = || {
@@ -100,16 +100,16 @@ fn strangers_at_the_socket() {
         stream.set_read_timeout(Some(LONG)).unwrap();
         stream
     };
-    let offers = || pool.sockets().iter().any(|socket| socket.to_str().unwrap().contains(&format!(".{}-", holder.pid)));
+    let offers = || pool.sockets().iter().any(|socket| socket.to_str().unwrap().contains(&format!(".{}-", owner.pid)));
     let mut silent = [connect(), connect()];
     let mut wordy = connect();
     wordy.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     let hasty = connect();
     drop(hasty);
-    // None of them is in a build's way.
+    // No such client delays a build.
     let result = pool.build(&Drv::new("second"));
     assert!(is_reused(&result), "{}", result.log);
-    // It turns them away, one after the other: an end, or an error where something had been written.
+    // The owner closes their connections, one after the other. A client that has written may read an error.
     for stream in silent.iter_mut().chain([&mut wordy]) {
         match stream.read_to_end(&mut Vec::new()) {
             Ok(0) => {}
@@ -123,5 +123,5 @@ fn strangers_at_the_socket() {
     assert!(is_reused(&result), "{}", result.log);
     assert_eq!(pool.link.connections(), connections);
     assert!(offers());
-    assert!(pool.holders().iter().any(|process| process.pid == holder.pid));
+    assert!(pool.owners().iter().any(|process| process.pid == owner.pid));
 }

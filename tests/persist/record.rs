@@ -9,12 +9,12 @@ use offload::status::MachineStatus;
 use crate::lab::Drv;
 use crate::pool::{Pool, is_reused};
 
-/// Else the next decision would have to ask, and the daemon would wait for that.
+/// Otherwise the next decision would probe the machine, and the daemon would wait for that.
 #[test]
-fn the_status_is_renewed_beside_a_borrowed_connection() {
+fn a_build_over_a_reused_session_renews_the_status() {
     let pool = Pool::new();
     let Pool { head, link, .. } = &pool;
-    pool.kept_by(&Drv::new("first"));
+    pool.owner_after(&Drv::new("first"));
     let old = health::now() - 16_000;
     head.change_health(link.name(), |_| Health::reached(MachineStatus::default(), old));
     let connections = link.connections();
@@ -29,7 +29,7 @@ fn the_status_is_renewed_beside_a_borrowed_connection() {
     let renewed = renewed.into_inner().unwrap();
     assert!(renewed.measured.is_some_and(|measured| measured > old), "{renewed:?}");
     assert!(renewed.status.is_some_and(|status| status.load1.is_some()));
-    // It is fresh now.
+    // The record is recent now.
     pool.await_idle(1);
     let result = head.build(&[&Drv::new("third")]).succeeded();
     assert!(is_reused(&result), "{}", result.log);
@@ -38,12 +38,12 @@ fn the_status_is_renewed_beside_a_borrowed_connection() {
     head.await_no_lock("afterwards");
 }
 
-/// A machine whose record is too old to decide by is probed over the session that is open, and builds over it.
+/// The hook probes a machine with an old record over the open session, and then builds over it.
 #[test]
-fn an_old_record_takes_no_login() {
+fn an_old_record_is_renewed_without_a_login() {
     let pool = Pool::new();
     let Pool { head, link, .. } = &pool;
-    pool.kept_by(&Drv::new("first"));
+    pool.owner_after(&Drv::new("first"));
     let connections = link.connections();
     let old = health::now() - 100_000;
     head.change_health(link.name(), |_| Health::reached(MachineStatus::default(), old));

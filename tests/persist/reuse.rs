@@ -4,23 +4,26 @@ use crate::lab::{Drv, Entry, HostOptions, LONG, Release, Signal, wait_until};
 use crate::pool::{MIB, Pool, is_reused};
 
 #[test]
-fn the_next_builds_use_the_connection_of_the_first() {
-    use_the_connection_of_the_first(Pool::new());
+fn later_builds_use_the_session_of_the_first() {
+    assert_later_builds_use_the_session_of_the_first(Pool::new());
 }
 
-/// Its user is the daemon's.
+/// The owner runs as the user of the daemon.
 #[test]
-fn the_next_builds_of_a_daemon_without_privileges() {
-    use_the_connection_of_the_first(Pool::with(|machine| machine, HostOptions::unprivileged));
+fn later_builds_of_an_unprivileged_daemon_use_the_session_of_the_first() {
+    assert_later_builds_use_the_session_of_the_first(Pool::with(|machine| machine, HostOptions::unprivileged));
 }
 
 #[test]
-fn the_next_builds_on_an_old_machine() {
-    use_the_connection_of_the_first(Pool::with(|machine| machine.release(Release::Bullseye), |head| head));
+fn later_builds_on_an_old_machine_use_the_session_of_the_first() {
+    assert_later_builds_use_the_session_of_the_first(Pool::with(
+        |machine| machine.release(Release::Bullseye),
+        |head| head,
+    ));
 }
 
-fn use_the_connection_of_the_first(pool: Pool) {
-    let holder = pool.kept_by(&Drv::new("first"));
+fn assert_later_builds_use_the_session_of_the_first(pool: Pool) {
+    let owner = pool.owner_after(&Drv::new("first"));
     let connections = pool.link.connections();
     for number in 0..2 {
         let made = pool.made_here(&format!("made-{number}"), 100_000);
@@ -33,17 +36,17 @@ fn use_the_connection_of_the_first(pool: Pool) {
         pool.await_idle(1);
     }
     assert_eq!(pool.link.connections(), connections);
-    assert_eq!(pool.holders()[0].pid, holder.pid);
+    assert_eq!(pool.owners()[0].pid, owner.pid);
     assert_eq!(pool.machine.built(), ["first", "user-0", "user-1"]);
 
-    // A builder that fails is the derivation's fault over any connection.
+    // A failed builder is the fault of the derivation, also over a reused session.
     let bad = pool.start(&Drv::new("bad").script("echo out of luck; exit 3")).wait();
     assert_eq!(bad.status, Some(100), "{}\n{}", bad.error, bad.log);
     assert!(is_reused(&bad) && !bad.log.contains("could not be built on"), "{}", bad.log);
     assert!(pool.head.build_log(bad.derivation("bad")).contains("out of luck"));
-    // Its stream is not used again, but its session is.
-    let next = pool.kept_by(&Drv::new("next"));
-    assert_eq!(holder.pid, next.pid);
+    // No hook uses the stream again, but later hooks use the session.
+    let next = pool.owner_after(&Drv::new("next"));
+    assert_eq!(owner.pid, next.pid);
     assert_eq!(pool.link.connections(), connections);
     assert_eq!(pool.machine.built().last().map(String::as_str), Some("next"));
     pool.head.await_no_lock("afterwards");
@@ -51,11 +54,11 @@ fn use_the_connection_of_the_first(pool: Pool) {
     pool.machine.verify_store();
 }
 
-/// Where the server forwards to no socket, a program over there passes the data.
+/// If the server does not forward to sockets, a program on the build machine passes the data.
 #[test]
-fn a_connection_through_a_relay() {
+fn a_session_with_a_relay_is_reused() {
     let pool = Pool::with(|machine| machine.sshd_option("AllowStreamLocalForwarding no"), |head| head);
-    let holder = pool.kept_by(&Drv::new("first"));
+    let owner = pool.owner_after(&Drv::new("first"));
     let connections = pool.link.connections();
     let made = pool.made_here("made", 3 * MIB);
     let result = pool.build(&Drv::new("second").input(&made).script("cat $made >$out"));
@@ -63,16 +66,18 @@ fn a_connection_through_a_relay() {
     assert_eq!(pool.head.read(result.output("second")), pool.head.read(result.output("made")));
     assert_eq!(pool.link.connections(), connections);
     pool.await_idle(1);
-    // The program ends, and with it the connection.
+    // The relay ends with the session.
     let relays = || pool.machine.processes().into_iter().filter(|process| process.command.contains("repl"));
     assert!(relays().count() > 0, "{:?}", pool.machine.processes());
-    assert_eq!(pool.holders()[0].pid, holder.pid);
-    holder.signal(Signal::KILL);
-    wait_until("nobody is logged in, and no relay runs", LONG, || pool.is_left() && relays().count() == 0);
+    assert_eq!(pool.owners()[0].pid, owner.pid);
+    owner.signal(Signal::KILL);
+    wait_until("the machine has no session, and no relay runs", LONG, || {
+        pool.has_no_session() && relays().count() == 0
+    });
 }
 
 #[test]
-fn what_differs_in_its_terms_has_a_connection_of_its_own() {
+fn changed_options_open_a_new_session() {
     let pool = Pool::new();
     let Pool { head, link, .. } = &pool;
     let entry = || pool.entry().set("parallel_builds", 4);
@@ -91,14 +96,14 @@ fn what_differs_in_its_terms_has_a_connection_of_its_own() {
     let usual = [1000, 2000];
     build(entry(), usual, true, 1);
     build(entry().set("compression", "zlib"), usual, true, 2);
-    // What a connection does not depend on may change: the daemon is told over a stream of its own.
+    // These settings do not open a new session: the daemon gets them over a new stream.
     build(entry().set("substitutes", "never"), usual, false, 2);
     build(entry().set("speed", 7).set("connect_timeout", 6), usual, false, 2);
     build(entry().set("compression", "zlib"), usual, false, 2);
-    // Limits that are given take the place of those before.
+    // New limits replace the earlier ones.
     build(entry(), [1001, 2001], false, 2);
 
-    // Those of another account, and those that are not to be kept any more, end.
+    // Another user or `keep_connection = false` ends the other sessions.
     build(entry().set("user", "offload"), usual, true, 1);
     build(entry().set("user", "offload"), usual, false, 1);
     build(entry().set("keep_connection", false), usual, true, 0);
@@ -112,7 +117,7 @@ fn what_differs_in_its_terms_has_a_connection_of_its_own() {
 }
 
 #[test]
-fn no_more_are_kept_than_there_are_slots() {
+fn no_more_sessions_stay_open_than_there_are_slots() {
     let pool = Pool::new();
     pool.head.write_machines(&[pool.entry().set("parallel_builds", 2)]);
     let leaves: Vec<Drv> = (0..10).map(|number| Drv::new(&format!("leaf-{number}"))).collect();
@@ -126,25 +131,25 @@ fn no_more_are_kept_than_there_are_slots() {
     let result = pool.head.build(&[&root]).succeeded();
     assert_eq!(pool.machine.built().len(), 16);
     assert!(is_reused(&result), "{}", result.log);
-    wait_until("no more are kept than there are slots", LONG, || {
-        pool.holders().len() == pool.sockets().len() && pool.holders().len() <= 2
+    wait_until("no more sessions stay open than there are slots", LONG, || {
+        pool.owners().len() == pool.sockets().len() && pool.owners().len() <= 2
     });
-    assert!(!pool.holders().is_empty());
+    assert!(!pool.owners().is_empty());
     pool.head.await_no_lock("afterwards");
     pool.head.verify_store();
 
-    // Those that build at the same time share them.
+    // Builds at the same time share the sessions.
     let slots = |count: i32| pool.head.write_machines(&[pool.entry().set("parallel_builds", count)]);
     slots(3);
     let connections = pool.link.connections();
-    let count = pool.holders().len();
+    let count = pool.owners().len();
     let together: Vec<Drv> = (0..3).map(|number| pool.long(&format!("together-{number}"))).collect();
     pool.head.mark_healthy(pool.link.name());
     let build = pool.head.client().start(&together.iter().collect::<Vec<_>>());
-    wait_until("they build", LONG, || pool.machine.built().len() == 19);
-    pool.let_go();
+    wait_until("they build at the same time", LONG, || pool.machine.built().len() == 19);
+    pool.release_builds();
     build.wait().succeeded();
-    // Over the same sessions.
+    // They used the same sessions.
     pool.await_idle(count);
     assert_eq!(pool.link.connections(), connections);
 }
