@@ -1,11 +1,13 @@
-//! Random faults beside builds: something is killed, stopped, cut, frozen, turned over or collected, one after the other.
+//! Random faults beside builds, one at a time: processes are killed or stopped, a link is cut or frozen, a byte is
+//! changed, or garbage is collected.
 //!
-//! It is behind a switch: `cargo test --test crash random_faults -- --ignored` causes twelve faults with a seed that is always the
-//! same, and with `OFFLOAD_CAMPAIGN=1` 300 with a seed of its own, for some twenty minutes. `OFFLOAD_TEST_FAULTS` says how many, and `OFFLOAD_TEST_SEED` which: the seed of a run is printed at its beginning. The
-//! same seed gives the same faults at the same times after the begin of a build; what they meet then depends on the machine.
+//! It is behind a switch: `cargo test --test crash random_faults -- --ignored` causes twelve faults with a fixed seed.
+//! With `OFFLOAD_CAMPAIGN=1` it causes 300 with a random seed, in some twenty minutes. `OFFLOAD_TEST_FAULTS` sets the
+//! number, and `OFFLOAD_TEST_SEED` the seed, which each run prints at its start. The same seed gives the same faults at
+//! the same times after the start of a build. Their effect then depends on the machine.
 //!
-//! A fault counts if it hits: its victim is there, and the build goes on. No build may fail but one whose own hook, client, or
-//! daemon's process on the head was killed, and that one succeeds when it is asked for again.
+//! A fault counts if it hits: its victim exists, and the build is still running. A build may fail only if its own hook,
+//! client, or daemon process on the head was killed. It succeeds at the second attempt.
 
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
@@ -15,20 +17,20 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::lab::{Direction, Drv, Entry, Host, LONG, Lab, Process, Proxy, wait_until};
-use crate::pool::{build, build_well, leftovers};
+use crate::pool::{assert_builds, build, leftovers};
 
-/// The faults of a short run.
+/// The number of faults of a short run.
 const SHORT: u64 = 12;
-/// And in a campaign.
+/// The number of faults of a campaign.
 const LONG_RUN: u64 = 300;
 /// The seed of the short run.
 const SEED: u64 = 2026;
-/// After so many faults garbage is collected and the stores are verified.
+/// After this number of faults garbage is collected and the stores are verified.
 const VERIFY_EVERY: u64 = 25;
-/// In seconds: the shortest that is kept for a link.
+/// The setting `stall_timeout`, in seconds: the shortest that the program uses for a link.
 const STALL_TIMEOUT: i32 = 4;
 
-/// SplitMix64: the same numbers for the same seed.
+/// SplitMix64, which gives the same numbers for the same seed.
 struct Random(u64);
 
 impl Random {
@@ -45,7 +47,7 @@ impl Random {
     }
 }
 
-/// A process that something is done to.
+/// A process to kill or stop.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Victim {
     Hook,
@@ -53,25 +55,25 @@ enum Victim {
     Owner,
     /// The SSH server's process of a connection.
     Session,
-    /// What the machine's daemon has started for a connection, builds and all.
+    /// A child of the machine's daemon, which serves one connection, with its builders.
     MachineDaemon,
-    /// What the head's daemon has started for the client.
+    /// The process of the head's daemon for the client.
     HeadDaemon,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
     Kill(Victim),
-    /// Stopped, and let go on after a while.
+    /// Stops the process, and continues it after this time.
     Stop(Victim, Duration),
-    /// The client of the head's daemon goes away.
+    /// Kills the client of the head's daemon.
     Client,
     Cut,
     CutAfter(Direction, u64),
-    /// The link passes nothing for so long.
+    /// The link passes no data for this time.
     Freeze(Duration),
     Flip(Direction, u64),
-    /// `guix gc`, on the head or on a machine.
+    /// Runs `guix gc` on the head or on a machine.
     Collect(usize),
 }
 
@@ -96,13 +98,13 @@ impl Fault {
         }
     }
 
-    /// Whether the build that it meets may fail.
+    /// Whether the build beside the fault may fail.
     fn ends_build(self) -> bool {
         matches!(self, Fault::Client | Fault::Kill(Victim::Hook | Victim::HeadDaemon))
     }
 }
 
-/// Two machines behind proxies, of which the first is better, and a head.
+/// A head and two machines behind proxies, of which the first is preferred.
 struct Field {
     _lab: Lab,
     machines: [Host; 2],
@@ -141,7 +143,7 @@ impl Field {
         self.machines.iter().chain([&self.head])
     }
 
-    /// Both machines count as well, so that the first is chosen, over a connection that is kept if there is one.
+    /// Marks both machines as healthy, so that the hook chooses the first, over its open session if there is one.
     fn forget_failures(&self) {
         self.links.iter().for_each(|link| self.head.mark_healthy(link.name()));
     }
@@ -155,7 +157,7 @@ impl Field {
         )
     }
 
-    /// The processes that a fault is for, with those that depend on them where they would go on by themselves.
+    /// Returns the victims of a fault, with the processes that would otherwise continue without them.
     fn find(&self, victim: Victim) -> Vec<Process> {
         let child = |host: &Host| -> Vec<Process> {
             let all = host.processes();
@@ -164,7 +166,7 @@ impl Field {
             let mut found: Vec<Process> =
                 daemons().filter(|daemon| parents.contains(&daemon.parent)).cloned().collect();
             found.truncate(1);
-            // Nobody would end its builders, as a build user's processes are ended.
+            // The daemon would not kill its builders as it kills the processes of a build user.
             loop {
                 let next = all.iter().filter(|one| found.iter().any(|known| known.pid == one.parent));
                 let fresh: Vec<Process> =
@@ -177,7 +179,7 @@ impl Field {
         };
         let on_head =
             |choose: fn(&Process) -> bool| self.head.processes().into_iter().find(choose).into_iter().collect();
-        // The listener calls itself `sshd: … [listener]`.
+        // The title of the listener is `sshd: … [listener]`.
         let is_session = |process: &Process| {
             let is_child = process.command.contains(": ") && !process.command.contains("[listener]");
             process.name.starts_with("sshd") && is_child
@@ -195,7 +197,7 @@ impl Field {
         }
     }
 
-    /// Makes the fault; whether it hit, and what is to be done when its time is over.
+    /// Causes the fault, waits for its time, and ends it. Returns whether it hit.
     fn strike(&self, fault: Fault, build: &mut Option<crate::lab::RunningBuild>) -> bool {
         let link = &self.links[0];
         let signal = |victim, signal| {
@@ -240,18 +242,18 @@ impl Field {
         }
     }
 
-    /// Nothing goes on, no lock is held, and each socket has its owner.
+    /// Waits until no build and no hook is running, and no lock is held.
     #[track_caller]
     fn assert_quiet(&self, case: &str) {
-        wait_until(&format!("{case}: no build goes on"), LONG, || !self.machines.iter().any(Host::is_building));
+        wait_until(&format!("{case}: no build is running"), LONG, || !self.machines.iter().any(Host::is_building));
         wait_until(&format!("{case}: no hook is left"), LONG, || !self.head.processes().iter().any(is_hook));
         self.head.await_no_lock(case);
     }
 
-    /// Guix has nothing to say against any store, and nothing in them is rooted.
+    /// Verifies all stores, and asserts that garbage collection deletes everything that the builds left.
     fn verify(&self) {
         thread::scope(|scope| self.hosts().for_each(|host| drop(scope.spawn(|| host.verify_store()))));
-        // What a connection that is kept protects.
+        // An open session protects store items.
         self.end_owners();
         thread::scope(|scope| self.hosts().for_each(|host| drop(scope.spawn(|| host.run("guix", &["gc"])))));
         for host in self.hosts() {
@@ -265,8 +267,7 @@ impl Field {
         }
     }
 
-    /// Ends all owners: then nobody is logged in to any machine, and no socket is left but those of owners that were killed,
-    /// which the hook that comes next removes.
+    /// Ends all owners. Then no machine has a session. Only killed owners leave sockets, which the next hook removes.
     fn end_owners(&self) {
         let owners = || self.head.processes().into_iter().filter(is_owner);
         wait_until("the owners have ended", LONG, || {
@@ -292,14 +293,14 @@ impl Field {
             assert!(start.elapsed() < LONG, "sessions are left: {:#?}", left());
             thread::sleep(Duration::from_millis(20));
         }
-        // A hook removes what killed owners have left of the machine that it takes.
+        // A hook removes the sockets of killed owners for the machine that it chooses.
         for (number, entry) in self.entries.iter().enumerate() {
             self.head.write_machines(std::slice::from_ref(entry));
             self.forget_failures();
-            build_well("after the owners", &self.head, &self.drv(&format!("struck-sweep-{number}")), 1);
+            assert_builds("after the owners", &self.head, &self.drv(&format!("struck-sweep-{number}")), 1);
         }
         self.head.write_machines(&self.entries);
-        // A build that has just ended may be about to leave one.
+        // A build that has just ended may be about to leave a session open.
         wait_until("each socket has its owner", LONG, || self.temporary_files().len() == owners().count());
         wait_until("the last owners have ended", LONG, || {
             owners().for_each(|owner| owner.signal(Signal::TERM));
@@ -308,7 +309,7 @@ impl Field {
         assert_eq!(self.temporary_files(), [""; 0]);
     }
 
-    /// Names below the state directory of sockets and of files that are not finished.
+    /// Returns the names of sockets and of unfinished files below the state directory.
     fn temporary_files(&self) -> Vec<String> {
         let output = self.head.run("find", &["/var/guix/offload", "-type", "s", "-o", "-name", ".*", "-type", "f"]);
         output.lines().map(str::to_owned).collect()
@@ -317,7 +318,7 @@ impl Field {
 
 #[test]
 #[ignore = "a campaign: cargo test --test crash random_faults -- --ignored"]
-fn random_faults() {
+fn random_faults_fail_no_build() {
     let variable = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
     let is_long = std::env::var_os("OFFLOAD_CAMPAIGN").is_some();
     let faults = variable("OFFLOAD_TEST_FAULTS").unwrap_or(if is_long { LONG_RUN } else { SHORT });
@@ -328,7 +329,7 @@ fn random_faults() {
     let field = Field::new();
     let mut random = Random(seed);
     let start = Instant::now();
-    build_well("undisturbed", &field.head, &field.drv("struck-none"), 1);
+    assert_builds("undisturbed", &field.head, &field.drv("struck-none"), 1);
     let mut range = start.elapsed().as_micros() as u64;
     let (mut number, mut tries, mut failed) = (0, 0, 0);
     while number < faults {
@@ -355,7 +356,7 @@ fn random_faults() {
             let is_hit = !client.is_finished() && field.strike(fault, &mut None);
             (is_hit, Some(client.join().unwrap()))
         });
-        // Those of the link wait for bytes that may not come.
+        // These faults hit only when the link has passed enough bytes.
         let is_hit = is_hit
             && match fault {
                 Fault::CutAfter(direction, bytes) | Fault::Flip(direction, bytes) => {
@@ -365,7 +366,7 @@ fn random_faults() {
             };
         field.links.iter().for_each(Proxy::forget_faults);
         number += u64::from(is_hit);
-        // As many faults come too late as there are builds that are over.
+        // A fault misses if the build has already ended, so the range follows the duration of a build.
         range = if is_hit { range * 21 / 20 } else { range * 4 / 5 }.max(1000);
         let status = ended.as_ref().map_or(Some(0), |ended| ended.status);
         let text = ended.map(|ended| ended.log).unwrap_or_default();
@@ -373,8 +374,8 @@ fn random_faults() {
         failed += u64::from(status != Some(0));
         field.assert_quiet(&case);
         field.forget_failures();
-        build_well(&case, &field.head, &drv, 1);
-        // A fault that takes a machine away for good would spare it all that follow.
+        assert_builds(&case, &field.head, &drv, 1);
+        // A fault that ended sshd for good would protect the machine from all later faults.
         assert!(field.machines.iter().all(|machine| machine.processes().iter().any(is_listener)), "{case}: no sshd");
         if number % VERIFY_EVERY == 0 && is_hit || number == faults {
             field.verify();

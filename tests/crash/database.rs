@@ -1,5 +1,5 @@
-//! A store whose database the hook cannot read. The daemon has it open all the while, and so does not notice: another
-//! directory is put in the place of the database's.
+//! The hook cannot read the store's database. The test replaces the directory of the database. The daemon has the old
+//! file open, so it does not notice.
 
 use std::fs;
 use std::io::Write;
@@ -8,11 +8,11 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::lab::Drv;
-use crate::pool::{Ended, Pool, build_well, ended, mount};
+use crate::pool::{Ended, Pool, assert_builds, ended, mount};
 
 type Damage = fn(&Path);
 
-/// What happens to a copy of the database, and what the message then has.
+/// Damages to a copy of the database, and the words of the message that the hook then prints.
 const CASES: &[(&str, Damage, &[&str])] = &[
     ("missing", |file| fs::remove_file(file).unwrap(), &["unable to open database file", "hint: the hook runs as"]),
     ("text", |file| fs::write(file, [b'x'; 8192]).unwrap(), &["file is not a database", "hint: it is damaged"]),
@@ -21,20 +21,20 @@ const CASES: &[(&str, Damage, &[&str])] = &[
     ("io-error", unreadable, &["disk I/O error", "hint: `dmesg`"]),
 ];
 
-/// Its first page says how it is made, the others have the rows.
+/// Overwrites all pages except the first, which has the schema. The others have the rows.
 fn overwrite_pages(file: &Path) {
     let mut bytes = fs::read(file).unwrap();
     bytes[4096..].fill(0xff);
     fs::write(file, bytes).unwrap();
 }
 
-/// A file that can be opened, and not read.
+/// Replaces the file by one that can be opened and not read.
 fn unreadable(file: &Path) {
     fs::remove_file(file).unwrap();
     symlink("/proc/self/mem", file).unwrap();
 }
 
-/// The build failed on this side, with the file and a remedy.
+/// Asserts that the build failed on the head, with a message that names the file and a fix.
 #[track_caller]
 fn assert_failed(name: &str, ended: &Ended, words: &[&str]) {
     assert_eq!(ended.status, Some(1), "{name}: {}", ended.log);
@@ -45,16 +45,16 @@ fn assert_failed(name: &str, ended: &Ended, words: &[&str]) {
 }
 
 #[test]
-fn a_database_that_cannot_be_read() {
+fn an_unreadable_database_fails_the_build_with_a_hint() {
     let pool = Pool::new(|head| head);
     let head = &pool.head;
     let (directory, aside) = (head.path("/var/guix/db"), head.path("/var/guix/db.aside"));
-    build_well("before", head, &pool.derivation("before", 1, 1), 1);
+    assert_builds("before", head, &pool.derivation("before", 1, 1), 1);
     for (name, damage, words) in CASES {
         let drv = Drv::new(name).script("mkdir $out; echo >$out/data");
         let mut client = head.direct();
         let made = client.make(&drv);
-        // All of it into the one file.
+        // The copy has all rows in one file, without a journal.
         let copy = head.path(format!("/var/guix/db.{name}"));
         fs::create_dir(&copy).unwrap();
         let source = rusqlite::Connection::open(directory.join("db.sqlite")).unwrap();
@@ -72,7 +72,7 @@ fn a_database_that_cannot_be_read() {
         client.build(&[&drv]).unwrap_or_else(|error| panic!("{name}, afterwards: {error}"));
     }
 
-    // In WAL mode, in a directory where not even a byte of shared memory can be written beside it.
+    // In WAL mode SQLite writes shared memory beside the file, and this directory has no space for it.
     let drv = Drv::new("full").script("mkdir $out; echo >$out/data");
     let mut client = head.direct();
     let made = client.make(&drv);

@@ -1,14 +1,14 @@
-//! A head whose disk is full, or whose store cannot be written to. The build fails with the file and what to do,
-//! nothing of it is left, and all is well when the cause is gone.
+//! The disk of the head is full, or its store is read-only. The build fails, names the file and the fix, and leaves no
+//! files. It succeeds after the fix.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use crate::lab::Host;
-use crate::pool::{Pool, build, build_well, leftovers, mount};
+use crate::pool::{Pool, assert_builds, build, leftovers, mount};
 
-/// The hook as the daemon runs it, but for a store that is read-only for it while a file says so. The daemon itself has
-/// to write there first, so that a store which is read-only for both never sees a hook.
+/// A hook for which the store is read-only while `/var/lab/read-only` exists. The daemon writes to the store before it
+/// starts a hook, so for the daemon the store must be writable.
 const READ_ONLY_HOOK: &str = r#"#!/bin/sh
 if [ "$1" = offload ] && [ -e /var/lab/read-only ]; then
     exec unshare --mount sh -c 'mount --bind /gnu/store /gnu/store && mount -o remount,bind,ro /gnu/store &&
@@ -22,17 +22,17 @@ fn resize(host: &Host, place: &str, size: &str) {
     mount(host, place, &format!("remount,size={size}"));
 }
 
-/// The build fails on this side, says why, and leaves nothing.
+/// Asserts that the build fails on the head, prints these words, and leaves no files.
 #[track_caller]
 fn assert_fails(pool: &Pool, name: &str, words: &[&str]) {
     let drv = pool.derivation(name, 1, 40);
-    pool.knows_all();
+    pool.mark_all_healthy();
     let ended = build(&pool.head, &drv);
     assert_eq!(ended.status, Some(1), "{}", ended.log);
     for words in words {
         assert!(ended.log.contains(words), "{words:?} is not in {}", ended.log);
     }
-    // No other machine would do better, and none is at fault.
+    // The build would fail on each machine, so no other is tried, and this counts as no failure.
     assert!(!ended.log.contains("could not be built on"), "{}", ended.log);
     assert_eq!(pool.machines[1].built(), [""; 0]);
     pool.assert_quiet(name);
@@ -42,7 +42,7 @@ fn assert_fails(pool: &Pool, name: &str, words: &[&str]) {
 }
 
 #[test]
-fn a_store_that_is_full_or_read_only() {
+fn a_full_or_read_only_store_fails_the_build_and_leaves_nothing() {
     let pool = Pool::new(|head| head.env("GUIX", "/opt/read-only/guix"));
     let head = &pool.head;
     head.write("/opt/read-only/guix", READ_ONLY_HOOK);
@@ -55,11 +55,11 @@ fn a_store_that_is_full_or_read_only() {
         &["cannot write '/gnu/store/", "-large': 40964 KiB do not fit", "hint: free some space", "`guix gc`"],
     );
     let drv = pool.derivation("small", 1, 1);
-    build_well("a small output", head, &drv, 1);
+    assert_builds("a small output", head, &drv, 1);
     resize(head, "/gnu/store", "200m");
-    // The one that failed, by its name; a machine has built it already.
+    // The build with this name failed above; a machine has its output already.
     let drv = pool.derivation("large", 1, 40);
-    build_well("with more space", head, &drv, 40);
+    assert_builds("with more space", head, &drv, 40);
 
     head.write("/var/lab/read-only", "");
     assert_fails(
@@ -69,19 +69,19 @@ fn a_store_that_is_full_or_read_only() {
     );
     fs::remove_file(head.path("/var/lab/read-only")).unwrap();
     let drv = pool.derivation("somewhere", 1, 1);
-    build_well("with a store that can be written to", head, &drv, 1);
+    assert_builds("with a store that can be written to", head, &drv, 1);
     pool.verify();
     pool.assert_all_is_collected();
 }
 
-/// What hooks remember between them costs time when it is lost, and no build.
+/// If hooks lose their records, builds take longer, and none fails.
 #[test]
-fn a_state_directory_that_is_full() {
+fn a_full_state_directory_fails_no_build() {
     let pool = Pool::new(|head| head);
     let head = &pool.head;
-    // What keeps a connection has a socket there.
+    // The owner of a session has a socket in this directory.
     head.write_machines(&[pool.machines[0].entry().set("overload_threshold", false).set("keep_connection", false)]);
-    // It belongs to the owner of the directory above it, as one that offload makes does.
+    // The directory belongs to the owner of its parent, as a directory that offload creates.
     let owner = fs::metadata(head.path("/var/guix")).unwrap().uid();
     mount(head, "/var/guix/offload", &format!("size=16k,mode=700,uid={owner}"));
     let filler = head.path("/var/guix/offload/filler");
@@ -91,9 +91,9 @@ fn a_state_directory_that_is_full() {
     assert_eq!(ended.status, Some(0), "{}", ended.log);
     assert!(ended.log.contains("cannot record the health of") && ended.log.contains("No space left"), "{}", ended.log);
     fs::remove_file(&filler).unwrap();
-    build_well("with space", head, &pool.derivation("space", 1, 1), 1);
+    assert_builds("with space", head, &pool.derivation("space", 1, 1), 1);
 
-    // Without any files there are no slots, and what cannot be counted is not exceeded: the build waits.
+    // The hook cannot create the lock file of a slot, so it waits instead of exceeding the number of slots.
     fs::read_dir(head.path("/var/guix/offload"))
         .unwrap()
         .map(|entry| entry.unwrap().path())

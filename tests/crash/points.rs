@@ -1,5 +1,5 @@
-//! At each named point of a build the hook is killed, and the head loses power; and at each garbage is collected, while
-//! the hook waits there.
+//! The tests stop the hook at each named point of a build. There they kill the hook, cut the power of the head, or
+//! collect garbage.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use offload::failpoints::{self, Failpoint};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::lab::{Drv, LONG, wait_until};
-use crate::pool::{CRASH_FILE, Ended, Pool, build, build_well, ended, leftovers};
+use crate::pool::{CRASH_FILE, Ended, Pool, assert_builds, build, ended, leftovers};
 
 /// The program that all other tests run.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_offload");
 
-/// `offload` with points to stop at, built beside it. What they have in common is not built again.
+/// Builds `offload` with failpoints, in the same target directory, so that common dependencies are not built again.
 fn program_with_points() -> PathBuf {
     let profile = Path::new(PROGRAM).parent().unwrap();
     let mut command = Command::new(env!("CARGO"));
@@ -34,23 +34,23 @@ fn contains(program: &Path, text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-/// What is done to a process that has come to a point.
+/// A fault for a hook that has reached a failpoint.
 #[derive(Clone, Copy, Debug)]
 enum Blow {
     KillHook,
     PowerOff,
-    /// It goes on afterwards.
+    /// Collects garbage, and then continues the hook.
     Collect,
 }
 
-/// Has `client` build up to the point; then the hook, which has stopped there, is dealt with. `None` if it does not
-/// come there.
+/// Runs `client` until its hook stops at the failpoint, and then causes `blow`. Returns `None` if no hook reaches the
+/// failpoint.
 fn stop_at(pool: &Pool, point: Failpoint, client: impl FnOnce() -> Ended + Send, blow: Blow) -> Option<Ended> {
     let head = &pool.head;
     let reached = head.path(format!("{CRASH_FILE}.reached"));
     thread::scope(|scope| {
         let client = scope.spawn(client);
-        wait_until(&format!("a build comes to {point:?}"), 2 * LONG, || {
+        wait_until(&format!("a build reaches {point:?}"), 2 * LONG, || {
             let is_over = client.is_finished();
             is_over || reached.exists()
         });
@@ -76,52 +76,49 @@ fn stop_at(pool: &Pool, point: Failpoint, client: impl FnOnce() -> Ended + Send,
     })
 }
 
-/// How many builds may pass by a point.
+/// The number of builds that may miss a failpoint.
 const TRIES: usize = 10;
 
-/// A pool whose hook stops where it is told to.
+/// Returns a pool whose hook stops at the failpoint that [`CRASH_FILE`] names.
 fn pool() -> Pool {
     let program = program_with_points();
-    // What turns it on is known to this program alone.
+    // Only this program has the switch for failpoints.
     let switch = "OFFLOAD_FAILPOINT_FILE";
     assert!(contains(&program, switch) && !contains(Path::new(PROGRAM), switch));
     Pool::new(|head| head.program(program).env(switch, CRASH_FILE))
 }
 
 #[test]
-fn a_kill_at_each_point() {
+fn a_kill_at_any_point_leaves_a_valid_store() {
     let pool = pool();
     for &point in failpoints::ALL {
         for blow in [Blow::PowerOff, Blow::KillHook] {
             let case = format!("{blow:?} at {point:?}");
-            // The second machine is taken before the first has answered, when that takes long.
+            // The hook chooses the second machine if the first replies late. Then the next build is tried.
             let stopped = (0..TRIES).find_map(|number| {
-                // One that is never built again, and one that is.
+                // Each derivation is new. After a kill of the hook it is built again.
                 let drv = pool.derivation(&format!("{point:?}-{blow:?}-{number}"), 1, 1);
-                pool.has_to_ask();
+                pool.must_probe_first();
                 pool.head.write(CRASH_FILE, format!("{point:?}"));
                 Some((stop_at(&pool, point, || build(&pool.head, &drv), blow)?, drv))
             });
-            let (ended, drv) = stopped.unwrap_or_else(|| panic!("no build ever came to {point:?}"));
-            // guix-daemon does not survive a hook that is gone before it has read what it is to build.
+            let (ended, drv) = stopped.unwrap_or_else(|| panic!("no build reached {point:?}"));
+            // The process of guix-daemon dies if the hook ends before it has read the request.
             assert!(matches!(ended.status, None | Some(1)), "{case}: status {:?}: {}", ended.status, ended.log);
             pool.assert_quiet(&case);
             if let Blow::KillHook = blow {
                 pool.head.verify_store();
-                build_well(&case, &pool.head, &drv, 1);
+                assert_builds(&case, &pool.head, &drv, 1);
             }
         }
     }
     pool.verify();
-    assert!(
-        leftovers(&pool.head).len() > failpoints::ALL.len(),
-        "nothing was left over by {} kills",
-        2 * failpoints::ALL.len()
-    );
+    assert!(leftovers(&pool.head).len() > failpoints::ALL.len(), "{} kills left no files", 2 * failpoints::ALL.len());
     pool.assert_all_is_collected();
 }
 
-/// Where a collector might take what is needed: what is about to be sent, found there, built, restored, registered.
+/// The failpoints at which the collector could delete needed items: items to send, items on the machine, and outputs
+/// that are built, restored, or registered.
 const EXPOSED: &[Failpoint] = &[
     Failpoint::UploadSlot,
     Failpoint::InputsProtected,
@@ -131,11 +128,11 @@ const EXPOSED: &[Failpoint] = &[
     Failpoint::AllPlaced,
 ];
 
-/// What a build needs is not collected under it, wherever it stands; with `OFFLOAD_CAMPAIGN=1`, at all points. The
-/// output of `before` is on the machine, and nothing there needs it but the build to come; were it collected, the
-/// machine's daemon would make another one.
+/// A garbage collection during a build deletes no item that the build needs. `OFFLOAD_CAMPAIGN=1` tests all failpoints.
+/// The output of `before` is on the machine, and only the next build needs it. If it were deleted, the machine's daemon
+/// would build another one, with other contents.
 #[test]
-fn a_collection_at_each_point() {
+fn a_collection_at_any_point_removes_no_needed_item() {
     let pool = pool();
     let (head, machine) = (&pool.head, &pool.machines[0]);
     head.write_machines(&[machine.entry().set("overload_threshold", false)]);
@@ -148,17 +145,17 @@ fn a_collection_at_each_point() {
             let mut client = head.direct();
             client.build(&[&before]).unwrap();
             let made = client.make(&drv);
-            pool.has_to_ask();
+            pool.must_probe_first();
             head.write(CRASH_FILE, format!("{point:?}"));
             let ended = ended(&mut client, &made);
-            // While the client protects it.
+            // The client still protects the output.
             let output = Path::new(made.output().as_str()).join("data");
             let input = client.make(&before).output().to_string();
             assert!(head.read(output) == head.read(input), "{point:?}: built with another input");
             ended
         };
         let ended =
-            stop_at(&pool, point, client, Blow::Collect).unwrap_or_else(|| panic!("it never came to {point:?}"));
+            stop_at(&pool, point, client, Blow::Collect).unwrap_or_else(|| panic!("no build reached {point:?}"));
         assert_eq!(ended.status, Some(0), "{point:?}: {}", ended.log);
         assert!(!ended.log.contains("could not be built on"), "{point:?}: {}", ended.log);
         let (built, names) = (machine.built(), [before.name(), drv.name()]);

@@ -1,4 +1,4 @@
-//! A head and two build machines, builds that fail, and what they may leave.
+//! A head and two build machines, builds that may fail, and the files that they may leave.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,23 +14,23 @@ use offload::state::{Health, HealthRecord, StateDirectory};
 
 use crate::lab::{Direct, Drv, Host, HostOptions, LONG, Lab, Made, SSH_PORT, wait_until};
 
-/// The file that says where the hook is to stop, in the head.
+/// The file on the head that names the failpoint at which the hook stops.
 pub const CRASH_FILE: &str = "/var/lab/crash";
 
 const MIB: usize = 1 << 20;
 
-/// Two build machines, of which the first is better, and a head.
+/// A head and two build machines, of which the first is preferred.
 pub struct Pool {
     _lab: Lab,
     pub machines: [Host; 2],
     pub head: Host,
 }
 
-/// What came of a build.
+/// The result of a build.
 pub struct Ended {
-    /// 0, or the daemon's 1, 100 or 101; `None`: it went away.
+    /// 0, or the daemon's 1, 100 or 101. `None` if the connection to the daemon was lost.
     pub status: Option<u32>,
-    /// What its client saw, the daemon's message at the end.
+    /// The output of the build, with the daemon's message at the end.
     pub log: String,
 }
 
@@ -45,14 +45,14 @@ impl Pool {
         Pool { _lab: lab, machines, head }
     }
 
-    /// The head knows how the second machine is, and has to ask the first.
-    pub fn has_to_ask(&self) {
+    /// Removes the record of the first machine, so that the hook must probe it, and marks the second as healthy.
+    pub fn must_probe_first(&self) {
         self.head.change_health(self.machines[0].name(), |_| Health::default());
         self.head.mark_healthy(self.machines[1].name());
     }
 
-    /// The head knows how both machines are.
-    pub fn knows_all(&self) {
+    /// Marks both machines as healthy.
+    pub fn mark_all_healthy(&self) {
         for number in 0..self.machines.len() {
             self.head.mark_healthy(self.machines[number].name());
         }
@@ -64,8 +64,7 @@ impl Pool {
         HealthRecord::of(&StateDirectory::new(self.head.path("/var/guix/offload")), &machine).unwrap()
     }
 
-    /// A derivation that nobody has seen, with an input of `input` MiB and an output that refers to another, of
-    /// `output` MiB.
+    /// Returns a new derivation with an input of `input` MiB and an output of `output` MiB, which refers to another.
     pub fn derivation(&self, name: &str, input: usize, output: usize) -> Drv {
         let file = format!("/tmp/{name}");
         self.head.run("sh", &["-c", &format!("head -c {} /dev/urandom >{file}", input * MIB)]);
@@ -77,20 +76,20 @@ impl Pool {
         Drv::new(name).outputs(&["out", "dev"]).file("data", &file).script(&script)
     }
 
-    /// Nothing goes on, no lock is held, and no record says what is not so.
+    /// Waits until no build is running and no lock is held. Asserts that the records have no false failures.
     #[track_caller]
     pub fn assert_quiet(&self, case: &str) {
-        wait_until(&format!("{case}: no build goes on"), LONG, || !self.machines.iter().any(Host::is_building));
+        wait_until(&format!("{case}: no build is running"), LONG, || !self.machines.iter().any(Host::is_building));
         self.head.await_no_lock(case);
         for number in 0..self.machines.len() {
-            // A question that nobody lived to see answered counts as one without an answer, and no more than that.
+            // A probe whose process was killed counts as one without a response. No other failure may be recorded.
             let is_unanswered = |failures: &Failures| failures.error == "no response to the last probe";
             let health = self.record(number).read();
             assert!(health.failures.as_ref().is_none_or(is_unanswered), "{case}: {health:?}");
         }
     }
 
-    /// Collects garbage on all hosts: then nothing is left that is not valid, and of valid items none of ours.
+    /// Collects garbage on all hosts. Asserts that all remaining items are valid, and that none is a bundle of inputs.
     #[track_caller]
     pub fn assert_all_is_collected(&self) {
         self.collect(&self.hosts().collect::<Vec<_>>());
@@ -106,7 +105,7 @@ impl Pool {
         thread::scope(|scope| hosts.iter().for_each(|host| drop(scope.spawn(|| host.run("guix", &["gc"])))));
     }
 
-    /// Guix has nothing to say against any store.
+    /// Verifies all stores with Guix.
     #[track_caller]
     pub fn verify(&self) {
         self.hosts().for_each(Host::verify_store);
@@ -117,7 +116,7 @@ impl Pool {
     }
 }
 
-/// Adds a derivation and builds it, none of it here.
+/// Adds a derivation and builds it on a build machine.
 pub fn build(head: &Host, drv: &Drv) -> Ended {
     let mut client = head.direct();
     let made = client.make(drv);
@@ -139,9 +138,9 @@ pub fn ended(client: &mut Direct<'_>, made: &Made) -> Ended {
     Ended { status, log: log + &message }
 }
 
-/// Builds; the outputs are there and whole.
+/// Builds, and asserts that the outputs are valid and complete, and that no other files of theirs are left.
 #[track_caller]
-pub fn build_well(case: &str, head: &Host, drv: &Drv, size: usize) {
+pub fn assert_builds(case: &str, head: &Host, drv: &Drv, size: usize) {
     let ended = build(head, drv);
     assert_eq!(ended.status, Some(0), "{case}: {}", ended.log);
     let output = head.direct().make(drv).output().to_string();
@@ -152,7 +151,7 @@ pub fn build_well(case: &str, head: &Host, drv: &Drv, size: usize) {
     assert_eq!(leftovers_of(head, &[Path::new(&output), &dev]), [""; 0], "{case}");
 }
 
-/// The names in a store of what is not valid.
+/// Returns the names of the files in a store that belong to no valid item.
 pub fn leftovers(host: &Host) -> Vec<String> {
     let valid: BTreeSet<PathBuf> = host.valid_paths().into_iter().collect();
     let names = fs::read_dir(host.path("/gnu/store")).unwrap().map(|entry| entry.unwrap().file_name());
@@ -160,14 +159,14 @@ pub fn leftovers(host: &Host) -> Vec<String> {
     names.map(|name| name.to_string_lossy().into_owned()).collect()
 }
 
-/// The names in a store that begin like those of `outputs` and are not theirs.
+/// Returns those leftovers whose names begin with the name of an output.
 fn leftovers_of(host: &Host, outputs: &[&Path]) -> Vec<String> {
     let mut names = leftovers(host);
     names.retain(|name| outputs.iter().any(|output| name.starts_with(output.file_name().unwrap().to_str().unwrap())));
     names
 }
 
-/// Mounts a file system of its own, which the keeper of the lab takes away in the end.
+/// Mounts a separate file system, which the supervisor of the lab unmounts in the end.
 pub fn mount(host: &Host, place: &str, options: &str) {
     let place = host.path(place);
     fs::create_dir_all(&place).unwrap();

@@ -1,5 +1,5 @@
-//! The command `offload` as ever, for a build of the library with the feature `failpoints`. It is an example so that
-//! it does not take the place of the program that all other tests run.
+//! The command `offload`, for a build of the library with the feature `failpoints`. It is an example so that it does
+//! not replace the program that all other tests run.
 
 use std::process::ExitCode;
 

@@ -175,7 +175,7 @@ pub const AVOIDED: &[Avoided] = &[
     avoid(r"\b(bring|brings|brought) ((it|them) )?back\b", "'undrains', 'restores'", "until it is brought back"),
     // Connections that persist.
     avoid(r"\blends?\b|\blent\b|\blending\b", "'passes', 'gives to'", "a connection is lent"),
-    avoid(r"\bkeepers?\b", "'holder process'", "a keeper holds it"),
+    avoid(r"\bkeepers?\b", "'owner'", "a keeper holds it"),
     avoid(
         r"\bkept connections?\b|\bconnections? (that|which) (was|were|is|are) kept\b",
         "'persistent connection'",

@@ -5,8 +5,7 @@
 //! few false alarms. [`ROOTS`] lists the texts that are read. A text keeps its line breaks, so that a finding names
 //! the line; everything that is not prose (code, quoted messages, links) is blanked out first.
 //!
-//! To read more texts, add a function to [`ROOTS`]. The comments and messages of the folders and files in [`WAITING`]
-//! are not reworded yet; remove an entry, and they are read.
+//! To read more texts, add a function to [`ROOTS`].
 
 use crate::messages::literals;
 use crate::page::{pages, top};
@@ -34,9 +33,6 @@ const ROOTS: [Root; 5] = [
     Root { kind: "comments", texts: comment_texts },
     Root { kind: "messages", texts: message_texts },
 ];
-
-/// The folders and files whose comments and messages are not read yet.
-const WAITING: [&str; 3] = ["tests/crash/", "tests/persist/", "tests/ssh/"];
 
 /// The lines that a paragraph may have.
 const PARAGRAPH: usize = 5;
@@ -161,11 +157,7 @@ fn manual_page_texts() -> Vec<Text> {
 /// The comments of the library and of its tests, without the code in them.
 fn comment_texts() -> Vec<Text> {
     let files = ["src", "tests"].into_iter().flat_map(|directory| sources(&top().join(directory)));
-    files.filter(|(name, _)| is_read(name)).map(|(name, source)| (name, prose(&comments(&source)))).collect()
-}
-
-fn is_read(name: &str) -> bool {
-    !WAITING.iter().any(|waiting| name.starts_with(waiting))
+    files.map(|(name, source)| (name, prose(&comments(&source)))).collect()
 }
 
 /// The messages of the library: string literals of three words or more, on their lines.
@@ -179,7 +171,7 @@ fn message_texts() -> Vec<Text> {
         lines.join("\n")
     };
     let files = sources(&top().join("src")).into_iter();
-    let files = files.filter(|(name, _)| is_read(name) && !name.contains("/tests"));
+    let files = files.filter(|(name, _)| !name.contains("/tests"));
     files.map(|(name, source)| (name, on_lines(&source))).collect()
 }
 

@@ -1,4 +1,4 @@
-//! The commands that see and end the sessions that builds leave open.
+//! The commands that report and end the sessions that builds leave open.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ fn status(pool: &Pool) -> Value {
 #[test]
 fn status_shows_an_open_session_and_probes_over_it() {
     let pool = Pool::new();
-    let owner = pool.kept_by(&Drv::new("first"));
+    let owner = pool.owner_after(&Drv::new("first"));
     let connections = pool.link.connections();
     let status = status(&pool);
     assert_eq!(pool.link.connections(), connections, "no login is needed");
@@ -25,9 +25,9 @@ fn status_shows_an_open_session_and_probes_over_it() {
     assert_eq!(connection["idle"], 1);
     let age = status["time"].as_u64().unwrap() - connection["since"].as_u64().unwrap();
     assert!(age < 600, "{connection:#}");
-    // A build sends its derivation and receives its output and messages, so both ways count.
-    for way in ["sent", "received"] {
-        assert!(connection[way].as_u64().is_some_and(|bytes| bytes > 500), "{connection:#}");
+    // A build sends its derivation and receives its output and messages, so both directions count.
+    for direction in ["sent", "received"] {
+        assert!(connection[direction].as_u64().is_some_and(|bytes| bytes > 500), "{connection:#}");
     }
     let table = pool.head.run("/opt/offload/offload", &["status"]);
     assert!(table.contains("CONNECTION") && table.contains(&format!("{}", owner.pid)), "{table}");
@@ -41,7 +41,7 @@ fn status_shows_an_open_session_and_probes_over_it() {
 #[test]
 fn status_logs_in_where_an_open_session_is_dead() {
     let pool = Pool::new();
-    pool.kept_by(&Drv::new("first"));
+    pool.owner_after(&Drv::new("first"));
     pool.link.cut();
     let status = status(&pool);
     assert_eq!(status["machines"][0]["state"], "ready", "{status:#}");
@@ -50,7 +50,7 @@ fn status_logs_in_where_an_open_session_is_dead() {
 #[test]
 fn a_quick_test_needs_no_login_where_a_session_is_open() {
     let pool = Pool::new();
-    pool.kept_by(&Drv::new("first"));
+    pool.owner_after(&Drv::new("first"));
     let connections = pool.link.connections();
     let built = pool.machine.built();
     let test = |arguments: &[&str]| {
@@ -64,7 +64,7 @@ fn a_quick_test_needs_no_login_where_a_session_is_open() {
     assert_eq!(quick["usable"], true, "{quick:#}");
     assert_eq!(pool.link.connections(), connections, "no login is needed");
     assert!(has_step(&quick, "export") && !has_step(&quick, "build"), "{quick:#}");
-    // It has not logged in, so it says nothing about that.
+    // It has not logged in, so it reports nothing about that.
     assert!(has_step(&quick, "connect") && !has_step(&quick, "authenticate"), "{quick:#}");
     assert_eq!(pool.machine.built(), built);
 
@@ -83,7 +83,7 @@ fn a_quick_test_needs_no_login_where_a_session_is_open() {
 #[test]
 fn a_session_that_opens_no_channel_is_withdrawn() {
     let pool = Pool::new();
-    pool.kept_by(&Drv::new("first"));
+    pool.owner_after(&Drv::new("first"));
     pool.head.write_machines(&[pool.entry().set("connect_timeout", 2)]);
     pool.link.freeze();
     let output = pool.head.command("/opt/offload/offload").args(["test", "--quick"]).output().unwrap();
@@ -101,29 +101,29 @@ fn disconnect_ends_idle_sessions_and_lets_builds_end() {
     assert_eq!(disconnect(&[]), (Some(0), "no connection is open\n".to_owned()));
     assert_eq!(disconnect(&["link"]), (Some(0), "link:2022: no connection is open\n".to_owned()));
 
-    pool.kept_by(&Drv::new("first"));
+    pool.owner_after(&Drv::new("first"));
     assert_eq!(disconnect(&["link"]), (Some(0), "link:2022: disconnected\n".to_owned()));
-    wait_until("nobody is logged in", LONG, || pool.is_left());
+    wait_until("the machine has no session", LONG, || pool.has_no_session());
     pool.await_idle(0);
 
-    // While a build uses it; that one continues, and the next finds no session.
-    pool.kept_by(&Drv::new("second"));
+    // While a build uses the session: that build continues, and the next one finds no session.
+    pool.owner_after(&Drv::new("second"));
     let mut build = pool.start(&pool.long("third"));
     build.wait_for_log("here we are");
     let (status, text) = disconnect(&[]);
     assert_eq!(status, Some(0), "{text}");
     assert!(text.starts_with("link:2022: disconnects at the end of "), "{text}");
-    wait_until("no hook can find it", LONG, || pool.sockets().is_empty());
-    pool.let_go();
+    wait_until("no hook can find the session", LONG, || pool.sockets().is_empty());
+    pool.release_builds();
     let result = build.wait().succeeded();
     assert!(!result.log.contains("could not be built on"), "{}", result.log);
-    wait_until("nobody is logged in", LONG, || pool.is_left());
+    wait_until("the machine has no session", LONG, || pool.has_no_session());
 
-    // Also to a machine that is no longer in the machine file.
-    pool.kept_by(&Drv::new("fourth"));
+    // The command also ends sessions to a machine that is no longer in the machine file.
+    pool.owner_after(&Drv::new("fourth"));
     pool.head.write("/etc/guix/machines.lua", "return {}");
     assert_eq!(disconnect(&[]), (Some(0), "link:2022: disconnected\n".to_owned()));
-    wait_until("nobody is logged in", LONG, || pool.is_left());
+    wait_until("the machine has no session", LONG, || pool.has_no_session());
     let (status, text) = disconnect(&["link"]);
     assert_eq!(status, Some(5), "{text}");
 }

@@ -1,4 +1,4 @@
-//! Processes that keep a connection and cannot lend it: killed, stopped, ended, or left behind by their daemon.
+//! Owners that no longer serve hooks: they are killed or stopped, they end, or their daemon ends.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::lab::{Drv, Hook, HostOptions, LONG, Process, Signal, wait_until};
 use crate::pool::{Pool, is_reused};
 
-/// With one slot one connection may wait; those that are gone or stopped must not be in its way.
+/// A pool with one slot, so that one session may stay open. Sessions of killed or stopped owners must not count.
 fn one_slot() -> Pool {
     let pool = Pool::new();
     pool.head.write_machines(&[pool.entry().set("parallel_builds", 1)]);
@@ -20,7 +20,7 @@ fn is_stopped(process: &Process) -> bool {
 
 pub fn stop(process: &Process) {
     process.signal(Signal::STOP);
-    wait_until("it is stopped", LONG, || is_stopped(process));
+    wait_until("the process is stopped", LONG, || is_stopped(process));
 }
 
 /// The sockets and their inodes.
@@ -28,13 +28,13 @@ fn sockets(pool: &Pool) -> Vec<(PathBuf, u64)> {
     pool.sockets().into_iter().map(|socket| (socket.clone(), fs::symlink_metadata(socket).unwrap().ino())).collect()
 }
 
-/// On other terms, nobody tries to borrow it, and so nobody finds out but who counts.
+/// The next build has other settings, so it does not connect to the killed owner. Only the count of sessions checks it.
 #[test]
-fn a_connection_whose_keeper_was_killed_does_not_count() {
+fn a_session_whose_owner_was_killed_does_not_count() {
     let pool = one_slot();
-    let holder = pool.kept_by(&Drv::new("first"));
-    holder.signal(Signal::KILL);
-    wait_until("it is gone", LONG, || pool.holders().is_empty());
+    let owner = pool.owner_after(&Drv::new("first"));
+    owner.signal(Signal::KILL);
+    wait_until("the owner is gone", LONG, || pool.owners().is_empty());
     assert_eq!(pool.sockets().len(), 1);
     pool.head.write_machines(&[pool.entry().set("parallel_builds", 1).set("compression", "zlib")]);
     pool.build(&Drv::new("second"));
@@ -44,89 +44,89 @@ fn a_connection_whose_keeper_was_killed_does_not_count() {
 }
 
 #[test]
-fn a_stopped_keeper_is_passed_over_and_does_not_count() {
+fn a_stopped_owner_is_skipped_and_does_not_count() {
     let pool = one_slot();
-    let stopped = pool.kept_by(&Drv::new("first"));
+    let stopped = pool.owner_after(&Drv::new("first"));
     stop(&stopped);
     let connections = pool.link.connections();
     let result = pool.build(&Drv::new("second"));
     assert!(!is_reused(&result), "{}", result.log);
     assert!(result.log.contains("the owner is stopped"), "{}", result.log);
-    // The connection of that build is kept beside it, and lent.
-    wait_until("another one keeps a connection", LONG, || pool.holders().len() == 2 && pool.sockets().len() == 2);
+    // The session of that build stays open beside the first one, and later builds reuse it.
+    wait_until("a second owner stays open", LONG, || pool.owners().len() == 2 && pool.sockets().len() == 2);
     for name in ["third", "fourth"] {
         let result = pool.build(&Drv::new(name));
         assert!(is_reused(&result), "{}", result.log);
-        wait_until("it is given back", LONG, || pool.sockets().len() == 2);
+        wait_until("two sessions are open to hooks", LONG, || pool.sockets().len() == 2);
     }
     assert_eq!(pool.link.connections(), connections + 1);
-    // The first one goes on where it was, and is lent again.
-    pool.holders().iter().filter(|holder| holder.pid != stopped.pid).for_each(|holder| holder.signal(Signal::KILL));
+    // The first owner continues, and a build reuses its session.
+    pool.owners().iter().filter(|owner| owner.pid != stopped.pid).for_each(|owner| owner.signal(Signal::KILL));
     stopped.signal(Signal::CONT);
     let result = pool.build(&Drv::new("fifth"));
     assert!(is_reused(&result), "{}", result.log);
     pool.await_idle(1);
-    assert_eq!(pool.holders()[0].pid, stopped.pid);
+    assert_eq!(pool.owners()[0].pid, stopped.pid);
 }
 
-/// The machine is well, and must not be blamed.
+/// The machine works, so this does not count as its failure.
 #[test]
-fn a_keeper_that_is_stopped_while_it_lends() {
+fn a_build_whose_owner_is_stopped_starts_again() {
     let pool = Pool::new();
     let entry = || pool.entry().set("stall_timeout", 3).set("keepalive_interval", 1);
     pool.head.write_machines(&[entry()]);
-    let holder = pool.kept_by(&Drv::new("first"));
+    let owner = pool.owner_after(&Drv::new("first"));
     pool.head.mark_healthy(pool.link.name());
-    // With a limit for silence, after which the daemon would be given up.
+    // The hook would abandon the daemon after this silence.
     let mut build = pool.head.client().max_silent_time(20).start(&[&pool.long("second")]);
     build.wait_for_log("here we are");
-    stop(&holder);
-    wait_until("it begins anew", LONG, || {
+    stop(&owner);
+    wait_until("the build starts again", LONG, || {
         build.log().contains("the process that owns the connection to it is stopped")
     });
-    pool.let_go();
+    pool.release_builds();
     let result = build.wait().succeeded();
     assert!(!result.log.contains("could not be built on"), "{}", result.log);
     assert_eq!(pool.head.read(result.output("second")), b"done\n");
     assert!(!pool.head.health_of("link:2022").contains("is stopped"), "{}", pool.head.health_of("link:2022"));
-    // Let go on, it finds that nobody wants it any more.
-    holder.signal(Signal::CONT);
-    wait_until("it ends", LONG, || pool.holders().iter().all(|other| other.pid != holder.pid));
+    // When the owner continues, it finds that no hook needs its session.
+    owner.signal(Signal::CONT);
+    wait_until("the owner ends", LONG, || pool.owners().iter().all(|other| other.pid != owner.pid));
 }
 
 #[test]
-fn sigterm_ends_a_keeper_and_leaves_nothing() {
+fn sigterm_ends_an_owner_and_its_session() {
     let pool = Pool::new();
-    let holder = pool.kept_by(&Drv::new("first"));
-    holder.signal(Signal::TERM);
+    let owner = pool.owner_after(&Drv::new("first"));
+    owner.signal(Signal::TERM);
     pool.await_idle(0);
-    wait_until("nobody is logged in", LONG, || pool.is_left());
+    wait_until("the machine has no session", LONG, || pool.has_no_session());
 
-    // While it lends, the build begins anew.
-    let holder = pool.kept_by(&Drv::new("second"));
+    // While a build uses the session: the build starts again.
+    let owner = pool.owner_after(&Drv::new("second"));
     let mut build = pool.start(&pool.long("third"));
     build.wait_for_log("here we are");
-    holder.signal(Signal::TERM);
-    wait_until("it begins anew", LONG, || pool.machine.built() == ["first", "second", "third", "third"]);
-    pool.let_go();
+    owner.signal(Signal::TERM);
+    wait_until("the build starts again", LONG, || pool.machine.built() == ["first", "second", "third", "third"]);
+    pool.release_builds();
     let result = build.wait().succeeded();
     assert!(!result.log.contains("could not be built on"), "{}", result.log);
     pool.await_idle(1);
 }
 
 #[test]
-fn keepers_end_with_their_daemon() {
-    ends_with_its_daemon(&Pool::new());
+fn owners_end_with_their_daemon() {
+    assert_owner_ends_with_its_daemon(&Pool::new());
 }
 
 #[test]
-fn keepers_end_with_a_daemon_without_privileges() {
-    ends_with_its_daemon(&Pool::with(|machine| machine, HostOptions::unprivileged));
+fn owners_end_with_an_unprivileged_daemon() {
+    assert_owner_ends_with_its_daemon(&Pool::with(|machine| machine, HostOptions::unprivileged));
 }
 
-/// Such as a script that starts the hook without exec: it ends with the hook, and the daemon does not.
+/// An example is a script that starts the hook without exec. The script ends with the hook, and the daemon does not.
 #[test]
-fn a_holder_outlives_a_program_between_the_daemon_and_the_hook() {
+fn an_owner_outlives_a_program_between_the_daemon_and_the_hook() {
     let pool = Pool::with(|machine| machine, |head| head.hook(Hook::Program("/opt/between".to_owned())));
     fs::create_dir_all(pool.head.path("/opt/offload")).unwrap();
     fs::copy(env!("CARGO_BIN_EXE_offload"), pool.head.path("/opt/offload/offload")).unwrap();
@@ -134,20 +134,20 @@ fn a_holder_outlives_a_program_between_the_daemon_and_the_hook() {
         "#!/bin/sh\ntest \"$1\" = offload || exec /usr/bin/guix \"$@\"\n/opt/offload/offload \"$@\"; exit $?\n";
     pool.head.write("/opt/between", script);
     fs::set_permissions(pool.head.path("/opt/between"), fs::Permissions::from_mode(0o755)).unwrap();
-    ends_with_its_daemon(&pool);
+    assert_owner_ends_with_its_daemon(&pool);
 }
 
-fn ends_with_its_daemon(pool: &Pool) {
-    pool.kept_by(&Drv::new("first"));
+fn assert_owner_ends_with_its_daemon(pool: &Pool) {
+    pool.owner_after(&Drv::new("first"));
     let before = sockets(pool);
-    // The client and its process of the daemon have ended by now; the daemon has not.
+    // The client and its child of the daemon have ended by now. The daemon has not.
     let daemons = || pool.head.processes().into_iter().filter(|process| process.name == "guix-daemon");
-    wait_until("the daemon serves nobody", LONG, || daemons().count() == 1);
+    wait_until("the daemon serves no client", LONG, || daemons().count() == 1);
     assert_eq!(sockets(pool), before);
-    // As when somebody ends it with its process group, of which keepers are none.
+    // This ends the process group of the daemon. Owners do not belong to it.
     pool.head.stop_daemon();
     pool.await_idle(0);
-    wait_until("nobody is logged in", LONG, || pool.is_left());
+    wait_until("the machine has no session", LONG, || pool.has_no_session());
     pool.head.start_daemon();
-    pool.kept_by(&Drv::new("second"));
+    pool.owner_after(&Drv::new("second"));
 }

@@ -1,5 +1,4 @@
-//! No private key is left in the memory of a process that keeps a connection: neither that of the account nor that with
-//! which the head signs.
+//! An owner has no private key in its memory: neither the key of the account nor the key that signs for the head.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -11,12 +10,12 @@ use base64::engine::general_purpose::STANDARD;
 use crate::lab::{Drv, Process, USER_KEYS};
 use crate::pool::{PERSIST_DIRECTORY, Pool};
 
-/// How many bytes tell a secret from everything else in memory.
-const ENOUGH: usize = 12;
+/// The number of bytes that distinguish a secret from other data in memory.
+const NEEDLE_LENGTH: usize = 12;
 
 const PAGE: usize = 4096;
 
-/// A key as `ssh-keygen` writes it, and in each of the other forms that it can be converted to.
+/// The keys, each in the form that `ssh-keygen` writes and in each form that it can convert them to.
 const FORMS: [(&str, Option<&str>); 8] = [
     ("ed25519", None),
     ("ecdsa", None),
@@ -25,12 +24,12 @@ const FORMS: [(&str, Option<&str>); 8] = [
     ("rsa", None),
     ("rsa", Some("PEM")),
     ("rsa", Some("PKCS8")),
-    // ssh-keygen has no other form for Ed25519; this one is made below.
+    // ssh-keygen has no other form for Ed25519. `write_key` makes this one.
     ("ed25519", Some("PKCS8")),
 ];
 
 #[test]
-fn nothing_of_a_private_key_is_left_in_memory() {
+fn an_owner_has_no_part_of_a_private_key_in_memory() {
     let pool = Pool::new();
     let mut found = Vec::new();
     for (number, (name, form)) in FORMS.into_iter().enumerate() {
@@ -38,22 +37,22 @@ fn nothing_of_a_private_key_is_left_in_memory() {
         let file = format!("/etc/guix/key-{number}");
         write_key(&pool, name, form, &file);
         pool.head.write_machines(&[pool.entry().set("private_key", file.as_str())]);
-        // The hook signs what it sends there. The connection of another key ends.
+        // The hook signs this input. The session that used another key ends.
         let made = pool.made_here(&format!("made-{number}"), 1000);
-        let holder = pool.kept_by(&Drv::new(&format!("with-{number}")).input(&made));
+        let owner = pool.owner_after(&Drv::new(&format!("with-{number}")).input(&made));
 
         let mut needles = Needles::default();
-        needles.add("the name of the directory", &PERSIST_DIRECTORY.as_bytes()[..ENOUGH]);
+        needles.add("the name of the directory", &PERSIST_DIRECTORY.as_bytes()[..NEEDLE_LENGTH]);
         for (what, secret) in secrets(&original) {
             needles.add_number(what, &secret);
         }
         needles.add_number("signing key", &signing_key(&text(&pool, "/etc/guix/signing-key.sec")));
-        for line in body(&text(&pool, &file)).filter(|line| line.len() >= ENOUGH) {
+        for line in body(&text(&pool, &file)).filter(|line| line.len() >= NEEDLE_LENGTH) {
             needles.add("text", line.as_bytes());
         }
-        needles.leave_out(&text(&pool, &format!("{USER_KEYS}/{name}.pub")));
-        let mut seen = needles.found_in(&holder);
-        // What must be there shows that the search finds something.
+        needles.remove_public(&text(&pool, &format!("{USER_KEYS}/{name}.pub")));
+        let mut seen = needles.found_in(&owner);
+        // This name must be in memory, which proves that the search works.
         assert!(seen.remove("the name of the directory").is_some(), "{name} {form:?}: {seen:?}");
         if !seen.is_empty() {
             found.push((name, form, seen));
@@ -66,7 +65,7 @@ fn text(pool: &Pool, file: &str) -> String {
     String::from_utf8(pool.head.read(file)).unwrap()
 }
 
-/// Makes `file` the user's key `name` in this form.
+/// Writes the user's key `name` to `file`, in this form.
 fn write_key(pool: &Pool, name: &str, form: Option<&str>, file: &str) {
     let from = format!("{USER_KEYS}/{name}");
     pool.head.run("cp", &["-p", &from, file]);
@@ -89,12 +88,12 @@ fn write_key(pool: &Pool, name: &str, form: Option<&str>, file: &str) {
     }
 }
 
-/// The lines of base64.
+/// Returns the lines of base64.
 fn body(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| !line.starts_with('-'))
 }
 
-/// The secret numbers of a key in OpenSSH's form (PROTOCOL.key).
+/// Returns the secret numbers of a key in OpenSSH's form (PROTOCOL.key).
 fn secrets(text: &str) -> Vec<(&'static str, Vec<u8>)> {
     let bytes = STANDARD.decode(body(text).collect::<String>()).unwrap();
     let mut rest = bytes.strip_prefix(b"openssh-key-v1\0").unwrap();
@@ -103,7 +102,7 @@ fn secrets(text: &str) -> Vec<(&'static str, Vec<u8>)> {
     rest = &rest[4..];
     let _public = string(&mut rest);
     let private = string(&mut rest);
-    // Two numbers that are the same.
+    // Two equal numbers.
     let mut rest = &private[8..];
     let kind = String::from_utf8(string(&mut rest)).unwrap();
     let mut fields = || string(&mut rest);
@@ -123,7 +122,7 @@ fn secrets(text: &str) -> Vec<(&'static str, Vec<u8>)> {
     }
 }
 
-/// The secret number of a signing key, which stands in its text as `(d #HEXADECIMAL#)`.
+/// Returns the secret number of a signing key, which its text has as `(d #HEXADECIMAL#)`.
 fn signing_key(text: &str) -> Vec<u8> {
     let (_, rest) = text.split_once("(d #").unwrap();
     let digits = rest.split('#').next().unwrap().as_bytes();
@@ -137,26 +136,26 @@ fn string(rest: &mut &[u8]) -> Vec<u8> {
     string.to_vec()
 }
 
-/// What is looked for, by its first bytes.
+/// Byte strings to search for, each with the name of its secret.
 #[derive(Default)]
-struct Needles(HashMap<[u8; ENOUGH], &'static str>);
+struct Needles(HashMap<[u8; NEEDLE_LENGTH], &'static str>);
 
 impl Needles {
-    /// Each piece of it.
+    /// Adds each piece of `bytes`.
     fn add(&mut self, what: &'static str, bytes: &[u8]) {
-        for piece in bytes.windows(ENOUGH) {
+        for piece in bytes.windows(NEEDLE_LENGTH) {
             self.0.insert(piece.try_into().unwrap(), what);
         }
     }
 
-    /// What may be told to everybody: in base64 some of it looks the same in the file of the private key.
-    fn leave_out(&mut self, public: &str) {
-        for piece in public.as_bytes().windows(ENOUGH) {
+    /// Removes the pieces of a public key: in base64 some of them are also in the file of the private key.
+    fn remove_public(&mut self, public: &str) {
+        for piece in public.as_bytes().windows(NEEDLE_LENGTH) {
             self.0.remove(piece);
         }
     }
 
-    /// In either order of bytes, without the zero that makes it positive.
+    /// Adds a number in both orders of bytes, without the zero that makes it positive.
     fn add_number(&mut self, what: &'static str, bytes: &[u8]) {
         let mut bytes = bytes.strip_prefix(&[0]).unwrap_or(bytes).to_vec();
         self.add(what, &bytes);
@@ -164,7 +163,7 @@ impl Needles {
         self.add(what, &bytes);
     }
 
-    /// What the process has in memory that it can write to, and how much of it.
+    /// Searches the writable memory of the process. Returns the secrets found, and how many pieces of each.
     fn found_in(&self, process: &Process) -> HashMap<&'static str, usize> {
         let memory = File::open(format!("/proc/{}/mem", process.pid)).unwrap();
         let maps = fs::read_to_string(format!("/proc/{}/maps", process.pid)).unwrap();
@@ -174,16 +173,16 @@ impl Needles {
             let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
             let mut bytes = vec![0; (end - start) as usize];
             for (page, offset) in bytes.chunks_mut(PAGE).zip((start..).step_by(PAGE)) {
-                // What was never used may be no memory yet.
+                // A page that was never used may not be mapped yet.
                 let _ = memory.read_exact_at(page, offset);
             }
             for from in (0..bytes.len()).step_by(PAGE) {
                 let to = bytes.len().min(from + PAGE);
-                // Most of it was never used.
+                // Most pages were never used.
                 if bytes[from..to].iter().all(|byte| *byte == 0) {
                     continue;
                 }
-                for window in bytes[from..bytes.len().min(to + ENOUGH - 1)].windows(ENOUGH) {
+                for window in bytes[from..bytes.len().min(to + NEEDLE_LENGTH - 1)].windows(NEEDLE_LENGTH) {
                     if let Some(what) = self.0.get(window) {
                         *found.entry(*what).or_default() += 1;
                     }

@@ -1,4 +1,4 @@
-//! A pool with one machine behind a proxy, and the connections that its head keeps.
+//! A pool with one machine behind a proxy, and the sessions that its head leaves open.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,11 +7,11 @@ use crate::lab::{BuildResult, Drv, Entry, Host, HostOptions, LONG, Lab, Process,
 
 pub const MIB: usize = 1 << 20;
 
-/// Where the sockets of kept connections are.
+/// The directory of the sockets of owners.
 pub const PERSIST_DIRECTORY: &str = "/var/guix/offload/persist";
 
-/// In seconds: longer than any test.
-pub const FOR_LONG: i32 = 600;
+/// The setting `keep_connection`, in seconds: longer than any test.
+pub const KEEP_CONNECTION: i32 = 600;
 
 /// A machine behind a proxy, and the head.
 pub struct Pool {
@@ -37,78 +37,81 @@ impl Pool {
     }
 
     pub fn entry(&self) -> Entry {
-        self.machine.entry().via(&self.link).set("keep_connection", FOR_LONG).set("compression", "none")
+        self.machine.entry().via(&self.link).set("keep_connection", KEEP_CONNECTION).set("compression", "none")
     }
 
-    /// Builds on the machine, unless it fails there, without asking it how it is, which would take a connection.
+    /// Builds without a probe before it, which would need a session. Only a failed machine does not get the build.
     #[track_caller]
     pub fn build(&self, drv: &Drv) -> BuildResult {
         self.start(drv).wait().succeeded()
     }
 
+    /// Starts [`Pool::build`].
     pub fn start(&self, drv: &Drv) -> RunningBuild {
         self.head.mark_healthy(self.link.name());
         self.head.client().start(&[drv])
     }
 
-    /// The processes that own sessions.
-    pub fn holders(&self) -> Vec<Process> {
+    /// Returns the owners of sessions.
+    pub fn owners(&self) -> Vec<Process> {
         let mut processes = self.head.processes();
         processes.retain(|process| process.name == "offload-session");
         processes
     }
 
+    /// Returns the sockets of owners.
     pub fn sockets(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.head.path(PERSIST_DIRECTORY)).into_iter().flatten();
         entries.map(|entry| entry.unwrap().path()).collect()
     }
 
-    /// Waits until there are so many sessions for all.
+    /// Waits until exactly `count` sessions are open to later hooks.
     #[track_caller]
     pub fn await_idle(&self, count: usize) {
-        wait_until(&format!("{count} sessions are kept"), LONG, || {
-            self.holders().len() == count && self.sockets().len() == count
+        wait_until(&format!("{count} sessions stay open"), LONG, || {
+            self.owners().len() == count && self.sockets().len() == count
         });
     }
 
-    /// Builds, and returns the process that keeps the only connection then.
+    /// Builds, and returns the owner of the only session that stays open afterwards.
     #[track_caller]
-    pub fn kept_by(&self, drv: &Drv) -> Process {
+    pub fn owner_after(&self, drv: &Drv) -> Process {
         self.build(drv);
         self.await_idle(1);
-        self.holders().remove(0)
+        self.owners().remove(0)
     }
 
-    /// An output of the head's own, which must be signed to be imported elsewhere.
+    /// Returns a derivation that was built on the head, whose output the head signs when it sends it.
     pub fn made_here(&self, name: &str, size: usize) -> Drv {
         let drv = Drv::new(name).script(&format!("head -c {size} /dev/urandom >$out"));
         self.head.client().no_offload().max_jobs(1).build(&[&drv]).succeeded();
         drv
     }
 
-    /// A build that goes on until [`Pool::let_go`].
+    /// Returns a derivation whose builder runs until [`Pool::release_builds`].
     pub fn long(&self, name: &str) -> Drv {
         Drv::new(name).script("echo here we are; until test -e /var/lab/go; do sleep 0.05; done; echo done >$out")
     }
 
-    pub fn let_go(&self) {
+    /// Lets the builders of [`Pool::long`] end.
+    pub fn release_builds(&self) {
         self.machine.write("/var/lab/go", "");
     }
 
-    /// Nobody is logged in to the machine, and its daemon serves nobody.
-    pub fn is_left(&self) -> bool {
+    /// Whether the machine has no SSH session, and its daemon no client.
+    pub fn has_no_session(&self) -> bool {
         let processes = self.machine.processes();
         let count = |name: &str| processes.iter().filter(|process| process.name.starts_with(name)).count();
         count("sshd") == 1 && count("guix-daemon") == 1
     }
 }
 
-/// Whether a build was done over a connection that was kept, going by its log.
+/// Whether a build used a session that was open before, according to its log.
 pub fn is_reused(result: &BuildResult) -> bool {
     result.log.contains("debug: borrow: ")
 }
 
-/// The machine behind the proxy is the better one of two.
+/// Writes a machine file with two machines, of which the one behind the proxy is preferred.
 pub fn prefer(pool: &Pool, link: Entry, near: &Host) {
     pool.head.write_machines(&[link.set("speed", 1000), near.entry().set("keep_connection", false)]);
 }

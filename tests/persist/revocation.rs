@@ -1,4 +1,4 @@
-//! What is revoked on this machine counts for the next build, over kept connections too.
+//! A change of keys or settings on the head takes effect for the next build, also if a session is open.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,43 +8,41 @@ use crate::lab::{Drv, LONG, Process, Signal, USER_KEYS, wait_until};
 use crate::liveness::stop;
 use crate::pool::{Pool, is_reused};
 
-/// What a connection is kept with before something changes.
-struct Kept {
+/// A pool with an open session, before a test changes something.
+struct OpenSession {
     pool: Pool,
-    holder: Process,
+    owner: Process,
     connections: u32,
 }
 
-fn kept() -> Kept {
+fn open_session() -> OpenSession {
     let pool = Pool::new();
-    let holder = pool.kept_by(&Drv::new("first"));
+    let owner = pool.owner_after(&Drv::new("first"));
     let connections = pool.link.connections();
-    Kept { pool, holder, connections }
+    OpenSession { pool, owner, connections }
 }
 
-impl Kept {
-    /// The next build has a connection of its own, and the old one ends.
+impl OpenSession {
+    /// Asserts that the next build opens a new session, and that the old one ends.
     #[track_caller]
-    fn assert_is_over(&self, drv: &Drv) {
+    fn assert_new_session(&self, drv: &Drv) {
         let result = self.pool.build(drv);
         assert!(!is_reused(&result), "{}", result.log);
         assert_eq!(self.pool.link.connections(), self.connections + 1);
-        self.assert_ends();
+        self.assert_old_session_ends();
         self.pool.await_idle(1);
     }
 
     #[track_caller]
-    fn assert_ends(&self) {
-        wait_until("the old connection ends", LONG, || {
-            self.pool.holders().iter().all(|holder| holder.pid != self.holder.pid)
-        });
+    fn assert_old_session_ends(&self) {
+        wait_until("the old session ends", LONG, || self.pool.owners().iter().all(|owner| owner.pid != self.owner.pid));
     }
 
     fn file(&self, name: &str) -> PathBuf {
         self.pool.head.path(name)
     }
 
-    fn change_rights(&self, name: &str, mode: u32) {
+    fn change_permissions(&self, name: &str, mode: u32) {
         fs::set_permissions(self.file(name), fs::Permissions::from_mode(mode)).unwrap();
     }
 }
@@ -52,79 +50,79 @@ impl Kept {
 const KEY: &str = "/etc/guix/keys/ed25519";
 
 #[test]
-fn another_private_key_counts_at_once() {
-    let kept = kept();
-    // Another one that opens the account, under the same name.
-    let other = kept.pool.head.read(format!("{USER_KEYS}/ecdsa"));
-    kept.pool.head.write(KEY, other);
-    kept.assert_is_over(&Drv::new("second"));
+fn a_replaced_private_key_opens_a_new_session() {
+    let open = open_session();
+    // Another key of the account, under the same file name.
+    let other = open.pool.head.read(format!("{USER_KEYS}/ecdsa"));
+    open.pool.head.write(KEY, other);
+    open.assert_new_session(&Drv::new("second"));
 }
 
 #[test]
-fn a_private_key_that_is_taken_away_counts_at_once() {
-    let kept = kept();
-    kept.change_rights(KEY, 0o644);
-    kept.pool.head.mark_healthy(kept.pool.link.name());
-    kept.pool.head.write_machine_file(&format!("return {{ {}, max_attempts = 1 }}", kept.pool.entry().lua()));
-    let result = kept.pool.head.client().build(&[&Drv::new("second")]);
+fn a_private_key_that_others_can_read_ends_the_session() {
+    let open = open_session();
+    open.change_permissions(KEY, 0o644);
+    open.pool.head.mark_healthy(open.pool.link.name());
+    open.pool.head.write_machine_file(&format!("return {{ {}, max_attempts = 1 }}", open.pool.entry().lua()));
+    let result = open.pool.head.client().build(&[&Drv::new("second")]);
     assert_eq!(result.status, Some(1), "{}", result.log);
     assert!(result.log.contains("is accessible to others (mode 0644)"), "{}", result.log);
-    kept.assert_ends();
+    open.assert_old_session_ends();
 }
 
 #[test]
-fn a_changed_list_of_keys_counts_at_once() {
-    let kept = kept();
-    let acl = kept.pool.head.read("/etc/guix/acl");
-    kept.pool.head.write("/etc/guix/acl", [&acl[..], b"\n"].concat());
-    kept.assert_is_over(&Drv::new("second"));
+fn a_changed_acl_opens_a_new_session() {
+    let open = open_session();
+    let acl = open.pool.head.read("/etc/guix/acl");
+    open.pool.head.write("/etc/guix/acl", [&acl[..], b"\n"].concat());
+    open.assert_new_session(&Drv::new("second"));
 }
 
 #[test]
-fn a_changed_signing_key_counts_at_once() {
-    let kept = kept();
-    // The same key, given to somebody else and back, so that the machine goes on to trust it.
-    kept.change_rights("/etc/guix/signing-key.sec", 0o440);
-    kept.change_rights("/etc/guix/signing-key.sec", 0o400);
-    kept.assert_is_over(&Drv::new("second"));
+fn a_changed_signing_key_opens_a_new_session() {
+    let open = open_session();
+    // The permissions change and are restored. The key is the same, so the machine still trusts it.
+    open.change_permissions("/etc/guix/signing-key.sec", 0o440);
+    open.change_permissions("/etc/guix/signing-key.sec", 0o400);
+    open.assert_new_session(&Drv::new("second"));
 }
 
 #[test]
-fn a_shorter_keep_connection_counts_at_once() {
-    let kept = kept();
-    kept.pool.head.write_machines(&[kept.pool.entry().set("keep_connection", 500)]);
-    kept.assert_is_over(&Drv::new("second"));
-    kept.pool.head.write_machines(&[kept.pool.entry().set("keep_connection", false)]);
-    let result = kept.pool.build(&Drv::new("third"));
+fn a_shorter_keep_connection_opens_a_new_session() {
+    let open = open_session();
+    open.pool.head.write_machines(&[open.pool.entry().set("keep_connection", 500)]);
+    open.assert_new_session(&Drv::new("second"));
+    open.pool.head.write_machines(&[open.pool.entry().set("keep_connection", false)]);
+    let result = open.pool.build(&Drv::new("third"));
     assert!(!is_reused(&result), "{}", result.log);
-    kept.pool.await_idle(0);
+    open.pool.await_idle(0);
 }
 
 #[test]
-fn connections_to_a_machine_that_is_gone_end() {
-    let kept = kept();
-    let other = kept.pool.lab.build_machine("other").start();
-    kept.pool.head.write_machines(&[other.entry().set("keep_connection", false)]);
-    kept.pool.head.mark_healthy("other");
-    kept.pool.head.build(&[&Drv::new("second")]).succeeded();
+fn sessions_to_a_removed_machine_end() {
+    let open = open_session();
+    let other = open.pool.lab.build_machine("other").start();
+    open.pool.head.write_machines(&[other.entry().set("keep_connection", false)]);
+    open.pool.head.mark_healthy("other");
+    open.pool.head.build(&[&Drv::new("second")]).succeeded();
     assert_eq!(other.built(), ["second"]);
-    kept.assert_ends();
-    kept.pool.await_idle(0);
-    wait_until("nobody is logged in", LONG, || kept.pool.is_left());
+    open.assert_old_session_ends();
+    open.pool.await_idle(0);
+    wait_until("the machine has no session", LONG, || open.pool.has_no_session());
 }
 
-/// Two entries for one host, one of which changes.
+/// Two entries have the same host, and one of them changes.
 #[test]
-fn an_entry_of_the_same_host_that_stays_keeps_its_connection() {
-    let kept = kept();
-    let [one, two] = [kept.pool.entry(), kept.pool.entry().set("keep_connection", 500).set("systems", ["i686-linux"])];
-    kept.pool.head.write_machines(&[two, one]);
-    let result = kept.pool.build(&Drv::new("second"));
+fn an_unchanged_entry_of_the_same_host_reuses_its_session() {
+    let open = open_session();
+    let [one, two] = [open.pool.entry(), open.pool.entry().set("keep_connection", 500).set("systems", ["i686-linux"])];
+    open.pool.head.write_machines(&[two, one]);
+    let result = open.pool.build(&Drv::new("second"));
     assert!(is_reused(&result), "{}", result.log);
-    kept.pool.await_idle(1);
+    open.pool.await_idle(1);
 }
 
-/// Gives the machine the stranger's signing key, and returns the list of keys with that instead of the machine's.
+/// Gives the machine the stranger's signing key. Returns the head's ACL with that key instead of the old one.
 fn give_new_signing_key(pool: &Pool) -> String {
     let old = String::from_utf8(pool.machine.read("/etc/guix/signing-key.pub")).unwrap();
     let secret = pool.lab.stranger_signing_key();
@@ -141,40 +139,40 @@ fn give_new_signing_key(pool: &Pool) -> String {
 }
 
 #[test]
-fn a_machine_with_a_new_signing_key_is_not_blamed() {
-    let kept = kept();
-    let acl = give_new_signing_key(&kept.pool);
-    kept.pool.head.write("/etc/guix/acl", acl);
-    kept.assert_is_over(&Drv::new("second"));
+fn a_new_signing_key_is_not_a_failure_of_the_machine() {
+    let open = open_session();
+    let acl = give_new_signing_key(&open.pool);
+    open.pool.head.write("/etc/guix/acl", acl);
+    open.assert_new_session(&Drv::new("second"));
 
-    // Revoked in the middle of a build over a kept connection, whose daemon goes on with its key.
-    let connections = kept.pool.link.connections();
-    let mut build = kept.pool.start(&kept.pool.long("third"));
+    // The key is revoked during a build over a reused session, whose daemon continues with the old key.
+    let connections = open.pool.link.connections();
+    let mut build = open.pool.start(&open.pool.long("third"));
     build.wait_for_log("here we are");
     assert!(build.log().contains("debug: borrow: "), "{}", build.log());
-    kept.pool.machine.run("sh", &["-c", "rm /etc/guix/signing-key.*; guix archive --generate-key"]);
-    let new = String::from_utf8(kept.pool.machine.read("/etc/guix/signing-key.pub")).unwrap();
-    let stranger = fs::read_to_string(kept.pool.lab.stranger_signing_key().with_extension("pub")).unwrap();
-    let acl = String::from_utf8(kept.pool.head.read("/etc/guix/acl")).unwrap();
-    kept.pool.head.write("/etc/guix/acl", acl.replace(stranger.trim_end(), new.trim_end()));
-    kept.pool.let_go();
+    open.pool.machine.run("sh", &["-c", "rm /etc/guix/signing-key.*; guix archive --generate-key"]);
+    let new = String::from_utf8(open.pool.machine.read("/etc/guix/signing-key.pub")).unwrap();
+    let stranger = fs::read_to_string(open.pool.lab.stranger_signing_key().with_extension("pub")).unwrap();
+    let acl = String::from_utf8(open.pool.head.read("/etc/guix/acl")).unwrap();
+    open.pool.head.write("/etc/guix/acl", acl.replace(stranger.trim_end(), new.trim_end()));
+    open.pool.release_builds();
     let result = build.wait().succeeded();
     assert!(
         result.log.contains("an output over a persistent connection is signed with a key that is not authorized here")
     );
     assert!(!result.log.contains("could not be built on"), "{}", result.log);
     assert!(!result.log.contains("guix archive --authorize"), "{}", result.log);
-    assert_eq!(kept.pool.link.connections(), connections + 1);
-    assert!(!kept.pool.head.health_of("link:2022").contains("not authorized"));
-    kept.pool.head.verify_store();
+    assert_eq!(open.pool.link.connections(), connections + 1);
+    assert!(!open.pool.head.health_of("link:2022").contains("not authorized"));
+    open.pool.head.verify_store();
 }
 
-/// The daemons of all open sessions go on with the old key, so none of them is used again.
+/// The daemons of all open sessions continue with the old key, so the hook uses none of these sessions.
 #[test]
 fn an_old_signature_is_not_retried_over_another_old_session() {
     let pool = Pool::new();
     pool.head.write_machines(&[pool.entry().set("parallel_builds", 2)]);
-    let first = pool.kept_by(&Drv::new("first"));
+    let first = pool.owner_after(&Drv::new("first"));
     stop(&first);
     pool.build(&Drv::new("second"));
     pool.await_idle(2);
@@ -184,7 +182,7 @@ fn an_old_signature_is_not_retried_over_another_old_session() {
     assert!(build.log().contains("debug: borrow: "), "{}", build.log());
     let acl = give_new_signing_key(&pool);
     pool.head.write("/etc/guix/acl", acl);
-    pool.let_go();
+    pool.release_builds();
     let connections = pool.link.connections();
     let result = build.wait().succeeded();
     assert!(result.log.contains("; retrying over a new connection"), "{}", result.log);
@@ -193,24 +191,24 @@ fn an_old_signature_is_not_retried_over_another_old_session() {
     assert!(!pool.head.health_of("link:2022").contains("not authorized"));
 }
 
-/// The command in the usual hint would authorize it again.
+/// The usual hint has a command that would authorize the key again.
 #[test]
-fn a_revoked_key_is_not_offered() {
-    let kept = kept();
-    let acl = String::from_utf8(kept.pool.head.read("/etc/guix/acl")).unwrap();
-    let key = String::from_utf8(kept.pool.machine.read("/etc/guix/signing-key.pub")).unwrap();
+fn no_hint_authorizes_a_revoked_key() {
+    let open = open_session();
+    let acl = String::from_utf8(open.pool.head.read("/etc/guix/acl")).unwrap();
+    let key = String::from_utf8(open.pool.machine.read("/etc/guix/signing-key.pub")).unwrap();
     assert!(acl.contains(key.trim_end()), "{acl}");
     let entry = format!("(entry {} (tag (guix import)))", key.trim_end());
     assert!(acl.contains(&entry), "{acl}");
-    kept.pool.head.write("/etc/guix/acl", acl.replace(&entry, ""));
-    kept.pool.head.write_machine_file(&format!("return {{ {}, max_attempts = 1 }}", kept.pool.entry().lua()));
-    kept.pool.head.mark_healthy(kept.pool.link.name());
-    let result = kept.pool.head.client().build(&[&Drv::new("second")]);
+    open.pool.head.write("/etc/guix/acl", acl.replace(&entry, ""));
+    open.pool.head.write_machine_file(&format!("return {{ {}, max_attempts = 1 }}", open.pool.entry().lua()));
+    open.pool.head.mark_healthy(open.pool.link.name());
+    let result = open.pool.head.client().build(&[&Drv::new("second")]);
     assert_eq!(result.status, Some(1), "{}", result.log);
     assert!(result.log.contains("a key that is no longer authorized here"), "{}", result.log);
     assert!(!result.log.contains("guix archive --authorize"), "{}", result.log);
-    let tested = kept.pool.head.command("/opt/offload/offload").arg("test").output().unwrap();
-    let said = String::from_utf8_lossy(&tested.stdout).into_owned();
-    assert!(said.contains("a key that is no longer authorized here"), "{said}");
-    assert!(!said.contains("guix archive --authorize"), "{said}");
+    let tested = open.pool.head.command("/opt/offload/offload").arg("test").output().unwrap();
+    let report = String::from_utf8_lossy(&tested.stdout).into_owned();
+    assert!(report.contains("a key that is no longer authorized here"), "{report}");
+    assert!(!report.contains("guix archive --authorize"), "{report}");
 }

@@ -13,7 +13,7 @@ fn starts(pool: &Pool) -> Vec<Drv> {
 fn build_together(pool: &Pool, drvs: &[Drv]) {
     let result = pool.head.client().start(&drvs.iter().collect::<Vec<_>>());
     wait_until("all builds run at the same time", LONG, || pool.machine.built().len() == COUNT as usize);
-    pool.let_go();
+    pool.release_builds();
     let result = result.wait().succeeded();
     assert!(!result.log.contains("could not be built on"), "{}", result.log);
 }
@@ -39,7 +39,7 @@ fn hooks_that_start_together_and_need_no_probe_need_one_login() {
 }
 
 #[test]
-fn a_machine_that_was_only_probed_is_soon_left() {
+fn a_session_that_only_probed_ends_soon() {
     let pool = Pool::new();
     let near = pool.lab.build_machine("near").start();
     // Both are probed, and the better one builds.
@@ -47,11 +47,11 @@ fn a_machine_that_was_only_probed_is_soon_left() {
     pool.head.write_machines(&[link, near.entry().set("speed", 1000).set("keep_connection", 600)]);
     pool.head.build(&[&Drv::new("first")]).succeeded();
     assert_eq!(near.built(), ["first"]);
-    wait_until("one session stays open", LONG, || pool.holders().len() == 1 && pool.is_left());
+    wait_until("one session stays open", LONG, || pool.owners().len() == 1 && pool.has_no_session());
     assert_eq!(pool.machine.built(), [""; 0]);
 }
 
-/// More hooks than an owner serves at the same time (128) share its session and perhaps another one.
+/// An owner serves at most 128 hooks at the same time. More hooks share two sessions or a few.
 ///
 /// `OFFLOAD_CAMPAIGN=1` makes it 1,000 hooks.
 #[test]
@@ -74,12 +74,12 @@ fn a_crowd_of_hooks_needs_few_logins() {
     let running: Vec<_> = (0..clients).map(start).collect();
     let limit = if is_campaign { 10 * LONG } else { 2 * LONG };
     wait_until("all builds run at the same time", limit, || pool.machine.built().len() == slots as usize);
-    let owners = pool.holders();
+    let owners = pool.owners();
     let peaks: Vec<u64> = owners.iter().map(crate::lab::Process::peak_memory).collect();
     eprintln!("{slots} hooks: {} logins, peaks of the owners {peaks:?} bytes", pool.link.connections());
     assert!(pool.link.connections() <= slots as u32 / 64 + 1, "{} logins", pool.link.connections());
-    assert!(peaks.iter().all(|peak| *peak < crate::MODEST), "{peaks:?}");
-    pool.let_go();
+    assert!(peaks.iter().all(|peak| *peak < crate::data::OWNER_MEMORY_MAX), "{peaks:?}");
+    pool.release_builds();
     for build in running {
         let result = build.wait().succeeded();
         assert!(!result.log.contains("could not be built on"), "{}", result.log);

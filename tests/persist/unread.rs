@@ -1,5 +1,5 @@
-//! A stream with bytes that nobody has read is not passed on to another hook. The session is real; the test is the hooks, and
-//! the daemon behind a stream.
+//! An owner passes no stream with unread bytes to another hook. The session is real. The test plays the hooks and the
+//! daemon behind a stream.
 
 use std::fs::File;
 use std::io::{IoSlice, Read, Write};
@@ -16,7 +16,7 @@ use crate::pool::Pool;
 
 const PROTOCOL: u8 = 2;
 
-/// The socket of the daemon that the test is.
+/// The socket of the daemon that the test plays.
 const SOCKET: &str = "/var/lab/scripted";
 
 /// A session whose owner serves the test.
@@ -62,9 +62,9 @@ impl Session {
     fn new() -> Session {
         let pool = Pool::new();
         pool.head.write_machines(&[pool.entry().set("parallel_builds", 4)]);
-        pool.kept_by(&Drv::new("first"));
+        pool.owner_after(&Drv::new("first"));
         let socket = pool.sockets().remove(0);
-        // The path is too long for a socket's name, seen from outside.
+        // Outside of the lab's root the path is too long for a socket address.
         let directory = File::open(socket.parent().unwrap()).unwrap();
         let name = socket.file_name().unwrap().to_str().unwrap();
         let control = UnixStream::connect(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd())).unwrap();
@@ -72,7 +72,7 @@ impl Session {
         Session { control, daemons, _pool: pool }
     }
 
-    /// Asks for a stream; the owner's side holds `space` bytes that are not read yet, if that is given.
+    /// Requests a stream. The send buffer on the owner's side has `space` bytes, if that is given.
     fn ask(&self, request: &Value, space: Option<usize>) -> (Stream, Value) {
         let ((data, their_data), (status, their_status)) = (pair(), pair());
         if let Some(space) = space {
@@ -84,7 +84,7 @@ impl Session {
         (Stream { data, status }, reply)
     }
 
-    /// Opens a stream to the test's daemon; returns that side, too.
+    /// Opens a stream to the test's daemon. Returns both sides.
     fn open(&self, space: Option<usize>) -> (Stream, UnixStream) {
         let limit = json!({ "secs": LONG.as_secs(), "nanos": 0 });
         let request = json!({ "Open": { "target": { "Socket": SOCKET }, "limit": limit } });
@@ -95,7 +95,7 @@ impl Session {
         (stream, daemon)
     }
 
-    /// Asks for a stream that was released; `None` if there is none.
+    /// Requests a stream that was released. Returns `None` if there is none.
     fn resume(&self) -> Option<Stream> {
         let (stream, reply) = self.ask(&json!({ "Resume": { "stream": "released" } }), None);
         match reply.as_object().and_then(|reply| reply.keys().next()).map(String::as_str) {
@@ -122,29 +122,29 @@ fn a_released_stream_over_which_something_arrives_is_closed() {
     let session = Session::new();
     let (stream, mut daemon) = session.open(None);
     session.release(&stream);
-    // It is as it was.
+    // The next hook gets the same stream, unchanged.
     let stream = session.resume().expect("a stream that was released is there for the next hook");
     (&stream.data).write_all(b"more").unwrap();
-    let mut said = [0; 4];
-    daemon.read_exact(&mut said).unwrap();
-    assert_eq!(&said, b"more");
+    let mut received = [0; 4];
+    daemon.read_exact(&mut received).unwrap();
+    assert_eq!(&received, b"more");
 
     session.release(&stream);
     daemon.write_all(b"!").unwrap();
-    let end = daemon.read(&mut said);
-    assert!(matches!(end, Ok(0)), "the stream stays open after a byte that nobody asked for: {end:?}");
-    assert!(session.resume().is_none(), "the next hook gets a stream with a byte that nobody asked for");
+    let end = daemon.read(&mut received);
+    assert!(matches!(end, Ok(0)), "the stream stays open after an unrequested byte: {end:?}");
+    assert!(session.resume().is_none(), "the next hook gets a stream with an unrequested byte");
 }
 
 #[test]
 fn a_stream_that_is_released_with_unread_bytes_is_closed() {
     let session = Session::new();
     let (stream, mut daemon) = session.open(Some(2048));
-    // In one packet of SSH: more than the hook's socket holds.
+    // One SSH packet, which is larger than the send buffer on the owner's side.
     daemon.write_all(&[b'!'; 16 << 10]).unwrap();
     (&stream.data).read_exact(&mut [0]).unwrap();
     session.release(&stream);
-    assert!(session.resume().is_none(), "the next hook gets a stream whose last reply nobody has read");
+    assert!(session.resume().is_none(), "the next hook gets a stream with an unread reply");
     let end = daemon.read(&mut [0]);
     assert!(matches!(end, Ok(0)), "the stream stays open: {end:?}");
 }

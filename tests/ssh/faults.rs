@@ -1,4 +1,4 @@
-//! Links that break or fall silent, in every phase in which something is waited for.
+//! Links that break or become silent, in each phase in which the program waits for data.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -13,15 +13,15 @@ use rustix::process::Signal;
 use crate::sshd::{SID, Server};
 use crate::stream::{Noise, Watch, echo, listen};
 
-/// Which processes of sshd carry sessions.
+/// The start of the command lines of those processes of sshd that carry sessions.
 const SESSIONS: &str = "sshd-session";
 
 const STALL_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What nothing takes, on a machine with much else to do.
+/// A time limit that no operation reaches, also on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
-fn impatient(server: &Server) -> Machine {
+fn with_short_timeouts(server: &Server) -> Machine {
     let mut machine = server.machine();
     machine.stall_timeout = STALL_TIMEOUT;
     machine.keepalive_interval = Duration::from_secs(1);
@@ -32,7 +32,7 @@ fn cause(error: &io::Error) -> &Cause {
     &Error::in_io(error).unwrap_or_else(|| panic!("{error} has no cause")).cause
 }
 
-/// After the stall timeout, which begins with the last that was heard: after `start`.
+/// Asserts that the stall timeout has ended the link. It begins with the last data received, which came after `start`.
 fn assert_stalled(start: Instant, error: &io::Error) {
     assert!(matches!(cause(error), Cause::LinkDead(STALL_TIMEOUT)), "{error}");
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
@@ -41,17 +41,17 @@ fn assert_stalled(start: Instant, error: &io::Error) {
 }
 
 #[test]
-fn a_frozen_server_is_a_dead_link_when_read_from() {
+fn reading_from_a_frozen_server_fails_after_the_stall_timeout() {
     let server = Server::start(&SID);
     let socket = listen(&server, echo);
-    let session = Session::connect(&impatient(&server)).unwrap();
+    let session = Session::connect(&with_short_timeouts(&server)).unwrap();
     let mut channel = session.open_socket(&socket).unwrap();
     let start = Instant::now();
     channel.write_all(b"x").unwrap();
     channel.read_exact(&mut [0]).unwrap();
     server.signal(Signal::STOP, SESSIONS);
     assert_stalled(start, &channel.read(&mut [0]).unwrap_err());
-    // From now on it costs nothing.
+    // All later operations fail immediately.
     let start = Instant::now();
     assert!(matches!(cause(&channel.write(b"x").unwrap_err()), Cause::Unusable));
     assert!(session.open_socket(&socket).is_err() && session.exec("true").is_err());
@@ -61,12 +61,12 @@ fn a_frozen_server_is_a_dead_link_when_read_from() {
 }
 
 #[test]
-fn a_frozen_server_is_a_dead_link_when_written_to() {
+fn writing_to_a_frozen_server_fails_after_the_stall_timeout() {
     let server = Server::start(&SID);
     let socket = listen(&server, |stream| {
         let _ = io::copy(&mut &stream, &mut io::sink());
     });
-    let session = Session::connect(&impatient(&server)).unwrap();
+    let session = Session::connect(&with_short_timeouts(&server)).unwrap();
     let start = Instant::now();
     let mut channel = session.open_socket(&socket).unwrap();
     channel.write_all(&[0; 100_000]).unwrap();
@@ -76,10 +76,10 @@ fn a_frozen_server_is_a_dead_link_when_written_to() {
 }
 
 #[test]
-fn a_frozen_server_is_a_dead_link_when_asked_for_a_channel() {
+fn opening_a_channel_on_a_frozen_server_fails_after_the_stall_timeout() {
     let server = Server::start(&SID);
-    let session = Session::connect(&impatient(&server)).unwrap();
-    // The server's last process for the session starts after the login.
+    let session = Session::connect(&with_short_timeouts(&server)).unwrap();
+    // The server starts its last process for the session after the login.
     let start = Instant::now();
     session.exec("true").unwrap().output(0).unwrap();
     server.signal(Signal::STOP, SESSIONS);
@@ -89,10 +89,10 @@ fn a_frozen_server_is_a_dead_link_when_asked_for_a_channel() {
 }
 
 #[test]
-fn leaving_a_frozen_server_takes_no_time() {
+fn closing_a_session_does_not_wait_for_a_frozen_server() {
     let server = Server::start(&SID);
     let socket = listen(&server, echo);
-    // With the timeouts as they are by default, which are longer.
+    // The default timeouts are longer.
     let session = Session::connect(&server.machine()).unwrap();
     let channel = session.open_socket(&socket).unwrap();
     server.signal(Signal::STOP, SESSIONS);
@@ -103,13 +103,13 @@ fn leaving_a_frozen_server_takes_no_time() {
 }
 
 #[test]
-fn keep_alives_hold_up_a_link_on_which_nothing_else_happens() {
+fn keepalives_preserve_an_idle_link() {
     let server = Server::start(&SID);
     let socket = listen(&server, |mut stream| {
         thread::sleep(Duration::from_secs(8));
         stream.write_all(b"at last").unwrap();
     });
-    let session = Session::connect(&impatient(&server)).unwrap();
+    let session = Session::connect(&with_short_timeouts(&server)).unwrap();
     let mut channel = session.open_socket(&socket).unwrap();
     let mut text = String::new();
     let processor = Watch::processor();
@@ -119,14 +119,14 @@ fn keep_alives_hold_up_a_link_on_which_nothing_else_happens() {
 }
 
 #[test]
-fn a_reader_that_does_not_read_is_waited_for() {
+fn a_write_waits_for_a_slow_reader() {
     let server = Server::start(&SID);
     let socket = listen(&server, |mut stream| {
         thread::sleep(Duration::from_secs(5));
         let count = io::copy(&mut &stream, &mut io::sink()).unwrap();
         stream.write_all(&count.to_le_bytes()).unwrap();
     });
-    let session = Session::connect(&impatient(&server)).unwrap();
+    let session = Session::connect(&with_short_timeouts(&server)).unwrap();
     let mut channel = session.open_socket(&socket).unwrap();
     let mut bytes = Vec::new();
     Noise::new(10 << 20).read_to_end(&mut bytes).unwrap();
@@ -140,11 +140,11 @@ fn a_reader_that_does_not_read_is_waited_for() {
 }
 
 #[test]
-fn a_server_killed_in_the_middle_of_a_transfer_is_noticed_at_once() {
+fn a_killed_server_ends_a_transfer_before_the_stall_timeout() {
     for is_reading in [true, false] {
         let server = Server::start(&SID);
         let socket = listen(&server, |stream| {
-            // Both go on until the server is gone.
+            // Both directions continue until the server is gone.
             let copy = stream.try_clone().unwrap();
             thread::spawn(move || io::copy(&mut Noise::new(u64::MAX), &mut &copy));
             let _ = io::copy(&mut &stream, &mut io::sink());
@@ -171,14 +171,14 @@ fn a_server_killed_in_the_middle_of_a_transfer_is_noticed_at_once() {
     }
 }
 
-/// What happens to a connection after some bytes have come from the server.
+/// A fault of a connection after some bytes from the server.
 #[derive(Clone, Copy)]
 enum Fault {
     Cut,
     DamagedByte,
 }
 
-/// A port that leads to the server, with a fault after so many bytes from it.
+/// Returns a port that forwards to the server, with a fault after `limit` bytes from it.
 fn fault_after(server: &Server, limit: u64, fault: Fault) -> u16 {
     let listener = TcpListener::bind((server.address.ip(), 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -213,7 +213,7 @@ fn a_connection_cut_anywhere_is_an_error_and_never_a_hang() {
         let outcome = Session::connect(&machine).and_then(|session| {
             let mut channel = session.open_socket(&socket)?;
             let result = channel.write_all(&[7; 3000]).and_then(|()| channel.read_exact(&mut [0; 3000]));
-            // Whatever it is, it must be one of ours.
+            // The error must be one of the `ssh` module.
             result.map_err(|error| error.downcast::<Error>().expect("an error of ssh"))
         });
         assert!(start.elapsed() < LONG, "{limit} bytes: {:?}", start.elapsed());
@@ -222,7 +222,7 @@ fn a_connection_cut_anywhere_is_an_error_and_never_a_hang() {
         }
         outcomes.push(outcome.map_err(|error| error.phase));
     }
-    // The cuts went through every phase, up to none.
+    // Each phase was cut, and the last connections were complete.
     let described = format!("{outcomes:?}");
     for phase in ["Handshake", "Authenticate", "OpenChannel", "Transfer", "Ok"] {
         assert!(described.contains(phase), "no cut in phase {phase}: {described}");

@@ -1,4 +1,4 @@
-//! From a name to a session: host keys, user keys, and what stands in the way.
+//! From a name to a session: host keys, user keys, and the errors of each step.
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -74,14 +74,14 @@ fn another_host_key_is_refused_before_authentication() {
     let printed = Command::new("ssh-keygen").arg("-lf").arg(server.shared().join("host_key.pub")).output().unwrap();
     assert!(String::from_utf8_lossy(&printed.stdout).contains(fingerprint), "{fingerprint}");
     assert!(error.hint().unwrap().contains(offered));
-    // The server never heard a user's name.
+    // The server has received no user name.
     server.await_log("Disconnected from 127.0.0.1");
     let log = server.log();
     assert!(log.contains("Connection from 127.0.0.1") && !log.contains("root"), "{log}");
 }
 
 #[test]
-fn a_type_that_the_server_has_not_is_answered_with_those_it_has() {
+fn an_error_about_a_missing_key_type_lists_the_offered_types() {
     let server = Server::start(&Options { host_key: &["-t", "ecdsa", "-b", "256"], ..SID });
     let mut machine = server.machine();
     let directory = TempDir::new().unwrap();
@@ -91,7 +91,7 @@ fn a_type_that_the_server_has_not_is_answered_with_those_it_has() {
     let error = refusal(&machine);
     let text = "the server has no host key of a pinned type (ssh-ed25519); it offers ecdsa-sha2-nistp256";
     assert!(error.to_string().ends_with(text), "{error}");
-    // What the command prints is accepted. What ssh-keyscan prints is not.
+    // The program accepts the key that the command prints. It does not accept the output of ssh-keyscan.
     let hint = error.hint().unwrap();
     let command = format!("offload add --port {} {}", machine.port, machine.name);
     assert!(hint.starts_with(&format!("`{command}`")), "{hint}");
@@ -102,9 +102,9 @@ fn a_type_that_the_server_has_not_is_answered_with_those_it_has() {
     Session::connect(&machine).unwrap();
 }
 
-/// No hint says to write what would be refused.
+/// No hint suggests a key that the program would refuse.
 #[test]
-fn a_server_whose_keys_cannot_be_pinned_gets_no_hint_to_pin_them() {
+fn no_hint_pins_a_key_that_would_be_refused() {
     let directory = TempDir::new().unwrap();
     let other = directory.path().join("other");
     keygen(&other, &["-t", "rsa", "-b", "3072"]);
@@ -127,7 +127,7 @@ fn a_server_whose_keys_cannot_be_pinned_gets_no_hint_to_pin_them() {
 }
 
 #[test]
-fn every_kind_of_user_key_opens_the_account() {
+fn every_type_of_user_key_logs_in() {
     let sid = Server::start(&SID);
     let bullseye = Server::start(&BULLSEYE);
     let directory = TempDir::new().unwrap();
@@ -158,9 +158,9 @@ fn every_kind_of_user_key_opens_the_account() {
     }
 }
 
-/// Signatures of RSA keys are of several kinds; the server says which it takes.
+/// RSA keys have several signature algorithms. The server lists those that it accepts.
 #[test]
-fn an_rsa_key_signs_as_the_server_wants() {
+fn an_rsa_key_signs_with_an_algorithm_that_the_server_accepts() {
     let directory = TempDir::new().unwrap();
     let key = directory.path().join("rsa");
     keygen(&key, &["-t", "rsa", "-b", "2048"]);
@@ -177,7 +177,7 @@ fn an_rsa_key_signs_as_the_server_wants() {
 }
 
 #[test]
-fn a_key_that_is_not_authorized_is_refused_with_the_line_to_add() {
+fn an_unauthorized_key_is_reported_with_the_line_to_add() {
     let server = Server::start(&SID);
     let mut machine = server.machine();
     let directory = TempDir::new().unwrap();
@@ -192,7 +192,7 @@ fn a_key_that_is_not_authorized_is_refused_with_the_line_to_add() {
 }
 
 #[test]
-fn a_useless_private_key_is_reported_without_a_connection() {
+fn an_unusable_private_key_is_reported_without_a_connection() {
     let directory = TempDir::new().unwrap();
     let file = |name: &str| directory.path().join(name);
     keygen(&file("good"), &["-t", "ed25519"]);
@@ -200,7 +200,7 @@ fn a_useless_private_key_is_reported_without_a_connection() {
     keygen(&file("exposed"), &["-t", "ed25519"]);
     fs::set_permissions(file("exposed"), Permissions::from_mode(0o644)).unwrap();
     fs::set_permissions(file("good.pub"), Permissions::from_mode(0o600)).unwrap();
-    // Nobody listens there: trying would give another error.
+    // No server listens on this port: a connection would fail with another error.
     let mut machine = Machine::new("127.0.0.1", "root", vec![], vec![host_key(&file("good.pub"))]);
     machine.port = 1;
     let mut cause = |path: &Path| {
@@ -216,7 +216,7 @@ fn a_useless_private_key_is_reported_without_a_connection() {
     assert!(matches!(cause(&file("good.pub")), Cause::NotAPrivateKey { .. }));
 }
 
-/// A machine that is only an address.
+/// Returns a machine at an address without a server.
 fn nowhere(directory: &TempDir, name: &str, port: u16) -> Machine {
     let key = directory.path().join("key");
     if !key.exists() {
@@ -229,23 +229,23 @@ fn nowhere(directory: &TempDir, name: &str, port: u16) -> Machine {
 }
 
 #[test]
-fn what_is_no_ssh_server_is_told_apart() {
+fn each_reason_for_no_ssh_connection_has_its_own_error() {
     let directory = TempDir::new().unwrap();
     let error = refusal(&nowhere(&directory, "nowhere.invalid", 22));
     assert!(matches!(error.cause, Cause::NameNotResolved(_)), "{error}");
     assert_eq!(error.phase, Phase::Resolve);
 
-    let nobody = own_address();
-    let error = refusal(&nowhere(&directory, &nobody.ip().to_string(), nobody.port()));
+    let unused = own_address();
+    let error = refusal(&nowhere(&directory, &unused.ip().to_string(), unused.port()));
     assert!(matches!(error.cause, Cause::ConnectionRefused { .. }), "{error}");
 
-    // Answers with `text` and hangs up.
+    // Replies with `text` and closes the connection.
     let serve = |text: &'static str| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            // No server that has to start a process answers at once, and what is said at once may go unseen.
+            // A real server starts a process before it replies. An immediate reply may be lost.
             let client = BufReader::new(&stream).lines().next().unwrap().unwrap();
             assert!(client.starts_with("SSH-2.0-"), "{client}");
             stream.write_all(text.as_bytes()).unwrap();
@@ -253,7 +253,7 @@ fn what_is_no_ssh_server_is_told_apart() {
         refusal(&nowhere(&directory, "localhost", port)).cause
     };
     assert!(
-        matches!(serve("220 mail.example.org ESMTP\r\n"), Cause::NotSsh(said) if said == "220 mail.example.org ESMTP")
+        matches!(serve("220 mail.example.org ESMTP\r\n"), Cause::NotSsh(text) if text == "220 mail.example.org ESMTP")
     );
     assert!(matches!(serve(""), Cause::Dropped { has_reason: false }));
     assert!(matches!(serve("Exceeded MaxStartups\r\n"), Cause::Dropped { has_reason: true }));
@@ -261,7 +261,7 @@ fn what_is_no_ssh_server_is_told_apart() {
 }
 
 #[test]
-fn a_server_that_says_nothing_costs_the_connect_timeout() {
+fn a_silent_server_is_abandoned_after_the_connect_timeout() {
     let directory = TempDir::new().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut machine = nowhere(&directory, "127.0.0.1", listener.local_addr().unwrap().port());
@@ -275,7 +275,7 @@ fn a_server_that_says_nothing_costs_the_connect_timeout() {
 }
 
 #[test]
-fn a_server_that_says_a_little_now_and_then_costs_no_more() {
+fn a_slow_banner_does_not_extend_the_connect_timeout() {
     let directory = TempDir::new().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut machine = nowhere(&directory, "127.0.0.1", listener.local_addr().unwrap().port());
@@ -288,11 +288,11 @@ fn a_server_that_says_a_little_now_and_then_costs_no_more() {
     machine.connect_timeout = Duration::from_secs(2);
     let start = Instant::now();
     let error = refusal(&machine);
-    assert!(matches!(&error.cause, Cause::NotSsh(said) if said == "please hold the line"), "{error}");
+    assert!(matches!(&error.cause, Cause::NotSsh(text) if text == "please hold the line"), "{error}");
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 }
 
-/// A plain packet of a type that is `kind`, with so many bytes of content and no padding.
+/// Returns an unencrypted packet of type `kind`, with `length` bytes of content and no padding.
 fn packet(kind: u8, length: u32) -> Vec<u8> {
     let mut packet = (length + 2).to_be_bytes().to_vec();
     packet.extend([0, kind]);
@@ -300,10 +300,9 @@ fn packet(kind: u8, length: u32) -> Vec<u8> {
     packet
 }
 
-/// Left to itself libssh2 does not return as long as there is something to read, and keeps each packet that it does not
-/// know.
+/// Without this limit libssh2 reads as long as data arrives, and stores each packet of an unknown type.
 #[test]
-fn a_server_that_never_stops_talking_is_given_up() {
+fn a_flood_from_a_server_is_abandoned() {
     const IGNORE: u8 = 2;
     const UNKNOWN: u8 = 250;
     let too_much = "SSH handshake: the server sent more than 1024 KiB before the login";
@@ -324,7 +323,7 @@ fn a_server_that_never_stops_talking_is_given_up() {
                 while stream.write_all(&flood).is_ok() {}
             }
         });
-        // A program by itself, since only a process has a limit of memory.
+        // A separate process, because a memory limit applies to a process.
         let output = Command::new("prlimit")
             .arg(format!("--data={}", 64 << 20))
             .args([env!("CARGO_BIN_EXE_offload"), "add", "127.0.0.1", "--port", &machine.port.to_string()])
@@ -332,37 +331,37 @@ fn a_server_that_never_stops_talking_is_given_up() {
             .arg(machine.private_key.unwrap())
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        // Its words are known if they were there before libssh2 took them.
-        assert!(said.contains(expected) || version.is_empty() && said.contains(too_much), "{said}");
+        let printed = String::from_utf8_lossy(&output.stderr);
+        // The message has the server's text only if the text arrived before libssh2 read it.
+        assert!(printed.contains(expected) || version.is_empty() && printed.contains(too_much), "{printed}");
     }
 }
 
 #[test]
-fn a_banned_address_is_an_error_of_its_own() {
+fn a_banned_address_has_its_own_error() {
     let server = Server::start(&Options { sshd: &["PerSourcePenalties=authfail:60s min:1s"], ..SID });
     let machine = server.machine();
     let directory = TempDir::new().unwrap();
     let mut stranger = machine.clone();
     stranger.private_key = nowhere(&directory, "x", 1).private_key;
     assert!(matches!(refusal(&stranger).cause, Cause::UserKeyRefused { .. }));
-    // The ban begins when the server's process for that connection has ended.
+    // The ban starts when the server's process for that connection has ended.
     let start = Instant::now();
     loop {
         match Session::connect(&machine) {
             Ok(_) => assert!(start.elapsed() < Duration::from_secs(40), "no ban"),
             Err(error) if matches!(error.cause, Cause::TemporarilyRefused) => break,
-            // What is said at once may go unseen.
+            // An immediate reply may be lost.
             Err(error) => assert!(start.elapsed() < Duration::from_secs(40), "{error}"),
         }
     }
 }
 
 #[test]
-fn one_connection_too_many_is_told_apart() {
+fn a_connection_beyond_max_startups_has_its_own_error() {
     for options in [&SID, &BULLSEYE] {
         let server = Server::start(&Options { sshd: &["MaxStartups=1:100:1"], ..*options });
-        // The first place may still be taken by the fixture's own connection.
+        // The connection of `Server::start` may still occupy the only place.
         let _waiting = loop {
             let mut waiting = TcpStream::connect(server.address).unwrap();
             let mut begin = [0; 4];
@@ -370,19 +369,19 @@ fn one_connection_too_many_is_told_apart() {
                 break waiting;
             }
         };
-        // What is said may be lost with a connection that is reset.
+        // A reset of the connection may discard the reply.
         let causes: Vec<Cause> = (0..10).map(|_| refusal(&server.machine()).cause).collect();
-        let is_told = |cause: &Cause| match options.root {
+        let is_distinct = |cause: &Cause| match options.root {
             "sid" => matches!(cause, Cause::TemporarilyRefused),
             _ => matches!(cause, Cause::Dropped { has_reason: true }),
         };
-        assert!(causes.iter().any(is_told), "{causes:?}");
-        assert!(causes.iter().all(|cause| is_told(cause) || matches!(cause, Cause::Dropped { .. })), "{causes:?}");
+        assert!(causes.iter().any(is_distinct), "{causes:?}");
+        assert!(causes.iter().all(|cause| is_distinct(cause) || matches!(cause, Cause::Dropped { .. })), "{causes:?}");
     }
 }
 
 #[test]
-fn zlib_is_used_when_it_is_asked_for() {
+fn zlib_is_used_only_on_request() {
     let server = Server::start(&SID);
     let mut machine = server.machine();
     for (compression, expected) in
@@ -398,7 +397,7 @@ fn zlib_is_used_when_it_is_asked_for() {
 }
 
 #[test]
-fn what_a_server_has_not_in_common_is_named() {
+fn an_error_names_the_algorithms_that_the_server_offers() {
     for (setting, what, offered) in [
         ("KexAlgorithms=sntrup761x25519-sha512@openssh.com", "key exchange", "sntrup761x25519-sha512@openssh.com"),
         ("Ciphers=chacha20-poly1305@openssh.com", "cipher", "chacha20-poly1305@openssh.com"),
@@ -416,7 +415,7 @@ fn what_a_server_has_not_in_common_is_named() {
 }
 
 #[test]
-fn a_program_can_carry_the_connection() {
+fn a_proxy_command_carries_the_connection() {
     let server = Server::start(&SID);
     let mut machine = server.machine();
     let busybox = made_by_setup("sid").join("bin/busybox").display().to_string();
@@ -441,9 +440,9 @@ fn a_program_can_carry_the_connection() {
     }
 }
 
-/// Nothing that a terminal would obey, and no line without the prefix.
+/// Each line has the prefix, and no control character for a terminal.
 #[test]
-fn what_a_program_complains_of_is_logged() {
+fn errors_of_a_proxy_command_are_logged_without_control_characters() {
     let directory = TempDir::new().unwrap();
     let machines = directory.path().join("machines.lua");
     let machine = nowhere(&directory, "behind", 22);
@@ -462,7 +461,7 @@ fn what_a_program_complains_of_is_logged() {
         .env("GUIX_STATE_DIRECTORY", directory.path())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    let line = said.lines().find(|line| line.contains("way")).unwrap_or_else(|| panic!("{said}"));
-    assert!(line.starts_with("offload: proxy command 'sh': no ") && !said.contains('\x1b'), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    let line = printed.lines().find(|line| line.contains("way")).unwrap_or_else(|| panic!("{printed}"));
+    assert!(line.starts_with("offload: proxy command 'sh': no ") && !printed.contains('\x1b'), "{printed}");
 }

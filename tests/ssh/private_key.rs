@@ -1,4 +1,4 @@
-//! A private key that exists, and that the program does not see.
+//! A private key that exists, and that the program cannot see or read.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -20,12 +20,12 @@ fn machine_file(key: &Path) -> String {
     )
 }
 
-/// What `offload test` says of a machine with this key, or with none, in a mount name space where nothing is in `hidden`.
-fn said_without(hidden: &Path, key: &Path) -> String {
+/// Runs `offload test` for a machine with this key, in a mount namespace where `hidden` is empty. Returns its output.
+fn output_without(hidden: &Path, key: &Path) -> String {
     let directory = TempDir::new().unwrap();
     let machines = directory.path().join("machines.lua");
     fs::write(&machines, machine_file(key)).unwrap();
-    // The outer shell is the first process of what the program sees as the system.
+    // The outer shell is the first process in the process namespace of the program.
     let inner = "mount -t tmpfs tmpfs \"$1\" && exec \"$2\" test --machine-file \"$3\"";
     let output = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=KILL", "sh", "-c"])
@@ -37,25 +37,25 @@ fn said_without(hidden: &Path, key: &Path) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// As under `ProtectHome=yes`: the remedy for a key that does not exist would put another in its place.
+/// `ProtectHome=yes` hides keys like this. The hint for a missing key would replace the key.
 #[test]
-fn a_key_outside_of_the_mount_name_space_is_not_made_again() {
+fn no_hint_recreates_a_key_that_the_mount_namespace_hides() {
     let home = TempDir::new().unwrap();
     let key = home.path().join("key");
     keygen(&key, &["-t", "ed25519"]);
-    let said = said_without(home.path(), &key);
-    assert!(said.contains("exists, but is hidden from this process") && said.contains("ProtectHome"), "{said}");
-    assert!(!said.contains("ssh-keygen"), "{said}");
+    let report = output_without(home.path(), &key);
+    assert!(report.contains("exists, but is hidden from this process") && report.contains("ProtectHome"), "{report}");
+    assert!(!report.contains("ssh-keygen"), "{report}");
 }
 
-/// Where nothing is known of what is outside, the command to paste does no harm there.
+/// The program does not know whether a key exists outside of its namespace, so its command must not overwrite one.
 #[test]
-fn the_command_that_makes_a_key_leaves_one_that_is_there() {
+fn the_command_that_makes_a_key_overwrites_none() {
     let home = TempDir::new().unwrap();
     let key = home.path().join("a key");
-    let said = said_without(home.path(), &key);
+    let report = output_without(home.path(), &key);
     let command =
-        said.lines().map(str::trim).find(|line| line.contains("ssh-keygen")).unwrap_or_else(|| panic!("{said}"));
+        report.lines().map(str::trim).find(|line| line.contains("ssh-keygen")).unwrap_or_else(|| panic!("{report}"));
     let run = || assert!(Command::new("sh").args(["-c", command]).status().unwrap().success());
     run();
     let made = fs::read(&key).unwrap();
@@ -63,9 +63,9 @@ fn the_command_that_makes_a_key_leaves_one_that_is_there() {
     assert_eq!(fs::read(&key).unwrap(), made);
 }
 
-/// Rights of a home directory are not loosened for the sake of a key.
+/// No hint suggests wider permissions of a home directory.
 #[test]
-fn a_key_in_a_home_directory_of_somebody_else_leaves_that_closed() {
+fn no_hint_opens_the_home_directory_of_another_user() {
     let home = TempDir::new().unwrap();
     let key = home.path().join("key");
     keygen(&key, &["-t", "ed25519"]);
@@ -84,8 +84,8 @@ fn a_key_in_a_home_directory_of_somebody_else_leaves_that_closed() {
         .env("GUIX_STATE_DIRECTORY", directory.path())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(said.contains("cannot read private key") && said.contains("Give that user a separate key"), "{said}");
-    assert!(!said.contains("chmod"), "{said}");
+    let report = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let report = report.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(report.contains("cannot read private key") && report.contains("Give that user a separate key"), "{report}");
+    assert!(!report.contains("chmod"), "{report}");
 }

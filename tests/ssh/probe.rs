@@ -1,4 +1,4 @@
-//! The probe on machines that lack something. What they cannot tell is unknown, and never a failure.
+//! The probe on machines that lack files or programs. A value that they cannot report is unknown, and not a failure.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use offload::status::MachineStatus;
 
 use crate::sshd::{Options, SID, Server};
 
-/// A server where every command runs through this script, in a mount namespace of its own.
+/// Starts a server that runs this script for each command, in a separate mount namespace.
 fn server(script: &str) -> Server {
     let server = Server::start(&Options { sshd: &["ForceCommand=exec unshare --mount /mnt/account"], ..SID });
     let account = server.shared().join("account");
@@ -24,7 +24,7 @@ fn probe(server: &Server) -> MachineStatus {
 }
 
 #[test]
-fn busybox_tells_everything() {
+fn busybox_reports_every_value() {
     let server = server(
         "set -e; mount --bind /bin/busybox /bin/dash
         export PATH=/var/lab/busybox/bin
@@ -47,14 +47,14 @@ fn without_proc_the_load_is_unknown() {
 }
 
 #[test]
-fn without_programs_there_is_what_the_shell_itself_can_read() {
+fn without_programs_the_shell_reports_what_it_can_read() {
     let status = probe(&server("export PATH=/nonexistent; exec /bin/sh -c \"$SSH_ORIGINAL_COMMAND\""));
     assert!(status.load1.is_some() && status.free_memory.is_some(), "{status:?}");
     assert_eq!((status.cores, status.clock, status.kernel, status.free_disk), (None, None, None, None));
 }
 
 #[test]
-fn a_build_directory_of_its_own_is_told_apart() {
+fn a_separate_build_directory_has_its_own_free_space() {
     let server = server(
         "set -e; mount -t tmpfs -o size=8m tmpfs /srv
         export TMPDIR=/srv
@@ -65,7 +65,7 @@ fn a_build_directory_of_its_own_is_told_apart() {
 }
 
 #[test]
-fn an_account_that_never_answers_is_asked_within_the_connect_timeout() {
+fn the_probe_of_a_silent_account_ends_after_the_connect_timeout() {
     let server = server("exec sleep 1000");
     let mut machine = server.machine();
     machine.connect_timeout = Duration::from_secs(4);
@@ -78,9 +78,9 @@ fn an_account_that_never_answers_is_asked_within_the_connect_timeout() {
 }
 
 #[test]
-fn an_account_that_talks_without_end_is_cut_short() {
+fn endless_output_of_an_account_is_cut_short() {
     let server = server("yes load 99 99 99");
-    // The limit of the probe, which is not waited for.
+    // The time limit of the probe. The probe ends before it.
     let machine = Machine { connect_timeout: Duration::from_secs(120), ..server.machine() };
     let start = Instant::now();
     assert_eq!(Connection::open(&machine).unwrap().probe("/gnu").unwrap(), MachineStatus::default());

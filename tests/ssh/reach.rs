@@ -1,4 +1,4 @@
-//! To the daemon of a build machine: directly, through the relay, or not at all; and the probe.
+//! The connection to the daemon of a build machine: direct, through the relay, or impossible. And the probe.
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::stream::{Noise, echo, expect, listen};
 const FORBIDDEN: &str = "AllowStreamLocalForwarding=no";
 const STORE: &str = "/gnu/store";
 
-/// The first words of the worker protocol; returns the daemon's version.
+/// Starts the worker protocol. Returns the daemon's version.
 fn greet(mut stream: impl Read + Write) -> u64 {
     stream.write_all(&0x6e697863_u64.to_le_bytes()).unwrap();
     let mut words = [0; 16];
@@ -38,7 +38,7 @@ fn the_daemon_answers_directly_and_through_the_relay() {
 }
 
 #[test]
-fn the_relay_is_worth_a_warning() {
+fn the_relay_causes_a_warning() {
     for (sshd, is_relayed) in [(&[][..], false), (&[FORBIDDEN], true)] {
         let server = Server::start(&Options { sshd, daemon: true, ..SID });
         let connection = Connection::open(&server.machine()).unwrap();
@@ -64,7 +64,7 @@ fn the_relay_passes_every_byte_both_ways_at_once() {
         stream.read_exact(&mut back).unwrap();
         assert_eq!(back, all);
 
-        // More than all buffers on the way hold: neither direction may wait for the other.
+        // More data than all buffers between the sides hold: neither direction may wait for the other.
         let length = 20 << 20;
         let mut sent = Noise::new(length);
         let mut received = Noise::new(length);
@@ -98,7 +98,7 @@ fn the_relay_ends_with_either_side() {
     drop(stream);
     let start = Instant::now();
     while is_running() {
-        assert!(start.elapsed() < Duration::from_secs(60), "the relay goes on");
+        assert!(start.elapsed() < Duration::from_secs(60), "the relay is still running");
     }
 }
 
@@ -110,7 +110,7 @@ fn refusal(connection: &Connection) -> Error {
 }
 
 #[test]
-fn no_daemon_is_told_apart_from_no_way_to_it() {
+fn a_missing_daemon_and_a_missing_route_have_their_own_errors() {
     for sshd in [&[][..], &[FORBIDDEN]] {
         let server = Server::start(&Options { sshd, ..SID });
         let mut machine = server.machine();
@@ -123,7 +123,7 @@ fn no_daemon_is_told_apart_from_no_way_to_it() {
         assert_eq!(error.to_string(), text);
         assert!(matches!(error, Error::NoDaemon { .. }) && error.hint().is_some());
 
-        // A socket that nobody listens on any more, and a name that has to be quoted.
+        // A socket without a listener, whose name needs quoting.
         drop(std::os::unix::net::UnixListener::bind(server.shared().join("so\\ck\"et")).unwrap());
         machine.daemon_socket = "/mnt/so\\ck\"et".into();
         let error = refusal(&Connection::open(&machine).unwrap());
@@ -137,7 +137,7 @@ fn no_daemon_is_told_apart_from_no_way_to_it() {
 }
 
 #[test]
-fn a_machine_without_guix_is_said() {
+fn a_machine_without_guix_is_reported() {
     let server = Server::start(&Options { sshd: &[FORBIDDEN, "SetEnv=PATH=/nonexistent"], ..SID });
     let error = refusal(&Connection::open(&server.machine()).unwrap());
     assert!(matches!(error, Error::NoRoute { .. }), "{error}");
@@ -148,8 +148,8 @@ fn a_machine_without_guix_is_said() {
 }
 
 #[test]
-fn the_probe_tells_how_the_machine_is() {
-    // In the other root there is no store before something is put into it.
+fn the_probe_reports_the_status_of_the_machine() {
+    // The other root has no store before the first item is added.
     for (options, store) in [(&SID, STORE), (&BULLSEYE, "/")] {
         let server = Server::start(options);
         let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
@@ -165,14 +165,14 @@ fn the_probe_tells_how_the_machine_is() {
 }
 
 #[test]
-fn an_account_that_may_do_nothing_has_no_status_but_a_daemon() {
+fn an_account_that_runs_no_commands_reaches_the_daemon() {
     let forced = Server::start(&Options { sshd: &["ForceCommand=cat"], daemon: true, ..SID });
-    // The account of Debian's 'nobody' has /usr/sbin/nologin for a shell.
+    // The shell of Debian's account 'nobody' is /usr/sbin/nologin.
     let nologin = Server::start(&Options { daemon: true, ..SID });
     let mut restricted = nologin.machine();
     restricted.user = "nobody".to_owned();
     for machine in [forced.machine(), restricted] {
-        // The limit of the probe, which is not waited for.
+        // The time limit of the probe. The probe ends before it.
         let machine = Machine { connect_timeout: Duration::from_secs(120), ..machine };
         let connection = Connection::open(&machine).unwrap();
         let start = Instant::now();
@@ -183,7 +183,7 @@ fn an_account_that_may_do_nothing_has_no_status_but_a_daemon() {
 }
 
 #[test]
-fn a_talkative_shell_does_not_disturb() {
+fn extra_output_of_a_shell_is_ignored() {
     let talkative = Server::start(&Options {
         sshd: &["ForceCommand=echo load 99 99 99; sh -c \"$SSH_ORIGINAL_COMMAND\"; echo load 98 98 98", FORBIDDEN],
         daemon: true,
@@ -196,7 +196,7 @@ fn a_talkative_shell_does_not_disturb() {
 }
 
 #[test]
-fn the_stream_of_a_dead_connection_gives_its_cause() {
+fn a_read_over_a_dead_connection_reports_the_cause() {
     let server = Server::start(&Options { daemon: true, ..SID });
     let connection = Connection::open(&server.machine()).unwrap();
     let mut stream = connection.daemon().unwrap();

@@ -1,4 +1,4 @@
-//! Logins that a server refuses: what is said of why, and what to do.
+//! Logins that a server refuses: the reasons and hints that the program prints.
 
 use std::fs;
 use std::io::Write;
@@ -10,9 +10,9 @@ use offload::ssh::{Cause, Session};
 use crate::login::refusal;
 use crate::sshd::{BULLSEYE, Options, SID, Server};
 
-/// A key that is there is not to be added once more: without its options it would be let in from everywhere.
+/// A second line with the same key and no options would allow logins from all addresses.
 #[test]
-fn a_key_with_a_restriction_is_not_added_without_it() {
+fn no_hint_adds_a_restricted_key_without_its_restriction() {
     let server = Server::start(&SID);
     let file = server.shared().join("authorized_keys");
     let line = fs::read_to_string(&file).unwrap();
@@ -26,7 +26,7 @@ fn a_key_with_a_restriction_is_not_added_without_it() {
 }
 
 #[test]
-fn a_second_method_that_is_wanted_is_named() {
+fn a_required_second_method_is_named() {
     for options in [&SID, &BULLSEYE] {
         let sshd = ["AuthenticationMethods=publickey,password publickey,keyboard-interactive"];
         let server = Server::start(&Options { sshd: &sshd, ..*options });
@@ -39,7 +39,7 @@ fn a_second_method_that_is_wanted_is_named() {
 }
 
 #[test]
-fn a_server_without_login_by_key_says_what_it_has() {
+fn an_error_about_disabled_key_logins_lists_the_allowed_methods() {
     for setting in ["PubkeyAuthentication=no", "AuthenticationMethods=password"] {
         let server = Server::start(&Options { sshd: &[setting], ..SID });
         let error = refusal(&server.machine());
@@ -50,7 +50,7 @@ fn a_server_without_login_by_key_says_what_it_has() {
 }
 
 #[test]
-fn a_login_that_is_refused_after_its_key_fitted_does_not_blame_the_key() {
+fn a_login_that_is_refused_after_its_key_matched_does_not_blame_the_key() {
     for setting in ["PermitRootLogin=no", "AuthenticationMethods=publickey,publickey"] {
         let server = Server::start(&Options { sshd: &[setting], ..SID });
         let error = refusal(&server.machine());
@@ -62,7 +62,7 @@ fn a_login_that_is_refused_after_its_key_fitted_does_not_blame_the_key() {
 }
 
 #[test]
-fn the_reason_that_a_server_gives_for_the_end_is_passed_on() {
+fn the_reason_of_a_disconnect_is_reported() {
     let server = Server::start(&Options { sshd: &["MaxAuthTries=1", "PermitRootLogin=no"], ..SID });
     let error = refusal(&server.machine());
     assert!(matches!(&error.cause, Cause::Disconnected(why) if why == "Too many authentication failures"), "{error}");
@@ -70,7 +70,7 @@ fn the_reason_that_a_server_gives_for_the_end_is_passed_on() {
 }
 
 #[test]
-fn a_text_before_the_login_may_be_as_long_as_libssh2_takes() {
+fn a_banner_may_be_as_long_as_libssh2_accepts() {
     for (length, is_taken) in [(35_000, true), (80_000, false)] {
         for options in [&SID, &BULLSEYE] {
             let server = Server::start(&Options { sshd: &["Banner=/mnt/banner"], ..*options });
@@ -86,7 +86,7 @@ fn a_text_before_the_login_may_be_as_long_as_libssh2_takes() {
     }
 }
 
-/// An SSH_MSG_DISCONNECT in place of the key exchange, with what a terminal would obey.
+/// The server sends an SSH_MSG_DISCONNECT instead of the key exchange, with a control character for a terminal.
 #[test]
 fn a_reason_is_shown_without_control_characters() {
     let server = Server::start(&SID);
@@ -108,7 +108,7 @@ fn a_reason_is_shown_without_control_characters() {
         packet.extend(vec![0; padding]);
         stream.write_all(b"SSH-2.0-x\r\n").unwrap();
         stream.write_all(&packet).unwrap();
-        // Until the other side has read it.
+        // The connection stays open until the other side has read the packet.
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
     });
     let error = refusal(&machine);

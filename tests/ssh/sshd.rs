@@ -1,8 +1,7 @@
 //! A real sshd (and guix-daemon) in a root directory of the lab.
 //!
-//! Each [`Server`] has mount and process namespaces of its own: an overlay over the common root, with nothing left to
-//! unmount and no process left to find once its first process is gone. The directory [`Server::shared`] is `/mnt`
-//! inside.
+//! Each [`Server`] has its own mount and process namespaces, with an overlay over the common root. Its mounts and
+//! processes end with its first process. Inside, the directory [`Server::shared`] is `/mnt`.
 
 use std::fs;
 use std::io::Read;
@@ -25,7 +24,7 @@ pub struct Server {
     pub address: SocketAddr,
 }
 
-/// What a server is to be like.
+/// Options of a server.
 pub struct Options<'a> {
     pub root: &'a str,
     pub host_key: &'a [&'a str],
@@ -86,8 +85,8 @@ impl Server {
         server
     }
 
-    /// Waits for the server's version. (A connection that ends before it logs in costs nothing here: penalties are off,
-    /// or start with a failed login.)
+    /// Waits for the server's version. The server does not penalize this connection, which ends without a login:
+    /// penalties are off, or start with a failed login.
     fn await_banner(&self) {
         self.await_("sshd", || {
             let mut begin = [0; 4];
@@ -99,7 +98,7 @@ impl Server {
     fn await_(&self, what: &str, mut is_there: impl FnMut() -> bool) {
         let start = Instant::now();
         while !is_there() {
-            assert!(start.elapsed() < Duration::from_secs(60), "{what} does not answer:\n{}", self.log());
+            assert!(start.elapsed() < Duration::from_secs(60), "{what} does not reply:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -109,22 +108,22 @@ impl Server {
         self.await_(text, || self.log().contains(text));
     }
 
-    /// What sshd has logged.
+    /// Returns the log of sshd.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
-    /// The directory that is /mnt for the server.
+    /// Returns the directory that is /mnt for the server.
     pub fn shared(&self) -> PathBuf {
         self.directory.path().join("shared")
     }
 
-    /// A private key that opens the accounts.
+    /// Returns the path of a private key for all accounts.
     pub fn user_key(&self) -> PathBuf {
         self.directory.path().join("user_key")
     }
 
-    /// A build machine that is this server, with time for all that it does.
+    /// Returns a build machine for this server, with a generous timeout.
     pub fn machine(&self) -> Machine {
         let key = host_key(&self.shared().join("host_key.pub"));
         let mut machine =
@@ -136,7 +135,7 @@ impl Server {
         machine
     }
 
-    /// Sends a signal to the processes whose command line begins like this.
+    /// Sends a signal to the processes whose command line begins with `begin`.
     pub fn signal(&self, signal: Signal, begin: &str) {
         let processes = processes(self.child.id(), |command| command.starts_with(begin));
         assert!(!processes.is_empty(), "no process of the server begins with {begin:?}");
@@ -146,7 +145,7 @@ impl Server {
         }
     }
 
-    /// Whether a process has this in its command line.
+    /// Whether the command line of a process contains `part`.
     pub fn runs(&self, part: &str) -> bool {
         !processes(self.child.id(), |command| command.contains(part)).is_empty()
     }
@@ -162,23 +161,23 @@ impl Drop for Server {
     }
 }
 
-/// An address that no other test has: ports that the system gives out may be given to somebody else before a server has
-/// them.
+/// Returns an address that no other test uses. A port chosen by the system could go to another process before the
+/// server binds it.
 pub fn own_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(2022);
-    // A process identifier has 22 bits. Labs have the networks below these.
+    // A process identifier has 22 bits. Labs use the networks below these.
     let [_, high, middle, low] = std::process::id().to_be_bytes();
     loop {
         let port = NEXT.fetch_add(1, Ordering::Relaxed);
         let address = SocketAddr::from((Ipv4Addr::new(127, 192 | (high & 63), middle, low), port));
-        // Somebody may listen on this port on all addresses.
+        // Another process may listen on this port on all addresses.
         if TcpListener::bind(address).is_ok() {
             return address;
         }
     }
 }
 
-/// The descendants of a process whose command line is as wanted.
+/// Returns the descendants of a process whose command line satisfies `is_wanted`.
 pub fn processes(ancestor: u32, is_wanted: impl Fn(&str) -> bool) -> Vec<u32> {
     let command = |process: &u32| fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
     let mut processes = descendants(ancestor);

@@ -1,4 +1,4 @@
-//! Bytes through channels, both ways, with everything in between that can get in their way.
+//! Bytes through channels in both directions: several channels, large transfers, new keys, deadlines, and errors.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,7 +10,7 @@ use offload::ssh::{Cause, Channel, Error, Session};
 
 use crate::sshd::{BULLSEYE, Options, SID, Server};
 
-/// Listens on a socket that the server knows by the path returned; each connection is handed to `serve`.
+/// Listens on a socket, and calls `serve` for each connection. Returns the path of the socket inside the server.
 pub fn listen(server: &Server, serve: impl Fn(UnixStream) + Clone + Send + 'static) -> PathBuf {
     let listener = UnixListener::bind(server.shared().join("socket")).unwrap();
     thread::spawn(move || {
@@ -23,11 +23,11 @@ pub fn listen(server: &Server, serve: impl Fn(UnixStream) + Clone + Send + 'stat
 }
 
 pub fn echo(stream: UnixStream) {
-    // The test decides when it is over.
+    // The test ends the connection, which may be an error here.
     let _ = io::copy(&mut &stream, &mut &stream);
 }
 
-/// A stream of bytes without a pattern that a lost or doubled packet would leave intact.
+/// A stream of pseudorandom bytes, in which a lost or repeated packet is noticed.
 pub struct Noise {
     state: u64,
     left: u64,
@@ -51,7 +51,7 @@ impl Read for Noise {
     }
 }
 
-/// Reads to the end and compares.
+/// Reads to the end, and asserts that the data is as expected. Returns the number of bytes.
 pub fn expect(mut input: impl Read, mut expected: impl Read) -> u64 {
     let (mut found, mut wanted) = (vec![0; 100_000], vec![0; 100_000]);
     let mut count = 0;
@@ -81,7 +81,7 @@ fn a_socket_echoes_through_several_channels() {
         for (i, channel) in channels.iter_mut().enumerate() {
             channel.write_all(format!("{round} {i}\n").as_bytes()).unwrap();
         }
-        // In another order, and with a command in between.
+        // The channels are read in another order, after a command.
         let output =
             session.exec(&format!("echo {round}; echo error >&2; exit {round}")).unwrap().output(1000).unwrap();
         assert_eq!((output.stdout, output.stderr), (format!("{round}\n").into_bytes(), b"error\n".to_vec()));
@@ -114,14 +114,14 @@ fn commands_end_with_their_status() {
     assert!(large.stdout == large.stderr && large.stdout.len() == 6888896);
     let error = run("yes", 100_000).unwrap_err();
     assert!(matches!(error.cause, Cause::TooMuchOutput(100_000)), "{error}");
-    // The session goes on.
+    // The session is still usable.
     let mut channel = session.exec("cat").unwrap();
     channel.write_all(b"through cat").unwrap();
     channel.send_eof().unwrap();
     assert_eq!(channel.output(100).unwrap().stdout, b"through cat");
 }
 
-/// 200 MiB each way while the server asks for new keys every 16 MiB.
+/// Transfers 200 MiB in each direction while the server requests new keys every 16 MiB.
 fn rekey(options: &Options) {
     const LENGTH: u64 = 200 << 20;
     let server = Server::start(&Options { sshd: &["RekeyLimit=16M"], ..*options });
@@ -153,7 +153,7 @@ fn rekey(options: &Options) {
 }
 
 #[test]
-fn new_keys_are_agreed_on_in_the_middle_of_a_transfer() {
+fn rekeying_does_not_change_a_transfer() {
     rekey(&SID);
     rekey(&BULLSEYE);
 }
@@ -192,7 +192,7 @@ fn a_deadline_ends_a_read_and_leaves_the_channel_usable() {
     channel.set_deadline(None);
     channel.write_all(b"xyz").unwrap();
     channel.read_exact(&mut [0]).unwrap();
-    // A deadline counts even if there is something to read, or to be written at once.
+    // A deadline applies even if data can be read or written immediately.
     let mut channel = session.open_socket(&socket).unwrap();
     channel.write_all(&[0; 100_000]).unwrap();
     thread::sleep(Duration::from_millis(50));
@@ -204,7 +204,7 @@ fn a_deadline_ends_a_read_and_leaves_the_channel_usable() {
 }
 
 #[test]
-fn a_write_that_is_given_up_puts_the_session_out_of_use() {
+fn an_abandoned_write_makes_the_session_unusable() {
     let server = Server::start(&SID);
     let socket = listen(&server, |_| thread::sleep(Duration::from_secs(100)));
     let session = Session::connect(&server.machine()).unwrap();
@@ -219,7 +219,7 @@ fn a_write_that_is_given_up_puts_the_session_out_of_use() {
 }
 
 #[test]
-fn a_reader_that_has_gone_is_a_broken_pipe_and_its_last_words_can_be_read() {
+fn a_closed_channel_fails_writes_and_leaves_its_last_data_readable() {
     let server = Server::start(&SID);
     let socket = listen(&server, |mut stream| stream.write_all(b"goodbye").unwrap());
     let session = Session::connect(&server.machine()).unwrap();
@@ -233,11 +233,11 @@ fn a_reader_that_has_gone_is_a_broken_pipe_and_its_last_words_can_be_read() {
     let mut words = String::new();
     channel.read_to_string(&mut words).unwrap();
     assert_eq!(words, "goodbye");
-    // The session is none the worse.
+    // The session is still usable.
     session.open_socket(&socket).unwrap();
 }
 
-/// Prints how fast it is: `cargo test --release --test ssh -- --ignored --nocapture throughput`.
+/// Prints the throughput: `cargo test --release --test ssh -- --ignored --nocapture throughput`.
 #[test]
 #[ignore = "a measurement"]
 fn throughput() {
@@ -294,7 +294,7 @@ impl Watch {
         Watch { start: Instant::now(), processor: Watch::processor() }
     }
 
-    /// Seconds this thread has had a processor.
+    /// Returns the processor time of this thread, in seconds.
     pub fn processor() -> f64 {
         let times = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
         times.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
@@ -310,7 +310,7 @@ impl Watch {
     }
 }
 
-/// Prints what distance does: `cargo test --release --test ssh -- --ignored --nocapture distance`.
+/// Prints the effect of latency: `cargo test --release --test ssh -- --ignored --nocapture distance`.
 #[test]
 #[ignore = "a measurement"]
 fn distance() {
@@ -320,7 +320,7 @@ fn distance() {
         let mut request = [0];
         match (&stream).read(&mut request).unwrap() {
             1 if request == *b"d" => {
-                // The test may have seen enough.
+                // The test may have closed the connection.
                 let _ = io::copy(&mut io::repeat(b'x').take(LENGTH), &mut &stream);
             }
             1 => {
@@ -355,7 +355,7 @@ fn distance() {
     }
 }
 
-/// A port that leads to `address`, each byte that much later.
+/// Returns a port that forwards to `address` and delays each byte by `time`.
 fn delay(address: std::net::SocketAddr, time: Duration) -> u16 {
     let listener = std::net::TcpListener::bind((address.ip(), 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
