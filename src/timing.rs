@@ -10,7 +10,7 @@
 //! | greet | a channel to the machine's daemon, its greeting |
 //! | options | the daemon's options are set |
 //! | store check | once a day: whether the machine's store is this machine's |
-//! | borrow | instead of all these: a persistent connection is acquired, and the options are set over it |
+//! | reuse | instead of all these: a persistent connection is acquired, and the options are set over it |
 //! | query | the present inputs are queried |
 //! | add | the missing ones that need no signature are sent |
 //! | sign, send | the other missing ones: signing them; reading, hashing and sending them |

@@ -86,7 +86,7 @@ impl OpenSessions {
             link.has_options = true;
             Ok(link)
         });
-        stopwatch.lap("borrow");
+        stopwatch.lap("reuse");
         taken
             .inspect_err(|error| {
                 debug!("cannot reuse the persistent connection: {error}");

@@ -105,7 +105,6 @@ fn every_file_of_the_state_has_its_row() {
     assert!(found > 12, "only {found} files found");
 }
 
-/// Tests that pages name, as `tests/FILE.rs: NAME` or `src/FILE.rs: NAME`, exist.
 /// `tests/mutants` has a table from folders to the tests of their topic.
 #[test]
 fn tests_of_each_topic_exist() {
@@ -123,6 +122,7 @@ fn tests_of_each_topic_exist() {
     }
 }
 
+/// Tests that pages name, as `tests/FILE.rs: NAME` or `src/FILE.rs: NAME`, exist.
 #[test]
 fn tests_that_are_named_exist() {
     let mut found = 0;

@@ -50,7 +50,7 @@ fn a_killed_hook_ends_its_build_and_leaves_the_session_open() {
     let start = |name: &str| {
         let mut build = pool.start(&pool.long(name));
         build.wait_for_log("here we are");
-        assert!(build.log().contains("debug: borrow: "), "{}", build.log());
+        assert!(build.log().contains("debug: reuse: "), "{}", build.log());
         build
     };
 

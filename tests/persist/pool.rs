@@ -108,7 +108,7 @@ impl Pool {
 
 /// Whether a build used a session that was open before, according to its log.
 pub fn is_reused(result: &BuildResult) -> bool {
-    result.log.contains("debug: borrow: ")
+    result.log.contains("debug: reuse: ")
 }
 
 /// Writes a machine file with two machines, of which the one behind the proxy is preferred.

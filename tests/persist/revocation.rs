@@ -149,7 +149,7 @@ fn a_new_signing_key_is_not_a_failure_of_the_machine() {
     let connections = open.pool.link.connections();
     let mut build = open.pool.start(&open.pool.long("third"));
     build.wait_for_log("here we are");
-    assert!(build.log().contains("debug: borrow: "), "{}", build.log());
+    assert!(build.log().contains("debug: reuse: "), "{}", build.log());
     open.pool.machine.run("sh", &["-c", "rm /etc/guix/signing-key.*; guix archive --generate-key"]);
     let new = String::from_utf8(open.pool.machine.read("/etc/guix/signing-key.pub")).unwrap();
     let stranger = fs::read_to_string(open.pool.lab.stranger_signing_key().with_extension("pub")).unwrap();
@@ -179,7 +179,7 @@ fn an_old_signature_is_not_retried_over_another_old_session() {
     first.signal(Signal::CONT);
     let mut build = pool.start(&pool.long("third"));
     build.wait_for_log("here we are");
-    assert!(build.log().contains("debug: borrow: "), "{}", build.log());
+    assert!(build.log().contains("debug: reuse: "), "{}", build.log());
     let acl = give_new_signing_key(&pool);
     pool.head.write("/etc/guix/acl", acl);
     pool.release_builds();
