@@ -114,20 +114,22 @@ impl OpenSessions {
         CacheKey::new(self.state.persist_directory(), machine, asked, options, &self.directories.store, &files)
     }
 
-    /// Makes a new session available to other builds, for as long as the machine file says.
+    /// Makes a session available to other builds, for as long as the machine file says. A session that another process
+    /// made for a probe alone would end sooner.
     pub(super) fn keep(&self, machine: &Machine, connection: &Connection) {
         self.keep_for(Duration::MAX, machine, connection);
     }
 
     fn keep_for(&self, longest: Duration, machine: &Machine, connection: &Connection) {
         let Some(idle) = idle_timeout(machine) else { return };
-        // The stamp of the key at login counts: the key file may have changed meanwhile.
-        let Some(key) = connection.key_stamp() else { return };
-        if let Some(cache_key) = self.cache_key(machine, connection.requested_compression(), Some(key.clone()), None) {
+        // The stamp of the key at login counts: the key file may have changed meanwhile. A session that was found has its
+        // name already.
+        let key = connection.key_stamp().cloned();
+        if let Some(cache_key) = self.cache_key(machine, connection.requested_compression(), key, None) {
             if let Err(error) = self.state.make_persist_directory() {
                 return debug!("the session does not stay open: {error}");
             }
-            let daemon = (self.daemon)();
+            let daemon = if connection.is_reused() { None } else { (self.daemon)() };
             connection.keep_open(&cache_key, idle.min(longest), daemon.as_ref().map(AsFd::as_fd));
         }
     }

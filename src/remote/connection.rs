@@ -71,7 +71,9 @@ impl Connection {
         requested: Compressed,
         compressed: Compressed,
     ) -> Connection {
-        let [has_reached_daemon, is_relayed, is_kept] = [false; 3].map(AtomicBool::new);
+        // A session that was found is available already.
+        let is_kept = AtomicBool::new(key.is_none());
+        let [has_reached_daemon, is_relayed] = [false; 2].map(AtomicBool::new);
         Connection(Arc::new(Inner {
             owner,
             key,

@@ -6,9 +6,9 @@
 //! builds wait for them and fetch nothing twice.
 //!
 //! Whether an item has arrived shows only in the query for missing inputs that follows, since BuildPaths succeeds for
-//! items without a substitute. The upload sends the items that are still missing. So a fetch is never an error. If it fails, or takes too
-//! long, no build has this machine fetch for a while ([`SubstituteServers`]). Closing the stream ends a query
-//! that hangs, and all downloads.
+//! items without a substitute. The upload sends the items that are still missing. So a fetch is never an error. If it
+//! fails, or takes too long, the machine fetches nothing for a while ([`SubstituteServers`]). Closing the stream ends a
+//! query that hangs, and all downloads.
 //!
 //! The stream stays open until the inputs are protected: its daemon's process has temporary roots for what it fetched.
 //!

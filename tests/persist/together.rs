@@ -82,3 +82,24 @@ fn a_crowd_of_hooks_needs_few_logins() {
     }
     pool.head.await_no_lock("afterwards");
 }
+
+/// A build may reuse the session of a probe, which alone would end after two seconds.
+#[test]
+fn a_build_over_the_session_of_a_probe_leaves_it_open() {
+    let pool = Pool::new();
+    let near = pool.lab.build_machine("near").start();
+    let entries = |link: f64, near: f64| (pool.entry().set("speed", link), near);
+    let write = |(link, speed): (crate::lab::Entry, f64)| {
+        let near = near.entry().set("speed", speed).set("keep_connection", false);
+        pool.head.write_machines(&[link, near]);
+    };
+    write(entries(0.5, 1000.0));
+    pool.head.build(&[&Drv::new("first")]).succeeded();
+    assert_eq!(near.built(), ["first"]);
+    write(entries(1000.0, 0.5));
+    pool.head.build(&[&Drv::new("second")]).succeeded();
+    assert_eq!(pool.machine.built(), ["second"]);
+    let end = std::time::Instant::now();
+    wait_until("the session of a probe would have ended", LONG, || end.elapsed().as_secs() >= 4);
+    assert_eq!(pool.owners().len(), 1);
+}

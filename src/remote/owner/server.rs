@@ -191,7 +191,8 @@ impl Server {
                 Ok(None) if until > Instant::now() => return Ok(()),
                 Ok(None) => {
                     self.can_open = false;
-                    self.listening = None;
+                    // The idle streams are left: their channels are open. No request to stay open changes this.
+                    (self.listening, self.is_retired) = (None, true);
                     Err(self.session.open_timeout_error(pending.limit))
                 }
                 Ok(Some(channel)) => Ok(channel),
