@@ -103,12 +103,14 @@ impl Connection {
 
     /// Keeps the session open for other hooks, unless the machine has as many sessions as build slots. The session ends
     /// after the time `idle` without use, and with the process `daemon`, if given (pidfd_open(2)). Further calls change the
-    /// time. An error is logged.
+    /// time. When the first call returns, other hooks find the session. An error is logged.
     pub fn keep_open(&self, cache_key: &CacheKey, idle: Duration, daemon: Option<BorrowedFd<'_>>) {
-        if !self.0.is_kept.load(Ordering::Relaxed) && cache_key.is_full() {
+        let is_kept = self.0.is_kept.load(Ordering::Relaxed);
+        if !is_kept && cache_key.is_full() {
             return;
         }
-        match self.0.owner.keep_open(cache_key, idle, daemon) {
+        let kept = self.0.owner.keep_open(cache_key, idle, daemon);
+        match kept.and_then(|()| if is_kept { Ok(()) } else { self.0.owner.await_requests() }) {
             Ok(()) => self.0.is_kept.store(true, Ordering::Relaxed),
             Err(error) => log::debug!("the session does not stay open: {error}"),
         }

@@ -128,8 +128,8 @@ impl OwnerHandle {
         }
     }
 
-    /// Keeps the session open for other hooks, for the time `idle_timeout` without use. The owner retires when the process
-    /// `daemon` ends, if given (pidfd_open(2)).
+    /// Requests that the session stays open for other hooks, for the time `idle_timeout` without use. The owner retires when
+    /// the process `daemon` ends, if given (pidfd_open(2)). Does not wait: other hooks find the session a moment later.
     pub fn keep_open(
         &self,
         cache_key: &CacheKey,
@@ -144,7 +144,12 @@ impl OwnerHandle {
     /// Retires the owner. When this returns, no hook finds it any more, unless it does not respond.
     pub fn retire(&self) -> Result<(), Error> {
         self.send(&Request::Retire, &[])?;
-        // Its next reply comes after that.
+        self.await_requests()
+    }
+
+    /// Waits until the owner has served the requests that were sent. Fails if it does not respond.
+    pub fn await_requests(&self) -> Result<(), Error> {
+        // It serves requests in their order.
         self.report(OWNER_REPLY_TIMEOUT).map(drop)
     }
 
