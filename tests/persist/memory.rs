@@ -1,4 +1,5 @@
-//! An owner has no private key in its memory: neither the key of the account nor the key that signs for the head.
+//! Private keys in memory. An owner has neither the user key nor the key that signs for the head. The hook never has the user
+//! key: only the owner reads it.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -7,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::lab::{Drv, Process, USER_KEYS};
+use crate::lab::{Drv, LONG, Process, USER_KEYS, wait_until};
 use crate::pool::{PERSIST_DIRECTORY, Pool};
 
 /// The number of bytes that distinguish a secret from other data in memory.
@@ -33,32 +34,56 @@ fn an_owner_has_no_part_of_a_private_key_in_memory() {
     let pool = Pool::new();
     let mut found = Vec::new();
     for (number, (name, form)) in FORMS.into_iter().enumerate() {
-        let original = text(&pool, &format!("{USER_KEYS}/{name}"));
-        let file = format!("/etc/guix/key-{number}");
-        write_key(&pool, name, form, &file);
-        pool.head.write_machines(&[pool.entry().set("private_key", file.as_str())]);
+        let file = use_key(&pool, number, name, form);
         // The hook signs this input. The session that used another key ends.
         let made = pool.made_here(&format!("made-{number}"), 1000);
         let owner = pool.owner_after(&Drv::new(&format!("with-{number}")).input(&made));
-
-        let mut needles = Needles::default();
-        needles.add("the name of the directory", &PERSIST_DIRECTORY.as_bytes()[..NEEDLE_LENGTH]);
-        for (what, secret) in secrets(&original) {
-            needles.add_number(what, &secret);
-        }
+        let mut needles = user_key(&pool, name, &file);
         needles.add_number("signing key", &signing_key(&text(&pool, "/etc/guix/signing-key.sec")));
-        for line in body(&text(&pool, &file)).filter(|line| line.len() >= NEEDLE_LENGTH) {
-            needles.add("text", line.as_bytes());
-        }
-        needles.remove_public(&text(&pool, &format!("{USER_KEYS}/{name}.pub")));
-        let mut seen = needles.found_in(&owner);
-        // This name must be in memory, which proves that the search works.
-        assert!(seen.remove("the name of the directory").is_some(), "{name} {form:?}: {seen:?}");
-        if !seen.is_empty() {
-            found.push((name, form, seen));
-        }
+        found.extend(needles.secrets_in(&owner).map(|secrets| (name, form, secrets)));
     }
     assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn the_hook_has_no_part_of_the_user_key_in_memory() {
+    let pool = Pool::new();
+    let mut found = Vec::new();
+    for (number, (name, form)) in FORMS.into_iter().enumerate() {
+        let file = use_key(&pool, number, name, form);
+        // The session that used another key ends, so this hook starts an owner.
+        let drv = pool.long(&format!("with-{number}"));
+        let running = pool.start(&drv);
+        wait_until("the build runs", LONG, || pool.machine.built().len() == number + 1);
+        let is_hook = |process: &Process| process.command.contains("guix offload") && process.name != "offload-session";
+        let hook = pool.head.processes().into_iter().find(is_hook).expect("a hook is running");
+        found.extend(user_key(&pool, name, &file).secrets_in(&hook).map(|secrets| (name, form, secrets)));
+        pool.release_builds();
+        running.wait().succeeded();
+        fs::remove_file(pool.machine.path("/var/lab/go")).unwrap();
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+/// Makes the key `name` the user key of the machine, in this form. Returns its file.
+fn use_key(pool: &Pool, number: usize, name: &str, form: Option<&str>) -> String {
+    let file = format!("/etc/guix/key-{number}");
+    write_key(pool, name, form, &file);
+    pool.head.write_machines(&[pool.entry().set("private_key", file.as_str())]);
+    file
+}
+
+/// Returns the secrets of the key `name`, also as the text of `file`.
+fn user_key(pool: &Pool, name: &str, file: &str) -> Needles {
+    let mut needles = Needles::default();
+    for (what, secret) in secrets(&text(pool, &format!("{USER_KEYS}/{name}"))) {
+        needles.add_number(what, &secret);
+    }
+    for line in body(&text(pool, file)).filter(|line| line.len() >= NEEDLE_LENGTH) {
+        needles.add("text", line.as_bytes());
+    }
+    needles.remove_public(&text(pool, &format!("{USER_KEYS}/{name}.pub")));
+    needles
 }
 
 fn text(pool: &Pool, file: &str) -> String {
@@ -161,6 +186,16 @@ impl Needles {
         self.add(what, &bytes);
         bytes.reverse();
         self.add(what, &bytes);
+    }
+
+    /// Returns the secrets that are in the memory of the process, if there are any, and how many pieces of each.
+    fn secrets_in(mut self, process: &Process) -> Option<HashMap<&'static str, usize>> {
+        // This name must be in memory, which proves that the search works.
+        let directory = "the name of the directory";
+        self.add(directory, &PERSIST_DIRECTORY.as_bytes()[..NEEDLE_LENGTH]);
+        let mut found = self.found_in(process);
+        assert!(found.remove(directory).is_some(), "{}: {found:?}", process.name);
+        (!found.is_empty()).then_some(found)
     }
 
     /// Searches the writable memory of the process. Returns the secrets found, and how many pieces of each.
