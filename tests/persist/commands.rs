@@ -92,6 +92,25 @@ fn a_session_that_opens_no_channel_is_withdrawn() {
 }
 
 #[test]
+fn a_build_continues_over_a_withdrawn_session() {
+    let pool = Pool::new();
+    pool.head.write_machines(&[pool.entry().set("connect_timeout", 2)]);
+    let mut build = pool.start(&pool.long("first"));
+    build.wait_for_log("here we are");
+    pool.await_idle(1);
+    pool.link.freeze();
+    let output = pool.head.command("/opt/offload/offload").args(["test", "--quick"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(pool.sockets().is_empty(), "{:?}", pool.sockets());
+    pool.link.thaw();
+    pool.release_builds();
+    let result = build.wait().succeeded();
+    assert!(!result.log.contains("could not be built on"), "{}", result.log);
+    wait_until("the session has ended", LONG, || pool.has_no_session() && pool.owners().is_empty());
+    assert!(pool.sockets().is_empty(), "{:?}", pool.sockets());
+}
+
+#[test]
 fn disconnect_ends_idle_sessions_and_lets_builds_end() {
     let pool = Pool::new();
     let disconnect = |arguments: &[&str]| {
