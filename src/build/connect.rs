@@ -28,8 +28,11 @@ const MAX_LOGIN_RETRIES: u32 = 6;
 /// The pause before the first retry. Each pause is twice as long as the one before, and up to half as long again.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 
-/// How often a waiting process checks whether it may log in.
+/// How often the first of the waiting processes checks whether it may log in.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How often a process that waits for the session of another one checks whether there is one.
+const SESSION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Connects and logs in. The error is a message, with a hint if there is one.
 pub fn connect(state: &StateDirectory, machine: &Machine) -> Result<Connection, String> {
@@ -59,7 +62,7 @@ pub fn connect(state: &StateDirectory, machine: &Machine) -> Result<Connection, 
 }
 
 /// The result of [`wait_for_session`].
-pub(super) enum Turn<T> {
+pub(super) enum SessionWait<T> {
     /// Another process has made a session, over which this was found.
     Found(T),
     /// This process is to log in, and the others wait for it as long as the lock is held. There is no lock if it cannot be
@@ -73,17 +76,29 @@ pub(super) fn wait_for_session<T>(
     state: &StateDirectory,
     machine: &Machine,
     find: impl Fn() -> Option<T>,
-) -> Result<Turn<T>, String> {
+) -> Result<SessionWait<T>, String> {
     let logins = Logins::of(state, machine);
-    let turn = Crowd::new(state, machine, &logins).wait(|logins| {
+    let crowd = Crowd::new(state, machine, &logins);
+    let mut login = None;
+    // All that wait are woken at the same time, when the process that logs in has made its session.
+    let wait = crowd.repeat(|logins| {
         if let Some(found) = find() {
-            return Ok(Some(Turn::Found(found)));
+            return Ok(Some(SessionWait::Found(found)));
         }
-        let Some(lock) = logins.try_for_all()? else { return Ok(None) };
-        // The process that had the lock may have made a session meanwhile.
-        Ok(Some(find().map_or(Turn::LogIn(Some(lock)), Turn::Found)))
+        if let Some(lock) = logins.try_for_all()? {
+            // The process that had the lock may have made a session meanwhile.
+            return Ok(Some(find().map_or(SessionWait::LogIn(Some(lock)), SessionWait::Found)));
+        }
+        let wait = match login.take() {
+            Some(wait) => wait,
+            None => logins.wait_for_all()?,
+        };
+        if wait.wait(crowd.until.min(Instant::now() + SESSION_INTERVAL))?.is_none() {
+            login = Some(wait);
+        }
+        Ok(None)
     })?;
-    Ok(turn.unwrap_or(Turn::LogIn(None)))
+    Ok(wait.unwrap_or(SessionWait::LogIn(None)))
 }
 
 /// Returns the message about a machine that cannot be reached.
@@ -126,12 +141,25 @@ impl<'a> Crowd<'a> {
     /// Waits until `take` returns a value, or until the time limit: the limit of logins is a courtesy, and no build
     /// fails because of it. An error if the machine was found to fail meanwhile.
     fn wait<T>(&self, take: impl Fn(&Logins) -> Result<Option<T>, StateError>) -> Result<Option<T>, String> {
+        let mut turn = None;
+        self.repeat(|logins| {
+            let taken = take(logins)?;
+            if taken.is_none() {
+                turn.get_or_insert_with(|| logins.turn()).wait(POLL_INTERVAL, self.until)?;
+            }
+            Ok(taken)
+        })
+    }
+
+    /// Repeats `step`, which waits, until it returns a value, or until the time limit. An error if the machine was found to
+    /// fail meanwhile.
+    fn repeat<T>(&self, mut step: impl FnMut(&Logins) -> Result<Option<T>, StateError>) -> Result<Option<T>, String> {
         loop {
-            let taken = self.logins.map_or(Ok(None), &take);
+            let done = self.logins.map_or(Ok(None), &mut step);
             self.check()?;
-            match taken {
-                Ok(None) if self.logins.is_ok() && Instant::now() < self.until => thread::sleep(POLL_INTERVAL),
-                Ok(taken) => return Ok(taken),
+            match done {
+                Ok(None) if self.logins.is_ok() && Instant::now() < self.until => {}
+                Ok(done) => return Ok(done),
                 Err(error) => {
                     warn!("cannot wait for a login to '{}': {error}", self.machine.name);
                     return Ok(None);

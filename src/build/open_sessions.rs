@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use log::debug;
 
-use super::connect::{Turn, compressed, wait_for_session};
+use super::connect::{SessionWait, compressed, wait_for_session};
 use super::limits::options;
 use super::reach::{MachineLink, reach, reach_over};
 use crate::daemon::{Client, Options};
@@ -60,8 +60,8 @@ impl OpenSessions {
             return reach(&self.state, machine, store);
         }
         match wait_for_session(&self.state, machine, || self.reach(machine))? {
-            Turn::Found(link) => Ok(link),
-            Turn::LogIn(_lock) => {
+            SessionWait::Found(link) => Ok(link),
+            SessionWait::LogIn(_lock) => {
                 let link = reach(&self.state, machine, store)?;
                 self.keep_for(PROBED_IDLE_TIMEOUT, machine, &link.connection);
                 Ok(link)

@@ -6,7 +6,8 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -85,6 +86,53 @@ fn locked(mut lock: impl FnMut() -> Result<(), TryLockError>) -> io::Result<bool
             Err(TryLockError::WouldBlock) => return Ok(false),
             Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
+/// A lock that a thread waits for in the kernel, so that the wait needs no processor time. Once this is dropped, the lock is
+/// released as soon as it is granted.
+#[derive(Debug)]
+pub struct LockWait {
+    path: PathBuf,
+    granted: Receiver<io::Result<File>>,
+}
+
+impl LockWait {
+    /// Waits for the lock of `path`, which is created if needed.
+    pub(super) fn exclusive(path: &Path) -> Result<LockWait, StateError> {
+        LockWait::start(path, FileExt::lock)
+    }
+
+    /// Waits until no process holds the exclusive lock of `path`, which is created if needed.
+    pub(super) fn shared(path: &Path) -> Result<LockWait, StateError> {
+        LockWait::start(path, FileExt::lock_shared)
+    }
+
+    fn start(path: &Path, lock: fn(&File) -> io::Result<()>) -> Result<LockWait, StateError> {
+        let failed = |cause| StateError { path: path.to_owned(), cause };
+        let file = files::open_or_make(path).map_err(failed)?;
+        let (sender, granted) = mpsc::channel();
+        let wait = move || {
+            let locked = loop {
+                match lock(&file) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    locked => break locked,
+                }
+            };
+            let _ = sender.send(locked.map(|()| file));
+        };
+        thread::Builder::new().name("lock".to_owned()).spawn(wait).map_err(failed)?;
+        Ok(LockWait { path: path.to_owned(), granted })
+    }
+
+    /// Waits until the lock is granted, or until the time `until`: then this is `None`, and it can be called again.
+    pub fn wait(&self, until: Instant) -> Result<Option<File>, StateError> {
+        let failed = |cause| StateError { path: self.path.clone(), cause };
+        match self.granted.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(granted) => granted.map(Some).map_err(failed),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(failed(io::ErrorKind::BrokenPipe.into())),
         }
     }
 }
@@ -200,6 +248,27 @@ mod tests {
         assert!(error.to_string().ends_with("does not release the lock"), "{error}");
         drop(held);
         lock_briefly(&path).unwrap();
+    }
+
+    #[test]
+    fn a_wait_ends_with_the_lock_and_an_abandoned_one_releases_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let soon = || Instant::now() + Duration::from_millis(20);
+        let later = || Instant::now() + Duration::from_secs(60);
+        let held = try_lock(&path).unwrap().unwrap();
+        let abandoned = LockWait::exclusive(&path).unwrap();
+        assert!(abandoned.wait(soon()).unwrap().is_none());
+        drop(abandoned);
+        let [first, second] = [(); 2].map(|()| LockWait::shared(&path).unwrap());
+        assert!(first.wait(soon()).unwrap().is_none());
+        drop(held);
+        // Readers do not wait for each other.
+        let both = [first.wait(later()).unwrap().unwrap(), second.wait(later()).unwrap().unwrap()];
+        let last = LockWait::exclusive(&path).unwrap();
+        assert!(last.wait(soon()).unwrap().is_none());
+        drop(both);
+        assert!(last.wait(later()).unwrap().is_some());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use super::lock::{is_locked, try_lock};
-use super::{StateDirectory, StateError, create_directory};
+use super::{LockWait, StateDirectory, StateError, Turn, create_directory};
 use crate::machine::Machine;
 
 /// The number of processes that may log in to a host at the same time.
@@ -66,6 +66,16 @@ impl Logins {
     /// Takes the permission to make a session for all processes; `None` while another process has it.
     pub fn try_for_all(&self) -> Result<Option<File>, StateError> {
         try_lock(&self.directory.join("for-all"))
+    }
+
+    /// Waits until no process has the permission to make a session for all.
+    pub fn wait_for_all(&self) -> Result<LockWait, StateError> {
+        LockWait::shared(&self.directory.join("for-all"))
+    }
+
+    /// Returns a place in the queue of processes that wait for the permission to connect, or to connect again.
+    pub fn turn(&self) -> Turn {
+        Turn::new(self.directory.join("turn"))
     }
 
     fn login(&self, number: u32) -> PathBuf {

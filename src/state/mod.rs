@@ -19,6 +19,7 @@ pub mod known_outputs;
 pub mod queue;
 pub mod slots;
 pub mod transfers;
+pub mod turn;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,11 +29,13 @@ pub use accepted_per_daemon::AcceptedPerDaemon;
 pub use drain::{Drain, Drained};
 pub use health::{Health, HealthRecord};
 pub use known_outputs::KnownOutputs;
+pub use lock::LockWait;
 pub use other_store::OtherStore;
 pub use queue::{Queue, QueueTicket};
 pub use slots::{Slot, SlotHolder, Slots};
 pub use substitutes::{SubstituteRecord, SubstituteServers};
 pub use throughput::{LinkSpeed, Throughput, ThroughputRecord};
+pub use turn::Turn;
 
 use crate::machine::Machine;
 use crate::permissions::{self, Need, files};

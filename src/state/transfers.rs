@@ -15,7 +15,7 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use super::lock::{is_locked, lock_briefly, try_lock};
-use super::{StateDirectory, StateError, create_directory};
+use super::{LockWait, StateDirectory, StateError, Turn, create_directory};
 use crate::machine::Machine;
 use crate::permissions::files;
 use crate::store::path::StorePath;
@@ -77,6 +77,16 @@ impl Transfers {
         Ok(None)
     }
 
+    /// Waits until the slot with this lock is released.
+    pub fn release_of(&self, slot: &Path) -> Result<LockWait, StateError> {
+        LockWait::shared(slot)
+    }
+
+    /// Returns a place in the queue of processes that wait for a slot. Only the first of them polls.
+    pub fn turn(&self) -> Turn {
+        Turn::new(self.directory.join("turn"))
+    }
+
     /// Locks the uploads, so that no other process takes a slot with items.
     pub fn in_flight_table(&self) -> Result<InFlightTable<'_>, StateError> {
         let lock = lock_briefly(&self.directory.join("table"))?;
@@ -91,18 +101,32 @@ impl Transfers {
 impl InFlightTable<'_> {
     /// Returns the items in flight.
     pub fn in_flight(&self) -> Result<InFlight, StateError> {
-        let mut items = InFlight::new();
+        Ok(self.lists()?.into_iter().flat_map(|(_, items)| items).collect())
+    }
+
+    /// Returns the held lock of a slot with one of the items that `is_wanted` accepts, to wait for its release. `None` if no
+    /// such item is in flight.
+    pub fn slot_of(&self, is_wanted: impl Fn(&str) -> bool) -> Result<Option<PathBuf>, StateError> {
+        let mut lists = self.lists()?.into_iter();
+        Ok(lists.find(|(_, items)| items.iter().any(|item| is_wanted(item))).map(|(path, _)| path))
+    }
+
+    /// Returns the items of each slot that is held.
+    fn lists(&self) -> Result<Vec<(PathBuf, InFlight)>, StateError> {
+        let mut lists = Vec::new();
         let Transfers { directory, count } = self.transfers;
         for (name, number) in ["", FETCHES].into_iter().flat_map(|name| (0..*count).map(move |number| (name, number))) {
             let path = directory.join(name).join(number.to_string());
             if is_locked(&path)? {
                 let mut text = String::new();
                 let read = files::open(&path).and_then(|file| file.take(MAX_LIST_BYTES).read_to_string(&mut text));
-                read.map_err(|cause| StateError { path, cause })?;
-                items.extend(text.lines().map(str::to_owned));
+                match read {
+                    Ok(_) => lists.push((path, text.lines().map(str::to_owned).collect())),
+                    Err(cause) => return Err(StateError { path, cause }),
+                }
             }
         }
-        Ok(items)
+        Ok(lists)
     }
 
     /// Takes a slot to send `items`; `None` if all are taken.

@@ -4,13 +4,14 @@
 //! An upload waits for an item that another process is sending, and for items that this one refers to, since the
 //! machine's daemon imports an item only after its references. A waiting process holds no transfer slot. It prints a
 //! line at intervals, so that the daemon here does not consider the build silent, and it sends keep-alive requests over
-//! the connection.
+//! the connection. Of the processes that wait for a slot only the first polls ([`Turn`]), and those that wait for an item are woken
+//! when its slot is released.
 //!
 //! The wait is bounded; after the limit the transfer continues without a slot. The limit is a courtesy towards the
 //! machine. The machine does not cause the wait, and a finished build must not be lost because of it.
 
 use std::collections::BTreeSet;
-use std::thread;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use log::warn;
@@ -19,11 +20,11 @@ use crate::events::{Event, Observer};
 use crate::local::Item;
 use crate::machine::Machine;
 use crate::state::transfers::{InFlight, TransferSlot, Transfers};
-use crate::state::{StateDirectory, StateError};
+use crate::state::{LockWait, StateDirectory, StateError, Turn};
 use crate::store::path::StorePath;
 
-/// How often a waiting transfer checks for a free transfer slot.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How often the first of the waiting transfers checks for a free transfer slot.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How often a waiting transfer asks the machine which items have arrived: an item is there before its upload ends.
 const REQUERY_INTERVAL: Duration = Duration::from_secs(1);
@@ -41,10 +42,21 @@ pub struct TransferLimiter<'a> {
     pub report_interval: Duration,
 }
 
-/// A wait for a transfer slot.
+/// A wait for a transfer slot, or for the items of other processes.
 pub(super) struct SlotWait {
     start: Instant,
     report_next: Duration,
+    turn: Option<Turn>,
+    /// The slot of another process with an item that this one waits for.
+    sender: Option<(PathBuf, LockWait)>,
+}
+
+/// The reason why a transfer cannot start.
+enum Obstacle {
+    /// All slots are taken.
+    Slots,
+    /// The process that has this slot sends or fetches an item.
+    Sender(PathBuf),
 }
 
 /// The result of a request for a slot.
@@ -58,7 +70,8 @@ pub(super) enum SlotRequest<T> {
 
 impl TransferLimiter<'_> {
     pub(super) fn wait(&self) -> SlotWait {
-        SlotWait { start: Instant::now(), report_next: REPORT_AFTER.min(self.report_interval) }
+        let report_next = REPORT_AFTER.min(self.report_interval);
+        SlotWait { start: Instant::now(), report_next, turn: None, sender: None }
     }
 
     /// Returns the items that other processes are sending to the machine.
@@ -80,42 +93,50 @@ impl TransferLimiter<'_> {
         observer: &mut dyn Observer,
     ) -> SlotRequest<Vec<Item>> {
         let requery_at = Instant::now() + REQUERY_INTERVAL;
-        loop {
-            match self.try_upload(&items, before) {
-                Ok(Some(Claim::Stale)) => return SlotRequest::Requery,
-                Ok(Some(Claim::Granted(slot, kept))) => {
-                    items.retain(|item| kept.contains(item.path.hash_part()));
-                    return SlotRequest::Granted(Some(slot), items);
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    self.cannot_wait(&error);
-                    return SlotRequest::Granted(None, items);
+        let mut request = || {
+            let uploads = Transfers::uploads(self.state, self.machine)?;
+            loop {
+                let obstacle = match self.try_upload(&uploads, &items, before)? {
+                    Claim::Stale => return Ok(SlotRequest::Requery),
+                    Claim::Granted(slot, kept) => return Ok(SlotRequest::Granted(Some(slot), kept)),
+                    Claim::Blocked(obstacle) => obstacle,
+                };
+                match wait.step(self, &uploads, &obstacle, requery_at, observer)? {
+                    WaitStep::Continue => {}
+                    WaitStep::Requery => return Ok(SlotRequest::Requery),
+                    WaitStep::TimedOut => return Ok(SlotRequest::Granted(None, hashes(&items))),
                 }
             }
-            match wait.step(self, requery_at, observer) {
-                WaitStep::Continue => {}
-                WaitStep::Requery => return SlotRequest::Requery,
-                WaitStep::TimedOut => return SlotRequest::Granted(None, items),
+        };
+        let request = request().unwrap_or_else(|error| {
+            self.cannot_wait(&error);
+            SlotRequest::Granted(None, hashes(&items))
+        });
+        wait.end();
+        match request {
+            SlotRequest::Requery => SlotRequest::Requery,
+            SlotRequest::Granted(slot, kept) => {
+                items.retain(|item| kept.contains(item.path.hash_part()));
+                SlotRequest::Granted(slot, items)
             }
         }
     }
 
-    fn try_upload(&self, items: &[Item], before: &InFlight) -> Result<Option<Claim>, StateError> {
-        let uploads = Transfers::uploads(self.state, self.machine)?;
+    fn try_upload(&self, uploads: &Transfers, items: &[Item], before: &InFlight) -> Result<Claim, StateError> {
         let in_flight_table = uploads.in_flight_table()?;
         let in_flight = in_flight_table.in_flight()?;
-        let is_wanted = |hash: &&String| items.iter().any(|item| item.path.hash_part() == hash.as_str());
-        if before.difference(&in_flight).any(|hash| is_wanted(&hash)) {
-            return Ok(Some(Claim::Stale));
+        let is_wanted = |hash: &str| items.iter().any(|item| item.path.hash_part() == hash);
+        if before.difference(&in_flight).any(|hash| is_wanted(hash)) {
+            return Ok(Claim::Stale);
         }
         let free = free(items, &in_flight);
         if free.is_empty() {
-            return Ok(None);
+            // Some of the items are in flight, or some that these refer to.
+            let sender = in_flight_table.slot_of(is_wanted)?;
+            return Ok(sender.map_or(Claim::Stale, |slot| Claim::Blocked(Obstacle::Sender(slot))));
         }
         let slot = in_flight_table.try_take(free.iter().map(|item| &item.path))?;
-        let hashes = free.iter().map(|item| item.path.hash_part().to_owned()).collect();
-        Ok(slot.map(|slot| Claim::Granted(slot, hashes)))
+        Ok(slot.map_or(Claim::Blocked(Obstacle::Slots), |slot| Claim::Granted(slot, hashes(free))))
     }
 
     /// Requests a slot for items that the machine's daemon fetches. `None` if there is no free slot, or other processes
@@ -139,21 +160,27 @@ impl TransferLimiter<'_> {
     /// Requests a slot to download outputs.
     pub(super) fn download(&self, wait: &mut SlotWait, observer: &mut dyn Observer) -> SlotRequest<()> {
         let requery_at = Instant::now() + self.machine.keepalive_interval;
-        loop {
-            match Transfers::downloads(self.state, self.machine).and_then(|downloads| downloads.try_take()) {
-                Ok(Some(slot)) => return SlotRequest::Granted(Some(slot), ()),
-                Ok(None) => {}
-                Err(error) => {
-                    self.cannot_wait(&error);
-                    return SlotRequest::Granted(None, ());
+        let mut request = || {
+            let downloads = Transfers::downloads(self.state, self.machine)?;
+            loop {
+                if let Some(slot) = downloads.try_take()? {
+                    return Ok(SlotRequest::Granted(Some(slot), ()));
+                }
+                match wait.step(self, &downloads, &Obstacle::Slots, requery_at, observer)? {
+                    WaitStep::Continue => {}
+                    WaitStep::Requery => return Ok(SlotRequest::Requery),
+                    WaitStep::TimedOut => return Ok(SlotRequest::Granted(None, ())),
                 }
             }
-            match wait.step(self, requery_at, observer) {
-                WaitStep::Continue => {}
-                WaitStep::Requery => return SlotRequest::Requery,
-                WaitStep::TimedOut => return SlotRequest::Granted(None, ()),
-            }
+        };
+        let request = request().unwrap_or_else(|error| {
+            self.cannot_wait(&error);
+            SlotRequest::Granted(None, ())
+        });
+        if matches!(request, SlotRequest::Granted(..)) {
+            wait.end();
         }
+        request
     }
 
     fn cannot_wait(&self, error: &StateError) {
@@ -161,10 +188,18 @@ impl TransferLimiter<'_> {
     }
 }
 
+/// The result of an attempt to take a slot for items.
 enum Claim {
+    /// The slot, and the hash parts of the items that it is for.
     Granted(TransferSlot, BTreeSet<String>),
     /// A wanted item is no longer in flight: it may have arrived.
     Stale,
+    Blocked(Obstacle),
+}
+
+/// Returns the hash parts of some items.
+fn hashes<'a>(items: impl IntoIterator<Item = &'a Item>) -> BTreeSet<String> {
+    items.into_iter().map(|item| item.path.hash_part().to_owned()).collect()
 }
 
 /// Returns those of `items` that are not in flight and refer to no item in flight.
@@ -192,19 +227,45 @@ enum WaitStep {
 
 impl SlotWait {
     /// Waits for one step, and reports the wait at its interval.
-    fn step(&mut self, limiter: &TransferLimiter<'_>, requery_at: Instant, observer: &mut dyn Observer) -> WaitStep {
+    fn step(
+        &mut self,
+        limiter: &TransferLimiter<'_>,
+        transfers: &Transfers,
+        obstacle: &Obstacle,
+        requery_at: Instant,
+        observer: &mut dyn Observer,
+    ) -> Result<WaitStep, StateError> {
         let waited = self.start.elapsed();
         if waited >= limiter.limit {
             let name = &limiter.machine.name;
             warn!("no transfer slot of '{name}' after {} s; continuing without one", waited.as_secs());
-            return WaitStep::TimedOut;
+            return Ok(WaitStep::TimedOut);
         }
         if waited >= self.report_next {
             observer.observe(&Event::Queueing { machine: &limiter.machine.name, seconds: waited.as_secs() });
             self.report_next = waited + limiter.report_interval;
         }
-        thread::sleep(POLL_INTERVAL);
-        if Instant::now() >= requery_at { WaitStep::Requery } else { WaitStep::Continue }
+        let until = requery_at.min(self.start + self.report_next.min(limiter.limit));
+        match obstacle {
+            Obstacle::Slots => self.turn.get_or_insert_with(|| transfers.turn()).wait(POLL_INTERVAL, until)?,
+            Obstacle::Sender(slot) => {
+                // While this process waits for an item, others may take free slots.
+                self.turn = None;
+                let sender = match self.sender.take().filter(|(path, _)| path == slot) {
+                    Some((_, release)) => release,
+                    None => transfers.release_of(slot)?,
+                };
+                if sender.wait(until)?.is_none() {
+                    self.sender = Some((slot.clone(), sender));
+                }
+            }
+        }
+        Ok(if Instant::now() >= requery_at { WaitStep::Requery } else { WaitStep::Continue })
+    }
+
+    /// Leaves the queue.
+    fn end(&mut self) {
+        (self.turn, self.sender) = (None, None);
     }
 }
 
