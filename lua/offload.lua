@@ -46,9 +46,9 @@
 ---The time limit for each of three steps. Step 1: name resolution, TCP connection, SSH handshake and login, all
 ---together. Step 2: a channel to the daemon. Step 3: the daemon's greeting. In seconds. Default: 5.
 ---@field connect_timeout? number
----If no byte arrives for this time, the connection counts as dead; at least 3. Replies to keep-alive messages are
----bytes, too. Once the daemon has responded, steps 2 and 3 of `connect_timeout` may take this long, if it is longer. In
----seconds. Default: 60.
+---If no byte arrives for this time, the connection counts as dead. Replies to keep-alive messages are bytes, too. Once
+---the daemon has responded, this limit replaces `connect_timeout` in its steps 2 and 3, if it is longer. The least
+---value is 3. In seconds. Default: 60.
 ---@field stall_timeout? number
 ---After this time without a byte from the machine, the head sends a keep-alive message. In seconds. Default: 15.
 ---@field keepalive_interval? number
@@ -74,8 +74,8 @@
 ---The longest time that a silent or slow substitute server may delay a build. Then the head sends the inputs, and for a
 ---while no build uses the servers of this machine. In seconds. Default: 60.
 ---@field substitute_timeout? number
----Your own data, for functions and `offload eval --json`, such as `{ rack = "B3", cost = 0.4 }`. Names are free. Values
----are strings, numbers, booleans, and tables of these. Limits: 8 levels, 64 KiB. Default: {}.
+---Your own data, for functions and `offload eval --json`, such as `{ rack = "B3", cost = 0.4 }`. You choose the names.
+---Values are strings, numbers, booleans, and tables of these. Limits: 8 levels, 64 KiB. Default: {}.
 ---@field tags? table<string, any>
 ---Returns whether this machine takes a build. The pool's `accepts` must agree.
 ---@field accepts? offload.Accepts

@@ -155,9 +155,9 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     BuildMachineField::new(
         "stall_timeout",
         "number",
-        "If no byte arrives for this time, the connection counts as dead; at least 3. Replies to keep-alive messages are \
-         bytes, too. Once the daemon has responded, steps 2 and 3 of `connect_timeout` may take this long, if it is \
-         longer.",
+        "If no byte arrives for this time, the connection counts as dead. Replies to keep-alive messages are bytes, too. \
+         Once the daemon has responded, this limit replaces `connect_timeout` in its steps 2 and 3, if it is longer. \
+         The least value is 3.",
     )
     .unit("seconds")
     .read(|f, e| {
@@ -223,7 +223,7 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     BuildMachineField::new(
         "tags",
         "table<string, any>",
-        "Your own data, for functions and `offload eval --json`, such as `{ rack = \"B3\", cost = 0.4 }`. Names are free. \
+        "Your own data, for functions and `offload eval --json`, such as `{ rack = \"B3\", cost = 0.4 }`. You choose the names. \
          Values are strings, numbers, booleans, and tables of these. Limits: 8 levels, 64 KiB.",
     )
     .read(|f, e| decode::tags(f).map(|tags| e.machine.tags = tags))
