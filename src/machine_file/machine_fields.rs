@@ -280,6 +280,10 @@ pub const LOCAL_MACHINE_FIELDS: &[Field<LocalMachine>] = &[
     )
     .read(|f, l| f.function().map(|_| l.has_score = true))
     .json(|l| json!(l.has_score)),
-    LocalMachineField::new("inherit", "table", "A table or another machine: the source of the fields that are not given here.")
-        .read(|f, _| f.table().map(|_| ())),
+    LocalMachineField::new(
+        "inherit",
+        "table",
+        "A table or another machine: the source of the fields that are not given here.",
+    )
+    .read(|f, _| f.table().map(|_| ())),
 ];
