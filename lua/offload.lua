@@ -19,9 +19,10 @@
 ---@field system? string
 ---Port of its SSH server. Default: 22.
 ---@field port? integer
----File name of the SSH private key that opens the account, in OpenSSH format. The name is absolute, or begins with `~/`
----for the home directory of guix-daemon's user. The key must have no passphrase, and only its owner may have access to
----it. Without this field: the first of `~/.ssh/id_ed25519`, `~/.ssh/id_ecdsa` and `~/.ssh/id_rsa` that exists.
+---File name of the SSH private key that opens the account, in OpenSSH or PEM format. The name is absolute, or begins
+---with `~/` for the home directory of guix-daemon's user. The key must have no passphrase, and only its owner may have
+---access to it. Without this field: the first of `~/.ssh/id_ed25519`, `~/.ssh/id_ecdsa` and `~/.ssh/id_rsa` that
+---exists.
 ---@field private_key? string
 ---File name of the socket that its guix-daemon listens on. Default: "/var/guix/daemon-socket/socket".
 ---@field daemon_socket? string

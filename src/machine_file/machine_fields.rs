@@ -97,7 +97,7 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     BuildMachineField::new(
         "private_key",
         "string",
-        "File name of the SSH private key that opens the account, in OpenSSH format. The name is absolute, or begins with \
+        "File name of the SSH private key that opens the account, in OpenSSH or PEM format. The name is absolute, or begins with \
          `~/` for the home directory of guix-daemon's user. The key must have no passphrase, and only its owner may \
          have access to it. Without this field: the first of `~/.ssh/id_ed25519`, `~/.ssh/id_ecdsa` and \
          `~/.ssh/id_rsa` that exists.",
