@@ -19,75 +19,78 @@
 ---@field system? string
 ---Port of its SSH server. Default: 22.
 ---@field port? integer
----File name of the SSH private key that opens the account, in OpenSSH format. The name is absolute, or begins with `~/`
----for the home directory of guix-daemon's user. The key must have no passphrase, and only its owner may have access to
----it. Without this field: the first of `~/.ssh/id_ed25519`, `~/.ssh/id_ecdsa` and `~/.ssh/id_rsa` that exists.
+---File name of the SSH private key that opens the account, in OpenSSH or PEM format. The name is absolute, or begins
+---with `~/` for the home directory of guix-daemon's user. The key must have no passphrase, and only its owner may have
+---access to it. Without this field: the first of `~/.ssh/id_ed25519`, `~/.ssh/id_ecdsa` and `~/.ssh/id_rsa` that
+---exists.
 ---@field private_key? string
 ---File name of the socket that its guix-daemon listens on. Default: "/var/guix/daemon-socket/socket".
 ---@field daemon_socket? string
----Compression of the SSH connection. `"auto"` compresses each direction where that saves time, judged by the transfers
----of the last hour; the first transfer is not compressed. The spellings of Guix, such as `"zlib@openssh.com,zlib"`, are
----accepted. Default: "auto".
+---Compression of the SSH connection. `"auto"`: a direction is compressed if the transfers of the last hour show that
+---this saves time. The first connection is not compressed. The spellings of Guix, such as `"zlib@openssh.com,zlib"`,
+---are accepted. Default: "auto".
 ---@field compression? "auto"|"zlib"|"none"|string
 ---Ignored, with a warning: the SSH library has one level.
 ---@field compression_level? integer
----Its build slots: how many builds may run on it at the same time. Default: 1.
+---The number of build slots: how many builds of this head may run on the machine at the same time. Default: 1.
 ---@field parallel_builds? integer
 ---Relative speed, above 0. Default: 1.0.
 ---@field speed? number
 ---Features that it offers, such as `{ "kvm" }`. A derivation's `requiredSystemFeatures` must all be among them.
 ---Default: {}.
 ---@field features? string[]
----It gets no builds while its load of the last minute, divided by its cores, is higher. `false` ignores the load.
----Default: 0.8.
+---The machine gets no builds while its one-minute load average, divided by its number of cores, is above this number.
+---`false`: the load is ignored. Default: 0.8.
 ---@field overload_threshold? number|false
 ---Space that must be free in its store. In bytes. Default: 100 MiB.
 ---@field minimum_disk_space? number
----Limit for name resolution, TCP, SSH handshake and login together; then for a channel to the daemon; then for the
----daemon's greeting. In seconds. Default: 5.
+---The time limit for each of three steps. Step 1: name resolution, TCP connection, SSH handshake and login, all
+---together. Step 2: a channel to the daemon. Step 3: the daemon's greeting. In seconds. Default: 5.
 ---@field connect_timeout? number
----The connection counts as dead after this time without any byte, at least 3. Also how long a daemon that has answered
----before may take to answer again. In seconds. Default: 60.
+---If no byte arrives for this time, the connection counts as dead. Replies to keep-alive messages are bytes, too. Once
+---the daemon has responded, this limit replaces `connect_timeout` in its steps 2 and 3, if it is longer. The least
+---value is 3. In seconds. Default: 60.
 ---@field stall_timeout? number
----After this time of silence, a keep-alive message is sent. In seconds. Default: 15.
+---After this time without a byte from the machine, the head sends a keep-alive message. In seconds. Default: 15.
 ---@field keepalive_interval? number
----How long a connection to the machine stays open after a build, for the next one; up to 600. `false`: it is closed at
----once. In seconds. Default: 30.
+---How long a connection to the machine stays open after a build, so that the next build can use it; up to 600. `false`:
+---the connection is closed at once. In seconds. Default: 30.
 ---@field keep_connection? number|false
 ---How many uploads, and how many downloads, may run at the same time. Default: 4.
 ---@field max_transfers? integer
 ---`false`: never chosen. Default: true.
 ---@field enabled? boolean
 ---Program and arguments that carry the SSH connection on their standard input and output, such as `{ "ssh", "-W",
----"%h:%p", "bastion" }`. `%h` and `%p` become name and port. No shell is involved. It is killed with all that it has
----started when the connection ends, a master of `ControlPersist` too.
+---"%h:%p", "bastion" }`. `%h` and `%p` become name and port. No shell is involved. When the connection ends, the
+---program and all processes that it has started are killed, also a master of `ControlPersist`.
 ---@field proxy_command? string[]
----Whether its daemon fetches missing inputs from substitute servers. `"auto"`: if sending them would take longer than 3
----s, judged by the transfers of the last hour. `"never"`: the head sends all of them. Default: "auto".
+---Whether the machine's daemon fetches missing inputs from substitute servers. `"auto"`: if the head would need longer
+---than 3 s to send them, at the rate of the last hour. `"always"`: whenever the servers have them. `"never"`: the head
+---sends all of them. Default: "auto".
 ---@field substitutes? "auto"|"always"|"never"
----The substitute servers for these inputs, such as `{ "https://ci.guix.gnu.org" }`, instead of those of its daemon;
----`{}` are those of its daemon. Items must still be signed by a key in the access-control list of the build machine.
----Default: {}.
+---The substitute servers for these inputs, such as `{ "https://ci.guix.gnu.org" }`. With `{}`, the machine's daemon
+---uses the servers of its own configuration. In both cases, a key in the machine's `/etc/guix/acl` must have signed
+---each item. Default: {}.
 ---@field substitute_urls? string[]
----The longest time that a silent or slow substitute server may delay a build. Then the head sends the inputs, and no
----build asks the servers for a while. In seconds. Default: 60.
+---The longest time that a silent or slow substitute server may delay a build. Then the head sends the inputs, and for a
+---while no build uses the servers of this machine. In seconds. Default: 60.
 ---@field substitute_timeout? number
----A table of your own, for functions and `offload eval --json`, such as `{ rack = "B3", cost = 0.4 }`: strings,
----numbers, booleans and tables of these under any names, up to 8 levels and 64 KiB. Default: {}.
+---Your own data, for functions and `offload eval --json`, such as `{ rack = "B3", cost = 0.4 }`. You choose the names.
+---Values are strings, numbers, booleans, and tables of these. Limits: 8 levels, 64 KiB. Default: {}.
 ---@field tags? table<string, any>
----Returns whether it takes a build. The function of the pool must accept it, too.
+---Returns whether this machine takes a build. The pool's `accepts` must agree.
 ---@field accepts? offload.Accepts
----Returns its score for a build, the higher the better. Replaces the function of the pool.
+---Returns the machine's score for a build. The highest score is the best. Replaces the pool's `score`.
 ---@field score? offload.ScoreFunction
----Fields that are not given here come from this table or machine.
+---A table or another machine: the source of the fields that are not given here.
 ---@field inherit? table
 
 ---The head itself, as `local_machine { … }` takes it. When it has the best score, the daemon is told to build locally.
 ---@class offload.LocalMachine
 ---Name to show in messages. Default: "localhost".
 ---@field name? string
----System types that the head builds for. Without this field, those that its guix-daemon builds: its own, i686-linux on
----x86_64-linux, and armhf-linux on aarch64-linux.
+---System types that the head builds for. Without this field: the head's own, and also i686-linux on x86_64-linux, and
+---armhf-linux on aarch64-linux.
 ---@field systems? string[]
 ---Relative speed, above 0. Default: 1.0.
 ---@field speed? number
@@ -99,31 +102,34 @@
 ---@field enabled? boolean
 ---As for a build machine. Default: {}.
 ---@field tags? table<string, any>
----Returns whether it takes a build. The function of the pool must accept it, too.
+---Returns whether the head takes a build. The pool's `accepts` must agree.
 ---@field accepts? offload.Accepts
----Returns its score for a build, the higher the better. Replaces the function of the pool.
+---Returns the head's score for a build. The highest score is the best. Replaces the pool's `score`.
 ---@field score? offload.ScoreFunction
----Fields that are not given here come from this table or machine.
+---A table or another machine: the source of the fields that are not given here.
 ---@field inherit? table
 
 ---What a machine file returns: the list of machines, and with names the settings of the pool.
 ---@class offload.Pool
 ---@field [integer] offload.BuildMachine|offload.LocalMachine
----Whether a machine takes a build; called for each machine that matches. Without it, every machine takes what it
----matches.
+---Returns whether a machine takes a build. Called for each machine whose systems and features match. Without it, every
+---such machine takes the build.
 ---@field accepts? offload.Accepts
----How well a machine suits a build: the highest score is chosen. Called for machines without a `score` of their own.
----Without it: speed / (1 + load).
+---Returns the score of a machine for a build. The highest score is the best. Called for machines without a `score` of
+---their own. Without it, the score is speed / (1 + load).
 ---@field score? offload.ScoreFunction
----What to do when every matching machine is busy or drained: `"wait"` for one, or `"local"`: let the head build, if the
----daemon offers to and the head can. Or a function of the request that returns one of these. Default: "wait".
+---What happens if no matching machine can take the build now, but some can later: they are busy, overloaded, drained or
+---low on disk. `"wait"`: the build waits. `"local"`: the head builds, if the daemon offers to and the head has the
+---system type; otherwise the build waits. Or a function of the request that returns one of these words. Default:
+---"wait".
 ---@field when_busy? "wait"|"local"|offload.Choice
----What to do when no matching machine can be reached: `"wait"` or `"local"`, as above. Default: "local".
+---What happens if no matching machine can be reached: `"wait"`, `"local"` or a function, as for `when_busy`. Default:
+---"local".
 ---@field when_unreachable? "wait"|"local"|offload.Choice
----How many machines are tried for one build. Default: 3.
+---How many attempts a build gets, on different machines or again on the same one. Default: 3.
 ---@field max_attempts? integer
----How long an accepted build may wait for a build slot; 0 to 86400. Without it, as long as the daemon's own limits
----allow. In seconds.
+---How long an accepted build may wait for a build slot; 0 to 86400. Without this field, only the daemon's own limits
+---apply. In seconds.
 ---@field wait_for_slot? number
 ---How long an accepted build may wait while no matching machine can be reached; 0 to 86400. In seconds. Default: 60.
 ---@field wait_for_machine? number
@@ -134,7 +140,7 @@
 ---@class offload.Limits
 ---Time to evaluate the machine file. In seconds. Default: 5.
 ---@field evaluate? number
----Time for all calls of functions of the file for one request. In seconds. Default: 0.5.
+---Time for all calls of the file's functions during one decision, together. In seconds. Default: 0.5.
 ---@field decide? number
 ---Memory of the Lua interpreter. In bytes. Default: 64 MiB.
 ---@field memory? number
@@ -159,7 +165,7 @@
 ---@field derivation string
 ---Name of the derivation: its file name without directory, hash and `.drv`.
 ---@field name string
----Whether the daemon has room to build it itself.
+---Whether guix-daemon could build the derivation itself now.
 ---@field wants_local boolean
 ---A build fails after this time of silence; 0: no limit. In seconds.
 ---@field max_silent_time integer
@@ -194,7 +200,8 @@
 
 ---How a machine is doing. Each field is nil where that is not known.
 ---@class offload.Status
----Load of the last minute over the number of cores, with builds that were started just now.
+---One-minute load average divided by the number of cores. Builds that have just started are added, because the average
+---does not contain them yet.
 ---@field load? number
 ---Load averages over 1, 5 and 15 minutes.
 ---@field loadavg? number[]
@@ -210,11 +217,11 @@
 ---@field free_inodes? integer
 ---Build slots that are taken.
 ---@field running? integer
----How far its clock is ahead of the head's. In seconds.
+---How far the machine's clock is ahead of the head's. In seconds.
 ---@field clock_skew? number
 ---Time since this was measured; nil: never. In seconds.
 ---@field age? number
----Whether the last attempt to reach it succeeded.
+---Whether the last attempt to reach the machine succeeded.
 ---@field reachable? boolean
 
 local offload = {}

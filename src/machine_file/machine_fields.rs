@@ -97,7 +97,7 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     BuildMachineField::new(
         "private_key",
         "string",
-        "File name of the SSH private key that opens the account, in OpenSSH format. The name is absolute, or begins with \
+        "File name of the SSH private key that opens the account, in OpenSSH or PEM format. The name is absolute, or begins with \
          `~/` for the home directory of guix-daemon's user. The key must have no passphrase, and only its owner may \
          have access to it. Without this field: the first of `~/.ssh/id_ed25519`, `~/.ssh/id_ecdsa` and \
          `~/.ssh/id_rsa` that exists.",
@@ -110,15 +110,15 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     BuildMachineField::new(
         "compression",
         "\"auto\"|\"zlib\"|\"none\"|string",
-        "Compression of the SSH connection. `\"auto\"` compresses each direction where that saves time, judged by the \
-         transfers of the last hour; the first transfer is not compressed. The spellings of Guix, such as \
+        "Compression of the SSH connection. `\"auto\"`: a direction is compressed if the transfers of the last hour show \
+         that this saves time. The first connection is not compressed. The spellings of Guix, such as \
          `\"zlib@openssh.com,zlib\"`, are accepted.",
     )
     .read(|f, e| decode::compression(f).map(|compression| e.machine.compression = compression))
     .json(|e| json!(e.machine.compression.name())),
     BuildMachineField::new("compression_level", "integer", "Ignored, with a warning: the SSH library has one level.")
         .read(|f, _| decode::compression_level(f)),
-    BuildMachineField::new("parallel_builds", "integer", "Its build slots: how many builds may run on it at the same time.")
+    BuildMachineField::new("parallel_builds", "integer", "The number of build slots: how many builds of this head may run on the machine at the same time.")
         .read(|f, e| f.whole(1, 1000).map(|slots| e.machine.parallel_builds = slots))
         .json(|e| json!(e.machine.parallel_builds)),
     BuildMachineField::new("speed", "number", "Relative speed, above 0.")
@@ -134,7 +134,8 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     BuildMachineField::new(
         "overload_threshold",
         "number|false",
-        "It gets no builds while its load of the last minute, divided by its cores, is higher. `false` ignores the load.",
+        "The machine gets no builds while its one-minute load average, divided by its number of cores, is above this \
+         number. `false`: the load is ignored.",
     )
     .read(|f, e| decode::load(f).map(|load| e.machine.overload_threshold = load))
     .json(|e| json!(e.machine.overload_threshold)),
@@ -145,8 +146,8 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     BuildMachineField::new(
         "connect_timeout",
         "number",
-        "Limit for name resolution, TCP, SSH handshake and login together; then for a channel to the daemon; then for \
-         the daemon's greeting.",
+        "The time limit for each of three steps. Step 1: name resolution, TCP connection, SSH handshake and login, all \
+         together. Step 2: a channel to the daemon. Step 3: the daemon's greeting.",
     )
     .unit("seconds")
     .read(|f, e| f.seconds(MAX_TIMEOUT_SECONDS).map(|time| e.machine.connect_timeout = time))
@@ -154,23 +155,24 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     BuildMachineField::new(
         "stall_timeout",
         "number",
-        "The connection counts as dead after this time without any byte, at least 3. Also how long a daemon that has \
-         answered before may take to answer again.",
+        "If no byte arrives for this time, the connection counts as dead. Replies to keep-alive messages are bytes, too. \
+         Once the daemon has responded, this limit replaces `connect_timeout` in its steps 2 and 3, if it is longer. \
+         The least value is 3.",
     )
     .unit("seconds")
     .read(|f, e| {
         f.seconds_from(MIN_STALL_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS).map(|time| e.machine.stall_timeout = time)
     })
     .json(|e| decode::seconds_to_json(e.machine.stall_timeout)),
-    BuildMachineField::new("keepalive_interval", "number", "After this time of silence, a keep-alive message is sent.")
+    BuildMachineField::new("keepalive_interval", "number", "After this time without a byte from the machine, the head sends a keep-alive message.")
         .unit("seconds")
         .read(|f, e| f.seconds(MAX_TIMEOUT_SECONDS).map(|time| e.machine.keepalive_interval = time))
         .json(|e| decode::seconds_to_json(e.machine.keepalive_interval)),
     BuildMachineField::new(
         "keep_connection",
         "number|false",
-        "How long a connection to the machine stays open after a build, for the next one; up to 600. `false`: it is \
-         closed at once.",
+        "How long a connection to the machine stays open after a build, so that the next build can use it; up to 600. \
+         `false`: the connection is closed at once.",
     )
     .unit("seconds")
     .read(|f, e| decode::keep_connection(f).map(|time| e.machine.keep_connection = time))
@@ -186,23 +188,26 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
         "string[]",
         "Program and arguments that carry the SSH connection on their standard input and output, such as `{ \"ssh\", \
          \"-W\", \"%h:%p\", \"bastion\" }`. `%h` and `%p` become name and port. No shell is involved. \
-         It is killed with all that it has started when the connection ends, a master of `ControlPersist` too.",
+         When the connection ends, the program and all processes that it has started are killed, also a master of \
+         `ControlPersist`.",
     )
     .read(|f, e| decode::proxy_command(f).map(|command| e.machine.proxy_command = Some(command)))
     .json(|e| json!(e.machine.proxy_command)),
     BuildMachineField::new(
         "substitutes",
         "\"auto\"|\"always\"|\"never\"",
-        "Whether its daemon fetches missing inputs from substitute servers. `\"auto\"`: if sending them would take longer \
-         than 3 s, judged by the transfers of the last hour. `\"never\"`: the head sends all of them.",
+        "Whether the machine's daemon fetches missing inputs from substitute servers. `\"auto\"`: if the head would need \
+         longer than 3 s to send them, at the rate of the last hour. `\"always\"`: whenever the servers have them. \
+         `\"never\"`: the head sends all of them.",
     )
     .read(|f, e| decode::substitutes(f).map(|substitutes| e.machine.substitutes = substitutes))
     .json(|e| json!(e.machine.substitutes.name())),
     BuildMachineField::new(
         "substitute_urls",
         "string[]",
-        "The substitute servers for these inputs, such as `{ \"https://ci.guix.gnu.org\" }`, instead of those of its \
-         daemon; `{}` are those of its daemon. Items must still be signed by a key in the access-control list of the build machine.",
+        "The substitute servers for these inputs, such as `{ \"https://ci.guix.gnu.org\" }`. With `{}`, the machine's \
+         daemon uses the servers of its own configuration. In both cases, a key in the machine's `/etc/guix/acl` must have signed \
+         each item.",
     )
     .read(|f, e| decode::substitute_urls(f).map(|urls| e.machine.substitute_urls = urls))
     .json(|e| json!(e.machine.substitute_urls)),
@@ -210,7 +215,7 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
         "substitute_timeout",
         "number",
         "The longest time that a silent or slow substitute server may delay a build. Then the head sends the inputs, and \
-         no build asks the servers for a while.",
+         for a while no build uses the servers of this machine.",
     )
     .unit("seconds")
     .read(|f, e| f.seconds(MAX_TIMEOUT_SECONDS).map(|time| e.machine.substitute_timeout = time))
@@ -218,18 +223,18 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     BuildMachineField::new(
         "tags",
         "table<string, any>",
-        "A table of your own, for functions and `offload eval --json`, such as `{ rack = \"B3\", cost = 0.4 }`: \
-         strings, numbers, booleans and tables of these under any names, up to 8 levels and 64 KiB.",
+        "Your own data, for functions and `offload eval --json`, such as `{ rack = \"B3\", cost = 0.4 }`. You choose the names. \
+         Values are strings, numbers, booleans, and tables of these. Limits: 8 levels, 64 KiB.",
     )
     .read(|f, e| decode::tags(f).map(|tags| e.machine.tags = tags))
     .json(|e| json!(e.machine.tags)),
-    BuildMachineField::new("accepts", "offload.Accepts", "Returns whether it takes a build. The function of the pool must accept it, too.")
+    BuildMachineField::new("accepts", "offload.Accepts", "Returns whether this machine takes a build. The pool's `accepts` must agree.")
         .read(|f, e| f.function().map(|_| e.has_accepts = true))
         .json(|e| json!(e.has_accepts)),
-    BuildMachineField::new("score", "offload.ScoreFunction", "Returns its score for a build, the higher the better. Replaces the function of the pool.")
+    BuildMachineField::new("score", "offload.ScoreFunction", "Returns the machine's score for a build. The highest score is the best. Replaces the pool's `score`.")
         .read(|f, e| f.function().map(|_| e.has_score = true))
         .json(|e| json!(e.has_score)),
-    BuildMachineField::new("inherit", "table", "Fields that are not given here come from this table or machine.")
+    BuildMachineField::new("inherit", "table", "A table or another machine: the source of the fields that are not given here.")
         .read(|f, _| f.table().map(|_| ())),
 ];
 
@@ -241,8 +246,8 @@ pub const LOCAL_MACHINE_FIELDS: &[Field<LocalMachine>] = &[
     LocalMachineField::new(
         "systems",
         "string[]",
-        "System types that the head builds for. Without this field, those that its guix-daemon builds: its own, \
-         i686-linux on x86_64-linux, and armhf-linux on aarch64-linux.",
+        "System types that the head builds for. Without this field: the head's own, and also i686-linux on \
+         x86_64-linux, and armhf-linux on aarch64-linux.",
     )
     .read(|f, l| decode::systems(f).map(|systems| l.systems = Some(systems)))
     .json(|l| json!(l.systems)),
@@ -264,17 +269,21 @@ pub const LOCAL_MACHINE_FIELDS: &[Field<LocalMachine>] = &[
     LocalMachineField::new(
         "accepts",
         "offload.Accepts",
-        "Returns whether it takes a build. The function of the pool must accept it, too.",
+        "Returns whether the head takes a build. The pool's `accepts` must agree.",
     )
     .read(|f, l| f.function().map(|_| l.has_accepts = true))
     .json(|l| json!(l.has_accepts)),
     LocalMachineField::new(
         "score",
         "offload.ScoreFunction",
-        "Returns its score for a build, the higher the better. Replaces the function of the pool.",
+        "Returns the head's score for a build. The highest score is the best. Replaces the pool's `score`.",
     )
     .read(|f, l| f.function().map(|_| l.has_score = true))
     .json(|l| json!(l.has_score)),
-    LocalMachineField::new("inherit", "table", "Fields that are not given here come from this table or machine.")
-        .read(|f, _| f.table().map(|_| ())),
+    LocalMachineField::new(
+        "inherit",
+        "table",
+        "A table or another machine: the source of the fields that are not given here.",
+    )
+    .read(|f, _| f.table().map(|_| ())),
 ];

@@ -122,7 +122,8 @@ pub const STATUS_FIELDS: &[Field<LuaStatus>] = &[
     StatusField::new(
         "load",
         "number",
-        "Load of the last minute over the number of cores, with builds that were started just now.",
+        "One-minute load average divided by the number of cores. Builds that have just started are added, because the \
+         average does not contain them yet.",
     )
     .json(|s| json!(s.load)),
     StatusField::new("loadavg", "number[]", "Load averages over 1, 5 and 15 minutes.").json(|s| json!(s.loadavg)),
@@ -139,13 +140,13 @@ pub const STATUS_FIELDS: &[Field<LuaStatus>] = &[
     StatusField::new("free_disk", "integer", "Space free in the store.").unit("bytes").json(|s| json!(s.free_disk)),
     StatusField::new("free_inodes", "integer", "Inodes free in the store.").json(|s| json!(s.free_inodes)),
     StatusField::new("running", "integer", "Build slots that are taken.").json(|s| json!(s.running)),
-    StatusField::new("clock_skew", "number", "How far its clock is ahead of the head's.")
+    StatusField::new("clock_skew", "number", "How far the machine's clock is ahead of the head's.")
         .unit("seconds")
         .json(|s| json!(s.clock_skew)),
     StatusField::new("age", "number", "Time since this was measured; nil: never.")
         .unit("seconds")
         .json(|s| json!(s.age)),
-    StatusField::new("reachable", "boolean", "Whether the last attempt to reach it succeeded.")
+    StatusField::new("reachable", "boolean", "Whether the last attempt to reach the machine succeeded.")
         .json(|s| json!(s.reachable)),
 ];
 
@@ -156,7 +157,7 @@ pub const REQUEST_FIELDS: &[Field<LuaRequest>] = &[
     RequestField::new("derivation", "string", "File name of the derivation.").json(|r| json!(r.derivation)),
     RequestField::new("name", "string", "Name of the derivation: its file name without directory, hash and `.drv`.")
         .json(|r| json!(r.name)),
-    RequestField::new("wants_local", "boolean", "Whether the daemon has room to build it itself.")
+    RequestField::new("wants_local", "boolean", "Whether guix-daemon could build the derivation itself now.")
         .json(|r| json!(r.wants_local)),
     RequestField::new("max_silent_time", "integer", "A build fails after this time of silence; 0: no limit.")
         .unit("seconds")

@@ -105,42 +105,43 @@ pub const POOL_FIELDS: &[Field<Settings>] = &[
     PoolField::new(
         "accepts",
         "offload.Accepts",
-        "Whether a machine takes a build; called for each machine that matches. Without it, every machine takes what \
-         it matches.",
+        "Returns whether a machine takes a build. Called for each machine whose systems and features match. Without it, \
+         every such machine takes the build.",
     )
     .read(|f, s| f.function().map(|_| s.has_accepts = true))
     .json(|s| json!(s.has_accepts)),
     PoolField::new(
         "score",
         "offload.ScoreFunction",
-        "How well a machine suits a build: the highest score is chosen. Called for machines without a `score` of \
-         their own. Without it: speed / (1 + load).",
+        "Returns the score of a machine for a build. The highest score is the best. Called for machines without a \
+         `score` of their own. Without it, the score is speed / (1 + load).",
     )
     .read(|f, s| f.function().map(|_| s.has_score = true))
     .json(|s| json!(s.has_score)),
     PoolField::new(
         "when_busy",
         "\"wait\"|\"local\"|offload.Choice",
-        "What to do when every matching machine is busy or drained: `\"wait\"` for one, or `\"local\"`: let the head build, if \
-         the daemon offers to and the head can. Or a function of the request that returns one of these.",
+        "What happens if no matching machine can take the build now, but some can later: they are busy, overloaded, drained or low on \
+         disk. `\"wait\"`: the build waits. `\"local\"`: the head builds, if the daemon offers to and the head has the \
+         system type; otherwise the build waits. Or a function of the request that returns one of these words.",
     )
     .read(|f, s| fallback(f).map(|fallback| s.when_busy = fallback))
     .json(|s| fallback_to_json(s.when_busy)),
     PoolField::new(
         "when_unreachable",
         "\"wait\"|\"local\"|offload.Choice",
-        "What to do when no matching machine can be reached: `\"wait\"` or `\"local\"`, as above.",
+        "What happens if no matching machine can be reached: `\"wait\"`, `\"local\"` or a function, as for `when_busy`.",
     )
     .read(|f, s| fallback(f).map(|fallback| s.when_unreachable = fallback))
     .json(|s| fallback_to_json(s.when_unreachable)),
-    PoolField::new("max_attempts", "integer", "How many machines are tried for one build.")
+    PoolField::new("max_attempts", "integer", "How many attempts a build gets, on different machines or again on the same one.")
         .read(|f, s| f.whole(1, 1000).map(|attempts| s.max_attempts = attempts))
         .json(|s| json!(s.max_attempts)),
     PoolField::new(
         "wait_for_slot",
         "number",
-        "How long an accepted build may wait for a build slot; 0 to 86400. Without it, as long as the daemon's own limits \
-         allow.",
+        "How long an accepted build may wait for a build slot; 0 to 86400. Without this field, only the daemon's own limits \
+         apply.",
     )
     .unit("seconds")
     .read(|f, s| waiting_time(f).map(|time| s.wait_for_slot = Some(time)))
@@ -164,7 +165,7 @@ pub const LIMITS_FIELDS: &[Field<Limits>] = &[
         .unit("seconds")
         .read(|f, l| f.seconds(MAX_LUA_SECONDS).map(|time| l.evaluate = time))
         .json(|l| seconds_to_json(l.evaluate)),
-    LimitField::new("decide", "number", "Time for all calls of functions of the file for one request.")
+    LimitField::new("decide", "number", "Time for all calls of the file's functions during one decision, together.")
         .unit("seconds")
         .read(|f, l| f.seconds(MAX_LUA_SECONDS).map(|time| l.decide = time))
         .json(|l| seconds_to_json(l.decide)),

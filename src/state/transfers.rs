@@ -1,11 +1,13 @@
 //! Transfers: the limit of concurrent transfers with a host, and the store items that are in flight to it.
 //!
-//! In the host's state directory, `uploads/0` to `uploads/N-1`, `downloads/0` to `downloads/N-1` and
-//! `uploads/fetches/0` to `uploads/fetches/N-1` are locks like those of the slots. A fetch is a transfer from a substitute server to the host. N is `max_transfers`, and the process that holds a lock has a transfer slot. An upload or fetch slot
-//! lists in its file the hash parts of the items that are sent, one per line; the list is valid only while the lock is
-//! held. A process takes such a slot, and writes and reads the lists, under the lock `uploads/in_flight_table`,
-//! which it holds briefly. So of two processes that want to send the same item to the same host, the second knows that
-//! the first does. When a process is killed, its slot is free and its items are no longer in flight.
+//! In the host's state directory, `uploads/0` to `uploads/N-1`, `downloads/0` to `downloads/N-1` and `uploads/fetches/0`
+//! to `uploads/fetches/N-1` are locks like those of the slots. A fetch is a transfer from a substitute server to the
+//! host. N is `max_transfers`, and the process that holds a lock has a transfer slot. An upload or fetch slot lists in
+//! its file the hash parts of the items that are sent, one per line; the list is valid only while the lock is held. A
+//! process takes such a slot, and writes and reads the lists, under the lock `uploads/table`, which it holds briefly. So
+//! of two processes that want to send the same item to the same host, the second knows that the first does. When a
+//! process is killed, its slot is free and its items are no longer in flight. `uploads/turn` and `downloads/turn` are
+//! the queues of the processes that wait for a slot ([`Turn`]).
 //!
 //! No process waits for another one while it holds a slot, so there is no deadlock.
 
