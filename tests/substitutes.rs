@@ -355,6 +355,20 @@ fn auto_fetches_where_sending_takes_longer() {
     }
 }
 
+/// A query costs more than sending them, so `"always"` asks about none of them.
+#[test]
+fn small_items_are_sent_without_a_query() {
+    let pool = Pool::new(Release::Sid);
+    let ids: Vec<String> = (0..50).map(|number| format!("o{number}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let script: String = ids.iter().map(|id| format!("head -c 4096 /dev/urandom >${id}\n")).collect();
+    let small = Drv::new("small").outputs(&ids).script(&script);
+    pool.head.client().no_offload().max_jobs(1).build(&[&small]).succeeded();
+    let user = ids.iter().fold(Drv::new("user"), |drv, id| drv.input_output(id, &small, id));
+    let result = pool.head.build(&[&user]).succeeded();
+    assert_eq!((fetched(&result), pool.web.connections()), (None, 0), "{}", result.log);
+}
+
 /// The account is one that the machine's daemon does not trust. Its own server is down.
 #[test]
 fn the_servers_of_the_machine_file_are_used() {
