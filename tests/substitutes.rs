@@ -481,7 +481,7 @@ fn a_garbage_collection_during_or_after_the_fetch_loses_nothing() {
     }
 }
 
-/// The fetch would go on for minutes. The upload fails, and another machine builds.
+/// The fetch would take minutes. The upload fails, and another machine builds.
 #[test]
 fn a_failed_attempt_ends_its_fetch() {
     let pool = Pool::prepared(

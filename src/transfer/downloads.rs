@@ -5,7 +5,7 @@
 //! begin with `@ ` are events, too; the rest is text for people, of which the last line names the cause of a failure.
 //!
 //! Text about a query is for people. `guix substitute: ` begins a warning or an error, in every language, possibly behind
-//! the progress of the query on the same line: for example that a server cannot be reached, which is no error of a query.
+//! the progress of the query on the same line: for example that a server cannot be reached. The query itself succeeds then.
 //!
 //! A server that sends a few bytes now and then is not silent. So a minimum must arrive in each period.
 
