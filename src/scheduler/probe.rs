@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::contact::contact;
 use super::environment::Environment;
 use crate::failpoints::{Failpoint, failpoint};
 use crate::machine::Machine;
@@ -25,6 +26,8 @@ pub enum ProbeResult<L> {
     Reached(L, MachineStatus),
     /// It responded to another process a moment ago.
     FromRecord(MachineStatus),
+    /// It responded over this connection; its record was fresh.
+    Responded(L),
     /// It did not respond, for this reason.
     Failed(String),
 }
@@ -104,11 +107,25 @@ impl<'a, E: Environment> Probes<'a, E> {
 
     /// Starts a probe of the machine with this index.
     pub(super) fn start(&self, index: usize, machine: &Machine) {
-        let (env, machine, limit) = (self.env.clone(), machine.clone(), self.limit);
-        let (is_wanted, results) = (Arc::clone(&self.is_wanted), Arc::clone(&self.results));
+        let (limit, is_wanted) = (self.limit, Arc::clone(&self.is_wanted));
+        self.spawn(index, machine, move |machine, env| probe(machine, limit, &is_wanted, env));
+    }
+
+    /// Starts to contact the machine with this index, whose record is fresh.
+    pub(super) fn contact(&self, index: usize, machine: &Machine) {
+        self.spawn(index, machine, contact);
+    }
+
+    fn spawn(
+        &self,
+        index: usize,
+        machine: &Machine,
+        task: impl FnOnce(&Machine, &E) -> ProbeResult<E::Link> + Send + 'static,
+    ) {
+        let (env, machine, results) = (self.env.clone(), machine.clone(), Arc::clone(&self.results));
         self.env.spawn(Box::new(move || {
-            let answer = probe(&machine, limit, &is_wanted, &env);
-            results.lock().unwrap_or_else(PoisonError::into_inner).push((index, answer));
+            let result = task(&machine, &env);
+            results.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
         }));
     }
 
