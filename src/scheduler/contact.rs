@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::environment::Environment;
-use super::probe::ProbeResult;
 use crate::machine::Machine;
 
 /// Time after which another machine is contacted beside one that has not responded.
@@ -22,25 +21,6 @@ pub const SLOW_CONTACT_AFTER: Duration = Duration::from_millis(500);
 
 /// Time allowed for the contacts of one selection. A daemon waits for the reply to its request meanwhile.
 pub const CONTACT_WAIT: Duration = Duration::from_secs(2);
-
-/// Contacts a machine, and records a failure.
-pub(super) fn contact<E: Environment>(machine: &Machine, env: &E) -> ProbeResult<E::Link> {
-    // Once the contact is slow, other processes wait for its result as for that of a probe.
-    let _lock = env.try_probe_lock(machine).ok().flatten();
-    match env.connect(machine) {
-        Ok(link) => {
-            if env.health(machine).probing_since.is_some() {
-                env.change_health(machine, &mut |health| health.contact_answered());
-            }
-            ProbeResult::Responded(link)
-        }
-        Err(error) => {
-            let now = env.now();
-            env.change_health(machine, &mut |health| health.after_failure(&error, now));
-            ProbeResult::Failed(error)
-        }
-    }
-}
 
 /// The contacts of one selection, with the slots that they hold.
 pub(super) struct Contacts<S> {

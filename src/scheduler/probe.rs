@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::contact::contact;
 use super::environment::Environment;
 use crate::failpoints::{Failpoint, failpoint};
 use crate::machine::Machine;
@@ -72,6 +71,24 @@ fn probe<E: Environment>(machine: &Machine, limit: Duration, is_wanted: &AtomicB
             env.change_health(machine, &mut |_| Health::reached(status.clone(), now));
             failpoint(Failpoint::Answered);
             ProbeResult::Reached(link, status)
+        }
+        Err(error) => {
+            failed(machine, &error, env);
+            ProbeResult::Failed(error)
+        }
+    }
+}
+
+/// Contacts a machine whose record is fresh ([`contact`](super::contact)), and records a failure.
+fn contact<E: Environment>(machine: &Machine, env: &E) -> ProbeResult<E::Link> {
+    // Once the contact is slow, other processes wait for its result as for that of a probe.
+    let _lock = env.try_probe_lock(machine).ok().flatten();
+    match env.connect(machine) {
+        Ok(link) => {
+            if env.health(machine).probing_since.is_some() {
+                env.change_health(machine, &mut |health| health.contact_answered());
+            }
+            ProbeResult::Responded(link)
         }
         Err(error) => {
             failed(machine, &error, env);

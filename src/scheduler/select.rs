@@ -225,7 +225,7 @@ impl<'a, E: Environment> Selection<'a, E> {
     }
 
     /// Takes a slot of the best candidate that can build, and contacts the machine unless it has just been probed. An
-    /// error if the selection goes on.
+    /// error if the selection continues.
     fn claim_best(&mut self) -> Option<Result<Outcome<E>, ()>> {
         let best = self.candidates.iter().position(|candidate| candidate.state.can_build())?;
         if let CandidateState::Head = self.candidates[best].state {
