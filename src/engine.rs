@@ -203,7 +203,8 @@ impl Consideration<'_> {
         LiveEnvironment::new(state, &directories.store, self.request, sessions)
     }
 
-    fn query(&self) -> Query<'_> {
+    /// Returns the input of the decision about this request.
+    pub fn query(&self) -> Query<'_> {
         Query { request: self.request, machines: &self.machines, rules: &self.rules, excluded: &[], head: None }
     }
 

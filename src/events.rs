@@ -10,8 +10,9 @@ use crate::store::path::StorePath;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// All matching machines are busy; the build has waited for a slot for this many seconds.
-    Waiting { derivation: &'a StorePath, seconds: u64 },
+    /// The build has waited for a machine for this many seconds. `is_reachable`: some matching machine is busy, else none
+    /// can be reached.
+    Waiting { derivation: &'a StorePath, seconds: u64, is_reachable: bool },
     /// A machine was chosen and responds.
     Offloading { derivation: &'a StorePath, machine: &'a str },
     /// The transfer has waited for this many seconds for a transfer slot, or for items that another process sends.
@@ -52,11 +53,17 @@ impl<F: FnMut(&Event<'_>)> Observer for F {
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Event::Waiting { derivation, seconds: 0 } => {
+            Event::Waiting { derivation, seconds: 0, is_reachable: true } => {
                 write!(f, "all matching machines are busy; '{derivation}' waits for a build slot")
             }
-            Event::Waiting { derivation, seconds } => {
+            Event::Waiting { derivation, seconds: 0, is_reachable: false } => {
+                write!(f, "no matching machine can be reached; '{derivation}' waits for one")
+            }
+            Event::Waiting { derivation, seconds, is_reachable: true } => {
                 write!(f, "'{derivation}' has been waiting for a build slot for {seconds} s")
+            }
+            Event::Waiting { derivation, seconds, is_reachable: false } => {
+                write!(f, "'{derivation}' has been waiting for {seconds} s; no matching machine can be reached")
             }
             Event::Offloading { derivation, machine } => write!(f, "offloading '{derivation}' to '{machine}'"),
             Event::Queueing { machine, seconds } => {

@@ -151,7 +151,10 @@ fn read(path: &Path, accept: impl FnOnce(&Metadata) -> Result<(), Error>) -> Res
 /// The reason why there is no signing key, or no signature.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot read the signing key '{path}': {cause}{}", permissions::hint(path, Need::ReadSecret, cause))]
+    #[error(
+        "cannot read the signing key '{path}': {cause}{}",
+        permissions::remedy::hint(path, Need::ReadSecret, cause)
+    )]
     Read { path: PathBuf, cause: io::Error },
     #[error(
         "the secret key '{path}' has mode {mode:04o}: its group or others can use it\n  hint: `chmod 400 '{path}'`"

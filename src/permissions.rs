@@ -10,6 +10,7 @@ pub mod files;
 pub mod identity;
 pub mod ownership;
 pub mod passwd;
+pub mod remedy;
 
 use std::fmt;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -21,7 +22,6 @@ use rustix::fs::OFlags;
 use rustix::process::{getegid, geteuid, getgroups};
 
 use self::passwd::accounts;
-use crate::shell::in_quotes;
 
 /// The depth to which a directory is checked.
 const MAX_CHECKED_DEPTH: usize = 4;
@@ -187,20 +187,6 @@ impl PermissionProblem {
     pub fn is_above(&self) -> bool {
         self.path != self.wanted && self.wanted.starts_with(&self.path)
     }
-
-    /// Returns the command that fixes it, for root.
-    pub fn remedy(&self) -> String {
-        let PermissionProblem { user, mode, .. } = self;
-        let [wanted, path] = [&self.wanted, &self.path].map(|path| in_quotes(&path.to_string_lossy()));
-        match self.need {
-            Need::Own if self.is_above() && mode & 0o001 != 0 => format!("install -d -o {user} -m 700 {wanted}"),
-            _ if self.is_above() => format!("chmod a+x {path}"),
-            Need::Read => format!("chmod a+r {wanted}"),
-            Need::Run => format!("chmod a+rx {wanted}"),
-            Need::ReadSecret => format!("chown {user}: {wanted}"),
-            Need::Own => format!("chown -R {user}: {wanted}"),
-        }
-    }
 }
 
 impl fmt::Display for PermissionProblem {
@@ -215,30 +201,6 @@ impl fmt::Display for PermissionProblem {
         };
         write!(f, "the user {user} cannot {cannot} '{}' (owner {owner}, mode {mode:04o})", path.display())
     }
-}
-
-/// Returns a hint line to follow the message about an error, if this process lacks a permission; otherwise an empty
-/// text.
-pub fn hint(path: &Path, need: Need, error: &io::Error) -> String {
-    hint_for(&User::effective(), path, need, error)
-}
-
-/// Works like [`hint`], for a process that has acted as `user`.
-pub fn hint_for(user: &User, path: &Path, need: Need, error: &io::Error) -> String {
-    advice_for(user, path, need, error).map_or(String::new(), |advice| format!("\n  hint: {advice}"))
-}
-
-/// Works like [`hint`], for callers with a separate place for hints.
-pub fn advice(path: &Path, need: Need, error: &io::Error) -> Option<String> {
-    advice_for(&User::effective(), path, need, error)
-}
-
-fn advice_for(user: &User, path: &Path, need: Need, error: &io::Error) -> Option<String> {
-    if error.kind() != io::ErrorKind::PermissionDenied {
-        return None;
-    }
-    let problem = PermissionProblem::find(user, Path::new("/"), path, need)?;
-    Some(format!("{problem}; as root: `{}`", problem.remedy()))
 }
 
 /// Returns the place of `path` if `root` replaces `/`.

@@ -1,18 +1,20 @@
 //! Compares `offload explain --json`, the decision that follows, and the rules, over generated pools. No machine is probed:
-//! each has a fresh record, of success or of failure.
+//! each has a fresh record, of success or of failure. Every machine responds when it is contacted.
 
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use offload::build::LiveEnvironment;
 use offload::engine::Engine;
 use offload::hook::{HookArguments, Request};
 use offload::local::Directories;
 use offload::machine::Machine;
-use offload::scheduler::Decision;
-use offload::scheduler::decision::QUEUE_PER_SLOT;
-use offload::state::{Drain, Drained, Health, HealthRecord, Queue, SlotHolder, Slots, health};
+use offload::scheduler::decision::{FULL_QUEUE_HOLD, QUEUE_PER_SLOT};
+use offload::scheduler::{Decision, Environment, decide};
+use offload::state::health::Time;
+use offload::state::{Drain, Drained, Health, HealthRecord, Queue, QueueTicket, Slot, SlotHolder, Slots, health};
 use offload::status::MachineStatus;
 use offload::store::path::StorePath;
 use proptest::prelude::*;
@@ -177,6 +179,89 @@ fn expected(case: &Case, scores: &[Option<f64>]) -> (&'static str, Option<usize>
     (if rivals < slots as usize * QUEUE_PER_SLOT { "accept" } else { "postpone" }, None)
 }
 
+/// The real environment, in which every machine responds.
+#[derive(Clone)]
+struct Responsive(LiveEnvironment);
+
+impl Environment for Responsive {
+    type Slot = Slot;
+    type Link = ();
+    type ProbeLock = ();
+    type QueueTicket = QueueTicket;
+
+    fn now(&self) -> Time {
+        self.0.now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    fn pause(&self, time: Duration) {
+        self.0.pause(time);
+    }
+
+    fn spawn(&self, task: Box<dyn FnOnce() + Send>) {
+        self.0.spawn(task);
+    }
+
+    fn health(&self, machine: &Machine) -> Health {
+        self.0.health(machine)
+    }
+
+    fn change_health(&self, machine: &Machine, change: &mut dyn FnMut(Health) -> Health) {
+        self.0.change_health(machine, change);
+    }
+
+    fn drained(&self, machine: &Machine) -> Option<Drained> {
+        self.0.drained(machine)
+    }
+
+    fn try_probe_lock(&self, _: &Machine) -> Result<Option<()>, String> {
+        Ok(Some(()))
+    }
+
+    fn connect(&self, _: &Machine) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn status(&self, (): &()) -> Result<MachineStatus, String> {
+        panic!("a machine was probed");
+    }
+
+    fn running(&self, machine: &Machine) -> Vec<Time> {
+        self.0.running(machine)
+    }
+
+    fn free_slots(&self, machine: &Machine, enough: usize) -> Result<usize, String> {
+        self.0.free_slots(machine, enough)
+    }
+
+    fn try_take_slot(&self, machine: &Machine) -> Result<Option<Slot>, String> {
+        self.0.try_take_slot(machine)
+    }
+
+    fn try_join_queue(&self, machines: &[&Machine], limit: usize) -> Result<Option<QueueTicket>, String> {
+        self.0.try_join_queue(machines, limit)
+    }
+
+    fn renew_ticket(&self, ticket: &QueueTicket, machines: &[&Machine]) {
+        self.0.renew_ticket(ticket, machines);
+    }
+
+    fn waiting(&self, machines: &[&Machine]) -> usize {
+        self.0.waiting(machines)
+    }
+
+    fn ahead(&self, machines: &[&Machine], ticket: Option<&QueueTicket>) -> Vec<usize> {
+        self.0.ahead(machines, ticket)
+    }
+
+    fn own_status(&self) -> MachineStatus {
+        self.0.own_status()
+    }
+}
+
 /// Puts the pool and its state into a directory, explains, decides, and compares.
 fn check(case: &Case) -> Result<(), TestCaseError> {
     let top = tempfile::tempdir().unwrap();
@@ -261,7 +346,8 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
         features: chosen(&FEATURES, case.features).map(str::to_owned).collect(),
     };
     let consideration = engine.consider(&pool, &request);
-    let decision = consideration.decide();
+    let env = Responsive(consideration.env());
+    let decision = decide(&consideration.query(), consideration.may_build_locally(), FULL_QUEUE_HOLD, &env);
     let word = decision.reply().word();
     let machine = if let Decision::Accept(choice) = &decision { Some(choice.machine) } else { None };
     drop(over);

@@ -129,6 +129,28 @@ fn installing_is_undone_and_a_second_time_changes_nothing() {
 }
 
 /// The texts of the page on installation.
+/// The program was put where the link to it belongs, by hand.
+#[test]
+fn a_program_at_its_destination_is_installed() {
+    let system = system(AS_ROOT);
+    let root = system.path();
+    let own = root.join("usr/local/bin/offload");
+    fs::create_dir_all(own.parent().unwrap()).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_offload"), &own).unwrap();
+    // For another program this file exists already.
+    assert_eq!(offload(root, &["install"]).status.code(), Some(1));
+    fs::copy(env!("CARGO_BIN_EXE_offload"), &own).unwrap();
+    fs::remove_file(root.join("etc/guix/machines.lua")).unwrap();
+    fs::write(root.join("etc/guix/machines.scm"), "'()").unwrap();
+    let output = Command::new(&own).arg("install").arg("--root").arg(root).output().unwrap();
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(fs::symlink_metadata(&own).unwrap().is_symlink(), "{said}");
+    assert_eq!(fs::read(&own).unwrap(), fs::read(env!("CARGO_BIN_EXE_offload")).unwrap());
+    assert!(said.contains("'/etc/guix/machines.scm' is not used any more"), "{said}");
+    assert!(said.contains("offload convert /etc/guix/machines.scm -o /etc/guix/machines.lua"), "{said}");
+}
+
 fn page() -> String {
     fs::read_to_string("doc/manual/installation.md").unwrap()
 }

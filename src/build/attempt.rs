@@ -27,9 +27,11 @@ pub trait AttemptSteps {
     /// Returns the recorded error of a machine in a back-off.
     fn back_off(&mut self) -> Option<String>;
 
-    /// Connects over a session that an earlier build left open, else over a new one. Returns the link, and whether its
-    /// daemon has the options. The error is a message.
-    fn open(&mut self) -> Result<(Self::Link, bool), String>;
+    /// Connects over a session that an earlier build left open, else over a new one. The error is a message.
+    fn open(&mut self) -> Result<Self::Link, String>;
+
+    /// Returns whether the daemon has the options of the build.
+    fn has_options(&self, link: &Self::Link) -> bool;
 
     /// Connects over a new session. The error is a message.
     fn connect(&mut self) -> Result<Self::Link, String>;
@@ -102,11 +104,11 @@ type Built<S> = (<S as AttemptSteps>::Outputs, Option<<S as AttemptSteps>::Conne
 /// Builds over the connection of the probe, else over a persistent one, else over a new one. If a new connection may
 /// help, the build is retried once.
 fn build_with_retry<S: AttemptSteps>(steps: &mut S, link: Option<S::Link>) -> Result<Built<S>, AttemptError> {
-    let (mut link, has_options) = match link {
-        Some(link) => (link, false),
+    let mut link = match link {
+        Some(link) => link,
         None => connect(steps, S::open)?,
     };
-    let mut result = build_over(steps, &mut link, has_options);
+    let mut result = build_over(steps, &mut link);
     if let Err(error) = &result
         && let Some(why) = error.retry_reason(steps.is_reused(&link))
     {
@@ -114,7 +116,7 @@ fn build_with_retry<S: AttemptSteps>(steps: &mut S, link: Option<S::Link>) -> Re
         steps.retire(&link);
         warn!("{why}; retrying over a new connection");
         link = connect(steps, S::connect)?;
-        result = build_over(steps, &mut link, false);
+        result = build_over(steps, &mut link);
     }
     let outputs = result?;
     let is_reused = steps.is_reused(&link);
@@ -127,19 +129,18 @@ fn build_with_retry<S: AttemptSteps>(steps: &mut S, link: Option<S::Link>) -> Re
 }
 
 /// Connects in this way, unless another build has found the machine to fail.
-fn connect<S: AttemptSteps, T>(steps: &mut S, how: fn(&mut S) -> Result<T, String>) -> Result<T, AttemptError> {
+fn connect<S: AttemptSteps>(
+    steps: &mut S,
+    how: fn(&mut S) -> Result<S::Link, String>,
+) -> Result<S::Link, AttemptError> {
     match steps.back_off() {
         Some(cause) => Err(AttemptError::BackingOff(cause)),
         None => how(steps).map_err(AttemptError::Machine),
     }
 }
 
-fn build_over<S: AttemptSteps>(
-    steps: &mut S,
-    link: &mut S::Link,
-    has_options: bool,
-) -> Result<S::Outputs, AttemptError> {
-    if !has_options {
+fn build_over<S: AttemptSteps>(steps: &mut S, link: &mut S::Link) -> Result<S::Outputs, AttemptError> {
+    if !steps.has_options(link) {
         steps.send_options(link)?;
     }
     steps.keep(link);

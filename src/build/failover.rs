@@ -122,8 +122,8 @@ impl FailOver<'_> {
         let query = Query { request, machines, rules, excluded, head: None };
         let report_interval = report_interval(self.arguments.max_silent_time);
         let derivation = &request.derivation;
-        let mut report = |time: Duration| {
-            observer.observe(&Event::Waiting { derivation, seconds: time.as_secs() });
+        let mut report = |time: Duration, is_reachable: bool| {
+            observer.observe(&Event::Waiting { derivation, seconds: time.as_secs(), is_reachable });
         };
         wait(
             &query,

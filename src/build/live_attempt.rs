@@ -128,10 +128,12 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
         }
     }
 
-    fn open(&mut self) -> Result<(MachineLink, bool), String> {
-        let link = self.env.connect(self.machine)?;
-        let has_options = link.has_options;
-        Ok((link, has_options))
+    fn open(&mut self) -> Result<MachineLink, String> {
+        self.env.connect(self.machine)
+    }
+
+    fn has_options(&self, link: &MachineLink) -> bool {
+        link.has_options
     }
 
     fn connect(&mut self) -> Result<MachineLink, String> {

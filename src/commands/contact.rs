@@ -11,7 +11,7 @@ use crate::engine::Engine;
 use crate::error::with_hint;
 use crate::machine::Machine;
 use crate::remote::{Connection, Error};
-use crate::ssh::Cause;
+use crate::ssh::{self, Cause, Phase};
 use crate::state::{HealthRecord, health};
 use crate::status::MachineStatus;
 
@@ -22,13 +22,32 @@ pub struct ContactError {
     pub message: String,
     /// Whether its SSH server temporarily refuses logins from this address.
     is_ban: bool,
+    /// Whether a key, on either side, has to be corrected: the machine itself responds, or was not contacted at all.
+    pub is_misconfigured: bool,
 }
 
 impl From<Error> for ContactError {
     fn from(error: Error) -> ContactError {
         let is_ban = matches!(&error, Error::Ssh(error) if matches!(error.cause, Cause::TemporarilyRefused));
-        ContactError { message: with_hint(&error, error.hint()), is_ban }
+        let is_misconfigured = matches!(&error, Error::Ssh(error) if is_wrong_key(error));
+        ContactError { message: with_hint(&error, error.hint()), is_ban, is_misconfigured }
     }
+}
+
+/// Returns whether a key is at fault: the private key cannot be used, the host key differs, or the login is refused.
+fn is_wrong_key(error: &ssh::Error) -> bool {
+    error.phase == Phase::PrivateKey
+        || matches!(
+            error.cause,
+            Cause::NoCommonHostKeyType { .. }
+                | Cause::BadHostKey(_)
+                | Cause::HostKeyDiffers { .. }
+                | Cause::UserKeyRefused { .. }
+                | Cause::LoginRefused { .. }
+                | Cause::MoreMethodsRequired { .. }
+                | Cause::KeyLoginDisabled { .. }
+                | Cause::CannotSign { .. }
+        )
 }
 
 /// Connects to the machine's daemon, over a session that a build left open if there is one.
@@ -45,7 +64,7 @@ pub fn contact(engine: &Engine, machine: &Machine) -> Result<MachineLink, Contac
 
 fn contact_over(engine: &Engine, machine: &Machine, connection: Connection) -> Result<MachineLink, ContactError> {
     let store = &engine.directories.store;
-    let failed = |message| ContactError { message, is_ban: false };
+    let failed = |message| ContactError { message, is_ban: false, is_misconfigured: false };
     let stream = connection.daemon()?;
     let mut client =
         stream.greet(store.clone()).map_err(|error| failed(daemon_failed("greeting its daemon", &error)))?;

@@ -30,6 +30,9 @@ use error::MAX_FILE;
 pub use error::{ConvertError, Problem};
 pub use lua::Document;
 
+/// The field of a `machines.scm` that names a private key.
+const PRIVATE_KEY: &[u8] = b"private-key";
+
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The file to convert.
@@ -101,7 +104,9 @@ pub fn convert(file: &Path, guix: impl FnOnce() -> Result<PathBuf, WrapperError>
             ConvertError::InFile(problems) if is_of_system(&text) => ConvertError::OfSystem(problems),
             error => error,
         })?;
-        let home = env::var_os("HOME").map(PathBuf::from);
+        // A name that the file does not give is that of the account that runs the daemon; it is not root's here.
+        let is_default = !text.windows(PRIVATE_KEY.len()).any(|word| word == PRIVATE_KEY);
+        let home = env::var_os("HOME").filter(|_| is_default).map(PathBuf::from);
         let mut document = scheme::document(file, machines, home.as_deref())?;
         document.keep_scheme_comments(&text);
         Ok(document)

@@ -86,6 +86,11 @@ impl Args {
         self.files().next().or(self.machine_file.as_deref())
     }
 
+    /// Returns whether machines are contacted.
+    pub fn probes(&self) -> bool {
+        self.probe
+    }
+
     fn files(&self) -> impl Iterator<Item = &Path> {
         self.words.iter().filter_map(|word| match word {
             Word::File(file) => Some(file.as_path()),

@@ -30,7 +30,7 @@ use crate::permissions::ownership::{self, Control};
 use crate::permissions::{User, below, identity};
 use error::InstallError;
 use plan::{Item, Plan, Target, What};
-use unit::{UNIT, Unit};
+pub(super) use unit::{UNIT, Unit};
 
 #[derive(Debug, clap::Args)]
 #[command(

@@ -8,17 +8,19 @@ use std::process::Stdio;
 use clap::{CommandFactory, FromArgMatches};
 use env_logger::Target;
 
+use super::as_user::AsUserError;
 use super::failure::{CommandError, CommandResult};
 use super::{Command, CommandLine};
 use super::{
-    add, annotations, as_user, authorize, build_hook, convert, disconnect, documents, drain, eval, explain,
-    guix_wrapper, help, install, machines, status, test,
+    add, annotations, as_user, authorize, build_hook, convert, daemon_user, disconnect, documents, drain, eval,
+    explain, guix_wrapper, help, install, machines, ssh, status, test,
 };
 use crate::engine::{Engine, STATE_SUBDIRECTORY};
 use crate::exit::ExitStatus;
 use crate::hook::HookArguments;
 use crate::local::Directories;
 use crate::logging;
+use crate::permissions::User;
 use crate::remote::owner;
 
 /// Runs the program with its arguments, the program's own name first.
@@ -68,27 +70,37 @@ pub fn main(mut arguments: Vec<OsString>) -> ExitStatus {
     }
 }
 
-/// Runs a command of root's as the user who can write the file that the command evaluates. `None`: this process runs
-/// it.
+/// Runs a command of root's as the user who can write the file that the command evaluates. A command that checks what
+/// the hook needs runs as the daemon's user in any case. `None`: this process runs it.
 fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option<ExitStatus>, CommandError> {
-    let for_machine_file = |named: Option<&Path>| match Directories::from_environment() {
-        Ok(directories) => {
-            let file = machines::machine_file(named, &directories);
-            as_user::for_machine_file(&file, &directories.state.join(STATE_SUBDIRECTORY))
-        }
-        // The command reports the error in them.
-        Err(_) => Ok(None),
+    // The command reports an error in the directories.
+    let Ok(directories) = Directories::from_environment() else { return Ok(None) };
+    let file = |named: Option<&Path>| machines::machine_file(named, &directories);
+    let state = directories.state.join(STATE_SUBDIRECTORY);
+    let for_machine_file = |named: Option<&Path>| as_user::for_machine_file(&file(named), &state);
+    let for_checks = |named: Option<&Path>| -> Result<Option<User>, AsUserError> {
+        Ok(for_machine_file(named)?.or_else(|| daemon_user::for_checks(&directories)))
+    };
+    // A draft of root's that the daemon's user cannot read contacts no machine, and records nothing.
+    let for_evaluation = |named: Option<&Path>| -> Result<Option<User>, AsUserError> {
+        let user = for_machine_file(named)?;
+        Ok(user.or_else(|| match named {
+            Some(file) => daemon_user::for_file(&directories, file),
+            None => daemon_user::for_checks(&directories),
+        }))
     };
     let user = match command {
         Command::Convert(args) => as_user::for_program(args.file())?,
-        Command::Explain(arguments) => for_machine_file(arguments.machine_file())?,
+        Command::Explain(arguments) if arguments.probes() => for_checks(arguments.machine_file())?,
+        Command::Explain(arguments) => for_evaluation(arguments.machine_file())?,
         Command::Drain(args) => for_machine_file(args.machine_file())?,
         Command::Undrain(args) => for_machine_file(args.machine_file())?,
         Command::Disconnect(args) => for_machine_file(args.machine_file())?,
-        Command::Eval(args) => for_machine_file(args.machine_file())?,
-        Command::Test(arguments) => for_machine_file(arguments.machine_file())?,
+        Command::Eval(args) => for_evaluation(args.machine_file())?,
+        Command::Test(arguments) => for_checks(arguments.machine_file())?,
         Command::Authorize(arguments) => for_machine_file(arguments.machine_file())?,
-        Command::Status(arguments) => for_machine_file(arguments.machine_file())?,
+        Command::Ssh(arguments) => for_machine_file(arguments.machine_file())?,
+        Command::Status(arguments) => for_checks(arguments.machine_file())?,
         // They evaluate no file, or (`install`) handle it themselves.
         Command::Annotations(_)
         | Command::Install(_)
@@ -96,7 +108,11 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
         | Command::Documents(_)
         | Command::Add(_) => None,
     };
-    let input = if matches!(command, Command::Authorize(_)) { Stdio::inherit() } else { Stdio::null() };
+    if let (Command::Test(_), Some(user)) = (command, &user) {
+        log::info!("checked as '{}', the user that guix-daemon runs as", user.name);
+    }
+    let input =
+        if matches!(command, Command::Authorize(_) | Command::Ssh(_)) { Stdio::inherit() } else { Stdio::null() };
     Ok(user.map(|user| as_user::run(&user, arguments, input)).transpose()?)
 }
 
@@ -118,6 +134,7 @@ fn run(command: Command) -> CommandResult {
         Command::Add(args) => add::run(&args, &engine, out, messages),
         Command::Authorize(args) => authorize::run(&args, &engine),
         Command::Status(args) => status::run(&args, &engine),
+        Command::Ssh(args) => ssh::run(&args, &engine),
         Command::Convert(args) => convert::run(&args, out, messages),
     }
 }

@@ -10,6 +10,7 @@ pub mod authorize;
 pub mod build_hook;
 mod contact;
 pub mod convert;
+mod daemon_user;
 pub mod disconnect;
 pub mod documents;
 pub mod drain;
@@ -23,6 +24,7 @@ mod machines;
 mod main;
 mod output_file;
 mod selection;
+pub mod ssh;
 pub mod status;
 mod table;
 mod terminal;
@@ -75,4 +77,6 @@ enum Command {
     Authorize(authorize::Args),
     /// Show the status of the build machines: load, disk, builds in their slots, failures.
     Status(status::Args),
+    /// Open an SSH session with a build machine, with the keys of its entry in the machine file.
+    Ssh(ssh::Args),
 }

@@ -150,6 +150,12 @@ impl NamePattern {
     }
 }
 
+/// Returns the machine of a pool that is called `name`.
+pub fn find_one<'a>(pool: &'a Pool, name: &str) -> Result<&'a Machine, CommandError> {
+    let hosts: Vec<&Machine> = pool.machines.iter().map(|entry| &entry.machine).collect();
+    hosts.iter().find(|host| host.is_called(name)).copied().ok_or_else(|| unknown(name, &hosts))
+}
+
 /// Returns the error about a word that no machine matches.
 fn unknown(word: &str, hosts: &[&Machine]) -> CommandError {
     let mut names: Vec<&str> = hosts.iter().map(|host| host.name.as_str()).collect();

@@ -39,7 +39,7 @@ pub enum AclError {
          `guix archive --authorize < signing-key.pub`"
     )]
     Missing { file: PathBuf },
-    #[error("cannot read '{file}': {cause}{}", permissions::hint(file, Need::Read, cause))]
+    #[error("cannot read '{file}': {cause}{}", permissions::remedy::hint(file, Need::Read, cause))]
     Read { file: PathBuf, cause: io::Error },
     #[error("'{file}' is larger than a list of keys can be")]
     TooLong { file: PathBuf },

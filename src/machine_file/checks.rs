@@ -6,8 +6,10 @@ use super::machine_fields::Entry;
 use super::pool::{LoadContext, Pool};
 use crate::lua::values;
 use crate::permissions::passwd::home_directory;
+use crate::permissions::{Need, remedy};
 use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// The private keys that are tried for a machine without `private_key`, below the home directory.
@@ -22,15 +24,17 @@ pub fn check_environment(pool: &Pool, context: &LoadContext, system: &str) -> Ve
     for entry in &pool.machines {
         let Some(key) = entry.machine.private_key.as_deref().filter(|key| !seen.contains(key)) else { continue };
         seen.push(key);
-        if let Some((error, is_missing)) = unreadable(key) {
+        if let Some(error) = unreadable(key) {
             let name = &entry.machine.name;
             let message = format!("build_machine<{name}>: private_key: {}: {error}", key.display());
-            let hint = match is_missing {
-                true => {
+            let hint = match error.kind() {
+                io::ErrorKind::NotFound => {
                     "make one with ssh-keygen -t ed25519 -N '', and add its public half to the account's \
                          ~/.ssh/authorized_keys on the build machine"
+                        .to_owned()
                 }
-                false => "run this command as guix-daemon's user, who must be able to read it",
+                _ => remedy::advice(key, Need::ReadSecret, &error)
+                    .unwrap_or_else(|| "guix-daemon's user must be able to read it".to_owned()),
             };
             let warning = Diagnostic::warning(file.clone(), message).at(entry.line).hint(hint);
             warnings.push(Diagnostic { field: Some("private_key".to_owned()), ..warning });
@@ -89,10 +93,10 @@ fn same_host_keys(pool: &Pool, file: &str) -> Vec<Diagnostic> {
 }
 
 /// Why a file cannot be read, and whether that is because there is none.
-fn unreadable(file: &Path) -> Option<(String, bool)> {
+fn unreadable(file: &Path) -> Option<io::Error> {
     match File::open(file).and_then(|file| file.metadata()) {
         Ok(metadata) if metadata.is_file() => None,
-        Ok(_) => Some(("not a file".to_owned(), false)),
-        Err(error) => Some((error.to_string(), error.kind() == std::io::ErrorKind::NotFound)),
+        Ok(_) => Some(io::Error::other("not a file")),
+        Err(error) => Some(error),
     }
 }

@@ -99,7 +99,7 @@ pub fn load(path: &Path, context: &LoadContext) -> Result<Pool, Report> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Pool::empty(path)),
         Err(error) => {
             let diagnostic = Diagnostic::error(file, format!("cannot be read: {error}"));
-            return Err(match permissions::advice(path, Need::Read, &error) {
+            return Err(match permissions::remedy::advice(path, Need::Read, &error) {
                 Some(advice) => diagnostic.hint(advice).into(),
                 None => diagnostic.into(),
             });

@@ -128,6 +128,27 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
     })
 }
 
+/// Opens a file like [`open_or_make`], and creates missing directories above it.
+pub fn open_or_make_all(path: &Path) -> io::Result<File> {
+    match (open_or_make(path), path.parent()) {
+        (Err(error), Some(directory)) if error.kind() == io::ErrorKind::NotFound => {
+            make_directory(directory)?;
+            open_or_make(path)
+        }
+        (result, _) => result,
+    }
+}
+
+/// Checks that a path is a directory or missing, and that this user may see which.
+pub fn check_directory(path: &Path) -> io::Result<()> {
+    match as_owner(path, || path.metadata()) {
+        Ok(data) if data.is_dir() => Ok(()),
+        Ok(_) => Err(io::ErrorKind::NotADirectory.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};

@@ -46,12 +46,12 @@ fn a_permission_problem_has_a_remedy() {
     give(root, "/etc/guix/key", 0o600, 0, 0);
     let problem = find(Need::ReadSecret).unwrap();
     assert_eq!(problem.to_string(), "the user guix-daemon cannot read '/etc/guix/key' (owner root, mode 0600)");
-    assert_eq!(problem.remedy(), "chown guix-daemon: '/etc/guix/key'");
-    assert_eq!(find(Need::Read).unwrap().remedy(), "chmod a+r '/etc/guix/key'");
+    assert_eq!(problem.remedy(root).to_string(), "chown guix-daemon: '/etc/guix/key'");
+    assert_eq!(find(Need::Read).unwrap().remedy(root).to_string(), "chmod a+r '/etc/guix/key'");
     give(root, "/etc/guix", 0o700, 0, 0);
     let problem = find(Need::Read).unwrap();
     assert_eq!(problem.to_string(), "the user guix-daemon cannot enter '/etc/guix' (owner root, mode 0700)");
-    assert_eq!(problem.remedy(), "chmod a+x '/etc/guix'");
+    assert_eq!(problem.remedy(root).to_string(), "chmod a+x '/etc/guix'");
     let everything = User { name: "root".into(), uid: 0, groups: vec![0] };
     assert_eq!(PermissionProblem::find(&everything, root, key, Need::Own), None);
 }
@@ -66,17 +66,17 @@ fn a_missing_directory_needs_a_writable_parent() {
         problem.to_string().starts_with("the user guix-daemon cannot write to '/var/guix' (owner root"),
         "{problem}"
     );
-    assert_eq!(problem.remedy(), "install -d -o guix-daemon -m 700 '/var/guix/offload'");
+    assert_eq!(problem.remedy(root).to_string(), "install -d -o guix-daemon -m 700 '/var/guix/offload'");
     give(root, "/var/guix", 0o755, 995, 990);
     assert_eq!(find(), None);
     fs::create_dir(below(root, Path::new("/var/guix/offload"))).unwrap();
     give(root, "/var/guix/offload", 0o700, 0, 0);
-    assert_eq!(find().unwrap().remedy(), "chown -R guix-daemon: '/var/guix/offload'");
+    assert_eq!(find().unwrap().remedy(root).to_string(), "chown -R guix-daemon: '/var/guix/offload'");
     give(root, "/var/guix/offload", 0o700, 995, 990);
     fs::create_dir(below(root, Path::new("/var/guix/offload/b1:22"))).unwrap();
     let problem = find().unwrap();
     assert!(problem.to_string().contains("cannot write to '/var/guix/offload/b1:22' (owner root"), "{problem}");
-    assert_eq!(problem.remedy(), "chown -R guix-daemon: '/var/guix/offload'");
+    assert_eq!(problem.remedy(root).to_string(), "chown -R guix-daemon: '/var/guix/offload'");
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub(super) enum CandidateState<L> {
         after_failure: bool,
         since: Duration,
     },
+    /// Its record is fresh, and it has yet to respond. A slot is held.
+    Contacting,
     Out(Reason),
     /// The head itself, which needs no slot.
     Head,
@@ -92,10 +94,13 @@ pub(super) fn assess<E: Environment>(machine: &Machine, ahead: usize, env: &E) -
     {
         return CandidateState::Out(reason);
     }
-    match env.free_slots(machine, ahead.saturating_add(1)) {
-        Ok(free) if free <= ahead => return CandidateState::Out(Reason::NoSlot { ahead }),
-        Ok(_) => {}
-        Err(error) => return CandidateState::Out(Reason::SlotsUnknown(error)),
+    // Nothing is busy that does not respond, even if its slots are taken.
+    if !matches!(availability, Availability::Probing { .. } if health.is_contact_pending()) {
+        match env.free_slots(machine, ahead.saturating_add(1)) {
+            Ok(free) if free <= ahead => return CandidateState::Out(Reason::NoSlot { ahead }),
+            Ok(_) => {}
+            Err(error) => return CandidateState::Out(Reason::SlotsUnknown(error)),
+        }
     }
     match availability {
         Availability::Fresh => CandidateState::Ready(None),

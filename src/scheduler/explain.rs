@@ -46,7 +46,9 @@ pub fn explain<E: Environment>(query: &Query<'_>, env: &E) -> Vec<Explanation> {
                 let verdict = match assess(machine, ahead.get(index).copied().unwrap_or(0), env) {
                     CandidateState::Out(reason) => Readiness::Not(reason),
                     CandidateState::Ready(_) | CandidateState::Head => Readiness::Ready,
-                    CandidateState::Unknown { .. } | CandidateState::Probing { .. } => Readiness::Unknown,
+                    CandidateState::Unknown { .. } | CandidateState::Probing { .. } | CandidateState::Contacting => {
+                        Readiness::Unknown
+                    }
                 };
                 let score = Some(rank.score);
                 (Some(rank), Explanation { machine: index, score, verdict })

@@ -1,14 +1,17 @@
 //! The choice of the build machine for a derivation.
 //!
 //! [`matching`] decides which machines can take a build at all, and [`ranking`] orders them. [`select`](mod@select)
-//! tries them in this order, and [`probe`] probes those whose state is not known. [`admission`] decides whether the
+//! tries them in this order, and [`probe`] probes those whose state is not known; [`contact`] makes sure that the
+//! chosen one is alive. [`admission`] decides whether the
 //! daemon has room for one more hook, [`decision`] replies to the daemon, [`wait_for_slot`] waits while all slots are
 //! taken, and [`explain`](mod@explain) explains the choice. All effects go through the trait [`Environment`], so that
 //! the same code runs in the hook and in simulations.
 
 pub mod admission;
 mod assess;
+mod candidates;
 pub mod choice;
+pub mod contact;
 pub mod decision;
 pub mod environment;
 pub mod explain;

@@ -25,6 +25,8 @@ pub enum ProbeResult<L> {
     Reached(L, MachineStatus),
     /// It responded to another process a moment ago.
     FromRecord(MachineStatus),
+    /// It responded over this connection; its record was fresh.
+    Responded(L),
     /// It did not respond, for this reason.
     Failed(String),
 }
@@ -77,6 +79,24 @@ fn probe<E: Environment>(machine: &Machine, limit: Duration, is_wanted: &AtomicB
     }
 }
 
+/// Contacts a machine whose record is fresh ([`contact`](super::contact)), and records a failure.
+fn contact<E: Environment>(machine: &Machine, env: &E) -> ProbeResult<E::Link> {
+    // Once the contact is slow, other processes wait for its result as for that of a probe.
+    let _lock = env.try_probe_lock(machine).ok().flatten();
+    match env.connect(machine) {
+        Ok(link) => {
+            if env.health(machine).probing_since.is_some() {
+                env.change_health(machine, &mut |health| health.contact_answered());
+            }
+            ProbeResult::Responded(link)
+        }
+        Err(error) => {
+            failed(machine, &error, env);
+            ProbeResult::Failed(error)
+        }
+    }
+}
+
 fn failed<E: Environment>(machine: &Machine, error: &str, env: &E) {
     let now = env.now();
     env.change_health(machine, &mut |health| health.after_failure(error, now));
@@ -104,11 +124,25 @@ impl<'a, E: Environment> Probes<'a, E> {
 
     /// Starts a probe of the machine with this index.
     pub(super) fn start(&self, index: usize, machine: &Machine) {
-        let (env, machine, limit) = (self.env.clone(), machine.clone(), self.limit);
-        let (is_wanted, results) = (Arc::clone(&self.is_wanted), Arc::clone(&self.results));
+        let (limit, is_wanted) = (self.limit, Arc::clone(&self.is_wanted));
+        self.spawn(index, machine, move |machine, env| probe(machine, limit, &is_wanted, env));
+    }
+
+    /// Starts to contact the machine with this index, whose record is fresh.
+    pub(super) fn contact(&self, index: usize, machine: &Machine) {
+        self.spawn(index, machine, contact);
+    }
+
+    fn spawn(
+        &self,
+        index: usize,
+        machine: &Machine,
+        task: impl FnOnce(&Machine, &E) -> ProbeResult<E::Link> + Send + 'static,
+    ) {
+        let (env, machine, results) = (self.env.clone(), machine.clone(), Arc::clone(&self.results));
         self.env.spawn(Box::new(move || {
-            let answer = probe(&machine, limit, &is_wanted, &env);
-            results.lock().unwrap_or_else(PoisonError::into_inner).push((index, answer));
+            let result = task(&machine, &env);
+            results.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
         }));
     }
 

@@ -5,12 +5,15 @@
 //! of them concurrently. Once some machine can take the build, the selection waits only briefly
 //! ([`BETTER_MACHINE_WAIT`]) for better machines that have yet to respond. It does not wait for machines whose last
 //! contact failed: their probes run on the side, for the sake of later builds. A slot is taken only on the chosen
-//! machine. The connection that probed a machine is the one that builds.
+//! machine. A machine chosen on its record alone must respond first ([`contact`](super::contact)). The connection that
+//! probed or contacted a machine is the one that builds.
 
 use std::time::Duration;
 
-use super::assess::{BETTER_MACHINE_WAIT, CandidateState, assess, check, rank_of, score};
+use super::assess::{BETTER_MACHINE_WAIT, CandidateState, assess, check, score};
+use super::candidates::{Candidate, candidates};
 use super::choice::{Choice, Outcome, Query, Reason, Rejection};
+use super::contact::{CONTACT_WAIT, Contacts};
 use super::environment::Environment;
 use super::probe::{ProbeResult, Probes};
 use super::ranking::{Rank, prefer_locality};
@@ -35,7 +38,6 @@ pub fn select<E: Environment>(
     env: &E,
 ) -> Outcome<E> {
     let mut selection = Selection::new(query, limit, env);
-    selection.rank();
     if selection.candidates.is_empty() {
         return Outcome::NoMatch(selection.rejections);
     }
@@ -43,24 +45,13 @@ pub fn select<E: Environment>(
     selection.run()
 }
 
-/// A machine that may take the build, or the head.
-struct Candidate<L> {
-    rank: Rank,
-    state: CandidateState<L>,
-    /// The reason of `score` against it, based on its record.
-    declined: Option<String>,
-}
-
-impl<L> Candidate<L> {
-    fn new(rank: Rank, declined: Option<String>) -> Candidate<L> {
-        Candidate { rank, state: CandidateState::Unknown { after_failure: false }, declined }
-    }
-}
-
 struct Selection<'a, E: Environment> {
     query: &'a Query<'a>,
     env: &'a E,
     probes: Probes<'a, E>,
+    contacts: Contacts<E::Slot>,
+    /// The machine that has responded to its contact, with its slot.
+    responded: Option<Choice<E>>,
     /// The time at which the selection must end.
     until: Duration,
     candidates: Vec<Candidate<E::Link>>,
@@ -71,32 +62,9 @@ impl<'a, E: Environment> Selection<'a, E> {
     fn new(query: &'a Query<'a>, limit: Duration, env: &'a E) -> Self {
         let until = env.elapsed() + limit;
         let probes = Probes::new(env, limit);
-        Selection { query, env, probes, until, candidates: Vec::new(), rejections: Vec::new() }
-    }
-
-    /// Ranks the machines that match, the best first.
-    fn rank(&mut self) {
-        for (index, machine) in self.query.machines.iter().enumerate() {
-            if self.query.excluded.contains(&index) {
-                continue;
-            }
-            match rank_of(self.query, index, machine, self.env) {
-                Ok(rank) => self.candidates.push(Candidate::new(rank, None)),
-                // Its record may be outdated, or its state may change during the selection; so it stays, behind the
-                // others.
-                Err(Reason::ScoreDeclined(why)) => {
-                    let rank = Rank { score: f64::NEG_INFINITY, occupied: 0.0, index };
-                    self.candidates.push(Candidate::new(rank, Some(why)));
-                }
-                Err(reason) => self.rejections.push(Rejection { machine: index, reason }),
-            }
-        }
-        if let Some(score) = self.query.head.filter(|_| !self.candidates.is_empty()) {
-            // The head comes after machines that are as good, because it has other work.
-            let rank = Rank { score, occupied: f64::INFINITY, index: usize::MAX };
-            self.candidates.push(Candidate { rank, state: CandidateState::Head, declined: None });
-        }
-        self.candidates.sort_by(|one, other| one.rank.order(&other.rank));
+        let contacts = Contacts::new();
+        let (candidates, rejections) = candidates(query, env);
+        Selection { query, env, probes, contacts, responded: None, until, candidates, rejections }
     }
 
     /// Assesses each candidate from records and slots.
@@ -124,17 +92,14 @@ impl<'a, E: Environment> Selection<'a, E> {
         let mut has_waited = false;
         loop {
             self.collect_results();
+            self.contacts.record_slow(self.query.machines, self.env);
+            if let Some(choice) = self.responded.take() {
+                return Outcome::Chosen(choice);
+            }
             let best = self.candidates.iter().position(|candidate| candidate.state.can_build());
-            let before = &self.candidates[..best.unwrap_or(self.candidates.len())];
-            let is_awaited = before.iter().any(|candidate| candidate.state.is_awaited(best.is_some()));
-            let now = self.env.elapsed();
-            let is_late = match best {
-                Some(_) => now >= *choice_since.get_or_insert(now) + BETTER_MACHINE_WAIT,
-                None => now >= self.until,
-            };
             // Probes on the side start only once it is clear that the selection does not wait for them.
-            self.start_probes(best);
-            if !is_awaited || is_late {
+            self.start_probes();
+            if !self.awaits_better(best, &mut choice_since) {
                 if has_waited {
                     self.rerank();
                 }
@@ -149,10 +114,31 @@ impl<'a, E: Environment> Selection<'a, E> {
         }
     }
 
-    /// Probes the best candidates that have not been probed, within the limit of concurrent probes.
-    fn start_probes(&mut self, best: Option<usize>) {
-        let before = best.unwrap_or(self.candidates.len());
+    /// Returns whether the selection waits for the response of a machine that is better than `best`. `choice_since` is
+    /// the time at which some machine was first found that can take the build.
+    fn awaits_better(&self, best: Option<usize>, choice_since: &mut Option<Duration>) -> bool {
         let now = self.env.elapsed();
+        let is_late = match best {
+            Some(_) => now >= *choice_since.get_or_insert(now) + BETTER_MACHINE_WAIT,
+            None => now >= self.until,
+        };
+        let mut candidates = self.candidates.iter().enumerate();
+        candidates.any(|(number, candidate)| match candidate.state {
+            // It was preferred, whatever its rank.
+            CandidateState::Contacting => self.contacts.is_awaited(candidate.rank.index, best.is_some(), now),
+            ref state => !is_late && best.is_none_or(|best| number < best) && state.is_awaited(best.is_some()),
+        })
+    }
+
+    /// Probes the candidates that are better than one that can build or is about to respond, within the limit of
+    /// concurrent probes.
+    fn start_probes(&mut self) {
+        let now = self.env.elapsed();
+        let is_enough = |candidate: &Candidate<E::Link>| match candidate.state {
+            CandidateState::Contacting => self.contacts.is_awaited(candidate.rank.index, true, now),
+            ref state => state.can_build(),
+        };
+        let before = self.candidates.iter().position(is_enough).unwrap_or(self.candidates.len());
         let is_counted = |state: &CandidateState<E::Link>| match state {
             CandidateState::Probing { since, .. } => now < *since + SLOW_PROBE_AFTER,
             _ => false,
@@ -181,13 +167,27 @@ impl<'a, E: Environment> Selection<'a, E> {
                 ProbeResult::Failed(error) => (None, CandidateState::Out(Reason::Unreachable(error))),
                 ProbeResult::Reached(link, status) => self.apply_status(index, machine, Some(link), status),
                 ProbeResult::FromRecord(status) => self.apply_status(index, machine, None, status),
+                ProbeResult::Responded(link) => {
+                    self.respond(index, link);
+                    continue;
+                }
             };
+            self.contacts.end(index);
             if let Some(candidate) = self.candidates.iter_mut().find(|candidate| candidate.rank.index == index) {
                 candidate.state = state;
                 candidate.rank = rank.unwrap_or_else(|| candidate.rank.clone());
             }
         }
         self.candidates.sort_by(|one, other| one.rank.order(&other.rank));
+    }
+
+    /// Chooses a machine that has responded to its contact, unless another one was faster.
+    fn respond(&mut self, index: usize, link: E::Link) {
+        if self.responded.is_none()
+            && let Some(slot) = self.contacts.end(index)
+        {
+            self.responded = Some(Choice { machine: index, slot, link: Some(link) });
+        }
     }
 
     fn apply_status(
@@ -224,26 +224,30 @@ impl<'a, E: Environment> Selection<'a, E> {
         self.candidates.sort_by(|one, other| one.rank.order(&other.rank));
     }
 
-    /// Takes a slot of the best candidate that can build; an error if another process was faster.
+    /// Takes a slot of the best candidate that can build, and contacts the machine unless it has just been probed. An
+    /// error if the selection continues.
     fn claim_best(&mut self) -> Option<Result<Outcome<E>, ()>> {
         let best = self.candidates.iter().position(|candidate| candidate.state.can_build())?;
         if let CandidateState::Head = self.candidates[best].state {
             return Some(Ok(Outcome::Head(self.reasons())));
         }
-        let number = self.prefer_locality();
-        let candidate = &mut self.candidates[number.unwrap_or(best)];
-        let index = candidate.rank.index;
-        let reason = match self.env.try_take_slot(self.query.machines[index]) {
+        let number = self.prefer_locality().unwrap_or(best);
+        let index = self.candidates[number].rank.index;
+        let machine = self.query.machines[index];
+        let reason = match self.env.try_take_slot(machine) {
             Ok(Some(slot)) => {
-                let CandidateState::Ready(link) = std::mem::replace(&mut candidate.state, CandidateState::Head) else {
-                    return None;
-                };
-                return Some(Ok(Outcome::Chosen(Choice { machine: index, slot, link })));
+                let state = std::mem::replace(&mut self.candidates[number].state, CandidateState::Contacting);
+                if let CandidateState::Ready(link @ Some(_)) = state {
+                    return Some(Ok(Outcome::Chosen(Choice { machine: index, slot, link })));
+                }
+                self.contacts.add(index, slot, self.env.elapsed());
+                self.probes.contact(index, machine);
+                return Some(Err(()));
             }
             Ok(None) => Reason::NoSlot { ahead: 0 },
             Err(error) => Reason::SlotsUnknown(error),
         };
-        candidate.state = CandidateState::Out(reason);
+        self.candidates[number].state = CandidateState::Out(reason);
         Some(Err(()))
     }
 
@@ -277,6 +281,9 @@ impl<'a, E: Environment> Selection<'a, E> {
                 CandidateState::Out(reason) => reason,
                 CandidateState::Ready(_) | CandidateState::Head => continue,
                 CandidateState::Probing { .. } => Reason::Unreachable("the probe has not finished".to_owned()),
+                CandidateState::Contacting => {
+                    Reason::Unreachable(format!("it has not responded within {} s", CONTACT_WAIT.as_secs()))
+                }
                 CandidateState::Unknown { .. } => Reason::Unreachable("it has not been probed".to_owned()),
             };
             reasons.push(Rejection { machine: candidate.rank.index, reason });

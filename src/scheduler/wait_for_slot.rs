@@ -50,16 +50,18 @@ pub struct Limits {
 }
 
 /// Waits until a machine takes the build. It joins the queue if `ticket` is empty, and stores the ticket there.
-/// `report` receives the duration of the wait, at once and then regularly.
+/// `report` receives the duration of the wait, and whether some matching machine can be reached: at once, regularly, and
+/// whenever the latter has changed.
 pub fn wait<E: Environment>(
     query: &Query<'_>,
     ticket: &mut Option<E::QueueTicket>,
     limits: Limits,
     env: &E,
-    report: &mut dyn FnMut(Duration),
+    report: &mut dyn FnMut(Duration, bool),
 ) -> Result<Choice<E>, WaitError> {
     let start = env.elapsed();
     let mut report_at = start;
+    let mut reported = None;
     let mut unreachable_since = None;
     loop {
         query.rules.begin();
@@ -100,8 +102,10 @@ pub fn wait<E: Environment>(
         let mut check_time = Duration::ZERO;
         loop {
             let now = env.elapsed();
-            if now >= report_at {
-                report(now - start);
+            let is_reachable = unreachable_since.is_none();
+            if now >= report_at || reported.is_some_and(|reported| reported != is_reachable) {
+                report(now - start, is_reachable);
+                reported = Some(is_reachable);
                 report_at = now + limits.report_interval;
             }
             if limits.until.is_some_and(|until| now >= until) {

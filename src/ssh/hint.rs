@@ -6,7 +6,7 @@ use std::path::Path;
 use super::error::{Cause, Error, list};
 use super::host_key;
 use crate::machine::{HostKey, HostKeyError, HostKeyKind};
-use crate::permissions::{self, Need, PermissionProblem, User};
+use crate::permissions::{Need, PermissionProblem, User, remedy};
 use crate::shell::quote;
 
 /// The path that hints suggest for a key of the user of guix-daemon.
@@ -33,7 +33,7 @@ impl Error {
                 (`systemctl cat guix-daemon`). Move the key to /etc/guix and correct 'private_key'"
                 .to_owned(),
             Cause::PrivateKeyUnreadable { path, error } => separate_key_hint(path, error)
-                .or_else(|| permissions::advice(path, Need::ReadSecret, error))
+                .or_else(|| remedy::advice(path, Need::ReadSecret, error))
                 .unwrap_or_else(|| {
                     format!("the file '{}' must be readable by the user that runs guix-daemon", path.display())
                 }),
@@ -151,7 +151,8 @@ fn separate_key_hint(path: &Path, error: &io::Error) -> Option<String> {
     let user = User::effective();
     let problem = PermissionProblem::find(&user, Path::new("/"), path, Need::ReadSecret)?;
     let key = Path::new(SUGGESTED_KEY);
-    problem.is_above().then(|| {
+    let is_daemons = remedy::is_daemons_user(Path::new("/"), &user);
+    (is_daemons && (problem.is_above() || problem.is_in_home(Path::new("/")))).then(|| {
         format!(
             "{problem}. Do not change that. Give that user a separate key: as root `{{ {}; }} && chown {}: {SUGGESTED_KEY} \
              {SUGGESTED_KEY}.pub`, private_key = \"{SUGGESTED_KEY}\", and the .pub file in authorized_keys on the machine",

@@ -134,7 +134,7 @@ impl Health {
             return Availability::BackingOff { error: failures.error.clone(), until };
         }
         match &self.failures {
-            None if self.age(now).is_some_and(|age| age < STATUS_TTL) => Availability::Fresh,
+            None if self.is_status_fresh(now) && self.probing_since.is_none() => Availability::Fresh,
             failures => {
                 match self.probing_since.filter(|&probing_since| is_within(self.next_back_off(), probing_since, now)) {
                     Some(since) => Availability::Probing { since },
@@ -142,6 +142,27 @@ impl Health {
                 }
             }
         }
+    }
+
+    fn is_status_fresh(&self, now: Time) -> bool {
+        self.age(now).is_some_and(|age| age < STATUS_TTL)
+    }
+
+    /// Returns whether the host was chosen for a build on this record, and has not responded since.
+    pub fn is_contact_pending(&self) -> bool {
+        self.failures.is_none() && self.probing_since.is_some_and(|since| self.is_status_fresh(since))
+    }
+
+    /// Returns the record of a host that was chosen on this record and has not responded to the contact that began at
+    /// `since`. If it never does, that counts as a failure, as a probe without a result does.
+    pub fn contact_pending(self, since: Time) -> Health {
+        let since = self.probing_since.map_or(since, |earlier| earlier.min(since));
+        Health { probing_since: Some(since), ..self }
+    }
+
+    /// Returns the record of a host that has responded after all.
+    pub fn contact_answered(self) -> Health {
+        if self.failures.is_some() { self } else { Health { probing_since: None, ..self } }
     }
 
     /// Returns the back-off that follows if the host fails now.

@@ -34,7 +34,7 @@ const READER_TIMEOUT: Duration = Duration::from_millis(100);
 /// count.
 pub(super) fn try_lock(path: &Path) -> Result<Option<File>, StateError> {
     let failed = |cause| StateError { path: path.to_owned(), cause };
-    let file = files::open_or_make(path).map_err(failed)?;
+    let file = files::open_or_make_all(path).map_err(failed)?;
     let start = Instant::now();
     loop {
         if locked(|| FileExt::try_lock(&file)).map_err(failed)? {
@@ -111,7 +111,7 @@ impl LockWait {
 
     fn start(path: &Path, lock: fn(&File) -> io::Result<()>) -> Result<LockWait, StateError> {
         let failed = |cause| StateError { path: path.to_owned(), cause };
-        let file = files::open_or_make(path).map_err(failed)?;
+        let file = files::open_or_make_all(path).map_err(failed)?;
         let (sender, granted) = mpsc::channel();
         let wait = move || {
             let locked = loop {

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use super::lock::{is_locked, try_lock};
-use super::{LockWait, StateDirectory, StateError, Turn, create_directory};
+use super::{LockWait, StateDirectory, StateError, Turn};
 use crate::machine::Machine;
 
 /// The number of processes that may log in to a host at the same time.
@@ -33,9 +33,7 @@ pub struct Login {
 impl Logins {
     /// Returns the logins to the host that `machine` describes.
     pub fn of(state: &StateDirectory, machine: &Machine) -> Result<Logins, StateError> {
-        let directory = state.of(machine)?.join("logins");
-        create_directory(&directory)?;
-        Ok(Logins { directory })
+        Ok(Logins { directory: state.of(machine)?.join("logins") })
     }
 
     /// Takes the permission to connect; `None` while too many processes have it. Never waits.

@@ -38,7 +38,7 @@ pub use throughput::{LinkSpeed, Throughput, ThroughputRecord};
 pub use turn::Turn;
 
 use crate::machine::Machine;
-use crate::permissions::{self, Need, files};
+use crate::permissions::{Need, files, remedy};
 
 /// The directory of all state, `STATE/offload`.
 #[derive(Clone, Debug)]
@@ -79,10 +79,10 @@ impl StateDirectory {
         Ok(&self.0)
     }
 
-    /// Returns the directory of one host, created if needed.
+    /// Returns the directory of one host. The first file in it creates it, so that reading leaves nothing behind.
     pub fn of(&self, machine: &Machine) -> Result<PathBuf, StateError> {
         let path = self.0.join(machine.address());
-        create_directory(&path)?;
+        files::check_directory(&path).map_err(|cause| StateError { path: path.clone(), cause })?;
         Ok(path)
     }
 }
@@ -95,7 +95,7 @@ fn hint(path: &Path, cause: &io::Error) -> String {
         return format!("\n  hint: '{}' must be a directory; move the file", file.display());
     }
     let directory = path.ancestors().find(|directory| directory.ends_with("offload")).unwrap_or(path);
-    permissions::hint_for(&files::user_of(directory), directory, Need::Own, cause)
+    remedy::hint_for(&files::user_of(directory), directory, Need::Own, cause)
 }
 
 /// Creates `path` and its parents. Only the daemon's user can read them, since they show who builds which derivation.

@@ -64,9 +64,7 @@ impl Transfers {
     }
 
     fn of(state: &StateDirectory, machine: &Machine, way: &str) -> Result<Transfers, StateError> {
-        let directory = state.of(machine)?.join(way);
-        create_directory(&directory)?;
-        Ok(Transfers { directory, count: machine.max_transfers })
+        Ok(Transfers { directory: state.of(machine)?.join(way), count: machine.max_transfers })
     }
 
     /// Takes a slot without a list of items; `None` if all are taken. Never waits.

@@ -26,7 +26,7 @@ fn should_warn_at(path: PathBuf, now: SystemTime) -> Result<bool, StateError> {
         return Ok(false);
     }
     // Any write sets the time.
-    let written = files::open_or_make(&path).and_then(|mut file| file.write_all(b"\n"));
+    let written = files::open_or_make_all(&path).and_then(|mut file| file.write_all(b"\n"));
     written.map_err(|cause| StateError { path, cause })?;
     Ok(true)
 }

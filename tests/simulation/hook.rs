@@ -152,8 +152,12 @@ impl AttemptSteps for Attempt<'_> {
         }
     }
 
-    fn open(&mut self) -> Result<(u16, bool), String> {
-        Ok((self.connect()?, false))
+    fn open(&mut self) -> Result<u16, String> {
+        self.connect()
+    }
+
+    fn has_options(&self, _: &u16) -> bool {
+        false
     }
 
     fn connect(&mut self) -> Result<u16, String> {

@@ -320,16 +320,16 @@ fn a_silent_machine_costs_one_short_wait() {
     );
 }
 
-/// With a fresh record nobody is asked before the reply.
+/// With a fresh record the reply takes as long as a connection, and no probe.
 #[test]
-fn a_fresh_record_decides_immediately() {
+fn a_fresh_record_costs_one_contact_and_no_probe() {
     let answers = vec![(Duration::ZERO, Conduct::Answers(milliseconds(80)))];
     let hosts = vec![Host::new(40, answers)];
     let play = Play { hosts, systems: vec![0], requests: 40, within: seconds(20), ..crowd(70, 0, Bug::None) };
     let outcome = play.run().unwrap();
     let mut replies: Vec<Duration> = outcome.notes.iter().map(|note| note.longest_reply).collect();
     replies.sort();
-    assert!(replies[38] < milliseconds(2) && replies[39] > milliseconds(80), "{replies:?}");
+    assert!(replies[38] < milliseconds(84) && replies[39] > milliseconds(85), "{replies:?}");
 }
 
 /// A build that waits ends before the daemon would say that it took too long.

@@ -12,6 +12,7 @@ use crate::store::path::StoreDir;
 struct Link {
     number: usize,
     is_reused: bool,
+    has_options: bool,
 }
 
 /// The steps that were taken, in order, as words with the number of the connection.
@@ -86,13 +87,14 @@ impl Scripted {
 
     fn link(&mut self, is_reused: bool) -> Link {
         self.connections += 1;
-        Link { number: self.connections, is_reused }
+        Link { number: self.connections, is_reused, has_options: false }
     }
 
     /// Makes an attempt, over a connection of the probe with number 0 if `probed` says whether that is reused.
     fn run(mut self, probed: Option<bool>) -> (Result<(), Failure>, String) {
         let slot = Slot(Rc::clone(&self.steps));
-        let result = attempt(&mut self, slot, probed.map(|is_reused| Link { number: 0, is_reused }));
+        let result =
+            attempt(&mut self, slot, probed.map(|is_reused| Link { number: 0, is_reused, has_options: false }));
         assert!(self.script.is_empty(), "a step of the script was not taken");
         assert!(self.back_offs.is_empty(), "a back-off was not looked for");
         (result, self.steps.take().join(", "))
@@ -116,12 +118,16 @@ impl AttemptSteps for Scripted {
         self.back_offs.pop_front().flatten().map(str::to_owned)
     }
 
-    fn open(&mut self) -> Result<(Link, bool), String> {
+    fn open(&mut self) -> Result<Link, String> {
         self.note("open".to_owned());
         match self.has_session {
-            true => Ok((self.link(true), true)),
-            false => Ok((self.connect()?, false)),
+            true => Ok(Link { has_options: true, ..self.link(true) }),
+            false => self.connect(),
         }
+    }
+
+    fn has_options(&self, link: &Link) -> bool {
+        link.has_options
     }
 
     fn connect(&mut self) -> Result<Link, String> {
@@ -189,7 +195,7 @@ impl AttemptSteps for Scripted {
     }
 
     fn place(&mut self, outputs: usize) -> Result<(), String> {
-        match self.step("place", &Link { number: outputs, is_reused: false }) {
+        match self.step("place", &Link { number: outputs, is_reused: false, has_options: false }) {
             Err(AttemptError::Head(cause)) => Err(cause),
             _ => Ok(()),
         }

@@ -60,7 +60,7 @@ fn rights(place: &Target, user: &User, guix: &Path, engine: &Engine) -> Vec<Find
     let mut findings = Vec::new();
     let mut need = |path: &Path, need: Need| {
         if let Some(problem) = PermissionProblem::find(user, root, path, need) {
-            findings.push(Finding { problem: problem.to_string(), remedy: problem.remedy() });
+            findings.push(Finding { problem: problem.to_string(), remedy: problem.remedy(root).to_string() });
         }
     };
     need(&place.directory().join("offload"), Need::Run);
@@ -86,12 +86,13 @@ fn rights(place: &Target, user: &User, guix: &Path, engine: &Engine) -> Vec<Find
     check_exists(&secret, "signing key", format!("guix archive --generate-key{as_user}"));
     let file = machine_file(None, directories);
     let scheme = file.with_file_name("machines.scm");
-    let remedy = if missing(&scheme) {
-        "offload add HOST".to_owned()
+    if missing(&scheme) {
+        check_exists(&file, "machine file", "offload add HOST".to_owned());
     } else {
-        format!("offload convert {} -o {}", quote(&scheme.to_string_lossy()), quote(&file.to_string_lossy()))
-    };
-    check_exists(&file, "machine file", remedy);
+        let [from, to] = [&scheme, &file].map(|path| quote(&path.to_string_lossy()));
+        let what = format!("machine file ('{}' is not used any more)", scheme.display());
+        check_exists(&file, &what, format!("offload convert {from} -o {to}"));
+    }
     for key in &keys {
         check_exists(
             key,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::error::InstallError;
@@ -69,6 +69,14 @@ impl Item {
         Item { path: path.to_owned(), what: What::Link(target.to_owned()) }
     }
 
+    /// Returns the program that is copied.
+    fn program(&self) -> Option<PathBuf> {
+        match &self.what {
+            What::Copy(from) => Some(from.clone()),
+            What::File(_) | What::Link(_) => None,
+        }
+    }
+
     fn mark(&self) -> Result<String, InstallError> {
         match &self.what {
             What::File(contents) => Ok(mark_of_bytes(contents)),
@@ -114,18 +122,22 @@ pub struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     /// Compares the items with the present files. An existing file that is not in the manifest is a conflict, unless
-    /// its contents are the wanted ones.
+    /// its contents are the wanted ones, or it is the program that is copied.
     pub fn make(system: System<'a>, directory: &Path, items: Vec<Item>) -> Result<Plan<'a>, InstallError> {
         let manifest = Manifest::path(directory);
         let file = below(system.root, &manifest);
         let old = Manifest::read(&file).map_err(InstallError::file(&file))?.unwrap_or_default();
         let mut steps = Vec::new();
+        let program = items.iter().find_map(Item::program).and_then(|program| file_of(&program));
         for item in items {
             let wanted = item.mark()?;
+            let is_program = || program.is_some() && file_of(&below(system.root, &item.path)) == program;
             let action = match system.at(&item.path, mark)? {
                 None => Action::Write,
                 Some(found) if found == wanted => Action::Keep,
                 Some(found) if old.marks.get(&item.path).is_some_and(|marks| marks.contains(&found)) => Action::Replace,
+                // The user has put it there by hand. The copy is made before its name gets a link.
+                Some(_) if is_program() => Action::Replace,
                 Some(_) => return Err(InstallError::Foreign(item.path)),
             };
             steps.push((item, wanted, action));
@@ -192,6 +204,11 @@ impl<'a> Plan<'a> {
         }
         put(&What::File(text), &file).map_err(InstallError::file(&file))
     }
+}
+
+/// Returns the numbers of the file system and of the file, without following a link.
+fn file_of(path: &Path) -> Option<(u64, u64)> {
+    path.symlink_metadata().ok().map(|data| (data.dev(), data.ino()))
 }
 
 /// Replaces a file atomically: a hook may be running from it.

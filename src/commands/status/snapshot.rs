@@ -55,6 +55,8 @@ pub struct MachineSnapshot {
 pub enum MachineState {
     /// `enabled` is false.
     Disabled,
+    /// A key has to be corrected: the private key cannot be used, the host key differs, or the login is refused.
+    Misconfigured,
     Unreachable,
     Drained,
     /// Less is free in its store than `minimum_disk_space`.
@@ -70,6 +72,7 @@ impl MachineState {
     pub fn word(self) -> &'static str {
         match self {
             MachineState::Disabled => "disabled",
+            MachineState::Misconfigured => "misconfigured",
             MachineState::Unreachable => "unreachable",
             MachineState::Drained => "drained",
             MachineState::DiskLow => "disk-low",
@@ -152,14 +155,18 @@ impl<'a> SnapshotSource<'a> {
                 snapshot.status = status;
                 snapshot.state = self.state(&snapshot);
             }
-            Err(ContactError { message, .. }) => {
+            Err(ContactError { message, is_misconfigured, .. }) => {
                 self.link = None;
                 let (error, hint) = match message.split_once("\n  hint: ") {
                     Some((error, hint)) => (error.to_owned(), Some(hint.to_owned())),
                     None => (message, None),
                 };
                 (snapshot.error, snapshot.hint) = (Some(error), hint);
-                snapshot.state = if self.machine.enabled { MachineState::Unreachable } else { MachineState::Disabled };
+                snapshot.state = match (self.machine.enabled, is_misconfigured) {
+                    (false, _) => MachineState::Disabled,
+                    (true, true) => MachineState::Misconfigured,
+                    (true, false) => MachineState::Unreachable,
+                };
             }
         }
         snapshot

@@ -110,7 +110,7 @@ fn colour(state: MachineState) -> Colour {
         MachineState::Busy | MachineState::Drained | MachineState::Disabled | MachineState::Overloaded => {
             Colour::Warning
         }
-        MachineState::Unreachable | MachineState::DiskLow => Colour::Error,
+        MachineState::Misconfigured | MachineState::Unreachable | MachineState::DiskLow => Colour::Error,
     }
 }
 

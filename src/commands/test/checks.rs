@@ -292,7 +292,7 @@ impl Findings<'_> {
         let (machine, state) = (self.machine, self.state);
         let taken = match Slots::of(state, machine).and_then(|slots| slots.taken()) {
             Ok(taken) => format!("{} of {} taken", taken.len(), machine.parallel_builds),
-            Err(error) => return self.error(Step::Slots, error, vec![remedies::be_the_daemon()]),
+            Err(error) => return self.error(Step::Slots, error, remedies::be_the_daemon()),
         };
         let is_drained = Drain::of(state, machine).is_ok_and(|drain| drain.read(health::now()).is_some());
         match (machine.enabled, is_drained) {

@@ -10,6 +10,7 @@ use super::finding::{Remedy, RemedyPlace};
 use crate::daemon;
 use crate::local::Directories;
 use crate::machine::{HostKey, Machine};
+use crate::permissions::{self, User};
 use crate::remote::{Connection, Error};
 use crate::shell::quote;
 use crate::ssh::{self, Cause, Session};
@@ -159,13 +160,18 @@ pub fn authorize(key: &PublicKey) -> String {
 /// Returns the remedies for a head without a usable signing key.
 pub fn no_signing_key(directories: &Directories) -> Vec<Remedy> {
     if directories.signing_key().exists() {
-        return vec![be_the_daemon()];
+        return be_the_daemon();
     }
     vec![Remedy::on_head("guix archive --generate-key")]
 }
 
-pub fn be_the_daemon() -> Remedy {
-    Remedy::advice(RemedyPlace::Head, "run this command as guix-daemon's user, who must be able to read it")
+/// Returns the remedy for a file that this user cannot use and the daemon's user may. To the daemon's user the error itself
+/// says what to do.
+pub fn be_the_daemon() -> Vec<Remedy> {
+    match permissions::remedy::is_daemons_user(Path::new("/"), &User::effective()) {
+        true => Vec::new(),
+        false => vec![Remedy::advice(RemedyPlace::Head, "run this command as root")],
+    }
 }
 
 pub fn allow_forwarding() -> Remedy {

@@ -17,6 +17,29 @@ fn wait(health: &Health) -> u64 {
     health.failures.as_ref().unwrap().back_off().as_secs()
 }
 
+/// A host that was chosen on its record and does not respond is not fresh any more; a result ends that.
+#[test]
+fn a_pending_contact_ends_freshness_until_the_host_responds() {
+    let (measured, at) = (1_000_000, 1_005_000);
+    let reached = Health::reached(MachineStatus::default(), measured);
+    let pending = reached.clone().contact_pending(at);
+    assert!(pending.is_contact_pending() && !reached.is_contact_pending());
+    assert_eq!(pending.availability(at + 1000), Availability::Probing { since: at });
+    // The earliest contact counts.
+    let both = pending.clone().contact_pending(at + 2000);
+    assert_eq!(both.availability(at + 2001), Availability::Probing { since: at });
+    assert_eq!(pending.clone().contact_answered(), reached);
+    // Without any result the next probe counts it as a failure.
+    let later = at + BACK_OFF_MIN.as_millis() as Time;
+    assert_eq!(pending.availability(later), Availability::Unknown { after_failure: false });
+    assert_eq!(pending.clone().probe_started(later).failures.unwrap().count, 1);
+    // A probe of a record that was not fresh is no such contact, and a failure stays.
+    let old = measured + STATUS_TTL.as_millis() as Time;
+    assert!(!reached.clone().probe_started(old).is_contact_pending());
+    let failed = pending.after_failure("lost", at + 1);
+    assert!(!failed.is_contact_pending() && failed.clone().contact_answered() == failed);
+}
+
 #[test]
 fn back_off_doubles_and_is_bounded() {
     let mut health = Health::default();
