@@ -12,6 +12,8 @@ mod lab;
 mod pool;
 #[path = "benchmark/site.rs"]
 mod site;
+#[path = "benchmark/substitutes.rs"]
+mod substitutes;
 #[path = "benchmark/table.rs"]
 mod table;
 #[path = "benchmark/usage.rs"]
@@ -36,7 +38,7 @@ fn main() -> ExitCode {
     let mut rounds = ROUNDS;
     let mut names = Vec::new();
     let mut against = None;
-    let mut is_compression = false;
+    let (mut is_compression, mut is_substitutes) = (false, false);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -44,6 +46,8 @@ fn main() -> ExitCode {
             "--rounds" => rounds = arguments.next().and_then(|number| number.parse().ok()).expect("--rounds N"),
             "--against" => against = Some(arguments.next().map(PathBuf::from).expect("--against PROGRAM")),
             "compression" => is_compression = true,
+            "substitutes" => is_substitutes = true,
+            name if is_substitutes && substitutes::is_row(name) => names.push(argument),
             name if WORKS.iter().any(|work| work.name == name) => names.push(argument),
             unknown => {
                 eprintln!("there is no work '{unknown}'; there are:");
@@ -54,6 +58,8 @@ fn main() -> ExitCode {
     }
     if is_compression {
         compression::run(rounds);
+    } else if is_substitutes {
+        substitutes::run(&names, rounds);
     } else {
         compare(&names, rounds, against.as_deref());
     }

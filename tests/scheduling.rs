@@ -83,7 +83,7 @@ fn finish(machine: &Host) {
 
 #[test]
 fn a_machine_that_does_not_respond_costs_one_short_wait() {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     let (silent, b2) = (lab.build_machine("silent").start(), lab.build_machine("b2").start());
     let proxy = lab.proxy("proxy", silent.ssh_address());
     proxy.say_nothing();
@@ -123,7 +123,7 @@ fn a_machine_that_does_not_respond_costs_one_short_wait() {
 
 #[test]
 fn machines_that_are_down_are_skipped() {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     let [b1, b2, b3] = ["b1", "b2", "b3"].map(|name| lab.build_machine(name).start());
     b1.stop_sshd();
     b2.stop_daemon();
@@ -144,7 +144,7 @@ fn machines_that_are_down_are_skipped() {
 
 #[test]
 fn a_machine_that_dies_under_a_build_is_replaced() {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     let (b1, b2) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());
     let head = lab.head().start();
     head.write_machines(&[fast(b1.entry()), b2.entry()]);
@@ -160,11 +160,12 @@ fn a_machine_that_dies_under_a_build_is_replaced() {
     assert_eq!(switches, 1, "{}", result.log);
     head.await_no_lock("afterwards");
     head.verify_store();
+    assert_eq!(lab.substitute_requests(), [""; 0]);
 }
 
 #[test]
 fn a_build_that_a_daemon_refuses_does_not_count_against_the_machine() {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     let (b1, b2) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());
     let head = lab.head().start();
     head.write_machines(&[fast(b1.entry()), b2.entry()]);
@@ -186,7 +187,7 @@ fn a_build_that_a_daemon_refuses_does_not_count_against_the_machine() {
 #[test]
 fn forty_clients_share_the_slots() {
     const BUILDS: usize = 40;
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     // As sshd has them by default.
     let machine = |name| {
         let options = lab.build_machine(name).max_jobs(2).sshd_option("MaxStartups 10:30:100");
@@ -225,7 +226,7 @@ fn forty_clients_share_the_slots() {
 
 #[test]
 fn slots_are_given_out_in_order() {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     let b1 = lab.build_machine("b1").max_jobs(1).start();
     let head = lab.head().start();
     let names = ["one", "two", "three", "four", "five"];
@@ -267,7 +268,7 @@ fn slots_are_given_out_in_order() {
 /// The daemon reads nobody's log while it waits for a reply.
 #[test]
 fn a_hook_never_blocks_on_a_daemon_that_waits_for_its_reply() {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().start();
     head.write_machines(&[b1.entry()]);
@@ -288,7 +289,7 @@ fn fill(head: &Host, machine: &Host, name: &str) -> RunningBuild {
 
 #[test]
 fn builds_stay_here_where_the_machine_file_says_so() {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     let b1 = lab.build_machine("b1").max_jobs(1).start();
     let head = lab.head().max_jobs(4).start();
     let file = |more: &str| head.write_machine_file(&format!("return {{ {}, {more} }}", b1.entry().lua()));
@@ -341,7 +342,7 @@ fn builds_stay_here_where_the_machine_file_says_so() {
 /// A decline would be a failed build: the head cannot build that system, whatever the daemon offers.
 #[test]
 fn a_foreign_system_is_waited_for() {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     // Takes itself for another machine, and can do what is asked of it.
     let b1 = lab.build_machine("b1").daemon_argument("--system=armhf-linux").start();
     let head = lab.head().max_jobs(4).start();
@@ -357,7 +358,7 @@ fn a_foreign_system_is_waited_for() {
 /// The first machine of the file would be chosen by its place. But the second one has what the build needs.
 #[test]
 fn among_equals_a_machine_with_the_inputs_is_chosen() {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     let (b1, b2) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());
     let head = lab.head().start();
     let equals = |entries: &[Entry]| {
@@ -379,7 +380,7 @@ fn among_equals_a_machine_with_the_inputs_is_chosen() {
 
 #[test]
 fn a_drained_machine_gets_no_new_builds() {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     let (b1, b2) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());
     let head = lab.head().start();
     head.write_machines(&[fast(b1.entry()), b2.entry()]);

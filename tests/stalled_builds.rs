@@ -91,7 +91,7 @@ fn serve(client: UnixStream, daemon: UnixStream, slow_from: u64) {
 #[test]
 fn a_trickling_daemon_moves_the_build() {
     for (slow_from, phase) in [(BUILD, "building: "), (EXPORT, "retrieving outputs: ")] {
-        let lab = Lab::new();
+        let lab = Lab::with_substitutes();
         let [slow, other] = ["slow", "other"].map(|name| lab.build_machine(name).start());
         let _socket = SlowSocket::listen(&slow, slow_from);
         let head = lab.head().start();
@@ -113,7 +113,7 @@ fn a_trickling_daemon_moves_the_build() {
 
 #[test]
 fn a_lock_of_another_build_moves_the_build() {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     let [b1, b2] = ["b1", "b2"].map(|name| lab.build_machine(name).start());
     let head = lab.head().start();
     head.write_machines(&[b1.entry().set("speed", 1000), b2.entry()]);
@@ -147,7 +147,7 @@ fn a_lock_of_another_build_moves_the_build() {
 /// Each has the lock of its own store and waits for the other's, until one gives way.
 #[test]
 fn two_heads_that_offload_to_each_other_both_finish() {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     let third = lab.build_machine("third").start();
     let heads = ["one", "two"].map(|name| lab.head().name(name).sshd(true).max_jobs(1).start());
     let offload = |head: &Host, command| head.run("/opt/offload/offload", &[command, "third"]);
@@ -185,7 +185,7 @@ fn two_heads_that_offload_to_each_other_both_finish() {
 
 #[test]
 fn a_machine_that_is_the_head_itself_is_skipped() {
-    let lab = Lab::new();
+    let lab = Lab::with_substitutes();
     let b1 = lab.build_machine("b1").start();
     let head = lab.head().sshd(true).start();
     let link = lab.proxy("elsewhere", head.ssh_address());

@@ -1,8 +1,10 @@
 //! Inputs that the build machine's daemon fetches from a substitute server, and servers that fail.
 
 mod lab;
+#[path = "substitutes/liar.rs"]
+mod liar;
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -10,6 +12,7 @@ use std::time::{Duration, Instant};
 use lab::{
     BuildResult, Direction, Drv, Entry, Host, HostOptions, LONG, Lab, Proxy, RELEASES, Release, Signal, wait_until,
 };
+use liar::{Change, Liar};
 use offload::daemon::Client;
 use offload::machine::Machine;
 use offload::state::{LinkSpeed, StateDirectory, ThroughputRecord, health};
@@ -107,6 +110,20 @@ impl Pool {
         (result, self.link.passed(Direction::ToTarget) - before, start.elapsed())
     }
 
+    /// An input of so many MiB that is built on the head, and that no server has.
+    fn sent_input(&self, name: &str, mebibytes: u64) -> Drv {
+        let drv = Drv::new(name).script(&format!("head -c {} /dev/urandom >$out", mebibytes * MIB));
+        self.head.client().no_offload().max_jobs(1).build(&[&drv]).succeeded();
+        drv
+    }
+
+    /// Whether a process of the head has the machine fetch something.
+    fn is_fetching(&self) -> bool {
+        let (name, port) = (self.link.name(), self.link.address().port());
+        let slot = self.head.path(format!("/var/guix/offload/{name}:{port}/uploads/fetches/0"));
+        !std::process::Command::new("flock").arg("--nonblock").arg(slot).arg("true").status().unwrap().success()
+    }
+
     /// Has the head know how many bytes a second it sends to the machine.
     fn set_upload_rate(&self, rate: f64) {
         let state = StateDirectory::new(self.head.path("/var/guix/offload"));
@@ -145,6 +162,12 @@ fn connect(daemon: &Host) -> Client<UnixStream> {
 
 fn parse(text: &str) -> StorePath {
     StorePath::parse(&StoreDir::default(), text.as_bytes()).unwrap()
+}
+
+/// Something that needs half of an input, and another one.
+fn user_of_both(input: &Input, other: &Drv) -> Drv {
+    let half = format!("o{}", COUNT / 2 - 1);
+    Drv::new("user").input_output("data", &input.drv, &half).input(other)
 }
 
 /// How many items a build's log says were fetched.
@@ -193,8 +216,8 @@ fn inputs_that_a_server_has_are_fetched_and_the_others_sent_meanwhile() {
 type Fault = (&'static str, fn(&Pool, &Input), &'static str);
 
 const FAULTS: [Fault; 8] = [
-    ("a server that accepts and is silent", |pool, _| pool.web.say_nothing(), "no reply within 5 s"),
-    ("a server that is down", |pool, _| pool.web.refuse(), ""),
+    ("a server that accepts and is silent", |pool, _| pool.web.say_nothing(), "no reply within 9 s"),
+    ("a server that is down", |pool, _| pool.web.refuse(), "connection failed: Connection refused"),
     ("a nar that is gone after a good narinfo", lose_nars, "8 of 8 items did not arrive"),
     ("a flipped byte", |pool, _| pool.web.flip_after(Direction::FromTarget, 2 * MIB), "items did not arrive"),
     ("a server that dies midway", |pool, _| pool.web.cut_after(Direction::FromTarget, 2 * MIB), "items did not arrive"),
@@ -299,9 +322,11 @@ fn one_of_two_builds_fetches_an_item_and_the_other_waits() {
 fn an_interrupted_client_ends_the_fetch() {
     for release in RELEASES {
         let pool = Pool::new(release);
+        // The daemon would not end it by itself.
+        pool.write_machine(|entry| entry.set("substitutes", "always").set("substitute_timeout", 600));
         let input = pool.input("input");
         pool.serve(&input.outputs);
-        pool.web.freeze_after(Direction::FromTarget, 2 * MIB);
+        pool.web.throttle_after(Direction::FromTarget, 2 * MIB, 4000);
         let user = Drv::new("user").input_output("data", &input.drv, "o7").script("wc -c <$data >$out");
         let mut build = pool.head.client().start(&[&user]);
         build.wait_for_log("fetches 8 store items");
@@ -311,7 +336,6 @@ fn an_interrupted_client_ends_the_fetch() {
         wait_until("no download goes on", LONG, || helpers().count() == 0);
         pool.head.await_no_lock("after the interruption");
         pool.web.forget_faults();
-        pool.web.thaw();
         pool.build_with("later", &input);
         pool.machine.verify_store();
     }
@@ -329,6 +353,20 @@ fn auto_fetches_where_sending_takes_longer() {
         let (result, ..) = pool.build_with(&format!("{name}-user"), &input);
         assert_eq!(fetched(&result), is_fetched.then_some(COUNT), "{name}: {}", result.log);
     }
+}
+
+/// A query costs more than sending them, so `"always"` asks about none of them.
+#[test]
+fn small_items_are_sent_without_a_query() {
+    let pool = Pool::new(Release::Sid);
+    let ids: Vec<String> = (0..50).map(|number| format!("o{number}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let script: String = ids.iter().map(|id| format!("head -c 4096 /dev/urandom >${id}\n")).collect();
+    let small = Drv::new("small").outputs(&ids).script(&script);
+    pool.head.client().no_offload().max_jobs(1).build(&[&small]).succeeded();
+    let user = ids.iter().fold(Drv::new("user"), |drv, id| drv.input_output(id, &small, id));
+    let result = pool.head.build(&[&user]).succeeded();
+    assert_eq!((fetched(&result), pool.web.connections()), (None, 0), "{}", result.log);
 }
 
 /// The account is one that the machine's daemon does not trust. Its own server is down.
@@ -364,8 +402,9 @@ fn a_server_that_has_only_errors_fails_no_build() {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (mut stream, asked) = (stream, asked.clone());
                 std::thread::spawn(move || {
-                    let mut request = [0; 4096];
-                    while stream.read(&mut request).is_ok_and(|size| size > 0) {
+                    // Many requests may come at once. An empty line ends each.
+                    let requests = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+                    for _ in requests.filter(String::is_empty) {
                         let _ = asked.send(());
                         let reply = "HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\n\r\n";
                         let _ = stream.write_all(reply.as_bytes());
@@ -378,7 +417,8 @@ fn a_server_that_has_only_errors_fails_no_build() {
         let (result, sent, _) = pool.build_with("user", &input);
         assert_eq!(fetched(&result), None, "{}", result.log);
         assert!(sent > COUNT as u64 * MIB, "{sent} bytes were sent");
-        assert!(requests.try_recv().is_ok(), "nobody asked");
+        assert!(requests.try_iter().count() >= COUNT, "not all items were asked about");
+        assert!(pool.record()["failures"].is_null(), "{}", pool.record());
         pool.machine.verify_store();
     }
 }
@@ -409,26 +449,67 @@ fn a_disk_that_is_full_during_the_fetch_moves_the_build() {
     }
 }
 
-/// The stream of the fetch protects what has arrived.
+/// The stream of the fetch protects what has arrived: during the fetch, and until the build.
 #[test]
-fn a_garbage_collection_during_the_fetch_loses_nothing() {
+fn a_garbage_collection_during_or_after_the_fetch_loses_nothing() {
     for release in RELEASES {
         let pool = Pool::new(release);
         let input = pool.input("input");
-        pool.serve(&input.outputs);
+        let items = &input.outputs[..COUNT / 2];
+        pool.serve(items);
+        let sent = pool.sent_input("sent", 4);
         pool.web.freeze_after(Direction::FromTarget, 3 * MIB);
-        let user = Drv::new("user").input_output("data", &input.drv, "o7").script("wc -c <$data >$out");
-        let mut build = pool.head.client().start(&[&user]);
-        build.wait_for_log("fetches 8 store items");
-        let is_there = || pool.machine.path_info(input.outputs[0].as_str()).is_some();
-        wait_until("an item has arrived", LONG, is_there);
+        pool.link.throttle_after(Direction::ToTarget, MIB, 50_000);
+        let mut build = pool.head.client().start(&[&user_of_both(&input, &sent)]);
+        build.wait_for_log("fetches 4 store items");
+        let is_there = |number: usize| pool.machine.path_info(items[number].as_str()).is_some();
+        wait_until("an item has arrived", LONG, || is_there(0));
         pool.machine.run("guix", &["gc", "--collect-garbage"]);
-        assert!(is_there());
+        assert!(is_there(0));
         pool.web.forget_faults();
         pool.web.thaw();
-        assert_eq!(fetched(&build.wait().succeeded()), Some(COUNT));
+        wait_until("the fetch has ended", LONG, || is_there(3) && !pool.is_fetching());
+        // A daemon whose client is gone ends a moment later, and its roots with it.
+        for _ in 0..3 {
+            pool.machine.run("guix", &["gc", "--collect-garbage"]);
+        }
+        assert!(is_there(0) && is_there(3));
+        pool.link.forget_faults();
+        let result = build.wait().succeeded();
+        assert_eq!(fetched(&result), Some(COUNT / 2), "{}", result.log);
         pool.machine.verify_store();
     }
+}
+
+/// The fetch would take minutes. The upload fails, and another machine builds.
+#[test]
+fn a_failed_attempt_ends_its_fetch() {
+    let pool = Pool::prepared(
+        Release::Sid,
+        |server| server,
+        |machine, web| machine.substitute_server(web.address()),
+        |machine| machine.limit_store(12),
+    );
+    let other = pool.lab.build_machine("other").start();
+    let small = pool.machine.entry().via(&pool.link).set("speed", 1000).set("minimum_disk_space", 0);
+    let small = small.set("substitutes", "always").set("substitute_timeout", 600);
+    pool.head.write_machines(&[small, other.entry()]);
+    pool.head.mark_healthy(pool.link.name());
+    let input = pool.input("input");
+    pool.serve(&input.outputs[..COUNT / 2]);
+    let sent = pool.sent_input("sent", 16);
+    pool.web.throttle_after(Direction::FromTarget, MIB, 4000);
+    let user = user_of_both(&input, &sent).script("until test -e /var/lab/go; do sleep 0.1; done; true >$out");
+    let mut build = pool.head.client().start(&[&user]);
+    build.wait_for_log("fetches 4 store items");
+    assert!(pool.is_fetching());
+    build.wait_for_log("could not be built on 'link'");
+    wait_until("the fetch has ended", LONG, || !pool.is_fetching());
+    let helpers = || pool.machine.processes().into_iter().filter(|one| one.command.contains("substitute --"));
+    wait_until("no download goes on", LONG, || helpers().count() == 0);
+    other.write("/var/lab/go", "");
+    build.wait().succeeded();
+    pool.machine.verify_store();
 }
 
 /// Streams to the daemon are commands there. Only one of them is permitted, or two.
@@ -451,6 +532,8 @@ fn without_a_second_stream_nothing_is_fetched() {
         let (result, ..) = pool.build_with("user", &input);
         assert_eq!(fetched(&result), is_fetched.then_some(COUNT), "{}", result.log);
         assert_eq!(pool.web.connections() > 0, is_fetched);
+        // That is not the fault of the servers.
+        assert!(pool.record()["failures"].is_null() && !result.log.contains("failed"), "{}", result.log);
     }
 }
 
@@ -483,8 +566,149 @@ fn explain_and_status_show_what_is_fetched_and_what_failed() {
     let said = run(&["explain", "--probe", &second]);
     assert!(said.contains("    10 missing items (8.0 MiB) would be sent\n"), "{said}");
     for said in [said, run(&["explain", &second]), run(&["status"])] {
-        assert!(said.replace("\n", " ").contains("its substitute servers failed: no reply within 4 s;"), "{said}");
+        assert!(said.replace("\n", " ").contains("its substitute servers failed: no reply within 3.6 s;"), "{said}");
     }
     let status: serde_json::Value = serde_json::from_str(&run(&["status", "--json"])).unwrap();
     assert_eq!(status["machines"][0]["substitutes"]["failures"]["count"], 1, "{status}");
+}
+
+/// What a narinfo says beside the truth, signed by a key that the machine trusts.
+const LIES: [(&str, Change, bool); 5] = [
+    ("nothing", |text| text.to_owned(), true),
+    ("no references", |text| change_line(text, "References: ", |_| String::new()), false),
+    ("a reference more", |text| change_line(text, "References: ", |line| format!("{line} {}", own_name(text))), false),
+    ("a larger size", |text| change_line(text, "NarSize: ", |size| format!("{size}0")), false),
+    ("a smaller size", |text| change_line(text, "NarSize: ", |size| size[1..].to_owned()), false),
+];
+
+/// The name of the item, without its directory.
+fn own_name(text: &str) -> &str {
+    text.lines().next().unwrap().rsplit('/').next().unwrap()
+}
+
+fn change_line(text: &str, name: &str, change: impl Fn(&str) -> String) -> String {
+    let lines = text.lines().map(|line| match line.strip_prefix(name) {
+        Some(value) => format!("{name}{}\n", change(value)),
+        None => format!("{line}\n"),
+    });
+    lines.collect()
+}
+
+/// The head compares a server's word with its own records. The first output has no reference, so it can be fetched.
+#[test]
+fn a_signed_lie_about_references_or_size_is_not_fetched() {
+    for release in RELEASES {
+        let lab = Lab::new();
+        let server = lab.daemon("server", Release::Sid).start();
+        let liar = Liar::start(server.publish(), &server.path("/etc/guix/signing-key.sec"));
+        let machine = lab.build_machine("b1").release(release).substitute_server(liar.address).start();
+        let (web, link) = (lab.proxy("web", liar.address), lab.proxy("link", machine.ssh_address()));
+        let head = lab.head().start();
+        let pool = Pool { lab, head, machine, server, link, web };
+        pool.write_machine(|entry| entry.set("substitutes", "always"));
+        for (number, (lie, change, is_fetched)) in LIES.into_iter().enumerate() {
+            let input = pool.input(&format!("input-{number}"));
+            pool.serve(&input.outputs);
+            liar.tell(change);
+            let (result, sent, _) = pool.build_with(&format!("user-{number}"), &input);
+            let expected = match lie {
+                _ if is_fetched => Some(COUNT),
+                "no references" => Some(1),
+                _ => None,
+            };
+            assert_eq!(fetched(&result), expected, "{release:?}, {lie}: {}", result.log);
+            assert_eq!(sent > (COUNT as u64 - 1) * MIB, !is_fetched, "{lie}: {sent} bytes were sent");
+            for item in &input.outputs {
+                let (here, there) = (pool.head.path_info(item.as_str()), pool.machine.path_info(item.as_str()));
+                assert_eq!(here.unwrap().references, there.unwrap().references, "{lie}: {item}");
+            }
+            assert!(pool.record()["failures"].is_null(), "{lie}: {}", pool.record());
+        }
+        pool.machine.verify_store();
+    }
+}
+
+/// A machine that finds no server's address: all comes from the head, and the servers are not asked again at once.
+#[test]
+fn a_machine_without_network_gets_all_inputs_from_the_head() {
+    for release in RELEASES {
+        let pool = Pool::prepared(
+            release,
+            |server| server,
+            |machine, web| machine.substitute_server(web.address()),
+            |machine| machine.write("/etc/resolv.conf", ""),
+        );
+        pool.write_machine(|entry| {
+            entry.set("substitutes", "always").set("substitute_urls", ["http://substitutes.example.org"])
+        });
+        for (name, is_first) in [("first", true), ("second", false)] {
+            let input = pool.input(&format!("{name}-input"));
+            let (result, sent, _) = pool.build_with(&format!("{name}-user"), &input);
+            assert!(sent > COUNT as u64 * MIB, "{sent} bytes were sent");
+            let said = "failed, so this machine sends the inputs: guix substitute: warning: substitutes.example.org: \
+                        host not found: ";
+            assert_eq!(result.log.contains(said), is_first, "{}", result.log);
+            assert_eq!(result.log.contains("substitute"), is_first, "{}", result.log);
+        }
+        assert_eq!(pool.record()["failures"]["count"], 1, "{}", pool.record());
+        pool.machine.verify_store();
+    }
+}
+
+#[test]
+fn test_shows_whether_the_servers_answer_and_what_the_machine_accepts() {
+    for release in RELEASES {
+        let pool = Pool::new(release);
+        let input = pool.input("input");
+        pool.serve(&input.outputs[..COUNT / 2]);
+        let check = |expected: &str| {
+            let output = pool.head.command("/opt/offload/offload").arg("test").output().unwrap();
+            let said = String::from_utf8(output.stdout).unwrap();
+            assert_eq!(output.status.code(), Some(0), "{said}");
+            let found = said.lines().find(|line| line.contains("  substitutes   ")).unwrap_or_default();
+            assert!(found.contains(expected) && found.is_empty() == expected.is_empty(), "{expected}:\n{said}");
+        };
+        // The output of the first build is the ninth.
+        check("  ok  substitutes   its servers offer 4 of 9 items of this machine, signed by keys that it trusts");
+
+        pool.web.refuse();
+        pool.build_with("while-down", &pool.input("other"));
+        assert_eq!(pool.record()["failures"]["count"], 1, "{}", pool.record());
+        // The answers about the others are remembered there.
+        check("  ??  substitutes   it would accept 4 of 18 items of this machine, but: guix substitute: warning: ");
+        let cached = pool.machine.path("/var/guix/substitute/cache");
+        std::fs::remove_dir_all(&cached).unwrap();
+        check(
+            "  ??  substitutes   its servers do not answer, so this machine sends all inputs: guix substitute: warning: ",
+        );
+        pool.web.pass();
+        let _ = std::fs::remove_dir_all(&cached);
+        check("  ok  substitutes   its servers offer 4 of ");
+        assert!(pool.record()["failures"].is_null(), "{}", pool.record());
+
+        pool.write_machine(|entry| entry.set("substitutes", "never"));
+        check("");
+    }
+}
+
+/// The server's key is not in the machine's ACL; a machine has substitutes off.
+#[test]
+fn test_shows_servers_that_a_machine_does_not_trust_or_does_not_have() {
+    for release in RELEASES {
+        let pool =
+            Pool::with(release, |server| server.untrusted(), |machine, web| machine.substitute_server(web.address()));
+        let input = pool.input("input");
+        pool.serve(&input.outputs);
+        let off = pool.lab.build_machine("off").release(release).start();
+        let trusting = pool.machine.entry().via(&pool.link);
+        pool.head.write_machines(&[trusting, off.entry()]);
+        let output = pool.head.command("/opt/offload/offload").arg("test").output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        for expected in [
+            "  ??  substitutes   its servers answer, but offer none of 9 items of this machine that it would accept\n",
+            "  ok  substitutes   its daemon has substitutes off, so this machine sends all inputs\n",
+        ] {
+            assert!(said.contains(expected), "{expected}:\n{said}");
+        }
+    }
 }

@@ -13,6 +13,7 @@ mod checks;
 mod finding;
 mod remedies;
 mod report;
+mod substitutes;
 
 use std::io::{self, Write};
 use std::path::Path;

@@ -106,6 +106,16 @@ impl Database {
         Ok(order.iter().filter_map(|path| items.remove(path)).collect())
     }
 
+    /// Returns the largest `count` outputs, as recorded.
+    pub fn largest_outputs(&self, count: usize) -> Result<BTreeSet<StorePath>, DatabaseError> {
+        let query = || -> rusqlite::Result<Vec<String>> {
+            let query = "SELECT path FROM ValidPaths WHERE deriver LIKE '%.drv' ORDER BY narSize DESC LIMIT ?";
+            self.connection.prepare(query)?.query_map([count as i64], |row| row.get(0))?.collect()
+        };
+        let paths = query().map_err(|cause| self.sqlite(cause))?;
+        Ok(paths.iter().filter_map(|path| StorePath::parse(&self.store, path.as_bytes()).ok()).collect())
+    }
+
     fn row(&self, path: &StorePath) -> rusqlite::Result<Option<Row>> {
         let mut statement =
             self.connection.prepare_cached("SELECT id, hash, deriver, narSize FROM ValidPaths WHERE path = ?")?;

@@ -17,6 +17,7 @@ pub mod timeouts;
 pub use archive_import::ArchiveImport;
 pub use connection::Connection;
 pub use error::Error;
+pub use session_stream::StreamCloser;
 pub use stall_detector::Progress;
 pub use stream::DaemonStream;
 pub use timeouts::SilencePolicy;

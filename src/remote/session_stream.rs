@@ -45,6 +45,18 @@ enum EndReason {
     OwnerEnded,
 }
 
+/// Ends a stream from another thread.
+#[derive(Debug)]
+pub struct StreamCloser(UnixStream);
+
+impl StreamCloser {
+    /// Ends the stream at once, also for a read or a write that waits.
+    pub fn close(&self) {
+        // If the stream has ended already, there is nothing to do.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
 /// The deadline of a stream has passed. The read or write can be repeated.
 #[derive(Debug)]
 pub(super) struct DeadlinePassed;
@@ -66,6 +78,11 @@ impl SessionStream {
     ) -> io::Result<SessionStream> {
         data.set_nonblocking(true)?;
         Ok(SessionStream { data, status, owner, deadline: None, end_reason: None, is_resumed, is_owner_stopped: false })
+    }
+
+    /// Returns a handle with which another thread ends the stream.
+    pub(super) fn closer(&self) -> io::Result<StreamCloser> {
+        Ok(StreamCloser(self.data.try_clone()?))
     }
 
     /// Returns whether another hook has used the stream before.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::connection::Connection;
 use super::error::Error;
-use super::session_stream::{DeadlinePassed, SessionStream};
+use super::session_stream::{DeadlinePassed, SessionStream, StreamCloser};
 use super::stall_detector::{Due, Progress, StallDetector};
 use super::timeouts::{SilencePolicy, greeting_timeout, recheck_timeout, reused_greeting_timeout};
 use crate::daemon::{self, Client};
@@ -115,6 +115,11 @@ impl DaemonStream {
     /// Returns the handle with which a reader of the stream reports progress.
     pub fn progress(&self) -> Progress {
         self.stall_detector.progress().clone()
+    }
+
+    /// Returns a handle with which another thread ends the stream.
+    pub fn closer(&self) -> io::Result<StreamCloser> {
+        self.stream.closer()
     }
 
     /// Returns the silence policy.

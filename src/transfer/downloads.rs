@@ -4,6 +4,9 @@
 //! (`progress-reporter/trace` in `guix/progress.scm`), where BYTES are those of the download so far. Other lines that
 //! begin with `@ ` are events, too; the rest is text for people, of which the last line names the cause of a failure.
 //!
+//! Text about a query is for people. `guix substitute: ` begins a warning or an error, in every language, possibly behind
+//! the progress of the query on the same line: for example that a server cannot be reached. The query itself succeeds then.
+//!
 //! A server that sends a few bytes now and then is not silent. So a minimum must arrive in each period.
 
 use std::collections::BTreeMap;
@@ -13,6 +16,8 @@ use std::time::{Duration, Instant};
 const MAX_LINE: usize = 4 << 10;
 /// The limit of files that are counted at the same time.
 const MAX_FILES: usize = 1 << 17;
+/// The beginning of a warning or an error.
+const COMPLAINT: &str = "guix substitute: ";
 
 /// Reads the text, and counts.
 pub(super) struct Downloads {
@@ -22,6 +27,8 @@ pub(super) struct Downloads {
     bytes: u64,
     /// The last line for people.
     message: String,
+    /// The last warning or error.
+    complaint: String,
     /// The length of a period, and the bytes that must arrive in it.
     period: Duration,
     bytes_per_period: u64,
@@ -33,8 +40,8 @@ impl Downloads {
     /// Counts downloads that must be as fast as `min_rate`, in bytes per second, in each `period`.
     pub fn new(period: Duration, min_rate: f64, now: Instant) -> Downloads {
         let bytes_per_period = (period.as_secs_f64() * min_rate).max(1.0) as u64;
-        let (line, files, message) = Default::default();
-        Downloads { line, files, bytes: 0, message, period, bytes_per_period, began: (now, 0) }
+        let (line, files, message, complaint) = Default::default();
+        Downloads { line, files, bytes: 0, message, complaint, period, bytes_per_period, began: (now, 0) }
     }
 
     /// Takes a piece of the text, of any length.
@@ -54,7 +61,10 @@ impl Downloads {
         match words[..] {
             ["@", "download-progress", file, _, _, bytes] => self.count(file, bytes.parse().unwrap_or(0)),
             ["@", ..] | [] => {}
-            _ => self.message = line.trim().chars().flat_map(char::escape_default).collect(),
+            _ => self.message = printable(&line),
+        }
+        if let Some(at) = line.rfind(COMPLAINT) {
+            self.complaint = printable(&line[at..]);
         }
     }
 
@@ -76,6 +86,11 @@ impl Downloads {
         &self.message
     }
 
+    /// Returns the last warning or error, without control characters; `None` if there was none.
+    pub fn complaint(&self) -> Option<&str> {
+        Some(self.complaint.as_str()).filter(|complaint| !complaint.is_empty())
+    }
+
     /// Returns whether too little arrived in a period that has ended at `now`.
     pub fn is_too_slow(&mut self, now: Instant) -> bool {
         let (began, before) = self.began;
@@ -85,6 +100,11 @@ impl Downloads {
         self.began = (now, self.bytes);
         self.bytes - before < self.bytes_per_period
     }
+}
+
+/// Returns text on one line without control characters.
+fn printable(text: &str) -> String {
+    text.trim().chars().flat_map(char::escape_default).collect()
 }
 
 #[cfg(test)]
@@ -113,6 +133,23 @@ mod tests {
         let mut downloads = Downloads::new(Duration::from_secs(5), 1.0, Instant::now());
         downloads.take(b"\rsubstitute: updating 0%\rguix substitute: error: 404\x1b\n@ substituter-failed /x 1 y\n\n");
         assert_eq!(downloads.message(), "guix substitute: error: 404\\u{1b}");
+    }
+
+    /// What Guix 1.5.0 and 1.2.0 print about a server that is down, and about one that answers.
+    #[test]
+    fn a_warning_follows_the_progress_of_a_query() {
+        let query = "substitute: \rsubstitute: \x1b[Klooking for substitutes on 'http://h'...   0.0%";
+        let warning = "guix substitute: warning: h: connection failed: Connection refused\n";
+        for (text, expected) in [
+            (format!("{query}{warning}substitute: \n"), Some(warning.trim())),
+            (format!("substitute: {warning}"), Some(warning.trim())),
+            (format!("{query}\r{} 100.0%\n", &query[13..]), None),
+            (String::new(), None),
+        ] {
+            let mut downloads = Downloads::new(Duration::from_secs(5), 1.0, Instant::now());
+            downloads.take(text.as_bytes());
+            assert_eq!(downloads.complaint(), expected, "{text:?}");
+        }
     }
 
     #[test]

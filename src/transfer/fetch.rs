@@ -1,7 +1,7 @@
 //! Fetching of missing inputs by the machine's own daemon, beside the upload.
 //!
 //! A second stream to the daemon, over the same session, has substitutes on: those of the first one are off. It makes
-//! one query for all candidates ([`fetch_plan`](super::fetch_plan)) and then, in a thread, BuildPaths on those that the
+//! one [query](super::substitute_query) for all candidates ([`fetch_plan`](super::fetch_plan)) and then, in a thread, BuildPaths on those that the
 //! servers have, while the first stream uploads the rest. The items are in flight meanwhile, as uploads are, so other
 //! builds wait for them and fetch nothing twice.
 //!
@@ -14,7 +14,7 @@
 //!
 //! There is no fetch if the SSH server permits no second stream.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use log::{debug, warn};
@@ -23,23 +23,18 @@ use super::downloads::Downloads;
 use super::fetch_plan::{self, ItemSet};
 use super::limiter::TransferLimiter;
 use super::progress::EVENT_INTERVAL;
-use super::running_fetch::{RunningFetch, failure};
-use crate::daemon::{Client, Options, SubstitutablePathInfo};
+use super::running_fetch::RunningFetch;
+use super::substitute_query::{Answer, Unavailable, query};
+use crate::daemon::Client;
 use crate::events::{Event, Observer};
 use crate::local::{Item, Store, content_address};
-use crate::machine::{Machine, Substitutes};
-use crate::remote::{Connection, DaemonStream, SilencePolicy};
+use crate::machine::Substitutes;
+use crate::remote::{Connection, DaemonStream};
 use crate::state::transfers::InFlight;
 use crate::state::{SubstituteRecord, SubstituteServers, ThroughputRecord, health};
 use crate::store::path::StorePath;
 use crate::timing::Stopwatch;
 
-/// The longest time for the query about all candidates.
-const QUERY_MAX: Duration = Duration::from_secs(5);
-/// How long a download may be silent before the machine's daemon ends it and continues with the others.
-const DOWNLOAD_SILENCE_MAX: Duration = Duration::from_secs(20);
-/// How many items the machine's daemon downloads at the same time.
-const PARALLEL_DOWNLOADS: u32 = 4;
 /// Time allowed for the daemon to end BuildPaths once all items are valid.
 const LAST_REPLY_MAX: Duration = Duration::from_secs(1);
 
@@ -60,17 +55,6 @@ pub(super) struct Choice {
     pub items: ItemSet,
     /// The expected rate of an upload, in bytes per second.
     upload_rate: f64,
-}
-
-/// A client, and what the servers know.
-type Found = (Client<DaemonStream>, BTreeMap<StorePath, SubstitutablePathInfo>);
-
-/// The reason why the servers could not be asked.
-enum Unavailable {
-    /// There is no second stream. The servers are not at fault.
-    NoStream(String),
-    /// No reply came, or an error of the daemon.
-    NoReply(String),
 }
 
 impl<'a> Fetch<'a> {
@@ -119,15 +103,21 @@ impl<'a> Fetch<'a> {
         candidates.paths.retain(|path| !in_flight.contains(path.hash_part()));
         let upload_rate = self.upload_rate(&candidates, first.round_trip())?;
         let mut stopwatch = Stopwatch::start();
-        let found = self.ask(first, &candidates.paths);
+        let answer = query(self.connection, machine, first.store(), &candidates.paths);
         stopwatch.lap("substitutes");
-        let (client, known) = match found {
-            Ok(found) => found,
-            Err(unavailable) => {
-                match unavailable {
-                    Unavailable::NoStream(error) => debug!("no stream to fetch over: {error}"),
-                    Unavailable::NoReply(cause) => self.failed(&cause),
-                }
+        let (client, known) = match answer {
+            // A server that cannot be reached has nothing.
+            Ok(Answer { known, complaint: Some(complaint), .. }) if known.is_empty() => {
+                self.failed(&complaint);
+                return None;
+            }
+            Ok(Answer { client, known, .. }) => (client, known),
+            Err(Unavailable::NoStream(error)) => {
+                debug!("no stream to fetch over: {error}");
+                return None;
+            }
+            Err(Unavailable::NoReply(cause)) => {
+                self.failed(&cause);
                 return None;
             }
         };
@@ -152,21 +142,6 @@ impl<'a> Fetch<'a> {
             Substitutes::Auto => fetch_plan::pays(candidates.bytes, rate, servers.rate(now)),
         };
         (is_wanted && servers.backing_off(now).is_none()).then_some(rate)
-    }
-
-    /// Asks the servers about `paths`, over a stream of its own.
-    fn ask(&self, first: &Client<DaemonStream>, paths: &BTreeSet<StorePath>) -> Result<Found, Unavailable> {
-        let machine = self.limiter.machine;
-        let stream = self.connection.daemon().map_err(|error| Unavailable::NoStream(error.to_string()))?;
-        let mut client =
-            stream.greet(first.store().clone()).map_err(|error| Unavailable::NoStream(error.to_string()))?;
-        let limit = QUERY_MAX.min(machine.substitute_timeout);
-        client.stream_mut().set_silence_policy(SilencePolicy::greeting(limit));
-        // Text about the progress of a query.
-        client.set_log(Some(Box::new(|_| ())));
-        client.set_options(&options(machine)).map_err(|error| Unavailable::NoStream(error.to_string()))?;
-        let known = client.query_substitutable_path_infos(paths);
-        known.map(|known| (client, known)).map_err(|error| Unavailable::NoReply(failure(&error, limit)))
     }
 
     /// Returns the items that the machine is fetching.
@@ -214,17 +189,5 @@ impl<'a> Fetch<'a> {
         if let Err(error) = SubstituteRecord::of(state, machine).and_then(|record| record.change(change)) {
             debug!("cannot record what '{}' has fetched: {error}", machine.name);
         }
-    }
-}
-
-/// Returns the options of the stream for a fetch.
-fn options(machine: &Machine) -> Options {
-    Options {
-        keep_going: true,
-        print_downloads: true,
-        max_silent_time: Some(DOWNLOAD_SILENCE_MAX.min(machine.substitute_timeout)),
-        max_jobs: Some(PARALLEL_DOWNLOADS),
-        substitute_urls: Some(machine.substitute_urls.clone()).filter(|urls| !urls.is_empty()),
-        ..Options::default()
     }
 }

@@ -5,9 +5,9 @@
 //! have, an item is fetched if all missing items that it refers to are fetched, too: then no fetch waits for an upload.
 //! A server's record of an item must agree with the head's own.
 //!
-//! Fetching pays if sending the candidates would take longer than [`MIN_UPLOAD_TIME`], and longer than fetching did the
-//! last time. The rate of the link is the measured one; the rate of a link that was not measured is guessed from its
-//! latency.
+//! Fetching pays if sending the candidates would take longer than [`MIN_UPLOAD_TIME`], and longer than fetching them. Both
+//! rates are the measured ones. The rate of a link that was not measured is guessed from its latency, and that of a server
+//! from which nothing was fetched is [`ASSUMED_FETCH_RATE`]: in a fast local network, sending wins.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -30,6 +30,11 @@ const LOCAL_ROUND_TRIP: Duration = Duration::from_millis(5);
 const LOCAL_RATE: f64 = 100e6;
 /// The assumed rate of any other link that was not measured: that of a home's or office's line.
 const REMOTE_RATE: f64 = 2.5e6;
+
+/// The assumed rate of a fetch that was not measured, in bytes of nars per second: that of a public server.
+const ASSUMED_FETCH_RATE: f64 = 20e6;
+/// The time of a query: the start of `guix substitute` on the machine, which is written in Scheme, and the requests.
+const QUERY_TIME: Duration = Duration::from_secs(1);
 
 /// With `"auto"`, a fetch continues if it is at least this part as fast as an upload.
 const MIN_SHARE: f64 = 0.25;
@@ -90,7 +95,9 @@ pub fn min_fetch_rate(substitutes: Substitutes, upload_rate: f64) -> f64 {
 
 /// Returns whether fetching so many bytes pays. Rates are in bytes per second; `fetch_rate` is that of the last fetch.
 pub fn pays(bytes: u64, upload_rate: f64, fetch_rate: Option<f64>) -> bool {
-    bytes as f64 / upload_rate > MIN_UPLOAD_TIME.as_secs_f64() && fetch_rate.is_none_or(|rate| rate > upload_rate)
+    let upload_time = bytes as f64 / upload_rate;
+    let fetch_time = QUERY_TIME.as_secs_f64() + bytes as f64 / fetch_rate.unwrap_or(ASSUMED_FETCH_RATE);
+    upload_time > MIN_UPLOAD_TIME.as_secs_f64() && upload_time > fetch_time
 }
 
 /// Returns the items to fetch, of those that the servers have. `missing` are sorted with their references first.
@@ -199,6 +206,10 @@ mod tests {
         assert_eq!(min_fetch_rate(Substitutes::Auto, 2e6), 5e5);
         assert_eq!(min_fetch_rate(Substitutes::Always, 2e6), MIN_RATE);
         assert!(pays(100_000_000, 2.5e6, Some(2.6e6)) && !pays(100_000_000, 2.5e6, Some(2.5e6)));
+        // The time of a query counts.
+        assert!(!pays(10_000_000, 2.5e6, Some(3.3e6)) && pays(10_000_000, 2.5e6, Some(3.4e6)));
+        // A fast link, and a server that was not measured, or is faster.
+        assert!(!pays(1 << 30, 80e6, None) && pays(1 << 30, 80e6, Some(100e6)) && pays(1 << 30, 12e6, None));
     }
 
     #[test]

@@ -16,6 +16,8 @@ mod rejected;
 mod running_fetch;
 pub mod signature_test;
 pub mod signing_connection;
+mod substitute_query;
+pub mod substitute_test;
 pub mod trial_build;
 pub mod upload;
 

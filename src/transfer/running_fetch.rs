@@ -11,7 +11,7 @@ use log::debug;
 use super::downloads::Downloads;
 use super::fetch_plan::ItemSet;
 use crate::daemon::{Client, Error};
-use crate::remote::{DaemonStream, Progress, SilencePolicy};
+use crate::remote::{DaemonStream, SilencePolicy, StreamCloser};
 use crate::state::transfers::TransferSlot;
 
 /// A fetch that is under way, or has just ended. Dropping it ends it.
@@ -20,7 +20,8 @@ pub(super) struct RunningFetch {
     downloads: Arc<Mutex<Downloads>>,
     end: Receiver<EndedFetch>,
     ended: Option<EndedFetch>,
-    stream: Progress,
+    /// Ends the stream; `None` once the fetch has ended.
+    closer: Option<StreamCloser>,
 }
 
 /// The end of a fetch.
@@ -33,7 +34,8 @@ pub(super) struct EndedFetch {
 
 impl RunningFetch {
     /// Has the daemon of `client` fetch `items`. It is given up after the time `limit` without any download, or when
-    /// `downloads` are too slow. The slot is freed at the end. `None` if no thread can be started.
+    /// `downloads` are too slow. The slot is freed at the end. `None` if no thread can be started, or too many files are
+    /// open.
     pub fn start(
         mut client: Client<DaemonStream>,
         items: ItemSet,
@@ -43,8 +45,9 @@ impl RunningFetch {
     ) -> Option<RunningFetch> {
         let downloads = Arc::new(Mutex::new(downloads));
         let stream = client.stream_mut().progress();
+        let closer = client.stream_mut().closer().inspect_err(|error| debug!("cannot fetch: {error}")).ok()?;
         client.stream_mut().set_silence_policy(SilencePolicy::greeting(limit));
-        let (counted, pace) = (Arc::clone(&downloads), stream.clone());
+        let (counted, pace) = (Arc::clone(&downloads), stream);
         client.set_log(Some(Box::new(move |text| {
             let mut downloads = lock(&counted);
             let before = downloads.bytes();
@@ -79,7 +82,7 @@ impl RunningFetch {
             debug!("cannot start a thread: {error}");
             return None;
         }
-        Some(RunningFetch { items, downloads, end, ended: None, stream })
+        Some(RunningFetch { items, downloads, end, ended: None, closer: Some(closer) })
     }
 
     /// Waits for its end, and returns whether it came in time.
@@ -101,15 +104,18 @@ impl RunningFetch {
         lock(&self.downloads).bytes()
     }
 
-    /// Returns the items, and how the fetch has ended.
+    /// Returns the items, and how the fetch has ended. The stream stays open.
     pub fn into_end(mut self) -> Option<(ItemSet, EndedFetch)> {
+        self.closer = None;
         Some((std::mem::take(&mut self.items), self.ended.take()?))
     }
 }
 
 impl Drop for RunningFetch {
     fn drop(&mut self) {
-        self.stream.stop();
+        if let Some(closer) = &self.closer {
+            closer.close();
+        }
     }
 }
 
@@ -128,6 +134,6 @@ pub(super) fn failure(error: &Error, limit: Duration) -> String {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -27,7 +27,7 @@ impl Pool {
     }
 
     pub fn with(machine: fn(HostOptions) -> HostOptions, head: fn(HostOptions) -> HostOptions) -> Pool {
-        let lab = Lab::new();
+        let lab = Lab::with_substitutes();
         let machine = machine(lab.build_machine("b1")).start();
         let link = lab.proxy("link", machine.ssh_address());
         let head = head(lab.head().env("OFFLOAD_LOG", "debug")).start();

@@ -38,6 +38,7 @@ fn assert_later_builds_use_the_session_of_the_first(pool: Pool) {
     assert_eq!(pool.link.connections(), connections);
     assert_eq!(pool.owners()[0].pid, owner.pid);
     assert_eq!(pool.machine.built(), ["first", "user-0", "user-1"]);
+    assert_eq!(pool.lab.substitute_requests(), [""; 0]);
 
     // A failed builder is the fault of the derivation, also over a reused session.
     let bad = pool.start(&Drv::new("bad").script("echo out of luck; exit 3")).wait();

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::finding::{Finding, Outcome, Remedy, RemedyPlace, Step};
-use super::remedies;
+use super::{remedies, substitutes};
 use crate::build::{OWN_STORE, OWN_STORE_HINT};
 use crate::daemon::Client;
 use crate::engine::Engine;
@@ -132,6 +132,7 @@ impl Findings<'_> {
                     self.ok(Step::Channel, format_args!("to '{socket}'"));
                 }
                 self.daemon(stream);
+                self.substitutes(connection);
             }
             Err(error) => self.not_reached(&error, Some(connection)),
         }
@@ -241,6 +242,18 @@ impl Findings<'_> {
         if !untried.is_empty() {
             let text = format!("not tried for {}, for which there is no trial builder", untried.join(", "));
             self.warning(Step::Build, text, Vec::new());
+        }
+    }
+
+    /// Checks the substitute servers of a machine that can be used.
+    fn substitutes(&mut self, connection: &Connection) {
+        if self.is_quick || self.found.iter().any(|finding| finding.outcome == Outcome::Error) {
+            return;
+        }
+        if let Some((outcome, text, remedies)) =
+            substitutes::check(self.machine, self.directories, self.state, connection)
+        {
+            self.add(Step::Substitutes, outcome, text, remedies);
         }
     }
 

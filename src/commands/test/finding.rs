@@ -57,6 +57,8 @@ pub enum Step {
     Export,
     /// The daemon builds for each system type of the entry.
     Build,
+    /// The substitute servers of the machine answer, and have items that it accepts.
+    Substitutes,
     /// The machine reports its status.
     Status,
     /// The machine's clock agrees with this machine's.
@@ -83,6 +85,7 @@ impl Step {
             Step::Import => "import there",
             Step::Export => "import here",
             Step::Build => "trial build",
+            Step::Substitutes => "substitutes",
             Step::Status => "status",
             Step::Clock => "clock",
             Step::Disk => "disk",

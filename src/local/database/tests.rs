@@ -140,3 +140,16 @@ fn errors_of_the_database_have_hints() {
     std::fs::write(&file, [b'x'; 8192]).unwrap();
     assert!(message().contains("file is not a database\n  hint: it is damaged"), "{}", message());
 }
+
+#[test]
+fn the_largest_outputs_are_those_with_a_deriver() {
+    let row = |letter: char, deriver: &str, size: u64| {
+        let path = path(letter);
+        format!("INSERT INTO ValidPaths VALUES (NULL, '{path}', '', 1, {deriver}, {size});")
+    };
+    let drv = format!("'/gnu/store/{}-x.drv'", "0".repeat(32));
+    let rows = [row('a', &drv, 5), row('b', "NULL", 9), row('c', &drv, 7), row('d', &drv, 6), row('e', "''", 8)];
+    let (_directory, database) = database(&rows.concat());
+    assert_eq!(database.largest_outputs(2).unwrap(), BTreeSet::from([path('c'), path('d')]));
+    assert_eq!(database.largest_outputs(9).unwrap().len(), 3);
+}

@@ -134,3 +134,22 @@ fn only_a_released_stream_sends_a_release() {
     assert_eq!(release_of(&|stream| stream.release("name", greeting)), Some(("name".to_owned(), greeting)));
     assert_eq!(release_of(&drop), None);
 }
+
+#[test]
+fn another_thread_ends_a_read_that_waits() {
+    let (mut stream, data, mut status) = stream();
+    let closer = stream.closer().unwrap();
+    send(&status, &failure(), &[]).unwrap();
+    let (started, is_reading) = std::sync::mpsc::channel();
+    let reader = thread::spawn(move || {
+        started.send(()).unwrap();
+        stream.read(&mut [0; 10]).map_err(|error| error.kind())
+    });
+    is_reading.recv().unwrap();
+    closer.close();
+    assert_eq!(reader.join().unwrap(), Err(ErrorKind::UnexpectedEof));
+    // The owner learns it, too.
+    assert_eq!((&data).read(&mut [0; 10]).unwrap(), 0);
+    closer.close();
+    drop((data, status.read(&mut [])));
+}
