@@ -9,26 +9,26 @@
 ---@field name string
 ---The account to log in as.
 ---@field user string
----The machine's SSH host key in OpenSSH form, `"ssh-ed25519 AAAA…"`, or a list of such keys. On the machine it is in a
----file such as `/etc/ssh/ssh_host_ed25519_key.pub`. Types: `ssh-ed25519`, `ecdsa-sha2-nistp256`, `-nistp384`,
+---The machine's SSH host key in OpenSSH form, `"ssh-ed25519 AAAA…"`, or a list of such keys. On the machine, the key is
+---in a file such as `/etc/ssh/ssh_host_ed25519_key.pub`. Types: `ssh-ed25519`, `ecdsa-sha2-nistp256`, `-nistp384`,
 ---`-nistp521`, `ssh-rsa` (2048 bits or more; signatures with SHA-2).
 ---@field host_key string|string[]
----System types it builds for, such as `{ "x86_64-linux", "i686-linux" }`.
+---System types that the machine builds for, such as `{ "x86_64-linux", "i686-linux" }`.
 ---@field systems string[]
 ---Deprecated, as in Guix: one system type. Use `systems`.
 ---@field system? string
----Port of its SSH server. Default: 22.
+---Port of the machine's SSH server. Default: 22.
 ---@field port? integer
 ---File name of the SSH private key that opens the account, in OpenSSH or PEM format. The name is absolute, or begins
 ---with `~/` for the home directory of guix-daemon's user. The key must have no passphrase, and only its owner may have
 ---access to it. Without this field: the first of `~/.ssh/id_ed25519`, `~/.ssh/id_ecdsa` and `~/.ssh/id_rsa` that
 ---exists.
 ---@field private_key? string
----File name of the socket that its guix-daemon listens on. Default: "/var/guix/daemon-socket/socket".
+---File name of the socket that the machine's guix-daemon listens on. Default: "/var/guix/daemon-socket/socket".
 ---@field daemon_socket? string
 ---Compression of the SSH connection. `"auto"`: a direction is compressed if the transfers of the last hour show that
----this saves time. The first connection is not compressed. The spellings of Guix, such as `"zlib@openssh.com,zlib"`,
----are accepted. Default: "auto".
+---compression saves time. The first connection is not compressed. The spellings of Guix, such as
+---`"zlib@openssh.com,zlib"`, are accepted. Default: "auto".
 ---@field compression? "auto"|"zlib"|"none"|string
 ---Ignored, with a warning: the SSH library has one level.
 ---@field compression_level? integer
@@ -36,39 +36,40 @@
 ---@field parallel_builds? integer
 ---Relative speed, above 0. Default: 1.0.
 ---@field speed? number
----Features that it offers, such as `{ "kvm" }`. A derivation's `requiredSystemFeatures` must all be among them.
----Default: {}.
+---Features that the machine offers, such as `{ "kvm" }`. A derivation's `requiredSystemFeatures` must all be among
+---these features. Default: {}.
 ---@field features? string[]
 ---The machine gets no builds while its one-minute load average, divided by its number of cores, is above this number.
 ---`false`: the load is ignored. Default: 0.8.
 ---@field overload_threshold? number|false
----Space that must be free in its store. In bytes. Default: 100 MiB.
+---Space that must be free in the machine's store. In bytes. Default: 100 MiB.
 ---@field minimum_disk_space? number
 ---The time limit for each of three steps. Step 1: name resolution, TCP connection, SSH handshake and login, all
 ---together. Step 2: a channel to the daemon. Step 3: the daemon's greeting. In seconds. Default: 5.
 ---@field connect_timeout? number
 ---If no byte arrives for this time, the connection counts as dead. Replies to keep-alive messages are bytes, too. Once
----the daemon has responded, this limit replaces `connect_timeout` in its steps 2 and 3, if it is longer. The least
----value is 3. In seconds. Default: 60.
+---the daemon has responded, the longer of `connect_timeout` and `stall_timeout` applies to the steps 2 and 3 of
+---`connect_timeout`. The least value is 3. In seconds. Default: 60.
 ---@field stall_timeout? number
 ---After this time without a byte from the machine, the head sends a keep-alive message. In seconds. Default: 15.
 ---@field keepalive_interval? number
 ---How long a connection to the machine stays open after a build, so that the next build can use it; up to 600. `false`:
 ---the connection is closed at once. In seconds. Default: 30.
 ---@field keep_connection? number|false
----How many uploads, and how many downloads, may run at the same time. Default: 4.
+---How many uploads to the machine may run at the same time. The same limit applies to downloads from the machine.
+---Default: 4.
 ---@field max_transfers? integer
----`false`: never chosen. Default: true.
+---`false`: the machine is never chosen. Default: true.
 ---@field enabled? boolean
 ---Program and arguments that carry the SSH connection on their standard input and output, such as `{ "ssh", "-W",
----"%h:%p", "bastion" }`. `%h` and `%p` become name and port. No shell is involved. When the connection ends, the
----program and all processes that it has started are killed, also a master of `ControlPersist`.
+---"%h:%p", "bastion" }`. `%h` becomes the machine's name, and `%p` its port. No shell is involved. When the connection
+---ends, the program and all processes that it has started are killed, including a master of `ControlPersist`.
 ---@field proxy_command? string[]
----Whether the machine's daemon fetches missing inputs from substitute servers. `"auto"`: if the head would need longer
----than 3 s to send them, at the rate of the last hour. `"always"`: whenever the servers have them. `"never"`: the head
----sends all of them. Default: "auto".
+---Whether the machine's daemon fetches missing inputs from substitute servers. `"auto"`: the daemon fetches them if the
+---head would need longer than 3 s to send them, at the rate of the last hour. `"always"`: the daemon fetches all that
+---the servers have. `"never"`: the head sends all missing inputs. Default: "auto".
 ---@field substitutes? "auto"|"always"|"never"
----The substitute servers for these inputs, such as `{ "https://ci.guix.gnu.org" }`. With `{}`, the machine's daemon
+---The substitute servers for missing inputs, such as `{ "https://ci.guix.gnu.org" }`. With `{}`, the machine's daemon
 ---uses the servers of its own configuration. In both cases, a key in the machine's `/etc/guix/acl` must have signed
 ---each item. Default: {}.
 ---@field substitute_urls? string[]
@@ -78,55 +79,57 @@
 ---Your own data, for functions and `offload eval --json`, such as `{ rack = "B3", cost = 0.4 }`. You choose the names.
 ---Values are strings, numbers, booleans, and tables of these. Limits: 8 levels, 64 KiB. Default: {}.
 ---@field tags? table<string, any>
----Returns whether this machine takes a build. The pool's `accepts` must agree.
+---Returns whether this machine takes a build. If the pool has a function `accepts`, it must return true as well.
 ---@field accepts? offload.Accepts
----Returns the machine's score for a build. The highest score is the best. Replaces the pool's `score`.
+---Returns the machine's score for a build. The highest score is the best. For this machine, the function replaces the
+---pool's `score`.
 ---@field score? offload.ScoreFunction
----A table or another machine: the source of the fields that are not given here.
+---A table or another machine: the source of the fields that this entry does not give.
 ---@field inherit? table
 
 ---The head itself, as `local_machine { … }` takes it. When it has the best score, the daemon is told to build locally.
 ---@class offload.LocalMachine
 ---Name to show in messages. Default: "localhost".
 ---@field name? string
----System types that the head builds for. Without this field: the head's own, and also i686-linux on x86_64-linux, and
----armhf-linux on aarch64-linux.
+---System types that the head builds for. Without this field: the head's own system type; on x86_64-linux also
+---i686-linux; on aarch64-linux also armhf-linux.
 ---@field systems? string[]
 ---Relative speed, above 0. Default: 1.0.
 ---@field speed? number
----Features that it offers, such as `{ "kvm" }`. Default: {}.
+---Features that the head offers, such as `{ "kvm" }`. Default: {}.
 ---@field features? string[]
 ---As for a build machine. Default: 0.8.
 ---@field overload_threshold? number|false
----`false`: never chosen. Default: true.
+---`false`: the head is never chosen. Default: true.
 ---@field enabled? boolean
 ---As for a build machine. Default: {}.
 ---@field tags? table<string, any>
----Returns whether the head takes a build. The pool's `accepts` must agree.
+---Returns whether the head takes a build. If the pool has a function `accepts`, it must return true as well.
 ---@field accepts? offload.Accepts
----Returns the head's score for a build. The highest score is the best. Replaces the pool's `score`.
+---Returns the head's score for a build. The highest score is the best. For the head, the function replaces the pool's
+---`score`.
 ---@field score? offload.ScoreFunction
----A table or another machine: the source of the fields that are not given here.
+---A table or another machine: the source of the fields that this entry does not give.
 ---@field inherit? table
 
 ---What a machine file returns: the list of machines, and with names the settings of the pool.
 ---@class offload.Pool
 ---@field [integer] offload.BuildMachine|offload.LocalMachine
----Returns whether a machine takes a build. Called for each machine whose systems and features match. Without it, every
----such machine takes the build.
+---Returns whether a machine takes a build. Called for each machine whose systems and features match. Without this
+---function, every such machine takes the build.
 ---@field accepts? offload.Accepts
 ---Returns the score of a machine for a build. The highest score is the best. Called for machines without a `score` of
----their own. Without it, the score is speed / (1 + load).
+---their own. Without any function `score`, the score is speed / (1 + load).
 ---@field score? offload.ScoreFunction
----What happens if no matching machine can take the build now, but some can later: they are busy, overloaded, drained or
----low on disk. `"wait"`: the build waits. `"local"`: the head builds, if the daemon offers to and the head has the
----system type; otherwise the build waits. Or a function of the request that returns one of these words. Default:
----"wait".
+---What happens if no matching machine can take the build now, but some can later: their slots are taken, or they are
+---overloaded, drained or low on disk. `"wait"`: the build waits. `"local"`: if the daemon offers to build and the head
+---has the system type, the head builds; otherwise the build waits. Or a function of the request that returns one of
+---these words. Default: "wait".
 ---@field when_busy? "wait"|"local"|offload.Choice
 ---What happens if no matching machine can be reached: `"wait"`, `"local"` or a function, as for `when_busy`. Default:
 ---"local".
 ---@field when_unreachable? "wait"|"local"|offload.Choice
----How many attempts a build gets, on different machines or again on the same one. Default: 3.
+---How many attempts a build gets, on different machines or again on the same machine. Default: 3.
 ---@field max_attempts? integer
 ---How long an accepted build may wait for a build slot; 0 to 86400. Without this field, only the daemon's own limits
 ---apply. In seconds.
@@ -219,7 +222,7 @@
 ---@field running? integer
 ---How far the machine's clock is ahead of the head's. In seconds.
 ---@field clock_skew? number
----Time since this was measured; nil: never. In seconds.
+---Time since the machine was last probed; nil: it was never probed. In seconds.
 ---@field age? number
 ---Whether the last attempt to reach the machine succeeded.
 ---@field reachable? boolean

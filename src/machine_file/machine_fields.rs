@@ -78,40 +78,40 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     BuildMachineField::new(
         "host_key",
         "string|string[]",
-        "The machine's SSH host key in OpenSSH form, `\"ssh-ed25519 AAAA…\"`, or a list of such keys. On the machine \
-         it is in a file such as `/etc/ssh/ssh_host_ed25519_key.pub`. Types: `ssh-ed25519`, `ecdsa-sha2-nistp256`, \
-         `-nistp384`, `-nistp521`, `ssh-rsa` (2048 bits or more; signatures with SHA-2).",
+        "The machine's SSH host key in OpenSSH form, `\"ssh-ed25519 AAAA…\"`, or a list of such keys. On the machine, \
+         the key is in a file such as `/etc/ssh/ssh_host_ed25519_key.pub`. Types: `ssh-ed25519`, \
+         `ecdsa-sha2-nistp256`, `-nistp384`, `-nistp521`, `ssh-rsa` (2048 bits or more; signatures with SHA-2).",
     )
     .required()
     .read(|f, e| decode::host_keys(f).map(|keys| e.machine.host_keys = keys))
     .json(|e| e.machine.host_keys.iter().map(HostKey::to_openssh).collect()),
-    BuildMachineField::new("systems", "string[]", "System types it builds for, such as `{ \"x86_64-linux\", \"i686-linux\" }`.")
+    BuildMachineField::new("systems", "string[]", "System types that the machine builds for, such as `{ \"x86_64-linux\", \"i686-linux\" }`.")
         .required()
         .read(|f, e| decode::systems(f).map(|systems| e.machine.systems = systems))
         .json(|e| json!(e.machine.systems)),
     BuildMachineField::new("system", "string", "Deprecated, as in Guix: one system type. Use `systems`.")
         .read(|f, _| decode::system(f)),
-    BuildMachineField::new("port", "integer", "Port of its SSH server.")
+    BuildMachineField::new("port", "integer", "Port of the machine's SSH server.")
         .read(|f, e| f.whole(1, 65535).map(|port| e.machine.port = port))
         .json(|e| json!(e.machine.port)),
     BuildMachineField::new(
         "private_key",
         "string",
-        "File name of the SSH private key that opens the account, in OpenSSH or PEM format. The name is absolute, or begins with \
-         `~/` for the home directory of guix-daemon's user. The key must have no passphrase, and only its owner may \
-         have access to it. Without this field: the first of `~/.ssh/id_ed25519`, `~/.ssh/id_ecdsa` and \
+        "File name of the SSH private key that opens the account, in OpenSSH or PEM format. The name is absolute, or \
+         begins with `~/` for the home directory of guix-daemon's user. The key must have no passphrase, and only its \
+         owner may have access to it. Without this field: the first of `~/.ssh/id_ed25519`, `~/.ssh/id_ecdsa` and \
          `~/.ssh/id_rsa` that exists.",
     )
     .read(|f, e| decode::private_key(f).map(|file| e.machine.private_key = Some(file)))
     .json(|e| json!(e.machine.private_key.as_ref().map(|file| file.display().to_string()))),
-    BuildMachineField::new("daemon_socket", "string", "File name of the socket that its guix-daemon listens on.")
+    BuildMachineField::new("daemon_socket", "string", "File name of the socket that the machine's guix-daemon listens on.")
         .read(|f, e| decode::socket(f).map(|file| e.machine.daemon_socket = file))
         .json(|e| json!(e.machine.daemon_socket.display().to_string())),
     BuildMachineField::new(
         "compression",
         "\"auto\"|\"zlib\"|\"none\"|string",
-        "Compression of the SSH connection. `\"auto\"`: a direction is compressed if the transfers of the last hour show \
-         that this saves time. The first connection is not compressed. The spellings of Guix, such as \
+        "Compression of the SSH connection. `\"auto\"`: a direction is compressed if the transfers of the last hour \
+         show that compression saves time. The first connection is not compressed. The spellings of Guix, such as \
          `\"zlib@openssh.com,zlib\"`, are accepted.",
     )
     .read(|f, e| decode::compression(f).map(|compression| e.machine.compression = compression))
@@ -127,7 +127,8 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     BuildMachineField::new(
         "features",
         "string[]",
-        "Features that it offers, such as `{ \"kvm\" }`. A derivation's `requiredSystemFeatures` must all be among them.",
+        "Features that the machine offers, such as `{ \"kvm\" }`. A derivation's `requiredSystemFeatures` must all be \
+         among these features.",
     )
     .read(|f, e| decode::features(f).map(|features| e.machine.features = features))
     .json(|e| json!(e.machine.features)),
@@ -139,7 +140,7 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     )
     .read(|f, e| decode::load(f).map(|load| e.machine.overload_threshold = load))
     .json(|e| json!(e.machine.overload_threshold)),
-    BuildMachineField::new("minimum_disk_space", "number", "Space that must be free in its store.")
+    BuildMachineField::new("minimum_disk_space", "number", "Space that must be free in the machine's store.")
         .unit("bytes")
         .read(|f, e| f.whole(0, u64::MAX).map(|bytes| e.machine.minimum_disk_space = bytes))
         .json(|e| json!(e.machine.minimum_disk_space)),
@@ -155,9 +156,9 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     BuildMachineField::new(
         "stall_timeout",
         "number",
-        "If no byte arrives for this time, the connection counts as dead. Replies to keep-alive messages are bytes, too. \
-         Once the daemon has responded, this limit replaces `connect_timeout` in its steps 2 and 3, if it is longer. \
-         The least value is 3.",
+        "If no byte arrives for this time, the connection counts as dead. Replies to keep-alive messages are bytes, \
+         too. Once the daemon has responded, the longer of `connect_timeout` and `stall_timeout` applies to the steps \
+         2 and 3 of `connect_timeout`. The least value is 3.",
     )
     .unit("seconds")
     .read(|f, e| {
@@ -177,18 +178,18 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     .unit("seconds")
     .read(|f, e| decode::keep_connection(f).map(|time| e.machine.keep_connection = time))
     .json(|e| e.machine.keep_connection.map(decode::seconds_to_json).into()),
-    BuildMachineField::new("max_transfers", "integer", "How many uploads, and how many downloads, may run at the same time.")
+    BuildMachineField::new("max_transfers", "integer", "How many uploads to the machine may run at the same time. The same limit applies to downloads from the machine.")
         .read(|f, e| f.whole(1, 1000).map(|transfers| e.machine.max_transfers = transfers))
         .json(|e| json!(e.machine.max_transfers)),
-    BuildMachineField::new("enabled", "boolean", "`false`: never chosen.")
+    BuildMachineField::new("enabled", "boolean", "`false`: the machine is never chosen.")
         .read(|f, e| f.boolean().map(|enabled| e.machine.enabled = enabled))
         .json(|e| json!(e.machine.enabled)),
     BuildMachineField::new(
         "proxy_command",
         "string[]",
         "Program and arguments that carry the SSH connection on their standard input and output, such as `{ \"ssh\", \
-         \"-W\", \"%h:%p\", \"bastion\" }`. `%h` and `%p` become name and port. No shell is involved. \
-         When the connection ends, the program and all processes that it has started are killed, also a master of \
+         \"-W\", \"%h:%p\", \"bastion\" }`. `%h` becomes the machine's name, and `%p` its port. No shell is involved. \
+         When the connection ends, the program and all processes that it has started are killed, including a master of \
          `ControlPersist`.",
     )
     .read(|f, e| decode::proxy_command(f).map(|command| e.machine.proxy_command = Some(command)))
@@ -196,18 +197,18 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     BuildMachineField::new(
         "substitutes",
         "\"auto\"|\"always\"|\"never\"",
-        "Whether the machine's daemon fetches missing inputs from substitute servers. `\"auto\"`: if the head would need \
-         longer than 3 s to send them, at the rate of the last hour. `\"always\"`: whenever the servers have them. \
-         `\"never\"`: the head sends all of them.",
+        "Whether the machine's daemon fetches missing inputs from substitute servers. `\"auto\"`: the daemon fetches \
+         them if the head would need longer than 3 s to send them, at the rate of the last hour. `\"always\"`: the \
+         daemon fetches all that the servers have. `\"never\"`: the head sends all missing inputs.",
     )
     .read(|f, e| decode::substitutes(f).map(|substitutes| e.machine.substitutes = substitutes))
     .json(|e| json!(e.machine.substitutes.name())),
     BuildMachineField::new(
         "substitute_urls",
         "string[]",
-        "The substitute servers for these inputs, such as `{ \"https://ci.guix.gnu.org\" }`. With `{}`, the machine's \
-         daemon uses the servers of its own configuration. In both cases, a key in the machine's `/etc/guix/acl` must have signed \
-         each item.",
+        "The substitute servers for missing inputs, such as `{ \"https://ci.guix.gnu.org\" }`. With `{}`, the \
+         machine's daemon uses the servers of its own configuration. In both cases, a key in the machine's \
+         `/etc/guix/acl` must have signed each item.",
     )
     .read(|f, e| decode::substitute_urls(f).map(|urls| e.machine.substitute_urls = urls))
     .json(|e| json!(e.machine.substitute_urls)),
@@ -223,18 +224,18 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     BuildMachineField::new(
         "tags",
         "table<string, any>",
-        "Your own data, for functions and `offload eval --json`, such as `{ rack = \"B3\", cost = 0.4 }`. You choose the names. \
-         Values are strings, numbers, booleans, and tables of these. Limits: 8 levels, 64 KiB.",
+        "Your own data, for functions and `offload eval --json`, such as `{ rack = \"B3\", cost = 0.4 }`. You choose \
+         the names. Values are strings, numbers, booleans, and tables of these. Limits: 8 levels, 64 KiB.",
     )
     .read(|f, e| decode::tags(f).map(|tags| e.machine.tags = tags))
     .json(|e| json!(e.machine.tags)),
-    BuildMachineField::new("accepts", "offload.Accepts", "Returns whether this machine takes a build. The pool's `accepts` must agree.")
+    BuildMachineField::new("accepts", "offload.Accepts", "Returns whether this machine takes a build. If the pool has a function `accepts`, it must return true as well.")
         .read(|f, e| f.function().map(|_| e.has_accepts = true))
         .json(|e| json!(e.has_accepts)),
-    BuildMachineField::new("score", "offload.ScoreFunction", "Returns the machine's score for a build. The highest score is the best. Replaces the pool's `score`.")
+    BuildMachineField::new("score", "offload.ScoreFunction", "Returns the machine's score for a build. The highest score is the best. For this machine, the function replaces the pool's `score`.")
         .read(|f, e| f.function().map(|_| e.has_score = true))
         .json(|e| json!(e.has_score)),
-    BuildMachineField::new("inherit", "table", "A table or another machine: the source of the fields that are not given here.")
+    BuildMachineField::new("inherit", "table", "A table or another machine: the source of the fields that this entry does not give.")
         .read(|f, _| f.table().map(|_| ())),
 ];
 
@@ -246,21 +247,21 @@ pub const LOCAL_MACHINE_FIELDS: &[Field<LocalMachine>] = &[
     LocalMachineField::new(
         "systems",
         "string[]",
-        "System types that the head builds for. Without this field: the head's own, and also i686-linux on \
-         x86_64-linux, and armhf-linux on aarch64-linux.",
+        "System types that the head builds for. Without this field: the head's own system type; on x86_64-linux also \
+         i686-linux; on aarch64-linux also armhf-linux.",
     )
     .read(|f, l| decode::systems(f).map(|systems| l.systems = Some(systems)))
     .json(|l| json!(l.systems)),
     LocalMachineField::new("speed", "number", "Relative speed, above 0.")
         .read(|f, l| decode::speed(f).map(|speed| l.speed = speed))
         .json(|l| json!(l.speed)),
-    LocalMachineField::new("features", "string[]", "Features that it offers, such as `{ \"kvm\" }`.")
+    LocalMachineField::new("features", "string[]", "Features that the head offers, such as `{ \"kvm\" }`.")
         .read(|f, l| decode::features(f).map(|features| l.features = features))
         .json(|l| json!(l.features)),
     LocalMachineField::new("overload_threshold", "number|false", "As for a build machine.")
         .read(|f, l| decode::load(f).map(|load| l.overload_threshold = load))
         .json(|l| json!(l.overload_threshold)),
-    LocalMachineField::new("enabled", "boolean", "`false`: never chosen.")
+    LocalMachineField::new("enabled", "boolean", "`false`: the head is never chosen.")
         .read(|f, l| f.boolean().map(|enabled| l.enabled = enabled))
         .json(|l| json!(l.enabled)),
     LocalMachineField::new("tags", "table<string, any>", "As for a build machine.")
@@ -269,21 +270,22 @@ pub const LOCAL_MACHINE_FIELDS: &[Field<LocalMachine>] = &[
     LocalMachineField::new(
         "accepts",
         "offload.Accepts",
-        "Returns whether the head takes a build. The pool's `accepts` must agree.",
+        "Returns whether the head takes a build. If the pool has a function `accepts`, it must return true as well.",
     )
     .read(|f, l| f.function().map(|_| l.has_accepts = true))
     .json(|l| json!(l.has_accepts)),
     LocalMachineField::new(
         "score",
         "offload.ScoreFunction",
-        "Returns the head's score for a build. The highest score is the best. Replaces the pool's `score`.",
+        "Returns the head's score for a build. The highest score is the best. For the head, the function replaces the \
+         pool's `score`.",
     )
     .read(|f, l| f.function().map(|_| l.has_score = true))
     .json(|l| json!(l.has_score)),
     LocalMachineField::new(
         "inherit",
         "table",
-        "A table or another machine: the source of the fields that are not given here.",
+        "A table or another machine: the source of the fields that this entry does not give.",
     )
     .read(|f, _| f.table().map(|_| ())),
 ];

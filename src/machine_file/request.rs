@@ -143,7 +143,7 @@ pub const STATUS_FIELDS: &[Field<LuaStatus>] = &[
     StatusField::new("clock_skew", "number", "How far the machine's clock is ahead of the head's.")
         .unit("seconds")
         .json(|s| json!(s.clock_skew)),
-    StatusField::new("age", "number", "Time since this was measured; nil: never.")
+    StatusField::new("age", "number", "Time since the machine was last probed; nil: it was never probed.")
         .unit("seconds")
         .json(|s| json!(s.age)),
     StatusField::new("reachable", "boolean", "Whether the last attempt to reach the machine succeeded.")

@@ -105,8 +105,8 @@ pub const POOL_FIELDS: &[Field<Settings>] = &[
     PoolField::new(
         "accepts",
         "offload.Accepts",
-        "Returns whether a machine takes a build. Called for each machine whose systems and features match. Without it, \
-         every such machine takes the build.",
+        "Returns whether a machine takes a build. Called for each machine whose systems and features match. Without \
+         this function, every such machine takes the build.",
     )
     .read(|f, s| f.function().map(|_| s.has_accepts = true))
     .json(|s| json!(s.has_accepts)),
@@ -114,16 +114,17 @@ pub const POOL_FIELDS: &[Field<Settings>] = &[
         "score",
         "offload.ScoreFunction",
         "Returns the score of a machine for a build. The highest score is the best. Called for machines without a \
-         `score` of their own. Without it, the score is speed / (1 + load).",
+         `score` of their own. Without any function `score`, the score is speed / (1 + load).",
     )
     .read(|f, s| f.function().map(|_| s.has_score = true))
     .json(|s| json!(s.has_score)),
     PoolField::new(
         "when_busy",
         "\"wait\"|\"local\"|offload.Choice",
-        "What happens if no matching machine can take the build now, but some can later: they are busy, overloaded, drained or low on \
-         disk. `\"wait\"`: the build waits. `\"local\"`: the head builds, if the daemon offers to and the head has the \
-         system type; otherwise the build waits. Or a function of the request that returns one of these words.",
+        "What happens if no matching machine can take the build now, but some can later: their slots are taken, or \
+         they are overloaded, drained or low on disk. `\"wait\"`: the build waits. `\"local\"`: if the daemon offers \
+         to build and the head has the system type, the head builds; otherwise the build waits. Or a function of the \
+         request that returns one of these words.",
     )
     .read(|f, s| fallback(f).map(|fallback| s.when_busy = fallback))
     .json(|s| fallback_to_json(s.when_busy)),
@@ -134,14 +135,14 @@ pub const POOL_FIELDS: &[Field<Settings>] = &[
     )
     .read(|f, s| fallback(f).map(|fallback| s.when_unreachable = fallback))
     .json(|s| fallback_to_json(s.when_unreachable)),
-    PoolField::new("max_attempts", "integer", "How many attempts a build gets, on different machines or again on the same one.")
+    PoolField::new("max_attempts", "integer", "How many attempts a build gets, on different machines or again on the same machine.")
         .read(|f, s| f.whole(1, 1000).map(|attempts| s.max_attempts = attempts))
         .json(|s| json!(s.max_attempts)),
     PoolField::new(
         "wait_for_slot",
         "number",
-        "How long an accepted build may wait for a build slot; 0 to 86400. Without this field, only the daemon's own limits \
-         apply.",
+        "How long an accepted build may wait for a build slot; 0 to 86400. Without this field, only the daemon's own \
+         limits apply.",
     )
     .unit("seconds")
     .read(|f, s| waiting_time(f).map(|time| s.wait_for_slot = Some(time)))
