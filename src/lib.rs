@@ -26,6 +26,7 @@
 //! | [`lua`] | a host for Lua programs: the interpreter thread, cancellation, limits, libraries; it does not know machines |
 //! | [`scheduler`] | the choice of a machine: matching, ranking, probing, selection, decision, waiting |
 //! | [`state`] | the state that outlives a process: slots, health, the queue, drained machines, transfers |
+//! | [`cancel`] | cancellation of a build, from any thread |
 //! | [`build`] | one accepted build, from the choice of a machine to the outputs in the store, with fail-over |
 //! | [`transfer`] | upload of the missing inputs, download of the outputs |
 //! | [`remote`] | the build machine's side: a stream to its daemon, a probe, the processes that own SSH sessions |
@@ -77,6 +78,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod build;
+pub mod cancel;
 #[cfg(feature = "cli")]
 pub mod commands;
 pub mod daemon;
@@ -107,3 +109,5 @@ pub mod supervisor;
 pub mod text;
 pub mod timing;
 pub mod transfer;
+
+pub use cancel::Cancel;

@@ -11,6 +11,7 @@ use super::reach::{MachineLink, reach};
 use super::record_health::{record_failure, record_success, refresh_status};
 use super::watch::BuildWatch;
 use super::{Build, Chosen, LiveEnvironment};
+use crate::cancel;
 use crate::daemon::{self, Client};
 use crate::error::{Failure, with_causes, with_hint};
 use crate::events::{Event, Observer};
@@ -119,6 +120,10 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
 
     fn machine(&self) -> &Machine {
         self.machine
+    }
+
+    fn is_cancelled(&self) -> bool {
+        cancel::is_cancelled()
     }
 
     fn back_off(&mut self) -> Option<String> {

@@ -123,6 +123,9 @@ impl<'a, E: Environment> Selection<'a, E> {
         let mut choice_since = None;
         let mut has_waited = false;
         loop {
+            if self.env.is_cancelled() {
+                return self.none();
+            }
             self.collect_results();
             let best = self.candidates.iter().position(|candidate| candidate.state.can_build());
             let before = &self.candidates[..best.unwrap_or(self.candidates.len())];

@@ -10,11 +10,11 @@
 //! machine. The machine does not cause the wait, and a finished build must not be lost because of it.
 
 use std::collections::BTreeSet;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use log::warn;
 
+use crate::cancel;
 use crate::events::{Event, Observer};
 use crate::local::Item;
 use crate::machine::Machine;
@@ -203,7 +203,11 @@ impl SlotWait {
             observer.observe(&Event::Queueing { machine: &limiter.machine.name, seconds: waited.as_secs() });
             self.report_next = waited + limiter.report_interval;
         }
-        thread::sleep(POLL_INTERVAL);
+        cancel::sleep(POLL_INTERVAL);
+        if cancel::is_cancelled() {
+            // The next operation fails.
+            return WaitStep::TimedOut;
+        }
         if Instant::now() >= requery_at { WaitStep::Requery } else { WaitStep::Continue }
     }
 }
