@@ -72,6 +72,14 @@ pub fn with_hint(error: &dyn Display, hint: Option<String>) -> String {
     }
 }
 
+/// Returns a text without its hint, and the hint: the reverse of [`with_hint`].
+pub fn split_hint(text: &str) -> (String, Option<String>) {
+    match text.split_once("\n  hint: ") {
+        Some((text, hint)) => (text.to_owned(), Some(hint.to_owned())),
+        None => (text.to_owned(), None),
+    }
+}
+
 /// Returns an error with its causes, in one line of text.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();

@@ -18,6 +18,7 @@
 //! | module | contents |
 //! |---|---|
 //! | [`commands`] | the subcommands, one file each: its arguments and a function that runs it |
+//! | [`embed`] | the types of the library for other programs, at the root of the crate |
 //! | [`engine`] | the steps from a machine file to an offloaded build, for the commands and for embedding programs |
 //! | [`hook`] | the line protocol with the daemon: arguments, requests, replies, trace lines, build log, descriptors |
 //! | [`machine`] | a build machine: fields, defaults, validity |
@@ -82,6 +83,7 @@ pub mod cancel;
 #[cfg(feature = "cli")]
 pub mod commands;
 pub mod daemon;
+pub mod embed;
 pub mod engine;
 pub mod error;
 pub mod events;
@@ -111,3 +113,23 @@ pub mod timing;
 pub mod transfer;
 
 pub use cancel::Cancel;
+pub use embed::{
+    Attempt, Build, BuildError, Built, BuiltOn, Engine, EngineBuilder, EngineError, Explanation, LoadError,
+    MachineExplanation, Obstacle, Pool, Query, Readiness, Verdict,
+};
+pub use events::Event;
+pub use machine_file::{Diagnostic, Severity};
+pub use store::path::StorePath;
+
+/// Serves a session or supervises a program, if this process was started for that, and exits then.
+///
+/// Otherwise it returns, and from then on each SSH session of this process gets a process of its own, which can outlive
+/// it, and the programs that machine files start end with it even if it is killed. Without this call, sessions are
+/// threads of the process. Call it in the first line of `main`, before any thread is started.
+pub fn serve_if_asked() {
+    remote::owner::serve_if_asked(&std::env::args_os().collect::<Vec<_>>());
+}
+
+/// The crate of the Lua interpreter, for [`EngineBuilder::lua`].
+#[cfg(feature = "raw-lua")]
+pub use mlua;

@@ -178,7 +178,8 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
         let mut sink = self.log.sink().map_err(|error| AttemptError::Head(format!("no build log: {error}")))?;
         sink(first_line(derivation, &self.machine.name).as_bytes());
         let watch = BuildWatch::new(derivation, build.outputs, client.stream_mut().progress());
-        client.set_build_log(watch.log(sink, LogReserve::new(&build.directories.log)), watch.sink());
+        let reserve = build.destination.has_log_file().then(|| LogReserve::new(&build.directories.log));
+        client.set_build_log(watch.log(sink, reserve), watch.sink());
         client.stream_mut().set_silence_policy(self.limits.build.clone());
         let built = client.start_build(&[derivation.clone()].into()).and_then(|()| {
             failpoint(Failpoint::BuildStarted);
@@ -196,6 +197,7 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
         match built {
             Ok(()) => {
                 failpoint(Failpoint::BuildEnded);
+                self.observer.observe(&Event::Built { derivation, machine: &self.machine.name });
                 Ok(None)
             }
             Err(daemon::Error::Daemon { status, message, .. }) => Ok(Some(BuildReport { status, message, watch })),
@@ -275,7 +277,7 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
     fn place(&mut self, outputs: Downloaded<'a>) -> Result<(), String> {
         failpoint(Failpoint::SlotReleased);
         let mut stopwatch = Stopwatch::start();
-        outputs.place().map_err(|error| with_causes(&error))?;
+        self.build.destination.place(outputs)?;
         stopwatch.lap("place");
         Ok(())
     }

@@ -3,6 +3,7 @@
 mod add_items;
 mod bundle;
 pub mod compression;
+mod destination;
 pub mod download;
 mod downloads;
 mod error;
@@ -19,6 +20,7 @@ pub mod signing_connection;
 pub mod trial_build;
 pub mod upload;
 
+pub use destination::{Destination, LeftForDaemon, ThroughDaemon};
 pub use download::{Downloaded, download};
 pub use error::{DownloadError, UploadError};
 pub use forecast::{Amount, Forecast, forecast};

@@ -30,7 +30,7 @@ pub fn serve_if_asked(arguments: &[OsString]) {
         // A `proxy_command` of the owner has a supervisor.
         supervisor::serve_if_asked(arguments);
         // Nothing can report an error from here. The hook opens another session.
-        process::exit(detach().and_then(|control| serve(control, true)).is_err().into());
+        process::exit(detach().and_then(|control| serve(control, None)).is_err().into());
     }
     supervisor::serve_if_asked(arguments);
     CAN_SPAWN_OWNERS.store(true, Ordering::Relaxed);
@@ -72,7 +72,7 @@ impl OwnerSpawner for ThreadSpawner {
         let cancel = Cancel::default();
         let of_thread = cancel.clone();
         // A caller sees that the socket is closed.
-        let own = move || of_thread.scope(|| drop(serve(control, false)));
+        let own = move || drop(serve(control, Some(&of_thread)));
         thread::Builder::new().name("session".to_owned()).spawn(own).map(|_| SpawnedOwner::Thread(cancel))
     }
 }
