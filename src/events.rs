@@ -56,6 +56,7 @@ pub enum Event<'a> {
 
 /// Receives the events.
 pub trait Observer {
+    /// Receives an event.
     fn observe(&mut self, event: &Event<'_>);
 }
 

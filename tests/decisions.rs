@@ -6,15 +6,15 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use offload::engine::Engine;
-use offload::hook::{HookArguments, Request};
-use offload::local::Directories;
-use offload::machine::Machine;
-use offload::scheduler::Decision;
-use offload::scheduler::decision::QUEUE_PER_SLOT;
-use offload::state::{Drain, Drained, Health, HealthRecord, Queue, SlotHolder, Slots, health};
-use offload::status::MachineStatus;
-use offload::store::path::StorePath;
+use offload::internals::engine::Engine;
+use offload::internals::hook::{HookArguments, Request};
+use offload::internals::local::Directories;
+use offload::internals::machine::Machine;
+use offload::internals::scheduler::Decision;
+use offload::internals::scheduler::decision::QUEUE_PER_SLOT;
+use offload::internals::state::{Drain, Drained, Health, HealthRecord, Queue, SlotHolder, Slots, health};
+use offload::internals::status::MachineStatus;
+use offload::internals::store::path::StorePath;
 use proptest::prelude::*;
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";

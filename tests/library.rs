@@ -236,3 +236,79 @@ fn a_service_survives_a_cancellation_a_dead_machine_and_other_programs() {
     assert!(head.path_info(result.output("endless")).is_none());
     assert_nothing_left(&head);
 }
+
+/// Each point at which a build can wait: it is cancelled there, and nothing is left.
+#[test]
+fn a_build_is_cancelled_wherever_it_waits() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    let proxy = lab.proxy("b2", b1.ssh_address());
+    let input = Drv::new("input").script("head -c 30000000 /dev/urandom >$out");
+    let quick = Drv::new("quick").script("echo $input >$out").input(&input);
+    let large = Drv::new("large").script("head -c 30000000 /dev/urandom >$out");
+    let endless = Drv::new("endless").script("sleep 1000");
+    let queued = Drv::new("queued").script("sleep 1000; : queued");
+    let result = derivations(&head, &[&quick, &large, &endless, &queued]);
+    // The input is made here.
+    head.client().no_offload().max_jobs(1).build(&[&input]).succeeded();
+    let host_key = b1.entry();
+    head.write_machines(&[host_key
+        .set("overload_threshold", false)
+        .set("parallel_builds", 1)
+        .set("connect_timeout", 30)
+        .via(&proxy)]);
+
+    let mut service = Program::start(&head, "service", &["/etc/guix/machines.lua"]);
+    let mut times = Vec::new();
+    let mut cancel = |service: &mut Program, name: &str| {
+        let begin = Instant::now();
+        service.seen.clear();
+        service.say(&format!("cancel {}", drv(&result, name)));
+        service.wait_for(&format!("{name}.drv: cancelled"));
+        times.push((name.to_owned(), begin.elapsed()));
+    };
+    let build = |service: &mut Program, name: &str| service.say(&format!("build {}", drv(&result, name)));
+
+    // While it connects: nobody answers.
+    proxy.say_nothing();
+    let before = proxy.connections();
+    build(&mut service, "quick");
+    wait_until("it connects", LONG, || proxy.connections() > before);
+    cancel(&mut service, "quick");
+    proxy.pass();
+
+    // While it sends: the link stands still.
+    proxy.freeze_after(lab::Direction::ToTarget, 5_000_000);
+    build(&mut service, "quick");
+    wait_until("it sends", LONG, || proxy.passed(lab::Direction::ToTarget) > 4_000_000);
+    cancel(&mut service, "quick");
+    head.await_no_lock("after a cancelled upload");
+    proxy.forget_faults();
+
+    // While it builds, and while another one waits for the slot.
+    build(&mut service, "endless");
+    service.wait_for("endless.drv: building on b2");
+    build(&mut service, "queued");
+    wait_until("it waits in the queue", LONG, || !head.waiting_since().is_empty());
+    cancel(&mut service, "queued");
+    cancel(&mut service, "endless");
+    wait_until("the build has ended on the machine", LONG, || !b1.is_building());
+    head.await_no_lock("after a cancelled build");
+
+    // While it fetches.
+    proxy.freeze_after(lab::Direction::FromTarget, 5_000_000);
+    build(&mut service, "large");
+    wait_until("it fetches", LONG, || head.strays().iter().any(|name| name.ends_with(".chroot")));
+    cancel(&mut service, "large");
+    head.await_no_lock("after a cancelled download");
+    assert_nothing_left(&head);
+    proxy.forget_faults();
+
+    // Nothing of that is held against the machine, or against the derivation.
+    build(&mut service, "quick");
+    let said = service.finish().0.join("\n");
+    assert!(said.contains("quick.drv: built on b2"), "{said}");
+    println!("cancelled after {times:?}");
+    assert_nothing_left(&head);
+}

@@ -23,6 +23,7 @@ use crate::store::path::{PathError, StoreDir};
 pub struct Engine(pub(super) Arc<EngineState>);
 
 pub(super) struct EngineState {
+    /// The engine of the hook.
     pub engine: engine::Engine,
     /// Functions of the program for machine files.
     pub functions: Vec<Extend>,
@@ -58,7 +59,7 @@ pub struct EngineBuilder {
     max_silent_time: Option<Duration>,
     build_timeout: Option<Duration>,
     closes_sessions: bool,
-    pub functions: Vec<Extend>,
+    functions: Vec<Extend>,
 }
 
 impl EngineBuilder {
