@@ -1,7 +1,7 @@
 //! `offload` has the builds of GNU Guix run on other machines: as a build hook of guix-daemon, and as this library.
 //!
 //! An [`Engine`] is this machine. It loads a machine file, a program in Lua, into a [`Pool`] of build machines. A
-//! [`Build`] sends the missing inputs of a derivation to the best machine over SSH, has it built by that machine's own
+//! [`Build`] sends the missing inputs of a derivation to the best machine over SSH, starts the build in that machine's own
 //! daemon, fetches the outputs, and registers them in the store of this machine.
 //!
 //! ```no_run
@@ -85,7 +85,7 @@
 //! this program or of the hook, for `keep_connection` of the machine file.
 //!
 //! The library changes no state of the process: it sets no signal handler, changes no directory, and writes to none of the
-//! standard streams. What a machine file prints goes to the crate `log`. It starts processes only for `exec` and the like in
+//! standard streams. A machine file prints to the crate `log`. It starts processes only for `exec` and the like in
 //! a machine file, for `proxy_command`, and for sessions after [`serve_if_asked`]. Two numbers are kept for the whole
 //! process: whether that function was called, and how many sockets of sessions were named.
 //!

@@ -126,7 +126,7 @@ fn the_example_explains() {
     let (status, said, _) = explain(&["kvm"]);
     let lacks = "build.example.org:22  score -  it lacks the feature kvm\n→ not built: no machine matches\n";
     assert_eq!((status, &*said), (Some(1), lacks));
-    // What goes wrong in a decision is a warning with its place; what the file prints reaches no stream.
+    // A failing function gives a warning with its place. The file cannot print to a stream of the program.
     with("score = function() print 'hidden'; io.stderr:write 'hidden'; os.execute 'echo hidden'; return {} end");
     let (_, said, messages) = explain(&[]);
     assert!(said.contains("machines.lua:") && said.contains("score: expected a number"), "{said}");
@@ -305,7 +305,7 @@ fn a_build_is_cancelled_wherever_it_waits() {
     assert_nothing_left(&head);
     proxy.forget_faults();
 
-    // Nothing of that is held against the machine, or against the derivation.
+    // A cancellation does not count as a failure of the machine or of the derivation.
     build(&mut service, "quick");
     let said = service.finish().0.join("\n");
     assert!(said.contains("quick.drv: built on b2"), "{said}");

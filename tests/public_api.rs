@@ -2,7 +2,7 @@
 //!
 //! The list has the names at the root of the crate, and what is public in the files that define them: functions, fields,
 //! variants. It is our own: the stable toolchain has neither `cargo public-api` nor rustdoc's JSON. Not seen are traits that
-//! are derived. `OFFLOAD_WRITE_API=1` writes it anew.
+//! are derived. `OFFLOAD_WRITE_API=1` writes a new list.
 
 use std::fs;
 use std::path::Path;

@@ -78,7 +78,7 @@ impl<'a> Build<'a> {
     /// Builds, and returns when the outputs are valid in the store of this machine.
     ///
     /// Nothing is built if they are valid already, or if another program makes them valid meanwhile. If a machine fails,
-    /// the build goes on on another one.
+    /// another one continues the build.
     pub fn run(self) -> Result<Built, BuildError> {
         let cancel = self.cancel.clone();
         let result = cancel.scope(|| self.run_in_scope());

@@ -124,7 +124,7 @@ impl EngineBuilder {
         self
     }
 
-    /// Adds to the interpreter of each machine file before it is evaluated, with the functions of mlua. What it adds can
+    /// Adds to the interpreter of each machine file before it is evaluated, with the functions of mlua. These functions can
     /// break the limits of the machine file.
     #[cfg(feature = "raw-lua")]
     pub fn lua(mut self, extend: impl Fn(&mlua::Lua) -> mlua::Result<()> + Send + Sync + 'static) -> EngineBuilder {

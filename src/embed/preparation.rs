@@ -81,7 +81,7 @@ impl<'a> Preparation<'a> {
     /// its builds.
     pub fn inputs(&self, log: Log, observer: &mut dyn Observer) -> Result<BTreeSet<StorePath>, BuildError> {
         let inputs_failed = |message: String| BuildError::Inputs { derivation: self.path.to_string(), message };
-        // Each input, and what the daemon is asked for if it is not valid.
+        // Each input, and what is requested from the daemon if it is not valid.
         let mut inputs: Vec<(StorePath, StorePath)> =
             self.derivation.input_sources.iter().map(|source| (source.clone(), source.clone())).collect();
         for (input, ids) in &self.derivation.input_derivations {

@@ -43,7 +43,7 @@ pub(crate) enum Stopped {
     Before,
     /// Its thread has ended.
     Gone,
-    /// The caller's own work was cancelled. The interpreter goes on.
+    /// The caller's own work was cancelled. The interpreter continues.
     Cancelled,
 }
 

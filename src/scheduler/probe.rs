@@ -70,7 +70,7 @@ fn probe<E: Environment>(machine: &Machine, limit: Duration, is_wanted: &AtomicB
             failpoint(Failpoint::Answered);
             ProbeResult::Reached(link, status)
         }
-        // This is no failure of the machine: the record is as it was before the probe.
+        // The machine has not failed. The record is restored.
         Err(error) if env.is_cancelled() => {
             env.change_health(machine, &mut |_| health.clone());
             ProbeResult::Failed(error)

@@ -4,7 +4,7 @@
 //! In both cases the outputs have arrived as a whole, and have passed all checks of a download, before any of them is
 //! placed.
 //!
-//! Outside of a hook nobody registers what lies in the store. So the outputs are imported through the daemon, with the
+//! Outside of a hook nobody registers new files in the store. So the outputs are imported through the daemon, with the
 //! signatures of the build machine, which the daemon checks against its own list of keys. For that it takes the lock of
 //! each output, which the builder holds until then ([`RegistrationLock`]).
 
@@ -34,7 +34,7 @@ pub trait Destination {
     fn has_log_file(&self) -> bool;
 }
 
-/// The destination of a hook: the daemon that has started it holds the locks, and registers what lies in the store.
+/// The destination of a hook: the daemon that has started it holds the locks, and registers the files in the store.
 #[derive(Debug)]
 pub struct LeftForDaemon;
 
