@@ -8,19 +8,16 @@ use std::fs;
 use std::path::Path;
 
 /// The files that define what is public.
-const FILES: [&str; 14] = [
+const FILES: [&str; 11] = [
     "cancel.rs",
     "embed/build.rs",
     "embed/build_error.rs",
     "embed/builder.rs",
     "embed/built.rs",
     "embed/explanation.rs",
-    "embed/functions.rs",
     "embed/load_error.rs",
     "embed/pool.rs",
-    "embed/preparation.rs",
     "embed/query.rs",
-    "embed/recorder.rs",
     "events.rs",
     "machine_file/diagnostic.rs",
 ];
