@@ -6,14 +6,14 @@ use std::path::Path;
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use offload::gcrypt::{self, SigningKey};
-use offload::machine_file::{self, LoadContext};
-use offload::store::derivation::Derivation;
-use offload::store::export::HashingReader;
-use offload::store::nar::{self, NarPath, Visitor};
-use offload::store::path::{StoreDir, StorePath};
-use offload::store::signature::Acl;
-use offload::store::wire;
+use offload::internals::gcrypt::{self, SigningKey};
+use offload::internals::machine_file::{self, LoadContext};
+use offload::internals::store::derivation::Derivation;
+use offload::internals::store::export::HashingReader;
+use offload::internals::store::nar::{self, NarPath, Visitor};
+use offload::internals::store::path::{StoreDir, StorePath};
+use offload::internals::store::signature::Acl;
+use offload::internals::store::wire;
 
 fn main() {
     divan::main();

@@ -5,7 +5,7 @@
 //! 3. The engine considers a request: [`Consideration::explain`] explains, [`Consideration::decide`] decides.
 //! 4. [`Consideration::offload`] runs the accepted build, and reports its events to an observer.
 //!
-//! The build hook is one such program (`commands/build_hook.rs`), `examples/embed.rs` is another.
+//! The build hook is one such program (`commands/build_hook.rs`). Other programs use the module `embed`.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -26,10 +26,12 @@ use crate::permissions::ownership::{self, Control};
 use crate::permissions::{User, files};
 use crate::scheduler::decision::FULL_QUEUE_HOLD;
 use crate::scheduler::matching::builds_locally;
-use crate::scheduler::{self, Decision, Environment, Explanation, FileRules, Query, Rules};
+use crate::scheduler::rules::log_warning;
+use crate::scheduler::{self, Decision, Environment, Explanation, FileRules, Query, Rules, WarningSink};
 use crate::shell::in_quotes;
 use crate::state::{QueueTicket, StateDirectory};
 use crate::store::path::StorePath;
+use crate::transfer::{Destination, LeftForDaemon};
 
 /// The directory of all state, inside the daemon's state directory.
 pub const STATE_SUBDIRECTORY: &str = "offload";
@@ -66,8 +68,13 @@ impl Engine {
 
     /// Evaluates a machine file. `extend` may add functions to the interpreter before that.
     pub fn load_pool(&self, path: &Path, extend: Option<Extend>) -> Result<Pool, Report> {
+        self.load_pool_with(path, &LoadContext { extend, ..self.load_context() })
+    }
+
+    /// Evaluates a machine file in this context.
+    pub fn load_pool_with(&self, path: &Path, context: &LoadContext) -> Result<Pool, Report> {
         self.check_writers(path)?;
-        load(path, &LoadContext { extend, ..self.load_context() })
+        load(path, context)
     }
 
     /// Refuses a machine file that the owner of the state can write, if this process is root and the owner is another
@@ -106,11 +113,23 @@ impl Engine {
         }
     }
 
-    /// Considers a request. All functions of the machine file share the time limit of one decision.
+    /// Considers a request. All functions of the machine file share the time limit of one decision, and their errors are
+    /// logged.
     pub fn consider<'a>(&'a self, pool: &'a Pool, request: &'a Request) -> Consideration<'a> {
+        self.consider_reporting(pool, request, Box::new(log_warning))
+    }
+
+    /// Considers a request, and reports the errors of the machine file's functions to `report`.
+    pub fn consider_reporting<'a>(
+        &'a self,
+        pool: &'a Pool,
+        request: &'a Request,
+        report: WarningSink<'a>,
+    ) -> Consideration<'a> {
         let (store, path) = (self.directories.store.clone(), request.derivation.clone());
         let read = move || read_derivation(&store, &path).map_err(|error| with_causes(&error));
-        let rules = FileRules::new(pool, request, &self.arguments, Some(DerivationReader(Arc::new(read))));
+        let rules =
+            FileRules::new(pool, request, &self.arguments, Some(DerivationReader(Arc::new(read)))).reporting(report);
         let machines = pool.machines.iter().map(|entry| &entry.machine).collect();
         Consideration { engine: self, pool, request, machines, rules }
     }
@@ -123,7 +142,8 @@ pub struct Consideration<'a> {
     request: &'a Request,
     /// In the order of the machine file. Other functions name a machine by its index in this list.
     pub machines: Vec<&'a Machine>,
-    rules: FileRules<'a>,
+    /// The functions of the machine file.
+    pub rules: FileRules<'a>,
 }
 
 /// The start of an accepted build.
@@ -132,6 +152,17 @@ pub enum Accepted {
     Chosen(Box<Chosen>),
     /// It waits in the queue for a machine.
     Waiting(QueueTicket),
+}
+
+/// A build that no daemon has asked for.
+pub struct Task<'a> {
+    /// The rules of the consideration, or stricter ones.
+    pub rules: &'a dyn Rules,
+    /// The closure of the inputs of the build, including the derivation.
+    pub inputs: &'a BTreeSet<StorePath>,
+    /// The outputs that the store lacks.
+    pub outputs: &'a BTreeSet<StorePath>,
+    pub destination: &'a dyn Destination,
 }
 
 impl Consideration<'_> {
@@ -182,17 +213,35 @@ impl Consideration<'_> {
             Accepted::Chosen(choice) => (Some(*choice), None),
             Accepted::Waiting(ticket) => (None, Some(ticket)),
         };
+        let task = Task { rules: &self.rules, inputs, outputs, destination: &LeftForDaemon };
+        self.run(first, ticket, &task, log, observer)
+    }
+
+    /// Waits for a machine, and builds there.
+    pub fn build(&self, task: &Task<'_>, log: &BuildLog, observer: &mut dyn Observer) -> Result<(), Failure> {
+        self.run(None, None, task, log, observer)
+    }
+
+    fn run(
+        &self,
+        first: Option<Chosen>,
+        ticket: Option<QueueTicket>,
+        task: &Task<'_>,
+        log: &BuildLog,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Failure> {
+        let &Task { rules, inputs, outputs, destination } = task;
         let failover = FailOver {
             request: self.request,
             arguments: &self.engine.arguments,
             machines: &self.machines,
-            rules: &self.rules,
+            rules,
             max_attempts: self.pool.settings.max_attempts as usize,
             wait_for_slot: self.pool.settings.wait_for_slot,
             wait_for_machine: self.pool.settings.wait_for_machine,
         };
         let &Engine { ref directories, ref state, persists_connections, daemon, .. } = self.engine;
-        let job = Build { failover, inputs, outputs, directories, state, persists_connections, daemon };
+        let job = Build { failover, inputs, outputs, destination, directories, state, persists_connections, daemon };
         job.run(first, ticket, log, observer)
     }
 

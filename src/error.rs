@@ -28,6 +28,10 @@ pub enum Failure {
     #[error("{cause}")]
     Refused { machine: String, cause: String },
 
+    /// The caller has cancelled the build.
+    #[error("the build was cancelled")]
+    Cancelled,
+
     /// The fault is on this side, so no other machine is tried.
     #[error("{0}")]
     Head(String),
@@ -51,9 +55,11 @@ impl Failure {
         match self {
             Failure::Build { .. } => ExitStatus::BuildFailed,
             Failure::TimedOut { .. } => ExitStatus::TimedOut,
-            Failure::Machine { .. } | Failure::Refused { .. } | Failure::Head(_) | Failure::NoMachineLeft { .. } => {
-                ExitStatus::Failure
-            }
+            Failure::Machine { .. }
+            | Failure::Refused { .. }
+            | Failure::Cancelled
+            | Failure::Head(_)
+            | Failure::NoMachineLeft { .. } => ExitStatus::Failure,
         }
     }
 }
@@ -63,6 +69,14 @@ pub fn with_hint(error: &dyn Display, hint: Option<String>) -> String {
     match hint {
         Some(hint) => format!("{error}\n  hint: {hint}"),
         None => error.to_string(),
+    }
+}
+
+/// Returns a text without its hint, and the hint: the reverse of [`with_hint`].
+pub fn split_hint(text: &str) -> (String, Option<String>) {
+    match text.split_once("\n  hint: ") {
+        Some((text, hint)) => (text.to_owned(), Some(hint.to_owned())),
+        None => (text.to_owned(), None),
     }
 }
 
@@ -99,6 +113,7 @@ mod tests {
             (Failure::TimedOut { derivation: text(), machine: text(), message: text() }, 101),
             (Failure::Machine { machine: text(), cause: text() }, 1),
             (Failure::Refused { machine: text(), cause: text() }, 1),
+            (Failure::Cancelled, 1),
             (Failure::Head(text()), 1),
             (Failure::NoMachineLeft { derivation: text(), tried: Vec::new(), last: text(), hint: None }, 1),
         ];

@@ -368,7 +368,7 @@ fn every_command_has_its_section_in_the_manual() {
     let pages = fs::read_dir("doc/manual").unwrap().map(|page| fs::read_to_string(page.unwrap().path()).unwrap());
     let pages: String = pages.collect();
     let headings: Vec<&str> = pages.lines().filter(|line| line.starts_with('#')).collect();
-    let definition = offload::commands::CommandLine::command();
+    let definition = offload::internals::commands::CommandLine::command();
     for command in definition.get_subcommands().filter(|command| !command.is_hide_set()) {
         let name = format!("`offload {}`", command.get_name());
         assert!(headings.iter().any(|heading| heading.contains(&name)), "no section about {name}");

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::{Drv, Entry, Host, LONG, Lab, wait_until};
-use offload::daemon::Options;
+use offload::internals::daemon::Options;
 use rusqlite::Connection;
 
 /// Runs `guix gc` on a host again and again, until `is_over`; returns how often, and how often it took something away.

@@ -3,8 +3,8 @@
 mod lab;
 
 use lab::{Host, Lab, Release};
-use offload::commands::convert::{ConvertError, convert};
-use offload::machine_file::{self, LoadContext};
+use offload::internals::commands::convert::{ConvertError, convert};
+use offload::internals::machine_file::{self, LoadContext};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

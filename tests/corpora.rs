@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use lab::{Host, Lab, Release, peak_memory};
-use offload::daemon::Client;
-use offload::store::path::StoreDir;
+use offload::internals::daemon::Client;
+use offload::internals::store::path::StoreDir;
 
 /// Seeds that other tests have, too: for each target, where.
 const GOLDEN: &[(&str, &[&str])] = &[
@@ -94,11 +94,11 @@ fn record_seeds() {
             let seed = [&[operations.len() as u8], *operations, &heard.lock().unwrap()].concat();
             fs::write(top().join(format!("fuzz/corpus/daemon/{name}-{index}")), seed).unwrap();
         }
-        let printed = shell(host, &offload::remote::probe::command("/gnu/store"));
+        let printed = shell(host, &offload::internals::remote::probe::command("/gnu/store"));
         fs::write(top().join(format!("fuzz/corpus/probe/{name}")), printed).unwrap();
     }
     let busybox = "exec /bin/busybox sh -c 'PATH=/var/lab/busybox/bin; ".to_owned();
-    let command = offload::remote::probe::command("/gnu/store").replacen("exec /bin/sh -c '", &busybox, 1);
+    let command = offload::internals::remote::probe::command("/gnu/store").replacen("exec /bin/sh -c '", &busybox, 1);
     let printed = shell(&hosts[0], &command);
     fs::write(top().join("fuzz/corpus/probe/busybox"), printed).unwrap();
 }

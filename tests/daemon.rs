@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lab::{Drv, Host, Lab, Made, RELEASES, Release, peak_memory};
-use offload::daemon::{Client, Error, ExportError, Garbage, Options, Version};
-use offload::store::nar::{self, NarPath, Visitor};
-use offload::store::path::{self, StoreDir, StorePath};
+use offload::internals::daemon::{Client, Error, ExportError, Garbage, Options, Version};
+use offload::internals::store::nar::{self, NarPath, Visitor};
+use offload::internals::store::path::{self, StoreDir, StorePath};
 use sha2::{Digest, Sha256};
 
 type Result<T> = std::result::Result<T, Error>;
@@ -101,7 +101,7 @@ fn every_operation_on_one_connection() {
         let info = client.query_path_info(&bar).unwrap();
         assert_eq!((info.nar_size, info.deriver), (168, None));
         assert_eq!(info.references, BTreeSet::from([foo.clone()]));
-        let hash = offload::store::base16::encode(&info.nar_hash);
+        let hash = offload::internals::store::base16::encode(&info.nar_hash);
         assert_eq!(hash, "a7f5805e512123b7ec5ca004b2d47df0c88413846c26c4151d156263103728e3");
         assert_daemon_says(client.query_path_info(&absent), "is not valid");
         assert_in_step(&mut client);
@@ -134,7 +134,7 @@ fn every_operation_on_one_connection() {
 
         let item = export_unsigned(&mut client, &foo);
         assert_eq!(item.len(), 208);
-        let hash = offload::store::base16::encode(&Sha256::digest(&item));
+        let hash = offload::internals::store::base16::encode(&Sha256::digest(&item));
         assert_eq!(hash, "18f4c9ab280b70a435b430301728abeb66e5c3113d03aec6e7a704b9280c934a");
         assert_in_step(&mut client);
         let absent_item = client.export_path(&absent, true, |reader| reader.read_to_end(&mut Vec::new()));

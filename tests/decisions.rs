@@ -6,17 +6,19 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use offload::build::LiveEnvironment;
-use offload::engine::Engine;
-use offload::hook::{HookArguments, Request};
-use offload::local::Directories;
-use offload::machine::Machine;
-use offload::scheduler::decision::{FULL_QUEUE_HOLD, QUEUE_PER_SLOT};
-use offload::scheduler::{Decision, Environment, decide};
-use offload::state::health::Time;
-use offload::state::{Drain, Drained, Health, HealthRecord, Queue, QueueTicket, Slot, SlotHolder, Slots, health};
-use offload::status::MachineStatus;
-use offload::store::path::StorePath;
+use offload::internals::build::LiveEnvironment;
+use offload::internals::engine::Engine;
+use offload::internals::hook::{HookArguments, Request};
+use offload::internals::local::Directories;
+use offload::internals::machine::Machine;
+use offload::internals::scheduler::decision::{FULL_QUEUE_HOLD, QUEUE_PER_SLOT};
+use offload::internals::scheduler::{Decision, Environment, decide};
+use offload::internals::state::health::Time;
+use offload::internals::state::{
+    Drain, Drained, Health, HealthRecord, Queue, QueueTicket, Slot, SlotHolder, Slots, health,
+};
+use offload::internals::status::MachineStatus;
+use offload::internals::store::path::StorePath;
 use proptest::prelude::*;
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";

@@ -11,9 +11,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use lab::{Drv, Entry, Host, LONG, Lab, SSH_PORT, SYSTEM, max_concurrency, wait_until};
-use offload::machine::Machine;
-use offload::scheduler::decision::{FULL_QUEUE_HOLD, QUEUE_PER_SLOT};
-use offload::state::{Queue, SlotHolder, Slots, StateDirectory, health};
+use offload::internals::machine::Machine;
+use offload::internals::scheduler::decision::{FULL_QUEUE_HOLD, QUEUE_PER_SLOT};
+use offload::internals::state::{Queue, SlotHolder, Slots, StateDirectory, health};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 /// A derivation in the head's store whose inputs are there, and whose output is not.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use clap::Command as Definition;
-use offload::commands::help::definition;
+use offload::internals::commands::help::definition;
 
 fn offload(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_offload")).args(arguments).output().unwrap()

@@ -7,7 +7,7 @@ mod lab;
 use std::path::PathBuf;
 
 use lab::{Drv, Entry, Host, LONG, Lab, Signal, USER_KEYS, wait_until};
-use offload::state::Health;
+use offload::internals::state::Health;
 
 /// A fault, the entry that has it, and words that the message must have.
 struct Case {

@@ -8,8 +8,8 @@ mod lab;
 use std::time::{Duration, Instant};
 
 use lab::{Direction, Drv, Host, LONG, Lab, Proxy, SSH_PORT, wait_until};
-use offload::machine::{HostKey, HostKeyKind, Machine};
-use offload::ssh::Session;
+use offload::internals::machine::{HostKey, HostKeyKind, Machine};
+use offload::internals::ssh::Session;
 
 use Direction::{FromTarget, ToTarget};
 

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lab::{Direction, Drv, Hook, Host, LONG, Lab, Release, Signal, max_concurrency, wait_until};
-use offload::machine::HostKeyKind;
+use offload::internals::machine::HostKeyKind;
 
 /// Fails if anything of a lab is left.
 fn assert_gone(directory: &Path) {

@@ -10,13 +10,13 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use lab::{Drv, Hook, Host, Lab, Made, RELEASES, Release, peak_memory};
-use offload::daemon::{Client, Error, Garbage, Options};
-use offload::gcrypt::{self, SigningKey};
-use offload::local::{Bundle, Database, Dump, Item, Staging, Store, check_fixed_output, load_acl};
-use offload::store::base16;
-use offload::store::export::{HashingReader, Trailer};
-use offload::store::nar;
-use offload::store::path::{StoreDir, StorePath};
+use offload::internals::daemon::{Client, Error, Garbage, Options};
+use offload::internals::gcrypt::{self, SigningKey};
+use offload::internals::local::{Bundle, Database, Dump, Item, Staging, Store, check_fixed_output, load_acl};
+use offload::internals::store::base16;
+use offload::internals::store::export::{HashingReader, Trailer};
+use offload::internals::store::nar;
+use offload::internals::store::path::{StoreDir, StorePath};
 use sha2::{Digest, Sha256};
 
 fn connect(daemon: &Host) -> Client<UnixStream> {

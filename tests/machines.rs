@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use lab::{BuildResult, Drv, Entry, Host, LONG, Lab, Release, USER_KEYS, wait_until};
-use offload::machine::HostKeyKind;
+use offload::internals::machine::HostKeyKind;
 
 const MIB: u64 = 1 << 20;
 

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use lab::{Direct, Drv, Entry, Hook, Host, LONG, Lab, RELEASES, max_concurrency, wait_until};
-use offload::daemon::{Error, Options};
-use offload::store::path::StorePath;
+use offload::internals::daemon::{Error, Options};
+use offload::internals::store::path::StorePath;
 
 fn instant(prefix: &str, count: usize) -> Vec<Drv> {
     scripts(prefix, count, "echo >$out")

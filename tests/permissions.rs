@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use lab::{Drv, Host, Lab, USER_KEYS};
-use offload::store::base16;
+use offload::internals::store::base16;
 
 /// A machine file that starts children in all ways that Lua has, and asks what they were given. `exec` and `io.popen`
 /// give what the child prints; `os.execute` has it go to the log.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use lab::{Drv, Host, Lab, RELEASES};
-use offload::daemon::{BuildEvent, Options};
+use offload::internals::daemon::{BuildEvent, Options};
 
 /// A derivation whose output is rejected, and words with which guix-daemon says so.
 type Case = (Drv, &'static str);
@@ -94,7 +94,7 @@ fn daemons_have_these_messages_for_rejected_outputs() {
             let mut events = std::mem::take(&mut *events.lock().unwrap());
             events.retain(|event| !format!("{event:?}").contains("-input.drv"));
             let case = format!("{release:?}, {}: {error:?}, {events:?}", drv.name());
-            let offload::daemon::Error::Daemon { message, status: 1, .. } = error else { panic!("{case}") };
+            let offload::internals::daemon::Error::Daemon { message, status: 1, .. } = error else { panic!("{case}") };
             assert_eq!(events[0], BuildEvent::Started { derivation: path.to_string() }, "{case}");
             let failure = events.iter().find_map(|event| match event {
                 BuildEvent::Failed { derivation, message } if *derivation == path.to_string() => Some(message.clone()),

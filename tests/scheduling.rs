@@ -8,11 +8,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::{Drv, Entry, Host, LONG, Lab, RunningBuild, Signal, max_concurrency, wait_until};
-use offload::daemon::{self, Client, Options};
-use offload::scheduler::decision::PROBE_WAIT;
-use offload::state::health::BACK_OFF_MIN;
-use offload::state::{Health, health};
-use offload::store::path::{StoreDir, StorePath};
+use offload::internals::daemon::{self, Client, Options};
+use offload::internals::scheduler::decision::PROBE_WAIT;
+use offload::internals::state::health::BACK_OFF_MIN;
+use offload::internals::state::{Health, health};
+use offload::internals::store::path::{StoreDir, StorePath};
 
 /// A build of one client of the head's daemon, through our own implementation of the protocol.
 struct Ended {

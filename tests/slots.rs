@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use offload::machine::Machine;
-use offload::state::{Slot, SlotHolder, Slots, StateDirectory};
+use offload::internals::machine::Machine;
+use offload::internals::state::{Slot, SlotHolder, Slots, StateDirectory};
 
 const RACERS: usize = 8;
 const SLOTS: u32 = 3;

@@ -186,7 +186,9 @@ fn a_machine_that_works_again_is_used_at_once() {
     head.write_machines(&[b1.entry().set("connect_timeout", 60).set("overload_threshold", false)]);
     let fail = || {
         head.mark_healthy("b1");
-        head.change_health("b1", |health| health.after_failure("the cable is out", offload::state::health::now()));
+        head.change_health("b1", |health| {
+            health.after_failure("the cable is out", offload::internals::state::health::now())
+        });
         head.avoid("b1");
     };
     let offload = |arguments: &[&str]| {

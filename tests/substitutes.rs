@@ -13,10 +13,10 @@ use lab::{
     BuildResult, Direction, Drv, Entry, Host, HostOptions, LONG, Lab, Proxy, RELEASES, Release, Signal, wait_until,
 };
 use liar::{Change, Liar};
-use offload::daemon::Client;
-use offload::machine::Machine;
-use offload::state::{LinkSpeed, StateDirectory, ThroughputRecord, health};
-use offload::store::path::{StoreDir, StorePath};
+use offload::internals::daemon::Client;
+use offload::internals::machine::Machine;
+use offload::internals::state::{LinkSpeed, StateDirectory, ThroughputRecord, health};
+use offload::internals::store::path::{StoreDir, StorePath};
 
 const MIB: u64 = 1 << 20;
 

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::{fs, thread};
 
 use lab::{Drv, Entry, Host, Lab, SSH_PORT, USER_KEYS};
-use offload::machine::HostKeyKind;
+use offload::internals::machine::HostKeyKind;
 use rustix::net::{Shutdown, shutdown};
 
 fn offload_test(head: &Host, arguments: &[&str]) -> Output {

@@ -5,8 +5,8 @@ mod lab;
 use std::time::{Duration, Instant};
 
 use lab::{Direction, Drv, Host, LONG, Lab, Proxy, RunningBuild, uptime, wait_until};
-use offload::state::Health;
-use offload::state::health::{BACK_OFF_MIN, BAN_MIN};
+use offload::internals::state::Health;
+use offload::internals::state::health::{BACK_OFF_MIN, BAN_MIN};
 
 const MIB: usize = 1 << 20;
 

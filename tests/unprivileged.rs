@@ -177,7 +177,7 @@ fn root_checks_as_the_daemons_user() {
         format!(
             "(list (build-machine (name \"b1\") (systems (list \"x86_64-linux\")) (user \"root\") {key} \
              (host-key \"{}\")))",
-            b1.host_key(offload::machine::HostKeyKind::Ed25519)
+            b1.host_key(offload::internals::machine::HostKeyKind::Ed25519)
         )
     };
     for (given, kept) in [("(private-key \"/root/.ssh/id_rsa\")", "/root/.ssh/id_rsa"), ("", "~/.ssh/id_rsa")] {

@@ -24,6 +24,11 @@ pub trait AttemptSteps {
 
     fn machine(&self) -> &Machine;
 
+    /// Returns whether the build was cancelled. Then a failing step says nothing about the machine.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+
     /// Returns the recorded error of a machine in a back-off.
     fn back_off(&mut self) -> Option<String>;
 
@@ -82,6 +87,9 @@ pub trait AttemptSteps {
 /// Builds on a machine, over `link` if the machine was probed. The slot is released before the outputs are placed.
 pub fn attempt<S: AttemptSteps>(steps: &mut S, slot: impl Sized, link: Option<S::Link>) -> Result<(), Failure> {
     let result = build_with_retry(steps, link);
+    if steps.is_cancelled() {
+        return Err(Failure::Cancelled);
+    }
     if let Err(error) = &result
         && let Some(cause) = error.machine_fault()
     {
@@ -90,7 +98,9 @@ pub fn attempt<S: AttemptSteps>(steps: &mut S, slot: impl Sized, link: Option<S:
     }
     drop(slot);
     let (outputs, reused) = result.map_err(|error| error.into_failure(&steps.machine().name))?;
-    steps.place(outputs).map_err(Failure::Head)?;
+    steps
+        .place(outputs)
+        .map_err(|error| if steps.is_cancelled() { Failure::Cancelled } else { Failure::Head(error) })?;
     if let Some(connection) = reused {
         // No build waits for this probe.
         steps.refresh_status(&connection);
@@ -110,6 +120,7 @@ fn build_with_retry<S: AttemptSteps>(steps: &mut S, link: Option<S::Link>) -> Re
     };
     let mut result = build_over(steps, &mut link);
     if let Err(error) = &result
+        && !steps.is_cancelled()
         && let Some(why) = error.retry_reason(steps.is_reused(&link))
     {
         // An owner that is only stopped may continue: no other build is to use it.

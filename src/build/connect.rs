@@ -8,12 +8,12 @@
 
 use std::fs::File;
 use std::process;
-use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::{debug, warn};
 
 use super::record_health::record_ban;
+use crate::cancel;
 use crate::error::with_hint;
 use crate::machine::{Compressed, Machine};
 use crate::remote::{self, Connection};
@@ -56,7 +56,7 @@ pub fn connect(state: &StateDirectory, machine: &Machine) -> Result<Connection, 
         };
         debug!("{error}; trying again");
         let _again = crowd.wait(Logins::try_again)?;
-        thread::sleep(pause(retry));
+        cancel::sleep(pause(retry));
         crowd.check()?;
     }
 }
@@ -168,8 +168,9 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    /// Returns an error if the machine is in a back-off.
+    /// Returns an error if the machine is in a back-off, or the build is cancelled.
     fn check(&self) -> Result<(), String> {
+        cancel::check().map_err(|error| error.to_string())?;
         let health = HealthRecord::of(self.state, self.machine).map(|record| record.read()).unwrap_or_default();
         match health.failures.filter(|failures| !failures.is_over(health::now())) {
             Some(failures) => Err(failures.error),

@@ -106,6 +106,7 @@ impl FailOver<'_> {
         result.map_err(|result| match result {
             WaitError::NoMatch => self.no_machine_left(tried, "no other machine matches".to_owned(), None),
             WaitError::TooLong(reasons) => self.nothing_free(tried, &reasons),
+            WaitError::Cancelled => Failure::Cancelled,
             WaitError::Unreachable(reasons) => self.nothing_reachable(tried, &reasons),
         })
     }

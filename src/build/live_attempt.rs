@@ -11,6 +11,7 @@ use super::reach::{MachineLink, reach};
 use super::record_health::{record_failure, record_success, refresh_status};
 use super::watch::BuildWatch;
 use super::{Build, Chosen, LiveEnvironment};
+use crate::cancel;
 use crate::daemon::{self, Client};
 use crate::error::{Failure, with_causes, with_hint};
 use crate::events::{Event, Observer};
@@ -121,6 +122,10 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
         self.machine
     }
 
+    fn is_cancelled(&self) -> bool {
+        cancel::is_cancelled()
+    }
+
     fn back_off(&mut self) -> Option<String> {
         match self.env.health(self.machine).availability(self.env.now()) {
             Availability::BackingOff { error, .. } => Some(error),
@@ -175,7 +180,8 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
         let mut sink = self.log.sink().map_err(|error| AttemptError::Head(format!("no build log: {error}")))?;
         sink(first_line(derivation, &self.machine.name).as_bytes());
         let watch = BuildWatch::new(derivation, build.outputs, client.stream_mut().progress());
-        client.set_build_log(watch.log(sink, LogReserve::new(&build.directories.log)), watch.sink());
+        let reserve = build.destination.has_log_file().then(|| LogReserve::new(&build.directories.log));
+        client.set_build_log(watch.log(sink, reserve), watch.sink());
         client.stream_mut().set_silence_policy(self.limits.build.clone());
         let built = client.start_build(&[derivation.clone()].into()).and_then(|()| {
             failpoint(Failpoint::BuildStarted);
@@ -193,6 +199,7 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
         match built {
             Ok(()) => {
                 failpoint(Failpoint::BuildEnded);
+                self.observer.observe(&Event::Built { derivation, machine: &self.machine.name });
                 Ok(None)
             }
             Err(daemon::Error::Daemon { status, message, .. }) => Ok(Some(BuildReport { status, message, watch })),
@@ -272,7 +279,7 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
     fn place(&mut self, outputs: Downloaded<'a>) -> Result<(), String> {
         failpoint(Failpoint::SlotReleased);
         let mut stopwatch = Stopwatch::start();
-        outputs.place().map_err(|error| with_causes(&error))?;
+        self.build.destination.place(outputs)?;
         stopwatch.lap("place");
         Ok(())
     }

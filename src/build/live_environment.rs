@@ -12,6 +12,7 @@ use super::connect::unreachable;
 use super::open_sessions::OpenSessions;
 use super::reach::{MachineLink, reach};
 use super::record_health::change_health;
+use crate::cancel;
 use crate::hook::Request;
 use crate::local::read_derivation;
 use crate::machine::Machine;
@@ -108,11 +109,15 @@ impl Environment for LiveEnvironment {
     }
 
     fn pause(&self, time: Duration) {
-        thread::sleep(time);
+        cancel::sleep(time);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        cancel::is_cancelled()
     }
 
     fn spawn(&self, task: Box<dyn FnOnce() + Send>) {
-        if let Err(error) = thread::Builder::new().name("ask".to_owned()).spawn(task) {
+        if let Err(error) = thread::Builder::new().name("ask".to_owned()).spawn(cancel::inherit(task)) {
             warn!("cannot start a thread: {error}");
         }
     }

@@ -44,6 +44,7 @@ use crate::local::Directories;
 use crate::scheduler::Choice;
 use crate::state::StateDirectory;
 use crate::store::path::StorePath;
+use crate::transfer::Destination;
 
 /// An accepted build.
 pub struct Build<'a> {
@@ -53,6 +54,8 @@ pub struct Build<'a> {
     pub inputs: &'a BTreeSet<StorePath>,
     /// The outputs that the local store lacks.
     pub outputs: &'a BTreeSet<StorePath>,
+    /// Where the outputs go.
+    pub destination: &'a dyn Destination,
     pub directories: &'a Directories,
     pub state: &'a StateDirectory,
     /// Whether SSH sessions stay open for other builds ([`owner`](crate::remote::owner)).

@@ -40,11 +40,11 @@ impl BuildWatch {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns a sink for log text, which copies it to `log` as long as there is room for logs. Without room it ends the
+    /// Returns a sink for log text, which copies it to `log` as long as `reserve` has room. Without room it ends the
     /// stream.
-    pub fn log(&self, mut log: Log, mut reserve: LogReserve) -> Log {
+    pub fn log(&self, mut log: Log, mut reserve: Option<LogReserve>) -> Log {
         let watch = self.clone();
-        Box::new(move |text| match reserve.take(text.len() as u64) {
+        Box::new(move |text| match reserve.as_mut().map_or(Ok(()), |reserve| reserve.take(text.len() as u64)) {
             Ok(()) => {
                 log(text);
                 watch.progress.step();

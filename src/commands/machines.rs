@@ -7,6 +7,7 @@ use super::failure::CommandError;
 use super::terminal::{HumanDuration, plain};
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
+pub use crate::hook::own_system;
 use crate::local::Directories;
 use crate::machine_file::Pool;
 use crate::state::{SubstituteServers, health};
@@ -54,19 +55,6 @@ pub fn failure_count(count: u32, since: &HumanDuration) -> String {
         1 => format!("1 failure {since} ago"),
         count => format!("{count} consecutive failures in {since}"),
     }
-}
-
-/// Returns the system type of this machine in Guix's notation. guix-daemon gives its own to the build hook; the other
-/// subcommands use that of this program.
-pub fn own_system() -> String {
-    let processor = match env::consts::ARCH {
-        "x86" => "i686",
-        "arm" => "armhf",
-        "powerpc64" => "powerpc64le",
-        other => other,
-    };
-    let kernel = if env::consts::OS == "hurd" { "gnu" } else { env::consts::OS };
-    format!("{processor}-{kernel}")
 }
 
 /// Returns a note about substitute servers that fail; `None` if builds ask them.

@@ -80,6 +80,19 @@ fn unexpected(field: &'static str, expected: &'static str, found: &str) -> HookA
     HookArgumentError::Value { field, expected, found: found.escape_debug().take(80).collect() }
 }
 
+/// Returns the system type of this machine in Guix's notation. guix-daemon gives its own to the build hook; the other
+/// programs use that of this one.
+pub fn own_system() -> String {
+    let processor = match std::env::consts::ARCH {
+        "x86" => "i686",
+        "arm" => "armhf",
+        "powerpc64" => "powerpc64le",
+        other => other,
+    };
+    let kernel = if std::env::consts::OS == "hurd" { "gnu" } else { std::env::consts::OS };
+    format!("{processor}-{kernel}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,12 +11,16 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use log::debug;
 
 use crate::store::path::StorePath;
+
+/// A function that writes to the destination of a log.
+type WriteFn = Box<dyn FnMut(&[u8]) -> io::Result<()> + Send>;
 
 /// A function that appends to a log.
 pub type Sink = Box<dyn FnMut(&[u8]) + Send>;
@@ -28,22 +32,41 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL_MAX: Duration = Duration::from_millis(10);
 
 /// The destination of the builder's output.
-#[derive(Debug)]
 pub struct BuildLog {
-    output: File,
+    output: Output,
+}
+
+enum Output {
+    File(File),
+    /// A writer of an embedding program.
+    Writer(Arc<Mutex<dyn Write + Send>>),
 }
 
 impl BuildLog {
     /// Returns a log that writes to `output`: the daemon's pipe, or standard error if the hook is run by hand.
     pub fn new(output: File) -> BuildLog {
-        BuildLog { output }
+        BuildLog { output: Output::File(output) }
+    }
+
+    /// Returns a log that writes to a writer of an embedding program.
+    pub fn of_writer(writer: impl Write + Send + 'static) -> BuildLog {
+        BuildLog { output: Output::Writer(Arc::new(Mutex::new(writer))) }
     }
 
     /// Returns a function that appends to the log. It ignores errors: if the daemon has ended, this process ends soon too.
     pub fn sink(&self) -> io::Result<Sink> {
-        let mut output = self.output.try_clone()?;
+        let mut write: WriteFn = match &self.output {
+            Output::File(output) => {
+                let mut output = output.try_clone()?;
+                Box::new(move |bytes| output.write_all(bytes))
+            }
+            Output::Writer(writer) => {
+                let writer = Arc::clone(writer);
+                Box::new(move |bytes| writer.lock().unwrap_or_else(PoisonError::into_inner).write_all(bytes))
+            }
+        };
         Ok(Box::new(move |bytes| {
-            if let Err(error) = output.write_all(bytes) {
+            if let Err(error) = write(bytes) {
                 debug!("cannot write the build log: {error}");
             }
         }))
@@ -70,9 +93,10 @@ impl BuildLog {
 
     /// Returns the number of unread bytes in the pipe. A file that is not a pipe loses nothing, so it has 0.
     fn unread(&self) -> u64 {
-        match rustix::fs::fstat(&self.output) {
+        let Output::File(output) = &self.output else { return 0 };
+        match rustix::fs::fstat(output) {
             Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo => {
-                rustix::io::ioctl_fionread(self.output.as_fd()).unwrap_or(0)
+                rustix::io::ioctl_fionread(output.as_fd()).unwrap_or(0)
             }
             _ => 0,
         }

@@ -16,7 +16,7 @@ pub mod paths;
 pub mod reply;
 pub mod request;
 
-pub use arguments::HookArguments;
+pub use arguments::{HookArguments, own_system};
 pub use build_log::BuildLog;
 pub use daemon_process::{DaemonProcess, main_daemon};
 pub use descriptors::Descriptors;

@@ -35,6 +35,16 @@ pub(crate) struct Context {
     pub cache: Option<PathBuf>,
     /// The target of messages that user code logs.
     pub log_target: &'static str,
+    pub messages: Messages,
+}
+
+/// The place of what user code prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Messages {
+    /// Standard error, which programs that user code starts have as well.
+    StandardError,
+    /// The log. Messages of programs are dropped.
+    Log,
 }
 
 /// A location in one of the user's files, as Lua names it.
@@ -67,11 +77,13 @@ pub(crate) struct RuntimeOptions {
     pub memory: usize,
     /// The target of messages that user code logs.
     pub log_target: &'static str,
+    /// The place of what user code prints.
+    pub messages: Messages,
 }
 
 impl Context {
     pub fn new(options: RuntimeOptions, cancel_state: Arc<CancelState>) -> Context {
-        let RuntimeOptions { file, home, cache, memory, log_target } = options;
+        let RuntimeOptions { file, home, cache, memory, log_target, messages } = options;
         let directory = match file.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
             _ => PathBuf::from("."),
@@ -86,6 +98,7 @@ impl Context {
             home,
             cache,
             log_target,
+            messages,
         }
     }
 

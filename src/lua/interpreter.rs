@@ -14,6 +14,7 @@
 //! among tens of thousands of weak tables that hold each other's keys.
 
 use super::cancellation::{CancelState, SourceLocation};
+use crate::cancel;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
@@ -42,6 +43,8 @@ pub(crate) enum Stopped {
     Before,
     /// Its thread has ended.
     Gone,
+    /// The caller's own work was cancelled. The interpreter continues.
+    Cancelled,
 }
 
 impl<T> fmt::Debug for Interpreter<T> {
@@ -81,7 +84,7 @@ impl<T: 'static> Interpreter<T> {
     }
 
     /// Runs `job` on the interpreter, and waits for the result at most for the rest of `budget`. The time taken is
-    /// subtracted from `budget`.
+    /// subtracted from `budget`. The time for jobs of other threads, which come first, does not count.
     pub fn run<R: Send + 'static>(
         &self,
         budget: &mut Duration,
@@ -93,22 +96,42 @@ impl<T: 'static> Interpreter<T> {
         if budget.is_zero() {
             return Err(Stopped::Late(self.cancel_state.cancel_idle()));
         }
-        let start = Instant::now();
         let (answer, result) = mpsc::channel();
-        let job = Box::new(move |held: &mut T| drop(answer.send(job(held))));
+        let job = Box::new(move |held: &mut T| {
+            drop(answer.send(None));
+            drop(answer.send(Some(job(held))));
+        });
         if self.work.send(job).is_err() {
             self.cancel_state.cancel_idle();
             return Err(Stopped::Gone);
         }
-        let result = result.recv_timeout(*budget);
-        *budget = budget.saturating_sub(start.elapsed());
-        result.map_err(|error| match error {
-            mpsc::RecvTimeoutError::Timeout => Stopped::Late(self.cancel_state.cancel()),
-            mpsc::RecvTimeoutError::Disconnected => {
-                self.cancel_state.cancel_idle();
-                Stopped::Gone
+        let mut start = None;
+        loop {
+            let spent = start.map_or(Duration::ZERO, |start: Instant| start.elapsed());
+            let received = result.recv_timeout(budget.saturating_sub(spent).min(cancel::POLL_INTERVAL));
+            let spent = start.map_or(Duration::ZERO, |start: Instant| start.elapsed());
+            match received {
+                Ok(None) => start = Some(Instant::now()),
+                Ok(Some(value)) => {
+                    *budget = budget.saturating_sub(spent);
+                    return Ok(value);
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) if cancel::is_cancelled() => return Err(Stopped::Cancelled),
+                // Another thread's job was too late, so this one never begins.
+                Err(mpsc::RecvTimeoutError::Timeout) if start.is_none() && self.cancel_state.is_cancelled() => {
+                    return Err(Stopped::Before);
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) if spent < *budget => {}
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    *budget = Duration::ZERO;
+                    return Err(Stopped::Late(self.cancel_state.cancel()));
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    self.cancel_state.cancel_idle();
+                    return Err(Stopped::Gone);
+                }
             }
-        })
+        }
     }
 
     /// Returns the line of the main file that was evaluated last, if the evaluation did not finish.

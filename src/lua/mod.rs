@@ -24,7 +24,7 @@ mod source;
 pub(crate) mod values;
 
 pub(crate) use cancellation::{CancelState, SourceLocation};
-pub(crate) use context::{Context, DeferredError, Position, RuntimeOptions};
+pub(crate) use context::{Context, DeferredError, Messages, Position, RuntimeOptions};
 pub(crate) use interpreter::{Interpreter, Stopped};
 pub(crate) use lua_error::LuaError;
 pub(crate) use message::{nearest, plain_error};

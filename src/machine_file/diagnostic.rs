@@ -1,4 +1,5 @@
 //! Diagnostics of a machine file: errors and warnings, each with its location.
+#![deny(missing_docs)]
 
 use crate::lua::{Context, LuaError};
 use serde::Serialize;
@@ -17,6 +18,7 @@ pub enum Severity {
 /// One finding about a machine file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
+    /// Whether the machine file can still be used.
     pub severity: Severity,
     /// The file with the error: the machine file or a module that it requires.
     pub file: String,
@@ -96,6 +98,7 @@ impl fmt::Display for Diagnostic {
 /// The reason why a machine file cannot be used: at least one error, and the warnings of the same run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 pub struct Report {
+    /// All findings, in the order of the file.
     pub diagnostics: Vec<Diagnostic>,
 }
 

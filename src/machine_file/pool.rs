@@ -5,7 +5,7 @@ use super::evaluate::{self, Evaluated};
 use super::loaded_file::LoadedFile;
 use super::machine_fields::{Entry, LocalMachine};
 use super::settings::{Limits, Settings};
-use crate::lua::{Interpreter, RuntimeOptions, Stopped, read_chunk};
+use crate::lua::{Interpreter, Messages, RuntimeOptions, Stopped, read_chunk};
 use crate::permissions::passwd::home_directory;
 use crate::permissions::{self, Need};
 use std::collections::HashSet;
@@ -28,16 +28,19 @@ pub struct LoadContext {
     pub limits: Limits,
     /// Functions of an embedding program.
     pub extend: Option<Extend>,
+    /// Whether what the file prints goes to the log instead of standard error.
+    pub logs_prints: bool,
 }
 
 impl fmt::Debug for LoadContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let LoadContext { home, cache, limits, extend } = self;
+        let LoadContext { home, cache, limits, extend, logs_prints } = self;
         f.debug_struct("LoadContext")
             .field("home", home)
             .field("cache", cache)
             .field("limits", limits)
             .field("extend", &extend.is_some())
+            .field("logs_prints", logs_prints)
             .finish()
     }
 }
@@ -60,6 +63,8 @@ pub struct Pool {
     pub(super) reported: Mutex<HashSet<String>>,
     /// Whether a function has failed or returned an invalid value.
     pub(super) has_failed: AtomicBool,
+    /// Whether each decision reports its warnings, even if an earlier one has reported the same.
+    pub repeats_warnings: bool,
 }
 
 impl Pool {
@@ -74,6 +79,7 @@ impl Pool {
             interpreter: None,
             reported: Mutex::default(),
             has_failed: AtomicBool::new(false),
+            repeats_warnings: false,
         }
     }
 
@@ -119,6 +125,7 @@ pub fn load_text(path: &Path, text: Vec<u8>, context: &LoadContext) -> Result<Po
         cache: context.cache.clone(),
         memory: limits.memory,
         log_target: "offload::machine_file",
+        messages: if context.logs_prints { Messages::Log } else { Messages::StandardError },
     };
     let extend = context.extend.clone();
     let interpreter = Interpreter::start(move |cancel_state| {
@@ -147,7 +154,9 @@ pub fn load_text(path: &Path, text: Vec<u8>, context: &LoadContext) -> Result<Po
                 location.map_or((file.clone(), interpreter.line()), |location| (location.file, Some(location.line)));
             Report::from(Diagnostic::error(file, message).at(line))
         }
-        Stopped::Before | Stopped::Gone => failed("evaluation ended the Lua interpreter".to_owned()),
+        Stopped::Before | Stopped::Gone | Stopped::Cancelled => {
+            failed("evaluation ended the Lua interpreter".to_owned())
+        }
     };
     let source = String::from_utf8_lossy(&text).into_owned();
     let mut budget = limits.evaluate;

@@ -141,6 +141,7 @@ impl RequestCallbacks<'_> {
                 format!("took longer than {seconds} s (limits.decide)")
             }
             Stopped::Before => "was not called: an earlier call did not return in time".to_owned(),
+            Stopped::Cancelled => return Err("the build was cancelled".to_owned()),
             Stopped::Gone => "did not return: the Lua interpreter has ended".to_owned(),
         };
         self.warn_stopped(stopped, function, &what);
@@ -150,7 +151,7 @@ impl RequestCallbacks<'_> {
     /// Warns that the functions are not called any more, unless that was reported.
     fn warn_stopped(&self, stopped: Stopped, function: &str, what: &str) {
         let location = match stopped {
-            Stopped::Before => return,
+            Stopped::Before | Stopped::Cancelled => return,
             Stopped::Late(location) => location,
             Stopped::Gone => None,
         };
@@ -165,7 +166,7 @@ impl RequestCallbacks<'_> {
             self.pool.has_failed.store(true, Ordering::Relaxed);
         }
         if let Ok(mut reported) = self.pool.reported.lock()
-            && reported.insert(warning.to_string())
+            && (reported.insert(warning.to_string()) || self.pool.repeats_warnings)
         {
             self.warnings.borrow_mut().push(warning);
         }

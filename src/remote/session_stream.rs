@@ -12,6 +12,7 @@ use rustix::event::PollFlags;
 
 use super::error::Error;
 use super::owner::{CommandExit, Frames, Greeting, Liveness, Release, Reply, send};
+use crate::cancel;
 use crate::ssh::poll::poll;
 use crate::ssh::{self, Cause, Output, Phase};
 
@@ -206,6 +207,7 @@ impl SessionStream {
 
 impl Read for SessionStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        cancel::check()?;
         loop {
             match self.data.read(buffer) {
                 Ok(0) if !buffer.is_empty() => return self.read_error().map_or(Ok(0), Err),
@@ -221,6 +223,7 @@ impl Read for SessionStream {
 
 impl Write for SessionStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        cancel::check()?;
         loop {
             match self.data.write(bytes) {
                 Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {

@@ -30,6 +30,11 @@ pub trait Environment: Clone + Send + 'static {
     /// Sleeps for `time`.
     fn pause(&self, time: Duration);
 
+    /// Returns whether the build was cancelled. Then pauses and connections end early.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+
     /// Runs a task concurrently.
     fn spawn(&self, task: Box<dyn FnOnce() + Send>);
 

@@ -45,7 +45,7 @@ fn probe<E: Environment>(machine: &Machine, limit: Duration, is_wanted: &AtomicB
             Availability::Probing { since } => Duration::from_millis(env.now().saturating_sub(since)),
             _ => Duration::ZERO,
         };
-        if running >= limit || env.elapsed() >= until || !is_wanted.load(Ordering::Relaxed) {
+        if running >= limit || env.elapsed() >= until || !is_wanted.load(Ordering::Relaxed) || env.is_cancelled() {
             return ProbeResult::Failed(probe_timeout(running));
         }
         env.pause(POLL_INTERVAL);
@@ -71,6 +71,11 @@ fn probe<E: Environment>(machine: &Machine, limit: Duration, is_wanted: &AtomicB
             env.change_health(machine, &mut |_| Health::reached(status.clone(), now));
             failpoint(Failpoint::Answered);
             ProbeResult::Reached(link, status)
+        }
+        // The machine has not failed. The record is restored.
+        Err(error) if env.is_cancelled() => {
+            env.change_health(machine, &mut |_| health.clone());
+            ProbeResult::Failed(error)
         }
         Err(error) => {
             failed(machine, &error, env);

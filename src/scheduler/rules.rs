@@ -90,9 +90,19 @@ impl Rules for DefaultRules<'_> {
     }
 }
 
-/// The rules of a machine file, for one request. Errors in them are logged, and the built-in rules apply.
+/// Receives the errors of the functions of a machine file.
+pub type WarningSink<'a> = Box<dyn Fn(Diagnostic) + 'a>;
+
+/// Logs an error of a function.
+pub fn log_warning(warning: Diagnostic) {
+    // The log adds the word "warning" itself.
+    warn!("{}", Diagnostic { severity: Severity::Warning, ..warning }.to_string().replacen(" warning: ", " ", 1));
+}
+
+/// The rules of a machine file, for one request. Errors in them are reported, and the built-in rules apply.
 pub struct FileRules<'a> {
     pool: &'a Pool,
+    report: WarningSink<'a>,
     decision: RefCell<machine_file::RequestCallbacks<'a>>,
 }
 
@@ -105,20 +115,21 @@ impl<'a> FileRules<'a> {
         reader: Option<machine_file::DerivationReader>,
     ) -> Self {
         let request = machine_file::LuaRequest { reader, ..machine_file::LuaRequest::new(request, arguments) };
-        FileRules { pool, decision: RefCell::new(pool.callbacks(request)) }
+        FileRules { pool, report: Box::new(log_warning), decision: RefCell::new(pool.callbacks(request)) }
     }
 
-    /// Runs a callback, and logs its warnings.
+    /// Reports errors to `report` instead of the log.
+    pub fn reporting(self, report: WarningSink<'a>) -> Self {
+        FileRules { report, ..self }
+    }
+
+    /// Runs a callback, and reports its warnings.
     fn ask<T>(&self, query: impl FnOnce(&mut machine_file::RequestCallbacks<'a>) -> T) -> T {
         let mut decision = self.decision.borrow_mut();
         let answer = query(&mut decision);
-        for warning in decision.take_warnings() {
-            // The log adds the word "warning" itself.
-            warn!(
-                "{}",
-                Diagnostic { severity: Severity::Warning, ..warning }.to_string().replacen(" warning: ", " ", 1)
-            );
-        }
+        let warnings = decision.take_warnings();
+        drop(decision);
+        warnings.into_iter().for_each(&self.report);
         answer
     }
 }

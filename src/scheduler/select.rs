@@ -91,6 +91,9 @@ impl<'a, E: Environment> Selection<'a, E> {
         let mut choice_since = None;
         let mut has_waited = false;
         loop {
+            if self.env.is_cancelled() {
+                return self.none();
+            }
             self.collect_results();
             self.contacts.record_slow(self.query.machines, self.env);
             if let Some(choice) = self.responded.take() {

@@ -36,6 +36,8 @@ pub enum WaitError {
     TooLong(Vec<Rejection>),
     /// No machine could be reached for [`Limits::wait_for_machine`].
     Unreachable(Vec<Rejection>),
+    /// The build was cancelled.
+    Cancelled,
 }
 
 /// Limits of waiting.
@@ -66,6 +68,9 @@ pub fn wait<E: Environment>(
     loop {
         query.rules.begin();
         let begun = env.elapsed();
+        if env.is_cancelled() {
+            return Err(WaitError::Cancelled);
+        }
         let reasons = match select(query, ticket.as_ref(), PROBE_WAIT.min(limits.report_interval), env) {
             Outcome::Chosen(choice) => return Ok(choice),
             Outcome::NoMatch(_) => return Err(WaitError::NoMatch),
@@ -101,6 +106,9 @@ pub fn wait<E: Environment>(
         let reassess_at = env.elapsed() + interval.min(REASSESS_INTERVAL_MAX);
         let mut check_time = Duration::ZERO;
         loop {
+            if env.is_cancelled() {
+                return Err(WaitError::Cancelled);
+            }
             let now = env.elapsed();
             let is_reachable = unreachable_since.is_none();
             if now >= report_at || reported.is_some_and(|reported| reported != is_reachable) {

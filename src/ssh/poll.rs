@@ -3,21 +3,15 @@
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 
-/// Waits for the events `wanted` on `link`, or for an error on it. Returns false if the time `until` has come first.
+use crate::cancel;
+
+/// Waits for the events `wanted` on `link`, or for an error on it. Returns false if the time `until` has come first, and
+/// fails if the work of this thread is cancelled.
 pub(crate) fn poll(link: BorrowedFd<'_>, wanted: PollFlags, until: Option<Instant>) -> Result<bool, Errno> {
-    loop {
-        let left = until.map(|until| {
-            let left = until.saturating_duration_since(Instant::now());
-            Timespec { tv_sec: left.as_secs().min(i64::MAX as u64) as i64, tv_nsec: left.subsec_nanos().into() }
-        });
-        match rustix::event::poll(&mut [PollFd::from_borrowed_fd(link, wanted)], left.as_ref()) {
-            Err(Errno::INTR) => {}
-            ready => return ready.map(|count| count > 0),
-        }
-    }
+    cancel::poll(link, wanted, until)
 }
 
 #[cfg(test)]

@@ -5,15 +5,20 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fs4::{FileExt, TryLockError};
+use rustix::event::{EventfdFlags, PollFlags, eventfd};
+use rustix::io::Errno;
 
 use super::StateError;
+use crate::cancel;
 use crate::failpoints::{Failpoint, failpoint};
 use crate::permissions::files;
 
@@ -96,6 +101,8 @@ fn locked(mut lock: impl FnMut() -> Result<(), TryLockError>) -> io::Result<bool
 pub struct LockWait {
     path: PathBuf,
     granted: Receiver<io::Result<File>>,
+    /// Readable once the lock is granted (eventfd(2)).
+    event: Arc<OwnedFd>,
 }
 
 impl LockWait {
@@ -113,6 +120,9 @@ impl LockWait {
         let failed = |cause| StateError { path: path.to_owned(), cause };
         let file = files::open_or_make_all(path).map_err(failed)?;
         let (sender, granted) = mpsc::channel();
+        let event = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+        let event = Arc::new(event);
+        let granted_event = Arc::clone(&event);
         let wait = move || {
             let locked = loop {
                 match lock(&file) {
@@ -121,18 +131,23 @@ impl LockWait {
                 }
             };
             let _ = sender.send(locked.map(|()| file));
+            let _ = rustix::io::write(&granted_event, &1_u64.to_ne_bytes());
         };
         thread::Builder::new().name("lock".to_owned()).spawn(wait).map_err(failed)?;
-        Ok(LockWait { path: path.to_owned(), granted })
+        Ok(LockWait { path: path.to_owned(), granted, event })
     }
 
-    /// Waits until the lock is granted, or until the time `until`: then this is `None`, and it can be called again.
+    /// Waits until the lock is granted. `None` if the time `until` comes first, or the build is cancelled; then it can be
+    /// called again.
     pub fn wait(&self, until: Instant) -> Result<Option<File>, StateError> {
         let failed = |cause| StateError { path: self.path.clone(), cause };
-        match self.granted.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(granted) => granted.map(Some).map_err(failed),
-            Err(RecvTimeoutError::Timeout) => Ok(None),
-            Err(RecvTimeoutError::Disconnected) => Err(failed(io::ErrorKind::BrokenPipe.into())),
+        match cancel::poll(self.event.as_fd(), PollFlags::IN, Some(until)) {
+            Ok(false) | Err(Errno::CANCELED) => Ok(None),
+            Ok(true) => {
+                let granted = self.granted.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
+                granted.map(Some).map_err(failed)
+            }
+            Err(error) => Err(failed(error.into())),
         }
     }
 }

@@ -7,11 +7,11 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::StateError;
 use super::lock::LockWait;
+use crate::cancel;
 
 /// How often a process checks that does not have the turn.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ impl Turn {
     pub fn wait(&mut self, interval: Duration, until: Instant) -> Result<(), StateError> {
         let now = Instant::now();
         match &self.state {
-            TurnState::Held(_) => thread::sleep(interval.min(until.saturating_duration_since(now))),
+            TurnState::Held(_) => cancel::sleep(interval.min(until.saturating_duration_since(now))),
             TurnState::Away => {
                 self.state = TurnState::Waiting(LockWait::exclusive(&self.path)?);
                 return self.wait(interval, until);
@@ -63,6 +63,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::MetadataExt;
     use std::sync::Mutex;
+    use std::thread;
 
     use super::*;
     use crate::state::lock::try_lock;

@@ -10,6 +10,7 @@
 //! `libstore/store-api.cc`.
 //!
 //! Not checked here: whether the item exists, and whether its contents match its path.
+#![deny(missing_docs)]
 
 use std::fmt;
 use std::path::Path;
@@ -46,6 +47,7 @@ impl StoreDir {
         }
     }
 
+    /// Returns the directory as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -110,6 +112,7 @@ impl StorePath {
         Ok(StorePath(format!("{store}/{}-{name}", base32::encode(&folded)).into()))
     }
 
+    /// Returns the whole path as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -240,6 +243,7 @@ fn shown(bytes: &[u8]) -> String {
 
 /// The reason why a text is not a store path or directory.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // The messages say it.
 pub enum PathError {
     #[error("'{directory}' cannot be a store directory: it must be an absolute path in its shortest form")]
     Directory { directory: String },

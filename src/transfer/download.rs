@@ -49,13 +49,20 @@ const SIGNING_START: Duration = Duration::from_millis(100);
 /// Outputs that have arrived and are accepted, but are not in the store yet. Dropping them removes their files.
 pub struct Downloaded<'a> {
     local_store: &'a LocalStore<'a>,
-    staged: Vec<Staging<'a>>,
+    pub(super) staged: Vec<StagedOutput<'a>>,
+}
+
+/// An output that has arrived.
+pub(super) struct StagedOutput<'a> {
+    pub staging: Staging<'a>,
+    /// Its metadata, with the signature of the machine.
+    pub trailer: Trailer,
 }
 
 impl Downloaded<'_> {
     /// Moves the outputs into the store.
     pub fn place(self) -> Result<(), RestoreError> {
-        for staging in self.staged {
+        for StagedOutput { staging, .. } in self.staged {
             staging.install(&self.local_store.database)?;
             failpoint(Failpoint::Placed);
         }
@@ -92,6 +99,7 @@ pub fn download<'a, S: Read + Write>(
     failpoint(Failpoint::DownloadSlot);
     let mut meter = ThroughputMeter::start();
     let mut staged = Vec::new();
+    let mut bytes = 0;
     for output in expected.outputs {
         observer.observe(&Event::Downloading { machine, output });
         let staging = Staging::new(&local_store.store, output)?;
@@ -103,6 +111,7 @@ pub fn download<'a, S: Read + Write>(
                 output,
                 observer,
                 meter: &mut meter,
+                sum: &mut bytes,
                 arrived: 0,
                 reported: 0,
                 reported_at: Instant::now(),
@@ -110,9 +119,9 @@ pub fn download<'a, S: Read + Write>(
             receive(progress, local_store, output, &allowed, derivation.fixed_output(), &acl, &staging)
         });
         match exported {
-            Ok(signing_connection) => {
-                record_key(limiter.state, &signing_connection);
-                staged.push(staging);
+            Ok((trailer, key)) => {
+                record_key(limiter.state, &key);
+                staged.push(StagedOutput { staging, trailer });
             }
             Err(daemon::ExportError::Daemon(error)) => return Err(DownloadError::Machine(error)),
             Err(daemon::ExportError::Consumer(Received::Refused(cause))) => {
@@ -124,6 +133,7 @@ pub fn download<'a, S: Read + Write>(
             }
         }
     }
+    observer.observe(&Event::DownloadEnded { machine, items: staged.len(), bytes });
     meter.end(Direction::Receiving, expected.outputs.len(), SIGNING_START, limiter, compressed);
     Ok(Downloaded { local_store, staged })
 }
@@ -177,7 +187,7 @@ impl<T: Into<RejectedOutput>> From<T> for Received {
     }
 }
 
-/// Reads one item to its end, restores it, and returns the key that signed it. `fixed` is its required content address,
+/// Reads one item to its end, restores it, and returns its metadata and the key that signed it. `fixed` is its required content address,
 /// if it is known beforehand.
 fn receive<R: Read>(
     item: R,
@@ -187,7 +197,7 @@ fn receive<R: Read>(
     fixed: Option<&FixedOutput>,
     acl: &Acl,
     staging: &Staging<'_>,
-) -> Result<PublicKey, Received> {
+) -> Result<(Trailer, PublicKey), Received> {
     let mut stopwatch = Stopwatch::start();
     let mut reader = HashingReader::new(Fetch { item, waiting: Pieces::default() });
     reader.reset();
@@ -211,11 +221,11 @@ fn receive<R: Read>(
     if trailer.path != *output {
         return Err(RejectedOutput::OtherItem(trailer.path).into());
     }
-    if let Some(stray) = trailer.references.into_iter().find(|reference| !allowed.contains(reference)) {
-        return Err(RejectedOutput::Reference(stray).into());
+    if let Some(stray) = trailer.references.iter().find(|reference| !allowed.contains(*reference)) {
+        return Err(RejectedOutput::Reference(stray.clone()).into());
     }
-    let signature = trailer.signature.ok_or(RejectedOutput::NotSigned)?;
-    let signing_connection = gcrypt::verify(&signature, &digest, acl).map_err(RejectedOutput::Signature)?;
+    let signature = trailer.signature.as_deref().ok_or(RejectedOutput::NotSigned)?;
+    let key = gcrypt::verify(signature, &digest, acl).map_err(RejectedOutput::Signature)?;
     stopwatch.lap("verify");
     if let Some(fixed) = fixed {
         check_fixed_output(staging, &nar_hash, fixed).map_err(|error| match error {
@@ -227,7 +237,7 @@ fn receive<R: Read>(
         })?;
     }
     failpoint(Failpoint::Verified);
-    Ok(signing_connection)
+    Ok((trailer, key))
 }
 
 /// A reader that measures how long it blocks.
@@ -249,6 +259,8 @@ struct ProgressReader<'a, R> {
     output: &'a StorePath,
     observer: &'a mut dyn Observer,
     meter: &'a mut ThroughputMeter,
+    /// The bytes of all outputs.
+    sum: &'a mut u64,
     arrived: u64,
     reported: u64,
     reported_at: Instant,
@@ -259,6 +271,7 @@ impl<R: Read> Read for ProgressReader<'_, R> {
         let count = self.item.read(buffer)?;
         self.meter.pass(&buffer[..count]);
         self.arrived += count as u64;
+        *self.sum += count as u64;
         failpoint(Failpoint::FirstBytes);
         if self.arrived >= self.reported + EVENT_BYTES || self.reported_at.elapsed() >= EVENT_INTERVAL {
             (self.reported, self.reported_at) = (self.arrived, Instant::now());

@@ -25,6 +25,7 @@ use super::limiter::TransferLimiter;
 use super::progress::EVENT_INTERVAL;
 use super::running_fetch::RunningFetch;
 use super::substitute_query::{Answer, Unavailable, query};
+use crate::cancel;
 use crate::daemon::Client;
 use crate::events::{Event, Observer};
 use crate::local::{Item, Store, content_address};
@@ -176,8 +177,11 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    /// Records and reports a failure.
+    /// Records and reports a failure, unless the build is cancelled.
     fn failed(&self, cause: &str) {
+        if cancel::is_cancelled() {
+            return;
+        }
         self.record(|servers| servers.failed(cause, health::now()));
         let name = &self.limiter.machine.name;
         warn!("the substitute servers of '{name}' failed, so this machine sends the inputs: {cause}");

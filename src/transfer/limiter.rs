@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
+use crate::cancel;
 use crate::events::{Event, Observer};
 use crate::local::Item;
 use crate::machine::Machine;
@@ -259,6 +260,10 @@ impl SlotWait {
                     self.sender = Some((slot.clone(), sender));
                 }
             }
+        }
+        if cancel::is_cancelled() {
+            // The next operation fails.
+            return Ok(WaitStep::TimedOut);
         }
         Ok(if Instant::now() >= requery_at { WaitStep::Requery } else { WaitStep::Continue })
     }

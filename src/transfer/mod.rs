@@ -3,6 +3,7 @@
 mod add_items;
 mod bundle;
 pub mod compression;
+mod destination;
 pub mod download;
 mod downloads;
 mod error;
@@ -21,6 +22,7 @@ pub mod substitute_test;
 pub mod trial_build;
 pub mod upload;
 
+pub use destination::{Destination, LeftForDaemon, ThroughDaemon};
 pub use download::{Downloaded, download};
 pub use error::{DownloadError, UploadError};
 pub use forecast::{Amount, Forecast, forecast};

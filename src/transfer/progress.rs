@@ -71,6 +71,7 @@ impl<'a> Progress<'a> {
 
     /// Ends the upload after all of `items` have arrived.
     pub fn end(self, items: usize, limiter: &TransferLimiter<'_>, compressed: Compressed) {
+        self.observer.observe(&Event::UploadEnded { machine: self.machine, items, bytes: self.sent });
         self.meter.end(Direction::Sending, items, self.other, limiter, compressed);
     }
 

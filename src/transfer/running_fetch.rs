@@ -10,6 +10,7 @@ use log::debug;
 
 use super::downloads::Downloads;
 use super::fetch_plan::ItemSet;
+use crate::cancel;
 use crate::daemon::{Client, Error};
 use crate::remote::{DaemonStream, SilencePolicy, StreamCloser};
 use crate::state::transfers::TransferSlot;
@@ -78,7 +79,7 @@ impl RunningFetch {
             // Nobody receives it if the build has ended.
             let _ = sender.send(EndedFetch { client, cause, took });
         };
-        if let Err(error) = thread::Builder::new().name("fetch".to_owned()).spawn(work) {
+        if let Err(error) = thread::Builder::new().name("fetch".to_owned()).spawn(cancel::inherit(work)) {
             debug!("cannot start a thread: {error}");
             return None;
         }

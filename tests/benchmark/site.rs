@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use offload::machine_file::{self, LoadContext};
-use offload::remote::Connection;
-use offload::store::path::StorePath;
+use offload::internals::machine_file::{self, LoadContext};
+use offload::internals::remote::Connection;
+use offload::internals::store::path::StorePath;
 
 use crate::lab::{Direct, Drv, Host};
 use crate::pool::{Pool, Side};

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-use offload::daemon::Client;
-use offload::store::path::{StoreDir, StorePath};
+use offload::internals::daemon::Client;
+use offload::internals::store::path::{StoreDir, StorePath};
 
 use crate::lab::{Direct, Direction, Drv, Entry, Host, Lab, Proxy, Release};
 use crate::table::{median, seconds, spread};
@@ -142,7 +142,7 @@ impl Stage {
     /// Returns the seconds that a build takes which needs all of an input, and how many bytes went over the link.
     fn use_input(&self, direct: &mut Direct<'_>, name: &str, input: &Input) -> (f64, u64) {
         let drv = Drv::new(name);
-        let add = |recipe: &mut offload::store::derivation::Recipe| {
+        let add = |recipe: &mut offload::internals::store::derivation::Recipe| {
             recipe.input_derivations.insert(input.derivation.clone(), input.ids.clone());
         };
         direct.make_with(&drv, add);

@@ -5,8 +5,8 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use offload::daemon::Client;
-use offload::store::path::{StoreDir, StorePath};
+use offload::internals::daemon::Client;
+use offload::internals::store::path::{StoreDir, StorePath};
 
 use crate::lab::{Drv, SYSTEM};
 use crate::pool::{Link, Shape, Side};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
-use offload::failpoints::{self, Failpoint};
+use offload::internals::failpoints::{self, Failpoint};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::lab::{Drv, LONG, wait_until};

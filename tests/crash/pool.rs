@@ -7,10 +7,10 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use offload::daemon;
-use offload::machine::Machine;
-use offload::state::health::Failures;
-use offload::state::{Health, HealthRecord, StateDirectory};
+use offload::internals::daemon;
+use offload::internals::machine::Machine;
+use offload::internals::state::health::Failures;
+use offload::internals::state::{Health, HealthRecord, StateDirectory};
 
 use crate::lab::{Direct, Drv, Host, HostOptions, LONG, Lab, Made, SSH_PORT, wait_until};
 

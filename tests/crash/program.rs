@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    offload::commands::main(std::env::args_os().collect()).into()
+    offload::internals::commands::main(std::env::args_os().collect()).into()
 }

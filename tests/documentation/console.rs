@@ -12,7 +12,7 @@
 
 use crate::page::{Block, Part, pages};
 use fs4::FileExt;
-use offload::state::health::now;
+use offload::internals::state::health::now;
 use std::cell::RefCell;
 use std::fs::{self, File};
 use std::path::Path;

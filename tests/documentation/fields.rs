@@ -3,7 +3,7 @@
 //! without the variable the tests fail where a file differs.
 
 use crate::page::{manual, quoted, top};
-use offload::machine_file::{
+use offload::internals::machine_file::{
     ANNOTATIONS, BUILD_MACHINE_FIELDS, DERIVATION_FIELDS, Field, LIMITS_FIELDS, LOCAL_MACHINE_FIELDS, OUTPUT_FIELDS,
     POOL_FIELDS, REQUEST_FIELDS, STATUS_FIELDS,
 };

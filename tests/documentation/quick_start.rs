@@ -7,7 +7,7 @@
 use crate::console::{commands, fits};
 use crate::lab::{Drv, Hook, Host, LONG, Lab, Release, SSH_PORT, wait_until};
 use crate::page::{manual, pages};
-use offload::machine::HostKeyKind;
+use offload::internals::machine::HostKeyKind;
 
 const NAME: &str = "build.example.org";
 

@@ -1,8 +1,8 @@
 //! Tables of the manual against the code: functions, exit statuses, variables, files, tests.
 
 use crate::page::{Page, manual, quoted, top};
-use offload::exit::ExitStatus as Exit;
-use offload::machine_file::ANNOTATIONS;
+use offload::internals::exit::ExitStatus as Exit;
+use offload::internals::machine_file::ANNOTATIONS;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;

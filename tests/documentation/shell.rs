@@ -1,8 +1,8 @@
 //! Blocks of shell commands: their syntax, and that what they call exists and would understand it.
 
 use crate::page::{pages, quoted, top};
-use offload::commands::help::definition;
-use offload::hook::HookArguments;
+use offload::internals::commands::help::definition;
+use offload::internals::hook::HookArguments;
 use std::io::Write;
 use std::process::{Command, Stdio};
 

@@ -12,8 +12,8 @@ use crate::page::{pages, top};
 use crate::phrases::AVOIDED;
 use crate::reference::sources;
 use clap::Command as Definition;
-use offload::commands::documents::documents;
-use offload::commands::help::definition;
+use offload::internals::commands::documents::documents;
+use offload::internals::commands::help::definition;
 use regex_lite::Regex;
 
 /// A text with its name, such as a file.

@@ -1,7 +1,7 @@
 //! Items of export streams, piece by piece, so that each piece can be wrong. The format is that of `store::nar` and
 //! `store::export`, written a second time here: the program's own writers would refuse most of it.
 
-use offload::gcrypt::SigningKey;
+use offload::internals::gcrypt::SigningKey;
 use sha2::{Digest, Sha256};
 
 /// A string: its length, its bytes, padding.

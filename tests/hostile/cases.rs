@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::thread;
 use std::time::Duration;
 
-use offload::gcrypt::SigningKey;
+use offload::internals::gcrypt::SigningKey;
 
 use super::archive::{Item, directory, executable, file, file_of, ints, link, nar, word};
 use super::peer::{At, ERROR, LAST, MAGIC, NEXT, Play, READ, WRITE, frames};

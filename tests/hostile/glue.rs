@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use offload::daemon::Error;
-use offload::machine::Machine;
-use offload::state::{Health, HealthRecord, KnownOutputs, StateDirectory, health};
-use offload::status::MachineStatus;
-use offload::store::path::{StoreDir, StorePath};
+use offload::internals::daemon::Error;
+use offload::internals::machine::Machine;
+use offload::internals::state::{Health, HealthRecord, KnownOutputs, StateDirectory, health};
+use offload::internals::status::MachineStatus;
+use offload::internals::store::path::{StoreDir, StorePath};
 
 use super::Stage;
 use super::cases::Scene;

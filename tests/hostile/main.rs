@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 
 use cases::{But, CASES, Case, Scene};
 use lab::{Direct, Drv, Entry, Host, Lab, PathInfo, processes};
-use offload::daemon::{Error, Options};
-use offload::gcrypt::SigningKey;
+use offload::internals::daemon::{Error, Options};
+use offload::internals::gcrypt::SigningKey;
 use peer::{Peer, Play};
 
 /// Where the peer listens on the machine.
@@ -125,7 +125,8 @@ impl Stage {
             }
             said.extend_from_slice(text);
         })));
-        let drv = offload::store::path::StorePath::parse(&Default::default(), scene.derivation.as_bytes()).unwrap();
+        let drv = offload::internals::store::path::StorePath::parse(&Default::default(), scene.derivation.as_bytes())
+            .unwrap();
         let result = direct.build_paths(&[drv]);
         direct.daemon().set_log(None);
         let said = String::from_utf8_lossy(&said.lock().unwrap()).into_owned();

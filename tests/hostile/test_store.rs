@@ -7,16 +7,16 @@ use std::io::{self, Cursor, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use offload::daemon::Client;
-use offload::events::Event;
-use offload::gcrypt::SigningKey;
-use offload::local::{Database, Directories, LocalStore, Store};
-use offload::machine::{Compressed, Machine};
-use offload::state::StateDirectory;
-use offload::store::derivation::{ModuloHashes, Recipe};
-use offload::store::path::{StoreDir, StorePath};
-use offload::transfer::download::Expected;
-use offload::transfer::{TransferLimiter, download};
+use offload::internals::daemon::Client;
+use offload::internals::events::Event;
+use offload::internals::gcrypt::SigningKey;
+use offload::internals::local::{Database, Directories, LocalStore, Store};
+use offload::internals::machine::{Compressed, Machine};
+use offload::internals::state::StateDirectory;
+use offload::internals::store::derivation::{ModuloHashes, Recipe};
+use offload::internals::store::path::{StoreDir, StorePath};
+use offload::internals::transfer::download::Expected;
+use offload::internals::transfer::{TransferLimiter, download};
 use tempfile::TempDir;
 
 use super::archive::ints;
@@ -116,7 +116,7 @@ impl TestStore {
         let mut dump = Vec::new();
         let name = std::ffi::CString::new(output.base_name()).unwrap();
         let parent = fs::File::open(self.directories.store.as_str()).unwrap();
-        offload::local::Dump::new(&parent, &name).unwrap().read_to_end(&mut dump).unwrap();
+        offload::internals::local::Dump::new(&parent, &name).unwrap().read_to_end(&mut dump).unwrap();
         fs::remove_dir_all(output.as_str()).unwrap();
         dump
     }

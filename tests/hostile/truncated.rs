@@ -1,6 +1,6 @@
 //! A small archive, cut at every byte, and with bits turned over.
 
-use offload::local::LocalStore;
+use offload::internals::local::LocalStore;
 
 use super::archive::{Item, directory, file, ints, link, nar};
 use super::peer::{LAST, frames};

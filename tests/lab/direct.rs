@@ -7,11 +7,11 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use offload::daemon::{Client, Error, Options};
-use offload::local::Dump;
-use offload::store::derivation::{Derivation, FixedOutput, ModuloHashes, Recipe};
-use offload::store::path::{StoreDir, StorePath};
-use offload::store::{HashAlgorithm, base16};
+use offload::internals::daemon::{Client, Error, Options};
+use offload::internals::local::Dump;
+use offload::internals::store::derivation::{Derivation, FixedOutput, ModuloHashes, Recipe};
+use offload::internals::store::path::{StoreDir, StorePath};
+use offload::internals::store::{HashAlgorithm, base16};
 
 use super::derivation::Drv;
 use super::host::Host;

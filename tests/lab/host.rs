@@ -8,9 +8,9 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use offload::daemon::Client;
-use offload::machine::HostKeyKind;
-use offload::store::path::StoreDir;
+use offload::internals::daemon::Client;
+use offload::internals::machine::HostKeyKind;
+use offload::internals::store::path::StoreDir;
 use rustix::process::Signal;
 
 use super::entry::Entry;

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
-use offload::machine::HostKeyKind;
+use offload::internals::machine::HostKeyKind;
 
 use super::USER_KEYS;
 use super::roots::made_by_setup;

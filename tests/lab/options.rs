@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use offload::machine::HostKeyKind;
+use offload::internals::machine::HostKeyKind;
 
 use super::host::Host;
 use super::roots::made_by_setup;

@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use offload::machine::Machine;
-use offload::state::queue::TicketRecord;
-use offload::state::{Health, HealthRecord, StateDirectory, health};
-use offload::status::MachineStatus;
+use offload::internals::machine::Machine;
+use offload::internals::state::queue::TicketRecord;
+use offload::internals::state::{Health, HealthRecord, StateDirectory, health};
+use offload::internals::status::MachineStatus;
 use rustix::fs::{major, minor};
 
 use super::host::Host;

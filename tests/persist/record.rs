@@ -2,9 +2,9 @@
 
 use std::sync::Mutex;
 
-use offload::state::Health;
-use offload::state::health;
-use offload::status::MachineStatus;
+use offload::internals::state::Health;
+use offload::internals::state::health;
+use offload::internals::status::MachineStatus;
 
 use crate::lab::Drv;
 use crate::pool::{Pool, is_reused};

@@ -5,15 +5,15 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use offload::build::FailOver;
-use offload::error::Failure;
-use offload::events::{Event, Observer};
-use offload::hook::{HookArguments, Request};
-use offload::machine::Machine;
-use offload::scheduler::{Choice, DefaultRules, Environment};
-use offload::state::health::Health;
-use offload::status::MachineStatus;
-use offload::store::path::{StoreDir, StorePath};
+use offload::internals::build::FailOver;
+use offload::internals::error::Failure;
+use offload::internals::events::{Event, Observer};
+use offload::internals::hook::{HookArguments, Request};
+use offload::internals::machine::Machine;
+use offload::internals::scheduler::{Choice, DefaultRules, Environment};
+use offload::internals::state::health::Health;
+use offload::internals::status::MachineStatus;
+use offload::internals::store::path::{StoreDir, StorePath};
 
 use crate::stage::{Stage, lock};
 use crate::world::{Bug, Conduct, Host, Hosts, World};

@@ -3,16 +3,16 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use offload::build::{AttemptError, AttemptSteps, BuildReport, FailOver, attempt};
-use offload::error::Failure;
-use offload::events::{Event, Observer};
-use offload::hook::{HookArguments, Request};
-use offload::machine::Machine;
-use offload::scheduler::decision::FULL_QUEUE_HOLD;
-use offload::scheduler::{self, Choice, Decision, DefaultRules, Environment, Query};
-use offload::state::health::{Availability, Health};
-use offload::status::MachineStatus;
-use offload::store::path::StorePath;
+use offload::internals::build::{AttemptError, AttemptSteps, BuildReport, FailOver, attempt};
+use offload::internals::error::Failure;
+use offload::internals::events::{Event, Observer};
+use offload::internals::hook::{HookArguments, Request};
+use offload::internals::machine::Machine;
+use offload::internals::scheduler::decision::FULL_QUEUE_HOLD;
+use offload::internals::scheduler::{self, Choice, Decision, DefaultRules, Environment, Query};
+use offload::internals::state::health::{Availability, Health};
+use offload::internals::status::MachineStatus;
+use offload::internals::store::path::StorePath;
 
 use crate::stage::lock;
 use crate::world::{Conduct, World};

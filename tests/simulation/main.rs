@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hook::{End, Hook, Note};
-use offload::hook::Request;
-use offload::machine::Machine;
-use offload::scheduler::BETTER_MACHINE_WAIT;
-use offload::state::Drained;
-use offload::store::path::{StoreDir, StorePath};
+use offload::internals::hook::Request;
+use offload::internals::machine::Machine;
+use offload::internals::scheduler::BETTER_MACHINE_WAIT;
+use offload::internals::state::Drained;
+use offload::internals::store::path::{StoreDir, StorePath};
 use stage::{Stage, lock};
 use world::{Bug, Conduct, Host, Hosts, World};
 

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use offload::machine::Machine;
-use offload::scheduler::Environment;
-use offload::state::health::Time;
-use offload::state::{Drained, Health};
-use offload::status::MachineStatus;
+use offload::internals::machine::Machine;
+use offload::internals::scheduler::Environment;
+use offload::internals::state::health::Time;
+use offload::internals::state::{Drained, Health};
+use offload::internals::status::MachineStatus;
 
 use crate::stage::{Process, Stage, lock};
 

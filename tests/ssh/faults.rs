@@ -5,8 +5,8 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use offload::machine::Machine;
-use offload::ssh::{Cause, Error, Session};
+use offload::internals::machine::Machine;
+use offload::internals::ssh::{Cause, Error, Session};
 
 use rustix::process::Signal;
 

@@ -9,8 +9,8 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use offload::machine::{Compression, HostKey, Machine};
-use offload::ssh::{Cause, Error, Phase, Session};
+use offload::internals::machine::{Compression, HostKey, Machine};
+use offload::internals::ssh::{Cause, Error, Phase, Session};
 use tempfile::TempDir;
 
 use crate::roots::made_by_setup;

@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use offload::machine::Machine;
-use offload::remote::Connection;
-use offload::status::MachineStatus;
+use offload::internals::machine::Machine;
+use offload::internals::remote::Connection;
+use offload::internals::status::MachineStatus;
 
 use crate::sshd::{Options, SID, Server};
 

@@ -3,9 +3,9 @@
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
-use offload::machine::Machine;
-use offload::remote::{Connection, Error, SilencePolicy};
-use offload::status::MachineStatus;
+use offload::internals::machine::Machine;
+use offload::internals::remote::{Connection, Error, SilencePolicy};
+use offload::internals::status::MachineStatus;
 
 use crate::sshd::{BULLSEYE, Options, SID, Server};
 use crate::stream::{Noise, echo, expect, listen};

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::thread;
 
-use offload::ssh::{Cause, Session};
+use offload::internals::ssh::{Cause, Session};
 
 use crate::login::refusal;
 use crate::sshd::{BULLSEYE, Options, SID, Server};

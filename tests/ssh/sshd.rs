@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
-use offload::machine::{HostKey, HostKeyKind, Machine};
+use offload::internals::machine::{HostKey, HostKeyKind, Machine};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use offload::ssh::{Cause, Channel, Error, Session};
+use offload::internals::ssh::{Cause, Channel, Error, Session};
 
 use crate::sshd::{BULLSEYE, Options, SID, Server};
 

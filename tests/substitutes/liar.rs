@@ -8,7 +8,7 @@ use std::thread;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use offload::gcrypt::SigningKey;
+use offload::internals::gcrypt::SigningKey;
 use sha2::{Digest, Sha256};
 
 /// Changes the part of a narinfo that is signed.

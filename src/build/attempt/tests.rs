@@ -39,6 +39,8 @@ struct Scripted {
     status: Option<MachineStatus>,
     missing_inputs: usize,
     connections: usize,
+    /// The step during which the build is cancelled.
+    cancelled_at: Option<&'static str>,
 }
 
 /// Records the time at which a slot is released.
@@ -64,6 +66,7 @@ impl Scripted {
             status: Some(MachineStatus { free_disk: Some(1 << 40), ..MachineStatus::default() }),
             missing_inputs: 0,
             connections: 0,
+            cancelled_at: None,
         }
     }
 
@@ -112,6 +115,10 @@ impl AttemptSteps for Scripted {
 
     fn machine(&self) -> &Machine {
         &self.machine
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled_at.is_some_and(|last| self.steps.borrow().iter().any(|step| step == last))
     }
 
     fn back_off(&mut self) -> Option<String> {
@@ -373,4 +380,20 @@ fn a_connection_lost_after_the_report_leaves_the_report_unclassified() {
     let ended = succeeds(Scripted::new(script(AttemptError::OwnerLost)), Some(false));
     let again = "retire 0, connect, options 1, keep 1, upload 1, build 1, outputs, download 1";
     assert_eq!(ended, format!("{first}, {again}, release 1, refresh 1, slot, place 1"));
+}
+
+#[test]
+fn a_cancelled_build_says_nothing_about_the_machine() {
+    for (steps, last) in FALLIBLE {
+        for error in [AttemptError::Machine as fn(String) -> AttemptError, AttemptError::OwnerLost] {
+            let scripted = Scripted { cancelled_at: Some(last), ..Scripted::new(vec![fails(last, error)]) };
+            let (result, taken) = scripted.run(Some(true));
+            assert!(matches!(result, Err(Failure::Cancelled)), "{last}: {result:?}");
+            assert_eq!(taken, format!("{steps}, slot"));
+        }
+    }
+    // Outputs that have arrived are not placed.
+    let scripted = Scripted { cancelled_at: Some("download 0"), ..Scripted::new(vec![]) };
+    let (result, taken) = scripted.run(Some(true));
+    assert!(matches!(result, Err(Failure::Cancelled)) && !taken.contains("place"), "{taken}");
 }

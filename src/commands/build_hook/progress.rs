@@ -71,7 +71,11 @@ impl<'a> Progress<'a> {
                 self.start(TransferKind::Download { output: output.to_string() }, machine, now);
             }
             Event::Uploaded { bytes, .. } | Event::Downloaded { bytes, .. } => self.advance(bytes, now),
-            Event::Building { .. } | Event::Done { .. } | Event::FetchEnded { .. } => self.end(true, now),
+            Event::UploadEnded { .. }
+            | Event::Building { .. }
+            | Event::DownloadEnded { .. }
+            | Event::Done { .. }
+            | Event::FetchEnded { .. } => self.end(true, now),
             // The transfer failed, or it has to wait for something else.
             _ => self.end(false, now),
         }

@@ -82,7 +82,7 @@ fn register_execute(lua: &Lua, context: &Rc<Context>) -> mlua::Result<()> {
     let execute = move |lua: &Lua, command: Option<LuaString>| -> mlua::Result<MultiValue> {
         let Some(command) = command else { return true.into_lua_multi(lua) };
         let run = || {
-            let streams = Streams::Output { output: messages()?, messages: messages()? };
+            let streams = Streams::Output { output: messages(&context)?, messages: messages(&context)? };
             Program::shell(lua, &context, OsStr::from_bytes(&command.as_bytes()), streams)?.wait(None)
         };
         match run() {

@@ -24,7 +24,8 @@ mod read;
 pub(super) fn register(lua: &Lua, context: &Rc<Context>) -> mlua::Result<()> {
     let library = lua.create_table()?;
     let stdin = lua.create_userdata(File::standard(Stream::Empty))?;
-    let stderr = lua.create_userdata(File::standard(Stream::Messages(Canceller::new(lua, context))))?;
+    let stderr =
+        lua.create_userdata(File::standard(Stream::Messages(Canceller::new(lua, context), Rc::clone(context))))?;
     library.raw_set("stdin", &stdin)?;
     library.raw_set("stdout", &stderr)?;
     library.raw_set("stderr", &stderr)?;
@@ -60,8 +61,8 @@ fn opening(lua: &Lua, library: &Table, context: &Rc<Context>) -> mlua::Result<()
         let start = || {
             let (reader, writer) = std::io::pipe()?;
             let (streams, own) = match reads {
-                true => (Streams::Output { output: writer.into(), messages: messages()? }, OwnedFd::from(reader)),
-                false => (Streams::Input { input: reader.into(), messages: messages()? }, OwnedFd::from(writer)),
+                true => (Streams::Output { output: writer.into(), messages: messages(&here)? }, OwnedFd::from(reader)),
+                false => (Streams::Input { input: reader.into(), messages: messages(&here)? }, OwnedFd::from(writer)),
             };
             let program = Program::shell(lua, &here, OsStr::from_bytes(&command.as_bytes()), streams)?;
             let pipe = program.pipe(own);

@@ -1,7 +1,7 @@
 //! Programs of user code. They get no input, and their messages go to standard error. They are killed with all their
 //! children when their time limit passes or the evaluation is cancelled.
 
-use super::super::context::Context;
+use super::super::context::{Context, Messages};
 use super::cancellable_io::{CancellableIo, Canceller};
 use crate::supervisor::{self, Streams};
 use mlua::Lua;
@@ -95,11 +95,12 @@ impl Drop for Program {
     }
 }
 
-/// Returns a copy of our standard error, for a program.
-pub(super) fn messages() -> io::Result<OwnedFd> {
-    match rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3) {
-        Ok(copy) => Ok(copy),
-        Err(_) => Ok(OpenOptions::new().write(true).open("/dev/null")?.into()),
+/// Returns a copy of our standard error for a program, if that is the place of messages.
+pub(super) fn messages(context: &Context) -> io::Result<OwnedFd> {
+    let copy = || rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).ok();
+    match (context.messages == Messages::StandardError).then(copy).flatten() {
+        Some(copy) => Ok(copy),
+        None => Ok(OpenOptions::new().write(true).open("/dev/null")?.into()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! No function of the standard library, and no instruction, uses a processor for long after cancellation.
 
 use super::super::loaded_file::LoadedFile;
-use crate::lua::{CancelState, Interpreter, RuntimeOptions, Stopped};
+use crate::lua::{CancelState, Interpreter, Messages, RuntimeOptions, Stopped};
 use mlua::Lua;
 use std::collections::BTreeSet;
 use std::fs;
@@ -201,6 +201,7 @@ fn options() -> RuntimeOptions {
         cache: None,
         memory: 64 << 20,
         log_target: "offload::machine_file",
+        messages: Messages::Log,
     }
 }
 

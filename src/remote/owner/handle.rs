@@ -12,6 +12,7 @@ use super::message::{Connected, Frames, Greeting, KeepOpen, Reply, Report, Reque
 use super::process::log_line;
 use super::start::default_spawner;
 use super::{CacheKey, OWNER_REPLY_TIMEOUT};
+use crate::cancel;
 use crate::machine::{Compressed, Machine};
 use crate::remote::error::Error;
 use crate::remote::session_stream::SessionStream;
@@ -50,18 +51,27 @@ impl OwnerHandle {
         let owner = OwnerHandle::new(control, liveness);
         owner.send(&Request::Start(Box::new(Start::new(machine, compressed))), &[])?;
         let mut frames = Frames::new(reader);
-        let connected = loop {
-            match frames.receive().map_err(|error| owner.io_error(&error))?.ok_or_else(|| owner.ended_error())? {
-                StartReply::Log { level, target, text } => log_line(level, &target, &text),
-                StartReply::Failed(error) => return Err(error.into()),
-                StartReply::Connected(connected) => break connected,
+        let connected = owner.await_session(&mut frames).inspect_err(|_| {
+            if cancel::is_cancelled() {
+                owner.liveness.end();
             }
-        };
+        })?;
         match machine.proxy_command {
             Some(_) => owner.pass_on_log(frames),
             None => *lock(&owner.frames) = Some(frames),
         }
         Ok((owner, connected))
+    }
+
+    /// Waits until the owner has opened the session.
+    fn await_session(&self, frames: &mut Frames) -> Result<Connected, Error> {
+        loop {
+            match frames.receive().map_err(|error| self.io_error(&error))?.ok_or_else(|| self.ended_error())? {
+                StartReply::Log { level, target, text } => log_line(level, &target, &text),
+                StartReply::Failed(error) => return Err(error.into()),
+                StartReply::Connected(connected) => return Ok(connected),
+            }
+        }
     }
 
     fn new(control: UnixStream, liveness: Liveness) -> OwnerHandle {

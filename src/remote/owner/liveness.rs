@@ -8,6 +8,7 @@ use rustix::process::Pid;
 
 use super::peer;
 use super::start::SpawnedOwner;
+use crate::cancel::Cancel;
 use crate::remote::error::Error;
 
 /// The process that owns a session.
@@ -19,22 +20,24 @@ pub(in crate::remote) struct Liveness {
     pid: Option<Pid>,
     /// The process, if this one has started it.
     child: Mutex<Option<Child>>,
+    /// The switch of the owner, if it is a thread.
+    thread: Option<Cancel>,
 }
 
 impl Liveness {
     /// Returns the process of an owner that this process has started.
     pub fn of_spawned(machine: String, owned: SpawnedOwner) -> Liveness {
-        let child = match owned {
-            SpawnedOwner::Process(child) => Some(child),
-            SpawnedOwner::Thread => None,
+        let (child, thread) = match owned {
+            SpawnedOwner::Process(child) => (Some(child), None),
+            SpawnedOwner::Thread(cancel) => (None, Some(cancel)),
         };
         let pid = child.as_ref().and_then(|child| Pid::from_raw(i32::try_from(child.id()).ok()?));
-        Liveness { machine, pid, child: Mutex::new(child) }
+        Liveness { machine, pid, child: Mutex::new(child), thread }
     }
 
     /// Returns the process of the owner that listens at the other end of `control`.
     pub fn of_peer(machine: String, control: &UnixStream) -> Liveness {
-        Liveness { machine, pid: peer::pid(control), child: Mutex::new(None) }
+        Liveness { machine, pid: peer::pid(control), child: Mutex::new(None), thread: None }
     }
 
     /// Returns the machine, `NAME:PORT`.
@@ -53,6 +56,18 @@ impl Liveness {
         match self.pid.is_some_and(peer::is_stopped_or_dead) {
             true => Err(Error::OwnerStopped { machine: self.machine.clone() }),
             false => Ok(()),
+        }
+    }
+
+    /// Ends an owner that has no session yet, if this process has started it.
+    pub(super) fn end(&self) {
+        if let Some(thread) = &self.thread {
+            thread.cancel();
+        }
+        if let Some(child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
+            && child.kill().is_ok()
+        {
+            let _ = child.wait();
         }
     }
 

@@ -15,8 +15,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::PollFlags;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
@@ -24,6 +25,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::cancel;
 use crate::daemon::Version;
 use crate::file_stamp::FileStamp;
 use crate::machine::{Compressed, HostKey, Machine};
@@ -301,8 +303,15 @@ impl Frames {
         }
     }
 
-    /// Reads bytes and descriptors from the socket. Returns the number of bytes.
+    /// Reads bytes and descriptors from the socket. Returns the number of bytes. Fails if the work of this thread is
+    /// cancelled.
     fn read(&mut self) -> io::Result<usize> {
+        if cancel::has_scope() {
+            let until = self.socket.read_timeout()?.and_then(|limit| Instant::now().checked_add(limit));
+            if !cancel::poll(self.socket.as_fd(), PollFlags::IN, until)? {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+        }
         let mut bytes = [0; 4096];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);

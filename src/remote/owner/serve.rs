@@ -17,11 +17,13 @@ use super::clients::Client;
 use super::message::{Connected, Frames, Reply, Request, StartReply, send};
 use super::server::{CLIENTS_MAX, Server};
 use super::streams::{IdleStream, Stream, StreamState};
+use crate::cancel::Cancel;
 use crate::ssh::{self, Cause, Session};
 
-/// Opens the session of the first request, and serves it until it ends. `in_process`: whether this is an owner process,
-/// not a thread.
-pub(super) fn serve(control: UnixStream, in_process: bool) -> io::Result<()> {
+/// Opens the session of the first request, and serves it until it ends. A thread has a switch, which ends its attempt to
+/// connect; an owner process has none.
+pub(super) fn serve(control: UnixStream, thread: Option<&Cancel>) -> io::Result<()> {
+    let in_process = thread.is_none();
     let mut control = Frames::new(control);
     let Some(Request::Start(start)) = control.receive()? else { return Ok(()) };
     if in_process {
@@ -29,7 +31,8 @@ pub(super) fn serve(control: UnixStream, in_process: bool) -> io::Result<()> {
     }
     let compressed = start.compressed;
     let machine = start.into_machine();
-    let session = match Session::connect_compressed(&machine, compressed) {
+    let connect = || Session::connect_compressed(&machine, compressed);
+    let session = match thread.map_or_else(connect, |cancel| cancel.scope(connect)) {
         Ok(session) => session,
         Err(error) => return send(control.socket(), &StartReply::Failed(error), &[]),
     };

@@ -12,6 +12,7 @@ use std::thread;
 use super::PROCESS_NAME;
 use super::process::detach;
 use super::serve::serve;
+use crate::cancel::Cancel;
 use crate::own_executable;
 use crate::supervisor;
 
@@ -29,7 +30,7 @@ pub fn serve_if_asked(arguments: &[OsString]) {
         // A `proxy_command` of the owner has a supervisor.
         supervisor::serve_if_asked(arguments);
         // Nothing can report an error from here. The hook opens another session.
-        process::exit(detach().and_then(|control| serve(control, true)).is_err().into());
+        process::exit(detach().and_then(|control| serve(control, None)).is_err().into());
     }
     supervisor::serve_if_asked(arguments);
     CAN_SPAWN_OWNERS.store(true, Ordering::Relaxed);
@@ -46,8 +47,8 @@ pub trait OwnerSpawner: fmt::Debug {
 pub enum SpawnedOwner {
     /// A process, which can outlive this one.
     Process(Child),
-    /// A thread of this process.
-    Thread,
+    /// A thread of this process. The switch ends its attempt to connect.
+    Thread(Cancel),
 }
 
 /// Starts a process for each session, from the executable of this process.
@@ -68,9 +69,11 @@ pub struct ThreadSpawner;
 
 impl OwnerSpawner for ThreadSpawner {
     fn spawn(&self, control: UnixStream) -> io::Result<SpawnedOwner> {
+        let cancel = Cancel::default();
+        let of_thread = cancel.clone();
         // A caller sees that the socket is closed.
-        let own = move || drop(serve(control, false));
-        thread::Builder::new().name("session".to_owned()).spawn(own).map(|_| SpawnedOwner::Thread)
+        let own = move || drop(serve(control, Some(&of_thread)));
+        thread::Builder::new().name("session".to_owned()).spawn(own).map(|_| SpawnedOwner::Thread(cancel))
     }
 }
 

@@ -1,13 +1,14 @@
 use std::thread;
 
 use super::*;
+use crate::cancel::Cancel;
 use crate::remote::owner::SpawnedOwner;
 
 /// Returns a stream, and the owner's ends of its data socket and its status socket.
 fn stream() -> (SessionStream, UnixStream, UnixStream) {
     let (data, owners_data) = UnixStream::pair().unwrap();
     let (status, owners_status) = UnixStream::pair().unwrap();
-    let owner = Arc::new(Liveness::of_spawned("b1:22".to_owned(), SpawnedOwner::Thread));
+    let owner = Arc::new(Liveness::of_spawned("b1:22".to_owned(), SpawnedOwner::Thread(Cancel::default())));
     (SessionStream::new(data, Frames::new(status), owner, false).unwrap(), owners_data, owners_status)
 }
 

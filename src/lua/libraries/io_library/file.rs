@@ -1,6 +1,7 @@
 //! Files of user code.
 
-use super::super::super::message::plain_error;
+use super::super::super::context::{Context, Messages};
+use super::super::super::message::{plain, plain_error};
 use super::super::super::values::describe;
 use super::super::cancellable_io::{CancellableIo, Canceller};
 use super::super::process::{Ended, Program, lua_status};
@@ -9,6 +10,7 @@ use mlua::{
     AnyUserData, Function, IntoLuaMulti as _, Lua, MetaMethod, MultiValue, UserData, UserDataMethods, Value, Variadic,
 };
 use std::io::{self, BufReader, Seek as _, SeekFrom, Write as _};
+use std::rc::Rc;
 
 /// The number of bytes that are written between two checks for cancellation.
 const WRITE_CHUNK: usize = 64 << 10;
@@ -17,8 +19,8 @@ const WRITE_CHUNK: usize = 64 << 10;
 pub(super) enum Stream {
     /// An empty file.
     Empty,
-    /// Standard error, with the wait of its writes.
-    Messages(Canceller),
+    /// The place of messages, with the wait of its writes.
+    Messages(Canceller, Rc<Context>),
     File(BufReader<CancellableIo>),
     Program(BufReader<CancellableIo>, Program),
 }
@@ -58,7 +60,7 @@ impl File {
         let limit = self.limit;
         let input: &mut dyn Input = match self.stream()? {
             Stream::Empty => &mut io::empty(),
-            Stream::Messages(_) => return failure(None, &rustix::io::Errno::BADF.into()).into_lua_multi(lua),
+            Stream::Messages(..) => return failure(None, &rustix::io::Errno::BADF.into()).into_lua_multi(lua),
             Stream::File(file) | Stream::Program(file, _) => file,
         };
         match read::values(lua, input, formats, limit)? {
@@ -70,7 +72,12 @@ impl File {
     fn write(&mut self, bytes: &[u8]) -> mlua::Result<io::Result<()>> {
         Ok(match self.stream()? {
             Stream::Empty => Err(rustix::io::Errno::BADF.into()),
-            Stream::Messages(canceller) => bytes.chunks(WRITE_CHUNK).try_for_each(|piece| {
+            Stream::Messages(_, context) if context.messages == Messages::Log => {
+                let text = plain(&String::from_utf8_lossy(bytes));
+                log::info!(target: context.log_target, "{}", text.trim_end());
+                Ok(())
+            }
+            Stream::Messages(canceller, _) => bytes.chunks(WRITE_CHUNK).try_for_each(|piece| {
                 canceller.park_if_cancelled();
                 io::stderr().write_all(piece)
             }),

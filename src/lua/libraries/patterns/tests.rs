@@ -1,7 +1,7 @@
 //! Comparison of our functions with those of Lua.
 
 use super::super::super::cancellation::CancelState;
-use super::super::super::context::RuntimeOptions;
+use super::super::super::context::{Messages, RuntimeOptions};
 use super::super::super::runtime::Runtime;
 use mlua::{Function, Lua, LuaString, Variadic};
 use proptest::prelude::*;
@@ -42,8 +42,14 @@ const SHOW: &str = r##"
 
 /// Returns the interpreter of a machine file.
 fn ours() -> Lua {
-    let options =
-        RuntimeOptions { file: "main.lua".into(), home: None, cache: None, memory: 64 << 20, log_target: "offload" };
+    let options = RuntimeOptions {
+        file: "main.lua".into(),
+        home: None,
+        cache: None,
+        memory: 64 << 20,
+        log_target: "offload",
+        messages: Messages::Log,
+    };
     Runtime::new(options, Arc::new(CancelState::default()), |_, _, _| Ok(())).unwrap().lua
 }
 

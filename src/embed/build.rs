@@ -1,0 +1,173 @@
+//! A build: its settings, and its course.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use super::build_error::BuildError;
+use super::built::{Built, BuiltOn, Roots};
+use super::pool::Pool;
+use super::preparation::Preparation;
+use super::recorder::{Emitter, OnEvent, Phase, Recorder, Sums};
+use crate::cancel::Cancel;
+use crate::engine::Task;
+use crate::events::Event;
+use crate::hook::{BuildLog, Request};
+use crate::machine_file::Diagnostic;
+use crate::scheduler::{OnlyNamed, Rules};
+use crate::transfer::ThroughDaemon;
+
+/// The build of a derivation, before it is started.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let pool = offload::Engine::builder().build()?.load("/etc/guix/machines.lua")?;
+/// let built = pool.build("/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-vec.drv").on("b1").run()?;
+/// println!("{}", built.outputs["out"]);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use]
+pub struct Build<'a> {
+    pool: &'a Pool,
+    derivation: String,
+    cancel: Cancel,
+    log: BuildLog,
+    on_event: OnEvent<'a>,
+    /// The machines that may build it; none: all.
+    names: Vec<String>,
+}
+
+impl Pool {
+    /// Returns the build of a derivation in the store, the file name of which ends in `.drv`. [`Build::run`] starts it.
+    pub fn build(&self, derivation: impl AsRef<str>) -> Build<'_> {
+        Build::new(self, derivation.as_ref().to_owned())
+    }
+}
+
+impl<'a> Build<'a> {
+    fn new(pool: &'a Pool, derivation: String) -> Build<'a> {
+        let log = BuildLog::of_writer(io::sink());
+        Build { pool, derivation, cancel: Cancel::default(), log, on_event: Box::new(|_| {}), names: Vec::new() }
+    }
+
+    /// Builds only on the machine of this name, or, after several calls, on one of these. Default: on any machine.
+    pub fn on(mut self, machine: impl Into<String>) -> Self {
+        self.names.push(machine.into());
+        self
+    }
+
+    /// Ends the build when this switch is turned, wherever it waits: within half a second, with the build on the machine
+    /// ended, all locks free and nothing left in the store.
+    pub fn cancel(mut self, cancel: &Cancel) -> Self {
+        self.cancel = cancel.clone();
+        self
+    }
+
+    /// Writes the output of the builders to `log`. Errors of the writer are ignored. Default: it is dropped.
+    pub fn log(mut self, log: impl Write + Send + 'static) -> Self {
+        self.log = BuildLog::of_writer(log);
+        self
+    }
+
+    /// Calls a function for each event, on the thread that runs the build. Default: none.
+    pub fn on_event(mut self, on_event: impl FnMut(&Event<'_>) + 'a) -> Self {
+        self.on_event = Box::new(on_event);
+        self
+    }
+
+    /// Builds, and returns when the outputs are valid in the store of this machine.
+    ///
+    /// Nothing is built if they are valid already, or if another program makes them valid meanwhile. If a machine fails,
+    /// another one continues the build.
+    pub fn run(self) -> Result<Built, BuildError> {
+        let cancel = self.cancel.clone();
+        let result = cancel.scope(|| self.run_in_scope());
+        match result {
+            Err(_) if cancel.is_cancelled() => Err(BuildError::Cancelled),
+            result => result,
+        }
+    }
+
+    fn run_in_scope(self) -> Result<Built, BuildError> {
+        let Build { pool, derivation, log, on_event, names, .. } = self;
+        let engine = &pool.engine().0.engine;
+        if let Some(unknown) = names.iter().find(|name| !pool.machines().any(|known| known == **name)) {
+            let (reason, hint) = (format!("the machine file has no machine '{unknown}'"), None);
+            return Err(BuildError::NoMachine { derivation, reason, attempts: Vec::new(), hint });
+        }
+        let emitter = Emitter::new(on_event);
+        let mut recorder = Recorder::new(&emitter);
+        let preparation = Preparation::new(&engine.directories, &engine.state, &derivation)?;
+        preparation.protect()?;
+        if !preparation.missing_outputs()?.is_empty() {
+            let sink = log.sink().map_err(|error| BuildError::this_machine(&derivation, error))?;
+            let inputs = preparation.inputs(sink, &mut recorder)?;
+            if let Some((locks, outputs)) = preparation.lock(&mut recorder)? {
+                let request = Request {
+                    wants_local: false,
+                    system: preparation.derivation.system.clone(),
+                    derivation: preparation.path.clone(),
+                    features: preparation.derivation.required_features(),
+                };
+                let report = once(|warning: &Diagnostic| {
+                    let Diagnostic { file, line, message, .. } = warning;
+                    emitter.emit(&Event::Warning { file, line: *line, message });
+                });
+                let consideration = engine.consider_reporting(pool.file(), &request, Box::new(report));
+                let only = OnlyNamed { rules: &consideration.rules, machines: &consideration.machines, names: &names };
+                let rules: &dyn Rules = if names.is_empty() { &consideration.rules } else { &only };
+                let destination = ThroughDaemon {
+                    state: &engine.state,
+                    derivation: &preparation.path,
+                    daemon: &preparation.daemon,
+                    locks: locks.into(),
+                };
+                let task = Task { rules, inputs: &inputs, outputs: &outputs, destination: &destination };
+                if let Err(failure) = consideration.build(&task, &log, &mut recorder) {
+                    return Err(BuildError::of_failure(&derivation, failure, recorder.end().attempts));
+                }
+            }
+        }
+        Ok(built(preparation, recorder.end()))
+    }
+}
+
+impl std::fmt::Debug for Build<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Build").field("derivation", &self.derivation).field("on", &self.names).finish_non_exhaustive()
+    }
+}
+
+/// Returns a function that reports each warning once.
+fn once(report: impl Fn(&Diagnostic)) -> impl Fn(Diagnostic) {
+    let reported = Mutex::new(Vec::new());
+    move |warning| {
+        let mut reported = reported.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !reported.contains(&warning) {
+            report(&warning);
+            reported.push(warning);
+        }
+    }
+}
+
+fn built(preparation: Preparation<'_>, sums: Sums) -> Built {
+    let Preparation { path, derivation, daemon, .. } = preparation;
+    let Sums { attempts, sent, substituted, fetched, times } = sums;
+    let last = attempts.last().filter(|attempt| attempt.failure.is_none());
+    let time = |phase: Phase| times[phase as usize];
+    Built {
+        derivation: path,
+        outputs: derivation.outputs.into_iter().map(|(id, output)| (id, output.path)).collect(),
+        machine: last.map_or(BuiltOn::AlreadyValid, |attempt| BuiltOn::Machine(attempt.machine.clone())),
+        sent,
+        substituted,
+        fetched,
+        waiting: time(Phase::Waiting),
+        sending: time(Phase::Sending),
+        building: time(Phase::Building),
+        fetching: time(Phase::Fetching),
+        registering: time(Phase::Registering),
+        attempts,
+        roots: Roots(Arc::new(Mutex::new(daemon.into_inner()))),
+    }
+}

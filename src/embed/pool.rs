@@ -1,0 +1,126 @@
+//! A pool of build machines.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::build_error::BuildError;
+use super::builder::{Engine, EngineState};
+use super::explanation::{Explanation, MachineExplanation, Verdict};
+use super::load_error::LoadError;
+use super::query::Query;
+use crate::hook::Request;
+use crate::local::read_derivation;
+use crate::machine_file::{self, Diagnostic, Extend, LoadContext};
+use crate::scheduler::Readiness;
+use crate::store::path::{HASH_PART_LENGTH, StorePath};
+
+/// The build machines of a machine file.
+///
+/// It is what the file said when it was loaded: a program that wants changes to take effect loads the file again. A pool
+/// can be shared by threads; clones are the same pool.
+#[derive(Clone, Debug)]
+pub struct Pool(Arc<PoolState>);
+
+#[derive(Debug)]
+struct PoolState {
+    engine: Engine,
+    file: machine_file::Pool,
+}
+
+impl Engine {
+    /// Evaluates a machine file.
+    ///
+    /// A file that does not exist is an error; one without machines gives an empty pool.
+    pub fn load(&self, path: impl AsRef<Path>) -> Result<Pool, LoadError> {
+        let path = path.as_ref();
+        if matches!(path.try_exists(), Ok(false)) {
+            return Err(LoadError::Missing { path: path.to_owned() });
+        }
+        let EngineState { engine, functions } = &*self.0;
+        let functions = functions.clone();
+        let extend: Extend = Arc::new(move |lua| functions.iter().try_for_each(|function| function(lua)));
+        let context = LoadContext { extend: Some(extend), logs_prints: true, ..engine.load_context() };
+        let mut pool = engine.load_pool_with(path, &context).map_err(|report| LoadError::Invalid { report })?;
+        pool.repeats_warnings = true;
+        Ok(Pool::new(self.clone(), pool))
+    }
+}
+
+impl Pool {
+    pub(super) fn new(engine: Engine, file: machine_file::Pool) -> Pool {
+        Pool(Arc::new(PoolState { engine, file }))
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    pub(super) fn file(&self) -> &machine_file::Pool {
+        &self.0.file
+    }
+
+    /// Returns the names of the machines, in the order of the machine file.
+    pub fn machines(&self) -> impl Iterator<Item = &str> {
+        self.0.file.machines.iter().map(|entry| entry.machine.name.as_str())
+    }
+
+    /// Returns the warnings about the machine file.
+    pub fn warnings(&self) -> &[Diagnostic] {
+        &self.0.file.warnings
+    }
+
+    /// Explains which machine would build something, and why the others would not. It contacts no machine.
+    pub fn explain(&self, query: &Query) -> Explanation {
+        let engine = &self.0.engine.0.engine;
+        let store = &engine.directories.store;
+        let named = query.derivation.as_deref().and_then(|path| StorePath::parse(store, path.as_bytes()).ok());
+        // A placeholder of valid form: functions may look at its name.
+        let placeholder = || {
+            let path = format!("{store}/{}-none.drv", "0".repeat(HASH_PART_LENGTH));
+            StorePath::parse(store, path.as_bytes()).ok()
+        };
+        let Some(derivation) = named.or_else(placeholder) else {
+            return Explanation { verdict: Verdict::NoMatch, machines: Vec::new(), warnings: Vec::new() };
+        };
+        let (system, features) = (query.system.clone(), query.features.clone());
+        let request = Request { wants_local: false, system, derivation, features };
+        let warnings = RefCell::new(Vec::new());
+        let report = |warning| {
+            if !warnings.borrow().contains(&warning) {
+                warnings.borrow_mut().push(warning);
+            }
+        };
+        let consideration = engine.consider_reporting(&self.0.file, &request, Box::new(report));
+        let explained = consideration.explain();
+        let may_wait = explained.iter().any(|one| match &one.verdict {
+            Readiness::Not(reason) => reason.is_for_now(),
+            _ => true,
+        });
+        let verdict = match consideration.predict() {
+            (_, Some(index)) => Verdict::Machine(consideration.machines[index].name.clone()),
+            (_, None) if may_wait => Verdict::Waits,
+            (_, None) => Verdict::NoMatch,
+        };
+        let machines = explained.into_iter().map(|one| MachineExplanation {
+            name: consideration.machines[one.machine].name.clone(),
+            port: consideration.machines[one.machine].port,
+            score: one.score,
+            readiness: one.verdict.into(),
+        });
+        let machines = machines.collect();
+        drop(consideration);
+        Explanation { verdict, machines, warnings: warnings.into_inner() }
+    }
+
+    /// Returns the query for a derivation in the store: its system type and the features that it requires.
+    pub fn query(&self, derivation: impl AsRef<str>) -> Result<Query, BuildError> {
+        let derivation = derivation.as_ref();
+        let store = &self.0.engine.0.engine.directories.store;
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| BuildError::derivation(derivation, error);
+        let path = StorePath::parse(store, derivation.as_bytes()).map_err(|error| failed(error.into()))?;
+        let read = read_derivation(store, &path).map_err(|error| failed(error.into()))?;
+        let features = read.required_features();
+        Ok(Query { system: read.system, features, derivation: Some(derivation.to_owned()) })
+    }
+}

@@ -1,0 +1,65 @@
+//! The rules of a build for which the caller names the machines.
+
+use std::time::Duration;
+
+use super::rules::{RuleInput, Rules};
+use crate::machine::Machine;
+use crate::machine_file::Fallback;
+use crate::status::MachineStatus;
+
+/// The same rules, but only for machines with certain names.
+pub struct OnlyNamed<'a> {
+    pub rules: &'a dyn Rules,
+    pub machines: &'a [&'a Machine],
+    pub names: &'a [String],
+}
+
+impl Rules for OnlyNamed<'_> {
+    fn accepts(&self, machine: usize) -> Result<(), String> {
+        let is_named = self.machines.get(machine).is_some_and(|machine| self.names.contains(&machine.name));
+        if is_named { self.rules.accepts(machine) } else { Err("the build is for other machines".to_owned()) }
+    }
+
+    fn score(&self, machine: usize, known: &RuleInput<'_>) -> Result<f64, String> {
+        self.rules.score(machine, known)
+    }
+
+    fn nearly_as_good(&self) -> f64 {
+        self.rules.nearly_as_good()
+    }
+
+    fn head(&self, _: &MachineStatus) -> Option<f64> {
+        None
+    }
+
+    fn when_busy(&self) -> Fallback {
+        self.rules.when_busy()
+    }
+
+    fn max_expected_wait(&self) -> Option<Duration> {
+        self.rules.max_expected_wait()
+    }
+
+    fn when_unreachable(&self) -> Fallback {
+        self.rules.when_unreachable()
+    }
+
+    fn begin(&self) {
+        self.rules.begin();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::DefaultRules;
+
+    #[test]
+    fn other_machines_refuse_the_build() {
+        let machines = ["b1", "b2"].map(|name| Machine::new(name, "offload", Vec::new(), Vec::new()));
+        let machines: Vec<&Machine> = machines.iter().collect();
+        let names = ["b2".to_owned()];
+        let rules = OnlyNamed { rules: &DefaultRules(&machines), machines: &machines, names: &names };
+        assert!(rules.accepts(1).is_ok() && rules.accepts(0).is_err() && rules.accepts(2).is_err());
+    }
+}
