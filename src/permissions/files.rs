@@ -141,12 +141,17 @@ pub fn open_or_make_all(path: &Path) -> io::Result<File> {
 
 /// Checks that a path is a directory or missing, and that this user may see which.
 pub fn check_directory(path: &Path) -> io::Result<()> {
-    match as_owner(path, || path.metadata()) {
+    // A link to nothing exists, and no directory can be created in its place.
+    let is_dangling = |path: &Path| path.symlink_metadata().is_ok() && !path.exists();
+    as_owner(path, || match path.metadata() {
         Ok(data) if data.is_dir() => Ok(()),
         Ok(_) => Err(io::ErrorKind::NotADirectory.into()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match path.ancestors().take(2).any(is_dangling) {
+            true => Err(io::ErrorKind::AlreadyExists.into()),
+            false => Ok(()),
+        },
         Err(error) => Err(error),
-    }
+    })
 }
 
 #[cfg(test)]

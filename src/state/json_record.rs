@@ -86,6 +86,7 @@ mod tests {
     fn an_invalid_record_counts_as_missing_and_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let record = record(directory.path());
+        record.change(|_| 1).unwrap();
         std::fs::write(record.path(), "{").unwrap();
         assert_eq!(record.read(), None);
         record.change(|count| count.unwrap_or(7)).unwrap();

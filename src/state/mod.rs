@@ -131,4 +131,19 @@ mod tests {
         fs::write(&host, "").unwrap();
         assert_names(&host);
     }
+
+    #[test]
+    fn reading_leaves_nothing_behind() {
+        let top = tempfile::tempdir().unwrap();
+        let state = StateDirectory::new(top.path().join("offload"));
+        let machine = Machine::new("b1", "root", Vec::new(), Vec::new());
+        assert_eq!(HealthRecord::of(&state, &machine).unwrap().read(), Health::default());
+        assert_eq!(Slots::of(&state, &machine).unwrap().taken().unwrap().len(), 0);
+        assert_eq!(Slots::of(&state, &machine).unwrap().free(1).unwrap(), 1);
+        assert_eq!(Drain::of(&state, &machine).unwrap().read(0), None);
+        assert!(logins::Logins::of(&state, &machine).is_ok());
+        assert!(!state.path().exists());
+        HealthRecord::of(&state, &machine).unwrap().change(|health| health).unwrap();
+        assert!(state.path().join("b1:22").is_dir());
+    }
 }
