@@ -65,9 +65,9 @@
 ---"%h:%p", "bastion" }`. `%h` becomes the machine's name, and `%p` its port. No shell is involved. When the connection
 ---ends, the program and all processes that it has started are killed, including a master of `ControlPersist`.
 ---@field proxy_command? string[]
----Whether the machine's daemon fetches missing inputs from substitute servers. `"auto"`: the daemon fetches them if the
----head would need longer than 3 s to send them, at the rate of the last hour. `"always"`: the daemon fetches all that
----the servers have. `"never"`: the head sends all missing inputs. Default: "auto".
+---Whether the machine's daemon fetches missing inputs from substitute servers. `"auto"`: the daemon fetches them if
+---sending them would take longer than 3 s, and longer than fetching. `"always"`: the daemon fetches all that the
+---servers have. `"never"`: the head sends all missing inputs. Default: "auto".
 ---@field substitutes? "auto"|"always"|"never"
 ---The substitute servers for missing inputs, such as `{ "https://ci.guix.gnu.org" }`. With `{}`, the machine's daemon
 ---uses the servers of its own configuration. In both cases, a key in the machine's `/etc/guix/acl` must have signed

@@ -198,8 +198,8 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
         "substitutes",
         "\"auto\"|\"always\"|\"never\"",
         "Whether the machine's daemon fetches missing inputs from substitute servers. `\"auto\"`: the daemon fetches \
-         them if the head would need longer than 3 s to send them, at the rate of the last hour. `\"always\"`: the \
-         daemon fetches all that the servers have. `\"never\"`: the head sends all missing inputs.",
+         them if sending them would take longer than 3 s, and longer than fetching. `\"always\"`: the daemon fetches \
+         all that the servers have. `\"never\"`: the head sends all missing inputs.",
     )
     .read(|f, e| decode::substitutes(f).map(|substitutes| e.machine.substitutes = substitutes))
     .json(|e| json!(e.machine.substitutes.name())),
