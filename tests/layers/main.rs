@@ -50,7 +50,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "timing",
         ],
     ),
-    ("state", &["failpoints", "machine", "permissions", "status", "store"]),
+    ("state", &["cancel", "failpoints", "machine", "permissions", "status", "store"]),
     ("lua", &["cancel", "permissions", "supervisor"]),
     ("machine_file", &["hook", "lua", "machine", "permissions", "status", "store"]),
     ("scheduler", &["failpoints", "hook", "machine", "machine_file", "state", "status", "store"]),
