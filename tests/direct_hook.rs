@@ -113,8 +113,15 @@ impl Hook {
 
     /// Sends what follows `# accept`.
     #[track_caller]
-    fn accepted(mut self, goal: &Goal) -> RunningHook {
+    fn accepted(self, goal: &Goal) -> RunningHook {
+        self.accepted_before(goal, || {})
+    }
+
+    /// As `accepted`; `fault` comes after the reply.
+    #[track_caller]
+    fn accepted_before(mut self, goal: &Goal, fault: impl FnOnce()) -> RunningHook {
         assert_eq!(self.reply(), "# accept\n");
+        fault();
         let mut inputs: String = goal.inputs.iter().map(|path| format!("{} ", path.display())).collect();
         inputs += &format!("\n{} \n", goal.output.display());
         self.requests.write_all(inputs.as_bytes()).unwrap();
@@ -198,10 +205,10 @@ fn each_outcome_has_its_exit_status() {
         wait_until("the build is gone", LONG, || !b1.is_building());
     }
 
-    // The machine was well a moment ago, so the build is accepted; no other is there to do it.
-    b1.stop_sshd();
+    // The machine responds, so the build is accepted. Then the machine dies, and there is no other one.
     head.mark_healthy("b1");
-    let ended = run(&head, ARGUMENTS, &other);
+    let hook = Hook::start(&head, ARGUMENTS, "4>&-", &other);
+    let ended = hook.accepted_before(&other, || b1.stop_sshd()).wait();
     assert_eq!(ended.status, Some(1), "{:?}", ended.messages);
     assert!(ended.messages.concat().contains("could not be offloaded"), "{:?}", ended.messages);
 

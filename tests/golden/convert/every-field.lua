@@ -13,7 +13,7 @@ return {
     user = "offload",
     systems = { "x86_64-linux" },
     host_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEKs831EXTrTVaTLqh6acnr0Ofnt/lLVungfkNlXm/IR root@fast",
-    private_key = "~/.ssh/id_rsa",
+    private_key = "/root/.ssh/id_rsa",
   },
 
   -- every-field.scm:8
@@ -41,7 +41,7 @@ return {
     user = "offload",
     systems = { "aarch64-linux" },
     host_key = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBL70OIgiFmd+jT8Lq5O0QVAOQeSA3OGRCD/3YSIWyuV6kOYxNl/l+pexXWu/IO7tUteA4su6Ms9skdLoQB8VNcA=",
-    private_key = "~/.ssh/id_rsa",
+    private_key = "/root/.ssh/id_rsa",
     compression = "zlib",
     speed = 0.25,
     overload_threshold = false,
