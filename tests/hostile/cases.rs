@@ -56,6 +56,8 @@ pub enum But {
     MaxSilentTime,
     /// A build may take two seconds.
     Timeout,
+    /// The machine fails before the hook has replied, so the hook postpones the build.
+    BeforeReply,
 }
 
 /// A case.
@@ -192,10 +194,10 @@ cases! {
         |scene| scene.signed(&Item { nar: nar(&link(b"/etc/passwd")), references: vec![], ..scene.item() }) }
 
     "The protocol of the daemon":
-    { "another protocol", "is this guix-daemon?", |_| Play::says(At::Greeting, b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()) }
-    { "an old version", "protocol version 0x162; 0x163 to 0x164 are understood", |_| Play::says(At::Greeting, ints(&[MAGIC, 0x162, LAST])) }
-    { "a version of another kind", "protocol version 0x264; 0x163 to 0x164 are understood", |_| Play::says(At::Greeting, ints(&[MAGIC, 0x264, LAST])) }
-    { "endless log text instead of a greeting", "more than 1048576 bytes of log text where nothing is built",
+    { "another protocol", "is this guix-daemon?"; BeforeReply, |_| Play::says(At::Greeting, b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()) }
+    { "an old version", "protocol version 0x162; 0x163 to 0x164 are understood"; BeforeReply, |_| Play::says(At::Greeting, ints(&[MAGIC, 0x162, LAST])) }
+    { "a version of another kind", "protocol version 0x264; 0x163 to 0x164 are understood"; BeforeReply, |_| Play::says(At::Greeting, ints(&[MAGIC, 0x264, LAST])) }
+    { "endless log text instead of a greeting", "more than 1048576 bytes of log text where nothing is built"; BeforeReply,
         |_| Play::new(At::Greeting, |stream| { stream.write_all(&ints(&[MAGIC, 0x164]))?; text(stream) }) }
     { "endless log text instead of a reply", "more than 1048576 bytes of log text where nothing is built", |_| Play::new(At::Query, text) }
     { "endless log text instead of an item", "more than 1048576 bytes of log text where nothing is built", |_| Play::new(At::Export, text) }
@@ -215,8 +217,8 @@ cases! {
     { "half a reply, and the connection ends", "the connection to the daemon failed", |_| Play::ends(At::Query, ints(&[LAST])[..5].to_vec()) }
 
     "Silence":
-    { "no greeting", "its daemon sent no greeting within 4 s", |_| Play::is_silent(At::Greeting) }
-    { "a greeting of one byte at a time, slowly", "its daemon sent no greeting within 4 s", |_| Play::new(At::Greeting, trickle) }
+    { "no greeting", "it has not responded within 2 s"; BeforeReply, |_| Play::is_silent(At::Greeting) }
+    { "a greeting of one byte at a time, slowly", "it has not responded within 2 s"; BeforeReply, |_| Play::new(At::Greeting, trickle) }
     { "no reply", "its daemon has been silent for 7 s"; MaxSilentTime, |_| Play::is_silent(At::Query) }
     { "no item", "its daemon has been silent for 7 s"; MaxSilentTime, |_| Play::is_silent(At::Export) }
 }

@@ -15,8 +15,10 @@ mod truncated;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -133,6 +135,20 @@ impl Stage {
         (result, said)
     }
 
+    /// Plays `play` while the hook is asked about the derivation, which the head cannot build. Returns the reply and the
+    /// messages.
+    fn ask(&self, scene: &Scene, play: Play) -> (String, String) {
+        self.mark_healthy();
+        self.peer.play(play);
+        self.memory.store(0, Ordering::Relaxed);
+        let mut hook = self.head.command("/opt/offload/guix");
+        hook.args(["offload", "x86_64-linux", "3600", "false", "3600"]);
+        let mut hook = hook.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        writeln!(hook.stdin.take().unwrap(), "0 x86_64-linux {} ", scene.derivation).unwrap();
+        let output = hook.wait_with_output().unwrap();
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).into()
+    }
+
     /// Adds a derivation, and returns its environment.
     fn scene(&self, direct: &mut Direct<'_>, drv: &Drv) -> Scene {
         let made = direct.make(drv);
@@ -158,16 +174,24 @@ impl Stage {
         }
         let before = Snapshot::take(&self.head);
         let start = Instant::now();
-        let (result, said) = self.build(direct, scene, case.but, (case.play)(scene));
+        let mut faults = Vec::new();
+        let messages = if case.but == But::BeforeReply {
+            let (reply, said) = self.ask(scene, (case.play)(scene));
+            if reply != "# postpone\n" {
+                faults.push(format!("the reply was {reply:?}"));
+            }
+            said
+        } else {
+            let (result, mut said) = self.build(direct, scene, case.but, (case.play)(scene));
+            match &result {
+                Err(Error::Daemon { status, message, .. }) if *status == case.status() => said.push_str(message),
+                other => faults.push(format!("the build gave {other:?}")),
+            }
+            said
+        };
         let after = Snapshot::take(&self.head);
         self.head.write("/etc/guix/acl", acl);
 
-        let mut faults = Vec::new();
-        let mut messages = said;
-        match &result {
-            Err(Error::Daemon { status, message, .. }) if *status == case.status() => messages.push_str(message),
-            other => faults.push(format!("the build gave {other:?}")),
-        }
         if !messages.contains(case.says) {
             faults.push(format!("no message to the client has {:?}", case.says));
         }
