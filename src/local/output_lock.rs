@@ -152,8 +152,11 @@ mod tests {
         let holders = AtomicU32::new(0);
         let work = || {
             let mut taken = 0;
-            while taken < 1000 {
-                let Some(locks) = OutputLocks::try_take([&output]).unwrap() else { continue };
+            while taken < 200 {
+                let Some(locks) = OutputLocks::try_take([&output]).unwrap() else {
+                    thread::yield_now();
+                    continue;
+                };
                 assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0);
                 thread::yield_now();
                 holders.fetch_sub(1, Ordering::SeqCst);
