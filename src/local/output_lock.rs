@@ -152,7 +152,7 @@ mod tests {
         let holders = AtomicU32::new(0);
         let work = || {
             let mut taken = 0;
-            while taken < 200 {
+            while taken < 1000 {
                 let Some(locks) = OutputLocks::try_take([&output]).unwrap() else {
                     thread::yield_now();
                     continue;
