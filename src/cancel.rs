@@ -178,30 +178,40 @@ mod tests {
 
     use super::*;
 
-    /// Runs a wait that has no other end in a scope, and returns its result after the cancellation.
-    fn cancelled<T: Send + 'static>(wait: impl FnOnce() -> T + Send + 'static) -> T {
+    /// Runs a wait that has no other end in a scope, and returns its result after the cancellation. That comes before the
+    /// wait, or when the thread sleeps in it.
+    fn cancelled<T: Send>(sleeps: bool, wait: impl FnOnce() -> T + Send) -> T {
         let cancel = Cancel::default();
-        let (begun, has_begun) = mpsc::channel();
-        let of_thread = cancel.clone();
-        let waiting = thread::spawn(move || {
-            of_thread.scope(|| {
-                begun.send(()).unwrap();
-                wait()
-            })
-        });
-        has_begun.recv().unwrap();
-        cancel.cancel();
-        waiting.join().unwrap()
+        let (sender, begun) = mpsc::channel();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                cancel.scope(|| {
+                    sender.send(rustix::thread::gettid()).unwrap();
+                    wait()
+                })
+            });
+            let stat = format!("/proc/self/task/{}/stat", begun.recv().unwrap());
+            let is_asleep = || std::fs::read_to_string(&stat).unwrap().contains(") S ");
+            while sleeps && (cancel.0.event.get().is_none() || !is_asleep()) {
+                thread::yield_now();
+            }
+            cancel.cancel();
+            waiting.join().unwrap()
+        })
     }
 
     #[test]
     fn a_wait_ends_when_it_is_cancelled() {
-        cancelled(|| sleep(Duration::from_secs(3600)));
         let (link, _theirs) = UnixStream::pair().unwrap();
-        let polled = cancelled(move || poll(link.as_fd(), PollFlags::IN, None));
-        assert_eq!(polled, Err(Errno::CANCELED));
-        // A thread that works for the same build.
-        cancelled(|| thread::spawn(inherit(|| sleep(Duration::from_secs(3600)))).join().unwrap());
+        for sleeps in [false, true] {
+            cancelled(sleeps, || sleep(Duration::from_secs(3600)));
+            assert_eq!(cancelled(sleeps, || poll(link.as_fd(), PollFlags::IN, None)), Err(Errno::CANCELED));
+            // A thread that works for the same build.
+            cancelled(sleeps, || {
+                thread::scope(|scope| scope.spawn(inherit(|| sleep(Duration::from_secs(3600)))).join())
+            })
+            .unwrap();
+        }
     }
 
     #[test]

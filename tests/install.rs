@@ -128,7 +128,6 @@ fn installing_is_undone_and_a_second_time_changes_nothing() {
     assert!(text(&output.stderr).contains("nothing is installed: there is no '/usr/local/lib/offload/manifest'"));
 }
 
-/// The texts of the page on installation.
 /// The program was put where the link to it belongs, by hand.
 #[test]
 fn a_program_at_its_destination_is_installed() {
@@ -151,6 +150,7 @@ fn a_program_at_its_destination_is_installed() {
     assert!(said.contains("offload convert /etc/guix/machines.scm -o /etc/guix/machines.lua"), "{said}");
 }
 
+/// The texts of the page on installation.
 fn page() -> String {
     fs::read_to_string("doc/manual/installation.md").unwrap()
 }

@@ -177,6 +177,29 @@ fn a_live_view_is_drawn_in_place_and_leaves_nothing_behind() {
     assert!(drawn.contains("\x1b[?25h\x1b[?1049l"), "{drawn:?}");
 }
 
+/// Such a machine responds: somebody has to correct a key, and not the network.
+#[test]
+fn a_machine_with_a_wrong_key_is_misconfigured() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    let entry = || b1.entry().set("connect_timeout", 60);
+    for wrong in [
+        entry().set("host_key", lab.stranger_host_key()),
+        entry().set("private_key", "/etc/guix/keys/missing"),
+        entry().set("user", "nobody"),
+    ] {
+        head.write_machines(&[wrong]);
+        let output = status(&head, &["--json"]);
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let machine = &json["machines"][0];
+        assert_eq!((&machine["state"], &machine["reachable"]), (&"misconfigured".into(), &false.into()), "{machine}");
+        assert_eq!(output.status.code(), Some(1), "{machine}");
+    }
+    let table = text(&status(&head, &[]).stdout);
+    assert!(table.lines().any(|line| line.starts_with("b1:2022 ") && line.contains(" misconfigured ")), "{table}");
+}
+
 /// The next build uses a machine that an administrator has just fixed, however long the hooks would have skipped it.
 #[test]
 fn a_machine_that_works_again_is_used_at_once() {

@@ -148,6 +148,8 @@ fn root_checks_as_the_daemons_user() {
     head.run("sh", &["-c", "mkdir -p -m 700 /root/.ssh && install -m 600 /etc/guix/keys/ed25519 /root/.ssh/offload"]);
     let entry = |key: &str| b1.entry().set("private_key", key).set("keep_connection", false);
     head.write_machines(&[entry("/root/.ssh/offload")]);
+    // Otherwise the commands would run as the user who can write the file.
+    head.run("chown", &["root:", "/etc/guix", "/etc/guix/machines.lua"]);
     let run = |arguments: &[&str]| {
         let output = head.command("/opt/offload/offload").args(arguments).output().unwrap();
         let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();

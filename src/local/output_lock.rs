@@ -102,6 +102,9 @@ fn try_lock(path: &Path) -> io::Result<Option<File>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::thread;
+
     use super::*;
     use crate::store::path::StoreDir;
 
@@ -140,5 +143,27 @@ mod tests {
         // Like a daemon that was killed between the two steps of a deletion.
         fs::write(format!("{output}.lock"), "").unwrap();
         assert!(OutputLocks::try_take([&output]).unwrap().is_some());
+    }
+
+    #[test]
+    fn one_thread_at_a_time_holds_a_lock_whose_file_comes_and_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let output = output(directory.path(), "1");
+        let holders = AtomicU32::new(0);
+        let work = || {
+            let mut taken = 0;
+            while taken < 1000 {
+                let Some(locks) = OutputLocks::try_take([&output]).unwrap() else {
+                    thread::yield_now();
+                    continue;
+                };
+                assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0);
+                thread::yield_now();
+                holders.fetch_sub(1, Ordering::SeqCst);
+                drop(locks);
+                taken += 1;
+            }
+        };
+        thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(work))));
     }
 }

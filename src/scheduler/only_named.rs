@@ -54,12 +54,32 @@ mod tests {
     use super::*;
     use crate::scheduler::DefaultRules;
 
+    /// Rules by which this machine takes part.
+    struct WithHead<'a>(DefaultRules<'a>);
+
+    impl Rules for WithHead<'_> {
+        fn accepts(&self, machine: usize) -> Result<(), String> {
+            self.0.accepts(machine)
+        }
+
+        fn score(&self, machine: usize, known: &RuleInput<'_>) -> Result<f64, String> {
+            self.0.score(machine, known)
+        }
+
+        fn head(&self, _: &MachineStatus) -> Option<f64> {
+            Some(1.0)
+        }
+    }
+
     #[test]
     fn other_machines_refuse_the_build() {
         let machines = ["b1", "b2"].map(|name| Machine::new(name, "offload", Vec::new(), Vec::new()));
         let machines: Vec<&Machine> = machines.iter().collect();
         let names = ["b2".to_owned()];
-        let rules = OnlyNamed { rules: &DefaultRules(&machines), machines: &machines, names: &names };
+        let all = WithHead(DefaultRules(&machines));
+        let rules = OnlyNamed { rules: &all, machines: &machines, names: &names };
         assert!(rules.accepts(1).is_ok() && rules.accepts(0).is_err() && rules.accepts(2).is_err());
+        // So does this machine.
+        assert!(all.head(&MachineStatus::default()).is_some() && rules.head(&MachineStatus::default()).is_none());
     }
 }

@@ -304,17 +304,21 @@ mod tests {
         assert_eq!(sendable("gz"), "abcdfh");
     }
 
+    /// Returns a machine whose only slots another hook holds, one to send the item `a` and one for a download.
+    fn busy_machine(state: &StateDirectory) -> (Machine, [TransferSlot; 2]) {
+        let mut machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
+        machine.max_transfers = 1;
+        let uploads = Transfers::uploads(state, &machine).unwrap();
+        let upload = uploads.in_flight_table().unwrap().try_take([item('a', "").path].iter()).unwrap().unwrap();
+        let download = Transfers::downloads(state, &machine).unwrap().try_take().unwrap().unwrap();
+        (machine, [upload, download])
+    }
+
     #[test]
     fn a_slot_that_never_comes_free_costs_time_and_no_build() {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDirectory::new(directory.path());
-        let mut machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
-        machine.max_transfers = 1;
-        // Another hook was stopped during both.
-        let uploads = Transfers::uploads(&state, &machine).unwrap();
-        let _upload = uploads.in_flight_table().unwrap().try_take([item('a', "").path].iter()).unwrap().unwrap();
-        let _download = Transfers::downloads(&state, &machine).unwrap().try_take().unwrap().unwrap();
-
+        let (machine, _slots) = busy_machine(&state);
         let (limit, report_interval) = (Duration::from_millis(500), Duration::from_millis(40));
         let limiter = TransferLimiter { state: &state, machine: &machine, limit, report_interval };
         let mut reports = 0;
@@ -326,5 +330,28 @@ mod tests {
         assert!(matches!(requested, SlotRequest::Granted(None, items) if items.len() == 2));
         assert!(start.elapsed() >= 2 * limit);
         assert!(reports >= 2, "{reports}");
+    }
+
+    #[test]
+    fn a_cancellation_ends_the_waits_for_a_slot_and_for_an_item() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::new(directory.path());
+        let (machine, _slots) = busy_machine(&state);
+        let (limit, report_interval) = (Duration::from_secs(60), Duration::from_millis(10));
+        let limiter = TransferLimiter { state: &state, machine: &machine, limit, report_interval };
+        let before = limiter.in_flight();
+        let ends = |wait: &dyn Fn(&mut dyn Observer) -> bool| {
+            let (start, cancel) = (Instant::now(), cancel::Cancel::default());
+            // It is cancelled while it waits.
+            let is_granted = cancel.scope(|| wait(&mut |_: &Event<'_>| cancel.cancel()));
+            assert!(is_granted && start.elapsed() < limit);
+        };
+        ends(&|observer| matches!(limiter.download(&mut limiter.wait(), observer), SlotRequest::Granted(None, ())));
+        for letter in ['a', 'b'] {
+            let upload = |observer: &mut dyn Observer| {
+                limiter.upload(vec![item(letter, "")], &before, &mut limiter.wait(), observer)
+            };
+            ends(&|observer| matches!(upload(observer), SlotRequest::Granted(None, items) if items.len() == 1));
+        }
     }
 }
