@@ -86,6 +86,6 @@ fn no_hint_opens_the_home_directory_of_another_user() {
         .unwrap();
     let report = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     let report = report.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(report.contains("cannot read private key") && report.contains("Give that user a separate key"), "{report}");
+    assert!(report.contains("cannot read private key") && report.contains("run this command as root"), "{report}");
     assert!(!report.contains("chmod"), "{report}");
 }
