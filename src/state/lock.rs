@@ -95,8 +95,8 @@ fn locked(mut lock: impl FnMut() -> Result<(), TryLockError>) -> io::Result<bool
     }
 }
 
-/// A lock that a thread waits for in the kernel, so that the wait needs no processor time. Once this is dropped, the lock is
-/// released as soon as it is granted.
+/// A wait for a lock by a thread in the kernel, which needs no processor time. Once this is dropped, the lock is released as
+/// soon as it is granted.
 #[derive(Debug)]
 pub struct LockWait {
     path: PathBuf,
@@ -111,9 +111,10 @@ impl LockWait {
         LockWait::start(path, FileExt::lock)
     }
 
-    /// Waits until no process holds the exclusive lock of `path`, which is created if needed.
-    pub(super) fn shared(path: &Path) -> Result<LockWait, StateError> {
-        LockWait::start(path, FileExt::lock_shared)
+    /// Waits until no process holds the lock of `path`, which is created if needed. Nothing is locked afterwards, so that a
+    /// process that does not look at the result for a while keeps the lock from nobody.
+    pub(super) fn release(path: &Path) -> Result<LockWait, StateError> {
+        LockWait::start(path, |file| FileExt::lock_shared(file).and_then(|()| FileExt::unlock(file)))
     }
 
     fn start(path: &Path, lock: fn(&File) -> io::Result<()>) -> Result<LockWait, StateError> {
@@ -137,8 +138,8 @@ impl LockWait {
         Ok(LockWait { path: path.to_owned(), granted, event })
     }
 
-    /// Waits until the lock is granted. `None` if the time `until` comes first, or the build is cancelled; then it can be
-    /// called again.
+    /// Waits until the wait has ended, and returns the file. `None` if the time `until` comes first, or the build is
+    /// cancelled; then it can be called again.
     pub fn wait(&self, until: Instant) -> Result<Option<File>, StateError> {
         let failed = |cause| StateError { path: self.path.clone(), cause };
         match cancel::poll(self.event.as_fd(), PollFlags::IN, Some(until)) {
@@ -275,14 +276,14 @@ mod tests {
         let abandoned = LockWait::exclusive(&path).unwrap();
         assert!(abandoned.wait(soon()).unwrap().is_none());
         drop(abandoned);
-        let [first, second] = [(); 2].map(|()| LockWait::shared(&path).unwrap());
+        let [unseen, first, second] = [(); 3].map(|()| LockWait::release(&path).unwrap());
         assert!(first.wait(soon()).unwrap().is_none());
         drop(held);
-        // Readers do not wait for each other.
-        let both = [first.wait(later()).unwrap().unwrap(), second.wait(later()).unwrap().unwrap()];
+        assert!(first.wait(later()).unwrap().is_some() && second.wait(later()).unwrap().is_some());
+        let held = lock_briefly(&path).unwrap();
         let last = LockWait::exclusive(&path).unwrap();
         assert!(last.wait(soon()).unwrap().is_none());
-        drop(both);
+        drop((held, unseen));
         assert!(last.wait(later()).unwrap().is_some());
     }
 

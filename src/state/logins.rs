@@ -68,7 +68,7 @@ impl Logins {
 
     /// Waits until no process has the permission to make a session for all.
     pub fn wait_for_all(&self) -> Result<LockWait, StateError> {
-        LockWait::shared(&self.directory.join("for-all"))
+        LockWait::release(&self.directory.join("for-all"))
     }
 
     /// Returns a place in the queue of processes that wait for the permission to connect, or to connect again.

@@ -79,7 +79,7 @@ impl Transfers {
 
     /// Waits until the slot with this lock is released.
     pub fn release_of(&self, slot: &Path) -> Result<LockWait, StateError> {
-        LockWait::shared(slot)
+        LockWait::release(slot)
     }
 
     /// Returns a place in the queue of processes that wait for a slot. Only the first of them polls.

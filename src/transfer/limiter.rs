@@ -4,8 +4,8 @@
 //! An upload waits for an item that another process is sending, and for items that this one refers to, since the
 //! machine's daemon imports an item only after its references. A waiting process holds no transfer slot. It prints a
 //! line at intervals, so that the daemon here does not consider the build silent, and it sends keep-alive requests over
-//! the connection. Of the processes that wait for a slot only the first polls ([`Turn`]), and those that wait for an item are woken
-//! when its slot is released.
+//! the connection. Of the processes that wait for a slot, the first one polls ([`Turn`]). Those that wait for an item are
+//! woken when its slot is released.
 //!
 //! The wait is bounded; after the limit the transfer continues without a slot. The limit is a courtesy towards the
 //! machine. The machine does not cause the wait, and a finished build must not be lost because of it.
@@ -113,10 +113,11 @@ impl TransferLimiter<'_> {
             self.cannot_wait(&error);
             SlotRequest::Granted(None, hashes(&items))
         });
-        wait.end();
         match request {
+            // It keeps its place in the queue.
             SlotRequest::Requery => SlotRequest::Requery,
             SlotRequest::Granted(slot, kept) => {
+                wait.end();
                 items.retain(|item| kept.contains(item.path.hash_part()));
                 SlotRequest::Granted(slot, items)
             }
@@ -251,7 +252,7 @@ impl SlotWait {
             Obstacle::Slots => self.turn.get_or_insert_with(|| transfers.turn()).wait(POLL_INTERVAL, until)?,
             Obstacle::Sender(slot) => {
                 // While this process waits for an item, others may take free slots.
-                self.turn = None;
+                self.turn.as_mut().map_or(Ok(()), Turn::pass)?;
                 let sender = match self.sender.take().filter(|(path, _)| path == slot) {
                     Some((_, release)) => release,
                     None => transfers.release_of(slot)?,
@@ -277,6 +278,7 @@ impl SlotWait {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::turn::tests::waiting;
     use crate::store::path::StoreDir;
 
     fn item(letter: char, references: &str) -> Item {
@@ -352,6 +354,48 @@ mod tests {
                 limiter.upload(vec![item(letter, "")], &before, &mut limiter.wait(), observer)
             };
             ends(&|observer| matches!(upload(observer), SlotRequest::Granted(None, items) if items.len() == 1));
+        }
+    }
+
+    #[test]
+    fn a_process_that_queries_the_machine_again_keeps_its_one_place_in_the_queue() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::new(directory.path());
+        let mut machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
+        (machine.max_transfers, machine.keepalive_interval) = (1, Duration::from_millis(50));
+        let uploads = Transfers::uploads(&state, &machine).unwrap();
+        let downloads = Transfers::downloads(&state, &machine).unwrap();
+        let upload = uploads.in_flight_table().unwrap().try_take([item('c', "").path].iter()).unwrap().unwrap();
+        let _download = downloads.try_take().unwrap().unwrap();
+        // Other processes are first in the queues.
+        let turns = ["uploads", "downloads"].map(|way| state.of(&machine).unwrap().join(way).join("turn"));
+        let mut first = [uploads.turn(), downloads.turn()];
+        for turn in &mut first {
+            turn.wait(Duration::ZERO, Instant::now() + Duration::from_secs(60)).unwrap();
+        }
+
+        let hour = Duration::from_secs(3600);
+        let limiter = TransferLimiter { state: &state, machine: &machine, limit: hour, report_interval: hour };
+        let (mut sending, mut retrieving) = (limiter.wait(), limiter.wait());
+        let before = limiter.in_flight();
+        for _ in 0..3 {
+            let requested = limiter.upload(vec![item('a', "")], &before, &mut sending, &mut |_: &Event<'_>| {});
+            assert!(matches!(requested, SlotRequest::Requery));
+            let requested = limiter.download(&mut retrieving, &mut |_: &Event<'_>| {});
+            assert!(matches!(requested, SlotRequest::Requery));
+            assert_eq!(turns.each_ref().map(|turn| waiting(turn)), [1, 1]);
+        }
+        // A wait for an item gives up no place, and the next wait for a slot takes no other one.
+        drop(upload);
+        let mut slot = None;
+        for letter in ['a', 'c', 'a', 'c'] {
+            drop(slot.take());
+            slot = uploads.in_flight_table().unwrap().try_take([item(letter, "").path].iter()).unwrap();
+            assert!(slot.is_some());
+            let before = limiter.in_flight();
+            let requested = limiter.upload(vec![item('a', "")], &before, &mut sending, &mut |_: &Event<'_>| {});
+            assert!(matches!(requested, SlotRequest::Requery));
+            assert_eq!(waiting(&turns[0]), 1);
         }
     }
 }
