@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use lab::{Direction, Drv, Host, LONG, Lab, Proxy, SSH_PORT, wait_until};
 use offload::internals::machine::{HostKey, HostKeyKind, Machine};
 use offload::internals::ssh::Session;
+use offload::internals::state::health::Availability;
 
 use Direction::{FromTarget, ToTarget};
 
@@ -145,18 +146,21 @@ impl Pool {
         }
         let result = build.wait();
         assert_eq!(result.status, Some(0), "{case}: {}\n{}", result.error, result.log);
+        let is_there = self.far.built().contains(&drv.name().to_owned());
         if fault.is_mild() {
             assert!(!result.log.contains("could not be built"), "{case}: {}", result.log);
-            // Before the request is answered, a machine that answers sooner may be chosen.
-            let is_there = self.far.built().contains(&drv.name().to_owned());
-            assert!(is_there || phase == Phase::Probe, "{case}: built elsewhere:\n{}", result.log);
+            // Before the reply to the request, a machine that responds sooner may be chosen.
+            let is_early = matches!(phase, Phase::Handshake | Phase::Probe);
+            assert!(is_there || is_early, "{case}: built elsewhere:\n{}", result.log);
         }
         let words: &[&str] = match phase {
             _ if !fault.is_fatal() => &[],
-            // A connection cut before the first byte of the server is made again.
-            Phase::Handshake if self.far.built().contains(&drv.name().to_owned()) => &[],
-            Phase::Handshake => &["SSH handshake: ", "host key: ", "authenticate: ", "open channel: "],
-            // Found out before the request was answered.
+            // Met before the reply to the request. A connection cut before the first byte of the server is made again.
+            Phase::Handshake => {
+                let is_fresh = self.head.availability_of(self.proxy.name()) == Availability::Fresh;
+                assert_eq!(is_there, is_fresh, "{case}: {}\n{}", self.head.health_of(self.proxy.name()), result.log);
+                &[]
+            }
             Phase::Probe => &[],
             Phase::Upload => &["sending inputs: "],
             // Little is sent during a build.

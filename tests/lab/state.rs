@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use offload::internals::machine::Machine;
+use offload::internals::state::health::Availability;
 use offload::internals::state::queue::TicketRecord;
 use offload::internals::state::{Health, HealthRecord, StateDirectory, health};
 use offload::internals::status::MachineStatus;
@@ -53,8 +54,7 @@ impl Host {
 
     /// Changes what the head remembers of a machine.
     pub fn change_health(&self, name: &str, change: impl Fn(Health) -> Health) {
-        let machine = Machine { port: SSH_PORT, ..Machine::new(name, "root", Vec::new(), Vec::new()) };
-        let record = HealthRecord::of(&StateDirectory::new(self.path(STATE)), &machine).unwrap();
+        let record = health_record(self, name);
         // Hooks have it for moments, and a change does not wait for long.
         wait_until("the record is written", LONG, || record.change(&change).is_ok());
     }
@@ -74,6 +74,11 @@ impl Host {
         fs::read_to_string(self.path(STATE).join(address).join("health.json")).unwrap_or_default()
     }
 
+    /// Returns whether the head may choose a machine now, by its record.
+    pub fn availability_of(&self, name: &str) -> Availability {
+        health_record(self, name).read().availability(health::now())
+    }
+
     /// Since when the builds wait that have a ticket in the queue for a slot, in milliseconds since 1970.
     pub fn waiting_since(&self) -> Vec<u64> {
         let entries = fs::read_dir(self.path(STATE).join("queue")).into_iter().flatten();
@@ -90,6 +95,11 @@ impl Host {
         let names = names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
         names.filter(|name| name.ends_with(".chroot")).collect()
     }
+}
+
+fn health_record(host: &Host, name: &str) -> HealthRecord {
+    let machine = Machine { port: SSH_PORT, ..Machine::new(name, "root", Vec::new(), Vec::new()) };
+    HealthRecord::of(&StateDirectory::new(host.path(STATE)), &machine).unwrap()
 }
 
 fn walk(directory: &Path, files: &mut Vec<PathBuf>) {

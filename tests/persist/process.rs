@@ -33,7 +33,7 @@ fn an_owner_holds_only_its_sockets_and_ends_with_its_session() {
     assert_eq!((sockets.len(), events.len()), (4, 1), "{descriptors:?}");
     let (unix, tcp) = (fs::read_to_string("/proc/net/unix").unwrap(), fs::read_to_string("/proc/net/tcp").unwrap());
     // The kernel reports the name that the socket was bound to.
-    let offered = |line: &str| line.contains(PERSIST_DIRECTORY) && line.ends_with(&format!("/.{}", owner.pid));
+    let offered = |line: &str| line.contains(PERSIST_DIRECTORY) && line.ends_with(&format!("/.{}-0", owner.pid));
     assert_eq!(sockets.iter().filter(|inode| has_line(&unix, inode, offered)).count(), 1, "{sockets:?}\n{unix}");
     // The remote port is 2022.
     let is_to_machine = |line: &str| line.split_whitespace().nth(2).is_some_and(|remote| remote.ends_with(":07E6"));
