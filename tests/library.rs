@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Instant;
 
 use lab::{BuildResult, Drv, Host, LONG, Lab, wait_until};
+use offload::internals::state::health::Availability;
 
 /// Returns the program of an example. Cargo builds it before it runs all tests, but not before it runs just these.
 fn example(name: &str) -> PathBuf {
@@ -270,12 +271,22 @@ fn a_build_is_cancelled_wherever_it_waits() {
     };
     let build = |service: &mut Program, name: &str| service.say(&format!("build {}", drv(&result, name)));
 
-    // While it connects: nobody answers.
+    // While it connects: nobody answers the probe, or the contact of a machine that was well a moment ago.
     proxy.say_nothing();
-    let before = proxy.connections();
-    build(&mut service, "quick");
-    wait_until("it connects", LONG, || proxy.connections() > before);
-    cancel(&mut service, "quick");
+    let unknown = Availability::Unknown { after_failure: false };
+    for record in [unknown, Availability::Fresh] {
+        if record == Availability::Fresh {
+            head.mark_healthy(proxy.name());
+        }
+        let before = proxy.connections();
+        build(&mut service, "quick");
+        wait_until("it connects", LONG, || proxy.connections() > before);
+        if record == Availability::Fresh {
+            wait_until("the contact is slow", LONG, || head.health_of(proxy.name()).contains("\"probing_since\":1"));
+        }
+        cancel(&mut service, "quick");
+        wait_until("the machine has not failed", LONG, || head.availability_of(proxy.name()) == record);
+    }
     proxy.pass();
 
     // While it sends: the link stands still.

@@ -9,7 +9,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -91,8 +91,14 @@ fn try_lock(path: &Path) -> io::Result<Option<File>> {
         };
         match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
             Ok(_) if file.metadata()?.len() == 0 => return Ok(Some(file)),
-            // Its last holder has deleted it.
-            Ok(_) => {}
+            Ok(_) => match fs::symlink_metadata(path) {
+                // No holder writes to a file before it has deleted it.
+                Ok(linked) if linked.ino() == file.metadata()?.ino() => {
+                    return Err(io::Error::other("it is not empty, and no process holds it; remove it"));
+                }
+                // Its last holder has deleted it.
+                _ => {}
+            },
             Err(nix::Error::EAGAIN | nix::Error::EACCES) => return Ok(None),
             Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
@@ -143,6 +149,10 @@ mod tests {
         // Like a daemon that was killed between the two steps of a deletion.
         fs::write(format!("{output}.lock"), "").unwrap();
         assert!(OutputLocks::try_take([&output]).unwrap().is_some());
+        // Not a lock file of a daemon.
+        fs::write(format!("{output}.lock"), "text").unwrap();
+        let error = OutputLocks::try_take([&output]).unwrap_err().to_string();
+        assert!(error.ends_with("x.lock': it is not empty, and no process holds it; remove it"), "{error}");
     }
 
     #[test]

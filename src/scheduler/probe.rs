@@ -84,16 +84,22 @@ fn probe<E: Environment>(machine: &Machine, limit: Duration, is_wanted: &AtomicB
     }
 }
 
-/// Contacts a machine whose record is fresh ([`contact`](super::contact)), and records a failure.
+/// Contacts a machine whose record is fresh ([`contact`](super::contact)), and records a failure; a cancelled contact is
+/// none.
 fn contact<E: Environment>(machine: &Machine, env: &E) -> ProbeResult<E::Link> {
     // Once the contact is slow, other processes wait for its result as for that of a probe.
     let _lock = env.try_probe_lock(machine).ok().flatten();
     match env.connect(machine) {
         Ok(link) => {
             if env.health(machine).probing_since.is_some() {
-                env.change_health(machine, &mut |health| health.contact_answered());
+                env.change_health(machine, &mut |health| health.contact_ended());
             }
             ProbeResult::Responded(link)
+        }
+        // The machine has not failed, and no contact is pending any more.
+        Err(error) if env.is_cancelled() => {
+            env.change_health(machine, &mut |health| health.contact_ended());
+            ProbeResult::Failed(error)
         }
         Err(error) => {
             failed(machine, &error, env);

@@ -160,8 +160,8 @@ impl Health {
         Health { probing_since: Some(since), ..self }
     }
 
-    /// Returns the record of a host that has responded after all.
-    pub fn contact_answered(self) -> Health {
+    /// Returns the record of a host that has responded after all, or is not contacted any more.
+    pub fn contact_ended(self) -> Health {
         if self.failures.is_some() { self } else { Health { probing_since: None, ..self } }
     }
 

@@ -28,7 +28,7 @@ fn a_pending_contact_ends_freshness_until_the_host_responds() {
     // The earliest contact counts.
     let both = pending.clone().contact_pending(at + 2000);
     assert_eq!(both.availability(at + 2001), Availability::Probing { since: at });
-    assert_eq!(pending.clone().contact_answered(), reached);
+    assert_eq!(pending.clone().contact_ended(), reached);
     // Without any result the next probe counts it as a failure.
     let later = at + BACK_OFF_MIN.as_millis() as Time;
     assert_eq!(pending.availability(later), Availability::Unknown { after_failure: false });
@@ -37,7 +37,7 @@ fn a_pending_contact_ends_freshness_until_the_host_responds() {
     let old = measured + STATUS_TTL.as_millis() as Time;
     assert!(!reached.clone().probe_started(old).is_contact_pending());
     let failed = pending.after_failure("lost", at + 1);
-    assert!(!failed.is_contact_pending() && failed.clone().contact_answered() == failed);
+    assert!(!failed.is_contact_pending() && failed.clone().contact_ended() == failed);
 }
 
 #[test]
