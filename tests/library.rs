@@ -35,7 +35,19 @@ struct Program {
     child: Child,
     lines: Receiver<String>,
     seen: Vec<String>,
-    log: thread::JoinHandle<String>,
+    log: Option<thread::JoinHandle<String>>,
+}
+
+impl Drop for Program {
+    /// Ends the program. If the test fails, prints what it said.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(log) = self.log.take().filter(|_| thread::panicking()) {
+            self.seen.extend(self.lines.try_iter());
+            eprintln!("{:#?}\n{}", self.seen, log.join().unwrap_or_default());
+        }
+    }
 }
 
 impl Program {
@@ -54,7 +66,7 @@ impl Program {
             messages.read_to_end(&mut log).unwrap();
             String::from_utf8_lossy(&log).into_owned()
         });
-        Program { child, lines, seen: Vec::new(), log }
+        Program { child, lines, seen: Vec::new(), log: Some(log) }
     }
 
     fn say(&mut self, line: &str) {
@@ -85,9 +97,9 @@ impl Program {
             self.seen.push(line);
         }
         let status = self.child.wait().unwrap();
-        let log = self.log.join().unwrap();
+        let log = self.log.take().unwrap().join().unwrap();
         assert!(status.success(), "{:#?}\n{log}", self.seen);
-        (self.seen, log)
+        (std::mem::take(&mut self.seen), log)
     }
 }
 
