@@ -93,7 +93,7 @@ fn a_crowd_of_hooks_needs_few_logins() {
     };
     let start = |client| {
         let drvs: Vec<Drv> = (0..builds).map(|number| waiting(client, number)).collect();
-        pool.head.client().start(&drvs.iter().collect::<Vec<_>>())
+        pool.head.client().limit(15 * LONG).start(&drvs.iter().collect::<Vec<_>>())
     };
     let running: Vec<_> = (0..clients).map(start).collect();
     wait_until("all builds run at the same time", 5 * LONG, || pool.machine.built().len() == slots as usize);
