@@ -110,6 +110,7 @@ fn each_filter_excludes_rows() {
     assert_eq!(by_name("hello-2.13"), ["hello-2.13"]);
     assert_eq!(by_name("hello-2.13.drv"), ["hello-2.13"]);
     assert_eq!(by_name("*wor*"), ["hello-world-1"]);
+    assert_eq!(by_name("gc?-14"), ["gcc-14"]);
     assert_eq!(by_name("gcc"), ["gcc", "gcc-14"]);
     assert_eq!(by_name(&rows[3].derivation), ["gcc"]);
     assert_eq!(by_name("' OR 1 --"), [""; 0]);
