@@ -352,3 +352,110 @@ fn the_next_build_moves_the_rows_into_the_database() {
     client.wait().succeeded();
     assert_eq!(rows_of(&head).len(), 2);
 }
+
+fn offload(head: &Host, arguments: &[&str]) -> (String, String, Option<i32>) {
+    let output = head.command("/opt/offload/offload").args(arguments).output().unwrap();
+    let [out, messages] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    (out, messages, output.status.code())
+}
+
+/// Every field of the JSON object is in the manual, and so is the name that it has in a record.
+fn assert_in_the_manual(object: &serde_json::Value) {
+    let manual = fs::read_to_string("doc/manual/commands.md").unwrap();
+    let object = object.as_object().unwrap();
+    assert!(object.len() > 10, "{object:?}");
+    for name in object.keys() {
+        assert!(manual.contains(&format!("`{name}`")), "{name}");
+        let words = name.split('_').map(|word| word[..1].to_uppercase() + &word[1..]);
+        let record = words.collect::<String>();
+        assert!(manual.contains(&format!("`{record}`")), "{record}");
+    }
+}
+
+#[test]
+fn the_commands_show_builds_and_their_logs() {
+    let lab = Lab::new();
+    let machine = lab.build_machine("b1").start();
+    let head = lab.head().daemon_argument("--log-compression=none").start();
+    head.write_machines(&[machine.entry()]);
+    let (out, messages, status) = offload(&head, &["history"]);
+    assert_eq!((out.as_str(), messages.as_str(), status), ("no builds\n", "", Some(0)));
+
+    let good = Drv::new("good-1.0").script("echo the first line; echo >$out");
+    let result = head.build(&[&good]).succeeded();
+    let bad = Drv::new("bad-2.0").script("echo it fails; exit 3");
+    head.build(&[&bad]);
+    let lines = |arguments: &[&str]| offload(&head, &[&["history"], arguments].concat()).0;
+    let table = lines(&[]);
+    assert!(
+        table.starts_with("AGO  OUTCOME       NAME      MACHINE") || table.contains(" OUTCOME       NAME "),
+        "{table}"
+    );
+    assert!(
+        table.contains("  built         good-1.0  b1:") && table.contains("  build-failed  bad-2.0   b1:"),
+        "{table}"
+    );
+    assert!(table.contains("\nbad-2.0: build-failed on b1:"), "{table}");
+    assert!(!lines(&["good"]).contains("bad-2.0") && lines(&["good"]).contains("good-1.0"));
+    assert!(!lines(&["--failed"]).contains("good-1.0") && lines(&["--failed"]).contains("bad-2.0"));
+    assert_eq!(lines(&["--machine", "b2"]), "no builds\n");
+    assert_eq!(lines(&["--until", "1h"]), "no builds\n");
+    assert!(lines(&["--since", "1h", "--user", "root", "--outcome", "built"]).contains("good-1.0"));
+    let records = lines(&["--format=recutils", "--limit=1"]);
+    assert!(records.contains("\nName: bad-2.0\n") && records.contains("\nOutcome: build-failed\n"), "{records}");
+    assert!(!records.contains("good-1.0"), "{records}");
+    let json: serde_json::Value = serde_json::from_str(&lines(&["--json"])).unwrap();
+    assert_eq!((&json["version"], json["builds"].as_array().unwrap().len()), (&1.into(), 2));
+    assert_eq!(json["builds"][0]["derivation"], result.derivation("good-1.0").to_str().unwrap());
+    assert_in_the_manual(&json["builds"][0]);
+    let json: serde_json::Value = serde_json::from_str(&lines(&["--summary", "--json"])).unwrap();
+    assert_eq!((&json["machines"][0]["attempts"], &json["machines"][0]["built"]), (&2.into(), &1.into()));
+    assert_in_the_manual(&json["machines"][0]);
+    assert!(lines(&["--summary"]).contains("ATTEMPTS  BUILT  FAILED"), "{}", lines(&["--summary"]));
+    let (_, messages, status) = offload(&head, &["history", "--outcome", "odd"]);
+    assert!(messages.contains("expected one of: built, build-failed") && status == Some(2), "{messages}");
+
+    // By name, by file name, and the one of the machine if there is none here.
+    let log = |word: &str| offload(&head, &["log", word]);
+    assert!(log("good").0.ends_with("the first line\n"), "{:?}", log("good"));
+    let path = result.derivation("good-1.0").to_str().unwrap().to_owned();
+    assert_eq!(log(&path), log("good"));
+    head.run("rm", &["-r", "/var/log/guix/drvs"]);
+    assert_eq!(log(&path), ("the first line\n".to_owned(), String::new(), Some(0)));
+    machine.run("rm", &["-r", "/var/log/guix/drvs"]);
+    let (_, messages, status) = log(&path);
+    assert!(messages.contains("and none is in /var/log/guix on b1:") && status == Some(5), "{messages}");
+    let (_, messages, status) = log("unknown");
+    assert!(messages.contains("the history has no build of 'unknown'") && status == Some(5), "{messages}");
+    let (_, messages, status) = log("/gnu/store/nonsense");
+    assert!(messages.contains("'/gnu/store/nonsense' is not a derivation: ") && status == Some(1), "{messages}");
+}
+
+#[test]
+fn a_running_log_is_followed_to_its_end() {
+    let lab = Lab::new();
+    let machine = lab.build_machine("b1").start();
+    let head = lab.head().daemon_argument("--log-compression=none").start();
+    head.write_machines(&[machine.entry()]);
+    let script = "echo first; while ! test -e /tmp/go; do sleep 0.1; done; echo last; echo >$out";
+    let mut client = head.client().start(&[&Drv::new("running-1").script(script)]);
+    client.wait_for_log("first");
+    // The history has no row of it yet.
+    let pattern = head.path("/var/log/guix/drvs");
+    let find = || {
+        let output =
+            Command::new("find").arg(&pattern).args(["-name", "*-running-1.drv", "-size", "+0"]).output().unwrap();
+        let found = String::from_utf8(output.stdout).unwrap();
+        let (directory, rest) = found.trim().strip_prefix(pattern.to_str().unwrap())?[1..].split_once('/')?;
+        Some(format!("/gnu/store/{directory}{rest}"))
+    };
+    wait_until("the log is there", LONG, || find().is_some());
+    let mut follow = head.command("/opt/offload/offload");
+    let mut follow = follow.args(["log", "--follow", &find().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line == "first"));
+    machine.write("/tmp/go", "");
+    assert!(lines.any(|line| line == "last"));
+    assert!(follow.wait().unwrap().success());
+    client.wait().succeeded();
+}
