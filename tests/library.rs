@@ -35,7 +35,19 @@ struct Program {
     child: Child,
     lines: Receiver<String>,
     seen: Vec<String>,
-    log: thread::JoinHandle<String>,
+    log: Option<thread::JoinHandle<String>>,
+}
+
+impl Drop for Program {
+    /// Ends the program. If the test fails, prints what it said.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(log) = self.log.take().filter(|_| thread::panicking()) {
+            self.seen.extend(self.lines.try_iter());
+            eprintln!("{:#?}\n{}", self.seen, log.join().unwrap_or_default());
+        }
+    }
 }
 
 impl Program {
@@ -54,7 +66,7 @@ impl Program {
             messages.read_to_end(&mut log).unwrap();
             String::from_utf8_lossy(&log).into_owned()
         });
-        Program { child, lines, seen: Vec::new(), log }
+        Program { child, lines, seen: Vec::new(), log: Some(log) }
     }
 
     fn say(&mut self, line: &str) {
@@ -85,9 +97,9 @@ impl Program {
             self.seen.push(line);
         }
         let status = self.child.wait().unwrap();
-        let log = self.log.join().unwrap();
+        let log = self.log.take().unwrap().join().unwrap();
         assert!(status.success(), "{:#?}\n{log}", self.seen);
-        (self.seen, log)
+        (std::mem::take(&mut self.seen), log)
     }
 }
 
@@ -281,9 +293,9 @@ fn a_build_is_cancelled_wherever_it_waits() {
         let before = proxy.connections();
         build(&mut service, "quick");
         wait_until("it connects", LONG, || proxy.connections() > before);
-        if record == Availability::Fresh {
-            wait_until("the contact is slow", LONG, || head.health_of(proxy.name()).contains("\"probing_since\":1"));
-        }
+        // A contact is recorded once it is slow.
+        let is_recorded = || matches!(head.availability_of(proxy.name()), Availability::Probing { .. });
+        wait_until("the contact is recorded", LONG, is_recorded);
         cancel(&mut service, "quick");
         wait_until("the machine has not failed", LONG, || head.availability_of(proxy.name()) == record);
     }

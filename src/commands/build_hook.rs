@@ -6,6 +6,7 @@
 mod admission;
 mod progress;
 mod reporter;
+mod signals;
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -145,7 +146,8 @@ fn serve(
         failpoint(Failpoint::ListsRead);
         let log = BuildLog::new(descriptors.build_log.try_clone()?);
         let mut observer = Reporter::new(&engine.arguments, &descriptors.messages);
-        let result = consideration.offload(accepted, &inputs, &outputs, &log, &mut observer);
+        let cancel = signals::cancel_on_signals()?;
+        let result = cancel.scope(|| consideration.offload(accepted, &inputs, &outputs, &log, &mut observer));
         // The daemon discards the unread rest of the log when this process ends.
         let mut stopwatch = Stopwatch::start();
         let unread = log.drain();

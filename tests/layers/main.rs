@@ -133,6 +133,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "commands",
         &[
+            "cancel",
             "failpoints",
             "daemon",
             "engine",
