@@ -79,7 +79,7 @@ impl Engine {
 
     /// Refuses a machine file that the owner of the state can write, if this process is root and the owner is another
     /// user.
-    fn check_writers(&self, path: &Path) -> Result<(), Report> {
+    pub fn check_writers(&self, path: &Path) -> Result<(), Report> {
         if !geteuid().is_root() {
             return Ok(());
         }

@@ -13,7 +13,7 @@ use super::failure::{CommandError, CommandResult};
 use super::{Command, CommandLine};
 use super::{
     add, annotations, as_user, authorize, build_hook, convert, daemon_user, disconnect, documents, drain, eval,
-    explain, guix_wrapper, help, install, machines, ssh, status, test,
+    explain, guix_wrapper, help, init, install, machines, ssh, status, test,
 };
 use crate::engine::{Engine, STATE_SUBDIRECTORY};
 use crate::exit::ExitStatus;
@@ -101,12 +101,13 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
         Command::Authorize(arguments) => for_machine_file(arguments.machine_file())?,
         Command::Ssh(arguments) => for_machine_file(arguments.machine_file())?,
         Command::Status(arguments) => for_checks(arguments.machine_file())?,
-        // They evaluate no file, or (`install`) handle it themselves.
+        Command::Add(args) => args.changed_file().map(for_machine_file).transpose()?.flatten(),
+        // They evaluate no file, or handle it themselves.
         Command::Annotations(_)
+        | Command::Init(_)
         | Command::Install(_)
         | Command::Uninstall(_)
-        | Command::Documents(_)
-        | Command::Add(_) => None,
+        | Command::Documents(_) => None,
     };
     if let (Command::Test(_), Some(user)) = (command, &user) {
         log::info!("checked as '{}', the user that guix-daemon runs as", user.name);
@@ -131,6 +132,7 @@ fn run(command: Command) -> CommandResult {
         Command::Uninstall(args) => install::uninstall(&args, &engine, out),
         Command::Documents(args) => documents::run(&args, help::definition()),
         Command::Test(args) => test::run(&args, &engine),
+        Command::Init(args) => init::run(&args, &engine),
         Command::Add(args) => add::run(&args, &engine, out, messages),
         Command::Authorize(args) => authorize::run(&args, &engine),
         Command::Status(args) => status::run(&args, &engine),

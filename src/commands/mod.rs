@@ -19,6 +19,7 @@ pub mod explain;
 mod failure;
 pub mod guix_wrapper;
 pub mod help;
+pub mod init;
 pub mod install;
 mod machines;
 mod main;
@@ -62,6 +63,8 @@ enum Command {
     Disconnect(disconnect::Args),
     /// Evaluate the machine file, and print the pool or the errors.
     Eval(eval::Args),
+    /// Set up this machine and a build machine, step by step; run it again to continue.
+    Init(init::Args),
     /// Configure guix-daemon to use this program, on a machine with systemd.
     Install(install::InstallArgs),
     /// Undo `offload install`.
@@ -71,7 +74,7 @@ enum Command {
     Documents(documents::Args),
     /// Check whether the build machines can be used, and print the fix of each problem.
     Test(test::Args),
-    /// Fetch a machine's host key, and print an entry for the machine file.
+    /// Fetch a machine's host key, and print an entry for the machine file, or add it there.
     Add(add::Args),
     /// Authorize the signing keys of this machine and of a build machine on each other.
     Authorize(authorize::Args),
