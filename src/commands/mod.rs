@@ -69,7 +69,7 @@ enum Command {
     Install(install::InstallArgs),
     /// Undo `offload install`.
     Uninstall(install::UninstallArgs),
-    /// Write manual pages and completions for bash, zsh and fish.
+    /// Write manual pages, the manual, and completions for bash, zsh and fish.
     #[command(hide = true)]
     Documents(documents::Args),
     /// Check whether the build machines can be used, and print the fix of each problem.
