@@ -421,3 +421,13 @@ fn a_key_that_is_not_authorized_is_found_before_the_upload() {
         "{steps}"
     );
 }
+
+#[test]
+fn a_refused_build_on_a_full_disk_names_the_disk() {
+    for (free_disk, is_full) in [(0, true), (1 << 40, false)] {
+        let mut scripted = Scripted::new(vec![("build 1", Answer::Reports(1))]);
+        scripted.status = Some(MachineStatus { free_disk: Some(free_disk), ..MachineStatus::default() });
+        let (_, kind, text) = failure(scripted, None);
+        assert_eq!((kind, text.contains("its store is nearly full (0 KiB free)")), ("refused", is_full), "{text}");
+    }
+}
