@@ -107,7 +107,7 @@ impl Engine {
 
     /// Refuses a machine file that unknown users can write, or the owner of the state, if this process is root and the
     /// owner is another user.
-    fn check_writers(&self, path: &Path) -> Result<(), Report> {
+    pub fn check_writers(&self, path: &Path) -> Result<(), Report> {
         if !geteuid().is_root() {
             return Ok(());
         }
