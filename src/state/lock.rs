@@ -53,6 +53,16 @@ pub(super) fn try_lock(path: &Path) -> Result<Option<File>, StateError> {
     }
 }
 
+/// Locks an open file together with others that lock it so. `false`: a process has it for itself.
+pub(super) fn try_shared(file: &File) -> io::Result<bool> {
+    locked(|| FileExt::try_lock_shared(file))
+}
+
+/// Locks an open file for this process alone. `false`: another process has it.
+pub(super) fn try_exclusive(file: &File) -> io::Result<bool> {
+    locked(|| FileExt::try_lock(file))
+}
+
 /// Releases a lock before its file is closed.
 pub(super) fn unlock(file: &File) -> io::Result<()> {
     FileExt::unlock(file)

@@ -33,6 +33,8 @@ pub const COMMANDS: &[&[&str]] = &[
     &["drain", MACHINE],
     &["undrain", MACHINE],
     &["eval"],
+    &["history"],
+    &["metrics"],
     &["authorize", MACHINE, "--yes"],
     HOOK,
 ];

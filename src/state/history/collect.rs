@@ -19,7 +19,7 @@ const MAX_BATCHES: usize = 2;
 /// Moves the rows in `directory`. A damaged database is set aside and replaced. The caller holds `history.batch.lock`.
 pub(super) fn collect(directory: &Path, now: Time) -> Result<(), HistoryError> {
     for _ in 0..MAX_BATCHES {
-        let Some(Batch { text, digest }) = take_batch(directory)? else { break };
+        let Some(Batch { file, text, digest }) = take_batch(directory)? else { break };
         let (rows, invalid) = parse(&text);
         if invalid > 0 {
             debug!("{invalid} lines of the history are invalid");
@@ -35,6 +35,7 @@ pub(super) fn collect(directory: &Path, now: Time) -> Result<(), HistoryError> {
         }
         failpoint(Failpoint::HistoryCommitted);
         drop_batch(directory)?;
+        drop(file);
     }
     Ok(())
 }

@@ -9,7 +9,6 @@
 //! |---|---|
 //! | `history.db`, `-wal`, `-shm` | the database |
 //! | `history.pending` | rows that are not in it yet |
-//! | `history.lock` | held for microseconds, by a process that appends to that file or renames it |
 //! | `history.batch` | the rows that a process moves, or moved when it was killed |
 //! | `history.batch.lock` | held by that process |
 //! | `history.db.damaged` | the last database that could not be used |

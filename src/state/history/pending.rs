@@ -3,9 +3,9 @@
 //!
 //! A line also begins with an end of line. So a line that a full disk cut off spoils no other line; it is skipped.
 //!
-//! An appending process holds `history.lock`, so that the file is not taken for a batch meanwhile. It waits for that lock
-//! for [`LOCK_WAIT`] at most, because the holder may be stopped. Then it appends without the lock: the holder does not
-//! read the batch before it has released the lock.
+//! Processes that append have shared locks of the file, so that none waits for another one. A process that moves the rows
+//! renames the file first, and then locks it for itself until it is removed. Who does not get the shared lock, or finds
+//! that the file was removed, opens the name again, which is another file now.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -20,7 +20,7 @@ use super::row::Row;
 use crate::failpoints::{Failpoint, failpoint};
 use crate::permissions::files;
 use crate::state::StateError;
-use crate::state::lock::try_lock;
+use crate::state::lock::{try_exclusive, try_shared};
 
 /// The largest file of rows, in bytes: some thousand rows. If nothing collects them, further rows are dropped.
 const MAX_PENDING: u64 = 4 << 20;
@@ -32,18 +32,20 @@ const MAX_PENDING_REQUESTS: u64 = 256 << 10;
 /// Above this size the rows should be moved.
 const MANY_PENDING: u64 = 64 << 10;
 
-/// The longest wait for the lock.
-const LOCK_WAIT: Duration = Duration::from_millis(5);
+/// How long a process that moves the rows waits for those that append to them.
+const APPEND_WAIT: Duration = Duration::from_millis(500);
 
-/// The pause between two attempts to take the lock.
-const LOCK_PAUSE: Duration = Duration::from_micros(100);
+/// How often it checks them.
+const POLL_INTERVAL: Duration = Duration::from_micros(200);
+
+/// How often the file is opened again. Each time it was renamed a moment ago.
+const MAX_OPENINGS: usize = 100;
 
 /// Appends rows in one write.
 pub(super) fn append(directory: &Path, rows: &[Row]) -> Result<(), StateError> {
     let path = directory.join("history.pending");
     let failed = |cause| StateError { path: path.clone(), cause };
-    let _lock = lock(directory)?;
-    let mut file = files::open_to_append(&path).map_err(failed)?;
+    let mut file = open_shared(&path).map_err(failed)?;
     let size = file.metadata().map_err(failed)?.len();
     let mut text = Vec::new();
     for row in rows.iter().filter(|row| size <= MAX_PENDING_REQUESTS || !row.outcome.is_request()) {
@@ -65,50 +67,56 @@ pub(super) fn is_filling(directory: &Path) -> bool {
     files::size(&directory.join("history.pending")).is_ok_and(|size| size > MANY_PENDING)
 }
 
-/// Takes the lock; `None` if it is not released in time.
-fn lock(directory: &Path) -> Result<Option<File>, StateError> {
-    let path = directory.join("history.lock");
-    let start = Instant::now();
-    loop {
-        match try_lock(&path)? {
-            None if start.elapsed() < LOCK_WAIT => thread::sleep(LOCK_PAUSE),
-            lock => return Ok(lock),
+/// Opens the file with a shared lock.
+fn open_shared(path: &Path) -> io::Result<File> {
+    for _ in 0..MAX_OPENINGS {
+        let file = files::open_to_append(path)?;
+        if try_shared(&file)? && file.metadata()?.nlink() > 0 {
+            return Ok(file);
         }
     }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "another process keeps it locked"))
 }
 
 /// Rows that are moved into the database together.
-#[derive(Default)]
 pub(super) struct Batch {
+    /// Holds the lock.
+    pub file: File,
     pub text: Vec<u8>,
     /// Of the text and of the time of its last line, so that no other batch has it.
     pub digest: Vec<u8>,
 }
 
 /// Returns the batch: the one that a killed process left, or else all rows that were appended since. `None` if there are
-/// none. The caller holds `history.batch.lock`.
+/// none, or a process that appends was stopped. The caller holds `history.batch.lock`.
 pub(super) fn take_batch(directory: &Path) -> Result<Option<Batch>, StateError> {
     let (pending, batch) = (directory.join("history.pending"), directory.join("history.batch"));
     if !files::exists(&batch) {
         if !files::exists(&pending) {
             return Ok(None);
         }
-        let Some(_lock) = lock(directory)? else { return Ok(None) };
         files::rename(&pending, &batch).map_err(|cause| StateError { path: pending.clone(), cause })?;
         failpoint(Failpoint::HistoryBatchTaken);
     }
     let failed = |cause| StateError { path: batch.clone(), cause };
-    let read = || -> io::Result<Batch> {
+    let read = || -> io::Result<Option<Batch>> {
         let file = files::open(&batch)?;
+        let start = Instant::now();
+        while !try_exclusive(&file)? {
+            if start.elapsed() > APPEND_WAIT {
+                return Ok(None);
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
         let data = file.metadata()?;
         let mut text = Vec::new();
-        file.take(2 * MAX_PENDING).read_to_end(&mut text)?;
+        (&file).take(2 * MAX_PENDING).read_to_end(&mut text)?;
         let digest =
             Sha256::new().chain_update(data.mtime().to_ne_bytes()).chain_update(data.mtime_nsec().to_ne_bytes());
         let digest = digest.chain_update(&text).finalize().to_vec();
-        Ok(Batch { text, digest })
+        Ok(Some(Batch { file, text, digest }))
     };
-    read().map(Some).map_err(failed)
+    read().map_err(failed)
 }
 
 /// Removes the batch, which is in the database.
@@ -142,8 +150,8 @@ mod tests {
     }
 
     fn names(directory: &Path) -> Vec<String> {
-        let batch = take_batch(directory).unwrap().unwrap_or_default();
-        parse(&batch.text).0.into_iter().map(|row| row.name).collect()
+        let text = take_batch(directory).unwrap().map(|batch| batch.text).unwrap_or_default();
+        parse(&text).0.into_iter().map(|row| row.name).collect()
     }
 
     #[test]
@@ -193,12 +201,35 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_holder_of_the_lock_delays_no_row_and_no_batch_is_taken() {
+    fn a_row_goes_to_another_file_while_the_batch_is_moved() {
         let top = tempfile::tempdir().unwrap();
-        let held = try_lock(&top.path().join("history.lock")).unwrap().unwrap();
         append(top.path(), &[row("a", Outcome::Built)]).unwrap();
-        assert_eq!(names(top.path()), [""; 0]);
-        drop(held);
+        // It was opened before the file became a batch, and is locked too late.
+        let late = files::open_to_append(&top.path().join("history.pending")).unwrap();
+        let batch = take_batch(top.path()).unwrap().unwrap();
+        assert!(!try_shared(&late).unwrap());
+        append(top.path(), &[row("b", Outcome::Built)]).unwrap();
+        drop_batch(top.path()).unwrap();
+        drop(batch);
+        assert!(try_shared(&late).unwrap() && late.metadata().unwrap().nlink() == 0);
+        assert_eq!(names(top.path()), ["b"]);
+    }
+
+    #[test]
+    fn a_stopped_process_keeps_no_row_from_being_appended() {
+        let top = tempfile::tempdir().unwrap();
+        append(top.path(), &[row("a", Outcome::Built)]).unwrap();
+        // It was stopped while it appended.
+        let appending = open_shared(&top.path().join("history.pending")).unwrap();
+        assert!(take_batch(top.path()).unwrap().is_none());
+        append(top.path(), &[row("b", Outcome::Built)]).unwrap();
+        // It is stopped while it moves the rows.
+        drop(appending);
+        let moving = take_batch(top.path()).unwrap().unwrap();
+        append(top.path(), &[row("c", Outcome::Built)]).unwrap();
+        drop(moving);
         assert_eq!(names(top.path()), ["a"]);
+        drop_batch(top.path()).unwrap();
+        assert_eq!(names(top.path()), ["b", "c"]);
     }
 }
