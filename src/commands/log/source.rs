@@ -52,7 +52,7 @@ impl<R: Read, W: Fn() -> bool> Read for Follow<R, W> {
             if count > 0 || piece.is_empty() || self.is_over {
                 return Ok(count);
             }
-            // What was written until it ended is read once more.
+            // The lines that the build wrote before its end are read now.
             self.is_over = !(self.is_running)();
             if !self.is_over {
                 thread::sleep(POLL_INTERVAL);
