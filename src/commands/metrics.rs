@@ -90,7 +90,7 @@ fn finish(args: &Args, text: &str) -> CommandResult {
     Ok(ExitStatus::Success)
 }
 
-/// What this head has recorded about a machine. Times are in milliseconds.
+/// The records of this head about a machine. Times are in milliseconds.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct MachineRecord {
     name: String,

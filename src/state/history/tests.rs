@@ -221,7 +221,9 @@ fn a_batch_that_a_killed_process_left_is_inserted_once() {
 }
 
 /// Damages of the database. Each is met by a hook that adds a row, and by a command that reads.
-const DAMAGES: &[(&str, fn(&Path))] = &[
+type Damage = (&'static str, fn(&Path));
+
+const DAMAGES: &[Damage] = &[
     ("garbage", |path| {
         fs::remove_file(path.with_extension("db-wal")).unwrap();
         fs::write(path, "no database".repeat(1000)).unwrap();
