@@ -105,13 +105,21 @@ impl Engine {
         load(path, context)
     }
 
-    /// Refuses a machine file that the owner of the state can write, if this process is root and the owner is another
-    /// user.
-    fn check_writers(&self, path: &Path) -> Result<(), Report> {
+    /// Refuses a machine file that unknown users can write, or the owner of the state, if this process is root and the
+    /// owner is another user.
+    pub fn check_writers(&self, path: &Path) -> Result<(), Report> {
         if !geteuid().is_root() {
             return Ok(());
         }
         let (file, state) = (ownership::control(path), ownership::control(self.state.path()));
+        if let Ok(Control::Others { path: shared }) = &file
+            && path.exists()
+        {
+            let shared = in_quotes(&shared.to_string_lossy());
+            let message = format!("root does not evaluate it: other users can write to {shared}");
+            let hint = "keep it where only its owner can write, for example in /etc/guix, with the mode 0644";
+            return Err(Diagnostic::error(path.display().to_string(), message).hint(hint).into());
+        }
         let (Ok(Control::User { path: owned, uid, gid }), Ok(Control::User { uid: owner, .. })) = (file, state) else {
             return Ok(());
         };

@@ -10,6 +10,7 @@
 //! | greet | a channel to the machine's daemon, its greeting |
 //! | options | the daemon's options are set |
 //! | store check | once a day: whether the machine's store is this machine's |
+//! | signing key | before the first build on the machine: its signing key is checked |
 //! | reuse | instead of all these: a persistent connection is acquired, and the options are set over it |
 //! | query | the present inputs are queried |
 //! | add | the missing ones that need no signature are sent |

@@ -261,10 +261,50 @@ fn missing_rights_of_the_daemon_are_reported_with_the_fix() {
     let state = fs::metadata(root.join("var/guix/offload")).unwrap();
     assert_eq!((state.uid(), state.gid(), state.mode() & 0o777), (995, 990, 0o700));
 
+    // A key in root's home is copied, named or not; where root has none, a new one is made for the user.
+    let key = |field: &str| {
+        fs::write(
+            root.join("etc/guix/machines.lua"),
+            machines.replace("private_key = '/etc/guix/offload_ed25519',", field),
+        )
+        .unwrap();
+        let said = succeed(root, &["install", "--dry-run"]);
+        let remedies = said.lines().filter_map(|line| line.strip_prefix("  remedy: "));
+        remedies.filter(|remedy| remedy.contains("private_key")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let new = "ssh-keygen -t ed25519 -N '' -f '/etc/guix/offload_ed25519' && chown guix-daemon: \
+               '/etc/guix/offload_ed25519'  # then private_key = \"/etc/guix/offload_ed25519\" in the machine file";
+    let copied = "test -e '/etc/guix/id_ed25519' || install -o guix-daemon -m 400 '/root/.ssh/id_ed25519' \
+                  '/etc/guix/id_ed25519'  # then private_key = \"/etc/guix/id_ed25519\" in the machine file";
+    assert_eq!(key(""), [new]);
+    fs::create_dir_all(root.join("root/.ssh")).unwrap();
+    fs::write(root.join("root/.ssh/id_ed25519"), "").unwrap();
+    fs::set_permissions(root.join("root"), fs::Permissions::from_mode(0o700)).unwrap();
+    for field in ["", "private_key = '/root/.ssh/id_ed25519',", "private_key = '~/.ssh/id_ed25519',"] {
+        assert_eq!(key(field), [copied], "{field}");
+    }
+
     fs::remove_file(root.join("etc/guix/machines.lua")).unwrap();
     fs::write(root.join("etc/guix/machines.scm"), "").unwrap();
     let said = succeed(root, &["install", "--dry-run"]);
     assert!(said.contains("remedy: offload convert /etc/guix/machines.scm -o /etc/guix/machines.lua\n"), "{said}");
+}
+
+#[test]
+fn the_machine_file_is_evaluated() {
+    let system = system(AS_ROOT);
+    let root = system.path();
+    let said = succeed(root, &["install"]);
+    assert!(said.contains("eval     /etc/guix/machines.lua (0 machines)\n"), "{said}");
+    for page in ["benchmarks.md", "manual/quick-start.md"] {
+        let installed = fs::read(root.join("usr/local/share/doc/offload").join(page)).unwrap();
+        assert_eq!(installed, fs::read(Path::new("doc").join(page)).unwrap());
+    }
+    fs::write(root.join("etc/guix/machines.lua"), "return {\n  first = 1,\n  second = 2,\n}\n").unwrap();
+    let said = succeed(root, &["install"]);
+    assert!(said.contains("to do: the machine file '/etc/guix/machines.lua' has errors: "), "{said}");
+    assert!(said.contains("machines.lua:2: error: ") && said.contains("machines.lua:3: error: "), "{said}");
+    assert!(said.ends_with("remedy: correct the file, then: offload eval\n"), "{said}");
 }
 
 #[test]
@@ -324,6 +364,18 @@ fn a_daemon_offloads_with_what_was_installed() {
     fs::set_permissions(head.path("/usr/sbin/systemctl"), fs::Permissions::from_mode(0o755)).unwrap();
     let said = head.run("/root/offload", &["install", "--restart"]);
     assert!(said.ends_with("guix-daemon, which runs as guix-daemon, has all the rights that it needs.\n"), "{said}");
+    assert!(said.contains("\neval     /etc/guix/machines.lua (1 machine)\n"), "{said}");
+    // As the daemon's user: whether it can read a module of the file counts.
+    head.write("/root/closed/hidden.lua", "return {}");
+    head.run("chmod", &["700", "/root/closed"]);
+    let file = text(&head.read("/etc/guix/machines.lua"));
+    for owner in ["guix-daemon:", "root:"] {
+        head.write_machine_file(&format!("dofile(\"/root/closed/hidden.lua\")\n{file}"));
+        head.run("chown", &[owner, "/etc/guix", "/etc/guix/machines.lua"]);
+        let said = head.run("/root/offload", &["install"]);
+        assert!(said.contains("machines.lua:1: error: ") && said.contains("hidden.lua"), "{owner} {said}");
+    }
+    head.write_machine_file(&file);
     assert_eq!(text(&head.read("/run/systemctl")), "daemon-reload\nrestart guix-daemon.service\n");
     let drop_in = text(&head.read(format!("/{DROP_IN}")));
     let set: Vec<&str> = drop_in.lines().filter(|line| line.starts_with("Environment=")).collect();

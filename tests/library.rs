@@ -335,3 +335,36 @@ fn a_build_is_cancelled_wherever_it_waits() {
     println!("cancelled after {times:?}");
     assert_nothing_left(&head);
 }
+
+/// A trivial build over an open session, by the service and by the hook.
+#[test]
+#[ignore = "a measurement"]
+fn throughput_of_a_service() {
+    const ROUNDS: usize = 25;
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    head.write_machines(&[b1.entry().set("overload_threshold", false).set("keep_connection", 600)]);
+    let mut direct = head.direct();
+    let mut service = Program::start(&head, "service", &["/etc/guix/machines.lua"]);
+    let mut times = [Vec::new(), Vec::new()];
+    for round in 0..=ROUNDS {
+        let hook = direct.make(&Drv::new(&format!("hook-{round}"))).path;
+        let time = [direct.build_paths(&[hook]).unwrap(), {
+            let drv = direct.make(&Drv::new(&format!("service-{round}"))).path;
+            let begin = Instant::now();
+            service.say(&format!("build {drv}"));
+            service.wait_for(&format!("{drv}: built on"));
+            begin.elapsed()
+        }];
+        // The first ones log in.
+        if round > 0 {
+            times.iter_mut().zip(time).for_each(|(times, time)| times.push(time));
+        }
+    }
+    service.finish();
+    for (who, times) in ["hook", "service"].iter().zip(&mut times) {
+        times.sort();
+        println!("{who}: median {:?}, {:?} to {:?}", times[ROUNDS / 2], times[0], times[ROUNDS - 1]);
+    }
+}

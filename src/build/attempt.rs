@@ -47,6 +47,11 @@ pub trait AttemptSteps {
     /// Makes a new session available to other builds.
     fn keep(&mut self, link: &Self::Link);
 
+    /// Checks whether the machine signs with an authorized key, unless that is known.
+    fn check_signing_key(&mut self, _: &mut Self::Link) -> Result<(), AttemptError> {
+        Ok(())
+    }
+
     fn upload(&mut self, link: &mut Self::Link) -> Result<(), AttemptError>;
 
     /// Builds. Returns the daemon's report if the build failed.
@@ -155,6 +160,7 @@ fn build_over<S: AttemptSteps>(steps: &mut S, link: &mut S::Link) -> Result<S::O
         steps.send_options(link)?;
     }
     steps.keep(link);
+    steps.check_signing_key(link)?;
     steps.upload(link)?;
     if let Some(report) = steps.build(link)? {
         return Err(AttemptError::Reported(inspect_failure(steps, link, &report)?));

@@ -75,7 +75,15 @@ impl AttemptError {
     }
 
     pub(super) fn of_download(error: &DownloadError, end: StreamEnd) -> AttemptError {
-        match AttemptError::of_transfer("retrieving outputs", error.is_of_machine(), error, end) {
+        AttemptError::of_signature("retrieving outputs", error, end)
+    }
+
+    pub(super) fn of_signing_key(error: &DownloadError, end: StreamEnd) -> AttemptError {
+        AttemptError::of_signature("checking its signing key", error, end)
+    }
+
+    fn of_signature(phase: &str, error: &DownloadError, end: StreamEnd) -> AttemptError {
+        match AttemptError::of_transfer(phase, error.is_of_machine(), error, end) {
             AttemptError::Machine(cause) if error.is_of_key() => AttemptError::UnauthorizedKey(cause),
             other => other,
         }

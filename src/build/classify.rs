@@ -49,14 +49,17 @@ pub fn classify(answer: &Answer<'_>, free_disk: Option<u64>, inputs_lost: usize)
         (_, true) if inputs_lost > 0 => FailureClass::Machine(Some(format!(
             "{inputs_lost} inputs were garbage collected there before the build ended"
         ))),
-        (_, true) => match free_disk {
-            Some(free) if free < NEARLY_FULL_BYTES => FailureClass::Machine(Some(format!(
-                "its store is nearly full ({} KiB free), which may be the cause",
-                free >> 10
-            ))),
-            _ => FailureClass::Failed,
+        (_, true) => match nearly_full(free_disk) {
+            Some(full) => FailureClass::Machine(Some(full)),
+            None => FailureClass::Failed,
         },
     }
+}
+
+/// Returns the text about a store that is nearly full, with `free_disk` bytes left.
+pub fn nearly_full(free_disk: Option<u64>) -> Option<String> {
+    let free = free_disk.filter(|&free| free < NEARLY_FULL_BYTES)?;
+    Some(format!("its store is nearly full ({} KiB free), which may be the cause", free >> 10))
 }
 
 /// The messages of the build trace about rejected outputs; `*` stands for a name. `tests/rejected_outputs.rs` makes the

@@ -1,6 +1,6 @@
 //! The failure that a failed build means, from the report of the machine's daemon and the state of the machine.
 
-use super::classify::{FailureClass, classify};
+use super::classify::{FailureClass, classify, nearly_full};
 use super::inspect_hint::inspect_hint;
 use super::watch::BuildWatch;
 use crate::error::Failure;
@@ -37,6 +37,9 @@ pub(super) fn classify_failure(
         FailureClass::TimedOut => Failure::TimedOut { derivation, machine, message: with_hint(message) },
         // The machine may be able to do this build later.
         FailureClass::Machine(Some(why)) => Failure::Machine { machine, cause: format!("{message}; {why}") },
-        FailureClass::Machine(None) => Failure::Refused { machine, cause: message },
+        FailureClass::Machine(None) => {
+            let full = nearly_full(free_disk).map_or(String::new(), |full| format!("; {full}"));
+            Failure::Refused { machine, cause: message + &full }
+        }
     }
 }

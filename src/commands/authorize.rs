@@ -30,8 +30,8 @@ use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream};
 use crate::shell::quote;
 use crate::store::signature::{Acl, PublicKey};
-use crate::transfer::RejectedOutput;
 use crate::transfer::signature_test::{self, SignatureTestError};
+use crate::transfer::{self, RejectedOutput};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -181,7 +181,10 @@ impl<'a> Exchange<'a> {
         let tried = signature_test::make(&mut client, &trial_text("made"))
             .and_then(|path| signature_test::download(&mut client, &directories.store, &acl, &path));
         match tried {
-            Ok(()) => Ok(None),
+            Ok(key) => {
+                transfer::remember(&self.engine.state, self.machine, &key);
+                Ok(None)
+            }
             Err(SignatureTestError::Refused(RejectedOutput::Signature(VerifyError::Unauthorized { key }))) => {
                 Ok(Some(key))
             }

@@ -1,9 +1,11 @@
-//! `offload documents DIRECTORY`: writes manual pages and completions, from the definition of the command line.
+//! `offload documents DIRECTORY`: writes manual pages and completions, from the definition of the command line, and the
+//! manual.
 //!
 //! The files below DIRECTORY are where the GNU Coding Standards and the three shells expect them, below `/usr/local`,
 //! in a distribution's package and in a profile of Guix. Packages run this; `offload install` writes the same files.
 
 mod machine_file;
+mod manual;
 mod page;
 
 use std::fs;
@@ -26,7 +28,7 @@ pub struct Document {
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The directory for `share/man` and the completions.
+    /// The directory for `share/man`, `share/doc` and the completions.
     directory: PathBuf,
 }
 
@@ -48,7 +50,7 @@ pub fn run(args: &Args, definition: Command) -> CommandResult {
     }
 }
 
-/// Returns all manual pages and completions for the command line with this definition.
+/// Returns all manual pages and completions for the command line with this definition, and the manual.
 pub fn documents(definition: Command) -> io::Result<Vec<Document>> {
     let mut command = definition.version(env!("CARGO_PKG_VERSION"));
     command.build();
@@ -70,6 +72,7 @@ pub fn documents(definition: Command) -> io::Result<Vec<Document>> {
         clap_complete::generate(shell, &mut command, "offload", &mut contents);
         documents.push(Document { path: path.into(), contents });
     }
+    documents.extend(manual::pages().map(|(path, text)| Document { path, contents: text.into() }));
     Ok(documents)
 }
 

@@ -6,11 +6,12 @@
 //! The checks of all changes come before the first change, and a second run changes nothing. All paths are below
 //! `--root`, which is `/` except for makers of packages or images.
 //!
-//! At the end it reports whether the user of the unit has the rights that the hook needs. It changes none of them, but
-//! creates the directory of the hook's state for that user.
+//! At the end it evaluates the machine file, and reports whether the user of the unit has the rights that the hook
+//! needs. It changes none of them, but creates the directory of the hook's state for that user.
 
 mod check;
 mod error;
+mod evaluated;
 mod manifest;
 mod plan;
 mod unit;

@@ -13,7 +13,7 @@ use super::failure::{CommandError, CommandResult};
 use super::{Command, CommandLine};
 use super::{
     add, annotations, as_user, authorize, build_hook, convert, daemon_user, disconnect, documents, drain, eval,
-    explain, guix_wrapper, help, history, install, log, machines, metrics, ssh, status, test,
+    explain, guix_wrapper, help, history, init, install, log, machines, metrics, ssh, status, test,
 };
 use crate::engine::{Engine, STATE_SUBDIRECTORY};
 use crate::exit::ExitStatus;
@@ -108,12 +108,13 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
             user => user,
         },
         Command::Log(arguments) => for_machine_file(arguments.machine_file())?,
-        // They evaluate no file, or (`install`) handle it themselves.
+        Command::Add(args) => args.changed_file().map(for_machine_file).transpose()?.flatten(),
+        // They evaluate no file, or handle it themselves.
         Command::Annotations(_)
+        | Command::Init(_)
         | Command::Install(_)
         | Command::Uninstall(_)
-        | Command::Documents(_)
-        | Command::Add(_) => None,
+        | Command::Documents(_) => None,
     };
     if let (Command::Test(_), Some(user)) = (command, &user) {
         ::log::info!("checked as '{}', the user that guix-daemon runs as", user.name);
@@ -138,6 +139,7 @@ fn run(command: Command) -> CommandResult {
         Command::Uninstall(args) => install::uninstall(&args, &engine, out),
         Command::Documents(args) => documents::run(&args, help::definition()),
         Command::Test(args) => test::run(&args, &engine),
+        Command::Init(args) => init::run(&args, &engine),
         Command::Add(args) => add::run(&args, &engine, out, messages),
         Command::Authorize(args) => authorize::run(&args, &engine),
         Command::Status(args) => status::run(&args, &engine),

@@ -21,6 +21,7 @@ mod format;
 pub mod guix_wrapper;
 pub mod help;
 pub mod history;
+pub mod init;
 pub mod install;
 pub mod log;
 mod machines;
@@ -67,16 +68,18 @@ enum Command {
     Disconnect(disconnect::Args),
     /// Evaluate the machine file, and print the pool or the errors.
     Eval(eval::Args),
+    /// Set up this machine and a build machine, step by step; run it again to continue.
+    Init(init::Args),
     /// Configure guix-daemon to use this program, on a machine with systemd.
     Install(install::InstallArgs),
     /// Undo `offload install`.
     Uninstall(install::UninstallArgs),
-    /// Write manual pages and completions for bash, zsh and fish.
+    /// Write manual pages, the manual, and completions for bash, zsh and fish.
     #[command(hide = true)]
     Documents(documents::Args),
     /// Check whether the build machines can be used, and print the fix of each problem.
     Test(test::Args),
-    /// Fetch a machine's host key, and print an entry for the machine file.
+    /// Fetch a machine's host key, and print an entry for the machine file, or add it there.
     Add(add::Args),
     /// Authorize the signing keys of this machine and of a build machine on each other.
     Authorize(authorize::Args),

@@ -32,6 +32,8 @@ impl Replaced {
 /// Writes `contents` to `path`, through a new file beside it. A reader sees the old or the new file. The new one has the
 /// owner and the permissions of the old one.
 pub fn replace(path: &Path, contents: &[u8]) -> io::Result<Replaced> {
+    // A link stays a link: the file that it names is replaced.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let old = match fs::read(path) {
         Ok(old) if old == contents => return Ok(Replaced::Unchanged),
         Ok(_) => Some(fs::metadata(path)?),
@@ -57,12 +59,11 @@ pub fn replace(path: &Path, contents: &[u8]) -> io::Result<Replaced> {
 fn write(new: &Path, contents: &[u8], old: Option<&fs::Metadata>) -> io::Result<()> {
     let mut file = File::create_new(new)?;
     file.write_all(contents)?;
-    if let Some(old) = old {
-        if geteuid().is_root() {
-            fchown(&file, Some(old.uid()), Some(old.gid()))?;
-        }
-        file.set_permissions(Permissions::from_mode(old.mode() & 0o777))?;
+    if let Some(old) = old.filter(|_| geteuid().is_root()) {
+        fchown(&file, Some(old.uid()), Some(old.gid()))?;
     }
+    // The hook's user reads a new file, whatever the umask is here.
+    file.set_permissions(Permissions::from_mode(old.map_or(0o644, |old| old.mode() & 0o777)))?;
     file.sync_all()
 }
 
@@ -95,6 +96,7 @@ mod tests {
         let file = directory.path().join("machines.lua");
         let backup = |number: u32| directory.path().join(format!("machines.lua.~{number}~"));
         assert_eq!(replace(&file, b"one").unwrap(), Replaced::Created);
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o644);
         fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
         std::os::unix::fs::chown(&file, Some(995), Some(990)).unwrap();
         assert_eq!(replace(&file, b"one").unwrap(), Replaced::Unchanged);
@@ -106,6 +108,17 @@ mod tests {
             assert_eq!(fs::read_to_string(path).unwrap(), contents);
         }
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn a_link_stays_and_its_file_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let [file, link] = ["file", "link"].map(|name| directory.path().join(name));
+        fs::write(&file, "one").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        assert_eq!(replace(&link, b"two").unwrap(), Replaced::Backup(directory.path().join("file.~1~")));
+        assert!(link.is_symlink() && fs::read_to_string(&file).unwrap() == "two");
+        assert_eq!(fs::read_to_string(directory.path().join("file.~1~")).unwrap(), "one");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 mod records;
 mod snapshot;
+mod summary;
 mod table;
 mod watch;
 
@@ -52,6 +53,9 @@ pub struct Args {
     selection: Selection,
     #[command(flatten)]
     format: FormatArgs,
+    /// Print one line, such as for a prompt, from the records of this machine: no machine is contacted.
+    #[arg(long, conflicts_with_all = ["format", "json", "watch"])]
+    summary: bool,
     /// Repeat the output until interrupted, on a terminal in place; every 5 s, or as often as TIME says.
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "5s", value_parser = parse_time)]
     watch: Option<Duration>,
@@ -76,6 +80,12 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     })?;
     let mut sources: Vec<SnapshotSource> =
         machines.into_iter().map(|machine| SnapshotSource::new(machine, engine)).collect();
+    if args.summary {
+        let recorded: Vec<MachineSnapshot> = sources.iter().map(SnapshotSource::recorded).collect();
+        writeln!(io::stdout(), "{}", summary::line(&recorded))
+            .or_else(|error| ignore_broken_pipe("the status", error))?;
+        return Ok(verdict(recorded.iter().filter(|machine| summary::is_usable(machine)).count(), recorded.len()));
+    }
     let format = args.format.get();
     let Some(interval) = args.watch else {
         let snapshot = snapshot(&mut sources);

@@ -7,7 +7,7 @@
 //! the memory limit, whether the evaluation is cancelled.
 //!
 //! Errors come back as `LuaError`, reduced to the user's part (`lua_error`). `values` reads Lua values and names them
-//! in messages; `source` finds the lines of fields in a text.
+//! in messages; `source` finds the lines of fields in a text, and adds items to its table.
 //!
 //! An `Interpreter` holds the `Runtime` and other values of the caller on its thread. Values leave the thread only as
 //! Rust values.
@@ -29,4 +29,4 @@ pub(crate) use interpreter::{Interpreter, Stopped};
 pub(crate) use lua_error::LuaError;
 pub(crate) use message::{nearest, plain_error};
 pub(crate) use runtime::{FileRun, Runtime};
-pub(crate) use source::{ItemLines, Source, read_chunk};
+pub(crate) use source::{ItemLines, Source, read_chunk, with_item};

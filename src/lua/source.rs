@@ -10,8 +10,10 @@ use std::io::Read as _;
 use std::ops::Range;
 use std::path::Path;
 
+mod extend;
 mod scanner;
 
+pub(crate) use extend::with_item;
 use scanner::{Scanner, Token, TokenKind};
 
 /// The size limit of a Lua file, in bytes.

@@ -18,7 +18,7 @@
 //! [`load`] evaluates the file (`evaluate`) with the Lua host of the crate's module `lua`, decodes its result with the
 //! tables of fields (`schema`, `machine_fields`, `settings`) and checks the whole (`duplicates`). All errors are in one
 //! [`Report`], each finding with its line (`locate`). [`Pool::callbacks`] begins a [`RequestCallbacks`], which calls
-//! the functions of the file (`functions`, `callbacks`). Besides the language and the host's libraries, the file may
+//! the functions of the file (`functions`, `callbacks`). [`insert`] adds an entry to the text of a file. Besides the language and the host's libraries, the file may
 //! use the constructors (`constructors`) and `known_hosts`; see `loaded_file`.
 //!
 //! Lua code cannot block, end or confuse the process. It runs on a thread of its own, which is abandoned when a time
@@ -35,6 +35,7 @@ mod duplicates;
 mod evaluate;
 mod fields;
 mod functions;
+mod insert;
 mod known_hosts;
 mod loaded_file;
 mod locate;
@@ -50,6 +51,7 @@ mod trial;
 pub use checks::{DEFAULT_KEYS, check_environment};
 pub use diagnostic::{Diagnostic, Report, Severity};
 pub use functions::Candidate;
+pub use insert::{InsertError, insert};
 pub use machine_fields::{BUILD_MACHINE_FIELDS, Entry, LOCAL_MACHINE_FIELDS, LocalMachine};
 pub use pool::{Extend, LoadContext, Pool, load, load_text};
 pub use request::{

@@ -56,14 +56,7 @@ impl PermissionProblem {
         let home = home_around(root, wanted, user);
         let command = match self.need {
             Need::Own if self.is_above() && mode & 0o001 != 0 => format!("install -d -o {user} -m 700 {quoted}"),
-            Need::ReadSecret if home.as_ref().is_some_and(|home| home.uid == 0) => {
-                let copy = Path::new(SHARED).join(wanted.file_name().unwrap_or_default());
-                let copy = copy.to_string_lossy();
-                format!(
-                    "test -e {0} || install -o {user} -m 400 {quoted} {0}  # then private_key = \"{copy}\" in the machine file",
-                    in_quotes(&copy)
-                )
-            }
+            Need::ReadSecret if home.as_ref().is_some_and(|home| home.uid == 0) => copy_of_key(user, wanted),
             Need::ReadSecret if home.is_some() || !matches!(owner.as_str(), "root") && !self.is_above() => {
                 return Remedy::Advice(format!(
                     "it is a key of another user: give {user} a key of its own in {SHARED}"
@@ -85,6 +78,16 @@ impl PermissionProblem {
     pub fn is_in_home(&self, root: &Path) -> bool {
         home_around(root, &self.wanted, &self.user).is_some()
     }
+}
+
+/// Returns the command for root that gives `user` a copy of root's key, and a comment that says how to use the copy.
+pub fn copy_of_key(user: &str, key: &Path) -> String {
+    let copy = Path::new(SHARED).join(key.file_name().unwrap_or_default());
+    let (copy, quoted) = (copy.to_string_lossy(), in_quotes(&key.to_string_lossy()));
+    let into = in_quotes(&copy);
+    format!(
+        "test -e {into} || install -o {user} -m 400 {quoted} {into}  # then private_key = \"{copy}\" in the machine file"
+    )
 }
 
 struct Home {

@@ -43,7 +43,8 @@ impl AcceptedKeys {
     }
 }
 
-fn hash(key: &PublicKey) -> String {
+/// Returns the hash that identifies a key.
+pub(super) fn hash(key: &PublicKey) -> String {
     base16::encode(&Sha256::digest(key.as_sexp().to_advanced()))
 }
 

@@ -20,22 +20,20 @@ use std::collections::BTreeSet;
 use std::io::{self, BufRead, Read, Write};
 use std::time::{Duration, Instant};
 
-use log::debug;
-
 use super::error::DownloadError;
 use super::limiter::{SlotRequest, TransferLimiter};
 use super::meter::{Direction, ThroughputMeter};
 use super::progress::{EVENT_BYTES, EVENT_INTERVAL};
 use super::rejected::RejectedOutput;
+use super::signing_key_check::{refused, remember};
 use crate::daemon::{self, Client};
 use crate::events::{Event, Observer};
 use crate::failpoints::{Failpoint, failpoint};
-use crate::gcrypt::{self, VerifyError};
+use crate::gcrypt;
 use crate::local::LocalStore;
 use crate::local::{FixedError, RestoreError, Staging, check_fixed_output, load_acl, read_derivation};
 use crate::machine::Compressed;
 use crate::state::transfers::TransferSlot;
-use crate::state::{AcceptedKeys, StateDirectory};
 use crate::store::derivation::FixedOutput;
 use crate::store::export::{HashingReader, Trailer};
 use crate::store::nar::{self, NarError};
@@ -120,12 +118,12 @@ pub fn download<'a, S: Read + Write>(
         });
         match exported {
             Ok((trailer, key)) => {
-                record_key(limiter.state, &key);
+                remember(limiter.state, limiter.machine, &key);
                 staged.push(StagedOutput { staging, trailer });
             }
             Err(daemon::ExportError::Daemon(error)) => return Err(DownloadError::Machine(error)),
             Err(daemon::ExportError::Consumer(Received::Refused(cause))) => {
-                let (machine, cause) = (machine.to_owned(), revoked(limiter.state, cause));
+                let (machine, cause) = (machine.to_owned(), refused(limiter.state, limiter.machine, cause));
                 return Err(DownloadError::Refused { output: output.clone(), machine, cause: Box::new(cause) });
             }
             Err(daemon::ExportError::Consumer(Received::NotRestored(cause))) => {
@@ -136,25 +134,6 @@ pub fn download<'a, S: Read + Write>(
     observer.observe(&Event::DownloadEnded { machine, items: staged.len(), bytes });
     meter.end(Direction::Receiving, expected.outputs.len(), SIGNING_START, limiter, compressed);
     Ok(Downloaded { local_store, staged })
-}
-
-/// Records the key that signs. If it cannot be recorded, only a later message is less precise.
-fn record_key(state: &StateDirectory, key: &PublicKey) {
-    if let Err(error) = AcceptedKeys::of(state).and_then(|keys| keys.remember(key)) {
-        debug!("cannot record the key that signs: {error}");
-    }
-}
-
-/// Returns the same rejection, or that of a key which was authorized before.
-fn revoked(state: &StateDirectory, rejected: RejectedOutput) -> RejectedOutput {
-    match rejected {
-        RejectedOutput::Signature(VerifyError::Unauthorized { key })
-            if AcceptedKeys::of(state).is_ok_and(|keys| keys.has(&key)) =>
-        {
-            RejectedOutput::Revoked(key)
-        }
-        other => other,
-    }
 }
 
 /// Waits for a transfer slot, and keeps the connection alive meanwhile.

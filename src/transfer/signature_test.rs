@@ -17,7 +17,7 @@ use crate::gcrypt::{self, SigningKey};
 use crate::store::export::{END_MARKER, HashingReader, HashingWriter, ITEM_MARKER, Trailer};
 use crate::store::nar::{self, NarPath, Visitor, Writer};
 use crate::store::path::{self, PathError, StoreDir, StorePath};
-use crate::store::signature::Acl;
+use crate::store::signature::{Acl, PublicKey};
 use crate::store::wire;
 
 /// The name of the item.
@@ -76,14 +76,15 @@ pub fn upload<S: Read + Write>(
     }
 }
 
-/// Exports `path` from the store behind `client`, and checks it as an output is checked.
+/// Exports `path` from the store behind `client`, and checks it as an output is checked. Returns the key that signed
+/// it.
 pub fn download<S: Read + Write>(
     client: &mut Client<S>,
     store: &StoreDir,
     acl: &Acl,
     path: &StorePath,
-) -> Result<(), SignatureTestError> {
-    let checked = client.export_path(path, true, |item| -> Result<(), RejectedOutput> {
+) -> Result<PublicKey, SignatureTestError> {
+    let checked = client.export_path(path, true, |item| -> Result<PublicKey, RejectedOutput> {
         let mut reader = HashingReader::new(item);
         reader.reset();
         nar::read(&mut reader, &mut nar::Nothing).map_err(RejectedOutput::Nar)?;
@@ -92,11 +93,10 @@ pub fn download<S: Read + Write>(
             return Err(RejectedOutput::OtherItem(trailer.path));
         }
         gcrypt::verify(&trailer.signature.ok_or(RejectedOutput::NotSigned)?, &digest, acl)
-            .map_err(RejectedOutput::Signature)?;
-        Ok(())
+            .map_err(RejectedOutput::Signature)
     });
     match checked {
-        Ok(()) => Ok(()),
+        Ok(key) => Ok(key),
         Err(daemon::ExportError::Daemon(error)) => Err(error.into()),
         Err(daemon::ExportError::Consumer(rejected)) => Err(SignatureTestError::Refused(rejected)),
     }

@@ -1,8 +1,7 @@
 //! What a reader of the manual does on his machines, done in the lab: the quick start, the conversion of a
 //! `machines.scm`, and what else needs Guix.
 //!
-//! In blocks `console`, `head# ` and `build# ` are prompts of hosts. A host of the lab has no `ssh` and no `scp`: a
-//! command with `ssh` is run on the other host by other means, and files are copied.
+//! In blocks `console`, `head# ` and `build# ` are prompts of hosts.
 
 use crate::console::{commands, fits};
 use crate::lab::{Drv, Hook, Host, LONG, Lab, Release, SSH_PORT, wait_until};
@@ -34,24 +33,11 @@ impl Site {
 
     /// What a command of the page prints.
     fn run(&self, command: &str) -> String {
-        if let Some(rest) = command.strip_prefix("ssh root@") {
-            let there = rest.strip_prefix(NAME).unwrap().trim().trim_matches('"');
-            return shell(&self.build, there);
-        }
-        if let Some(rest) = command.strip_prefix("scp ") {
-            let (from, to) = rest.split_once(' ').unwrap();
-            let place = |name: &str| match name.strip_prefix(&format!("root@{NAME}:")) {
-                Some(file) => self.build.path(file),
-                None => self.head.path(name),
-            };
-            std::fs::copy(place(from), place(to)).unwrap_or_else(|error| panic!("{command}: {error}"));
-            return String::new();
-        }
         if command.starts_with("guix build ") {
             // No Guile is in the store of a lab.
             return self.head.build(&[&Drv::new("gexp")]).succeeded().log;
         }
-        shell(&self.head, &command.replace("offload add ", &format!("offload add --port {SSH_PORT} ")))
+        shell(&self.head, &command.replace("offload init ", &format!("offload init --port {SSH_PORT} ")))
     }
 
     /// The machine file of the page, with what is different in the lab: the port, the key, the system type.
@@ -70,7 +56,7 @@ impl Site {
 fn as_on_port_22(printed: &str) -> String {
     let printed = printed.replace(&format!("authorize {NAME}:{SSH_PORT}"), &format!("authorize {NAME}"));
     let printed = printed.replace(&format!("{NAME}:{SSH_PORT}"), &format!("{NAME}:22"));
-    printed.replace(&format!("  port = {SSH_PORT},\n"), "").replace(&format!("on port {SSH_PORT}"), "on port 22")
+    printed.replace(&format!("  port = {SSH_PORT},\n"), "").replace(&format!(" --port {SSH_PORT}"), "")
 }
 
 fn shell(host: &Host, command: &str) -> String {
@@ -81,15 +67,19 @@ fn shell(host: &Host, command: &str) -> String {
 #[test]
 fn the_quick_start_leads_to_a_build() {
     let site = Site::new();
-    let (mut count, mut last) = (0, String::new());
+    let (mut count, mut last, mut fingerprint) = (0, String::new(), String::new());
     for block in manual("quick-start.md").blocks() {
         match block.language.as_str() {
             "lua" => site.write_machine_file(&block.text),
             "console" => {
                 for (prompt, command, shown) in commands(&block.text) {
                     let printed = match prompt.as_str() {
-                        "head#" => as_on_port_22(&site.run(&command)),
-                        // What the reader copies from the output before.
+                        "head#" => {
+                            last = as_on_port_22(&site.run(&command.replace("SHA256:…", &fingerprint)));
+                            last.clone()
+                        }
+                        "build#" if !command.contains('…') => shell(&site.build, &command),
+                        // What the reader copies from the output of the head.
                         "build#" => {
                             let copied = last.lines().map(str::trim).find(|line| fits(&command, line));
                             shell(&site.build, copied.unwrap_or_else(|| panic!("{command} was not printed before")))
@@ -97,8 +87,10 @@ fn the_quick_start_leads_to_a_build() {
                         _ => panic!("{}: {prompt}", block.place),
                     };
                     assert!(fits(&shown, &printed), "{}: {command}\nshown:\n{shown}printed:\n{printed}", block.place);
+                    if let Some(found) = printed.split_whitespace().find(|word| word.starts_with("SHA256:")) {
+                        fingerprint = found.to_owned();
+                    }
                     count += 1;
-                    last = printed;
                 }
             }
             _ => {}

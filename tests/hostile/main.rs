@@ -81,7 +81,8 @@ impl Stage {
         head.limit_store(STORE);
         let memory = Arc::new(AtomicU64::new(0));
         let (seen, root) = (Arc::clone(&memory), head.root().to_owned());
-        let peer = Peer::listen(&machine.path(SOCKET), move || {
+        let key = SigningKey::load(&machine.path("/etc/guix/signing-key.sec")).unwrap();
+        let peer = Peer::listen(&machine.path(SOCKET), &key, move || {
             seen.fetch_max(memory_of_hooks(&root), Ordering::Relaxed);
         });
         let stage = Stage { peer, lab, machine, head, memory };

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use super::archive::{ints, word};
+use offload::internals::gcrypt::SigningKey;
 
-/// The name of each added text. Such a text is exported unchanged.
+use super::archive::{Item, file, ints, nar, word};
+
+/// The name of each added text. Such a text is exported as it was, signed with the machine's key.
 const TEXT: &[u8] = b"/gnu/store/hxbwv0n6dyadh2d3q6h1286kinrfp6gk-bar";
 
 pub const NEXT: u64 = 0x6f6c_6d67;
@@ -93,16 +95,22 @@ pub struct ReceivedOptions {
 struct Stage {
     play: Option<Arc<Play>>,
     received: Option<ReceivedOptions>,
+    /// The export of an added text.
+    text: Vec<u8>,
     /// Called before and after something else is done.
     look: Arc<dyn Fn() + Send + Sync>,
     is_over: bool,
 }
 
 impl Peer {
-    /// Listens on the socket `path`, and calls `look` each time before and after it plays its part.
-    pub fn listen(path: &Path, look: impl Fn() + Send + Sync + 'static) -> Peer {
+    /// Listens on the socket `path`, signs texts with `key`, and calls `look` each time before and after it plays its part.
+    pub fn listen(path: &Path, key: &SigningKey, look: impl Fn() + Send + Sync + 'static) -> Peer {
         let listener = UnixListener::bind(path).unwrap();
-        let stage = Stage { play: None, received: None, look: Arc::new(look), is_over: false };
+        let path_of_text = String::from_utf8(TEXT.to_vec()).unwrap();
+        let text =
+            Item { nar: nar(&file(b"text")), path: path_of_text, references: Vec::new(), deriver: String::new() };
+        let text = text.signed(key);
+        let stage = Stage { play: None, received: None, text, look: Arc::new(look), is_over: false };
         let stage = Arc::new(Mutex::new(stage));
         let shared = Arc::clone(&stage);
         let thread = thread::spawn(move || {
@@ -139,9 +147,9 @@ impl Drop for Peer {
 }
 
 fn serve(mut stream: UnixStream, shared: &Mutex<Stage>) -> io::Result<()> {
-    let (play, look) = {
+    let (play, text, look) = {
         let stage = shared.lock().unwrap();
-        (stage.play.clone().unwrap(), Arc::clone(&stage.look))
+        (stage.play.clone().unwrap(), stage.text.clone(), Arc::clone(&stage.look))
     };
     let answer = |stream: &mut UnixStream, at: At, usual: &[u8]| match play.at == at {
         true => {
@@ -170,7 +178,7 @@ fn serve(mut stream: UnixStream, shared: &Mutex<Stage>) -> io::Result<()> {
             }
             16 => {
                 let (path, _) = (string(&mut stream)?, int(&mut stream)?);
-                let usual = [frames(b"some text"), ints(&[LAST, 1])].concat();
+                let usual = [frames(&text), ints(&[LAST, 1])].concat();
                 match path == TEXT {
                     true => stream.write_all(&usual)?,
                     false => answer(&mut stream, At::Export, &usual)?,

@@ -115,7 +115,7 @@ impl Client {
     }
 
     fn keep_open(&mut self) {
-        const PROTOCOL: u8 = 2;
+        const PROTOCOL: u8 = 3;
         let text = serde_json::json!({ "KeepOpen": {
             "socket": self.prefix, "idle_timeout": { "secs": 600, "nanos": 0 }, "streams": 1, "has_daemon": false,
         } });

@@ -150,6 +150,15 @@ impl AttemptSteps for Scripted {
         self.note(format!("keep {}", link.number));
     }
 
+    /// Takes the step only if it fails, so that the other tests need not name it.
+    fn check_signing_key(&mut self, link: &mut Link) -> Result<(), AttemptError> {
+        let step = format!("check {}", link.number);
+        match self.script.iter().any(|(of, _)| *of == step) {
+            true => self.step("check", link).map(drop),
+            false => Ok(()),
+        }
+    }
+
     fn upload(&mut self, link: &mut Link) -> Result<(), AttemptError> {
         self.step("upload", link).map(drop)
     }
@@ -396,4 +405,29 @@ fn a_cancelled_build_says_nothing_about_the_machine() {
     let scripted = Scripted { cancelled_at: Some("download 0"), ..Scripted::new(vec![]) };
     let (result, taken) = scripted.run(Some(true));
     assert!(matches!(result, Err(Failure::Cancelled)) && !taken.contains("place"), "{taken}");
+}
+
+#[test]
+fn a_key_that_is_not_authorized_is_found_before_the_upload() {
+    let scripted = Scripted::new(vec![fails("check 1", AttemptError::UnauthorizedKey)]);
+    let (steps, kind, text) = failure(scripted, None);
+    assert_eq!(steps, "open, connect, options 1, keep 1, check 1, failure 'check 1!', slot");
+    assert_eq!(kind, "machine", "{text}");
+    // Over an old session the machine's daemon may still use an old key.
+    let scripted = Scripted::new(vec![fails("check 0", AttemptError::UnauthorizedKey)]);
+    let steps = succeeds(scripted, Some(true));
+    assert!(
+        steps.starts_with("options 0, keep 0, check 0, retire 0, connect, options 1, keep 1, upload 1, "),
+        "{steps}"
+    );
+}
+
+#[test]
+fn a_refused_build_on_a_full_disk_names_the_disk() {
+    for (free_disk, is_full) in [(0, true), (1 << 40, false)] {
+        let mut scripted = Scripted::new(vec![("build 1", Answer::Reports(1))]);
+        scripted.status = Some(MachineStatus { free_disk: Some(free_disk), ..MachineStatus::default() });
+        let (_, kind, text) = failure(scripted, None);
+        assert_eq!((kind, text.contains("its store is nearly full (0 KiB free)")), ("refused", is_full), "{text}");
+    }
 }

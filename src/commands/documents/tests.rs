@@ -26,7 +26,7 @@ fn each_command_has_a_page() {
         let name = format!("offload-{}.1", command.get_name());
         assert!(names.contains(&name), "{names:?}");
         // Each option has an explanation.
-        for option in command.get_opts() {
+        for option in command.get_opts().filter(|option| !option.is_hide_set()) {
             let long = option.get_long().unwrap().replace('-', "\\-");
             assert!(text(&name).contains(&format!("\\-\\-{long}")), "{name}: {long}");
             assert!(option.get_help().is_some(), "{name}: {long} is not explained");

@@ -3,30 +3,20 @@
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use rustix::process::geteuid;
-
-use super::super::as_user;
 use super::super::guix_wrapper::REAL_GUIX_VARIABLE;
 use super::super::machines::machine_file;
+use super::evaluated::{self, Evaluated, Finding};
 use super::plan::Target;
 use super::unit::Unit;
 use crate::engine::Engine;
-use crate::machine_file::{DEFAULT_KEYS, LoadContext, load};
-use crate::permissions::ownership::{Control, control_below};
 use crate::permissions::{Need, PermissionProblem, User, below};
 use crate::shell::{in_quotes, quote};
 
 /// systemd's default SHELL_PATH of services.
 const SHELL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin";
-
-/// A problem with its remedy.
-struct Finding {
-    problem: String,
-    remedy: String,
-}
 
 /// Writes the problems with their remedies.
 pub fn report(
@@ -38,7 +28,10 @@ pub fn report(
     engine: &Engine,
     dry_run: bool,
 ) -> io::Result<()> {
-    let mut findings = rights(place, user, guix, engine);
+    let evaluated = Evaluated::of(place, user, engine);
+    evaluated.write(out)?;
+    let mut findings = rights(place, user, guix, engine, &evaluated);
+    findings.extend(evaluated.finding());
     findings.extend(app_armor(place, unit));
     if place.is_running_system() && !dry_run {
         findings.extend(check_wrapper(place, user, guix));
@@ -53,7 +46,7 @@ pub fn report(
 }
 
 /// Checks the files that the hook uses as the daemon's user.
-fn rights(place: &Target, user: &User, guix: &Path, engine: &Engine) -> Vec<Finding> {
+fn rights(place: &Target, user: &User, guix: &Path, engine: &Engine, evaluated: &Evaluated) -> Vec<Finding> {
     let root = &place.root;
     let directories = &engine.directories;
     let secret = directories.signing_key();
@@ -70,7 +63,7 @@ fn rights(place: &Target, user: &User, guix: &Path, engine: &Engine) -> Vec<Find
     need(&secret.with_extension("pub"), Need::Read);
     need(&secret, Need::ReadSecret);
     need(engine.state.path(), Need::Own);
-    let keys = private_keys(place, user, engine);
+    let keys = evaluated.private_keys(place, user);
     keys.iter().for_each(|key| need(key, Need::ReadSecret));
     let missing = |path: &Path| !below(root, path).exists();
     let mut check_exists = |path: &Path, what: &str, remedy: String| {
@@ -78,12 +71,9 @@ fn rights(place: &Target, user: &User, guix: &Path, engine: &Engine) -> Vec<Find
             findings.push(Finding { problem: format!("there is no {what} '{}'", path.display()), remedy });
         }
     };
-    let as_user = if user.uid == 0 {
-        String::new()
-    } else {
-        format!(" && chown {}: {}*", user.name, quote(&secret.with_extension("").to_string_lossy()))
-    };
-    check_exists(&secret, "signing key", format!("guix archive --generate-key{as_user}"));
+    let given = |files: String| if user.uid == 0 { String::new() } else { format!(" && chown {}: {files}", user.name) };
+    let both = format!("{}*", quote(&secret.with_extension("").to_string_lossy()));
+    check_exists(&secret, "signing key", format!("guix archive --generate-key{}", given(both)));
     let file = machine_file(None, directories);
     let scheme = file.with_file_name("machines.scm");
     if missing(&scheme) {
@@ -94,60 +84,9 @@ fn rights(place: &Target, user: &User, guix: &Path, engine: &Engine) -> Vec<Find
         check_exists(&file, &what, format!("offload convert {from} -o {to}"));
     }
     for key in &keys {
-        check_exists(
-            key,
-            "private key",
-            format!("ssh-keygen -t ed25519 -N '' -f {}", in_quotes(&key.to_string_lossy())),
-        );
+        check_exists(key, "private key", evaluated::remedy_of_missing(place, user, key, directories));
     }
     findings
-}
-
-/// Returns the private keys that the machine file names. `offload eval` reports errors of the file.
-fn private_keys(place: &Target, user: &User, engine: &Engine) -> Vec<PathBuf> {
-    let home = user.home(&place.root).unwrap_or_default();
-    let mut keys: Vec<PathBuf> = Vec::new();
-    for key in named_keys(place, engine) {
-        let key = match &key {
-            Some(key) => key.strip_prefix("~").map_or_else(|_| key.clone(), |rest| home.join(rest)),
-            None => {
-                let usual = DEFAULT_KEYS.map(|key| home.join(key));
-                let found = usual.iter().find(|key| below(&place.root, key).exists());
-                found.unwrap_or(&usual[0]).clone()
-            }
-        };
-        if !keys.contains(&key) {
-            keys.push(key);
-        }
-    }
-    keys
-}
-
-/// Returns the private key of each machine that names one. Root evaluates the machine file only if no other user can
-/// write it, and without cached values that others may have written.
-fn named_keys(place: &Target, engine: &Engine) -> Vec<Option<PathBuf>> {
-    let path = machine_file(None, &engine.directories);
-    let file = below(&place.root, &path);
-    match control_below(&place.root, &path) {
-        Ok(Control::User { uid, gid, .. }) if geteuid().is_root() => {
-            evaluated_as(&User::numbered(&place.root, uid, gid), &file)
-        }
-        Ok(Control::Others { .. }) | Err(_) => Vec::new(),
-        Ok(_) => match load(&file, &LoadContext::default()) {
-            Ok(pool) => pool.machines.into_iter().map(|entry| entry.machine.private_key).collect(),
-            Err(_) => Vec::new(),
-        },
-    }
-}
-
-/// Returns the same keys from `offload eval`, run as another user.
-fn evaluated_as(user: &User, file: &Path) -> Vec<Option<PathBuf>> {
-    let mut command = as_user::command(user);
-    command.args(["eval", "--json"]).arg(file).current_dir("/");
-    let Ok(output) = command.output() else { return Vec::new() };
-    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    let machines = value["machines"].as_array().map(Vec::as_slice).unwrap_or_default();
-    machines.iter().map(|machine| machine["private_key"].as_str().map(PathBuf::from)).collect()
 }
 
 /// Checks the profile of AppArmor that comes with Guix. It confines a daemon that runs from the store, and forbids it

@@ -172,6 +172,17 @@ impl<'a> SnapshotSource<'a> {
         snapshot
     }
 
+    /// Returns the state of the machine as the records of this head have it. The machine is not contacted.
+    pub fn recorded(&self) -> MachineSnapshot {
+        let mut snapshot = self.known();
+        let is_skipped = snapshot.failures.as_ref().is_some_and(|failures| failures.until > health::now() / 1000);
+        snapshot.state = match self.machine.enabled && is_skipped {
+            true => MachineState::Unreachable,
+            false => self.state(&snapshot),
+        };
+        snapshot
+    }
+
     /// Probes the machine: its status, and the version of its daemon.
     fn probe(&mut self) -> Result<(MachineStatus, String, String), ContactError> {
         let is_alive = |client: &mut Client<_>| client.query_valid_paths(&BTreeSet::new()).is_ok();

@@ -18,9 +18,9 @@ use crate::ssh::Phase;
 use crate::state::{AcceptedKeys, Drain, Slots, StateDirectory, health};
 use crate::status::MachineStatus;
 use crate::store::signature::Acl;
-use crate::transfer::RejectedOutput;
 use crate::transfer::signature_test::{self, SignatureTestError};
 use crate::transfer::trial_build;
+use crate::transfer::{self, RejectedOutput};
 
 /// A clock that differs by more than this many seconds causes a warning.
 const CLOCK_TOLERANCE: f64 = 60.0;
@@ -194,7 +194,10 @@ impl Findings<'_> {
         match signature_test::make(client, &text)
             .and_then(|path| signature_test::download(client, &self.directories.store, &acl, &path))
         {
-            Ok(()) => self.ok(Step::Export, "this machine accepts what it signs"),
+            Ok(key) => {
+                transfer::remember(self.state, self.machine, &key);
+                self.ok(Step::Export, "this machine accepts what it signs");
+            }
             Err(SignatureTestError::Refused(RejectedOutput::Signature(VerifyError::Unauthorized { key })))
                 if AcceptedKeys::of(self.state).is_ok_and(|keys| keys.has(&key)) =>
             {

@@ -1,0 +1,68 @@
+//! `offload add --write`: the entry goes into the machine file.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::commands::failure::CommandError;
+use crate::commands::output_file::{self, Replaced};
+use crate::engine::Engine;
+use crate::exit::ExitStatus;
+use crate::machine::Machine;
+use crate::machine_file::{InsertError, Report, insert};
+use crate::permissions::identity;
+
+/// The result of adding a machine.
+pub enum Written {
+    /// The file has the machine already, with the same host key.
+    Known,
+    File(Replaced),
+}
+
+/// Adds `entry`, which describes `machine`, to the machine file `path`, or makes the file. The file is replaced as a
+/// whole, by one that can be evaluated.
+pub fn write(path: &Path, entry: &str, machine: &Machine, engine: &Engine) -> Result<Written, CommandError> {
+    // A link stays a link, also one in a directory of links.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if path.starts_with(engine.directories.store.as_str()) {
+        let message = format!("'{}' is an item of the store, so it cannot be changed", path.display());
+        let hint = format!("put this entry into the file that the item is made from:\n{entry}");
+        return Err(CommandError::new(ExitStatus::MachineFile, message).with_hint(Some(hint)));
+    }
+    engine.check_writers(path).map_err(|report| broken(&report))?;
+    let text = match fs::read(path) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(unwritable("read", path, &error)),
+    };
+    let text = insert(path, text.as_deref(), entry, machine, &engine.load_context());
+    let text = text.map_err(|error| refused(path, error, entry))?;
+    let Some(text) = text else { return Ok(Written::Known) };
+    let directory = path.parent().unwrap_or(path);
+    let replaced = identity::in_directory(Path::new("/"), directory, || output_file::replace(path, text.as_bytes()));
+    replaced.map(Written::File).map_err(|error| unwritable("write", path, &error))
+}
+
+fn broken(report: &Report) -> CommandError {
+    CommandError::report(ExitStatus::MachineFile, report)
+}
+
+fn unwritable(verb: &str, path: &Path, error: &io::Error) -> CommandError {
+    let message = format!("cannot {verb} the machine file '{}': {error}", path.display());
+    let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
+    CommandError::failure(message).with_hint(is_denied.then(|| "run this command as root".to_owned()))
+}
+
+fn refused(path: &Path, error: InsertError, entry: &str) -> CommandError {
+    let hint = match &error {
+        InsertError::Broken(report) => return broken(report),
+        InsertError::OtherHostKey { .. } => {
+            "compare the keys on the machine itself, then change 'host_key' in the file by hand".to_owned()
+        }
+        InsertError::Shape | InsertError::NotText | InsertError::Refused(_) | InsertError::Changes => {
+            format!("put this entry into its list by hand:\n{entry}")
+        }
+    };
+    let message = format!("the machine file '{}' was not changed: {error}", path.display());
+    CommandError::new(ExitStatus::MachineFile, message).with_hint(Some(hint))
+}

@@ -1,0 +1,162 @@
+//! The evaluation of the machine file at the end of an installation, and the private keys that the file names.
+//!
+//! On the running system the file is evaluated by `offload eval`, as the user that the daemon runs as, or as the user
+//! who can write it. Below another root directory this process evaluates it, unless another user can write it.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::process::geteuid;
+use serde_json::Value;
+
+use super::super::as_user;
+use super::super::machines::machine_file;
+use super::plan::Target;
+use crate::engine::Engine;
+use crate::local::Directories;
+use crate::machine_file::{DEFAULT_KEYS, LoadContext, load};
+use crate::permissions::ownership::{Control, control_below};
+use crate::permissions::remedy::copy_of_key;
+use crate::permissions::{Need, PermissionProblem, User, below};
+use crate::shell::in_quotes;
+
+/// The name of a new key.
+const NEW_KEY: &str = "offload_ed25519";
+
+/// A problem with its remedy.
+pub struct Finding {
+    pub problem: String,
+    pub remedy: String,
+}
+
+/// The result of the evaluation.
+pub struct Evaluated {
+    file: PathBuf,
+    result: Outcome,
+}
+
+enum Outcome {
+    /// There is no file, or the user cannot read it; both are reported elsewhere.
+    Nothing,
+    /// The private key of each machine, if the machine names one.
+    Machines(Vec<Option<PathBuf>>),
+    Errors(Vec<String>),
+}
+
+impl Evaluated {
+    /// Evaluates the machine file of the installed system.
+    pub fn of(place: &Target, user: &User, engine: &Engine) -> Evaluated {
+        let path = machine_file(None, &engine.directories);
+        let file = below(&place.root, &path);
+        let is_readable = || PermissionProblem::find(user, &place.root, &path, Need::Read).is_none();
+        let result = match control_below(&place.root, &path) {
+            _ if !file.exists() => Outcome::Nothing,
+            Ok(Control::User { uid, gid, .. }) if geteuid().is_root() => {
+                as_other(&User::numbered(&place.root, uid, gid), &file)
+            }
+            Ok(Control::Others { .. }) | Err(_) => Outcome::Nothing,
+            Ok(_) if geteuid().is_root() && user.uid != 0 && place.is_running_system() => match is_readable() {
+                true => as_other(user, &file),
+                false => Outcome::Nothing,
+            },
+            Ok(_) => match load(&file, &LoadContext::default()) {
+                Ok(pool) => {
+                    Outcome::Machines(pool.machines.into_iter().map(|entry| entry.machine.private_key).collect())
+                }
+                Err(report) => Outcome::Errors(report.diagnostics.iter().map(ToString::to_string).collect()),
+            },
+        };
+        Evaluated { file: path, result }
+    }
+
+    /// Writes a line about a file that can be used.
+    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        match &self.result {
+            Outcome::Machines(machines) => {
+                let noun = if machines.len() == 1 { "machine" } else { "machines" };
+                writeln!(out, "eval     {} ({} {noun})", self.file.display(), machines.len())
+            }
+            Outcome::Nothing | Outcome::Errors(_) => Ok(()),
+        }
+    }
+
+    /// Returns the finding about a file with errors.
+    pub fn finding(&self) -> Option<Finding> {
+        let Outcome::Errors(errors) = &self.result else { return None };
+        let problem = format!("the machine file '{}' has errors: {}", self.file.display(), errors.join("\n  "));
+        Some(Finding { problem, remedy: "correct the file, then: offload eval".to_owned() })
+    }
+
+    /// Returns the private keys that the machines use, each once.
+    pub fn private_keys(&self, place: &Target, user: &User) -> Vec<PathBuf> {
+        let Outcome::Machines(machines) = &self.result else { return Vec::new() };
+        let home = user.home(&place.root).unwrap_or_default();
+        let mut keys: Vec<PathBuf> = Vec::new();
+        for key in machines {
+            let key = match key {
+                Some(key) => key.strip_prefix("~").map_or_else(|_| key.clone(), |rest| home.join(rest)),
+                None => {
+                    let usual = DEFAULT_KEYS.map(|key| home.join(key));
+                    let found = usual.iter().find(|key| below(&place.root, key).exists());
+                    found.unwrap_or(&usual[0]).clone()
+                }
+            };
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        keys
+    }
+}
+
+/// Returns the result of `offload eval`, run as another user.
+fn as_other(user: &User, file: &Path) -> Outcome {
+    let mut command = as_user::command(user);
+    command.args(["eval", "--json", "--machine-file"]).arg(file).current_dir("/");
+    let failed = |error: String| Outcome::Errors(vec![format!("`offload eval` as {}: {error}", user.name)]);
+    let output = match command.output() {
+        Ok(output) => output,
+        Err(error) => return failed(error.to_string()),
+    };
+    let object: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    match object["machines"].as_array() {
+        Some(machines) => {
+            let key = |machine: &Value| machine["private_key"].as_str().map(PathBuf::from);
+            Outcome::Machines(machines.iter().map(key).collect())
+        }
+        None => match object["errors"].as_array() {
+            Some(errors) => Outcome::Errors(errors.iter().map(line).collect()),
+            None => failed(output.status.to_string()),
+        },
+    }
+}
+
+/// Returns the line of a diagnostic in JSON.
+fn line(error: &Value) -> String {
+    let [file, message] = ["file", "message"].map(|field| error[field].as_str().unwrap_or_default());
+    match error["line"].as_u64() {
+        Some(line) => format!("{file}:{line}: error: {message}"),
+        None => format!("{file}: error: {message}"),
+    }
+}
+
+/// Returns the remedy for a private key that does not exist. The daemon's user may have no home directory: its keys
+/// belong into the configuration directory. A key that root has under the same name was probably meant.
+pub fn remedy_of_missing(place: &Target, user: &User, key: &Path, directories: &Directories) -> String {
+    let home = user.home(&place.root).unwrap_or_default();
+    let root_home = User::numbered(&place.root, 0, 0).home(&place.root);
+    let new = |file: &Path| {
+        let file = in_quotes(&file.to_string_lossy());
+        let given = if user.uid == 0 { String::new() } else { format!(" && chown {}: {file}", user.name) };
+        format!("ssh-keygen -t ed25519 -N '' -f {file}{given}")
+    };
+    match key.strip_prefix(&home) {
+        Ok(inside) if user.uid != 0 => {
+            let roots = root_home.map(|home| home.join(inside)).filter(|roots| below(&place.root, roots).exists());
+            let file = directories.configuration.join(NEW_KEY);
+            let used = format!("{}  # then private_key = \"{}\" in the machine file", new(&file), file.display());
+            roots.map_or(used, |roots| copy_of_key(&user.name, &roots))
+        }
+        _ => new(key),
+    }
+}
