@@ -484,3 +484,54 @@ fn a_running_log_is_followed_to_its_end() {
     assert!(follow.wait().unwrap().success());
     client.wait().succeeded();
 }
+
+/// Returns the names of metrics in a text.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_lowercase() || c == '_'));
+    words.filter(|word| word.starts_with("offload_")).map(str::to_owned).collect()
+}
+
+#[test]
+fn metrics_are_those_of_the_manual_and_of_the_examples() {
+    let lab = Lab::new();
+    let machine = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    head.write_machines(&[machine.entry().set("parallel_builds", 3)]);
+    head.build(&[&Drv::new("good").script("echo >$out")]).succeeded();
+    head.build(&[&Drv::new("odd").features(&["odd"]).script("echo >$out")]);
+    let (text, messages, status) = offload(&head, &["metrics"]);
+    assert_eq!((messages.as_str(), status), ("", Some(0)));
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    let name = format!("b1:{}", machine.ssh_address().port());
+    for sample in [
+        format!("offload_machine_up{{machine=\"{name}\"}} 1"),
+        format!("offload_machine_slots{{machine=\"{name}\"}} 3"),
+        format!("offload_machine_slots_taken{{machine=\"{name}\"}} 0"),
+        format!("offload_attempts_total{{machine=\"{name}\",outcome=\"built\"}} 1"),
+        "offload_requests_total{outcome=\"declined\"} 1".to_owned(),
+    ] {
+        assert!(text.lines().any(|line| line == sample), "{sample}: {text}");
+    }
+    let samples: String = text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
+    let known = metrics_in(&samples);
+    assert!(known.len() > 12, "{known:?}");
+    let manual = fs::read_to_string("doc/manual/commands.md").unwrap();
+    assert_eq!(metrics_in(manual.split("## `offload metrics`").nth(1).unwrap().split("\n## ").next().unwrap()), known);
+    for file in ["alerts.yml", "dashboard.json"] {
+        let used = metrics_in(&fs::read_to_string(format!("examples/monitoring/{file}")).unwrap());
+        let unknown: Vec<&String> = used.difference(&known).collect();
+        assert!(used.len() > 3 && unknown.is_empty(), "{file}: {unknown:?}");
+    }
+
+    // The counters continue when the hook of another process has built, and the file is written by root.
+    head.run("mkdir", &["/tmp/textfile"]);
+    head.build(&[&Drv::new("good-again").script("echo >$out")]).succeeded();
+    let written = offload(&head, &["metrics", "--textfile", "/tmp/textfile"]);
+    assert_eq!(written, (String::new(), String::new(), Some(0)));
+    let file = String::from_utf8(head.read("/tmp/textfile/offload.prom")).unwrap();
+    let count = format!("offload_attempts_total{{machine=\"{name}\",outcome=\"built\"}} 2\n");
+    assert!(file.contains(&count) && file.contains("# TYPE offload_attempts_total counter\n"), "{file}");
+    assert!(!file.contains("# EOF") && !file.contains("good"), "{file}");
+    let (_, messages, status) = offload(&head, &["metrics", "--textfile", "/tmp/missing"]);
+    assert!(messages.contains("cannot write a file in '/tmp/missing': ") && status == Some(1), "{messages}");
+}

@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(client_of(own, daemon), Some(31234));
         assert_eq!(client_of(daemon, daemon), None);
         // Of a client behind a socket of the network the argument stays; a short argument has no room.
-        assert_eq!(client_of(b"guix-daemon\x0012\x00", b"guix-daemon\0-v\0"), None);
+        assert_eq!(client_of(b"guix-daemon\x0012\0", b"guix-daemon\0-v\0"), None);
         assert_eq!(client_of(b"guix-daemon\0", b"guix-daemon\0"), None);
         assert_eq!(client_of(b"guix-daemon\0x1\0", b"guix-daemon\0--verbose\0"), None);
         let status = "Name:\tguix\nUmask:\t0022\nUid:\t1000\t0\t0\t0\nGid:\t5\t5\t5\t5\n";

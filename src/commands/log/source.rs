@@ -52,7 +52,7 @@ impl<R: Read, W: Fn() -> bool> Read for Follow<R, W> {
             if count > 0 || piece.is_empty() || self.is_over {
                 return Ok(count);
             }
-            // The lines that the build wrote before its end are read now.
+            // The next read returns the text that it wrote before its end.
             self.is_over = !(self.is_running)();
             if !self.is_over {
                 thread::sleep(POLL_INTERVAL);
