@@ -119,7 +119,10 @@ impl Write for PrefixedLog {
 /// Builds what is in the queue.
 fn work(pool: &Pool, queue: &Queue) {
     while let Some((derivation, cancel)) = queue.next() {
-        match build(pool, &derivation, &cancel) {
+        let result = build(pool, &derivation, &cancel);
+        // It leaves the queue first: who reads the result may ask for the same build again.
+        queue.ended(&derivation);
+        match result {
             Ok(built) => print_result(&built),
             Err(BuildError::Cancelled) => println!("{derivation}: cancelled"),
             Err(error) => {
@@ -129,7 +132,6 @@ fn work(pool: &Pool, queue: &Queue) {
                 }
             }
         }
-        queue.ended(&derivation);
     }
 }
 

@@ -14,8 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::geteuid;
+use rustix::system::uname;
 
-use crate::build::{Build, Chosen, FailOver, LiveEnvironment, OpenSessions, end_outdated};
+use crate::build::{
+    Build, Chosen, FailOver, HistoryRecorder, LiveEnvironment, OpenSessions, collect_in_background, end_outdated,
+};
 use crate::error::{Failure, with_causes};
 use crate::events::Observer;
 use crate::hook::{BuildLog, HookArguments, Request};
@@ -29,7 +32,8 @@ use crate::scheduler::matching::builds_locally;
 use crate::scheduler::rules::log_warning;
 use crate::scheduler::{self, Decision, Environment, Explanation, FileRules, Query, Rules, WarningSink};
 use crate::shell::in_quotes;
-use crate::state::{QueueTicket, StateDirectory};
+use crate::state::history::{History, Outcome, Row};
+use crate::state::{QueueTicket, StateDirectory, health};
 use crate::store::path::StorePath;
 use crate::transfer::{Destination, LeftForDaemon};
 
@@ -52,13 +56,37 @@ pub struct Engine {
     /// Opens the process with which persistent connections end (pidfd_open(2)), such as the daemon whose hook this
     /// process is. Default: `None`.
     pub daemon: fn() -> Option<OwnedFd>,
+    /// Returns the name of the user whose command requests the builds, if known. Default: `None`.
+    pub client: fn() -> Option<String>,
 }
 
 impl Engine {
     /// Makes an engine that stores its state in the directory `offload` of the daemon's state.
     pub fn new(directories: Directories, arguments: HookArguments) -> Engine {
         let state = StateDirectory::new(directories.state.join(STATE_SUBDIRECTORY));
-        Engine { directories, state, arguments, persists_connections: false, daemon: || None }
+        Engine { directories, state, arguments, persists_connections: false, daemon: || None, client: || None }
+    }
+
+    /// Returns the history of this head.
+    pub fn history(&self) -> History {
+        History::of(&self.state)
+    }
+
+    /// Records that a request was not accepted, and why.
+    pub fn record_request(&self, request: &Request, outcome: Outcome, reason: String) {
+        let history = self.history();
+        history.append(&[Row { reason: Some(reason), ..self.row(request, outcome) }]);
+        // If no build runs, nothing else moves the rows.
+        if history.has_many_new_rows() {
+            collect_in_background(&history);
+        }
+    }
+
+    /// Returns a row with what all rows about a request have in common.
+    fn row(&self, request: &Request, outcome: Outcome) -> Row {
+        let row = Row::new(request.derivation.as_str(), &request.system, outcome, health::now());
+        let head = uname().nodename().to_string_lossy().into_owned();
+        Row { user: (self.client)(), head, ..row }
     }
 
     /// Returns the SSH sessions that builds of this head leave open for each other.
@@ -77,13 +105,21 @@ impl Engine {
         load(path, context)
     }
 
-    /// Refuses a machine file that the owner of the state can write, if this process is root and the owner is another
-    /// user.
+    /// Refuses a machine file that unknown users can write, or the owner of the state, if this process is root and the
+    /// owner is another user.
     pub fn check_writers(&self, path: &Path) -> Result<(), Report> {
         if !geteuid().is_root() {
             return Ok(());
         }
         let (file, state) = (ownership::control(path), ownership::control(self.state.path()));
+        if let Ok(Control::Others { path: shared }) = &file
+            && path.exists()
+        {
+            let shared = in_quotes(&shared.to_string_lossy());
+            let message = format!("root does not evaluate it: other users can write to {shared}");
+            let hint = "keep it where only its owner can write, for example in /etc/guix, with the mode 0644";
+            return Err(Diagnostic::error(path.display().to_string(), message).hint(hint).into());
+        }
         let (Ok(Control::User { path: owned, uid, gid }), Ok(Control::User { uid: owner, .. })) = (file, state) else {
             return Ok(());
         };
@@ -242,7 +278,12 @@ impl Consideration<'_> {
         };
         let &Engine { ref directories, ref state, persists_connections, daemon, .. } = self.engine;
         let job = Build { failover, inputs, outputs, destination, directories, state, persists_connections, daemon };
-        job.run(first, ticket, log, observer)
+        let history = self.engine.history();
+        let mut recorder = HistoryRecorder::new(observer, &history);
+        let result = job.run(first, ticket, log, &mut recorder);
+        let rows = recorder.rows(&self.engine.row(self.request, Outcome::Built), &result);
+        history.append(&rows);
+        result
     }
 
     /// Returns the environment of this request.

@@ -1,5 +1,7 @@
 //! Events of a build: for the log, for progress, for programs that embed the engine.
 
+pub(crate) mod attempts;
+
 use std::fmt;
 
 use bytesize::{ByteSize, Display as Size};
@@ -24,7 +26,9 @@ pub enum Event<'a> {
     /// can be reached.
     Waiting { derivation: &'a StorePath, seconds: u64, is_reachable: bool },
     /// A machine was chosen and responds.
-    Offloading { derivation: &'a StorePath, machine: &'a str },
+    Offloading { derivation: &'a StorePath, machine: &'a str, port: u16 },
+    /// The machine's daemon takes requests, over a connection that was open before or a new one.
+    Connected { machine: &'a str, is_reused: bool },
     /// The transfer has waited for this many seconds for a transfer slot, or for items that another process sends.
     Queueing { machine: &'a str, seconds: u64 },
     /// The upload of missing inputs begins: so many items, so many bytes.
@@ -91,7 +95,9 @@ impl fmt::Display for Event<'_> {
             Event::Waiting { derivation, seconds, is_reachable: false } => {
                 write!(f, "'{derivation}' has been waiting for {seconds} s; no matching machine can be reached")
             }
-            Event::Offloading { derivation, machine } => write!(f, "offloading '{derivation}' to '{machine}'"),
+            Event::Offloading { derivation, machine, .. } => write!(f, "offloading '{derivation}' to '{machine}'"),
+            Event::Connected { machine, is_reused: true } => write!(f, "connected to '{machine}', as builds before"),
+            Event::Connected { machine, is_reused: false } => write!(f, "connected to '{machine}'"),
             Event::Queueing { machine, seconds } => {
                 write!(f, "waiting for other transfers with '{machine}', for {seconds} s now")
             }

@@ -55,6 +55,12 @@ points! {
     InputsProtected,
     /// The daemon has the request to build.
     BuildStarted,
+    /// The rows of earlier builds are a batch that goes into the history.
+    HistoryBatchTaken,
+    /// They are inserted, but not committed.
+    HistoryInserted,
+    /// They are committed; the batch is still there.
+    HistoryCommitted,
     /// The build has ended.
     BuildEnded,
     /// A transfer slot for the outputs is held.
@@ -85,6 +91,8 @@ points! {
     AllPlaced,
     /// The daemon has read all of the build log.
     LogRead,
+    /// The rows of this build are appended.
+    HistoryAppended,
     /// All output was written; the process is about to end.
     Ending,
 }

@@ -80,7 +80,8 @@
 //! # }
 //! ```
 //!
-//! Each machine file has a thread for Lua, each SSH session has an owner, and probes have threads for a moment. An owner is
+//! Each machine file has a thread for Lua, each SSH session has an owner, and probes and the history of builds have threads
+//! for a moment. An owner is
 //! a thread of the program, or a process if `main` begins with [`serve_if_asked`]. Sessions stay open for the next build, of
 //! this program or of the hook, for `keep_connection` of the machine file.
 //!
@@ -124,7 +125,7 @@
 //! | [`machine_file`] | the machine file: fields, evaluate, decode, check, call its functions |
 //! | [`lua`] | a host for Lua programs: the interpreter thread, cancellation, limits, libraries; it does not know machines |
 //! | [`scheduler`] | the choice of a machine: matching, ranking, probing, selection, decision, waiting |
-//! | [`state`] | the state that outlives a process: slots, health, the queue, drained machines, transfers |
+//! | [`state`] | the state that outlives a process: slots, health, the queue, drained machines, transfers, the history |
 //! | [`cancel`] | cancellation of a build, from any thread |
 //! | [`build`] | one accepted build, from the choice of a machine to the outputs in the store, with fail-over |
 //! | [`transfer`] | upload of the missing inputs, download of the outputs |

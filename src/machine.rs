@@ -16,7 +16,7 @@ mod name;
 
 pub use host_key::{HOST_KEY_TYPES, HostKeyError};
 pub use known_hosts::{KnownHosts, known_hosts};
-pub use name::{NameFault, canonical_name, check_name, is_feature_name};
+pub use name::{NameFault, canonical_name, check_name, is_feature_name, label};
 
 /// A build machine, as one entry of the machine file describes it. [`Machine::new`] has the defaults.
 #[derive(Clone, Debug, PartialEq)]

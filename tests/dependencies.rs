@@ -144,3 +144,55 @@ fn everything_is_in_the_lock_file_once_and_from_crates_io() {
     let expected: BTreeSet<&str> = skipped.iter().step_by(2).map(|name| name.split('@').next().unwrap()).collect();
     assert_eq!(twice, expected, "{versions:?}");
 }
+
+/// The program of a host that has its own SQLite and Lua: they are compiled in by its features, not by those of the library.
+const HOST: &str = r#"
+use offload::{Engine, Query};
+
+fn main() {
+    let connection = rusqlite::Connection::open_in_memory().unwrap();
+    let slots: u32 = connection.query_row("SELECT 3", [], |row| row.get(0)).unwrap();
+    let engine = Engine::builder().lua(move |lua: &mlua::Lua| lua.globals().set("slots", slots)).build().unwrap();
+    let pool = engine.load(std::env::args().nth(1).unwrap()).unwrap();
+    println!("{}", pool.explain(&Query::system("x86_64-linux")));
+}
+"#;
+
+#[test]
+fn a_host_brings_its_own_sqlite_and_lua() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let host = tempfile::tempdir().unwrap();
+    let own = std::fs::read_to_string(format!("{root}/Cargo.toml")).unwrap();
+    let version = |name: &str| {
+        let line = own.lines().find(|line| line.starts_with(&format!("{name} = "))).unwrap();
+        line.split('"').nth(1).unwrap().to_owned()
+    };
+    let manifest = format!(
+        "[package]\nname = \"host\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[workspace]\n\n[profile.dev]\ndebug = 0\n\n[dependencies]\n\
+         offload = {{ path = {root:?}, default-features = false, features = [\"raw-lua\"] }}\n\
+         mlua = {{ version = \"{}\", features = [\"lua54\", \"serde\", \"vendored\"] }}\n\
+         rusqlite = {{ version = \"{}\", default-features = false, features = [\"bundled\", \"cache\"] }}\n",
+        version("mlua"),
+        version("rusqlite")
+    );
+    std::fs::create_dir(host.path().join("src")).unwrap();
+    for (name, text) in [("Cargo.toml", manifest.as_str()), ("src/main.rs", HOST)] {
+        std::fs::write(host.path().join(name), text).unwrap();
+    }
+    // The same versions, and no network.
+    std::fs::copy(format!("{root}/Cargo.lock"), host.path().join("Cargo.lock")).unwrap();
+    let minimal = std::fs::read_to_string(format!("{root}/examples/minimal.lua")).unwrap();
+    let file = host.path().join("machines.lua");
+    std::fs::write(&file, minimal.replacen("name =", "parallel_builds = slots, name =", 1)).unwrap();
+    let target = std::path::Path::new(env!("CARGO_BIN_EXE_offload")).ancestors().nth(2).unwrap();
+    let output = std::process::Command::new(env!("CARGO"))
+        .args(["run", "--quiet", "--offline", "--", file.to_str().unwrap()])
+        .current_dir(host.path())
+        .env("CARGO_TARGET_DIR", target)
+        .env("GUIX_STATE_DIRECTORY", host.path().join("state"))
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("→ built on build.example.org"), "{}", text(&output.stdout));
+}

@@ -52,6 +52,49 @@ fn a_build_that_exceeds_the_timeout_is_ended() {
     head.await_no_lock("afterwards");
 }
 
+/// As systemd ends the processes of a unit.
+#[test]
+fn a_hook_that_gets_sigterm_cancels_its_build() {
+    let (lab, b1, head) = pool();
+    let link = lab.proxy("link", b1.ssh_address());
+    head.write_machines(&[b1.entry().set("overload_threshold", false).via(&link)]);
+    let terminate_hook = || {
+        let is_hook = |process: &lab::Process| {
+            process.name != "offload-session" && process.command.split(' ').nth(1) == Some("offload")
+        };
+        let hooks: Vec<_> = head.processes().into_iter().filter(is_hook).collect();
+        let [hook] = &hooks[..] else { panic!("not one hook: {hooks:?}") };
+        hook.signal(Signal::TERM);
+    };
+    // While the machine builds, and while an output comes back over a link that stands still.
+    let endless = Drv::new("endless").script("echo here we are; sleep 1000");
+    let large = Drv::new("large").script("head -c 30000000 /dev/urandom >$out");
+    for drv in [endless, large] {
+        link.freeze_after(lab::Direction::FromTarget, 5_000_000);
+        let (name, mut build) = (drv.name(), head.client().start(&[&drv]));
+        if name == "large" {
+            wait_until("an output comes back", LONG, || {
+                head.strays().iter().any(|name| name.ends_with("-large.chroot"))
+            });
+        } else {
+            build.wait_for_log("here we are");
+        }
+        terminate_hook();
+        let result = build.wait();
+        assert_ne!(result.status, Some(0), "{}", result.log);
+        assert!(result.log.contains("the build is cancelled, because of a signal"), "{}", result.log);
+        wait_until("the build is gone", LONG, || !b1.is_building());
+        head.await_no_lock(name);
+        // The lock files are guix-daemon's.
+        let strays: Vec<String> = head.strays().into_iter().filter(|name| !name.ends_with(".lock")).collect();
+        assert_eq!(strays, [""; 0], "{name}");
+    }
+    // The machine has not failed.
+    link.forget_faults();
+    head.build(&[&Drv::new("next")]).succeeded();
+    assert_eq!(b1.built().last().map(String::as_str), Some("next"));
+}
+
 #[test]
 fn a_silent_builder_is_ended_after_the_limit() {
     let (_lab, b1, head) = pool();

@@ -35,7 +35,19 @@ struct Program {
     child: Child,
     lines: Receiver<String>,
     seen: Vec<String>,
-    log: thread::JoinHandle<String>,
+    log: Option<thread::JoinHandle<String>>,
+}
+
+impl Drop for Program {
+    /// Ends the program. If the test fails, prints what it said.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(log) = self.log.take().filter(|_| thread::panicking()) {
+            self.seen.extend(self.lines.try_iter());
+            eprintln!("{:#?}\n{}", self.seen, log.join().unwrap_or_default());
+        }
+    }
 }
 
 impl Program {
@@ -54,7 +66,7 @@ impl Program {
             messages.read_to_end(&mut log).unwrap();
             String::from_utf8_lossy(&log).into_owned()
         });
-        Program { child, lines, seen: Vec::new(), log }
+        Program { child, lines, seen: Vec::new(), log: Some(log) }
     }
 
     fn say(&mut self, line: &str) {
@@ -85,9 +97,9 @@ impl Program {
             self.seen.push(line);
         }
         let status = self.child.wait().unwrap();
-        let log = self.log.join().unwrap();
+        let log = self.log.take().unwrap().join().unwrap();
         assert!(status.success(), "{:#?}\n{log}", self.seen);
-        (self.seen, log)
+        (std::mem::take(&mut self.seen), log)
     }
 }
 
@@ -281,9 +293,9 @@ fn a_build_is_cancelled_wherever_it_waits() {
         let before = proxy.connections();
         build(&mut service, "quick");
         wait_until("it connects", LONG, || proxy.connections() > before);
-        if record == Availability::Fresh {
-            wait_until("the contact is slow", LONG, || head.health_of(proxy.name()).contains("\"probing_since\":1"));
-        }
+        // A contact is recorded once it is slow.
+        let is_recorded = || matches!(head.availability_of(proxy.name()), Availability::Probing { .. });
+        wait_until("the contact is recorded", LONG, is_recorded);
         cancel(&mut service, "quick");
         wait_until("the machine has not failed", LONG, || head.availability_of(proxy.name()) == record);
     }
@@ -322,4 +334,37 @@ fn a_build_is_cancelled_wherever_it_waits() {
     assert!(said.contains("quick.drv: built on b2"), "{said}");
     println!("cancelled after {times:?}");
     assert_nothing_left(&head);
+}
+
+/// A trivial build over an open session, by the service and by the hook.
+#[test]
+#[ignore = "a measurement"]
+fn throughput_of_a_service() {
+    const ROUNDS: usize = 25;
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    head.write_machines(&[b1.entry().set("overload_threshold", false).set("keep_connection", 600)]);
+    let mut direct = head.direct();
+    let mut service = Program::start(&head, "service", &["/etc/guix/machines.lua"]);
+    let mut times = [Vec::new(), Vec::new()];
+    for round in 0..=ROUNDS {
+        let hook = direct.make(&Drv::new(&format!("hook-{round}"))).path;
+        let time = [direct.build_paths(&[hook]).unwrap(), {
+            let drv = direct.make(&Drv::new(&format!("service-{round}"))).path;
+            let begin = Instant::now();
+            service.say(&format!("build {drv}"));
+            service.wait_for(&format!("{drv}: built on"));
+            begin.elapsed()
+        }];
+        // The first ones log in.
+        if round > 0 {
+            times.iter_mut().zip(time).for_each(|(times, time)| times.push(time));
+        }
+    }
+    service.finish();
+    for (who, times) in ["hook", "service"].iter().zip(&mut times) {
+        times.sort();
+        println!("{who}: median {:?}, {:?} to {:?}", times[ROUNDS / 2], times[0], times[ROUNDS - 1]);
+    }
 }

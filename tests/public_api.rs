@@ -82,3 +82,18 @@ fn all_kinds_of_items_are_listed() {
         ["pub struct A", "    pub b: u8", "    A: pub fn d(&self) -> u8", "pub enum G", "    H { i: u8 }", "    J"];
     assert_eq!(items(text), expected);
 }
+
+/// The lab's tests run the example, and the documentation shows it.
+#[test]
+fn the_front_page_shows_the_example() {
+    let read = |file: &str| std::fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let page = read("src/lib.rs");
+    let page: Vec<&str> = page.lines().map_while(|line| line.strip_prefix("//!")).collect();
+    let begin = page.iter().position(|line| *line == " ```no_run").unwrap();
+    let shown = page[begin + 1..].iter().take_while(|line| **line != " ```");
+    let shown: Vec<&str> = shown.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
+    let example = read("examples/thirty_lines.rs");
+    let code = example.lines().skip_while(|line| line.starts_with("//!") || line.is_empty());
+    assert_eq!(shown, code.collect::<Vec<_>>());
+    assert!(shown.len() > 20, "{shown:?}");
+}

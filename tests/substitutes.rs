@@ -134,6 +134,10 @@ impl Pool {
         record.change(|throughput| throughput.sending = Some(speed)).unwrap();
     }
 
+    fn is_downloading(&self) -> bool {
+        self.machine.processes().iter().any(|process| process.command.contains("substitute --"))
+    }
+
     /// Returns the head's record about the servers of the machine.
     fn record(&self) -> serde_json::Value {
         let file = format!("/var/guix/offload/{}:{}/substitutes.json", self.link.name(), self.link.address().port());
@@ -257,7 +261,8 @@ fn check_faults(release: Release) {
         assert_eq!(result.log.contains(&said), !cause.is_empty(), "{what}: {}", result.log);
         assert_eq!(fetched(&result).is_some(), what.contains("works"), "{what}: {}", result.log);
 
-        // As without a server, and without a request, until the back-off is over.
+        // As without a server, and without a request, until the back-off is over. A helper that ends may still make one.
+        wait_until("no download goes on", LONG, || !pool.is_downloading());
         let connections = pool.web.connections();
         let next = pool.input(&format!("next-{number}"));
         if !cause.is_empty() {
@@ -330,10 +335,9 @@ fn an_interrupted_client_ends_the_fetch() {
         let user = Drv::new("user").input_output("data", &input.drv, "o7").script("wc -c <$data >$out");
         let mut build = pool.head.client().start(&[&user]);
         build.wait_for_log("fetches 8 store items");
-        let helpers = || pool.machine.processes().into_iter().filter(|one| one.command.contains("substitute --"));
-        wait_until("the machine downloads", LONG, || helpers().count() > 0);
+        wait_until("the machine downloads", LONG, || pool.is_downloading());
         build.interrupt(Signal::INT);
-        wait_until("no download goes on", LONG, || helpers().count() == 0);
+        wait_until("no download goes on", LONG, || !pool.is_downloading());
         pool.head.await_no_lock("after the interruption");
         pool.web.forget_faults();
         pool.build_with("later", &input);

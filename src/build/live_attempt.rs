@@ -56,7 +56,7 @@ impl Build<'_> {
         let Choice { machine, slot, link } = choice;
         let machine = self.failover.machines[machine];
         let derivation = &self.failover.request.derivation;
-        observer.observe(&Event::Offloading { derivation, machine: &machine.name });
+        observer.observe(&Event::Offloading { derivation, machine: &machine.name, port: machine.port });
         let local_store = LocalStore::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
         failpoint(Failpoint::LocalStoreOpened);
         let limits = Limits::new(self.failover.arguments, machine);
@@ -155,6 +155,8 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
 
     fn keep(&mut self, link: &MachineLink) {
         failpoint(Failpoint::OptionsSet);
+        let (machine, is_reused) = (&self.machine.name, link.connection.is_reused());
+        self.observer.observe(&Event::Connected { machine, is_reused });
         if let Some(sessions) = &self.sessions {
             sessions.keep(self.machine, &link.connection);
         }

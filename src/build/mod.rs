@@ -25,6 +25,7 @@ mod live_environment;
 mod open_sessions;
 mod reach;
 mod record_health;
+mod record_history;
 mod watch;
 
 pub use attempt::{AttemptSteps, attempt};
@@ -36,6 +37,7 @@ pub use live_environment::LiveEnvironment;
 pub use open_sessions::{OpenSessions, end_outdated};
 pub use reach::{MachineLink, OWN_STORE, OWN_STORE_HINT, check_store, daemon_failed, reach};
 pub use record_health::{record_failure, record_success};
+pub use record_history::{HistoryRecorder, collect_in_background};
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;

@@ -76,7 +76,10 @@ impl OpenSessions {
         let cache_key = self.cache_key(machine, compressed(&self.state, machine), key, Some(&options))?;
         let mut stopwatch = Stopwatch::start();
         let store = &self.directories.store;
-        let Acquired { connection, client } = owner::acquire(&cache_key, machine, store)?;
+        let acquire = |unless_busy| owner::acquire(&cache_key, machine, store, unless_busy);
+        // As many sessions as build slots are shared, however busy they are.
+        let acquired = acquire(true).or_else(|| if cache_key.is_full() { acquire(false) } else { None });
+        let Acquired { connection, client } = acquired?;
         let link = match client {
             Some(client) => Ok(MachineLink { client, connection: connection.clone(), has_options: false }),
             None => reach_over(&self.state, machine, store, connection.clone()),
@@ -100,7 +103,7 @@ impl OpenSessions {
     pub fn find(&self, machine: &Machine) -> Option<Connection> {
         let key = ssh::private_key_stamp(machine.private_key.as_deref());
         let cache_key = self.cache_key(machine, compressed(&self.state, machine), key, None)?;
-        Some(owner::acquire(&cache_key, machine, &self.directories.store)?.connection)
+        Some(owner::acquire(&cache_key, machine, &self.directories.store, false)?.connection)
     }
 
     fn cache_key(

@@ -74,6 +74,11 @@ pub fn for_program(file: &Path) -> Result<Option<User>, AsUserError> {
     }
 }
 
+/// Returns the user as whom root's command has to read the state, which is a database: its owner.
+pub fn for_state(state: &Path) -> Result<Option<User>, AsUserError> {
+    for_program(state)
+}
+
 /// Returns who controls a path. If this process is not root's, that does not matter.
 fn control_of(path: &Path) -> Result<Control, AsUserError> {
     if !geteuid().is_root() {

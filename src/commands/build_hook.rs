@@ -6,6 +6,7 @@
 mod admission;
 mod progress;
 mod reporter;
+mod signals;
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -31,10 +32,14 @@ use crate::machine::Machine;
 use crate::machine_file::Pool;
 use crate::scheduler::decision::hold;
 use crate::scheduler::{Decision, Rejection};
+use crate::state::history::Outcome;
 use crate::timing::Stopwatch;
 
 /// The limit of different messages about requests that are remembered.
 const MAX_REPORTED: usize = 1000;
+
+/// The reason in the history of a request that [`Admission`] refuses.
+const NO_DESCRIPTORS: &str = "guix-daemon has no room for another hook of this client";
 
 /// Runs the hook with the daemon's four arguments.
 pub fn run(arguments: &[OsString]) -> ExitStatus {
@@ -84,6 +89,7 @@ fn serve(
     let mut engine = Engine::new(Directories::from_environment()?, arguments);
     engine.persists_connections = true;
     engine.daemon = hook::main_daemon;
+    engine.client = hook::client_user;
     let store = &engine.directories.store;
     let mut reported = SeenMessages::default();
     let mut admission = Admission::new(&engine.state);
@@ -97,10 +103,13 @@ fn serve(
                 error!("{error}");
             }
             Reply::Decline.send(&mut &descriptors.replies)?;
+            engine.record_request(&request, Outcome::Declined, error);
             continue;
         }
         if let Some(reply) = admission.refuse(&request) {
             reply.send(&mut &descriptors.replies)?;
+            let outcome = if reply == Reply::Decline { Outcome::Declined } else { Outcome::Postponed };
+            engine.record_request(&request, outcome, NO_DESCRIPTORS.to_owned());
             continue;
         }
         let mut stopwatch = Stopwatch::start();
@@ -118,8 +127,14 @@ fn serve(
         let accepted = match decision {
             Decision::Accept(choice) => Accepted::Chosen(Box::new(choice)),
             Decision::AcceptAndWait(ticket) => Accepted::Waiting(ticket),
-            Decision::Decline(_) => continue,
-            Decision::Postpone(_) => {
+            Decision::Decline(reasons) => {
+                let reason = summary(&consideration.machines, &reasons);
+                engine.record_request(&request, Outcome::Declined, reason);
+                continue;
+            }
+            Decision::Postpone(reasons) => {
+                let reason = summary(&consideration.machines, &reasons);
+                engine.record_request(&request, Outcome::Postponed, reason);
                 postponed = Some(Instant::now());
                 continue;
             }
@@ -131,7 +146,8 @@ fn serve(
         failpoint(Failpoint::ListsRead);
         let log = BuildLog::new(descriptors.build_log.try_clone()?);
         let mut observer = Reporter::new(&engine.arguments, &descriptors.messages);
-        let result = consideration.offload(accepted, &inputs, &outputs, &log, &mut observer);
+        let cancel = signals::cancel_on_signals()?;
+        let result = cancel.scope(|| consideration.offload(accepted, &inputs, &outputs, &log, &mut observer));
         // The daemon discards the unread rest of the log when this process ends.
         let mut stopwatch = Stopwatch::start();
         let unread = log.drain();
@@ -161,6 +177,18 @@ fn load_pool(engine: &Engine, reported: &mut SeenMessages) -> Pool {
         }
         Pool::empty(&path)
     })
+}
+
+/// Returns why a request is not accepted, for the history.
+fn summary(machines: &[&Machine], reasons: &[Rejection]) -> String {
+    let each = reasons.iter().map(|over| format!("{}: {}", machines[over.machine].name, over.reason));
+    let first = match (machines.len(), machines.len() - reasons.len().min(machines.len())) {
+        (0, _) => Some("the pool has no machine".to_owned()),
+        (_, 0) => None,
+        // The others can take the build.
+        (..) => Some("this machine has the best score".to_owned()),
+    };
+    first.into_iter().chain(each).collect::<Vec<_>>().join("; ")
 }
 
 /// Reports why a request is not accepted, unless that was reported before.

@@ -13,7 +13,7 @@ use super::failure::{CommandError, CommandResult};
 use super::{Command, CommandLine};
 use super::{
     add, annotations, as_user, authorize, build_hook, convert, daemon_user, disconnect, documents, drain, eval,
-    explain, guix_wrapper, help, init, install, machines, ssh, status, test,
+    explain, guix_wrapper, help, history, init, install, log, machines, metrics, ssh, status, test,
 };
 use crate::engine::{Engine, STATE_SUBDIRECTORY};
 use crate::exit::ExitStatus;
@@ -101,6 +101,13 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
         Command::Authorize(arguments) => for_machine_file(arguments.machine_file())?,
         Command::Ssh(arguments) => for_machine_file(arguments.machine_file())?,
         Command::Status(arguments) => for_checks(arguments.machine_file())?,
+        Command::History(_) => as_user::for_state(&state)?,
+        Command::Metrics(arguments) => match for_checks(arguments.machine_file())? {
+            // That user may be unable to write the file.
+            Some(user) if arguments.writes_file() => return metrics::run_as(&user, arguments).map(Some),
+            user => user,
+        },
+        Command::Log(arguments) => for_machine_file(arguments.machine_file())?,
         Command::Add(args) => args.changed_file().map(for_machine_file).transpose()?.flatten(),
         // They evaluate no file, or handle it themselves.
         Command::Annotations(_)
@@ -110,7 +117,7 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
         | Command::Documents(_) => None,
     };
     if let (Command::Test(_), Some(user)) = (command, &user) {
-        log::info!("checked as '{}', the user that guix-daemon runs as", user.name);
+        ::log::info!("checked as '{}', the user that guix-daemon runs as", user.name);
     }
     let input =
         if matches!(command, Command::Authorize(_) | Command::Ssh(_)) { Stdio::inherit() } else { Stdio::null() };
@@ -136,6 +143,9 @@ fn run(command: Command) -> CommandResult {
         Command::Add(args) => add::run(&args, &engine, out, messages),
         Command::Authorize(args) => authorize::run(&args, &engine),
         Command::Status(args) => status::run(&args, &engine),
+        Command::History(args) => history::run(&args, &engine),
+        Command::Metrics(args) => metrics::run(&args, &engine),
+        Command::Log(args) => log::run(&args, &engine),
         Command::Ssh(args) => ssh::run(&args, &engine),
         Command::Convert(args) => convert::run(&args, out, messages),
     }

@@ -17,13 +17,18 @@ pub mod drain;
 pub mod eval;
 pub mod explain;
 mod failure;
+mod format;
 pub mod guix_wrapper;
 pub mod help;
+pub mod history;
 pub mod init;
 pub mod install;
+pub mod log;
 mod machines;
 mod main;
+pub mod metrics;
 mod output_file;
+mod records;
 mod selection;
 pub mod ssh;
 pub mod status;
@@ -80,6 +85,12 @@ enum Command {
     Authorize(authorize::Args),
     /// Show the status of the build machines: load, disk, builds in their slots, failures.
     Status(status::Args),
+    /// List builds: where they went, how long their phases took, and why others were not offloaded.
+    History(history::Args),
+    /// Print the log of a build, of this machine or of a build machine.
+    Log(log::Args),
+    /// Print metrics for Prometheus.
+    Metrics(metrics::Args),
     /// Open an SSH session with a build machine, with the keys of its entry in the machine file.
     Ssh(ssh::Args),
 }

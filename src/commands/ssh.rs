@@ -47,7 +47,7 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
 }
 
 /// Returns the options for `ssh` that mean the entry of the machine.
-fn options(machine: &Machine) -> Vec<String> {
+pub fn options(machine: &Machine) -> Vec<String> {
     let mut options = vec!["-F".to_owned(), "none".to_owned()];
     let mut set = |name: &str, value: String| options.extend(["-o".to_owned(), format!("{name}={value}")]);
     set("User", machine.user.clone());

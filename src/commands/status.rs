@@ -18,11 +18,11 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clap::ValueEnum;
 use serde::Serialize;
 
 use super::drain::parse_time;
-use super::failure::{CommandError, CommandResult};
+use super::failure::CommandResult;
+use super::format::{Format, FormatArgs, ignore_broken_pipe};
 use super::machines::{load, verdict};
 use super::selection::Selection;
 use super::terminal::{Terminal, write_json};
@@ -51,29 +51,14 @@ const JSON_VERSION: u32 = 1;
 pub struct Args {
     #[command(flatten)]
     selection: Selection,
-    /// The form of the output.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
-    /// The same as --format=json.
-    #[arg(long, conflicts_with = "format")]
-    json: bool,
+    #[command(flatten)]
+    format: FormatArgs,
     /// Print one line, such as for a prompt, from the records of this machine: no machine is contacted.
     #[arg(long, conflicts_with_all = ["format", "json", "watch"])]
     summary: bool,
     /// Repeat the output until interrupted, on a terminal in place; every 5 s, or as often as TIME says.
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "5s", value_parser = parse_time)]
     watch: Option<Duration>,
-}
-
-/// The forms of the output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// A table.
-    Text,
-    /// One object; with --watch, one object per line.
-    Json,
-    /// A record for each machine, for the tools of GNU recutils.
-    Recutils,
 }
 
 /// The whole output, in the form of `--json`.
@@ -97,22 +82,23 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
         machines.into_iter().map(|machine| SnapshotSource::new(machine, engine)).collect();
     if args.summary {
         let recorded: Vec<MachineSnapshot> = sources.iter().map(SnapshotSource::recorded).collect();
-        writeln!(io::stdout(), "{}", summary::line(&recorded)).or_else(broken_pipe)?;
+        writeln!(io::stdout(), "{}", summary::line(&recorded))
+            .or_else(|error| ignore_broken_pipe("the status", error))?;
         return Ok(verdict(recorded.iter().filter(|machine| summary::is_usable(machine)).count(), recorded.len()));
     }
-    let format = if args.json { Format::Json } else { args.format };
+    let format = args.format.get();
     let Some(interval) = args.watch else {
         let snapshot = snapshot(&mut sources);
         let mut text = Vec::new();
         write(format, &path, &snapshot, Terminal::of_stdout(), false, &mut text)
             .and_then(|()| io::stdout().lock().write_all(&text))
-            .or_else(broken_pipe)?;
+            .or_else(|error| ignore_broken_pipe("the status", error))?;
         return Ok(verdict(snapshot.iter().filter(|snapshot| snapshot.reachable).count(), snapshot.len()));
     };
     watch::run(interval, format == Format::Text, |terminal, text| {
         write(format, &path, &snapshot(&mut sources), terminal, true, text)
     })
-    .or_else(broken_pipe)?;
+    .or_else(|error| ignore_broken_pipe("the status", error))?;
     Ok(ExitStatus::Success)
 }
 
@@ -142,14 +128,6 @@ fn write(
             write_json(&report, !is_repeated, out)
         }
     }
-}
-
-/// Ignores the error of a reader that closed the pipe.
-fn broken_pipe(error: io::Error) -> Result<(), CommandError> {
-    if error.kind() == io::ErrorKind::BrokenPipe {
-        return Ok(());
-    }
-    Err(CommandError::output("the status", &error))
 }
 
 /// Seconds since 1970.

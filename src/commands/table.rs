@@ -2,6 +2,8 @@
 
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 
+use super::terminal::{Terminal, plain};
+
 /// The space between two columns.
 pub const GAP: u16 = 2;
 
@@ -19,6 +21,35 @@ impl Heading {
             Heading::Text(text) | Heading::Number(text) => text,
         }
     }
+}
+
+/// A column of a table that omits columns if the terminal is too narrow.
+pub struct Column<T> {
+    pub heading: Heading,
+    /// A column of rank 0 is never omitted; the highest rank is omitted first.
+    pub rank: usize,
+    /// `None`: the value is not known.
+    pub cell: fn(&T) -> Option<String>,
+}
+
+/// Returns the lines of a table, the heading first, and a note about the columns that were omitted, if there are any.
+pub fn fitted<T>(columns: &[Column<T>], rows: &[T], terminal: Terminal) -> (Vec<String>, Option<String>) {
+    let mut table = table(&columns.iter().map(|column| column.heading).collect::<Vec<_>>());
+    for row in rows {
+        let cell = |column: &Column<T>| (column.cell)(row).unwrap_or_else(|| "-".to_owned());
+        table.add_row(columns.iter().map(|column| plain(&cell(column)).into_owned()));
+    }
+    let mut optional: Vec<usize> = (0..columns.len()).filter(|&at| columns[at].rank > 0).collect();
+    optional.sort_by_key(|&at| columns[at].rank);
+    let mut left_out = Vec::new();
+    while width(&table) > terminal.width.unwrap_or(usize::MAX) {
+        let Some(last) = optional.pop() else { break };
+        hide(&mut table, last);
+        left_out.push(columns[last].heading.text());
+    }
+    left_out.reverse();
+    let note = format!("(too narrow for {}; --format=recutils has all)", left_out.join(", "));
+    (lines(&table), (!left_out.is_empty()).then(|| terminal.wrap(0, &note)))
 }
 
 /// Returns a table with these headings, without rows.

@@ -7,10 +7,11 @@ use super::build_error::BuildError;
 use super::built::{Built, BuiltOn, Roots};
 use super::pool::Pool;
 use super::preparation::Preparation;
-use super::recorder::{Emitter, OnEvent, Phase, Recorder, Sums};
+use super::recorder::{Emitter, OnEvent, Recorder, Sums};
 use crate::cancel::Cancel;
 use crate::engine::Task;
 use crate::events::Event;
+use crate::events::attempts::Phase;
 use crate::hook::{BuildLog, Request};
 use crate::machine_file::Diagnostic;
 use crate::scheduler::{OnlyNamed, Rules};
@@ -165,8 +166,8 @@ fn built(preparation: Preparation<'_>, sums: Sums) -> Built {
         waiting: time(Phase::Waiting),
         sending: time(Phase::Sending),
         building: time(Phase::Building),
-        fetching: time(Phase::Fetching),
-        registering: time(Phase::Registering),
+        fetching: time(Phase::Retrieving),
+        registering: time(Phase::Placing),
         attempts,
         roots: Roots(Arc::new(Mutex::new(daemon.into_inner()))),
     }

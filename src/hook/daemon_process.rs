@@ -16,9 +16,11 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::parent_id;
+use std::path::Path;
 use std::process::id;
 use std::time::Duration;
 
+use crate::permissions::passwd::accounts;
 use rustix::process::{Pid, PidfdFlags, Resource, getrlimit, pidfd_open};
 
 /// Descriptors from here on cannot be passed to select(2) (`FD_SETSIZE`).
@@ -153,6 +155,38 @@ pub fn main_daemon() -> Option<OwnedFd> {
     pidfd_open(Pid::from_raw(daemon.cast_signed())?, PidfdFlags::empty()).ok()
 }
 
+/// Returns the name of the user whose process is the client of the daemon, or the number of a user without an account;
+/// `None` if it is not known, such as that of a client behind a socket of the network.
+///
+/// The daemon's process for a client has that client's process identifier instead of its first argument, as far as there
+/// is room for it (`nix-daemon.cc`, from 1.2.0 to 1.5.0). A daemon without arguments does not tell it.
+pub fn client_user() -> Option<String> {
+    let daemon = DaemonProcess::of_this_hook().pid;
+    let parent = stat(daemon)?.parent;
+    let arguments = |process: u32| fs::read(format!("/proc/{process}/cmdline")).ok();
+    let client = client_of(&arguments(daemon)?, &arguments(parent)?)?;
+    let uid = real_user(&fs::read_to_string(format!("/proc/{client}/status")).ok()?)?;
+    let account = accounts(Path::new("/")).into_iter().find(|account| account.uid == uid);
+    Some(account.map_or_else(|| uid.to_string(), |account| account.name))
+}
+
+/// Returns the client's process identifier. `own` and `parents` are the arguments of the process for the client and of the
+/// daemon itself, which has the first argument in full.
+fn client_of(own: &[u8], parents: &[u8]) -> Option<u32> {
+    let first = |arguments: &[u8]| arguments.split(|&byte| byte == 0).nth(1).map(<[u8]>::to_vec);
+    let (own, parents) = (first(own)?, first(parents)?);
+    // A longer number would be cut off without notice.
+    if own == parents || own.len() >= parents.len() {
+        return None;
+    }
+    str::from_utf8(&own).ok()?.parse().ok()
+}
+
+/// Parses the real user in `/proc/PID/status`.
+fn real_user(status: &str) -> Option<u32> {
+    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?.parse().ok()
+}
+
 fn name(process: u32) -> Option<String> {
     fs::read_to_string(format!("/proc/{process}/comm")).ok()
 }
@@ -167,6 +201,21 @@ mod tests {
     fn this_process() -> DaemonProcess {
         let pid = std::process::id();
         DaemonProcess { pid, descriptor_limit: descriptor_limit(pid) }
+    }
+
+    #[test]
+    fn the_client_replaces_the_first_argument_of_its_daemon() {
+        let daemon = b"guix-daemon\0--disable-chroot\0--max-jobs=4\0";
+        // strncpy fills the rest of the argument with zeros.
+        let own = b"guix-daemon\x0031234\0\0\0\0\0\0\0\0\0\0\0\0--max-jobs=4\0";
+        assert_eq!(client_of(own, daemon), Some(31234));
+        assert_eq!(client_of(daemon, daemon), None);
+        // Of a client behind a socket of the network the argument stays; a short argument has no room.
+        assert_eq!(client_of(b"guix-daemon\012\0", b"guix-daemon\0-v\0"), None);
+        assert_eq!(client_of(b"guix-daemon\0", b"guix-daemon\0"), None);
+        assert_eq!(client_of(b"guix-daemon\0x1\0", b"guix-daemon\0--verbose\0"), None);
+        let status = "Name:\tguix\nUmask:\t0022\nUid:\t1000\t0\t0\t0\nGid:\t5\t5\t5\t5\n";
+        assert_eq!((real_user(status), real_user("Name:\tx\n")), (Some(1000), None));
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub mod request;
 
 pub use arguments::{HookArguments, own_system};
 pub use build_log::BuildLog;
-pub use daemon_process::{DaemonProcess, main_daemon};
+pub use daemon_process::{DaemonProcess, client_user, main_daemon};
 pub use descriptors::Descriptors;
 pub use reply::Reply;
 pub use request::Request;

@@ -78,6 +78,12 @@ pub fn is_feature_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(plain)
 }
 
+/// Returns the name of a machine for people and for records: without a port that is SSH's own.
+pub fn label(name: &str, port: u16) -> String {
+    let name = canonical_name(name);
+    if port == 22 { name } else { format!("{name}:{port}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,7 +14,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, fcntl_setfl};
 use rustix::process::geteuid;
 
 use super::User;
@@ -29,8 +29,9 @@ fn as_owner<T>(path: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<
     as_owner_of(path.parent().unwrap_or(path), work)
 }
 
-/// Runs `work` on a file in `directory`.
-fn as_owner_of<T>(directory: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+/// Runs `work` on files in `directory`: if this process is root's, as the user who controls it. For libraries that open
+/// files by their names.
+pub fn as_owner_of<T>(directory: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     if !geteuid().is_root() {
         return work();
     }
@@ -89,6 +90,11 @@ pub fn modified(path: &Path) -> io::Result<SystemTime> {
     as_owner(path, || path.symlink_metadata()?.modified())
 }
 
+/// Returns its size in bytes.
+pub fn size(path: &Path) -> io::Result<u64> {
+    as_owner(path, || Ok(path.symlink_metadata()?.len()))
+}
+
 /// Removes a file, if it exists.
 pub fn remove(path: &Path) -> io::Result<()> {
     match as_owner(path, || fs::remove_file(path)) {
@@ -137,6 +143,13 @@ pub fn open_or_make_all(path: &Path) -> io::Result<File> {
         }
         (result, _) => result,
     }
+}
+
+/// Opens a file like [`open_or_make_all`]. Each write goes to its end at that time.
+pub fn open_to_append(path: &Path) -> io::Result<File> {
+    let file = open_or_make_all(path)?;
+    fcntl_setfl(&file, OFlags::APPEND)?;
+    Ok(file)
 }
 
 /// Checks that a path is a directory or missing, and that this user may see which.

@@ -20,6 +20,7 @@ use super::lock::{contents, is_locked, overwrite, try_lock, unlock};
 use super::{StateDirectory, StateError};
 use crate::failpoints::{Failpoint, failpoint};
 use crate::machine::Machine;
+use crate::permissions::files;
 
 /// The holder of a slot, and since when it has the slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,6 +143,18 @@ impl Slots {
             }
         }
         Ok(taken)
+    }
+
+    /// Returns the known holders of slots of all hosts with state, without those that cannot be read.
+    pub fn holders(state: &StateDirectory) -> Vec<SlotHolder> {
+        let directories = files::list(state.path()).unwrap_or_default();
+        let is_host = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().contains(&b':'));
+        let taken = directories.into_iter().filter(is_host).filter_map(|directory| {
+            // No host has more slots than files.
+            let count = files::list(&directory).map_or(0, |files| u32::try_from(files.len()).unwrap_or(u32::MAX));
+            Slots { directory, count }.taken().ok()
+        });
+        taken.flatten().filter_map(|(_, holder)| holder).collect()
     }
 
     fn state_of(&self, number: u32) -> Result<SlotState, StateError> {
@@ -269,6 +282,25 @@ mod tests {
         drop(slot);
         let (holder, _slot) = (SlotHolder::this_process("y"), slots.try_take(&SlotHolder::this_process("y")).unwrap());
         assert_eq!(slots.taken().unwrap(), [(0, Some(holder))]);
+    }
+
+    #[test]
+    fn holders_of_all_hosts_are_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::new(directory.path());
+        assert!(Slots::holders(&state).is_empty());
+        let other = Machine { port: 2222, ..machine(3) };
+        std::fs::create_dir(directory.path().join("cache")).unwrap();
+        let [one, two] = ["/one.drv", "/two.drv"].map(SlotHolder::this_process);
+        let first = Slots::of(&state, &machine(1)).unwrap().try_take(&one).unwrap();
+        let second = Slots::of(&state, &other).unwrap().try_take(&two).unwrap();
+        let mut found = Slots::holders(&state);
+        found.sort_by(|a, b| a.derivation.cmp(&b.derivation));
+        assert_eq!(found, [one.clone(), two]);
+        drop(second);
+        assert_eq!(Slots::holders(&state), [one]);
+        drop(first);
+        assert!(Slots::holders(&state).is_empty());
     }
 
     #[test]

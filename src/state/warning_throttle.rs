@@ -1,10 +1,9 @@
 //! Throttled warnings: a warning that holds for weeks is logged once a day, not once a build.
 //!
-//! Each kind of warning has the file `warned-KIND` in the host's state directory. Its modification time is the time of
+//! Each kind of warning has the file `warned-KIND` in the host's state directory, or in the directory of all state. Its modification time is the time of
 //! the last warning. Two processes at the same time may both warn. A time in the future, as after a clock was set back,
 //! is ignored.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -20,13 +19,18 @@ pub fn should_warn(state: &StateDirectory, machine: &Machine, kind: &str) -> Res
     should_warn_at(state.of(machine)?.join(format!("warned-{kind}")), SystemTime::now())
 }
 
+/// Works like [`should_warn`], for problems of the history, which is one for all hosts.
+pub fn should_warn_of_history(state: &StateDirectory) -> Result<bool, StateError> {
+    should_warn_at(state.path().join("warned-history"), SystemTime::now())
+}
+
 fn should_warn_at(path: PathBuf, now: SystemTime) -> Result<bool, StateError> {
     let last = files::modified(&path);
     if last.is_ok_and(|last| now.duration_since(last).is_ok_and(|age| age < REPEAT_AFTER)) {
         return Ok(false);
     }
-    // Any write sets the time.
-    let written = files::open_or_make_all(&path).and_then(|mut file| file.write_all(b"\n"));
+    // This needs no space on a full disk.
+    let written = files::open_or_make_all(&path).and_then(|file| file.set_modified(now));
     written.map_err(|cause| StateError { path, cause })?;
     Ok(true)
 }

@@ -74,6 +74,7 @@ pub const WORKS: &[Work] = &[
     Work { name: "graph-1s-4", what: "the same of 1 s each, on 2 × 2 slots", shape: TWO_TWO, run: graph_1s, asked: Asked::Seconds(5.0 * ADDED), ..WHOLE },
     Work { name: "hundred", what: "100 independent builds on 2 × 2 slots", shape: TWO_TWO, run: hundred, asked: Asked::Times(15.0), ..WHOLE },
     Work { name: "output", what: "256 MiB output, incompressible: extra time compared with a local build", run: output, bare: Some(bare_export), asked: Asked::Times(2.0), ..BUILD },
+    Work { name: "pair", what: "two builds at the same time, each with 128 MiB of output", run: output_pair, ..WHOLE },
     Work { name: "output-text", what: "256 MiB output, compressible: extra time compared with a local build", run: output_text, asked: Asked::Times(2.0), ..BUILD },
     Work { name: "input", what: "256 MiB input: extra time compared with a local build", run: input, bare: Some(bare_import), asked: Asked::Times(2.0), ..BUILD },
     Work { name: "sources", what: "1,000 sources of 4 KiB, all missing", run: sources, asked: Asked::Times(5.0), ..WHOLE },
@@ -151,6 +152,12 @@ fn noise(mebibytes: u32) -> String {
 
 fn output(site: &mut Site<'_>) -> Sample {
     site.measure_drv(&site.drv("noise").script(&noise(256)))
+}
+
+/// Both through one session.
+fn output_pair(site: &mut Site<'_>) -> Sample {
+    let drvs = ["one", "two"].map(|name| site.direct.make(&site.drv(name).script(&noise(128))).path);
+    site.measure(&drvs)
 }
 
 /// A bare ExportPath of what was just built, over the same link.

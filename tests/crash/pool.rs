@@ -14,8 +14,9 @@ use offload::internals::state::{Health, HealthRecord, StateDirectory};
 
 use crate::lab::{Direct, Drv, Host, HostOptions, LONG, Lab, Made, SSH_PORT, wait_until};
 
-/// The file on the head that names the failpoint at which the hook stops.
-pub const CRASH_FILE: &str = "/var/lab/crash";
+/// The file on the head that names the failpoint at which the hook stops. A hook may act as the owner of the state there,
+/// who removes the file.
+pub const CRASH_FILE: &str = "/var/lab/points/crash";
 
 const MIB: usize = 1 << 20;
 
@@ -39,6 +40,7 @@ impl Pool {
         let lab = Lab::new();
         let machines = ["b1", "b2"].map(|name| lab.build_machine(name).start());
         let head = head(lab.head()).start();
+        head.run("install", &["-d", "-m", "777", "/var/lab/points"]);
         let [first, second] = &machines;
         let entry = |machine: &Host| machine.entry().set("overload_threshold", false);
         head.write_machines(&[entry(first).set("speed", 1000), entry(second)]);

@@ -26,7 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("status", &[]),
     ("text", &[]),
     ("timing", &[]),
-    ("hook", &["store"]),
+    ("hook", &["permissions", "store"]),
     ("own_executable", &[]),
     ("supervisor", &["own_executable"]),
     ("ssh", &["cancel", "file_stamp", "gcrypt", "machine", "permissions", "shell", "supervisor", "text", "timing"]),
@@ -133,6 +133,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "commands",
         &[
+            "cancel",
             "failpoints",
             "daemon",
             "engine",

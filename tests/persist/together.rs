@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io::Write;
 
-use crate::lab::{Drv, LONG, wait_until};
-use crate::pool::Pool;
+use crate::lab::{Direction, Drv, LONG, wait_until};
+use crate::pool::{Pool, is_reused};
 
 /// The number of hooks.
 const COUNT: i32 = 8;
@@ -42,6 +42,26 @@ fn hooks_that_start_together_and_need_no_probe_need_one_login() {
 }
 
 #[test]
+fn a_busy_session_gets_a_second_one() {
+    let pool = Pool::new();
+    let Pool { link, head, .. } = &pool;
+    head.write_machines(&[pool.entry().set("parallel_builds", 3)]);
+    pool.owner_after(&Drv::new("before"));
+    let before = link.passed(Direction::FromTarget);
+    let large = head.client().start(&[&Drv::new("large").script("head -c 500000000 /dev/zero >$out")]);
+    wait_until("much has come back", LONG, || link.passed(Direction::FromTarget) > before + 50_000_000);
+    assert_eq!(link.connections(), 1);
+    pool.build(&Drv::new("beside"));
+    assert_eq!(link.connections(), 2);
+    large.wait().succeeded();
+    // Both sessions stay open, and neither is busy now.
+    pool.await_idle(2);
+    let result = pool.build(&Drv::new("after"));
+    assert!(is_reused(&result), "{}", result.log);
+    assert_eq!(link.connections(), 2);
+}
+
+#[test]
 fn a_session_that_only_probed_ends_soon() {
     let pool = Pool::new();
     let near = pool.lab.build_machine("near").start();
@@ -58,7 +78,7 @@ fn a_session_that_only_probed_ends_soon() {
 /// thousand of them.
 #[test]
 fn a_crowd_of_hooks_needs_few_logins() {
-    let (clients, builds) = if std::env::var_os("OFFLOAD_CAMPAIGN").is_some() { (6, 167) } else { (2, 80) };
+    let (clients, builds) = if std::env::var_os("OFFLOAD_CAMPAIGN").is_some() { (8, 125) } else { (2, 80) };
     let slots = clients * builds;
     let pool = Pool::new();
     let entry = pool.entry().set("parallel_builds", slots).set("overload_threshold", false);
@@ -73,7 +93,7 @@ fn a_crowd_of_hooks_needs_few_logins() {
     };
     let start = |client| {
         let drvs: Vec<Drv> = (0..builds).map(|number| waiting(client, number)).collect();
-        pool.head.client().start(&drvs.iter().collect::<Vec<_>>())
+        pool.head.client().limit(15 * LONG).start(&drvs.iter().collect::<Vec<_>>())
     };
     let running: Vec<_> = (0..clients).map(start).collect();
     wait_until("all builds run at the same time", 5 * LONG, || pool.machine.built().len() == slots as usize);

@@ -170,6 +170,35 @@ fn the_hook_of_root_does_not_evaluate_what_the_owner_of_the_state_can_write() {
 }
 
 #[test]
+fn root_does_not_evaluate_what_anybody_can_write() {
+    let site = telling(WHO);
+    let file = site.path("etc/machines.lua");
+    for path in [site.path("etc"), file.clone()] {
+        chown(path, Some(0), Some(0)).unwrap();
+    }
+    let chmod = |mode: &str, path: &Path| {
+        assert!(Command::new("chmod").arg(mode).arg(path).status().unwrap().success());
+    };
+    let refuses = |shared: &Path| {
+        let refused = format!("root does not evaluate it: other users can write to '{}'", shared.display());
+        for command in [HOOK, &["eval"], &["explain"]] {
+            let said = text(&site.run(command));
+            // A command that checks as guix-daemon's user evaluates it as that user.
+            assert!(said.contains(&refused) || !recorded(&site, "status").contains("Uid:\t0\t"), "{command:?}: {said}");
+            assert!(command != HOOK || said.contains(&refused), "{said}");
+        }
+    };
+    chmod("666", &file);
+    refuses(&file);
+    chmod("644", &file);
+    chmod("777", &site.path("etc"));
+    refuses(&site.path("etc"));
+    chmod("755", &site.path("etc"));
+    let said = text(&site.run(HOOK));
+    assert!(!said.contains("root does not evaluate") && recorded(&site, "status").contains("Uid:\t0\t"), "{said}");
+}
+
+#[test]
 fn root_keeps_no_state_where_anybody_can_write() {
     let site = Site::new();
     chown(site.path("guix"), Some(0), Some(0)).unwrap();

@@ -11,18 +11,10 @@ use bytesize::ByteSize;
 
 use super::snapshot::{Build, MachineSnapshot, MachineState};
 use crate::commands::machines::{failure_count, substitute_note};
-use crate::commands::table::{self, Heading, Heading::Number, Heading::Text};
+use crate::commands::table::{self, Column, Heading::Number, Heading::Text};
 use crate::commands::terminal::{Colour, HumanDuration, Terminal, plain};
 
-/// A column of the table.
-struct Column {
-    heading: Heading,
-    /// A column of rank 0 is never omitted; the highest rank is omitted first.
-    rank: usize,
-    cell: fn(&MachineSnapshot) -> Option<String>,
-}
-
-const COLUMNS: [Column; 13] = [
+const COLUMNS: [Column<MachineSnapshot>; 13] = [
     Column { heading: Text("NAME"), rank: 0, cell: |snapshot| Some(label(snapshot)) },
     Column { heading: Text("STATE"), rank: 0, cell: |snapshot| Some(snapshot.state.word().to_owned()) },
     Column { heading: Number("SLOTS"), rank: 0, cell: slots },
@@ -74,20 +66,7 @@ pub fn write(
 }
 
 fn write_machines(machines: &[MachineSnapshot], terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
-    let mut table = table::table(&COLUMNS.map(|column| column.heading));
-    for snapshot in machines {
-        let cell = |column: &Column| (column.cell)(snapshot).unwrap_or_else(|| "-".to_owned());
-        table.add_row(COLUMNS.iter().map(|column| plain(&cell(column)).into_owned()));
-    }
-    let mut columns: Vec<usize> = (0..COLUMNS.len()).filter(|&at| COLUMNS[at].rank > 0).collect();
-    columns.sort_by_key(|&at| COLUMNS[at].rank);
-    let mut left_out = Vec::new();
-    while table::width(&table) > terminal.width.unwrap_or(usize::MAX) {
-        let Some(last) = columns.pop() else { break };
-        table::hide(&mut table, last);
-        left_out.push(COLUMNS[last].heading.text());
-    }
-    let lines = table::lines(&table);
+    let (lines, note) = table::fitted(&COLUMNS, machines, terminal);
     let (heading, lines) = lines.split_first().ok_or(io::ErrorKind::InvalidData)?;
     writeln!(out, "{}", terminal.paint(Colour::Heading, heading))?;
     for (line, snapshot) in lines.iter().zip(machines) {
@@ -96,12 +75,7 @@ fn write_machines(machines: &[MachineSnapshot], terminal: Terminal, out: &mut im
         let word = snapshot.state.word();
         writeln!(out, "{name}{}", rest.replacen(word, &terminal.paint(colour(snapshot.state), word), 1))?;
     }
-    if !left_out.is_empty() {
-        left_out.reverse();
-        let note = format!("(too narrow for {}; --format=recutils has all)", left_out.join(", "));
-        writeln!(out, "{}", terminal.wrap(0, &note))?;
-    }
-    Ok(())
+    note.iter().try_for_each(|note| writeln!(out, "{note}"))
 }
 
 fn colour(state: MachineState) -> Colour {

@@ -27,9 +27,9 @@ pub struct Acquired {
     pub client: Option<Client<DaemonStream>>,
 }
 
-/// Finds an open session with `machine` that has this key. Prefers a session with an idle stream to the daemon. Returns
-/// `None` if no owner replies in time.
-pub fn acquire(cache_key: &CacheKey, machine: &Machine, store: &StoreDir) -> Option<Acquired> {
+/// Finds an open session with `machine` that has this key. Prefers a session with an idle stream to the daemon. With
+/// `unless_busy`, skips sessions whose owners are busy. Returns `None` if no owner replies in time.
+pub fn acquire(cache_key: &CacheKey, machine: &Machine, store: &StoreDir, unless_busy: bool) -> Option<Acquired> {
     let until = Instant::now() + OWNER_SEARCH_TIMEOUT;
     let mut sockets = cache_key.sockets();
     if !sockets.is_empty() {
@@ -38,7 +38,7 @@ pub fn acquire(cache_key: &CacheKey, machine: &Machine, store: &StoreDir) -> Opt
         sockets.rotate_left(first);
     }
     let found = sockets.iter().filter_map(|socket| {
-        let tried = try_owner(socket, cache_key, machine, store, until);
+        let tried = try_owner(socket, (cache_key, unless_busy), machine, store, until);
         tried.inspect_err(|error| debug!("{}: {error}", socket.display())).ok()
     });
     let mut found = found.peekable();
@@ -58,7 +58,7 @@ pub fn acquire(cache_key: &CacheKey, machine: &Machine, store: &StoreDir) -> Opt
 /// Connects to the owner at `socket` and resumes a stream, before the time `until`.
 fn try_owner(
     socket: &Path,
-    cache_key: &CacheKey,
+    (cache_key, unless_busy): (&CacheKey, bool),
     machine: &Machine,
     store: &StoreDir,
     until: Instant,
@@ -68,7 +68,7 @@ fn try_owner(
         return Err(ErrorKind::TimedOut.into());
     }
     let owner = Arc::new(OwnerHandle::from_control(peer::connect(socket)?, machine.address()));
-    let (resumed, compressed) = owner.resume(&cache_key.stream, left).map_err(io::Error::other)?;
+    let (resumed, compressed) = owner.resume(&cache_key.stream, unless_busy, left).map_err(io::Error::other)?;
     let connection = Connection::reused(owner, machine, cache_key.compressed, compressed);
     let client = resumed.map(|(stream, Greeting { version, round_trip })| {
         let limit = reused_greeting_timeout(machine, round_trip);

@@ -120,13 +120,14 @@ impl OwnerHandle {
     }
 
     /// Resumes a stream of the name `stream` that another hook has released, if there is one. Returns the directions
-    /// that are compressed as well. Fails if the owner does not reply within `limit`.
+    /// that are compressed as well. Fails if the owner does not reply within `limit`, and, with `unless_busy`, if it is busy.
     pub(super) fn resume(
         &self,
         stream: &str,
+        unless_busy: bool,
         limit: Duration,
     ) -> Result<(Option<(SessionStream, Greeting)>, Compressed), Error> {
-        let (data, status) = self.request_stream(&Request::Resume { stream: stream.to_owned() })?;
+        let (data, status) = self.request_stream(&Request::Resume { stream: stream.to_owned(), unless_busy })?;
         let mut status = Frames::new(status);
         match self.reply(&mut status, limit)? {
             Reply::NoStream { compressed } => Ok((None, compressed)),

@@ -33,7 +33,7 @@ use crate::ssh::{self, Target};
 
 /// The version of the protocol. It is part of the names of sockets, so that programs of different versions do not
 /// connect.
-pub(super) const PROTOCOL: u8 = 2;
+pub(super) const PROTOCOL: u8 = 3;
 
 /// The longest text of a frame, in bytes.
 const FRAME_MAX: usize = 512 << 10;
@@ -51,8 +51,9 @@ pub(super) enum Request {
     Start(Box<Start>),
     /// Opens a new stream within this time. Descriptors: data, status.
     Open { target: Target, limit: Duration },
-    /// Resumes a stream to the daemon that another hook has released under this name. Descriptors: data, status.
-    Resume { stream: String },
+    /// Resumes a stream to the daemon that another hook has released under this name. With `unless_busy`, a busy owner
+    /// replies [`Reply::Busy`]. Descriptors: data, status.
+    Resume { stream: String, unless_busy: bool },
     /// Keeps the session open for other hooks. Optional descriptor: a process (pidfd_open(2)); the owner retires when
     /// that process ends.
     KeepOpen(KeepOpen),
@@ -163,6 +164,8 @@ pub(in crate::remote) enum Reply {
     NoStream {
         compressed: Compressed,
     },
+    /// The owner is busy with other streams.
+    Busy,
     /// The stream has ended.
     Ended {
         /// The error that ended it; `None` if the other side closed it.

@@ -18,7 +18,8 @@
 //! **Socket.** An owner listens on a socket in the directory `persist` of the state directory, which only the daemon's
 //! user may enter. The socket is called `MACHINE.SETTINGS.REQUEST.PID-0`. The first three parts are digests: of the
 //! machine's address, of the settings in the machine file and the key files, and of the compression ([`CacheKey`]). The
-//! last part is the process identifier of the owner. A machine has at most as many listening owners as build slots.
+//! last part is the process identifier of the owner. A machine has at most as many listening owners as build slots. A build
+//! that finds only busy owners (`traffic`) makes another session, up to this number.
 //!
 //! **Requests** are described in `message`. A hook connects (the *control* connection), checks that a process of its
 //! own user listens (`peer`), and requests streams to a socket or a command of the machine. For each stream the hook
@@ -44,6 +45,7 @@ mod serve;
 mod server;
 mod start;
 mod streams;
+mod traffic;
 
 pub use cache_key::{CacheKey, Files, idle_timeout};
 pub use client::{Acquired, Session, acquire, release, retire_outdated, sessions};

@@ -11,6 +11,7 @@ use super::clients::Client;
 use super::listening_socket::ListeningSocket;
 use super::message::{Frames, KeepOpen, Reply, Report, Request, send};
 use super::streams::{BUFFER_SIZE, IdleStream, Stream};
+use super::traffic::Traffic;
 use crate::ssh::{self, Cause, PendingChannel, Session};
 
 /// The most hooks that are served at the same time. Further ones wait until the owner accepts them.
@@ -46,8 +47,7 @@ pub(super) struct Server {
     pub can_open: bool,
     /// Whether libssh2 may hold data for a stream that it has already read from the socket.
     pub may_have_buffered: bool,
-    /// The bytes sent to the machine, and received from it.
-    pub bytes: [u64; 2],
+    pub traffic: Traffic,
     pub buffer: Vec<u8>,
 }
 
@@ -94,7 +94,7 @@ impl Server {
             last_probed: now,
             can_open: true,
             may_have_buffered: false,
-            bytes: [0; 2],
+            traffic: Traffic::new(now),
             buffer: vec![0; BUFFER_SIZE],
         })
     }
@@ -132,9 +132,14 @@ impl Server {
                     self.openings.push_back(PendingStream { opening, limit, until: None, data, status });
                 }
             }
-            Request::Resume { stream } => {
+            Request::Resume { stream, unless_busy } => {
                 if let (Some(data), Some(status)) = (next(), next()) {
-                    self.resume(&stream, data.into(), Frames::new(status.into()));
+                    let status = Frames::new(status.into());
+                    if unless_busy && self.traffic.is_busy(Instant::now()) {
+                        let _ = send(status.socket(), &Reply::Busy, &[]);
+                    } else {
+                        self.resume(&stream, data.into(), status);
+                    }
                 }
             }
             Request::KeepOpen(settings) => self.keep_open(settings, next()),
@@ -214,7 +219,7 @@ impl Server {
     }
 
     fn report(&self) -> Report {
-        let [sent, received] = self.bytes;
+        let [sent, received] = self.traffic.bytes;
         Report {
             machine: self.machine.clone(),
             age: self.opened_at.elapsed().as_secs(),

@@ -150,13 +150,13 @@ fn sockets_of_killed_owners_are_removed() {
     ours.iter().chain([&others]).for_each(|path| stale(path));
     fs::write(path("something else"), "").unwrap();
     assert_eq!(cache_key.sockets().len(), 2);
-    assert!(acquire(&cache_key, &machine(), &StoreDir::default()).is_none());
+    assert!(acquire(&cache_key, &machine(), &StoreDir::default(), true).is_none());
     assert!(cache_key.sockets().is_empty());
     assert!(others.exists() && path("something else").exists());
 
     // The directory may be missing.
     directory.close().unwrap();
-    assert!(acquire(&cache_key, &machine(), &StoreDir::default()).is_none());
+    assert!(acquire(&cache_key, &machine(), &StoreDir::default(), true).is_none());
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn unresponsive_and_invalid_owners_are_skipped() {
         let directory = tempfile::tempdir().unwrap();
         let cache_key = cache_key_in(directory.path());
         let owner = owner(&directory.path().join(format!("{}1-0", cache_key.prefix)), serve);
-        assert!(acquire(&cache_key, &machine(), &StoreDir::default()).is_none());
+        assert!(acquire(&cache_key, &machine(), &StoreDir::default(), true).is_none());
         owner.join().unwrap();
     }
 }
@@ -272,7 +272,7 @@ fn an_owner_with_an_idle_stream_is_preferred() {
         let _ = send(&status, &Reply::NoStream { compressed }, &[]);
         false
     });
-    let acquired = (0..60).find_map(|_| acquire(&cache_key, &machine(), &StoreDir::default())).unwrap();
+    let acquired = (0..60).find_map(|_| acquire(&cache_key, &machine(), &StoreDir::default(), true)).unwrap();
     assert!(acquired.client.is_none() && acquired.connection.compressed() == compressed);
     let with_stream = owner(&socket(3), move |mut control| {
         let (mut data, status) = resume_request(&mut control);
@@ -290,7 +290,7 @@ fn an_owner_with_an_idle_stream_is_preferred() {
         assert_eq!(rest, b"");
         true
     });
-    let resume = || acquire(&cache_key, &machine(), &StoreDir::default()).and_then(|acquired| acquired.client);
+    let resume = || acquire(&cache_key, &machine(), &StoreDir::default(), true).and_then(|acquired| acquired.client);
     let mut client = (0..60).find_map(|_| resume()).unwrap();
     assert_eq!((client.version(), client.round_trip()), (GREETING.version, GREETING.round_trip));
     let stream = client.stream_mut();
@@ -302,6 +302,27 @@ fn an_owner_with_an_idle_stream_is_preferred() {
     assert_eq!(&answer, b"HELLO");
     drop(client);
     with_stream.join().unwrap();
+}
+
+#[test]
+fn a_busy_owner_is_used_only_on_request() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache_key = cache_key_in(directory.path());
+    let compressed = Compressed { sending: false, receiving: false };
+    // As `Server` replies while it is busy.
+    let _owner = owner(&directory.path().join(format!("{}1-0", cache_key.prefix)), move |mut control| {
+        let Ok(Some(Request::Resume { unless_busy, .. })) = control.receive() else {
+            panic!("not a request for a stream")
+        };
+        let [_data, status] = [(); 2].map(|()| UnixStream::from(control.next_descriptor().unwrap()));
+        let reply = if unless_busy { Reply::Busy } else { Reply::NoStream { compressed } };
+        let _ = send(&status, &reply, &[]);
+        false
+    });
+    let find = |unless_busy| acquire(&cache_key, &machine(), &StoreDir::default(), unless_busy).is_some();
+    // The owner may be slow on a machine with much to do.
+    assert!((0..60).any(|_| find(false)));
+    assert!((0..5).all(|_| !find(true)));
 }
 
 #[test]
@@ -364,7 +385,7 @@ fn each_request_has_its_own_descriptors() {
         let (socket, idle_timeout) = ("/nowhere".into(), Duration::ZERO);
         Request::KeepOpen(message::KeepOpen { socket, idle_timeout, streams: 1, has_daemon })
     };
-    let open = Request::Resume { stream: "one".to_owned() };
+    let open = Request::Resume { stream: "one".to_owned(), unless_busy: true };
     send(&hook, &keep(false), &[]).unwrap();
     send(&hook, &open, &[ours.as_fd(), theirs.as_fd()]).unwrap();
     send(&hook, &keep(true), &[ours.as_fd()]).unwrap();

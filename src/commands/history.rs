@@ -1,0 +1,135 @@
+//! `offload history [NAME]` lists builds and requests that were not accepted, with filters, and `--summary` adds them up by
+//! machine. The output is a table for people, JSON, or records for recutils.
+//!
+//! The history is read as the owner of the state. No machine is contacted, and no machine file is evaluated.
+
+mod table;
+mod time;
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::failure::{CommandError, CommandResult};
+use super::format::{Format, FormatArgs, ignore_broken_pipe};
+use super::records;
+use super::terminal::{Terminal, write_json};
+use crate::engine::Engine;
+use crate::exit::ExitStatus;
+use crate::state::health::{self, Time};
+use crate::state::history::{Filter, MachineSummary, Outcome, Row, summarize};
+
+/// The version of the JSON form. It changes when a field is removed or changes its meaning; new fields may appear.
+const JSON_VERSION: u32 = 1;
+
+/// The number of rows in a table, unless another one is given.
+const TABLE_ROWS: u64 = 40;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only this derivation: its file name, or its name, with or without its version. A name may be a pattern, such as
+    /// 'python-*'.
+    name: Option<String>,
+    /// Only attempts on this machine: its name, or NAME:PORT if the port is not 22. It may be a pattern.
+    #[arg(long, value_name = "NAME")]
+    machine: Option<String>,
+    /// Only builds that this user's commands requested.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Only this outcome; may be repeated.
+    #[arg(long, value_name = "OUTCOME", value_parser = parse_outcome)]
+    outcome: Vec<Outcome>,
+    /// Only what failed.
+    #[arg(long, conflicts_with = "outcome")]
+    failed: bool,
+    /// Only what ended since TIME: so long ago, such as 2h or 30d, or a date such as 2026-11-30 or 2026-11-30T14:00 (UTC).
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    since: Option<time::Moment>,
+    /// Only what ended before TIME.
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    until: Option<time::Moment>,
+    /// Only the last NUMBER; 0: all. A table has the last 40, if this is not given.
+    #[arg(long, value_name = "NUMBER")]
+    limit: Option<u64>,
+    /// Print the sums of each machine instead.
+    #[arg(long)]
+    summary: bool,
+    #[command(flatten)]
+    format: FormatArgs,
+}
+
+fn parse_outcome(word: &str) -> Result<Outcome, String> {
+    let all = || Outcome::ALL.iter().map(|outcome| outcome.word()).collect::<Vec<_>>().join(", ");
+    Outcome::parse(word).ok_or_else(|| format!("expected one of: {}", all()))
+}
+
+impl Args {
+    /// Returns the filter at the time `now`.
+    fn filter(&self, now: Time) -> Filter {
+        let failures = || Outcome::ALL.iter().copied().filter(|outcome| outcome.is_failure()).collect();
+        let limit = match (self.limit, self.format.get()) {
+            (Some(0), _) => None,
+            (Some(limit), _) => Some(limit),
+            (None, Format::Text) if !self.summary => Some(TABLE_ROWS),
+            (None, _) => None,
+        };
+        Filter {
+            name: self.name.clone(),
+            machine: self.machine.clone(),
+            user: self.user.clone(),
+            outcomes: if self.failed { failures() } else { self.outcome.clone() },
+            since: self.since.map(|since| since.at(now)),
+            until: self.until.map(|until| until.at(now)),
+            limit,
+        }
+    }
+}
+
+/// The whole output, in the form of `--json`.
+#[derive(Serialize)]
+struct Report<'a> {
+    version: u32,
+    /// Milliseconds since 1970.
+    time: Time,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    builds: Option<&'a [Row]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machines: Option<&'a [MachineSummary]>,
+}
+
+/// Prints the history.
+pub fn run(args: &Args, engine: &Engine) -> CommandResult {
+    let now = health::now();
+    let filter = args.filter(now);
+    let rows = engine.history().rows(&filter).map_err(CommandError::failure)?;
+    let mut text = Vec::new();
+    let written = if args.summary {
+        let from = filter.since.or(rows.iter().map(|row| row.started).min()).unwrap_or(now);
+        let machines = summarize(&rows, (from, filter.until.unwrap_or(now).min(now)));
+        match args.format.get() {
+            Format::Text => table::write_summary(&rows, &machines, Terminal::of_stdout(), &mut text),
+            Format::Recutils => write_records(&machines, &mut text),
+            Format::Json => {
+                let report = Report { version: JSON_VERSION, time: now, builds: None, machines: Some(&machines) };
+                write_json(&report, true, &mut text)
+            }
+        }
+    } else {
+        match args.format.get() {
+            Format::Text => table::write(&rows, now, Terminal::of_stdout(), &mut text),
+            Format::Recutils => write_records(&rows, &mut text),
+            Format::Json => {
+                let report = Report { version: JSON_VERSION, time: now, builds: Some(&rows), machines: None };
+                write_json(&report, true, &mut text)
+            }
+        }
+    };
+    written
+        .and_then(|()| io::stdout().lock().write_all(&text))
+        .or_else(|error| ignore_broken_pipe("the history", error))?;
+    Ok(ExitStatus::Success)
+}
+
+fn write_records(objects: &[impl Serialize], out: &mut impl Write) -> io::Result<()> {
+    objects.iter().try_for_each(|object| records::write_record(&records::fields(object)?, out))
+}

@@ -1,0 +1,184 @@
+//! `offload log DRV [--follow]` prints the log of a build: the file that guix-daemon of this machine has, or else the one on
+//! the build machine that the history names.
+//!
+//! guix-daemon writes the log of each build to `LOGDIR/drvs/HH/REST`, where HH are the first two characters of the
+//! derivation's file name. The file ends in `.gz`, in `.bz2` or in neither, as `--log-compression` says. A build that is
+//! offloaded has its log on both machines. With `--follow`, the command waits for more until the build has ended. The
+//! daemon compresses what has arrived in blocks, so that the last lines of a running build appear late.
+
+mod source;
+
+use std::cell::Cell;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use self::source::{Compression, Follow, LOCAL_NAMES, decoder};
+use super::failure::{CommandError, CommandResult};
+use super::machines::load;
+use super::selection::find_one;
+use super::ssh;
+use crate::engine::Engine;
+use crate::exit::ExitStatus;
+use crate::shell::quote;
+use crate::state::Slots;
+use crate::state::history::{Filter, Row};
+use crate::store::path::StorePath;
+
+/// How long a log is followed after the slot of its build was released: the daemon may still be writing.
+const END_WAIT: Duration = Duration::from_secs(3);
+
+/// The log directory of a build machine: the default of guix-daemon.
+const REMOTE_LOGS: &str = "/var/log/guix";
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The derivation: its file name, or the name of one in the history, of which the last build counts.
+    derivation: String,
+    /// Wait for more, until the build has ended.
+    #[arg(long, short)]
+    follow: bool,
+    /// The machine file, if it is not the default one. It tells how to reach the build machine.
+    #[arg(long, value_name = "FILE")]
+    machine_file: Option<PathBuf>,
+}
+
+impl Args {
+    /// Returns the machine file, if one is named.
+    pub fn machine_file(&self) -> Option<&Path> {
+        self.machine_file.as_deref()
+    }
+}
+
+/// Prints the log.
+pub fn run(args: &Args, engine: &Engine) -> CommandResult {
+    let derivation = find(&args.derivation, engine)?;
+    let place = place(&derivation);
+    let files = LOCAL_NAMES.map(|(suffix, kind)| (format!("{}{suffix}", place.display()), kind));
+    for (name, kind) in &files {
+        let file = engine.directories.log.join(name);
+        match std::fs::File::open(&file) {
+            Ok(opened) => {
+                let last_seen = Cell::new(Instant::now());
+                let is_running = || args.follow && is_running(&derivation, engine, &last_seen);
+                return print(decoder(Follow::new(opened, is_running), *kind), &file.display().to_string());
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(CommandError::failure(format!("cannot read '{}': {error}", file.display()))),
+        }
+    }
+    print_remote(args, &derivation, &place, engine)
+}
+
+/// Returns the derivation that a word means: a file name, or the name of one in the history.
+fn find(word: &str, engine: &Engine) -> Result<StorePath, CommandError> {
+    let store = &engine.directories.store;
+    let path = match word.starts_with('/') {
+        true => word.to_owned(),
+        false => format!("{}/{word}", store.as_str()),
+    };
+    let invalid = match StorePath::parse(store, path.as_bytes()) {
+        Ok(path) if path.is_derivation() => return Ok(path),
+        Ok(_) => "it does not end in .drv".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    if word.contains('/') {
+        return Err(CommandError::failure(format!("'{word}' is not a derivation: {invalid}")));
+    }
+    let filter = Filter { name: Some(word.to_owned()), limit: Some(1), ..Filter::default() };
+    let rows = engine.history().rows(&filter).map_err(CommandError::failure)?;
+    let row = rows.last().and_then(|row| StorePath::parse(store, row.derivation.as_bytes()).ok());
+    row.ok_or_else(|| {
+        CommandError::new(ExitStatus::NoMatch, format!("the history has no build of '{word}'"))
+            .with_hint(Some("a derivation can be given by its file name, too".to_owned()))
+    })
+}
+
+/// Returns the file of a log without its ending, relative to a log directory.
+fn place(derivation: &StorePath) -> PathBuf {
+    let base = derivation.base_name();
+    let (first, rest) = base.split_at_checked(2).unwrap_or((base, ""));
+    Path::new("drvs").join(first).join(rest)
+}
+
+/// Returns whether a hook of this head builds the derivation: it holds a slot of some machine, or held one a moment ago.
+fn is_running(derivation: &StorePath, engine: &Engine, last_seen: &Cell<Instant>) -> bool {
+    if Slots::holders(&engine.state).iter().any(|holder| holder.derivation == derivation.as_str()) {
+        last_seen.set(Instant::now());
+    }
+    last_seen.get().elapsed() < END_WAIT
+}
+
+/// Prints the log from the machine that built the derivation last.
+fn print_remote(args: &Args, derivation: &StorePath, place: &Path, engine: &Engine) -> CommandResult {
+    let filter = Filter { name: Some(derivation.to_string()), ..Filter::default() };
+    let rows = engine.history().rows(&filter).map_err(CommandError::failure)?;
+    let missing = |more: &str| {
+        let message = format!("no log of '{derivation}' is in '{}'{more}", engine.directories.log.display());
+        Err(CommandError::new(ExitStatus::NoMatch, message))
+    };
+    let Some(name) = rows.iter().rev().find_map(|Row { machine, .. }| machine.clone()) else {
+        return missing(", and the history names no machine that has built it");
+    };
+    let (_, pool) = load(args.machine_file(), engine)?;
+    let machine = find_one(&pool, &name)?;
+    let place = quote(&Path::new(REMOTE_LOGS).join(place).to_string_lossy());
+    for (suffix, kind) in LOCAL_NAMES {
+        let mut command = Command::new("ssh");
+        command.args(ssh::options(machine)).arg(&machine.name).arg(format!("cat {place}{suffix} 2>/dev/null"));
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let mut child = child.map_err(|cause| CommandError::failure(format!("cannot run 'ssh': {cause}")))?;
+        let mut first = [0; 1];
+        let Some(mut output) = child.stdout.take() else { continue };
+        let count = output.read(&mut first).unwrap_or(0);
+        if count == 1 {
+            let printed = print(decoder(io::Cursor::new(first).chain(output), kind), &format!("the log on {name}"));
+            let _ = child.wait();
+            return printed;
+        }
+        // `ssh` has printed why it failed.
+        if child.wait().is_ok_and(|status| status.code() == Some(255)) {
+            return Err(CommandError::failure(format!("cannot read the log on {name}")));
+        }
+    }
+    missing(&format!(", and none is in {REMOTE_LOGS} on {name}"))
+}
+
+/// Copies a log to standard output, as it is.
+fn print(decoder: Result<Box<dyn Read + '_>, Compression>, name: &str) -> CommandResult {
+    let mut log = decoder.map_err(|_| {
+        CommandError::failure(format!("{name} is compressed with bzip2"))
+            .with_hint(Some("print it with `bzcat`".to_owned()))
+    })?;
+    let mut out = io::stdout().lock();
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        let count = match log.read(&mut piece) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // The daemon has not written the rest yet, or was killed.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+            Err(error) => return Err(CommandError::failure(format!("cannot read {name}: {error}"))),
+        };
+        let written = piece.get(..count).map_or(Ok(()), |piece| out.write_all(piece)).and_then(|()| out.flush());
+        if let Err(error) = written {
+            return Err(CommandError::output("the log", &error));
+        }
+    }
+    Ok(ExitStatus::Success)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::path::StoreDir;
+
+    #[test]
+    fn a_log_has_its_place_by_the_first_two_characters() {
+        let drv = b"/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-hello-2.12.1.drv";
+        let drv = StorePath::parse(&StoreDir::default(), drv).unwrap();
+        assert_eq!(place(&drv), Path::new("drvs/0y/jkz5790xvq2z2fnq7s9wbmlrs56imh-hello-2.12.1.drv"));
+    }
+}

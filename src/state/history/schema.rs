@@ -1,0 +1,114 @@
+//! The schema of `history.db`, and its versions.
+//!
+//! `user_version` is the number of migrations that were applied. A database of a later version is not touched: it belongs
+//! to a newer `offload`.
+//!
+//! - `builds` has a row for each [`Row`](super::Row), with the same names; `id` grows with each new row.
+//! - `totals` has the sums of all rows of a machine and an outcome, also of rows that were removed since. The machine is
+//!   empty for rows without one.
+//! - `batch` has the digest of the last batch that was inserted. It excludes that a batch is inserted twice.
+
+use rusqlite::{Connection, Transaction};
+
+/// The statements that lead from each version to the next.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE builds (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        derivation TEXT NOT NULL,
+        name TEXT NOT NULL,
+        system TEXT NOT NULL,
+        user TEXT,
+        head TEXT NOT NULL,
+        machine TEXT,
+        attempt INTEGER NOT NULL,
+        outcome TEXT NOT NULL,
+        reason TEXT,
+        requests INTEGER NOT NULL,
+        started INTEGER NOT NULL,
+        ended INTEGER NOT NULL,
+        waiting INTEGER NOT NULL,
+        sending INTEGER NOT NULL,
+        building INTEGER NOT NULL,
+        retrieving INTEGER NOT NULL,
+        placing INTEGER NOT NULL,
+        reused_connection INTEGER,
+        sent_items INTEGER NOT NULL,
+        sent_bytes INTEGER NOT NULL,
+        substituted_items INTEGER NOT NULL,
+        substituted_bytes INTEGER NOT NULL,
+        retrieved_items INTEGER NOT NULL,
+        retrieved_bytes INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX builds_derivation ON builds (derivation);
+    CREATE TABLE totals (
+        machine TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        rows INTEGER NOT NULL,
+        requests INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        waiting INTEGER NOT NULL,
+        sending INTEGER NOT NULL,
+        building INTEGER NOT NULL,
+        retrieving INTEGER NOT NULL,
+        placing INTEGER NOT NULL,
+        sent_bytes INTEGER NOT NULL,
+        substituted_items INTEGER NOT NULL,
+        substituted_bytes INTEGER NOT NULL,
+        retrieved_bytes INTEGER NOT NULL,
+        PRIMARY KEY (machine, outcome)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE batch (digest BLOB NOT NULL) STRICT;
+"];
+
+/// The version of this program.
+pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// The state of a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    Current,
+    /// Migrations are missing; a new database has none.
+    Older,
+    /// A newer program has made it.
+    Newer(i64),
+}
+
+/// Returns the version of a database.
+pub(super) fn version(connection: &Connection) -> rusqlite::Result<Version> {
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    Ok(match version {
+        VERSION => Version::Current,
+        newer if newer > VERSION => Version::Newer(newer),
+        _ => Version::Older,
+    })
+}
+
+/// Applies the missing migrations.
+pub(super) fn migrate(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    // Another process may have applied them meanwhile.
+    let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    for (number, migration) in MIGRATIONS.iter().enumerate().skip(usize::try_from(version).unwrap_or(0)) {
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "user_version", number as i64 + 1)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_database_gets_the_current_version_and_a_newer_one_stays() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        assert_eq!(version(&connection).unwrap(), Version::Older);
+        for _ in 0..2 {
+            let transaction = connection.transaction().unwrap();
+            migrate(&transaction).unwrap();
+            transaction.commit().unwrap();
+            assert_eq!(version(&connection).unwrap(), Version::Current);
+        }
+        connection.pragma_update(None, "user_version", VERSION + 1).unwrap();
+        assert_eq!(version(&connection).unwrap(), Version::Newer(VERSION + 1));
+    }
+}

@@ -1,0 +1,461 @@
+//! The history of builds: what hooks record beside real builds, and what happens to it when processes are killed, disks are
+//! full, and many hooks end at the same time.
+
+mod lab;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use lab::{Drv, Host, LONG, Lab, wait_until};
+use offload::internals::state::StateDirectory;
+use offload::internals::state::history::{Filter, History, Outcome, Row};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_offload");
+
+fn history(state: &Path) -> History {
+    History::of(&StateDirectory::new(state))
+}
+
+fn rows(state: &Path) -> Vec<Row> {
+    history(state).rows(&Filter::default()).unwrap()
+}
+
+fn rows_of(head: &Host) -> Vec<Row> {
+    rows(&head.path("/var/guix/offload"))
+}
+
+fn derivation(name: &str) -> String {
+    format!("/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-{name}.drv")
+}
+
+/// A head without machines, whose hook this test starts itself.
+struct LoneHead(tempfile::TempDir);
+
+impl LoneHead {
+    fn new() -> LoneHead {
+        LoneHead(tempfile::tempdir().unwrap())
+    }
+
+    fn state(&self) -> PathBuf {
+        self.0.path().join("var/offload")
+    }
+
+    fn start_hook(&self) -> Child {
+        Command::new(PROGRAM)
+            .args(["x86_64-linux", "3600", "0", "0"])
+            .env_clear()
+            .env("GUIX_CONFIGURATION_DIRECTORY", self.0.path())
+            .env("GUIX_STATE_DIRECTORY", self.0.path().join("var"))
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// Has a hook decline a request, and returns what it prints on standard error.
+    fn decline(&self, name: &str) -> String {
+        let mut hook = self.start_hook();
+        ask(&mut hook, name);
+        let output = hook.wait_with_output().unwrap();
+        let status = (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code());
+        assert_eq!(status, ("# decline\n".to_owned(), Some(0)));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+}
+
+fn ask(hook: &mut Child, name: &str) {
+    let request = format!("1 x86_64-linux {} \n", derivation(name));
+    hook.stdin.as_mut().unwrap().write_all(request.as_bytes()).unwrap();
+}
+
+/// How many requests each of a hundred hooks declines.
+const REQUESTS: usize = 4;
+
+#[test]
+fn a_hundred_hooks_at_the_same_time_lose_no_row() {
+    let head = LoneHead::new();
+    let mut hooks: Vec<Child> = (0..100).map(|_| head.start_hook()).collect();
+    // All requests are there before the first hook has answered its own.
+    for (number, hook) in hooks.iter_mut().enumerate() {
+        (0..REQUESTS).for_each(|request| ask(hook, &format!("n{number}-{request}")));
+    }
+    for hook in hooks {
+        let output = hook.wait_with_output().unwrap();
+        let printed = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+        assert_eq!((printed, output.status.code()), (["# decline\n".repeat(REQUESTS), String::new()], Some(0)));
+    }
+    let names: BTreeSet<String> = rows(&head.state()).into_iter().map(|row| row.name).collect();
+    let expected = (0..100).flat_map(|number| (0..REQUESTS).map(move |request| format!("n{number}-{request}")));
+    let lost: Vec<String> = expected.filter(|name| !names.contains(name)).collect();
+    assert!(lost.is_empty(), "{} rows are lost, such as {}", lost.len(), lost[0]);
+}
+
+/// While another process holds all locks of the history, a hook replies, records and ends.
+#[test]
+fn a_process_that_is_stopped_in_the_history_keeps_no_hook() {
+    let head = LoneHead::new();
+    head.decline("first");
+    let state = head.state();
+    let locks: Vec<fs::File> = ["history.lock", "history.batch.lock"]
+        .iter()
+        .map(|name| {
+            let file = fs::File::create(state.join(name)).unwrap();
+            file.lock().unwrap();
+            file
+        })
+        .collect();
+    assert_eq!(head.decline("second"), "");
+    assert!(history(&state).rows(&Filter::default()).is_err());
+    drop(locks);
+    let names: Vec<String> = rows(&state).into_iter().map(|row| row.name).collect();
+    assert_eq!(names, ["first", "second"]);
+}
+
+/// A small file system at the state directory, until this is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(place: &Path, options: &str) -> SmallDisk {
+        fs::create_dir_all(place).unwrap();
+        mount(&["-t", "tmpfs", "-o", options, "tmpfs"], place);
+        SmallDisk(place.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+fn mount(arguments: &[&str], place: &Path) {
+    assert!(Command::new("mount").args(arguments).arg(place).status().unwrap().success());
+}
+
+#[test]
+fn a_full_disk_is_reported_once_a_day_and_fails_no_hook() {
+    let head = LoneHead::new();
+    let state = head.state();
+    let disk = SmallDisk::mount(&state, "size=256k,mode=700");
+    head.decline("before");
+    assert_eq!(rows(&state).len(), 1);
+    let filler = state.join("filler");
+    let mut file = fs::File::create(&filler).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    drop(file);
+
+    let printed = head.decline("lost");
+    assert!(printed.starts_with("offload: warning: builds are not recorded in the history: "), "{printed}");
+    assert!(printed.contains("history.pending") && printed.contains("No space left on device"), "{printed}");
+    assert_eq!(head.decline("lost-too"), "");
+    let day_ago = std::time::SystemTime::now() - Duration::from_secs(25 * 3600);
+    fs::File::open(state.join("warned-history")).unwrap().set_modified(day_ago).unwrap();
+    assert!(head.decline("lost-later").contains("are not recorded in the history"));
+
+    // Rows that were appended before the disk was full wait for room in the database.
+    fs::remove_file(&filler).unwrap();
+    head.decline("waiting");
+    let mut file = fs::File::create(&filler).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    drop(file);
+    let error = history(&state).rows(&Filter::default());
+    if let Err(error) = error {
+        assert!(error.to_string().contains("history.db"), "{error}");
+    }
+    fs::remove_file(&filler).unwrap();
+    let names: Vec<String> = rows(&state).into_iter().map(|row| row.name).collect();
+    assert_eq!(names, ["before", "waiting"]);
+    drop(disk);
+}
+
+#[test]
+fn a_read_only_state_directory_changes_no_reply() {
+    let head = LoneHead::new();
+    let state = head.state();
+    let disk = SmallDisk::mount(&state, "size=256k,mode=700");
+    head.decline("before");
+    assert_eq!(rows(&state).len(), 1);
+    mount(&["-o", "remount,ro"], &state);
+    for _ in 0..2 {
+        head.decline("lost");
+    }
+    mount(&["-o", "remount,rw"], &state);
+    head.decline("after");
+    let names: Vec<String> = rows(&state).into_iter().map(|row| row.name).collect();
+    assert_eq!(names, ["before", "after"]);
+    drop(disk);
+}
+
+/// Tells a process of this program where the state is.
+const STATE: &str = "OFFLOAD_TEST_STATE";
+
+/// How often the writers are killed.
+const KILLS: usize = 40;
+
+/// Each writer prints a row's name after it was appended. Whatever process is killed when, such a row is in the history,
+/// once.
+#[test]
+fn a_kill_at_any_instant_loses_no_row_and_doubles_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut recorded: BTreeSet<String> = BTreeSet::new();
+    for round in 0..KILLS {
+        let start = |number: usize| {
+            Command::new(std::env::current_exe().unwrap())
+                .args(["--ignored", "--exact", "--nocapture", "a_writer"])
+                .env(STATE, directory.path())
+                .env("OFFLOAD_TEST_WRITER", format!("{round}.{number}"))
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap()
+        };
+        let mut writers: Vec<Child> = (0..2).map(start).collect();
+        let mut outputs: Vec<BufReader<_>> =
+            writers.iter_mut().map(|writer| BufReader::new(writer.stdout.take().unwrap())).collect();
+        let mut lines = vec![String::new(); writers.len()];
+        // All of them write before the first is killed.
+        for (output, text) in outputs.iter_mut().zip(&mut lines) {
+            while !text.contains("row ") {
+                assert!(output.read_line(text).unwrap() > 0, "the writer has ended: {text}");
+            }
+        }
+        thread::sleep(Duration::from_micros((round as u64 * 7919) % 20_000));
+        for ((mut writer, mut output), mut text) in writers.into_iter().zip(outputs).zip(lines) {
+            writer.kill().unwrap();
+            writer.wait().unwrap();
+            output.read_to_string(&mut text).unwrap();
+            // The last line may be cut off.
+            let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            recorded
+                .extend(whole.filter_map(|line| line.trim_end().rsplit_once("row ")).map(|(_, name)| name.to_owned()));
+        }
+    }
+    assert!(recorded.len() > 3 * KILLS, "{} rows", recorded.len());
+    let rows = rows(directory.path());
+    let names: BTreeSet<String> = rows.iter().map(|row| row.name.clone()).collect();
+    assert_eq!(names.len(), rows.len(), "a row is there twice");
+    let lost: Vec<&String> = recorded.difference(&names).collect();
+    assert!(lost.is_empty(), "{} rows are lost, such as {}", lost.len(), lost[0]);
+    // At most the row that a killed writer had not printed yet.
+    assert!(rows.len() <= recorded.len() + 2 * KILLS, "{} rows, {} printed", rows.len(), recorded.len());
+    let database = rusqlite::Connection::open(directory.path().join("history.db")).unwrap();
+    let check: String = database.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(check, "ok");
+    assert!(!directory.path().join("history.db.damaged").exists());
+}
+
+#[test]
+#[ignore = "not a test: a process that writes until it is killed"]
+fn a_writer() {
+    let state = PathBuf::from(std::env::var_os(STATE).expect("started by another test only"));
+    let writer = std::env::var("OFFLOAD_TEST_WRITER").unwrap();
+    let history = history(&state);
+    for number in 0.. {
+        let name = format!("{writer}.{number}");
+        history.append(&[Row::new(&derivation(&name), "x86_64-linux", Outcome::Built, number)]);
+        println!("row {name}");
+        if number % 3 == 0 {
+            history.collect();
+        }
+    }
+}
+
+/// Returns the rows of a derivation.
+fn of<'a>(rows: &'a [Row], name: &str) -> Vec<&'a Row> {
+    rows.iter().filter(|row| row.name == name).collect()
+}
+
+#[test]
+fn each_attempt_and_each_request_that_was_not_accepted_has_a_row() {
+    let lab = Lab::new();
+    let machines = ["b1", "b2"].map(|name| lab.build_machine(name).start());
+    let head = lab.head().start();
+    let proxy = lab.proxy("unreliable", machines[1].ssh_address());
+    head.write_machines(&[machines[0].entry()]);
+
+    head.run("sh", &["-c", "head -c 300000 /dev/urandom >/tmp/data"]);
+    let good = Drv::new("good-1.0").file("data", "/tmp/data").script("sleep 0.3; cat $data >$out");
+    head.build(&[&good]).succeeded();
+    let again = Drv::new("again").script("echo >$out");
+    head.build(&[&again]).succeeded();
+    let bad = Drv::new("bad").script("echo oops; exit 3");
+    assert_eq!(head.build(&[&bad]).status, Some(100));
+
+    // No machine has the feature.
+    let local = Drv::new("local").features(&["odd"]).script("echo >$out");
+    head.client().max_jobs(1).build(&[&local]).succeeded();
+
+    // The preferred machine is lost during the build, and the other one builds.
+    head.write_machines(&[machines[1].entry().via(&proxy).set("speed", 5000), machines[0].entry()]);
+    head.mark_healthy(proxy.name());
+    let slow = Drv::new("slow").script("echo started; sleep 2; echo >$out");
+    let mut client = head.client().start(&[&slow]);
+    client.wait_for_log("started");
+    proxy.cut();
+    proxy.refuse();
+    client.wait().succeeded();
+
+    let rows = rows_of(&head);
+    let b1 = format!("b1:{}", machines[0].ssh_address().port());
+    let [row] = of(&rows, "good-1.0")[..] else { panic!("{rows:#?}") };
+    assert_eq!((row.outcome, row.machine.as_ref(), row.attempt), (Outcome::Built, Some(&b1), 1));
+    assert_eq!((row.user.as_deref(), row.system.as_str(), row.requests), (Some("root"), "x86_64-linux", 1));
+    assert_eq!(row.head, fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim());
+    assert!(row.building >= 300 && row.sending > 0 && row.reason.is_none(), "{row:?}");
+    let all = row.waiting + row.sending + row.building + row.retrieving + row.placing;
+    assert!((row.ended - row.started).abs_diff(all) <= 5, "{row:?}");
+    assert!((300_000..310_000).contains(&row.retrieved_bytes) && row.retrieved_items == 1, "{row:?}");
+    // The data, the tools and the derivation.
+    assert!(row.sent_bytes > 300_000 && row.sent_items >= 2 && row.substituted_items == 0, "{row:?}");
+    assert_eq!(row.reused_connection, Some(false));
+    let [row] = of(&rows, "again")[..] else { panic!("{rows:#?}") };
+    assert_eq!((row.outcome, row.reused_connection), (Outcome::Built, Some(true)));
+    let [row] = of(&rows, "bad")[..] else { panic!("{rows:#?}") };
+    assert_eq!((row.outcome, row.machine.as_ref()), (Outcome::BuildFailed, Some(&b1)));
+    assert!(row.reason.as_ref().unwrap().contains("failed"), "{row:?}");
+    let [row] = of(&rows, "local")[..] else { panic!("{rows:#?}") };
+    assert_eq!((row.outcome, row.machine.as_ref(), row.attempt), (Outcome::Declined, None, 0));
+    assert!(row.reason.as_ref().unwrap().contains("it lacks the feature odd"), "{row:?}");
+    let [first, second] = of(&rows, "slow")[..] else { panic!("{rows:#?}") };
+    assert_eq!((first.outcome, first.attempt), (Outcome::MachineFailed, 1));
+    assert!(first.reason.is_some() && first.building > 0, "{first:?}");
+    assert_eq!((second.outcome, second.attempt, second.machine.as_ref()), (Outcome::Built, 2, Some(&b1)));
+    assert!(second.started >= first.ended && second.building >= 2000, "{first:?} {second:?}");
+}
+
+/// A build moves the rows of the builds before it, so that nothing has to run for that.
+#[test]
+fn the_next_build_moves_the_rows_into_the_database() {
+    let lab = Lab::new();
+    let machine = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    head.write_machines(&[machine.entry()]);
+    let state = head.path("/var/guix/offload");
+    head.build(&[&Drv::new("first").script("echo >$out")]).succeeded();
+    assert!(state.join("history.pending").exists() && !state.join("history.db").exists());
+    let mut client = head
+        .client()
+        .start(&[&Drv::new("second").script("echo started; while ! test -e /tmp/go; do sleep 0.1; done; echo >$out")]);
+    client.wait_for_log("started");
+    // A reader of the database could make it wait.
+    let is_moved = || !["history.pending", "history.batch"].iter().any(|name| state.join(name).exists());
+    wait_until("the row is moved", LONG, is_moved);
+    let names: Vec<String> = rows(&state).into_iter().map(|row| row.name).collect();
+    assert_eq!(names, ["first"]);
+    machine.write("/tmp/go", "");
+    client.wait().succeeded();
+    assert_eq!(rows_of(&head).len(), 2);
+}
+
+fn offload(head: &Host, arguments: &[&str]) -> (String, String, Option<i32>) {
+    let output = head.command("/opt/offload/offload").args(arguments).output().unwrap();
+    let [out, messages] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    (out, messages, output.status.code())
+}
+
+/// Every field of the JSON object is in the manual, and so is the name that it has in a record.
+fn assert_in_the_manual(object: &serde_json::Value) {
+    let manual = fs::read_to_string("doc/manual/commands.md").unwrap();
+    let object = object.as_object().unwrap();
+    assert!(object.len() > 10, "{object:?}");
+    for name in object.keys() {
+        assert!(manual.contains(&format!("`{name}`")), "{name}");
+        let words = name.split('_').map(|word| word[..1].to_uppercase() + &word[1..]);
+        let record = words.collect::<String>();
+        assert!(manual.contains(&format!("`{record}`")), "{record}");
+    }
+}
+
+#[test]
+fn the_commands_show_builds_and_their_logs() {
+    let lab = Lab::new();
+    let machine = lab.build_machine("b1").start();
+    let head = lab.head().daemon_argument("--log-compression=none").start();
+    head.write_machines(&[machine.entry()]);
+    let (out, messages, status) = offload(&head, &["history"]);
+    assert_eq!((out.as_str(), messages.as_str(), status), ("no builds\n", "", Some(0)));
+
+    let good = Drv::new("good-1.0").script("echo the first line; echo >$out");
+    let result = head.build(&[&good]).succeeded();
+    let bad = Drv::new("bad-2.0").script("echo it fails; exit 3");
+    head.build(&[&bad]);
+    let lines = |arguments: &[&str]| offload(&head, &[&["history"], arguments].concat()).0;
+    let table = lines(&[]);
+    assert!(
+        table.starts_with("AGO  OUTCOME       NAME      MACHINE") || table.contains(" OUTCOME       NAME "),
+        "{table}"
+    );
+    assert!(
+        table.contains("  built         good-1.0  b1:") && table.contains("  build-failed  bad-2.0   b1:"),
+        "{table}"
+    );
+    assert!(table.contains("\nbad-2.0: build-failed on b1:"), "{table}");
+    assert!(!lines(&["good"]).contains("bad-2.0") && lines(&["good"]).contains("good-1.0"));
+    assert!(!lines(&["--failed"]).contains("good-1.0") && lines(&["--failed"]).contains("bad-2.0"));
+    assert_eq!(lines(&["--machine", "b2"]), "no builds\n");
+    assert_eq!(lines(&["--until", "1h"]), "no builds\n");
+    assert!(lines(&["--since", "1h", "--user", "root", "--outcome", "built"]).contains("good-1.0"));
+    let records = lines(&["--format=recutils", "--limit=1"]);
+    assert!(records.contains("\nName: bad-2.0\n") && records.contains("\nOutcome: build-failed\n"), "{records}");
+    assert!(!records.contains("good-1.0"), "{records}");
+    let json: serde_json::Value = serde_json::from_str(&lines(&["--json"])).unwrap();
+    assert_eq!((&json["version"], json["builds"].as_array().unwrap().len()), (&1.into(), 2));
+    assert_eq!(json["builds"][0]["derivation"], result.derivation("good-1.0").to_str().unwrap());
+    assert_in_the_manual(&json["builds"][0]);
+    let json: serde_json::Value = serde_json::from_str(&lines(&["--summary", "--json"])).unwrap();
+    assert_eq!((&json["machines"][0]["attempts"], &json["machines"][0]["built"]), (&2.into(), &1.into()));
+    assert_in_the_manual(&json["machines"][0]);
+    assert!(lines(&["--summary"]).contains("ATTEMPTS  BUILT  FAILED"), "{}", lines(&["--summary"]));
+    let (_, messages, status) = offload(&head, &["history", "--outcome", "odd"]);
+    assert!(messages.contains("expected one of: built, build-failed") && status == Some(2), "{messages}");
+
+    // By name, by file name, and the one of the machine if there is none here.
+    let log = |word: &str| offload(&head, &["log", word]);
+    assert!(log("good").0.ends_with("the first line\n"), "{:?}", log("good"));
+    let path = result.derivation("good-1.0").to_str().unwrap().to_owned();
+    assert_eq!(log(&path), log("good"));
+    head.run("rm", &["-r", "/var/log/guix/drvs"]);
+    assert_eq!(log(&path), ("the first line\n".to_owned(), String::new(), Some(0)));
+    machine.run("rm", &["-r", "/var/log/guix/drvs"]);
+    let (_, messages, status) = log(&path);
+    assert!(messages.contains("and none is in /var/log/guix on b1:") && status == Some(5), "{messages}");
+    let (_, messages, status) = log("unknown");
+    assert!(messages.contains("the history has no build of 'unknown'") && status == Some(5), "{messages}");
+    let (_, messages, status) = log("/gnu/store/nonsense");
+    assert!(messages.contains("'/gnu/store/nonsense' is not a derivation: ") && status == Some(1), "{messages}");
+}
+
+#[test]
+fn a_running_log_is_followed_to_its_end() {
+    let lab = Lab::new();
+    let machine = lab.build_machine("b1").start();
+    let head = lab.head().daemon_argument("--log-compression=none").start();
+    head.write_machines(&[machine.entry()]);
+    let script = "echo first; while ! test -e /tmp/go; do sleep 0.1; done; echo last; echo >$out";
+    let mut client = head.client().start(&[&Drv::new("running-1").script(script)]);
+    client.wait_for_log("first");
+    // The history has no row of it yet.
+    let pattern = head.path("/var/log/guix/drvs");
+    let find = || {
+        let output =
+            Command::new("find").arg(&pattern).args(["-name", "*-running-1.drv", "-size", "+0"]).output().unwrap();
+        let found = String::from_utf8(output.stdout).unwrap();
+        let (directory, rest) = found.trim().strip_prefix(pattern.to_str().unwrap())?[1..].split_once('/')?;
+        Some(format!("/gnu/store/{directory}{rest}"))
+    };
+    wait_until("the log is there", LONG, || find().is_some());
+    let mut follow = head.command("/opt/offload/offload");
+    let mut follow = follow.args(["log", "--follow", &find().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line == "first"));
+    machine.write("/tmp/go", "");
+    assert!(lines.any(|line| line == "last"));
+    assert!(follow.wait().unwrap().success());
+    client.wait().succeeded();
+}
