@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
 use super::build_error::BuildError;
+use super::builder::EngineState;
 use super::built::{Built, BuiltOn, Roots};
 use super::pool::Pool;
 use super::preparation::Preparation;
@@ -91,7 +92,7 @@ impl<'a> Build<'a> {
 
     fn run_in_scope(self) -> Result<Built, BuildError> {
         let Build { pool, derivation, log, on_event, names, .. } = self;
-        let engine = &pool.engine().0.engine;
+        let EngineState { engine, imports, .. } = &*pool.engine().0;
         if let Some(unknown) = names.iter().find(|name| !pool.machines().any(|known| known == **name)) {
             let (reason, hint) = (format!("the machine file has no machine '{unknown}'"), None);
             return Err(BuildError::NoMachine { derivation, reason, attempts: Vec::new(), hint });
@@ -119,8 +120,10 @@ impl<'a> Build<'a> {
                 let rules: &dyn Rules = if names.is_empty() { &consideration.rules } else { &only };
                 let destination = ThroughDaemon {
                     state: &engine.state,
+                    directories: &engine.directories,
                     derivation: &preparation.path,
                     daemon: &preparation.daemon,
+                    imports,
                     locks: locks.into(),
                 };
                 let task = Task { rules, inputs: &inputs, outputs: &outputs, destination: &destination };

@@ -11,7 +11,7 @@ use super::functions;
 use crate::engine;
 use crate::hook::request::is_system;
 use crate::hook::{HookArguments, own_system};
-use crate::local::{Directories, DirectoryError};
+use crate::local::{Directories, DirectoryError, ImportConnections};
 use crate::machine_file::Extend;
 use crate::store::path::{PathError, StoreDir};
 
@@ -27,6 +27,8 @@ pub(super) struct EngineState {
     pub engine: engine::Engine,
     /// Functions of the program for machine files.
     pub functions: Vec<Extend>,
+    /// The connections through which outputs are registered.
+    pub imports: ImportConnections,
 }
 
 impl Engine {
@@ -154,7 +156,7 @@ impl EngineBuilder {
         };
         let mut engine = engine::Engine::new(directories, arguments);
         engine.persists_connections = !self.closes_sessions;
-        Ok(Engine(Arc::new(EngineState { engine, functions: self.functions })))
+        Ok(Engine(Arc::new(EngineState { engine, functions: self.functions, imports: ImportConnections::default() })))
     }
 }
 

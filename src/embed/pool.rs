@@ -37,7 +37,7 @@ impl Engine {
         if matches!(path.try_exists(), Ok(false)) {
             return Err(LoadError::Missing { path: path.to_owned() });
         }
-        let EngineState { engine, functions } = &*self.0;
+        let EngineState { engine, functions, .. } = &*self.0;
         let functions = functions.clone();
         let extend: Extend = Arc::new(move |lua| functions.iter().try_for_each(|function| function(lua)));
         let context = LoadContext { extend: Some(extend), logs_prints: true, ..engine.load_context() };

@@ -17,7 +17,9 @@ use std::vec;
 use super::download::{Downloaded, StagedOutput};
 use crate::cancel;
 use crate::error::with_causes;
-use crate::local::{DatabaseError, Dump, LocalDaemon, LocalDaemonError, OutputLocks, references_first};
+use crate::local::{
+    DatabaseError, Directories, Dump, ImportConnections, LocalDaemon, LocalDaemonError, OutputLocks, references_first,
+};
 use crate::state::{RegistrationLock, StateDirectory, StateError};
 use crate::store::export::{END_MARKER, ITEM_MARKER};
 use crate::store::path::StorePath;
@@ -49,11 +51,14 @@ impl Destination for LeftForDaemon {
 }
 
 /// The destination of a program that the daemon has not started: outputs are imported and registered through the
-/// daemon, and stay temporary roots as long as the connection.
+/// daemon, and stay temporary roots as long as the connection `daemon`.
 pub struct ThroughDaemon<'a> {
     pub state: &'a StateDirectory,
+    pub directories: &'a Directories,
     pub derivation: &'a StorePath,
+    /// The connection that protects the outputs.
     pub daemon: &'a RefCell<LocalDaemon>,
+    pub imports: &'a ImportConnections,
     pub locks: RefCell<OutputLocks>,
 }
 
@@ -92,9 +97,10 @@ impl ThroughDaemon<'_> {
         let mut locks = self.locks.borrow_mut();
         let mut bundle =
             OutputBundle { rest, current: None, made: Cursor::default(), is_ended: false, locks: &mut locks };
-        let mut client = self.daemon.borrow_mut();
-        client.import_paths(&mut bundle).map_err(LocalDaemonError::from)?;
-        let valid = client.query_valid_paths(&paths).map_err(LocalDaemonError::from)?;
+        let mut importing = self.imports.take(self.directories)?;
+        importing.client.import_paths(&mut bundle).map_err(LocalDaemonError::from)?;
+        self.imports.put(importing);
+        let valid = self.daemon.borrow_mut().query_valid_paths(&paths).map_err(LocalDaemonError::from)?;
         match paths.into_iter().find(|path| !valid.contains(path)) {
             Some(path) => Err(RegistrationError::NotValid { path }),
             None => Ok(()),
