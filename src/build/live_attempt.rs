@@ -165,7 +165,7 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
     fn check_signing_key(&mut self, link: &mut MachineLink) -> Result<(), AttemptError> {
         let client = &mut link.client;
         client.stream_mut().set_silence_policy(self.limits.answer.clone());
-        transfer::check_signing_key(client, &self.build.directories, self.build.state, self.machine)
+        transfer::check_signing_key(client, self.build.directories, self.build.state, self.machine)
             .map_err(|error| AttemptError::of_signing_key(&error, StreamEnd::of(client.stream_mut())))
     }
 

@@ -220,9 +220,10 @@ fn a_batch_that_a_killed_process_left_is_inserted_once() {
     assert!(!history.file("history.batch").exists() && !history.file("history.pending").exists());
 }
 
-/// Damages of the database. Each is met by a hook that adds a row, and by a command that reads.
+/// A name, and what it does to the file.
 type Damage = (&'static str, fn(&Path));
 
+/// Damages of the database. Each is met by a hook that adds a row, and by a command that reads.
 const DAMAGES: &[Damage] = &[
     ("garbage", |path| {
         fs::remove_file(path.with_extension("db-wal")).unwrap();
