@@ -159,13 +159,19 @@ fn a_full_disk_is_reported_once_a_day_and_fails_no_hook() {
     assert_eq!(rows(&state).len(), 1);
     let filler = fill(&state);
 
-    let printed = head.decline("lost");
+    // A page or two may become free again: some rows fit.
+    let report = || {
+        let printed =
+            (0..100).map(|number| head.decline(&format!("lost-{number}"))).find(|printed| !printed.is_empty());
+        printed.expect("a report")
+    };
+    let printed = report();
     assert!(printed.starts_with("offload: warning: builds are not recorded in the history: "), "{printed}");
     assert!(printed.contains("history.pending") && printed.contains("No space left on device"), "{printed}");
     assert_eq!(head.decline("lost-too"), "");
     let day_ago = std::time::SystemTime::now() - Duration::from_secs(25 * 3600);
     fs::File::open(state.join("warned-history")).unwrap().set_modified(day_ago).unwrap();
-    assert!(head.decline("lost-later").contains("are not recorded in the history"));
+    assert!(report().contains("are not recorded in the history"));
 
     // Rows that were appended before the disk was full wait for room in the database.
     filler.into_iter().for_each(|file| fs::remove_file(file).unwrap());
@@ -176,7 +182,8 @@ fn a_full_disk_is_reported_once_a_day_and_fails_no_hook() {
         assert!(error.to_string().contains("history.db"), "{error}");
     }
     filler.into_iter().for_each(|file| fs::remove_file(file).unwrap());
-    let names: Vec<String> = rows(&state).into_iter().map(|row| row.name).collect();
+    let names = rows(&state).into_iter().map(|row| row.name).filter(|name| !name.starts_with("lost"));
+    let names: Vec<String> = names.collect();
     assert_eq!(names, ["before", "waiting"]);
     drop(disk);
 }
@@ -498,7 +505,8 @@ fn metrics_are_those_of_the_manual_and_of_the_examples() {
     let head = lab.head().start();
     head.write_machines(&[machine.entry().set("parallel_builds", 3)]);
     head.build(&[&Drv::new("good").script("echo >$out")]).succeeded();
-    head.build(&[&Drv::new("odd").features(&["odd"]).script("echo >$out")]);
+    // The local build takes longer than the hook takes to record the request. When nothing is left, the daemon kills it.
+    head.client().max_jobs(1).build(&[&Drv::new("odd").features(&["odd"]).script("sleep 0.5; echo >$out")]).succeeded();
     let (text, messages, status) = offload(&head, &["metrics"]);
     assert_eq!((messages.as_str(), status), ("", Some(0)));
     assert!(text.ends_with("# EOF\n"), "{text}");
@@ -508,10 +516,11 @@ fn metrics_are_those_of_the_manual_and_of_the_examples() {
         format!("offload_machine_slots{{machine=\"{name}\"}} 3"),
         format!("offload_machine_slots_taken{{machine=\"{name}\"}} 0"),
         format!("offload_attempts_total{{machine=\"{name}\",outcome=\"built\"}} 1"),
-        "offload_requests_total{outcome=\"declined\"} 1".to_owned(),
     ] {
         assert!(text.lines().any(|line| line == sample), "{sample}: {text}");
     }
+    // The daemon may ask more than once.
+    assert!(text.contains("\noffload_requests_total{outcome=\"declined\"} "), "{text}");
     let samples: String = text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
     let known = metrics_in(&samples);
     assert!(known.len() > 12, "{known:?}");

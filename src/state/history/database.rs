@@ -6,7 +6,7 @@
 //! such file.
 //!
 //! The write-ahead log excludes that readers and the writer wait for each other. It is moved into the file when it has
-//! grown to 4 MB, and not each time that the last process closes it, which would write to the disk after every build.
+//! grown ([`WAL_PAGES`]), and not each time that the last process closes it, which would write to the disk after every build.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,6 +24,10 @@ use crate::state::health::Time;
 
 /// The name of the file.
 pub(super) const FILE: &str = "history.db";
+
+/// The number of pages in the write-ahead log from which on it is moved into the file. Each process that opens the
+/// database reads this log.
+const WAL_PAGES: i64 = 64;
 
 /// The most rows that are kept.
 const MAX_ROWS: i64 = 100_000;
@@ -116,6 +120,7 @@ impl Database {
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
             connection.pragma_update(None, "temp_store", "MEMORY")?;
+            connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
             if !is_own {
                 connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
             }
