@@ -49,7 +49,8 @@
 //! - A machine that fails is replaced by another one. Only the report of a machine's daemon about the build itself ends
 //!   the build ([`BuildError::Failed`]).
 //! - Outputs are imported through this machine's daemon, which checks their signatures against its access-control list,
-//!   after this library has checked the same. They are temporary roots until the [`Built`] is dropped.
+//!   after this library has checked the same. They are temporary roots until the [`Built`] is dropped, and longer:
+//!   a connection for imports is kept until the first build that comes a minute later, or until the end of the [`Engine`].
 //! - [`Cancel`] ends a build from any thread, wherever it waits: in the queue, while it connects, sends, builds, fetches or
 //!   registers.
 //!
