@@ -33,7 +33,8 @@ impl Replaced {
 /// owner and the permissions of the old one.
 pub fn replace(path: &Path, contents: &[u8]) -> io::Result<Replaced> {
     // A link stays a link: the file that it names is replaced.
-    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let target = if path.is_symlink() { fs::canonicalize(path).ok() } else { None };
+    let path = target.as_deref().unwrap_or(path);
     let old = match fs::read(path) {
         Ok(old) if old == contents => return Ok(Replaced::Unchanged),
         Ok(_) => Some(fs::metadata(path)?),
