@@ -1,8 +1,8 @@
 //! Connections to this machine's daemon for imports, kept from one build to the next.
 //!
 //! guix-daemon starts `guix authenticate` for the first signature that it checks on a connection, which takes much longer
-//! than a small import. On a connection that has imported before, that program is running already. What was imported
-//! through a connection is a temporary root until the connection ends, so a connection is used for [`MAX_AGE`] at most.
+//! than a small import. On a connection that has imported before, that program is running already. Each imported item is a
+//! temporary root until its connection ends, so a connection is used for [`MAX_AGE`] at most.
 //! Unused connections that are older end with the next import, or with this object.
 //!
 //! Not checked here: whether the daemon accepts the imports.
