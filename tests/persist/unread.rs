@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::lab::{Drv, LONG, wait_until};
 use crate::pool::Pool;
 
-const PROTOCOL: u8 = 2;
+const PROTOCOL: u8 = 3;
 
 /// The socket of the daemon that the test plays.
 const SOCKET: &str = "/var/lab/scripted";
@@ -97,7 +97,7 @@ impl Session {
 
     /// Requests a stream that was released. Returns `None` if there is none.
     fn resume(&self) -> Option<Stream> {
-        let (stream, reply) = self.ask(&json!({ "Resume": { "stream": "released" } }), None);
+        let (stream, reply) = self.ask(&json!({ "Resume": { "stream": "released", "unless_busy": false } }), None);
         match reply.as_object().and_then(|reply| reply.keys().next()).map(String::as_str) {
             Some("Resumed") => Some(stream),
             Some("NoStream") => None,
