@@ -37,7 +37,8 @@ fn recorded(site: &Site, name: &str) -> String {
 #[test]
 fn the_machine_file_is_evaluated_as_the_owner_of_the_state() {
     let site = telling(WHO);
-    for command in COMMANDS.iter().filter(|command| **command != HOOK) {
+    // The history needs no machine file.
+    for command in COMMANDS.iter().filter(|command| **command != HOOK && command[0] != "history") {
         let _ = fs::remove_file(site.path("records/status"));
         let program = site.command(command);
         // As a shell of root's may have it: an open file that its children inherit.
