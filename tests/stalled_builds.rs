@@ -19,10 +19,11 @@ const SOCKET: &str = "/var/guix/slow-socket";
 const BUILD: u64 = 9;
 const EXPORT: u64 = 16;
 
-/// A socket of a host that passes everything on to and from its daemon. From a request `slow_from` on, what the daemon
-/// says comes at ten bytes a second. It serves until it is dropped.
+/// A socket of a host that passes everything on to and from its daemon. From a request `slow_from` on, once it is armed,
+/// what the daemon says comes at ten bytes a second. It serves until it is dropped.
 struct SlowSocket {
     path: PathBuf,
+    is_armed: Arc<AtomicBool>,
     is_over: Arc<AtomicBool>,
 }
 
@@ -31,17 +32,22 @@ impl SlowSocket {
         let (path, daemon) = (host.path(SOCKET), host.daemon_socket());
         let listener = UnixListener::bind(&path).unwrap();
         let is_over = Arc::new(AtomicBool::new(false));
-        let over = Arc::clone(&is_over);
+        let is_armed = Arc::new(AtomicBool::new(false));
+        let (over, armed) = (Arc::clone(&is_over), Arc::clone(&is_armed));
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if over.load(Ordering::SeqCst) {
                     break;
                 }
                 let daemon = UnixStream::connect(&daemon).unwrap();
-                serve(stream, daemon, slow_from);
+                serve(stream, daemon, slow_from, Arc::clone(&armed));
             }
         });
-        SlowSocket { path, is_over }
+        SlowSocket { path, is_armed, is_over }
+    }
+
+    fn arm(&self) {
+        self.is_armed.store(true, Ordering::SeqCst);
     }
 }
 
@@ -52,7 +58,7 @@ impl Drop for SlowSocket {
     }
 }
 
-fn serve(client: UnixStream, daemon: UnixStream, slow_from: u64) {
+fn serve(client: UnixStream, daemon: UnixStream, slow_from: u64, is_armed: Arc<AtomicBool>) {
     let is_slow = Arc::new(AtomicBool::new(false));
     let (mut from_client, mut to_daemon) = (client.try_clone().unwrap(), daemon.try_clone().unwrap());
     let slow = Arc::clone(&is_slow);
@@ -60,7 +66,7 @@ fn serve(client: UnixStream, daemon: UnixStream, slow_from: u64) {
         let mut buffer = [0; 64 << 10];
         // A small request comes in one piece.
         while let Ok(size @ 1..) = from_client.read(&mut buffer) {
-            if buffer[..8.min(size)] == slow_from.to_le_bytes() {
+            if is_armed.load(Ordering::SeqCst) && buffer[..8.min(size)] == slow_from.to_le_bytes() {
                 slow.store(true, Ordering::SeqCst);
             }
             if to_daemon.write_all(&buffer[..size]).is_err() {
@@ -90,22 +96,26 @@ fn serve(client: UnixStream, daemon: UnixStream, slow_from: u64) {
 /// silence: its limit is 18 s, and the machine is given up after 15 s of bytes without progress.
 #[test]
 fn a_trickling_daemon_moves_the_build() {
-    for (slow_from, phase) in [(BUILD, "building: "), (EXPORT, "retrieving outputs: ")] {
+    // The first build on a machine begins with an export, which shows its signing key.
+    const CHECK: &str = "checking its signing key: ";
+    for (slow_from, phase) in [(BUILD, "building: "), (EXPORT, "retrieving outputs: "), (EXPORT, CHECK)] {
         let lab = Lab::with_substitutes();
         let [slow, other] = ["slow", "other"].map(|name| lab.build_machine(name).start());
-        let _socket = SlowSocket::listen(&slow, slow_from);
+        let socket = SlowSocket::listen(&slow, slow_from);
         let head = lab.head().start();
         let entry = slow.entry().set("daemon_socket", SOCKET).set("stall_timeout", 3).set("speed", 1000);
         head.write_machines(&[entry, other.entry()]);
+        if phase != CHECK {
+            head.build(&[&Drv::new("before")]).succeeded();
+            assert_eq!(slow.built(), ["before"]);
+        }
         head.mark_healthy("slow");
+        socket.arm();
         // More than trickles through in that time.
         let drv = Drv::new("trickle").script("seq 1 3000; seq 1 3000 >$out");
         let result = head.client().max_silent_time(18).build(&[&drv]).succeeded();
-        // The first build on a machine begins with the check of its signing key.
-        let given_up =
-            [phase, "checking its signing key: "].map(|phase| format!("could not be built on 'slow': {phase}"));
-        let is_given_up = |line: &&str| given_up.iter().any(|given_up| line.contains(given_up));
-        let line = result.log.lines().find(is_given_up).unwrap_or_else(|| panic!("{}", result.log));
+        let given_up = format!("could not be built on 'slow': {phase}");
+        let line = result.log.lines().find(|line| line.contains(&given_up)).unwrap_or_else(|| panic!("{}", result.log));
         assert!(line.contains("slow:2022: only ") && line.contains(" bytes have passed in 1"), "{line}");
         let line = if slow_from == BUILD { "slow: the build has not begun there for 6" } else { "slow: only " };
         assert!(result.log.contains(line), "no line meanwhile: {}", result.log);

@@ -134,8 +134,9 @@ impl Pool {
         record.change(|throughput| throughput.sending = Some(speed)).unwrap();
     }
 
-    fn is_downloading(&self) -> bool {
-        self.machine.processes().iter().any(|process| process.command.contains("substitute --"))
+    /// Returns whether the machine's daemon has started this program.
+    fn has_helper(&self, command: &str) -> bool {
+        self.machine.processes().iter().any(|process| process.command.contains(command))
     }
 
     /// Returns the head's record about the servers of the machine.
@@ -262,11 +263,7 @@ fn check_faults(release: Release) {
         assert_eq!(fetched(&result).is_some(), what.contains("works"), "{what}: {}", result.log);
 
         // As without a server, and without a request, until the back-off is over. A helper that ends may still make one.
-        // An old daemon keeps an idle one.
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
-        while pool.is_downloading() && std::time::Instant::now() < until {
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
+        wait_until("no download goes on", LONG, || !pool.has_helper("substitute --substitute"));
         let connections = pool.web.connections();
         let next = pool.input(&format!("next-{number}"));
         if !cause.is_empty() {
@@ -339,9 +336,9 @@ fn an_interrupted_client_ends_the_fetch() {
         let user = Drv::new("user").input_output("data", &input.drv, "o7").script("wc -c <$data >$out");
         let mut build = pool.head.client().start(&[&user]);
         build.wait_for_log("fetches 8 store items");
-        wait_until("the machine downloads", LONG, || pool.is_downloading());
+        wait_until("the machine downloads", LONG, || pool.has_helper("substitute --"));
         build.interrupt(Signal::INT);
-        wait_until("no download goes on", LONG, || !pool.is_downloading());
+        wait_until("no download goes on", LONG, || !pool.has_helper("substitute --"));
         pool.head.await_no_lock("after the interruption");
         pool.web.forget_faults();
         pool.build_with("later", &input);

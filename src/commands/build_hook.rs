@@ -146,7 +146,7 @@ fn serve(
         failpoint(Failpoint::ListsRead);
         let log = BuildLog::new(descriptors.build_log.try_clone()?);
         let mut observer = Reporter::new(&engine.arguments, &descriptors.messages);
-        let cancel = signals::cancel_on_signals()?;
+        let cancel = signals::cancel_on_signals();
         let result = cancel.scope(|| consideration.offload(accepted, &inputs, &outputs, &log, &mut observer));
         // The daemon discards the unread rest of the log when this process ends.
         let mut stopwatch = Stopwatch::start();

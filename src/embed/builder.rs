@@ -24,11 +24,11 @@ pub struct Engine(pub(super) Arc<EngineState>);
 
 pub(super) struct EngineState {
     /// The engine of the hook.
-    pub engine: engine::Engine,
+    pub(super) engine: engine::Engine,
     /// Functions of the program for machine files.
-    pub functions: Vec<Extend>,
+    pub(super) functions: Vec<Extend>,
     /// The connections through which outputs are registered.
-    pub imports: ImportConnections,
+    pub(super) imports: ImportConnections,
 }
 
 impl Engine {

@@ -1,13 +1,10 @@
 //! The commands that report and end the sessions that builds leave open.
 
-use std::io::Write;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
-
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::lab::{Drv, LONG, wait_until};
 use crate::pool::{PERSIST_DIRECTORY, Pool, is_reused};
+use crate::protocol::{connect, send};
 
 fn status(pool: &Pool) -> Value {
     serde_json::from_str(&pool.head.run("/opt/offload/offload", &["status", "--json"])).unwrap()
@@ -95,36 +92,6 @@ fn a_session_that_opens_no_channel_is_withdrawn() {
     assert!(pool.sockets().is_empty(), "{:?}", pool.sockets());
 }
 
-/// A client of an owner, whose requests are those of a hook (`remote/owner/message.rs`).
-struct Client {
-    control: UnixStream,
-    /// The beginning of the path of the owner's socket, as the head sees it.
-    prefix: String,
-}
-
-impl Client {
-    fn connect(pool: &Pool) -> Client {
-        let [socket] = &pool.sockets()[..] else { panic!("{:?}", pool.sockets()) };
-        // Outside of the lab's root the path is too long for a socket address.
-        let directory = std::fs::File::open(socket.parent().unwrap()).unwrap();
-        let name = socket.file_name().unwrap().to_str().unwrap();
-        let control = UnixStream::connect(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd())).unwrap();
-        let owner = &pool.owners()[0];
-        let prefix = format!("{PERSIST_DIRECTORY}/{}", name.strip_suffix(&format!("{}-0", owner.pid)).unwrap());
-        Client { control, prefix }
-    }
-
-    fn keep_open(&mut self) {
-        const PROTOCOL: u8 = 3;
-        let text = serde_json::json!({ "KeepOpen": {
-            "socket": self.prefix, "idle_timeout": { "secs": 600, "nanos": 0 }, "streams": 1, "has_daemon": false,
-        } });
-        let text = text.to_string();
-        let header = [&[PROTOCOL][..], &(text.len() as u32).to_le_bytes()].concat();
-        self.control.write_all(&[&header, text.as_bytes()].concat()).unwrap();
-    }
-}
-
 #[test]
 fn a_build_continues_over_a_withdrawn_session() {
     let pool = Pool::new();
@@ -132,14 +99,22 @@ fn a_build_continues_over_a_withdrawn_session() {
     let mut build = pool.start(&pool.long("first"));
     build.wait_for_log("here we are");
     pool.await_idle(1);
-    let mut other = Client::connect(&pool);
-    other.keep_open();
+    // Another hook has the session, too.
+    let socket = pool.sockets().remove(0);
+    let other = connect(&socket);
+    let name = socket.file_name().unwrap().to_str().unwrap();
+    let prefix = name.strip_suffix(&format!("{}-0", pool.owners()[0].pid)).unwrap();
+    let keep_open = json!({ "KeepOpen": {
+        "socket": format!("{PERSIST_DIRECTORY}/{prefix}"), "idle_timeout": { "secs": 600, "nanos": 0 }, "streams": 1,
+        "has_daemon": false,
+    } });
+    send(&other, &keep_open, &[]);
     pool.link.freeze();
     let output = pool.head.command("/opt/offload/offload").args(["test", "--quick"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(pool.sockets().is_empty(), "{:?}", pool.sockets());
-    // A hook that has the session already cannot offer it to others again.
-    other.keep_open();
+    // That hook cannot offer it to others again.
+    send(&other, &keep_open, &[]);
     drop(other);
     pool.link.thaw();
     pool.release_builds();

@@ -12,6 +12,7 @@ mod memory;
 mod peers;
 mod pool;
 mod process;
+mod protocol;
 mod record;
 mod reuse;
 mod revocation;

@@ -2,13 +2,12 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use crate::lab::{Drv, LONG, Signal, wait_until};
 use crate::pool::{PERSIST_DIRECTORY, Pool, is_reused};
+use crate::protocol;
 
 #[test]
 fn an_owner_holds_only_its_sockets_and_ends_with_its_session() {
@@ -92,11 +91,8 @@ fn an_owner_rejects_clients_that_break_the_protocol() {
     let pool = Pool::new();
     let owner = pool.owner_after(&Drv::new("first"));
     let socket = pool.sockets().remove(0);
-    // Outside of the lab's root the path is too long for a socket address.
-    let directory = fs::File::open(socket.parent().unwrap()).unwrap();
-    let short = format!("/proc/self/fd/{}/{}", directory.as_raw_fd(), socket.file_name().unwrap().to_str().unwrap());
     let connect = || {
-        let stream = UnixStream::connect(&short).unwrap();
+        let stream = protocol::connect(&socket);
         stream.set_read_timeout(Some(LONG)).unwrap();
         stream
     };

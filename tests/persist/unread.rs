@@ -1,20 +1,16 @@
 //! An owner passes no stream with unread bytes to another hook. The session is real. The test plays the hooks and the
 //! daemon behind a stream.
 
-use std::fs::File;
-use std::io::{IoSlice, Read, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::net::sockopt::set_socket_send_buffer_size;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 
 use crate::lab::{Drv, LONG, wait_until};
 use crate::pool::Pool;
-
-const PROTOCOL: u8 = 3;
+use crate::protocol::{connect, receive, send};
 
 /// The socket of the daemon that the test plays.
 const SOCKET: &str = "/var/lab/scripted";
@@ -38,36 +34,12 @@ fn pair() -> (UnixStream, UnixStream) {
     (ours, theirs)
 }
 
-fn send(socket: &UnixStream, message: &Value, descriptors: &[BorrowedFd<'_>]) {
-    let text = message.to_string();
-    let frame = [&[PROTOCOL][..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
-    let sent = sendmsg(socket, &[IoSlice::new(&frame)], &mut ancillary, SendFlags::NOSIGNAL).unwrap();
-    assert_eq!(sent, frame.len());
-}
-
-fn receive(mut socket: &UnixStream) -> Value {
-    let mut header = [0; 5];
-    socket.read_exact(&mut header).unwrap();
-    let [version, length @ ..] = header;
-    assert_eq!(version, PROTOCOL);
-    let mut text = vec![0; u32::from_le_bytes(length) as usize];
-    socket.read_exact(&mut text).unwrap();
-    serde_json::from_slice(&text).unwrap()
-}
-
 impl Session {
     fn new() -> Session {
         let pool = Pool::new();
         pool.head.write_machines(&[pool.entry().set("parallel_builds", 4)]);
         pool.owner_after(&Drv::new("first"));
-        let socket = pool.sockets().remove(0);
-        // Outside of the lab's root the path is too long for a socket address.
-        let directory = File::open(socket.parent().unwrap()).unwrap();
-        let name = socket.file_name().unwrap().to_str().unwrap();
-        let control = UnixStream::connect(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd())).unwrap();
+        let control = connect(&pool.sockets()[0]);
         let daemons = UnixListener::bind(pool.machine.path(SOCKET)).unwrap();
         Session { control, daemons, _pool: pool }
     }

@@ -214,7 +214,7 @@ fn restart_daemon() -> Remedy {
     Remedy::on_machine("systemctl restart guix-daemon  # Guix System: herd restart guix-daemon")
 }
 
-fn pin(key: &str, fingerprint: &str, machine: &Machine) -> Remedy {
+pub fn pin(key: &str, fingerprint: &str, machine: &Machine) -> Remedy {
     let condition = format!(
         "if 'cat /etc/ssh/ssh_host_*_key.pub | ssh-keygen -lf -' on {} lists {fingerprint} (else somebody may be in between)",
         machine.name

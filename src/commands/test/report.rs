@@ -61,7 +61,9 @@ fn write_remedy(remedy: &Remedy, machine: &str, terminal: Terminal, out: &mut im
 #[cfg(test)]
 mod tests {
     use super::super::finding::Step;
+    use super::super::remedies;
     use super::*;
+    use crate::machine::Machine;
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
     const FINGERPRINT: &str = "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU";
@@ -73,8 +75,7 @@ mod tests {
     /// The manual shows this report.
     #[test]
     fn only_what_is_pasted_is_longer_than_a_line() {
-        let pin = Remedy::in_file(format_args!("host_key = \"{KEY}\""));
-        let condition = format!("if 'ssh-keygen -lf' on b1 lists {FINGERPRINT} (else somebody may be in between)");
+        let machine = Machine::new("b1", "offload", Vec::new(), Vec::new());
         let b1 = vec![
             finding(Step::PrivateKey, Outcome::Ok, "/etc/guix/offload_ed25519", Vec::new()),
             finding(Step::Resolve, Outcome::Ok, "'b1' resolves", Vec::new()),
@@ -83,7 +84,7 @@ mod tests {
                 Step::HostKey,
                 Outcome::Error,
                 &format!("the server shows another host key than expected: {FINGERPRINT}"),
-                vec![pin.provided(condition)],
+                vec![remedies::pin(KEY, FINGERPRINT, &machine)],
             ),
             finding(Step::Slots, Outcome::Ok, "0 of 4 taken", Vec::new()),
         ];
@@ -112,7 +113,7 @@ b1:22 cannot be used
   ok  connection    an SSH server answers
   !!  host key      the server shows another host key than expected:
                     {FINGERPRINT}
-      if 'ssh-keygen -lf' on b1 lists
+      if 'cat /etc/ssh/ssh_host_*_key.pub | ssh-keygen -lf -' on b1 lists
       {FINGERPRINT} (else somebody may be
       in between), in the machine file, for b1:
         host_key = \"{KEY}\"

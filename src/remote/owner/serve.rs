@@ -179,7 +179,7 @@ impl Server {
                 Source::Status(number) => states[number] = self.streams[number].read_release(),
                 Source::Data(number) if matches!(states[number], StreamState::Open) => {
                     let (state, sent) = self.with_stream(number, |stream, buffer| stream.send(*events, buffer))?;
-                    self.traffic.bytes[0] += sent as u64;
+                    self.traffic.add_sent(sent, Instant::now());
                     states[number] = state;
                 }
                 Source::Data(_) => {}
@@ -209,7 +209,7 @@ impl Server {
                 && (has_received || writable[number] || self.streams[number].close_deadline().is_some())
             {
                 let (state, received) = self.with_stream(number, Stream::receive)?;
-                self.traffic.bytes[1] += received as u64;
+                self.traffic.add_received(received, Instant::now());
                 // One stream's read may have stored data for another, so all are read until nothing arrives.
                 self.may_have_buffered |= received > 0;
                 states[number] = state;
@@ -219,7 +219,6 @@ impl Server {
             self.idle.retain_mut(IdleStream::is_usable);
             self.open_next()?;
         }
-        self.traffic.is_busy(Instant::now());
         self.remove_finished_streams(states);
         self.check_link()?;
         Ok(true)

@@ -219,7 +219,7 @@ impl Server {
     }
 
     fn report(&self) -> Report {
-        let [sent, received] = self.traffic.bytes;
+        let [sent, received] = self.traffic.bytes();
         Report {
             machine: self.machine.clone(),
             age: self.opened_at.elapsed().as_secs(),
