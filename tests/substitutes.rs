@@ -262,9 +262,14 @@ fn check_faults(release: Release) {
         assert_eq!(result.log.contains(&said), !cause.is_empty(), "{what}: {}", result.log);
         assert_eq!(fetched(&result).is_some(), what.contains("works"), "{what}: {}", result.log);
 
-        // As without a server, and without a request, until the back-off is over. A helper that ends may still make one.
-        wait_until("no download goes on", LONG, || !pool.has_helper("substitute --substitute"));
-        let connections = pool.web.connections();
+        // As without a server, and without a request, until the back-off is over. A helper that ends may have made one that
+        // the proxy has yet to accept.
+        let mut connections = pool.web.connections();
+        wait_until("no download goes on", LONG, || {
+            std::thread::sleep(Duration::from_millis(300));
+            let before = std::mem::replace(&mut connections, pool.web.connections());
+            connections == before && !pool.has_helper("substitute --substitute")
+        });
         let next = pool.input(&format!("next-{number}"));
         if !cause.is_empty() {
             let (result, ..) = pool.build_with(&format!("after-{number}"), &next);
