@@ -336,6 +336,39 @@ fn a_build_is_cancelled_wherever_it_waits() {
     assert_nothing_left(&head);
 }
 
+/// The daemon's `guix authenticate` for one connection serves several builds.
+#[test]
+fn a_service_keeps_its_connection_for_imports() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    let drvs = ["one", "two", "three"].map(|name| Drv::new(name).script("echo $name >$out"));
+    let result = derivations(&head, &drvs.each_ref());
+    head.write_machines(&[b1.entry().set("overload_threshold", false)]);
+    let mut service = Program::start(&head, "service", &["/etc/guix/machines.lua"]);
+    let mut build = |name: &str| {
+        service.say(&format!("build {}", drv(&result, name)));
+        service.wait_for(&format!("{name}.drv: built on b1"));
+        assert!(head.path_info(result.output(name)).is_some(), "{name} is not valid");
+    };
+    let authenticating = || -> Vec<u32> {
+        let processes = head.processes();
+        processes.iter().filter(|process| process.command.contains("authenticate")).map(|process| process.pid).collect()
+    };
+    build("one");
+    let first = authenticating();
+    assert_eq!(first.len(), 1, "{:?}", head.processes());
+    build("two");
+    assert_eq!(authenticating(), first);
+    // A connection that the daemon has closed is replaced.
+    head.stop_daemon();
+    wait_until("no process of the daemon is left", LONG, || authenticating().is_empty());
+    head.start_daemon();
+    build("three");
+    service.finish();
+    assert_nothing_left(&head);
+}
+
 /// A trivial build over an open session, by the service and by the hook.
 #[test]
 #[ignore = "a measurement"]
