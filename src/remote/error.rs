@@ -28,6 +28,9 @@ pub enum Error {
     /// The owner process did not reply in time, which is not a failure of the machine.
     #[error("{machine}: the process that owns the connection to it does not answer")]
     OwnerSilent { machine: String },
+    /// The session carries so much that a new one is better, which is not a failure of the machine.
+    #[error("{machine}: the connection to it is busy")]
+    OwnerBusy { machine: String },
     /// No owner process could be started, which is not a failure of the machine.
     #[error("{machine}: cannot start a process that owns the connection to it: {error}")]
     NoOwner { machine: String, error: io::Error },
@@ -92,6 +95,7 @@ impl Error {
             Error::OwnerEnded { .. }
             | Error::OwnerStopped { .. }
             | Error::OwnerSilent { .. }
+            | Error::OwnerBusy { .. }
             | Error::NoOwner { .. } => None,
             Error::NoDaemon { .. } => Some("start guix-daemon there, or correct 'daemon_socket'".to_owned()),
             Error::Silent { .. } | Error::NotGreeted { .. } => {

@@ -51,7 +51,10 @@ fn a_busy_session_gets_a_second_one() {
     let large = head.client().start(&[&Drv::new("large").script("head -c 500000000 /dev/zero >$out")]);
     wait_until("much has come back", LONG, || link.passed(Direction::FromTarget) > before + 50_000_000);
     assert_eq!(link.connections(), 1);
-    pool.build(&Drv::new("beside"));
+    let beside = pool.build(&Drv::new("beside"));
+    // The owner says so, and the hook does not wait for an owner that has ended.
+    assert!(beside.log.contains("the connection to it is busy"), "{}", beside.log);
+    assert!(!beside.log.contains("has ended"), "{}", beside.log);
     assert_eq!(link.connections(), 2);
     large.wait().succeeded();
     // Both sessions stay open, and neither is busy now.

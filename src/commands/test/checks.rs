@@ -87,6 +87,7 @@ impl Findings<'_> {
             | Error::OwnerEnded { .. }
             | Error::OwnerStopped { .. }
             | Error::OwnerSilent { .. }
+            | Error::OwnerBusy { .. }
             | Error::NoOwner { .. } => Step::Daemon,
         };
         if !connection.is_some_and(Connection::is_reused) {

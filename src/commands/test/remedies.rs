@@ -45,6 +45,7 @@ pub fn of_connecting(
         Error::OwnerEnded { .. }
         | Error::OwnerStopped { .. }
         | Error::OwnerSilent { .. }
+        | Error::OwnerBusy { .. }
         | Error::NoOwner { .. }
         | Error::ChannelTimeout { .. }
         | Error::NotStarted { .. } => Vec::new(),

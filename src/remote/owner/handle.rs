@@ -135,6 +135,7 @@ impl OwnerHandle {
                 let stream = SessionStream::new(data, status, Arc::clone(&self.liveness), true);
                 Ok((Some((stream.map_err(|error| self.io_error(&error))?, greeting)), compressed))
             }
+            Reply::Busy => Err(Error::OwnerBusy { machine: self.liveness.machine().to_owned() }),
             _ => Err(self.ended_error()),
         }
     }

@@ -135,7 +135,8 @@ impl Server {
             Request::Resume { stream, unless_busy } => {
                 if let (Some(data), Some(status)) = (next(), next()) {
                     let status = Frames::new(status.into());
-                    if unless_busy && self.traffic.is_busy(Instant::now()) {
+                    // What a transfer that has ended carried keeps no build waiting.
+                    if unless_busy && !self.streams.is_empty() && self.traffic.is_busy(Instant::now()) {
                         let _ = send(status.socket(), &Reply::Busy, &[]);
                     } else {
                         self.resume(&stream, data.into(), status);

@@ -3,7 +3,8 @@
 //! One thread encrypts and decrypts all bytes of a session. Two large transfers at the same time are faster over two
 //! sessions if the link is fast and the head has several processors: measured on loopback with two processors, two
 //! outputs of 128 MiB take 0.81 of the time (0.57 to 1.05). So an owner that has carried [`BUSY_RATE`] in the last
-//! [`WINDOW`] is *busy*: a new build gets a session of its own, if the machine may have one more.
+//! [`WINDOW`] and still has a stream in use is *busy*: a new build gets a session of its own, if the machine may have one
+//! more.
 
 use std::time::{Duration, Instant};
 
