@@ -70,10 +70,7 @@ pub fn run_as(user: &User, args: &Args) -> CommandResult {
     match (output.status.code(), String::from_utf8(output.stdout)) {
         (Some(0), Ok(text)) => finish(args, &text),
         // It has printed why.
-        (code, _) => Ok(ExitStatus::ALL
-            .into_iter()
-            .find(|status| code == Some(status.code().into()))
-            .unwrap_or(ExitStatus::Failure)),
+        (code, _) => Ok(ExitStatus::from_code(code)),
     }
 }
 

@@ -17,20 +17,20 @@ impl Offload<'_> {
     /// Runs a command with this process's input and output.
     pub fn run(&self, words: &[&str]) -> Result<ExitStatus, CommandError> {
         let ended = self.command(words).status().map_err(|error| failed(words, &error))?;
-        Ok(status_of(ended.code()))
+        Ok(ExitStatus::from_code(ended.code()))
     }
 
     /// Runs a command without input, and returns its messages.
     pub fn output(&self, words: &[&str]) -> Result<(ExitStatus, String), CommandError> {
         let output = self.command(words).stdin(Stdio::null()).output().map_err(|error| failed(words, &error))?;
-        Ok((status_of(output.status.code()), String::from_utf8_lossy(&output.stderr).into_owned()))
+        Ok((ExitStatus::from_code(output.status.code()), String::from_utf8_lossy(&output.stderr).into_owned()))
     }
 
     /// Returns the entry of a machine in the machine file, which exists. Only what is needed for a login is set.
     pub fn entry(&self, machine: &Machine) -> Result<Option<Machine>, CommandError> {
         let mut command = self.command(&["eval", "--json"]);
         let output = command.stdin(Stdio::null()).output().map_err(|error| failed(&["eval"], &error))?;
-        if status_of(output.status.code()) != ExitStatus::Success {
+        if ExitStatus::from_code(output.status.code()) != ExitStatus::Success {
             // Once more, for messages to read.
             let (_, messages) = self.output(&["eval"])?;
             return Err(CommandError::report(ExitStatus::MachineFile, messages.trim_end()));
@@ -57,10 +57,6 @@ fn decode(entry: &serde_json::Value) -> Option<Machine> {
     machine.port = entry["port"].as_u64()?.try_into().ok()?;
     machine.private_key = entry["private_key"].as_str().map(Into::into);
     Some(machine)
-}
-
-fn status_of(code: Option<i32>) -> ExitStatus {
-    ExitStatus::ALL.into_iter().find(|status| code == Some(status.code().into())).unwrap_or(ExitStatus::Failure)
 }
 
 fn failed(words: &[&str], error: &std::io::Error) -> CommandError {

@@ -6,14 +6,13 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::lchown;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::console::Console;
-use crate::commands::daemon_user;
 use crate::commands::failure::CommandError;
 use crate::commands::guix_wrapper::real_guix;
+use crate::commands::{as_user, daemon_user};
 use crate::local::Directories;
 use crate::permissions::ownership::{Control, control};
 use crate::permissions::{Need, PermissionProblem, User};
@@ -83,7 +82,7 @@ fn make_files(mut command: Command, files: &[&Path], user: Option<&User>) -> Res
     let control = control(directory).map_err(|error| failed(error.to_string()))?;
     match control {
         Control::Root => {}
-        Control::User { uid, gid, .. } => drop(command.uid(uid).gid(gid)),
+        Control::User { uid, gid, .. } => as_user::set_user(&mut command, uid, gid),
         Control::Others { path } => {
             return Err(failed(format!("other users can write to '{}'", path.display())));
         }
