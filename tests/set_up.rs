@@ -161,6 +161,9 @@ fn init_without_a_terminal(head: &Host, machine: &Host, owner: u32) {
     assert!(said.contains(&again), "{said}");
     assert!(!head.path(FILE).exists(), "{said}");
     obey(machine, &said);
+    obey(machine, &said);
+    let keys = machine.run("sh", &["-c", "cat ~offload/.ssh/authorized_keys"]);
+    assert_eq!(keys.lines().count(), 1, "{keys}");
     let (status, said) = offload(head, &complete);
     assert_eq!(status, Some(0), "{said}");
     assert!(said.contains("made  entry") && said.contains("This machine has authorized the key of b1."), "{said}");

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::error::{Cause, Error, list};
 use super::host_key;
+use super::suggested::make_key;
 use crate::machine::{HostKey, HostKeyError, HostKeyKind};
 use crate::permissions::{Need, PermissionProblem, User, remedy};
 use crate::shell::quote;
@@ -134,12 +135,6 @@ impl Error {
         };
         Some(hint)
     }
-}
-
-/// Returns the command that creates a key unless the file exists. This process may not see the file.
-pub fn make_key(path: &Path) -> String {
-    let path = quote(&path.to_string_lossy());
-    format!("test -e {path} || ssh-keygen -q -t ed25519 -N '' -f {path}")
 }
 
 /// Returns the hint for a key in a directory that this user cannot enter, such as the home directory of another user.
