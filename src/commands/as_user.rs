@@ -27,13 +27,16 @@ use super::failure::CommandError;
 use crate::exit::ExitStatus;
 use crate::own_executable;
 use crate::permissions::ownership::{Control, control};
-use crate::permissions::{User, identity};
+use crate::permissions::{User, identity, read_bounded};
 
 /// The first argument of such a process.
 const SUBCOMMAND: &str = "as-user";
 
 /// Signals that end the first process, which forwards them to the other one.
 const FORWARDED_SIGNALS: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
+
+/// The longest output of such a process that another one reads, in bytes.
+const MAX_OUTPUT: u64 = 64 << 20;
 
 /// Names of variables that are kept, and prefixes, up to the first `_`, of others that are.
 const KEPT_VARIABLES: [&str; 8] = ["PATH", "TERM", "COLUMNS", "LINES", "NO_COLOR", "LANG", "LANGUAGE", "TZ"];
@@ -120,6 +123,16 @@ pub fn command(user: &User) -> Command {
         command.env("HOME", home);
     }
     command
+}
+
+/// Runs a command to its end. Returns its status and what it prints on standard output, which has a limit: the user could
+/// have a machine file print without an end.
+pub fn output(command: &mut Command) -> io::Result<(ProcessStatus, Vec<u8>)> {
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let read = child.stdout.take().map(|output| read_bounded(output, MAX_OUTPUT)).transpose();
+    // One that prints more ends, since nobody reads that.
+    let status = child.wait()?;
+    Ok((status, read?.unwrap_or_default()))
 }
 
 /// Has `command`, which starts another program, run that program as this user, without the descriptors above 2.
@@ -224,6 +237,14 @@ mod tests {
         let command = command(&user);
         assert!(command.get_envs().all(|(name, _)| name != "CARGO_MANIFEST_DIR"));
         assert!(command.get_envs().any(|(name, _)| name == "PATH"));
+    }
+
+    #[test]
+    fn an_output_without_an_end_is_an_error() {
+        let run = |script: &str| output(Command::new("sh").args(["-c", script]));
+        let (status, printed) = run("echo printed; exit 3").unwrap();
+        assert_eq!((status.code(), printed.as_slice()), (Some(3), b"printed\n".as_slice()));
+        assert_eq!(run("cat /dev/zero").unwrap_err().kind(), io::ErrorKind::FileTooLarge);
     }
 
     #[test]

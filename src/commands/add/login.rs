@@ -55,9 +55,10 @@ fn log_in_through(mut command: Command, machine: &Machine, key: &HostKey) -> Res
         command.arg("--private-key").arg(private_key);
     }
     command.args(["--facts", &key.to_openssh()]).stderr(Stdio::inherit());
-    let output = command.output().map_err(|error| failed(format!("cannot run this as guix-daemon's user: {error}")))?;
-    let result: Result<Facts, LoginError> = serde_json::from_slice(&output.stdout)
-        .map_err(|_| failed(format!("the login as guix-daemon's user ended with {}", output.status)))?;
+    let ended = as_user::output(&mut command);
+    let (status, printed) = ended.map_err(|error| failed(format!("cannot run this as guix-daemon's user: {error}")))?;
+    let result: Result<Facts, LoginError> = serde_json::from_slice(&printed)
+        .map_err(|_| failed(format!("the login as guix-daemon's user ended with {status}")))?;
     result
 }
 

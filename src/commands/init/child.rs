@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::commands::as_user;
 use crate::commands::failure::CommandError;
 use crate::exit::ExitStatus;
 use crate::machine::{HostKey, Machine};
@@ -29,13 +30,14 @@ impl Offload<'_> {
     /// Returns the entry of a machine in the machine file, which exists. Only what is needed for a login is set.
     pub fn entry(&self, machine: &Machine) -> Result<Option<Machine>, CommandError> {
         let mut command = self.command(&["eval", "--json"]);
-        let output = command.stdin(Stdio::null()).output().map_err(|error| failed(&["eval"], &error))?;
-        if ExitStatus::from_code(output.status.code()) != ExitStatus::Success {
+        let ended = as_user::output(command.stdin(Stdio::null()).stderr(Stdio::null()));
+        let (status, printed) = ended.map_err(|error| failed(&["eval"], &error))?;
+        if ExitStatus::from_code(status.code()) != ExitStatus::Success {
             // Once more, for messages to read.
             let (_, messages) = self.output(&["eval"])?;
             return Err(CommandError::report(ExitStatus::MachineFile, messages.trim_end()));
         }
-        let pool: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let pool: serde_json::Value = serde_json::from_slice(&printed).unwrap_or_default();
         let entries = pool["machines"].as_array().map(Vec::as_slice).unwrap_or_default();
         Ok(entries.iter().filter_map(decode).find(|entry| entry.address() == machine.address()))
     }

@@ -5,7 +5,7 @@
 
 use std::fmt::Display;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::lchown;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,7 +16,7 @@ use crate::commands::guix_wrapper::real_guix;
 use crate::commands::{as_user, daemon_user};
 use crate::local::Directories;
 use crate::permissions::ownership::{Control, control};
-use crate::permissions::{Need, PermissionProblem, User, files};
+use crate::permissions::{Need, PermissionProblem, User, files, read_bounded};
 
 /// The size of the longest public key that is read, in bytes.
 const MAX_PUBLIC_KEY: u64 = 64 << 10;
@@ -126,13 +126,8 @@ fn public_half(key: &Path) -> Result<String, CommandError> {
 /// Reads a public key, as the user who controls the directory.
 fn read(file: &Path) -> Result<String, CommandError> {
     let failed = |problem: &dyn Display| CommandError::failure(format!("cannot read '{}': {problem}", file.display()));
-    let mut text = String::new();
-    let opened = files::open(file).map_err(|error| failed(&error))?;
-    match opened.take(MAX_PUBLIC_KEY + 1).read_to_string(&mut text) {
-        Ok(size) if size as u64 > MAX_PUBLIC_KEY => Err(failed(&format!("it is longer than {MAX_PUBLIC_KEY} bytes"))),
-        Ok(_) => Ok(text),
-        Err(error) => Err(failed(&error)),
-    }
+    let text = files::open(file).and_then(|file| read_bounded(file, MAX_PUBLIC_KEY)).map_err(|error| failed(&error))?;
+    String::from_utf8(text).map_err(|error| failed(&error))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use rustix::process::geteuid;
 use serde_json::Value;
@@ -114,11 +115,11 @@ fn as_other(user: &User, file: &Path) -> Outcome {
     let mut command = as_user::command(user);
     command.args(["eval", "--json", "--machine-file"]).arg(file).current_dir("/");
     let failed = |error: String| Outcome::Errors(vec![format!("`offload eval` as {}: {error}", user.name)]);
-    let output = match command.output() {
-        Ok(output) => output,
+    let (status, printed) = match as_user::output(command.stderr(Stdio::null())) {
+        Ok(ended) => ended,
         Err(error) => return failed(error.to_string()),
     };
-    let object: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let object: Value = serde_json::from_slice(&printed).unwrap_or_default();
     match object["machines"].as_array() {
         Some(machines) => {
             let key = |machine: &Value| machine["private_key"].as_str().map(PathBuf::from);
@@ -126,7 +127,7 @@ fn as_other(user: &User, file: &Path) -> Outcome {
         }
         None => match object["errors"].as_array() {
             Some(errors) => Outcome::Errors(errors.iter().map(line).collect()),
-            None => failed(output.status.to_string()),
+            None => failed(status.to_string()),
         },
     }
 }
