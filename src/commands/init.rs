@@ -26,11 +26,9 @@ use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::machine::{HostKey, Machine};
 use crate::shell::quote;
+use crate::ssh::USER_KEY;
 use child::Offload;
 use console::Console;
-
-/// The name of the user key in the configuration directory.
-const USER_KEY: &str = "offload_ed25519";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -31,4 +31,4 @@ pub use error::{Algorithm, Cause, Error, Phase};
 pub use pending_channel::{PendingChannel, Target};
 pub use private_key::stamp as private_key_stamp;
 pub use session::Session;
-pub use suggested::{authorize_key, make_key};
+pub use suggested::{USER_KEY, authorize_key, make_key};

@@ -4,10 +4,18 @@ use std::path::Path;
 
 use crate::shell::quote;
 
-/// Returns the command that creates a key unless the file exists. This process may not see the file.
-pub fn make_key(path: &Path) -> String {
+/// The name of the user key that is made for guix-daemon's user, in the configuration directory.
+pub const USER_KEY: &str = "offload_ed25519";
+
+/// Returns the command that creates a key unless the file exists, and gives a created one to `owner`. This process may not
+/// see the file.
+pub fn make_key(path: &Path, owner: Option<&str>) -> String {
     let path = quote(&path.to_string_lossy());
-    format!("test -e {path} || ssh-keygen -q -t ed25519 -N '' -f {path}")
+    let make = format!("ssh-keygen -q -t ed25519 -N '' -f {path}");
+    match owner {
+        None => format!("test -e {path} || {make}"),
+        Some(owner) => format!("test -e {path} || {{ {make} && chown {}: {path} {path}.pub; }}", quote(owner)),
+    }
 }
 
 /// Returns the command for root on a build machine that lets the key of the public `line` in to the account `user`, which
@@ -48,6 +56,19 @@ mod tests {
     fn authorize(home: &Path) -> Output {
         let command = authorize_key(USER.0, LINE).replace(&format!("~{}", USER.0), home.to_str().unwrap());
         Command::new("sh").args(["-c", &command]).output().unwrap()
+    }
+
+    #[test]
+    fn a_key_that_exists_is_neither_replaced_nor_given_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = directory.path().join("a key");
+        let run = |owner| Command::new("sh").args(["-c", &make_key(&key, owner)]).status().unwrap().success();
+        assert!(run(Some(USER.0)));
+        let made = || (fs::read(&key).unwrap(), fs::metadata(&key).unwrap().uid());
+        let first = made();
+        assert_eq!((first.1, fs::metadata(directory.path().join("a key.pub")).unwrap().uid()), (USER.1, USER.1));
+        assert!(run(Some("bin")) && run(None));
+        assert_eq!(made(), first);
     }
 
     #[test]

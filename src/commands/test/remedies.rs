@@ -53,11 +53,11 @@ pub fn of_connecting(
 }
 
 fn of_ssh(error: &ssh::Error, machine: &Machine, directories: &Directories) -> Vec<Remedy> {
-    let make_key = |path: &Path| Remedy::on_head(ssh::make_key(path));
+    let make_key = |path: &Path| Remedy::on_head(ssh::make_key(path, None));
     let advice = |place| error.hint().map(|hint| Remedy::advice(place, hint)).into_iter().collect();
     match &error.cause {
         Cause::NoPrivateKey { .. } | Cause::NoHome => {
-            let path = directories.configuration.join("offload_ed25519");
+            let path = directories.configuration.join(ssh::USER_KEY);
             vec![make_key(&path), Remedy::in_file(format_args!("private_key = \"{}\"", path.display()))]
         }
         Cause::PrivateKeyMissing { path } => vec![make_key(path).provided("if that is the file you want")],
