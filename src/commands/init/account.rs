@@ -1,9 +1,8 @@
 //! The account on the build machine: the commands that make it, and the login that shows that it exists.
 
-use crate::commands::add::{LoginError, log_in as try_login};
+use crate::commands::add::{Facts, LoginError};
 use crate::commands::failure::CommandError;
-use crate::engine::Engine;
-use crate::machine::{HostKey, Machine};
+use crate::machine::Machine;
 use crate::shell::quote;
 use crate::ssh;
 
@@ -32,18 +31,18 @@ pub fn commands(user: &str, public_key: Option<&str>, signing_key: &str) -> Vec<
     commands
 }
 
-/// Logs in, and explains what to do as long as that fails. `again` is the command with which the user continues.
+/// Logs in with `try_login`, and explains what to do as long as that fails. `again` is the command with which the user
+/// continues.
 pub fn log_in(
     console: &Console,
     machine: &Machine,
-    key: &HostKey,
     commands: &[String],
-    engine: &Engine,
     again: &str,
+    try_login: impl Fn() -> Result<Facts, LoginError>,
 ) -> Result<(), CommandError> {
     let account = format!("{} on {}", machine.user, machine.address());
     loop {
-        let Err(LoginError { message, hint, is_refused }) = try_login(machine, key, engine) else {
+        let Err(LoginError { message, hint, is_refused }) = try_login() else {
             console.done("account", &account);
             return Ok(());
         };

@@ -58,6 +58,8 @@ fn decode(entry: &serde_json::Value) -> Option<Machine> {
     let mut machine = Machine::new(entry["name"].as_str()?, entry["user"].as_str()?, Vec::new(), keys);
     machine.port = entry["port"].as_u64()?.try_into().ok()?;
     machine.private_key = entry["private_key"].as_str().map(Into::into);
+    let word = |word: &serde_json::Value| word.as_str().map(str::to_owned);
+    machine.proxy_command = entry["proxy_command"].as_array().and_then(|words| words.iter().map(word).collect());
     Some(machine)
 }
 
@@ -74,10 +76,12 @@ mod tests {
         let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
         let mut entry = serde_json::json!({
             "name": "b1", "port": 2022, "user": "u", "host_key": [key], "private_key": "/key", "speed": 2.0,
+            "proxy_command": ["nc", "%h"],
         });
         let machine = decode(&entry).unwrap();
         let expected = Machine::new("b1", "u", Vec::new(), vec![HostKey::parse(key).unwrap()]);
-        assert_eq!(machine, Machine { port: 2022, private_key: Some("/key".into()), ..expected });
+        let proxy_command = Some(["nc", "%h"].map(str::to_owned).into());
+        assert_eq!(machine, Machine { port: 2022, private_key: Some("/key".into()), proxy_command, ..expected });
         entry["private_key"] = serde_json::Value::Null;
         assert_eq!(decode(&entry).unwrap().private_key, None);
         entry["port"] = 70_000.into();
