@@ -129,6 +129,25 @@ fn a_file_that_cannot_be_extended_stays_and_the_entry_is_printed() {
     assert!(!others.iter().any(|name| name.to_string_lossy().starts_with("machines.lua.")), "{others:?}");
 }
 
+/// Root's command runs as the user who owns the file, and this user cannot replace it.
+#[test]
+fn a_file_of_the_daemons_user_in_a_directory_of_roots_has_a_remedy() {
+    let lab = Lab::new();
+    let _b1 = lab.build_machine("b1").start();
+    let head = lab.head().unprivileged().start();
+    head.write(FILE, "return {}\n");
+    head.run("sh", &["-c", &format!("chown root: /etc/guix && chown guix-daemon: {FILE}")]);
+    fs::set_permissions(head.path("/etc/guix"), fs::Permissions::from_mode(0o755)).unwrap();
+    let add = || offload(&head, &["add", "b1", "--write"]);
+    let (status, said) = add();
+    assert_eq!(status, Some(1), "{said}");
+    assert!(!said.contains("run this command as root"), "{said}");
+    let (_, remedy) = said.split_once("hint: as root: `").unwrap_or_else(|| panic!("{said}"));
+    head.run("sh", &["-c", remedy.split('`').next().unwrap()]);
+    let (status, said) = add();
+    assert_eq!((status, rights(&head, FILE).0), (Some(0), 0), "{said}");
+}
+
 /// A machine without the account, and a head and a machine that do not know each other's keys.
 fn strangers(lab: &Lab) -> Host {
     let machine = lab.build_machine("b1").closed().untrusted().untrusting().start();
