@@ -277,7 +277,7 @@ fn missing_rights_of_the_daemon_are_reported_with_the_fix() {
     let copied = "test -e '/etc/guix/id_ed25519' || install -o guix-daemon -m 400 '/root/.ssh/id_ed25519' \
                   '/etc/guix/id_ed25519'  # then private_key = \"/etc/guix/id_ed25519\" in the machine file";
     assert_eq!(key(""), [new]);
-    // `~` is the home directory in that system, whoever evaluates the file.
+    // `~` is the home directory in that system, for each writer of the file.
     for writer in [0, 995] {
         std::os::unix::fs::chown(root.join("etc/guix/machines.lua"), Some(writer), None).unwrap();
         assert_eq!(key("private_key = '~/.ssh/id_ed25519',"), [new], "{writer}");

@@ -51,7 +51,7 @@ impl Evaluated {
         let path = machine_file(None, &engine.directories);
         let file = below(&place.root, &path);
         let is_readable = || PermissionProblem::find(user, &place.root, &path, Need::Read).is_none();
-        // What `~` means for the hook, whoever evaluates the file.
+        // What `~` means for the hook. Another user may evaluate the file.
         let home = user.home(&place.root).unwrap_or_default();
         let result = match control_below(&place.root, &path) {
             Err(error) => Outcome::Skipped(Finding {
