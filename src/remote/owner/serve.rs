@@ -202,16 +202,17 @@ impl Server {
         };
         let mut writable: Vec<bool> = (0..states.len()).map(is_writable).collect();
         self.may_have_buffered = false;
+        let received = self.session.received();
         states.resize_with(self.streams.len(), || StreamState::Open);
         writable.resize(self.streams.len(), true);
         for number in 0..self.streams.len() {
             if matches!(states[number], StreamState::Open)
                 && (has_received || writable[number] || self.streams[number].close_deadline().is_some())
             {
-                let (state, received) = self.with_stream(number, Stream::receive)?;
-                self.traffic.add_received(received, Instant::now());
-                // One stream's read may have stored data for another, so all are read until nothing arrives.
-                self.may_have_buffered |= received > 0;
+                let (state, count) = self.with_stream(number, Stream::receive)?;
+                self.traffic.add_received(count, Instant::now());
+                // A stream reads a limited number of bytes in a round.
+                self.may_have_buffered |= count > 0;
                 states[number] = state;
             }
         }
@@ -221,6 +222,9 @@ impl Server {
         }
         self.remove_finished_streams(states);
         self.check_link()?;
+        // libssh2 reads the packets of all channels whenever it is called, so a call for one stream may have stored data for a
+        // stream that was read before. All are read again until nothing arrives.
+        self.may_have_buffered |= self.session.received() != received;
         Ok(true)
     }
 

@@ -104,6 +104,8 @@ impl Server {
         self.is_retired = true;
         self.listening = None;
         self.idle.clear();
+        // The closing of a channel may read data for another.
+        self.may_have_buffered = true;
     }
 
     /// Accepts the hooks that have connected.
