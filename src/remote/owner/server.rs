@@ -137,7 +137,7 @@ impl Server {
             Request::Resume { stream, unless_busy } => {
                 if let (Some(data), Some(status)) = (next(), next()) {
                     let status = Frames::new(status.into());
-                    // What a transfer that has ended carried keeps no build waiting.
+                    // A build does not need a second session after a large transfer has ended.
                     if unless_busy && !self.streams.is_empty() && self.traffic.is_busy(Instant::now()) {
                         let _ = send(status.socket(), &Reply::Busy, &[]);
                     } else {
