@@ -69,6 +69,7 @@ impl Server {
     /// Serves until the session is not used any more, is lost, or SIGTERM arrives.
     fn run(mut self) -> io::Result<()> {
         while !self.is_over() {
+            self.probe_if_due()?;
             let events = self.wait()?;
             match self.advance(&events) {
                 Ok(true) => {}
@@ -88,7 +89,7 @@ impl Server {
         if self.opened_at.elapsed() >= MAX_AGE {
             self.retire();
         }
-        if !self.clients.is_empty() || !self.streams.is_empty() || !self.openings.is_empty() {
+        if self.is_in_use() {
             self.last_used = Instant::now();
             return false;
         }
@@ -155,6 +156,7 @@ impl Server {
                 add(self.last_used + listening.settings.idle_timeout);
             }
         }
+        self.next_probe().into_iter().for_each(&mut add);
         self.openings.front().and_then(|pending| pending.until).into_iter().for_each(&mut add);
         self.clients.iter().filter_map(Client::first_request_deadline).for_each(&mut add);
         self.streams.iter().filter_map(Stream::close_deadline).for_each(&mut add);
@@ -221,6 +223,7 @@ impl Server {
             self.open_next()?;
         }
         self.remove_finished_streams(states);
+        self.status_probe.collect();
         self.check_link()?;
         // libssh2 reads the packets of all channels whenever it is called, so a call for one stream may have stored data for a
         // stream that was read before. All are read again until nothing arrives.

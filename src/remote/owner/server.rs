@@ -10,6 +10,7 @@ use super::HANDSHAKE_TIMEOUT;
 use super::clients::Client;
 use super::listening_socket::ListeningSocket;
 use super::message::{Frames, KeepOpen, Reply, Report, Request, send};
+use super::status_probe::StatusProbe;
 use super::streams::{BUFFER_SIZE, IdleStream, Stream};
 use super::traffic::Traffic;
 use crate::ssh::{self, Cause, PendingChannel, Session};
@@ -48,6 +49,7 @@ pub(super) struct Server {
     /// Whether libssh2 may hold data for a stream that it has already read from the socket.
     pub may_have_buffered: bool,
     pub traffic: Traffic,
+    pub status_probe: StatusProbe,
     pub buffer: Vec<u8>,
 }
 
@@ -95,8 +97,19 @@ impl Server {
             can_open: true,
             may_have_buffered: false,
             traffic: Traffic::new(now),
+            status_probe: StatusProbe::default(),
             buffer: vec![0; BUFFER_SIZE],
         })
+    }
+
+    /// Returns the number of open streams of hooks.
+    fn streams_in_use(&self) -> usize {
+        self.streams.len().saturating_sub(self.status_probe.streams())
+    }
+
+    /// Returns whether a hook uses the session.
+    pub fn is_in_use(&self) -> bool {
+        !self.clients.is_empty() || self.streams.len() + self.openings.len() > self.status_probe.streams()
     }
 
     /// Accepts no new hooks any more, and closes the idle streams.
@@ -138,7 +151,7 @@ impl Server {
                 if let (Some(data), Some(status)) = (next(), next()) {
                     let status = Frames::new(status.into());
                     // A build does not need a second session after a large transfer has ended.
-                    if unless_busy && !self.streams.is_empty() && self.traffic.is_busy(Instant::now()) {
+                    if unless_busy && self.streams_in_use() > 0 && self.traffic.is_busy(Instant::now()) {
                         let _ = send(status.socket(), &Reply::Busy, &[]);
                     } else {
                         self.resume(&stream, data.into(), status);
@@ -149,6 +162,11 @@ impl Server {
             Request::Report => {
                 if let Some(status) = next() {
                     let _ = send(&status.into(), &Reply::Report(self.report()), &[]);
+                }
+            }
+            Request::LastProbe => {
+                if let Some(status) = next() {
+                    let _ = send(&status.into(), &Reply::LastProbe(self.status_probe.output()), &[]);
                 }
             }
             Request::Retire => self.retire(),
@@ -226,7 +244,7 @@ impl Server {
         Report {
             machine: self.machine.clone(),
             age: self.opened_at.elapsed().as_secs(),
-            streams: self.streams.len(),
+            streams: self.streams_in_use(),
             idle: self.idle.len(),
             sent,
             received,
