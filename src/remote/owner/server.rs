@@ -13,7 +13,7 @@ use super::message::{Frames, KeepOpen, Reply, Report, Request, send};
 use super::status_probe::StatusProbe;
 use super::streams::{BUFFER_SIZE, IdleStream, Stream};
 use super::traffic::Traffic;
-use crate::ssh::{self, Cause, PendingChannel, Session};
+use crate::ssh::{self, Cause, PendingChannel, Session, Target};
 
 /// The most hooks that are served at the same time. Further ones wait until the owner accepts them.
 pub(super) const CLIENTS_MAX: usize = 128;
@@ -110,6 +110,24 @@ impl Server {
     /// Returns whether a hook uses the session.
     pub fn is_in_use(&self) -> bool {
         !self.clients.is_empty() || self.streams.len() + self.openings.len() > self.status_probe.streams()
+    }
+
+    /// Returns when the next probe of the idle owner is to begin; `None` if none is.
+    pub fn next_probe(&self) -> Option<Instant> {
+        let is_idle = self.listening.is_some() && self.can_open && !self.is_in_use();
+        self.status_probe.next(self.last_used).filter(|_| is_idle)
+    }
+
+    /// Begins the next probe, if it is time.
+    pub fn probe_if_due(&mut self) -> io::Result<()> {
+        let (Some(listening), now) = (&self.listening, Instant::now()) else { return Ok(()) };
+        if self.next_probe().is_none_or(|time| time > now) {
+            return Ok(());
+        }
+        let opening = self.session.open(Target::Command(listening.settings.probe.clone()));
+        let ((data, status), (_, limit)) = (self.status_probe.begin(now)?, self.session.silence_limits());
+        self.openings.push_back(PendingStream { opening, limit, until: None, data, status });
+        Ok(())
     }
 
     /// Accepts no new hooks any more, and closes the idle streams.

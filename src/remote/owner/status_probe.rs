@@ -9,15 +9,13 @@
 //!
 //! Not checked here: the output, which `probe` parses, and whether it is recent enough for the hook.
 
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::message::{Frames, ProbeOutput, Reply};
-use super::server::{PendingStream, Server};
 use crate::remote::probe::OUTPUT_MAX;
-use crate::ssh::Target;
 
 /// The time between two probes of an idle owner.
 pub(super) const INTERVAL: Duration = Duration::from_secs(15);
@@ -46,6 +44,24 @@ impl StatusProbe {
         usize::from(self.running.is_some())
     }
 
+    /// Returns when the next probe is to begin in an owner that was last used then; `None` if none is.
+    pub fn next(&self, last_used: Instant) -> Option<Instant> {
+        let last = self.began.map_or(last_used, |began| began.max(last_used));
+        (!self.is_refused && self.running.is_none()).then_some(last + INTERVAL)
+    }
+
+    /// Begins a probe. Returns the data socket and the status socket for its stream.
+    pub fn begin(&mut self, now: Instant) -> io::Result<(UnixStream, Frames)> {
+        let ((data, their_data), (status, their_status)) = (UnixStream::pair()?, UnixStream::pair()?);
+        data.set_nonblocking(true)?;
+        status.set_nonblocking(true)?;
+        // The command reads no input.
+        data.shutdown(Shutdown::Write)?;
+        self.began = Some(now);
+        self.running = Some(RunningProbe { data, status: Frames::new(status), output: Vec::new() });
+        Ok((their_data, Frames::new(their_status)))
+    }
+
     /// Returns the output of the last probe, with its age.
     pub fn output(&self) -> Option<ProbeOutput> {
         self.last.as_ref().map(|(began, text)| ProbeOutput { age: began.elapsed(), text: text.clone() })
@@ -70,7 +86,7 @@ impl StatusProbe {
 impl RunningProbe {
     /// Reads what has arrived. After the end of the probe, returns whether the server refused it. Fails if the probe was
     /// lost, or if its output is too long.
-    fn collect(&mut self) -> std::io::Result<Option<bool>> {
+    fn collect(&mut self) -> io::Result<Option<bool>> {
         let reply = self.status.receive();
         // The status follows the last byte of the output.
         let mut buffer = [0; 4096];
@@ -93,42 +109,5 @@ impl RunningProbe {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
-    }
-}
-
-impl Server {
-    /// Returns when the next probe is to begin; `None` if none is.
-    pub fn next_probe(&self) -> Option<Instant> {
-        let probe = &self.status_probe;
-        let is_possible = self.listening.is_some() && self.can_open && !probe.is_refused && probe.running.is_none();
-        let last = probe.began.map_or(self.last_used, |began| began.max(self.last_used));
-        (is_possible && !self.is_in_use()).then_some(last + INTERVAL)
-    }
-
-    /// Begins the next probe, if it is time.
-    pub fn probe_if_due(&mut self) -> std::io::Result<()> {
-        let now = Instant::now();
-        let Some(listening) = &self.listening else { return Ok(()) };
-        if self.next_probe().is_none_or(|time| time > now) {
-            return Ok(());
-        }
-        let ((data, their_data), (status, their_status)) = (UnixStream::pair()?, UnixStream::pair()?);
-        data.set_nonblocking(true)?;
-        status.set_nonblocking(true)?;
-        // The command reads no input.
-        data.shutdown(Shutdown::Write)?;
-        let opening = self.session.open(Target::Command(listening.settings.probe.clone()));
-        let (_, limit) = self.session.silence_limits();
-        let status_of_stream = Frames::new(their_status);
-        self.openings.push_back(PendingStream {
-            opening,
-            limit,
-            until: None,
-            data: their_data,
-            status: status_of_stream,
-        });
-        self.status_probe.began = Some(now);
-        self.status_probe.running = Some(RunningProbe { data, status: Frames::new(status), output: Vec::new() });
-        Ok(())
     }
 }
