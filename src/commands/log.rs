@@ -5,6 +5,8 @@
 //! derivation's file name. The file ends in `.gz`, in `.bz2` or in neither, as `--log-compression` says. A build that is
 //! offloaded has its log on both machines. With `--follow`, the command waits for more until the build has ended. The
 //! daemon compresses what has arrived in blocks, so that the last lines of a running build appear late.
+//!
+//! Root reads all of this as the owner of the state, and opens no link: logs and history belong to the daemon's user.
 
 mod source;
 
@@ -21,6 +23,7 @@ use super::selection::find_one;
 use super::ssh;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
+use crate::permissions::files;
 use crate::shell::quote;
 use crate::state::Slots;
 use crate::state::history::{Filter, Row};
@@ -58,7 +61,7 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let files = LOCAL_NAMES.map(|(suffix, kind)| (format!("{}{suffix}", place.display()), kind));
     for (name, kind) in &files {
         let file = engine.directories.log.join(name);
-        match std::fs::File::open(&file) {
+        match files::open(&file) {
             Ok(opened) => {
                 let last_seen = Cell::new(Instant::now());
                 let is_running = || args.follow && is_running(&derivation, engine, &last_seen);
