@@ -115,6 +115,23 @@ fn a_process_that_is_stopped_in_the_history_keeps_no_hook() {
     assert_eq!(names, ["first", "second"]);
 }
 
+/// No command has to run for that, and no build waits for the disk.
+#[test]
+fn a_hook_that_ends_has_another_process_move_the_write_ahead_log() {
+    let head = LoneHead::new();
+    head.decline("first");
+    let hook = History::of_hook(&StateDirectory::new(head.state()));
+    let row =
+        || Row { reason: Some("x".repeat(1000)), ..Row::new(&derivation("second"), "x86_64-linux", Outcome::Built, 1) };
+    hook.append(&(0..1000).map(|_| row()).collect::<Vec<_>>());
+    hook.collect();
+    let log_size = || fs::metadata(head.state().join("history.db-wal")).unwrap().len();
+    assert!(log_size() > 1 << 20, "{} bytes", log_size());
+    assert_eq!(head.decline("third"), "");
+    wait_until("the log is moved", LONG, || log_size() < 20_000);
+    assert_eq!(rows(&head.state()).len(), 1002);
+}
+
 /// A small file system at the state directory, until this is dropped.
 struct SmallDisk(PathBuf);
 
@@ -366,6 +383,45 @@ fn the_next_build_moves_the_rows_into_the_database() {
     machine.write("/tmp/go", "");
     client.wait().succeeded();
     assert_eq!(rows_of(&head).len(), 2);
+}
+
+/// How many builds the measurement makes with the record, and how many without.
+const MEASURED: usize = 150;
+
+/// `cargo test --release --test history cost -- --ignored --nocapture` prints what the record costs: trivial builds over a
+/// persistent connection, with and without it in turns. Without it, another kind of file has the name of the pending rows,
+/// so that a hook fails to open it, and the lock of the rows is held.
+#[test]
+#[ignore = "a measurement, for an idle machine"]
+fn the_cost_of_the_record() {
+    let lab = Lab::new();
+    let machine = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    head.write_machines(&[machine.entry()]);
+    let state = head.path("/var/guix/offload");
+    let mut direct = head.direct();
+    let mut build = |name: String| direct.build(&[&Drv::new(&name).script("echo >$out")]).unwrap().as_secs_f64() * 1e3;
+    let _unmeasured: Vec<f64> = (0..5).map(|number| build(format!("warm-{number}"))).collect();
+    let (mut on, mut off) = (Vec::new(), Vec::new());
+    for number in 0..MEASURED {
+        on.push(build(format!("on-{number}")));
+        let lock = fs::File::open(state.join("history.batch.lock")).unwrap();
+        lock.lock().unwrap();
+        let [pending, aside] = ["history.pending", "pending.aside"].map(|name| state.join(name));
+        fs::rename(&pending, &aside).unwrap();
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &pending, fifo, 0o600.into(), 0).unwrap();
+        off.push(build(format!("off-{number}")));
+        fs::rename(&aside, &pending).unwrap();
+    }
+    assert_eq!(rows_of(&head).iter().filter(|row| row.name.starts_with("on-")).count(), MEASURED);
+    let mut differences: Vec<f64> = on.iter().zip(&off).map(|(on, off)| on - off).collect();
+    let median = |values: &mut Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let [on, off, difference] = [&mut on, &mut off, &mut differences].map(median);
+    println!("medians: on {on:.2} ms, off {off:.2} ms, difference of neighbours {difference:.2} ms");
 }
 
 fn offload(head: &Host, arguments: &[&str]) -> (String, String, Option<i32>) {
