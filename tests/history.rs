@@ -519,6 +519,51 @@ fn the_commands_show_builds_and_their_logs() {
     assert!(messages.contains("'/gnu/store/nonsense' is not a derivation: ") && status == Some(1), "{messages}");
 }
 
+/// Logs outside of the lab, and a program instead of `ssh`.
+struct Logs(tempfile::TempDir);
+
+const DERIVATION: &str = "/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-x-1.drv";
+const LOG: &str = "drvs/0y/jkz5790xvq2z2fnq7s9wbmlrs56imh-x-1.drv";
+
+impl Logs {
+    fn new() -> Logs {
+        let logs = Logs(tempfile::tempdir().unwrap());
+        fs::create_dir_all(logs.path(LOG).parent().unwrap()).unwrap();
+        logs
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        let path = format!("{}:/usr/bin:/bin", self.path("bin").display());
+        command.env_clear().env("PATH", path).env("TERM", "xterm").stdin(Stdio::null());
+        command.env("GUIX_LOG_DIRECTORY", self.0.path()).env("GUIX_STATE_DIRECTORY", self.0.path());
+        command.env("OFFLOAD_MACHINE_FILE", self.path("machines.lua"));
+        command
+    }
+
+    fn log(&self) -> (String, String, Option<i32>) {
+        let output = self.command(PROGRAM).args(["log", DERIVATION]).output().unwrap();
+        let [out, messages] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        (out, messages, output.status.code())
+    }
+}
+
+#[test]
+fn control_sequences_of_a_log_do_not_reach_a_terminal() {
+    let logs = Logs::new();
+    let text = "\x1b[1;31mred\x1b[0m\x1b]0;title\x07 \x1b[2J \u{9b}2J \u{202e}é\r\n50 %\r100 %\n";
+    fs::write(logs.path(LOG), text).unwrap();
+    assert_eq!(logs.log(), (text.to_owned(), String::new(), Some(0)));
+    let mut script = logs.command("script");
+    let output = script.args(["-qec", &format!("{PROGRAM} log {DERIVATION}"), "/dev/null"]).output().unwrap();
+    let shown = "\x1b[1;31mred\x1b[0m\\u{1b}]0;title\\u{7} \\u{1b}[2J \\u{9b}2J \\u{202e}é\r\n50 %\r\n100 %\r\n\x1b[0m";
+    assert_eq!(String::from_utf8_lossy(&output.stdout), shown);
+}
+
 #[test]
 fn a_running_log_is_followed_to_its_end() {
     let lab = Lab::new();

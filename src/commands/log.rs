@@ -8,19 +8,22 @@
 //!
 //! Root reads all of this as the owner of the state, and opens no link: logs and history belong to the daemon's user.
 
+mod escape;
 mod source;
 
 use std::cell::Cell;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use self::escape::Escaper;
 use self::source::{Compression, Follow, LOCAL_NAMES, decoder};
 use super::failure::{CommandError, CommandResult};
 use super::machines::load;
 use super::selection::find_one;
 use super::ssh;
+use super::terminal::Terminal;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::permissions::files;
@@ -148,13 +151,17 @@ fn print_remote(args: &Args, derivation: &StorePath, place: &Path, engine: &Engi
     missing(&format!(", and none is in {REMOTE_LOGS} on {name}"))
 }
 
-/// Copies a log to standard output, as it is.
+/// Copies a log to standard output: as it is, or in a form that is safe for a terminal.
 fn print(decoder: Result<Box<dyn Read + '_>, Compression>, name: &str) -> CommandResult {
     let mut log = decoder.map_err(|_| {
         CommandError::failure(format!("{name} is compressed with bzip2"))
             .with_hint(Some("print it with `bzcat`".to_owned()))
     })?;
     let mut out = io::stdout().lock();
+    let mut escaper = out.is_terminal().then(|| Escaper::new(Terminal::of_stdout().has_colours));
+    let mut write = |text: &[u8]| {
+        out.write_all(text).and_then(|()| out.flush()).map_err(|error| CommandError::output("the log", &error))
+    };
     let mut piece = vec![0; 64 << 10];
     loop {
         let count = match log.read(&mut piece) {
@@ -165,11 +172,13 @@ fn print(decoder: Result<Box<dyn Read + '_>, Compression>, name: &str) -> Comman
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
             Err(error) => return Err(CommandError::failure(format!("cannot read {name}: {error}"))),
         };
-        let written = piece.get(..count).map_or(Ok(()), |piece| out.write_all(piece)).and_then(|()| out.flush());
-        if let Err(error) = written {
-            return Err(CommandError::output("the log", &error));
+        let read = piece.get(..count).unwrap_or_default();
+        match &mut escaper {
+            Some(escaper) => write(escaper.next(read).as_bytes())?,
+            None => write(read)?,
         }
     }
+    write(escaper.map(Escaper::finish).unwrap_or_default().as_bytes())?;
     Ok(ExitStatus::Success)
 }
 
