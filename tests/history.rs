@@ -408,6 +408,7 @@ fn the_cost_of_the_record() {
         let lock = fs::File::open(state.join("history.batch.lock")).unwrap();
         lock.lock().unwrap();
         let [pending, aside] = ["history.pending", "pending.aside"].map(|name| state.join(name));
+        wait_until("the row is appended", LONG, || pending.exists());
         fs::rename(&pending, &aside).unwrap();
         let fifo = rustix::fs::FileType::Fifo;
         rustix::fs::mknodat(rustix::fs::CWD, &pending, fifo, 0o600.into(), 0).unwrap();
@@ -536,6 +537,28 @@ impl Logs {
         self.0.path().join(name)
     }
 
+    /// A machine file with the build machine `b1` at two ports, the usual one last; the history says that the derivation was
+    /// built on `machine`; and a script that runs instead of `ssh`.
+    fn on_machine(&self, machine: &str, ssh: &str) {
+        let row = Row {
+            machine: Some(machine.to_owned()),
+            attempt: 1,
+            ..Row::new(DERIVATION, "x86_64-linux", Outcome::Built, 1)
+        };
+        history(&self.path("offload")).append(&[row]);
+        let entry = |port: u16| {
+            format!(
+                "build_machine {{ name = 'b1', port = {port}, user = 'u', systems = {{ 'x86_64-linux' }}, \
+                 host_key = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPT8ND6KrrZZekAhAq/sAPtog9kbTgoklanLOTp4rVZ6' }},"
+            )
+        };
+        fs::write(self.path("machines.lua"), format!("return {{ {}{} }}", entry(2222), entry(22))).unwrap();
+        fs::create_dir_all(self.path("bin")).unwrap();
+        fs::write(self.path("bin/ssh"), format!("#!/bin/sh\n{ssh}\n")).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(self.path("bin/ssh"), mode).unwrap();
+    }
+
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         let path = format!("{}:/usr/bin:/bin", self.path("bin").display());
@@ -562,6 +585,32 @@ fn control_sequences_of_a_log_do_not_reach_a_terminal() {
     let output = script.args(["-qec", &format!("{PROGRAM} log {DERIVATION}"), "/dev/null"]).output().unwrap();
     let shown = "\x1b[1;31mred\x1b[0m\\u{1b}]0;title\\u{7} \\u{1b}[2J \\u{9b}2J \\u{202e}é\r\n50 %\r\n100 %\r\n\x1b[0m";
     assert_eq!(String::from_utf8_lossy(&output.stdout), shown);
+}
+
+#[test]
+fn the_log_is_that_of_the_machine_in_the_history() {
+    for (machine, port) in [("b1", "22"), ("b1:2222", "2222")] {
+        let logs = Logs::new();
+        // The first call is for the compressed log.
+        logs.on_machine(machine, "case \"$*\" in *.gz*) exit 1;; esac; echo \"$*\"");
+        let (out, messages, status) = logs.log();
+        assert!(out.contains(&format!("Port={port} ")) && status == Some(0), "{machine}: {out}{messages}");
+    }
+    let logs = Logs::new();
+    logs.on_machine("b1:23", "echo text");
+    let (_, messages, status) = logs.log();
+    assert!(messages.contains("no machine matches 'b1:23'") && status == Some(5), "{messages}");
+}
+
+#[test]
+fn a_remote_log_that_is_cut_short_is_a_failure() {
+    for end in ["exit 255", "kill -9 $$", "exit 1"] {
+        let logs = Logs::new();
+        logs.on_machine("b1", &format!("case \"$*\" in *.gz*) exit 1;; esac; echo begun; {end}"));
+        let (out, messages, status) = logs.log();
+        assert_eq!((out.as_str(), status), ("begun\n", Some(1)), "{end}: {messages}");
+        assert!(messages.contains("the log on b1 is not complete: "), "{end}: {messages}");
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ use self::escape::Escaper;
 use self::source::{Compression, Follow, LOCAL_NAMES, decoder};
 use super::failure::{CommandError, CommandResult};
 use super::machines::load;
-use super::selection::find_one;
+use super::selection::find_recorded;
 use super::ssh;
 use super::terminal::Terminal;
 use crate::engine::Engine;
@@ -128,7 +128,7 @@ fn print_remote(args: &Args, derivation: &StorePath, place: &Path, engine: &Engi
         return missing(", and the history names no machine that has built it");
     };
     let (_, pool) = load(args.machine_file(), engine)?;
-    let machine = find_one(&pool, &name)?;
+    let machine = find_recorded(&pool, &name)?;
     let place = quote(&Path::new(REMOTE_LOGS).join(place).to_string_lossy());
     for (suffix, kind) in LOCAL_NAMES {
         let mut command = Command::new("ssh");
@@ -139,9 +139,13 @@ fn print_remote(args: &Args, derivation: &StorePath, place: &Path, engine: &Engi
         let Some(mut output) = child.stdout.take() else { continue };
         let count = output.read(&mut first).unwrap_or(0);
         if count == 1 {
-            let printed = print(decoder(io::Cursor::new(first).chain(output), kind), &format!("the log on {name}"));
-            let _ = child.wait();
-            return printed;
+            let what = format!("the log on {name}");
+            print(decoder(io::Cursor::new(first).chain(output), kind), &what).inspect_err(|_| drop(child.kill()))?;
+            let ended = child.wait().map_err(CommandError::failure)?;
+            return match ended.success() {
+                true => Ok(ExitStatus::Success),
+                false => Err(CommandError::failure(format!("{what} is not complete: ssh ended with {ended}"))),
+            };
         }
         // `ssh` has printed why it failed.
         if child.wait().is_ok_and(|status| status.code() == Some(255)) {
