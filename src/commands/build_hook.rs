@@ -19,6 +19,7 @@ use log::{debug, error, info, warn};
 
 use self::admission::Admission;
 use self::reporter::Reporter;
+use super::history::checkpoint_in_background;
 use super::machines::machine_file;
 use crate::build::LiveEnvironment;
 use crate::engine::{Accepted, Engine};
@@ -88,6 +89,7 @@ fn serve(
     let arguments = HookArguments::parse(&arguments)?;
     let mut engine = Engine::new(Directories::from_environment()?, arguments);
     engine.persists_connections = true;
+    engine.is_hook = true;
     engine.daemon = hook::main_daemon;
     engine.client = hook::client_user;
     let store = &engine.directories.store;
@@ -153,6 +155,7 @@ fn serve(
         let unread = log.drain();
         stopwatch.lap("log");
         failpoint(Failpoint::LogRead);
+        checkpoint_in_background(&engine.history());
         if unread > 0 {
             warn!("the daemon left {unread} bytes of the build log unread");
         }
@@ -164,6 +167,7 @@ fn serve(
             }
         });
     }
+    checkpoint_in_background(&engine.history());
     Ok(ExitStatus::Success)
 }
 
