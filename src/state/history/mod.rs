@@ -127,7 +127,8 @@ impl History {
         self.as_owner(|| self.read(|database| database.rows(filter)))
     }
 
-    /// Returns the sums since the database was created, those of rows that were removed since then included.
+    /// Returns the sums since the database was created, those of rows that were removed since then included. Machines without
+    /// an attempt for a year have none.
     pub fn totals(&self) -> Result<Vec<Total>, HistoryError> {
         self.as_owner(|| self.read(Database::totals))
     }
