@@ -8,10 +8,15 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use lab::{Drv, Host, LONG, Lab, wait_until};
+use offload::internals::engine::Engine;
+use offload::internals::hook::HookArguments;
+use offload::internals::hook::request::read_request;
+use offload::internals::local::Directories;
 use offload::internals::state::StateDirectory;
 use offload::internals::state::history::{Filter, History, Outcome, Row};
 
@@ -123,6 +128,25 @@ fn a_process_that_is_stopped_in_the_history_keeps_no_hook() {
     drop((appending, moving));
     let names: Vec<String> = rows(&state).into_iter().map(|row| row.name).collect();
     assert_eq!(names, ["first", "second"]);
+}
+
+/// Finding it takes some files of /proc and the accounts.
+#[test]
+fn the_client_of_a_hook_is_looked_up_once() {
+    static LOOKED_UP: AtomicUsize = AtomicUsize::new(0);
+    let directory = tempfile::tempdir().unwrap();
+    let variable = |name: &str| (name == "GUIX_STATE_DIRECTORY").then(|| directory.path().into());
+    let directories = Directories::from_variables(variable).unwrap();
+    let mut engine = Engine::new(directories, HookArguments::without_limits("x86_64-linux"));
+    engine.client = || Some(format!("alice-{}", LOOKED_UP.fetch_add(1, Ordering::Relaxed)));
+    let request = format!("1 x86_64-linux {} \n", derivation("x"));
+    for name in ["a", "b"] {
+        let line = request.replace("-x.drv", &format!("-{name}.drv"));
+        let request = read_request(&mut line.as_bytes(), &engine.directories.store).unwrap().unwrap();
+        engine.record_request(&request, Outcome::Declined, "no machine".to_owned());
+    }
+    let users: Vec<_> = engine.history().rows(&Filter::default()).unwrap().into_iter().map(|row| row.user).collect();
+    assert_eq!(users, [Some("alice-0".to_owned()), Some("alice-0".to_owned())]);
 }
 
 /// No command has to run for that, and no build waits for the disk.

@@ -27,7 +27,7 @@ use self::escape::Escaper;
 use self::source::{Compression, Follow, LOCAL_NAMES, POLL_INTERVAL, decoder};
 use self::watch::BuildWatch;
 use super::failure::{CommandError, CommandResult};
-use super::machines::load;
+use super::machines::{MachineFileArgs, load};
 use super::selection::find_recorded;
 use super::ssh;
 use super::terminal::Terminal;
@@ -48,15 +48,14 @@ pub struct Args {
     /// Wait for more, until the build has ended.
     #[arg(long, short)]
     follow: bool,
-    /// The machine file, if it is not the default one. It tells how to reach the build machine.
-    #[arg(long, value_name = "FILE")]
-    machine_file: Option<PathBuf>,
+    #[command(flatten)]
+    file: MachineFileArgs,
 }
 
 impl Args {
     /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
-        self.machine_file.as_deref()
+        self.file.named()
     }
 }
 

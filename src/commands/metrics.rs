@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use self::exposition::{Exposition, Kind, Metric, Writer};
 use super::as_user;
 use super::failure::{CommandError, CommandResult};
-use super::machines::load;
+use super::machines::{MachineFileArgs, load};
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::machine::{Machine, label};
@@ -32,15 +32,14 @@ pub struct Args {
     /// The format; with --textfile always prometheus.
     #[arg(long, value_enum, default_value_t = Exposition::Openmetrics)]
     format: Exposition,
-    /// The machine file, if it is not the default one.
-    #[arg(long, value_name = "FILE")]
-    machine_file: Option<PathBuf>,
+    #[command(flatten)]
+    file: MachineFileArgs,
 }
 
 impl Args {
     /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
-        self.machine_file.as_deref()
+        self.file.named()
     }
 
     /// Returns whether only this process may be able to write the output.
