@@ -17,8 +17,8 @@ use offload::internals::engine::Engine;
 use offload::internals::hook::HookArguments;
 use offload::internals::hook::request::read_request;
 use offload::internals::local::Directories;
-use offload::internals::state::StateDirectory;
 use offload::internals::state::history::{Filter, History, Outcome, Row};
+use offload::internals::state::{Slots, StateDirectory};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_offload");
 
@@ -420,6 +420,23 @@ fn the_next_build_moves_the_rows_into_the_database() {
     machine.write("/tmp/go", "");
     client.wait().succeeded();
     assert_eq!(rows_of(&head).len(), 2);
+}
+
+#[test]
+fn a_hook_that_a_signal_ends_leaves_a_cancelled_row() {
+    let lab = Lab::new();
+    let machine = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    head.write_machines(&[machine.entry()]);
+    let mut client = head.client().start(&[&Drv::new("killed").script("echo started; sleep 600; echo >$out")]);
+    client.wait_for_log("started");
+    let holders = Slots::holders(&StateDirectory::new(head.path("/var/guix/offload")));
+    let [hook] = &holders[..] else { panic!("{holders:?}") };
+    let hook = rustix::process::Pid::from_raw(hook.pid as i32).unwrap();
+    rustix::process::kill_process(hook, rustix::process::Signal::TERM).unwrap();
+    assert_ne!(client.wait().status, None);
+    let rows = rows_of(&head);
+    assert!(matches!(&rows[..], [row] if row.name == "killed" && row.outcome == Outcome::Cancelled), "{rows:#?}");
 }
 
 /// How many builds the measurement makes with the record, and how many without.
