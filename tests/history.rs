@@ -443,7 +443,7 @@ fn a_hook_that_a_signal_ends_leaves_a_cancelled_row() {
 const MEASURED: usize = 150;
 
 /// `cargo test --release --test history cost -- --ignored --nocapture` prints what the record costs: trivial builds over a
-/// persistent connection, with and without it in turns. Without it, another kind of file has the name of the pending rows,
+/// persistent connection, with and without it alternately. Without it, another kind of file has the name of the pending rows,
 /// so that a hook fails to open it, and the lock of the rows is held.
 #[test]
 #[ignore = "a measurement, for an idle machine"]

@@ -34,23 +34,27 @@ fn recorded(site: &Site, name: &str) -> String {
     fs::read_to_string(site.path("records").join(name)).unwrap_or_default()
 }
 
+/// Returns a command that runs `program` as a shell of root's may run it: with an open file that its children inherit.
+pub fn with_descriptor(program: &Command, file: &Path) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec 9<\"$0\"; exec \"$@\""]).arg(file).arg(program.get_program()).args(program.get_args());
+    shell.env_clear().envs(program.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    shell
+}
+
 #[test]
 fn the_machine_file_is_evaluated_as_the_owner_of_the_state() {
     let site = telling(WHO);
+    let directory = site.path("metrics");
+    fs::create_dir(&directory).unwrap();
+    // Root writes this file itself, with the text of another process.
+    let textfile: &[&str] = &["metrics", "--textfile", directory.to_str().unwrap()];
     // The history and a log of this machine need no machine file.
     let needs_none = |command: &[&str]| command == HOOK || ["history", "log"].contains(&command[0]);
-    for command in COMMANDS.iter().filter(|command| !needs_none(command)) {
+    for command in COMMANDS.iter().filter(|command| !needs_none(command)).chain([&textfile]) {
         let _ = fs::remove_file(site.path("records/status"));
-        let program = site.command(command);
-        // As a shell of root's may have it: an open file that its children inherit.
-        let mut shell = Command::new("sh");
-        shell
-            .args(["-c", "exec 9<\"$PRECIOUS\"; exec \"$@\"", "sh"])
-            .arg(program.get_program())
-            .args(program.get_args());
-        shell.env_clear().envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        shell.env("PRECIOUS", site.path("outside/precious")).env("LC_ALL", "C").stdin(Stdio::null());
-        let output = shell.output().unwrap();
+        let mut shell = with_descriptor(&site.command(command), &site.path("outside/precious"));
+        let output = shell.env("PRECIOUS", "of root").env("LC_ALL", "C").output().unwrap();
         let status = recorded(&site, "status");
         for (name, numbers) in [("Uid", 4), ("Gid", 4), ("Groups", 0)] {
             let line = status.lines().find_map(|line| line.strip_prefix(&format!("{name}:"))).unwrap_or_default();
