@@ -20,9 +20,9 @@ pub enum ExitStatus {
     SomeMachinesFailed,
     /// 5: no machine matches.
     NoMatch,
-    /// 100: the build machine's daemon reports that the build failed.
+    /// 100: a build machine's daemon reports that the build failed.
     BuildFailed,
-    /// 101: the build took longer, or was silent for longer, than the daemon allows.
+    /// 101: a build took longer, or was silent for longer, than the daemon allows.
     TimedOut,
 }
 
@@ -48,8 +48,8 @@ impl ExitStatus {
             ExitStatus::MachineFile => "the machine file is missing or has errors",
             ExitStatus::SomeMachinesFailed => "some machines failed a check that others passed",
             ExitStatus::NoMatch => "no machine matches",
-            ExitStatus::BuildFailed => "as the build hook: the build failed",
-            ExitStatus::TimedOut => "as the build hook: the build took too long",
+            ExitStatus::BuildFailed => "a build failed",
+            ExitStatus::TimedOut => "a build took too long",
         }
     }
 

@@ -215,7 +215,7 @@ mod transfer;
 pub use cancel::Cancel;
 pub use embed::{
     Attempt, Build, BuildError, Built, BuiltOn, Engine, EngineBuilder, EngineError, Explanation, LoadError,
-    MachineExplanation, Obstacle, Pool, Query, Readiness, Verdict,
+    MachineExplanation, Obstacle, Plan, Pool, Query, Readiness, Verdict,
 };
 pub use events::Event;
 pub use machine_file::{Diagnostic, Severity};

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 /// The files that define what is public.
-const FILES: [&str; 11] = [
+const FILES: [&str; 13] = [
     "cancel.rs",
     "embed/build.rs",
     "embed/build_error.rs",
@@ -16,6 +16,8 @@ const FILES: [&str; 11] = [
     "embed/built.rs",
     "embed/explanation.rs",
     "embed/load_error.rs",
+    "embed/order.rs",
+    "embed/plan.rs",
     "embed/pool.rs",
     "embed/query.rs",
     "events.rs",

@@ -40,7 +40,8 @@ impl Build<'_> {
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
-        let env = LiveEnvironment::new(self.state, &self.directories.store, self.failover.request, self.sessions());
+        let Build { failover, directories, state, ignores_drains, .. } = self;
+        let env = LiveEnvironment::new(state, &directories.store, failover.request, self.sessions(), *ignores_drains);
         let mut attempt = |choice: Chosen, observer: &mut dyn Observer| self.attempt(choice, &env, log, observer);
         self.failover.run(first, ticket, &env, &mut attempt, observer)
     }
@@ -230,7 +231,8 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
     }
 
     fn download(&mut self, link: &mut MachineLink) -> Result<Downloaded<'a>, AttemptError> {
-        let Build { failover, inputs, outputs, .. } = self.build;
+        let Build { failover, inputs, outputs, destination, .. } = self.build;
+        let staging = destination.staging().unwrap_or(&self.local_store.store);
         let expected = Expected { derivation: &failover.request.derivation, inputs, outputs };
         // The first connection stays open, because it protects items from the garbage collector.
         let MachineLink { client, connection, .. } = link;
@@ -240,7 +242,9 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
             None => (client, None),
         };
         let (compressed, observer) = (connection.compressed(), &mut *self.observer);
-        transfer::download(exporter, self.local_store, &expected, compressed, self.limiter, observer).map_err(|error| {
+        let downloaded =
+            transfer::download(exporter, self.local_store, staging, &expected, compressed, self.limiter, observer);
+        downloaded.map_err(|error| {
             let end = match (StreamEnd::of(exporter.stream_mut()), other) {
                 (StreamEnd::Other, Some(client)) => StreamEnd::of(client.stream_mut()),
                 (end, _) => end,

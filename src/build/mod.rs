@@ -60,6 +60,8 @@ pub struct Build<'a> {
     pub destination: &'a dyn Destination,
     pub directories: &'a Directories,
     pub state: &'a StateDirectory,
+    /// Whether drained machines may take it.
+    pub ignores_drains: bool,
     /// Whether SSH sessions stay open for other builds ([`owner`](crate::remote::owner)).
     pub persists_connections: bool,
     /// Opens the process with which persistent connections end, if there is one (pidfd_open(2)).

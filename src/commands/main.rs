@@ -12,7 +12,7 @@ use super::as_user::AsUserError;
 use super::failure::{CommandError, CommandResult};
 use super::{Command, CommandLine};
 use super::{
-    add, annotations, as_user, authorize, build_hook, convert, daemon_user, disconnect, documents, drain, eval,
+    add, annotations, as_user, authorize, build, build_hook, convert, daemon_user, disconnect, documents, drain, eval,
     explain, guix_wrapper, help, history, init, install, log, machines, metrics, ssh, status, test,
 };
 use crate::engine::{Engine, STATE_SUBDIRECTORY};
@@ -108,6 +108,11 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
             user => user,
         },
         Command::Log(arguments) => for_machine_file(arguments.machine_file())?,
+        Command::Build(arguments) => match for_checks(arguments.machine_file())? {
+            // That user may be unable to read the input, and to make roots.
+            Some(user) => return build::run_as(&user, arguments, &directories).map(Some),
+            None => None,
+        },
         Command::Add(args) => args.changed_file().map(for_machine_file).transpose()?.flatten(),
         // They evaluate no file, or handle it themselves.
         Command::Annotations(_)
@@ -146,6 +151,7 @@ fn run(command: Command) -> CommandResult {
         Command::History(args) => history::run(&args, &engine),
         Command::Metrics(args) => metrics::run(&args, &engine),
         Command::Log(args) => log::run(&args, &engine),
+        Command::Build(args) => build::run(&args, &engine),
         Command::Ssh(args) => ssh::run(&args, &engine),
         Command::Convert(args) => convert::run(&args, out, messages),
     }

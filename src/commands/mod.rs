@@ -7,6 +7,7 @@ pub mod add;
 pub mod annotations;
 mod as_user;
 pub mod authorize;
+pub mod build;
 pub mod build_hook;
 mod contact;
 pub mod convert;
@@ -28,8 +29,11 @@ mod machines;
 mod main;
 pub mod metrics;
 mod output_file;
+mod progress;
 mod records;
+mod reporter;
 mod selection;
+mod signals;
 pub mod ssh;
 pub mod status;
 mod table;
@@ -91,6 +95,8 @@ enum Command {
     Log(log::Args),
     /// Print metrics for Prometheus.
     Metrics(metrics::Args),
+    /// Build derivations on build machines now, on certain ones if they are named.
+    Build(build::Args),
     /// Open an SSH session with a build machine, with the keys of its entry in the machine file.
     Ssh(ssh::Args),
 }

@@ -45,6 +45,8 @@ pub enum BuildError {
         machine: String,
         /// The daemon's message.
         message: String,
+        /// The build directory on the machine, if it was kept ([`Build::keep_failed`](super::Build::keep_failed)).
+        kept: Option<String>,
     },
     /// The build took longer, or was silent for longer, than the engine allows.
     #[error("'{derivation}' exceeded a time limit on '{machine}': {message}")]
@@ -56,6 +58,8 @@ pub enum BuildError {
         machine: String,
         /// The daemon's message.
         message: String,
+        /// The build directory on the machine, if it was kept.
+        kept: Option<String>,
     },
     /// No machine has built it: none matches, none became free in time, or all attempts failed.
     #[error("no machine has built '{derivation}': {reason}")]
@@ -110,8 +114,10 @@ impl BuildError {
         let derivation = derivation.to_owned();
         match failure {
             Failure::Cancelled => BuildError::Cancelled,
-            Failure::Build { machine, message, .. } => BuildError::Failed { derivation, machine, message },
-            Failure::TimedOut { machine, message, .. } => BuildError::TimedOut { derivation, machine, message },
+            Failure::Build { machine, message, kept, .. } => BuildError::Failed { derivation, machine, message, kept },
+            Failure::TimedOut { machine, message, kept, .. } => {
+                BuildError::TimedOut { derivation, machine, message, kept }
+            }
             Failure::NoMachineLeft { last: reason, hint, .. } => {
                 BuildError::NoMachine { derivation, reason, attempts, hint }
             }

@@ -24,6 +24,7 @@ mod output_lock;
 mod remove;
 mod restore;
 mod store;
+mod temporary_store;
 
 pub use acl::{AclError, load_acl};
 pub use content_address::{ContentAddress, MAX_TEXT_ITEM, content_address, read_nar, read_text};
@@ -39,3 +40,4 @@ pub use log_space::{LOG_FULL_HINT, LogFull, LogReserve};
 pub use output_lock::{OutputLockError, OutputLocks};
 pub use restore::{Restore, RestoreError, Staging};
 pub use store::{LocalStore, LocalStoreError, Store, StoreError};
+pub use temporary_store::{TemporaryStore, is_read_only};

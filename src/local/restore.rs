@@ -20,6 +20,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use thiserror::Error;
@@ -202,6 +203,8 @@ pub enum RestoreError {
     Write { path: StorePath, cause: io::Error },
     #[error("cannot move '{path}' into the store: {cause}{}", hints::of_store(cause))]
     Install { path: StorePath, cause: io::Error },
+    #[error("cannot make the directory '{}': {cause}{}", path.display(), hints::of_temporary())]
+    Temporary { path: PathBuf, cause: io::Error },
     #[error(transparent)]
     Database(#[from] DatabaseError),
 }

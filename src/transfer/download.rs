@@ -31,7 +31,7 @@ use crate::events::{Event, Observer};
 use crate::failpoints::{Failpoint, failpoint};
 use crate::gcrypt;
 use crate::local::LocalStore;
-use crate::local::{FixedError, RestoreError, Staging, check_fixed_output, load_acl, read_derivation};
+use crate::local::{FixedError, RestoreError, Staging, Store, check_fixed_output, load_acl, read_derivation};
 use crate::machine::Compressed;
 use crate::state::transfers::TransferSlot;
 use crate::store::derivation::FixedOutput;
@@ -78,10 +78,12 @@ pub struct Expected<'a> {
     pub outputs: &'a BTreeSet<StorePath>,
 }
 
-/// Downloads `expected` from the machine of `client`, over a connection with this compression of downloads.
+/// Downloads `expected` from the machine of `client`, over a connection with this compression of downloads. The outputs
+/// are restored in `staging`: the store, or a directory beside it.
 pub fn download<'a, S: Read + Write>(
     client: &mut Client<S>,
     local_store: &'a LocalStore<'a>,
+    staging: &'a Store,
     expected: &Expected<'_>,
     compressed: Compressed,
     limiter: &TransferLimiter<'_>,
@@ -100,7 +102,7 @@ pub fn download<'a, S: Read + Write>(
     let mut bytes = 0;
     for output in expected.outputs {
         observer.observe(&Event::Downloading { machine, output });
-        let staging = Staging::new(&local_store.store, output)?;
+        let staging = Staging::new(staging, output)?;
         failpoint(Failpoint::Staged);
         let exported = client.export_path(output, true, |item| {
             let progress = ProgressReader {

@@ -35,6 +35,7 @@ pub const COMMANDS: &[&[&str]] = &[
     &["eval"],
     &["history"],
     &["metrics"],
+    &["build", "/gnu/store/00000000000000000000000000000000-x.drv", "--dry-run"],
     &["authorize", MACHINE, "--yes"],
     HOOK,
 ];

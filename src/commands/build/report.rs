@@ -1,0 +1,179 @@
+//! The results of builds by hand, for people and as JSON.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use log::{error, info, warn};
+use serde::Serialize;
+
+use super::error::{message, status};
+use crate::commands::failure::CommandError;
+use crate::commands::terminal::{HumanDuration, write_json};
+use crate::embed::{Attempt, BuildError, Built, BuiltOn, Plan};
+use crate::events::iec;
+use crate::exit::ExitStatus;
+use crate::store::path::StorePath;
+
+/// The version of the JSON form. It changes when a field is removed or changes its meaning; new fields may appear.
+pub const JSON_VERSION: u32 = 1;
+
+/// What has become of a derivation.
+pub enum BuildResult {
+    Built(Built),
+    Failed(BuildError),
+    /// This other derivation, which it needs, was not built.
+    Skipped(StorePath),
+}
+
+/// The results in the form of `--json`.
+#[derive(Serialize)]
+struct Report<'a> {
+    version: u32,
+    builds: Vec<BuildReport<'a>>,
+}
+
+#[derive(Default, Serialize)]
+struct BuildReport<'a> {
+    derivation: &'a str,
+    outputs: BTreeMap<&'a str, &'a str>,
+    result: &'static str,
+    machine: Option<&'a str>,
+    error: Option<String>,
+    hint: Option<&'a str>,
+    kept: Option<&'a str>,
+    attempts: Vec<AttemptReport<'a>>,
+    times: Option<Times>,
+    bytes: Option<Bytes>,
+}
+
+#[derive(Serialize)]
+struct AttemptReport<'a> {
+    machine: &'a str,
+    failure: Option<&'a str>,
+}
+
+/// Seconds.
+#[derive(Serialize)]
+struct Times {
+    waiting: f64,
+    sending: f64,
+    building: f64,
+    fetching: f64,
+    registering: f64,
+}
+
+#[derive(Serialize)]
+struct Bytes {
+    sent: u64,
+    substituted: u64,
+    fetched: u64,
+}
+
+/// Reports the end of one build, to standard error.
+pub fn report(derivation: &StorePath, result: &BuildResult) {
+    match result {
+        BuildResult::Built(Built { machine: BuiltOn::AlreadyValid, .. }) => {
+            info!("the outputs of '{derivation}' are valid: nothing to build");
+        }
+        BuildResult::Built(built) => {
+            let Built { machine, sent, fetched, .. } = built;
+            let time = HumanDuration(whole(built).as_secs());
+            info!("'{derivation}' was built on '{machine}' in {time} ({} sent, {} fetched)", iec(*sent), iec(*fetched));
+        }
+        BuildResult::Failed(BuildError::Cancelled) => warn!("the build of '{derivation}' was cancelled"),
+        BuildResult::Failed(error) => {
+            let hint = error.hint().map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
+            error!("{}{hint}", message(error));
+        }
+        BuildResult::Skipped(input) => warn!("'{derivation}' is not built, because it needs '{input}'"),
+    }
+}
+
+fn whole(built: &Built) -> Duration {
+    built.waiting + built.sending + built.building + built.fetching + built.registering
+}
+
+/// Prints the outputs, or all results as JSON. Returns the exit status of the command.
+pub fn print(plans: &[Plan], results: &[BuildResult], is_json: bool) -> Result<ExitStatus, CommandError> {
+    let mut out = io::stdout().lock();
+    let printed = if is_json {
+        let builds = plans.iter().zip(results).map(|(plan, result)| build_report(plan, result)).collect();
+        write_json(&Report { version: JSON_VERSION, builds }, true, &mut out)
+    } else {
+        let built = plans.iter().zip(results).filter(|(_, result)| matches!(result, BuildResult::Built(_)));
+        built.flat_map(|(plan, _)| plan.outputs.values()).try_for_each(|output| writeln!(out, "{output}"))
+    };
+    printed.map_err(|error| CommandError::output("the outputs", &error))?;
+    let failed: Vec<ExitStatus> = results.iter().filter_map(of_result).collect();
+    if results.len() > 1 && !failed.is_empty() {
+        error!("{} of {} derivations were not built", failed.len(), results.len());
+    }
+    // A failure of the derivation itself comes first.
+    let order = [ExitStatus::BuildFailed, ExitStatus::TimedOut, ExitStatus::Failure];
+    Ok(order.into_iter().find(|status| failed.contains(status)).unwrap_or(ExitStatus::Success))
+}
+
+/// Returns the status of a build that did not succeed.
+fn of_result(result: &BuildResult) -> Option<ExitStatus> {
+    match result {
+        BuildResult::Built(_) => None,
+        BuildResult::Failed(error) => Some(status(error)),
+        BuildResult::Skipped(_) => Some(ExitStatus::Failure),
+    }
+}
+
+fn build_report<'a>(plan: &'a Plan, result: &'a BuildResult) -> BuildReport<'a> {
+    let outputs = outputs(plan);
+    let report = BuildReport { derivation: plan.derivation.as_str(), outputs, ..BuildReport::default() };
+    match result {
+        BuildResult::Built(built) => {
+            let seconds = |time: Duration| time.as_secs_f64();
+            let (result, machine) = match &built.machine {
+                BuiltOn::Machine(name) => ("built", Some(name.as_str())),
+                BuiltOn::AlreadyValid => ("valid", None),
+            };
+            let times = Times {
+                waiting: seconds(built.waiting),
+                sending: seconds(built.sending),
+                building: seconds(built.building),
+                fetching: seconds(built.fetching),
+                registering: seconds(built.registering),
+            };
+            let bytes = Bytes { sent: built.sent, substituted: built.substituted, fetched: built.fetched };
+            let attempts = attempts(&built.attempts);
+            BuildReport { result, machine, attempts, times: Some(times), bytes: Some(bytes), ..report }
+        }
+        BuildResult::Failed(error) => {
+            let report = BuildReport { error: Some(message(error)), hint: error.hint(), ..report };
+            match error {
+                BuildError::Cancelled => BuildReport { result: "cancelled", ..report },
+                BuildError::Failed { machine, kept, .. } => {
+                    BuildReport { result: "failed", machine: Some(machine), kept: kept.as_deref(), ..report }
+                }
+                BuildError::TimedOut { machine, kept, .. } => {
+                    BuildReport { result: "timed out", machine: Some(machine), kept: kept.as_deref(), ..report }
+                }
+                BuildError::NoMachine { attempts: failed, .. } => {
+                    BuildReport { result: "no machine", attempts: attempts(failed), ..report }
+                }
+                BuildError::Inputs { .. } => BuildReport { result: "inputs failed", ..report },
+                BuildError::Derivation { .. } | BuildError::ThisMachine { .. } => {
+                    BuildReport { result: "this machine failed", ..report }
+                }
+            }
+        }
+        BuildResult::Skipped(input) => {
+            BuildReport { result: "skipped", error: Some(format!("it needs '{input}'")), ..report }
+        }
+    }
+}
+
+fn attempts(attempts: &[Attempt]) -> Vec<AttemptReport<'_>> {
+    attempts.iter().map(|Attempt { machine, failure }| AttemptReport { machine, failure: failure.as_deref() }).collect()
+}
+
+/// Returns the outputs of a derivation by their ids.
+pub fn outputs(plan: &Plan) -> BTreeMap<&str, &str> {
+    plan.outputs.iter().map(|(id, path)| (id.as_str(), path.as_str())).collect()
+}
