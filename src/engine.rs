@@ -167,7 +167,16 @@ impl Engine {
         let rules =
             FileRules::new(pool, request, &self.arguments, Some(DerivationReader(Arc::new(read)))).reporting(report);
         let machines = pool.machines.iter().map(|entry| &entry.machine).collect();
-        Consideration { engine: self, pool, request, machines, rules, ignores_drains: false, keep_failed: false }
+        Consideration {
+            engine: self,
+            pool,
+            request,
+            machines,
+            rules,
+            ignores_drains: false,
+            keep_failed: false,
+            persists_connections: self.persists_connections,
+        }
     }
 }
 
@@ -184,6 +193,8 @@ pub struct Consideration<'a> {
     pub ignores_drains: bool,
     /// Whether the machine keeps the directory of a failed build. Default: false.
     pub keep_failed: bool,
+    /// Whether SSH sessions are shared with other builds. Default: as the engine.
+    pub persists_connections: bool,
 }
 
 /// The start of an accepted build.
@@ -291,8 +302,8 @@ impl Consideration<'_> {
             wait_for_slot: self.pool.settings.wait_for_slot,
             wait_for_machine: self.pool.settings.wait_for_machine,
         };
-        let &Engine { ref directories, ref state, persists_connections, daemon, .. } = self.engine;
-        let ignores_drains = self.ignores_drains;
+        let &Engine { ref directories, ref state, daemon, .. } = self.engine;
+        let &Consideration { ignores_drains, persists_connections, .. } = self;
         let job = Build {
             failover,
             inputs,
@@ -314,8 +325,8 @@ impl Consideration<'_> {
 
     /// Returns the environment of this request.
     pub fn env(&self) -> LiveEnvironment {
-        let Engine { state, directories, persists_connections, .. } = self.engine;
-        let sessions = persists_connections.then(|| self.engine.sessions());
+        let Engine { state, directories, .. } = self.engine;
+        let sessions = self.persists_connections.then(|| self.engine.sessions());
         LiveEnvironment::new(state, &directories.store, self.request, sessions, self.ignores_drains)
     }
 

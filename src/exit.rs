@@ -20,6 +20,8 @@ pub enum ExitStatus {
     SomeMachinesFailed,
     /// 5: no machine matches.
     NoMatch,
+    /// 6: builds of the same derivation have different outputs.
+    Differs,
     /// 100: a build machine's daemon reports that the build failed.
     BuildFailed,
     /// 101: a build took longer, or was silent for longer, than the daemon allows.
@@ -28,13 +30,14 @@ pub enum ExitStatus {
 
 impl ExitStatus {
     /// All statuses, in the order of their numbers.
-    pub const ALL: [ExitStatus; 8] = [
+    pub const ALL: [ExitStatus; 9] = [
         ExitStatus::Success,
         ExitStatus::Failure,
         ExitStatus::Usage,
         ExitStatus::MachineFile,
         ExitStatus::SomeMachinesFailed,
         ExitStatus::NoMatch,
+        ExitStatus::Differs,
         ExitStatus::BuildFailed,
         ExitStatus::TimedOut,
     ];
@@ -48,6 +51,7 @@ impl ExitStatus {
             ExitStatus::MachineFile => "the machine file is missing or has errors",
             ExitStatus::SomeMachinesFailed => "some machines failed a check that others passed",
             ExitStatus::NoMatch => "no machine matches",
+            ExitStatus::Differs => "builds of the same derivation differ",
             ExitStatus::BuildFailed => "a build failed",
             ExitStatus::TimedOut => "a build took too long",
         }
@@ -62,6 +66,7 @@ impl ExitStatus {
             ExitStatus::MachineFile => 3,
             ExitStatus::SomeMachinesFailed => 4,
             ExitStatus::NoMatch => 5,
+            ExitStatus::Differs => 6,
             ExitStatus::BuildFailed => 100,
             ExitStatus::TimedOut => 101,
         }

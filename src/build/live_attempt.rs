@@ -8,6 +8,7 @@ use super::classify_failure::BuildReport;
 use super::limits::Limits;
 use super::open_sessions::OpenSessions;
 use super::reach::{MachineLink, reach};
+use super::rebuild::delete_outputs;
 use super::record_health::{record_failure, record_success, refresh_status};
 use super::watch::BuildWatch;
 use super::{Build, Chosen, LiveEnvironment};
@@ -183,8 +184,12 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
     }
 
     fn build(&mut self, link: &mut MachineLink) -> Result<Option<BuildReport>, AttemptError> {
-        let (build, client) = (self.build, &mut link.client);
+        let build = self.build;
         let derivation = &build.failover.request.derivation;
+        if build.destination.wants_rebuild() {
+            self.delete_outputs(link)?;
+        }
+        let client = &mut link.client;
         self.observer.observe(&Event::Building { derivation, machine: &self.machine.name });
         let mut stopwatch = Stopwatch::start();
         let mut sink = self.log.sink().map_err(|error| AttemptError::Head(format!("no build log: {error}")))?;
@@ -295,6 +300,22 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
         self.build.destination.place(outputs)?;
         stopwatch.lap("place");
         Ok(())
+    }
+}
+
+impl LiveAttempt<'_> {
+    /// Deletes the outputs from the machine, which has to build them again.
+    fn delete_outputs(&self, link: &mut MachineLink) -> Result<(), AttemptError> {
+        let left = delete_outputs(&mut link.client, self.build.outputs, self.machine, self.build.state);
+        match left.map_err(|error| failed("deleting its outputs", &error, link))?.first() {
+            None => Ok(()),
+            Some(output) => {
+                let cause = format!("it has '{output}' and needs it, so it does not build it again");
+                let hint = "`guix gc --referrers` and `guix gc --list-roots` there show why; or name another machine";
+                let cause = with_hint(&cause, Some(hint.to_owned()));
+                Err(AttemptError::Reported(Failure::Refused { machine: self.machine.name.clone(), cause }))
+            }
+        }
     }
 }
 

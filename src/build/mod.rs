@@ -24,6 +24,7 @@ mod live_attempt;
 mod live_environment;
 mod open_sessions;
 mod reach;
+mod rebuild;
 mod record_health;
 mod record_history;
 mod watch;

@@ -16,8 +16,8 @@
 //! Root itself reads the derivations, and makes the roots.
 
 mod batch;
-mod derivations;
-mod error;
+pub(super) mod derivations;
+pub(super) mod error;
 mod options;
 mod plan;
 mod report;

@@ -9,6 +9,7 @@ mod as_user;
 pub mod authorize;
 pub mod build;
 pub mod build_hook;
+pub mod challenge;
 mod contact;
 pub mod convert;
 mod daemon_user;
@@ -29,6 +30,7 @@ mod machines;
 mod main;
 pub mod metrics;
 mod output_file;
+mod prefixed_log;
 mod progress;
 mod records;
 mod reporter;
@@ -97,6 +99,8 @@ enum Command {
     Metrics(metrics::Args),
     /// Build derivations on build machines now, on certain ones if they are named.
     Build(build::Args),
+    /// Build on several machines, and compare the outputs, which do not enter the store.
+    Challenge(challenge::Args),
     /// Open an SSH session with a build machine, with the keys of its entry in the machine file.
     Ssh(ssh::Args),
 }

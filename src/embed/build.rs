@@ -109,7 +109,7 @@ impl<'a> Build<'a> {
     /// Returns what [`run`](Build::run) would do now. It builds nothing and contacts no machine.
     pub fn plan(&self) -> Result<Plan, BuildError> {
         let engine = &self.pool.engine().0.engine;
-        self.check_names()?;
+        self.pool.check_names(&self.names, &self.derivation)?;
         let preparation = Preparation::new(&engine.directories, &engine.state, &self.derivation)?;
         preparation.protect()?;
         let (missing_outputs, missing_inputs) = (preparation.missing_outputs()?, preparation.missing_inputs()?);
@@ -117,20 +117,6 @@ impl<'a> Build<'a> {
         let explanation = explain(self.pool, &request, &self.names, self.ignores_drains);
         let Preparation { path, derivation, .. } = preparation;
         Ok(Plan { derivation: path, outputs: outputs(derivation), missing_outputs, missing_inputs, explanation })
-    }
-
-    /// Returns an error if a machine is named that the pool does not have.
-    fn check_names(&self) -> Result<(), BuildError> {
-        let machines = &self.pool.file().machines;
-        let is_known = |name: &&String| !machines.iter().any(|entry| entry.machine.is_called(name));
-        match self.names.iter().find(is_known) {
-            Some(unknown) => {
-                let (reason, hint) = (format!("the machine file has no machine '{unknown}'"), None);
-                let derivation = self.derivation.clone();
-                Err(BuildError::NoMachine { derivation, reason, attempts: Vec::new(), hint })
-            }
-            None => Ok(()),
-        }
     }
 
     /// Builds, and returns when the outputs are valid in the store of this machine.
@@ -147,7 +133,7 @@ impl<'a> Build<'a> {
     }
 
     fn run_in_scope(self) -> Result<Built, BuildError> {
-        self.check_names()?;
+        self.pool.check_names(&self.names, &self.derivation)?;
         let Build { pool, derivation, log, on_event, names, keep_failed, ignores_drains, .. } = self;
         let EngineState { engine, imports, .. } = &*pool.engine().0;
         let emitter = Emitter::new(on_event);

@@ -104,9 +104,10 @@ impl BuildError {
     }
 
     /// Returns an error of this machine. A hint in the text of the error is the hint.
-    pub(super) fn this_machine(derivation: &str, error: impl Error + Send + Sync + 'static) -> BuildError {
-        let (message, hint) = split_hint(&error.to_string());
-        BuildError::ThisMachine { derivation: derivation.to_owned(), message, hint, source: Some(Box::new(error)) }
+    pub(super) fn this_machine(derivation: &str, error: impl Into<Cause>) -> BuildError {
+        let source = error.into();
+        let (message, hint) = split_hint(&source.to_string());
+        BuildError::ThisMachine { derivation: derivation.to_owned(), message, hint, source: Some(source) }
     }
 
     /// Returns the error of a build that ended after these attempts.

@@ -9,6 +9,8 @@ mod build;
 mod build_error;
 mod builder;
 mod built;
+mod challenge;
+mod challenged;
 mod explanation;
 mod functions;
 mod load_error;
@@ -23,6 +25,10 @@ pub use build::Build;
 pub use build_error::BuildError;
 pub use builder::{Engine, EngineBuilder, EngineError};
 pub use built::{Attempt, Built, BuiltOn};
+pub use challenge::Challenge;
+pub use challenged::{
+    Challenged, CopyDifference, CopySource, DifferenceKind, FileDifference, OutputComparison, OutputCopy,
+};
 pub use explanation::{Explanation, MachineExplanation, Obstacle, Readiness, Verdict};
 pub use load_error::LoadError;
 pub use plan::Plan;

@@ -1,7 +1,7 @@
 //! A pool of build machines.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -64,6 +64,25 @@ impl Pool {
     /// Returns the names of the machines, in the order of the machine file.
     pub fn machines(&self) -> impl Iterator<Item = &str> {
         self.0.file.machines.iter().map(|entry| entry.machine.name.as_str())
+    }
+
+    /// Returns an error if a machine is named that the pool does not have.
+    pub(super) fn check_names(&self, names: &[String], derivation: &str) -> Result<(), BuildError> {
+        let is_unknown = |name: &&String| !self.0.file.machines.iter().any(|entry| entry.machine.is_called(name));
+        match names.iter().find(is_unknown) {
+            Some(unknown) => {
+                let (reason, hint) = (format!("the machine file has no machine '{unknown}'"), None);
+                Err(BuildError::NoMachine { derivation: derivation.to_owned(), reason, attempts: Vec::new(), hint })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Returns those of `names` that do not name the same machine as one before.
+    pub(super) fn without_repetitions(&self, names: Vec<String>) -> Vec<String> {
+        let mut machines = BTreeSet::new();
+        let named = |name: &str| self.0.file.machines.iter().position(|entry| entry.machine.is_called(name));
+        names.into_iter().filter(|name| machines.insert(named(name))).collect()
     }
 
     /// Returns how many builds these machines take at the same time, all of them together; all machines, if none is named.

@@ -40,6 +40,11 @@ pub trait Destination {
     fn staging(&self) -> Option<&Store> {
         None
     }
+
+    /// Returns whether the machine has to build even what it has. Then it deletes its outputs first.
+    fn wants_rebuild(&self) -> bool {
+        false
+    }
 }
 
 /// The destination of a hook: the daemon that has started it holds the locks, and registers the files in the store.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -12,6 +12,7 @@ use super::report::{BuildResult, report};
 use crate::cancel::Cancel;
 use crate::commands::failure::CommandError;
 use crate::commands::machines::own_system;
+use crate::commands::prefixed_log::PrefixedLog;
 use crate::commands::reporter::Reporter;
 use crate::embed::Pool;
 use crate::events::{Event, Observer};
@@ -125,57 +126,6 @@ impl<'a> Batch<'a> {
         match build.on_event(|event: &Event<'_>| reporter.observe(event)).run() {
             Ok(built) => BuildResult::Built(built),
             Err(error) => BuildResult::Failed(error),
-        }
-    }
-}
-
-/// Copies the output of builders to standard error. With a prefix it copies whole lines.
-struct PrefixedLog {
-    prefix: String,
-    line: Vec<u8>,
-}
-
-/// The longest line that is kept together, in bytes.
-const MAX_LINE: usize = 16 << 10;
-
-impl PrefixedLog {
-    fn new(prefix: String) -> PrefixedLog {
-        PrefixedLog { prefix, line: Vec::new() }
-    }
-
-    fn end_line(&mut self) -> io::Result<()> {
-        let line = [self.prefix.as_bytes(), &std::mem::take(&mut self.line), b"\n"].concat();
-        io::stderr().write_all(&line)
-    }
-}
-
-impl Write for PrefixedLog {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.prefix.is_empty() {
-            io::stderr().write_all(bytes)?;
-            return Ok(bytes.len());
-        }
-        for &byte in bytes {
-            match byte {
-                b'\n' => self.end_line()?,
-                _ => self.line.push(byte),
-            }
-            if self.line.len() >= MAX_LINE {
-                self.end_line()?;
-            }
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Drop for PrefixedLog {
-    fn drop(&mut self) {
-        if !self.line.is_empty() {
-            let _ = self.end_line();
         }
     }
 }
