@@ -53,6 +53,9 @@ pub struct Engine {
     /// Whether SSH sessions stay open for the next build, in the processes that own them. The program must have called
     /// [`serve_if_asked`](crate::remote::owner::serve_if_asked). Default: false.
     pub persists_connections: bool,
+    /// Whether the daemon waits for the end of this process. Then this process never waits for the disk to record a build.
+    /// Default: false.
+    pub is_hook: bool,
     /// Opens the process with which persistent connections end (pidfd_open(2)), such as the daemon whose hook this
     /// process is. Default: `None`.
     pub daemon: fn() -> Option<OwnedFd>,
@@ -64,12 +67,13 @@ impl Engine {
     /// Makes an engine that stores its state in the directory `offload` of the daemon's state.
     pub fn new(directories: Directories, arguments: HookArguments) -> Engine {
         let state = StateDirectory::new(directories.state.join(STATE_SUBDIRECTORY));
-        Engine { directories, state, arguments, persists_connections: false, daemon: || None, client: || None }
+        let (persists_connections, is_hook) = (false, false);
+        Engine { directories, state, arguments, persists_connections, is_hook, daemon: || None, client: || None }
     }
 
     /// Returns the history of this head.
     pub fn history(&self) -> History {
-        History::of(&self.state)
+        if self.is_hook { History::of_hook(&self.state) } else { History::of(&self.state) }
     }
 
     /// Records that a request was not accepted, and why.

@@ -71,6 +71,12 @@ impl ExitStatus {
             ExitStatus::TimedOut => 101,
         }
     }
+
+    /// Returns the status of a process of this program that ended with `code`. `None`: a signal ended it.
+    pub fn from_code(code: Option<i32>) -> ExitStatus {
+        let is_its = |status: &ExitStatus| code == Some(status.code().into());
+        ExitStatus::ALL.into_iter().find(is_its).unwrap_or(ExitStatus::Failure)
+    }
 }
 
 impl From<ExitStatus> for ExitCode {
@@ -88,5 +94,15 @@ mod tests {
     fn the_daemons_statuses_are_fixed() {
         let statuses = [ExitStatus::Success, ExitStatus::Failure, ExitStatus::BuildFailed, ExitStatus::TimedOut];
         assert_eq!(statuses.map(ExitStatus::code), [0, 1, 100, 101]);
+    }
+
+    #[test]
+    fn any_other_end_is_a_failure() {
+        for status in ExitStatus::ALL {
+            assert_eq!(ExitStatus::from_code(Some(status.code().into())), status);
+        }
+        for code in [None, Some(6), Some(-1), Some(256)] {
+            assert_eq!(ExitStatus::from_code(code), ExitStatus::Failure);
+        }
     }
 }

@@ -14,11 +14,11 @@ pub mod remedy;
 
 use std::fmt;
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{getegid, geteuid, getgroups};
 
 use self::passwd::accounts;
@@ -213,6 +213,26 @@ pub fn open_at_once(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
     rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
     Ok(file)
+}
+
+/// Opens a regular file. Links are not followed, and named pipes do not block.
+pub fn open_regular(path: &Path, flags: OFlags) -> io::Result<File> {
+    let safe = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file: File = rustix::fs::open(path, safe | flags, Mode::RUSR | Mode::WUSR)?.into();
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+    }
+}
+
+/// Reads all of `source`, which may have `limit` bytes at most.
+pub fn read_bounded(source: impl Read, limit: u64) -> io::Result<Vec<u8>> {
+    let mut contents = Vec::new();
+    source.take(limit + 1).read_to_end(&mut contents)?;
+    match contents.len() as u64 > limit {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("longer than {limit} bytes"))),
+        false => Ok(contents),
+    }
 }
 
 #[cfg(test)]

@@ -227,7 +227,7 @@ impl Environment for Responsive {
         Ok(())
     }
 
-    fn status(&self, (): &()) -> Result<MachineStatus, String> {
+    fn status(&self, (): &()) -> Result<(MachineStatus, Duration), String> {
         panic!("a machine was probed");
     }
 

@@ -115,6 +115,23 @@ fn a_process_that_is_stopped_in_the_history_keeps_no_hook() {
     assert_eq!(names, ["first", "second"]);
 }
 
+/// No command has to run for that, and no build waits for the disk.
+#[test]
+fn a_hook_that_ends_has_another_process_move_the_write_ahead_log() {
+    let head = LoneHead::new();
+    head.decline("first");
+    let hook = History::of_hook(&StateDirectory::new(head.state()));
+    let row =
+        || Row { reason: Some("x".repeat(1000)), ..Row::new(&derivation("second"), "x86_64-linux", Outcome::Built, 1) };
+    hook.append(&(0..1000).map(|_| row()).collect::<Vec<_>>());
+    hook.collect();
+    let log_size = || fs::metadata(head.state().join("history.db-wal")).unwrap().len();
+    assert!(log_size() > 1 << 20, "{} bytes", log_size());
+    assert_eq!(head.decline("third"), "");
+    wait_until("the log is moved", LONG, || log_size() < 20_000);
+    assert_eq!(rows(&head.state()).len(), 1002);
+}
+
 /// A small file system at the state directory, until this is dropped.
 struct SmallDisk(PathBuf);
 
@@ -368,6 +385,46 @@ fn the_next_build_moves_the_rows_into_the_database() {
     assert_eq!(rows_of(&head).len(), 2);
 }
 
+/// How many builds the measurement makes with the record, and how many without.
+const MEASURED: usize = 150;
+
+/// `cargo test --release --test history cost -- --ignored --nocapture` prints what the record costs: trivial builds over a
+/// persistent connection, with and without it in turns. Without it, another kind of file has the name of the pending rows,
+/// so that a hook fails to open it, and the lock of the rows is held.
+#[test]
+#[ignore = "a measurement, for an idle machine"]
+fn the_cost_of_the_record() {
+    let lab = Lab::new();
+    let machine = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    head.write_machines(&[machine.entry()]);
+    let state = head.path("/var/guix/offload");
+    let mut direct = head.direct();
+    let mut build = |name: String| direct.build(&[&Drv::new(&name).script("echo >$out")]).unwrap().as_secs_f64() * 1e3;
+    let _unmeasured: Vec<f64> = (0..5).map(|number| build(format!("warm-{number}"))).collect();
+    let (mut on, mut off) = (Vec::new(), Vec::new());
+    for number in 0..MEASURED {
+        on.push(build(format!("on-{number}")));
+        let lock = fs::File::open(state.join("history.batch.lock")).unwrap();
+        lock.lock().unwrap();
+        let [pending, aside] = ["history.pending", "pending.aside"].map(|name| state.join(name));
+        wait_until("the row is appended", LONG, || pending.exists());
+        fs::rename(&pending, &aside).unwrap();
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &pending, fifo, 0o600.into(), 0).unwrap();
+        off.push(build(format!("off-{number}")));
+        fs::rename(&aside, &pending).unwrap();
+    }
+    assert_eq!(rows_of(&head).iter().filter(|row| row.name.starts_with("on-")).count(), MEASURED);
+    let mut differences: Vec<f64> = on.iter().zip(&off).map(|(on, off)| on - off).collect();
+    let median = |values: &mut Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let [on, off, difference] = [&mut on, &mut off, &mut differences].map(median);
+    println!("medians: on {on:.2} ms, off {off:.2} ms, difference of neighbours {difference:.2} ms");
+}
+
 fn offload(head: &Host, arguments: &[&str]) -> (String, String, Option<i32>) {
     let output = head.command("/opt/offload/offload").args(arguments).output().unwrap();
     let [out, messages] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
@@ -461,6 +518,99 @@ fn the_commands_show_builds_and_their_logs() {
     assert!(messages.contains("the history has no build of 'unknown'") && status == Some(5), "{messages}");
     let (_, messages, status) = log("/gnu/store/nonsense");
     assert!(messages.contains("'/gnu/store/nonsense' is not a derivation: ") && status == Some(1), "{messages}");
+}
+
+/// Logs outside of the lab, and a program instead of `ssh`.
+struct Logs(tempfile::TempDir);
+
+const DERIVATION: &str = "/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-x-1.drv";
+const LOG: &str = "drvs/0y/jkz5790xvq2z2fnq7s9wbmlrs56imh-x-1.drv";
+
+impl Logs {
+    fn new() -> Logs {
+        let logs = Logs(tempfile::tempdir().unwrap());
+        fs::create_dir_all(logs.path(LOG).parent().unwrap()).unwrap();
+        logs
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A machine file with the build machine `b1` at two ports, the usual one last; the history says that the derivation was
+    /// built on `machine`; and a script that runs instead of `ssh`.
+    fn on_machine(&self, machine: &str, ssh: &str) {
+        let row = Row {
+            machine: Some(machine.to_owned()),
+            attempt: 1,
+            ..Row::new(DERIVATION, "x86_64-linux", Outcome::Built, 1)
+        };
+        history(&self.path("offload")).append(&[row]);
+        let entry = |port: u16| {
+            format!(
+                "build_machine {{ name = 'b1', port = {port}, user = 'u', systems = {{ 'x86_64-linux' }}, \
+                 host_key = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPT8ND6KrrZZekAhAq/sAPtog9kbTgoklanLOTp4rVZ6' }},"
+            )
+        };
+        fs::write(self.path("machines.lua"), format!("return {{ {}{} }}", entry(2222), entry(22))).unwrap();
+        fs::create_dir_all(self.path("bin")).unwrap();
+        fs::write(self.path("bin/ssh"), format!("#!/bin/sh\n{ssh}\n")).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(self.path("bin/ssh"), mode).unwrap();
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        let path = format!("{}:/usr/bin:/bin", self.path("bin").display());
+        command.env_clear().env("PATH", path).env("TERM", "xterm").stdin(Stdio::null());
+        command.env("GUIX_LOG_DIRECTORY", self.0.path()).env("GUIX_STATE_DIRECTORY", self.0.path());
+        command.env("OFFLOAD_MACHINE_FILE", self.path("machines.lua"));
+        command
+    }
+
+    fn log(&self) -> (String, String, Option<i32>) {
+        let output = self.command(PROGRAM).args(["log", DERIVATION]).output().unwrap();
+        let [out, messages] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        (out, messages, output.status.code())
+    }
+}
+
+#[test]
+fn control_sequences_of_a_log_do_not_reach_a_terminal() {
+    let logs = Logs::new();
+    let text = "\x1b[1;31mred\x1b[0m\x1b]0;title\x07 \x1b[2J \u{9b}2J \u{202e}é\r\n50 %\r100 %\n";
+    fs::write(logs.path(LOG), text).unwrap();
+    assert_eq!(logs.log(), (text.to_owned(), String::new(), Some(0)));
+    let mut script = logs.command("script");
+    let output = script.args(["-qec", &format!("{PROGRAM} log {DERIVATION}"), "/dev/null"]).output().unwrap();
+    let shown = "\x1b[1;31mred\x1b[0m\\u{1b}]0;title\\u{7} \\u{1b}[2J \\u{9b}2J \\u{202e}é\r\n50 %\r\n100 %\r\n\x1b[0m";
+    assert_eq!(String::from_utf8_lossy(&output.stdout), shown);
+}
+
+#[test]
+fn the_log_is_that_of_the_machine_in_the_history() {
+    for (machine, port) in [("b1", "22"), ("b1:2222", "2222")] {
+        let logs = Logs::new();
+        // The first call is for the compressed log.
+        logs.on_machine(machine, "case \"$*\" in *.gz*) exit 1;; esac; echo \"$*\"");
+        let (out, messages, status) = logs.log();
+        assert!(out.contains(&format!("Port={port} ")) && status == Some(0), "{machine}: {out}{messages}");
+    }
+    let logs = Logs::new();
+    logs.on_machine("b1:23", "echo text");
+    let (_, messages, status) = logs.log();
+    assert!(messages.contains("no machine matches 'b1:23'") && status == Some(5), "{messages}");
+}
+
+#[test]
+fn a_remote_log_that_is_cut_short_is_a_failure() {
+    for end in ["exit 255", "kill -9 $$", "exit 1"] {
+        let logs = Logs::new();
+        logs.on_machine("b1", &format!("case \"$*\" in *.gz*) exit 1;; esac; echo begun; {end}"));
+        let (out, messages, status) = logs.log();
+        assert_eq!((out.as_str(), status), ("begun\n", Some(1)), "{end}: {messages}");
+        assert!(messages.contains("the log on b1 is not complete: "), "{end}: {messages}");
+    }
 }
 
 #[test]

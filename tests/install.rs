@@ -272,8 +272,8 @@ fn missing_rights_of_the_daemon_are_reported_with_the_fix() {
         let remedies = said.lines().filter_map(|line| line.strip_prefix("  remedy: "));
         remedies.filter(|remedy| remedy.contains("private_key")).map(str::to_owned).collect::<Vec<_>>()
     };
-    let new = "ssh-keygen -t ed25519 -N '' -f '/etc/guix/offload_ed25519' && chown guix-daemon: \
-               '/etc/guix/offload_ed25519'  # then private_key = \"/etc/guix/offload_ed25519\" in the machine file";
+    let new = "test -e /etc/guix/offload_ed25519 || { ssh-keygen -q -t ed25519 -N '' -f /etc/guix/offload_ed25519 && \
+               chown guix-daemon: /etc/guix/offload_ed25519 /etc/guix/offload_ed25519.pub; }  # then private_key = \"/etc/guix/offload_ed25519\" in the machine file";
     let copied = "test -e '/etc/guix/id_ed25519' || install -o guix-daemon -m 400 '/root/.ssh/id_ed25519' \
                   '/etc/guix/id_ed25519'  # then private_key = \"/etc/guix/id_ed25519\" in the machine file";
     assert_eq!(key(""), [new]);

@@ -161,6 +161,9 @@ fn init_without_a_terminal(head: &Host, machine: &Host, owner: u32) {
     assert!(said.contains(&again), "{said}");
     assert!(!head.path(FILE).exists(), "{said}");
     obey(machine, &said);
+    obey(machine, &said);
+    let keys = machine.run("sh", &["-c", "cat ~offload/.ssh/authorized_keys"]);
+    assert_eq!(keys.lines().count(), 1, "{keys}");
     let (status, said) = offload(head, &complete);
     assert_eq!(status, Some(0), "{said}");
     assert!(said.contains("made  entry") && said.contains("This machine has authorized the key of b1."), "{said}");
@@ -226,6 +229,46 @@ fn the_keys_of_an_unprivileged_daemon_are_its_users() {
         ignore_load(&head);
         head.build(&[&Drv::new("again").script("echo >$out")]).succeeded();
         assert_eq!(b1.built(), ["built", "again"]);
+    }
+}
+
+/// The entry has a proxy and two host keys, and the host has two entries.
+#[test]
+fn a_known_entry_is_used_as_it_is() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let [first, second] = [lab.stranger_host_key(), b1.host_key(HostKeyKind::Ed25519)];
+    let common = format!(
+        "name = 'b1', user = 'offload', systems = {{ 'x86_64-linux' }}, private_key = '{USER_KEYS}/ed25519', \
+         overload_threshold = false, host_key = {{ [[{first}]], [[{second}]] }}"
+    );
+    let proxy = "{ 'sh', '-c', 'exec busybox nc b1 2022' }";
+    for head in [lab.head().name("privileged").start(), lab.head().name("unprivileged").unprivileged().start()] {
+        head.write(
+            FILE,
+            format!(
+                "return {{ build_machine {{ {common}, port = 2022 }}, build_machine {{ {common}, proxy_command = {proxy} }} }}"
+            ),
+        );
+        let init = |more: &[&str]| {
+            let mut command = head.command("/opt/offload/offload");
+            let output = command.args(["init", "b1", "--yes"]).args(more).stdin(Stdio::null()).output().unwrap();
+            (
+                output.status.code(),
+                String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout),
+            )
+        };
+        let (status, said) = init(&[]);
+        assert_eq!(status, Some(0), "{said}");
+        assert!(said.contains("b1:22 is ready"), "{said}");
+        let (status, said) = init(&["--fingerprint", &fingerprint(&b1)]);
+        assert_eq!(status, Some(0), "{said}");
+        let stranger = HostKey::parse(&b1.host_key(HostKeyKind::Rsa)).unwrap().fingerprint();
+        let (status, said) = init(&["--fingerprint", &stranger]);
+        assert_eq!(status, Some(1), "{said}");
+        let keys = [first.as_str(), &second].map(|key| HostKey::parse(key).unwrap().fingerprint());
+        let refused = format!("has the host keys {} for b1:22, not {stranger}", keys.join(", "));
+        assert!(said.contains(&refused) && !said.contains("ok    account"), "{said}");
     }
 }
 

@@ -672,7 +672,7 @@ fn test_shows_whether_the_servers_answer_and_what_the_machine_accepts() {
         let input = pool.input("input");
         pool.serve(&input.outputs[..COUNT / 2]);
         let check = |expected: &str| {
-            let output = pool.head.command("/opt/offload/offload").arg("test").output().unwrap();
+            let output = pool.head.command("/opt/offload/offload").args(["test", "--verbose"]).output().unwrap();
             let said = String::from_utf8(output.stdout).unwrap();
             assert_eq!(output.status.code(), Some(0), "{said}");
             let found = said.lines().find(|line| line.contains("  substitutes   ")).unwrap_or_default();
@@ -712,7 +712,7 @@ fn test_shows_servers_that_a_machine_does_not_trust_or_does_not_have() {
         let off = pool.lab.build_machine("off").release(release).start();
         let trusting = pool.machine.entry().via(&pool.link);
         pool.head.write_machines(&[trusting, off.entry()]);
-        let output = pool.head.command("/opt/offload/offload").arg("test").output().unwrap();
+        let output = pool.head.command("/opt/offload/offload").args(["test", "--verbose"]).output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();
         for expected in [
             "  ??  substitutes   its servers answer, but offer none of 9 items of this machine that it would accept\n",

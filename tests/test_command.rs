@@ -264,7 +264,7 @@ fn every_fault_is_found_and_its_remedy_fixes_it() {
 
     let mut states = BTreeMap::new();
     for round in 0.. {
-        let output = offload_test(&head, &[]);
+        let output = offload_test(&head, &["--verbose"]);
         let report = text(&output.stdout);
         assert_eq!(output.status.code(), Some(4), "{report}{}", text(&output.stderr));
         if round == 0 {

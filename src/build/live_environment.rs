@@ -152,8 +152,12 @@ impl Environment for LiveEnvironment {
         }
     }
 
-    fn status(&self, link: &MachineLink) -> Result<MachineStatus, String> {
-        link.connection.probe(self.0.store.as_str()).map_err(|error| unreachable(&error))
+    fn status(&self, link: &MachineLink) -> Result<(MachineStatus, Duration), String> {
+        if let Some(last) = link.connection.last_status().filter(|(_, age)| *age < health::STATUS_TTL) {
+            return Ok(last);
+        }
+        let status = link.connection.probe(self.0.store.as_str()).map_err(|error| unreachable(&error))?;
+        Ok((status, Duration::ZERO))
     }
 
     fn running(&self, machine: &Machine) -> Vec<Time> {

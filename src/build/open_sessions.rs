@@ -133,7 +133,8 @@ impl OpenSessions {
                 return debug!("the session does not stay open: {error}");
             }
             let daemon = if connection.is_reused() { None } else { (self.daemon)() };
-            connection.keep_open(&cache_key, idle.min(longest), daemon.as_ref().map(AsFd::as_fd));
+            let store = self.directories.store.as_str();
+            connection.keep_open(&cache_key, idle.min(longest), store, daemon.as_ref().map(AsFd::as_fd));
         }
     }
 

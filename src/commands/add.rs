@@ -13,6 +13,7 @@ mod write;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::daemon_user;
 use super::failure::{CommandError, CommandResult};
 use super::machines::machine_file;
 use super::output_file::Replaced;
@@ -22,7 +23,7 @@ use crate::exit::ExitStatus;
 use crate::machine::{HostKey, Machine, NameFault, check_name};
 use crate::shell::quote;
 use crate::ssh::Session;
-pub(super) use login::{LoginError, log_in};
+pub(super) use login::{Facts, LoginError, log_in};
 use write::Written;
 
 #[derive(Debug, clap::Args)]
@@ -35,9 +36,12 @@ pub struct Args {
     /// The machine file, if it is not the default one.
     #[arg(long, value_name = "FILE", requires = "write")]
     machine_file: Option<PathBuf>,
-    /// Log in with this host key, and print the machine's data in JSON.
+    /// Log in with one of these host keys, and print the machine's data in JSON.
     #[arg(long, hide = true, value_name = "HOST-KEY", value_parser = host_key)]
-    facts: Option<HostKey>,
+    facts: Vec<HostKey>,
+    /// The words of the program that carries that connection.
+    #[arg(long, hide = true, value_name = "WORD", requires = "facts")]
+    proxy_word: Vec<String>,
 }
 
 /// A machine that need not be in the machine file.
@@ -87,8 +91,9 @@ impl Host {
 pub fn run(args: &Args, engine: &Engine, output: &mut dyn Write, messages: &mut dyn Write) -> CommandResult {
     let unprinted = |error: io::Error| CommandError::output("the entry", &error);
     let mut machine = args.host.machine()?;
-    if let Some(key) = &args.facts {
-        machine.host_keys = vec![key.clone()];
+    if !args.facts.is_empty() {
+        machine.host_keys = args.facts.clone();
+        machine.proxy_command = (!args.proxy_word.is_empty()).then(|| args.proxy_word.clone());
         let found = login::query(&machine, &engine.directories.store);
         return match terminal::write_json(&found, false, output) {
             Ok(()) => Ok(ExitStatus::Success),
@@ -101,7 +106,7 @@ pub fn run(args: &Args, engine: &Engine, output: &mut dyn Write, messages: &mut 
         None => messages.write_all(shown_key(&machine, &key).as_bytes()).map_err(unprinted)?,
     }
     machine.host_keys = vec![key.clone()];
-    let facts = log_in(&machine, &key, engine);
+    let facts = log_in(&machine, daemon_user::for_checks(&engine.directories).as_ref(), engine);
     if let Err(LoginError { message, hint, .. }) = &facts {
         let hint = hint.as_ref().map_or(String::new(), |hint| format!("\n  hint: {hint}"));
         writeln!(messages, "No login yet: {message}{hint}").map_err(unprinted)?;
@@ -130,9 +135,14 @@ pub(super) fn fetch_host_key(machine: &Machine) -> Result<HostKey, CommandError>
     })
 }
 
+/// Returns whether the key has this fingerprint.
+pub(super) fn has_fingerprint(key: &HostKey, expected: &str) -> bool {
+    key.fingerprint().trim_end_matches('=') == expected.trim_end_matches('=')
+}
+
 /// Returns an error unless the key has this fingerprint.
 pub(super) fn check_fingerprint(machine: &Machine, key: &HostKey, expected: &str) -> Result<(), CommandError> {
-    if key.fingerprint().trim_end_matches('=') == expected.trim_end_matches('=') {
+    if has_fingerprint(key, expected) {
         return Ok(());
     }
     let message = format!("{} shows the host key {}, not {expected}", machine.address(), key.fingerprint());

@@ -13,7 +13,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus as ProcessStatus, Stdio};
 
@@ -27,13 +27,16 @@ use super::failure::CommandError;
 use crate::exit::ExitStatus;
 use crate::own_executable;
 use crate::permissions::ownership::{Control, control};
-use crate::permissions::{User, identity};
+use crate::permissions::{User, identity, read_bounded};
 
 /// The first argument of such a process.
 const SUBCOMMAND: &str = "as-user";
 
 /// Signals that end the first process, which forwards them to the other one.
 const FORWARDED_SIGNALS: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
+
+/// The longest output of such a process that another one reads, in bytes.
+const MAX_OUTPUT: u64 = 64 << 20;
 
 /// Names of variables that are kept, and prefixes, up to the first `_`, of others that are.
 const KEPT_VARIABLES: [&str; 8] = ["PATH", "TERM", "COLUMNS", "LINES", "NO_COLOR", "LANG", "LANGUAGE", "TZ"];
@@ -100,14 +103,13 @@ pub fn run(user: &User, arguments: &[OsString], input: Stdio) -> Result<ExitStat
         // A shell that waits for this process should see the same end.
         let _ = emulate_default_handler(signal);
     }
-    Ok(ExitStatus::ALL
-        .into_iter()
-        .find(|status| ended.code() == Some(status.code().into()))
-        .unwrap_or(ExitStatus::Failure))
+    Ok(ExitStatus::from_code(ended.code()))
 }
 
-/// Returns a command of this program as `user`, without input; the caller adds arguments.
+/// Returns a command of this program as `user`, without input; the caller adds arguments. The descriptors that this
+/// process has above 2 are closed in it, and from now on in all other programs that this process starts.
 pub fn command(user: &User) -> Command {
+    close_fds::set_fds_cloexec(3, &[]);
     let groups: Vec<String> = user.groups.iter().map(u32::to_string).collect();
     let is_kept = |name: &OsStr| {
         let group = name.to_str().and_then(|name| name.split_once('_')).map(|(group, _)| group);
@@ -123,11 +125,26 @@ pub fn command(user: &User) -> Command {
     command
 }
 
+/// Runs a command to its end. Returns its status and what it prints on standard output, which has a limit: the user could
+/// have a machine file print without an end.
+pub fn output(command: &mut Command) -> io::Result<(ProcessStatus, Vec<u8>)> {
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let read = child.stdout.take().map(|output| read_bounded(output, MAX_OUTPUT)).transpose();
+    // One that prints more ends, since nobody reads that.
+    let status = child.wait()?;
+    Ok((status, read?.unwrap_or_default()))
+}
+
+/// Has `command`, which starts another program, run that program as this user, without the descriptors above 2.
+pub fn set_user(command: &mut Command, uid: u32, gid: u32) {
+    close_fds::set_fds_cloexec(3, &[]);
+    command.uid(uid).gid(gid);
+}
+
 fn start_and_wait(command: &mut Command) -> io::Result<ProcessStatus> {
     let signals = FORWARDED_SIGNALS.map(|signal| signal_stream(signal.as_raw()).map(|stream| (signal, stream)));
     let signals = signals.into_iter().collect::<io::Result<Vec<_>>>()?;
     let ends = signal_stream(SIGCHLD)?;
-    close_fds::set_fds_cloexec(3, &[]);
     let mut child = command.spawn()?;
     loop {
         if let Some(status) = child.try_wait()? {
@@ -200,6 +217,10 @@ fn numbers(user: &str) -> Option<(u32, Vec<u32>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
+    use rustix::fs::{Mode, OFlags};
+
     use super::*;
 
     #[test]
@@ -216,5 +237,23 @@ mod tests {
         let command = command(&user);
         assert!(command.get_envs().all(|(name, _)| name != "CARGO_MANIFEST_DIR"));
         assert!(command.get_envs().any(|(name, _)| name == "PATH"));
+    }
+
+    #[test]
+    fn an_output_without_an_end_is_an_error() {
+        let run = |script: &str| output(Command::new("sh").args(["-c", script]));
+        let (status, printed) = run("echo printed; exit 3").unwrap();
+        assert_eq!((status.code(), printed.as_slice()), (Some(3), b"printed\n".as_slice()));
+        assert_eq!(run("cat /dev/zero").unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn a_program_of_another_user_has_no_descriptors_of_root() {
+        let inherited = rustix::fs::open("/etc/passwd", OFlags::RDONLY, Mode::empty()).unwrap();
+        let number = inherited.as_raw_fd();
+        let mut list = Command::new("sh");
+        list.args(["-c", &format!("id -u; test -e /proc/$$/fd/0 && test ! -e /proc/$$/fd/{number} && echo closed")]);
+        set_user(&mut list, 995, 990);
+        assert_eq!(String::from_utf8(list.output().unwrap().stdout).unwrap(), "995\nclosed\n");
     }
 }

@@ -15,6 +15,7 @@ use std::time::Instant;
 use log::{debug, error, info, warn};
 
 use self::admission::Admission;
+use super::history::checkpoint_in_background;
 use super::machines::machine_file;
 use super::reporter::Reporter;
 use super::signals;
@@ -86,6 +87,7 @@ fn serve(
     let arguments = HookArguments::parse(&arguments)?;
     let mut engine = Engine::new(Directories::from_environment()?, arguments);
     engine.persists_connections = true;
+    engine.is_hook = true;
     engine.daemon = hook::main_daemon;
     engine.client = hook::client_user;
     let store = &engine.directories.store;
@@ -151,6 +153,7 @@ fn serve(
         let unread = log.drain();
         stopwatch.lap("log");
         failpoint(Failpoint::LogRead);
+        checkpoint_in_background(&engine.history());
         if unread > 0 {
             warn!("the daemon left {unread} bytes of the build log unread");
         }
@@ -162,6 +165,7 @@ fn serve(
             }
         });
     }
+    checkpoint_in_background(&engine.history());
     Ok(ExitStatus::Success)
 }
 

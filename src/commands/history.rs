@@ -7,7 +7,10 @@ mod table;
 mod time;
 
 use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
 
+use log::debug;
 use serde::Serialize;
 
 use super::failure::{CommandError, CommandResult};
@@ -16,8 +19,9 @@ use super::records;
 use super::terminal::{Terminal, write_json};
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
+use crate::own_executable;
 use crate::state::health::{self, Time};
-use crate::state::history::{Filter, MachineSummary, Outcome, Row, summarize};
+use crate::state::history::{Filter, History, MachineSummary, Outcome, Row, summarize};
 
 /// The version of the JSON form. It changes when a field is removed or changes its meaning; new fields may appear.
 const JSON_VERSION: u32 = 1;
@@ -95,6 +99,20 @@ struct Report<'a> {
     builds: Option<&'a [Row]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     machines: Option<&'a [MachineSummary]>,
+}
+
+/// Has another process move the write-ahead log of the history, if it has grown. This process does not wait for it: the
+/// command moves it before it reads.
+pub fn checkpoint_in_background(history: &History) {
+    if !history.needs_checkpoint() {
+        return;
+    }
+    let mut command = own_executable::command("offload");
+    command.args(["history", "--limit=1"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // A signal of the daemon to the hook's group does not end it.
+    if let Err(error) = command.process_group(0).spawn() {
+        debug!("no process for the history: {error}");
+    }
 }
 
 /// Prints the history.

@@ -22,15 +22,14 @@ use rustix::process::geteuid;
 use super::add::{self, Host};
 use super::failure::{CommandError, CommandResult};
 use super::machines::machine_file;
+use super::{as_user, daemon_user};
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::machine::{HostKey, Machine};
 use crate::shell::quote;
+use crate::ssh::USER_KEY;
 use child::Offload;
 use console::Console;
-
-/// The name of the user key in the configuration directory.
-const USER_KEY: &str = "offload_ed25519";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -85,25 +84,32 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
         Some(key) => Some(keys::user_key(&console, key, &engine.directories)?),
         None => None,
     };
-    let host_key = match known.as_ref().and_then(|known| known.host_keys.first()) {
-        Some(key) => key.clone(),
-        None => confirmed_host_key(&console, &machine, args)?,
-    };
-    let again = again(args, &host.host, known.is_none().then(|| host_key.fingerprint()).as_deref());
-    if known.is_none() {
-        machine.host_keys = vec![host_key.clone()];
+    match &known {
+        Some(entry) => check_entry(entry, args, &file)?,
+        None => machine.host_keys = vec![confirmed_host_key(&console, &machine, args)?],
     }
+    let fingerprint = if known.is_none() { machine.host_keys.first().map(HostKey::fingerprint) } else { None };
+    let again = again(args, &host.host, fingerprint.as_deref());
     let commands = account::commands(&machine.user, public_key.as_deref(), &signing_key);
-    account::log_in(&console, &machine, &host_key, &commands, engine, &again)?;
-    match known {
-        Some(_) => console.done("entry", &format!("in '{}'", file.display())),
-        None => add_entry(&console, &offload, &machine, &host_key, &file)?,
+    // The proxy command of an entry runs as the user who can write the machine file.
+    let writer = if known.is_some() { as_user::for_machine_file(&file, engine.state.path())? } else { None };
+    let user = writer.or_else(|| daemon_user::for_checks(&engine.directories));
+    account::log_in(&console, &machine, &commands, &again, || add::log_in(&machine, user.as_ref(), engine))?;
+    match (&known, machine.host_keys.first()) {
+        (None, Some(key)) => add_entry(&console, &offload, &machine, key, &file)?,
+        _ => console.done("entry", &format!("in '{}'", file.display())),
     }
-    let name = host.name();
+    // The host may have another entry, with another port.
+    let name = machine.address();
     console.begin("authorization", "of both signing keys");
     let yes: &[&str] = if args.yes { &["--yes"] } else { &[] };
-    while offload.run(&[&["authorize", &name], yes].concat())? != ExitStatus::Success {
-        console.wait_for_user(&again)?;
+    loop {
+        match offload.run(&[&["authorize", &name], yes].concat())? {
+            ExitStatus::Success => break,
+            ExitStatus::Failure => console.wait_for_user(&again)?,
+            // The user can do nothing about it elsewhere.
+            status => return Ok(status),
+        }
     }
     console.begin("test", &format!("of {}", machine.address()));
     let status = offload.run(&["test", &name])?;
@@ -135,6 +141,19 @@ fn user_key(args: &Args, engine: &Engine) -> Result<PathBuf, CommandError> {
         }
         None => Ok(engine.directories.configuration.join(USER_KEY)),
     }
+}
+
+/// Returns an error if the entry in the machine file has no host key with the given fingerprint.
+fn check_entry(entry: &Machine, args: &Args, file: &Path) -> Result<(), CommandError> {
+    let Some(expected) = &args.fingerprint else { return Ok(()) };
+    if entry.host_keys.iter().any(|key| add::has_fingerprint(key, expected)) {
+        return Ok(());
+    }
+    let keys: Vec<String> = entry.host_keys.iter().map(HostKey::fingerprint).collect();
+    let (file, address) = (file.display(), entry.address());
+    let message = format!("'{file}' has the host keys {} for {address}, not {expected}", keys.join(", "));
+    let hint = "compare the keys on the machine itself, then change 'host_key' in the file by hand".to_owned();
+    Err(CommandError::failure(message).with_hint(Some(hint)))
 }
 
 /// Fetches the host key. It has the given fingerprint, or somebody at the terminal has compared it.

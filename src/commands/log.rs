@@ -5,22 +5,28 @@
 //! derivation's file name. The file ends in `.gz`, in `.bz2` or in neither, as `--log-compression` says. A build that is
 //! offloaded has its log on both machines. With `--follow`, the command waits for more until the build has ended. The
 //! daemon compresses what has arrived in blocks, so that the last lines of a running build appear late.
+//!
+//! Root reads all of this as the owner of the state, and opens no link: logs and history belong to the daemon's user.
 
+mod escape;
 mod source;
 
 use std::cell::Cell;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use self::escape::Escaper;
 use self::source::{Compression, Follow, LOCAL_NAMES, decoder};
 use super::failure::{CommandError, CommandResult};
 use super::machines::load;
-use super::selection::find_one;
+use super::selection::find_recorded;
 use super::ssh;
+use super::terminal::Terminal;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
+use crate::permissions::files;
 use crate::shell::quote;
 use crate::state::Slots;
 use crate::state::history::{Filter, Row};
@@ -58,7 +64,7 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let files = LOCAL_NAMES.map(|(suffix, kind)| (format!("{}{suffix}", place.display()), kind));
     for (name, kind) in &files {
         let file = engine.directories.log.join(name);
-        match std::fs::File::open(&file) {
+        match files::open(&file) {
             Ok(opened) => {
                 let last_seen = Cell::new(Instant::now());
                 let is_running = || args.follow && is_running(&derivation, engine, &last_seen);
@@ -122,7 +128,7 @@ fn print_remote(args: &Args, derivation: &StorePath, place: &Path, engine: &Engi
         return missing(", and the history names no machine that has built it");
     };
     let (_, pool) = load(args.machine_file(), engine)?;
-    let machine = find_one(&pool, &name)?;
+    let machine = find_recorded(&pool, &name)?;
     let place = quote(&Path::new(REMOTE_LOGS).join(place).to_string_lossy());
     for (suffix, kind) in LOCAL_NAMES {
         let mut command = Command::new("ssh");
@@ -133,9 +139,13 @@ fn print_remote(args: &Args, derivation: &StorePath, place: &Path, engine: &Engi
         let Some(mut output) = child.stdout.take() else { continue };
         let count = output.read(&mut first).unwrap_or(0);
         if count == 1 {
-            let printed = print(decoder(io::Cursor::new(first).chain(output), kind), &format!("the log on {name}"));
-            let _ = child.wait();
-            return printed;
+            let what = format!("the log on {name}");
+            print(decoder(io::Cursor::new(first).chain(output), kind), &what).inspect_err(|_| drop(child.kill()))?;
+            let ended = child.wait().map_err(CommandError::failure)?;
+            return match ended.success() {
+                true => Ok(ExitStatus::Success),
+                false => Err(CommandError::failure(format!("{what} is not complete: ssh ended with {ended}"))),
+            };
         }
         // `ssh` has printed why it failed.
         if child.wait().is_ok_and(|status| status.code() == Some(255)) {
@@ -145,13 +155,17 @@ fn print_remote(args: &Args, derivation: &StorePath, place: &Path, engine: &Engi
     missing(&format!(", and none is in {REMOTE_LOGS} on {name}"))
 }
 
-/// Copies a log to standard output, as it is.
+/// Copies a log to standard output: as it is, or in a form that is safe for a terminal.
 fn print(decoder: Result<Box<dyn Read + '_>, Compression>, name: &str) -> CommandResult {
     let mut log = decoder.map_err(|_| {
         CommandError::failure(format!("{name} is compressed with bzip2"))
             .with_hint(Some("print it with `bzcat`".to_owned()))
     })?;
     let mut out = io::stdout().lock();
+    let mut escaper = out.is_terminal().then(|| Escaper::new(Terminal::of_stdout().has_colours));
+    let mut write = |text: &[u8]| {
+        out.write_all(text).and_then(|()| out.flush()).map_err(|error| CommandError::output("the log", &error))
+    };
     let mut piece = vec![0; 64 << 10];
     loop {
         let count = match log.read(&mut piece) {
@@ -162,11 +176,13 @@ fn print(decoder: Result<Box<dyn Read + '_>, Compression>, name: &str) -> Comman
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
             Err(error) => return Err(CommandError::failure(format!("cannot read {name}: {error}"))),
         };
-        let written = piece.get(..count).map_or(Ok(()), |piece| out.write_all(piece)).and_then(|()| out.flush());
-        if let Err(error) = written {
-            return Err(CommandError::output("the log", &error));
+        let read = piece.get(..count).unwrap_or_default();
+        match &mut escaper {
+            Some(escaper) => write(escaper.next(read).as_bytes())?,
+            None => write(read)?,
         }
     }
+    write(escaper.map(Escaper::finish).unwrap_or_default().as_bytes())?;
     Ok(ExitStatus::Success)
 }
 

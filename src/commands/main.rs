@@ -101,14 +101,13 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
         Command::Authorize(arguments) => for_machine_file(arguments.machine_file())?,
         Command::Ssh(arguments) => for_machine_file(arguments.machine_file())?,
         Command::Status(arguments) => for_checks(arguments.machine_file())?,
-        Command::History(_) => as_user::for_state(&state)?,
-        Command::Metrics(arguments) => match for_checks(arguments.machine_file())? {
+        Command::History(_) | Command::Log(_) => as_user::for_state(&state)?,
+        Command::Metrics(arguments) => match for_checks(arguments.machine_file())?.or(as_user::for_state(&state)?) {
             // That user may be unable to write the file.
             Some(user) if arguments.writes_file() => return metrics::run_as(&user, arguments).map(Some),
             user => user,
         },
         Command::Challenge(arguments) => for_checks(arguments.machine_file())?,
-        Command::Log(arguments) => for_machine_file(arguments.machine_file())?,
         Command::Build(arguments) => match for_checks(arguments.machine_file())? {
             // That user may be unable to read the input, and to make roots.
             Some(user) => return build::run_as(&user, arguments, &directories).map(Some),

@@ -65,15 +65,13 @@ pub fn run_as(user: &User, args: &Args) -> CommandResult {
     if let Some(file) = args.machine_file() {
         command.arg("--machine-file").arg(file);
     }
-    let output = command.stderr(std::process::Stdio::inherit()).output();
-    let output = output.map_err(|cause| CommandError::failure(format!("cannot run this as {}: {cause}", user.name)))?;
-    match (output.status.code(), String::from_utf8(output.stdout)) {
+    let ended = as_user::output(&mut command);
+    let (status, printed) =
+        ended.map_err(|cause| CommandError::failure(format!("cannot run this as {}: {cause}", user.name)))?;
+    match (status.code(), String::from_utf8(printed)) {
         (Some(0), Ok(text)) => finish(args, &text),
         // It has printed why.
-        (code, _) => Ok(ExitStatus::ALL
-            .into_iter()
-            .find(|status| code == Some(status.code().into()))
-            .unwrap_or(ExitStatus::Failure)),
+        (code, _) => Ok(ExitStatus::from_code(code)),
     }
 }
 

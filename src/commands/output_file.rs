@@ -1,4 +1,6 @@
 //! Writing a file that may be in use: it is replaced as a whole, and the old one is kept as a backup.
+//!
+//! Root replaces only a file that no other user could have put there, or redirected with a link.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
@@ -6,6 +8,18 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
+
+use crate::permissions::User;
+use crate::permissions::ownership::{Control, control};
+
+/// The reason why root does not write to a file.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("root writes no file that another user can redirect, and '{}' belongs to {user}; run this command as {user}", path.display())]
+    User { path: PathBuf, user: String },
+    #[error("root writes no file that another user can redirect, and other users can write to '{}'", .0.display())]
+    Others(PathBuf),
+}
 
 /// The result of writing a file.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,9 +43,22 @@ impl Replaced {
     }
 }
 
+/// Returns an error if this process is root's, and another user decides which file `path` is.
+pub fn check_control(path: &Path) -> io::Result<()> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    Err(io::Error::other(match control(path)? {
+        Control::Root => return Ok(()),
+        Control::User { path, uid, gid } => Refused::User { path, user: User::numbered(Path::new("/"), uid, gid).name },
+        Control::Others { path } => Refused::Others(path),
+    }))
+}
+
 /// Writes `contents` to `path`, through a new file beside it. A reader sees the old or the new file. The new one has the
 /// owner and the permissions of the old one.
 pub fn replace(path: &Path, contents: &[u8]) -> io::Result<Replaced> {
+    check_control(path)?;
     // A link stays a link: the file that it names is replaced.
     let target = if path.is_symlink() { fs::canonicalize(path).ok() } else { None };
     let path = target.as_deref().unwrap_or(path);
@@ -89,6 +116,8 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{chown, lchown, symlink};
+
     use super::*;
 
     #[test]
@@ -99,13 +128,13 @@ mod tests {
         assert_eq!(replace(&file, b"one").unwrap(), Replaced::Created);
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o644);
         fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
-        std::os::unix::fs::chown(&file, Some(995), Some(990)).unwrap();
+        chown(&file, None, Some(990)).unwrap();
         assert_eq!(replace(&file, b"one").unwrap(), Replaced::Unchanged);
         assert_eq!(replace(&file, b"two").unwrap(), Replaced::Backup(backup(1)));
         assert_eq!(replace(&file, b"three").unwrap(), Replaced::Backup(backup(2)));
         for (path, contents) in [(&file, "three"), (&backup(1), "one"), (&backup(2), "two")] {
             let metadata = fs::metadata(path).unwrap();
-            assert_eq!((metadata.mode() & 0o777, metadata.uid(), metadata.gid()), (0o640, 995, 990));
+            assert_eq!((metadata.mode() & 0o777, metadata.uid(), metadata.gid()), (0o640, 0, 990));
             assert_eq!(fs::read_to_string(path).unwrap(), contents);
         }
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 3);
@@ -116,10 +145,49 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let [file, link] = ["file", "link"].map(|name| directory.path().join(name));
         fs::write(&file, "one").unwrap();
-        std::os::unix::fs::symlink("file", &link).unwrap();
+        symlink("file", &link).unwrap();
         assert_eq!(replace(&link, b"two").unwrap(), Replaced::Backup(directory.path().join("file.~1~")));
         assert!(link.is_symlink() && fs::read_to_string(&file).unwrap() == "two");
         assert_eq!(fs::read_to_string(directory.path().join("file.~1~")).unwrap(), "one");
+    }
+
+    #[test]
+    fn root_writes_nothing_where_another_user_decides_what_a_name_means() {
+        let directory = tempfile::tempdir().unwrap();
+        let [shared, theirs, precious] = ["shared", "theirs", "precious"].map(|name| directory.path().join(name));
+        for (place, mode, uid) in [(&shared, 0o1777, 0), (&theirs, 0o755, 995)] {
+            fs::create_dir(place).unwrap();
+            fs::set_permissions(place, Permissions::from_mode(mode)).unwrap();
+            chown(place, Some(uid), Some(uid)).unwrap();
+        }
+        fs::write(&precious, "of root").unwrap();
+        for planted in [shared.join("planted"), theirs.join("planted")] {
+            symlink(&precious, &planted).unwrap();
+            lchown(&planted, Some(995), Some(995)).unwrap();
+        }
+        fs::write(shared.join("file"), "of a user").unwrap();
+        chown(shared.join("file"), Some(995), Some(995)).unwrap();
+        symlink(theirs.join("file"), directory.path().join("link")).unwrap();
+        for (path, culprit) in [
+            ("shared/planted", "'shared/planted' belongs to 995"),
+            ("shared/file", "'shared/file' belongs to 995"),
+            ("shared/missing", "other users can write to 'shared'"),
+            ("theirs/planted", "'theirs' belongs to 995"),
+            ("theirs/missing", "'theirs' belongs to 995"),
+            ("link", "'theirs' belongs to 995"),
+        ] {
+            let problem = replace(&directory.path().join(path), b"new").unwrap_err().to_string();
+            assert!(
+                problem.replace(&format!("{}/", directory.path().display()), "").contains(culprit),
+                "{path}: {problem}"
+            );
+        }
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "of root");
+        assert_eq!(fs::read_to_string(shared.join("file")).unwrap(), "of a user");
+        assert_eq!([&shared, &theirs].map(|place| fs::read_dir(place).unwrap().count()), [2, 1]);
+        // A file of root's in a shared directory stays root's.
+        fs::write(shared.join("own"), "old").unwrap();
+        assert!(matches!(replace(&shared.join("own"), b"new").unwrap(), Replaced::Backup(_)));
     }
 
     #[test]

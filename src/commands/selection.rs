@@ -11,7 +11,7 @@ use regex_lite::Regex;
 
 use super::failure::CommandError;
 use crate::exit::ExitStatus;
-use crate::machine::Machine;
+use crate::machine::{Machine, label};
 use crate::machine_file::Pool;
 
 /// The number of names that the message about an unknown machine lists.
@@ -154,6 +154,13 @@ impl NamePattern {
 pub fn find_one<'a>(pool: &'a Pool, name: &str) -> Result<&'a Machine, CommandError> {
     let hosts: Vec<&Machine> = pool.machines.iter().map(|entry| &entry.machine).collect();
     hosts.iter().find(|host| host.is_called(name)).copied().ok_or_else(|| unknown(name, &hosts))
+}
+
+/// Returns the machine of a pool that has this name in records, which is exact about the port.
+pub fn find_recorded<'a>(pool: &'a Pool, name: &str) -> Result<&'a Machine, CommandError> {
+    let hosts: Vec<&Machine> = pool.machines.iter().map(|entry| &entry.machine).collect();
+    let is_it = |host: &&&Machine| label(&host.name, host.port) == name;
+    hosts.iter().find(is_it).copied().ok_or_else(|| unknown(name, &hosts))
 }
 
 /// Returns the error about a word that no machine matches.

@@ -35,8 +35,11 @@ const JSON_VERSION: u32 = 1;
 pub struct Args {
     #[command(flatten)]
     selection: Selection,
-    /// Print JSON.
+    /// Print the checks that passed, too.
     #[arg(long)]
+    verbose: bool,
+    /// Print JSON.
+    #[arg(long, conflicts_with = "verbose")]
     json: bool,
     /// Use an open connection to the machine, if there is one, and have nothing built.
     #[arg(long)]
@@ -58,7 +61,7 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let mut out = io::stdout().lock();
     let printed = match args.json {
         true => write_json(&path, &checked, &mut out),
-        false => report::write(&path, &checked, Terminal::of_stdout(), &mut out),
+        false => report::write(&path, &checked, args.verbose, Terminal::of_stdout(), &mut out),
     };
     printed.map_err(|error| CommandError::output("the findings", &error))?;
     Ok(verdict(checked.iter().filter(|checked| checked.usable).count(), checked.len()))

@@ -14,15 +14,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::{Mode, OFlags, fcntl_setfl};
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::geteuid;
 
-use super::User;
 use super::identity::with_files_of;
 use super::ownership::{Control, ControlledByOthers, cached_control};
-
-/// The flags with which files of the state are opened.
-const OPEN_FLAGS: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+use super::{User, open_regular};
 
 /// Runs `work` on the file `path`: if this process is root's, as the user who controls the directory.
 fn as_owner<T>(path: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
@@ -72,12 +69,7 @@ pub fn make_new(path: &Path) -> io::Result<File> {
 }
 
 fn open_with(path: &Path, flags: OFlags) -> io::Result<File> {
-    let file: File =
-        as_owner(path, || Ok(rustix::fs::open(path, OPEN_FLAGS | flags, Mode::RUSR | Mode::WUSR)?))?.into();
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
-    }
+    as_owner(path, || open_regular(path, flags))
 }
 
 /// Returns whether a file of this name exists.
@@ -205,7 +197,7 @@ mod tests {
         let [file, link, pipe, inner] = ["file", "link", "pipe", "directory"].map(|name| top.path().join(name));
         fs::write(&file, "here").unwrap();
         symlink(&file, &link).unwrap();
-        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         fs::create_dir(&inner).unwrap();
         assert!(open(&file).is_ok() && open_or_make(&file).is_ok());
         for path in [&link, &pipe, &inner] {

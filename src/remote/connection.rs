@@ -102,14 +102,15 @@ impl Connection {
     }
 
     /// Keeps the session open for other hooks, unless the machine has as many sessions as build slots. The session ends
-    /// after the time `idle` without use, and with the process `daemon`, if given (pidfd_open(2)). Further calls change the
+    /// after the time `idle` without use, and with the process `daemon`, if given (pidfd_open(2)). `store` is the machine's
+    /// store directory, for [`Connection::last_status`]. Further calls change the
     /// time. When the first call returns, other hooks find the session. An error is logged.
-    pub fn keep_open(&self, cache_key: &CacheKey, idle: Duration, daemon: Option<BorrowedFd<'_>>) {
+    pub fn keep_open(&self, cache_key: &CacheKey, idle: Duration, store: &str, daemon: Option<BorrowedFd<'_>>) {
         let is_kept = self.0.is_kept.load(Ordering::Relaxed);
         if !is_kept && cache_key.is_full() {
             return;
         }
-        let kept = self.0.owner.keep_open(cache_key, idle, daemon);
+        let kept = self.0.owner.keep_open(cache_key, idle, probe::command(store), daemon);
         match kept.and_then(|()| if is_kept { Ok(()) } else { self.0.owner.await_requests() }) {
             Ok(()) => self.0.is_kept.store(true, Ordering::Relaxed),
             Err(error) => log::debug!("the session does not stay open: {error}"),
@@ -243,5 +244,15 @@ impl Connection {
             },
             Err(error) => Err(error),
         }
+    }
+
+    /// Returns the last status that the owner of the session has probed while no hook used it, and its age. `None` if the
+    /// session is new, and if the owner has none.
+    pub fn last_status(&self) -> Option<(MachineStatus, Duration)> {
+        if !self.is_reused() {
+            return None;
+        }
+        let output = self.0.owner.last_probe().inspect_err(|error| log::debug!("no status: {error}")).ok()??;
+        Some((probe::parse(output.text.as_bytes()), output.age))
     }
 }

@@ -53,8 +53,8 @@ pub trait Environment: Clone + Send + 'static {
     /// Connects to the machine's daemon.
     fn connect(&self, machine: &Machine) -> Result<Self::Link, String>;
 
-    /// Probes the machine's status.
-    fn status(&self, link: &Self::Link) -> Result<MachineStatus, String>;
+    /// Returns the machine's status, and its age.
+    fn status(&self, link: &Self::Link) -> Result<(MachineStatus, Duration), String>;
 
     /// Returns since when each of its taken slots has been held.
     fn running(&self, machine: &Machine) -> Vec<Time>;

@@ -120,8 +120,8 @@ impl<E: Environment> Environment for DryRun<E> {
         Ok(self.0.health(machine).status.unwrap_or_default())
     }
 
-    fn status(&self, link: &MachineStatus) -> Result<MachineStatus, String> {
-        Ok(link.clone())
+    fn status(&self, link: &MachineStatus) -> Result<(MachineStatus, Duration), String> {
+        Ok((link.clone(), Duration::ZERO))
     }
 
     fn running(&self, machine: &Machine) -> Vec<Time> {

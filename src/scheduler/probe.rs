@@ -63,12 +63,12 @@ fn probe<E: Environment>(machine: &Machine, limit: Duration, is_wanted: &AtomicB
     failpoint(Failpoint::Asking);
     let reached = env.connect(machine).and_then(|link| {
         let status = env.status(&link)?;
-        Ok((link, status))
+        Ok((link, status.0, status.1))
     });
     match reached {
-        Ok((link, status)) => {
-            let now = env.now();
-            env.change_health(machine, &mut |_| Health::reached(status.clone(), now));
+        Ok((link, status, age)) => {
+            let measured = env.now().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+            env.change_health(machine, &mut |_| Health::reached(status.clone(), measured));
             failpoint(Failpoint::Answered);
             ProbeResult::Reached(link, status)
         }

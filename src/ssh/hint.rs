@@ -5,12 +5,10 @@ use std::path::Path;
 
 use super::error::{Cause, Error, list};
 use super::host_key;
+use super::suggested::{USER_KEY, make_key};
 use crate::machine::{HostKey, HostKeyError, HostKeyKind};
 use crate::permissions::{Need, PermissionProblem, User, remedy};
 use crate::shell::quote;
-
-/// The path that hints suggest for a key of the user of guix-daemon.
-const SUGGESTED_KEY: &str = "/etc/guix/offload_ed25519";
 
 impl Error {
     /// Returns the remedy, in the imperative, if there is one.
@@ -25,7 +23,7 @@ impl Error {
                 format!(
                     "correct 'private_key'. If the key exists, guix-daemon does not see it (`ProtectHome=` in its unit): move it \
                      to /etc/guix. If there is none, create it: `{}`",
-                    make_key(path)
+                    make_key(path, None)
                 )
             }
             Cause::PrivateKeyHidden { .. } => "do not create it again. guix-daemon has a mount name space of its own, in which \
@@ -136,12 +134,6 @@ impl Error {
     }
 }
 
-/// Returns the command that creates a key unless the file exists. This process may not see the file.
-pub fn make_key(path: &Path) -> String {
-    let path = quote(&path.to_string_lossy());
-    format!("test -e {path} || ssh-keygen -q -t ed25519 -N '' -f {path}")
-}
-
 /// Returns the hint for a key in a directory that this user cannot enter, such as the home directory of another user.
 /// The hint suggests a separate key and does not open the directory.
 fn separate_key_hint(path: &Path, error: &io::Error) -> Option<String> {
@@ -150,14 +142,14 @@ fn separate_key_hint(path: &Path, error: &io::Error) -> Option<String> {
     }
     let user = User::effective();
     let problem = PermissionProblem::find(&user, Path::new("/"), path, Need::ReadSecret)?;
-    let key = Path::new(SUGGESTED_KEY);
+    let key = Path::new("/etc/guix").join(USER_KEY);
     let is_daemons = remedy::is_daemons_user(Path::new("/"), &user);
     (is_daemons && (problem.is_above() || problem.is_in_home(Path::new("/")))).then(|| {
         format!(
-            "{problem}. Do not change that. Give that user a separate key: as root `{{ {}; }} && chown {}: {SUGGESTED_KEY} \
-             {SUGGESTED_KEY}.pub`, private_key = \"{SUGGESTED_KEY}\", and the .pub file in authorized_keys on the machine",
-            make_key(key),
-            quote(&user.name)
+            "{problem}. Do not change that. Give that user a separate key: as root `{}`, private_key = \"{}\", and the .pub \
+             file in authorized_keys on the machine",
+            make_key(&key, Some(&user.name)),
+            key.display()
         )
     })
 }

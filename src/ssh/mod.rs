@@ -23,11 +23,12 @@ mod proxy;
 mod receive_budget;
 mod refusal;
 mod session;
+mod suggested;
 mod tcp;
 
 pub use channel::{Channel, Output};
 pub use error::{Algorithm, Cause, Error, Phase};
-pub use hint::make_key;
 pub use pending_channel::{PendingChannel, Target};
 pub use private_key::stamp as private_key_stamp;
 pub use session::Session;
+pub use suggested::{USER_KEY, authorize_key, make_key};

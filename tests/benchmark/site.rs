@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use offload::internals::machine_file::{self, LoadContext};
 use offload::internals::remote::Connection;
+use offload::internals::state::{Health, health};
 use offload::internals::store::path::StorePath;
 
 use crate::lab::{Direct, Drv, Host};
@@ -89,6 +90,18 @@ impl<'a> Site<'a> {
     /// Forgets what the head's hook remembers of the build machines.
     pub fn forget_machines(&self) {
         let _ = std::fs::remove_dir_all(self.head.path("/var/guix/offload"));
+    }
+
+    /// Waits until an idle connection has been probed, and makes the records of the machines old.
+    pub fn pause(&self) {
+        if self.is_local {
+            return;
+        }
+        thread::sleep(Duration::from_secs(17));
+        let old = health::now() - 60_000;
+        for machine in self.pool.machines() {
+            self.head.change_health(machine.name(), |health| Health { measured: Some(old), ..health });
+        }
     }
 
     /// Ends all persistent connections.

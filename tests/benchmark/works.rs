@@ -68,6 +68,7 @@ const ADDED: f64 = 1.15;
 pub const WORKS: &[Work] = &[
     BUILD,
     Work { name: "new", what: "the same, through a new connection", run: trivial_new, ..BUILD },
+    Work { name: "pause", what: "the same, after a pause: the connection is open, the record is old", run: trivial_after_pause, ..BUILD },
     Work { name: "asked", what: "the same, the machine not probed before", run: trivial_unknown, ..BUILD },
     Work { name: "graph", what: "20 trivial builds, 5 × 4, on 2 × 2 slots", shape: TWO_TWO, run: graph, asked: Asked::Times(12.0), ..WHOLE },
     Work { name: "graph-1s-6", what: "the same of 1 s each, on 2 × 3 slots", shape: TWO_THREE, run: graph_1s, asked: Asked::Seconds(4.0 * ADDED), ..WHOLE },
@@ -105,6 +106,11 @@ fn trivial_new(site: &mut Site<'_>) -> Sample {
 
 fn trivial_unknown(site: &mut Site<'_>) -> Sample {
     site.forget_machines();
+    trivial(site)
+}
+
+fn trivial_after_pause(site: &mut Site<'_>) -> Sample {
+    site.pause();
     trivial(site)
 }
 

@@ -106,7 +106,7 @@ fn a_build_continues_over_a_withdrawn_session() {
     let prefix = name.strip_suffix(&format!("{}-0", pool.owners()[0].pid)).unwrap();
     let keep_open = json!({ "KeepOpen": {
         "socket": format!("{PERSIST_DIRECTORY}/{prefix}"), "idle_timeout": { "secs": 600, "nanos": 0 }, "streams": 1,
-        "has_daemon": false,
+        "probe": "true", "has_daemon": false,
     } });
     send(&other, &keep_open, &[]);
     pool.link.freeze();

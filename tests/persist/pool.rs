@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Mutex;
+
+use offload::internals::state::Health;
 
 use crate::lab::{BuildResult, Drv, Entry, Host, HostOptions, LONG, Lab, Process, Proxy, RunningBuild, wait_until};
 
@@ -50,6 +53,16 @@ impl Pool {
     pub fn start(&self, drv: &Drv) -> RunningBuild {
         self.head.mark_healthy(self.link.name());
         self.head.client().start(&[drv])
+    }
+
+    /// Returns the record of the machine.
+    pub fn health(&self) -> Health {
+        let found = Mutex::new(Health::default());
+        self.head.change_health(self.link.name(), |health| {
+            *found.lock().unwrap() = health.clone();
+            health
+        });
+        found.into_inner().unwrap()
     }
 
     /// Returns the owners of sessions.

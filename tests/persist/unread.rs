@@ -1,9 +1,11 @@
-//! An owner passes no stream with unread bytes to another hook. The session is real. The test plays the hooks and the
-//! daemon behind a stream.
+//! An owner leaves no bytes of a stream unread, and passes no stream with unread bytes to another hook. The session is
+//! real. The test plays the hooks and the daemon behind a stream.
 
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread;
 
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use serde_json::{Value, json};
@@ -37,7 +39,9 @@ fn pair() -> (UnixStream, UnixStream) {
 impl Session {
     fn new() -> Session {
         let pool = Pool::new();
-        pool.head.write_machines(&[pool.entry().set("parallel_builds", 4)]);
+        // A keep-alive reply would wake an owner that has bytes to read.
+        let entry = pool.entry().set("keepalive_interval", 600).set("stall_timeout", 3600);
+        pool.head.write_machines(&[entry.set("parallel_builds", 4)]);
         pool.owner_after(&Drv::new("first"));
         let control = connect(&pool.sockets()[0]);
         let daemons = UnixListener::bind(pool.machine.path(SOCKET)).unwrap();
@@ -87,6 +91,30 @@ impl Session {
             receive(&status)["Report"]["streams"] == json!(0)
         });
     }
+}
+
+/// libssh2 reads packets of all streams when one of them is read. Packets for a stream that was read before must not wait
+/// for the next packet.
+#[test]
+fn no_reply_is_left_unread_beside_a_second_stream() {
+    let session = Session::new();
+    let (stream, mut daemon) = session.open(None);
+    let _second = session.open(None);
+    // As an import: the daemon requests each piece.
+    let piece = [1; 32 << 10];
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut received = piece;
+            while daemon.read_exact(&mut received).is_ok() && daemon.write_all(b"next").is_ok() {}
+        });
+        for number in 0..3000 {
+            (&stream.data).write_all(&piece).unwrap();
+            let mut reply = [0; 4];
+            let read = (&stream.data).read_exact(&mut reply);
+            assert!(read.is_ok(), "reply {number} does not arrive: {read:?}");
+        }
+        stream.data.shutdown(Shutdown::Both).unwrap();
+    });
 }
 
 #[test]

@@ -218,11 +218,11 @@ impl Environment for World {
         if answers { Ok(machine.port) } else { Err(format!("{conduct:?}")) }
     }
 
-    fn status(&self, link: &u16) -> Result<MachineStatus, String> {
+    fn status(&self, link: &u16) -> Result<(MachineStatus, Duration), String> {
         self.pause(Duration::from_millis(5));
         let load = self.stage.random(100) as f64 / 100.0;
         let _ = link;
-        Ok(MachineStatus { load1: Some(load), cores: Some(4), ..MachineStatus::default() })
+        Ok((MachineStatus { load1: Some(load), cores: Some(4), ..MachineStatus::default() }, Duration::ZERO))
     }
 
     fn running(&self, machine: &Machine) -> Vec<Time> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::site::{COMMANDS, HOOK, MACHINE, OWNER, Site};
+use crate::site::{COMMANDS, DERIVATION, HOOK, LOG, MACHINE, OWNER, Site};
 use crate::{after_each_command, sites, text};
 
 /// A machine file that says who evaluates it, and with what.
@@ -34,22 +34,27 @@ fn recorded(site: &Site, name: &str) -> String {
     fs::read_to_string(site.path("records").join(name)).unwrap_or_default()
 }
 
+/// Returns a command that runs `program` as a shell of root's may run it: with an open file that its children inherit.
+pub fn with_descriptor(program: &Command, file: &Path) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec 9<\"$0\"; exec \"$@\""]).arg(file).arg(program.get_program()).args(program.get_args());
+    shell.env_clear().envs(program.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    shell
+}
+
 #[test]
 fn the_machine_file_is_evaluated_as_the_owner_of_the_state() {
     let site = telling(WHO);
-    // The history needs no machine file.
-    for command in COMMANDS.iter().filter(|command| **command != HOOK && command[0] != "history") {
+    let directory = site.path("metrics");
+    fs::create_dir(&directory).unwrap();
+    // Root writes this file itself, with the text of another process.
+    let textfile: &[&str] = &["metrics", "--textfile", directory.to_str().unwrap()];
+    // The history and a log of this machine need no machine file.
+    let needs_none = |command: &[&str]| command == HOOK || ["history", "log"].contains(&command[0]);
+    for command in COMMANDS.iter().filter(|command| !needs_none(command)).chain([&textfile]) {
         let _ = fs::remove_file(site.path("records/status"));
-        let program = site.command(command);
-        // As a shell of root's may have it: an open file that its children inherit.
-        let mut shell = Command::new("sh");
-        shell
-            .args(["-c", "exec 9<\"$PRECIOUS\"; exec \"$@\"", "sh"])
-            .arg(program.get_program())
-            .args(program.get_args());
-        shell.env_clear().envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        shell.env("PRECIOUS", site.path("outside/precious")).env("LC_ALL", "C").stdin(Stdio::null());
-        let output = shell.output().unwrap();
+        let mut shell = with_descriptor(&site.command(command), &site.path("outside/precious"));
+        let output = shell.env("PRECIOUS", "of root").env("LC_ALL", "C").output().unwrap();
         let status = recorded(&site, "status");
         for (name, numbers) in [("Uid", 4), ("Gid", 4), ("Groups", 0)] {
             let line = status.lines().find_map(|line| line.strip_prefix(&format!("{name}:"))).unwrap_or_default();
@@ -63,6 +68,44 @@ fn the_machine_file_is_evaluated_as_the_owner_of_the_state() {
         assert!(!environment.contains("PRECIOUS") && !environment.contains("HOME=/root"), "{environment}");
         let descriptors = recorded(&site, "descriptors");
         assert!(descriptors.contains(" 0 -> ") && !descriptors.contains("precious"), "{descriptors}");
+    }
+}
+
+/// The owner can put any file instead of a log or of the history.
+#[test]
+fn a_log_is_read_as_the_owner_of_the_state() {
+    let site = Site::new();
+    let log = site.logs().join(LOG);
+    site.as_owner(|site| {
+        fs::create_dir_all(site.logs().join("drvs/00")).unwrap();
+        fs::write(site.logs().join(LOG), "the log\n").unwrap();
+    });
+    assert_eq!(text(&site.run(&["log", DERIVATION])), "the log\n");
+
+    // The owner's hook builds it.
+    let slot = site.as_owner(|site| {
+        let host = site.state().join(MACHINE);
+        fs::create_dir_all(&host).unwrap();
+        let holder = serde_json::json!({ "pid": 1, "derivation": DERIVATION, "since": 1 });
+        fs::write(host.join("0.json"), holder.to_string()).unwrap();
+        let slot = fs::File::create(host.join("0")).unwrap();
+        slot.lock().unwrap();
+        slot
+    });
+    let mut first = site.command(&["log", "--follow", DERIVATION]).stdout(Stdio::null()).spawn().unwrap();
+    second_process(&first);
+    drop(slot);
+    assert!(first.wait().unwrap().success());
+
+    // Not even a process of root's opens a link: where the state is root's, the log directory may be another user's.
+    let secret = site.path("outside/secret.drv");
+    fs::write(&secret, "of root").unwrap();
+    for owner in [OWNER, 0] {
+        chown(site.path("guix"), Some(owner), Some(owner)).unwrap();
+        fs::remove_dir_all(site.state()).ok();
+        site.as_owner(|_| fs::remove_file(&log).and_then(|()| std::os::unix::fs::symlink(&secret, &log)).unwrap());
+        let output = text(&site.run(&["log", DERIVATION]));
+        assert!(output.starts_with(&format!("offload: error: cannot read '{}': ", log.display())), "{output}");
     }
 }
 

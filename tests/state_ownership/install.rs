@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use crate::identity::with_descriptor;
 use crate::site::{OWNER, Swapper, list, swap_time};
 use crate::text;
 
@@ -56,7 +57,7 @@ impl System {
     fn run(&self, command: &str) -> Output {
         let mut install = Command::new(self.program());
         install.env("NIX_STORE_DIR", self.path("store")).args([command, "--root"]).arg(self.path("root"));
-        install.output().unwrap()
+        with_descriptor(&install, &self.path("outside/offload/precious")).output().unwrap()
     }
 
     fn outside(&self) -> BTreeMap<PathBuf, String> {
@@ -129,12 +130,15 @@ fn the_machine_file_is_evaluated_as_its_writer() {
     let machine_file = system.path("root/etc/guix/machines.lua");
     let entry = "build_machine { name = 'b1', user = 'o', systems = { 'x86_64-linux' }, private_key = '/no/such/key', \
                  host_key = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPT8ND6KrrZZekAhAq/sAPtog9kbTgoklanLOTp4rVZ6' }";
-    let code = format!("os.execute('id -u >{}/who')\nreturn {{ {entry} }}\n", records.display());
+    let records_who = format!("id -u >{0}/who; ls -l /proc/$$/fd >{0}/descriptors", records.display());
+    let code = format!("os.execute('{records_who}')\nreturn {{ {entry} }}\n");
     fs::write(&machine_file, code).unwrap();
     for (user, who) in [(OWNER, OWNER.to_string()), (0, "0".to_owned())] {
         chown(machine_file.parent().unwrap(), Some(user), Some(user)).unwrap();
         let output = system.run("install");
         assert_eq!(fs::read_to_string(records.join("who")).unwrap_or_default().trim(), who, "{}", text(&output));
         assert!(text(&output).contains("there is no private key '/no/such/key'"), "{}", text(&output));
+        let descriptors = fs::read_to_string(records.join("descriptors")).unwrap();
+        assert!(user == 0 || descriptors.contains(" 0 -> ") && !descriptors.contains("precious"), "{descriptors}");
     }
 }

@@ -34,6 +34,7 @@ pub const COMMANDS: &[&[&str]] = &[
     &["undrain", MACHINE],
     &["eval"],
     &["history"],
+    &["log", DERIVATION],
     &["metrics"],
     &["build", "/gnu/store/00000000000000000000000000000000-x.drv", "--dry-run"],
     &["challenge", "/gnu/store/00000000000000000000000000000000-x.drv"],
@@ -43,6 +44,10 @@ pub const COMMANDS: &[&[&str]] = &[
 
 /// The build hook's arguments.
 pub const HOOK: &[&str] = &["x86_64-linux", "3600", "0", "0"];
+
+/// A derivation, and its log below the log directory.
+pub const DERIVATION: &str = "/gnu/store/00000000000000000000000000000000-x.drv";
+pub const LOG: &str = "drvs/00/000000000000000000000000000000-x.drv";
 
 /// What the daemon asks the hook.
 const REQUEST: &str = "0 x86_64-linux /gnu/store/00000000000000000000000000000000-x.drv \n";
@@ -83,6 +88,11 @@ impl Site {
         self.path("guix/offload")
     }
 
+    /// The log directory of the daemon.
+    pub fn logs(&self) -> PathBuf {
+        self.path("guix/log")
+    }
+
     /// A machine file that runs `code` first, which may set the variable `proxy`.
     pub fn write_machine_file(&self, code: &str) {
         let entry = ENTRY.replace("KEY", self.path("key").to_str().unwrap());
@@ -102,6 +112,7 @@ impl Site {
         command.args(arguments).env_clear().current_dir("/");
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/root");
         command.env("GUIX_STATE_DIRECTORY", self.path("guix")).env("GUIX_CONFIGURATION_DIRECTORY", self.path("etc"));
+        command.env("GUIX_LOG_DIRECTORY", self.logs());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

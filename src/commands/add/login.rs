@@ -1,16 +1,17 @@
-//! The login to a machine that is not in the machine file yet, as the user whose hook will log in.
+//! The login to a machine that need not be in the machine file, as the user whose hook logs in.
 //!
-//! Root's command starts itself again as the daemon's user, with the hidden option `--facts`. The new process prints a
-//! JSON object: `Ok` with the facts, or `Err` with the message. Nothing that this user could write is evaluated.
+//! Root's command starts itself again as that user, with the hidden options `--facts` and `--proxy-word`. The new process
+//! prints a JSON object: `Ok` with the facts, or `Err` with the message. Nothing that this user could write is evaluated.
 
 use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
+use crate::commands::as_user;
 use crate::commands::terminal::plain;
-use crate::commands::{as_user, daemon_user};
 use crate::engine::Engine;
-use crate::machine::{HostKey, Machine};
+use crate::machine::Machine;
+use crate::permissions::User;
 use crate::remote::{Connection, Error};
 use crate::ssh::Cause;
 use crate::store::path::StoreDir;
@@ -39,25 +40,29 @@ impl From<Error> for LoginError {
     }
 }
 
-/// Logs in with the entry's host key, and queries the machine. Root does it as the daemon's user.
-pub fn log_in(machine: &Machine, key: &HostKey, engine: &Engine) -> Result<Facts, LoginError> {
-    match daemon_user::for_checks(&engine.directories) {
-        Some(user) => log_in_through(as_user::command(&user), machine, key),
+/// Logs in with the machine's account, host keys and proxy, as `user` if this process is not to do it itself, and queries
+/// the machine.
+pub fn log_in(machine: &Machine, user: Option<&User>, engine: &Engine) -> Result<Facts, LoginError> {
+    match user {
+        Some(user) => log_in_through(as_user::command(user), machine),
         None => query(machine, &engine.directories.store),
     }
 }
 
 /// Logs in with a process that `command` starts.
-fn log_in_through(mut command: Command, machine: &Machine, key: &HostKey) -> Result<Facts, LoginError> {
+fn log_in_through(mut command: Command, machine: &Machine) -> Result<Facts, LoginError> {
     let failed = |message: String| LoginError { message, hint: None, is_refused: false };
     command.args(["add", &machine.name, "--port", &machine.port.to_string(), "--user", &machine.user]);
     if let Some(private_key) = &machine.private_key {
         command.arg("--private-key").arg(private_key);
     }
-    command.args(["--facts", &key.to_openssh()]).stderr(Stdio::inherit());
-    let output = command.output().map_err(|error| failed(format!("cannot run this as guix-daemon's user: {error}")))?;
-    let result: Result<Facts, LoginError> = serde_json::from_slice(&output.stdout)
-        .map_err(|_| failed(format!("the login as guix-daemon's user ended with {}", output.status)))?;
+    command.args(machine.host_keys.iter().map(|key| format!("--facts={}", key.to_openssh())));
+    command.args(machine.proxy_command.iter().flatten().map(|word| format!("--proxy-word={word}")));
+    command.stderr(Stdio::inherit());
+    let ended = as_user::output(&mut command);
+    let (status, printed) = ended.map_err(|error| failed(format!("cannot run this as guix-daemon's user: {error}")))?;
+    let result: Result<Facts, LoginError> = serde_json::from_slice(&printed)
+        .map_err(|_| failed(format!("the login as guix-daemon's user ended with {status}")))?;
     result
 }
 

@@ -10,7 +10,6 @@ use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::machine::Machine;
 use crate::machine_file::{InsertError, Report, insert};
-use crate::permissions::identity;
 
 /// The result of adding a machine.
 pub enum Written {
@@ -22,14 +21,14 @@ pub enum Written {
 /// Adds `entry`, which describes `machine`, to the machine file `path`, or makes the file. The file is replaced as a
 /// whole, by one that can be evaluated.
 pub fn write(path: &Path, entry: &str, machine: &Machine, engine: &Engine) -> Result<Written, CommandError> {
-    // A link stays a link, also one in a directory of links.
-    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    if path.starts_with(engine.directories.store.as_str()) {
-        let message = format!("'{}' is an item of the store, so it cannot be changed", path.display());
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if real.starts_with(engine.directories.store.as_str()) {
+        let message = format!("'{}' is an item of the store, so it cannot be changed", real.display());
         let hint = format!("put this entry into the file that the item is made from:\n{entry}");
         return Err(CommandError::new(ExitStatus::MachineFile, message).with_hint(Some(hint)));
     }
     engine.check_writers(path).map_err(|report| broken(&report))?;
+    output_file::check_control(path).map_err(|error| unwritable("write", path, &error))?;
     let text = match fs::read(path) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -38,8 +37,7 @@ pub fn write(path: &Path, entry: &str, machine: &Machine, engine: &Engine) -> Re
     let text = insert(path, text.as_deref(), entry, machine, &engine.load_context());
     let text = text.map_err(|error| refused(path, error, entry))?;
     let Some(text) = text else { return Ok(Written::Known) };
-    let directory = path.parent().unwrap_or(path);
-    let replaced = identity::in_directory(Path::new("/"), directory, || output_file::replace(path, text.as_bytes()));
+    let replaced = output_file::replace(path, text.as_bytes());
     replaced.map(Written::File).map_err(|error| unwritable("write", path, &error))
 }
 
@@ -65,4 +63,29 @@ fn refused(path: &Path, error: InsertError, entry: &str) -> CommandError {
     };
     let message = format!("the machine file '{}' was not changed: {error}", path.display());
     CommandError::new(ExitStatus::MachineFile, message).with_hint(Some(hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{lchown, symlink};
+
+    use super::*;
+    use crate::hook::HookArguments;
+    use crate::local::Directories;
+
+    #[test]
+    fn root_does_not_read_what_a_link_of_another_user_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let [precious, link] = ["precious", "machines.lua"].map(|name| directory.path().join(name));
+        fs::write(&precious, "of root").unwrap();
+        symlink(&precious, &link).unwrap();
+        lchown(&link, Some(995), Some(995)).unwrap();
+        let engine = Engine::new(Directories::default(), HookArguments::without_limits("x86_64-linux"));
+        let machine = Machine::new("b1", "offload", Vec::new(), Vec::new());
+        let Err(error) = write(&link, "build_machine {}", &machine, &engine) else { panic!("written") };
+        let mut said = Vec::new();
+        error.print(&mut said);
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains(&format!("'{}' belongs to 995", link.display())) && !said.contains("precious"), "{said}");
+    }
 }

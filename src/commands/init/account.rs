@@ -1,10 +1,10 @@
 //! The account on the build machine: the commands that make it, and the login that shows that it exists.
 
-use crate::commands::add::{LoginError, log_in as try_login};
+use crate::commands::add::{Facts, LoginError};
 use crate::commands::failure::CommandError;
-use crate::engine::Engine;
-use crate::machine::{HostKey, Machine};
+use crate::machine::Machine;
 use crate::shell::quote;
+use crate::ssh;
 
 use super::console::Console;
 
@@ -22,29 +22,27 @@ pub fn account(text: &str) -> Result<String, String> {
 pub fn commands(user: &str, public_key: Option<&str>, signing_key: &str) -> Vec<String> {
     let mut commands = Vec::new();
     if let Some(key) = public_key {
-        let file = format!("~{user}/.ssh/authorized_keys");
         commands.extend([
             format!("id -u {user} >/dev/null 2>&1 || useradd --create-home --password '*' {user}"),
-            format!("install -d -o {user} -m 700 ~{user}/.ssh"),
-            format!("echo {} >>{file}; chown {user} {file}; chmod 600 {file}", quote(key.trim())),
+            ssh::authorize_key(user, key.trim()),
         ]);
     }
     commands.push(format!("echo {} | guix archive --authorize", quote(signing_key.trim())));
     commands
 }
 
-/// Logs in, and explains what to do as long as that fails. `again` is the command with which the user continues.
+/// Logs in with `try_login`, and explains what to do as long as that fails. `again` is the command with which the user
+/// continues.
 pub fn log_in(
     console: &Console,
     machine: &Machine,
-    key: &HostKey,
     commands: &[String],
-    engine: &Engine,
     again: &str,
+    try_login: impl Fn() -> Result<Facts, LoginError>,
 ) -> Result<(), CommandError> {
     let account = format!("{} on {}", machine.user, machine.address());
     loop {
-        let Err(LoginError { message, hint, is_refused }) = try_login(machine, key, engine) else {
+        let Err(LoginError { message, hint, is_refused }) = try_login() else {
             console.done("account", &account);
             return Ok(());
         };
@@ -77,8 +75,8 @@ mod tests {
     #[test]
     fn without_a_key_to_add_only_the_signing_key_is_authorized() {
         let both = commands("offload", Some("ssh-ed25519 AAAA it's\n"), "(public-key)\n");
-        assert_eq!(both.len(), 4);
-        assert!(both[2].starts_with("echo 'ssh-ed25519 AAAA it'\\''s' >>~offload/.ssh/"), "{}", both[2]);
+        assert_eq!(both.len(), 3);
+        assert!(both[1].contains("~offload") && both[1].contains(r"'ssh-ed25519 AAAA it'\''s'"), "{}", both[1]);
         assert_eq!(commands("offload", None, "(public-key)\n"), ["echo '(public-key)' | guix archive --authorize"]);
     }
 }

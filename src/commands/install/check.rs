@@ -2,10 +2,10 @@
 //! real `guix`.
 
 use std::io::{self, Write};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use super::super::as_user;
 use super::super::guix_wrapper::REAL_GUIX_VARIABLE;
 use super::super::machines::machine_file;
 use super::evaluated::{self, Evaluated, Finding};
@@ -113,7 +113,7 @@ fn check_wrapper(place: &Target, user: &User, guix: &Path) -> Option<Finding> {
     let link = place.directory().join("guix");
     let mut command = Command::new(&link);
     command.arg("--version").env_clear().env("PATH", SHELL_PATH).env(REAL_GUIX_VARIABLE, guix).current_dir("/");
-    command.uid(user.uid).gid(user.groups.first().copied().unwrap_or(user.uid));
+    as_user::set_user(&mut command, user.uid, user.groups.first().copied().unwrap_or(user.uid));
     let problem = match command.output() {
         Ok(output) if output.status.success() && output.stdout.starts_with(b"guix ") => return None,
         Ok(output) => {

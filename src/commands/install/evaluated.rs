@@ -5,6 +5,7 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use rustix::process::geteuid;
 use serde_json::Value;
@@ -18,10 +19,7 @@ use crate::machine_file::{DEFAULT_KEYS, LoadContext, load};
 use crate::permissions::ownership::{Control, control_below};
 use crate::permissions::remedy::copy_of_key;
 use crate::permissions::{Need, PermissionProblem, User, below};
-use crate::shell::in_quotes;
-
-/// The name of a new key.
-const NEW_KEY: &str = "offload_ed25519";
+use crate::ssh::{USER_KEY, make_key};
 
 /// A problem with its remedy.
 pub struct Finding {
@@ -114,11 +112,11 @@ fn as_other(user: &User, file: &Path) -> Outcome {
     let mut command = as_user::command(user);
     command.args(["eval", "--json", "--machine-file"]).arg(file).current_dir("/");
     let failed = |error: String| Outcome::Errors(vec![format!("`offload eval` as {}: {error}", user.name)]);
-    let output = match command.output() {
-        Ok(output) => output,
+    let (status, printed) = match as_user::output(command.stderr(Stdio::null())) {
+        Ok(ended) => ended,
         Err(error) => return failed(error.to_string()),
     };
-    let object: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let object: Value = serde_json::from_slice(&printed).unwrap_or_default();
     match object["machines"].as_array() {
         Some(machines) => {
             let key = |machine: &Value| machine["private_key"].as_str().map(PathBuf::from);
@@ -126,7 +124,7 @@ fn as_other(user: &User, file: &Path) -> Outcome {
         }
         None => match object["errors"].as_array() {
             Some(errors) => Outcome::Errors(errors.iter().map(line).collect()),
-            None => failed(output.status.to_string()),
+            None => failed(status.to_string()),
         },
     }
 }
@@ -145,15 +143,11 @@ fn line(error: &Value) -> String {
 pub fn remedy_of_missing(place: &Target, user: &User, key: &Path, directories: &Directories) -> String {
     let home = user.home(&place.root).unwrap_or_default();
     let root_home = User::numbered(&place.root, 0, 0).home(&place.root);
-    let new = |file: &Path| {
-        let file = in_quotes(&file.to_string_lossy());
-        let given = if user.uid == 0 { String::new() } else { format!(" && chown {}: {file}", user.name) };
-        format!("ssh-keygen -t ed25519 -N '' -f {file}{given}")
-    };
+    let new = |file: &Path| make_key(file, (user.uid != 0).then_some(user.name.as_str()));
     match key.strip_prefix(&home) {
         Ok(inside) if user.uid != 0 => {
             let roots = root_home.map(|home| home.join(inside)).filter(|roots| below(&place.root, roots).exists());
-            let file = directories.configuration.join(NEW_KEY);
+            let file = directories.configuration.join(USER_KEY);
             let used = format!("{}  # then private_key = \"{}\" in the machine file", new(&file), file.display());
             roots.map_or(used, |roots| copy_of_key(&user.name, &roots))
         }

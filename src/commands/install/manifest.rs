@@ -6,14 +6,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io;
+use std::fs;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 
+use crate::permissions::{open_regular, read_bounded};
+
 const MANIFEST_NAME: &str = "manifest";
+
+/// The size of the longest manifest that is read, in bytes.
+const MAX_MANIFEST: u64 = 16 << 20;
+
+/// The size of the longest file that can be an installed one, in bytes.
+const MAX_PROGRAM: u64 = 1 << 30;
 
 /// The installed files.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -31,8 +40,9 @@ impl Manifest {
 
     /// Reads the file, if there is one.
     pub fn read(file: &Path) -> io::Result<Option<Manifest>> {
-        match fs::read_to_string(file) {
-            Ok(text) => Ok(Some(Manifest::parse(&text))),
+        let opened = open_regular(file, OFlags::RDONLY);
+        match opened.and_then(|file| read_bounded(file, MAX_MANIFEST)) {
+            Ok(text) => Ok(Some(Manifest::parse(&String::from_utf8_lossy(&text)))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -76,7 +86,8 @@ impl Manifest {
     }
 }
 
-/// Returns a mark that identifies a file or link; `None` if there is none. A directory never matches.
+/// Returns a mark that identifies a file or link; `None` if there is none. Anything else, or a longer file than the
+/// program can be, has a mark that never matches.
 pub fn mark(file: &Path) -> io::Result<Option<String>> {
     let metadata = match fs::symlink_metadata(file) {
         Ok(metadata) => metadata,
@@ -86,11 +97,12 @@ pub fn mark(file: &Path) -> io::Result<Option<String>> {
     if metadata.is_symlink() {
         return Ok(Some(mark_of_link(&fs::read_link(file)?)));
     }
-    if !metadata.is_file() {
+    if !metadata.is_file() || metadata.len() > MAX_PROGRAM {
         return Ok(Some("other".to_owned()));
     }
     let mut hash = Hashed(Sha256::new());
-    io::copy(&mut File::open(file)?, &mut hash)?;
+    // Its owner may exchange or extend it meanwhile.
+    io::copy(&mut open_regular(file, OFlags::RDONLY)?.take(MAX_PROGRAM), &mut hash)?;
     Ok(Some(hex(&hash.0.finalize())))
 }
 
@@ -153,5 +165,19 @@ mod tests {
         fs::write(&file, "changed").unwrap();
         assert!(!manifest.has(path, &file).unwrap());
         assert_eq!(mark(directory.path()).unwrap().as_deref(), Some("other"));
+    }
+
+    /// In the daemon's state its owner can put anything in the place of a link.
+    #[test]
+    fn a_file_without_an_end_is_none_of_the_installed() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("x");
+        fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(mark(&file).unwrap().as_deref(), Some("other"));
+        assert_eq!(Manifest::read(&file).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        let pipe = directory.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert_eq!(mark(&pipe).unwrap().as_deref(), Some("other"));
+        assert!(Manifest::read(&pipe).is_err());
     }
 }

@@ -199,7 +199,7 @@ impl<'a> Plan<'a> {
 
     fn write_manifest(&self, manifest: &Manifest) -> Result<(), InstallError> {
         let (file, text) = (below(self.system.root, &self.manifest), manifest.text().into_bytes());
-        if fs::read(&file).is_ok_and(|old| old == text) {
+        if mark(&file).is_ok_and(|old| old == Some(mark_of_bytes(&text))) {
             return Ok(());
         }
         put(&What::File(text), &file).map_err(InstallError::file(&file))

@@ -53,11 +53,11 @@ pub fn of_connecting(
 }
 
 fn of_ssh(error: &ssh::Error, machine: &Machine, directories: &Directories) -> Vec<Remedy> {
-    let make_key = |path: &Path| Remedy::on_head(ssh::make_key(path));
+    let make_key = |path: &Path| Remedy::on_head(ssh::make_key(path, None));
     let advice = |place| error.hint().map(|hint| Remedy::advice(place, hint)).into_iter().collect();
     match &error.cause {
         Cause::NoPrivateKey { .. } | Cause::NoHome => {
-            let path = directories.configuration.join("offload_ed25519");
+            let path = directories.configuration.join(ssh::USER_KEY);
             vec![make_key(&path), Remedy::in_file(format_args!("private_key = \"{}\"", path.display()))]
         }
         Cause::PrivateKeyMissing { path } => vec![make_key(path).provided("if that is the file you want")],
@@ -86,7 +86,7 @@ fn of_ssh(error: &ssh::Error, machine: &Machine, directories: &Directories) -> V
             Err(_) => advice(RemedyPlace::MachineFile),
         },
         Cause::UserKeyRefused { user, public_key, .. } if is_user_name(user) => {
-            let authorized = Remedy::on_machine(authorize_login(user, public_key));
+            let authorized = Remedy::on_machine(ssh::authorize_key(user, public_key));
             let unlock = Remedy::on_machine(format_args!("usermod -p '*' {user}"))
                 .provided("if the key is there already, and the account is locked ('passwd -S' says L)");
             let log = Remedy::on_machine("journalctl -t sshd -t sshd-session -n 20  # Guix System: /var/log/messages")
@@ -223,50 +223,8 @@ pub fn pin(key: &str, fingerprint: &str, machine: &Machine) -> Remedy {
     Remedy::in_file(format_args!("host_key = \"{key}\"")).provided(condition)
 }
 
-fn authorize_login(user: &str, line: &str) -> String {
-    let directory = format!("~{user}/.ssh");
-    let file = format!("{directory}/authorized_keys");
-    format!(
-        "mkdir -p {directory} && {{ grep -qs '^[^#]*{}' {file} || echo {} >>{file}; }} && chown -R {user}: {directory} \
-         && chmod -R go-w {directory}",
-        // A key that has options in this file must not be added without them.
-        line.split(' ').next_back().unwrap_or_default(),
-        quote(line)
-    )
-}
-
 /// Returns whether a shell expands `~NAME` to the home of that account.
 fn is_user_name(name: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(is_plain)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-    use std::process::Command;
-
-    #[test]
-    fn a_key_is_added_once_and_not_beside_its_own_restriction() {
-        let line = "ssh-ed25519 AAAAC3Nza+/x=";
-        for (before, after) in [
-            ("", format!("{line}\n")),
-            ("# ssh-ed25519 AAAAC3Nza+/x=\n", format!("# {line}\n{line}\n")),
-            ("from=\"192.0.2.1\" ssh-ed25519 AAAAC3Nza+/x= head\n", format!("from=\"192.0.2.1\" {line} head\n")),
-        ] {
-            let home = tempfile::tempdir().unwrap();
-            let directory = home.path().join(".ssh");
-            fs::create_dir(&directory).unwrap();
-            fs::write(directory.join("authorized_keys"), before).unwrap();
-            let user = crate::permissions::User::effective().name;
-            let command = authorize_login("NAME", line)
-                .replace("~NAME/.ssh", directory.to_str().unwrap())
-                .replace("NAME:", &format!("{user}:"));
-            for _ in 0..2 {
-                assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success(), "{command}");
-                assert_eq!(fs::read_to_string(directory.join("authorized_keys")).unwrap(), after);
-            }
-        }
-    }
 }

@@ -1,4 +1,5 @@
-//! The report for people: a line for each finding, and its remedies.
+//! The report for people: a line for each machine, and a line for each finding with its remedies. Checks that passed are
+//! printed only on request.
 //!
 //! A text to paste is on a line of its own, which is never wrapped. Other text is wrapped.
 
@@ -15,8 +16,14 @@ const TEXT_INDENT: usize = 20;
 const REMEDY_INDENT: usize = 6;
 const PASTE_INDENT: usize = 8;
 
-/// Writes the report to `out`, which has the properties of `terminal`.
-pub fn write(path: &Path, machines: &[Checked<'_>], terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
+/// Writes the report to `out`, which has the properties of `terminal`. With `is_verbose`, checks that passed are part of it.
+pub fn write(
+    path: &Path,
+    machines: &[Checked<'_>],
+    is_verbose: bool,
+    terminal: Terminal,
+    out: &mut impl Write,
+) -> io::Result<()> {
     for checked in machines {
         let verdict = if checked.usable {
             terminal.paint(Colour::Ok, "can be used")
@@ -25,7 +32,7 @@ pub fn write(path: &Path, machines: &[Checked<'_>], terminal: Terminal, out: &mu
         };
         let name = terminal.paint(Colour::Heading, &plain(&format!("{}:{}", checked.name, checked.port)));
         writeln!(out, "{name} {verdict}")?;
-        for finding in &checked.findings {
+        for finding in checked.findings.iter().filter(|finding| is_verbose || finding.outcome != Outcome::Ok) {
             write_finding(finding, checked.name, terminal, out)?;
         }
     }
@@ -97,37 +104,46 @@ mod tests {
                 vec![Remedy::on_head("offload undrain b2:22").provided("when it may get builds again")],
             ),
         ];
+        let b3 = vec![finding(Step::Slots, Outcome::Ok, "0 of 4 taken", Vec::new())];
         let machines = [
             Checked { name: "b1", port: 22, usable: false, findings: b1 },
             Checked { name: "b2", port: 22, usable: true, findings: b2 },
+            Checked { name: "b3", port: 22, usable: true, findings: b3 },
         ];
-        let mut report = Vec::new();
-        let terminal = Terminal { width: Some(80), ..Terminal::default() };
-        write("/etc/guix/machines.lua".as_ref(), &machines, terminal, &mut report).unwrap();
-        let report = String::from_utf8(report).unwrap();
+        let written = |is_verbose| {
+            let mut report = Vec::new();
+            let terminal = Terminal { width: Some(80), ..Terminal::default() };
+            write("/etc/guix/machines.lua".as_ref(), &machines, is_verbose, terminal, &mut report).unwrap();
+            String::from_utf8(report).unwrap()
+        };
+        let report = written(false);
         let expected = format!(
             "\
 b1:22 cannot be used
-  ok  private key   /etc/guix/offload_ed25519
-  ok  name          'b1' resolves
-  ok  connection    an SSH server answers
   !!  host key      the server shows another host key than expected:
                     {FINGERPRINT}
       if 'cat /etc/ssh/ssh_host_*_key.pub | ssh-keygen -lf -' on b1 lists
       {FINGERPRINT} (else somebody may be
       in between), in the machine file, for b1:
         host_key = \"{KEY}\"
-  ok  build slots   0 of 4 taken
 b2:22 can be used
-  ok  import there  it accepts what this machine signs
   ??  build slots   0 of 2 taken; it is drained: it gets no builds
       when it may get builds again, on this machine, as root:
         offload undrain b2:22
-1 of 2 machines in '/etc/guix/machines.lua' can be used
+b3:22 can be used
+2 of 3 machines in '/etc/guix/machines.lua' can be used
 "
         );
         assert_eq!(report, expected);
         assert!(include_str!("../../../doc/manual/commands.md").contains(&expected), "{expected}");
+        // In the order of the checks.
+        let verbose = written(true);
+        for passed in [
+            "  ok  connection    an SSH server answers\n  !!  host key  ",
+            "b3:22 can be used\n  ok  build slots   0 of 4 taken\n",
+        ] {
+            assert!(verbose.contains(passed), "{verbose}");
+        }
     }
 
     #[test]
@@ -136,7 +152,7 @@ b2:22 can be used
             finding(Step::Resolve, Outcome::Error, "no", vec![Remedy::advice(RemedyPlace::Head, "wait\nand see")]);
         let checked = Checked { name: "b1", port: 22, usable: false, findings: vec![advice] };
         let mut report = Vec::new();
-        write("/m.lua".as_ref(), &[checked], Terminal::default(), &mut report).unwrap();
+        write("/m.lua".as_ref(), &[checked], false, Terminal::default(), &mut report).unwrap();
         assert!(String::from_utf8(report).unwrap().contains("      wait; and see\n"));
     }
 }

@@ -51,7 +51,9 @@ impl Client {
                     self.first_request_deadline = None;
                     let count = match request {
                         Request::Open { .. } | Request::Resume { .. } => 2,
-                        Request::Report | Request::KeepOpen(KeepOpen { has_daemon: true, .. }) => 1,
+                        Request::Report | Request::LastProbe | Request::KeepOpen(KeepOpen { has_daemon: true, .. }) => {
+                            1
+                        }
                         Request::KeepOpen(_) | Request::Start(_) | Request::Retire => 0,
                     };
                     let descriptors = (0..count).map_while(|_| self.control.next_descriptor()).collect();

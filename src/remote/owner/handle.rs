@@ -8,7 +8,9 @@ use std::thread;
 use std::time::Duration;
 
 use super::liveness::Liveness;
-use super::message::{Connected, Frames, Greeting, KeepOpen, Reply, Report, Request, Start, StartReply, send};
+use super::message::{
+    Connected, Frames, Greeting, KeepOpen, ProbeOutput, Reply, Report, Request, Start, StartReply, send,
+};
 use super::process::log_line;
 use super::start::default_spawner;
 use super::{CacheKey, OWNER_REPLY_TIMEOUT};
@@ -140,16 +142,18 @@ impl OwnerHandle {
         }
     }
 
-    /// Requests that the session stays open for other hooks, for the time `idle_timeout` without use. The owner retires when
-    /// the process `daemon` ends, if given (pidfd_open(2)). Does not wait: other hooks find the session a moment later.
+    /// Requests that the session stays open for other hooks, for the time `idle_timeout` without use. While no hook uses it,
+    /// the owner runs the command `probe` now and then. It retires when the process `daemon` ends, if given
+    /// (pidfd_open(2)). Does not wait: other hooks find the session a moment later.
     pub fn keep_open(
         &self,
         cache_key: &CacheKey,
         idle_timeout: Duration,
+        probe: String,
         daemon: Option<BorrowedFd<'_>>,
     ) -> Result<(), Error> {
         let (socket, has_daemon) = (cache_key.socket_path_prefix(), daemon.is_some());
-        let keep = KeepOpen { socket, idle_timeout, streams: cache_key.build_slots, has_daemon };
+        let keep = KeepOpen { socket, idle_timeout, streams: cache_key.build_slots, probe, has_daemon };
         self.send(&Request::KeepOpen(keep), daemon.as_slice())
     }
 
@@ -167,13 +171,26 @@ impl OwnerHandle {
 
     /// Returns the status of the session. Fails if the owner does not reply within `limit`.
     pub(super) fn report(&self, limit: Duration) -> Result<Report, Error> {
-        let (status, theirs) = UnixStream::pair().map_err(|error| self.io_error(&error))?;
-        self.send(&Request::Report, &[theirs.as_fd()])?;
-        drop(theirs);
-        match self.reply(&mut Frames::new(status), limit)? {
+        match self.ask(&Request::Report, limit)? {
             Reply::Report(report) => Ok(report),
             _ => Err(self.ended_error()),
         }
+    }
+
+    /// Returns the output of the last probe that the owner made while no hook used the session. Fails if it does not reply.
+    pub fn last_probe(&self) -> Result<Option<ProbeOutput>, Error> {
+        match self.ask(&Request::LastProbe, OWNER_REPLY_TIMEOUT)? {
+            Reply::LastProbe(output) => Ok(output),
+            _ => Err(self.ended_error()),
+        }
+    }
+
+    /// Sends a request with a socket for the reply, and returns the reply.
+    fn ask(&self, request: &Request, limit: Duration) -> Result<Reply, Error> {
+        let (status, theirs) = UnixStream::pair().map_err(|error| self.io_error(&error))?;
+        self.send(request, &[theirs.as_fd()])?;
+        drop(theirs);
+        self.reply(&mut Frames::new(status), limit)
     }
 
     /// Returns the process of the owner, unless the owner is a thread of this process.

@@ -33,7 +33,7 @@ use crate::ssh::{self, Target};
 
 /// The version of the protocol. It is part of the names of sockets, so that programs of different versions do not
 /// connect.
-pub(super) const PROTOCOL: u8 = 3;
+pub(super) const PROTOCOL: u8 = 4;
 
 /// The longest text of a frame, in bytes.
 const FRAME_MAX: usize = 512 << 10;
@@ -59,6 +59,8 @@ pub(super) enum Request {
     KeepOpen(KeepOpen),
     /// Requests a [`Report`]. Descriptor: status.
     Report,
+    /// Requests the output of the last probe of an idle owner. Descriptor: status.
+    LastProbe,
     /// Accepts no new hooks any more. The owner ends when its last client and its last stream have ended.
     Retire,
 }
@@ -121,6 +123,8 @@ pub(super) struct KeepOpen {
     pub idle_timeout: Duration,
     /// The most idle streams to the daemon.
     pub streams: usize,
+    /// The command of the probe.
+    pub probe: String,
     /// Whether the request has a descriptor.
     pub has_daemon: bool,
 }
@@ -175,6 +179,8 @@ pub(in crate::remote) enum Reply {
         is_channel_timeout: bool,
     },
     Report(Report),
+    /// The output of the last probe, if there is one.
+    LastProbe(Option<ProbeOutput>),
 }
 
 /// The result of a command.
@@ -218,6 +224,14 @@ pub struct Report {
     pub sent: u64,
     /// Bytes received from the machine over all streams.
     pub received: u64,
+}
+
+/// The output of a probe.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::remote) struct ProbeOutput {
+    /// The time since the probe began.
+    pub age: Duration,
+    pub text: String,
 }
 
 /// Returns the error for data that is not of the protocol.

@@ -21,6 +21,9 @@
 //! last part is the process identifier of the owner. A machine has at most as many listening owners as build slots. A build
 //! that finds only busy owners (`traffic`) makes another session, up to this number.
 //!
+//! **Status.** While no hook uses it, an owner probes the machine now and then (`status_probe`), so that the next build need
+//! not.
+//!
 //! **Requests** are described in `message`. A hook connects (the *control* connection), checks that a process of its
 //! own user listens (`peer`), and requests streams to a socket or a command of the machine. For each stream the hook
 //! makes a pair of sockets. It can release a stream to the daemon after it has read the last reply. The stream then
@@ -44,6 +47,7 @@ mod process;
 mod serve;
 mod server;
 mod start;
+mod status_probe;
 mod streams;
 mod traffic;
 

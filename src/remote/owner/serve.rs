@@ -69,6 +69,7 @@ impl Server {
     /// Serves until the session is not used any more, is lost, or SIGTERM arrives.
     fn run(mut self) -> io::Result<()> {
         while !self.is_over() {
+            self.probe_if_due()?;
             let events = self.wait()?;
             match self.advance(&events) {
                 Ok(true) => {}
@@ -88,7 +89,7 @@ impl Server {
         if self.opened_at.elapsed() >= MAX_AGE {
             self.retire();
         }
-        if !self.clients.is_empty() || !self.streams.is_empty() || !self.openings.is_empty() {
+        if self.is_in_use() {
             self.last_used = Instant::now();
             return false;
         }
@@ -155,6 +156,7 @@ impl Server {
                 add(self.last_used + listening.settings.idle_timeout);
             }
         }
+        self.next_probe().into_iter().for_each(&mut add);
         self.openings.front().and_then(|pending| pending.until).into_iter().for_each(&mut add);
         self.clients.iter().filter_map(Client::first_request_deadline).for_each(&mut add);
         self.streams.iter().filter_map(Stream::close_deadline).for_each(&mut add);
@@ -202,16 +204,17 @@ impl Server {
         };
         let mut writable: Vec<bool> = (0..states.len()).map(is_writable).collect();
         self.may_have_buffered = false;
+        let received = self.session.received();
         states.resize_with(self.streams.len(), || StreamState::Open);
         writable.resize(self.streams.len(), true);
         for number in 0..self.streams.len() {
             if matches!(states[number], StreamState::Open)
                 && (has_received || writable[number] || self.streams[number].close_deadline().is_some())
             {
-                let (state, received) = self.with_stream(number, Stream::receive)?;
-                self.traffic.add_received(received, Instant::now());
-                // One stream's read may have stored data for another, so all are read until nothing arrives.
-                self.may_have_buffered |= received > 0;
+                let (state, count) = self.with_stream(number, Stream::receive)?;
+                self.traffic.add_received(count, Instant::now());
+                // A stream reads a limited number of bytes in a round.
+                self.may_have_buffered |= count > 0;
                 states[number] = state;
             }
         }
@@ -220,7 +223,11 @@ impl Server {
             self.open_next()?;
         }
         self.remove_finished_streams(states);
+        self.status_probe.collect();
         self.check_link()?;
+        // libssh2 reads the packets of all channels whenever it is called, so a call for one stream may have stored data for a
+        // stream that was read before. All are read again until nothing arrives.
+        self.may_have_buffered |= self.session.received() != received;
         Ok(true)
     }
 

@@ -10,9 +10,10 @@ use super::HANDSHAKE_TIMEOUT;
 use super::clients::Client;
 use super::listening_socket::ListeningSocket;
 use super::message::{Frames, KeepOpen, Reply, Report, Request, send};
+use super::status_probe::StatusProbe;
 use super::streams::{BUFFER_SIZE, IdleStream, Stream};
 use super::traffic::Traffic;
-use crate::ssh::{self, Cause, PendingChannel, Session};
+use crate::ssh::{self, Cause, PendingChannel, Session, Target};
 
 /// The most hooks that are served at the same time. Further ones wait until the owner accepts them.
 pub(super) const CLIENTS_MAX: usize = 128;
@@ -48,6 +49,7 @@ pub(super) struct Server {
     /// Whether libssh2 may hold data for a stream that it has already read from the socket.
     pub may_have_buffered: bool,
     pub traffic: Traffic,
+    pub status_probe: StatusProbe,
     pub buffer: Vec<u8>,
 }
 
@@ -95,8 +97,37 @@ impl Server {
             can_open: true,
             may_have_buffered: false,
             traffic: Traffic::new(now),
+            status_probe: StatusProbe::default(),
             buffer: vec![0; BUFFER_SIZE],
         })
+    }
+
+    /// Returns the number of open streams of hooks.
+    fn streams_in_use(&self) -> usize {
+        self.streams.len().saturating_sub(self.status_probe.streams())
+    }
+
+    /// Returns whether a hook uses the session.
+    pub fn is_in_use(&self) -> bool {
+        !self.clients.is_empty() || self.streams.len() + self.openings.len() > self.status_probe.streams()
+    }
+
+    /// Returns when the next probe of the idle owner is to begin; `None` if none is.
+    pub fn next_probe(&self) -> Option<Instant> {
+        let is_idle = self.listening.is_some() && self.can_open && !self.is_in_use();
+        self.status_probe.next(self.last_used).filter(|_| is_idle)
+    }
+
+    /// Begins the next probe, if it is time.
+    pub fn probe_if_due(&mut self) -> io::Result<()> {
+        let (Some(listening), now) = (&self.listening, Instant::now()) else { return Ok(()) };
+        if self.next_probe().is_none_or(|time| time > now) {
+            return Ok(());
+        }
+        let opening = self.session.open(Target::Command(listening.settings.probe.clone()));
+        let ((data, status), (_, limit)) = (self.status_probe.begin(now)?, self.session.silence_limits());
+        self.openings.push_back(PendingStream { opening, limit, until: None, data, status });
+        Ok(())
     }
 
     /// Accepts no new hooks any more, and closes the idle streams.
@@ -104,6 +135,8 @@ impl Server {
         self.is_retired = true;
         self.listening = None;
         self.idle.clear();
+        // The closing of a channel may read data for another.
+        self.may_have_buffered = true;
     }
 
     /// Accepts the hooks that have connected.
@@ -135,8 +168,8 @@ impl Server {
             Request::Resume { stream, unless_busy } => {
                 if let (Some(data), Some(status)) = (next(), next()) {
                     let status = Frames::new(status.into());
-                    // What a transfer that has ended carried keeps no build waiting.
-                    if unless_busy && !self.streams.is_empty() && self.traffic.is_busy(Instant::now()) {
+                    // A build does not need a second session after a large transfer has ended.
+                    if unless_busy && self.streams_in_use() > 0 && self.traffic.is_busy(Instant::now()) {
                         let _ = send(status.socket(), &Reply::Busy, &[]);
                     } else {
                         self.resume(&stream, data.into(), status);
@@ -147,6 +180,11 @@ impl Server {
             Request::Report => {
                 if let Some(status) = next() {
                     let _ = send(&status.into(), &Reply::Report(self.report()), &[]);
+                }
+            }
+            Request::LastProbe => {
+                if let Some(status) = next() {
+                    let _ = send(&status.into(), &Reply::LastProbe(self.status_probe.output()), &[]);
                 }
             }
             Request::Retire => self.retire(),
@@ -224,7 +262,7 @@ impl Server {
         Report {
             machine: self.machine.clone(),
             age: self.opened_at.elapsed().as_secs(),
-            streams: self.streams.len(),
+            streams: self.streams_in_use(),
             idle: self.idle.len(),
             sent,
             received,

@@ -383,7 +383,7 @@ fn each_request_has_its_own_descriptors() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let keep = |has_daemon| {
         let (socket, idle_timeout) = ("/nowhere".into(), Duration::ZERO);
-        Request::KeepOpen(message::KeepOpen { socket, idle_timeout, streams: 1, has_daemon })
+        Request::KeepOpen(message::KeepOpen { socket, idle_timeout, streams: 1, probe: String::new(), has_daemon })
     };
     let open = Request::Resume { stream: "one".to_owned(), unless_busy: true };
     send(&hook, &keep(false), &[]).unwrap();

@@ -5,8 +5,10 @@
 //! was shortened is killed. So root, for whom another user could do that, locks the database as a whole, and then needs no
 //! such file.
 //!
-//! The write-ahead log excludes that readers and the writer wait for each other. It is moved into the file when it has
-//! grown ([`WAL_PAGES`]), and not each time that the last process closes it, which would write to the disk after every build.
+//! The write-ahead log excludes that readers and the writer wait for each other. Adding to it waits for no disk: SQLite
+//! syncs files only when it migrates them, when it moves the log into the file (a checkpoint), and when it begins the log
+//! again. [`Database::checkpoint`] does the last two together. A hook never calls it, since the kernel would not let the hook
+//! end before the disk is done.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,9 +27,12 @@ use crate::state::health::Time;
 /// The name of the file.
 pub(super) const FILE: &str = "history.db";
 
-/// The number of pages in the write-ahead log from which on it is moved into the file. Each process that opens the
-/// database reads this log.
-const WAL_PAGES: i64 = 64;
+/// The size of the write-ahead log, in bytes, from which on it should be moved into the file: some twenty builds. Each
+/// process that opens the database reads this log.
+const LONG_LOG: u64 = 512 << 10;
+
+/// The size of the write-ahead log, in bytes, from which on hooks add nothing to it.
+const FULL_LOG: u64 = 8 << 20;
 
 /// The most rows that are kept.
 const MAX_ROWS: i64 = 100_000;
@@ -120,19 +125,24 @@ impl Database {
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
             connection.pragma_update(None, "temp_store", "MEMORY")?;
-            connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
+            connection.pragma_update(None, "wal_autocheckpoint", 0)?;
             if !is_own {
                 connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
             }
+            connection.pragma_update(None, "synchronous", "NORMAL")?;
             let mut version = schema::version(&connection)?;
             if version == Version::Older {
+                // A new file has nothing to lose.
+                if connection.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0))? == 0 {
+                    connection.pragma_update(None, "synchronous", "OFF")?;
+                }
                 connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
                 let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
                 schema::migrate(&transaction)?;
                 transaction.commit()?;
                 version = schema::version(&connection)?;
+                connection.pragma_update(None, "synchronous", "NORMAL")?;
             }
-            connection.pragma_update(None, "synchronous", "NORMAL")?;
             Ok((connection, version))
         };
         match open() {
@@ -149,6 +159,19 @@ impl Database {
     /// Returns the error that SQLite reports about this file.
     pub(super) fn error(&self, cause: rusqlite::Error) -> HistoryError {
         HistoryError::Sqlite { file: self.file.clone(), cause }
+    }
+
+    /// Moves the write-ahead log into the file, and begins it again, unless another process uses the database. This waits
+    /// for the disk.
+    pub fn checkpoint(&self) -> Result<(), HistoryError> {
+        let checkpoint = || -> rusqlite::Result<()> {
+            self.connection.busy_timeout(Duration::ZERO)?;
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+            // The first page of a log is synced, so that no hook has to write it.
+            self.connection.pragma_update(None, "user_version", schema::VERSION)?;
+            self.connection.busy_timeout(BUSY_TIMEOUT)
+        };
+        checkpoint().map_err(|cause| self.error(cause))
     }
 
     /// Inserts the rows of a batch with this digest, unless it was the last one, and removes rows that are too old at
@@ -297,6 +320,21 @@ fn prune(transaction: &Transaction<'_>, now: Time) -> rusqlite::Result<()> {
             _ => return Ok(()),
         }
     }
+}
+
+/// Returns whether the write-ahead log in `directory` has at least this many bytes.
+fn has_log_of(size: u64, directory: &Path) -> bool {
+    files::size(&directory.join(format!("{FILE}-wal"))).is_ok_and(|found| found >= size)
+}
+
+/// Returns whether the write-ahead log should be moved into the file.
+pub(super) fn needs_checkpoint(directory: &Path) -> bool {
+    has_log_of(LONG_LOG, directory)
+}
+
+/// Returns whether hooks must not add to the write-ahead log.
+pub(super) fn has_full_log(directory: &Path) -> bool {
+    has_log_of(FULL_LOG, directory)
 }
 
 /// Moves the database away, for a new one. The caller holds `history.batch.lock`.

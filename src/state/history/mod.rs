@@ -14,6 +14,10 @@
 //! | `history.db.damaged` | the last database that could not be used |
 //! | `warned-history` | when a problem was last reported |
 //!
+//! Hooks never move the write-ahead log `history.db-wal` into `history.db`, since that waits for the disk. Each command that
+//! reads the history does, if the log has grown. A hook that finds a long log starts such a command when it ends, and waits
+//! for nothing. While the log is full, hooks leave their rows in `history.pending`, which is limited, too.
+//!
 //! Appending is one write, and costs some microseconds. A row that was appended survives a kill of any process; a power
 //! failure may lose the last rows.
 //!
@@ -50,12 +54,20 @@ use crate::permissions::files;
 #[derive(Clone, Debug)]
 pub struct History {
     state: StateDirectory,
+    /// Whether this process may wait for the disk.
+    makes_checkpoints: bool,
 }
 
 impl History {
     /// Returns the history in `state`. It may be empty, without any file.
     pub fn of(state: &StateDirectory) -> History {
-        History { state: state.clone() }
+        History { state: state.clone(), makes_checkpoints: true }
+    }
+
+    /// Returns the history for a hook, which never waits for the disk. [`needs_checkpoint`](Self::needs_checkpoint) tells
+    /// when another process should read the history.
+    pub fn of_hook(state: &StateDirectory) -> History {
+        History { makes_checkpoints: false, ..History::of(state) }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -82,14 +94,23 @@ impl History {
         pending::is_filling(self.state.path())
     }
 
+    /// Returns whether the write-ahead log of the database has grown, so that a process that may wait for the disk should
+    /// read the history.
+    pub fn needs_checkpoint(&self) -> bool {
+        database::needs_checkpoint(self.state.path())
+    }
+
     /// Moves the appended rows into the database, unless another process does. A problem is reported once a day, and the
     /// rows stay where they are.
     pub fn collect(&self) {
-        if !self.has_new_rows() {
+        if !self.has_new_rows() || (!self.makes_checkpoints && database::has_full_log(self.state.path())) {
             return;
         }
         let collected = self.as_owner(|| match try_lock(&self.file("history.batch.lock"))? {
-            Some(_lock) => collect::collect(self.state.path(), now()),
+            Some(_lock) => {
+                collect::collect(self.state.path(), now())?;
+                self.checkpoint_if_needed()
+            }
             None => Ok(()),
         });
         if let Err(error) = &collected
@@ -136,11 +157,20 @@ impl History {
         {
             return Err(StateError { path: self.state.path().to_owned(), cause }.into());
         }
-        if self.has_new_rows() {
+        if self.has_new_rows() || self.needs_checkpoint() {
             let _lock = lock_briefly(&self.file("history.batch.lock"))?;
             collect::collect(self.state.path(), now())?;
+            self.checkpoint_if_needed()?;
         }
         Database::open_existing(self.state.path())
+    }
+
+    /// Moves a long write-ahead log into the database. The caller holds `history.batch.lock`.
+    fn checkpoint_if_needed(&self) -> Result<(), HistoryError> {
+        match self.makes_checkpoints && self.needs_checkpoint() {
+            true => Database::open_existing(self.state.path())?.map_or(Ok(()), |database| database.checkpoint()),
+            false => Ok(()),
+        }
     }
 
     /// Runs `work` with files as the owner of the state.

@@ -200,6 +200,33 @@ fn only_the_last_rows_are_kept() {
     assert_eq!(all(&history), ["second", "last"]);
 }
 
+/// A hook would end later by the time that the disk takes.
+#[test]
+fn hooks_leave_the_write_ahead_log_to_others_and_do_not_fill_it() {
+    let (_top, history) = history();
+    let hook = History::of_hook(&history.state);
+    let log_size = || fs::metadata(history.file("history.db-wal")).unwrap().len();
+    let some = |name: &str| vec![Row { reason: Some("x".repeat(1000)), ..built(name, "b1", 1) }; 60];
+    hook.append(&some("first"));
+    hook.collect();
+    assert!(!hook.needs_checkpoint());
+    let file = fs::read(database(&history)).unwrap();
+    let batches = (1..1000).find(|number| {
+        hook.append(&some(&number.to_string()));
+        hook.collect();
+        hook.has_new_rows()
+    });
+    let batches = batches.expect("the log is full");
+    assert!(log_size() > 8 << 20 && hook.needs_checkpoint(), "{} bytes", log_size());
+    assert!(fs::read(database(&history)).unwrap() == file, "a hook has changed the file");
+    // A command moves the log, takes the rows that wait, and begins the log for the next hook.
+    assert_eq!(all(&history).len(), 60 * (batches + 1));
+    assert!((1..20_000).contains(&log_size()) && !hook.needs_checkpoint(), "{} bytes", log_size());
+    hook.append(&some("last"));
+    hook.collect();
+    assert!(!hook.has_new_rows());
+}
+
 #[test]
 fn a_batch_that_a_killed_process_left_is_inserted_once() {
     let (_top, history) = history();
