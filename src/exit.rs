@@ -101,7 +101,7 @@ mod tests {
         for status in ExitStatus::ALL {
             assert_eq!(ExitStatus::from_code(Some(status.code().into())), status);
         }
-        for code in [None, Some(6), Some(-1), Some(256)] {
+        for code in [None, Some(7), Some(-1), Some(256)] {
             assert_eq!(ExitStatus::from_code(code), ExitStatus::Failure);
         }
     }
