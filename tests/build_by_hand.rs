@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use lab::{BuildResult, Drv, Host, LONG, Lab, RELEASES, Signal, wait_until};
 use serde_json::Value;
@@ -248,6 +248,40 @@ fn an_interrupt_ends_the_build_on_the_machine() {
     let strays = head.strays();
     assert!(strays.iter().all(|name| !name.ends_with(".chroot") && !name.ends_with("-one.lock")), "{strays:?}");
     head.verify_store();
+}
+
+/// Starts the command, and returns it when the machine builds.
+fn start(mut command: Command, machine: &Host) -> Child {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the machine builds", LONG, || machine.is_building());
+    child
+}
+
+#[test]
+fn a_finished_build_keeps_no_connection() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    let mut drvs: Vec<Drv> = (0..16).map(|number| Drv::new(&format!("valid-{number}"))).collect();
+    head.client().no_offload().max_jobs(1).build(&drvs.iter().collect::<Vec<_>>()).succeeded();
+    drvs.push(Drv::new("last").script(UNTIL_GO));
+    let result = derivations(&head, &drvs.iter().collect::<Vec<_>>());
+    head.write_machines(&[b1.entry().set("overload_threshold", false).set("parallel_builds", 1)]);
+    let mut command = head.command("prlimit");
+    command.args(["--nofile=200:4096", "/opt/offload/offload", "build"]);
+    command.args(drvs.iter().map(|drv| result.derivation(drv.name())));
+    let child = start(command, &b1);
+    let of_process = format!("/proc/{}", child.id());
+    let open = fs::read_dir(format!("{of_process}/fd")).unwrap().flatten();
+    let sockets: Vec<_> = open.filter_map(|file| fs::read_link(file.path()).ok()).collect();
+    let sockets = sockets.iter().filter(|file| file.to_string_lossy().starts_with("socket:")).count();
+    let limits = fs::read_to_string(format!("{of_process}/limits")).unwrap();
+    b1.write("/var/lab/go", "");
+    let said: Said = child.wait_with_output().unwrap().into();
+    assert_eq!(said.status, Some(0), "{said:?}");
+    assert!(sockets < 16, "{sockets} sockets are open");
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert!(!files.contains(" 200 "), "the limit was not raised: {files}");
 }
 
 #[test]

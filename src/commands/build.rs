@@ -40,6 +40,7 @@ use super::signals;
 use crate::embed::{self, LoadError, Pool};
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
+use crate::hook::descriptors::raise_open_files;
 use crate::local::Directories;
 use crate::permissions::User;
 use crate::store::path::StorePath;
@@ -82,6 +83,10 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     if args.dry_run {
         return plan::print(&plans, args.json);
     }
+    raise_open_files().map_err(|_| {
+        CommandError::failure("this process may open too few files")
+            .with_hint(Some("run `ulimit -n 1024` in this shell first".to_owned()))
+    })?;
     let mut roots = OutputRoots::protect(directories, &derivations, args.root.as_deref())?;
     let cancel = signals::cancel_on_signals();
     let needs = pool.needs(&derivations).map_err(|error| failure(&error))?;

@@ -124,7 +124,8 @@ impl<'a> Batch<'a> {
         let prefix = if is_alone { String::new() } else { format!("{}: ", derivation.name().trim_end_matches(".drv")) };
         let build = self.options.build(self.pool, derivation).cancel(self.cancel).log(PrefixedLog::new(prefix));
         match build.on_event(|event: &Event<'_>| reporter.observe(event)).run() {
-            Ok(built) => BuildResult::Built(built),
+            // `OutputRoots` keeps the outputs of all.
+            Ok(built) => BuildResult::Built(built.into()),
             Err(error) => BuildResult::Failed(error),
         }
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::time::Duration;
 
 use log::{error, info, warn};
 use serde::Serialize;
@@ -20,10 +19,32 @@ pub const JSON_VERSION: u32 = 1;
 
 /// What has become of a derivation.
 pub enum BuildResult {
-    Built(Built),
+    Built(Success),
     Failed(BuildError),
     /// This other derivation, which it needs, was not built.
     Skipped(StorePath),
+}
+
+/// What is reported of a build that succeeded. It holds no connection to guix-daemon, as [`Built`] does.
+pub struct Success {
+    machine: BuiltOn,
+    attempts: Vec<Attempt>,
+    times: Times,
+    bytes: Bytes,
+}
+
+impl From<Built> for Success {
+    fn from(built: Built) -> Success {
+        let times = Times {
+            waiting: built.waiting.as_secs_f64(),
+            sending: built.sending.as_secs_f64(),
+            building: built.building.as_secs_f64(),
+            fetching: built.fetching.as_secs_f64(),
+            registering: built.registering.as_secs_f64(),
+        };
+        let bytes = Bytes { sent: built.sent, substituted: built.substituted, fetched: built.fetched };
+        Success { machine: built.machine, attempts: built.attempts, times, bytes }
+    }
 }
 
 /// The results in the form of `--json`.
@@ -54,7 +75,7 @@ struct AttemptReport<'a> {
 }
 
 /// Seconds.
-#[derive(Serialize)]
+#[derive(Clone, Copy, Serialize)]
 struct Times {
     waiting: f64,
     sending: f64,
@@ -63,7 +84,7 @@ struct Times {
     registering: f64,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Copy, Serialize)]
 struct Bytes {
     sent: u64,
     substituted: u64,
@@ -73,13 +94,13 @@ struct Bytes {
 /// Reports the end of one build, to standard error.
 pub fn report(derivation: &StorePath, result: &BuildResult) {
     match result {
-        BuildResult::Built(Built { machine: BuiltOn::AlreadyValid, .. }) => {
+        BuildResult::Built(Success { machine: BuiltOn::AlreadyValid, .. }) => {
             info!("the outputs of '{derivation}' are valid: nothing to build");
         }
-        BuildResult::Built(built) => {
-            let Built { machine, sent, fetched, .. } = built;
-            let time = HumanDuration(whole(built).as_secs());
-            info!("'{derivation}' was built on '{machine}' in {time} ({} sent, {} fetched)", iec(*sent), iec(*fetched));
+        BuildResult::Built(Success { machine, times, bytes, .. }) => {
+            let time = HumanDuration(times.sum() as u64);
+            let (sent, fetched) = (iec(bytes.sent), iec(bytes.fetched));
+            info!("'{derivation}' was built on '{machine}' in {time} ({sent} sent, {fetched} fetched)");
         }
         BuildResult::Failed(BuildError::Cancelled) => warn!("the build of '{derivation}' was cancelled"),
         BuildResult::Failed(error) => {
@@ -90,8 +111,10 @@ pub fn report(derivation: &StorePath, result: &BuildResult) {
     }
 }
 
-fn whole(built: &Built) -> Duration {
-    built.waiting + built.sending + built.building + built.fetching + built.registering
+impl Times {
+    fn sum(&self) -> f64 {
+        self.waiting + self.sending + self.building + self.fetching + self.registering
+    }
 }
 
 /// Prints the outputs, or all results as JSON. Returns the exit status of the command.
@@ -128,21 +151,12 @@ fn build_report<'a>(plan: &'a Plan, result: &'a BuildResult) -> BuildReport<'a> 
     let report = BuildReport { derivation: plan.derivation.as_str(), outputs, ..BuildReport::default() };
     match result {
         BuildResult::Built(built) => {
-            let seconds = |time: Duration| time.as_secs_f64();
             let (result, machine) = match &built.machine {
                 BuiltOn::Machine(name) => ("built", Some(name.as_str())),
                 BuiltOn::AlreadyValid => ("valid", None),
             };
-            let times = Times {
-                waiting: seconds(built.waiting),
-                sending: seconds(built.sending),
-                building: seconds(built.building),
-                fetching: seconds(built.fetching),
-                registering: seconds(built.registering),
-            };
-            let bytes = Bytes { sent: built.sent, substituted: built.substituted, fetched: built.fetched };
             let attempts = attempts(&built.attempts);
-            BuildReport { result, machine, attempts, times: Some(times), bytes: Some(bytes), ..report }
+            BuildReport { result, machine, attempts, times: Some(built.times), bytes: Some(built.bytes), ..report }
         }
         BuildResult::Failed(error) => {
             let report = BuildReport { error: Some(message(error)), hint: error.hint(), ..report };
