@@ -285,6 +285,34 @@ fn a_finished_build_keeps_no_connection() {
 }
 
 #[test]
+fn a_terminal_gets_the_log_without_control_sequences() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    let drvs = ["one", "two"].map(|name| {
+        Drv::new(name).script("printf 'a\\033]0;title\\007b\\n100 %%\\rdone \\033[31mred\\n'; echo $name >$out")
+    });
+    let result = derivations(&head, &drvs.each_ref());
+    head.write_machines(&[b1.entry().set("overload_threshold", false)]);
+    let [one, two] = ["one", "two"].map(|name| drv(&result, name).to_owned());
+    for (derivations, prefix, red) in [(one.clone(), "", "\u{1b}[31mred"), (format!("{one} {two}"), "two: ", "red")] {
+        let program = format!("chroot {} /opt/offload/offload build {derivations}", head.root().display());
+        let mut script = Command::new("script");
+        script.args(["-qec", &program, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR").stdin(Stdio::null());
+        let said: Said = script.output().unwrap().into();
+        assert_eq!(said.status, Some(0), "{said:?}");
+        let text = said.out.replace("\r\n", "\n");
+        let shown = format!("\n{prefix}a\\u{{1b}}]0;title\\u{{7}}b\n{prefix}100 %\n{prefix}done {red}");
+        assert!(text.contains(&shown), "{said:?}");
+    }
+    // A file gets the bytes of the builder.
+    let raw = Drv::new("raw").script("printf '\\033]0;title\\007\\n'; echo $name >$out");
+    let result = derivations_again(&head, &[&raw]);
+    let said = build(&head, &[drv(&result, "raw")]);
+    assert!(said.messages.contains("\n\u{1b}]0;title\u{7}\n"), "{said:?}");
+}
+
+#[test]
 fn a_plan_is_printed_and_nothing_is_done() {
     let lab = Lab::new();
     let (b1, b2) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());

@@ -16,6 +16,7 @@ mod daemon_user;
 pub mod disconnect;
 pub mod documents;
 pub mod drain;
+mod escape;
 pub mod eval;
 pub mod explain;
 mod failure;
