@@ -4,7 +4,7 @@ mod lab;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -310,6 +310,42 @@ fn a_terminal_gets_the_log_without_control_sequences() {
     let result = derivations_again(&head, &[&raw]);
     let said = build(&head, &[drv(&result, "raw")]);
     assert!(said.messages.contains("\n\u{1b}]0;title\u{7}\n"), "{said:?}");
+}
+
+#[test]
+fn links_are_made_in_the_directory_that_was_named_and_all_or_none() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    let drvs = ["moved", "taken"]
+        .map(|name| Drv::new(name).outputs(&["out", "lib"]).script(&format!("{UNTIL_GO}; echo $name >$lib")));
+    let result = derivations(&head, &drvs.each_ref());
+    head.write_machines(&[b1.entry().set("overload_threshold", false)]);
+    head.run("mkdir", &["/root/named", "/root/other"]);
+
+    // Somebody else could replace a directory of their own during a long build.
+    let child = start(command(&head, &[drv(&result, "moved"), "--root", "/root/named/result"]), &b1);
+    fs::rename(head.path("/root/named"), head.path("/root/moved")).unwrap();
+    symlink("other", head.path("/root/named")).unwrap();
+    b1.write("/var/lab/go", "");
+    let said: Said = child.wait_with_output().unwrap().into();
+    assert_eq!(said.status, Some(0), "{said:?}");
+    let names = |directory: &str| fs::read_dir(head.path(directory)).unwrap().count();
+    assert_eq!((names("/root/moved"), names("/root/other")), (2, 0), "{said:?}");
+    head.run("guix", &["gc"]);
+    assert!(head.path_info(result.output("moved")).is_some(), "the links are no roots");
+
+    // A name that was taken meanwhile is not replaced, and then there is no link, and no output is printed.
+    fs::remove_file(b1.path("/var/lab/go")).unwrap();
+    let result = derivations_again(&head, &[&drvs[1]]);
+    let child = start(command(&head, &[drv(&result, "taken"), "--root", "/root/result"]), &b1);
+    head.write("/root/result-1", "precious");
+    b1.write("/var/lab/go", "");
+    let said: Said = child.wait_with_output().unwrap().into();
+    assert_eq!((said.status, said.out.as_str()), (Some(1), ""), "{said:?}");
+    assert!(said.messages.contains("cannot make the root '/root/result-1': "), "{said:?}");
+    assert_eq!(head.read("/root/result-1"), b"precious");
+    assert!(fs::symlink_metadata(head.path("/root/result-0")).is_err(), "{said:?}");
 }
 
 #[test]

@@ -91,10 +91,11 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let cancel = signals::cancel_on_signals();
     let needs = pool.needs(&derivations).map_err(|error| failure(&error))?;
     let results = Batch::new(&pool, &derivations, needs, &args.options, &cancel)?.run();
-    let status = report::print(&plans, &results, args.json)?;
+    let status = report::status_of_all(&results);
     if status == ExitStatus::Success {
         roots.link()?;
     }
+    report::print(&plans, &results, args.json)?;
     Ok(status)
 }
 

@@ -117,8 +117,8 @@ impl Times {
     }
 }
 
-/// Prints the outputs, or all results as JSON. Returns the exit status of the command.
-pub fn print(plans: &[Plan], results: &[BuildResult], is_json: bool) -> Result<ExitStatus, CommandError> {
+/// Prints the outputs, or all results as JSON.
+pub fn print(plans: &[Plan], results: &[BuildResult], is_json: bool) -> Result<(), CommandError> {
     let mut out = io::stdout().lock();
     let printed = if is_json {
         let builds = plans.iter().zip(results).map(|(plan, result)| build_report(plan, result)).collect();
@@ -128,13 +128,19 @@ pub fn print(plans: &[Plan], results: &[BuildResult], is_json: bool) -> Result<E
         built.flat_map(|(plan, _)| plan.outputs.values()).try_for_each(|output| writeln!(out, "{output}"))
     };
     printed.map_err(|error| CommandError::output("the outputs", &error))?;
-    let failed: Vec<ExitStatus> = results.iter().filter_map(of_result).collect();
-    if results.len() > 1 && !failed.is_empty() {
-        error!("{} of {} derivations were not built", failed.len(), results.len());
+    let failed = results.iter().filter_map(of_result).count();
+    if results.len() > 1 && failed > 0 {
+        error!("{failed} of {} derivations were not built", results.len());
     }
+    Ok(())
+}
+
+/// Returns the exit status of the command.
+pub fn status_of_all(results: &[BuildResult]) -> ExitStatus {
+    let failed: Vec<ExitStatus> = results.iter().filter_map(of_result).collect();
     // A failure of the derivation itself comes first.
     let order = [ExitStatus::BuildFailed, ExitStatus::TimedOut, ExitStatus::Failure];
-    Ok(order.into_iter().find(|status| failed.contains(status)).unwrap_or(ExitStatus::Success))
+    order.into_iter().find(|status| failed.contains(status)).unwrap_or(ExitStatus::Success)
 }
 
 /// Returns the status of a build that did not succeed.
