@@ -415,6 +415,11 @@ fn beside_an_unprivileged_daemon_builds_are_imported_all_the_same() {
     let owns_all =
         |path: &Path| fs::read_dir(path).unwrap().all(|entry| entry.unwrap().metadata().unwrap().uid() == owner);
 
+    // More derivations than arguments of a process have room for.
+    let many: String = (0..40_000).map(|number| format!("/gnu/store/{number:032}-missing.drv\n")).collect();
+    let said = build_from(&head, &["-", "--dry-run"], &many);
+    assert_eq!(said.status, Some(1), "{said:?}");
+    assert!(said.messages.contains("00-missing.drv") && said.messages.contains("No such file"), "{said:?}");
     // A root that the daemon cannot see would protect nothing.
     let said = build(&head, &[drv(&result, "one"), "--root", "/root/one"]);
     assert_eq!(said.status, Some(1), "{said:?}");

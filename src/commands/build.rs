@@ -24,12 +24,14 @@ mod report;
 mod roots;
 
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use self::batch::Batch;
-use self::derivations::read_derivations;
+use self::derivations::{STANDARD_INPUT, read_derivations};
 use self::error::failure;
 use self::options::BuildOptions;
 use self::roots::OutputRoots;
@@ -102,9 +104,13 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
 /// Builds in a process of `user`, the user that guix-daemon runs as.
 pub fn run_as(user: &User, args: &Args, directories: &Directories) -> CommandResult {
     let derivations = read_derivations(&args.derivations, &directories.store, &mut io::stdin().lock())?;
-    let build = || as_user::run(user, &arguments(args, &derivations), Stdio::null());
+    let build = || -> CommandResult {
+        let input = input_of(&derivations)
+            .map_err(|cause| CommandError::failure(format!("cannot write the derivations to memory: {cause}")))?;
+        Ok(as_user::run(user, &arguments(args), input.into())?)
+    };
     if args.dry_run {
-        return Ok(build()?);
+        return build();
     }
     args.root.as_deref().map_or(Ok(()), |file| roots::check_for(user, file))?;
     let mut roots = OutputRoots::protect(directories, &derivations, args.root.as_deref())?;
@@ -115,8 +121,17 @@ pub fn run_as(user: &User, args: &Args, directories: &Directories) -> CommandRes
     Ok(status)
 }
 
-/// Returns the arguments for a process that makes no roots.
-fn arguments(args: &Args, derivations: &[StorePath]) -> Vec<OsString> {
+/// Returns a file of derivations: the arguments of a process have no room for many of them.
+fn input_of(derivations: &[StorePath]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("derivations", MemfdFlags::CLOEXEC)?);
+    let lines: String = derivations.iter().map(|derivation| format!("{derivation}\n")).collect();
+    file.write_all(lines.as_bytes())?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// Returns the arguments for a process that reads derivations from standard input, and makes no roots.
+fn arguments(args: &Args) -> Vec<OsString> {
     let flags = [
         ("--keep-failed", args.options.keep_failed),
         ("--dry-run", args.dry_run),
@@ -129,7 +144,7 @@ fn arguments(args: &Args, derivations: &[StorePath]) -> Vec<OsString> {
     if let Some(file) = args.machine_file() {
         arguments.extend(["--machine-file".into(), file.into()]);
     }
-    arguments.extend(derivations.iter().map(|derivation| derivation.as_str().into()));
+    arguments.push(STANDARD_INPUT.into());
     arguments
 }
 

@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+
+use log::warn;
 
 use super::options::BuildOptions;
 use super::report::{BuildResult, report};
@@ -14,7 +17,7 @@ use crate::commands::failure::CommandError;
 use crate::commands::machines::own_system;
 use crate::commands::prefixed_log::PrefixedLog;
 use crate::commands::reporter::Reporter;
-use crate::embed::Pool;
+use crate::embed::{BuildError, Pool};
 use crate::events::{Event, Observer};
 use crate::hook::HookArguments;
 use crate::store::path::StorePath;
@@ -64,7 +67,12 @@ impl<'a> Batch<'a> {
     pub fn run(self) -> Vec<BuildResult> {
         let workers = self.pool.slots(&self.options.on).clamp(1, self.derivations.len().max(1));
         thread::scope(|scope| {
-            (1..workers).for_each(|_| drop(scope.spawn(|| self.work())));
+            for _ in 1..workers {
+                if let Err(error) = thread::Builder::new().spawn_scoped(scope, || self.work()) {
+                    warn!("fewer builds run at the same time: cannot start a thread: {error}");
+                    break;
+                }
+            }
             self.work();
         });
         self.jobs.into_inner().unwrap_or_else(PoisonError::into_inner).results.into_values().collect()
@@ -73,7 +81,10 @@ impl<'a> Batch<'a> {
     fn work(&self) {
         while let Some(step) = self.next() {
             let (index, result) = match step {
-                Step::Build(index) => (index, self.build(&self.derivations[index])),
+                Step::Build(index) => {
+                    let derivation = &self.derivations[index];
+                    (index, without_panic(derivation, || self.build(derivation)))
+                }
                 Step::Skip(index, input) => (index, BuildResult::Skipped(input)),
             };
             report(&self.derivations[index], &result);
@@ -128,5 +139,35 @@ impl<'a> Batch<'a> {
             Ok(built) => BuildResult::Built(built.into()),
             Err(error) => BuildResult::Failed(error),
         }
+    }
+}
+
+/// Returns the result of a build. A panic is a failure: others may wait for this result, and the status of a panic is that
+/// of a time-out.
+fn without_panic(derivation: &StorePath, build: impl FnOnce() -> BuildResult) -> BuildResult {
+    catch_unwind(AssertUnwindSafe(build)).unwrap_or_else(|_| {
+        BuildResult::Failed(BuildError::ThisMachine {
+            derivation: derivation.to_string(),
+            message: "this is a bug in offload".to_owned(),
+            hint: Some("report it with the lines above".to_owned()),
+            source: None,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::path::StoreDir;
+
+    #[test]
+    fn a_panic_is_the_failure_of_one_build() {
+        let path = format!("/gnu/store/{}-x.drv", "a".repeat(32));
+        let derivation = StorePath::parse(&StoreDir::default(), path.as_bytes()).unwrap();
+        let result = without_panic(&derivation, || panic!("on purpose"));
+        let BuildResult::Failed(error) = result else { panic!("no failure") };
+        assert!(error.to_string().ends_with("this is a bug in offload"), "{error}");
+        let result = without_panic(&derivation, || BuildResult::Skipped(derivation.clone()));
+        assert!(matches!(result, BuildResult::Skipped(_)));
     }
 }

@@ -1,5 +1,6 @@
 //! The derivations that a command is about: file names, on the command line or on standard input.
 
+use std::collections::BTreeSet;
 use std::io::BufRead;
 
 use crate::commands::failure::CommandError;
@@ -7,7 +8,7 @@ use crate::exit::ExitStatus;
 use crate::store::path::{StoreDir, StorePath};
 
 /// The word for standard input.
-const STANDARD_INPUT: &str = "-";
+pub const STANDARD_INPUT: &str = "-";
 
 /// Returns the derivations, each once. A word `-` stands for the lines of `input`, in the form of `guix build -d`.
 pub fn read_derivations(
@@ -15,10 +16,10 @@ pub fn read_derivations(
     store: &StoreDir,
     input: &mut dyn BufRead,
 ) -> Result<Vec<StorePath>, CommandError> {
-    let mut derivations: Vec<StorePath> = Vec::new();
+    let (mut derivations, mut known) = (Vec::new(), BTreeSet::new());
     let mut add = |word: &str| -> Result<(), CommandError> {
         let derivation = parse(word, store)?;
-        if !derivations.contains(&derivation) {
+        if known.insert(derivation.clone()) {
             derivations.push(derivation);
         }
         Ok(())
