@@ -10,7 +10,7 @@
 //! `result` (`built`, `valid`, `failed`, `timed out`, `no machine`, `inputs failed`, `this machine failed`, `cancelled` or
 //! `skipped`), `machine`, `error`, `hint`, `kept` (the build directory on the machine), `attempts` (`machine`, `failure`),
 //! `times` and `bytes`. With `--dry-run` it has `missing_outputs`, `missing_inputs` and `machines` instead of what follows
-//! `result`, which is `would build`, `would wait`, `no machine` or `valid`.
+//! `result`, which is `would build`, `would wait` or `valid`.
 //!
 //! Where guix-daemon runs as another user, root's command has a process of that user build ([`run_as`]), as the hook would.
 //! Root itself reads the derivations, and makes the roots.

@@ -1,5 +1,7 @@
 //! Errors of builds by hand: their texts and their exit statuses.
 
+use log::error;
+
 use crate::commands::failure::CommandError;
 use crate::embed::BuildError;
 use crate::error::with_causes;
@@ -17,6 +19,12 @@ pub fn message(error: &BuildError) -> String {
         BuildError::ThisMachine { .. } => error.to_string(),
         error => with_causes(error),
     }
+}
+
+/// Prints the error of one build of several, with the hint on its own line.
+pub fn print(error: &BuildError) {
+    let hint = error.hint().map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
+    error!("{}{hint}", message(error));
 }
 
 /// Returns the exit status for a build that could not be done.

@@ -105,8 +105,8 @@ fn plan_report(plan: &Plan) -> PlanReport<'_> {
     let (result, machine) = match &plan.explanation.verdict {
         _ if is_valid => ("valid", None),
         Verdict::Machine(name) => ("would build", Some(name.as_str())),
-        Verdict::Waits => ("would wait", None),
-        Verdict::NoMatch => ("no machine", None),
+        // `plan` has refused a build that no machine matches.
+        Verdict::Waits | Verdict::NoMatch => ("would wait", None),
     };
     let machines = plan.explanation.machines.iter().map(|machine| {
         let reason = match &machine.readiness {

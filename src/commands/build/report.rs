@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use log::{error, info, warn};
 use serde::Serialize;
 
-use super::error::{message, status};
+use super::error::{self, message, status};
 use crate::commands::failure::CommandError;
 use crate::commands::terminal::{HumanDuration, write_json};
 use crate::embed::{Attempt, BuildError, Built, BuiltOn, Plan};
@@ -103,10 +103,7 @@ pub fn report(derivation: &StorePath, result: &BuildResult) {
             info!("'{derivation}' was built on '{machine}' in {time} ({sent} sent, {fetched} fetched)");
         }
         BuildResult::Failed(BuildError::Cancelled) => warn!("the build of '{derivation}' was cancelled"),
-        BuildResult::Failed(error) => {
-            let hint = error.hint().map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
-            error!("{}{hint}", message(error));
-        }
+        BuildResult::Failed(error) => error::print(error),
         BuildResult::Skipped(input) => warn!("'{derivation}' is not built, because it needs '{input}'"),
     }
 }
