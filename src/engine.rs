@@ -176,7 +176,16 @@ impl Engine {
         let rules =
             FileRules::new(pool, request, &self.arguments, Some(DerivationReader(Arc::new(read)))).reporting(report);
         let machines = pool.machines.iter().map(|entry| &entry.machine).collect();
-        Consideration { engine: self, pool, request, machines, rules }
+        Consideration {
+            engine: self,
+            pool,
+            request,
+            machines,
+            rules,
+            ignores_drains: false,
+            keep_failed: false,
+            persists_connections: self.persists_connections,
+        }
     }
 }
 
@@ -189,6 +198,12 @@ pub struct Consideration<'a> {
     pub machines: Vec<&'a Machine>,
     /// The functions of the machine file.
     pub rules: FileRules<'a>,
+    /// Whether drained machines may take it. Default: false.
+    pub ignores_drains: bool,
+    /// Whether the machine keeps the directory of a failed build. Default: false.
+    pub keep_failed: bool,
+    /// Whether SSH sessions are shared with other builds. Default: as the engine.
+    pub persists_connections: bool,
 }
 
 /// The start of an accepted build.
@@ -219,12 +234,17 @@ impl Consideration<'_> {
     /// Decides like [`decide`](Self::decide), but waits up to `hold` before it postpones a request because the queue is
     /// full.
     pub fn decide_within(&self, hold: Duration) -> Decision<LiveEnvironment> {
-        scheduler::decide(&self.query(), self.may_build_locally(), hold, &self.env())
+        scheduler::decide(&self.query(&self.rules), self.may_build_locally(), hold, &self.env())
     }
 
     /// Returns every machine with its score, or the reason why it is rejected.
     pub fn explain(&self) -> Vec<Explanation> {
-        scheduler::explain(&self.query(), &self.env())
+        self.explain_by(&self.rules)
+    }
+
+    /// Explains as [`explain`](Self::explain) does, by stricter rules.
+    pub fn explain_by(&self, rules: &dyn Rules) -> Vec<Explanation> {
+        scheduler::explain(&self.query(rules), &self.env())
     }
 
     /// Ends the persistent connections that must not be used any more: the machine file has no such machine now, or the
@@ -236,7 +256,12 @@ impl Consideration<'_> {
     /// Returns the reply's word that [`decide`](Self::decide) would give, and the index of the machine that it would
     /// choose.
     pub fn predict(&self) -> (&'static str, Option<usize>) {
-        scheduler::predict(&self.query(), self.may_build_locally(), &self.env())
+        self.predict_by(&self.rules)
+    }
+
+    /// Predicts as [`predict`](Self::predict) does, by stricter rules.
+    pub fn predict_by(&self, rules: &dyn Rules) -> (&'static str, Option<usize>) {
+        scheduler::predict(&self.query(rules), self.may_build_locally(), &self.env())
     }
 
     /// Returns the score of the head itself, if it takes part and can build this.
@@ -276,17 +301,29 @@ impl Consideration<'_> {
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
         let &Task { rules, inputs, outputs, destination } = task;
+        let arguments = HookArguments { keep_failed: self.keep_failed, ..self.engine.arguments.clone() };
         let failover = FailOver {
             request: self.request,
-            arguments: &self.engine.arguments,
+            arguments: &arguments,
             machines: &self.machines,
             rules,
             max_attempts: self.pool.settings.max_attempts as usize,
             wait_for_slot: self.pool.settings.wait_for_slot,
             wait_for_machine: self.pool.settings.wait_for_machine,
         };
-        let &Engine { ref directories, ref state, persists_connections, daemon, .. } = self.engine;
-        let job = Build { failover, inputs, outputs, destination, directories, state, persists_connections, daemon };
+        let &Engine { ref directories, ref state, daemon, .. } = self.engine;
+        let &Consideration { ignores_drains, persists_connections, .. } = self;
+        let job = Build {
+            failover,
+            inputs,
+            outputs,
+            destination,
+            directories,
+            state,
+            ignores_drains,
+            persists_connections,
+            daemon,
+        };
         let history = self.engine.history();
         let mut recorder = HistoryRecorder::new(observer, &history);
         let result = job.run(first, ticket, log, &mut recorder);
@@ -297,14 +334,14 @@ impl Consideration<'_> {
 
     /// Returns the environment of this request.
     pub fn env(&self) -> LiveEnvironment {
-        let Engine { state, directories, persists_connections, .. } = self.engine;
-        let sessions = persists_connections.then(|| self.engine.sessions());
-        LiveEnvironment::new(state, &directories.store, self.request, sessions)
+        let Engine { state, directories, .. } = self.engine;
+        let sessions = self.persists_connections.then(|| self.engine.sessions());
+        LiveEnvironment::new(state, &directories.store, self.request, sessions, self.ignores_drains)
     }
 
     /// Returns the input of the decision about this request.
-    pub fn query(&self) -> Query<'_> {
-        Query { request: self.request, machines: &self.machines, rules: &self.rules, excluded: &[], head: None }
+    pub fn query<'b>(&'b self, rules: &'b dyn Rules) -> Query<'b> {
+        Query { request: self.request, machines: &self.machines, rules, excluded: &[], head: None }
     }
 
     /// Returns whether the daemon would build it at once and the head's system allows that.

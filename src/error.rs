@@ -1,4 +1,4 @@
-//! The ways in which an accepted build may fail, with their exit statuses: only this file turns errors into statuses.
+//! The ways in which an accepted build may fail, with the exit statuses of the hook.
 //!
 //! guix-daemon reads 100 as a failure of the build itself and may record that permanently, so 100 requires the report
 //! of the build machine's daemon. In doubt every other failure is transient.
@@ -13,11 +13,17 @@ use crate::exit::ExitStatus;
 pub enum Failure {
     /// The machine's daemon reports that the build failed.
     #[error("'{derivation}' failed to build on '{machine}': {message}")]
-    Build { derivation: String, machine: String, message: String },
+    Build {
+        derivation: String,
+        machine: String,
+        message: String,
+        /// The build directory on the machine, if it was kept.
+        kept: Option<String>,
+    },
 
     /// The machine's daemon reports that a time limit was exceeded.
     #[error("'{derivation}' exceeded a time limit on '{machine}': {message}")]
-    TimedOut { derivation: String, machine: String, message: String },
+    TimedOut { derivation: String, machine: String, message: String, kept: Option<String> },
 
     /// The machine or the connection to it failed. The hook may retry on another machine.
     #[error("{cause}")]
@@ -109,8 +115,8 @@ mod tests {
     fn only_the_report_of_the_machines_daemon_is_permanent() {
         let text = || "x".to_owned();
         let failures = [
-            (Failure::Build { derivation: text(), machine: text(), message: text() }, 100),
-            (Failure::TimedOut { derivation: text(), machine: text(), message: text() }, 101),
+            (Failure::Build { derivation: text(), machine: text(), message: text(), kept: None }, 100),
+            (Failure::TimedOut { derivation: text(), machine: text(), message: text(), kept: None }, 101),
             (Failure::Machine { machine: text(), cause: text() }, 1),
             (Failure::Refused { machine: text(), cause: text() }, 1),
             (Failure::Cancelled, 1),

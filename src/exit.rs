@@ -20,21 +20,24 @@ pub enum ExitStatus {
     SomeMachinesFailed,
     /// 5: no machine matches.
     NoMatch,
-    /// 100: the build machine's daemon reports that the build failed.
+    /// 6: builds of the same derivation have different outputs.
+    Differs,
+    /// 100: a build machine's daemon reports that the build failed.
     BuildFailed,
-    /// 101: the build took longer, or was silent for longer, than the daemon allows.
+    /// 101: a build took longer, or was silent for longer, than the daemon allows.
     TimedOut,
 }
 
 impl ExitStatus {
     /// All statuses, in the order of their numbers.
-    pub const ALL: [ExitStatus; 8] = [
+    pub const ALL: [ExitStatus; 9] = [
         ExitStatus::Success,
         ExitStatus::Failure,
         ExitStatus::Usage,
         ExitStatus::MachineFile,
         ExitStatus::SomeMachinesFailed,
         ExitStatus::NoMatch,
+        ExitStatus::Differs,
         ExitStatus::BuildFailed,
         ExitStatus::TimedOut,
     ];
@@ -48,8 +51,9 @@ impl ExitStatus {
             ExitStatus::MachineFile => "the machine file is missing or has errors",
             ExitStatus::SomeMachinesFailed => "some machines failed a check that others passed",
             ExitStatus::NoMatch => "no machine matches",
-            ExitStatus::BuildFailed => "as the build hook: the build failed",
-            ExitStatus::TimedOut => "as the build hook: the build took too long",
+            ExitStatus::Differs => "builds of the same derivation differ",
+            ExitStatus::BuildFailed => "a build failed",
+            ExitStatus::TimedOut => "a build took too long",
         }
     }
 
@@ -62,6 +66,7 @@ impl ExitStatus {
             ExitStatus::MachineFile => 3,
             ExitStatus::SomeMachinesFailed => 4,
             ExitStatus::NoMatch => 5,
+            ExitStatus::Differs => 6,
             ExitStatus::BuildFailed => 100,
             ExitStatus::TimedOut => 101,
         }
@@ -96,7 +101,7 @@ mod tests {
         for status in ExitStatus::ALL {
             assert_eq!(ExitStatus::from_code(Some(status.code().into())), status);
         }
-        for code in [None, Some(6), Some(-1), Some(256)] {
+        for code in [None, Some(7), Some(-1), Some(256)] {
             assert_eq!(ExitStatus::from_code(code), ExitStatus::Failure);
         }
     }

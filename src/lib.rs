@@ -214,8 +214,9 @@ mod transfer;
 
 pub use cancel::Cancel;
 pub use embed::{
-    Attempt, Build, BuildError, Built, BuiltOn, Engine, EngineBuilder, EngineError, Explanation, LoadError,
-    MachineExplanation, Obstacle, Pool, Query, Readiness, Verdict,
+    Attempt, Build, BuildError, Built, BuiltOn, Challenge, Challenged, CopyDifference, CopySource, DifferenceKind,
+    Engine, EngineBuilder, EngineError, Explanation, FileDifference, LoadError, MachineExplanation, Obstacle,
+    OutputComparison, OutputCopy, Plan, Pool, Query, Readiness, Verdict,
 };
 pub use events::Event;
 pub use machine_file::{Diagnostic, Severity};

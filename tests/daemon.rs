@@ -5,6 +5,7 @@ mod lab;
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -108,6 +109,14 @@ fn every_operation_on_one_connection() {
 
         client.add_temp_root(&absent).unwrap();
         assert_in_step(&mut client);
+
+        // A root counts as long as its link has the item as its target.
+        std::os::unix::fs::symlink(bar.as_str(), daemon.path("/var/root")).unwrap();
+        client.add_indirect_root(Path::new("/var/root")).unwrap();
+        assert_in_step(&mut client);
+        let gcroots = std::fs::read_dir(daemon.path("/var/guix/gcroots/auto")).unwrap();
+        let links: Vec<_> = gcroots.map(|entry| std::fs::read_link(entry.unwrap().path()).unwrap()).collect();
+        assert_eq!(links, [Path::new("/var/root")]);
 
         let nar = file_nar(Mode::Executable, b"#!/bin/sh\n");
         let script = client.add_to_store("script", true, "sha256", &mut nar.as_slice()).unwrap();

@@ -349,7 +349,8 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
     };
     let consideration = engine.consider(&pool, &request);
     let env = Responsive(consideration.env());
-    let decision = decide(&consideration.query(), consideration.may_build_locally(), FULL_QUEUE_HOLD, &env);
+    let decision =
+        decide(&consideration.query(&consideration.rules), consideration.may_build_locally(), FULL_QUEUE_HOLD, &env);
     let word = decision.reply().word();
     let machine = if let Decision::Accept(choice) = &decision { Some(choice.machine) } else { None };
     drop(over);

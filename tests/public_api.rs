@@ -8,14 +8,18 @@ use std::fs;
 use std::path::Path;
 
 /// The files that define what is public.
-const FILES: [&str; 11] = [
+const FILES: [&str; 15] = [
     "cancel.rs",
     "embed/build.rs",
     "embed/build_error.rs",
     "embed/builder.rs",
     "embed/built.rs",
+    "embed/challenge.rs",
+    "embed/challenged.rs",
     "embed/explanation.rs",
     "embed/load_error.rs",
+    "embed/order.rs",
+    "embed/plan.rs",
     "embed/pool.rs",
     "embed/query.rs",
     "events.rs",

@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn each_error_has_its_consequences() {
         assert_eq!(consequence(AttemptError::BackingOff(text())), UNRECORDED);
-        let build = Failure::Build { derivation: text(), machine: text(), message: text() };
+        let build = Failure::Build { derivation: text(), machine: text(), message: text(), kept: None };
         assert_eq!(consequence(AttemptError::Reported(build)), ([false; 2], false, "build"));
         // The machine responds, so nothing is recorded whatever the report means.
         let nearly_full = Failure::Machine { machine: "b1".to_owned(), cause: text() };

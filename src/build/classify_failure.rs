@@ -29,12 +29,13 @@ pub(super) fn classify_failure(
     let free_disk = status.and_then(|status| status.free_disk);
     let class = watch.with_answer(*code, message, |answer| classify(answer, free_disk, inputs_lost));
     let has_commands = status.is_some_and(|status| *status != MachineStatus::default());
-    let with_hint = |message: String| message + &inspect_hint(machine, derivation, has_commands);
+    let kept = watch.kept();
+    let with_hint = |message: String| message + &inspect_hint(machine, derivation, has_commands, kept.as_deref());
     let (derivation, machine) = (derivation.to_string(), machine.name.clone());
     let message = watch.explain(message);
     match class {
-        FailureClass::Failed => Failure::Build { derivation, machine, message: with_hint(message) },
-        FailureClass::TimedOut => Failure::TimedOut { derivation, machine, message: with_hint(message) },
+        FailureClass::Failed => Failure::Build { derivation, machine, message: with_hint(message), kept },
+        FailureClass::TimedOut => Failure::TimedOut { derivation, machine, message: with_hint(message), kept },
         // The machine may be able to do this build later.
         FailureClass::Machine(Some(why)) => Failure::Machine { machine, cause: format!("{message}; {why}") },
         FailureClass::Machine(None) => {

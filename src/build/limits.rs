@@ -34,6 +34,7 @@ impl Limits {
 /// Returns the options of a build for the daemon of a machine.
 pub(super) fn options(arguments: &HookArguments) -> Options {
     Options {
+        keep_failed: arguments.keep_failed,
         build_timeout: arguments.build_timeout,
         max_silent_time: arguments.max_silent_time,
         // The head's daemon has looked for substitutes of the outputs, unless its client switched that off.
@@ -67,14 +68,20 @@ mod tests {
             (seconds(3600), None, 60, Substitutes::Never),
             (None, seconds(30), 7, Substitutes::Auto),
         ] {
-            let arguments =
-                HookArguments { max_silent_time, build_timeout, ..HookArguments::without_limits("x86_64-linux") };
+            let keep_failed = build_timeout.is_none();
+            let arguments = HookArguments {
+                max_silent_time,
+                build_timeout,
+                keep_failed,
+                ..HookArguments::without_limits("x86_64-linux")
+            };
             let limits = Limits::new(&arguments, &machine(stall_timeout, substitutes));
             assert_eq!(
                 limits.options,
                 Options {
                     max_silent_time,
                     build_timeout,
+                    keep_failed,
                     use_substitutes: false,
                     print_build_trace: true,
                     multiplexed_build_output: true,

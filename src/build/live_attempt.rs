@@ -8,6 +8,7 @@ use super::classify_failure::BuildReport;
 use super::limits::Limits;
 use super::open_sessions::OpenSessions;
 use super::reach::{MachineLink, reach};
+use super::rebuild::delete_outputs;
 use super::record_health::{record_failure, record_success, refresh_status};
 use super::watch::BuildWatch;
 use super::{Build, Chosen, LiveEnvironment};
@@ -40,7 +41,8 @@ impl Build<'_> {
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
-        let env = LiveEnvironment::new(self.state, &self.directories.store, self.failover.request, self.sessions());
+        let Build { failover, directories, state, ignores_drains, .. } = self;
+        let env = LiveEnvironment::new(state, &directories.store, failover.request, self.sessions(), *ignores_drains);
         let mut attempt = |choice: Chosen, observer: &mut dyn Observer| self.attempt(choice, &env, log, observer);
         self.failover.run(first, ticket, &env, &mut attempt, observer)
     }
@@ -182,8 +184,12 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
     }
 
     fn build(&mut self, link: &mut MachineLink) -> Result<Option<BuildReport>, AttemptError> {
-        let (build, client) = (self.build, &mut link.client);
+        let build = self.build;
         let derivation = &build.failover.request.derivation;
+        if build.destination.wants_rebuild() {
+            self.delete_outputs(link)?;
+        }
+        let client = &mut link.client;
         self.observer.observe(&Event::Building { derivation, machine: &self.machine.name });
         let mut stopwatch = Stopwatch::start();
         let mut sink = self.log.sink().map_err(|error| AttemptError::Head(format!("no build log: {error}")))?;
@@ -230,7 +236,8 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
     }
 
     fn download(&mut self, link: &mut MachineLink) -> Result<Downloaded<'a>, AttemptError> {
-        let Build { failover, inputs, outputs, .. } = self.build;
+        let Build { failover, inputs, outputs, destination, .. } = self.build;
+        let staging = destination.staging().unwrap_or(&self.local_store.store);
         let expected = Expected { derivation: &failover.request.derivation, inputs, outputs };
         // The first connection stays open, because it protects items from the garbage collector.
         let MachineLink { client, connection, .. } = link;
@@ -240,7 +247,9 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
             None => (client, None),
         };
         let (compressed, observer) = (connection.compressed(), &mut *self.observer);
-        transfer::download(exporter, self.local_store, &expected, compressed, self.limiter, observer).map_err(|error| {
+        let downloaded =
+            transfer::download(exporter, self.local_store, staging, &expected, compressed, self.limiter, observer);
+        downloaded.map_err(|error| {
             let end = match (StreamEnd::of(exporter.stream_mut()), other) {
                 (StreamEnd::Other, Some(client)) => StreamEnd::of(client.stream_mut()),
                 (end, _) => end,
@@ -291,6 +300,22 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
         self.build.destination.place(outputs)?;
         stopwatch.lap("place");
         Ok(())
+    }
+}
+
+impl LiveAttempt<'_> {
+    /// Deletes the outputs from the machine, which has to build them again.
+    fn delete_outputs(&self, link: &mut MachineLink) -> Result<(), AttemptError> {
+        let left = delete_outputs(&mut link.client, self.build.outputs, self.machine, self.build.state);
+        match left.map_err(|error| failed("deleting its outputs", &error, link))?.first() {
+            None => Ok(()),
+            Some(output) => {
+                let cause = format!("it has '{output}' and needs it, so it does not build it again");
+                let hint = "`guix gc --referrers` and `guix gc --list-roots` there show why; or name another machine";
+                let cause = with_hint(&cause, Some(hint.to_owned()));
+                Err(AttemptError::Reported(Failure::Refused { machine: self.machine.name.clone(), cause }))
+            }
+        }
     }
 }
 

@@ -38,16 +38,19 @@ struct RequestState {
     start: Instant,
     /// Where connections are kept.
     sessions: Option<OpenSessions>,
+    ignores_drains: bool,
 }
 
 impl LiveEnvironment {
     /// Returns the environment that takes slots for the derivation of `request`. The store directory is the same on
-    /// every machine. Machines are probed over `sessions` if one of them is open.
+    /// every machine. Machines are probed over `sessions` if one of them is open. With `ignores_drains`, drained machines
+    /// take the build.
     pub fn new(
         state: &StateDirectory,
         store: &StoreDir,
         request: &Request,
         sessions: Option<OpenSessions>,
+        ignores_drains: bool,
     ) -> LiveEnvironment {
         LiveEnvironment(Arc::new(RequestState {
             state: state.clone(),
@@ -56,6 +59,7 @@ impl LiveEnvironment {
             needs: OnceLock::new(),
             start: Instant::now(),
             sessions,
+            ignores_drains,
         }))
     }
 
@@ -131,6 +135,9 @@ impl Environment for LiveEnvironment {
     }
 
     fn drained(&self, machine: &Machine) -> Option<Drained> {
+        if self.0.ignores_drains {
+            return None;
+        }
         Drain::of(&self.0.state, machine).ok()?.read(health::now())
     }
 
@@ -251,7 +258,7 @@ mod tests {
             let system = "x86_64-linux".to_owned();
             let request = Request { wants_local: false, system, derivation: self.path(name), features: Vec::new() };
             let state = StateDirectory::new(self.directory.path().join("state"));
-            LiveEnvironment::new(&state, &self.store, &request, None)
+            LiveEnvironment::new(&state, &self.store, &request, None, false)
         }
     }
 

@@ -24,6 +24,7 @@ mod live_attempt;
 mod live_environment;
 mod open_sessions;
 mod reach;
+mod rebuild;
 mod record_health;
 mod record_history;
 mod watch;
@@ -60,6 +61,8 @@ pub struct Build<'a> {
     pub destination: &'a dyn Destination,
     pub directories: &'a Directories,
     pub state: &'a StateDirectory,
+    /// Whether drained machines may take it.
+    pub ignores_drains: bool,
     /// Whether SSH sessions stay open for other builds ([`owner`](crate::remote::owner)).
     pub persists_connections: bool,
     /// Opens the process with which persistent connections end, if there is one (pidfd_open(2)).

@@ -186,11 +186,15 @@ mod tests {
         for (result, outcome, reason) in [
             (Ok(()), Outcome::Built, None),
             (
-                Err(Failure::Build { derivation: text(), machine: text(), message: text() }),
+                Err(Failure::Build { derivation: text(), machine: text(), message: text(), kept: None }),
                 Outcome::BuildFailed,
                 Some("why"),
             ),
-            (Err(Failure::TimedOut { derivation, machine, message: text() }), Outcome::TimedOut, Some("why")),
+            (
+                Err(Failure::TimedOut { derivation, machine, message: text(), kept: None }),
+                Outcome::TimedOut,
+                Some("why"),
+            ),
             (Err(Failure::Cancelled), Outcome::Cancelled, None),
             (Err(Failure::Head(text())), Outcome::HeadFailed, Some("why")),
         ] {

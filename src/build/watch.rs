@@ -27,6 +27,8 @@ struct Observed {
     /// The expected and the actual hash, in a message.
     hashes: Option<String>,
     log_full: Option<LogFull>,
+    /// The directory of the failed build, if the daemon has kept it.
+    kept: Option<String>,
 }
 
 impl BuildWatch {
@@ -89,8 +91,14 @@ impl BuildWatch {
                 self.seen().hashes =
                     Some(format!("\n  expected {algorithm} hash: {expected}\n  actual {algorithm} hash: {actual}"));
             }
+            BuildEvent::Kept { directory } => self.seen().kept = Some(directory.clone()),
             _ => (),
         }
+    }
+
+    /// Returns the directory of the failed build on the machine, if its daemon has kept it.
+    pub fn kept(&self) -> Option<String> {
+        self.seen().kept.clone()
     }
 
     /// Calls `classify_failure` with the daemon's report: `status`, `message` and what was watched.

@@ -7,8 +7,8 @@
 //! state's owner: `permissions/files.rs`.)
 //!
 //! The user cannot abuse anything of root's. The process has a session of its own, and so no controlling terminal to
-//! inject input into (`TIOCSTI`). Its input is empty, unless the command asks a question. It inherits only the first
-//! three descriptors, and of the environment only the variables for paths and output.
+//! inject input into (`TIOCSTI`). Its input is empty, unless the command asks a question or gives it a file. It inherits
+//! only the first three descriptors, and of the environment only the variables for paths and output.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};

@@ -4,9 +4,6 @@
 //! machine file again for each request, so that a change takes effect immediately.
 
 mod admission;
-mod progress;
-mod reporter;
-mod signals;
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -18,9 +15,10 @@ use std::time::Instant;
 use log::{debug, error, info, warn};
 
 use self::admission::Admission;
-use self::reporter::Reporter;
 use super::history::checkpoint_in_background;
 use super::machines::machine_file;
+use super::reporter::Reporter;
+use super::signals;
 use crate::build::LiveEnvironment;
 use crate::engine::{Accepted, Engine};
 use crate::exit::ExitStatus;

@@ -9,7 +9,6 @@
 //!
 //! Root reads all of this as the owner of the state, and opens no link: logs and history belong to the daemon's user.
 
-mod escape;
 mod source;
 mod watch;
 
@@ -23,9 +22,9 @@ use std::thread;
 
 use log::info;
 
-use self::escape::Escaper;
 use self::source::{Compression, Follow, LOCAL_NAMES, POLL_INTERVAL, decoder};
 use self::watch::BuildWatch;
+use super::escape::Escaper;
 use super::failure::{CommandError, CommandResult};
 use super::machines::{MachineFileArgs, load};
 use super::selection::find_recorded;

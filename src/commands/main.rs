@@ -12,8 +12,8 @@ use super::as_user::AsUserError;
 use super::failure::{CommandError, CommandResult};
 use super::{Command, CommandLine};
 use super::{
-    add, annotations, as_user, authorize, build_hook, convert, daemon_user, disconnect, documents, drain, eval,
-    explain, guix_wrapper, help, history, init, install, log, machines, metrics, ssh, status, test,
+    add, annotations, as_user, authorize, build, build_hook, challenge, convert, daemon_user, disconnect, documents,
+    drain, eval, explain, guix_wrapper, help, history, init, install, log, machines, metrics, ssh, status, test,
 };
 use crate::engine::{Engine, STATE_SUBDIRECTORY};
 use crate::exit::ExitStatus;
@@ -107,6 +107,12 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
             Some(user) if arguments.writes_file() => return metrics::run_as(&user, arguments).map(Some),
             user => user,
         },
+        Command::Challenge(arguments) => for_checks(arguments.machine_file())?,
+        Command::Build(arguments) => match for_checks(arguments.machine_file())? {
+            // That user may be unable to read the input, and to make roots.
+            Some(user) => return build::run_as(&user, arguments, &directories).map(Some),
+            None => None,
+        },
         Command::Add(args) => args.changed_file().map(for_machine_file).transpose()?.flatten(),
         // They evaluate no file, or handle it themselves.
         Command::Annotations(_)
@@ -118,8 +124,8 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
     if let (Command::Test(_), Some(user)) = (command, &user) {
         ::log::info!("checked as '{}', the user that guix-daemon runs as", user.name);
     }
-    let input =
-        if matches!(command, Command::Authorize(_) | Command::Ssh(_)) { Stdio::inherit() } else { Stdio::null() };
+    let reads_input = matches!(command, Command::Authorize(_) | Command::Ssh(_) | Command::Challenge(_));
+    let input = if reads_input { Stdio::inherit() } else { Stdio::null() };
     Ok(user.map(|user| as_user::run(&user, arguments, input)).transpose()?)
 }
 
@@ -145,6 +151,8 @@ fn run(command: Command) -> CommandResult {
         Command::History(args) => history::run(&args, &engine),
         Command::Metrics(args) => metrics::run(&args, &engine),
         Command::Log(args) => log::run(&args, &engine),
+        Command::Challenge(args) => challenge::run(&args, &engine),
+        Command::Build(args) => build::run(&args, &engine),
         Command::Ssh(args) => ssh::run(&args, &engine),
         Command::Convert(args) => convert::run(&args, out, messages),
     }

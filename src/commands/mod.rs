@@ -7,13 +7,16 @@ pub mod add;
 pub mod annotations;
 mod as_user;
 pub mod authorize;
+pub mod build;
 pub mod build_hook;
+pub mod challenge;
 mod contact;
 pub mod convert;
 mod daemon_user;
 pub mod disconnect;
 pub mod documents;
 pub mod drain;
+mod escape;
 pub mod eval;
 pub mod explain;
 mod failure;
@@ -28,8 +31,12 @@ mod machines;
 mod main;
 pub mod metrics;
 mod output_file;
+mod prefixed_log;
+mod progress;
 mod records;
+mod reporter;
 mod selection;
+mod signals;
 pub mod ssh;
 pub mod status;
 mod table;
@@ -91,6 +98,10 @@ enum Command {
     Log(log::Args),
     /// Print metrics for Prometheus.
     Metrics(metrics::Args),
+    /// Build derivations on build machines now, on certain ones if they are named.
+    Build(build::Args),
+    /// Build on several machines, and compare the outputs, which do not enter the store.
+    Challenge(challenge::Args),
     /// Open an SSH session with a build machine, with the keys of its entry in the machine file.
     Ssh(ssh::Args),
 }

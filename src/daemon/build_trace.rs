@@ -20,6 +20,9 @@ const MAX_EVENT: usize = 16 << 10;
 const TRACE_PREFIX: &[u8] = b"@ ";
 const BUILD_LOG_PREFIX: &[u8] = b"@ build-log ";
 
+/// The message about the directory of a failed build. It is not translated.
+const KEPT_PREFIX: &str = "note: keeping build directory `";
+
 /// An event of the trace. Paths and messages are as the daemon wrote them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BuildEvent {
@@ -33,6 +36,8 @@ pub enum BuildEvent {
     SubstituterStarted,
     /// The end of a substitution, with success or not.
     SubstituterEnded,
+    /// The directory of a failed build was kept. This is a message of the daemon, and part of the log as well.
+    Kept { directory: String },
 }
 
 /// A function that is called for each event.
@@ -68,6 +73,12 @@ impl BuildEvent {
     }
 }
 
+/// Parses the message about a directory that was kept.
+fn kept(line: &str) -> Option<BuildEvent> {
+    let directory = line.strip_prefix(KEPT_PREFIX)?.strip_suffix('\'')?;
+    Some(BuildEvent::Kept { directory: directory.to_owned() })
+}
+
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(' ').filter(|word| !word.is_empty())
 }
@@ -76,7 +87,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 #[derive(Default)]
 pub(super) struct FrameReader {
     state: TraceState,
-    /// The beginning of the frame, while it may be an event or the line before the output of a builder.
+    /// The beginning of the frame, unless it is the output of a builder.
     line: Vec<u8>,
 }
 
@@ -85,8 +96,10 @@ enum TraceState {
     /// The first bytes of the frame.
     #[default]
     Start,
-    /// Log text, up to the end of the frame.
+    /// The output of a builder, up to the end of the frame.
     Text,
+    /// A message of the daemon, up to the end of the frame.
+    Message,
 }
 
 impl FrameReader {
@@ -104,8 +117,11 @@ impl FrameReader {
         let room = MAX_EVENT.saturating_sub(self.line.len());
         self.line.extend_from_slice(&bytes[..bytes.len().min(room)]);
         let length = self.line.len();
+        if self.state == TraceState::Message {
+            return log(bytes);
+        }
         if self.line[..length.min(TRACE_PREFIX.len())] != TRACE_PREFIX[..length.min(TRACE_PREFIX.len())] {
-            self.state = TraceState::Text;
+            self.state = TraceState::Message;
             log(&self.line);
             return log(&bytes[bytes.len().min(room)..]);
         }
@@ -121,8 +137,10 @@ impl FrameReader {
 
     /// Ends the frame. An event is a whole frame, because the messages in it may have line feeds.
     pub fn end(&mut self) -> Option<BuildEvent> {
-        if self.state == TraceState::Text {
-            return None;
+        match self.state {
+            TraceState::Text => return None,
+            TraceState::Message => return String::from_utf8_lossy(&self.line).lines().find_map(kept),
+            TraceState::Start => {}
         }
         let event = self.line.strip_prefix(TRACE_PREFIX)?;
         BuildEvent::parse(String::from_utf8_lossy(event).trim_end())
@@ -196,6 +214,18 @@ mod tests {
         assert_eq!(event("@ substituter-failed /gnu/store/a 1 no\n"), Some(BuildEvent::SubstituterEnded));
         for other in ["@ build-succeeded a -\n", "@ \n", "@ x", "@ build-failed a - 1", "@ hash-mismatch a b c\n"] {
             assert_eq!(event(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_message_about_a_kept_directory_is_an_event_and_log_text() {
+        let message = "x\nnote: keeping build directory `/tmp/guix-build-a.drv-0'\n";
+        let kept = BuildEvent::Kept { directory: "/tmp/guix-build-a.drv-0".to_owned() };
+        for size in [1, 7, 4096] {
+            assert_eq!(read(message.as_bytes(), size), (message.as_bytes().to_vec(), Some(kept.clone())), "{size}");
+            // A builder cannot print it.
+            let output = format!("@ build-log 1 {}\n{message}", message.len());
+            assert_eq!(read(output.as_bytes(), size), (message.as_bytes().to_vec(), None), "{size}");
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::build_trace::TraceSink;
@@ -189,6 +191,13 @@ impl<S: Read + Write> Client<S> {
     /// Protects `path`, which need not exist, from the garbage collector until this connection ends.
     pub fn add_temp_root(&mut self, path: &StorePath) -> Result<(), Error> {
         self.call(&WireRequest::new(Operation::AddTempRoot).path(path), |link, _| link.done())
+    }
+
+    /// Makes the garbage collector keep the item to which `link`, an absolute path outside of the store, is a symbolic
+    /// link, as long as it is one.
+    pub fn add_indirect_root(&mut self, link: &Path) -> Result<(), Error> {
+        let request = WireRequest::new(Operation::AddIndirectRoot).bytes(link.as_os_str().as_bytes());
+        self.call(&request, |link, _| link.done())
     }
 
     /// Adds a text file, such as a derivation; it is a temporary root from then on.

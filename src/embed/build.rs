@@ -1,21 +1,26 @@
 //! A build: its settings, and its course.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
 use super::build_error::BuildError;
 use super::builder::EngineState;
 use super::built::{Built, BuiltOn, Roots};
-use super::pool::Pool;
+use super::plan::Plan;
+use super::pool::{Pool, explain};
 use super::preparation::Preparation;
 use super::recorder::{Emitter, OnEvent, Recorder, Sums};
 use crate::cancel::Cancel;
 use crate::engine::Task;
 use crate::events::Event;
 use crate::events::attempts::Phase;
-use crate::hook::{BuildLog, Request};
+use crate::hook::BuildLog;
+use crate::local::TemporaryStore;
 use crate::machine_file::Diagnostic;
 use crate::scheduler::{OnlyNamed, Rules};
+use crate::store::derivation::Derivation;
+use crate::store::path::StorePath;
 use crate::transfer::ThroughDaemon;
 
 /// The build of a derivation, before it is started.
@@ -37,6 +42,8 @@ pub struct Build<'a> {
     on_event: OnEvent<'a>,
     /// The machines that may build it; none: all.
     names: Vec<String>,
+    keep_failed: bool,
+    ignores_drains: bool,
 }
 
 impl Pool {
@@ -48,11 +55,20 @@ impl Pool {
 
 impl<'a> Build<'a> {
     fn new(pool: &'a Pool, derivation: String) -> Build<'a> {
-        let log = BuildLog::of_writer(io::sink());
-        Build { pool, derivation, cancel: Cancel::default(), log, on_event: Box::new(|_| {}), names: Vec::new() }
+        Build {
+            pool,
+            derivation,
+            cancel: Cancel::default(),
+            log: BuildLog::of_writer(io::sink()),
+            on_event: Box::new(|_| {}),
+            names: Vec::new(),
+            keep_failed: false,
+            ignores_drains: false,
+        }
     }
 
-    /// Builds only on the machine of this name, or, after several calls, on one of these. Default: on any machine.
+    /// Builds only on the machine of this name, or, after several calls, on one of these. The name may have the port after
+    /// it, as in `b1:22`. Default: on any machine.
     pub fn on(mut self, machine: impl Into<String>) -> Self {
         self.names.push(machine.into());
         self
@@ -62,6 +78,19 @@ impl<'a> Build<'a> {
     /// ended, all locks free and nothing left in the store.
     pub fn cancel(mut self, cancel: &Cancel) -> Self {
         self.cancel = cancel.clone();
+        self
+    }
+
+    /// Sets whether the machine keeps the build directory if the build fails. [`BuildError::Failed`] has its name. Default:
+    /// false.
+    pub fn keep_failed(mut self, keep: bool) -> Self {
+        self.keep_failed = keep;
+        self
+    }
+
+    /// Sets whether drained machines take the build as others do. Default: false.
+    pub fn ignore_drains(mut self, ignore: bool) -> Self {
+        self.ignores_drains = ignore;
         self
     }
 
@@ -75,6 +104,19 @@ impl<'a> Build<'a> {
     pub fn on_event(mut self, on_event: impl FnMut(&Event<'_>) + 'a) -> Self {
         self.on_event = Box::new(on_event);
         self
+    }
+
+    /// Returns what [`run`](Build::run) would do now. It builds nothing and contacts no machine.
+    pub fn plan(&self) -> Result<Plan, BuildError> {
+        let engine = &self.pool.engine().0.engine;
+        self.pool.check_names(&self.names, &self.derivation)?;
+        let preparation = Preparation::new(&engine.directories, &engine.state, &self.derivation)?;
+        preparation.protect()?;
+        let (missing_outputs, missing_inputs) = (preparation.missing_outputs()?, preparation.missing_inputs()?);
+        let request = preparation.request();
+        let explanation = explain(self.pool, &request, &self.names, self.ignores_drains);
+        let Preparation { path, derivation, .. } = preparation;
+        Ok(Plan { derivation: path, outputs: outputs(derivation), missing_outputs, missing_inputs, explanation })
     }
 
     /// Builds, and returns when the outputs are valid in the store of this machine.
@@ -91,12 +133,9 @@ impl<'a> Build<'a> {
     }
 
     fn run_in_scope(self) -> Result<Built, BuildError> {
-        let Build { pool, derivation, log, on_event, names, .. } = self;
+        self.pool.check_names(&self.names, &self.derivation)?;
+        let Build { pool, derivation, log, on_event, names, keep_failed, ignores_drains, .. } = self;
         let EngineState { engine, imports, .. } = &*pool.engine().0;
-        if let Some(unknown) = names.iter().find(|name| !pool.machines().any(|known| known == **name)) {
-            let (reason, hint) = (format!("the machine file has no machine '{unknown}'"), None);
-            return Err(BuildError::NoMachine { derivation, reason, attempts: Vec::new(), hint });
-        }
         let emitter = Emitter::new(on_event);
         let mut recorder = Recorder::new(&emitter);
         let preparation = Preparation::new(&engine.directories, &engine.state, &derivation)?;
@@ -105,17 +144,15 @@ impl<'a> Build<'a> {
             let sink = log.sink().map_err(|error| BuildError::this_machine(&derivation, error))?;
             let inputs = preparation.inputs(sink, &mut recorder)?;
             if let Some((locks, outputs)) = preparation.lock(&mut recorder)? {
-                let request = Request {
-                    wants_local: false,
-                    system: preparation.derivation.system.clone(),
-                    derivation: preparation.path.clone(),
-                    features: preparation.derivation.required_features(),
-                };
+                let request = preparation.request();
+                let staging = TemporaryStore::if_read_only(&engine.directories.store)
+                    .map_err(|error| BuildError::this_machine(&derivation, error))?;
                 let report = once(|warning: &Diagnostic| {
                     let Diagnostic { file, line, message, .. } = warning;
                     emitter.emit(&Event::Warning { file, line: *line, message });
                 });
-                let consideration = engine.consider_reporting(pool.file(), &request, Box::new(report));
+                let mut consideration = engine.consider_reporting(pool.file(), &request, Box::new(report));
+                (consideration.keep_failed, consideration.ignores_drains) = (keep_failed, ignores_drains);
                 let only = OnlyNamed { rules: &consideration.rules, machines: &consideration.machines, names: &names };
                 let rules: &dyn Rules = if names.is_empty() { &consideration.rules } else { &only };
                 let destination = ThroughDaemon {
@@ -125,6 +162,7 @@ impl<'a> Build<'a> {
                     daemon: &preparation.daemon,
                     imports,
                     locks: locks.into(),
+                    staging,
                 };
                 let task = Task { rules, inputs: &inputs, outputs: &outputs, destination: &destination };
                 if let Err(failure) = consideration.build(&task, &log, &mut recorder) {
@@ -154,6 +192,11 @@ fn once(report: impl Fn(&Diagnostic)) -> impl Fn(Diagnostic) {
     }
 }
 
+/// Returns the outputs by their ids.
+fn outputs(derivation: Derivation) -> BTreeMap<String, StorePath> {
+    derivation.outputs.into_iter().map(|(id, output)| (id, output.path)).collect()
+}
+
 fn built(preparation: Preparation<'_>, sums: Sums) -> Built {
     let Preparation { path, derivation, daemon, .. } = preparation;
     let Sums { attempts, sent, substituted, fetched, times } = sums;
@@ -161,7 +204,7 @@ fn built(preparation: Preparation<'_>, sums: Sums) -> Built {
     let time = |phase: Phase| times[phase as usize];
     Built {
         derivation: path,
-        outputs: derivation.outputs.into_iter().map(|(id, output)| (id, output.path)).collect(),
+        outputs: outputs(derivation),
         machine: last.map_or(BuiltOn::AlreadyValid, |attempt| BuiltOn::Machine(attempt.machine.clone())),
         sent,
         substituted,

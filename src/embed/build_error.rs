@@ -45,6 +45,8 @@ pub enum BuildError {
         machine: String,
         /// The daemon's message.
         message: String,
+        /// The build directory on the machine, if it was kept ([`Build::keep_failed`](super::Build::keep_failed)).
+        kept: Option<String>,
     },
     /// The build took longer, or was silent for longer, than the engine allows.
     #[error("'{derivation}' exceeded a time limit on '{machine}': {message}")]
@@ -56,6 +58,8 @@ pub enum BuildError {
         machine: String,
         /// The daemon's message.
         message: String,
+        /// The build directory on the machine, if it was kept.
+        kept: Option<String>,
     },
     /// No machine has built it: none matches, none became free in time, or all attempts failed.
     #[error("no machine has built '{derivation}': {reason}")]
@@ -100,9 +104,10 @@ impl BuildError {
     }
 
     /// Returns an error of this machine. A hint in the text of the error is the hint.
-    pub(super) fn this_machine(derivation: &str, error: impl Error + Send + Sync + 'static) -> BuildError {
-        let (message, hint) = split_hint(&error.to_string());
-        BuildError::ThisMachine { derivation: derivation.to_owned(), message, hint, source: Some(Box::new(error)) }
+    pub(super) fn this_machine(derivation: &str, error: impl Into<Cause>) -> BuildError {
+        let source = error.into();
+        let (message, hint) = split_hint(&source.to_string());
+        BuildError::ThisMachine { derivation: derivation.to_owned(), message, hint, source: Some(source) }
     }
 
     /// Returns the error of a build that ended after these attempts.
@@ -110,8 +115,10 @@ impl BuildError {
         let derivation = derivation.to_owned();
         match failure {
             Failure::Cancelled => BuildError::Cancelled,
-            Failure::Build { machine, message, .. } => BuildError::Failed { derivation, machine, message },
-            Failure::TimedOut { machine, message, .. } => BuildError::TimedOut { derivation, machine, message },
+            Failure::Build { machine, message, kept, .. } => BuildError::Failed { derivation, machine, message, kept },
+            Failure::TimedOut { machine, message, kept, .. } => {
+                BuildError::TimedOut { derivation, machine, message, kept }
+            }
             Failure::NoMachineLeft { last: reason, hint, .. } => {
                 BuildError::NoMachine { derivation, reason, attempts, hint }
             }

@@ -9,9 +9,13 @@ mod build;
 mod build_error;
 mod builder;
 mod built;
+mod challenge;
+mod challenged;
 mod explanation;
 mod functions;
 mod load_error;
+mod order;
+mod plan;
 mod pool;
 mod preparation;
 mod query;
@@ -21,7 +25,12 @@ pub use build::Build;
 pub use build_error::BuildError;
 pub use builder::{Engine, EngineBuilder, EngineError};
 pub use built::{Attempt, Built, BuiltOn};
+pub use challenge::Challenge;
+pub use challenged::{
+    Challenged, CopyDifference, CopySource, DifferenceKind, FileDifference, OutputComparison, OutputCopy,
+};
 pub use explanation::{Explanation, MachineExplanation, Obstacle, Readiness, Verdict};
 pub use load_error::LoadError;
+pub use plan::Plan;
 pub use pool::Pool;
 pub use query::Query;

@@ -1,6 +1,7 @@
 //! A pool of build machines.
 
 use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use super::query::Query;
 use crate::hook::Request;
 use crate::local::read_derivation;
 use crate::machine_file::{self, Diagnostic, Extend, LoadContext};
-use crate::scheduler::Readiness;
+use crate::scheduler::{OnlyNamed, Readiness, Rules};
 use crate::store::path::{HASH_PART_LENGTH, StorePath};
 
 /// The build machines of a machine file.
@@ -65,6 +66,37 @@ impl Pool {
         self.0.file.machines.iter().map(|entry| entry.machine.name.as_str())
     }
 
+    /// Returns an error if a machine is named that the pool does not have.
+    pub(super) fn check_names(&self, names: &[String], derivation: &str) -> Result<(), BuildError> {
+        let is_unknown = |name: &&String| !self.0.file.machines.iter().any(|entry| entry.machine.is_called(name));
+        match names.iter().find(is_unknown) {
+            Some(unknown) => {
+                let (reason, hint) = (format!("the machine file has no machine '{unknown}'"), None);
+                Err(BuildError::NoMachine { derivation: derivation.to_owned(), reason, attempts: Vec::new(), hint })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Returns those of `names` that do not name the same machine as one before.
+    pub(super) fn without_repetitions(&self, names: Vec<String>) -> Vec<String> {
+        let mut machines = BTreeSet::new();
+        let named = |name: &str| self.0.file.machines.iter().position(|entry| entry.machine.is_called(name));
+        names.into_iter().filter(|name| machines.insert(named(name))).collect()
+    }
+
+    /// Returns how many builds these machines take at the same time, all of them together; all machines, if none is named.
+    pub fn slots(&self, names: &[impl AsRef<str>]) -> usize {
+        let mut slots = BTreeMap::new();
+        for machine in self.0.file.machines.iter().map(|entry| &entry.machine).filter(|machine| machine.enabled) {
+            if names.is_empty() || names.iter().any(|name| machine.is_called(name.as_ref())) {
+                // Entries with the same name and port share their slots.
+                slots.insert(machine.address(), machine.parallel_builds as usize);
+            }
+        }
+        slots.values().sum()
+    }
+
     /// Returns the warnings about the machine file.
     pub fn warnings(&self) -> &[Diagnostic] {
         &self.0.file.warnings
@@ -72,8 +104,7 @@ impl Pool {
 
     /// Explains which machine would build something, and why the others would not. It contacts no machine.
     pub fn explain(&self, query: &Query) -> Explanation {
-        let engine = &self.0.engine.0.engine;
-        let store = &engine.directories.store;
+        let store = &self.0.engine.0.engine.directories.store;
         let named = query.derivation.as_deref().and_then(|path| StorePath::parse(store, path.as_bytes()).ok());
         // A placeholder of valid form: functions may look at its name.
         let placeholder = || {
@@ -84,33 +115,7 @@ impl Pool {
             return Explanation { verdict: Verdict::NoMatch, machines: Vec::new(), warnings: Vec::new() };
         };
         let (system, features) = (query.system.clone(), query.features.clone());
-        let request = Request { wants_local: false, system, derivation, features };
-        let warnings = RefCell::new(Vec::new());
-        let report = |warning| {
-            if !warnings.borrow().contains(&warning) {
-                warnings.borrow_mut().push(warning);
-            }
-        };
-        let consideration = engine.consider_reporting(&self.0.file, &request, Box::new(report));
-        let explained = consideration.explain();
-        let may_wait = explained.iter().any(|one| match &one.verdict {
-            Readiness::Not(reason) => reason.is_for_now(),
-            _ => true,
-        });
-        let verdict = match consideration.predict() {
-            (_, Some(index)) => Verdict::Machine(consideration.machines[index].name.clone()),
-            (_, None) if may_wait => Verdict::Waits,
-            (_, None) => Verdict::NoMatch,
-        };
-        let machines = explained.into_iter().map(|one| MachineExplanation {
-            name: consideration.machines[one.machine].name.clone(),
-            port: consideration.machines[one.machine].port,
-            score: one.score,
-            readiness: one.verdict.into(),
-        });
-        let machines = machines.collect();
-        drop(consideration);
-        Explanation { verdict, machines, warnings: warnings.into_inner() }
+        explain(self, &Request { wants_local: false, system, derivation, features }, &[], false)
     }
 
     /// Returns the query for a derivation in the store: its system type and the features that it requires.
@@ -123,4 +128,38 @@ impl Pool {
         let features = read.required_features();
         Ok(Query { system: read.system, features, derivation: Some(derivation.to_owned()) })
     }
+}
+
+/// Explains which of the machines with these names would build something; without names, which of all machines.
+pub(super) fn explain(pool: &Pool, request: &Request, names: &[String], ignores_drains: bool) -> Explanation {
+    let engine = &pool.engine().0.engine;
+    let warnings = RefCell::new(Vec::new());
+    let report = |warning| {
+        if !warnings.borrow().contains(&warning) {
+            warnings.borrow_mut().push(warning);
+        }
+    };
+    let mut consideration = engine.consider_reporting(pool.file(), request, Box::new(report));
+    consideration.ignores_drains = ignores_drains;
+    let only = OnlyNamed { rules: &consideration.rules, machines: &consideration.machines, names };
+    let rules: &dyn Rules = if names.is_empty() { &consideration.rules } else { &only };
+    let explained = consideration.explain_by(rules);
+    let may_wait = explained.iter().any(|one| match &one.verdict {
+        Readiness::Not(reason) => reason.is_for_now(),
+        _ => true,
+    });
+    let verdict = match consideration.predict_by(rules) {
+        (_, Some(index)) => Verdict::Machine(consideration.machines[index].name.clone()),
+        (_, None) if may_wait => Verdict::Waits,
+        (_, None) => Verdict::NoMatch,
+    };
+    let machines = explained.into_iter().map(|one| MachineExplanation {
+        name: consideration.machines[one.machine].name.clone(),
+        port: consideration.machines[one.machine].port,
+        score: one.score,
+        readiness: one.verdict.into(),
+    });
+    let machines = machines.collect();
+    drop(consideration);
+    Explanation { verdict, machines, warnings: warnings.into_inner() }
 }

@@ -9,8 +9,9 @@ use super::build_error::BuildError;
 use crate::cancel;
 use crate::daemon::{self, Log, Options};
 use crate::events::{Event, Observer};
+use crate::hook::Request;
 use crate::local::{
-    Directories, LocalDaemon, LocalDaemonError, OutputLocks, closure, connect_to_daemon, read_derivation,
+    Directories, LocalDaemon, LocalDaemonError, OutputLocks, closure, connect_to_daemon, is_read_only, read_derivation,
 };
 use crate::state::{RegistrationLock, StateDirectory};
 use crate::store::derivation::Derivation;
@@ -77,16 +78,24 @@ impl<'a> Preparation<'a> {
         Ok(outputs.difference(&valid).cloned().collect())
     }
 
-    /// Returns the closure of the inputs, after the daemon has provided those that are not valid. `log` gets the output of
-    /// its builds.
-    pub fn inputs(&self, log: Log, observer: &mut dyn Observer) -> Result<BTreeSet<StorePath>, BuildError> {
-        let inputs_failed = |message: String| BuildError::Inputs { derivation: self.path.to_string(), message };
+    /// Returns the request for a build elsewhere.
+    pub fn request(&self) -> Request {
+        Request {
+            wants_local: false,
+            system: self.derivation.system.clone(),
+            derivation: self.path.clone(),
+            features: self.derivation.required_features(),
+        }
+    }
+
+    /// Protects the inputs. Returns those that are not valid: derivations for outputs of theirs, and sources.
+    pub fn missing_inputs(&self) -> Result<BTreeSet<StorePath>, BuildError> {
         // Each input, and what is requested from the daemon if it is not valid.
         let mut inputs: Vec<(StorePath, StorePath)> =
             self.derivation.input_sources.iter().map(|source| (source.clone(), source.clone())).collect();
         for (input, ids) in &self.derivation.input_derivations {
-            let read =
-                read_derivation(&self.directories.store, input).map_err(|error| inputs_failed(error.to_string()))?;
+            let read = read_derivation(&self.directories.store, input)
+                .map_err(|error| self.inputs_failed(error.to_string()))?;
             let needed = read.outputs.iter().filter(|(id, _)| ids.contains(*id));
             inputs.extend(needed.map(|(_, output)| (output.path.clone(), input.clone())));
         }
@@ -94,17 +103,27 @@ impl<'a> Preparation<'a> {
         let paths: BTreeSet<StorePath> = inputs.iter().map(|(path, _)| path.clone()).collect();
         paths.iter().try_for_each(|path| daemon.add_temp_root(path)).map_err(|error| self.failed(error))?;
         let valid = daemon.query_valid_paths(&paths).map_err(|error| self.failed(error))?;
-        let missing: BTreeSet<StorePath> =
-            inputs.into_iter().filter(|(path, _)| !valid.contains(path)).map(|(_, asked)| asked).collect();
+        Ok(inputs.into_iter().filter(|(path, _)| !valid.contains(path)).map(|(_, asked)| asked).collect())
+    }
+
+    fn inputs_failed(&self, message: String) -> BuildError {
+        BuildError::Inputs { derivation: self.path.to_string(), message }
+    }
+
+    /// Returns the closure of the inputs, after the daemon has provided those that are not valid. `log` gets the output of
+    /// its builds.
+    pub fn inputs(&self, log: Log, observer: &mut dyn Observer) -> Result<BTreeSet<StorePath>, BuildError> {
+        let missing = self.missing_inputs()?;
         if !missing.is_empty() {
             observer.observe(&Event::Preparing { derivation: &self.path, items: missing.len() });
+            let mut daemon = self.daemon.borrow_mut();
             let options = Options { offload: true, fallback: true, ..Options::default() };
             daemon.set_options(&options).map_err(|error| self.failed(error))?;
             daemon.set_log(Some(log));
             let built = daemon.build_paths(&missing);
             daemon.set_log(None);
             built.map_err(|error| match error {
-                daemon::Error::Daemon { message, .. } => inputs_failed(message),
+                daemon::Error::Daemon { message, .. } => self.inputs_failed(message),
                 error => self.failed(error),
             })?;
         }
@@ -131,10 +150,12 @@ impl<'a> Preparation<'a> {
         }
     }
 
-    /// Takes the locks of the outputs, unless another program builds or registers them.
+    /// Takes the locks of the outputs, unless another program builds or registers them. In a store that is read-only there
+    /// are none: guix-daemon takes them for the import, and waits for a build of its own then.
     fn try_lock(&self) -> Result<Option<OutputLocks>, BuildError> {
         let registration = RegistrationLock::try_take(self.state, &self.path);
         match registration.map_err(|error| BuildError::this_machine(self.path.as_str(), error))? {
+            Some(_registration) if is_read_only(&self.directories.store) => Ok(Some(OutputLocks::none())),
             Some(_registration) => OutputLocks::try_take(self.derivation.output_paths())
                 .map_err(|error| BuildError::this_machine(self.path.as_str(), error)),
             None => Ok(None),

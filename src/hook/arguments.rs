@@ -18,6 +18,8 @@ pub struct HookArguments {
     pub print_build_trace: bool,
     /// The time after which a build fails; `None`: unlimited.
     pub build_timeout: Option<Duration>,
+    /// Whether the machine keeps the directory of a failed build. guix-daemon offloads no such build.
+    pub keep_failed: bool,
 }
 
 /// An argument that cannot be understood.
@@ -39,6 +41,7 @@ impl HookArguments {
             max_silent_time: None,
             print_build_trace: false,
             build_timeout: None,
+            keep_failed: false,
         }
     }
 
@@ -55,6 +58,7 @@ impl HookArguments {
             max_silent_time: seconds("MAX-SILENT-TIME", max_silent_time)?,
             print_build_trace: flag(print_build_trace)?,
             build_timeout: seconds("BUILD-TIMEOUT", build_timeout)?,
+            keep_failed: false,
         })
     }
 }

@@ -22,6 +22,11 @@ pub(super) fn of_store(cause: &io::Error) -> String {
     line(hint)
 }
 
+/// Returns the hint for an error of the directory for temporary files.
+pub(super) fn of_temporary() -> String {
+    line("set TMPDIR to a directory in which this user can make files, with room for the outputs")
+}
+
 /// Returns the hint for an error of the database in `file`.
 pub(super) fn of_database(cause: &rusqlite::Error, file: &Path) -> String {
     let name = file.display();

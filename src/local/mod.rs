@@ -24,6 +24,7 @@ mod output_lock;
 mod remove;
 mod restore;
 mod store;
+mod temporary_store;
 
 pub use acl::{AclError, load_acl};
 pub use content_address::{ContentAddress, MAX_TEXT_ITEM, content_address, read_nar, read_text};
@@ -37,5 +38,6 @@ pub use import_connections::ImportConnections;
 pub use local_daemon::{LocalDaemon, LocalDaemonError, LocalStream, connect_to_daemon};
 pub use log_space::{LOG_FULL_HINT, LogFull, LogReserve};
 pub use output_lock::{OutputLockError, OutputLocks, is_output_locked};
-pub use restore::{Restore, RestoreError, Staging};
+pub use restore::{Restore, RestoreError, Staging, staged_item};
 pub use store::{LocalStore, LocalStoreError, Store, StoreError};
+pub use temporary_store::{TemporaryStore, is_read_only};

@@ -55,6 +55,11 @@ impl OutputLocks {
         Ok(Some(locks))
     }
 
+    /// Returns no locks, for a process that cannot write to the store.
+    pub fn none() -> OutputLocks {
+        OutputLocks(Vec::new())
+    }
+
     /// Releases the lock of one output, and leaves its file for the process that takes the lock next.
     pub fn hand_over(&mut self, output: &StorePath) {
         if let Some(index) = self.0.iter().position(|lock| lock.output == *output) {

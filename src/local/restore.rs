@@ -20,6 +20,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use thiserror::Error;
@@ -38,6 +39,8 @@ use crate::store::path::StorePath;
 
 /// The name of an output while it is staged.
 const STAGED_ITEM_NAME: &CStr = c"item";
+/// The end of the name of its directory.
+const STAGED_SUFFIX: &str = ".chroot";
 /// The bytes of a file that are copied at a time.
 const COPY_CHUNK: usize = 128 << 10;
 
@@ -46,18 +49,24 @@ pub struct Staging<'a> {
     store: &'a Store,
     output: StorePath,
     fd: OwnedFd,
+    is_kept: bool,
+}
+
+/// Returns the place of an output that was restored and kept in the directory `parent`.
+pub fn staged_item(parent: &Path, output: &StorePath) -> PathBuf {
+    parent.join(format!("{}{STAGED_SUFFIX}", output.base_name())).join("item")
 }
 
 impl<'a> Staging<'a> {
     /// Creates the place for `output`, and removes the files of an earlier attempt.
     pub fn new(store: &'a Store, output: &StorePath) -> Result<Staging<'a>, RestoreError> {
         let make = || -> io::Result<OwnedFd> {
-            let name = file_name(output, ".chroot")?;
+            let name = file_name(output, STAGED_SUFFIX)?;
             remove(store.fd(), &name)?;
             Ok(files::make_directory(store.fd(), &name, Mode::RWXU)?)
         };
         match make() {
-            Ok(fd) => Ok(Staging { store, output: output.clone(), fd }),
+            Ok(fd) => Ok(Staging { store, output: output.clone(), fd, is_kept: false }),
             Err(cause) => Err(RestoreError::Stage { path: output.clone(), cause }),
         }
     }
@@ -69,6 +78,11 @@ impl<'a> Staging<'a> {
     /// Returns the visitor that restores a nar into it. Call it only once.
     pub fn restore(&self) -> Restore<'_> {
         Restore { root: self.fd.as_fd(), open: None, room: DiskReserve::default(), chunk: vec![0; COPY_CHUNK] }
+    }
+
+    /// Leaves the files where they are ([`staged_item`]).
+    pub fn keep(mut self) {
+        self.is_kept = true;
     }
 
     /// Reads the restored files, as a nar.
@@ -114,7 +128,9 @@ impl<'a> Staging<'a> {
 impl Drop for Staging<'_> {
     fn drop(&mut self) {
         // Files that cannot be removed now become garbage later.
-        if let Ok(name) = file_name(&self.output, ".chroot") {
+        if !self.is_kept
+            && let Ok(name) = file_name(&self.output, STAGED_SUFFIX)
+        {
             let _ = remove(self.store.fd(), &name);
         }
     }
@@ -202,6 +218,8 @@ pub enum RestoreError {
     Write { path: StorePath, cause: io::Error },
     #[error("cannot move '{path}' into the store: {cause}{}", hints::of_store(cause))]
     Install { path: StorePath, cause: io::Error },
+    #[error("cannot make the directory '{}': {cause}{}", path.display(), hints::of_temporary())]
+    Temporary { path: PathBuf, cause: io::Error },
     #[error(transparent)]
     Database(#[from] DatabaseError),
 }

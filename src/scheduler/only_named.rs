@@ -7,7 +7,7 @@ use crate::machine::Machine;
 use crate::machine_file::Fallback;
 use crate::status::MachineStatus;
 
-/// The same rules, but only for machines with certain names.
+/// The same rules, but only for machines with certain names. A name may have the port after it.
 pub struct OnlyNamed<'a> {
     pub rules: &'a dyn Rules,
     pub machines: &'a [&'a Machine],
@@ -16,7 +16,8 @@ pub struct OnlyNamed<'a> {
 
 impl Rules for OnlyNamed<'_> {
     fn accepts(&self, machine: usize) -> Result<(), String> {
-        let is_named = self.machines.get(machine).is_some_and(|machine| self.names.contains(&machine.name));
+        let is_named =
+            self.machines.get(machine).is_some_and(|machine| self.names.iter().any(|name| machine.is_called(name)));
         if is_named { self.rules.accepts(machine) } else { Err("the build is for other machines".to_owned()) }
     }
 

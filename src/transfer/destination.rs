@@ -18,7 +18,8 @@ use super::download::{Downloaded, StagedOutput};
 use crate::cancel;
 use crate::error::with_causes;
 use crate::local::{
-    DatabaseError, Directories, Dump, ImportConnections, LocalDaemon, LocalDaemonError, OutputLocks, references_first,
+    DatabaseError, Directories, Dump, ImportConnections, LocalDaemon, LocalDaemonError, OutputLocks, Store,
+    TemporaryStore, references_first,
 };
 use crate::state::{RegistrationLock, StateDirectory, StateError};
 use crate::store::export::{END_MARKER, ITEM_MARKER};
@@ -34,6 +35,16 @@ pub trait Destination {
 
     /// Returns whether guix-daemon writes the build log to a file.
     fn has_log_file(&self) -> bool;
+
+    /// Returns the directory in which outputs are restored. `None`: the store.
+    fn staging(&self) -> Option<&Store> {
+        None
+    }
+
+    /// Returns whether the machine has to build even what it has. Then it deletes its outputs first.
+    fn wants_rebuild(&self) -> bool {
+        false
+    }
 }
 
 /// The destination of a hook: the daemon that has started it holds the locks, and registers the files in the store.
@@ -60,6 +71,8 @@ pub struct ThroughDaemon<'a> {
     pub daemon: &'a RefCell<LocalDaemon>,
     pub imports: &'a ImportConnections,
     pub locks: RefCell<OutputLocks>,
+    /// The directory in which outputs are restored, if this process cannot write to the store.
+    pub staging: Option<TemporaryStore>,
 }
 
 /// The reason why outputs cannot be registered.
@@ -84,6 +97,10 @@ impl Destination for ThroughDaemon<'_> {
 
     fn has_log_file(&self) -> bool {
         false
+    }
+
+    fn staging(&self) -> Option<&Store> {
+        self.staging.as_ref().map(TemporaryStore::store)
     }
 }
 

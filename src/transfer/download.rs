@@ -31,7 +31,7 @@ use crate::events::{Event, Observer};
 use crate::failpoints::{Failpoint, failpoint};
 use crate::gcrypt;
 use crate::local::LocalStore;
-use crate::local::{FixedError, RestoreError, Staging, check_fixed_output, load_acl, read_derivation};
+use crate::local::{FixedError, RestoreError, Staging, Store, check_fixed_output, load_acl, read_derivation};
 use crate::machine::Compressed;
 use crate::state::transfers::TransferSlot;
 use crate::store::derivation::FixedOutput;
@@ -55,6 +55,8 @@ pub(super) struct StagedOutput<'a> {
     pub staging: Staging<'a>,
     /// Its metadata, with the signature of the machine.
     pub trailer: Trailer,
+    /// The SHA-256 of its nar.
+    pub nar_hash: [u8; 32],
 }
 
 impl Downloaded<'_> {
@@ -78,10 +80,12 @@ pub struct Expected<'a> {
     pub outputs: &'a BTreeSet<StorePath>,
 }
 
-/// Downloads `expected` from the machine of `client`, over a connection with this compression of downloads.
+/// Downloads `expected` from the machine of `client`, over a connection with this compression of downloads. The outputs
+/// are restored in `staging`: the store, or a directory beside it.
 pub fn download<'a, S: Read + Write>(
     client: &mut Client<S>,
     local_store: &'a LocalStore<'a>,
+    staging: &'a Store,
     expected: &Expected<'_>,
     compressed: Compressed,
     limiter: &TransferLimiter<'_>,
@@ -100,7 +104,7 @@ pub fn download<'a, S: Read + Write>(
     let mut bytes = 0;
     for output in expected.outputs {
         observer.observe(&Event::Downloading { machine, output });
-        let staging = Staging::new(&local_store.store, output)?;
+        let staging = Staging::new(staging, output)?;
         failpoint(Failpoint::Staged);
         let exported = client.export_path(output, true, |item| {
             let progress = ProgressReader {
@@ -117,9 +121,9 @@ pub fn download<'a, S: Read + Write>(
             receive(progress, local_store, output, &allowed, derivation.fixed_output(), &acl, &staging)
         });
         match exported {
-            Ok((trailer, key)) => {
+            Ok(Item { trailer, key, nar_hash }) => {
                 remember(limiter.state, limiter.machine, &key);
-                staged.push(StagedOutput { staging, trailer });
+                staged.push(StagedOutput { staging, trailer, nar_hash });
             }
             Err(daemon::ExportError::Daemon(error)) => return Err(DownloadError::Machine(error)),
             Err(daemon::ExportError::Consumer(Received::Refused(cause))) => {
@@ -166,7 +170,15 @@ impl<T: Into<RejectedOutput>> From<T> for Received {
     }
 }
 
-/// Reads one item to its end, restores it, and returns its metadata and the key that signed it. `fixed` is its required content address,
+/// An item that was received.
+struct Item {
+    trailer: Trailer,
+    /// The key that signed it.
+    key: PublicKey,
+    nar_hash: [u8; 32],
+}
+
+/// Reads one item to its end, and restores it. `fixed` is its required content address,
 /// if it is known beforehand.
 fn receive<R: Read>(
     item: R,
@@ -176,7 +188,7 @@ fn receive<R: Read>(
     fixed: Option<&FixedOutput>,
     acl: &Acl,
     staging: &Staging<'_>,
-) -> Result<(Trailer, PublicKey), Received> {
+) -> Result<Item, Received> {
     let mut stopwatch = Stopwatch::start();
     let mut reader = HashingReader::new(Fetch { item, waiting: Pieces::default() });
     reader.reset();
@@ -216,7 +228,7 @@ fn receive<R: Read>(
         })?;
     }
     failpoint(Failpoint::Verified);
-    Ok((trailer, key))
+    Ok(Item { trailer, key, nar_hash })
 }
 
 /// A reader that measures how long it blocks.

@@ -107,7 +107,8 @@ impl TestStore {
         let limiter = TransferLimiter { state: &state, machine: &machine, limit, report_interval };
         let outputs = outputs.iter().cloned().collect();
         let wanted = Expected { derivation: &self.derivation, inputs: &self.inputs, outputs: &outputs };
-        let retrieved = download(&mut client, head, &wanted, Compressed::default(), &limiter, &mut |_: &Event<'_>| {});
+        let retrieved =
+            download(&mut client, head, &head.store, &wanted, Compressed::default(), &limiter, &mut |_: &Event<'_>| {});
         retrieved.map_err(|error| error.to_string())?.place().map_err(|error| error.to_string())
     }
 

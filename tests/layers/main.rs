@@ -136,6 +136,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "cancel",
             "failpoints",
             "daemon",
+            "embed",
             "engine",
             "error",
             "events",

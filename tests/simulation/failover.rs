@@ -235,12 +235,14 @@ fn a_fault_of_the_derivation_ends_the_build() {
     assert!(seen.tried.len() == 1 && seen.error.is_none(), "{seen:?}");
     let seen = Scene { conduct: there(2), answer: |_| Err(Failure::Head("full".to_owned())), ..SCENE }.run();
     assert!(seen.tried.len() == 1 && matches!(seen.error, Some(Failure::Head(_))), "{seen:?}");
-    let answer: Answer =
-        |_| Err(Failure::Build { derivation: String::new(), machine: String::new(), message: String::new() });
+    let answer: Answer = |_| {
+        Err(Failure::Build { derivation: String::new(), machine: String::new(), message: String::new(), kept: None })
+    };
     let seen = Scene { conduct: there(2), answer, ..SCENE }.run();
     assert!(seen.tried.len() == 1 && matches!(seen.error, Some(Failure::Build { .. })), "{seen:?}");
-    let answer: Answer =
-        |_| Err(Failure::TimedOut { derivation: String::new(), machine: String::new(), message: String::new() });
+    let answer: Answer = |_| {
+        Err(Failure::TimedOut { derivation: String::new(), machine: String::new(), message: String::new(), kept: None })
+    };
     let seen = Scene { conduct: there(2), answer, ..SCENE }.run();
     assert!(seen.tried.len() == 1 && matches!(seen.error, Some(Failure::TimedOut { .. })), "{seen:?}");
 }

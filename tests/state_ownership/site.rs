@@ -36,6 +36,8 @@ pub const COMMANDS: &[&[&str]] = &[
     &["history"],
     &["log", DERIVATION],
     &["metrics"],
+    &["build", "/gnu/store/00000000000000000000000000000000-x.drv", "--dry-run"],
+    &["challenge", "/gnu/store/00000000000000000000000000000000-x.drv"],
     &["authorize", MACHINE, "--yes"],
     HOOK,
 ];

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 const DIRECTORY: &str = "share/doc/offload";
 
 /// The pages that the source has in `doc`.
-const PAGES: [(&str, &str); 12] = [
+const PAGES: [(&str, &str); 13] = [
     ("benchmarks.md", include_str!("../../../doc/benchmarks.md")),
     ("manual/README.md", include_str!("../../../doc/manual/README.md")),
+    ("manual/build-by-hand.md", include_str!("../../../doc/manual/build-by-hand.md")),
     ("manual/commands.md", include_str!("../../../doc/manual/commands.md")),
     ("manual/comparison.md", include_str!("../../../doc/manual/comparison.md")),
     ("manual/cookbook.md", include_str!("../../../doc/manual/cookbook.md")),

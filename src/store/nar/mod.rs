@@ -19,10 +19,12 @@
 //! Not checked here: names that differ in case only, the sum of the sizes, the targets of symbolic links, and other
 //! restrictions of a file system.
 
+mod compare;
 mod path;
 mod reader;
 mod writer;
 
+pub use compare::{NodeDifference, Which, compare};
 pub use path::{BadName, MAX_ENTRY_NAME, MAX_NAR_PATH, NarPath};
 pub use reader::{NarError, read};
 pub use writer::Writer;

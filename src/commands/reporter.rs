@@ -1,4 +1,4 @@
-//! Reports the events of a build to the daemon's client.
+//! Reports the events of a build: to the daemon's client, or to the user of a command.
 
 use std::fs::File;
 
@@ -25,6 +25,13 @@ impl<'a> Reporter<'a> {
     }
 }
 
+impl Reporter<'_> {
+    /// Reports progress in lines, also to a terminal: several builds share it.
+    pub fn in_lines(self) -> Self {
+        Reporter { progress: self.progress.in_lines(), ..self }
+    }
+}
+
 impl Observer for Reporter<'_> {
     fn observe(&mut self, event: &Event<'_>) {
         self.progress.observe(event);
@@ -37,7 +44,9 @@ impl Observer for Reporter<'_> {
         match event {
             Event::Abandoned { .. } => warn!("{event}"),
             Event::Offloading { .. }
+            | Event::Preparing { .. }
             | Event::Waiting { .. }
+            | Event::WaitingForOther { .. }
             | Event::Queueing { .. }
             | Event::Fetching { .. }
             | Event::FetchEnded { .. } => info!("{event}"),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info};
 
-use crate::commands::terminal::Terminal;
+use super::terminal::Terminal;
 use crate::events::{Event, iec};
 use crate::hook::descriptors::LINE_PREFIX;
 
@@ -48,6 +48,11 @@ impl<'a> Progress<'a> {
     /// Reports to `out`. `line_every` is the interval of lines after the first one, if `out` is not a terminal.
     pub fn new(out: &'a File, line_every: Duration) -> Progress<'a> {
         Progress { out, is_terminal: out.is_terminal(), line_every, transfer: None }
+    }
+
+    /// Reports in lines, also to a terminal.
+    pub fn in_lines(self) -> Progress<'a> {
+        Progress { is_terminal: false, ..self }
     }
 
     /// Handles an event.

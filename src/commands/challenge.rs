@@ -1,0 +1,149 @@
+//! `offload challenge DRV…` builds derivations on several machines, or several times on one, and compares the outputs with
+//! each other and with those in the store. None of them enters the store.
+//!
+//! With `--json` the result is one object: `version` (1) and `derivations`. Each has `derivation`, `reproducible`, `copies`
+//! (`source`: `this machine` or `machine`, `machine`, `round`) and `outputs`, by their ids: `path`, `hashes` of the nars in the order of
+//! `copies`, and `differences` (`first` and `second`: indices of copies, `files`, `omitted`: how many files more). A file
+//! has `path`, `difference` (`contents`, `executable`, `target`, `type` or `missing`), and as far as they apply `at`, `sizes`,
+//! `values` and `only_in` (`first` or `second`).
+
+mod report;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use log::{error, info, warn};
+
+use self::report::Report;
+use super::build::derivations::read_derivations;
+use super::build::error::{message, status};
+use super::build::load_pool;
+use super::failure::{CommandError, CommandResult};
+use super::machines::own_system;
+use super::prefixed_log::PrefixedLog;
+use super::reporter::Reporter;
+use super::signals;
+use crate::cancel::Cancel;
+use crate::embed::{BuildError, Challenged, Pool};
+use crate::engine::Engine;
+use crate::events::{Event, Observer};
+use crate::exit::ExitStatus;
+use crate::hook::HookArguments;
+use crate::store::path::StorePath;
+
+/// The program that shows how two files differ.
+const DIFFOSCOPE: &str = "diffoscope";
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The derivations: file names that end in .drv, as `guix build -d` prints them; with -, standard input has them.
+    #[arg(value_name = "DRV", required = true)]
+    derivations: Vec<String>,
+    /// Build on this machine: its name, or NAME:PORT. Repeat it for several; by default the two best build.
+    #[arg(long, value_name = "NAME")]
+    on: Vec<String>,
+    /// Build so many times on each machine.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// The machine file, if it is not the default one.
+    #[arg(long, value_name = "FILE")]
+    machine_file: Option<PathBuf>,
+}
+
+impl Args {
+    /// Returns the machine file, if one is named.
+    pub fn machine_file(&self) -> Option<&Path> {
+        self.machine_file.as_deref()
+    }
+}
+
+/// Builds and compares.
+pub fn run(args: &Args, engine: &Engine) -> CommandResult {
+    let directories = &engine.directories;
+    let derivations = read_derivations(&args.derivations, &directories.store, &mut io::stdin().lock())?;
+    let pool = load_pool(args.machine_file(), directories)?;
+    if let Some(unknown) = args.on.iter().find(|name| pool.slots(&[name]) == 0) {
+        let machines: Vec<&str> = pool.machines().collect();
+        let message = format!("no enabled machine matches '{unknown}'; the machine file has {}", machines.join(", "));
+        return Err(CommandError::new(ExitStatus::NoMatch, message));
+    }
+    let messages = io::stderr().as_fd().try_clone_to_owned();
+    let messages =
+        File::from(messages.map_err(|cause| CommandError::failure(format!("cannot print messages: {cause}")))?);
+    let cancel = signals::cancel_on_signals();
+    let (mut results, mut failed, mut differs) = (Vec::new(), None, false);
+    for derivation in &derivations {
+        match challenge(&pool, derivation, args, &cancel, &messages) {
+            Ok(challenged) => {
+                differs |= !challenged.is_reproducible();
+                if args.json {
+                    results.push(Report::of(&challenged));
+                } else {
+                    print(&challenged).map_err(|error| CommandError::output("the comparison", &error))?;
+                }
+            }
+            Err(error) => {
+                failed = failed.or(Some(status(&error)));
+                match error {
+                    BuildError::Cancelled => warn!("the challenge of '{derivation}' was cancelled"),
+                    error => {
+                        let hint = error.hint().map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
+                        error!("{}{hint}", message(&error));
+                    }
+                }
+            }
+        }
+    }
+    if args.json {
+        report::print(results).map_err(|error| CommandError::output("the comparison", &error))?;
+    }
+    Ok(failed.unwrap_or(if differs { ExitStatus::Differs } else { ExitStatus::Success }))
+}
+
+fn challenge(
+    pool: &Pool,
+    derivation: &StorePath,
+    args: &Args,
+    cancel: &Cancel,
+    messages: &File,
+) -> Result<Challenged, BuildError> {
+    let mut reporter = Reporter::new(&HookArguments::without_limits(&own_system()), messages).in_lines();
+    let challenge = pool.challenge(derivation).cancel(cancel);
+    let challenge = args.on.iter().fold(challenge, |challenge, name| challenge.on(name));
+    let challenge = args.rounds.into_iter().fold(challenge, |challenge, rounds| challenge.rounds(rounds));
+    let prefix = |machine: &str| if machine.is_empty() { String::new() } else { format!("{machine}: ") };
+    challenge
+        .log(|machine| Box::new(PrefixedLog::new(prefix(machine))))
+        .on_event(|event: &Event<'_>| reporter.observe(event))
+        .run()
+}
+
+/// Prints the comparison for people, and what diffoscope says.
+fn print(challenged: &Challenged) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    report::write(challenged, &mut out)?;
+    out.flush()?;
+    for comparison in challenged.outputs.values() {
+        for difference in &comparison.differences {
+            let copies = [difference.first, difference.second].map(|index| challenged.copies.get(index));
+            let [Some(first), Some(second)] = copies else { continue };
+            let paths = [first, second].map(|copy| copy.path(&comparison.path));
+            match Command::new(DIFFOSCOPE).args(&paths).status() {
+                // It ends with 1 if they differ.
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    info!("install diffoscope to see how the contents differ");
+                    return Ok(());
+                }
+                Err(error) => warn!("cannot run diffoscope: {error}"),
+            }
+        }
+    }
+    Ok(())
+}
