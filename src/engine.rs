@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::process::geteuid;
@@ -59,8 +59,11 @@ pub struct Engine {
     /// Opens the process with which persistent connections end (pidfd_open(2)), such as the daemon whose hook this
     /// process is. Default: `None`.
     pub daemon: fn() -> Option<OwnedFd>,
-    /// Returns the name of the user whose command requests the builds, if known. Default: `None`.
+    /// Returns the name of the user whose command requests the builds, if known. It is called once, when the first request
+    /// is recorded. Default: `None`.
     pub client: fn() -> Option<String>,
+    /// The result of `client`.
+    client_name: OnceLock<Option<String>>,
 }
 
 impl Engine {
@@ -68,7 +71,9 @@ impl Engine {
     pub fn new(directories: Directories, arguments: HookArguments) -> Engine {
         let state = StateDirectory::new(directories.state.join(STATE_SUBDIRECTORY));
         let (persists_connections, is_hook) = (false, false);
-        Engine { directories, state, arguments, persists_connections, is_hook, daemon: || None, client: || None }
+        let (daemon, client): (fn() -> _, fn() -> _) = (|| None, || None);
+        let client_name = OnceLock::new();
+        Engine { directories, state, arguments, persists_connections, is_hook, daemon, client, client_name }
     }
 
     /// Returns the history of this head.
@@ -90,7 +95,7 @@ impl Engine {
     fn row(&self, request: &Request, outcome: Outcome) -> Row {
         let row = Row::new(request.derivation.as_str(), &request.system, outcome, health::now());
         let head = uname().nodename().to_string_lossy().into_owned();
-        Row { user: (self.client)(), head, ..row }
+        Row { user: self.client_name.get_or_init(self.client).clone(), head, ..row }
     }
 
     /// Returns the SSH sessions that builds of this head leave open for each other.

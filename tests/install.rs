@@ -277,12 +277,30 @@ fn missing_rights_of_the_daemon_are_reported_with_the_fix() {
     let copied = "test -e '/etc/guix/id_ed25519' || install -o guix-daemon -m 400 '/root/.ssh/id_ed25519' \
                   '/etc/guix/id_ed25519'  # then private_key = \"/etc/guix/id_ed25519\" in the machine file";
     assert_eq!(key(""), [new]);
+    // `~` is the home directory in that system, for each writer of the file.
+    for writer in [0, 995] {
+        std::os::unix::fs::chown(root.join("etc/guix/machines.lua"), Some(writer), None).unwrap();
+        assert_eq!(key("private_key = '~/.ssh/id_ed25519',"), [new], "{writer}");
+        assert_eq!(key("private_key = '~/own',"), [new.replace("/root", "/var/empty")], "{writer}");
+    }
+    std::os::unix::fs::chown(root.join("etc/guix/machines.lua"), Some(0), None).unwrap();
     fs::create_dir_all(root.join("root/.ssh")).unwrap();
     fs::write(root.join("root/.ssh/id_ed25519"), "").unwrap();
     fs::set_permissions(root.join("root"), fs::Permissions::from_mode(0o700)).unwrap();
     for field in ["", "private_key = '/root/.ssh/id_ed25519',", "private_key = '~/.ssh/id_ed25519',"] {
         assert_eq!(key(field), [copied], "{field}");
     }
+
+    // A file that nobody may trust is not evaluated, and that is reported.
+    fs::set_permissions(root.join("etc/guix/machines.lua"), fs::Permissions::from_mode(0o666)).unwrap();
+    let said = succeed(root, &["install", "--dry-run"]);
+    let problem = "to do: the machine file '/etc/guix/machines.lua' is not evaluated: other users can write to \
+                   '/etc/guix/machines.lua'\n  remedy: chmod go-w /etc/guix/machines.lua\n";
+    assert!(said.contains(problem) && !said.contains("all the rights"), "{said}");
+    fs::remove_file(root.join("etc/guix/machines.lua")).unwrap();
+    std::os::unix::fs::symlink("machines.lua", root.join("etc/guix/machines.lua")).unwrap();
+    let said = succeed(root, &["install", "--dry-run"]);
+    assert!(said.contains("machines.lua' is not evaluated: Too many levels of symbolic links"), "{said}");
 
     fs::remove_file(root.join("etc/guix/machines.lua")).unwrap();
     fs::write(root.join("etc/guix/machines.scm"), "").unwrap();

@@ -48,9 +48,7 @@ pub trait AttemptSteps {
     fn keep(&mut self, link: &Self::Link);
 
     /// Checks whether the machine signs with an authorized key, unless that is known.
-    fn check_signing_key(&mut self, _: &mut Self::Link) -> Result<(), AttemptError> {
-        Ok(())
-    }
+    fn check_signing_key(&mut self, link: &mut Self::Link) -> Result<(), AttemptError>;
 
     fn upload(&mut self, link: &mut Self::Link) -> Result<(), AttemptError>;
 

@@ -24,7 +24,7 @@ pub enum AttemptError {
     ChannelTimeout(String),
     /// Another process builds the derivation on the machine, or this machine itself waits for it.
     NotStarted(String),
-    /// An output is signed with a key that is not authorized.
+    /// An output, or the text of the check before a build, is signed with a key that is not authorized.
     UnauthorizedKey(String),
     /// The machine's daemon has reported that the build failed, which means this. The machine responds.
     Reported(Failure),
@@ -103,7 +103,7 @@ impl AttemptError {
         match self {
             AttemptError::OwnerLost(cause) => Some(cause),
             AttemptError::UnauthorizedKey(_) if is_reused => {
-                Some("an output over a persistent connection is signed with a key that is not authorized here")
+                Some("over a persistent connection, the machine's daemon signs with a key that is not authorized here")
             }
             _ => None,
         }

@@ -125,8 +125,8 @@ pub fn command(user: &User) -> Command {
     command
 }
 
-/// Runs a command to its end. Returns its status and what it prints on standard output, which has a limit: the user could
-/// have a machine file print without an end.
+/// Runs a command to its end. Returns its status and what it prints on standard output, up to a limit: the user could
+/// have a machine file print indefinitely.
 pub fn output(command: &mut Command) -> io::Result<(ProcessStatus, Vec<u8>)> {
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let read = child.stdout.take().map(|output| read_bounded(output, MAX_OUTPUT)).transpose();

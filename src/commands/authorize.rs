@@ -178,9 +178,7 @@ impl<'a> Exchange<'a> {
             Err(error) => return Err(CommandError::failure(with_causes(&error))),
         };
         let mut client = self.client()?;
-        let tried = signature_test::make(&mut client, &trial_text("made"))
-            .and_then(|path| signature_test::download(&mut client, &directories.store, &acl, &path));
-        match tried {
+        match signature_test::sign(&mut client, &directories.store, &acl, &trial_text("made")) {
             Ok(key) => {
                 transfer::remember(&self.engine.state, self.machine, &key);
                 Ok(None)

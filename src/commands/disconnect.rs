@@ -7,6 +7,8 @@
 use std::io::Write;
 use std::path::Path;
 
+use rustix::process::geteuid;
+
 use super::failure::{CommandError, CommandResult};
 use super::machines::load;
 use super::selection::Selection;
@@ -57,7 +59,8 @@ fn sessions(engine: &Engine, machine: Option<&Machine>) -> Result<Vec<Session>, 
     let directory = engine.state.persist_directory();
     owner::sessions(&directory, machine).map_err(|error| {
         let message = format!("cannot read '{}': {error}", directory.display());
-        CommandError::failure(message).with_hint(Some("run this command as root".to_owned()))
+        let hint = (!geteuid().is_root()).then(|| "run this command as root".to_owned());
+        CommandError::failure(message).with_hint(hint)
     })
 }
 

@@ -46,6 +46,9 @@ pub struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// The directory that `~` means, if it is not this user's home directory.
+    #[arg(long, hide = true, value_name = "DIRECTORY")]
+    home: Option<PathBuf>,
 }
 
 impl Args {
@@ -58,7 +61,8 @@ impl Args {
 /// Runs `offload eval`.
 pub fn run(args: &Args, engine: &Engine, output: &mut dyn Write, messages: &mut dyn Write) -> CommandResult {
     let file = machine_file(args.machine_file(), &engine.directories);
-    print(&file, &engine.load_context(), &engine.arguments.system, args.json, output, messages)
+    let context = LoadContext { home: args.home.clone(), ..engine.load_context() };
+    print(&file, &context, &engine.arguments.system, args.json, output, messages)
 }
 
 /// Evaluates `file` and prints the result. `system` is the head's own system type.

@@ -29,7 +29,7 @@ use forecast::{forecast, inputs, transfer_note};
 
 use super::contact;
 use super::failure::{CommandError, CommandResult};
-use super::machines::{failure_count, machine_file, substitute_note};
+use super::machines::{MachineFileArgs, failure_count, machine_file, substitute_note};
 use super::selection::{is_machine_file, named_once};
 use super::terminal::{HumanDuration, plain, write_json};
 use crate::engine::Engine;
@@ -63,9 +63,8 @@ pub struct Args {
     /// machine file.
     #[arg(value_name = "DRV", value_parser = OsStringValueParser::new().map(word), required_unless_present = "system")]
     words: Vec<Word>,
-    /// The machine file, if it is not the default one.
-    #[arg(long, value_name = "FILE")]
-    machine_file: Option<PathBuf>,
+    #[command(flatten)]
+    file: MachineFileArgs,
     /// Explain for any derivation of this system type.
     #[arg(long)]
     system: Option<String>,
@@ -83,7 +82,7 @@ pub struct Args {
 impl Args {
     /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
-        self.files().next().or(self.machine_file.as_deref())
+        self.files().next().or(self.file.named())
     }
 
     /// Returns whether machines are contacted.
@@ -159,7 +158,7 @@ struct RequestSummary<'a> {
 
 /// Runs `offload explain`.
 pub fn run(args: &Args, engine: &Engine) -> CommandResult {
-    let file = named_once(args.files(), args.machine_file.as_deref())?;
+    let file = named_once(args.files(), args.file.named())?;
     let request = request(args, &engine.directories)?;
     let path = machine_file(file, &engine.directories);
     if file.is_some() && matches!(path.try_exists(), Ok(false)) {

@@ -1,10 +1,6 @@
 //! The form of a command's output.
 
-use std::io;
-
 use clap::ValueEnum;
-
-use super::failure::CommandError;
 
 /// The options that select the form.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -33,12 +29,4 @@ pub enum Format {
     Json,
     /// Records for the tools of GNU recutils.
     Recutils,
-}
-
-/// Ignores the error of a reader that closed the pipe. `what` was to be printed.
-pub fn ignore_broken_pipe(what: &str, error: io::Error) -> Result<(), CommandError> {
-    if error.kind() == io::ErrorKind::BrokenPipe {
-        return Ok(());
-    }
-    Err(CommandError::output(what, &error))
 }

@@ -14,7 +14,7 @@ use log::debug;
 use serde::Serialize;
 
 use super::failure::{CommandError, CommandResult};
-use super::format::{Format, FormatArgs, ignore_broken_pipe};
+use super::format::{Format, FormatArgs};
 use super::records;
 use super::terminal::{Terminal, write_json};
 use crate::engine::Engine;
@@ -144,7 +144,7 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     };
     written
         .and_then(|()| io::stdout().lock().write_all(&text))
-        .or_else(|error| ignore_broken_pipe("the history", error))?;
+        .map_err(|error| CommandError::output("the history", &error))?;
     Ok(ExitStatus::Success)
 }
 

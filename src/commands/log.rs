@@ -3,24 +3,31 @@
 //!
 //! guix-daemon writes the log of each build to `LOGDIR/drvs/HH/REST`, where HH are the first two characters of the
 //! derivation's file name. The file ends in `.gz`, in `.bz2` or in neither, as `--log-compression` says. A build that is
-//! offloaded has its log on both machines. With `--follow`, the command waits for more until the build has ended. The
-//! daemon compresses what has arrived in blocks, so that the last lines of a running build appear late.
+//! offloaded has its log on both machines. With `--follow`, the command waits until the build begins, and for more until it has
+//! ended ([`BuildWatch`]). The daemon compresses what has arrived in blocks, so that the last lines of a running build
+//! appear late.
 //!
 //! Root reads all of this as the owner of the state, and opens no link: logs and history belong to the daemon's user.
 
 mod escape;
 mod source;
+mod watch;
 
 use std::cell::Cell;
-use std::io::{self, IsTerminal, Read, Write};
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::thread;
+
+use log::info;
 
 use self::escape::Escaper;
-use self::source::{Compression, Follow, LOCAL_NAMES, decoder};
+use self::source::{Compression, Follow, LOCAL_NAMES, POLL_INTERVAL, decoder};
+use self::watch::BuildWatch;
 use super::failure::{CommandError, CommandResult};
-use super::machines::load;
+use super::machines::{MachineFileArgs, load};
 use super::selection::find_recorded;
 use super::ssh;
 use super::terminal::Terminal;
@@ -28,12 +35,8 @@ use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::permissions::files;
 use crate::shell::quote;
-use crate::state::Slots;
 use crate::state::history::{Filter, Row};
 use crate::store::path::StorePath;
-
-/// How long a log is followed after the slot of its build was released: the daemon may still be writing.
-const END_WAIT: Duration = Duration::from_secs(3);
 
 /// The log directory of a build machine: the default of guix-daemon.
 const REMOTE_LOGS: &str = "/var/log/guix";
@@ -45,36 +48,90 @@ pub struct Args {
     /// Wait for more, until the build has ended.
     #[arg(long, short)]
     follow: bool,
-    /// The machine file, if it is not the default one. It tells how to reach the build machine.
-    #[arg(long, value_name = "FILE")]
-    machine_file: Option<PathBuf>,
+    #[command(flatten)]
+    file: MachineFileArgs,
 }
 
 impl Args {
     /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
-        self.machine_file.as_deref()
+        self.file.named()
     }
 }
 
 /// Prints the log.
 pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let derivation = find(&args.derivation, engine)?;
-    let place = place(&derivation);
-    let files = LOCAL_NAMES.map(|(suffix, kind)| (format!("{}{suffix}", place.display()), kind));
-    for (name, kind) in &files {
-        let file = engine.directories.log.join(name);
-        match files::open(&file) {
-            Ok(opened) => {
-                let last_seen = Cell::new(Instant::now());
-                let is_running = || args.follow && is_running(&derivation, engine, &last_seen);
-                return print(decoder(Follow::new(opened, is_running), *kind), &file.display().to_string());
+    let name = log_name(&derivation);
+    let watch = args.follow.then(|| BuildWatch::new(engine, &derivation));
+    let mut is_waiting = false;
+    loop {
+        if let Some(log) = LocalLog::open(&name, engine)? {
+            return log.print(watch.as_ref(), &name, engine);
+        }
+        match &watch {
+            Some(watch) if watch.is_running() || watch.is_possible() => {
+                if !std::mem::replace(&mut is_waiting, true) {
+                    info!("waiting for the build of '{derivation}' to begin");
+                }
+                thread::sleep(POLL_INTERVAL);
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(CommandError::failure(format!("cannot read '{}': {error}", file.display()))),
+            _ => return print_remote(args, &derivation, &name, engine),
         }
     }
-    print_remote(args, &derivation, &place, engine)
+}
+
+/// A log of this machine.
+struct LocalLog {
+    file: File,
+    path: PathBuf,
+    compression: Compression,
+}
+
+impl LocalLog {
+    /// Opens the log; `None` if there is none.
+    fn open(name: &Path, engine: &Engine) -> Result<Option<LocalLog>, CommandError> {
+        for (suffix, compression) in LOCAL_NAMES {
+            let path = engine.directories.log.join(format!("{}{suffix}", name.display()));
+            match files::open(&path) {
+                Ok(file) => return Ok(Some(LocalLog { file, path, compression })),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(CommandError::failure(format!("cannot read '{}': {error}", path.display()))),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Prints the log, and follows it while there is a build to watch. A log that replaces it is printed next.
+    fn print(mut self, watch: Option<&BuildWatch<'_>>, name: &Path, engine: &Engine) -> CommandResult {
+        let unreadable =
+            |path: &Path, error| CommandError::failure(format!("cannot read '{}': {error}", path.display()));
+        loop {
+            let LocalLog { file, path, compression } = self;
+            // Both have the same position.
+            let same = file.try_clone().map_err(|error| unreadable(&path, error))?;
+            let is_replaced = Cell::new(false);
+            let continues = || {
+                is_replaced.set(watch.is_some() && is_other(&same, &path));
+                !is_replaced.get() && watch.is_some_and(BuildWatch::is_running)
+            };
+            print(decoder(Follow::new(file, continues), compression), &path.display().to_string())?;
+            match LocalLog::open(name, engine)? {
+                Some(next) if is_replaced.get() => self = next,
+                _ => return Ok(ExitStatus::Success),
+            }
+        }
+    }
+}
+
+/// Returns whether the name has another file now, or the file was written again from its beginning.
+fn is_other(mut file: &File, path: &Path) -> bool {
+    let Ok(data) = file.metadata() else { return false };
+    let is_shorter = file.stream_position().is_ok_and(|position| data.len() < position);
+    is_shorter
+        || files::open(path)
+            .and_then(|now| now.metadata())
+            .is_ok_and(|now| (now.dev(), now.ino()) != (data.dev(), data.ino()))
 }
 
 /// Returns the derivation that a word means: a file name, or the name of one in the history.
@@ -102,22 +159,14 @@ fn find(word: &str, engine: &Engine) -> Result<StorePath, CommandError> {
 }
 
 /// Returns the file of a log without its ending, relative to a log directory.
-fn place(derivation: &StorePath) -> PathBuf {
+fn log_name(derivation: &StorePath) -> PathBuf {
     let base = derivation.base_name();
     let (first, rest) = base.split_at_checked(2).unwrap_or((base, ""));
     Path::new("drvs").join(first).join(rest)
 }
 
-/// Returns whether a hook of this head builds the derivation: it holds a slot of some machine, or held one a moment ago.
-fn is_running(derivation: &StorePath, engine: &Engine, last_seen: &Cell<Instant>) -> bool {
-    if Slots::holders(&engine.state).iter().any(|holder| holder.derivation == derivation.as_str()) {
-        last_seen.set(Instant::now());
-    }
-    last_seen.get().elapsed() < END_WAIT
-}
-
 /// Prints the log from the machine that built the derivation last.
-fn print_remote(args: &Args, derivation: &StorePath, place: &Path, engine: &Engine) -> CommandResult {
+fn print_remote(args: &Args, derivation: &StorePath, log: &Path, engine: &Engine) -> CommandResult {
     let filter = Filter { name: Some(derivation.to_string()), ..Filter::default() };
     let rows = engine.history().rows(&filter).map_err(CommandError::failure)?;
     let missing = |more: &str| {
@@ -129,10 +178,10 @@ fn print_remote(args: &Args, derivation: &StorePath, place: &Path, engine: &Engi
     };
     let (_, pool) = load(args.machine_file(), engine)?;
     let machine = find_recorded(&pool, &name)?;
-    let place = quote(&Path::new(REMOTE_LOGS).join(place).to_string_lossy());
+    let file = quote(&Path::new(REMOTE_LOGS).join(log).to_string_lossy());
     for (suffix, kind) in LOCAL_NAMES {
         let mut command = Command::new("ssh");
-        command.args(ssh::options(machine)).arg(&machine.name).arg(format!("cat {place}{suffix} 2>/dev/null"));
+        command.args(ssh::options(machine)).arg(&machine.name).arg(format!("cat {file}{suffix} 2>/dev/null"));
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let mut child = child.map_err(|cause| CommandError::failure(format!("cannot run 'ssh': {cause}")))?;
         let mut first = [0; 1];
@@ -192,9 +241,9 @@ mod tests {
     use crate::store::path::StoreDir;
 
     #[test]
-    fn a_log_has_its_place_by_the_first_two_characters() {
+    fn a_log_is_in_a_directory_named_by_the_first_two_characters() {
         let drv = b"/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-hello-2.12.1.drv";
         let drv = StorePath::parse(&StoreDir::default(), drv).unwrap();
-        assert_eq!(place(&drv), Path::new("drvs/0y/jkz5790xvq2z2fnq7s9wbmlrs56imh-hello-2.12.1.drv"));
+        assert_eq!(log_name(&drv), Path::new("drvs/0y/jkz5790xvq2z2fnq7s9wbmlrs56imh-hello-2.12.1.drv"));
     }
 }

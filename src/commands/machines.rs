@@ -15,6 +15,27 @@ use crate::state::{SubstituteServers, health};
 /// The variable that names the machine file.
 pub const MACHINE_FILE_VARIABLE: &str = "OFFLOAD_MACHINE_FILE";
 
+/// The option that names the machine file.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct MachineFileArgs {
+    /// The machine file, if it is not the default one.
+    #[arg(long, value_name = "FILE")]
+    machine_file: Option<PathBuf>,
+}
+
+impl MachineFileArgs {
+    /// Names a machine file.
+    #[cfg(test)]
+    pub fn naming(file: &str) -> MachineFileArgs {
+        MachineFileArgs { machine_file: Some(file.into()) }
+    }
+
+    /// Returns the machine file, if one is named.
+    pub fn named(&self) -> Option<&Path> {
+        self.machine_file.as_deref()
+    }
+}
+
 /// Returns the machine file: the one that was named, else `$OFFLOAD_MACHINE_FILE`, else `machines.lua` in the daemon's
 /// configuration directory.
 pub fn machine_file(named: Option<&Path>, directories: &Directories) -> PathBuf {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use self::exposition::{Exposition, Kind, Metric, Writer};
 use super::as_user;
 use super::failure::{CommandError, CommandResult};
-use super::machines::load;
+use super::machines::{MachineFileArgs, load};
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::machine::{Machine, label};
@@ -32,15 +32,14 @@ pub struct Args {
     /// The format; with --textfile always prometheus.
     #[arg(long, value_enum, default_value_t = Exposition::Openmetrics)]
     format: Exposition,
-    /// The machine file, if it is not the default one.
-    #[arg(long, value_name = "FILE")]
-    machine_file: Option<PathBuf>,
+    #[command(flatten)]
+    file: MachineFileArgs,
 }
 
 impl Args {
     /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
-        self.machine_file.as_deref()
+        self.file.named()
     }
 
     /// Returns whether only this process may be able to write the output.
@@ -167,7 +166,8 @@ fn write_machines(machines: &[MachineRecord], writer: &mut Writer) {
     let truth = |is: bool| Some(f64::from(u8::from(is)));
     let seconds = |millis: Time| millis as f64 / 1000.0;
     of_each(gauge("offload_machine_up", "", "Whether the last contact with the machine succeeded."), &|machine| {
-        truth(machine.failures == 0)
+        // Without a contact, its state is unknown.
+        (machine.failures > 0 || machine.last_contact.is_some()).then(|| f64::from(u8::from(machine.failures == 0)))
     });
     of_each(gauge("offload_machine_enabled", "", "Whether the machine file enables the machine."), &|machine| {
         truth(machine.is_enabled)
@@ -192,12 +192,15 @@ fn write_machines(machines: &[MachineRecord], writer: &mut Writer) {
     });
 }
 
+/// The outcomes that each machine with attempts has, if only with the number 0.
+const ALWAYS_COUNTED: [Outcome; 4] = [Outcome::Built, Outcome::BuildFailed, Outcome::TimedOut, Outcome::MachineFailed];
+
 /// The samples of a metric: values of labels, and the number.
 type Samples<'a> = BTreeMap<Vec<(&'a str, &'a str)>, f64>;
 
 fn write_totals(totals: &[Total], writer: &mut Writer) {
-    let [mut attempts, mut requests, mut phases, mut bytes, mut fetched, mut failovers, mut last] =
-        std::array::from_fn::<Samples<'_>, 7, _>(|_| Samples::new());
+    let [mut attempts, mut requests, mut phases, mut bytes, mut fetched, mut last] =
+        std::array::from_fn::<Samples<'_>, 6, _>(|_| Samples::new());
     for total in totals {
         let outcome = ("outcome", total.outcome.word());
         let Some(name) = &total.machine else {
@@ -205,6 +208,10 @@ fn write_totals(totals: &[Total], writer: &mut Writer) {
             continue;
         };
         let machine = ("machine", name.as_str());
+        // A counter that begins at 1 does not show its first increase.
+        for outcome in ALWAYS_COUNTED {
+            attempts.entry(vec![machine, ("outcome", outcome.word())]).or_default();
+        }
         *attempts.entry(vec![machine, outcome]).or_default() += total.rows as f64;
         for (phase, millis) in [
             ("waiting", total.waiting),
@@ -215,14 +222,12 @@ fn write_totals(totals: &[Total], writer: &mut Writer) {
         ] {
             *phases.entry(vec![machine, ("phase", phase)]).or_default() += millis as f64 / 1000.0;
         }
-        for (way, count) in
+        for (direction, count) in
             [("sent", total.sent_bytes), ("fetched", total.substituted_bytes), ("retrieved", total.retrieved_bytes)]
         {
-            *bytes.entry(vec![machine, ("way", way)]).or_default() += count as f64;
+            *bytes.entry(vec![machine, ("direction", direction)]).or_default() += count as f64;
         }
         *fetched.entry(vec![machine]).or_default() += total.substituted_items as f64;
-        let is_lost = if total.outcome == Outcome::MachineFailed { total.rows as f64 } else { 0.0 };
-        *failovers.entry(vec![machine]).or_default() += is_lost;
         let end = last.entry(vec![machine]).or_default();
         *end = end.max(total.last as f64 / 1000.0);
     }
@@ -236,8 +241,6 @@ fn write_totals(totals: &[Total], writer: &mut Writer) {
         &counter("offload_fetched_items", "", "Inputs that the machine fetched from substitute servers."),
         fetched,
     );
-    let help = "Attempts that failed because of the machine, after which the build went elsewhere.";
-    writer.add(&counter("offload_failovers", "", help), failovers);
     let help = "Time of the last attempt on the machine, in seconds since 1970.";
     writer.add(&gauge("offload_last_attempt_timestamp_seconds", "seconds", help), last);
 }

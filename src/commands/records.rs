@@ -18,7 +18,7 @@ pub fn write_record(fields: &[(String, String)], out: &mut impl Write) -> io::Re
     writeln!(out)
 }
 
-/// Returns the names of the fields of a JSON object and their values, in its order. A field of a nested object has the
+/// Returns the names of the fields of a JSON object and their values, in the order of the names. A field of a nested object has the
 /// names of both. Arrays are omitted.
 pub fn fields(object: &impl Serialize) -> serde_json::Result<Vec<(String, String)>> {
     let mut fields = Vec::new();

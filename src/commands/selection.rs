@@ -10,6 +10,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use regex_lite::Regex;
 
 use super::failure::CommandError;
+use super::machines::MachineFileArgs;
 use crate::exit::ExitStatus;
 use crate::machine::{Machine, label};
 use crate::machine_file::Pool;
@@ -24,9 +25,8 @@ pub struct Selection {
     /// the machine file.
     #[arg(value_name = "NAME", value_parser = OsStringValueParser::new().try_map(word))]
     words: Vec<Word>,
-    /// The machine file, if it is not the default one.
-    #[arg(long, value_name = "FILE")]
-    machine_file: Option<PathBuf>,
+    #[command(flatten)]
+    file: MachineFileArgs,
 }
 
 /// One positional argument.
@@ -89,12 +89,12 @@ pub fn named_once<'a>(
 impl Selection {
     /// Returns the machine file that is named, the first one if there are several.
     pub fn machine_file(&self) -> Option<&Path> {
-        self.files().next().or(self.machine_file.as_deref())
+        self.files().next().or(self.file.named())
     }
 
     /// Returns the machine file that is named; an error if there are several.
     pub fn one_machine_file(&self) -> Result<Option<&Path>, CommandError> {
-        named_once(self.files(), self.machine_file.as_deref())
+        named_once(self.files(), self.file.named())
     }
 
     /// Returns the words that select machines.
@@ -187,7 +187,10 @@ mod tests {
     use super::*;
 
     fn selection(words: &[&str]) -> Selection {
-        Selection { words: words.iter().map(|&text| word(text.into()).unwrap()).collect(), machine_file: None }
+        Selection {
+            words: words.iter().map(|&text| word(text.into()).unwrap()).collect(),
+            file: MachineFileArgs::default(),
+        }
     }
 
     #[test]
@@ -202,7 +205,7 @@ mod tests {
         assert!(word("(".into()).is_err() && word("a)|(b".into()).is_err());
         assert_eq!(selection(&["b1", "a/b"]).one_machine_file(), Ok(Some(Path::new("a/b"))));
         assert!(selection(&["a.lua", "b1", "b.lua"]).one_machine_file().is_err());
-        let both = Selection { machine_file: Some("b".into()), ..selection(&["a.lua"]) };
+        let both = Selection { file: MachineFileArgs::naming("b"), ..selection(&["a.lua"]) };
         assert!(both.one_machine_file().is_err());
     }
 

@@ -7,11 +7,11 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use super::failure::{CommandError, CommandResult};
-use super::machines::load;
+use super::machines::{MachineFileArgs, load};
 use super::selection::find_one;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
@@ -25,15 +25,14 @@ pub struct Args {
     /// The command to run there, instead of a login shell.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<OsString>,
-    /// The machine file, if it is not the default one.
-    #[arg(long, value_name = "FILE")]
-    machine_file: Option<PathBuf>,
+    #[command(flatten)]
+    file: MachineFileArgs,
 }
 
 impl Args {
     /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
-        self.machine_file.as_deref()
+        self.file.named()
     }
 }
 

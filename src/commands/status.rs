@@ -21,8 +21,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::drain::parse_time;
-use super::failure::CommandResult;
-use super::format::{Format, FormatArgs, ignore_broken_pipe};
+use super::failure::{CommandError, CommandResult};
+use super::format::{Format, FormatArgs};
 use super::machines::{load, verdict};
 use super::selection::Selection;
 use super::terminal::{Terminal, write_json};
@@ -83,7 +83,7 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     if args.summary {
         let recorded: Vec<MachineSnapshot> = sources.iter().map(SnapshotSource::recorded).collect();
         writeln!(io::stdout(), "{}", summary::line(&recorded))
-            .or_else(|error| ignore_broken_pipe("the status", error))?;
+            .map_err(|error| CommandError::output("the status", &error))?;
         return Ok(verdict(recorded.iter().filter(|machine| summary::is_usable(machine)).count(), recorded.len()));
     }
     let format = args.format.get();
@@ -92,13 +92,13 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
         let mut text = Vec::new();
         write(format, &path, &snapshot, Terminal::of_stdout(), false, &mut text)
             .and_then(|()| io::stdout().lock().write_all(&text))
-            .or_else(|error| ignore_broken_pipe("the status", error))?;
+            .map_err(|error| CommandError::output("the status", &error))?;
         return Ok(verdict(snapshot.iter().filter(|snapshot| snapshot.reachable).count(), snapshot.len()));
     };
     watch::run(interval, format == Format::Text, |terminal, text| {
         write(format, &path, &snapshot(&mut sources), terminal, true, text)
     })
-    .or_else(|error| ignore_broken_pipe("the status", error))?;
+    .map_err(|error| CommandError::output("the status", &error))?;
     Ok(ExitStatus::Success)
 }
 

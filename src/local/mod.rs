@@ -37,7 +37,7 @@ pub use fixed::{FixedError, check_fixed_output};
 pub use import_connections::ImportConnections;
 pub use local_daemon::{LocalDaemon, LocalDaemonError, LocalStream, connect_to_daemon};
 pub use log_space::{LOG_FULL_HINT, LogFull, LogReserve};
-pub use output_lock::{OutputLockError, OutputLocks};
+pub use output_lock::{OutputLockError, OutputLocks, is_output_locked};
 pub use restore::{Restore, RestoreError, Staging, staged_item};
 pub use store::{LocalStore, LocalStoreError, Store, StoreError};
 pub use temporary_store::{TemporaryStore, is_read_only};

@@ -81,6 +81,27 @@ impl Drop for OutputLocks {
     }
 }
 
+/// Returns whether a process holds the lock of an output: guix-daemon, while it builds the derivation or has a hook build it.
+/// Any user can see that, as far as `/proc` shows the process.
+pub fn is_output_locked(output: &StorePath) -> io::Result<bool> {
+    match fs::symlink_metadata(format!("{output}.lock")) {
+        Ok(file) => Ok(lists_write_lock(&fs::read_to_string("/proc/locks")?, file.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns whether the text of `/proc/locks` (proc(5)) has a write lock of fcntl(2) on this inode. The device is not compared,
+/// since some file systems show another one to stat(2).
+fn lists_write_lock(locks: &str, inode: u64) -> bool {
+    locks.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, kind, _, access, _, file, ..] = words[..] else { return false };
+        let is_file = file.rsplit(':').next().and_then(|number| number.parse().ok()) == Some(inode);
+        ["POSIX", "OFDLCK"].contains(&kind) && access == "WRITE" && is_file
+    })
+}
+
 fn try_lock(path: &Path) -> io::Result<Option<File>> {
     loop {
         let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC;
@@ -132,9 +153,24 @@ mod tests {
         assert!(OutputLocks::try_take([&one, &two]).unwrap().is_none());
         // The lock of the other output was released.
         let other = OutputLocks::try_take([&one]).unwrap().unwrap();
+        assert!(is_output_locked(&one).unwrap() && is_output_locked(&two).unwrap());
         drop((held, other));
+        assert!(!is_output_locked(&one).unwrap());
+        File::create(format!("{one}.lock")).unwrap();
+        assert!(!is_output_locked(&one).unwrap());
         assert!(OutputLocks::try_take([&one, &two]).unwrap().is_some());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn only_write_locks_that_are_held_count() {
+        let list = "1: FLOCK  ADVISORY  WRITE 7 00:2d:11 0 EOF\n\
+                    2: POSIX  ADVISORY  READ 7 00:2d:12 128 128\n\
+                    3: POSIX  ADVISORY  WRITE 7 00:2d:13 0 EOF\n\
+                    3: -> POSIX  ADVISORY  WRITE 8 00:2d:14 0 EOF\n\
+                    4: OFDLCK ADVISORY  WRITE -1 fe:00:15 0 EOF\n";
+        let found: Vec<u64> = (10..17).filter(|&inode| lists_write_lock(list, inode)).collect();
+        assert_eq!(found, [13, 15]);
     }
 
     #[test]

@@ -62,6 +62,7 @@ impl VerifiedKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::{HostKey, HostKeyKind};
 
     fn key(number: u16) -> String {
         format!("(public-key (ecc (curve Ed25519) (q #{number:04x}#)))")
@@ -77,7 +78,8 @@ mod tests {
     fn a_key_counts_for_its_host_while_the_list_has_it() {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDirectory::new(directory.path());
-        let mut machine = Machine::new("b1", "root", Vec::new(), Vec::new());
+        let host_key = |number: u8| HostKey { kind: HostKeyKind::Ed25519, blob: vec![number] };
+        let mut machine = Machine::new("b1", "root", Vec::new(), vec![host_key(1), host_key(2)]);
         let record = |machine: &Machine| VerifiedKey::of(&state, machine).unwrap();
         assert!(!record(&machine).is_authorized(&acl(&[1, 2])));
         record(&machine).remember(&PublicKey::parse(key(2).as_bytes()).unwrap()).unwrap();
@@ -87,6 +89,12 @@ mod tests {
         record(&machine).forget().unwrap();
         assert!(!record(&machine).is_authorized(&acl(&[1, 2])));
         record(&machine).remember(&PublicKey::parse(key(1).as_bytes()).unwrap()).unwrap();
+        assert!(record(&machine).is_authorized(&acl(&[1])));
+        for changed in 0..2 {
+            let mut machine = machine.clone();
+            machine.host_keys[changed] = host_key(3);
+            assert!(!record(&machine).is_authorized(&acl(&[1])), "{changed}");
+        }
         machine.daemon_socket = "/run/other".into();
         assert!(!record(&machine).is_authorized(&acl(&[1])));
     }

@@ -61,9 +61,6 @@ pub enum DownloadError {
     /// The build machine's daemon or the connection failed.
     #[error(transparent)]
     Machine(daemon::Error),
-    /// The machine has not signed a small text as requested.
-    #[error("'{machine}' does not sign: {cause}")]
-    Unsigned { machine: String, cause: String },
     /// An output is rejected.
     #[error("'{output}' from '{machine}' is rejected: {cause}")]
     Refused { output: StorePath, machine: String, cause: Box<RejectedOutput> },
@@ -79,7 +76,7 @@ impl DownloadError {
     /// Returns whether another machine may succeed.
     pub fn is_of_machine(&self) -> bool {
         match self {
-            DownloadError::Machine(_) | DownloadError::Unsigned { .. } | DownloadError::Refused { .. } => true,
+            DownloadError::Machine(_) | DownloadError::Refused { .. } => true,
             DownloadError::Derivation(_) | DownloadError::Acl(_) | DownloadError::Restore(_) => false,
         }
     }

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::bundle::UNAUTHORIZED_KEY_ERROR;
 use super::rejected::RejectedOutput;
-use crate::daemon::{self, Client};
+use crate::daemon::{self, Client, ExportError};
 use crate::gcrypt::{self, SigningKey};
 use crate::store::export::{END_MARKER, HashingReader, HashingWriter, ITEM_MARKER, Trailer};
 use crate::store::nar::{self, NarPath, Visitor, Writer};
@@ -46,8 +46,22 @@ impl SignatureTestError {
 }
 
 /// Adds an item with this text to the store behind `client`.
-pub fn make<S: Read + Write>(client: &mut Client<S>, text: &str) -> Result<StorePath, SignatureTestError> {
-    Ok(client.add_text_to_store(ITEM_NAME, text.as_bytes(), &BTreeSet::new())?)
+pub fn make<S: Read + Write>(client: &mut Client<S>, text: &str) -> Result<StorePath, daemon::Error> {
+    client.add_text_to_store(ITEM_NAME, text.as_bytes(), &BTreeSet::new())
+}
+
+/// Adds an item with this text to the store behind `client`, and downloads it. Returns the key that signed it.
+pub fn sign<S: Read + Write>(
+    client: &mut Client<S>,
+    store: &StoreDir,
+    acl: &Acl,
+    text: &str,
+) -> Result<PublicKey, SignatureTestError> {
+    let path = make(client, text)?;
+    download(client, store, acl, &path).map_err(|error| match error {
+        ExportError::Daemon(error) => error.into(),
+        ExportError::Consumer(rejected) => SignatureTestError::Refused(rejected),
+    })
 }
 
 /// Returns whether the store behind `client` is `store` on this machine: adds an item there, and checks whether it exists here.
@@ -83,8 +97,8 @@ pub fn download<S: Read + Write>(
     store: &StoreDir,
     acl: &Acl,
     path: &StorePath,
-) -> Result<PublicKey, SignatureTestError> {
-    let checked = client.export_path(path, true, |item| -> Result<PublicKey, RejectedOutput> {
+) -> Result<PublicKey, ExportError<RejectedOutput>> {
+    client.export_path(path, true, |item| -> Result<PublicKey, RejectedOutput> {
         let mut reader = HashingReader::new(item);
         reader.reset();
         nar::read(&mut reader, &mut nar::Nothing).map_err(RejectedOutput::Nar)?;
@@ -94,12 +108,7 @@ pub fn download<S: Read + Write>(
         }
         gcrypt::verify(&trailer.signature.ok_or(RejectedOutput::NotSigned)?, &digest, acl)
             .map_err(RejectedOutput::Signature)
-    });
-    match checked {
-        Ok(key) => Ok(key),
-        Err(daemon::ExportError::Daemon(error)) => Err(error.into()),
-        Err(daemon::ExportError::Consumer(rejected)) => Err(SignatureTestError::Refused(rejected)),
-    }
+    })
 }
 
 fn bundle(path: StorePath, text: &str, key: &SigningKey) -> io::Result<Vec<u8>> {

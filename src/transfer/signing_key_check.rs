@@ -14,8 +14,8 @@ use log::debug;
 
 use super::error::DownloadError;
 use super::rejected::RejectedOutput;
-use super::signature_test::{self, SignatureTestError};
-use crate::daemon::Client;
+use super::signature_test;
+use crate::daemon::{Client, ExportError};
 use crate::gcrypt::VerifyError;
 use crate::local::{Directories, load_acl};
 use crate::machine::Machine;
@@ -38,7 +38,7 @@ pub fn check_signing_key<S: Read + Write>(
         return Ok(());
     }
     let mut stopwatch = Stopwatch::start();
-    let item = signature_test::make(client, TEXT).map_err(|error| of_machine(error, machine))?;
+    let item = signature_test::make(client, TEXT).map_err(DownloadError::Machine)?;
     let signed = signature_test::download(client, &directories.store, &acl, &item);
     stopwatch.lap("signing key");
     match signed {
@@ -46,18 +46,11 @@ pub fn check_signing_key<S: Read + Write>(
             remember(state, machine, &key);
             Ok(())
         }
-        Err(SignatureTestError::Refused(cause)) => {
+        Err(ExportError::Consumer(cause)) => {
             let cause = Box::new(refused(state, machine, cause));
             Err(DownloadError::Refused { output: item, machine: machine.name.clone(), cause })
         }
-        Err(error) => Err(of_machine(error, machine)),
-    }
-}
-
-fn of_machine(error: SignatureTestError, machine: &Machine) -> DownloadError {
-    match error {
-        SignatureTestError::Daemon(error) => DownloadError::Machine(error),
-        error => DownloadError::Unsigned { machine: machine.name.clone(), cause: error.to_string() },
+        Err(ExportError::Daemon(error)) => Err(DownloadError::Machine(error)),
     }
 }
 

@@ -52,8 +52,9 @@ impl Site {
     }
 }
 
-/// What is printed, as it would be with SSH's own port.
+/// What is printed, as it would be with SSH's own port, and on a machine with nothing else to do.
 fn as_on_port_22(printed: &str) -> String {
+    let printed: String = printed.split_inclusive('\n').filter(|line| !line.starts_with("  ??  load ")).collect();
     let printed = printed.replace(&format!("authorize {NAME}:{SSH_PORT}"), &format!("authorize {NAME}"));
     let printed = printed.replace(&format!("{NAME}:{SSH_PORT}"), &format!("{NAME}:22"));
     printed.replace(&format!("  port = {SSH_PORT},\n"), "").replace(&format!(" --port {SSH_PORT}"), "")

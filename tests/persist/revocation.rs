@@ -158,7 +158,9 @@ fn a_new_signing_key_is_not_a_failure_of_the_machine() {
     open.pool.release_builds();
     let result = build.wait().succeeded();
     assert!(
-        result.log.contains("an output over a persistent connection is signed with a key that is not authorized here")
+        result.log.contains(
+            "over a persistent connection, the machine's daemon signs with a key that is not authorized here"
+        )
     );
     assert!(!result.log.contains("could not be built on"), "{}", result.log);
     assert!(!result.log.contains("guix archive --authorize"), "{}", result.log);

@@ -256,6 +256,9 @@ fn root_keeps_no_state_where_anybody_can_write() {
             assert!(what.contains(&said) || !what.contains("drain"), "{mode}: {what}");
             assert!(!site.state().exists(), "{mode}: {what}");
         });
+        // Root already runs it.
+        let said = text(&site.run(&["disconnect"]));
+        assert!(said.contains("root keeps no state") && !said.contains("as root"), "{mode}: {said}");
     }
     // A directory of another user stays that user's, and one of root stays root's.
     site.as_owner(|site| fs::create_dir(site.state()).unwrap());

@@ -2,7 +2,10 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+use rustix::process::geteuid;
 
 use crate::commands::failure::CommandError;
 use crate::commands::output_file::{self, Replaced};
@@ -10,6 +13,7 @@ use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::machine::Machine;
 use crate::machine_file::{InsertError, Report, insert};
+use crate::shell::quote;
 
 /// The result of adding a machine.
 pub enum Written {
@@ -47,8 +51,20 @@ fn broken(report: &Report) -> CommandError {
 
 fn unwritable(verb: &str, path: &Path, error: &io::Error) -> CommandError {
     let message = format!("cannot {verb} the machine file '{}': {error}", path.display());
-    let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
-    CommandError::failure(message).with_hint(is_denied.then(|| "run this command as root".to_owned()))
+    CommandError::failure(message).with_hint(match error.kind() {
+        io::ErrorKind::PermissionDenied if !geteuid().is_root() => Some(hint(path)),
+        _ => None,
+    })
+}
+
+/// Returns the hint for a user other than root who may not write the file. Root's command becomes that user if the user
+/// owns the file.
+fn hint(path: &Path) -> String {
+    let is_own = path.metadata().is_ok_and(|data| data.uid() == geteuid().as_raw());
+    match is_own {
+        true => format!("as root: `chown root: {}`", quote(&path.to_string_lossy())),
+        false => "run this command as root".to_owned(),
+    }
 }
 
 fn refused(path: &Path, error: InsertError, entry: &str) -> CommandError {

@@ -56,9 +56,9 @@ pub fn write(rows: &[Row], now: Time, terminal: Terminal, out: &mut impl Write) 
     let mut reasons: Vec<String> = Vec::new();
     for row in rows {
         let Some(reason) = &row.reason else { continue };
-        let place = row.machine.as_ref().map_or(String::new(), |machine| format!(" on {}", plain(machine)));
+        let machine = row.machine.as_ref().map_or(String::new(), |machine| format!(" on {}", plain(machine)));
         let times = if row.requests > 1 { format!(" ({} requests)", row.requests) } else { String::new() };
-        let line = format!("{}: {}{place}{times}: {}", plain(&row.name), row.outcome, plain(reason));
+        let line = format!("{}: {}{machine}{times}: {}", plain(&row.name), row.outcome, plain(reason));
         if reasons.last() != Some(&line) {
             reasons.push(line);
         }

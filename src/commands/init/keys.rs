@@ -203,7 +203,7 @@ mod tests {
         fs::write(&public, vec![b'x'; 1 << 20]).unwrap();
         let said = public_half_of(&key).unwrap_err();
         assert!(said.contains("longer than"), "{said}");
-        // Without it, the private half has it, unless that is no file of the user's.
+        // Without it, the private half has it, unless another user owns that file.
         fs::remove_file(&public).unwrap();
         assert!(public_half_of(&key).unwrap().starts_with("ssh-ed25519 AAAA"));
         let mut made = Command::new("ssh-keygen");

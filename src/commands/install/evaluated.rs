@@ -19,9 +19,11 @@ use crate::machine_file::{DEFAULT_KEYS, LoadContext, load};
 use crate::permissions::ownership::{Control, control_below};
 use crate::permissions::remedy::copy_of_key;
 use crate::permissions::{Need, PermissionProblem, User, below};
+use crate::shell::quote;
 use crate::ssh::{USER_KEY, make_key};
 
 /// A problem with its remedy.
+#[derive(Clone)]
 pub struct Finding {
     pub problem: String,
     pub remedy: String,
@@ -39,6 +41,8 @@ enum Outcome {
     /// The private key of each machine, if the machine names one.
     Machines(Vec<Option<PathBuf>>),
     Errors(Vec<String>),
+    /// Root must not evaluate it, or cannot determine that.
+    Skipped(Finding),
 }
 
 impl Evaluated {
@@ -47,17 +51,30 @@ impl Evaluated {
         let path = machine_file(None, &engine.directories);
         let file = below(&place.root, &path);
         let is_readable = || PermissionProblem::find(user, &place.root, &path, Need::Read).is_none();
+        // What `~` means for the hook. Another user may evaluate the file.
+        let home = user.home(&place.root).unwrap_or_default();
         let result = match control_below(&place.root, &path) {
-            _ if !file.exists() => Outcome::Nothing,
+            Err(error) => Outcome::Skipped(Finding {
+                problem: format!("the machine file '{}' is not evaluated: {error}", path.display()),
+                remedy: "correct its name and the directories above it, then: offload eval".to_owned(),
+            }),
+            Ok(_) if !file.exists() => Outcome::Nothing,
             Ok(Control::User { uid, gid, .. }) if geteuid().is_root() => {
-                as_other(&User::numbered(&place.root, uid, gid), &file)
+                as_other(&User::numbered(&place.root, uid, gid), &file, &home)
             }
-            Ok(Control::Others { .. }) | Err(_) => Outcome::Nothing,
+            Ok(Control::Others { path: shared }) => {
+                let shared = Path::new("/").join(shared.strip_prefix(&place.root).unwrap_or(&shared));
+                let (path, shared) = (path.display(), shared.to_string_lossy());
+                Outcome::Skipped(Finding {
+                    problem: format!("the machine file '{path}' is not evaluated: other users can write to '{shared}'"),
+                    remedy: format!("chmod go-w {}", quote(&shared)),
+                })
+            }
             Ok(_) if geteuid().is_root() && user.uid != 0 && place.is_running_system() => match is_readable() {
-                true => as_other(user, &file),
+                true => as_other(user, &file, &home),
                 false => Outcome::Nothing,
             },
-            Ok(_) => match load(&file, &LoadContext::default()) {
+            Ok(_) => match load(&file, &LoadContext { home: Some(home), ..LoadContext::default() }) {
                 Ok(pool) => {
                     Outcome::Machines(pool.machines.into_iter().map(|entry| entry.machine.private_key).collect())
                 }
@@ -74,13 +91,17 @@ impl Evaluated {
                 let noun = if machines.len() == 1 { "machine" } else { "machines" };
                 writeln!(out, "eval     {} ({} {noun})", self.file.display(), machines.len())
             }
-            Outcome::Nothing | Outcome::Errors(_) => Ok(()),
+            Outcome::Nothing | Outcome::Errors(_) | Outcome::Skipped(_) => Ok(()),
         }
     }
 
-    /// Returns the finding about a file with errors.
+    /// Returns the finding about a file with errors, or one that was not evaluated.
     pub fn finding(&self) -> Option<Finding> {
-        let Outcome::Errors(errors) = &self.result else { return None };
+        let errors = match &self.result {
+            Outcome::Errors(errors) => errors,
+            Outcome::Skipped(finding) => return Some(finding.clone()),
+            Outcome::Nothing | Outcome::Machines(_) => return None,
+        };
         let problem = format!("the machine file '{}' has errors: {}", self.file.display(), errors.join("\n  "));
         Some(Finding { problem, remedy: "correct the file, then: offload eval".to_owned() })
     }
@@ -92,7 +113,7 @@ impl Evaluated {
         let mut keys: Vec<PathBuf> = Vec::new();
         for key in machines {
             let key = match key {
-                Some(key) => key.strip_prefix("~").map_or_else(|_| key.clone(), |rest| home.join(rest)),
+                Some(key) => key.clone(),
                 None => {
                     let usual = DEFAULT_KEYS.map(|key| home.join(key));
                     let found = usual.iter().find(|key| below(&place.root, key).exists());
@@ -107,10 +128,10 @@ impl Evaluated {
     }
 }
 
-/// Returns the result of `offload eval`, run as another user.
-fn as_other(user: &User, file: &Path) -> Outcome {
+/// Returns the result of `offload eval`, run as another user. `home` is the directory that `~` means.
+fn as_other(user: &User, file: &Path, home: &Path) -> Outcome {
     let mut command = as_user::command(user);
-    command.args(["eval", "--json", "--machine-file"]).arg(file).current_dir("/");
+    command.args(["eval", "--json", "--machine-file"]).arg(file).arg("--home").arg(home).current_dir("/");
     let failed = |error: String| Outcome::Errors(vec![format!("`offload eval` as {}: {error}", user.name)]);
     let (status, printed) = match as_user::output(command.stderr(Stdio::null())) {
         Ok(ended) => ended,

@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(mark(directory.path()).unwrap().as_deref(), Some("other"));
     }
 
-    /// In the daemon's state its owner can put anything in the place of a link.
+    /// The owner of the daemon's state can replace a link there by anything.
     #[test]
     fn a_file_without_an_end_is_none_of_the_installed() {
         let directory = tempfile::tempdir().unwrap();

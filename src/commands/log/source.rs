@@ -7,7 +7,7 @@ use std::time::Duration;
 use flate2::read::GzDecoder;
 
 /// How often a log that is followed is checked for more.
-const POLL_INTERVAL: Duration = Duration::from_millis(200);
+pub const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How the daemon compressed a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

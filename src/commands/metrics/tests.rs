@@ -37,6 +37,7 @@ fn records_and_totals_become_metrics_in_base_units() {
         back_off: 1500,
         ..MachineRecord::default()
     };
+    let unknown = MachineRecord { name: "b3".to_owned(), slots: 1, ..MachineRecord::default() };
     let totals = [
         total(None, Outcome::Declined, 3),
         total(None, Outcome::NoMachine, 1),
@@ -44,7 +45,7 @@ fn records_and_totals_become_metrics_in_base_units() {
         total(Some("b1"), Outcome::MachineFailed, 2),
         total(Some("b2:2222"), Outcome::Built, 1),
     ];
-    let text = text(&[up, down], 7, &totals, Exposition::Prometheus);
+    let text = text(&[up, down, unknown], 7, &totals, Exposition::Prometheus);
     let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     for sample in [
         "offload_machine_up{machine=\"b1\"} 1",
@@ -65,12 +66,11 @@ fn records_and_totals_become_metrics_in_base_units() {
         "offload_phase_seconds_total{machine=\"b1\",phase=\"waiting\"} 4.5",
         "offload_phase_seconds_total{machine=\"b1\",phase=\"placing\"} 15",
         "offload_phase_seconds_total{machine=\"b2:2222\",phase=\"building\"} 3",
-        "offload_transferred_bytes_total{machine=\"b1\",way=\"sent\"} 18",
-        "offload_transferred_bytes_total{machine=\"b1\",way=\"fetched\"} 24",
-        "offload_transferred_bytes_total{machine=\"b1\",way=\"retrieved\"} 27",
+        "offload_transferred_bytes_total{machine=\"b1\",direction=\"sent\"} 18",
+        "offload_transferred_bytes_total{machine=\"b1\",direction=\"fetched\"} 24",
+        "offload_transferred_bytes_total{machine=\"b1\",direction=\"retrieved\"} 27",
         "offload_fetched_items_total{machine=\"b1\"} 21",
-        "offload_failovers_total{machine=\"b1\"} 2",
-        "offload_failovers_total{machine=\"b2:2222\"} 0",
+        "offload_attempts_total{machine=\"b2:2222\",outcome=\"machine-failed\"} 0",
         "offload_last_attempt_timestamp_seconds{machine=\"b1\"} 2",
     ] {
         assert!(samples.contains(&sample), "{sample}: {text}");
@@ -78,6 +78,7 @@ fn records_and_totals_become_metrics_in_base_units() {
     // Unknown values have no sample.
     assert!(!text.contains("offload_machine_slots_taken{machine=\"b2:2222\"}"), "{text}");
     assert!(!text.contains("offload_machine_last_contact_timestamp_seconds{machine=\"b2:2222\"}"), "{text}");
+    assert!(!text.contains("offload_machine_up{machine=\"b3\"}"), "{text}");
     // Each name once, and each sample once.
     let mut unique = samples.iter().filter_map(|line| line.rsplit_once(' ')).map(|(name, _)| name).collect::<Vec<_>>();
     unique.sort_unstable();
@@ -96,12 +97,16 @@ fn a_host_with_two_entries_is_one_machine() {
              parallel_builds = 2 }},"
         )
     };
-    let entries = [entry("b1", false), entry("B1", true), entry("b2", false)].concat();
-    std::fs::write(&file, format!("return {{ {entries} }}")).unwrap();
-    let pool = crate::machine_file::load(&file, &crate::machine_file::LoadContext::default()).unwrap();
-    let state = StateDirectory::new(directory.path().join("offload"));
-    let found = machines(&pool, &state, health::now());
-    let seen: Vec<(&str, bool, u32)> =
-        found.iter().map(|machine| (machine.name.as_str(), machine.is_enabled, machine.slots)).collect();
-    assert_eq!(seen, [("b1", true, 2), ("b2", false, 2)]);
+    let [disabled, enabled, other] = [entry("b1", false), entry("B1", true), entry("b2", false)];
+    // In any order.
+    for entries in [[&disabled, &enabled, &other], [&other, &enabled, &disabled]] {
+        let entries: String = entries.into_iter().map(String::as_str).collect();
+        std::fs::write(&file, format!("return {{ {entries} }}")).unwrap();
+        let pool = crate::machine_file::load(&file, &crate::machine_file::LoadContext::default()).unwrap();
+        let state = StateDirectory::new(directory.path().join("offload"));
+        let found = machines(&pool, &state, health::now());
+        let seen: Vec<(&str, bool, u32)> =
+            found.iter().map(|machine| (machine.name.as_str(), machine.is_enabled, machine.slots)).collect();
+        assert_eq!(seen, [("b1", true, 2), ("b2", false, 2)]);
+    }
 }

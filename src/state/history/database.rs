@@ -299,7 +299,8 @@ fn add_to_totals(transaction: &Transaction<'_>, row: &Row) -> rusqlite::Result<(
     Ok(())
 }
 
-/// Removes rows beyond [`MAX_ROWS`], and those that are older than [`MAX_AGE`].
+/// Removes rows beyond [`MAX_ROWS`], those that are older than [`MAX_AGE`], and the totals of machines without an attempt for
+/// so long.
 fn prune(transaction: &Transaction<'_>, now: Time) -> rusqlite::Result<()> {
     let newest: Option<i64> = transaction.query_row("SELECT max(id) FROM builds", [], |row| row.get(0))?;
     let Some(newest) = newest else { return Ok(()) };
@@ -307,6 +308,9 @@ fn prune(transaction: &Transaction<'_>, now: Time) -> rusqlite::Result<()> {
     let recent = "SELECT min(started) FROM (SELECT started FROM builds ORDER BY id DESC LIMIT ?)";
     let recent: Option<i64> = transaction.query_row(recent, [CONFIRMING_ROWS], |row| row.get(0))?;
     let oldest = stored(now).min(recent.unwrap_or(0)).saturating_sub(stored(MAX_AGE));
+    // The totals of rows without a machine have few outcomes.
+    let gone = "SELECT machine FROM totals GROUP BY machine HAVING max(last) < ?";
+    transaction.execute(&format!("DELETE FROM totals WHERE machine <> '' AND machine IN ({gone})"), [oldest])?;
     // Rows are nearly in the order of their times: this ends at the first that stays.
     loop {
         let first: Option<(i64, i64)> = transaction

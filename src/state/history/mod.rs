@@ -127,7 +127,8 @@ impl History {
         self.as_owner(|| self.read(|database| database.rows(filter)))
     }
 
-    /// Returns the sums since the database was created, those of rows that were removed since then included.
+    /// Returns the sums since the database was created, those of rows that were removed since then included. Machines without
+    /// an attempt for a year have none.
     pub fn totals(&self) -> Result<Vec<Total>, HistoryError> {
         self.as_owner(|| self.read(Database::totals))
     }
@@ -149,7 +150,7 @@ impl History {
         }
     }
 
-    /// Opens the database with all appended rows in it; `None` if there is none.
+    /// Opens the database with all appended rows in it, or with a warning without them; `None` if there is none.
     fn open(&self) -> Result<Option<Database>, HistoryError> {
         // The directory may belong to another user, and then its files seem to be missing.
         if let Err(cause) = files::list(self.state.path())
@@ -157,12 +158,22 @@ impl History {
         {
             return Err(StateError { path: self.state.path().to_owned(), cause }.into());
         }
-        if self.has_new_rows() || self.needs_checkpoint() {
-            let _lock = lock_briefly(&self.file("history.batch.lock"))?;
-            collect::collect(self.state.path(), now())?;
-            self.checkpoint_if_needed()?;
+        let moved = self.move_rows();
+        let database = Database::open_existing(self.state.path())?;
+        if let Err(error) = moved {
+            warn!("the last builds may be missing from the history: {error}");
         }
-        Database::open_existing(self.state.path())
+        Ok(database)
+    }
+
+    /// Moves the appended rows, and a long write-ahead log.
+    fn move_rows(&self) -> Result<(), HistoryError> {
+        if !self.has_new_rows() && !self.needs_checkpoint() {
+            return Ok(());
+        }
+        let _lock = lock_briefly(&self.file("history.batch.lock"))?;
+        collect::collect(self.state.path(), now())?;
+        self.checkpoint_if_needed()
     }
 
     /// Moves a long write-ahead log into the database. The caller holds `history.batch.lock`.

@@ -48,7 +48,7 @@ outcomes! {
     HeadFailed = "head-failed",
     /// The build was accepted, and no machine was left to try or became free in time.
     NoMachine = "no-machine",
-    /// The program that embeds the library cancelled the build.
+    /// A signal ended the hook, or the program that embeds the library cancelled the build.
     Cancelled = "cancelled",
     /// The request was declined.
     Declined = "declined",
@@ -123,7 +123,9 @@ pub struct Row {
     pub sent_items: u64,
     pub sent_bytes: u64,
     /// What the machine fetched from its substitute servers.
+    #[serde(rename = "fetched_items")]
     pub substituted_items: u64,
+    #[serde(rename = "fetched_bytes")]
     pub substituted_bytes: u64,
     pub retrieved_items: u64,
     pub retrieved_bytes: u64,

@@ -4,8 +4,8 @@
 //! to a newer `offload`.
 //!
 //! - `builds` has a row for each [`Row`](super::Row), with the same names; `id` grows with each new row.
-//! - `totals` has the sums of all rows of a machine and an outcome, also of rows that were removed since. The machine is
-//!   empty for rows without one.
+//! - `totals` has the sums of all rows of a machine and an outcome, also of rows that were removed since, until the machine had
+//!   no attempt for a year. The machine is empty for rows without one.
 //! - `batch` has the digest of the last batch that was inserted. It excludes that a batch is inserted twice.
 
 use rusqlite::{Connection, Transaction};

@@ -47,6 +47,7 @@ pub struct MachineSummary {
     /// The median of the time for connecting, sending, retrieving and placing; of attempts that built. None: there are none.
     pub median_overhead: Option<u64>,
     pub sent_bytes: u64,
+    #[serde(rename = "fetched_bytes")]
     pub substituted_bytes: u64,
     pub retrieved_bytes: u64,
     /// Attempts over a connection that was open before.

@@ -172,6 +172,25 @@ fn rows_of_more_than_a_year_ago_are_removed_and_stay_in_the_totals() {
 }
 
 #[test]
+fn the_totals_of_a_machine_without_attempts_for_a_year_are_removed() {
+    let (_top, history) = history();
+    let now = 10 * YEAR;
+    let failed = |machine: &str, time| Row { outcome: Outcome::MachineFailed, ..built("x", machine, time) };
+    // One outcome of `b1` is old, and all of the machine `gone`.
+    history.append(&[failed("gone", now - YEAR - 2), built("x", "gone", now - YEAR - 1), failed("b1", 1)]);
+    history.append(&[built("x", "b2", now - YEAR), row("x", Outcome::Declined, 1)]);
+    collect_at(&history, now);
+    let machines = || {
+        let totals = history.totals().unwrap().into_iter();
+        totals.map(|total| total.machine.unwrap_or_default() + " " + total.outcome.word()).collect::<Vec<_>>()
+    };
+    assert_eq!(machines().len(), 5);
+    history.append(&(0..100).map(|number| built("x", "b1", now + number)).collect::<Vec<_>>());
+    collect_at(&history, now);
+    assert_eq!(machines(), [" declined", "b1 built", "b1 machine-failed", "b2 built"]);
+}
+
+#[test]
 fn a_clock_that_jumps_removes_nothing() {
     let (_top, history) = history();
     let now = 10 * YEAR;
