@@ -99,7 +99,7 @@ fn a_derivation_that_embeds_the_time_differs_and_another_one_does_not() {
         assert_eq!((&found["reproducible"], &found["copies"].as_array().unwrap().len()), (&json!(true), &2), "{found}");
         for id in ["out", "lib"] {
             let hashes = found["outputs"][id]["hashes"].as_array().unwrap();
-            assert_eq!(hashes[0], hashes[1], "{found}");
+            assert!(hashes[0].is_string() && hashes[0] == hashes[1], "{found}");
         }
         assert!(said.messages.contains(&format!("\n{}: the log\n", b1.name())), "{said:?}");
         for machine in [&b1, &b2] {
@@ -176,7 +176,7 @@ fn the_files_that_differ_are_named() {
     assert!(said.messages.contains("install diffoscope to see how the contents differ"), "{said:?}");
     head.write(
         "/usr/bin/diffoscope",
-        "#!/bin/sh\necho \"diffoscope: $(cmp -l $1/a/b/c/d/file $2/a/b/c/d/file)\"\nexit 1\n",
+        "#!/bin/sh\necho \"diffoscope: $(cmp -l $3/a/b/c/d/file $4/a/b/c/d/file) $1 $(wc -c)\"\nexit 1\n",
     );
     head.run("chmod", &["755", "/usr/bin/diffoscope"]);
     let said = challenge(&head, &[drv(&result, "byte"), drv(&result, "executable")]);
@@ -186,9 +186,25 @@ fn the_files_that_differ_are_named() {
         "      a/b/c/d/file: the contents differ from byte 200000 on (200003 bytes)\n",
         "      a/bin/tool: executable only in the ",
         "diffoscope: 200001  6",
+        "--exclude-directory-metadata=yes 0\n",
     ] {
         assert!(said.out.contains(line), "{line}: {said:?}");
     }
+    assert!(!said.messages.contains("diffoscope"), "{said:?}");
+    head.write("/usr/bin/diffoscope", "#!/bin/sh\necho broken >&2\nexit 2\n");
+    let said = challenge(&head, &[drv(&result, "byte")]);
+    assert_eq!(said.status, Some(6), "{said:?}");
+    assert!(said.messages.contains("diffoscope has failed: exit status: 2"), "{said:?}");
+    head.write("/usr/bin/diffoscope", "#!/bin/sh\necho $$ >/tmp/started\nexec sleep 1000\n");
+    let mut command = head.command("/opt/offload/offload");
+    let mut child = command.args(["challenge", drv(&result, "byte")]).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("diffoscope runs", LONG, || head.path("/tmp/started").exists());
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, Signal::INT).unwrap();
+    let mut messages = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut messages).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(6), "{messages}");
+    assert!(messages.contains("diffoscope was ended"), "{messages}");
     assert_nothing_entered(&head, &["byte", "executable", "entry"].map(|name| result.output(name)));
 }
 
@@ -202,17 +218,58 @@ fn a_machine_that_needs_its_outputs_keeps_them_and_builds_nothing() {
         let result = derivations(&head, &[&timed]);
         write_machines(&head, &[&b1]);
         let output = result.output("timed").to_str().unwrap();
-        challenge(&head, &[drv(&result, "timed"), "--rounds", "1"]);
+        // One copy would be compared with nothing.
+        let said = challenge(&head, &[drv(&result, "timed"), "--rounds", "1"]);
+        assert_eq!(said.status, Some(6), "{said:?}");
+        assert!(said.out.contains(&format!(" {}, round 2\n", b1.name())), "{said:?}");
+        assert_eq!(b1.built(), ["timed", "timed"]);
         b1.run("ln", &["-s", output, "/var/guix/gcroots/timed"]);
         let (before, contents) = (b1.path_info(output).unwrap(), b1.read(output));
         let said = challenge(&head, &[drv(&result, "timed")]);
         assert_eq!(said.status, Some(1), "{said:?}");
         assert!(said.messages.contains(&format!("it has '{output}' and needs it")), "{said:?}");
-        assert_eq!(b1.built(), ["timed"]);
+        assert!(said.messages.contains("still alive"), "{said:?}");
+        assert_eq!(b1.built(), ["timed", "timed"]);
         assert_eq!((b1.path_info(output), b1.read(output)), (Some(before), contents));
         b1.run("rm", &["/var/guix/gcroots/timed"]);
         assert_eq!(challenge(&head, &[drv(&result, "timed")]).status, Some(6));
         assert_nothing_entered(&head, &[result.output("timed")]);
+    }
+}
+
+#[test]
+fn nothing_but_the_outputs_is_deleted_on_a_machine() {
+    let lab = Lab::new();
+    for release in RELEASES {
+        let machine = lab.build_machine(&format!("b1-{release:?}")).release(release);
+        let b1 = machine.daemon_argument("--gc-keep-outputs").start();
+        let head = lab.head().name(&format!("head-{release:?}")).start();
+        let shared = Drv::new("shared").script("echo $lib >$out; echo lib >$lib").outputs(&["out", "lib"]);
+        let user = Drv::new("user").script("echo $shared >$out").input(&shared);
+        let result = derivations(&head, &[&user, &shared]);
+        write_machines(&head, &[&b1]);
+        let shared = drv(&result, "shared");
+        // An output that only another output needs is deleted, also if the machine keeps the outputs of derivations.
+        for _ in 0..2 {
+            let said = challenge(&head, &[shared]);
+            assert_eq!(said.status, Some(0), "{said:?}");
+        }
+        assert_eq!(b1.built(), ["shared"; 4]);
+        // No root keeps the item that needs an output, so a garbage collector would delete it.
+        let output = result.output("user").to_str().unwrap();
+        let said = challenge(&head, &[drv(&result, "user")]);
+        assert_eq!(said.status, Some(0), "{said:?}");
+        let before = b1.built().len();
+        let said = challenge(&head, &[shared, "--json"]);
+        assert_eq!(said.status, Some(1), "{said:?}");
+        let failed = report(&said);
+        assert_eq!(failed["result"], "no machine", "{failed}");
+        assert!(failed["error"].as_str().unwrap().contains(&format!("because '{output}' needs it")), "{failed}");
+        assert!(failed["hint"].as_str().unwrap().contains("guix gc --referrers"), "{failed}");
+        assert!(b1.path_info(output).is_some(), "{output} was deleted");
+        assert_eq!(b1.built().len(), before);
+        b1.run("/usr/bin/guix", &["gc", "--delete", output]);
+        assert_eq!(challenge(&head, &[shared]).status, Some(0));
     }
 }
 
@@ -245,6 +302,15 @@ fn the_outputs_in_the_store_take_part() {
         assert_eq!(found["copies"][0]["source"], "this machine", "{found}");
     }
     assert_eq!(b1.built().iter().filter(|name| *name == "marked").count(), 2);
+    // Its copy stays as long as diffoscope reads it.
+    head.write(
+        "/usr/bin/diffoscope",
+        "#!/bin/sh\nguix gc >/dev/null 2>&1\nshift 2\nfor file; do cat $file; done\nexit 1\n",
+    );
+    head.run("chmod", &["755", "/usr/bin/diffoscope"]);
+    let said = challenge(&head, &[marked, "--on", "b2"]);
+    assert_eq!(said.status, Some(6), "{said:?}");
+    assert!(said.out.ends_with("12"), "{said:?}");
     // Nothing has replaced it.
     assert_eq!(head.path_info(result.output("marked")), Some(before));
     assert_eq!(head.read(result.output("marked")), b"1");
@@ -259,12 +325,14 @@ fn failures_and_interrupts_end_a_challenge() {
     let failing = Drv::new("failing").script("echo out of luck; exit 3");
     let endless = Drv::new("endless").script("sleep 1000");
     let picky = Drv::new("picky").features(&["kvm"]);
-    let result = derivations(&head, &[&failing, &endless, &picky]);
+    let timed = Drv::new("timed").script("sleep 0.1; cat /proc/uptime >$out");
+    let result = derivations(&head, &[&failing, &endless, &picky, &timed]);
     write_machines(&head, &[&b1, &b2]);
     for (arguments, status, words) in [
         (&[drv(&result, "failing")][..], 100, "failed to build on 'b"),
-        (&[drv(&result, "failing")], 100, "b2: out of luck"),
-        (&[drv(&result, "picky")], 1, "no machine can build it now"),
+        (&[drv(&result, "failing")], 100, ": out of luck\n"),
+        (&[drv(&result, "failing"), drv(&result, "picky")], 5, "picky.drv': b1: "),
+        (&[drv(&result, "picky"), "--on", "b2"], 5, "b2: it lacks the feature kvm"),
         (&[drv(&result, "failing"), "--on", "b3"], 5, "no enabled machine matches 'b3'; the machine file has b1, b2"),
         (&[drv(&result, "failing"), "--rounds", "0"], 2, "0 is not in 1..=100"),
         (&["failing"], 2, "'failing' is not a derivation: "),
@@ -272,6 +340,20 @@ fn failures_and_interrupts_end_a_challenge() {
         let said = challenge(&head, arguments);
         assert_eq!(said.status, Some(status), "{said:?}");
         assert!(said.messages.contains(words) && said.out.is_empty(), "{words}: {said:?}");
+    }
+    // The failure counts more than the difference, in both orders, and both are in the result.
+    let (failing, timed) = (drv(&result, "failing"), drv(&result, "timed"));
+    for order in [[failing, timed], [timed, failing]] {
+        let said = challenge(&head, &[&order[..], &["--on", "b1", "--json"]].concat());
+        assert_eq!(said.status, Some(100), "{said:?}");
+        let whole: Value = serde_json::from_str(&said.out).unwrap();
+        let entry = |name: &str| &whole["derivations"][order.iter().position(|one| *one == name).unwrap()];
+        let (failed, compared) = (entry(failing), entry(timed));
+        assert_eq!((&failed["derivation"], &failed["result"]), (&json!(failing), &json!("failed")), "{whole}");
+        assert!(failed["error"].as_str().unwrap().contains("failed to build on 'b1'"), "{whole}");
+        assert!(failed.get("copies").is_none(), "{whole}");
+        assert_eq!((&compared["derivation"], &compared["result"]), (&json!(timed), &json!("different")), "{whole}");
+        assert_eq!(compared["error"], Value::Null, "{whole}");
     }
     let mut command = head.command("/opt/offload/offload");
     let mut child = command.args(["challenge", drv(&result, "endless")]).stderr(Stdio::piped()).spawn().unwrap();
@@ -284,6 +366,44 @@ fn failures_and_interrupts_end_a_challenge() {
     assert!(messages.contains("endless.drv' was cancelled"), "{messages}");
     wait_until("the builds have ended on the machines", LONG, || !b1.is_building() && !b2.is_building());
     assert_nothing_entered(&head, &["failing", "endless"].map(|name| result.output(name)));
+}
+
+#[test]
+fn another_machine_replaces_one_that_fails_and_a_failed_build_ends_the_others() {
+    let lab = Lab::new();
+    let hosts = ["b1", "b2", "b3"].map(|name| lab.build_machine(name).start());
+    let head = lab.head().start();
+    let same = Drv::new("same").script("echo same >$out");
+    let picky = Drv::new("fails-on-b1").script("if grep -q b1 /var/lab/mark; then exit 3; fi; sleep 1000");
+    let result = derivations(&head, &[&same, &picky]);
+    let entries = hosts.iter().zip([90.0, 2.0, 1.0]).map(|(host, speed)| {
+        mark(host, host.name());
+        host.entry().set("overload_threshold", false).set("speed", speed)
+    });
+    head.write_machines(&entries.collect::<Vec<_>>());
+    let [b1, b2, b3] = &hosts;
+    let output = result.output("same").to_str().unwrap();
+    assert_eq!(challenge(&head, &[drv(&result, "same"), "--on", "b1"]).status, Some(0));
+    b1.run("ln", &["-s", output, "/var/guix/gcroots/same"]);
+    let said = challenge(&head, &[drv(&result, "same"), "--json"]);
+    assert_eq!(said.status, Some(0), "{said:?}");
+    assert!(said.messages.contains("needs it"), "{said:?}");
+    let found = report(&said);
+    let mut machines = [0, 1].map(|index| found["copies"][index]["machine"].as_str().unwrap_or("none"));
+    machines.sort_unstable();
+    assert_eq!(machines, ["b2", "b3"], "{found}");
+    // A machine that is named has no replacement.
+    let said = challenge(&head, &[drv(&result, "same"), "--on", "b1", "--on", "b2"]);
+    assert_eq!(said.status, Some(1), "{said:?}");
+    let mut command = head.command("timeout");
+    let arguments =
+        ["60", "/opt/offload/offload", "challenge", drv(&result, "fails-on-b1"), "--on", "b1", "--on", "b2"];
+    let said = Said::from(command.args(arguments).output().unwrap());
+    assert_eq!(said.status, Some(100), "{said:?}");
+    assert!(said.messages.contains("failed to build on 'b1'"), "{said:?}");
+    wait_until("the other build has ended", LONG, || !b2.is_building());
+    assert!(b3.built().iter().all(|name| name == "same"));
+    assert_nothing_entered(&head, &["same", "fails-on-b1"].map(|name| result.output(name)));
 }
 
 #[test]

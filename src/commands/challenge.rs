@@ -1,8 +1,9 @@
 //! `offload challenge DRV…` builds derivations on several machines, or several times on one, and compares the outputs with
 //! each other and with those in the store. None of them enters the store.
 //!
-//! With `--json` the result is one object: `version` (1) and `derivations`. Each has `derivation`, `reproducible`, `copies`
-//! (`source`: `this machine` or `machine`, `machine`, `round`) and `outputs`, by their ids: `path`, `hashes` of the nars in the order of
+//! With `--json` the result is one object: `version` (1) and `derivations`. Each has `derivation` and `result`: `same`,
+//! `different`, or that of a failed build. Then it has `error` and `hint`; else `reproducible`, `copies` (`source`: `this
+//! machine` or `machine`, `machine`, `round`) and `outputs`, by their ids: `path`, `hashes` of the nars in the order of
 //! `copies`, and `differences` (`first` and `second`: indices of copies, `files`, `omitted`: how many files more). A file
 //! has `path`, `difference` (`contents`, `executable`, `target`, `type` or `missing`), and as far as they apply `at`, `sizes`,
 //! `values` and `only_in` (`first` or `second`).
@@ -13,26 +14,31 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus as ProcessStatus, Stdio};
+use std::time::Duration;
 
 use log::{error, info, warn};
 
 use self::report::Report;
 use super::build::derivations::read_derivations;
-use super::build::error::{message, status};
+use super::build::error::{failure, message, status};
 use super::build::load_pool;
+use super::build::plan::obstacles;
 use super::failure::{CommandError, CommandResult};
 use super::machines::own_system;
 use super::prefixed_log::PrefixedLog;
 use super::reporter::Reporter;
 use super::signals;
-use crate::cancel::Cancel;
-use crate::embed::{BuildError, Challenged, Pool};
+use crate::cancel::{self, Cancel};
+use crate::embed::{BuildError, Challenged, Pool, Verdict};
 use crate::engine::Engine;
 use crate::events::{Event, Observer};
 use crate::exit::ExitStatus;
 use crate::hook::HookArguments;
 use crate::store::path::StorePath;
+
+/// How often the end of diffoscope is checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The program that shows how two files differ.
 const DIFFOSCOPE: &str = "diffoscope";
@@ -68,28 +74,25 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let directories = &engine.directories;
     let derivations = read_derivations(&args.derivations, &directories.store, &mut io::stdin().lock())?;
     let pool = load_pool(args.machine_file(), directories)?;
-    if let Some(unknown) = args.on.iter().find(|name| pool.slots(&[name]) == 0) {
-        let machines: Vec<&str> = pool.machines().collect();
-        let message = format!("no enabled machine matches '{unknown}'; the machine file has {}", machines.join(", "));
-        return Err(CommandError::new(ExitStatus::NoMatch, message));
-    }
+    check_machines(&pool, &derivations, &args.on)?;
     let messages = io::stderr().as_fd().try_clone_to_owned();
     let messages =
         File::from(messages.map_err(|cause| CommandError::failure(format!("cannot print messages: {cause}")))?);
     let cancel = signals::cancel_on_signals();
-    let (mut results, mut failed, mut differs) = (Vec::new(), None, false);
+    let (mut results, mut statuses) = (Vec::new(), Vec::new());
     for derivation in &derivations {
         match challenge(&pool, derivation, args, &cancel, &messages) {
             Ok(challenged) => {
-                differs |= !challenged.is_reproducible();
+                statuses.push(if challenged.is_reproducible() { ExitStatus::Success } else { ExitStatus::Differs });
                 if args.json {
                     results.push(Report::of(&challenged));
                 } else {
-                    print(&challenged).map_err(|error| CommandError::output("the comparison", &error))?;
+                    print(&challenged, &cancel).map_err(|error| CommandError::output("the comparison", &error))?;
                 }
             }
             Err(error) => {
-                failed = failed.or(Some(status(&error)));
+                statuses.push(status(&error));
+                results.push(Report::of_failure(derivation, &error));
                 match error {
                     BuildError::Cancelled => warn!("the challenge of '{derivation}' was cancelled"),
                     error => {
@@ -103,7 +106,25 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     if args.json {
         report::print(results).map_err(|error| CommandError::output("the comparison", &error))?;
     }
-    Ok(failed.unwrap_or(if differs { ExitStatus::Differs } else { ExitStatus::Success }))
+    Ok(ExitStatus::of_parts(&statuses))
+}
+
+/// Fails if a machine is unknown or disabled, or if no machine can build one of the derivations.
+fn check_machines(pool: &Pool, derivations: &[StorePath], names: &[String]) -> Result<(), CommandError> {
+    if let Some(unknown) = names.iter().find(|name| pool.slots(&[name]) == 0) {
+        let machines: Vec<&str> = pool.machines().collect();
+        let message = format!("no enabled machine matches '{unknown}'; the machine file has {}", machines.join(", "));
+        return Err(CommandError::new(ExitStatus::NoMatch, message));
+    }
+    for derivation in derivations {
+        let build = names.iter().fold(pool.build(derivation), |build, name| build.on(name));
+        let explanation = build.plan().map_err(|error| failure(&error))?.explanation;
+        if explanation.verdict == Verdict::NoMatch {
+            let message = format!("no machine can build '{derivation}': {}", obstacles(&explanation));
+            return Err(CommandError::new(ExitStatus::NoMatch, message));
+        }
+    }
+    Ok(())
 }
 
 fn challenge(
@@ -125,7 +146,7 @@ fn challenge(
 }
 
 /// Prints the comparison for people, and what diffoscope says.
-fn print(challenged: &Challenged) -> io::Result<()> {
+fn print(challenged: &Challenged, cancel: &Cancel) -> io::Result<()> {
     let mut out = io::stdout().lock();
     report::write(challenged, &mut out)?;
     out.flush()?;
@@ -134,9 +155,14 @@ fn print(challenged: &Challenged) -> io::Result<()> {
             let copies = [difference.first, difference.second].map(|index| challenged.copies.get(index));
             let [Some(first), Some(second)] = copies else { continue };
             let paths = [first, second].map(|copy| copy.path(&comparison.path));
-            match Command::new(DIFFOSCOPE).args(&paths).status() {
+            match run_diffoscope(&paths, cancel) {
                 // It ends with 1 if they differ.
-                Ok(_) => {}
+                Ok(Some(status)) if matches!(status.code(), Some(0 | 1)) => {}
+                Ok(Some(status)) => warn!("diffoscope has failed: {status}"),
+                Ok(None) => {
+                    warn!("diffoscope was ended, because of a signal");
+                    return Ok(());
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     info!("install diffoscope to see how the contents differ");
                     return Ok(());
@@ -146,4 +172,20 @@ fn print(challenged: &Challenged) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Shows how two copies differ. `None`: the challenge was cancelled.
+fn run_diffoscope(paths: &[PathBuf], cancel: &Cancel) -> io::Result<Option<ProcessStatus>> {
+    // The times of the directories of a copy depend on its download.
+    let arguments = ["--exclude-directory-metadata=yes", "--"];
+    let mut diffoscope = Command::new(DIFFOSCOPE).args(arguments).args(paths).stdin(Stdio::null()).spawn()?;
+    while !cancel.is_cancelled() {
+        if let Some(status) = diffoscope.try_wait()? {
+            return Ok(Some(status));
+        }
+        cancel.scope(|| cancel::sleep(POLL_INTERVAL));
+    }
+    diffoscope.kill()?;
+    diffoscope.wait()?;
+    Ok(None)
 }

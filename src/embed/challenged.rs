@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::path::PathBuf;
 
+use super::built::Roots;
+use crate::cancel::Cancel;
 use crate::local::{Directories, Dump};
 use crate::store::base32;
 use crate::store::nar::{self, NodeDifference, Which};
@@ -17,7 +19,8 @@ const MAX_LISTED: usize = 1000;
 
 /// The result of a [`Challenge`](super::Challenge).
 ///
-/// The copies are files in a temporary directory until this value is dropped.
+/// The copies are files in a temporary directory until this value is dropped. Until then, the garbage collector keeps the
+/// outputs in the store of this machine.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Challenged {
@@ -28,6 +31,7 @@ pub struct Challenged {
     /// The copies of the outputs: first those of this machine, if it has them, then those of the machines in the order of
     /// their names and rounds.
     pub copies: Vec<OutputCopy>,
+    pub(super) _roots: Roots,
 }
 
 impl Challenged {
@@ -183,30 +187,48 @@ impl fmt::Display for FileDifference {
     }
 }
 
-/// Compares the copies of one output.
+/// Compares the copies of one output. A copy without the output is an error: it would pass as the same.
 pub(super) fn compare(
     path: StorePath,
     copies: &[OutputCopy],
     directories: &Directories,
+    cancel: &Cancel,
 ) -> io::Result<OutputComparison> {
     let mut seen: Vec<&[u8; 32]> = Vec::new();
     let mut differences = Vec::new();
     for (index, copy) in copies.iter().enumerate() {
-        let Some(hash) = copy.hashes.get(&path) else { continue };
+        let hash = copy.hashes.get(&path);
+        let hash = hash.ok_or_else(|| io::Error::other(format!("no copy of '{path}' from {}", copy.source)))?;
         if seen.contains(&hash) {
             continue;
         }
         seen.push(hash);
         if let (Some(first), true) = (copies.first(), index > 0) {
-            let (files, omitted) = files(first.dump(&path, directories)?, copy.dump(&path, directories)?)?;
+            let [one, two] = [first, copy].map(|copy| copy.dump(&path, directories));
+            let (files, omitted) = files(Cancellable { nar: one?, cancel }, Cancellable { nar: two?, cancel })?;
             differences.push(CopyDifference { first: 0, second: index, files, omitted });
         }
     }
     Ok(OutputComparison { path, differences })
 }
 
+/// A nar that cannot be read any more when the challenge is cancelled.
+struct Cancellable<'a, R> {
+    nar: R,
+    cancel: &'a Cancel,
+}
+
+impl<R: Read> Read for Cancellable<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.cancel.is_cancelled() {
+            true => Err(io::Error::other("the challenge was cancelled")),
+            false => self.nar.read(buffer),
+        }
+    }
+}
+
 /// Returns the files that differ, and the number of those that are not listed.
-fn files(first: Dump, second: Dump) -> io::Result<(Vec<FileDifference>, usize)> {
+fn files(first: impl Read + Send, second: impl Read + Send) -> io::Result<(Vec<FileDifference>, usize)> {
     let (mut files, mut omitted) = (Vec::new(), 0);
     let mut report = |path: &nar::NarPath, difference| {
         if files.len() < MAX_LISTED {
@@ -228,5 +250,38 @@ fn kind(difference: NodeDifference) -> DifferenceKind {
         NodeDifference::Target(targets) => {
             DifferenceKind::Target(targets.map(|target| target.escape_ascii().to_string()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::path::StoreDir;
+
+    #[test]
+    fn a_copy_without_an_output_is_an_error() {
+        let directories = Directories::default();
+        let path = |name: &str| {
+            let path = format!("/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-{name}");
+            StorePath::parse(&StoreDir::default(), path.as_bytes()).unwrap()
+        };
+        let copy = |outputs: &[&str]| {
+            let hashes = outputs.iter().map(|name| (path(name), [7; 32])).collect();
+            OutputCopy::new(CopySource::ThisMachine, hashes, None)
+        };
+        let copies = [copy(&["out", "lib"]), copy(&["out"])];
+        let compare = |name| compare(path(name), &copies, &directories, &Cancel::default());
+        assert!(compare("out").unwrap().differences.is_empty());
+        assert!(compare("lib").is_err());
+    }
+
+    #[test]
+    fn a_cancelled_comparison_ends() {
+        let cancel = Cancel::default();
+        let endless = || Cancellable { nar: io::repeat(b'x'), cancel: &cancel };
+        assert_eq!(endless().read(&mut [0; 4]).unwrap(), 4);
+        cancel.cancel();
+        assert!(endless().read(&mut [0; 4]).is_err());
+        assert!(files(endless(), endless()).is_err());
     }
 }
