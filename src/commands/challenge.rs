@@ -17,11 +17,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus as ProcessStatus, Stdio};
 use std::time::Duration;
 
-use log::{error, info, warn};
+use log::{info, warn};
 
 use self::report::Report;
 use super::build::derivations::read_derivations;
-use super::build::error::{failure, message, status};
+use super::build::error::{failure, print as print_error, status};
 use super::build::load_pool;
 use super::build::plan::obstacles;
 use super::failure::{CommandError, CommandResult};
@@ -95,10 +95,7 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
                 results.push(Report::of_failure(derivation, &error));
                 match error {
                     BuildError::Cancelled => warn!("the challenge of '{derivation}' was cancelled"),
-                    error => {
-                        let hint = error.hint().map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
-                        error!("{}{hint}", message(&error));
-                    }
+                    error => print_error(&error),
                 }
             }
         }

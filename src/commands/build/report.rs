@@ -134,10 +134,7 @@ pub fn print(plans: &[Plan], results: &[BuildResult], is_json: bool) -> Result<(
 
 /// Returns the exit status of the command.
 pub fn status_of_all(results: &[BuildResult]) -> ExitStatus {
-    let failed: Vec<ExitStatus> = results.iter().filter_map(of_result).collect();
-    // A failure of the derivation itself comes first.
-    let order = [ExitStatus::BuildFailed, ExitStatus::TimedOut, ExitStatus::Failure];
-    order.into_iter().find(|status| failed.contains(status)).unwrap_or(ExitStatus::Success)
+    ExitStatus::of_parts(&results.iter().filter_map(of_result).collect::<Vec<_>>())
 }
 
 /// Returns the status of a build that did not succeed.
