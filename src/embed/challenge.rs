@@ -72,7 +72,7 @@ impl<'a> Challenge<'a> {
         self
     }
 
-    /// Sets how often each machine builds. Default: once; twice if there would be only one copy to compare.
+    /// Sets how often each machine builds. Default: once. If there would be only one copy, the machine builds twice.
     pub fn rounds(mut self, rounds: u32) -> Self {
         self.rounds = Some(rounds);
         self
@@ -128,7 +128,7 @@ impl<'a> Challenge<'a> {
         let own = own_copy(&preparation, &LocalStore::open(&engine.directories).map_err(|error| failed(error.into()))?)
             .map_err(|error| failed(error.into()))?;
         let is_single = names.len() + usize::from(own.is_some()) < 2;
-        let rounds = rounds.unwrap_or(if is_single { 2 } else { 1 }).max(1);
+        let rounds = rounds.unwrap_or(1).max(if is_single { 2 } else { 1 });
         let one = OneMachine { pool, request: &request, inputs: &inputs, outputs: &outputs, log: &log, emit: &emit };
         let copies = thread::scope(|scope| {
             let builds = names.iter().map(|name| scope.spawn(cancel::inherit(|| one.build(name, rounds))));

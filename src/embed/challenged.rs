@@ -183,7 +183,7 @@ impl fmt::Display for FileDifference {
     }
 }
 
-/// Compares the copies of one output.
+/// Compares the copies of one output. A copy without the output is an error: it would pass as the same.
 pub(super) fn compare(
     path: StorePath,
     copies: &[OutputCopy],
@@ -192,7 +192,8 @@ pub(super) fn compare(
     let mut seen: Vec<&[u8; 32]> = Vec::new();
     let mut differences = Vec::new();
     for (index, copy) in copies.iter().enumerate() {
-        let Some(hash) = copy.hashes.get(&path) else { continue };
+        let hash = copy.hashes.get(&path);
+        let hash = hash.ok_or_else(|| io::Error::other(format!("no copy of '{path}' from {}", copy.source)))?;
         if seen.contains(&hash) {
             continue;
         }
@@ -228,5 +229,27 @@ fn kind(difference: NodeDifference) -> DifferenceKind {
         NodeDifference::Target(targets) => {
             DifferenceKind::Target(targets.map(|target| target.escape_ascii().to_string()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::path::StoreDir;
+
+    #[test]
+    fn a_copy_without_an_output_is_an_error() {
+        let directories = Directories::default();
+        let path = |name: &str| {
+            let path = format!("/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-{name}");
+            StorePath::parse(&StoreDir::default(), path.as_bytes()).unwrap()
+        };
+        let copy = |outputs: &[&str]| {
+            let hashes = outputs.iter().map(|name| (path(name), [7; 32])).collect();
+            OutputCopy::new(CopySource::ThisMachine, hashes, None)
+        };
+        let copies = [copy(&["out", "lib"]), copy(&["out"])];
+        assert!(compare(path("out"), &copies, &directories).unwrap().differences.is_empty());
+        assert!(compare(path("lib"), &copies, &directories).is_err());
     }
 }
