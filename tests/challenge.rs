@@ -212,11 +212,45 @@ fn a_machine_that_needs_its_outputs_keeps_them_and_builds_nothing() {
         let said = challenge(&head, &[drv(&result, "timed")]);
         assert_eq!(said.status, Some(1), "{said:?}");
         assert!(said.messages.contains(&format!("it has '{output}' and needs it")), "{said:?}");
+        assert!(said.messages.contains("still alive"), "{said:?}");
         assert_eq!(b1.built(), ["timed", "timed"]);
         assert_eq!((b1.path_info(output), b1.read(output)), (Some(before), contents));
         b1.run("rm", &["/var/guix/gcroots/timed"]);
         assert_eq!(challenge(&head, &[drv(&result, "timed")]).status, Some(6));
         assert_nothing_entered(&head, &[result.output("timed")]);
+    }
+}
+
+#[test]
+fn nothing_but_the_outputs_is_deleted_on_a_machine() {
+    let lab = Lab::new();
+    for release in RELEASES {
+        let machine = lab.build_machine(&format!("b1-{release:?}")).release(release);
+        let b1 = machine.daemon_argument("--gc-keep-outputs").start();
+        let head = lab.head().name(&format!("head-{release:?}")).start();
+        let shared = Drv::new("shared").script("echo $lib >$out; echo lib >$lib").outputs(&["out", "lib"]);
+        let user = Drv::new("user").script("echo $shared >$out").input(&shared);
+        let result = derivations(&head, &[&user, &shared]);
+        write_machines(&head, &[&b1]);
+        let shared = drv(&result, "shared");
+        // An output that only another output needs is deleted, also if the machine keeps the outputs of derivations.
+        for _ in 0..2 {
+            let said = challenge(&head, &[shared]);
+            assert_eq!(said.status, Some(0), "{said:?}");
+        }
+        assert_eq!(b1.built(), ["shared"; 4]);
+        // No root keeps the item that needs an output, so a garbage collector would delete it.
+        let output = result.output("user").to_str().unwrap();
+        let said = challenge(&head, &[drv(&result, "user")]);
+        assert_eq!(said.status, Some(0), "{said:?}");
+        let before = b1.built().len();
+        let said = challenge(&head, &[shared, "--json"]);
+        assert_eq!(said.status, Some(1), "{said:?}");
+        assert!(said.messages.contains(&format!("because '{output}' needs it")), "{said:?}");
+        assert!(b1.path_info(output).is_some(), "{output} was deleted");
+        assert_eq!(b1.built().len(), before);
+        b1.run("/usr/bin/guix", &["gc", "--delete", output]);
+        assert_eq!(challenge(&head, &[shared]).status, Some(0));
     }
 }
 

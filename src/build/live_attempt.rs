@@ -172,8 +172,11 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
     }
 
     fn upload(&mut self, link: &mut MachineLink) -> Result<(), AttemptError> {
+        link.client.stream_mut().set_silence_policy(self.limits.answer.clone());
+        if self.build.destination.wants_rebuild() {
+            self.delete_outputs(link)?;
+        }
         let MachineLink { client, connection, .. } = link;
-        client.stream_mut().set_silence_policy(self.limits.answer.clone());
         let signing_connection = SigningConnection::new(connection, &self.limits.answer, self.limiter);
         let signing_connection = self.signing_connection.insert(signing_connection);
         let (inputs, observer) = (self.build.inputs, &mut *self.observer);
@@ -186,9 +189,6 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
     fn build(&mut self, link: &mut MachineLink) -> Result<Option<BuildReport>, AttemptError> {
         let build = self.build;
         let derivation = &build.failover.request.derivation;
-        if build.destination.wants_rebuild() {
-            self.delete_outputs(link)?;
-        }
         let client = &mut link.client;
         self.observer.observe(&Event::Building { derivation, machine: &self.machine.name });
         let mut stopwatch = Stopwatch::start();
@@ -306,11 +306,11 @@ impl<'a> AttemptSteps for LiveAttempt<'a> {
 impl LiveAttempt<'_> {
     /// Deletes the outputs from the machine, which has to build them again.
     fn delete_outputs(&self, link: &mut MachineLink) -> Result<(), AttemptError> {
-        let left = delete_outputs(&mut link.client, self.build.outputs, self.machine, self.build.state);
-        match left.map_err(|error| failed("deleting its outputs", &error, link))?.first() {
+        let obstacle = delete_outputs(&mut link.client, self.build.outputs, self.machine, self.build.state);
+        match obstacle.map_err(|error| failed("deleting its outputs", &error, link))? {
             None => Ok(()),
-            Some(output) => {
-                let cause = format!("it has '{output}' and needs it, so it does not build it again");
+            Some(obstacle) => {
+                let cause = format!("{obstacle}, so it does not build it again");
                 let hint = "`guix gc --referrers` and `guix gc --list-roots` there show why; or name another machine";
                 let cause = with_hint(&cause, Some(hint.to_owned()));
                 Err(AttemptError::Reported(Failure::Refused { machine: self.machine.name.clone(), cause }))

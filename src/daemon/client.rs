@@ -33,6 +33,9 @@ pub struct PathInfo {
     pub nar_size: u64,
 }
 
+/// The limit of items that refer to one item.
+const MAX_REFERRERS: usize = 1 << 17;
+
 /// The action of `Client::collect_garbage`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Garbage {
@@ -155,6 +158,13 @@ impl<S: Read + Write> Client<S> {
     /// Returns those of `paths` that are valid.
     pub fn query_valid_paths(&mut self, paths: &BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, Error> {
         self.query_subset(Operation::QueryValidPaths, paths)
+    }
+
+    /// Returns the valid items that refer to `path`, which may be one of them.
+    pub fn query_referrers(&mut self, path: &StorePath) -> Result<BTreeSet<StorePath>, Error> {
+        self.call(&WireRequest::new(Operation::QueryReferrers).path(path), |link, store| {
+            Ok(link.paths(store, MAX_REFERRERS)?.into_iter().collect())
+        })
     }
 
     /// Makes a request whose reply is a subset of `paths`.

@@ -6,6 +6,7 @@ use crate::store::path::StorePath;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     IsValidPath = 1,
+    QueryReferrers = 6,
     AddToStore = 7,
     AddTextToStore = 8,
     BuildPaths = 9,
@@ -28,6 +29,7 @@ impl Operation {
     pub fn name(self) -> &'static str {
         match self {
             Operation::IsValidPath => "IsValidPath",
+            Operation::QueryReferrers => "QueryReferrers",
             Operation::AddToStore => "AddToStore",
             Operation::AddTextToStore => "AddTextToStore",
             Operation::BuildPaths => "BuildPaths",

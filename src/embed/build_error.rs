@@ -119,7 +119,15 @@ impl BuildError {
             Failure::TimedOut { machine, message, kept, .. } => {
                 BuildError::TimedOut { derivation, machine, message, kept }
             }
-            Failure::NoMachineLeft { last: reason, hint, .. } => {
+            Failure::NoMachineLeft { last, hint, .. } => {
+                let failed = attempts.iter().rev().find_map(|one| Some((&one.machine, one.failure.as_ref()?)));
+                let (reason, hint) = match failed {
+                    Some((machine, cause)) => {
+                        let (cause, remedy) = split_hint(cause);
+                        (format!("{last}; '{machine}' failed: {cause}"), hint.or(remedy))
+                    }
+                    None => (last, hint),
+                };
                 BuildError::NoMachine { derivation, reason, attempts, hint }
             }
             Failure::Machine { cause, .. } | Failure::Refused { cause, .. } => {
@@ -144,6 +152,22 @@ mod tests {
         let error = BuildError::of_failure("x.drv", failure, Vec::new());
         assert_eq!(error.to_string(), "this machine cannot have 'x.drv' built: the store is full");
         assert_eq!(error.hint(), Some("make room"));
+        let attempt = |machine: &str, failure: &str| Attempt {
+            machine: machine.to_owned(),
+            failure: Some(format!("{failure}\n  hint: look at {machine}")),
+        };
+        let failure = |hint: Option<&str>| {
+            let (derivation, last) = ("x.drv".to_owned(), "no other machine matches".to_owned());
+            Failure::NoMachineLeft { derivation, tried: Vec::new(), last, hint: hint.map(str::to_owned) }
+        };
+        let attempts = || vec![attempt("b1", "it is full"), attempt("b2", "it is gone")];
+        let error = BuildError::of_failure("x.drv", failure(None), attempts());
+        let text = "no machine has built 'x.drv': no other machine matches; 'b2' failed: it is gone";
+        assert_eq!((error.to_string().as_str(), error.hint()), (text, Some("look at b2")));
+        let error = BuildError::of_failure("x.drv", failure(Some("wait")), attempts());
+        assert_eq!((error.to_string().as_str(), error.hint()), (text, Some("wait")));
+        let error = BuildError::of_failure("x.drv", failure(None), Vec::new());
+        assert_eq!(error.to_string(), "no machine has built 'x.drv': no other machine matches");
         let error = BuildError::derivation("x", std::io::Error::other("no such file"));
         assert_eq!(error.source().unwrap().to_string(), "no such file");
         assert_eq!(error.hint(), None);

@@ -33,4 +33,4 @@ pub use limiter::TransferLimiter;
 pub use rejected::RejectedOutput;
 pub use signing_connection::SigningConnection;
 pub use signing_key_check::{check_signing_key, refused, remember};
-pub use upload::upload;
+pub use upload::{is_input_root, upload};

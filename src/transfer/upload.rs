@@ -31,6 +31,12 @@ use crate::timing::Stopwatch;
 /// The name of the item that protects the inputs.
 const ROOT_NAME: &str = "offload-inputs";
 
+/// Returns whether an item is one that has protected inputs on a machine. Without a connection that holds it, it is
+/// garbage.
+pub fn is_input_root(item: &StorePath) -> bool {
+    item.base_name().split_once('-').is_some_and(|(_, name)| name == ROOT_NAME)
+}
+
 /// Sends those of `inputs` (a closure) that the machine of `client` lacks. On return all of them are valid there, and
 /// protected until the connection ends. `signing_connection` is started as soon as it is clear that no import is
 /// needed.
