@@ -72,6 +72,13 @@ impl ExitStatus {
         }
     }
 
+    /// Returns the status of a command whose parts end with these: a failure of a derivation itself comes first, then one
+    /// for reasons that may pass, and a difference last.
+    pub fn of_parts(parts: &[ExitStatus]) -> ExitStatus {
+        let order = [ExitStatus::BuildFailed, ExitStatus::TimedOut, ExitStatus::Failure, ExitStatus::Differs];
+        order.into_iter().find(|status| parts.contains(status)).unwrap_or(ExitStatus::Success)
+    }
+
     /// Returns the status of a process of this program that ended with `code`. `None`: a signal ended it.
     pub fn from_code(code: Option<i32>) -> ExitStatus {
         let is_its = |status: &ExitStatus| code == Some(status.code().into());
@@ -94,6 +101,19 @@ mod tests {
     fn the_daemons_statuses_are_fixed() {
         let statuses = [ExitStatus::Success, ExitStatus::Failure, ExitStatus::BuildFailed, ExitStatus::TimedOut];
         assert_eq!(statuses.map(ExitStatus::code), [0, 1, 100, 101]);
+    }
+
+    #[test]
+    fn the_worst_part_has_the_status() {
+        let order = [ExitStatus::BuildFailed, ExitStatus::TimedOut, ExitStatus::Failure, ExitStatus::Differs];
+        for (index, worst) in order.iter().enumerate() {
+            let mut parts = [&order[index..], &[ExitStatus::Success]].concat();
+            assert_eq!(ExitStatus::of_parts(&parts), *worst);
+            parts.reverse();
+            assert_eq!(ExitStatus::of_parts(&parts), *worst);
+        }
+        assert_eq!(ExitStatus::of_parts(&[ExitStatus::Success]), ExitStatus::Success);
+        assert_eq!(ExitStatus::of_parts(&[]), ExitStatus::Success);
     }
 
     #[test]

@@ -246,7 +246,10 @@ fn nothing_but_the_outputs_is_deleted_on_a_machine() {
         let before = b1.built().len();
         let said = challenge(&head, &[shared, "--json"]);
         assert_eq!(said.status, Some(1), "{said:?}");
-        assert!(said.messages.contains(&format!("because '{output}' needs it")), "{said:?}");
+        let failed = report(&said);
+        assert_eq!(failed["result"], "no machine", "{failed}");
+        assert!(failed["error"].as_str().unwrap().contains(&format!("because '{output}' needs it")), "{failed}");
+        assert!(failed["hint"].as_str().unwrap().contains("guix gc --referrers"), "{failed}");
         assert!(b1.path_info(output).is_some(), "{output} was deleted");
         assert_eq!(b1.built().len(), before);
         b1.run("/usr/bin/guix", &["gc", "--delete", output]);
@@ -297,12 +300,14 @@ fn failures_and_interrupts_end_a_challenge() {
     let failing = Drv::new("failing").script("echo out of luck; exit 3");
     let endless = Drv::new("endless").script("sleep 1000");
     let picky = Drv::new("picky").features(&["kvm"]);
-    let result = derivations(&head, &[&failing, &endless, &picky]);
+    let timed = Drv::new("timed").script("sleep 0.1; cat /proc/uptime >$out");
+    let result = derivations(&head, &[&failing, &endless, &picky, &timed]);
     write_machines(&head, &[&b1, &b2]);
     for (arguments, status, words) in [
         (&[drv(&result, "failing")][..], 100, "failed to build on 'b"),
         (&[drv(&result, "failing")], 100, "b2: out of luck"),
-        (&[drv(&result, "picky")], 1, "no machine can build it now"),
+        (&[drv(&result, "failing"), drv(&result, "picky")], 5, "picky.drv': b1: "),
+        (&[drv(&result, "picky"), "--on", "b2"], 5, "b2: it lacks the feature kvm"),
         (&[drv(&result, "failing"), "--on", "b3"], 5, "no enabled machine matches 'b3'; the machine file has b1, b2"),
         (&[drv(&result, "failing"), "--rounds", "0"], 2, "0 is not in 1..=100"),
         (&["failing"], 2, "'failing' is not a derivation: "),
@@ -310,6 +315,20 @@ fn failures_and_interrupts_end_a_challenge() {
         let said = challenge(&head, arguments);
         assert_eq!(said.status, Some(status), "{said:?}");
         assert!(said.messages.contains(words) && said.out.is_empty(), "{words}: {said:?}");
+    }
+    // The failure counts more than the difference, in both orders, and both are in the result.
+    let (failing, timed) = (drv(&result, "failing"), drv(&result, "timed"));
+    for order in [[failing, timed], [timed, failing]] {
+        let said = challenge(&head, &[&order[..], &["--on", "b1", "--json"]].concat());
+        assert_eq!(said.status, Some(100), "{said:?}");
+        let whole: Value = serde_json::from_str(&said.out).unwrap();
+        let entry = |name: &str| &whole["derivations"][order.iter().position(|one| *one == name).unwrap()];
+        let (failed, compared) = (entry(failing), entry(timed));
+        assert_eq!((&failed["derivation"], &failed["result"]), (&json!(failing), &json!("failed")), "{whole}");
+        assert!(failed["error"].as_str().unwrap().contains("failed to build on 'b1'"), "{whole}");
+        assert!(failed.get("copies").is_none(), "{whole}");
+        assert_eq!((&compared["derivation"], &compared["result"]), (&json!(timed), &json!("different")), "{whole}");
+        assert_eq!(compared["error"], Value::Null, "{whole}");
     }
     let mut command = head.command("/opt/offload/offload");
     let mut child = command.args(["challenge", drv(&result, "endless")]).stderr(Stdio::piped()).spawn().unwrap();

@@ -19,7 +19,7 @@ mod batch;
 pub(super) mod derivations;
 pub(super) mod error;
 mod options;
-mod plan;
+pub(super) mod plan;
 mod report;
 mod roots;
 

@@ -1,8 +1,9 @@
 //! `offload challenge DRV…` builds derivations on several machines, or several times on one, and compares the outputs with
 //! each other and with those in the store. None of them enters the store.
 //!
-//! With `--json` the result is one object: `version` (1) and `derivations`. Each has `derivation`, `reproducible`, `copies`
-//! (`source`: `this machine` or `machine`, `machine`, `round`) and `outputs`, by their ids: `path`, `hashes` of the nars in the order of
+//! With `--json` the result is one object: `version` (1) and `derivations`. Each has `derivation` and `result`: `same`,
+//! `different`, or that of a failed build. Then it has `error` and `hint`; else `reproducible`, `copies` (`source`: `this
+//! machine` or `machine`, `machine`, `round`) and `outputs`, by their ids: `path`, `hashes` of the nars in the order of
 //! `copies`, and `differences` (`first` and `second`: indices of copies, `files`, `omitted`: how many files more). A file
 //! has `path`, `difference` (`contents`, `executable`, `target`, `type` or `missing`), and as far as they apply `at`, `sizes`,
 //! `values` and `only_in` (`first` or `second`).
@@ -19,15 +20,16 @@ use log::{error, info, warn};
 
 use self::report::Report;
 use super::build::derivations::read_derivations;
-use super::build::error::{message, status};
+use super::build::error::{failure, message, status};
 use super::build::load_pool;
+use super::build::plan::obstacles;
 use super::failure::{CommandError, CommandResult};
 use super::machines::own_system;
 use super::prefixed_log::PrefixedLog;
 use super::reporter::Reporter;
 use super::signals;
 use crate::cancel::Cancel;
-use crate::embed::{BuildError, Challenged, Pool};
+use crate::embed::{BuildError, Challenged, Pool, Verdict};
 use crate::engine::Engine;
 use crate::events::{Event, Observer};
 use crate::exit::ExitStatus;
@@ -68,20 +70,16 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let directories = &engine.directories;
     let derivations = read_derivations(&args.derivations, &directories.store, &mut io::stdin().lock())?;
     let pool = load_pool(args.machine_file(), directories)?;
-    if let Some(unknown) = args.on.iter().find(|name| pool.slots(&[name]) == 0) {
-        let machines: Vec<&str> = pool.machines().collect();
-        let message = format!("no enabled machine matches '{unknown}'; the machine file has {}", machines.join(", "));
-        return Err(CommandError::new(ExitStatus::NoMatch, message));
-    }
+    check_machines(&pool, &derivations, &args.on)?;
     let messages = io::stderr().as_fd().try_clone_to_owned();
     let messages =
         File::from(messages.map_err(|cause| CommandError::failure(format!("cannot print messages: {cause}")))?);
     let cancel = signals::cancel_on_signals();
-    let (mut results, mut failed, mut differs) = (Vec::new(), None, false);
+    let (mut results, mut statuses) = (Vec::new(), Vec::new());
     for derivation in &derivations {
         match challenge(&pool, derivation, args, &cancel, &messages) {
             Ok(challenged) => {
-                differs |= !challenged.is_reproducible();
+                statuses.push(if challenged.is_reproducible() { ExitStatus::Success } else { ExitStatus::Differs });
                 if args.json {
                     results.push(Report::of(&challenged));
                 } else {
@@ -89,7 +87,8 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
                 }
             }
             Err(error) => {
-                failed = failed.or(Some(status(&error)));
+                statuses.push(status(&error));
+                results.push(Report::of_failure(derivation, &error));
                 match error {
                     BuildError::Cancelled => warn!("the challenge of '{derivation}' was cancelled"),
                     error => {
@@ -103,7 +102,25 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     if args.json {
         report::print(results).map_err(|error| CommandError::output("the comparison", &error))?;
     }
-    Ok(failed.unwrap_or(if differs { ExitStatus::Differs } else { ExitStatus::Success }))
+    Ok(ExitStatus::of_parts(&statuses))
+}
+
+/// Fails if a machine is unknown or disabled, or if no machine can build one of the derivations.
+fn check_machines(pool: &Pool, derivations: &[StorePath], names: &[String]) -> Result<(), CommandError> {
+    if let Some(unknown) = names.iter().find(|name| pool.slots(&[name]) == 0) {
+        let machines: Vec<&str> = pool.machines().collect();
+        let message = format!("no enabled machine matches '{unknown}'; the machine file has {}", machines.join(", "));
+        return Err(CommandError::new(ExitStatus::NoMatch, message));
+    }
+    for derivation in derivations {
+        let build = names.iter().fold(pool.build(derivation), |build, name| build.on(name));
+        let explanation = build.plan().map_err(|error| failure(&error))?.explanation;
+        if explanation.verdict == Verdict::NoMatch {
+            let message = format!("no machine can build '{derivation}': {}", obstacles(&explanation));
+            return Err(CommandError::new(ExitStatus::NoMatch, message));
+        }
+    }
+    Ok(())
 }
 
 fn challenge(

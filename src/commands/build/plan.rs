@@ -36,7 +36,7 @@ fn plan_one(pool: &Pool, derivation: &StorePath, options: &BuildOptions) -> Resu
 }
 
 /// Returns why each machine cannot take the build.
-fn obstacles(explanation: &Explanation) -> String {
+pub fn obstacles(explanation: &Explanation) -> String {
     let each = explanation.machines.iter().filter_map(|machine| match &machine.readiness {
         Readiness::Not(obstacle) => Some(format!("{}: {}", machine.name, plain(&obstacle.to_string()))),
         _ => None,

@@ -5,8 +5,9 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use crate::commands::build::error::message;
 use crate::commands::terminal::write_json;
-use crate::embed::{Challenged, CopyDifference, CopySource, DifferenceKind, FileDifference, OutputCopy};
+use crate::embed::{BuildError, Challenged, CopyDifference, CopySource, DifferenceKind, FileDifference, OutputCopy};
 use crate::store::path::StorePath;
 
 /// The version of the JSON form. It changes when a field is removed or changes its meaning; new fields may appear.
@@ -25,6 +26,15 @@ struct Whole {
 #[derive(Serialize)]
 pub struct Report {
     derivation: String,
+    result: &'static str,
+    error: Option<String>,
+    hint: Option<String>,
+    #[serde(flatten)]
+    comparison: Option<ComparisonReport>,
+}
+
+#[derive(Serialize)]
+struct ComparisonReport {
     reproducible: bool,
     copies: Vec<CopyReport>,
     outputs: BTreeMap<String, OutputReport>,
@@ -70,12 +80,32 @@ impl Report {
             differences: differences.iter().map(difference).collect(),
         };
         let outputs = challenged.outputs.iter();
-        Report {
-            derivation: challenged.derivation.to_string(),
-            reproducible: challenged.is_reproducible(),
+        let reproducible = challenged.is_reproducible();
+        let comparison = ComparisonReport {
+            reproducible,
             copies: challenged.copies.iter().map(copy).collect(),
             outputs: outputs.map(|(id, one)| (id.clone(), output(&one.path, &one.differences))).collect(),
+        };
+        Report {
+            derivation: challenged.derivation.to_string(),
+            result: if reproducible { "same" } else { "different" },
+            error: None,
+            hint: None,
+            comparison: Some(comparison),
         }
+    }
+
+    pub fn of_failure(derivation: &StorePath, error: &BuildError) -> Report {
+        let result = match error {
+            BuildError::Cancelled => "cancelled",
+            BuildError::Failed { .. } => "failed",
+            BuildError::TimedOut { .. } => "timed out",
+            BuildError::NoMachine { .. } => "no machine",
+            BuildError::Inputs { .. } => "inputs failed",
+            BuildError::Derivation { .. } | BuildError::ThisMachine { .. } => "this machine failed",
+        };
+        let hint = error.hint().map(str::to_owned);
+        Report { derivation: derivation.to_string(), result, error: Some(message(error)), hint, comparison: None }
     }
 }
 
