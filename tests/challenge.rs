@@ -286,6 +286,12 @@ fn the_outputs_in_the_store_take_part() {
         assert_eq!(found["copies"][0]["source"], "this machine", "{found}");
     }
     assert_eq!(b1.built().iter().filter(|name| *name == "marked").count(), 2);
+    // Its copy stays as long as diffoscope reads it.
+    head.write("/usr/bin/diffoscope", "#!/bin/sh\nguix gc >/dev/null 2>&1\nfor file; do cat $file; done\nexit 1\n");
+    head.run("chmod", &["755", "/usr/bin/diffoscope"]);
+    let said = challenge(&head, &[marked, "--on", "b2"]);
+    assert_eq!(said.status, Some(6), "{said:?}");
+    assert!(said.out.ends_with("12"), "{said:?}");
     // Nothing has replaced it.
     assert_eq!(head.path_info(result.output("marked")), Some(before));
     assert_eq!(head.read(result.output("marked")), b"1");

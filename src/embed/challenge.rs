@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use super::build_error::BuildError;
 use super::builder::EngineState;
+use super::built::Roots;
 use super::challenged::{Challenged, CopySource, OutputCopy, compare};
 use super::explanation::{Obstacle, Readiness};
 use super::pool::{Pool, explain};
@@ -140,7 +141,9 @@ impl<'a> Challenge<'a> {
         let outputs = preparation.derivation.outputs.iter().map(|(id, output)| (id.clone(), output.path.clone()));
         let outputs = outputs.map(|(id, path)| Ok((id, compare(path, &copies, &engine.directories)?)));
         let outputs = outputs.collect::<io::Result<_>>().map_err(|error| failed(error.into()))?;
-        Ok(Challenged { derivation: preparation.path.clone(), outputs, copies })
+        let Preparation { path, daemon, .. } = preparation;
+        let roots = Roots(Arc::new(Mutex::new(daemon.into_inner())));
+        Ok(Challenged { derivation: path, outputs, copies, _roots: roots })
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use super::built::Roots;
 use crate::local::{Directories, Dump};
 use crate::store::base32;
 use crate::store::nar::{self, NodeDifference, Which};
@@ -17,7 +18,8 @@ const MAX_LISTED: usize = 1000;
 
 /// The result of a [`Challenge`](super::Challenge).
 ///
-/// The copies are files in a temporary directory until this value is dropped.
+/// The copies are files in a temporary directory until this value is dropped. Until then, the garbage collector keeps the
+/// outputs in the store of this machine.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Challenged {
@@ -28,6 +30,7 @@ pub struct Challenged {
     /// The copies of the outputs: first those of this machine, if it has them, then those of the machines in the order of
     /// their names and rounds.
     pub copies: Vec<OutputCopy>,
+    pub(super) _roots: Roots,
 }
 
 impl Challenged {
