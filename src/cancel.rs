@@ -9,7 +9,7 @@
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,8 @@ struct Switch {
     is_cancelled: AtomicBool,
     /// Readable once it is cancelled; made when a thread first waits. `None` inside: no descriptor was free.
     event: OnceLock<Option<OwnedFd>>,
+    /// The switches that this one turns.
+    children: Mutex<Vec<Weak<Switch>>>,
 }
 
 impl Cancel {
@@ -46,6 +48,22 @@ impl Cancel {
         if let Some(Some(event)) = self.0.event.get() {
             wake(event);
         }
+        let children = self.0.children.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        children.iter().filter_map(Weak::upgrade).for_each(|child| Cancel(child).cancel());
+    }
+
+    /// Returns a switch that this one turns, too.
+    pub(crate) fn child(&self) -> Cancel {
+        let child = Cancel::default();
+        let mut children = self.0.children.lock().unwrap_or_else(PoisonError::into_inner);
+        children.retain(|child| child.strong_count() > 0);
+        children.push(Arc::downgrade(&child.0));
+        drop(children);
+        // Its parent may have been turned before the parent knew it.
+        if self.is_cancelled() {
+            child.cancel();
+        }
+        child
     }
 
     /// Returns whether it was cancelled.
@@ -212,6 +230,18 @@ mod tests {
             })
             .unwrap();
         }
+    }
+
+    #[test]
+    fn a_switch_turns_its_children_and_no_child_its_parent() {
+        let parent = Cancel::default();
+        let [first, second] = [parent.child(), parent.child()];
+        first.cancel();
+        assert_eq!([&parent, &first, &second].map(Cancel::is_cancelled), [false, true, false]);
+        drop(first);
+        let third = parent.child();
+        parent.cancel();
+        assert!(second.is_cancelled() && third.is_cancelled() && parent.child().is_cancelled());
     }
 
     #[test]

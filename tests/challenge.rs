@@ -311,7 +311,7 @@ fn failures_and_interrupts_end_a_challenge() {
     write_machines(&head, &[&b1, &b2]);
     for (arguments, status, words) in [
         (&[drv(&result, "failing")][..], 100, "failed to build on 'b"),
-        (&[drv(&result, "failing")], 100, "b2: out of luck"),
+        (&[drv(&result, "failing")], 100, ": out of luck\n"),
         (&[drv(&result, "failing"), drv(&result, "picky")], 5, "picky.drv': b1: "),
         (&[drv(&result, "picky"), "--on", "b2"], 5, "b2: it lacks the feature kvm"),
         (&[drv(&result, "failing"), "--on", "b3"], 5, "no enabled machine matches 'b3'; the machine file has b1, b2"),
@@ -347,6 +347,44 @@ fn failures_and_interrupts_end_a_challenge() {
     assert!(messages.contains("endless.drv' was cancelled"), "{messages}");
     wait_until("the builds have ended on the machines", LONG, || !b1.is_building() && !b2.is_building());
     assert_nothing_entered(&head, &["failing", "endless"].map(|name| result.output(name)));
+}
+
+#[test]
+fn another_machine_replaces_one_that_fails_and_a_failed_build_ends_the_others() {
+    let lab = Lab::new();
+    let hosts = ["b1", "b2", "b3"].map(|name| lab.build_machine(name).start());
+    let head = lab.head().start();
+    let same = Drv::new("same").script("echo same >$out");
+    let picky = Drv::new("fails-on-b1").script("if grep -q b1 /var/lab/mark; then exit 3; fi; sleep 1000");
+    let result = derivations(&head, &[&same, &picky]);
+    let entries = hosts.iter().zip([90.0, 2.0, 1.0]).map(|(host, speed)| {
+        mark(host, host.name());
+        host.entry().set("overload_threshold", false).set("speed", speed)
+    });
+    head.write_machines(&entries.collect::<Vec<_>>());
+    let [b1, b2, b3] = &hosts;
+    let output = result.output("same").to_str().unwrap();
+    assert_eq!(challenge(&head, &[drv(&result, "same"), "--on", "b1"]).status, Some(0));
+    b1.run("ln", &["-s", output, "/var/guix/gcroots/same"]);
+    let said = challenge(&head, &[drv(&result, "same"), "--json"]);
+    assert_eq!(said.status, Some(0), "{said:?}");
+    assert!(said.messages.contains("needs it"), "{said:?}");
+    let found = report(&said);
+    let mut machines = [0, 1].map(|index| found["copies"][index]["machine"].as_str().unwrap_or("none"));
+    machines.sort_unstable();
+    assert_eq!(machines, ["b2", "b3"], "{found}");
+    // A machine that is named has no replacement.
+    let said = challenge(&head, &[drv(&result, "same"), "--on", "b1", "--on", "b2"]);
+    assert_eq!(said.status, Some(1), "{said:?}");
+    let mut command = head.command("timeout");
+    let arguments =
+        ["60", "/opt/offload/offload", "challenge", drv(&result, "fails-on-b1"), "--on", "b1", "--on", "b2"];
+    let said = Said::from(command.args(arguments).output().unwrap());
+    assert_eq!(said.status, Some(100), "{said:?}");
+    assert!(said.messages.contains("failed to build on 'b1'"), "{said:?}");
+    wait_until("the other build has ended", LONG, || !b2.is_building());
+    assert!(b3.built().iter().all(|name| name == "same"));
+    assert_nothing_entered(&head, &["same", "fails-on-b1"].map(|name| result.output(name)));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A challenge: builds of one derivation on several machines, whose outputs are compared and enter no store.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -13,7 +13,7 @@ use super::explanation::{Obstacle, Readiness};
 use super::pool::{Pool, explain};
 use super::preparation::Preparation;
 use super::recorder::{Emitter, Recorder};
-use crate::cancel::{self, Cancel};
+use crate::cancel::Cancel;
 use crate::engine::Task;
 use crate::events::Event;
 use crate::hook::{BuildLog, Request};
@@ -67,7 +67,7 @@ impl Pool {
 
 impl<'a> Challenge<'a> {
     /// Builds on the machine of this name, and on those of other calls. Default: on the two best machines that match, or
-    /// on the only one.
+    /// on the only one. If one of these cannot build, the next best one does.
     pub fn on(mut self, machine: impl Into<String>) -> Self {
         self.names.push(machine.into());
         self
@@ -100,7 +100,7 @@ impl<'a> Challenge<'a> {
     /// Builds, and compares the outputs, with those in the store of this machine if they are valid there.
     ///
     /// A machine that has the outputs deletes them first, and fails if something there needs them. The builds of different
-    /// machines run at the same time. If one of them fails, the challenge fails.
+    /// machines run at the same time. If one of them fails, the others end, and the challenge fails.
     pub fn run(self) -> Result<Challenged, BuildError> {
         let cancel = self.cancel.clone();
         let result = cancel.scope(|| self.run_in_scope());
@@ -111,14 +111,21 @@ impl<'a> Challenge<'a> {
     }
 
     fn run_in_scope(self) -> Result<Challenged, BuildError> {
-        let Challenge { pool, derivation, names, rounds, log, on_event, .. } = self;
+        let Challenge { pool, derivation, names, rounds, cancel, log, on_event } = self;
         let engine = &pool.engine().0.engine;
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| BuildError::this_machine(&derivation, error);
         pool.check_names(&names, &derivation)?;
         let preparation = Preparation::new(&engine.directories, &engine.state, &derivation)?;
         preparation.protect()?;
         let request = preparation.request();
-        let names = if names.is_empty() { best(pool, &request)? } else { pool.without_repetitions(names) };
+        let (names, spares) = match names.is_empty() {
+            true => {
+                let mut best = best(pool, &request)?;
+                let spares = best.split_off(best.len().min(DEFAULT_MACHINES));
+                (best, spares)
+            }
+            false => (pool.without_repetitions(names), Vec::new()),
+        };
         let on_event = Mutex::new(on_event);
         let emit = |event: &Event<'_>| on_event.lock().unwrap_or_else(PoisonError::into_inner)(event);
         let preparing = Emitter::new(Box::new(&emit));
@@ -130,14 +137,18 @@ impl<'a> Challenge<'a> {
             .map_err(|error| failed(error.into()))?;
         let is_single = names.len() + usize::from(own.is_some()) < 2;
         let rounds = rounds.unwrap_or(1).max(if is_single { 2 } else { 1 });
-        let one = OneMachine { pool, request: &request, inputs: &inputs, outputs: &outputs, log: &log, emit: &emit };
-        let copies = thread::scope(|scope| {
-            let builds = names.iter().map(|name| scope.spawn(cancel::inherit(|| one.build(name, rounds))));
-            let builds: Vec<_> = builds.collect();
+        let spares = Mutex::new(spares.into());
+        let (inputs, outputs) = (&inputs, &outputs);
+        let one = OneMachine { pool, request: &request, inputs, outputs, spares: &spares, log: &log, emit: &emit };
+        // One failure ends all builds.
+        let all = cancel.child();
+        let build = |name| all.scope(|| one.build_or_replace(name, rounds).inspect_err(|_| all.cancel()));
+        let copies: Vec<Result<_, _>> = thread::scope(|scope| {
+            let build = &build;
+            let builds: Vec<_> = names.into_iter().map(|name| scope.spawn(move || build(name))).collect();
             builds.into_iter().map(|build| build.join().unwrap_or_else(|_| Err(BuildError::Cancelled))).collect()
         });
-        let copies: Vec<Vec<OutputCopy>> = Result::from_iter::<Vec<Result<_, _>>>(copies)?;
-        let copies: Vec<OutputCopy> = own.into_iter().chain(copies.into_iter().flatten()).collect();
+        let copies: Vec<OutputCopy> = own.into_iter().chain(all_of(copies)?).collect();
         let outputs = preparation.derivation.outputs.iter().map(|(id, output)| (id.clone(), output.path.clone()));
         let outputs = outputs.map(|(id, path)| Ok((id, compare(path, &copies, &engine.directories)?)));
         let outputs = outputs.collect::<io::Result<_>>().map_err(|error| failed(error.into()))?;
@@ -156,7 +167,18 @@ impl std::fmt::Debug for Challenge<'_> {
     }
 }
 
-/// Returns the names of the best machines that match.
+/// Returns all copies, or the error that has ended the builds.
+fn all_of(results: Vec<Result<Vec<OutputCopy>, BuildError>>) -> Result<Vec<OutputCopy>, BuildError> {
+    let (mut copies, mut errors) = (Vec::new(), Vec::new());
+    for result in results {
+        result.map_or_else(|error| errors.push(error), |more| copies.extend(more));
+    }
+    // The others were cancelled for it.
+    errors.sort_by_key(|error| matches!(error, BuildError::Cancelled));
+    errors.into_iter().next().map_or(Ok(copies), Err)
+}
+
+/// Returns the names of the machines that match, the best one first.
 fn best(pool: &Pool, request: &Request) -> Result<Vec<String>, BuildError> {
     let explanation = explain(pool, request, &[], false);
     let (mut names, mut obstacles): (Vec<String>, Vec<String>) = Default::default();
@@ -169,7 +191,7 @@ fn best(pool: &Pool, request: &Request) -> Result<Vec<String>, BuildError> {
                 false
             }
         };
-        if can_build && !names.contains(&machine.name) && names.len() < DEFAULT_MACHINES {
+        if can_build && !names.contains(&machine.name) {
             names.push(machine.name);
         }
     }
@@ -199,11 +221,25 @@ struct OneMachine<'a> {
     request: &'a Request,
     inputs: &'a BTreeSet<StorePath>,
     outputs: &'a BTreeSet<StorePath>,
+    /// The machines that replace others which cannot build, the best one first.
+    spares: &'a Mutex<VecDeque<String>>,
     log: &'a LogFn<'a>,
     emit: &'a (dyn Fn(&Event<'_>) + Sync),
 }
 
 impl OneMachine<'_> {
+    /// Builds so many times on this machine, or on one that replaces it.
+    fn build_or_replace(&self, mut name: String, rounds: u32) -> Result<Vec<OutputCopy>, BuildError> {
+        loop {
+            let result = self.build(&name, rounds);
+            let Err(BuildError::NoMachine { .. }) = result else { return result };
+            match self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop_front() {
+                Some(spare) => name = spare,
+                None => return result,
+            }
+        }
+    }
+
     /// Builds so many times on one machine.
     fn build(&self, name: &str, rounds: u32) -> Result<Vec<OutputCopy>, BuildError> {
         (1..=rounds).map(|round| self.build_once(name, round)).collect()
