@@ -176,7 +176,7 @@ fn the_files_that_differ_are_named() {
     assert!(said.messages.contains("install diffoscope to see how the contents differ"), "{said:?}");
     head.write(
         "/usr/bin/diffoscope",
-        "#!/bin/sh\necho \"diffoscope: $(cmp -l $1/a/b/c/d/file $2/a/b/c/d/file)\"\nexit 1\n",
+        "#!/bin/sh\necho \"diffoscope: $(cmp -l $3/a/b/c/d/file $4/a/b/c/d/file) $1 $(wc -c)\"\nexit 1\n",
     );
     head.run("chmod", &["755", "/usr/bin/diffoscope"]);
     let said = challenge(&head, &[drv(&result, "byte"), drv(&result, "executable")]);
@@ -186,9 +186,25 @@ fn the_files_that_differ_are_named() {
         "      a/b/c/d/file: the contents differ from byte 200000 on (200003 bytes)\n",
         "      a/bin/tool: executable only in the ",
         "diffoscope: 200001  6",
+        "--exclude-directory-metadata=yes 0\n",
     ] {
         assert!(said.out.contains(line), "{line}: {said:?}");
     }
+    assert!(!said.messages.contains("diffoscope"), "{said:?}");
+    head.write("/usr/bin/diffoscope", "#!/bin/sh\necho broken >&2\nexit 2\n");
+    let said = challenge(&head, &[drv(&result, "byte")]);
+    assert_eq!(said.status, Some(6), "{said:?}");
+    assert!(said.messages.contains("diffoscope has failed: exit status: 2"), "{said:?}");
+    head.write("/usr/bin/diffoscope", "#!/bin/sh\necho $$ >/tmp/started\nexec sleep 1000\n");
+    let mut command = head.command("/opt/offload/offload");
+    let mut child = command.args(["challenge", drv(&result, "byte")]).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("diffoscope runs", LONG, || head.path("/tmp/started").exists());
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, Signal::INT).unwrap();
+    let mut messages = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut messages).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(6), "{messages}");
+    assert!(messages.contains("diffoscope was ended"), "{messages}");
     assert_nothing_entered(&head, &["byte", "executable", "entry"].map(|name| result.output(name)));
 }
 
@@ -287,7 +303,10 @@ fn the_outputs_in_the_store_take_part() {
     }
     assert_eq!(b1.built().iter().filter(|name| *name == "marked").count(), 2);
     // Its copy stays as long as diffoscope reads it.
-    head.write("/usr/bin/diffoscope", "#!/bin/sh\nguix gc >/dev/null 2>&1\nfor file; do cat $file; done\nexit 1\n");
+    head.write(
+        "/usr/bin/diffoscope",
+        "#!/bin/sh\nguix gc >/dev/null 2>&1\nshift 2\nfor file; do cat $file; done\nexit 1\n",
+    );
     head.run("chmod", &["755", "/usr/bin/diffoscope"]);
     let said = challenge(&head, &[marked, "--on", "b2"]);
     assert_eq!(said.status, Some(6), "{said:?}");

@@ -14,7 +14,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus as ProcessStatus, Stdio};
+use std::time::Duration;
 
 use log::{error, info, warn};
 
@@ -28,13 +29,16 @@ use super::machines::own_system;
 use super::prefixed_log::PrefixedLog;
 use super::reporter::Reporter;
 use super::signals;
-use crate::cancel::Cancel;
+use crate::cancel::{self, Cancel};
 use crate::embed::{BuildError, Challenged, Pool, Verdict};
 use crate::engine::Engine;
 use crate::events::{Event, Observer};
 use crate::exit::ExitStatus;
 use crate::hook::HookArguments;
 use crate::store::path::StorePath;
+
+/// How often the end of diffoscope is checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The program that shows how two files differ.
 const DIFFOSCOPE: &str = "diffoscope";
@@ -83,7 +87,7 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
                 if args.json {
                     results.push(Report::of(&challenged));
                 } else {
-                    print(&challenged).map_err(|error| CommandError::output("the comparison", &error))?;
+                    print(&challenged, &cancel).map_err(|error| CommandError::output("the comparison", &error))?;
                 }
             }
             Err(error) => {
@@ -142,7 +146,7 @@ fn challenge(
 }
 
 /// Prints the comparison for people, and what diffoscope says.
-fn print(challenged: &Challenged) -> io::Result<()> {
+fn print(challenged: &Challenged, cancel: &Cancel) -> io::Result<()> {
     let mut out = io::stdout().lock();
     report::write(challenged, &mut out)?;
     out.flush()?;
@@ -151,9 +155,14 @@ fn print(challenged: &Challenged) -> io::Result<()> {
             let copies = [difference.first, difference.second].map(|index| challenged.copies.get(index));
             let [Some(first), Some(second)] = copies else { continue };
             let paths = [first, second].map(|copy| copy.path(&comparison.path));
-            match Command::new(DIFFOSCOPE).args(&paths).status() {
+            match run_diffoscope(&paths, cancel) {
                 // It ends with 1 if they differ.
-                Ok(_) => {}
+                Ok(Some(status)) if matches!(status.code(), Some(0 | 1)) => {}
+                Ok(Some(status)) => warn!("diffoscope has failed: {status}"),
+                Ok(None) => {
+                    warn!("diffoscope was ended, because of a signal");
+                    return Ok(());
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     info!("install diffoscope to see how the contents differ");
                     return Ok(());
@@ -163,4 +172,20 @@ fn print(challenged: &Challenged) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Shows how two copies differ. `None`: the challenge was cancelled.
+fn run_diffoscope(paths: &[PathBuf], cancel: &Cancel) -> io::Result<Option<ProcessStatus>> {
+    // The times of the directories of a copy depend on its download.
+    let arguments = ["--exclude-directory-metadata=yes", "--"];
+    let mut diffoscope = Command::new(DIFFOSCOPE).args(arguments).args(paths).stdin(Stdio::null()).spawn()?;
+    while !cancel.is_cancelled() {
+        if let Some(status) = diffoscope.try_wait()? {
+            return Ok(Some(status));
+        }
+        cancel.scope(|| cancel::sleep(POLL_INTERVAL));
+    }
+    diffoscope.kill()?;
+    diffoscope.wait()?;
+    Ok(None)
 }

@@ -150,7 +150,7 @@ impl<'a> Challenge<'a> {
         });
         let copies: Vec<OutputCopy> = own.into_iter().chain(all_of(copies)?).collect();
         let outputs = preparation.derivation.outputs.iter().map(|(id, output)| (id.clone(), output.path.clone()));
-        let outputs = outputs.map(|(id, path)| Ok((id, compare(path, &copies, &engine.directories)?)));
+        let outputs = outputs.map(|(id, path)| Ok((id, compare(path, &copies, &engine.directories, &cancel)?)));
         let outputs = outputs.collect::<io::Result<_>>().map_err(|error| failed(error.into()))?;
         let Preparation { path, daemon, .. } = preparation;
         let roots = Roots(Arc::new(Mutex::new(daemon.into_inner())));

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use super::built::Roots;
+use crate::cancel::Cancel;
 use crate::local::{Directories, Dump};
 use crate::store::base32;
 use crate::store::nar::{self, NodeDifference, Which};
@@ -191,6 +192,7 @@ pub(super) fn compare(
     path: StorePath,
     copies: &[OutputCopy],
     directories: &Directories,
+    cancel: &Cancel,
 ) -> io::Result<OutputComparison> {
     let mut seen: Vec<&[u8; 32]> = Vec::new();
     let mut differences = Vec::new();
@@ -202,15 +204,31 @@ pub(super) fn compare(
         }
         seen.push(hash);
         if let (Some(first), true) = (copies.first(), index > 0) {
-            let (files, omitted) = files(first.dump(&path, directories)?, copy.dump(&path, directories)?)?;
+            let [one, two] = [first, copy].map(|copy| copy.dump(&path, directories));
+            let (files, omitted) = files(Cancellable { nar: one?, cancel }, Cancellable { nar: two?, cancel })?;
             differences.push(CopyDifference { first: 0, second: index, files, omitted });
         }
     }
     Ok(OutputComparison { path, differences })
 }
 
+/// A nar that cannot be read any more when the challenge is cancelled.
+struct Cancellable<'a, R> {
+    nar: R,
+    cancel: &'a Cancel,
+}
+
+impl<R: Read> Read for Cancellable<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.cancel.is_cancelled() {
+            true => Err(io::Error::other("the challenge was cancelled")),
+            false => self.nar.read(buffer),
+        }
+    }
+}
+
 /// Returns the files that differ, and the number of those that are not listed.
-fn files(first: Dump, second: Dump) -> io::Result<(Vec<FileDifference>, usize)> {
+fn files(first: impl Read + Send, second: impl Read + Send) -> io::Result<(Vec<FileDifference>, usize)> {
     let (mut files, mut omitted) = (Vec::new(), 0);
     let mut report = |path: &nar::NarPath, difference| {
         if files.len() < MAX_LISTED {
@@ -252,7 +270,18 @@ mod tests {
             OutputCopy::new(CopySource::ThisMachine, hashes, None)
         };
         let copies = [copy(&["out", "lib"]), copy(&["out"])];
-        assert!(compare(path("out"), &copies, &directories).unwrap().differences.is_empty());
-        assert!(compare(path("lib"), &copies, &directories).is_err());
+        let compare = |name| compare(path(name), &copies, &directories, &Cancel::default());
+        assert!(compare("out").unwrap().differences.is_empty());
+        assert!(compare("lib").is_err());
+    }
+
+    #[test]
+    fn a_cancelled_comparison_ends() {
+        let cancel = Cancel::default();
+        let endless = || Cancellable { nar: io::repeat(b'x'), cancel: &cancel };
+        assert_eq!(endless().read(&mut [0; 4]).unwrap(), 4);
+        cancel.cancel();
+        assert!(endless().read(&mut [0; 4]).is_err());
+        assert!(files(endless(), endless()).is_err());
     }
 }

@@ -50,13 +50,20 @@ pub fn compare(
         let [(one, nodes), (two, others)] = [(); 2].map(|()| sync_channel(AHEAD));
         let readers = [scope.spawn(move || send(first, one)), scope.spawn(move || send(second, two))];
         let found = merge(Side::new(nodes), Side::new(others), report);
-        for reader in readers {
-            // A panic is a bug, and counts as the end of the data.
-            reader.join().unwrap_or(Err(NarError::Truncated { position: 0 }))?;
+        // A panic is a bug, and counts as the end of the data.
+        let results = readers.map(|reader| reader.join().unwrap_or(Err(NarError::Truncated { position: 0 })));
+        match results.into() {
+            (Err(first), Err(second)) if is_induced(&first) => return Err(second),
+            (first, second) => first.and(second)?,
         }
         // If both readers came to their ends, so did the comparison.
         found.ok_or(NarError::Truncated { position: 0 })
     })
+}
+
+/// Returns whether a reader failed because the comparison has ended, for an error of the other reader.
+fn is_induced(error: &NarError) -> bool {
+    matches!(error, NarError::Visitor { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// A part of a nar.
@@ -100,7 +107,7 @@ struct Sender<'a> {
 
 impl Sender<'_> {
     fn send(&self, part: Part) -> io::Result<()> {
-        self.parts.send(part).map_err(|_| io::Error::other("the other nar cannot be read"))
+        self.parts.send(part).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
 
@@ -413,6 +420,11 @@ mod tests {
         for length in 0..whole.len() {
             assert!(differences(&whole[..length], &whole).is_err(), "{length}");
             assert!(differences(&whole, &whole[..length]).is_err(), "{length}");
+        }
+        // The error is that of the damaged one, although the other one cannot be sent either.
+        let large = file(&"x".repeat(100 * PIECE));
+        for error in [differences(&large, &large[..PIECE]), differences(&large[..PIECE], &large)] {
+            assert!(matches!(error, Err(NarError::Truncated { .. })), "{error:?}");
         }
     }
 }
