@@ -309,8 +309,7 @@ impl LiveAttempt<'_> {
         let obstacle = delete_outputs(&mut link.client, self.build.outputs, self.machine, self.build.state);
         match obstacle.map_err(|error| failed("deleting its outputs", &error, link))? {
             None => Ok(()),
-            Some(obstacle) => {
-                let cause = format!("{obstacle}, so it does not build it again");
+            Some(cause) => {
                 let hint = "`guix gc --referrers` and `guix gc --list-roots` there show why; or name another machine";
                 let cause = with_hint(&cause, Some(hint.to_owned()));
                 Err(AttemptError::Reported(Failure::Refused { machine: self.machine.name.clone(), cause }))

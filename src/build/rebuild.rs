@@ -55,9 +55,11 @@ pub(super) fn delete_outputs<S: Read + Write>(
     }
     Ok(obstacle.map(|obstacle| match obstacle {
         Obstacle::Referrer { output, referrer } => {
-            format!("it has '{output}' and keeps it, because '{referrer}' needs it")
+            format!("it has '{output}' and keeps it, because '{referrer}' needs it, so it does not build it again")
         }
-        Obstacle::Live { output, message } => format!("it has '{output}' and needs it ({message})"),
+        Obstacle::Live { output, message } => {
+            format!("it has '{output}' and needs it ({message}), so it does not build it again")
+        }
     }))
 }
 

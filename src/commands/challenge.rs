@@ -10,6 +10,7 @@
 
 mod report;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -131,14 +132,19 @@ fn challenge(
     cancel: &Cancel,
     messages: &File,
 ) -> Result<Challenged, BuildError> {
-    let mut reporter = Reporter::new(&HookArguments::without_limits(&own_system()), messages).in_lines();
+    // The progress of a machine is that of its own transfers.
+    let mut reporters: BTreeMap<String, Reporter<'_>> = BTreeMap::new();
+    let arguments = HookArguments::without_limits(&own_system());
+    let reporter = || Reporter::new(&arguments, messages).in_lines();
     let challenge = pool.challenge(derivation).cancel(cancel);
     let challenge = args.on.iter().fold(challenge, |challenge, name| challenge.on(name));
     let challenge = args.rounds.into_iter().fold(challenge, |challenge, rounds| challenge.rounds(rounds));
     let prefix = |machine: &str| if machine.is_empty() { String::new() } else { format!("{machine}: ") };
     challenge
         .log(|machine| Box::new(PrefixedLog::new(prefix(machine))))
-        .on_event(|event: &Event<'_>| reporter.observe(event))
+        .on_event(|machine: &str, event: &Event<'_>| {
+            reporters.entry(machine.to_owned()).or_insert_with(reporter).observe(event);
+        })
         .run()
 }
 

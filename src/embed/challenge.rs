@@ -26,6 +26,9 @@ use crate::transfer::KeptApart;
 /// How many machines build by default.
 const DEFAULT_MACHINES: usize = 2;
 
+/// The program's function for events of a machine.
+type OnEventOf<'a> = Box<dyn FnMut(&str, &Event<'_>) + Send + 'a>;
+
 type LogFn<'a> = Box<dyn Fn(&str) -> Box<dyn Write + Send> + Send + Sync + 'a>;
 
 /// Builds of one derivation on several machines, or several times on one, to see whether the outputs are the same.
@@ -47,7 +50,7 @@ pub struct Challenge<'a> {
     rounds: Option<u32>,
     cancel: Cancel,
     log: LogFn<'a>,
-    on_event: Box<dyn FnMut(&Event<'_>) + Send + 'a>,
+    on_event: OnEventOf<'a>,
 }
 
 impl Pool {
@@ -60,7 +63,7 @@ impl Pool {
             rounds: None,
             cancel: Cancel::default(),
             log: Box::new(|_| Box::new(io::sink())),
-            on_event: Box::new(|_| {}),
+            on_event: Box::new(|_, _| {}),
         }
     }
 }
@@ -91,8 +94,9 @@ impl<'a> Challenge<'a> {
         self
     }
 
-    /// Calls a function for each event, on a thread of one of the builds. Default: none.
-    pub fn on_event(mut self, on_event: impl FnMut(&Event<'_>) + Send + 'a) -> Self {
+    /// Calls a function for each event, on a thread of one of the builds, with the name of its machine. The name is empty
+    /// before the builds. Default: none.
+    pub fn on_event(mut self, on_event: impl FnMut(&str, &Event<'_>) + Send + 'a) -> Self {
         self.on_event = Box::new(on_event);
         self
     }
@@ -127,8 +131,10 @@ impl<'a> Challenge<'a> {
             false => (pool.without_repetitions(names), Vec::new()),
         };
         let on_event = Mutex::new(on_event);
-        let emit = |event: &Event<'_>| on_event.lock().unwrap_or_else(PoisonError::into_inner)(event);
-        let preparing = Emitter::new(Box::new(&emit));
+        let emit = |machine: &str, event: &Event<'_>| {
+            on_event.lock().unwrap_or_else(PoisonError::into_inner)(machine, event);
+        };
+        let preparing = Emitter::new(Box::new(|event: &Event<'_>| emit("", event)));
         let sink = BuildLog::of_writer(log("")).sink().map_err(|error| failed(error.into()))?;
         let inputs = preparation.inputs(sink, &mut Recorder::new(&preparing))?;
         let outputs = preparation.derivation.output_paths().cloned().collect();
@@ -224,7 +230,7 @@ struct OneMachine<'a> {
     /// The machines that replace others which cannot build, the best one first.
     spares: &'a Mutex<VecDeque<String>>,
     log: &'a LogFn<'a>,
-    emit: &'a (dyn Fn(&Event<'_>) + Sync),
+    emit: &'a (dyn Fn(&str, &Event<'_>) + Sync),
 }
 
 impl OneMachine<'_> {
@@ -248,7 +254,7 @@ impl OneMachine<'_> {
     fn build_once(&self, name: &str, round: u32) -> Result<OutputCopy, BuildError> {
         let EngineState { engine, .. } = &*self.pool.engine().0;
         let derivation = self.request.derivation.as_str();
-        let emit = |event: &Event<'_>| (self.emit)(event);
+        let emit = |event: &Event<'_>| (self.emit)(name, event);
         let report = |warning: Diagnostic| {
             let Diagnostic { file, line, message, .. } = &warning;
             emit(&Event::Warning { file, line: *line, message });

@@ -34,6 +34,11 @@ impl Store {
         }
     }
 
+    /// Returns a store whose items are in the open directory `fd`.
+    pub(super) fn in_directory(directory: &StoreDir, fd: OwnedFd) -> Store {
+        Store { directory: directory.clone(), fd }
+    }
+
     pub fn directory(&self) -> &StoreDir {
         &self.directory
     }

@@ -4,8 +4,9 @@
 //! its hooks see a store that can be written. Other programs restore outputs here, and import them through the daemon.
 //! Outputs that must not enter the store are restored here, too.
 //!
-//! The directory is below `TMPDIR`, by default `/tmp`. Only its owner can access it, and it is removed when it is dropped.
-//! After a kill it remains.
+//! The directory is below `TMPDIR`, by default `/tmp`, which no other user than root may control: root would follow a name
+//! that the other one has replaced. Only its owner can access it, and it is removed when it is dropped. After a kill it
+//! remains.
 
 use std::ffi::CString;
 use std::io;
@@ -15,11 +16,13 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fs::{CWD, StatVfsMountFlags};
+use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
+use rustix::process::geteuid;
 
 use super::remove::remove;
 use super::restore::RestoreError;
 use super::store::Store;
+use crate::permissions::ownership::{Control, control};
 use crate::store::path::StoreDir;
 
 /// The limit of names that are tried.
@@ -34,10 +37,13 @@ pub struct TemporaryStore {
 impl TemporaryStore {
     /// Makes a directory for items of a store.
     pub fn new(directory: &StoreDir) -> Result<TemporaryStore, RestoreError> {
-        let path = make(&std::env::temp_dir())?;
-        match Store::open_at(directory, &path) {
-            Ok(store) => Ok(TemporaryStore { store, path }),
-            Err(error) => Err(RestoreError::Temporary { path, cause: error.cause }),
+        let parent = std::env::temp_dir();
+        check_control(&parent).map_err(|cause| RestoreError::Temporary { path: parent.clone(), cause })?;
+        let path = make(&parent)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(fd) => Ok(TemporaryStore { store: Store::in_directory(directory, fd), path }),
+            Err(cause) => Err(RestoreError::Temporary { path, cause: cause.into() }),
         }
     }
 
@@ -69,6 +75,19 @@ impl Drop for TemporaryStore {
 /// Returns whether the store is mounted read-only for this process.
 pub fn is_read_only(directory: &StoreDir) -> bool {
     rustix::fs::statvfs(directory.as_str()).is_ok_and(|status| status.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+/// Fails if another user than root and this one could replace directories in `parent`, while outputs are restored there by
+/// their paths.
+fn check_control(parent: &Path) -> io::Result<()> {
+    match control(parent)? {
+        Control::Root => Ok(()),
+        Control::User { uid, .. } if uid == geteuid().as_raw() => Ok(()),
+        Control::User { path, .. } | Control::Others { path } => {
+            let message = format!("another user controls '{}'", path.display());
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
+        }
+    }
 }
 
 /// Makes a directory with a new name. A name that exists, as a link for example, is not used.
@@ -114,6 +133,21 @@ mod tests {
             symlink("/nowhere", parent.path().join(name)).unwrap();
         }
         assert!(make(parent.path()).unwrap().is_dir());
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_not_used() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("of-user");
+        std::fs::create_dir(&path).unwrap();
+        let set_mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        for (mode, is_used) in [(0o700, true), (0o1777, true), (0o777, false)] {
+            set_mode(mode);
+            assert_eq!(check_control(&path).is_ok(), is_used, "{mode:o}");
+        }
+        set_mode(0o1777);
+        std::os::unix::fs::chown(&path, Some(995), None).unwrap();
+        assert!(check_control(&path).unwrap_err().to_string().ends_with("/of-user'"));
     }
 
     #[test]
