@@ -123,6 +123,12 @@ fn a_derivation_that_embeds_the_time_differs_and_another_one_does_not() {
         assert!(said.out.contains("first: ") && said.out.contains(", round 3"), "{said:?}");
         assert_eq!(b1.built().iter().filter(|name| *name == "timed").count(), 5);
         assert_nothing_entered(&head, &outputs);
+        // On request, what a machine built last enters the store. It is not built again.
+        let said = offload(&head, &["build", drv(&result, "timed"), "--on", b1.name()]);
+        assert_eq!(said.status, Some(0), "{said:?}");
+        assert_eq!(b1.built().iter().filter(|name| *name == "timed").count(), 5);
+        assert_eq!(head.read(outputs[2]), b1.read(outputs[2]));
+        assert!(head.path_info(outputs[2]).is_some());
     }
 }
 
