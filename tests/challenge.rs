@@ -135,7 +135,8 @@ fn a_derivation_that_embeds_the_time_differs_and_another_one_does_not() {
 #[test]
 fn the_files_that_differ_are_named() {
     let lab = Lab::new();
-    let (b1, b2) = (lab.build_machine("b1").start(), lab.build_machine("b2").start());
+    let [b1, b2] = ["b1", "b2"].map(|name| lab.build_machine(name));
+    let (b1, b2) = (b1.start(), b2.release(Release::Bullseye).start());
     mark(&b1, "1");
     mark(&b2, "2");
     let head = lab.head().start();
