@@ -6,39 +6,13 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use lab::{BuildResult, Drv, Host, LONG, Lab, RELEASES, Signal, wait_until};
+use lab::{BuildResult, Drv, Host, LONG, Lab, RELEASES, Said, Signal, derivations, drv, wait_until};
 use serde_json::Value;
-
-/// Puts derivations into the store of the head. Without a machine file none is built.
-fn derivations(head: &Host, drvs: &[&Drv]) -> BuildResult {
-    let result = head.build(drvs);
-    assert_ne!(result.status, Some(0));
-    result
-}
-
-fn drv<'a>(result: &'a BuildResult, name: &str) -> &'a str {
-    result.derivation(name).to_str().unwrap()
-}
 
 fn output(result: &BuildResult, name: &str) -> String {
     format!("{}\n", result.output(name).display())
-}
-
-/// What a command printed, and its exit status.
-#[derive(Debug)]
-struct Said {
-    status: Option<i32>,
-    out: String,
-    messages: String,
-}
-
-impl From<Output> for Said {
-    fn from(output: Output) -> Said {
-        let [out, messages] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-        Said { status: output.status.code(), out, messages }
-    }
 }
 
 fn command(head: &Host, arguments: &[&str]) -> Command {

@@ -6,43 +6,13 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 
-use lab::{BuildResult, Drv, Host, LONG, Lab, RELEASES, Release, Signal, wait_until};
+use lab::{Drv, Host, LONG, Lab, RELEASES, Release, Said, Signal, derivations, drv, wait_until};
 use serde_json::{Value, json};
 
-/// Puts derivations into the store of the head. Without a machine file none is built.
-fn derivations(head: &Host, drvs: &[&Drv]) -> BuildResult {
-    let result = head.build(drvs);
-    assert_ne!(result.status, Some(0));
-    result
-}
-
-fn drv<'a>(result: &'a BuildResult, name: &str) -> &'a str {
-    result.derivation(name).to_str().unwrap()
-}
-
-/// What a command printed, and its exit status.
-#[derive(Debug)]
-struct Said {
-    status: Option<i32>,
-    out: String,
-    messages: String,
-}
-
-impl From<Output> for Said {
-    fn from(output: Output) -> Said {
-        let [out, messages] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-        Said { status: output.status.code(), out, messages }
-    }
-}
-
-fn offload(head: &Host, arguments: &[&str]) -> Said {
-    head.command("/opt/offload/offload").args(arguments).output().unwrap().into()
-}
-
 fn challenge(head: &Host, arguments: &[&str]) -> Said {
-    offload(head, &[&["challenge"], arguments].concat())
+    head.offload(&[&["challenge"], arguments].concat())
 }
 
 /// The result for the first derivation.
@@ -124,7 +94,7 @@ fn a_derivation_that_embeds_the_time_differs_and_another_one_does_not() {
         assert_eq!(b1.built().iter().filter(|name| *name == "timed").count(), 5);
         assert_nothing_entered(&head, &outputs);
         // On request, what a machine built last enters the store. It is not built again.
-        let said = offload(&head, &["build", drv(&result, "timed"), "--on", b1.name()]);
+        let said = head.offload(&["build", drv(&result, "timed"), "--on", b1.name()]);
         assert_eq!(said.status, Some(0), "{said:?}");
         assert_eq!(b1.built().iter().filter(|name| *name == "timed").count(), 5);
         assert_eq!(head.read(outputs[2]), b1.read(outputs[2]));
@@ -292,7 +262,7 @@ fn the_outputs_in_the_store_take_part() {
     let result = derivations(&head, &[&marked, &same]);
     write_machines(&head, &[&b1, &b2]);
     let [marked, same] = ["marked", "same"].map(|name| drv(&result, name));
-    let said = offload(&head, &["build", "--on", "b1", marked, same]);
+    let said = head.offload(&["build", "--on", "b1", marked, same]);
     assert_eq!(said.status, Some(0), "{said:?}");
     let before = head.path_info(result.output("marked")).unwrap();
     // One copy of a machine is enough then. The open session of the build does not keep the machine from building again.

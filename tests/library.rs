@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Instant;
 
-use lab::{BuildResult, Drv, Host, LONG, Lab, wait_until};
+use lab::{Drv, Host, LONG, Lab, derivations, drv, wait_until};
 use offload::internals::state::health::Availability;
 
 /// Returns the program of an example. Cargo builds it before it runs all tests, but not before it runs just these.
@@ -17,17 +17,6 @@ fn example(name: &str) -> PathBuf {
     let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--locked", "--example", name]).status().unwrap();
     assert!(built.success(), "the example does not build");
     Path::new(env!("CARGO_BIN_EXE_offload")).with_file_name("examples").join(name)
-}
-
-/// Puts derivations into the store of the head. Without a machine file none is built.
-fn derivations(head: &Host, drvs: &[&Drv]) -> BuildResult {
-    let result = head.build(drvs);
-    assert_ne!(result.status, Some(0));
-    result
-}
-
-fn drv<'a>(result: &'a BuildResult, name: &str) -> &'a str {
-    result.derivation(name).to_str().unwrap()
 }
 
 /// A program that runs on the head, and the lines that it prints.

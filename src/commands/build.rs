@@ -37,7 +37,7 @@ use self::options::BuildOptions;
 use self::roots::OutputRoots;
 use super::as_user;
 use super::failure::{CommandError, CommandResult};
-use super::machines::{machine_file, own_system};
+use super::machines::{MachineFileArgs, machine_file, own_system};
 use super::signals;
 use crate::embed::{self, LoadError, Pool};
 use crate::engine::Engine;
@@ -64,15 +64,14 @@ pub struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// The machine file, if it is not the default one.
-    #[arg(long, value_name = "FILE")]
-    machine_file: Option<PathBuf>,
+    #[command(flatten)]
+    file: MachineFileArgs,
 }
 
 impl Args {
     /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
-        self.machine_file.as_deref()
+        self.file.named()
     }
 }
 

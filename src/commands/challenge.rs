@@ -26,7 +26,7 @@ use super::build::error::{failure, print as print_error, status};
 use super::build::load_pool;
 use super::build::plan::obstacles;
 use super::failure::{CommandError, CommandResult};
-use super::machines::own_system;
+use super::machines::{MachineFileArgs, own_system};
 use super::prefixed_log::PrefixedLog;
 use super::reporter::Reporter;
 use super::signals;
@@ -58,15 +58,14 @@ pub struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// The machine file, if it is not the default one.
-    #[arg(long, value_name = "FILE")]
-    machine_file: Option<PathBuf>,
+    #[command(flatten)]
+    file: MachineFileArgs,
 }
 
 impl Args {
     /// Returns the machine file, if one is named.
     pub fn machine_file(&self) -> Option<&Path> {
-        self.machine_file.as_deref()
+        self.file.named()
     }
 }
 

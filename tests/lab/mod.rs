@@ -29,6 +29,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod client;
+mod command;
 mod derivation;
 mod direct;
 mod entry;
@@ -51,6 +52,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use client::{BuildResult, Client, RunningBuild};
+pub use command::{Said, derivations, drv};
 pub use derivation::Drv;
 pub use direct::{Direct, Made};
 pub use entry::{Entry, Value};
