@@ -12,7 +12,7 @@ use offload::internals::machine::HostKeyKind;
 use super::host::Host;
 use super::roots::made_by_setup;
 use super::supervisor::Supervisor;
-use super::{SSH_PORT, keys, unprivileged};
+use super::{SSH_PORT, keys, systemd, unprivileged};
 
 /// The Debian release of a host, and with it the version of its Guix and its sshd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,7 @@ pub struct HostOptions {
     trusted: bool,
     trusting: bool,
     pub(super) unprivileged: bool,
+    pub(super) systemd: bool,
 }
 
 impl HostOptions {
@@ -83,6 +84,7 @@ impl HostOptions {
             trusted: true,
             trusting: true,
             unprivileged: false,
+            systemd: false,
         }
     }
 
@@ -191,6 +193,13 @@ impl HostOptions {
         self
     }
 
+    /// systemd boots the host, with what the packages of Debian have installed and nothing else: no key, no machine file,
+    /// no sshd, and the daemon of the package's unit. See [`systemd`].
+    pub(super) fn systemd(mut self) -> Self {
+        self.systemd = true;
+        self
+    }
+
     /// Brings the host up; returns when its daemon and its sshd answer.
     pub fn start(self) -> Host {
         let base = made_by_setup(match self.release {
@@ -199,8 +208,15 @@ impl HostOptions {
         });
         let address = self.supervisor.next_address();
         self.supervisor.add_name(&self.name, address);
-        let (number, directory) = self.supervisor.add_host(&self.name, &base);
+        let (number, directory) = self.supervisor.add_host(&self.name, &base, self.systemd);
         let root = directory.join("root");
+        if self.systemd {
+            systemd::prepare(&root);
+            let supervisor = Arc::clone(&self.supervisor);
+            let host = Host::new(self, number, address, directory, supervisor);
+            host.boot();
+            return host;
+        }
 
         keys::install_signing_key(&root, self.trusted.then_some(number));
         keys::install_acl(&root, self.trusting);
