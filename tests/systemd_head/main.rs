@@ -11,6 +11,7 @@ mod page;
 #[path = "../documentation/transcript.rs"]
 mod transcript;
 
+mod package;
 mod quick_start;
 mod restart;
 mod root_daemon;
@@ -24,5 +25,6 @@ fn a_new_user_on_a_head_with_systemd() {
     site.stage("quick start", quick_start::follow);
     site.stage("restart of the daemon", restart::during_a_build);
     site.stage("uninstall", restart::uninstall);
+    site.stage("package", package::life);
     site.stage("daemon as root", root_daemon::step_by_step);
 }

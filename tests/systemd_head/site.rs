@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Instant;
 
 use offload::internals::machine::HostKeyKind;
@@ -17,7 +18,7 @@ pub const SOURCE: &str = "/root/offload";
 pub struct Site {
     pub head: Host,
     pub build: Host,
-    _lab: Lab,
+    lab: Lab,
 }
 
 impl Site {
@@ -34,7 +35,7 @@ impl Site {
         head.write(&program, fs::read(env!("CARGO_BIN_EXE_offload")).unwrap());
         fs::set_permissions(head.path(&program), fs::Permissions::from_mode(0o755)).unwrap();
         eprintln!("{:6.1} s  boot", start.elapsed().as_secs_f64());
-        Site { head, build, _lab: lab }
+        Site { head, build, lab }
     }
 
     /// Runs a part of the test, and prints the time that it takes.
@@ -44,16 +45,24 @@ impl Site {
         eprintln!("{:6.1} s  {name}", start.elapsed().as_secs_f64());
     }
 
+    /// The directory of the lab.
+    pub fn directory(&self) -> &Path {
+        self.lab.directory()
+    }
+
+    /// The process identifier of the daemon, in the container.
+    pub fn daemon_pid(&self) -> String {
+        self.systemctl(&["show", "--property=MainPID", "--value", "guix-daemon"]).trim().to_owned()
+    }
+
     /// The user that the daemon runs as.
     pub fn daemon_user(&self) -> String {
-        let pid = self.systemctl(&["show", "--property=MainPID", "--value", "guix-daemon"]);
-        self.head.run("stat", &["--format=%U", &format!("/proc/{}", pid.trim())]).trim().to_owned()
+        self.head.run("stat", &["--format=%U", &format!("/proc/{}", self.daemon_pid())]).trim().to_owned()
     }
 
     /// The value of `GUIX` in the environment of the running daemon.
     pub fn hook_of_daemon(&self) -> Option<String> {
-        let pid = self.systemctl(&["show", "--property=MainPID", "--value", "guix-daemon"]);
-        let variables = self.head.run("cat", &[&format!("/proc/{}/environ", pid.trim())]);
+        let variables = self.head.run("cat", &[&format!("/proc/{}/environ", self.daemon_pid())]);
         variables.split('\0').find_map(|variable| variable.strip_prefix("GUIX=")).map(str::to_owned)
     }
 
