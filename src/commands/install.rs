@@ -28,6 +28,7 @@ use super::failure::CommandResult;
 use super::guix_wrapper;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
+use crate::own_executable;
 use crate::permissions::ownership::{self, Control};
 use crate::permissions::{User, below, identity};
 use error::InstallError;
@@ -88,6 +89,9 @@ fn try_install(
 ) -> Result<(), InstallError> {
     let place = &arguments.place;
     check_arguments(place, arguments.restart)?;
+    if own_executable::is_through_loader() {
+        return Err(InstallError::Loader);
+    }
     let unit = Unit::read(&place.root, UNIT).ok_or(InstallError::NoUnit)?;
     let user = User::named(&place.root, &unit.user).ok_or_else(|| InstallError::NoUser(unit.user.clone()))?;
     let guix = real_guix(arguments, &unit)?;

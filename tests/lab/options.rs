@@ -1,8 +1,6 @@
 //! The options of a host, and its start.
 
-use std::fs::Permissions;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -20,7 +18,7 @@ pub enum Release {
     /// Guix 1.5.0 or newer.
     Sid,
     /// Guix 1.2.0. A program built on the machine does not run there by itself: a head gets the libraries of the machine
-    /// along with the hook.
+    /// along with the hook, by `packaging/bundle`.
     Bullseye,
 }
 
@@ -225,9 +223,9 @@ impl HostOptions {
             keys::authorize_users(&root);
         }
         if self.hook == Hook::Offload {
-            install_offload(&self.program, &root.join("opt/offload"));
-            if self.release == Release::Bullseye {
-                bring_libraries(&root.join("opt/offload"));
+            match self.release {
+                Release::Sid => install_offload(&self.program, &root.join("opt/offload")),
+                Release::Bullseye => install_bundle(&self.program, &root.join("opt/offload")),
             }
         }
         let host_keys = keys::install_host_keys(&root, number, &self.host_keys);
@@ -263,25 +261,10 @@ fn install_offload(program: &Path, directory: &Path) {
     std::os::unix::fs::symlink("offload", directory.join("guix")).unwrap();
 }
 
-/// Has `offload` in `directory`, and `guix` beside it, run with the loader and the libraries of this machine.
-fn bring_libraries(directory: &Path) {
-    let (program, link, libraries) = (directory.join("offload"), directory.join("guix"), directory.join("lib"));
-    std::fs::create_dir(&libraries).unwrap();
-    let list = Command::new("ldd").arg(&program).output().unwrap();
-    // `NAME => /FILE (ADDRESS)`, or `/FILE (ADDRESS)` for the loader.
-    let list = String::from_utf8(list.stdout).unwrap();
-    for file in list.split_whitespace().filter(|word| word.starts_with('/')) {
-        std::fs::copy(file, libraries.join(Path::new(file).file_name().unwrap())).unwrap();
-    }
-    let loader = list.split_whitespace().find(|word| word.contains("/ld-linux")).unwrap().rsplit('/').next().unwrap();
-    std::fs::rename(&program, libraries.join("offload")).unwrap();
-    std::fs::remove_file(&link).unwrap();
-    let at = "/opt/offload/lib";
-    let script = format!(
-        "#!/bin/sh\nOFFLOAD_GUIX=/usr/bin/guix exec {at}/{loader} --library-path {at} --argv0 \"$0\" {at}/offload \"$@\"\n"
-    );
-    for file in [program, link] {
-        std::fs::write(&file, &script).unwrap();
-        std::fs::set_permissions(file, Permissions::from_mode(0o755)).unwrap();
-    }
+/// Puts `program` in `directory` with the loader and the libraries of this machine.
+fn install_bundle(program: &Path, directory: &Path) {
+    std::fs::create_dir_all(directory.parent().unwrap()).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/bundle");
+    let output = Command::new(script).arg("--program").arg(program).arg(directory).output().unwrap();
+    assert!(output.status.success(), "packaging/bundle: {}", String::from_utf8_lossy(&output.stderr));
 }

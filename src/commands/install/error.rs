@@ -31,6 +31,11 @@ pub enum InstallError {
     #[error("'{}' already exists: it was not written by 'offload install', or has been changed since\n  hint: move it away", .0.display())]
     Foreign(PathBuf),
     #[error(
+        "the program was started through the dynamic loader, which is no program to install\n  hint: the bundle lies where \
+         you have put it; for the daemon's variable GUIX, see doc/manual/installation.md"
+    )]
+    Loader,
+    #[error(
         "the package manager has installed offload: '{DROP_IN}' sets GUIX\n  hint: remove the package first: apt-get remove \
          offload"
     )]
