@@ -48,7 +48,7 @@ fn a_graph_is_offloaded_from_a_head_of_guix_1_2() {
     head.verify_store();
     machines.iter().for_each(|machine| machine.verify_store());
 
-    // The processes that own the sessions run through the loader, too, and can be asked.
+    // The processes that own the sessions run through the loader, too, and respond.
     let said = head.offload(&["status"]);
     assert!(said.status == Some(0) && said.out.contains("b2"), "{said:?}");
     // The program that would be copied is the loader.

@@ -129,7 +129,7 @@ fn try_install(
         writeln!(out, "warning: {} also sets GUIX, and overrides this setting", other.display())?;
     }
     if arguments.dry_run {
-        writeln!(out, "To apply it, reload systemd and restart guix-daemon: {}", SYSTEMCTL.join(" && "))?;
+        writeln!(out, "To apply it, reload systemd and restart guix-daemon:\n  {}", SYSTEMCTL.join(" && "))?;
     } else {
         plan.apply()?;
         if makes_state {

@@ -10,7 +10,7 @@
 //!
 //! A prompt `HOST# ` is a host of the lab (`tests/systemd_head`).
 
-use crate::page::{Block, Part, pages};
+use crate::page::{Block, Part, is_too_wide, pages};
 use crate::transcript::{commands, fits};
 use fs4::FileExt;
 use offload::internals::state::health::now;
@@ -70,6 +70,8 @@ impl Site {
         let mut command = Command::new(program);
         let program = Path::new(env!("CARGO_BIN_EXE_offload")).parent().unwrap();
         command.current_dir(self.path("etc/guix")).env_clear();
+        // As in a terminal of this width.
+        command.env("COLUMNS", "80");
         command.env("PATH", format!("{}:/usr/bin:/bin", program.display())).env("HOME", self.path("root"));
         command.env("GUIX_CONFIGURATION_DIRECTORY", self.path("etc/guix"));
         command.env("GUIX_STATE_DIRECTORY", self.path("var/guix")).env("NIX_STORE_DIR", self.path("gnu/store"));
@@ -170,4 +172,20 @@ fn commands_print_what_pages_show() {
     }
     assert!(count > 15, "only {count} commands found");
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+/// Pages show the lines of a terminal with 80 columns. Commands can be longer.
+#[test]
+fn outputs_on_pages_fit_into_a_terminal() {
+    let mut wide = Vec::new();
+    for block in pages().iter().flat_map(|page| page.blocks()) {
+        let shown: Vec<String> = match block.language.as_str() {
+            "console" => commands(&block.text).into_iter().map(|(_, _, shown)| shown).collect(),
+            "screen" => vec![block.text.clone()],
+            _ => continue,
+        };
+        let lines = shown.iter().flat_map(|text| text.lines()).filter(|line| is_too_wide(line, 80));
+        wide.extend(lines.map(|line| format!("{}: {line}", block.place)));
+    }
+    assert!(wide.is_empty(), "{}", wide.join("\n"));
 }

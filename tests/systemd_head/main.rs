@@ -16,6 +16,7 @@ mod quick_start;
 mod restart;
 mod root_daemon;
 mod site;
+mod terminal;
 
 use site::Site;
 
@@ -24,6 +25,7 @@ fn a_new_user_on_a_head_with_systemd() {
     let site = Site::new();
     site.stage("quick start", quick_start::follow);
     site.stage("restart of the daemon", restart::during_a_build);
+    site.stage("terminal", terminal::every_command);
     site.stage("uninstall", restart::uninstall);
     site.stage("package", package::life);
     site.stage("daemon as root", root_daemon::step_by_step);

@@ -130,7 +130,7 @@ fn builds(site: &Site, name: &str) {
     assert!(site.build.built().contains(&name.to_owned()), "{name} was built elsewhere");
 }
 
-/// The daemon and a build go on during an upgrade, and the next build has the new program.
+/// The daemon and a build continue during an upgrade, and the next build has the new program.
 fn upgrade(site: &Site, upgrade: impl FnOnce() -> String) {
     let daemon = site.daemon_pid();
     let old = fs::metadata(site.head.path("/usr/lib/offload/offload")).unwrap();

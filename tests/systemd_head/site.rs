@@ -84,7 +84,8 @@ fn forget_account(build: &Host) {
 
 /// Runs a line in a login shell of root's, in the directory with the sources where there is one. Returns what it prints.
 pub fn shell(host: &Host, line: &str) -> (Option<i32>, String) {
-    let script = format!("exec 2>&1; cd {SOURCE} 2>/dev/null; {line}");
+    // Output is laid out as in a terminal, but nothing asks.
+    let script = format!("exec 2>&1; export COLUMNS=80; cd {SOURCE} 2>/dev/null; {line}");
     let output = host.command("bash").args(["--login", "-c", &script]).output().unwrap();
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     println!("{}# {line}\n{printed}", host.name());

@@ -31,7 +31,7 @@ pub enum InstallError {
     #[error("'{}' already exists: it was not written by 'offload install', or has been changed since\n  hint: move it away", .0.display())]
     Foreign(PathBuf),
     #[error(
-        "the program was started through the dynamic loader, which is no program to install\n  hint: the bundle lies where \
+        "the program was started through the dynamic loader, so its own file is unknown\n  hint: the bundle lies where \
          you have put it; for the daemon's variable GUIX, see doc/manual/installation.md"
     )]
     Loader,

@@ -106,7 +106,8 @@ pub fn drop_in(link: &Path, guix: &Path) -> String {
     format!(
         "# Written by 'offload install'; 'offload uninstall' removes it.\n\
          [Service]\n\
-         # What guix-daemon runs for 'offload', and for its other helpers, which go to the real 'guix'.\n\
+         # What guix-daemon runs for 'offload', and for its other helpers,\n\
+         # which go to the real 'guix'.\n\
          Environment={}\n\
          Environment={}\n",
         quoted("GUIX", link),
