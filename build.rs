@@ -1,4 +1,4 @@
-//! Sets `OFFLOAD_VERSION` and `OFFLOAD_BUILT`, what `offload --version` says: the version, and in brackets the commit; the compiler,
+//! Sets `OFFLOAD_VERSION`, `OFFLOAD_COMPILER` and `OFFLOAD_C_CODE`, what `offload --version` says: the version, and in brackets the commit; the compiler,
 //! and the versions in `Cargo.lock` of what brings C code along.
 //!
 //! The commit is that which `OFFLOAD_COMMIT` names, for those who build from an archive. Else git tells it, in release
@@ -23,7 +23,8 @@ fn main() {
     let commit = commit.map_or(String::new(), |commit| format!(" ({commit})"));
     println!("cargo:rustc-env=OFFLOAD_VERSION={version}{commit}");
     println!("cargo:rerun-if-changed=Cargo.lock");
-    println!("cargo:rustc-env=OFFLOAD_BUILT={}{}", compiler(), locked(&directory.join("Cargo.lock")));
+    println!("cargo:rustc-env=OFFLOAD_COMPILER={}", compiler());
+    println!("cargo:rustc-env=OFFLOAD_C_CODE={}", locked(&directory.join("Cargo.lock")));
 }
 
 /// `rustc` and its version.
@@ -34,7 +35,7 @@ fn compiler() -> String {
     if words.is_empty() { "rustc".to_owned() } else { words.join(" ") }
 }
 
-/// The packages with C code in them, with their versions; nothing where there is no lock file.
+/// The packages with C code in them, with their versions, as far as there is a lock file.
 fn locked(file: &Path) -> String {
     let text = fs::read_to_string(file).unwrap_or_default();
     let value = |line: Option<&str>, key: &str| Some(line?.strip_prefix(key)?.trim_matches('"').to_owned());
@@ -44,7 +45,7 @@ fn locked(file: &Path) -> String {
     });
     let found = packages.filter(|(name, _)| C_CODE.contains(&name.as_str()));
     let found: Vec<String> = found.map(|(name, version)| format!("{name} {version}")).collect();
-    if found.is_empty() { String::new() } else { format!(" with {}", found.join(", ")) }
+    if found.is_empty() { "C libraries of unknown versions".to_owned() } else { found.join(", ") }
 }
 
 /// The commit that is checked out in `directory`, if that is the top of a checkout: sources that lie somewhere in another

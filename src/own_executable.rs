@@ -23,12 +23,21 @@ pub fn can_start() -> bool {
     Path::new(OWN_EXECUTABLE).exists()
 }
 
+/// Returns whether a user started the program through the dynamic loader.
+pub fn is_through_loader() -> bool {
+    loader_words(own_words(), env::args_os().count(), NAME_OPTION).is_some()
+}
+
+/// Returns the command line of this process. The last word is empty.
+fn own_words() -> Vec<OsString> {
+    let all = fs::read("/proc/self/cmdline").unwrap_or_default();
+    all.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect()
+}
+
 /// Returns a command that starts the executable under `name`. The caller adds arguments.
 pub fn command(name: &str) -> Command {
-    let all = fs::read("/proc/self/cmdline").unwrap_or_default();
-    let words = all.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect();
     let mut command = Command::new(OWN_EXECUTABLE);
-    match loader_words(words, env::args_os().count(), name) {
+    match loader_words(own_words(), env::args_os().count(), name) {
         Some((loader, arguments)) => command.arg0(loader).args(arguments),
         None => command.arg0(name),
     };

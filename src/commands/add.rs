@@ -17,7 +17,7 @@ use super::daemon_user;
 use super::failure::{CommandError, CommandResult};
 use super::machines::machine_file;
 use super::output_file::Replaced;
-use super::terminal::{self, plain};
+use super::terminal::{self, Terminal, plain};
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::machine::{HostKey, Machine, NameFault, check_name};
@@ -109,7 +109,8 @@ pub fn run(args: &Args, engine: &Engine, output: &mut dyn Write, messages: &mut 
     let facts = log_in(&machine, daemon_user::for_checks(&engine.directories).as_ref(), engine);
     if let Err(LoginError { message, hint, .. }) = &facts {
         let hint = hint.as_ref().map_or(String::new(), |hint| format!("\n  hint: {hint}"));
-        writeln!(messages, "No login yet: {message}{hint}").map_err(unprinted)?;
+        let message = Terminal::of(&io::stderr()).wrap(2, &format!("No login yet: {message}"));
+        writeln!(messages, "{message}{hint}").map_err(unprinted)?;
     }
     let entry = entry::entry(&machine, &key, facts.ok().as_ref());
     let name = quote(&args.host.name());
@@ -153,12 +154,12 @@ pub(super) fn check_fingerprint(machine: &Machine, key: &HostKey, expected: &str
 
 /// Returns the lines that ask for a comparison of the key.
 pub(super) fn shown_key(machine: &Machine, key: &HostKey) -> String {
+    let key = format!("{} shows the host key {}", machine.address(), key.fingerprint());
     format!(
-        "{} shows the host key {}\n\
+        "{}\n\
          Compare it with what this prints on the machine itself:\n  \
          cat /etc/ssh/ssh_host_*_key.pub | ssh-keygen -lf -\n",
-        machine.address(),
-        key.fingerprint()
+        Terminal::of(&io::stderr()).wrap(2, &key)
     )
 }
 

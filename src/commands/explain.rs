@@ -31,7 +31,7 @@ use super::contact;
 use super::failure::{CommandError, CommandResult};
 use super::machines::{MachineFileArgs, failure_count, machine_file, substitute_note};
 use super::selection::{is_machine_file, named_once};
-use super::terminal::{HumanDuration, plain, write_json};
+use super::terminal::{HumanDuration, Terminal, write_json};
 use crate::engine::Engine;
 use crate::error::with_causes;
 use crate::exit::ExitStatus;
@@ -309,45 +309,56 @@ fn explained<'a>(machine: &'a Machine, explanation: &Explanation, state: &StateD
 
 fn print(report: &Report<'_>) -> io::Result<()> {
     let mut out = io::stdout().lock();
+    let terminal = Terminal::of_stdout();
     let features = if report.request.features.is_empty() { "none" } else { &report.request.features.join(", ") };
     writeln!(out, "system {}, required features: {features}", report.request.system)?;
     if report.machines.is_empty() {
         writeln!(out, "the machine file has no build machines")?;
     }
     for machine in &report.machines {
-        print_machine(&mut out, machine)?;
+        print_machine(&mut out, machine, &terminal)?;
     }
     if let Some(score) = report.head {
         writeln!(out, "  the head itself  score {score:.3}")?;
     }
-    writeln!(out, "→ {}", report.outcome)
+    writeln!(out, "→ {}", terminal.wrap(2, &report.outcome))
 }
 
-fn print_machine(out: &mut impl Write, machine: &Explained<'_>) -> io::Result<()> {
+/// The column of the lines below a row.
+const INDENT: usize = 4;
+
+fn print_machine(out: &mut impl Write, machine: &Explained<'_>, terminal: &Terminal) -> io::Result<()> {
     let score = machine.score.map_or("-".to_owned(), |score| format!("{score:.3}"));
     let verdict = match (machine.verdict, &machine.reason) {
         ("ready", _) => "can take it".to_owned(),
         ("unknown", _) => "not checked recently; checked before use".to_owned(),
-        (_, Some(reason)) => printable(reason, MAX_REASON_BYTES).replace('\n', "\n    "),
+        (_, Some(reason)) => printable(reason, MAX_REASON_BYTES),
         (_, None) => String::new(),
     };
-    writeln!(out, "  {}:{}  score {score}  {verdict}", machine.name, machine.port)?;
+    let row = format!("{}:{}  score {score}  {verdict}", machine.name, machine.port);
+    let mut lines = row.split('\n');
+    // The first line has two columns more than the others.
+    let first = lines.next().unwrap_or_default();
+    let has_room = terminal.width.is_none_or(|width| first.chars().count() + 2 <= width);
+    writeln!(out, "  {}", if has_room { first.to_owned() } else { terminal.wrap(INDENT, first) })?;
+    lines.try_for_each(|line| writeln!(out, "    {}", terminal.wrap(INDENT, line)))?;
+    let mut detail = |text: String| writeln!(out, "    {}", terminal.wrap(INDENT, &text));
     for holder in machine.holders.iter().flatten() {
         let time = span(health::now().saturating_sub(holder.since.saturating_mul(1000)));
-        writeln!(out, "    a slot is held by process {} for {time}: {}", holder.pid, plain(&holder.derivation))?;
+        detail(format!("a slot is held by process {} for {time}: {}", holder.pid, holder.derivation))?;
     }
     if let Some(failures) = &machine.failures {
         let since = span(health::now().saturating_sub(failures.since));
-        writeln!(out, "    {}", failure_count(failures.count, &since))?;
+        detail(failure_count(failures.count, &since).to_string())?;
     }
     if let Some(until) = machine.drained.and_then(|drained| drained.until) {
-        writeln!(out, "    drained for {} more", span(until.saturating_sub(health::now())))?;
+        detail(format!("drained for {} more", span(until.saturating_sub(health::now()))))?;
     }
     if let Some(note) = substitute_note(&machine.substitutes) {
-        writeln!(out, "    {note}")?;
+        detail(note.to_string())?;
     }
     if let Some(forecast) = machine.transfer {
-        writeln!(out, "    {}", transfer_note(forecast))?;
+        detail(transfer_note(forecast).to_string())?;
     }
     Ok(())
 }

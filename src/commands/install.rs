@@ -13,6 +13,7 @@ mod check;
 mod error;
 mod evaluated;
 mod manifest;
+mod package;
 mod plan;
 mod unit;
 
@@ -27,6 +28,7 @@ use super::failure::CommandResult;
 use super::guix_wrapper;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
+use crate::own_executable;
 use crate::permissions::ownership::{self, Control};
 use crate::permissions::{User, below, identity};
 use error::InstallError;
@@ -87,13 +89,34 @@ fn try_install(
 ) -> Result<(), InstallError> {
     let place = &arguments.place;
     check_arguments(place, arguments.restart)?;
+    if own_executable::is_through_loader() {
+        return Err(InstallError::Loader);
+    }
     let unit = Unit::read(&place.root, UNIT).ok_or(InstallError::NoUnit)?;
     let user = User::named(&place.root, &unit.user).ok_or_else(|| InstallError::NoUser(unit.user.clone()))?;
     let guix = real_guix(arguments, &unit)?;
-    let drop_in = Path::new("/etc/systemd/system").join(format!("{UNIT}.d/offload.conf"));
     let state = engine.state.path();
-
-    let mut items = program(place, engine)?;
+    let own = std::env::current_exe().map_err(InstallError::file(Path::new("/proc/self/exe")))?;
+    if let Some(place) = package::place_of(&own, place) {
+        package::describe(&unit, out)?;
+        let makes_state = state_to_make(&place, state, &user, out)?;
+        let is_used = package::is_used(&place.directory().join("guix"));
+        if !arguments.dry_run {
+            if makes_state {
+                make_state(&place.root, state, &user)?;
+            }
+            if !is_used || arguments.restart {
+                after(arguments.restart, out)?;
+            }
+        }
+        check::report(out, &place, &unit, &user, &guix, engine, arguments.dry_run)?;
+        return Ok(());
+    }
+    if package::is_installed(&place.root) {
+        return Err(InstallError::OfPackage);
+    }
+    let drop_in = Path::new("/etc/systemd/system").join(format!("{UNIT}.d/offload.conf"));
+    let mut items = program(place, engine, own)?;
     let link = place.directory().join("guix");
     items.push(Item::file(&drop_in, unit::drop_in(&link, &guix).into_bytes()));
     let documents = documents(definition)?;
@@ -101,15 +124,12 @@ fn try_install(
         .extend(documents.into_iter().map(|document| Item::file(&place.prefix.join(document.path), document.contents)));
     let plan = Plan::make(place.system(engine), &place.directory(), items)?;
     plan.describe(out)?;
-    let makes_state = !below(&place.root, state).exists();
-    if makes_state {
-        writeln!(out, "make     {} (for {})", state.display(), user.name)?;
-    }
+    let makes_state = state_to_make(place, state, &user, out)?;
     for other in unit.others_that_set_guix(&drop_in) {
         writeln!(out, "warning: {} also sets GUIX, and overrides this setting", other.display())?;
     }
     if arguments.dry_run {
-        writeln!(out, "To apply it, reload systemd and restart guix-daemon: {}", SYSTEMCTL.join(" && "))?;
+        writeln!(out, "To apply it, reload systemd and restart guix-daemon:\n  {}", SYSTEMCTL.join(" && "))?;
     } else {
         plan.apply()?;
         if makes_state {
@@ -127,12 +147,26 @@ fn try_install(
 fn try_uninstall(arguments: &UninstallArgs, engine: &Engine, out: &mut dyn Write) -> Result<(), InstallError> {
     let place = &arguments.place;
     check_arguments(place, arguments.restart)?;
-    plan::remove(place.system(engine), &place.directory(), arguments.dry_run, out)?;
+    match plan::remove(place.system(engine), &place.directory(), arguments.dry_run, out) {
+        Err(InstallError::NotInstalled(_)) if package::is_installed(&place.root) => {
+            return Err(InstallError::OfPackage);
+        }
+        removed => removed?,
+    }
     if arguments.dry_run {
         writeln!(out, "Nothing was changed.")?;
         return Ok(());
     }
     after(arguments.restart, out)
+}
+
+/// Returns whether the directory of the state has to be made, and prints it.
+fn state_to_make(place: &Target, state: &Path, user: &User, out: &mut dyn Write) -> io::Result<bool> {
+    let is_missing = !below(&place.root, state).exists();
+    if is_missing {
+        writeln!(out, "make     {} (for {})", state.display(), user.name)?;
+    }
+    Ok(is_missing)
 }
 
 fn check_arguments(place: &Target, restart: bool) -> Result<(), InstallError> {
@@ -146,8 +180,7 @@ fn check_arguments(place: &Target, restart: bool) -> Result<(), InstallError> {
 }
 
 /// Returns the program and the links to it. A program in the store stays there, protected by a garbage collector root.
-fn program(place: &Target, engine: &Engine) -> Result<Vec<Item>, InstallError> {
-    let own = std::env::current_exe().map_err(InstallError::file(Path::new("/proc/self/exe")))?;
+fn program(place: &Target, engine: &Engine, own: PathBuf) -> Result<Vec<Item>, InstallError> {
     let directory = place.directory();
     let target = directory.join("offload");
     let store: &Path = engine.directories.store.as_ref();

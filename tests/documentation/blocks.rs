@@ -3,7 +3,7 @@
 //! | language | |
 //! |---|---|
 //! | `lua` | a whole machine file: `offload eval` accepts it, and warns only of missing files, such as keys; after the comment `in error` it refuses it |
-//! | `console` | commands with what they print: run, and the output compared (`console`, `quick_start`) |
+//! | `console` | commands with what they print: run, and the output compared (`console`; on a head with systemd in `tests/systemd_head`) |
 //! | `screen` | a test that draws it names the page |
 //! | `sh` | its syntax, and that its commands exist; calls of `offload` are understood (`shell`) |
 //! | `scheme` | Guile reads it (`quick_start`, in a host of the lab) |

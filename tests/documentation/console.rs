@@ -8,9 +8,10 @@
 //! - `taken: NAME:PORT N …`: these build slots are taken;
 //! - `machine file: the next block`: the next block `lua` of the page is the machine file already.
 //!
-//! A prompt `HOST# ` is a host of the lab (`quick_start`).
+//! A prompt `HOST# ` is a host of the lab (`tests/systemd_head`).
 
-use crate::page::{Block, Part, pages};
+use crate::page::{Block, Part, is_too_wide, pages};
+use crate::transcript::{commands, fits};
 use fs4::FileExt;
 use offload::internals::state::health::now;
 use std::cell::RefCell;
@@ -69,6 +70,8 @@ impl Site {
         let mut command = Command::new(program);
         let program = Path::new(env!("CARGO_BIN_EXE_offload")).parent().unwrap();
         command.current_dir(self.path("etc/guix")).env_clear();
+        // As in a terminal of this width.
+        command.env("COLUMNS", "80");
         command.env("PATH", format!("{}:/usr/bin:/bin", program.display())).env("HOME", self.path("root"));
         command.env("GUIX_CONFIGURATION_DIRECTORY", self.path("etc/guix"));
         command.env("GUIX_STATE_DIRECTORY", self.path("var/guix")).env("NIX_STORE_DIR", self.path("gnu/store"));
@@ -125,53 +128,6 @@ impl Site {
     }
 }
 
-/// The commands of a block, each with its prompt and what it prints.
-pub fn commands(text: &str) -> Vec<(String, String, String)> {
-    let mut commands: Vec<(String, String, String)> = Vec::new();
-    for line in text.lines() {
-        let prompt = line.split_once(' ').filter(|(prompt, _)| {
-            *prompt == "$"
-                || prompt
-                    .strip_suffix('#')
-                    .is_some_and(|host| !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric()))
-        });
-        match (prompt, commands.last_mut()) {
-            (Some((prompt, command)), _) => commands.push((prompt.to_owned(), command.to_owned(), String::new())),
-            (None, Some((_, command, printed))) if printed.is_empty() && command.ends_with('\\') => {
-                command.push_str(&format!("\n{line}"));
-            }
-            (None, Some((_, _, printed))) => printed.push_str(&format!("{line}\n")),
-            (None, None) => panic!("no prompt before: {line}"),
-        }
-    }
-    commands
-}
-
-/// Whether `text` is what a page shows, in which `…` stands for anything.
-pub fn fits(shown: &str, text: &str) -> bool {
-    let mut pieces = shown.split('…');
-    let Some(mut rest) = text.strip_prefix(pieces.next().unwrap()) else { return false };
-    let pieces: Vec<&str> = pieces.collect();
-    let Some((last, pieces)) = pieces.split_last() else { return rest.is_empty() };
-    for piece in pieces {
-        match rest.find(piece) {
-            Some(place) => rest = &rest[place + piece.len()..],
-            None => return false,
-        }
-    }
-    rest.ends_with(last)
-}
-
-#[test]
-fn an_ellipsis_matches_any_output() {
-    assert!(fits("a … b\n", "a 1 b\n") && fits("a\n", "a\n") && fits("…z", "xyz") && fits("a…b…c", "abbc"));
-    assert!(!fits("a … b\n", "a 1 c\n") && !fits("a", "ab") && !fits("a…b…c", "ac"));
-    let text = "$ offload eval \\\n  x\nfirst\n$ second\nb1# true\n";
-    let found = commands(text);
-    assert_eq!(found[0], ("$".into(), "offload eval \\\n  x".into(), "first\n".into()));
-    assert_eq!((found[1].1.as_str(), found[2].0.as_str()), ("second", "b1#"));
-}
-
 #[test]
 fn commands_print_what_pages_show() {
     let mut count = 0;
@@ -216,4 +172,20 @@ fn commands_print_what_pages_show() {
     }
     assert!(count > 15, "only {count} commands found");
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+/// Pages show the lines of a terminal with 80 columns. Commands can be longer.
+#[test]
+fn outputs_on_pages_fit_into_a_terminal() {
+    let mut wide = Vec::new();
+    for block in pages().iter().flat_map(|page| page.blocks()) {
+        let shown: Vec<String> = match block.language.as_str() {
+            "console" => commands(&block.text).into_iter().map(|(_, _, shown)| shown).collect(),
+            "screen" => vec![block.text.clone()],
+            _ => continue,
+        };
+        let lines = shown.iter().flat_map(|text| text.lines()).filter(|line| is_too_wide(line, 80));
+        wide.extend(lines.map(|line| format!("{}: {line}", block.place)));
+    }
+    assert!(wide.is_empty(), "{}", wide.join("\n"));
 }

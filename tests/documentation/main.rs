@@ -18,4 +18,5 @@ mod phrases;
 mod quick_start;
 mod reference;
 mod shell;
+mod transcript;
 mod wording;

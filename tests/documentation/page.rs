@@ -159,3 +159,13 @@ impl Page {
 pub fn quoted(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
+
+/// Whether a line of output is wider than a terminal without need. One line each have, for programs that read it and for
+/// people who copy it: what is said of a file behind its name, messages with their hints, and Lua; a long word cannot be broken.
+pub fn is_too_wide(line: &str, columns: usize) -> bool {
+    let text = line.trim_start();
+    let is_message = text.starts_with("offload: ") || text.starts_with("hint: ") || text.starts_with("host_key = ");
+    let is_diagnostic = text.starts_with('/') || text.contains(": offload: ");
+    let first = columns.saturating_sub(line.len() - text.len());
+    line.chars().count() > columns && text.chars().take(first).any(|c| c == ' ') && !is_message && !is_diagnostic
+}

@@ -18,6 +18,7 @@ use super::options::{Hook, HostOptions};
 use super::processes::{Process, kill_all, kill_tree, processes, signal_all};
 use super::service::Service;
 use super::supervisor::Supervisor;
+use super::systemd::{self, Container};
 use super::{LONG, SSH_PORT, keys, unprivileged, wait_until};
 
 /// Where `guix publish` listens.
@@ -34,6 +35,8 @@ pub struct Host {
     daemon: Mutex<Option<Service>>,
     sshd: Mutex<Option<Service>>,
     publish: Mutex<Option<Service>>,
+    /// Where systemd runs it.
+    container: Mutex<Option<Container>>,
     // The last field: dropped after the services.
     _supervisor: Arc<Supervisor>,
 }
@@ -48,7 +51,8 @@ impl Host {
     ) -> Host {
         let root = directory.join("root");
         let [daemon, sshd, publish] = [const { Mutex::new(None) }; 3];
-        Host { options, number, address, directory, root, daemon, sshd, publish, _supervisor: supervisor }
+        let container = Mutex::new(None);
+        Host { options, number, address, directory, root, daemon, sshd, publish, container, _supervisor: supervisor }
     }
 
     pub fn name(&self) -> &str {
@@ -124,7 +128,13 @@ impl Host {
     pub fn command(&self, program: &str) -> Command {
         // A shell that starts tests in the background ignores SIGINT for them, and children would inherit this.
         let mut command = Command::new("env");
-        command.args(["--default-signal=INT,QUIT", "chroot"]).arg(&self.root).arg(program).env_clear();
+        command.arg("--default-signal=INT,QUIT");
+        match &*self.container.lock().unwrap() {
+            // The same program, but as the child of nsenter: only so it is in the container's name space of processes.
+            Some(container) => command.args(container.enter()),
+            None => command.arg("chroot").arg(&self.root),
+        };
+        command.arg(program).env_clear();
         command.envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/root"), ("LC_ALL", "C.UTF-8")]);
         command
     }
@@ -150,6 +160,24 @@ impl Host {
             self.start_sshd();
         }
         self.await_daemon();
+    }
+
+    /// Boots it; returns when the daemon answers and systemd has started everything.
+    pub(super) fn boot(&self) {
+        let container = Container::boot(&self.directory, self.name(), &self.log_file("boot"));
+        *self.container.lock().unwrap() = Some(container);
+        self.await_unit();
+        systemd::await_running(self);
+    }
+
+    /// Waits until the daemon of the unit answers.
+    pub fn await_unit(&self) {
+        let socket = self.daemon_socket();
+        wait_until(&format!("systemd on {} has started guix-daemon", self.name()), LONG, || {
+            let ended = self.container.lock().unwrap().as_mut().is_none_or(Container::has_ended);
+            assert!(!ended, "{} does not boot:\n{}", self.name(), self.log("boot"));
+            UnixStream::connect(&socket).is_ok()
+        });
     }
 
     pub fn start_daemon(&self) {
@@ -304,8 +332,9 @@ impl Drop for Host {
     fn drop(&mut self) {
         if std::thread::panicking() {
             // The files will be removed, and with them the reason why the test failed.
-            for name in ["daemon", "sshd"] {
-                let log = self.log(name);
+            let boots = self.container.lock().is_ok_and(|container| container.is_some());
+            for name in if boots { &["boot", "journal"][..] } else { &["daemon", "sshd"] } {
+                let log = if *name == "journal" { systemd::journal(self) } else { self.log(name) };
                 let lines: Vec<&str> = log.lines().collect();
                 let tail = &lines[lines.len().saturating_sub(40)..];
                 eprintln!("---- {name} on {} ----\n{}", self.name(), tail.join("\n"));
@@ -318,7 +347,8 @@ impl Drop for Host {
 pub fn listens(address: SocketAddr) -> bool {
     let SocketAddr::V4(address) = address else { return false };
     let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port());
-    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    // The thread may have a network of its own.
+    let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
     table.lines().any(|line| {
         let mut fields = line.split_whitespace().skip(1);
         fields.next() == Some(local.as_str()) && fields.nth(1) == Some("0A")

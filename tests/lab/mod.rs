@@ -44,6 +44,7 @@ mod service;
 mod state;
 mod store;
 mod supervisor;
+mod systemd;
 mod unprivileged;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -91,6 +92,13 @@ impl Lab {
         Lab { supervisor: Arc::new(Supervisor::start()), server: None }
     }
 
+    /// An empty lab in a network of its own, in which all ports are free. This thread and what it starts are in it from
+    /// now on.
+    pub fn in_own_network() -> Lab {
+        systemd::unshare_network();
+        Lab::new()
+    }
+
     /// An empty lab whose build machines have substitutes on, as real ones have: a host `server` publishes its store.
     pub fn with_substitutes() -> Lab {
         let mut lab = Lab::new();
@@ -125,6 +133,11 @@ impl Lab {
     /// A head: a daemon without local builds whose hook is `offload`, no sshd.
     pub fn head(&self) -> HostOptions {
         HostOptions::new(Arc::clone(&self.supervisor), "head").max_jobs(0).sshd(false).hook(Hook::Offload)
+    }
+
+    /// A head that systemd boots: see [`systemd`]. Only one lab in its own network can have one.
+    pub fn systemd_head(&self) -> Host {
+        HostOptions::new(Arc::clone(&self.supervisor), "head").systemd().start()
     }
 
     /// A proxy that passes TCP connections on to `target`, with the requested faults. Hosts that start later know it

@@ -1,8 +1,6 @@
 //! The options of a host, and its start.
 
-use std::fs::Permissions;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -12,7 +10,7 @@ use offload::internals::machine::HostKeyKind;
 use super::host::Host;
 use super::roots::made_by_setup;
 use super::supervisor::Supervisor;
-use super::{SSH_PORT, keys, unprivileged};
+use super::{SSH_PORT, keys, systemd, unprivileged};
 
 /// The Debian release of a host, and with it the version of its Guix and its sshd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +18,7 @@ pub enum Release {
     /// Guix 1.5.0 or newer.
     Sid,
     /// Guix 1.2.0. A program built on the machine does not run there by itself: a head gets the libraries of the machine
-    /// along with the hook.
+    /// along with the hook, by `packaging/bundle`.
     Bullseye,
 }
 
@@ -60,6 +58,7 @@ pub struct HostOptions {
     trusted: bool,
     trusting: bool,
     pub(super) unprivileged: bool,
+    pub(super) systemd: bool,
 }
 
 impl HostOptions {
@@ -83,6 +82,7 @@ impl HostOptions {
             trusted: true,
             trusting: true,
             unprivileged: false,
+            systemd: false,
         }
     }
 
@@ -191,6 +191,13 @@ impl HostOptions {
         self
     }
 
+    /// systemd boots the host, with what the packages of Debian have installed and nothing else: no key, no machine file,
+    /// no sshd, and the daemon of the package's unit. See [`systemd`].
+    pub(super) fn systemd(mut self) -> Self {
+        self.systemd = true;
+        self
+    }
+
     /// Brings the host up; returns when its daemon and its sshd answer.
     pub fn start(self) -> Host {
         let base = made_by_setup(match self.release {
@@ -199,8 +206,15 @@ impl HostOptions {
         });
         let address = self.supervisor.next_address();
         self.supervisor.add_name(&self.name, address);
-        let (number, directory) = self.supervisor.add_host(&self.name, &base);
+        let (number, directory) = self.supervisor.add_host(&self.name, &base, self.systemd);
         let root = directory.join("root");
+        if self.systemd {
+            systemd::prepare(&root);
+            let supervisor = Arc::clone(&self.supervisor);
+            let host = Host::new(self, number, address, directory, supervisor);
+            host.boot();
+            return host;
+        }
 
         keys::install_signing_key(&root, self.trusted.then_some(number));
         keys::install_acl(&root, self.trusting);
@@ -209,9 +223,9 @@ impl HostOptions {
             keys::authorize_users(&root);
         }
         if self.hook == Hook::Offload {
-            install_offload(&self.program, &root.join("opt/offload"));
-            if self.release == Release::Bullseye {
-                bring_libraries(&root.join("opt/offload"));
+            match self.release {
+                Release::Sid => install_offload(&self.program, &root.join("opt/offload")),
+                Release::Bullseye => install_bundle(&self.program, &root.join("opt/offload")),
             }
         }
         let host_keys = keys::install_host_keys(&root, number, &self.host_keys);
@@ -247,25 +261,10 @@ fn install_offload(program: &Path, directory: &Path) {
     std::os::unix::fs::symlink("offload", directory.join("guix")).unwrap();
 }
 
-/// Has `offload` in `directory`, and `guix` beside it, run with the loader and the libraries of this machine.
-fn bring_libraries(directory: &Path) {
-    let (program, link, libraries) = (directory.join("offload"), directory.join("guix"), directory.join("lib"));
-    std::fs::create_dir(&libraries).unwrap();
-    let list = Command::new("ldd").arg(&program).output().unwrap();
-    // `NAME => /FILE (ADDRESS)`, or `/FILE (ADDRESS)` for the loader.
-    let list = String::from_utf8(list.stdout).unwrap();
-    for file in list.split_whitespace().filter(|word| word.starts_with('/')) {
-        std::fs::copy(file, libraries.join(Path::new(file).file_name().unwrap())).unwrap();
-    }
-    let loader = list.split_whitespace().find(|word| word.contains("/ld-linux")).unwrap().rsplit('/').next().unwrap();
-    std::fs::rename(&program, libraries.join("offload")).unwrap();
-    std::fs::remove_file(&link).unwrap();
-    let at = "/opt/offload/lib";
-    let script = format!(
-        "#!/bin/sh\nOFFLOAD_GUIX=/usr/bin/guix exec {at}/{loader} --library-path {at} --argv0 \"$0\" {at}/offload \"$@\"\n"
-    );
-    for file in [program, link] {
-        std::fs::write(&file, &script).unwrap();
-        std::fs::set_permissions(file, Permissions::from_mode(0o755)).unwrap();
-    }
+/// Puts `program` in `directory` with the loader and the libraries of this machine.
+fn install_bundle(program: &Path, directory: &Path) {
+    std::fs::create_dir_all(directory.parent().unwrap()).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/bundle");
+    let output = Command::new(script).arg("--program").arg(program).arg(directory).output().unwrap();
+    assert!(output.status.success(), "packaging/bundle: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -68,10 +68,12 @@ impl Supervisor {
         inner.write_names();
     }
 
-    /// Mounts a root directory for a new host over `base`; returns the host's number, from 0, and its directory.
-    pub fn add_host(&self, name: &str, base: &Path) -> (usize, PathBuf) {
+    /// Mounts a root directory for a new host over `base`; returns the host's number, from 0, and its directory. A host
+    /// that boots mounts `/proc`, `/run` and `/dev` itself.
+    pub fn add_host(&self, name: &str, base: &Path, boots: bool) -> (usize, PathBuf) {
         let mut inner = self.lock();
-        let request = format!("host {name} {}\n", base.display());
+        let verb = if boots { "system" } else { "host" };
+        let request = format!("{verb} {name} {}\n", base.display());
         inner.input.as_mut().unwrap().write_all(request.as_bytes()).expect("the lab's supervisor is dead");
         let answer = inner.answer();
         assert_eq!(answer, format!("mounted {name}"), "the lab's supervisor cannot mount");

@@ -3,7 +3,10 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use crate::commands::failure::CommandError;
-use crate::commands::terminal::{Terminal, plain};
+use crate::commands::terminal::Terminal;
+
+/// The width of the column with the outcome of a step.
+const OUTCOME_WIDTH: usize = 6;
 
 /// The width of the column with the name of a step.
 const STEP_WIDTH: usize = 14;
@@ -39,7 +42,9 @@ impl Console {
     }
 
     fn step(&self, outcome: &str, step: &str, text: &str) {
-        self.say(&format!("{outcome:<6}{step:<STEP_WIDTH$} {}", plain(text)));
+        let indent = OUTCOME_WIDTH + STEP_WIDTH + 1;
+        let text = Terminal::of(&io::stderr()).wrap(indent, text);
+        self.say(&format!("{outcome:<OUTCOME_WIDTH$}{step:<STEP_WIDTH$} {text}"));
     }
 
     /// Prints lines. If standard error cannot be written, nobody reads them.

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::package::DROP_IN;
 use super::unit::UNIT;
 use crate::commands::failure::CommandError;
 use crate::exit::ExitStatus;
@@ -29,6 +30,16 @@ pub enum InstallError {
     NotGuix(PathBuf),
     #[error("'{}' already exists: it was not written by 'offload install', or has been changed since\n  hint: move it away", .0.display())]
     Foreign(PathBuf),
+    #[error(
+        "the program was started through the dynamic loader, so its own file is unknown\n  hint: the bundle lies where \
+         you have put it; for the daemon's variable GUIX, see doc/manual/installation.md"
+    )]
+    Loader,
+    #[error(
+        "the package manager has installed offload: '{DROP_IN}' sets GUIX\n  hint: remove the package first: apt-get remove \
+         offload"
+    )]
+    OfPackage,
     #[error("nothing is installed: there is no '{}'", .0.display())]
     NotInstalled(PathBuf),
     #[error("'{}': {cause}", path.display())]

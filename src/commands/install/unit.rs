@@ -81,12 +81,20 @@ impl Unit {
         }
     }
 
-    /// Returns the files that set `GUIX` and are read after `own`.
+    /// Returns the files that set `GUIX` and are read after `own` or, under its name, instead of it.
     pub fn others_that_set_guix(&self, own: &Path) -> Vec<&Path> {
-        let after =
-            |other: &&PathBuf| other.extension().is_some_and(|e| e == "conf") && other.file_name() > own.file_name();
+        let hides = |other: &Path| other.file_name() == own.file_name() && rank(other) < rank(own);
+        let after = |other: &&PathBuf| {
+            other.extension().is_some_and(|e| e == "conf") && (other.file_name() > own.file_name() || hides(other))
+        };
         self.set_guix.iter().filter(after).map(PathBuf::as_path).collect()
     }
+}
+
+/// Returns the place of a drop-in's directory in the list: the first directory is the most important.
+fn rank(drop_in: &Path) -> usize {
+    let holds = |directory: &&str| drop_in.starts_with(directory);
+    UNIT_DIRECTORIES.iter().position(holds).unwrap_or(UNIT_DIRECTORIES.len())
 }
 
 fn sets_guix(value: &str) -> bool {
@@ -98,7 +106,8 @@ pub fn drop_in(link: &Path, guix: &Path) -> String {
     format!(
         "# Written by 'offload install'; 'offload uninstall' removes it.\n\
          [Service]\n\
-         # What guix-daemon runs for 'offload', and for its other helpers, which go to the real 'guix'.\n\
+         # What guix-daemon runs for 'offload', and for its other helpers,\n\
+         # which go to the real 'guix'.\n\
          Environment={}\n\
          Environment={}\n",
         quoted("GUIX", link),
@@ -157,7 +166,11 @@ mod tests {
         .unwrap();
         assert_eq!((unit.user.as_str(), unit.daemon.as_path()), ("two", Path::new("/two/guix-daemon")));
         let own = Path::new(etc).join("offload.conf");
-        assert_eq!(unit.others_that_set_guix(&own), [Path::new(etc).join("override.conf")]);
+        let after = Path::new(etc).join("override.conf");
+        assert_eq!(unit.others_that_set_guix(&own), [after.as_path()]);
+        // A file of a package, which the one in /etc hides.
+        let of_package = Path::new("/usr/lib/systemd/system/guix-daemon.service.d/offload.conf");
+        assert_eq!(unit.others_that_set_guix(of_package), [own.as_path(), &after]);
     }
 
     #[test]
