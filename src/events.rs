@@ -25,8 +25,8 @@ pub enum Event<'a> {
     /// The build has waited for a machine for this many seconds. `is_reachable`: some matching machine is busy, else none
     /// can be reached.
     Waiting { derivation: &'a StorePath, seconds: u64, is_reachable: bool },
-    /// A machine was chosen and responds.
-    Offloading { derivation: &'a StorePath, machine: &'a str, port: u16 },
+    /// A machine was chosen and responds. The build has this slot of the machine; the first one is 0.
+    Offloading { derivation: &'a StorePath, machine: &'a str, port: u16, slot: u32 },
     /// The machine's daemon takes requests, over a connection that was open before or a new one.
     Connected { machine: &'a str, is_reused: bool },
     /// The transfer has waited for this many seconds for a transfer slot, or for items that another process sends.

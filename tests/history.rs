@@ -372,6 +372,7 @@ fn each_attempt_and_each_request_that_was_not_accepted_has_a_row() {
     let b1 = format!("b1:{}", machines[0].ssh_address().port());
     let [row] = of(&rows, "good-1.0")[..] else { panic!("{rows:#?}") };
     assert_eq!((row.outcome, row.machine.as_ref(), row.attempt), (Outcome::Built, Some(&b1), 1));
+    assert_eq!(row.slot, Some(0));
     assert_eq!((row.user.as_deref(), row.system.as_str(), row.requests), (Some("root"), "x86_64-linux", 1));
     assert_eq!(row.head, fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim());
     assert!(row.building >= 300 && row.sending > 0 && row.reason.is_none(), "{row:?}");

@@ -58,7 +58,12 @@ impl Build<'_> {
         let Choice { machine, slot, link } = choice;
         let machine = self.failover.machines[machine];
         let derivation = &self.failover.request.derivation;
-        observer.observe(&Event::Offloading { derivation, machine: &machine.name, port: machine.port });
+        observer.observe(&Event::Offloading {
+            derivation,
+            machine: &machine.name,
+            port: machine.port,
+            slot: slot.number(),
+        });
         let local_store = LocalStore::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
         failpoint(Failpoint::LocalStoreOpened);
         let limits = Limits::new(self.failover.arguments, machine);

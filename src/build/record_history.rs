@@ -74,6 +74,7 @@ fn rows(attempts: Vec<AttemptSums>, started: Time, common: &Row, result: &Result
         let ended = start.saturating_add(whole);
         rows.push(Row {
             machine: attempt.machine.as_ref().map(|(name, port)| machine::label(name, *port)),
+            slot: attempt.slot,
             attempt: if attempt.machine.is_some() { number as u32 + 1 } else { 0 },
             outcome,
             reason: reason.map(|reason| split_hint(reason).0),
@@ -121,6 +122,7 @@ mod tests {
     fn attempt(machine: Option<(&str, u16)>, failure: Option<&str>, times: [u64; 5]) -> AttemptSums {
         AttemptSums {
             machine: machine.map(|(name, port)| (name.to_owned(), port)),
+            slot: machine.map(|(_, port)| u32::from(port) + 1),
             failure: failure.map(str::to_owned),
             is_reused: machine.map(|(_, port)| port == 22),
             sent: Moved { items: 1, bytes: 2 },
@@ -153,6 +155,7 @@ mod tests {
         };
         let first = Row {
             machine: Some("b1".to_owned()),
+            slot: Some(23),
             attempt: 1,
             outcome: Outcome::MachineFailed,
             reason: Some("lost".to_owned()),
@@ -165,6 +168,7 @@ mod tests {
         };
         let second = Row {
             machine: Some("b2:2222".to_owned()),
+            slot: Some(2223),
             attempt: 2,
             started: 1030,
             ended: 1045,

@@ -59,6 +59,15 @@ impl CommandError {
         self
     }
 
+    /// Returns the message without the hint.
+    pub fn message(&self) -> String {
+        match &self.text {
+            Text::Message { message, .. } => message.clone(),
+            Text::Report(report) => report.clone(),
+            Text::Nothing => String::new(),
+        }
+    }
+
     /// Prints the error to `messages` and returns the exit status.
     pub fn print(&self, messages: &mut dyn Write) -> ExitStatus {
         // If standard error cannot be written, no message can be printed.

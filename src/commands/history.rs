@@ -1,19 +1,22 @@
 //! `offload history [NAME]` lists builds and requests that were not accepted, with filters, and `--summary` adds them up by
-//! machine. The output is a table for people, JSON, or records for recutils.
+//! machine. The output is a table for people, JSON, or records for recutils; `--timeline` writes a picture to a file.
 //!
 //! The history is read as the owner of the state. No machine is contacted, and no machine file is evaluated.
 
 mod table;
-mod time;
+pub(super) mod time;
+mod timeline;
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Stdio;
 
 use log::debug;
 use serde::Serialize;
 
 use super::failure::{CommandError, CommandResult};
+use super::file_output::Destination;
 use super::format::{Format, FormatArgs};
 use super::records;
 use super::terminal::{Terminal, write_json};
@@ -58,6 +61,12 @@ pub struct Args {
     /// Print the sums of each machine instead.
     #[arg(long)]
     summary: bool,
+    /// Write a timeline of the slots to FILE instead: a trace for viewers such as Perfetto if its name ends in .json, or a
+    /// picture if it ends in .svg.
+    #[arg(long, value_name = "FILE", value_parser = timeline::parse, conflicts_with_all = ["summary", "format", "json"])]
+    timeline: Option<timeline::Timeline>,
+    #[command(flatten)]
+    destination: Destination,
     #[command(flatten)]
     format: FormatArgs,
 }
@@ -68,13 +77,18 @@ fn parse_outcome(word: &str) -> Result<Outcome, String> {
 }
 
 impl Args {
+    /// Returns the file that the command writes, if it writes one.
+    pub fn file(&self) -> Option<&Path> {
+        self.timeline.as_ref().map(|timeline| timeline.file.as_path())
+    }
+
     /// Returns the filter at the time `now`.
     fn filter(&self, now: Time) -> Filter {
         let failures = || Outcome::ALL.iter().copied().filter(|outcome| outcome.is_failure()).collect();
         let limit = match (self.limit, self.format.get()) {
             (Some(0), _) => None,
             (Some(limit), _) => Some(limit),
-            (None, Format::Text) if !self.summary => Some(TABLE_ROWS),
+            (None, Format::Text) if !self.summary && self.timeline.is_none() => Some(TABLE_ROWS),
             (None, _) => None,
         };
         Filter {
@@ -120,6 +134,9 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let now = health::now();
     let filter = args.filter(now);
     let rows = engine.history().rows(&filter).map_err(CommandError::failure)?;
+    if let Some(timeline) = &args.timeline {
+        return args.destination.write(&timeline.file, |out| timeline.write(&rows, &filter, out));
+    }
     let mut text = Vec::new();
     let written = if args.summary {
         let from = filter.since.or(rows.iter().map(|row| row.started).min()).unwrap_or(now);

@@ -13,7 +13,8 @@ use super::failure::{CommandError, CommandResult};
 use super::{Command, CommandLine};
 use super::{
     add, annotations, as_user, authorize, build, build_hook, challenge, convert, daemon_user, disconnect, documents,
-    drain, eval, explain, guix_wrapper, help, history, init, install, log, machines, metrics, ssh, status, test,
+    drain, eval, explain, file_output, guix_wrapper, help, history, init, install, log, machines, metrics, report, ssh,
+    status, test,
 };
 use crate::engine::{Engine, STATE_SUBDIRECTORY};
 use crate::exit::ExitStatus;
@@ -101,7 +102,16 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
         Command::Authorize(arguments) => for_machine_file(arguments.machine_file())?,
         Command::Ssh(arguments) => for_machine_file(arguments.machine_file())?,
         Command::Status(arguments) => for_checks(arguments.machine_file())?,
-        Command::History(_) | Command::Log(_) => as_user::for_state(&state)?,
+        Command::History(args) => match (as_user::for_state(&state)?, args.file()) {
+            // That user may be unable to write the file.
+            (Some(user), Some(file)) => return file_output::write_as(&user, arguments, file).map(Some),
+            (user, _) => user,
+        },
+        Command::Report(args) => match for_checks(args.machine_file())?.or(as_user::for_state(&state)?) {
+            Some(user) => return file_output::write_as(&user, arguments, args.file()).map(Some),
+            None => None,
+        },
+        Command::Log(_) => as_user::for_state(&state)?,
         Command::Metrics(arguments) => match for_checks(arguments.machine_file())?.or(as_user::for_state(&state)?) {
             // That user may be unable to write the file.
             Some(user) if arguments.writes_file() => return metrics::run_as(&user, arguments).map(Some),
@@ -150,6 +160,7 @@ fn run(command: Command) -> CommandResult {
         Command::Status(args) => status::run(&args, &engine),
         Command::History(args) => history::run(&args, &engine),
         Command::Metrics(args) => metrics::run(&args, &engine),
+        Command::Report(args) => report::run(&args, &engine),
         Command::Log(args) => log::run(&args, &engine),
         Command::Challenge(args) => challenge::run(&args, &engine),
         Command::Build(args) => build::run(&args, &engine),

@@ -5,7 +5,6 @@
 //! file was lost. No name of a derivation and no name of a user is a label, since there is no limit to their number.
 
 mod exposition;
-mod textfile;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -14,15 +13,18 @@ use std::path::{Path, PathBuf};
 use self::exposition::{Exposition, Kind, Metric, Writer};
 use super::as_user;
 use super::failure::{CommandError, CommandResult};
+use super::machine_records::{MachineRecord, machines};
 use super::machines::{MachineFileArgs, load};
+use super::whole_file;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
-use crate::machine::{Machine, label};
-use crate::machine_file::Pool;
 use crate::permissions::User;
-use crate::state::health::{self, Time};
+use crate::state::health;
 use crate::state::history::{Outcome, Total};
-use crate::state::{Drain, HealthRecord, Queue, Slots, StateDirectory};
+use crate::state::{Queue, StateDirectory};
+
+/// The name of the file for node exporter, which reads those that end in .prom.
+const TEXTFILE: &str = "offload.prom";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -76,7 +78,7 @@ pub fn run_as(user: &User, args: &Args) -> CommandResult {
 
 fn finish(args: &Args, text: &str) -> CommandResult {
     match &args.textfile {
-        Some(directory) => textfile::write(directory, text).map_err(|cause| {
+        Some(directory) => whole_file::write_for_all(&directory.join(TEXTFILE), text).map_err(|cause| {
             CommandError::failure(format!("cannot write a file in '{}': {cause}", directory.display()))
         })?,
         None => io::stdout()
@@ -85,52 +87,6 @@ fn finish(args: &Args, text: &str) -> CommandResult {
             .map_err(|error| CommandError::output("the metrics", &error))?,
     }
     Ok(ExitStatus::Success)
-}
-
-/// The records of this head about a machine. Times are in milliseconds.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct MachineRecord {
-    name: String,
-    slots: u32,
-    /// `None`: they cannot be counted.
-    taken: Option<usize>,
-    is_enabled: bool,
-    is_drained: bool,
-    /// Consecutive failures; 0: the last contact succeeded.
-    failures: u32,
-    back_off: Time,
-    last_contact: Option<Time>,
-}
-
-/// Returns the records of all machines, each host once.
-fn machines(pool: &Pool, state: &StateDirectory, now: Time) -> Vec<MachineRecord> {
-    let mut hosts: BTreeMap<String, &Machine> = BTreeMap::new();
-    for entry in &pool.machines {
-        let machine = &entry.machine;
-        let host = hosts.entry(label(&machine.name, machine.port)).or_insert(machine);
-        // A host is enabled if one of its entries is.
-        if machine.enabled {
-            *host = machine;
-        }
-    }
-    let record = |(name, machine): (String, &Machine)| {
-        let health = HealthRecord::of(state, machine).map(|record| record.read()).unwrap_or_default();
-        let failures = health.failures.as_ref();
-        MachineRecord {
-            name,
-            slots: machine.parallel_builds,
-            taken: Slots::of(state, machine).and_then(|slots| slots.taken()).ok().map(|taken| taken.len()),
-            is_enabled: machine.enabled,
-            is_drained: Drain::of(state, machine).is_ok_and(|drain| drain.read(now).is_some()),
-            failures: failures.map_or(0, |failures| failures.count),
-            back_off: failures.filter(|failures| !failures.is_over(now)).map_or(0, |failures| {
-                let until = failures.last.saturating_add(failures.back_off().as_millis() as Time);
-                until.saturating_sub(now)
-            }),
-            last_contact: health.measured,
-        }
-    };
-    hosts.into_iter().map(record).collect()
 }
 
 /// Returns the number of builds that wait for a slot.
@@ -164,7 +120,7 @@ fn write_machines(machines: &[MachineRecord], writer: &mut Writer) {
         writer.add(&metric, machines.iter().filter_map(sample));
     };
     let truth = |is: bool| Some(f64::from(u8::from(is)));
-    let seconds = |millis: Time| millis as f64 / 1000.0;
+    let seconds = |millis: u64| millis as f64 / 1000.0;
     of_each(gauge("offload_machine_up", "", "Whether the last contact with the machine succeeded."), &|machine| {
         // Without a contact, its state is unknown.
         (machine.failures > 0 || machine.last_contact.is_some()).then(|| f64::from(u8::from(machine.failures == 0)))

@@ -20,6 +20,7 @@ mod escape;
 pub mod eval;
 pub mod explain;
 mod failure;
+mod file_output;
 mod format;
 pub mod guix_wrapper;
 pub mod help;
@@ -27,13 +28,16 @@ pub mod history;
 pub mod init;
 pub mod install;
 pub mod log;
+mod machine_records;
 mod machines;
 mod main;
 pub mod metrics;
 mod output_file;
+mod pictures;
 mod prefixed_log;
 mod progress;
 mod records;
+pub mod report;
 mod reporter;
 mod selection;
 mod signals;
@@ -42,6 +46,7 @@ pub mod status;
 mod table;
 mod terminal;
 pub mod test;
+mod whole_file;
 
 pub use main::main;
 
@@ -94,6 +99,8 @@ enum Command {
     Status(status::Args),
     /// List builds: where they went, how long their phases took, and why others were not offloaded.
     History(history::Args),
+    /// Write a page about the builds of this machine: pool, timeline, waits, failures, transfers.
+    Report(report::Args),
     /// Print the log of a build, of this machine or of a build machine.
     Log(log::Args),
     /// Print metrics for Prometheus.

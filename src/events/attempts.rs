@@ -24,6 +24,8 @@ pub enum Phase {
 pub struct AttemptSums {
     /// The name and the port of the machine; `None` if no machine was chosen.
     pub machine: Option<(String, u16)>,
+    /// The number of its slot there, from 0.
+    pub slot: Option<u32>,
     /// Why the attempt was abandoned, if it was.
     pub failure: Option<String>,
     /// Whether the connection was open before; `None` if there was none.
@@ -82,9 +84,10 @@ impl Attempts {
     /// Records an event.
     pub fn record(&mut self, event: &Event<'_>, now: Instant) {
         match event {
-            Event::Offloading { machine, port, .. } => {
+            Event::Offloading { machine, port, slot, .. } => {
                 self.enter(Phase::Sending, now);
                 self.current.machine = Some(((*machine).to_owned(), *port));
+                self.current.slot = Some(*slot);
             }
             Event::Connected { is_reused, .. } => self.current.is_reused = Some(*is_reused),
             Event::Uploaded { bytes, .. } => self.uploading = *bytes,
@@ -142,11 +145,11 @@ mod tests {
         let begin = Instant::now();
         let mut attempts = Attempts::new(begin);
         let events = [
-            Event::Offloading { derivation, machine: "b1", port: 22 },
+            Event::Offloading { derivation, machine: "b1", port: 22, slot: 3 },
             Event::Connected { machine: "b1", is_reused: true },
             Event::Uploaded { machine: "b1", bytes: 10, of: 20 },
             Event::Abandoned { derivation, machine: "b1", cause: "lost" },
-            Event::Offloading { derivation, machine: "b2", port: 2222 },
+            Event::Offloading { derivation, machine: "b2", port: 2222, slot: 4 },
             Event::Connected { machine: "b2", is_reused: false },
             Event::UploadEnded { machine: "b2", items: 2, bytes: 20 },
             Event::UploadEnded { machine: "b2", items: 3, bytes: 30 },
@@ -164,6 +167,7 @@ mod tests {
         let seconds = |times: [u64; 5]| times.map(Duration::from_secs);
         let first = AttemptSums {
             machine: Some(("b1".to_owned(), 22)),
+            slot: Some(3),
             failure: Some("lost".to_owned()),
             is_reused: Some(true),
             sent: Moved { items: 0, bytes: 10 },
@@ -172,6 +176,7 @@ mod tests {
         };
         let second = AttemptSums {
             machine: Some(("b2".to_owned(), 2222)),
+            slot: Some(4),
             failure: None,
             is_reused: Some(false),
             sent: Moved { items: 5, bytes: 50 },
@@ -188,7 +193,7 @@ mod tests {
         let derivation = &StorePath::parse(&StoreDir::default(), drv).unwrap();
         let begin = Instant::now();
         let mut attempts = Attempts::new(begin);
-        attempts.record(&Event::Offloading { derivation, machine: "b1", port: 22 }, begin);
+        attempts.record(&Event::Offloading { derivation, machine: "b1", port: 22, slot: 3 }, begin);
         for bytes in [5, 8] {
             attempts.record(&Event::Downloading { machine: "b1", output: derivation }, begin);
             attempts.record(&Event::Downloaded { machine: "b1", output: derivation, bytes: 2 }, begin);

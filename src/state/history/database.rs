@@ -228,7 +228,7 @@ fn repeat(transaction: &Transaction<'_>, row: &Row) -> rusqlite::Result<bool> {
 
 fn insert_row(transaction: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
     let insert =
-        "INSERT INTO builds VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        "INSERT INTO builds VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     transaction.prepare_cached(insert)?.execute(params![
         row.derivation,
         row.name,
@@ -254,6 +254,7 @@ fn insert_row(transaction: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> 
         stored(row.substituted_bytes),
         stored(row.retrieved_items),
         stored(row.retrieved_bytes),
+        row.slot,
     ])?;
     Ok(())
 }

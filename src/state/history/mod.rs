@@ -37,7 +37,7 @@ mod summary;
 pub use database::HistoryError;
 pub use query::Filter;
 pub use row::{Outcome, Row};
-pub use summary::{MachineSummary, Total, summarize};
+pub use summary::{MachineSummary, Total, median, summarize};
 
 use std::path::PathBuf;
 

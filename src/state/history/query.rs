@@ -100,6 +100,7 @@ fn row(columns: &Columns<'_>) -> rusqlite::Result<Row> {
         user: columns.get("user")?,
         head: columns.get("head")?,
         machine: columns.get("machine")?,
+        slot: columns.get("slot")?,
         attempt: u32::try_from(number("attempt")?).unwrap_or(u32::MAX),
         outcome: Outcome::of_column(&columns.get::<_, String>("outcome")?)?,
         reason: columns.get("reason")?,

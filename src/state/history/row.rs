@@ -100,6 +100,8 @@ pub struct Row {
     pub head: String,
     /// The machine, with its port if that is not 22; none if no machine was chosen.
     pub machine: Option<String>,
+    /// The number of its slot there, from 0; none if it was not recorded.
+    pub slot: Option<u32>,
     /// The number of the attempt, from 1; 0 if there was none.
     pub attempt: u32,
     pub outcome: Outcome,
@@ -142,6 +144,7 @@ impl Row {
             user: None,
             head: String::new(),
             machine: None,
+            slot: None,
             attempt: 0,
             outcome,
             reason: None,

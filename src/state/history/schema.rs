@@ -11,7 +11,10 @@
 use rusqlite::{Connection, Transaction};
 
 /// The statements that lead from each version to the next.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[FIRST, "ALTER TABLE builds ADD COLUMN slot INTEGER"];
+
+/// The schema of version 1.
+pub(super) const FIRST: &str = "
     CREATE TABLE builds (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         derivation TEXT NOT NULL,
@@ -58,7 +61,7 @@ const MIGRATIONS: &[&str] = &["
         PRIMARY KEY (machine, outcome)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE batch (digest BLOB NOT NULL) STRICT;
-"];
+";
 
 /// The version of this program.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;

@@ -58,6 +58,7 @@ fn rows_come_back_as_they_were() {
         user: Some("alice".to_owned()),
         head: "head".to_owned(),
         machine: Some("b1:2222".to_owned()),
+        slot: Some(9),
         attempt: 2,
         outcome: Outcome::MachineFailed,
         reason: Some("the\nconnection \u{1b}was 'lost'".to_owned()),
@@ -345,6 +346,29 @@ fn is_reported(history: &History) -> bool {
     let reported = history.file("warned-history").exists();
     let _ = fs::remove_file(history.file("warned-history"));
     reported
+}
+
+#[test]
+fn rows_of_the_first_schema_stay_and_have_no_slot() {
+    let (_top, history) = history();
+    fs::create_dir_all(history.state.path()).unwrap();
+    let old =
+        "INSERT INTO builds VALUES (7, '/gnu/store/x-a.drv', 'a', 'x86_64-linux', NULL, 'head', 'b1', 1, 'built', NULL,
+        1, 2, 3, 4, 5, 6, 7, 8, 1, 9, 10, 11, 12, 13, 14)";
+    sql(&history, &format!("{}; {old}; PRAGMA user_version = 1", schema::FIRST));
+    // An older program has appended a row, too.
+    let pending = serde_json::to_string(&built("b", "b1", 4)).unwrap().replace(r#""slot":null,"#, "");
+    assert!(!pending.contains("slot"));
+    fs::write(history.file("history.pending"), pending + "\n").unwrap();
+    history.append(&[Row { slot: Some(2), ..built("c", "b1", 5) }]);
+    let slots: Vec<_> = history
+        .rows(&Filter::default())
+        .unwrap()
+        .into_iter()
+        .map(|row| (row.name, row.slot, row.retrieved_bytes))
+        .collect();
+    let slot = |name: &str, slot, bytes| (name.to_owned(), slot, bytes);
+    assert_eq!(slots, [slot("a", None, 14), slot("b", None, 0), slot("c", Some(2), 0)]);
 }
 
 #[test]
