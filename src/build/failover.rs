@@ -75,6 +75,7 @@ impl FailOver<'_> {
             };
             let (derivation, name) = (&self.request.derivation, &self.machines[machine].name);
             observer.observe(&Event::Abandoned { derivation, machine: name, cause: &cause });
+            self.rules.record_attempt(machine);
             tried.push(FailedAttempt { machine, cause, is_final });
         }
         Err(self.no_machine_left(&tried, "all attempts that 'max_attempts' allows have failed".to_owned(), None))

@@ -91,6 +91,21 @@ impl Queue {
         Ok(self.count(hosts)?.0)
     }
 
+    /// Counts all builds that wait. Nothing is created.
+    pub fn length(state: &StateDirectory) -> Result<usize, StateError> {
+        let directory = state.path().join("queue");
+        let mut length = 0;
+        for number in 0..MAX_QUEUE_LENGTH {
+            let path = directory.join(number.to_string());
+            match is_locked(&path)? {
+                true => length += 1,
+                false if !files::exists(&path) => break,
+                false => {}
+            }
+        }
+        Ok(length)
+    }
+
     /// How many wait for any of `hosts`, and the number of the first free place.
     fn count(&self, hosts: &[String]) -> Result<(usize, Option<usize>), StateError> {
         let wanted: HashSet<&str> = hosts.iter().map(String::as_str).collect();
