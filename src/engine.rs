@@ -336,6 +336,7 @@ impl Consideration<'_> {
             destination,
             directories,
             state,
+            user: self.user(),
             ignores_drains,
             persists_connections,
             daemon,
@@ -348,11 +349,16 @@ impl Consideration<'_> {
         result
     }
 
+    /// Returns the user whose command requests the build, if known.
+    pub fn user(&self) -> Option<String> {
+        self.rules.user()
+    }
+
     /// Returns the environment of this request.
     pub fn env(&self) -> LiveEnvironment {
         let Engine { state, directories, .. } = self.engine;
         let sessions = self.persists_connections.then(|| self.engine.sessions());
-        LiveEnvironment::new(state, &directories.store, self.request, sessions, self.ignores_drains)
+        LiveEnvironment::new(state, &directories.store, self.request, self.user(), sessions, self.ignores_drains)
     }
 
     /// Returns the input of the decision about this request.

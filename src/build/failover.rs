@@ -65,9 +65,10 @@ impl FailOver<'_> {
                 Some(choice) => choice,
                 None => self.wait(&tried, &mut ticket, daemons, env, observer)?,
             };
-            // A build that has a slot leaves the queue.
-            ticket = None;
             let machine = choice.machine;
+            if let Some(ticket) = ticket.take() {
+                env.take_turn(ticket, self.machines[machine]);
+            }
             let (cause, is_final) = match attempt(choice, observer) {
                 Err(Failure::Machine { cause, .. }) => (cause, false),
                 Err(Failure::Refused { cause, .. }) => (cause, true),

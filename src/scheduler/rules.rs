@@ -119,6 +119,11 @@ impl<'a> FileRules<'a> {
         FileRules { report, ..self }
     }
 
+    /// Returns the user of the request, if known.
+    pub fn user(&self) -> Option<String> {
+        self.decision.borrow().request().user.clone()
+    }
+
     /// Changes the request that the functions receive.
     pub fn change_request(&self, change: impl FnOnce(&mut machine_file::LuaRequest)) {
         let mut request = self.decision.borrow().request().clone();
