@@ -129,11 +129,12 @@
 ---What happens if no matching machine can be reached: `"wait"`, `"local"` or a function, as for `when_busy`. Default:
 ---"local".
 ---@field when_unreachable? "wait"|"local"|offload.Choice
----How many attempts a build gets, on different machines or again on the same machine. Default: 3.
----@field max_attempts? integer
+---How many attempts a build gets, on different machines or again on the same machine; 1 to 1000. Or a function of the
+---request that returns such a number. It is called once, when the build is accepted. Default: 3.
+---@field max_attempts? integer|offload.Attempts
 ---How long an accepted build may wait for a build slot; 0 to 86400. Without this field, only the daemon's own limits
----apply. In seconds.
----@field wait_for_slot? number
+---apply. Or a function of the request that returns such a number, or nil for the daemon's limits. In seconds.
+---@field wait_for_slot? number|offload.Wait
 ---How long an accepted build may wait while no matching machine can be reached; 0 to 86400. In seconds. Default: 60.
 ---@field wait_for_machine? number
 ---Limits of time and memory for Lua code.
@@ -150,6 +151,12 @@
 
 ---What to do with a build that no machine can take now.
 ---@alias offload.Choice fun(request: offload.Request): "wait"|"local"
+
+---A number from 1 to 1000.
+---@alias offload.Attempts fun(request: offload.Request): integer
+
+---A number of seconds from 0 to 86400; or nil: only the daemon's own limits apply.
+---@alias offload.Wait fun(request: offload.Request): number?
 
 ---True, or false and why not.
 ---@alias offload.Accepts fun(request: offload.Request, machine: offload.BuildMachine|offload.LocalMachine): boolean, string?
@@ -174,6 +181,15 @@
 ---@field max_silent_time integer
 ---A build fails after this time; 0: no limit. In seconds.
 ---@field build_timeout integer
+---Name of the user whose command requests the build, or the number of a user without an account. nil if guix-daemon
+---does not tell it, such as for a client of another machine.
+---@field user string|nil
+---Number of the attempt: 1 at first, 2 after an attempt on a machine has failed.
+---@field attempt integer
+---Names of the machines on which attempts have failed, one for each attempt.
+---@field tried string[]
+---How many builds of this head wait for a machine. If this build waits already, it counts too.
+---@field waiting integer
 ---A method, `request:read_derivation()`: reads the derivation from the store.
 ---@field read_derivation fun(self: offload.Request): offload.Derivation
 

@@ -24,7 +24,9 @@ use crate::events::Observer;
 use crate::hook::{BuildLog, HookArguments, Request};
 use crate::local::{Directories, read_derivation};
 use crate::machine::Machine;
-use crate::machine_file::{DerivationReader, Diagnostic, Extend, LoadContext, Pool, Report, load};
+use crate::machine_file::{
+    DerivationReader, Diagnostic, Extend, LoadContext, LuaRequest, Pool, QueueCounter, Report, load,
+};
 use crate::permissions::ownership::{self, Control};
 use crate::permissions::{User, files};
 use crate::scheduler::decision::FULL_QUEUE_HOLD;
@@ -33,7 +35,7 @@ use crate::scheduler::rules::log_warning;
 use crate::scheduler::{self, Decision, Environment, Explanation, FileRules, Query, Rules, WarningSink};
 use crate::shell::in_quotes;
 use crate::state::history::{History, Outcome, Row};
-use crate::state::{QueueTicket, StateDirectory, health};
+use crate::state::{Queue, QueueTicket, StateDirectory, health};
 use crate::store::path::StorePath;
 use crate::transfer::{Destination, LeftForDaemon};
 
@@ -60,7 +62,7 @@ pub struct Engine {
     /// process is. Default: `None`.
     pub daemon: fn() -> Option<OwnedFd>,
     /// Returns the name of the user whose command requests the builds, if known. It is called once, when the first request
-    /// is recorded. Default: `None`.
+    /// is considered. Default: `None`.
     pub client: fn() -> Option<String>,
     /// The result of `client`.
     client_name: OnceLock<Option<String>>,
@@ -91,11 +93,16 @@ impl Engine {
         }
     }
 
+    /// Returns the name of the user whose command requests the builds, if known.
+    pub fn client_name(&self) -> Option<String> {
+        self.client_name.get_or_init(self.client).clone()
+    }
+
     /// Returns a row with what all rows about a request have in common.
     fn row(&self, request: &Request, outcome: Outcome) -> Row {
         let row = Row::new(request.derivation.as_str(), &request.system, outcome, health::now());
         let head = uname().nodename().to_string_lossy().into_owned();
-        Row { user: self.client_name.get_or_init(self.client).clone(), head, ..row }
+        Row { user: self.client_name(), head, ..row }
     }
 
     /// Returns the SSH sessions that builds of this head leave open for each other.
@@ -173,8 +180,15 @@ impl Engine {
     ) -> Consideration<'a> {
         let (store, path) = (self.directories.store.clone(), request.derivation.clone());
         let read = move || read_derivation(&store, &path).map_err(|error| with_causes(&error));
-        let rules =
-            FileRules::new(pool, request, &self.arguments, Some(DerivationReader(Arc::new(read)))).reporting(report);
+        let state = self.state.clone();
+        let waiting = move || Queue::length(&state).unwrap_or(0);
+        let request_for_rules = LuaRequest {
+            user: self.client_name(),
+            queue: Some(QueueCounter(Arc::new(waiting))),
+            reader: Some(DerivationReader(Arc::new(read))),
+            ..LuaRequest::new(request, &self.arguments)
+        };
+        let rules = FileRules::new(pool, request_for_rules).reporting(report);
         let machines = pool.machines.iter().map(|entry| &entry.machine).collect();
         Consideration {
             engine: self,
@@ -301,14 +315,16 @@ impl Consideration<'_> {
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
         let &Task { rules, inputs, outputs, destination } = task;
+        // The daemon does not wait any more.
+        self.rules.begin();
         let arguments = HookArguments { keep_failed: self.keep_failed, ..self.engine.arguments.clone() };
         let failover = FailOver {
             request: self.request,
             arguments: &arguments,
             machines: &self.machines,
             rules,
-            max_attempts: self.pool.settings.max_attempts as usize,
-            wait_for_slot: self.pool.settings.wait_for_slot,
+            max_attempts: self.rules.max_attempts(),
+            wait_for_slot: self.rules.wait_for_slot(),
             wait_for_machine: self.pool.settings.wait_for_machine,
         };
         let &Engine { ref directories, ref state, daemon, .. } = self.engine;
@@ -320,6 +336,7 @@ impl Consideration<'_> {
             destination,
             directories,
             state,
+            user: self.user(),
             ignores_drains,
             persists_connections,
             daemon,
@@ -332,11 +349,16 @@ impl Consideration<'_> {
         result
     }
 
+    /// Returns the user whose command requests the build, if known.
+    pub fn user(&self) -> Option<String> {
+        self.rules.user()
+    }
+
     /// Returns the environment of this request.
     pub fn env(&self) -> LiveEnvironment {
         let Engine { state, directories, .. } = self.engine;
         let sessions = self.persists_connections.then(|| self.engine.sessions());
-        LiveEnvironment::new(state, &directories.store, self.request, sessions, self.ignores_drains)
+        LiveEnvironment::new(state, &directories.store, self.request, self.user(), sessions, self.ignores_drains)
     }
 
     /// Returns the input of the decision about this request.

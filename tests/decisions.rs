@@ -15,7 +15,7 @@ use offload::internals::scheduler::decision::{FULL_QUEUE_HOLD, QUEUE_PER_SLOT};
 use offload::internals::scheduler::{Decision, Environment, decide};
 use offload::internals::state::health::Time;
 use offload::internals::state::{
-    Drain, Drained, Health, HealthRecord, Queue, QueueTicket, Slot, SlotHolder, Slots, health,
+    Drain, Drained, Health, HealthRecord, Queue, QueueTicket, Slot, SlotHolder, Slots, WaitingBuild, health,
 };
 use offload::internals::status::MachineStatus;
 use offload::internals::store::path::StorePath;
@@ -251,6 +251,10 @@ impl Environment for Responsive {
         self.0.renew_ticket(ticket, machines);
     }
 
+    fn take_turn(&self, ticket: QueueTicket, machine: &Machine) {
+        self.0.take_turn(ticket, machine);
+    }
+
     fn waiting(&self, machines: &[&Machine]) -> usize {
         self.0.waiting(machines)
     }
@@ -320,7 +324,7 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
     let waiting: Vec<_> = (case.waiting.iter())
         .map(|&machines| {
             let hosts: Vec<String> = chosen(&all, machines).map(str::to_owned).collect();
-            (queue.try_join(&hosts, usize::MAX, now).unwrap().unwrap(), hosts)
+            (queue.try_join(&hosts, &WaitingBuild::default(), usize::MAX, now).unwrap().unwrap(), hosts)
         })
         .collect();
     // As those do that wait: a ticket that is not renewed does not count, however long the test takes.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use lab::{Drv, Entry, Host, LONG, Lab, SSH_PORT, SYSTEM, max_concurrency, wait_until};
 use offload::internals::machine::Machine;
 use offload::internals::scheduler::decision::{FULL_QUEUE_HOLD, QUEUE_PER_SLOT};
-use offload::internals::state::{Queue, SlotHolder, Slots, StateDirectory, health};
+use offload::internals::state::{Queue, SlotHolder, Slots, StateDirectory, WaitingBuild, health};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 /// A derivation in the head's store whose inputs are there, and whose output is not.
@@ -329,8 +329,9 @@ fn a_full_pool_delays_one_request_and_not_all() {
     let machine = Machine { port: SSH_PORT, ..Machine::new("b1", "root", Vec::new(), Vec::new()) };
     let _slot = Slots::of(&state, &machine).unwrap().try_take(&SlotHolder::this_process("/gnu/store/x.drv")).unwrap();
     let places = Queue::of(&state).unwrap();
-    let _places = [(); QUEUE_PER_SLOT]
-        .map(|()| places.try_join(&[machine.address()], QUEUE_PER_SLOT, health::now()).unwrap().unwrap());
+    let _places = [(); QUEUE_PER_SLOT].map(|()| {
+        places.try_join(&[machine.address()], &WaitingBuild::default(), QUEUE_PER_SLOT, health::now()).unwrap().unwrap()
+    });
     head.mark_healthy("b1");
 
     let start = Instant::now();

@@ -11,7 +11,7 @@ use lab::{Drv, Entry, Host, LONG, Lab, RunningBuild, Signal, max_concurrency, wa
 use offload::internals::daemon::{self, Client, Options};
 use offload::internals::scheduler::decision::PROBE_WAIT;
 use offload::internals::state::health::BACK_OFF_MIN;
-use offload::internals::state::{Health, health};
+use offload::internals::state::{Health, Queue, StateDirectory, health};
 use offload::internals::store::path::{StoreDir, StorePath};
 
 /// A build of one client of the head's daemon, through our own implementation of the protocol.
@@ -409,4 +409,47 @@ fn a_drained_machine_gets_no_new_builds() {
     waiting.wait().succeeded();
     assert_eq!(b1.built(), ["long", "later"]);
     assert!(!head.path("/var/guix/offload/b1:2022/drained.json").exists());
+}
+
+/// Users take turns, and the machine file knows them. A killed process that waits changes nothing for others.
+#[test]
+fn two_users_take_turns() {
+    let lab = Lab::with_substitutes();
+    let b1 = lab.build_machine("b1").max_jobs(1).start();
+    let head = lab.head().start();
+    // A user that is not known would get no machine.
+    head.write_machine_file(&format!(
+        "return {{ {}, accepts = function(request) return request.user ~= 'root', request.user end,
+           score = function(request) return request.user == 'nobody' and 1 or #request.user end }}",
+        b1.entry().set("parallel_builds", 1).set("overload_threshold", false).lua()
+    ));
+    let tickets = || {
+        let queue = Queue::of(&StateDirectory::new(head.path("/var/guix/offload"))).unwrap();
+        queue.records(health::now()).unwrap().into_iter().map(|(_, record)| record).collect::<Vec<_>>()
+    };
+    let names = ["crowd-0", "crowd-1", "crowd-2", "crowd-3", "crowd-4"];
+    let crowd = names.map(endless);
+    let crowd = head.client().user("nobody").keep_going().max_jobs(0).start(&crowd.each_ref());
+    wait_until("four builds wait", LONG, || tickets().len() == 4);
+    let single = head.client().user("offload").max_jobs(0).start(&[&endless("single")]);
+    wait_until("five builds wait", LONG, || tickets().len() == 5);
+    let mut waiting = tickets();
+    waiting.sort_by_key(|ticket| ticket.since);
+    let users: Vec<Option<&str>> = waiting.iter().map(|ticket| ticket.build.user.as_deref()).collect();
+    assert_eq!(users, [Some("nobody"), Some("nobody"), Some("nobody"), Some("nobody"), Some("offload")]);
+    let killed = waiting[1].build.clone();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(killed.pid as i32).unwrap(), Signal::KILL).unwrap();
+    wait_until("the killed one has left", LONG, || tickets().len() == 4);
+
+    finish(&b1);
+    single.wait().succeeded();
+    let result = crowd.wait();
+    assert_ne!(result.status, Some(0), "one of its hooks was killed");
+    let built = b1.built();
+    assert_eq!(built.len(), 5, "{built:?}");
+    // One ran already; the oldest that waited is its user's turn, and then comes the other user.
+    assert_eq!(built[2], "single", "{built:?}");
+    let declined = head.client().max_jobs(0).build(&[&quick("of-root")]);
+    assert!(declined.log.contains("b1: root"), "{}", declined.log);
+    head.verify_store();
 }

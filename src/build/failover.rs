@@ -65,9 +65,10 @@ impl FailOver<'_> {
                 Some(choice) => choice,
                 None => self.wait(&tried, &mut ticket, daemons, env, observer)?,
             };
-            // A build that has a slot leaves the queue.
-            ticket = None;
             let machine = choice.machine;
+            if let Some(ticket) = ticket.take() {
+                env.take_turn(ticket, self.machines[machine]);
+            }
             let (cause, is_final) = match attempt(choice, observer) {
                 Err(Failure::Machine { cause, .. }) => (cause, false),
                 Err(Failure::Refused { cause, .. }) => (cause, true),
@@ -75,6 +76,7 @@ impl FailOver<'_> {
             };
             let (derivation, name) = (&self.request.derivation, &self.machines[machine].name);
             observer.observe(&Event::Abandoned { derivation, machine: name, cause: &cause });
+            self.rules.record_attempt(machine);
             tried.push(FailedAttempt { machine, cause, is_final });
         }
         Err(self.no_machine_left(&tried, "all attempts that 'max_attempts' allows have failed".to_owned(), None))

@@ -41,8 +41,9 @@ impl Build<'_> {
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
-        let Build { failover, directories, state, ignores_drains, .. } = self;
-        let env = LiveEnvironment::new(state, &directories.store, failover.request, self.sessions(), *ignores_drains);
+        let Build { failover, directories, state, ignores_drains, user, .. } = self;
+        let (request, sessions) = (failover.request, self.sessions());
+        let env = LiveEnvironment::new(state, &directories.store, request, user.clone(), sessions, *ignores_drains);
         let mut attempt = |choice: Chosen, observer: &mut dyn Observer| self.attempt(choice, &env, log, observer);
         self.failover.run(first, ticket, &env, &mut attempt, observer)
     }

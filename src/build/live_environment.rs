@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use crate::scheduler::Environment;
 use crate::state::health::{self, ProbeLock, Time};
 use crate::state::{
     Drain, Drained, Health, HealthRecord, KnownOutputs, Queue, QueueTicket, Slot, SlotHolder, Slots, StateDirectory,
-    StateError,
+    StateError, WaitingBuild,
 };
 use crate::status::MachineStatus;
 use crate::store::path::{StoreDir, StorePath};
@@ -33,6 +34,9 @@ struct RequestState {
     state: StateDirectory,
     store: StoreDir,
     derivation: StorePath,
+    system: String,
+    /// The user whose command requests the build.
+    user: Option<String>,
     /// The derivations whose outputs it needs; read on the first use.
     needs: OnceLock<BTreeSet<StorePath>>,
     start: Instant,
@@ -43,12 +47,13 @@ struct RequestState {
 
 impl LiveEnvironment {
     /// Returns the environment that takes slots for the derivation of `request`. The store directory is the same on
-    /// every machine. Machines are probed over `sessions` if one of them is open. With `ignores_drains`, drained machines
-    /// take the build.
+    /// every machine. `user` has requested the build. Machines are probed over `sessions` if one of them is open. With
+    /// `ignores_drains`, drained machines take the build.
     pub fn new(
         state: &StateDirectory,
         store: &StoreDir,
         request: &Request,
+        user: Option<String>,
         sessions: Option<OpenSessions>,
         ignores_drains: bool,
     ) -> LiveEnvironment {
@@ -56,6 +61,8 @@ impl LiveEnvironment {
             state: state.clone(),
             store: store.clone(),
             derivation: request.derivation.clone(),
+            system: request.system.clone(),
+            user,
             needs: OnceLock::new(),
             start: Instant::now(),
             sessions,
@@ -188,7 +195,13 @@ impl Environment for LiveEnvironment {
 
     fn try_join_queue(&self, machines: &[&Machine], limit: usize) -> Result<Option<QueueTicket>, String> {
         let queue = Queue::of(&self.0.state).map_err(message)?;
-        queue.try_join(&hosts(machines), limit, health::now()).map_err(message)
+        let build = WaitingBuild {
+            user: self.0.user.clone(),
+            derivation: self.0.derivation.to_string(),
+            system: self.0.system.clone(),
+            pid: process::id(),
+        };
+        queue.try_join(&hosts(machines), &build, limit, health::now()).map_err(message)
     }
 
     fn renew_ticket(&self, ticket: &QueueTicket, machines: &[&Machine]) {
@@ -198,13 +211,21 @@ impl Environment for LiveEnvironment {
         }
     }
 
+    fn take_turn(&self, ticket: QueueTicket, machine: &Machine) {
+        let recorded =
+            Queue::of(&self.0.state).and_then(|queue| queue.take_turn(ticket, &machine.address(), health::now()));
+        if let Err(error) = recorded {
+            debug!("cannot record the turn of this user: {error}");
+        }
+    }
+
     fn waiting(&self, machines: &[&Machine]) -> usize {
-        Queue::of(&self.0.state).and_then(|queue| queue.waiting(&hosts(machines))).unwrap_or(0)
+        Queue::of(&self.0.state).and_then(|queue| queue.waiting(&hosts(machines), self.0.user.as_deref())).unwrap_or(0)
     }
 
     fn ahead(&self, machines: &[&Machine], ticket: Option<&QueueTicket>) -> Vec<usize> {
         Queue::of(&self.0.state)
-            .and_then(|queue| queue.ahead(&hosts(machines), ticket, health::now()))
+            .and_then(|queue| queue.ahead(&hosts(machines), ticket, self.0.user.as_deref(), health::now()))
             .unwrap_or_else(|_| vec![0; machines.len()])
     }
 
@@ -258,7 +279,7 @@ mod tests {
             let system = "x86_64-linux".to_owned();
             let request = Request { wants_local: false, system, derivation: self.path(name), features: Vec::new() };
             let state = StateDirectory::new(self.directory.path().join("state"));
-            LiveEnvironment::new(&state, &self.store, &request, None, false)
+            LiveEnvironment::new(&state, &self.store, &request, None, None, false)
         }
     }
 

@@ -61,6 +61,8 @@ pub struct Build<'a> {
     pub destination: &'a dyn Destination,
     pub directories: &'a Directories,
     pub state: &'a StateDirectory,
+    /// The user whose command requests it, if known.
+    pub user: Option<String>,
     /// Whether drained machines may take it.
     pub ignores_drains: bool,
     /// Whether SSH sessions stay open for other builds ([`owner`](crate::remote::owner)).

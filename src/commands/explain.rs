@@ -71,6 +71,9 @@ pub struct Args {
     /// The required features, separated by commas.
     #[arg(long, value_delimiter = ',', requires = "system")]
     features: Vec<String>,
+    /// The user whose command requests the build, for functions of the machine file.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
     /// Probe the machines instead of using their recorded status.
     #[arg(long)]
     probe: bool,
@@ -169,6 +172,9 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     }
     let pool = engine.load_pool(&path, None).map_err(|report| CommandError::report(ExitStatus::MachineFile, report))?;
     let consideration = engine.consider(&pool, &request);
+    if let Some(user) = &args.user {
+        consideration.rules.change_request(|request| request.user = Some(user.clone()));
+    }
     let machines = &consideration.machines;
     let forecasts = if args.probe { probe(machines, &request, engine) } else { BTreeMap::new() };
 

@@ -4,11 +4,12 @@ use super::diagnostic::{Diagnostic, Severity};
 use super::functions::{Candidate, Functions};
 use super::loaded_file::LoadedFile;
 use super::request::{LuaRequest, LuaStatus};
-use super::settings::Fallback;
+use super::settings::{ATTEMPTS_EXPECTED, Fallback, WAIT_EXPECTED, attempts_from_lua, wait_from_lua};
 use crate::lua::values::{self, describe};
 use crate::lua::{LuaError, SourceLocation};
 use mlua::{Function, MultiValue, Table, Value};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The number of characters of a reason that are shown.
 const MAX_REASON: usize = 200;
@@ -20,6 +21,8 @@ pub(super) enum Callback {
     Score(Candidate, LuaStatus),
     WhenBusy,
     WhenUnreachable,
+    MaxAttempts,
+    WaitForSlot,
 }
 
 impl Callback {
@@ -30,6 +33,8 @@ impl Callback {
             Callback::Score(..) => "score",
             Callback::WhenBusy => "when_busy",
             Callback::WhenUnreachable => "when_unreachable",
+            Callback::MaxAttempts => "max_attempts",
+            Callback::WaitForSlot => "wait_for_slot",
         }
     }
 }
@@ -41,6 +46,9 @@ pub(super) enum CallbackResult {
     No(String),
     Number(f64),
     Fallback(Fallback),
+    Attempts(u32),
+    /// `None`: as long as the daemon's limits allow.
+    Wait(Option<Duration>),
 }
 
 /// Calls the functions that exist. Without a valid result there is a warning, and the default applies; an `accepts`
@@ -57,6 +65,8 @@ pub(super) fn call(
         Callback::Score(candidate, status) => caller.score(functions, *candidate, status),
         Callback::WhenBusy => caller.fallback(functions.pool.when_busy.as_ref()),
         Callback::WhenUnreachable => caller.fallback(functions.pool.when_unreachable.as_ref()),
+        Callback::MaxAttempts => caller.attempts(functions.pool.max_attempts.as_ref()),
+        Callback::WaitForSlot => caller.wait(functions.pool.wait_for_slot.as_ref()),
     };
     (reply, caller.warnings)
 }
@@ -116,15 +126,37 @@ impl Caller<'_> {
     }
 
     fn fallback(&mut self, function: Option<&Function>) -> Option<CallbackResult> {
+        self.of_request(function, "\"wait\" or \"local\"", |value| {
+            values::string(value).and_then(|name| Fallback::from_name(&name)).map(CallbackResult::Fallback)
+        })
+    }
+
+    fn attempts(&mut self, function: Option<&Function>) -> Option<CallbackResult> {
+        self.of_request(function, ATTEMPTS_EXPECTED, |value| attempts_from_lua(value).map(CallbackResult::Attempts))
+    }
+
+    fn wait(&mut self, function: Option<&Function>) -> Option<CallbackResult> {
+        self.of_request(function, &format!("{WAIT_EXPECTED}, or nil"), |value| match value {
+            Value::Nil => Some(CallbackResult::Wait(None)),
+            value => wait_from_lua(value).map(|wait| CallbackResult::Wait(Some(wait))),
+        })
+    }
+
+    /// Calls a function of the request alone. `read` converts its result, or returns `None` if it is invalid.
+    fn of_request(
+        &mut self,
+        function: Option<&Function>,
+        expected: &str,
+        read: impl FnOnce(&Value) -> Option<CallbackResult>,
+    ) -> Option<CallbackResult> {
         let function = function?;
         let values = self.invoke(function, |request| Ok((request.clone(), Value::Nil, Value::Nil))).ok()?;
         let value = values.front().unwrap_or(&Value::Nil);
-        let fallback = values::string(value).and_then(|name| Fallback::from_name(&name));
-        if fallback.is_none() {
-            let found = describe(value);
-            self.warn(function, &format!("expected \"wait\" or \"local\", found {found}; the default applies"));
+        let result = read(value);
+        if result.is_none() {
+            self.warn(function, &format!("expected {expected}, found {}; the default applies", describe(value)));
         }
-        fallback.map(CallbackResult::Fallback)
+        result
     }
 
     /// Calls a function. The error is the message of the function that failed; the warning is already recorded.

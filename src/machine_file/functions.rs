@@ -18,6 +18,8 @@ pub(super) struct MachineFunctions {
     pub score: Option<Function>,
     pub when_busy: Option<Function>,
     pub when_unreachable: Option<Function>,
+    pub max_attempts: Option<Function>,
+    pub wait_for_slot: Option<Function>,
 }
 
 impl MachineFunctions {
@@ -28,6 +30,8 @@ impl MachineFunctions {
             score: function("score"),
             when_busy: function("when_busy"),
             when_unreachable: function("when_unreachable"),
+            max_attempts: function("max_attempts"),
+            wait_for_slot: function("wait_for_slot"),
         }
     }
 }

@@ -55,11 +55,12 @@ pub use insert::{InsertError, insert};
 pub use machine_fields::{BUILD_MACHINE_FIELDS, Entry, LOCAL_MACHINE_FIELDS, LocalMachine};
 pub use pool::{Extend, LoadContext, Pool, load, load_text};
 pub use request::{
-    DERIVATION_FIELDS, DerivationReader, LuaRequest, LuaStatus, OUTPUT_FIELDS, REQUEST_FIELDS, STATUS_FIELDS,
+    DERIVATION_FIELDS, DerivationReader, LuaRequest, LuaStatus, OUTPUT_FIELDS, QueueCounter, REQUEST_FIELDS,
+    STATUS_FIELDS,
 };
 pub use request_callbacks::{Acceptance, RequestCallbacks, Score, default_score};
 pub use schema::{Field, FieldValues};
-pub use settings::{Fallback, LIMITS_FIELDS, Limits, POOL_FIELDS, Settings};
+pub use settings::{Fallback, LIMITS_FIELDS, Limits, POOL_FIELDS, Settings, SlotWait};
 pub use trial::try_functions;
 
 /// Annotations of the machine file's functions and fields, for editors with the Lua language server.

@@ -33,6 +33,12 @@ pub struct LuaRequest {
     pub max_silent_time: u64,
     /// Seconds after which a build has failed; 0: no limit.
     pub build_timeout: u64,
+    /// Name of the user whose command requests the build, if known.
+    pub user: Option<String>,
+    /// Names of the machines on which attempts at this build have failed, one for each attempt.
+    pub tried: Vec<String>,
+    /// Counts the builds in the queue, for `request.waiting`.
+    pub queue: Option<QueueCounter>,
     /// Reads the derivation, for `request:read_derivation()`.
     pub reader: Option<DerivationReader>,
 }
@@ -50,7 +56,7 @@ impl LuaRequest {
             wants_local: request.wants_local,
             max_silent_time: seconds(arguments.max_silent_time),
             build_timeout: seconds(arguments.build_timeout),
-            reader: None,
+            ..LuaRequest::default()
         }
     }
 }
@@ -62,6 +68,17 @@ pub struct DerivationReader(pub Arc<dyn Fn() -> Result<Derivation, String> + Sen
 impl fmt::Debug for DerivationReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("DerivationReader")
+    }
+}
+
+/// A function that counts the builds that wait for a machine of this head. It is called if a function of the machine file
+/// is, at most once in a decision.
+#[derive(Clone)]
+pub struct QueueCounter(pub Arc<dyn Fn() -> usize + Send + Sync>);
+
+impl fmt::Debug for QueueCounter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("QueueCounter")
     }
 }
 
@@ -165,6 +182,31 @@ pub const REQUEST_FIELDS: &[Field<LuaRequest>] = &[
     RequestField::new("build_timeout", "integer", "A build fails after this time; 0: no limit.")
         .unit("seconds")
         .json(|r| json!(r.build_timeout)),
+    RequestField::new(
+        "user",
+        "string|nil",
+        "Name of the user whose command requests the build, or the number of a user without an account. nil if \
+         guix-daemon does not tell it, such as for a client of another machine.",
+    )
+    .json(|r| json!(r.user)),
+    RequestField::new(
+        "attempt",
+        "integer",
+        "Number of the attempt: 1 at first, 2 after an attempt on a machine has failed.",
+    )
+    .json(|r| json!(r.tried.len() + 1)),
+    RequestField::new(
+        "tried",
+        "string[]",
+        "Names of the machines on which attempts have failed, one for each attempt.",
+    )
+    .json(|r| json!(r.tried)),
+    RequestField::new(
+        "waiting",
+        "integer",
+        "How many builds of this head wait for a machine. If this build waits already, it counts too.",
+    )
+    .json(|r| json!(r.queue.as_ref().map_or(0, |queue| (queue.0)()))),
     RequestField::new(
         "read_derivation",
         "fun(self: offload.Request): offload.Derivation",

@@ -9,7 +9,7 @@ use super::diagnostic::{Diagnostic, Severity};
 use super::functions::Candidate;
 use super::pool::Pool;
 use super::request::{LuaRequest, LuaStatus};
-use super::settings::Fallback;
+use super::settings::{DEFAULT_MAX_ATTEMPTS, Fallback, SlotWait};
 use crate::lua::Stopped;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -102,6 +102,26 @@ impl RequestCallbacks<'_> {
     /// Returns what to do when no matching machine can be reached.
     pub fn when_unreachable(&self) -> Fallback {
         self.fallback(self.pool.settings.when_unreachable, Fallback::Local, Callback::WhenUnreachable)
+    }
+
+    /// Returns the limit of attempts at the build.
+    pub fn max_attempts(&self) -> u32 {
+        self.pool.settings.max_attempts.unwrap_or_else(|| match self.call(Callback::MaxAttempts) {
+            Ok(Some(CallbackResult::Attempts(attempts))) => attempts,
+            _ => DEFAULT_MAX_ATTEMPTS,
+        })
+    }
+
+    /// Returns how long the build may wait for a slot. `None`: as long as the daemon's limits allow.
+    pub fn wait_for_slot(&self) -> Option<Duration> {
+        match self.pool.settings.wait_for_slot {
+            SlotWait::Unlimited => None,
+            SlotWait::Limited(wait) => Some(wait),
+            SlotWait::Function => match self.call(Callback::WaitForSlot) {
+                Ok(Some(CallbackResult::Wait(wait))) => wait,
+                _ => None,
+            },
+        }
     }
 
     /// Returns the request of the decision.

@@ -15,10 +15,10 @@ pub struct Settings {
     pub when_busy: Option<Fallback>,
     /// The action when no matching machine can be reached. `None`: a function of the machine file decides.
     pub when_unreachable: Option<Fallback>,
-    /// The limit of attempts at one build, on one machine or several.
-    pub max_attempts: u32,
-    /// How long an accepted build may wait for a slot inside the hook. `None`: as long as the daemon's limits allow.
-    pub wait_for_slot: Option<Duration>,
+    /// The limit of attempts at one build, on one machine or several. `None`: a function of the machine file decides.
+    pub max_attempts: Option<u32>,
+    /// How long an accepted build may wait for a slot inside the hook.
+    pub wait_for_slot: SlotWait,
     /// How long an accepted build may wait while no matching machine can be reached.
     pub wait_for_machine: Duration,
     /// The limits of Lua code.
@@ -34,14 +34,27 @@ impl Default for Settings {
         Settings {
             when_busy: Some(Fallback::Wait),
             when_unreachable: Some(Fallback::Local),
-            max_attempts: 3,
-            wait_for_slot: None,
+            max_attempts: Some(DEFAULT_MAX_ATTEMPTS),
+            wait_for_slot: SlotWait::Unlimited,
             wait_for_machine: Duration::from_secs(60),
             limits: Limits::default(),
             has_accepts: false,
             has_score: false,
         }
     }
+}
+
+/// The attempts at a build if the machine file has no valid number.
+pub(super) const DEFAULT_MAX_ATTEMPTS: u32 = 3;
+
+/// How long an accepted build may wait for a slot.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SlotWait {
+    /// As long as the daemon's limits allow.
+    Unlimited,
+    Limited(Duration),
+    /// A function of the machine file decides.
+    Function,
 }
 
 /// The action for a build that no machine can take now.
@@ -135,18 +148,27 @@ pub const POOL_FIELDS: &[Field<Settings>] = &[
     )
     .read(|f, s| fallback(f).map(|fallback| s.when_unreachable = fallback))
     .json(|s| fallback_to_json(s.when_unreachable)),
-    PoolField::new("max_attempts", "integer", "How many attempts a build gets, on different machines or again on the same machine.")
-        .read(|f, s| f.whole(1, 1000).map(|attempts| s.max_attempts = attempts))
-        .json(|s| json!(s.max_attempts)),
+    PoolField::new(
+        "max_attempts",
+        "integer|offload.Attempts",
+        "How many attempts a build gets, on different machines or again on the same machine; 1 to 1000. Or a function \
+         of the request that returns such a number. It is called once, when the build is accepted.",
+    )
+    .read(|f, s| attempts(f).map(|attempts| s.max_attempts = attempts))
+    .json(|s| s.max_attempts.map_or(json!("function"), |attempts| json!(attempts))),
     PoolField::new(
         "wait_for_slot",
-        "number",
+        "number|offload.Wait",
         "How long an accepted build may wait for a build slot; 0 to 86400. Without this field, only the daemon's own \
-         limits apply.",
+         limits apply. Or a function of the request that returns such a number, or nil for the daemon's limits.",
     )
     .unit("seconds")
-    .read(|f, s| waiting_time(f).map(|time| s.wait_for_slot = Some(time)))
-    .json(|s| json!(s.wait_for_slot.map(seconds_to_json))),
+    .read(|f, s| slot_wait(f).map(|wait| s.wait_for_slot = wait))
+    .json(|s| match s.wait_for_slot {
+        SlotWait::Unlimited => json!(null),
+        SlotWait::Limited(time) => seconds_to_json(time),
+        SlotWait::Function => json!("function"),
+    }),
     PoolField::new(
         "wait_for_machine",
         "number",
@@ -188,8 +210,37 @@ fn fallback(fields: &mut Fields) -> Option<Option<Fallback>> {
 }
 
 fn waiting_time(fields: &mut Fields) -> Option<Duration> {
-    let seconds = |value: &Value| values::number(value).filter(|seconds| (0.0..=86400.0).contains(seconds));
-    fields.read("a number of seconds from 0 to 86400", seconds).map(Duration::from_secs_f64)
+    fields.read(WAIT_EXPECTED, wait_from_lua)
+}
+
+/// The values of a wait, in words.
+pub(super) const WAIT_EXPECTED: &str = "a number of seconds from 0 to 86400";
+
+/// Returns a wait, if it is within the limits.
+pub(super) fn wait_from_lua(value: &Value) -> Option<Duration> {
+    values::number(value).filter(|seconds| (0.0..=86400.0).contains(seconds)).map(Duration::from_secs_f64)
+}
+
+fn slot_wait(fields: &mut Fields) -> Option<SlotWait> {
+    match fields.value() {
+        Value::Function(_) => Some(SlotWait::Function),
+        _ => fields.read(&format!("{WAIT_EXPECTED}, or a function"), wait_from_lua).map(SlotWait::Limited),
+    }
+}
+
+/// The values of `max_attempts`, in words.
+pub(super) const ATTEMPTS_EXPECTED: &str = "a whole number from 1 to 1000";
+
+/// Returns a number of attempts, if it is within the limits.
+pub(super) fn attempts_from_lua(value: &Value) -> Option<u32> {
+    values::whole(value).filter(|number| (1..=1000).contains(number)).and_then(|number| number.try_into().ok())
+}
+
+fn attempts(fields: &mut Fields) -> Option<Option<u32>> {
+    match fields.value() {
+        Value::Function(_) => Some(None),
+        _ => fields.read(&format!("{ATTEMPTS_EXPECTED}, or a function"), attempts_from_lua).map(Some),
+    }
 }
 
 fn read_limits(fields: &mut Fields, limits: &mut Limits) -> Option<()> {

@@ -48,6 +48,7 @@ fn samples(pool: &Pool) -> Vec<LuaRequest> {
         derivation: format!("/gnu/store/00000000000000000000000000000000-{name}.drv"),
         name: name.to_owned(),
         wants_local: true,
+        user: Some("alice".to_owned()),
         max_silent_time: 3600,
         build_timeout: 86400,
         ..LuaRequest::default()
@@ -56,7 +57,7 @@ fn samples(pool: &Pool) -> Vec<LuaRequest> {
         systems.iter().take(MAX_SYSTEMS).map(|system| sample(system, "hello-2.12.1")).collect();
     if let Some(first) = systems.first() {
         let features = features.into_iter().cloned().collect();
-        samples.push(LuaRequest { features, ..sample(first, "linux-libre-6.12.9.tar.xz") });
+        samples.push(LuaRequest { features, user: None, ..sample(first, "linux-libre-6.12.9.tar.xz") });
     }
     samples
 }
@@ -84,6 +85,8 @@ fn failures(pool: &Pool, request: LuaRequest) -> Vec<Diagnostic> {
     }
     callbacks.when_busy();
     callbacks.when_unreachable();
+    callbacks.max_attempts();
+    callbacks.wait_for_slot();
     let is_judged =
         |failure: &Diagnostic| failure.severity == Severity::Error && !failure.message.contains(NO_DERIVATION);
     callbacks.take_warnings().into_iter().filter(is_judged).collect()

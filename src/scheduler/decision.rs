@@ -94,13 +94,14 @@ pub fn decide<E: Environment>(query: &Query<'_>, may_build_locally: bool, hold: 
 }
 
 fn join_queue<E: Environment>(query: &Query<'_>, reasons: &[Rejection], env: &E) -> Option<E::QueueTicket> {
+    let max_wait = query.rules.max_expected_wait();
     let is_soon = |over: &Rejection| match over.reason {
         Reason::NoSlot { ahead } => {
             let (machine, now) = (query.machines[over.machine], env.now());
             let ages: Vec<Duration> =
                 env.running(machine).iter().map(|&since| Duration::from_millis(now.saturating_sub(since))).collect();
             let wait = expected_wait(ahead, machine.parallel_builds as usize, &ages);
-            query.rules.max_expected_wait().is_none_or(|most| wait <= most)
+            max_wait.is_none_or(|most| wait <= most)
         }
         _ => false,
     };

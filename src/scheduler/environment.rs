@@ -70,16 +70,19 @@ pub trait Environment: Clone + Send + 'static {
     /// Takes a free slot, without waiting.
     fn try_take_slot(&self, machine: &Machine) -> Result<Option<Self::Slot>, String>;
 
-    /// Joins the queue for `machines`, unless `limit` builds wait for any of them already.
+    /// Joins the queue for `machines`, unless `limit` builds of the same user wait for any of them already.
     fn try_join_queue(&self, machines: &[&Machine], limit: usize) -> Result<Option<Self::QueueTicket>, String>;
 
     /// Records that this process still waits, and for which machines.
     fn renew_ticket(&self, ticket: &Self::QueueTicket, machines: &[&Machine]);
 
-    /// How many processes wait for any of `machines`.
+    /// Leaves the queue with a slot of `machine`.
+    fn take_turn(&self, ticket: Self::QueueTicket, machine: &Machine);
+
+    /// How many builds of the same user wait for any of `machines`.
     fn waiting(&self, machines: &[&Machine]) -> usize;
 
-    /// Counts, for each machine, the processes that wait for it and joined before this one.
+    /// Counts, for each machine, the builds that wait for it and get a slot before this one.
     fn ahead(&self, machines: &[&Machine], ticket: Option<&Self::QueueTicket>) -> Vec<usize>;
 
     /// Returns the status of the head itself.

@@ -146,6 +146,8 @@ impl<E: Environment> Environment for DryRun<E> {
 
     fn renew_ticket(&self, (): &(), _: &[&Machine]) {}
 
+    fn take_turn(&self, (): (), _: &Machine) {}
+
     fn waiting(&self, machines: &[&Machine]) -> usize {
         self.0.waiting(machines)
     }

@@ -48,6 +48,10 @@ impl Rules for OnlyNamed<'_> {
     fn begin(&self) {
         self.rules.begin();
     }
+
+    fn record_attempt(&self, machine: usize) {
+        self.rules.record_attempt(machine);
+    }
 }
 
 #[cfg(test)]

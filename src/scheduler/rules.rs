@@ -6,7 +6,6 @@ use std::time::Duration;
 use log::warn;
 
 use super::ranking::SIMILAR_SCORE_RATIO;
-use crate::hook::{HookArguments, Request};
 use crate::machine::Machine;
 use crate::machine_file::{self, Acceptance, Candidate, Diagnostic, Fallback, Pool, Score, Severity, default_score};
 use crate::state::Health;
@@ -75,6 +74,9 @@ pub trait Rules {
 
     /// Begins a new decision about the same request.
     fn begin(&self) {}
+
+    /// Records that an attempt on this machine has failed.
+    fn record_attempt(&self, _machine: usize) {}
 }
 
 /// The rules of a machine file without functions: every matching machine may take every build.
@@ -108,19 +110,35 @@ pub struct FileRules<'a> {
 
 impl<'a> FileRules<'a> {
     /// Begins a decision about `request`; all calls of the file's functions share the time of one decision.
-    pub fn new(
-        pool: &'a Pool,
-        request: &Request,
-        arguments: &HookArguments,
-        reader: Option<machine_file::DerivationReader>,
-    ) -> Self {
-        let request = machine_file::LuaRequest { reader, ..machine_file::LuaRequest::new(request, arguments) };
+    pub fn new(pool: &'a Pool, request: machine_file::LuaRequest) -> Self {
         FileRules { pool, report: Box::new(log_warning), decision: RefCell::new(pool.callbacks(request)) }
     }
 
     /// Reports errors to `report` instead of the log.
     pub fn reporting(self, report: WarningSink<'a>) -> Self {
         FileRules { report, ..self }
+    }
+
+    /// Returns the user of the request, if known.
+    pub fn user(&self) -> Option<String> {
+        self.decision.borrow().request().user.clone()
+    }
+
+    /// Changes the request that the functions receive.
+    pub fn change_request(&self, change: impl FnOnce(&mut machine_file::LuaRequest)) {
+        let mut request = self.decision.borrow().request().clone();
+        change(&mut request);
+        *self.decision.borrow_mut() = self.pool.callbacks(request);
+    }
+
+    /// Returns the limit of attempts at the build.
+    pub fn max_attempts(&self) -> usize {
+        self.ask(|decision| decision.max_attempts()) as usize
+    }
+
+    /// Returns how long the build may wait for a slot. `None`: as long as the daemon's limits allow.
+    pub fn wait_for_slot(&self) -> Option<Duration> {
+        self.ask(|decision| decision.wait_for_slot())
     }
 
     /// Runs a callback, and reports its warnings.
@@ -179,7 +197,7 @@ impl Rules for FileRules<'_> {
     fn max_expected_wait(&self) -> Option<Duration> {
         let daemon = Some(self.decision.borrow().request().build_timeout).filter(|&seconds| seconds > 0);
         let daemon = daemon.map(|seconds| Duration::from_secs(seconds) / 10);
-        [self.pool.settings.wait_for_slot.map(|limit| limit / 2), daemon].into_iter().flatten().min()
+        [self.wait_for_slot().map(|limit| limit / 2), daemon].into_iter().flatten().min()
     }
 
     fn when_busy(&self) -> Fallback {
@@ -191,8 +209,12 @@ impl Rules for FileRules<'_> {
     }
 
     fn begin(&self) {
-        let request = self.decision.borrow().request().clone();
-        *self.decision.borrow_mut() = self.pool.callbacks(request);
+        self.change_request(|_| {});
+    }
+
+    fn record_attempt(&self, machine: usize) {
+        let name = self.pool.machines.get(machine).map(|entry| entry.machine.name.clone());
+        self.change_request(|request| request.tried.extend(name));
     }
 }
 
@@ -214,7 +236,8 @@ fn status_for_lua(known: &RuleInput<'_>) -> machine_file::LuaStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine_file::LoadContext;
+    use crate::hook::{HookArguments, Request};
+    use crate::machine_file::{LoadContext, LuaRequest};
     use crate::store::path::{StoreDir, StorePath};
 
     const MACHINE: &str = "name = 'a', user = 'u', systems = { 'x86_64-linux' }, host_key = 'ssh-ed25519 \
@@ -242,7 +265,7 @@ mod tests {
         };
         let build_timeout = build_timeout.map(Duration::from_secs);
         let arguments = HookArguments { build_timeout, ..HookArguments::without_limits("x86_64-linux") };
-        work(&FileRules::new(&pool, &request, &arguments, None))
+        work(&FileRules::new(&pool, LuaRequest::new(&request, &arguments)))
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub use history::History;
 pub use known_outputs::KnownOutputs;
 pub use lock::LockWait;
 pub use other_store::OtherStore;
-pub use queue::{Queue, QueueTicket};
+pub use queue::{Queue, QueueTicket, WaitingBuild};
 pub use registration::RegistrationLock;
 pub use signing_keys::VerifiedKey;
 pub use slots::{Slot, SlotHolder, Slots};

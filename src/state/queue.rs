@@ -1,20 +1,25 @@
-//! The queue of builds that wait for a slot, in the order in which they joined it.
+//! The queue of builds that wait for a slot. Users take turns ([`fair_order`]).
 //!
 //! A waiting hook process holds the lock of one of the files `queue/0`, `queue/1`, … of the state directory. The kernel
-//! releases it when the process ends. The ticket of `3` is `3.json`: since when the process waits, and which hosts may
-//! take its build. A free slot belongs to the build that has waited for that host longest ([`Queue::ahead`]).
+//! releases it when the process ends. The ticket of `3` is `3.json`: which process waits, since when, for whose build, and
+//! which hosts may take it. A free slot belongs to the build that is first in the order for that host ([`Queue::ahead`]).
 //!
 //! A process renews its ticket every second or so. A ticket that is not renewed belongs to a stopped process, and other
-//! builds skip it. Tickets are taken under the lock `queue/lock`, so that their number is bounded: a client that
-//! requests a thousand builds does not get a thousand waiting processes.
+//! builds skip it. Tickets are taken under the lock `queue/lock`, so that their number is bounded for each user: a
+//! client that requests a thousand builds does not get a thousand waiting processes, and leaves places to other users.
 
-use std::collections::{HashMap, HashSet};
+pub mod fair_order;
+mod turns;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use self::fair_order::{Place, ahead};
+use self::turns::Turns;
 use super::health::Time;
 use super::lock::{contents, is_locked, lock_briefly, replace};
 use super::{StateDirectory, StateError, create_directory};
@@ -26,9 +31,24 @@ pub const TICKET_TTL: Duration = Duration::from_secs(5);
 /// The most places in a queue, whatever the machine file says.
 const MAX_QUEUE_LENGTH: usize = 10_000;
 
+/// A build that waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingBuild {
+    /// The user whose command requests it, if known.
+    pub user: Option<String>,
+    /// The derivation's file.
+    pub derivation: String,
+    /// Its system type.
+    pub system: String,
+    /// The process that waits.
+    pub pid: u32,
+}
+
 /// The contents of a ticket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TicketRecord {
+    #[serde(flatten)]
+    pub build: WaitingBuild,
     /// When the process joined the queue.
     pub since: Time,
     /// When this was written.
@@ -46,6 +66,7 @@ impl TicketRecord {
 /// The queue.
 #[derive(Clone, Debug)]
 pub struct Queue {
+    state: PathBuf,
     directory: PathBuf,
 }
 
@@ -54,6 +75,7 @@ pub struct Queue {
 pub struct QueueTicket {
     number: usize,
     since: Time,
+    build: WaitingBuild,
     record: PathBuf,
     /// Holds the lock.
     _file: File,
@@ -71,36 +93,61 @@ impl Queue {
     pub fn of(state: &StateDirectory) -> Result<Queue, StateError> {
         let directory = state.path().join("queue");
         create_directory(&directory)?;
-        Ok(Queue { directory })
+        Ok(Queue { state: state.path().to_owned(), directory })
     }
 
-    /// Joins the queue for `hosts`. `None` if `limit` or more builds wait for any of them already.
-    pub fn try_join(&self, hosts: &[String], limit: usize, now: Time) -> Result<Option<QueueTicket>, StateError> {
+    /// Joins the queue for `hosts`. `None` if `limit` or more builds of the same user wait for any of them already.
+    pub fn try_join(
+        &self,
+        hosts: &[String],
+        build: &WaitingBuild,
+        limit: usize,
+        now: Time,
+    ) -> Result<Option<QueueTicket>, StateError> {
         let _lock = lock_briefly(&self.directory.join("lock"))?;
-        let (rivals, free) = self.count(hosts)?;
+        let (rivals, free) = self.count(hosts, build.user.as_deref())?;
         let Some(number) = free.filter(|_| rivals < limit) else { return Ok(None) };
         // It is free, except that a reader may hold it just now.
         let file = lock_briefly(&self.directory.join(number.to_string()))?;
-        let ticket = QueueTicket { number, since: now, record: self.record_path(number), _file: file };
+        let (record, build) = (self.record_path(number), build.clone());
+        let ticket = QueueTicket { number, since: now, build, record, _file: file };
         self.renew(&ticket, hosts, now)?;
         Ok(Some(ticket))
     }
 
-    /// Counts the builds that wait for any of `hosts`, as the limit of [`Queue::try_join`] does.
-    pub fn waiting(&self, hosts: &[String]) -> Result<usize, StateError> {
-        Ok(self.count(hosts)?.0)
+    /// Counts the builds of `user` that wait for any of `hosts`, as the limit of [`Queue::try_join`] does.
+    pub fn waiting(&self, hosts: &[String], user: Option<&str>) -> Result<usize, StateError> {
+        Ok(self.count(hosts, user)?.0)
     }
 
-    /// How many wait for any of `hosts`, and the number of the first free place.
-    fn count(&self, hosts: &[String]) -> Result<(usize, Option<usize>), StateError> {
+    /// Counts all builds that wait. Nothing is created.
+    pub fn length(state: &StateDirectory) -> Result<usize, StateError> {
+        let directory = state.path().join("queue");
+        let mut length = 0;
+        for number in 0..MAX_QUEUE_LENGTH {
+            let path = directory.join(number.to_string());
+            match is_locked(&path)? {
+                true => length += 1,
+                false if !files::exists(&path) => break,
+                false => {}
+            }
+        }
+        Ok(length)
+    }
+
+    /// How many builds of `user` wait for any of `hosts`, and the number of the first free place.
+    fn count(&self, hosts: &[String], user: Option<&str>) -> Result<(usize, Option<usize>), StateError> {
         let wanted: HashSet<&str> = hosts.iter().map(String::as_str).collect();
         let mut rivals = 0;
         let mut free = None;
         for number in 0..MAX_QUEUE_LENGTH {
             let path = self.directory.join(number.to_string());
             if is_locked(&path)? {
-                // An unreadable ticket may be for any host.
-                let is_rival = |record: TicketRecord| record.hosts.iter().any(|host| wanted.contains(host.as_str()));
+                // An unreadable ticket may be of any user and for any host.
+                let is_rival = |record: TicketRecord| {
+                    record.build.user.as_deref() == user
+                        && record.hosts.iter().any(|host| wanted.contains(host.as_str()))
+                };
                 rivals += usize::from(self.record(number).is_none_or(is_rival));
             } else {
                 free = free.or(Some(number));
@@ -114,25 +161,56 @@ impl Queue {
 
     /// Records that the process still waits, and for which hosts.
     pub fn renew(&self, ticket: &QueueTicket, hosts: &[String], now: Time) -> Result<(), StateError> {
-        let record = TicketRecord { since: ticket.since, renewed: now, hosts: hosts.to_vec() };
+        let build = ticket.build.clone();
+        let record = TicketRecord { build, since: ticket.since, renewed: now, hosts: hosts.to_vec() };
         let text = serde_json::to_vec(&record)
             .map_err(|error| StateError { path: ticket.record.clone(), cause: error.into() })?;
         replace(&ticket.record, &text)
     }
 
-    /// Counts, for each of `hosts`, the builds that wait for it and joined before `ticket`; without a ticket, all of
-    /// them.
-    pub fn ahead(&self, hosts: &[String], ticket: Option<&QueueTicket>, now: Time) -> Result<Vec<usize>, StateError> {
-        let mut before: HashMap<String, usize> = HashMap::new();
-        for (number, record) in self.records(now)? {
-            let is_before = ticket.is_none_or(|ticket| (record.since, number) < (ticket.since, ticket.number));
-            if is_before {
-                for host in record.hosts.into_iter().collect::<HashSet<_>>() {
-                    *before.entry(host).or_default() += 1;
-                }
+    /// Leaves the queue, because a slot of `host` is taken. The next slot there goes to another user.
+    pub fn take_turn(&self, ticket: QueueTicket, host: &str, now: Time) -> Result<(), StateError> {
+        let _lock = lock_briefly(&self.directory.join("lock"))?;
+        let records = self.records(now)?;
+        let waits_here = |(number, record): &&(usize, TicketRecord)| {
+            *number != ticket.number && record.hosts.iter().any(|one| one == host)
+        };
+        let waiting: BTreeSet<Option<&str>> =
+            records.iter().filter(waits_here).map(|(_, record)| record.build.user.as_deref()).collect();
+        let turns = Turns::read(&self.state, host);
+        turns.record(&self.state, host, ticket.build.user.as_deref(), &waiting, now)
+    }
+
+    /// Counts, for each of `hosts`, the builds that wait for it and are served before `ticket`; without a ticket, before a
+    /// build of `user` that joins now.
+    pub fn ahead(
+        &self,
+        hosts: &[String],
+        ticket: Option<&QueueTicket>,
+        user: Option<&str>,
+        now: Time,
+    ) -> Result<Vec<usize>, StateError> {
+        let own = match ticket {
+            Some(ticket) => Place { since: ticket.since, number: ticket.number, user: ticket.build.user.as_deref() },
+            // Later than all others, even if the clock was set back.
+            None => Place { since: Time::MAX, number: usize::MAX, user },
+        };
+        let records = self.records(now)?;
+        let mut places: HashMap<&str, Vec<Place<'_>>> = HashMap::new();
+        for (number, record) in records.iter().filter(|(number, _)| *number != own.number) {
+            let place = Place { since: record.since, number: *number, user: record.build.user.as_deref() };
+            for host in record.hosts.iter().collect::<HashSet<_>>() {
+                places.entry(host).or_default().push(place);
             }
         }
-        Ok(hosts.iter().map(|host| before.get(host).copied().unwrap_or(0)).collect())
+        Ok(hosts
+            .iter()
+            .map(|host| {
+                let Some(others) = places.get(host.as_str()) else { return 0 };
+                let turns = Turns::read(&self.state, host);
+                ahead(own, others.iter().copied(), |user| turns.of(user, now))
+            })
+            .collect())
     }
 
     /// Returns the tickets of all waiting builds, with their numbers.
@@ -166,6 +244,11 @@ mod tests {
         Queue::of(&StateDirectory::new(directory.path())).unwrap()
     }
 
+    /// A build of this user; an empty name is no user.
+    fn of(user: &str) -> WaitingBuild {
+        WaitingBuild { user: Some(user.to_owned()).filter(|user| !user.is_empty()), ..WaitingBuild::default() }
+    }
+
     fn hosts(names: &str) -> Vec<String> {
         names.split_whitespace().map(str::to_owned).collect()
     }
@@ -174,27 +257,28 @@ mod tests {
     fn places_are_bounded_and_given_back() {
         let directory = tempfile::tempdir().unwrap();
         let queue = queue(&directory);
-        let first = queue.try_join(&hosts("a"), 2, 1).unwrap().unwrap();
-        let _second = queue.try_join(&hosts("a b"), 2, 1).unwrap().unwrap();
-        assert!(queue.try_join(&hosts("a"), 2, 1).unwrap().is_none());
+        let first = queue.try_join(&hosts("a"), &of(""), 2, 1).unwrap().unwrap();
+        let _second = queue.try_join(&hosts("a b"), &of(""), 2, 1).unwrap().unwrap();
+        assert!(queue.try_join(&hosts("a"), &of(""), 2, 1).unwrap().is_none());
         // Another queue.
-        let _third = queue.try_join(&hosts("c"), 2, 1).unwrap().unwrap();
-        let _fourth = queue.try_join(&hosts("b"), 2, 1).unwrap().unwrap();
-        assert!(queue.try_join(&hosts("c b"), 3, 1).unwrap().is_none());
+        let _third = queue.try_join(&hosts("c"), &of(""), 2, 1).unwrap().unwrap();
+        let _fourth = queue.try_join(&hosts("b"), &of(""), 2, 1).unwrap().unwrap();
+        assert!(queue.try_join(&hosts("c b"), &of(""), 3, 1).unwrap().is_none());
         drop(first);
-        assert!(queue.try_join(&hosts("a"), 2, 1).unwrap().is_some());
-        assert!(queue.try_join(&hosts("a"), 0, 1).unwrap().is_none());
+        assert!(queue.try_join(&hosts("a"), &of(""), 2, 1).unwrap().is_some());
+        assert!(queue.try_join(&hosts("a"), &of(""), 0, 1).unwrap().is_none());
     }
 
     #[test]
     fn each_that_waits_counts_once_whatever_it_waits_for() {
         let directory = tempfile::tempdir().unwrap();
         let queue = queue(&directory);
-        let _waiting = ["a", "b", "a b", "c"].map(|names| queue.try_join(&hosts(names), 9, 1).unwrap().unwrap());
+        let _waiting =
+            ["a", "b", "a b", "c"].map(|names| queue.try_join(&hosts(names), &of(""), 9, 1).unwrap().unwrap());
         for (names, expected) in [("a", 2), ("b", 2), ("a b", 3), ("c", 1), ("a b c", 4), ("d", 0), ("", 0)] {
-            assert_eq!(queue.waiting(&hosts(names)).unwrap(), expected, "{names}");
-            assert!(queue.try_join(&hosts(names), expected, 1).unwrap().is_none(), "{names}");
-            assert!(queue.try_join(&hosts(names), expected + 1, 1).unwrap().is_some(), "{names}");
+            assert_eq!(queue.waiting(&hosts(names), None).unwrap(), expected, "{names}");
+            assert!(queue.try_join(&hosts(names), &of(""), expected, 1).unwrap().is_none(), "{names}");
+            assert!(queue.try_join(&hosts(names), &of(""), expected + 1, 1).unwrap().is_some(), "{names}");
         }
     }
 
@@ -202,27 +286,27 @@ mod tests {
     fn builds_that_joined_first_are_ahead() {
         let directory = tempfile::tempdir().unwrap();
         let queue = queue(&directory);
-        let late = queue.try_join(&hosts("a b"), 9, 20).unwrap().unwrap();
-        let early = queue.try_join(&hosts("a"), 9, 10).unwrap().unwrap();
+        let late = queue.try_join(&hosts("a b"), &of(""), 9, 20).unwrap().unwrap();
+        let early = queue.try_join(&hosts("a"), &of(""), 9, 10).unwrap().unwrap();
         let both = hosts("a b");
-        assert_eq!(queue.ahead(&both, None, 20).unwrap(), [2, 1]);
-        assert_eq!(queue.ahead(&both, Some(&late), 20).unwrap(), [1, 0]);
-        assert_eq!(queue.ahead(&both, Some(&early), 20).unwrap(), [0, 0]);
+        assert_eq!(queue.ahead(&both, None, None, 20).unwrap(), [2, 1]);
+        assert_eq!(queue.ahead(&both, Some(&late), None, 20).unwrap(), [1, 0]);
+        assert_eq!(queue.ahead(&both, Some(&early), None, 20).unwrap(), [0, 0]);
         queue.renew(&early, &hosts("b"), 20).unwrap();
-        assert_eq!(queue.ahead(&both, Some(&late), 20).unwrap(), [0, 1]);
+        assert_eq!(queue.ahead(&both, Some(&late), None, 20).unwrap(), [0, 1]);
         drop(early);
-        assert_eq!(queue.ahead(&both, Some(&late), 20).unwrap(), [0, 0]);
+        assert_eq!(queue.ahead(&both, Some(&late), None, 20).unwrap(), [0, 0]);
     }
 
     #[test]
     fn a_stopped_process_blocks_no_build() {
         let directory = tempfile::tempdir().unwrap();
         let queue = queue(&directory);
-        let stopped = queue.try_join(&hosts("a"), 9, 1_000).unwrap().unwrap();
-        assert_eq!(queue.ahead(&hosts("a"), None, 5_999).unwrap(), [1]);
-        assert_eq!(queue.ahead(&hosts("a"), None, 6_000).unwrap(), [0]);
+        let stopped = queue.try_join(&hosts("a"), &of(""), 9, 1_000).unwrap().unwrap();
+        assert_eq!(queue.ahead(&hosts("a"), None, None, 5_999).unwrap(), [1]);
+        assert_eq!(queue.ahead(&hosts("a"), None, None, 6_000).unwrap(), [0]);
         queue.renew(&stopped, &hosts("a"), 6_000).unwrap();
-        assert_eq!(queue.ahead(&hosts("a"), None, 6_000).unwrap(), [1]);
+        assert_eq!(queue.ahead(&hosts("a"), None, None, 6_000).unwrap(), [1]);
     }
 
     /// Two entries of the machine file may be the same machine.
@@ -230,7 +314,46 @@ mod tests {
     fn a_build_that_names_a_machine_twice_is_ahead_once() {
         let directory = tempfile::tempdir().unwrap();
         let queue = queue(&directory);
-        let _waiting = queue.try_join(&hosts("a a b"), 9, 1).unwrap().unwrap();
-        assert_eq!(queue.ahead(&hosts("a b a"), None, 1).unwrap(), [1, 1, 1]);
+        let _waiting = queue.try_join(&hosts("a a b"), &of(""), 9, 1).unwrap().unwrap();
+        assert_eq!(queue.ahead(&hosts("a b a"), None, None, 1).unwrap(), [1, 1, 1]);
+    }
+
+    #[test]
+    fn users_take_turns_at_each_host() {
+        let directory = tempfile::tempdir().unwrap();
+        let queue = queue(&directory);
+        let both = hosts("a b");
+        std::fs::create_dir(directory.path().join("b")).unwrap();
+        let mut ci: Vec<QueueTicket> =
+            (0..4).map(|at| queue.try_join(&both, &of("ci"), 9, 10 + at).unwrap().unwrap()).collect();
+        let alice = queue.try_join(&both, &of("alice"), 9, 20).unwrap().unwrap();
+        let ahead = |ticket: Option<&QueueTicket>, user: Option<&str>| queue.ahead(&both, ticket, user, 50).unwrap();
+        assert_eq!(ahead(Some(&alice), None), [1, 1]);
+        assert_eq!(ahead(Some(&ci[1]), None), [2, 2]);
+        // Of those that come now: another user, and one that waits already.
+        assert_eq!((ahead(None, Some("bob")), ahead(None, Some("alice"))), ([2, 2].into(), [3, 3].into()));
+        queue.take_turn(ci.remove(0), "b", 30).unwrap();
+        assert_eq!(ahead(Some(&alice), None), [1, 0]);
+        assert_eq!((ahead(Some(&ci[0]), None), ahead(Some(&ci[1]), None)), ([0, 1].into(), [2, 2].into()));
+        // A turn in the future does not count.
+        assert_eq!(queue.ahead(&both, Some(&alice), None, 29).unwrap(), [1, 1]);
+        // The last build of a user leaves no record, and other entries go with their users.
+        queue.take_turn(alice, "b", 40).unwrap();
+        let record = || std::fs::read_to_string(directory.path().join("b/turns.json")).unwrap();
+        assert_eq!(record(), r#"{"ci":30}"#);
+        ci.drain(1..);
+        queue.take_turn(ci.remove(0), "b", 45).unwrap();
+        assert_eq!(record(), "{}");
+    }
+
+    #[test]
+    fn the_limit_is_that_of_each_user() {
+        let directory = tempfile::tempdir().unwrap();
+        let queue = queue(&directory);
+        let _ci = [(); 2].map(|()| queue.try_join(&hosts("a"), &of("ci"), 2, 1).unwrap().unwrap());
+        assert!(queue.try_join(&hosts("a"), &of("ci"), 2, 1).unwrap().is_none());
+        let _alice = queue.try_join(&hosts("a"), &of("alice"), 2, 1).unwrap().unwrap();
+        let _unknown = queue.try_join(&hosts("a"), &of(""), 2, 1).unwrap().unwrap();
+        assert_eq!([Some("ci"), Some("alice"), None].map(|user| queue.waiting(&hosts("a"), user).unwrap()), [2, 1, 1]);
     }
 }

@@ -33,13 +33,14 @@ pub struct Client<'a> {
     host: &'a Host,
     options: Vec<(&'static str, String)>,
     limit: Duration,
+    user: Option<&'static str>,
 }
 
 impl Host {
     /// A client of this host's daemon: no substitutes, as many local builds as the daemon allows, ended after five
     /// minutes.
     pub fn client(&self) -> Client<'_> {
-        Client { host: self, options: Vec::new(), limit: Duration::from_secs(300) }
+        Client { host: self, options: Vec::new(), limit: Duration::from_secs(300), user: None }
             .option("use-substitutes?", "#f")
             .max_jobs(self.options.max_jobs)
     }
@@ -61,6 +62,12 @@ impl<'a> Client<'a> {
     /// Local builds at the same time; with 0, what the hook declines fails.
     pub fn max_jobs(self, jobs: u32) -> Self {
         self.option("max-build-jobs", &jobs.to_string())
+    }
+
+    /// Runs as this user of the host: `offload` or `nobody`, beside root.
+    pub fn user(mut self, user: &'static str) -> Self {
+        self.user = Some(user);
+        self
     }
 
     pub fn keep_going(self) -> Self {
@@ -109,9 +116,15 @@ impl<'a> Client<'a> {
         let number = serial();
         let (output, log) =
             (self.host.log_file(&format!("client-{number}.out")), self.host.log_file(&format!("client-{number}")));
-        let mut child = self
-            .host
-            .command("guix")
+        let mut command = match self.user {
+            Some(user) => {
+                let mut command = self.host.command("setpriv");
+                command.args(["--reuid", user, "--clear-groups", "guix"]).env("HOME", "/tmp");
+                command
+            }
+            None => self.host.command("guix"),
+        };
+        let mut child = command
             .args(["repl", "--", "/var/lab/client.scm"])
             .stdin(Stdio::piped())
             .stdout(File::create(&output).unwrap())

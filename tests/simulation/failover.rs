@@ -96,7 +96,7 @@ impl Scene {
         let conduct = |first| [&[(Duration::ZERO, first)], self.later].concat();
         let hosts = self.conduct.iter().map(|&first| Host::new(1, conduct(first))).collect();
         let hosts = Hosts::new(hosts, Bug::None);
-        let world = World::new(&stage, &hosts);
+        let world = World::new(&stage, &hosts, 0);
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (process, result) = (world.process.clone(), Arc::clone(&seen));
         stage.start(Duration::ZERO, &process, move || *lock(&result) = self.play(&world));

@@ -34,6 +34,7 @@ pub enum End {
 /// The record of a request.
 #[derive(Clone, Debug)]
 pub struct Note {
+    pub user: u64,
     pub end: End,
     /// The longest time that the daemon was kept waiting for a reply.
     pub longest_reply: Duration,
@@ -64,7 +65,7 @@ impl Hook {
         let question = Query { request: &self.request, machines: &machines, rules: &rules, excluded: &[], head: None };
         let start = self.world.elapsed();
         let (longest_reply, time) = (Duration::ZERO, Duration::ZERO);
-        let mut note = Note { end: End::Postponed, longest_reply, time, waited: None, tried: 0 };
+        let mut note = Note { user: self.world.user, end: End::Postponed, longest_reply, time, waited: None, tried: 0 };
         for _ in 0..200 {
             let asked = self.world.elapsed();
             let decision = scheduler::decide(&question, self.may_build_locally, FULL_QUEUE_HOLD, &self.world);

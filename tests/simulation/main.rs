@@ -38,6 +38,8 @@ struct Play {
     /// Of each machine, in terms of [`SYSTEMS`].
     systems: Vec<usize>,
     requests: u64,
+    /// Builds of three other users, one after the other every three seconds.
+    others: u64,
     /// In which the requests come.
     within: Duration,
     build_time: Duration,
@@ -73,10 +75,12 @@ impl Play {
         let notes = Arc::new(Mutex::new(Vec::new()));
         let derivation =
             StorePath::parse(&StoreDir::default(), b"/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-x.drv").unwrap();
-        for _ in 0..self.requests {
-            let world = World::new(&stage, &hosts);
+        for number in 0..self.requests + self.others {
+            let user = if number < self.requests { 0 } else { 1 + (number - self.requests) % 3 };
+            let world = World::new(&stage, &hosts, user);
             let (stage, process) = (stage.clone(), world.process.clone());
-            let begin = milliseconds(stage.random(self.within.as_millis() as u64));
+            let late = seconds(3 * (number + 1).saturating_sub(self.requests));
+            let begin = late + milliseconds(stage.random(self.within.as_millis() as u64));
             if stage.random(100) < self.killed {
                 let victim = process.clone();
                 let after = begin + milliseconds(stage.random(20_000));
@@ -186,6 +190,7 @@ fn crowd(seed: u64, killed: u64, bug: Bug) -> Play {
         hosts: vec![Host::new(2, answers.clone()), Host::new(3, answers.clone()), Host::new(1, answers)],
         systems: vec![0; 3],
         requests: 300,
+        others: 0,
         within: seconds(30),
         build_time: seconds(5),
         build_timeout: None,
@@ -223,6 +228,7 @@ fn multitude(seed: u64, machines: usize, requests: u64, jumps: u64, bug: Bug) ->
         hosts: (0..machines).map(host).collect(),
         systems: (0..machines).map(|number| number % 3).collect(),
         requests,
+        others: 0,
         within: seconds(600),
         build_time: seconds(60),
         build_timeout: None,
@@ -245,6 +251,32 @@ fn a_crowd_is_served_in_order() {
         assert!(longest < milliseconds(300), "seed {seed}: a reply took {longest:?}");
         let last = outcome.notes.iter().map(|note| note.time).max().unwrap();
         assert!(last < seconds(320), "seed {seed}: {last:?}; 300 builds of 5 s in 6 slots");
+    }
+}
+
+/// One user requests many builds in a second, and three others one build now and then. Returns an error if one of these
+/// waits longer than users who take turns.
+fn many_of_one_user(bug: Bug) -> Result<(), String> {
+    let play = Play { requests: 200, others: 20, within: seconds(1), build_time: seconds(5), ..crowd(90, 5, bug) };
+    let outcome = play.run()?;
+    check_always(&outcome, 0)?;
+    let longest = |is_first: bool| {
+        let notes = outcome.notes.iter().filter(|note| (note.user == 0) == is_first && note.end == End::Built);
+        notes.map(|note| note.time).max().unwrap()
+    };
+    // The next builds of three users are ahead at most, in 6 slots, and a build takes 7.5 s at most.
+    match (longest(false), longest(true)) {
+        (others, first) if others < seconds(18) && first > seconds(150) => Ok(()),
+        times => Err(format!("the others and the first user waited {times:?}")),
+    }
+}
+
+#[test]
+fn many_builds_of_one_user_starve_no_other() {
+    many_of_one_user(Bug::None).unwrap();
+    for bug in [Bug::NoTurns, Bug::OneLimit] {
+        let why = many_of_one_user(bug).expect_err(&format!("{bug:?} is not noticed"));
+        assert!(why.contains("waited"), "{why}");
     }
 }
 
@@ -299,6 +331,7 @@ fn silence(within: Duration, bug: Bug) -> Play {
         hosts: [Conduct::Silent, answers].map(|conduct| Host::new(40, vec![(Duration::ZERO, conduct)])).into(),
         systems: vec![0; 2],
         requests: 40,
+        others: 0,
         within,
         build_time: seconds(1),
         build_timeout: None,
@@ -352,6 +385,7 @@ fn a_burst_is_spread() {
         hosts: (0..4).map(|_| Host::new(8, answers.clone())).collect(),
         systems: vec![0; 4],
         requests: 16,
+        others: 0,
         within: milliseconds(200),
         build_time: seconds(30),
         build_timeout: None,

@@ -8,10 +8,14 @@ use std::time::Duration;
 use offload::internals::machine::Machine;
 use offload::internals::scheduler::Environment;
 use offload::internals::state::health::Time;
+use offload::internals::state::queue::fair_order::{Place, ahead};
 use offload::internals::state::{Drained, Health};
 use offload::internals::status::MachineStatus;
 
 use crate::stage::{Process, Stage, lock};
+
+/// The names of the users.
+const USERS: [&str; 4] = ["ci", "alice", "bob", "carol"];
 
 /// The behaviour of a machine from some moment on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,6 +42,10 @@ pub enum Bug {
     AskedByAll,
     /// Nobody is ahead of anybody.
     NoLine,
+    /// The turns of users are not recorded.
+    NoTurns,
+    /// The limit of the queue is that of all users together.
+    OneLimit,
     /// Who looks at the slots waits until one is free.
     WaitingLook,
 }
@@ -45,10 +53,19 @@ pub enum Bug {
 /// The state that all processes share.
 pub struct Hosts {
     pub hosts: Vec<Mutex<Host>>,
-    places: Mutex<BTreeMap<u64, (Time, Vec<u16>)>>,
+    places: Mutex<BTreeMap<u64, Ticket>>,
+    /// By host and user.
+    turns: Mutex<BTreeMap<(u16, u64), Time>>,
     pub bug: Bug,
     /// The time by which the wall clock is ahead of the true time, in milliseconds.
     pub clock: Mutex<i64>,
+}
+
+/// A build that waits.
+struct Ticket {
+    since: Time,
+    user: u64,
+    ports: Vec<u16>,
 }
 
 pub struct Host {
@@ -94,7 +111,7 @@ impl Host {
 impl Hosts {
     pub fn new(hosts: Vec<Host>, bug: Bug) -> Arc<Hosts> {
         let hosts = hosts.into_iter().map(Mutex::new).collect();
-        Arc::new(Hosts { hosts, places: Mutex::default(), bug, clock: Mutex::default() })
+        Arc::new(Hosts { hosts, places: Mutex::default(), turns: Mutex::default(), bug, clock: Mutex::default() })
     }
 
     pub fn waiting(&self) -> usize {
@@ -108,6 +125,8 @@ pub struct World {
     pub stage: Stage,
     pub hosts: Arc<Hosts>,
     pub process: Process,
+    /// Whose build it is.
+    pub user: u64,
     stale: Arc<Mutex<BTreeMap<u16, Health>>>,
 }
 
@@ -126,9 +145,9 @@ impl<T: Copy> Drop for Held<T> {
 }
 
 impl World {
-    pub fn new(stage: &Stage, hosts: &Arc<Hosts>) -> World {
+    pub fn new(stage: &Stage, hosts: &Arc<Hosts>, user: u64) -> World {
         let (stage, hosts) = (stage.clone(), Arc::clone(hosts));
-        World { stage, hosts, process: Process::default(), stale: Arc::default() }
+        World { stage, hosts, process: Process::default(), user, stale: Arc::default() }
     }
 
     fn host(&self, machine: &Machine) -> std::sync::MutexGuard<'_, Host> {
@@ -276,18 +295,26 @@ impl Environment for World {
         if self.waiting(machines) >= limit {
             return Ok(None);
         }
-        lock(&self.hosts.places).insert(place.number, (place.what, ports));
+        lock(&self.hosts.places).insert(place.number, Ticket { since: place.what, user: self.user, ports });
         Ok(Some(place))
     }
 
     fn waiting(&self, machines: &[&Machine]) -> usize {
         let wants = |wanted: &[u16]| machines.iter().any(|machine| wanted.contains(&machine.port));
-        lock(&self.hosts.places).values().filter(|(_, wanted)| wants(wanted)).count()
+        let is_mine = |ticket: &&Ticket| ticket.user == self.user || self.hosts.bug == Bug::OneLimit;
+        lock(&self.hosts.places).values().filter(is_mine).filter(|ticket| wants(&ticket.ports)).count()
+    }
+
+    fn take_turn(&self, place: Held<Time>, machine: &Machine) {
+        if self.hosts.bug != Bug::NoTurns {
+            lock(&self.hosts.turns).insert((machine.port, self.user), self.now());
+        }
+        drop(place);
     }
 
     fn renew_ticket(&self, place: &Held<Time>, machines: &[&Machine]) {
         let ports = machines.iter().map(|machine| machine.port).collect();
-        lock(&self.hosts.places).insert(place.number, (place.what, ports));
+        lock(&self.hosts.places).insert(place.number, Ticket { since: place.what, user: self.user, ports });
     }
 
     fn ahead(&self, machines: &[&Machine], place: Option<&Held<Time>>) -> Vec<usize> {
@@ -295,9 +322,21 @@ impl Environment for World {
         if self.hosts.bug == Bug::NoLine || places.is_empty() {
             return vec![0; machines.len()];
         }
-        let mine = place.map_or((Time::MAX, u64::MAX), |place| (place.what, place.number));
+        let (since, number) = place.map_or((Time::MAX, u64::MAX), |place| (place.what, place.number));
+        let user = |user: u64| USERS.get(user as usize).copied();
+        let own = Place { since, number: number as usize, user: user(self.user) };
+        let (turns, now) = (lock(&self.hosts.turns), self.now());
         let before = |port: u16| {
-            places.iter().filter(|(number, (since, ports))| (*since, **number) < mine && ports.contains(&port)).count()
+            let others = places.iter().filter(|(other, ticket)| **other != number && ticket.ports.contains(&port));
+            let others = others.map(|(number, ticket)| Place {
+                since: ticket.since,
+                number: *number as usize,
+                user: user(ticket.user),
+            });
+            ahead(own, others, |user| {
+                let user = USERS.iter().position(|known| Some(*known) == user)? as u64;
+                turns.get(&(port, user)).copied().filter(|turn| *turn <= now)
+            })
         };
         machines.iter().map(|machine| before(machine.port)).collect()
     }

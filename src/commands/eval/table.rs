@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::commands::table::{self, Heading, Heading::Number, Heading::Text};
 use crate::machine::Machine;
-use crate::machine_file::{Fallback, Pool, Settings};
+use crate::machine_file::{Fallback, Pool, Settings, SlotWait};
 
 const HEADINGS: [Heading; 6] =
     [Text("NAME"), Text("SYSTEMS"), Number("SLOTS"), Number("SPEED"), Text("FEATURES"), Text("NOTES")];
@@ -70,6 +70,14 @@ fn label(machine: &Machine) -> String {
     }
 }
 
+fn slot_wait(wait: SlotWait) -> String {
+    match wait {
+        SlotWait::Unlimited => "as long as the daemon allows".to_owned(),
+        SlotWait::Limited(time) => format!("{} s", time.as_secs_f64()),
+        SlotWait::Function => "a function".to_owned(),
+    }
+}
+
 fn write_settings(settings: &Settings, output: &mut dyn Write) -> io::Result<()> {
     let given = |function: bool, default: &'static str| if function { "a function" } else { default };
     let fallback = |setting: Option<Fallback>| setting.map_or("a function", Fallback::name);
@@ -80,8 +88,8 @@ fn write_settings(settings: &Settings, output: &mut dyn Write) -> io::Result<()>
         ("score", given(settings.has_score, "speed / (1 + load)").to_owned()),
         ("when_busy", fallback(settings.when_busy).to_owned()),
         ("when_unreachable", fallback(settings.when_unreachable).to_owned()),
-        ("max_attempts", settings.max_attempts.to_string()),
-        ("wait_for_slot", settings.wait_for_slot.map_or("as long as the daemon allows".to_owned(), seconds)),
+        ("max_attempts", settings.max_attempts.map_or("a function".to_owned(), |attempts| attempts.to_string())),
+        ("wait_for_slot", slot_wait(settings.wait_for_slot)),
         ("wait_for_machine", seconds(settings.wait_for_machine)),
         (
             "limits",

@@ -165,7 +165,9 @@ fn functions_get_their_arguments() {
           assert(tostring(machine) == "build_machine<a>" and machine.parallel_builds == 1)
           local fields = {}
           for field in pairs(request) do fields[#fields + 1] = field end
-          assert(#fields == 7)
+          assert(#fields == 11)
+          assert(request.user == "alice" and request.attempt == 3 and request.waiting == 40)
+          assert(#request.tried == 2 and request.tried[1] == "b" and request.tried[2] == "a")
           request.note = "kept"
           return true
         end,
@@ -179,7 +181,11 @@ fn functions_get_their_arguments() {
         "",
     );
     let pool = site.load().unwrap();
-    let decision = pool.callbacks(request());
+    let counts = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&counts);
+    let queue = QueueCounter(Arc::new(move || 40 + counter.fetch_add(1, Ordering::SeqCst)));
+    let tried = ["b", "a"].map(str::to_owned).to_vec();
+    let decision = pool.callbacks(LuaRequest { user: Some("alice".into()), tried, queue: Some(queue), ..request() });
     let status = LuaStatus {
         load: Some(0.5),
         loadavg: Some([1.0, 2.0, 3.0]),
@@ -196,6 +202,34 @@ fn functions_get_their_arguments() {
     assert_eq!(decision.accepts(A), Acceptance::Yes);
     assert_eq!(decision.score(A, &status), Score::Value(1.0));
     assert_eq!(warnings(&site, &decision), [""; 0]);
+    // The queue is counted once in a decision.
+    assert_eq!(counts.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn functions_limit_attempts_and_waits() {
+    let decided = |fields: &str, request: LuaRequest| {
+        let site = site(fields, "");
+        let pool = site.load().unwrap();
+        let decision = pool.callbacks(request);
+        let values = (decision.max_attempts(), decision.wait_for_slot().map(|wait| wait.as_secs_f64()));
+        (values, warnings(&site, &decision))
+    };
+    let functions = "max_attempts = function(request) return request.user == 'ci' and 1 or 5 end, \
+                     wait_for_slot = function(request) return request.user == 'ci' and 7.5 or nil end";
+    let ci = || LuaRequest { user: Some("ci".into()), ..request() };
+    assert_eq!(decided("", ci()), ((3, None), vec![]));
+    assert_eq!(decided("max_attempts = 2, wait_for_slot = 9", ci()), ((2, Some(9.0)), vec![]));
+    assert_eq!(decided(functions, ci()), ((1, Some(7.5)), vec![]));
+    assert_eq!(decided(functions, request()), ((5, None), vec![]));
+    for (attempts, wait) in [("0", "-1"), ("1001", "86401"), ("1.5", "'7'"), ("nil", "{}")] {
+        let functions =
+            format!("max_attempts = function() return {attempts} end, wait_for_slot = function() return {wait} end");
+        let (values, warnings) = decided(&functions, request());
+        assert_eq!(values, (3, None), "{functions}");
+        let expected = ["from 1 to 1000, found", "from 0 to 86400, or nil, found"];
+        assert!(warnings.len() == 2 && (0..2).all(|i| warnings[i].contains(expected[i])), "{warnings:?}");
+    }
 }
 
 #[test]
@@ -339,7 +373,7 @@ fn a_misspelt_field_is_an_error_where_it_is_read() {
             "score = function(request, machine, status) return status.laod end",
             "status has no field 'laod'; did you mean 'load'?",
         ),
-        ("when_busy = function(request) return request.user_name end", "request has no field 'user_name'"),
+        ("when_busy = function(request) return request.usr end", "request has no field 'usr'; did you mean 'user'?"),
     ] {
         let site = site(function, "");
         let pool = site.load().unwrap();
@@ -378,6 +412,8 @@ fn only_functions_that_fail_for_every_request_are_broken() {
             "when_unreachable = function(request) return request.sytem end",
             Some("when_unreachable: request has no field 'sytem'"),
         ),
+        ("max_attempts = function(request) return 0 end", Some("max_attempts: expected a whole number from 1 to 1000")),
+        ("wait_for_slot = function(request) return 'long' end", Some("wait_for_slot: expected a number of seconds")),
         (
             "accepts = function(request) while true do end end, limits = { decide = 0.1 }",
             Some("accepts: took longer than 0.1 s"),
@@ -387,6 +423,7 @@ fn only_functions_that_fail_for_every_request_are_broken() {
         ("accepts = function(request) return #request.features == 0 or error('some') end", None),
         ("accepts = function(request) return request:read_derivation().env.x ~= nil end", None),
         ("accepts = function(request) end", None),
+        ("accepts = function(request) return request.user .. 'x' ~= '' end", None),
         ("score = function(request, machine, status) return 1 / status.load end", None),
     ] {
         let site = site(function, "features = { 'kvm' }");

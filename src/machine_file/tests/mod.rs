@@ -6,6 +6,7 @@ use std::path::PathBuf;
 mod annotations;
 mod bounded;
 mod broken;
+mod cookbook;
 mod decisions;
 mod examples;
 mod generated;
