@@ -223,6 +223,7 @@ fn drain_warns_when_no_machine_is_left_for_a_system() {
         machine("c", "systems = { 'x86_64-linux', 'i686-linux' }, enabled = false"),
         machine("d", "systems = { 'aarch64-linux' }"),
         machine("d", "systems = { 'armhf-linux' }"),
+        machine("d", "port = 2222, systems = { 'riscv64-linux' }"),
     ];
     let drain = |policy: &str, arguments: &[&str]| {
         fs::write(directory.path().join("machines.lua"), format!("return {{ {}{policy} }}", machines.concat()))
@@ -239,7 +240,9 @@ fn drain_warns_when_no_machine_is_left_for_a_system() {
     assert_eq!(drain("", &["a"]).unwrap(), "i686-linux; such builds wait");
     assert_eq!(drain("when_busy = 'local'", &["b"]).unwrap(), format!("x86_64-linux; {local}"));
     let policy = "when_busy = function() return 'wait' end";
-    assert_eq!(drain(policy, &["d", "--for", "2h"]).unwrap(), format!("aarch64-linux, armhf-linux; {function}"));
+    // Another port is another machine: its systems were reported when it was drained.
+    assert_eq!(drain(policy, &["d:2222"]).unwrap(), format!("riscv64-linux; {function}"));
+    assert_eq!(drain(policy, &["d:22", "--for", "2h"]).unwrap(), format!("aarch64-linux, armhf-linux; {function}"));
     assert_eq!(drain("", &["c"]), None);
 }
 

@@ -205,7 +205,44 @@ fn pause(retry: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+    use std::process::Command;
+    use std::thread;
+
     use super::*;
+    use crate::cancel::Cancel;
+    use crate::machine::HostKey;
+
+    /// Processes that a server has dropped do not all come back at once: each pauses while it has the turn.
+    #[test]
+    fn a_retry_has_its_turn_during_its_pause() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = directory.path().join("key");
+        let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status().unwrap();
+        assert!(made.success());
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = server.local_addr().unwrap().port();
+        thread::spawn(move || server.incoming().for_each(drop));
+        let host_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
+        let host_keys = vec![HostKey::parse(host_key).unwrap()];
+        let machine = Machine::new("127.0.0.1", "root", Vec::new(), host_keys);
+        let machine = Machine { port, private_key: Some(key), ..machine };
+        let state = StateDirectory::new(directory.path().join("state"));
+        let logins = Logins::of(&state, &machine).unwrap();
+        let cancel = Cancel::default();
+        thread::scope(|scope| {
+            let login = scope.spawn(|| cancel.scope(|| connect(&state, &machine).map(drop)));
+            // To take the lock and to return it is a matter of microseconds.
+            let mut times_taken = 0;
+            while times_taken < 10 {
+                assert!(!login.is_finished(), "{:?}", login.join());
+                times_taken = if logins.try_again().unwrap().is_none() { times_taken + 1 } else { 0 };
+                thread::sleep(Duration::from_millis(1));
+            }
+            cancel.cancel();
+            assert!(login.join().unwrap().is_err());
+        });
+    }
 
     #[test]
     fn pauses_grow_and_vary_within_bounds() {

@@ -188,6 +188,27 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_of_a_lost_transfer_count_once() {
+        let drv = b"/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-x.drv";
+        let derivation = &StorePath::parse(&StoreDir::default(), drv).unwrap();
+        let begin = Instant::now();
+        let mut attempts = Attempts::new(begin);
+        // The second machine has all inputs.
+        for event in [
+            Event::Uploaded { machine: "b1", bytes: 10, of: 20 },
+            Event::Abandoned { derivation, machine: "b1", cause: "lost" },
+            Event::Downloading { machine: "b2", output: derivation },
+            Event::Downloaded { machine: "b2", output: derivation, bytes: 3 },
+            Event::Abandoned { derivation, machine: "b2", cause: "lost" },
+        ] {
+            attempts.record(&event, begin);
+        }
+        let moved: Vec<[u64; 2]> =
+            attempts.end(begin).iter().map(|attempt| [attempt.sent.bytes, attempt.retrieved.bytes]).collect();
+        assert_eq!(moved, [[10, 0], [0, 3], [0, 0]]);
+    }
+
+    #[test]
     fn a_wait_without_a_machine_and_a_lost_download_are_recorded() {
         let drv = b"/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-x.drv";
         let derivation = &StorePath::parse(&StoreDir::default(), drv).unwrap();

@@ -218,6 +218,21 @@ fn a_secret_key_that_others_can_use_is_refused() {
     assert!(SigningKey::load(&path).is_ok());
 }
 
+/// A daemon without privileges owns its key, or gives its group the right to read it. root reads such a key too.
+#[test]
+fn the_secret_key_of_another_owner_may_be_readable_for_its_group_only() {
+    let (_directory, path) = key_files("ecc");
+    std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
+    for mode in [0o400, 0o440, 0o640] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        assert!(SigningKey::load(&path).is_ok(), "{mode:04o}");
+    }
+    for mode in [0o460, 0o420, 0o404, 0o402, 0o644] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        assert!(matches!(SigningKey::load(&path), Err(Error::NotSecret { .. })), "{mode:04o}");
+    }
+}
+
 #[test]
 fn keys_that_do_not_belong_together_are_refused() {
     let (directory, path) = key_files("ecc");

@@ -103,7 +103,9 @@ mod tests {
         fs::write(&closed, "of root").unwrap();
         fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o660)).unwrap();
         chown(&own, Some(995), Some(990)).unwrap();
-        let groups = getgroups().unwrap();
+        // Those of a login of root. A process of a service may have none, and nothing to lose.
+        let groups = [0, 4242].map(Gid::from_raw);
+        set_thread_groups(&groups).unwrap();
         with_files_of(995, 990, || {
             fs::write(own.join("file"), "")?;
             assert_eq!(fs::read(&closed).unwrap_err().kind(), io::ErrorKind::PermissionDenied);

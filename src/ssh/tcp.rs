@@ -13,7 +13,10 @@ use crate::machine::Machine;
 /// Resolves the machine's name and connects to its port. Tries one address after the other, each with an equal share of
 /// the remaining time.
 pub(super) fn connect(machine: &Machine, deadline: Instant) -> Result<OwnedFd, Error> {
-    let addresses = resolve(machine, deadline)?;
+    connect_to(&resolve(machine, deadline)?, machine, deadline)
+}
+
+fn connect_to(addresses: &[SocketAddr], machine: &Machine, deadline: Instant) -> Result<OwnedFd, Error> {
     let mut failure = Cause::NameNotResolved("no address".to_owned());
     for (i, address) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -69,4 +72,38 @@ fn resolve(machine: &Machine, deadline: Instant) -> Result<Vec<SocketAddr>, Erro
 fn without_preamble(error: &io::Error) -> String {
     let text = error.to_string();
     text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A server that accepts nothing and whose queue is full: the kernel drops what arrives next, as a firewall does.
+    fn silent() -> (TcpListener, Vec<TcpStream>) {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        rustix::net::listen(&server, 0).unwrap();
+        let address = server.local_addr().unwrap();
+        let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+        let waiting = std::iter::from_fn(connect).collect();
+        (server, waiting)
+    }
+
+    #[test]
+    fn an_address_that_does_not_answer_leaves_time_for_the_next_one() {
+        let (silent, _waiting) = silent();
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addresses = [&silent, &server].map(|server| server.local_addr().unwrap());
+        let machine = Machine::new("b1", "root", Vec::new(), Vec::new());
+        let limit = |time| Instant::now() + Duration::from_secs(time);
+        connect_to(&addresses, &machine, limit(4)).unwrap();
+        // Without another address it has the whole time, and the last failure is the one that is reported.
+        let error = connect_to(&addresses[..1], &machine, limit(1)).unwrap_err();
+        assert!(matches!(error.cause, Cause::TimedOut(_)), "{error}");
+        drop(server);
+        let error = connect_to(&addresses, &machine, limit(1)).unwrap_err();
+        assert!(matches!(error.cause, Cause::ConnectionRefused { .. }), "{error}");
+    }
 }

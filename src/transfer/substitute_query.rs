@@ -81,3 +81,22 @@ fn options(machine: &Machine) -> Options {
         ..Options::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that is silent is left in time, whichever of the two limits is the shorter one.
+    #[test]
+    fn downloads_have_the_shorter_limit_of_silence_and_the_machines_servers() {
+        let mut machine = Machine::new("b1", "root", Vec::new(), Vec::new());
+        for (substitute_timeout, expected) in [(5, 5), (20, 20), (60, 20)] {
+            machine.substitute_timeout = Duration::from_secs(substitute_timeout);
+            let options = options(&machine);
+            assert_eq!(options.max_silent_time, Some(Duration::from_secs(expected)));
+            assert!(options.use_substitutes && options.substitute_urls.is_none());
+        }
+        machine.substitute_urls = vec!["https://one".to_owned(), "https://two".to_owned()];
+        assert_eq!(options(&machine).substitute_urls, Some(machine.substitute_urls.clone()));
+    }
+}

@@ -265,6 +265,19 @@ fn the_wait_for_a_slot_ends_with_the_first_limit() {
     }
 }
 
+/// The wait for another machine ends after half a minute, or after `wait_for_slot` if that is shorter. Then the same machine
+/// gets the build again.
+#[test]
+fn the_wait_for_another_machine_ends_with_the_shorter_limit() {
+    for (wait_for_slot, expected) in [(None, 30), (Some(100), 30), (Some(10), 10)] {
+        let conduct = vec![Conduct::Answers(milliseconds(20)), Conduct::Refuses];
+        let scene = Scene { conduct, fresh: &[0], is_recorded: false, max_attempts: 2, ..SCENE };
+        let seen = Scene { wait_for_slot: wait_for_slot.map(seconds), ..scene }.run();
+        assert_eq!(seen.tried, [0, 0], "{wait_for_slot:?}: {seen:?}");
+        assert!((seconds(expected)..seconds(expected + 2)).contains(&seen.time), "{expected} s: {seen:?}");
+    }
+}
+
 #[test]
 fn unreachable_machines_delay_a_build_as_long_as_the_file_says() {
     for (wait_for_machine, wait_for_slot, expected) in [(40, None, 40), (200, None, 200), (200, Some(30), 30)] {

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use crate::identity::with_descriptor;
-use crate::site::{OWNER, Swapper, list, swap_time};
+use crate::site::{OWNER, Swap, Swapper, list, swap_time};
 use crate::text;
 
 /// A system that is not running, with a daemon of the user's, and a program in a store.
@@ -90,19 +90,19 @@ fn nothing_is_changed_outside_while_names_are_swapped() {
     let system = System::new();
     let before = system.outside();
     let (state, outside) = (system.path("root/var/guix"), system.path("outside"));
+    let swaps =
+        [Swap::new(state.join("gcroots"), outside.clone()), Swap::new(state.join("offload"), outside.join("offload"))];
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(swap_time()) {
         // It is made where it is missing.
         let _ = fs::remove_dir_all(state.join("offload"));
-        let _swappers = [
-            Swapper::start(&state.join("gcroots"), &outside),
-            Swapper::start(&state.join("offload"), &outside.join("offload")),
-        ];
+        let _swappers = swaps.each_ref().map(Swapper::start);
         for command in ["install", "uninstall"] {
             let output = system.run(command);
             assert_eq!(system.outside(), before, "{command}: {}", text(&output));
         }
     }
+    swaps.iter().for_each(Swap::assert_swapped);
 }
 
 #[test]

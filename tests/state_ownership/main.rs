@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use site::{COMMANDS, MACHINE, OWNER, Site, Swapper, swap_time};
+use site::{COMMANDS, MACHINE, OWNER, Site, Swap, Swapper, swap_time};
 
 fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -37,7 +37,7 @@ fn sites() -> [Site; 2] {
 
 #[test]
 fn root_does_not_follow_a_link_to_elsewhere() {
-    for name in ["offload", "offload/127.0.0.1:1", "offload/cache", "offload/waiting"] {
+    for name in ["offload", "offload/127.0.0.1:1", "offload/cache", "offload/queue", "offload/persist"] {
         for site in sites() {
             site.as_owner(|site| {
                 let link = site.path("guix").join(name);
@@ -55,19 +55,20 @@ fn nothing_is_changed_outside_while_names_are_swapped() {
     for site in sites() {
         let before = site.outside();
         let (state, outside) = (site.state(), site.path("outside"));
+        let swaps = ["", MACHINE, "cache", "queue"].map(|name| {
+            // The path of a link ends without a slash.
+            let at = |directory: &Path| if name.is_empty() { directory.to_owned() } else { directory.join(name) };
+            Swap::new(at(&state), at(&outside))
+        });
         for command in COMMANDS {
-            let _swappers = [
-                Swapper::start(&state, &outside),
-                Swapper::start(&state.join(MACHINE), &outside.join(MACHINE)),
-                Swapper::start(&state.join("cache"), &outside.join("cache")),
-                Swapper::start(&state.join("waiting"), &outside.join("waiting")),
-            ];
+            let _swappers = swaps.each_ref().map(Swapper::start);
             let start = Instant::now();
             while start.elapsed() < Duration::from_secs(swap_time()) {
                 let output = site.run(command);
                 assert_eq!(site.outside(), before, "{}: {}", command.join(" "), text(&output));
             }
         }
+        swaps.iter().for_each(Swap::assert_swapped);
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use rustix::fs::{CWD, Gid, RenameFlags, Uid, renameat_with};
@@ -65,7 +65,7 @@ impl Site {
             fs::create_dir(site.path(name)).unwrap();
             open_to_all(&site.path(name));
         }
-        for name in [MACHINE, "cache", "waiting", "kept", MACHINE_UPLOADS] {
+        for name in [MACHINE, "cache", "queue", "persist", MACHINE_UPLOADS] {
             fs::create_dir(site.path("outside").join(name)).unwrap();
         }
         fs::write(site.path("outside/precious"), "of root").unwrap();
@@ -194,10 +194,26 @@ pub struct Swapper {
     thread: Option<JoinHandle<()>>,
 }
 
+/// A name to swap, and a link to this target. The number is how often they were swapped.
+#[derive(Clone)]
+pub struct Swap(pub PathBuf, pub PathBuf, Arc<AtomicU64>);
+
+impl Swap {
+    pub fn new(name: PathBuf, target: PathBuf) -> Swap {
+        Swap(name, target, Arc::default())
+    }
+
+    /// A name that nothing ever has tests nothing.
+    #[track_caller]
+    pub fn assert_swapped(&self) {
+        assert!(self.2.load(Ordering::Relaxed) > 0, "'{}' was never swapped", self.0.display());
+    }
+}
+
 impl Swapper {
-    /// Swaps `name` and a link to `target`. While the name is missing, the link is beside it.
-    pub fn start(name: &Path, target: &Path) -> Swapper {
-        let (name, target) = (name.to_owned(), target.to_owned());
+    /// Swaps a name and a link. While the name is missing, the link is beside it.
+    pub fn start(swap: &Swap) -> Swapper {
+        let Swap(name, target, count) = swap.clone();
         let is_over = Arc::new(AtomicBool::new(false));
         let over = Arc::clone(&is_over);
         let swap = move || {
@@ -206,9 +222,12 @@ impl Swapper {
             link.push(".link");
             while !over.load(Ordering::Relaxed) {
                 // Creates a missing file, and removes an existing one.
-                if renameat_with(CWD, &link, CWD, &name, RenameFlags::EXCHANGE).is_err() {
-                    let _ = std::os::unix::fs::symlink(&target, &link);
-                    thread::yield_now();
+                match renameat_with(CWD, &link, CWD, &name, RenameFlags::EXCHANGE) {
+                    Ok(()) => drop(count.fetch_add(1, Ordering::Relaxed)),
+                    Err(_) => {
+                        let _ = std::os::unix::fs::symlink(&target, &link);
+                        thread::yield_now();
+                    }
                 }
             }
         };
