@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::choice::{Query, Reason};
 use super::environment::Environment;
 use super::matching::mismatch;
+use super::on_demand::PowerState;
 use super::ranking::Rank;
 use super::rules::RuleInput;
 use crate::machine::Machine;
@@ -83,6 +84,10 @@ pub(super) fn assess<E: Environment>(machine: &Machine, ahead: usize, env: &E) -
     let now = env.now();
     if let Some(drained) = env.drained(machine) {
         return CandidateState::Out(Reason::Drained(drained));
+    }
+    match env.power(machine) {
+        PowerState::Running => {}
+        power => return CandidateState::Out(Reason::Power(power)),
     }
     let health = env.health(machine);
     let availability = health.availability(now);

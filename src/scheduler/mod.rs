@@ -16,6 +16,7 @@ pub mod decision;
 pub mod environment;
 pub mod explain;
 pub mod matching;
+pub mod on_demand;
 mod only_named;
 pub mod probe;
 pub mod ranking;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::choice::{Choice, Outcome, Query, Reason, Rejection};
 use super::decision::{PROBE_WAIT, eligible};
 use super::environment::Environment;
+use super::on_demand;
 use super::select::select;
 use crate::machine::Machine;
 
@@ -83,6 +84,7 @@ pub fn wait<E: Environment>(
                 reasons
             }
         };
+        on_demand::start_one(query, &reasons, ticket.as_ref(), env.elapsed() - start, env);
         let unreachable_until = unreachable_since.map(|since| since + limits.wait_for_machine);
         let machines = eligible(query.machines, &reasons);
         match ticket {
