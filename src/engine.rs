@@ -17,7 +17,8 @@ use rustix::process::geteuid;
 use rustix::system::uname;
 
 use crate::build::{
-    Build, Chosen, FailOver, HistoryRecorder, LiveEnvironment, OnDemand, OpenSessions, collect_in_background, end_outdated,
+    Build, Chosen, FailOver, HistoryRecorder, LiveEnvironment, OnDemand, OpenSessions, collect_in_background,
+    end_outdated,
 };
 use crate::error::{Failure, with_causes};
 use crate::events::Observer;

@@ -78,7 +78,9 @@ fn on_demand(entry: &Entry, name: &str, more: &str) -> String {
     let (start, stop) = (press("start"), press("stop"));
     let text = entry.lua();
     let fields = text.strip_suffix('}').unwrap();
-    format!("{fields}  on_demand = {{ start = {start}, stop = {stop}, stop_timeout = 20, boot_timeout = 60, {more} }},\n}}")
+    format!(
+        "{fields}  on_demand = {{ start = {start}, stop = {stop}, stop_timeout = 20, boot_timeout = 60, {more} }},\n}}"
+    )
 }
 
 fn power(head: &Host, entry: &str, port: u16) -> Power {
@@ -218,9 +220,7 @@ fn a_start_whose_process_is_killed_is_undone_before_the_next_one() {
     head.write_machine_file(&format!("return {{ {machine} }}"));
     let build = head.client().max_jobs(0).start(&[&Drv::new("x").script("echo x >$out")]);
     wait_until("it is started", LONG, || !switch.uses().is_empty());
-    let starter = || {
-        head.processes().into_iter().find(|process| process.command.contains("start --machine-file"))
-    };
+    let starter = || head.processes().into_iter().find(|process| process.command.contains("start --machine-file"));
     wait_until("its starter runs", LONG, || starter().is_some());
     rustix::process::kill_process(rustix::process::Pid::from_raw(starter().unwrap().pid as i32).unwrap(), Signal::KILL)
         .unwrap();

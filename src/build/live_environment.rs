@@ -18,11 +18,11 @@ use crate::local::read_derivation;
 use crate::machine::{Machine, PoolLimits};
 use crate::scheduler::Environment;
 use crate::scheduler::on_demand::PowerState;
-use crate::state::power::check_limits;
 use crate::state::health::{self, ProbeLock, Time};
+use crate::state::power::check_limits;
 use crate::state::{
-    Drain, Drained, Health, HealthRecord, KnownOutputs, Phase, Power, PowerRecord, Queue, QueueTicket, Slot, SlotHolder, Slots, StateDirectory,
-    StateError,
+    Drain, Drained, Health, HealthRecord, KnownOutputs, Phase, Power, PowerRecord, Queue, QueueTicket, Slot,
+    SlotHolder, Slots, StateDirectory, StateError,
 };
 use crate::status::MachineStatus;
 use crate::store::path::{StoreDir, StorePath};
@@ -176,6 +176,8 @@ impl Environment for LiveEnvironment {
         let is_changing = record.is_changing().unwrap_or(false);
         match power.phase {
             Phase::Running if !self.is_dead(machine) => PowerState::Running,
+            // A process that has just taken the lock has written nothing yet.
+            Phase::Off if is_changing => PowerState::Starting { since: Duration::ZERO },
             Phase::Starting if is_changing => {
                 PowerState::Starting { since: Duration::from_millis(now.saturating_sub(power.started)) }
             }

@@ -90,12 +90,13 @@ fn try_install(
     let unit = Unit::read(&place.root, UNIT).ok_or(InstallError::NoUnit)?;
     let user = User::named(&place.root, &unit.user).ok_or_else(|| InstallError::NoUser(unit.user.clone()))?;
     let guix = real_guix(arguments, &unit)?;
-    let drop_in = Path::new("/etc/systemd/system").join(format!("{UNIT}.d/offload.conf"));
+    let drop_in = Path::new(UNITS).join(format!("{UNIT}.d/offload.conf"));
     let state = engine.state.path();
 
     let mut items = program(place, engine)?;
     let link = place.directory().join("guix");
     items.push(Item::file(&drop_in, unit::drop_in(&link, &guix).into_bytes()));
+    items.extend(timer(place, state));
     let documents = documents(definition)?;
     items
         .extend(documents.into_iter().map(|document| Item::file(&place.prefix.join(document.path), document.contents)));
@@ -109,13 +110,17 @@ fn try_install(
         writeln!(out, "warning: {} also sets GUIX, and overrides this setting", other.display())?;
     }
     if arguments.dry_run {
-        writeln!(out, "To apply it, reload systemd and restart guix-daemon: {}", SYSTEMCTL.join(" && "))?;
+        writeln!(
+            out,
+            "To apply it, reload systemd and restart guix-daemon: {}",
+            [RELOAD, RESTART, START_TIMER].join(" && ")
+        )?;
     } else {
         plan.apply()?;
         if makes_state {
             make_state(&place.root, state, &user)?;
         }
-        after(arguments.restart, out)?;
+        after(arguments.restart, &[RELOAD, RESTART, START_TIMER], out)?;
     }
     check::report(out, place, &unit, &user, &guix, engine, arguments.dry_run)?;
     if arguments.dry_run {
@@ -132,7 +137,7 @@ fn try_uninstall(arguments: &UninstallArgs, engine: &Engine, out: &mut dyn Write
         writeln!(out, "Nothing was changed.")?;
         return Ok(());
     }
-    after(arguments.restart, out)
+    after(arguments.restart, &[STOP_TIMER, RELOAD, RESTART], out)
 }
 
 fn check_arguments(place: &Target, restart: bool) -> Result<(), InstallError> {
@@ -161,6 +166,17 @@ fn program(place: &Target, engine: &Engine) -> Result<Vec<Item>, InstallError> {
     items.push(Item::link(&directory.join("guix"), Path::new("offload")));
     items.push(Item::link(&place.prefix.join("bin/offload"), Path::new("../lib/offload/offload")));
     Ok(items)
+}
+
+/// Returns the units that stop idle machines on demand.
+fn timer(place: &Target, state: &Path) -> [Item; 3] {
+    let units = Path::new(UNITS);
+    let program = place.directory().join("offload");
+    [
+        Item::file(&units.join(unit::REAP_SERVICE), unit::reap_service(&program, state).into_bytes()),
+        Item::file(&units.join(unit::REAP_TIMER), unit::reap_timer().into_bytes()),
+        Item::link(&units.join("timers.target.wants").join(unit::REAP_TIMER), &Path::new("..").join(unit::REAP_TIMER)),
+    ]
 }
 
 /// Returns the real `guix`, with its path in the installed system.
@@ -197,15 +213,22 @@ fn make_state(root: &Path, state: &Path, user: &User) -> Result<(), InstallError
     identity::in_directory(root, directory, make).map_err(InstallError::file(&path))
 }
 
-/// The commands after which systemd and the daemon use it.
-const SYSTEMCTL: [&str; 2] = ["systemctl daemon-reload", "systemctl restart guix-daemon.service"];
+/// Where an administrator's units are.
+const UNITS: &str = "/etc/systemd/system";
 
-fn after(restart: bool, out: &mut dyn Write) -> Result<(), InstallError> {
+/// The commands after which systemd and the daemon use the change.
+const RELOAD: &str = "systemctl daemon-reload";
+const RESTART: &str = "systemctl restart guix-daemon.service";
+const START_TIMER: &str = "systemctl start offload-reap.timer";
+/// A pattern, since a timer that never ran is not loaded, which would be an error.
+const STOP_TIMER: &str = "systemctl stop offload-reap.*";
+
+fn after(restart: bool, commands: &[&str], out: &mut dyn Write) -> Result<(), InstallError> {
     if !restart {
-        writeln!(out, "To apply it (this interrupts running builds):\n  {}", SYSTEMCTL.join(" && "))?;
+        writeln!(out, "To apply it (this interrupts running builds):\n  {}", commands.join(" && "))?;
         return Ok(());
     }
-    for command in SYSTEMCTL {
+    for command in commands {
         writeln!(out, "run      {command}")?;
         let mut words = command.split(' ');
         let output = Command::new(words.next().unwrap_or_default()).args(words).output();
@@ -214,7 +237,7 @@ fn after(restart: bool, out: &mut dyn Write) -> Result<(), InstallError> {
             Ok(output) => format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()),
             Err(error) => error.to_string(),
         };
-        return Err(InstallError::Systemctl { command: command.to_owned(), problem });
+        return Err(InstallError::Systemctl { command: (*command).to_owned(), problem });
     }
     Ok(())
 }

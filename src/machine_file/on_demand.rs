@@ -47,10 +47,14 @@ pub const ON_DEMAND_FIELDS: &[Field<OnDemand>] = &[
     .required()
     .read(|f, o| action(f).map(|action| o.stop = action))
     .json(|o| action_to_json(&o.stop)),
-    OnDemandField::new("boot_timeout", "number", "The time limit from the call of `start` to the response of the machine's daemon.")
-        .unit("seconds")
-        .read(|f, o| f.seconds(MAX_SECONDS).map(|time| o.boot_timeout = time))
-        .json(|o| seconds_to_json(o.boot_timeout)),
+    OnDemandField::new(
+        "boot_timeout",
+        "number",
+        "The time limit from the call of `start` to the response of the machine's daemon.",
+    )
+    .unit("seconds")
+    .read(|f, o| f.seconds(MAX_SECONDS).map(|time| o.boot_timeout = time))
+    .json(|o| seconds_to_json(o.boot_timeout)),
     OnDemandField::new("stop_timeout", "number", "The time limit of `stop`.")
         .unit("seconds")
         .read(|f, o| f.seconds(MAX_SECONDS).map(|time| o.stop_timeout = time))
@@ -240,9 +244,8 @@ fn call(file: &LoadedFile, machine: usize, function: ActionFunction) -> Result<S
         Err(error) => {
             let lua_error = LuaError::new(&error, context);
             let position = lua_error.position.clone().or_else(|| context.definition_of(&action));
-            let location = position.map_or(String::new(), |position| {
-                format!("{}:{}: ", context.path_of(&position), position.line)
-            });
+            let location = position
+                .map_or(String::new(), |position| format!("{}:{}: ", context.path_of(&position), position.line));
             Err(format!("{location}on_demand.{field}: {}", lua_error.message))
         }
     }

@@ -78,7 +78,9 @@ mod tests {
     fn one_machine_is_not_launched_twice_at_once() {
         let count = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&count);
-        let starter = limited(move |_| drop(counted.fetch_add(1, Ordering::Relaxed)));
+        let starter = limited(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
         let [b1, b2] = ["b1", "b2"].map(|name| Machine::new(name, "u", Vec::new(), Vec::new()));
         [&b1, &b1, &b2].into_iter().for_each(|machine| starter(machine));
         assert_eq!(count.load(Ordering::Relaxed), 2);

@@ -46,9 +46,9 @@ pub fn reap(head: Head<'_>) -> (Vec<Reaped>, Vec<String>) {
 /// Returns whether [`reap`] would stop a machine now.
 pub fn is_reaping_due(head: Head<'_>) -> bool {
     let machines = head.pool.machines.iter().map(|entry| &entry.machine);
-    machines.filter_map(|machine| Some((machine, machine.on_demand.as_ref()?))).any(|(machine, on_demand)| {
-        is_due(head, machine, on_demand).unwrap_or(false)
-    })
+    machines
+        .filter_map(|machine| Some((machine, machine.on_demand.as_ref()?)))
+        .any(|(machine, on_demand)| is_due(head, machine, on_demand).unwrap_or(false))
 }
 
 /// Returns whether the machine is to be stopped. Records that it is used, if builds run on it.

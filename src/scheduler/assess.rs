@@ -73,7 +73,8 @@ pub(super) fn score<E: Environment>(
     env: &E,
 ) -> Result<Rank, Reason> {
     let running = env.running(machine);
-    let known = RuleInput { health, running: &running, now: env.now() };
+    let power = machine.on_demand.as_ref().map(|_| env.power(machine).word());
+    let known = RuleInput { health, running: &running, now: env.now(), power };
     let score = query.rules.score(index, &known).map_err(Reason::ScoreDeclined)?;
     let occupied = running.len() as f64 / f64::from(machine.parallel_builds.max(1));
     Ok(Rank { score, occupied, index })

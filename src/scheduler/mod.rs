@@ -33,4 +33,4 @@ pub use matching::Mismatch;
 pub use only_named::OnlyNamed;
 pub use rules::{DefaultRules, FileRules, RuleInput, Rules, WarningSink};
 pub use select::select;
-pub use wait_for_slot::{WaitError, wait};
+pub use wait_for_slot::{WaitError, WaitReason, wait};

@@ -19,9 +19,13 @@ use crate::machine::Machine;
 pub enum PowerState {
     Running,
     /// It can be started, for a build that has waited this long for a machine that runs.
-    Off { start_after: Duration },
+    Off {
+        start_after: Duration,
+    },
     /// A process starts it, for this long already.
-    Starting { since: Duration },
+    Starting {
+        since: Duration,
+    },
     /// A process stops it. It can be started afterwards.
     Stopping,
     /// A limit of the pool forbids a start.
@@ -43,6 +47,19 @@ impl fmt::Display for PowerState {
     }
 }
 
+impl PowerState {
+    /// Returns its name for functions of the machine file.
+    pub fn word(&self) -> &'static str {
+        match self {
+            PowerState::Running => "running",
+            PowerState::Off { .. } | PowerState::Limited(_) => "off",
+            PowerState::Starting { .. } => "starting",
+            PowerState::Stopping => "stopping",
+            PowerState::Failed(_) => "failed",
+        }
+    }
+}
+
 impl Reason {
     /// Returns whether the machine is off and will take the build once it has been started.
     pub(super) fn is_on_demand(&self) -> bool {
@@ -54,6 +71,15 @@ impl Reason {
 /// Returns whether a machine that can be started is among the rejected ones.
 pub(super) fn has_machine(reasons: &[Rejection]) -> bool {
     reasons.iter().any(|over| over.reason.is_on_demand())
+}
+
+/// Returns the machine that is being started, if only such a machine can take the build soon.
+pub(super) fn starting(reasons: &[Rejection]) -> Option<usize> {
+    if reasons.iter().any(|over| matches!(over.reason, Reason::NoSlot { .. })) {
+        return None;
+    }
+    let is_starting = |over: &&Rejection| matches!(over.reason, Reason::Power(PowerState::Starting { .. }));
+    reasons.iter().find(is_starting).map(|over| over.machine)
 }
 
 /// Has a machine started for a build that has waited for `waited`, if one is needed. `reasons` has the machines that

@@ -222,10 +222,12 @@ pub fn machines_that_run(state: &StateDirectory) -> Vec<String> {
     let directories = files::list(state.path()).unwrap_or_default();
     let mut running = Vec::new();
     for directory in directories {
-        let Some(address) = directory.file_name().and_then(|name| name.to_str()).filter(|name| name.contains(':')) else {
+        let Some(address) = directory.file_name().and_then(|name| name.to_str()).filter(|name| name.contains(':'))
+        else {
             continue;
         };
-        let power = contents(&directory.join("power.json")).and_then(|text| serde_json::from_slice::<Power>(&text).ok());
+        let power =
+            contents(&directory.join("power.json")).and_then(|text| serde_json::from_slice::<Power>(&text).ok());
         if power.is_some_and(|power| power.phase != Phase::Off) {
             running.push(address.to_owned());
         }
@@ -271,7 +273,10 @@ mod tests {
         let mut power = Power::default();
         power.starting(1_000);
         power.running(9_000);
-        assert_eq!((power.phase, power.boots.as_slice(), power.ran_within_span(11_000)), (Phase::Running, &[8_000][..], 10_000));
+        assert_eq!(
+            (power.phase, power.boots.as_slice(), power.ran_within_span(11_000)),
+            (Phase::Running, &[8_000][..], 10_000)
+        );
         power.off(21_000);
         assert_eq!((power.ran.as_slice(), power.ran_within_span(50_000)), (&[(1_000, 21_000)][..], 20_000));
         // Off twice is one time of running.
@@ -314,8 +319,14 @@ mod tests {
         assert_eq!(check(PoolLimits::default()), Ok(()));
         assert_eq!(check(PoolLimits { max_running: Some(4), max_starting: Some(2), max_hours: Some(3.1) }), Ok(()));
         for (limits, word) in [
-            (PoolLimits { max_running: Some(3), ..PoolLimits::default() }, "3 machines on demand run; max_running is 3"),
-            (PoolLimits { max_starting: Some(1), ..PoolLimits::default() }, "1 machines on demand start; max_starting is 1"),
+            (
+                PoolLimits { max_running: Some(3), ..PoolLimits::default() },
+                "3 machines on demand run; max_running is 3",
+            ),
+            (
+                PoolLimits { max_starting: Some(1), ..PoolLimits::default() },
+                "1 machines on demand start; max_starting is 1",
+            ),
             (PoolLimits { max_hours: Some(3.0), ..PoolLimits::default() }, "ran 3.0 h within 24 h; max_hours is 3"),
         ] {
             assert!(check(limits).is_err_and(|error| error.ends_with(word)), "{word}");

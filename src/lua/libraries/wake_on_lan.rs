@@ -44,7 +44,9 @@ fn target(options: Option<&Table>) -> Result<SocketAddr, String> {
         match string(&key).as_deref() {
             Some("address") => {
                 let address = string(&value).and_then(|text| text.parse::<IpAddr>().ok());
-                target.set_ip(address.ok_or_else(|| format!("address: expected an IP address, found {}", describe(&value)))?);
+                target.set_ip(
+                    address.ok_or_else(|| format!("address: expected an IP address, found {}", describe(&value)))?,
+                );
             }
             Some("port") => {
                 let port = whole(&value).and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
@@ -72,7 +74,9 @@ mod tests {
     fn a_hardware_address_has_six_bytes() {
         let address = Some([0x00, 0x16, 0x3e, 0xab, 0xCD, 0xff]);
         assert_eq!((parse("00:16:3e:ab:CD:ff"), parse("00-16-3E-AB-cd-FF")), (address, address));
-        for text in ["", "00:16:3e:ab:cd", "00:16:3e:ab:cd:ff:00", "0:16:3e:ab:cd:ff", "00:16:3e:ab:cd:+f", "0016.3eab.cdff"] {
+        for text in
+            ["", "00:16:3e:ab:cd", "00:16:3e:ab:cd:ff:00", "0:16:3e:ab:cd:ff", "00:16:3e:ab:cd:+f", "0016.3eab.cdff"]
+        {
             assert_eq!(parse(text), None, "{text}");
         }
     }
