@@ -244,12 +244,14 @@ fn no_more_machines_are_started_than_the_limits_and_the_queue_allow() {
     let [b1, b2] = ["b1", "b2"].map(|name| Arc::new(lab.build_machine(name).max_jobs(2).start()));
     let head = lab.head().start();
     let switches = [&b1, &b2].map(|machine| Switch::of(machine, &head, Duration::from_secs(1)));
-    let entries = [&b1, &b2].map(|machine| {
-        let entry = machine.entry().set("parallel_builds", 2.0);
-        on_demand(&entry, machine.name(), "start_after = 0")
-    });
-    let write = |limits: &str| head.write_machine_file(&format!("return {{ {}, {limits} }}", entries.join(", ")));
-    write("");
+    let write = |start_after: u32, limits: &str| {
+        let entries = [&b1, &b2].map(|machine| {
+            let entry = machine.entry().set("parallel_builds", 2.0);
+            on_demand(&entry, machine.name(), &format!("start_after = {start_after}"))
+        });
+        head.write_machine_file(&format!("return {{ {}, {limits} }}", entries.join(", ")));
+    };
+    write(60, "");
     let builds = |prefix: &str, count: usize| {
         let drvs: Vec<Drv> =
             (0..count).map(|n| Drv::new(&format!("{prefix}-{n}")).script("sleep 1; echo x >$out")).collect();
@@ -259,13 +261,13 @@ fn no_more_machines_are_started_than_the_limits_and_the_queue_allow() {
     builds("two", 2);
     assert_eq!((switches[0].uses().len(), switches[1].uses().len()), (1, 0));
     // With a limit of one, the others wait.
-    write("on_demand = { max_running = 1 }");
+    write(0, "on_demand = { max_running = 1 }");
     builds("limited", 4);
     assert_eq!((switches[0].uses().len(), switches[1].uses().len()), (1, 0));
     let explained = head.offload(&["explain", "--system", SYSTEM]);
     assert!(explained.out.contains("1 machines on demand run; max_running is 1"), "{explained:?}");
     // Four more builds than the slots that run need the other one.
-    write("");
+    write(0, "");
     builds("four", 6);
     assert_eq!((switches[0].uses().len(), switches[1].uses().len()), (1, 1));
     assert!(!b2.builds().is_empty());

@@ -172,8 +172,9 @@ impl Environment for LiveEnvironment {
         let Some(on_demand) = &machine.on_demand else { return PowerState::Running };
         // Without the record it is treated as a machine that always runs.
         let Ok(record) = PowerRecord::of(&self.0.state, machine) else { return PowerState::Running };
-        let (power, now) = (record.read(), health::now());
+        // The lock first: if the change ends in between, the record has its result.
         let is_changing = record.is_changing().unwrap_or(false);
+        let (power, now) = (record.read(), health::now());
         match power.phase {
             Phase::Running if !self.is_dead(machine) => PowerState::Running,
             // A process that has just taken the lock has written nothing yet.

@@ -94,7 +94,12 @@ pub(super) fn start_one<E: Environment>(
     let with = |wanted: fn(&Reason) -> bool| -> Vec<&Machine> {
         reasons.iter().filter(|over| wanted(&over.reason)).map(|over| query.machines[over.machine]).collect()
     };
-    let runs = !with(|reason| reason.is_busy() && !matches!(reason, Reason::Power(_) | Reason::Drained(_))).is_empty();
+    let runs = reasons.iter().any(|over| match over.reason {
+        Reason::Power(_) | Reason::Drained(_) => false,
+        // It is only slow, unless it has failed.
+        Reason::Unreachable(_) => env.health(query.machines[over.machine]).failures.is_none(),
+        ref reason => reason.is_busy(),
+    });
     let off = reasons.iter().find_map(|over| match over.reason {
         Reason::Power(PowerState::Off { start_after }) if !runs || waited >= start_after => {
             Some(query.machines[over.machine])
