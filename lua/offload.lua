@@ -19,15 +19,14 @@
 ---@field system? string
 ---Port of the machine's SSH server. Default: 22.
 ---@field port? integer
----File name of the SSH private key that opens the account, in OpenSSH or PEM format. The name is absolute, or begins
----with `~/` for the home directory of guix-daemon's user. The key must have no passphrase, and only its owner may have
----access to it. Without this field: the first of `~/.ssh/id_ed25519`, `~/.ssh/id_ecdsa` and `~/.ssh/id_rsa` that
----exists.
+---File name of the SSH private key for the account, in OpenSSH or PEM format. The name is absolute, or begins with `~/`
+---for the home directory of guix-daemon's user. The key must have no passphrase, and only its owner may have access to
+---it. Without this field: the first of `~/.ssh/id_ed25519`, `~/.ssh/id_ecdsa` and `~/.ssh/id_rsa` that exists.
 ---@field private_key? string
 ---File name of the socket that the machine's guix-daemon listens on. Default: "/var/guix/daemon-socket/socket".
 ---@field daemon_socket? string
----Compression of the SSH connection. `"auto"`: a direction is compressed if the transfers of the last hour show that
----compression saves time. The first connection is not compressed. The spellings of Guix, such as
+---Compression of the SSH connection. `"auto"`: uploads, downloads or both are compressed if the transfers of the last
+---hour show that this saves time. The first connection is not compressed. The spellings of Guix, such as
 ---`"zlib@openssh.com,zlib"`, are accepted. Default: "auto".
 ---@field compression? "auto"|"zlib"|"none"|string
 ---Ignored, with a warning: the SSH library has one level.
@@ -42,14 +41,14 @@
 ---The machine gets no builds while its one-minute load average, divided by its number of cores, is above this number.
 ---`false`: the load is ignored. Default: 0.8.
 ---@field overload_threshold? number|false
----Space that must be free in the machine's store. In bytes. Default: 100 MiB.
+---The machine gets no builds while less space is free in its store. In bytes. Default: 100 MiB.
 ---@field minimum_disk_space? number
 ---The time limit for each of three steps. Step 1: name resolution, TCP connection, SSH handshake and login, all
 ---together. Step 2: a channel to the daemon. Step 3: the daemon's greeting. In seconds. Default: 5.
 ---@field connect_timeout? number
----If no byte arrives for this time, the connection counts as dead. Replies to keep-alive messages are bytes, too. Once
----the daemon has responded, the longer of `connect_timeout` and `stall_timeout` applies to the steps 2 and 3 of
----`connect_timeout`. The least value is 3. In seconds. Default: 60.
+---If no byte arrives for this time, not even the reply to a keep-alive message, the connection counts as dead. The
+---least value is 3. If the daemon has responded over the connection before, this is also the limit of steps 2 and 3 of
+---`connect_timeout`, unless that limit is longer. In seconds. Default: 60.
 ---@field stall_timeout? number
 ---After this time without a byte from the machine, the head sends a keep-alive message. In seconds. Default: 15.
 ---@field keepalive_interval? number
@@ -61,9 +60,10 @@
 ---@field max_transfers? integer
 ---`false`: the machine is never chosen. Default: true.
 ---@field enabled? boolean
----Program and arguments that carry the SSH connection on their standard input and output, such as `{ "ssh", "-W",
----"%h:%p", "bastion" }`. `%h` becomes the machine's name, and `%p` its port. No shell is involved. When the connection
----ends, the program and all processes that it has started are killed, including a master of `ControlPersist`.
+---A program with its arguments, such as `{ "ssh", "-W", "%h:%p", "bastion" }`. The program carries the SSH connection
+---on its standard input and output. `%h` becomes the machine's name, and `%p` its port. No shell is involved. When the
+---connection ends, the program and all processes that it has started are killed, even an `ssh` that `ControlPersist`
+---keeps in the background.
 ---@field proxy_command? string[]
 ---Whether the machine's daemon fetches missing inputs from substitute servers. `"auto"`: the daemon fetches them if
 ---sending them would take longer than 3 s, and longer than fetching. `"always"`: the daemon fetches all that the
@@ -73,18 +73,18 @@
 ---uses the servers of its own configuration. In both cases, a key in the machine's `/etc/guix/acl` must have signed
 ---each item. Default: {}.
 ---@field substitute_urls? string[]
----The longest time that a silent or slow substitute server may delay a build. Then the head sends the inputs, and for a
----while no build uses the servers of this machine. In seconds. Default: 60.
+---The longest time that a silent or slow substitute server may delay a build. After this time, the head sends the
+---inputs, and no build uses the servers of this machine for a while. In seconds. Default: 60.
 ---@field substitute_timeout? number
 ---Your own data, for functions and `offload eval --json`, such as `{ rack = "B3", cost = 0.4 }`. You choose the names.
 ---Values are strings, numbers, booleans, and tables of these. Limits: 8 levels, 64 KiB. Default: {}.
 ---@field tags? table<string, any>
----Returns whether this machine takes a build. If the pool has a function `accepts`, it must return true as well.
+---Returns whether this machine takes a build. If the pool has a function `accepts`, too, both must return true.
 ---@field accepts? offload.Accepts
 ---Returns the machine's score for a build. The highest score is the best. For this machine, the function replaces the
 ---pool's `score`.
 ---@field score? offload.ScoreFunction
----A table or another machine: the source of the fields that this entry does not give.
+---A table or another machine, from which this entry takes the fields that it does not give itself.
 ---@field inherit? table
 
 ---The head itself, as `local_machine { … }` takes it. When it has the best score, the daemon is told to build locally.
@@ -98,33 +98,33 @@
 ---@field speed? number
 ---Features that the head offers, such as `{ "kvm" }`. Default: {}.
 ---@field features? string[]
----As for a build machine. Default: 0.8.
+---As for `build_machine`. Default: 0.8.
 ---@field overload_threshold? number|false
 ---`false`: the head is never chosen. Default: true.
 ---@field enabled? boolean
----As for a build machine. Default: {}.
+---As for `build_machine`. Default: {}.
 ---@field tags? table<string, any>
----Returns whether the head takes a build. If the pool has a function `accepts`, it must return true as well.
+---Returns whether the head takes a build. If the pool has a function `accepts`, too, both must return true.
 ---@field accepts? offload.Accepts
 ---Returns the head's score for a build. The highest score is the best. For the head, the function replaces the pool's
 ---`score`.
 ---@field score? offload.ScoreFunction
----A table or another machine: the source of the fields that this entry does not give.
+---A table or another machine, from which this entry takes the fields that it does not give itself.
 ---@field inherit? table
 
 ---What a machine file returns: the list of machines, and with names the settings of the pool.
 ---@class offload.Pool
 ---@field [integer] offload.BuildMachine|offload.LocalMachine
----Returns whether a machine takes a build. Called for each machine whose systems and features match. Without this
----function, every such machine takes the build.
+---Returns whether a machine takes a build. The hook calls it for each machine whose systems and features match. Without
+---this function, all these machines take the build.
 ---@field accepts? offload.Accepts
----Returns the score of a machine for a build. The highest score is the best. Called for machines without a `score` of
----their own. Without any function `score`, the score is speed / (1 + load).
+---Returns the score of a machine for a build. The highest score is the best. The hook calls it for machines without a
+---`score` of their own. Without any function `score`, the score is speed / (1 + load).
 ---@field score? offload.ScoreFunction
----What happens if no matching machine can take the build now, but some can later: their slots are taken, or they are
+---What happens if no matching machine can take the build now, but at least one is only busy: without a free slot,
 ---overloaded, drained or low on disk. `"wait"`: the build waits. `"local"`: if the daemon offers to build and the head
----has the system type, the head builds; otherwise the build waits. Or a function of the request that returns one of
----these words. Default: "wait".
+---has the system type, the head builds; otherwise the build waits. A function of the request can return one of these
+---words. Default: "wait".
 ---@field when_busy? "wait"|"local"|offload.Choice
 ---What happens if no matching machine can be reached: `"wait"`, `"local"` or a function, as for `when_busy`. Default:
 ---"local".
@@ -143,7 +143,7 @@
 ---@class offload.Limits
 ---Time to evaluate the machine file. In seconds. Default: 5.
 ---@field evaluate? number
----Time for all calls of the file's functions during one decision, together. In seconds. Default: 0.5.
+---Time for all calls of the file's functions during one decision of the hook, in total. In seconds. Default: 0.5.
 ---@field decide? number
 ---Memory of the Lua interpreter. In bytes. Default: 64 MiB.
 ---@field memory? number
@@ -203,8 +203,8 @@
 
 ---How a machine is doing. Each field is nil where that is not known.
 ---@class offload.Status
----One-minute load average divided by the number of cores. Builds that have just started are added, because the average
----does not contain them yet.
+---One-minute load average divided by the number of cores. The hook adds builds that have just started, because the
+---average does not contain them yet.
 ---@field load? number
 ---Load averages over 1, 5 and 15 minutes.
 ---@field loadavg? number[]

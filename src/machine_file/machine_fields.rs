@@ -101,7 +101,7 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     BuildMachineField::new(
         "private_key",
         "string",
-        "File name of the SSH private key that opens the account, in OpenSSH or PEM format. The name is absolute, or \
+        "File name of the SSH private key for the account, in OpenSSH or PEM format. The name is absolute, or \
          begins with `~/` for the home directory of guix-daemon's user. The key must have no passphrase, and only its \
          owner may have access to it. Without this field: the first of `~/.ssh/id_ed25519`, `~/.ssh/id_ecdsa` and \
          `~/.ssh/id_rsa` that exists.",
@@ -114,8 +114,8 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     BuildMachineField::new(
         "compression",
         "\"auto\"|\"zlib\"|\"none\"|string",
-        "Compression of the SSH connection. `\"auto\"`: a direction is compressed if the transfers of the last hour \
-         show that compression saves time. The first connection is not compressed. The spellings of Guix, such as \
+        "Compression of the SSH connection. `\"auto\"`: uploads, downloads or both are compressed if the transfers \
+         of the last hour show that this saves time. The first connection is not compressed. The spellings of Guix, such as \
          `\"zlib@openssh.com,zlib\"`, are accepted.",
     )
     .read(|f, e| decode::compression(f).map(|compression| e.machine.compression = compression))
@@ -144,7 +144,7 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     )
     .read(|f, e| decode::load(f).map(|load| e.machine.overload_threshold = load))
     .json(|e| json!(e.machine.overload_threshold)),
-    BuildMachineField::new("minimum_disk_space", "number", "Space that must be free in the machine's store.")
+    BuildMachineField::new("minimum_disk_space", "number", "The machine gets no builds while less space is free in its store.")
         .unit("bytes")
         .read(|f, e| f.whole(0, u64::MAX).map(|bytes| e.machine.minimum_disk_space = bytes))
         .json(|e| json!(e.machine.minimum_disk_space)),
@@ -160,9 +160,9 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     BuildMachineField::new(
         "stall_timeout",
         "number",
-        "If no byte arrives for this time, the connection counts as dead. Replies to keep-alive messages are bytes, \
-         too. Once the daemon has responded, the longer of `connect_timeout` and `stall_timeout` applies to the steps \
-         2 and 3 of `connect_timeout`. The least value is 3.",
+        "If no byte arrives for this time, not even the reply to a keep-alive message, the connection counts as dead. \
+         The least value is 3. If the daemon has responded over the connection before, this is also the limit of steps \
+         2 and 3 of `connect_timeout`, unless that limit is longer.",
     )
     .unit("seconds")
     .read(|f, e| {
@@ -191,10 +191,10 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     BuildMachineField::new(
         "proxy_command",
         "string[]",
-        "Program and arguments that carry the SSH connection on their standard input and output, such as `{ \"ssh\", \
-         \"-W\", \"%h:%p\", \"bastion\" }`. `%h` becomes the machine's name, and `%p` its port. No shell is involved. \
-         When the connection ends, the program and all processes that it has started are killed, including a master of \
-         `ControlPersist`.",
+        "A program with its arguments, such as `{ \"ssh\", \"-W\", \"%h:%p\", \"bastion\" }`. The program carries the SSH \
+         connection on its standard input and output. `%h` becomes the machine's name, and `%p` its port. No shell is \
+         involved. When the connection ends, the program and all processes that it has started are killed, even an \
+         `ssh` that `ControlPersist` keeps in the background.",
     )
     .read(|f, e| decode::proxy_command(f).map(|command| e.machine.proxy_command = Some(command)))
     .json(|e| json!(e.machine.proxy_command)),
@@ -219,8 +219,8 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     BuildMachineField::new(
         "substitute_timeout",
         "number",
-        "The longest time that a silent or slow substitute server may delay a build. Then the head sends the inputs, and \
-         for a while no build uses the servers of this machine.",
+        "The longest time that a silent or slow substitute server may delay a build. After this time, the head sends the \
+         inputs, and no build uses the servers of this machine for a while.",
     )
     .unit("seconds")
     .read(|f, e| f.seconds(MAX_TIMEOUT_SECONDS).map(|time| e.machine.substitute_timeout = time))
@@ -241,13 +241,13 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     )
     .read(|f, e| decode::tags(f).map(|tags| e.machine.tags = tags))
     .json(|e| json!(e.machine.tags)),
-    BuildMachineField::new("accepts", "offload.Accepts", "Returns whether this machine takes a build. If the pool has a function `accepts`, it must return true as well.")
+    BuildMachineField::new("accepts", "offload.Accepts", "Returns whether this machine takes a build. If the pool has a function `accepts`, too, both must return true.")
         .read(|f, e| f.function().map(|_| e.has_accepts = true))
         .json(|e| json!(e.has_accepts)),
     BuildMachineField::new("score", "offload.ScoreFunction", "Returns the machine's score for a build. The highest score is the best. For this machine, the function replaces the pool's `score`.")
         .read(|f, e| f.function().map(|_| e.has_score = true))
         .json(|e| json!(e.has_score)),
-    BuildMachineField::new("inherit", "table", "A table or another machine: the source of the fields that this entry does not give.")
+    BuildMachineField::new("inherit", "table", "A table or another machine, from which this entry takes the fields that it does not give itself.")
         .read(|f, _| f.table().map(|_| ())),
 ];
 
@@ -270,19 +270,19 @@ pub const LOCAL_MACHINE_FIELDS: &[Field<LocalMachine>] = &[
     LocalMachineField::new("features", "string[]", "Features that the head offers, such as `{ \"kvm\" }`.")
         .read(|f, l| decode::features(f).map(|features| l.features = features))
         .json(|l| json!(l.features)),
-    LocalMachineField::new("overload_threshold", "number|false", "As for a build machine.")
+    LocalMachineField::new("overload_threshold", "number|false", "As for `build_machine`.")
         .read(|f, l| decode::load(f).map(|load| l.overload_threshold = load))
         .json(|l| json!(l.overload_threshold)),
     LocalMachineField::new("enabled", "boolean", "`false`: the head is never chosen.")
         .read(|f, l| f.boolean().map(|enabled| l.enabled = enabled))
         .json(|l| json!(l.enabled)),
-    LocalMachineField::new("tags", "table<string, any>", "As for a build machine.")
+    LocalMachineField::new("tags", "table<string, any>", "As for `build_machine`.")
         .read(|f, l| decode::tags(f).map(|tags| l.tags = tags))
         .json(|l| json!(l.tags)),
     LocalMachineField::new(
         "accepts",
         "offload.Accepts",
-        "Returns whether the head takes a build. If the pool has a function `accepts`, it must return true as well.",
+        "Returns whether the head takes a build. If the pool has a function `accepts`, too, both must return true.",
     )
     .read(|f, l| f.function().map(|_| l.has_accepts = true))
     .json(|l| json!(l.has_accepts)),
@@ -297,7 +297,7 @@ pub const LOCAL_MACHINE_FIELDS: &[Field<LocalMachine>] = &[
     LocalMachineField::new(
         "inherit",
         "table",
-        "A table or another machine: the source of the fields that this entry does not give.",
+        "A table or another machine, from which this entry takes the fields that it does not give itself.",
     )
     .read(|f, _| f.table().map(|_| ())),
 ];

@@ -125,8 +125,8 @@ pub const STATUS_FIELDS: &[Field<LuaStatus>] = &[
     StatusField::new(
         "load",
         "number",
-        "One-minute load average divided by the number of cores. Builds that have just started are added, because the \
-         average does not contain them yet.",
+        "One-minute load average divided by the number of cores. The hook adds builds that have just started, because \
+         the average does not contain them yet.",
     )
     .json(|s| json!(s.load)),
     StatusField::new("loadavg", "number[]", "Load averages over 1, 5 and 15 minutes.").json(|s| json!(s.loadavg)),

@@ -110,26 +110,26 @@ pub const POOL_FIELDS: &[Field<Settings>] = &[
     PoolField::new(
         "accepts",
         "offload.Accepts",
-        "Returns whether a machine takes a build. Called for each machine whose systems and features match. Without \
-         this function, every such machine takes the build.",
+        "Returns whether a machine takes a build. The hook calls it for each machine whose systems and features \
+         match. Without this function, all these machines take the build.",
     )
     .read(|f, s| f.function().map(|_| s.has_accepts = true))
     .json(|s| json!(s.has_accepts)),
     PoolField::new(
         "score",
         "offload.ScoreFunction",
-        "Returns the score of a machine for a build. The highest score is the best. Called for machines without a \
-         `score` of their own. Without any function `score`, the score is speed / (1 + load).",
+        "Returns the score of a machine for a build. The highest score is the best. The hook calls it for \
+         machines without a `score` of their own. Without any function `score`, the score is speed / (1 + load).",
     )
     .read(|f, s| f.function().map(|_| s.has_score = true))
     .json(|s| json!(s.has_score)),
     PoolField::new(
         "when_busy",
         "\"wait\"|\"local\"|offload.Choice",
-        "What happens if no matching machine can take the build now, but some can later: their slots are taken, or \
-         they are overloaded, drained or low on disk. `\"wait\"`: the build waits. `\"local\"`: if the daemon offers \
-         to build and the head has the system type, the head builds; otherwise the build waits. Or a function of the \
-         request that returns one of these words.",
+        "What happens if no matching machine can take the build now, but at least one is only busy: without a free \
+         slot, overloaded, drained or low on disk. `\"wait\"`: the build waits. `\"local\"`: if the daemon offers \
+         to build and the head has the system type, the head builds; otherwise the build waits. A function \
+         of the request can return one of these words.",
     )
     .read(|f, s| fallback(f).map(|fallback| s.when_busy = fallback))
     .json(|s| fallback_to_json(s.when_busy)),
@@ -174,10 +174,14 @@ pub const LIMITS_FIELDS: &[Field<Limits>] = &[
         .unit("seconds")
         .read(|f, l| f.seconds(MAX_LUA_SECONDS).map(|time| l.evaluate = time))
         .json(|l| seconds_to_json(l.evaluate)),
-    LimitField::new("decide", "number", "Time for all calls of the file's functions during one decision, together.")
-        .unit("seconds")
-        .read(|f, l| f.seconds(MAX_LUA_SECONDS).map(|time| l.decide = time))
-        .json(|l| seconds_to_json(l.decide)),
+    LimitField::new(
+        "decide",
+        "number",
+        "Time for all calls of the file's functions during one decision of the hook, in total.",
+    )
+    .unit("seconds")
+    .read(|f, l| f.seconds(MAX_LUA_SECONDS).map(|time| l.decide = time))
+    .json(|l| seconds_to_json(l.decide)),
     LimitField::new("memory", "number", "Memory of the Lua interpreter.")
         .unit("bytes")
         .read(|f, l| f.whole(MIN_LUA_MEMORY, MAX_LUA_MEMORY).map(|bytes| l.memory = bytes))
