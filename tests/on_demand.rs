@@ -11,8 +11,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use lab::{Drv, Entry, Host, LONG, Lab, SYSTEM, Signal, wait_until};
-use offload::internals::machine::Machine;
+use offload::internals::machine::{HostKeyKind, Machine};
 use offload::internals::state::{Phase, Power, PowerRecord, StateDirectory};
+
+const KEY: HostKeyKind = HostKeyKind::Ed25519;
 
 /// The switches, on the head.
 const SWITCHES: &str = "/var/switches";
@@ -183,7 +185,7 @@ fn a_machine_is_contacted_as_start_says() {
     let b1 = Arc::new(lab.build_machine("b1").start());
     let head = lab.head().start();
     let switch = Switch::of(&b1, &head, Duration::ZERO);
-    let (address, key) = (b1.ssh_address(), b1.host_key(offload::internals::machine::HostKeyKind::Ed25519));
+    let (address, key) = (b1.ssh_address(), b1.host_key(KEY));
     let fields = b1.entry().unset("host_key").set("name", "cloud").set("port", 22.0).lua();
     let fields = fields.strip_suffix('}').unwrap();
     head.write_machine_file(&format!(
@@ -271,4 +273,108 @@ fn no_more_machines_are_started_than_the_limits_and_the_queue_allow() {
     builds("four", 6);
     assert_eq!((switches[0].uses().len(), switches[1].uses().len()), (1, 1));
     assert!(!b2.builds().is_empty());
+}
+
+/// The commands of the examples, by stand-ins that press the switch and do what the real ones do otherwise.
+#[test]
+fn the_examples_start_and_stop_their_machines() {
+    let lab = Lab::new();
+    let b1 = Arc::new(lab.build_machine("b1").start());
+    let head = lab.head().start();
+    let switch = Switch::of(&b1, &head, Duration::ZERO);
+    let stand_in = |name: &str, script: &str| {
+        let file = format!("/usr/local/bin/{name}");
+        head.write(&file, format!("#!/bin/sh\n{script}\n"));
+        head.run("chmod", &["755", &file]);
+    };
+    let press = |word| format!("echo {word} >>{SWITCHES}/b1");
+    let (start, stop) = (press("start"), press("stop"));
+    let state = "/var/vm-state";
+    // virsh(1): `start` fails for a domain that runs, and `shutdown` for one that does not.
+    stand_in(
+        "virsh",
+        &format!(
+            "[ \"$1 $2\" = '--connect qemu:///system' ] && [ \"$4\" = vm1 ] || exit 64\n\
+             case $3 in\n\
+             start) [ ! -e {state} ] || exit 1; touch {state}; {start};;\n\
+             shutdown) [ -e {state} ] || {{ echo 'domain is not running' >&2; exit 1; }}; rm {state}; {stop};;\n\
+             domstate) if [ -e {state} ]; then echo running; else echo 'shut off'; fi;;\n\
+             *) exit 64;;\n\
+             esac"
+        ),
+    );
+    stand_in(
+        "herd",
+        &format!("[ \"$2\" = build-vm ] || exit 64\ncase $1 in start) {start};; stop) {stop};; *) exit 64;; esac"),
+    );
+    stand_in(
+        "ssh",
+        &format!(
+            "[ \"$*\" = '-o ConnectTimeout=5 power@cellar.example.org systemctl suspend' ] || exit 64\n{stop}\nexit 255"
+        ),
+    );
+    let address = b1.ssh_address();
+    stand_in(
+        "cloud",
+        &format!(
+            "case $* in\n\
+             'create cloud1 --image guix-builder') {start}; echo {};;\n\
+             'delete cloud1 --if-exists') {stop};;\n\
+             *) exit 64;;\n\
+             esac",
+            address.ip()
+        ),
+    );
+    // A magic packet starts the machine, too.
+    let receiver = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+    receiver.set_read_timeout(Some(LONG)).unwrap();
+    let (port, switch_file) = (receiver.local_addr().unwrap().port(), switch.file.clone());
+    let woken = thread::spawn(move || {
+        let mut packet = [0; 200];
+        let length = receiver.recv(&mut packet).unwrap();
+        let text = fs::read_to_string(&switch_file).unwrap();
+        fs::write(&switch_file, text + "start\n").unwrap();
+        packet[..length].to_vec()
+    });
+    for (example, name) in [
+        ("virsh", "vm1.example.org"),
+        ("herd", "localhost"),
+        ("cloud", "cloud1"),
+        ("wake-on-lan", "cellar.example.org"),
+    ] {
+        let file = format!("{}/examples/on-demand/{example}.lua", env!("CARGO_MANIFEST_DIR"));
+        // The machine is in the lab, and has the key of the lab.
+        let changed = fs::read_to_string(file)
+            .unwrap()
+            .replace(
+                "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIL7IXUOk4UGVgqdIPoSuBaIAMeKniSBTCBBJ3SWoyb2u",
+                &b1.host_key(KEY),
+            )
+            .replace("192.0.2.255\"", &format!("127.0.0.1\", port = {port}"))
+            .replace("port = 11022,", "")
+            .replace("user = \"offloading\"", "user = \"offload\"")
+            .replace(
+                "user = \"offload\"",
+                &format!("private_key = \"{}/ed25519\", port = {}, user = \"offload\"", lab::USER_KEYS, address.port()),
+            );
+        let reached = format!("name = \"{}\"", address.ip());
+        head.write_machine_file(&match example {
+            "cloud" => changed.replace("min_up = 3000", "min_up = 0"),
+            _ => changed.replace(&format!("name = \"{name}\""), &reached),
+        });
+        let name = if example == "cloud" { name.to_owned() } else { address.ip().to_string() };
+        let before = switch.uses().len();
+        let said = head.offload(&["start", &name]);
+        assert!(said.status == Some(0) && said.messages.contains("started within"), "{example}: {said:?}");
+        head.client().max_jobs(0).build(&[&Drv::new(&format!("by-{example}")).script("echo x >$out")]).succeeded();
+        let said = head.offload(&["stop", &name]);
+        assert_eq!(said.status, Some(0), "{example}: {said:?}");
+        assert_eq!(switch.uses()[before..], ["start", "stop"], "{example}");
+    }
+    let packet = woken.join().unwrap();
+    assert_eq!((packet.len(), &packet[..6]), (102, &[0xff; 6][..]));
+    assert!(packet[6..].chunks(6).all(|part| part == [0x00, 0x16, 0x3e, 0x12, 0x34, 0x56]));
+    // `stop` succeeds for a machine that does not run: it also runs after a failed start.
+    let off = head.command("/bin/sh").args(["-c", "virsh --connect qemu:///system shutdown vm1"]).status().unwrap();
+    assert!(!off.success());
 }

@@ -19,7 +19,7 @@ use crate::power::{self, Head, PowerError};
 pub struct Args {
     #[command(flatten)]
     selection: Selection,
-    /// A machine by its NAME:PORT alone, with nothing printed if another process starts it: for build hooks.
+    /// A machine by its NAME:PORT alone. If another process starts it, this one ends and prints nothing. For build hooks.
     #[arg(long, value_name = "NAME:PORT", hide = true, conflicts_with = "words")]
     exactly: Option<String>,
 }

@@ -31,7 +31,7 @@ const MAX_MACHINES: u64 = 10_000;
 pub const ON_DEMAND_FIELDS: &[Field<OnDemand>] = &[
     OnDemandField::new(
         "start",
-        "string[]|fun(machine: offload.Machine): offload.Started?",
+        "string[]|fun(machine: offload.BuildMachine): offload.Started?",
         "Starts the machine: a program and its arguments, or a function of the machine. It may return before the \
          machine has booted. The function may return a table with the fields `name`, `port` and `host_key`.",
     )
@@ -40,7 +40,7 @@ pub const ON_DEMAND_FIELDS: &[Field<OnDemand>] = &[
     .json(|o| action_to_json(&o.start)),
     OnDemandField::new(
         "stop",
-        "string[]|fun(machine: offload.Machine)",
+        "string[]|fun(machine: offload.BuildMachine)",
         "Stops the machine, as `start` starts it. It also runs after a failed start, so it must succeed if the machine \
          does not run.",
     )

@@ -52,7 +52,7 @@ pub struct Power {
     pub started: Time,
     /// When a build on it was last seen.
     pub used: Time,
-    /// What `start` has returned, until the machine is off.
+    /// The fields that `start` has returned, until the machine is off.
     pub started_as: StartedAs,
     /// Why the last start or stop has failed.
     pub error: Option<String>,
@@ -282,7 +282,7 @@ mod tests {
         // Off twice is one time of running.
         power.off(22_000);
         assert_eq!(power.ran.len(), 1);
-        // What lies before the span does not count; half of it counts by half.
+        // Time before the span does not count.
         assert_eq!(power.ran_within_span(HOURS_SPAN + 11_000), 10_000);
         power.off(HOURS_SPAN + 21_000);
         assert_eq!((power.ran.len(), power.ran_within_span(HOURS_SPAN + 21_000)), (0, 0));
