@@ -114,6 +114,11 @@ fn many_builds_cause_one_start_and_the_idle_machine_is_stopped() {
     let long = Drv::new("long").script("until [ -e /tmp/go ]; do sleep 0.1; done; echo x >$out");
     let build = head.client().max_jobs(0).start(&[&long]);
     wait_until("the build runs", LONG, || b1.processes().iter().any(|process| process.command.contains("/tmp/go")));
+    // The process of a client, by which a machine that stops itself knows that it is used.
+    let is_client = |command: &str| {
+        command.contains("guix-daemon") && command.rsplit(' ').next().is_some_and(|word| word.parse::<u32>().is_ok())
+    };
+    assert!(b1.processes().iter().any(|process| is_client(&process.command)), "{:?}", b1.processes());
     let stop = head.offload(&["stop", "b1"]);
     assert!(stop.status == Some(1) && stop.messages.contains("1 build runs on it"), "{stop:?}");
     thread::sleep(Duration::from_secs(2));
@@ -273,6 +278,32 @@ fn no_more_machines_are_started_than_the_limits_and_the_queue_allow() {
     builds("four", 6);
     assert_eq!((switches[0].uses().len(), switches[1].uses().len()), (1, 1));
     assert!(!b2.builds().is_empty());
+}
+
+#[test]
+fn a_machine_stops_itself_an_hour_after_its_last_client() {
+    let lab = Lab::new();
+    let b1 = lab.build_machine("b1").start();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/on-demand/self-stop");
+    b1.write("/self-stop", fs::read_to_string(script).unwrap());
+    let stand_in =
+        |status: u32| b1.write("/bin-of-test/pgrep", format!("#!/bin/sh\n[ \"$1\" = -f ] && exit {status}\n"));
+    let run = || {
+        b1.run("chmod", &["755", "/self-stop", "/bin-of-test/pgrep"]);
+        let path = "PATH=/bin-of-test:/usr/bin:/bin";
+        b1.run("env", &[path, "POWEROFF=echo off", "/self-stop"])
+    };
+    let age = |minutes: u32| b1.run("touch", &["-d", &format!("{minutes} minutes ago"), "/run/offload-last-client"]);
+    stand_in(1);
+    assert_eq!(run(), "", "just booted");
+    age(50);
+    assert_eq!(run(), "", "not yet");
+    age(70);
+    assert_eq!(run(), "off\n");
+    stand_in(0);
+    assert_eq!(run(), "", "a client is there");
+    stand_in(1);
+    assert_eq!(run(), "", "the hour begins with the last client");
 }
 
 /// The commands of the examples, by stand-ins that press the switch and do what the real ones do otherwise.

@@ -17,7 +17,7 @@ use crate::hook::Request;
 use crate::local::read_derivation;
 use crate::machine::{Machine, PoolLimits};
 use crate::scheduler::Environment;
-use crate::scheduler::on_demand::PowerState;
+use crate::scheduler::PowerState;
 use crate::state::health::{self, ProbeLock, Time};
 use crate::state::power::check_limits;
 use crate::state::{

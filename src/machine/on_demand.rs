@@ -5,10 +5,6 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::{HostKey, Machine};
-
 /// How to start and to stop a machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OnDemand {
@@ -59,28 +55,4 @@ pub struct PoolLimits {
     pub max_starting: Option<u32>,
     /// The hours that they may run within 24 hours, all machines added up.
     pub max_hours: Option<f64>,
-}
-
-/// What a function `start` has returned: fields that replace those of the machine until it is off.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct StartedAs {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub host_keys: Option<Vec<HostKey>>,
-}
-
-impl StartedAs {
-    /// Returns the machine that is contacted so. Its address, by which records name it, stays the same.
-    pub fn apply(&self, machine: &Machine) -> Machine {
-        let StartedAs { name, port, host_keys } = self.clone();
-        let (name, port) = (name.unwrap_or_else(|| machine.name.clone()), port.unwrap_or(machine.port));
-        Machine {
-            contact: Some((name, port)),
-            host_keys: host_keys.unwrap_or_else(|| machine.host_keys.clone()),
-            ..machine.clone()
-        }
-    }
 }

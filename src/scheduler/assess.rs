@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::choice::{Query, Reason};
 use super::environment::Environment;
 use super::matching::mismatch;
-use super::on_demand::PowerState;
+use super::power_state::PowerState;
 use super::ranking::Rank;
 use super::rules::RuleInput;
 use crate::machine::Machine;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::environment::Environment;
 use super::matching::Mismatch;
-use super::on_demand::PowerState;
+use super::power_state::PowerState;
 use super::rules::Rules;
 use crate::hook::Request;
 use crate::machine::Machine;
@@ -97,6 +97,13 @@ impl Reason {
                 | Reason::ScoreDeclined(_)
                 | Reason::Drained(_)
         ) || matches!(self, Reason::Power(power) if !matches!(power, PowerState::Failed(_)))
+    }
+}
+
+impl Reason {
+    /// Returns whether the machine does not run, and will take the build once it has been started.
+    pub(super) fn is_on_demand(&self) -> bool {
+        matches!(self, Reason::Power(power) if power.is_on_demand())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::on_demand::PowerState;
+use super::power_state::PowerState;
 use crate::machine::Machine;
 use crate::state::Drained;
 use crate::state::Health;

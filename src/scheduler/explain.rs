@@ -8,7 +8,7 @@ use super::assess::{CandidateState, assess, rank_of};
 use super::choice::{Query, Reason};
 use super::decision::{Decision, FULL_QUEUE_HOLD, decide};
 use super::environment::Environment;
-use super::on_demand::PowerState;
+use super::power_state::PowerState;
 use super::ranking::Rank;
 use crate::machine::Machine;
 use crate::state::Drained;

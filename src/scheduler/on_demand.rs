@@ -7,66 +7,12 @@
 //!
 //! The build waits in the queue meanwhile, and takes the first machine that becomes free.
 
-use std::fmt;
 use std::time::Duration;
 
 use super::choice::{Query, Reason, Rejection};
 use super::environment::Environment;
+use super::power_state::PowerState;
 use crate::machine::Machine;
-
-/// Whether a machine runs, as far as a build is concerned.
-#[derive(Clone, Debug, PartialEq)]
-pub enum PowerState {
-    Running,
-    /// It can be started, for a build that has waited this long for a machine that runs.
-    Off {
-        start_after: Duration,
-    },
-    /// A process starts it, for this long already.
-    Starting {
-        since: Duration,
-    },
-    /// A process stops it. It can be started afterwards.
-    Stopping,
-    /// A limit of the pool forbids a start.
-    Limited(String),
-    /// Its last start has failed, and it is not started again for a while.
-    Failed(String),
-}
-
-impl fmt::Display for PowerState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PowerState::Running => f.write_str("it runs"),
-            PowerState::Off { .. } => f.write_str("off, and can be started"),
-            PowerState::Starting { since } => write!(f, "starting for {} s", since.as_secs()),
-            PowerState::Stopping => f.write_str("stopping"),
-            PowerState::Limited(limit) => write!(f, "off: {limit}"),
-            PowerState::Failed(error) => write!(f, "off: its last start failed: {error}"),
-        }
-    }
-}
-
-impl PowerState {
-    /// Returns its name for functions of the machine file.
-    pub fn word(&self) -> &'static str {
-        match self {
-            PowerState::Running => "running",
-            PowerState::Off { .. } | PowerState::Limited(_) => "off",
-            PowerState::Starting { .. } => "starting",
-            PowerState::Stopping => "stopping",
-            PowerState::Failed(_) => "failed",
-        }
-    }
-}
-
-impl Reason {
-    /// Returns whether the machine is off and will take the build once it has been started.
-    pub(super) fn is_on_demand(&self) -> bool {
-        use PowerState::{Off, Starting, Stopping};
-        matches!(self, Reason::Power(Off { .. } | Starting { .. } | Stopping))
-    }
-}
 
 /// Returns whether a machine that can be started is among the rejected ones.
 pub(super) fn has_machine(reasons: &[Rejection]) -> bool {

@@ -126,6 +126,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "state",
             "store",
             "transfer",
+            "power",
         ],
     ),
     (
@@ -143,6 +144,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "state",
             "store",
             "transfer",
+            "power",
         ],
     ),
     ("error", &["exit"]),
@@ -176,6 +178,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "text",
             "timing",
             "transfer",
+            "power",
         ],
     ),
 ];
