@@ -11,7 +11,8 @@
 ---@field user string
 ---The machine's SSH host key in OpenSSH form, `"ssh-ed25519 AAAA…"`, or a list of such keys. On the machine, the key is
 ---in a file such as `/etc/ssh/ssh_host_ed25519_key.pub`. Types: `ssh-ed25519`, `ecdsa-sha2-nistp256`, `-nistp384`,
----`-nistp521`, `ssh-rsa` (2048 bits or more; signatures with SHA-2).
+---`-nistp521`, `ssh-rsa` (2048 bits or more; signatures with SHA-2). May be missing if a function `start` of
+---`on_demand` returns it.
 ---@field host_key string|string[]
 ---System types that the machine builds for, such as `{ "x86_64-linux", "i686-linux" }`.
 ---@field systems string[]
@@ -76,6 +77,9 @@
 ---The longest time that a silent or slow substitute server may delay a build. After this time, the head sends the
 ---inputs, and no build uses the servers of this machine for a while. In seconds. Default: 60.
 ---@field substitute_timeout? number
+---How the machine is started when a build needs it, and stopped when it is idle. Without this field, the machine always
+---runs.
+---@field on_demand? offload.OnDemand
 ---Your own data, for functions and `offload eval --json`, such as `{ rack = "B3", cost = 0.4 }`. You choose the names.
 ---Values are strings, numbers, booleans, and tables of these. Limits: 8 levels, 64 KiB. Default: {}.
 ---@field tags? table<string, any>
@@ -137,6 +141,8 @@
 ---@field wait_for_slot? number|offload.Wait
 ---How long an accepted build may wait while no matching machine can be reached; 0 to 86400. In seconds. Default: 60.
 ---@field wait_for_machine? number
+---Limits of all machines with `on_demand` together.
+---@field on_demand? offload.OnDemandLimits
 ---Limits of time and memory for Lua code.
 ---@field limits? offload.Limits
 
@@ -149,8 +155,35 @@
 ---Memory of the Lua interpreter. In bytes. Default: 64 MiB.
 ---@field memory? number
 
----What to do with a build that no machine can take now.
----@alias offload.Choice fun(request: offload.Request): "wait"|"local"
+---How a machine is started when a build needs it, and stopped when it is idle.
+---@class offload.OnDemand
+---Starts the machine: a program and its arguments, or a function of the machine. It may return before the machine has
+---booted. The function may return a table with the fields `name`, `port` and `host_key`.
+---@field start string[]|fun(machine: offload.BuildMachine): offload.Started?
+---Stops the machine, as `start` starts it. It also runs after a failed start, so it must succeed if the machine does
+---not run.
+---@field stop string[]|fun(machine: offload.BuildMachine)
+---The time limit from the call of `start` to the response of the machine's daemon. In seconds. Default: 300.
+---@field boot_timeout? number
+---The time limit of `stop`. In seconds. Default: 120.
+---@field stop_timeout? number
+---After this time without a build, the machine is stopped. In seconds. Default: 600.
+---@field idle? number
+---The machine is not stopped before it has run for this time, such as 3600 where each hour that has begun is paid for.
+---In seconds. Default: 0.
+---@field min_up? number
+---How long a build waits for a slot of a machine that runs, before this machine is started. If no matching machine
+---runs, this machine is started at once. In seconds. Default: 15.
+---@field start_after? number
+
+---Limits of all machines on demand together.
+---@class offload.OnDemandLimits
+---How many machines may run or start at the same time.
+---@field max_running? integer
+---How many machines may start at the same time.
+---@field max_starting? integer
+---How many hours the machines may have run within the last 24 hours, all added up. Then none is started.
+---@field max_hours? number
 
 ---A number from 1 to 1000.
 ---@alias offload.Attempts fun(request: offload.Request): integer
@@ -242,6 +275,9 @@
 ---@field age? number
 ---Whether the last attempt to reach the machine succeeded.
 ---@field reachable? boolean
+---For a machine with `on_demand`: `"off"`, `"starting"`, `"running"`, `"stopping"`, or `"failed"` while no start is
+---tried after a failed one. Nil for other machines.
+---@field power? string
 
 local offload = {}
 
@@ -263,6 +299,12 @@ function offload.local_machine(machine) end
 ---@return string? message
 ---@return integer? status
 function offload.exec(argv, options) end
+
+---Returns a function for `start` that wakes a machine up by a magic packet over UDP.
+---@param mac string hardware address, such as "00:16:3e:12:34:56"
+---@param options? { address?: string, port?: integer } default: 255.255.255.255, port 9
+---@return fun(machine: offload.BuildMachine)
+function offload.wake_on_lan(mac, options) end
 
 ---The content of a file, or nil and a message. A name that is not absolute stands beside the machine file; `~/` is the
 ---home directory.

@@ -17,7 +17,8 @@ use rustix::process::geteuid;
 use rustix::system::uname;
 
 use crate::build::{
-    Build, Chosen, FailOver, HistoryRecorder, LiveEnvironment, OpenSessions, collect_in_background, end_outdated,
+    Build, Chosen, FailOver, HistoryRecorder, LiveEnvironment, OnDemand, OpenSessions, collect_in_background,
+    end_outdated,
 };
 use crate::error::{Failure, with_causes};
 use crate::events::Observer;
@@ -29,6 +30,7 @@ use crate::machine_file::{
 };
 use crate::permissions::ownership::{self, Control};
 use crate::permissions::{User, files};
+use crate::power::Starter;
 use crate::scheduler::decision::FULL_QUEUE_HOLD;
 use crate::scheduler::matching::builds_locally;
 use crate::scheduler::rules::log_warning;
@@ -199,6 +201,7 @@ impl Engine {
             ignores_drains: false,
             keep_failed: false,
             persists_connections: self.persists_connections,
+            starter: None,
         }
     }
 }
@@ -218,6 +221,8 @@ pub struct Consideration<'a> {
     pub keep_failed: bool,
     /// Whether SSH sessions are shared with other builds. Default: as the engine.
     pub persists_connections: bool,
+    /// Starts machines on demand. Default: `None`, they are not started.
+    pub starter: Option<Starter>,
 }
 
 /// The start of an accepted build.
@@ -338,6 +343,7 @@ impl Consideration<'_> {
             state,
             user: self.user(),
             ignores_drains,
+            on_demand: &self.on_demand(),
             persists_connections,
             daemon,
         };
@@ -358,7 +364,18 @@ impl Consideration<'_> {
     pub fn env(&self) -> LiveEnvironment {
         let Engine { state, directories, .. } = self.engine;
         let sessions = self.persists_connections.then(|| self.engine.sessions());
-        LiveEnvironment::new(state, &directories.store, self.request, self.user(), sessions, self.ignores_drains)
+        let on_demand = self.on_demand();
+        let (store, request) = (&directories.store, self.request);
+        LiveEnvironment::new(state, store, request, self.user(), sessions, self.ignores_drains, on_demand)
+    }
+
+    fn on_demand(&self) -> OnDemand {
+        let machines = self.machines.iter().filter(|machine| machine.on_demand.is_some());
+        OnDemand {
+            machines: machines.map(|machine| (*machine).clone()).collect(),
+            limits: self.pool.settings.on_demand.clone(),
+            start: self.starter.clone(),
+        }
     }
 
     /// Returns the input of the decision about this request.

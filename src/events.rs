@@ -25,6 +25,8 @@ pub enum Event<'a> {
     /// The build has waited for a machine for this many seconds. `is_reachable`: some matching machine is busy, else none
     /// can be reached.
     Waiting { derivation: &'a StorePath, seconds: u64, is_reachable: bool },
+    /// The build waits for this machine on demand to start, for this many seconds now.
+    WaitingForStart { derivation: &'a StorePath, machine: &'a str, seconds: u64 },
     /// A machine was chosen and responds. The build has this slot of the machine; the first one is 0.
     Offloading { derivation: &'a StorePath, machine: &'a str, port: u16, slot: u32 },
     /// The machine's daemon takes requests, over a connection that was open before or a new one.
@@ -94,6 +96,12 @@ impl fmt::Display for Event<'_> {
             }
             Event::Waiting { derivation, seconds, is_reachable: false } => {
                 write!(f, "'{derivation}' has been waiting for {seconds} s; no matching machine can be reached")
+            }
+            Event::WaitingForStart { derivation, machine, seconds: 0 } => {
+                write!(f, "'{derivation}' waits for '{machine}', which is being started")
+            }
+            Event::WaitingForStart { derivation, machine, seconds } => {
+                write!(f, "'{derivation}' has been waiting for {seconds} s; '{machine}' is being started")
             }
             Event::Offloading { derivation, machine, .. } => write!(f, "offloading '{derivation}' to '{machine}'"),
             Event::Connected { machine, is_reused: true } => write!(f, "connected to '{machine}', as builds before"),

@@ -131,6 +131,7 @@
 //! | [`build`] | one accepted build, from the choice of a machine to the outputs in the store, with fail-over |
 //! | [`transfer`] | upload of the missing inputs, download of the outputs |
 //! | [`remote`] | the build machine's side: a stream to its daemon, a probe, the processes that own SSH sessions |
+//! | [`power`] | machines on demand: start, stop, and stop those that are idle |
 //! | [`local`] | this machine's store: read and sign, restore, check |
 //! | [`daemon`] | a client of the worker protocol over any `Read + Write` |
 //! | [`ssh`] | all code that calls libssh2 |
@@ -189,6 +190,8 @@ mod machine_file;
 mod own_executable;
 #[allow(missing_docs)]
 mod permissions;
+#[allow(missing_docs)]
+mod power;
 #[allow(missing_docs)]
 mod remote;
 #[allow(missing_docs)]

@@ -13,10 +13,14 @@ use serde::{Deserialize, Serialize};
 mod host_key;
 mod known_hosts;
 mod name;
+mod on_demand;
+mod started_as;
 
 pub use host_key::{HOST_KEY_TYPES, HostKeyError};
 pub use known_hosts::{KnownHosts, known_hosts};
 pub use name::{NameFault, canonical_name, check_name, is_feature_name, label};
+pub use on_demand::{Action, OnDemand, PoolLimits};
+pub use started_as::StartedAs;
 
 /// A build machine, as one entry of the machine file describes it. [`Machine::new`] has the defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,11 +29,13 @@ pub struct Machine {
     pub name: String,
     /// TCP port of its SSH server.
     pub port: u16,
+    /// The name and the port to connect to; `None`: its own. A machine that was started may have others.
+    pub contact: Option<(String, u16)>,
     /// The account to log in as.
     pub user: String,
     /// The system types it builds for, such as `x86_64-linux`. Never empty.
     pub systems: Vec<String>,
-    /// The allowed host keys. Never empty.
+    /// The allowed host keys. Empty only if the function that starts the machine returns them.
     pub host_keys: Vec<HostKey>,
     /// The private key of the account; `None`: the first of `~/.ssh/id_ed25519`, `id_ecdsa`, `id_rsa`.
     pub private_key: Option<PathBuf>,
@@ -68,6 +74,8 @@ pub struct Machine {
     pub substitute_urls: Vec<String>,
     /// The longest time that a substitute server may delay a build.
     pub substitute_timeout: Duration,
+    /// How it is started and stopped; `None`: it always runs.
+    pub on_demand: Option<OnDemand>,
     /// Notes of the machine file's author: JSON under their own names.
     pub tags: serde_json::Map<String, serde_json::Value>,
 }
@@ -78,6 +86,7 @@ impl Machine {
         Machine {
             name: name.to_owned(),
             port: 22,
+            contact: None,
             user: user.to_owned(),
             systems,
             host_keys,
@@ -99,6 +108,7 @@ impl Machine {
             substitutes: Substitutes::Auto,
             substitute_urls: Vec::new(),
             substitute_timeout: Duration::from_secs(60),
+            on_demand: None,
             tags: serde_json::Map::new(),
         }
     }
@@ -106,6 +116,11 @@ impl Machine {
     /// Returns `NAME:PORT`. Entries for the same host share slots and other state by this name, however they spell it.
     pub fn address(&self) -> String {
         format!("{}:{}", canonical_name(&self.name), self.port)
+    }
+
+    /// Returns the name and the port to connect to.
+    pub fn contact(&self) -> (&str, u16) {
+        self.contact.as_ref().map_or((&self.name, self.port), |(name, port)| (name, *port))
     }
 
     /// Whether `text` is its name or its `NAME:PORT`, in any spelling.

@@ -21,7 +21,9 @@ use offload::internals::remote;
 use offload::internals::state::known_outputs::KnownOutputs;
 use offload::internals::state::throughput::ThroughputRecord;
 use offload::internals::state::transfers::{TransferSlot, Transfers};
-use offload::internals::state::{Drain, HealthRecord, Queue, QueueTicket, Slot, SlotHolder, Slots, StateDirectory};
+use offload::internals::state::{
+    Drain, HealthRecord, PowerRecord, Queue, QueueTicket, Slot, SlotHolder, Slots, StateDirectory, WaitingBuild,
+};
 use offload::internals::store::derivation::{Derivation, DerivationError};
 use offload::internals::store::export::{HashingReader, Trailer, read_marker};
 use offload::internals::store::nar::{self, NarError};
@@ -318,7 +320,11 @@ impl Shared {
         let state = StateDirectory::new(directory.path());
         let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
         let slot = Slots::of(&state, &machine).unwrap().try_take(&SlotHolder::this_process("x")).unwrap().unwrap();
-        let ticket = Queue::of(&state).unwrap().try_join(&[machine.address()], 1, NOW).unwrap().unwrap();
+        let ticket = Queue::of(&state)
+            .unwrap()
+            .try_join(&[machine.address()], &WaitingBuild::default(), 1, NOW)
+            .unwrap()
+            .unwrap();
         let transfer_slot = Transfers::uploads(&state, &machine)
             .unwrap()
             .in_flight_table()
@@ -331,7 +337,16 @@ impl Shared {
 
     fn read(&self, data: &[u8]) {
         let host = self.directory.path().join("b1:22");
-        for name in ["health.json", "drained.json", "0.json", "throughput.json", "known-outputs", "uploads/0"] {
+        for name in [
+            "health.json",
+            "drained.json",
+            "0.json",
+            "throughput.json",
+            "known-outputs",
+            "uploads/0",
+            "power.json",
+            "turns.json",
+        ] {
             fs::write(host.join(name), data).unwrap();
         }
         fs::write(self.directory.path().join("queue/0.json"), data).unwrap();
@@ -348,10 +363,15 @@ impl Shared {
         known_outputs.add(&BTreeSet::from([path(FOO)])).unwrap();
         assert_eq!(known_outputs.missing_inputs(&BTreeSet::from([path(FOO)])), 0);
         let _ = Drain::of(&self.state, &self.machine).unwrap().read(NOW);
+        let power = PowerRecord::of(&self.state, &self.machine).unwrap();
+        for now in [0, 1, NOW] {
+            let _ = (power.read().backs_off_until(now), power.read().ran_within_span(now), power.read().boot_time());
+        }
+        power.change(|power| power.off(NOW)).unwrap();
         assert_eq!(Slots::of(&self.state, &self.machine).unwrap().taken().unwrap().len(), 1);
         let queue = Queue::of(&self.state).unwrap();
         let hosts = ["b1:22".to_owned()];
-        assert!(queue.records(NOW).unwrap().len() <= 1 && queue.ahead(&hosts, None, NOW).unwrap()[0] <= 1);
+        assert!(queue.records(NOW).unwrap().len() <= 1 && queue.ahead(&hosts, None, None, NOW).unwrap()[0] <= 1);
         let uploads = Transfers::uploads(&self.state, &self.machine).unwrap();
         let _ = uploads.in_flight_table().unwrap().in_flight();
     }

@@ -19,7 +19,7 @@ use crate::machine::{Compressed, Machine};
 use crate::remote::{self, Connection};
 use crate::ssh::Cause;
 use crate::state::logins::{Login, Logins};
-use crate::state::{HealthRecord, StateDirectory, StateError, ThroughputRecord, health};
+use crate::state::{HealthRecord, StateDirectory, StateError, ThroughputRecord, as_started, health};
 use crate::transfer::compression;
 
 /// The number of retries after a dropped connection.
@@ -36,6 +36,7 @@ const SESSION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Connects and logs in. The error is a message, with a hint if there is one.
 pub fn connect(state: &StateDirectory, machine: &Machine) -> Result<Connection, String> {
+    let machine = &*as_started(state, machine);
     let logins = Logins::of(state, machine);
     let crowd = Crowd::new(state, machine, &logins);
     let login = crowd.wait(Logins::try_take)?;

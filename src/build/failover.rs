@@ -10,7 +10,7 @@ use crate::events::{Event, Observer};
 use crate::hook::{HookArguments, Request};
 use crate::machine::Machine;
 use crate::remote::timeouts::report_interval;
-use crate::scheduler::{Choice, Environment, Query, Rejection, Rules, WaitError, wait, wait_for_slot};
+use crate::scheduler::{Choice, Environment, Query, Rejection, Rules, WaitError, WaitReason, wait, wait_for_slot};
 
 /// How long a build waits for another machine after one has failed, before it tries the failed one again.
 const OTHER_MACHINE_WAIT: Duration = Duration::from_secs(30);
@@ -125,8 +125,15 @@ impl FailOver<'_> {
         let query = Query { request, machines, rules, excluded, head: None };
         let report_interval = report_interval(self.arguments.max_silent_time);
         let derivation = &request.derivation;
-        let mut report = |time: Duration, is_reachable: bool| {
-            observer.observe(&Event::Waiting { derivation, seconds: time.as_secs(), is_reachable });
+        let mut report = |time: Duration, reason: WaitReason| {
+            let seconds = time.as_secs();
+            observer.observe(&match reason {
+                WaitReason::Start(machine) => {
+                    Event::WaitingForStart { derivation, machine: &machines[machine].name, seconds }
+                }
+                WaitReason::Busy => Event::Waiting { derivation, seconds, is_reachable: true },
+                WaitReason::Unreachable => Event::Waiting { derivation, seconds, is_reachable: false },
+            });
         };
         wait(
             &query,

@@ -23,13 +23,24 @@ use crate::local::{LOG_FULL_HINT, LocalStore, LogReserve};
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream, timeouts};
 use crate::scheduler::{Choice, Environment};
-use crate::state::QueueTicket;
-use crate::state::health::Availability;
+use crate::state::health::{self, Availability};
+use crate::state::{PowerRecord, QueueTicket, StateDirectory};
 use crate::status::MachineStatus;
 use crate::store::path::StorePath;
 use crate::timing::Stopwatch;
 use crate::transfer::download::Expected;
 use crate::transfer::{self, Downloaded, SigningConnection, TransferLimiter};
+
+/// Records that a build on a machine on demand has ended: its idle time begins.
+fn record_use(state: &StateDirectory, machine: &Machine) {
+    if machine.on_demand.is_none() {
+        return;
+    }
+    let used = PowerRecord::of(state, machine).and_then(|record| record.change(|power| power.used = health::now()));
+    if let Err(error) = used {
+        debug!("cannot record the use of '{}': {error}", machine.name);
+    }
+}
 
 impl Build<'_> {
     /// Builds. `first` is the machine chosen before the request was accepted; without one the build waits in the queue
@@ -41,10 +52,16 @@ impl Build<'_> {
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
-        let Build { failover, directories, state, ignores_drains, user, .. } = self;
-        let (request, sessions) = (failover.request, self.sessions());
-        let env = LiveEnvironment::new(state, &directories.store, request, user.clone(), sessions, *ignores_drains);
-        let mut attempt = |choice: Chosen, observer: &mut dyn Observer| self.attempt(choice, &env, log, observer);
+        let Build { failover, directories, state, ignores_drains, user, on_demand, .. } = self;
+        let (store, request, sessions) = (&directories.store, failover.request, self.sessions());
+        let on_demand = (*on_demand).clone();
+        let env = LiveEnvironment::new(state, store, request, user.clone(), sessions, *ignores_drains, on_demand);
+        let mut attempt = |choice: Chosen, observer: &mut dyn Observer| {
+            let machine = self.failover.machines[choice.machine];
+            let result = self.attempt(choice, &env, log, observer);
+            record_use(state, machine);
+            result
+        };
         self.failover.run(first, ticket, &env, &mut attempt, observer)
     }
 

@@ -16,12 +16,14 @@ use super::record_health::change_health;
 use crate::cancel;
 use crate::hook::Request;
 use crate::local::read_derivation;
-use crate::machine::Machine;
+use crate::machine::{Machine, PoolLimits};
 use crate::scheduler::Environment;
+use crate::scheduler::PowerState;
 use crate::state::health::{self, ProbeLock, Time};
+use crate::state::power::check_limits;
 use crate::state::{
-    Drain, Drained, Health, HealthRecord, KnownOutputs, Queue, QueueTicket, Slot, SlotHolder, Slots, StateDirectory,
-    StateError, WaitingBuild,
+    Drain, Drained, Health, HealthRecord, KnownOutputs, Phase, Power, PowerRecord, Queue, QueueTicket, Slot,
+    SlotHolder, Slots, StateDirectory, StateError, WaitingBuild,
 };
 use crate::status::MachineStatus;
 use crate::store::path::{StoreDir, StorePath};
@@ -43,6 +45,16 @@ struct RequestState {
     /// Where connections are kept.
     sessions: Option<OpenSessions>,
     ignores_drains: bool,
+    on_demand: OnDemand,
+}
+
+/// The machines on demand of the pool.
+#[derive(Clone, Default)]
+pub struct OnDemand {
+    pub machines: Vec<Machine>,
+    pub limits: PoolLimits,
+    /// Starts a machine, in another process or thread.
+    pub start: Option<Arc<dyn Fn(&Machine) + Send + Sync>>,
 }
 
 impl LiveEnvironment {
@@ -56,6 +68,7 @@ impl LiveEnvironment {
         user: Option<String>,
         sessions: Option<OpenSessions>,
         ignores_drains: bool,
+        on_demand: OnDemand,
     ) -> LiveEnvironment {
         LiveEnvironment(Arc::new(RequestState {
             state: state.clone(),
@@ -67,6 +80,7 @@ impl LiveEnvironment {
             start: Instant::now(),
             sessions,
             ignores_drains,
+            on_demand,
         }))
     }
 
@@ -90,6 +104,19 @@ impl LiveEnvironment {
         {
             debug!("cannot record the outputs of '{}': {error}", machine.name);
         }
+    }
+
+    /// Returns whether a machine that was started does not respond, and no build runs there. It may have stopped itself.
+    fn is_dead(&self, machine: &Machine) -> bool {
+        let is_failing = self.health(machine).failures.is_some();
+        is_failing && self.slots(machine).and_then(|slots| slots.taken()).is_ok_and(|taken| taken.is_empty())
+    }
+
+    /// Returns the records of the other machines on demand.
+    fn powers(&self, machine: &Machine) -> Vec<Power> {
+        let mut seen = BTreeSet::from([machine.address()]);
+        let others = self.0.on_demand.machines.iter().filter(|other| seen.insert(other.address()));
+        others.filter_map(|other| Some(PowerRecord::of(&self.0.state, other).ok()?.read())).collect()
     }
 
     fn slots(&self, machine: &Machine) -> Result<Slots, StateError> {
@@ -146,6 +173,35 @@ impl Environment for LiveEnvironment {
             return None;
         }
         Drain::of(&self.0.state, machine).ok()?.read(health::now())
+    }
+
+    fn power(&self, machine: &Machine) -> PowerState {
+        let Some(on_demand) = &machine.on_demand else { return PowerState::Running };
+        // Without the record it is treated as a machine that always runs.
+        let Ok(record) = PowerRecord::of(&self.0.state, machine) else { return PowerState::Running };
+        // The lock first: if the change ends in between, the record has its result.
+        let is_changing = record.is_changing().unwrap_or(false);
+        let (power, now) = (record.read(), health::now());
+        match power.phase {
+            Phase::Running if !self.is_dead(machine) => PowerState::Running,
+            // A process that has just taken the lock has written nothing yet.
+            Phase::Off if is_changing => PowerState::Starting { since: Duration::ZERO },
+            Phase::Starting if is_changing => {
+                PowerState::Starting { since: Duration::from_millis(now.saturating_sub(power.started)) }
+            }
+            _ if is_changing => PowerState::Stopping,
+            _ if power.backs_off_until(now).is_some() => PowerState::Failed(power.error.unwrap_or_default()),
+            _ => match check_limits(&self.0.on_demand.limits, &self.powers(machine), now) {
+                Ok(()) => PowerState::Off { start_after: on_demand.start_after },
+                Err(limit) => PowerState::Limited(limit),
+            },
+        }
+    }
+
+    fn start_machine(&self, machine: &Machine) {
+        if let Some(start) = &self.0.on_demand.start {
+            start(machine);
+        }
     }
 
     fn try_probe_lock(&self, machine: &Machine) -> Result<Option<ProbeLock>, String> {
@@ -279,7 +335,7 @@ mod tests {
             let system = "x86_64-linux".to_owned();
             let request = Request { wants_local: false, system, derivation: self.path(name), features: Vec::new() };
             let state = StateDirectory::new(self.directory.path().join("state"));
-            LiveEnvironment::new(&state, &self.store, &request, None, None, false)
+            LiveEnvironment::new(&state, &self.store, &request, None, None, false, OnDemand::default())
         }
     }
 

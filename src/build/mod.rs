@@ -34,7 +34,7 @@ pub use attempt_error::AttemptError;
 pub use classify_failure::BuildReport;
 pub use connect::connect;
 pub use failover::{AttemptFn, FailOver};
-pub use live_environment::LiveEnvironment;
+pub use live_environment::{LiveEnvironment, OnDemand};
 pub use open_sessions::{OpenSessions, end_outdated};
 pub use reach::{MachineLink, OWN_STORE, OWN_STORE_HINT, check_store, daemon_failed, reach};
 pub use record_health::{record_failure, record_success};
@@ -65,6 +65,8 @@ pub struct Build<'a> {
     pub user: Option<String>,
     /// Whether drained machines may take it.
     pub ignores_drains: bool,
+    /// The machines on demand of the pool.
+    pub on_demand: &'a OnDemand,
     /// Whether SSH sessions stay open for other builds ([`owner`](crate::remote::owner)).
     pub persists_connections: bool,
     /// Opens the process with which persistent connections end, if there is one (pidfd_open(2)).

@@ -1,5 +1,6 @@
 //! SSH sessions that stay open from one build to the next ([`owner`](crate::remote::owner)).
 
+use std::borrow::Cow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::machine::{Compressed, Machine};
 use crate::remote::owner::{self, Acquired, CacheKey, Files, idle_timeout};
 use crate::remote::{Connection, DaemonStream};
 use crate::ssh;
-use crate::state::StateDirectory;
+use crate::state::{StateDirectory, as_started};
 use crate::timing::Stopwatch;
 
 /// How long a session stays open that was used for a probe and not for a build. Other hooks that start at the same time
@@ -55,7 +56,7 @@ impl OpenSessions {
     /// Reaches a machine over an open session, else over a new one. If several processes need one at the same time, one of
     /// them logs in.
     pub(super) fn connect(&self, machine: &Machine) -> Result<MachineLink, String> {
-        let store = &self.directories.store;
+        let (machine, store) = (&*as_started(&self.state, machine), &self.directories.store);
         if idle_timeout(machine).is_none() {
             return reach(&self.state, machine, store);
         }
@@ -101,6 +102,7 @@ impl OpenSessions {
     /// Returns a connection over an open session with the machine, if there is one. Nothing is sent to the machine, so the
     /// session may be lost.
     pub fn find(&self, machine: &Machine) -> Option<Connection> {
+        let machine = &*as_started(&self.state, machine);
         let key = ssh::private_key_stamp(machine.private_key.as_deref());
         let cache_key = self.cache_key(machine, compressed(&self.state, machine), key, None)?;
         Some(owner::acquire(&cache_key, machine, &self.directories.store, false)?.connection)
@@ -120,7 +122,7 @@ impl OpenSessions {
     /// Makes a session available to other builds, for as long as the machine file says. A session that another process
     /// made for a probe alone would end sooner.
     pub(super) fn keep(&self, machine: &Machine, connection: &Connection) {
-        self.keep_for(Duration::MAX, machine, connection);
+        self.keep_for(Duration::MAX, &as_started(&self.state, machine), connection);
     }
 
     fn keep_for(&self, longest: Duration, machine: &Machine, connection: &Connection) {
@@ -161,7 +163,9 @@ fn files(directories: &Directories) -> Files {
 pub fn end_outdated(state: &StateDirectory, directories: &Directories, machines: &[&Machine]) {
     // No directory is created for this.
     let common = files(directories);
-    owner::retire_outdated(&state.persist_directory(), machines, &directories.store, |machine| Files {
+    let machines: Vec<Cow<Machine>> = machines.iter().map(|machine| as_started(state, machine)).collect();
+    let machines: Vec<&Machine> = machines.iter().map(AsRef::as_ref).collect();
+    owner::retire_outdated(&state.persist_directory(), &machines, &directories.store, |machine| Files {
         private_key: ssh::private_key_stamp(machine.private_key.as_deref()),
         ..common.clone()
     });

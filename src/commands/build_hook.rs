@@ -29,6 +29,7 @@ use crate::local::Directories;
 use crate::logging;
 use crate::machine::Machine;
 use crate::machine_file::Pool;
+use crate::power::{self, Head};
 use crate::scheduler::decision::hold;
 use crate::scheduler::{Decision, Rejection};
 use crate::state::history::Outcome;
@@ -115,7 +116,8 @@ fn serve(
         let mut stopwatch = Stopwatch::start();
         let pool = load_pool(&engine, &mut reported);
         stopwatch.lap("evaluate");
-        let consideration = engine.consider(&pool, &request);
+        let mut consideration = engine.consider(&pool, &request);
+        consideration.starter = Some(power::by_process(&pool.path));
         let decision = consideration.decide_within(hold(postponed.map(|at| at.elapsed())));
         stopwatch.lap("choose");
         explain(&request, &consideration.machines, &decision, &mut reported);
@@ -154,6 +156,10 @@ fn serve(
         stopwatch.lap("log");
         failpoint(Failpoint::LogRead);
         checkpoint_in_background(&engine.history());
+        let head = Head { pool: &pool, state: &engine.state, store };
+        if power::is_reaping_due(head) {
+            power::reap_by_process(&pool.path);
+        }
         if unread > 0 {
             warn!("the daemon left {unread} bytes of the build log unread");
         }

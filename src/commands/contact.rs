@@ -12,7 +12,7 @@ use crate::error::with_hint;
 use crate::machine::Machine;
 use crate::remote::{Connection, Error};
 use crate::ssh::{self, Cause, Phase};
-use crate::state::{HealthRecord, health};
+use crate::state::{HealthRecord, as_started, health};
 use crate::status::MachineStatus;
 
 /// The reason why a machine could not be used.
@@ -59,7 +59,7 @@ pub fn contact(engine: &Engine, machine: &Machine) -> Result<MachineLink, Contac
             Err(_) => connection.retire(),
         }
     }
-    contact_over(engine, machine, Connection::open(machine)?)
+    contact_over(engine, machine, Connection::open(&as_started(&engine.state, machine))?)
 }
 
 fn contact_over(engine: &Engine, machine: &Machine, connection: Connection) -> Result<MachineLink, ContactError> {

@@ -106,7 +106,7 @@ fn try_install(
                 make_state(&place.root, state, &user)?;
             }
             if !is_used || arguments.restart {
-                after(arguments.restart, out)?;
+                after(arguments.restart, &[RELOAD, RESTART], out)?;
             }
         }
         check::report(out, &place, &unit, &user, &guix, engine, arguments.dry_run)?;
@@ -115,10 +115,11 @@ fn try_install(
     if package::is_installed(&place.root) {
         return Err(InstallError::OfPackage);
     }
-    let drop_in = Path::new("/etc/systemd/system").join(format!("{UNIT}.d/offload.conf"));
+    let drop_in = Path::new(UNITS).join(format!("{UNIT}.d/offload.conf"));
     let mut items = program(place, engine, own)?;
     let link = place.directory().join("guix");
     items.push(Item::file(&drop_in, unit::drop_in(&link, &guix).into_bytes()));
+    items.extend(timer(place, state));
     let documents = documents(definition)?;
     items
         .extend(documents.into_iter().map(|document| Item::file(&place.prefix.join(document.path), document.contents)));
@@ -129,13 +130,14 @@ fn try_install(
         writeln!(out, "warning: {} also sets GUIX, and overrides this setting", other.display())?;
     }
     if arguments.dry_run {
-        writeln!(out, "To apply it, reload systemd and restart guix-daemon:\n  {}", SYSTEMCTL.join(" && "))?;
+        let commands = [RELOAD, RESTART, START_TIMER].join(" && ");
+        writeln!(out, "To apply it, reload systemd and restart guix-daemon:\n  {commands}")?;
     } else {
         plan.apply()?;
         if makes_state {
             make_state(&place.root, state, &user)?;
         }
-        after(arguments.restart, out)?;
+        after(arguments.restart, &[RELOAD, RESTART, START_TIMER], out)?;
     }
     check::report(out, place, &unit, &user, &guix, engine, arguments.dry_run)?;
     if arguments.dry_run {
@@ -157,7 +159,7 @@ fn try_uninstall(arguments: &UninstallArgs, engine: &Engine, out: &mut dyn Write
         writeln!(out, "Nothing was changed.")?;
         return Ok(());
     }
-    after(arguments.restart, out)
+    after(arguments.restart, &[STOP_TIMER, RELOAD, RESTART], out)
 }
 
 /// Returns whether the directory of the state has to be made, and prints it.
@@ -196,6 +198,17 @@ fn program(place: &Target, engine: &Engine, own: PathBuf) -> Result<Vec<Item>, I
     Ok(items)
 }
 
+/// Returns the units that stop idle machines on demand.
+fn timer(place: &Target, state: &Path) -> [Item; 3] {
+    let units = Path::new(UNITS);
+    let program = place.directory().join("offload");
+    [
+        Item::file(&units.join(unit::REAP_SERVICE), unit::reap_service(&program, state).into_bytes()),
+        Item::file(&units.join(unit::REAP_TIMER), unit::reap_timer().into_bytes()),
+        Item::link(&units.join("timers.target.wants").join(unit::REAP_TIMER), &Path::new("..").join(unit::REAP_TIMER)),
+    ]
+}
+
 /// Returns the real `guix`, with its path in the installed system.
 fn real_guix(arguments: &InstallArgs, unit: &Unit) -> Result<PathBuf, InstallError> {
     let place = &arguments.place;
@@ -230,15 +243,22 @@ fn make_state(root: &Path, state: &Path, user: &User) -> Result<(), InstallError
     identity::in_directory(root, directory, make).map_err(InstallError::file(&path))
 }
 
-/// The commands after which systemd and the daemon use it.
-const SYSTEMCTL: [&str; 2] = ["systemctl daemon-reload", "systemctl restart guix-daemon.service"];
+/// Where an administrator's units are.
+const UNITS: &str = "/etc/systemd/system";
 
-fn after(restart: bool, out: &mut dyn Write) -> Result<(), InstallError> {
+/// The commands after which systemd and the daemon use the change.
+const RELOAD: &str = "systemctl daemon-reload";
+const RESTART: &str = "systemctl restart guix-daemon.service";
+const START_TIMER: &str = "systemctl start offload-reap.timer";
+/// A pattern, since a timer that never ran is not loaded, which would be an error.
+const STOP_TIMER: &str = "systemctl stop offload-reap.*";
+
+fn after(restart: bool, commands: &[&str], out: &mut dyn Write) -> Result<(), InstallError> {
     if !restart {
-        writeln!(out, "To apply it (this interrupts running builds):\n  {}", SYSTEMCTL.join(" && "))?;
+        writeln!(out, "To apply it (this interrupts running builds):\n  {}", commands.join(" && "))?;
         return Ok(());
     }
-    for command in SYSTEMCTL {
+    for command in commands {
         writeln!(out, "run      {command}")?;
         let mut words = command.split(' ');
         let output = Command::new(words.next().unwrap_or_default()).args(words).output();
@@ -247,7 +267,7 @@ fn after(restart: bool, out: &mut dyn Write) -> Result<(), InstallError> {
             Ok(output) => format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()),
             Err(error) => error.to_string(),
         };
-        return Err(InstallError::Systemctl { command: command.to_owned(), problem });
+        return Err(InstallError::Systemctl { command: (*command).to_owned(), problem });
     }
     Ok(())
 }

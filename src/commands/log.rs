@@ -34,6 +34,7 @@ use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::permissions::files;
 use crate::shell::quote;
+use crate::state::as_started;
 use crate::state::history::{Filter, Row};
 use crate::store::path::StorePath;
 
@@ -176,7 +177,7 @@ fn print_remote(args: &Args, derivation: &StorePath, log: &Path, engine: &Engine
         return missing(", and the history names no machine that has built it");
     };
     let (_, pool) = load(args.machine_file(), engine)?;
-    let machine = find_recorded(&pool, &name)?;
+    let machine = &*as_started(&engine.state, find_recorded(&pool, &name)?);
     let file = quote(&Path::new(REMOTE_LOGS).join(log).to_string_lossy());
     for (suffix, kind) in LOCAL_NAMES {
         let mut command = Command::new("ssh");

@@ -13,8 +13,8 @@ use super::failure::{CommandError, CommandResult};
 use super::{Command, CommandLine};
 use super::{
     add, annotations, as_user, authorize, build, build_hook, challenge, convert, daemon_user, disconnect, documents,
-    drain, eval, explain, file_output, guix_wrapper, help, history, init, install, log, machines, metrics, report, ssh,
-    status, test,
+    drain, eval, explain, file_output, guix_wrapper, help, history, init, install, log, machines, metrics, power,
+    report, ssh, status, test,
 };
 use crate::engine::{Engine, STATE_SUBDIRECTORY};
 use crate::exit::ExitStatus;
@@ -94,6 +94,8 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
         Command::Convert(args) => as_user::for_program(args.file())?,
         Command::Explain(arguments) if arguments.probes() => for_checks(arguments.machine_file())?,
         Command::Explain(arguments) => for_evaluation(arguments.machine_file())?,
+        Command::Start(args) | Command::Stop(args) => for_checks(args.machine_file())?,
+        Command::Reap(args) => for_checks(args.machine_file())?,
         Command::Drain(args) => for_machine_file(args.machine_file())?,
         Command::Undrain(args) => for_machine_file(args.machine_file())?,
         Command::Disconnect(args) => for_machine_file(args.machine_file())?,
@@ -147,6 +149,9 @@ fn run(command: Command) -> CommandResult {
         Command::Eval(args) => eval::run(&args, &engine, out, messages),
         Command::Annotations(args) => annotations::run(&args, out, messages),
         Command::Explain(args) => explain::run(&args, &engine),
+        Command::Start(args) => power::start(&args, &engine, messages),
+        Command::Stop(args) => power::stop(&args, &engine, messages),
+        Command::Reap(args) => power::reap(&args, &engine, messages),
         Command::Drain(args) => drain::drain(&args, &engine, messages),
         Command::Undrain(args) => drain::undrain(&args, &engine, messages),
         Command::Disconnect(args) => disconnect::run(&args, &engine, messages),

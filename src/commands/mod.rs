@@ -34,6 +34,7 @@ mod main;
 pub mod metrics;
 mod output_file;
 mod pictures;
+pub mod power;
 mod prefixed_log;
 mod progress;
 mod records;
@@ -72,6 +73,12 @@ enum Command {
     Annotations(annotations::Args),
     /// Explain where a build would go, and why.
     Explain(explain::Args),
+    /// Start machines on demand now.
+    Start(power::Args),
+    /// Stop machines on demand that no build uses.
+    Stop(power::Args),
+    /// Stop the machines on demand that are idle; for a timer.
+    Reap(power::ReapArgs),
     /// Give a machine no new builds for a while; its running builds continue.
     Drain(drain::DrainArgs),
     /// Give a drained machine builds again.

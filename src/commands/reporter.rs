@@ -47,6 +47,7 @@ impl Observer for Reporter<'_> {
             | Event::Preparing { .. }
             | Event::Waiting { .. }
             | Event::WaitingForOther { .. }
+            | Event::WaitingForStart { .. }
             | Event::Queueing { .. }
             | Event::Fetching { .. }
             | Event::FetchEnded { .. } => info!("{event}"),

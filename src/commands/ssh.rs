@@ -17,6 +17,7 @@ use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::machine::Machine;
 use crate::shell::quote;
+use crate::state::as_started;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -39,7 +40,7 @@ impl Args {
 /// Replaces this program by `ssh`. Returns only an error.
 pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let (_, pool) = load(args.machine_file(), engine)?;
-    let machine = find_one(&pool, &args.name)?;
+    let machine = &*as_started(&engine.state, find_one(&pool, &args.name)?);
     let cause = Command::new("ssh").args(options(machine)).arg(&machine.name).args(&args.command).exec();
     let hint = "install the client of OpenSSH, 8.5 or newer".to_owned();
     Err(CommandError::new(ExitStatus::Failure, format!("cannot run 'ssh': {cause}")).with_hint(Some(hint)))
@@ -50,7 +51,11 @@ pub fn options(machine: &Machine) -> Vec<String> {
     let mut options = vec!["-F".to_owned(), "none".to_owned()];
     let mut set = |name: &str, value: String| options.extend(["-o".to_owned(), format!("{name}={value}")]);
     set("User", machine.user.clone());
-    set("Port", machine.port.to_string());
+    let (host, port) = machine.contact();
+    if host != machine.name {
+        set("HostName", host.to_owned());
+    }
+    set("Port", port.to_string());
     set("ConnectTimeout", machine.connect_timeout.as_secs().max(1).to_string());
     if let Some(key) = &machine.private_key {
         set("IdentityFile", in_option(&key.to_string_lossy()));

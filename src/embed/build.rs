@@ -153,6 +153,7 @@ impl<'a> Build<'a> {
                 });
                 let mut consideration = engine.consider_reporting(pool.file(), &request, Box::new(report));
                 (consideration.keep_failed, consideration.ignores_drains) = (keep_failed, ignores_drains);
+                consideration.starter = Some(pool.starter());
                 let only = OnlyNamed { rules: &consideration.rules, machines: &consideration.machines, names: &names };
                 let rules: &dyn Rules = if names.is_empty() { &consideration.rules } else { &only };
                 let destination = ThroughDaemon {

@@ -262,6 +262,7 @@ impl OneMachine<'_> {
         let mut consideration = engine.consider_reporting(self.pool.file(), self.request, Box::new(report));
         // A stream that has served a build before keeps its outputs from being deleted.
         consideration.persists_connections = false;
+        consideration.starter = Some(self.pool.starter());
         let names = [name.to_owned()];
         let rules = OnlyNamed { rules: &consideration.rules, machines: &consideration.machines, names: &names };
         let kept =

@@ -76,6 +76,8 @@ pub enum Obstacle {
     Refused(String),
     /// It is drained.
     Drained,
+    /// It is a machine on demand that does not run, for this reason.
+    Off(String),
     /// All its slots are taken, and this many builds wait for one.
     Busy(usize),
     /// It cannot be reached, or failed recently.
@@ -106,6 +108,7 @@ impl From<Reason> for Obstacle {
             Reason::Mismatch(Mismatch::Features(missing)) => Obstacle::Features(missing),
             Reason::Refused(why) | Reason::ScoreDeclined(why) => Obstacle::Refused(why),
             Reason::Drained(_) => Obstacle::Drained,
+            Reason::Power(power) => Obstacle::Off(power.to_string()),
             Reason::NoSlot { ahead } => Obstacle::Busy(ahead),
             Reason::SlotsUnknown(why) => Obstacle::SlotsUnknown(why),
             Reason::Unreachable(why) => Obstacle::Unreachable(why),
@@ -123,7 +126,7 @@ impl fmt::Display for Obstacle {
                 Mismatch::System { wanted: wanted.clone(), offered: offered.clone() }
             }
             Obstacle::Features(missing) => Mismatch::Features(missing.clone()),
-            Obstacle::Refused(why) | Obstacle::Unreachable(why) => return f.write_str(why),
+            Obstacle::Refused(why) | Obstacle::Unreachable(why) | Obstacle::Off(why) => return f.write_str(why),
             Obstacle::Drained => return f.write_str("drained: it gets no new builds"),
             Obstacle::Busy(ahead) => return Reason::NoSlot { ahead: *ahead }.fmt(f),
             Obstacle::SlotsUnknown(why) => return Reason::SlotsUnknown(why.clone()).fmt(f),

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use super::build_error::BuildError;
 use super::builder::{Engine, EngineState};
@@ -13,6 +14,7 @@ use super::query::Query;
 use crate::hook::Request;
 use crate::local::read_derivation;
 use crate::machine_file::{self, Diagnostic, Extend, LoadContext};
+use crate::power::{self, Head, PowerError, Starter};
 use crate::scheduler::{OnlyNamed, Readiness, Rules};
 use crate::store::path::{HASH_PART_LENGTH, StorePath};
 
@@ -59,6 +61,28 @@ impl Pool {
 
     pub(super) fn file(&self) -> &machine_file::Pool {
         &self.0.file
+    }
+
+    /// Returns a starter of machines on demand, by threads of this process. If the process ends during a start, the next
+    /// start or `offload reap` stops the machine first.
+    pub(super) fn starter(&self) -> Starter {
+        let pool = self.clone();
+        power::limited(move |machine| {
+            let (pool, address) = (pool.clone(), machine.address());
+            let start = move || {
+                let file = pool.file();
+                let Engine(state) = pool.engine();
+                let index = file.machines.iter().position(|entry| entry.machine.address() == address);
+                let head = Head { pool: file, state: &state.engine.state, store: &state.engine.directories.store };
+                match index.map(|index| power::start(head, index)) {
+                    Some(Err(error)) if !matches!(error, PowerError::Changing) => log::warn!("{address}: {error}"),
+                    _ => {}
+                }
+            };
+            if let Err(error) = thread::Builder::new().name("start".to_owned()).spawn(start) {
+                log::warn!("no thread to start a machine: {error}");
+            }
+        })
     }
 
     /// Returns the names of the machines, in the order of the machine file.

@@ -16,8 +16,8 @@ pub(super) enum FindingLocation {
     Item(usize),
     /// The pool itself.
     Pool,
-    /// The table `limits` of the pool.
-    Limits,
+    /// A table of the pool with this name.
+    PoolTable(&'static str),
 }
 
 /// An error or a warning; its line is found later.

@@ -55,8 +55,8 @@ impl<'a> Locator<'a> {
                     let items = sources.get(main.as_str()).map(Source::returned).unwrap_or_default();
                     (main.clone(), items.line, items)
                 }
-                FindingLocation::Limits => {
-                    let items = sources.get(main.as_str()).map(|source| source.named("limits")).unwrap_or_default();
+                FindingLocation::PoolTable(name) => {
+                    let items = sources.get(main.as_str()).map(|source| source.named(name)).unwrap_or_default();
                     (main.clone(), items.line, items)
                 }
             };

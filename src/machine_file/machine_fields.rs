@@ -1,6 +1,7 @@
 //! The entries of the pool, `build_machine { … }` and `local_machine { … }`, and their fields.
 
 use super::decode;
+use super::on_demand;
 use super::schema::Field;
 use crate::machine::{HostKey, Machine};
 use serde_json::json;
@@ -80,10 +81,13 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
         "string|string[]",
         "The machine's SSH host key in OpenSSH form, `\"ssh-ed25519 AAAA…\"`, or a list of such keys. On the machine, \
          the key is in a file such as `/etc/ssh/ssh_host_ed25519_key.pub`. Types: `ssh-ed25519`, \
-         `ecdsa-sha2-nistp256`, `-nistp384`, `-nistp521`, `ssh-rsa` (2048 bits or more; signatures with SHA-2).",
+         `ecdsa-sha2-nistp256`, `-nistp384`, `-nistp521`, `ssh-rsa` (2048 bits or more; signatures with SHA-2). May be missing if a function `start` of `on_demand` returns it.",
     )
     .required()
-    .read(|f, e| decode::host_keys(f).map(|keys| e.machine.host_keys = keys))
+    .read(|f, e| match f.value().is_nil() && on_demand::starts_by_function(f) {
+        true => Some(()),
+        false => decode::host_keys(f).map(|keys| e.machine.host_keys = keys),
+    })
     .json(|e| e.machine.host_keys.iter().map(HostKey::to_openssh).collect()),
     BuildMachineField::new("systems", "string[]", "System types that the machine builds for, such as `{ \"x86_64-linux\", \"i686-linux\" }`.")
         .required()
@@ -221,6 +225,14 @@ pub const BUILD_MACHINE_FIELDS: &[Field<Entry>] = &[
     .unit("seconds")
     .read(|f, e| f.seconds(MAX_TIMEOUT_SECONDS).map(|time| e.machine.substitute_timeout = time))
     .json(|e| decode::seconds_to_json(e.machine.substitute_timeout)),
+    BuildMachineField::new(
+        "on_demand",
+        "offload.OnDemand",
+        "How the machine is started when a build needs it, and stopped when it is idle. Without this field, the machine \
+         always runs.",
+    )
+    .read(|f, e| on_demand::machine(f).map(|on_demand| e.machine.on_demand = Some(on_demand)))
+    .json(|e| on_demand::machine_to_json(e.machine.on_demand.as_ref())),
     BuildMachineField::new(
         "tags",
         "table<string, any>",

@@ -40,6 +40,8 @@ mod known_hosts;
 mod loaded_file;
 mod locate;
 mod machine_fields;
+mod on_demand;
+mod on_demand_calls;
 mod pool;
 mod request;
 mod request_callbacks;
@@ -53,6 +55,8 @@ pub use diagnostic::{Diagnostic, Report, Severity};
 pub use functions::Candidate;
 pub use insert::{InsertError, insert};
 pub use machine_fields::{BUILD_MACHINE_FIELDS, Entry, LOCAL_MACHINE_FIELDS, LocalMachine};
+pub use on_demand::{ON_DEMAND_FIELDS, ON_DEMAND_LIMITS_FIELDS};
+pub use on_demand_calls::ActionFunction;
 pub use pool::{Extend, LoadContext, Pool, load, load_text};
 pub use request::{
     DERIVATION_FIELDS, DerivationReader, LuaRequest, LuaStatus, OUTPUT_FIELDS, QueueCounter, REQUEST_FIELDS,

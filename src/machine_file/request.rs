@@ -105,6 +105,8 @@ pub struct LuaStatus {
     /// Seconds since this was measured; `None`: never.
     pub age: Option<f64>,
     pub reachable: Option<bool>,
+    /// For a machine on demand, whether it runs.
+    pub power: Option<&'static str>,
 }
 
 impl LuaStatus {
@@ -127,6 +129,7 @@ impl LuaStatus {
             clock_skew: probe.clock.map(|clock| clock as f64 - (now - age.as_secs_f64())),
             age: Some(age.as_secs_f64()),
             reachable: Some(true),
+            power: None,
         }
     }
 }
@@ -165,6 +168,13 @@ pub const STATUS_FIELDS: &[Field<LuaStatus>] = &[
         .json(|s| json!(s.age)),
     StatusField::new("reachable", "boolean", "Whether the last attempt to reach the machine succeeded.")
         .json(|s| json!(s.reachable)),
+    StatusField::new(
+        "power",
+        "string",
+        "For a machine with `on_demand`: `\"off\"`, `\"starting\"`, `\"running\"`, `\"stopping\"`, or `\"failed\"` while no \
+         start is tried after a failed one. Nil for other machines.",
+    )
+    .json(|s| json!(s.power)),
 ];
 
 /// The fields of `request`.

@@ -2,8 +2,10 @@
 
 use super::decode::seconds_to_json;
 use super::fields::{Fields, FindingLocation};
+use super::on_demand::{self, ON_DEMAND_LIMITS_FIELDS};
 use super::schema::{self, Field, FieldValues};
 use crate::lua::values;
+use crate::machine::PoolLimits;
 use mlua::{Table, Value};
 use serde_json::json;
 use std::time::Duration;
@@ -21,6 +23,8 @@ pub struct Settings {
     pub wait_for_slot: SlotWait,
     /// How long an accepted build may wait while no matching machine can be reached.
     pub wait_for_machine: Duration,
+    /// The limits of all machines on demand together.
+    pub on_demand: PoolLimits,
     /// The limits of Lua code.
     pub limits: Limits,
     /// Whether the pool has an `accepts` of its own.
@@ -37,6 +41,7 @@ impl Default for Settings {
             max_attempts: Some(DEFAULT_MAX_ATTEMPTS),
             wait_for_slot: SlotWait::Unlimited,
             wait_for_machine: Duration::from_secs(60),
+            on_demand: PoolLimits::default(),
             limits: Limits::default(),
             has_accepts: false,
             has_score: false,
@@ -177,6 +182,9 @@ pub const POOL_FIELDS: &[Field<Settings>] = &[
     .unit("seconds")
     .read(|f, s| waiting_time(f).map(|time| s.wait_for_machine = time))
     .json(|s| seconds_to_json(s.wait_for_machine)),
+    PoolField::new("on_demand", "offload.OnDemandLimits", "Limits of all machines with `on_demand` together.")
+        .read(|f, s| on_demand::pool(f, &mut s.on_demand))
+        .json(|s| json!(FieldValues(ON_DEMAND_LIMITS_FIELDS, &s.on_demand))),
     PoolField::new("limits", "offload.Limits", "Limits of time and memory for Lua code.")
         .read(|f, s| read_limits(f, &mut s.limits))
         .json(|s| json!(FieldValues(LIMITS_FIELDS, &s.limits))),
@@ -245,7 +253,7 @@ fn attempts(fields: &mut Fields) -> Option<Option<u32>> {
 
 fn read_limits(fields: &mut Fields, limits: &mut Limits) -> Option<()> {
     let table = fields.table()?;
-    let mut inner = Fields::new(&table, FindingLocation::Limits, "limits".to_owned(), fields.findings);
+    let mut inner = Fields::new(&table, FindingLocation::PoolTable("limits"), "limits".to_owned(), fields.findings);
     schema::read(LIMITS_FIELDS, &mut inner, limits).then_some(())
 }
 
@@ -254,7 +262,7 @@ pub(super) fn stated_limits(table: &Table, mut limits: Limits) -> Limits {
     let mut findings = Vec::new();
     schema::read(
         LIMITS_FIELDS,
-        &mut Fields::new(table, FindingLocation::Limits, String::new(), &mut findings),
+        &mut Fields::new(table, FindingLocation::PoolTable("limits"), String::new(), &mut findings),
         &mut limits,
     );
     limits

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::choice::{Query, Reason};
 use super::environment::Environment;
 use super::matching::mismatch;
+use super::power_state::PowerState;
 use super::ranking::Rank;
 use super::rules::RuleInput;
 use crate::machine::Machine;
@@ -72,7 +73,8 @@ pub(super) fn score<E: Environment>(
     env: &E,
 ) -> Result<Rank, Reason> {
     let running = env.running(machine);
-    let known = RuleInput { health, running: &running, now: env.now() };
+    let power = machine.on_demand.as_ref().map(|_| env.power(machine).word());
+    let known = RuleInput { health, running: &running, now: env.now(), power };
     let score = query.rules.score(index, &known).map_err(Reason::ScoreDeclined)?;
     let occupied = running.len() as f64 / f64::from(machine.parallel_builds.max(1));
     Ok(Rank { score, occupied, index })
@@ -83,6 +85,10 @@ pub(super) fn assess<E: Environment>(machine: &Machine, ahead: usize, env: &E) -
     let now = env.now();
     if let Some(drained) = env.drained(machine) {
         return CandidateState::Out(Reason::Drained(drained));
+    }
+    match env.power(machine) {
+        PowerState::Running => {}
+        power => return CandidateState::Out(Reason::Power(power)),
     }
     let health = env.health(machine);
     let availability = health.availability(now);

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::environment::Environment;
 use super::matching::Mismatch;
+use super::power_state::PowerState;
 use super::rules::Rules;
 use crate::hook::Request;
 use crate::machine::Machine;
@@ -60,6 +61,8 @@ pub enum Reason {
     /// `score` of the machine file declined it in its current state.
     ScoreDeclined(String),
     Drained(Drained),
+    /// It is a machine on demand that does not run.
+    Power(PowerState),
     /// All its slots are taken, or reserved for builds that joined the queue earlier.
     NoSlot {
         ahead: usize,
@@ -84,7 +87,7 @@ impl Reason {
     }
 
     /// Returns whether the machine is busy rather than unreachable. A drained machine is busy: an administrator keeps
-    /// builds away from it for a while.
+    /// builds away from it for a while. So is a machine that is off and can be started.
     pub fn is_busy(&self) -> bool {
         matches!(
             self,
@@ -93,7 +96,14 @@ impl Reason {
                 | Reason::LowDisk { .. }
                 | Reason::ScoreDeclined(_)
                 | Reason::Drained(_)
-        )
+        ) || matches!(self, Reason::Power(power) if !matches!(power, PowerState::Failed(_)))
+    }
+}
+
+impl Reason {
+    /// Returns whether the machine does not run, and will take the build once it has been started.
+    pub(super) fn is_on_demand(&self) -> bool {
+        matches!(self, Reason::Power(power) if power.is_on_demand())
     }
 }
 
@@ -103,6 +113,7 @@ impl fmt::Display for Reason {
             Reason::Mismatch(mismatch) => mismatch.fmt(f),
             Reason::Refused(why) | Reason::ScoreDeclined(why) => f.write_str(why),
             Reason::Drained(_) => f.write_str("drained: it gets no new builds"),
+            Reason::Power(power) => power.fmt(f),
             Reason::NoSlot { ahead: 0 } => f.write_str("all its slots are taken"),
             Reason::NoSlot { ahead: 1 } => f.write_str("all its slots are taken, and 1 build is waiting"),
             Reason::NoSlot { ahead } => write!(f, "all its slots are taken, and {ahead} builds are waiting"),

@@ -4,7 +4,7 @@
 //! machine matches, the reply is `# decline` only if the daemon offers to build it now and its system can. If all slots
 //! are taken, the build is accepted, provided that the queue has room and a slot is expected soon (`expected_wait`):
 //! the daemon would offer a postponed build again only after five seconds, and an accepted one must not fail because it
-//! waits. If no machine can take the build for other reasons (none can be reached, all are overloaded), it is
+//! waits. A build for which a machine on demand can be started is accepted, too. If no machine can take the build for other reasons (none can be reached, all are overloaded), it is
 //! postponed: the wait cannot be predicted, and an accepted build would have to fail some day.
 
 use std::time::Duration;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::admission::DAEMON_POLL_INTERVAL;
 use super::choice::{Choice, Outcome, Query, Reason, Rejection};
 use super::environment::Environment;
+use super::on_demand;
 use super::select::select;
 use crate::hook::Reply;
 use crate::machine::Machine;
@@ -74,12 +75,14 @@ pub fn decide<E: Environment>(query: &Query<'_>, may_build_locally: bool, hold: 
                 return Decision::Decline(reasons);
             }
             Outcome::Unreachable(reasons) => break reasons,
+            Outcome::Busy(reasons) if on_demand::has_machine(&reasons) => reasons,
             Outcome::Busy(reasons) if may_build_locally && rules.when_busy() == Fallback::Local => {
                 return Decision::Decline(reasons);
             }
             Outcome::Busy(reasons) => reasons,
         };
-        if !reasons.iter().any(|over| matches!(over.reason, Reason::NoSlot { .. })) {
+        let waits = |over: &Rejection| matches!(over.reason, Reason::NoSlot { .. });
+        if !reasons.iter().any(waits) && !on_demand::has_machine(&reasons) {
             break reasons;
         }
         if let Some(ticket) = join_queue(query, &reasons, env) {
@@ -103,7 +106,7 @@ fn join_queue<E: Environment>(query: &Query<'_>, reasons: &[Rejection], env: &E)
             let wait = expected_wait(ahead, machine.parallel_builds as usize, &ages);
             max_wait.is_none_or(|most| wait <= most)
         }
-        _ => false,
+        _ => over.reason.is_on_demand(),
     };
     if !reasons.iter().any(is_soon) {
         return None;

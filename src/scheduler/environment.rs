@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::power_state::PowerState;
 use crate::machine::Machine;
 use crate::state::Drained;
 use crate::state::Health;
@@ -46,6 +47,14 @@ pub trait Environment: Clone + Send + 'static {
 
     /// Returns whether its host is drained, and until when.
     fn drained(&self, machine: &Machine) -> Option<Drained>;
+
+    /// Returns whether it runs. A machine that is not on demand always does.
+    fn power(&self, _machine: &Machine) -> PowerState {
+        PowerState::Running
+    }
+
+    /// Has a machine on demand started. Another process may do this already.
+    fn start_machine(&self, _machine: &Machine) {}
 
     /// Takes the lock for probing its host; `None` while another process holds it.
     fn try_probe_lock(&self, machine: &Machine) -> Result<Option<Self::ProbeLock>, String>;

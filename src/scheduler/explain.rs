@@ -8,6 +8,7 @@ use super::assess::{CandidateState, assess, rank_of};
 use super::choice::{Query, Reason};
 use super::decision::{Decision, FULL_QUEUE_HOLD, decide};
 use super::environment::Environment;
+use super::power_state::PowerState;
 use super::ranking::Rank;
 use crate::machine::Machine;
 use crate::state::Drained;
@@ -110,6 +111,10 @@ impl<E: Environment> Environment for DryRun<E> {
 
     fn drained(&self, machine: &Machine) -> Option<Drained> {
         self.0.drained(machine)
+    }
+
+    fn power(&self, machine: &Machine) -> PowerState {
+        self.0.power(machine)
     }
 
     fn try_probe_lock(&self, _: &Machine) -> Result<Option<()>, String> {

@@ -18,6 +18,8 @@ pub struct RuleInput<'a> {
     /// Since when each of its taken slots has been held.
     pub running: &'a [Time],
     pub now: Time,
+    /// For a machine on demand, whether it runs.
+    pub power: Option<&'static str>,
 }
 
 /// The time over which the kernel averages the load, in milliseconds.
@@ -185,7 +187,12 @@ impl Rules for FileRules<'_> {
         {
             return None;
         }
-        let status = status_for_lua(&RuleInput { health: &Health::reached(status.clone(), 0), running: &[], now: 0 });
+        let status = status_for_lua(&RuleInput {
+            health: &Health::reached(status.clone(), 0),
+            running: &[],
+            now: 0,
+            power: None,
+        });
         match self.ask(|decision| decision.score(Candidate::Local, &status)) {
             Score::Value(score) => Some(score),
             Score::No(_) => None,
@@ -228,6 +235,7 @@ fn status_for_lua(known: &RuleInput<'_>) -> machine_file::LuaStatus {
     machine_file::LuaStatus {
         load: known.load(),
         running: u32::try_from(known.running.len()).ok(),
+        power: known.power,
         reachable: if failures.is_some() { Some(false) } else { measured.reachable },
         ..measured
     }
@@ -303,7 +311,7 @@ mod tests {
         let failed = well.clone().after_failure("down", 101_000);
         let score = |what: &str, health: &Health, running: &[Time]| {
             let function = format!("score = function(request, machine, status) return {what} end");
-            let known = RuleInput { health, running, now: 110_000 };
+            let known = RuleInput { health, running, now: 110_000, power: None };
             with_rules(&function, &[], None, |rules| rules.score(1, &known).unwrap())
         };
         assert_eq!(score("status.running", &well, &[100_000, 105_000]), 2.0);
@@ -346,12 +354,12 @@ mod tests {
     fn builds_just_started_count_as_load() {
         let status = MachineStatus { load1: Some(1.0), cores: Some(4), ..MachineStatus::default() };
         let health = Health::reached(status, 100_000);
-        let load = |running: &[Time]| RuleInput { health: &health, running, now: 110_000 }.load().unwrap();
+        let load = |running: &[Time]| RuleInput { health: &health, running, now: 110_000, power: None }.load().unwrap();
         assert_eq!(load(&[]), 0.25);
         assert_eq!(load(&[100_000, 105_000]), 0.75);
         // Most of it is in the average already.
         assert!((0.25..0.30).contains(&load(&[0])), "{}", load(&[0]));
         assert!((0.34..0.35).contains(&load(&[40_000])), "{}", load(&[40_000]));
-        assert_eq!(RuleInput { health: &Health::default(), running: &[5], now: 10 }.load(), None);
+        assert_eq!(RuleInput { health: &Health::default(), running: &[5], now: 10, power: None }.load(), None);
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::choice::{Choice, Outcome, Query, Reason, Rejection};
 use super::decision::{PROBE_WAIT, eligible};
 use super::environment::Environment;
+use super::on_demand;
 use super::select::select;
 use crate::machine::Machine;
 
@@ -40,6 +41,17 @@ pub enum WaitError {
     Cancelled,
 }
 
+/// Why a build waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitReason {
+    /// The machines that match are busy.
+    Busy,
+    /// No machine that matches can be reached.
+    Unreachable,
+    /// The machine with this index is being started.
+    Start(usize),
+}
+
 /// Limits of waiting.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -52,14 +64,13 @@ pub struct Limits {
 }
 
 /// Waits until a machine takes the build. It joins the queue if `ticket` is empty, and stores the ticket there.
-/// `report` receives the duration of the wait, and whether some matching machine can be reached: at once, regularly, and
-/// whenever the latter has changed.
+/// `report` receives the duration of the wait and its reason: at once, regularly, and whenever the reason has changed.
 pub fn wait<E: Environment>(
     query: &Query<'_>,
     ticket: &mut Option<E::QueueTicket>,
     limits: Limits,
     env: &E,
-    report: &mut dyn FnMut(Duration, bool),
+    report: &mut dyn FnMut(Duration, WaitReason),
 ) -> Result<Choice<E>, WaitError> {
     let start = env.elapsed();
     let mut report_at = start;
@@ -83,6 +94,7 @@ pub fn wait<E: Environment>(
                 reasons
             }
         };
+        on_demand::start_one(query, &reasons, ticket.as_ref(), env.elapsed() - start, env);
         let unreachable_until = unreachable_since.map(|since| since + limits.wait_for_machine);
         let machines = eligible(query.machines, &reasons);
         match ticket {
@@ -101,6 +113,11 @@ pub fn wait<E: Environment>(
             })
             .unzip();
         let ahead = counts.iter().min().copied().unwrap_or(0);
+        let reason = match (unreachable_since, on_demand::starting(&reasons)) {
+            (Some(_), _) => WaitReason::Unreachable,
+            (None, Some(machine)) => WaitReason::Start(machine),
+            (None, None) => WaitReason::Busy,
+        };
         let choice_took = env.elapsed().saturating_sub(begun);
         let interval = times(REASSESS_INTERVAL, ahead / 4 + 1).max(choice_took * PAUSE_PER_CHECK);
         let reassess_at = env.elapsed() + interval.min(REASSESS_INTERVAL_MAX);
@@ -110,10 +127,9 @@ pub fn wait<E: Environment>(
                 return Err(WaitError::Cancelled);
             }
             let now = env.elapsed();
-            let is_reachable = unreachable_since.is_none();
-            if now >= report_at || reported.is_some_and(|reported| reported != is_reachable) {
-                report(now - start, is_reachable);
-                reported = Some(is_reachable);
+            if now >= report_at || reported.is_some_and(|reported| reported != reason) {
+                report(now - start, reason);
+                reported = Some(reason);
                 report_at = now + limits.report_interval;
             }
             if limits.until.is_some_and(|until| now >= until) {

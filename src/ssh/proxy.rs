@@ -93,8 +93,8 @@ fn expand(argument: &str, machine: &Machine) -> String {
     while let Some(at) = rest.find('%') {
         expanded.push_str(&rest[..at]);
         let (replacement, length) = match rest.as_bytes().get(at + 1) {
-            Some(b'h') => (machine.name.clone(), 2),
-            Some(b'p') => (machine.port.to_string(), 2),
+            Some(b'h') => (machine.contact().0.to_owned(), 2),
+            Some(b'p') => (machine.contact().1.to_string(), 2),
             Some(b'%') => ("%".to_owned(), 2),
             _ => ("%".to_owned(), 1),
         };

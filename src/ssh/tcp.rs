@@ -45,11 +45,12 @@ fn connect_to(addresses: &[SocketAddr], machine: &Machine, deadline: Instant) ->
 /// the deadline.
 fn resolve(machine: &Machine, deadline: Instant) -> Result<Vec<SocketAddr>, Error> {
     let failed = |cause| Error::new(machine, Phase::Resolve, cause);
-    if let Ok(address) = machine.name.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(address, machine.port)]);
+    let (name, port) = machine.contact();
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
     }
     let (sender, receiver) = mpsc::channel();
-    let (name, port) = (machine.name.clone(), machine.port);
+    let name = name.to_owned();
     thread::Builder::new()
         .name("resolve".to_owned())
         .spawn(move || {

@@ -107,6 +107,22 @@ impl Slots {
         Ok(None)
     }
 
+    /// Takes all slots, so that no build runs or begins on the machine. The inner error is the number of slots that are
+    /// taken. Never waits. The records of holders stay as they are.
+    pub fn try_take_all(&self) -> Result<Result<Vec<Slot>, usize>, StateError> {
+        let mut slots = Vec::new();
+        for number in 0..self.count {
+            match try_lock(&self.slot(number))? {
+                Some(file) => slots.push(Slot { number, file }),
+                None => {
+                    drop(slots);
+                    return Ok(Err(self.taken()?.len().max(1)));
+                }
+            }
+        }
+        Ok(Ok(slots))
+    }
+
     /// Counts the free slots, up to `enough`. This costs three system calls for each slot file that it reads.
     pub fn free(&self, enough: usize) -> Result<usize, StateError> {
         let mut free = 0;

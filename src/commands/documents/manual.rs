@@ -6,7 +6,7 @@ use std::path::PathBuf;
 const DIRECTORY: &str = "share/doc/offload";
 
 /// The pages that the source has in `doc`.
-const PAGES: [(&str, &str); 13] = [
+const PAGES: [(&str, &str); 14] = [
     ("benchmarks.md", include_str!("../../../doc/benchmarks.md")),
     ("manual/README.md", include_str!("../../../doc/manual/README.md")),
     ("manual/build-by-hand.md", include_str!("../../../doc/manual/build-by-hand.md")),
@@ -17,6 +17,7 @@ const PAGES: [(&str, &str); 13] = [
     ("manual/installation.md", include_str!("../../../doc/manual/installation.md")),
     ("manual/machine-file.md", include_str!("../../../doc/manual/machine-file.md")),
     ("manual/migration.md", include_str!("../../../doc/manual/migration.md")),
+    ("manual/on-demand.md", include_str!("../../../doc/manual/on-demand.md")),
     ("manual/quick-start.md", include_str!("../../../doc/manual/quick-start.md")),
     ("manual/security.md", include_str!("../../../doc/manual/security.md")),
     ("manual/troubleshooting.md", include_str!("../../../doc/manual/troubleshooting.md")),

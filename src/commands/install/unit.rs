@@ -120,6 +120,38 @@ fn front_end_variable() -> &'static str {
 }
 
 /// Writes an assignment in the syntax of systemd.exec(5) and systemd.syntax(7): quotes, and `%` begins a specifier.
+/// The unit that stops idle machines on demand, and its timer.
+pub const REAP_SERVICE: &str = "offload-reap.service";
+pub const REAP_TIMER: &str = "offload-reap.timer";
+
+/// Returns the text of [`REAP_SERVICE`]. It does nothing on a head that has never started a machine.
+pub fn reap_service(program: &Path, state: &Path) -> String {
+    format!(
+        "# Written by `offload install`.\n\
+         [Unit]\n\
+         Description=Stop the idle build machines of offload\n\
+         ConditionPathExistsGlob={}/*/power.json\n\
+         [Service]\n\
+         Type=oneshot\n\
+         ExecStart=\"{}\" reap\n",
+        state.display(),
+        program.display()
+    )
+}
+
+/// Returns the text of [`REAP_TIMER`].
+pub fn reap_timer() -> String {
+    "# Written by `offload install`.\n\
+     [Unit]\n\
+     Description=Stop the idle build machines of offload every minute\n\
+     [Timer]\n\
+     OnActiveSec=1min\n\
+     OnUnitInactiveSec=1min\n\
+     [Install]\n\
+     WantedBy=timers.target\n"
+        .to_owned()
+}
+
 fn quoted(name: &str, value: &Path) -> String {
     let value = value.to_string_lossy().replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
     format!("\"{name}={value}\"")

@@ -10,10 +10,10 @@ use crate::build::MachineLink;
 use crate::commands::contact::{self, ContactError};
 use crate::daemon::Client;
 use crate::engine::Engine;
-use crate::machine::Machine;
+use crate::machine::{Machine, StartedAs};
 use crate::remote::owner;
 use crate::state::health::{self, Time};
-use crate::state::{Drain, HealthRecord, Slots, StateError, SubstituteRecord, SubstituteServers};
+use crate::state::{Drain, HealthRecord, Phase, PowerRecord, Slots, StateError, SubstituteRecord, SubstituteServers};
 use crate::status::MachineStatus;
 
 /// The state of a machine. Unknown values are null in JSON, and missing in a record.
@@ -45,6 +45,8 @@ pub struct MachineSnapshot {
     pub connections: Vec<OpenConnection>,
     pub failures: Option<Failures>,
     pub drained: Option<Drained>,
+    /// For a machine on demand.
+    pub power: Option<PowerReport>,
     /// What hooks recorded about its substitute servers.
     pub substitutes: SubstituteServers,
 }
@@ -57,6 +59,10 @@ pub enum MachineState {
     Disabled,
     /// A key has to be corrected: the private key cannot be used, the host key differs, or the login is refused.
     Misconfigured,
+    /// It is a machine on demand, and off.
+    Off,
+    Starting,
+    Stopping,
     Unreachable,
     Drained,
     /// Less is free in its store than `minimum_disk_space`.
@@ -73,6 +79,9 @@ impl MachineState {
         match self {
             MachineState::Disabled => "disabled",
             MachineState::Misconfigured => "misconfigured",
+            MachineState::Off => "off",
+            MachineState::Starting => "starting",
+            MachineState::Stopping => "stopping",
             MachineState::Unreachable => "unreachable",
             MachineState::Drained => "drained",
             MachineState::DiskLow => "disk-low",
@@ -127,6 +136,22 @@ pub struct Drained {
     pub until: Option<u64>,
 }
 
+/// The power of a machine on demand. Times are seconds since 1970.
+#[derive(Clone, Debug, Serialize)]
+pub struct PowerReport {
+    /// `off`, `starting`, `running` or `stopping`.
+    pub phase: Phase,
+    pub since: u64,
+    /// What `start` has returned, if it did.
+    pub started_as: StartedAs,
+    /// Why the last start or stop has failed.
+    pub error: Option<String>,
+    /// The median of the last boots, in seconds.
+    pub boot_seconds: Option<f64>,
+    /// The hours that it has run within 24 hours.
+    pub hours: f64,
+}
+
 /// Takes snapshots of one machine, over an open connection.
 pub struct SnapshotSource<'a> {
     machine: &'a Machine,
@@ -143,8 +168,15 @@ impl<'a> SnapshotSource<'a> {
     pub fn snapshot(&mut self) -> MachineSnapshot {
         // Before the probe, which uses one of them.
         let connections = self.connections();
-        let probed = self.probe();
         let mut snapshot = self.known();
+        if let Some(state) = snapshot.power.as_ref().and_then(power_state) {
+            snapshot.connections = connections;
+            snapshot.state = if self.machine.enabled { state } else { MachineState::Disabled };
+            return snapshot;
+        }
+        let probed = self.probe();
+        // The probe has changed the records.
+        snapshot = self.known();
         snapshot.connections = connections;
         match probed {
             Ok((status, protocol, guix)) => {
@@ -224,6 +256,17 @@ impl<'a> SnapshotSource<'a> {
         });
         let failures = HealthRecord::of(state, machine).ok().and_then(|record| record.read().failures);
         let drained = Drain::of(state, machine).ok().and_then(|drain| drain.read(health::now()));
+        let power = machine.on_demand.as_ref().and_then(|_| PowerRecord::of(state, machine).ok()).map(|record| {
+            let power = record.read();
+            PowerReport {
+                phase: power.phase,
+                since: seconds(power.since),
+                boot_seconds: power.boot_time().map(|time| time.as_secs_f64()),
+                hours: power.ran_within_span(health::now()) as f64 / 3_600_000.0,
+                started_as: power.started_as,
+                error: power.error,
+            }
+        });
         MachineSnapshot {
             name: machine.name.clone(),
             port: machine.port,
@@ -248,6 +291,7 @@ impl<'a> SnapshotSource<'a> {
             }),
             drained: drained
                 .map(|drained| Drained { since: seconds(drained.since), until: drained.until.map(seconds) }),
+            power,
             substitutes: SubstituteRecord::of(state, machine).map(|record| record.read()).unwrap_or_default(),
         }
     }
@@ -257,6 +301,8 @@ impl<'a> SnapshotSource<'a> {
         let is_above = |threshold: f64| snapshot.status.load().is_some_and(|load| load > threshold);
         if !machine.enabled {
             MachineState::Disabled
+        } else if let Some(state) = snapshot.power.as_ref().and_then(power_state) {
+            state
         } else if snapshot.drained.is_some() {
             MachineState::Drained
         } else if snapshot.status.free_disk.is_some_and(|free| free < machine.minimum_disk_space) {
@@ -268,6 +314,16 @@ impl<'a> SnapshotSource<'a> {
         } else {
             MachineState::Ready
         }
+    }
+}
+
+/// Returns the state of a machine that does not run.
+fn power_state(power: &PowerReport) -> Option<MachineState> {
+    match power.phase {
+        Phase::Running => None,
+        Phase::Off => Some(MachineState::Off),
+        Phase::Starting => Some(MachineState::Starting),
+        Phase::Stopping => Some(MachineState::Stopping),
     }
 }
 

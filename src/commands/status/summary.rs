@@ -5,9 +5,12 @@
 use super::snapshot::{MachineSnapshot, MachineState};
 
 /// The states that the line counts, in this order. The others can take builds, now or soon.
-const COUNTED: [MachineState; 6] = [
+const COUNTED: [MachineState; 9] = [
     MachineState::Disabled,
     MachineState::Misconfigured,
+    MachineState::Off,
+    MachineState::Starting,
+    MachineState::Stopping,
     MachineState::Unreachable,
     MachineState::Drained,
     MachineState::DiskLow,
@@ -16,7 +19,9 @@ const COUNTED: [MachineState; 6] = [
 
 /// Returns whether the machine takes builds.
 pub fn is_usable(machine: &MachineSnapshot) -> bool {
-    !COUNTED.contains(&machine.state)
+    // One that is off is started for the next build.
+    use MachineState::{Off, Starting, Stopping};
+    matches!(machine.state, Off | Starting | Stopping) || !COUNTED.contains(&machine.state)
 }
 
 /// Returns the line: machines that take builds, slots in use, and the machines in each other state.

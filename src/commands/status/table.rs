@@ -80,7 +80,7 @@ fn write_machines(machines: &[MachineSnapshot], terminal: Terminal, out: &mut im
 
 fn colour(state: MachineState) -> Colour {
     match state {
-        MachineState::Ready => Colour::Ok,
+        MachineState::Ready | MachineState::Off | MachineState::Starting | MachineState::Stopping => Colour::Ok,
         MachineState::Busy | MachineState::Drained | MachineState::Disabled | MachineState::Overloaded => {
             Colour::Warning
         }

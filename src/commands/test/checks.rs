@@ -15,7 +15,8 @@ use crate::local::{AclError, Directories, load_acl};
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream, Error, SilencePolicy};
 use crate::ssh::Phase;
-use crate::state::{AcceptedKeys, Drain, Slots, StateDirectory, health};
+use crate::state::power::Phase as Power;
+use crate::state::{AcceptedKeys, Drain, PowerRecord, Slots, StateDirectory, as_started, health};
 use crate::status::MachineStatus;
 use crate::store::signature::Acl;
 use crate::transfer::signature_test::{self, SignatureTestError};
@@ -30,6 +31,13 @@ const CLOCK_TOLERANCE: f64 = 60.0;
 pub fn check(machine: &Machine, engine: &Engine, is_quick: bool) -> (Vec<Finding>, Option<MachineStatus>) {
     let Engine { directories, state, .. } = engine;
     let mut findings = Findings { found: Vec::new(), probed: None, machine, directories, state, is_quick };
+    if let Some(remedy) = findings.power() {
+        findings.warning(Step::Connect, "it is off: builds that need it start it", vec![remedy]);
+        return (findings.found, None);
+    }
+    let started = as_started(state, machine);
+    findings.machine = &started;
+    let machine = findings.machine;
     let open = if is_quick { engine.sessions().find(machine) } else { None };
     // A connection that was lost shows only now.
     let open = open.filter(|connection| connection.daemon().is_ok());
@@ -51,6 +59,13 @@ struct Findings<'a> {
 }
 
 impl Findings<'_> {
+    /// Returns the command that starts the machine, if it is on demand and does not run.
+    fn power(&self) -> Option<Remedy> {
+        self.machine.on_demand.as_ref()?;
+        let power = PowerRecord::of(self.state, self.machine).ok()?.read();
+        (power.phase != Power::Running).then(|| Remedy::on_head(format_args!("offload start {}", self.machine.name)))
+    }
+
     fn add(&mut self, step: Step, outcome: Outcome, text: impl Display, remedies: Vec<Remedy>) {
         self.found.push(Finding { step, outcome, text: text.to_string(), remedies });
     }

@@ -14,6 +14,7 @@ mod json;
 mod log;
 mod patterns;
 mod process;
+mod wake_on_lan;
 
 /// Fills the module `offload`, and replaces parts of the standard library.
 pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua::Result<()> {
@@ -22,6 +23,7 @@ pub(super) fn register(lua: &Lua, module: &Table, context: &Rc<Context>) -> mlua
     json::register(lua, module, context)?;
     cached::register(lua, module, context)?;
     log::register(lua, module, context)?;
+    wake_on_lan::register(lua, module)?;
     io_library::register(lua, context)
 }
 

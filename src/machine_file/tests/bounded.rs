@@ -158,6 +158,7 @@ const QUICK: &[&str] = &[
     "offload.read_file",
     "os.clock",
     "os.difftime",
+    "offload.wake_on_lan",
     "os.execute",
     "os.exit",
     "os.getenv",

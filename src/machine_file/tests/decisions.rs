@@ -176,6 +176,7 @@ fn functions_get_their_arguments() {
           assert(status.load == 0.5 and status.loadavg[3] == 3 and status.cores == 8 and status.pressure == 1.5)
           assert(status.free_memory == 2^30 and status.free_disk == 2^31 and status.free_inodes == 9)
           assert(status.running == 1 and status.clock_skew == -2 and status.age == 7 and status.reachable == true)
+          assert(status.power == "starting")
           return 1
         end"#,
         "",
@@ -198,6 +199,7 @@ fn functions_get_their_arguments() {
         clock_skew: Some(-2.0),
         age: Some(7.0),
         reachable: Some(true),
+        power: Some("starting"),
     };
     assert_eq!(decision.accepts(A), Acceptance::Yes);
     assert_eq!(decision.score(A, &status), Score::Value(1.0));

@@ -33,6 +33,8 @@ fn every_field_is_read_and_printed_as_json() {
             substitutes = "never", substitute_urls = { "https://one.example.org", "http://two" }, substitute_timeout = 7,
             keep_connection = false,
             tags = { rack = "B3", cost = 0.4, spare = false, owners = { "ada", "brian" }, site = { room = 7, notes = {} } },
+            on_demand = { start = { "virsh", "start", "b" }, stop = function() end, boot_timeout = 60, stop_timeout = 30,
+              idle = 5, min_up = 3000, start_after = 0 },
             accepts = function() end, score = print,
           },
           build_machine { name = "paris", $REST },
@@ -40,6 +42,7 @@ fn every_field_is_read_and_printed_as_json() {
             enabled = false, overload_threshold = 2, tags = { rack = "A1" }, accepts = print, score = print },
           accepts = function() return true end, score = function() return 1 end,
           when_busy = "local", when_unreachable = function() end, max_attempts = 5, wait_for_slot = 60, wait_for_machine = 90,
+          on_demand = { max_running = 3, max_starting = 2, max_hours = 7.5 },
           limits = { evaluate = 2, decide = 0.25, memory = 32 * 2^20 },
         }"#,
     );
@@ -54,11 +57,16 @@ fn every_field_is_read_and_printed_as_json() {
         "keepalive_interval": 5, "keep_connection": null, "max_transfers": 8, "enabled": false,
         "proxy_command": ["ssh", "-W", "%h:%p", "bastion"], "accepts": true, "score": true,
         "substitutes": "never", "substitute_urls": ["https://one.example.org", "http://two"], "substitute_timeout": 7,
+        "on_demand": {
+            "start": ["virsh", "start", "b"], "stop": "function", "boot_timeout": 60, "stop_timeout": 30, "idle": 5,
+            "min_up": 3000, "start_after": 0
+        },
         "tags": {
             "rack": "B3", "cost": 0.4, "spare": false, "owners": ["ada", "brian"], "site": { "room": 7, "notes": {} }
         },
     });
     assert_eq!(json_with_every_field(BUILD_MACHINE_FIELDS, berlin), expected);
+    json_with_every_field(ON_DEMAND_FIELDS, berlin.machine.on_demand.as_ref().unwrap());
     let expected = serde_json::json!({
         "name": "head", "systems": ["x86_64-linux"], "speed": 0.5, "features": ["kvm"], "overload_threshold": 2.0,
         "enabled": false, "tags": { "rack": "A1" }, "accepts": true, "score": true,
@@ -69,13 +77,15 @@ fn every_field_is_read_and_printed_as_json() {
     let expected = serde_json::json!({
         "accepts": true, "score": true, "when_busy": "local", "when_unreachable": "function", "max_attempts": 5,
         "wait_for_slot": 60, "wait_for_machine": 90, "limits": limits,
+        "on_demand": { "max_running": 3, "max_starting": 2, "max_hours": 7.5 },
     });
+    json_with_every_field(ON_DEMAND_LIMITS_FIELDS, &pool.settings.on_demand);
     assert_eq!(json_with_every_field(POOL_FIELDS, &pool.settings), expected);
 
     assert_eq!(berlin.line, Some(4));
     let key = crate::machine::HostKey::parse(KEY).unwrap();
     let expected = Machine::new("paris", "offload", vec!["x86_64-linux".to_owned()], vec![key]);
-    assert_eq!(paris, &Entry { machine: expected, line: Some(15), has_accepts: false, has_score: false });
+    assert_eq!(paris, &Entry { machine: expected, line: Some(17), has_accepts: false, has_score: false });
 }
 
 /// Returns the values in JSON, each of which must differ from its default: all fields are given.

@@ -115,14 +115,15 @@ pub(super) fn address_digest(machine: &Machine) -> String {
 
 /// Returns the second part, which identifies the settings. `None` if sessions with the machine do not stay open.
 ///
-/// The settings are the version of this program, which can change; the host keys, the account and its private key; the
+/// The settings are the version of this program, which can change; the host keys, the name
+/// and port to connect to, the account and its private key; the
 /// daemon's socket and the store; `keep_connection`; and the stamps of the key files. The signing key is among them
 /// because a machine's daemon uses the key that it read when it was connected to.
 pub(super) fn settings_digest(machine: &Machine, store: &StoreDir, files: &Files) -> Option<String> {
     let keys: Vec<&[u8]> = machine.host_keys.iter().map(|key| key.blob.as_slice()).collect();
-    let Machine { user, private_key, daemon_socket, proxy_command, .. } = machine;
+    let Machine { contact, user, private_key, daemon_socket, proxy_command, .. } = machine;
     let program = (PROTOCOL, env!("OFFLOAD_VERSION"));
-    let server = (user, keys, private_key, daemon_socket, proxy_command, store.as_str());
+    let server = (contact, user, keys, private_key, daemon_socket, proxy_command, store.as_str());
     Some(short_digest(&format!("{:?}", (program, server, idle_timeout(machine)?, files))))
 }
 

@@ -33,7 +33,7 @@ use crate::ssh::{self, Target};
 
 /// The version of the protocol. It is part of the names of sockets, so that programs of different versions do not
 /// connect.
-pub(super) const PROTOCOL: u8 = 4;
+pub(super) const PROTOCOL: u8 = 5;
 
 /// The longest text of a frame, in bytes.
 const FRAME_MAX: usize = 512 << 10;
@@ -70,6 +70,7 @@ pub(super) enum Request {
 pub(super) struct Start {
     name: String,
     port: u16,
+    contact: Option<(String, u16)>,
     user: String,
     host_keys: Vec<HostKey>,
     private_key: Option<PathBuf>,
@@ -88,6 +89,7 @@ impl Start {
         Start {
             name: machine.name,
             port: machine.port,
+            contact: machine.contact,
             user: machine.user,
             host_keys: machine.host_keys,
             private_key: machine.private_key,
@@ -104,6 +106,7 @@ impl Start {
     pub fn into_machine(self) -> Machine {
         Machine {
             port: self.port,
+            contact: self.contact,
             private_key: self.private_key,
             proxy_command: self.proxy_command,
             connect_timeout: self.connect_timeout,

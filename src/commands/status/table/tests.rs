@@ -34,6 +34,7 @@ fn snapshot(name: &str) -> MachineSnapshot {
         connections: Vec::new(),
         failures: None,
         drained: None,
+        power: None,
         substitutes: SubstituteServers::default(),
     }
 }

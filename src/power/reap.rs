@@ -1,0 +1,69 @@
+//! Stopping the machines on demand that no build needs any more.
+
+use super::{Head, PowerError, stop};
+use crate::machine::{Machine, OnDemand};
+use crate::state::power::machines_that_run;
+use crate::state::{Phase, PowerRecord, Slots, health};
+
+/// What became of a machine.
+#[derive(Debug)]
+pub struct Reaped {
+    /// Its address.
+    pub machine: String,
+    /// Whether it was stopped; an error if it should have been.
+    pub result: Result<(), PowerError>,
+}
+
+/// Stops each machine that is idle, or whose start or stop was interrupted. Returns those, and the machines that run and
+/// are not in the machine file any more.
+pub fn reap(head: Head<'_>) -> (Vec<Reaped>, Vec<String>) {
+    let machines = head.pool.machines.iter().enumerate().map(|(index, entry)| (index, &entry.machine));
+    let mut reaped: Vec<Reaped> = Vec::new();
+    let mut known = Vec::new();
+    for (index, machine) in machines {
+        let Some(on_demand) = &machine.on_demand else { continue };
+        let address = machine.address();
+        if known.contains(&address) {
+            continue;
+        }
+        known.push(address.clone());
+        match is_due(head, machine, on_demand).and_then(|is_due| match is_due {
+            true => stop(head, index),
+            false => Ok(false),
+        }) {
+            Ok(false) => {}
+            Ok(true) => reaped.push(Reaped { machine: address, result: Ok(()) }),
+            // A build has just begun, or another process is at work.
+            Err(PowerError::InUse(_) | PowerError::Changing) => {}
+            Err(error) => reaped.push(Reaped { machine: address, result: Err(error) }),
+        }
+    }
+    let mut lost = machines_that_run(head.state);
+    lost.retain(|address| !known.contains(address));
+    (reaped, lost)
+}
+
+/// Returns whether [`reap`] would stop a machine now.
+pub fn is_reaping_due(head: Head<'_>) -> bool {
+    let machines = head.pool.machines.iter().map(|entry| &entry.machine);
+    machines
+        .filter_map(|machine| Some((machine, machine.on_demand.as_ref()?)))
+        .any(|(machine, on_demand)| is_due(head, machine, on_demand).unwrap_or(false))
+}
+
+/// Returns whether the machine is to be stopped. Records that it is used, if builds run on it.
+fn is_due(head: Head<'_>, machine: &Machine, on_demand: &OnDemand) -> Result<bool, PowerError> {
+    let record = PowerRecord::of(head.state, machine)?;
+    let power = record.read();
+    match power.phase {
+        Phase::Off => Ok(false),
+        Phase::Starting | Phase::Stopping => Ok(!record.is_changing()?),
+        Phase::Running => {
+            if !Slots::of(head.state, machine)?.taken()?.is_empty() {
+                record.change(|power| power.used = health::now())?;
+                return Ok(false);
+            }
+            Ok(power.is_idle(health::now(), on_demand.idle, on_demand.min_up))
+        }
+    }
+}

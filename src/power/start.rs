@@ -1,0 +1,117 @@
+//! Starting a machine.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::{debug, info};
+
+use super::{Head, PowerError, action, stop};
+use crate::build::{check_store, record_success};
+use crate::cancel;
+use crate::machine::{Machine, OnDemand};
+use crate::machine_file::ActionFunction;
+use crate::remote::Connection;
+use crate::ssh::Cause;
+use crate::state::{Phase, PowerRecord, as_started, health};
+use crate::status::MachineStatus;
+
+/// How often a machine that boots is contacted.
+const CONTACT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Starts the machine with this index, and waits until its daemon has responded. Returns how long that took; `None` if
+/// the machine was running. It fails at once if another process starts or stops the machine.
+pub fn start(head: Head<'_>, index: usize) -> Result<Option<Duration>, PowerError> {
+    let (machine, on_demand) = head.machine(index)?;
+    let record = PowerRecord::of(head.state, machine)?;
+    let _lock = record.try_lock()?.ok_or(PowerError::Changing)?;
+    match record.read().phase {
+        Phase::Off => {}
+        Phase::Running => {
+            if let Ok(status) = contact(head, machine) {
+                record_success(head.state, machine, status);
+                return Ok(None);
+            }
+            stop::clear(head, index, &record)?;
+        }
+        // The process that started or stopped it was killed.
+        Phase::Starting | Phase::Stopping => stop::clear(head, index, &record)?,
+    }
+    let began = Instant::now();
+    record.reserve(head.state, |now| head.check_limits(now))??;
+    info!("{}: starting", machine.address());
+    match boot(head, index, machine, on_demand, &record, began) {
+        Ok(status) => {
+            record.change(|power| power.running(health::now()))?;
+            record_success(head.state, machine, status);
+            Ok(Some(began.elapsed()))
+        }
+        Err(error) => {
+            let stopped = stop::clear(head, index, &record);
+            record.change(|power| power.failed(health::now(), error.clone()))?;
+            Err(PowerError::Start(match stopped {
+                Ok(()) => error,
+                Err(stop) => format!("{error}; and it could not be stopped: {stop}"),
+            }))
+        }
+    }
+}
+
+/// Runs `start`, and waits until the machine's daemon responds.
+fn boot(
+    head: Head<'_>,
+    index: usize,
+    machine: &Machine,
+    on_demand: &OnDemand,
+    record: &PowerRecord,
+    began: Instant,
+) -> Result<MachineStatus, String> {
+    let started_as = action::run(head, index, &on_demand.start, ActionFunction::Start, on_demand.boot_timeout)?;
+    record.change(|power| power.started_as = started_as).map_err(|error| error.to_string())?;
+    loop {
+        let error = match contact(head, machine) {
+            Ok(status) => return Ok(status),
+            Err(ContactError::Final(error)) => return Err(error),
+            Err(ContactError::NotReady(error)) => error,
+        };
+        debug!("{}: not ready: {error}", machine.address());
+        if cancel::is_cancelled() {
+            return Err("the start was cancelled".to_owned());
+        }
+        if began.elapsed() + CONTACT_INTERVAL >= on_demand.boot_timeout {
+            let seconds = on_demand.boot_timeout.as_secs_f64();
+            return Err(format!("it did not respond within {seconds} s (boot_timeout): {error}"));
+        }
+        thread::sleep(CONTACT_INTERVAL);
+    }
+}
+
+/// Why a machine that boots cannot be used.
+enum ContactError {
+    /// It may become ready.
+    NotReady(String),
+    /// It is another machine than the one that was meant.
+    Final(String),
+}
+
+/// Contacts the machine's daemon, and returns the status of the machine. Failures are not recorded.
+fn contact(head: Head<'_>, machine: &Machine) -> Result<MachineStatus, ContactError> {
+    let not_ready = |error: crate::remote::Error| {
+        let is_other_key = matches!(&error, crate::remote::Error::Ssh(error)
+            if matches!(error.cause, Cause::HostKeyDiffers { .. } | Cause::NoCommonHostKeyType { .. }));
+        match is_other_key {
+            true => ContactError::Final(error.to_string()),
+            false => ContactError::NotReady(error.to_string()),
+        }
+    };
+    let machine = &*as_started(head.state, machine);
+    if machine.host_keys.is_empty() {
+        let error = "its host key is unknown: give `host_key` in its entry, or return it from `start`";
+        return Err(ContactError::Final(error.to_owned()));
+    }
+    let connection = Connection::open(machine).map_err(not_ready)?;
+    let stream = connection.daemon().map_err(not_ready)?;
+    let greeted = stream.greet(head.store.clone());
+    let mut client = greeted.map_err(|error| ContactError::NotReady(format!("greeting its daemon: {error}")))?;
+    check_store(head.state, machine, head.store, &mut client).map_err(ContactError::Final)?;
+    connection.probe(head.store.as_str()).map_err(not_ready)
+}
