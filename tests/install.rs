@@ -96,7 +96,7 @@ fn installing_is_undone_and_a_second_time_changes_nothing() {
 
     let said = succeed(root, &["install"]);
     assert!(planned.iter().all(|line| said.contains(line)), "{said}\n{planned:#?}");
-    assert!(said.contains("\n  systemctl daemon-reload && systemctl restart guix-daemon.service\n"), "{said}");
+    assert!(said.contains("\n  systemctl daemon-reload && systemctl restart guix-daemon.service && systemctl start offload-reap.timer\n"), "{said}");
     assert!(said.ends_with("guix-daemon, which runs as root, has all the rights that it needs.\n"), "{said}");
     let directory = root.join("usr/local/lib/offload");
     assert_eq!(fs::metadata(directory.join("guix")).unwrap().mode() & 0o777, 0o755);
@@ -394,7 +394,10 @@ fn a_daemon_offloads_with_what_was_installed() {
         assert!(said.contains("machines.lua:1: error: ") && said.contains("hidden.lua"), "{owner} {said}");
     }
     head.write_machine_file(&file);
-    assert_eq!(text(&head.read("/run/systemctl")), "daemon-reload\nrestart guix-daemon.service\n");
+    assert_eq!(
+        text(&head.read("/run/systemctl")),
+        "daemon-reload\nrestart guix-daemon.service\nstart offload-reap.timer\n"
+    );
     let drop_in = text(&head.read(format!("/{DROP_IN}")));
     let set: Vec<&str> = drop_in.lines().filter(|line| line.starts_with("Environment=")).collect();
     assert_eq!(set, ["Environment=\"GUIX=/usr/local/lib/offload/guix\"", "Environment=\"OFFLOAD_GUIX=/usr/bin/guix\""]);

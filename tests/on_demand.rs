@@ -115,8 +115,10 @@ fn many_builds_cause_one_start_and_the_idle_machine_is_stopped() {
     let build = head.client().max_jobs(0).start(&[&long]);
     wait_until("the build runs", LONG, || b1.processes().iter().any(|process| process.command.contains("/tmp/go")));
     // The process of a client, by which a machine that stops itself knows that it is used.
+    // `pgrep -f 'guix-daemon [0-9]+( |$)'` in the example `self-stop`.
     let is_client = |command: &str| {
-        command.contains("guix-daemon") && command.rsplit(' ').next().is_some_and(|word| word.parse::<u32>().is_ok())
+        let mut words = command.split(' ');
+        words.next() == Some("guix-daemon") && words.next().is_some_and(|word| word.parse::<u32>().is_ok())
     };
     assert!(b1.processes().iter().any(|process| is_client(&process.command)), "{:?}", b1.processes());
     let stop = head.offload(&["stop", "b1"]);
@@ -314,7 +316,7 @@ fn the_examples_start_and_stop_their_machines() {
     let head = lab.head().start();
     let switch = Switch::of(&b1, &head, Duration::ZERO);
     let stand_in = |name: &str, script: &str| {
-        let file = format!("/usr/local/bin/{name}");
+        let file = format!("/usr/bin/{name}");
         head.write(&file, format!("#!/bin/sh\n{script}\n"));
         head.run("chmod", &["755", &file]);
     };

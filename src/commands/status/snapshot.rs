@@ -10,7 +10,7 @@ use crate::build::MachineLink;
 use crate::commands::contact::{self, ContactError};
 use crate::daemon::Client;
 use crate::engine::Engine;
-use crate::machine::{Machine, StartedAs};
+use crate::machine::{Machine, StartedAs, label};
 use crate::remote::owner;
 use crate::state::health::{self, Time};
 use crate::state::{Drain, HealthRecord, Phase, PowerRecord, Slots, StateError, SubstituteRecord, SubstituteServers};
@@ -142,8 +142,8 @@ pub struct PowerReport {
     /// `off`, `starting`, `running` or `stopping`.
     pub phase: Phase,
     pub since: u64,
-    /// What `start` has returned, if it did.
-    pub started_as: StartedAs,
+    /// The name and port that it is contacted by, if `start` has returned them.
+    pub contact: Option<String>,
     /// Why the last start or stop has failed.
     pub error: Option<String>,
     /// The median of the last boots, in seconds.
@@ -263,7 +263,12 @@ impl<'a> SnapshotSource<'a> {
                 since: seconds(power.since),
                 boot_seconds: power.boot_time().map(|time| time.as_secs_f64()),
                 hours: power.ran_within_span(health::now()) as f64 / 3_600_000.0,
-                started_as: power.started_as,
+                contact: power
+                    .started_as
+                    .apply(machine)
+                    .contact
+                    .filter(|_| power.started_as != StartedAs::default())
+                    .map(|(name, port)| label(&name, port)),
                 error: power.error,
             }
         });
