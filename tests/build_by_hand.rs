@@ -353,9 +353,13 @@ fn a_plan_is_printed_and_nothing_is_done() {
     let said = build(&head, &[plain, "-n", "--on", "b1", "--ignore-drain"]);
     assert!(said.out.starts_with(&format!("{plain}: would be built on b1\n")), "{said:?}");
     assert!(b1.built().is_empty() && b2.built().is_empty());
+    // Without the option it would wait.
+    let entries = [&b1, &b2].map(|host| host.entry().set("overload_threshold", false).lua());
+    head.write_machine_file(&format!("return {{ {}, wait_for_slot = 20 }}", entries.join(",\n")));
     let said = build(&head, &[plain, "--on", "b1", "--ignore-drain"]);
     assert_eq!(said.status, Some(0), "{said:?}");
     assert!(b1.built().contains(&"plain".to_owned()));
+    pool(&head, &b1, &b2, 1);
 
     // If a derivation cannot be built, nothing is.
     let picky = drv(&result, "picky");
