@@ -161,7 +161,7 @@ pub fn quoted(text: &str) -> Vec<String> {
 }
 
 /// Whether a line of output is wider than a terminal without need. One line each have, for programs that read it and for
-/// people who copy it: what is said of a file behind its name, messages with their hints, and Lua; a long word cannot be broken.
+/// people who copy it: reports on a file behind its name, messages with their hints, and Lua; a long word cannot be broken.
 pub fn is_too_wide(line: &str, columns: usize) -> bool {
     let text = line.trim_start();
     let is_message = text.starts_with("offload: ") || text.starts_with("hint: ") || text.starts_with("host_key = ");

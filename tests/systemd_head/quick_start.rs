@@ -13,7 +13,14 @@ use crate::transcript::{commands, fits};
 /// The command that was run before this test.
 const BUILD: &str = "cargo build --release";
 
+/// Words that a reader reads in a minute, and characters that a reader types.
+const READ: f64 = 200.0;
+const TYPED: f64 = 180.0;
+
 pub fn follow(site: &Site) {
+    let minutes = effort();
+    eprintln!("{minutes:6.1} min to read and type the quick start");
+    assert!(minutes < 10.0, "the quick start takes {minutes} minutes");
     assert_eq!(site.daemon_user(), "guix-daemon");
     assert_eq!(shell(&site.head, "touch /gnu/store/x").0, Some(1), "the store is writable outside of the daemon");
     add_guile(site);
@@ -57,6 +64,19 @@ pub fn follow(site: &Site) {
     assert!(count >= 10, "only {count} commands found");
     assert_eq!(site.hook_of_daemon().as_deref(), Some("/usr/local/lib/offload/guix"));
     site.head.verify_store();
+}
+
+/// The minutes that a reader needs for the page: for all words in it, and for the commands. Waiting is not counted.
+fn effort() -> f64 {
+    let page = manual("quick-start.md");
+    let words = page.text.split_whitespace().count();
+    let typed = |block: crate::page::Block| match block.language.as_str() {
+        "console" => commands(&block.text).iter().map(|(_, command, _)| command.len()).sum(),
+        "sh" => block.text.len(),
+        _ => 0,
+    };
+    let typed: usize = page.blocks().into_iter().map(typed).sum();
+    words as f64 / READ + typed as f64 / TYPED
 }
 
 /// Changes what the page tells the reader to change, and compares the result with the page.

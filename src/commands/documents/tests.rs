@@ -56,7 +56,8 @@ fn the_environment_is_complete() {
     const INTERNAL: &[&str] = &[
         "OFFLOAD_WRAPPER",
         "OFFLOAD_VERSION",
-        "OFFLOAD_BUILT",
+        "OFFLOAD_COMPILER",
+        "OFFLOAD_C_CODE",
         "OFFLOAD_COMMIT",
         "OFFLOAD_TEST_OUTPUT",
         "OFFLOAD_FAILPOINT_FILE",

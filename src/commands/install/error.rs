@@ -3,8 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::package::DROP_IN;
-use super::unit::UNIT;
+use super::unit::{PACKAGE_DROP_IN, UNIT};
 use crate::commands::failure::CommandError;
 use crate::exit::ExitStatus;
 
@@ -36,7 +35,7 @@ pub enum InstallError {
     )]
     Loader,
     #[error(
-        "the package manager has installed offload: '{DROP_IN}' sets GUIX\n  hint: remove the package first: apt-get remove \
+        "the package manager has installed offload: '{PACKAGE_DROP_IN}' sets GUIX\n  hint: remove the package first: apt-get remove \
          offload"
     )]
     OfPackage,

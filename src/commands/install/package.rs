@@ -10,18 +10,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::plan::Target;
-use super::unit::{UNIT, Unit};
+use super::unit::{PACKAGE_DROP_IN, UNIT, Unit};
 use crate::permissions::below;
-
-/// The drop-in of a package.
-pub const DROP_IN: &str = "/usr/lib/systemd/system/guix-daemon.service.d/offload.conf";
 
 /// The prefix of a package.
 const PREFIX: &str = "/usr";
 
 /// Returns whether a package has installed the program in the system below `root`.
 pub fn is_installed(root: &Path) -> bool {
-    below(root, Path::new(DROP_IN)).exists()
+    below(root, Path::new(PACKAGE_DROP_IN)).exists()
 }
 
 /// Returns the place where the package has put the program, if `own` is that program.
@@ -32,8 +29,8 @@ pub fn place_of(own: &Path, place: &Target) -> Option<Target> {
 
 /// Prints the drop-in that the package has, and what overrides it.
 pub fn describe(unit: &Unit, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "keep     {DROP_IN} (of the package)")?;
-    for other in unit.others_that_set_guix(Path::new(DROP_IN)) {
+    writeln!(out, "keep     {PACKAGE_DROP_IN} (of the package)")?;
+    for other in unit.others_that_set_guix(Path::new(PACKAGE_DROP_IN)) {
         writeln!(out, "warning: {} also sets GUIX, and overrides this setting", other.display())?;
     }
     Ok(())

@@ -15,6 +15,9 @@ use crate::permissions::below;
 /// The daemon's unit.
 pub const UNIT: &str = "guix-daemon.service";
 
+/// The drop-in that a package of a distribution has.
+pub const PACKAGE_DROP_IN: &str = "/usr/lib/systemd/system/guix-daemon.service.d/offload.conf";
+
 /// The directories of units, the most important first.
 const UNIT_DIRECTORIES: [&str; 5] = [
     "/etc/systemd/system",
