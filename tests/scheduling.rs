@@ -437,6 +437,9 @@ fn two_users_take_turns() {
     waiting.sort_by_key(|ticket| ticket.since);
     let users: Vec<Option<&str>> = waiting.iter().map(|ticket| ticket.build.user.as_deref()).collect();
     assert_eq!(users, [Some("nobody"), Some("nobody"), Some("nobody"), Some("nobody"), Some("offload")]);
+    // The hooks of one client report together.
+    let reports = crowd.log().matches("waits for a build slot").count();
+    assert!((1..=2).contains(&reports), "{}", crowd.log());
     let killed = waiting[1].build.clone();
     rustix::process::kill_process(rustix::process::Pid::from_raw(killed.pid as i32).unwrap(), Signal::KILL).unwrap();
     wait_until("the killed one has left", LONG, || tickets().len() == 4);

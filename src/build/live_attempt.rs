@@ -27,7 +27,7 @@ use crate::state::QueueTicket;
 use crate::state::health::Availability;
 use crate::status::MachineStatus;
 use crate::store::path::StorePath;
-use crate::timing::Stopwatch;
+use crate::timing::{self, Stopwatch};
 use crate::transfer::download::Expected;
 use crate::transfer::{self, Downloaded, SigningConnection, TransferLimiter};
 
@@ -59,6 +59,7 @@ impl Build<'_> {
         let Choice { machine, slot, link } = choice;
         let machine = self.failover.machines[machine];
         let derivation = &self.failover.request.derivation;
+        timing::set_subject(derivation.as_str(), Some(&machine.name));
         observer.observe(&Event::Offloading { derivation, machine: &machine.name, port: machine.port });
         let local_store = LocalStore::open(self.directories).map_err(|error| Failure::Head(with_causes(&error)))?;
         failpoint(Failpoint::LocalStoreOpened);
