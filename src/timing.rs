@@ -1,4 +1,5 @@
-//! The phases of a build: `OFFLOAD_LOG=offload::timing=debug` logs each with its milliseconds.
+//! The phases of a build: `OFFLOAD_LOG=offload::timing=debug` logs each with its milliseconds, the derivation and the
+//! machine. Threads that serve several builds, such as those of a connection, name neither.
 //!
 //! | phase | contents |
 //! |---|---|
@@ -28,9 +29,22 @@
 //! The daemon registers the outputs after the hook has ended; `tests/bench output` measures that. `tests/timing.rs`
 //! checks that each of these phases is logged.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use log::debug;
+
+thread_local! {
+    /// The build that this thread works for, in words.
+    static SUBJECT: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Sets the derivation, and the machine if there is one, that the phases of this thread are about from now on.
+pub fn set_subject(derivation: &str, machine: Option<&str>) {
+    let name = derivation.rsplit('/').next().unwrap_or(derivation);
+    let on = machine.map(|machine| format!(" on {machine}")).unwrap_or_default();
+    SUBJECT.with(|subject| *subject.borrow_mut() = format!(" ({name}{on})"));
+}
 
 /// Measures consecutive phases.
 #[derive(Debug)]
@@ -81,5 +95,5 @@ impl Pieces {
 }
 
 fn log_phase(phase: &str, time: Duration) {
-    debug!("{phase}: {:.1} ms", time.as_secs_f64() * 1000.0);
+    SUBJECT.with(|subject| debug!("{phase}: {:.1} ms{}", time.as_secs_f64() * 1000.0, subject.borrow()));
 }

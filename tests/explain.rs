@@ -61,5 +61,39 @@ fn explain_prints_the_records_of_each_machine() {
     assert_eq!(said.matches("never, it says").count(), 3, "{said}");
     assert!(said.ends_with("→ built on this machine: no build machine matches\n"), "{said}");
     assert_eq!(output.status.code(), Some(5));
+
+    // A plan: derivations, an output, and a list among other text; each once.
+    let known = head.client().no_offload().max_jobs(1).build(&[&Drv::new("known").script("echo >$out")]).succeeded();
+    let (path, output) = (known.derivation("known").to_str().unwrap(), known.output("known").to_str().unwrap());
+    let list = format!("The following would be built:\n   {derivation}\n{path}\n");
+    head.write("/tmp/list", &list);
+    let shell = format!("/opt/offload/offload explain {output} - <'/tmp/list'");
+    let output = head.command("sh").args(["-c", &shell]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let expected = format!(
+        "{path}  → waits for a slot\n{derivation}  → built on this machine: no build machine matches\n2 builds: 1 on this \
+         machine, 1 waiting\n"
+    );
+    assert_eq!(said, expected, "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(5));
     build.interrupt(Signal::KILL);
+
+    // What the daemon builds here after a decline.
+    head.write_machine_file(&format!(
+        "return {{ {}, when_busy = 'local' }}",
+        b2.entry().set("minimum_disk_space", full).lua()
+    ));
+    let here = Drv::new("here").script("echo running; until test -e /var/lab/go; do sleep 0.1; done; echo >$out");
+    let mut build = head.client().max_jobs(1).start(&[&here]);
+    build.wait_for_log("running\n");
+    let status = head.command("/opt/offload/offload").args(["status", "--json"]).output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    let local = json["local_builds"].as_array().unwrap();
+    assert!(local.len() == 1 && local[0]["derivation"].as_str().unwrap().ends_with("-here.drv"), "{json}");
+    assert!(local[0]["reason"].as_str().unwrap().contains("its store is nearly full"), "{json}");
+    head.write("/var/lab/go", "");
+    build.wait().succeeded();
+    let status = head.command("/opt/offload/offload").args(["status", "--json"]).output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(json["local_builds"].as_array().unwrap().len(), 0, "{json}");
 }

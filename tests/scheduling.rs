@@ -437,9 +437,31 @@ fn two_users_take_turns() {
     waiting.sort_by_key(|ticket| ticket.since);
     let users: Vec<Option<&str>> = waiting.iter().map(|ticket| ticket.build.user.as_deref()).collect();
     assert_eq!(users, [Some("nobody"), Some("nobody"), Some("nobody"), Some("nobody"), Some("offload")]);
+    // The hooks of one client report together.
+    let reports = crowd.log().matches("waits for a build slot").count();
+    assert!((1..=2).contains(&reports), "{}", crowd.log());
     let killed = waiting[1].build.clone();
     rustix::process::kill_process(rustix::process::Pid::from_raw(killed.pid as i32).unwrap(), Signal::KILL).unwrap();
     wait_until("the killed one has left", LONG, || tickets().len() == 4);
+
+    let json: serde_json::Value = {
+        let status = head.offload(&["status", "--json"]);
+        assert_eq!(status.status, Some(0), "{status:?}");
+        serde_json::from_str(&status.out).unwrap()
+    };
+    let queue = json["queue"].as_array().unwrap();
+    assert_eq!(queue.len(), 4, "{json}");
+    let last = &queue[3];
+    assert_eq!((&last["user"], &last["hosts"][0]), (&"offload".into(), &"b1:2022".into()), "{last}");
+    assert!(last["derivation"].as_str().unwrap().ends_with("-single.drv"), "{last}");
+    // By turns: one build of each of the two users is ahead of a third one, and two of its own of one of them.
+    let ahead = |user: &str| {
+        let said = head.offload(&["explain", "--system", lab::SYSTEM, "--user", user]);
+        said.out.lines().last().unwrap().to_owned()
+    };
+    assert_eq!(ahead("alice"), "→ waits for a slot: 2 builds are ahead");
+    assert_eq!(ahead("offload"), "→ waits for a slot: 3 builds are ahead");
+    assert_eq!(ahead("nobody"), "→ waits for a slot: 4 builds are ahead");
 
     finish(&b1);
     single.wait().succeeded();

@@ -34,7 +34,12 @@ fn every_phase_is_logged_and_the_round_trips_are_as_documented() {
     let mut phases = BTreeSet::new();
     let note = |phases: &mut BTreeSet<String>, log: &str| {
         for line in log.lines().filter_map(|line| line.split("debug: ").nth(1)) {
-            phases.insert(line.split(':').next().unwrap().to_owned());
+            let (phase, rest) = line.split_once(':').unwrap();
+            // The derivation and the machine, where the thread knows them.
+            if ["build", "query", "place"].contains(&phase) {
+                assert!(rest.contains(".drv on ") && rest.ends_with(')'), "{line}");
+            }
+            phases.insert(phase.to_owned());
         }
     };
     // On a busy machine a near line may look like a long one for once, and is then treated as such.

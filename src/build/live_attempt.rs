@@ -27,7 +27,7 @@ use crate::state::health::{self, Availability};
 use crate::state::{PowerRecord, QueueTicket, StateDirectory};
 use crate::status::MachineStatus;
 use crate::store::path::StorePath;
-use crate::timing::Stopwatch;
+use crate::timing::{self, Stopwatch};
 use crate::transfer::download::Expected;
 use crate::transfer::{self, Downloaded, SigningConnection, TransferLimiter};
 
@@ -76,6 +76,7 @@ impl Build<'_> {
         let Choice { machine, slot, link } = choice;
         let machine = self.failover.machines[machine];
         let derivation = &self.failover.request.derivation;
+        timing::set_subject(derivation.as_str(), Some(&machine.name));
         observer.observe(&Event::Offloading {
             derivation,
             machine: &machine.name,

@@ -17,12 +17,13 @@ use log::{debug, error, info, warn};
 use self::admission::Admission;
 use super::history::checkpoint_in_background;
 use super::machines::machine_file;
-use super::reporter::Reporter;
+use super::reporter::{Reporter, SharedWaits};
 use super::signals;
 use crate::build::LiveEnvironment;
 use crate::engine::{Accepted, Engine};
 use crate::exit::ExitStatus;
 use crate::failpoints::{Failpoint, failpoint};
+use crate::hook::daemon_process::DaemonProcess;
 use crate::hook::descriptors::{TooFewFiles, raise_open_files};
 use crate::hook::{self, BuildLog, Descriptors, HookArguments, Reply, Request, paths, request};
 use crate::local::Directories;
@@ -33,7 +34,7 @@ use crate::power::{self, Head};
 use crate::scheduler::decision::hold;
 use crate::scheduler::{Decision, Rejection};
 use crate::state::history::Outcome;
-use crate::timing::Stopwatch;
+use crate::timing::{self, Stopwatch};
 
 /// The limit of different messages about requests that are remembered.
 const MAX_REPORTED: usize = 1000;
@@ -113,6 +114,7 @@ fn serve(
             engine.record_request(&request, outcome, NO_DESCRIPTORS.to_owned());
             continue;
         }
+        timing::set_subject(request.derivation.as_str(), None);
         let mut stopwatch = Stopwatch::start();
         let pool = load_pool(&engine, &mut reported);
         stopwatch.lap("evaluate");
@@ -147,7 +149,8 @@ fn serve(
         stopwatch.lap("read");
         failpoint(Failpoint::ListsRead);
         let log = BuildLog::new(descriptors.build_log.try_clone()?);
-        let mut observer = Reporter::new(&engine.arguments, &descriptors.messages);
+        let waits = SharedWaits::new(&engine.state, DaemonProcess::of_this_hook().pid(), &engine.arguments);
+        let mut observer = Reporter::new(&engine.arguments, &descriptors.messages).sharing(waits);
         let cancel = signals::cancel_on_signals();
         let result = cancel.scope(|| consideration.offload(accepted, &inputs, &outputs, &log, &mut observer));
         // The daemon discards the unread rest of the log when this process ends.

@@ -1,4 +1,4 @@
-//! `offload explain (DRV | --system SYSTEM [--features F,…])`: predicts the machine of a build, with reasons.
+//! `offload explain (DRV… | --system SYSTEM [--features F,…])`: predicts the machines of builds, with reasons.
 //!
 //! It lists every machine with its score or the exact reason why it is rejected, in the order in which they would be
 //! tried, and then the reply to the daemon. The facts come from the records that all hooks share; only `--probe`
@@ -9,12 +9,15 @@
 //! null, `holders` of its slots, `failures` and `drained` as recorded or null, `substitutes`: the recorded `rate` of its
 //! substitute servers and their `failures`, `transfer`: what would be `fetched` by the machine and `sent` to it, with
 //! `--probe` and a derivation whose inputs are in the store), `head` (the score of the head itself, or
-//! null), `reply` (`accept`, `decline` or `postpone`) and `machine` (the name of the one that would be chosen, or
-//! null).
+//! null), `reply` (`accept`, `decline` or `postpone`), `machine` (the name of the one that would be chosen, or
+//! null), `ahead` (how many builds are ahead in the queue, or null) and `outcome` (in words). For several builds, `builds`
+//! has such objects without `version` and `file`. Each build is explained as if it came now, alone.
 
+mod builds;
 mod forecast;
+mod plan;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -33,13 +36,13 @@ use super::machines::{MachineFileArgs, failure_count, machine_file, substitute_n
 use super::selection::{is_machine_file, named_once};
 use super::terminal::{HumanDuration, Terminal, write_json};
 use crate::engine::Engine;
-use crate::error::with_causes;
 use crate::exit::ExitStatus;
 use crate::hook::Request;
-use crate::local::{Directories, read_derivation};
+use crate::local::Directories;
 use crate::machine::Machine;
+use crate::machine_file::Pool;
 use crate::scheduler::matching::mismatch;
-use crate::scheduler::{Explanation, Readiness};
+use crate::scheduler::{Explanation, Readiness, Reason};
 use crate::state::health::{self, Failures, Time};
 use crate::state::{
     Drain, Drained, HealthRecord, SlotHolder, Slots, StateDirectory, SubstituteRecord, SubstituteServers,
@@ -59,8 +62,8 @@ const NO_DERIVATION: &str = "00000000000000000000000000000000-none.drv";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The derivation to explain, a file name that ends in .drv. Any other word with a `/`, or that ends in .lua, is the
-    /// machine file.
+    /// The builds to explain: derivations, which end in .drv, or outputs in the store; with -, standard input has a list, as
+    /// `guix build -d` prints it. Any other word with a `/`, or that ends in .lua, is the machine file.
     #[arg(value_name = "DRV", value_parser = OsStringValueParser::new().map(word), required_unless_present = "system")]
     words: Vec<Word>,
     #[command(flatten)]
@@ -96,14 +99,7 @@ impl Args {
     fn files(&self) -> impl Iterator<Item = &Path> {
         self.words.iter().filter_map(|word| match word {
             Word::File(file) => Some(file.as_path()),
-            Word::Derivation(_) => None,
-        })
-    }
-
-    fn derivations(&self) -> impl Iterator<Item = &str> {
-        self.words.iter().filter_map(|word| match word {
-            Word::File(_) => None,
-            Word::Derivation(derivation) => Some(derivation.as_str()),
+            Word::Build(_) => None,
         })
     }
 }
@@ -111,15 +107,25 @@ impl Args {
 /// One positional argument.
 #[derive(Clone, Debug)]
 enum Word {
-    Derivation(String),
+    /// A derivation, an output, or `-`.
+    Build(String),
     File(PathBuf),
 }
 
 fn word(word: OsString) -> Word {
     match word.to_str() {
-        Some(text) if text.ends_with(".drv") || !is_machine_file(&word) => Word::Derivation(text.to_owned()),
+        Some(text) if text.ends_with(".drv") || is_store_item(text) || !is_machine_file(&word) => {
+            Word::Build(text.to_owned())
+        }
         _ => Word::File(word.into()),
     }
+}
+
+/// Returns whether a word names an item of some store, such as `/gnu/store/…-hello-2.12`.
+fn is_store_item(word: &str) -> bool {
+    let hash = word.rsplit('/').next().and_then(|base| base.split_once('-')).map(|(hash, _)| hash);
+    let is_hash = |hash: &str| hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    word.starts_with('/') && !word.ends_with(".lua") && hash.is_some_and(is_hash)
 }
 
 /// One machine, with its records.
@@ -135,21 +141,43 @@ struct Explained<'a> {
     drained: Option<Drained>,
     substitutes: SubstituteServers,
     transfer: Option<Forecast>,
+    /// Marks the chosen machine and those that never take the build, for people.
+    #[serde(skip)]
+    mark: char,
 }
 
-/// The whole explanation, in the form of `--json`.
+/// The explanation of one build, in the form of `--json`.
 #[derive(Serialize)]
 struct Report<'a> {
     version: u32,
     file: String,
+    #[serde(flatten)]
+    build: &'a BuildReport<'a>,
+}
+
+/// The explanations of several builds, in the form of `--json`.
+#[derive(Serialize)]
+struct PlanReport<'a> {
+    version: u32,
+    file: String,
+    builds: &'a [BuildReport<'a>],
+}
+
+/// The explanation of one build.
+#[derive(Serialize)]
+struct BuildReport<'a> {
     request: RequestSummary<'a>,
     machines: Vec<Explained<'a>>,
     head: Option<f64>,
     reply: &'static str,
     machine: Option<&'a str>,
+    /// How many builds are ahead in the queue, if it would wait for a slot.
+    ahead: Option<usize>,
     /// What becomes of the build, for people.
-    #[serde(skip)]
     outcome: String,
+    /// Whether some machine may take it, now or later.
+    #[serde(skip)]
+    has_match: bool,
 }
 
 #[derive(Serialize)]
@@ -162,7 +190,7 @@ struct RequestSummary<'a> {
 /// Runs `offload explain`.
 pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let file = named_once(args.files(), args.file.named())?;
-    let request = request(args, &engine.directories)?;
+    let requests = requests(args, &engine.directories)?;
     let path = machine_file(file, &engine.directories);
     if file.is_some() && matches!(path.try_exists(), Ok(false)) {
         return Err(CommandError::new(
@@ -171,26 +199,63 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
         ));
     }
     let pool = engine.load_pool(&path, None).map_err(|report| CommandError::report(ExitStatus::MachineFile, report))?;
-    let consideration = engine.consider(&pool, &request);
+    let mut probed = BTreeSet::new();
+    let builds: Vec<BuildReport> =
+        requests.iter().map(|request| explain(args, engine, &pool, request, &mut probed)).collect();
+    let file = path.display().to_string();
+    let printed = match (&builds[..], args.json) {
+        ([build], true) => print_json(&Report { version: JSON_VERSION, file, build }),
+        (builds, true) => print_json(&PlanReport { version: JSON_VERSION, file, builds }),
+        ([build], false) => print(build, &mut io::stdout().lock()),
+        (builds, false) => plan::print(builds, &mut io::stdout().lock()),
+    };
+    printed.map_err(|error| CommandError::output("the explanation", &error))?;
+    Ok(match builds.iter().all(|build| build.has_match) {
+        // The log has the errors.
+        _ if pool.has_failed_functions() => ExitStatus::MachineFile,
+        true => ExitStatus::Success,
+        false => ExitStatus::NoMatch,
+    })
+}
+
+/// Explains one build. `probed` has the addresses of the machines that were probed for another one.
+fn explain<'a>(
+    args: &Args,
+    engine: &'a Engine,
+    pool: &'a Pool,
+    request: &'a Request,
+    probed: &mut BTreeSet<String>,
+) -> BuildReport<'a> {
+    let consideration = engine.consider(pool, request);
     if let Some(user) = &args.user {
         consideration.rules.change_request(|request| request.user = Some(user.clone()));
     }
     let machines = &consideration.machines;
-    let forecasts = if args.probe { probe(machines, &request, engine) } else { BTreeMap::new() };
-
+    let forecasts = if args.probe {
+        let new: Vec<&Machine> =
+            machines.iter().copied().filter(|machine| !probed.contains(&machine.address())).collect();
+        let matching = new.iter().filter(|machine| mismatch(machine, request).is_none());
+        probed.extend(matching.map(|machine| machine.address()));
+        probe(&new, request, engine)
+    } else {
+        BTreeMap::new()
+    };
     let explanations = consideration.explain();
+    let (reply, chosen) = consideration.predict();
     let explained = explanations.iter().map(|one| {
         let machine = machines[one.machine];
         let transfer = forecasts.get(&machine.address()).copied();
-        Explained { transfer, ..explained(machine, one, &engine.state) }
+        let mark = match chosen == Some(one.machine) {
+            true => '→',
+            false if matches(one) => ' ',
+            false => '✗',
+        };
+        Explained { transfer, mark, ..explained(machine, one, &engine.state) }
     });
     let explained = explained.collect();
-    let (reply, chosen) = consideration.predict();
     let chosen = chosen.map(|index| machines[index].name.as_str());
     let outcome = outcome(reply, chosen, consideration.may_build_locally(), &explanations);
-    let report = Report {
-        version: JSON_VERSION,
-        file: path.display().to_string(),
+    BuildReport {
         request: RequestSummary {
             system: &request.system,
             features: &request.features,
@@ -200,16 +265,19 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
         head: consideration.head_score(),
         reply,
         machine: chosen,
+        ahead: (reply == "accept" && chosen.is_none()).then(|| ahead(&explanations)),
         outcome,
-    };
-    let printed = if args.json { print_json(&report) } else { print(&report) };
-    printed.map_err(|error| CommandError::output("the explanation", &error))?;
-    Ok(match explanations.iter().any(matches) {
-        // The log has the errors.
-        _ if pool.has_failed_functions() => ExitStatus::MachineFile,
-        true => ExitStatus::Success,
-        false => ExitStatus::NoMatch,
-    })
+        has_match: explanations.iter().any(matches),
+    }
+}
+
+/// Returns how many builds get a slot before this one, at the machine where they are fewest.
+fn ahead(machines: &[Explanation]) -> usize {
+    let counts = machines.iter().filter_map(|one| match one.verdict {
+        Readiness::Not(Reason::NoSlot { ahead }) => Some(ahead),
+        _ => None,
+    });
+    counts.min().unwrap_or(0)
 }
 
 /// Returns whether the machine may take the build, now or later.
@@ -227,38 +295,31 @@ fn outcome(reply: &str, chosen: Option<&str>, is_local: bool, machines: &[Explan
     };
     match (reply, chosen) {
         ("accept", Some(name)) => format!("built on {name}"),
-        ("accept", None) => "waits for a slot".to_owned(),
+        ("accept", None) => match ahead(machines) {
+            0 => "waits for a slot".to_owned(),
+            1 => "waits for a slot: 1 build is ahead".to_owned(),
+            count => format!("waits for a slot: {count} builds are ahead"),
+        },
         ("postpone", _) => "waits: no build machine can take it now".to_owned(),
         _ if is_local => format!("built on this machine: {why}"),
         _ => format!("not built: {why}, and this machine does not build for its system"),
     }
 }
 
-/// Returns the request to explain.
-fn request(args: &Args, directories: &Directories) -> Result<Request, CommandError> {
-    let usage = |message: String| CommandError::new(ExitStatus::Usage, message);
-    let path = |text: &str| StorePath::parse(&directories.store, text.as_bytes()).map_err(CommandError::failure);
-    let mut derivations = args.derivations();
-    match (&args.system, derivations.next(), derivations.next()) {
-        (Some(system), None, _) => {
-            let derivation = path(&format!("{}/{NO_DERIVATION}", directories.store))?;
+/// Returns the requests to explain.
+fn requests(args: &Args, directories: &Directories) -> Result<Vec<Request>, CommandError> {
+    let usage = |message: &str| CommandError::new(ExitStatus::Usage, message);
+    let requests = builds::requests(&args.words, directories, &mut io::stdin().lock())?;
+    match (&args.system, requests.is_empty()) {
+        (Some(system), true) => {
+            let path = format!("{}/{NO_DERIVATION}", directories.store);
+            let derivation = StorePath::parse(&directories.store, path.as_bytes()).map_err(CommandError::failure)?;
             let features = args.features.iter().filter(|feature| !feature.is_empty()).cloned().collect();
-            Ok(Request { wants_local: true, system: system.clone(), derivation, features })
+            Ok(vec![Request { wants_local: true, system: system.clone(), derivation, features }])
         }
-        (None, Some(derivation), None) if !derivation.ends_with(".drv") => Err(usage(format!(
-            "'{derivation}' is neither a derivation, which ends in '.drv', nor a machine file, which contains a '/' or ends \
-             in '.lua'"
-        ))),
-        (None, Some(derivation), None) => {
-            let derivation = path(derivation)?;
-            let read = read_derivation(&directories.store, &derivation)
-                .map_err(|error| CommandError::failure(with_causes(&error)))?;
-            let features = read.required_features();
-            Ok(Request { wants_local: true, system: read.system, derivation, features })
-        }
-        (Some(_), Some(_), _) => Err(usage("give a derivation or --system, not both".to_owned())),
-        (None, None, _) => Err(usage("give a derivation or --system".to_owned())),
-        (None, Some(_), Some(_)) => Err(usage("give one derivation".to_owned())),
+        (None, false) => Ok(requests),
+        (Some(_), false) => Err(usage("give derivations or --system, not both")),
+        (None, true) => Err(usage("give a derivation or --system")),
     }
 }
 
@@ -310,11 +371,11 @@ fn explained<'a>(machine: &'a Machine, explanation: &Explanation, state: &StateD
         drained: Drain::of(state, machine).ok().and_then(|drain| drain.read(now)),
         substitutes: SubstituteRecord::of(state, machine).map(|record| record.read()).unwrap_or_default(),
         transfer: None,
+        mark: ' ',
     }
 }
 
-fn print(report: &Report<'_>) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+fn print(report: &BuildReport<'_>, out: &mut impl Write) -> io::Result<()> {
     let terminal = Terminal::of_stdout();
     let features = if report.request.features.is_empty() { "none" } else { &report.request.features.join(", ") };
     writeln!(out, "system {}, required features: {features}", report.request.system)?;
@@ -322,7 +383,7 @@ fn print(report: &Report<'_>) -> io::Result<()> {
         writeln!(out, "the machine file has no build machines")?;
     }
     for machine in &report.machines {
-        print_machine(&mut out, machine, &terminal)?;
+        print_machine(out, machine, &terminal)?;
     }
     if let Some(score) = report.head {
         writeln!(out, "  the head itself  score {score:.3}")?;
@@ -341,12 +402,12 @@ fn print_machine(out: &mut impl Write, machine: &Explained<'_>, terminal: &Termi
         (_, Some(reason)) => printable(reason, MAX_REASON_BYTES),
         (_, None) => String::new(),
     };
-    let row = format!("{}:{}  score {score}  {verdict}", machine.name, machine.port);
+    let row = format!("{} {}:{}  score {score}  {verdict}", machine.mark, machine.name, machine.port);
     let mut lines = row.split('\n');
-    // The first line has two columns more than the others.
+    // The first line begins two columns to the left of the others.
     let first = lines.next().unwrap_or_default();
-    let has_room = terminal.width.is_none_or(|width| first.chars().count() + 2 <= width);
-    writeln!(out, "  {}", if has_room { first.to_owned() } else { terminal.wrap(INDENT, first) })?;
+    let has_room = terminal.width.is_none_or(|width| first.chars().count() <= width);
+    writeln!(out, "{}", if has_room { first.to_owned() } else { terminal.wrap(INDENT, first) })?;
     lines.try_for_each(|line| writeln!(out, "    {}", terminal.wrap(INDENT, line)))?;
     let mut detail = |text: String| writeln!(out, "    {}", terminal.wrap(INDENT, &text));
     for holder in machine.holders.iter().flatten() {
@@ -373,6 +434,6 @@ fn span(milliseconds: Time) -> HumanDuration {
     HumanDuration(milliseconds / 1000)
 }
 
-fn print_json(report: &Report<'_>) -> io::Result<()> {
+fn print_json(report: &impl Serialize) -> io::Result<()> {
     write_json(report, true, &mut io::stdout().lock())
 }

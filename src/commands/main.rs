@@ -136,7 +136,8 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
     if let (Command::Test(_), Some(user)) = (command, &user) {
         ::log::info!("checked as '{}', the user that guix-daemon runs as", user.name);
     }
-    let reads_input = matches!(command, Command::Authorize(_) | Command::Ssh(_) | Command::Challenge(_));
+    let reads_input =
+        matches!(command, Command::Authorize(_) | Command::Ssh(_) | Command::Challenge(_) | Command::Explain(_));
     let input = if reads_input { Stdio::inherit() } else { Stdio::null() };
     Ok(user.map(|user| as_user::run(&user, arguments, input)).transpose()?)
 }

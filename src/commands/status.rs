@@ -7,6 +7,7 @@
 //!
 //! A machine that responds is recorded as reached, so that the build hook uses it again at once.
 
+mod queue;
 mod records;
 mod snapshot;
 mod summary;
@@ -28,6 +29,7 @@ use super::selection::Selection;
 use super::terminal::{Terminal, write_json};
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
+use queue::OtherBuilds;
 use snapshot::{MachineSnapshot, SnapshotSource};
 
 impl Args {
@@ -69,6 +71,8 @@ struct Report<'a> {
     /// Seconds since 1970.
     time: u64,
     machines: &'a [MachineSnapshot],
+    #[serde(flatten)]
+    others: &'a OtherBuilds,
 }
 
 /// Probes the machines, and prints their status.
@@ -82,7 +86,7 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
         machines.into_iter().map(|machine| SnapshotSource::new(machine, engine)).collect();
     if args.summary {
         let recorded: Vec<MachineSnapshot> = sources.iter().map(SnapshotSource::recorded).collect();
-        writeln!(io::stdout(), "{}", summary::line(&recorded))
+        writeln!(io::stdout(), "{}", summary::line(&recorded, queue::queued(engine).len()))
             .map_err(|error| CommandError::output("the status", &error))?;
         return Ok(verdict(recorded.iter().filter(|machine| summary::is_usable(machine)).count(), recorded.len()));
     }
@@ -90,13 +94,14 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let Some(interval) = args.watch else {
         let snapshot = snapshot(&mut sources);
         let mut text = Vec::new();
-        write(format, &path, &snapshot, Terminal::of_stdout(), false, &mut text)
+        let others = queue::read(engine);
+        write(format, &path, (&snapshot, &others), Terminal::of_stdout(), false, &mut text)
             .and_then(|()| io::stdout().lock().write_all(&text))
             .map_err(|error| CommandError::output("the status", &error))?;
         return Ok(verdict(snapshot.iter().filter(|snapshot| snapshot.reachable).count(), snapshot.len()));
     };
     watch::run(interval, format == Format::Text, |terminal, text| {
-        write(format, &path, &snapshot(&mut sources), terminal, true, text)
+        write(format, &path, (&snapshot(&mut sources), &queue::read(engine)), terminal, true, text)
     })
     .map_err(|error| CommandError::output("the status", &error))?;
     Ok(ExitStatus::Success)
@@ -114,17 +119,22 @@ fn snapshot(sources: &mut [SnapshotSource<'_>]) -> Vec<MachineSnapshot> {
 fn write(
     format: Format,
     path: &Path,
-    snapshot: &[MachineSnapshot],
+    (snapshot, others): (&[MachineSnapshot], &OtherBuilds),
     terminal: Terminal,
     is_repeated: bool,
     out: &mut Vec<u8>,
 ) -> io::Result<()> {
     match format {
-        Format::Text => table::write(path, snapshot, now(), terminal, out),
+        Format::Text => table::write(path, snapshot, others, now(), terminal, out),
         Format::Recutils => records::write(snapshot, out),
         Format::Json => {
-            let report =
-                Report { version: JSON_VERSION, file: path.display().to_string(), time: now(), machines: snapshot };
+            let report = Report {
+                version: JSON_VERSION,
+                file: path.display().to_string(),
+                time: now(),
+                machines: snapshot,
+                others,
+            };
             write_json(&report, !is_repeated, out)
         }
     }

@@ -128,7 +128,7 @@ fn silence_max(machine: &Machine, max_silent_time: Option<Duration>) -> Duration
 
 /// Returns the interval at which a waiting hook prints a line for the silence timer of this machine's daemon: twice
 /// within the limit, including the time to print.
-fn silence_report_interval(max_silent_time: Option<Duration>) -> Option<Duration> {
+pub fn silence_report_interval(max_silent_time: Option<Duration>) -> Option<Duration> {
     max_silent_time.map(|time| time / 3)
 }
 

@@ -17,6 +17,7 @@ mod registration;
 mod signing_keys;
 pub mod substitutes;
 pub mod throughput;
+pub mod wait_reports;
 pub mod warning_throttle;
 
 pub mod known_outputs;

@@ -120,6 +120,11 @@ impl Queue {
         Ok(self.count(hosts, user)?.0)
     }
 
+    /// Returns the tickets of all waiting builds, with their numbers. Nothing is created.
+    pub fn read(state: &StateDirectory, now: Time) -> Result<Vec<(usize, TicketRecord)>, StateError> {
+        Queue { state: state.path().to_owned(), directory: state.path().join("queue") }.records(now)
+    }
+
     /// Counts all builds that wait. Nothing is created.
     pub fn length(state: &StateDirectory) -> Result<usize, StateError> {
         let directory = state.path().join("queue");
@@ -168,7 +173,7 @@ impl Queue {
         replace(&ticket.record, &text)
     }
 
-    /// Leaves the queue, because a slot of `host` is taken. The next slot there goes to another user.
+    /// Leaves the queue, because a slot of `host` is taken. The next free slot is for another user.
     pub fn take_turn(&self, ticket: QueueTicket, host: &str, now: Time) -> Result<(), StateError> {
         let _lock = lock_briefly(&self.directory.join("lock"))?;
         let records = self.records(now)?;

@@ -24,8 +24,8 @@ pub fn is_usable(machine: &MachineSnapshot) -> bool {
     matches!(machine.state, Off | Starting | Stopping) || !COUNTED.contains(&machine.state)
 }
 
-/// Returns the line: machines that take builds, slots in use, and the machines in each other state.
-pub fn line(machines: &[MachineSnapshot]) -> String {
+/// Returns the line: machines that take builds, slots in use, builds that wait, and the machines in each other state.
+pub fn line(machines: &[MachineSnapshot], waiting: usize) -> String {
     let usable = machines.iter().filter(|machine| is_usable(machine)).count();
     let taken: Option<usize> = machines.iter().map(|machine| machine.taken).sum();
     let taken = taken.map_or("-".to_owned(), |taken| taken.to_string());
@@ -34,7 +34,8 @@ pub fn line(machines: &[MachineSnapshot]) -> String {
         let count = machines.iter().filter(|machine| machine.state == state).count();
         (count > 0).then(|| format!(", {count} {}", state.word()))
     });
-    format!("{usable}/{} machines, {taken}/{slots} slots{}", machines.len(), others.collect::<String>())
+    let waiting = if waiting > 0 { format!(", {waiting} waiting") } else { String::new() };
+    format!("{usable}/{} machines, {taken}/{slots} slots{waiting}{}", machines.len(), others.collect::<String>())
 }
 
 #[cfg(test)]
@@ -59,7 +60,7 @@ mod tests {
         let machines = [machine("b1", 2), machine("b2", 1), machine("b3", 4), machine("b4", 1)];
         let lines = || {
             let snapshot = |machine| SnapshotSource::new(machine, &engine).recorded();
-            line(&machines.iter().map(snapshot).collect::<Vec<_>>())
+            line(&machines.iter().map(snapshot).collect::<Vec<_>>(), 0)
         };
         assert_eq!(lines(), "4/4 machines, 0/8 slots");
         let failed = |time| Health::default().after_failure("lost", time);
@@ -73,5 +74,6 @@ mod tests {
         let slots = Slots::of(&engine.state, &machines[0]).unwrap();
         let _taken = slots.try_take(&SlotHolder::this_process("x.drv")).unwrap();
         assert_eq!(lines(), "2/4 machines, 1/8 slots, 1 unreachable, 1 drained");
+        assert_eq!(line(&[], 3), "0/0 machines, 0/0 slots, 3 waiting");
     }
 }

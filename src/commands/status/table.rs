@@ -1,5 +1,5 @@
-//! The table for people: a line for each machine, then the running builds, then
-//! the open connections, then notes.
+//! The table for people: a line for each machine, then the running builds, the builds that wait, the builds of this
+//! machine itself, the open connections, and notes.
 //!
 //! If the terminal is too narrow for all columns, the least important ones are omitted, and named below. Numbers are
 //! aligned to the right. Without a terminal, nothing is omitted.
@@ -9,6 +9,7 @@ use std::path::Path;
 
 use bytesize::ByteSize;
 
+use super::queue::{LocalBuild, OtherBuilds, QueuedBuild};
 use super::snapshot::{Build, MachineSnapshot, MachineState};
 use crate::commands::machines::{failure_count, substitute_note};
 use crate::commands::table::{self, Column, Heading::Number, Heading::Text};
@@ -42,6 +43,7 @@ const COLUMNS: [Column<MachineSnapshot>; 13] = [
 pub fn write(
     path: &Path,
     machines: &[MachineSnapshot],
+    others: &OtherBuilds,
     now: u64,
     terminal: Terminal,
     out: &mut impl Write,
@@ -53,6 +55,14 @@ pub fn write(
     if machines.iter().any(|snapshot| !snapshot.builds.is_empty()) {
         writeln!(out)?;
         write_builds(machines, now, terminal, out)?;
+    }
+    if !others.queue.is_empty() {
+        writeln!(out)?;
+        write_queue(&others.queue, now, terminal, out)?;
+    }
+    if !others.local_builds.is_empty() {
+        writeln!(out)?;
+        write_local(&others.local_builds, now, terminal, out)?;
     }
     if machines.iter().any(|snapshot| !snapshot.connections.is_empty()) {
         writeln!(out)?;
@@ -103,6 +113,61 @@ fn write_builds(machines: &[MachineSnapshot], now: u64, terminal: Terminal, out:
     for (row, (_, build)) in table.row_iter_mut().zip(&builds) {
         let derivation = build.derivation.as_deref().map_or("-".into(), plain);
         row.add_cell(short(&derivation, room).into());
+    }
+    write_lines(&table::lines(&table), terminal, out)
+}
+
+fn write_queue(builds: &[QueuedBuild], now: u64, terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
+    let headings = [Number("WAITS FOR"), Text("USER"), Number("PROCESS"), Text("MACHINES"), Text("DERIVATION")];
+    let row = |build: &QueuedBuild| {
+        let hosts: Vec<&str> = build.hosts.iter().map(|host| host.strip_suffix(":22").unwrap_or(host)).collect();
+        // A long list would leave no room for the derivation.
+        let machines = match hosts.len() {
+            0..=2 => hosts.join(", "),
+            count => format!("{} and {} more", hosts[0], count - 1),
+        };
+        let age = HumanDuration(now.saturating_sub(build.since)).to_string();
+        vec![age, user(build.user.as_deref()), build.pid.to_string(), machines]
+    };
+    let rows = builds.iter().map(|build| (row(build), build.derivation.as_str()));
+    write_with_derivation(&headings, rows.collect(), terminal, out)
+}
+
+fn write_local(builds: &[LocalBuild], now: u64, terminal: Terminal, out: &mut impl Write) -> io::Result<()> {
+    let rows = builds.iter().map(|build| {
+        let age = HumanDuration(now.saturating_sub(build.since)).to_string();
+        (vec![age, user(build.user.as_deref())], build.derivation.as_str())
+    });
+    let headings = [Number("BUILT HERE FOR"), Text("USER"), Text("DERIVATION")];
+    write_with_derivation(&headings, rows.collect(), terminal, out)?;
+    for build in builds {
+        let base = build.derivation.rsplit('/').next().unwrap_or_default();
+        let name = base.split_once('-').map_or(base, |(_, name)| name);
+        let reason = build.reason.as_deref().unwrap_or("unknown");
+        writeln!(out, "  {}", terminal.wrap(4, &format!("{}: declined: {}", plain(name), plain(reason))))?;
+    }
+    Ok(())
+}
+
+fn user(name: Option<&str>) -> String {
+    name.map_or("-".to_owned(), |name| plain(name).into_owned())
+}
+
+/// Writes a table whose last column is a derivation, which is shortened to the rest of the line.
+fn write_with_derivation(
+    headings: &[table::Heading],
+    rows: Vec<(Vec<String>, &str)>,
+    terminal: Terminal,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let mut table = table::table(headings);
+    for (cells, _) in &rows {
+        table.add_row(cells);
+    }
+    let taken = table::width(&table) - "DERIVATION".len();
+    let room = terminal.width.map(|width| width.saturating_sub(taken));
+    for (row, (_, derivation)) in table.row_iter_mut().zip(&rows) {
+        row.add_cell(short(&plain(derivation), room).into());
     }
     write_lines(&table::lines(&table), terminal, out)
 }

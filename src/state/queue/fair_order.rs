@@ -113,7 +113,7 @@ mod tests {
             prop_assert_eq!(found, rotated(&places, &turns));
         }
 
-        /// Of those that wait, some get a slot or are killed, and others come, with a clock that stands or goes on.
+        /// Of those that wait, some get a slot or are killed, and others come, with a clock that may stand still.
         #[test]
         fn no_user_waits_for_more_turns_than_there_are_users(
             events in prop::collection::vec((0..5_u8, 0..4_usize, 0..3_u64), 1..200),

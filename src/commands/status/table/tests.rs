@@ -41,8 +41,43 @@ fn snapshot(name: &str) -> MachineSnapshot {
 
 fn table(machines: &[MachineSnapshot], width: Option<usize>) -> String {
     let mut out = Vec::new();
-    write("/m.lua".as_ref(), machines, 10_000, Terminal { width, ..Terminal::default() }, &mut out).unwrap();
+    let terminal = Terminal { width, ..Terminal::default() };
+    write("/m.lua".as_ref(), machines, &OtherBuilds::default(), 10_000, terminal, &mut out).unwrap();
     String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn builds_on_no_machine_are_shown_with_their_reasons() {
+    let path = |name: &str| format!("/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-{name}.drv");
+    let queued = |user: Option<&str>, hosts: &[&str], since| QueuedBuild {
+        derivation: path("linux-libre-6.12.1"),
+        system: "x86_64-linux".to_owned(),
+        user: user.map(str::to_owned),
+        since,
+        pid: 4711,
+        hosts: hosts.iter().map(|&host| host.to_owned()).collect(),
+    };
+    let queue = vec![queued(Some("alice"), &["b1:22", "b2:2022"], 9_880), queued(None, &["b1:22"; 3], 9_995)];
+    let reason = Some("b1: all its slots are taken; b2: it lacks the feature kvm".to_owned());
+    let local_builds =
+        vec![LocalBuild { derivation: path("profile"), user: Some("ci".to_owned()), since: 9_990, reason }];
+    let mut out = Vec::new();
+    let others = OtherBuilds { queue, local_builds };
+    let terminal = Terminal { width: Some(80), ..Terminal::default() };
+    write("/m.lua".as_ref(), &[snapshot("b1")], &others, 10_000, terminal, &mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    let (_, text) = text.split_once("\n\n").unwrap();
+    let expected = "\
+WAITS FOR  USER   PROCESS  MACHINES       DERIVATION
+    2 min  alice     4711  b1, b2:2022    linux-libre-6.12.1.drv
+      5 s  -         4711  b1 and 2 more  linux-libre-6.12.1.drv
+
+BUILT HERE FOR  USER  DERIVATION
+          10 s  ci    /gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-profile.drv
+  profile.drv: declined: b1: all its slots are taken; b2: it lacks the feature
+    kvm
+";
+    assert_eq!(text, expected);
 }
 
 #[test]
