@@ -275,6 +275,24 @@ mod tests {
         assert!(compare("lib").is_err());
     }
 
+    /// Each group of equal copies is compared once with the first copy.
+    #[test]
+    fn a_copy_that_equals_an_earlier_one_is_not_compared() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = StoreDir::new(directory.path().to_str().unwrap()).unwrap();
+        let path = format!("{}/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-out", store.as_str());
+        std::fs::write(&path, "contents").unwrap();
+        let path = StorePath::parse(&store, path.as_bytes()).unwrap();
+        let directories = Directories { store, ..Directories::default() };
+        let copy = |hash: u8| OutputCopy::new(CopySource::ThisMachine, [(path.clone(), [hash; 32])].into(), None);
+        for (hashes, expected) in [(&[1, 1, 1][..], &[][..]), (&[1, 2, 1, 2], &[1]), (&[1, 2, 3, 2, 1, 3], &[1, 2])] {
+            let copies: Vec<OutputCopy> = hashes.iter().map(|hash| copy(*hash)).collect();
+            let compared = compare(path.clone(), &copies, &directories, &Cancel::default()).unwrap();
+            let second: Vec<usize> = compared.differences.iter().map(|difference| difference.second).collect();
+            assert_eq!(second, expected, "{hashes:?}");
+        }
+    }
+
     #[test]
     fn a_cancelled_comparison_ends() {
         let cancel = Cancel::default();

@@ -309,7 +309,7 @@ mod tests {
         assert_eq!(stall_detector.time_until_due(&silence_policy), None);
         stall_detector.progress().set_building(false);
         assert_eq!(play(&mut stall_detector, &silence_policy, 10_000, |_| 0), [(500, Due::NotStarted)]);
-        // A build that goes on when the phase ends is not that of the next one.
+        // A build that continues when the phase ends is not that of the next one.
         stall_detector.progress().set_building(true);
         stall_detector.begin_phase();
         assert_eq!(stall_detector.time_until_due(&silence_policy), Some(500 * SECOND));

@@ -336,7 +336,7 @@ fn power_state(power: &PowerReport) -> Option<MachineState> {
 mod tests {
     use crate::hook::HookArguments;
     use crate::local::Directories;
-    use crate::state::Health;
+    use crate::state::{Drained, Health, SlotHolder};
 
     use super::*;
 
@@ -351,5 +351,29 @@ mod tests {
         HealthRecord::of(&engine.state, &machine).unwrap().change(|_| failed).unwrap();
         let shown = SnapshotSource::new(&machine, &engine).known().failures.unwrap();
         assert_eq!((shown.since, shown.count, shown.until), (1, 2, 500 + back_off));
+    }
+
+    #[test]
+    fn the_state_is_the_first_reason_against_a_build() {
+        let directory = tempfile::tempdir().unwrap();
+        let directories = Directories { state: directory.path().to_owned(), ..Directories::default() };
+        let engine = Engine::new(directories, HookArguments::without_limits("x86_64-linux"));
+        let mut machine = Machine { parallel_builds: 2, ..Machine::new("b1", "root", Vec::new(), Vec::new()) };
+        let recorded = |machine: &Machine| SnapshotSource::new(machine, &engine).recorded().state;
+        assert_eq!(recorded(&machine), MachineState::Ready);
+        let slots = Slots::of(&engine.state, &machine).unwrap();
+        let take = || slots.try_take(&SlotHolder::this_process("/gnu/store/x.drv")).unwrap().unwrap();
+        let _first = take();
+        assert_eq!(recorded(&machine), MachineState::Ready);
+        let _last = take();
+        assert_eq!(recorded(&machine), MachineState::Busy);
+        let drained = Drained { since: 0, until: None };
+        Drain::of(&engine.state, &machine).unwrap().set(&drained).unwrap();
+        assert_eq!(recorded(&machine), MachineState::Drained);
+        let failed = |health: Health| health.after_failure("no route", health::now());
+        HealthRecord::of(&engine.state, &machine).unwrap().change(failed).unwrap();
+        assert_eq!(recorded(&machine), MachineState::Unreachable);
+        machine.enabled = false;
+        assert_eq!(recorded(&machine), MachineState::Disabled);
     }
 }
