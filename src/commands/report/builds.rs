@@ -66,7 +66,8 @@ pub fn write_frequent(rows: &[Row], out: &mut Markup) {
 
 /// Returns a name without its version, which begins with the last `-` before a digit.
 fn without_version(name: &str) -> &str {
-    let mut version = name.match_indices('-').filter(|(at, _)| name[at + 1..].starts_with(|c: char| c.is_ascii_digit()));
+    let mut version =
+        name.match_indices('-').filter(|(at, _)| name[at + 1..].starts_with(|c: char| c.is_ascii_digit()));
     version.next_back().map_or(name, |(at, _)| &name[..at])
 }
 
