@@ -1,4 +1,4 @@
-//! What this head has recorded about each machine of the pool. No machine is contacted.
+//! The records of this head about each machine of the pool. No machine is contacted.
 //!
 //! Entries of the machine file for one host, with the same name and port, share these records: they are one machine.
 

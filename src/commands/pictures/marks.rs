@@ -161,7 +161,7 @@ fn density<'a>(spans: impl Iterator<Item = &'a Span<'a>>, period: Period, (y, he
     });
 }
 
-/// Returns a path for each phase, of bars that stand on each other.
+/// Returns a path for each phase. The bars of the phases are stacked.
 fn paths(bars: &[[f64; BARS]; 3], width: f64, height: u32) -> [String; 3] {
     let mut paths = [const { String::new() }; 3];
     for at in 0..BARS {

@@ -7,6 +7,7 @@ use super::table::{Cell, Table};
 use crate::commands::pictures::markup::Markup;
 use crate::state::history::{Outcome, Row, median};
 
+/// The most rows of a table.
 const MAX_ROWS: usize = 15;
 
 /// The number of the last rows that are listed.
@@ -65,8 +66,9 @@ pub fn write_frequent(rows: &[Row], out: &mut Markup) {
 
 /// Returns a name without its version, which begins with the last `-` before a digit.
 fn without_version(name: &str) -> &str {
-    let version = name.match_indices('-').filter(|(at, _)| name[at + 1..].starts_with(|c: char| c.is_ascii_digit()));
-    version.last().map_or(name, |(at, _)| &name[..at])
+    let mut version =
+        name.match_indices('-').filter(|(at, _)| name[at + 1..].starts_with(|c: char| c.is_ascii_digit()));
+    version.next_back().map_or(name, |(at, _)| &name[..at])
 }
 
 /// Writes the last rows, the newest first.

@@ -10,6 +10,7 @@ use crate::commands::pictures::markup::Markup;
 use crate::state::health::Time;
 use crate::state::history::{Outcome, Row};
 
+/// The most causes that are listed.
 const MAX_ROWS: usize = 25;
 
 /// The most names that are listed for a cause.

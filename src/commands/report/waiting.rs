@@ -11,6 +11,7 @@ use crate::commands::pictures::markup::Markup;
 /// Shorter waits are not listed, in milliseconds.
 const MIN_WAIT: u64 = 1000;
 
+/// The most rows of a table.
 const MAX_ROWS: usize = 15;
 
 /// A build that waited.
