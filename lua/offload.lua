@@ -174,6 +174,14 @@
 ---@field max_silent_time integer
 ---A build fails after this time; 0: no limit. In seconds.
 ---@field build_timeout integer
+---Size of the inputs that the derivation names, without what these refer to; nil: unknown, for example because an input
+---is not built yet. In bytes.
+---@field input_bytes integer
+---Time that the build is expected to take, from the history: on the machine in the middle, if machines differ; nil:
+---unknown. In seconds.
+---@field expected_seconds number
+---Expected size of the outputs, from the history; nil: unknown. In bytes.
+---@field expected_output_bytes number
 ---A method, `request:read_derivation()`: reads the derivation from the store.
 ---@field read_derivation fun(self: offload.Request): offload.Derivation
 
@@ -226,6 +234,11 @@
 ---@field age? number
 ---Whether the last attempt to reach the machine succeeded.
 ---@field reachable? boolean
+---How many of the derivations that the build needs have outputs that the machine is not known to have. The head knows
+---what was built there recently, and what those builds needed.
+---@field missing_inputs? integer
+---Size of the inputs that the machine is not known to have. In bytes.
+---@field missing_bytes? integer
 
 local offload = {}
 
@@ -275,6 +288,14 @@ function offload.cached(key, ttl, fn) end
 ---@param file? string default: `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts`
 ---@return string[]
 function offload.known_hosts(host, file) end
+
+---Minus the seconds until the outputs of the build would be here: a `score`, or a part of one. It adds up the wait for a
+---slot, the missing inputs, the build and the outputs, from the history. The arguments are those of `score`.
+---@param request offload.Request
+---@param machine offload.BuildMachine|offload.LocalMachine
+---@param status offload.Status
+---@return number
+function offload.soonest(request, machine, status) end
 
 offload.json = {}
 

@@ -17,20 +17,24 @@ use rustix::process::geteuid;
 use rustix::system::uname;
 
 use crate::build::{
-    Build, Chosen, FailOver, HistoryRecorder, LiveEnvironment, OpenSessions, collect_in_background, end_outdated,
+    Build, Chosen, Expectations, FailOver, HistoryRecorder, LiveEnvironment, OpenSessions, collect_in_background,
+    end_outdated,
 };
 use crate::error::{Failure, with_causes};
 use crate::events::Observer;
 use crate::hook::{BuildLog, HookArguments, Request};
 use crate::local::{Directories, read_derivation};
 use crate::machine::Machine;
-use crate::machine_file::{DerivationReader, Diagnostic, Extend, LoadContext, Pool, Report, load};
+use crate::machine_file::{
+    Candidate, DerivationReader, Diagnostic, Extend, LoadContext, Pool, Report, RequestFacts, load,
+};
 use crate::permissions::ownership::{self, Control};
 use crate::permissions::{User, files};
-use crate::scheduler::decision::FULL_QUEUE_HOLD;
+use crate::scheduler::decision::{self, FULL_QUEUE_HOLD};
 use crate::scheduler::matching::builds_locally;
 use crate::scheduler::rules::log_warning;
-use crate::scheduler::{self, Decision, Environment, Explanation, FileRules, Query, Rules, WarningSink};
+use crate::scheduler::soonest::head_estimate;
+use crate::scheduler::{self, Decision, Environment, Estimate, Explanation, FileRules, Query, Rules, WarningSink};
 use crate::shell::in_quotes;
 use crate::state::history::{History, Outcome, Row};
 use crate::state::{QueueTicket, StateDirectory, health};
@@ -173,8 +177,11 @@ impl Engine {
     ) -> Consideration<'a> {
         let (store, path) = (self.directories.store.clone(), request.derivation.clone());
         let read = move || read_derivation(&store, &path).map_err(|error| with_causes(&error));
-        let rules =
-            FileRules::new(pool, request, &self.arguments, Some(DerivationReader(Arc::new(read)))).reporting(report);
+        let expectations = Expectations::new(&self.state, &self.directories, request, &pool.speeds);
+        let known = expectations.clone();
+        let rules = FileRules::new(pool, request, &self.arguments, Some(DerivationReader(Arc::new(read))))
+            .with_facts(RequestFacts(Arc::new(move || known.facts())))
+            .reporting(report);
         let machines = pool.machines.iter().map(|entry| &entry.machine).collect();
         Consideration {
             engine: self,
@@ -182,6 +189,7 @@ impl Engine {
             request,
             machines,
             rules,
+            expectations,
             ignores_drains: false,
             keep_failed: false,
             persists_connections: self.persists_connections,
@@ -198,6 +206,8 @@ pub struct Consideration<'a> {
     pub machines: Vec<&'a Machine>,
     /// The functions of the machine file.
     pub rules: FileRules<'a>,
+    /// What is expected of the build.
+    pub expectations: Expectations,
     /// Whether drained machines may take it. Default: false.
     pub ignores_drains: bool,
     /// Whether the machine keeps the directory of a failed build. Default: false.
@@ -266,7 +276,13 @@ impl Consideration<'_> {
 
     /// Returns the score of the head itself, if it takes part and can build this.
     pub fn head_score(&self) -> Option<f64> {
-        if self.may_build_locally() { self.rules.head(&self.env().own_status()) } else { None }
+        if self.may_build_locally() { decision::head_score(&self.rules, &self.env()) } else { None }
+    }
+
+    /// Returns when the head itself would have the outputs, if that is its score.
+    pub fn head_estimate(&self) -> Option<Estimate> {
+        let head = self.pool.local.as_ref().filter(|_| self.pool.uses_soonest(Candidate::Local))?;
+        Some(head_estimate(&self.expectations.learned(), head.speed, self.env().own_status().load()))
     }
 
     /// Runs an accepted build. It sends those of `inputs` (a closure) that the machine lacks, builds the derivation
@@ -320,6 +336,7 @@ impl Consideration<'_> {
             destination,
             directories,
             state,
+            expectations: self.expectations.clone(),
             ignores_drains,
             persists_connections,
             daemon,
@@ -334,9 +351,8 @@ impl Consideration<'_> {
 
     /// Returns the environment of this request.
     pub fn env(&self) -> LiveEnvironment {
-        let Engine { state, directories, .. } = self.engine;
         let sessions = self.persists_connections.then(|| self.engine.sessions());
-        LiveEnvironment::new(state, &directories.store, self.request, sessions, self.ignores_drains)
+        LiveEnvironment::new(&self.engine.state, &self.expectations, sessions, self.ignores_drains)
     }
 
     /// Returns the input of the decision about this request.

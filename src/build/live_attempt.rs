@@ -41,8 +41,8 @@ impl Build<'_> {
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
-        let Build { failover, directories, state, ignores_drains, .. } = self;
-        let env = LiveEnvironment::new(state, &directories.store, failover.request, self.sessions(), *ignores_drains);
+        let Build { state, expectations, ignores_drains, .. } = self;
+        let env = LiveEnvironment::new(state, expectations, self.sessions(), *ignores_drains);
         let mut attempt = |choice: Chosen, observer: &mut dyn Observer| self.attempt(choice, &env, log, observer);
         self.failover.run(first, ticket, &env, &mut attempt, observer)
     }

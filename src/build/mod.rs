@@ -17,6 +17,7 @@ mod attempt_error;
 mod classify;
 mod classify_failure;
 mod connect;
+mod expectations;
 mod failover;
 mod inspect_hint;
 mod limits;
@@ -33,6 +34,7 @@ pub use attempt::{AttemptSteps, attempt};
 pub use attempt_error::AttemptError;
 pub use classify_failure::BuildReport;
 pub use connect::connect;
+pub use expectations::Expectations;
 pub use failover::{AttemptFn, FailOver};
 pub use live_environment::LiveEnvironment;
 pub use open_sessions::{OpenSessions, end_outdated};
@@ -61,6 +63,8 @@ pub struct Build<'a> {
     pub destination: &'a dyn Destination,
     pub directories: &'a Directories,
     pub state: &'a StateDirectory,
+    /// What is expected of it.
+    pub expectations: Expectations,
     /// Whether drained machines may take it.
     pub ignores_drains: bool,
     /// Whether SSH sessions stay open for other builds ([`owner`](crate::remote::owner)).

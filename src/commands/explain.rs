@@ -5,11 +5,13 @@
 //! contacts the machines themselves. It assumes that the daemon offers to build locally what its system can.
 //!
 //! With `--json` everything is one object: `version` (1), `file`, `request` (`system`, `features`, `derivation` or
-//! null), `machines` (`name`, `port`, `score` or null, `verdict`: `ready`, `unknown` or `rejected`, `reason` or
-//! null, `holders` of its slots, `failures` and `drained` as recorded or null, `substitutes`: the recorded `rate` of its
+//! null; `input_bytes`, `expected_seconds` and `expected_output_bytes`, null if unknown), `machines` (`name`, `port`, `score`
+//! or null, `verdict`: `ready`, `unknown` or `rejected`, `reason` or null, `estimate` of the time until the outputs would be
+//! here, in `seconds`, with its parts `waiting`, `sending`, `building` and `retrieving`, and whether it is `learned` from
+//! the history; `holders` of its slots, `failures` and `drained` as recorded or null, `substitutes`: the recorded `rate` of its
 //! substitute servers and their `failures`, `transfer`: what would be `fetched` by the machine and `sent` to it, with
 //! `--probe` and a derivation whose inputs are in the store), `head` (the score of the head itself, or
-//! null), `reply` (`accept`, `decline` or `postpone`) and `machine` (the name of the one that would be chosen, or
+//! null), `head_estimate` (if the score of the head is `offload.soonest`), `reply` (`accept`, `decline` or `postpone`) and `machine` (the name of the one that would be chosen, or
 //! null).
 
 mod forecast;
@@ -38,8 +40,9 @@ use crate::exit::ExitStatus;
 use crate::hook::Request;
 use crate::local::{Directories, read_derivation};
 use crate::machine::Machine;
+use crate::machine_file::FoundRequestFacts;
 use crate::scheduler::matching::mismatch;
-use crate::scheduler::{Explanation, Readiness};
+use crate::scheduler::{Estimate, Explanation, Readiness};
 use crate::state::health::{self, Failures, Time};
 use crate::state::{
     Drain, Drained, HealthRecord, SlotHolder, Slots, StateDirectory, SubstituteRecord, SubstituteServers,
@@ -132,6 +135,28 @@ struct Explained<'a> {
     drained: Option<Drained>,
     substitutes: SubstituteServers,
     transfer: Option<Forecast>,
+    estimate: Option<EstimateSummary>,
+    /// The estimate in words, if it is the score.
+    #[serde(skip)]
+    estimated: Option<String>,
+}
+
+/// An estimate, in seconds.
+#[derive(Serialize)]
+struct EstimateSummary {
+    seconds: f64,
+    waiting: f64,
+    sending: f64,
+    building: f64,
+    retrieving: f64,
+    learned: bool,
+}
+
+impl From<Estimate> for EstimateSummary {
+    fn from(estimate: Estimate) -> EstimateSummary {
+        let Estimate { waiting, sending, building, retrieving, is_learned } = estimate;
+        EstimateSummary { seconds: estimate.total(), waiting, sending, building, retrieving, learned: is_learned }
+    }
 }
 
 /// The whole explanation, in the form of `--json`.
@@ -142,11 +167,15 @@ struct Report<'a> {
     request: RequestSummary<'a>,
     machines: Vec<Explained<'a>>,
     head: Option<f64>,
+    head_estimate: Option<EstimateSummary>,
     reply: &'static str,
     machine: Option<&'a str>,
     /// What becomes of the build, for people.
     #[serde(skip)]
     outcome: String,
+    /// The estimate of the head in words.
+    #[serde(skip)]
+    head_estimated: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -154,6 +183,9 @@ struct RequestSummary<'a> {
     system: &'a str,
     features: &'a [String],
     derivation: Option<&'a str>,
+    input_bytes: Option<u64>,
+    expected_seconds: Option<f64>,
+    expected_output_bytes: Option<u64>,
 }
 
 /// Runs `offload explain`.
@@ -182,6 +214,9 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let (reply, chosen) = consideration.predict();
     let chosen = chosen.map(|index| machines[index].name.as_str());
     let outcome = outcome(reply, chosen, consideration.may_build_locally(), &explanations);
+    let FoundRequestFacts { input_bytes, expected_seconds, expected_output_bytes } = consideration.expectations.facts();
+    let head = consideration.head_score();
+    let head_estimate = head.and_then(|_| consideration.head_estimate());
     let report = Report {
         version: JSON_VERSION,
         file: path.display().to_string(),
@@ -189,9 +224,14 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
             system: &request.system,
             features: &request.features,
             derivation: args.system.is_none().then(|| request.derivation.as_str()),
+            input_bytes,
+            expected_seconds,
+            expected_output_bytes,
         },
         machines: explained,
-        head: consideration.head_score(),
+        head,
+        head_estimated: head_estimate.map(|estimate| estimate.to_string()),
+        head_estimate: head_estimate.map(EstimateSummary::from),
         reply,
         machine: chosen,
         outcome,
@@ -304,6 +344,8 @@ fn explained<'a>(machine: &'a Machine, explanation: &Explanation, state: &StateD
         drained: Drain::of(state, machine).ok().and_then(|drain| drain.read(now)),
         substitutes: SubstituteRecord::of(state, machine).map(|record| record.read()).unwrap_or_default(),
         transfer: None,
+        estimate: explanation.estimate.map(EstimateSummary::from),
+        estimated: explanation.estimate.filter(|_| explanation.scores_estimate).map(|estimate| estimate.to_string()),
     }
 }
 
@@ -320,6 +362,9 @@ fn print(report: &Report<'_>) -> io::Result<()> {
     if let Some(score) = report.head {
         writeln!(out, "  the head itself  score {score:.3}")?;
     }
+    if let Some(estimate) = &report.head_estimated {
+        writeln!(out, "    {estimate}")?;
+    }
     writeln!(out, "→ {}", report.outcome)
 }
 
@@ -332,6 +377,9 @@ fn print_machine(out: &mut impl Write, machine: &Explained<'_>) -> io::Result<()
         (_, None) => String::new(),
     };
     writeln!(out, "  {}:{}  score {score}  {verdict}", machine.name, machine.port)?;
+    if let Some(estimate) = &machine.estimated {
+        writeln!(out, "    {estimate}")?;
+    }
     for holder in machine.holders.iter().flatten() {
         let time = span(health::now().saturating_sub(holder.since.saturating_mul(1000)));
         writeln!(out, "    a slot is held by process {} for {time}: {}", holder.pid, plain(&holder.derivation))?;

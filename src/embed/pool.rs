@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::build_error::BuildError;
 use super::builder::{Engine, EngineState};
@@ -158,6 +159,7 @@ pub(super) fn explain(pool: &Pool, request: &Request, names: &[String], ignores_
         port: consideration.machines[one.machine].port,
         score: one.score,
         readiness: one.verdict.into(),
+        soonest: one.estimate.map(|estimate| Duration::try_from_secs_f64(estimate.total()).unwrap_or(Duration::MAX)),
     });
     let machines = machines.collect();
     drop(consideration);

@@ -33,6 +33,7 @@ mod decode;
 mod diagnostic;
 mod duplicates;
 mod evaluate;
+mod facts;
 mod fields;
 mod functions;
 mod insert;
@@ -45,11 +46,13 @@ mod request;
 mod request_callbacks;
 mod schema;
 mod settings;
+mod soonest;
 mod suggest;
 mod trial;
 
 pub use checks::{DEFAULT_KEYS, check_environment};
 pub use diagnostic::{Diagnostic, Report, Severity};
+pub use facts::{FoundFacts, FoundRequestFacts, MachineFacts, RequestFacts};
 pub use functions::Candidate;
 pub use insert::{InsertError, insert};
 pub use machine_fields::{BUILD_MACHINE_FIELDS, Entry, LOCAL_MACHINE_FIELDS, LocalMachine};
@@ -60,6 +63,7 @@ pub use request::{
 pub use request_callbacks::{Acceptance, RequestCallbacks, Score, default_score};
 pub use schema::{Field, FieldValues};
 pub use settings::{Fallback, LIMITS_FIELDS, Limits, POOL_FIELDS, Settings};
+pub use soonest::ASSUMED_BUILD;
 pub use trial::try_functions;
 
 /// Annotations of the machine file's functions and fields, for editors with the Lua language server.

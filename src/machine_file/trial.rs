@@ -76,6 +76,7 @@ fn failures(pool: &Pool, request: LuaRequest) -> Vec<Diagnostic> {
         clock_skew: Some(0.0),
         age: Some(1.0),
         reachable: Some(true),
+        facts: None,
     };
     let local = pool.local.iter().map(|_| Candidate::Local);
     for candidate in (0..pool.machines.len()).map(Candidate::Machine).chain(local) {

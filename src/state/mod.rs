@@ -38,7 +38,7 @@ pub use other_store::OtherStore;
 pub use queue::{Queue, QueueTicket};
 pub use registration::RegistrationLock;
 pub use signing_keys::VerifiedKey;
-pub use slots::{Slot, SlotHolder, Slots};
+pub use slots::{RunningBuild, Slot, SlotHolder, Slots};
 pub use substitutes::{SubstituteRecord, SubstituteServers};
 pub use throughput::{LinkSpeed, Throughput, ThroughputRecord};
 pub use turn::Turn;

@@ -91,7 +91,8 @@ fn number(columns: &Columns<'_>, name: &str) -> rusqlite::Result<u64> {
     Ok(u64::try_from(columns.get::<_, i64>(name)?).unwrap_or(0))
 }
 
-fn row(columns: &Columns<'_>) -> rusqlite::Result<Row> {
+/// Returns the row of the table `builds`.
+pub(super) fn row(columns: &Columns<'_>) -> rusqlite::Result<Row> {
     let number = |name| number(columns, name);
     Ok(Row {
         derivation: columns.get("derivation")?,
