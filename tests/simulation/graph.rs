@@ -225,7 +225,7 @@ fn build(farm: &Arc<Farm>, number: usize, machine: &Machine, choice: Choice<Worl
         retrieved_bytes,
         ..row
     }]);
-    if number % 8 == 0 {
+    if number.is_multiple_of(8) {
         farm.history.collect();
     }
     drop(choice);
