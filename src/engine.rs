@@ -26,7 +26,7 @@ use crate::hook::{BuildLog, HookArguments, Request};
 use crate::local::{Directories, read_derivation};
 use crate::machine::Machine;
 use crate::machine_file::{
-    Candidate, DerivationReader, Diagnostic, Extend, LoadContext, Pool, Report, RequestFacts, load,
+    Candidate, DerivationReader, Diagnostic, Extend, FoundRequestFacts, LoadContext, Pool, Report, RequestFacts, load,
 };
 use crate::permissions::ownership::{self, Control};
 use crate::permissions::{User, files};
@@ -180,7 +180,7 @@ impl Engine {
         let expectations = Expectations::new(&self.state, &self.directories, request, &pool.speeds);
         let known = expectations.clone();
         let rules = FileRules::new(pool, request, &self.arguments, Some(DerivationReader(Arc::new(read))))
-            .with_facts(RequestFacts(Arc::new(move || known.facts())))
+            .with_facts(RequestFacts(Arc::new(move || request_facts(&known))))
             .reporting(report);
         let machines = pool.machines.iter().map(|entry| &entry.machine).collect();
         Consideration {
@@ -194,6 +194,15 @@ impl Engine {
             keep_failed: false,
             persists_connections: self.persists_connections,
         }
+    }
+}
+
+fn request_facts(expectations: &Expectations) -> FoundRequestFacts {
+    let learned = expectations.learned();
+    FoundRequestFacts {
+        input_bytes: expectations.input_bytes(),
+        expected_seconds: learned.seconds(),
+        expected_output_bytes: learned.output_bytes().map(|bytes| bytes as u64),
     }
 }
 
@@ -283,6 +292,11 @@ impl Consideration<'_> {
     pub fn head_estimate(&self) -> Option<Estimate> {
         let head = self.pool.local.as_ref().filter(|_| self.pool.uses_soonest(Candidate::Local))?;
         Some(head_estimate(&self.expectations.learned(), head.speed, self.env().own_status().load()))
+    }
+
+    /// Returns what is expected of the build, as functions of the machine file can read it.
+    pub fn facts(&self) -> FoundRequestFacts {
+        request_facts(&self.expectations)
     }
 
     /// Runs an accepted build. It sends those of `inputs` (a closure) that the machine lacks, builds the derivation

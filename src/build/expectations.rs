@@ -12,7 +12,6 @@ use log::debug;
 use crate::hook::Request;
 use crate::local::{Database, Directories, read_derivation};
 use crate::machine::Machine;
-use crate::machine_file::FoundRequestFacts;
 use crate::state::history::{History, Learned, Speeds};
 use crate::state::{KnownOutputs, StateDirectory};
 use crate::store::derivation::Derivation;
@@ -136,15 +135,5 @@ impl Expectations {
         let read = Arc::new(History::of_hook(&self.0.state).learned(name, &self.0.pool));
         *learned = Some((Instant::now(), Arc::clone(&read)));
         read
-    }
-
-    /// Returns the facts about the request that functions of the machine file can read.
-    pub fn facts(&self) -> FoundRequestFacts {
-        let learned = self.learned();
-        FoundRequestFacts {
-            input_bytes: self.input_bytes(),
-            expected_seconds: learned.seconds(),
-            expected_output_bytes: learned.output_bytes().map(|bytes| bytes as u64),
-        }
     }
 }

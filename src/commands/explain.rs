@@ -214,7 +214,7 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let (reply, chosen) = consideration.predict();
     let chosen = chosen.map(|index| machines[index].name.as_str());
     let outcome = outcome(reply, chosen, consideration.may_build_locally(), &explanations);
-    let FoundRequestFacts { input_bytes, expected_seconds, expected_output_bytes } = consideration.expectations.facts();
+    let FoundRequestFacts { input_bytes, expected_seconds, expected_output_bytes } = consideration.facts();
     let head = consideration.head_score();
     let head_estimate = head.and_then(|_| consideration.head_estimate());
     let report = Report {

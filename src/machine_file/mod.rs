@@ -60,10 +60,10 @@ pub use pool::{Extend, LoadContext, Pool, load, load_text};
 pub use request::{
     DERIVATION_FIELDS, DerivationReader, LuaRequest, LuaStatus, OUTPUT_FIELDS, REQUEST_FIELDS, STATUS_FIELDS,
 };
-pub use request_callbacks::{Acceptance, RequestCallbacks, Score, default_score};
+pub use request_callbacks::{Acceptance, RequestCallbacks, Score};
 pub use schema::{Field, FieldValues};
 pub use settings::{Fallback, LIMITS_FIELDS, Limits, POOL_FIELDS, Settings};
-pub use soonest::ASSUMED_BUILD;
+pub use soonest::{ASSUMED_BUILD, default_score};
 pub use trial::try_functions;
 
 /// Annotations of the machine file's functions and fields, for editors with the Lua language server.

@@ -1,9 +1,8 @@
 //! `offload.soonest(request, machine, status)`: minus the seconds until the outputs of the build would be here.
 //!
 //! A machine file names it as `score`, or calls it in a `score` of its own. The engine computes the number. If the file
-//! names it, no Lua code runs for a score.
+//! names it, no Lua code runs for a score. The default score is here, too.
 
-use super::request_callbacks::default_score;
 use crate::lua::values::{self, describe};
 use mlua::{Function, Lua, Table, Value};
 
@@ -12,6 +11,12 @@ const FUNCTION: &str = "soonest";
 
 /// The assumed time of a build about which nothing is known, in seconds.
 pub const ASSUMED_BUILD: f64 = 30.0;
+
+/// Returns the score of a machine without a function: its speed over one plus its load per core. An unknown load counts
+/// as 0.
+pub fn default_score(speed: f64, load: Option<f64>) -> f64 {
+    speed / (1.0 + load.unwrap_or(0.0).max(0.0))
+}
 
 /// Adds the function to the module.
 pub(super) fn register(lua: &Lua, module: &Table) -> mlua::Result<Function> {

@@ -76,7 +76,7 @@ fn gain(what: &str, seed: u64, sites: &[Site], shape: Shape) -> f64 {
 const MANY: Shape = Shape { builds: 300, width: 40, packages: 60, output: 1 << 20, chains: false };
 const FEW: Shape = Shape { width: 8, ..MANY };
 
-/// What it is about, how many times sooner the graph ends at least, the machines, and the graph.
+/// A description, how many times sooner the graph ends at least, the machines, and the graph.
 type Case = (&'static str, f64, fn() -> Vec<Site>, Shape);
 
 const CASES: &[Case] = &[

@@ -18,7 +18,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction,
 use thiserror::Error;
 
 use super::learning::{forget_machines, forget_names, learn};
-use super::row::{Outcome, Row};
+use super::row::Row;
 use super::schema::{self, Version};
 use crate::failpoints::{Failpoint, failpoint};
 use crate::permissions::files;
@@ -377,14 +377,4 @@ pub(super) fn set_aside(directory: &Path) -> Result<PathBuf, StateError> {
     }
     files::rename(&file, &aside).map_err(|cause| StateError { path: file, cause })?;
     Ok(aside)
-}
-
-impl Outcome {
-    /// Returns the outcome that a column contains.
-    pub(super) fn of_column(word: &str) -> rusqlite::Result<Outcome> {
-        Outcome::parse(word).ok_or_else(|| {
-            let cause = format!("unknown outcome '{}'", word.escape_debug().take(40).collect::<String>());
-            rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, cause.into())
-        })
-    }
 }

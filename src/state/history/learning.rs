@@ -48,7 +48,7 @@ pub(super) fn learn_from_all(transaction: &Transaction<'_>) -> rusqlite::Result<
     let mut statement = transaction.prepare(query)?;
     let mut rows = statement.query([MAX_REPLAYED])?;
     while let Some(columns) = rows.next()? {
-        learn(transaction, &super::query::row(columns)?, columns.get("id")?)?;
+        learn(transaction, &super::columns::row(columns)?, columns.get("id")?)?;
     }
     Ok(())
 }

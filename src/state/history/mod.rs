@@ -30,6 +30,7 @@
 //! Not checked here: whether the rows are true. The owner of the state can write any.
 
 mod collect;
+mod columns;
 mod database;
 mod learned;
 mod learning;
