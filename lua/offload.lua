@@ -223,6 +223,14 @@
 ---@field tried string[]
 ---How many builds of this head wait for a machine. If this build waits already, it counts too.
 ---@field waiting integer
+---Size of the inputs that the derivation names, without what these refer to; nil: unknown, for example because an input
+---is not built yet. In bytes.
+---@field input_bytes integer
+---Time that the build is expected to take, from the history: on the machine in the middle, if machines differ; nil:
+---unknown. In seconds.
+---@field expected_seconds number
+---Expected size of the outputs, from the history; nil: unknown. In bytes.
+---@field expected_output_bytes number
 ---A method, `request:read_derivation()`: reads the derivation from the store.
 ---@field read_derivation fun(self: offload.Request): offload.Derivation
 
@@ -278,6 +286,11 @@
 ---For a machine with `on_demand`: `"off"`, `"starting"`, `"running"`, `"stopping"`, or `"failed"` while no start is
 ---tried after a failed one. Nil for other machines.
 ---@field power? string
+---How many of the derivations that the build needs have outputs that the machine is not known to have. The head knows
+---what was built there recently, and what those builds needed.
+---@field missing_inputs? integer
+---Size of the inputs that the machine is not known to have. In bytes.
+---@field missing_bytes? integer
 
 local offload = {}
 
@@ -333,6 +346,14 @@ function offload.cached(key, ttl, fn) end
 ---@param file? string default: `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts`
 ---@return string[]
 function offload.known_hosts(host, file) end
+
+---Minus the seconds until the outputs of the build would be here: a `score`, or a part of one. It adds up the wait for a
+---slot, the missing inputs, the build and the outputs, from the history. The arguments are those of `score`.
+---@param request offload.Request
+---@param machine offload.BuildMachine|offload.LocalMachine
+---@param status offload.Status
+---@return number
+function offload.soonest(request, machine, status) end
 
 offload.json = {}
 

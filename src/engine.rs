@@ -17,8 +17,8 @@ use rustix::process::geteuid;
 use rustix::system::uname;
 
 use crate::build::{
-    Build, Chosen, FailOver, HistoryRecorder, LiveEnvironment, OnDemand, OpenSessions, collect_in_background,
-    end_outdated,
+    Build, Chosen, Expectations, FailOver, HistoryRecorder, LiveEnvironment, OnDemand, OpenSessions, Starter,
+    collect_in_background, end_outdated,
 };
 use crate::error::{Failure, with_causes};
 use crate::events::Observer;
@@ -26,15 +26,16 @@ use crate::hook::{BuildLog, HookArguments, Request};
 use crate::local::{Directories, read_derivation};
 use crate::machine::Machine;
 use crate::machine_file::{
-    DerivationReader, Diagnostic, Extend, LoadContext, LuaRequest, Pool, QueueCounter, Report, load,
+    Candidate, DerivationReader, Diagnostic, Extend, FoundRequestFacts, LoadContext, LuaRequest, Pool, QueueCounter,
+    Report, RequestFacts, load,
 };
 use crate::permissions::ownership::{self, Control};
 use crate::permissions::{User, files};
-use crate::power::Starter;
-use crate::scheduler::decision::FULL_QUEUE_HOLD;
+use crate::scheduler::decision::{self, FULL_QUEUE_HOLD};
 use crate::scheduler::matching::builds_locally;
 use crate::scheduler::rules::log_warning;
-use crate::scheduler::{self, Decision, Environment, Explanation, FileRules, Query, Rules, WarningSink};
+use crate::scheduler::soonest::head_estimate;
+use crate::scheduler::{self, Decision, Environment, Estimate, Explanation, FileRules, Query, Rules, WarningSink};
 use crate::shell::in_quotes;
 use crate::state::history::{History, Outcome, Row};
 use crate::state::{Queue, QueueTicket, StateDirectory, health};
@@ -184,10 +185,13 @@ impl Engine {
         let read = move || read_derivation(&store, &path).map_err(|error| with_causes(&error));
         let state = self.state.clone();
         let waiting = move || Queue::length(&state).unwrap_or(0);
+        let expectations = Expectations::new(&self.state, &self.directories, request, &pool.speeds);
+        let known = expectations.clone();
         let request_for_rules = LuaRequest {
             user: self.client_name(),
             queue: Some(QueueCounter(Arc::new(waiting))),
             reader: Some(DerivationReader(Arc::new(read))),
+            facts: Some(RequestFacts(Arc::new(move || request_facts(&known)))),
             ..LuaRequest::new(request, &self.arguments)
         };
         let rules = FileRules::new(pool, request_for_rules).reporting(report);
@@ -198,11 +202,21 @@ impl Engine {
             request,
             machines,
             rules,
+            expectations,
             ignores_drains: false,
             keep_failed: false,
             persists_connections: self.persists_connections,
             starter: None,
         }
+    }
+}
+
+fn request_facts(expectations: &Expectations) -> FoundRequestFacts {
+    let learned = expectations.learned();
+    FoundRequestFacts {
+        input_bytes: expectations.input_bytes(),
+        expected_seconds: learned.seconds(),
+        expected_output_bytes: learned.output_bytes().map(|bytes| bytes as u64),
     }
 }
 
@@ -215,6 +229,8 @@ pub struct Consideration<'a> {
     pub machines: Vec<&'a Machine>,
     /// The functions of the machine file.
     pub rules: FileRules<'a>,
+    /// What is expected of the build.
+    pub expectations: Expectations,
     /// Whether drained machines may take it. Default: false.
     pub ignores_drains: bool,
     /// Whether the machine keeps the directory of a failed build. Default: false.
@@ -285,7 +301,18 @@ impl Consideration<'_> {
 
     /// Returns the score of the head itself, if it takes part and can build this.
     pub fn head_score(&self) -> Option<f64> {
-        if self.may_build_locally() { self.rules.head(&self.env().own_status()) } else { None }
+        if self.may_build_locally() { decision::head_score(&self.rules, &self.env()) } else { None }
+    }
+
+    /// Returns when the head itself would have the outputs, if that is its score.
+    pub fn head_estimate(&self) -> Option<Estimate> {
+        let head = self.pool.local.as_ref().filter(|_| self.pool.uses_soonest(Candidate::Local))?;
+        Some(head_estimate(&self.expectations.learned(), head.speed, self.env().own_status().load()))
+    }
+
+    /// Returns what is expected of the build, as functions of the machine file can read it.
+    pub fn facts(&self) -> FoundRequestFacts {
+        request_facts(&self.expectations)
     }
 
     /// Runs an accepted build. It sends those of `inputs` (a closure) that the machine lacks, builds the derivation
@@ -342,6 +369,7 @@ impl Consideration<'_> {
             directories,
             state,
             user: self.user(),
+            expectations: self.expectations.clone(),
             ignores_drains,
             on_demand: &self.on_demand(),
             persists_connections,
@@ -362,11 +390,10 @@ impl Consideration<'_> {
 
     /// Returns the environment of this request.
     pub fn env(&self) -> LiveEnvironment {
-        let Engine { state, directories, .. } = self.engine;
         let sessions = self.persists_connections.then(|| self.engine.sessions());
         let on_demand = self.on_demand();
-        let (store, request) = (&directories.store, self.request);
-        LiveEnvironment::new(state, store, request, self.user(), sessions, self.ignores_drains, on_demand)
+        let state = &self.engine.state;
+        LiveEnvironment::new(state, &self.expectations, self.user(), sessions, self.ignores_drains, on_demand)
     }
 
     fn on_demand(&self) -> OnDemand {

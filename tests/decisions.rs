@@ -15,7 +15,8 @@ use offload::internals::scheduler::decision::{FULL_QUEUE_HOLD, QUEUE_PER_SLOT};
 use offload::internals::scheduler::{Decision, Environment, decide};
 use offload::internals::state::health::Time;
 use offload::internals::state::{
-    Drain, Drained, Health, HealthRecord, Queue, QueueTicket, Slot, SlotHolder, Slots, WaitingBuild, health,
+    Drain, Drained, Health, HealthRecord, Queue, QueueTicket, RunningBuild, Slot, SlotHolder, Slots, WaitingBuild,
+    health,
 };
 use offload::internals::status::MachineStatus;
 use offload::internals::store::path::StorePath;
@@ -231,7 +232,7 @@ impl Environment for Responsive {
         panic!("a machine was probed");
     }
 
-    fn running(&self, machine: &Machine) -> Vec<Time> {
+    fn running(&self, machine: &Machine) -> Vec<RunningBuild> {
         self.0.running(machine)
     }
 
@@ -239,8 +240,8 @@ impl Environment for Responsive {
         self.0.free_slots(machine, enough)
     }
 
-    fn try_take_slot(&self, machine: &Machine) -> Result<Option<Slot>, String> {
-        self.0.try_take_slot(machine)
+    fn try_take_slot(&self, machine: &Machine, expected: Option<Duration>) -> Result<Option<Slot>, String> {
+        self.0.try_take_slot(machine, expected)
     }
 
     fn try_join_queue(&self, machines: &[&Machine], limit: usize) -> Result<Option<QueueTicket>, String> {

@@ -52,10 +52,9 @@ impl Build<'_> {
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
-        let Build { failover, directories, state, ignores_drains, user, on_demand, .. } = self;
-        let (store, request, sessions) = (&directories.store, failover.request, self.sessions());
-        let on_demand = (*on_demand).clone();
-        let env = LiveEnvironment::new(state, store, request, user.clone(), sessions, *ignores_drains, on_demand);
+        let Build { state, expectations, ignores_drains, user, on_demand, .. } = self;
+        let (sessions, on_demand) = (self.sessions(), (*on_demand).clone());
+        let env = LiveEnvironment::new(state, expectations, user.clone(), sessions, *ignores_drains, on_demand);
         let mut attempt = |choice: Chosen, observer: &mut dyn Observer| {
             let machine = self.failover.machines[choice.machine];
             let result = self.attempt(choice, &env, log, observer);

@@ -3,30 +3,30 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::process;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{debug, warn};
 
 use super::connect::unreachable;
+use super::expectations::Expectations;
 use super::open_sessions::OpenSessions;
 use super::reach::{MachineLink, reach};
 use super::record_health::change_health;
 use crate::cancel;
-use crate::hook::Request;
-use crate::local::read_derivation;
 use crate::machine::{Machine, PoolLimits};
 use crate::scheduler::Environment;
 use crate::scheduler::PowerState;
 use crate::state::health::{self, ProbeLock, Time};
+use crate::state::history::Learned;
 use crate::state::power::check_limits;
 use crate::state::{
-    Drain, Drained, Health, HealthRecord, KnownOutputs, Phase, Power, PowerRecord, Queue, QueueTicket, Slot,
-    SlotHolder, Slots, StateDirectory, StateError, WaitingBuild,
+    Drain, Drained, Health, HealthRecord, KnownOutputs, Phase, Power, PowerRecord, Queue, QueueTicket, RunningBuild,
+    Slot, SlotHolder, Slots, StateDirectory, StateError, WaitingBuild,
 };
 use crate::status::MachineStatus;
-use crate::store::path::{StoreDir, StorePath};
+use crate::store::path::StoreDir;
 
 /// The real environment, for one request.
 #[derive(Clone)]
@@ -34,13 +34,9 @@ pub struct LiveEnvironment(Arc<RequestState>);
 
 struct RequestState {
     state: StateDirectory,
-    store: StoreDir,
-    derivation: StorePath,
-    system: String,
+    expectations: Expectations,
     /// The user whose command requests the build.
     user: Option<String>,
-    /// The derivations whose outputs it needs; read on the first use.
-    needs: OnceLock<BTreeSet<StorePath>>,
     start: Instant,
     /// Where connections are kept.
     sessions: Option<OpenSessions>,
@@ -48,23 +44,24 @@ struct RequestState {
     on_demand: OnDemand,
 }
 
+/// Starts a machine in another process or thread, without waiting for it.
+pub type Starter = Arc<dyn Fn(&Machine) + Send + Sync>;
+
 /// The machines on demand of the pool.
 #[derive(Clone, Default)]
 pub struct OnDemand {
     pub machines: Vec<Machine>,
     pub limits: PoolLimits,
-    /// Starts a machine, in another process or thread.
-    pub start: Option<Arc<dyn Fn(&Machine) + Send + Sync>>,
+    pub start: Option<Starter>,
 }
 
 impl LiveEnvironment {
-    /// Returns the environment that takes slots for the derivation of `request`. The store directory is the same on
-    /// every machine. `user` has requested the build. Machines are probed over `sessions` if one of them is open. With
+    /// Returns the environment that takes slots for the build of which this is expected. The store directory is the same
+    /// on every machine. `user` has requested the build. Machines are probed over `sessions` if one of them is open. With
     /// `ignores_drains`, drained machines take the build.
     pub fn new(
         state: &StateDirectory,
-        store: &StoreDir,
-        request: &Request,
+        expectations: &Expectations,
         user: Option<String>,
         sessions: Option<OpenSessions>,
         ignores_drains: bool,
@@ -72,11 +69,8 @@ impl LiveEnvironment {
     ) -> LiveEnvironment {
         LiveEnvironment(Arc::new(RequestState {
             state: state.clone(),
-            store: store.clone(),
-            derivation: request.derivation.clone(),
-            system: request.system.clone(),
+            expectations: expectations.clone(),
             user,
-            needs: OnceLock::new(),
             start: Instant::now(),
             sessions,
             ignores_drains,
@@ -84,21 +78,14 @@ impl LiveEnvironment {
         }))
     }
 
-    /// Returns the derivations whose outputs the build needs, as far as they are known.
-    fn needs(&self) -> &BTreeSet<StorePath> {
-        self.0.needs.get_or_init(|| match read_derivation(&self.0.store, &self.0.derivation) {
-            Ok(derivation) => derivation.input_derivations.into_keys().collect(),
-            Err(error) => {
-                debug!("{error}");
-                BTreeSet::new()
-            }
-        })
+    fn store(&self) -> &StoreDir {
+        &self.0.expectations.directories().store
     }
 
     /// Records that `machine` has built it, and so has its inputs.
     pub fn record_outputs(&self, machine: &Machine) {
-        let mut derivations = self.needs().clone();
-        derivations.insert(self.0.derivation.clone());
+        let mut derivations = self.0.expectations.needs().clone();
+        derivations.insert(self.0.expectations.derivation().clone());
         if let Err(error) =
             KnownOutputs::of(&self.0.state, machine).and_then(|known_outputs| known_outputs.add(&derivations))
         {
@@ -211,7 +198,7 @@ impl Environment for LiveEnvironment {
     fn connect(&self, machine: &Machine) -> Result<MachineLink, String> {
         match &self.0.sessions {
             Some(sessions) => sessions.connect(machine),
-            None => reach(&self.0.state, machine, &self.0.store),
+            None => reach(&self.0.state, machine, self.store()),
         }
     }
 
@@ -219,16 +206,13 @@ impl Environment for LiveEnvironment {
         if let Some(last) = link.connection.last_status().filter(|(_, age)| *age < health::STATUS_TTL) {
             return Ok(last);
         }
-        let status = link.connection.probe(self.0.store.as_str()).map_err(|error| unreachable(&error))?;
+        let status = link.connection.probe(self.store().as_str()).map_err(|error| unreachable(&error))?;
         Ok((status, Duration::ZERO))
     }
 
-    fn running(&self, machine: &Machine) -> Vec<Time> {
+    fn running(&self, machine: &Machine) -> Vec<RunningBuild> {
         let taken = self.slots(machine).and_then(|slots| slots.taken()).unwrap_or_default();
-        taken
-            .iter()
-            .map(|(_, holder)| holder.as_ref().map_or_else(health::now, |holder| holder.since.saturating_mul(1000)))
-            .collect()
+        taken.iter().map(|(_, holder)| RunningBuild::of(holder.as_ref(), health::now())).collect()
     }
 
     fn free_slots(&self, machine: &Machine, enough: usize) -> Result<usize, String> {
@@ -236,7 +220,7 @@ impl Environment for LiveEnvironment {
     }
 
     fn missing_inputs(&self, machine: &Machine) -> usize {
-        let needs = self.needs();
+        let needs = self.0.expectations.needs();
         if needs.is_empty() {
             return 0;
         }
@@ -244,8 +228,18 @@ impl Environment for LiveEnvironment {
             .map_or(needs.len(), |known_outputs| known_outputs.missing_inputs(needs))
     }
 
-    fn try_take_slot(&self, machine: &Machine) -> Result<Option<Slot>, String> {
-        let holder = SlotHolder::this_process(self.0.derivation.as_str());
+    fn missing_bytes(&self, machine: &Machine) -> Option<u64> {
+        self.0.expectations.missing_bytes(machine)
+    }
+
+    fn learned(&self) -> Arc<Learned> {
+        self.0.expectations.learned()
+    }
+
+    fn try_take_slot(&self, machine: &Machine, expected: Option<Duration>) -> Result<Option<Slot>, String> {
+        let holder = SlotHolder::this_process(self.0.expectations.derivation().as_str());
+        let expected_seconds = expected.map(|expected| expected.as_secs_f64().ceil() as u64);
+        let holder = SlotHolder { expected_seconds, ..holder };
         self.slots(machine).and_then(|slots| slots.try_take(&holder)).map_err(message)
     }
 
@@ -253,8 +247,8 @@ impl Environment for LiveEnvironment {
         let queue = Queue::of(&self.0.state).map_err(message)?;
         let build = WaitingBuild {
             user: self.0.user.clone(),
-            derivation: self.0.derivation.to_string(),
-            system: self.0.system.clone(),
+            derivation: self.0.expectations.derivation().to_string(),
+            system: self.0.expectations.system().to_owned(),
             pid: process::id(),
         };
         queue.try_join(&hosts(machines), &build, limit, health::now()).map_err(message)
@@ -296,7 +290,12 @@ impl Environment for LiveEnvironment {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::hook::Request;
+    use crate::local::Directories;
+    use crate::store::path::StorePath;
 
     /// A state directory, and a store with derivations.
     struct Site {
@@ -335,7 +334,9 @@ mod tests {
             let system = "x86_64-linux".to_owned();
             let request = Request { wants_local: false, system, derivation: self.path(name), features: Vec::new() };
             let state = StateDirectory::new(self.directory.path().join("state"));
-            LiveEnvironment::new(&state, &self.store, &request, None, None, false, OnDemand::default())
+            let directories = Directories { store: self.store.clone(), ..Directories::default() };
+            let expectations = Expectations::new(&state, &directories, &request, &Arc::default());
+            LiveEnvironment::new(&state, &expectations, None, None, false, OnDemand::default())
         }
     }
 
@@ -363,12 +364,12 @@ mod tests {
         let env = site.env("x", &[]);
         let [b1, b2] = ["b1", "b2"].map(machine);
         let before = health::now();
-        let slots = [(); 3].map(|()| env.try_take_slot(&b1).unwrap());
+        let slots = [(); 3].map(|()| env.try_take_slot(&b1, None).unwrap());
         assert_eq!(slots.each_ref().map(Option::is_some), [true, true, false]);
         assert_eq!((env.free_slots(&b1, 9), env.free_slots(&b2, 9), env.free_slots(&b2, 1)), (Ok(0), Ok(2), Ok(1)));
         // Their holders record whole seconds.
         let running = env.running(&b1);
-        let is_now = |since: &Time| (before / 1000 * 1000..=health::now()).contains(since);
+        let is_now = |build: &RunningBuild| (before / 1000 * 1000..=health::now()).contains(&build.since);
         assert!(running.len() == 2 && running.iter().all(is_now), "{running:?}");
         let holders = Slots::of(&env.0.state, &b1).unwrap().taken().unwrap();
         assert!(holders.iter().all(|(_, holder)| holder.as_ref().unwrap().derivation == site.path("x").as_str()));

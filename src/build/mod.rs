@@ -17,6 +17,7 @@ mod attempt_error;
 mod classify;
 mod classify_failure;
 mod connect;
+mod expectations;
 mod failover;
 mod inspect_hint;
 mod limits;
@@ -33,8 +34,9 @@ pub use attempt::{AttemptSteps, attempt};
 pub use attempt_error::AttemptError;
 pub use classify_failure::BuildReport;
 pub use connect::connect;
+pub use expectations::Expectations;
 pub use failover::{AttemptFn, FailOver};
-pub use live_environment::{LiveEnvironment, OnDemand};
+pub use live_environment::{LiveEnvironment, OnDemand, Starter};
 pub use open_sessions::{OpenSessions, end_outdated};
 pub use reach::{MachineLink, OWN_STORE, OWN_STORE_HINT, check_store, daemon_failed, reach};
 pub use record_health::{record_failure, record_success};
@@ -63,6 +65,8 @@ pub struct Build<'a> {
     pub state: &'a StateDirectory,
     /// The user whose command requests it, if known.
     pub user: Option<String>,
+    /// What is expected of it.
+    pub expectations: Expectations,
     /// Whether drained machines may take it.
     pub ignores_drains: bool,
     /// The machines on demand of the pool.

@@ -5,13 +5,16 @@
 //! contacts the machines themselves. It assumes that the daemon offers to build locally what its system can.
 //!
 //! With `--json` everything is one object: `version` (1), `file`, `request` (`system`, `features`, `derivation` or
-//! null), `machines` (`name`, `port`, `score` or null, `verdict`: `ready`, `unknown` or `rejected`, `reason` or
-//! null, `holders` of its slots, `failures` and `drained` as recorded or null, `substitutes`: the recorded `rate` of its
+//! null; `input_bytes`, `expected_seconds` and `expected_output_bytes`, null if unknown), `machines` (`name`, `port`, `score`
+//! or null, `verdict`: `ready`, `unknown` or `rejected`, `reason` or null, `estimate` of the time until the outputs would be
+//! here, in `seconds`, with its parts `waiting`, `sending`, `building` and `retrieving`, and whether it is `learned` from
+//! the history; `holders` of its slots, `failures` and `drained` as recorded or null, `substitutes`: the recorded `rate` of its
 //! substitute servers and their `failures`, `transfer`: what would be `fetched` by the machine and `sent` to it, with
 //! `--probe` and a derivation whose inputs are in the store), `head` (the score of the head itself, or
-//! null), `reply` (`accept`, `decline` or `postpone`), `machine` (the name of the one that would be chosen, or
-//! null), `ahead` (how many builds are ahead in the queue, or null) and `outcome` (in words). For several builds, `builds`
-//! has such objects without `version` and `file`. Each build is explained as if it came now, alone.
+//! null), `head_estimate` (if the score of the head is `offload.soonest`), `reply` (`accept`, `decline` or `postpone`),
+//! `machine` (the name of the one that would be chosen, or null), `ahead` (how many builds are ahead in the queue, or
+//! null) and `outcome` (in words). For several builds, `builds` has such objects without `version` and `file`. Each build
+//! is explained as if it came now, alone.
 
 mod builds;
 mod forecast;
@@ -40,9 +43,9 @@ use crate::exit::ExitStatus;
 use crate::hook::Request;
 use crate::local::Directories;
 use crate::machine::Machine;
-use crate::machine_file::Pool;
+use crate::machine_file::{FoundRequestFacts, Pool};
 use crate::scheduler::matching::mismatch;
-use crate::scheduler::{Explanation, Readiness, Reason};
+use crate::scheduler::{Estimate, Explanation, Readiness, Reason};
 use crate::state::health::{self, Failures, Time};
 use crate::state::{
     Drain, Drained, HealthRecord, SlotHolder, Slots, StateDirectory, SubstituteRecord, SubstituteServers,
@@ -144,6 +147,28 @@ struct Explained<'a> {
     /// Marks the chosen machine and those that never take the build, for people.
     #[serde(skip)]
     mark: char,
+    estimate: Option<EstimateSummary>,
+    /// The estimate in words, if it is the score.
+    #[serde(skip)]
+    estimated: Option<String>,
+}
+
+/// An estimate, in seconds.
+#[derive(Serialize)]
+struct EstimateSummary {
+    seconds: f64,
+    waiting: f64,
+    sending: f64,
+    building: f64,
+    retrieving: f64,
+    learned: bool,
+}
+
+impl From<Estimate> for EstimateSummary {
+    fn from(estimate: Estimate) -> EstimateSummary {
+        let Estimate { waiting, sending, building, retrieving, is_learned } = estimate;
+        EstimateSummary { seconds: estimate.total(), waiting, sending, building, retrieving, learned: is_learned }
+    }
 }
 
 /// The explanation of one build, in the form of `--json`.
@@ -169,6 +194,7 @@ struct BuildReport<'a> {
     request: RequestSummary<'a>,
     machines: Vec<Explained<'a>>,
     head: Option<f64>,
+    head_estimate: Option<EstimateSummary>,
     reply: &'static str,
     machine: Option<&'a str>,
     /// How many builds are ahead in the queue, if it would wait for a slot.
@@ -178,6 +204,9 @@ struct BuildReport<'a> {
     /// Whether some machine may take it, now or later.
     #[serde(skip)]
     has_match: bool,
+    /// The estimate of the head in words.
+    #[serde(skip)]
+    head_estimated: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -185,6 +214,9 @@ struct RequestSummary<'a> {
     system: &'a str,
     features: &'a [String],
     derivation: Option<&'a str>,
+    input_bytes: Option<u64>,
+    expected_seconds: Option<f64>,
+    expected_output_bytes: Option<u64>,
 }
 
 /// Runs `offload explain`.
@@ -255,14 +287,22 @@ fn explain<'a>(
     let explained = explained.collect();
     let chosen = chosen.map(|index| machines[index].name.as_str());
     let outcome = outcome(reply, chosen, consideration.may_build_locally(), &explanations);
+    let FoundRequestFacts { input_bytes, expected_seconds, expected_output_bytes } = consideration.facts();
+    let head = consideration.head_score();
+    let head_estimate = head.and_then(|_| consideration.head_estimate());
     BuildReport {
         request: RequestSummary {
             system: &request.system,
             features: &request.features,
             derivation: args.system.is_none().then(|| request.derivation.as_str()),
+            input_bytes,
+            expected_seconds,
+            expected_output_bytes,
         },
         machines: explained,
-        head: consideration.head_score(),
+        head,
+        head_estimated: head_estimate.map(|estimate| estimate.to_string()),
+        head_estimate: head_estimate.map(EstimateSummary::from),
         reply,
         machine: chosen,
         ahead: (reply == "accept" && chosen.is_none()).then(|| ahead(&explanations)),
@@ -372,6 +412,8 @@ fn explained<'a>(machine: &'a Machine, explanation: &Explanation, state: &StateD
         substitutes: SubstituteRecord::of(state, machine).map(|record| record.read()).unwrap_or_default(),
         transfer: None,
         mark: ' ',
+        estimate: explanation.estimate.map(EstimateSummary::from),
+        estimated: explanation.estimate.filter(|_| explanation.scores_estimate).map(|estimate| estimate.to_string()),
     }
 }
 
@@ -387,6 +429,9 @@ fn print(report: &BuildReport<'_>, out: &mut impl Write) -> io::Result<()> {
     }
     if let Some(score) = report.head {
         writeln!(out, "  the head itself  score {score:.3}")?;
+    }
+    if let Some(estimate) = &report.head_estimated {
+        writeln!(out, "    {}", terminal.wrap(INDENT, estimate))?;
     }
     writeln!(out, "→ {}", terminal.wrap(2, &report.outcome))
 }
@@ -410,6 +455,9 @@ fn print_machine(out: &mut impl Write, machine: &Explained<'_>, terminal: &Termi
     writeln!(out, "{}", if has_room { first.to_owned() } else { terminal.wrap(INDENT, first) })?;
     lines.try_for_each(|line| writeln!(out, "    {}", terminal.wrap(INDENT, line)))?;
     let mut detail = |text: String| writeln!(out, "    {}", terminal.wrap(INDENT, &text));
+    if let Some(estimate) = &machine.estimated {
+        detail(estimate.clone())?;
+    }
     for holder in machine.holders.iter().flatten() {
         let time = span(health::now().saturating_sub(holder.since.saturating_mul(1000)));
         detail(format!("a slot is held by process {} for {time}: {}", holder.pid, holder.derivation))?;

@@ -1,6 +1,7 @@
 //! The explanation which machine would build something, and why the others would not.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::machine_file::Diagnostic;
 use crate::scheduler::{self, Mismatch, Reason};
@@ -43,6 +44,9 @@ pub struct MachineExplanation {
     pub score: Option<f64>,
     /// Whether it can take the build now.
     pub readiness: Readiness,
+    /// The time after which the outputs would be here, as `offload.soonest` estimates it from the history, if the machine
+    /// matches. It includes the wait for a build slot.
+    pub soonest: Option<Duration>,
 }
 
 /// Whether a machine can take a build now.
@@ -173,7 +177,7 @@ impl fmt::Display for Verdict {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for MachineExplanation { name, port, score, readiness } in &self.machines {
+        for MachineExplanation { name, port, score, readiness, .. } in &self.machines {
             let score = score.map_or("-".to_owned(), |score| format!("{score:.3}"));
             let readiness = readiness.to_string().replace('\n', "\n    ");
             writeln!(f, "{name}:{port}  score {score}  {readiness}")?;

@@ -5,16 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use super::build_error::BuildError;
 use super::builder::{Engine, EngineState};
 use super::explanation::{Explanation, MachineExplanation, Verdict};
 use super::load_error::LoadError;
 use super::query::Query;
+use crate::build::Starter;
 use crate::hook::Request;
 use crate::local::read_derivation;
 use crate::machine_file::{self, Diagnostic, Extend, LoadContext};
-use crate::power::{self, Head, PowerError, Starter};
+use crate::power::{self, Head, PowerError};
 use crate::scheduler::{OnlyNamed, Readiness, Rules};
 use crate::store::path::{HASH_PART_LENGTH, StorePath};
 
@@ -182,6 +184,7 @@ pub(super) fn explain(pool: &Pool, request: &Request, names: &[String], ignores_
         port: consideration.machines[one.machine].port,
         score: one.score,
         readiness: one.verdict.into(),
+        soonest: one.estimate.map(|estimate| Duration::try_from_secs_f64(estimate.total()).unwrap_or(Duration::MAX)),
     });
     let machines = machines.collect();
     drop(consideration);

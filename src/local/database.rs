@@ -2,7 +2,7 @@
 //!
 //! The database is SQLite, the file `db.sqlite` in the database directory. It belongs to the daemon, and is opened for
 //! reading here. Its tables are `ValidPaths(id, path, hash, registrationTime, deriver, narSize)` and `Refs(referrer,
-//! reference)`. `hash` is `sha256:` and the nar hash in base 16, `deriver` may be null or empty, and `narSize` is null
+//! reference)` and, with the outputs of valid derivations, `DerivationOutputs(drv, id, path)`. `hash` is `sha256:` and the nar hash in base 16, `deriver` may be null or empty, and `narSize` is null
 //! or 0 if it is not known. The connection is in WAL mode: it needs the daemon's uid (or root), waits for no writer,
 //! and sees the items that were registered when a query begins. Sources: `libstore/schema.sql` and `local-store.cc` of
 //! the daemon.
@@ -22,6 +22,9 @@ use crate::store::path::{PathError, StoreDir, StorePath};
 
 /// How long SQLite waits while the whole database is locked, during recovery or a change of schema.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long sizes are waited for in that case.
+const SIZES_TIMEOUT: Duration = Duration::from_millis(10);
 
 /// A valid item of this store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +109,41 @@ impl Database {
         Ok(order.iter().filter_map(|path| items.remove(path)).collect())
     }
 
+    /// Opens the database for the sizes of items, which nothing waits for.
+    pub fn open_for_sizes(directory: &Path, store: &StoreDir) -> Result<Database, DatabaseError> {
+        Database::open_with_timeout(directory, store, SIZES_TIMEOUT)
+    }
+
+    /// Returns the bytes of the nars of these outputs of a derivation, by the daemon's table of outputs. All of them must be
+    /// valid.
+    pub fn output_bytes(&self, derivation: &StorePath, ids: &BTreeSet<String>) -> Result<u64, DatabaseError> {
+        let query = "SELECT DerivationOutputs.id, output.narSize FROM ValidPaths AS drv
+                     JOIN DerivationOutputs ON drv = drv.id JOIN ValidPaths AS output ON output.path = DerivationOutputs.path
+                     WHERE drv.path = ?";
+        let sizes = || -> rusqlite::Result<Vec<(String, Option<i64>)>> {
+            let mut statement = self.connection.prepare_cached(query)?;
+            statement.query_map([derivation.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        };
+        let sizes = sizes().map_err(|cause| self.sqlite(cause))?;
+        let found: Vec<Option<i64>> =
+            sizes.into_iter().filter(|(id, _)| ids.contains(id)).map(|(_, size)| size).collect();
+        match found.len() == ids.len() {
+            true => Ok(found.into_iter().fold(0, |sum, size| sum.saturating_add(bytes(size)))),
+            false => Err(DatabaseError::NotValid { path: derivation.clone() }),
+        }
+    }
+
+    /// Returns the bytes of the nars of these items, which must all be valid.
+    pub fn nar_bytes(&self, paths: &BTreeSet<StorePath>) -> Result<u64, DatabaseError> {
+        let mut sum = 0u64;
+        for path in paths {
+            let row = self.row(path).map_err(|cause| self.sqlite(cause))?;
+            let row = row.ok_or_else(|| DatabaseError::NotValid { path: path.clone() })?;
+            sum = sum.saturating_add(bytes(row.nar_size));
+        }
+        Ok(sum)
+    }
+
     /// Returns the largest `count` outputs, as recorded.
     pub fn largest_outputs(&self, count: usize) -> Result<BTreeSet<StorePath>, DatabaseError> {
         let query = || -> rusqlite::Result<Vec<String>> {
@@ -133,6 +171,11 @@ impl Database {
     fn sqlite(&self, cause: rusqlite::Error) -> DatabaseError {
         DatabaseError::Sqlite { file: self.file.clone(), cause }
     }
+}
+
+/// Returns a recorded size; 0 if there is none.
+fn bytes(size: Option<i64>) -> u64 {
+    size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0)
 }
 
 struct Row {

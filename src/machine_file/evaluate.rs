@@ -13,7 +13,7 @@ use super::settings::{self, Limits, POOL_FIELDS, Settings};
 use crate::lua::values::describe;
 use crate::lua::{DeferredError, FileRun, LuaError, Runtime, Source};
 use mlua::chunk::ChunkMode;
-use mlua::{Table, Value};
+use mlua::{Function, Table, Value};
 use std::path::PathBuf;
 
 /// The contents of a machine file, as values that can leave the interpreter's thread.
@@ -66,12 +66,25 @@ pub(super) fn evaluate(file: &mut LoadedFile, text: &[u8], limits: Limits) -> Re
     let failed = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
     match decoded {
         Some((mut evaluated, functions)) if !failed => {
+            mark_soonest(&mut evaluated, &functions, file.soonest.as_ref());
             context.set_memory(evaluated.settings.limits.memory);
             file.functions = Some(functions);
             evaluated.warnings = diagnostics;
             Ok(evaluated)
         }
         _ => Err(Report { diagnostics }),
+    }
+}
+
+/// Records which scores are `offload.soonest` itself, so that the engine computes them.
+fn mark_soonest(evaluated: &mut Evaluated, functions: &Functions, soonest: Option<&Function>) {
+    let is_soonest = |functions: &MachineFunctions| functions.score.is_some() && functions.score.as_ref() == soonest;
+    evaluated.settings.scores_soonest = is_soonest(&functions.pool);
+    for (entry, (_, functions)) in evaluated.machines.iter_mut().zip(&functions.machines) {
+        entry.scores_soonest = is_soonest(functions);
+    }
+    if let (Some(local), Some((_, functions))) = (&mut evaluated.local, &functions.local) {
+        local.scores_soonest = is_soonest(functions);
     }
 }
 

@@ -4,8 +4,9 @@ use super::constructors::{self, ConstructorCalls};
 use super::functions::Functions;
 use super::known_hosts;
 use super::request::LuaRequest;
+use super::soonest;
 use crate::lua::{CancelState, Runtime, RuntimeOptions};
-use mlua::Table;
+use mlua::{Function, Table};
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ pub(super) struct LoadedFile {
     pub made: ConstructorCalls,
     /// The functions of the file, once it has been evaluated.
     pub functions: Option<Functions>,
+    /// `offload.soonest`.
+    pub soonest: Option<Function>,
     /// The request of the current decision, and its table.
     request: RefCell<Option<(Arc<LuaRequest>, Table)>>,
 }
@@ -24,11 +27,13 @@ impl LoadedFile {
     /// Makes a new interpreter with the functions for machine files, before the file is evaluated.
     pub fn new(options: RuntimeOptions, cancel_state: Arc<CancelState>) -> mlua::Result<LoadedFile> {
         let made = ConstructorCalls::default();
+        let mut soonest = None;
         let runtime = Runtime::new(options, cancel_state, |lua, module, context| {
             constructors::register(lua, module, context, &made)?;
+            soonest = Some(soonest::register(lua, module)?);
             known_hosts::register(lua, module, context)
         })?;
-        Ok(LoadedFile { runtime, made, functions: None, request: RefCell::default() })
+        Ok(LoadedFile { runtime, made, functions: None, soonest, request: RefCell::default() })
     }
 
     /// Returns the table of a request: one for all calls of one decision.

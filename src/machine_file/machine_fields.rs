@@ -16,13 +16,15 @@ pub struct Entry {
     pub has_accepts: bool,
     /// Whether it has a `score` of its own.
     pub has_score: bool,
+    /// Whether that is `offload.soonest`.
+    pub scores_soonest: bool,
 }
 
 impl Default for Entry {
     /// Returns the defaults, with empty values in the required fields.
     fn default() -> Entry {
         let machine = Machine::new("", "", Vec::new(), Vec::new());
-        Entry { machine, line: None, has_accepts: false, has_score: false }
+        Entry { machine, line: None, has_accepts: false, has_score: false, scores_soonest: false }
     }
 }
 
@@ -40,6 +42,7 @@ pub struct LocalMachine {
     pub tags: serde_json::Map<String, serde_json::Value>,
     pub has_accepts: bool,
     pub has_score: bool,
+    pub scores_soonest: bool,
 }
 
 impl Default for LocalMachine {
@@ -54,6 +57,7 @@ impl Default for LocalMachine {
             tags: serde_json::Map::new(),
             has_accepts: false,
             has_score: false,
+            scores_soonest: false,
         }
     }
 }

@@ -33,6 +33,7 @@ mod decode;
 mod diagnostic;
 mod duplicates;
 mod evaluate;
+mod facts;
 mod fields;
 mod functions;
 mod insert;
@@ -47,11 +48,13 @@ mod request;
 mod request_callbacks;
 mod schema;
 mod settings;
+mod soonest;
 mod suggest;
 mod trial;
 
 pub use checks::{DEFAULT_KEYS, check_environment};
 pub use diagnostic::{Diagnostic, Report, Severity};
+pub use facts::{FoundFacts, FoundRequestFacts, MachineFacts, RequestFacts};
 pub use functions::Candidate;
 pub use insert::{InsertError, insert};
 pub use machine_fields::{BUILD_MACHINE_FIELDS, Entry, LOCAL_MACHINE_FIELDS, LocalMachine};
@@ -62,9 +65,10 @@ pub use request::{
     DERIVATION_FIELDS, DerivationReader, LuaRequest, LuaStatus, OUTPUT_FIELDS, QueueCounter, REQUEST_FIELDS,
     STATUS_FIELDS,
 };
-pub use request_callbacks::{Acceptance, RequestCallbacks, Score, default_score};
+pub use request_callbacks::{Acceptance, RequestCallbacks, Score};
 pub use schema::{Field, FieldValues};
 pub use settings::{Fallback, LIMITS_FIELDS, Limits, POOL_FIELDS, Settings, SlotWait};
+pub use soonest::{ASSUMED_BUILD, default_score};
 pub use trial::try_functions;
 
 /// Annotations of the machine file's functions and fields, for editors with the Lua language server.

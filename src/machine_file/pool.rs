@@ -2,13 +2,15 @@
 
 use super::diagnostic::{Diagnostic, Report};
 use super::evaluate::{self, Evaluated};
+use super::functions::Candidate;
 use super::loaded_file::LoadedFile;
 use super::machine_fields::{Entry, LocalMachine};
 use super::settings::{Limits, Settings};
 use crate::lua::{Interpreter, Messages, RuntimeOptions, Stopped, read_chunk};
+use crate::machine::label;
 use crate::permissions::passwd::home_directory;
 use crate::permissions::{self, Need};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,6 +59,8 @@ pub struct Pool {
     pub warnings: Vec<Diagnostic>,
     /// The machine file.
     pub path: PathBuf,
+    /// The labels and the speeds of the machines, for what is learned from the history.
+    pub speeds: Arc<HashMap<String, f64>>,
     /// The interpreter that holds the functions; `None` if there is no machine file.
     pub(super) interpreter: Option<Interpreter<LoadedFile>>,
     /// The warnings of decisions that were reported.
@@ -76,11 +80,34 @@ impl Pool {
             settings: Settings::default(),
             warnings: Vec::new(),
             path: path.to_path_buf(),
+            speeds: Arc::default(),
             interpreter: None,
             reported: Mutex::default(),
             has_failed: AtomicBool::new(false),
             repeats_warnings: false,
         }
+    }
+
+    /// Returns whether a function of the machine file gives the score of a candidate.
+    pub fn has_score(&self, candidate: Candidate) -> bool {
+        self.settings.has_score || self.own_score(candidate).0
+    }
+
+    /// Returns whether `offload.soonest` itself is the score of a candidate.
+    pub fn uses_soonest(&self, candidate: Candidate) -> bool {
+        match self.own_score(candidate) {
+            (true, is_soonest) => is_soonest,
+            (false, _) => self.settings.scores_soonest,
+        }
+    }
+
+    fn own_score(&self, candidate: Candidate) -> (bool, bool) {
+        let entry = |entry: &Entry| (entry.has_score, entry.scores_soonest);
+        match candidate {
+            Candidate::Machine(index) => self.machines.get(index).map(entry),
+            Candidate::Local => self.local.as_ref().map(|local| (local.has_score, local.scores_soonest)),
+        }
+        .unwrap_or_default()
     }
 
     /// Returns whether a function of the machine file has failed or returned an invalid value.
@@ -174,5 +201,7 @@ pub fn load_text(path: &Path, text: Vec<u8>, context: &LoadContext) -> Result<Po
     let Evaluated { machines, local, settings, warnings } = evaluated;
     let interpreter = Some(interpreter);
     let pool = Pool::empty(path);
-    Ok(Pool { machines, local, settings, warnings, interpreter, ..pool })
+    let speed = |entry: &Entry| (label(&entry.machine.name, entry.machine.port), entry.machine.speed);
+    let speeds = Arc::new(machines.iter().map(speed).collect());
+    Ok(Pool { machines, local, settings, warnings, speeds, interpreter, ..pool })
 }

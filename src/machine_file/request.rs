@@ -1,7 +1,9 @@
 //! The arguments of the functions of a machine file: the request, and the status of a machine.
 
 use super::constructors::strict_index;
+use super::facts::{self, MachineFacts, RequestFacts};
 use super::schema::{self, Field};
+use super::soonest;
 use crate::hook::{self, HookArguments};
 use crate::lua::Context;
 use crate::store::base16;
@@ -41,6 +43,8 @@ pub struct LuaRequest {
     pub queue: Option<QueueCounter>,
     /// Reads the derivation, for `request:read_derivation()`.
     pub reader: Option<DerivationReader>,
+    /// Finds what is expected of the build.
+    pub facts: Option<RequestFacts>,
 }
 
 impl LuaRequest {
@@ -107,6 +111,8 @@ pub struct LuaStatus {
     pub reachable: Option<bool>,
     /// For a machine on demand, whether it runs.
     pub power: Option<&'static str>,
+    /// Finds further facts.
+    pub facts: Option<MachineFacts>,
 }
 
 impl LuaStatus {
@@ -130,6 +136,7 @@ impl LuaStatus {
             age: Some(age.as_secs_f64()),
             reachable: Some(true),
             power: None,
+            facts: None,
         }
     }
 }
@@ -175,6 +182,14 @@ pub const STATUS_FIELDS: &[Field<LuaStatus>] = &[
          start is tried after a failed one. Nil for other machines.",
     )
     .json(|s| json!(s.power)),
+    StatusField::new(
+        "missing_inputs",
+        "integer",
+        "How many of the derivations that the build needs have outputs that the machine is not known to have. The head \
+         knows what was built there recently, and what those builds needed.",
+    ),
+    StatusField::new("missing_bytes", "integer", "Size of the inputs that the machine is not known to have.")
+        .unit("bytes"),
 ];
 
 /// The fields of `request`.
@@ -218,6 +233,26 @@ pub const REQUEST_FIELDS: &[Field<LuaRequest>] = &[
     )
     .json(|r| json!(r.queue.as_ref().map_or(0, |queue| (queue.0)()))),
     RequestField::new(
+        "input_bytes",
+        "integer",
+        "Size of the inputs that the derivation names, without what these refer to; nil: unknown, for example because \
+         an input is not built yet.",
+    )
+    .unit("bytes"),
+    RequestField::new(
+        "expected_seconds",
+        "number",
+        "Time that the build is expected to take, from the history: on the machine in the middle, if machines \
+         differ; nil: unknown.",
+    )
+    .unit("seconds"),
+    RequestField::new(
+        "expected_output_bytes",
+        "number",
+        "Expected size of the outputs, from the history; nil: unknown.",
+    )
+    .unit("bytes"),
+    RequestField::new(
         "read_derivation",
         "fun(self: offload.Request): offload.Derivation",
         "A method, `request:read_derivation()`: reads the derivation from the store.",
@@ -245,7 +280,9 @@ impl LuaRequest {
         methods.raw_set("read_derivation", lua.create_function(read)?)?;
         let metatable = lua.create_table()?;
         let known = REQUEST_FIELDS.iter().map(|field| field.name).collect();
-        metatable.raw_set("__index", strict_index(lua, "request", known, Some(methods), Rc::clone(context))?)?;
+        let strict = strict_index(lua, "request", known, Some(methods), Rc::clone(context))?;
+        let facts = self.facts.clone();
+        metatable.raw_set("__index", facts::index(lua, strict, move || facts.as_ref().map(RequestFacts::values))?)?;
         metatable.raw_set("__name", "request")?;
         table.set_metatable(Some(metatable))?;
         Ok(table)
@@ -257,7 +294,13 @@ impl LuaStatus {
         let table = schema::to_lua(STATUS_FIELDS, lua, self)?;
         let known = STATUS_FIELDS.iter().map(|field| field.name).collect();
         let metatable = lua.create_table()?;
-        metatable.raw_set("__index", strict_index(lua, "status", known, None, Rc::clone(context))?)?;
+        let strict = strict_index(lua, "status", known, None, Rc::clone(context))?;
+        let facts = self.facts.clone();
+        let values = move || facts.as_ref().map(MachineFacts::values);
+        metatable.raw_set("__index", facts::index(lua, strict, values)?)?;
+        if let Some(facts) = self.facts.clone() {
+            soonest::attach(lua, &metatable, move || (facts.0)().soonest)?;
+        }
         metatable.raw_set("__name", "status")?;
         table.set_metatable(Some(metatable))?;
         Ok(table)

@@ -10,6 +10,7 @@ use super::functions::Candidate;
 use super::pool::Pool;
 use super::request::{LuaRequest, LuaStatus};
 use super::settings::{DEFAULT_MAX_ATTEMPTS, Fallback, SlotWait};
+use super::soonest::default_score;
 use crate::lua::Stopped;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -31,12 +32,6 @@ pub enum Score {
     Value(f64),
     /// The machine is refused, for this reason.
     No(String),
-}
-
-/// Returns the score of a machine without a function: its speed over one plus its load per core. An unknown load counts
-/// as 0.
-pub fn default_score(speed: f64, load: Option<f64>) -> f64 {
-    speed / (1.0 + load.unwrap_or(0.0).max(0.0))
 }
 
 /// One decision about one request. All its calls of functions share the time limit [`super::Limits::decide`].

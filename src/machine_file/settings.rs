@@ -31,6 +31,8 @@ pub struct Settings {
     pub has_accepts: bool,
     /// Whether the pool has a `score` of its own.
     pub has_score: bool,
+    /// Whether that is `offload.soonest`.
+    pub scores_soonest: bool,
 }
 
 impl Default for Settings {
@@ -45,6 +47,7 @@ impl Default for Settings {
             limits: Limits::default(),
             has_accepts: false,
             has_score: false,
+            scores_soonest: false,
         }
     }
 }

@@ -78,6 +78,7 @@ fn failures(pool: &Pool, request: LuaRequest) -> Vec<Diagnostic> {
         age: Some(1.0),
         reachable: Some(true),
         power: None,
+        facts: None,
     };
     let local = pool.local.iter().map(|_| Candidate::Local);
     for candidate in (0..pool.machines.len()).map(Candidate::Machine).chain(local) {

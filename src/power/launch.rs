@@ -12,11 +12,9 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
+use crate::build::Starter;
 use crate::machine::Machine;
 use crate::own_executable;
-
-/// Starts a machine, without waiting for it.
-pub type Starter = Arc<dyn Fn(&Machine) + Send + Sync>;
 
 /// How long one process waits before it launches the start of the same machine again: a start that cannot even begin
 /// leaves no record.

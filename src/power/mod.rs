@@ -18,7 +18,7 @@ mod reap;
 mod start;
 mod stop;
 
-pub use launch::{Starter, by_process, limited, reap_by_process};
+pub use launch::{by_process, limited, reap_by_process};
 pub use reap::{is_reaping_due, reap};
 pub use start::start;
 pub use stop::stop;

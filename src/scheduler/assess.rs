@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::choice::{Query, Reason};
 use super::environment::Environment;
 use super::matching::mismatch;
+use super::outlook::{estimate, facts};
 use super::power_state::PowerState;
 use super::ranking::Rank;
-use super::rules::RuleInput;
+use super::rules::{RuleInput, Wants};
 use crate::machine::Machine;
 use crate::state::Health;
 use crate::state::health::{Availability, Time};
@@ -74,7 +75,12 @@ pub(super) fn score<E: Environment>(
 ) -> Result<Rank, Reason> {
     let running = env.running(machine);
     let power = machine.on_demand.as_ref().map(|_| env.power(machine).word());
-    let known = RuleInput { health, running: &running, now: env.now(), power };
+    let mut known = RuleInput { health, running: &running, now: env.now(), power, estimate: None, facts: None };
+    match query.rules.wants(index) {
+        Wants::Nothing => {}
+        Wants::Estimate => known.estimate = Some(estimate(machine, &known, env)),
+        Wants::Facts => known.facts = Some(facts(machine, &known, env)),
+    }
     let score = query.rules.score(index, &known).map_err(Reason::ScoreDeclined)?;
     let occupied = running.len() as f64 / f64::from(machine.parallel_builds.max(1));
     Ok(Rank { score, occupied, index })

@@ -4,15 +4,18 @@
 //! machine matches, the reply is `# decline` only if the daemon offers to build it now and its system can. If all slots
 //! are taken, the build is accepted, provided that the queue has room and a slot is expected soon (`expected_wait`):
 //! the daemon would offer a postponed build again only after five seconds, and an accepted one must not fail because it
-//! waits. A build for which a machine on demand can be started is accepted, too. If no machine can take the build for other reasons (none can be reached, all are overloaded), it is
-//! postponed: the wait cannot be predicted, and an accepted build would have to fail some day.
+//! waits. A build for which a machine on demand can be started is accepted, too. If no machine can take the build for
+//! other reasons (none can be reached, all are overloaded), it is postponed: the wait cannot be predicted, and an
+//! accepted build would have to fail some day.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::admission::DAEMON_POLL_INTERVAL;
 use super::choice::{Choice, Outcome, Query, Reason, Rejection};
 use super::environment::Environment;
 use super::on_demand;
+use super::rules::{LearnedSource, Rules};
 use super::select::select;
 use crate::hook::Reply;
 use crate::machine::Machine;
@@ -64,7 +67,7 @@ impl<E: Environment> Decision<E> {
 /// before a request is postponed because the queue is full.
 pub fn decide<E: Environment>(query: &Query<'_>, may_build_locally: bool, hold: Duration, env: &E) -> Decision<E> {
     let rules = query.rules;
-    let head = if may_build_locally { rules.head(&env.own_status()) } else { None };
+    let head = if may_build_locally { head_score(rules, env) } else { None };
     let query = &Query { head, ..*query };
     let start = env.elapsed();
     let reasons = loop {
@@ -96,13 +99,22 @@ pub fn decide<E: Environment>(query: &Query<'_>, may_build_locally: bool, hold: 
     Decision::Postpone(reasons)
 }
 
+/// Returns the score of the head itself, if it takes part.
+pub fn head_score<E: Environment>(rules: &dyn Rules, env: &E) -> Option<f64> {
+    let own = env.clone();
+    rules.head(&env.own_status(), &(Arc::new(move || own.learned()) as LearnedSource))
+}
+
 fn join_queue<E: Environment>(query: &Query<'_>, reasons: &[Rejection], env: &E) -> Option<E::QueueTicket> {
     let max_wait = query.rules.max_expected_wait();
     let is_soon = |over: &Rejection| match over.reason {
         Reason::NoSlot { ahead } => {
             let (machine, now) = (query.machines[over.machine], env.now());
-            let ages: Vec<Duration> =
-                env.running(machine).iter().map(|&since| Duration::from_millis(now.saturating_sub(since))).collect();
+            let ages: Vec<Duration> = env
+                .running(machine)
+                .iter()
+                .map(|build| Duration::from_millis(now.saturating_sub(build.since)))
+                .collect();
             let wait = expected_wait(ahead, machine.parallel_builds as usize, &ages);
             max_wait.is_none_or(|most| wait <= most)
         }

@@ -1,18 +1,19 @@
 //! The environment of a selection and a wait: clocks, records, slots, machines.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::power_state::PowerState;
 use crate::machine::Machine;
-use crate::state::Drained;
-use crate::state::Health;
 use crate::state::health::Time;
+use crate::state::history::Learned;
+use crate::state::{Drained, Health, RunningBuild};
 use crate::status::MachineStatus;
 
 /// The environment of one hook process. A clone is the same environment, for another thread.
 ///
 /// Errors are messages for people. The caller may skip the machine or the step that they concern.
-pub trait Environment: Clone + Send + 'static {
+pub trait Environment: Clone + Send + Sync + 'static {
     /// A slot that is held.
     type Slot;
     /// A connection to a machine that answered.
@@ -65,8 +66,8 @@ pub trait Environment: Clone + Send + 'static {
     /// Returns the machine's status, and its age.
     fn status(&self, link: &Self::Link) -> Result<(MachineStatus, Duration), String>;
 
-    /// Returns since when each of its taken slots has been held.
-    fn running(&self, machine: &Machine) -> Vec<Time>;
+    /// Returns the builds that hold its slots.
+    fn running(&self, machine: &Machine) -> Vec<RunningBuild>;
 
     /// Counts its free slots, up to `enough`. This is called often.
     fn free_slots(&self, machine: &Machine, enough: usize) -> Result<usize, String>;
@@ -76,8 +77,18 @@ pub trait Environment: Clone + Send + 'static {
         0
     }
 
-    /// Takes a free slot, without waiting.
-    fn try_take_slot(&self, machine: &Machine) -> Result<Option<Self::Slot>, String>;
+    /// Returns the bytes of these inputs.
+    fn missing_bytes(&self, _machine: &Machine) -> Option<u64> {
+        None
+    }
+
+    /// Returns what the history says about the build.
+    fn learned(&self) -> Arc<Learned> {
+        Arc::default()
+    }
+
+    /// Takes a free slot, without waiting. `expected`: how long the build is expected to hold it.
+    fn try_take_slot(&self, machine: &Machine, expected: Option<Duration>) -> Result<Option<Self::Slot>, String>;
 
     /// Joins the queue for `machines`, unless `limit` builds of the same user wait for any of them already.
     fn try_join_queue(&self, machines: &[&Machine], limit: usize) -> Result<Option<Self::QueueTicket>, String>;

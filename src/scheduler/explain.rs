@@ -2,18 +2,22 @@
 //! and contacts no machine.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::assess::{CandidateState, assess, rank_of};
 use super::choice::{Query, Reason};
 use super::decision::{Decision, FULL_QUEUE_HOLD, decide};
 use super::environment::Environment;
+use super::outlook::estimate_now;
 use super::power_state::PowerState;
 use super::ranking::Rank;
+use super::rules::Wants;
+use super::soonest::Estimate;
 use crate::machine::Machine;
-use crate::state::Drained;
-use crate::state::Health;
 use crate::state::health::Time;
+use crate::state::history::Learned;
+use crate::state::{Drained, Health, RunningBuild};
 use crate::status::MachineStatus;
 
 /// One machine, for one request.
@@ -24,6 +28,10 @@ pub struct Explanation {
     /// Its score, if it matches and the rules give it one.
     pub score: Option<f64>,
     pub verdict: Readiness,
+    /// When the outputs would be here, if the machine matches.
+    pub estimate: Option<Estimate>,
+    /// Whether the score is that estimate.
+    pub scores_estimate: bool,
 }
 
 /// Whether a machine can take the build now.
@@ -41,8 +49,11 @@ pub fn explain<E: Environment>(query: &Query<'_>, env: &E) -> Vec<Explanation> {
     let ahead = env.ahead(query.machines, None);
     let mut ranked: Vec<(Option<Rank>, Explanation)> = Vec::new();
     for (index, machine) in query.machines.iter().enumerate() {
+        let scores_estimate = query.rules.wants(index) == Wants::Estimate;
+        let explanation =
+            |score, verdict| Explanation { machine: index, score, verdict, estimate: None, scores_estimate };
         let explanation = match rank_of(query, index, machine, env) {
-            Err(reason) => (None, Explanation { machine: index, score: None, verdict: Readiness::Not(reason) }),
+            Err(reason) => (None, explanation(None, Readiness::Not(reason))),
             Ok(rank) => {
                 let verdict = match assess(machine, ahead.get(index).copied().unwrap_or(0), env) {
                     CandidateState::Out(reason) => Readiness::Not(reason),
@@ -52,7 +63,8 @@ pub fn explain<E: Environment>(query: &Query<'_>, env: &E) -> Vec<Explanation> {
                     }
                 };
                 let score = Some(rank.score);
-                (Some(rank), Explanation { machine: index, score, verdict })
+                let estimate = Some(estimate_now(machine, env));
+                (Some(rank), Explanation { estimate, ..explanation(score, verdict) })
             }
         };
         ranked.push(explanation);
@@ -129,7 +141,7 @@ impl<E: Environment> Environment for DryRun<E> {
         Ok((link.clone(), Duration::ZERO))
     }
 
-    fn running(&self, machine: &Machine) -> Vec<Time> {
+    fn running(&self, machine: &Machine) -> Vec<RunningBuild> {
         self.0.running(machine)
     }
 
@@ -141,7 +153,15 @@ impl<E: Environment> Environment for DryRun<E> {
         self.0.missing_inputs(machine)
     }
 
-    fn try_take_slot(&self, machine: &Machine) -> Result<Option<()>, String> {
+    fn missing_bytes(&self, machine: &Machine) -> Option<u64> {
+        self.0.missing_bytes(machine)
+    }
+
+    fn learned(&self) -> Arc<Learned> {
+        self.0.learned()
+    }
+
+    fn try_take_slot(&self, machine: &Machine, _: Option<Duration>) -> Result<Option<()>, String> {
         Ok((self.0.free_slots(machine, 1)? > 0).then_some(()))
     }
 

@@ -1,5 +1,7 @@
 //! The choice of the build machine for a derivation.
 //!
+//! [`soonest`] estimates when a build would be done on each machine, for machine files that choose by it.
+//!
 //! [`matching`] decides which machines can take a build at all, and [`ranking`] orders them. [`select`](mod@select)
 //! tries them in this order, and [`probe`] probes those whose state is not known; [`contact`] makes sure that the
 //! chosen one is alive. [`admission`] decides whether the
@@ -18,11 +20,13 @@ pub mod explain;
 pub mod matching;
 mod on_demand;
 mod only_named;
+mod outlook;
 mod power_state;
 pub mod probe;
 pub mod ranking;
 pub mod rules;
 pub mod select;
+pub mod soonest;
 pub mod wait_for_slot;
 
 pub use assess::BETTER_MACHINE_WAIT;
@@ -33,6 +37,7 @@ pub use explain::{Explanation, Readiness, explain, predict};
 pub use matching::Mismatch;
 pub use only_named::OnlyNamed;
 pub use power_state::PowerState;
-pub use rules::{DefaultRules, FileRules, RuleInput, Rules, WarningSink};
+pub use rules::{DefaultRules, FileRules, LearnedSource, RuleInput, Rules, Wants, WarningSink};
 pub use select::select;
+pub use soonest::Estimate;
 pub use wait_for_slot::{WaitError, WaitReason, wait};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::rules::{RuleInput, Rules};
+use super::rules::{LearnedSource, RuleInput, Rules, Wants};
 use crate::machine::Machine;
 use crate::machine_file::Fallback;
 use crate::status::MachineStatus;
@@ -29,7 +29,11 @@ impl Rules for OnlyNamed<'_> {
         self.rules.nearly_as_good()
     }
 
-    fn head(&self, _: &MachineStatus) -> Option<f64> {
+    fn wants(&self, machine: usize) -> Wants {
+        self.rules.wants(machine)
+    }
+
+    fn head(&self, _: &MachineStatus, _: &LearnedSource) -> Option<f64> {
         None
     }
 
@@ -56,6 +60,8 @@ impl Rules for OnlyNamed<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::scheduler::DefaultRules;
 
@@ -71,7 +77,7 @@ mod tests {
             self.0.score(machine, known)
         }
 
-        fn head(&self, _: &MachineStatus) -> Option<f64> {
+        fn head(&self, _: &MachineStatus, _: &LearnedSource) -> Option<f64> {
             Some(1.0)
         }
     }
@@ -85,6 +91,8 @@ mod tests {
         let rules = OnlyNamed { rules: &all, machines: &machines, names: &names };
         assert!(rules.accepts(1).is_ok() && rules.accepts(0).is_err() && rules.accepts(2).is_err());
         // So does this machine.
-        assert!(all.head(&MachineStatus::default()).is_some() && rules.head(&MachineStatus::default()).is_none());
+        let learned: LearnedSource = Arc::new(Arc::default);
+        let head = |rules: &dyn Rules| rules.head(&MachineStatus::default(), &learned);
+        assert!(head(&all).is_some() && head(&rules).is_none());
     }
 }

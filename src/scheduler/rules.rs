@@ -1,25 +1,46 @@
 //! The rules that a machine file may replace: which machine may take a build, and its score.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::warn;
 
 use super::ranking::SIMILAR_SCORE_RATIO;
+use super::soonest::{Estimate, head_estimate};
 use crate::machine::Machine;
-use crate::machine_file::{self, Acceptance, Candidate, Diagnostic, Fallback, Pool, Score, Severity, default_score};
-use crate::state::Health;
+use crate::machine_file::{
+    self, Acceptance, Candidate, Diagnostic, Fallback, FoundFacts, MachineFacts, Pool, Score, Severity, default_score,
+};
 use crate::state::health::Time;
+use crate::state::history::Learned;
+use crate::state::{Health, RunningBuild};
 use crate::status::MachineStatus;
 
 /// The facts about a machine that the rules receive.
 pub struct RuleInput<'a> {
     pub health: &'a Health,
     /// Since when each of its taken slots has been held.
-    pub running: &'a [Time],
+    pub running: &'a [RunningBuild],
     pub now: Time,
     /// For a machine on demand, whether it runs.
     pub power: Option<&'static str>,
+    /// When the build would be done there, and further facts, if the rules [want](Rules::wants) them.
+    pub estimate: Option<Estimate>,
+    pub facts: Option<MachineFacts>,
+}
+
+/// Returns what the history says about the build.
+pub type LearnedSource = Arc<dyn Fn() -> Arc<Learned> + Send + Sync>;
+
+/// What the score of a machine depends on, besides its status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    Nothing,
+    /// The score is the estimate.
+    Estimate,
+    /// A function may read facts.
+    Facts,
 }
 
 /// The time over which the kernel averages the load, in milliseconds.
@@ -35,7 +56,7 @@ impl RuleInput<'_> {
         let missing = self
             .running
             .iter()
-            .map(|&since| (-(measured.saturating_sub(since) as f64) / LOAD_AVERAGE_MILLISECONDS).exp());
+            .map(|build| (-(measured.saturating_sub(build.since) as f64) / LOAD_AVERAGE_MILLISECONDS).exp());
         Some(load + missing.sum::<f64>() / f64::from(status.cores?))
     }
 }
@@ -54,8 +75,14 @@ pub trait Rules {
         SIMILAR_SCORE_RATIO
     }
 
-    /// Returns the score of the head itself, given its status. `None`: it takes no part, or cannot take the build.
-    fn head(&self, _status: &MachineStatus) -> Option<f64> {
+    /// Returns what the score of a machine depends on.
+    fn wants(&self, _machine: usize) -> Wants {
+        Wants::Nothing
+    }
+
+    /// Returns the score of the head itself, given its status and what is learned. `None`: it takes no part, or cannot
+    /// take the build.
+    fn head(&self, _status: &MachineStatus, _learned: &LearnedSource) -> Option<f64> {
         None
     }
 
@@ -163,6 +190,9 @@ impl Rules for FileRules<'_> {
     }
 
     fn score(&self, machine: usize, known: &RuleInput<'_>) -> Result<f64, String> {
+        if let (Some(estimate), true) = (&known.estimate, self.pool.uses_soonest(Candidate::Machine(machine))) {
+            return Ok(-estimate.total());
+        }
         let status = status_for_lua(known);
         match self.ask(|decision| decision.score(Candidate::Machine(machine), &status)) {
             Score::Value(score) => Ok(score),
@@ -176,7 +206,16 @@ impl Rules for FileRules<'_> {
         if has_own { 1.0 } else { SIMILAR_SCORE_RATIO }
     }
 
-    fn head(&self, status: &MachineStatus) -> Option<f64> {
+    fn wants(&self, machine: usize) -> Wants {
+        let candidate = Candidate::Machine(machine);
+        match (self.pool.uses_soonest(candidate), self.pool.has_score(candidate)) {
+            (true, _) => Wants::Estimate,
+            (false, true) => Wants::Facts,
+            (false, false) => Wants::Nothing,
+        }
+    }
+
+    fn head(&self, status: &MachineStatus, learned: &LearnedSource) -> Option<f64> {
         let head = self.pool.local.as_ref().filter(|head| head.enabled)?;
         let decision = self.decision.borrow();
         let lacks_feature = decision.request().features.iter().any(|feature| !head.features.contains(feature));
@@ -187,12 +226,16 @@ impl Rules for FileRules<'_> {
         {
             return None;
         }
-        let status = status_for_lua(&RuleInput {
-            health: &Health::reached(status.clone(), 0),
-            running: &[],
-            now: 0,
-            power: None,
-        });
+        let (speed, load, source) = (head.speed, status.load(), Arc::clone(learned));
+        let soonest = move || head_estimate(&source(), speed, load);
+        if self.pool.uses_soonest(Candidate::Local) {
+            return Some(-soonest().total());
+        }
+        let health = Health::reached(status.clone(), 0);
+        let found = move || FoundFacts { soonest: -soonest().total(), missing_inputs: Some(0), missing_bytes: Some(0) };
+        let facts = Some(MachineFacts(Arc::new(found)));
+        let status =
+            status_for_lua(&RuleInput { health: &health, running: &[], now: 0, power: None, estimate: None, facts });
         match self.ask(|decision| decision.score(Candidate::Local, &status)) {
             Score::Value(score) => Some(score),
             Score::No(_) => None,
@@ -237,6 +280,7 @@ fn status_for_lua(known: &RuleInput<'_>) -> machine_file::LuaStatus {
         running: u32::try_from(known.running.len()).ok(),
         power: known.power,
         reachable: if failures.is_some() { Some(false) } else { measured.reachable },
+        facts: known.facts.clone(),
         ..measured
     }
 }
@@ -250,6 +294,14 @@ mod tests {
 
     const MACHINE: &str = "name = 'a', user = 'u', systems = { 'x86_64-linux' }, host_key = 'ssh-ed25519 \
                            AAAAC3NzaC1lZDI1NTE5AAAAIGiZC8RF5TdIuz3cZ2RZ6pH6/WJ7mzWKRX7KPrGwENOG'";
+
+    fn running(since: &[Time]) -> Vec<RunningBuild> {
+        since.iter().map(|&since| RunningBuild { since, expected: None }).collect()
+    }
+
+    fn nothing_learned() -> LearnedSource {
+        Arc::new(Arc::default)
+    }
 
     /// Does something with the rules of a machine file with two machines and `more`, for a build that requires features.
     fn with_rules<T>(
@@ -309,9 +361,10 @@ mod tests {
         let status = MachineStatus { load1: Some(1.0), cores: Some(4), ..MachineStatus::default() };
         let well = Health::reached(status, 100_000);
         let failed = well.clone().after_failure("down", 101_000);
-        let score = |what: &str, health: &Health, running: &[Time]| {
+        let score = |what: &str, health: &Health, since: &[Time]| {
+            let running = running(since);
             let function = format!("score = function(request, machine, status) return {what} end");
-            let known = RuleInput { health, running, now: 110_000, power: None };
+            let known = RuleInput { health, running: &running, now: 110_000, power: None, estimate: None, facts: None };
             with_rules(&function, &[], None, |rules| rules.score(1, &known).unwrap())
         };
         assert_eq!(score("status.running", &well, &[100_000, 105_000]), 2.0);
@@ -342,24 +395,28 @@ mod tests {
             ("score = function() return false end", &[], 0.0, None),
         ] {
             let file = format!("local_machine {{ {fields} }}");
-            let score = with_rules(&file, features, None, |rules| rules.head(&status(load)));
+            let score = with_rules(&file, features, None, |rules| rules.head(&status(load), &nothing_learned()));
             assert_eq!(score, expected, "{fields} {features:?} {load}");
         }
-        assert_eq!(with_rules("", &[], None, |rules| rules.head(&status(0.0))), None);
+        assert_eq!(with_rules("", &[], None, |rules| rules.head(&status(0.0), &nothing_learned())), None);
         let file = "local_machine {}, accepts = function(request, machine) return machine.name ~= 'localhost' end";
-        assert_eq!(with_rules(file, &[], None, |rules| rules.head(&status(0.0))), None);
+        assert_eq!(with_rules(file, &[], None, |rules| rules.head(&status(0.0), &nothing_learned())), None);
     }
 
     #[test]
     fn builds_just_started_count_as_load() {
         let status = MachineStatus { load1: Some(1.0), cores: Some(4), ..MachineStatus::default() };
         let health = Health::reached(status, 100_000);
-        let load = |running: &[Time]| RuleInput { health: &health, running, now: 110_000, power: None }.load().unwrap();
+        let load_of = |health: &Health, since: &[Time]| {
+            RuleInput { health, running: &running(since), now: 110_000, power: None, estimate: None, facts: None }
+                .load()
+        };
+        let load = |since: &[Time]| load_of(&health, since).unwrap();
         assert_eq!(load(&[]), 0.25);
         assert_eq!(load(&[100_000, 105_000]), 0.75);
         // Most of it is in the average already.
         assert!((0.25..0.30).contains(&load(&[0])), "{}", load(&[0]));
         assert!((0.34..0.35).contains(&load(&[40_000])), "{}", load(&[40_000]));
-        assert_eq!(RuleInput { health: &Health::default(), running: &[5], now: 10, power: None }.load(), None);
+        assert_eq!(load_of(&Health::default(), &[5]), None);
     }
 }

@@ -17,6 +17,7 @@ use super::contact::{CONTACT_WAIT, Contacts};
 use super::environment::Environment;
 use super::probe::{ProbeResult, Probes};
 use super::ranking::{Rank, prefer_locality};
+use super::rules::Wants;
 use crate::machine::Machine;
 use crate::state::Health;
 use crate::status::MachineStatus;
@@ -237,7 +238,9 @@ impl<'a, E: Environment> Selection<'a, E> {
         let number = self.prefer_locality().unwrap_or(best);
         let index = self.candidates[number].rank.index;
         let machine = self.query.machines[index];
-        let reason = match self.env.try_take_slot(machine) {
+        let is_estimate = self.query.rules.wants(index) == Wants::Estimate;
+        let expected = is_estimate.then(|| Duration::try_from_secs_f64(-self.candidates[number].rank.score).ok());
+        let reason = match self.env.try_take_slot(machine, expected.flatten()) {
             Ok(Some(slot)) => {
                 let state = std::mem::replace(&mut self.candidates[number].state, CandidateState::Contacting);
                 if let CandidateState::Ready(link @ Some(_)) = state {

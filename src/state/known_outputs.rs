@@ -31,9 +31,14 @@ impl KnownOutputs {
 
     /// Counts those of `derivations` whose outputs the host is not known to have.
     pub fn missing_inputs(&self, derivations: &BTreeSet<StorePath>) -> usize {
+        self.missing(derivations).len()
+    }
+
+    /// Returns those of `derivations` whose outputs the host is not known to have.
+    pub fn missing<'a>(&self, derivations: &'a BTreeSet<StorePath>) -> Vec<&'a StorePath> {
         let lines = self.lines();
         let known: BTreeSet<&str> = lines.iter().rev().take(MAX_KNOWN_OUTPUTS).map(String::as_str).collect();
-        derivations.iter().filter(|path| !known.contains(path.hash_part())).count()
+        derivations.iter().filter(|path| !known.contains(path.hash_part())).collect()
     }
 
     /// Records that the host has the outputs of these derivations.

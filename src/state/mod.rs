@@ -41,7 +41,7 @@ pub use power::{Phase, Power, PowerLock, PowerRecord, as_started};
 pub use queue::{Queue, QueueTicket, WaitingBuild};
 pub use registration::RegistrationLock;
 pub use signing_keys::VerifiedKey;
-pub use slots::{Slot, SlotHolder, Slots};
+pub use slots::{RunningBuild, Slot, SlotHolder, Slots};
 pub use substitutes::{SubstituteRecord, SubstituteServers};
 pub use throughput::{LinkSpeed, Throughput, ThroughputRecord};
 pub use turn::Turn;

@@ -11,11 +11,12 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::process;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::{debug, warn};
 use serde::{Deserialize, Serialize};
 
+use super::health::Time;
 use super::lock::{contents, is_locked, overwrite, try_lock, unlock};
 use super::{StateDirectory, StateError};
 use crate::failpoints::{Failpoint, failpoint};
@@ -31,13 +32,25 @@ pub struct SlotHolder {
     pub derivation: String,
     /// When it took the slot, in seconds since 1970.
     pub since: u64,
+    /// How many seconds it was expected to hold the slot, if that was estimated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_seconds: Option<u64>,
+}
+
+/// A build that holds a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunningBuild {
+    /// When it took the slot.
+    pub since: Time,
+    /// How long it was expected to hold the slot.
+    pub expected: Option<Duration>,
 }
 
 impl SlotHolder {
     /// Returns a record of this process, now, for `derivation`.
     pub fn this_process(derivation: &str) -> SlotHolder {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        SlotHolder { pid: process::id(), derivation: derivation.to_owned(), since }
+        SlotHolder { pid: process::id(), derivation: derivation.to_owned(), since, expected_seconds: None }
     }
 }
 
@@ -79,6 +92,14 @@ impl Slot {
     /// Returns the number of the slot on its machine, from 0.
     pub fn number(&self) -> u32 {
         self.number
+    }
+}
+
+impl RunningBuild {
+    /// Returns the build of a holder, if that is known.
+    pub fn of(holder: Option<&SlotHolder>, now: Time) -> RunningBuild {
+        let expected = holder.and_then(|holder| holder.expected_seconds).map(Duration::from_secs);
+        RunningBuild { since: holder.map_or(now, |holder| holder.since.saturating_mul(1000)), expected }
     }
 }
 

@@ -126,7 +126,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "state",
             "store",
             "transfer",
-            "power",
         ],
     ),
     (
@@ -145,6 +144,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "store",
             "transfer",
             "power",
+            "build",
         ],
     ),
     ("error", &["exit"]),

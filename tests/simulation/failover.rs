@@ -121,7 +121,7 @@ impl Scene {
             world.change_health(machines[number], &mut |_| Health::reached(status.clone(), world.now()));
         }
         let held: Vec<_> =
-            machines.iter().filter(|_| self.is_full).map(|machine| world.try_take_slot(machine)).collect();
+            machines.iter().filter(|_| self.is_full).map(|machine| world.try_take_slot(machine, None)).collect();
         let derivation = b"/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-x.drv";
         let request = Request {
             wants_local: false,

@@ -5,7 +5,9 @@
 //! by one, and each must be detected.
 
 mod failover;
+mod graph;
 mod hook;
+mod soonest;
 mod stage;
 mod world;
 

@@ -8,8 +8,9 @@ use std::time::Duration;
 use offload::internals::machine::Machine;
 use offload::internals::scheduler::Environment;
 use offload::internals::state::health::Time;
+use offload::internals::state::history::Learned;
 use offload::internals::state::queue::fair_order::{Place, ahead};
-use offload::internals::state::{Drained, Health};
+use offload::internals::state::{Drained, Health, RunningBuild};
 use offload::internals::status::MachineStatus;
 
 use crate::stage::{Process, Stage, lock};
@@ -74,7 +75,7 @@ pub struct Host {
     pub slots: u32,
     health: Health,
     asked_by: Option<u64>,
-    running: BTreeMap<u64, Time>,
+    running: BTreeMap<u64, RunningBuild>,
     pub most_running: usize,
     pub drained: Option<Drained>,
     /// When it was contacted, when that ended, and whether it answered.
@@ -128,6 +129,17 @@ pub struct World {
     /// Whose build it is.
     pub user: u64,
     stale: Arc<Mutex<BTreeMap<u16, Health>>>,
+    /// The knowledge about the build, in plays that need it.
+    pub knowledge: Option<Arc<dyn Knowledge>>,
+}
+
+/// What is known of a build.
+pub trait Knowledge: Send + Sync {
+    /// The inputs that a machine lacks, and their bytes.
+    fn missing(&self, port: u16) -> (usize, u64);
+    fn learned(&self) -> Arc<Learned>;
+    /// The one-minute load of a machine.
+    fn load(&self, port: u16) -> f64;
 }
 
 /// Something that is held, and given back when its holder ends, as the kernel does with locks.
@@ -147,7 +159,7 @@ impl<T: Copy> Drop for Held<T> {
 impl World {
     pub fn new(stage: &Stage, hosts: &Arc<Hosts>, user: u64) -> World {
         let (stage, hosts) = (stage.clone(), Arc::clone(hosts));
-        World { stage, hosts, process: Process::default(), user, stale: Arc::default() }
+        World { stage, hosts, process: Process::default(), user, stale: Arc::default(), knowledge: None }
     }
 
     fn host(&self, machine: &Machine) -> std::sync::MutexGuard<'_, Host> {
@@ -239,12 +251,12 @@ impl Environment for World {
 
     fn status(&self, link: &u16) -> Result<(MachineStatus, Duration), String> {
         self.pause(Duration::from_millis(5));
-        let load = self.stage.random(100) as f64 / 100.0;
-        let _ = link;
+        let known = self.knowledge.as_ref().map(|knowledge| knowledge.load(*link));
+        let load = known.unwrap_or_else(|| self.stage.random(100) as f64 / 100.0);
         Ok((MachineStatus { load1: Some(load), cores: Some(4), ..MachineStatus::default() }, Duration::ZERO))
     }
 
-    fn running(&self, machine: &Machine) -> Vec<Time> {
+    fn running(&self, machine: &Machine) -> Vec<RunningBuild> {
         self.host(machine).running.values().copied().collect()
     }
 
@@ -260,7 +272,19 @@ impl Environment for World {
         }
     }
 
-    fn try_take_slot(&self, machine: &Machine) -> Result<Option<Held<u16>>, String> {
+    fn missing_inputs(&self, machine: &Machine) -> usize {
+        self.knowledge.as_ref().map_or(0, |knowledge| knowledge.missing(machine.port).0)
+    }
+
+    fn missing_bytes(&self, machine: &Machine) -> Option<u64> {
+        self.knowledge.as_ref().map(|knowledge| knowledge.missing(machine.port).1)
+    }
+
+    fn learned(&self) -> Arc<Learned> {
+        self.knowledge.as_ref().map(|knowledge| knowledge.learned()).unwrap_or_default()
+    }
+
+    fn try_take_slot(&self, machine: &Machine, expected: Option<Duration>) -> Result<Option<Held<u16>>, String> {
         let is_full = || {
             let host = self.host(machine);
             host.running.len() >= host.slots as usize
@@ -280,7 +304,7 @@ impl Environment for World {
         });
         let now = self.now();
         let mut host = self.host(machine);
-        host.running.insert(slot.number, now);
+        host.running.insert(slot.number, RunningBuild { since: now, expected });
         host.most_running = host.most_running.max(host.running.len());
         drop(host);
         Ok(Some(slot))

@@ -112,7 +112,10 @@ mod tests {
         Row { machine: Some(machine.to_owned()), slot, waiting, sending, building, retrieving, placing, ..row }
     }
 
-    fn shown(rows: &[Row]) -> Vec<(String, u32, Vec<(Time, Time)>)> {
+    /// A machine, the number of the lane, and the times of its builds.
+    type Shown = (String, u32, Vec<(Time, Time)>);
+
+    fn shown(rows: &[Row]) -> Vec<Shown> {
         let spans = |lane: &Lane<'_>| lane.spans.iter().map(|span| (span.from, span.to)).collect();
         lanes(rows).iter().map(|lane| (lane.machine.to_owned(), lane.slot, spans(lane))).collect()
     }

@@ -156,6 +156,7 @@ const QUICK: &[&str] = &[
     "offload.local_machine",
     "offload.log.warn",
     "offload.read_file",
+    "offload.soonest",
     "os.clock",
     "os.difftime",
     "offload.wake_on_lan",

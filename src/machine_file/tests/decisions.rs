@@ -200,6 +200,7 @@ fn functions_get_their_arguments() {
         age: Some(7.0),
         reachable: Some(true),
         power: Some("starting"),
+        facts: None,
     };
     assert_eq!(decision.accepts(A), Acceptance::Yes);
     assert_eq!(decision.score(A, &status), Score::Value(1.0));
@@ -231,6 +232,81 @@ fn functions_limit_attempts_and_waits() {
         assert_eq!(values, (3, None), "{functions}");
         let expected = ["from 1 to 1000, found", "from 0 to 86400, or nil, found"];
         assert!(warnings.len() == 2 && (0..2).all(|i| warnings[i].contains(expected[i])), "{warnings:?}");
+    }
+}
+
+#[test]
+fn facts_are_found_when_a_function_reads_them() {
+    let site = site(
+        r#"accepts = function(request)
+          if request.name ~= "linux-libre-6.12.3" then return request.expected_seconds == nil end
+          return request.expected_seconds == 12.5 and request.expected_output_bytes == 7
+            and math.type(request.expected_output_bytes) == "integer" and request.input_bytes == nil
+            and request.expected_seconds == 12.5
+        end,
+        score = function(request, machine, status)
+          if machine.name == "a" then return 1 end
+          assert(status.missing_inputs == 3 and status.missing_bytes == nil)
+          return offload.soonest(request, machine, status) * 2
+        end"#,
+        "",
+    );
+    let pool = site.load().unwrap();
+    let finds = Arc::new(AtomicUsize::new(0));
+    let counted = |finds: &Arc<AtomicUsize>| {
+        let finds = Arc::clone(finds);
+        move || finds.fetch_add(1, Ordering::SeqCst)
+    };
+    let count = counted(&finds);
+    let facts = RequestFacts(Arc::new(move || {
+        count();
+        FoundRequestFacts { input_bytes: None, expected_seconds: Some(12.5), expected_output_bytes: Some(7) }
+    }));
+    let decision = pool.callbacks(LuaRequest { facts: Some(facts.clone()), ..request() });
+    assert_eq!((decision.accepts(A), decision.accepts(B)), (Acceptance::Yes, Acceptance::Yes));
+    assert_eq!(finds.load(Ordering::SeqCst), 1);
+    let count = counted(&finds);
+    let of_machine = MachineFacts(Arc::new(move || {
+        count();
+        FoundFacts { soonest: -4.5, missing_inputs: Some(3), missing_bytes: None }
+    }));
+    let status = LuaStatus { facts: Some(of_machine), ..LuaStatus::default() };
+    assert_eq!((decision.score(A, &status), finds.load(Ordering::SeqCst)), (Score::Value(1.0), 1));
+    assert_eq!((decision.score(B, &status), finds.load(Ordering::SeqCst)), (Score::Value(-9.0), 3));
+    assert_eq!(warnings(&site, &decision), [""; 0]);
+    // Without facts they are nil.
+    let decision = pool.callbacks(LuaRequest { name: "other".into(), ..request() });
+    assert_eq!(decision.accepts(A), Acceptance::Yes);
+    assert_eq!(warnings(&site, &decision), [""; 0]);
+}
+
+#[test]
+fn soonest_is_known_as_the_score_and_as_a_function() {
+    for (fields, own, expected) in [
+        ("score = offload.soonest", "", [true, true, true]),
+        ("score = offload.soonest", "score = function() return 1 end", [true, false, true]),
+        ("", "score = offload.soonest", [false, true, false]),
+        ("score = function(...) return offload.soonest(...) end", "", [false; 3]),
+        ("", "", [false; 3]),
+    ] {
+        let pool = site(fields, own).load().unwrap();
+        assert_eq!([A, B, Candidate::Local].map(|candidate| pool.uses_soonest(candidate)), expected, "{fields} {own}");
+    }
+    // As `offload eval` tries it: without facts, speed and load order the machines.
+    let site = site("score = function(...) return offload.soonest(...) end", "");
+    let pool = site.load().unwrap();
+    let decision = pool.callbacks(request());
+    let load = |load| LuaStatus { load: Some(load), ..LuaStatus::default() };
+    assert_eq!(decision.score(A, &load(0.0)), Score::Value(-30.0));
+    assert_eq!(decision.score(B, &load(1.0)), Score::Value(-15.0));
+    assert_eq!(try_functions(&pool).len(), 0);
+    for call in ["offload.soonest()", "offload.soonest(request, machine)", "offload.soonest(1, machine, status)"] {
+        let site = super::decisions::site(&format!("score = function(request, machine, status) return {call} end"), "");
+        let pool = site.load().unwrap();
+        let decision = pool.callbacks(request());
+        assert_eq!(decision.score(A, &load(0.0)), Score::Value(1.0));
+        let warnings = warnings(&site, &decision);
+        assert!(warnings[0].contains("soonest: expected the request, the machine and the status"), "{warnings:?}");
     }
 }
 

@@ -85,7 +85,10 @@ fn every_field_is_read_and_printed_as_json() {
     assert_eq!(berlin.line, Some(4));
     let key = crate::machine::HostKey::parse(KEY).unwrap();
     let expected = Machine::new("paris", "offload", vec!["x86_64-linux".to_owned()], vec![key]);
-    assert_eq!(paris, &Entry { machine: expected, line: Some(17), has_accepts: false, has_score: false });
+    assert_eq!(
+        paris,
+        &Entry { machine: expected, line: Some(17), has_accepts: false, has_score: false, scores_soonest: false }
+    );
 }
 
 /// Returns the values in JSON, each of which must differ from its default: all fields are given.

@@ -17,7 +17,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use thiserror::Error;
 
-use super::row::{Outcome, Row};
+use super::learning::{forget_machines, forget_names, learn};
+use super::row::Row;
 use super::schema::{self, Version};
 use crate::failpoints::{Failpoint, failpoint};
 use crate::permissions::files;
@@ -91,6 +92,9 @@ impl HistoryError {
     }
 }
 
+/// How long a decision waits while another process uses the database alone.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_millis(10);
+
 /// The open database.
 pub(super) struct Database {
     connection: Connection,
@@ -115,20 +119,22 @@ impl Database {
         }
     }
 
+    /// Opens the database in `directory` to read what was learned, without waiting for other processes. `None` if there is
+    /// none, or one of another version.
+    pub fn open_to_look_up(directory: &Path) -> rusqlite::Result<Option<Database>> {
+        let file = directory.join(FILE);
+        if files::open(&file).is_err() {
+            return Ok(None);
+        }
+        let connection = connect(&file, LOOK_UP_TIMEOUT)?;
+        let version = schema::version(&connection)?;
+        Ok((version == Version::Current).then_some(Database { connection, file }))
+    }
+
     fn open_file(file: PathBuf) -> Result<Database, HistoryError> {
-        let is_own = file.parent().is_some_and(files::is_ours);
         let open = || {
-            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let mut connection = Connection::open_with_flags(&file, flags)?;
-            connection.busy_timeout(BUSY_TIMEOUT)?;
-            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+            let mut connection = connect(&file, BUSY_TIMEOUT)?;
             connection.pragma_update(None, "temp_store", "MEMORY")?;
-            connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-            if !is_own {
-                connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
-            }
             connection.pragma_update(None, "synchronous", "NORMAL")?;
             let mut version = schema::version(&connection)?;
             if version == Version::Older {
@@ -187,10 +193,12 @@ impl Database {
             for row in rows {
                 if !repeat(&transaction, row)? {
                     insert_row(&transaction, row)?;
+                    learn(&transaction, row, transaction.last_insert_rowid())?;
                 }
                 add_to_totals(&transaction, row)?;
             }
             prune(&transaction, now)?;
+            forget_names(&transaction)?;
             transaction.execute("DELETE FROM batch", [])?;
             transaction.execute("INSERT INTO batch VALUES (?)", [digest])?;
             failpoint(Failpoint::HistoryInserted);
@@ -198,6 +206,21 @@ impl Database {
         };
         insert().map_err(|cause| HistoryError::Sqlite { file: self.file.clone(), cause })
     }
+}
+
+/// Connects to the file, which exists.
+fn connect(file: &Path, timeout: Duration) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(file, flags)?;
+    connection.busy_timeout(timeout)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    if !file.parent().is_some_and(files::is_ours) {
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    }
+    Ok(connection)
 }
 
 /// Returns a number that SQLite can store.
@@ -311,7 +334,10 @@ fn prune(transaction: &Transaction<'_>, now: Time) -> rusqlite::Result<()> {
     let oldest = stored(now).min(recent.unwrap_or(0)).saturating_sub(stored(MAX_AGE));
     // The totals of rows without a machine have few outcomes.
     let gone = "SELECT machine FROM totals GROUP BY machine HAVING max(last) < ?";
-    transaction.execute(&format!("DELETE FROM totals WHERE machine <> '' AND machine IN ({gone})"), [oldest])?;
+    let gone = format!("DELETE FROM totals WHERE machine <> '' AND machine IN ({gone})");
+    if transaction.execute(&gone, [oldest])? > 0 {
+        forget_machines(transaction)?;
+    }
     // Rows are nearly in the order of their times: this ends at the first that stays.
     loop {
         let first: Option<(i64, i64)> = transaction
@@ -352,14 +378,4 @@ pub(super) fn set_aside(directory: &Path) -> Result<PathBuf, StateError> {
     }
     files::rename(&file, &aside).map_err(|cause| StateError { path: file, cause })?;
     Ok(aside)
-}
-
-impl Outcome {
-    /// Returns the outcome that a column contains.
-    pub(super) fn of_column(word: &str) -> rusqlite::Result<Outcome> {
-        Outcome::parse(word).ok_or_else(|| {
-            let cause = format!("unknown outcome '{}'", word.escape_debug().take(40).collect::<String>());
-            rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, cause.into())
-        })
-    }
 }

@@ -18,6 +18,9 @@
 //! reads the history does, if the log has grown. A hook that finds a long log starts such a command when it ends, and waits
 //! for nothing. While the log is full, hooks leave their rows in `history.pending`, which is limited, too.
 //!
+//! Where rows enter the database, what they teach is kept up to date ([`learning`]): medians of build times and output sizes,
+//! and figures of machines. A decision reads them ([`lookup`]), and [`learned`] derives what is expected of a build.
+//!
 //! Appending is one write, and costs some microseconds. A row that was appended survives a kill of any process; a power
 //! failure may lose the last rows.
 //!
@@ -27,14 +30,20 @@
 //! Not checked here: whether the rows are true. The owner of the state can write any.
 
 mod collect;
+mod columns;
 mod database;
+mod learned;
+mod learning;
+mod lookup;
 mod pending;
 mod query;
 mod row;
 mod schema;
 mod summary;
+mod without_version;
 
 pub use database::HistoryError;
+pub use learned::{Learned, MachineRecord, Speeds};
 pub use query::Filter;
 pub use row::{Outcome, Row};
 pub use summary::{MachineSummary, Total, median, summarize};

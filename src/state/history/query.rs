@@ -3,6 +3,7 @@
 use rusqlite::types::Value;
 use rusqlite::{Row as Columns, params_from_iter};
 
+use super::columns::{number, row};
 use super::database::{Database, HistoryError};
 use super::row::{Outcome, Row};
 use super::summary::Total;
@@ -84,42 +85,6 @@ impl Database {
         };
         totals().map_err(|cause| self.error(cause))
     }
-}
-
-/// Returns a number; a negative one is 0.
-fn number(columns: &Columns<'_>, name: &str) -> rusqlite::Result<u64> {
-    Ok(u64::try_from(columns.get::<_, i64>(name)?).unwrap_or(0))
-}
-
-fn row(columns: &Columns<'_>) -> rusqlite::Result<Row> {
-    let number = |name| number(columns, name);
-    Ok(Row {
-        derivation: columns.get("derivation")?,
-        name: columns.get("name")?,
-        system: columns.get("system")?,
-        user: columns.get("user")?,
-        head: columns.get("head")?,
-        machine: columns.get("machine")?,
-        slot: columns.get("slot")?,
-        attempt: u32::try_from(number("attempt")?).unwrap_or(u32::MAX),
-        outcome: Outcome::of_column(&columns.get::<_, String>("outcome")?)?,
-        reason: columns.get("reason")?,
-        requests: number("requests")?,
-        started: number("started")?,
-        ended: number("ended")?,
-        waiting: number("waiting")?,
-        sending: number("sending")?,
-        building: number("building")?,
-        retrieving: number("retrieving")?,
-        placing: number("placing")?,
-        reused_connection: columns.get("reused_connection")?,
-        sent_items: number("sent_items")?,
-        sent_bytes: number("sent_bytes")?,
-        substituted_items: number("substituted_items")?,
-        substituted_bytes: number("substituted_bytes")?,
-        retrieved_items: number("retrieved_items")?,
-        retrieved_bytes: number("retrieved_bytes")?,
-    })
 }
 
 fn total(columns: &Columns<'_>) -> rusqlite::Result<Total> {

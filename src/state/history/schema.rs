@@ -6,12 +6,16 @@
 //! - `builds` has a row for each [`Row`](super::Row), with the same names; `id` grows with each new row.
 //! - `totals` has the sums of all rows of a machine and an outcome, also of rows that were removed since, until the machine had
 //!   no attempt for a year. The machine is empty for rows without one.
+//! - `learned` has medians for each name and machine, `machines` for each machine, and `samples` what these come from
+//!   ([`learning`](super::learning)). Seconds and bytes.
 //! - `batch` has the digest of the last batch that was inserted. It excludes that a batch is inserted twice.
 
 use rusqlite::{Connection, Transaction};
 
+use super::learning;
+
 /// The statements that lead from each version to the next.
-const MIGRATIONS: &[&str] = &[FIRST, "ALTER TABLE builds ADD COLUMN slot INTEGER"];
+const MIGRATIONS: &[&str] = &[FIRST, "ALTER TABLE builds ADD COLUMN slot INTEGER", LEARNED];
 
 /// The schema of version 1.
 pub(super) const FIRST: &str = "
@@ -63,6 +67,42 @@ pub(super) const FIRST: &str = "
     CREATE TABLE batch (digest BLOB NOT NULL) STRICT;
 ";
 
+/// The tables of what was learned.
+const LEARNED: &str = "
+    CREATE INDEX builds_name ON builds (name, machine) WHERE outcome = 'built';
+    CREATE TABLE learned (
+        name TEXT NOT NULL,
+        machine TEXT NOT NULL,
+        base TEXT NOT NULL,
+        builds INTEGER NOT NULL,
+        building REAL NOT NULL,
+        bytes REAL NOT NULL,
+        last INTEGER NOT NULL,
+        PRIMARY KEY (name, machine)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX learned_base ON learned (base, last);
+    CREATE INDEX learned_last ON learned (last, building);
+    CREATE TABLE machines (
+        machine TEXT PRIMARY KEY,
+        builds INTEGER NOT NULL,
+        slowness REAL,
+        comparisons INTEGER NOT NULL,
+        sending REAL,
+        receiving REAL,
+        overhead REAL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE samples (
+        machine TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        build INTEGER NOT NULL,
+        value REAL NOT NULL,
+        PRIMARY KEY (machine, kind, build)
+    ) STRICT, WITHOUT ROWID;
+";
+
+/// The version since which the database has the tables of what was learned.
+const LEARNED_SINCE: usize = 3;
+
 /// The version of this program.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
 
@@ -92,6 +132,9 @@ pub(super) fn migrate(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     for (number, migration) in MIGRATIONS.iter().enumerate().skip(usize::try_from(version).unwrap_or(0)) {
         transaction.execute_batch(migration)?;
+        if number + 1 == LEARNED_SINCE {
+            learning::learn_from_all(transaction)?;
+        }
         transaction.pragma_update(None, "user_version", number as i64 + 1)?;
     }
     Ok(())
