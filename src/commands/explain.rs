@@ -16,11 +16,12 @@
 mod builds;
 mod forecast;
 mod plan;
+mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -29,6 +30,7 @@ use log::debug;
 use serde::Serialize;
 
 use forecast::{forecast, inputs, transfer_note};
+use report::{BuildReport, Explained, RequestSummary, Word};
 
 use super::contact;
 use super::failure::{CommandError, CommandResult};
@@ -43,10 +45,8 @@ use crate::machine::Machine;
 use crate::machine_file::Pool;
 use crate::scheduler::matching::mismatch;
 use crate::scheduler::{Explanation, Readiness, Reason};
-use crate::state::health::{self, Failures, Time};
-use crate::state::{
-    Drain, Drained, HealthRecord, SlotHolder, Slots, StateDirectory, SubstituteRecord, SubstituteServers,
-};
+use crate::state::health::{self, Time};
+use crate::state::{Drain, HealthRecord, Slots, StateDirectory, SubstituteRecord};
 use crate::store::path::StorePath;
 use crate::text::printable;
 use crate::transfer::Forecast;
@@ -104,14 +104,6 @@ impl Args {
     }
 }
 
-/// One positional argument.
-#[derive(Clone, Debug)]
-enum Word {
-    /// A derivation, an output, or `-`.
-    Build(String),
-    File(PathBuf),
-}
-
 fn word(word: OsString) -> Word {
     match word.to_str() {
         Some(text) if text.ends_with(".drv") || is_store_item(text) || !is_machine_file(&word) => {
@@ -126,24 +118,6 @@ fn is_store_item(word: &str) -> bool {
     let hash = word.rsplit('/').next().and_then(|base| base.split_once('-')).map(|(hash, _)| hash);
     let is_hash = |hash: &str| hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_alphanumeric());
     word.starts_with('/') && !word.ends_with(".lua") && hash.is_some_and(is_hash)
-}
-
-/// One machine, with its records.
-#[derive(Serialize)]
-struct Explained<'a> {
-    name: &'a str,
-    port: u16,
-    score: Option<f64>,
-    verdict: &'static str,
-    reason: Option<String>,
-    holders: Vec<Option<SlotHolder>>,
-    failures: Option<Failures>,
-    drained: Option<Drained>,
-    substitutes: SubstituteServers,
-    transfer: Option<Forecast>,
-    /// Marks the chosen machine and those that never take the build, for people.
-    #[serde(skip)]
-    mark: char,
 }
 
 /// The explanation of one build, in the form of `--json`.
@@ -161,30 +135,6 @@ struct PlanReport<'a> {
     version: u32,
     file: String,
     builds: &'a [BuildReport<'a>],
-}
-
-/// The explanation of one build.
-#[derive(Serialize)]
-struct BuildReport<'a> {
-    request: RequestSummary<'a>,
-    machines: Vec<Explained<'a>>,
-    head: Option<f64>,
-    reply: &'static str,
-    machine: Option<&'a str>,
-    /// How many builds are ahead in the queue, if it would wait for a slot.
-    ahead: Option<usize>,
-    /// What becomes of the build, for people.
-    outcome: String,
-    /// Whether some machine may take it, now or later.
-    #[serde(skip)]
-    has_match: bool,
-}
-
-#[derive(Serialize)]
-struct RequestSummary<'a> {
-    system: &'a str,
-    features: &'a [String],
-    derivation: Option<&'a str>,
 }
 
 /// Runs `offload explain`.

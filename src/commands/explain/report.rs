@@ -1,0 +1,59 @@
+//! The words of the command line, and the explanation of a build.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::state::health::Failures;
+use crate::state::{Drained, SlotHolder, SubstituteServers};
+use crate::transfer::Forecast;
+
+/// One positional argument.
+#[derive(Clone, Debug)]
+pub enum Word {
+    /// A derivation, an output, or `-`.
+    Build(String),
+    File(PathBuf),
+}
+
+/// One machine, with its records.
+#[derive(Serialize)]
+pub struct Explained<'a> {
+    pub name: &'a str,
+    pub port: u16,
+    pub score: Option<f64>,
+    pub verdict: &'static str,
+    pub reason: Option<String>,
+    pub holders: Vec<Option<SlotHolder>>,
+    pub failures: Option<Failures>,
+    pub drained: Option<Drained>,
+    pub substitutes: SubstituteServers,
+    pub transfer: Option<Forecast>,
+    /// Marks the chosen machine and those that never take the build, for people.
+    #[serde(skip)]
+    pub mark: char,
+}
+
+/// The explanation of one build.
+#[derive(Serialize)]
+pub struct BuildReport<'a> {
+    pub request: RequestSummary<'a>,
+    pub machines: Vec<Explained<'a>>,
+    pub head: Option<f64>,
+    pub reply: &'static str,
+    pub machine: Option<&'a str>,
+    /// How many builds are ahead in the queue, if it would wait for a slot.
+    pub ahead: Option<usize>,
+    /// What becomes of the build, for people.
+    pub outcome: String,
+    /// Whether some machine may take it, now or later.
+    #[serde(skip)]
+    pub has_match: bool,
+}
+
+#[derive(Serialize)]
+pub struct RequestSummary<'a> {
+    pub system: &'a str,
+    pub features: &'a [String],
+    pub derivation: Option<&'a str>,
+}
