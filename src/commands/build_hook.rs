@@ -17,6 +17,7 @@ use log::{debug, error, info, warn};
 use self::admission::Admission;
 use super::history::checkpoint_in_background;
 use super::machines::machine_file;
+use super::power::{by_process, reap_by_process};
 use super::reporter::{Reporter, SharedWaits};
 use super::signals;
 use crate::build::LiveEnvironment;
@@ -30,7 +31,7 @@ use crate::local::Directories;
 use crate::logging;
 use crate::machine::Machine;
 use crate::machine_file::Pool;
-use crate::power::{self, Head};
+use crate::power::{Head, is_reaping_due};
 use crate::scheduler::decision::hold;
 use crate::scheduler::{Decision, Rejection};
 use crate::state::history::Outcome;
@@ -119,7 +120,7 @@ fn serve(
         let pool = load_pool(&engine, &mut reported);
         stopwatch.lap("evaluate");
         let mut consideration = engine.consider(&pool, &request);
-        consideration.starter = Some(power::by_process(&pool.path));
+        consideration.starter = Some(by_process(&pool.path));
         let decision = consideration.decide_within(hold(postponed.map(|at| at.elapsed())));
         stopwatch.lap("choose");
         explain(&request, &consideration.machines, &decision, &mut reported);
@@ -160,8 +161,8 @@ fn serve(
         failpoint(Failpoint::LogRead);
         checkpoint_in_background(&engine.history());
         let head = Head { pool: &pool, state: &engine.state, store };
-        if power::is_reaping_due(head) {
-            power::reap_by_process(&pool.path);
+        if is_reaping_due(head) {
+            reap_by_process(&pool.path);
         }
         if unread > 0 {
             warn!("the daemon left {unread} bytes of the build log unread");

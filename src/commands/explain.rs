@@ -19,11 +19,12 @@
 mod builds;
 mod forecast;
 mod plan;
+mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -32,6 +33,7 @@ use log::debug;
 use serde::Serialize;
 
 use forecast::{forecast, inputs, transfer_note};
+use report::{BuildReport, EstimateSummary, Explained, RequestSummary, Word};
 
 use super::contact;
 use super::failure::{CommandError, CommandResult};
@@ -45,11 +47,9 @@ use crate::local::Directories;
 use crate::machine::Machine;
 use crate::machine_file::{FoundRequestFacts, Pool};
 use crate::scheduler::matching::mismatch;
-use crate::scheduler::{Estimate, Explanation, Readiness, Reason};
-use crate::state::health::{self, Failures, Time};
-use crate::state::{
-    Drain, Drained, HealthRecord, SlotHolder, Slots, StateDirectory, SubstituteRecord, SubstituteServers,
-};
+use crate::scheduler::{Explanation, Readiness, Reason};
+use crate::state::health::{self, Time};
+use crate::state::{Drain, HealthRecord, Slots, StateDirectory, SubstituteRecord};
 use crate::store::path::StorePath;
 use crate::text::printable;
 use crate::transfer::Forecast;
@@ -107,14 +107,6 @@ impl Args {
     }
 }
 
-/// One positional argument.
-#[derive(Clone, Debug)]
-enum Word {
-    /// A derivation, an output, or `-`.
-    Build(String),
-    File(PathBuf),
-}
-
 fn word(word: OsString) -> Word {
     match word.to_str() {
         Some(text) if text.ends_with(".drv") || is_store_item(text) || !is_machine_file(&word) => {
@@ -129,46 +121,6 @@ fn is_store_item(word: &str) -> bool {
     let hash = word.rsplit('/').next().and_then(|base| base.split_once('-')).map(|(hash, _)| hash);
     let is_hash = |hash: &str| hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_alphanumeric());
     word.starts_with('/') && !word.ends_with(".lua") && hash.is_some_and(is_hash)
-}
-
-/// One machine, with its records.
-#[derive(Serialize)]
-struct Explained<'a> {
-    name: &'a str,
-    port: u16,
-    score: Option<f64>,
-    verdict: &'static str,
-    reason: Option<String>,
-    holders: Vec<Option<SlotHolder>>,
-    failures: Option<Failures>,
-    drained: Option<Drained>,
-    substitutes: SubstituteServers,
-    transfer: Option<Forecast>,
-    /// Marks the chosen machine and those that never take the build, for people.
-    #[serde(skip)]
-    mark: char,
-    estimate: Option<EstimateSummary>,
-    /// The estimate in words, if it is the score.
-    #[serde(skip)]
-    estimated: Option<String>,
-}
-
-/// An estimate, in seconds.
-#[derive(Serialize)]
-struct EstimateSummary {
-    seconds: f64,
-    waiting: f64,
-    sending: f64,
-    building: f64,
-    retrieving: f64,
-    learned: bool,
-}
-
-impl From<Estimate> for EstimateSummary {
-    fn from(estimate: Estimate) -> EstimateSummary {
-        let Estimate { waiting, sending, building, retrieving, is_learned } = estimate;
-        EstimateSummary { seconds: estimate.total(), waiting, sending, building, retrieving, learned: is_learned }
-    }
 }
 
 /// The explanation of one build, in the form of `--json`.
@@ -186,37 +138,6 @@ struct PlanReport<'a> {
     version: u32,
     file: String,
     builds: &'a [BuildReport<'a>],
-}
-
-/// The explanation of one build.
-#[derive(Serialize)]
-struct BuildReport<'a> {
-    request: RequestSummary<'a>,
-    machines: Vec<Explained<'a>>,
-    head: Option<f64>,
-    head_estimate: Option<EstimateSummary>,
-    reply: &'static str,
-    machine: Option<&'a str>,
-    /// How many builds are ahead in the queue, if it would wait for a slot.
-    ahead: Option<usize>,
-    /// What becomes of the build, for people.
-    outcome: String,
-    /// Whether some machine may take it, now or later.
-    #[serde(skip)]
-    has_match: bool,
-    /// The estimate of the head in words.
-    #[serde(skip)]
-    head_estimated: Option<String>,
-}
-
-#[derive(Serialize)]
-struct RequestSummary<'a> {
-    system: &'a str,
-    features: &'a [String],
-    derivation: Option<&'a str>,
-    input_bytes: Option<u64>,
-    expected_seconds: Option<f64>,
-    expected_output_bytes: Option<u64>,
 }
 
 /// Runs `offload explain`.

@@ -3,6 +3,10 @@
 //! Hooks run `offload start` when a build needs a machine, and `offload reap` after a build. `offload install` sets up a
 //! timer for `offload reap`.
 
+mod launch;
+
+pub use launch::{by_process, reap_by_process};
+
 use std::io::Write;
 use std::path::Path;
 

@@ -14,13 +14,16 @@
 
 mod action;
 mod launch;
+#[cfg(feature = "cli")]
 mod reap;
 mod start;
 mod stop;
 
-pub use launch::{by_process, limited, reap_by_process};
+pub use launch::limited;
+#[cfg(feature = "cli")]
 pub use reap::{is_reaping_due, reap};
 pub use start::start;
+#[cfg(feature = "cli")]
 pub use stop::stop;
 
 use std::collections::BTreeSet;

@@ -18,6 +18,7 @@ const CONTACT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Stops the machine with this index, and waits until it does not respond any more. Returns false if it was off. It
 /// fails at once if builds run on the machine, or another process starts or stops it.
+#[cfg(feature = "cli")]
 pub fn stop(head: Head<'_>, index: usize) -> Result<bool, PowerError> {
     let (machine, _) = head.machine(index)?;
     let record = PowerRecord::of(head.state, machine)?;

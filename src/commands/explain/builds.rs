@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::io::BufRead;
 
-use super::Word;
+use super::report::Word;
 use crate::commands::failure::CommandError;
 use crate::error::with_causes;
 use crate::exit::ExitStatus;
@@ -64,8 +64,8 @@ fn derivation(word: &str, directories: &Directories) -> Result<StorePath, Comman
     let usage = |message: String| CommandError::new(ExitStatus::Usage, message);
     if !word.contains('/') && !word.ends_with(".drv") {
         let message = format!(
-            "'{word}' is neither a derivation, which ends in '.drv', nor an output in the store, nor a machine file, \
-             which contains a '/' or ends in '.lua'"
+            "'{word}' is neither a derivation, which ends in '.drv', nor a machine file, which contains a '/' or ends \
+             in '.lua'"
         );
         let hint = "for a package: `guix build -d PACKAGE | offload explain -`".to_owned();
         return Err(usage(message).with_hint(Some(hint)));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use super::BuildReport;
+use super::report::BuildReport;
 use crate::commands::terminal::plain;
 
 /// Prints a line for each build, and the sums.

@@ -1,0 +1,89 @@
+//! The words of the command line, and the explanation of a build.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::scheduler::Estimate;
+use crate::state::health::Failures;
+use crate::state::{Drained, SlotHolder, SubstituteServers};
+use crate::transfer::Forecast;
+
+/// One positional argument.
+#[derive(Clone, Debug)]
+pub enum Word {
+    /// A derivation, an output, or `-`.
+    Build(String),
+    File(PathBuf),
+}
+
+/// One machine, with its records.
+#[derive(Serialize)]
+pub struct Explained<'a> {
+    pub name: &'a str,
+    pub port: u16,
+    pub score: Option<f64>,
+    pub verdict: &'static str,
+    pub reason: Option<String>,
+    pub holders: Vec<Option<SlotHolder>>,
+    pub failures: Option<Failures>,
+    pub drained: Option<Drained>,
+    pub substitutes: SubstituteServers,
+    pub transfer: Option<Forecast>,
+    /// Marks the chosen machine and those that never take the build, for people.
+    #[serde(skip)]
+    pub mark: char,
+    pub estimate: Option<EstimateSummary>,
+    /// The estimate in words, if it is the score.
+    #[serde(skip)]
+    pub estimated: Option<String>,
+}
+
+/// An estimate, in seconds.
+#[derive(Serialize)]
+pub struct EstimateSummary {
+    seconds: f64,
+    waiting: f64,
+    sending: f64,
+    building: f64,
+    retrieving: f64,
+    learned: bool,
+}
+
+impl From<Estimate> for EstimateSummary {
+    fn from(estimate: Estimate) -> EstimateSummary {
+        let Estimate { waiting, sending, building, retrieving, is_learned } = estimate;
+        EstimateSummary { seconds: estimate.total(), waiting, sending, building, retrieving, learned: is_learned }
+    }
+}
+
+/// The explanation of one build.
+#[derive(Serialize)]
+pub struct BuildReport<'a> {
+    pub request: RequestSummary<'a>,
+    pub machines: Vec<Explained<'a>>,
+    pub head: Option<f64>,
+    pub head_estimate: Option<EstimateSummary>,
+    pub reply: &'static str,
+    pub machine: Option<&'a str>,
+    /// How many builds are ahead in the queue, if it would wait for a slot.
+    pub ahead: Option<usize>,
+    /// What becomes of the build, for people.
+    pub outcome: String,
+    /// Whether some machine may take it, now or later.
+    #[serde(skip)]
+    pub has_match: bool,
+    /// The estimate of the head in words.
+    #[serde(skip)]
+    pub head_estimated: Option<String>,
+}
+
+#[derive(Serialize)]
+pub struct RequestSummary<'a> {
+    pub system: &'a str,
+    pub features: &'a [String],
+    pub derivation: Option<&'a str>,
+    pub input_bytes: Option<u64>,
+    pub expected_seconds: Option<f64>,
+    pub expected_output_bytes: Option<u64>,
+}
