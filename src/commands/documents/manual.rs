@@ -1,4 +1,4 @@
-//! The pages of the manual, in Markdown.
+//! The pages of the manual, in Markdown, and their pictures.
 
 use std::path::PathBuf;
 
@@ -6,25 +6,27 @@ use std::path::PathBuf;
 const DIRECTORY: &str = "share/doc/offload";
 
 /// The pages that the source has in `doc`.
-const PAGES: [(&str, &str); 14] = [
-    ("benchmarks.md", include_str!("../../../doc/benchmarks.md")),
-    ("manual/README.md", include_str!("../../../doc/manual/README.md")),
-    ("manual/build-by-hand.md", include_str!("../../../doc/manual/build-by-hand.md")),
-    ("manual/commands.md", include_str!("../../../doc/manual/commands.md")),
-    ("manual/comparison.md", include_str!("../../../doc/manual/comparison.md")),
-    ("manual/cookbook.md", include_str!("../../../doc/manual/cookbook.md")),
-    ("manual/hook.md", include_str!("../../../doc/manual/hook.md")),
-    ("manual/installation.md", include_str!("../../../doc/manual/installation.md")),
-    ("manual/machine-file.md", include_str!("../../../doc/manual/machine-file.md")),
-    ("manual/migration.md", include_str!("../../../doc/manual/migration.md")),
-    ("manual/on-demand.md", include_str!("../../../doc/manual/on-demand.md")),
-    ("manual/quick-start.md", include_str!("../../../doc/manual/quick-start.md")),
-    ("manual/security.md", include_str!("../../../doc/manual/security.md")),
-    ("manual/troubleshooting.md", include_str!("../../../doc/manual/troubleshooting.md")),
+const PAGES: [(&str, &[u8]); 16] = [
+    ("benchmarks.md", include_bytes!("../../../doc/benchmarks.md")),
+    ("manual/README.md", include_bytes!("../../../doc/manual/README.md")),
+    ("manual/build-by-hand.md", include_bytes!("../../../doc/manual/build-by-hand.md")),
+    ("manual/commands.md", include_bytes!("../../../doc/manual/commands.md")),
+    ("manual/comparison.md", include_bytes!("../../../doc/manual/comparison.md")),
+    ("manual/cookbook.md", include_bytes!("../../../doc/manual/cookbook.md")),
+    ("manual/hook.md", include_bytes!("../../../doc/manual/hook.md")),
+    ("manual/installation.md", include_bytes!("../../../doc/manual/installation.md")),
+    ("manual/machine-file.md", include_bytes!("../../../doc/manual/machine-file.md")),
+    ("manual/migration.md", include_bytes!("../../../doc/manual/migration.md")),
+    ("manual/on-demand.md", include_bytes!("../../../doc/manual/on-demand.md")),
+    ("manual/quick-start.md", include_bytes!("../../../doc/manual/quick-start.md")),
+    ("manual/report.png", include_bytes!("../../../doc/manual/report.png")),
+    ("manual/security.md", include_bytes!("../../../doc/manual/security.md")),
+    ("manual/timeline.svg", include_bytes!("../../../doc/manual/timeline.svg")),
+    ("manual/troubleshooting.md", include_bytes!("../../../doc/manual/troubleshooting.md")),
 ];
 
-/// Returns the path of each page, below the directory of all documents, and its text.
-pub fn pages() -> impl Iterator<Item = (PathBuf, &'static str)> {
+/// Returns the path of each page or picture, below the directory of all documents, and its content.
+pub fn pages() -> impl Iterator<Item = (PathBuf, &'static [u8])> {
     PAGES.into_iter().map(|(name, text)| ([DIRECTORY, name].iter().collect(), text))
 }
 
