@@ -368,8 +368,9 @@ fn in_the_manual(objects: &[&serde_json::Value]) {
 
 #[test]
 fn every_command_has_its_section_in_the_manual() {
-    let pages = fs::read_dir("doc/manual").unwrap().map(|page| fs::read_to_string(page.unwrap().path()).unwrap());
-    let pages: String = pages.collect();
+    let files = fs::read_dir("doc/manual").unwrap().map(|file| file.unwrap().path());
+    let pages = files.filter(|file| file.extension().is_some_and(|extension| extension == "md"));
+    let pages: String = pages.map(|page| fs::read_to_string(page).unwrap()).collect();
     let headings: Vec<&str> = pages.lines().filter(|line| line.starts_with('#')).collect();
     let definition = offload::internals::commands::CommandLine::command();
     for command in definition.get_subcommands().filter(|command| !command.is_hide_set()) {

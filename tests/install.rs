@@ -96,7 +96,7 @@ fn installing_is_undone_and_a_second_time_changes_nothing() {
 
     let said = succeed(root, &["install"]);
     assert!(planned.iter().all(|line| said.contains(line)), "{said}\n{planned:#?}");
-    assert!(said.contains("\n  systemctl daemon-reload && systemctl restart guix-daemon.service && systemctl start offload-reap.timer\n"), "{said}");
+    assert!(said.contains("\n  systemctl daemon-reload &&\n  systemctl restart guix-daemon.service &&\n  systemctl start offload-reap.timer\n"), "{said}");
     assert!(said.ends_with("guix-daemon, which runs as root, has all the rights that it needs.\n"), "{said}");
     let directory = root.join("usr/local/lib/offload");
     assert_eq!(fs::metadata(directory.join("guix")).unwrap().mode() & 0o777, 0o755);

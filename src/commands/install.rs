@@ -130,7 +130,7 @@ fn try_install(
         writeln!(out, "warning: {} also sets GUIX, and overrides this setting", other.display())?;
     }
     if arguments.dry_run {
-        let commands = [RELOAD, RESTART, START_TIMER].join(" && ");
+        let commands = [RELOAD, RESTART, START_TIMER].join(" &&\n  ");
         writeln!(out, "To apply it, reload systemd and restart guix-daemon:\n  {commands}")?;
     } else {
         plan.apply()?;
@@ -255,7 +255,7 @@ const STOP_TIMER: &str = "systemctl stop offload-reap.*";
 
 fn after(restart: bool, commands: &[&str], out: &mut dyn Write) -> Result<(), InstallError> {
     if !restart {
-        writeln!(out, "To apply it (this interrupts running builds):\n  {}", commands.join(" && "))?;
+        writeln!(out, "To apply it (this interrupts running builds):\n  {}", commands.join(" &&\n  "))?;
         return Ok(());
     }
     for command in commands {

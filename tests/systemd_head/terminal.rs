@@ -46,6 +46,10 @@ pub fn every_command(site: &Site) {
         format!("build {drv}"),
         format!("challenge {drv}"),
         format!("ssh {NAME} true"),
+        format!("start {NAME}"),
+        format!("stop {NAME}"),
+        "reap".to_owned(),
+        "report -o /root/report.html".to_owned(),
         format!("authorize {NAME} --yes"),
         format!("add {NAME}"),
         format!("init {NAME} --yes"),
@@ -64,7 +68,8 @@ pub fn every_command(site: &Site) {
     for line in &lines {
         let printed = in_terminal(site, line);
         assert!(
-            !printed.trim().is_empty() || line.starts_with("ssh") || line.starts_with("metrics"),
+            !printed.trim().is_empty()
+                || ["ssh", "metrics", "reap", "report"].contains(&line.split(' ').next().unwrap()),
             "{line} prints nothing"
         );
         for text in printed.lines().filter(|text| is_too_wide(text, COLUMNS)) {
