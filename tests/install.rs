@@ -8,9 +8,12 @@ mod lab;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::thread;
+use std::time::Duration;
 
 use lab::{Drv, Hook, Lab};
 
@@ -128,6 +131,17 @@ fn installing_is_undone_and_a_second_time_changes_nothing() {
     assert!(text(&output.stderr).contains("nothing is installed: there is no '/usr/local/lib/offload/manifest'"));
 }
 
+/// Runs a program that was copied a moment ago. A process that another thread has just forked may still have the file
+/// open for writing.
+fn run(command: &mut Command) -> Output {
+    loop {
+        match command.output() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => thread::sleep(Duration::from_millis(10)),
+            result => return result.unwrap(),
+        }
+    }
+}
+
 /// The program was put where the link to it belongs, by hand.
 #[test]
 fn a_program_at_its_destination_is_installed() {
@@ -141,7 +155,7 @@ fn a_program_at_its_destination_is_installed() {
     fs::copy(env!("CARGO_BIN_EXE_offload"), &own).unwrap();
     fs::remove_file(root.join("etc/guix/machines.lua")).unwrap();
     fs::write(root.join("etc/guix/machines.scm"), "'()").unwrap();
-    let output = Command::new(&own).arg("install").arg("--root").arg(root).output().unwrap();
+    let output = run(Command::new(&own).arg("install").arg("--root").arg(root));
     let said = text(&output.stdout) + &text(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(fs::symlink_metadata(&own).unwrap().is_symlink(), "{said}");
@@ -189,7 +203,7 @@ fn a_root_protects_a_program_in_the_store() {
     fs::copy(env!("CARGO_BIN_EXE_offload"), &program).unwrap();
     let mut command = Command::new(&program);
     command.env("NIX_STORE_DIR", store.path()).args(["install", "--root"]).arg(system.path());
-    let output = command.output().unwrap();
+    let output = run(&mut command);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let target = |path: &str| fs::read_link(system.path().join(path)).unwrap();
     assert_eq!(target("usr/local/lib/offload/offload"), program);

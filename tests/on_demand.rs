@@ -187,6 +187,52 @@ fn a_start_that_fails_is_undone_and_backs_off() {
 }
 
 #[test]
+fn a_machine_whose_functions_hang_or_fail_is_stopped_and_hours_are_limited() {
+    let lab = Lab::new();
+    let b1 = Arc::new(lab.build_machine("b1").start());
+    let head = lab.head().start();
+    let switch = Switch::of(&b1, &head, Duration::ZERO);
+    let port = b1.ssh_address().port();
+    let text = b1.entry().lua();
+    let fields = text.strip_suffix('}').unwrap();
+    let write = |start: &str, stop: &str, more: &str| {
+        head.write_machine_file(&format!(
+            r#"local offload = require "offload"
+            local function press(word) assert(offload.exec {{ "/bin/sh", "-c", "echo " .. word .. " >>{SWITCHES}/b1" }}) end
+            return {{ {fields} on_demand = {{
+              start = function() {start} end, stop = function() {stop} end, boot_timeout = 20, stop_timeout = 2, idle = 0,
+              {more} }} }}, on_demand = {{ max_hours = 2 }} }}"#
+        ));
+    };
+    // The function has started the machine, and does not return.
+    write("press 'start' while true do end", "press 'stop'", "boot_timeout = 3");
+    let said = head.offload(&["start", "b1"]);
+    assert!(said.status == Some(1) && said.messages.contains("did not return within 3 s"), "{said:?}");
+    assert_eq!((switch.uses(), power(&head, "b1", port).phase), (vec!["start".into(), "stop".into()], Phase::Off));
+    // `stop` fails: no build gets the machine, and the next reaper tries again.
+    write("press 'start'", "error 'no'", "");
+    assert_eq!(head.offload(&["start", "b1"]).status, Some(0));
+    let said = head.offload(&["reap"]);
+    assert!(said.status == Some(1) && said.messages.contains("no"), "{said:?}");
+    assert_eq!(power(&head, "b1", port).phase, Phase::Stopping);
+    write("press 'start'", "press 'stop'", "");
+    assert_eq!(head.offload(&["reap"]).status, Some(0));
+    assert_eq!((switch.uses().len(), power(&head, "b1", port).phase), (4, Phase::Off));
+    // The machine's own hours count. The head builds.
+    let mut machine = Machine::new("b1", "root", vec![SYSTEM.to_owned()], Vec::new());
+    machine.port = port;
+    let record = PowerRecord::of(&StateDirectory::new(head.path("/var/guix/offload")), &machine).unwrap();
+    let now = offload::internals::state::health::now();
+    record.change(|power| power.ran.push((now - 7_200_000, now))).unwrap();
+    let explained = head.offload(&["explain", "--system", SYSTEM]);
+    assert!(explained.out.contains("ran 2.0 h within 24 h; max_hours is 2"), "{explained:?}");
+    // A record that nobody can read means that the machine may run.
+    fs::write(head.path(format!("/var/guix/offload/b1:{port}/power.json")), "{").unwrap();
+    assert_eq!(head.offload(&["reap"]).status, Some(0));
+    assert_eq!((switch.uses().len(), power(&head, "b1", port).phase), (5, Phase::Off));
+}
+
+#[test]
 fn a_machine_is_contacted_as_start_says() {
     let lab = Lab::new();
     let b1 = Arc::new(lab.build_machine("b1").start());
@@ -274,7 +320,7 @@ fn no_more_machines_are_started_than_the_limits_and_the_queue_allow() {
     builds("limited", 4);
     assert_eq!((switches[0].uses().len(), switches[1].uses().len()), (1, 0));
     let explained = head.offload(&["explain", "--system", SYSTEM]);
-    assert!(explained.out.contains("1 machines on demand run; max_running is 1"), "{explained:?}");
+    assert!(explained.out.contains("1 machine on demand runs; max_running is 1"), "{explained:?}");
     // Four more builds than the slots that run need the other one.
     write(0, "");
     builds("four", 6);
@@ -388,7 +434,11 @@ fn the_examples_start_and_stop_their_machines() {
             .replace("user = \"offloading\"", "user = \"offload\"")
             .replace(
                 "user = \"offload\"",
-                &format!("private_key = \"{}/ed25519\", port = {}, user = \"offload\"", lab::USER_KEYS, address.port()),
+                &format!(
+                    "overload_threshold = false, private_key = \"{}/ed25519\", port = {}, user = \"offload\"",
+                    lab::USER_KEYS,
+                    address.port()
+                ),
             );
         let reached = format!("name = \"{}\"", address.ip());
         head.write_machine_file(&match example {

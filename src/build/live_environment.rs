@@ -99,11 +99,14 @@ impl LiveEnvironment {
         is_failing && self.slots(machine).and_then(|slots| slots.taken()).is_ok_and(|taken| taken.is_empty())
     }
 
-    /// Returns the records of the other machines on demand.
-    fn powers(&self, machine: &Machine) -> Vec<Power> {
+    /// Returns the records of all machines on demand, as they are when `machine` is off. `own` is its record.
+    fn powers(&self, machine: &Machine, own: &Power, now: Time) -> Vec<Power> {
         let mut seen = BTreeSet::from([machine.address()]);
         let others = self.0.on_demand.machines.iter().filter(|other| seen.insert(other.address()));
-        others.filter_map(|other| Some(PowerRecord::of(&self.0.state, other).ok()?.read())).collect()
+        let mut own = own.clone();
+        own.off(now);
+        let others = others.filter_map(|other| Some(PowerRecord::of(&self.0.state, other).ok()?.read()));
+        others.chain([own]).collect()
     }
 
     fn slots(&self, machine: &Machine) -> Result<Slots, StateError> {
@@ -178,7 +181,7 @@ impl Environment for LiveEnvironment {
             }
             _ if is_changing => PowerState::Stopping,
             _ if power.backs_off_until(now).is_some() => PowerState::Failed(power.error.unwrap_or_default()),
-            _ => match check_limits(&self.0.on_demand.limits, &self.powers(machine), now) {
+            _ => match check_limits(&self.0.on_demand.limits, &self.powers(machine, &power, now), now) {
                 Ok(()) => PowerState::Off { start_after: on_demand.start_after },
                 Err(limit) => PowerState::Limited(limit),
             },

@@ -29,6 +29,7 @@ use crate::local::{AclError, load_acl};
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream};
 use crate::shell::quote;
+use crate::state::as_started;
 use crate::store::signature::{Acl, PublicKey};
 use crate::transfer::signature_test::{self, SignatureTestError};
 use crate::transfer::{self, RejectedOutput};
@@ -85,8 +86,8 @@ impl<'a> Exchange<'a> {
             CommandError::failure(with_causes(&error))
                 .with_hint(Some("as root: `guix archive --generate-key`".to_owned()))
         })?;
-        let connection =
-            Connection::open(machine).map_err(|error| CommandError::failure(&error).with_hint(error.hint()))?;
+        let connection = Connection::open(&as_started(&engine.state, machine))
+            .map_err(|error| CommandError::failure(&error).with_hint(error.hint()))?;
         Ok(Exchange { machine, engine, connection, own })
     }
 

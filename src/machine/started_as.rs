@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{HostKey, Machine};
+use super::{HostKey, Machine, check_name};
 
 /// What a function `start` has returned: fields that replace those of the machine until it is off.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -19,6 +19,14 @@ pub struct StartedAs {
 }
 
 impl StartedAs {
+    /// Returns whether the fields have valid values, as those that `start` returns do. A record on disk can have any.
+    pub fn is_valid(&self) -> bool {
+        let StartedAs { name, port, host_keys } = self;
+        name.as_ref().is_none_or(|name| check_name(name).is_ok())
+            && *port != Some(0)
+            && host_keys.as_ref().is_none_or(|keys| !keys.is_empty())
+    }
+
     /// Returns the machine that is contacted so. Its address, by which records name it, stays the same.
     pub fn apply(&self, machine: &Machine) -> Machine {
         let StartedAs { name, port, host_keys } = self.clone();
@@ -44,6 +52,15 @@ mod tests {
         let started = all.apply(&machine);
         assert_eq!((started.address(), started.contact()), (machine.address(), ("192.0.2.7", 22)));
         assert_eq!(started.host_keys, [key]);
+        assert!(all.is_valid() && StartedAs::default().is_valid());
+        for wrong in [
+            StartedAs { name: Some("-oProxyCommand=x".into()), ..all.clone() },
+            StartedAs { name: Some("';x;'".into()), ..all.clone() },
+            StartedAs { port: Some(0), ..all.clone() },
+            StartedAs { host_keys: Some(Vec::new()), ..all.clone() },
+        ] {
+            assert!(!wrong.is_valid(), "{wrong:?}");
+        }
         // Each field alone leaves the others.
         let port = StartedAs { port: Some(23), ..StartedAs::default() }.apply(&started);
         assert_eq!((port.contact(), port.host_keys.len()), (("cloud", 23), 1));

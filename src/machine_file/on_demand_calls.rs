@@ -5,9 +5,9 @@
 
 use super::loaded_file::LoadedFile;
 use super::on_demand::started_as;
-use super::pool::Pool;
+use super::pool::{Pool, load_text};
 use crate::lua::{LuaError, SourceLocation, Stopped};
-use crate::machine::StartedAs;
+use crate::machine::{Machine, StartedAs};
 use mlua::{Function, Table, Value};
 use std::time::Duration;
 
@@ -31,22 +31,29 @@ impl ActionFunction {
 impl Pool {
     /// Calls a function of `on_demand` of a machine, and returns what `start` has returned. It must return within
     /// `timeout`. The error names the file and the line, if they are known.
+    ///
+    /// The file is evaluated again for each call: a function that does not return in time spoils its interpreter.
     pub fn call_on_demand(
         &self,
-        machine: usize,
+        machine: &Machine,
         function: ActionFunction,
         timeout: Duration,
     ) -> Result<StartedAs, String> {
-        let gone = || format!("{}: the Lua interpreter has ended", function.field());
-        let interpreter = self.interpreter.as_ref().ok_or_else(gone)?;
+        let name = function.field();
+        let (text, context) = self.source.as_ref().ok_or_else(|| format!("{name}: there is no machine file"))?;
+        let pool = load_text(&self.path, text.clone(), context).map_err(|report| report.to_string())?;
+        let index = pool.machines.iter().position(|entry| entry.machine.address() == machine.address());
+        let index = index.ok_or_else(|| format!("{name}: the machine file has no {} any more", machine.address()))?;
+        let gone = || format!("{name}: the Lua interpreter has ended");
+        let interpreter = pool.interpreter.as_ref().ok_or_else(gone)?;
         let mut budget = timeout;
-        match interpreter.run(&mut budget, move |file| call(file, machine, function)) {
+        match interpreter.run(&mut budget, move |file| call(file, index, function)) {
             Ok(result) => result,
             Err(Stopped::Late(location)) => {
                 let location = location.map_or(String::new(), |place| format!("{}:{}: ", place.file, place.line));
-                Err(format!("{location}{}: it did not return within {} s", function.field(), timeout.as_secs_f64()))
+                Err(format!("{location}{name}: it did not return within {} s", timeout.as_secs_f64()))
             }
-            Err(Stopped::Cancelled) => Err(format!("{}: it was cancelled", function.field())),
+            Err(Stopped::Cancelled) => Err(format!("{name}: it was cancelled")),
             Err(Stopped::Before | Stopped::Gone) => Err(gone()),
         }
     }

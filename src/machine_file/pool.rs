@@ -61,6 +61,8 @@ pub struct Pool {
     pub path: PathBuf,
     /// The labels and the speeds of the machines, for what is learned from the history.
     pub speeds: Arc<HashMap<String, f64>>,
+    /// The text and the context of the evaluation; `None` if there is no machine file.
+    pub(super) source: Option<(Vec<u8>, LoadContext)>,
     /// The interpreter that holds the functions; `None` if there is no machine file.
     pub(super) interpreter: Option<Interpreter<LoadedFile>>,
     /// The warnings of decisions that were reported.
@@ -81,6 +83,7 @@ impl Pool {
             warnings: Vec::new(),
             path: path.to_path_buf(),
             speeds: Arc::default(),
+            source: None,
             interpreter: None,
             reported: Mutex::default(),
             has_failed: AtomicBool::new(false),
@@ -195,6 +198,7 @@ pub fn load_text(path: &Path, text: Vec<u8>, context: &LoadContext) -> Result<Po
         })
         .map_err(|reason| stopped(reason, limits))?;
     let mut budget = limits.evaluate;
+    let source = Some((text.clone(), context.clone()));
     let evaluated = interpreter
         .run(&mut budget, move |file| evaluate::evaluate(file, &text, limits))
         .map_err(|reason| stopped(reason, limits))??;
@@ -203,5 +207,5 @@ pub fn load_text(path: &Path, text: Vec<u8>, context: &LoadContext) -> Result<Po
     let pool = Pool::empty(path);
     let speed = |entry: &Entry| (label(&entry.machine.name, entry.machine.port), entry.machine.speed);
     let speeds = Arc::new(machines.iter().map(speed).collect());
-    Ok(Pool { machines, local, settings, warnings, speeds, interpreter, ..pool })
+    Ok(Pool { machines, local, settings, warnings, speeds, source, interpreter, ..pool })
 }

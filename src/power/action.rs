@@ -5,25 +5,29 @@
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, BufReader, PipeReader};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Head;
 use crate::cancel;
-use crate::machine::{Action, StartedAs};
+use crate::machine::{Action, Machine, StartedAs};
 use crate::machine_file::ActionFunction;
 use crate::supervisor::{Program, Streams};
 
 /// How often a program is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How long the last message of a program that has failed is awaited.
+const MESSAGES_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The number of the last bytes of messages that are kept.
 const MAX_MESSAGES: usize = 4096;
 
-/// Runs `start` or `stop` of the machine with this index, within `timeout`. Returns what `start` has returned.
+/// Runs `start` or `stop` of the machine, within `timeout`. Returns what `start` has returned.
 pub(super) fn run(
     head: Head<'_>,
-    machine: usize,
+    machine: &Machine,
     action: &Action,
     function: ActionFunction,
     timeout: Duration,
@@ -60,15 +64,16 @@ fn run_program(words: &[String], timeout: Duration) -> Result<(), String> {
     if status.success() {
         return Ok(());
     }
-    // Its children are gone, so its messages end.
-    let line = messages.join().unwrap_or_default();
+    // Its children are gone, so its messages end, unless one with the rights of another user is left.
+    let line = messages.recv_timeout(MESSAGES_TIMEOUT).unwrap_or_default();
     let line = if line.is_empty() { line } else { format!(": {line}") };
     Err(format!("'{name}' failed ({status}){line}"))
 }
 
 /// Reads all messages, and returns the last line that is not empty.
-fn last_line(messages: PipeReader) -> io::Result<JoinHandle<String>> {
-    thread::Builder::new().name("messages".to_owned()).spawn(move || {
+fn last_line(messages: PipeReader) -> io::Result<Receiver<String>> {
+    let (sender, receiver) = mpsc::channel();
+    let read = move || {
         let mut last = VecDeque::new();
         let mut reader = BufReader::new(messages);
         while let Ok(bytes) = reader.fill_buf() {
@@ -82,8 +87,10 @@ fn last_line(messages: PipeReader) -> io::Result<JoinHandle<String>> {
         }
         let text = String::from_utf8_lossy(last.make_contiguous()).into_owned();
         let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-        line.chars().filter(|c| !c.is_control()).collect()
-    })
+        // Nobody may wait for it any more.
+        let _ = sender.send(line.chars().filter(|c| !c.is_control()).collect());
+    };
+    thread::Builder::new().name("messages".to_owned()).spawn(read).map(|_| receiver)
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Stopping the machines on demand that no build needs any more.
 
-use super::{Head, PowerError, stop};
+use super::stop::stop_if;
+use super::{Head, PowerError};
 use crate::machine::{Machine, OnDemand};
 use crate::state::power::machines_that_run;
-use crate::state::{Phase, PowerRecord, Slots, health};
+use crate::state::{Phase, Power, PowerRecord, Slots, health};
 
 /// What became of a machine.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub fn reap(head: Head<'_>) -> (Vec<Reaped>, Vec<String>) {
         }
         known.push(address.clone());
         match is_due(head, machine, on_demand).and_then(|is_due| match is_due {
-            true => stop(head, index),
+            true => stop_if(head, index, |power| is_to_stop(power, on_demand)),
             false => Ok(false),
         }) {
             Ok(false) => {}
@@ -54,16 +55,28 @@ pub fn is_reaping_due(head: Head<'_>) -> bool {
 /// Returns whether the machine is to be stopped. Records that it is used, if builds run on it.
 fn is_due(head: Head<'_>, machine: &Machine, on_demand: &OnDemand) -> Result<bool, PowerError> {
     let record = PowerRecord::of(head.state, machine)?;
-    let power = record.read();
+    // The lock first: a process that changes the machine writes the result before it releases the lock.
+    if record.is_changing()? {
+        return Ok(false);
+    }
+    let (power, now) = (record.read(), health::now());
+    if power.phase == Phase::Running && !Slots::of(head.state, machine)?.taken()?.is_empty() {
+        record.change(|power| power.used = now)?;
+        return Ok(false);
+    }
+    if power.used > now || power.started > now {
+        // The clock was set back.
+        record.change(|power| (power.used, power.started) = (power.used.min(now), power.started.min(now)))?;
+    }
+    Ok(is_to_stop(&power, on_demand))
+}
+
+/// Returns whether a machine is to be stopped that no process starts or stops.
+fn is_to_stop(power: &Power, on_demand: &OnDemand) -> bool {
     match power.phase {
-        Phase::Off => Ok(false),
-        Phase::Starting | Phase::Stopping => Ok(!record.is_changing()?),
-        Phase::Running => {
-            if !Slots::of(head.state, machine)?.taken()?.is_empty() {
-                record.change(|power| power.used = health::now())?;
-                return Ok(false);
-            }
-            Ok(power.is_idle(health::now(), on_demand.idle, on_demand.min_up))
-        }
+        Phase::Off => false,
+        // Its start or stop was interrupted, or has failed.
+        Phase::Starting | Phase::Stopping => true,
+        Phase::Running => power.is_idle(health::now(), on_demand.idle, on_demand.min_up),
     }
 }

@@ -11,12 +11,15 @@ use crate::cancel;
 use crate::machine::{Machine, OnDemand};
 use crate::machine_file::ActionFunction;
 use crate::remote::Connection;
-use crate::ssh::Cause;
+use crate::ssh::{Cause, Phase as SshPhase};
 use crate::state::{Phase, PowerRecord, as_started, health};
 use crate::status::MachineStatus;
 
 /// How often a machine that boots is contacted.
 const CONTACT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long a machine that should run may be silent before it is stopped and started again.
+const DEAD_AFTER: Duration = Duration::from_secs(30);
 
 /// Starts the machine with this index, and waits until its daemon has responded. Returns how long that took; `None` if
 /// the machine was running. It fails at once if another process starts or stops the machine.
@@ -26,20 +29,21 @@ pub fn start(head: Head<'_>, index: usize) -> Result<Option<Duration>, PowerErro
     let _lock = record.try_lock()?.ok_or(PowerError::Changing)?;
     match record.read().phase {
         Phase::Off => {}
-        Phase::Running => {
-            if let Ok(status) = contact(head, machine) {
+        Phase::Running => match contact_repeatedly(head, machine) {
+            Ok(status) => {
                 record_success(head.state, machine, status);
                 return Ok(None);
             }
-            stop::clear(head, index, &record)?;
-        }
-        // The process that started or stopped it was killed.
-        Phase::Starting | Phase::Stopping => stop::clear(head, index, &record)?,
+            Err(ContactError::OfHead(error)) => return Err(PowerError::Start(error)),
+            Err(ContactError::NotReady(_) | ContactError::Final(_)) => stop_first(head, index, &record)?,
+        },
+        // The process that started or stopped it was killed, or `stop` has failed.
+        Phase::Starting | Phase::Stopping => stop_first(head, index, &record)?,
     }
     let began = Instant::now();
     record.reserve(head.state, |now| head.check_limits(now))??;
     info!("{}: starting", machine.address());
-    match boot(head, index, machine, on_demand, &record, began) {
+    match boot(head, machine, on_demand, &record, began) {
         Ok(status) => {
             record.change(|power| power.running(health::now()))?;
             record_success(head.state, machine, status);
@@ -56,22 +60,44 @@ pub fn start(head: Head<'_>, index: usize) -> Result<Option<Duration>, PowerErro
     }
 }
 
+/// Stops a machine before it is started. If that fails, the next start comes after a back-off.
+fn stop_first(head: Head<'_>, index: usize, record: &PowerRecord) -> Result<(), PowerError> {
+    let stopped = stop::clear(head, index, record);
+    if let Err(PowerError::Stop(error)) = &stopped {
+        record.change(|power| power.failed(health::now(), format!("not stopped: {error}")))?;
+    }
+    stopped
+}
+
+/// Contacts a machine that should run, until it responds or [`DEAD_AFTER`] has passed: a short failure of the network is
+/// no reason to stop it.
+fn contact_repeatedly(head: Head<'_>, machine: &Machine) -> Result<MachineStatus, ContactError> {
+    let began = Instant::now();
+    loop {
+        match contact(head, machine) {
+            Err(ContactError::NotReady(_)) if began.elapsed() < DEAD_AFTER && !cancel::is_cancelled() => {
+                thread::sleep(CONTACT_INTERVAL);
+            }
+            result => return result,
+        }
+    }
+}
+
 /// Runs `start`, and waits until the machine's daemon responds.
 fn boot(
     head: Head<'_>,
-    index: usize,
     machine: &Machine,
     on_demand: &OnDemand,
     record: &PowerRecord,
     began: Instant,
 ) -> Result<MachineStatus, String> {
-    let started_as = action::run(head, index, &on_demand.start, ActionFunction::Start, on_demand.boot_timeout)?;
+    let started_as = action::run(head, machine, &on_demand.start, ActionFunction::Start, on_demand.boot_timeout)?;
     record.change(|power| power.started_as = started_as).map_err(|error| error.to_string())?;
     loop {
         let error = match contact(head, machine) {
             Ok(status) => return Ok(status),
             Err(ContactError::Final(error)) => return Err(error),
-            Err(ContactError::NotReady(error)) => error,
+            Err(ContactError::NotReady(error) | ContactError::OfHead(error)) => error,
         };
         debug!("{}: not ready: {error}", machine.address());
         if cancel::is_cancelled() {
@@ -91,6 +117,8 @@ enum ContactError {
     NotReady(String),
     /// It is another machine than the one that was meant.
     Final(String),
+    /// This head cannot log in anywhere: the private key cannot be used.
+    OfHead(String),
 }
 
 /// Contacts the machine's daemon, and returns the status of the machine. Failures are not recorded.
@@ -98,9 +126,11 @@ fn contact(head: Head<'_>, machine: &Machine) -> Result<MachineStatus, ContactEr
     let not_ready = |error: crate::remote::Error| {
         let is_other_key = matches!(&error, crate::remote::Error::Ssh(error)
             if matches!(error.cause, Cause::HostKeyDiffers { .. } | Cause::NoCommonHostKeyType { .. }));
-        match is_other_key {
-            true => ContactError::Final(error.to_string()),
-            false => ContactError::NotReady(error.to_string()),
+        let is_own = matches!(&error, crate::remote::Error::Ssh(error) if error.phase == SshPhase::PrivateKey);
+        match (is_other_key, is_own) {
+            (true, _) => ContactError::Final(error.to_string()),
+            (false, true) => ContactError::OfHead(error.to_string()),
+            (false, false) => ContactError::NotReady(error.to_string()),
         }
     };
     let machine = &*as_started(head.state, machine);

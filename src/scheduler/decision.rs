@@ -96,6 +96,10 @@ pub fn decide<E: Environment>(query: &Query<'_>, may_build_locally: bool, hold: 
         }
         env.pause(POLL_INTERVAL);
     };
+    // The queue has no room for a build that would wait for a machine on demand.
+    if may_build_locally && on_demand::has_machine(&reasons) && rules.when_busy() == Fallback::Local {
+        return Decision::Decline(reasons);
+    }
     Decision::Postpone(reasons)
 }
 

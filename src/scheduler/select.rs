@@ -15,6 +15,7 @@ use super::candidates::{Candidate, candidates};
 use super::choice::{Choice, Outcome, Query, Reason, Rejection};
 use super::contact::{CONTACT_WAIT, Contacts};
 use super::environment::Environment;
+use super::power_state::PowerState;
 use super::probe::{ProbeResult, Probes};
 use super::ranking::{Rank, prefer_locality};
 use super::rules::Wants;
@@ -241,6 +242,11 @@ impl<'a, E: Environment> Selection<'a, E> {
         let is_estimate = self.query.rules.wants(index) == Wants::Estimate;
         let expected = is_estimate.then(|| Duration::try_from_secs_f64(-self.candidates[number].rank.score).ok());
         let reason = match self.env.try_take_slot(machine, expected.flatten()) {
+            // It may have been stopped since it was assessed. While this process has the slot, it is not stopped.
+            Ok(Some(slot)) if self.env.power(machine) != PowerState::Running => {
+                drop(slot);
+                Reason::Power(self.env.power(machine))
+            }
             Ok(Some(slot)) => {
                 let state = std::mem::replace(&mut self.candidates[number].state, CandidateState::Contacting);
                 if let CandidateState::Ready(link @ Some(_)) = state {

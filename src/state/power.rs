@@ -22,6 +22,9 @@ use crate::permissions::files;
 /// The number of boots whose durations are remembered.
 const MAX_BOOTS: usize = 10;
 
+/// The number of times of running that are remembered.
+const MAX_TIMES: usize = 500;
+
 /// The span that `max_hours` is counted in, in milliseconds.
 pub const HOURS_SPAN: Time = 24 * 3_600_000;
 
@@ -95,6 +98,12 @@ impl Power {
             self.ran.push((self.started.min(now), now));
         }
         self.ran.retain(|(_, until)| now.saturating_sub(*until) < HOURS_SPAN);
+        // The first of very many count as one, with the time between them.
+        let surplus = self.ran.len().saturating_sub(MAX_TIMES);
+        if let (Some(first), Some(kept)) = (self.ran.first().copied(), self.ran.get_mut(surplus)) {
+            kept.0 = kept.0.min(first.0);
+            self.ran.drain(..surplus);
+        }
         self.enter(Phase::Off, now);
         self.started_as = StartedAs::default();
     }
@@ -129,10 +138,11 @@ impl Power {
         boots.get(boots.len() / 2).map(|milliseconds| Duration::from_millis(*milliseconds))
     }
 
-    /// Returns whether a machine that runs may be stopped at `now`, given `idle` and `min_up`. A clock that was set back
-    /// delays the stop by no more than these times.
+    /// Returns whether a machine that runs may be stopped at `now`, given `idle` and `min_up`. It may not if these times
+    /// begin later: the clock was set back.
     pub fn is_idle(&self, now: Time, idle: Duration, min_up: Duration) -> bool {
-        let passed = |since: Time, time: Duration| now.abs_diff(since) >= time.as_millis() as Time;
+        let passed =
+            |since: Time, time: Duration| now.checked_sub(since).is_some_and(|ago| ago >= time.as_millis() as Time);
         passed(self.used, idle) && passed(self.started, min_up)
     }
 }
@@ -155,16 +165,19 @@ impl PowerRecord {
         Ok(PowerRecord { record: JsonRecord::of(state, machine, "power")?, lock })
     }
 
-    /// Reads the record.
+    /// Reads the record. A record that cannot be read means that the machine may run.
     pub fn read(&self) -> Power {
-        self.record.read().unwrap_or_default()
+        self.record.read().unwrap_or_else(|| match files::exists(self.record.path()) {
+            true => Power { phase: Phase::Stopping, ..Power::default() },
+            false => Power::default(),
+        })
     }
 
     /// Changes the record, and returns the new one.
     pub fn change(&self, change: impl FnOnce(&mut Power)) -> Result<Power, StateError> {
         let mut changed = Power::default();
         self.record.change(|power| {
-            let mut power = power.unwrap_or_default();
+            let mut power = power.unwrap_or_else(|| self.read());
             change(&mut power);
             changed = power.clone();
             power
@@ -207,10 +220,12 @@ pub fn check_limits(limits: &PoolLimits, records: &[Power], now: Time) -> Result
     let time = records.iter().map(|power| power.ran_within_span(now)).fold(0, Time::saturating_add);
     let hours = time as f64 / 3_600_000.0;
     if let Some(most) = limits.max_running.filter(|most| running >= *most as usize) {
-        return Err(format!("{running} machines on demand run; max_running is {most}"));
+        let run = if running == 1 { "machine on demand runs" } else { "machines on demand run" };
+        return Err(format!("{running} {run}; max_running is {most}"));
     }
     if let Some(most) = limits.max_starting.filter(|most| starting >= *most as usize) {
-        return Err(format!("{starting} machines on demand start; max_starting is {most}"));
+        let start = if starting == 1 { "machine on demand starts" } else { "machines on demand start" };
+        return Err(format!("{starting} {start}; max_starting is {most}"));
     }
     match limits.max_hours.filter(|most| hours >= *most) {
         Some(most) => Err(format!("the machines on demand ran {hours:.1} h within 24 h; max_hours is {most}")),
@@ -243,7 +258,7 @@ pub fn as_started<'a>(state: &StateDirectory, machine: &'a Machine) -> Cow<'a, M
         return Cow::Borrowed(machine);
     }
     let started_as = PowerRecord::of(state, machine).map(|record| record.read().started_as).unwrap_or_default();
-    match started_as == StartedAs::default() {
+    match started_as == StartedAs::default() || !started_as.is_valid() {
         true => Cow::Borrowed(machine),
         false => Cow::Owned(started_as.apply(machine)),
     }
@@ -326,7 +341,7 @@ mod tests {
             ),
             (
                 PoolLimits { max_starting: Some(1), ..PoolLimits::default() },
-                "1 machines on demand start; max_starting is 1",
+                "1 machine on demand starts; max_starting is 1",
             ),
             (PoolLimits { max_hours: Some(3.0), ..PoolLimits::default() }, "ran 3.0 h within 24 h; max_hours is 3"),
         ] {
@@ -340,5 +355,6 @@ mod tests {
         let idle = |now, idle, min_up| power.is_idle(now, Duration::from_secs(idle), Duration::from_secs(min_up));
         assert!(idle(15_000, 10, 0) && !idle(14_999, 10, 0));
         assert!(!idle(15_000, 10, 15) && idle(16_000, 10, 15));
+        assert!(!idle(0, 0, 0), "the clock was set back");
     }
 }
