@@ -406,7 +406,8 @@ fn the_examples_start_and_stop_their_machines() {
     );
     // A magic packet starts the machine, too.
     let receiver = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
-    receiver.set_read_timeout(Some(LONG)).unwrap();
+    // The examples before it take their time.
+    receiver.set_read_timeout(Some(10 * LONG)).unwrap();
     let (port, switch_file) = (receiver.local_addr().unwrap().port(), switch.file.clone());
     let woken = thread::spawn(move || {
         let mut packet = [0; 200];
