@@ -81,9 +81,10 @@ fn a_frozen_link_moves_the_build() {
     let near = pool.lab.build_machine("near").start();
     let Pool { machine, head, .. } = &pool;
     // While no build uses the session. The next build finds out before it is accepted.
-    prefer(&pool, pool.entry(), &near);
+    // The hook may end before it has noticed. Then the session ends by its own limit.
+    prefer(&pool, pool.entry().set("stall_timeout", 10), &near);
     pool.owner_after(&Drv::new("first"));
-    prefer(&pool, pool.entry().set("connect_timeout", 2), &near);
+    prefer(&pool, pool.entry().set("stall_timeout", 10).set("connect_timeout", 2), &near);
     pool.link.freeze();
     let result = pool.build(&Drv::new("second"));
     assert_eq!(near.built(), ["second"]);

@@ -10,7 +10,7 @@ use std::path::Path;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::Value;
 
-const PROTOCOL: u8 = 4;
+const PROTOCOL: u8 = 5;
 
 /// Connects to an owner. Outside of the lab's root the path of a socket is too long for a socket address.
 pub fn connect(socket: &Path) -> UnixStream {
