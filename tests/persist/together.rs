@@ -48,7 +48,9 @@ fn a_busy_session_gets_a_second_one() {
     head.write_machines(&[pool.entry().set("parallel_builds", 3)]);
     pool.owner_after(&Drv::new("before"));
     let before = link.passed(Direction::FromTarget);
-    let large = head.client().start(&[&Drv::new("large").script("head -c 500000000 /dev/zero >$out")]);
+    // Busy, and for some seconds, however fast the machine is.
+    link.throttle(Some(60_000_000));
+    let large = head.client().start(&[&Drv::new("large").script("head -c 400000000 /dev/zero >$out")]);
     wait_until("much has come back", LONG, || link.passed(Direction::FromTarget) > before + 50_000_000);
     assert_eq!(link.connections(), 1);
     let beside = pool.build(&Drv::new("beside"));
@@ -56,6 +58,7 @@ fn a_busy_session_gets_a_second_one() {
     assert!(beside.log.contains("the connection to it is busy"), "{}", beside.log);
     assert!(!beside.log.contains("has ended"), "{}", beside.log);
     assert_eq!(link.connections(), 2);
+    link.throttle(None);
     large.wait().succeeded();
     // Both sessions stay open, and neither is busy now.
     pool.await_idle(2);
