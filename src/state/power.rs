@@ -220,12 +220,16 @@ pub fn check_limits(limits: &PoolLimits, records: &[Power], now: Time) -> Result
     let time = records.iter().map(|power| power.ran_within_span(now)).fold(0, Time::saturating_add);
     let hours = time as f64 / 3_600_000.0;
     if let Some(most) = limits.max_running.filter(|most| running >= *most as usize) {
-        let run = if running == 1 { "machine on demand runs" } else { "machines on demand run" };
-        return Err(format!("{running} {run}; max_running is {most}"));
+        return Err(match running {
+            1 => format!("1 machine on demand runs; max_running is {most}"),
+            _ => format!("{running} machines on demand run; max_running is {most}"),
+        });
     }
     if let Some(most) = limits.max_starting.filter(|most| starting >= *most as usize) {
-        let start = if starting == 1 { "machine on demand starts" } else { "machines on demand start" };
-        return Err(format!("{starting} {start}; max_starting is {most}"));
+        return Err(match starting {
+            1 => format!("1 machine on demand starts; max_starting is {most}"),
+            _ => format!("{starting} machines on demand start; max_starting is {most}"),
+        });
     }
     match limits.max_hours.filter(|most| hours >= *most) {
         Some(most) => Err(format!("the machines on demand ran {hours:.1} h within 24 h; max_hours is {most}")),
