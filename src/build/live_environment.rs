@@ -99,14 +99,19 @@ impl LiveEnvironment {
         is_failing && self.slots(machine).and_then(|slots| slots.taken()).is_ok_and(|taken| taken.is_empty())
     }
 
-    /// Returns the records of all machines on demand, as they are when `machine` is off. `own` is its record.
-    fn powers(&self, machine: &Machine, own: &Power, now: Time) -> Vec<Power> {
+    /// Returns an error if the limits of the pool forbid a start of `machine`. `own` is its record.
+    fn check_limits(&self, machine: &Machine, own: &Power, now: Time) -> Result<(), String> {
+        let limits = &self.0.on_demand.limits;
+        // The records of all machines are read only if they count.
+        if *limits == PoolLimits::default() {
+            return Ok(());
+        }
         let mut seen = BTreeSet::from([machine.address()]);
         let others = self.0.on_demand.machines.iter().filter(|other| seen.insert(other.address()));
         let mut own = own.clone();
         own.off(now);
         let others = others.filter_map(|other| Some(PowerRecord::of(&self.0.state, other).ok()?.read()));
-        others.chain([own]).collect()
+        check_limits(limits, &others.chain([own]).collect::<Vec<_>>(), now)
     }
 
     fn slots(&self, machine: &Machine) -> Result<Slots, StateError> {
@@ -181,7 +186,7 @@ impl Environment for LiveEnvironment {
             }
             _ if is_changing => PowerState::Stopping,
             _ if power.backs_off_until(now).is_some() => PowerState::Failed(power.error.unwrap_or_default()),
-            _ => match check_limits(&self.0.on_demand.limits, &self.powers(machine, &power, now), now) {
+            _ => match self.check_limits(machine, &power, now) {
                 Ok(()) => PowerState::Off { start_after: on_demand.start_after },
                 Err(limit) => PowerState::Limited(limit),
             },

@@ -16,8 +16,8 @@ use log::debug;
 use serde::Serialize;
 
 use super::failure::{CommandError, CommandResult};
-use super::file_output::Destination;
 use super::format::{Format, FormatArgs};
+use super::history_file::Destination;
 use super::records;
 use super::terminal::{Terminal, write_json};
 use crate::engine::Engine;

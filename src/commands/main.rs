@@ -13,7 +13,7 @@ use super::failure::{CommandError, CommandResult};
 use super::{Command, CommandLine};
 use super::{
     add, annotations, as_user, authorize, build, build_hook, challenge, convert, daemon_user, disconnect, documents,
-    drain, eval, explain, file_output, guix_wrapper, help, history, init, install, log, machines, metrics, power,
+    drain, eval, explain, guix_wrapper, help, history, history_file, init, install, log, machines, metrics, power,
     report, ssh, status, test,
 };
 use crate::engine::{Engine, STATE_SUBDIRECTORY};
@@ -106,11 +106,11 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
         Command::Status(arguments) => for_checks(arguments.machine_file())?,
         Command::History(args) => match (as_user::for_state(&state)?, args.file()) {
             // That user may be unable to write the file.
-            (Some(user), Some(file)) => return file_output::write_as(&user, arguments, file).map(Some),
+            (Some(user), Some(file)) => return history_file::write_as(&user, arguments, file).map(Some),
             (user, _) => user,
         },
         Command::Report(args) => match for_checks(args.machine_file())?.or(as_user::for_state(&state)?) {
-            Some(user) => return file_output::write_as(&user, arguments, args.file()).map(Some),
+            Some(user) => return history_file::write_as(&user, arguments, args.file()).map(Some),
             None => None,
         },
         Command::Log(_) => as_user::for_state(&state)?,

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 
 use self::exposition::{Exposition, Kind, Metric, Writer};
 use super::as_user;
+use super::atomic_file;
 use super::failure::{CommandError, CommandResult};
 use super::machine_records::{MachineRecord, machines};
 use super::machines::{MachineFileArgs, load};
-use super::whole_file;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::permissions::User;
@@ -78,7 +78,7 @@ pub fn run_as(user: &User, args: &Args) -> CommandResult {
 
 fn finish(args: &Args, text: &str) -> CommandResult {
     match &args.textfile {
-        Some(directory) => whole_file::write_for_all(&directory.join(TEXTFILE), text).map_err(|cause| {
+        Some(directory) => atomic_file::write_for_all(&directory.join(TEXTFILE), text).map_err(|cause| {
             CommandError::failure(format!("cannot write a file in '{}': {cause}", directory.display()))
         })?,
         None => io::stdout()

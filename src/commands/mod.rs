@@ -6,6 +6,7 @@
 pub mod add;
 pub mod annotations;
 mod as_user;
+mod atomic_file;
 pub mod authorize;
 pub mod build;
 pub mod build_hook;
@@ -20,11 +21,11 @@ mod escape;
 pub mod eval;
 pub mod explain;
 mod failure;
-mod file_output;
 mod format;
 pub mod guix_wrapper;
 pub mod help;
 pub mod history;
+mod history_file;
 pub mod init;
 pub mod install;
 pub mod log;
@@ -47,7 +48,6 @@ pub mod status;
 mod table;
 mod terminal;
 pub mod test;
-mod whole_file;
 
 pub use main::main;
 

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 use self::page::Report;
 use super::failure::{CommandError, CommandResult};
-use super::file_output::Destination;
 use super::history::time;
+use super::history_file::Destination;
 use super::machine_records::machines;
 use super::machines::{MachineFileArgs, load};
 use super::pictures::units::date;

@@ -78,15 +78,24 @@ pub(super) fn clear(head: Head<'_>, index: usize, record: &PowerRecord) -> Resul
 /// Waits until the machine's SSH server does not respond.
 fn wait_until_off(head: Head<'_>, machine: &Machine, began: Instant, timeout: Duration) -> Result<(), String> {
     let machine = as_started(head.state, machine);
+    let responds = || Connection::open(&machine).map_or_else(|error| is_response(&error, &machine), |_| true);
+    match is_silent_in_time(responds, began, timeout) {
+        true => Ok(()),
+        false => Err(format!("it still responds {} s after `stop` (stop_timeout)", timeout.as_secs_f64())),
+    }
+}
+
+/// Contacts a machine until it has been silent [`SILENT_CONTACTS`] times in a row. Returns false if it responds when
+/// `timeout` has passed. A contact with a silent machine takes time, which does not count against the machine.
+fn is_silent_in_time(mut responds: impl FnMut() -> bool, began: Instant, timeout: Duration) -> bool {
     let mut silent = 0;
     loop {
-        let is_silent = Connection::open(&machine).is_err_and(|error| !is_response(&error, &machine));
-        silent = if is_silent { silent + 1 } else { 0 };
+        silent = if responds() { 0 } else { silent + 1 };
         if silent == SILENT_CONTACTS {
-            return Ok(());
+            return true;
         }
-        if began.elapsed() + CONTACT_INTERVAL >= timeout {
-            return Err(format!("it still responds {} s after `stop` (stop_timeout)", timeout.as_secs_f64()));
+        if silent == 0 && began.elapsed() + CONTACT_INTERVAL >= timeout {
+            return false;
         }
         thread::sleep(CONTACT_INTERVAL);
     }
@@ -104,5 +113,31 @@ fn is_response(error: &Error, machine: &Machine) -> bool {
             Phase::HostKey | Phase::Authenticate | Phase::OpenChannel | Phase::Transfer => true,
         },
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays responses, the last of them again and again.
+    fn play(responses: &[bool], timeout: Duration) -> (bool, usize) {
+        let mut count = 0;
+        let responds = || {
+            count += 1;
+            responses[(count - 1).min(responses.len() - 1)]
+        };
+        let is_silent = is_silent_in_time(responds, Instant::now(), timeout);
+        (is_silent, count)
+    }
+
+    #[test]
+    fn a_machine_is_off_when_it_is_silent_twice_in_a_row() {
+        let long = Duration::from_secs(60);
+        assert_eq!(play(&[true, false, true, false], long), (true, 5));
+        // The time has passed: one that responds is not off, and one that is silent gets its second contact.
+        assert_eq!(play(&[true], Duration::ZERO), (false, 1));
+        assert_eq!(play(&[false], Duration::ZERO), (true, 2));
+        assert_eq!(play(&[false, true], Duration::ZERO), (false, 2));
     }
 }

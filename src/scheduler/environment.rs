@@ -54,7 +54,7 @@ pub trait Environment: Clone + Send + Sync + 'static {
         PowerState::Running
     }
 
-    /// Has a machine on demand started. Another process may do this already.
+    /// Requests the start of a machine on demand. Another process may have begun it.
     fn start_machine(&self, _machine: &Machine) {}
 
     /// Takes the lock for probing its host; `None` while another process holds it.

@@ -1,4 +1,4 @@
-//! Machines on demand: which one a waiting build has started, and when.
+//! Machines on demand: which one is started for a waiting build, and when.
 //!
 //! - If no matching machine runs, the best one that is off is started at once. If one runs, the build waits for a slot of
 //!   it for `start_after` first.
@@ -12,7 +12,6 @@ use std::time::Duration;
 use super::choice::{Query, Reason, Rejection};
 use super::environment::Environment;
 use super::power_state::PowerState;
-use crate::machine::Machine;
 
 /// Returns whether a machine that can be started is among the rejected ones.
 pub(super) fn has_machine(reasons: &[Rejection]) -> bool {
@@ -28,7 +27,7 @@ pub(super) fn starting(reasons: &[Rejection]) -> Option<usize> {
     reasons.iter().find(is_starting).map(|over| over.machine)
 }
 
-/// Has a machine started for a build that has waited for `waited`, if one is needed. `reasons` has the machines that
+/// Starts a machine for a build that has waited for `waited`, if one is needed. `reasons` has the machines that
 /// match, the best first.
 pub(super) fn start_one<E: Environment>(
     query: &Query<'_>,
@@ -37,9 +36,6 @@ pub(super) fn start_one<E: Environment>(
     waited: Duration,
     env: &E,
 ) {
-    let with = |wanted: fn(&Reason) -> bool| -> Vec<&Machine> {
-        reasons.iter().filter(|over| wanted(&over.reason)).map(|over| query.machines[over.machine]).collect()
-    };
     let runs = reasons.iter().any(|over| match over.reason {
         Reason::Power(_) | Reason::Drained(_) => false,
         // It is only slow, unless it has failed.
@@ -53,8 +49,8 @@ pub(super) fn start_one<E: Environment>(
         _ => None,
     });
     let Some(machine) = off else { return };
-    let starting = with(|reason| matches!(reason, Reason::Power(PowerState::Starting { .. })));
-    let slots: usize = starting.iter().map(|machine| machine.parallel_builds as usize).sum();
+    let starting = reasons.iter().filter(|over| matches!(over.reason, Reason::Power(PowerState::Starting { .. })));
+    let slots: usize = starting.map(|over| query.machines[over.machine].parallel_builds as usize).sum();
     let ahead = env.ahead(&[machine], ticket).first().copied().unwrap_or(0);
     if slots <= ahead {
         env.start_machine(machine);

@@ -1,4 +1,4 @@
-//! Has a machine started, or idle machines stopped, by a process of its own, which outlives the hook.
+//! Processes that start a machine, or stop idle machines, and outlive the hook that launches them.
 //!
 //! The process is `offload start` or `offload reap` of this executable. If another process starts the machine already, it
 //! ends at once.
@@ -21,7 +21,7 @@ pub fn by_process(machine_file: &Path) -> Starter {
     limited(move |machine| launch(&machine_file, machine))
 }
 
-/// Has the idle machines stopped by a process of its own.
+/// Launches a process that stops the idle machines.
 pub fn reap_by_process(machine_file: &Path) {
     let mut command = own_executable::command("offload");
     command.arg("reap").arg("--machine-file").arg(machine_file);

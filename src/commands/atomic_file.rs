@@ -27,7 +27,7 @@ const FOR_ALL: Mode = Mode::from_bits_truncate(0o644);
 
 /// A new file. Until it is finished, the old one stays.
 #[derive(Debug)]
-pub struct WholeFile {
+pub struct AtomicFile {
     directory: OwnedFd,
     name: OsString,
     /// The name until it is finished.
@@ -38,9 +38,9 @@ pub struct WholeFile {
     is_finished: bool,
 }
 
-impl WholeFile {
+impl AtomicFile {
     /// Begins a file that will be `path`.
-    pub fn create(path: &Path) -> io::Result<WholeFile> {
+    pub fn create(path: &Path) -> io::Result<AtomicFile> {
         let path = std::path::absolute(path)?;
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::ErrorKind::IsADirectory.into());
@@ -55,7 +55,7 @@ impl WholeFile {
             Ok((directory, file))
         };
         let (directory, file) = as_owner(owner, create)?;
-        Ok(WholeFile { directory, name: name.to_owned(), new, file, owner, is_finished: false })
+        Ok(AtomicFile { directory, name: name.to_owned(), new, file, owner, is_finished: false })
     }
 
     /// Replaces the old file.
@@ -67,7 +67,7 @@ impl WholeFile {
     }
 }
 
-impl Write for WholeFile {
+impl Write for AtomicFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write(bytes)
     }
@@ -77,7 +77,7 @@ impl Write for WholeFile {
     }
 }
 
-impl Drop for WholeFile {
+impl Drop for AtomicFile {
     fn drop(&mut self) {
         if !self.is_finished {
             let _ = as_owner(self.owner, || Ok(unlinkat(&self.directory, &self.new, AtFlags::empty())?));
@@ -87,7 +87,7 @@ impl Drop for WholeFile {
 
 /// Writes a file that all users can read, whatever the umask is.
 pub fn write_for_all(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = WholeFile::create(path)?;
+    let mut file = AtomicFile::create(path)?;
     file.write_all(text.as_bytes())?;
     fchmod(&file.file, FOR_ALL)?;
     file.finish()
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(inner.read_dir().unwrap().count(), 0);
         // The directory that was checked is the one that is written.
         fs::set_permissions(&shared, fs::Permissions::from_mode(0o755)).unwrap();
-        let mut file = WholeFile::create(&inner.join(FILE)).unwrap();
+        let mut file = AtomicFile::create(&inner.join(FILE)).unwrap();
         fs::rename(&inner, top.path().join("moved")).unwrap();
         symlink(top.path(), &inner).unwrap();
         file.write_all(b"x").unwrap();
@@ -208,7 +208,7 @@ mod tests {
     fn a_file_that_is_not_finished_leaves_the_old_one() {
         let top = tempfile::tempdir().unwrap();
         write(top.path(), "old").unwrap();
-        let mut file = WholeFile::create(&top.path().join(FILE)).unwrap();
+        let mut file = AtomicFile::create(&top.path().join(FILE)).unwrap();
         file.write_all(b"new").unwrap();
         assert_eq!(top.path().read_dir().unwrap().count(), 2);
         drop(file);
@@ -216,8 +216,8 @@ mod tests {
         assert_eq!(top.path().read_dir().unwrap().count(), 1);
         // A directory has the name.
         fs::create_dir_all(top.path().join("page.html/x")).unwrap();
-        let file = WholeFile::create(&top.path().join("page.html")).unwrap();
+        let file = AtomicFile::create(&top.path().join("page.html")).unwrap();
         assert!(file.finish().is_err() && top.path().read_dir().unwrap().count() == 2);
-        assert!(WholeFile::create(Path::new("/")).is_err());
+        assert!(AtomicFile::create(Path::new("/")).is_err());
     }
 }

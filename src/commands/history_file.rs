@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::Stdio;
 
 use super::as_user;
+use super::atomic_file::AtomicFile;
 use super::failure::{CommandError, CommandResult};
-use super::whole_file::WholeFile;
 use crate::exit::ExitStatus;
 use crate::permissions::User;
 
@@ -37,7 +37,7 @@ impl Destination {
             return Ok(ExitStatus::Success);
         }
         let write = || {
-            let mut out = BufWriter::new(WholeFile::create(file)?);
+            let mut out = BufWriter::new(AtomicFile::create(file)?);
             contents(&mut out)?;
             out.into_inner().map_err(io::IntoInnerError::into_error)?.finish()
         };
@@ -52,7 +52,7 @@ pub fn write_as(user: &User, arguments: &[OsString], file: &Path) -> CommandResu
         return Ok(as_user::run(user, arguments, Stdio::null())?);
     }
     // A file that cannot be written is reported first.
-    let mut out = WholeFile::create(file).map_err(|cause| problem(file, &cause))?;
+    let mut out = AtomicFile::create(file).map_err(|cause| problem(file, &cause))?;
     let mut command = as_user::command(user);
     command.args(arguments).arg(format!("--{TO_OUTPUT}")).stdout(Stdio::piped());
     let failed = |cause| CommandError::failure(format!("cannot run this as {}: {cause}", user.name));
