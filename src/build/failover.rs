@@ -10,7 +10,9 @@ use crate::events::{Event, Observer};
 use crate::hook::{HookArguments, Request};
 use crate::machine::Machine;
 use crate::remote::timeouts::report_interval;
-use crate::scheduler::{Choice, Environment, Query, Rejection, Rules, WaitError, WaitReason, wait, wait_for_slot};
+use crate::scheduler::{
+    Choice, Environment, Query, Rejection, Rules, WaitError, WaitReason, by_reason, wait, wait_for_slot,
+};
 
 /// How long a build waits for another machine after one has failed, before it tries the failed one again.
 const OTHER_MACHINE_WAIT: Duration = Duration::from_secs(30);
@@ -170,8 +172,7 @@ impl FailOver<'_> {
     }
 
     fn reasons(&self, reasons: &[Rejection]) -> String {
-        let reasons = reasons.iter().map(|over| format!("{}: {}", self.machines[over.machine].name, over.reason));
-        reasons.collect::<Vec<_>>().join("; ")
+        by_reason(&self.machines, reasons).join("; ")
     }
 
     fn no_machine_left(&self, tried: &[FailedAttempt], last: String, hint: Option<String>) -> Failure {

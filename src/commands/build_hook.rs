@@ -33,7 +33,7 @@ use crate::machine::Machine;
 use crate::machine_file::Pool;
 use crate::power::{Head, is_reaping_due};
 use crate::scheduler::decision::hold;
-use crate::scheduler::{Decision, Rejection};
+use crate::scheduler::{Decision, Rejection, by_reason};
 use crate::state::history::Outcome;
 use crate::timing::{self, Stopwatch};
 
@@ -193,14 +193,13 @@ fn load_pool(engine: &Engine, reported: &mut SeenMessages) -> Pool {
 
 /// Returns why a request is not accepted, for the history.
 fn summary(machines: &[&Machine], reasons: &[Rejection]) -> String {
-    let each = reasons.iter().map(|over| format!("{}: {}", machines[over.machine].name, over.reason));
     let first = match (machines.len(), machines.len() - reasons.len().min(machines.len())) {
         (0, _) => Some("the pool has no machine".to_owned()),
         (_, 0) => None,
         // The others can take the build.
         (..) => Some("this machine has the best score".to_owned()),
     };
-    first.into_iter().chain(each).collect::<Vec<_>>().join("; ")
+    first.into_iter().chain(by_reason(machines, reasons)).collect::<Vec<_>>().join("; ")
 }
 
 /// Reports why a request is not accepted, unless that was reported before.
@@ -216,11 +215,7 @@ fn explain(
         Decision::Accept(_) | Decision::AcceptAndWait(_) => return,
     };
     let mut text = String::new();
-    for Rejection { machine, reason } in reasons {
-        let (machine, reason) = (machines[*machine], reason.to_string());
-        // Errors of the connection name the machine themselves.
-        let names_itself = reason.starts_with(&machine.address());
-        let line = if names_itself { reason } else { format!("{}: {reason}", machine.name) };
+    for line in by_reason(machines, reasons) {
         if reported.is_new(&line) {
             text.push_str(&format!("\n  {}", line.replace('\n', "\n  ")));
         }

@@ -1,11 +1,12 @@
 //! `build_machine { … }` and `local_machine { … }`.
 //!
-//! Both copy their table, take missing fields from its `inherit`, then from the defaults, and return a plain table:
-//! `pairs` and copying work. The fields are not checked yet. The call is recorded with its location, so that errors can
-//! be reported together once the file has been evaluated.
+//! Both copy their table, and take missing fields from its `inherit`. The defaults are supplied when they are read, and by
+//! `pairs`, because pools may have thousands of machines: `next` and `rawget` do not find a default before. The fields
+//! are not checked yet. The call is recorded with its location, so that errors can be reported together once the file has
+//! been evaluated.
 
+use super::defaults::Defaults;
 use super::machine_fields::{BUILD_MACHINE_FIELDS, LOCAL_MACHINE_FIELDS};
-use super::schema::{Field, json_to_lua};
 use super::suggest;
 use crate::lua::values::{self, LABELLED_BY};
 use crate::lua::{Context, Position};
@@ -28,6 +29,17 @@ impl Constructor {
         }
     }
 }
+
+/// Copies a table without its metatable. In Lua, since each step from Rust costs as much as ten of these.
+const COPY: &str = "
+    local next = next
+    return function(given)
+        local copy = {}
+        for field, value in next, given do
+            copy[field] = value
+        end
+        return copy
+    end";
 
 /// One call of a constructor.
 #[derive(Clone, Debug)]
@@ -71,24 +83,33 @@ fn function(
         Constructor::Build => BUILD_MACHINE_FIELDS.iter().map(|field| field.name).collect(),
         Constructor::Local => LOCAL_MACHINE_FIELDS.iter().map(|field| field.name).collect(),
     };
-    metatable.raw_set("__index", strict_index(lua, "machine", known, None, Rc::clone(&context))?)?;
     let defaults = match constructor {
-        Constructor::Build => defaults(BUILD_MACHINE_FIELDS),
-        Constructor::Local => defaults(LOCAL_MACHINE_FIELDS),
+        Constructor::Build => Defaults::new(lua, BUILD_MACHINE_FIELDS)?,
+        Constructor::Local => Defaults::new(lua, LOCAL_MACHINE_FIELDS)?,
     };
+    metatable.raw_set("__pairs", defaults.pairs(lua)?)?;
+    let of_head = (constructor == Constructor::Local).then(|| Rc::clone(&defaults));
+    let get = move |lua: &Lua, machine: &Table, field: &Value| defaults.get(lua, machine, field);
+    metatable.raw_set("__index", strict_index(lua, "machine", known, get, Rc::clone(&context))?)?;
+    let copy: Function = lua.load(COPY).set_name("=copy").eval()?;
     lua.create_function(move |lua, given: Value| {
         let mut made = ConstructorCall {
             constructor,
             position: context.position(lua, 1),
-            table: lua.create_table()?,
+            table: match &given {
+                Value::Table(given) => copy.call(given)?,
+                _ => lua.create_table()?,
+            },
             instead: None,
             inherit: None,
         };
         made.table.set_metatable(Some(metatable.clone()))?;
         match given {
-            Value::Table(given) => fill(lua, &mut made, &given, &defaults)?,
+            Value::Table(given) => fill(lua, &mut made, &given)?,
             other => made.instead = Some(other),
         }
+        // There is only one head, and messages show its name.
+        of_head.iter().try_for_each(|defaults| defaults.fill(lua, &made.table))?;
         let table = made.table.clone();
         if context.runs_main_file() {
             calls.borrow_mut().push(made);
@@ -97,20 +118,19 @@ fn function(
     })
 }
 
-/// Returns a function for `__index`, which is called for a field without a value: nil for one of `known`, or a method;
-/// an error for a name that is not a field.
+/// Returns a function for `__index`, which is called for a field without a value: what `get` returns for it, nil for one
+/// of `known`; an error for a name that is not a field.
 pub(super) fn strict_index(
     lua: &Lua,
     subject: &'static str,
     known: Vec<&'static str>,
-    methods: Option<Table>,
+    get: impl Fn(&Lua, &Table, &Value) -> mlua::Result<Value> + 'static,
     context: Rc<Context>,
 ) -> mlua::Result<Function> {
-    lua.create_function(move |lua, (_, name): (Value, Value)| {
-        if let Some(method) = methods.as_ref().map(|methods| methods.raw_get::<Value>(&name)).transpose()?
-            && !method.is_nil()
-        {
-            return Ok(method);
+    lua.create_function(move |lua, (table, name): (Table, Value)| {
+        let value = get(lua, &table, &name)?;
+        if !value.is_nil() {
+            return Ok(value);
         }
         let Value::String(name) = name else { return Ok(Value::Nil) };
         let name = name.to_string_lossy();
@@ -125,17 +145,8 @@ pub(super) fn strict_index(
     })
 }
 
-fn fill(
-    lua: &Lua,
-    made: &mut ConstructorCall,
-    given: &Table,
-    defaults: &[(&str, serde_json::Value)],
-) -> mlua::Result<()> {
+fn fill(lua: &Lua, made: &mut ConstructorCall, given: &Table) -> mlua::Result<()> {
     let table = &made.table;
-    for pair in given.pairs::<Value, Value>() {
-        let (field, value) = pair?;
-        table.raw_set(field, value)?;
-    }
     if let Value::Table(base) = table.raw_get("inherit")? {
         table.raw_set("inherit", Value::Nil)?;
         for pair in base.pairs::<Value, Value>() {
@@ -155,17 +166,7 @@ fn fill(
     {
         table.raw_set("systems", lua.create_sequence_from([system])?)?;
     }
-    for (field, value) in defaults {
-        if table.raw_get::<Value>(*field)?.is_nil() {
-            table.raw_set(*field, json_to_lua(lua, value)?)?;
-        }
-    }
     Ok(())
-}
-
-/// Returns the fields that have defaults, with these.
-fn defaults<T: Default>(schema: &[Field<T>]) -> Vec<(&'static str, serde_json::Value)> {
-    schema.iter().filter_map(|field| Some((field.name, field.default_value()?))).collect()
 }
 
 /// Returns `build_machine<NAME>`, as in Guix.

@@ -1,9 +1,9 @@
 //! Evaluation of a machine file: run it, decode its result, check the whole; all errors are in one report.
 
-use super::constructors::{Constructor, ConstructorCall, label};
+use super::constructors::{Constructor, ConstructorCall};
 use super::diagnostic::{Diagnostic, Report, Severity};
 use super::duplicates;
-use super::fields::{Fields, Finding, FindingLocation};
+use super::fields::{Fields, Finding, FindingLocation, Subject};
 use super::functions::{Functions, MachineFunctions};
 use super::loaded_file::LoadedFile;
 use super::locate::Locator;
@@ -14,6 +14,7 @@ use crate::lua::values::describe;
 use crate::lua::{DeferredError, FileRun, LuaError, Runtime, Source};
 use mlua::chunk::ChunkMode;
 use mlua::{Function, Table, Value};
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 /// The contents of a machine file, as values that can leave the interpreter's thread.
@@ -30,6 +31,10 @@ pub(super) struct Evaluated {
 /// They are needed before the file has been evaluated, so the text of the table is evaluated alone, without variables.
 /// Computed limits take effect only after the evaluation.
 pub(super) fn limits(runtime: &Runtime, text: &str, limits: Limits) -> Limits {
+    // Most files have none, and large ones take long to scan.
+    if !text.contains("limits") {
+        return limits;
+    }
     let Some(range) = Source::new(text).table_after("limits") else { return limits };
     let table = runtime.limited(|lua| {
         let text = format!("return {}", &text[range]);
@@ -47,7 +52,9 @@ pub(super) fn evaluate(file: &mut LoadedFile, text: &[u8], limits: Limits) -> Re
     let FileRun { result, deferred } = file.runtime.run_file(text);
     let context = &file.runtime.context;
     let made = file.made.take();
-    let mut decoder = Decoder { made: &made, findings: Vec::new(), limits, home: context.home.clone() };
+    let numbers = made.iter().enumerate().map(|(number, made)| (made.table.to_pointer() as usize, number)).collect();
+    let home = context.home.clone();
+    let mut decoder = Decoder { made: &made, numbers, findings: Vec::new(), limits, home };
     let (decoded, lua_error) = match result {
         Ok(value) => (decoder.returned(&value), None),
         Err(error) => {
@@ -98,6 +105,8 @@ fn follows(lua_error: &LuaError, deferred: &[DeferredError]) -> bool {
 
 struct Decoder<'a> {
     made: &'a [ConstructorCall],
+    /// The number of the call that made a table, by the table's address. All of them exist as long as `made`.
+    numbers: HashMap<usize, usize>,
     findings: Vec<Finding>,
     limits: Limits,
     home: Option<PathBuf>,
@@ -112,10 +121,9 @@ impl Decoder<'_> {
 
     /// Checks the constructors' calls of a file that did not run to its end.
     fn constructed(&mut self) {
-        let base = |made: &ConstructorCall| {
-            let inherits = |other: &ConstructorCall| other.inherit.as_ref() == Some(&made.table);
-            self.made.iter().any(inherits)
-        };
+        let address = |table: &Table| table.to_pointer() as usize;
+        let bases: HashSet<usize> = self.made.iter().filter_map(|made| made.inherit.as_ref().map(address)).collect();
+        let base = |made: &ConstructorCall| bases.contains(&address(&made.table));
         let whole: Vec<usize> = (0..self.made.len().min(1000)).filter(|&index| !base(&self.made[index])).collect();
         for index in whole {
             match self.made[index].constructor {
@@ -139,7 +147,7 @@ impl Decoder<'_> {
             return None;
         }
         let mut settings = Settings { limits: self.limits, ..Settings::default() };
-        let mut fields = Fields::new(pool, FindingLocation::Pool, String::new(), &mut self.findings);
+        let mut fields = Fields::new(pool, FindingLocation::Pool, Subject::Pool, &mut self.findings);
         schema::read(POOL_FIELDS, &mut fields, &mut settings);
         let mut functions = Functions { pool: MachineFunctions::of(pool), machines: Vec::new(), local: None };
         let (machines, local) = self.items(pool, &mut functions);
@@ -172,8 +180,10 @@ impl Decoder<'_> {
                 Some((number, Constructor::Build)) => {
                     if let Some(entry) = self.build(number) {
                         let table = &self.made[number].table;
+                        let has_functions = entry.has_accepts || entry.has_score;
+                        let own = has_functions.then(|| MachineFunctions::of(table)).unwrap_or_default();
                         machines.push(entry);
-                        functions.machines.push((table.clone(), MachineFunctions::of(table)));
+                        functions.machines.push((table.clone(), own));
                         numbers.push(number);
                     }
                 }
@@ -199,8 +209,7 @@ impl Decoder<'_> {
 
     /// Returns the number of the call that made this table.
     fn number_of(&self, table: &Table) -> Option<usize> {
-        table.metatable()?;
-        self.made.iter().position(|made| made.table == *table)
+        self.numbers.get(&(table.to_pointer() as usize)).copied()
     }
 
     fn build(&mut self, number: usize) -> Option<Entry> {
@@ -225,7 +234,7 @@ impl Decoder<'_> {
             self.error(place, message, Some(&format!("write {name} {{ … }}")));
             return false;
         }
-        let subject = label(made.constructor, &made.table);
+        let subject = Subject::Machine(made.constructor.name());
         let mut fields = Fields::new(&made.table, place, subject, &mut self.findings);
         fields.home = self.home.as_deref();
         schema::read(schema, &mut fields, value)

@@ -32,17 +32,27 @@ pub(super) struct Finding {
     pub missing: bool,
 }
 
+/// The name of a table in messages.
+#[derive(Debug)]
+pub(super) enum Subject {
+    Pool,
+    Table(String),
+    /// `KIND<NAME>`, with the name in the table.
+    Machine(&'static str),
+}
+
 /// Reads the fields of one table, one after the other.
 pub(super) struct Fields<'a> {
     pub table: &'a Table,
     pub place: FindingLocation,
-    /// The name of the table in messages: `build_machine<NAME>`, empty for the pool.
-    pub subject: String,
+    subject: Subject,
     pub findings: &'a mut Vec<Finding>,
     /// The directory that `~` means.
     pub home: Option<&'a Path>,
     /// The current field.
     field: &'static str,
+    /// Its value.
+    value: Value,
     /// Whether the file is invalid without that field.
     is_required: bool,
 }
@@ -51,20 +61,29 @@ impl<'a> Fields<'a> {
     pub fn new(
         table: &'a Table,
         place: FindingLocation,
-        subject: String,
+        subject: Subject,
         findings: &'a mut Vec<Finding>,
     ) -> Fields<'a> {
-        Fields { table, place, subject, findings, home: None, field: "", is_required: false }
+        Fields { table, place, subject, findings, home: None, field: "", value: Value::Nil, is_required: false }
     }
 
-    /// Moves to the next field.
-    pub fn begin(&mut self, field: &'static str, is_required: bool) {
-        (self.field, self.is_required) = (field, is_required);
+    /// Moves to a field with this value.
+    pub fn begin(&mut self, field: &'static str, is_required: bool, value: Value) {
+        (self.field, self.is_required, self.value) = (field, is_required, value);
+    }
+
+    /// Returns the name of the table in messages, empty for the pool.
+    pub fn subject(&self) -> String {
+        match &self.subject {
+            Subject::Pool => String::new(),
+            Subject::Table(name) => name.clone(),
+            Subject::Machine(kind) => values::label(kind, self.table, "name"),
+        }
     }
 
     /// Returns the value of this field.
     pub fn value(&self) -> Value {
-        self.get(self.field)
+        self.value.clone()
     }
 
     /// Returns the value of any field.
@@ -82,14 +101,20 @@ impl<'a> Fields<'a> {
     }
 
     fn record(&mut self, severity: Severity, message: String, hint: Option<String>) {
-        let subject = if self.subject.is_empty() { String::new() } else { format!("{}: ", self.subject) };
+        let subject = match self.subject() {
+            subject if subject.is_empty() => subject,
+            subject => format!("{subject}: "),
+        };
         let field = self.field;
         self.push(severity, Some(field.to_owned()), format!("{subject}{field}: {message}"), hint);
     }
 
     /// Records an error in the table as a whole; `field` is one that it must not have.
     fn error_in_table(&mut self, field: Option<String>, message: String, hint: Option<String>) {
-        let subject = if self.subject.is_empty() { "the pool" } else { &self.subject };
+        let subject = match self.subject() {
+            subject if subject.is_empty() => "the pool".to_owned(),
+            subject => subject,
+        };
         self.push(Severity::Error, field, format!("{subject}: {message}"), hint);
     }
 
@@ -114,7 +139,7 @@ impl<'a> Fields<'a> {
 
     /// Returns whether the field is missing, which is an error if it is required.
     pub fn is_missing(&mut self, expected: &str) -> bool {
-        let is_missing = self.value().is_nil();
+        let is_missing = self.value.is_nil();
         if is_missing && self.is_required {
             self.error(format!("missing: expected {expected}"), None);
             if let Some(finding) = self.findings.last_mut() {
@@ -211,16 +236,23 @@ impl<'a> Fields<'a> {
         (strings.len() == items.len()).then_some(strings)
     }
 
-    /// Records an error for each field that is not one of `known`. The pool may have items without a name.
-    pub fn unknown(&mut self, known: &[&str]) {
+    /// Returns the value of each of the `known` fields, nil where none is given. All others are errors. The pool may
+    /// have items without a name.
+    pub fn given(&mut self, known: &[&str]) -> Vec<Value> {
         let list = self.place == FindingLocation::Pool;
-        let pairs = self.table.pairs::<Value, Value>().filter_map(Result::ok);
-        let pairs: Vec<(Value, Value)> = pairs.filter(|(key, _)| !is_one_of(key, known)).collect();
+        let mut given = vec![Value::Nil; known.len()];
         let mut unknown: Vec<(String, Value)> = Vec::new();
-        for (key, value) in pairs {
+        let table = self.table;
+        let sort = |key: Value, value: Value| {
             match &key {
                 Value::Integer(_) if list => {}
-                Value::String(name) => unknown.push((name.to_string_lossy(), value)),
+                Value::String(name) => {
+                    let bytes = name.as_bytes();
+                    match known.iter().position(|known| known.as_bytes() == &*bytes) {
+                        Some(number) => given[number] = value,
+                        None => unknown.push((name.to_string_lossy(), value)),
+                    }
+                }
                 Value::Integer(_) => {
                     let found = describe(&value);
                     self.error_in_table(None, format!("expected fields with names, found {found} without one"), None);
@@ -230,7 +262,10 @@ impl<'a> Fields<'a> {
                     self.error_in_table(None, format!("expected a name of a field, found {found}"), None);
                 }
             }
-        }
+            Ok(())
+        };
+        // Only a lack of memory ends it early, and that fails the evaluation.
+        let _ = table.for_each(sort);
         unknown.sort_by(|one, other| one.0.cmp(&other.0));
         for (name, value) in unknown {
             let shown = name.escape_debug().to_string();
@@ -242,13 +277,8 @@ impl<'a> Fields<'a> {
             };
             self.error_in_table(Some(name), format!("unknown field '{shown}'"), hint);
         }
+        given
     }
-}
-
-fn is_one_of(key: &Value, known: &[&str]) -> bool {
-    let Value::String(key) = key else { return false };
-    let key = key.as_bytes();
-    known.iter().any(|name| name.as_bytes() == &*key)
 }
 
 /// Returns whether this is a number or a boolean within quotes.

@@ -30,6 +30,7 @@ mod callbacks;
 mod checks;
 mod constructors;
 mod decode;
+mod defaults;
 mod diagnostic;
 mod duplicates;
 mod evaluate;

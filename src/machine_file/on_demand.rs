@@ -5,7 +5,7 @@
 //! of the entry or this one: a machine whose host key is unknown is never contacted.
 
 use super::decode::{self, seconds_to_json};
-use super::fields::{Fields, FindingLocation};
+use super::fields::{Fields, FindingLocation, Subject};
 use super::schema::{self, Field, FieldValues};
 use crate::lua::values::{self, describe};
 use crate::machine::{Action, OnDemand, PoolLimits, StartedAs};
@@ -116,7 +116,8 @@ pub(super) fn started_as(value: &Value) -> Result<StartedAs, String> {
     };
     let mut findings = Vec::new();
     let mut started_as = StartedAs::default();
-    let mut fields = Fields::new(table, FindingLocation::PoolTable("start"), "start".to_owned(), &mut findings);
+    let mut fields =
+        Fields::new(table, FindingLocation::PoolTable("start"), Subject::Table("start".to_owned()), &mut findings);
     schema::read(STARTED_FIELDS, &mut fields, &mut started_as);
     match findings.first() {
         None => Ok(started_as),
@@ -130,7 +131,7 @@ pub(super) fn started_as(value: &Value) -> Result<StartedAs, String> {
 /// Reads `on_demand` of a machine.
 pub(super) fn machine(fields: &mut Fields) -> Option<OnDemand> {
     let table = fields.table()?;
-    let subject = format!("{}: on_demand", fields.subject);
+    let subject = Subject::Table(format!("{}: on_demand", fields.subject()));
     let mut on_demand = OnDemand::default();
     let mut inner = Fields::new(&table, fields.place, subject, fields.findings);
     schema::read(ON_DEMAND_FIELDS, &mut inner, &mut on_demand).then_some(on_demand)
@@ -152,7 +153,7 @@ pub(super) fn machine_to_json(on_demand: Option<&OnDemand>) -> serde_json::Value
 pub(super) fn pool(fields: &mut Fields, limits: &mut PoolLimits) -> Option<()> {
     let table = fields.table()?;
     let place = FindingLocation::PoolTable("on_demand");
-    let mut inner = Fields::new(&table, place, "on_demand".to_owned(), fields.findings);
+    let mut inner = Fields::new(&table, place, Subject::Table("on_demand".to_owned()), fields.findings);
     schema::read(ON_DEMAND_LIMITS_FIELDS, &mut inner, limits).then_some(())
 }
 

@@ -280,7 +280,8 @@ impl LuaRequest {
         methods.raw_set("read_derivation", lua.create_function(read)?)?;
         let metatable = lua.create_table()?;
         let known = REQUEST_FIELDS.iter().map(|field| field.name).collect();
-        let strict = strict_index(lua, "request", known, Some(methods), Rc::clone(context))?;
+        let method = move |_: &Lua, _: &Table, name: &Value| methods.raw_get(name);
+        let strict = strict_index(lua, "request", known, method, Rc::clone(context))?;
         let facts = self.facts.clone();
         metatable.raw_set("__index", facts::index(lua, strict, move || facts.as_ref().map(RequestFacts::values))?)?;
         metatable.raw_set("__name", "request")?;
@@ -294,7 +295,7 @@ impl LuaStatus {
         let table = schema::to_lua(STATUS_FIELDS, lua, self)?;
         let known = STATUS_FIELDS.iter().map(|field| field.name).collect();
         let metatable = lua.create_table()?;
-        let strict = strict_index(lua, "status", known, None, Rc::clone(context))?;
+        let strict = strict_index(lua, "status", known, |_, _, _| Ok(Value::Nil), Rc::clone(context))?;
         let facts = self.facts.clone();
         let values = move || facts.as_ref().map(MachineFacts::values);
         metatable.raw_set("__index", facts::index(lua, strict, values)?)?;

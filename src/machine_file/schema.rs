@@ -112,12 +112,13 @@ pub(super) fn json_to_lua(lua: &Lua, value: &Value) -> mlua::Result<mlua::Value>
     lua.to_value_with(value, options)
 }
 
-/// Reads all fields of a table into `value`. Returns false if a required one is missing or invalid.
+/// Reads the fields that a table has into `value`; the others keep their defaults. Returns false if a required one is
+/// missing or invalid.
 pub(super) fn read<T>(schema: &[Field<T>], fields: &mut Fields, value: &mut T) -> bool {
-    fields.unknown(&schema.iter().map(|field| field.name).collect::<Vec<_>>());
+    let given = fields.given(&schema.iter().map(|field| field.name).collect::<Vec<_>>());
     let mut usable = true;
-    for field in schema {
-        fields.begin(field.name, field.required);
+    for (field, given) in schema.iter().zip(given).filter(|(field, given)| field.required || !given.is_nil()) {
+        fields.begin(field.name, field.required, given);
         usable &= field.read.is_some_and(|read| read(fields, value).is_some()) || !field.required;
     }
     usable

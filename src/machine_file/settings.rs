@@ -1,7 +1,7 @@
 //! The settings of the pool, the named fields of the table that a machine file returns, in the order of the manual.
 
 use super::decode::seconds_to_json;
-use super::fields::{Fields, FindingLocation};
+use super::fields::{Fields, FindingLocation, Subject};
 use super::on_demand::{self, ON_DEMAND_LIMITS_FIELDS};
 use super::schema::{self, Field, FieldValues};
 use crate::lua::values;
@@ -256,7 +256,8 @@ fn attempts(fields: &mut Fields) -> Option<Option<u32>> {
 
 fn read_limits(fields: &mut Fields, limits: &mut Limits) -> Option<()> {
     let table = fields.table()?;
-    let mut inner = Fields::new(&table, FindingLocation::PoolTable("limits"), "limits".to_owned(), fields.findings);
+    let mut inner =
+        Fields::new(&table, FindingLocation::PoolTable("limits"), Subject::Table("limits".to_owned()), fields.findings);
     schema::read(LIMITS_FIELDS, &mut inner, limits).then_some(())
 }
 
@@ -265,7 +266,7 @@ pub(super) fn stated_limits(table: &Table, mut limits: Limits) -> Limits {
     let mut findings = Vec::new();
     schema::read(
         LIMITS_FIELDS,
-        &mut Fields::new(table, FindingLocation::PoolTable("limits"), String::new(), &mut findings),
+        &mut Fields::new(table, FindingLocation::PoolTable("limits"), Subject::Pool, &mut findings),
         &mut limits,
     );
     limits
