@@ -32,8 +32,8 @@ use crate::machine_file::{
 use crate::permissions::ownership::{self, Control};
 use crate::permissions::{User, files};
 use crate::scheduler::decision::{self, FULL_QUEUE_HOLD};
+use crate::scheduler::file_rules::log_warning;
 use crate::scheduler::matching::builds_locally;
-use crate::scheduler::rules::log_warning;
 use crate::scheduler::soonest::head_estimate;
 use crate::scheduler::{self, Decision, Environment, Estimate, Explanation, FileRules, Query, Rules, WarningSink};
 use crate::shell::in_quotes;
