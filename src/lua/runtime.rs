@@ -22,7 +22,7 @@ use std::sync::Arc;
 /// compares or joins texts, or that triggers a garbage collection, may take tens of milliseconds with 64 MiB in use.
 const INSTRUCTION_INTERVAL: HookTriggers = HookTriggers::new().every_nth_instruction(100);
 /// The number of lines of the main file that are recorded one by one.
-const LINE_INTERVAL: u32 = 20_000;
+const LINE_INTERVAL: u32 = 2_000;
 
 /// An interpreter with its context.
 pub(crate) struct Runtime {
@@ -99,7 +99,7 @@ impl Runtime {
     }
 
     /// Works like `watch`, and also records the current line of the main file, in case the evaluation blocks inside a C
-    /// function. That costs about 0.1 µs per line, so after `LINE_INTERVAL` lines it is done only at intervals.
+    /// function. That costs about 0.5 µs per line, so after `LINE_INTERVAL` lines it is done only at intervals.
     fn follow(&self) -> mlua::Result<()> {
         hook(&self.lua, &self.context, INSTRUCTION_INTERVAL.every_line(), Some(LINE_INTERVAL))
     }
