@@ -183,6 +183,16 @@ fn comments(source: &str) -> String {
 }
 
 #[test]
+fn no_text_has_the_markers_of_a_merge() {
+    let files = pages().into_iter().map(|page| (page.name, page.text));
+    let sources = ["src", "tests", "lua", "examples"].into_iter().flat_map(|directory| sources(&top().join(directory)));
+    let marked =
+        |text: &str| text.lines().position(|line| line.starts_with("<<<<<<< ") || line.starts_with(">>>>>>> "));
+    let found = files.chain(sources).filter_map(|(name, text)| Some(format!("{name}:{}", marked(&text)? + 1)));
+    assert_eq!(found.collect::<Vec<_>>(), [""; 0]);
+}
+
+#[test]
 fn texts_avoid_the_phrases_of_the_list() {
     let mut found = Vec::new();
     for Root { kind, texts } in ROOTS {
