@@ -37,7 +37,7 @@ fn count(program: &Path, arguments: &[&str], variables: &[(&str, &Path)], input:
     number.trim().parse().unwrap()
 }
 
-/// Counts from the start of the hook to its `# decline`, with this number of machines in the pool.
+/// Counts the instructions of a hook that declines, with this number of machines in the pool.
 fn decline(machines: usize) -> u64 {
     let head = tempfile::tempdir().unwrap();
     let (etc, var) = (head.path().join("etc"), head.path().join("var"));

@@ -38,7 +38,7 @@ fn named(names: &[&str], reason: &str) -> String {
     match names.len().saturating_sub(MAX_NAMES) {
         _ if names.is_empty() => reason.to_owned(),
         0 => format!("{}: {reason}", names.join(", ")),
-        // A number in the place of one name would save nothing.
+        // "and 1 more" would be no shorter than the name.
         1 => format!("{}: {reason}", names.join(", ")),
         more => format!("{} and {more} more: {reason}", names[..MAX_NAMES].join(", ")),
     }
