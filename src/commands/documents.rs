@@ -13,9 +13,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Command;
-use clap_complete::Shell;
 use clap_mangen::Man;
 
+use super::complete::SCRIPTS;
 use super::failure::{CommandError, CommandResult};
 use crate::exit::ExitStatus;
 use page::Page;
@@ -63,15 +63,7 @@ pub fn documents(definition: Command) -> io::Result<Vec<Document>> {
         path: Path::new("share/man/man5").join(machine_file::NAME),
         contents: machine_file::page().into_bytes(),
     });
-    for (shell, path) in [
-        (Shell::Bash, "share/bash-completion/completions/offload"),
-        (Shell::Zsh, "share/zsh/site-functions/_offload"),
-        (Shell::Fish, "share/fish/vendor_completions.d/offload.fish"),
-    ] {
-        let mut contents = Vec::new();
-        clap_complete::generate(shell, &mut command, "offload", &mut contents);
-        documents.push(Document { path: path.into(), contents });
-    }
+    documents.extend(SCRIPTS.map(|(path, script)| Document { path: path.into(), contents: script.into() }));
     documents.extend(manual::pages().map(|(path, text)| Document { path, contents: text.into() }));
     Ok(documents)
 }

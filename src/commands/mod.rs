@@ -11,6 +11,7 @@ pub mod authorize;
 pub mod build;
 pub mod build_hook;
 pub mod challenge;
+pub mod complete;
 mod contact;
 pub mod convert;
 mod daemon_user;
@@ -96,6 +97,9 @@ enum Command {
     /// Write manual pages, the manual, and completions for bash, zsh and fish.
     #[command(hide = true)]
     Documents(documents::Args),
+    /// Print the candidates for a word of a command line, for the completions of shells.
+    #[command(hide = true)]
+    Complete(complete::Args),
     /// Check whether the build machines can be used, and print the fix of each problem.
     Test(test::Args),
     /// Fetch a machine's host key, and print an entry for the machine file, or add it there.
