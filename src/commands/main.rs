@@ -13,8 +13,8 @@ use super::failure::{CommandError, CommandResult};
 use super::{Command, CommandLine};
 use super::{
     add, annotations, as_user, authorize, build, build_hook, challenge, complete, convert, daemon_user, disconnect,
-    documents, drain, eval, explain, guix_wrapper, help, history, history_file, init, install, log, machines, metrics,
-    power, report, ssh, status, test,
+    documents, drain, eval, explain, guix_wrapper, help, history, history_file, init, install, log, log_level,
+    machines, metrics, power, report, ssh, status, test,
 };
 use crate::engine::{Engine, STATE_SUBDIRECTORY};
 use crate::exit::ExitStatus;
@@ -128,6 +128,7 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
         | Command::Install(_)
         | Command::Uninstall(_)
         | Command::Complete(_)
+        | Command::LogLevel(_)
         | Command::Documents(_) => None,
     };
     if let (Command::Test(_), Some(user)) = (command, &user) {
@@ -166,6 +167,7 @@ fn run(command: Command) -> CommandResult {
         Command::Metrics(args) => metrics::run(&args, &engine),
         Command::Report(args) => report::run(&args, &engine),
         Command::Log(args) => log::run(&args, &engine),
+        Command::LogLevel(args) => log_level::run(&args, &engine, out, messages),
         Command::Challenge(args) => challenge::run(&args, &engine),
         Command::Build(args) => build::run(&args, &engine),
         Command::Ssh(args) => ssh::run(&args, &engine),

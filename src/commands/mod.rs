@@ -30,6 +30,7 @@ mod history_file;
 pub mod init;
 pub mod install;
 pub mod log;
+pub mod log_level;
 mod machine_records;
 mod machines;
 mod main;
@@ -114,6 +115,8 @@ enum Command {
     Report(report::Args),
     /// Print the log of a build, of this machine or of a build machine.
     Log(log::Args),
+    /// Change for some time what all build hooks log, or print it.
+    LogLevel(log_level::Args),
     /// Print metrics for Prometheus.
     Metrics(metrics::Args),
     /// Build derivations on build machines now, on certain ones if they are named.
