@@ -104,7 +104,7 @@ fn manual_pages_are_sound() {
     has_lines(
         &status,
         "offload-status.1",
-        &["EXIT STATUS", "FIELDS", "CLOCK  how far the machine's clock is ahead of the head's, to a second"],
+        &["EXIT STATUS", "FIELDS", "SLOTS  the slots that builds of this head use, and all slots (parallel_builds)"],
     );
     for part in [
         "disk-low, overloaded, busy (no slot is free)",

@@ -18,7 +18,7 @@ use clap::Command;
 
 use super::complete::SCRIPTS;
 use super::failure::{CommandError, CommandResult};
-use super::help::GROUPS;
+use super::groups::GROUPS;
 use crate::exit::ExitStatus;
 use page::Page;
 

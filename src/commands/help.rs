@@ -1,9 +1,9 @@
 //! The texts of `--help` and `--version`, in the form of the GNU Coding Standards (section "Command-Line Interfaces").
 
 use clap::{Command, CommandFactory};
-use textwrap::Options;
 
 use super::CommandLine;
+use super::groups;
 use crate::exit::ExitStatus;
 
 /// For `--version`; `build.rs` finds the version with its commit, and the versions of the compiler and libraries.
@@ -27,19 +27,6 @@ const HELP_TEMPLATE: &str = "{usage-heading} {usage}\n{about-with-newline}\n{all
 /// The order for the whole program, whose commands come in groups.
 const MAIN_TEMPLATE: &str = "{usage-heading} {usage}\n{about-with-newline}{before-help}Options:\n{options}{after-help}";
 
-/// The commands in groups, in the order in which an administrator needs them.
-pub const GROUPS: [(&str, &[&str]); 6] = [
-    ("Set up", &["init", "add", "authorize", "convert", "annotations", "install", "uninstall"]),
-    ("Every day", &["eval", "explain", "test", "status", "ssh"]),
-    ("Builds and their records", &["history", "log", "report", "metrics"]),
-    ("Maintenance", &["drain", "undrain", "disconnect", "log-level"]),
-    ("Machines on demand", &["start", "stop", "reap"]),
-    ("Builds by hand", &["build", "challenge"]),
-];
-
-/// The column of the meanings of commands.
-const MEANING_COLUMN: usize = 15;
-
 /// The width in columns; narrower than a terminal, and the same everywhere.
 const HELP_WIDTH: usize = 79;
 
@@ -52,29 +39,11 @@ pub fn definition() -> Command {
         statuses(),
         closing()
     );
-    let groups = groups(&command);
+    let groups = groups::list(&command, HELP_WIDTH);
     command.before_help(groups).help_template(MAIN_TEMPLATE).after_help(own).mut_subcommands(|subcommand| {
         let own = subcommand.get_after_help().map(|text| format!("{text}\n\n")).unwrap_or_default();
         subcommand.help_template(HELP_TEMPLATE).term_width(HELP_WIDTH).after_help(format!("{own}{}", closing()))
     })
-}
-
-/// Returns the list of commands with their meanings, in groups.
-fn groups(command: &Command) -> String {
-    let indent = " ".repeat(MEANING_COLUMN);
-    let mut text = String::new();
-    for (heading, names) in GROUPS {
-        text.push_str(&format!("\n{heading}:\n"));
-        for name in names {
-            let about = command.find_subcommand(name).and_then(Command::get_about);
-            let about = about.map(ToString::to_string).unwrap_or_default();
-            let begin = format!("  {name:<width$}", width = MEANING_COLUMN - 2);
-            let options = Options::new(HELP_WIDTH).initial_indent(&begin).subsequent_indent(&indent);
-            text.push_str(&textwrap::fill(&about, options));
-            text.push('\n');
-        }
-    }
-    text
 }
 
 fn statuses() -> String {
@@ -105,7 +74,7 @@ mod tests {
         let definition = definition();
         let mut known: Vec<&str> =
             definition.get_subcommands().filter(|command| !command.is_hide_set()).map(Command::get_name).collect();
-        let mut listed: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        let mut listed: Vec<&str> = groups::GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
         known.sort_unstable();
         listed.sort_unstable();
         assert_eq!(listed, known);

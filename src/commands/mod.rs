@@ -23,6 +23,7 @@ pub mod eval;
 pub mod explain;
 mod failure;
 mod format;
+mod groups;
 pub mod guix_wrapper;
 pub mod help;
 pub mod history;

@@ -34,7 +34,7 @@ impl Names {
     /// Returns the names in `file`; none if it cannot be used.
     pub fn read(file: &Path, engine: &Engine) -> Names {
         let limits = Limits { evaluate: EVALUATE_MAX, ..Limits::default() };
-        // What the file prints goes to the log, which is not started.
+        // The log gets what the file prints, and is not started.
         let context = LoadContext { limits, logs_prints: true, ..engine.load_context() };
         let Ok(pool) = engine.load_pool_with(file, &context) else { return Names::default() };
         let machines: Vec<_> = pool.machines.iter().map(|entry| &entry.machine).collect();

@@ -91,7 +91,7 @@ impl Section {
         }
     }
 
-    /// What follows fields is about them.
+    /// Returns the part that the next block belongs to. A block after fields is about them.
     fn last_part(&mut self) -> &mut Vec<Block> {
         if self.fields.is_empty() { &mut self.description } else { &mut self.fields }
     }
