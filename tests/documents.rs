@@ -109,7 +109,7 @@ fn manual_pages_are_sound() {
     for part in [
         "disk-low, overloaded, busy (no slot is free)",
         "record: Load1",
-        "recsel -e 'State = \"ready\"",
+        "recsel -t Machine -e 'State = \"ready\"",
         "4 if some do",
     ] {
         assert!(status.contains(part), "{part}: {status}");

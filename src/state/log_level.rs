@@ -34,6 +34,9 @@ impl LogLevel {
 
     /// Makes these levels apply.
     pub fn set(&self, state: &StateDirectory) -> Result<(), StateError> {
+        // Root creates no state where another user could have created it first.
+        let path = state.path();
+        files::as_owner_of(path, || Ok(())).map_err(|cause| StateError { path: path.to_owned(), cause })?;
         JsonRecord::shared(state, NAME)?.change(|_| self.clone())
     }
 
