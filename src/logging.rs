@@ -1,7 +1,12 @@
 //! The log: messages for people, on standard error, with a prefix on every line and without control characters.
 //!
 //! The level comes from `OFFLOAD_LOG`, in the syntax of env_logger (`debug`, `offload::ssh=trace`, …). By default, and
-//! if the value is invalid, warnings and a few lines about the steps of a build are shown.
+//! if the value is invalid, warnings and a few lines about the steps of a build are shown. A hook also looks for levels
+//! that replace these for some time (`switch`).
+
+mod switch;
+
+pub use switch::{FindLevels, TemporaryLevels, refresh};
 
 use std::env;
 use std::fs::File;
@@ -52,15 +57,21 @@ impl Write for Lines {
 }
 
 /// The default level.
-const DEFAULT_LEVELS: &str = "offload=info";
+pub const DEFAULT_LEVELS: &str = "offload=info";
 
 /// Starts logging to `target`. Only the first call in a process has an effect.
 pub fn start(target: Target) {
+    start_switchable(target, None);
+}
+
+/// Starts logging to `target`, and lets the levels that `find` returns replace the usual ones.
+pub fn start_switchable(target: Target, find: Option<FindLevels>) {
     let wanted =
         env::var_os(LEVELS_VARIABLE).map_or(DEFAULT_LEVELS.to_owned(), |wanted| wanted.to_string_lossy().into_owned());
     let odd = invalid_part(&wanted);
-    let _ = Builder::new()
-        .parse_filters(if odd.is_some() { DEFAULT_LEVELS } else { &wanted })
+    let usual = switch::filter(if odd.is_some() { DEFAULT_LEVELS } else { &wanted });
+    let printer = Builder::new()
+        .filter_level(LevelFilter::Trace)
         .target(target)
         .format(|buffer, record| {
             let kind = match record.level() {
@@ -73,7 +84,8 @@ pub fn start(target: Target) {
             let text = printable(&record.args().to_string(), MAX_MESSAGE);
             text.lines().try_for_each(|line| writeln!(buffer, "{LINE_PREFIX}{kind}{line}"))
         })
-        .try_init();
+        .build();
+    let _ = switch::install(printer, usual, find);
     if let Some(part) = odd {
         warn!(
             "{LEVELS_VARIABLE} is ignored: '{part}' is neither a level, such as 'debug', nor 'offload::MODULE=LEVEL'"
@@ -81,9 +93,9 @@ pub fn start(target: Target) {
     }
 }
 
-/// Returns the first invalid part. env_logger would take a misspelt level for the name of a library, and log nothing
+/// Returns the first invalid part of levels. env_logger would take a misspelt level for the name of a library, and log nothing
 /// else.
-fn invalid_part(wanted: &str) -> Option<&str> {
+pub fn invalid_part(wanted: &str) -> Option<&str> {
     let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
     let is_own = |word: &str| word == "offload" || word.starts_with("offload::");
     // The part after a slash is a filter of messages.

@@ -76,6 +76,16 @@ fn explain_prints_the_records_of_each_machine() {
     );
     assert_eq!(said, expected, "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(5));
+    let shell = shell.replace("explain", "explain --format=recutils");
+    let records = String::from_utf8(head.command("sh").args(["-c", &shell]).output().unwrap().stdout).unwrap();
+    let select = |arguments: &[&str]| lab::recsel(&records, arguments);
+    assert_eq!(
+        select(&["-t", "Build", "-e", "Reply = 'decline'", "-P", "RequestDerivation,Number"]),
+        format!("{derivation}\n2\n")
+    );
+    assert_eq!(select(&["-t", "Candidate", "-e", "Build = 1 && FailuresCount > 0", "-P", "Name"]), "b3\n");
+    let holder = select(&["-t", "Candidate", "-e", "Build = 2 && Name = 'b1'", "-P", "Holder"]);
+    assert!(holder.trim_end().ends_with("-endless.drv"), "{holder}");
     build.interrupt(Signal::KILL);
 
     // What the daemon builds here after a decline.
@@ -91,6 +101,10 @@ fn explain_prints_the_records_of_each_machine() {
     let local = json["local_builds"].as_array().unwrap();
     assert!(local.len() == 1 && local[0]["derivation"].as_str().unwrap().ends_with("-here.drv"), "{json}");
     assert!(local[0]["reason"].as_str().unwrap().contains("its store is nearly full"), "{json}");
+    let records = head.command("/opt/offload/offload").args(["status", "--format=recutils"]).output().unwrap();
+    let records = String::from_utf8(records.stdout).unwrap();
+    let reason = lab::recsel(&records, &["-t", "LocalBuild", "-e", "Derivation ~ 'here.drv$'", "-P", "Reason"]);
+    assert!(reason.contains("its store is nearly full"), "{records}");
     head.write("/var/lab/go", "");
     build.wait().succeeded();
     let status = head.command("/opt/offload/offload").args(["status", "--json"]).output().unwrap();

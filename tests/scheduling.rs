@@ -454,6 +454,11 @@ fn two_users_take_turns() {
     let last = &queue[3];
     assert_eq!((&last["user"], &last["hosts"][0]), (&"offload".into(), &"b1:2022".into()), "{last}");
     assert!(last["derivation"].as_str().unwrap().ends_with("-single.drv"), "{last}");
+    let records = head.offload(&["status", "--format=recutils"]).out;
+    let selected =
+        lab::recsel(&records, &["-t", "Queued", "-e", "User = 'offload' && Host = 'b1:2022'", "-P", "Derivation"]);
+    assert!(selected.trim_end().ends_with("-single.drv") && selected.lines().count() == 1, "{selected}{records}");
+    assert_eq!(lab::recsel(&records, &["-t", "Queued", "-c"]), "4\n", "{records}");
     // By turns: one build of each of the two users is ahead of a third one, and two of its own of one of them.
     let ahead = |user: &str| {
         let said = head.offload(&["explain", "--system", lab::SYSTEM, "--user", user]);

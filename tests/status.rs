@@ -37,7 +37,8 @@ fn records(text: &str) -> Vec<Vec<(String, String)>> {
         assert!(name.chars().all(|c| c.is_ascii_alphanumeric()), "{line:?}");
         (name.to_owned(), value.to_owned())
     };
-    text.trim_end().split("\n\n").map(|record| record.lines().map(field).collect()).collect()
+    let records = text.trim_end().split("\n\n").filter(|record| !record.starts_with('%'));
+    records.map(|record| record.lines().map(field).collect()).collect()
 }
 
 #[test]
@@ -106,6 +107,14 @@ fn status_shows_machines_that_build_are_drained_or_cannot_be_reached() {
     assert_eq!((value(0, "Name"), value(0, "State"), value(0, "Taken")), ("b1", "ready", "1"));
     assert!(value(0, "Build").starts_with("0 ") && value(0, "Build").ends_with("-long.drv"));
     assert_eq!((value(2, "Reachable"), value(2, "Load1")), ("no", ""));
+
+    // GNU recutils reads them.
+    let recsel = lab::recsel(
+        &text(&output.stdout),
+        &["-t", "Machine", "-e", "Slots = 4 && Reachable = 'yes'", "-P", "Name,State"],
+    );
+    assert_eq!(recsel, "b1\nready\n\nb2\ndrained\n");
+    assert_eq!(lab::recsel(&text(&output.stdout), &["-t", "Queued", "-c"]), "0\n");
 
     let usual = "/etc/guix/machines.lua";
     for (arguments, code) in [

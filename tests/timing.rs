@@ -4,9 +4,9 @@ mod lab;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use lab::{Drv, Lab};
+use lab::{Drv, LONG, Lab, wait_until};
 
 /// The names in the table of `src/timing.rs`.
 fn documented_phases() -> BTreeSet<String> {
@@ -88,4 +88,49 @@ fn every_phase_is_logged_and_the_round_trips_are_as_documented() {
     head.build(&[&Drv::new("connecting")]).succeeded();
     assert_round_trips("| step, over a persistent connection | round trips |", 0);
     assert_eq!(phases, documented_phases());
+}
+
+#[test]
+fn another_level_applies_for_its_time_without_a_restart() {
+    let lab = Lab::new();
+    let machine = lab.build_machine("b1").start();
+    let head = lab.head().start();
+    head.write_machines(&[machine.entry()]);
+    let build = |name: &str| head.build(&[&Drv::new(name)]).succeeded().log;
+    let is_debugged = |log: &str| log.contains("offload: debug: ");
+    let level = || head.offload(&["log-level"]).out;
+    let log = build("quiet");
+    assert!(!is_debugged(&log), "{log}");
+    assert!(level().starts_with("offload=info, or OFFLOAD_LOG"), "{}", level());
+
+    // A hook that runs already, and one that comes later.
+    let long = "echo here we are; until test -e /var/lab/go; do sleep 0.05; done; echo done >$out";
+    let mut running = head.client().start(&[&Drv::new("running").script(long)]);
+    running.wait_for_log("here we are");
+    assert!(!is_debugged(&running.log()), "{}", running.log());
+    assert_eq!(head.offload(&["log-level", "debug", "--for", "1h"]).status, Some(0));
+    assert!(level().starts_with("debug, for "), "{}", level());
+    // A hook looks for levels once a second at most, so that a short build looks once.
+    let since = Instant::now();
+    wait_until("the next step is a second after the last one", LONG, || since.elapsed() > Duration::from_secs(1));
+    machine.write("/var/lab/go", "");
+    let log = running.wait().succeeded().log;
+    assert!(is_debugged(&log), "{log}");
+    let log = build("loud");
+    assert!(log.contains("debug: evaluate: "), "{log}");
+
+    // It ends by itself.
+    assert_eq!(head.offload(&["log-level", "debug", "--for", "1s"]).status, Some(0));
+    wait_until("the level has ended", LONG, || level().starts_with("offload=info"));
+    let log = build("quiet-again");
+    assert!(!is_debugged(&log), "{log}");
+
+    // An invalid level changes nothing; a command ends a valid one.
+    assert_eq!(head.offload(&["log-level", "offload::ssh=trace,warn"]).status, Some(0));
+    for arguments in [["log-level", "debgu", "--for", "1h"], ["log-level", "debug", "--for", "2d"]] {
+        assert_eq!(head.offload(&arguments).status, Some(2), "{arguments:?}");
+    }
+    assert!(level().starts_with("offload::ssh=trace,warn, for "), "{}", level());
+    assert_eq!(head.offload(&["log-level", "default"]).status, Some(0));
+    assert!(level().starts_with("offload=info"), "{}", level());
 }

@@ -10,7 +10,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::io::BufReader;
 use std::panic::{self, AssertUnwindSafe};
-use std::time::Instant;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use log::{debug, error, info, warn};
 
@@ -21,20 +21,21 @@ use super::power::{by_process, reap_by_process};
 use super::reporter::{Reporter, SharedWaits};
 use super::signals;
 use crate::build::LiveEnvironment;
-use crate::engine::{Accepted, Engine};
+use crate::engine::{Accepted, Engine, STATE_SUBDIRECTORY};
 use crate::exit::ExitStatus;
 use crate::failpoints::{Failpoint, failpoint};
 use crate::hook::daemon_process::DaemonProcess;
 use crate::hook::descriptors::{TooFewFiles, raise_open_files};
 use crate::hook::{self, BuildLog, Descriptors, HookArguments, Reply, Request, paths, request};
 use crate::local::Directories;
-use crate::logging;
+use crate::logging::{self, TemporaryLevels};
 use crate::machine::Machine;
 use crate::machine_file::Pool;
 use crate::power::{Head, is_reaping_due};
 use crate::scheduler::decision::hold;
 use crate::scheduler::{Decision, Rejection, by_reason};
 use crate::state::history::Outcome;
+use crate::state::{LogLevel, StateDirectory, health};
 use crate::timing::{self, Stopwatch};
 
 /// The limit of different messages about requests that are remembered.
@@ -57,7 +58,7 @@ pub fn run(arguments: &[OsString]) -> ExitStatus {
         }
     };
     match descriptors.messages.try_clone() {
-        Ok(messages) => logging::start(logging::pipe(messages)),
+        Ok(messages) => logging::start_switchable(logging::pipe(messages), Some(Box::new(levels_of_this_head))),
         Err(error) => debug!("no log: {error}"),
     }
     // A panic would end the process with 101, which the daemon takes for a time-out of the build.
@@ -80,6 +81,13 @@ pub fn run(arguments: &[OsString]) -> ExitStatus {
     status
 }
 
+/// Returns the levels that `offload log-level` has set.
+fn levels_of_this_head() -> Option<TemporaryLevels> {
+    let state = Directories::from_environment().ok()?.state.join(STATE_SUBDIRECTORY);
+    let LogLevel { levels, until } = LogLevel::read(&StateDirectory::new(state), health::now())?;
+    Some(TemporaryLevels { levels, until: UNIX_EPOCH + Duration::from_millis(until) })
+}
+
 /// Answers requests until one is accepted, or there are no more.
 fn serve(
     arguments: &[OsString],
@@ -100,6 +108,7 @@ fn serve(
     let mut requests = BufReader::new(&descriptors.requests);
     while let Some(request) = request::read_request(&mut requests, store)? {
         failpoint(Failpoint::RequestRead);
+        logging::refresh();
         if let Err(error) = &files {
             let error = error.to_string();
             if reported.is_new(&error) {

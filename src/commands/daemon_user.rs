@@ -13,7 +13,10 @@ use std::path::Path;
 
 use rustix::process::geteuid;
 
+use super::as_user::{self, AsUserError};
 use super::install::{UNIT, Unit};
+use super::machines::machine_file;
+use crate::engine::STATE_SUBDIRECTORY;
 use crate::local::Directories;
 use crate::permissions::{Need, PermissionProblem, User};
 
@@ -35,9 +38,20 @@ pub fn for_checks(directories: &Directories) -> Option<User> {
 }
 
 /// Returns the daemon's user as [`for_checks`] does, if that user can read `file`.
-pub fn for_file(directories: &Directories, file: &Path) -> Option<User> {
+fn for_file(directories: &Directories, file: &Path) -> Option<User> {
     let can_read = |user: &User| PermissionProblem::find(user, Path::new("/"), file, Need::Read).is_none();
     for_checks(directories).filter(can_read)
+}
+
+/// Returns the user as whom root's command evaluates a machine file, and contacts no machine: the user who can write it,
+/// else the daemon's user, unless that one cannot read a draft of root's that is named.
+pub fn for_evaluation(directories: &Directories, named: Option<&Path>) -> Result<Option<User>, AsUserError> {
+    let file = machine_file(named, directories);
+    let user = as_user::for_machine_file(&file, &directories.state.join(STATE_SUBDIRECTORY))?;
+    Ok(user.or_else(|| match named {
+        Some(file) => for_file(directories, file),
+        None => for_checks(directories),
+    }))
 }
 
 /// Returns the daemon's user below `root`, unless that is root.

@@ -4,19 +4,21 @@
 //! The files below DIRECTORY are where the GNU Coding Standards and the three shells expect them, below `/usr/local`,
 //! in a distribution's package and in a profile of Guix. Packages run this; `offload install` writes the same files.
 
+mod command_page;
 mod machine_file;
 mod manual;
+mod markdown;
+mod options;
 mod page;
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Command;
-use clap_complete::Shell;
-use clap_mangen::Man;
 
+use super::complete::SCRIPTS;
 use super::failure::{CommandError, CommandResult};
+use super::groups::GROUPS;
 use crate::exit::ExitStatus;
 use page::Page;
 
@@ -35,14 +37,12 @@ pub struct Args {
 /// Writes all documents below the directory. `definition` is that of the whole command line.
 pub fn run(args: &Args, definition: Command) -> CommandResult {
     let directory = &args.directory;
-    let written = documents(definition).map_err(|error| (directory.to_owned(), error)).and_then(|documents| {
-        documents.iter().try_for_each(|document| {
-            let path = directory.join(&document.path);
-            path.parent()
-                .map_or(Ok(()), fs::create_dir_all)
-                .and_then(|()| fs::write(&path, &document.contents))
-                .map_err(|error| (path, error))
-        })
+    let written = documents(definition).iter().try_for_each(|document| {
+        let path = directory.join(&document.path);
+        path.parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| fs::write(&path, &document.contents))
+            .map_err(|error| (path, error))
     });
     match written {
         Ok(()) => Ok(ExitStatus::Success),
@@ -51,45 +51,40 @@ pub fn run(args: &Args, definition: Command) -> CommandResult {
 }
 
 /// Returns all manual pages and completions for the command line with this definition, and the manual.
-pub fn documents(definition: Command) -> io::Result<Vec<Document>> {
+pub fn documents(definition: Command) -> Vec<Document> {
     let mut command = definition.version(env!("CARGO_PKG_VERSION"));
     command.build();
-    let mut documents = vec![manual_page("offload.1", main_page(&command)?)];
+    let mut documents = vec![manual_page("offload.1", main_page(&command))];
     for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
         let name = format!("offload-{}.1", subcommand.get_name());
-        documents.push(manual_page(&name, subcommand_page(subcommand)?));
+        documents.push(manual_page(&name, subcommand_page(subcommand)));
     }
     documents.push(Document {
         path: Path::new("share/man/man5").join(machine_file::NAME),
         contents: machine_file::page().into_bytes(),
     });
-    for (shell, path) in [
-        (Shell::Bash, "share/bash-completion/completions/offload"),
-        (Shell::Zsh, "share/zsh/site-functions/_offload"),
-        (Shell::Fish, "share/fish/vendor_completions.d/offload.fish"),
-    ] {
-        let mut contents = Vec::new();
-        clap_complete::generate(shell, &mut command, "offload", &mut contents);
-        documents.push(Document { path: path.into(), contents });
-    }
+    documents.extend(SCRIPTS.map(|(path, script)| Document { path: path.into(), contents: script.into() }));
     documents.extend(manual::pages().map(|(path, text)| Document { path, contents: text.into() }));
-    Ok(documents)
+    documents
 }
 
-fn manual_page(name: &str, contents: Vec<u8>) -> Document {
-    Document { path: Path::new("share/man/man1").join(name), contents }
+fn manual_page(name: &str, page: String) -> Document {
+    Document { path: Path::new("share/man/man1").join(name), contents: page.into_bytes() }
 }
 
-fn man(command: &Command) -> Man {
-    Man::new(command.clone()).source(concat!("offload ", env!("CARGO_PKG_VERSION"))).manual("offload")
-}
-
-fn main_page(command: &Command) -> io::Result<Vec<u8>> {
-    let man = man(command);
-    let mut text = Vec::new();
-    man.render_title(&mut text)?;
-    man.render_name_section(&mut text)?;
+/// Begins the page of a command.
+fn begin(command: &Command) -> Page {
+    let name = command.get_display_name().unwrap_or(command.get_name());
     let mut page = Page::default();
+    page.title(name, "1");
+    page.section("NAME");
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    page.paragraph(&format!("{name} - {}", about.split_whitespace().collect::<Vec<_>>().join(" ")));
+    page
+}
+
+fn main_page(command: &Command) -> String {
+    let mut page = begin(command);
     page.section("SYNOPSIS");
     page.paragraph("`offload` *SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT*");
     page.paragraph("`offload` *COMMAND* [*ARGUMENT*]...");
@@ -103,10 +98,17 @@ fn main_page(command: &Command) -> io::Result<Vec<u8>> {
         "Called through a link named `guix`, the program handles `guix offload` itself and runs the real `guix` for every other \
          command. The daemon uses it if its variable `GUIX` names the link. See `offload-install`(1).",
     );
-    text.extend_from_slice(page.part().as_bytes());
-    man.render_options_section(&mut text)?;
-    man.render_subcommands_section(&mut text)?;
-    let mut page = Page::default();
+    options::describe(command, &mut page);
+    page.section("COMMANDS");
+    for (heading, names) in GROUPS {
+        page.subsection(heading);
+        for name in names {
+            let about = command.find_subcommand(name).and_then(Command::get_about);
+            page.item(&format!("`offload-{name}`(1)"), &about.map(ToString::to_string).unwrap_or_default());
+        }
+    }
+    page.section("RULES FOR ALL COMMANDS");
+    page.blocks(&command_page::rules());
     page.section("EXIT STATUS");
     for status in ExitStatus::ALL {
         page.item(&format!("`{}`", status.code()), status.meaning());
@@ -123,8 +125,7 @@ fn main_page(command: &Command) -> io::Result<Vec<u8>> {
     page.paragraph(
         "`offload-machines.lua`(5), `guix-daemon`(1), and \"Using the Offload Facility\" in the manual of Guix.",
     );
-    text.extend_from_slice(page.part().as_bytes());
-    Ok(text)
+    page.whole()
 }
 
 /// The environment variables; those of the hook belong into the daemon's environment.
@@ -152,19 +153,20 @@ const FILES: &[(&str, &str)] = &[
     ("/var/guix/offload", "the shared state: build slots, health, drained machines"),
 ];
 
-fn subcommand_page(command: &Command) -> io::Result<Vec<u8>> {
-    let man = man(command);
-    let mut text = Vec::new();
-    man.render_title(&mut text)?;
-    man.render_name_section(&mut text)?;
-    man.render_synopsis_section(&mut text)?;
-    man.render_description_section(&mut text)?;
-    man.render_options_section(&mut text)?;
-    let mut page = Page::default();
+/// The page of a command: what the manual says about it, and its options.
+fn subcommand_page(command: &Command) -> String {
+    let section = command_page::section(command.get_name()).unwrap_or_default();
+    let mut page = begin(command);
+    page.synopsis(&section.synopsis);
+    section.describe(&mut page);
+    options::describe(command, &mut page);
+    section.conclude(&mut page);
     page.section("SEE ALSO");
-    page.paragraph("`offload`(1) for the exit statuses, `offload-machines.lua`(5)");
-    text.extend_from_slice(page.part().as_bytes());
-    Ok(text)
+    page.paragraph(
+        "`offload`(1) for the rules of all commands and the exit statuses; `offload-machines.lua`(5); the whole manual in \
+         */usr/share/doc/offload/manual*, or below another prefix",
+    );
+    page.whole()
 }
 
 #[cfg(test)]

@@ -14,11 +14,12 @@
 //! null), `head_estimate` (if the score of the head is `offload.soonest`), `reply` (`accept`, `decline` or `postpone`),
 //! `machine` (the name of the one that would be chosen, or null), `ahead` (how many builds are ahead in the queue, or
 //! null) and `outcome` (in words). For several builds, `builds` has such objects without `version` and `file`. Each build
-//! is explained as if it came now, alone.
+//! is explained as if it came now, alone. `--format=recutils` prints the same in records (`records`).
 
 mod builds;
 mod forecast;
 mod outcome;
+mod records;
 mod report;
 mod text;
 
@@ -34,6 +35,7 @@ use outcome::{ahead, matches, outcome};
 use report::{BuildReport, EstimateSummary, Explained, RequestSummary, explained};
 
 use super::failure::{CommandError, CommandResult};
+use super::format::{Format, FormatArgs};
 use super::machines::{MachineFileArgs, machine_file};
 use super::selection::named_once;
 use super::terminal::write_json;
@@ -72,9 +74,8 @@ pub struct Args {
     /// Probe the machines instead of using their recorded status.
     #[arg(long)]
     probe: bool,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: FormatArgs,
 }
 
 impl Args {
@@ -129,11 +130,13 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let builds: Vec<BuildReport> =
         requests.iter().map(|request| explain(args, engine, &pool, request, &mut probed)).collect();
     let file = path.display().to_string();
-    let printed = match (&builds[..], args.json) {
-        ([build], true) => print_json(&Report { version: JSON_VERSION, file, build }),
-        (builds, true) => print_json(&PlanReport { version: JSON_VERSION, file, builds }),
-        ([build], false) => text::print(build, &mut io::stdout().lock()),
-        (builds, false) => text::print_plan(builds, &mut io::stdout().lock()),
+    let out = &mut io::stdout().lock();
+    let printed = match (&builds[..], args.format.get()) {
+        ([build], Format::Json) => write_json(&Report { version: JSON_VERSION, file, build }, true, out),
+        (builds, Format::Json) => write_json(&PlanReport { version: JSON_VERSION, file, builds }, true, out),
+        (builds, Format::Recutils) => records::write(builds, out),
+        ([build], Format::Text) => text::print(build, out),
+        (builds, Format::Text) => text::print_plan(builds, out),
     };
     printed.map_err(|error| CommandError::output("the explanation", &error))?;
     Ok(match builds.iter().all(|build| build.has_match) {
@@ -220,8 +223,4 @@ fn requests(args: &Args, directories: &Directories) -> Result<Vec<Request>, Comm
         (Some(_), false) => Err(usage("give derivations or --system, not both")),
         (None, true) => Err(usage("give a derivation or --system")),
     }
-}
-
-fn print_json(report: &impl Serialize) -> io::Result<()> {
-    write_json(report, true, &mut io::stdout().lock())
 }

@@ -3,6 +3,7 @@
 use clap::{Command, CommandFactory};
 
 use super::CommandLine;
+use super::groups;
 use crate::exit::ExitStatus;
 
 /// For `--version`; `build.rs` finds the version with its commit, and the versions of the compiler and libraries.
@@ -23,6 +24,9 @@ const VERSION_TEXT: &str = concat!(
 /// The order: usage, description, arguments.
 const HELP_TEMPLATE: &str = "{usage-heading} {usage}\n{about-with-newline}\n{all-args}{after-help}";
 
+/// The order for the whole program, whose commands come in groups.
+const MAIN_TEMPLATE: &str = "{usage-heading} {usage}\n{about-with-newline}{before-help}Options:\n{options}{after-help}";
+
 /// The width in columns; narrower than a terminal, and the same everywhere.
 const HELP_WIDTH: usize = 79;
 
@@ -35,7 +39,8 @@ pub fn definition() -> Command {
         statuses(),
         closing()
     );
-    command.after_help(own).mut_subcommands(|subcommand| {
+    let groups = groups::list(&command, HELP_WIDTH);
+    command.before_help(groups).help_template(MAIN_TEMPLATE).after_help(own).mut_subcommands(|subcommand| {
         let own = subcommand.get_after_help().map(|text| format!("{text}\n\n")).unwrap_or_default();
         subcommand.help_template(HELP_TEMPLATE).term_width(HELP_WIDTH).after_help(format!("{own}{}", closing()))
     })
@@ -62,6 +67,17 @@ mod tests {
     #[test]
     fn the_definition_of_the_command_line_is_sound() {
         definition().debug_assert();
+    }
+
+    #[test]
+    fn each_command_is_in_one_group() {
+        let definition = definition();
+        let mut known: Vec<&str> =
+            definition.get_subcommands().filter(|command| !command.is_hide_set()).map(Command::get_name).collect();
+        let mut listed: Vec<&str> = groups::GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        known.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(listed, known);
     }
 
     #[test]

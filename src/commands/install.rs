@@ -120,7 +120,7 @@ fn try_install(
     let link = place.directory().join("guix");
     items.push(Item::file(&drop_in, unit::drop_in(&link, &guix).into_bytes()));
     items.extend(timer(place, state));
-    let documents = documents(definition)?;
+    let documents = documents(definition);
     items
         .extend(documents.into_iter().map(|document| Item::file(&place.prefix.join(document.path), document.contents)));
     let plan = Plan::make(place.system(engine), &place.directory(), items)?;

@@ -12,9 +12,9 @@ use super::as_user::AsUserError;
 use super::failure::{CommandError, CommandResult};
 use super::{Command, CommandLine};
 use super::{
-    add, annotations, as_user, authorize, build, build_hook, challenge, convert, daemon_user, disconnect, documents,
-    drain, eval, explain, guix_wrapper, help, history, history_file, init, install, log, machines, metrics, power,
-    report, ssh, status, test,
+    add, annotations, as_user, authorize, build, build_hook, challenge, complete, convert, daemon_user, disconnect,
+    documents, drain, eval, explain, guix_wrapper, help, history, history_file, init, install, log, log_level,
+    machines, metrics, power, report, ssh, status, test,
 };
 use crate::engine::{Engine, STATE_SUBDIRECTORY};
 use crate::exit::ExitStatus;
@@ -52,7 +52,10 @@ pub fn main(mut arguments: Vec<OsString>) -> ExitStatus {
     let parsed = help::definition().try_get_matches_from(words);
     match parsed.and_then(|matches| CommandLine::from_arg_matches(&matches)) {
         Ok(command_line) => {
-            logging::start(Target::Stderr);
+            // Messages would disturb the line that is being written.
+            if !matches!(command_line.command, Command::Complete(_)) {
+                logging::start(Target::Stderr);
+            }
             let ended = match run_as_other_user(&command_line.command, &arguments) {
                 Ok(Some(status)) => Ok(status),
                 Ok(None) => run(command_line.command),
@@ -82,14 +85,7 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
     let for_checks = |named: Option<&Path>| -> Result<Option<User>, AsUserError> {
         Ok(for_machine_file(named)?.or_else(|| daemon_user::for_checks(&directories)))
     };
-    // A draft of root's that the daemon's user cannot read contacts no machine, and records nothing.
-    let for_evaluation = |named: Option<&Path>| -> Result<Option<User>, AsUserError> {
-        let user = for_machine_file(named)?;
-        Ok(user.or_else(|| match named {
-            Some(file) => daemon_user::for_file(&directories, file),
-            None => daemon_user::for_checks(&directories),
-        }))
-    };
+    let for_evaluation = |named: Option<&Path>| daemon_user::for_evaluation(&directories, named);
     let user = match command {
         Command::Convert(args) => as_user::for_program(args.file())?,
         Command::Explain(arguments) if arguments.probes() => for_checks(arguments.machine_file())?,
@@ -131,6 +127,8 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
         | Command::Init(_)
         | Command::Install(_)
         | Command::Uninstall(_)
+        | Command::Complete(_)
+        | Command::LogLevel(_)
         | Command::Documents(_) => None,
     };
     if let (Command::Test(_), Some(user)) = (command, &user) {
@@ -159,6 +157,7 @@ fn run(command: Command) -> CommandResult {
         Command::Install(args) => install::install(&args, help::definition(), &engine, out),
         Command::Uninstall(args) => install::uninstall(&args, &engine, out),
         Command::Documents(args) => documents::run(&args, help::definition()),
+        Command::Complete(args) => complete::run(&args, help::definition(), &engine, out),
         Command::Test(args) => test::run(&args, &engine),
         Command::Init(args) => init::run(&args, &engine),
         Command::Add(args) => add::run(&args, &engine, out, messages),
@@ -168,6 +167,7 @@ fn run(command: Command) -> CommandResult {
         Command::Metrics(args) => metrics::run(&args, &engine),
         Command::Report(args) => report::run(&args, &engine),
         Command::Log(args) => log::run(&args, &engine),
+        Command::LogLevel(args) => log_level::run(&args, &engine, out, messages),
         Command::Challenge(args) => challenge::run(&args, &engine),
         Command::Build(args) => build::run(&args, &engine),
         Command::Ssh(args) => ssh::run(&args, &engine),

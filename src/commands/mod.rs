@@ -11,6 +11,7 @@ pub mod authorize;
 pub mod build;
 pub mod build_hook;
 pub mod challenge;
+pub mod complete;
 mod contact;
 pub mod convert;
 mod daemon_user;
@@ -22,6 +23,7 @@ pub mod eval;
 pub mod explain;
 mod failure;
 mod format;
+mod groups;
 pub mod guix_wrapper;
 pub mod help;
 pub mod history;
@@ -29,6 +31,7 @@ mod history_file;
 pub mod init;
 pub mod install;
 pub mod log;
+pub mod log_level;
 mod machine_records;
 mod machines;
 mod main;
@@ -96,6 +99,9 @@ enum Command {
     /// Write manual pages, the manual, and completions for bash, zsh and fish.
     #[command(hide = true)]
     Documents(documents::Args),
+    /// Print the candidates for a word of a command line, for the completions of shells.
+    #[command(hide = true)]
+    Complete(complete::Args),
     /// Check whether the build machines can be used, and print the fix of each problem.
     Test(test::Args),
     /// Fetch a machine's host key, and print an entry for the machine file, or add it there.
@@ -110,6 +116,8 @@ enum Command {
     Report(report::Args),
     /// Print the log of a build, of this machine or of a build machine.
     Log(log::Args),
+    /// Change for some time what all build hooks log, or print it.
+    LogLevel(log_level::Args),
     /// Print metrics for Prometheus.
     Metrics(metrics::Args),
     /// Build derivations on build machines now, on certain ones if they are named.

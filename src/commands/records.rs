@@ -10,6 +10,11 @@ use serde_json::{Map, Value};
 
 use super::terminal::plain;
 
+/// Begins the records of a type. Each program that reads them can select one, with `recsel -t TYPE`.
+pub fn write_type(name: &str, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "%rec: {name}\n")
+}
+
 /// Writes a record.
 pub fn write_record(fields: &[(String, String)], out: &mut impl Write) -> io::Result<()> {
     for (name, value) in fields {

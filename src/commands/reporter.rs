@@ -9,6 +9,7 @@ use super::progress::Progress;
 use crate::events::{Event, Observer};
 use crate::hook::HookArguments;
 use crate::hook::build_log::build_remote;
+use crate::logging;
 use crate::remote::timeouts;
 use crate::state::{Queue, StateDirectory, health, wait_reports};
 
@@ -86,6 +87,8 @@ impl<'a> Reporter<'a> {
 
 impl Observer for Reporter<'_> {
     fn observe(&mut self, event: &Event<'_>) {
+        // Only a hook looks for levels.
+        logging::refresh();
         self.progress.observe(event);
         if let Event::Building { derivation, machine } = event
             && self.is_traced

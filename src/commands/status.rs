@@ -128,7 +128,7 @@ fn write(
 ) -> io::Result<()> {
     match format {
         Format::Text => table::write(path, snapshot, others, now(), terminal, out),
-        Format::Recutils => records::write(snapshot, out),
+        Format::Recutils => records::write(snapshot, others, out),
         Format::Json => {
             let report = Report {
                 version: JSON_VERSION,

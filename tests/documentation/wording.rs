@@ -141,7 +141,7 @@ fn help_texts() -> Vec<Text> {
 
 /// The manual pages, without the requests and fonts of roff. Examples are code.
 fn manual_page_texts() -> Vec<Text> {
-    let pages = documents(definition()).unwrap().into_iter().filter(|document| document.path.starts_with("share/man"));
+    let pages = documents(definition()).into_iter().filter(|document| document.path.starts_with("share/man"));
     let plain = |roff: String| {
         let mut is_example = false;
         let mut kept = Vec::new();

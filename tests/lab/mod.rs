@@ -174,6 +174,20 @@ impl Lab {
     }
 }
 
+/// Runs `recsel` of GNU recutils on these records, and returns what it prints.
+pub fn recsel(records: &str, arguments: &[&str]) -> String {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let mut recsel = Command::new("recsel");
+    let mut recsel = recsel.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let recsel_process = recsel.as_mut().expect("recsel; tests/setup installs it");
+    recsel_process.stdin.take().unwrap().write_all(records.as_bytes()).unwrap();
+    let output = recsel.unwrap().wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && errors.is_empty(), "{arguments:?}: {errors}:\n{records}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// Waits until `condition` holds; panics with `what` after `limit`.
 pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();

@@ -49,8 +49,8 @@ fn the_machine_file_is_evaluated_as_the_owner_of_the_state() {
     fs::create_dir(&directory).unwrap();
     // Root writes this file itself, with the text of another process.
     let textfile: &[&str] = &["metrics", "--textfile", directory.to_str().unwrap()];
-    // The history and a log of this machine need no machine file.
-    let needs_none = |command: &[&str]| command == HOOK || ["history", "log"].contains(&command[0]);
+    // The history, a log of this machine and the log level need no machine file.
+    let needs_none = |command: &[&str]| command == HOOK || ["history", "log", "log-level"].contains(&command[0]);
     for command in COMMANDS.iter().filter(|command| !needs_none(command)).chain([&textfile]) {
         let _ = fs::remove_file(site.path("records/status"));
         let mut shell = with_descriptor(&site.command(command), &site.path("outside/precious"));

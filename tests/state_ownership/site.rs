@@ -33,6 +33,8 @@ pub const COMMANDS: &[&[&str]] = &[
     &["drain", MACHINE],
     &["undrain", MACHINE],
     &["eval"],
+    &["log-level", "debug"],
+    &["log-level", "default"],
     &["history"],
     &["log", DERIVATION],
     &["metrics"],

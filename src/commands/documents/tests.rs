@@ -10,7 +10,7 @@ use crate::commands::help::definition;
 use crate::machine_file::{BUILD_MACHINE_FIELDS, Field, LIMITS_FIELDS, LOCAL_MACHINE_FIELDS, POOL_FIELDS};
 
 fn all() -> Vec<Document> {
-    documents(definition()).unwrap()
+    documents(definition())
 }
 
 fn text(name: &str) -> String {
@@ -25,13 +25,22 @@ fn each_command_has_a_page() {
     for command in definition().get_subcommands().filter(|command| !command.is_hide_set()) {
         let name = format!("offload-{}.1", command.get_name());
         assert!(names.contains(&name), "{names:?}");
-        // Each option has an explanation.
+        // The manual has its forms, its statuses, and each option with an explanation.
+        let section = command_page::section(command.get_name()).unwrap_or_default();
+        assert!(!section.synopsis.is_empty(), "doc/manual/commands.md has no form of {}", command.get_name());
+        for heading in ["DESCRIPTION", "OPTIONS", "\"EXIT STATUS\""] {
+            assert!(text(&name).contains(&format!("\n.SH {heading}")), "{name}: {heading}");
+        }
         for option in command.get_opts().filter(|option| !option.is_hide_set()) {
             let long = option.get_long().unwrap().replace('-', "\\-");
             assert!(text(&name).contains(&format!("\\-\\-{long}")), "{name}: {long}");
             assert!(option.get_help().is_some(), "{name}: {long} is not explained");
         }
-        assert!(text("offload.1").contains(&format!("offload\\-{}(1)", command.get_name())), "{}", text("offload.1"));
+        assert!(
+            text("offload.1").contains(&format!("offload\\-{}\\fR(1)", command.get_name().replace('-', "\\-"))),
+            "{}",
+            text("offload.1")
+        );
     }
 }
 

@@ -43,3 +43,26 @@ fn a_long_queue_makes_the_expensive_machine_worth_its_cost() {
     assert_eq!(score(10), Score::No("too expensive while few builds wait".into()));
     assert_eq!(score(11), Score::Value(1.6));
 }
+
+#[test]
+fn the_machine_that_has_the_inputs_is_chosen_although_it_is_slow() {
+    let pool = entry("A machine that has the inputs");
+    const GIB: u64 = 1 << 30;
+    let score = |index, missing_bytes| {
+        let facts = MachineFacts(Arc::new(move || FoundFacts { missing_bytes, ..FoundFacts::default() }));
+        let status = LuaStatus { facts: Some(facts), ..LuaStatus::default() };
+        let of_request =
+            RequestFacts(Arc::new(|| FoundRequestFacts { input_bytes: Some(4 * GIB), ..FoundRequestFacts::default() }));
+        let decision = pool.callbacks(LuaRequest { facts: Some(of_request), ..request() });
+        match decision.score(Candidate::Machine(index), &status) {
+            Score::Value(score) => score,
+            score => panic!("{score:?}"),
+        }
+    };
+    assert_eq!((score(0, Some(0)), score(1, Some(0))), (2.0, 1.0));
+    // 2 GiB take the fast machine more than a minute and a half.
+    assert!(score(0, Some(2 * GIB)) < score(1, Some(0)));
+    assert!(score(0, Some(2 * GIB)) > score(1, Some(2 * GIB)));
+    // Nothing known: all inputs are missing.
+    assert_eq!(score(0, None), score(0, Some(4 * GIB)));
+}
