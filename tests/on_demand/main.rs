@@ -4,6 +4,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod elsewhere;
 mod kills;
 
 use std::fs;
