@@ -1,11 +1,17 @@
 //! Machines on demand: the scheduler's own decisions, records and limits, and machines that are played.
 //!
 //! Builds come for two days: bursts, a trickle during the day, nothing at night. The cost in machine hours and the mean wait
-//! are compared with pools of a fixed size, which run day and night. These are played without any delay but for slots, so
+//! are compared with pools of a fixed size, which run day and night. These are played without any delay except for slots, so
 //! they are better than real ones.
 //!
-//! 2000 builds, 8 machines of 2 slots, 30 s for a boot (1 December 2026): 17 s of mean wait for the machine hours in the
-//! output of the test; see [`on_demand_costs_less_than_the_best_fixed_pool`].
+//! 2000 builds, 20 s for a boot, 2 slots a machine (1 December 2026):
+//!
+//! | pool | machine hours | mean wait |
+//! |---|---|---|
+//! | 8 machines on demand | 38 | 11.2 s |
+//! | 1 fixed | 48 | 61.0 s |
+//! | 3 fixed | 144 | 12.8 s |
+//! | 4 fixed | 192 | 7.8 s |
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -278,7 +284,9 @@ fn play(count: usize, days: u64, arrivals: &[(Duration, Duration)], plant: &Arc<
     let built: f64 = arrivals.iter().map(|(_, time)| time.as_secs_f64()).sum();
     let mean_wait = (total - built) / arrivals.len() as f64;
     let mut problems = lock(&plant.problems).clone();
-    problems.extend(notes.iter().find(|note| note.end != End::Built).map(|note| format!("{note:?}")));
+    // The hours may be used up before a build comes.
+    let is_wrong = |end| end != End::Built && (end != End::Postponed || plant.limits.max_hours.is_none());
+    problems.extend(notes.iter().find(|note| is_wrong(note.end)).map(|note| format!("{note:?}")));
     let on = plant.records().iter().filter(|power| power.phase != Phase::Off).count();
     problems.extend((on > 0).then(|| format!("{on} machines run in the end")));
     match problems.is_empty() {
@@ -313,7 +321,10 @@ fn no_limit_is_ever_exceeded() {
     let arrivals = arrivals(&Stage::new(2), 1, 5, 30, 50);
     let plant = Plant::new(6, limits.clone(), false);
     let played = play(6, 1, &arrivals, &plant).unwrap();
-    println!("{:.1} h, {} starts, mean wait {:.1} s", plant.hours(), plant.starts(), played.mean_wait);
+    let postponed = played.notes.iter().filter(|note| note.end == End::Postponed).count();
+    println!("{:.1} h, {} starts, {postponed} of {} postponed", plant.hours(), plant.starts(), arrivals.len());
+    // The hours were used up at some time of the day, and the builds before that were built.
+    assert!(postponed > 0 && postponed < arrivals.len() && plant.hours() > 1.9, "{postponed}");
     // Starts that ignore the limits are noticed.
     let why = play(6, 1, &arrivals, &Plant::new(6, limits, true)).err().unwrap_or_default();
     assert!(why.contains(" run, "), "{why}");
