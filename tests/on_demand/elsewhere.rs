@@ -28,14 +28,19 @@ fn a_waiting_build_goes_to_another_machine_when_a_start_fails() {
          start_after = 0 }} }}"
     );
     b1.stop_sshd();
-    head.write_machine_file(&format!("return {{ {} }}", b2.entry().lua()));
+    let second = b2.entry().set("parallel_builds", 1.0).lua();
+    head.write_machine_file(&format!("return {{ {second} }}"));
     let long = Drv::new("long").script("until [ -e /tmp/go ]; do sleep 0.1; done; echo x >$out");
     let busy = head.client().max_jobs(0).start(&[&long]);
     wait_until("b2 is busy", LONG, || !b2.builds().is_empty());
-    head.write_machine_file(&format!("return {{ {failing}, {} }}", b2.entry().lua()));
-    let build = head.client().max_jobs(0).start(&[&Drv::new("x").script("echo x >$out")]);
+    head.write_machine_file(&format!("return {{ {failing}, {second} }}"));
+    let mut build = head.client().max_jobs(0).start(&[&Drv::new("x").script("echo x >$out")]);
     let port = b1.ssh_address().port();
-    wait_until("the start has failed", LONG, || power(&head, "b1", port).failures == 1);
+    let begin = std::time::Instant::now();
+    wait_until("the start has failed", LONG, || {
+        assert!(!build.is_done() && begin.elapsed() < LONG / 2, "{}", build.log());
+        power(&head, "b1", port).failures == 1
+    });
     assert!(head.path("/var/tried").exists());
     b2.write("/tmp/go", "");
     build.wait().succeeded();
@@ -102,7 +107,7 @@ fn a_head_that_stands_still_during_a_start_goes_on() {
     let b1 = Arc::new(lab.build_machine("b1").start());
     let head = lab.head().start();
     let switch = Switch::of(&b1, &head, Duration::from_secs(1));
-    head.write_machine_file(&format!("return {{ {} }}", on_demand(&b1.entry(), "b1", "idle = 0")));
+    head.write_machine_file(&format!("return {{ {} }}", on_demand(&b1.entry(), "b1", "idle = 3600")));
     let build = head.client().max_jobs(0).start(&[&Drv::new("x").script("echo x >$out")]);
     let starter = || head.processes().into_iter().find(|process| process.command.contains("start --machine-file"));
     wait_until("it is started", LONG, || !switch.uses().is_empty() && starter().is_some());

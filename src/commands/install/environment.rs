@@ -4,7 +4,7 @@
 //! `EnvironmentFile=` names files with an assignment in each line; these override the others. A file after `-` may be
 //! missing.
 //!
-//! Not read here: `PassEnvironment=`, `UnsetEnvironment=`, specifiers except `%%`, and lines that go on after a
+//! Not read here: `PassEnvironment=`, `UnsetEnvironment=`, specifiers except `%%`, and lines that continue after a
 //! backslash in such a file.
 
 use std::collections::BTreeMap;
