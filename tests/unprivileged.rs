@@ -8,6 +8,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use lab::{Drv, Host, Lab};
+use offload::internals::machine::{HostKey, HostKeyKind, Machine, StartedAs};
+use offload::internals::state::{Phase, PowerRecord, StateDirectory};
 
 /// Returns the remedy in a message: the text in backquotes after `as root:`.
 fn remedy(log: &str) -> String {
@@ -174,12 +176,42 @@ fn root_checks_as_the_daemons_user() {
     assert_eq!(status, Some(0), "{said}");
     assert!(head.health_of("b1:2022").contains("\"measured\":1"), "{said}");
 
+    // The daemon's user can write the record of a machine that was started. Root takes no host key from there.
+    let (real, stranger) = (b1.host_key(HostKeyKind::Ed25519), lab.stranger_host_key());
+    for (of_entry, of_record, is_trusted, message) in [
+        (Some(&real), &stranger, true, "cloud has "),
+        (Some(&stranger), &real, false, "host key"),
+        (None, &real, false, "root does not take one from the state of the user guix-daemon"),
+    ] {
+        let entry = entry("/etc/guix/keys/ed25519").set("name", "cloud");
+        let entry = match of_entry {
+            Some(key) => entry.set("host_key", key.as_str()),
+            None => entry.unset("host_key"),
+        };
+        let text = entry.lua();
+        let fields = text.strip_suffix('}').unwrap();
+        let start = "start = function() return {} end, stop = { 'true' }";
+        head.write_machine_file(&format!("return {{ {fields} on_demand = {{ {start} }} }} }}"));
+        head.run("chown", &["root:", "/etc/guix/machines.lua"]);
+        let mut machine = Machine::new("cloud", "root", Vec::new(), Vec::new());
+        machine.port = 2022;
+        let record = PowerRecord::of(&StateDirectory::new(head.path("/var/guix/offload")), &machine).unwrap();
+        let started_as = StartedAs {
+            name: Some(b1.ssh_address().ip().to_string()),
+            port: Some(2022),
+            host_keys: Some(vec![HostKey::parse(of_record).unwrap()]),
+        };
+        record.change(|power| (power.phase, power.started_as) = (Phase::Running, started_as.clone())).unwrap();
+        let (status, said) = run(&["authorize", "--yes", "cloud"]);
+        assert_eq!((status == Some(0), said.contains(message)), (is_trusted, true), "{of_entry:?}: {said}");
+    }
+
     // A converted file keeps the name of a key that it names, and leaves the default to the daemon's user.
     let machine = |key: &str| {
         format!(
             "(list (build-machine (name \"b1\") (systems (list \"x86_64-linux\")) (user \"root\") {key} \
              (host-key \"{}\")))",
-            b1.host_key(offload::internals::machine::HostKeyKind::Ed25519)
+            b1.host_key(HostKeyKind::Ed25519)
         )
     };
     for (given, kept) in [("(private-key \"/root/.ssh/id_rsa\")", "/root/.ssh/id_rsa"), ("", "~/.ssh/id_rsa")] {

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::machine::{Machine, PoolLimits};
 use crate::scheduler::PowerState;
 use crate::state::health::{self, Time};
 use crate::state::power::check_limits;
-use crate::state::{HealthRecord, Phase, Power, PowerRecord, Slots, StateDirectory};
+use crate::state::{HealthRecord, Power, PowerRecord, Slots, StateDirectory};
 
 /// Starts a machine in another process or thread, without waiting for it.
 pub type Starter = Arc<dyn Fn(&Machine) + Send + Sync>;
@@ -30,20 +29,8 @@ impl OnDemand {
         // The lock first: if the change ends in between, the record has its result.
         let is_changing = record.is_changing().unwrap_or(false);
         let (power, now) = (record.read(), health::now());
-        match power.phase {
-            Phase::Running if !is_dead(state, machine) => PowerState::Running,
-            // A process that has just taken the lock has written nothing yet.
-            Phase::Off if is_changing => PowerState::Starting { since: Duration::ZERO },
-            Phase::Starting if is_changing => {
-                PowerState::Starting { since: Duration::from_millis(now.saturating_sub(power.started)) }
-            }
-            _ if is_changing => PowerState::Stopping,
-            _ if power.backs_off_until(now).is_some() => PowerState::Failed(power.error.unwrap_or_default()),
-            _ => match self.check_limits(state, machine, &power, now) {
-                Ok(()) => PowerState::Off { start_after: on_demand.start_after },
-                Err(limit) => PowerState::Limited(limit),
-            },
-        }
+        let limits = || self.check_limits(state, machine, &power, now);
+        PowerState::of(&power, is_changing, now, on_demand.start_after, || is_dead(state, machine), limits)
     }
 
     /// Starts the machine, without waiting for it.

@@ -19,6 +19,7 @@ use super::failure::{CommandError, CommandResult};
 use super::guix_wrapper::real_guix;
 use super::machines::load;
 use super::selection::Selection;
+use super::started::trusted;
 use super::terminal::{Terminal, plain};
 use crate::daemon::Client;
 use crate::engine::Engine;
@@ -29,7 +30,6 @@ use crate::local::{AclError, load_acl};
 use crate::machine::Machine;
 use crate::remote::{Connection, DaemonStream};
 use crate::shell::quote;
-use crate::state::as_started;
 use crate::store::signature::{Acl, PublicKey};
 use crate::transfer::signature_test::{self, SignatureTestError};
 use crate::transfer::{self, RejectedOutput};
@@ -86,7 +86,7 @@ impl<'a> Exchange<'a> {
             CommandError::failure(with_causes(&error))
                 .with_hint(Some("as root: `guix archive --generate-key`".to_owned()))
         })?;
-        let connection = Connection::open(&as_started(&engine.state, machine))
+        let connection = Connection::open(&*trusted(engine, machine)?)
             .map_err(|error| CommandError::failure(&error).with_hint(error.hint()))?;
         Ok(Exchange { machine, engine, connection, own })
     }

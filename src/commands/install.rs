@@ -10,6 +10,7 @@
 //! needs. It changes none of them, but creates the directory of the hook's state for that user.
 
 mod check;
+mod environment;
 mod error;
 mod evaluated;
 mod manifest;
@@ -119,7 +120,7 @@ fn try_install(
     let mut items = program(place, engine, own)?;
     let link = place.directory().join("guix");
     items.push(Item::file(&drop_in, unit::drop_in(&link, &guix).into_bytes()));
-    items.extend(timer(place, state));
+    items.extend(timer(place));
     let documents = documents(definition);
     items
         .extend(documents.into_iter().map(|document| Item::file(&place.prefix.join(document.path), document.contents)));
@@ -199,11 +200,11 @@ fn program(place: &Target, engine: &Engine, own: PathBuf) -> Result<Vec<Item>, I
 }
 
 /// Returns the units that stop idle machines on demand.
-fn timer(place: &Target, state: &Path) -> [Item; 3] {
+fn timer(place: &Target) -> [Item; 3] {
     let units = Path::new(UNITS);
     let program = place.directory().join("offload");
     [
-        Item::file(&units.join(unit::REAP_SERVICE), unit::reap_service(&program, state).into_bytes()),
+        Item::file(&units.join(unit::REAP_SERVICE), unit::reap_service(&program).into_bytes()),
         Item::file(&units.join(unit::REAP_TIMER), unit::reap_timer().into_bytes()),
         Item::link(&units.join("timers.target.wants").join(unit::REAP_TIMER), &Path::new("..").join(unit::REAP_TIMER)),
     ]

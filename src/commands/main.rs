@@ -91,6 +91,7 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
         Command::Explain(arguments) if arguments.probes() => for_checks(arguments.machine_file())?,
         Command::Explain(arguments) => for_evaluation(arguments.machine_file())?,
         Command::Start(args) | Command::Stop(args) => for_checks(args.machine_file())?,
+        Command::Reap(args) if args.as_daemon => return power::reap_as_daemon().map(Some),
         Command::Reap(args) => for_checks(args.machine_file())?,
         Command::Drain(args) => for_machine_file(args.machine_file())?,
         Command::Undrain(args) => for_machine_file(args.machine_file())?,

@@ -47,6 +47,7 @@ mod reporter;
 mod selection;
 mod signals;
 pub mod ssh;
+mod started;
 pub mod status;
 mod table;
 mod terminal;

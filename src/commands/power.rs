@@ -3,8 +3,10 @@
 //! Hooks run `offload start` when a build needs a machine, and `offload reap` after a build. `offload install` sets up a
 //! timer for `offload reap`.
 
+mod as_daemon;
 mod launch;
 
+pub use as_daemon::run as reap_as_daemon;
 pub use launch::{by_process, reap_by_process};
 
 use std::io::Write;
@@ -50,6 +52,9 @@ impl Args {
 pub struct ReapArgs {
     #[command(flatten)]
     file: MachineFileArgs,
+    /// Runs with the variables of the unit guix-daemon.service. For the timer.
+    #[arg(long, hide = true, conflicts_with = "machine_file")]
+    pub as_daemon: bool,
 }
 
 impl ReapArgs {

@@ -13,11 +13,11 @@ use std::process::Command;
 use super::failure::{CommandError, CommandResult};
 use super::machines::{MachineFileArgs, load};
 use super::selection::find_one;
+use super::started::trusted;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::machine::Machine;
 use crate::shell::quote;
-use crate::state::as_started;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -40,7 +40,7 @@ impl Args {
 /// Replaces this program by `ssh`. Returns only an error.
 pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let (_, pool) = load(args.machine_file(), engine)?;
-    let machine = &*as_started(&engine.state, find_one(&pool, &args.name)?);
+    let machine = &*trusted(engine, find_one(&pool, &args.name)?)?;
     let cause = Command::new("ssh").args(options(machine)).arg(&machine.name).args(&args.command).exec();
     let hint = "install the client of OpenSSH, 8.5 or newer".to_owned();
     Err(CommandError::new(ExitStatus::Failure, format!("cannot run 'ssh': {cause}")).with_hint(Some(hint)))

@@ -171,6 +171,15 @@ fn action(fields: &mut Fields) -> Option<Action> {
         fields.error(format!("expected {EXPECTED}, found {found}"), None);
         return None;
     }
+    if words.first().is_some_and(|program| program.contains('/') && !program.starts_with('/')) {
+        // Hooks and timers have other working directories than the administrator who tries it.
+        let remedy = "write the absolute path, or the name of a program on guix-daemon's PATH";
+        fields.error(
+            format!("the program '{}' is relative to no directory in particular", words[0]),
+            Some(remedy.to_owned()),
+        );
+        return None;
+    }
     Some(Action::Program(words))
 }
 

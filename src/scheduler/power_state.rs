@@ -5,6 +5,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::state::health::Time;
+use crate::state::{Phase, Power};
+
 /// Whether a machine runs, as far as a build is concerned.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PowerState {
@@ -29,7 +32,10 @@ impl fmt::Display for PowerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PowerState::Running => f.write_str("it runs"),
-            PowerState::Off { .. } => f.write_str("off, and can be started"),
+            PowerState::Off { start_after } if start_after.is_zero() => f.write_str("off, and can be started"),
+            PowerState::Off { start_after } => {
+                write!(f, "off, and can be started (after {} s if a matching machine runs)", start_after.as_secs_f64())
+            }
             PowerState::Starting { since } => write!(f, "starting for {} s", since.as_secs()),
             PowerState::Stopping => f.write_str("stopping"),
             PowerState::Limited(limit) => write!(f, "off: {limit}"),
@@ -39,6 +45,29 @@ impl fmt::Display for PowerState {
 }
 
 impl PowerState {
+    /// Returns what a record means at `now`. `is_changing`: a process starts or stops the machine. `is_dead`: the machine
+    /// should run, and does not respond. `limits`: an error if a limit of the pool forbids a start.
+    pub fn of(
+        power: &Power,
+        is_changing: bool,
+        now: Time,
+        start_after: Duration,
+        is_dead: impl FnOnce() -> bool,
+        limits: impl FnOnce() -> Result<(), String>,
+    ) -> PowerState {
+        match power.phase {
+            // A process that has just taken the lock has written nothing yet.
+            Phase::Off if is_changing => PowerState::Starting { since: Duration::ZERO },
+            Phase::Starting if is_changing => {
+                PowerState::Starting { since: Duration::from_millis(now.saturating_sub(power.started)) }
+            }
+            Phase::Running if !is_dead() => PowerState::Running,
+            _ if is_changing => PowerState::Stopping,
+            _ if power.backs_off_until(now).is_some() => PowerState::Failed(power.error.clone().unwrap_or_default()),
+            _ => limits().map_or_else(PowerState::Limited, |()| PowerState::Off { start_after }),
+        }
+    }
+
     /// Returns whether the machine does not run, and will take builds once it has been started.
     pub fn is_on_demand(&self) -> bool {
         matches!(self, PowerState::Off { .. } | PowerState::Starting { .. } | PowerState::Stopping)

@@ -5,7 +5,7 @@
 mod limits;
 mod record;
 
-pub use limits::{check_limits, machines_that_run};
+pub use limits::{check_limits, has_records, machines_that_run};
 pub use record::{PowerLock, PowerRecord, as_started};
 
 use std::time::Duration;

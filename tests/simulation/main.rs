@@ -7,6 +7,7 @@
 mod failover;
 mod graph;
 mod hook;
+mod on_demand;
 mod soonest;
 mod stage;
 mod world;

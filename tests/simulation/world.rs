@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use offload::internals::machine::Machine;
-use offload::internals::scheduler::Environment;
+use offload::internals::scheduler::{Environment, PowerState};
 use offload::internals::state::health::Time;
 use offload::internals::state::history::Learned;
 use offload::internals::state::queue::fair_order::{Place, ahead};
 use offload::internals::state::{Drained, Health, RunningBuild};
 use offload::internals::status::MachineStatus;
 
+use crate::on_demand::Plant;
 use crate::stage::{Process, Stage, lock};
 
 /// The names of the users.
@@ -131,6 +132,8 @@ pub struct World {
     stale: Arc<Mutex<BTreeMap<u16, Health>>>,
     /// The knowledge about the build, in plays that need it.
     pub knowledge: Option<Arc<dyn Knowledge>>,
+    /// The machines on demand, in plays that have them.
+    pub plant: Option<Arc<Plant>>,
 }
 
 /// What is known of a build.
@@ -159,7 +162,7 @@ impl<T: Copy> Drop for Held<T> {
 impl World {
     pub fn new(stage: &Stage, hosts: &Arc<Hosts>, user: u64) -> World {
         let (stage, hosts) = (stage.clone(), Arc::clone(hosts));
-        World { stage, hosts, process: Process::default(), user, stale: Arc::default(), knowledge: None }
+        World { stage, hosts, process: Process::default(), user, stale: Arc::default(), knowledge: None, plant: None }
     }
 
     fn host(&self, machine: &Machine) -> std::sync::MutexGuard<'_, Host> {
@@ -216,6 +219,14 @@ impl Environment for World {
         self.host(machine).drained
     }
 
+    fn power(&self, machine: &Machine) -> PowerState {
+        self.plant.as_ref().map_or(PowerState::Running, |plant| plant.state(self, machine))
+    }
+
+    fn start_machine(&self, machine: &Machine) {
+        self.plant.iter().for_each(|plant| plant.start(self, machine));
+    }
+
     fn try_probe_lock(&self, machine: &Machine) -> Result<Option<Held<u16>>, String> {
         self.give_way();
         let held = self.held(machine.port, |world, port, number| {
@@ -234,6 +245,7 @@ impl Environment for World {
 
     fn connect(&self, machine: &Machine) -> Result<u16, String> {
         let start = self.elapsed();
+        self.plant.iter().for_each(|plant| plant.contact(machine));
         let conduct = self.host(machine).conduct(start);
         let mut host = self.host(machine);
         host.contacts.push((start, Duration::MAX, false));

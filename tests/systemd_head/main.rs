@@ -13,6 +13,7 @@ mod transcript;
 
 mod package;
 mod quick_start;
+mod reaper;
 mod restart;
 mod root_daemon;
 mod site;
@@ -25,6 +26,7 @@ fn a_new_user_on_a_head_with_systemd() {
     let site = Site::new();
     site.stage("quick start", quick_start::follow);
     site.stage("restart of the daemon", restart::during_a_build);
+    site.stage("timer", reaper::of_the_timer);
     site.stage("terminal", terminal::every_command);
     site.stage("uninstall", restart::uninstall);
     site.stage("package", package::life);

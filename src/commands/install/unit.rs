@@ -1,4 +1,5 @@
-//! The parts of the daemon's unit that matter here: its user, its program, and other settings of `GUIX`.
+//! The parts of the daemon's unit that matter here: its user, its program, its environment, and other settings of
+//! `GUIX`.
 //!
 //! systemd.unit(5): the unit's file is the first in a list of directories. The drop-ins `*.conf` of all of them follow,
 //! sorted by name; a drop-in hides those of the same name in later directories. The last `User=` applies, and the last
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::environment::Environment;
 use crate::permissions::below;
 
 /// The daemon's unit.
@@ -34,6 +36,7 @@ pub struct Unit {
     pub user: String,
     /// The program that is started.
     pub daemon: PathBuf,
+    pub environment: Environment,
     /// The files that set `GUIX`, in the order in which systemd reads them.
     set_guix: Vec<PathBuf>,
 }
@@ -55,7 +58,12 @@ impl Unit {
                 }
             }
         }
-        let mut unit = Unit { user: "root".to_owned(), daemon: PathBuf::new(), set_guix: Vec::new() };
+        let mut unit = Unit {
+            user: "root".to_owned(),
+            daemon: PathBuf::new(),
+            environment: Environment::default(),
+            set_guix: Vec::new(),
+        };
         for file in std::iter::once(file).chain(drop_ins.into_values()) {
             unit.take(&fs::read_to_string(below(root, &file)).ok()?, &file);
         }
@@ -78,7 +86,13 @@ impl Unit {
                     let program = value.trim_start_matches(['@', '-', ':', '+', '!', '|']);
                     self.daemon = program.split_whitespace().next().unwrap_or_default().trim_matches('"').into();
                 }
-                "Environment" if sets_guix(value) => self.set_guix.push(file.to_owned()),
+                "Environment" => {
+                    self.environment.assign(value);
+                    if sets_guix(value) {
+                        self.set_guix.push(file.to_owned());
+                    }
+                }
+                "EnvironmentFile" => self.environment.add_file(value),
                 _ => {}
             }
         }
@@ -122,22 +136,19 @@ fn front_end_variable() -> &'static str {
     crate::commands::guix_wrapper::REAL_GUIX_VARIABLE
 }
 
-/// Writes an assignment in the syntax of systemd.exec(5) and systemd.syntax(7): quotes, and `%` begins a specifier.
 /// The unit that stops idle machines on demand, and its timer.
 pub const REAP_SERVICE: &str = "offload-reap.service";
 pub const REAP_TIMER: &str = "offload-reap.timer";
 
 /// Returns the text of [`REAP_SERVICE`]. It does nothing on a head that has never started a machine.
-pub fn reap_service(program: &Path, state: &Path) -> String {
+pub fn reap_service(program: &Path) -> String {
     format!(
         "# Written by `offload install`.\n\
          [Unit]\n\
          Description=Stop the idle build machines of offload\n\
-         ConditionPathExistsGlob={}/*/power.json\n\
          [Service]\n\
          Type=oneshot\n\
-         ExecStart=\"{}\" reap\n",
-        state.display(),
+         ExecStart=\"{}\" reap --as-daemon\n",
         program.display()
     )
 }
@@ -155,6 +166,7 @@ pub fn reap_timer() -> String {
         .to_owned()
 }
 
+/// Writes an assignment in the syntax of systemd.exec(5) and systemd.syntax(7): quotes, and `%` begins a specifier.
 fn quoted(name: &str, value: &Path) -> String {
     let value = value.to_string_lossy().replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
     format!("\"{name}={value}\"")

@@ -1,5 +1,7 @@
 //! The limits of a pool on its machines on demand, and which machines run.
 
+use std::path::PathBuf;
+
 use super::{Phase, Power};
 use crate::machine::PoolLimits;
 use crate::permissions::files;
@@ -35,21 +37,30 @@ pub fn check_limits(limits: &PoolLimits, records: &[Power], now: Time) -> Result
 
 /// Returns the addresses of all machines whose record says that they are not off.
 pub fn machines_that_run(state: &StateDirectory) -> Vec<String> {
-    let directories = files::list(state.path()).unwrap_or_default();
     let mut running = Vec::new();
-    for directory in directories {
-        let Some(address) = directory.file_name().and_then(|name| name.to_str()).filter(|name| name.contains(':'))
-        else {
-            continue;
-        };
-        let power =
-            contents(&directory.join("power.json")).and_then(|text| serde_json::from_slice::<Power>(&text).ok());
+    for (address, record) in records(state) {
+        let power = contents(&record).and_then(|text| serde_json::from_slice::<Power>(&text).ok());
         if power.is_some_and(|power| power.phase != Phase::Off) {
-            running.push(address.to_owned());
+            running.push(address);
         }
     }
     running.sort();
     running
+}
+
+/// Returns whether a machine has ever been started.
+pub fn has_records(state: &StateDirectory) -> bool {
+    !records(state).is_empty()
+}
+
+/// Returns the records of all machines, and their addresses.
+fn records(state: &StateDirectory) -> Vec<(String, PathBuf)> {
+    let directories = files::list(state.path()).unwrap_or_default().into_iter();
+    let records = directories.filter_map(|directory| {
+        let address = directory.file_name()?.to_str().filter(|name| name.contains(':'))?.to_owned();
+        Some((address, directory.join("power.json")))
+    });
+    records.filter(|(_, record)| files::exists(record)).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! Machines on demand: real hooks and daemons, and a switch for the power of each machine. A program on the head writes
 //! into the switch; a thread of the test reads there and turns sshd of the machine on and off.
 
+#[path = "../lab/mod.rs"]
 mod lab;
+
+mod elsewhere;
+mod kills;
 
 use std::fs;
 use std::path::PathBuf;
