@@ -5,7 +5,7 @@
 
 mod launch;
 
-pub use launch::{by_process, reap_by_process};
+pub use launch::{by_process, reap_by_process, spawn};
 
 use std::io::Write;
 use std::path::Path;
