@@ -28,6 +28,10 @@ use crate::state::{
 use crate::status::MachineStatus;
 use crate::store::path::StoreDir;
 
+/// A machine that was never started is expected to boot within this part of its `boot_timeout`, which is set for the slowest
+/// boot.
+const ASSUMED_BOOT_PART: u32 = 4;
+
 /// The real environment, for one request.
 #[derive(Clone)]
 pub struct LiveEnvironment(Arc<RequestState>);
@@ -191,6 +195,12 @@ impl Environment for LiveEnvironment {
                 Err(limit) => PowerState::Limited(limit),
             },
         }
+    }
+
+    fn boot_time(&self, machine: &Machine) -> Duration {
+        let Some(on_demand) = &machine.on_demand else { return Duration::ZERO };
+        let known = PowerRecord::of(&self.0.state, machine).ok().and_then(|record| record.read().boot_time());
+        known.unwrap_or(on_demand.boot_timeout / ASSUMED_BOOT_PART)
     }
 
     fn start_machine(&self, machine: &Machine) {

@@ -43,6 +43,7 @@ pub struct Explained<'a> {
 #[derive(Serialize)]
 pub struct EstimateSummary {
     seconds: f64,
+    starting: f64,
     waiting: f64,
     sending: f64,
     building: f64,
@@ -52,8 +53,16 @@ pub struct EstimateSummary {
 
 impl From<Estimate> for EstimateSummary {
     fn from(estimate: Estimate) -> EstimateSummary {
-        let Estimate { waiting, sending, building, retrieving, is_learned } = estimate;
-        EstimateSummary { seconds: estimate.total(), waiting, sending, building, retrieving, learned: is_learned }
+        let Estimate { starting, waiting, sending, building, retrieving, is_learned } = estimate;
+        EstimateSummary {
+            seconds: estimate.total(),
+            starting,
+            waiting,
+            sending,
+            building,
+            retrieving,
+            learned: is_learned,
+        }
     }
 }
 
