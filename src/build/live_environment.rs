@@ -1,6 +1,5 @@
 //! The real environment of a selection: slot files, health records, machines on the network.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::process;
 use std::sync::Arc;
@@ -11,26 +10,21 @@ use log::{debug, warn};
 
 use super::connect::unreachable;
 use super::expectations::Expectations;
+use super::on_demand::{OnDemand, boot_time};
 use super::open_sessions::OpenSessions;
 use super::reach::{MachineLink, reach};
 use super::record_health::change_health;
 use crate::cancel;
-use crate::machine::{Machine, PoolLimits};
-use crate::scheduler::Environment;
-use crate::scheduler::PowerState;
+use crate::machine::Machine;
+use crate::scheduler::{Environment, PowerState};
 use crate::state::health::{self, ProbeLock, Time};
 use crate::state::history::Learned;
-use crate::state::power::check_limits;
 use crate::state::{
-    Drain, Drained, Health, HealthRecord, KnownOutputs, Phase, Power, PowerRecord, Queue, QueueTicket, RunningBuild,
-    Slot, SlotHolder, Slots, StateDirectory, StateError, WaitingBuild,
+    Drain, Drained, Health, HealthRecord, KnownOutputs, Queue, QueueTicket, RunningBuild, Slot, SlotHolder, Slots,
+    StateDirectory, StateError, WaitingBuild,
 };
 use crate::status::MachineStatus;
 use crate::store::path::StoreDir;
-
-/// A machine that was never started is expected to boot within this part of its `boot_timeout`, which is set for the slowest
-/// boot.
-const ASSUMED_BOOT_PART: u32 = 4;
 
 /// The real environment, for one request.
 #[derive(Clone)]
@@ -46,17 +40,6 @@ struct RequestState {
     sessions: Option<OpenSessions>,
     ignores_drains: bool,
     on_demand: OnDemand,
-}
-
-/// Starts a machine in another process or thread, without waiting for it.
-pub type Starter = Arc<dyn Fn(&Machine) + Send + Sync>;
-
-/// The machines on demand of the pool.
-#[derive(Clone, Default)]
-pub struct OnDemand {
-    pub machines: Vec<Machine>,
-    pub limits: PoolLimits,
-    pub start: Option<Starter>,
 }
 
 impl LiveEnvironment {
@@ -95,27 +78,6 @@ impl LiveEnvironment {
         {
             debug!("cannot record the outputs of '{}': {error}", machine.name);
         }
-    }
-
-    /// Returns whether a machine that was started does not respond, and no build runs there. It may have stopped itself.
-    fn is_dead(&self, machine: &Machine) -> bool {
-        let is_failing = self.health(machine).failures.is_some();
-        is_failing && self.slots(machine).and_then(|slots| slots.taken()).is_ok_and(|taken| taken.is_empty())
-    }
-
-    /// Returns an error if the limits of the pool forbid a start of `machine`. `own` is its record.
-    fn check_limits(&self, machine: &Machine, own: &Power, now: Time) -> Result<(), String> {
-        let limits = &self.0.on_demand.limits;
-        // The records of all machines are read only if they count.
-        if *limits == PoolLimits::default() {
-            return Ok(());
-        }
-        let mut seen = BTreeSet::from([machine.address()]);
-        let others = self.0.on_demand.machines.iter().filter(|other| seen.insert(other.address()));
-        let mut own = own.clone();
-        own.off(now);
-        let others = others.filter_map(|other| Some(PowerRecord::of(&self.0.state, other).ok()?.read()));
-        check_limits(limits, &others.chain([own]).collect::<Vec<_>>(), now)
     }
 
     fn slots(&self, machine: &Machine) -> Result<Slots, StateError> {
@@ -175,38 +137,15 @@ impl Environment for LiveEnvironment {
     }
 
     fn power(&self, machine: &Machine) -> PowerState {
-        let Some(on_demand) = &machine.on_demand else { return PowerState::Running };
-        // Without the record it is treated as a machine that always runs.
-        let Ok(record) = PowerRecord::of(&self.0.state, machine) else { return PowerState::Running };
-        // The lock first: if the change ends in between, the record has its result.
-        let is_changing = record.is_changing().unwrap_or(false);
-        let (power, now) = (record.read(), health::now());
-        match power.phase {
-            Phase::Running if !self.is_dead(machine) => PowerState::Running,
-            // A process that has just taken the lock has written nothing yet.
-            Phase::Off if is_changing => PowerState::Starting { since: Duration::ZERO },
-            Phase::Starting if is_changing => {
-                PowerState::Starting { since: Duration::from_millis(now.saturating_sub(power.started)) }
-            }
-            _ if is_changing => PowerState::Stopping,
-            _ if power.backs_off_until(now).is_some() => PowerState::Failed(power.error.unwrap_or_default()),
-            _ => match self.check_limits(machine, &power, now) {
-                Ok(()) => PowerState::Off { start_after: on_demand.start_after },
-                Err(limit) => PowerState::Limited(limit),
-            },
-        }
+        self.0.on_demand.power(&self.0.state, machine)
     }
 
     fn boot_time(&self, machine: &Machine) -> Duration {
-        let Some(on_demand) = &machine.on_demand else { return Duration::ZERO };
-        let known = PowerRecord::of(&self.0.state, machine).ok().and_then(|record| record.read().boot_time());
-        known.unwrap_or(on_demand.boot_timeout / ASSUMED_BOOT_PART)
+        boot_time(&self.0.state, machine)
     }
 
     fn start_machine(&self, machine: &Machine) {
-        if let Some(start) = &self.0.on_demand.start {
-            start(machine);
-        }
+        self.0.on_demand.start(machine);
     }
 
     fn try_probe_lock(&self, machine: &Machine) -> Result<Option<ProbeLock>, String> {

@@ -18,28 +18,25 @@
 
 mod builds;
 mod forecast;
-mod plan;
+mod outcome;
 mod report;
+mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use log::debug;
 use serde::Serialize;
 
-use forecast::{forecast, inputs, transfer_note};
-use report::{BuildReport, EstimateSummary, Explained, RequestSummary, Word};
+use builds::{Word, word};
+use outcome::{ahead, matches, outcome};
+use report::{BuildReport, EstimateSummary, Explained, RequestSummary, explained};
 
-use super::contact;
 use super::failure::{CommandError, CommandResult};
-use super::machines::{MachineFileArgs, failure_count, machine_file, substitute_note};
-use super::selection::{is_machine_file, named_once};
-use super::terminal::{HumanDuration, Terminal, write_json};
+use super::machines::{MachineFileArgs, machine_file};
+use super::selection::named_once;
+use super::terminal::write_json;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::hook::Request;
@@ -47,18 +44,10 @@ use crate::local::Directories;
 use crate::machine::Machine;
 use crate::machine_file::{FoundRequestFacts, Pool};
 use crate::scheduler::matching::mismatch;
-use crate::scheduler::{Explanation, Readiness, Reason};
-use crate::state::health::{self, Time};
-use crate::state::{Drain, HealthRecord, Slots, StateDirectory, SubstituteRecord};
 use crate::store::path::StorePath;
-use crate::text::printable;
-use crate::transfer::Forecast;
 
 /// The version of the JSON form. It changes when a field is removed or changes its meaning; new fields may appear.
 const JSON_VERSION: u32 = 1;
-
-/// The longest reason for a rejection, in bytes.
-const MAX_REASON_BYTES: usize = 8 << 10;
 
 /// A placeholder for a missing derivation.
 const NO_DERIVATION: &str = "00000000000000000000000000000000-none.drv";
@@ -107,22 +96,6 @@ impl Args {
     }
 }
 
-fn word(word: OsString) -> Word {
-    match word.to_str() {
-        Some(text) if text.ends_with(".drv") || is_store_item(text) || !is_machine_file(&word) => {
-            Word::Build(text.to_owned())
-        }
-        _ => Word::File(word.into()),
-    }
-}
-
-/// Returns whether a word names an item of some store, such as `/gnu/store/…-hello-2.12`.
-fn is_store_item(word: &str) -> bool {
-    let hash = word.rsplit('/').next().and_then(|base| base.split_once('-')).map(|(hash, _)| hash);
-    let is_hash = |hash: &str| hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    word.starts_with('/') && !word.ends_with(".lua") && hash.is_some_and(is_hash)
-}
-
 /// The explanation of one build, in the form of `--json`.
 #[derive(Serialize)]
 struct Report<'a> {
@@ -159,8 +132,8 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let printed = match (&builds[..], args.json) {
         ([build], true) => print_json(&Report { version: JSON_VERSION, file, build }),
         (builds, true) => print_json(&PlanReport { version: JSON_VERSION, file, builds }),
-        ([build], false) => print(build, &mut io::stdout().lock()),
-        (builds, false) => plan::print(builds, &mut io::stdout().lock()),
+        ([build], false) => text::print(build, &mut io::stdout().lock()),
+        (builds, false) => text::print_plan(builds, &mut io::stdout().lock()),
     };
     printed.map_err(|error| CommandError::output("the explanation", &error))?;
     Ok(match builds.iter().all(|build| build.has_match) {
@@ -189,7 +162,7 @@ fn explain<'a>(
             machines.iter().copied().filter(|machine| !probed.contains(&machine.address())).collect();
         let matching = new.iter().filter(|machine| mismatch(machine, request).is_none());
         probed.extend(matching.map(|machine| machine.address()));
-        probe(&new, request, engine)
+        forecast::probe(&new, request, engine)
     } else {
         BTreeMap::new()
     };
@@ -232,41 +205,6 @@ fn explain<'a>(
     }
 }
 
-/// Returns how many builds get a slot before this one, at the machine where they are fewest.
-fn ahead(machines: &[Explanation]) -> usize {
-    let counts = machines.iter().filter_map(|one| match one.verdict {
-        Readiness::Not(Reason::NoSlot { ahead }) => Some(ahead),
-        _ => None,
-    });
-    counts.min().unwrap_or(0)
-}
-
-/// Returns whether the machine may take the build, now or later.
-fn matches(explanation: &Explanation) -> bool {
-    !matches!(&explanation.verdict, Readiness::Not(reason) if !reason.is_for_now())
-}
-
-/// Returns what becomes of the build after this reply, for people. `is_local`: this machine may build it.
-fn outcome(reply: &str, chosen: Option<&str>, is_local: bool, machines: &[Explanation]) -> String {
-    let is_possible = |one: &Explanation| !matches!(one.verdict, Readiness::Not(_));
-    let why = match () {
-        () if machines.iter().any(is_possible) => "it has the best score",
-        () if machines.iter().any(matches) => "no build machine can take it now",
-        () => "no build machine matches",
-    };
-    match (reply, chosen) {
-        ("accept", Some(name)) => format!("built on {name}"),
-        ("accept", None) => match ahead(machines) {
-            0 => "waits for a slot".to_owned(),
-            1 => "waits for a slot: 1 build is ahead".to_owned(),
-            count => format!("waits for a slot: {count} builds are ahead"),
-        },
-        ("postpone", _) => "waits: no build machine can take it now".to_owned(),
-        _ if is_local => format!("built on this machine: {why}"),
-        _ => format!("not built: {why}, and this machine does not build for its system"),
-    }
-}
-
 /// Returns the requests to explain.
 fn requests(args: &Args, directories: &Directories) -> Result<Vec<Request>, CommandError> {
     let usage = |message: &str| CommandError::new(ExitStatus::Usage, message);
@@ -282,125 +220,6 @@ fn requests(args: &Args, directories: &Directories) -> Result<Vec<Request>, Comm
         (Some(_), false) => Err(usage("give derivations or --system, not both")),
         (None, true) => Err(usage("give a derivation or --system")),
     }
-}
-
-/// Probes all machines that match, concurrently, and records the results. Returns what would be transferred, by the
-/// addresses of the machines, as far as it can be determined.
-fn probe(machines: &[&Machine], request: &Request, engine: &Engine) -> BTreeMap<String, Forecast> {
-    let inputs = inputs(request, engine).inspect_err(|error| debug!("no forecast: {error}")).ok();
-    let forecasts = Mutex::new(BTreeMap::new());
-    thread::scope(|scope| {
-        for machine in machines.iter().filter(|machine| mismatch(machine, request).is_none()) {
-            let (inputs, forecasts) = (&inputs, &forecasts);
-            scope.spawn(move || {
-                let probed = contact::contact(engine, machine)
-                    .and_then(|link| contact::probe(engine, &link).map(|status| (link, status)));
-                let link = match probed {
-                    Ok((link, status)) => {
-                        contact::record_works(engine, machine, status);
-                        link
-                    }
-                    Err(error) => return contact::record_fails(engine, machine, &error),
-                };
-                if let Some(inputs) = inputs
-                    && let Some(forecast) = forecast(engine, machine, link, inputs)
-                {
-                    forecasts.lock().unwrap_or_else(PoisonError::into_inner).insert(machine.address(), forecast);
-                }
-            });
-        }
-    });
-    forecasts.into_inner().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn explained<'a>(machine: &'a Machine, explanation: &Explanation, state: &StateDirectory) -> Explained<'a> {
-    let now = health::now();
-    let (verdict, reason) = match &explanation.verdict {
-        Readiness::Ready => ("ready", None),
-        Readiness::Unknown => ("unknown", None),
-        Readiness::Not(reason) => ("rejected", Some(reason.to_string())),
-    };
-    let taken = Slots::of(state, machine).and_then(|slots| slots.taken()).unwrap_or_default();
-    Explained {
-        name: &machine.name,
-        port: machine.port,
-        score: explanation.score,
-        verdict,
-        reason,
-        holders: taken.into_iter().map(|(_, holder)| holder).collect(),
-        failures: HealthRecord::of(state, machine).ok().and_then(|record| record.read().failures),
-        drained: Drain::of(state, machine).ok().and_then(|drain| drain.read(now)),
-        substitutes: SubstituteRecord::of(state, machine).map(|record| record.read()).unwrap_or_default(),
-        transfer: None,
-        mark: ' ',
-        estimate: explanation.estimate.map(EstimateSummary::from),
-        estimated: explanation.estimate.filter(|_| explanation.scores_estimate).map(|estimate| estimate.to_string()),
-    }
-}
-
-fn print(report: &BuildReport<'_>, out: &mut impl Write) -> io::Result<()> {
-    let terminal = Terminal::of_stdout();
-    let features = if report.request.features.is_empty() { "none" } else { &report.request.features.join(", ") };
-    writeln!(out, "system {}, required features: {features}", report.request.system)?;
-    if report.machines.is_empty() {
-        writeln!(out, "the machine file has no build machines")?;
-    }
-    for machine in &report.machines {
-        print_machine(out, machine, &terminal)?;
-    }
-    if let Some(score) = report.head {
-        writeln!(out, "  the head itself  score {score:.3}")?;
-    }
-    if let Some(estimate) = &report.head_estimated {
-        writeln!(out, "    {}", terminal.wrap(INDENT, estimate))?;
-    }
-    writeln!(out, "→ {}", terminal.wrap(2, &report.outcome))
-}
-
-/// The column of the lines below a row.
-const INDENT: usize = 4;
-
-fn print_machine(out: &mut impl Write, machine: &Explained<'_>, terminal: &Terminal) -> io::Result<()> {
-    let score = machine.score.map_or("-".to_owned(), |score| format!("{score:.3}"));
-    let verdict = match (machine.verdict, &machine.reason) {
-        ("ready", _) => "can take it".to_owned(),
-        ("unknown", _) => "not checked recently; checked before use".to_owned(),
-        (_, Some(reason)) => printable(reason, MAX_REASON_BYTES),
-        (_, None) => String::new(),
-    };
-    let row = format!("{} {}:{}  score {score}  {verdict}", machine.mark, machine.name, machine.port);
-    let mut lines = row.split('\n');
-    // The first line begins two columns to the left of the others.
-    let first = lines.next().unwrap_or_default();
-    let has_room = terminal.width.is_none_or(|width| first.chars().count() <= width);
-    writeln!(out, "{}", if has_room { first.to_owned() } else { terminal.wrap(INDENT, first) })?;
-    lines.try_for_each(|line| writeln!(out, "    {}", terminal.wrap(INDENT, line)))?;
-    let mut detail = |text: String| writeln!(out, "    {}", terminal.wrap(INDENT, &text));
-    if let Some(estimate) = &machine.estimated {
-        detail(estimate.clone())?;
-    }
-    for holder in machine.holders.iter().flatten() {
-        let time = span(health::now().saturating_sub(holder.since.saturating_mul(1000)));
-        detail(format!("a slot is held by process {} for {time}: {}", holder.pid, holder.derivation))?;
-    }
-    if let Some(failures) = &machine.failures {
-        let since = span(health::now().saturating_sub(failures.since));
-        detail(failure_count(failures.count, &since).to_string())?;
-    }
-    if let Some(until) = machine.drained.and_then(|drained| drained.until) {
-        detail(format!("drained for {} more", span(until.saturating_sub(health::now()))))?;
-    }
-    if let Some(note) = substitute_note(&machine.substitutes) {
-        detail(note.to_string())?;
-    }
-    if let Some(forecast) = machine.transfer {
-        detail(transfer_note(forecast).to_string())?;
-    }
-    Ok(())
-}
-
-fn span(milliseconds: Time) -> HumanDuration {
-    HumanDuration(milliseconds / 1000)
 }
 
 fn print_json(report: &impl Serialize) -> io::Result<()> {

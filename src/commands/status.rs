@@ -10,6 +10,7 @@
 mod queue;
 mod records;
 mod snapshot;
+mod source;
 mod summary;
 mod table;
 mod watch;
@@ -30,7 +31,8 @@ use super::terminal::{Terminal, write_json};
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use queue::OtherBuilds;
-use snapshot::{MachineSnapshot, SnapshotSource};
+use snapshot::MachineSnapshot;
+use source::SnapshotSource;
 
 impl Args {
     /// Returns the machine file, if one is named.

@@ -13,8 +13,8 @@ use crate::machine_file::{
     Candidate, DerivationReader, FoundRequestFacts, LuaRequest, Pool, QueueCounter, RequestFacts,
 };
 use crate::scheduler::decision::{self, FULL_QUEUE_HOLD};
+use crate::scheduler::file_rules::log_warning;
 use crate::scheduler::matching::builds_locally;
-use crate::scheduler::rules::log_warning;
 use crate::scheduler::soonest::head_estimate;
 use crate::scheduler::{self, Decision, Environment, Estimate, Explanation, FileRules, Query, Rules, WarningSink};
 use crate::state::Queue;

@@ -1,23 +1,19 @@
 //! Whether a machine on demand runs.
 //!
-//! The record is `power.json` in the host's state directory. The process that starts or stops the machine holds the lock
-//! of `power-change.lock` meanwhile. A machine without a record is off. If the record says that a machine is starting or
-//! stopping and no process holds the lock, that process was killed: whether the machine runs is unknown, and it must be
-//! stopped before it is started again.
+//! [`Power`] is the state, [`PowerRecord`] its file, and [`check_limits`] the limits of the pool.
 
-use std::borrow::Cow;
-use std::fs::File;
-use std::path::PathBuf;
+mod limits;
+mod record;
+
+pub use limits::{check_limits, machines_that_run};
+pub use record::{PowerLock, PowerRecord, as_started};
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::health::Time;
-use super::json_record::JsonRecord;
-use super::lock::{contents, is_locked, lock_briefly, try_lock};
-use super::{StateDirectory, StateError};
-use crate::machine::{Machine, PoolLimits, StartedAs};
-use crate::permissions::files;
+use crate::machine::StartedAs;
 
 /// The number of boots whose durations are remembered.
 const MAX_BOOTS: usize = 10;
@@ -147,146 +143,9 @@ impl Power {
     }
 }
 
-/// The files of the record of one host.
-#[derive(Clone, Debug)]
-pub struct PowerRecord {
-    record: JsonRecord<Power>,
-    lock: PathBuf,
-}
-
-/// The right to start or stop a machine, which one process has at a time.
-#[derive(Debug)]
-pub struct PowerLock(#[expect(dead_code, reason = "holds the lock")] File);
-
-impl PowerRecord {
-    /// Returns the record of the host that `machine` describes.
-    pub fn of(state: &StateDirectory, machine: &Machine) -> Result<PowerRecord, StateError> {
-        let lock = state.of(machine)?.join("power-change.lock");
-        Ok(PowerRecord { record: JsonRecord::of(state, machine, "power")?, lock })
-    }
-
-    /// Reads the record. A record that cannot be read means that the machine may run.
-    pub fn read(&self) -> Power {
-        self.record.read().unwrap_or_else(|| match files::exists(self.record.path()) {
-            true => Power { phase: Phase::Stopping, ..Power::default() },
-            false => Power::default(),
-        })
-    }
-
-    /// Changes the record, and returns the new one.
-    pub fn change(&self, change: impl FnOnce(&mut Power)) -> Result<Power, StateError> {
-        let mut changed = Power::default();
-        self.record.change(|power| {
-            let mut power = power.unwrap_or_else(|| self.read());
-            change(&mut power);
-            changed = power.clone();
-            power
-        })?;
-        Ok(changed)
-    }
-
-    /// Records that a start begins, if `check` allows it at this time. No other start begins meanwhile on this head.
-    pub fn reserve<E>(
-        &self,
-        state: &StateDirectory,
-        check: impl FnOnce(Time) -> Result<(), E>,
-    ) -> Result<Result<(), E>, StateError> {
-        let _lock = lock_briefly(&state.shared()?.join("power.lock"))?;
-        let now = super::health::now();
-        if let Err(error) = check(now) {
-            return Ok(Err(error));
-        }
-        self.change(|power| power.starting(now))?;
-        Ok(Ok(()))
-    }
-
-    /// Takes the lock for starting or stopping; `None`: another process has it.
-    pub fn try_lock(&self) -> Result<Option<PowerLock>, StateError> {
-        Ok(try_lock(&self.lock)?.map(PowerLock))
-    }
-
-    /// Returns whether a process starts or stops the machine.
-    pub fn is_changing(&self) -> Result<bool, StateError> {
-        is_locked(&self.lock)
-    }
-}
-
-/// Returns an error if the limits forbid a start at `now`, given the records of all machines on demand. The error says
-/// which limit, and what is left of it.
-pub fn check_limits(limits: &PoolLimits, records: &[Power], now: Time) -> Result<(), String> {
-    let count = |phases: &[Phase]| records.iter().filter(|power| phases.contains(&power.phase)).count();
-    let starting = count(&[Phase::Starting]);
-    let running = starting + count(&[Phase::Running, Phase::Stopping]);
-    let time = records.iter().map(|power| power.ran_within_span(now)).fold(0, Time::saturating_add);
-    let hours = time as f64 / 3_600_000.0;
-    if let Some(most) = limits.max_running.filter(|most| running >= *most as usize) {
-        return Err(match running {
-            1 => format!("1 machine on demand runs; max_running is {most}"),
-            _ => format!("{running} machines on demand run; max_running is {most}"),
-        });
-    }
-    if let Some(most) = limits.max_starting.filter(|most| starting >= *most as usize) {
-        return Err(match starting {
-            1 => format!("1 machine on demand starts; max_starting is {most}"),
-            _ => format!("{starting} machines on demand start; max_starting is {most}"),
-        });
-    }
-    match limits.max_hours.filter(|most| hours >= *most) {
-        Some(most) => Err(format!("the machines on demand ran {hours:.1} h within 24 h; max_hours is {most}")),
-        None => Ok(()),
-    }
-}
-
-/// Returns the addresses of all machines whose record says that they are not off.
-pub fn machines_that_run(state: &StateDirectory) -> Vec<String> {
-    let directories = files::list(state.path()).unwrap_or_default();
-    let mut running = Vec::new();
-    for directory in directories {
-        let Some(address) = directory.file_name().and_then(|name| name.to_str()).filter(|name| name.contains(':'))
-        else {
-            continue;
-        };
-        let power =
-            contents(&directory.join("power.json")).and_then(|text| serde_json::from_slice::<Power>(&text).ok());
-        if power.is_some_and(|power| power.phase != Phase::Off) {
-            running.push(address.to_owned());
-        }
-    }
-    running.sort();
-    running
-}
-
-/// Returns the machine as it is contacted now: a machine on demand may have been started under another name.
-pub fn as_started<'a>(state: &StateDirectory, machine: &'a Machine) -> Cow<'a, Machine> {
-    if machine.on_demand.is_none() {
-        return Cow::Borrowed(machine);
-    }
-    let started_as = PowerRecord::of(state, machine).map(|record| record.read().started_as).unwrap_or_default();
-    match started_as == StartedAs::default() || !started_as.is_valid() {
-        true => Cow::Borrowed(machine),
-        false => Cow::Owned(started_as.apply(machine)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn record(directory: &tempfile::TempDir) -> PowerRecord {
-        let machine = Machine::new("b1", "root", vec!["x86_64-linux".into()], Vec::new());
-        PowerRecord::of(&StateDirectory::new(directory.path()), &machine).unwrap()
-    }
-
-    #[test]
-    fn one_process_changes_the_power_of_a_machine() {
-        let directory = tempfile::tempdir().unwrap();
-        let record = record(&directory);
-        assert_eq!((record.read().phase, record.is_changing().unwrap()), (Phase::Off, false));
-        let lock = record.try_lock().unwrap().expect("nobody has it");
-        assert!(record.try_lock().unwrap().is_none() && record.is_changing().unwrap());
-        drop(lock);
-        assert!(!record.is_changing().unwrap() && record.try_lock().unwrap().is_some());
-    }
 
     #[test]
     fn a_boot_and_the_running_time_are_counted() {
@@ -328,29 +187,6 @@ mod tests {
         assert_eq!(power.backs_off_until(999_999), None, "the clock was set back");
         power.running(5);
         assert_eq!((power.failures, power.error), (0, None));
-    }
-
-    #[test]
-    fn each_limit_forbids_a_start_that_would_exceed_it() {
-        let power = |phase| Power { phase, started: 0, ..Power::default() };
-        let records = [power(Phase::Off), power(Phase::Starting), power(Phase::Running), power(Phase::Stopping)];
-        let hour = 3_600_000;
-        let check = |limits| check_limits(&limits, &records, hour);
-        assert_eq!(check(PoolLimits::default()), Ok(()));
-        assert_eq!(check(PoolLimits { max_running: Some(4), max_starting: Some(2), max_hours: Some(3.1) }), Ok(()));
-        for (limits, word) in [
-            (
-                PoolLimits { max_running: Some(3), ..PoolLimits::default() },
-                "3 machines on demand run; max_running is 3",
-            ),
-            (
-                PoolLimits { max_starting: Some(1), ..PoolLimits::default() },
-                "1 machine on demand starts; max_starting is 1",
-            ),
-            (PoolLimits { max_hours: Some(3.0), ..PoolLimits::default() }, "ran 3.0 h within 24 h; max_hours is 3"),
-        ] {
-            assert!(check(limits).is_err_and(|error| error.ends_with(word)), "{word}");
-        }
     }
 
     #[test]

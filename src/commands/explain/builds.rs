@@ -4,10 +4,12 @@
 //! and all other text is skipped.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::BufRead;
+use std::path::PathBuf;
 
-use super::report::Word;
 use crate::commands::failure::CommandError;
+use crate::commands::selection::is_machine_file;
 use crate::error::with_causes;
 use crate::exit::ExitStatus;
 use crate::hook::Request;
@@ -16,6 +18,31 @@ use crate::store::path::StorePath;
 
 /// The word for standard input.
 pub const STANDARD_INPUT: &str = "-";
+
+/// One positional argument.
+#[derive(Clone, Debug)]
+pub enum Word {
+    /// A derivation, an output, or `-`.
+    Build(String),
+    File(PathBuf),
+}
+
+/// Reads a positional argument.
+pub fn word(word: OsString) -> Word {
+    match word.to_str() {
+        Some(text) if text.ends_with(".drv") || is_store_item(text) || !is_machine_file(&word) => {
+            Word::Build(text.to_owned())
+        }
+        _ => Word::File(word.into()),
+    }
+}
+
+/// Returns whether a word names an item of some store, such as `/gnu/store/…-hello-2.12`.
+fn is_store_item(word: &str) -> bool {
+    let hash = word.rsplit('/').next().and_then(|base| base.split_once('-')).map(|(hash, _)| hash);
+    let is_hash = |hash: &str| hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    word.starts_with('/') && !word.ends_with(".lua") && hash.is_some_and(is_hash)
+}
 
 /// Returns the requests of the daemon for these builds, each once.
 pub fn requests(

@@ -1,29 +1,62 @@
-//! The transfer that a build would need, as `offload explain --probe` shows it.
+//! The probes of `offload explain --probe`, and the transfer that a build would need.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use log::debug;
 
 use crate::build::MachineLink;
+use crate::commands::contact;
 use crate::engine::Engine;
 use crate::error::with_causes;
 use crate::events::iec;
 use crate::hook::Request;
 use crate::local::{LocalStore, closure, read_derivation};
 use crate::machine::Machine;
+use crate::scheduler::matching::mismatch;
 use crate::store::path::StorePath;
 use crate::transfer::{self, Forecast, TransferLimiter};
 
+/// Probes all machines that match, concurrently, and records the results. Returns what would be transferred, by the
+/// addresses of the machines, as far as it can be determined.
+pub fn probe(machines: &[&Machine], request: &Request, engine: &Engine) -> BTreeMap<String, Forecast> {
+    let inputs = inputs(request, engine).inspect_err(|error| debug!("no forecast: {error}")).ok();
+    let forecasts = Mutex::new(BTreeMap::new());
+    thread::scope(|scope| {
+        for machine in machines.iter().filter(|machine| mismatch(machine, request).is_none()) {
+            let (inputs, forecasts) = (&inputs, &forecasts);
+            scope.spawn(move || {
+                let probed = contact::contact(engine, machine)
+                    .and_then(|link| contact::probe(engine, &link).map(|status| (link, status)));
+                let link = match probed {
+                    Ok((link, status)) => {
+                        contact::record_works(engine, machine, status);
+                        link
+                    }
+                    Err(error) => return contact::record_fails(engine, machine, &error),
+                };
+                if let Some(inputs) = inputs
+                    && let Some(forecast) = forecast(engine, machine, link, inputs)
+                {
+                    forecasts.lock().unwrap_or_else(PoisonError::into_inner).insert(machine.address(), forecast);
+                }
+            });
+        }
+    });
+    forecasts.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Returns the inputs of the build. The error is a message, such as that some are not built yet.
-pub(super) fn inputs(request: &Request, engine: &Engine) -> Result<BTreeSet<StorePath>, String> {
+fn inputs(request: &Request, engine: &Engine) -> Result<BTreeSet<StorePath>, String> {
     let path = &request.derivation;
     let derivation = read_derivation(&engine.directories.store, path).map_err(|error| with_causes(&error))?;
     closure(&engine.directories, path, &derivation).map_err(|error| with_causes(&error))
 }
 
 /// Returns what would be transferred to the machine; `None` if that cannot be determined.
-pub(super) fn forecast(
+fn forecast(
     engine: &Engine,
     machine: &Machine,
     mut link: MachineLink,
@@ -37,7 +70,7 @@ pub(super) fn forecast(
 }
 
 /// Returns what would be transferred, in words.
-pub(super) fn transfer_note(Forecast { fetched, sent }: Forecast) -> String {
+pub fn transfer_note(Forecast { fetched, sent }: Forecast) -> String {
     let missing = fetched.items + sent.items;
     match (fetched.items, sent.items) {
         (0, 0) => "it has all inputs".to_owned(),

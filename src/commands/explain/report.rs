@@ -1,21 +1,14 @@
-//! The words of the command line, and the explanation of a build.
-
-use std::path::PathBuf;
+//! The explanation of a build: the result of the scheduler, and the records of each machine.
 
 use serde::Serialize;
 
-use crate::scheduler::Estimate;
-use crate::state::health::Failures;
-use crate::state::{Drained, SlotHolder, SubstituteServers};
+use crate::machine::Machine;
+use crate::scheduler::{Estimate, Explanation, Readiness};
+use crate::state::health::{self, Failures};
+use crate::state::{
+    Drain, Drained, HealthRecord, SlotHolder, Slots, StateDirectory, SubstituteRecord, SubstituteServers,
+};
 use crate::transfer::Forecast;
-
-/// One positional argument.
-#[derive(Clone, Debug)]
-pub enum Word {
-    /// A derivation, an output, or `-`.
-    Build(String),
-    File(PathBuf),
-}
 
 /// One machine, with its records.
 #[derive(Serialize)]
@@ -37,6 +30,32 @@ pub struct Explained<'a> {
     /// The estimate in words, if it is the score.
     #[serde(skip)]
     pub estimated: Option<String>,
+}
+
+/// Returns the explanation of one machine, with its records.
+pub fn explained<'a>(machine: &'a Machine, explanation: &Explanation, state: &StateDirectory) -> Explained<'a> {
+    let now = health::now();
+    let (verdict, reason) = match &explanation.verdict {
+        Readiness::Ready => ("ready", None),
+        Readiness::Unknown => ("unknown", None),
+        Readiness::Not(reason) => ("rejected", Some(reason.to_string())),
+    };
+    let taken = Slots::of(state, machine).and_then(|slots| slots.taken()).unwrap_or_default();
+    Explained {
+        name: &machine.name,
+        port: machine.port,
+        score: explanation.score,
+        verdict,
+        reason,
+        holders: taken.into_iter().map(|(_, holder)| holder).collect(),
+        failures: HealthRecord::of(state, machine).ok().and_then(|record| record.read().failures),
+        drained: Drain::of(state, machine).ok().and_then(|drain| drain.read(now)),
+        substitutes: SubstituteRecord::of(state, machine).map(|record| record.read()).unwrap_or_default(),
+        transfer: None,
+        mark: ' ',
+        estimate: explanation.estimate.map(EstimateSummary::from),
+        estimated: explanation.estimate.filter(|_| explanation.scores_estimate).map(|estimate| estimate.to_string()),
+    }
 }
 
 /// An estimate, in seconds.

@@ -40,7 +40,7 @@ pub fn line(machines: &[MachineSnapshot], waiting: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::snapshot::SnapshotSource;
+    use super::super::source::SnapshotSource;
     use super::*;
     use crate::engine::Engine;
     use crate::hook::HookArguments;
