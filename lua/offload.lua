@@ -141,6 +141,9 @@
 ---@field wait_for_slot? number|offload.Wait
 ---How long an accepted build may wait while no matching machine can be reached; 0 to 86400. In seconds. Default: 60.
 ---@field wait_for_machine? number
+---Receives events: builds that failed, machines that went down or came up, machines on demand that were started or
+---stopped. A process of its own calls it, which no build waits for.
+---@field on_event? offload.OnEvent
 ---Limits of all machines with `on_demand` together.
 ---@field on_demand? offload.OnDemandLimits
 ---Limits of time and memory for Lua code.
@@ -152,6 +155,8 @@
 ---@field evaluate? number
 ---Time for all calls of the file's functions during one decision of the hook, in total. In seconds. Default: 0.5.
 ---@field decide? number
+---Time for a call of `on_event`. In seconds. Default: 10.
+---@field on_event? number
 ---Memory of the Lua interpreter. In bytes. Default: 64 MiB.
 ---@field memory? number
 
@@ -197,6 +202,37 @@
 ---A number, the higher the better; or false and why this machine is not to be chosen. May be called more than once for a
 ---build.
 ---@alias offload.ScoreFunction fun(request: offload.Request, machine: offload.BuildMachine|offload.LocalMachine, status: offload.Status): number|false, string?
+
+---Receives an event. What it returns is ignored.
+---@alias offload.OnEvent fun(event: offload.Event)
+
+---What has happened to a build or a machine. Fields that do not apply are nil.
+---@class offload.Event
+---`"build_failed"`: an accepted build has failed: its builder, a time limit, or all attempts. `"attempt_failed"`: an
+---attempt has failed because of the machine; another attempt follows, if one is left. `"machine_down"`: a machine
+---cannot be reached or fails builds, since now. `"machine_up"`: it responds again. `"machine_started"`,
+---`"machine_stopped"`, `"start_failed"`, `"stop_failed"`: about a machine on demand.
+---@field type string
+---When it happened, since 1970. In seconds.
+---@field time number
+---The event as a sentence.
+---@field text string
+---Name of the machine, with its port if that is not 22; nil: it is about none.
+---@field machine? string
+---Why, in words; nil: nothing has failed.
+---@field reason? string
+---File name of the derivation in the store; nil: it is about no build.
+---@field derivation? string
+---Name of the derivation, without directory, hash and `.drv`.
+---@field name? string
+---System type of the derivation.
+---@field system? string
+---Name of the user whose command requests the build; nil: unknown.
+---@field user? string
+---Number of the attempt, from 1.
+---@field attempt? integer
+---How long the machine took to start, or was on before it was stopped. In seconds.
+---@field seconds? number
 
 ---What the daemon asks for: one derivation to be built. The same table for all calls of one decision.
 ---@class offload.Request

@@ -7,6 +7,7 @@
 //!
 //! The build hook is one such program (`commands/build_hook.rs`). Other programs use the module `embed`.
 
+mod announcer;
 mod consideration;
 mod head;
 mod loading;

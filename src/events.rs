@@ -1,6 +1,7 @@
 //! Events of a build: for the log, for progress, for programs that embed the engine.
 
 pub(crate) mod attempts;
+pub mod pool;
 
 use std::fmt;
 

@@ -222,6 +222,7 @@ pub use embed::{
     OutputComparison, OutputCopy, Plan, Pool, Query, Readiness, Verdict,
 };
 pub use events::Event;
+pub use events::pool::{PoolEvent, PoolEventKind};
 pub use machine_file::{Diagnostic, Severity};
 pub use store::path::StorePath;
 

@@ -6,8 +6,9 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use offload::internals::events::pool::PoolEventKind;
 use offload::internals::state::StateDirectory;
-use offload::internals::state::history::{History, Outcome, Row};
+use offload::internals::state::history::{History, Outcome, PowerRow, Row};
 
 /// A head with two machines, one of which was never contacted, and a history with each outcome.
 fn head() -> tempfile::TempDir {
@@ -18,7 +19,8 @@ fn head() -> tempfile::TempDir {
              host_key = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPT8ND6KrrZZekAhAq/sAPtog9kbTgoklanLOTp4rVZ6' }},"
         )
     };
-    fs::write(head.path().join("machines.lua"), format!("return {{ {}{} }}", entry("b1"), entry("b2"))).unwrap();
+    let on_demand = entry("b2").replace("rVZ6' },", "rVZ6', on_demand = { start = { 'true' }, stop = { 'true' } } },");
+    fs::write(head.path().join("machines.lua"), format!("return {{ {}{} }}", entry("b1"), on_demand)).unwrap();
     let host = head.path().join("offload/b1:22");
     fs::create_dir_all(&host).unwrap();
     let status = serde_json::json!({ "host_name": "b1", "kernel": "Linux", "architecture": "x86_64", "load1": 0.5,
@@ -30,7 +32,12 @@ fn head() -> tempfile::TempDir {
         sent_bytes: 7,
         ..Row::new("/gnu/store/0yjkz5790xvq2z2fnq7s9wbmlrs56imh-x-1.drv", "x86_64-linux", outcome, 1)
     });
-    History::of(&StateDirectory::new(head.path().join("offload"))).append(&rows.collect::<Vec<_>>());
+    let history = History::of(&StateDirectory::new(head.path().join("offload")));
+    history.append(&rows.collect::<Vec<_>>());
+    for event in [PoolEventKind::MachineStarted, PoolEventKind::StartFailed, PoolEventKind::MachineStopped] {
+        let (machine, head) = ("b2".to_owned(), "head".to_owned());
+        history.append_power(PowerRow { event, machine, head, time: 1, duration: Some(2500), reason: None });
+    }
     head
 }
 
@@ -59,6 +66,15 @@ fn promtool(arguments: &[&str], input: &str) -> Output {
 #[test]
 fn promtool_accepts_the_metrics() {
     let head = head();
+    let text = metrics(head.path(), &[]);
+    for sample in [
+        "offload_machine_power{machine=\"b2\",state=\"off\"} 1\n",
+        "offload_machine_power_starts_total{machine=\"b2\",outcome=\"failed\"} 1\n",
+        "offload_machine_power_on_seconds_total{machine=\"b2\"} 2.5\n",
+        "offload_machine_power_booting_seconds_total{machine=\"b2\"} 2.5\n",
+    ] {
+        assert!(text.contains(sample), "{sample}: {text}");
+    }
     assert_eq!(printed(promtool(&["check", "metrics"], &metrics(head.path(), &["--format=prometheus"]))), "");
     // It reports what it does not accept.
     assert!(!promtool(&["check", "metrics"], "offload_x_total 1\n").stderr.is_empty());

@@ -10,7 +10,7 @@ use log::{debug, warn};
 
 use super::connect::unreachable;
 use super::expectations::Expectations;
-use super::on_demand::OnDemand;
+use super::on_demand::{OnDemand, boot_time};
 use super::open_sessions::OpenSessions;
 use super::reach::{MachineLink, reach};
 use super::record_health::change_health;
@@ -138,6 +138,10 @@ impl Environment for LiveEnvironment {
 
     fn power(&self, machine: &Machine) -> PowerState {
         self.0.on_demand.power(&self.0.state, machine)
+    }
+
+    fn boot_time(&self, machine: &Machine) -> Duration {
+        boot_time(&self.0.state, machine)
     }
 
     fn start_machine(&self, machine: &Machine) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::machine::{Machine, PoolLimits};
 use crate::scheduler::PowerState;
@@ -59,4 +60,15 @@ impl OnDemand {
 fn is_dead(state: &StateDirectory, machine: &Machine) -> bool {
     let is_failing = HealthRecord::of(state, machine).is_ok_and(|record| record.read().failures.is_some());
     is_failing && Slots::of(state, machine).and_then(|slots| slots.taken()).is_ok_and(|taken| taken.is_empty())
+}
+
+/// A machine that was never started is expected to boot within this part of its `boot_timeout`, which is set for the slowest
+/// boot.
+const ASSUMED_BOOT_PART: u32 = 4;
+
+/// Returns how long a machine is expected to boot: the median of its last boots, if it was started before.
+pub(super) fn boot_time(state: &StateDirectory, machine: &Machine) -> Duration {
+    let Some(on_demand) = &machine.on_demand else { return Duration::ZERO };
+    let known = PowerRecord::of(state, machine).ok().and_then(|record| record.read().boot_time());
+    known.unwrap_or(on_demand.boot_timeout / ASSUMED_BOOT_PART)
 }

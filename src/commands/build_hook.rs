@@ -17,6 +17,7 @@ use log::{debug, error, info, warn};
 use self::admission::Admission;
 use super::history::checkpoint_in_background;
 use super::machines::machine_file;
+use super::on_event;
 use super::power::{by_process, reap_by_process};
 use super::reporter::{Reporter, SharedWaits};
 use super::signals;
@@ -101,6 +102,8 @@ fn serve(
     engine.is_hook = true;
     engine.daemon = hook::main_daemon;
     engine.client = hook::client_user;
+    engine.hand_events_to(on_event::launch);
+    on_event::report_error(&engine);
     let store = &engine.directories.store;
     let mut reported = SeenMessages::default();
     let mut admission = Admission::new(&engine.state);

@@ -7,7 +7,7 @@
 //! With `--json` everything is one object: `version` (1), `file`, `request` (`system`, `features`, `derivation` or
 //! null; `input_bytes`, `expected_seconds` and `expected_output_bytes`, null if unknown), `machines` (`name`, `port`, `score`
 //! or null, `verdict`: `ready`, `unknown` or `rejected`, `reason` or null, `estimate` of the time until the outputs would be
-//! here, in `seconds`, with its parts `waiting`, `sending`, `building` and `retrieving`, and whether it is `learned` from
+//! here, in `seconds`, with its parts `starting`, `waiting`, `sending`, `building` and `retrieving`, and whether it is `learned` from
 //! the history; `holders` of its slots, `failures` and `drained` as recorded or null, `substitutes`: the recorded `rate` of its
 //! substitute servers and their `failures`, `transfer`: what would be `fetched` by the machine and `sent` to it, with
 //! `--probe` and a derivation whose inputs are in the store), `head` (the score of the head itself, or

@@ -3,6 +3,7 @@
 //!
 //! The history is read as the owner of the state. No machine is contacted, and no machine file is evaluated.
 
+mod power;
 mod table;
 pub(super) mod time;
 mod timeline;
@@ -24,7 +25,9 @@ use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::own_executable;
 use crate::state::health::{self, Time};
-use crate::state::history::{Filter, History, MachineSummary, Outcome, Row, summarize};
+use crate::state::history::{
+    Filter, History, MachineSummary, Outcome, PowerRow, PowerSummary, Row, summarize, summarize_power,
+};
 
 /// The version of the JSON form. It changes when a field is removed or changes its meaning; new fields may appear.
 const JSON_VERSION: u32 = 1;
@@ -82,6 +85,14 @@ impl Args {
         self.timeline.as_ref().map(|timeline| timeline.file.as_path())
     }
 
+    /// Returns the rows of machines on demand; none if only certain builds are wanted.
+    fn power_rows(&self, engine: &Engine, filter: &Filter) -> Result<Vec<PowerRow>, CommandError> {
+        match self.name.is_some() || self.user.is_some() || self.failed || !self.outcome.is_empty() {
+            true => Ok(Vec::new()),
+            false => engine.history().power_rows(filter).map_err(CommandError::failure),
+        }
+    }
+
     /// Returns the filter at the time `now`.
     fn filter(&self, now: Time) -> Filter {
         let failures = || Outcome::ALL.iter().copied().filter(|outcome| outcome.is_failure()).collect();
@@ -113,6 +124,9 @@ struct Report<'a> {
     builds: Option<&'a [Row]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     machines: Option<&'a [MachineSummary]>,
+    /// Only of machines on demand.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    power: &'a [PowerSummary],
 }
 
 /// Has another process move the write-ahead log of the history, if it has grown. This process does not wait for it: the
@@ -141,11 +155,14 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let written = if args.summary {
         let from = filter.since.or(rows.iter().map(|row| row.started).min()).unwrap_or(now);
         let machines = summarize(&rows, (from, filter.until.unwrap_or(now).min(now)));
+        let power = summarize_power(&args.power_rows(engine, &filter)?);
         match args.format.get() {
-            Format::Text => table::write_summary(&rows, &machines, Terminal::of_stdout(), &mut text),
-            Format::Recutils => write_records(&machines, &mut text),
+            Format::Text => table::write_summary(&rows, &machines, Terminal::of_stdout(), &mut text)
+                .and_then(|()| power::write(&power, Terminal::of_stdout(), &mut text)),
+            Format::Recutils => write_records(&machines, &mut text).and_then(|()| write_records(&power, &mut text)),
             Format::Json => {
-                let report = Report { version: JSON_VERSION, time: now, builds: None, machines: Some(&machines) };
+                let report =
+                    Report { version: JSON_VERSION, time: now, builds: None, machines: Some(&machines), power: &power };
                 write_json(&report, true, &mut text)
             }
         }
@@ -154,7 +171,8 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
             Format::Text => table::write(&rows, now, Terminal::of_stdout(), &mut text),
             Format::Recutils => write_records(&rows, &mut text),
             Format::Json => {
-                let report = Report { version: JSON_VERSION, time: now, builds: Some(&rows), machines: None };
+                let report =
+                    Report { version: JSON_VERSION, time: now, builds: Some(&rows), machines: None, power: &[] };
                 write_json(&report, true, &mut text)
             }
         }

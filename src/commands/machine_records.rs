@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::machine::{Machine, label};
 use crate::machine_file::Pool;
 use crate::state::health::Time;
-use crate::state::{Drain, HealthRecord, Slots, StateDirectory};
+use crate::state::{Drain, HealthRecord, Phase, PowerRecord, Slots, StateDirectory};
 
 /// The records of this head about a machine. Times are in milliseconds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,6 +22,10 @@ pub struct MachineRecord {
     pub failures: u32,
     pub back_off: Time,
     pub last_contact: Option<Time>,
+    /// The state of a machine on demand.
+    pub power: Option<Phase>,
+    /// How long it has been on since its start, if it is on.
+    pub on: Option<Time>,
 }
 
 /// Returns the records of all machines, each host once.
@@ -38,6 +42,8 @@ pub fn machines(pool: &Pool, state: &StateDirectory, now: Time) -> Vec<MachineRe
     let record = |(name, machine): (String, &Machine)| {
         let health = HealthRecord::of(state, machine).map(|record| record.read()).unwrap_or_default();
         let failures = health.failures.as_ref();
+        let power = machine.on_demand.as_ref().and_then(|_| PowerRecord::of(state, machine).ok());
+        let power = power.map(|record| record.read());
         MachineRecord {
             name,
             slots: machine.parallel_builds,
@@ -50,6 +56,8 @@ pub fn machines(pool: &Pool, state: &StateDirectory, now: Time) -> Vec<MachineRe
                 until.saturating_sub(now)
             }),
             last_contact: health.measured,
+            power: power.as_ref().map(|power| power.phase),
+            on: power.filter(|power| power.phase != Phase::Off).map(|power| now.saturating_sub(power.started)),
         }
     };
     hosts.into_iter().map(record).collect()

@@ -14,7 +14,7 @@ use super::{Command, CommandLine};
 use super::{
     add, annotations, as_user, authorize, build, build_hook, challenge, complete, convert, daemon_user, disconnect,
     documents, drain, eval, explain, guix_wrapper, help, history, history_file, init, install, log, log_level,
-    machines, metrics, power, report, ssh, status, test,
+    machines, metrics, on_event, power, report, ssh, status, test,
 };
 use crate::engine::{Engine, STATE_SUBDIRECTORY};
 use crate::exit::ExitStatus;
@@ -93,6 +93,7 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
         Command::Start(args) | Command::Stop(args) => for_checks(args.machine_file())?,
         Command::Reap(args) if args.as_daemon => return power::reap_as_daemon().map(Some),
         Command::Reap(args) => for_checks(args.machine_file())?,
+        Command::OnEvent(args) => for_checks(args.machine_file())?,
         Command::Drain(args) => for_machine_file(args.machine_file())?,
         Command::Undrain(args) => for_machine_file(args.machine_file())?,
         Command::Disconnect(args) => for_machine_file(args.machine_file())?,
@@ -143,7 +144,8 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
 
 fn run(command: Command) -> CommandResult {
     let directories = Directories::from_environment().map_err(CommandError::failure)?;
-    let engine = Engine::new(directories, HookArguments::without_limits(&machines::own_system()));
+    let mut engine = Engine::new(directories, HookArguments::without_limits(&machines::own_system()));
+    engine.hand_events_to(on_event::launch);
     let (out, messages) = (&mut io::stdout(), &mut io::stderr());
     match command {
         Command::Eval(args) => eval::run(&args, &engine, out, messages),
@@ -152,6 +154,7 @@ fn run(command: Command) -> CommandResult {
         Command::Start(args) => power::start(&args, &engine, messages),
         Command::Stop(args) => power::stop(&args, &engine, messages),
         Command::Reap(args) => power::reap(&args, &engine, messages),
+        Command::OnEvent(args) => on_event::run(&args, &engine),
         Command::Drain(args) => drain::drain(&args, &engine, messages),
         Command::Undrain(args) => drain::undrain(&args, &engine, messages),
         Command::Disconnect(args) => disconnect::run(&args, &engine, messages),

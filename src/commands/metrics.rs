@@ -5,6 +5,7 @@
 //! file was lost. No name of a derivation and no name of a user is a label, since there is no limit to their number.
 
 mod exposition;
+mod power;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -20,7 +21,7 @@ use crate::engine::Engine;
 use crate::exit::ExitStatus;
 use crate::permissions::User;
 use crate::state::health;
-use crate::state::history::{Outcome, Total};
+use crate::state::history::{Outcome, PowerSummary, Total};
 use crate::state::{Queue, StateDirectory};
 
 /// The name of the file for node exporter, which reads those that end in .prom.
@@ -54,8 +55,9 @@ impl Args {
 pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let (_, pool) = load(args.machine_file(), engine)?;
     let totals = engine.history().totals().map_err(CommandError::failure)?;
+    let power = engine.history().power_totals().map_err(CommandError::failure)?;
     let format = if args.writes_file() { Exposition::Prometheus } else { args.format };
-    let text = text(&machines(&pool, &engine.state, health::now()), queued(&engine.state), &totals, format);
+    let text = text(&machines(&pool, &engine.state, health::now()), queued(&engine.state), (&totals, &power), format);
     finish(args, &text)
 }
 
@@ -103,7 +105,12 @@ const fn counter(name: &'static str, unit: &'static str, help: &'static str) -> 
 }
 
 /// Returns the text of all metrics.
-fn text(machines: &[MachineRecord], queued: usize, totals: &[Total], format: Exposition) -> String {
+fn text(
+    machines: &[MachineRecord],
+    queued: usize,
+    (totals, power): (&[Total], &[PowerSummary]),
+    format: Exposition,
+) -> String {
     let mut writer = Writer::new(format);
     write_machines(machines, &mut writer);
     writer.add(
@@ -111,6 +118,7 @@ fn text(machines: &[MachineRecord], queued: usize, totals: &[Total], format: Exp
         [(Vec::new(), queued as f64)],
     );
     write_totals(totals, &mut writer);
+    power::write(machines, power, &mut writer);
     writer.finish()
 }
 

@@ -36,6 +36,7 @@ mod machine_records;
 mod machines;
 mod main;
 pub mod metrics;
+pub mod on_event;
 mod output_file;
 mod pictures;
 pub mod power;
@@ -83,6 +84,9 @@ enum Command {
     Stop(power::Args),
     /// Stop the machines on demand that are idle; for a timer.
     Reap(power::ReapArgs),
+    /// Call `on_event` of the machine file with the events that wait. Hooks run this.
+    #[command(hide = true)]
+    OnEvent(on_event::Args),
     /// Give a machine no new builds for a while; its running builds continue.
     Drain(drain::DrainArgs),
     /// Give a drained machine builds again.

@@ -7,7 +7,7 @@ mod as_daemon;
 mod launch;
 
 pub use as_daemon::run as reap_as_daemon;
-pub use launch::{by_process, reap_by_process};
+pub use launch::{by_process, reap_by_process, spawn};
 
 use std::io::Write;
 use std::path::Path;

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::functions;
 use crate::engine;
+use crate::events::pool::{PoolEvent, PoolListener};
 use crate::hook::request::is_system;
 use crate::hook::{HookArguments, own_system};
 use crate::local::{Directories, DirectoryError, ImportConnections};
@@ -62,6 +63,7 @@ pub struct EngineBuilder {
     build_timeout: Option<Duration>,
     closes_sessions: bool,
     functions: Vec<Extend>,
+    listener: Option<PoolListener>,
 }
 
 impl EngineBuilder {
@@ -134,6 +136,14 @@ impl EngineBuilder {
         self
     }
 
+    /// Receives the events of the pools: builds that failed, machines that went down or came up, machines on demand that
+    /// were started or stopped. They are those of this program: another process may have the event of a machine that both
+    /// use. `receive` is called on any thread, and must return at once. `on_event` of a machine file is not called.
+    pub fn on_event(mut self, receive: impl Fn(&PoolEvent) + Send + Sync + 'static) -> EngineBuilder {
+        self.listener = Some(PoolListener::new(receive));
+        self
+    }
+
     /// Makes the engine. It reads the environment and opens nothing.
     pub fn build(self) -> Result<Engine, EngineError> {
         let mut directories = Directories::from_environment()?;
@@ -155,6 +165,9 @@ impl EngineBuilder {
             ..HookArguments::without_limits(&system)
         };
         let mut engine = engine::Engine::new(directories, arguments);
+        if let Some(listener) = self.listener {
+            engine.state = engine.state.with_listener(listener);
+        }
         engine.persists_connections = !self.closes_sessions;
         Ok(Engine(Arc::new(EngineState { engine, functions: self.functions, imports: ImportConnections::default() })))
     }

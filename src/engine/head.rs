@@ -1,15 +1,18 @@
 //! This machine: its directories, its state and its history.
 
 use std::os::fd::OwnedFd;
-use std::sync::OnceLock;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
 
+use log::debug;
 use rustix::system::uname;
 
 use crate::build::{OpenSessions, collect_in_background};
+use crate::events::pool::PoolListener;
 use crate::hook::{HookArguments, Request};
 use crate::local::Directories;
 use crate::state::history::{History, Outcome, Row};
-use crate::state::{StateDirectory, health};
+use crate::state::{Outbox, StateDirectory, health};
 
 /// The directory of all state, inside the daemon's state directory.
 pub const STATE_SUBDIRECTORY: &str = "offload";
@@ -35,6 +38,8 @@ pub struct Engine {
     pub client: fn() -> Option<String>,
     /// The result of `client`.
     client_name: OnceLock<Option<String>>,
+    /// The last machine file that was loaded, if it has `on_event`.
+    pub(super) event_file: Arc<Mutex<Option<PathBuf>>>,
 }
 
 impl Engine {
@@ -44,7 +49,31 @@ impl Engine {
         let (persists_connections, is_hook) = (false, false);
         let (daemon, client): (fn() -> _, fn() -> _) = (|| None, || None);
         let client_name = OnceLock::new();
-        Engine { directories, state, arguments, persists_connections, is_hook, daemon, client, client_name }
+        Engine {
+            directories,
+            state,
+            arguments,
+            persists_connections,
+            is_hook,
+            daemon,
+            client,
+            client_name,
+            event_file: Arc::default(),
+        }
+    }
+
+    /// Passes events on to `on_event` of the machine file that was loaded last, if it has this function: the event is
+    /// appended to those that wait, and `launch` has them passed on.
+    pub fn hand_events_to(&mut self, launch: fn(&Path)) {
+        let (outbox, file) = (Outbox::of(&self.state), Arc::clone(&self.event_file));
+        let listener = PoolListener::new(move |event| {
+            let Some(file) = file.lock().ok().and_then(|file| file.clone()) else { return };
+            match outbox.push(event) {
+                Ok(()) => launch(&file),
+                Err(error) => debug!("an event is lost: {error}"),
+            }
+        });
+        self.state = self.state.clone().with_listener(listener);
     }
 
     /// Returns the history of this head.

@@ -22,7 +22,11 @@ impl Engine {
     /// Evaluates a machine file in this context.
     pub fn load_pool_with(&self, path: &Path, context: &LoadContext) -> Result<Pool, Report> {
         self.check_writers(path)?;
-        load(path, context)
+        let pool = load(path, context)?;
+        if let Ok(mut file) = self.event_file.lock() {
+            *file = pool.settings.has_on_event.then(|| path.to_owned());
+        }
+        Ok(pool)
     }
 
     /// Refuses a machine file that unknown users can write, or the owner of the state, if this process is root and the

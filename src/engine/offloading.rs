@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::announcer::Announcer;
 use super::consideration::Consideration;
 use super::head::Engine;
 use crate::build::{Build, Chosen, FailOver, HistoryRecorder};
@@ -95,10 +96,13 @@ impl Consideration<'_> {
             daemon,
         };
         let history = self.engine.history();
-        let mut recorder = HistoryRecorder::new(observer, &history);
+        let row = self.engine.row(self.request, Outcome::Built);
+        let mut announcer = Announcer::new(observer, state, &row);
+        let mut recorder = HistoryRecorder::new(&mut announcer, &history);
         let result = job.run(first, ticket, log, &mut recorder);
-        let rows = recorder.rows(&self.engine.row(self.request, Outcome::Built), &result);
+        let rows = recorder.rows(&row, &result);
         history.append(&rows);
+        announcer.ended(rows.last());
         result
     }
 }

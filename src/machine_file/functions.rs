@@ -20,6 +20,7 @@ pub(super) struct MachineFunctions {
     pub when_unreachable: Option<Function>,
     pub max_attempts: Option<Function>,
     pub wait_for_slot: Option<Function>,
+    pub on_event: Option<Function>,
 }
 
 impl MachineFunctions {
@@ -32,6 +33,7 @@ impl MachineFunctions {
             when_unreachable: function("when_unreachable"),
             max_attempts: function("max_attempts"),
             wait_for_slot: function("wait_for_slot"),
+            on_event: function("on_event"),
         }
     }
 }

@@ -44,6 +44,7 @@ mod locate;
 mod machine_fields;
 mod on_demand;
 mod on_demand_calls;
+mod on_event;
 mod pool;
 mod request;
 mod request_callbacks;
@@ -61,6 +62,7 @@ pub use insert::{InsertError, insert};
 pub use machine_fields::{BUILD_MACHINE_FIELDS, Entry, LOCAL_MACHINE_FIELDS, LocalMachine};
 pub use on_demand::{ON_DEMAND_FIELDS, ON_DEMAND_LIMITS_FIELDS};
 pub use on_demand_calls::ActionFunction;
+pub use on_event::EVENT_FIELDS;
 pub use pool::{Extend, LoadContext, Pool, load, load_text};
 pub use request::{
     DERIVATION_FIELDS, DerivationReader, LuaRequest, LuaStatus, OUTPUT_FIELDS, QueueCounter, REQUEST_FIELDS,

@@ -33,6 +33,8 @@ pub struct Settings {
     pub has_score: bool,
     /// Whether that is `offload.soonest`.
     pub scores_soonest: bool,
+    /// Whether there is a function `on_event`.
+    pub has_on_event: bool,
 }
 
 impl Default for Settings {
@@ -48,6 +50,7 @@ impl Default for Settings {
             has_accepts: false,
             has_score: false,
             scores_soonest: false,
+            has_on_event: false,
         }
     }
 }
@@ -101,13 +104,20 @@ pub struct Limits {
     pub evaluate: Duration,
     /// Time for all calls of functions of the machine file during one decision.
     pub decide: Duration,
+    /// Time for a call of `on_event`.
+    pub on_event: Duration,
     /// Bytes of memory.
     pub memory: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { evaluate: Duration::from_secs(5), decide: Duration::from_millis(500), memory: 64 << 20 }
+        Limits {
+            evaluate: Duration::from_secs(5),
+            decide: Duration::from_millis(500),
+            on_event: Duration::from_secs(10),
+            memory: 64 << 20,
+        }
     }
 }
 
@@ -185,6 +195,14 @@ pub const POOL_FIELDS: &[Field<Settings>] = &[
     .unit("seconds")
     .read(|f, s| waiting_time(f).map(|time| s.wait_for_machine = time))
     .json(|s| seconds_to_json(s.wait_for_machine)),
+    PoolField::new(
+        "on_event",
+        "offload.OnEvent",
+        "Receives events: builds that failed, machines that went down or came up, machines on demand that were started \
+         or stopped. A process of its own calls it, which no build waits for.",
+    )
+    .read(|f, s| f.function().map(|_| s.has_on_event = true))
+    .json(|s| json!(s.has_on_event)),
     PoolField::new("on_demand", "offload.OnDemandLimits", "Limits of all machines with `on_demand` together.")
         .read(|f, s| on_demand::pool(f, &mut s.on_demand))
         .json(|s| json!(FieldValues(ON_DEMAND_LIMITS_FIELDS, &s.on_demand))),
@@ -207,6 +225,10 @@ pub const LIMITS_FIELDS: &[Field<Limits>] = &[
     .unit("seconds")
     .read(|f, l| f.seconds(MAX_LUA_SECONDS).map(|time| l.decide = time))
     .json(|l| seconds_to_json(l.decide)),
+    LimitField::new("on_event", "number", "Time for a call of `on_event`.")
+        .unit("seconds")
+        .read(|f, l| f.seconds(MAX_LUA_SECONDS).map(|time| l.on_event = time))
+        .json(|l| seconds_to_json(l.on_event)),
     LimitField::new("memory", "number", "Memory of the Lua interpreter.")
         .unit("bytes")
         .read(|f, l| f.whole(MIN_LUA_MEMORY, MAX_LUA_MEMORY).map(|bytes| l.memory = bytes))

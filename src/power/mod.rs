@@ -16,6 +16,7 @@ mod action;
 mod launch;
 #[cfg(feature = "cli")]
 mod reap;
+mod report;
 mod start;
 mod stop;
 

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info};
 
+use super::report::report;
 use super::{Head, PowerError, action, stop};
 use crate::build::{check_store, record_success};
 use crate::cancel;
+use crate::events::pool::PoolEventKind;
 use crate::machine::{Machine, OnDemand};
 use crate::machine_file::ActionFunction;
 use crate::remote::Connection;
@@ -47,9 +49,12 @@ pub fn start(head: Head<'_>, index: usize) -> Result<Option<Duration>, PowerErro
         Ok(status) => {
             record.change(|power| power.running(health::now()))?;
             record_success(head.state, machine, status);
-            Ok(Some(began.elapsed()))
+            let took = began.elapsed();
+            report(head, machine, PoolEventKind::MachineStarted, None, Some(took.as_secs_f64()));
+            Ok(Some(took))
         }
         Err(error) => {
+            report(head, machine, PoolEventKind::StartFailed, Some(&error), None);
             let stopped = stop::clear(head, index, &record);
             record.change(|power| power.failed(health::now(), error.clone()))?;
             Err(PowerError::Start(match stopped {

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
+use super::report::report;
 use super::{Head, PowerError, action};
+use crate::events::pool::PoolEventKind;
 use crate::machine::Machine;
 use crate::machine_file::ActionFunction;
 use crate::remote::{Connection, Error, owner};
@@ -64,12 +66,17 @@ pub(super) fn clear(head: Head<'_>, index: usize, record: &PowerRecord) -> Resul
         .and_then(|_| wait_until_off(head, machine, began, on_demand.stop_timeout));
     match stopped {
         Ok(()) => {
-            record.change(|power| power.off(health::now()))?;
+            let (started, now) = (record.read().started, health::now());
+            record.change(|power| power.off(now))?;
+            // Without a record it is unknown when the machine was started.
+            let on = (started > 0).then(|| now.saturating_sub(started) as f64 / 1000.0);
+            report(head, machine, PoolEventKind::MachineStopped, None, on);
             Ok(())
         }
         Err(error) => {
             // It may run. So it stays in this phase: it gets no builds, and the next reaper or start tries again.
             record.change(|power| power.error = Some(format!("not stopped: {error}")))?;
+            report(head, machine, PoolEventKind::StopFailed, Some(&error), None);
             Err(PowerError::Stop(error))
         }
     }

@@ -54,6 +54,11 @@ pub trait Environment: Clone + Send + Sync + 'static {
         PowerState::Running
     }
 
+    /// Returns how long a machine on demand is expected to boot.
+    fn boot_time(&self, _machine: &Machine) -> Duration {
+        Duration::ZERO
+    }
+
     /// Requests the start of a machine on demand. Another process may have begun it.
     fn start_machine(&self, _machine: &Machine) {}
 

@@ -129,6 +129,10 @@ impl<E: Environment> Environment for DryRun<E> {
         self.0.power(machine)
     }
 
+    fn boot_time(&self, machine: &Machine) -> Duration {
+        self.0.boot_time(machine)
+    }
+
     fn try_probe_lock(&self, _: &Machine) -> Result<Option<()>, String> {
         Ok(Some(()))
     }

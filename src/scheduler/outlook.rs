@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::environment::Environment;
+use super::power_state::PowerState;
 use super::rules::RuleInput;
 use super::soonest::{Estimate, Occupied, Situation, machine_estimate};
 use crate::machine::{Machine, label};
@@ -38,7 +39,14 @@ fn occupied(known: &RuleInput<'_>) -> Vec<Occupied> {
 }
 
 fn estimate_of<E: Environment>(machine: &Machine, running: &[Occupied], load: Option<f64>, env: &E) -> Estimate {
+    let boot = match env.power(machine) {
+        PowerState::Running => None,
+        PowerState::Starting { since } => Some(env.boot_time(machine).saturating_sub(since)),
+        // It can be started, now or later.
+        _ => Some(env.boot_time(machine)),
+    };
     let situation = Situation {
+        boot,
         machine: &label(&machine.name, machine.port),
         slots: machine.parallel_builds as usize,
         running,

@@ -1,6 +1,6 @@
 //! When the outputs of a build would be here: the score of a machine file with `score = offload.soonest`.
 //!
-//! The estimate adds up the wait for a build slot, the upload of missing inputs, the build, and the download of the outputs.
+//! The estimate adds up the start of a machine on demand that is off, the wait for a build slot, the upload of missing inputs, the build, and the download of the outputs.
 //! The score is minus that time, in seconds. The head itself has the build only, so that a tiny build stays here.
 //!
 //! The time of the builder is the learned one, times one plus the load per core, as in the default score. If the name was never
@@ -30,9 +30,14 @@ const TRIAL_BONUS: f64 = 0.8;
 /// The shortest time for which a running build of unknown length is expected to run on, in seconds.
 const MIN_REMAINING: f64 = 5.0;
 
+/// The shortest time that a machine which does not run takes to start, in seconds.
+const MIN_BOOT: f64 = 1.0;
+
 /// The times of a build on a machine, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Estimate {
+    /// Until the machine has started, if it does not run.
+    pub starting: f64,
     /// Until a build slot is free.
     pub waiting: f64,
     /// Connecting, and sending missing inputs.
@@ -47,7 +52,7 @@ pub struct Estimate {
 impl Estimate {
     /// Returns the seconds until the outputs are here.
     pub fn total(&self) -> f64 {
-        self.waiting + self.sending + self.building + self.retrieving
+        self.starting + self.waiting + self.sending + self.building + self.retrieving
     }
 }
 
@@ -70,12 +75,14 @@ pub struct Situation<'a> {
     pub load: Option<f64>,
     /// The bytes of the inputs that it lacks, as far as known.
     pub missing_bytes: Option<u64>,
+    /// The time until it has started. `None`: it runs.
+    pub boot: Option<Duration>,
 }
 
 /// Estimates a build on a machine of the pool.
 pub fn machine_estimate(learned: &Learned, situation: &Situation<'_>) -> Estimate {
     let unknown = MachineRecord::default();
-    let Situation { machine, slots, running, load, missing_bytes } = *situation;
+    let Situation { machine, slots, running, load, missing_bytes, boot } = *situation;
     let record = learned.machines.get(machine).unwrap_or(&unknown);
     let usual = learned.usual();
     let [sending, receiving] = [record.sending.or(usual.sending), record.receiving.or(usual.receiving)]
@@ -83,6 +90,7 @@ pub fn machine_estimate(learned: &Learned, situation: &Situation<'_>) -> Estimat
     let overhead = record.overhead.or(usual.overhead).unwrap_or(ASSUMED_OVERHEAD);
     let time = |bytes: f64, rate: f64| bytes / rate.max(1.0);
     Estimate {
+        starting: boot.map_or(0.0, |boot| boot.as_secs_f64().max(MIN_BOOT)),
         waiting: wait_for_slot(slots, running),
         sending: overhead + time(missing_bytes.unwrap_or(0) as f64, sending),
         building: build_seconds(learned, machine, record.builds == 0 && running.is_empty()) * busy(load),
@@ -138,6 +146,7 @@ impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "about {}", Seconds(self.total()))?;
         let parts = [
+            (self.starting, "to start"),
             (self.waiting, "until a slot is free"),
             (self.sending, "to send"),
             (self.building, "to build"),

@@ -27,7 +27,8 @@ use serde::{Deserialize, Serialize};
 use super::json_record::JsonRecord;
 use super::lock::try_lock;
 use super::{StateDirectory, StateError};
-use crate::machine::Machine;
+use crate::events::pool::{PoolEvent, PoolEventKind};
+use crate::machine::{Machine, label};
 use crate::status::MachineStatus;
 
 /// How old a status may be for a decision. An older one is probed again.
@@ -81,6 +82,9 @@ pub struct Failures {
     /// Whether the last one was a ban.
     #[serde(default)]
     pub is_ban: bool,
+    /// Whether there was an event about it ([`HealthRecord::change`]).
+    #[serde(default)]
+    pub is_announced: bool,
 }
 
 /// The availability of a host at some moment.
@@ -211,9 +215,9 @@ impl Health {
             Some(failures) if !failures.is_over(now) => failures,
             Some(failures) => {
                 let (since, count) = (failures.since.min(now), failures.count.saturating_add(1));
-                Failures { since, last: now, count, error, is_ban }
+                Failures { since, last: now, count, error, is_ban, is_announced: failures.is_announced }
             }
-            None => Failures { since: now, last: now, count: 1, error, is_ban },
+            None => Failures { since: now, last: now, count: 1, error, is_ban, is_announced: false },
         };
         Health { failures: Some(failures), probing_since: None, ..self }
     }
@@ -221,7 +225,11 @@ impl Health {
 
 /// The record of one host.
 #[derive(Clone, Debug)]
-pub struct HealthRecord(JsonRecord<Health>);
+pub struct HealthRecord {
+    record: JsonRecord<Health>,
+    machine: String,
+    state: StateDirectory,
+}
 
 /// The lock for probing a host.
 #[derive(Debug)]
@@ -232,22 +240,44 @@ pub struct ProbeLock {
 impl HealthRecord {
     /// Returns the record of the host that `machine` describes.
     pub fn of(state: &StateDirectory, machine: &Machine) -> Result<HealthRecord, StateError> {
-        Ok(HealthRecord(JsonRecord::of(state, machine, "health")?))
+        let machine_label = label(&machine.name, machine.port);
+        let record = JsonRecord::of(state, machine, "health")?;
+        Ok(HealthRecord { record, machine: machine_label, state: state.clone() })
     }
 
     /// Reads the record. A missing or invalid record is an empty one.
     pub fn read(&self) -> Health {
-        self.0.read().unwrap_or_default()
+        self.record.read().unwrap_or_default()
     }
 
-    /// Replaces the record by the result of `change`.
+    /// Replaces the record by the result of `change`. There is an event if the host has gone down or has come up.
+    ///
+    /// A probe that has begun after one without a result tells nothing yet: most often the earlier process has just ended.
     pub fn change(&self, change: impl FnOnce(Health) -> Health) -> Result<(), StateError> {
-        self.0.change(|health| change(health.unwrap_or_default()))
+        let mut event = None;
+        self.record.change(|before| {
+            let before = before.unwrap_or_default();
+            let was_announced = before.failures.as_ref().is_some_and(|failures| failures.is_announced);
+            let mut after = change(before);
+            let probing = after.probing_since.is_some();
+            let about = |kind| PoolEvent::of_machine(kind, now(), self.machine.clone());
+            match &mut after.failures {
+                None if was_announced => event = Some(about(PoolEventKind::MachineUp)),
+                Some(failures) if !failures.is_announced && !probing => {
+                    failures.is_announced = true;
+                    event = Some(about(PoolEventKind::MachineDown).because(&failures.error));
+                }
+                _ => {}
+            }
+            after
+        })?;
+        event.iter().for_each(|event| self.state.announce(event));
+        Ok(())
     }
 
     /// Takes the lock for probing the host; `None` while another process holds it.
     pub fn try_probe_lock(&self) -> Result<Option<ProbeLock>, StateError> {
-        Ok(try_lock(&self.0.path().with_file_name("probe.lock"))?.map(|file| ProbeLock { _file: file }))
+        Ok(try_lock(&self.record.path().with_file_name("probe.lock"))?.map(|file| ProbeLock { _file: file }))
     }
 }
 

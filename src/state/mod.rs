@@ -13,6 +13,7 @@ mod lock;
 mod log_level;
 pub mod logins;
 mod other_store;
+mod outbox;
 pub mod power;
 mod registration;
 mod signing_keys;
@@ -39,6 +40,7 @@ pub use known_outputs::KnownOutputs;
 pub use lock::LockWait;
 pub use log_level::LogLevel;
 pub use other_store::OtherStore;
+pub use outbox::{CallsLock, Outbox};
 pub use power::{Phase, Power, PowerLock, PowerRecord, as_started};
 pub use queue::{Queue, QueueTicket, WaitingBuild};
 pub use registration::RegistrationLock;
@@ -48,12 +50,17 @@ pub use substitutes::{SubstituteRecord, SubstituteServers};
 pub use throughput::{LinkSpeed, Throughput, ThroughputRecord};
 pub use turn::Turn;
 
+use crate::events::pool::{PoolEvent, PoolListener};
 use crate::machine::Machine;
 use crate::permissions::{Need, files, remedy};
 
 /// The directory of all state, `STATE/offload`.
 #[derive(Clone, Debug)]
-pub struct StateDirectory(PathBuf);
+pub struct StateDirectory {
+    path: PathBuf,
+    /// Receives the events of the pool that come from changes of the state.
+    listener: Option<PoolListener>,
+}
 
 /// State that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -66,17 +73,29 @@ pub struct StateError {
 impl StateDirectory {
     /// Returns the state below `path`. Directories are created when they are needed.
     pub fn new(path: impl Into<PathBuf>) -> StateDirectory {
-        StateDirectory(path.into())
+        StateDirectory { path: path.into(), listener: None }
+    }
+
+    /// Returns the same state, with a listener for the events of the pool.
+    pub fn with_listener(self, listener: PoolListener) -> StateDirectory {
+        StateDirectory { listener: Some(listener), ..self }
+    }
+
+    /// Passes an event on to the listener.
+    pub fn announce(&self, event: &PoolEvent) {
+        if let Some(listener) = &self.listener {
+            listener.receive(event);
+        }
     }
 
     /// Returns the directory itself.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// Returns the directory of the sockets of SSH sessions that stay open. It may not exist.
     pub fn persist_directory(&self) -> PathBuf {
-        self.0.join("persist")
+        self.path.join("persist")
     }
 
     /// Creates that directory if needed.
@@ -86,13 +105,13 @@ impl StateDirectory {
 
     /// Returns the directory itself, created if needed.
     fn shared(&self) -> Result<&Path, StateError> {
-        create_directory(&self.0)?;
-        Ok(&self.0)
+        create_directory(&self.path)?;
+        Ok(&self.path)
     }
 
     /// Returns the directory of one host. The first file in it creates it, so that reading leaves nothing behind.
     pub fn of(&self, machine: &Machine) -> Result<PathBuf, StateError> {
-        let path = self.0.join(machine.address());
+        let path = self.path.join(machine.address());
         files::check_directory(&path).map_err(|cause| StateError { path: path.clone(), cause })?;
         Ok(path)
     }

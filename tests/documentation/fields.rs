@@ -4,8 +4,8 @@
 
 use crate::page::{manual, quoted, top};
 use offload::internals::machine_file::{
-    ANNOTATIONS, BUILD_MACHINE_FIELDS, DERIVATION_FIELDS, Field, LIMITS_FIELDS, LOCAL_MACHINE_FIELDS, ON_DEMAND_FIELDS,
-    ON_DEMAND_LIMITS_FIELDS, OUTPUT_FIELDS, POOL_FIELDS, REQUEST_FIELDS, STATUS_FIELDS,
+    ANNOTATIONS, BUILD_MACHINE_FIELDS, DERIVATION_FIELDS, EVENT_FIELDS, Field, LIMITS_FIELDS, LOCAL_MACHINE_FIELDS,
+    ON_DEMAND_FIELDS, ON_DEMAND_LIMITS_FIELDS, OUTPUT_FIELDS, POOL_FIELDS, REQUEST_FIELDS, STATUS_FIELDS,
 };
 use std::fs;
 
@@ -26,6 +26,17 @@ fn class<T: Default>(schema: &[Field<T>], is_given: bool) -> String {
         text += &comment(&about);
         let mark = if field.required || is_given { "" } else { "?" };
         text += &format!("---@field {}{mark} {}\n", field.name, field.lua);
+    }
+    text
+}
+
+/// The fields of a class of what functions are given; those after the first `given` may be nil.
+fn class_of_given<T>(schema: &[Field<T>], given: usize) -> String {
+    let mut text = String::new();
+    for (number, field) in schema.iter().enumerate() {
+        let unit = if field.unit.is_empty() { String::new() } else { format!(" In {}.", field.unit) };
+        text += &comment(&format!("{}{unit}", field.about));
+        text += &format!("---@field {}{} {}\n", field.name, if number < given { "" } else { "?" }, field.lua);
     }
     text
 }
@@ -102,6 +113,7 @@ fn the_annotations_are_those_of_the_fields() {
         class("OnDemandLimits", self::class(ON_DEMAND_LIMITS_FIELDS, false)),
         class("Request", self::class(REQUEST_FIELDS, true)),
         class("Status", self::class(STATUS_FIELDS, false)),
+        class("Event", class_of_given(EVENT_FIELDS, 3)),
     ];
     check("lua/offload.lua", "\n\n", &parts);
 }
@@ -117,6 +129,7 @@ fn the_tables_of_the_manual_are_those_of_the_fields() {
         ("on_demand of the pool", table(ON_DEMAND_LIMITS_FIELDS)),
         ("request", table_of_given(REQUEST_FIELDS)),
         ("status", table_of_given(STATUS_FIELDS)),
+        ("event", table_of_given(EVENT_FIELDS)),
     ];
     let parts = parts.map(|(name, table)| (format!("<!-- fields of {name} -->\n\n"), table));
     check("doc/manual/machine-file.md", "\n\n<!-- end -->", &parts);

@@ -147,6 +147,18 @@ fn many_builds_cause_one_start_and_the_idle_machine_is_stopped() {
     assert!(head.offload(&["start", "b1"]).messages.contains("it runs already"));
     assert_eq!(head.offload(&["stop", "b1"]).status, Some(0));
     assert_eq!(switch.uses(), ["start", "stop", "start", "stop"]);
+    // The history has both starts and both stops.
+    let history = head.offload(&["history", "--summary", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&history.out).unwrap();
+    let power = &json["power"][0];
+    assert_eq!(
+        (&power["starts"], &power["stops"], &power["failed_starts"]),
+        (&2.into(), &2.into(), &0.into()),
+        "{json}"
+    );
+    assert!(power["on"].as_u64() > power["booting"].as_u64() && power["median_boot"].as_u64() >= Some(1_000), "{json}");
+    let metrics = head.offload(&["metrics"]).out;
+    assert!(metrics.contains(&format!("offload_machine_power{{machine=\"b1:{port}\",state=\"off\"}} 1")), "{metrics}");
 }
 
 #[test]

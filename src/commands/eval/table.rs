@@ -90,13 +90,15 @@ fn write_settings(settings: &Settings, output: &mut dyn Write) -> io::Result<()>
         ("when_unreachable", fallback(settings.when_unreachable).to_owned()),
         ("max_attempts", settings.max_attempts.map_or("a function".to_owned(), |attempts| attempts.to_string())),
         ("wait_for_slot", slot_wait(settings.wait_for_slot)),
+        ("on_event", given(settings.has_on_event, "none").to_owned()),
         ("wait_for_machine", seconds(settings.wait_for_machine)),
         (
             "limits",
             format!(
-                "{} s to evaluate, {} s to decide, {} MiB",
+                "{} s to evaluate, {} s to decide, {} s for an event, {} MiB",
                 limits.evaluate.as_secs_f64(),
                 limits.decide.as_secs_f64(),
+                limits.on_event.as_secs_f64(),
                 limits.memory >> 20
             ),
         ),

@@ -62,6 +62,7 @@ pub fn explained<'a>(machine: &'a Machine, explanation: &Explanation, state: &St
 #[derive(Serialize)]
 pub struct EstimateSummary {
     seconds: f64,
+    starting: f64,
     waiting: f64,
     sending: f64,
     building: f64,
@@ -71,8 +72,16 @@ pub struct EstimateSummary {
 
 impl From<Estimate> for EstimateSummary {
     fn from(estimate: Estimate) -> EstimateSummary {
-        let Estimate { waiting, sending, building, retrieving, is_learned } = estimate;
-        EstimateSummary { seconds: estimate.total(), waiting, sending, building, retrieving, learned: is_learned }
+        let Estimate { starting, waiting, sending, building, retrieving, is_learned } = estimate;
+        EstimateSummary {
+            seconds: estimate.total(),
+            starting,
+            waiting,
+            sending,
+            building,
+            retrieving,
+            learned: is_learned,
+        }
     }
 }
 

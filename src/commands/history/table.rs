@@ -133,7 +133,7 @@ fn phase(row: &Row, millis: u64) -> Option<String> {
 }
 
 /// Returns milliseconds for people: below ten seconds with one digit after the point.
-fn duration(millis: u64) -> String {
+pub(super) fn duration(millis: u64) -> String {
     if millis < 10_000 { format!("{:.1} s", millis as f64 / 1000.0) } else { HumanDuration(millis / 1000).to_string() }
 }
 

@@ -35,6 +35,8 @@ fn records_and_totals_become_metrics_in_base_units() {
         is_drained: true,
         failures: 2,
         back_off: 1500,
+        power: Some(crate::state::Phase::Running),
+        on: Some(2_500),
         ..MachineRecord::default()
     };
     let unknown = MachineRecord { name: "b3".to_owned(), slots: 1, ..MachineRecord::default() };
@@ -45,7 +47,17 @@ fn records_and_totals_become_metrics_in_base_units() {
         total(Some("b1"), Outcome::MachineFailed, 2),
         total(Some("b2:2222"), Outcome::Built, 1),
     ];
-    let text = text(&[up, down, unknown], 7, &totals, Exposition::Prometheus);
+    let power = [PowerSummary {
+        machine: "b2:2222".to_owned(),
+        starts: 3,
+        failed_starts: 1,
+        stops: 2,
+        failed_stops: 4,
+        on: 7_500,
+        booting: 4_500,
+        median_boot: None,
+    }];
+    let text = text(&[up, down, unknown], 7, (&totals, &power), Exposition::Prometheus);
     let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     for sample in [
         "offload_machine_up{machine=\"b1\"} 1",
@@ -72,9 +84,19 @@ fn records_and_totals_become_metrics_in_base_units() {
         "offload_fetched_items_total{machine=\"b1\"} 21",
         "offload_attempts_total{machine=\"b2:2222\",outcome=\"machine-failed\"} 0",
         "offload_last_attempt_timestamp_seconds{machine=\"b1\"} 2",
+        "offload_machine_power{machine=\"b2:2222\",state=\"running\"} 1",
+        "offload_machine_power{machine=\"b2:2222\",state=\"off\"} 0",
+        "offload_machine_power_starts_total{machine=\"b2:2222\",outcome=\"ok\"} 3",
+        "offload_machine_power_starts_total{machine=\"b2:2222\",outcome=\"failed\"} 1",
+        "offload_machine_power_stops_total{machine=\"b2:2222\",outcome=\"ok\"} 2",
+        "offload_machine_power_stops_total{machine=\"b2:2222\",outcome=\"failed\"} 4",
+        "offload_machine_power_on_seconds_total{machine=\"b2:2222\"} 10",
+        "offload_machine_power_booting_seconds_total{machine=\"b2:2222\"} 4.5",
     ] {
         assert!(samples.contains(&sample), "{sample}: {text}");
     }
+    // A machine that is always on has no power.
+    assert!(!text.contains("offload_machine_power{machine=\"b1\""), "{text}");
     // Unknown values have no sample.
     assert!(!text.contains("offload_machine_slots_taken{machine=\"b2:2222\"}"), "{text}");
     assert!(!text.contains("offload_machine_last_contact_timestamp_seconds{machine=\"b2:2222\"}"), "{text}");

@@ -34,7 +34,8 @@ fn launch(machine_file: &Path, machine: &Machine) {
     spawn(command, &format!("{}: cannot start a process that starts it", machine.address()));
 }
 
-fn spawn(mut command: Command, failure: &str) {
+/// Starts a command that outlives this process, and waits for nothing.
+pub fn spawn(mut command: Command, failure: &str) {
     // The daemon kills the process group of a hook.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     match command.spawn() {

@@ -8,6 +8,7 @@ mod bounded;
 mod broken;
 mod cookbook;
 mod decisions;
+mod events;
 mod examples;
 mod generated;
 mod hostile;

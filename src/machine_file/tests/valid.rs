@@ -42,8 +42,8 @@ fn every_field_is_read_and_printed_as_json() {
             enabled = false, overload_threshold = 2, tags = { rack = "A1" }, accepts = print, score = print },
           accepts = function() return true end, score = function() return 1 end,
           when_busy = "local", when_unreachable = function() end, max_attempts = 5, wait_for_slot = 60, wait_for_machine = 90,
-          on_demand = { max_running = 3, max_starting = 2, max_hours = 7.5 },
-          limits = { evaluate = 2, decide = 0.25, memory = 32 * 2^20 },
+          on_demand = { max_running = 3, max_starting = 2, max_hours = 7.5 }, on_event = print,
+          limits = { evaluate = 2, decide = 0.25, on_event = 3, memory = 32 * 2^20 },
         }"#,
     );
     let pool = site.load().unwrap();
@@ -72,11 +72,11 @@ fn every_field_is_read_and_printed_as_json() {
         "enabled": false, "tags": { "rack": "A1" }, "accepts": true, "score": true,
     });
     assert_eq!(json_with_every_field(LOCAL_MACHINE_FIELDS, pool.local.as_ref().unwrap()), expected);
-    let limits = serde_json::json!({ "evaluate": 2, "decide": 0.25, "memory": 32 << 20 });
+    let limits = serde_json::json!({ "evaluate": 2, "decide": 0.25, "on_event": 3, "memory": 32 << 20 });
     assert_eq!(json_with_every_field(LIMITS_FIELDS, &pool.settings.limits), limits);
     let expected = serde_json::json!({
         "accepts": true, "score": true, "when_busy": "local", "when_unreachable": "function", "max_attempts": 5,
-        "wait_for_slot": 60, "wait_for_machine": 90, "limits": limits,
+        "wait_for_slot": 60, "wait_for_machine": 90, "on_event": true, "limits": limits,
         "on_demand": { "max_running": 3, "max_starting": 2, "max_hours": 7.5 },
     });
     json_with_every_field(ON_DEMAND_LIMITS_FIELDS, &pool.settings.on_demand);

@@ -52,6 +52,19 @@ fn the_parts_add_up() {
 }
 
 #[test]
+fn a_machine_that_is_off_costs_its_boot() {
+    let learned = learned(&[("x", "a", 20.0, 0), ("x", "b", 60.0, 0)], &[("a", 1.0), ("b", 1.0)]);
+    let with = |boot| machine_estimate(&learned, &Situation { boot, ..on("a") });
+    let [runs, off, almost] = [None, Some(50), Some(0)].map(|boot: Option<u64>| with(boot.map(Duration::from_secs)));
+    assert_eq!([runs.starting, off.starting, almost.starting], [0.0, 50.0, 1.0]);
+    assert!((off.total() - runs.total() - 50.0).abs() < 1e-9, "{off:?} {runs:?}");
+    assert!(off.to_string().contains(": 50 s to start, "), "{off}");
+    // The slower machine that runs has the outputs first, unless the other one boots fast.
+    let other = machine_estimate(&learned, &on("b")).total();
+    assert!(off.total() > other && with(Some(Duration::from_secs(30))).total() < other);
+}
+
+#[test]
 fn a_slot_is_free_when_enough_builds_have_ended() {
     let occupied = |age, expected: Option<u64>| Occupied {
         age: Duration::from_secs(age),

@@ -147,9 +147,11 @@ fn records_survive_and_an_invalid_record_is_empty() {
     let record = record(&directory);
     assert_eq!(record.read(), Health::default());
     record.change(|health| health.after_failure("refused", seconds(0))).unwrap();
-    assert_eq!(record.read(), Health::default().after_failure("refused", seconds(0)));
+    let mut announced = Health::default().after_failure("refused", seconds(0));
+    announced.failures.as_mut().unwrap().is_announced = true;
+    assert_eq!(record.read(), announced);
     for rubbish in [&b"{"[..], b"[", b"{\"trouble\":7}", &[b' '; 100_000]] {
-        fs::write(record.0.path(), rubbish).unwrap();
+        fs::write(record.record.path(), rubbish).unwrap();
         assert_eq!(record.read(), Health::default());
     }
     record.change(|health| health.probe_started(seconds(0))).unwrap();
@@ -189,4 +191,51 @@ fn one_process_probes_at_a_time() {
     assert!(record.try_probe_lock().unwrap().is_none());
     drop(probe_started);
     assert!(record.try_probe_lock().unwrap().is_some());
+}
+
+/// Returns the record of a host, and the kinds and reasons of the events about it.
+fn watched(directory: &tempfile::TempDir) -> (HealthRecord, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
+    let events = std::sync::Arc::<std::sync::Mutex<Vec<String>>>::default();
+    let known = std::sync::Arc::clone(&events);
+    let listener = crate::events::pool::PoolListener::new(move |event| known.lock().unwrap().push(event.to_string()));
+    let state = StateDirectory::new(directory.path()).with_listener(listener);
+    (HealthRecord::of(&state, &Machine::new("b1", "root", Vec::new(), Vec::new())).unwrap(), events)
+}
+
+#[test]
+fn a_host_that_goes_down_or_comes_up_is_one_event() {
+    let directory = tempfile::tempdir().unwrap();
+    let (record, events) = watched(&directory);
+    let reached = |_| Health::reached(MachineStatus::default(), now());
+    let change = |change: &dyn Fn(Health) -> Health| record.change(change).unwrap();
+    change(&reached);
+    assert_eq!(*events.lock().unwrap(), [""; 0]);
+    // The second failure is that of another process, or comes after the back-off.
+    change(&|health| health.after_failure("gone", now()));
+    change(&|health| health.after_failure("gone", now()));
+    change(&|health| health.after_ban("later", now() + 1_000_000));
+    // A probe that has begun says nothing.
+    change(&|health| health.probe_started(now()));
+    change(&|health| health.probe_started(now()));
+    change(&|health| health.after_failure("still gone", now() + 9_000_000));
+    change(&reached);
+    change(&reached);
+    assert_eq!(*events.lock().unwrap(), ["'b1' is down: gone", "'b1' is up again"]);
+}
+
+#[test]
+fn a_probe_whose_process_ended_is_no_event_until_one_fails() {
+    let directory = tempfile::tempdir().unwrap();
+    let (record, events) = watched(&directory);
+    for time in [1_000, 900_000] {
+        record.change(|health| health.probe_started(time)).unwrap();
+    }
+    assert!(record.read().failures.is_some());
+    record.change(|_| Health::reached(MachineStatus::default(), 1_800_000)).unwrap();
+    assert_eq!(*events.lock().unwrap(), [""; 0]);
+    for time in [2_000_000, 2_900_000] {
+        record.change(|health| health.probe_started(time)).unwrap();
+    }
+    record.change(|health| health.after_failure("silent", 3_800_000)).unwrap();
+    assert_eq!(*events.lock().unwrap(), ["'b1' is down: silent"]);
 }

@@ -9,7 +9,8 @@ use log::{debug, warn};
 
 use super::database::{Database, set_aside};
 use super::error::HistoryError;
-use super::pending::{Batch, drop_batch, parse, take_batch};
+use super::pending::{Batch, Parsed, drop_batch, parse, take_batch};
+use super::power_row::PowerRow;
 use super::row::Row;
 use crate::failpoints::{Failpoint, failpoint};
 use crate::state::health::Time;
@@ -21,16 +22,16 @@ const MAX_BATCHES: usize = 2;
 pub(super) fn collect(directory: &Path, now: Time) -> Result<(), HistoryError> {
     for _ in 0..MAX_BATCHES {
         let Some(Batch { file, text, digest }) = take_batch(directory)? else { break };
-        let (rows, invalid) = parse(&text);
+        let Parsed { rows, power, invalid } = parse(&text);
         if invalid > 0 {
             debug!("{invalid} lines of the history are invalid");
         }
-        match insert(directory, &rows, &digest, now) {
+        match insert(directory, &rows, &power, &digest, now) {
             Err(error) if error.is_damage() => {
                 let aside = set_aside(directory)?;
                 // This happens once for each damage.
                 warn!("the history is damaged, and is set aside as '{}': {error}", aside.display());
-                insert(directory, &rows, &digest, now)?;
+                insert(directory, &rows, &power, &digest, now)?;
             }
             inserted => inserted?,
         }
@@ -41,6 +42,6 @@ pub(super) fn collect(directory: &Path, now: Time) -> Result<(), HistoryError> {
     Ok(())
 }
 
-fn insert(directory: &Path, rows: &[Row], digest: &[u8], now: Time) -> Result<(), HistoryError> {
-    Database::open(directory)?.insert(rows, digest, now)
+fn insert(directory: &Path, rows: &[Row], power: &[PowerRow], digest: &[u8], now: Time) -> Result<(), HistoryError> {
+    Database::open(directory)?.insert(rows, power, digest, now)
 }

@@ -5,6 +5,8 @@ use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
 use super::database::Database;
 use super::error::HistoryError;
 use super::learning::{forget_names, learn};
+use super::power::insert_power;
+use super::power_row::PowerRow;
 use super::prune::{prune, stored};
 use super::row::Row;
 use crate::failpoints::{Failpoint, failpoint};
@@ -16,7 +18,7 @@ const REPEATED_WITHIN: Time = 3600 * 1000;
 impl Database {
     /// Inserts the rows of a batch with this digest, unless it was the last one, and removes rows that are too old at
     /// `now` or too many.
-    pub fn insert(&mut self, rows: &[Row], digest: &[u8], now: Time) -> Result<(), HistoryError> {
+    pub fn insert(&mut self, rows: &[Row], power: &[PowerRow], digest: &[u8], now: Time) -> Result<(), HistoryError> {
         let mut insert = || {
             let transaction = self.connection_mut().transaction_with_behavior(TransactionBehavior::Immediate)?;
             let last: Option<Vec<u8>> =
@@ -31,6 +33,7 @@ impl Database {
                 }
                 add_to_totals(&transaction, row)?;
             }
+            insert_power(&transaction, power, now)?;
             prune(&transaction, now)?;
             forget_names(&transaction)?;
             transaction.execute("DELETE FROM batch", [])?;

@@ -38,6 +38,8 @@ mod learned;
 mod learning;
 mod lookup;
 mod pending;
+mod power;
+mod power_row;
 mod prune;
 mod query;
 mod row;
@@ -47,6 +49,7 @@ mod without_version;
 
 pub use error::HistoryError;
 pub use learned::{Learned, MachineRecord, Speeds};
+pub use power_row::{PowerRow, PowerSummary, summarize_power};
 pub use query::Filter;
 pub use row::{Outcome, Row};
 pub use summary::{MachineSummary, Total, median, summarize};
@@ -91,7 +94,14 @@ impl History {
         if rows.is_empty() {
             return;
         }
-        if let Err(error) = pending::append(self.state.path(), rows) {
+        if let Err(error) = pending::append(self.state.path(), rows, &[]) {
+            self.report(&error.to_string());
+        }
+    }
+
+    /// Adds a row about a machine on demand. A problem is reported once a day, and has no other consequence.
+    pub fn append_power(&self, row: PowerRow) {
+        if let Err(error) = pending::append(self.state.path(), &[], &[row]) {
             self.report(&error.to_string());
         }
     }
@@ -143,6 +153,16 @@ impl History {
     /// an attempt for a year have none.
     pub fn totals(&self) -> Result<Vec<Total>, HistoryError> {
         self.as_owner(|| self.read(Database::totals))
+    }
+
+    /// Returns the rows about machines on demand that match, the oldest first.
+    pub fn power_rows(&self, filter: &Filter) -> Result<Vec<PowerRow>, HistoryError> {
+        self.as_owner(|| self.read(|database| database.power_rows(filter)))
+    }
+
+    /// Returns the sums of each machine on demand since the database was created.
+    pub fn power_totals(&self) -> Result<Vec<PowerSummary>, HistoryError> {
+        self.as_owner(|| self.read(Database::power_totals))
     }
 
     /// Reads from the database, if there is one. A damaged one is set aside.

@@ -14,8 +14,10 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::power_row::PowerRow;
 use super::row::Row;
 use crate::failpoints::{Failpoint, failpoint};
 use crate::permissions::files;
@@ -42,16 +44,17 @@ const POLL_INTERVAL: Duration = Duration::from_micros(200);
 const MAX_OPENINGS: usize = 100;
 
 /// Appends rows in one write.
-pub(super) fn append(directory: &Path, rows: &[Row]) -> Result<(), StateError> {
+pub(super) fn append(directory: &Path, rows: &[Row], power: &[PowerRow]) -> Result<(), StateError> {
     let path = directory.join("history.pending");
     let failed = |cause| StateError { path: path.clone(), cause };
     let mut file = open_shared(&path).map_err(failed)?;
     let size = file.metadata().map_err(failed)?.len();
     let mut text = Vec::new();
     for row in rows.iter().filter(|row| size <= MAX_PENDING_REQUESTS || !row.outcome.is_request()) {
-        text.push(b'\n');
-        serde_json::to_writer(&mut text, &row.shortened()).map_err(|error| failed(error.into()))?;
-        text.push(b'\n');
+        write_line(&row.shortened(), &mut text).map_err(failed)?;
+    }
+    for row in power {
+        write_line(row, &mut text).map_err(failed)?;
     }
     if size + text.len() as u64 > MAX_PENDING {
         let cause = "the file is full: no hook and no `offload history` has moved its rows into the database";
@@ -59,6 +62,13 @@ pub(super) fn append(directory: &Path, rows: &[Row]) -> Result<(), StateError> {
     }
     file.write_all(&text).map_err(failed)?;
     failpoint(Failpoint::HistoryAppended);
+    Ok(())
+}
+
+fn write_line(row: &impl Serialize, text: &mut Vec<u8>) -> io::Result<()> {
+    text.push(b'\n');
+    serde_json::to_writer(&mut *text, row)?;
+    text.push(b'\n');
     Ok(())
 }
 
@@ -76,7 +86,11 @@ pub(super) fn peek(directory: &Path, limit: u64) -> Vec<Row> {
         file.take(limit + 1).read_to_end(&mut text).ok()?;
         (text.len() as u64 <= limit).then_some(text)
     };
-    ["history.batch", "history.pending"].iter().filter_map(|name| read(name)).flat_map(|text| parse(&text).0).collect()
+    ["history.batch", "history.pending"]
+        .iter()
+        .filter_map(|name| read(name))
+        .flat_map(|text| parse(&text).rows)
+        .collect()
 }
 
 /// Opens the file with a shared lock.
@@ -137,17 +151,28 @@ pub(super) fn drop_batch(directory: &Path) -> Result<(), StateError> {
     files::remove(&batch).map_err(|cause| StateError { path: batch, cause })
 }
 
-/// Returns the rows of a batch, and the number of invalid lines.
-pub(super) fn parse(batch: &[u8]) -> (Vec<Row>, usize) {
-    let lines = batch.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
-    let mut invalid = 0;
-    let rows = lines.filter_map(|line| {
-        let row = serde_json::from_slice::<Row>(line).ok();
-        invalid += usize::from(row.is_none());
-        row
-    });
-    let rows: Vec<Row> = rows.collect();
-    (rows, invalid)
+/// The rows of a batch.
+#[derive(Debug, Default)]
+pub(super) struct Parsed {
+    pub rows: Vec<Row>,
+    pub power: Vec<PowerRow>,
+    /// The number of invalid lines.
+    pub invalid: usize,
+}
+
+/// Returns the rows of a batch. No line is a valid row of both kinds.
+pub(super) fn parse(batch: &[u8]) -> Parsed {
+    let mut parsed = Parsed::default();
+    for line in batch.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+        if let Ok(row) = serde_json::from_slice::<Row>(line) {
+            parsed.rows.push(row);
+        } else if let Ok(row) = serde_json::from_slice::<PowerRow>(line) {
+            parsed.power.push(row);
+        } else {
+            parsed.invalid += 1;
+        }
+    }
+    parsed
 }
 
 #[cfg(test)]
@@ -163,7 +188,7 @@ mod tests {
 
     fn names(directory: &Path) -> Vec<String> {
         let text = take_batch(directory).unwrap().map(|batch| batch.text).unwrap_or_default();
-        parse(&text).0.into_iter().map(|row| row.name).collect()
+        parse(&text).rows.into_iter().map(|row| row.name).collect()
     }
 
     #[test]
@@ -171,10 +196,10 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let directory = &top.path().join("offload");
         assert!(take_batch(directory).unwrap().is_none());
-        append(directory, &[row("a", Outcome::Built), row("b", Outcome::BuildFailed)]).unwrap();
-        append(directory, &[row("c", Outcome::Built)]).unwrap();
+        append(directory, &[row("a", Outcome::Built), row("b", Outcome::BuildFailed)], &[]).unwrap();
+        append(directory, &[row("c", Outcome::Built)], &[]).unwrap();
         assert_eq!(names(directory), ["a", "b", "c"]);
-        append(directory, &[row("d", Outcome::Built)]).unwrap();
+        append(directory, &[row("d", Outcome::Built)], &[]).unwrap();
         // It is the same batch until it is dropped.
         assert_eq!(names(directory), ["a", "b", "c"]);
         drop_batch(directory).unwrap();
@@ -184,12 +209,12 @@ mod tests {
     #[test]
     fn a_line_that_was_cut_off_spoils_no_other() {
         let top = tempfile::tempdir().unwrap();
-        append(top.path(), &[row("a", Outcome::Built)]).unwrap();
+        append(top.path(), &[row("a", Outcome::Built)], &[]).unwrap();
         let pending = top.path().join("history.pending");
         let mut file = fs::OpenOptions::new().append(true).open(&pending).unwrap();
         file.write_all(b"\n{\"derivation\":\"/gnu/st").unwrap();
-        append(top.path(), &[row("b", Outcome::Built)]).unwrap();
-        let (rows, invalid) = parse(&take_batch(top.path()).unwrap().unwrap().text);
+        append(top.path(), &[row("b", Outcome::Built)], &[]).unwrap();
+        let Parsed { rows, invalid, .. } = parse(&take_batch(top.path()).unwrap().unwrap().text);
         assert_eq!((rows.len(), rows[1].name.as_str(), invalid), (2, "b", 1));
     }
 
@@ -199,15 +224,15 @@ mod tests {
         let pending = top.path().join("history.pending");
         let fill = |size: u64| fs::File::create(&pending).unwrap().set_len(size).unwrap();
         fill(MAX_PENDING_REQUESTS + 1);
-        append(top.path(), &[row("a", Outcome::Postponed), row("b", Outcome::Declined)]).unwrap();
+        append(top.path(), &[row("a", Outcome::Postponed), row("b", Outcome::Declined)], &[]).unwrap();
         assert_eq!(fs::metadata(&pending).unwrap().len(), MAX_PENDING_REQUESTS + 1);
-        append(top.path(), &[row("c", Outcome::Built)]).unwrap();
+        append(top.path(), &[row("c", Outcome::Built)], &[]).unwrap();
         assert!(fs::metadata(&pending).unwrap().len() > MAX_PENDING_REQUESTS + 1);
         fill(MAX_PENDING_REQUESTS);
-        append(top.path(), &[row("a", Outcome::Postponed)]).unwrap();
+        append(top.path(), &[row("a", Outcome::Postponed)], &[]).unwrap();
         assert!(fs::metadata(&pending).unwrap().len() > MAX_PENDING_REQUESTS);
         fill(MAX_PENDING - 10);
-        let error = append(top.path(), &[row("c", Outcome::Built)]).unwrap_err().to_string();
+        let error = append(top.path(), &[row("c", Outcome::Built)], &[]).unwrap_err().to_string();
         assert!(error.contains("history.pending: the file is full"), "{error}");
         assert_eq!(fs::metadata(&pending).unwrap().len(), MAX_PENDING - 10);
     }
@@ -215,12 +240,12 @@ mod tests {
     #[test]
     fn a_row_goes_to_another_file_while_the_batch_is_moved() {
         let top = tempfile::tempdir().unwrap();
-        append(top.path(), &[row("a", Outcome::Built)]).unwrap();
+        append(top.path(), &[row("a", Outcome::Built)], &[]).unwrap();
         // It was opened before the file became a batch, and is locked too late.
         let late = files::open_to_append(&top.path().join("history.pending")).unwrap();
         let batch = take_batch(top.path()).unwrap().unwrap();
         assert!(!try_shared(&late).unwrap());
-        append(top.path(), &[row("b", Outcome::Built)]).unwrap();
+        append(top.path(), &[row("b", Outcome::Built)], &[]).unwrap();
         drop_batch(top.path()).unwrap();
         drop(batch);
         assert!(try_shared(&late).unwrap() && late.metadata().unwrap().nlink() == 0);
@@ -230,15 +255,15 @@ mod tests {
     #[test]
     fn a_stopped_process_keeps_no_row_from_being_appended() {
         let top = tempfile::tempdir().unwrap();
-        append(top.path(), &[row("a", Outcome::Built)]).unwrap();
+        append(top.path(), &[row("a", Outcome::Built)], &[]).unwrap();
         // It was stopped while it appended.
         let appending = open_shared(&top.path().join("history.pending")).unwrap();
         assert!(take_batch(top.path()).unwrap().is_none());
-        append(top.path(), &[row("b", Outcome::Built)]).unwrap();
+        append(top.path(), &[row("b", Outcome::Built)], &[]).unwrap();
         // It is stopped while it moves the rows.
         drop(appending);
         let moving = take_batch(top.path()).unwrap().unwrap();
-        append(top.path(), &[row("c", Outcome::Built)]).unwrap();
+        append(top.path(), &[row("c", Outcome::Built)], &[]).unwrap();
         drop(moving);
         assert_eq!(names(top.path()), ["a"]);
         drop_batch(top.path()).unwrap();

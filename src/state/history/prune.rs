@@ -9,7 +9,7 @@ use crate::state::health::Time;
 const MAX_ROWS: i64 = 100_000;
 
 /// How long rows are kept, in milliseconds: a year.
-const MAX_AGE: Time = 366 * 24 * 3600 * 1000;
+pub(super) const MAX_AGE: Time = 366 * 24 * 3600 * 1000;
 
 /// Rows are old only if this many later ones agree. So a clock that is wrong for a while removes nothing.
 const CONFIRMING_ROWS: i64 = 100;

@@ -8,6 +8,8 @@
 //!   no attempt for a year. The machine is empty for rows without one.
 //! - `learned` has medians for each name and machine, `machines` for each machine, and `samples` what these come from
 //!   ([`learning`](super::learning)). Seconds and bytes.
+//! - `power` has a row for each start and stop of a machine on demand ([`PowerRow`](super::PowerRow)), `power_totals` their
+//!   sums.
 //! - `batch` has the digest of the last batch that was inserted. It excludes that a batch is inserted twice.
 
 use rusqlite::{Connection, Transaction};
@@ -15,7 +17,7 @@ use rusqlite::{Connection, Transaction};
 use super::learning;
 
 /// The statements that lead from each version to the next.
-const MIGRATIONS: &[&str] = &[FIRST, "ALTER TABLE builds ADD COLUMN slot INTEGER", LEARNED];
+const MIGRATIONS: &[&str] = &[FIRST, "ALTER TABLE builds ADD COLUMN slot INTEGER", LEARNED, POWER];
 
 /// The schema of version 1.
 pub(super) const FIRST: &str = "
@@ -97,6 +99,27 @@ const LEARNED: &str = "
         build INTEGER NOT NULL,
         value REAL NOT NULL,
         PRIMARY KEY (machine, kind, build)
+    ) STRICT, WITHOUT ROWID;
+";
+
+/// The tables of machines on demand.
+const POWER: &str = "
+    CREATE TABLE power (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        event TEXT NOT NULL,
+        machine TEXT NOT NULL,
+        head TEXT NOT NULL,
+        time INTEGER NOT NULL,
+        duration INTEGER,
+        reason TEXT
+    ) STRICT;
+    CREATE TABLE power_totals (
+        machine TEXT NOT NULL,
+        event TEXT NOT NULL,
+        rows INTEGER NOT NULL,
+        duration INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        PRIMARY KEY (machine, event)
     ) STRICT, WITHOUT ROWID;
 ";
 

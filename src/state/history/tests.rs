@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::*;
+use crate::events::pool::PoolEventKind;
+use crate::state::health;
 
 const HOUR: u64 = 3600 * 1000;
 const DAY: u64 = 24 * HOUR;
@@ -539,4 +541,61 @@ fn root_works_as_the_owner_of_the_state() {
         fs::remove_file(&target).unwrap();
         let _ = fs::remove_file(&path);
     }
+}
+
+fn power(event: PoolEventKind, machine: &str, time: u64, duration: Option<u64>) -> PowerRow {
+    let reason = duration.is_none().then(|| "no".to_owned());
+    PowerRow { event, machine: machine.to_owned(), head: "head".to_owned(), time, duration, reason }
+}
+
+#[test]
+fn starts_and_stops_of_machines_are_rows_with_sums_beside_builds() {
+    let (_top, history) = history();
+    let rows = [
+        power(PoolEventKind::MachineStarted, "b1", 1_000, Some(300)),
+        power(PoolEventKind::MachineStopped, "b1", 9_000, Some(8_000)),
+        power(PoolEventKind::StartFailed, "b2", 9_500, None),
+        power(PoolEventKind::MachineStarted, "b1", 10_000, Some(100)),
+        power(PoolEventKind::StopFailed, "b1", 11_000, None),
+        power(PoolEventKind::MachineStarted, "b1", 12_000, Some(200)),
+    ];
+    history.append(&[built("a", "b1", 1)]);
+    rows[..3].iter().for_each(|row| history.append_power(row.clone()));
+    history.collect();
+    history.append(&[built("b", "b1", 2)]);
+    rows[3..].iter().for_each(|row| history.append_power(row.clone()));
+    assert_eq!(all(&history), ["a", "b"]);
+    assert_eq!(history.power_rows(&Filter::default()).unwrap(), rows);
+    let some = |filter: Filter| history.power_rows(&filter).unwrap();
+    assert_eq!(some(Filter { machine: Some("b2*".to_owned()), ..Filter::default() }), rows[2..3]);
+    assert_eq!(some(Filter { since: Some(9_000), until: Some(10_000), ..Filter::default() }), rows[1..3]);
+    let summary = PowerSummary {
+        machine: "b1".to_owned(),
+        starts: 3,
+        stops: 1,
+        failed_stops: 1,
+        on: 8_000,
+        booting: 600,
+        median_boot: Some(200),
+        ..PowerSummary::default()
+    };
+    let other = PowerSummary { machine: "b2".to_owned(), failed_starts: 1, ..PowerSummary::default() };
+    assert_eq!(summarize_power(&rows), [summary.clone(), other.clone()]);
+    assert_eq!(history.power_totals().unwrap(), [PowerSummary { median_boot: None, ..summary }, other]);
+    // A year later the rows are gone, and the sums of a machine that is not used any more.
+    let later = 400 * 24 * 3_600_000 + health::now();
+    history.append_power(power(PoolEventKind::MachineStarted, "b2", later, Some(5)));
+    collect::collect(history.state.path(), later).unwrap();
+    assert_eq!(some(Filter::default()).len(), 1);
+    assert_eq!(history.power_totals().unwrap().iter().map(|total| &*total.machine).collect::<Vec<_>>(), ["b2"]);
+}
+
+#[test]
+fn a_database_without_the_tables_of_power_gets_them() {
+    let (_top, history) = history();
+    history.append(&[built("a", "b1", 1)]);
+    history.collect();
+    sql(&history, "DROP TABLE power; DROP TABLE power_totals; PRAGMA user_version = 3");
+    history.append_power(power(PoolEventKind::MachineStarted, "b1", 5, Some(7)));
+    assert_eq!((all(&history), history.power_totals().unwrap()[0].booting), (vec!["a".to_owned()], 7));
 }

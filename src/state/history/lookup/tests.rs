@@ -160,7 +160,8 @@ fn an_older_database_is_learned_from() {
     let expected = learned();
     sql(
         &history,
-        "DROP TABLE learned; DROP TABLE machines; DROP TABLE samples; DROP INDEX builds_name; PRAGMA user_version = 2",
+        "DROP TABLE learned; DROP TABLE machines; DROP TABLE samples; DROP INDEX builds_name;
+         DROP TABLE power; DROP TABLE power_totals; PRAGMA user_version = 2",
     );
     assert_eq!(seconds(&history, "x"), [None; 3]);
     history.append(&[Row { machine: None, outcome: Outcome::Declined, ..built("y", "a", 0.0, 0) }]);
