@@ -14,6 +14,7 @@ pub mod logins;
 mod other_store;
 pub mod power;
 mod registration;
+pub mod shared_pool;
 mod signing_keys;
 pub mod substitutes;
 pub mod throughput;
