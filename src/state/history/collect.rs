@@ -7,7 +7,8 @@ use std::path::Path;
 
 use log::{debug, warn};
 
-use super::database::{Database, HistoryError, set_aside};
+use super::database::{Database, set_aside};
+use super::error::HistoryError;
 use super::pending::{Batch, drop_batch, parse, take_batch};
 use super::row::Row;
 use crate::failpoints::{Failpoint, failpoint};

@@ -32,17 +32,20 @@
 mod collect;
 mod columns;
 mod database;
+mod error;
+mod insert;
 mod learned;
 mod learning;
 mod lookup;
 mod pending;
+mod prune;
 mod query;
 mod row;
 mod schema;
 mod summary;
 mod without_version;
 
-pub use database::HistoryError;
+pub use error::HistoryError;
 pub use learned::{Learned, MachineRecord, Speeds};
 pub use query::Filter;
 pub use row::{Outcome, Row};

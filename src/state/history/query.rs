@@ -4,7 +4,8 @@ use rusqlite::types::Value;
 use rusqlite::{Row as Columns, params_from_iter};
 
 use super::columns::{number, row};
-use super::database::{Database, HistoryError};
+use super::database::Database;
+use super::error::HistoryError;
 use super::row::{Outcome, Row};
 use super::summary::Total;
 use crate::state::health::Time;
