@@ -195,9 +195,9 @@
 ---@field url string
 ---The name of the pool. Heads with the same name in the same database share their machines. Default: "default".
 ---@field name? string
----The slots that this head uses while the database cannot be used. `"share"`: it uses the slots of each machine divided by the
----number of heads that were last seen, and one at least. `"all"`: it uses all slots. `"local"`: it builds locally what
----the daemon offers to build and its system can, and the rest as with `"share"`. Default: "share".
+---The slots that this head uses while the database cannot be used. `"share"`: it uses the slots of each machine divided
+---by the number of heads that were last seen, and one at least. `"all"`: it uses all slots. `"local"`: it builds
+---locally what the daemon offers to build and its system can, and the rest as with `"share"`. Default: "share".
 ---@field when_down? "share"|"all"|"local"
 ---The file with the password of the account, alone in it. The daemon's user must be able to read it. Without this
 ---field, the password is in the variable `PGPASSWORD` of guix-daemon, or there is none.

@@ -222,6 +222,8 @@ fn drains_are_for_all_heads_and_lost_hooks_free_their_slots() {
         head.mark_healthy("b1");
     }
     offload(&heads[0], &["shared", "init"]);
+    let said = offload(&heads[0], &["test", "--quick", "--verbose"]);
+    assert!(said.contains("the database of the pool 'farm' can be used") && said.contains("heads: 1"), "{said}");
     let drv = |name: &str| Drv::new(name).script("echo done >$out");
     heads[1].build(&[&drv("first")]).succeeded();
     offload(&heads[0], &["drain", "b1"]);
