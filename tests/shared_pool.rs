@@ -136,6 +136,15 @@ fn the_account_of_the_manual_suffices() {
     assert!(said.contains("needs version 1: run `offload shared init`"), "{said}");
     assert_eq!(run(&["shared", "init"], PASSWORD).0, Some(0));
     assert!(run(&["shared", "init"], PASSWORD).1.contains("was set up already"));
+    // A head that has just been served is behind one that waits.
+    let take =
+        |head: &str| format!("select outcome from offload.take('p', 'b1', 7, 1, '{{}}', false, '{head}', 'x', null)");
+    let (wait, release) =
+        ("select offload.wait('p', '{b1}', 'h2', 'x', null)", "select offload.release('p', 'b1', 7, 0)");
+    let turns = [&take("h1"), wait, release, &take("h1"), &take("h2")].join("; ");
+    let turns = postgres.sql("offload", &turns);
+    let turns: Vec<&str> = turns.lines().filter(|line| !["", "[]"].contains(line)).collect();
+    assert_eq!(turns, ["slot", "behind", "slot"]);
     let (status, said) = run(&["shared", "status", "--json"], PASSWORD);
     let json: serde_json::Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
     assert_eq!((status, &json["name"], &json["pool"]["version"]), (Some(0), &"default".into(), &1.into()));
