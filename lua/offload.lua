@@ -146,6 +146,9 @@
 ---@field on_event? offload.OnEvent
 ---Limits of all machines with `on_demand` together.
 ---@field on_demand? offload.OnDemandLimits
+---The database with which several heads share the machines, so that all of them together run no more than
+---`parallel_builds` builds on a machine. Without this field, each head counts its own builds.
+---@field shared? offload.SharedPool
 ---Limits of time and memory for Lua code.
 ---@field limits? offload.Limits
 
@@ -189,6 +192,21 @@
 ---@field max_starting? integer
 ---How many hours the machines may have run within the last 24 hours, all added up. Then none is started.
 ---@field max_hours? number
+
+---The database with which several heads share their machines.
+---@class offload.SharedPool
+---The URL of a PostgreSQL database, such as `"postgresql://offload@db.lan/offload?sslmode=verify-full"`. Its parameters
+---are those of libpq. It has no password.
+---@field url string
+---The name of the pool. Heads with the same name in the same database share their machines. Default: "default".
+---@field name? string
+---The slots that this head uses while the database cannot be used. `"share"`: it uses the slots of each machine divided
+---by the number of heads that were last seen, and one at least. `"all"`: it uses all slots. `"local"`: it builds
+---locally what the daemon offers to build and its system can, and the rest as with `"share"`. Default: "share".
+---@field when_down? "share"|"all"|"local"
+---The file with the password of the account, alone in it. The daemon's user must be able to read it. Without this
+---field, the password is in the variable `PGPASSWORD` of guix-daemon, or there is none.
+---@field password_file? string
 
 ---A number from 1 to 1000.
 ---@alias offload.Attempts fun(request: offload.Request): integer

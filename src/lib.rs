@@ -98,6 +98,7 @@
 //! | `cli` | yes | the program `offload` with its command line; a program that embeds the library needs none of it |
 //! | `bundled-sqlite` | yes | compiles SQLite in; without it the system's is linked |
 //! | `vendored-lua` | yes | compiles Lua 5.4 in; without it the system's is linked |
+//! | `shared` | yes | several heads share one pool, through PostgreSQL (`shared` in the machine file) |
 //! | `raw-lua` | no | `EngineBuilder::lua`, and the crate `mlua`, for functions that work on Lua's own values |
 //!
 //! # Licence
@@ -132,6 +133,7 @@
 //! | [`transfer`] | upload of the missing inputs, download of the outputs |
 //! | [`remote`] | the build machine's side: a stream to its daemon, a probe, the processes that own SSH sessions |
 //! | [`power`] | machines on demand: start, stop, and stop those that are idle |
+//! | [`shared`] | a pool that several heads share, through a PostgreSQL database: sessions, slots, schema |
 //! | [`local`] | this machine's store: read and sign, restore, check |
 //! | [`daemon`] | a client of the worker protocol over any `Read + Write` |
 //! | [`ssh`] | all code that calls libssh2 |
@@ -196,6 +198,8 @@ mod power;
 mod remote;
 #[allow(missing_docs)]
 mod scheduler;
+#[allow(missing_docs)]
+mod shared;
 #[allow(missing_docs)]
 mod shell;
 #[allow(missing_docs)]

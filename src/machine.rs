@@ -14,12 +14,14 @@ mod host_key;
 mod known_hosts;
 mod name;
 mod on_demand;
+mod shared;
 mod started_as;
 
 pub use host_key::{HOST_KEY_TYPES, HostKeyError};
 pub use known_hosts::{KnownHosts, known_hosts};
 pub use name::{NameFault, canonical_name, check_name, is_feature_name, label};
 pub use on_demand::{Action, OnDemand, PoolLimits};
+pub use shared::{EngineUrl, SharedPool, TlsMode, UrlError, WhenDown};
 pub use started_as::StartedAs;
 
 /// A build machine, as one entry of the machine file describes it. [`Machine::new`] has the defaults.

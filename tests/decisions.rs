@@ -15,8 +15,7 @@ use offload::internals::scheduler::decision::{FULL_QUEUE_HOLD, QUEUE_PER_SLOT};
 use offload::internals::scheduler::{Decision, Environment, decide};
 use offload::internals::state::health::Time;
 use offload::internals::state::{
-    Drain, Drained, Health, HealthRecord, Queue, QueueTicket, RunningBuild, Slot, SlotHolder, Slots, WaitingBuild,
-    health,
+    Drain, Drained, Health, HealthRecord, Queue, QueueTicket, RunningBuild, SlotHolder, Slots, WaitingBuild, health,
 };
 use offload::internals::status::MachineStatus;
 use offload::internals::store::path::StorePath;
@@ -187,7 +186,7 @@ fn expected(case: &Case, scores: &[Option<f64>]) -> (&'static str, Option<usize>
 struct Responsive(LiveEnvironment);
 
 impl Environment for Responsive {
-    type Slot = Slot;
+    type Slot = <LiveEnvironment as Environment>::Slot;
     type Link = ();
     type ProbeLock = ();
     type QueueTicket = QueueTicket;
@@ -240,7 +239,7 @@ impl Environment for Responsive {
         self.0.free_slots(machine, enough)
     }
 
-    fn try_take_slot(&self, machine: &Machine, expected: Option<Duration>) -> Result<Option<Slot>, String> {
+    fn try_take_slot(&self, machine: &Machine, expected: Option<Duration>) -> Result<Option<Self::Slot>, String> {
         self.0.try_take_slot(machine, expected)
     }
 

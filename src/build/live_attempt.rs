@@ -52,9 +52,17 @@ impl Build<'_> {
         log: &BuildLog,
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
-        let Build { state, expectations, ignores_drains, user, on_demand, .. } = self;
+        let Build { state, expectations, ignores_drains, user, on_demand, shared, .. } = self;
         let (sessions, on_demand) = (self.sessions(), (*on_demand).clone());
-        let env = LiveEnvironment::new(state, expectations, user.clone(), sessions, *ignores_drains, on_demand);
+        let env = LiveEnvironment::new(
+            state,
+            expectations,
+            user.clone(),
+            sessions,
+            *ignores_drains,
+            on_demand,
+            shared.clone(),
+        );
         let mut attempt = |choice: Chosen, observer: &mut dyn Observer| {
             let machine = self.failover.machines[choice.machine];
             let result = self.attempt(choice, &env, log, observer);

@@ -10,6 +10,7 @@ use log::{debug, warn};
 
 use super::connect::unreachable;
 use super::expectations::Expectations;
+use super::held_slot::{self, HeldSlot};
 use super::on_demand::{OnDemand, boot_time};
 use super::open_sessions::OpenSessions;
 use super::reach::{MachineLink, reach};
@@ -17,10 +18,11 @@ use super::record_health::change_health;
 use crate::cancel;
 use crate::machine::Machine;
 use crate::scheduler::{Environment, PowerState};
+use crate::shared::SharedSlots;
 use crate::state::health::{self, ProbeLock, Time};
 use crate::state::history::Learned;
 use crate::state::{
-    Drain, Drained, Health, HealthRecord, KnownOutputs, Queue, QueueTicket, RunningBuild, Slot, SlotHolder, Slots,
+    Drain, Drained, Health, HealthRecord, KnownOutputs, Queue, QueueTicket, RunningBuild, SlotHolder, Slots,
     StateDirectory, StateError, WaitingBuild,
 };
 use crate::status::MachineStatus;
@@ -40,12 +42,13 @@ struct RequestState {
     sessions: Option<OpenSessions>,
     ignores_drains: bool,
     on_demand: OnDemand,
+    shared: Option<SharedSlots>,
 }
 
 impl LiveEnvironment {
     /// Returns the environment that takes slots for the build of which this is expected. The store directory is the same
     /// on every machine. `user` has requested the build. Machines are probed over `sessions` if one of them is open. With
-    /// `ignores_drains`, drained machines take the build.
+    /// `ignores_drains`, drained machines take the build. `shared`: the pool, if other heads share it.
     pub fn new(
         state: &StateDirectory,
         expectations: &Expectations,
@@ -53,6 +56,7 @@ impl LiveEnvironment {
         sessions: Option<OpenSessions>,
         ignores_drains: bool,
         on_demand: OnDemand,
+        shared: Option<SharedSlots>,
     ) -> LiveEnvironment {
         LiveEnvironment(Arc::new(RequestState {
             state: state.clone(),
@@ -62,6 +66,7 @@ impl LiveEnvironment {
             sessions,
             ignores_drains,
             on_demand,
+            shared,
         }))
     }
 
@@ -83,6 +88,16 @@ impl LiveEnvironment {
     fn slots(&self, machine: &Machine) -> Result<Slots, StateError> {
         Slots::of(&self.0.state, machine)
     }
+
+    /// Announces to other heads that the build waits for those of `machines` for which no other build of this head is
+    /// served first.
+    fn wait_with_others(&self, ticket: &QueueTicket, machines: &[&Machine]) {
+        let Some(shared) = &self.0.shared else { return };
+        let ahead = self.ahead(machines, Some(ticket));
+        let first = machines.iter().zip(ahead).filter(|(_, ahead)| *ahead == 0);
+        let first: Vec<&Machine> = first.map(|(machine, _)| *machine).collect();
+        shared.wait(&first, self.0.expectations.derivation().as_str(), self.0.user.as_deref());
+    }
 }
 
 fn hosts(machines: &[&Machine]) -> Vec<String> {
@@ -94,7 +109,7 @@ fn message(error: StateError) -> String {
 }
 
 impl Environment for LiveEnvironment {
-    type Slot = Slot;
+    type Slot = HeldSlot;
     type Link = MachineLink;
     type ProbeLock = ProbeLock;
     type QueueTicket = QueueTicket;
@@ -133,7 +148,8 @@ impl Environment for LiveEnvironment {
         if self.0.ignores_drains {
             return None;
         }
-        Drain::of(&self.0.state, machine).ok()?.read(health::now())
+        let own = Drain::of(&self.0.state, machine).ok().and_then(|drain| drain.read(health::now()));
+        own.or_else(|| self.0.shared.as_ref()?.drained(machine))
     }
 
     fn power(&self, machine: &Machine) -> PowerState {
@@ -173,7 +189,8 @@ impl Environment for LiveEnvironment {
     }
 
     fn free_slots(&self, machine: &Machine, enough: usize) -> Result<usize, String> {
-        self.slots(machine).and_then(|slots| slots.free(enough)).map_err(message)
+        let shared = self.0.shared.as_ref();
+        self.slots(machine).and_then(|slots| held_slot::free(&slots, shared, machine, enough)).map_err(message)
     }
 
     fn missing_inputs(&self, machine: &Machine) -> usize {
@@ -193,11 +210,13 @@ impl Environment for LiveEnvironment {
         self.0.expectations.learned()
     }
 
-    fn try_take_slot(&self, machine: &Machine, expected: Option<Duration>) -> Result<Option<Slot>, String> {
+    fn try_take_slot(&self, machine: &Machine, expected: Option<Duration>) -> Result<Option<HeldSlot>, String> {
         let holder = SlotHolder::this_process(self.0.expectations.derivation().as_str());
         let expected_seconds = expected.map(|expected| expected.as_secs_f64().ceil() as u64);
         let holder = SlotHolder { expected_seconds, ..holder };
-        self.slots(machine).and_then(|slots| slots.try_take(&holder)).map_err(message)
+        let (shared, user) = (self.0.shared.as_ref(), self.0.user.as_deref());
+        let take = |slots: Slots| held_slot::try_take(&slots, shared, machine, &holder, user);
+        self.slots(machine).and_then(take).map_err(message)
     }
 
     fn try_join_queue(&self, machines: &[&Machine], limit: usize) -> Result<Option<QueueTicket>, String> {
@@ -216,6 +235,7 @@ impl Environment for LiveEnvironment {
         if let Err(error) = renewed {
             warn!("cannot renew the place in the queue: {error}");
         }
+        self.wait_with_others(ticket, machines);
     }
 
     fn take_turn(&self, ticket: QueueTicket, machine: &Machine) {
@@ -293,7 +313,7 @@ mod tests {
             let state = StateDirectory::new(self.directory.path().join("state"));
             let directories = Directories { store: self.store.clone(), ..Directories::default() };
             let expectations = Expectations::new(&state, &directories, &request, &Arc::default());
-            LiveEnvironment::new(&state, &expectations, None, None, false, OnDemand::default())
+            LiveEnvironment::new(&state, &expectations, None, None, false, OnDemand::default(), None)
         }
     }
 

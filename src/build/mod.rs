@@ -19,6 +19,7 @@ mod classify_failure;
 mod connect;
 mod expectations;
 mod failover;
+mod held_slot;
 mod inspect_hint;
 mod limits;
 mod live_attempt;
@@ -49,6 +50,7 @@ use std::os::fd::OwnedFd;
 
 use crate::local::Directories;
 use crate::scheduler::Choice;
+use crate::shared::SharedSlots;
 use crate::state::StateDirectory;
 use crate::store::path::StorePath;
 use crate::transfer::Destination;
@@ -73,6 +75,8 @@ pub struct Build<'a> {
     pub ignores_drains: bool,
     /// The machines on demand of the pool.
     pub on_demand: &'a OnDemand,
+    /// The slots of the pool, if other heads share it.
+    pub shared: Option<SharedSlots>,
     /// Whether SSH sessions stay open for other builds ([`owner`](crate::remote::owner)).
     pub persists_connections: bool,
     /// Opens the process with which persistent connections end, if there is one (pidfd_open(2)).

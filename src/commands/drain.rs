@@ -7,15 +7,19 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::system::uname;
+
 use super::failure::{CommandError, CommandResult};
 use super::machines::load;
 use super::selection::Selection;
 use super::terminal::HumanDuration;
 use crate::engine::Engine;
 use crate::exit::ExitStatus;
-use crate::machine::Machine;
+use crate::machine::{Machine, SharedPool};
 use crate::machine_file::{Fallback, Pool};
+use crate::shared;
 use crate::state::health::{self, Time};
+use crate::state::shared_pool::{SharedDrain, SharedRecord};
 use crate::state::{Drain, Drained, Slots, StateDirectory, StateError};
 
 /// The longest time that can be given: a year.
@@ -93,6 +97,12 @@ pub fn drain(args: &DrainArgs, engine: &Engine, messages: &mut dyn Write) -> Com
     let pool = args.hosts.load(engine)?;
     let hosts = args.hosts.selection.hosts(&pool)?;
     let result = drain_hosts(&hosts, args.time, &engine.state, messages);
+    for_all_heads(&pool, messages, |shared| {
+        let since = health::now();
+        let until = args.time.map(|time| since + time.as_millis() as Time);
+        let head = uname().nodename().to_string_lossy().into_owned();
+        shared::drain(shared, &addresses(&hosts), &head, Drained { since, until })
+    });
     let systems = systems_without_machine(&pool, &hosts, &engine.state);
     if !systems.is_empty() {
         let consequence = match pool.settings.when_busy {
@@ -121,7 +131,30 @@ fn systems_without_machine<'a>(pool: &'a Pool, hosts: &[&Machine], state: &State
 /// Runs `offload undrain`.
 pub fn undrain(args: &UndrainArgs, engine: &Engine, messages: &mut dyn Write) -> CommandResult {
     let pool = args.hosts.load(engine)?;
-    undrain_hosts(&args.hosts.selection.hosts(&pool)?, &engine.state, messages)
+    let hosts = args.hosts.selection.hosts(&pool)?;
+    let result = undrain_hosts(&hosts, &engine.state, messages);
+    for_all_heads(&pool, messages, |shared| {
+        shared::undrain(shared, &addresses(&hosts))?;
+        // This head need not wait until a build hears of it.
+        let is_named = |drain: &SharedDrain| hosts.iter().any(|host| host.address() == drain.host);
+        let forgotten = SharedRecord::of(&engine.state, shared)
+            .and_then(|record| record.change(|known| known.drains.retain(|drain| !is_named(drain))));
+        forgotten.map_err(|error| shared::Error::Statement(error.to_string()))
+    });
+    result
+}
+
+/// Makes a change in the database, if other heads share the pool. This head is changed already, so an error is a warning.
+fn for_all_heads(pool: &Pool, messages: &mut dyn Write, change: impl FnOnce(&SharedPool) -> Result<(), shared::Error>) {
+    let Some(shared) = &pool.settings.shared else { return };
+    if let Err(error) = change(shared) {
+        let warning = format!("the other heads of the pool '{}' do not know of it: {error}", shared.name);
+        let _ = writeln!(messages, "offload: warning: {warning}");
+    }
+}
+
+fn addresses(hosts: &[&Machine]) -> Vec<String> {
+    hosts.iter().map(|host| host.address()).collect()
 }
 
 /// Drains machines, for `time` or until they are undrained.

@@ -8,7 +8,7 @@ pub const GROUPS: [(&str, &[&str]); 6] = [
     ("Set up", &["init", "add", "authorize", "convert", "annotations", "install", "uninstall"]),
     ("Every day", &["eval", "explain", "test", "status", "ssh"]),
     ("Builds and their records", &["history", "log", "report", "metrics"]),
-    ("Maintenance", &["drain", "undrain", "disconnect", "log-level"]),
+    ("Maintenance", &["drain", "undrain", "disconnect", "log-level", "shared"]),
     ("Machines on demand", &["start", "stop", "reap"]),
     ("Builds by hand", &["build", "challenge"]),
 ];

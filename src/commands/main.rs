@@ -14,7 +14,7 @@ use super::{Command, CommandLine};
 use super::{
     add, annotations, as_user, authorize, build, build_hook, challenge, complete, convert, daemon_user, disconnect,
     documents, drain, eval, explain, guix_wrapper, help, history, history_file, init, install, log, log_level,
-    machines, metrics, on_event, power, report, ssh, status, test,
+    machines, metrics, on_event, power, report, shared, ssh, status, test,
 };
 use crate::engine::{Engine, STATE_SUBDIRECTORY};
 use crate::exit::ExitStatus;
@@ -97,6 +97,7 @@ fn run_as_other_user(command: &Command, arguments: &[OsString]) -> Result<Option
         Command::Drain(args) => for_machine_file(args.machine_file())?,
         Command::Undrain(args) => for_machine_file(args.machine_file())?,
         Command::Disconnect(args) => for_machine_file(args.machine_file())?,
+        Command::Shared(args) => for_checks(args.machine_file())?,
         Command::Eval(args) => for_evaluation(args.machine_file())?,
         Command::Test(arguments) => for_checks(arguments.machine_file())?,
         Command::Authorize(arguments) => for_machine_file(arguments.machine_file())?,
@@ -158,6 +159,7 @@ fn run(command: Command) -> CommandResult {
         Command::Drain(args) => drain::drain(&args, &engine, messages),
         Command::Undrain(args) => drain::undrain(&args, &engine, messages),
         Command::Disconnect(args) => disconnect::run(&args, &engine, messages),
+        Command::Shared(args) => shared::run(&args, &engine, out),
         Command::Install(args) => install::install(&args, help::definition(), &engine, out),
         Command::Uninstall(args) => install::uninstall(&args, &engine, out),
         Command::Documents(args) => documents::run(&args, help::definition()),

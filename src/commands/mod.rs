@@ -46,6 +46,7 @@ mod records;
 pub mod report;
 mod reporter;
 mod selection;
+pub mod shared;
 mod signals;
 pub mod ssh;
 mod started;
@@ -93,6 +94,8 @@ enum Command {
     Undrain(drain::UndrainArgs),
     /// End the connections to build machines that stay open for the next build.
     Disconnect(disconnect::Args),
+    /// Set up the database of a pool that several heads share, or show what is in it.
+    Shared(shared::Args),
     /// Evaluate the machine file, and print the pool or the errors.
     Eval(eval::Args),
     /// Set up this machine and a build machine, step by step; run it again to continue.

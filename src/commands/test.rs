@@ -7,9 +7,11 @@
 //! machine matches. With `--json` everything is one object: `version` (1), `file`, and `machines`, a list of objects
 //! with `name`, `port`, `usable` and `findings` in the order of the steps: `step`, `outcome` (`ok`, `warning`,
 //! `error`), `text` and `remedies`, each with `place` (`head`, `machine`, `machine-file`), `kind` (`command`, `line`,
-//! `advice`), `text` and sometimes `condition`.
+//! `advice`), `text` and sometimes `condition`. `shared` is null, or the findings about the database of a pool that several
+//! heads share: `name`, `usable` and `findings`. If only the database fails, the status is 4.
 
 mod checks;
+mod database;
 mod finding;
 mod remedies;
 mod report;
@@ -25,7 +27,9 @@ use super::machines::{load, verdict};
 use super::selection::Selection;
 use super::terminal::{self, Terminal};
 use crate::engine::Engine;
+use crate::exit::ExitStatus;
 use crate::machine::Machine;
+use database::CheckedDatabase;
 use finding::{Checked, Outcome};
 
 /// The version of the JSON form. It increases if a field is removed or gets another meaning, not if a field is added.
@@ -58,13 +62,26 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let (path, pool) = load(args.selection.one_machine_file()?, engine)?;
     let machines = args.selection.hosts(&pool)?;
     let checked = check_all(&machines, engine, args.quick);
+    let database = database::check(&pool, engine);
     let mut out = io::stdout().lock();
     let printed = match args.json {
-        true => write_json(&path, &checked, &mut out),
-        false => report::write(&path, &checked, args.verbose, Terminal::of_stdout(), &mut out),
+        true => write_json(&path, &checked, database.as_ref(), &mut out),
+        false => {
+            let terminal = Terminal::of_stdout();
+            let written = report::write(&path, &checked, args.verbose, terminal, &mut out);
+            written.and_then(|()| match &database {
+                Some(database) => report::write_database(database, args.verbose, terminal, &mut out),
+                None => Ok(()),
+            })
+        }
     };
     printed.map_err(|error| CommandError::output("the findings", &error))?;
-    Ok(verdict(checked.iter().filter(|checked| checked.usable).count(), checked.len()))
+    let machines = verdict(checked.iter().filter(|checked| checked.usable).count(), checked.len());
+    Ok(match machines {
+        // The machines can be used, but the heads do not count their builds together.
+        ExitStatus::Success if database.is_some_and(|database| !database.usable) => ExitStatus::SomeMachinesFailed,
+        status => status,
+    })
 }
 
 fn check_all<'a>(machines: &[&'a Machine], engine: &Engine, is_quick: bool) -> Vec<Checked<'a>> {
@@ -87,8 +104,13 @@ fn check_all<'a>(machines: &[&'a Machine], engine: &Engine, is_quick: bool) -> V
     })
 }
 
-fn write_json(path: &Path, machines: &[Checked<'_>], out: &mut impl Write) -> io::Result<()> {
+fn write_json(
+    path: &Path,
+    machines: &[Checked<'_>],
+    database: Option<&CheckedDatabase<'_>>,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let file = path.display().to_string();
-    let object = serde_json::json!({ "version": JSON_VERSION, "file": file, "machines": machines });
+    let object = serde_json::json!({ "version": JSON_VERSION, "file": file, "machines": machines, "shared": database });
     terminal::write_json(&object, true, out)
 }

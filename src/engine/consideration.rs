@@ -16,7 +16,10 @@ use crate::scheduler::decision::{self, FULL_QUEUE_HOLD};
 use crate::scheduler::file_rules::log_warning;
 use crate::scheduler::matching::builds_locally;
 use crate::scheduler::soonest::head_estimate;
-use crate::scheduler::{self, Decision, Environment, Estimate, Explanation, FileRules, Query, Rules, WarningSink};
+use crate::scheduler::{
+    self, Decision, Environment, Estimate, Explanation, FileRules, Query, Reason, Rejection, Rules, WarningSink,
+};
+use crate::shared::SharedSlots;
 use crate::state::Queue;
 
 impl Engine {
@@ -24,6 +27,14 @@ impl Engine {
     /// logged.
     pub fn consider<'a>(&'a self, pool: &'a Pool, request: &'a Request) -> Consideration<'a> {
         self.consider_reporting(pool, request, Box::new(log_warning))
+    }
+
+    /// Returns the slots of a pool that other heads share. There is no connection yet.
+    fn shared_slots(&self, pool: &Pool) -> Option<SharedSlots> {
+        let shared = pool.settings.shared.as_ref()?;
+        SharedSlots::new(&self.state, shared)
+            .inspect_err(|error| log::warn!("builds do not count in the shared pool '{}': {error}", shared.name))
+            .ok()
     }
 
     /// Considers a request, and reports the errors of the machine file's functions to `report`.
@@ -59,6 +70,7 @@ impl Engine {
             keep_failed: false,
             persists_connections: self.persists_connections,
             starter: None,
+            shared: self.shared_slots(pool),
         }
     }
 }
@@ -91,6 +103,8 @@ pub struct Consideration<'a> {
     pub persists_connections: bool,
     /// Starts machines on demand. Default: `None`, they are not started.
     pub starter: Option<Starter>,
+    /// The slots of the pool, if other heads share it.
+    pub(super) shared: Option<SharedSlots>,
 }
 
 impl Consideration<'_> {
@@ -102,7 +116,21 @@ impl Consideration<'_> {
     /// Decides like [`decide`](Self::decide), but waits up to `hold` before it postpones a request because the queue is
     /// full.
     pub fn decide_within(&self, hold: Duration) -> Decision<LiveEnvironment> {
-        scheduler::decide(&self.query(&self.rules), self.may_build_locally(), hold, &self.env())
+        let decide = || scheduler::decide(&self.query(&self.rules), self.may_build_locally(), hold, &self.env());
+        let Some(shared) = self.shared.as_ref().filter(|_| self.may_build_locally()) else { return decide() };
+        let local = |reason: String| Decision::Decline(self.all_rejected(&reason));
+        if let Some(reason) = shared.prefers_local() {
+            return local(reason);
+        }
+        // The decision may be the one that finds the database down.
+        let decision = decide();
+        shared.prefers_local().map_or(decision, local)
+    }
+
+    /// Returns a rejection of each machine, because the pool that heads share has no database.
+    fn all_rejected(&self, reason: &str) -> Vec<Rejection> {
+        let rejected = |machine| Rejection { machine, reason: Reason::SlotsUnknown(reason.to_owned()) };
+        (0..self.machines.len()).map(rejected).collect()
     }
 
     /// Returns every machine with its score, or the reason why it is rejected.
@@ -158,7 +186,8 @@ impl Consideration<'_> {
         let sessions = self.persists_connections.then(|| self.engine.sessions());
         let on_demand = self.on_demand();
         let state = &self.engine.state;
-        LiveEnvironment::new(state, &self.expectations, self.user(), sessions, self.ignores_drains, on_demand)
+        let (user, shared) = (self.user(), self.shared.clone());
+        LiveEnvironment::new(state, &self.expectations, user, sessions, self.ignores_drains, on_demand, shared)
     }
 
     pub(super) fn on_demand(&self) -> OnDemand {

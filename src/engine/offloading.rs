@@ -92,6 +92,7 @@ impl Consideration<'_> {
             expectations: self.expectations.clone(),
             ignores_drains,
             on_demand: &self.on_demand(),
+            shared: self.shared.clone(),
             persists_connections,
             daemon,
         };

@@ -164,12 +164,16 @@ pub(super) fn features(fields: &mut Fields) -> Option<Vec<String>> {
 }
 
 pub(super) fn private_key(fields: &mut Fields) -> Option<PathBuf> {
-    const EXPECTED: &str = "an absolute file name, or one that begins with ~/";
-    let text = fields.string(EXPECTED)?;
-    if text.contains("PRIVATE KEY-----") {
+    if values::string(&fields.value()).is_some_and(|text| text.contains("PRIVATE KEY-----")) {
         fields.error("expected the name of a file, found a private key itself", None);
         return None;
     }
+    file_name(fields)
+}
+
+pub(super) fn file_name(fields: &mut Fields) -> Option<PathBuf> {
+    const EXPECTED: &str = "an absolute file name, or one that begins with ~/";
+    let text = fields.string(EXPECTED)?;
     match (text.strip_prefix("~/"), fields.home) {
         (Some(rest), Some(home)) => Some(home.join(rest)),
         (Some(_), None) => {

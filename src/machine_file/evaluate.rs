@@ -10,6 +10,7 @@ use super::locate::Locator;
 use super::machine_fields::{BUILD_MACHINE_FIELDS, Entry, LOCAL_MACHINE_FIELDS, LocalMachine};
 use super::schema::{self, Field};
 use super::settings::{self, Limits, POOL_FIELDS, Settings};
+use super::shared;
 use crate::lua::values::describe;
 use crate::lua::{DeferredError, FileRun, LuaError, Runtime, Source};
 use mlua::chunk::ChunkMode;
@@ -148,9 +149,13 @@ impl Decoder<'_> {
         }
         let mut settings = Settings { limits: self.limits, ..Settings::default() };
         let mut fields = Fields::new(pool, FindingLocation::Pool, Subject::Pool, &mut self.findings);
+        fields.home = self.home.as_deref();
         schema::read(POOL_FIELDS, &mut fields, &mut settings);
         let mut functions = Functions { pool: MachineFunctions::of(pool), machines: Vec::new(), local: None };
         let (machines, local) = self.items(pool, &mut functions);
+        if settings.shared.is_some() {
+            self.findings.extend(shared::on_demand_finding(&machines));
+        }
         Some((Evaluated { machines, local, settings, warnings: Vec::new() }, functions))
     }
 

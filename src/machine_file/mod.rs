@@ -50,6 +50,7 @@ mod request;
 mod request_callbacks;
 mod schema;
 mod settings;
+mod shared;
 mod soonest;
 mod suggest;
 mod trial;
@@ -71,6 +72,7 @@ pub use request::{
 pub use request_callbacks::{Acceptance, RequestCallbacks, Score};
 pub use schema::{Field, FieldValues};
 pub use settings::{Fallback, LIMITS_FIELDS, Limits, POOL_FIELDS, Settings, SlotWait};
+pub use shared::SHARED_FIELDS;
 pub use soonest::{ASSUMED_BUILD, default_score};
 pub use trial::try_functions;
 

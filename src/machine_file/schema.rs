@@ -81,7 +81,9 @@ impl<T> Field<T> {
     pub fn kind(&self) -> String {
         let word = |part: &str| match part {
             "number" | "integer" if !self.unit.is_empty() => self.unit.to_owned(),
-            "offload.Limits" | "offload.OnDemand" | "offload.OnDemandLimits" => "table".to_owned(),
+            "offload.Limits" | "offload.OnDemand" | "offload.OnDemandLimits" | "offload.SharedPool" => {
+                "table".to_owned()
+            }
             part if part.starts_with("table") => "table".to_owned(),
             part if part.starts_with("offload.") || part.starts_with("fun(") => "function".to_owned(),
             part => part.strip_suffix("[]").map_or(part.to_owned(), |items| format!("list of {items}s")),

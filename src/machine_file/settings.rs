@@ -4,8 +4,9 @@ use super::decode::seconds_to_json;
 use super::fields::{Fields, FindingLocation, Subject};
 use super::on_demand::{self, ON_DEMAND_LIMITS_FIELDS};
 use super::schema::{self, Field, FieldValues};
+use super::shared;
 use crate::lua::values;
-use crate::machine::PoolLimits;
+use crate::machine::{PoolLimits, SharedPool};
 use mlua::{Table, Value};
 use serde_json::json;
 use std::time::Duration;
@@ -25,6 +26,8 @@ pub struct Settings {
     pub wait_for_machine: Duration,
     /// The limits of all machines on demand together.
     pub on_demand: PoolLimits,
+    /// The engine that this head shares the machines with others through.
+    pub shared: Option<SharedPool>,
     /// The limits of Lua code.
     pub limits: Limits,
     /// Whether the pool has an `accepts` of its own.
@@ -46,6 +49,7 @@ impl Default for Settings {
             wait_for_slot: SlotWait::Unlimited,
             wait_for_machine: Duration::from_secs(60),
             on_demand: PoolLimits::default(),
+            shared: None,
             limits: Limits::default(),
             has_accepts: false,
             has_score: false,
@@ -206,6 +210,14 @@ pub const POOL_FIELDS: &[Field<Settings>] = &[
     PoolField::new("on_demand", "offload.OnDemandLimits", "Limits of all machines with `on_demand` together.")
         .read(|f, s| on_demand::pool(f, &mut s.on_demand))
         .json(|s| json!(FieldValues(ON_DEMAND_LIMITS_FIELDS, &s.on_demand))),
+    PoolField::new(
+        "shared",
+        "offload.SharedPool",
+        "The database with which several heads share the machines, so that all of them together run no more than \
+         `parallel_builds` builds on a machine. Without this field, each head counts its own builds.",
+    )
+    .read(|f, s| shared::pool(f).map(|shared| s.shared = Some(shared)))
+    .json(|s| shared::to_json(s.shared.as_ref())),
     PoolField::new("limits", "offload.Limits", "Limits of time and memory for Lua code.")
         .read(|f, s| read_limits(f, &mut s.limits))
         .json(|s| json!(FieldValues(LIMITS_FIELDS, &s.limits))),

@@ -16,6 +16,7 @@ mod other_store;
 mod outbox;
 pub mod power;
 mod registration;
+pub mod shared_pool;
 mod signing_keys;
 pub mod substitutes;
 pub mod throughput;

@@ -10,6 +10,7 @@
 //! | `json` | it is JSON |
 //! | `sshd_config` | `tests/locked_down.rs` gives it to an SSH server |
 //! | `known_hosts` | a machine file on the page reads it |
+//! | `sql` | `tests/shared_pool.rs` runs it |
 //! | `ini` | sections and assignments |
 //! | `rust` | it is part of a file that is compiled |
 //! | `text` | a diagram: names of modules and files in it exist |
@@ -22,7 +23,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 /// Languages that other tests of this program take care of.
-const ELSEWHERE: [&str; 2] = ["console", "scheme"];
+const ELSEWHERE: [&str; 3] = ["console", "scheme", "sql"];
 
 fn check(block: &Block, earlier: &[Block]) -> Result<(), String> {
     match block.language.as_str() {

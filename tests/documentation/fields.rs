@@ -5,7 +5,8 @@
 use crate::page::{manual, quoted, top};
 use offload::internals::machine_file::{
     ANNOTATIONS, BUILD_MACHINE_FIELDS, DERIVATION_FIELDS, EVENT_FIELDS, Field, LIMITS_FIELDS, LOCAL_MACHINE_FIELDS,
-    ON_DEMAND_FIELDS, ON_DEMAND_LIMITS_FIELDS, OUTPUT_FIELDS, POOL_FIELDS, REQUEST_FIELDS, STATUS_FIELDS,
+    ON_DEMAND_FIELDS, ON_DEMAND_LIMITS_FIELDS, OUTPUT_FIELDS, POOL_FIELDS, REQUEST_FIELDS, SHARED_FIELDS,
+    STATUS_FIELDS,
 };
 use std::fs;
 
@@ -111,6 +112,7 @@ fn the_annotations_are_those_of_the_fields() {
         class("Limits", self::class(LIMITS_FIELDS, false)),
         class("OnDemand", self::class(ON_DEMAND_FIELDS, false)),
         class("OnDemandLimits", self::class(ON_DEMAND_LIMITS_FIELDS, false)),
+        class("SharedPool", self::class(SHARED_FIELDS, false)),
         class("Request", self::class(REQUEST_FIELDS, true)),
         class("Status", self::class(STATUS_FIELDS, false)),
         class("Event", class_of_given(EVENT_FIELDS, 3)),
@@ -127,6 +129,7 @@ fn the_tables_of_the_manual_are_those_of_the_fields() {
         ("limits", table(LIMITS_FIELDS)),
         ("on_demand", table(ON_DEMAND_FIELDS)),
         ("on_demand of the pool", table(ON_DEMAND_LIMITS_FIELDS)),
+        ("shared", table(SHARED_FIELDS)),
         ("request", table_of_given(REQUEST_FIELDS)),
         ("status", table_of_given(STATUS_FIELDS)),
         ("event", table_of_given(EVENT_FIELDS)),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 const DIRECTORY: &str = "share/doc/offload";
 
 /// The pages that the source has in `doc`.
-const PAGES: [(&str, &[u8]); 16] = [
+const PAGES: [(&str, &[u8]); 17] = [
     ("benchmarks.md", include_bytes!("../../../doc/benchmarks.md")),
     ("manual/README.md", include_bytes!("../../../doc/manual/README.md")),
     ("manual/build-by-hand.md", include_bytes!("../../../doc/manual/build-by-hand.md")),
@@ -21,6 +21,7 @@ const PAGES: [(&str, &[u8]); 16] = [
     ("manual/quick-start.md", include_bytes!("../../../doc/manual/quick-start.md")),
     ("manual/report.png", include_bytes!("../../../doc/manual/report.png")),
     ("manual/security.md", include_bytes!("../../../doc/manual/security.md")),
+    ("manual/several-heads.md", include_bytes!("../../../doc/manual/several-heads.md")),
     ("manual/timeline.svg", include_bytes!("../../../doc/manual/timeline.svg")),
     ("manual/troubleshooting.md", include_bytes!("../../../doc/manual/troubleshooting.md")),
 ];

@@ -69,6 +69,8 @@ pub enum Step {
     Load,
     /// The build slots of the machine can be counted.
     Slots,
+    /// The database of the pool that several heads share can be used.
+    Database,
 }
 
 impl Step {
@@ -91,6 +93,7 @@ impl Step {
             Step::Disk => "disk",
             Step::Load => "load",
             Step::Slots => "build slots",
+            Step::Database => "database",
         }
     }
 }

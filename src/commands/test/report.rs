@@ -6,6 +6,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
+use super::database::CheckedDatabase;
 use super::finding::{Checked, Finding, Outcome, Remedy, RemedyKind, RemedyPlace};
 use crate::commands::terminal::{Colour, Terminal, plain};
 
@@ -39,6 +40,22 @@ pub fn write(
     let usable = machines.iter().filter(|checked| checked.usable).count();
     let noun = if machines.len() == 1 { "machine" } else { "machines" };
     writeln!(out, "{usable} of {} {noun} in '{}' can be used", machines.len(), path.display())
+}
+
+/// Writes the findings about the database of the pool.
+pub fn write_database(
+    database: &CheckedDatabase<'_>,
+    is_verbose: bool,
+    terminal: Terminal,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let verdict = match database.usable {
+        true => terminal.paint(Colour::Ok, "can be used"),
+        false => terminal.paint(Colour::Error, "cannot be used"),
+    };
+    writeln!(out, "the database of the pool '{}' {verdict}", plain(database.name))?;
+    let mut findings = database.findings.iter().filter(|finding| is_verbose || finding.outcome != Outcome::Ok);
+    findings.try_for_each(|finding| write_finding(finding, database.name, terminal, out))
 }
 
 fn write_finding(finding: &Finding, machine: &str, terminal: Terminal, out: &mut impl Write) -> io::Result<()> {

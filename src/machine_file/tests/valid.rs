@@ -43,11 +43,13 @@ fn every_field_is_read_and_printed_as_json() {
           accepts = function() return true end, score = function() return 1 end,
           when_busy = "local", when_unreachable = function() end, max_attempts = 5, wait_for_slot = 60, wait_for_machine = 90,
           on_demand = { max_running = 3, max_starting = 2, max_hours = 7.5 }, on_event = print,
+          shared = { url = "postgresql://me@db/farm?sslmode=require", name = "farm", when_down = "local", password_file = "~/pw" },
           limits = { evaluate = 2, decide = 0.25, on_event = 3, memory = 32 * 2^20 },
         }"#,
     );
     let pool = site.load().unwrap();
-    assert_eq!(pool.warnings, []);
+    let [warning] = &pool.warnings[..] else { panic!("{:?}", pool.warnings) };
+    assert!(warning.message.contains("'berlin.example.org' is on demand"), "{}", warning.message);
     let [berlin, paris] = &pool.machines[..] else { panic!("two machines") };
     let expected = serde_json::json!({
         "name": "berlin.example.org", "port": 2222, "user": "me", "systems": ["x86_64-linux", "i686-linux"],
@@ -78,7 +80,12 @@ fn every_field_is_read_and_printed_as_json() {
         "accepts": true, "score": true, "when_busy": "local", "when_unreachable": "function", "max_attempts": 5,
         "wait_for_slot": 60, "wait_for_machine": 90, "on_event": true, "limits": limits,
         "on_demand": { "max_running": 3, "max_starting": 2, "max_hours": 7.5 },
+        "shared": {
+            "url": "postgresql://me@db/farm?sslmode=require", "name": "farm", "when_down": "local",
+            "password_file": "/home/me/pw"
+        },
     });
+    json_with_every_field(SHARED_FIELDS, pool.settings.shared.as_ref().unwrap());
     json_with_every_field(ON_DEMAND_LIMITS_FIELDS, &pool.settings.on_demand);
     assert_eq!(json_with_every_field(POOL_FIELDS, &pool.settings), expected);
 
