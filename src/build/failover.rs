@@ -172,7 +172,7 @@ impl FailOver<'_> {
     }
 
     fn reasons(&self, reasons: &[Rejection]) -> String {
-        by_reason(&self.machines, reasons).join("; ")
+        by_reason(self.machines, reasons).join("; ")
     }
 
     fn no_machine_left(&self, tried: &[FailedAttempt], last: String, hint: Option<String>) -> Failure {

@@ -186,7 +186,7 @@ impl Decoder<'_> {
                     if let Some(entry) = self.build(number) {
                         let table = &self.made[number].table;
                         let has_functions = entry.has_accepts || entry.has_score;
-                        let own = has_functions.then(|| MachineFunctions::of(table)).unwrap_or_default();
+                        let own = if has_functions { MachineFunctions::of(table) } else { MachineFunctions::default() };
                         machines.push(entry);
                         functions.machines.push((table.clone(), own));
                         numbers.push(number);

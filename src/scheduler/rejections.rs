@@ -50,7 +50,7 @@ mod tests {
 
     fn texts(reasons: &[(&str, &str)]) -> Vec<String> {
         let machines: Vec<Machine> =
-            reasons.iter().map(|(name, _)| Machine::new(*name, "u", Vec::new(), Vec::new())).collect();
+            reasons.iter().map(|(name, _)| Machine::new(name, "u", Vec::new(), Vec::new())).collect();
         let rejections: Vec<Rejection> = (reasons.iter().enumerate())
             .map(|(machine, (_, reason))| Rejection { machine, reason: Reason::Refused((*reason).to_owned()) })
             .collect();
