@@ -56,8 +56,9 @@ when_busy         a function
 when_unreachable  local
 max_attempts      3
 wait_for_slot     as long as the daemon allows
+on_event          none
 wait_for_machine  60 s
-limits            5 s to evaluate, 0.5 s to decide, 64 MiB
+limits            5 s to evaluate, 0.5 s to decide, 10 s for an event, 64 MiB
 ";
     assert_eq!(output, expected);
     assert_eq!(
