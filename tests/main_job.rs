@@ -31,6 +31,8 @@ fn a_single_build_is_offloaded() {
     assert_eq!(b1.built(), ["hello"]);
     assert!(head.built().is_empty());
     assert!(result.log.contains("the log line"), "{}", result.log);
+    let own: Vec<&str> = result.log.lines().filter(|line| line.starts_with("offload: ")).collect();
+    assert!(matches!(own[..], [one] if one.starts_with("offload: building '") && one.ends_with(" on 'b1'")), "{own:?}");
     assert_same_item(&head, &[&b1], "hello", result.output("hello"));
     assert_eq!(head.path_info(result.output("hello")).unwrap().deriver.as_deref(), result.derivation("hello").to_str());
     head.verify_store();

@@ -109,8 +109,8 @@ impl Observer for Reporter<'_> {
                     _ => info!("{event}"),
                 }
             }
-            Event::Offloading { .. }
-            | Event::Preparing { .. }
+            // The first line of the build log names the machine, and the daemon's client may print a line of its own.
+            Event::Preparing { .. }
             | Event::WaitingForOther { .. }
             | Event::WaitingForStart { .. }
             | Event::Queueing { .. }
