@@ -57,7 +57,9 @@ pub fn machines(pool: &Pool, state: &StateDirectory, now: Time) -> Vec<MachineRe
             }),
             last_contact: health.measured,
             power: power.as_ref().map(|power| power.phase),
-            on: power.filter(|power| power.phase != Phase::Off).map(|power| now.saturating_sub(power.started)),
+            on: power
+                .filter(|power| power.phase != Phase::Off && power.started > 0)
+                .map(|power| now.saturating_sub(power.started)),
         }
     };
     hosts.into_iter().map(record).collect()

@@ -7,11 +7,10 @@
 mod exposition;
 mod power;
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use self::exposition::{Exposition, Kind, Metric, Writer};
+use self::exposition::{Exposition, Metric, Samples, Writer, counter, gauge};
 use super::as_user;
 use super::atomic_file;
 use super::failure::{CommandError, CommandResult};
@@ -96,14 +95,6 @@ fn queued(state: &StateDirectory) -> usize {
     Queue::of(state).and_then(|queue| queue.records(health::now())).map_or(0, |records| records.len())
 }
 
-const fn gauge(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
-    Metric { name, kind: Kind::Gauge, unit, help }
-}
-
-const fn counter(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
-    Metric { name, kind: Kind::Counter, unit, help }
-}
-
 /// Returns the text of all metrics.
 fn text(
     machines: &[MachineRecord],
@@ -158,9 +149,6 @@ fn write_machines(machines: &[MachineRecord], writer: &mut Writer) {
 
 /// The outcomes that each machine with attempts has, if only with the number 0.
 const ALWAYS_COUNTED: [Outcome; 4] = [Outcome::Built, Outcome::BuildFailed, Outcome::TimedOut, Outcome::MachineFailed];
-
-/// The samples of a metric: values of labels, and the number.
-type Samples<'a> = BTreeMap<Vec<(&'a str, &'a str)>, f64>;
 
 fn write_totals(totals: &[Total], writer: &mut Writer) {
     let [mut attempts, mut requests, mut phases, mut bytes, mut fetched, mut last] =

@@ -8,7 +8,7 @@
 
 use std::path::Path;
 
-use log::warn;
+use log::{debug, warn};
 
 use super::failure::{CommandError, CommandResult};
 use super::machines::MachineFileArgs;
@@ -37,10 +37,12 @@ pub fn run(args: &Args, engine: &Engine) -> CommandResult {
     let path = super::machines::machine_file(args.machine_file(), &engine.directories);
     loop {
         let Some(lock) = outbox.try_lock().map_err(CommandError::failure)? else { break };
-        for event in &outbox.take().map_err(CommandError::failure)? {
+        while let Some(event) = outbox.take().map_err(CommandError::failure)? {
             let pool = engine.load_pool(&path, None).map_err(|report| report.to_string());
-            if let Err(error) = pool.and_then(|pool| pool.call_on_event(event)) {
-                outbox.failed(error).map_err(CommandError::failure)?;
+            if let Err(error) = pool.and_then(|pool| pool.call_on_event(&event))
+                && let Err(unknown) = outbox.failed(&error)
+            {
+                debug!("this error is not recorded: {unknown}: {error}");
             }
         }
         drop(lock);

@@ -53,7 +53,8 @@ pub fn options(machine: &Machine) -> Vec<String> {
     set("User", machine.user.clone());
     let (host, port) = machine.contact();
     if host != machine.name {
-        set("HostName", host.to_owned());
+        // OpenSSH replaces what follows a percent sign, which a zone begins with.
+        set("HostName", host.replace('%', "%%"));
     }
     set("Port", port.to_string());
     set("ConnectTimeout", machine.connect_timeout.as_secs().max(1).to_string());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use env_filter::Filter;
 use env_logger::Logger;
-use log::{Log, Metadata, Record, SetLoggerError};
+use log::{LevelFilter, Log, Metadata, Record, SetLoggerError};
 
 /// The time between two looks for a change.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ impl SwitchableLog {
         let found = find();
         let mut temporary = self.temporary.write().unwrap_or_else(PoisonError::into_inner);
         if temporary.as_ref().map(|(levels, _)| levels) != found.as_ref() {
-            *temporary = found.map(|found| (found.clone(), filter(&found.levels)));
+            *temporary = found.map(|found| (found.clone(), filter(&with_usual(&found.levels))));
         }
         let level = temporary.as_ref().map_or(self.usual.filter(), |(_, filter)| filter.filter());
         log::set_max_level(level.max(self.usual.filter()));
@@ -75,6 +75,15 @@ impl SwitchableLog {
             Some((levels, filter)) if SystemTime::now() < levels.until => ask(filter),
             _ => ask(&self.usual),
         }
+    }
+}
+
+/// Adds the usual level to levels that are for certain modules only, which would hide the errors of all others.
+fn with_usual(levels: &str) -> String {
+    let is_for_all = |part: &str| part.trim().parse::<LevelFilter>().is_ok();
+    match levels.split(['/', ',']).any(is_for_all) {
+        true => levels.to_owned(),
+        false => format!("info,{levels}"),
     }
 }
 
@@ -120,6 +129,16 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn levels_of_modules_hide_no_errors_of_others() {
+        let error = Metadata::builder().level(Level::Error).target("offload::other").build();
+        for levels in ["offload::ssh=trace", "offload::ssh=trace,warn", "debug"] {
+            assert!(filter(&with_usual(levels)).enabled(&error), "{levels}");
+        }
+        let debug = Metadata::builder().level(Level::Debug).target("offload::other").build();
+        assert!(!filter(&with_usual("offload::ssh=trace")).enabled(&debug));
     }
 
     #[test]

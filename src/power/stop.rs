@@ -23,6 +23,9 @@ const CONTACT_INTERVAL: Duration = Duration::from_millis(500);
 /// How many contacts in a row must fail before the machine counts as off.
 const SILENT_CONTACTS: u32 = 2;
 
+/// The error in the record begins so after a `stop` that has failed.
+const NOT_STOPPED: &str = "not stopped: ";
+
 /// Stops the machine with this index, and waits until it does not respond any more. Returns false if it was off. It
 /// fails at once if builds run on the machine, or another process starts or stops it.
 #[cfg(feature = "cli")]
@@ -74,9 +77,13 @@ pub(super) fn clear(head: Head<'_>, index: usize, record: &PowerRecord) -> Resul
             Ok(())
         }
         Err(error) => {
-            // It may run. So it stays in this phase: it gets no builds, and the next reaper or start tries again.
-            record.change(|power| power.error = Some(format!("not stopped: {error}")))?;
-            report(head, machine, PoolEventKind::StopFailed, Some(&error), None);
+            // It may run. So it stays in this phase: it gets no builds, and the next reaper or start tries again. Each
+            // minute, perhaps: one event is enough.
+            let is_known = record.read().error.is_some_and(|error| error.starts_with(NOT_STOPPED));
+            record.change(|power| power.error = Some(format!("{NOT_STOPPED}{error}")))?;
+            if !is_known {
+                report(head, machine, PoolEventKind::StopFailed, Some(&error), None);
+            }
             Err(PowerError::Stop(error))
         }
     }

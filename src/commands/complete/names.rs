@@ -75,7 +75,13 @@ impl NamesSource {
 
     fn find(&self) -> Option<Names> {
         let file = machine_file(self.named.as_deref(), &self.directories);
-        let Some(user) = daemon_user::for_evaluation(&self.directories, self.named.as_deref()).ok()? else {
+        let user = daemon_user::for_evaluation(&self.directories, self.named.as_deref()).ok()?;
+        // A key that is pressed must not run another user's program as root.
+        let user = match user {
+            Some(user) => Some(user),
+            None => as_user::for_program(&file).ok()?,
+        };
+        let Some(user) = user else {
             let engine = Engine::new(self.directories.clone(), HookArguments::without_limits(""));
             return Some(Names::read(&file, &engine));
         };

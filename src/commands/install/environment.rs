@@ -2,7 +2,7 @@
 //!
 //! systemd.exec(5): `Environment=` has assignments in words, some of them in quotes, and an empty one resets all of them.
 //! `EnvironmentFile=` names files with an assignment in each line; these override the others. A file after `-` may be
-//! missing.
+//! missing. A file that another user than root can change is not read: its variables would apply to root's processes.
 //!
 //! Not read here: `PassEnvironment=`, `UnsetEnvironment=`, specifiers except `%%`, and lines that continue after a
 //! backslash in such a file.
@@ -11,7 +11,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use log::warn;
+
 use crate::permissions::below;
+use crate::permissions::ownership::{Control, control_below};
 
 /// The variables that a unit sets.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -42,7 +45,7 @@ impl Environment {
     pub fn variables(&self, root: &Path) -> BTreeMap<String, String> {
         let mut variables = self.assigned.clone();
         for file in &self.files {
-            let text = fs::read_to_string(below(root, Path::new(file))).unwrap_or_default();
+            let text = read_of_root(root, Path::new(file));
             let lines = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));
             let assignments = lines.filter_map(|line| {
                 let (name, value) = line.split_once('=')?;
@@ -52,6 +55,30 @@ impl Environment {
         }
         variables
     }
+}
+
+/// Reads a file that only root can change; empty if it is missing or is none.
+fn read_of_root(root: &Path, file: &Path) -> String {
+    let path = below(root, file);
+    if !path.exists() {
+        return String::new();
+    }
+    match control_below(root, file) {
+        Ok(Control::Root) => {}
+        Ok(_) => {
+            warn!("'{}' is not read: other users than root can change it", path.display());
+            return String::new();
+        }
+        Err(error) => {
+            warn!("'{}' is not read: {error}", path.display());
+            return String::new();
+        }
+    }
+    let bytes = fs::read(&path).unwrap_or_else(|error| {
+        warn!("'{}' cannot be read: {error}", path.display());
+        Vec::new()
+    });
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Splits a value into words: quotes hold words together, and a backslash makes the next character a plain one.
@@ -98,6 +125,10 @@ mod tests {
         fs::create_dir_all(root.path().join("etc/default")).unwrap();
         let text = "# N=o\n OFFLOAD_MACHINE_FILE=\"/srv/the machines.lua\"\nnonsense\nF=file\n";
         fs::write(root.path().join("etc/default/guix-daemon"), text).unwrap();
+        environment.add_file("/etc/changed-by-others");
+        let others = root.path().join("etc/changed-by-others");
+        fs::write(&others, "LD_PRELOAD=/x.so\n").unwrap();
+        std::os::unix::fs::chown(&others, Some(12345), None).unwrap();
         let variables = environment.variables(root.path());
         let variables: Vec<(&str, &str)> =
             variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::environment::Environment;
@@ -65,7 +66,12 @@ impl Unit {
             set_guix: Vec::new(),
         };
         for file in std::iter::once(file).chain(drop_ins.into_values()) {
-            unit.take(&fs::read_to_string(below(root, &file)).ok()?, &file);
+            // A drop-in may be a link to nothing, and comments may have any encoding.
+            match fs::read(below(root, &file)) {
+                Ok(text) => unit.take(&String::from_utf8_lossy(&text), &file),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(_) => return None,
+            }
         }
         (unit.daemon != Path::new("")).then_some(unit)
     }
@@ -148,6 +154,8 @@ pub fn reap_service(program: &Path) -> String {
          Description=Stop the idle build machines of offload\n\
          [Service]\n\
          Type=oneshot\n\
+         # A process that calls on_event may outlive it.\n\
+         KillMode=process\n\
          ExecStart=\"{}\" reap --as-daemon\n",
         program.display()
     )

@@ -9,6 +9,7 @@
 //! node exporter reads files in the second one. Sources: the OpenMetrics specification, "Text format"; Prometheus'
 //! "Exposition formats".
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use clap::ValueEnum;
@@ -39,6 +40,19 @@ pub struct Metric {
     /// A base unit; empty: none.
     pub unit: &'static str,
     pub help: &'static str,
+}
+
+/// The samples of a metric: values of labels, and the number.
+pub type Samples<'a> = BTreeMap<Vec<(&'a str, &'a str)>, f64>;
+
+/// Returns a gauge.
+pub const fn gauge(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Gauge, unit, help }
+}
+
+/// Returns a counter.
+pub const fn counter(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Counter, unit, help }
 }
 
 /// Names and values of labels.

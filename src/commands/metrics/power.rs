@@ -1,7 +1,7 @@
 //! The metrics of machines on demand.
 
-use super::exposition::Writer;
-use super::{MachineRecord, Samples, counter, gauge};
+use super::super::machine_records::MachineRecord;
+use super::exposition::{Samples, Writer, counter, gauge};
 use crate::state::Phase;
 use crate::state::history::PowerSummary;
 

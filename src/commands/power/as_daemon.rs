@@ -2,12 +2,14 @@
 //!
 //! A hook inherits the daemon's environment, which names the directories and the machine file. A timer does not. Its
 //! unit cannot take them from the daemon's, and a copy would be outdated after the next change there. So this process
-//! reads the daemon's unit, and replaces itself by `offload reap` with these variables. Only root can write the unit.
+//! reads the daemon's unit, and runs `offload reap` with these variables, as the daemon's user. They come from files that
+//! only root can change, because root runs the first steps of that process.
 
 use std::ffi::OsString;
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 
+use crate::commands::as_user;
+use crate::commands::daemon_user;
 use crate::commands::failure::{CommandError, CommandResult};
 use crate::commands::install::{UNIT, Unit};
 use crate::engine::STATE_SUBDIRECTORY;
@@ -17,7 +19,7 @@ use crate::own_executable;
 use crate::state::StateDirectory;
 use crate::state::power::has_records;
 
-/// Replaces this process by `offload reap`. Does nothing on a head that has never started a machine.
+/// Runs `offload reap`. Does nothing on a head that has never started a machine.
 pub fn run() -> CommandResult {
     let root = Path::new("/");
     let variables = Unit::read(root, UNIT).map(|unit| unit.environment.variables(root)).unwrap_or_default();
@@ -26,6 +28,11 @@ pub fn run() -> CommandResult {
     if !has_records(&StateDirectory::new(directories.state.join(STATE_SUBDIRECTORY))) {
         return Ok(ExitStatus::Success);
     }
-    let cause = own_executable::command("offload").arg("reap").envs(&variables).exec();
-    Err(CommandError::failure(format!("cannot run 'offload reap': {cause}")))
+    let mut command = match daemon_user::for_checks(&directories) {
+        Some(user) => as_user::command(&user),
+        None => own_executable::command("offload"),
+    };
+    let status = command.arg("reap").envs(&variables).status();
+    let status = status.map_err(|cause| CommandError::failure(format!("cannot run 'offload reap': {cause}")))?;
+    Ok(ExitStatus::from_code(status.code()))
 }

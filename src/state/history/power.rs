@@ -1,13 +1,13 @@
 //! The tables of machines on demand: `power` with a row for each start and stop, and `power_totals` with their sums.
 
 use rusqlite::types::Value;
-use rusqlite::{Row as Columns, Transaction, params, params_from_iter};
+use rusqlite::{OptionalExtension as _, Row as Columns, Transaction, params, params_from_iter};
 
 use super::columns::number;
 use super::database::Database;
 use super::error::HistoryError;
 use super::power_row::{PowerRow, PowerSummary};
-use super::prune::{MAX_AGE, stored};
+use super::prune::{CONFIRMING_ROWS, MAX_AGE, stored};
 use super::query::Filter;
 use crate::events::pool::PoolEventKind;
 use crate::state::health::Time;
@@ -32,9 +32,11 @@ pub(super) fn insert_power(transaction: &Transaction<'_>, rows: &[PowerRow], now
     }
     let newest: i64 = transaction.query_row("SELECT max(id) FROM power", [], |row| row.get(0))?;
     transaction.execute("DELETE FROM power WHERE id <= ?", [newest.saturating_sub(MAX_POWER_ROWS)])?;
-    // A clock that is wrong for a while removes nothing: the rows of this batch count, too.
-    let newest = rows.iter().map(|row| row.time).min().unwrap_or(now).min(now);
-    let oldest = stored(newest).saturating_sub(stored(MAX_AGE));
+    // A clock that is wrong for a while removes nothing: as many later rows must agree, and there must be as many.
+    let recent = "SELECT min(time) FROM (SELECT time FROM power ORDER BY id DESC LIMIT ?) HAVING count(*) = ?";
+    let recent: Option<i64> =
+        transaction.query_row(recent, [CONFIRMING_ROWS; 2], |row| row.get(0)).optional()?.flatten();
+    let oldest = stored(now).min(recent.unwrap_or(0)).saturating_sub(stored(MAX_AGE));
     transaction.execute("DELETE FROM power WHERE time < ?", [oldest])?;
     let gone = "SELECT machine FROM power_totals GROUP BY machine HAVING max(last) < ?";
     transaction.execute(&format!("DELETE FROM power_totals WHERE machine IN ({gone})"), [oldest])?;

@@ -12,7 +12,7 @@ const MAX_ROWS: i64 = 100_000;
 pub(super) const MAX_AGE: Time = 366 * 24 * 3600 * 1000;
 
 /// Rows are old only if this many later ones agree. So a clock that is wrong for a while removes nothing.
-const CONFIRMING_ROWS: i64 = 100;
+pub(super) const CONFIRMING_ROWS: i64 = 100;
 
 /// Returns a number that SQLite can store.
 pub(super) fn stored(number: u64) -> i64 {
