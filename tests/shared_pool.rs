@@ -5,7 +5,7 @@ mod lab;
 
 use std::fs;
 
-use lab::{Drv, Entry, Host, LONG, Lab, PASSWORD, Postgres, max_concurrency, wait_until};
+use lab::{Drv, Entry, Host, LONG, Lab, PASSWORD, Postgres, derivations, max_concurrency, wait_until};
 
 const PASSWORD_FILE: &str = "/etc/guix/pool-password";
 
@@ -48,6 +48,9 @@ fn batch(name: &str, count: usize, seconds: &str) -> Vec<Drv> {
 /// The largest number of advisory locks of one host at the same time, as seen in `pg_locks` until this is dropped.
 const LOCKS: &str = "select coalesce(max(n), 0) from (select count(*) n from pg_locks where locktype = 'advisory' \
     and objsubid = 2 group by classid) as hosts";
+
+/// The number of builds that wait, as heads announce them.
+const VALID_WAITS: &str = "select count(*) from offload.waiting where renewed > now() - interval '5 seconds'";
 
 #[test]
 fn two_heads_never_run_more_builds_than_a_machine_has_slots_and_take_turns() {
@@ -137,14 +140,41 @@ fn the_account_of_the_manual_suffices() {
     assert_eq!(run(&["shared", "init"], PASSWORD).0, Some(0));
     assert!(run(&["shared", "init"], PASSWORD).1.contains("was set up already"));
     // A head that has just been served is behind one that waits.
-    let take =
-        |head: &str| format!("select outcome from offload.take('p', 'b1', 7, 1, '{{}}', false, '{head}', 'x', null)");
+    let take = |head: &str| {
+        format!("select outcome from offload.take('p', 'b1', 7, 1, '{{}}', false, false, '{head}', 'x', null)")
+    };
     let (wait, release) =
         ("select offload.wait('p', '{b1}', 'h2', 'x', null)", "select offload.release('p', 'b1', 7, 0)");
     let turns = [&take("h1"), wait, release, &take("h1"), &take("h2")].join("; ");
     let turns = postgres.sql("offload", &turns);
     let turns: Vec<&str> = turns.lines().filter(|line| !["", "[]"].contains(line)).collect();
     assert_eq!(turns, ["slot", "behind", "slot"]);
+    // With sslrootcert, only the authorities of that file are trusted, and not those of the system.
+    for name in ["server", "other"] {
+        let file = |end: &str| directory.path().join(format!("{name}.{end}"));
+        let mut openssl = std::process::Command::new("openssl");
+        openssl.args(["req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=127.0.0.1", "-days", "9", "-out"]);
+        assert!(openssl.arg(file("crt")).arg("-keyout").arg(file("key")).output().unwrap().status.success());
+    }
+    postgres.use_tls(&directory.path().join("server.crt"), &directory.path().join("server.key"));
+    let verify = |authorities: &str| {
+        let url = postgres.url().replace("disable", "verify-ca&sslrootcert=");
+        let url = format!("{url}{}", directory.path().join(authorities).display());
+        let file = directory.path().join("tls.lua");
+        fs::write(&file, format!("return {{ shared = {{ url = \"{url}\" }} }}")).unwrap();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_offload"))
+            .args(["shared", "status", "--machine-file"])
+            .arg(file)
+            .env("GUIX_STATE_DIRECTORY", directory.path().join("state"))
+            .env("PGPASSWORD", PASSWORD)
+            .env("SSL_CERT_FILE", directory.path().join("server.crt"))
+            .output()
+            .unwrap();
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    assert_eq!(verify("server.crt").0, Some(0), "{}", verify("server.crt").1);
+    let (status, said) = verify("other.crt");
+    assert!(status == Some(1) && said.contains("certificate verify failed"), "{said}");
     let (status, said) = run(&["shared", "status", "--json"], PASSWORD);
     let json: serde_json::Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
     assert_eq!((status, &json["name"], &json["pool"]["version"]), (Some(0), &"default".into(), &1.into()));
@@ -210,6 +240,8 @@ fn builds_go_on_whatever_happens_to_the_database() {
     wait_until("the build has a slot", LONG, || machine.is_building() && postgres.sql("offload", LOCKS) == "1");
     postgres.stop();
     postgres.run();
+    // After the crash it still knows how many heads there are.
+    assert_ne!(postgres.sql("offload", "select count(*) from offload.head"), "0");
     wait_until("the slot is taken again", LONG, || postgres.sql("offload", LOCKS) == "1");
     // A suspended server loses nothing either.
     postgres.freeze();
@@ -226,6 +258,8 @@ fn drains_are_for_all_heads_and_lost_hooks_free_their_slots() {
     let lab = Lab::new();
     let machine = lab.build_machine("b1").start();
     let heads = ["head", "other"].map(|name| lab.head().name(name).start());
+    let drv = |name: &str| Drv::new(name).script("echo done >$out");
+    let by_hand = derivations(&heads[0], &[&drv("by-hand")]);
     for head in &heads {
         set_up(head, &[entry(&machine).set("parallel_builds", 1.0)], &shared(&postgres, "share"));
         head.mark_healthy("b1");
@@ -233,21 +267,49 @@ fn drains_are_for_all_heads_and_lost_hooks_free_their_slots() {
     offload(&heads[0], &["shared", "init"]);
     let said = offload(&heads[0], &["test", "--quick", "--verbose"]);
     assert!(said.contains("the database of the pool 'farm' can be used") && said.contains("heads: 1"), "{said}");
-    let drv = |name: &str| Drv::new(name).script("echo done >$out");
     heads[1].build(&[&drv("first")]).succeeded();
     offload(&heads[0], &["drain", "b1"]);
     assert!(offload(&heads[0], &["shared", "status"]).contains("b1:2022"));
     let waiting = heads[1].client().start(&[&drv("second")]);
-    wait_until("the other head waits", LONG, || postgres.sql("offload", "select count(*) from offload.waiting") == "1");
-    assert_eq!(machine.built(), ["first"]);
-    offload(&heads[0], &["undrain", "b1"]);
+    let record = heads[1].path("/var/guix/offload/shared.json");
+    wait_until("the other head knows", LONG, || fs::read_to_string(&record).unwrap().contains("b1:2022"));
+    // A build that may use it does so. The one that may not does not count as waiting for its slots.
+    let by_hand = by_hand.derivation("by-hand").to_str().unwrap();
+    offload(&heads[0], &["build", by_hand, "--on", "b1", "--ignore-drain"]);
+    assert_eq!(machine.built(), ["first", "by-hand"]);
+    assert_eq!(postgres.sql("offload", VALID_WAITS), "0");
+    let said = offload(&heads[0], &["undrain", "b1"]);
+    assert!(said.contains("b1:2022: undrained"), "{said}");
     waiting.wait().succeeded();
+    // The head that did not drain it undrains it for all. Without the database, it does so for itself.
+    offload(&heads[0], &["drain", "b1"]);
+    let undrain = |head: &Host| {
+        let output = head.command("/opt/offload/offload").args(["undrain", "b1"]).output().unwrap();
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let (status, said) = undrain(&heads[1]);
+    assert!(status == Some(0) && said.contains("b1:2022: undrained"), "{said}");
+    postgres.stop();
+    let (status, said) = undrain(&heads[0]);
+    assert!(status == Some(1) && said.contains("stay drained for all heads") && said.contains("undrained"), "{said}");
+    postgres.run();
+    assert_eq!(undrain(&heads[0]).0, Some(0));
 
     let waits = Drv::new("waits").script("until test -e /var/lab/go; do sleep 0.1; done; echo done >$out");
     let running = heads[0].client().start(&[&waits]);
     wait_until("the build has the slot", LONG, || postgres.sql("offload", LOCKS) == "1" && machine.is_building());
     let next = heads[1].client().start(&[&drv("third")]);
-    wait_until("the other head waits", LONG, || postgres.sql("offload", "select count(*) from offload.waiting") == "1");
+    wait_until("the other head waits", LONG, || postgres.sql("offload", VALID_WAITS) == "1");
+    // An outage that another process of this head has met is not one for a process with a connection.
+    let mut known: serde_json::Value = serde_json::from_str(&fs::read_to_string(&record).unwrap()).unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    known["outage"] = serde_json::json!({ "since": now, "retry_at": now + 600_000, "error": "planted" });
+    fs::write(&record, known.to_string()).unwrap();
+    let renewed = postgres.sql("offload", "select max(renewed) from offload.waiting");
+    let again =
+        format!("select coalesce(max(renewed) > '{renewed}'::timestamptz + interval '2 s', true) from offload.waiting");
+    wait_until("it waits on", LONG, || postgres.sql("offload", &again) == "t" || machine.built().len() > 4);
+    assert!(!machine.built().contains(&"third".to_owned()), "{:?}", machine.built());
     heads[0].freeze();
     let start = std::time::Instant::now();
     next.wait().succeeded();

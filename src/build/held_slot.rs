@@ -21,13 +21,15 @@ impl HeldSlot {
     }
 }
 
-/// Takes a slot of `machine` for `holder`, a build of `user`; `None` if there is none. It waits for no slot.
+/// Takes a slot of `machine` for `holder`, a build of `user`; `None` if there is none. It waits for no slot. With
+/// `ignores_drains`, it takes one of a drained machine, too.
 pub(super) fn try_take(
     slots: &Slots,
     shared: Option<&SharedSlots>,
     machine: &Machine,
     holder: &SlotHolder,
     user: Option<&str>,
+    ignores_drains: bool,
 ) -> Result<Option<HeldSlot>, StateError> {
     let limit = shared.and_then(|shared| shared.limit(machine));
     if limit.is_some_and(|limit| slots.taken().is_ok_and(|taken| taken.len() >= limit as usize)) {
@@ -35,7 +37,7 @@ pub(super) fn try_take(
     }
     let Some(local) = slots.try_take(holder)? else { return Ok(None) };
     let Some(shared) = shared else { return Ok(Some(HeldSlot { _shared: None, local })) };
-    Ok(match shared.try_take(machine, &holder.derivation, user) {
+    Ok(match shared.try_take(machine, &holder.derivation, user, ignores_drains) {
         Taken::Slot(slot) => Some(HeldSlot { _shared: Some(slot), local }),
         Taken::No => None,
         // This one is among the taken ones.
@@ -55,7 +57,8 @@ pub(super) fn free(
     let Some(shared) = shared else { return slots.free(enough) };
     match shared.limit(machine) {
         Some(limit) => Ok((limit as usize).saturating_sub(slots.taken()?.len()).min(enough)),
-        None if shared.may_be_free(machine) => slots.free(enough),
+        // Only the first build in the queue of this head tries: others would overtake it, each with a connection.
+        None if shared.may_be_free(machine) => Ok(slots.free(enough)?.min(1)),
         None => Ok(0),
     }
 }

@@ -88,16 +88,6 @@ impl LiveEnvironment {
     fn slots(&self, machine: &Machine) -> Result<Slots, StateError> {
         Slots::of(&self.0.state, machine)
     }
-
-    /// Announces to other heads that the build waits for those of `machines` for which no other build of this head is
-    /// served first.
-    fn wait_with_others(&self, ticket: &QueueTicket, machines: &[&Machine]) {
-        let Some(shared) = &self.0.shared else { return };
-        let ahead = self.ahead(machines, Some(ticket));
-        let first = machines.iter().zip(ahead).filter(|(_, ahead)| *ahead == 0);
-        let first: Vec<&Machine> = first.map(|(machine, _)| *machine).collect();
-        shared.wait(&first, self.0.expectations.derivation().as_str(), self.0.user.as_deref());
-    }
 }
 
 fn hosts(machines: &[&Machine]) -> Vec<String> {
@@ -215,7 +205,8 @@ impl Environment for LiveEnvironment {
         let expected_seconds = expected.map(|expected| expected.as_secs_f64().ceil() as u64);
         let holder = SlotHolder { expected_seconds, ..holder };
         let (shared, user) = (self.0.shared.as_ref(), self.0.user.as_deref());
-        let take = |slots: Slots| held_slot::try_take(&slots, shared, machine, &holder, user);
+        let ignores_drains = self.0.ignores_drains;
+        let take = |slots: Slots| held_slot::try_take(&slots, shared, machine, &holder, user, ignores_drains);
         self.slots(machine).and_then(take).map_err(message)
     }
 
@@ -235,7 +226,15 @@ impl Environment for LiveEnvironment {
         if let Err(error) = renewed {
             warn!("cannot renew the place in the queue: {error}");
         }
-        self.wait_with_others(ticket, machines);
+    }
+
+    fn announce_wait(&self, machines: &[&Machine]) {
+        let Some(shared) = &self.0.shared else { return };
+        // Other heads wait behind this build, so they wait only if it can use their slot: it has one of this head.
+        let has_own =
+            |machine: &&Machine| self.slots(machine).and_then(|slots| slots.free(1)).is_ok_and(|free| free > 0);
+        let machines: Vec<&Machine> = machines.iter().copied().filter(has_own).collect();
+        shared.wait(&machines, self.0.expectations.derivation().as_str(), self.0.user.as_deref());
     }
 
     fn take_turn(&self, ticket: QueueTicket, machine: &Machine) {

@@ -98,10 +98,8 @@ pub fn drain(args: &DrainArgs, engine: &Engine, messages: &mut dyn Write) -> Com
     let hosts = args.hosts.selection.hosts(&pool)?;
     let result = drain_hosts(&hosts, args.time, &engine.state, messages);
     for_all_heads(&pool, messages, |shared| {
-        let since = health::now();
-        let until = args.time.map(|time| since + time.as_millis() as Time);
         let head = uname().nodename().to_string_lossy().into_owned();
-        shared::drain(shared, &addresses(&hosts), &head, Drained { since, until })
+        shared::drain(shared, &addresses(&hosts), &head, args.time)
     });
     let systems = systems_without_machine(&pool, &hosts, &engine.state);
     if !systems.is_empty() {
@@ -132,16 +130,26 @@ fn systems_without_machine<'a>(pool: &'a Pool, hosts: &[&Machine], state: &State
 pub fn undrain(args: &UndrainArgs, engine: &Engine, messages: &mut dyn Write) -> CommandResult {
     let pool = args.hosts.load(engine)?;
     let hosts = args.hosts.selection.hosts(&pool)?;
-    let result = undrain_hosts(&hosts, &engine.state, messages);
-    for_all_heads(&pool, messages, |shared| {
-        shared::undrain(shared, &addresses(&hosts))?;
-        // This head need not wait until a build hears of it.
-        let is_named = |drain: &SharedDrain| hosts.iter().any(|host| host.address() == drain.host);
-        let forgotten = SharedRecord::of(&engine.state, shared)
-            .and_then(|record| record.change(|known| known.drains.retain(|drain| !is_named(drain))));
-        forgotten.map_err(|error| shared::Error::Statement(error.to_string()))
-    });
-    result
+    let Some(shared) = &pool.settings.shared else { return undrain_hosts(&hosts, &[], &engine.state, messages) };
+    // This head need not wait until a build hears of it, nor until the database can be reached.
+    let mut drained = forget_drains(&hosts, shared, &engine.state).map_err(CommandError::failure)?;
+    let result = shared::undrain(shared, &addresses(&hosts)).map(|hosts| drained.extend(hosts));
+    undrain_hosts(&hosts, &drained, &engine.state, messages)?;
+    result.map(|()| ExitStatus::Success).map_err(|error| {
+        let message = format!("drained machines stay drained for all heads of the pool '{}': {error}", shared.name);
+        let hint = "repeat `offload undrain` when the database can be used; until then, only this head uses them";
+        CommandError::failure(message).with_hint(Some(hint.to_owned()))
+    })
+}
+
+/// Forgets that heads have drained these hosts for all. Returns those that were drained.
+fn forget_drains(hosts: &[&Machine], shared: &SharedPool, state: &StateDirectory) -> Result<Vec<String>, StateError> {
+    let is_named = |drain: &SharedDrain| hosts.iter().any(|host| host.address() == drain.host);
+    let mut drained = Vec::new();
+    SharedRecord::of(state, shared)?.change(|known| {
+        drained = known.drains.extract_if(.., |drain| is_named(drain)).map(|drain| drain.host).collect();
+    })?;
+    Ok(drained)
 }
 
 /// Makes a change in the database, if other heads share the pool. This head is changed already, so an error is a warning.
@@ -180,11 +188,16 @@ fn drain_hosts(
     })
 }
 
-/// Undrains machines.
-fn undrain_hosts(hosts: &[&Machine], state: &StateDirectory, messages: &mut dyn Write) -> CommandResult {
+/// Undrains machines. Those of `drained` were drained for all heads.
+fn undrain_hosts(
+    hosts: &[&Machine],
+    drained: &[String],
+    state: &StateDirectory,
+    messages: &mut dyn Write,
+) -> CommandResult {
     each_host(hosts, messages, |machine| {
         let drain = Drain::of(state, machine)?;
-        let was_drained = drain.read(health::now()).is_some();
+        let was_drained = drain.read(health::now()).is_some() || drained.contains(&machine.address());
         drain.clear()?;
         let result = if was_drained { "undrained" } else { "was not drained" };
         Ok(format!("{}: {result}", machine.address()))
@@ -235,15 +248,17 @@ mod tests {
         assert!(is_out(&one) && !is_out(&other));
         assert_eq!(drain_hosts(&[&one, &other], None, &state, &mut output), done);
         assert!(is_out(&one) && is_out(&other));
-        assert_eq!(undrain_hosts(&[&one, &other], &state, &mut output), done);
-        assert_eq!(undrain_hosts(&[&other], &state, &mut output), done);
+        assert_eq!(undrain_hosts(&[&one, &other], &[], &state, &mut output), done);
+        assert_eq!(undrain_hosts(&[&other], &[], &state, &mut output), done);
         assert!(!is_out(&one) && !is_out(&other));
+        // Another head has drained it.
+        assert_eq!(undrain_hosts(&[&other], &["b1:23".to_owned()], &state, &mut output), done);
         assert_eq!(
             String::from_utf8(output).unwrap(),
             "b1:22: drained for 1 min; no build is running\n\
              b1:22: drained until `offload undrain b1`; no build is running\n\
              b1:23: drained until `offload undrain b1`; no build is running\n\
-             b1:22: undrained\nb1:23: undrained\nb1:23: was not drained\n"
+             b1:22: undrained\nb1:23: undrained\nb1:23: was not drained\nb1:23: undrained\n"
         );
     }
 }

@@ -91,6 +91,8 @@ pub enum UrlError {
     Password,
     #[error("unknown sslmode \"{0}\"; expected disable, prefer, require, verify-ca or verify-full")]
     Mode(String),
+    #[error("the URL cannot be parsed: {0}")]
+    Invalid(String),
     #[error("the URL has no name of a database after the host")]
     Database,
 }
@@ -124,8 +126,25 @@ impl EngineUrl {
             return Err(UrlError::Database);
         }
         let query = if others.is_empty() { String::new() } else { format!("?{}", others.join("&")) };
-        Ok(EngineUrl { base: format!("postgresql://{address}{query}"), tls, authorities })
+        let base = format!("postgresql://{address}{query}");
+        check(&base)?;
+        Ok(EngineUrl { base, tls, authorities })
     }
+}
+
+/// Fails if the client library refuses a URL, or finds a password in it that was not seen here.
+#[cfg(feature = "shared")]
+fn check(base: &str) -> Result<(), UrlError> {
+    let config: tokio_postgres::Config = base.parse().map_err(|error: tokio_postgres::Error| {
+        let cause = std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
+        UrlError::Invalid(cause)
+    })?;
+    if config.get_password().is_some() { Err(UrlError::Password) } else { Ok(()) }
+}
+
+#[cfg(not(feature = "shared"))]
+fn check(_: &str) -> Result<(), UrlError> {
+    Ok(())
 }
 
 fn tls_mode(name: &str) -> Option<TlsMode> {
@@ -179,5 +198,14 @@ mod tests {
             [UrlError::Database, UrlError::Database]
         );
         assert!(EngineUrl::parse("postgresql://db?dbname=x").is_ok());
+    }
+
+    #[test]
+    #[cfg(feature = "shared")]
+    fn the_client_library_checks_the_rest_of_a_url() {
+        let error = |url: &str| EngineUrl::parse(url).unwrap_err();
+        assert_eq!(error("postgresql://me:se/cret@db/x"), UrlError::Password);
+        assert_eq!(error("postgresql://db/x?pass%77ord=secret"), UrlError::Password);
+        assert_eq!(error("postgresql://db/x?sslcert=/c"), UrlError::Invalid("unknown option `sslcert`".to_owned()));
     }
 }

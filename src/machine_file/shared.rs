@@ -92,7 +92,7 @@ fn url(fields: &mut Fields) -> Option<String> {
             let hint = match error {
                 UrlError::Password => Some("write it into a file, and name the file: password_file = \"…\""),
                 UrlError::Scheme | UrlError::Database => Some("such as \"postgresql://offload@db.lan/offload\""),
-                UrlError::Mode(_) => None,
+                UrlError::Mode(_) | UrlError::Invalid(_) => None,
             };
             fields.error(error.to_string(), hint.map(str::to_owned));
             None

@@ -101,6 +101,10 @@ pub trait Environment: Clone + Send + Sync + 'static {
     /// Records that this process still waits, and for which machines.
     fn renew_ticket(&self, ticket: &Self::QueueTicket, machines: &[&Machine]);
 
+    /// Announces to other heads that the build waits for slots of `machines`, as the first of its head, and for nothing else
+    /// of them. Without machines, it waits for none.
+    fn announce_wait(&self, _machines: &[&Machine]) {}
+
     /// Leaves the queue with a slot of `machine`.
     fn take_turn(&self, ticket: Self::QueueTicket, machine: &Machine);
 

@@ -98,7 +98,10 @@ pub fn wait<E: Environment>(
         let unreachable_until = unreachable_since.map(|since| since + limits.wait_for_machine);
         let machines = eligible(query.machines, &reasons);
         match ticket {
-            Some(ticket) => env.renew_ticket(ticket, &machines),
+            Some(ticket) => {
+                env.renew_ticket(ticket, &machines);
+                env.announce_wait(&without_slot(query, &reasons));
+            }
             None => {
                 *ticket = env.try_join_queue(&machines, usize::MAX).unwrap_or_else(|error| {
                     log::warn!("waiting for a slot outside the queue: {error}");
@@ -159,6 +162,12 @@ pub fn wait<E: Environment>(
             check_time = env.elapsed().saturating_sub(check_start);
         }
     }
+}
+
+/// Returns the machines that lack nothing except a slot, and for which no build is ahead.
+fn without_slot<'a>(query: &Query<'a>, reasons: &[Rejection]) -> Vec<&'a Machine> {
+    let is_first = |over: &&Rejection| matches!(over.reason, Reason::NoSlot { ahead: 0 });
+    reasons.iter().filter(is_first).map(|over| query.machines[over.machine]).collect()
 }
 
 fn times(time: Duration, count: usize) -> Duration {

@@ -13,7 +13,6 @@ use super::overview::Overview;
 use super::schema::{VERSION, migration};
 use super::{Error, statements};
 use crate::machine::SharedPool;
-use crate::state::Drained;
 use crate::state::shared_pool::HeadName;
 
 /// The time limit of such a command.
@@ -112,21 +111,16 @@ async fn look(shared: &SharedPool) -> Result<Overview, Error> {
     Ok(overview)
 }
 
-/// Drains hosts for all heads.
-pub fn drain(shared: &SharedPool, hosts: &[String], head: &str, drained: Drained) -> Result<(), Error> {
-    let statement = "insert into offload.drain select $1, host, $3, to_timestamp($4 / 1000.0), \
-        to_timestamp($5 / 1000.0) from unnest($2) as host on conflict on constraint drain_pkey do update set \
+/// Drains hosts for all heads, for `time` or until they are undrained. The clock is that of the server.
+pub fn drain(shared: &SharedPool, hosts: &[String], head: &str, time: Option<Duration>) -> Result<(), Error> {
+    let statement = "insert into offload.drain select $1, host, $3, now(), now() + $4 * interval '1 second' \
+        from unnest($2) as host on conflict on constraint drain_pkey do update set \
         head_name = excluded.head_name, since = excluded.since, until = excluded.until";
-    let (since, until) = (drained.since as f64, drained.until.map(|until| until as f64));
+    let seconds = time.map(|time| time.as_secs_f64());
     block_on(async {
         let client = ready(shared).await?;
-        let parameters: &[(&(dyn ToSql + Sync), Type)] = &[
-            (&shared.name, Type::TEXT),
-            (&hosts, Type::TEXT_ARRAY),
-            (&head, Type::TEXT),
-            (&since, Type::FLOAT8),
-            (&until, Type::FLOAT8),
-        ];
+        let parameters: &[(&(dyn ToSql + Sync), Type)] =
+            &[(&shared.name, Type::TEXT), (&hosts, Type::TEXT_ARRAY), (&head, Type::TEXT), (&seconds, Type::FLOAT8)];
         client.query_typed(statement, parameters).await.map(|_| ()).map_err(|error| classify(&error))
     })
 }

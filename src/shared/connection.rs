@@ -12,11 +12,12 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{AsyncMessage, Client, Config, SimpleQueryMessage};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage, Socket};
 
 use super::schema::VERSION;
 use super::{CONNECT_TIMEOUT, Error, tls};
-use crate::machine::{EngineUrl, SharedPool};
+use crate::machine::{EngineUrl, SharedPool, TlsMode};
 
 /// How often a session that holds slots shows the server that it lives.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -47,30 +48,43 @@ pub(super) async fn open(
     reports: Option<UnboundedSender<Report>>,
 ) -> Result<Client, Error> {
     let (config, url) = config(shared)?;
-    let connector = tls::connector(&url)?;
-    let connect = async {
-        let (client, mut connection) = config.connect(connector).await.map_err(|error| classify(&error))?;
-        tokio::spawn(async move {
-            loop {
-                match poll_fn(|context| connection.poll_message(context)).await {
-                    Some(Ok(AsyncMessage::Notification(released))) => {
-                        let released = Report::Released(released.payload().to_owned());
-                        reports.as_ref().map(|reports| reports.send(released));
-                    }
-                    Some(Ok(_)) => {}
-                    Some(Err(_)) | None => break,
+    match url.tls {
+        TlsMode::Disable => within(limit, set_up(&config, NoTls, number, reports)).await,
+        _ => within(limit, set_up(&config, tls::connector(&url)?, number, reports)).await,
+    }
+}
+
+/// Connects, with this encryption.
+async fn set_up<T>(
+    config: &Config,
+    encryption: T,
+    number: u64,
+    reports: Option<UnboundedSender<Report>>,
+) -> Result<Client, Error>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let (client, mut connection) = config.connect(encryption).await.map_err(|error| classify(&error))?;
+    tokio::spawn(async move {
+        loop {
+            match poll_fn(|context| connection.poll_message(context)).await {
+                Some(Ok(AsyncMessage::Notification(released))) => {
+                    let released = Report::Released(released.payload().to_owned());
+                    reports.as_ref().map(|reports| reports.send(released));
                 }
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => break,
             }
-            reports.map(|reports| reports.send(Report::Lost(number)));
-        });
-        client.batch_execute(SETTINGS).await.map_err(|error| match error.code() {
-            // An older server does not know a setting.
-            Some(&SqlState::UNDEFINED_OBJECT) => Error::TooOld("older".to_owned()),
-            _ => classify(&error),
-        })?;
-        Ok(client)
-    };
-    within(limit, connect).await
+        }
+        reports.map(|reports| reports.send(Report::Lost(number)));
+    });
+    client.batch_execute(SETTINGS).await.map_err(|error| match error.code() {
+        // An older server does not know a setting.
+        Some(&SqlState::UNDEFINED_OBJECT) => Error::TooOld("older".to_owned()),
+        _ => classify(&error),
+    })?;
+    Ok(client)
 }
 
 /// Fails unless the database has the version of this program.

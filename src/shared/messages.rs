@@ -15,6 +15,8 @@ const FULL_FOR: Duration = Duration::from_secs(1);
 pub(super) struct Build {
     pub derivation: String,
     pub user: Option<String>,
+    /// Whether it takes a slot of a drained machine, too.
+    pub ignores_drains: bool,
 }
 
 /// What the database says when a session begins.
@@ -54,6 +56,8 @@ pub(super) enum Command {
 /// The news from the database.
 #[derive(Debug, Default)]
 pub(super) struct View {
+    /// Whether the session has a connection that is not known to be lost.
+    pub is_connected: bool,
     /// When each host had no free slot.
     full: HashMap<String, Instant>,
     /// The newest list of drained hosts, as JSON.

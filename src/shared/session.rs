@@ -80,6 +80,11 @@ impl Session {
         self.send(Command::Leave);
     }
 
+    /// Returns whether there is a connection that is not known to be lost.
+    pub fn is_connected(&self) -> bool {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).is_connected
+    }
+
     /// Returns whether the host may have a free slot.
     pub fn may_be_free(&self, host: &str) -> bool {
         self.view.lock().unwrap_or_else(PoisonError::into_inner).may_be_free(host)

@@ -59,16 +59,25 @@ impl SharedSlots {
     pub fn limit(&self, machine: &Machine) -> Option<u32> {
         let known = self.0.record.read();
         known.outage.as_ref()?;
+        if self.is_connected() {
+            return None;
+        }
         known.is_down(health::now()).then(|| self.usable(machine, &known))
     }
 
     /// Returns why builds go to the head itself, if they do: the database is down, and `when_down` is `"local"`.
     pub fn prefers_local(&self) -> Option<String> {
-        if self.0.shared.when_down != WhenDown::Local {
+        if self.0.shared.when_down != WhenDown::Local || self.is_connected() {
             return None;
         }
         let known = self.0.record.read();
         known.is_down(health::now()).then(|| known.outage.map(|outage| outage.error)).flatten()
+    }
+
+    /// Returns whether this process has a connection that works, as far as known. Then an outage that another process has
+    /// recorded is not its own.
+    fn is_connected(&self) -> bool {
+        self.session().as_ref().is_some_and(Session::is_connected)
     }
 
     /// Returns whether the machine may have a free slot: it had none a moment ago otherwise.
@@ -81,9 +90,10 @@ impl SharedSlots {
         self.0.record.read().drained(&machine.address(), health::now())
     }
 
-    /// Takes a slot of `machine` for a build, without waiting for one. It waits for the database, a second at most.
-    pub fn try_take(&self, machine: &Machine, derivation: &str, user: Option<&str>) -> Taken {
-        let build = Build { derivation: derivation.to_owned(), user: user.map(str::to_owned) };
+    /// Takes a slot of `machine` for a build, without waiting for one. It waits for the database, a second at most. With
+    /// `ignores_drains`, it takes one of a drained machine, too.
+    pub fn try_take(&self, machine: &Machine, derivation: &str, user: Option<&str>, ignores_drains: bool) -> Taken {
+        let build = Build { derivation: derivation.to_owned(), user: user.map(str::to_owned), ignores_drains };
         let place = place(&self.0.shared.name, &machine.address(), machine.parallel_builds);
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let session = match self.connected() {
@@ -116,8 +126,7 @@ impl SharedSlots {
             }
             return;
         }
-        let known = self.0.record.read();
-        if known.outage.is_some() {
+        if self.0.record.read().outage.is_some() && !self.is_connected() {
             return;
         }
         let session = match self.started() {
@@ -125,20 +134,21 @@ impl SharedSlots {
             Err(error) => return debug!("a build waits without the shared pool: {error}"),
         };
         let hosts = machines.iter().map(|machine| machine.address()).collect();
-        session.wait(hosts, Build { derivation: derivation.to_owned(), user: user.map(str::to_owned) });
+        let (derivation, user) = (derivation.to_owned(), user.map(str::to_owned));
+        session.wait(hosts, Build { derivation, user, ignores_drains: false });
         if let Some(drains) = session.take_drains() {
             self.record_drains(&drains);
         }
     }
 
-    /// Announces that the build does not wait any more. A connection without slots ends.
-    pub fn leave(&self) {
-        self.wait(&[], "", None);
-    }
-
     /// Lets a build run on a slot of this head alone, which is registered later.
     fn alone(&self, machine: &Machine, id: u64, place: Place, build: Build) -> Taken {
-        let usable = self.usable(machine, &self.0.record.read());
+        let known = self.0.record.read();
+        // The list of drained machines is the last one, however old: this process has been let through to try again.
+        if !build.ignores_drains && known.drained_before_outage(&machine.address(), health::now()) {
+            return Taken::No;
+        }
+        let usable = self.usable(machine, &known);
         let registered = self.started().ok().map(|session| {
             session.adopt(id, place, build);
             SharedSlot { id, session }
@@ -153,6 +163,9 @@ impl SharedSlots {
     /// Returns the session, connected; `None` during an outage, unless this process is to try again.
     fn connected(&self) -> Result<Option<Session>, Error> {
         let known = self.0.record.read();
+        if let Some(session) = self.session().as_ref().filter(|session| session.is_connected()) {
+            return Ok(Some(session.clone()));
+        }
         let _retry = match &known.outage {
             None => None,
             Some(_) if known.is_down(health::now()) => return Ok(None),

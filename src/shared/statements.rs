@@ -47,11 +47,12 @@ pub(super) async fn take(
         (&place.slots, Type::INT4),
         (&mine, Type::INT4_ARRAY),
         (&again, Type::BOOL),
+        (&build.ignores_drains, Type::BOOL),
         (&head.id, Type::TEXT),
         (&build.derivation, Type::TEXT),
         (&build.user, Type::TEXT),
     ];
-    let row = row(client, "select * from offload.take($1, $2, $3, $4, $5, $6, $7, $8, $9)", parameters).await?;
+    let row = row(client, "select * from offload.take($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", parameters).await?;
     let outcome: &str = value(&row, 0)?;
     Ok(match outcome {
         "slot" => Outcome::Slot(value(&row, 1)?),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
+use openssl::x509::store::X509StoreBuilder;
 use postgres_openssl::MakeTlsConnector;
 use tokio_postgres::config::SslMode;
 
@@ -25,6 +26,8 @@ pub(super) fn connector(url: &EngineUrl) -> Result<MakeTlsConnector, Error> {
     if let Some(file) = &url.authorities {
         let unreadable = |cause| Error::Tls(format!("{}: {cause}", file.display()));
         // OpenSSL names neither the file nor the cause.
+        // libpq trusts only the authorities of the file, and `builder` has those of the system.
+        builder.set_cert_store(X509StoreBuilder::new().map_err(failed)?.build());
         std::fs::metadata::<&Path>(file).map_err(|error| unreadable(error.to_string()))?;
         builder.set_ca_file(file).map_err(|_| unreadable("it has no certificate in PEM form".to_owned()))?;
     }

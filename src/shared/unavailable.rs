@@ -33,6 +33,10 @@ pub(super) mod session {
 
         pub fn leave(&self) {}
 
+        pub fn is_connected(&self) -> bool {
+            false
+        }
+
         pub fn may_be_free(&self, _: &str) -> bool {
             true
         }
@@ -45,9 +49,10 @@ pub(super) mod session {
 
 /// In place of the commands of an administrator.
 pub(super) mod admin {
+    use std::time::Duration;
+
     use crate::machine::SharedPool;
     use crate::shared::{Error, Overview};
-    use crate::state::Drained;
     use crate::state::shared_pool::HeadName;
 
     pub fn init(_: &SharedPool) -> Result<i32, Error> {
@@ -62,7 +67,7 @@ pub(super) mod admin {
         Err(Error::NotBuilt)
     }
 
-    pub fn drain(_: &SharedPool, _: &[String], _: &str, _: Drained) -> Result<(), Error> {
+    pub fn drain(_: &SharedPool, _: &[String], _: &str, _: Option<Duration>) -> Result<(), Error> {
         Err(Error::NotBuilt)
     }
 

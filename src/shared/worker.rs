@@ -134,16 +134,17 @@ impl Worker {
     async fn serve(&mut self, command: Command) {
         match command {
             Command::Enter(reply) => {
-                let result = within(CONNECT_TIMEOUT, self.connect()).await;
+                let result = within(CONNECT_TIMEOUT, self.enter()).await;
                 // The caller may have given up.
                 let _ = reply.send(result);
             }
             Command::Take(id, place, build, reply) => {
-                let result = within(CONNECT_TIMEOUT, self.take(&place, &build, false)).await;
+                let result = within(CONNECT_TIMEOUT, self.take_with_reconnect(&place, &build)).await;
                 match &result {
                     Ok(Outcome::Slot(slot)) => {
                         self.waiting = None;
                         self.held.insert(id, Held { place, build, slot: Some(*slot) });
+                        self.schedule();
                     }
                     Ok(Outcome::Full | Outcome::Drained) => self.view().full(&place.host),
                     Err(_) => self.lose(),
@@ -151,10 +152,12 @@ impl Worker {
                 if let Err(std::sync::mpsc::SendError(Ok(Outcome::Slot(_)))) = reply.send(result) {
                     self.release(id).await;
                 }
-                self.schedule();
             }
             Command::Adopt(id, place, build) => {
-                self.held.insert(id, Held { place, build, slot: None });
+                // The build has begun, so it waits no more.
+                self.waiting = None;
+                // A reply that came too late may have brought its slot.
+                self.held.entry(id).or_insert(Held { place, build, slot: None });
                 if self.connected.is_none() {
                     self.schedule_reconnect();
                 } else {
@@ -176,9 +179,33 @@ impl Worker {
                 self.waiting = None;
                 if self.held.is_empty() {
                     // The session ends, and its place with it.
-                    self.connected = None;
+                    self.disconnect();
                 }
             }
+        }
+    }
+
+    /// Connects, or asks again over the connection. If the server has closed it, another one is opened.
+    async fn enter(&mut self) -> Result<Entered, Error> {
+        let is_reused = self.connected.is_some();
+        match self.connect().await {
+            Err(Error::Unreachable(_)) if is_reused => {
+                self.lose();
+                self.connect().await
+            }
+            result => result,
+        }
+    }
+
+    /// Takes a slot. If the server has closed the connection since its last use, another one is opened.
+    async fn take_with_reconnect(&mut self, place: &Place, build: &Build) -> Result<Outcome, Error> {
+        let is_reused = self.connected.is_some();
+        match self.take(place, build, false).await {
+            Err(Error::Unreachable(_)) if is_reused => {
+                self.lose();
+                self.take(place, build, false).await
+            }
+            result => result,
         }
     }
 
@@ -193,6 +220,7 @@ impl Worker {
         check_version(&client).await?;
         let entered = statements::enter(&client, &self.shared.name, &self.head).await?;
         self.connected = Some(Connected { client, number, backend: entered.backend });
+        self.view().is_connected = true;
         self.listens = false;
         self.reconnect = RECONNECT_MIN;
         Ok(entered)
@@ -265,10 +293,15 @@ impl Worker {
 
     /// Forgets the connection, and plans the next one if it is needed.
     fn lose(&mut self) {
-        self.connected = None;
+        self.disconnect();
         self.held.values_mut().for_each(|held| held.slot = None);
         self.reconnect = RECONNECT_MIN;
         self.schedule_reconnect();
+    }
+
+    fn disconnect(&mut self) {
+        self.connected = None;
+        self.view().is_connected = false;
     }
 
     fn schedule(&mut self) {

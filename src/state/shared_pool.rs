@@ -22,8 +22,8 @@ use crate::machine::SharedPool;
 pub const RETRY_INTERVAL: Duration = Duration::from_secs(15);
 
 /// How long the list of drained machines is valid, unless a build renews it. After that, the database decides when a slot
-/// is taken.
-const DRAINS_TTL: Duration = Duration::from_secs(600);
+/// is taken. During an outage, the last list is valid.
+const DRAINS_TTL: Duration = Duration::from_secs(20);
 
 /// The name of a head in the database.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,8 +78,18 @@ impl Known {
 
     /// Returns the drain of a host by another head, or by this one.
     pub fn drained(&self, host: &str, now: Time) -> Option<Drained> {
-        let is_valid = now.abs_diff(self.drains_read) < DRAINS_TTL.as_millis() as Time;
-        let drain = self.drains.iter().find(|drain| is_valid && drain.host == host)?;
+        // A process that may try again takes the host for undrained, and hears from the database what is right.
+        let is_valid = self.is_down(now) || now.abs_diff(self.drains_read) < DRAINS_TTL.as_millis() as Time;
+        if is_valid { self.listed(host, now) } else { None }
+    }
+
+    /// Returns whether a host was drained when the database was last asked, if there is an outage.
+    pub fn drained_before_outage(&self, host: &str, now: Time) -> bool {
+        self.outage.is_some() && self.listed(host, now).is_some()
+    }
+
+    fn listed(&self, host: &str, now: Time) -> Option<Drained> {
+        let drain = self.drains.iter().find(|drain| drain.host == host)?;
         let drained = Drained { since: drain.since, until: drain.until };
         drained.until.is_none_or(|until| now < until).then_some(drained)
     }
@@ -227,6 +237,13 @@ mod tests {
         record.record_drains(vec![drain("b1:22", None), drain("b2:22", Some(90))], 10).unwrap();
         let drained = |host, now| record.read().drained(host, now).is_some();
         assert!(drained("b1:22", 80) && drained("b2:22", 80) && !drained("b3:22", 80));
-        assert!(!drained("b2:22", 90) && !drained("b1:22", 10 + 600_000));
+        assert!(!drained("b2:22", 90) && !drained("b1:22", 10 + 20_000));
+        // During an outage, nobody can say that they are undrained.
+        record.record_outage("silent", 900_000).unwrap();
+        assert!(drained("b1:22", 900_001) && !drained("b2:22", 900_001));
+        // A process that is to try again looks at it, and finds the list again if the attempt fails.
+        assert!(!drained("b1:22", 916_000) && record.read().drained_before_outage("b1:22", 916_000));
+        record.end_outage().unwrap();
+        assert!(!record.read().drained_before_outage("b1:22", 916_000));
     }
 }

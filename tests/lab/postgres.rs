@@ -126,6 +126,20 @@ impl Postgres {
         self.sql("postgres", "select pg_reload_conf()");
     }
 
+    /// Makes it accept TLS, with copies of these files.
+    pub fn use_tls(&self, certificate: &std::path::Path, key: &std::path::Path) {
+        for (from, setting) in [(certificate, "ssl_cert_file"), (key, "ssl_key_file")] {
+            let to = self.directory.path().join(setting);
+            fs::copy(from, &to).unwrap();
+            fs::set_permissions(&to, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+            chown(&to, Some(ACCOUNT), Some(ACCOUNT)).unwrap();
+            self.sql("postgres", &format!("alter system set {setting} = '{}'", to.display()));
+        }
+        self.set("ssl", "on");
+        let shows = || self.sql("postgres", "show ssl") == "on";
+        wait_until("PostgreSQL uses TLS", LONG, shows);
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }

@@ -1,10 +1,12 @@
 -- Slots are session-level advisory locks: (key of pool and host, number of the slot). PostgreSQL releases them when the
--- session ends. The tables only show them to people and to other heads, so most are unlogged.
+-- session ends. The tables only show them to people and to other heads, so most are unlogged:
+-- after a crash of the server they are empty.
 
 create table offload.version (version integer not null);
 
--- The heads of each pool, and when each last connected.
-create unlogged table offload.head (
+-- The heads of each pool, and when each last connected. Their number decides what a head uses during an outage, so it survives a
+-- crash.
+create table offload.head (
     pool text not null, head text not null, name text not null, program text not null, seen timestamptz not null,
     primary key (pool, head));
 
@@ -62,16 +64,16 @@ create function offload.one_at_a_time(pool_ text, head_ text) returns void langu
 
 -- Takes a free slot of a host, unless the host is drained or the free slots belong to heads that wait for them. `mine_`
 -- are the slots that this session has: a session gets its own lock twice. `again_`: the build runs there already.
--- Returns the slot; or 'full', 'behind' or 'drained'.
+-- `ignores_drains_`: the build may use a drained host. Returns the slot; or 'full', 'behind' or 'drained'.
 create function offload.take(pool_ text, host_ text, key_ integer, count_ integer, mine_ integer[], again_ boolean,
-    head_ text, derivation_ text, login_ text)
+    ignores_drains_ boolean, head_ text, derivation_ text, login_ text)
 returns table (outcome text, slot integer) language plpgsql as $$
 declare
     before integer := 0;
 begin
     perform offload.one_at_a_time(pool_, head_);
     if not again_ then
-        if exists (select from offload.drain d
+        if not ignores_drains_ and exists (select from offload.drain d
                 where d.pool = pool_ and d.host = host_ and (d.until is null or d.until > now())) then
             return query select 'drained', null::integer;
             return;
