@@ -366,7 +366,7 @@ fn a_plan_is_printed_and_nothing_is_done() {
     head.client().no_offload().max_jobs(1).build(&[]).succeeded();
     for (arguments, status, words) in [
         (&[picky][..], 5, "no machine can build '"),
-        (&[picky], 5, "b1, b2: it lacks the feature kvm"),
+        (&[picky], 5, "b1: it lacks the feature kvm; b2: it lacks the feature kvm"),
         (&[plain, "--on", "b3"], 5, "no machine matches 'b3'; the machine file has b1, b2"),
         (&["plain"], 2, "'plain' is not a derivation: "),
         (&["/gnu/store/00000000000000000000000000000000-x.drv"], 1, "No such file"),

@@ -205,10 +205,14 @@ impl Swap {
         Swap(name, target, Arc::default())
     }
 
+    pub fn was_swapped(&self) -> bool {
+        self.2.load(Ordering::Relaxed) > 0
+    }
+
     /// A name that nothing ever has tests nothing.
     #[track_caller]
     pub fn assert_swapped(&self) {
-        assert!(self.2.load(Ordering::Relaxed) > 0, "'{}' was never swapped", self.0.display());
+        assert!(self.was_swapped(), "'{}' was never swapped", self.0.display());
     }
 }
 
