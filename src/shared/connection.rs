@@ -17,6 +17,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage, So
 
 use super::schema::VERSION;
 use super::{CONNECT_TIMEOUT, Error, tls};
+use crate::error::with_causes;
 use crate::machine::{EngineUrl, SharedPool, TlsMode};
 
 /// How often a session that holds slots shows the server that it lives.
@@ -172,15 +173,4 @@ fn first(messages: &[SimpleQueryMessage]) -> Option<&str> {
         SimpleQueryMessage::Row(row) => row.get(0),
         _ => None,
     })
-}
-
-/// Returns the message of an error and of its causes.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }

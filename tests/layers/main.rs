@@ -67,7 +67,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("state", &["cancel", "events", "failpoints", "machine", "permissions", "status", "store"]),
-    ("shared", &["machine", "permissions", "state"]),
+    ("shared", &["error", "machine", "permissions", "state"]),
     ("lua", &["cancel", "permissions", "supervisor"]),
     ("machine_file", &["events", "hook", "lua", "machine", "permissions", "status", "store"]),
     ("scheduler", &["failpoints", "hook", "machine", "machine_file", "state", "status", "store"]),
